@@ -1,0 +1,171 @@
+"""What can go wrong, sorted by who has to act.
+
+Each error has a stable `code`, one of gRPC's canonical names. Nothing here knows HTTP or gRPC
+numbers: `headrace.protocol.status` maps codes to both, once.
+"""
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """gRPC's canonical status names (https://grpc.io/docs/guides/status-codes/), errors only."""
+
+    CANCELLED = "CANCELLED"
+    UNKNOWN = "UNKNOWN"
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    NOT_FOUND = "NOT_FOUND"
+    ALREADY_EXISTS = "ALREADY_EXISTS"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
+    FAILED_PRECONDITION = "FAILED_PRECONDITION"
+    ABORTED = "ABORTED"
+    OUT_OF_RANGE = "OUT_OF_RANGE"
+    UNIMPLEMENTED = "UNIMPLEMENTED"
+    INTERNAL = "INTERNAL"
+    UNAVAILABLE = "UNAVAILABLE"
+    DATA_LOSS = "DATA_LOSS"
+
+
+class HeadraceError(Exception):
+    """The root of everything Headrace raises on purpose."""
+
+    code: Code = Code.INTERNAL
+    retry_after_s: float | None = None
+    """Seconds after which the same request may succeed; None where waiting does not help."""
+
+
+# The caller has to change the request.
+
+
+class InvalidArgumentError(HeadraceError):
+    """The request cannot be right, whatever the server's state."""
+
+    code = Code.INVALID_ARGUMENT
+
+
+class PayloadTooLargeError(HeadraceError):
+    """The request's body is larger than the server takes."""
+
+    code = Code.RESOURCE_EXHAUSTED
+
+    def __init__(self, *, limit_bytes: int, got_bytes: int | None = None) -> None:
+        size = "" if got_bytes is None else f" of {got_bytes} bytes"
+        super().__init__(f"request body{size} exceeds the limit of {limit_bytes} bytes")
+        self.limit_bytes = limit_bytes
+        self.got_bytes = got_bytes
+
+
+class UnsupportedError(HeadraceError):
+    """The protocol names this operation; this server does not do it."""
+
+    code = Code.UNIMPLEMENTED
+
+
+class PermissionDeniedError(HeadraceError):
+    """The operation exists, but not for this caller or not on this port."""
+
+    code = Code.PERMISSION_DENIED
+
+
+class NotFoundError(HeadraceError):
+    """The named thing does not exist."""
+
+    code = Code.NOT_FOUND
+
+
+class ModelNotFoundError(NotFoundError):
+    """No model, or no version of it, has this name."""
+
+    def __init__(self, name: str, version: str = "") -> None:
+        which = f"'{name}' version {version}" if version else f"'{name}'"
+        super().__init__(f"Request for unknown model: {which} is not found")
+        self.name = name
+        self.version = version
+
+
+class AlreadyExistsError(HeadraceError):
+    """A thing of this name exists and is not the same."""
+
+    code = Code.ALREADY_EXISTS
+
+
+# The caller has to wait.
+
+
+class OverloadedError(HeadraceError):
+    """The replica's queue is full, or too long for the deadline; the request was not tried."""
+
+    code = Code.RESOURCE_EXHAUSTED
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(f"{message}; retry in {retry_after_s:.2g} s")
+        self.retry_after_s = retry_after_s
+
+
+class UnavailableError(HeadraceError):
+    """The server is starting, stopping or unreachable; the request was not tried."""
+
+    code = Code.UNAVAILABLE
+
+    def __init__(self, message: str, *, retry_after_s: float | None = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ModelNotReadyError(UnavailableError):
+    """The model is known but not ready."""
+
+    def __init__(self, name: str, version: str = "") -> None:
+        which = f"'{name}' version {version}" if version else f"'{name}'"
+        super().__init__(f"Request for unknown model: {which} is not at ready state")
+
+
+# The caller's clock ran out, or the caller left.
+
+
+class DeadlineExceededError(HeadraceError):
+    """The deadline passed, or cannot be met, before the model ran."""
+
+    code = Code.DEADLINE_EXCEEDED
+
+
+class RequestCancelledError(HeadraceError):
+    """The caller left before the answer."""
+
+    code = Code.CANCELLED
+
+
+# The operator has to act.
+
+
+class FailedPreconditionError(HeadraceError):
+    """The system's state forbids the operation, for instance removing a version in use."""
+
+    code = Code.FAILED_PRECONDITION
+
+
+class ConflictError(HeadraceError):
+    """Somebody else changed the same thing first; read it again and retry."""
+
+    code = Code.ABORTED
+
+
+class UnsupportedModelError(InvalidArgumentError):
+    """The file is no model that a runtime here can serve; the message says why."""
+
+
+class ArtifactCorruptError(HeadraceError):
+    """A stored artifact is not what was pushed."""
+
+    code = Code.DATA_LOSS
+
+
+# We have to act.
+
+
+class RuntimeFailedError(HeadraceError):
+    """The model itself failed on this request."""
+
+    code = Code.INTERNAL

@@ -1,0 +1,39 @@
+"""Which names are allowed, and the types that keep them apart."""
+
+import re
+from typing import Final, NewType
+
+from headrace.core.errors import InvalidArgumentError
+
+ModelName = NewType("ModelName", str)
+EndpointName = NewType("EndpointName", str)
+Digest = NewType("Digest", str)
+"""`sha256:` and 64 hexadecimal digits."""
+
+NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
+VERSION_PATTERN: Final = r"^[0-9]{1,18}$"
+_NAME: Final = re.compile(NAME_PATTERN)
+_VERSION: Final = re.compile(VERSION_PATTERN)
+
+
+def check_name(name: str, *, kind: str = "model") -> str:
+    """`name`, if it can stand in a URL path, a file name and a metric label.
+
+    Raises:
+        InvalidArgumentError: It cannot.
+    """
+    if _NAME.fullmatch(name) is None:
+        msg = (
+            f"{kind} name {name[:200]!r} is not allowed: use 1 to 128 letters, digits, '_', '-' "
+            "or '.', starting with a letter or digit"
+        )
+        raise InvalidArgumentError(msg)
+    return name
+
+
+def check_version(version: str) -> str:
+    """`version`, if it is a whole number as Triton's clients expect; else InvalidArgumentError."""
+    if _VERSION.fullmatch(version) is None:
+        msg = f"model version {version[:200]!r} is not allowed: use a whole number"
+        raise InvalidArgumentError(msg)
+    return version

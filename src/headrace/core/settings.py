@@ -1,0 +1,74 @@
+"""What one replica is told at its start: the message from the control plane, as JSON.
+
+Durations are seconds, sizes bytes. Defaults are the safe ones: every queue and every body has a
+bound.
+"""
+
+from typing import Final
+
+import msgspec
+
+DEFAULT_MAX_BODY_BYTES: Final = 64 << 20
+
+
+class PaddingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How requests of different lengths share a batch.
+
+    For a model with a variable axis besides the batch.
+
+    `axis` is the variable axis (1 is the first after the batch). `values` gives the pad value of
+    each input that has the axis; inputs that are not named are padded with 0. `max_ratio` bounds
+    what padding may cost: padded size over real size of a batch, 1.0 means equal lengths only.
+    """
+
+    axis: int = 1
+    values: dict[str, float] = {}
+    max_ratio: float = 1.1
+
+
+class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one replica queues and batches.
+
+    `max_batch_size` counts rows. `max_queue_delay_s` is how long a batch may wait for company
+    although the runtime is free. `max_queue_size` counts requests. `max_concurrent_runs`: None for
+    one per usable core. `default_timeout_s`: the deadline of a request that names none. `padding`:
+    None batches equal shapes only, unless the model has an attention mask and padding was verified
+    at load.
+    """
+
+    max_batch_size: int = 32
+    max_queue_delay_s: float = 0.0
+    max_queue_size: int = 1024
+    max_concurrent_runs: int | None = None
+    default_timeout_s: float | None = None
+    padding: PaddingSettings | None = None
+
+
+class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One replica: which model, where it listens, how it behaves.
+
+    `uds` (a socket path) and `port` (TCP, with `host`; 0 picks one) may both be set. `sha256` is
+    checked before loading; empty skips the check. `grpc_port` also starts a `grpc.aio` server.
+    `intra_op_threads`: threads inside one run; None lets the replica plan it.
+    """
+
+    model_name: str
+    model_version: str
+    path: str
+    runtime: str = ""
+    sha256: str = ""
+    uds: str = ""
+    host: str = "127.0.0.1"
+    port: int | None = None
+    grpc_port: int | None = None
+    metrics_port: int | None = None
+    batching: BatchingSettings = BatchingSettings()
+    intra_op_threads: int | None = None
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    idle_timeout_s: float = 300.0
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 60.0
+    drain_timeout_s: float = 30.0
+    log_format: str = "text"
+    replica: str = ""
+    labels: dict[str, list[str]] = {}

@@ -1,0 +1,126 @@
+"""What a model takes and gives, and whether a request's tensors fit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from headrace.core.datatypes import Datatype
+from headrace.core.errors import InvalidArgumentError
+
+Array = np.ndarray[Any, Any]
+Tensors = dict[str, Array]
+"""Tensors by name.
+
+Data is C-contiguous, little-endian; BYTES is an object array of `bytes`.
+"""
+
+VARIABLE = -1
+"""A dimension whose size a request chooses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """Name, datatype and shape of one input or output; the shape includes the batch axis."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor of `shape` may be passed; a variable dimension takes any size."""
+        mine = self.shape
+        if len(shape) != len(mine):
+            return False
+        return all(want in (VARIABLE, got) for want, got in zip(mine, shape, strict=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSignature:
+    """Inputs and outputs of a model version.
+
+    `batched`: axis 0 of every input and output is the batch, and rows do not depend on each other.
+    `labels`: for an output's name, the class names that the classification extension answers with.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batched: bool
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def input(self, name: str) -> TensorSpec | None:
+        """The input of this name, if there is one."""
+        return next((spec for spec in self.inputs if spec.name == name), None)
+
+    def output(self, name: str) -> TensorSpec | None:
+        """The output of this name, if there is one."""
+        return next((spec for spec in self.outputs if spec.name == name), None)
+
+
+def check_inputs(model: str, signature: ModelSignature, inputs: Mapping[str, Array]) -> int:
+    """How many rows `inputs` hold (1 for a model that is not batched), if the model can run them.
+
+    The texts are Triton's, which clients and their logs know.
+
+    Raises:
+        InvalidArgumentError: An input is missing, unknown, of another datatype or of another
+            shape, or the inputs disagree on the number of rows.
+    """
+    specs = signature.inputs
+    if len(inputs) != len(specs) or any(spec.name not in inputs for spec in specs):
+        raise InvalidArgumentError(_wrong_names(model, signature, inputs))
+    rows = -1
+    for spec in specs:
+        array = inputs[spec.name]
+        if array.dtype != spec.datatype.dtype:
+            raise wrong_datatype(model, spec, str(array.dtype))
+        shape = array.shape
+        if not spec.fits(shape):
+            raise wrong_shape(model, spec, shape)
+        if signature.batched:
+            if rows == -1:
+                rows = shape[0]
+            elif rows != shape[0]:
+                msg = (
+                    f"inputs of model '{model}' disagree on the batch size: "
+                    f"{rows} and {shape[0]} ('{spec.name}')"
+                )
+                raise InvalidArgumentError(msg)
+    if not signature.batched:
+        return 1
+    if rows == 0:
+        msg = f"inference request for model '{model}' has a batch size of 0"
+        raise InvalidArgumentError(msg)
+    return rows
+
+
+def wrong_datatype(model: str, spec: TensorSpec, got: str) -> InvalidArgumentError:
+    """The error for an input of another datatype than `spec` names."""
+    return InvalidArgumentError(
+        f"inference input '{spec.name}' data-type is '{got}', "
+        f"but model '{model}' expects '{spec.datatype}'"
+    )
+
+
+def wrong_shape(model: str, spec: TensorSpec, got: tuple[int, ...]) -> InvalidArgumentError:
+    """The error for an input that `spec.fits` refuses."""
+    return InvalidArgumentError(
+        f"unexpected shape for input '{spec.name}' for model '{model}'. "
+        f"Expected {_shape(spec.shape)}, got {_shape(got)}"
+    )
+
+
+def _wrong_names(model: str, signature: ModelSignature, inputs: Mapping[str, Array]) -> str:
+    for name in inputs:
+        if signature.input(name) is None:
+            return f"unexpected inference input '{name}' for model '{model}'"
+    missing = ", ".join(f"'{spec.name}'" for spec in signature.inputs if spec.name not in inputs)
+    return (
+        f"expected {len(signature.inputs)} inputs but got {len(inputs)} inputs "
+        f"for model '{model}'. Missing: {missing}"
+    )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "[" + ",".join(map(str, shape)) + "]"

@@ -1,0 +1,1 @@
+"""How code counts, times and logs."""
