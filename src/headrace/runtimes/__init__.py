@@ -1,1 +1,1 @@
-"""To be filled."""
+"""Run one batch with one kind of model."""

@@ -34,12 +34,12 @@ class Model(Protocol):
         """Run one batch; blocks, and releases the GIL while computing where the format allows it.
 
         Args:
-            inputs: As `signature` says: every input, checked, axis 0 of equal size if it is batched.
+            inputs: As `signature` says: every input, checked; axis 0 of equal size if batched.
             outputs: Names of the outputs that are wanted, in this order; None for all.
 
         Raises:
             InvalidArgumentError: The model itself says that the input is wrong.
-            RuntimeFailedError: The model failed on this batch. `__cause__` has the runtime's own error.
+            RuntimeFailedError: The model failed on this batch; `__cause__` has its own error.
         """
 
     def close(self) -> None:
@@ -58,8 +58,7 @@ class Runtime(Protocol):
     name: str
 
     def recognises(self, path: Path) -> bool:
-        """Whether `path` looks like this format, from its name and first
-        bytes."""
+        """Whether `path` looks like this format, by its name and first bytes."""
 
     def inspect(self, path: Path) -> ModelSignature:
         """Read the signature and prove that the model can be loaded.
