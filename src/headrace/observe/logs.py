@@ -34,7 +34,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line, then the traceback if it has one."""
         when = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
-        # A message may quote what a caller sent: an escape keeps it on its line and out of the terminal.
+        # A message may quote what a caller sent: escapes keep it on its line, off the terminal.
         message = _one_line(record.getMessage())
         extra = "".join(f" {key}={_one_line(str(value))}" for key, value in _extra(record).items())
         line = f"{when} {record.levelname:<7} {record.name}  {message}{extra}"
