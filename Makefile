@@ -1,0 +1,113 @@
+# Short names for what people and CI do. Anything with an `if` in it is a script under scripts/.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready-dev
+ONCE ?=
+ARGS ?=
+
+# src's bytecode is compiled by hand: an editable install never is, and where
+# PYTHONDONTWRITEBYTECODE is set every process start would parse it again.
+COMPILE := $(BIN)/python -m compileall -q -j 1 src
+
+# mkdocs-material advertises its successor on every build.
+export NO_MKDOCS_2_WARNING := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+##@ Run
+.PHONY: demo
+demo: setup ## start the whole system on a real model and use it; ONCE=1 stops by itself
+	$(BIN)/python scripts/demo.py $(if $(ONCE),--once) $(ARGS)
+
+.PHONY: setup
+setup: $(READY) ## fill .venv with the locked requirements and this package
+	@$(COMPILE)
+
+.venv/.ready-%: requirements/%.txt requirements/uv.txt pyproject.toml scripts/setup.sh
+	PYTHON=$(PYTHON) scripts/setup.sh $*
+	@touch $@
+
+##@ Test
+.PHONY: test
+test: setup ## every test; ARGS="-k gateway" narrows
+	$(BIN)/pytest $(ARGS)
+
+.PHONY: unit
+unit: setup ## only the tests that start nothing
+	$(BIN)/pytest -m "not e2e" $(ARGS)
+
+.PHONY: e2e
+e2e: setup ## only the tests that start real processes
+	$(BIN)/pytest -m e2e $(ARGS)
+
+.PHONY: cov
+cov: setup ## every test with branch coverage, child processes included
+	scripts/coverage.sh $(ARGS)
+
+.PHONY: bench
+bench: setup .venv/.ready-bench ## measure speed; prints a table and writes bench/results/
+	$(BIN)/python -m bench $(ARGS)
+
+##@ Check
+.PHONY: check
+check: setup ## format, lint, types, layers, locks, docs: what CI and the pre-commit hook run
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_locks.py
+	$(BIN)/mkdocs build --strict --quiet
+
+.PHONY: fmt
+fmt: setup ## format, and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: lint
+lint: setup ## ruff
+	$(BIN)/ruff check .
+
+.PHONY: type
+type: setup ## mypy, strict
+	$(BIN)/mypy
+
+.PHONY: layers
+layers: setup ## imports point down
+	$(BIN)/lint-imports
+
+##@ Docs
+.PHONY: docs
+docs: setup ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+.PHONY: docs-serve
+docs-serve: setup ## the documentation on http://127.0.0.1:8090, rebuilt on change
+	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8090
+
+.PHONY: reference
+reference: setup ## write the reference pages that are generated from code
+	$(BIN)/python scripts/gen_reference.py
+
+##@ Maintain
+.PHONY: lock
+lock: setup ## resolve pyproject.toml anew into requirements/*.txt; ARGS=--upgrade for newer versions
+	scripts/lock.sh $(ARGS)
+
+.PHONY: proto
+proto: setup .venv/.ready-build ## regenerate the protobuf descriptors
+	$(BIN)/python scripts/generate_proto.py
+
+.PHONY: clean
+clean: ## remove .venv, caches and built documentation; models in .headrace stay
+	rm -rf .venv site dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache \
+		.ruff_cache .import_linter_cache .headrace-demo
+	find src tests scripts examples bench -name __pycache__ -type d -prune -exec rm -rf {} + \
+		2>/dev/null || true
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} \
+		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Resolve pyproject.toml into requirements/*.txt: versions and hashes, no address of any index.
+#
+# Versions that are already locked stay unless they no longer fit; --upgrade takes newer ones.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+lock() { # lock NAME ARGUMENTS-OF-uv-pip-compile...
+  local out="requirements/$1.txt"
+  shift
+  .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+    --no-emit-index-url --no-emit-find-links --no-annotate \
+    --custom-compile-command "make lock" --output-file "$out" "$@"
+}
+
+lock dev --group dev --group docs "${@}" pyproject.toml
+# What is shared has one version everywhere: the others are held to dev's.
+lock base --constraint requirements/dev.txt "${@}" pyproject.toml
+lock bench --constraint requirements/dev.txt --group bench "${@}"
+lock build --constraint requirements/dev.txt --group build "${@}"
+lock uv "${@}" requirements/uv.in
