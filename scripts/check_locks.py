@@ -9,6 +9,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
@@ -68,7 +69,7 @@ def _malformed(lock: str, text: str) -> Iterator[str]:
     if "://" in text or "--index" in text or "--find-links" in text:
         yield f"{lock}.txt names a download address"
     lines = text.splitlines()
-    for line, after in zip(lines, [*lines[1:], ""], strict=True):
+    for line, after in zip_longest(lines, lines[1:], fillvalue=""):
         if _PIN.match(line) and not after.lstrip().startswith("--hash=sha256:"):
             yield f"{lock}.txt has no hash for {line.split(' ')[0]}"
 
