@@ -1,0 +1,229 @@
+"""What does a person want served? Reads the spec file, `headrace.yaml`, and tells all mistakes.
+
+Not imported by `headrace.core` itself: replicas must not pay for pydantic.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from headrace.core.errors import InvalidArgumentError
+from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
+from headrace.core.spec_models import (
+    BatchingSpec,
+    EndpointSpec,
+    GatewaySpec,
+    PaddingSpec,
+    SystemSpec,
+    VersionSpec,
+    disagreements,
+    json_schema,
+)
+from headrace.core.spec_yaml import Place, SpecMistake, read_yaml, show_place
+
+__all__ = [
+    "BatchingSpec",
+    "EndpointSpec",
+    "GatewaySpec",
+    "PaddingSpec",
+    "SpecError",
+    "SpecMistake",
+    "SystemSpec",
+    "VersionSpec",
+    "is_model_path",
+    "json_schema",
+    "parse_spec",
+]
+
+_REFERENCE: Final = re.compile(f"{NAME_PATTERN[:-1]}(:{VERSION_PATTERN[1:-1]})?$")
+_SHOWN_INPUT: Final = 60
+
+
+class SpecError(InvalidArgumentError):
+    """The spec cannot be right; `mistakes` holds everything that is wrong with it."""
+
+    def __init__(self, mistakes: Sequence[SpecMistake]) -> None:
+        self.mistakes = tuple(mistakes)
+        count = len(self.mistakes)
+        head = f"{count} mistake{'s' if count > 1 else ''} in the spec"
+        super().__init__("\n  ".join([f"{head}:", *map(str, self.mistakes)]))
+
+
+def parse_spec(
+    source: str | Mapping[str, Any],
+    *,
+    base_dir: Path | None = None,
+    exists: Callable[[Path], bool] = Path.exists,
+) -> SystemSpec:
+    """The spec that `source` says, with absolute model paths.
+
+    Args:
+        source: YAML or JSON text, or the document as plain data.
+        base_dir: What relative model paths start from; None allows absolute ones only.
+        exists: Whether there is a file; decides if `digits.onnx` is a path or a registry name.
+
+    Raises:
+        SpecError: With every mistake, its place, and its line if `source` is text.
+    """
+    if isinstance(source, str):
+        document = read_yaml(source)
+        if document.mistakes and document.value is None:
+            raise SpecError(document.mistakes)
+        value, lines, mistakes = document.value, document.lines, document.mistakes
+    else:
+        value, lines, mistakes = source, {}, []
+    if not isinstance(value, Mapping):
+        got = "nothing" if value is None else f"a {type(value).__name__}"
+        message = f"has to be a mapping with 'version' and 'endpoints', but holds {got}"
+        raise SpecError([*mistakes, SpecMistake(place="", message=message)])
+    value = _with_absolute_models(value, base_dir, exists)
+    found = _model_mistakes(value) + disagreements(value)
+    spec: SystemSpec | None = None
+    try:
+        spec = SystemSpec.model_validate(value)
+    except ValidationError as error:
+        found = [_mistake(detail) for detail in error.errors() if not _is_echo(detail)] + found
+    mistakes = [*mistakes, *(_with_line(mistake, lines) for mistake in dict.fromkeys(found))]
+    if mistakes or spec is None:
+        raise SpecError(sorted(mistakes, key=lambda mistake: mistake.line or 0))
+    return spec
+
+
+def is_model_path(model: str) -> bool:
+    """Whether a parsed spec's `model` is a file or directory; else it is a registry reference."""
+    return model.startswith("/")
+
+
+def _is_echo(detail: ErrorDetails) -> bool:
+    """Whether this only repeats other mistakes: the whole spec's, or a list emptied by them."""
+    emptied = detail["type"] == "too_short" and len(detail["input"]) > 0
+    return not detail["loc"] or emptied
+
+
+def _mistake(detail: ErrorDetails) -> SpecMistake:
+    loc = detail["loc"]
+    match detail["type"]:
+        case "extra_forbidden":
+            message = f"is not a setting{_did_you_mean(loc)}"
+        case "missing":
+            message = "is missing"
+        case "string_pattern_mismatch":
+            pattern = detail.get("ctx", {}).get("pattern")
+            message = f"is {_shown(detail['input'])}, which does not fit {pattern}"
+        case "tuple_type":
+            message = f"should be a list, got {_shown(detail['input'])}"
+        case "model_type" | "dict_type":
+            message = f"should be a mapping, got {_shown(detail['input'])}"
+        case _:
+            text = detail["msg"].removeprefix("Input ")
+            message = f"{text}, got {_shown(detail['input'])}"
+    return SpecMistake(place=show_place(loc), message=message)
+
+
+def _did_you_mean(loc: Place) -> str:
+    model = _model_at(loc[:-1])
+    known = list(model.model_fields) if model else []
+    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known here: {', '.join(known)}"
+
+
+def _model_at(loc: Place) -> type[BaseModel] | None:
+    """The model whose fields stand at `loc`."""
+    model: type[BaseModel] | None = SystemSpec
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part) if model else None
+        model = None if field is None else _model_in(field.annotation)
+    return model
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_in(argument) for argument in get_args(annotation))
+    return next((model for model in found if model is not None), None)
+
+
+def _with_absolute_models(
+    document: Mapping[str, Any], base_dir: Path | None, exists: Callable[[Path], bool]
+) -> dict[str, Any]:
+    """`document` with every model path made absolute; what is no path stays as it is."""
+
+    def absolute(item: object) -> object:
+        if not isinstance(item, Mapping):
+            return item
+        model, versions = item.get("model"), item.get("versions")
+        changed = dict(item)
+        if isinstance(model, str):
+            changed["model"] = _absolute(model, base_dir, exists)
+        if isinstance(versions, list | tuple):
+            changed["versions"] = [absolute(version) for version in versions]
+        return changed
+
+    endpoints = document.get("endpoints")
+    if not isinstance(endpoints, list | tuple):
+        return dict(document)
+    return {**document, "endpoints": [absolute(endpoint) for endpoint in endpoints]}
+
+
+def _absolute(model: str, base_dir: Path | None, exists: Callable[[Path], bool]) -> str:
+    if model.startswith("~/"):
+        return str(Path(model).expanduser())
+    if model.startswith("/"):
+        return model
+    if base_dir is None or "\0" in model:
+        return model
+    path = base_dir.absolute() / model
+    if "/" in model or model in {".", ".."} or _REFERENCE.fullmatch(model) is None or exists(path):
+        return str(path)
+    return model
+
+
+def _model_mistakes(document: Mapping[str, Any]) -> list[SpecMistake]:
+    """Models that are neither an absolute path nor NAME[:VERSION]."""
+    found = []
+    endpoints = document.get("endpoints")
+    for i, endpoint in enumerate(endpoints if isinstance(endpoints, list) else []):
+        item = endpoint if isinstance(endpoint, Mapping) else {}
+        versions = item.get("versions")
+        places = [(f"endpoints[{i}].model", item.get("model"))]
+        for j, version in enumerate(versions if isinstance(versions, list) else []):
+            model = version.get("model") if isinstance(version, Mapping) else None
+            places.append((f"endpoints[{i}].versions[{j}].model", model))
+        found += [_model_mistake(place, model) for place, model in places if _is_wrong(model)]
+    return found
+
+
+def _is_wrong(model: object) -> bool:
+    if not isinstance(model, str) or not model:
+        return False  # told by the model's own check
+    return "\0" in model or not (is_model_path(model) or _REFERENCE.fullmatch(model))
+
+
+def _model_mistake(place: str, model: object) -> SpecMistake:
+    message = (
+        f"{_shown(model)} is neither an absolute path nor a registry reference NAME[:VERSION]"
+        " (relative paths are for spec files)"
+    )
+    return SpecMistake(place=place, message=message)
+
+
+def _with_line(mistake: SpecMistake, lines: Mapping[Place, int]) -> SpecMistake:
+    """`mistake` with the line of its place, or of the nearest thing around it that has one."""
+    by_text = {show_place(place): line for place, line in lines.items()}
+    place = mistake.place
+    while place not in by_text and place:
+        place = place[: max(place.rfind("."), place.rfind("["), 0)]
+    line = by_text.get(place)
+    return SpecMistake(place=mistake.place, message=mistake.message, line=line)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_INPUT else f"{text[:_SHOWN_INPUT]}…"

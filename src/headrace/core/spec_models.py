@@ -1,0 +1,251 @@
+"""What may stand in the spec file, `headrace.yaml`: frozen models, each field with its bounds."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+
+from headrace.core.names import NAME_PATTERN
+from headrace.core.settings import DEFAULT_MAX_BODY_BYTES, BatchingSettings, PaddingSettings
+from headrace.core.spec_yaml import SpecMistake
+
+FULL_WEIGHT: Final = 100
+_DEFAULT_BATCHING: Final = BatchingSettings()
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Labels = Annotated[tuple[str, ...], Strict(strict=False)]
+_ModelField = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=4096,
+        description=(
+            "A model file or directory (relative to the spec file), or a registry reference "
+            "NAME[:VERSION]. A Triton-style repository stands for all models in it."
+        ),
+    ),
+]
+_Replicas = Annotated[
+    int, Field(ge=1, le=1024, description="How many copies run. Unit: processes.")
+]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class PaddingSpec(_Spec):
+    """How requests of different lengths share a batch."""
+
+    axis: int = Field(
+        default=1, ge=1, le=16, description="The variable axis; 1 is the first after the batch."
+    )
+    values: dict[str, float] = Field(
+       default= default_factory=dict, description="Pad value by input name; 0 for inputs not named."
+    )
+    max_ratio: float = Field(
+        default=1.1,
+        ge=1.0,
+        le=100.0,
+        description="Padded over real size of a batch at most; 1.0 batches equal lengths only.",
+    )
+
+    def settings(self) -> PaddingSettings:
+        """The message that a replica gets."""
+        return PaddingSettings(axis=self.axis, values=dict(self.values), max_ratio=self.max_ratio)
+
+
+class BatchingSpec(_Spec):
+    """How each replica queues requests and runs them together."""
+
+    max_batch_size: int = Field(
+        default=_DEFAULT_BATCHING.max_batch_size, ge=1, le=65536, description="Unit: rows."
+    )
+    max_queue_delay_s: float = Field(
+        default=_DEFAULT_BATCHING.max_queue_delay_s,
+        ge=0.0,
+        le=60.0,
+        description="How long a batch may wait for company while the model is free. Unit: seconds.",
+    )
+    max_queue_size: int = Field(
+        default=_DEFAULT_BATCHING.max_queue_size,
+        ge=1,
+        le=1_000_000,
+        description="More waiting requests are refused. Unit: requests.",
+    )
+    max_concurrent_runs: int | None = Field(
+        default=None, ge=1, le=1024, description="Runs of the model at once; null for one per usable core."
+    )
+    padding: PaddingSpec | None = Field(
+        default=None, description="Null batches equal lengths only, unless the model is known to mask."
+    )
+
+    def settings(self, *, timeout_s: float | None) -> BatchingSettings:
+        """The message that a replica gets; `timeout_s` holds for requests that name none."""
+        return BatchingSettings(
+            max_batch_size=self.max_batch_size,
+            max_queue_delay_s=self.max_queue_delay_s,
+            max_queue_size=self.max_queue_size,
+            max_concurrent_runs=self.max_concurrent_runs,
+            default_timeout_s=timeout_s,
+            padding=None if self.padding is None else self.padding.settings(),
+        )
+
+
+class VersionSpec(_Spec):
+    """One model version behind an endpoint, and its share of the requests."""
+
+    model: _ModelField
+    weight: int = Field(
+       default= ge=0,
+        le=FULL_WEIGHT,
+        description="Share of the requests; all of an endpoint sum to 100. Unit: percent. "
+        "0 is reached by naming the version only.",
+    )
+    replicas: _Replicas = 1
+
+
+class EndpointSpec(_Spec):
+    """The stable name that callers use, and what answers there."""
+
+    name: str = Field(pattern=NAME_PATTERN, description="What callers name in the URL.")
+    model: _ModelField | None = None
+    versions: Annotated[tuple[VersionSpec, ...], Strict(strict=False)] | None = Field(
+        default=None, min_length=1, max_length=64, description="Instead of `model`: a traffic split."
+    )
+    replicas: _Replicas = 1
+    batching: BatchingSpec = Field(default=BatchingSpec(), description="See BatchingSpec.")
+    timeout_s: float | None = Field(
+        default=30.0,
+        gt=0.0,
+        le=86_400.0,
+        description="Deadline of a request that names none; null for none. Unit: seconds.",
+    )
+    runtime: str = Field(
+        default="",
+        pattern=r"^[a-z0-9_]{0,64}$",
+        description="Which runtime loads the model; empty detects it from the file.",
+    )
+    labels: dict[str, Labels] = Field(
+       default= default_factory=dict, description="Class names by output name, for `classification`."
+    )
+
+    def split(self) -> tuple[VersionSpec, ...]:
+        """The traffic split; the short form `model` is one version at weight 100."""
+        if self.versions is not None:
+            return self.versions
+        assert self.model is not None, "checked by SystemSpec"
+        return (VersionSpec(model=self.model, weight=FULL_WEIGHT, replicas=self.replicas),)
+
+
+class GatewaySpec(_Spec):
+    """Where callers reach the system."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, max_length=255, description="Address to bind.")
+    http_port: Port = Field(default=8000, description="HTTP and gRPC; 0 picks a free port.")
+    grpc_port: Port = Field(default=8001, description="The same, for gRPC clients; 0 picks a free port.")
+    max_body_bytes: int = Field(
+        default=DEFAULT_MAX_BODY_BYTES,
+        ge=1024,
+        le=1 << 31,
+        description="Larger requests get 413. Unit: bytes.",
+    )
+    access_log: bool = Field(default=True, description="One JSON line per request.")
+
+
+class SystemSpec(_Spec):
+    """Everything one installation serves."""
+
+    version: Literal[1] = Field(default=1, description="Version of this file format.")
+    gateway: GatewaySpec = Field(default=GatewaySpec(), description="See GatewaySpec.")
+    endpoints: Annotated[tuple[EndpointSpec, ...], Strict(strict=False)] = Field(
+        default=(), max_length=10_000, description="What is served; names are unique."
+    )
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        mistakes = disagreements(self.model_dump(exclude_unset=True))
+        if mistakes:
+            raise ValueError("; ".join(map(str, mistakes)))
+        return self
+
+    def document(self) -> dict[str, Any]:
+        """The spec as plain JSON data, without what was left at its default."""
+        return {"version": 1, **self.model_dump(mode="json", exclude_unset=True)}
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the spec file, for editors."""
+    schema = SystemSpec.model_json_schema()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "headrace.yaml",
+    }
+
+
+def disagreements(document: object) -> list[SpecMistake]:
+    """What is wrong between fields that may each be right.
+
+    Takes the raw document, whatever it holds, so that these mistakes are told together with those
+    of single fields.
+    """
+    top = document if isinstance(document, Mapping) else {}
+    found = _gateway_disagreements(top.get("gateway"))
+    first_use: dict[str, int] = {}
+    for i, endpoint in enumerate(_items(top.get("endpoints"))):
+        if not isinstance(endpoint, Mapping):
+            continue
+        found += _endpoint_disagreements(endpoint, f"endpoints[{i}]")
+        name = endpoint.get("name")
+        if isinstance(name, str) and first_use.setdefault(name, i) != i:
+            message = f"{name!r} is already the name of endpoints[{first_use[name]}]"
+            found.append(SpecMistake(place=f"endpoints[{i}].name", message=message))
+    return found
+
+
+def _gateway_disagreements(gateway: object) -> list[SpecMistake]:
+    if not isinstance(gateway, Mapping):
+        return []
+    http, grpc = gateway.get("http_port", 8000), gateway.get("grpc_port", 8001)
+    if http != grpc or http == 0:
+        return []
+    message = f"is {grpc}, the same as http_port; that port takes gRPC as well, pick another here"
+    return [SpecMistake(place="gateway.grpc_port", message=message)]
+
+
+def _endpoint_disagreements(endpoint: Mapping[Any, Any], place: str) -> list[SpecMistake]:
+    has_model = endpoint.get("model") is not None
+    versions = endpoint.get("versions")
+    if has_model and versions is not None:
+        message = "'model' and 'versions' exclude each other; keep one"
+        return [SpecMistake(place=f"{place}.versions", message=message)]
+    if not has_model and versions is None:
+        return [SpecMistake(place=place, message="needs 'model', or 'versions' for a split")]
+    found = []
+    if versions is not None and "replicas" in endpoint:
+        message = "stands beside 'versions'; give each version its own"
+        found.append(SpecMistake(place=f"{place}.replicas", message=message))
+    return found + _split_disagreements(_items(versions), f"{place}.versions")
+
+
+def _split_disagreements(versions: list[object], place: str) -> list[SpecMistake]:
+    found = []
+    rows = [(i, version) for i, version in enumerate(versions) if isinstance(version, Mapping)]
+    first_use: dict[str, int] = {}
+    for i, version in rows:
+        model = version.get("model")
+        if isinstance(model, str) and first_use.setdefault(model, i) != i:
+            message = f"{model!r} is already in {place}[{first_use[model]}]; one weight per model"
+            found.append(SpecMistake(place=f"{place}[{i}].model", message=message))
+    weights = [version.get("weight") for _, version in rows]
+    numbers = [w for w in weights if isinstance(w, int) and not isinstance(w, bool)]
+    # A weight that is missing or no number is told on its own; the sum says nothing then.
+    if rows and len(numbers) == len(versions) and sum(numbers) != FULL_WEIGHT:
+        message = f"weights sum to {sum(numbers)}; they have to sum to {FULL_WEIGHT}"
+        found.append(SpecMistake(place=place, message=message))
+    return found
+
+
+def _items(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else []
