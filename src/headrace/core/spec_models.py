@@ -41,7 +41,7 @@ class PaddingSpec(_Spec):
         default=1, ge=1, le=16, description="The variable axis; 1 is the first after the batch."
     )
     values: dict[str, float] = Field(
-       default= default_factory=dict, description="Pad value by input name; 0 for inputs not named."
+        default_factory=dict, description="Pad value by input name; 0 for inputs not named."
     )
     max_ratio: float = Field(
         default=1.1,
@@ -74,10 +74,14 @@ class BatchingSpec(_Spec):
         description="More waiting requests are refused. Unit: requests.",
     )
     max_concurrent_runs: int | None = Field(
-        default=None, ge=1, le=1024, description="Runs of the model at once; null for one per usable core."
+        default=None,
+        ge=1,
+        le=1024,
+        description="Runs of the model at once; null for one per usable core.",
     )
     padding: PaddingSpec | None = Field(
-        default=None, description="Null batches equal lengths only, unless the model is known to mask."
+        default=None,
+        description="Null batches equal lengths only, unless the model is known to mask.",
     )
 
     def settings(self, *, timeout_s: float | None) -> BatchingSettings:
@@ -97,7 +101,7 @@ class VersionSpec(_Spec):
 
     model: _ModelField
     weight: int = Field(
-       default= ge=0,
+        ge=0,
         le=FULL_WEIGHT,
         description="Share of the requests; all of an endpoint sum to 100. Unit: percent. "
         "0 is reached by naming the version only.",
@@ -111,7 +115,10 @@ class EndpointSpec(_Spec):
     name: str = Field(pattern=NAME_PATTERN, description="What callers name in the URL.")
     model: _ModelField | None = None
     versions: Annotated[tuple[VersionSpec, ...], Strict(strict=False)] | None = Field(
-        default=None, min_length=1, max_length=64, description="Instead of `model`: a traffic split."
+        default=None,
+        min_length=1,
+        max_length=64,
+        description="Instead of `model`: a traffic split.",
     )
     replicas: _Replicas = 1
     batching: BatchingSpec = Field(default=BatchingSpec(), description="See BatchingSpec.")
@@ -127,7 +134,7 @@ class EndpointSpec(_Spec):
         description="Which runtime loads the model; empty detects it from the file.",
     )
     labels: dict[str, Labels] = Field(
-       default= default_factory=dict, description="Class names by output name, for `classification`."
+        default_factory=dict, description="Class names by output name, for `classification`."
     )
 
     def split(self) -> tuple[VersionSpec, ...]:
@@ -141,9 +148,13 @@ class EndpointSpec(_Spec):
 class GatewaySpec(_Spec):
     """Where callers reach the system."""
 
-    host: str = Field(default="127.0.0.1", min_length=1, max_length=255, description="Address to bind.")
+    host: str = Field(
+        default="127.0.0.1", min_length=1, max_length=255, description="Address to bind."
+    )
     http_port: Port = Field(default=8000, description="HTTP and gRPC; 0 picks a free port.")
-    grpc_port: Port = Field(default=8001, description="The same, for gRPC clients; 0 picks a free port.")
+    grpc_port: Port = Field(
+        default=8001, description="The same, for gRPC clients; 0 picks a free port."
+    )
     max_body_bytes: int = Field(
         default=DEFAULT_MAX_BODY_BYTES,
         ge=1024,
