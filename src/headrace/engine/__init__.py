@@ -1,1 +1,21 @@
-"""To be filled."""
+"""One replica's heart: admit, queue, batch, run, split."""
+
+from headrace.engine.collate import PaddingPlan, padding_plan
+from headrace.engine.engine import Engine, usable_cores
+from headrace.engine.queue import BatchQueue
+from headrace.engine.service_time import ServiceTimes
+from headrace.engine.ticket import Outcome, Ticket, TicketState
+from headrace.engine.warmup import warm_up
+
+__all__ = [
+    "BatchQueue",
+    "Engine",
+    "Outcome",
+    "PaddingPlan",
+    "ServiceTimes",
+    "Ticket",
+    "TicketState",
+    "padding_plan",
+    "usable_cores",
+    "warm_up",
+]

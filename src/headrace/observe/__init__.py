@@ -1,6 +1,18 @@
 """How code counts, times and logs."""
 
+from headrace.observe.histogram import ROWS_BOUNDS, SECONDS_BOUNDS, Histogram
 from headrace.observe.logs import LogFormat, configure_logging
+from headrace.observe.phases import PhaseHistograms
 from headrace.observe.statistics import BatchStatistics, Duration, ModelStatistics
 
-__all__ = ["BatchStatistics", "Duration", "LogFormat", "ModelStatistics", "configure_logging"]
+__all__ = [
+    "ROWS_BOUNDS",
+    "SECONDS_BOUNDS",
+    "BatchStatistics",
+    "Duration",
+    "Histogram",
+    "LogFormat",
+    "ModelStatistics",
+    "PhaseHistograms",
+    "configure_logging",
+]

@@ -1,0 +1,152 @@
+"""Requests to one batch, and the batch's outputs back to requests."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from headrace.core import (
+    VARIABLE,
+    Array,
+    ModelSignature,
+    PaddingSettings,
+    RuntimeFailedError,
+    Tensors,
+)
+from headrace.engine.ticket import Ticket
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaddingPlan:
+    """How rows of different lengths become one tensor.
+
+    `axis` is the padded axis of the inputs in `values`, which gives what they are padded with.
+    `output_axes` names the axis of each output that follows the length; other outputs do not.
+    """
+
+    axis: int
+    values: dict[str, float]
+    output_axes: dict[str, int] = field(default_factory=dict)
+    max_ratio: float
+
+
+def padding_plan(
+    signature: ModelSignature, padding: PaddingSettings, output_axes: dict[str, int]
+) -> PaddingPlan:
+    """The plan that pads every input of `signature` whose `padding.axis` is variable."""
+    axis = padding.axis
+    values = {
+        spec.name: float(padding.values.get(spec.name, 0))
+        for spec in signature.inputs
+        if len(spec.shape) > axis and spec.shape[axis] == VARIABLE
+    }
+    return PaddingPlan(
+        axis=axis, values=values, output_axes=output_axes, max_ratio=padding.max_ratio
+    )
+
+
+class Shapes:
+    """Which requests of a model may share a batch, read from their shapes."""
+
+    def __init__(self, signature: ModelSignature, plan: PaddingPlan | None) -> None:
+        self._plan = plan
+        self._variable = [
+            (spec.name, [axis for axis, size in enumerate(spec.shape) if axis and size == VARIABLE])
+            for spec in signature.inputs
+        ]
+        self._variable = [(name, axes) for name, axes in self._variable if axes]
+        self.is_uniform = not signature.batched or not self._variable
+
+    def mark(self, ticket: Ticket) -> None:
+        """Set the ticket's length and group."""
+        if self.is_uniform:
+            return
+        inputs = ticket.request.inputs
+        name, axes = self._variable[0]
+        shape = inputs[name].shape
+        length = 1
+        for axis in axes:
+            length *= shape[axis]
+        ticket.length = max(length, 1)
+        ticket.group = tuple(self._group(name, inputs[name].shape) for name, _ in self._variable)
+
+    def _group(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        plan = self._plan
+        if plan is None or name not in plan.values:
+            return shape[1:]
+        return shape[1 : plan.axis] + shape[plan.axis + 1 :]
+
+
+def join(tickets: Sequence[Ticket], plan: PaddingPlan | None) -> tuple[Tensors, int]:
+    """The inputs of one run, and the length they were padded to. One copy; none for one ticket."""
+    first = tickets[0]
+    if len(tickets) == 1:
+        return first.request.inputs, first.length
+    many = [ticket.request.inputs for ticket in tickets]
+    longest = max([ticket.length for ticket in tickets])
+    if plan is None or all(ticket.length == longest for ticket in tickets):
+        return {name: np.concatenate([one[name] for one in many]) for name in many[0]}, longest
+    return {
+        name: (
+            _pad([one[name] for one in many], plan.axis, longest, plan.values[name])
+            if name in plan.values
+            else np.concatenate([one[name] for one in many])
+        )
+        for name in many[0]
+    }, longest
+
+
+def _pad(arrays: Sequence[Array], axis: int, length: int, value: float) -> Array:
+    first = arrays[0]
+    shape = list(first.shape)
+    shape[0] = sum(array.shape[0] for array in arrays)
+    shape[axis] = length
+    padded = np.full(shape, value, dtype=first.dtype)
+    index: list[slice] = [slice(None)] * len(shape)
+    start = 0
+    for array in arrays:
+        end = start + array.shape[0]
+        index[0], index[axis] = slice(start, end), slice(0, array.shape[axis])
+        padded[tuple(index)] = array
+        start = end
+    return padded
+
+
+def split(
+    outputs: Tensors, tickets: Sequence[Ticket], *, plan: PaddingPlan | None, padded_to: int
+) -> list[Tensors]:
+    """Each ticket's rows of the batch's outputs, as views.
+
+    Raises:
+        RuntimeFailedError: An output does not have one row for each row of the batch.
+    """
+    if len(tickets) == 1:
+        return [outputs]
+    rows = 0
+    for ticket in tickets:
+        rows += ticket.rows
+    for name, array in outputs.items():
+        if not array.shape or array.shape[0] != rows:
+            msg = (
+                f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows: "
+                "its first axis is no batch axis"
+            )
+            raise RuntimeFailedError(msg)
+    items = list(outputs.items())
+    parts = []
+    start = 0
+    for ticket in tickets:
+        end = start + ticket.rows
+        part = {name: array[start:end] for name, array in items}
+        if plan is not None and ticket.length < padded_to:
+            part = {name: _unpad(array, plan, name, ticket.length) for name, array in part.items()}
+        parts.append(part)
+        start = end
+    return parts
+
+
+def _unpad(array: Array, plan: PaddingPlan, name: str, length: int) -> Array:
+    axis = plan.output_axes.get(name)
+    if axis is None:
+        return array
+    return array[(slice(None),) * axis + (slice(0, length),)]

@@ -1,0 +1,419 @@
+"""One replica's heart: admit, queue, batch, run, answer. The driver around the pure parts.
+
+All methods belong to the event loop's thread. Runs happen inline when they are measured to be
+short, because a hand-over to a thread costs more than such a run; else in threads, as many as cores.
+"""
+
+import asyncio
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Final
+
+from headrace.core import (
+    BatchingSettings,
+    DeadlineExceededError,
+    HeadraceError,
+    InferResponse,
+    InvalidArgumentError,
+    OverloadedError,
+    RequestCancelledError,
+    RuntimeFailedError,
+    Tensors,
+    UnavailableError,
+)
+from headrace.engine.collate import PaddingPlan, Shapes
+from headrace.engine.queue import BatchQueue
+from headrace.engine.run import Batch, Result, run_batch
+from headrace.engine.service_time import ServiceTimes
+from headrace.engine.ticket import Ticket, TicketState
+from headrace.observe import BatchStatistics, ModelStatistics, PhaseHistograms
+from headrace.runtimes import Model
+
+_log = logging.getLogger(__name__)
+
+INLINE_LIMIT_S: Final = 0.0005
+"""A run that is estimated to be shorter happens on the event loop."""
+_INTERVAL_WEIGHT: Final = 0.1
+
+
+def usable_cores() -> int:
+    """How many cores this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+class Engine:
+    """Runs one loaded model for many callers.
+
+    `settings.max_batch_size` is ignored for a model that is not batched. The caller closes `model`
+    after `stop`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        settings: BatchingSettings,
+        statistics: ModelStatistics,
+        phases: PhaseHistograms,
+        times: ServiceTimes,
+        plan: PaddingPlan | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.model = model
+        self.statistics = statistics
+        self.phases = phases
+        self.max_batch_size = settings.max_batch_size if model.signature.batched else 1
+        self._default_timeout_s = settings.default_timeout_s or math.inf
+        self._delay_s = settings.max_queue_delay_s
+        self._max_runs = (settings.max_concurrent_runs or usable_cores()) if model.concurrent else 1
+        self._plan = plan
+        self._times = times
+        self._clock = clock
+        self._shapes = Shapes(model.signature, plan)
+        self._queue = BatchQueue(
+            max_size=settings.max_queue_size,
+            max_queue_delay_s=settings.max_queue_delay_s,
+            max_padding_ratio=plan.max_ratio if plan else None,
+        )
+        self._loop = asyncio.get_running_loop()
+        self._running: dict[int, Batch] = {}
+        self._is_pump_scheduled = False
+        self._is_stopping = False
+        self._idle = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        self._row_interval_s = times.estimate(rows=1, length=1) or 0.0
+        self._finished_at = 0.0
+        self._work: SimpleQueue[Batch | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return self._queue.size
+
+    @property
+    def in_flight(self) -> int:
+        """Requests in the queue and in runs."""
+        return self._queue.size + sum(len(batch.tickets) for batch in self._running.values())
+
+    def submit(self, ticket: Ticket, now: float) -> None:
+        """Queue `ticket`, whose `complete` is called later with the outcome; or refuse at the door.
+
+        Raises:
+            InvalidArgumentError: It has more rows than a batch may have.
+            OverloadedError: The queue is full, or too long for its deadline.
+            DeadlineExceededError: Its deadline has passed.
+            UnavailableError: The engine is stopping.
+        """
+        try:
+            self._admit(ticket, now)
+        except HeadraceError as error:
+            self._count_failure(error, now - ticket.received_at)
+            ticket.state = TicketState.DONE
+            raise
+        ticket.state = TicketState.WAITING
+        ticket.queued_at = now
+        self._queue.push(ticket)
+        if len(self._running) < self._max_runs:
+            if not self._is_pump_scheduled:
+                self._is_pump_scheduled = True
+                self._loop.call_soon(self._pump)
+        elif ticket.deadline < self._timer_at:
+            self._arm_timer(ticket.deadline, now)
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Forget `ticket`, whose caller left; a run that holds it goes on without it."""
+        if ticket.state is TicketState.WAITING:
+            self._queue.remove(ticket)
+        elif ticket.state is not TicketState.RUNNING:
+            return
+        ticket.state = TicketState.DONE
+        self._count_failure(RequestCancelledError(), self._clock() - ticket.received_at)
+        self._note_idle()
+
+    async def stop(self, *, timeout_s: float) -> None:
+        """Refuse new requests, answer the ones that are in, then let the threads go.
+
+        After `timeout_s` the rest is answered with UnavailableError. Can be called once.
+        """
+        self._is_stopping = True
+        self._idle.clear()
+        if self.in_flight:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._idle.wait()
+            except TimeoutError:
+                _log.warning("drain timed out", extra={"in_flight": self.in_flight})
+        self._abandon()
+        if self._timer is not None:
+            self._timer.cancel()
+        for _ in self._threads:
+            self._work.put(None)
+
+    # Admission
+
+    def _admit(self, ticket: Ticket, now: float) -> None:
+        request = ticket.request
+        ticket.rows = rows = request.rows
+        if rows > self.max_batch_size:
+            msg = (
+                f"inference request batch-size must be <= {self.max_batch_size} "
+                f"for '{request.model_name}', got {rows}"
+            )
+            raise InvalidArgumentError(msg)
+        if self._is_stopping:
+            msg = f"model '{request.model_name}' is stopping on this replica"
+            raise UnavailableError(msg)
+        queue = self._queue
+        if queue.is_full:
+            msg = f"queue of model '{request.model_name}' is full ({queue.max_size} requests)"
+            raise OverloadedError(msg, retry_after_s=self._wait_s(queue.rows))
+        timeout_s = request.timeout_s
+        until = ticket.received_at + (self._default_timeout_s if timeout_s is None else timeout_s)
+        if until < ticket.deadline:  # noqa: PLR1730  # a third of the cost of `min`
+            ticket.deadline = until
+        self._shapes.mark(ticket)
+        if ticket.deadline != math.inf:
+            self._check_deadline(ticket, now)
+
+    def _check_deadline(self, ticket: Ticket, now: float) -> None:
+        """Refuse what cannot be answered in time.
+
+        With nothing ahead it is let in all the same: only a run can correct a wrong estimate.
+        """
+        left_s = ticket.deadline - now
+        if left_s <= 0:
+            raise DeadlineExceededError("the deadline passed before the request was queued")
+        if not self._queue.size and len(self._running) < self._max_runs:
+            return
+        wait_s = self._wait_s(self._queue.rows_ahead(ticket.request.priority))
+        run_s = self._times.estimate(rows=ticket.rows, length=ticket.length) or 0.0
+        if wait_s + run_s > left_s:
+            msg = (
+                f"the deadline in {left_s:.3g} s cannot be met: about {wait_s:.3g} s in the queue "
+                f"and {run_s:.3g} s to run"
+            )
+            raise OverloadedError(msg, retry_after_s=wait_s)
+
+    def _wait_s(self, rows_ahead: int) -> float:
+        """Seconds until `rows_ahead` waiting rows and the runs in progress are done."""
+        running = sum(batch.rows for batch in self._running.values())
+        return (rows_ahead + running / 2) * self._row_interval_s
+
+    # Forming and running batches
+
+    def _pump(self) -> None:
+        """Start every batch that is due and has a place to run."""
+        self._is_pump_scheduled = False
+        now = self._clock()
+        queue = self._queue
+        if queue.expires_at() <= now:
+            self._expire(queue.expire(now), now)
+        while queue.size and len(self._running) < self._max_runs:
+            if self._delay_s:
+                due_at = queue.due_at(self._times.best_rows)
+                if due_at is not None and due_at > now:
+                    self._loop.call_later(due_at - now, self._schedule_pump)
+                    break
+            tickets = queue.take(self._times.best_rows)
+            if self._start(tickets, now):
+                if queue.size:  # let the sockets speak first: the next batch may grow
+                    self._schedule_pump()
+                break
+        if queue.expires_at() < self._timer_at:
+            self._arm_timer(queue.expires_at(), now)
+
+    def _schedule_pump(self) -> None:
+        if not self._is_pump_scheduled:
+            self._is_pump_scheduled = True
+            self._loop.call_soon(self._pump)
+
+    def _start(self, tickets: list[Ticket], now: float) -> bool:
+        """Run a batch inline (True), or hand it to a thread (False)."""
+        rows = length = 0
+        for ticket in tickets:
+            ticket.state = TicketState.RUNNING
+            rows += ticket.rows
+            if ticket.length > length:  # noqa: PLR1730  # a third of the cost of `max`
+                length = ticket.length
+        batch = Batch(tickets=tickets, rows=rows, formed_at=now, length=length)
+        if self.model.concurrent:
+            estimate_s = self._times.estimate(rows=rows, length=length)
+            if estimate_s is not None and estimate_s < INLINE_LIMIT_S:
+                run_batch(self.model, batch, self._plan)
+                self._finish(batch)
+                return True
+        self._running[id(batch)] = batch
+        if len(self._threads) < len(self._running):
+            self._add_thread()
+        self._work.put(batch)
+        for ticket in tickets:
+            if ticket.deadline < self._timer_at:
+                self._arm_timer(ticket.deadline, now)
+        return False
+
+    def _add_thread(self) -> None:
+        name = f"run-{len(self._threads)}"
+        thread = threading.Thread(target=self._run_in_thread, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _run_in_thread(self) -> None:
+        while (batch := self._work.get()) is not None:
+            run_batch(self.model, batch, self._plan)
+            try:
+                self._loop.call_soon_threadsafe(self._finish_threaded, batch)
+            except RuntimeError:  # the loop is closed: nobody waits for answers any more
+                return
+
+    def _finish_threaded(self, batch: Batch) -> None:
+        if self._running.pop(id(batch), None) is not None:
+            self._finish(batch)
+        self._schedule_pump()
+        self._note_idle()
+
+    # Answers
+
+    def _finish(self, batch: Batch) -> None:
+        """Learn from a run, count it and answer its callers."""
+        now = batch.split_at
+        rows = batch.rows
+        if batch.executions == 1:
+            self._times.observe(
+                rows=rows, length=batch.length, seconds=batch.computed_at - batch.joined_at
+            )
+        interval_s = (now - max(batch.formed_at, self._finished_at)) / rows
+        self._row_interval_s += _INTERVAL_WEIGHT * (interval_s - self._row_interval_s)
+        self._finished_at = now
+        answered = 0
+        total_s = queued_s = 0.0
+        observe_queue = self.phases.queue_wait.observe
+        for ticket, result in zip(batch.tickets, batch.results, strict=True):
+            if ticket.state is not TicketState.RUNNING:
+                continue
+            ticket.state = TicketState.DONE
+            wait_s = batch.formed_at - ticket.queued_at
+            observe_queue(wait_s)
+            if isinstance(result, dict):
+                answered += 1
+                queued_s += wait_s
+                total_s += now - ticket.received_at
+                ticket.complete(self._response(ticket, result))
+            else:
+                self._fail(ticket, result, now)
+        self._count(batch, answered=answered, queued_s=queued_s, total_s=total_s)
+
+    def _response(self, ticket: Ticket, outputs: Tensors) -> InferResponse:
+        request = ticket.request
+        if request.outputs:
+            outputs = {output.name: outputs[output.name] for output in request.outputs}
+        statistics = self.statistics
+        return InferResponse(
+            model_name=statistics.name,
+            outputs=outputs,
+            model_version=statistics.version,
+            id=request.id,
+        )
+
+    def _fail(self, ticket: Ticket, error: Result, now: float) -> None:
+        assert isinstance(error, HeadraceError)
+        self._count_failure(error, now - ticket.received_at)
+        ticket.complete(error)
+
+    def _count(self, batch: Batch, *, answered: int, queued_s: float, total_s: float) -> None:
+        """Add a finished batch to the statistics."""
+        statistics = self.statistics
+        input_ns = int((batch.joined_at - batch.formed_at) * 1e9)
+        infer_ns = int((batch.computed_at - batch.joined_at) * 1e9)
+        output_ns = int((batch.split_at - batch.computed_at) * 1e9)
+        self.phases.compute.observe(batch.split_at - batch.formed_at, len(batch.tickets))
+        self.phases.batch_rows.observe(batch.rows)
+        statistics.execution_count += batch.executions
+        if answered:
+            statistics.inference_count += batch.rows
+            statistics.last_inference_ms = int(time.time() * 1000)  # noqa: TID251  # for people
+            statistics.success.add(int(total_s * 1e9), answered)
+            statistics.queue.add(int(queued_s * 1e9), answered)
+            statistics.compute_input.add(input_ns * answered, answered)
+            statistics.compute_infer.add(infer_ns * answered, answered)
+            statistics.compute_output.add(output_ns * answered, answered)
+        by_size = statistics.batches.get(batch.rows)
+        if by_size is None:
+            by_size = statistics.batches[batch.rows] = BatchStatistics()
+        by_size.compute_input.add(input_ns)
+        by_size.compute_infer.add(infer_ns)
+        by_size.compute_output.add(output_ns)
+
+    def _count_failure(self, error: HeadraceError, seconds: float) -> None:
+        self.statistics.fail.add(int(seconds * 1e9))
+        self.statistics.failures[_reason(error)] += 1
+
+    # Deadlines
+
+    def _arm_timer(self, at: float, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_later(max(at - now, 0.0) + 0.0005, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._timer_at = math.inf
+        now = self._clock()
+        self._expire(self._queue.expire(now), now)
+        earliest = self._queue.expires_at()
+        for batch in self._running.values():
+            late = []
+            for ticket in batch.tickets:
+                if ticket.state is TicketState.RUNNING:
+                    if ticket.deadline <= now:
+                        late.append(ticket)
+                    else:
+                        earliest = min(earliest, ticket.deadline)
+            self._expire(late, now)
+        if earliest != math.inf:
+            self._arm_timer(earliest, now)
+        self._note_idle()
+
+    def _expire(self, tickets: list[Ticket], now: float) -> None:
+        for ticket in tickets:
+            where = "in the queue" if ticket.state is TicketState.WAITING else "while it ran"
+            ticket.state = TicketState.DONE
+            waited_s = now - ticket.received_at
+            msg = f"the deadline passed {where}, {waited_s:.3g} s after the request arrived"
+            self._fail(ticket, DeadlineExceededError(msg), now)
+
+    # Stopping
+
+    def _note_idle(self) -> None:
+        if self._is_stopping and not self.in_flight:
+            self._idle.set()
+
+    def _abandon(self) -> None:
+        """Answer everything that is left with an error."""
+        now = self._clock()
+        for ticket in self._queue.expire(math.inf):
+            ticket.state = TicketState.DONE
+            self._fail(ticket, UnavailableError("the replica stopped before it ran this"), now)
+        running, self._running = self._running, {}
+        for batch in running.values():
+            for ticket in batch.tickets:
+                if ticket.state is TicketState.RUNNING:
+                    ticket.state = TicketState.DONE
+                    msg = "the replica stopped while it ran this"
+                    self._fail(ticket, UnavailableError(msg, retry_after_s=None), now)
+
+
+def _reason(error: HeadraceError) -> str:
+    """Triton's reason for a failed request."""
+    if isinstance(error, RequestCancelledError):
+        return "CANCELED"
+    if isinstance(error, OverloadedError | DeadlineExceededError | UnavailableError):
+        return "REJECTED"
+    return "BACKEND" if isinstance(error, RuntimeFailedError) else "OTHER"

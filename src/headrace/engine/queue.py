@@ -1,0 +1,199 @@
+"""Which waiting requests run next, together? Decides; the caller brings the time and runs them."""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from headrace.engine.ticket import Ticket
+
+LEVELS: Final = 9
+"""Priority levels: 1 is served first, 9 last."""
+DEFAULT_LEVEL: Final = 5
+"""The level of a request that names none (priority 0)."""
+_LOOK_AHEAD: Final = 256
+"""How many waiting requests are considered for one length group; bounds the work of `take`."""
+
+
+def level_of(priority: int) -> int:
+    """The level of a request's `priority`: 0 is the default level, beyond the last is the last."""
+    return min(priority, LEVELS) if priority > 0 else DEFAULT_LEVEL
+
+
+class BatchQueue:
+    """Requests that wait for a run, by priority and then in the order in which they came.
+
+    A batch holds requests of one group. With `max_padding_ratio` a batch may mix lengths, as long
+    as its padded size stays below that ratio of its real size; without, lengths are equal.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_size: int,
+        max_queue_delay_s: float = 0.0,
+        max_padding_ratio: float | None = None,
+    ) -> None:
+        self.max_size = max_size
+        self.size = 0
+        self.rows = 0
+        self._max_queue_delay_s = max_queue_delay_s
+        self._max_padding_ratio = max_padding_ratio
+        self._levels: list[deque[Ticket]] = [deque() for _ in range(LEVELS + 1)]
+        self._earliest = math.inf
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next `push` would exceed `max_size`."""
+        return self.size >= self.max_size
+
+    def push(self, ticket: Ticket) -> None:
+        """Let `ticket` wait; `is_full` must have been asked."""
+        assert self.size < self.max_size
+        self._levels[level_of(ticket.request.priority)].append(ticket)
+        self.size += 1
+        self.rows += ticket.rows
+        if ticket.deadline < self._earliest:  # noqa: PLR1730  # a third of the cost of `min`
+            self._earliest = ticket.deadline
+
+    def remove(self, ticket: Ticket) -> bool:
+        """Take out one ticket, for instance because its caller left; False if it does not wait."""
+        level = self._levels[level_of(ticket.request.priority)]
+        try:
+            level.remove(ticket)
+        except ValueError:
+            return False
+        self.size -= 1
+        self.rows -= ticket.rows
+        return True
+
+    def rows_ahead(self, priority: int) -> int:
+        """Rows that would run before a new request of `priority`."""
+        last = level_of(priority)
+        if self.size == len(self._levels[last]):
+            return self.rows
+        return sum(ticket.rows for level in self._levels[: last + 1] for ticket in level)
+
+    def expires_at(self) -> float:
+        """No waiting deadline passes before this time; infinity if none ever does."""
+        return self._earliest
+
+    def expire(self, now: float) -> list[Ticket]:
+        """Take out every ticket whose deadline has passed."""
+        if now < self._earliest:
+            return []
+        expired = []
+        earliest = math.inf
+        for index, level in enumerate(self._levels):
+            late = [ticket for ticket in level if ticket.deadline <= now]
+            if late:
+                expired += late
+                level = self._levels[index] = deque(t for t in level if t.deadline > now)  # noqa: PLW2901  # the level itself is replaced
+            earliest = min(earliest, min((ticket.deadline for ticket in level), default=math.inf))
+        self._earliest = earliest
+        self.size -= len(expired)
+        self.rows -= sum(ticket.rows for ticket in expired)
+        return expired
+
+    def due_at(self, limit_for: Callable[[int], int]) -> float | None:
+        """Monotonic time at which the next batch is due; None while nobody waits.
+
+        Args:
+            limit_for: As in `take`.
+        """
+        if self.size == 0:
+            return None
+        heads = [level[0] for level in self._levels if level]
+        oldest = min(ticket.queued_at for ticket in heads)
+        full = self.rows >= limit_for(heads[0].length)
+        return oldest if full else oldest + self._max_queue_delay_s
+
+    def take(self, limit_for: Callable[[int], int]) -> list[Ticket]:
+        """The next batch, taken out; empty if nobody waits.
+
+        The first in line is always in it, alone if it is larger than the limit.
+
+        Args:
+            limit_for: The largest number of rows worth running together at a given length.
+        """
+        if self.size == 0:
+            return []
+        levels = [level for level in self._levels if level]
+        head = levels[0][0]
+        limit = limit_for(head.length)
+        if head.group is None:
+            batch = _take_in_order(levels, limit)
+        else:
+            batch = self._take_alike(levels[0], limit)
+        self.size -= len(batch)
+        for ticket in batch:
+            self.rows -= ticket.rows
+        if self.size == 0:
+            self._earliest = math.inf
+        return batch
+
+    def _take_alike(self, level: deque[Ticket], limit: int) -> list[Ticket]:
+        """The head and those like it: of its group, and near enough to its length."""
+        head = level[0]
+        waiting = [level[i] for i in range(min(len(level), _LOOK_AHEAD))]
+        alike = [ticket for ticket in waiting if ticket.group == head.group]
+        if self._max_padding_ratio is None:
+            batch = _fill(alike, limit)
+        else:
+            batch = nearest_lengths(alike, limit=limit, max_ratio=self._max_padding_ratio)
+        if len(batch) == 1:
+            level.popleft()
+        else:
+            taken = set(map(id, batch))
+            rest = [ticket for ticket in level if id(ticket) not in taken]
+            level.clear()
+            level.extend(rest)
+        return batch
+
+
+def nearest_lengths(tickets: list[Ticket], *, limit: int, max_ratio: float) -> list[Ticket]:
+    """Of `tickets`, the first and those nearest to its length, within `limit` rows.
+
+    Padding every row to the longest costs at most `max_ratio` times the real size. Among equals the
+    ones that came first are taken.
+    """
+    head = tickets[0]
+    by_distance = sorted(tickets[1:], key=lambda ticket: abs(ticket.length - head.length))
+    batch = [head]
+    rows, real, longest = head.rows, head.rows * head.length, head.length
+    for ticket in by_distance:
+        more = rows + ticket.rows
+        if more > limit:
+            continue
+        size = real + ticket.rows * ticket.length
+        if more * max(longest, ticket.length) > size * max_ratio:
+            continue
+        batch.append(ticket)
+        rows, real, longest = more, size, max(longest, ticket.length)
+        if rows == limit:
+            break
+    return batch
+
+
+def _take_in_order(levels: list[deque[Ticket]], limit: int) -> list[Ticket]:
+    """From the front as many as fit, the higher levels first; the head in any case."""
+    batch = [levels[0].popleft()]
+    rows = batch[0].rows
+    for level in levels:
+        while level:
+            rows += level[0].rows
+            if rows > limit:
+                return batch
+            batch.append(level.popleft())
+    return batch
+
+
+def _fill(alike: list[Ticket], limit: int) -> list[Ticket]:
+    batch = [alike[0]]
+    rows = alike[0].rows
+    for ticket in alike[1:]:
+        if rows + ticket.rows > limit:
+            break
+        batch.append(ticket)
+        rows += ticket.rows
+    return batch

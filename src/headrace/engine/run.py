@@ -1,0 +1,86 @@
+"""One batch: join, run, split. Blocking, so it may run in any thread."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from headrace.core import HeadraceError, RuntimeFailedError, Tensors
+from headrace.engine.collate import PaddingPlan, join, split
+from headrace.engine.ticket import Ticket
+from headrace.runtimes import Model
+
+Result = Tensors | HeadraceError
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """Tickets that run together, what came out for each, and when (monotonic times)."""
+
+    tickets: list[Ticket]
+    rows: int
+    formed_at: float
+    length: int = 1
+    results: Sequence[Result] = ()
+    joined_at: float = 0.0
+    computed_at: float = 0.0
+    split_at: float = 0.0
+    executions: int = field(default=0)
+
+
+def run_batch(model: Model, batch: Batch, plan: PaddingPlan | None) -> None:
+    """Run `batch` and set its results, one for each ticket, and its times.
+
+    If the model refuses or fails a batch of several requests, its halves are tried, so that one bad
+    row costs its own caller the answer and nobody else.
+    """
+    tickets = batch.tickets
+    try:
+        inputs, batch.length = join(tickets, plan)
+        wanted = _wanted_outputs(tickets)
+        batch.joined_at = time.monotonic()
+        batch.executions += 1
+        outputs = model.run(inputs, wanted)
+        batch.computed_at = time.monotonic()
+        batch.results = split(outputs, tickets, plan=plan, padded_to=batch.length)
+    except Exception as error:  # noqa: BLE001  # a plug-in call: whatever it raises is its failure
+        batch.joined_at = batch.joined_at or batch.formed_at
+        batch.computed_at = time.monotonic()
+        batch.results = _apart(model, batch, plan) if len(tickets) > 1 else [as_failure(error)]
+    batch.split_at = time.monotonic()
+
+
+def _apart(model: Model, batch: Batch, plan: PaddingPlan | None) -> list[Result]:
+    """The results of the two halves of a batch that failed as a whole."""
+    results: list[Result] = []
+    middle = len(batch.tickets) // 2
+    for tickets in (batch.tickets[:middle], batch.tickets[middle:]):
+        half = Batch(
+            tickets=tickets,
+            rows=sum(ticket.rows for ticket in tickets),
+            formed_at=batch.formed_at,
+        )
+        run_batch(model, half, plan)
+        results += half.results
+        batch.executions += half.executions
+    return results
+
+
+def as_failure(error: Exception) -> HeadraceError:
+    """`error` if it is already one of ours, else what the caller may know of it."""
+    if isinstance(error, HeadraceError):
+        return error
+    failure = RuntimeFailedError(f"the model failed on this request ({type(error).__name__})")
+    failure.__cause__ = error
+    return failure
+
+
+def _wanted_outputs(tickets: Sequence[Ticket]) -> tuple[str, ...] | None:
+    """The outputs that some ticket asked for; None if one of them asked for all."""
+    wanted: dict[str, None] = {}
+    for ticket in tickets:
+        outputs = ticket.request.outputs
+        if not outputs:
+            return None
+        for output in outputs:
+            wanted[output.name] = None
+    return tuple(wanted)

@@ -1,0 +1,90 @@
+"""How long does one run take, and how many rows are worth running together? Learned from runs."""
+
+from collections.abc import Iterable
+from typing import Final
+
+_WEIGHT: Final = 0.2
+"""Weight of a new observation in the moving average."""
+_WORTH: Final = 1.05
+"""A smaller batch is preferred if its time per row is within this factor of the best."""
+_REFRESH: Final = 32
+"""Runs between two looks at which batch size is best."""
+_EXPLORE: Final = 8
+"""Every so many looks twice the best size is allowed, so that a stale figure is renewed."""
+
+_Cell = tuple[int, int]
+
+
+def _bucket(n: int) -> int:
+    """1, 2, 3-4, 5-8, 9-16, ... are buckets 0, 1, 2, 3, 4, ..."""
+    return (n - 1).bit_length() if n > 1 else 0
+
+
+class ServiceTimes:
+    """Moving averages of the seconds per row of a run, by batch size and by length.
+
+    Both are bucketed by powers of two. Where nothing was observed, the nearest bucket answers.
+    """
+
+    def __init__(self, *, max_batch_size: int) -> None:
+        self._max_batch_size = max_batch_size
+        self._row_s: dict[_Cell, float] = {}
+        self._limits: dict[int, int] = {}
+        self._runs = 0
+        self._looks = 0
+
+    def observe(self, *, rows: int, length: int, seconds: float) -> None:
+        """Learn that a batch of `rows`, padded to `length`, took `seconds`."""
+        cell = (_bucket(rows), _bucket(length))
+        row_s = seconds / rows
+        known = self._row_s.get(cell)
+        self._row_s[cell] = row_s if known is None else known + _WEIGHT * (row_s - known)
+        self._runs += 1
+        if self._runs >= _REFRESH or known is None:
+            self._runs = 0
+            self._looks += 1
+            self._limits.clear()
+
+    def estimate(self, *, rows: int, length: int) -> float | None:
+        """Seconds that a run of `rows` at `length` will take; None before the first observation."""
+        row_s = self._known(_bucket(rows), _bucket(length))
+        return None if row_s is None else row_s * rows
+
+    def best_rows(self, length: int) -> int:
+        """The batch size beyond which time per row no longer falls, at most `max_batch_size`."""
+        bucket = _bucket(length)
+        limit = self._limits.get(bucket)
+        if limit is None:
+            limit = self._limits[bucket] = self._look(bucket)
+        return limit
+
+    def _look(self, length_bucket: int) -> int:
+        known = {
+            rows: row_s for (rows, length), row_s in self._row_s.items() if length == length_bucket
+        }
+        if not known:
+            known = {rows: s for (rows, _), s in self._nearest_lengths(length_bucket)}
+        if not known:
+            return self._max_batch_size
+        best = min(known.values())
+        bucket = min(rows for rows, row_s in known.items() if row_s <= best * _WORTH)
+        if bucket == max(known) or self._looks % _EXPLORE == 0:
+            bucket += (
+                1  # nothing is known beyond, or it was long ago: one step further may be better
+            )
+        return min(1 << bucket, self._max_batch_size)
+
+    def _nearest_lengths(self, length_bucket: int) -> Iterable[tuple[_Cell, float]]:
+        lengths = {length for _, length in self._row_s}
+        if not lengths:
+            return []
+        nearest = min(lengths, key=lambda length: abs(length - length_bucket))
+        return [(cell, row_s) for cell, row_s in self._row_s.items() if cell[1] == nearest]
+
+    def _known(self, rows: int, length: int) -> float | None:
+        """Seconds per row of the cell, else of the nearest one, scaled by its length."""
+        row_s = self._row_s.get((rows, length))
+        if row_s is not None or not self._row_s:
+            return row_s
+        cell = min(self._row_s, key=lambda c: (abs(c[1] - length), abs(c[0] - rows)))
+        return self._row_s[cell] * 2.0 ** (length - cell[1])

@@ -1,0 +1,62 @@
+"""What the engine holds for one request: the request, its times, and who gets the outcome."""
+
+import math
+from enum import IntEnum
+
+from headrace.core import HeadraceError, InferRequest, InferResponse
+
+Outcome = InferResponse | HeadraceError
+
+
+class TicketState(IntEnum):
+    """Where a ticket is; it only ever moves forward."""
+
+    NEW = 0
+    WAITING = 1
+    RUNNING = 2
+    DONE = 3
+
+
+class Ticket:
+    """One request inside the engine. Subclass it to receive the outcome.
+
+    A method call instead of a future: on the request path a future and its callback cost as much as
+    parsing the request.
+
+    `deadline` is monotonic time, infinity for none. `length` is the product of the request's
+    variable dimensions; `group` is what must be equal for two requests to share a batch.
+    """
+
+    __slots__ = (
+        "deadline",
+        "group",
+        "length",
+        "priority",
+        "queued_at",
+        "received_at",
+        "request",
+        "rows",
+        "state",
+    )
+
+    request: InferRequest
+    rows: int
+    received_at: float
+    queued_at: float
+    deadline: float
+    priority: int
+    length: int
+    group: tuple[tuple[int, ...], ...] | None
+    state: TicketState
+
+    def __init__(self, *, received_at: float = 0.0) -> None:
+        self.received_at = received_at
+        self.queued_at = received_at
+        self.deadline = math.inf
+        self.length = 1
+        self.group = None
+        self.state = TicketState.NEW
+
+    def complete(self, outcome: Outcome) -> None:
+        """Called once by the engine, on the event loop, with the answer or the error."""
+        raise NotImplementedError

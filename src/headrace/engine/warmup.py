@@ -1,0 +1,93 @@
+"""Run a model before it is ready, so that no caller pays for first runs; measure batch sizes."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from headrace.core import VARIABLE, ModelSignature, example_inputs
+from headrace.engine.service_time import ServiceTimes
+from headrace.runtimes import Model
+
+_log = logging.getLogger(__name__)
+
+_LENGTHS: Final = (16, 64, 256)
+_FALLBACK_SIZES: Final = (1, 2, 8, 32, 224)
+_REPEATS: Final = 3
+_WORSE: Final = 1.3
+"""Larger batches are not tried once time per row exceeds this multiple of the best."""
+
+
+def warm_up(
+    model: Model,
+    times: ServiceTimes,
+    *,
+    max_batch_size: int,
+    budget_s: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> bool:
+    """Run made-up inputs of growing batch size and length, and learn what they take.
+
+    Returns:
+        Whether the model ran at all: made-up inputs may mean nothing to it.
+    """
+    started = clock()
+    until = started + budget_s
+    ran = False
+    for length in _lengths(model.signature):
+        rows = 1
+        best_row_s = float("inf")
+        while rows <= max_batch_size and (clock() < until or not ran):
+            seconds = _time_run(model, rows=rows, length=length, clock=clock, until=until)
+            if seconds is None:
+                break
+            ran = True
+            times.observe(rows=rows, length=_work(model.signature, length), seconds=seconds)
+            best_row_s = min(best_row_s, seconds / rows)
+            if seconds / rows > best_row_s * _WORSE:
+                break
+            rows *= 2
+        if clock() >= until:
+            break
+    if not ran:
+        _log.warning("the model did not run on made-up inputs; it was not warmed up")
+    return ran
+
+
+def _lengths(signature: ModelSignature) -> tuple[int, ...]:
+    """Sizes of the variable dimensions to try."""
+    if not _variable_axes(signature):
+        return (1,)
+    return _LENGTHS + tuple(size for size in _FALLBACK_SIZES if size not in _LENGTHS)
+
+
+def _variable_axes(signature: ModelSignature) -> int:
+    """How many variable dimensions, besides the batch, the first input with any has."""
+    first = 1 if signature.batched else 0
+    counts = (spec.shape[first:].count(VARIABLE) for spec in signature.inputs)
+    return next((count for count in counts if count), 0)
+
+
+def _work(signature: ModelSignature, size: int) -> int:
+    """A request's `length` when each of its variable dimensions is `size`."""
+    return max(size ** _variable_axes(signature), 1) if signature.batched else 1
+
+
+def _time_run(
+    model: Model, *, rows: int, length: int, clock: Callable[[], float], until: float
+) -> float | None:
+    """Seconds of the fastest of some runs; None if the model does not take such inputs."""
+    inputs = example_inputs(model.signature, rows=rows, variable=length)
+    best = float("inf")
+    for _ in range(_REPEATS):
+        before = clock()
+        try:
+            model.run(inputs)
+        except Exception as error:  # noqa: BLE001  # a plug-in call on inputs that we made up
+            _log.debug("warm-up run failed", extra={"rows": rows, "length": length, "why": error})
+            return None
+        after = clock()
+        best = min(best, after - before)
+        if after >= until:
+            break
+    return best

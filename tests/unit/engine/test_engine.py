@@ -1,0 +1,453 @@
+"""The driver: who gets which answer, and when not."""
+
+import asyncio
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from tests.unit.engine.models import LENGTHS, Doubling, Echoing
+from tests.unit.engine.tickets import Recorded, a_ticket
+
+from headrace.core import (
+    BatchingSettings,
+    DeadlineExceededError,
+    HeadraceError,
+    InferRequest,
+    InferResponse,
+    InvalidArgumentError,
+    OverloadedError,
+    PaddingSettings,
+    RequestedOutput,
+    RuntimeFailedError,
+    UnavailableError,
+)
+from headrace.engine import Engine, PaddingPlan, ServiceTimes, padding_plan
+from headrace.observe import ModelStatistics, PhaseHistograms
+from headrace.runtimes import Model
+
+pytestmark = pytest.mark.anyio
+
+
+class Time:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def an_engine(
+    model: Model,
+    *,
+    seconds: float | None = 1e-6,
+    clock: Callable[[], float] | None = None,
+    plan: PaddingPlan | None = None,
+    **settings: object,
+) -> Engine:
+    """An engine that thinks a run takes `seconds`: inline when short, in a thread when long."""
+    times = ServiceTimes(max_batch_size=int(str(settings.get("max_batch_size", 32))))
+    if seconds is not None:
+        for power in range(6):
+            times.observe(rows=1 << power, length=1, seconds=seconds)
+    return Engine(
+        model,
+        settings=BatchingSettings(**settings),  # type: ignore[arg-type]  # a test names what it needs
+        statistics=ModelStatistics(name="m", version="1"),
+        phases=PhaseHistograms(),
+        times=times,
+        plan=plan,
+        clock=clock or Time(),
+    )
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def outcome(ticket: Recorded) -> InferResponse | HeadraceError:
+    async with asyncio.timeout(10):
+        while not ticket.outcomes:  # noqa: ASYNC110  # an event per ticket would hide a second outcome
+            await asyncio.sleep(0.001)
+    assert len(ticket.outcomes) == 1
+    return ticket.outcomes[0]
+
+
+def value_of(found: InferResponse | HeadraceError) -> float:
+    assert isinstance(found, InferResponse)
+    return float(found.outputs["y"][0, 0])
+
+
+async def test_requests_of_one_moment_share_a_batch_and_get_their_own_rows() -> None:
+    model = Doubling()
+    engine = an_engine(model)
+    tickets = [a_ticket(value=v, rows=r) for v, r in ((1, 1), (2, 3), (3, 2))]
+
+    for ticket in tickets:
+        engine.submit(ticket, 0.0)
+    await settle()
+
+    assert model.batches == [6]
+    for ticket, value in zip(tickets, (2, 4, 6), strict=True):
+        answer = ticket.outcomes[0]
+        assert isinstance(answer, InferResponse)
+        np.testing.assert_array_equal(answer.outputs["y"], np.full((ticket.rows, 2), value))
+        assert answer.outputs["z"].shape == (ticket.rows,)
+
+
+async def test_long_runs_go_to_threads_and_what_waits_meanwhile_is_batched() -> None:
+    model = Doubling()
+    model.gate.clear()
+    engine = an_engine(model, seconds=0.1, max_concurrent_runs=1)
+    first = a_ticket(value=1)
+    engine.submit(first, 0.0)
+    await settle()
+    later = [a_ticket(value=v) for v in (2, 3, 4)]
+    for ticket in later:
+        engine.submit(ticket, 0.0)
+    assert engine.in_flight == 4
+
+    model.gate.set()
+
+    assert [value_of(await outcome(t)) for t in (first, *later)] == [2, 4, 6, 8]
+    assert model.batches == [1, 3]
+    await engine.stop(timeout_s=1)
+
+
+async def test_as_many_runs_at_once_as_allowed() -> None:
+    model = Doubling()
+    model.gate.clear()
+    engine = an_engine(model, seconds=0.1, max_concurrent_runs=2, max_batch_size=1)
+    tickets = [a_ticket(value=v) for v in range(3)]
+    for ticket in tickets:
+        engine.submit(ticket, 0.0)
+    await settle()
+    assert engine.waiting == 1
+
+    model.gate.set()
+
+    assert [value_of(await outcome(t)) for t in tickets] == [0, 2, 4]
+    await engine.stop(timeout_s=1)
+
+
+async def test_a_model_that_is_not_concurrent_runs_one_batch_at_a_time_and_never_inline() -> None:
+    model = Doubling(concurrent=False)
+    model.gate.clear()
+    engine = an_engine(model, max_concurrent_runs=4, max_batch_size=1)
+    tickets = [a_ticket(value=v) for v in range(3)]
+    for ticket in tickets:
+        engine.submit(ticket, 0.0)
+    await settle()
+    assert engine.waiting == 2
+
+    model.gate.set()
+
+    for ticket in tickets:
+        await outcome(ticket)
+    await engine.stop(timeout_s=1)
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 0.1])
+@pytest.mark.parametrize("position", [0, 1, 2])
+async def test_a_caller_who_leaves_a_waiting_batch_costs_the_others_nothing(
+    position: int, seconds: float
+) -> None:
+    engine = an_engine(Doubling(), seconds=seconds)
+    tickets = [a_ticket(value=v) for v in (1, 2, 3)]
+    for ticket in tickets:
+        engine.submit(ticket, 0.0)
+
+    engine.cancel(tickets[position])
+    rest = [ticket for i, ticket in enumerate(tickets) if i != position]
+
+    for ticket in rest:
+        assert value_of(await outcome(ticket)) == 2 * ticket.request.inputs["x"][0, 0]
+    assert tickets[position].outcomes == []
+    assert engine.statistics.failures["CANCELED"] == 1
+    await engine.stop(timeout_s=1)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+async def test_a_caller_who_leaves_a_running_batch_costs_the_others_nothing(position: int) -> None:
+    model = Doubling()
+    model.gate.clear()
+    engine = an_engine(model, seconds=0.1)
+    tickets = [a_ticket(value=v) for v in (1, 2, 3)]
+    for ticket in tickets:
+        engine.submit(ticket, 0.0)
+    await settle()
+
+    engine.cancel(tickets[position])
+    engine.cancel(tickets[position])
+    model.gate.set()
+
+    for i, ticket in enumerate(tickets):
+        if i != position:
+            await outcome(ticket)
+    assert model.batches == [3]
+    assert tickets[position].outcomes == []
+    assert engine.statistics.failures["CANCELED"] == 1
+    await engine.stop(timeout_s=1)
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 0.1])
+@pytest.mark.parametrize("position", range(5))
+async def test_one_bad_row_fails_alone(position: int, seconds: float) -> None:
+    engine = an_engine(Doubling(bad=99), seconds=seconds)
+    values = [1.0, 2.0, 3.0, 4.0, 5.0]
+    values[position] = 99
+    tickets = [a_ticket(value=v) for v in values]
+    for ticket in tickets:
+        engine.submit(ticket, 0.0)
+
+    found = [await outcome(ticket) for ticket in tickets]
+
+    assert isinstance(found[position], InvalidArgumentError)
+    assert [value_of(o) for i, o in enumerate(found) if i != position] == [
+        2 * v for v in values if v != 99
+    ]
+    await engine.stop(timeout_s=1)
+
+
+async def test_what_a_plug_in_raises_becomes_an_error_that_hides_its_text() -> None:
+    engine = an_engine(Doubling(bad=1, error=lambda: ZeroDivisionError("secret path")))
+    ticket = a_ticket(value=1)
+
+    engine.submit(ticket, 0.0)
+    found = await outcome(ticket)
+
+    assert isinstance(found, RuntimeFailedError)
+    assert "secret" not in str(found)
+    assert isinstance(found.__cause__, ZeroDivisionError)
+    assert engine.statistics.failures["BACKEND"] == 1
+
+
+async def test_an_output_that_does_not_follow_the_batch_fails_and_is_named() -> None:
+    class Summing(Doubling):
+        def run(self, inputs, outputs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG002  # as above
+            return {"y": inputs["x"].sum(axis=0, keepdims=True)}
+
+    engine = an_engine(Summing())
+    tickets = [a_ticket(value=1, rows=2), a_ticket(value=2, rows=2)]
+    for ticket in tickets:
+        engine.submit(ticket, 0.0)
+
+    for ticket in tickets:
+        assert isinstance(await outcome(ticket), InferResponse)  # each was run alone in the end
+
+
+async def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
+    engine = an_engine(Doubling(), max_queue_size=2)
+    engine.submit(a_ticket(), 0.0)
+    engine.submit(a_ticket(), 0.0)
+
+    with pytest.raises(OverloadedError, match=r"full \(2 requests\)") as caught:
+        engine.submit(a_ticket(), 0.0)
+
+    assert caught.value.retry_after_s is not None
+    assert engine.statistics.failures["REJECTED"] == 1
+
+
+async def test_more_rows_than_a_batch_takes_are_refused() -> None:
+    engine = an_engine(Doubling(), max_batch_size=4)
+
+    with pytest.raises(InvalidArgumentError, match="batch-size must be <= 4"):
+        engine.submit(a_ticket(rows=5), 0.0)
+
+
+async def test_a_deadline_that_passed_is_refused_at_the_door() -> None:
+    engine = an_engine(Doubling())
+
+    with pytest.raises(DeadlineExceededError):
+        engine.submit(a_ticket(deadline=1.0), 1.0)
+
+
+async def test_the_requests_own_timeout_sets_its_deadline() -> None:
+    engine = an_engine(Doubling(), default_timeout_s=5.0)
+    own, default = a_ticket(queued_at=1.0), a_ticket(queued_at=1.0)
+    own.request = InferRequest(model_name="m", inputs=own.request.inputs, timeout_s=2.0)
+
+    engine.submit(own, 1.0)
+    engine.submit(default, 1.0)
+
+    assert own.deadline == 3.0
+    assert default.deadline == 6.0
+
+
+async def test_what_cannot_be_in_time_behind_a_queue_is_refused_at_the_door() -> None:
+    model = Doubling()
+    model.gate.clear()
+    engine = an_engine(model, seconds=0.1, max_concurrent_runs=1, max_batch_size=1)
+    waiting = [a_ticket() for _ in range(20)]
+    for ticket in waiting:
+        engine.submit(ticket, 0.0)
+    await settle()
+
+    with pytest.raises(OverloadedError, match="cannot be met"):
+        engine.submit(a_ticket(deadline=1.0), 0.0)
+    engine.submit(a_ticket(deadline=100.0), 0.0)
+
+    model.gate.set()
+    await engine.stop(timeout_s=5)
+
+
+async def test_a_wrong_estimate_does_not_shut_an_idle_engine() -> None:
+    engine = an_engine(Doubling(), seconds=1000.0)
+    ticket = a_ticket(value=1, deadline=1.0)
+
+    engine.submit(ticket, 0.0)
+
+    assert value_of(await outcome(ticket)) == 2
+    await engine.stop(timeout_s=1)
+
+
+async def test_a_deadline_that_passes_in_the_queue_is_answered_without_a_run() -> None:
+    model = Doubling()
+    model.gate.clear()
+    time = Time()
+    engine = an_engine(model, seconds=0.1, max_concurrent_runs=1, clock=time)
+    engine.submit(a_ticket(), 0.0)
+    await settle()
+    engine.model = model
+    late = a_ticket(deadline=math.inf)
+    engine.submit(late, 0.0)
+    late.deadline = 0.5
+    time.now = 1.0
+    engine._queue._earliest = 0.5
+
+    engine._on_timer()
+
+    assert isinstance(await outcome(late), DeadlineExceededError)
+    model.gate.set()
+    await engine.stop(timeout_s=5)
+    assert model.batches == [1]
+
+
+async def test_a_deadline_is_answered_in_time_even_if_the_run_does_not_end() -> None:
+    model = Doubling()
+    model.gate.clear()
+    engine = an_engine(
+        model, seconds=0.1, max_concurrent_runs=1, clock=asyncio.get_running_loop().time
+    )
+    now = asyncio.get_running_loop().time()
+    stuck = a_ticket(queued_at=now, deadline=now + 0.02)
+    engine.submit(stuck, now)
+    await settle()
+
+    found = await outcome(stuck)
+
+    assert isinstance(found, DeadlineExceededError)
+    assert "while it ran" in str(found)
+    model.gate.set()
+    await engine.stop(timeout_s=5)
+    assert len(stuck.outcomes) == 1
+
+
+async def test_only_outputs_that_somebody_wants_are_computed() -> None:
+    model = Doubling()
+    engine = an_engine(model)
+    only_z, both = a_ticket(value=1), a_ticket(value=2)
+    only_z.request = InferRequest(
+        model_name="m", inputs=only_z.request.inputs, outputs=(RequestedOutput(name="z"),)
+    )
+
+    engine.submit(only_z, 0.0)
+    await settle()
+    engine.submit(only_z_again := a_ticket(), 0.0)
+    engine.submit(both, 0.0)
+    await settle()
+
+    assert model.wanted == [("z",), None]
+    answer = only_z.outcomes[0]
+    assert isinstance(answer, InferResponse)
+    assert list(answer.outputs) == ["z"]
+    assert len(only_z_again.outcomes) == 1
+
+
+async def test_near_lengths_are_padded_together_and_cut_back() -> None:
+    model = Echoing()
+    plan = padding_plan(LENGTHS, PaddingSettings(axis=1, max_ratio=1.5), {"y": 1})
+    engine = an_engine(model, plan=plan)
+    tickets = []
+    for length in (3, 4):
+        ticket = a_ticket()
+        x = np.arange(length, dtype=np.float32)[None]
+        ticket.request = InferRequest(model_name="m", inputs={"x": x})
+        tickets.append(ticket)
+        engine.submit(ticket, 0.0)
+
+    for ticket, length in zip(tickets, (3, 4), strict=True):
+        answer = await outcome(ticket)
+        assert isinstance(answer, InferResponse)
+        np.testing.assert_array_equal(answer.outputs["y"], np.arange(length)[None])
+    assert model.shapes == [(2, 4)]
+
+
+async def test_a_delay_waits_for_company_but_not_when_full() -> None:
+    loop = asyncio.get_running_loop()
+    model = Doubling()
+    engine = an_engine(model, max_queue_delay_s=0.02, max_batch_size=2, clock=loop.time)
+    first = a_ticket(queued_at=loop.time())
+    engine.submit(first, loop.time())
+    await settle()
+    assert model.batches == []
+    second = a_ticket()
+    engine.submit(second, loop.time())
+    await settle()
+    assert model.batches == [2]
+
+    alone = a_ticket()
+    engine.submit(alone, loop.time())
+    await outcome(alone)
+    assert model.batches == [2, 1]
+
+
+async def test_stopping_answers_what_is_in_and_refuses_what_comes() -> None:
+    model = Doubling()
+    model.gate.clear()
+    engine = an_engine(model, seconds=0.1, max_concurrent_runs=1)
+    inside = [a_ticket(value=v) for v in (1, 2)]
+    for ticket in inside:
+        engine.submit(ticket, 0.0)
+    await settle()
+    stopping = asyncio.ensure_future(engine.stop(timeout_s=5))
+    await settle()
+
+    with pytest.raises(UnavailableError):
+        engine.submit(a_ticket(), 0.0)
+    model.gate.set()
+    await stopping
+
+    assert [value_of(await outcome(t)) for t in inside] == [2, 4]
+
+
+async def test_what_does_not_end_before_the_drain_does_gets_an_error() -> None:
+    model = Doubling()
+    model.gate.clear()
+    engine = an_engine(model, seconds=0.1, max_concurrent_runs=1, max_batch_size=1)
+    running, waiting = a_ticket(), a_ticket()
+    engine.submit(running, 0.0)
+    engine.submit(waiting, 0.0)
+    await settle()
+
+    await engine.stop(timeout_s=0.01)
+
+    for ticket in (running, waiting):
+        assert isinstance(await outcome(ticket), UnavailableError)
+    model.gate.set()
+
+
+async def test_what_is_counted() -> None:
+    engine = an_engine(Doubling())
+    for rows in (1, 2):
+        engine.submit(a_ticket(rows=rows), 0.0)
+    await settle()
+
+    statistics = engine.statistics
+    assert statistics.inference_count == 3
+    assert statistics.execution_count == 1
+    assert statistics.success.count == statistics.queue.count == 2
+    assert list(statistics.batches) == [3]
+    assert engine.phases.batch_rows.count == 1
+    assert engine.phases.queue_wait.count == 2

@@ -1,0 +1,90 @@
+"""What is learned from runs."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.engine import ServiceTimes
+
+
+def test_nothing_is_estimated_before_the_first_run() -> None:
+    times = ServiceTimes(max_batch_size=32)
+
+    assert times.estimate(rows=1, length=1) is None
+    assert times.best_rows(1) == 32
+
+
+def test_an_estimate_follows_what_runs_take() -> None:
+    times = ServiceTimes(max_batch_size=32)
+    for _ in range(100):
+        times.observe(rows=4, length=1, seconds=0.004)
+
+    assert times.estimate(rows=4, length=1) == 0.004
+
+
+def test_an_unseen_length_is_scaled_from_the_nearest() -> None:
+    times = ServiceTimes(max_batch_size=32)
+    times.observe(rows=1, length=16, seconds=0.001)
+
+    assert times.estimate(rows=1, length=64) == 0.004
+
+
+def test_batches_stop_growing_where_time_per_row_stops_falling() -> None:
+    times = ServiceTimes(max_batch_size=32)
+    for rows, seconds in ((1, 0.0030), (2, 0.0050), (4, 0.0080), (8, 0.0160), (16, 0.040)):
+        times.observe(rows=rows, length=32, seconds=seconds)
+
+    assert times.best_rows(32) == 4
+
+
+def test_batches_grow_to_the_maximum_while_rows_get_cheaper() -> None:
+    times = ServiceTimes(max_batch_size=32)
+    for power in range(6):
+        times.observe(rows=1 << power, length=1, seconds=4e-6 + 1e-7 * (1 << power))
+
+    assert times.best_rows(1) == 32
+
+
+def test_one_step_beyond_what_is_known_is_tried() -> None:
+    times = ServiceTimes(max_batch_size=32)
+    times.observe(rows=1, length=1, seconds=0.004)
+    times.observe(rows=2, length=1, seconds=0.005)
+
+    assert times.best_rows(1) == 4
+
+
+def test_a_stale_larger_size_is_tried_again_now_and_then() -> None:
+    times = ServiceTimes(max_batch_size=32)
+    for rows, seconds in ((1, 0.001), (2, 0.008), (4, 0.1)):
+        times.observe(rows=rows, length=1, seconds=seconds)
+
+    seen = set()
+    for _ in range(32 * 16):
+        times.observe(rows=1, length=1, seconds=0.001)
+        seen.add(times.best_rows(1))
+
+    assert seen == {1, 2}
+
+
+def test_a_length_without_figures_borrows_the_nearest_lengths_best_size() -> None:
+    times = ServiceTimes(max_batch_size=32)
+    for rows, seconds in ((1, 0.001), (2, 0.0011), (4, 0.1), (8, 0.9)):
+        times.observe(rows=rows, length=16, seconds=seconds)
+
+    assert times.best_rows(512) == 2
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 64), st.integers(1, 4096), st.floats(1e-6, 10.0)), max_size=50
+    ),
+    st.integers(1, 64),
+    st.integers(1, 5000),
+)
+def test_the_best_size_stays_within_its_bounds(
+    runs: list[tuple[int, int, float]], maximum: int, length: int
+) -> None:
+    times = ServiceTimes(max_batch_size=maximum)
+    for rows, seen, seconds in runs:
+        times.observe(rows=rows, length=seen, seconds=seconds)
+
+    assert 1 <= times.best_rows(length) <= maximum
