@@ -1,0 +1,156 @@
+"""How are processes started that outlive this one, recognised later, and watched?
+
+A process is known by its pid together with the time it started: a pid alone is used again.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_STAT_STATE: Final = 0
+_STAT_START_TICKS: Final = 19
+"""Fields of /proc/<pid>/stat behind the command's closing parenthesis; see proc_pid_stat(5)."""
+
+_GONE_STATES: Final = frozenset("ZXx")
+_RESET_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
+
+
+def start_ticks(pid: int) -> int | None:
+    """When `pid` started, in clock ticks since boot; None if nothing runs under it."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    # The command may hold spaces and parentheses; what follows the last one is fixed.
+    fields = stat[stat.rfind(b")") + 2 :].split()
+    if len(fields) <= _STAT_START_TICKS or fields[_STAT_STATE].decode() in _GONE_STATES:
+        return None
+    return int(fields[_STAT_START_TICKS])
+
+
+def rss_bytes(pid: int) -> int | None:
+    """Resident memory of `pid`; None if nothing runs under it."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_bytes().split()[1]
+    except (OSError, IndexError):
+        return None
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def find_by_arguments(arguments: Sequence[str]) -> int | None:
+    """The pid of this user's process whose command line ends in `arguments`."""
+    wanted = "".join(f"{argument}\0" for argument in arguments).encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            is_mine = entry.stat().st_uid == os.getuid()
+            line = (entry / "cmdline").read_bytes() if is_mine else b""
+        except OSError:
+            continue  # it ended while we looked
+        if line.endswith(wanted):
+            return int(entry.name)
+    return None
+
+
+@dataclass(slots=True, kw_only=True)
+class Process:
+    """A process that this one started or adopted; `close` gives its descriptor back."""
+
+    pid: int
+    start_ticks: int
+    _pidfd: int
+
+    @classmethod
+    def adopt(cls, pid: int, ticks: int) -> "Process | None":
+        """The process `pid` if it is still the one that started at `ticks`."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            return None
+        # Checked after the descriptor is open: it pins whatever has the pid now.
+        if start_ticks(pid) != ticks:
+            os.close(pidfd)
+            return None
+        return cls(pid=pid, start_ticks=ticks, _pidfd=pidfd)
+
+    @classmethod
+    def spawn(
+        cls, arguments: Sequence[str], *, log: Path, extra_env: Mapping[str, str] | None = None
+    ) -> "Process":
+        """Start `arguments` in a session of its own, so that it outlives this process.
+
+        Args:
+            arguments: The program's absolute path, then what it is told.
+            log: Where its standard output and error are appended.
+
+        Raises:
+            OSError: It could not be started.
+        """
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        pid = os.posix_spawn(
+            arguments[0],
+            list(arguments),
+            {**os.environ, **(extra_env or {})},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+            setsigmask=[],
+            setsigdef=_RESET_SIGNALS,
+        )
+        pidfd = os.pidfd_open(pid)
+        # A child keeps its pid until it is waited for, so even a dead one has its entry; -1 then.
+        ticks = start_ticks(pid)
+        return cls(pid=pid, start_ticks=-1 if ticks is None else ticks, _pidfd=pidfd)
+
+    def send(self, signum: signal.Signals) -> None:
+        """Send a signal to exactly this process; nothing happens if it is gone."""
+        try:
+            signal.pidfd_send_signal(self._pidfd, signum)
+        except ProcessLookupError:
+            return
+
+    async def wait(self) -> int | None:
+        """The exit status once it ended: negative for a signal, None if it is not our child.
+
+        Cancel-safe; may be called again.
+        """
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self._pidfd, _set_done, ended)
+        try:
+            await ended
+        finally:
+            loop.remove_reader(self._pidfd)
+        return self._reap()
+
+    def _reap(self) -> int | None:
+        try:
+            _, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            return None
+        return os.waitstatus_to_exitcode(status)
+
+    def close(self) -> None:
+        """Stop watching; the process goes on."""
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def _set_done(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def python_module(module: str, *arguments: str) -> list[str]:
+    """The command line that runs `module` with this interpreter."""
+    return [sys.executable, "-m", module, *arguments]

@@ -1,0 +1,74 @@
+"""What does a replica leave on disk so that the next control plane recognises it?"""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.control.files import write_atomic
+from headrace.control.home import Home
+
+_LOG: Final = logging.getLogger("headrace.control")
+
+
+class ReplicaRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica as last started.
+
+    `pid` is 0 between the record and the start of its process: who finds it so looks for a process
+    with the replica's settings file. `settings_sha256` is the digest of that file.
+    """
+
+    name: str
+    serial: int
+    endpoint: str
+    version: str
+    revision_id: str
+    address: str
+    settings_sha256: str
+    pid: int = 0
+    start_ticks: int = 0
+    was_ready: bool = False
+    restarts: int = 0
+
+
+class RecordStore:
+    """Reads and writes the records of one home; each write is atomic."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def settings_path(self, name: str) -> Path:
+        """The settings file of the replica called `name`."""
+        return self._home.replica_settings / f"{name}.json"
+
+    def write(self, record: ReplicaRecord) -> None:
+        """Keep `record`."""
+        write_atomic(self._path(record.name), msgspec.json.encode(record))
+
+    def read_all(self) -> list[ReplicaRecord]:
+        """Every record by serial; unreadable ones are logged and removed."""
+        found = []
+        for path in self._home.records.glob("*.json"):
+            try:
+                record = msgspec.json.decode(path.read_bytes(), type=ReplicaRecord)
+            except (OSError, msgspec.DecodeError) as error:
+                _LOG.warning("removed an unreadable replica record", extra={"error": str(error)})
+                path.unlink(missing_ok=True)
+                continue
+            found.append(record)
+        return sorted(found, key=lambda record: record.serial)
+
+    def remove(self, name: str) -> None:
+        """Drop the record and settings of a replica that is gone."""
+        self._path(name).unlink(missing_ok=True)
+        self.settings_path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self._home.records / f"{name}.json"
+
+
+def digest_of(data: bytes) -> str:
+    """SHA-256 of `data` in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,149 @@
+"""Which replicas take an endpoint's requests, and in what split? Pure.
+
+An endpoint keeps its published split until everything that the new split sends requests to is
+ready; then it changes as a whole.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from headrace.control.desired import DesiredArm, DesiredEndpoint
+from headrace.control.observed import Arm, Phase, Replica, Route
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointView:
+    """A desired endpoint beside its replicas, those that drain left out.
+
+    `wanted` are the replicas to keep for each desired revision, by its id. `former` are the others
+    by version: of older revisions, or more than wanted. `current` is the published route.
+    """
+
+    endpoint: DesiredEndpoint
+    wanted: Mapping[str, Sequence[Replica]]
+    former: Mapping[str, Sequence[Replica]]
+    current: Route | None
+
+    @classmethod
+    def of(
+        cls, endpoint: DesiredEndpoint, replicas: Iterable[Replica], current: Route | None
+    ) -> "EndpointView":
+        """The view of `endpoint`; `replicas` are all of this endpoint that do not drain."""
+        counts = {arm.revision.id: arm.replicas for arm in endpoint.arms}
+        wanted: dict[str, list[Replica]] = {revision_id: [] for revision_id in counts}
+        former: dict[str, list[Replica]] = defaultdict(list)
+        for replica in sorted(replicas, key=_usefulness):
+            mine = wanted.get(replica.revision_id)
+            if mine is not None and len(mine) < counts[replica.revision_id]:
+                mine.append(replica)
+            else:
+                former[replica.version].append(replica)
+        return cls(endpoint=endpoint, wanted=wanted, former=former, current=current)
+
+    def is_settled(self, arm: DesiredArm) -> bool:
+        """Whether every copy of `arm` was ready once and one is now.
+
+        A copy that crashed later does not unsettle it, else a crash would hold up a rollback.
+        """
+        replicas = self.wanted[arm.revision.id]
+        were_ready = sum(replica.was_ready for replica in replicas)
+        return were_ready >= arm.replicas and bool(_ready(replicas))
+
+    @property
+    def may_switch(self) -> bool:
+        """Whether the desired split can take over.
+
+        True when all that it sends requests to is ready, when nothing is left of the current one,
+        or when it has an answer and the current one has none.
+        """
+        weighted = [arm for arm in self.endpoint.arms if arm.weight > 0]
+        if all(self.is_settled(arm) for arm in weighted):
+            return True
+        survivors = self._current_replicas()
+        if _ready(survivors):
+            return False
+        return not survivors or any(_ready(self.wanted[arm.revision.id]) for arm in weighted)
+
+    def kept(self) -> list[Replica]:
+        """Replicas that must go on: the wanted ones, and former ones that still carry requests."""
+        kept = [replica for replicas in self.wanted.values() for replica in replicas]
+        for version in self._versions_on_former():
+            kept += [replica for replica in self.former.get(version, ()) if replica.was_ready]
+        return kept
+
+    def ready_for(self, version: str) -> tuple[str, ...]:
+        """Addresses that answer for `version` now, in a stable order."""
+        arm = self._desired_arm(version)
+        replicas = list(self.wanted[arm.revision.id]) if arm else []
+        if version in self._versions_on_former():
+            replicas += self.former.get(version, ())
+        return tuple(sorted(replica.address for replica in _ready(replicas)))
+
+    def _current_replicas(self) -> list[Replica]:
+        """What the published split sends requests to, crashed ones included: they come back."""
+        if self.current is None:
+            return []
+        weighted = {arm.version for arm in self.current.arms if arm.weight > 0}
+        everyone = [*self.wanted.values(), *self.former.values()]
+        return [
+            replica
+            for replicas in everyone
+            for replica in replicas
+            if replica.version in weighted and replica.was_ready
+        ]
+
+    def _versions_on_former(self) -> set[str]:
+        """Versions for which former replicas still answer."""
+        versions = {a.revision.version for a in self.endpoint.arms if not self.is_settled(a)}
+        if not self.may_switch:
+            assert self.current is not None, "without a current split there is nothing to keep"
+            versions |= {arm.version for arm in self.current.arms}
+        return versions
+
+    def _desired_arm(self, version: str) -> DesiredArm | None:
+        arms = (arm for arm in self.endpoint.arms if arm.revision.version == version)
+        return next(arms, None)
+
+
+def route_of(view: EndpointView) -> Route:
+    """The route that `view` should have now; arms without a ready replica are empty."""
+    if view.may_switch:
+        weights = {arm.revision.version: arm.weight for arm in view.endpoint.arms}
+    else:
+        assert view.current is not None
+        weights = {arm.version: arm.weight for arm in view.current.arms}
+    arms = tuple(
+        Arm(version=version, weight=weight, replicas=view.ready_for(version))
+        for version, weight in weights.items()
+    )
+    return Route(name=view.endpoint.name, timeout_s=view.endpoint.timeout_s, arms=arms)
+
+
+def live_weights(route: Route) -> dict[str, int]:
+    """Weights over versions that can answer: those that cannot give theirs to the others.
+
+    Sums to 100 again, by largest remainder. If nobody can answer, the intended weights stay.
+    """
+    intended = {arm.version: arm.weight for arm in route.arms}
+    live = {arm.version: arm.weight for arm in route.arms if arm.replicas and arm.weight}
+    total = sum(live.values())
+    if total in {0, 100}:
+        return intended
+    shares = {version: divmod(weight * 100, total) for version, weight in live.items()}
+    missing = 100 - sum(whole for whole, _ in shares.values())
+    by_rest = sorted(shares, key=lambda version: -shares[version][1])
+    extra = set(by_rest[:missing])
+    return {
+        version: shares[version][0] + (version in extra) if version in shares else 0
+        for version in intended
+    }
+
+
+def _ready(replicas: Iterable[Replica]) -> list[Replica]:
+    return [replica for replica in replicas if replica.phase is Phase.READY]
+
+
+def _usefulness(replica: Replica) -> tuple[bool, bool, int]:
+    """Sorts those first that a smaller count should keep: ready, proven, old."""
+    return (replica.phase is not Phase.READY, not replica.was_ready, replica.serial)
