@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from sklearn.neighbors import NearestCentroid
 
 
 def main(out: Path) -> None:
@@ -22,13 +21,15 @@ def main(out: Path) -> None:
     train_x, test_x, train_y, test_y = train_test_split(
         pixels.astype(np.float32), labels, test_size=0.2, random_state=7, stratify=labels
     )
-    classifier = NearestCentroid().fit(train_x, train_y)
+    centroids = np.stack([train_x[train_y == digit].mean(axis=0) for digit in range(10)])
+    distances = np.linalg.norm(test_x[:, None, :] - centroids[None, :, :], axis=2)
+    accuracy = (distances.argmin(axis=1) == test_y).mean()
     model = out / "nearest_digit"
     model.mkdir(parents=True, exist_ok=True)
     shutil.copy(Path(__file__).with_name("model.py"), model / "model.py")
-    np.savez(model / "centroids.npz", centroids=classifier.centroids_.astype(np.float32))
+    np.savez(model / "centroids.npz", centroids=centroids)
     np.savez(out / "test.npz", inputs=test_x, labels=test_y)
-    print(f"accuracy {classifier.score(test_x, test_y):.3f} on {len(test_y)} held-out rows")
+    print(f"accuracy {accuracy:.3f} on {len(test_y)} held-out rows")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from headrace.core.errors import (
     UnsupportedError,
     UnsupportedModelError,
 )
+from headrace.core.examples import example_inputs
 from headrace.core.names import (
     NAME_PATTERN,
     VERSION_PATTERN,
@@ -103,6 +104,7 @@ __all__ = [
     "check_name",
     "check_version",
     "datatype_of",
+    "example_inputs",
     "wrong_datatype",
     "wrong_shape",
 ]

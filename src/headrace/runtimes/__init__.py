@@ -1,1 +1,41 @@
 """Run one batch with one kind of model."""
+
+from headrace.runtimes.base import LoadOptions, Model, Runtime
+from headrace.runtimes.padding import (
+    OutputLengthAxes,
+    VerifiedPadding,
+    find_padding,
+    pad_inputs,
+    verify_padding,
+)
+from headrace.runtimes.plugins import (
+    ENTRY_POINT_GROUP,
+    detect_runtime,
+    get_runtime,
+    inspect_model,
+    load_model,
+    runtime_names,
+)
+from headrace.runtimes.probe import Probe, difference_ratio, probe_batch
+from headrace.runtimes.python_class import PythonModel
+
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "LoadOptions",
+    "Model",
+    "OutputLengthAxes",
+    "Probe",
+    "PythonModel",
+    "Runtime",
+    "VerifiedPadding",
+    "detect_runtime",
+    "difference_ratio",
+    "find_padding",
+    "get_runtime",
+    "inspect_model",
+    "load_model",
+    "pad_inputs",
+    "probe_batch",
+    "runtime_names",
+    "verify_padding",
+]

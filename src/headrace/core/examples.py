@@ -1,0 +1,49 @@
+"""Inputs that a model accepts, made from its signature alone."""
+
+from typing import Final
+
+import numpy as np
+
+from headrace.core.datatypes import Datatype
+from headrace.core.signature import VARIABLE, Array, ModelSignature, Tensors, TensorSpec
+
+_ALL_ONES: Final = ("mask", "length")
+"""Inputs named like this tell what of the others is real: with a random 0 a whole row may be none,
+and its answer not a number."""
+
+
+def example_inputs(
+    signature: ModelSignature, *, rows: int = 1, variable: int = 1, seed: int = 0
+) -> Tensors:
+    """Valid inputs for `signature`, the same ones for the same arguments.
+
+    Floating-point values lie in [0, 1), which models of pixels, prices and logarithms take too;
+    integers are 0 or 1, which indexes any table; BYTES are `b"a"`.
+
+    Args:
+        rows: Size of axis 0 where the model is batched.
+        variable: Size of every other variable dimension.
+    """
+    rng = np.random.default_rng(seed)
+    return {
+        spec.name: _example(spec, _shape(spec, signature.batched, rows, variable), rng)
+        for spec in signature.inputs
+    }
+
+
+def _shape(spec: TensorSpec, batched: bool, rows: int, variable: int) -> tuple[int, ...]:  # noqa: FBT001  # private
+    shape = [variable if size == VARIABLE else size for size in spec.shape]
+    if batched and shape:
+        shape[0] = rows
+    return tuple(shape)
+
+
+def _example(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    dtype = spec.datatype.dtype
+    if spec.datatype is Datatype.BYTES:
+        return np.full(shape, b"a", dtype)
+    if dtype.kind == "f":
+        return rng.random(shape).astype(dtype)
+    if any(word in spec.name.lower() for word in _ALL_ONES):
+        return np.ones(shape, dtype)
+    return rng.integers(0, 2, shape).astype(dtype)

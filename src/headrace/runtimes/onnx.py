@@ -1,0 +1,205 @@
+"""Run ONNX models with ONNX Runtime."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from headrace.core import (
+    VARIABLE,
+    Array,
+    Datatype,
+    HeadraceError,
+    InvalidArgumentError,
+    ModelSignature,
+    RuntimeFailedError,
+    Tensors,
+    TensorSpec,
+    UnsupportedModelError,
+)
+from headrace.runtimes.base import LoadOptions, Model
+from headrace.runtimes.onnx_file import find_onnx_file, looks_like_onnx
+from headrace.runtimes.onnx_session import open_session, reason_of
+from headrace.runtimes.probe import Probe, probe_batch
+
+_DATATYPES: Final = {
+    "tensor(bool)": Datatype.BOOL,
+    "tensor(uint8)": Datatype.UINT8,
+    "tensor(uint16)": Datatype.UINT16,
+    "tensor(uint32)": Datatype.UINT32,
+    "tensor(uint64)": Datatype.UINT64,
+    "tensor(int8)": Datatype.INT8,
+    "tensor(int16)": Datatype.INT16,
+    "tensor(int32)": Datatype.INT32,
+    "tensor(int64)": Datatype.INT64,
+    "tensor(float16)": Datatype.FP16,
+    "tensor(float)": Datatype.FP32,
+    "tensor(double)": Datatype.FP64,
+    "tensor(string)": Datatype.BYTES,
+}
+_CALLERS_FAULT: Final = ("Got invalid dimensions", "Invalid rank", "Unexpected input data type")
+"""How ONNX Runtime begins when the inputs do not fit. It uses the same status code for a node that
+fails in the middle of the graph, which is no proof that the caller is wrong."""
+
+_log = logging.getLogger(__name__)
+
+
+class OnnxRuntime:
+    """Loads an `.onnx` or `.ort` file, or a directory with one (weights may lie beside it)."""
+
+    name = "onnx"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether `path` looks like ONNX, by its name and first bytes."""
+        return looks_like_onnx(path)
+
+    def inspect(self, path: Path) -> ModelSignature:
+        """Read the signature and prove that the model loads; runs it a few times on the CPU."""
+        model = OnnxModel.open(path, LoadOptions(device="cpu"))
+        model.close()
+        return model.signature
+
+    def load(self, path: Path, options: LoadOptions) -> Model:
+        """Load the model; on an accelerator if there is one and `options` allows it."""
+        return OnnxModel.open(path, options)
+
+
+class OnnxModel:
+    """A loaded ONNX model. Thread-safe: ONNX Runtime's `run` is, and releases the GIL."""
+
+    concurrent = True
+
+    def __init__(self, session: ort.InferenceSession, signature: ModelSignature) -> None:
+        self.signature = signature
+        self.providers: tuple[str, ...] = tuple(session.get_providers())
+        self._session: ort.InferenceSession | None = session
+        self._run = session.run
+        self._outputs = [spec.name for spec in signature.outputs]
+        self._text_inputs = _text_names(signature.inputs)
+        self._text_outputs = _text_names(signature.outputs)
+
+    @classmethod
+    def open(cls, path: Path, options: LoadOptions) -> "OnnxModel":
+        """Load the model and find out by running it whether axis 0 is the batch.
+
+        Raises:
+            UnsupportedModelError: It cannot be served; the message says why.
+        """
+        file = find_onnx_file(path)
+        session = open_session(file, options)
+        inputs = tuple(_spec(file, "input", arg) for arg in session.get_inputs())
+        outputs = tuple(_spec(file, "output", arg) for arg in session.get_outputs())
+        declared = ModelSignature(inputs=inputs, outputs=outputs, batched=False)
+        model = cls(session, declared)
+        probe = probe_batch(model.run, inputs, outputs, axis_names=_axis_names(session))
+        _tell(file, probe)
+        model.signature = ModelSignature(
+            inputs=inputs, outputs=probe.outputs, batched=probe.batched
+        )
+        return model
+
+    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
+        """Run one batch."""
+        names = list(outputs) if outputs else self._outputs
+        if self._text_inputs:
+            inputs = _with_text(inputs, self._text_inputs)
+        try:
+            values = self._run(names, inputs)
+        except Exception as error:
+            # The binding's errors share no base class but Exception.
+            raise _run_error(error) from error
+        answers = dict(zip(names, values, strict=True))
+        if self._text_outputs:
+            _encode_text(answers, self._text_outputs)
+        return answers
+
+    def close(self) -> None:
+        """Free the session; may be called again."""
+        self._session = None
+        self._run = _closed
+
+
+def _closed(*_: object) -> list[Array]:
+    msg = "the model is closed"
+    raise RuntimeFailedError(msg)
+
+
+def _spec(file: Path, kind: str, arg: ort.NodeArg) -> TensorSpec:
+    datatype = _DATATYPES.get(arg.type)
+    if datatype is None:
+        way_out = (
+            "export the model with zipmap=False"
+            if "map(" in arg.type
+            else "export the model with plain tensors"
+            if not arg.type.startswith("tensor(")
+            else "cast it in the model"
+        )
+        msg = (
+            f"{file}: {kind} '{arg.name}' is {arg.type}, which the Open Inference Protocol cannot "
+            f"carry; {way_out}"
+        )
+        raise UnsupportedModelError(msg)
+    shape = tuple(size if isinstance(size, int) and size >= 0 else VARIABLE for size in arg.shape)
+    return TensorSpec(name=arg.name, datatype=datatype, shape=shape)
+
+
+def _axis_names(session: ort.InferenceSession) -> dict[str, str]:
+    """How the model calls axis 0 of each input; converters' made-up names say nothing."""
+    first = {arg.name: arg.shape[0] for arg in session.get_inputs() if arg.shape}
+    return {
+        name: size
+        for name, size in first.items()
+        if isinstance(size, str) and not size.startswith("unk__")
+    }
+
+
+def _tell(file: Path, probe: Probe) -> None:
+    if probe.variable is None:
+        how = "batched" if probe.batched else "unbatched"
+        _log.warning("%s is served %s: %s", file.name, how, probe.reason)
+    elif not probe.batched:
+        _log.info("%s is served unbatched: %s", file.name, probe.reason)
+
+
+def _run_error(error: Exception) -> HeadraceError:
+    if isinstance(error, HeadraceError):
+        return error
+    reason = reason_of(error)
+    if isinstance(error, ort_errors.InvalidArgument) and reason.startswith(_CALLERS_FAULT):
+        return InvalidArgumentError(reason)
+    return RuntimeFailedError(f"the model failed: {reason}")
+
+
+def _text_names(specs: tuple[TensorSpec, ...]) -> tuple[str, ...]:
+    return tuple(spec.name for spec in specs if spec.datatype is Datatype.BYTES)
+
+
+def _with_text(inputs: Mapping[str, Array], names: tuple[str, ...]) -> Tensors:
+    """`inputs` with BYTES as `str`, which is what ONNX Runtime's strings are in Python."""
+    decoded = dict(inputs)
+    for name in names:
+        decoded[name] = _decode(name, inputs[name])
+    return decoded
+
+
+def _decode(name: str, array: Array) -> Array:
+    text = np.empty(array.size, np.object_)
+    try:
+        text[:] = [item.decode() for item in array.ravel()]
+    except UnicodeDecodeError as error:
+        msg = f"input '{name}' holds bytes that are not UTF-8, and the model takes text: {error}"
+        raise InvalidArgumentError(msg) from error
+    return text.reshape(array.shape)
+
+
+def _encode_text(answers: Tensors, names: tuple[str, ...]) -> None:
+    for name in names:
+        if name in answers:
+            array = answers[name]
+            encoded = np.empty(array.size, np.object_)
+            encoded[:] = [item.encode() for item in array.ravel()]
+            answers[name] = encoded.reshape(array.shape)

@@ -1,0 +1,190 @@
+"""May requests of different lengths share a batch of this model? Proved by running it.
+
+A model with an attention mask usually answers the same for a row however far it is padded, but
+some exports read the mask and ignore it. So rows are run alone and padded, and compared.
+"""
+
+import logging
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from headrace.core import (
+    VARIABLE,
+    Array,
+    HeadraceError,
+    ModelSignature,
+    PaddingSettings,
+    Tensors,
+    TensorSpec,
+    UnsupportedModelError,
+    example_inputs,
+)
+from headrace.runtimes.base import Model
+from headrace.runtimes.probe import SAME_RATIO, difference_ratio
+
+OutputLengthAxes = dict[str, tuple[int, ...]]
+"""For an output's name, its axes that are as long as the padded axis: cut them to a row's own
+length. Outputs without such axes are left out."""
+
+_MASK: Final = re.compile(r"(^|[_.\W])mask$", re.IGNORECASE)
+_LENGTHS: Final = ((3, 11), (5, 7))
+"""Real and padded lengths that are tried. The first is mostly padding, so that a leak shows; all
+are primes, so that a length is not taken for a model's own dimension."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedPadding:
+    """Padding under which a model was seen to answer as it does without."""
+
+    settings: PaddingSettings
+    length_axes: OutputLengthAxes
+
+
+def find_padding(model: Model) -> VerifiedPadding | None:
+    """How to pad this model's requests to one length; None where that is not proved harmless.
+
+    Looks at batched models that have an input named like a mask and one variable axis besides the
+    batch; each input is padded with 0. Costs a few runs of small inputs.
+    """
+    axis = _length_axis(model.signature)
+    if axis is None:
+        return None
+    settings = PaddingSettings(axis=axis)
+    try:
+        return VerifiedPadding(settings=settings, length_axes=verify_padding(model, settings))
+    except UnsupportedModelError as error:
+        _log.info("requests of different lengths do not share a batch: %s", error)
+        return None
+
+
+def verify_padding(model: Model, settings: PaddingSettings) -> OutputLengthAxes:
+    """Prove that padding as in `settings` changes no answer; which output axes follow the length.
+
+    Raises:
+        UnsupportedModelError: It does, or the model cannot be padded so; the message says why.
+    """
+    padded = _padded_inputs(model.signature, settings)
+    found: OutputLengthAxes | None = None
+    for real, length in _LENGTHS:
+        axes = _compare(model, settings, padded, real, length)
+        if found is not None and axes != found:
+            msg = "the outputs' shapes do not follow the length of the inputs in a fixed way"
+            raise UnsupportedModelError(msg)
+        found = axes
+    assert found is not None  # _LENGTHS is not empty
+    return found
+
+
+def pad_inputs(
+    inputs: Tensors, length: int, *, names: frozenset[str], settings: PaddingSettings
+) -> Tensors:
+    """`inputs` with those in `names` padded at their end to `length` along `settings.axis`."""
+    return {
+        name: _pad(array, length, settings.axis, settings.values.get(name, 0))
+        if name in names
+        else array
+        for name, array in inputs.items()
+    }
+
+
+def _length_axis(signature: ModelSignature) -> int | None:
+    """The one variable axis besides the batch, if the model has one and a mask along it."""
+    axes = {
+        axis
+        for spec in signature.inputs
+        for axis, size in enumerate(spec.shape)
+        if axis > 0 and size == VARIABLE
+    }
+    if not signature.batched or len(axes) != 1:
+        return None
+    (axis,) = axes
+    has_mask = any(_MASK.search(spec.name) and _varies(spec, axis) for spec in signature.inputs)
+    return axis if has_mask else None
+
+
+def _varies(spec: TensorSpec, axis: int) -> bool:
+    return len(spec.shape) > axis and spec.shape[axis] == VARIABLE
+
+
+def _padded_inputs(signature: ModelSignature, settings: PaddingSettings) -> frozenset[str]:
+    if not signature.batched:
+        msg = "the model has no batch axis, so there is nothing to pad for"
+        raise UnsupportedModelError(msg)
+    if settings.axis < 1:
+        msg = f"padding axis {settings.axis} is the batch; use 1 or more"
+        raise UnsupportedModelError(msg)
+    padded = frozenset(s.name for s in signature.inputs if _varies(s, settings.axis))
+    if not padded:
+        msg = f"no input of the model is variable along axis {settings.axis}"
+        raise UnsupportedModelError(msg)
+    unknown = sorted(set(settings.values) - padded)
+    if unknown:
+        msg = f"padding values are given for {', '.join(unknown)}, which cannot be padded"
+        raise UnsupportedModelError(msg)
+    return padded
+
+
+def _compare(
+    model: Model, settings: PaddingSettings, padded: frozenset[str], real: int, length: int
+) -> OutputLengthAxes:
+    """Run two rows of `real` length as they are and padded to `length`, and compare."""
+    inputs = _plausible_inputs(model.signature, real)
+    try:
+        plain = model.run(inputs)
+        answers = model.run(pad_inputs(inputs, length, names=padded, settings=settings))
+    except HeadraceError as error:
+        msg = f"the model does not run on made-up inputs of length {real} and {length}: {error}"
+        raise UnsupportedModelError(msg) from error
+    axes: OutputLengthAxes = {}
+    for name, want in plain.items():
+        got = answers[name]
+        axes[name] = _length_axes(name, want.shape, got.shape, real, length)
+        worst = difference_ratio(_cut(got, axes[name], real), want)
+        if worst > SAME_RATIO:
+            msg = f"padding changes output '{name}' by {worst:.1%} of its largest value"
+            raise UnsupportedModelError(msg)
+    return {name: found for name, found in axes.items() if found}
+
+
+def _plausible_inputs(signature: ModelSignature, length: int) -> Tensors:
+    """Two rows without padding: masks of ones, and no id that could be the padding's."""
+    inputs = example_inputs(signature, rows=2, variable=length)
+    return {
+        name: array + array.dtype.type(1)
+        if array.dtype.kind in "iu" and _MASK.search(name) is None
+        else array
+        for name, array in inputs.items()
+    }
+
+
+def _length_axes(
+    name: str, plain: tuple[int, ...], padded: tuple[int, ...], real: int, length: int
+) -> tuple[int, ...]:
+    pairs = zip(plain, padded, strict=False)
+    changed = tuple(axis for axis, (before, after) in enumerate(pairs) if before != after)
+    follows = all((plain[axis], padded[axis]) == (real, length) for axis in changed)
+    if len(plain) != len(padded) or not follows:
+        msg = f"the shape of output '{name}' follows the length, but is not equal to it"
+        raise UnsupportedModelError(msg)
+    return changed
+
+
+def _cut(array: Array, axes: tuple[int, ...], length: int) -> Array:
+    index = [slice(None)] * array.ndim
+    for axis in axes:
+        index[axis] = slice(length)
+    return array[tuple(index)]
+
+
+def _pad(array: Array, length: int, axis: int, value: float) -> Array:
+    shape = list(array.shape)
+    shape[axis] = length
+    fill = b"" if array.dtype.kind == "O" else value
+    padded: Array = np.full(shape, fill, array.dtype)
+    padded[(slice(None),) * axis + (slice(array.shape[axis]),)] = array
+    return padded
