@@ -14,6 +14,7 @@ from headrace.core import (
     Tensors,
 )
 from headrace.engine.ticket import Ticket
+from headrace.runtimes import OutputLengthAxes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,17 +22,17 @@ class PaddingPlan:
     """How rows of different lengths become one tensor.
 
     `axis` is the padded axis of the inputs in `values`, which gives what they are padded with.
-    `output_axes` names the axis of each output that follows the length; other outputs do not.
+    `output_axes` gives the axes of each output that follow the length; other outputs have none.
     """
 
     axis: int
     values: dict[str, float]
-    output_axes: dict[str, int] = field(default_factory=dict)
+    output_axes: OutputLengthAxes = field(default_factory=dict)
     max_ratio: float
 
 
 def padding_plan(
-    signature: ModelSignature, padding: PaddingSettings, output_axes: dict[str, int]
+    signature: ModelSignature, padding: PaddingSettings, output_axes: OutputLengthAxes
 ) -> PaddingPlan:
     """The plan that pads every input of `signature` whose `padding.axis` is variable."""
     axis = padding.axis
@@ -146,7 +147,10 @@ def split(
 
 
 def _unpad(array: Array, plan: PaddingPlan, name: str, length: int) -> Array:
-    axis = plan.output_axes.get(name)
-    if axis is None:
+    axes = plan.output_axes.get(name)
+    if not axes:
         return array
-    return array[(slice(None),) * axis + (slice(0, length),)]
+    index = [slice(None)] * array.ndim
+    for axis in axes:
+        index[axis] = slice(0, length)
+    return array[tuple(index)]

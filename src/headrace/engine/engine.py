@@ -1,7 +1,7 @@
 """One replica's heart: admit, queue, batch, run, answer. The driver around the pure parts.
 
 All methods belong to the event loop's thread. Runs happen inline when they are measured to be
-short, because a hand-over to a thread costs more than such a run; else in threads, as many as cores.
+short, because a hand-over to a thread costs more than such a run; else in threads, one per core.
 """
 
 import asyncio

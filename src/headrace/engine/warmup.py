@@ -35,6 +35,8 @@ def warm_up(
     until = started + budget_s
     ran = False
     for length in _lengths(model.signature):
+        if ran and length not in _LENGTHS:
+            break
         rows = 1
         best_row_s = float("inf")
         while rows <= max_batch_size and (clock() < until or not ran):
@@ -55,10 +57,8 @@ def warm_up(
 
 
 def _lengths(signature: ModelSignature) -> tuple[int, ...]:
-    """Sizes of the variable dimensions to try."""
-    if not _variable_axes(signature):
-        return (1,)
-    return _LENGTHS + tuple(size for size in _FALLBACK_SIZES if size not in _LENGTHS)
+    """Sizes of the variable dimensions to measure, then others in case the model takes none."""
+    return _LENGTHS + _FALLBACK_SIZES if _variable_axes(signature) else (1,)
 
 
 def _variable_axes(signature: ModelSignature) -> int:

@@ -367,7 +367,7 @@ async def test_only_outputs_that_somebody_wants_are_computed() -> None:
 
 async def test_near_lengths_are_padded_together_and_cut_back() -> None:
     model = Echoing()
-    plan = padding_plan(LENGTHS, PaddingSettings(axis=1, max_ratio=1.5), {"y": 1})
+    plan = padding_plan(LENGTHS, PaddingSettings(axis=1, max_ratio=1.5), {"y": (1,)})
     engine = an_engine(model, plan=plan)
     tickets = []
     for length in (3, 4):
