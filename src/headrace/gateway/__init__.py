@@ -1,1 +1,48 @@
-"""To be filled."""
+"""The data plane: from endpoints and replicas to Envoy's configuration, and Envoy itself."""
+
+from headrace.gateway.admin import Admin
+from headrace.gateway.clusters import cluster_name, revision_of
+from headrace.gateway.envoy import EnvoyGateway
+from headrace.gateway.errors import (
+    EnvoyNotFoundError,
+    GatewayRunningError,
+    GatewayUnavailableError,
+    NotOurGatewayError,
+    PortInUseError,
+    SnapshotRejectedError,
+    UnsafeDirectoryError,
+)
+from headrace.gateway.routes import NOT_STARTED_HEADER
+from headrace.gateway.runtime_dir import make_private, runtime_dir
+from headrace.gateway.settings import (
+    MAX_SOCKET_PATH_BYTES,
+    EndpointRoute,
+    GatewaySettings,
+    RevisionTarget,
+    check_socket_path,
+)
+from headrace.gateway.snapshot import Snapshot, build_snapshot
+
+__all__ = [
+    "MAX_SOCKET_PATH_BYTES",
+    "NOT_STARTED_HEADER",
+    "Admin",
+    "EndpointRoute",
+    "EnvoyGateway",
+    "EnvoyNotFoundError",
+    "GatewayRunningError",
+    "GatewaySettings",
+    "GatewayUnavailableError",
+    "NotOurGatewayError",
+    "PortInUseError",
+    "RevisionTarget",
+    "Snapshot",
+    "SnapshotRejectedError",
+    "UnsafeDirectoryError",
+    "build_snapshot",
+    "check_socket_path",
+    "cluster_name",
+    "make_private",
+    "revision_of",
+    "runtime_dir",
+]

@@ -1,0 +1,276 @@
+"""The gateway: one Envoy, started or adopted, told what to route, stopped with care."""
+
+import asyncio
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.gateway.admin import Admin
+from headrace.gateway.binary import arguments, find_envoy
+from headrace.gateway.bootstrap import bootstrap
+from headrace.gateway.errors import (
+    GatewayRunningError,
+    GatewayUnavailableError,
+    NotOurGatewayError,
+    PortInUseError,
+    SnapshotRejectedError,
+)
+from headrace.gateway.listeners import STAT_PREFIX
+from headrace.gateway.logfile import last_lines, read_from, reason_in, size_of, truncate
+from headrace.gateway.process import Process, ProcessRecord, command_of, spawn, started_at
+from headrace.gateway.publisher import (
+    Publisher,
+    Step,
+    Tally,
+    documents_of,
+    write_document,
+)
+from headrace.gateway.runtime_dir import make_private
+from headrace.gateway.settings import GatewaySettings
+from headrace.gateway.snapshot import Snapshot, inline_bootstrap
+
+_POLL_S: Final = 0.01
+_VALIDATE_TIMEOUT_S: Final = 30.0
+_LOG_LINES: Final = 5
+_LEAST_TO_END_S: Final = 1.0
+_LOG_BYTES: Final = 64 << 20
+
+
+class EnvoyGateway:
+    """One Envoy process and its configuration.
+
+    It outlives this object, and the process that made it: another one, with the same `run_dir`, may
+    `adopt` it. Not safe to start or stop from two tasks at once; `publish` is.
+    """
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.settings = settings
+        self.admin = Admin(settings.admin_socket)
+        self.publisher = Publisher(
+            directory=settings.run_dir,
+            admin=self.admin,
+            log=self.log_path,
+            timeout_s=settings.publish_timeout_s,
+        )
+        self._process: Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Envoy's process number; None before a start and after its end."""
+        return self._process.pid if self.is_running() and self._process else None
+
+    @property
+    def log_path(self) -> Path:
+        """Envoy's own log, in `log_format`."""
+        return self.settings.run_dir / "envoy.log"
+
+    @property
+    def access_log_path(self) -> Path:
+        """One JSON line per request, if `access_log` is on."""
+        return self.settings.run_dir / "access.log"
+
+    def is_running(self) -> bool:
+        """Whether Envoy lives."""
+        return self._process is not None and self._process.is_running()
+
+    async def start(self, snapshot: Snapshot) -> None:
+        """Start Envoy and return once it serves `snapshot`.
+
+        Raises:
+            PortInUseError: Another process listens on a port.
+            GatewayRunningError: A gateway runs in this directory; adopt it instead.
+            SnapshotRejectedError: Envoy refused the snapshot; it was stopped.
+            GatewayUnavailableError: Envoy ended, or was not ready within `start_timeout_s`.
+            EnvoyNotFoundError: There is no binary.
+        """
+        make_private(self.settings.run_dir)
+        if (running := self._recorded()) is not None:
+            raise GatewayRunningError(running.pid, self.settings.run_dir)
+        check_ports(self.settings)
+        self._write(snapshot)
+        offset = size_of(self.log_path)
+        command = arguments(
+            self.settings, find_envoy(self.settings), self._config, os.cpu_count() or 1
+        )
+        self._process = spawn(command, log=self.log_path)
+        self._record.write_bytes(msgspec.json.encode(self._process.record))
+        try:
+            await self._started(self._process, snapshot, offset)
+        except BaseException:
+            await self._process.end(within_s=_LEAST_TO_END_S)
+            self._record.unlink(missing_ok=True)
+            raise
+
+    async def adopt(self, pid: int) -> None:
+        """Take over an Envoy that runs, as an earlier process of ours started it.
+
+        Raises:
+            NotOurGatewayError: The process is gone, or is not the gateway of this `run_dir`.
+            GatewayUnavailableError: It does not answer.
+        """
+        found = self._recorded()
+        if found is None or found.pid != pid:
+            raise NotOurGatewayError(pid, self.settings.run_dir)
+        await self.admin.get("/ready")
+        self._process = found
+
+    async def publish(self, snapshot: Snapshot) -> None:
+        """Bring a snapshot into force; as `Publisher.publish`."""
+        await self.publisher.publish(snapshot)
+
+    async def validate(self, snapshot: Snapshot) -> None:
+        """Let Envoy check a snapshot without serving it.
+
+        Raises:
+            SnapshotRejectedError: Envoy would refuse it.
+        """
+        make_private(self.settings.run_dir)  # Envoy opens the access log even then
+        config = json.dumps(inline_bootstrap(self.settings, snapshot))
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            file.write(config)
+            file.flush()
+            command = arguments(self.settings, find_envoy(self.settings), Path(file.name), 1)
+            await _validate((*command, "--mode", "validate"))
+
+    async def wait(self) -> int | None:
+        """Wait for Envoy's end: its exit status, None if it was adopted or never ran."""
+        return None if self._process is None else await self._process.wait()
+
+    async def stats(self) -> str:
+        """Envoy's metrics in Prometheus' text format; only those that were ever touched."""
+        return await self.admin.get("/stats/prometheus?usedonly")
+
+    async def stop(self, drain_s: float) -> None:
+        """Take no new connections, let running requests end, then end Envoy.
+
+        After `drain_s` seconds, and never much later, what still runs is cut.
+        """
+        process = self._process
+        if process is None:
+            return
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + drain_s
+        await self._drain(deadline)
+        await process.end(within_s=max(deadline - loop.time(), _LEAST_TO_END_S))
+        self._record.unlink(missing_ok=True)
+        self._process = None
+
+    async def rotate_logs(self, *, max_bytes: int = _LOG_BYTES) -> None:
+        """Keep each log and its predecessor (`.1`) at about `max_bytes`. Call it now and then."""
+        await asyncio.to_thread(truncate, self.log_path, max_bytes=max_bytes)
+        if size_of(self.access_log_path) > max_bytes:
+            old = self.access_log_path.with_name(f"{self.access_log_path.name}.1")
+            self.access_log_path.replace(old)
+            await self.admin.post("/reopen_logs")
+
+    @property
+    def _config(self) -> Path:
+        return self.settings.run_dir / "bootstrap.json"
+
+    @property
+    def _record(self) -> Path:
+        return self.settings.run_dir / "envoy.pid.json"
+
+    def _write(self, snapshot: Snapshot) -> None:
+        for kind, document in documents_of(snapshot).items():
+            write_document(self.settings.run_dir, kind, document)
+        self._config.touch(mode=0o600)
+        self._config.write_text(json.dumps(bootstrap(self.settings)))
+        self.settings.admin_socket.unlink(missing_ok=True)
+
+    def _recorded(self) -> Process | None:
+        """The living Envoy of this directory; None if its number now belongs to another process."""
+        try:
+            record = msgspec.json.decode(self._record.read_bytes(), type=ProcessRecord)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+        ours = str(self._config) in command_of(record.pid)
+        return Process(record) if ours and started_at(record.pid) == record.started else None
+
+    async def _started(self, process: Process, snapshot: Snapshot, offset: int) -> None:
+        try:
+            async with asyncio.timeout(self.settings.start_timeout_s):
+                await self._answers(process, offset)
+                for kind, document in documents_of(snapshot).items():
+                    step = Step(kind, document)
+                    await self.publisher.acknowledged(step, before=Tally(), offset=offset)
+                await _until(self._serves)
+        except TimeoutError as error:
+            raise self._failed("was not ready in time", offset) from error
+
+    async def _answers(self, process: Process, offset: int) -> None:
+        """Wait for the admin socket, as long as the process lives."""
+        while True:
+            if not process.is_running():
+                raise self._failed("ended while it started", offset)
+            try:
+                await self.admin.get("/server_info")
+            except GatewayUnavailableError:
+                await asyncio.sleep(_POLL_S)
+            else:
+                return
+
+    async def _serves(self) -> bool:
+        return await self._gauge("listener_manager.workers_started") > 0
+
+    async def _is_idle(self) -> bool:
+        return await self._gauge(f"http.{STAT_PREFIX}.downstream_rq_active") == 0
+
+    async def _gauge(self, name: str) -> int:
+        return int((await self.admin.stats(name.replace(".", "[.]"))).get(name, 0))
+
+    def _failed(self, what: str, offset: int) -> GatewayUnavailableError:
+        text = read_from(self.log_path, offset)
+        reason = reason_in(text) or last_lines(text, _LOG_LINES) or "it logged nothing"
+        return GatewayUnavailableError(f"Envoy {what}: {reason}")
+
+    async def _drain(self, deadline: float) -> None:
+        """Close the ports, tell callers to leave, wait for running requests."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self.admin.post("/healthcheck/fail")
+                await self.admin.post("/drain_listeners")
+                await _until(self._is_idle)
+        except (TimeoutError, GatewayUnavailableError):
+            return  # cut what still runs; or Envoy is gone already
+
+
+def check_ports(settings: GatewaySettings) -> None:
+    """Raise PortInUseError if another process listens where the gateway should."""
+    for port in settings.ports:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.host, port))
+            except OSError as error:
+                raise PortInUseError(settings.host, port) from error
+
+
+async def _until(answer: Callable[[], Awaitable[bool]]) -> None:
+    while True:
+        if await answer():
+            return
+        await asyncio.sleep(_POLL_S)
+
+
+async def _validate(command: Sequence[str]) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(_VALIDATE_TIMEOUT_S):
+            _, log = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        text = log.decode(errors="replace")
+        raise SnapshotRejectedError(reason_in(text) or last_lines(text, _LOG_LINES))

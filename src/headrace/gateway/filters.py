@@ -1,0 +1,106 @@
+"""What every request passes on its way to a replica, in order."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from headrace.gateway.resources import Json, Resource, any_of, typed
+from headrace.gateway.scripts import REFUSE, REFUSE_SOURCE, SELECT, SELECT_SOURCE
+from headrace.gateway.settings import GatewaySettings
+
+MODEL_HEADER: Final = "x-model"
+VERSION_HEADER: Final = "x-model-version"
+SERVICE: Final = "inference.GRPCInferenceService"
+HEALTH_CHECK: Final = "grpc.health.v1.Health/Check"
+
+MODEL_RPCS: Final = {
+    "ModelInfer": ("model_name", "model_version"),
+    "ModelReady": ("name", "version"),
+    "ModelMetadata": ("name", "version"),
+    "ModelConfig": ("name", "version"),
+    "ModelStatistics": ("name", "version"),
+}
+"""The unary rpcs that name a model, and the fields that do."""
+
+_SELECT_FILTER: Final = "headrace.select"
+_REFUSE_FILTER: Final = "headrace.refuse"
+_LUA: Final = "envoy.extensions.filters.http.lua.v3.Lua"
+_LUA_PER_ROUTE: Final = "envoy.extensions.filters.http.lua.v3.LuaPerRoute"
+
+SELECTING: Final[Resource] = {_SELECT_FILTER: any_of(_LUA_PER_ROUTE, {"name": SELECT})}
+"""Per-route configuration: read the model's name and choose the route again."""
+REFUSING: Final[Resource] = {_REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"name": REFUSE})}
+"""Per-route configuration: answer that there is no such model."""
+
+
+def early_mutations() -> Sequence[Resource]:
+    """Remove what only the gateway may set, before anything looks at a header.
+
+    `x-envoy-*` would let a caller set retries and timeouts, `x-model` another model than the one
+    in the body, `x-headrace-*` whatever replicas trust; the deadline is the caller's to set.
+    """
+    ours: Resource = {"safe_regex": {"regex": f"x-headrace-(?:{everything_but('timeout-s')})"}}
+    mutations: Sequence[Resource] = [
+        {"remove": MODEL_HEADER},
+        {"remove": VERSION_HEADER},
+        {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}},
+        {"remove_on_match": {"key_matcher": ours}},
+    ]
+    return [
+        typed(
+            "headrace.strip",
+            "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+            {"mutations": mutations},
+        )
+    ]
+
+
+def everything_but(word: str) -> str:
+    """A regular expression for every string except `word`; RE2 has no negative look-ahead."""
+    starts = [word[:i] for i in range(len(word))]
+    differs = [f"{start}(?:[^{c}].*)?" for start, c in zip(starts, word, strict=True)]
+    return "|".join([*differs, f"{word}.+"])
+
+
+def http_filters(settings: GatewaySettings, descriptor_set: Path) -> Sequence[Resource]:
+    """Body limit, model by gRPC body, refusals, the bridge to HTTP/1.1, the router."""
+    lua_sources: tuple[tuple[str, str, str], ...] = (
+        (_SELECT_FILTER, SELECT, SELECT_SOURCE),
+        (_REFUSE_FILTER, REFUSE, REFUSE_SOURCE),
+    )
+    return [
+        typed(
+            "headrace.body_size_limit",
+            "envoy.extensions.filters.http.body_size_limit.v3.BodySizeLimit",
+            {"max_request_bytes": settings.max_body_bytes},
+        ),
+        typed(
+            "envoy.filters.http.grpc_field_extraction",
+            "envoy.extensions.filters.http.grpc_field_extraction.v3.GrpcFieldExtractionConfig",
+            {
+                "descriptor_set": {"filename": str(descriptor_set)},
+                "extractions_by_method": _extractions(),
+            },
+        ),
+        *(
+            typed(filter_name, _LUA, {"source_codes": {script: {"inline_string": source}}})
+            for filter_name, script, source in lua_sources
+        ),
+        typed(
+            "headrace.bridge",
+            "envoy.extensions.filters.http.grpc_http1_reverse_bridge.v3.FilterConfig",
+            # With withheld frames Envoy would make the status from HTTP's alone, and an error of
+            # the replica would reach the caller as OK with an empty message.
+            {"content_type": "application/grpc", "withhold_grpc_frames": False},
+        ),
+        typed("headrace.router", "envoy.extensions.filters.http.router.v3.Router"),
+    ]
+
+
+def _extractions() -> Resource:
+    methods: dict[str, Json] = {
+        f"{SERVICE}.{rpc}": {"request_field_extractions": {name: {}, version: {}}}
+        for rpc, (name, version) in MODEL_RPCS.items()
+    }
+    methods[HEALTH_CHECK.replace("/", ".")] = {"request_field_extractions": {"service": {}}}
+    return methods

@@ -1,0 +1,203 @@
+"""Put a snapshot into force without losing a request, or leave everything as it was.
+
+Order: new clusters, routes, listeners, then old clusters go. Each file is replaced by a rename
+(Envoy does not see other writes) and acknowledged by Envoy naming its version before the next is
+touched. The files are also what Envoy reads at its next start, so they hold the last good state.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from headrace.gateway.admin import Admin
+from headrace.gateway.errors import GatewayUnavailableError, SnapshotRejectedError
+from headrace.gateway.logfile import read_from, reason_in, size_of
+from headrace.gateway.snapshot import (
+    CLUSTERS,
+    KINDS,
+    LISTENERS,
+    ROUTES,
+    Document,
+    Kind,
+    Snapshot,
+    read_document,
+    with_old_clusters,
+)
+
+_FIRST_POLL_S: Final = 0.001
+_LONGEST_POLL_S: Final = 0.05
+_LOG_POLLS: Final = 20
+_LOG_POLL_S: Final = 0.01
+_PRIVATE: Final = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One file to replace."""
+
+    kind: Kind
+    document: Document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What Envoy says about one kind: the version in force, documents taken and refused so far."""
+
+    version: str = ""
+    taken: int = 0
+    refused: int = 0
+
+
+def plan(current: Mapping[Kind, Document], wanted: Mapping[Kind, Document]) -> Sequence[Step]:
+    """The files to replace, in an order in which no route ever names a missing cluster."""
+    order = [
+        Step(CLUSTERS, with_old_clusters(wanted[CLUSTERS], current[CLUSTERS])),
+        Step(ROUTES, wanted[ROUTES]),
+        Step(LISTENERS, wanted[LISTENERS]),
+        Step(CLUSTERS, wanted[CLUSTERS]),
+    ]
+    now = dict(current)
+    steps = []
+    for step in order:
+        if now[step.kind].version != step.document.version:
+            steps.append(step)
+            now[step.kind] = step.document
+    return steps
+
+
+def write_document(directory: Path, kind: Kind, document: Document) -> None:
+    """Replace a file at once and for good: a reader sees the old text or the new, never less."""
+    temporary = directory / f".{kind.file}.tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(document.text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(directory / kind.file)
+
+
+def documents_of(snapshot: Snapshot) -> dict[Kind, Document]:
+    """The three files of a snapshot."""
+    return {kind: snapshot.document(kind) for kind in KINDS}
+
+
+@dataclass(slots=True, kw_only=True)
+class Publisher:
+    """Brings snapshots into force, one at a time; a waiting one is skipped if a newer one waits.
+
+    A caller whose publish is cancelled may find its snapshot in force, in part or whole; the next
+    publish starts from the files as they are.
+    """
+
+    directory: Path
+    admin: Admin
+    log: Path
+    timeout_s: float
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _newest: Snapshot | None = None
+    _asked: int = 0
+    _done: int = 0
+
+    async def publish(self, snapshot: Snapshot) -> None:
+        """Return once Envoy acts on `snapshot`, or on a newer one published meanwhile.
+
+        Raises:
+            SnapshotRejectedError: Envoy refused it and keeps what it had.
+            GatewayUnavailableError: Envoy did not answer in time; the files are restored.
+        """
+        self._newest = snapshot
+        self._asked += 1
+        mine = self._asked
+        async with self._lock:
+            if self._done >= mine:
+                return
+            taken, newest = self._asked, self._newest
+            await self._apply(documents_of(newest))
+            self._done = taken
+
+    async def _apply(self, wanted: Mapping[Kind, Document]) -> None:
+        done: list[Step] = []
+        for step in plan(self._current(), wanted):
+            before = Step(step.kind, self._read(step.kind))
+            done.insert(0, before)
+            try:
+                await self._replace(step)
+            except (SnapshotRejectedError, GatewayUnavailableError):
+                await self._restore(done)
+                raise
+
+    async def _restore(self, steps: Sequence[Step]) -> None:
+        """Put back what was there, the last change first; Envoy took these before."""
+        for step in steps:
+            # If even that fails, the file is right, and Envoy reads it at its next start.
+            with contextlib.suppress(SnapshotRejectedError, GatewayUnavailableError):
+                await self._replace(step)
+
+    async def _replace(self, step: Step) -> None:
+        before = await self._tally(step.kind)
+        offset = size_of(self.log)
+        await asyncio.to_thread(write_document, self.directory, step.kind, step.document)
+        await self.acknowledged(step, before=before, offset=offset)
+
+    async def acknowledged(self, step: Step, *, before: Tally, offset: int) -> None:
+        """Wait until Envoy acts on a step's document.
+
+        Args:
+            before: What Envoy had counted before the file was written.
+            offset: How long Envoy's log was then.
+
+        Raises:
+            SnapshotRejectedError: Envoy refused it.
+            GatewayUnavailableError: Envoy is gone, or did neither in time.
+        """
+        pause_s = _FIRST_POLL_S
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                while True:
+                    now = await self._tally(step.kind)
+                    if now.version == step.document.version and now.taken > before.taken:
+                        return
+                    if now.refused > before.refused:
+                        raise SnapshotRejectedError(await self._reason(step.kind, offset))
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, _LONGEST_POLL_S)
+        except TimeoutError as error:
+            reason = reason_in(read_from(self.log, offset)) or "its log says nothing"
+            msg = f"Envoy did not take {step.kind.file} in {self.timeout_s:g} s: {reason}"
+            raise GatewayUnavailableError(msg) from error
+
+    async def _tally(self, kind: Kind) -> Tally:
+        return tally_of(kind, await self.admin.stats(_pattern(kind)))
+
+    async def _reason(self, kind: Kind, offset: int) -> str:
+        """Why: Envoy counts a refusal just before it writes the reason to its log."""
+        for _ in range(_LOG_POLLS):
+            if reason := reason_in(read_from(self.log, offset)):
+                return reason
+            await asyncio.sleep(_LOG_POLL_S)
+        return f"{kind.file} (no reason in {self.log})"
+
+    def _current(self) -> dict[Kind, Document]:
+        return {kind: self._read(kind) for kind in KINDS}
+
+    def _read(self, kind: Kind) -> Document:
+        return read_document((self.directory / kind.file).read_text())
+
+
+def tally_of(kind: Kind, stats: Mapping[str, str | int]) -> Tally:
+    """What Envoy's statistics say about one kind of file."""
+    value = {name.removeprefix(f"{kind.stats}."): stat for name, stat in stats.items()}
+    return Tally(
+        version=str(value.get("version_text", "")),
+        taken=int(value.get("update_success", 0)),
+        refused=int(value.get("update_rejected", 0)) + int(value.get("update_failure", 0)),
+    )
+
+
+def _pattern(kind: Kind) -> str:
+    names = "version_text|update_success|update_rejected|update_failure"
+    return rf"{kind.stats.replace('.', '[.]')}[.]({names})"

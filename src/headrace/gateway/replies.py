@@ -1,0 +1,86 @@
+"""How errors that Envoy makes itself reach the caller: JSON over HTTP, a status over gRPC.
+
+The first mapper whose filter matches shapes the reply; HTTP callers get `{"error": "..."}` as from
+a replica, gRPC callers the text in `grpc-message`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from headrace.gateway.resources import Resource
+
+_BODY: Final = "%LOCAL_REPLY_BODY%"
+_RETRY_AFTER_S: Final = 1
+_FIRST_ERROR: Final = 400
+_RUNTIME_KEY: Final = "headrace.none"  # Envoy wants a name for an override that nobody sets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """One kind of reply: its filter, the text for HTTP, and what replaces Envoy's own codes."""
+
+    when: Resource
+    text: str = _BODY
+    status: int | None = None
+    grpc_status: int | None = None
+    retry_after: bool = False
+
+
+def local_reply_config() -> Resource:
+    """The mappers of every reply that no replica made."""
+    return {"mappers": [mapper for case in _CASES for mapper in _mappers(case)]}
+
+
+def _mappers(case: _Case) -> Iterator[Resource]:
+    """One mapper for gRPC callers, one for all others."""
+    retry = [_header("retry-after", str(_RETRY_AFTER_S))] if case.retry_after else []
+    grpc = [] if case.grpc_status is None else [_header("grpc-status", str(case.grpc_status))]
+    status: Resource = {} if case.status is None else {"status_code": case.status}
+    yield {
+        "filter": {"and_filter": {"filters": [_IS_GRPC, case.when]}},
+        "body_format_override": {"text_format_source": {"inline_string": _BODY}},
+        "headers_to_add": [*retry, *grpc],
+        **status,
+    }
+    yield {
+        "filter": case.when,
+        "body_format_override": {"json_format": {"error": case.text}},
+        "headers_to_add": retry,
+        **status,
+    }
+
+
+def _header(key: str, value: str) -> Resource:
+    return {
+        "header": {"key": key, "value": value},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+    }
+
+
+def _status(op: str, status: int) -> Resource:
+    value: Resource = {"default_value": status, "runtime_key": _RUNTIME_KEY}
+    return {"status_code_filter": {"comparison": {"op": op, "value": value}}}
+
+
+_IS_GRPC: Final[Resource] = {
+    "header_filter": {
+        "header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+    }
+}
+_CASES: Final = (
+    # A circuit breaker is an overload, not an outage.
+    _Case(
+        when={"response_flag_filter": {"flags": ["UO"]}},
+        status=429,
+        grpc_status=8,
+        retry_after=True,
+    ),
+    # Envoy refuses a malformed head without a text, but knows why.
+    _Case(when=_status("EQ", 400), text="Bad Request: %RESPONSE_CODE_DETAILS%"),
+    _Case(when=_status("EQ", 413), grpc_status=8),
+    _Case(when=_status("EQ", 429), grpc_status=8, retry_after=True),
+    _Case(when=_status("EQ", 503), retry_after=True),
+    _Case(when=_status("EQ", 504), grpc_status=4),
+    _Case(when=_status("GE", _FIRST_ERROR)),
+)

@@ -1,0 +1,40 @@
+"""What Envoy resources look like here: plain JSON, and the few shapes that repeat.
+
+Protobuf classes are left out on purpose: they cost half a second of import and 50 MB, and a
+mistake in a field's name is found by `envoy --mode validate` in the tests.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from headrace.gateway.settings import parse_address
+
+Json: TypeAlias = "str | int | float | bool | Sequence[Json] | Mapping[str, Json] | None"
+Resource: TypeAlias = Mapping[str, "Json"]
+
+_TYPES: Final = "type.googleapis.com/"
+
+
+def typed(name: str, type_name: str, config: Resource | None = None) -> Resource:
+    """An extension: its name and its configuration, marked with its protobuf type."""
+    return {"name": name, "typed_config": any_of(type_name, config)}
+
+
+def any_of(type_name: str, config: Resource | None = None) -> Resource:
+    """`config` as a `google.protobuf.Any`."""
+    return {"@type": _TYPES + type_name, **(config or {})}
+
+
+def seconds(duration_s: float) -> str:
+    """A `google.protobuf.Duration` in JSON, to the millisecond."""
+    return f"{duration_s:.3f}s"
+
+
+def address_of(address: str) -> Resource:
+    """Envoy's form of `unix:/path` or `host:port`."""
+    match parse_address(address):
+        case Path() as path:
+            return {"pipe": {"path": str(path)}}
+        case host, port:
+            return {"socket_address": {"address": host, "port_value": port}}

