@@ -6,8 +6,7 @@ some exports read the mask and ignore it. So rows are run alone and padded, and 
 
 import logging
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -37,8 +36,7 @@ are primes, so that a length is not taken for a model's own dimension."""
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifiedPadding:
+class VerifiedPadding(NamedTuple):
     """Padding under which a model was seen to answer as it does without."""
 
     settings: PaddingSettings

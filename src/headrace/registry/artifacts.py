@@ -1,0 +1,114 @@
+"""Where do artifacts lie? In `sha256/DIGEST/FILENAME`, read-only, and in `tmp` before that."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from headrace.core import Digest
+
+
+class ArtifactStore:
+    """The files under one directory. Whoever publishes or deletes holds the registry's lock."""
+
+    def __init__(self, root: Path) -> None:
+        self._temporary = root / "tmp"
+        self._stored = root / "sha256"
+
+    def path(self, digest: Digest) -> Path:
+        """The directory of the artifact, whether it exists or not."""
+        return self._stored / digest.removeprefix("sha256:")
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """An empty directory on the same disk; what is left of it afterwards is deleted."""
+        self._temporary.mkdir(parents=True, exist_ok=True)
+        directory = Path(tempfile.mkdtemp(dir=self._temporary))
+        try:
+            yield directory
+        finally:
+            _delete(directory)
+
+    def publish(self, staged: Path, digest: Digest) -> None:
+        """Move a staged directory to its place in one step; what stood there was damaged."""
+        target = self.path(digest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for directory, _, files in os.walk(staged, topdown=False):
+            for name in files:
+                Path(directory, name).chmod(0o444)
+            if Path(directory) != staged:
+                Path(directory).chmod(0o555)
+            _sync(Path(directory))
+        if target.exists():
+            target.chmod(0o755)  # a read-only directory cannot be moved
+            target.rename(Path(tempfile.mkdtemp(dir=self._temporary)) / "damaged")
+        staged.rename(target)
+        target.chmod(0o555)
+        _sync(target.parent)
+
+    def digests(self) -> list[Digest]:
+        """The artifacts that are stored."""
+        if not self._stored.is_dir():
+            return []
+        return sorted(Digest(f"sha256:{entry.name}") for entry in self._stored.iterdir())
+
+    def delete(self, digests: Collection[Digest]) -> int:
+        """Delete artifacts; how many bytes that freed. A crash leaves none half deleted."""
+        freed = 0
+        for digest in digests:
+            with self.staging() as bin_directory:
+                doomed = self.path(digest)
+                freed += _size_bytes(doomed)
+                doomed.chmod(0o755)
+                doomed.rename(bin_directory / "doomed")
+        return freed
+
+    def delete_temporary(self, *, before: float) -> tuple[int, int]:
+        """Delete what crashed pushes left; how many directories and bytes.
+
+        Args:
+            before: Seconds since 1970; a directory with anything newer may be in use, and is kept.
+        """
+        if not self._temporary.is_dir():
+            return 0, 0
+        old = [entry for entry in self._temporary.iterdir() if _newest(entry) < before]
+        freed = sum(_size_bytes(entry) for entry in old)
+        for entry in old:
+            _delete(entry)
+        return len(old), freed
+
+
+def _entries(directory: Path) -> Iterator[os.stat_result]:
+    yield directory.lstat()
+    for parent, directories, files in os.walk(directory):
+        for name in (*directories, *files):
+            yield Path(parent, name).lstat()
+
+
+def _newest(directory: Path) -> float:
+    try:
+        return max(entry.st_mtime for entry in _entries(directory))
+    except FileNotFoundError:  # its push just ended
+        return float("inf")
+
+
+def _size_bytes(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+
+
+def _delete(directory: Path) -> None:
+    """Delete a directory whose contents may be read-only; its owner may have moved it away."""
+    for parent, directories, _ in os.walk(directory):
+        for name in directories:
+            Path(parent, name).chmod(0o755)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

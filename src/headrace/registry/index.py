@@ -1,0 +1,106 @@
+"""Which versions are there? A file each, `registry/NAME/VERSION.json`, replaced atomically.
+
+A version that was removed leaves `VERSION.removed`, so that its number is never given again.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from headrace.core import ArtifactCorruptError, ModelName, check_name, check_version
+from headrace.registry.version import ModelVersion, decode_version, encode_version
+
+_LIVE: Final = ".json"
+_REMOVED: Final = ".removed"
+
+
+class Index:
+    """The index files under one directory.
+
+    Reading needs no lock; whoever writes holds the registry's.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def names(self) -> list[ModelName]:
+        """Names with at least one version that was not removed, sorted."""
+        if not self._root.is_dir():
+            return []
+        found = sorted(entry.name for entry in self._root.iterdir() if entry.is_dir())
+        return [ModelName(name) for name in found if self.numbers(name)]
+
+    def numbers(self, name: str) -> list[int]:
+        """The version numbers of `name`, oldest first."""
+        return sorted(self._numbers(name, _LIVE))
+
+    def next_number(self, name: str) -> int:
+        """The number after every one that was ever given."""
+        used = [*self._numbers(name, _LIVE), *self._numbers(name, _REMOVED)]
+        return max(used, default=0) + 1
+
+    def read(self, name: str, number: int | str) -> ModelVersion | None:
+        """The version, or None if there is none.
+
+        Raises:
+            ArtifactCorruptError: Its file cannot be read.
+        """
+        file = self._file(name, number, _LIVE)
+        try:
+            data = file.read_bytes()
+        except FileNotFoundError:
+            return None
+        version = decode_version(data, where=str(file))
+        if (version.name, version.version) != (name, str(number)):
+            msg = f"{file} is damaged: it describes {version.reference}"
+            raise ArtifactCorruptError(msg)
+        return version
+
+    def write(self, version: ModelVersion) -> None:
+        """Publish a version; readers see all of it or nothing."""
+        file = self._file(version.name, version.version, _LIVE)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _sync_directory(self._root)
+        write_atomically(file, encode_version(version))
+
+    def remove(self, version: ModelVersion) -> None:
+        """Take a version out; its number stays taken."""
+        file = self._file(version.name, version.version, _LIVE)
+        file.rename(file.with_suffix(_REMOVED))
+        _sync_directory(file.parent)
+
+    def _numbers(self, name: str, suffix: str) -> list[int]:
+        directory = self._root / check_name(name)
+        if not directory.is_dir():
+            return []
+        stems = [entry.stem for entry in directory.iterdir() if entry.suffix == suffix]
+        return [int(stem) for stem in stems if stem.isascii() and stem.isdigit()]
+
+    def _file(self, name: str, number: int | str, suffix: str) -> Path:
+        # Both are checked here, where they become a path: nothing else can reach outside the root.
+        return self._root / check_name(name) / f"{check_version(str(number))}{suffix}"
+
+
+def write_atomically(file: Path, data: bytes) -> None:
+    """Replace `file`, so that a crash leaves the old or the new one, whole."""
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o444)
+        Path(temporary).replace(file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_directory(file.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,317 @@
+"""Model versions: pushed once, never changed, found by name and number.
+
+    artifacts/sha256/DIGEST/FILENAME    content, shared by versions that are equal
+    artifacts/tmp/                      pushes under way, and what crashed ones left
+    registry/NAME/VERSION.json          what is known about a version
+
+A version exists from the moment its index file does, which is written last and in one step: a
+crash at any point leaves at worst an artifact that nobody refers to, which `gc` takes away.
+"""
+
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.core import (
+    ArtifactCorruptError,
+    Clock,
+    Digest,
+    FailedPreconditionError,
+    ModelName,
+    ModelNotFoundError,
+    SystemClock,
+    check_name,
+    check_version,
+)
+from headrace.registry.admission import (
+    Inspect,
+    check_labels,
+    inspect_staged,
+    storage_errors,
+    stored_name,
+    user_name,
+)
+from headrace.registry.artifacts import ArtifactStore
+from headrace.registry.content import (
+    Progress,
+    check_content,
+    copy_content,
+    differences,
+    read_content,
+)
+from headrace.registry.index import Index
+from headrace.registry.lock import exclusive
+from headrace.registry.version import ModelVersion
+
+Versions = list[ModelVersion]
+Problems = list[ArtifactCorruptError]
+
+LOCK_TIMEOUT_S: Final = 60.0
+TEMPORARY_AGE_S: Final = 86_400.0
+"""How long a temporary directory stays untouched before `gc` takes it for a crashed push's."""
+
+
+class VersionNotFoundError(ModelNotFoundError):
+    """The registry holds no model, or no version of it, under this name."""
+
+    def __init__(self, name: str, version: str, known: Collection[object]) -> None:
+        super().__init__(name, version)
+        what = f"version {version} of model '{name}'" if version else f"model '{name}'"
+        there = ", ".join(str(item) for item in known) or "none"
+        self.args = (f"the registry holds no {what}; there are: {there}",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GarbageReport:
+    """What `Registry.gc` deleted."""
+
+    artifacts: tuple[Digest, ...]
+    temporary: int
+    freed_bytes: int
+
+
+class Registry:
+    """The model versions under one home directory.
+
+    Safe to use from several threads and processes at once. Opening creates nothing.
+
+    Args:
+        home: Where state lives (`HEADRACE_HOME`).
+        inspect: Needed to push; `headrace.runtimes.inspect_model` in production.
+    """
+
+    def __init__(
+        self, home: Path, inspect: Inspect | None = None, *, clock: Clock | None = None
+    ) -> None:
+        self.home = home
+        self._inspect = inspect
+        self._clock = clock or SystemClock()
+        self._artifacts = ArtifactStore(home / "artifacts")
+        self._index = Index(home / "registry")
+
+    def push(
+        self,
+        name: str,
+        path: Path,
+        *,
+        runtime: str = "",
+        source: str = "",
+        by: str = "",
+        labels: Mapping[str, Collection[str]] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> ModelVersion:
+        """Store a model as the next version of `name`; the model is proved to load first.
+
+        The same content, runtime and labels pushed again under the same name are the same version,
+        which is returned.
+
+        Args:
+            path: A file, or a directory of which every file is stored.
+            runtime: Empty detects it.
+            source: Where the model comes from; empty for `path`.
+            by: Who pushes; empty for this process's user.
+            labels: For an output's name, its class names.
+            metadata: Anything worth keeping beside the version.
+            progress: Called with the bytes stored so far and in all.
+
+        Raises:
+            UnsupportedModelError: No runtime can serve the model.
+            InvalidArgumentError: The name is not allowed, or the path cannot be stored.
+            FailedPreconditionError: The disk is full or may not be written.
+        """
+        check_name(name)
+        if self._inspect is None:
+            msg = "this registry was opened for reading: pass `inspect_model` of headrace.runtimes"
+            raise FailedPreconditionError(msg)
+        class_names = {output: tuple(names) for output, names in (labels or {}).items()}
+        path = path.absolute()
+        with storage_errors(f"cannot store {path}", self.home):
+            found = self._same(name, read_content(path).digest, runtime, class_names)
+            if found is not None:
+                return found
+            with self._artifacts.staging() as workspace:
+                staged = workspace / "artifact"
+                filename = stored_name(path)
+                content = copy_content(path, staged / filename, progress=progress)
+                used, signature = inspect_staged(self._inspect, staged / filename, path, runtime)
+                check_labels(signature, class_names)
+                draft = ModelVersion(
+                    name=ModelName(name),
+                    version="",  # known when it is published
+                    digest=content.digest,
+                    size_bytes=content.size_bytes,
+                    files=content.files,
+                    filename=filename,
+                    runtime=used,
+                    signature=signature,
+                    created_at=datetime.fromtimestamp(self._clock.now(), UTC),
+                    created_by=by or user_name(),
+                    source=source or str(path),
+                    labels=class_names,
+                    metadata=dict(metadata or {}),
+                )
+                return self._publish(staged, draft)
+
+    def get(self, reference: str) -> ModelVersion:
+        """The version that `NAME:VERSION` names, or the newest one of `NAME`.
+
+        Raises:
+            VersionNotFoundError: There is none; the message lists those there are.
+            ArtifactCorruptError: Its index file cannot be read.
+        """
+        name, colon, version = reference.partition(":")
+        check_name(name)
+        numbers = self._index.numbers(name)
+        if not numbers:
+            raise VersionNotFoundError(name, "", self._index.names())
+        if colon:
+            check_version(version)
+        found = self._index.read(name, version.lstrip("0") or "0" if colon else numbers[-1])
+        if found is None:
+            raise VersionNotFoundError(name, version, numbers)
+        return found
+
+    def list(self, name: str | None = None) -> Versions:
+        """All versions, or those of one name, by name and number.
+
+        A damaged index file is left out; see `problems`.
+        """
+        found, _ = self._read_all(name)
+        return found
+
+    def problems(self, name: str | None = None) -> Problems:
+        """The index files that cannot be read, each as the error that says why."""
+        _, problems = self._read_all(name)
+        return problems
+
+    def path(self, version: ModelVersion) -> Path:
+        """The file or directory that a runtime loads.
+
+        Raises:
+            ArtifactCorruptError: It is not there.
+        """
+        path = self._artifacts.path(version.digest) / version.filename
+        if not path.exists():
+            msg = f"{version.reference}: its artifact is missing ({path})"
+            raise ArtifactCorruptError(msg)
+        return path
+
+    def verify(self, version: ModelVersion) -> None:
+        """Prove that the stored artifact is what was pushed.
+
+        Raises:
+            ArtifactCorruptError: It is not; the message names each file, the digest that was
+                expected and the one that was found.
+        """
+        path = self.path(version)
+        check_content(path, version.files, where=f"{version.reference} ({path})")
+
+    def remove(self, name: str, version: str, in_use: Collection[str] = ()) -> ModelVersion:
+        """Take a version out of the index; `gc` frees its space. Its number is never given again.
+
+        Args:
+            in_use: References (`NAME:VERSION`) and digests that are being served.
+
+        Raises:
+            VersionNotFoundError: There is none.
+            FailedPreconditionError: It is in use.
+        """
+        check_version(version)
+        with storage_errors(f"cannot remove {name}:{version}", self.home), self._locked():
+            found = self.get(f"{name}:{version}")
+            if found.reference in in_use:
+                msg = f"{found.reference} is being served; take it out of its endpoint first"
+                raise FailedPreconditionError(msg)
+            self._index.remove(found)
+        return found
+
+    def gc(
+        self, in_use: Collection[str] = (), *, temporary_age_s: float = TEMPORARY_AGE_S
+    ) -> GarbageReport:
+        """Delete artifacts that no version refers to, and what crashed pushes left.
+
+        Args:
+            in_use: Digests to keep although no version refers to them.
+
+        Raises:
+            ArtifactCorruptError: An index file cannot be read, so what it refers to is not known.
+        """
+        with storage_errors("cannot clean up", self.home), self._locked():
+            versions, problems = self._read_all(None)
+            if problems:
+                msg = f"nothing was deleted: {problems[0]}"
+                raise ArtifactCorruptError(msg)
+            kept = {version.digest for version in versions}.union(map(Digest, in_use))
+            doomed = tuple(d for d in self._artifacts.digests() if d not in kept)
+            freed = self._artifacts.delete(doomed)
+            before = self._clock.now() - temporary_age_s
+            temporary, more = self._artifacts.delete_temporary(before=before)
+        return GarbageReport(artifacts=doomed, temporary=temporary, freed_bytes=freed + more)
+
+    def _locked(self) -> AbstractContextManager[None]:
+        directory = self.home / "registry"
+        directory.mkdir(parents=True, exist_ok=True)
+        return exclusive(directory / ".lock", timeout_s=LOCK_TIMEOUT_S)
+
+    def _read_all(self, name: str | None) -> tuple[Versions, Problems]:
+        found: Versions = []
+        problems: Problems = []
+        for model in self._index.names() if name is None else [name]:
+            for number in self._index.numbers(model):
+                try:
+                    version = self._index.read(model, number)
+                except ArtifactCorruptError as error:
+                    problems.append(error)
+                else:
+                    found += [version] if version is not None else []
+        return found, problems
+
+    def _same(
+        self, name: str, digest: Digest, runtime: str, labels: Mapping[str, tuple[str, ...]]
+    ) -> ModelVersion | None:
+        """The newest version with this content, if its artifact is still whole."""
+        for version in reversed(self.list(name)):
+            if (
+                version.digest == digest
+                and runtime in ("", version.runtime)
+                and dict(version.labels) == dict(labels)
+                and self._is_whole(version)
+            ):
+                return version
+        return None
+
+    def _is_whole(self, version: ModelVersion) -> bool:
+        path = self._artifacts.path(version.digest) / version.filename
+        return not differences(path, version.files)
+
+    def _publish(self, staged: Path, draft: ModelVersion) -> ModelVersion:
+        """Make the staged version visible, unless somebody else was first with the same."""
+        with self._locked():
+            filename = self._place(staged, draft)
+            same = self._same(draft.name, draft.digest, draft.runtime, draft.labels)
+            if same is not None:
+                return same
+            number = self._index.next_number(draft.name)
+            version = msgspec.structs.replace(draft, version=str(number), filename=filename)
+            self._index.write(version)
+            return version
+
+    def _place(self, staged: Path, draft: ModelVersion) -> str:
+        """Move the artifact to its place, unless a whole one is there; the name of its file.
+
+        Versions that share content share the name, too, and a damaged artifact is healed.
+        """
+        sharing = (version for version in self.list() if version.digest == draft.digest)
+        filename = next((version.filename for version in sharing), draft.filename)
+        place = self._artifacts.path(draft.digest)
+        if differences(place / filename, draft.files):
+            if filename != draft.filename:
+                (staged / draft.filename).rename(staged / filename)
+            self._artifacts.publish(staged, draft.digest)
+        return filename

@@ -1,0 +1,77 @@
+"""What the registry knows about one model version: the message in its index file."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from headrace.core import ArtifactCorruptError, Digest, ModelName, ModelSignature
+
+SCHEMA: Final = 1
+
+
+class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of an artifact; `path` is relative to it, with `/`, and empty for a lone file."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """One immutable version of a model.
+
+    `digest` covers the content: a file's SHA-256, or that of a directory's list of files.
+    `filename` is the file or directory inside the artifact that a runtime loads. `labels`: for an
+    output's name, its class names. `metadata` is whatever the one who pushed it wanted to keep.
+    """
+
+    name: ModelName
+    version: str
+    digest: Digest
+    size_bytes: int
+    files: tuple[StoredFile, ...]
+    filename: str
+    runtime: str
+    signature: ModelSignature
+    created_at: datetime
+    created_by: str = ""
+    source: str = ""
+    labels: Mapping[str, tuple[str, ...]] = {}
+    metadata: Mapping[str, str] = {}
+    schema: int = SCHEMA
+
+    @property
+    def reference(self) -> str:
+        """`NAME:VERSION`, as the spec file and the commands take it."""
+        return f"{self.name}:{self.version}"
+
+
+class _Schema(msgspec.Struct):
+    schema: int
+
+
+def encode_version(version: ModelVersion) -> bytes:
+    """The version as JSON that people can read."""
+    return msgspec.json.format(msgspec.json.encode(version), indent=2) + b"\n"
+
+
+def decode_version(data: bytes, *, where: str) -> ModelVersion:
+    """The version that `data` holds.
+
+    Args:
+        where: The file, for the error.
+
+    Raises:
+        ArtifactCorruptError: It is no index file, or a newer Headrace wrote it.
+    """
+    try:
+        schema = msgspec.json.decode(data, type=_Schema).schema
+        if schema > SCHEMA:
+            msg = f"{where} was written by a newer Headrace (schema {schema}); upgrade this one"
+            raise ArtifactCorruptError(msg)
+        return msgspec.json.decode(data, type=ModelVersion)
+    except msgspec.DecodeError as error:
+        msg = f"{where} is damaged and cannot be read: {error}"
+        raise ArtifactCorruptError(msg) from error

@@ -1,0 +1,116 @@
+import logging
+from pathlib import Path
+
+import pytest
+
+from headrace.core import InvalidArgumentError, ModelSignature, UnsupportedModelError
+from headrace.registry import FoundModel, is_repository, open_repository
+
+EMPTY = ModelSignature(inputs=(), outputs=(), batched=False)
+
+
+def put(file: Path, content: str = "x") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content)
+    return file
+
+
+def inspect(path: Path, _: str) -> tuple[str, ModelSignature]:
+    if path.is_dir() or path.read_text() == "bad":
+        msg = f"{path}: is bad"
+        raise UnsupportedModelError(msg)
+    return "onnx", EMPTY
+
+
+def found(path: Path) -> list[tuple[str, str]]:
+    return [(model.name, model.version) for model in open_repository(path)]
+
+
+def test_models_and_versions_come_in_order_of_their_numbers(tmp_path: Path) -> None:
+    for name, version in (("b", "10"), ("b", "2"), ("a", "1")):
+        put(tmp_path / name / version / "model.onnx")
+
+    assert found(tmp_path) == [("a", "1"), ("b", "2"), ("b", "10")]
+    assert open_repository(tmp_path)[0].path == tmp_path / "a" / "1" / "model.onnx"
+
+
+def test_hidden_directories_and_loose_files_are_passed_over(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "1" / "model.onnx")
+    put(tmp_path / "a" / ".2" / "model.onnx")
+    put(tmp_path / "a" / "old" / "model.onnx")
+    put(tmp_path / ".git" / "1" / "model.onnx")
+    put(tmp_path / "README.md")
+
+    assert found(tmp_path) == [("a", "1")]
+
+
+def test_weights_beside_the_model_come_with_it(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "1" / "model.onnx")
+    put(tmp_path / "a" / "1" / "weights.bin")
+
+    assert open_repository(tmp_path)[0].path == tmp_path / "a" / "1"
+
+
+def test_a_broken_model_says_why_and_stops_no_other(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "1" / "model.onnx", "bad")
+    put(tmp_path / "b" / "1" / "model.onnx")
+    (tmp_path / "c" / "1").mkdir(parents=True)
+    put(tmp_path / "d e" / "1" / "model.onnx")
+    models: dict[str, FoundModel] = {m.name: m for m in open_repository(tmp_path, inspect)}
+
+    assert models["a"].reason == f"{tmp_path}/a/1/model.onnx: is bad"
+    assert (models["b"].reason, models["b"].runtime) == ("", "onnx")
+    assert models["b"].signature == EMPTY
+    assert "is bad" in models["c"].reason
+    assert models["d e"].reason == "the model name 'd e' is not allowed"
+
+
+def test_a_model_without_a_version_is_ignored_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path / "a" / "1" / "model.onnx")
+    put(tmp_path / "b" / "model.onnx")
+
+    assert found(tmp_path) == [("a", "1")]
+    assert "b holds no numbered version" in caplog.text
+
+
+def test_batch_size_and_labels_are_read_from_the_configuration(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path / "a" / "1" / "net.onnx")
+    put(tmp_path / "a" / "labels.txt", "cat\ndog \n\n")
+    put(
+        tmp_path / "a" / "config.pbtxt",
+        """\
+# max_batch_size: 99
+name: "a"
+max_batch_size: 8
+default_model_filename: "net.onnx"
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 4 ] } ]
+output [
+  {
+    name: "prob"
+    dims: [ 2 ]
+    label_filename: "labels.txt"
+  }
+]
+output { name: "other" label_filename: "../../etc/passwd" }
+""",
+    )
+    with caplog.at_level(logging.WARNING):
+        (model,) = open_repository(tmp_path)
+
+    assert model.max_batch_size == 8
+    assert model.labels == {"prob": ("cat", "dog")}
+    assert model.path.name == "net.onnx"
+    assert "the labels of output 'other' are not there" in caplog.text
+
+
+def test_what_is_no_repository_is_refused(tmp_path: Path) -> None:
+    file = put(tmp_path / "a" / "model.onnx")
+
+    assert not is_repository(tmp_path)
+    assert not is_repository(file)
+    with pytest.raises(InvalidArgumentError, match="no model repository"):
+        open_repository(tmp_path)
