@@ -88,7 +88,7 @@ docs-serve: setup ## the documentation on http://127.0.0.1:8090, rebuilt on chan
 
 .PHONY: reference
 reference: setup ## write the reference pages that are generated from code
-	$(BIN)/python scripts/gen_reference.py
+	$(BIN)/python -m scripts.gen_reference
 
 ##@ Maintain
 .PHONY: lock

@@ -1,0 +1,65 @@
+"""Fill the parts of the reference pages that come from the code.
+
+    python -m scripts.gen_reference
+
+A page holds prose and, between `begin generated NAME` and `end generated` comments, what this
+script makes of the code. The pages are committed, so that they can be read and reviewed without a
+build; a test fails when they are stale.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from headrace import cli
+from headrace.client import AsyncClient, Client, RetryPolicy
+from headrace.core import BatchingSettings, PaddingSettings, ReplicaSettings
+from headrace.core.spec import json_schema
+from headrace.runtimes import LoadOptions, Model, PythonModel, Runtime
+from scripts.reference.api import class_section
+from scripts.reference.errors import code_table, error_table
+from scripts.reference.metrics import replica_metric_table
+from scripts.reference.settings import settings_section
+from scripts.reference.spec import spec_sections
+
+REFERENCE: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
+SCHEMA: Final = "headrace.schema.json"
+PARTS: Final[Mapping[str, Callable[[], str]]] = {
+    "cli": cli.reference,
+    "client": lambda: "\n".join(map(class_section, (Client, AsyncClient, RetryPolicy))),
+    "codes": code_table,
+    "errors": error_table,
+    "replica metrics": replica_metric_table,
+    "replica settings": lambda: "\n".join(
+        settings_section(kind) for kind in (ReplicaSettings, BatchingSettings, PaddingSettings)
+    ),
+    "runtimes": lambda: "\n".join(map(class_section, (Runtime, Model, LoadOptions, PythonModel))),
+    "spec": lambda: spec_sections(json_schema()),
+}
+"""What makes the text of each generated part."""
+
+_PART: Final = re.compile(
+    r"(<!-- begin generated ([a-z ]+) -->\n).*?(<!-- end generated -->)", re.DOTALL
+)
+
+
+def main() -> None:
+    """Write every page."""
+    for path, text in pages().items():
+        path.write_text(text)
+
+
+def pages() -> dict[Path, str]:
+    """The text that each file should have."""
+    found = {path: _filled(path.read_text()) for path in sorted(REFERENCE.glob("*.md"))}
+    return found | {REFERENCE / SCHEMA: json.dumps(json_schema(), indent=2) + "\n"}
+
+
+def _filled(text: str) -> str:
+    return _PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]().strip()}\n\n{part[3]}", text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Reference pages for classes, from their signatures and docstrings."""
+
+import inspect
+import re
+from collections.abc import Iterator
+
+_SECTION = re.compile(r"^(Args|Returns|Raises):$", re.MULTILINE)
+_WIDTH = 90
+_ENTRY = re.compile(r"^ {4}(\S[^:]*): (.*)$")
+
+
+def class_section(kind: type) -> str:
+    """A class: what it is, its fields, its methods."""
+    parts = [f"## {kind.__name__}\n", markdown_from(kind.__doc__ or "")]
+    for name, member in vars(kind).items():
+        if name.startswith("_") or not inspect.isfunction(member):
+            continue
+        parts.append(f"### {kind.__name__}.{name}\n")
+        # Not `python`: a signature has no body, and `python` blocks are tried by the tests.
+        parts.append(f"```pycon\n{_signature(name, member)}\n```\n")
+        parts.append(markdown_from(member.__doc__ or ""))
+    return "\n".join(parts)
+
+
+def markdown_from(docstring: str) -> str:
+    """A Google-style docstring as Markdown: sections become lists."""
+    pieces = _SECTION.split(inspect.cleandoc(docstring))
+    parts = [pieces[0].rstrip() + "\n"]
+    for title, body in zip(pieces[1::2], pieces[2::2], strict=True):
+        parts.append(f"**{title}**\n")
+        # A section ends where the indentation does.
+        listed, _, after = body.lstrip("\n").partition("\n\n")
+        parts.append("\n".join(_entries(listed)) + "\n")
+        if after.strip():
+            parts.append(after.strip() + "\n")
+    return "\n".join(parts)
+
+
+def _entries(body: str) -> Iterator[str]:
+    for line in body.splitlines():
+        found = _ENTRY.match(line)
+        yield f"- `{found[1]}`: {found[2]}" if found else f"  {line.strip()}"
+
+
+def _signature(name: str, member: object) -> str:
+    assert callable(member)
+    text = f"{name}{inspect.signature(member)}".replace("'", "")
+    text = re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Za-z])", "", text)
+    prefix = "async " if inspect.iscoroutinefunction(member) else ""
+    return prefix + (text if len(text) <= _WIDTH else _wrapped(text))
+
+
+def _wrapped(text: str) -> str:
+    head, _, rest = text.partition("(")
+    inside, _, tail = rest.rpartition(")")
+    lines = "".join(f"    {part},\n" for part in _split(inside))
+    return f"{head}(\n{lines}){tail}"
+
+
+def _split(text: str) -> list[str]:
+    """At the commas that stand outside all brackets."""
+    parts, depth, start = [], 0, 0
+    for i, character in enumerate(text):
+        depth += (character in "[(") - (character in "])")
+        if character == "," and depth == 0:
+            parts.append(text[start:i].strip())
+            start = i + 1
+    return [*parts, text[start:].strip()]

@@ -1,0 +1,39 @@
+"""Messages between processes, from their types."""
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from scripts.reference.text import cell
+
+
+def settings_section(kind: type[msgspec.Struct]) -> str:
+    """A message: what it is, and its fields with types and defaults."""
+    head = "| field | type | default |\n|---|---|---|"
+    rows = "\n".join(_rows(kind))
+    return f"## {kind.__name__}\n\n{inspect.cleandoc(kind.__doc__ or '')}\n\n{head}\n{rows}\n"
+
+
+def _rows(kind: type[msgspec.Struct]) -> Iterator[str]:
+    for field in msgspec.structs.fields(kind):
+        yield f"| `{field.name}` | `{cell(_type_name(field.type))}` | {_default(field)} |"
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    default: object = field.default
+    if field.default_factory is not msgspec.NODEFAULT:
+        default = field.default_factory()
+    if default is msgspec.NODEFAULT:
+        return "required"
+    if isinstance(default, msgspec.Struct):
+        return "as below"
+    return f"`{json.dumps(default)}`"
+
+
+def _type_name(kind: object) -> str:
+    is_plain = isinstance(kind, type) and not str(kind).startswith(("dict[", "list["))
+    name = kind.__name__ if is_plain and isinstance(kind, type) else str(kind)
+    return re.sub(r"headrace(\.\w+)+\.", "", name)

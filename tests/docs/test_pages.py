@@ -1,0 +1,230 @@
+"""What the documentation shows is tried: blocks parse, commands run, answers are those printed.
+
+A page that is run is one story: its `sh` and `python` blocks in order, in an empty folder that
+holds the examples' models, against a system of its own. A `json` block states what the block
+before it prints, a `text` block too, with `...` for what varies. `console` blocks are not run.
+"""
+
+import ast
+import doctest
+import json
+import math
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.core.spec import SystemSpec, parse_spec
+from scripts.gen_reference import pages
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+STORIES = (
+    "README.md",
+    "docs/tutorial.md",
+    "docs/how-to/onnx.md",
+    "docs/how-to/python-model.md docs/how-to/kserve-v1.md",
+)
+"""Pages that are run; several in one entry share a system."""
+ON_DIGITS = (
+    "docs/how-to/triton-client.md",
+    "docs/how-to/grpc.md",
+    "docs/how-to/deadlines.md",
+    "docs/how-to/batching.md",
+    "docs/how-to/logs-and-metrics.md",
+    "docs/reference/client.md",
+)
+"""Pages whose blocks expect the digits model to be served."""
+SEPARATOR = "\x1e"
+STORY_LIMIT_S = 120
+USUAL_PORTS = (8000, 8001, 8002, 8080)
+
+_FENCE = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A fenced block: its language, the file it is shown as (or nothing), its text."""
+
+    language: str
+    title: str
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    return [Block(*found) for found in _FENCE.findall(page.read_text())]
+
+
+def all_blocks(language: str) -> Iterator[Any]:
+    for page in PAGES:
+        for i, block in enumerate(blocks(page)):
+            if block.language == language:
+                yield pytest.param(block, id=f"{page.relative_to(ROOT)}-{i}")
+
+
+@pytest.mark.parametrize("block", all_blocks("yaml"))
+def test_yaml_blocks_are_specs(block: Block) -> None:
+    spec = parse_spec(block.text, base_dir=ROOT, exists=lambda _: True)
+
+    assert isinstance(spec, SystemSpec)
+
+
+@pytest.mark.parametrize("block", all_blocks("python"))
+def test_python_blocks_parse(block: Block) -> None:
+    assert ast.parse(block.text)
+
+
+@pytest.mark.parametrize("block", all_blocks("json"))
+def test_json_blocks_parse(block: Block) -> None:
+    assert json.loads(block.text)
+
+
+@pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
+def test_generated_parts_are_those_that_the_code_gives(path: Path) -> None:
+    assert path.read_text() == pages()[path], "stale: run `make reference`"
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder `models` that the pages speak of."""
+    folder = tmp_path_factory.mktemp("models")
+    train = ROOT / "examples/digits/train.py"
+    subprocess.run([sys.executable, train, folder], check=True, capture_output=True)  # noqa: S603  # ours
+    return folder
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("story", STORIES)
+def test_a_page_does_what_it_shows(story: str, models: Path, tmp_path: Path) -> None:
+    steps = [block for name in story.split() for block in blocks(ROOT / name)]
+
+    play(steps, models, tmp_path)
+
+
+@pytest.mark.e2e
+def test_pages_about_the_digits_model_do_what_they_show(models: Path, tmp_path: Path) -> None:
+    up = Block("sh", "", "headrace up models/digits.onnx --detach >/dev/null\n")
+    steps = [block for name in ON_DIGITS for block in blocks(ROOT / name)]
+
+    play([up, *(block for block in steps if block.language != "yaml")], models, tmp_path)
+
+
+def play(steps: list[Block], models: Path, folder: Path) -> None:
+    """Run the blocks in `folder`, compare what they print, and stop whatever runs there."""
+    prepare(models, folder)
+    ports = dict(zip(USUAL_PORTS, free_ports(len(USUAL_PORTS)), strict=True))
+    environment = story_environment(folder, ports)
+    script, expected = compose(steps, ports)
+    try:
+        done = subprocess.run(  # noqa: S603  # what our own pages show
+            ["/bin/bash", "-c", script],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=STORY_LIMIT_S,
+            check=False,
+        )
+    finally:
+        stop = [BIN / "headrace", "down", "--home", folder / ".headrace"]
+        subprocess.run(stop, check=False, capture_output=True, timeout=60)  # noqa: S603  # ours
+
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    printed = done.stdout.split(SEPARATOR)
+    for index, block in expected:
+        assert_prints(block, printed[index])
+
+
+def compose(steps: list[Block], ports: dict[int, int]) -> tuple[str, list[tuple[int, Block]]]:
+    """The blocks as one script, and which of its outputs are stated."""
+    script = ["set -euo pipefail"]
+    expected = []
+    count = 0
+    for block in steps:
+        text = with_ports(block.text, ports)
+        if block.title:
+            # Files come in one piece, whatever characters they hold.
+            script.append(f"mkdir -p $(dirname {block.title})")
+            script.append(f"cat >{block.title} <<'END-OF-BLOCK'\n{text}END-OF-BLOCK")
+        elif block.language == "sh":
+            script.append(f"{text}printf '\\036'")
+            count += 1
+        elif block.language == "python":
+            script.append(f"python - <<'END-OF-BLOCK'\n{text}END-OF-BLOCK\nprintf '\\036'")
+            count += 1
+        elif block.language in {"json", "text"} and count:
+            expected.append((count - 1, block))
+    return "\n".join(script), expected
+
+
+def assert_prints(block: Block, printed: str) -> None:
+    if block.language == "json":
+        assert_alike(json.loads(block.text), json.loads(printed))
+    else:
+        flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+        assert doctest.OutputChecker().check_output(block.text, printed, flags), printed
+
+
+def assert_alike(want: object, got: object) -> None:
+    """Equal JSON, with the last digits of floats left free."""
+    match want, got:
+        case dict(), dict():
+            assert want.keys() == got.keys()
+            for key in want:
+                assert_alike(want[key], got[key])
+        case list(), list():
+            assert len(want) == len(got)
+            for mine, theirs in zip(want, got, strict=True):
+                assert_alike(mine, theirs)
+        case float(), float() | int():
+            assert math.isclose(want, got, rel_tol=1e-4, abs_tol=1e-6)
+        case _:
+            assert want == got
+
+
+def prepare(models: Path, folder: Path) -> None:
+    shutil.copytree(models, folder / "models")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    (folder / ".venv/bin").mkdir(parents=True)
+    (folder / ".venv/bin/activate").touch()  # the shim below has to stay first in PATH
+    shims = folder / "shims"
+    shims.mkdir()
+    shim = shims / "headrace"
+    # Pages speak of the usual ports; here `up` is told others, for tests beside this one.
+    shim.write_text(
+        "#!/bin/bash\n"
+        f'if [ "$1" = up ]; then exec {BIN}/headrace "$@" $SHIM_PORTS; fi\n'
+        f'exec {BIN}/headrace "$@"\n'
+    )
+    shim.chmod(0o755)
+
+
+def story_environment(folder: Path, ports: dict[int, int]) -> dict[str, str]:
+    names = ("--http-port", "--grpc-port", "--metrics-port", "--admin-port")
+    flags = [f"{name} {ports[usual]}" for name, usual in zip(names, USUAL_PORTS, strict=True)]
+    path = f"{folder}/shims:{BIN}:{os.environ['PATH']}"
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HEADRACE_")}
+    return kept | {"PATH": path, "SHIM_PORTS": " ".join(flags), "COLUMNS": "120"}
+
+
+def with_ports(text: str, ports: dict[int, int]) -> str:
+    return re.sub(r"\b(8000|8001|8002|8080)\b", lambda found: str(ports[int(found[0])]), text)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for listener in sockets:
+        listener.bind(("127.0.0.1", 0))
+    ports = [int(listener.getsockname()[1]) for listener in sockets]
+    for listener in sockets:
+        listener.close()
+    return ports
