@@ -1,0 +1,1 @@
+"""How fast Headrace is beside what people build without it: `python -m bench`."""

@@ -1,0 +1,1 @@
+"""Load tools: `wrk` and `h2load` where installed, an own client for everything else."""

@@ -1,0 +1,136 @@
+"""How much of a real transformer's speed is left when it is served?
+
+all-MiniLM-L6-v2, one sentence per request, 32 in flight, lengths as in film reviews; both cores for
+everybody. Bare ONNX Runtime sees the same stream, 32 at a time, and may sort it.
+"""
+
+import sys
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from bench import cpu, minilm, models, systems, text, verify
+from bench.bare import pad
+from bench.context import Context, http_arm
+from bench.load import closed
+from bench.payloads import Payload, binary_payload
+from bench.results import SuiteResult, Table, Target, cell, cores_used
+from bench.windows import Arm, Rounds, figure, interleave, ratio, spread
+
+Array = np.ndarray[Any, Any]
+
+MODEL: Final = "minilm"
+IN_FLIGHT: Final = 32
+ROWS: Final = 512
+VERIFIED: Final = 8
+
+ONE: Final = "bare, one by one"
+SORTED: Final = {f"bare, sorted by length, {size} a batch": f"sorted:{size}" for size in (4, 8, 16)}
+FIFO: Final = "naive batcher, 16 as they come, padded"
+SERVED: Final = "replica, binary"
+BEST: Final = (ONE, *SORTED)
+LOWEST_SPEARMAN: Final = 0.815
+
+
+def run(context: Context) -> SuiteResult:
+    """Measure; skipped where the weights cannot be had."""
+    try:
+        folder = minilm.fetch(context.cache)
+    except RuntimeError as error:
+        return SuiteResult(name="transformer", skipped=str(error))
+    model = folder / "minilm.onnx"
+    rows, notes = _rows(folder / "tokenizer.json", context.data)
+    with ExitStack() as stack:
+        rounds = interleave(_arms(context, model, rows, stack), rounds=context.rounds)
+    targets = [_served_share(rounds)]
+    if context.data:
+        bare = models.session(model, threads=len(context.placement.all))
+        correlation = text.spearman_on_stsb(bare, folder / "tokenizer.json", context.data)
+        targets.append(
+            Target(text="STS-B Spearman of this file", value=correlation, limit=LOWEST_SPEARMAN)
+        )
+    return SuiteResult(
+        name="transformer", table=_table(rounds), targets=targets, notes=notes, rounds=rounds
+    )
+
+
+def _rows(tokenizer: Path, data: Path | None) -> tuple[list[Array], list[str]]:
+    if data:
+        rows = text.sentence_rows(tokenizer, data, ROWS)
+        notes = ["real sentences"]
+    else:
+        rows = text.drawn_rows(ROWS)
+        notes = ["random tokens in real lengths; STS-B is not checked: no --data"]
+    lengths = [len(row) for row in rows]
+    return rows, [f"{notes[0]}: {np.mean(lengths):.1f} tokens on average, {max(lengths)} at most"]
+
+
+def _arms(context: Context, model: Path, rows: list[Array], stack: ExitStack) -> list[Arm]:
+    cores = context.placement.all
+    replica = stack.enter_context(
+        systems.replica(model, name=MODEL, cores=cores, home=context.home)
+    )
+    payloads: list[Payload] = []
+    for row in rows:
+        inputs = pad([row])
+        payloads.append(binary_payload(MODEL, inputs))
+        if len(payloads) <= VERIFIED:
+            expected = models.run_bare(model, inputs)
+            verify.check_http(SERVED, replica.http, payloads[-1], expected)
+
+    load = closed.Load(
+        index=context.load(payloads, name=MODEL, connections=IN_FLIGHT).index,
+        connections=IN_FLIGHT,
+        seconds=context.seconds,
+        cores=cores,
+    )
+    stored = context.home / "rows.npz"
+    np.savez(stored, *rows)
+    bare = partial(_bare, context, model, stored)
+    return [
+        http_arm(SERVED, replica.http, load),
+        Arm(name=ONE, measure=partial(bare, "one")),
+        *[Arm(name=name, measure=partial(bare, way)) for name, way in SORTED.items()],
+        Arm(name=FIFO, measure=partial(bare, "fifo:16")),
+    ]
+
+
+def _bare(context: Context, model: Path, rows: Path, way: str) -> dict[str, float]:
+    cores = context.placement.all
+    argv = [sys.executable, "-m", "bench.bare", "tokens", str(model), str(rows), "--way", way]
+    argv += ["--seconds", str(context.seconds), "--threads", str(len(cores))]
+    argv += ["--window", str(IN_FLIGHT)]
+    return dict(
+        closed.run_tool(argv, cores=cores, seconds=context.seconds, read=closed.read_figures)
+    )
+
+
+def _served_share(rounds: Rounds) -> Target:
+    shares = [
+        window.figures["rps"] / max(rounds[arm][number].figures["rps"] for arm in BEST)
+        for number, window in enumerate(rounds[SERVED])
+    ]
+    return Target(
+        text="rows/s served, of the best bare way in each round",
+        value=spread(shares).median,
+        limit=0.95,
+    )
+
+
+def _table(rounds: Rounds) -> Table:
+    return Table(
+        headings=["way", "rows/s", "times one by one", "server cores", "load cores"],
+        rows=[
+            [
+                arm,
+                cell(figure(rounds, arm, "rps")),
+                cell(ratio(rounds, arm, ONE, "rps"), 2),
+                cores_used(rounds, arm, systems.REPLICA) if arm == SERVED else "",
+                cores_used(rounds, arm, cpu.LOAD) if arm == SERVED else "",
+            ]
+            for arm in rounds
+        ],
+    )
