@@ -1,0 +1,322 @@
+"""V2 REST infer requests to arrays: JSON, JSON with binary tensors after it, or one raw tensor."""
+
+import struct
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from headrace.core import (
+    Array,
+    Datatype,
+    InferRequest,
+    InvalidArgumentError,
+    ModelSignature,
+    RequestedOutput,
+    UnsupportedError,
+)
+from headrace.protocol.inputs import InputTensor, ModelInputs, Plan
+from headrace.protocol.json_large import large_array, parse_large
+from headrace.protocol.json_messages import (
+    UNREADABLE,
+    InferMessage,
+    InputMessage,
+    typed_decoder,
+    unreadable,
+)
+from headrace.protocol.parameters import (
+    BINARY_OUTPUT,
+    NO_OPTIONS,
+    SHARED_MEMORY_TEXT,
+    check_outputs,
+    request_options,
+    requested_output,
+)
+from headrace.protocol.values import FLOATS, PACK_CODES, flatten
+
+LARGE_BODY_BYTES: Final = 16 << 10
+"""JSON bodies above this go through simdjson, whose arrays need no Python object per number."""
+
+
+class InferDecoder:
+    """Decodes the infer requests of one model; not thread-safe.
+
+    Arrays may be views into the body and are read-only then: copy before writing. Where a JSON
+    object names a key twice, the last one counts.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        model_version: str,
+        signature: ModelSignature,
+        *,
+        max_batch_size: int | None = None,
+    ) -> None:
+        self._model = model_name
+        self._version = model_version
+        self._signature = signature
+        self._inputs = ModelInputs(model_name, signature, max_batch_size=max_batch_size)
+        self._tensors = self._inputs.tensors
+        self._count = len(signature.inputs)
+        self._general = msgspec.json.Decoder(InferMessage)
+        self._typed = _typed_decoders(signature)
+
+    def decode(self, body: bytes, header_length: int | None = None) -> InferRequest:
+        """The request that `body` holds, checked against the model's signature.
+
+        Args:
+            body: The whole body, decompressed.
+            header_length: Value of `Inference-Header-Content-Length`: bytes of JSON before the
+                binary tensors; 0 means that the body is one raw tensor; None that all is JSON.
+
+        Raises:
+            InvalidArgumentError: It is no request that this model can run; the text says why.
+            UnsupportedError: It asks for shared memory or for a sequence.
+        """
+        if header_length is None:
+            if len(body) > LARGE_BODY_BYTES:
+                return self._decode_large(body)
+            for _ in self._typed:
+                request = self._decode_typed(body)
+                if request is not None:
+                    return request
+            return self._request(self._parse(body), body)
+        if header_length == 0:
+            return self._decode_raw(body)
+        if not 0 < header_length <= len(body):
+            msg = f"inference header size should be in range (0, {len(body)}), got: {header_length}"
+            raise InvalidArgumentError(msg)
+        message = self._parse(body[:header_length])
+        return self._request(message, body, at=header_length)
+
+    def _decode_typed(self, body: bytes) -> InferRequest | None:
+        """The request, if it is an ordinary one: JSON data of the expected element type only.
+
+        Anything else, right or wrong, is None and left to the general way.
+        """
+        decoder, is_nested = self._typed[0]
+        try:
+            message = decoder.decode(body)
+        except UNREADABLE:
+            # Callers seldom change between flat and nested: remember what came last.
+            self._typed.reverse()
+            return None
+        inputs: dict[str, Array] = {}
+        rows = 0
+        for item in message.inputs:
+            tensor = self._tensors.get(item.name)
+            if tensor is None or item.datatype != tensor.datatype:
+                return None
+            plan = tensor.plans.get(item.shape) or tensor.plan(item.shape)
+            data = item.data
+            assert data is not None  # the typed decoder's messages always have it
+            assert plan.pack is not None  # only models whose inputs are all numbers come here
+            if is_nested:
+                data = flatten(item.name, data, plan.shape)
+            rows = rows or plan.rows
+            if len(data) != plan.elements or plan.rows != rows:
+                return None
+            try:
+                inputs[item.name] = np.ndarray(plan.shape, tensor.dtype, plan.pack(*data))
+            except (struct.error, OverflowError):
+                return None
+        if len(inputs) != self._count or len(message.inputs) != self._count:
+            return None
+        return self._finish(message, inputs, rows)
+
+    def _decode_large(self, body: bytes) -> InferRequest:
+        large = parse_large(body)
+        if large is not None:
+            message, arrays = large
+            request = self._request_of_large(message, arrays)
+            if request is not None:
+                return request
+        # Irregular, mixed or wrong: the general way is slower, and says what is wrong.
+        return self._request(self._parse(body), body)
+
+    def _decode_raw(self, body: bytes) -> InferRequest:
+        if self._count != 1:
+            msg = (
+                f"a raw binary request needs a model with exactly one input; '{self._model}' "
+                f"has {self._count}"
+            )
+            raise InvalidArgumentError(msg)
+        (tensor,) = self._tensors.values()
+        plan = tensor.plan(tensor.raw_shape(len(body)))
+        return InferRequest(
+            model_name=self._model,
+            model_version=self._version,
+            inputs={tensor.name: tensor.from_raw_body(plan, body)},
+            rows=plan.rows,
+            binary_data_output=True,
+        )
+
+    def _parse(self, document: bytes) -> InferMessage:
+        try:
+            return self._general.decode(document)
+        except UNREADABLE as error:
+            raise unreadable(error) from None
+
+    def _request(self, message: InferMessage, body: bytes, at: int | None = None) -> InferRequest:
+        """The request of a document; binary tensors stand in `body` from `at` on."""
+        inputs: dict[str, Array] = {}
+        rows = 0
+        position = end = len(body)
+        if at is not None:
+            position = at
+        for item in message.inputs:
+            name = item.name
+            tensor = self._tensors.get(name) or self._inputs.get(name)
+            if item.datatype != tensor.datatype:
+                tensor.check_datatype(item.datatype)
+            plan = tensor.plans.get(item.shape) or tensor.plan(item.shape)
+            size = _binary_size(item, has_binary=at is not None)
+            if size < 0:
+                inputs[name] = tensor.from_values(plan, _json_data(tensor, item))
+            elif size <= end - position:
+                inputs[name] = tensor.from_raw(plan, body, position, size)
+                position += size
+            else:
+                raise self._too_short(name, size, end - position)
+            rows = _joint_rows(rows, plan)
+        if position != end:
+            raise self._surplus(end - position)
+        return self._fit(message, inputs, rows)
+
+    def _request_of_large(self, message: InferMessage, arrays: list[Any]) -> InferRequest | None:
+        inputs: dict[str, Array] = {}
+        rows = 0
+        for item, data in zip(message.inputs, arrays, strict=True):
+            tensor = self._inputs.get(item.name)
+            tensor.check_datatype(item.datatype)
+            plan = tensor.plan(item.shape)
+            _refuse_json(tensor)
+            array = large_array(tensor, plan, data)
+            if array is None:
+                return None
+            rows = _joint_rows(rows, plan)
+            inputs[item.name] = array
+        return self._fit(message, inputs, rows)
+
+    def _fit(self, message: InferMessage, inputs: dict[str, Array], rows: int) -> InferRequest:
+        if not len(inputs) == len(message.inputs) == self._count or rows == _DISAGREE:
+            self._inputs.raise_misfit([item.name for item in message.inputs], inputs)
+        return self._finish(message, inputs, rows or 1)
+
+    def _finish(self, message: InferMessage, inputs: dict[str, Array], rows: int) -> InferRequest:
+        parameters = message.parameters
+        if not parameters:
+            options = NO_OPTIONS
+        elif parameters == _ONLY_BINARY_OUTPUT and parameters["binary_data_output"] is True:
+            options = BINARY_OUTPUT
+        else:
+            options = request_options(parameters)
+        return InferRequest(
+            model_name=self._model,
+            inputs=inputs,
+            rows=rows,
+            model_version=self._version,
+            id=message.id or "",
+            outputs=self._outputs(message) if message.outputs else (),
+            binary_data_output=options.binary_data_output,
+            priority=options.priority,
+            timeout_s=options.timeout_s,
+            parameters=options.others,
+        )
+
+    def _too_short(self, name: str, size: int, left: int) -> InvalidArgumentError:
+        return InvalidArgumentError(
+            f"unexpected end of binary data: input '{name}' of model '{self._model}' needs {size} "
+            f"bytes, {left} are left"
+        )
+
+    def _surplus(self, left: int) -> InvalidArgumentError:
+        return InvalidArgumentError(
+            f"unexpected additional input data for model '{self._model}': {left} bytes after the "
+            "last tensor"
+        )
+
+    def _outputs(self, message: InferMessage) -> tuple[RequestedOutput, ...]:
+        wanted = message.outputs or ()
+        outputs = tuple(requested_output(o.name, o.parameters or {}) for o in wanted)
+        check_outputs(self._model, self._signature, outputs)
+        return outputs
+
+
+_ONLY_BINARY_OUTPUT: Final = {"binary_data_output": True}
+_DISAGREE: Final = -1
+
+
+def _joint_rows(rows: int, plan: Plan) -> int:
+    """Rows of the request so far (0 before the first input) with one input more."""
+    return plan.rows if rows in (0, plan.rows) else _DISAGREE
+
+
+def _typed_decoders(
+    signature: ModelSignature,
+) -> list[tuple[msgspec.json.Decoder[InferMessage], bool]]:
+    """Decoders for flat and for nested data, if all inputs hold numbers of one JSON type."""
+    datatypes = {spec.datatype for spec in signature.inputs}
+    if Datatype.FP16 in datatypes or not datatypes <= PACK_CODES.keys():
+        return []
+    kinds = {float if datatype in FLOATS else int for datatype in datatypes}
+    ranks = {len(spec.shape) for spec in signature.inputs}
+    if len(kinds) != 1:
+        return []
+    (element,) = kinds
+    decoders = [(typed_decoder(element, 1), False)]
+    if len(ranks) == 1 and max(ranks) > 1:
+        decoders.append((typed_decoder(element, max(ranks)), True))
+    return decoders
+
+
+def _binary_size(item: InputMessage, *, has_binary: bool) -> int:
+    """Bytes that an input has after the JSON; -1 if its data is in the JSON."""
+    parameters = item.parameters
+    if parameters is not None:
+        if parameters.shared_memory_region is not None:
+            raise UnsupportedError(SHARED_MEMORY_TEXT)
+        size = parameters.binary_data_size
+        if size is not None:
+            if not has_binary or size < 0 or item.data is not None:
+                raise _wrong_binary_size(item, size, has_binary=has_binary)
+            return size
+    if item.data is None:
+        msg = (
+            f"input '{item.name}' has no data: give 'data', or specify valid "
+            "'Inference-Header-Content-Length' in request header and 'binary_data_size' when "
+            "passing inputs in binary data format"
+        )
+        raise InvalidArgumentError(msg)
+    return -1
+
+
+def _wrong_binary_size(item: InputMessage, size: int, *, has_binary: bool) -> InvalidArgumentError:
+    if not has_binary:
+        return InvalidArgumentError(
+            "must specify valid 'Inference-Header-Content-Length' in request header and "
+            f"'binary_data_size' when passing inputs in binary data format (input '{item.name}')"
+        )
+    if size < 0:
+        return InvalidArgumentError(
+            f"'binary_data_size' of input '{item.name}' must not be negative"
+        )
+    return InvalidArgumentError(
+        f"input '{item.name}' has both 'data' and 'binary_data_size': send one of them"
+    )
+
+
+def _json_data(tensor: InputTensor, item: InputMessage) -> list[Any]:
+    _refuse_json(tensor)
+    assert item.data is not None  # _binary_size saw to it
+    return item.data
+
+
+def _refuse_json(tensor: InputTensor) -> None:
+    if tensor.spec.datatype == Datatype.FP16:
+        msg = (
+            "receiving FP16 data via JSON is not supported. Please use the binary data format "
+            f"for input '{tensor.name}'"
+        )
+        raise InvalidArgumentError(msg)

@@ -1,0 +1,155 @@
+"""V2 REST infer responses from arrays: JSON, or a JSON header with binary tensors after it."""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+import orjson
+
+from headrace.core import (
+    Array,
+    Datatype,
+    InferRequest,
+    InferResponse,
+    InvalidArgumentError,
+    ModelSignature,
+    datatype_of,
+)
+from headrace.protocol.byte_tensors import element_bytes, join_elements
+from headrace.protocol.outputs import answered_outputs, raw_bytes
+
+Buffer = bytes | memoryview
+_NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
+_REMEMBERED_SHAPES: Final = 1024
+_JOINED_BYTES: Final = 64 << 10
+"""Binary bodies up to this are joined, which costs less than a second write."""
+
+
+class _Head(NamedTuple):
+    """What precedes an output's data of one shape."""
+
+    dtype: np.dtype
+    text: bytes
+
+
+class InferEncoder:
+    """Encodes the infer responses of one model version; not thread-safe.
+
+    NaN and infinity have no JSON: they become `null`, as in JavaScript. A caller who needs them
+    asks for binary data.
+    """
+
+    def __init__(self, model_name: str, model_version: str, signature: ModelSignature) -> None:
+        self._signature = signature
+        self._start = _start(model_name, model_version)
+        self._heads: dict[tuple[str, tuple[int, ...]], _Head] = {}
+        self._binary_heads: dict[tuple[str, tuple[int, ...]], _Head] = {}
+
+    def encode(
+        self, response: InferResponse, request: InferRequest
+    ) -> tuple[bytes | list[Buffer], int | None]:
+        """The body, in one piece or in several, and its JSON header's length if it has tensors.
+
+        Raises:
+            InvalidArgumentError: JSON cannot carry an output (FP16; BYTES that are not UTF-8).
+            RuntimeFailedError: The model did not answer what was asked for.
+        """
+        outputs = response.outputs
+        if request.outputs or response.parameters or len(outputs) != 1:
+            return self._encode_any(response, request)
+        ((name, array),) = outputs.items()
+        start = self._start + _id(request.id) if request.id else self._start
+        if not request.binary_data_output:
+            return b"".join((start, _OUTPUTS, self._json_data(name, array), _CLOSE)), None
+        head = self._binary_heads.get((name, array.shape))
+        if head is None or head.dtype is not array.dtype or array.nbytes > _JOINED_BYTES:
+            return self._encode_any(response, request)
+        header = b"".join((start, _OUTPUTS, head.text, _END))
+        return header + array.tobytes(), len(header)
+
+    def _encode_any(
+        self, response: InferResponse, request: InferRequest
+    ) -> tuple[bytes | list[Buffer], int | None]:
+        parts: list[bytes] = []
+        tensors: list[Buffer] = []
+        for name, array, binary in answered_outputs(response, request, self._signature):
+            if not binary:
+                parts.append(self._json_data(name, array) + b"}")
+                continue
+            raw = join_elements(array.flat) if array.dtype.kind in "OSU" else raw_bytes(array)
+            parts.append(self._binary_output(name, array, len(raw)))
+            tensors.append(raw)
+        pieces = [self._start]
+        if request.id:
+            pieces.append(_id(request.id))
+        if response.parameters:
+            pieces.append(b',"parameters":' + orjson.dumps(response.parameters))
+        pieces += (_OUTPUTS, b",".join(parts), b"]}")
+        header = b"".join(pieces)
+        if not tensors:
+            return header, None
+        buffers: list[Buffer] = [header, *tensors]
+        if sum(map(len, buffers)) <= _JOINED_BYTES:
+            return b"".join(buffers), len(header)
+        return buffers, len(header)
+
+    def _json_data(self, name: str, array: Array) -> bytes:
+        """An output from its name to the end of its data, without the closing brace."""
+        key = (name, array.shape)
+        head = self._heads.get(key)
+        if head is None or head.dtype is not array.dtype:
+            head = self._new_head(name, array)
+            if len(self._heads) < _REMEMBERED_SHAPES:
+                self._heads[key] = head
+            array = array.astype(head.dtype, copy=False)
+        if head.dtype.kind == "O":
+            return head.text + orjson.dumps(_texts(name, array))
+        return head.text + orjson.dumps(array.ravel(), None, _NUMPY)
+
+    def _binary_output(self, name: str, array: Array, size: int) -> bytes:
+        """An output whose data follows the JSON."""
+        datatype = datatype_of(array.dtype)
+        head = _tensor_head(name, datatype, array.shape)
+        text = b'%b,"parameters":{"binary_data_size":%d}}' % (head, size)
+        if datatype != Datatype.BYTES and len(self._binary_heads) < _REMEMBERED_SHAPES:
+            self._binary_heads[name, array.shape] = _Head(datatype.dtype, text)
+        return text
+
+    def _new_head(self, name: str, array: Array) -> _Head:
+        datatype = datatype_of(array.dtype)
+        if datatype == Datatype.FP16:
+            msg = (
+                "sending FP16 data via JSON is not supported. Please use the binary data format "
+                f"for output '{name}'"
+            )
+            raise InvalidArgumentError(msg)
+        return _Head(datatype.dtype, _tensor_head(name, datatype, array.shape) + b',"data":')
+
+
+_OUTPUTS: Final = b',"outputs":['
+_END: Final = b"]}"
+_CLOSE: Final = b"}]}"
+
+
+def _start(model_name: str, model_version: str) -> bytes:
+    fields = {"model_name": model_name, "model_version": model_version}
+    return orjson.dumps(fields)[:-1]
+
+
+def _id(request_id: str) -> bytes:
+    return b',"id":' + orjson.dumps(request_id)
+
+
+def _tensor_head(name: str, datatype: Datatype, shape: tuple[int, ...]) -> bytes:
+    fields = {"name": name, "datatype": datatype.value, "shape": shape}
+    return orjson.dumps(fields)[:-1]
+
+
+def _texts(name: str, array: Array) -> list[str]:
+    try:
+        return [element_bytes(element).decode() for element in array.flat]
+    except UnicodeDecodeError:
+        msg = (
+            f"output '{name}' has an element that is not valid UTF-8, which JSON cannot carry. "
+            "Please use the binary data format for it"
+        )
+        raise InvalidArgumentError(msg) from None

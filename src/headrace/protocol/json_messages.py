@@ -1,0 +1,102 @@
+"""The protocol's JSON documents as types; unknown fields are ignored, as Triton does."""
+
+from typing import Any, Final, cast
+
+import msgspec
+
+from headrace.core import InvalidArgumentError
+
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for a document that is not JSON, or not the expected one."""
+_LONGEST_REASON: Final = 300
+
+
+class InputParameters(msgspec.Struct, gc=False):
+    """An input's parameters, those that are acted on."""
+
+    binary_data_size: int | None = None
+    shared_memory_region: Any = None
+
+
+class InputMessage(msgspec.Struct, gc=False):
+    """An input with data of any kind: JSON, or binary after the header."""
+
+    name: str
+    shape: tuple[int, ...]
+    datatype: str
+    parameters: InputParameters | None = None
+    data: list[Any] | None = None
+
+
+class OutputMessage(msgspec.Struct, gc=False):
+    """A requested output."""
+
+    name: str
+    parameters: dict[str, Any] | None = None
+
+
+class InferMessage(msgspec.Struct, gc=False):
+    """An infer request. `null` is as good as absent: clients made from schemas send it."""
+
+    inputs: list[InputMessage]
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    outputs: list[OutputMessage] | None = None
+
+
+class AnsweredOutput(msgspec.Struct, gc=False):
+    """An output tensor of a response."""
+
+    name: str
+    shape: tuple[int, ...]
+    datatype: str
+    parameters: InputParameters | None = None
+    data: list[Any] | None = None
+
+
+class AnswerMessage(msgspec.Struct, gc=False):
+    """An infer response."""
+
+    model_name: str
+    outputs: list[AnsweredOutput]
+    model_version: str | None = None
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+def typed_decoder(element: type, rank: int) -> msgspec.json.Decoder[InferMessage]:
+    """Decodes requests whose inputs all hold JSON data of one type, in lists `rank` deep.
+
+    It checks every element at the parser's speed. Its messages have the fields of `InferMessage`,
+    with `data` always there and never `parameters` of inputs.
+    """
+    data: Any = element
+    for _ in range(rank):
+        data = list[data]
+    one: Any = msgspec.defstruct(
+        "TypedInput",
+        [("name", str), ("shape", tuple[int, ...]), ("datatype", str), ("data", data)],
+        gc=False,
+    )
+    whole = msgspec.defstruct(
+        "TypedInfer",
+        [
+            ("inputs", list[one]),
+            ("id", str | None, None),
+            ("parameters", dict[str, Any] | None, None),
+            ("outputs", list[OutputMessage] | None, None),
+        ],
+        gc=False,
+    )
+    return cast("msgspec.json.Decoder[InferMessage]", msgspec.json.Decoder(whole))
+
+
+def unreadable(error: BaseException) -> InvalidArgumentError:
+    """The answer to a document that could not be parsed."""
+    if isinstance(error, RecursionError):
+        reason = "JSON nested too deeply"
+    elif isinstance(error, UnicodeDecodeError):
+        reason = f"invalid UTF-8 in a string: {error.reason}"
+    else:
+        reason = str(error)[:_LONGEST_REASON]
+    return InvalidArgumentError(f"failed to parse the request JSON buffer: {reason}")
