@@ -1,0 +1,103 @@
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from bench import cpu
+from bench.results import SuiteResult, Table, Target
+from bench.windows import Arm, Window, difference, figure, interleave, quiet_window, ratio
+
+
+def window(rps: float, *, foreign: float = 0.0) -> Window:
+    usage = cpu.Usage(by_part={}, foreign=foreign, stolen=0.0)
+    return Window(figures={"rps": rps}, usage=usage)
+
+
+def rounds(**arms: Sequence[float]) -> Mapping[str, list[Window]]:
+    return {name: [window(value) for value in values] for name, values in arms.items()}
+
+
+def test_arms_take_turns_and_every_other_round_runs_backwards() -> None:
+    order: list[str] = []
+
+    def take(arm: Arm) -> Window:
+        order.append(arm.name)
+        return window(1.0)
+
+    arms = [Arm(name=name, measure=dict) for name in "abc"]
+    interleave(arms, rounds=3, take=take)
+
+    assert "".join(order) == "abccbaabc"
+
+
+def test_a_ratio_is_taken_within_each_round() -> None:
+    measured = rounds(base=[100, 10, 1], ours=[200, 20, 3])
+
+    both = ratio(measured, "ours", "base", "rps")
+
+    assert (both.median, both.low, both.high) == (2.0, 2.0, 3.0)
+
+
+def test_a_difference_is_taken_within_each_round() -> None:
+    assert difference(rounds(base=[1, 5], ours=[2, 9]), "ours", "base", "rps").median == 2.5
+
+
+def test_a_figure_shows_its_median_and_range() -> None:
+    assert str(figure(rounds(ours=[3, 1, 2]), "ours", "rps")) == "2 [1 to 3]"
+
+
+def test_a_window_with_a_busy_stranger_is_noisy() -> None:
+    assert window(1.0, foreign=0.1).is_quiet
+    assert not window(1.0, foreign=0.5).is_quiet
+
+
+def test_a_quiet_window_is_not_repeated() -> None:
+    calls: list[int] = []
+
+    def measure() -> Mapping[str, float]:
+        calls.append(1)
+        return {"rps": 1.0}
+
+    taken = quiet_window(Arm(name="a", measure=measure))
+
+    assert taken.figures == {"rps": 1.0}
+    # A busy machine may repeat it, but never for ever.
+    assert 1 <= len(calls) <= 4
+
+
+def test_a_floor_and_a_ceiling_hold_at_their_limit() -> None:
+    assert Target(text="x", value=5, limit=5).is_met
+    assert Target(text="x", value=5, limit=5, is_ceiling=True).is_met
+    assert not Target(text="x", value=4.9, limit=5).is_met
+    assert not Target(text="x", value=5.1, limit=5, is_ceiling=True).is_met
+
+
+def test_a_target_says_its_verdict_figure_and_limit() -> None:
+    text = str(Target(text="idle", value=140, limit=130, unit="MB", is_ceiling=True))
+
+    assert text == "FAIL  idle: 140 MB (wanted <= 130)"
+
+
+def test_a_table_aligns_its_columns() -> None:
+    table = Table(headings=["a", "long"], rows=[["xyz", "1"]])
+
+    assert str(table).splitlines() == ["a    long", "---  ----", "xyz  1"]
+
+
+def test_noisy_windows_are_counted_in_the_result() -> None:
+    result = SuiteResult(name="x", rounds={"a": [window(1), window(1, foreign=1)]})
+
+    assert result.noisy == 1
+    assert "NOISY 1 of 2" in str(result)
+    assert result.document()["noisy_windows"] == 1
+
+
+def test_a_skipped_suite_says_why() -> None:
+    assert str(SuiteResult(name="x", skipped="no weights")) == "skipped: no weights"
+
+
+@pytest.mark.parametrize("missing", ["base", "ours"])
+def test_a_ratio_of_an_arm_that_was_not_measured_is_an_error(missing: str) -> None:
+    measured = rounds(**{name: [1.0] for name in ("base", "ours") if name != missing})
+
+    with pytest.raises(KeyError):
+        ratio(measured, "ours", "base", "rps")
