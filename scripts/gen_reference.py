@@ -9,16 +9,23 @@ build; a test fails when they are stale.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from headrace import cli
-from headrace.client import AsyncClient, Client, RetryPolicy
-from headrace.core import BatchingSettings, PaddingSettings, ReplicaSettings
+from headrace import cli, client
+from headrace.core import (
+    BatchingSettings,
+    InferResponse,
+    ModelSignature,
+    PaddingSettings,
+    ReplicaSettings,
+    RequestedOutput,
+    TensorSpec,
+)
 from headrace.core.spec import json_schema
 from headrace.runtimes import LoadOptions, Model, PythonModel, Runtime
-from scripts.reference.api import class_section
+from scripts.reference.api import class_head, class_section
 from scripts.reference.errors import code_table, error_table
 from scripts.reference.metrics import replica_metric_table
 from scripts.reference.settings import settings_section
@@ -28,7 +35,7 @@ REFERENCE: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
 SCHEMA: Final = "headrace.schema.json"
 PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "cli": cli.reference,
-    "client": lambda: "\n".join(map(class_section, (Client, AsyncClient, RetryPolicy))),
+    "client": lambda: "\n".join(_client_sections()),
     "codes": code_table,
     "errors": error_table,
     "replica metrics": replica_metric_table,
@@ -43,6 +50,18 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
 _PART: Final = re.compile(
     r"(<!-- begin generated ([a-z ]+) -->\n).*?(<!-- end generated -->)", re.DOTALL
 )
+
+
+def _client_sections() -> Iterator[str]:
+    yield class_section(client.Client)
+    # Its methods are the same, as coroutines.
+    yield class_head(client.AsyncClient)
+    for kind in (InferResponse, RequestedOutput, ModelSignature, TensorSpec):
+        yield class_head(kind)
+    shown = {"Client", "AsyncClient"}
+    for name in sorted(set(client.__all__) - shown):
+        if isinstance(kind := getattr(client, name), type):
+            yield class_head(kind)
 
 
 def main() -> None:

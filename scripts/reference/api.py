@@ -4,6 +4,8 @@ import inspect
 import re
 from collections.abc import Iterator
 
+from scripts.reference.text import cell
+
 _SECTION = re.compile(r"^(Args|Returns|Raises):$", re.MULTILINE)
 _WIDTH = 90
 _ENTRY = re.compile(r"^ {4}(\S[^:]*): (.*)$")
@@ -11,7 +13,7 @@ _ENTRY = re.compile(r"^ {4}(\S[^:]*): (.*)$")
 
 def class_section(kind: type) -> str:
     """A class: what it is, its fields, its methods."""
-    parts = [f"## {kind.__name__}\n", markdown_from(kind.__doc__ or "")]
+    parts = [class_head(kind)]
     for name, member in vars(kind).items():
         if name.startswith("_") or not inspect.isfunction(member):
             continue
@@ -19,6 +21,20 @@ def class_section(kind: type) -> str:
         # Not `python`: a signature has no body, and `python` blocks are tried by the tests.
         parts.append(f"```pycon\n{_signature(name, member)}\n```\n")
         parts.append(markdown_from(member.__doc__ or ""))
+    return "\n".join(parts)
+
+
+def class_head(kind: type) -> str:
+    """A class without its methods."""
+    parts = [f"## {kind.__name__}\n", markdown_from(kind.__doc__ or "")]
+    fields = {
+        name: _plain(annotation)
+        for name, annotation in inspect.get_annotations(kind).items()
+        if not name.startswith("_") and "ClassVar" not in str(annotation)
+    }
+    if fields:
+        rows = [f"| `{name}` | `{cell(type_name)}` |" for name, type_name in fields.items()]
+        parts.append("\n".join(["| field | type |", "|---|---|", *rows]) + "\n")
     return "\n".join(parts)
 
 
@@ -44,10 +60,16 @@ def _entries(body: str) -> Iterator[str]:
 
 def _signature(name: str, member: object) -> str:
     assert callable(member)
-    text = f"{name}{inspect.signature(member)}".replace("'", "")
-    text = re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Za-z])", "", text)
+    text = _plain(f"{name}{inspect.signature(member)}")
     prefix = "async " if inspect.iscoroutinefunction(member) else ""
     return prefix + (text if len(text) <= _WIDTH else _wrapped(text))
+
+
+def _plain(annotation: object) -> str:
+    """A type as people write it, without modules and quotes."""
+    is_simple = isinstance(annotation, type) and not hasattr(annotation, "__args__")
+    text = annotation.__name__ if is_simple and isinstance(annotation, type) else str(annotation)
+    return re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Za-z])", "", text.replace("'", ""))
 
 
 def _wrapped(text: str) -> str:

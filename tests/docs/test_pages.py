@@ -80,12 +80,19 @@ def test_yaml_blocks_are_specs(block: Block) -> None:
 
 @pytest.mark.parametrize("block", all_blocks("python"))
 def test_python_blocks_parse(block: Block) -> None:
-    assert ast.parse(block.text)
+    assert ast.parse(block.text).body
 
 
 @pytest.mark.parametrize("block", all_blocks("json"))
 def test_json_blocks_parse(block: Block) -> None:
-    assert json.loads(block.text)
+    assert json.loads(block.text) is not None
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=lambda page: page.name)
+def test_links_of_pages_outside_the_docs_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+
+    assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 @pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
@@ -135,7 +142,7 @@ def play(steps: list[Block], models: Path, folder: Path) -> None:
             check=False,
         )
     finally:
-        stop = [BIN / "headrace", "down", "--home", folder / ".headrace"]
+        stop = [str(BIN / "headrace"), "down", "--home", str(folder / ".headrace")]
         subprocess.run(stop, check=False, capture_output=True, timeout=60)  # noqa: S603  # ours
 
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
