@@ -143,7 +143,7 @@ class Ports:
 
 def headrace(*arguments: str) -> list[str]:
     """Argument vector of a `headrace` command in this environment."""
-    return [sys.executable, "-c", "from headrace.cli import main; main()", *arguments]
+    return [str(Path(sys.executable).with_name("headrace")), *arguments]
 
 
 @contextmanager

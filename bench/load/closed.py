@@ -9,6 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,16 +74,17 @@ def run_tool(
     read: Callable[[str], Mapping[str, float]],
 ) -> Mapping[str, float]:
     """Run a load tool on `cores` and read its figures; adds `load_cores`, what it used itself."""
-    before = _children_s()
+    before, started = _children_s(), time.monotonic()
     with cpu.pinned(set(cores)):
         done = subprocess.run(
             argv, capture_output=True, text=True, check=False, timeout=seconds + GRACE_S
         )
+    used_s, wall_s = _children_s() - before, time.monotonic() - started
     if done.returncode != 0:
         msg = f"{argv[0]} failed with {done.returncode}: {done.stderr or done.stdout}"
         raise LoadError(msg)
     figures = read(done.stdout)
-    return {**figures, "load_cores": (_children_s() - before) / figures["wall_s"]}
+    return {**figures, "load_cores": used_s / wall_s}
 
 
 def read_json_line(output: str) -> Mapping[str, float]:
