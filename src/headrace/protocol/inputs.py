@@ -107,6 +107,12 @@ class InputTensor:
         check_types(self.name, self.spec.datatype, flat)
         return self.from_numbers(plan, flat)
 
+    def from_typed(self, plan: Plan, flat: list[Any]) -> Array:
+        """The array of values whose types are those of the datatype, in row-major order."""
+        if len(flat) != plan.elements:
+            raise self._wrong_count(plan, len(flat))
+        return self.from_numbers(plan, flat)
+
     def from_numbers(self, plan: Plan, flat: list[Any]) -> Array:
         """The array of values whose number and JSON types were checked; ranges are checked here."""
         if plan.pack is not None:

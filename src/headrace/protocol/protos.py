@@ -1,0 +1,45 @@
+"""The protocol's protobuf messages, from the descriptor set that ships in this package.
+
+They live in a pool of their own: Triton's client registers the same full names in protobuf's
+default pool, and both have to live in one process.
+"""
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import Message
+
+DESCRIPTOR_SET_PATH: Final = Path(str(files("headrace.protocol") / "oip.pb"))
+"""A serialised `FileDescriptorSet` of `inference` and `grpc.health.v1`; Envoy reads it too."""
+
+INFERENCE_SERVICE: Final = "inference.GRPCInferenceService"
+HEALTH_SERVICE: Final = "grpc.health.v1.Health"
+
+
+@cache
+def _pool() -> descriptor_pool.DescriptorPool:
+    pool = descriptor_pool.DescriptorPool()
+    descriptors = descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTOR_SET_PATH.read_bytes())
+    for file in descriptors.file:
+        pool.Add(file)
+    return pool
+
+
+def message_class(full_name: str) -> Any:  # noqa: ANN401  # protobuf makes the class at run time
+    """The class of a message, for instance `inference.ModelInferRequest`; KeyError if unknown."""
+    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(full_name))
+
+
+def methods(service: str) -> dict[str, tuple[type[Message], type[Message]]]:
+    """Request and response class of each rpc of a service, by the rpc's name."""
+    descriptor = _pool().FindServiceByName(service)
+    return {
+        method.name: (
+            message_factory.GetMessageClass(method.input_type),
+            message_factory.GetMessageClass(method.output_type),
+        )
+        for method in descriptor.methods
+    }
