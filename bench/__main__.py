@@ -7,6 +7,7 @@ python -m bench --quick          short windows: does it work, roughly how fast
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -73,10 +74,12 @@ def _run(
     try:
         results[name] = suites.load((name,))[name](context.inside(home))
         print(results[name], flush=True)
-    except (LoadError, WrongAnswerError, processes.StartError, OSError, ValueError) as error:
+    except (LoadError, WrongAnswerError, processes.StartError) as error:
         failures[name] = f"{type(error).__name__}: {error}"
         print(f"FAILED {failures[name]}", flush=True)
-        traceback.print_exc()
+    except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
+        failures[name] = f"{type(error).__name__}: {error}"
+        print(f"FAILED {traceback.format_exc()}", flush=True)
     finally:
         if left := processes.stop_leftovers():
             print(f"note  had to kill: {', '.join(left)}")
