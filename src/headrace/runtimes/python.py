@@ -24,6 +24,7 @@ from headrace.runtimes.python_class import (
     FILE_NAME,
     PythonModel,
     find_python_file,
+    forget,
     read_class,
     read_signature,
     where_it_failed,
@@ -69,20 +70,14 @@ class UserModel:
         Raises:
             UnsupportedModelError: One of these fails; the message names the line.
         """
-        file = find_python_file(path)
-        user_class = read_class(file)
-        signature = read_signature(file, user_class)
+        file = find_python_file(path.absolute())
         try:
-            user = user_class()
-            load = getattr(user, "load", None)
-            if load is not None:
-                load(file.parent)
-        except HeadraceError:
+            user_class = read_class(file)
+            signature = read_signature(file, user_class)
+            return cls(file, _make(file, user_class), signature)
+        except BaseException:
+            forget(file)
             raise
-        except Exception as error:
-            msg = f"{file}: cannot be loaded: {where_it_failed(file, error)}"
-            raise UnsupportedModelError(msg) from error
-        return cls(file, user, signature)
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
         """Run one batch."""
@@ -102,13 +97,13 @@ class UserModel:
     def close(self) -> None:
         """Let the class free what it holds, if it has `close`; may be called again."""
         user, self._user = self._user, None
-        close = getattr(user, "close", None)
-        if close is None:
+        if user is None:
             return
         try:
-            close()
+            getattr(user, "close", _nothing)()
         except Exception:  # noqa: BLE001  # a user's clean-up must not stop the replica's
             _log.exception("%s: close() failed", self._file)
+        forget(self._file)
 
     def _checked(self, answers: object, rows: int | None) -> Tensors:
         if not isinstance(answers, Mapping):
@@ -119,6 +114,24 @@ class UserModel:
             names = ", ".join(sorted(f"'{name}'" for name in unknown))
             raise _wrong(f"infer() returned {names}, which `outputs` does not declare")
         return {spec.name: _check_output(spec, answers.get(spec.name), rows) for spec in specs}
+
+
+def _make(file: Path, user_class: type[PythonModel]) -> PythonModel:
+    try:
+        user = user_class()
+        load = getattr(user, "load", None)
+        if load is not None:
+            load(file.parent)
+    except HeadraceError:
+        raise
+    except Exception as error:
+        msg = f"{file}: cannot be loaded: {where_it_failed(file, error)}"
+        raise UnsupportedModelError(msg) from error
+    return user
+
+
+def _nothing() -> None:
+    """For a class that has nothing to close."""
 
 
 def _rows(signature: ModelSignature, inputs: Tensors) -> int | None:

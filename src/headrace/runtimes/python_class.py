@@ -130,17 +130,28 @@ def where_it_failed(file: Path, error: BaseException) -> str:
     return f"{what} ({file.name}, line {lines[-1]})" if lines else what
 
 
+def forget(file: Path) -> None:
+    """Undo what `read_class` did to this process: other models bring modules of equal names."""
+    directory = str(file.parent)
+    if directory in sys.path:
+        sys.path.remove(directory)
+    if directory in sys.path:  # another instance of the same model is still open
+        return
+    for name, module in list(sys.modules.items()):
+        origin = getattr(module, "__file__", None)
+        if origin is not None and Path(origin).is_relative_to(directory):
+            del sys.modules[name]
+
+
 def _execute(file: Path) -> ModuleType:
     """Run the file as a module of its own; files beside it can be imported."""
     module = ModuleType(f"headrace_model_{file.parent.name}_{file.stem}".replace("-", "_"))
     module.__file__ = str(file)
-    directory = str(file.parent)
     writes_bytecode = sys.dont_write_bytecode
     # A stored artifact is what was pushed: a __pycache__ beside it would be something else.
     sys.dont_write_bytecode = True
     sys.modules[module.__name__] = module  # dataclasses and type hints look their module up
-    if directory not in sys.path:
-        sys.path.insert(0, directory)
+    sys.path.append(str(file.parent))  # last: a `queue.py` there must not shadow Python's own
     try:
         code = compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
         exec(code, module.__dict__)  # noqa: S102  # running the user's code is what this runtime is

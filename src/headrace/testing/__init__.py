@@ -1,1 +1,10 @@
-"""To be filled."""
+"""Public fakes, virtual time and contract suites. Production code never imports this.
+
+- `headrace.testing.contracts`: what a plug-in has to pass before it ships (needs pytest)
+- `headrace.testing.models`: small models made in code (needs onnx)
+- `VirtualTimeLoop`: tests in which an hour passes at once
+"""
+
+from headrace.testing.virtual_time import VirtualTimeLoop
+
+__all__ = ["VirtualTimeLoop"]

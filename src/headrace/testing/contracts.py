@@ -1,0 +1,226 @@
+"""What a plug-in has to pass: one suite for each kind, to be subclassed in its own tests.
+
+pytest.register_assert_rewrite("headrace.testing.contracts")  # in conftest.py: readable failures
+
+from headrace.testing.contracts import RuntimeContract
+
+class TestMine(RuntimeContract):
+    @pytest.fixture
+    def runtime(self):
+        return MyRuntime()
+
+    @pytest.fixture
+    def model_path(self, tmp_path):
+        return write_my_model(tmp_path / "model.mine")
+
+    @pytest.fixture
+    def broken_path(self, tmp_path):
+        return write_half_of_my_model(tmp_path / "model.mine")
+"""
+
+# a contract suite consists of asserts
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pytest
+
+from headrace.core import (
+    VARIABLE,
+    Array,
+    Tensors,
+    UnsupportedModelError,
+    check_inputs,
+    check_name,
+    example_inputs,
+)
+from headrace.runtimes import LoadOptions, Model, Runtime, difference_ratio
+
+_ROUNDING: Final = 1e-3
+_THREADS: Final = 4
+
+
+class RuntimeContract:
+    """What `headrace.runtimes.Runtime` and `Model` promise, tried on one model.
+
+    Give the fixtures `runtime`, `model_path` (any model of the format, batched if it can be) and
+    `broken_path` (what is recognised as the format by name but cannot be loaded). Override
+    `variable` if the model has variable dimensions that must be larger than 2, and `rounding` if
+    rows together may differ from rows alone by more than a thousandth of the largest value.
+    """
+
+    variable: int = 2
+    rounding: float = _ROUNDING
+
+    @pytest.fixture
+    def runtime(self) -> Runtime:
+        """The runtime under test."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def model_path(self) -> Path:
+        """A model that the runtime serves."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def broken_path(self) -> Path:
+        """A file or directory that looks like a model and is none."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def model(self, runtime: Runtime, model_path: Path) -> Iterator[Model]:
+        """The model at `model_path`, loaded on the CPU."""
+        loaded = runtime.load(model_path, LoadOptions(device="cpu"))
+        yield loaded
+        loaded.close()
+
+    def test_the_runtime_has_a_name(self, runtime: Runtime) -> None:
+        """The name stands in settings and in stored versions."""
+        assert check_name(runtime.name, kind="runtime") == runtime.name
+
+    def test_a_model_is_recognised(self, runtime: Runtime, model_path: Path) -> None:
+        """Detection finds the runtime for its own format."""
+        assert runtime.recognises(model_path) is True
+
+    def test_something_else_is_not_recognised(self, runtime: Runtime, tmp_path: Path) -> None:
+        """Detection must not claim files of others, or fail on them."""
+        directory = tmp_path / "something-else"
+        directory.mkdir()
+        file = directory / "table.unheard-of"
+        file.write_bytes(b"1;2;3\n")
+
+        assert runtime.recognises(file) is False
+        assert runtime.recognises(directory) is False
+        assert runtime.recognises(tmp_path / "missing.unheard-of") is False
+
+    def test_inspecting_and_loading_agree(
+        self, runtime: Runtime, model_path: Path, model: Model
+    ) -> None:
+        """What was registered is what is served."""
+        assert runtime.inspect(model_path) == model.signature
+
+    def test_the_signature_is_complete(self, model: Model) -> None:
+        """Names are unique; a batched model has a variable axis 0 everywhere."""
+        signature = model.signature
+        for specs in (signature.inputs, signature.outputs):
+            assert specs
+            assert len({spec.name for spec in specs}) == len(specs)
+            assert all(size >= VARIABLE for spec in specs for size in spec.shape)
+            assert not signature.batched or all(spec.shape[:1] == (VARIABLE,) for spec in specs)
+
+    def test_a_run_gives_the_declared_outputs(self, model: Model) -> None:
+        """Names in order, datatypes, shapes; data as the protocol's encoders expect it."""
+        rows = 3 if model.signature.batched else 1
+        answers = model.run(self._inputs(model, rows=rows))
+
+        assert list(answers) == [spec.name for spec in model.signature.outputs]
+        for spec in model.signature.outputs:
+            array = answers[spec.name]
+            assert isinstance(array, np.ndarray)
+            assert array.dtype == spec.datatype.dtype
+            assert spec.fits(array.shape)
+            assert array.flags.c_contiguous
+            assert not model.signature.batched or array.shape[0] == rows
+            assert array.dtype.kind != "O" or all(type(item) is bytes for item in array.ravel())
+
+    def test_outputs_come_as_they_are_asked_for(self, model: Model) -> None:
+        """A subset, in the caller's order, with the same values."""
+        inputs = self._inputs(model)
+        every = model.run(inputs)
+        names = [spec.name for spec in reversed(model.signature.outputs)]
+
+        assert list(model.run(inputs, names)) == names
+        for name in names:
+            (answer,) = model.run(inputs, [name]).values()
+            self._check_same(answer, every[name])
+
+    def test_rows_answer_together_as_they_do_alone(self, model: Model) -> None:
+        """Only so may requests of several callers share a run."""
+        if not model.signature.batched:
+            pytest.skip("the model is not batched")
+        parts = [self._inputs(model, rows=rows, seed=rows) for rows in (1, 2, 1)]
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        alone = [model.run(part) for part in parts]
+
+        for name, answer in model.run(joined).items():
+            self._check_same(answer, np.concatenate([part[name] for part in alone]))
+
+    def test_a_run_changes_neither_its_inputs_nor_earlier_answers(self, model: Model) -> None:
+        """Inputs may be views into a request; answers are read after the next run began."""
+        inputs = self._inputs(model, seed=1)
+        copies = {name: array.copy() for name, array in inputs.items()}
+        first = model.run(inputs)
+        kept = {name: array.copy() for name, array in first.items()}
+        model.run(self._inputs(model, seed=2))
+
+        for name, array in inputs.items():
+            assert np.array_equal(array, copies[name])
+        for name, array in first.items():
+            self._check_same(array, kept[name])
+
+    def test_read_only_inputs_are_taken(self, model: Model) -> None:
+        """A request's tensors are views into its bytes."""
+        inputs = self._inputs(model)
+        for array in inputs.values():
+            array.flags.writeable = False
+
+        assert model.run(inputs)
+
+    def test_two_instances_do_not_meet(
+        self, runtime: Runtime, model_path: Path, model: Model
+    ) -> None:
+        """Closing one leaves the other running."""
+        inputs = self._inputs(model)
+        before = model.run(inputs)
+        other = runtime.load(model_path, LoadOptions(device="cpu", intra_op_threads=2))
+        other.run(inputs)
+        other.close()
+
+        for name, answer in model.run(inputs).items():
+            self._check_same(answer, before[name])
+
+    def test_closing_twice_is_harmless(self, runtime: Runtime, model_path: Path) -> None:
+        """Stopping a replica may close what failed half-way."""
+        model = runtime.load(model_path, LoadOptions(device="cpu"))
+        model.close()
+        model.close()
+
+    def test_threads_get_their_own_answers(self, model: Model) -> None:
+        """A model that says it is concurrent is called so."""
+        if not model.concurrent:
+            pytest.skip("the model is not concurrent")
+        requests = [self._inputs(model, seed=seed) for seed in range(4 * _THREADS)]
+        wanted = [model.run(request) for request in requests]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            answers = list(pool.map(model.run, requests))
+
+        for answer, want in zip(answers, wanted, strict=True):
+            for name, array in answer.items():
+                self._check_same(array, want[name])
+
+    def test_a_broken_model_is_refused_with_its_name(
+        self, runtime: Runtime, broken_path: Path
+    ) -> None:
+        """At the door, with a reason that names the file, and as the same error in both places."""
+        assert runtime.recognises(broken_path) is True
+        with pytest.raises(UnsupportedModelError, match=broken_path.name):
+            runtime.inspect(broken_path)
+        with pytest.raises(UnsupportedModelError, match=broken_path.name):
+            runtime.load(broken_path, LoadOptions())
+
+    def test_a_missing_model_is_refused(self, runtime: Runtime, model_path: Path) -> None:
+        """As a model that cannot be served, not as an operating system's error."""
+        with pytest.raises(UnsupportedModelError):
+            runtime.inspect(model_path.with_name("missing" + model_path.suffix))
+
+    def _inputs(self, model: Model, *, rows: int = 1, seed: int = 0) -> Tensors:
+        inputs = example_inputs(model.signature, rows=rows, variable=self.variable, seed=seed)
+        check_inputs("model", model.signature, inputs)
+        return inputs
+
+    def _check_same(self, got: Array, want: Array) -> None:
+        assert got.shape == want.shape
+        assert difference_ratio(got, want) <= self.rounding
