@@ -1,0 +1,183 @@
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headrace.core import (
+    Datatype,
+    ModelSignature,
+    PaddingSettings,
+    RuntimeFailedError,
+    Tensors,
+    TensorSpec,
+    UnsupportedModelError,
+)
+from headrace.runtimes import VerifiedPadding, find_padding, pad_inputs, verify_padding
+from headrace.runtimes.onnx import OnnxModel
+from headrace.testing import models
+
+Open = Callable[[bytes], OnnxModel]
+Array = np.ndarray[Any, Any]
+IDS = TensorSpec(name="ids", datatype=Datatype.INT64, shape=(-1, -1))
+MASK = TensorSpec(name="attention_mask", datatype=Datatype.INT64, shape=(-1, -1))
+BYTES = TensorSpec(name="words", datatype=Datatype.BYTES, shape=(-1, -1))
+
+
+class FakeModel:
+    """A model that is one function of the ids and the mask."""
+
+    concurrent = True
+
+    def __init__(
+        self,
+        function: Callable[[Array, Array], Array],
+        *inputs: TensorSpec,
+        batched: bool = True,
+    ) -> None:
+        out = TensorSpec(name="y", datatype=Datatype.FP32, shape=(-1,))
+        self.signature = ModelSignature(
+            inputs=inputs or (IDS, MASK), outputs=(out,), batched=batched
+        )
+        self._function = function
+
+    def run(self, inputs: Tensors, outputs: object = None) -> Tensors:
+        del outputs
+        ids = next(iter(inputs.values()))
+        return {"y": self._function(ids, inputs.get("attention_mask", ids))}
+
+    def close(self) -> None:
+        pass
+
+
+def first_token(ids: Array, _: Array) -> Array:
+    return ids[:, 0].astype(np.float32)
+
+
+def sum_without_nines(ids: Array, _: Array) -> Array:
+    return np.asarray(np.where(ids == 9, 0, ids).sum(axis=1), np.float32)
+
+
+def masked_sum(ids: Array, mask: Array) -> Array:
+    return np.asarray((ids * mask).sum(axis=1), np.float32)
+
+
+def test_a_model_that_heeds_its_mask_is_padded(open_onnx: Open) -> None:
+    found = find_padding(open_onnx(models.encoder()))
+
+    settings = PaddingSettings(axis=1)
+    assert found == VerifiedPadding(settings=settings, length_axes={"tokens": (1,)})
+
+
+def test_a_model_that_reads_its_mask_and_ignores_it_is_not(
+    open_onnx: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        assert find_padding(open_onnx(models.encoder(uses_mask=False))) is None
+
+    assert "padding changes output" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        (IDS,),
+        (IDS, TensorSpec(name="masked_ids", datatype=Datatype.INT64, shape=(-1, -1))),
+        (MASK, TensorSpec(name="image", datatype=Datatype.FP32, shape=(-1, -1, -1))),
+        (IDS, TensorSpec(name="mask", datatype=Datatype.INT64, shape=(-1,))),
+    ],
+)
+def test_without_one_length_and_a_mask_along_it_nothing_is_tried(
+    inputs: tuple[TensorSpec, ...],
+) -> None:
+    assert find_padding(FakeModel(masked_sum, *inputs)) is None
+
+
+def test_an_unbatched_model_is_not_padded() -> None:
+    model = FakeModel(masked_sum, batched=False)
+
+    assert find_padding(model) is None
+    with pytest.raises(UnsupportedModelError, match="no batch axis"):
+        verify_padding(model, PaddingSettings())
+
+
+@pytest.mark.parametrize("name", ["mask", "attention_mask", "input.mask", "inputs:mask", "Mask"])
+def test_a_mask_is_known_by_its_name(name: str) -> None:
+    mask = TensorSpec(name=name, datatype=Datatype.INT64, shape=(-1, -1))
+
+    assert find_padding(FakeModel(first_token, IDS, mask)) is not None
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (PaddingSettings(axis=0), "axis 0 is the batch"),
+        (PaddingSettings(axis=2), "no input of the model is variable along axis 2"),
+        (PaddingSettings(values={"idz": 1}), "given for idz, which cannot be padded"),
+    ],
+)
+def test_settings_that_do_not_fit_the_model_are_refused(
+    settings: PaddingSettings, reason: str
+) -> None:
+    with pytest.raises(UnsupportedModelError, match=reason):
+        verify_padding(FakeModel(masked_sum), settings)
+
+
+def test_a_pad_value_of_the_models_own_is_used() -> None:
+    model = FakeModel(sum_without_nines, IDS)
+
+    assert verify_padding(model, PaddingSettings(values={"ids": 9})) == {}
+    with pytest.raises(UnsupportedModelError, match=r"padding changes output 'y' by \d"):
+        verify_padding(model, PaddingSettings(values={"ids": 7}))
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda ids, _: np.zeros((2, 2 * ids.shape[1])), "follows the length, but is not equal"),
+        (lambda ids, _: np.zeros((2,) * min(ids.shape[1], 4)), "not equal to it"),
+        (lambda ids, _: np.zeros((2, min(ids.shape[1], 5))), "the shape of output 'y' follows"),
+    ],
+    ids=["twice as long", "another rank", "capped"],
+)
+def test_an_output_shaped_in_another_way_is_refused(
+    function: Callable[[Array, Array], Array], reason: str
+) -> None:
+    with pytest.raises(UnsupportedModelError, match=reason):
+        verify_padding(FakeModel(function), PaddingSettings())
+
+
+def test_an_output_that_follows_only_some_lengths_is_refused() -> None:
+    def capped(ids: Array, _: Array) -> Array:
+        return np.zeros((2, ids.shape[1] if ids.shape[1] in (3, 11) else 4), np.float32)
+
+    with pytest.raises(UnsupportedModelError, match="in a fixed way"):
+        verify_padding(FakeModel(capped), PaddingSettings())
+
+
+def test_a_model_that_does_not_run_is_not_padded() -> None:
+    def fails(ids: Array, _: Array) -> Array:
+        msg = f"no length {ids.shape[1]}"
+        raise RuntimeFailedError(msg)
+
+    with pytest.raises(UnsupportedModelError, match=r"does not run on made-up inputs.*no length 3"):
+        verify_padding(FakeModel(fails), PaddingSettings())
+
+
+def test_padding_fills_up_the_end_with_the_value_of_each_input() -> None:
+    inputs: Tensors = {
+        "ids": np.array([[1, 2]]),
+        "words": np.array([[b"a", b"b"]], np.object_),
+        "other": np.array([[5.0]]),
+    }
+    padded = pad_inputs(
+        inputs,
+        3,
+        names=frozenset({"ids", "words"}),
+        settings=PaddingSettings(values={"ids": 9}),
+    )
+
+    assert padded["ids"].tolist() == [[1, 2, 9]]
+    assert padded["words"].tolist() == [[b"a", b"b", b""]]
+    assert padded["other"] is inputs["other"]
