@@ -9,7 +9,6 @@ from typing import Final
 
 from headrace.gateway.errors import GatewayUnavailableError
 
-_ANSWER_TIMEOUT_S: Final = 5.0
 _LIMIT_BYTES: Final = 64 << 20
 _STATUS: Final = re.compile(rb"HTTP/1\.1 (\d{3})")
 _OK: Final = 200
@@ -20,7 +19,7 @@ class Admin:
     """Envoy's admin interface on a Unix socket. Safe to use from several tasks."""
 
     socket: Path
-    timeout_s: float = _ANSWER_TIMEOUT_S
+    timeout_s: float = 5.0
 
     async def get(self, path: str) -> str:
         """The body of an answer with status 200.

@@ -36,6 +36,7 @@ from headrace.gateway.settings import GatewaySettings
 from headrace.gateway.snapshot import Snapshot, inline_bootstrap
 
 _POLL_S: Final = 0.01
+_ANSWER_S: Final = 5.0
 _VALIDATE_TIMEOUT_S: Final = 30.0
 _LOG_LINES: Final = 5
 _LEAST_TO_END_S: Final = 1.0
@@ -51,7 +52,7 @@ class EnvoyGateway:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self.settings = settings
-        self.admin = Admin(settings.admin_socket)
+        self.admin = Admin(settings.admin_socket, min(settings.publish_timeout_s, _ANSWER_S))
         self.publisher = Publisher(
             directory=settings.run_dir,
             admin=self.admin,
@@ -89,7 +90,7 @@ class EnvoyGateway:
             GatewayUnavailableError: Envoy ended, or was not ready within `start_timeout_s`.
             EnvoyNotFoundError: There is no binary.
         """
-        make_private(self.settings.run_dir)
+        self._prepare()
         if (running := self._recorded()) is not None:
             raise GatewayRunningError(running.pid, self.settings.run_dir)
         check_ports(self.settings)
@@ -130,7 +131,7 @@ class EnvoyGateway:
         Raises:
             SnapshotRejectedError: Envoy would refuse it.
         """
-        make_private(self.settings.run_dir)  # Envoy opens the access log even then
+        self._prepare()  # Envoy opens the access log even then
         config = json.dumps(inline_bootstrap(self.settings, snapshot))
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             file.write(config)
@@ -176,6 +177,10 @@ class EnvoyGateway:
     @property
     def _record(self) -> Path:
         return self.settings.run_dir / "envoy.pid.json"
+
+    def _prepare(self) -> None:
+        self.settings.run_dir.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self.settings.run_dir)
 
     def _write(self, snapshot: Snapshot) -> None:
         for kind, document in documents_of(snapshot).items():

@@ -25,11 +25,13 @@ class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True):
     started: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Process:
     """A running process, child or not."""
 
     record: ProcessRecord
+    exit_status: int | None = None
+    """Once a child has ended: its status, or minus the signal's number."""
 
     @property
     def pid(self) -> int:
@@ -38,14 +40,22 @@ class Process:
 
     def is_running(self) -> bool:
         """Whether the process lives; a dead child is reaped."""
-        reap(self.pid)
+        self._reap()
         return started_at(self.pid) == self.record.started
 
     async def wait(self) -> int | None:
-        """Wait for the end; the exit status (minus the signal's number), None if not our child."""
-        async with _ended(self.pid) as ended:
-            await ended
-        return reap(self.pid)
+        """Wait for the end; `exit_status`, None if it is not our child."""
+        self._reap()
+        # None also while its first thread is gone and others still end, so the kernel is asked.
+        if self.exit_status is None and started_at(self.pid) in {None, self.record.started}:
+            async with _ended(self.pid) as ended:
+                await ended
+            self._reap()
+        return self.exit_status
+
+    def _reap(self) -> None:
+        if self.exit_status is None:
+            self.exit_status = reap(self.pid)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, unless the process has ended and its number may be another's."""

@@ -101,7 +101,7 @@ def _http_routes(settings: GatewaySettings, endpoint: EndpointRoute) -> Iterator
         }
     yield {
         "name": "unknown-version",
-        "match": {"path_separated_prefix": f"{path}/versions"},
+        "match": {"prefix": f"{path}/versions/"},
         **_refuse_model(),
     }
     unversioned = _to_split(settings, endpoint, grpc=False)

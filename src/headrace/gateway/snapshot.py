@@ -31,7 +31,8 @@ ROUTES: Final = Kind(
     f"http.{STAT_PREFIX}.rds.{ROUTE_CONFIG}",
 )
 CLUSTERS: Final = Kind("cds.json", "envoy.config.cluster.v3.Cluster", "cluster_manager.cds")
-KINDS: Final = (CLUSTERS, ROUTES, LISTENERS)
+KINDS: Final = (CLUSTERS, LISTENERS, ROUTES)
+"""In the order in which Envoy reads them at its start."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,158 @@
+"""What a hostile caller tries at the edge."""
+
+import asyncio
+import stat
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2
+
+from headrace.gateway import EnvoyGateway, GatewayUnavailableError
+from tests.e2e.gateway.lab import Lab, client, endpoint, grpc_target
+
+pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
+
+
+async def _raw(gateway: EnvoyGateway, head: str) -> bytes:
+    """Send bytes that no client library would."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.settings.http_port)
+    writer.write(f"{head}\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def test_a_path_that_climbs_is_judged_as_what_it_means(lab: Lab) -> None:
+    """Else a rule for /v2/health would let requests to models pass."""
+    gateway = await lab.start(endpoint("m", lab.replica("1")))
+
+    for path in ("/v2/health/../models/m", "/v2/health/%2e%2e/models/m", "/v2//models/m"):
+        answer = await _raw(gateway, f"GET {path} HTTP/1.1")
+        assert b'"path": "/v2/models/m"' in answer
+
+
+@pytest.mark.parametrize("path", ["/v2/health/%2F..%2Fmodels/m", "/v2%2fmodels", "/v2/models%5cm"])
+async def test_an_escaped_slash_is_refused_in_json(lab: Lab, path: str) -> None:
+    gateway = await lab.start(endpoint("m", lab.replica("1")))
+
+    answer = await _raw(gateway, f"GET {path} HTTP/1.1")
+
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b'{"error":"Bad Request: ' in answer
+
+
+async def test_a_path_above_the_root_reaches_no_replica(lab: Lab) -> None:
+    gateway = await lab.start(endpoint("m", lab.replica("1")))
+
+    answer = await _raw(gateway, "GET /v2/../../../etc/passwd HTTP/1.1")
+
+    assert answer.startswith((b"HTTP/1.1 404", b"HTTP/1.1 400"))
+    assert b'{"error":' in answer
+
+
+async def test_headers_that_only_the_gateway_sets_are_removed(lab: Lab) -> None:
+    gateway = await lab.start(endpoint("m", lab.replica("1")))
+    sent = {
+        "x-model": "other",
+        "x-model-version": "9",
+        "x-headrace-secret": "1",
+        "x-headrace-timeout": "1",
+        "x-headrace-timeout-s": "2.5",
+        "x-envoy-retry-on": "5xx",
+        "x-request-id": "mine",
+    }
+
+    async with client(gateway) as http:
+        answer = await http.get("/v2/models/m", headers=sent)
+
+    arrived = answer.json()["headers"]
+    assert not {"x-model", "x-model-version", "x-headrace-secret"} & set(arrived)
+    assert not {"x-headrace-timeout", "x-envoy-retry-on"} & set(arrived)
+    assert arrived["x-headrace-timeout-s"] == "2.5"
+    assert arrived["x-request-id"] == answer.headers["x-request-id"] == "mine"
+
+
+async def test_a_spoofed_model_header_does_not_move_a_grpc_call(lab: Lab) -> None:
+    one, two = lab.replica("1"), lab.replica("2")
+    gateway = await lab.start(endpoint("mine", one), endpoint("other", two))
+
+    async with grpc.aio.insecure_channel(grpc_target(gateway)) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        message = service_pb2.ModelInferRequest(model_name="mine").SerializeToString()
+        answer = await call(message, metadata=[("x-model", "other")])
+
+    assert service_pb2.ModelInferResponse.FromString(answer).model_version == "1"
+
+
+@pytest.mark.parametrize(
+    ("model", "version"),
+    [
+        ("m\r\nx-injected: 1", ""),
+        ("m\r\n\r\nGET /v2/models/m HTTP/1.1\r\n\r\n", ""),
+        ("m\0", ""),
+        ("m", "1\r\nx-injected: 1"),
+        ("", "1\r\nx-injected: 1"),
+        ("m" * 100_000, ""),
+        ("ü", ""),
+        ("%00%0d%0a", ""),
+    ],
+)
+async def test_a_name_that_is_none_becomes_no_header(lab: Lab, model: str, version: str) -> None:
+    """Copied into a header, a line break in a name would start a request of its own."""
+    gateway = await lab.start(endpoint("m", lab.replica("1")))
+    request = service_pb2.ModelInferRequest(model_name=model, model_version=version)
+
+    async with grpc.aio.insecure_channel(grpc_target(gateway)) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(request.SerializeToString())
+
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_header_with_an_underscore_is_refused(lab: Lab) -> None:
+    gateway = await lab.start(endpoint("m", lab.replica("1")))
+
+    async with client(gateway) as http:
+        answer = await http.get("/v2/models/m", headers={"x_model": "other"})
+
+    assert answer.status_code == 400
+    assert "Bad Request" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("message", [b"", b"\xff" * 50, b"\x0a\xff\xff\xff\xff\x7f"])
+async def test_a_grpc_message_that_is_no_protobuf_is_an_error_not_a_crash(
+    lab: Lab, message: bytes
+) -> None:
+    gateway = await lab.start(endpoint("m", lab.replica("1")))
+
+    async with grpc.aio.insecure_channel(grpc_target(gateway)) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(message)
+
+    assert caught.value.code() in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
+    assert gateway.is_running()
+
+
+async def test_the_admin_socket_is_private_and_does_not_end_envoy(lab: Lab) -> None:
+    gateway = await lab.start()
+
+    with pytest.raises(GatewayUnavailableError, match="403"):
+        await gateway.admin.post("/quitquitquit")
+    with pytest.raises(GatewayUnavailableError, match="403"):
+        await gateway.admin.get("/config_dump")
+
+    mode = gateway.settings.admin_socket.stat().st_mode
+    assert stat.S_IMODE(mode) == 0o600
+
+
+async def test_files_of_the_run_directory_are_private(lab: Lab) -> None:
+    gateway = await lab.start()
+    run_dir = gateway.settings.run_dir
+
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in run_dir.iterdir()}
+
+    assert stat.S_IMODE(run_dir.stat().st_mode) == 0o700
+    for name in ("lds.json", "rds.json", "cds.json", "bootstrap.json", "envoy.log"):
+        assert modes[name] == 0o600, name

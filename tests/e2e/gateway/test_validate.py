@@ -1,0 +1,82 @@
+"""Every kind of configuration that the gateway makes is one that Envoy takes."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.gateway import (
+    EndpointRoute,
+    EnvoyGateway,
+    RevisionTarget,
+    SnapshotRejectedError,
+    build_snapshot,
+)
+from tests.e2e.gateway.lab import Lab
+
+pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
+
+
+def _revision(version: str, weight: int, *replicas: str) -> RevisionTarget:
+    return RevisionTarget(version=version, replicas=replicas, weight=weight)
+
+
+UDS, TCP, V6 = "unix:/run/a.sock", "127.0.0.1:9000", "[::1]:9001"
+ENDPOINTS = {
+    "none": [],
+    "without revisions": [EndpointRoute(name="m", revisions=())],
+    "without replicas": [EndpointRoute(name="m", revisions=(_revision("1", 100),))],
+    "one": [EndpointRoute(name="m", revisions=(_revision("1", 100, UDS),), timeout_s=0.0014)],
+    "a split": [
+        EndpointRoute(
+            name="a.b-c_d",
+            revisions=(_revision("1", 99, UDS, TCP), _revision("2", 1, V6), _revision("3", 0, TCP)),
+            timeout_s=86400,
+        )
+    ],
+    "many": [
+        EndpointRoute(name=f"endpoint-{i}", revisions=(_revision("1", 100, TCP),))
+        for i in range(300)
+    ],
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "one port": {"http_port": 8000, "grpc_port": 8000},
+    "no access log": {"access_log": False},
+    "with control": {"control_address": "127.0.0.1:8080"},
+    "over a socket": {"control_address": "unix:/run/control.sock", "host": "::1"},
+    "smallest": {"max_body_bytes": 1, "max_connections": 1, "max_requests_per_replica": 1},
+    "largest": {"max_body_bytes": 2**31 - 1 - (1 << 20), "max_requests_per_replica": 2**31 - 1},
+    "json": {"log_format": "json", "log_level": "debug"},
+}
+
+
+@pytest.mark.parametrize("endpoints", ENDPOINTS.values(), ids=ENDPOINTS)
+async def test_envoy_takes_every_kind_of_endpoint(lab: Lab, endpoints: list[EndpointRoute]) -> None:
+    settings = lab.settings()
+
+    await EnvoyGateway(settings).validate(build_snapshot(settings, endpoints))
+
+
+@pytest.mark.parametrize("changes", SETTINGS.values(), ids=SETTINGS)
+async def test_envoy_takes_every_setting(lab: Lab, changes: dict[str, Any]) -> None:
+    settings = lab.settings(**changes)
+
+    await EnvoyGateway(settings).validate(build_snapshot(settings, ENDPOINTS["a split"]))
+
+
+async def test_what_envoy_would_refuse_is_refused_with_its_reason(lab: Lab) -> None:
+    settings = lab.settings()
+    snapshot = build_snapshot(settings, [])
+    wrong = dataclasses.replace(snapshot, clusters=[{"name": "x", "type": "NO_SUCH_TYPE"}])
+
+    with pytest.raises(SnapshotRejectedError, match="NO_SUCH_TYPE"):
+        await EnvoyGateway(settings).validate(wrong)
+
+
+async def test_validation_ends_with_the_process_that_asked(lab: Lab) -> None:
+    settings = lab.settings(envoy=Path("/bin/false"))
+
+    with pytest.raises(SnapshotRejectedError):
+        await EnvoyGateway(settings).validate(build_snapshot(settings, []))

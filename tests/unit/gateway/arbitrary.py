@@ -1,0 +1,96 @@
+"""Endpoints, settings and route tables for tests of pure configuration."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+from headrace.gateway import EndpointRoute, GatewaySettings, RevisionTarget, Snapshot
+
+# Few letters, so that names are often prefixes of each other.
+names = st.from_regex(r"[am1][am1._-]{0,3}", fullmatch=True)
+versions = st.integers(1, 12).map(str)
+addresses = st.sampled_from([f"unix:/run/{i}.sock" for i in range(5)] + ["127.0.0.1:9000"])
+_replicas = st.lists(addresses, max_size=3, unique=True).map(tuple)
+
+
+@st.composite
+def endpoint_routes(draw: st.DrawFn, name: str) -> EndpointRoute:
+    chosen = draw(st.lists(versions, max_size=3, unique=True))
+    cuts = sorted(draw(st.integers(0, 100)) for _ in chosen[1:])
+    edges = [0, *cuts, 100]
+    revisions = tuple(
+        RevisionTarget(version=version, replicas=draw(_replicas), weight=edges[i + 1] - edges[i])
+        for i, version in enumerate(chosen)
+    )
+    timeout_s = draw(st.none() | st.floats(0.001, 1000))
+    return EndpointRoute(name=name, revisions=revisions, timeout_s=timeout_s)
+
+
+@st.composite
+def endpoint_lists(draw: st.DrawFn) -> list[EndpointRoute]:
+    chosen = draw(st.lists(names, max_size=4, unique=True))
+    return [draw(endpoint_routes(name)) for name in chosen]
+
+
+def gateway_settings(**changes: Any) -> GatewaySettings:  # noqa: ANN401  # any field's type
+    values: dict[str, Any] = {
+        "run_dir": Path("/run/headrace"),
+        "descriptor_set": Path("/run/oip.pb"),
+        **changes,
+    }
+    return GatewaySettings(**values)
+
+
+def plain(resource: object) -> Any:  # noqa: ANN401  # tests read into it
+    """As Envoy reads it: through JSON."""
+    return json.loads(json.dumps(resource))
+
+
+def routes_of(snapshot: Snapshot) -> list[dict[str, Any]]:
+    (host,) = plain(snapshot.routes)["virtual_hosts"]
+    found: list[dict[str, Any]] = host["routes"]
+    return found
+
+
+def clusters_named(action: Mapping[str, Any]) -> Iterator[str]:
+    route = action.get("route", {})
+    if "cluster" in route:
+        yield route["cluster"]
+    for cluster in route.get("weighted_clusters", {}).get("clusters", []):
+        yield cluster["name"]
+
+
+def first_match(
+    snapshot: Snapshot, path: str, headers: Mapping[str, str] | None = None, *, grpc: bool = False
+) -> dict[str, Any]:
+    """The route that Envoy would take: the slow, obvious way."""
+    for route in routes_of(snapshot):
+        match = route["match"]
+        if _path_fits(match, path) and ("grpc" not in match or grpc):
+            wanted = match.get("headers", [])
+            if all(_header_fits(header, headers or {}) for header in wanted):
+                return route
+    msg = f"no route for {path}"
+    raise AssertionError(msg)
+
+
+def _path_fits(match: Mapping[str, Any], path: str) -> bool:
+    match match:
+        case {"path": exact}:
+            return bool(path == exact)
+        case {"path_separated_prefix": prefix}:
+            return path == prefix or path.startswith(f"{prefix}/")
+        case {"prefix": prefix}:
+            return path.startswith(prefix)
+        case _:
+            msg = f"unknown match {match}"
+            raise AssertionError(msg)
+
+
+def _header_fits(wanted: Mapping[str, Any], headers: Mapping[str, str]) -> bool:
+    if "present_match" in wanted:
+        return bool((wanted["name"] in headers) == wanted["present_match"])
+    return bool(headers.get(wanted["name"]) == wanted["string_match"]["exact"])

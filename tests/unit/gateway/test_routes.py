@@ -1,0 +1,208 @@
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.gateway import EndpointRoute, RevisionTarget, build_snapshot, cluster_name
+from headrace.gateway.clusters import live_split
+from tests.unit.gateway.arbitrary import (
+    clusters_named,
+    endpoint_lists,
+    first_match,
+    gateway_settings,
+    names,
+    versions,
+)
+
+GRPC = "/inference.GRPCInferenceService/"
+ENDPOINT = EndpointRoute(
+    name="m1",
+    revisions=(
+        RevisionTarget(version="1", replicas=("unix:/run/1.sock",), weight=90),
+        RevisionTarget(version="2", replicas=("unix:/run/2.sock",), weight=10),
+        RevisionTarget(version="3", replicas=("unix:/run/3.sock",), weight=0),
+    ),
+    timeout_s=2.0,
+)
+SNAPSHOT = build_snapshot(gateway_settings(), [ENDPOINT])
+EMPTY = build_snapshot(gateway_settings(), [])
+
+
+def _serves(route: dict[str, Any], endpoint: EndpointRoute) -> bool:
+    """Whether a route answers for all of an endpoint: its live revisions, or 503."""
+    split = live_split(endpoint)
+    if not split:
+        return bool(route["direct_response"]["status"] == 503)
+    return list(clusters_named(route)) == [cluster_name(endpoint.name, r.version) for r in split]
+
+
+@given(endpoint_lists(), names, st.sampled_from(["", "/infer", "/ready", "/config"]))
+def test_a_path_reaches_the_endpoint_it_names_and_no_other(
+    endpoints: list[EndpointRoute], name: str, rest: str
+) -> None:
+    known = {endpoint.name: endpoint for endpoint in endpoints}
+    snapshot = build_snapshot(gateway_settings(), endpoints)
+
+    for path in (f"/v2/models/{name}{rest}", f"/v1/models/{name}", f"/v1/models/{name}:predict"):
+        route = first_match(snapshot, path)
+        if name in known:
+            assert route["name"] == name
+            assert _serves(route, known[name])
+        else:
+            assert route["name"] == "unknown-model"
+
+
+@given(endpoint_lists(), names, versions)
+def test_a_versioned_path_reaches_that_revision_or_none(
+    endpoints: list[EndpointRoute], name: str, version: str
+) -> None:
+    revisions = {(e.name, r.version): r for e in endpoints for r in e.revisions}
+    snapshot = build_snapshot(gateway_settings(), endpoints)
+
+    route = first_match(snapshot, f"/v2/models/{name}/versions/{version}/infer")
+    over_grpc = first_match(
+        snapshot, f"{GRPC}ModelInfer", {"x-model": name, "x-model-version": version}, grpc=True
+    )
+
+    revision = revisions.get((name, version))
+    for found in (route, over_grpc):
+        if revision is None:
+            assert found["name"] in {"unknown-model", "unknown-version"}
+        elif revision.replicas:
+            assert list(clusters_named(found)) == [cluster_name(name, version)]
+        else:
+            assert found["direct_response"]["status"] == 503
+
+
+@given(endpoint_lists(), names)
+def test_a_grpc_call_reaches_the_endpoint_it_names_and_no_other(
+    endpoints: list[EndpointRoute], name: str
+) -> None:
+    known = {endpoint.name: endpoint for endpoint in endpoints}
+    snapshot = build_snapshot(gateway_settings(), endpoints)
+
+    route = first_match(snapshot, f"{GRPC}ModelInfer", {"x-model": name}, grpc=True)
+
+    if name in known:
+        assert _serves(route, known[name])
+    else:
+        assert route["name"] == "unknown-model"
+
+
+def test_traffic_is_split_by_weight_and_a_revision_of_weight_0_gets_none() -> None:
+    route = first_match(SNAPSHOT, "/v2/models/m1/infer")
+
+    clusters = route["route"]["weighted_clusters"]["clusters"]
+    assert clusters == [{"name": "m1~1", "weight": 90}, {"name": "m1~2", "weight": 10}]
+    pinned = first_match(SNAPSHOT, "/v2/models/m1/versions/3/infer")
+    assert pinned["route"]["cluster"] == "m1~3"
+
+
+def test_a_revision_without_replicas_gives_its_share_to_the_others() -> None:
+    endpoint = EndpointRoute(
+        name="m",
+        revisions=(
+            RevisionTarget(version="1", replicas=("h:1",), weight=50),
+            RevisionTarget(version="2", replicas=(), weight=50),
+        ),
+    )
+    snapshot = build_snapshot(gateway_settings(), [endpoint])
+
+    assert first_match(snapshot, "/v2/models/m/infer")["route"]["cluster"] == "m~1"
+
+
+def test_http_routes_have_a_timeout_and_grpc_routes_a_stream_duration_never_both() -> None:
+    http = first_match(SNAPSHOT, "/v2/models/m1/infer")["route"]
+    grpc = first_match(SNAPSHOT, f"{GRPC}ModelInfer", {"x-model": "m1"}, grpc=True)["route"]
+
+    assert (http["timeout"], "max_stream_duration" in http) == ("2.500s", False)
+    assert ("timeout" in grpc, grpc["max_stream_duration"]) == (
+        False,
+        {"max_stream_duration": "2.500s", "grpc_timeout_header_max": "2.500s"},
+    )
+
+
+def test_an_endpoint_without_a_timeout_may_stay_silent_for_an_hour() -> None:
+    endpoint = EndpointRoute(
+        name="m", revisions=(RevisionTarget(version="1", replicas=("h:1",), weight=100),)
+    )
+
+    route = first_match(build_snapshot(gateway_settings(), [endpoint]), "/v2/models/m")["route"]
+
+    assert (route["timeout"], route["idle_timeout"]) == ("0.000s", "3600.000s")
+
+
+def test_a_long_timeout_is_not_cut_by_the_idle_timeout() -> None:
+    endpoint = EndpointRoute(
+        name="m",
+        revisions=(RevisionTarget(version="1", replicas=("h:1",), weight=100),),
+        timeout_s=900.0,
+    )
+
+    route = first_match(build_snapshot(gateway_settings(), [endpoint]), "/v2/models/m")["route"]
+
+    assert route["idle_timeout"] == "930.000s"
+
+
+def test_an_endpoint_called_stats_does_not_hide_the_statistics() -> None:
+    endpoint = EndpointRoute(name="stats", revisions=ENDPOINT.revisions)
+    snapshot = build_snapshot(gateway_settings(), [endpoint])
+
+    assert first_match(snapshot, "/v2/models/stats")["name"] == "statistics"
+    assert first_match(snapshot, "/v2/models/stats/infer")["name"] == "stats"
+
+
+def test_statistics_over_all_models_come_from_the_control_plane_if_it_has_an_address() -> None:
+    snapshot = build_snapshot(gateway_settings(control_address="127.0.0.1:8080"), [ENDPOINT])
+    rpc = f"{GRPC}ModelStatistics"
+
+    assert first_match(snapshot, "/v2/models/stats")["route"]["cluster"] == "control"
+    assert first_match(snapshot, rpc, grpc=True)["route"]["cluster"] == "control"
+    assert first_match(SNAPSHOT, "/v2/models/stats")["route"]["cluster"] == "replicas"
+    assert first_match(SNAPSHOT, rpc, grpc=True)["route"]["cluster"] == "replicas"
+
+
+def test_the_model_list_stands_in_the_route_table_whatever_its_length() -> None:
+    endpoints = [EndpointRoute(name=f"endpoint-{i}", revisions=()) for i in range(1000)]
+    snapshot = build_snapshot(gateway_settings(), endpoints)
+
+    for path in ("/v1/models", "/v2/models"):
+        body = first_match(snapshot, path)["direct_response"]["body"]["inline_string"]
+        assert json.loads(body) == {"models": sorted(e.name for e in endpoints)}
+        limit = snapshot.routes["max_direct_response_body_size_bytes"]
+        assert isinstance(limit, int)
+        assert len(body) <= limit
+
+
+def test_a_gateway_without_endpoints_is_live_but_not_ready() -> None:
+    assert first_match(EMPTY, "/v2/health/live")["direct_response"]["status"] == 200
+    assert first_match(EMPTY, "/v2/health/ready")["direct_response"]["status"] == 503
+
+
+def test_repository_verbs_are_refused_and_say_where_they_work() -> None:
+    for route in (
+        first_match(SNAPSHOT, "/v2/repository/models/m1/load"),
+        first_match(SNAPSHOT, f"{GRPC}RepositoryModelLoad", grpc=True),
+    ):
+        assert route["direct_response"]["status"] == 403
+        assert "management port" in route["direct_response"]["body"]["inline_string"]
+
+
+def test_streams_are_refused_and_say_where_they_work() -> None:
+    route = first_match(SNAPSHOT, f"{GRPC}ModelStreamInfer", grpc=True)
+
+    assert "--grpc-port" in route["direct_response"]["body"]["inline_string"]
+
+
+def test_only_grpc_calls_that_may_name_a_model_enter_lua() -> None:
+    assert "typed_per_filter_config" not in first_match(SNAPSHOT, "/v2/models/m1/infer")
+    for rpc in ("ModelInfer", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"):
+        route = first_match(SNAPSHOT, f"{GRPC}{rpc}", grpc=True)
+        assert "headrace.select" in route["typed_per_filter_config"]
+    server = first_match(SNAPSHOT, f"{GRPC}ServerLive", grpc=True)
+    assert "typed_per_filter_config" not in server
+
+
+def test_a_rpc_path_without_a_grpc_content_type_is_not_found() -> None:
+    assert first_match(SNAPSHOT, f"{GRPC}ModelInfer")["name"] == "unknown-path"

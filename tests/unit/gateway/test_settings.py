@@ -1,0 +1,112 @@
+from pathlib import Path
+
+import pytest
+
+from headrace.core import InvalidArgumentError
+from headrace.gateway import EndpointRoute, RevisionTarget, check_socket_path
+from headrace.gateway.settings import parse_address
+from tests.unit.gateway.arbitrary import gateway_settings
+
+
+@pytest.mark.parametrize(
+    ("address", "parsed"),
+    [
+        ("unix:/run/a.sock", Path("/run/a.sock")),
+        ("127.0.0.1:9000", ("127.0.0.1", 9000)),
+        ("[::1]:80", ("::1", 80)),
+        ("replica.local:65535", ("replica.local", 65535)),
+    ],
+)
+def test_an_address_is_a_socket_path_or_host_and_port(address: str, parsed: object) -> None:
+    assert parse_address(address) == parsed
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "unix:", "unix:relative.sock", "host", ":80", "host:", "host:0", "host:65536", "host:x"],
+)
+def test_what_is_no_address_is_refused_with_its_text(address: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="address"):
+        parse_address(address)
+
+
+def test_a_socket_path_that_linux_would_not_take_is_refused() -> None:
+    check_socket_path(Path("/" + "a" * 106))
+
+    with pytest.raises(InvalidArgumentError, match="108 bytes, more than the 107"):
+        check_socket_path(Path("/" + "a" * 107))
+
+
+def test_a_socket_path_is_measured_in_bytes_not_letters() -> None:
+    with pytest.raises(InvalidArgumentError, match="bytes"):
+        parse_address("unix:/" + "ü" * 60)
+
+
+def test_weights_that_do_not_sum_to_100_are_refused() -> None:
+    revision = RevisionTarget(version="1", replicas=(), weight=90)
+
+    with pytest.raises(InvalidArgumentError, match="'fraud' sum to 90, not 100"):
+        EndpointRoute(name="fraud", revisions=(revision,))
+
+
+@pytest.mark.parametrize("weight", [-1, 101])
+def test_a_weight_outside_0_to_100_is_refused(weight: int) -> None:
+    with pytest.raises(InvalidArgumentError, match="weight of version 1"):
+        RevisionTarget(version="1", replicas=(), weight=weight)
+
+
+def test_a_version_named_twice_is_refused() -> None:
+    revision = RevisionTarget(version="1", replicas=(), weight=50)
+
+    with pytest.raises(InvalidArgumentError, match="a version twice"):
+        EndpointRoute(name="m", revisions=(revision, revision))
+
+
+def test_a_replica_named_twice_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="a replica twice"):
+        RevisionTarget(version="1", replicas=("h:1", "h:1"), weight=100)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a:b", "a~b", ".a", "a" * 129, "a\n"])
+def test_an_endpoint_name_that_could_leave_its_route_is_refused(name: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="name"):
+        EndpointRoute(name=name, revisions=())
+
+
+@pytest.mark.parametrize("version", ["", "x", "1~2", "-1", "1.0"])
+def test_a_version_that_is_no_whole_number_is_refused(version: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="version"):
+        RevisionTarget(version=version, replicas=(), weight=100)
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan"), float("inf"), 1e9])
+def test_a_timeout_that_is_no_duration_is_refused(timeout_s: float) -> None:
+    with pytest.raises(InvalidArgumentError, match="timeout_s"):
+        EndpointRoute(name="m", revisions=(), timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("http_port", 0),
+        ("grpc_port", 65536),
+        ("max_body_bytes", 0),
+        ("max_body_bytes", 2**31),
+        ("max_connections", 0),
+        ("concurrency", 0),
+        ("log_level", "loud"),
+        ("control_address", "nowhere"),
+        ("run_dir", Path("/" + "d" * 100)),
+    ],
+)
+def test_settings_that_envoy_would_not_take_are_refused(name: str, value: object) -> None:
+    with pytest.raises(InvalidArgumentError):
+        gateway_settings(**{name: value})
+
+
+def test_one_port_for_both_is_bound_once() -> None:
+    assert gateway_settings(http_port=9, grpc_port=9).ports == (9,)
+
+
+def test_a_relative_run_directory_becomes_absolute() -> None:
+    assert gateway_settings(run_dir=Path("run")).admin_socket.is_absolute()

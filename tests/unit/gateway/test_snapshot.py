@@ -1,0 +1,158 @@
+import json
+
+import pytest
+from hypothesis import given
+
+from headrace.core import InvalidArgumentError
+from headrace.gateway import EndpointRoute, Snapshot, build_snapshot, revision_of
+from headrace.gateway.clusters import stat_name
+from headrace.gateway.publisher import documents_of, plan
+from headrace.gateway.snapshot import (
+    CLUSTERS,
+    KINDS,
+    LISTENERS,
+    ROUTES,
+    Document,
+    inline_bootstrap,
+    read_document,
+)
+from tests.unit.gateway.arbitrary import (
+    clusters_named,
+    endpoint_lists,
+    gateway_settings,
+    names,
+    plain,
+    routes_of,
+    versions,
+)
+
+
+def _snapshot(endpoints: list[EndpointRoute]) -> Snapshot:
+    return build_snapshot(gateway_settings(), endpoints)
+
+
+def _defined(document: Document) -> set[str]:
+    return {cluster["name"] for cluster in json.loads(document.text)["resources"]}
+
+
+def _named(document: Document) -> set[str]:
+    (table,) = json.loads(document.text)["resources"]
+    (host,) = table["virtual_hosts"]
+    return {name for route in host["routes"] for name in clusters_named(route)}
+
+
+@given(endpoint_lists())
+def test_a_snapshot_never_names_a_missing_cluster(endpoints: list[EndpointRoute]) -> None:
+    snapshot = _snapshot(endpoints)
+
+    defined = {cluster["name"] for cluster in plain(snapshot.clusters)}
+    named = {name for route in routes_of(snapshot) for name in clusters_named(route)}
+    assert named <= defined
+    assert len(defined) == len(snapshot.clusters)
+
+
+@given(endpoint_lists())
+def test_no_cluster_is_empty_and_every_weight_is_positive(
+    endpoints: list[EndpointRoute],
+) -> None:
+    snapshot = _snapshot(endpoints)
+
+    for cluster in plain(snapshot.clusters):
+        (locality,) = cluster["load_assignment"]["endpoints"]
+        assert locality["lb_endpoints"]
+    for route in routes_of(snapshot):
+        weighted = route.get("route", {}).get("weighted_clusters", {}).get("clusters", [])
+        assert all(cluster["weight"] > 0 for cluster in weighted)
+        assert sum(cluster["weight"] for cluster in weighted) <= 100
+
+
+@given(endpoint_lists(), endpoint_lists())
+def test_between_two_snapshots_no_route_loses_its_cluster(
+    before: list[EndpointRoute], after: list[EndpointRoute]
+) -> None:
+    now, wanted = documents_of(_snapshot(before)), documents_of(_snapshot(after))
+
+    for step in plan(now, wanted):
+        now[step.kind] = step.document
+        assert _named(now[ROUTES]) <= _defined(now[CLUSTERS])
+
+    assert now == wanted
+
+
+@given(endpoint_lists())
+def test_publishing_the_same_snapshot_replaces_no_file(endpoints: list[EndpointRoute]) -> None:
+    documents = documents_of(_snapshot(endpoints))
+
+    assert plan(documents, documents) == []
+
+
+@given(endpoint_lists())
+def test_a_change_of_replicas_leaves_the_listeners_alone(endpoints: list[EndpointRoute]) -> None:
+    """A changed listener drains its connections."""
+    steps = plan(documents_of(_snapshot([])), documents_of(_snapshot(endpoints)))
+
+    assert LISTENERS not in {step.kind for step in steps}
+
+
+@given(endpoint_lists())
+def test_a_document_is_read_back_as_it_was_written(endpoints: list[EndpointRoute]) -> None:
+    for document in documents_of(_snapshot(endpoints)).values():
+        assert read_document(document.text) == document
+
+
+def test_every_resource_in_a_file_carries_its_type() -> None:
+    snapshot = _snapshot([])
+    for kind in KINDS:
+        for resource in json.loads(snapshot.document(kind).text)["resources"]:
+            assert resource["@type"].endswith(kind.type_name)
+
+
+def test_two_endpoints_of_one_name_are_refused() -> None:
+    endpoint = EndpointRoute(name="m", revisions=())
+
+    with pytest.raises(InvalidArgumentError, match="more than once: m"):
+        _snapshot([endpoint, endpoint])
+
+
+@given(names, versions)
+def test_a_metric_names_its_revision_without_a_dot(name: str, version: str) -> None:
+    stat = stat_name(f"{name}~{version}")
+
+    assert "." not in stat
+    assert revision_of(stat) == (name, version)
+
+
+def test_a_metric_of_another_cluster_names_no_revision() -> None:
+    assert revision_of("replicas") is None
+
+
+def test_both_ports_speak_the_same_and_are_not_shared_with_other_processes() -> None:
+    first, second = plain(_snapshot([]).listeners)
+
+    assert first["filter_chains"] == second["filter_chains"]
+    assert not first["enable_reuse_port"]
+    assert not second["enable_reuse_port"]
+
+
+def test_without_an_access_log_none_is_configured() -> None:
+    settings = gateway_settings(access_log=False, http_port=1, grpc_port=1)
+    (listener,) = plain(build_snapshot(settings, []).listeners)
+
+    (network_filter,) = listener["filter_chains"][0]["filters"]
+    assert network_filter["typed_config"]["access_log"] == []
+
+
+def test_the_window_takes_the_largest_message_that_the_body_limit_allows() -> None:
+    settings = gateway_settings(max_body_bytes=50 << 20)
+    listener = plain(build_snapshot(settings, []).listeners)[0]
+
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    assert manager["http2_protocol_options"]["initial_stream_window_size"] > 50 << 20
+
+
+def test_the_inline_form_needs_no_other_file() -> None:
+    settings = gateway_settings()
+    config = plain(inline_bootstrap(settings, build_snapshot(settings, [])))
+
+    assert "dynamic_resources" not in config
+    assert "rds" not in json.dumps(config["static_resources"])
