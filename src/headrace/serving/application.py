@@ -1,0 +1,89 @@
+"""What a replica answers: all routes of its APIs, and the edge at which every error ends."""
+
+import logging
+
+from headrace.core import HeadraceError
+from headrace.engine import Ticket
+from headrace.protocol import encode_error
+from headrace.serving.exchange import TEXT, Exchange, send_error
+from headrace.serving.exposition import CONTENT_TYPE, exposition
+from headrace.serving.grpc_bridge import GrpcBridge, send_grpc_error
+from headrace.serving.routing import Handler, MethodNotAllowedError, ModelRoutes, Router
+from headrace.serving.state import ReplicaState
+from headrace.serving.v1 import V1Api
+from headrace.serving.v2 import V2Api
+
+_log = logging.getLogger(__name__)
+
+
+class Application:
+    """The replica's HTTP API.
+
+    `has_repository`: whether Triton's repository verbs are there; behind a gateway they belong to
+    the management port.
+    """
+
+    def __init__(self, state: ReplicaState, *, has_repository: bool) -> None:
+        self._state = state
+        v2 = V2Api(state, has_repository=has_repository)
+        v1 = V1Api(state)
+        grpc = GrpcBridge(state, has_repository=has_repository)
+        self._apis = (v2, v1, grpc)
+        routes = ModelRoutes(
+            name=state.name,
+            version=state.version,
+            handlers=v2.model_handlers(),
+            v1_handlers=v1.model_handlers(),
+        )
+        others: dict[tuple[bytes, bytes], Handler] = {
+            **v2.handlers(),
+            **v1.handlers(),
+            **grpc.handlers(),
+            (b"GET", b"/metrics"): self._metrics,
+        }
+        self._router = Router(routes, others)
+
+    def model_loaded(self) -> None:
+        """Called once when the state's model is there."""
+        for api in self._apis:
+            api.model_loaded()
+
+    def handle(self, exchange: Exchange) -> None:
+        """The request edge: answer `exchange`, now or later, whatever happens."""
+        try:
+            self._router.find(exchange)(exchange)
+        except MethodNotAllowedError as error:
+            exchange.send(405, encode_error(error), headers={b"Allow": error.allowed})
+        except HeadraceError as error:
+            if exchange.is_grpc:
+                send_grpc_error(exchange, error)
+            else:
+                send_error(exchange, error)
+        except Exception:  # noqa: BLE001  # the request edge: a bug of ours costs this request
+            _log.exception("request failed", extra={"request_id": exchange.request_id})
+            exchange.send(500, encode_error("internal error; the replica's log has the details"))
+
+    def cancel(self, ticket: Ticket) -> None:
+        """The caller left before its answer."""
+        if self._state.served is not None:
+            self._state.served.engine.cancel(ticket)
+
+    def _metrics(self, exchange: Exchange) -> None:
+        exchange.send(200, exposition(self._state), content_type=CONTENT_TYPE)
+
+
+class MetricsApplication:
+    """The metrics alone, for a port of their own."""
+
+    def __init__(self, state: ReplicaState) -> None:
+        self._state = state
+
+    def handle(self, exchange: Exchange) -> None:
+        """GET /metrics."""
+        if exchange.method == b"GET" and exchange.path.partition(b"?")[0] == b"/metrics":
+            exchange.send(200, exposition(self._state), content_type=CONTENT_TYPE)
+        else:
+            exchange.send(404, b"Not Found\n", content_type=TEXT)
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Nothing here takes time."""

@@ -1,0 +1,332 @@
+"""HTTP/1.1 on one connection: bytes to exchanges, and their answers back in order.
+
+Hand-made over httptools, because this path is what Headrace exists for: no task, no future and no
+copy for an ordinary request. What a caller may do to it is bounded: the size of headers and bodies,
+how long each may take, how many requests may be pipelined.
+"""
+
+import asyncio
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final, cast
+
+import httptools
+
+from headrace.core import HeadraceError, PayloadTooLargeError, UnavailableError
+from headrace.protocol import Buffer, encode_error
+from headrace.serving.exchange import Exchange, send_error
+
+if TYPE_CHECKING:
+    from headrace.serving.server import HttpServer
+
+MAX_HEADER_BYTES: Final = 64 << 10
+MAX_PIPELINED: Final = 128
+_LINGER_S: Final = 2.0
+"""How long a refused body is read and dropped, so that the caller can read the refusal first."""
+_JOIN_BELOW: Final = 16 << 10
+"""A smaller answer is joined to one write; for a larger one the copy would cost more."""
+
+
+class Connection(asyncio.Protocol):
+    """One caller's connection. Owned by the server, which sweeps it for timeouts."""
+
+    __slots__ = (
+        "_body",
+        "_body_size",
+        "_chunks",
+        "_close_at",
+        "_continue_due",
+        "_has_eof",
+        "_header_bytes",
+        "_headers",
+        "_headers_done",
+        "_is_closing",
+        "_is_reading_paused",
+        "_is_writing_paused",
+        "_now",
+        "_parser",
+        "_pipeline",
+        "_server",
+        "_since",
+        "_target",
+        "_transport",
+    )
+
+    def __init__(self, server: "HttpServer") -> None:
+        self._server = server
+        self._parser = httptools.HttpRequestParser(self)
+        self._pipeline: deque[Exchange] = deque()
+        self._now = self._since = time.monotonic()
+        self._is_closing = False
+        self._is_reading_paused = self._is_writing_paused = False
+        self._has_eof = False
+        self._close_at: float | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        """Forget the request that was read, ready for the next."""
+        self._target = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._headers_done = False
+        self._header_bytes = 0
+        self._body = b""
+        self._chunks: list[bytes] | None = None
+        self._body_size = 0
+        self._continue_due = False
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A caller connected."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._server.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        """The caller left: what waits for an answer is cancelled."""
+        self._is_closing = True
+        server = self._server
+        server.connections.discard(self)
+        server.body_bytes -= self._body_size
+        pipeline, self._pipeline = self._pipeline, deque()
+        for exchange in pipeline:
+            server.body_bytes -= len(exchange.body)
+            if exchange.answer is None:
+                server.cancel(exchange)
+        del self._parser  # it refers back to this connection
+
+    def eof_received(self) -> bool:
+        """The caller will send no more: answer what is in the pipeline, then close."""
+        self._has_eof = True
+        return bool(self._pipeline)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the caller: none, one or many requests."""
+        if self._is_closing:
+            return
+        self._now = now = time.monotonic()
+        if self._header_bytes == 0:
+            self._since = now
+        if not self._headers_done:
+            self._header_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(400, "HTTP upgrades are not supported; use HTTP/1.1")
+        except httptools.HttpParserError as error:
+            self._refuse(400, f"malformed HTTP request: {_text(error)}")
+        else:
+            if self._header_bytes > MAX_HEADER_BYTES and not self._headers_done:
+                self._refuse(431, f"request headers exceed {MAX_HEADER_BYTES} bytes")
+
+    def pause_writing(self) -> None:
+        """The caller reads too slowly: stop reading from it."""
+        self._is_writing_paused = True
+        self._pause()
+
+    def resume_writing(self) -> None:
+        """The caller caught up."""
+        self._is_writing_paused = False
+        self._resume()
+
+    # What httptools calls; nothing here may raise
+
+    def on_url(self, url: bytes) -> None:
+        """The request target, or a part of it."""
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        """The head was read: refuse what is too large before its body is sent."""
+        self._headers_done = True
+        headers = self._headers
+        length = headers.get(b"content-length")
+        limit = self._server.max_body_bytes
+        if length is not None and int(length) > limit:
+            self._refuse_error(PayloadTooLargeError(limit_bytes=limit, got_bytes=int(length)))
+        elif b"expect" in headers and headers[b"expect"].lower() == b"100-continue":
+            self._continue_due = True
+            self._write_continue()
+
+    def on_body(self, data: bytes) -> None:
+        """A part of the body; most bodies come in one."""
+        if self._is_closing:
+            return
+        size = len(data)
+        server = self._server
+        self._body_size += size
+        server.body_bytes += size
+        if self._body_size > server.max_body_bytes:
+            self._refuse_error(PayloadTooLargeError(limit_bytes=server.max_body_bytes))
+        elif server.body_bytes > server.max_body_bytes_in_flight:
+            message = "too many bytes of request bodies are in flight on this replica"
+            self._refuse_error(UnavailableError(message))
+        elif not self._body:
+            self._body = data
+        elif self._chunks is None:
+            self._chunks = [self._body, data]
+        else:
+            self._chunks.append(data)
+
+    def on_message_complete(self) -> None:
+        """The request is whole: hand it over."""
+        if self._is_closing:
+            return
+        parser = self._parser
+        server = self._server
+        exchange = Exchange(
+            self,
+            method=parser.get_method(),
+            path=self._target,
+            headers=self._headers,
+            body=self._body if self._chunks is None else b"".join(self._chunks),
+            keep_alive=parser.should_keep_alive() and not server.is_draining,
+            received_at=self._now,
+        )
+        self._reset()
+        self._pipeline.append(exchange)
+        if len(self._pipeline) >= MAX_PIPELINED:
+            self._pause()
+        if not exchange.keep_alive:
+            self._is_closing = True  # nothing after it is read
+        server.handle(exchange)
+
+    # Answers
+
+    def flush(self, exchange: Exchange) -> None:
+        """Write `exchange`'s answer, and those that waited behind it, if its turn has come."""
+        pipeline = self._pipeline
+        if not pipeline or pipeline[0] is not exchange:
+            return
+        while pipeline:
+            head = pipeline[0]
+            answer = head.answer
+            if answer is None:
+                break
+            pipeline.popleft()
+            self._server.body_bytes -= len(head.body)
+            self._write(answer)
+            if not head.keep_alive:
+                self._finish()
+                return
+        if self._is_reading_paused:
+            self._resume()
+        if not pipeline:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Every answer is written."""
+        if not self._header_bytes:
+            self._since = time.monotonic()
+        if self._has_eof:
+            self._transport.close()
+        elif self._continue_due:
+            self._write_continue()
+
+    def _write(self, answer: bytes | list[Buffer]) -> None:
+        if isinstance(answer, bytes):
+            self._transport.write(answer)
+        elif sum(map(len, answer)) < _JOIN_BELOW:
+            self._transport.write(b"".join(answer))
+        else:
+            self._transport.writelines(answer)
+
+    def _write_continue(self) -> None:
+        """Ask for the body, once no earlier answer is due on this connection."""
+        if not self._pipeline and not self._is_closing:
+            self._continue_due = False
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _finish(self) -> None:
+        """Close after the last answer; linger if the caller is still sending."""
+        self._is_closing = True
+        if self._close_at is None:
+            self._transport.close()
+        elif self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    # Refusals of requests that were not read whole
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer with a status that is about HTTP itself."""
+        if exchange := self._last_exchange():
+            exchange.send(status, encode_error(message))
+
+    def _refuse_error(self, error: HeadraceError) -> None:
+        if exchange := self._last_exchange():
+            send_error(exchange, error)
+
+    def _last_exchange(self) -> Exchange | None:
+        """An exchange to refuse what was read so far with; None if that was done before.
+
+        Nothing more is read on this connection.
+        """
+        if self._is_closing:
+            return None
+        self._is_closing = True
+        self._close_at = self._now + _LINGER_S
+        self._server.body_bytes -= self._body_size
+        self._body_size = 0
+        exchange = Exchange(
+            self,
+            method=b"",
+            path=self._target,
+            headers=self._headers,
+            body=b"",
+            keep_alive=False,
+            received_at=self._now,
+        )
+        self._pipeline.append(exchange)
+        return exchange
+
+    # Flow control and timeouts
+
+    def _pause(self) -> None:
+        if not self._is_reading_paused:
+            self._is_reading_paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if (
+            self._is_reading_paused
+            and not self._is_writing_paused
+            and len(self._pipeline) < MAX_PIPELINED // 2
+            and not self._transport.is_closing()
+        ):
+            self._is_reading_paused = False
+            self._transport.resume_reading()
+
+    def sweep(self, now: float) -> None:
+        """Close the connection if it has been idle, or slow to send, for too long."""
+        if self._close_at is not None:
+            if now >= self._close_at and not self._pipeline:
+                self._transport.abort()
+        elif self._pipeline or self._is_closing:
+            return
+        elif self._headers_done:
+            if now - self._since > self._server.body_timeout_s:
+                self._refuse(408, "the request body did not arrive in time")
+        elif self._header_bytes:
+            if now - self._since > self._server.header_timeout_s:
+                self._refuse(408, "the request headers did not arrive in time")
+        elif now - self._since > self._server.idle_timeout_s:
+            self._transport.close()
+
+    def drain(self) -> None:
+        """Close as soon as nothing is in flight here."""
+        if not self._pipeline and not self._header_bytes:
+            self._is_closing = True
+            self._transport.close()
+        for exchange in self._pipeline:
+            exchange.keep_alive = exchange.keep_alive and exchange is not self._pipeline[-1]
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._is_closing = True
+        self._transport.abort()
+
+
+def _text(error: Exception) -> str:
+    return str(error).removeprefix("b'").removesuffix("'")[:200] or type(error).__name__

@@ -1,0 +1,153 @@
+"""One HTTP request on a connection, and the answer to it; a ticket in the engine while it runs."""
+
+import logging
+import math
+import uuid
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, Protocol
+
+from headrace.core import HeadraceError, InferResponse, RuntimeFailedError, UnavailableError
+from headrace.engine import Outcome, Ticket
+from headrace.protocol import Buffer, encode_error, http_status
+
+if TYPE_CHECKING:
+    from headrace.serving.connection import Connection
+
+_log = logging.getLogger(__name__)
+
+JSON: Final = b"application/json"
+TEXT: Final = b"text/plain; charset=utf-8"
+_STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+} | {499: b"HTTP/1.1 499 Client Closed Request\r\n"}
+_OK_JSON: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
+_END: Final = b"\r\n\r\n"
+
+
+class Wire(Protocol):
+    """How an outcome of the engine becomes an answer: one for each protocol."""
+
+    def respond(self, exchange: "Exchange", response: InferResponse) -> None:
+        """Send the model's answer."""
+
+    def refuse(self, exchange: "Exchange", error: HeadraceError) -> None:
+        """Send an error."""
+
+
+class Exchange(Ticket):
+    """A request that was read whole, and its answer once there is one.
+
+    `headers` are keyed by lower-case name. `answer` is None until it may be written.
+    """
+
+    __slots__ = (
+        "answer",
+        "body",
+        "connection",
+        "headers",
+        "is_head",
+        "keep_alive",
+        "method",
+        "path",
+        "query",
+        "wire",
+    )
+
+    wire: Wire
+
+    def __init__(
+        self,
+        connection: "Connection",
+        *,
+        method: bytes,
+        path: bytes,
+        headers: dict[bytes, bytes],
+        body: bytes,
+        keep_alive: bool,
+        received_at: float,
+    ) -> None:
+        super().__init__(received_at=received_at)
+        self.connection = connection
+        self.method = method
+        self.path = path
+        self.query = b""
+        self.headers = headers
+        self.body = body
+        self.keep_alive = keep_alive
+        self.is_head = False
+        self.answer: list[Buffer] | bytes | None = None
+
+    @property
+    def request_id(self) -> str:
+        """The caller's or the gateway's id for this request, for the log."""
+        return self.headers.get(b"x-request-id", b"").decode("latin-1")
+
+    @property
+    def is_grpc(self) -> bool:
+        """Whether the caller speaks gRPC, through the gateway's bridge."""
+        return self.headers.get(b"content-type", b"").startswith(b"application/grpc")
+
+    def complete(self, outcome: Outcome) -> None:
+        """Take the engine's outcome and answer."""
+        if isinstance(outcome, InferResponse):
+            self.wire.respond(self, outcome)
+        else:
+            self.wire.refuse(self, outcome)
+
+    def send_json(self, body: bytes) -> None:
+        """Answer 200 with a JSON body; the common case, so without detours."""
+        headers = self.headers
+        is_plain = b"x-request-id" not in headers and b"connection" not in headers
+        if is_plain and self.keep_alive and not self.is_head:
+            self.answer = b"%b%d%b%b" % (_OK_JSON, len(body), _END, body)
+            self.connection.flush(self)
+        else:
+            self.send(200, body, content_type=JSON)
+
+    def send(
+        self,
+        status: int,
+        body: Buffer | list[Buffer] = b"",
+        *,
+        content_type: bytes = JSON,
+        headers: dict[bytes, bytes] | None = None,
+    ) -> None:
+        """Answer with any status, body and extra headers."""
+        parts = body if isinstance(body, list) else [body]
+        head = [_STATUS_LINES[status]]
+        if content_type:
+            head.append(b"Content-Type: %b\r\n" % content_type)
+        size = sum(map(len, parts))
+        head.append(b"Content-Length: %d\r\n" % size)
+        request_id = self.headers.get(b"x-request-id")
+        if request_id is not None:
+            head.append(b"x-request-id: %b\r\n" % request_id)
+        if headers:
+            head += [b"%b: %b\r\n" % item for item in headers.items()]
+        if not self.keep_alive:
+            head.append(b"Connection: close\r\n")
+        elif self.headers.get(b"connection", b"").lower() == b"keep-alive":
+            head.append(b"Connection: keep-alive\r\n")  # HTTP/1.0 clients wait for it
+        head.append(b"\r\n")
+        self.answer = [b"".join(head)] if self.is_head else [b"".join(head), *parts]
+        self.connection.flush(self)
+
+
+def send_error(exchange: Exchange, error: HeadraceError) -> None:
+    """Answer with an error: its status, its text, and when to come back where that helps."""
+    headers = {}
+    if isinstance(error, RuntimeFailedError):
+        log_failure(exchange, error)
+    if error.retry_after_s is not None:
+        headers[b"Retry-After"] = b"%d" % max(1, math.ceil(error.retry_after_s))
+        if isinstance(error, UnavailableError):
+            headers[b"x-headrace-not-started"] = b"1"  # the gateway may try another replica
+    exchange.send(http_status(error), encode_error(error), headers=headers)
+
+
+def log_failure(exchange: Exchange, error: RuntimeFailedError) -> None:
+    """Log what the model did, under an id that the caller gets too."""
+    exchange.headers.setdefault(b"x-request-id", str(uuid.uuid4()).encode())
+    _log.error(
+        "the model failed", exc_info=error.__cause__, extra={"request_id": exchange.request_id}
+    )

@@ -1,0 +1,137 @@
+"""Unary gRPC that Envoy's reverse bridge carries to us over HTTP/1.1.
+
+The bridge hands over the message with its gRPC frame and takes the answer the same way. An error is
+HTTP 200 without a body, with `grpc-status` and `grpc-message` as headers: the bridge makes trailers
+of them.
+"""
+
+import math
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from headrace.core import (
+    HeadraceError,
+    InferResponse,
+    InvalidArgumentError,
+    RuntimeFailedError,
+)
+from headrace.protocol import grpc_status
+from headrace.protocol.grpc_codec import (
+    GrpcInferCodec,
+    frame,
+    grpc_message,
+    parse_grpc_timeout,
+    unframe,
+)
+from headrace.protocol.protos import HEALTH_SERVICE, INFERENCE_SERVICE
+from headrace.serving.deadlines import timeout_s
+from headrace.serving.exchange import Exchange, log_failure
+from headrace.serving.grpc_api import INFER, GrpcApi
+from headrace.serving.routing import Handler
+from headrace.serving.state import ReplicaState
+
+if TYPE_CHECKING:
+    from headrace.engine import Engine
+
+GRPC: Final = b"application/grpc"
+
+
+class GrpcBridge:
+    """Handlers of the inference service's rpcs, and the wire for outcomes of `ModelInfer`."""
+
+    def __init__(self, state: ReplicaState, *, has_repository: bool) -> None:
+        self._state = state
+        self._api = GrpcApi(state, has_repository=has_repository)
+        self._codec: GrpcInferCodec | None = None
+        self._engine: Engine | None = None
+
+    def model_loaded(self) -> None:
+        """Called once when the state's model is there."""
+        state = self._state
+        self._codec = GrpcInferCodec(
+            state.name,
+            state.version,
+            state.model.signature,
+            max_batch_size=state.max_batch_size() or None,
+        )
+        self._engine = state.model.engine
+
+    def handlers(self) -> dict[tuple[bytes, bytes], Handler]:
+        """By method and path."""
+        service = f"/{INFERENCE_SERVICE}/".encode()
+        handlers: dict[tuple[bytes, bytes], Handler] = {
+            (b"POST", service + rpc.encode()): partial(self._answer, rpc) for rpc in self._api.rpcs
+        }
+        handlers[(b"POST", service + INFER.encode())] = self.infer
+        handlers[(b"POST", f"/{HEALTH_SERVICE}/Check".encode())] = self._check_health
+        return handlers
+
+    def infer(self, exchange: Exchange) -> None:
+        """ModelInfer: decode and queue; the outcome comes by `respond` or `refuse`."""
+        codec, engine = self._codec, self._engine
+        _check_content_type(exchange)
+        if codec is None or engine is None:
+            engine = self._state.model.engine  # raises: not ready
+            return
+        exchange.wire = self
+        headers = exchange.headers
+        exchange.request = codec.decode(unframe(exchange.body))
+        limit_s = timeout_s(headers)
+        if b"grpc-timeout" in headers:
+            given_s = parse_grpc_timeout(headers[b"grpc-timeout"].decode("latin-1"))
+            limit_s = min(limit_s, given_s)
+        if limit_s != math.inf:
+            exchange.deadline = exchange.received_at + limit_s
+        now = time.monotonic()
+        self._state.phases.preprocess.observe(now - exchange.received_at)
+        engine.submit(exchange, now)
+
+    def respond(self, exchange: Exchange, response: InferResponse) -> None:
+        """Encode the model's answer and send it."""
+        started = time.monotonic()
+        assert self._codec is not None
+        try:
+            message = self._codec.encode(response, exchange.request)
+        except HeadraceError as error:
+            self.refuse(exchange, error)
+            return
+        exchange.send(200, frame(message), content_type=GRPC)
+        ended = time.monotonic()
+        phases = self._state.phases
+        phases.postprocess.observe(ended - started)
+        phases.request.observe(ended - exchange.received_at)
+
+    def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
+        """Answer with an error's status."""
+        send_grpc_error(exchange, error)
+
+    def _answer(self, rpc: str, exchange: Exchange) -> None:
+        _check_content_type(exchange)
+        message = self._api.answer(rpc, bytes(unframe(exchange.body)))
+        exchange.send(200, frame(message), content_type=GRPC)
+
+    def _check_health(self, exchange: Exchange) -> None:
+        _check_content_type(exchange)
+        message = self._api.check_health(bytes(unframe(exchange.body)))
+        exchange.send(200, frame(message), content_type=GRPC)
+
+
+def send_grpc_error(exchange: Exchange, error: HeadraceError) -> None:
+    """Answer a gRPC call with the status, the text and when to come back."""
+    if isinstance(error, RuntimeFailedError):
+        log_failure(exchange, error)
+    headers = {
+        b"grpc-status": b"%d" % grpc_status(error),
+        b"grpc-message": grpc_message(str(error)).encode(),
+    }
+    if error.retry_after_s is not None:
+        headers[b"retry-after"] = b"%d" % max(1, math.ceil(error.retry_after_s))
+        headers[b"grpc-retry-pushback-ms"] = b"%d" % max(1, math.ceil(error.retry_after_s * 1000))
+    exchange.send(200, content_type=GRPC, headers=headers)
+
+
+def _check_content_type(exchange: Exchange) -> None:
+    if not exchange.is_grpc:
+        msg = "this path speaks gRPC: content-type must be application/grpc"
+        raise InvalidArgumentError(msg)

@@ -1,0 +1,99 @@
+"""From a request's path to what answers it. A replica serves one model, so the table is a dict."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from headrace.core import HeadraceError, ModelNotFoundError, NotFoundError
+from headrace.serving.exchange import Exchange
+
+Handler = Callable[[Exchange], None]
+
+_MODEL_PATH: Final = re.compile(
+    rb"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[0-9]+))?(?P<verb>/[a-z_]+)?"
+    rb"|/v1/models/(?P<v1name>[^/:]+)(?P<v1verb>:[a-z]+)?"
+)
+
+
+class MethodNotAllowedError(HeadraceError):
+    """The path exists, the method is another one."""
+
+    def __init__(self, allowed: list[bytes]) -> None:
+        super().__init__("Method Not Allowed")
+        self.allowed = b", ".join(sorted(allowed))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRoutes:
+    """The paths of one model version: all of them exist with and without the version."""
+
+    name: str
+    version: str
+    handlers: dict[tuple[bytes, bytes], Handler]
+    """By method and what follows the model's name or version, for instance `/infer`."""
+    v1_handlers: dict[tuple[bytes, bytes], Handler]
+    """By method and what follows `/v1/models/NAME`, for instance `:predict`."""
+
+    def table(self) -> dict[bytes, dict[bytes, Handler]]:
+        """Handlers by path and method."""
+        name, version = self.name.encode(), self.version.encode()
+        table: dict[bytes, dict[bytes, Handler]] = {}
+        for (method, verb), handler in self.handlers.items():
+            for base in (b"/v2/models/" + name, b"/v2/models/%b/versions/%b" % (name, version)):
+                table.setdefault(base + verb, {})[method] = handler
+        for (method, verb), handler in self.v1_handlers.items():
+            table.setdefault(b"/v1/models/" + name + verb, {})[method] = handler
+        return table
+
+
+class Router:
+    """All paths of a replica."""
+
+    def __init__(self, routes: ModelRoutes, others: dict[tuple[bytes, bytes], Handler]) -> None:
+        self._model = routes
+        self._table = routes.table()
+        for (method, path), handler in others.items():
+            self._table.setdefault(path, {})[method] = handler
+
+    def find(self, exchange: Exchange) -> Handler:
+        """What answers `exchange`; sets its `query`.
+
+        Raises:
+            NotFoundError: No such path, or another model than the one that is served here.
+            MethodNotAllowedError: The path is there, but not for this method.
+        """
+        methods = self._table.get(exchange.path)
+        if methods is None:
+            methods = self._find_slowly(exchange)
+        handler = methods.get(exchange.method)
+        if handler is not None:
+            return handler
+        if exchange.method == b"HEAD" and b"GET" in methods:
+            exchange.is_head = True
+            return methods[b"GET"]
+        raise MethodNotAllowedError(list(methods))
+
+    def _find_slowly(self, exchange: Exchange) -> dict[bytes, Handler]:
+        """A path with a query, an escape or a trailing slash; else say what is wrong with it."""
+        path, _, exchange.query = exchange.path.partition(b"?")
+        path = unquote_to_bytes(path)
+        if len(path) > 1:
+            path = path.removesuffix(b"/")
+        methods = self._table.get(path)
+        if methods is not None:
+            return methods
+        raise self._why_not(path)
+
+    def _why_not(self, path: bytes) -> NotFoundError:
+        match = _MODEL_PATH.fullmatch(path)
+        if match is None:
+            return NotFoundError("Not Found")
+        name = (match["name"] or match["v1name"]).decode(errors="replace")[:200]
+        version = (match["version"] or b"").decode()[:50]
+        if name != self._model.name or (version and version != self._model.version):
+            if match["v1name"]:
+                return NotFoundError(f"Model with name {name} does not exist.")
+            return ModelNotFoundError(name, version)
+        return NotFoundError("Not Found")

@@ -1,0 +1,67 @@
+"""The state that all of a replica's APIs share."""
+
+from dataclasses import dataclass, field
+
+from headrace.core import ModelNotReadyError, ModelSignature, ReplicaSettings
+from headrace.engine import Engine
+from headrace.observe import ModelStatistics, PhaseHistograms
+from headrace.serving.loading import LoadedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """A loaded model and the engine that runs it."""
+
+    loaded: LoadedModel
+    engine: Engine
+
+    @property
+    def signature(self) -> ModelSignature:
+        """What the model takes and gives."""
+        return self.loaded.signature
+
+
+@dataclass(slots=True, kw_only=True)
+class ReplicaState:
+    """One replica: what it was told, what it counts, and its model once that is loaded."""
+
+    settings: ReplicaSettings
+    statistics: ModelStatistics
+    phases: PhaseHistograms = field(default_factory=PhaseHistograms)
+    served: ServedModel | None = None
+    is_draining: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name that callers use for the model."""
+        return self.settings.model_name
+
+    @property
+    def version(self) -> str:
+        """The version of the model that runs here."""
+        return self.settings.model_version
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the model answers and new requests are welcome."""
+        return self.served is not None and not self.is_draining
+
+    @property
+    def model(self) -> ServedModel:
+        """The model, once it is loaded.
+
+        Raises:
+            ModelNotReadyError: It is not loaded yet.
+        """
+        if self.served is None:
+            raise ModelNotReadyError(self.name, self.version)
+        return self.served
+
+    def max_batch_size(self) -> int:
+        """As Triton's model configuration has it: 0 for a model that is not batched."""
+        model = self.model
+        return model.engine.max_batch_size if model.signature.batched else 0
+
+    def index_entry(self) -> tuple[str, str, str, str]:
+        """The model in the repository index: name, version, state, reason."""
+        return self.name, self.version, "READY" if self.is_ready else "UNAVAILABLE", ""

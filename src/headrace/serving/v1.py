@@ -1,0 +1,102 @@
+"""KServe's V1 protocol: `:predict` and readiness."""
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+import orjson
+
+from headrace.core import HeadraceError, InferResponse, UnsupportedError
+from headrace.protocol import V1Codec
+from headrace.serving.deadlines import timeout_s
+from headrace.serving.exchange import Exchange, send_error
+from headrace.serving.routing import Handler
+from headrace.serving.state import ReplicaState
+from headrace.serving.v2 import decoded_body
+
+if TYPE_CHECKING:
+    from headrace.engine import Engine
+
+
+class V1Api:
+    """Handlers of `/v1`, and the wire that engine outcomes of `:predict` go out by."""
+
+    def __init__(self, state: ReplicaState) -> None:
+        self._state = state
+        self._codec: V1Codec | None = None
+        self._engine: Engine | None = None
+
+    def model_loaded(self) -> None:
+        """Called once when the state's model is there."""
+        state = self._state
+        self._codec = V1Codec(
+            state.name,
+            state.version,
+            state.model.signature,
+            max_batch_size=state.max_batch_size() or None,
+        )
+        self._engine = state.model.engine
+
+    def model_handlers(self) -> dict[tuple[bytes, bytes], Handler]:
+        """By method and what follows the model in the path."""
+        return {
+            (b"GET", b""): self.model_ready,
+            (b"POST", b":predict"): self.predict,
+            (b"POST", b":explain"): self.explain,
+        }
+
+    def handlers(self) -> dict[tuple[bytes, bytes], Handler]:
+        """By method and path."""
+        return {(b"GET", b"/v1/models"): self.models}
+
+    def predict(self, exchange: Exchange) -> None:
+        """POST /v1/models/NAME:predict."""
+        codec, engine = self._codec, self._engine
+        if codec is None or engine is None:
+            engine = self._state.model.engine  # raises: not ready
+            return
+        exchange.wire = self
+        headers = exchange.headers
+        body = exchange.body
+        if b"content-encoding" in headers:
+            body = decoded_body(exchange, self._state.settings.max_body_bytes)
+        exchange.request = codec.decode(body)
+        limit_s = timeout_s(headers)
+        if limit_s != math.inf:
+            exchange.deadline = exchange.received_at + limit_s
+        now = time.monotonic()
+        self._state.phases.preprocess.observe(now - exchange.received_at)
+        engine.submit(exchange, now)
+
+    def respond(self, exchange: Exchange, response: InferResponse) -> None:
+        """Encode the model's answer and send it."""
+        started = time.monotonic()
+        assert self._codec is not None
+        try:
+            exchange.send_json(self._codec.encode(response))
+        except HeadraceError as error:
+            self.refuse(exchange, error)
+            return
+        ended = time.monotonic()
+        phases = self._state.phases
+        phases.postprocess.observe(ended - started)
+        phases.request.observe(ended - exchange.received_at)
+
+    def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
+        """Answer with an error in JSON."""
+        send_error(exchange, error)
+
+    def explain(self, exchange: Exchange) -> None:  # noqa: ARG002  # a handler's signature
+        """POST /v1/models/NAME:explain."""
+        msg = f"model '{self._state.name}' has no explainer"
+        raise UnsupportedError(msg)
+
+    def models(self, exchange: Exchange) -> None:
+        """GET /v1/models."""
+        exchange.send_json(orjson.dumps({"models": [self._state.name]}))
+
+    def model_ready(self, exchange: Exchange) -> None:
+        """GET /v1/models/NAME."""
+        state = self._state
+        body = orjson.dumps({"name": state.name, "ready": state.is_ready})
+        exchange.send(200 if state.is_ready else 503, body)

@@ -1,0 +1,251 @@
+"""The Open Inference Protocol over HTTP, with Triton's extensions."""
+
+import math
+import time
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from headrace.core import (
+    HeadraceError,
+    InferResponse,
+    InvalidArgumentError,
+    UnavailableError,
+)
+from headrace.protocol import (
+    Buffer,
+    InferDecoder,
+    InferEncoder,
+    compress,
+    decompress,
+    encode_error,
+    model_config,
+    model_metadata,
+    model_statistics,
+    repository_index,
+    server_metadata,
+)
+from headrace.serving.deadlines import timeout_s
+from headrace.serving.exchange import JSON, Exchange, send_error
+from headrace.serving.routing import Handler
+from headrace.serving.state import ReplicaState
+
+if TYPE_CHECKING:
+    from headrace.engine import Engine
+
+_OCTETS: Final = b"application/octet-stream"
+_HEADER_LENGTH: Final = b"Inference-Header-Content-Length"
+_COMPRESS_ABOVE: Final = 1024
+
+
+class V2Api:
+    """Handlers of `/v2`, and the wire that engine outcomes of `infer` go out by."""
+
+    def __init__(self, state: ReplicaState, *, has_repository: bool) -> None:
+        self._state = state
+        self._has_repository = has_repository
+        self._decoder: InferDecoder | None = None
+        self._encoder: InferEncoder | None = None
+        self._engine: Engine | None = None
+
+    def model_loaded(self) -> None:
+        """Called once when the state's model is there."""
+        state = self._state
+        signature = state.model.signature
+        self._decoder = InferDecoder(
+            state.name, state.version, signature, max_batch_size=state.max_batch_size() or None
+        )
+        self._encoder = InferEncoder(state.name, state.version, signature)
+        self._engine = state.model.engine
+
+    def model_handlers(self) -> dict[tuple[bytes, bytes], Handler]:
+        """By method and what follows the model in the path."""
+        return {
+            (b"GET", b""): self.metadata,
+            (b"GET", b"/ready"): self.model_ready,
+            (b"GET", b"/config"): self.config,
+            (b"GET", b"/stats"): self.statistics,
+            (b"POST", b"/infer"): self.infer,
+        }
+
+    def handlers(self) -> dict[tuple[bytes, bytes], Handler]:
+        """By method and path."""
+        handlers: dict[tuple[bytes, bytes], Handler] = {
+            (b"GET", b"/v2"): self.server_metadata,
+            (b"GET", b"/v2/health/live"): self.live,
+            (b"GET", b"/v2/health/ready"): self.ready,
+            (b"GET", b"/v2/models"): self.models,
+            (b"GET", b"/v2/models/stats"): self.statistics,
+        }
+        if self._has_repository:
+            handlers[(b"POST", b"/v2/repository/index")] = self.index
+            for verb in (b"/load", b"/unload"):
+                path = b"/v2/repository/models/" + self._state.name.encode() + verb
+                handlers[(b"POST", path)] = self.load_or_unload
+        return handlers
+
+    # Inference
+
+    def infer(self, exchange: Exchange) -> None:
+        """POST /v2/models/NAME/infer; the outcome comes by `respond` or `refuse`."""
+        decoder, engine = self._decoder, self._engine
+        if decoder is None or engine is None:
+            engine = self._state.model.engine  # raises: not ready
+            return
+        exchange.wire = self
+        headers = exchange.headers
+        body = exchange.body
+        if b"content-encoding" in headers:
+            body = decoded_body(exchange, self._state.settings.max_body_bytes)
+        length = headers.get(b"inference-header-content-length")
+        exchange.request = decoder.decode(body, None if length is None else header_length(length))
+        limit_s = timeout_s(headers)
+        if limit_s != math.inf:
+            exchange.deadline = exchange.received_at + limit_s
+        now = time.monotonic()
+        self._state.phases.preprocess.observe(now - exchange.received_at)
+        engine.submit(exchange, now)
+
+    def respond(self, exchange: Exchange, response: InferResponse) -> None:
+        """Encode the model's answer and send it."""
+        started = time.monotonic()
+        assert self._encoder is not None
+        try:
+            body, json_length = self._encoder.encode(response, exchange.request)
+        except HeadraceError as error:
+            self.refuse(exchange, error)
+            return
+        if json_length is None and b"accept-encoding" not in exchange.headers:
+            assert isinstance(body, bytes)
+            exchange.send_json(body)
+        else:
+            send_tensors(exchange, body, json_length)
+        ended = time.monotonic()
+        phases = self._state.phases
+        phases.postprocess.observe(ended - started)
+        phases.request.observe(ended - exchange.received_at)
+
+    def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
+        """Answer with an error in JSON."""
+        send_error(exchange, error)
+
+    # About the model
+
+    def metadata(self, exchange: Exchange) -> None:
+        """GET /v2/models/NAME."""
+        state = self._state
+        loaded = state.model.loaded
+        exchange.send_json(
+            orjson.dumps(
+                model_metadata(
+                    state.name, [state.version], loaded.signature, runtime=loaded.runtime
+                )
+            )
+        )
+
+    def model_ready(self, exchange: Exchange) -> None:
+        """GET /v2/models/NAME/ready."""
+        if self._state.is_ready:
+            exchange.send_json(orjson.dumps({"name": self._state.name, "ready": True}))
+        else:
+            exchange.send(400, encode_error("Model version not ready"))
+
+    def config(self, exchange: Exchange) -> None:
+        """GET /v2/models/NAME/config."""
+        exchange.send_json(orjson.dumps(self.config_message()))
+
+    def config_message(self) -> dict[str, object]:
+        """The model's configuration as Triton's JSON has it."""
+        state = self._state
+        loaded = state.model.loaded
+        return model_config(
+            state.name,
+            state.version,
+            loaded.signature,
+            runtime=loaded.runtime,
+            max_batch_size=state.max_batch_size(),
+            max_queue_delay_s=state.settings.batching.max_queue_delay_s,
+        )
+
+    def statistics(self, exchange: Exchange) -> None:
+        """GET /v2/models/NAME/stats, and GET /v2/models/stats."""
+        exchange.send_json(orjson.dumps(model_statistics([self._state.statistics])))
+
+    # About the server
+
+    def server_metadata(self, exchange: Exchange) -> None:
+        """GET /v2."""
+        exchange.send_json(orjson.dumps(server_metadata(has_repository=self._has_repository)))
+
+    def live(self, exchange: Exchange) -> None:
+        """GET /v2/health/live."""
+        exchange.send_json(b'{"live":true}')
+
+    def ready(self, exchange: Exchange) -> None:
+        """GET /v2/health/ready."""
+        if self._state.is_ready:
+            exchange.send_json(b'{"ready":true}')
+        else:
+            exchange.send(503, b'{"ready":false}')
+
+    def models(self, exchange: Exchange) -> None:
+        """GET /v2/models, KServe's list of names."""
+        exchange.send_json(orjson.dumps({"models": [self._state.name]}))
+
+    def index(self, exchange: Exchange) -> None:
+        """POST /v2/repository/index."""
+        try:
+            ready = orjson.loads(exchange.body or b"{}").get("ready") is True
+        except (orjson.JSONDecodeError, AttributeError):
+            msg = 'the body must be a JSON object, for instance {"ready": true}'
+            raise InvalidArgumentError(msg) from None
+        index = repository_index([self._state.index_entry()], ready=ready)
+        exchange.send_json(orjson.dumps(index))
+
+    def load_or_unload(self, exchange: Exchange) -> None:  # noqa: ARG002  # a handler's signature
+        """POST /v2/repository/models/NAME/load or unload: not on a replica."""
+        msg = "explicit model load / unload is not allowed: this replica serves one model"
+        raise UnavailableError(msg, retry_after_s=None)
+
+
+# Shared with the other HTTP API
+
+
+def header_length(text: bytes) -> int:
+    """The value of Inference-Header-Content-Length.
+
+    Raises:
+        InvalidArgumentError: It is no whole number.
+    """
+    if not text.isdigit() or len(text) > 18:  # noqa: PLR2004  # below 2^63
+        msg = f"inference header size should be a whole number, got: {text[:50].decode('latin-1')}"
+        raise InvalidArgumentError(msg)
+    return int(text)
+
+
+def decoded_body(exchange: Exchange, limit_bytes: int) -> bytes:
+    """The request's body without its Content-Encoding."""
+    encoding = exchange.headers[b"content-encoding"].decode("latin-1")
+    return decompress(exchange.body, encoding, limit_bytes)
+
+
+def send_tensors(exchange: Exchange, body: bytes | list[Buffer], json_length: int | None) -> None:
+    """Answer 200 with tensors, compressed if the caller takes that."""
+    headers: dict[bytes, bytes] = {}
+    if json_length is not None:
+        headers[_HEADER_LENGTH] = b"%d" % json_length
+    encoding = _accepted(exchange.headers.get(b"accept-encoding", b""))
+    if encoding:
+        whole = body if isinstance(body, bytes) else b"".join(body)
+        if len(whole) > _COMPRESS_ABOVE:
+            body = compress(whole, encoding)
+            headers[b"Content-Encoding"] = encoding.encode()
+    exchange.send(200, body, content_type=JSON if json_length is None else _OCTETS, headers=headers)
+
+
+def _accepted(accept_encoding: bytes) -> str:
+    """The encoding to answer with: the one that the caller names alone, as Triton's clients do.
+
+    A browser's or curl's list is no wish for compressed tensors: that would cost them time.
+    """
+    return {b"gzip": "gzip", b"deflate": "deflate"}.get(accept_encoding.strip(), "")
