@@ -1,1 +1,20 @@
-"""To be filled."""
+"""The client SDK: speak the Open Inference Protocol to a gateway or a replica."""
+
+from headrace.client.answers import Document, ModelMetadata, ServerMetadata, TensorMetadata
+from headrace.client.asynchronous import AsyncClient
+from headrace.client.blocking import Client
+from headrace.client.errors import ConnectionLostError, ProtocolError
+from headrace.client.retry import NO_RETRIES, RetryPolicy
+
+__all__ = [
+    "NO_RETRIES",
+    "AsyncClient",
+    "Client",
+    "ConnectionLostError",
+    "Document",
+    "ModelMetadata",
+    "ProtocolError",
+    "RetryPolicy",
+    "ServerMetadata",
+    "TensorMetadata",
+]

@@ -1,0 +1,178 @@
+"""The client for ordinary code: each call blocks until its answer or its timeout."""
+
+import time
+from collections.abc import Mapping, Sequence
+from random import Random
+from types import TracebackType
+from typing import Self
+
+from numpy.typing import ArrayLike
+
+from headrace.client.answers import Document, ModelMetadata, ServerMetadata
+from headrace.client.conversation import Conversation, Pause, ResultT, Send
+from headrace.client.retry import RetryPolicy
+from headrace.client.session import Session
+from headrace.client.target import parse_target
+from headrace.client.wires import blocking_transport, wire_for
+from headrace.core import (
+    Clock,
+    HeadraceError,
+    InferResponse,
+    ModelSignature,
+    Parameters,
+    RequestedOutput,
+    SystemClock,
+)
+
+
+class Client:
+    """Calls a gateway or a replica and blocks until it answers.
+
+    One client holds a pool of connections and may be used by any number of threads. Close it, or
+    use it in a `with` statement. Answers hold read-only views into the bytes that came.
+
+        with Client("http://127.0.0.1:8000") as client:
+            response = client.infer("digits", {"input": np.zeros((1, 64), np.float32)})
+            response.outputs["probabilities"]
+
+    Args:
+        url: `http[s]://HOST:PORT`, `grpc[s]://HOST:PORT` or, for HTTP, `unix:/PATH`.
+        timeout_s: For each call, tries and pauses included; None waits for ever.
+        retry: When to try again what was not started.
+        headers: Sent with every request, for instance an `authorization`.
+        random: Draws the pauses between tries; pass a seeded one for repeatable runs.
+
+    Raises:
+        InvalidArgumentError: `url` is no server address, or the timeout is not positive.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        timeout_s: float | None = 60.0,
+        retry: RetryPolicy | None = None,
+        headers: Mapping[str, str] | None = None,
+        random: Random | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        target = parse_target(url)
+        self.url = url
+        self._session = Session(
+            wire_for(target),
+            policy=retry or RetryPolicy(),
+            timeout_s=timeout_s,
+            clock=clock or SystemClock(),
+            random=random or Random(),  # noqa: S311  # jitter, no secret
+        )
+        self._transport = blocking_transport(target, dict(headers or {}))
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, ArrayLike],
+        *,
+        outputs: Sequence[str | RequestedOutput] | None = None,
+        version: str = "",
+        timeout_s: float | None = None,
+        priority: int = 0,
+        id: str = "",  # noqa: A002  # the protocol's word
+        parameters: Parameters | None = None,
+    ) -> InferResponse:
+        """Run a model once.
+
+        Arrays are sent as they are. Lists and numbers take the datatype that the model names, which
+        is asked for once. When the signature is known, wrong inputs are refused before sending.
+
+        Args:
+            inputs: By name; shapes include the batch axis if the model has one.
+            outputs: Those that are wanted, in this order; None for all.
+            version: Empty leaves the choice to the endpoint's traffic split.
+            timeout_s: Instead of the client's; the server is told what is left of it.
+            priority: 1 is the highest, 0 the default level.
+            id: Comes back in the answer.
+
+        Raises:
+            InvalidArgumentError: The inputs are wrong.
+            ModelNotFoundError: There is no such model or version.
+            OverloadedError: The server refused for want of capacity, also when tried again.
+            UnavailableError: The server could not be reached, or is starting or stopping.
+            DeadlineExceededError: There was no answer within `timeout_s`.
+            ConnectionLostError: The connection broke; the model may or may not have run.
+            RuntimeFailedError: The model failed.
+        """
+        return self._run(
+            self._session.infer(
+                model,
+                inputs,
+                outputs=outputs,
+                version=version,
+                timeout_s=timeout_s,
+                priority=priority,
+                id=id,
+                parameters=parameters,
+            )
+        )
+
+    def signature(self, model: str, version: str = "") -> ModelSignature:
+        """What the model takes and gives; from now on inputs are checked before sending."""
+        return self._run(self._session.signature(model, version))
+
+    def metadata(self, model: str, version: str = "") -> ModelMetadata:
+        """What the server says about the model."""
+        return self._run(self._session.metadata(model, version))
+
+    def config(self, model: str, version: str = "") -> Document:
+        """The model's configuration, in Triton's form."""
+        return self._run(self._session.config(model, version))
+
+    def statistics(self, model: str = "", version: str = "") -> Document:
+        """The model's counters, in Triton's form; without a name, those of every model."""
+        return self._run(self._session.statistics(model, version))
+
+    def server_metadata(self) -> ServerMetadata:
+        """Who answers, and which protocol extensions it knows."""
+        return self._run(self._session.server_metadata())
+
+    def live(self) -> bool:
+        """Whether the server answers at all."""
+        return self._run(self._session.live())
+
+    def ready(self, model: str = "", version: str = "") -> bool:
+        """Whether the model can answer now; without a name, the whole server."""
+        return self._run(self._session.ready(model, version))
+
+    def close(self) -> None:
+        """Close the connections; the client must not be used again."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self, conversation: Conversation[ResultT]) -> ResultT:
+        try:
+            step = next(conversation)
+            while True:
+                try:
+                    reply = self._act(step)
+                except HeadraceError as error:
+                    step = conversation.throw(error)
+                else:
+                    step = conversation.send(reply)
+        except StopIteration as stop:
+            result: ResultT = stop.value
+            return result
+
+    def _act(self, step: Send | Pause) -> object:
+        if isinstance(step, Send):
+            return self._transport.send(step)
+        time.sleep(step.delay_s)
+        return None

@@ -1,0 +1,120 @@
+"""Carries gRPC messages by grpcio; imported only when a `grpc://` URL is used."""
+
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+import grpc.aio
+import msgspec
+
+from headrace.client.conversation import Send
+from headrace.client.target import Target
+from headrace.core import HeadraceError
+from headrace.protocol import error_from_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_OPTIONS: Final = (
+    # Tensors are large, and the server has its own limit.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # The client retries, within its budget; two layers of retries would multiply.
+    ("grpc.enable_retries", 0),
+    # By default a channel that lost its server may wait for two minutes before it looks again.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.primary_user_agent", "headrace"),
+)
+
+
+class GrpcMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A call: the full method's name, the request's bytes, metadata."""
+
+    method: str
+    body: bytes
+    metadata: tuple[tuple[str, str], ...] = ()
+
+
+class BlockingGrpcTransport:
+    """One channel to one server."""
+
+    def __init__(self, target: Target, headers: dict[str, str]) -> None:
+        self._headers = _lower(headers)
+        self._channel = (
+            grpc.secure_channel(target.authority, grpc.ssl_channel_credentials(), _OPTIONS)
+            if target.tls
+            else grpc.insecure_channel(target.authority, _options(target))
+        )
+        self._methods: dict[str, Callable[..., bytes]] = {}
+
+    def send(self, send: Send) -> bytes:
+        """The bytes of the server's response; raises what its status says."""
+        message: GrpcMessage = send.message
+        method = self._methods.get(message.method)
+        if method is None:
+            method = self._methods[message.method] = self._channel.unary_unary(message.method)
+        try:
+            return method(
+                message.body, timeout=send.timeout_s, metadata=self._headers + message.metadata
+            )
+        except grpc.RpcError as error:
+            raise failure(error) from error
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+
+class AsyncGrpcTransport:
+    """One channel to one server, for one event loop; opened by the first call."""
+
+    def __init__(self, target: Target, headers: dict[str, str]) -> None:
+        self._headers = _lower(headers)
+        self._target = target
+        self._channel: Any = None
+        self._methods: dict[str, Callable[..., Any]] = {}
+
+    async def send(self, send: Send) -> bytes:
+        """The bytes of the server's response; raises what its status says."""
+        message: GrpcMessage = send.message
+        method = self._methods.get(message.method)
+        if method is None:
+            method = self._methods[message.method] = self._open().unary_unary(message.method)
+        try:
+            body: bytes = await method(
+                message.body, timeout=send.timeout_s, metadata=self._headers + message.metadata
+            )
+        except grpc.RpcError as error:
+            raise failure(error) from error
+        return body
+
+    async def aclose(self) -> None:
+        """Close the channel."""
+        if self._channel is not None:
+            await self._channel.close()
+
+    def _open(self) -> Any:  # noqa: ANN401  # grpcio has no types
+        if self._channel is None:
+            target = self._target
+            self._channel = (
+                grpc.aio.secure_channel(target.authority, grpc.ssl_channel_credentials(), _OPTIONS)
+                if target.tls
+                else grpc.aio.insecure_channel(target.authority, _options(target))
+            )
+        return self._channel
+
+
+def failure(error: grpc.RpcError) -> HeadraceError:
+    """What a failed call means to the caller."""
+    trailing = error.trailing_metadata() or ()
+    return error_from_grpc(error.code().value[0], error.details() or "", tuple(trailing))
+
+
+def _options(target: Target) -> tuple[tuple[str, object], ...]:
+    proxies = () if not target.is_loopback else (("grpc.enable_http_proxy", 0),)
+    return _OPTIONS + proxies
+
+
+def _lower(headers: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((name.lower(), value) for name, value in headers.items())

@@ -1,0 +1,190 @@
+"""Carries HTTP messages by httpx."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import httpx
+import msgspec
+
+from headrace.client.conversation import Send
+from headrace.client.errors import ConnectionLostError, ProtocolError, too_late
+from headrace.client.target import Target
+from headrace.core import HeadraceError, InvalidArgumentError, UnavailableError
+
+TIMEOUT_HEADER: Final = "x-headrace-timeout-s"
+
+# Below the replica's and Envoy's idle timeouts, so it is we who close idle connections: a server
+# that closes one just as a request is sent costs that request.
+_LIMITS: Final = httpx.Limits(
+    max_connections=256, max_keepalive_connections=64, keepalive_expiry=30.0
+)
+
+# So that an unreachable host is told from a slow model long before the deadline.
+_CONNECT_TIMEOUT_S: Final = 5.0
+
+
+class HttpMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A request; `path` includes the query."""
+
+    method: str
+    path: str
+    headers: dict[str, str] = {}
+    content: bytes = b""
+
+
+class HttpReply(msgspec.Struct, frozen=True, kw_only=True):
+    """A response; the names of `headers` are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class BlockingHttpTransport:
+    """One pool of connections to one server."""
+
+    def __init__(self, target: Target, headers: dict[str, str]) -> None:
+        self._where = _where(target)
+        transport = httpx.HTTPTransport(uds=target.uds) if target.uds else None
+        self._client = httpx.Client(
+            transport=transport, limits=_LIMITS, **_options(target, headers)
+        )
+
+    def send(self, send: Send) -> HttpReply:
+        """The server's reply.
+
+        Raises:
+            UnavailableError: No connection could be made.
+            ConnectionLostError: It broke after the request was sent.
+            DeadlineExceededError: `send.timeout_s` passed.
+        """
+        message: HttpMessage = send.message
+        timeouts = _Timeouts(send.timeout_s)
+        request = self._client.build_request(
+            message.method,
+            message.path,
+            headers=message.headers | _timeout_header(send.timeout_s),
+            content=message.content or None,
+            extensions={"timeout": timeouts},
+        )
+        try:
+            response = self._client.send(request, stream=True)
+            try:
+                chunks = []
+                for chunk in response.iter_bytes():
+                    timeouts.check()
+                    chunks.append(chunk)
+            finally:
+                response.close()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise failure(error, self._where, send.timeout_s) from error
+        return _reply(response, b"".join(chunks))
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._client.close()
+
+
+class AsyncHttpTransport:
+    """One pool of connections to one server, for one event loop."""
+
+    def __init__(self, target: Target, headers: dict[str, str]) -> None:
+        self._where = _where(target)
+        transport = httpx.AsyncHTTPTransport(uds=target.uds) if target.uds else None
+        self._client = httpx.AsyncClient(
+            transport=transport, limits=_LIMITS, **_options(target, headers)
+        )
+
+    async def send(self, send: Send) -> HttpReply:
+        """The server's reply; the caller enforces the timeout.
+
+        Raises:
+            UnavailableError: No connection could be made.
+            ConnectionLostError: It broke after the request was sent.
+        """
+        message: HttpMessage = send.message
+        try:
+            response = await self._client.request(
+                message.method,
+                message.path,
+                headers=message.headers | _timeout_header(send.timeout_s),
+                content=message.content or None,
+                timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise failure(error, self._where, send.timeout_s) from error
+        return _reply(response, response.content)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+
+class _Timeouts(dict[str, float | None]):
+    """What is left of one timeout for each phase of a request.
+
+    httpx gives every phase (wait for a connection, connect, write, read) the same timeout, so four
+    of them may pass before the caller hears of it. httpcore asks for the number when a phase
+    begins; this answers with what is left by then.
+    """
+
+    def __init__(self, timeout_s: float | None) -> None:
+        super().__init__()
+        self._timeout_s = timeout_s
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+
+    def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401, ARG002  # dict.get's types
+        """What is left for this phase."""
+        # Zero would mean "do not block" to a socket, which fails with another error.
+        left = None if self._deadline is None else max(self._deadline - time.monotonic(), 0.001)
+        if key != "connect":
+            return left
+        return _CONNECT_TIMEOUT_S if left is None else min(left, _CONNECT_TIMEOUT_S)
+
+    def check(self) -> None:
+        """Raise if the time is up: a trickling answer satisfies every single read."""
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise too_late(self._timeout_s)
+
+
+def failure(error: Exception, where: str, timeout_s: float | None) -> HeadraceError:
+    """What an exception of httpx means to the caller; `where` is the server."""
+    match error:
+        case httpx.ConnectError():
+            return UnavailableError(f"cannot connect to {where}: {error}", retry_after_s=None)
+        case httpx.ConnectTimeout() | httpx.PoolTimeout():
+            return UnavailableError(f"cannot connect to {where} in time", retry_after_s=None)
+        case httpx.TimeoutException():
+            return too_late(timeout_s)
+        case httpx.NetworkError() | httpx.RemoteProtocolError():
+            return ConnectionLostError(
+                f"connection to {where} lost: {str(error) or type(error).__name__}"
+            )
+        case httpx.DecodingError():
+            return ProtocolError(f"the server's answer cannot be decoded: {error}")
+        case _:
+            return InvalidArgumentError(f"the request cannot be sent: {error}")
+
+
+def _where(target: Target) -> str:
+    return f"unix:{target.uds}" if target.uds else target.base_url
+
+
+def _options(target: Target, headers: dict[str, str]) -> dict[str, Any]:
+    return {
+        "base_url": target.base_url,
+        "headers": {"user-agent": "headrace"} | headers,
+        # Loading the certificate authorities takes 20 ms, and plain HTTP needs none.
+        "verify": target.tls,
+        "trust_env": not target.is_loopback,
+        "follow_redirects": False,
+    }
+
+
+def _timeout_header(timeout_s: float | None) -> dict[str, str]:
+    return {} if timeout_s is None else {TIMEOUT_HEADER: f"{timeout_s:.6f}"}
+
+
+def _reply(response: httpx.Response, body: bytes) -> HttpReply:
+    return HttpReply(status=response.status_code, headers=response.headers, body=body)

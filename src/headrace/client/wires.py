@@ -1,0 +1,56 @@
+"""Which wire and which transport a target needs; gRPC is imported only if it is one."""
+
+from typing import Protocol
+
+from headrace.client.conversation import Send
+from headrace.client.http_transport import AsyncHttpTransport, BlockingHttpTransport
+from headrace.client.http_wire import HttpWire
+from headrace.client.session import Wire
+from headrace.client.target import Target
+
+
+class BlockingTransport(Protocol):
+    """Carries one message at a time over the network, blocking; thread-safe."""
+
+    def send(self, send: Send) -> object:
+        """The reply to `send.message`; raises a HeadraceError where none came."""
+
+    def close(self) -> None:
+        """Close the connections."""
+
+
+class AsyncTransport(Protocol):
+    """Carries messages over the network for one event loop."""
+
+    async def send(self, send: Send) -> object:
+        """The reply to `send.message`; raises a HeadraceError where none came."""
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+
+
+def wire_for(target: Target) -> Wire:
+    """The messages that `target` understands."""
+    if target.protocol == "http":
+        return HttpWire()
+    from headrace.client.grpc_wire import GrpcWire  # noqa: PLC0415  # heavy, and often not needed
+
+    return GrpcWire()
+
+
+def blocking_transport(target: Target, headers: dict[str, str]) -> BlockingTransport:
+    """A way to `target` that blocks."""
+    if target.protocol == "http":
+        return BlockingHttpTransport(target, headers)
+    from headrace.client.grpc_transport import BlockingGrpcTransport  # noqa: PLC0415  # as above
+
+    return BlockingGrpcTransport(target, headers)
+
+
+def async_transport(target: Target, headers: dict[str, str]) -> AsyncTransport:
+    """A way to `target` for an event loop."""
+    if target.protocol == "http":
+        return AsyncHttpTransport(target, headers)
+    from headrace.client.grpc_transport import AsyncGrpcTransport  # noqa: PLC0415  # as above
+
+    return AsyncGrpcTransport(target, headers)
