@@ -74,6 +74,12 @@ class GarbageReport:
     temporary: int
     freed_bytes: int
 
+    def __str__(self) -> str:
+        return (
+            f"{len(self.artifacts)} artifacts and {self.temporary} temporary directories, "
+            f"{self.freed_bytes} bytes"
+        )
+
 
 class Registry:
     """The model versions under one home directory.
@@ -237,7 +243,7 @@ class Registry:
         """Delete artifacts that no version refers to, and what crashed pushes left.
 
         Args:
-            in_use: Digests to keep although no version refers to them.
+            in_use: Digests to keep although no version refers to them; references do no harm.
 
         Raises:
             ArtifactCorruptError: An index file cannot be read, so what it refers to is not known.

@@ -85,11 +85,13 @@ def probe_batch(
 
 
 def difference_ratio(got: Array, want: Array) -> float:
-    """Largest difference of two arrays of one shape, over the largest value in `want`.
+    """Largest difference of two arrays over the largest value in `want`; infinite if shapes differ.
 
     Equal infinities and not-a-numbers count as equal. For strings, booleans and integers any
     difference counts as 1.
     """
+    if got.shape != want.shape:
+        return np.inf
     if got.dtype.kind not in "fc":
         return 0.0 if np.array_equal(got, want) else 1.0
     wide_got, wide_want = got.astype(np.float64), want.astype(np.float64)

@@ -303,6 +303,7 @@ def test_gc_deletes_what_no_version_refers_to(registry: Registry, make_file: Mak
     assert registry.gc(in_use=[gone.digest]).artifacts == ()
     report = registry.gc()
     assert (report.artifacts, report.freed_bytes) == ((gone.digest,), 5)
+    assert str(report) == "1 artifacts and 0 temporary directories, 5 bytes"
     registry.verify(kept)
     with pytest.raises(ArtifactCorruptError, match="missing"):
         registry.path(gone)

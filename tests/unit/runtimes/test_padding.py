@@ -135,9 +135,15 @@ def test_a_pad_value_of_the_models_own_is_used() -> None:
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        (lambda ids, _: np.zeros((2, 2 * ids.shape[1])), "follows the length, but is not equal"),
-        (lambda ids, _: np.zeros((2,) * min(ids.shape[1], 4)), "not equal to it"),
-        (lambda ids, _: np.zeros((2, min(ids.shape[1], 5))), "the shape of output 'y' follows"),
+        (
+            lambda ids, _: np.zeros((len(ids), 2 * ids.shape[1])),
+            "follows the length, but is not equal",
+        ),
+        (lambda ids, _: np.zeros((len(ids), 2, 2)[: ids.shape[1] - 1]), "not equal to it"),
+        (
+            lambda ids, _: np.zeros((len(ids), min(ids.shape[1], 5))),
+            "the shape of output 'y' follows",
+        ),
     ],
     ids=["twice as long", "another rank", "capped"],
 )
@@ -150,10 +156,17 @@ def test_an_output_shaped_in_another_way_is_refused(
 
 def test_an_output_that_follows_only_some_lengths_is_refused() -> None:
     def capped(ids: Array, _: Array) -> Array:
-        return np.zeros((2, ids.shape[1] if ids.shape[1] in (3, 11) else 4), np.float32)
+        return np.zeros((len(ids), ids.shape[1] if ids.shape[1] in (3, 11) else 4), np.float32)
 
     with pytest.raises(UnsupportedModelError, match="in a fixed way"):
         verify_padding(FakeModel(capped), PaddingSettings())
+
+
+def test_a_model_whose_rows_meet_is_not_padded() -> None:
+    model = FakeModel(lambda ids, mask: masked_sum(ids, mask) * np.float32(len(ids)))
+
+    with pytest.raises(UnsupportedModelError, match="differently together than alone"):
+        verify_padding(model, PaddingSettings())
 
 
 def test_a_model_that_does_not_run_is_not_padded() -> None:
@@ -163,6 +176,38 @@ def test_a_model_that_does_not_run_is_not_padded() -> None:
 
     with pytest.raises(UnsupportedModelError, match=r"does not run on made-up inputs.*no length 3"):
         verify_padding(FakeModel(fails), PaddingSettings())
+
+
+def test_ids_of_which_only_0_and_1_exist_are_tried_too() -> None:
+    def few(ids: Array, mask: Array) -> Array:
+        if ids.max() > 1:
+            msg = "index out of range"
+            raise RuntimeFailedError(msg)
+        return masked_sum(ids, mask)
+
+    assert find_padding(FakeModel(few)) is not None
+
+
+def test_a_model_that_stops_at_a_length_is_not_padded_to_it() -> None:
+    def short(ids: Array, mask: Array) -> Array:
+        if ids.shape[1] > 5:
+            msg = "longer than 5"
+            raise RuntimeFailedError(msg)
+        return masked_sum(ids, mask)
+
+    with pytest.raises(UnsupportedModelError, match="padded from 3 to 11: longer than 5"):
+        verify_padding(FakeModel(short), PaddingSettings())
+
+
+@pytest.mark.parametrize("quantised", [True, False])
+def test_the_noise_of_dynamic_quantisation_is_allowed_for(*, quantised: bool) -> None:
+    """Such a model's answers depend a little on all that shares the run, padding or not."""
+
+    def noisy(ids: Array, mask: Array) -> Array:
+        noise = 0.002 * ids.shape[1] + (0.004 * len(ids) if quantised else 0)
+        return masked_sum(ids, mask) * np.float32(1 + noise)
+
+    assert (find_padding(FakeModel(noisy)) is not None) is quantised
 
 
 def test_padding_fills_up_the_end_with_the_value_of_each_input() -> None:

@@ -162,6 +162,7 @@ def test_declared_shapes_give_way_to_what_was_seen(
         ([np.inf, 1.0], [-np.inf, 1.0], np.inf),
         ([0.0], [0.0], 0),
         ([], [], 0),
+        ([1.0], [1.0, 1.0], np.inf),
     ],
 )
 def test_a_difference_is_measured_by_the_largest_value(
