@@ -1,8 +1,10 @@
 """Reference pages for classes, from their signatures and docstrings."""
 
+import ast
 import inspect
 import re
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterator
 
 from scripts.reference.text import cell
 
@@ -19,7 +21,7 @@ def class_section(kind: type) -> str:
             continue
         parts.append(f"### {kind.__name__}.{name}\n")
         # Not `python`: a signature has no body, and `python` blocks are tried by the tests.
-        parts.append(f"```pycon\n{_signature(name, member)}\n```\n")
+        parts.append(f"```pycon\n{_signature(member)}\n```\n")
         parts.append(markdown_from(member.__doc__ or ""))
     return "\n".join(parts)
 
@@ -58,11 +60,16 @@ def _entries(body: str) -> Iterator[str]:
         yield f"- `{found[1]}`: {found[2]}" if found else f"  {line.strip()}"
 
 
-def _signature(name: str, member: object) -> str:
-    assert callable(member)
-    text = _plain(f"{name}{inspect.signature(member)}")
-    prefix = "async " if inspect.iscoroutinefunction(member) else ""
-    return prefix + (text if len(text) <= _WIDTH else _wrapped(text))
+def _signature(member: Callable[..., object]) -> str:
+    """A function's head as its source has it, which keeps the names of types."""
+    source = textwrap.dedent(inspect.getsource(member))
+    function = ast.parse(source).body[0]
+    assert isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+    prefix = "async " if isinstance(function, ast.AsyncFunctionDef) else ""
+    arguments = ast.unparse(function.args).removeprefix("self").removeprefix(", ")
+    answer = f" -> {ast.unparse(function.returns)}" if function.returns else ""
+    text = f"{prefix}{function.name}({arguments}){answer}"
+    return text if len(text) <= _WIDTH else _wrapped(text)
 
 
 def _plain(annotation: object) -> str:
