@@ -4,8 +4,22 @@ No I/O, no async, no web framework. gRPC messages are in `headrace.protocol.grpc
 that only those who speak gRPC load protobuf.
 """
 
+from headrace.protocol.content import compress, decompress
 from headrace.protocol.json_decode import InferDecoder
 from headrace.protocol.json_encode import Buffer, InferEncoder
+from headrace.protocol.metadata import (
+    EXTENSIONS,
+    SERVER_NAME,
+    IndexEntry,
+    decode_index_request,
+    encode_document,
+    model_config,
+    model_metadata,
+    model_statistics,
+    platform,
+    repository_index,
+    server_metadata,
+)
 from headrace.protocol.status import (
     GRPC_STATUS,
     HTTP_STATUS,
@@ -15,16 +29,31 @@ from headrace.protocol.status import (
     grpc_status,
     http_status,
 )
+from headrace.protocol.v1 import V1Codec
 
 __all__ = [
+    "EXTENSIONS",
     "GRPC_STATUS",
     "HTTP_STATUS",
+    "SERVER_NAME",
     "Buffer",
+    "IndexEntry",
     "InferDecoder",
     "InferEncoder",
+    "V1Codec",
+    "compress",
+    "decode_index_request",
+    "decompress",
+    "encode_document",
     "encode_error",
     "error_from_grpc",
     "error_from_http",
     "grpc_status",
     "http_status",
+    "model_config",
+    "model_metadata",
+    "model_statistics",
+    "platform",
+    "repository_index",
+    "server_metadata",
 ]

@@ -19,6 +19,7 @@ from headrace.core import (
 )
 from headrace.protocol.byte_tensors import join_elements
 from headrace.protocol.grpc_wire import (
+    delimited_prefix,
     frame,
     frame_prefix,
     grpc_message,
@@ -234,14 +235,14 @@ class GrpcInferCodec:
         datatype = datatype_of(array.dtype)
         output = {"name": name, "datatype": datatype.value, "shape": array.shape}
         text: bytes = _Response(outputs=[output]).SerializeToString()
-        head = _Head(datatype.dtype, text, _RAW_TAG + _varint(size))
+        head = _Head(datatype.dtype, text, delimited_prefix(_RAW_FIELD, size))
         if datatype != Datatype.BYTES and len(self._heads) < _REMEMBERED_SHAPES:
             self._heads[name, array.shape] = head
         return head
 
 
-_RAW_TAG: Final = bytes([6 << 3 | 2])
-"""Field 6, `raw_output_contents`, length-delimited."""
+_RAW_FIELD: Final = 6
+"""Number of `raw_output_contents`."""
 
 
 def parameter_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,12 +286,3 @@ def _parameters_message(parameters: Mapping[str, Any]) -> bytes:
     encode_parameters(message.parameters, parameters)
     serialised: bytes = message.SerializeToString()
     return serialised
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:  # noqa: PLR2004  # seven bits a byte
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)

@@ -19,6 +19,7 @@ _COPIED_BYTES: Final = 4096
 _PLAIN: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 _TIMEOUT: Final = re.compile(r"([0-9]{1,8})([HMSmun])")
 _UNIT_S: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_SHOWN: Final = 40
 _LONGEST_MESSAGE: Final = 4000
 """Characters; a status text goes into a header, and proxies bound headers."""
 
@@ -82,4 +83,16 @@ def parse_grpc_timeout(value: str) -> float:
     return int(match[1]) * _UNIT_S[match[2]]
 
 
-_SHOWN: Final = 40
+def delimited_prefix(field: int, size: int) -> bytes:
+    """Protobuf's tag and length before `size` bytes of a bytes or message field."""
+    out = bytearray([field << 3 | 2])
+    while size > 0x7F:  # noqa: PLR2004  # seven bits a byte
+        out.append(size & 0x7F | 0x80)
+        size >>= 7
+    out.append(size)
+    return bytes(out)
+
+
+def length_delimited(field: int, value: bytes) -> bytes:
+    """A bytes or message field, serialised."""
+    return delimited_prefix(field, len(value)) + value

@@ -101,7 +101,10 @@ class InputTensor:
 
     def from_values(self, plan: Plan, data: list[Any]) -> Array:
         """The array of JSON values, flat or nested as the shape says, each one checked."""
-        flat = flatten(self.name, data, plan.shape)
+        return self.from_flat(plan, flatten(self.name, data, plan.shape))
+
+    def from_flat(self, plan: Plan, flat: list[Any]) -> Array:
+        """The array of JSON values in row-major order, each one checked."""
         if len(flat) != plan.elements:
             raise self._wrong_count(plan, len(flat))
         check_types(self.name, self.spec.datatype, flat)

@@ -106,7 +106,7 @@ class InferDecoder:
         rows = 0
         for item in message.inputs:
             tensor = self._tensors.get(item.name)
-            if tensor is None or item.datatype != tensor.datatype:
+            if tensor is None or item.datatype != tensor.datatype or item.parameters is not None:
                 return None
             plan = tensor.plans.get(item.shape) or tensor.plan(item.shape)
             data = item.data

@@ -44,38 +44,24 @@ class InferMessage(msgspec.Struct, gc=False):
     outputs: list[OutputMessage] | None = None
 
 
-class AnsweredOutput(msgspec.Struct, gc=False):
-    """An output tensor of a response."""
-
-    name: str
-    shape: tuple[int, ...]
-    datatype: str
-    parameters: InputParameters | None = None
-    data: list[Any] | None = None
-
-
-class AnswerMessage(msgspec.Struct, gc=False):
-    """An infer response."""
-
-    model_name: str
-    outputs: list[AnsweredOutput]
-    model_version: str | None = None
-    id: str | None = None
-    parameters: dict[str, Any] | None = None
-
-
 def typed_decoder(element: type, rank: int) -> msgspec.json.Decoder[InferMessage]:
     """Decodes requests whose inputs all hold JSON data of one type, in lists `rank` deep.
 
     It checks every element at the parser's speed. Its messages have the fields of `InferMessage`,
-    with `data` always there and never `parameters` of inputs.
+    and `data` is always there.
     """
     data: Any = element
     for _ in range(rank):
         data = list[data]
     one: Any = msgspec.defstruct(
         "TypedInput",
-        [("name", str), ("shape", tuple[int, ...]), ("datatype", str), ("data", data)],
+        [
+            ("name", str),
+            ("shape", tuple[int, ...]),
+            ("datatype", str),
+            ("data", data),
+            ("parameters", InputParameters | None, None),
+        ],
         gc=False,
     )
     whole = msgspec.defstruct(

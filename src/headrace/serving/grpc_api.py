@@ -2,11 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Final
 
-from google.protobuf.json_format import ParseDict
-from google.protobuf.message import DecodeError
-
 from headrace.core import (
-    InvalidArgumentError,
     ModelNotFoundError,
     NotFoundError,
     PermissionDeniedError,
@@ -20,7 +16,13 @@ from headrace.protocol import (
     repository_index,
     server_metadata,
 )
-from headrace.protocol.protos import HEALTH_SERVICE, INFERENCE_SERVICE, methods
+from headrace.protocol.grpc_messages import (
+    encode_health,
+    encode_response,
+    parse_request,
+    rpc_names,
+)
+from headrace.protocol.protos import HEALTH_SERVICE, INFERENCE_SERVICE
 from headrace.serving.state import ReplicaState
 
 if TYPE_CHECKING:
@@ -30,8 +32,6 @@ Fields = dict[str, Any]
 
 INFER: Final = "ModelInfer"
 STREAM_INFER: Final = "ModelStreamInfer"
-_METHODS: Final = methods(INFERENCE_SERVICE)
-_HEALTH_METHODS: Final = methods(HEALTH_SERVICE)
 _SHARED_MEMORY: Final = "Client shared memory is not supported: send tensors in the request."
 
 
@@ -45,7 +45,7 @@ class GrpcApi:
             "ServerLive": lambda _request: {"live": True},
             "ServerReady": lambda _request: {"ready": state.is_ready},
             "ModelReady": self._model_ready,
-            "ServerMetadata": lambda _request: server_metadata(has_repository=has_repository),
+            "ServerMetadata": lambda _request: server_metadata(has_model_repository=has_repository),
             "ModelMetadata": self._model_metadata,
             "ModelConfig": self._model_config,
             "ModelStatistics": self._model_statistics,
@@ -57,7 +57,7 @@ class GrpcApi:
     @property
     def rpcs(self) -> list[str]:
         """Every unary rpc but `ModelInfer`, also those that are refused as unsupported."""
-        return [name for name in _METHODS if name not in {INFER, STREAM_INFER}]
+        return [name for name in rpc_names() if name not in {INFER, STREAM_INFER}]
 
     def answer(self, rpc: str, message: bytes) -> bytes:
         """The serialised answer to a call of the inference service.
@@ -68,18 +68,15 @@ class GrpcApi:
         answer = self._answers.get(rpc)
         if answer is None:
             raise UnsupportedError(_SHARED_MEMORY if "Memory" in rpc else f"{rpc} is not supported")
-        request_class, response_class = _METHODS[rpc]
-        return _serialised(response_class, answer(_parse(request_class, message)))
+        return encode_response(rpc, answer(parse_request(rpc, message)))
 
     def check_health(self, message: bytes) -> bytes:
         """grpc.health.v1: of the server with an empty service, of the inference service by name."""
-        request_class, response_class = _HEALTH_METHODS["Check"]
-        service = _parse(request_class, message).service
+        service = parse_request("Check", message, service=HEALTH_SERVICE).service
         if service not in {"", INFERENCE_SERVICE, self._state.name}:
             msg = f"unknown service '{service[:200]}'"
             raise NotFoundError(msg)
-        status = "SERVING" if self._state.is_ready else "NOT_SERVING"
-        return _serialised(response_class, {"status": status})
+        return encode_health(serving=self._state.is_ready)
 
     def check_model(self, name: str, version: str) -> None:
         """Let pass only what names this replica's model.
@@ -111,8 +108,7 @@ class GrpcApi:
             state.version,
             loaded.signature,
             runtime=loaded.runtime,
-            max_batch_size=state.max_batch_size(),
-            max_queue_delay_s=state.settings.batching.max_queue_delay_s,
+            batching=state.settings.batching,
         )
         return {"config": config}
 
@@ -134,17 +130,3 @@ class GrpcApi:
         if not self._has_repository:
             msg = "the model repository is managed on the management port"
             raise PermissionDeniedError(msg)
-
-
-def _parse(message_class: Any, message: bytes) -> Any:  # noqa: ANN401  # generated classes
-    try:
-        return message_class.FromString(message)
-    except DecodeError as error:
-        msg = f"the message is no {message_class.DESCRIPTOR.name}: {error}"
-        raise InvalidArgumentError(msg) from error
-
-
-def _serialised(message_class: Any, fields: Fields) -> bytes:  # noqa: ANN401  # as above
-    message = message_class()
-    ParseDict(fields, message)
-    return bytes(message.SerializeToString())

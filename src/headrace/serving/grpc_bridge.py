@@ -53,7 +53,7 @@ class GrpcBridge:
             state.name,
             state.version,
             state.model.signature,
-            max_batch_size=state.max_batch_size() or None,
+            max_batch_size=state.max_batch_size,
         )
         self._engine = state.model.engine
 

@@ -19,7 +19,8 @@ from headrace.core import (
 )
 from headrace.engine import Outcome, Ticket
 from headrace.protocol import grpc_status
-from headrace.protocol.grpc_codec import GrpcInferCodec, encode_stream_response
+from headrace.protocol.grpc_codec import GrpcInferCodec
+from headrace.protocol.grpc_messages import encode_stream_error, encode_stream_response
 from headrace.protocol.protos import HEALTH_SERVICE, INFERENCE_SERVICE
 from headrace.serving.grpc_api import INFER, STREAM_INFER, GrpcApi
 from headrace.serving.state import ReplicaState
@@ -55,7 +56,7 @@ class GrpcServer:
             state.name,
             state.version,
             state.model.signature,
-            max_batch_size=state.max_batch_size() or None,
+            max_batch_size=state.max_batch_size,
         )
         limit = state.settings.max_body_bytes
         self._server = grpc.aio.server(
@@ -169,7 +170,7 @@ class GrpcServer:
             return encode_stream_response(await self._run(message, math.inf))
         except HeadraceError as error:
             _log_failure(error)
-            return encode_stream_response(error=str(error))
+            return encode_stream_error(str(error))
 
 
 async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], error: HeadraceError) -> bytes:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from headrace.core import ModelNotReadyError, ModelSignature, ReplicaSettings
 from headrace.engine import Engine
 from headrace.observe import ModelStatistics, PhaseHistograms
+from headrace.protocol import IndexEntry
 from headrace.serving.loading import LoadedModel
 
 
@@ -57,11 +58,12 @@ class ReplicaState:
             raise ModelNotReadyError(self.name, self.version)
         return self.served
 
-    def max_batch_size(self) -> int:
-        """As Triton's model configuration has it: 0 for a model that is not batched."""
+    @property
+    def max_batch_size(self) -> int | None:
+        """The most rows of one request; None for a model that is not batched."""
         model = self.model
-        return model.engine.max_batch_size if model.signature.batched else 0
+        return model.engine.max_batch_size if model.signature.batched else None
 
-    def index_entry(self) -> tuple[str, str, str, str]:
-        """The model in the repository index: name, version, state, reason."""
-        return self.name, self.version, "READY" if self.is_ready else "UNAVAILABLE", ""
+    def index_entry(self) -> IndexEntry:
+        """The model in the repository index."""
+        return IndexEntry(self.name, self.version, "READY" if self.is_ready else "UNAVAILABLE")

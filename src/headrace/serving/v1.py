@@ -33,7 +33,7 @@ class V1Api:
             state.name,
             state.version,
             state.model.signature,
-            max_batch_size=state.max_batch_size() or None,
+            max_batch_size=state.max_batch_size,
         )
         self._engine = state.model.engine
 

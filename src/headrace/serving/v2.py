@@ -17,7 +17,9 @@ from headrace.protocol import (
     InferDecoder,
     InferEncoder,
     compress,
+    decode_index_request,
     decompress,
+    encode_document,
     encode_error,
     model_config,
     model_metadata,
@@ -53,7 +55,7 @@ class V2Api:
         state = self._state
         signature = state.model.signature
         self._decoder = InferDecoder(
-            state.name, state.version, signature, max_batch_size=state.max_batch_size() or None
+            state.name, state.version, signature, max_batch_size=state.max_batch_size
         )
         self._encoder = InferEncoder(state.name, state.version, signature)
         self._engine = state.model.engine
@@ -152,7 +154,7 @@ class V2Api:
 
     def config(self, exchange: Exchange) -> None:
         """GET /v2/models/NAME/config."""
-        exchange.send_json(orjson.dumps(self.config_message()))
+        exchange.send_json(encode_document(self.config_message()))
 
     def config_message(self) -> dict[str, object]:
         """The model's configuration as Triton's JSON has it."""
@@ -163,19 +165,20 @@ class V2Api:
             state.version,
             loaded.signature,
             runtime=loaded.runtime,
-            max_batch_size=state.max_batch_size(),
-            max_queue_delay_s=state.settings.batching.max_queue_delay_s,
+            batching=state.settings.batching,
         )
 
     def statistics(self, exchange: Exchange) -> None:
         """GET /v2/models/NAME/stats, and GET /v2/models/stats."""
-        exchange.send_json(orjson.dumps(model_statistics([self._state.statistics])))
+        exchange.send_json(encode_document(model_statistics([self._state.statistics])))
 
     # About the server
 
     def server_metadata(self, exchange: Exchange) -> None:
         """GET /v2."""
-        exchange.send_json(orjson.dumps(server_metadata(has_repository=self._has_repository)))
+        exchange.send_json(
+            encode_document(server_metadata(has_model_repository=self._has_repository))
+        )
 
     def live(self, exchange: Exchange) -> None:
         """GET /v2/health/live."""
@@ -194,13 +197,9 @@ class V2Api:
 
     def index(self, exchange: Exchange) -> None:
         """POST /v2/repository/index."""
-        try:
-            ready = orjson.loads(exchange.body or b"{}").get("ready") is True
-        except (orjson.JSONDecodeError, AttributeError):
-            msg = 'the body must be a JSON object, for instance {"ready": true}'
-            raise InvalidArgumentError(msg) from None
+        ready = decode_index_request(exchange.body)
         index = repository_index([self._state.index_entry()], ready=ready)
-        exchange.send_json(orjson.dumps(index))
+        exchange.send_json(encode_document(index))
 
     def load_or_unload(self, exchange: Exchange) -> None:  # noqa: ARG002  # a handler's signature
         """POST /v2/repository/models/NAME/load or unload: not on a replica."""

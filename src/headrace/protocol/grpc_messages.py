@@ -1,0 +1,89 @@
+"""Every rpc but infer: parse its request, answer it from the documents that REST sends."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Final
+
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+
+from headrace.core import InvalidArgumentError, UnsupportedError
+from headrace.protocol.grpc_wire import length_delimited
+from headrace.protocol.protos import HEALTH_SERVICE, INFERENCE_SERVICE, message_class, methods
+
+_SHOWN: Final = 200
+_INFER_RESPONSE_FIELD: Final = 2
+_StreamResponse: Final = message_class("inference.ModelStreamInferResponse")
+
+
+def rpc_names(service: str = INFERENCE_SERVICE) -> tuple[str, ...]:
+    """The rpcs of a service, streaming ones included."""
+    return tuple(_methods(service))
+
+
+def parse_request(
+    rpc: str, message: bytes | memoryview, *, service: str = INFERENCE_SERVICE
+) -> Any:  # noqa: ANN401  # protobuf's classes are made at run time
+    """The request message of an rpc, for instance with `name` and `version`.
+
+    Raises:
+        UnsupportedError: The service has no such rpc.
+        InvalidArgumentError: The bytes are no such message.
+    """
+    request, _ = _method(service, rpc)
+    try:
+        return request.FromString(message)
+    except DecodeError as error:
+        msg = f"failed to parse the {rpc} request: {str(error)[:_SHOWN]}"
+        raise InvalidArgumentError(msg) from None
+
+
+def encode_response(
+    rpc: str, document: Mapping[str, Any], *, service: str = INFERENCE_SERVICE
+) -> bytes:
+    """The serialised response of an rpc, from its fields.
+
+    The documents of `headrace.protocol.metadata` fit; `ModelConfig` wants its document as
+    `{"config": ...}`, `RepositoryIndex` as `{"models": [...]}`; `ServerReady` takes
+    `{"ready": True}`. A field that the message does not have is a bug, and json_format says so.
+    """
+    _, response = _method(service, rpc)
+    message = json_format.ParseDict(dict(document), response())
+    return _serialised(message)
+
+
+def encode_health(*, serving: bool) -> bytes:
+    """A serialised `grpc.health.v1.HealthCheckResponse`."""
+    status = "SERVING" if serving else "NOT_SERVING"
+    return encode_response("Check", {"status": status}, service=HEALTH_SERVICE)
+
+
+def encode_stream_response(response: bytes) -> bytes:
+    """A serialised `ModelInferResponse` as one answer of the response stream."""
+    return length_delimited(_INFER_RESPONSE_FIELD, response)
+
+
+def encode_stream_error(text: str, *, request_id: str = "") -> bytes:
+    """An error as one answer of the response stream; the id tells the caller which request."""
+    message = _StreamResponse(error_message=text)
+    if request_id:
+        message.infer_response.id = request_id
+    return _serialised(message)
+
+
+def _serialised(message: Any) -> bytes:  # noqa: ANN401  # as above
+    serialised: bytes = message.SerializeToString()
+    return serialised
+
+
+@cache
+def _methods(service: str) -> dict[str, tuple[Any, Any]]:
+    return methods(service)
+
+
+def _method(service: str, rpc: str) -> tuple[Any, Any]:
+    found = _methods(service).get(rpc)
+    if found is None:
+        msg = f"service {service} has no rpc '{rpc[:_SHOWN]}'"
+        raise UnsupportedError(msg)
+    return found
