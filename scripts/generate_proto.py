@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "headrace" / "protocol"
 def compile_to(target: Path) -> int:
     """Write the descriptor set to `target`; the exit status of protoc."""
     well_known = importlib.resources.files("grpc_tools") / "_proto"
-    return protoc.main(
+    status: int = protoc.main(
         [
             "protoc",
             f"--proto_path={PACKAGE}",
@@ -26,6 +26,7 @@ def compile_to(target: Path) -> int:
             "health.proto",
         ]
     )
+    return status
 
 
 if __name__ == "__main__":
