@@ -13,7 +13,8 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
 
     `id` is the digest of everything that a running process depends on; weight and replica count
     are no part of it. `model` is the registry reference `NAME:VERSION` or the path that was served
-    as it is. `settings` lacks only what differs between replicas: `uds` and `replica`.
+    as it is. `settings` lacks only what differs between replicas: `uds` and `replica`. `reload`
+    counts how often an operator wished to load the same again.
     """
 
     id: str
@@ -21,6 +22,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     version: str
     settings: ReplicaSettings
+    reload: int = 0
 
 
 class DesiredArm(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,4 +77,5 @@ def make_revision(
         model=model,
         version=settings.model_version,
         settings=settings,
+        reload=reload,
     )

@@ -1,18 +1,11 @@
 """Where does everything of one installation lie? Paths under HEADRACE_HOME."""
 
-import hashlib
-import os
-import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from headrace.control.files import make_private_dir
 from headrace.core import FailedPreconditionError
-
-_MAX_SOCKET_PATH: Final = 107
-_LONGEST_SOCKET_NAME: Final = len("/control-0123456789.sock")
+from headrace.gateway import runtime_dir
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +21,7 @@ class Home:
         Raises:
             FailedPreconditionError: `path` cannot be written.
         """
-        home = cls(path.absolute())
+        home = cls(path.resolve())
         try:
             for directory in (home.root, home.run, home.records, home.replica_settings, home.logs):
                 make_private_dir(directory)
@@ -86,23 +79,10 @@ class Home:
         """The log of the process called `name`."""
         return self.logs / f"{name}.log"
 
-    def sockets(self) -> Path:
-        """A private directory short enough for socket paths.
-
-        The run directory itself, or for a long home one in the temporary directory that is named
-        by a digest of the home, so that every process finds the same.
+    def socket_dir(self) -> Path:
+        """A private directory short enough for socket paths; the same for every process.
 
         Raises:
             FailedPreconditionError: Somebody else owns that directory.
         """
-        if len(os.fsencode(self.run)) + _LONGEST_SOCKET_NAME <= _MAX_SOCKET_PATH:
-            return self.run
-        digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
-        path = Path(tempfile.gettempdir()) / f"headrace-{os.getuid()}-{digest}"
-        make_private_dir(path)
-        found = path.lstat()
-        is_private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-        if not is_private or found.st_mode & 0o077:
-            message = f"{path} is not a private directory of this user; remove it"
-            raise FailedPreconditionError(message)
-        return path
+        return runtime_dir(self.root)

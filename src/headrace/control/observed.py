@@ -24,6 +24,8 @@ class Phase(StrEnum):
     """It was told to finish what it has and to end."""
     EXITED = "exited"
     """Its process ended; `retry_at` says when it is started again."""
+    ENDED = "ended"
+    """Its process ended as it was told to."""
 
 
 class Health(StrEnum):
@@ -67,6 +69,11 @@ class Replica:
     def is_running(self) -> bool:
         """Whether there is a process that nobody asked to end."""
         return self.phase in {Phase.STARTING, Phase.READY, Phase.UNREADY}
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it was told to end: nothing brings it back."""
+        return self.phase in {Phase.DRAINING, Phase.ENDED}
 
     @property
     def cannot_load(self) -> bool:
@@ -180,6 +187,8 @@ def exited(replica: Replica, *, exit_code: int | None, last_line: str, now: floa
         exit_code: Negative for a signal; None if nobody could read it (an adopted process).
         last_line: The last line of its log, which says why.
     """
+    if replica.phase is Phase.DRAINING:
+        return replace(replica, phase=Phase.ENDED, pid=None, since=now, exit_code=exit_code)
     was_stable = replica.phase is Phase.READY and now - replica.since >= STABLE_AFTER_S
     failures = 1 if was_stable else replica.failures + 1
     return replace(

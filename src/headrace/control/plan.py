@@ -116,7 +116,7 @@ def _views(desired: DesiredState, observed: Observed) -> list[EndpointView]:
     """Each desired endpoint beside what exists of it."""
     by_endpoint: dict[str, list[Replica]] = defaultdict(list)
     for replica in observed.replicas.values():
-        if replica.phase is not Phase.DRAINING:
+        if not replica.is_leaving:
             by_endpoint[replica.endpoint].append(replica)
     current = {route.name: route for route in observed.published or ()}
     return [
@@ -146,6 +146,8 @@ def _next_for(
     replica: Replica, *, is_kept: bool, is_routed: bool, now: float, drain_timeout_s: float
 ) -> Action | None:
     name = replica.name
+    if replica.phase is Phase.ENDED:
+        return ForgetReplica(name=name)
     if replica.phase is Phase.EXITED:
         if not is_kept:
             return ForgetReplica(name=name)

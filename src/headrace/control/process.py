@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ _STAT_STATE: Final = 0
 _STAT_START_TICKS: Final = 19
 """Fields of /proc/<pid>/stat behind the command's closing parenthesis; see proc_pid_stat(5)."""
 
+PASSED_FD: Final = 3
 _GONE_STATES: Final = frozenset("ZXx")
 _RESET_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 
@@ -80,14 +81,13 @@ class Process:
         return cls(pid=pid, start_ticks=ticks, _pidfd=pidfd)
 
     @classmethod
-    def spawn(
-        cls, arguments: Sequence[str], *, log: Path, extra_env: Mapping[str, str] | None = None
-    ) -> "Process":
+    def spawn(cls, arguments: Sequence[str], *, log: Path, pass_fd: int | None = None) -> "Process":
         """Start `arguments` in a session of its own, so that it outlives this process.
 
         Args:
             arguments: The program's absolute path, then what it is told.
             log: Where its standard output and error are appended.
+            pass_fd: A descriptor that it gets as number 3.
 
         Raises:
             OSError: It could not be started.
@@ -96,8 +96,9 @@ class Process:
         pid = os.posix_spawn(
             arguments[0],
             list(arguments),
-            {**os.environ, **(extra_env or {})},
+            os.environ,
             file_actions=[
+                *([(os.POSIX_SPAWN_DUP2, pass_fd, PASSED_FD)] if pass_fd is not None else []),
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
@@ -117,6 +118,11 @@ class Process:
             signal.pidfd_send_signal(self._pidfd, signum)
         except ProcessLookupError:
             return
+
+    def is_running(self) -> bool:
+        """Whether it lives; a child that ended is reaped."""
+        self._reap()
+        return start_ticks(self.pid) == self.start_ticks
 
     async def wait(self) -> int | None:
         """The exit status once it ended: negative for a signal, None if it is not our child.

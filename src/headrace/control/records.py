@@ -43,9 +43,13 @@ class RecordStore:
         """The settings file of the replica called `name`."""
         return self._home.replica_settings / f"{name}.json"
 
+    def write_settings(self, name: str, data: bytes) -> None:
+        """Keep what the replica called `name` is told."""
+        write_atomic(self.settings_path(name), data, durable=False)
+
     def write(self, record: ReplicaRecord) -> None:
         """Keep `record`."""
-        write_atomic(self._path(record.name), msgspec.json.encode(record))
+        write_atomic(self._path(record.name), msgspec.json.encode(record), durable=False)
 
     def read_all(self) -> list[ReplicaRecord]:
         """Every record by serial; unreadable ones are logged and removed."""

@@ -158,7 +158,7 @@ class GatewaySpec(_Spec):
     max_body_bytes: int = Field(
         default=DEFAULT_MAX_BODY_BYTES,
         ge=1024,
-        le=1 << 31,
+        le=2_000_000_000,
         description="Larger requests get 413. Unit: bytes.",
     )
     access_log: bool = Field(default=True, description="One JSON line per request.")
@@ -202,7 +202,7 @@ def disagreements(document: object) -> list[SpecMistake]:
     of single fields.
     """
     top = document if isinstance(document, Mapping) else {}
-    found = _gateway_disagreements(top.get("gateway"))
+    found: list[SpecMistake] = []
     first_use: dict[str, int] = {}
     for i, endpoint in enumerate(_items(top.get("endpoints"))):
         if not isinstance(endpoint, Mapping):
@@ -213,16 +213,6 @@ def disagreements(document: object) -> list[SpecMistake]:
             message = f"{name!r} is already the name of endpoints[{first_use[name]}]"
             found.append(SpecMistake(place=f"endpoints[{i}].name", message=message))
     return found
-
-
-def _gateway_disagreements(gateway: object) -> list[SpecMistake]:
-    if not isinstance(gateway, Mapping):
-        return []
-    http, grpc = gateway.get("http_port", 8000), gateway.get("grpc_port", 8001)
-    if http != grpc or http == 0:
-        return []
-    message = f"is {grpc}, the same as http_port; that port takes gRPC as well, pick another here"
-    return [SpecMistake(place="gateway.grpc_port", message=message)]
 
 
 def _endpoint_disagreements(endpoint: Mapping[Any, Any], place: str) -> list[SpecMistake]:

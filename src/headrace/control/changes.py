@@ -1,0 +1,58 @@
+"""What differs between two desired states, in words for the one who applied?"""
+
+from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
+
+
+def changes_between(old: DesiredState, new: DesiredState) -> list[str]:
+    """One line per difference, empty if both want the same."""
+    before = {endpoint.name: endpoint for endpoint in old.endpoints}
+    after = {endpoint.name: endpoint for endpoint in new.endpoints}
+    lines = [f"endpoint '{name}' removed" for name in before if name not in after]
+    if old.generation and old.spec.get("gateway") != new.spec.get("gateway"):
+        lines.append("gateway settings changed; they hold from the next start of the system on")
+    for name, endpoint in after.items():
+        former = before.get(name)
+        if former is None:
+            lines.append(f"endpoint '{name}' added: {_arms(endpoint)}")
+        else:
+            lines += [f"endpoint '{name}': {line}" for line in _endpoint(former, endpoint)]
+    return lines
+
+
+def _endpoint(old: DesiredEndpoint, new: DesiredEndpoint) -> list[str]:
+    before = {arm.revision.version: arm for arm in old.arms}
+    after = {arm.revision.version: arm for arm in new.arms}
+    lines = [f"version {version} removed" for version in before if version not in after]
+    for version, arm in after.items():
+        former = before.get(version)
+        if former is None:
+            lines.append(f"version {_arm(arm)} added")
+        else:
+            lines += [f"version {version}: {line}" for line in _arm_changes(former, arm)]
+    if old.timeout_s != new.timeout_s:
+        lines.append(f"timeout_s {_shown(old.timeout_s)} becomes {_shown(new.timeout_s)}")
+    return lines
+
+
+def _arm_changes(old: DesiredArm, new: DesiredArm) -> list[str]:
+    lines = []
+    if old.weight != new.weight:
+        lines.append(f"weight {old.weight} becomes {new.weight}")
+    if old.replicas != new.replicas:
+        lines.append(f"replicas {old.replicas} becomes {new.replicas}")
+    if old.revision.id != new.revision.id:
+        lines.append("new revision, its replicas are replaced")
+    return lines
+
+
+def _arms(endpoint: DesiredEndpoint) -> str:
+    return ", ".join(f"version {_arm(arm)}" for arm in endpoint.arms)
+
+
+def _arm(arm: DesiredArm) -> str:
+    copies = f"{arm.replicas} replica{'s' if arm.replicas > 1 else ''}"
+    return f"{arm.revision.version} ({arm.revision.model}, weight {arm.weight}, {copies})"
+
+
+def _shown(timeout_s: float | None) -> str:
+    return "none" if timeout_s is None else f"{timeout_s:g}"

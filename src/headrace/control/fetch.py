@@ -1,0 +1,126 @@
+"""One small HTTP/1.1 request to a replica or the gateway, without the weight of an HTTP library.
+
+The control plane starts within a blink, so it cannot afford one; and it only talks to our own
+processes, one request per connection.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from headrace.core import DeadlineExceededError, UnavailableError
+
+_MAX_HEAD_BYTES: Final = 64 << 10
+_DEFAULT_LIMIT_BYTES: Final = 32 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came back; header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+async def fetch(
+    address: str,
+    path: str,
+    *,
+    timeout_s: float,
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+    body: bytes = b"",
+    limit_bytes: int = _DEFAULT_LIMIT_BYTES,
+) -> Answer:
+    """The answer of `address` (`unix:/path` or `host:port`) to one request.
+
+    Raises:
+        DeadlineExceededError: It took longer than `timeout_s`.
+        UnavailableError: Nobody listens, or what answers does not speak HTTP, or says more than
+            `limit_bytes`.
+    """
+    head = {
+        "host": "localhost" if address.startswith("unix:") else address,
+        "connection": "close",
+        "content-length": str(len(body)),
+        **(headers or {}),
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+    request = f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _exchange(address, request, limit_bytes)
+    except TimeoutError:
+        message = f"{address} did not answer {method} {path} within {timeout_s:g} s"
+        raise DeadlineExceededError(message) from None
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
+        raise UnavailableError(f"no answer from {address}: {error}") from error
+
+
+async def _exchange(address: str, request: bytes, limit_bytes: int) -> Answer:
+    reader, writer = await _connect(address)
+    try:
+        writer.write(request)
+        await writer.drain()
+        status, headers = await _read_head(reader)
+        body = await _read_body(reader, headers, limit_bytes)
+    finally:
+        writer.transport.abort()  # one request per connection: there is nothing to wait for
+    return Answer(status=status, headers=headers, body=body)
+
+
+async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix:")
+        return await asyncio.open_unix_connection(path, limit=_MAX_HEAD_BYTES)
+    host, _, port = address.rpartition(":")
+    return await asyncio.open_connection(host.strip("[]"), int(port), limit=_MAX_HEAD_BYTES)
+
+
+async def _read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
+    head = await reader.readuntil(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    version, _, rest = first.partition(" ")
+    if not version.startswith("HTTP/1."):
+        raise ValueError(f"{first[:40]!r} is no HTTP status line")
+    pairs = (line.partition(":") for line in lines if line)
+    return int(rest[:3]), {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+async def _read_body(
+    reader: asyncio.StreamReader, headers: Mapping[str, str], limit_bytes: int
+) -> bytes:
+    if "chunked" in headers.get("transfer-encoding", ""):
+        return await _read_chunks(reader, limit_bytes)
+    if "content-length" in headers:
+        length = int(headers["content-length"])
+        _check_size(length, limit_bytes)
+        return await reader.readexactly(length)
+    parts: list[bytes] = []
+    size = 0
+    while part := await reader.read(_MAX_HEAD_BYTES):
+        size += len(part)
+        _check_size(size, limit_bytes)
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def _read_chunks(reader: asyncio.StreamReader, limit_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        line = await reader.readuntil(b"\r\n")
+        length = int(line.partition(b";")[0], 16)
+        if length == 0:
+            return b"".join(parts)
+        size += length
+        _check_size(size, limit_bytes)
+        parts.append(await reader.readexactly(length))
+        await reader.readexactly(2)
+
+
+def _check_size(size: int, limit_bytes: int) -> None:
+    if not 0 <= size <= limit_bytes:
+        raise ValueError(f"the body has {size} bytes, more than the {limit_bytes} allowed")

@@ -1,0 +1,146 @@
+"""Does a real request get a real answer? One per endpoint, through the gateway, after each change.
+
+Replicas that say "ready" prove that a model loads; only an answer proves the whole way.
+"""
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import Final
+
+import msgspec
+
+from headrace.control.fetch import Answer, fetch
+from headrace.core import (
+    VARIABLE,
+    Clock,
+    Datatype,
+    HeadraceError,
+    ModelSignature,
+    Tensors,
+    TensorSpec,
+    datatype_of,
+)
+from headrace.core.examples import example_inputs
+
+_TIMEOUT_S: Final = 60.0
+_RETRIES: Final = 20
+_RETRY_S: Final = 0.25
+_VARIABLE_SIZES: Final = (1, 16, 224)
+"""Sizes tried for variable dimensions: tokens, then images; one that the model takes is enough."""
+_OK: Final = range(200, 300)
+_BAD_REQUEST: Final = 400
+_INTERNAL: Final = 500
+_SHOWN: Final = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstRequest:
+    """What came back: `answered` if the model itself said something; `status` is HTTP's, 0 if none.
+
+    `revisions` are the ids of those that the endpoint had then.
+    """
+
+    answered: bool
+    status: int
+    latency_s: float
+    message: str
+    revisions: tuple[str, ...]
+
+
+class _Tensor(msgspec.Struct):
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+
+
+class _Metadata(msgspec.Struct):
+    inputs: tuple[_Tensor, ...]
+
+
+async def send_first_request(
+    address: str, name: str, *, revisions: tuple[str, ...], clock: Clock
+) -> FirstRequest:
+    """Ask `name` at the gateway `address` until somebody answers, at most for some seconds.
+
+    The model answered if the status is 2xx, or 400: it may refuse made-up values for good reasons.
+    """
+    result = FirstRequest(
+        answered=False, status=0, latency_s=0.0, message="not sent", revisions=revisions
+    )
+    for _ in range(_RETRIES):
+        began = clock.monotonic()
+        try:
+            answer = await _ask(address, name)
+        except (HeadraceError, msgspec.DecodeError) as error:
+            result = replace(result, message=str(error))
+        else:
+            result = _judge(answer, clock.monotonic() - began, revisions)
+            if result.answered or result.status == _INTERNAL:
+                return result
+        await asyncio.sleep(_RETRY_S)
+    return result
+
+
+def infer_body(inputs: Tensors) -> bytes:
+    """`inputs` as a V2 request in JSON."""
+    rows = [
+        {
+            "name": name,
+            "shape": array.shape,
+            "datatype": datatype_of(array.dtype),
+            "data": [
+                item.decode() if isinstance(item, bytes) else item
+                for item in array.ravel().tolist()
+            ],
+        }
+        for name, array in inputs.items()
+    ]
+    return msgspec.json.encode({"inputs": rows})
+
+
+async def _ask(address: str, name: str) -> Answer:
+    """The answer to an inference, or to the question for the model's inputs if that fails."""
+    described = await fetch(address, f"/v2/models/{name}", timeout_s=_TIMEOUT_S)
+    if described.status not in _OK:
+        return described
+    signature = _signature(described.body)
+    answer = described
+    for size in _VARIABLE_SIZES:
+        answer = await fetch(
+            address,
+            f"/v2/models/{name}/infer",
+            method="POST",
+            headers={"content-type": "application/json"},
+            body=infer_body(example_inputs(signature, variable=size)),
+            timeout_s=_TIMEOUT_S,
+        )
+        if answer.status in _OK or not _has_variable(signature):
+            break
+    return answer
+
+
+def _signature(body: bytes) -> ModelSignature:
+    metadata = msgspec.json.decode(body, type=_Metadata)
+    specs = tuple(
+        TensorSpec(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        for tensor in metadata.inputs
+    )
+    batched = all(spec.shape and spec.shape[0] == VARIABLE for spec in specs)
+    return ModelSignature(inputs=specs, outputs=(), batched=batched)
+
+
+def _has_variable(signature: ModelSignature) -> bool:
+    first = 1 if signature.batched else 0
+    return any(VARIABLE in spec.shape[first:] for spec in signature.inputs)
+
+
+def _judge(answer: Answer, latency_s: float, revisions: tuple[str, ...]) -> FirstRequest:
+    is_ok = answer.status in _OK
+    said = "" if is_ok else answer.body[:_SHOWN].decode("utf-8", "replace")
+    return FirstRequest(
+        answered=is_ok or answer.status == _BAD_REQUEST,
+        status=answer.status,
+        latency_s=latency_s,
+        message=said,
+        revisions=revisions,
+    )

@@ -1,0 +1,255 @@
+"""Who keeps Envoy running? Adopts or starts it, starts it again, carries routes to it."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.control.backoff import CRASHED, STABLE_AFTER_S
+from headrace.control.files import write_atomic
+from headrace.control.observed import Route
+from headrace.control.process import start_ticks
+from headrace.control.routes import live_weights
+from headrace.core import Clock, HeadraceError
+from headrace.gateway import (
+    EndpointRoute,
+    EnvoyGateway,
+    GatewaySettings,
+    GatewayUnavailableError,
+    RevisionTarget,
+    build_snapshot,
+)
+
+_LOG: Final = logging.getLogger("headrace.control")
+_WATCH_LOGS_S: Final = 30.0
+_UP_TIMEOUT_S: Final = 15.0
+
+
+class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Which Envoy runs, and with what of its settings that it cannot change."""
+
+    pid: int
+    start_ticks: int
+    host: str
+    http_port: int
+    grpc_port: int
+    max_body_bytes: int
+    access_log: bool
+
+
+def read_gateway_record(path: Path) -> GatewayRecord | None:
+    """The record of an Envoy that still runs."""
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=GatewayRecord)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return record if start_ticks(record.pid) == record.start_ticks else None
+
+
+def read_routes(path: Path) -> tuple[Route, ...] | None:
+    """The routes that a gateway acknowledged last; None if that is not known."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=tuple[Route, ...])
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def endpoint_route(route: Route) -> EndpointRoute:
+    """`route` in the gateway's words: weights of versions that cannot answer go to the others."""
+    weights = live_weights(route)
+    targets = tuple(
+        RevisionTarget(version=arm.version, replicas=arm.replicas, weight=weights[arm.version])
+        for arm in route.arms
+    )
+    return EndpointRoute(name=route.name, revisions=targets, timeout_s=route.timeout_s)
+
+
+@dataclass(slots=True, kw_only=True)
+class GatewayKeeper:
+    """Holds one Envoy up for as long as `run` is awaited; its end is not Envoy's end."""
+
+    settings: GatewaySettings
+    record_path: Path
+    routes_path: Path
+    clock: Clock
+    restarts: int = 0
+    reason: str = ""
+    _gateway: EnvoyGateway = field(init=False)
+    _routes: tuple[Route, ...] = ()
+    _up: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._gateway = EnvoyGateway(self.settings)
+
+    @property
+    def pid(self) -> int | None:
+        """Envoy's pid, while it runs."""
+        return self._gateway.pid
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether Envoy serves."""
+        return self._up.is_set() and self._gateway.pid is not None
+
+    async def open(self, routes: Sequence[Route]) -> bool:
+        """Adopt the Envoy that runs, else start one that serves `routes`; whether it was adopted.
+
+        Raises:
+            HeadraceError: It cannot be started; the message says why.
+        """
+        self._routes = tuple(routes)
+        record = read_gateway_record(self.record_path)
+        if record is not None and await self._adopt(record):
+            return True
+        await self._start()
+        return False
+
+    async def run(self) -> None:
+        """Start Envoy again whenever it ends, until cancelled; after `open`."""
+        failures = 0
+        while True:
+            began = self.clock.monotonic()
+            await self._watch()
+            self._up.clear()
+            stable = self.clock.monotonic() - began >= STABLE_AFTER_S
+            failures = 1 if stable else failures + 1
+            self.reason = "ended unexpectedly"
+            _LOG.error("gateway ended", extra={"failures": failures})
+            while not self._up.is_set():
+                await asyncio.sleep(CRASHED.delay_s(failures))
+                failures += not await self._try_start()
+
+    async def publish(self, routes: Sequence[Route]) -> None:
+        """Return when requests follow `routes`.
+
+        Raises:
+            HeadraceError: Envoy refused them or does not run.
+        """
+        self._routes = tuple(routes)  # a start brings them into force as well
+        await self._wait_up()
+        endpoints = [endpoint_route(route) for route in routes]
+        await self._gateway.publish(build_snapshot(self.settings, endpoints))
+        self._keep_routes(routes)
+
+    async def stats(self) -> str:
+        """Envoy's metrics in Prometheus' text format."""
+        return await self._gateway.stats()
+
+    async def stop(self, *, drain_s: float) -> None:
+        """Let requests end, then end Envoy."""
+        self._up.clear()
+        await self._gateway.stop(drain_s)
+        self.record_path.unlink(missing_ok=True)
+        self.routes_path.unlink(missing_ok=True)
+
+    async def _wait_up(self) -> None:
+        try:
+            async with asyncio.timeout(_UP_TIMEOUT_S):
+                await self._up.wait()
+        except TimeoutError:
+            message = f"the gateway does not run: {self.reason or 'it is being started'}"
+            raise GatewayUnavailableError(message) from None
+
+    async def _adopt(self, record: GatewayRecord) -> bool:
+        if _binding(self.settings) != _recorded_binding(record):
+            _LOG.info("gateway runs with other settings: starting it anew")
+            await self._end_other(record)
+            return False
+        try:
+            await self._gateway.adopt(record.pid)
+        except HeadraceError as error:
+            _LOG.warning("cannot adopt the gateway", extra={"error": str(error)})
+            return False
+        self._up.set()
+        _LOG.info("adopted gateway", extra={"pid": record.pid})
+        return True
+
+    async def _end_other(self, record: GatewayRecord) -> None:
+        """End an Envoy whose ports or limits are not what is wanted now."""
+        await self._gateway.adopt(record.pid)
+        await self._gateway.stop(5.0)
+
+    async def _start(self) -> None:
+        routes = self._routes
+        endpoints = [endpoint_route(route) for route in routes]
+        await self._gateway.start(build_snapshot(self.settings, endpoints))
+        pid = self._gateway.pid
+        if pid is None:
+            raise GatewayUnavailableError("Envoy ended right after its start")
+        self._up.set()
+        self.reason = ""
+        self._keep_record(pid)
+        self._keep_routes(routes)
+        extra = {"pid": pid, "http_port": self.settings.http_port}
+        _LOG.info("started gateway", extra=extra)
+
+    async def _try_start(self) -> bool:
+        try:
+            await self._start()
+        except HeadraceError as error:
+            self.reason = str(error)
+            _LOG.error("cannot start the gateway again", extra={"error": self.reason})
+            return False
+        self.restarts += 1
+        return True
+
+    async def _watch(self) -> None:
+        """Return when Envoy ended; keep its logs bounded meanwhile."""
+        ended = asyncio.ensure_future(self._gateway.wait())
+        try:
+            while not ended.done():
+                await asyncio.wait({ended}, timeout=_WATCH_LOGS_S)
+                if not ended.done():
+                    await self._rotate_logs()
+        finally:
+            ended.cancel()
+
+    async def _rotate_logs(self) -> None:
+        try:
+            await self._gateway.rotate_logs()
+        except (HeadraceError, OSError) as error:
+            _LOG.warning("cannot rotate the gateway's logs", extra={"error": str(error)})
+
+    def _keep_record(self, pid: int) -> None:
+        host, http_port, grpc_port, max_body_bytes, access_log = _binding(self.settings)
+        record = GatewayRecord(
+            pid=pid,
+            start_ticks=start_ticks(pid) or 0,
+            host=host,
+            http_port=http_port,
+            grpc_port=grpc_port,
+            max_body_bytes=max_body_bytes,
+            access_log=access_log,
+        )
+        write_atomic(self.record_path, msgspec.json.encode(record), durable=False)
+
+    def _keep_routes(self, routes: Sequence[Route]) -> None:
+        write_atomic(self.routes_path, msgspec.json.encode(tuple(routes)), durable=False)
+
+
+_Binding = tuple[str, int, int, int, bool]
+
+
+def _binding(settings: GatewaySettings) -> _Binding:
+    """What a running Envoy cannot change."""
+    return (
+        settings.host,
+        settings.http_port,
+        settings.grpc_port,
+        settings.max_body_bytes,
+        settings.access_log,
+    )
+
+
+def _recorded_binding(record: GatewayRecord) -> _Binding:
+    return (
+        record.host,
+        record.http_port,
+        record.grpc_port,
+        record.max_body_bytes,
+        record.access_log,
+    )

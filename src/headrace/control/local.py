@@ -1,0 +1,177 @@
+"""How do replicas become processes on this machine, and come back to a new control plane?"""
+
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.control.desired import Revision
+from headrace.control.home import Home
+from headrace.control.log_files import last_line
+from headrace.control.process import Process, find_by_arguments, python_module, start_ticks
+from headrace.control.records import RecordStore, ReplicaRecord, digest_of
+from headrace.core import ReplicaSettings
+
+_MODULE: Final = "headrace.serving"
+
+
+@dataclass(slots=True, kw_only=True)
+class Running:
+    """A replica's record and its process; None once the process ended."""
+
+    record: ReplicaRecord
+    process: Process | None
+
+
+@dataclass(slots=True)
+class LocalDriver:
+    """Starts, adopts and ends replicas as processes of this machine.
+
+    Each replica runs in a session of its own, so that the end of the control plane, by whatever
+    signal, does not reach it. Methods belong to one thread.
+    """
+
+    home: Home
+    socket_dir: Path
+    log_format: str = "text"
+    module: str = _MODULE
+    """What is run as `python -m`; tests put a stand-in here."""
+    _running: dict[str, Running] = field(default_factory=dict)
+    _records: RecordStore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._records = RecordStore(self.home)
+
+    def address_of(self, serial: int) -> str:
+        """Where the replica with `serial` listens."""
+        return f"unix:{self.socket_dir / f'r{serial}.sock'}"
+
+    def start(self, *, name: str, serial: int, revision: Revision) -> Process:
+        """Start a new replica.
+
+        Raises:
+            OSError: The process could not be started, or the disk is full.
+        """
+        address = self.address_of(serial)
+        settings = msgspec.structs.replace(
+            revision.settings,
+            uds=address.removeprefix("unix:"),
+            replica=name,
+            log_format=self.log_format,
+        )
+        data = msgspec.json.encode(settings)
+        self._records.write_settings(name, data)
+        record = ReplicaRecord(
+            name=name,
+            serial=serial,
+            endpoint=revision.endpoint,
+            version=revision.version,
+            revision_id=revision.id,
+            address=address,
+            settings_sha256=digest_of(data),
+        )
+        return self._spawn(record)
+
+    def restart(self, name: str) -> Process:
+        """Start a replica again whose process ended; OSError as `start`."""
+        running = self._running[name]
+        record = msgspec.structs.replace(running.record, restarts=running.record.restarts + 1)
+        return self._spawn(record)
+
+    def adopt_all(self) -> list[Running]:
+        """Every replica that an earlier control plane left, dead ones included."""
+        for record in self._records.read_all():
+            process = self._find(record)
+            if process is not None and process.pid != record.pid:
+                record = _with_process(record, process)  # noqa: PLW2901  # the one we go on with
+                self._records.write(record)
+            self._running[record.name] = Running(record=record, process=process)
+        return list(self._running.values())
+
+    def names(self) -> list[str]:
+        """Every replica that was not forgotten."""
+        return list(self._running)
+
+    def process_of(self, name: str) -> Process | None:
+        """The running process of a replica."""
+        running = self._running.get(name)
+        return None if running is None else running.process
+
+    def settings_of(self, name: str) -> ReplicaSettings:
+        """What a replica was told.
+
+        Raises:
+            OSError, msgspec.DecodeError: The file is gone or damaged.
+        """
+        data = self._records.settings_path(name).read_bytes()
+        return msgspec.json.decode(data, type=ReplicaSettings)
+
+    def note_ready(self, name: str) -> None:
+        """Remember over a restart of the control plane that this replica has been ready."""
+        running = self._running[name]
+        if not running.record.was_ready:
+            running.record = msgspec.structs.replace(running.record, was_ready=True)
+            self._records.write(running.record)
+
+    def note_exit(self, name: str) -> str:
+        """Let go of a process that ended; the last line of its log, which says why."""
+        running = self._running[name]
+        if running.process is not None:
+            running.process.close()
+            running.process = None
+        return last_line(self.home.log_of(name))
+
+    def drain(self, name: str) -> None:
+        """Tell a replica to finish what it has and to end."""
+        self._send(name, signal.SIGTERM)
+
+    def kill(self, name: str) -> None:
+        """End a replica's process now."""
+        self._send(name, signal.SIGKILL)
+
+    def forget(self, name: str) -> None:
+        """Remove what a replica left behind, its log excepted."""
+        running = self._running.pop(name, None)
+        self._records.remove(name)
+        if running is not None:
+            Path(running.record.address.removeprefix("unix:")).unlink(missing_ok=True)
+            if running.process is not None:
+                running.process.close()
+
+    def close(self) -> None:
+        """Stop watching; the replicas go on."""
+        for running in self._running.values():
+            if running.process is not None:
+                running.process.close()
+
+    def _arguments(self, name: str) -> list[str]:
+        return python_module(self.module, "--settings", str(self._records.settings_path(name)))
+
+    def _spawn(self, record: ReplicaRecord) -> Process:
+        # The record comes first: a crash between the two leaves a process that can be found.
+        record = msgspec.structs.replace(record, pid=0, start_ticks=0)
+        self._records.write(record)
+        self._running[record.name] = Running(record=record, process=None)
+        process = Process.spawn(self._arguments(record.name), log=self.home.log_of(record.name))
+        record = _with_process(record, process)
+        self._running[record.name] = Running(record=record, process=process)
+        self._records.write(record)
+        return process
+
+    def _find(self, record: ReplicaRecord) -> Process | None:
+        if record.pid:
+            return Process.adopt(record.pid, record.start_ticks)
+        pid = find_by_arguments(self._arguments(record.name)[1:])
+        ticks = None if pid is None else start_ticks(pid)
+        return None if pid is None or ticks is None else Process.adopt(pid, ticks)
+
+    def _send(self, name: str, signum: signal.Signals) -> None:
+        process = self.process_of(name)
+        if process is not None:
+            process.send(signum)
+
+
+def _with_process(record: ReplicaRecord, process: Process) -> ReplicaRecord:
+    return msgspec.structs.replace(record, pid=process.pid, start_ticks=process.start_ticks)

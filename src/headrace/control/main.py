@@ -1,0 +1,224 @@
+"""How does one control plane live, from its lock to the end of its last process?"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.control.assemble import System, assemble
+from headrace.control.home import Home
+from headrace.control.log_files import LogFollower, cut_large, render_line
+from headrace.control.settings import ControlSettings, write_control_file
+from headrace.control.shutdown import stop_replicas
+from headrace.control.store import HomeLock
+from headrace.core import HeadraceError
+from headrace.observe import LogFormat, configure_logging
+
+_LOG: Final = logging.getLogger("headrace.control")
+_COPY_S: Final = 0.1
+_CUT_S: Final = 30.0
+_READY_TIMEOUT_S: Final = 3600.0
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the starting process reads: ready, or why not.
+
+    `found_running`: the system ran before this control plane, so whoever started that must not end
+    it because the start failed.
+    """
+
+    ready: bool = False
+    error: str = ""
+    found_running: bool = False
+
+
+def run(settings: ControlSettings) -> int:
+    """Be the control plane of `settings.home` until told to stop; the exit status.
+
+    A signal to end (SIGTERM, SIGINT) drains and ends everything; a second one does not wait.
+    """
+    return asyncio.run(_run(settings))
+
+
+async def _run(settings: ControlSettings) -> int:
+    _configure_log(settings)
+    lock: HomeLock | None = None
+    try:
+        home = Home.at(Path(settings.home))
+        lock = HomeLock(home.lock_file)
+        lock.acquire()
+        system = assemble(settings, home)
+        write_control_file(home.control_file, system.control_file)
+    except (HeadraceError, OSError) as error:
+        _LOG.error("cannot start: %s", error)
+        _notify(settings, Notice(error=str(error)))
+        if lock is not None:
+            lock.release()
+        return EXIT_FAILED
+    if settings.copy_logs:
+        _log_to(home.log_of("control"))
+    try:
+        return await Life(settings=settings, system=system).run()
+    finally:
+        lock.release()
+
+
+@dataclass(slots=True, kw_only=True)
+class Life:
+    """Everything between the lock and its release."""
+
+    settings: ControlSettings
+    system: System
+    _failure: str = ""
+    _hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    _follower: LogFollower | None = None
+
+    async def run(self) -> int:
+        """Serve until told to stop, then end everything; the exit status."""
+        if self.settings.copy_logs:
+            self._follower = LogFollower(self.system.plane.log_files)
+        self._handle_signals()
+        async with asyncio.TaskGroup() as group:
+            background = [group.create_task(self._copy_logs()), group.create_task(self._cut_logs())]
+            await self._serve_until_stopped()
+            if not (self._failure and self.system.found_running):
+                await self._end_everything()
+            for task in background:
+                task.cancel()
+        self._copy_new()
+        self.system.driver.close()
+        self.system.sockets.close()
+        return EXIT_FAILED if self._failure else EXIT_OK
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._on_signal, signum)
+
+    def _on_signal(self, signum: signal.Signals) -> None:
+        stop = self.system.plane.stop_requested
+        if stop.is_set():
+            _LOG.warning("second signal: ending at once", extra={"signal": signum.name})
+            self._hurry.set()
+        else:
+            _LOG.info("stopping", extra={"signal": signum.name})
+            stop.set()
+
+    async def _serve_until_stopped(self) -> None:
+        serving = asyncio.create_task(self._serve())
+        stopping = asyncio.create_task(self.system.plane.stop_requested.wait())
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        self.system.server.stop()
+        serving.cancel()
+        await asyncio.wait({serving})
+        if not serving.cancelled() and (error := serving.exception()) is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Say why this control plane ends; a mistake of the operator's needs no trace."""
+        errors = error.exceptions if isinstance(error, BaseExceptionGroup) else (error,)
+        is_ours = all(isinstance(one, HeadraceError) for one in errors)
+        self._failure = "; ".join(str(one) or type(one).__name__ for one in errors)
+        _LOG.error("cannot go on: %s", self._failure, exc_info=None if is_ours else error)
+        self._tell(Notice(error=self._failure, found_running=self.system.found_running))
+
+    async def _serve(self) -> None:
+        """Bring everything up and keep it up; ends only by being cancelled, or by an error."""
+        system = self.system
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_gateway())
+            group.create_task(system.reconciler.run())
+            if system.document is not None:
+                applied = await system.plane.apply(system.document)
+                _LOG.info("applied spec", extra={"generation": applied.generation})
+            group.create_task(system.plane.ask_first_requests())
+            # One turn of the loop starts the replicas; the API's imports come after that.
+            await asyncio.sleep(0)
+            group.create_task(system.server.run())
+            await self._tell_ready()
+
+    async def _keep_gateway(self) -> None:
+        keeper, reconciler = self.system.keeper, self.system.reconciler
+        await keeper.open(reconciler.published or ())
+        await keeper.run()
+
+    async def _tell_ready(self) -> None:
+        status = await self.system.plane.wait_ready(_READY_TIMEOUT_S)
+        if status.ready:
+            _LOG.info("ready", extra={"http": status.addresses["http"]})
+            self._tell(Notice(ready=True, found_running=self.system.found_running))
+            return
+        reasons = "; ".join(f"{e.name}: {e.message}" for e in status.endpoints if not e.ready)
+        _LOG.error("not ready", extra={"reason": reasons})
+        self._tell(Notice(error=reasons, found_running=self.system.found_running))
+
+    def _tell(self, notice: Notice) -> None:
+        _notify(self.settings, notice)
+
+    async def _end_everything(self) -> None:
+        """Close the gateway's ports, let requests end, then end the replicas."""
+        gentle = asyncio.create_task(self._drain(self.settings.drain_timeout_s))
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({gentle, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not gentle.done():
+            gentle.cancel()
+            await asyncio.wait({gentle})
+            await self._drain(0.0)
+        else:
+            await gentle
+        self.system.home.control_file.unlink(missing_ok=True)
+        _LOG.info("stopped")
+
+    async def _drain(self, drain_s: float) -> None:
+        await self.system.keeper.stop(drain_s=drain_s)
+        await stop_replicas(self.system.driver, drain_s=drain_s)
+
+    async def _copy_logs(self) -> None:
+        while self._follower is not None:
+            await asyncio.sleep(_COPY_S)
+            self._copy_new()
+
+    def _copy_new(self) -> None:
+        for line in self._follower.read_new() if self._follower is not None else ():
+            sys.stderr.write(f"{render_line(line, log_format=self.settings.log_format)}\n")
+
+    async def _cut_logs(self) -> None:
+        while True:
+            await asyncio.sleep(_CUT_S)
+            for path in await asyncio.to_thread(cut_large, self.system.home.logs):
+                _LOG.info("moved a large log aside", extra={"path": str(path)})
+
+
+def _configure_log(settings: ControlSettings) -> None:
+    log_format: LogFormat = "json" if settings.log_format == "json" else "text"
+    configure_logging(log_format=log_format, level=settings.log_level)
+
+
+def _log_to(path: Path) -> None:
+    """Send this process's log to a file, from where it joins the others' in one stream."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(path.open("a", encoding="utf-8"))
+
+
+def _notify(settings: ControlSettings, notice: Notice) -> None:
+    """Tell the process that started this one, once."""
+    descriptor = settings.notify_fd
+    if descriptor is None:
+        return
+    try:
+        os.write(descriptor, msgspec.json.encode(notice) + b"\n")
+        os.close(descriptor)
+    except OSError:
+        return  # told already, or the other end has gone

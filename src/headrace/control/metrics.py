@@ -1,0 +1,106 @@
+"""How do the metrics of many processes become one valid Prometheus exposition?
+
+In the text format a family stands once: one HELP, one TYPE, then all its samples. So families are
+merged by name, and a label tells whose a sample is.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+_NAME: Final = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
+_META: Final = re.compile(rf"# (HELP|TYPE) ({_NAME})(?: (.*))?$")
+_LABELS: Final = r'\{(?:[^"\\}]|"(?:[^"\\]|\\.)*")*\}'
+_SAMPLE: Final = re.compile(rf"({_NAME})({_LABELS})?( +\S+(?: +-?\d+)?)\s*$")
+_SUFFIXES: Final = ("", "_bucket", "_sum", "_count", "_created", "_total", "_info")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One process's exposition, and the labels that its samples get."""
+
+    text: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Family:
+    help: str | None = None
+    type: str | None = None
+    samples: list[str] = field(default_factory=list)
+
+
+def merge_expositions(sources: Iterable[Source]) -> str:
+    """One exposition with the samples of all `sources`.
+
+    The first HELP and TYPE of a family hold. Lines that are neither a sample nor HELP or TYPE are
+    dropped, so that one broken process cannot spoil the answer for all.
+    """
+    families: dict[str, _Family] = {}
+    for source in sources:
+        _read(source, families)
+    lines = []
+    for name, family in families.items():
+        if not family.samples:
+            continue
+        if family.help is not None:
+            lines.append(f"# HELP {name} {family.help}")
+        if family.type is not None:
+            lines.append(f"# TYPE {name} {family.type}")
+        lines += family.samples
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _read(source: Source, families: dict[str, _Family]) -> None:
+    current = ""
+    extra = {name: _escaped(value) for name, value in source.labels.items()}
+    for line in source.text.splitlines():
+        meta = _META.match(line)
+        if meta is not None:
+            kind, current, text = meta.groups()
+            family = families.setdefault(current, _Family())
+            if kind == "HELP" and family.help is None:
+                family.help = text or ""
+            elif kind == "TYPE" and family.type is None:
+                family.type = text or "untyped"
+            continue
+        sample = _SAMPLE.match(line)
+        if sample is None:
+            continue
+        name, labels, rest = sample.groups()
+        if not any(name == current + suffix for suffix in _SUFFIXES):
+            current = name
+        merged = _with_labels(labels or "", extra)
+        families.setdefault(current, _Family()).samples.append(f"{name}{merged}{rest}")
+
+
+def _with_labels(labels: str, extra: Mapping[str, str]) -> str:
+    """`{a="1"}` with `extra` in front, except names that are there already."""
+    inner = labels[1:-1].strip().rstrip(",")
+    added = [
+        f'{name}="{value}"'
+        for name, value in extra.items()
+        if re.search(rf'(?:^|,)\s*{name}\s*=\s*"', inner) is None
+    ]
+    joined = ",".join([*added, inner] if inner else added)
+    return f"{{{joined}}}" if joined else ""
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+Labels = tuple[tuple[str, str], ...]
+"""Pairs of a label's name and value."""
+
+
+def gauge(name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> str:
+    """One gauge in the text format."""
+    lines = [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
+    for pairs, value in samples:
+        labels = ",".join(f'{label}="{_escaped(content)}"' for label, content in pairs)
+        lines.append(f"{name}{{{labels}}} {value:g}" if labels else f"{name} {value:g}")
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,321 @@
+"""The thin async driver around `plan`: waits for events, does what the plan says."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol, assert_never
+
+from headrace.control.desired import DesiredState
+from headrace.control.fetch import fetch
+from headrace.control.local import LocalDriver, Running
+from headrace.control.observed import (
+    Health,
+    Observed,
+    Phase,
+    Replica,
+    Route,
+    drained,
+    exited,
+    killed,
+    probed,
+    started,
+)
+from headrace.control.plan import (
+    Action,
+    DrainReplica,
+    ForgetReplica,
+    KillReplica,
+    PublishRoutes,
+    RestartReplica,
+    StartReplica,
+    due_at,
+    plan,
+)
+from headrace.control.process import Process
+from headrace.core import Clock, DeadlineExceededError, HeadraceError, UnavailableError
+
+_LOG: Final = logging.getLogger("headrace.control")
+_READY_PATH: Final = "/v2/health/ready"
+_HTTP_OK: Final = 200
+_PROBE_TIMEOUT_S: Final = 2.0
+_FIRST_PROBE_S: Final = 0.02
+_STARTING_PROBE_S: Final = 0.25
+_READY_PROBE_S: Final = 2.0
+_REPUBLISH_S: Final = 1.0
+
+
+class RoutePublisher(Protocol):
+    """What carries routes to the gateway."""
+
+    async def publish(self, routes: Sequence[Route]) -> None:
+        """Return when requests follow `routes`.
+
+        Raises:
+            HeadraceError: The gateway refused them or does not run; what it had is in force.
+        """
+
+
+@dataclass(slots=True, kw_only=True)
+class Reconciler:
+    """Brings what runs to what should run, for as long as `run` is awaited.
+
+    Cancelling `run` stops the watching and nothing else: replicas go on.
+    """
+
+    driver: LocalDriver
+    publisher: RoutePublisher
+    clock: Clock
+    drain_timeout_s: float
+    desired: DesiredState = field(default_factory=DesiredState)
+    published: tuple[Route, ...] | None = None
+    publish_error: str = ""
+    replicas: dict[str, Replica] = field(default_factory=dict)
+    _attempted: tuple[Route, ...] | None = None
+    _can_publish: bool = True
+    _next_serial: int = 1
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _group: asyncio.TaskGroup | None = None
+
+    def observed(self) -> Observed:
+        """Everything known now."""
+        return Observed(
+            replicas=dict(self.replicas),
+            published=self.published,
+            attempted=self._attempted,
+            can_publish=self._can_publish,
+            next_serial=self._next_serial,
+        )
+
+    def want(self, desired: DesiredState) -> None:
+        """Aim at `desired` from now on."""
+        self.desired = desired
+        self.note_change()
+
+    async def wait_change(self) -> None:
+        """Return at the next change of anything observed or desired."""
+        await self._changed.wait()
+
+    def adopt(self) -> list[Replica]:
+        """Take over the replicas of an earlier control plane; before `run`.
+
+        A replica that gets requests counts as ready until a look at it says otherwise, so that
+        taking over never empties a route.
+        """
+        routed = self.observed().routed_addresses()
+        now = self.clock.monotonic()
+        for running in self.driver.adopt_all():
+            replica = _adopted(running, is_routed=running.record.address in routed, now=now)
+            self.replicas[replica.name] = replica
+            self._next_serial = max(self._next_serial, replica.serial + 1)
+            _LOG.info(
+                "adopted replica" if replica.pid else "found the remains of a replica",
+                extra={"replica": replica.name, "pid": replica.pid},
+            )
+        return list(self.replicas.values())
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            for name in self.replicas:
+                process = self.driver.process_of(name)
+                if process is not None:
+                    group.create_task(self._supervise(name, process))
+            while True:
+                self.step()
+                await self._wait_due()
+
+    def step(self) -> None:
+        """Do what the plan says now."""
+        self._wake.clear()
+        actions = plan(
+            self.desired,
+            self.observed(),
+            self.clock.monotonic(),
+            drain_timeout_s=self.drain_timeout_s,
+        )
+        for action in actions:
+            self._do(action)
+
+    async def _wait_due(self) -> None:
+        due = due_at(self.observed(), drain_timeout_s=self.drain_timeout_s)
+        delay = None if due is None else max(due - self.clock.monotonic(), 0.0)
+        try:
+            async with asyncio.timeout(delay):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case StartReplica():
+                self._start(action)
+            case RestartReplica(name=name):
+                self._restart(name)
+            case PublishRoutes(routes=routes):
+                self._can_publish = False
+                self._attempted = routes
+                self._spawn_publish(routes)
+            case DrainReplica(name=name):
+                _LOG.info("draining replica", extra={"replica": name})
+                self._set(drained(self.replicas[name], now=self.clock.monotonic()))
+                self.driver.drain(name)
+            case KillReplica(name=name, reason=reason):
+                _LOG.warning("killing replica", extra={"replica": name, "reason": reason})
+                self._set(killed(self.replicas[name], reason=reason))
+                self.driver.kill(name)
+            case ForgetReplica(name=name):
+                del self.replicas[name]
+                self.driver.forget(name)
+                _LOG.info("replica is gone", extra={"replica": name})
+                self.note_change()
+            case _:
+                assert_never(action)
+
+    def _start(self, action: StartReplica) -> None:
+        revision = action.revision
+        now = self.clock.monotonic()
+        self._next_serial = max(self._next_serial, action.serial + 1)
+        replica = Replica(
+            name=action.name,
+            serial=action.serial,
+            endpoint=revision.endpoint,
+            version=revision.version,
+            revision_id=revision.id,
+            address=self.driver.address_of(action.serial),
+            phase=Phase.STARTING,
+            since=now,
+        )
+        try:
+            process = self.driver.start(name=action.name, serial=action.serial, revision=revision)
+        except OSError as error:
+            self._cannot_start(replica, error)
+        else:
+            self._begin(replica, process)
+
+    def _restart(self, name: str) -> None:
+        replica = self.replicas[name]
+        try:
+            process = self.driver.restart(name)
+        except OSError as error:
+            self._cannot_start(replica, error)
+        else:
+            self._begin(replace(replica, restarts=replica.restarts + 1), process)
+
+    def _cannot_start(self, replica: Replica, error: OSError) -> None:
+        now = self.clock.monotonic()
+        reason = f"cannot start its process: {error}"
+        _LOG.error("cannot start replica", extra={"replica": replica.name, "error": str(error)})
+        self._set(exited(replica, exit_code=1, last_line=reason, now=now))
+
+    def _begin(self, replica: Replica, process: Process) -> None:
+        _LOG.info(
+            "started replica",
+            extra={"replica": replica.name, "pid": process.pid, "restarts": replica.restarts},
+        )
+        self._set(started(replica, pid=process.pid, now=self.clock.monotonic()))
+        assert self._group is not None, "actions are taken inside run"
+        self._group.create_task(self._supervise(replica.name, process))
+
+    async def _supervise(self, name: str, process: Process) -> None:
+        """See one process to its end."""
+        assert self._group is not None
+        probing = self._group.create_task(self._probe(name))
+        try:
+            exit_code = await process.wait()
+        finally:
+            probing.cancel()
+        said = self.driver.note_exit(name)
+        after = exited(
+            self.replicas[name], exit_code=exit_code, last_line=said, now=self.clock.monotonic()
+        )
+        if after.phase is Phase.EXITED:
+            extra = {"replica": name, "reason": after.reason, "failures": after.failures}
+            _LOG.warning("replica ended", extra=extra)
+        self._set(after)
+
+    async def _probe(self, name: str) -> None:
+        """Look at one replica's readiness for as long as its process lives."""
+        pause_s = _FIRST_PROBE_S
+        address = self.replicas[name].address
+        while True:
+            health = await look(address)
+            before = self.replicas[name]
+            after = probed(before, health, now=self.clock.monotonic())
+            if after.phase is Phase.READY:
+                self.driver.note_ready(name)
+            if after.phase is not before.phase:
+                extra = {"replica": name, "phase": after.phase.value}
+                _LOG.info("replica changed", extra=extra)
+            self._set(after, quiet=after.phase is before.phase)
+            pause_s = min(pause_s * 1.2, _STARTING_PROBE_S)
+            await asyncio.sleep(_READY_PROBE_S if after.phase is Phase.READY else pause_s)
+
+    def _spawn_publish(self, routes: tuple[Route, ...]) -> None:
+        assert self._group is not None, "actions are taken inside run"
+        self._group.create_task(self._publish(routes))
+
+    async def _publish(self, routes: tuple[Route, ...]) -> None:
+        try:
+            await self.publisher.publish(routes)
+        except HeadraceError as error:
+            if str(error) != self.publish_error:
+                _LOG.error("cannot publish routes", extra={"error": str(error)})
+            self.publish_error = str(error)
+            self.note_change()
+            await asyncio.sleep(_REPUBLISH_S)
+        else:
+            self.published = routes
+            self._attempted = None
+            self.publish_error = ""
+        self._can_publish = True
+        self.note_change()
+
+    def _set(self, replica: Replica, *, quiet: bool = False) -> None:
+        self.replicas[replica.name] = replica
+        if not quiet:
+            self.note_change()
+
+    def note_change(self) -> None:
+        """Wake everybody who waits for a change."""
+        self._wake.set()
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+async def look(address: str) -> Health:
+    """What a replica says about its readiness."""
+    try:
+        answer = await fetch(address, _READY_PATH, timeout_s=_PROBE_TIMEOUT_S)
+    except DeadlineExceededError:
+        return Health.SILENT
+    except UnavailableError:
+        return Health.REFUSED
+    return Health.READY if answer.status == _HTTP_OK else Health.NOT_READY
+
+
+def _adopted(running: Running, *, is_routed: bool, now: float) -> Replica:
+    record, process = running.record, running.process
+    if process is None:
+        phase = Phase.EXITED
+    elif is_routed:
+        phase = Phase.READY
+    else:
+        phase = Phase.STARTING
+    return Replica(
+        name=record.name,
+        serial=record.serial,
+        endpoint=record.endpoint,
+        version=record.version,
+        revision_id=record.revision_id,
+        address=record.address,
+        phase=phase,
+        since=now,
+        pid=None if process is None else process.pid,
+        was_ready=record.was_ready,
+        restarts=record.restarts,
+        answered_at=now,
+        reason="" if process else "ended while no control plane watched",
+    )

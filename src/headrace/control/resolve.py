@@ -1,0 +1,198 @@
+"""Which model version does each line of a spec mean, today? Pins them all, or says what is wrong.
+
+Blocking: reads and hashes model files, and loads new ones once to prove that they can be served.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.control.desired import DesiredArm, DesiredEndpoint, make_revision
+from headrace.core import (
+    EndpointName,
+    HeadraceError,
+    InvalidArgumentError,
+    ReplicaSettings,
+)
+from headrace.core.spec import (
+    EndpointSpec,
+    SpecError,
+    SpecMistake,
+    SystemSpec,
+    VersionSpec,
+    is_model_path,
+)
+from headrace.registry import FoundModel, ModelVersion, Registry, is_repository, open_repository
+from headrace.runtimes import inspect_model
+
+FULL_WEIGHT: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pinned:
+    """One model version as it will be served.
+
+    `reference`: `NAME:VERSION`, or the path of a model that is served where it lies.
+    """
+
+    reference: str
+    version: str
+    path: Path
+    runtime: str
+    sha256: str = ""
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    max_batch_size: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Resolver:
+    """Pins one spec; use once.
+
+    `reloads`: how often an operator wished to load an endpoint's models again, by endpoint.
+    `max_body_bytes`: the gateway's limit, which replicas share.
+    """
+
+    registry: Registry
+    spec: SystemSpec
+    max_body_bytes: int
+    reloads: Mapping[str, int] = field(default_factory=dict)
+    _mistakes: list[SpecMistake] = field(default_factory=list)
+
+    def resolve(self) -> tuple[DesiredEndpoint, ...]:
+        """The endpoints, every model pinned and verified.
+
+        Raises:
+            SpecError: With every model that is missing, damaged or cannot be served.
+        """
+        endpoints: list[DesiredEndpoint] = []
+        for i, endpoint in enumerate(self.spec.endpoints):
+            for found in self._expand(endpoint, f"endpoints[{i}]"):
+                if any(found.name == other.name for other in endpoints):
+                    self._wrong(f"endpoints[{i}]", f"there are two endpoints called {found.name!r}")
+                endpoints.append(found)
+        if self._mistakes:
+            raise SpecError(self._mistakes)
+        return tuple(endpoints)
+
+    def _expand(self, endpoint: EndpointSpec, place: str) -> list[DesiredEndpoint]:
+        """The endpoints that one line stands for: several if it names a repository."""
+        model = endpoint.model
+        if model is not None and is_model_path(model) and is_repository(Path(model)):
+            return self._from_repository(endpoint, Path(model), f"{place}.model")
+        arms: list[DesiredArm] = []
+        for i, version in enumerate(endpoint.split()):
+            where = f"{place}.model" if endpoint.model else f"{place}.versions[{i}].model"
+            pinned = self._pin(endpoint, version, where)
+            if pinned is None:
+                continue
+            if any(pinned.version == arm.revision.version for arm in arms):
+                self._wrong(where, f"is {pinned.reference}, which the split already has")
+            arms.append(self._arm(endpoint, endpoint.name, pinned, version))
+        return [_endpoint(endpoint, endpoint.name, tuple(arms))]
+
+    def _from_repository(
+        self, endpoint: EndpointSpec, path: Path, place: str
+    ) -> list[DesiredEndpoint]:
+        newest: dict[str, FoundModel] = {}
+        for found in open_repository(path, inspect_model):
+            if found.reason:
+                self._wrong(place, f"{found.name} version {found.version}: {found.reason}")
+            else:
+                newest[found.name] = found  # versions come in ascending order
+        endpoints = []
+        for found in newest.values():
+            pinned = _pin_found(found)
+            version = VersionSpec(model=str(path), weight=FULL_WEIGHT, replicas=endpoint.replicas)
+            arm = self._arm(endpoint, found.name, pinned, version)
+            endpoints.append(_endpoint(endpoint, found.name, (arm,)))
+        return endpoints
+
+    def _pin(self, endpoint: EndpointSpec, version: VersionSpec, place: str) -> Pinned | None:
+        try:
+            stored = self._stored(endpoint, version.model)
+            if endpoint.runtime not in {"", stored.runtime}:
+                message = (
+                    f"{stored.reference} is a model of runtime '{stored.runtime}', "
+                    f"but the endpoint asks for '{endpoint.runtime}'"
+                )
+                raise InvalidArgumentError(message)
+            return _pin_stored(stored, self.registry.path(stored))
+        except HeadraceError as error:
+            self._wrong(place, str(error))
+            return None
+
+    def _stored(self, endpoint: EndpointSpec, model: str) -> ModelVersion:
+        if not is_model_path(model):
+            stored = self.registry.get(model)
+            self.registry.verify(stored)
+            return stored
+        # Pushing reads the file and, if it is known, compares the stored copy with it.
+        return self.registry.push(endpoint.name, Path(model), runtime=endpoint.runtime)
+
+    def _arm(
+        self, endpoint: EndpointSpec, name: str, pinned: Pinned, version: VersionSpec
+    ) -> DesiredArm:
+        settings = replica_settings(endpoint, name, pinned, self.max_body_bytes)
+        revision = make_revision(
+            endpoint=EndpointName(name),
+            model=pinned.reference,
+            settings=settings,
+            reload=self.reloads.get(name, 0),
+        )
+        return DesiredArm(revision=revision, weight=version.weight, replicas=version.replicas)
+
+    def _wrong(self, place: str, message: str) -> None:
+        self._mistakes.append(SpecMistake(place=place, message=message))
+
+
+def replica_settings(
+    endpoint: EndpointSpec, name: str, pinned: Pinned, max_body_bytes: int
+) -> ReplicaSettings:
+    """What every replica of one revision is told."""
+    batching = endpoint.batching.settings(timeout_s=endpoint.timeout_s)
+    limit = pinned.max_batch_size
+    if limit is not None and "max_batch_size" not in endpoint.batching.model_fields_set:
+        # Triton's 0 says that the model has no batch axis; one request at a time is that.
+        batching = msgspec.structs.replace(batching, max_batch_size=max(limit, 1))
+    labels = {**pinned.labels, **endpoint.labels}
+    return ReplicaSettings(
+        model_name=name,
+        model_version=pinned.version,
+        path=str(pinned.path),
+        runtime=pinned.runtime,
+        sha256=pinned.sha256,
+        batching=batching,
+        max_body_bytes=max_body_bytes,
+        labels={output: list(names) for output, names in labels.items()},
+    )
+
+
+def _endpoint(endpoint: EndpointSpec, name: str, arms: tuple[DesiredArm, ...]) -> DesiredEndpoint:
+    return DesiredEndpoint(name=EndpointName(name), timeout_s=endpoint.timeout_s, arms=arms)
+
+
+def _pin_stored(stored: ModelVersion, path: Path) -> Pinned:
+    # The digest of a directory is one over a list: a replica can check a lone file by itself.
+    digest = stored.digest.removeprefix("sha256:") if path.is_file() else ""
+    return Pinned(
+        reference=stored.reference,
+        version=stored.version,
+        path=path,
+        runtime=stored.runtime,
+        sha256=digest,
+        labels=stored.labels,
+    )
+
+
+def _pin_found(found: FoundModel) -> Pinned:
+    return Pinned(
+        reference=str(found.path),
+        version=found.version,
+        path=found.path.absolute(),
+        runtime=found.runtime,
+        labels=found.labels,
+        max_batch_size=found.max_batch_size,
+    )

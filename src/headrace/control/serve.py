@@ -1,0 +1,99 @@
+"""How does the management API get on its sockets? Uvicorn in the control plane's own loop."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from headrace.control.plane import ControlPlane
+
+_STOP_S: Final = 2
+
+
+@dataclass(slots=True, kw_only=True)
+class ApiSockets:
+    """The listening sockets: management, metrics, and what the gateway asks over a Unix socket."""
+
+    admin: socket.socket
+    metrics: socket.socket
+    gateway: socket.socket
+
+    def close(self) -> None:
+        """Close what `serve` did not."""
+        for sock in (self.admin, self.metrics, self.gateway):
+            sock.close()
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """A listening Unix socket that only this user may use; replaces a leftover one."""
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(str(path))
+        path.chmod(0o600)
+        sock.listen(64)
+        sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+@dataclass(slots=True, kw_only=True)
+class ApiServer:
+    """Serves the API on `sockets` until `stop`."""
+
+    plane: ControlPlane
+    sockets: ApiSockets
+    allowed_hosts: frozenset[str]
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Serve until `stop` was called; requests in flight get a moment."""
+        # FastAPI takes longer to load than a small model, so it comes last, beside everything else.
+        await asyncio.to_thread(_import_frameworks)
+        import uvicorn  # noqa: PLC0415  # as above
+
+        from headrace.control import api  # noqa: PLC0415  # as above
+
+        class Server(uvicorn.Server):
+            @contextlib.contextmanager
+            def capture_signals(self) -> Iterator[None]:
+                yield  # signals are the control plane's
+
+        apps = [
+            (api.build_api(self.plane, allowed_hosts=self.allowed_hosts), self.sockets.admin),
+            (api.build_metrics(self.plane), self.sockets.metrics),
+            (api.build_gateway_answers(self.plane), self.sockets.gateway),
+        ]
+        servers = []
+        async with asyncio.TaskGroup() as group:
+            for app, sock in apps:
+                config = uvicorn.Config(
+                    app,
+                    log_config=None,
+                    access_log=False,
+                    lifespan="off",
+                    server_header=False,
+                    log_level="warning",
+                    timeout_graceful_shutdown=_STOP_S,
+                )
+                server = Server(config)
+                servers.append(server)
+                group.create_task(server.serve(sockets=[sock]))
+            await self._stopping.wait()
+            for server in servers:
+                server.should_exit = True
+
+    def stop(self) -> None:
+        """Make `run` return."""
+        self._stopping.set()
+
+
+def _import_frameworks() -> None:
+    """Load FastAPI and uvicorn in a thread, while the loop goes on watching."""
+    import fastapi  # noqa: F401, PLC0415  # for its side effect: later imports are instant
+    import uvicorn  # noqa: F401, PLC0415  # as above

@@ -1,0 +1,82 @@
+"""What is a control plane told at its start, and what does it tell where it is reached?"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from headrace.control.files import write_atomic
+from headrace.control.process import start_ticks
+from headrace.core import InvalidArgumentError
+
+
+class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One control plane: flags and environment resolved, as JSON.
+
+    Ports: 0 picks a free one (or keeps the one that an adopted gateway has). `http_port`,
+    `grpc_port` and `host` None leave it to the spec. `spec` is a document with absolute model
+    paths; None goes on with the stored state. `allowed_hosts`: Host headers that the management API
+    takes besides loopback names and `admin_host`. `copy_logs` writes every process's log to
+    standard error. `first_request` False calls an endpoint ready without having asked it.
+    `notify_fd`: where `{"ready": true}` or `{"error": ...}` is written once.
+    """
+
+    home: str
+    spec: dict[str, Any] | None = None
+    host: str | None = None
+    http_port: int | None = None
+    grpc_port: int | None = None
+    metrics_port: int = 8002
+    admin_port: int = 8080
+    admin_host: str = "127.0.0.1"
+    allowed_hosts: tuple[str, ...] = ()
+    log_format: str = "text"
+    log_level: str = "INFO"
+    copy_logs: bool = False
+    drain_timeout_s: float = 30.0
+    first_request: bool = True
+    notify_fd: int | None = None
+
+
+class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the running control plane of a home is reached: the content of `run/control.json`.
+
+    `started` is in seconds since 1970; `start_ticks` tells its process from a later one of the same
+    pid.
+    """
+
+    pid: int
+    started: float
+    admin_url: str
+    http_url: str
+    grpc_target: str
+    metrics_url: str
+    start_ticks: int = 0
+
+
+def read_settings(path: Path) -> ControlSettings:
+    """The settings in a file.
+
+    Raises:
+        InvalidArgumentError: It cannot be read; the message says why.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=ControlSettings)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise InvalidArgumentError(f"cannot read {path}: {error}") from error
+
+
+def write_control_file(path: Path, content: ControlFile) -> None:
+    """Tell where this control plane is reached."""
+    write_atomic(path, msgspec.json.encode(content), durable=False)
+
+
+def read_control_file(home: Path) -> ControlFile | None:
+    """Where the control plane of `home` is reached; None if none runs there."""
+    path = home / "run" / "control.json"
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=ControlFile)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    ticks = start_ticks(found.pid)
+    return found if ticks is not None and ticks == found.start_ticks else None

@@ -1,0 +1,227 @@
+"""How is everything, in one document for people, scripts and the console? Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
+from headrace.control.first_request import FirstRequest
+from headrace.control.observed import Observed, Phase, Replica, Route
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaStatus:
+    """One process; `state` is a phase of its life, `reason` why it is not ready."""
+
+    name: str
+    state: str
+    pid: int | None
+    address: str
+    restarts: int
+    reason: str
+    rss_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionStatus:
+    """One model version behind an endpoint; `weight` is its share of the requests now.
+
+    A revision that is no longer wanted is listed until its last replica is gone.
+    """
+
+    version: str
+    model: str
+    weight: int
+    desired_weight: int
+    desired_replicas: int
+    replicas: tuple[ReplicaStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointStatus:
+    """One endpoint; `message` says what keeps it from being ready."""
+
+    name: str
+    ready: bool
+    failed: bool
+    """Whether it cannot become ready without somebody's help."""
+    url: str
+    revisions: tuple[RevisionStatus, ...]
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayStatus:
+    """The Envoy process."""
+
+    ready: bool
+    pid: int | None
+    restarts: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Everything; `ready` if the gateway and all endpoints are."""
+
+    ready: bool
+    version: str
+    generation: int
+    pid: int
+    home: str
+    gateway: GatewayStatus
+    endpoints: tuple[EndpointStatus, ...]
+    addresses: Mapping[str, str]
+
+
+MANY_FAILURES: Final = 3
+"""Ends in a row, without having been ready, after which an endpoint is called failed."""
+
+
+def endpoint_statuses(
+    desired: DesiredState,
+    observed: Observed,
+    *,
+    first_requests: Mapping[str, FirstRequest] | None,
+    http_url: str,
+    rss_bytes: Mapping[int, int | None],
+) -> tuple[EndpointStatus, ...]:
+    """The status of every desired endpoint.
+
+    Args:
+        first_requests: By endpoint; None if they are not sent.
+        rss_bytes: Memory by pid.
+    """
+    published = {route.name: route for route in observed.published or ()}
+    return tuple(
+        _endpoint(
+            endpoint,
+            [r for r in observed.replicas.values() if r.endpoint == endpoint.name],
+            published.get(endpoint.name),
+            first_requests=first_requests,
+            http_url=http_url,
+            rss_bytes=rss_bytes,
+        )
+        for endpoint in desired.endpoints
+    )
+
+
+def is_routed_as_desired(endpoint: DesiredEndpoint, route: Route | None) -> bool:
+    """Whether requests follow the desired split, and each weighted version can answer."""
+    if route is None:
+        return False
+    want = {arm.revision.version: arm.weight for arm in endpoint.arms}
+    have = {arm.version: arm.weight for arm in route.arms}
+    return want == have and all(arm.replicas for arm in route.arms if arm.weight)
+
+
+def revision_ids(endpoint: DesiredEndpoint) -> tuple[str, ...]:
+    """The ids of the endpoint's revisions, sorted."""
+    return tuple(sorted(arm.revision.id for arm in endpoint.arms))
+
+
+def _endpoint(
+    endpoint: DesiredEndpoint,
+    replicas: Sequence[Replica],
+    route: Route | None,
+    *,
+    first_requests: Mapping[str, FirstRequest] | None,
+    http_url: str,
+    rss_bytes: Mapping[int, int | None],
+) -> EndpointStatus:
+    problems = [line for arm in endpoint.arms for line in _arm_problems(arm, replicas)]
+    is_routed = is_routed_as_desired(endpoint, route)
+    if not problems and not is_routed:
+        problems.append("waiting for the gateway to route to it")
+    if not problems and first_requests is not None:
+        problems += _first_request_problems(endpoint, first_requests.get(endpoint.name))
+    return EndpointStatus(
+        name=endpoint.name,
+        ready=not problems,
+        failed=_has_failed(endpoint, replicas, first_requests),
+        url=f"{http_url}/v2/models/{endpoint.name}/infer",
+        revisions=_revisions(endpoint, replicas, route, rss_bytes),
+        message="; ".join(problems),
+    )
+
+
+def _arm_problems(arm: DesiredArm, replicas: Sequence[Replica]) -> list[str]:
+    mine = [r for r in replicas if r.revision_id == arm.revision.id and not r.is_leaving]
+    ready = sum(replica.phase is Phase.READY for replica in mine)
+    if ready >= arm.replicas:
+        return []
+    reasons = list(dict.fromkeys(r.reason for r in mine if r.reason and r.phase is not Phase.READY))
+    said = f": {'; '.join(reasons)}" if reasons else ""
+    return [f"version {arm.revision.version}: {ready} of {arm.replicas} replicas ready{said}"]
+
+
+def _first_request_problems(endpoint: DesiredEndpoint, first: FirstRequest | None) -> list[str]:
+    if first is None or first.revisions != revision_ids(endpoint):
+        return ["waiting for the first answer"]
+    if first.answered:
+        return []
+    status = f" with HTTP status {first.status}" if first.status else ""
+    return [f"the first request failed{status}: {first.message}"]
+
+
+def _has_failed(
+    endpoint: DesiredEndpoint,
+    replicas: Sequence[Replica],
+    first_requests: Mapping[str, FirstRequest] | None,
+) -> bool:
+    wanted = set(revision_ids(endpoint))
+    mine = [r for r in replicas if r.revision_id in wanted and not r.is_leaving]
+    if any(replica.cannot_load for replica in mine):
+        return True
+    if any(r.failures >= MANY_FAILURES and r.phase is not Phase.READY for r in mine):
+        return True
+    first = (first_requests or {}).get(endpoint.name)
+    return first is not None and not first.answered and set(first.revisions) == wanted
+
+
+def _revisions(
+    endpoint: DesiredEndpoint,
+    replicas: Sequence[Replica],
+    route: Route | None,
+    rss_bytes: Mapping[int, int | None],
+) -> tuple[RevisionStatus, ...]:
+    weights = {arm.version: arm.weight for arm in route.arms} if route else {}
+    wanted = {arm.revision.id: arm for arm in endpoint.arms}
+    former = {r.revision_id: r.version for r in replicas if r.revision_id not in wanted}
+    rows = []
+    for revision_id, version in [
+        *((arm.revision.id, arm.revision.version) for arm in endpoint.arms),
+        *former.items(),
+    ]:
+        arm = wanted.get(revision_id)
+        # Two revisions of one version share its weight; it is shown at the wanted one.
+        shows_weight = arm is not None or version not in {
+            other.revision.version for other in endpoint.arms
+        }
+        rows.append(
+            RevisionStatus(
+                version=version,
+                model=arm.revision.model if arm else "",
+                weight=weights.get(version, 0) if shows_weight else 0,
+                desired_weight=arm.weight if arm else 0,
+                desired_replicas=arm.replicas if arm else 0,
+                replicas=tuple(
+                    _replica(replica, rss_bytes)
+                    for replica in sorted(replicas, key=lambda r: r.serial)
+                    if replica.revision_id == revision_id
+                ),
+            )
+        )
+    return tuple(rows)
+
+
+def _replica(replica: Replica, rss_bytes: Mapping[int, int | None]) -> ReplicaStatus:
+    return ReplicaStatus(
+        name=replica.name,
+        state=replica.phase.value,
+        pid=replica.pid,
+        address=replica.address,
+        restarts=replica.restarts,
+        reason=replica.reason,
+        rss_bytes=None if replica.pid is None else rss_bytes.get(replica.pid),
+    )
