@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES: Final = 64 << 10
 MAX_PIPELINED: Final = 128
+_SLICE_BYTES: Final = 16 << 10
 _LINGER_S: Final = 2.0
 """How long a refused body is read and dropped, so that the caller can read the refusal first."""
+_HALF_CLOSED_S: Final = 0.1
+"""How long a caller who closed its side is waited for."""
 _JOIN_BELOW: Final = 16 << 10
 """A smaller answer is joined to one write; for a larger one the copy would cost more."""
 
@@ -31,6 +34,7 @@ class Connection(asyncio.Protocol):
     """One caller's connection. Owned by the server, which sweeps it for timeouts."""
 
     __slots__ = (
+        "_backlog",
         "_body",
         "_body_size",
         "_chunks",
@@ -60,6 +64,7 @@ class Connection(asyncio.Protocol):
         self._is_closing = False
         self._is_reading_paused = self._is_writing_paused = False
         self._has_eof = False
+        self._backlog = b""
         self._close_at: float | None = None
         self._reset()
 
@@ -95,8 +100,14 @@ class Connection(asyncio.Protocol):
         del self._parser  # it refers back to this connection
 
     def eof_received(self) -> bool:
-        """The caller will send no more: answer what is in the pipeline, then close."""
+        """The caller will send no more, and has most likely left.
+
+        It gets what is answered soon; what takes longer is cancelled, so that a caller who left
+        does not keep a place in the queue.
+        """
         self._has_eof = True
+        if self._pipeline:
+            asyncio.get_running_loop().call_later(_HALF_CLOSED_S, self._transport.close)
         return bool(self._pipeline)
 
     def data_received(self, data: bytes) -> None:
@@ -106,12 +117,35 @@ class Connection(asyncio.Protocol):
         self._now = now = time.monotonic()
         if self._header_bytes == 0:
             self._since = now
+        if len(data) <= _SLICE_BYTES and not self._backlog:
+            self._feed(data)
+        else:
+            self._feed_in_slices(data)
+
+    def _feed_in_slices(self, data: bytes) -> None:
+        """Parse until the caller has to be paused; what is left then waits.
+
+        A slice full of pipelined requests may be answered by far more bytes than it has.
+        """
+        rest = memoryview(self._backlog + data if self._backlog else data)
+        self._backlog = b""
+        while rest and not self._is_closing:
+            if self._is_reading_paused:
+                self._backlog = bytes(rest)
+                return
+            size = _SLICE_BYTES
+            if self._headers_done and b"content-length" in self._headers:
+                size = max(size, int(self._headers[b"content-length"]) - self._body_size)
+            self._feed(rest[:size])
+            rest = rest[size:]
+
+    def _feed(self, data: bytes | memoryview) -> None:
         if not self._headers_done:
             self._header_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._refuse(400, "HTTP upgrades are not supported; use HTTP/1.1")
+            self._close_after_answers()  # the request was answered as if it had not asked for it
         except httptools.HttpParserError as error:
             self._refuse(400, f"malformed HTTP request: {_text(error)}")
         else:
@@ -220,7 +254,7 @@ class Connection(asyncio.Protocol):
         """Every answer is written."""
         if not self._header_bytes:
             self._since = time.monotonic()
-        if self._has_eof:
+        if self._has_eof and not self._backlog:
             self._transport.close()
         elif self._continue_due:
             self._write_continue()
@@ -297,6 +331,8 @@ class Connection(asyncio.Protocol):
         ):
             self._is_reading_paused = False
             self._transport.resume_reading()
+            if self._backlog:
+                asyncio.get_running_loop().call_soon(self.data_received, b"")
 
     def sweep(self, now: float) -> None:
         """Close the connection if it has been idle, or slow to send, for too long."""
@@ -316,11 +352,16 @@ class Connection(asyncio.Protocol):
 
     def drain(self) -> None:
         """Close as soon as nothing is in flight here."""
-        if not self._pipeline and not self._header_bytes:
-            self._is_closing = True
+        if self._pipeline or not self._header_bytes:
+            self._close_after_answers()
+
+    def _close_after_answers(self) -> None:
+        """Read no more, and close once the pipeline is empty."""
+        self._is_closing = True
+        if self._pipeline:
+            self._pipeline[-1].keep_alive = False
+        else:
             self._transport.close()
-        for exchange in self._pipeline:
-            exchange.keep_alive = exchange.keep_alive and exchange is not self._pipeline[-1]
 
     def abort(self) -> None:
         """Close at once."""

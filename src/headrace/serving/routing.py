@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from headrace.core import HeadraceError, ModelNotFoundError, NotFoundError
+from headrace.core import (
+    HeadraceError,
+    ModelNotFoundError,
+    NotFoundError,
+    UnsupportedError,
+)
 from headrace.serving.exchange import Exchange
 
 Handler = Callable[[Exchange], None]
@@ -86,10 +91,10 @@ class Router:
             return methods
         raise self._why_not(path)
 
-    def _why_not(self, path: bytes) -> NotFoundError:
+    def _why_not(self, path: bytes) -> HeadraceError:
         match = _MODEL_PATH.fullmatch(path)
         if match is None:
-            return NotFoundError("Not Found")
+            return _why_no_path(path)
         name = (match["name"] or match["v1name"]).decode(errors="replace")[:200]
         version = (match["version"] or b"").decode()[:50]
         if name != self._model.name or (version and version != self._model.version):
@@ -97,3 +102,11 @@ class Router:
                 return NotFoundError(f"Model with name {name} does not exist.")
             return ModelNotFoundError(name, version)
         return NotFoundError("Not Found")
+
+
+def _why_no_path(path: bytes) -> HeadraceError:
+    if path.startswith((b"/v2/systemsharedmemory", b"/v2/cudasharedmemory")):
+        return UnsupportedError("Client shared memory is not supported: send tensors in requests")
+    if path.startswith((b"/v2/trace", b"/v2/logging")):
+        return UnsupportedError("trace and log settings cannot be changed by requests")
+    return NotFoundError("Not Found")

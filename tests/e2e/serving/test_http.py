@@ -137,7 +137,7 @@ def test_an_idle_connection_is_closed(tmp_path: Path, mlp: Path) -> None:
     assert [answer.status for answer in answers] == [200]
 
 
-def test_a_caller_who_stops_sending_still_gets_the_answer(replica: Replica) -> None:
+def test_a_caller_who_stops_sending_still_gets_a_quick_answer(replica: Replica) -> None:
     with replica.connect() as sock:
         sock.sendall(post())
         sock.shutdown(socket.SHUT_WR)
@@ -183,7 +183,6 @@ def test_the_connection_is_kept_or_closed_as_the_caller_says(
         b"POST /v2 HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n",
         b"POST /v2 HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST /v2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"GET /v2 HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
     ],
 )
 def test_what_is_no_http_is_refused_and_the_connection_closed(
@@ -225,9 +224,9 @@ def test_no_bytes_crash_the_replica_or_leak_a_traceback(replica: Replica, data: 
 
 def test_a_caller_who_leaves_is_forgotten(tmp_path: Path) -> None:
     model = tmp_path / "slow.py"
-    model.write_text(models.python_double(delay_s=0.3))
+    model.write_text(models.python_double(delay_s=0.5))
     body = json.dumps(
-        {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
+        {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
     ).encode()
     with running(tmp_path, model) as replica:
         gone = [replica.connect() for _ in range(3)]
@@ -273,6 +272,14 @@ def test_unknown_paths_and_methods_are_refused_by_name(replica: Replica) -> None
     assert version.json()["error"] == "Request for unknown model: 'm' version 9 is not found"
 
 
+def test_an_upgrade_is_ignored_and_the_connection_closed(replica: Replica) -> None:
+    with replica.connect() as sock:
+        sock.sendall(b"GET /v2 HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        answers = Reader(sock).answers()
+
+    assert [answer.status for answer in answers] == [200]
+
+
 def test_head_gives_the_headers_alone(replica: Replica) -> None:
     answer = httpx.head(f"{replica.url}/v2")
 
@@ -290,7 +297,7 @@ def test_the_callers_request_id_comes_back(replica: Replica) -> None:
 def test_a_caller_who_does_not_read_stops_being_read(replica: Replica) -> None:
     with replica.connect(timeout_s=0.5) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        many = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 100_000
+        many = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 1_000_000
         with pytest.raises(TimeoutError):
             sock.sendall(many)
         before = replica.rss_bytes()
@@ -302,7 +309,7 @@ def test_sigterm_lets_the_running_request_end(tmp_path: Path) -> None:
     model = tmp_path / "slow.py"
     model.write_text(models.python_double(delay_s=0.5))
     body = json.dumps(
-        {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
+        {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
     ).encode()
     with running(tmp_path, model) as replica, replica.connect() as busy, replica.connect() as idle:
         busy.sendall(post(body))
