@@ -1,0 +1,92 @@
+"""`headrace down`: end everything that runs on a home."""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headrace.cli.options import DEFAULT_HOME, Home
+
+if TYPE_CHECKING:
+    from headrace.control import ControlFile
+
+_POLL_S = 0.05
+_SLACK_S = 15.0
+"""What draining may take beyond its limit: killing what did not drain, closing, cleaning up."""
+
+
+def down(
+    *,
+    drain_s: Annotated[
+        float, typer.Option("--drain-s", min=0, help="Requests in flight may take this long.")
+    ] = 30.0,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Stop gateway, replicas and control plane; requests in flight are answered first.
+
+    Also stops what a killed control plane left behind. Where nothing runs, nothing happens.
+
+    For example:
+
+        headrace down
+    """
+    import asyncio
+
+    from headrace.cli.leftovers import stop_leftovers
+    from headrace.cli.output import progress, say
+    from headrace.control import read_control_file
+
+    if not (home / "run").is_dir():
+        say(f"nothing runs on {home}")
+        return
+    with progress("draining and stopping"):
+        control = read_control_file(home)
+        if control is not None:
+            _stop(control, drain_s)
+        ended = asyncio.run(stop_leftovers(home, drain_s=drain_s))
+    if control is None and not ended:
+        say(f"nothing runs on {home}")
+    elif control is None:
+        noun = "process" if ended == 1 else "processes"
+        say(f"stopped {ended} {noun} without a control plane")
+    else:
+        say("stopped")
+
+
+def _stop(control: "ControlFile", drain_s: float) -> None:
+    """Ask the control plane to end everything; if it does not, end the control plane."""
+    from headrace.cli.management import Management
+    from headrace.core import HeadraceError
+
+    deadline = time.monotonic() + drain_s + _SLACK_S
+    try:
+        Management(control.admin_url).post("/api/v1/stop", timeout_s=5.0)
+    except HeadraceError:
+        _kill(control, gently=True)
+    while time.monotonic() < deadline:
+        if not _runs(control):
+            return
+        time.sleep(_POLL_S)
+    _kill(control, gently=False)
+    while _runs(control) and time.monotonic() < deadline + _SLACK_S:
+        time.sleep(_POLL_S)
+
+
+def _runs(control: "ControlFile") -> bool:
+    from headrace.control.process import start_ticks
+
+    return start_ticks(control.pid) == control.start_ticks
+
+
+def _kill(control: "ControlFile", *, gently: bool) -> None:
+    """Signal exactly this process, not another that has got its pid since."""
+    import signal
+
+    from headrace.control.process import Process
+
+    process = Process.adopt(control.pid, control.start_ticks)
+    if process is not None:
+        process.send(signal.SIGTERM if gently else signal.SIGKILL)
+        process.close()

@@ -1,0 +1,58 @@
+"""A command line that asks an endpoint something real, to copy and change."""
+
+import json
+from typing import Any, Final
+
+from headrace.cli.management import Management
+from headrace.core import VARIABLE, Array, Datatype, HeadraceError, ModelSignature, TensorSpec
+from headrace.core.examples import example_inputs
+
+_LONGEST_BODY: Final = 400
+
+
+def command(http_url: str, endpoint: str, flag: str = "") -> str:
+    """A `curl` line for `endpoint` if its inputs are small, else a `headrace infer` line.
+
+    Args:
+        flag: What `headrace` needs besides, for instance ` --home DIR`.
+    """
+    short = f"headrace infer {endpoint}{flag}"
+    try:
+        document = Management(http_url).get(f"/v2/models/{endpoint}")
+        body = example_body([_spec(tensor) for tensor in document["inputs"]])
+    except (HeadraceError, KeyError, ValueError):
+        return short
+    if len(body) > _LONGEST_BODY:
+        return short
+    return f"curl -s {http_url}/v2/models/{endpoint}/infer -d '{body}'"
+
+
+def example_body(inputs: list[TensorSpec]) -> str:
+    """A V2 request with one made-up row, in numbers short enough to read."""
+    batched = all(spec.shape[:1] == (VARIABLE,) for spec in inputs)
+    signature = ModelSignature(inputs=tuple(inputs), outputs=(), batched=batched)
+    tensors = [
+        {
+            "name": spec.name,
+            "datatype": str(spec.datatype),
+            "shape": list(array.shape),
+            "data": _data(array),
+        }
+        for spec, array in zip(inputs, example_inputs(signature).values(), strict=True)
+    ]
+    return json.dumps({"inputs": tensors}, separators=(",", ":"))
+
+
+def _data(array: Array) -> list[Any]:
+    flat = array.reshape(-1)
+    if array.dtype.kind == "f":
+        return [round(float(value), 1) for value in flat]
+    return [value.decode() if isinstance(value, bytes) else value for value in flat.tolist()]
+
+
+def _spec(tensor: dict[str, Any]) -> TensorSpec:
+    return TensorSpec(
+        name=tensor["name"],
+        datatype=Datatype(tensor["datatype"]),
+        shape=tuple(map(int, tensor["shape"])),
+    )

@@ -1,0 +1,64 @@
+"""Ends what a control plane left running that was killed itself."""
+
+import signal
+from pathlib import Path
+
+from headrace.control.home import Home
+from headrace.control.keeper import GatewayRecord, read_gateway_record
+from headrace.control.local import LocalDriver
+from headrace.control.process import Process
+from headrace.control.shutdown import stop_replicas
+from headrace.control.store import HomeLock
+from headrace.core import HeadraceError
+from headrace.gateway import EnvoyGateway, GatewaySettings
+
+
+async def stop_leftovers(path: Path, *, drain_s: float) -> int:
+    """End the gateway and the replicas recorded in the home `path`; how many processes ended.
+
+    Each is known by its pid and the time it started, so no other process is ever hit.
+
+    Raises:
+        FailedPreconditionError: A control plane runs there, which would start them again.
+    """
+    home = Home.at(path)
+    lock = HomeLock(home.lock_file)
+    lock.acquire()
+    try:
+        ended = await _stop_gateway(home, drain_s=drain_s)
+        driver = LocalDriver(home=home, socket_dir=home.socket_dir())
+        ended += sum(running.process is not None for running in driver.adopt_all())
+        await stop_replicas(driver, drain_s=drain_s)
+        for file in (home.control_file, home.gateway_file, home.routes_file):
+            file.unlink(missing_ok=True)
+    finally:
+        lock.release()
+    return ended
+
+
+async def _stop_gateway(home: Home, *, drain_s: float) -> int:
+    record = read_gateway_record(home.gateway_file)
+    if record is None:
+        return 0
+    gateway = EnvoyGateway(
+        GatewaySettings(
+            run_dir=home.socket_dir() / "envoy",
+            host=record.host,
+            http_port=record.http_port,
+            grpc_port=record.grpc_port,
+        )
+    )
+    try:
+        await gateway.adopt(record.pid)
+        await gateway.stop(drain_s)
+    except HeadraceError:
+        # It does not answer, so there is nothing to drain.
+        _kill(record)
+    return 1
+
+
+def _kill(record: GatewayRecord) -> None:
+    process = Process.adopt(record.pid, record.start_ticks)
+    if process is not None:
+        process.send(signal.SIGKILL)
+        process.close()

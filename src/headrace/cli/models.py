@@ -1,0 +1,168 @@
+"""`headrace models`: the registry of model versions."""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headrace.cli.options import DEFAULT_HOME, Home, Json
+
+if TYPE_CHECKING:
+    from headrace.registry import ModelVersion
+
+app = typer.Typer(no_args_is_help=True, help="Keep model versions: push, list, show, rm, gc.")
+
+_Reference = Annotated[
+    str, typer.Argument(metavar="NAME:VERSION", help="Which version.", show_default=False)
+]
+
+
+@app.command()
+def push(
+    name: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(help="A model file or directory.", exists=True, show_default=False)
+    ],
+    *,
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="onnx or python.", show_default="told by the file")
+    ] = "",
+    source: Annotated[
+        str, typer.Option("--source", help="Where it comes from: a commit, a run, a URL.")
+    ] = "",
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Store a model as the next version of NAME; the same content gives the same version.
+
+    The model is loaded once to prove that it can be, and its inputs and outputs are read from it.
+
+    For example:
+
+        headrace models push fraud model.onnx --source git:4f442bb
+    """
+    from headrace.cli.output import progress, say, write_json
+    from headrace.registry import Registry
+    from headrace.runtimes import inspect_model
+
+    with progress(f"checking and storing {path}"):
+        version = Registry(home, inspect_model).push(name, path, runtime=runtime, source=source)
+    if json:
+        write_json(version)
+        return
+    say(f"{version.reference} is stored; serve it with `model: {version.reference}`")
+
+
+@app.command("list")
+def list_(
+    name: Annotated[str | None, typer.Argument(help="Only this model.", show_default="all")] = None,
+    *,
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """List the stored versions; a damaged one is named on standard error."""
+    from headrace.cli.output import bytes_text, say, show, table, write_json
+    from headrace.registry import Registry
+
+    registry = Registry(home)
+    versions = registry.list(name)
+    for problem in registry.problems(name):
+        say(f"damaged: {problem}")
+    if json:
+        write_json(versions)
+        return
+    if not versions:
+        say("no models yet; `headrace models push NAME PATH` stores one")
+        return
+    rows = (
+        (
+            version.reference,
+            version.runtime,
+            bytes_text(version.size_bytes),
+            f"{version.created_at:%Y-%m-%d %H:%M}",
+            version.created_by,
+            version.digest[:19],
+        )
+        for version in versions
+    )
+    show(table(rows, "model", "runtime", "size", "pushed", "by", "digest"))
+
+
+@app.command()
+def show(
+    reference: Annotated[
+        str,
+        typer.Argument(metavar="NAME[:VERSION]", help="Which version.", show_default=False),
+    ],
+    *,
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Show a version's inputs, outputs and origin; without a number, the newest."""
+    from headrace.cli.output import write_json
+    from headrace.registry import Registry
+
+    version = Registry(home).get(reference)
+    if json:
+        write_json(version)
+    else:
+        _show(version)
+
+
+@app.command()
+def rm(reference: _Reference, *, home: Home = DEFAULT_HOME) -> None:
+    """Remove a version; refused while an endpoint uses it."""
+    from headrace.cli.output import say
+    from headrace.cli.running import references_in_use
+    from headrace.registry import Registry
+
+    name, _, number = reference.partition(":")
+    if not number:
+        msg = f"'{reference}' names no version; write it as {name}:VERSION"
+        raise typer.BadParameter(msg, param_hint="NAME:VERSION")
+    Registry(home).remove(name, number, references_in_use(home))
+    say(f"{reference} is removed; `headrace models gc` frees its space")
+
+
+@app.command()
+def gc(*, json: Json = False, home: Home = DEFAULT_HOME) -> None:
+    """Delete stored content that no version refers to."""
+    from dataclasses import asdict
+
+    from headrace.cli.output import bytes_text, say, write_json
+    from headrace.registry import Registry
+
+    removed = Registry(home).gc()
+    if json:
+        write_json(asdict(removed))
+        return
+    count = len(removed.artifacts) + removed.temporary
+    say(f"deleted {count} artifacts, freed {bytes_text(removed.freed_bytes)}")
+
+
+def _show(version: "ModelVersion") -> None:
+    from headrace.cli.output import bytes_text, show, table
+
+    signature = version.signature
+    tensors = [
+        *(("input", spec) for spec in signature.inputs),
+        *(("output", spec) for spec in signature.outputs),
+    ]
+    rows = [
+        ("model", version.reference),
+        ("runtime", version.runtime),
+        ("file", version.filename),
+        ("size", bytes_text(version.size_bytes)),
+        ("digest", version.digest),
+        ("pushed", f"{version.created_at:%Y-%m-%d %H:%M:%S} UTC by {version.created_by or '?'}"),
+        ("source", version.source),
+        ("batched", "yes" if signature.batched else "no"),
+        *((kind, f"{spec.name}  {spec.datatype}  {_shape(spec.shape)}") for kind, spec in tensors),
+    ]
+    show(table(rows))
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "[" + ", ".join("any" if size < 0 else str(size) for size in shape) + "]"

@@ -1,0 +1,93 @@
+"""What people and programs see: data on standard output, everything else on standard error."""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+
+def say(text: str = "") -> None:
+    """A line for people, on standard error."""
+    print(text, file=sys.stderr)  # noqa: T201  # this is the program's output
+
+
+def write(text: str) -> None:
+    """A line of data, on standard output."""
+    print(text)  # noqa: T201  # this is the program's output
+
+
+def write_json(document: object) -> None:
+    """A document, on standard output: indented for a terminal, one line for a pipe."""
+    import orjson
+
+    options = orjson.OPT_SERIALIZE_NUMPY | (orjson.OPT_INDENT_2 if sys.stdout.isatty() else 0)
+    write(orjson.dumps(document, default=_plain, option=options).decode())
+
+
+def show(*renderables: "RenderableType") -> None:
+    """Tables and text for people, on standard output."""
+    console = _console(stderr=False)
+    for renderable in renderables:
+        console.print(
+            renderable, soft_wrap=isinstance(renderable, str), highlight=False, markup=False
+        )
+
+
+def columns(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Labels and values below each other; what `table` makes, without loading rich."""
+    width = max((len(label) for label, _ in rows), default=0)
+    return [f"{label:<{width}}  {value}" for label, value in rows]
+
+
+def table(rows: Iterable["Sequence[str | Text]"], *columns: str) -> "Table":
+    """A table without lines; without `columns`, labels and values.
+
+    Cells are shown as they are: names and paths may hold what rich takes for markup.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(*columns, box=None, pad_edge=False, show_header=bool(columns), header_style="bold")
+    for row in rows:
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return made
+
+
+@contextmanager
+def progress(text: str) -> Iterator[None]:
+    """Show that something goes on, where somebody watches; erased at the end."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with _console(stderr=True).status(text):
+        yield
+
+
+def bytes_text(size: float | None) -> str:
+    """A size for people: `130 MB`."""
+    if size is None:
+        return "-"
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":  # noqa: PLR2004  # decimal units, as disks and networks have
+            return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"  # noqa: PLR2004  # one decimal below ten
+        size /= 1000
+    raise AssertionError
+
+
+def _console(*, stderr: bool) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=stderr)  # it honours NO_COLOR by itself
+
+
+def _plain(value: object) -> object:
+    import msgspec
+
+    return msgspec.to_builtins(value, str_keys=True)

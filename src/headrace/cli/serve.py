@@ -1,0 +1,159 @@
+"""`headrace serve`: one replica alone on TCP, in this process."""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headrace.cli.options import (
+    DEFAULT_HOME,
+    Home,
+    Host,
+    LogFormat,
+    LogFormatOption,
+    LogLevel,
+    check_log_level,
+)
+
+if TYPE_CHECKING:
+    from headrace.core import BatchingSettings, ReplicaSettings
+    from headrace.registry import ModelVersion
+
+HTTP_PORT = 8000
+METRICS_PORT = 8002
+
+
+def serve(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model file or directory, or NAME[:VERSION] of the registry.", show_default=False
+        ),
+    ],
+    *,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="What callers call it.", show_default="the file's name"),
+    ] = None,
+    host: Host = None,
+    http_port: Annotated[
+        int,
+        typer.Option(
+            "--port", "--http-port", envvar="HEADRACE_HTTP_PORT", min=0, max=65535, help="For HTTP."
+        ),
+    ] = HTTP_PORT,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            "--grpc-port",
+            envvar="HEADRACE_GRPC_PORT",
+            min=0,
+            max=65535,
+            help="Also serve gRPC, streaming included.",
+            show_default="off",
+        ),
+    ] = None,
+    metrics_port: Annotated[
+        int,
+        typer.Option(
+            "--metrics-port",
+            envvar="HEADRACE_METRICS_PORT",
+            min=0,
+            max=65535,
+            help="For Prometheus; the HTTP port serves /metrics too.",
+        ),
+    ] = METRICS_PORT,
+    max_batch_size: Annotated[
+        int | None, typer.Option("--max-batch-size", min=1, help="Rows.", show_default="32")
+    ] = None,
+    log_format: LogFormatOption = None,
+    log_level: LogLevel = "info",
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Serve one model alone, without gateway and supervision: for containers, or in Triton's place.
+
+    For example:
+
+        headrace serve model.onnx --host 0.0.0.0
+
+        headrace serve fraud:3 --grpc-port 8001
+    """
+    from headrace.core import BatchingSettings
+    from headrace.observe import configure_logging
+    from headrace.serving import run
+
+    batching = BatchingSettings()
+    if max_batch_size is not None:
+        batching = BatchingSettings(max_batch_size=max_batch_size)
+    settings = replica_settings(
+        model,
+        name=name,
+        home=home,
+        host=host or "127.0.0.1",
+        port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        batching=batching,
+        log_format=str(log_format or LogFormat.TEXT),
+    )
+    configure_logging(
+        log_format="json" if log_format is LogFormat.JSON else "text",
+        level=check_log_level(log_level),
+    )
+    raise typer.Exit(run(settings))
+
+
+def replica_settings(
+    model: str,
+    *,
+    name: str | None,
+    home: Path,
+    host: str,
+    port: int,
+    grpc_port: int | None,
+    metrics_port: int,
+    batching: "BatchingSettings",
+    log_format: str,
+) -> "ReplicaSettings":
+    """What the replica is told; `model` is a path, or a reference if no such path exists."""
+    from headrace.cli.naming import name_from
+    from headrace.core import ReplicaSettings
+
+    path = Path(model)
+    version, runtime = "1", ""
+    labels: dict[str, list[str]] = {}
+    if not path.exists():
+        stored, path = _stored(model, home)
+        version, runtime = stored.version, stored.runtime
+        name = name or stored.name
+        labels = {output: list(names) for output, names in stored.labels.items()}
+    return ReplicaSettings(
+        model_name=name or name_from(path),
+        model_version=version,
+        path=str(path.absolute()),
+        runtime=runtime,
+        host=host,
+        port=port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        batching=batching,
+        log_format=log_format,
+        labels=labels,
+    )
+
+
+def _stored(reference: str, home: Path) -> "tuple[ModelVersion, Path]":
+    """A version of the registry, checked against its digest, and where it lies."""
+    from headrace.core import HeadraceError, NotFoundError
+    from headrace.registry import Registry
+
+    registry = Registry(home)
+    try:
+        version = registry.get(reference)
+    except HeadraceError as error:
+        msg = f"there is no file or directory '{reference}', and {error}"
+        raise NotFoundError(msg) from None
+    registry.verify(version)
+    return version, registry.path(version)

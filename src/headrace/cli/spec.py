@@ -1,0 +1,119 @@
+"""`headrace apply`, `check` and `schema`: the spec file."""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headrace.cli.failures import NOT_READY
+from headrace.cli.options import DEFAULT_HOME, Home, Json
+
+if TYPE_CHECKING:
+    from headrace.core.spec import SystemSpec
+
+_File = Annotated[
+    Path, typer.Argument(help="The spec file.", exists=True, dir_okay=False, show_default=False)
+]
+
+
+def apply(
+    file: Annotated[
+        Path,
+        typer.Option(
+            "--file", "-f", help="The spec file.", exists=True, dir_okay=False, show_default=False
+        ),
+    ],
+    *,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return when everything in it is ready.")
+    ] = False,
+    wait_s: Annotated[
+        float, typer.Option("--wait-s", min=0.1, help="How long --wait waits.")
+    ] = 120.0,
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Make the running system what the spec file says; no request is lost on the way.
+
+    For example:
+
+        headrace apply -f headrace.yaml --wait
+    """
+    from headrace.cli.output import progress, say, write_json
+    from headrace.cli.running import management
+
+    spec = read_spec(file)
+    api = management(home)
+    with progress("waiting until everything is ready" if wait else "applying"):
+        answer = api.post(
+            "/api/v1/apply",
+            spec.model_dump(mode="json"),
+            timeout_s=wait_s + 30,
+            wait_s=wait_s if wait else None,
+        )
+    if json:
+        write_json(answer)
+    else:
+        for line in (*changes_text(answer), *not_ready_text(answer)):
+            say(line)
+    if not answer.get("ready", True):
+        raise typer.Exit(NOT_READY)
+
+
+def not_ready_text(answer: dict[str, Any]) -> list[str]:
+    """What is not ready after an apply that waited, a line each."""
+    return [f"not ready: {name}: {why}" for name, why in answer.get("not_ready", {}).items()]
+
+
+def changes_text(answer: dict[str, Any]) -> list[str]:
+    """The changes that an apply made, a line each."""
+    return [str(change) for change in answer.get("changes") or ["nothing to change"]]
+
+
+def check(file: _File) -> None:
+    """Read a spec file and report every mistake in it, with its place.
+
+    For example:
+
+        headrace check headrace.yaml
+    """
+    from headrace.cli.output import say
+
+    spec = read_spec(file)
+    count = len(spec.endpoints)
+    say(f"{file}: no mistakes, {count} endpoint{'' if count == 1 else 's'}")
+
+
+def schema() -> None:
+    """Print the JSON Schema of the spec file, for editors and CI.
+
+    For example:
+
+        headrace schema > headrace.schema.json
+    """
+    from headrace.cli.output import write_json
+    from headrace.core.spec import json_schema
+
+    write_json(json_schema())
+
+
+def read_spec(file: Path) -> "SystemSpec":
+    """The spec in `file`, its model paths absolute.
+
+    Raises:
+        InvalidArgumentError: It has mistakes; the message lists all of them.
+    """
+    from headrace.core import InvalidArgumentError
+    from headrace.core.spec import SpecError, parse_spec
+
+    try:
+        text = file.read_text(encoding="utf-8")
+        return parse_spec(text, base_dir=file.absolute().parent)
+    except UnicodeDecodeError as error:
+        msg = f"{file} is no UTF-8 text: {error}"
+        raise InvalidArgumentError(msg) from None
+    except SpecError as error:
+        msg = f"{file}: {error}"
+        raise InvalidArgumentError(msg) from None

@@ -1,0 +1,149 @@
+"""`headrace status`: what runs, and what does not and why."""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headrace.cli.failures import NOT_READY
+from headrace.cli.options import DEFAULT_HOME, Home, Json
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+_REFRESH_S = 1.0
+
+
+def status(
+    *,
+    json: Json = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Keep showing it until Ctrl-C.")
+    ] = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Show endpoints, versions, replicas and addresses; exit status 3 unless all is ready.
+
+    For example:
+
+        headrace status
+
+        headrace status --json | jq '.endpoints[].ready'
+    """
+    from headrace.cli.output import show, write_json
+
+    if watch:
+        _watch(home)
+        return
+    document = _fetch(home)
+    if json:
+        write_json(document)
+    elif document["running"]:
+        show(render(document))
+    else:
+        from headrace.cli.running import management
+
+        management(home).get("/api/v1/status")  # says what is wrong
+    if not document["ready"]:
+        raise typer.Exit(NOT_READY)
+
+
+def _fetch(home: Path) -> dict[str, Any]:
+    """The status document, and whether there is a control plane that answered."""
+    from headrace.cli.running import management
+    from headrace.core import UnavailableError
+
+    try:
+        document = management(home).get("/api/v1/status")
+    except UnavailableError as error:
+        return {"running": False, "ready": False, "endpoints": [], "message": str(error)}
+    return {"running": True} | document
+
+
+def _watch(home: Path) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(), auto_refresh=False, transient=True) as live:
+        while True:
+            live.update(render(_fetch(home)), refresh=True)
+            time.sleep(_REFRESH_S)
+
+
+def render(document: dict[str, Any]) -> "RenderableType":
+    """The status document as tables."""
+    from rich.console import Group
+    from rich.text import Text
+
+    if not document["running"]:
+        return Text(str(document["message"]))
+    parts: list[RenderableType] = [_endpoints(document["endpoints"])]
+    parts += [Text(line, style="yellow") for line in _troubles(document)]
+    parts += [Text(), addresses(document.get("addresses", {}))]
+    return Group(*parts)
+
+
+def addresses(known: dict[str, Any]) -> "Table":
+    """Where everything is reached."""
+    from headrace.cli.output import table
+
+    labels = {"http": "HTTP, gRPC", "grpc": "gRPC", "admin": "management"}
+    return table(
+        (labels.get(name, name), str(address))
+        for name, address in known.items()
+        if address
+    )
+
+
+def _endpoints(endpoints: list[dict[str, Any]]) -> "RenderableType":
+    from rich.text import Text
+
+    from headrace.cli.output import table
+
+    if not endpoints:
+        return Text("no endpoints yet; `headrace apply -f headrace.yaml` adds some")
+    names = ("endpoint", "ready", "version", "model", "weight", "replicas", "restarts", "memory")
+    rows: list[tuple[str | Text, ...]] = []
+    for endpoint in endpoints:
+        ready = Text("yes", style="green") if endpoint["ready"] else Text("no", style="red")
+        head = (Text(endpoint["name"], style="bold"), ready)
+        for revision in endpoint["revisions"] or [{}]:
+            rows.append((*head, *_revision(revision)))
+            head = (Text(), Text())
+    return table(rows, *names)
+
+
+def _revision(revision: dict[str, Any]) -> tuple[str, ...]:
+    from headrace.cli.output import bytes_text
+
+    if not revision:
+        return ("-",) * 6
+    replicas = revision["replicas"]
+    ready = sum(replica["state"] == "ready" for replica in replicas)
+    memory = sum(replica.get("rss_bytes") or 0 for replica in replicas)
+    return (
+        str(revision["version"]),
+        str(revision["model"]),
+        f"{revision['weight']}%",
+        f"{ready}/{len(replicas)}",
+        str(sum(replica.get("restarts", 0) for replica in replicas)),
+        bytes_text(memory or None),
+    )
+
+
+def _troubles(document: dict[str, Any]) -> list[str]:
+    lines = []
+    for endpoint in document["endpoints"]:
+        if endpoint.get("message"):
+            lines.append(f"{endpoint['name']}: {endpoint['message']}")
+        for revision in endpoint["revisions"]:
+            lines += [
+                f"{replica['name']}: {replica['state']}, {replica['reason']}"
+                for replica in revision["replicas"]
+                if replica.get("reason")
+            ]
+    return lines
