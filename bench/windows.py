@@ -96,26 +96,26 @@ def spread(values: Sequence[float]) -> Spread:
     )
 
 
+def fair_rounds(rounds: Rounds, *arms: str) -> list[list[Figures]]:
+    """The figures of `arms` in each round in which all their windows were quiet.
+
+    Where no round was, all of them: the result says how many windows were noisy.
+    """
+    together = list(zip(*(rounds[arm] for arm in arms), strict=True))
+    quiet = [row for row in together if all(window.is_quiet for window in row)]
+    return [[window.figures for window in row] for row in quiet or together]
+
+
 def figure(rounds: Rounds, arm: str, key: str) -> Spread:
     """One figure of one arm over the rounds."""
-    return spread([window.figures[key] for window in rounds[arm]])
+    return spread([figures[key] for (figures,) in fair_rounds(rounds, arm)])
 
 
 def ratio(rounds: Rounds, arm: str, base: str, key: str) -> Spread:
     """How many times the figure of `base` the figure of `arm` is, within each round."""
-    return spread(
-        [
-            mine.figures[key] / theirs.figures[key]
-            for mine, theirs in zip(rounds[arm], rounds[base], strict=True)
-        ]
-    )
+    return spread([mine[key] / theirs[key] for mine, theirs in fair_rounds(rounds, arm, base)])
 
 
 def difference(rounds: Rounds, arm: str, base: str, key: str) -> Spread:
     """How much more than `base` the figure of `arm` is, within each round."""
-    return spread(
-        [
-            mine.figures[key] - theirs.figures[key]
-            for mine, theirs in zip(rounds[arm], rounds[base], strict=True)
-        ]
-    )
+    return spread([mine[key] - theirs[key] for mine, theirs in fair_rounds(rounds, arm, base)])

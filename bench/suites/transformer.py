@@ -18,7 +18,7 @@ from bench.context import Context, http_arm
 from bench.load import closed
 from bench.payloads import Payload, binary_payload
 from bench.results import SuiteResult, Table, Target, cell, cores_used
-from bench.windows import Arm, Rounds, figure, interleave, ratio, spread
+from bench.windows import Arm, Rounds, fair_rounds, figure, interleave, ratio, spread
 
 Array = np.ndarray[Any, Any]
 
@@ -110,8 +110,8 @@ def _bare(context: Context, model: Path, rows: Path, way: str) -> dict[str, floa
 
 def _served_share(rounds: Rounds) -> Target:
     shares = [
-        window.figures["rps"] / max(rounds[arm][number].figures["rps"] for arm in BEST)
-        for number, window in enumerate(rounds[SERVED])
+        served["rps"] / max(way["rps"] for way in bare)
+        for served, *bare in fair_rounds(rounds, SERVED, *BEST)
     ]
     return Target(
         text="rows/s served, of the best bare way in each round",

@@ -50,6 +50,19 @@ def test_a_window_with_a_busy_stranger_is_noisy() -> None:
     assert not window(1.0, foreign=0.5).is_quiet
 
 
+def test_a_round_with_a_noisy_window_does_not_count_while_others_do() -> None:
+    measured = {"base": [window(1), window(100)], "ours": [window(7, foreign=1), window(300)]}
+
+    assert ratio(measured, "ours", "base", "rps").median == 3
+    assert figure(measured, "ours", "rps").count == 1
+
+
+def test_if_every_round_is_noisy_all_count() -> None:
+    measured = {"ours": [window(1, foreign=1), window(3, foreign=1)]}
+
+    assert figure(measured, "ours", "rps").median == 2
+
+
 def test_a_quiet_window_is_not_repeated() -> None:
     calls: list[int] = []
 
