@@ -1,6 +1,7 @@
 """The gateway: one Envoy, started or adopted, told what to route, stopped with care."""
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from headrace.core import FailedPreconditionError
 from headrace.gateway.admin import Admin
 from headrace.gateway.binary import arguments, find_envoy
 from headrace.gateway.bootstrap import bootstrap
@@ -247,7 +249,12 @@ class EnvoyGateway:
 
 
 def check_ports(settings: GatewaySettings) -> None:
-    """Raise PortInUseError if another process listens where the gateway should."""
+    """Find out before Envoy does, whose own complaint would come late and in its log.
+
+    Raises:
+        PortInUseError: Another process listens there.
+        FailedPreconditionError: The address is not this machine's, or the port needs rights.
+    """
     for port in settings.ports:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -255,7 +262,10 @@ def check_ports(settings: GatewaySettings) -> None:
             try:
                 probe.bind((settings.host, port))
             except OSError as error:
-                raise PortInUseError(settings.host, port) from error
+                if error.errno == errno.EADDRINUSE:
+                    raise PortInUseError(settings.host, port) from error
+                msg = f"cannot listen on port {port} of {settings.host}: {error.strerror}"
+                raise FailedPreconditionError(msg) from error
 
 
 async def _until(answer: Callable[[], Awaitable[bool]]) -> None:

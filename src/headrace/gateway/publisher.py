@@ -6,14 +6,12 @@ touched. The files are also what Envoy reads at its next start, so they hold the
 """
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from headrace.gateway.admin import Admin
 from headrace.gateway.errors import GatewayUnavailableError, SnapshotRejectedError
 from headrace.gateway.logfile import read_from, reason_in, size_of
 from headrace.gateway.snapshot import (
@@ -30,9 +28,16 @@ from headrace.gateway.snapshot import (
 
 _FIRST_POLL_S: Final = 0.001
 _LONGEST_POLL_S: Final = 0.05
-_LOG_POLLS: Final = 20
+_LOG_POLLS: Final = 10
 _LOG_POLL_S: Final = 0.01
 _PRIVATE: Final = 0o600
+
+
+class Statistics(Protocol):
+    """What Envoy counts, by name."""
+
+    async def stats(self, pattern: str) -> dict[str, str | int]:
+        """Those whose whole name matches; GatewayUnavailableError if Envoy does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ class Publisher:
     """
 
     directory: Path
-    admin: Admin
+    admin: Statistics
     log: Path
     timeout_s: float
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -133,15 +138,20 @@ class Publisher:
     async def _restore(self, steps: Sequence[Step]) -> None:
         """Put back what was there, the last change first; Envoy took these before."""
         for step in steps:
-            # If even that fails, the file is right, and Envoy reads it at its next start.
-            with contextlib.suppress(SnapshotRejectedError, GatewayUnavailableError):
+            try:
                 await self._replace(step)
+            except (SnapshotRejectedError, GatewayUnavailableError):
+                # Envoy is gone or hangs: it reads the file at its next start.
+                await self._write(step)
 
     async def _replace(self, step: Step) -> None:
         before = await self._tally(step.kind)
         offset = size_of(self.log)
-        await asyncio.to_thread(write_document, self.directory, step.kind, step.document)
+        await self._write(step)
         await self.acknowledged(step, before=before, offset=offset)
+
+    async def _write(self, step: Step) -> None:
+        await asyncio.to_thread(write_document, self.directory, step.kind, step.document)
 
     async def acknowledged(self, step: Step, *, before: Tally, offset: int) -> None:
         """Wait until Envoy acts on a step's document.
@@ -154,21 +164,27 @@ class Publisher:
             SnapshotRejectedError: Envoy refused it.
             GatewayUnavailableError: Envoy is gone, or did neither in time.
         """
-        pause_s = _FIRST_POLL_S
         try:
             async with asyncio.timeout(self.timeout_s):
-                while True:
-                    now = await self._tally(step.kind)
-                    if now.version == step.document.version and now.taken > before.taken:
-                        return
-                    if now.refused > before.refused:
-                        raise SnapshotRejectedError(await self._reason(step.kind, offset))
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, _LONGEST_POLL_S)
+                is_taken = await self._is_taken(step, before)
         except TimeoutError as error:
             reason = reason_in(read_from(self.log, offset)) or "its log says nothing"
             msg = f"Envoy did not take {step.kind.file} in {self.timeout_s:g} s: {reason}"
             raise GatewayUnavailableError(msg) from error
+        if not is_taken:
+            raise SnapshotRejectedError(await self._reason(step.kind, offset))
+
+    async def _is_taken(self, step: Step, before: Tally) -> bool:
+        """Whether Envoy took the step's document, once it took or refused it."""
+        pause_s = _FIRST_POLL_S
+        while True:
+            now = await self._tally(step.kind)
+            if now.version == step.document.version and now.taken > before.taken:
+                return True
+            if now.refused > before.refused:
+                return False
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_POLL_S)
 
     async def _tally(self, kind: Kind) -> Tally:
         return tally_of(kind, await self.admin.stats(_pattern(kind)))

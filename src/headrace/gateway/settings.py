@@ -1,5 +1,6 @@
 """What the gateway is told: where it listens, its limits, and which endpoints exist."""
 
+import ipaddress
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,6 +111,7 @@ class GatewaySettings:
         object.__setattr__(self, "run_dir", self.run_dir.absolute())
         object.__setattr__(self, "admin_socket", self.run_dir / "admin.sock")
         check_socket_path(self.admin_socket)
+        check_ip(self.host)
         for port in (self.http_port, self.grpc_port):
             _check_between("port", port, 1, _MAX_PORT)
         _check_between("max_body_bytes", self.max_body_bytes, 1, _MAX_BODY_BYTES)
@@ -146,7 +148,17 @@ def parse_address(address: str) -> Path | tuple[str, int]:
     if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) <= _MAX_PORT:
         msg = f"address {address!r} is neither unix:/path nor host:port"
         raise InvalidArgumentError(msg)
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    return check_ip(host.removeprefix("[").removesuffix("]")), int(port)
+
+
+def check_ip(host: str) -> str:
+    """`host`, if it is an IP address: Envoy looks no names up; else InvalidArgumentError."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError as error:
+        msg = f"host {host!r} is not an IP address such as 127.0.0.1"
+        raise InvalidArgumentError(msg) from error
+    return host
 
 
 def check_socket_path(path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from headrace.core import FailedPreconditionError
 from headrace.gateway import (
     EnvoyGateway,
     GatewayRunningError,
@@ -81,6 +82,13 @@ async def test_a_port_in_use_is_named(lab: Lab) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(PortInUseError, match=f"port {port} on 127.0.0.1"):
             await lab.start(grpc_port=port)
+
+
+async def test_an_address_that_is_not_this_machine_s_is_named(lab: Lab) -> None:
+    with pytest.raises(
+        FailedPreconditionError, match=r"cannot listen on port .* of 203\.0\.113\.7"
+    ):
+        await lab.start(host="203.0.113.7")
 
 
 async def test_two_gateways_run_side_by_side(lab: Lab) -> None:

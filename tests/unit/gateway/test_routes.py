@@ -103,7 +103,7 @@ def test_a_revision_without_replicas_gives_its_share_to_the_others() -> None:
     endpoint = EndpointRoute(
         name="m",
         revisions=(
-            RevisionTarget(version="1", replicas=("h:1",), weight=50),
+            RevisionTarget(version="1", replicas=("10.0.0.1:1",), weight=50),
             RevisionTarget(version="2", replicas=(), weight=50),
         ),
     )
@@ -125,7 +125,7 @@ def test_http_routes_have_a_timeout_and_grpc_routes_a_stream_duration_never_both
 
 def test_an_endpoint_without_a_timeout_may_stay_silent_for_an_hour() -> None:
     endpoint = EndpointRoute(
-        name="m", revisions=(RevisionTarget(version="1", replicas=("h:1",), weight=100),)
+        name="m", revisions=(RevisionTarget(version="1", replicas=("10.0.0.1:1",), weight=100),)
     )
 
     route = first_match(build_snapshot(gateway_settings(), [endpoint]), "/v2/models/m")["route"]
@@ -136,7 +136,7 @@ def test_an_endpoint_without_a_timeout_may_stay_silent_for_an_hour() -> None:
 def test_a_long_timeout_is_not_cut_by_the_idle_timeout() -> None:
     endpoint = EndpointRoute(
         name="m",
-        revisions=(RevisionTarget(version="1", replicas=("h:1",), weight=100),),
+        revisions=(RevisionTarget(version="1", replicas=("10.0.0.1:1",), weight=100),),
         timeout_s=900.0,
     )
 

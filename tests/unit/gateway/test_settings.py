@@ -14,7 +14,7 @@ from tests.unit.gateway.arbitrary import gateway_settings
         ("unix:/run/a.sock", Path("/run/a.sock")),
         ("127.0.0.1:9000", ("127.0.0.1", 9000)),
         ("[::1]:80", ("::1", 80)),
-        ("replica.local:65535", ("replica.local", 65535)),
+        ("10.0.0.1:65535", ("10.0.0.1", 65535)),
     ],
 )
 def test_an_address_is_a_socket_path_or_host_and_port(address: str, parsed: object) -> None:
@@ -23,11 +23,16 @@ def test_an_address_is_a_socket_path_or_host_and_port(address: str, parsed: obje
 
 @pytest.mark.parametrize(
     "address",
-    ["", "unix:", "unix:relative.sock", "host", ":80", "host:", "host:0", "host:65536", "host:x"],
+    ["", "unix:", "unix:relative.sock", "host", ":80", "host:", "host:0", "h:65536", "h:x"],
 )
 def test_what_is_no_address_is_refused_with_its_text(address: str) -> None:
     with pytest.raises(InvalidArgumentError, match="address"):
         parse_address(address)
+
+
+def test_a_host_name_is_refused_because_envoy_looks_none_up() -> None:
+    with pytest.raises(InvalidArgumentError, match="'localhost' is not an IP address"):
+        parse_address("localhost:80")
 
 
 def test_a_socket_path_that_linux_would_not_take_is_refused() -> None:
@@ -64,7 +69,7 @@ def test_a_version_named_twice_is_refused() -> None:
 
 def test_a_replica_named_twice_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="a replica twice"):
-        RevisionTarget(version="1", replicas=("h:1", "h:1"), weight=100)
+        RevisionTarget(version="1", replicas=("10.0.0.1:1", "10.0.0.1:1"), weight=100)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a:b", "a~b", ".a", "a" * 129, "a\n"])
@@ -96,6 +101,8 @@ def test_a_timeout_that_is_no_duration_is_refused(timeout_s: float) -> None:
         ("concurrency", 0),
         ("log_level", "loud"),
         ("control_address", "nowhere"),
+        ("control_address", "localhost:80"),
+        ("host", "localhost"),
         ("run_dir", Path("/" + "d" * 100)),
     ],
 )
