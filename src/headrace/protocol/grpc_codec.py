@@ -192,7 +192,7 @@ class GrpcInferCodec:
             if item.parameters:
                 refuse_shared_memory(item.parameters)
             if is_raw:
-                if item.HasField("contents"):
+                if item.HasField("contents") and item.contents.ByteSize():
                     raise self._mixed(name)
                 raw = raws[at]
                 inputs[name] = tensor.from_raw(plan, raw, 0, len(raw))
@@ -236,7 +236,9 @@ class GrpcInferCodec:
         output = {"name": name, "datatype": datatype.value, "shape": array.shape}
         text: bytes = _Response(outputs=[output]).SerializeToString()
         head = _Head(datatype.dtype, text, delimited_prefix(_RAW_FIELD, size))
-        if datatype != Datatype.BYTES and len(self._heads) < _REMEMBERED_SHAPES:
+        if datatype != Datatype.BYTES:
+            if len(self._heads) >= _REMEMBERED_SHAPES:
+                self._heads.clear()
             self._heads[name, array.shape] = head
         return head
 

@@ -85,8 +85,9 @@ class InputTensor:
             return found
         self._check_shape(shape)
         plan = self._new_plan(shape)
-        if len(self.plans) < _REMEMBERED_SHAPES:
-            self.plans[shape] = plan
+        if len(self.plans) >= _REMEMBERED_SHAPES:
+            self.plans.clear()
+        self.plans[shape] = plan
         return plan
 
     def check_datatype(self, datatype: str) -> None:
@@ -143,6 +144,8 @@ class InputTensor:
                 f"Expected {plan.byte_size}, got {size}"
             )
             raise InvalidArgumentError(msg)
+        if not size:
+            return np.empty(plan.shape, self.dtype)
         array: Array = np.ndarray(plan.shape, self.dtype, body, at)
         if datatype == Datatype.BOOL:
             self._check_bools(array)
@@ -221,11 +224,11 @@ class InputTensor:
             elements=count,
             byte_size=0 if self.spec.datatype == Datatype.BYTES else count * self.dtype.itemsize,
             rows=shape[0] if self._batched else 1,
-            pack=None if code is None else struct.Struct(f"{count}{code}").pack,
+            pack=None if code is None else struct.Struct(f"<{count}{code}").pack,
         )
 
     def _check_bools(self, array: Array) -> None:
-        if array.size and array.view(np.uint8).max() > 1:
+        if array.view(np.uint8).max() > 1:
             msg = f"input '{self.name}' has a BOOL element whose byte is neither 0 nor 1"
             raise InvalidArgumentError(msg)
 

@@ -98,8 +98,9 @@ class InferEncoder:
         head = self._heads.get(key)
         if head is None or head.dtype is not array.dtype:
             head = self._new_head(name, array)
-            if len(self._heads) < _REMEMBERED_SHAPES:
-                self._heads[key] = head
+            if len(self._heads) >= _REMEMBERED_SHAPES:
+                self._heads.clear()
+            self._heads[key] = head
             array = array.astype(head.dtype, copy=False)
         if head.dtype.kind == "O":
             return head.text + orjson.dumps(_texts(name, array))
@@ -110,7 +111,9 @@ class InferEncoder:
         datatype = datatype_of(array.dtype)
         head = _tensor_head(name, datatype, array.shape)
         text = b'%b,"parameters":{"binary_data_size":%d}}' % (head, size)
-        if datatype != Datatype.BYTES and len(self._binary_heads) < _REMEMBERED_SHAPES:
+        if datatype != Datatype.BYTES:
+            if len(self._binary_heads) >= _REMEMBERED_SHAPES:
+                self._binary_heads.clear()
             self._binary_heads[name, array.shape] = _Head(datatype.dtype, text)
         return text
 

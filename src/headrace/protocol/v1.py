@@ -45,8 +45,8 @@ class V1Codec:
         self._version = model_version
         self._batched = signature.batched
         self._inputs = ModelInputs(model_name, signature, max_batch_size=max_batch_size)
-        self._only = next(iter(self._inputs.tensors.values()))
-        self._has_one_input = len(signature.inputs) == 1
+        tensors = tuple(self._inputs.tensors.values())
+        self._only = tensors[0] if len(tensors) == 1 else None
 
     def decode(self, body: bytes) -> InferRequest:
         """The request that `body` holds, checked against the model's signature.
@@ -102,7 +102,7 @@ class V1Codec:
         inputs = document["inputs"]
         if isinstance(inputs, dict) and not self._is_element(inputs):
             return inputs
-        if not self._has_one_input:
+        if self._only is None:
             msg = f"Expected \"inputs\" to be an object by input name for model '{self._model}'"
             raise InvalidArgumentError(msg)
         return {self._only.name: inputs}
@@ -114,7 +114,7 @@ class V1Codec:
         if instances and isinstance(instances[0], dict) and not self._is_element(instances[0]):
             columns = self._transpose(instances)
             return columns if self._batched else {n: v[0] for n, v in columns.items()}
-        if not self._has_one_input:
+        if self._only is None:
             msg = (
                 'Expected each of "instances" to be an object by input name, because model '
                 f"'{self._model}' has several inputs"
@@ -137,15 +137,17 @@ class V1Codec:
 
     def _array(self, tensor: InputTensor, data: object) -> Array:
         if tensor.spec.datatype == Datatype.BYTES:
-            data = _decoded(tensor.name, data)
+            data = _decoded(tensor.name, data, depth=len(tensor.spec.shape))
         shape = nested_shape(data)
         flat = flatten(tensor.name, data, shape) if isinstance(data, list) else [data]
         return tensor.from_flat(tensor.plan(_with_unit_axis(tensor, shape)), flat)
 
     def _is_element(self, value: dict[str, Any]) -> bool:
         """Whether an object is one BYTES element rather than values by input name."""
-        is_bytes = self._has_one_input and self._only.spec.datatype == Datatype.BYTES
-        return is_bytes and value.keys() == {_B64} and self._only.name != _B64
+        only = self._only
+        if only is None or only.spec.datatype != Datatype.BYTES or only.name == _B64:
+            return False
+        return value.keys() == {_B64}
 
 
 def _document(body: bytes) -> dict[str, Any]:
@@ -166,10 +168,10 @@ def _with_unit_axis(tensor: InputTensor, shape: tuple[int, ...]) -> tuple[int, .
     return (*shape, 1) if is_column else shape
 
 
-def _decoded(name: str, data: object) -> object:
-    """The same nesting with `{"b64": ...}` replaced by bytes."""
+def _decoded(name: str, data: object, *, depth: int) -> object:
+    """The same nesting with `{"b64": ...}` replaced by bytes, in lists at most `depth` deep."""
     if isinstance(data, list):
-        return [_decoded(name, item) for item in data]
+        return [_decoded(name, item, depth=depth - 1) for item in data] if depth else data
     if not isinstance(data, dict) or data.keys() != {_B64}:
         return data
     try:

@@ -6,8 +6,6 @@ from typing import Any, Final, NoReturn
 
 from headrace.core import Datatype, InvalidArgumentError
 
-# Native byte order without padding: about 20 % faster than "<", and the same on little-endian
-# machines, which are the only ones that the runtimes exist for.
 PACK_CODES: Final = {
     Datatype.UINT8: "B",
     Datatype.UINT16: "H",
@@ -21,6 +19,8 @@ PACK_CODES: Final = {
     Datatype.FP32: "f",
     Datatype.FP64: "d",
 }
+"""`struct`'s code of each numeric datatype, to be used with "<": without a byte order, `struct`
+makes infinity of a float that is out of range and does not say so."""
 FLOATS: Final = frozenset({Datatype.FP16, Datatype.FP32, Datatype.FP64})
 
 _JSON_NAMES: Final[dict[type, str]] = {
@@ -97,7 +97,7 @@ def pack_bools(name: str, flat: list[Any]) -> bytes:
 
 def raise_unpackable(name: str, datatype: Datatype, flat: list[Any]) -> NoReturn:
     """Raise InvalidArgumentError for the first of `flat` that `datatype` cannot hold."""
-    one = struct.Struct(PACK_CODES[datatype])
+    one = struct.Struct(f"<{PACK_CODES[datatype]}")
     for at, value in enumerate(flat):
         try:
             one.pack(value)
