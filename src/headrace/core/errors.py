@@ -95,7 +95,7 @@ class AlreadyExistsError(HeadraceError):
 
 
 class OverloadedError(HeadraceError):
-    """The replica's queue is full, or too long for the deadline; the request was not tried."""
+    """The replica's queue is full; the request was not tried."""
 
     code = Code.RESOURCE_EXHAUSTED
 
@@ -126,7 +126,7 @@ class ModelNotReadyError(UnavailableError):
 
 
 class DeadlineExceededError(HeadraceError):
-    """The deadline passed, or cannot be met, before the model ran."""
+    """The deadline passed, or cannot be met."""
 
     code = Code.DEADLINE_EXCEEDED
 

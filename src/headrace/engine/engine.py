@@ -107,8 +107,8 @@ class Engine:
 
         Raises:
             InvalidArgumentError: It has more rows than a batch may have.
-            OverloadedError: The queue is full, or too long for its deadline.
-            DeadlineExceededError: Its deadline has passed.
+            OverloadedError: The queue is full.
+            DeadlineExceededError: Its deadline has passed, or cannot be met behind the queue.
             UnavailableError: The engine is stopping.
         """
         try:
@@ -199,7 +199,9 @@ class Engine:
                 f"the deadline in {left_s:.3g} s cannot be met: about {wait_s:.3g} s in the queue "
                 f"and {run_s:.3g} s to run"
             )
-            raise OverloadedError(msg, retry_after_s=wait_s)
+            error = DeadlineExceededError(msg)
+            error.retry_after_s = wait_s if run_s <= left_s else None
+            raise error
 
     def _wait_s(self, rows_ahead: int) -> float:
         """Seconds until `rows_ahead` waiting rows and the runs in progress are done."""

@@ -175,11 +175,14 @@ def _listings(listing: str) -> Iterator[Resource]:
 
 
 def _grpc_server_routes(servers: Resource, statistics: Resource) -> Iterator[Resource]:
-    """Calls over gRPC by method: the first look at those that name a model, and all others."""
-    refused = {**_reply(404, ""), "typed_per_filter_config": {**SELECTING, **REFUSING}}
+    """Calls over gRPC by method: the first look at those that name a model, and all others.
+
+    One that names none, or is no message at all, goes to a replica, which says what is wrong.
+    """
+    unnamed = {**_grpc_version(servers), "typed_per_filter_config": SELECTING}
     for rpc in MODEL_RPCS:
         if rpc != _STATISTICS_RPC:
-            yield {"name": "unnamed-model", "match": _rpc_match(rpc), **refused}
+            yield {"name": "unnamed-model", "match": _rpc_match(rpc), **unnamed}
     named_or_not: Sequence[tuple[str, Resource, Resource]] = (
         ("statistics", _rpc_match(_STATISTICS_RPC), statistics),
         ("health", {"path": f"/{HEALTH_CHECK}", "grpc": {}}, servers),

@@ -14,6 +14,8 @@ from headrace.core import (
 )
 from headrace.serving.exchange import Exchange
 
+_GRPC_PREFIX: Final = b"/inference.GRPCInferenceService/"
+
 Handler = Callable[[Exchange], None]
 
 _MODEL_PATH: Final = re.compile(
@@ -109,4 +111,7 @@ def _why_no_path(path: bytes) -> HeadraceError:
         return UnsupportedError("Client shared memory is not supported: send tensors in requests")
     if path.startswith((b"/v2/trace", b"/v2/logging")):
         return UnsupportedError("trace and log settings cannot be changed by requests")
+    if path.startswith(_GRPC_PREFIX):
+        rpc = path.removeprefix(_GRPC_PREFIX).decode(errors="replace")[:100]
+        return UnsupportedError(f"there is no unary rpc '{rpc}'")
     return NotFoundError("Not Found")

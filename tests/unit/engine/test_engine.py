@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from tests.unit.engine.models import LENGTHS, Doubling, Echoing
-from tests.unit.engine.tickets import Recorded, a_ticket
 
 from headrace.core import (
     BatchingSettings,
@@ -25,6 +23,8 @@ from headrace.core import (
 from headrace.engine import Engine, PaddingPlan, ServiceTimes, padding_plan
 from headrace.observe import ModelStatistics, PhaseHistograms
 from headrace.runtimes import Model
+from tests.unit.engine.models import LENGTHS, Doubling, Echoing
+from tests.unit.engine.tickets import Recorded, a_ticket
 
 pytestmark = pytest.mark.anyio
 
@@ -284,8 +284,12 @@ async def test_what_cannot_be_in_time_behind_a_queue_is_refused_at_the_door() ->
         engine.submit(ticket, 0.0)
     await settle()
 
-    with pytest.raises(OverloadedError, match="cannot be met"):
+    with pytest.raises(DeadlineExceededError, match="cannot be met") as caught:
         engine.submit(a_ticket(deadline=1.0), 0.0)
+    assert caught.value.retry_after_s is not None
+    with pytest.raises(DeadlineExceededError, match="cannot be met") as caught:
+        engine.submit(a_ticket(deadline=0.05), 0.0)
+    assert caught.value.retry_after_s is None  # a run alone takes longer
     engine.submit(a_ticket(deadline=100.0), 0.0)
 
     model.gate.set()

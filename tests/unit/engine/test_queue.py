@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.engine.tickets import Recorded, a_ticket
 
 from headrace.engine import BatchQueue
 from headrace.engine.queue import DEFAULT_LEVEL, LEVELS, level_of, nearest_lengths
+from tests.unit.engine.tickets import Recorded, a_ticket
 
 
 def of(limit: int) -> Callable[[int], int]:

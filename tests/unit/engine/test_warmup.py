@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import pytest
-from tests.unit.engine.models import LENGTHS, ROWS
 
 from headrace.core import Datatype, ModelSignature, Tensors, TensorSpec
 from headrace.engine import ServiceTimes, warm_up
+from tests.unit.engine.models import LENGTHS, ROWS
 
 UNBATCHED = ModelSignature(
     inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(3,)),),
