@@ -59,7 +59,7 @@ async def _run(settings: ControlSettings) -> int:
         system = assemble(settings, home)
         write_control_file(home.control_file, system.control_file)
     except (HeadraceError, OSError) as error:
-        _LOG.error("cannot start: %s", error)
+        _LOG.error("cannot start: %s", _one_line(str(error)))
         _notify(settings, Notice(error=str(error)))
         if lock is not None:
             lock.release()
@@ -129,7 +129,8 @@ class Life:
         errors = error.exceptions if isinstance(error, BaseExceptionGroup) else (error,)
         is_ours = all(isinstance(one, HeadraceError) for one in errors)
         self._failure = "; ".join(str(one) or type(one).__name__ for one in errors)
-        _LOG.error("cannot go on: %s", self._failure, exc_info=None if is_ours else error)
+        trace = None if is_ours else error
+        _LOG.error("cannot go on: %s", _one_line(self._failure), exc_info=trace)
         self._tell(Notice(error=self._failure, found_running=self.system.found_running))
 
     async def _serve(self) -> None:
@@ -203,6 +204,11 @@ class Life:
 def _configure_log(settings: ControlSettings) -> None:
     log_format: LogFormat = "json" if settings.log_format == "json" else "text"
     configure_logging(log_format=log_format, level=settings.log_level)
+
+
+def _one_line(text: str) -> str:
+    """A list of mistakes as a log can hold it: a line per event."""
+    return "; ".join(line.strip() for line in text.splitlines()).replace(":;", ":")
 
 
 def _log_to(path: Path) -> None:
