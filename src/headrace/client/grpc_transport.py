@@ -1,5 +1,6 @@
 """Carries gRPC messages by grpcio; imported only when a `grpc://` URL is used."""
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -8,7 +9,7 @@ import msgspec
 
 from headrace.client.conversation import Send
 from headrace.client.target import Target
-from headrace.core import HeadraceError
+from headrace.core import HeadraceError, PayloadTooLargeError
 from headrace.protocol import error_from_grpc
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.primary_user_agent", "headrace"),
 )
+_TOO_LARGE: Final = re.compile(r"Received message larger than max \((\d+) vs\. (\d+)\)")
 
 
 class GrpcMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,8 +109,13 @@ class AsyncGrpcTransport:
 
 def failure(error: grpc.RpcError) -> HeadraceError:
     """What a failed call means to the caller."""
+    details = error.details() or ""
+    # grpcio's own servers say this for a size that never changes as they say "overloaded".
+    sizes = _TOO_LARGE.search(details)
+    if sizes is not None:
+        return PayloadTooLargeError(got_bytes=int(sizes[1]), limit_bytes=int(sizes[2]))
     trailing = error.trailing_metadata() or ()
-    return error_from_grpc(error.code().value[0], error.details() or "", tuple(trailing))
+    return error_from_grpc(error.code().value[0], details, tuple(trailing))
 
 
 def _options(target: Target) -> tuple[tuple[str, object], ...]:
