@@ -67,10 +67,17 @@ def infer(
     from headrace.cli.read_inputs import Inputs, read_inputs, with_batch_axis
     from headrace.cli.show_outputs import to_document
     from headrace.client import Client
-    from headrace.core import example_inputs
+    from headrace.core import ModelNotFoundError, NotFoundError, example_inputs
 
     with Client(url or running.gateway_url(home), timeout_s=timeout_s) as client:
-        signature = client.signature(endpoint, version)
+        try:
+            signature = client.signature(endpoint, version)
+        except ModelNotFoundError as error:
+            known = [] if url or version else running.endpoint_names(home)
+            if not known:
+                raise
+            msg = f"there is no endpoint '{endpoint}'; there are: {', '.join(known)}"
+            raise NotFoundError(msg) from error
         if file is None:
             inputs: Inputs = dict(example_inputs(signature, rows=rows or 1))
         else:

@@ -2,11 +2,14 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headrace.cli.options import DEFAULT_HOME, Home, LogFormat, LogFormatOption
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def logs(
@@ -23,7 +26,7 @@ def logs(
     log_format: LogFormatOption = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Print the newest log lines of all processes.
+    """Print the newest log lines of all processes, also of those that have ended.
 
     For example:
 
@@ -31,15 +34,18 @@ def logs(
 
         headrace logs gateway --tail 20
     """
-    from headrace.cli.output import write
-    from headrace.cli.running import management
+    from headrace.cli.output import say, write
+    from headrace.cli.running import log_lines, management
+    from headrace.control import read_control_file
 
-    lines = management(home).lines(
-        "/api/v1/logs",
-        follow=int(follow),
-        tail=tail,
-        source=source,
-        format=log_format or LogFormat.TEXT,
-    )
+    wanted = str(log_format or LogFormat.TEXT)
+    lines: Iterable[str]
+    if follow or read_control_file(home) is not None:
+        lines = management(home).lines(
+            "/api/v1/logs", follow=int(follow), tail=tail, source=source, format=wanted
+        )
+    else:
+        lines = log_lines(home, tail=tail, source=source or "", log_format=wanted)
+        say(f"nothing runs on {home}; this is what was logged before")
     for line in lines:
         write(line)

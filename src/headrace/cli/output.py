@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.table import Table
     from rich.text import Text
 
 
@@ -35,9 +34,7 @@ def show(*renderables: "RenderableType") -> None:
     """Tables and text for people, on standard output."""
     console = _console(stderr=False)
     for renderable in renderables:
-        console.print(
-            renderable, soft_wrap=isinstance(renderable, str), highlight=False, markup=False
-        )
+        console.print(renderable, soft_wrap=True, highlight=False, markup=False)
 
 
 def columns(rows: Sequence[tuple[str, str]]) -> list[str]:
@@ -46,18 +43,27 @@ def columns(rows: Sequence[tuple[str, str]]) -> list[str]:
     return [f"{label:<{width}}  {value}" for label, value in rows]
 
 
-def table(rows: Iterable["Sequence[str | Text]"], *columns: str) -> "Table":
-    """A table without lines; without `columns`, labels and values.
+def table(rows: Iterable["Sequence[str | Text]"], *columns: str) -> "Text":
+    """Rows below each other; without `columns`, labels and values.
 
-    Cells are shown as they are: names and paths may hold what rich takes for markup.
+    Nothing is cut or wrapped to fit a terminal, so that pipes get whole lines.
     """
-    from rich.table import Table
     from rich.text import Text
 
-    made = Table(*columns, box=None, pad_edge=False, show_header=bool(columns), header_style="bold")
-    for row in rows:
-        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
-    return made
+    head = [tuple(Text(name, style="bold") for name in columns)] if columns else []
+    body = [tuple(Text(c) if isinstance(c, str) else c for c in row) for row in rows]
+    lines = [*head, *body]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return Text("\n").join(_line(cells, widths) for cells in lines)
+
+
+def _line(cells: "Sequence[Text]", widths: Sequence[int]) -> "Text":
+    from rich.text import Text
+
+    parts = [
+        cell + " " * (width - len(cell)) for cell, width in zip(cells[:-1], widths, strict=False)
+    ]
+    return Text("  ").join([*parts, cells[-1]])
 
 
 @contextmanager

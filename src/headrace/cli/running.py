@@ -1,10 +1,15 @@
 """What runs on a home, and how to reach it."""
 
+from datetime import UTC, datetime
 from pathlib import Path
+
+import msgspec
 
 from headrace.cli.management import Management
 from headrace.control import ControlFile, read_control_file
-from headrace.core import UnavailableError
+from headrace.control.log_files import LogFiles, merged_tail, render_line
+from headrace.control.store import FileStore
+from headrace.core import HeadraceError, NotFoundError, UnavailableError
 
 DEFAULT_GATEWAY_URL = "http://127.0.0.1:8000"
 
@@ -32,9 +37,43 @@ def control_file(home: Path) -> ControlFile:
 
 
 def gateway_url(home: Path) -> str:
-    """The gateway of `home`; where none is known, the usual one of this machine."""
-    found = read_control_file(home)
-    return DEFAULT_GATEWAY_URL if found is None else found.http_url
+    """The gateway of `home`; where none is known, the usual one of this machine.
+
+    The gateway goes on without its control plane, so what a dead one wrote is good enough.
+    """
+    try:
+        data = (home / "run" / "control.json").read_bytes()
+        return msgspec.json.decode(data, type=ControlFile).http_url
+    except (OSError, msgspec.MsgspecError):
+        return DEFAULT_GATEWAY_URL
+
+
+def endpoint_names(home: Path) -> list[str]:
+    """The endpoints that the control plane on `home` knows; none if it does not run."""
+    try:
+        status = management(home).get("/api/v1/status")
+    except HeadraceError:
+        return []
+    return [endpoint["name"] for endpoint in status["endpoints"]]
+
+
+def log_lines(home: Path, *, tail: int, source: str, log_format: str) -> list[str]:
+    """The newest lines of all logs of `home`, read from the files: nothing has to run.
+
+    Raises:
+        NotFoundError: There are none, or none of `source`.
+    """
+    logs = LogFiles(directory=home / "logs")
+    if not logs.paths(source):
+        names = ", ".join(logs.names())
+        msg = (
+            f"there is no log of '{source}'; there are: {names}" if names else f"no logs in {home}"
+        )
+        raise NotFoundError(msg)
+    now = datetime.now(UTC)
+    of_day_s = (now - now.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds()
+    lines = merged_tail(logs, tail, now_of_day_s=of_day_s, source=source)
+    return [render_line(line, log_format=log_format) for line in lines]
 
 
 def references_in_use(home: Path) -> set[str]:
@@ -42,7 +81,5 @@ def references_in_use(home: Path) -> set[str]:
 
     What is stored is served as soon as a control plane starts, so it counts without one too.
     """
-    from headrace.control.store import FileStore  # noqa: PLC0415  # only this function needs it
-
     desired = FileStore(home / "state.json").load()
     return {revision.model for revision in desired.revisions().values()}

@@ -49,7 +49,7 @@ def apply(
     with progress("waiting until everything is ready" if wait else "applying"):
         answer = api.post(
             "/api/v1/apply",
-            spec.model_dump(mode="json"),
+            spec.document(),
             timeout_s=wait_s + 30,
             wait_s=wait_s if wait else None,
         )

@@ -13,7 +13,7 @@ from headrace.cli.options import DEFAULT_HOME, Home, Json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
+    from rich.text import Text
 
 _REFRESH_S = 1.0
 
@@ -87,15 +87,13 @@ def render(document: dict[str, Any]) -> "RenderableType":
     return Group(*parts)
 
 
-def addresses(known: dict[str, Any]) -> "Table":
+def addresses(known: dict[str, Any]) -> "Text":
     """Where everything is reached."""
     from headrace.cli.output import table
 
     labels = {"http": "HTTP, gRPC", "grpc": "gRPC", "admin": "management"}
     return table(
-        (labels.get(name, name), str(address))
-        for name, address in known.items()
-        if address
+        (labels.get(name, name), str(address)) for name, address in known.items() if address
     )
 
 

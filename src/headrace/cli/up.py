@@ -96,7 +96,7 @@ def up(
         ),
     ] = 8080,
     wait_s: Annotated[
-        float, typer.Option("--wait-s", min=0.1, help="How long to wait for the first answer.")
+        float, typer.Option("--wait-s", min=0.1, help="How long --detach waits for that.")
     ] = 120.0,
     log_format: LogFormatOption = None,
     log_level: LogLevel = "info",
@@ -173,7 +173,7 @@ def _from_spec(file: Path, *, name: str | None, replicas: int | None) -> dict[st
         if value is not None:
             msg = f"a spec file says this itself; set it in {file}"
             raise typer.BadParameter(msg, param_hint=flag)
-    return read_spec(file).model_dump(mode="json")
+    return read_spec(file).document()
 
 
 def _from_model(path: Path, *, name: str | None, replicas: int | None) -> dict[str, Any]:
