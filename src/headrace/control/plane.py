@@ -1,6 +1,7 @@
 """The control plane of one home: what should run, what runs, and everything one may ask of it."""
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ from headrace.registry import Registry
 
 _LOG: Final = logging.getLogger("headrace.control")
 _SCRAPE_TIMEOUT_S: Final = 1.0
+_LOOK_AGAIN_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +159,10 @@ class ControlPlane:
         try:
             async with asyncio.timeout(timeout_s):
                 while not (status := self.status()).ready and not _has_failed(status):
-                    await self.reconciler.wait_change()
+                    # The gateway's coming up is no change of the reconciler's: look again anyway.
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_AGAIN_S):
+                            await self.reconciler.wait_change()
         except TimeoutError:
             return self.status()
         return status
