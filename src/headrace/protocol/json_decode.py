@@ -26,7 +26,6 @@ from headrace.protocol.json_messages import (
 )
 from headrace.protocol.parameters import (
     BINARY_OUTPUT,
-    NO_OPTIONS,
     SHARED_MEMORY_TEXT,
     check_outputs,
     request_options,
@@ -77,11 +76,7 @@ class InferDecoder:
         if header_length is None:
             if len(body) > LARGE_BODY_BYTES:
                 return self._decode_large(body)
-            for _ in self._typed:
-                request = self._decode_typed(body)
-                if request is not None:
-                    return request
-            return self._request(self._parse(body), body)
+            return self._decode_small(body)
         if header_length == 0:
             return self._decode_raw(body)
         if not 0 < header_length <= len(body):
@@ -90,18 +85,26 @@ class InferDecoder:
         message = self._parse(body[:header_length])
         return self._request(message, body, at=header_length)
 
-    def _decode_typed(self, body: bytes) -> InferRequest | None:
+    def _decode_small(self, body: bytes) -> InferRequest:
+        for _ in self._typed:
+            decoder, is_nested = self._typed[0]
+            try:
+                message = decoder.decode(body)
+            except UNREADABLE:
+                # Callers seldom change between flat and nested: remember what came last.
+                self._typed.reverse()
+                continue
+            request = self._typed_request(message, is_nested=is_nested)
+            if request is not None:
+                return request
+            break
+        return self._request(self._parse(body), body)
+
+    def _typed_request(self, message: InferMessage, *, is_nested: bool) -> InferRequest | None:
         """The request, if it is an ordinary one: JSON data of the expected element type only.
 
         Anything else, right or wrong, is None and left to the general way.
         """
-        decoder, is_nested = self._typed[0]
-        try:
-            message = decoder.decode(body)
-        except UNREADABLE:
-            # Callers seldom change between flat and nested: remember what came last.
-            self._typed.reverse()
-            return None
         inputs: dict[str, Array] = {}
         rows = 0
         for item in message.inputs:
@@ -206,12 +209,18 @@ class InferDecoder:
 
     def _finish(self, message: InferMessage, inputs: dict[str, Array], rows: int) -> InferRequest:
         parameters = message.parameters
-        if not parameters:
-            options = NO_OPTIONS
-        elif parameters == _ONLY_BINARY_OUTPUT and parameters["binary_data_output"] is True:
+        if not (parameters or message.outputs):
+            return InferRequest(
+                model_name=self._model,
+                inputs=inputs,
+                rows=rows,
+                model_version=self._version,
+                id=message.id or "",
+            )
+        if parameters == _ONLY_BINARY_OUTPUT and parameters["binary_data_output"] is True:
             options = BINARY_OUTPUT
         else:
-            options = request_options(parameters)
+            options = request_options(parameters or {})
         return InferRequest(
             model_name=self._model,
             inputs=inputs,

@@ -85,6 +85,7 @@ def test_any_bytes(model: ModelSignature, body: bytes, length: int | None) -> No
         unframe(body)
 
 
+@pytest.mark.slow
 @given(models, documents, st.binary(max_size=40), st.none() | st.integers(-2, 2))
 def test_any_document(
     model: ModelSignature, document: object, tail: bytes, shift: int | None
@@ -96,6 +97,7 @@ def test_any_document(
     survives(lambda: V1Codec("m", "1", model).decode(body), model)
 
 
+@pytest.mark.slow
 @given(models, documents)
 def test_any_large_document(model: ModelSignature, document: object) -> None:
     body = json.dumps(document).encode() + b" " * LARGE_BODY_BYTES
