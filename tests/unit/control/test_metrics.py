@@ -1,0 +1,85 @@
+"""Many expositions become one that a Prometheus can read."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from headrace.control.metrics import Source, gauge, merge_expositions
+
+ONE = """\
+# HELP requests_total Requests.
+# TYPE requests_total counter
+requests_total{model="m",code="200"} 3
+requests_total{model="m",code="500"} 1
+# HELP wait_seconds Wait.
+# TYPE wait_seconds histogram
+wait_seconds_bucket{le="0.1"} 2
+wait_seconds_bucket{le="+Inf"} 3
+wait_seconds_sum 0.5
+wait_seconds_count 3
+"""
+
+
+def families(text: str) -> dict[str, list[tuple[str, dict[str, str], float]]]:
+    return {
+        family.name: [(s.name, s.labels, s.value) for s in family.samples]
+        for family in text_string_to_metric_families(text)
+    }
+
+
+def replica(name: str, text: str = ONE) -> Source:
+    return Source(text=text, labels={"replica": name})
+
+
+def test_a_family_stands_once_with_the_samples_of_all() -> None:
+    text = merge_expositions([replica("a"), replica("b")])
+    found = families(text)
+
+    assert text.count("# TYPE requests_total ") == 1
+    assert text.count("# HELP wait_seconds ") == 1
+    assert len(found["requests"]) == 4
+    assert {labels["replica"] for _, labels, _ in found["wait_seconds"]} == {"a", "b"}
+    assert len(found["wait_seconds"]) == 8
+
+
+def test_a_sample_keeps_its_own_label_of_the_same_name() -> None:
+    text = merge_expositions([replica("a", 'x{replica="own",preplica="no"} 1\n')])
+
+    assert text == 'x{replica="own",preplica="no"} 1\n'
+
+
+def test_labels_are_escaped_and_braces_in_values_survive() -> None:
+    text = merge_expositions([replica('a"\\\n', 'x{path="/{id}, \\"q\\""} 1 1700000000\n')])
+    [(_, labels, _)] = families(text)["x"]
+
+    assert labels == {"replica": 'a"\\\n', "path": '/{id}, "q"'}
+
+
+def test_lines_that_are_no_samples_are_dropped() -> None:
+    broken = "<html>\nx{unclosed 1\nok 1\n# EOF\n\n# TYPE empty gauge\n"
+
+    assert merge_expositions([Source(text=broken)]) == "ok 1\n"
+
+
+def test_the_first_type_holds() -> None:
+    text = merge_expositions(
+        [
+            Source(text="# TYPE x gauge\nx 1\n"),
+            replica("b", "# HELP x Later.\n# TYPE x counter\nx 2\n"),
+        ]
+    )
+
+    assert text == '# HELP x Later.\n# TYPE x gauge\nx 1\nx{replica="b"} 2\n'
+
+
+def test_a_gauge_of_our_own_is_an_exposition() -> None:
+    text = gauge("up", "Up.", [((), 1.0), ((("a", 'q"'),), 0.0)])
+
+    assert families(text)["up"] == [("up", {}, 1.0), ("up", {"a": 'q"'}, 0.0)]
+
+
+@given(st.lists(st.text(max_size=100), max_size=3))
+def test_whatever_processes_say_the_answer_can_be_read(texts: list[str]) -> None:
+    merged = merge_expositions([*(replica(str(i), t) for i, t in enumerate(texts)), replica("z")])
+
+    assert len(families(merged)["requests"]) >= 2
