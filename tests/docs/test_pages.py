@@ -15,7 +15,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,11 +63,13 @@ def blocks(page: Path) -> list[Block]:
     return [Block(*found) for found in _FENCE.findall(page.read_text())]
 
 
-def all_blocks(language: str) -> Iterator[Any]:
-    for page in PAGES:
-        for i, block in enumerate(blocks(page)):
-            if block.language == language:
-                yield pytest.param(block, id=f"{page.relative_to(ROOT)}-{i}")
+def all_blocks(language: str) -> list[Any]:
+    return [
+        pytest.param(block, id=f"{page.relative_to(ROOT)}-{i}")
+        for page in PAGES
+        for i, block in enumerate(blocks(page))
+        if block.language == language
+    ]
 
 
 @pytest.mark.parametrize("block", all_blocks("yaml"))
@@ -95,9 +96,10 @@ def test_links_of_pages_outside_the_docs_lead_somewhere(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
-def test_generated_parts_are_those_that_the_code_gives(path: Path) -> None:
-    assert path.read_text() == pages()[path], "stale: run `make reference`"
+def test_generated_parts_are_those_that_the_code_gives() -> None:
+    stale = [path.name for path, text in pages().items() if path.read_text() != text]
+
+    assert stale == [], "run `make reference`"
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +131,7 @@ def play(steps: list[Block], models: Path, folder: Path) -> None:
     """Run the blocks in `folder`, compare what they print, and stop whatever runs there."""
     prepare(models, folder)
     ports = dict(zip(USUAL_PORTS, free_ports(len(USUAL_PORTS)), strict=True))
-    environment = story_environment(folder, ports)
+    environment = story_environment(ports)
     script, expected = compose(steps, ports)
     try:
         done = subprocess.run(  # noqa: S603  # what our own pages show
@@ -201,26 +203,18 @@ def assert_alike(want: object, got: object) -> None:
 def prepare(models: Path, folder: Path) -> None:
     shutil.copytree(models, folder / "models")
     (folder / "examples").symlink_to(ROOT / "examples")
-    (folder / ".venv/bin").mkdir(parents=True)
-    (folder / ".venv/bin/activate").touch()  # the shim below has to stay first in PATH
-    shims = folder / "shims"
-    shims.mkdir()
-    shim = shims / "headrace"
-    # Pages speak of the usual ports; here `up` is told others, for tests beside this one.
-    shim.write_text(
-        "#!/bin/bash\n"
-        f'if [ "$1" = up ]; then exec {BIN}/headrace "$@" $SHIM_PORTS; fi\n'
-        f'exec {BIN}/headrace "$@"\n'
-    )
-    shim.chmod(0o755)
+    (folder / ".venv").symlink_to(BIN.parent)
 
 
-def story_environment(folder: Path, ports: dict[int, int]) -> dict[str, str]:
-    names = ("--http-port", "--grpc-port", "--metrics-port", "--admin-port")
-    flags = [f"{name} {ports[usual]}" for name, usual in zip(names, USUAL_PORTS, strict=True)]
-    path = f"{folder}/shims:{BIN}:{os.environ['PATH']}"
+def story_environment(ports: dict[int, int]) -> dict[str, str]:
+    """Pages speak of the usual ports; here others are used, for what runs beside this test."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HEADRACE_")}
-    return kept | {"PATH": path, "SHIM_PORTS": " ".join(flags), "COLUMNS": "120"}
+    names = ("HTTP", "GRPC", "METRICS", "ADMIN")
+    chosen = {
+        f"HEADRACE_{name}_PORT": str(ports[usual])
+        for name, usual in zip(names, USUAL_PORTS, strict=True)
+    }
+    return {**kept, **chosen, "PATH": f"{BIN}:{os.environ['PATH']}", "COLUMNS": "120"}
 
 
 def with_ports(text: str, ports: dict[int, int]) -> str:

@@ -23,7 +23,7 @@ def _page(command: Any, path: str, level: int) -> Iterator[str]:  # noqa: ANN401
         yield from _text(command.epilog)
     yield f"    {' '.join([path, *command.collect_usage_pieces(context)])}"
     yield ""
-    rows = [_row(parameter, context) for parameter in command.params if not _hidden(parameter)]
+    rows = [_row(parameter) for parameter in command.params if not _hidden(parameter)]
     if rows:
         yield "| argument or option | meaning | environment | default |"
         yield "|---|---|---|---|"
@@ -42,10 +42,10 @@ def _hidden(parameter: Any) -> bool:  # noqa: ANN401  # as above
     return bool(getattr(parameter, "hidden", False)) or "--help" in parameter.opts
 
 
-def _row(parameter: Any, context: Any) -> str:  # noqa: ANN401  # as above
+def _row(parameter: Any) -> str:  # noqa: ANN401  # as above
     names = ", ".join(f"`{name}`" for name in parameter.opts)
     if parameter.param_type_name == "argument":
-        names = f"`{parameter.make_metavar(context)}`"
+        names = f"`{parameter.metavar or parameter.name.upper()}`"
     default = parameter.show_default if isinstance(parameter.show_default, str) else ""
     if not default and parameter.default not in (None, "", False) and parameter.show_default:
         default = str(getattr(parameter.default, "value", parameter.default))
