@@ -20,7 +20,7 @@ _SLACK_S = 15.0
 def down(
     *,
     drain_s: Annotated[
-        float, typer.Option("--drain-s", min=0, help="Requests in flight may take this long.")
+        float, typer.Option("--drain-s", min=0, help="Seconds that requests in flight may take.")
     ] = 30.0,
     home: Home = DEFAULT_HOME,
 ) -> None:

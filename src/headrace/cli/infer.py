@@ -45,7 +45,7 @@ def infer(
             show_default="the gateway of --home",
         ),
     ] = None,
-    timeout_s: Annotated[float, typer.Option("--timeout-s", help="For everything.")] = 60.0,
+    timeout_s: Annotated[float, typer.Option("--timeout-s", help="Seconds for everything.")] = 60.0,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Send rows to an endpoint and print what comes back.

@@ -20,6 +20,7 @@ from headrace.core import (
 _NPY: Final = b"\x93NUMPY"
 _ZIP: Final = b"PK\x03\x04"
 _SHOWN: Final = 8
+_TRUTH: Final = {"true": True, "false": False, "1": True, "0": False}
 
 Inputs = dict[str, Any]
 """Arrays or nested lists by input name; the client turns them into tensors."""
@@ -172,7 +173,8 @@ def _from_csv(text: str, signature: ModelSignature) -> Inputs:
     if any(signature.input(name) is not None for name in names):
         return _from_columns(names, rows[1:], signature)
     spec = _only_input(signature, "CSV without a header that names the inputs")
-    has_header = spec.datatype is not Datatype.BYTES and not all(map(_is_number, names))
+    # One value among words is a mistake in a row; a line of words alone is a header.
+    has_header = spec.datatype is not Datatype.BYTES and not any(map(_is_value, names))
     body = rows[1:] if has_header else rows
     first_line = 2 if has_header else 1
     width = _row_size(spec, signature)
@@ -232,11 +234,11 @@ def _nested(row: list[Any], spec: TensorSpec, signature: ModelSignature) -> Any:
     return np.array(row, dtype=np.object_).reshape(shape).tolist()
 
 
-def _is_number(cell: str) -> bool:
+def _is_value(cell: str) -> bool:
     try:
         float(cell)
     except ValueError:
-        return False
+        return cell.lower() in _TRUTH
     return True
 
 
@@ -247,7 +249,7 @@ def _cell(cell: str, spec: TensorSpec, *, row: int, column: int) -> bool | int |
             case "f":
                 return float(text)
             case "b":
-                return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+                return _TRUTH[text.lower()]
             case "i" | "u":
                 return int(text)
             case _:

@@ -18,11 +18,11 @@ def _page(command: Any, path: str, level: int) -> Iterator[str]:  # noqa: ANN401
     context = typer.Context(command, info_name=path)
     yield f"{'#' * level} `{path}`"
     yield ""
+    yield f"    {' '.join([path, *command.collect_usage_pieces(context)])}"
+    yield ""
     yield from _text(command.help or "")
     if command.epilog:
         yield from _text(command.epilog)
-    yield f"    {' '.join([path, *command.collect_usage_pieces(context)])}"
-    yield ""
     rows = [_row(parameter) for parameter in command.params if not _hidden(parameter)]
     if rows:
         yield "| argument or option | meaning | environment | default |"

@@ -30,7 +30,7 @@ def apply(
         bool, typer.Option("--wait", help="Return when everything in it is ready.")
     ] = False,
     wait_s: Annotated[
-        float, typer.Option("--wait-s", min=0.1, help="How long --wait waits.")
+        float, typer.Option("--wait-s", min=0.1, help="Seconds that --wait waits.")
     ] = 120.0,
     json: Json = False,
     home: Home = DEFAULT_HOME,

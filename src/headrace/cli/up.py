@@ -30,7 +30,7 @@ def up(
     target: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[MODEL_FILE|MODEL_DIR|headrace.yaml]",
+            metavar="MODEL_FILE|MODEL_DIR|headrace.yaml",
             help="A model, a directory with a model or a Triton-style repository, or a spec file.",
             show_default="./headrace.yaml, else what ran last",
         ),
@@ -96,7 +96,7 @@ def up(
         ),
     ] = 8080,
     wait_s: Annotated[
-        float, typer.Option("--wait-s", min=0.1, help="How long --detach waits for that.")
+        float, typer.Option("--wait-s", min=0.1, help="Seconds that --detach waits for it.")
     ] = 120.0,
     log_format: LogFormatOption = None,
     log_level: LogLevel = "info",

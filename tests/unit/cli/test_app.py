@@ -1,0 +1,178 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headrace import __version__
+from headrace.cli import main, reference
+from headrace.cli.failures import report
+from headrace.core import DeadlineExceededError, InvalidArgumentError, UnavailableError
+from tests.unit.cli.conftest import Command
+
+COMMANDS = (
+    *("up", "down", "apply", "serve", "infer", "status", "logs", "check", "schema", "version"),
+    *("models", "push", "list", "show", "rm", "gc"),
+)
+
+
+def test_the_version_is_printed(headrace: Command) -> None:
+    assert headrace("--version").out == f"headrace {__version__}\n"
+    assert headrace("version").out.startswith(f"headrace {__version__}\npython ")
+
+
+def test_help_names_every_command(headrace: Command) -> None:
+    text = headrace("--help").out + headrace("models", "--help").out
+
+    assert [command for command in COMMANDS if command not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["fly"], "No such command 'fly'"),
+        (["up", "--fly"], "No such option: --fly"),
+        (["up", "nowhere.onnx"], "there is no file or directory 'nowhere.onnx'"),
+        (["up", "--http-port", "x"], "--http-port"),
+        (["up", "--http-port", "70000"], "--http-port"),
+        (["up"], "nothing to serve"),
+        (["apply"], "--file"),
+        (["check", "nowhere.yaml"], "nowhere.yaml"),
+        (["infer"], "'endpoint'"),
+        (["models", "push", "m", "nowhere.onnx"], "nowhere.onnx"),
+        (["models", "rm", "m"], "names no version"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_status_2(
+    headrace: Command, arguments: list[str], text: str
+) -> None:
+    outcome = headrace(*arguments)
+
+    assert outcome.status == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith("headrace: ")
+    assert outcome.err.count("\n") == 1
+    assert text in outcome.err
+    assert "--help`" in outcome.err
+
+
+@pytest.mark.parametrize("command", ["status", "apply", "logs -f"])
+def test_without_a_control_plane_the_exit_status_is_3(
+    headrace: Command, home: Path, tmp_path: Path, command: str
+) -> None:
+    spec = tmp_path / "headrace.yaml"
+    spec.write_text("version: 1\nendpoints: [{name: m, model: 'm:1'}]\n")
+    arguments = ["apply", "-f", str(spec)] if command == "apply" else command.split()
+
+    outcome = headrace(*arguments)
+
+    assert outcome.status == 3
+    assert outcome.err == f"headrace: nothing runs on {home}; `headrace up` starts it\n"
+
+
+def test_status_in_json_says_that_nothing_runs(headrace: Command) -> None:
+    outcome = headrace("status", "--json")
+
+    assert outcome.status == 3
+    assert outcome.out.startswith('{"running":false,"ready":false,"endpoints":[]')
+
+
+def test_down_where_nothing_runs_is_fine_and_makes_nothing(headrace: Command, home: Path) -> None:
+    outcome = headrace("down")
+
+    assert outcome.status == 0
+    assert "nothing runs" in outcome.err
+    assert not home.exists()
+
+
+def test_down_on_an_idle_home_is_fine(headrace: Command, home: Path) -> None:
+    (home / "run").mkdir(parents=True)
+
+    outcome = headrace("down")
+
+    assert outcome.status == 0
+    assert "nothing runs" in outcome.err
+
+
+def test_logs_without_any_say_so(headrace: Command) -> None:
+    outcome = headrace("logs")
+
+    assert outcome.status == 1
+    assert "no logs in" in outcome.err
+
+
+def test_logs_of_what_ended_are_still_there(headrace: Command, home: Path) -> None:
+    (home / "logs").mkdir(parents=True)
+    (home / "logs" / "m-1.log").write_text("12:00:00.000 INFO    headrace  one\nnext\n")
+    (home / "logs" / "control.log").write_text("11:00:00.000 INFO    headrace  zero\n")
+
+    outcome = headrace("logs", "--tail", "2")
+    one = headrace("logs", "control", "--log-format", "json")
+    none = headrace("logs", "gateway")
+
+    assert outcome.out.splitlines() == [
+        "m-1              | 12:00:00.000 INFO    headrace  one",
+        "m-1              | next",
+    ]
+    assert '"source":"control"' in one.out
+    assert "there is no log of 'gateway'; there are: control, m-1" in none.err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (UnavailableError("gone"), 3, "headrace: gone\n"),
+        (DeadlineExceededError("late"), 3, "headrace: late\n"),
+        (InvalidArgumentError("wrong"), 1, "headrace: wrong\n"),
+        (PermissionError(13, "Permission denied", "/x"), 1, "headrace: Permission denied: /x\n"),
+        (OSError(28, "No space left on device"), 1, "headrace: No space left on device\n"),
+        (ValueError("odd"), 1, "headrace: unexpected ValueError: odd (a bug; `headrace --debug"),
+    ],
+)
+def test_errors_are_one_line_with_their_exit_status(
+    error: Exception, status: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(error, debug=False) == status
+    assert capsys.readouterr().err.startswith(text)
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(headrace: Command) -> None:
+    outcome = headrace("status", "--debug")
+
+    assert outcome.status == 3
+    assert "Traceback" in outcome.err
+
+
+def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("typer.main.get_command", lambda _: type("C", (), {"main": interrupted}))
+
+    assert main(["status"]) == 130
+
+
+def test_the_reference_lists_every_command_and_option() -> None:
+    text = reference()
+
+    assert [c for c in COMMANDS if f"`headrace {c}`" not in text and f" {c}`" not in text] == []
+    assert "| `--http-port` |" in text
+    assert "`HEADRACE_HOME`" in text
+    assert "Exit status" in text
+    assert "--help" not in text.replace("`headrace --help`", "")
+
+
+def test_nothing_slow_is_loaded_to_print_the_version() -> None:
+    code = (
+        "import sys; from headrace.cli import main; main(['--version']);"
+        "print(sorted({m.split('.')[0] for m in sys.modules} & "
+        "{'numpy', 'pydantic', 'fastapi', 'onnxruntime', 'grpc', 'rich', 'httpx', 'asyncio'}))"
+    )
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+
+    printed = subprocess.check_output(  # noqa: S603  # our own interpreter
+        [sys.executable, "-c", code], text=True, env=environment
+    )
+
+    assert printed.splitlines()[-1] == "[]"

@@ -1,0 +1,97 @@
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
+from headrace.control.store import FileStore
+from headrace.core import EndpointName, ReplicaSettings
+from tests.unit.cli.conftest import Command
+
+pytestmark = pytest.mark.slow  # a model is loaded to prove that it can be
+
+
+def test_a_model_is_pushed_listed_shown_and_removed(headrace: Command, model: Path) -> None:
+    pushed = headrace("models", "push", "fraud", model, "--source", "git:4f442bb")
+    listed = headrace("models", "list")
+    shown = headrace("models", "show", "fraud")
+    removed = headrace("models", "rm", "fraud:1")
+    freed = headrace("models", "gc")
+    empty = headrace("models", "list")
+
+    assert pushed.err == "fraud:1 is stored; serve it with `model: fraud:1`\n"
+    assert listed.out.splitlines()[1].startswith("fraud:1  onnx     26 kB  20")
+    assert "input    input  FP32  [any, 32]\n" in shown.out
+    assert "source   git:4f442bb\n" in shown.out
+    assert "fraud:1 is removed" in removed.err
+    assert "deleted 1 artifacts, freed 26 kB" in freed.err
+    assert "no models yet" in empty.err
+
+
+def test_json_stands_alone_on_standard_output(headrace: Command, model: Path) -> None:
+    pushed = headrace("models", "push", "fraud", model, "--json")
+    listed = headrace("models", "list", "--json")
+    shown = headrace("models", "show", "fraud:1", "--json")
+    freed = headrace("models", "gc", "--json")
+
+    assert json.loads(pushed.out)["version"] == "1"
+    assert json.loads(listed.out) == [json.loads(shown.out)]
+    assert json.loads(freed.out) == {"artifacts": [], "temporary": 0, "freed_bytes": 0}
+    assert pushed.err == ""
+
+
+def test_a_damaged_entry_is_named_and_the_others_are_listed(
+    headrace: Command, home: Path, model: Path
+) -> None:
+    headrace("models", "push", "fraud", model)
+    (home / "registry" / "fraud" / "1.json").write_text("{")
+    headrace("models", "push", "other", model)
+
+    listed = headrace("models", "list")
+
+    assert "damaged: " in listed.err
+    assert "other:1" in listed.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["show", "nobody"], "the registry holds no model 'nobody'"),
+        (["show", "fraud:x"], "version 'x' is not allowed"),
+        (["rm", "nobody:1"], "the registry holds no"),
+        (["push", "no good", "mlp.onnx"], "'no good' is not allowed"),
+        (["push", "bad", "bad.onnx"], "bad.onnx"),
+    ],
+)
+def test_what_cannot_be_done_says_why(
+    headrace: Command, model: Path, arguments: list[str], text: str
+) -> None:
+    model.with_name("bad.onnx").write_text("no model")
+    headrace("models", "push", "fraud", model)
+
+    outcome = headrace("models", *arguments)
+
+    assert outcome.status == 1
+    assert text in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_version_in_use_stays(headrace: Command, home: Path, model: Path) -> None:
+    headrace("models", "push", "fraud", model)
+    settings = ReplicaSettings(model_name="f", model_version="1", path=str(model))
+    name = EndpointName("f")
+    revision = make_revision(endpoint=name, model="fraud:1", settings=settings)
+    endpoint = DesiredEndpoint(
+        name=name,
+        timeout_s=None,
+        arms=(DesiredArm(revision=revision, weight=100, replicas=1),),
+    )
+    FileStore(home / "state.json").save(
+        msgspec.structs.replace(DesiredState(), generation=1, endpoints=(endpoint,))
+    )
+
+    outcome = headrace("models", "rm", "fraud:1")
+
+    assert outcome.status == 1
+    assert "fraud:1 is being served" in outcome.err

@@ -1,0 +1,253 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.cli import output
+from headrace.cli.first_call import example_body
+from headrace.cli.management import error_from_problem
+from headrace.cli.naming import name_from
+from headrace.cli.options import check_log_level
+from headrace.cli.serve import replica_settings
+from headrace.cli.status import render
+from headrace.core import (
+    BatchingSettings,
+    Datatype,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ReplicaSettings,
+    TensorSpec,
+    UnavailableError,
+    check_name,
+)
+from tests.unit.cli.conftest import Command
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/m/digits.onnx", "digits"),
+        ("/m/my model (2).onnx", "my-model-2"),
+        ("/repository/fraud/3/model.onnx", "fraud"),
+        ("/model.onnx", "model"),
+        ("/1/model.onnx", "1"),
+        ("/m/ü.onnx", "model"),
+    ],
+)
+def test_a_model_is_called_after_what_tells_it_apart(path: str, name: str) -> None:
+    assert name_from(Path(path)) == name
+
+
+@given(st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=200))
+def test_every_file_gets_an_allowed_name(text: str) -> None:
+    assert check_name(name_from(Path("/x") / text))
+
+
+def test_levels_are_checked() -> None:
+    assert check_log_level("warning") == "WARNING"
+    with pytest.raises(typer.BadParameter):
+        check_log_level("loud")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (None, "-"),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1500, "1.5 kB"),
+        (25_918, "26 kB"),
+        (130e6, "130 MB"),
+        (3e12, "3000 GB"),
+    ],
+)
+def test_sizes_are_short(size: float | None, text: str) -> None:
+    assert output.bytes_text(size) == text
+
+
+def test_tables_keep_markup_and_long_cells_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "x" * 300
+    output.show(output.table([["[bold]", long], ["b", "c"]], "one", "two"))
+
+    assert capsys.readouterr().out.splitlines() == [
+        "one     two",
+        f"[bold]  {long}",
+        "b       c",
+    ]
+
+
+def test_labels_line_up() -> None:
+    assert output.columns([("a", "1"), ("bcd", "2")]) == ["a    1", "bcd  2"]
+    assert output.columns([]) == []
+
+
+def test_progress_is_silent_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    with output.progress("working"):
+        pass
+
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_is_shown_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with output.progress("working"):
+        pass
+
+    assert "working" in capsys.readouterr().err
+
+
+def test_an_example_is_short_valid_and_named() -> None:
+    body = json.loads(
+        example_body(
+            [
+                TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 2)),
+                TensorSpec(name="t", datatype=Datatype.BYTES, shape=(-1, 1)),
+                TensorSpec(name="i", datatype=Datatype.INT64, shape=(-1, -1)),
+            ]
+        )
+    )
+
+    x, text, ids = body["inputs"]
+    assert x["shape"] == [1, 2]
+    assert all(len(str(value)) <= 3 for value in x["data"])
+    assert text["data"] == ["a"]
+    assert ids["datatype"] == "INT64"
+
+
+def test_a_problem_becomes_its_error_with_every_mistake() -> None:
+    problem = {
+        "code": "INVALID_ARGUMENT",
+        "detail": "the spec is wrong",
+        "errors": [{"place": "endpoints[0]", "message": "is odd"}, {"message": "too"}],
+    }
+
+    error = error_from_problem(400, json.dumps(problem).encode())
+
+    assert isinstance(error, InvalidArgumentError)
+    assert str(error).splitlines() == [
+        "the spec is wrong",
+        "  endpoints[0]: is odd",
+        "  spec: too",
+    ]
+
+
+def test_mistakes_that_the_text_tells_are_not_told_twice() -> None:
+    problem = {
+        "code": "FAILED_PRECONDITION",
+        "detail": "2 mistakes:\n  a\n  b",
+        "errors": [{"place": "a", "message": "b"}],
+    }
+
+    error = error_from_problem(409, json.dumps(problem).encode())
+
+    assert isinstance(error, FailedPreconditionError)
+    assert str(error) == "2 mistakes:\n  a\n  b"
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"code": "ODD"}'])
+def test_another_servers_error_is_known_by_its_status(body: bytes) -> None:
+    assert isinstance(error_from_problem(503, body), UnavailableError)
+
+
+def settings(model: str, home: Path, name: str | None = None) -> ReplicaSettings:
+    return replica_settings(
+        model,
+        name=name,
+        home=home,
+        host="127.0.0.1",
+        port=0,
+        grpc_port=None,
+        metrics_port=0,
+        batching=BatchingSettings(),
+        log_format="text",
+    )
+
+
+def test_a_file_is_served_under_its_name(model: Path, home: Path) -> None:
+    found = settings(str(model), home)
+
+    assert (found.model_name, found.model_version, found.path) == ("mlp", "1", str(model))
+    assert settings(str(model), home, name="x").model_name == "x"
+
+
+@pytest.mark.slow
+def test_a_stored_version_is_served_from_the_registry(
+    headrace: Command, model: Path, home: Path
+) -> None:
+    headrace("models", "push", "fraud", model)
+
+    found = settings("fraud", home)
+
+    assert (found.model_name, found.model_version, found.runtime) == ("fraud", "1", "onnx")
+    assert found.path.startswith(str(home))
+
+
+def test_what_is_neither_file_nor_stored_is_named(home: Path) -> None:
+    with pytest.raises(NotFoundError, match="there is no file or directory 'nobody'"):
+        settings("nobody", home)
+
+
+STATUS = {
+    "running": True,
+    "ready": False,
+    "addresses": {"http": "http://127.0.0.1:8000", "admin": ""},
+    "endpoints": [
+        {
+            "name": "m",
+            "ready": False,
+            "message": "version 2: 0 of 1 replicas ready",
+            "revisions": [
+                {
+                    "version": "1",
+                    "model": "m:1",
+                    "weight": 90,
+                    "replicas": [
+                        {"name": "m-1", "state": "ready", "restarts": 1, "rss_bytes": 5e7},
+                        {"name": "m-2", "state": "ready", "restarts": 0, "rss_bytes": None},
+                    ],
+                },
+                {
+                    "version": "2",
+                    "model": "m:2",
+                    "weight": 10,
+                    "replicas": [{"name": "m-3", "state": "exited", "reason": "[boom]"}],
+                },
+            ],
+        },
+        {"name": "empty", "ready": True, "message": "", "revisions": []},
+    ],
+}
+
+
+def test_the_status_is_a_table_with_troubles_and_addresses(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output.show(render(STATUS))
+
+    assert capsys.readouterr().out.splitlines() == [
+        "endpoint  ready  version  model  weight  replicas  restarts  memory",
+        "m         no     1        m:1    90%     2/2       1         50 MB",
+        "                 2        m:2    10%     0/1       0         -",
+        "empty     yes    -        -      -       -         -         -",
+        "m: version 2: 0 of 1 replicas ready",
+        "m-3: exited, [boom]",
+        "",
+        "HTTP, gRPC  http://127.0.0.1:8000",
+    ]
+
+
+def test_the_status_of_nothing_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    output.show(render({"running": True, "endpoints": [], "addresses": {}}))
+    output.show(render({"running": False, "message": "nothing runs"}))
+
+    text = capsys.readouterr().out
+    assert "no endpoints yet; `headrace apply" in text
+    assert "nothing runs" in text
