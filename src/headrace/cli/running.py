@@ -11,8 +11,6 @@ from headrace.control.log_files import LogFiles, merged_tail, render_line
 from headrace.control.store import FileStore
 from headrace.core import HeadraceError, NotFoundError, UnavailableError
 
-DEFAULT_GATEWAY_URL = "http://127.0.0.1:8000"
-
 
 def management(home: Path) -> Management:
     """The management API of the control plane on `home`.
@@ -37,15 +35,17 @@ def control_file(home: Path) -> ControlFile:
 
 
 def gateway_url(home: Path) -> str:
-    """The gateway of `home`; where none is known, the usual one of this machine.
+    """The gateway of `home`; it goes on without its control plane, so a dead one's word counts.
 
-    The gateway goes on without its control plane, so what a dead one wrote is good enough.
+    Raises:
+        UnavailableError: None was started there.
     """
     try:
         data = (home / "run" / "control.json").read_bytes()
         return msgspec.json.decode(data, type=ControlFile).http_url
     except (OSError, msgspec.MsgspecError):
-        return DEFAULT_GATEWAY_URL
+        msg = f"nothing runs on {home}; `headrace up` starts it, --url names another server"
+        raise UnavailableError(msg, retry_after_s=None) from None
 
 
 def endpoint_names(home: Path) -> list[str]:

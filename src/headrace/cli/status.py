@@ -68,7 +68,14 @@ def _watch(home: Path) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    with Live(console=Console(), auto_refresh=False, transient=True) as live:
+    from headrace.cli.output import show
+
+    console = Console()
+    if not console.is_terminal:
+        while True:
+            show(render(_fetch(home)))
+            time.sleep(_REFRESH_S)
+    with Live(console=console, auto_refresh=False, screen=False) as live:
         while True:
             live.update(render(_fetch(home)), refresh=True)
             time.sleep(_REFRESH_S)

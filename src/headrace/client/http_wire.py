@@ -210,7 +210,9 @@ def _as(kind: type[T]) -> Callable[[bytes], T]:
 
 def _check_status(reply: HttpReply) -> None:
     if reply.status != _OK:
-        raise error_from_http(reply.status, reply.body, _lower(reply.headers))
+        # A page of some proxy says nothing that a caller would want to read in a log.
+        body = b"" if reply.body.lstrip().startswith(b"<") else reply.body
+        raise error_from_http(reply.status, body, _lower(reply.headers))
 
 
 def _is_ready(reply: HttpReply) -> bool:

@@ -11,7 +11,15 @@ from headrace.client import ProtocolError
 from headrace.client.http_transport import HttpReply
 from headrace.client.http_wire import HttpWire, decode_infer
 from headrace.client.raw_tensors import from_raw, to_raw
-from headrace.core import DTYPES, Array, Datatype, HeadraceError, OverloadedError, datatype_of
+from headrace.core import (
+    DTYPES,
+    Array,
+    Datatype,
+    HeadraceError,
+    NotFoundError,
+    OverloadedError,
+    datatype_of,
+)
 
 NUMBERS = [dtype for name, dtype in DTYPES.items() if name != Datatype.BYTES]
 
@@ -135,3 +143,10 @@ def test_a_page_of_another_server_is_no_metadata() -> None:
 
     with pytest.raises(ProtocolError, match="does not speak"):
         exchange.read(HttpReply(status=200, headers={}, body=b"<html></html>"))
+
+
+def test_a_page_is_not_repeated_in_the_error() -> None:
+    page = HttpReply(status=404, headers={}, body=b"\n<!DOCTYPE HTML><p>no</p>")
+
+    with pytest.raises(NotFoundError, match=r"^the server answered with HTTP status 404$"):
+        decode_infer(page)

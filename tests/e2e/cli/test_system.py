@@ -1,0 +1,312 @@
+"""The commands on a real system."""
+
+import io
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headrace.control.process import start_ticks
+from headrace.core import Array
+from tests.e2e.cli.conftest import PORTS, MakeShell, Shell
+
+pytestmark = pytest.mark.e2e
+
+ROWS = np.random.default_rng(3).random((4, 32)).astype(np.float32)
+
+
+def status(shell: Shell) -> dict[str, object]:
+    document = json.loads(shell.run("status", "--json").stdout)
+    assert isinstance(document, dict)
+    return document
+
+
+def npy(array: Array) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def csv() -> bytes:
+    return "\n".join(",".join(f"{value:.6f}" for value in row) for row in ROWS).encode()
+
+
+def test_status_shows_everything_ready(up: Shell) -> None:
+    table = up.run("status")
+    document = status(up)
+
+    assert table.returncode == 0
+    assert "digits    yes    1        digits:1  100%    1/1" in table.stdout
+    assert document["ready"] is True
+    assert document["running"] is True
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        json.dumps(ROWS.tolist()).encode(),
+        json.dumps({"instances": ROWS.tolist()}).encode(),
+        json.dumps(
+            {"inputs": [{"name": "input", "shape": [4, 32], "data": ROWS.ravel().tolist()}]}
+        ).encode(),
+        npy(ROWS),
+        npy(ROWS.astype(np.float64)),
+        csv(),
+    ],
+    ids=["rows", "v1", "v2", "npy", "float64", "csv"],
+)
+def test_every_form_of_input_gets_the_same_answer(up: Shell, data: bytes) -> None:
+    (up.folder / "input").write_bytes(data)
+
+    from_file = up.run("infer", "digits", "-i", "input", "-o", "json")
+    from_stdin = up.run("infer", "digits", "-i", "-", "-o", "json", stdin=data)
+
+    assert from_file.returncode == 0, from_file.stderr
+    assert from_file.stdout == from_stdin.stdout
+    output = json.loads(from_file.stdout)["outputs"][0]
+    assert output["shape"] == [4, 2]
+    np.testing.assert_allclose(np.reshape(output["data"], (4, 2)).sum(axis=1), 1, rtol=1e-5)
+
+
+def test_without_input_made_up_rows_are_shown_in_a_table(up: Shell) -> None:
+    done = up.run("infer", "digits", "--rows", "2")
+
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 3
+    assert done.stdout.startswith("row  prob")
+    assert done.stderr == "answered by digits version 1\n"
+
+
+def test_grpc_is_one_url_away(up: Shell) -> None:
+    addresses = status(up)["addresses"]
+    assert isinstance(addresses, dict)
+
+    done = up.run("infer", "digits", "--url", f"grpc://{addresses['grpc']}", "--version", "1")
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_endpoint_is_answered_with_those_there_are(up: Shell) -> None:
+    done = up.run("infer", "nobody")
+
+    assert done.returncode == 1
+    assert done.stderr == "headrace: there is no endpoint 'nobody'; there are: digits, second\n"
+
+
+def test_the_printed_call_works_as_it_stands(up: Shell) -> None:
+    line = up.run("up", "--detach").stdout.splitlines()[-1]
+    assert line.startswith("curl -s http://127.0.0.1:")
+
+    answer = subprocess.check_output(shlex.split(line))  # our own line
+
+    assert json.loads(answer)["outputs"][0]["shape"] == [1, 2]
+
+
+def test_up_where_it_runs_changes_nothing(up: Shell) -> None:
+    pid = status(up)["pid"]
+
+    done = up.run("up", "--detach")
+
+    assert done.returncode == 0
+    assert f"already running on {up.home} (pid {pid})" in done.stderr
+    assert "nothing to change" in done.stderr
+
+
+def test_logs_can_be_read_and_followed(up: Shell) -> None:
+    last = up.run("logs", "--tail", "3")
+    wrong = up.run("logs", "nobody")
+    as_json = up.run("logs", "--log-format", "json", "--tail", "1")
+    follower = up.start("logs", "--follow", "--tail", "1", "control")
+    assert follower.stdout is not None
+    first = follower.stdout.readline()
+    follower.send_signal(signal.SIGINT)
+    follower.communicate(timeout=20)
+
+    assert len(last.stdout.splitlines()) == 3
+    assert wrong.returncode == 1
+    assert "there is no log of 'nobody'" in wrong.stderr
+    assert "source" in json.loads(as_json.stdout)
+    assert first.startswith("control")
+    assert follower.returncode == 130
+
+
+def test_status_can_be_watched(up: Shell) -> None:
+    watcher = up.start("status", "--watch")
+    time.sleep(2)
+    watcher.send_signal(signal.SIGINT)
+    out, err = watcher.communicate(timeout=20)
+
+    assert "digits" in out
+    assert "Traceback" not in err
+    assert watcher.returncode == 130
+
+
+def test_a_model_in_use_is_not_removed(up: Shell) -> None:
+    done = up.run("models", "rm", "digits:1")
+
+    assert done.returncode == 1
+    assert "digits:1 is being served" in done.stderr
+
+
+def test_a_version_is_pushed_applied_and_asked_for(up: Shell) -> None:
+    pushed = json.loads(up.run("models", "push", "third", "mlp.onnx", "--json").stdout)
+    spec = up.folder / "more.yaml"
+    text = (up.folder / "headrace.yaml").read_text() + "  - {name: third, model: 'third:1'}\n"
+    spec.write_text(text)
+
+    applied = up.run("apply", "-f", "more.yaml", "--wait")
+    asked = up.run("infer", "third")
+    again = json.loads(up.run("apply", "-f", "more.yaml", "--wait", "--json").stdout)
+    back = up.run("apply", "-f", "headrace.yaml", "--wait")
+    gone = up.run("infer", "third")
+
+    assert pushed["version"] == "1"
+    assert applied.returncode == 0, applied.stderr
+    assert "endpoint 'third' added" in applied.stderr
+    assert asked.returncode == 0
+    assert again["changes"] == []
+    assert again["ready"] is True
+    assert "endpoint 'third' removed" in back.stderr
+    assert gone.returncode == 1
+
+
+def test_apply_that_cannot_be_changes_nothing(up: Shell) -> None:
+    (up.folder / "bad.yaml").write_text(
+        "version: 1\nendpoints: [{name: digits, model: ./bad.onnx}]\n"
+    )
+
+    done = up.run("apply", "-f", "bad.yaml", "--wait")
+
+    assert done.returncode == 1
+    assert "bad.onnx" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert status(up)["ready"] is True
+
+
+def test_a_broken_pipe_is_no_error(up: Shell) -> None:
+    command = f"{shlex.quote(str(Path(up.run('version').args[0])))} logs --tail 50 | head -1"
+
+    done = subprocess.run(  # noqa: S602  # our own command
+        command, shell=True, capture_output=True, text=True, env=up.environment, check=False
+    )
+
+    assert "Error" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_up_prints_addresses_as_json(shell: Shell) -> None:
+    done = shell.run("up", "mlp.onnx", "--detach", "--json", "--name", "x", *PORTS)
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["http_url"].startswith("http://127.0.0.1:")
+    assert shell.run("infer", "x").returncode == 0
+
+    stopped = shell.run("down")
+
+    assert (stopped.returncode, stopped.stderr) == (0, "stopped\n")
+    assert shell.run("status").returncode == 3
+    assert shell.run("infer", "x").returncode == 3
+    again = shell.run("down")
+    assert again.returncode == 0
+    assert "nothing runs" in again.stderr
+
+
+def test_up_goes_on_with_what_ran_before(shell: Shell) -> None:
+    assert shell.run("up", "mlp.onnx", "--detach", *PORTS).returncode == 0
+    shell.run("down")
+
+    done = shell.run("up", "--detach", *PORTS)
+
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 endpoints ready" in done.stdout
+
+
+def test_a_large_input_is_shown_as_a_short_command(shell: Shell) -> None:
+    from headrace.testing import models  # noqa: PLC0415  # only this test needs it
+
+    (shell.folder / "image.onnx").write_bytes(models.image(size=32))
+
+    done = shell.run("up", "image.onnx", "--detach", *PORTS)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"headrace infer image --home {shell.home}"
+
+
+def test_in_the_foreground_addresses_come_first_and_ctrl_c_stops_all(shell: Shell) -> None:
+    running = shell.start("up", "mlp.onnx", *PORTS)
+    assert running.stdout is not None
+    lines = [running.stdout.readline() for _ in range(10)]
+    asked = shell.run("infer", "mlp")
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+
+    assert lines[0] == "up: 1 of 1 endpoints ready\n"
+    assert "stop with   Ctrl-C\n" in lines
+    assert lines[-1].startswith("curl -s ")
+    assert asked.returncode == 0
+    assert running.returncode == 0
+    assert "control " in err
+    assert "Traceback" not in err
+    assert shell.run("status").returncode == 3
+
+
+def test_down_ends_what_a_killed_control_plane_left(shell: Shell) -> None:
+    assert shell.run("up", "mlp.onnx", "--detach", *PORTS).returncode == 0
+    document = status(shell)
+    pids = [int(str(document["pid"]))]
+    gateway = document["gateway"]
+    assert isinstance(gateway, dict)
+    os.kill(pids[0], signal.SIGKILL)
+
+    asked = shell.run("infer", "mlp")
+    stopped = shell.run("down")
+
+    assert asked.returncode == 0, "traffic flows without the control plane"
+    assert stopped.returncode == 0
+    assert stopped.stderr == "stopped 2 processes without a control plane\n"
+    assert start_ticks(gateway["pid"]) is None
+
+
+@pytest.mark.parametrize("where", [[], ["--detach"]], ids=["foreground", "detached"])
+def test_a_model_that_is_none_ends_up_with_the_reason(shell: Shell, where: list[str]) -> None:
+    done = shell.run("up", "bad.onnx", *where, *PORTS)
+
+    assert done.returncode == 1
+    assert "bad.onnx" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "nothing runs" in shell.run("down").stderr
+
+
+def test_a_port_in_use_is_named_with_its_flag(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        flags = [*PORTS]
+        flags[1] = port
+
+        done = shell.run("up", "mlp.onnx", "--detach", *flags)
+
+    assert done.returncode == 1
+    assert f"port {port} on 127.0.0.1" in done.stderr
+    assert "--http-port" in done.stderr
+
+
+def test_ports_come_from_the_environment_unless_a_flag_says_otherwise(
+    make_shell: MakeShell,
+) -> None:
+    shell = make_shell()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    shell.environment["HEADRACE_HTTP_PORT"] = str(port)
+    shell.environment["HEADRACE_GRPC_PORT"] = "1"
+
+    done = shell.run("up", "mlp.onnx", "--detach", "--json", *PORTS[2:])
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["http_url"] == f"http://127.0.0.1:{port}"
