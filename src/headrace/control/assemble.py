@@ -108,6 +108,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             home=home,
             store=store,
             registry=Registry(home.root, inspect_model),
+            inspect=inspect_model,
             reconciler=reconciler,
             keeper=keeper,
             clock=clock,

@@ -34,7 +34,7 @@ from headrace.control.status import (
 from headrace.control.store import Store
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, ModelNotFoundError
 from headrace.core.spec import SystemSpec, parse_spec
-from headrace.registry import Registry
+from headrace.registry import Inspect, Registry
 
 _LOG: Final = logging.getLogger("headrace.control")
 _SCRAPE_TIMEOUT_S: Final = 1.0
@@ -66,6 +66,7 @@ class ControlPlane:
     home: Home
     store: Store
     registry: Registry
+    inspect: Inspect
     reconciler: Reconciler
     keeper: GatewayKeeper
     clock: Clock
@@ -130,6 +131,7 @@ class ControlPlane:
             reloads[reload] = reloads.get(reload, 0) + 1
         resolver = Resolver(
             registry=self.registry,
+            inspect=self.inspect,
             spec=spec,
             reloads=reloads,
             max_body_bytes=self.keeper.settings.max_body_bytes,

@@ -25,8 +25,14 @@ from headrace.core.spec import (
     VersionSpec,
     is_model_path,
 )
-from headrace.registry import FoundModel, ModelVersion, Registry, is_repository, open_repository
-from headrace.runtimes import inspect_model
+from headrace.registry import (
+    FoundModel,
+    Inspect,
+    ModelVersion,
+    Registry,
+    is_repository,
+    open_repository,
+)
 
 FULL_WEIGHT: Final = 100
 
@@ -51,11 +57,13 @@ class Pinned:
 class Resolver:
     """Pins one spec; use once.
 
+    `inspect` proves that a model in a repository can be served; the registry has its own.
     `reloads`: how often an operator wished to load an endpoint's models again, by endpoint.
     `max_body_bytes`: the gateway's limit, which replicas share.
     """
 
     registry: Registry
+    inspect: Inspect
     spec: SystemSpec
     max_body_bytes: int
     reloads: Mapping[str, int] = field(default_factory=dict)
@@ -97,7 +105,7 @@ class Resolver:
         self, endpoint: EndpointSpec, path: Path, place: str
     ) -> list[DesiredEndpoint]:
         newest: dict[str, FoundModel] = {}
-        for found in open_repository(path, inspect_model):
+        for found in open_repository(path, self.inspect):
             if found.reason:
                 self._wrong(place, f"{found.name} version {found.version}: {found.reason}")
             else:

@@ -1,0 +1,81 @@
+"""A control plane whose parts are real and of which nothing runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace.control.home import Home
+from headrace.control.keeper import GatewayKeeper
+from headrace.control.local import LocalDriver
+from headrace.control.log_files import LogFiles
+from headrace.control.plane import Addresses, ControlPlane
+from headrace.control.reconciler import Reconciler
+from headrace.control.store import FileStore
+from headrace.core import (
+    Datatype,
+    ModelSignature,
+    SystemClock,
+    TensorSpec,
+    UnsupportedModelError,
+)
+from headrace.gateway import GatewaySettings
+from headrace.registry import Registry
+
+SIGNATURE = ModelSignature(
+    inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 2)),),
+    outputs=(TensorSpec(name="y", datatype=Datatype.FP32, shape=(-1, 2)),),
+    batched=True,
+)
+
+
+def inspect(path: Path, runtime: str) -> tuple[str, ModelSignature]:
+    """A runtime that serves every file which does not say that it is bad."""
+    if path.is_file() and path.read_bytes().startswith(b"bad"):
+        raise UnsupportedModelError(f"{path}: is no model")
+    return runtime or "onnx", SIGNATURE
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home.at(tmp_path / "h")
+
+
+@pytest.fixture
+def registry(home: Home) -> Registry:
+    return Registry(home.root, inspect)
+
+
+@pytest.fixture
+def plane(home: Home, registry: Registry) -> Iterator[ControlPlane]:
+    clock = SystemClock()
+    keeper = GatewayKeeper(
+        settings=GatewaySettings(run_dir=home.run / "envoy"),
+        record_path=home.gateway_file,
+        routes_path=home.routes_file,
+        clock=clock,
+    )
+    driver = LocalDriver(home=home, socket_dir=home.socket_dir())
+    yield ControlPlane(
+        home=home,
+        store=FileStore(home.state_file),
+        registry=registry,
+        inspect=inspect,
+        reconciler=Reconciler(driver=driver, publisher=keeper, clock=clock, drain_timeout_s=1.0),
+        keeper=keeper,
+        clock=clock,
+        addresses=Addresses(
+            http_url="http://127.0.0.1:8000",
+            grpc_target="127.0.0.1:8001",
+            metrics_url="http://127.0.0.1:8002/metrics",
+            admin_url="http://127.0.0.1:8080",
+        ),
+        gateway_address="127.0.0.1:8000",
+        log_files=LogFiles(directory=home.logs),
+    )
+    driver.close()

@@ -1,0 +1,140 @@
+"""Every model is pinned to one version, or all that is wrong is told."""
+
+from pathlib import Path
+
+import pytest
+
+from headrace.control.desired import DesiredEndpoint
+from headrace.control.resolve import Resolver
+from headrace.core.spec import SpecError, parse_spec
+from headrace.registry import Registry
+from tests.unit.control.conftest import inspect
+
+
+def resolve(registry: Registry, *endpoints: dict[str, object]) -> tuple[DesiredEndpoint, ...]:
+    spec = parse_spec({"endpoints": list(endpoints)})
+    resolver = Resolver(registry=registry, inspect=inspect, spec=spec, max_body_bytes=4096)
+    return resolver.resolve()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"model")
+    return path
+
+
+def test_a_file_is_pushed_under_the_endpoints_name_once(registry: Registry, model: Path) -> None:
+    [first] = resolve(registry, {"name": "m", "model": str(model)})
+    [again] = resolve(registry, {"name": "m", "model": str(model)})
+    model.write_bytes(b"another model")
+    [changed] = resolve(registry, {"name": "m", "model": str(model)})
+    revision = first.arms[0].revision
+
+    assert first == again
+    assert (revision.model, revision.version) == ("m:1", "1")
+    assert revision.settings.max_body_bytes == 4096
+    assert Path(revision.settings.path).read_bytes() == b"model"
+    assert changed.arms[0].revision.version == "2"
+
+
+def test_a_directory_is_verified_by_the_registry_alone(registry: Registry, tmp_path: Path) -> None:
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "model.py").write_text("x")
+    [found] = resolve(registry, {"name": "m", "model": str(directory)})
+
+    assert found.arms[0].revision.settings.sha256 == ""
+
+
+def test_a_reference_is_pinned_and_may_stand_under_another_name(
+    registry: Registry, model: Path
+) -> None:
+    registry.push("fraud", model, labels={"y": ["no", "yes"]})
+    [found] = resolve(
+        registry,
+        {
+            "name": "m",
+            "versions": [{"model": "fraud", "weight": 100, "replicas": 3}],
+            "timeout_s": 5.0,
+        },
+    )
+    revision = found.arms[0].revision
+
+    assert (revision.model, revision.settings.model_name) == ("fraud:1", "m")
+    assert revision.settings.labels == {"y": ["no", "yes"]}
+    assert revision.settings.batching.default_timeout_s == 5.0
+    assert found.arms[0].replicas == 3
+
+
+def test_a_flipped_bit_is_found_and_named(registry: Registry, model: Path) -> None:
+    stored = registry.path(registry.push("fraud", model))
+    stored.chmod(0o644)
+    stored.write_bytes(b"modeL")
+
+    with pytest.raises(SpecError, match="expected sha256"):
+        resolve(registry, {"name": "m", "model": "fraud:1"})
+
+
+def test_one_version_cannot_be_two_arms_of_a_split(registry: Registry, model: Path) -> None:
+    registry.push("fraud", model)
+    versions = [{"model": "fraud", "weight": 50}, {"model": "fraud:1", "weight": 50}]
+
+    with pytest.raises(SpecError, match="which the split already has"):
+        resolve(registry, {"name": "m", "versions": versions})
+
+
+def test_a_runtime_that_is_not_the_models_is_told(registry: Registry, model: Path) -> None:
+    registry.push("fraud", model)
+
+    with pytest.raises(SpecError, match="of runtime 'onnx', but the endpoint asks for 'python'"):
+        resolve(registry, {"name": "m", "model": "fraud:1", "runtime": "python"})
+
+
+def repository(root: Path, *files: str) -> Path:
+    for file in files:
+        path = root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"model")
+    return root
+
+
+def test_a_repository_gives_its_models_with_their_own_version_numbers(
+    registry: Registry, tmp_path: Path
+) -> None:
+    root = repository(tmp_path / "r", "a/3/model.onnx", "a/12/model.onnx", "b/1/model.onnx")
+    (root / "b" / "config.pbtxt").write_text("max_batch_size: 0\n")
+    found = resolve(registry, {"name": "all", "model": str(root), "replicas": 2})
+    settings = {str(e.name): e.arms[0].revision.settings for e in found}
+
+    assert {name: s.model_version for name, s in settings.items()} == {"a": "12", "b": "1"}
+    assert settings["b"].batching.max_batch_size == 1
+    assert settings["a"].batching.max_batch_size == 32
+    assert found[0].arms[0].replicas == 2
+    assert registry.list() == []
+
+
+def test_the_specs_batch_size_goes_over_the_repositorys(registry: Registry, tmp_path: Path) -> None:
+    root = repository(tmp_path / "r", "b/1/model.onnx")
+    (root / "b" / "config.pbtxt").write_text("max_batch_size: 4\n")
+    batching = {"max_batch_size": 16}
+    [found] = resolve(registry, {"name": "all", "model": str(root), "batching": batching})
+
+    assert found.arms[0].revision.settings.batching.max_batch_size == 16
+
+
+def test_a_broken_model_of_a_repository_is_named(registry: Registry, tmp_path: Path) -> None:
+    root = repository(tmp_path / "r", "a/1/model.onnx", "b/7/model.onnx")
+    (root / "b/7/model.onnx").write_bytes(b"bad")
+
+    with pytest.raises(SpecError, match=r"endpoints\[0\].model: b version 7: .* is no model"):
+        resolve(registry, {"name": "all", "model": str(root)})
+
+
+def test_a_name_from_a_repository_may_not_be_taken(
+    registry: Registry, tmp_path: Path, model: Path
+) -> None:
+    root = repository(tmp_path / "r", "m/1/model.onnx")
+
+    with pytest.raises(SpecError, match="two endpoints called 'm'"):
+        resolve(registry, {"name": "m", "model": str(model)}, {"name": "all", "model": str(root)})
