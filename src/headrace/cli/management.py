@@ -3,6 +3,7 @@
 import http.client
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
@@ -35,14 +36,9 @@ class Management:
     def lines(self, path: str, **query: object) -> Iterator[str]:
         """Lines of text as they come; without end if the server follows something."""
         # Without a timeout: a log that is followed may be silent for days.
-        response = self._open("GET", path, query, None, None)
-        try:
+        with self._opened("GET", path, query, None, None) as response:
             for line in response:
                 yield line.decode("utf-8", "replace").rstrip("\r\n")
-        except (http.client.HTTPException, OSError) as error:
-            raise self._lost(error) from error
-        finally:
-            response.close()
 
     def _call(
         self,
@@ -52,19 +48,18 @@ class Management:
         document: object = None,
         timeout_s: float = TIMEOUT_S,
     ) -> Document:
+        with self._opened(method, path, query, document, timeout_s) as response:
+            body = response.read()
         try:
-            with self._open(method, path, query, document, timeout_s) as response:
-                body = response.read()
             answer = json.loads(body or b"{}")
-        except TimeoutError as error:
-            raise self._late(timeout_s) from error
-        except (ValueError, OSError, http.client.HTTPException) as error:
+        except ValueError as error:
             raise self._lost(error) from error
         return answer if isinstance(answer, dict) else {"items": answer}
 
-    def _open(
+    @contextmanager
+    def _opened(
         self, method: str, path: str, query: Document, document: object, timeout_s: float | None
-    ) -> http.client.HTTPResponse:
+    ) -> Iterator[http.client.HTTPResponse]:
         given = {key: value for key, value in query.items() if value not in (None, "")}
         full = f"{path}?{urlencode(given)}" if given else path
         body = None if document is None else json.dumps(document).encode()
@@ -73,14 +68,15 @@ class Management:
         try:
             connection.request(method, full, body, headers)
             response = connection.getresponse()
+            if response.status >= http.client.BAD_REQUEST:
+                raise error_from_problem(response.status, response.read())
+            yield response
         except TimeoutError as error:
             raise self._late(timeout_s) from error
         except (OSError, http.client.HTTPException) as error:
             raise self._lost(error) from error
-        if response.status >= http.client.BAD_REQUEST:
-            with response:
-                raise error_from_problem(response.status, response.read())
-        return response
+        finally:
+            connection.close()
 
     def _late(self, timeout_s: float | None) -> DeadlineExceededError:
         return DeadlineExceededError(

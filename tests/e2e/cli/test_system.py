@@ -84,6 +84,17 @@ def test_without_input_made_up_rows_are_shown_in_a_table(up: Shell) -> None:
     assert done.stderr == "answered by digits version 1\n"
 
 
+def test_only_the_first_rows_are_sent_and_long_answers_are_cut(up: Shell) -> None:
+    two = up.run("infer", "digits", "-i", "-", "-n", "2", stdin=csv())
+    many = up.run("infer", "digits", "-n", "30")
+    missing = up.run("infer", "digits", "-i", "nowhere.csv")
+
+    assert len(two.stdout.splitlines()) == 3
+    assert len(many.stdout.splitlines()) == 21
+    assert "and 10 more rows; `-o json` prints all" in many.stderr
+    assert missing.returncode == 2
+
+
 def test_grpc_is_one_url_away(up: Shell) -> None:
     addresses = status(up)["addresses"]
     assert isinstance(addresses, dict)
@@ -271,6 +282,20 @@ def test_down_ends_what_a_killed_control_plane_left(shell: Shell) -> None:
     assert asked.returncode == 0, "traffic flows without the control plane"
     assert stopped.returncode == 0
     assert stopped.stderr == "stopped 2 processes without a control plane\n"
+    assert start_ticks(gateway["pid"]) is None
+
+
+def test_down_does_not_wait_for_a_gateway_that_hangs(shell: Shell) -> None:
+    assert shell.run("up", "mlp.onnx", "--detach", *PORTS).returncode == 0
+    document = status(shell)
+    gateway = document["gateway"]
+    assert isinstance(gateway, dict)
+    os.kill(int(str(document["pid"])), signal.SIGKILL)
+    os.kill(gateway["pid"], signal.SIGSTOP)
+
+    stopped = shell.run("down", "--drain-s", "1")
+
+    assert stopped.returncode == 0, stopped.stderr
     assert start_ticks(gateway["pid"]) is None
 
 
