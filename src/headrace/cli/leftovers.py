@@ -1,7 +1,9 @@
 """Ends what a control plane left running that was killed itself."""
 
+import asyncio
 import signal
 from pathlib import Path
+from typing import Final
 
 from headrace.control.home import Home
 from headrace.control.keeper import GatewayRecord, read_gateway_record
@@ -9,8 +11,11 @@ from headrace.control.local import LocalDriver
 from headrace.control.process import Process
 from headrace.control.shutdown import stop_replicas
 from headrace.control.store import HomeLock
-from headrace.core import HeadraceError
+from headrace.core import FailedPreconditionError, HeadraceError
 from headrace.gateway import EnvoyGateway, GatewaySettings
+
+_LOCK_TRIES: Final = 20
+_LOCK_RETRY_S: Final = 0.05
 
 
 async def stop_leftovers(path: Path, *, drain_s: float) -> int:
@@ -23,7 +28,7 @@ async def stop_leftovers(path: Path, *, drain_s: float) -> int:
     """
     home = Home.at(path)
     lock = HomeLock(home.lock_file)
-    lock.acquire()
+    await _acquire(lock)
     try:
         ended = await _stop_gateway(home, drain_s=drain_s)
         driver = LocalDriver(home=home, socket_dir=home.socket_dir())
@@ -34,6 +39,18 @@ async def stop_leftovers(path: Path, *, drain_s: float) -> int:
     finally:
         lock.release()
     return ended
+
+
+async def _acquire(lock: HomeLock) -> None:
+    """Take the lock; a control plane that was just killed holds it for a moment more."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            lock.acquire()
+        except FailedPreconditionError:
+            await asyncio.sleep(_LOCK_RETRY_S)
+        else:
+            return
+    lock.acquire()
 
 
 async def _stop_gateway(home: Home, *, drain_s: float) -> int:
