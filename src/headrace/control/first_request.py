@@ -60,10 +60,7 @@ class _Metadata(msgspec.Struct):
 async def send_first_request(
     address: str, name: str, *, revisions: tuple[str, ...], clock: Clock
 ) -> FirstRequest:
-    """Ask `name` at the gateway `address` until somebody answers, at most for some seconds.
-
-    The model answered if the status is 2xx, or 400: it may refuse made-up values for good reasons.
-    """
+    """Ask `name` at the gateway `address` until somebody answers, at most for some seconds."""
     result = FirstRequest(
         answered=False, status=0, latency_s=0.0, message="not sent", revisions=revisions
     )
@@ -114,7 +111,7 @@ async def _ask(address: str, name: str) -> Answer:
             body=infer_body(example_inputs(signature, variable=size)),
             timeout_s=_TIMEOUT_S,
         )
-        if answer.status in _OK or not _has_variable(signature):
+        if _is_answer(answer.status) or not _has_variable(signature):
             break
     return answer
 
@@ -134,11 +131,16 @@ def _has_variable(signature: ModelSignature) -> bool:
     return any(VARIABLE in spec.shape[first:] for spec in signature.inputs)
 
 
+def _is_answer(status: int) -> bool:
+    """Whether the model itself spoke; it may refuse made-up values for good reasons."""
+    return status in _OK or status == _BAD_REQUEST
+
+
 def _judge(answer: Answer, latency_s: float, revisions: tuple[str, ...]) -> FirstRequest:
     is_ok = answer.status in _OK
     said = "" if is_ok else answer.body[:_SHOWN].decode("utf-8", "replace")
     return FirstRequest(
-        answered=is_ok or answer.status == _BAD_REQUEST,
+        answered=_is_answer(answer.status),
         status=answer.status,
         latency_s=latency_s,
         message=said,
