@@ -1,6 +1,7 @@
 """Carries gRPC messages by grpcio; imported only when a `grpc://` URL is used."""
 
 import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -10,7 +11,7 @@ import msgspec
 from headrace.client.conversation import Send
 from headrace.client.target import Target
 from headrace.core import HeadraceError, PayloadTooLargeError
-from headrace.protocol import error_from_grpc
+from headrace.protocol import error_from_grpc, error_from_http
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +29,8 @@ _OPTIONS: Final = (
     ("grpc.primary_user_agent", "headrace"),
 )
 _TOO_LARGE: Final = re.compile(r"Received message larger than max \((\d+) vs\. (\d+)\)")
+_GATEWAY_TOO_LARGE: Final = frozenset({"request too long", "content length too large"})
+"""Envoy's words for a body over its limit, which it too answers as RESOURCE_EXHAUSTED."""
 
 
 class GrpcMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +117,8 @@ def failure(error: grpc.RpcError) -> HeadraceError:
     sizes = _TOO_LARGE.search(details)
     if sizes is not None:
         return PayloadTooLargeError(got_bytes=int(sizes[1]), limit_bytes=int(sizes[2]))
+    if details in _GATEWAY_TOO_LARGE:
+        return error_from_http(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, details.encode())
     trailing = error.trailing_metadata() or ()
     return error_from_grpc(error.code().value[0], details, tuple(trailing))
 

@@ -1,11 +1,19 @@
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
 from headrace.client import ProtocolError
+from headrace.client.grpc_transport import failure
 from headrace.client.grpc_wire import GrpcWire, decode_infer, to_document
-from headrace.core import InferRequest, RequestedOutput
+from headrace.core import (
+    InferRequest,
+    OverloadedError,
+    PayloadTooLargeError,
+    RequestedOutput,
+    UnavailableError,
+)
 from headrace.protocol.protos import message_class
 
 ROW = np.array([[1.5, 2.5]], np.float32)
@@ -135,3 +143,42 @@ def test_readiness_of_server_and_model_are_different_calls() -> None:
     assert wire.live().read(
         message_class("inference.ServerLiveResponse")(live=True).SerializeToString()
     )
+
+
+class FailedCall(grpc.RpcError):  # type: ignore[misc]  # grpcio has no types
+    """What grpcio raises, as far as the client looks at it."""
+
+    def __init__(
+        self, code: grpc.StatusCode, details: str | None, *trailing: tuple[str, str]
+    ) -> None:
+        self._code, self._details, self._trailing = code, details, trailing
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str | None:
+        return self._details
+
+    def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._trailing
+
+
+@pytest.mark.parametrize(
+    "details",
+    ["SERVER: Received message larger than max (12 vs. 4)", "request too long"],
+)
+def test_a_size_that_never_fits_is_not_overload(details: str) -> None:
+    error = failure(FailedCall(grpc.StatusCode.RESOURCE_EXHAUSTED, details))
+
+    assert isinstance(error, PayloadTooLargeError)
+
+
+def test_a_status_keeps_its_text_and_when_to_come_back() -> None:
+    call = FailedCall(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", ("retry-after", "2"))
+
+    error = failure(call)
+
+    assert isinstance(error, OverloadedError)
+    assert str(error) == "full"
+    assert error.retry_after_s == 2
+    assert isinstance(failure(FailedCall(grpc.StatusCode.UNAVAILABLE, None)), UnavailableError)
