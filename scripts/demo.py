@@ -97,7 +97,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--once", action="store_true", help="stop by itself after the checks")
     once = parser.parse_args().once
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)  # a shell may have started us with SIGINT ignored
     try:
         with ExitStack() as stack:
             # A short path: the sockets below it may have at most 107 bytes.
@@ -148,8 +149,8 @@ def _system(model: Path, home: Path, ports: Ports) -> Iterator[None]:
         yield
     finally:
         with console.status("stopping"):
-            # Ctrl-C once more must not leave processes behind.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)  # once more must not leave processes behind
             subprocess.run(  # noqa: S603  # our own command
                 [headrace, "down", "--home", home], check=False, capture_output=True
             )
