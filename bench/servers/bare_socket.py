@@ -4,6 +4,7 @@ One connection at a time, no JSON, no checks, the head is not even read. What a 
 to this is its price.
 """
 
+import contextlib
 import socket
 import sys
 from pathlib import Path
@@ -27,7 +28,8 @@ def serve(model: Path, port: int) -> None:
     while True:
         connection, _ = listener.accept()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with connection:
+        # The load tool ends in the middle of a request, which resets the connection.
+        with connection, contextlib.suppress(ConnectionError):
             while read_body(connection, tensor.data.cast("B")):
                 (answer,) = bare.run([gives.name], {takes.name: tensor})
                 body = answer.tobytes()

@@ -38,7 +38,11 @@ _log = logging.getLogger(__name__)
 
 INLINE_LIMIT_S: Final = 0.0005
 """A run that is estimated to be shorter happens on the event loop."""
+INLINE_LIMIT_ALONE_S: Final = 0.002
+"""The same where only one run may be under way: a thread would win nothing but its hand-over."""
 _INTERVAL_WEIGHT: Final = 0.1
+_CERTAINTY: Final = 0.8
+"""Share of the time left that the estimated wait and run may take for a request to be let in."""
 
 
 def usable_cores() -> int:
@@ -71,6 +75,7 @@ class Engine:
         self._default_timeout_s = settings.default_timeout_s or math.inf
         self._delay_s = settings.max_queue_delay_s
         self._max_runs = (settings.max_concurrent_runs or usable_cores()) if model.concurrent else 1
+        self._inline_limit_s = INLINE_LIMIT_S if self._max_runs > 1 else INLINE_LIMIT_ALONE_S
         self._plan = plan
         self._times = times
         self._clock = clock
@@ -192,9 +197,10 @@ class Engine:
             raise DeadlineExceededError("the deadline passed before the request was queued")
         if not self._queue.size and len(self._running) < self._max_runs:
             return
-        wait_s = self._wait_s(self._queue.rows_ahead(ticket.request.priority))
-        run_s = self._times.estimate(rows=ticket.rows, length=ticket.length) or 0.0
-        if wait_s + run_s > left_s:
+        ahead = self._queue.rows_ahead(ticket.request.priority)
+        wait_s = self._wait_s(ahead)
+        run_s = self._run_s(ahead + ticket.rows, ticket.length)
+        if wait_s + run_s > left_s * _CERTAINTY:
             msg = (
                 f"the deadline in {left_s:.3g} s cannot be met: about {wait_s:.3g} s in the queue "
                 f"and {run_s:.3g} s to run"
@@ -208,6 +214,11 @@ class Engine:
         running = sum(batch.rows for batch in self._running.values())
         return (rows_ahead + running / 2) * self._row_interval_s
 
+    def _run_s(self, rows: int, length: int) -> float:
+        """Seconds of a run that takes as many of `rows` as are worth running together."""
+        rows = min(rows, self._times.best_rows(length))
+        return self._times.estimate(rows=rows, length=length) or 0.0
+
     # Forming and running batches
 
     def _pump(self) -> None:
@@ -215,8 +226,7 @@ class Engine:
         self._is_pump_scheduled = False
         now = self._clock()
         queue = self._queue
-        if queue.expires_at() <= now:
-            self._expire(queue.expire(now), now)
+        self._expire_hopeless(now)
         while queue.size and len(self._running) < self._max_runs:
             if self._delay_s:
                 due_at = queue.due_at(self._times.best_rows)
@@ -230,6 +240,18 @@ class Engine:
                 break
         if queue.expires_at() < self._timer_at:
             self._arm_timer(queue.expires_at(), now)
+
+    def _expire_hopeless(self, now: float) -> None:
+        """Drop what cannot be answered in time any more, so that no run is spent on it.
+
+        A single one is run all the same: only a run can correct a wrong estimate.
+        """
+        queue = self._queue
+        if queue.expires_at() == math.inf:
+            return
+        lead_s = self._run_s(queue.rows, queue.head_length) if queue.size > 1 else 0.0
+        if queue.expires_at() <= now + lead_s:
+            self._expire(queue.expire(now + lead_s), now)
 
     def _schedule_pump(self) -> None:
         if not self._is_pump_scheduled:
@@ -247,7 +269,7 @@ class Engine:
         batch = Batch(tickets=tickets, rows=rows, formed_at=now, length=length)
         if self.model.concurrent:
             estimate_s = self._times.estimate(rows=rows, length=length)
-            if estimate_s is not None and estimate_s < INLINE_LIMIT_S:
+            if estimate_s is not None and estimate_s < self._inline_limit_s:
                 run_batch(self.model, batch, self._plan)
                 self._finish(batch)
                 return True
@@ -388,7 +410,8 @@ class Engine:
             where = "in the queue" if ticket.state is TicketState.WAITING else "while it ran"
             ticket.state = TicketState.DONE
             waited_s = now - ticket.received_at
-            msg = f"the deadline passed {where}, {waited_s:.3g} s after the request arrived"
+            passes = "passed" if ticket.deadline <= now else "would pass before an answer"
+            msg = f"the deadline {passes} {where}, {waited_s:.3g} s after the request arrived"
             self._fail(ticket, DeadlineExceededError(msg), now)
 
     # Stopping

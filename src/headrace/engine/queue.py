@@ -43,6 +43,11 @@ class BatchQueue:
         self._earliest = math.inf
 
     @property
+    def head_length(self) -> int:
+        """The length of the request that runs next; 1 if none waits."""
+        return next((level[0].length for level in self._levels if level), 1)
+
+    @property
     def is_full(self) -> bool:
         """Whether the next `push` would exceed `max_size`."""
         return self.size >= self.max_size

@@ -4,6 +4,7 @@ No I/O, no async, no web framework. gRPC messages are in `headrace.protocol.grpc
 that only those who speak gRPC load protobuf.
 """
 
+from headrace.protocol.byte_tensors import Body
 from headrace.protocol.content import compress, decompress
 from headrace.protocol.json_decode import InferDecoder
 from headrace.protocol.json_encode import Buffer, InferEncoder
@@ -36,6 +37,7 @@ __all__ = [
     "GRPC_STATUS",
     "HTTP_STATUS",
     "SERVER_NAME",
+    "Body",
     "Buffer",
     "IndexEntry",
     "InferDecoder",

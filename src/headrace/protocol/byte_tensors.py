@@ -8,6 +8,9 @@ import numpy as np
 
 from headrace.core import Array, InvalidArgumentError
 
+Body = bytes | bytearray | memoryview
+"""A request's body, as a server read it."""
+
 _LENGTH: Final = struct.Struct("<I")
 _LENGTH_BYTES: Final = _LENGTH.size
 

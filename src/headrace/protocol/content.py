@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from headrace.core import InvalidArgumentError, PayloadTooLargeError, UnsupportedError
+from headrace.protocol.byte_tensors import Body
 from headrace.protocol.json_encode import Buffer
 
 _GZIP: Final = 16 + zlib.MAX_WBITS
@@ -16,7 +17,7 @@ _DEFLATE_METHOD: Final = 8
 _SHOWN: Final = 40
 
 
-def decompress(body: bytes, encoding: str, limit_bytes: int) -> bytes:
+def decompress(body: Body, encoding: str, limit_bytes: int) -> Body:
     """The body before its `Content-Encoding`; `identity` and the empty name change nothing.
 
     Args:
@@ -67,7 +68,7 @@ def compress(body: Buffer | Iterable[Buffer], encoding: str) -> bytes:
     return b"".join([*pieces, stream.flush()])
 
 
-def _window(name: str, body: bytes) -> int:
+def _window(name: str, body: Body) -> int:
     """What zlib wants to know; "deflate" is a zlib stream, but some clients send it bare."""
     if name in ("gzip", "x-gzip"):
         return _GZIP

@@ -108,7 +108,7 @@ class GrpcInferCodec:
         ).SerializeToString()
         self._heads: dict[tuple[str, tuple[int, ...]], _Head] = {}
 
-    def decode(self, message: bytes | memoryview) -> InferRequest:
+    def decode(self, message: bytes | bytearray | memoryview) -> InferRequest:
         """The request of a serialised `ModelInferRequest`, checked against the signature.
 
         Raises:

@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from headrace.core import InvalidArgumentError, UnsupportedError
+from headrace.protocol.byte_tensors import Body
 
 _PREFIX: Final = struct.Struct(">BI")
 _PREFIX_BYTES: Final = _PREFIX.size
@@ -24,7 +25,7 @@ _LONGEST_MESSAGE: Final = 4000
 """Characters; a status text goes into a header, and proxies bound headers."""
 
 
-def unframe(body: bytes) -> bytes | memoryview:
+def unframe(body: Body) -> bytes | bytearray | memoryview:
     """The one message of a unary call's body.
 
     Raises:

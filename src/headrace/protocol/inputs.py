@@ -17,7 +17,7 @@ from headrace.core import (
     wrong_datatype,
     wrong_shape,
 )
-from headrace.protocol.byte_tensors import object_array, split_elements
+from headrace.protocol.byte_tensors import Body, object_array, split_elements
 from headrace.protocol.values import (
     PACK_CODES,
     check_types,
@@ -128,7 +128,7 @@ class InputTensor:
             return np.ndarray(plan.shape, self.dtype, pack_bools(self.name, flat))
         return object_array([v.encode() if isinstance(v, str) else v for v in flat], plan.shape)
 
-    def from_raw(self, plan: Plan, body: bytes | memoryview, at: int, size: int) -> Array:
+    def from_raw(self, plan: Plan, body: Body, at: int, size: int) -> Array:
         """The array whose raw bytes are `body[at : at + size]`, which must exist.
 
         It is a view into `body`, except where that would not be aligned for its datatype: native
@@ -151,7 +151,7 @@ class InputTensor:
             self._check_bools(array)
         return array if array.flags.aligned else array.copy()
 
-    def from_raw_body(self, plan: Plan, body: bytes) -> Array:
+    def from_raw_body(self, plan: Plan, body: Body) -> Array:
         """The array of a body that is nothing but this tensor's data.
 
         For BYTES the whole body is the one element, without a length before it.

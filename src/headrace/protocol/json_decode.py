@@ -15,6 +15,7 @@ from headrace.core import (
     RequestedOutput,
     UnsupportedError,
 )
+from headrace.protocol.byte_tensors import Body
 from headrace.protocol.inputs import InputTensor, ModelInputs, Plan
 from headrace.protocol.json_large import large_array, parse_large
 from headrace.protocol.json_messages import (
@@ -61,7 +62,7 @@ class InferDecoder:
         self._general = msgspec.json.Decoder(InferMessage)
         self._typed = _typed_decoders(signature)
 
-    def decode(self, body: bytes, header_length: int | None = None) -> InferRequest:
+    def decode(self, body: Body, header_length: int | None = None) -> InferRequest:
         """The request that `body` holds, checked against the model's signature.
 
         Args:
@@ -74,6 +75,8 @@ class InferDecoder:
             UnsupportedError: It asks for shared memory or for a sequence.
         """
         if header_length is None:
+            if isinstance(body, memoryview):
+                body = bytes(body)
             if len(body) > LARGE_BODY_BYTES:
                 return self._decode_large(body)
             return self._decode_small(body)
@@ -85,7 +88,7 @@ class InferDecoder:
         message = self._parse(body[:header_length])
         return self._request(message, body, at=header_length)
 
-    def _decode_small(self, body: bytes) -> InferRequest:
+    def _decode_small(self, body: bytes | bytearray) -> InferRequest:
         for _ in self._typed:
             decoder, is_nested = self._typed[0]
             try:
@@ -128,7 +131,7 @@ class InferDecoder:
             return None
         return self._finish(message, inputs, rows)
 
-    def _decode_large(self, body: bytes) -> InferRequest:
+    def _decode_large(self, body: bytes | bytearray) -> InferRequest:
         large = parse_large(body)
         if large is not None:
             message, arrays = large
@@ -138,7 +141,7 @@ class InferDecoder:
         # Irregular, mixed or wrong: the general way is slower, and says what is wrong.
         return self._request(self._parse(body), body)
 
-    def _decode_raw(self, body: bytes) -> InferRequest:
+    def _decode_raw(self, body: Body) -> InferRequest:
         if self._count != 1:
             msg = (
                 f"a raw binary request needs a model with exactly one input; '{self._model}' "
@@ -155,13 +158,13 @@ class InferDecoder:
             binary_data_output=True,
         )
 
-    def _parse(self, document: bytes) -> InferMessage:
+    def _parse(self, document: Body) -> InferMessage:
         try:
             return self._general.decode(document)
         except UNREADABLE as error:
             raise unreadable(error) from None
 
-    def _request(self, message: InferMessage, body: bytes, at: int | None = None) -> InferRequest:
+    def _request(self, message: InferMessage, body: Body, at: int | None = None) -> InferRequest:
         """The request of a document; binary tensors stand in `body` from `at` on."""
         inputs: dict[str, Array] = {}
         rows = 0

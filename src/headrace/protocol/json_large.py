@@ -33,7 +33,7 @@ _HEADER_KEYS: Final = ("id", "parameters", "outputs")
 _INPUT_KEYS: Final = ("name", "shape", "datatype", "parameters")
 
 
-def parse_large(body: bytes) -> tuple[InferMessage, list[simdjson.Array]] | None:
+def parse_large(body: bytes | bytearray) -> tuple[InferMessage, list[simdjson.Array]] | None:
     """The document without its data, and the data of each input as simdjson arrays; or None."""
     try:
         document = _object(simdjson.Parser().parse(body))
@@ -117,7 +117,9 @@ def _array(value: object) -> simdjson.Array:
     return value
 
 
-def _is_regular(body: bytes, message: InferMessage, arrays: list[simdjson.Array]) -> bool:
+def _is_regular(
+    body: bytes | bytearray, message: InferMessage, arrays: list[simdjson.Array]
+) -> bool:
     brackets = 1 + (message.outputs is not None)
     for item, data in zip(message.inputs, arrays, strict=True):
         parameters = item.parameters

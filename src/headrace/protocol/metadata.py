@@ -17,6 +17,7 @@ from headrace.core import (
     TensorSpec,
 )
 from headrace.observe import BatchStatistics, Duration, ModelStatistics
+from headrace.protocol.byte_tensors import Body
 from headrace.protocol.json_messages import UNREADABLE, unreadable
 
 Document = dict[str, Any]
@@ -124,13 +125,13 @@ def repository_index(entries: Iterable[IndexEntry], *, ready: bool = False) -> l
     return [entry._asdict() for entry in entries if entry.state == "READY" or not ready]
 
 
-def decode_index_request(body: bytes) -> bool:
+def decode_index_request(body: Body) -> bool:
     """Whether a `POST /v2/repository/index` asks for ready models only; a body is optional.
 
     Raises:
         InvalidArgumentError: The body is something else.
     """
-    if not body.strip():
+    if not bytes(body).strip():
         return False
     try:
         return msgspec.json.decode(body, type=_IndexRequest).ready or False

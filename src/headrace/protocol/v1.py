@@ -16,7 +16,7 @@ from headrace.core import (
     InvalidArgumentError,
     ModelSignature,
 )
-from headrace.protocol.byte_tensors import element_bytes
+from headrace.protocol.byte_tensors import Body, element_bytes
 from headrace.protocol.inputs import InputTensor, ModelInputs
 from headrace.protocol.json_messages import UNREADABLE, unreadable
 from headrace.protocol.outputs import plain_array
@@ -48,7 +48,7 @@ class V1Codec:
         tensors = tuple(self._inputs.tensors.values())
         self._only = tensors[0] if len(tensors) == 1 else None
 
-    def decode(self, body: bytes) -> InferRequest:
+    def decode(self, body: Body) -> InferRequest:
         """The request that `body` holds, checked against the model's signature.
 
         Raises:
@@ -91,7 +91,7 @@ class V1Codec:
             predictions = [{name: _jsonable(array) for name, array in outputs.items()}]
         return orjson.dumps({"predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
 
-    def _columns(self, body: bytes) -> dict[str, Any]:
+    def _columns(self, body: Body) -> dict[str, Any]:
         """Nested data by input name, batch axis included."""
         document = _document(body)
         if "instances" in document and "inputs" in document:
@@ -150,7 +150,7 @@ class V1Codec:
         return value.keys() == {_B64}
 
 
-def _document(body: bytes) -> dict[str, Any]:
+def _document(body: Body) -> dict[str, Any]:
     try:
         document = msgspec.json.decode(body)
     except UNREADABLE as error:

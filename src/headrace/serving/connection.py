@@ -11,9 +11,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, cast
 
 import httptools
+import numpy as np
 
 from headrace.core import HeadraceError, PayloadTooLargeError, UnavailableError
-from headrace.protocol import Buffer, encode_error
+from headrace.protocol import Body, Buffer, encode_error
 from headrace.serving.exchange import Exchange, send_error
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 MAX_HEADER_BYTES: Final = 64 << 10
 MAX_PIPELINED: Final = 128
 _SLICE_BYTES: Final = 16 << 10
+_DIRECT_ABOVE: Final = 32 << 10
+"""A larger body is read straight into memory of its own."""
+_ALIGNMENT: Final = 16
+_TOO_MUCH_IN_FLIGHT: Final = "too many bytes of request bodies are in flight on this replica"
 _LINGER_S: Final = 2.0
 """How long a refused body is read and dropped, so that the caller can read the refusal first."""
 _HALF_CLOSED_S: Final = 0.1
@@ -30,7 +35,7 @@ _JOIN_BELOW: Final = 16 << 10
 """A smaller answer is joined to one write; for a larger one the copy would cost more."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """One caller's connection. Owned by the server, which sweeps it for timeouts."""
 
     __slots__ = (
@@ -40,6 +45,7 @@ class Connection(asyncio.Protocol):
         "_chunks",
         "_close_at",
         "_continue_due",
+        "_direct",
         "_has_eof",
         "_header_bytes",
         "_headers",
@@ -76,6 +82,7 @@ class Connection(asyncio.Protocol):
         self._header_bytes = 0
         self._body = b""
         self._chunks: list[bytes] | None = None
+        self._direct: memoryview | None = None
         self._body_size = 0
         self._continue_due = False
 
@@ -91,7 +98,7 @@ class Connection(asyncio.Protocol):
         self._is_closing = True
         server = self._server
         server.connections.discard(self)
-        server.body_bytes -= self._body_size
+        server.body_bytes -= len(self._direct or b"") or self._body_size
         pipeline, self._pipeline = self._pipeline, deque()
         for exchange in pipeline:
             server.body_bytes -= len(exchange.body)
@@ -110,36 +117,58 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_later(_HALF_CLOSED_S, self._transport.close)
         return bool(self._pipeline)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # asyncio's signature
+        """Where the next bytes go: into a large body itself, else where all connections read."""
+        if self._direct is not None and not self._is_closing:
+            return self._direct[self._body_size :]
+        return self._server.read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Bytes from the caller: none, one or many requests."""
         if self._is_closing:
             return
-        self._now = now = time.monotonic()
+        self._now = time.monotonic()
+        if self._direct is None:
+            self._received(self._server.read_buffer[:nbytes])
+            return
+        self._body_size += nbytes
+        if self._body_size == len(self._direct):
+            self.on_message_complete()
+            self._parser = httptools.HttpRequestParser(self)  # the old one never saw the body's end
+
+    def _received(self, data: memoryview) -> None:
+        """Bytes that are not the middle of a large body."""
         if self._header_bytes == 0:
-            self._since = now
+            self._since = self._now
         if len(data) <= _SLICE_BYTES and not self._backlog:
             self._feed(data)
         else:
             self._feed_in_slices(data)
 
-    def _feed_in_slices(self, data: bytes) -> None:
+    def _go_on(self) -> None:
+        """Parse what was left when the caller was paused."""
+        if not self._is_closing:
+            self._now = time.monotonic()
+            self._received(memoryview(b""))
+
+    def _feed_in_slices(self, data: memoryview) -> None:
         """Parse until the caller has to be paused; what is left then waits.
 
         A slice full of pipelined requests may be answered by far more bytes than it has.
         """
-        rest = memoryview(self._backlog + data if self._backlog else data)
+        rest = memoryview(self._backlog + bytes(data)) if self._backlog else data
         self._backlog = b""
         while rest and not self._is_closing:
             if self._is_reading_paused:
                 self._backlog = bytes(rest)
                 return
             size = _SLICE_BYTES
-            if self._headers_done and b"content-length" in self._headers:
-                size = max(size, int(self._headers[b"content-length"]) - self._body_size)
+            if self._direct is not None:
+                size = max(size, len(self._direct) - self._body_size)
             self._feed(rest[:size])
             rest = rest[size:]
 
-    def _feed(self, data: bytes | memoryview) -> None:
+    def _feed(self, data: memoryview) -> None:
         if not self._headers_done:
             self._header_bytes += len(data)
         try:
@@ -180,23 +209,38 @@ class Connection(asyncio.Protocol):
         limit = self._server.max_body_bytes
         if length is not None and int(length) > limit:
             self._refuse_error(PayloadTooLargeError(limit_bytes=limit, got_bytes=int(length)))
-        elif b"expect" in headers and headers[b"expect"].lower() == b"100-continue":
+            return
+        if length is not None and int(length) > _DIRECT_ABOVE:
+            self._read_directly(int(length))
+        if b"expect" in headers and headers[b"expect"].lower() == b"100-continue":
             self._continue_due = True
             self._write_continue()
+
+    def _read_directly(self, length: int) -> None:
+        """Take the body's memory at once: the kernel then writes into it, without copies."""
+        server = self._server
+        if server.body_bytes + length > server.max_body_bytes_in_flight:
+            self._refuse_error(UnavailableError(_TOO_MUCH_IN_FLIGHT))
+            return
+        server.body_bytes += length
+        self._direct = new_body(length, self._headers.get(b"inference-header-content-length"))
 
     def on_body(self, data: bytes) -> None:
         """A part of the body; most bodies come in one."""
         if self._is_closing:
             return
         size = len(data)
+        if self._direct is not None:
+            self._direct[self._body_size : self._body_size + size] = data
+            self._body_size += size
+            return
         server = self._server
         self._body_size += size
         server.body_bytes += size
         if self._body_size > server.max_body_bytes:
             self._refuse_error(PayloadTooLargeError(limit_bytes=server.max_body_bytes))
         elif server.body_bytes > server.max_body_bytes_in_flight:
-            message = "too many bytes of request bodies are in flight on this replica"
-            self._refuse_error(UnavailableError(message))
+            self._refuse_error(UnavailableError(_TOO_MUCH_IN_FLIGHT))
         elif not self._body:
             self._body = data
         elif self._chunks is None:
@@ -215,7 +259,7 @@ class Connection(asyncio.Protocol):
             method=parser.get_method(),
             path=self._target,
             headers=self._headers,
-            body=self._body if self._chunks is None else b"".join(self._chunks),
+            body=self._whole_body(),
             keep_alive=parser.should_keep_alive() and not server.is_draining,
             received_at=self._now,
         )
@@ -226,6 +270,12 @@ class Connection(asyncio.Protocol):
         if not exchange.keep_alive:
             self._is_closing = True  # nothing after it is read
         server.handle(exchange)
+
+    def _whole_body(self) -> Body:
+        if self._direct is not None:
+            whole = self._direct.obj
+            return whole if isinstance(whole, bytearray) else self._direct
+        return self._body if self._chunks is None else b"".join(self._chunks)
 
     # Answers
 
@@ -301,8 +351,9 @@ class Connection(asyncio.Protocol):
             return None
         self._is_closing = True
         self._close_at = self._now + _LINGER_S
-        self._server.body_bytes -= self._body_size
+        self._server.body_bytes -= len(self._direct or b"") or self._body_size
         self._body_size = 0
+        self._direct = None
         exchange = Exchange(
             self,
             method=b"",
@@ -332,7 +383,7 @@ class Connection(asyncio.Protocol):
             self._is_reading_paused = False
             self._transport.resume_reading()
             if self._backlog:
-                asyncio.get_running_loop().call_soon(self.data_received, b"")
+                asyncio.get_running_loop().call_soon(self._go_on)
 
     def sweep(self, now: float) -> None:
         """Close the connection if it has been idle, or slow to send, for too long."""
@@ -371,3 +422,16 @@ class Connection(asyncio.Protocol):
 
 def _text(error: Exception) -> str:
     return str(error).removeprefix("b'").removesuffix("'")[:200] or type(error).__name__
+
+
+def new_body(length: int, json_length: bytes | None) -> memoryview:
+    """Memory for a body of `length` bytes.
+
+    If tensors follow `json_length` bytes of JSON, it begins where they will be aligned: code of the
+    runtimes needs that, and a copy later would cost more. Such memory is not cleared either, since
+    only what the caller sent is ever read of it.
+    """
+    if json_length is None or not json_length.isdigit():
+        return memoryview(bytearray(length))
+    start = -int(json_length[:18]) % _ALIGNMENT
+    return np.empty(length + start, np.uint8).data[start:]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from headrace.core import HeadraceError, InferResponse, RuntimeFailedError, UnavailableError
 from headrace.engine import Outcome, Ticket
-from headrace.protocol import Buffer, encode_error, http_status
+from headrace.protocol import Body, Buffer, encode_error, http_status
 
 if TYPE_CHECKING:
     from headrace.serving.connection import Connection
@@ -62,7 +62,7 @@ class Exchange(Ticket):
         method: bytes,
         path: bytes,
         headers: dict[bytes, bytes],
-        body: bytes,
+        body: Body,
         keep_alive: bool,
         received_at: float,
     ) -> None:

@@ -13,6 +13,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.protocol import (
+    Body,
     Buffer,
     InferDecoder,
     InferEncoder,
@@ -222,7 +223,7 @@ def header_length(text: bytes) -> int:
     return int(text)
 
 
-def decoded_body(exchange: Exchange, limit_bytes: int) -> bytes:
+def decoded_body(exchange: Exchange, limit_bytes: int) -> Body:
     """The request's body without its Content-Encoding."""
     encoding = exchange.headers[b"content-encoding"].decode("latin-1")
     return decompress(exchange.body, encoding, limit_bytes)

@@ -7,10 +7,13 @@ import time
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench.payloads import binary_payload, grpc_payload, json_payload
+from headrace.runtimes import load_model
 from headrace.testing import models
 from tests.e2e.replicas import Replica, running, stop
 from tests.e2e.serving.raw import BODY, INFER, Reader, chunked, post
@@ -58,6 +61,47 @@ def test_a_chunked_body_is_put_together(replica: Replica) -> None:
 
     assert answer is not None
     assert answer.status == 200
+
+
+@pytest.mark.parametrize("way", ["json", "binary", "gzip", "grpc"])
+def test_large_bodies_come_whole_in_any_pieces_and_leave_the_connection_usable(
+    tmp_path: Path, way: str
+) -> None:
+    path = tmp_path / "image.onnx"
+    path.write_bytes(models.image(size=96))
+    model = load_model(path)
+    spec = model.signature.inputs[0]
+    image = np.random.default_rng(1).random((2, *spec.shape[1:]), dtype=np.float32)
+    expected = model.run({spec.name: image})[model.signature.outputs[0].name]
+    requests = {
+        "json": json_payload("m", {spec.name: image}),
+        "binary": binary_payload("m", {spec.name: image}),
+        "grpc": grpc_payload("m", {spec.name: image}),
+    }
+    payload = requests.get(way, requests["json"])
+    headers = dict(payload.headers)
+    content = payload.body
+    if way == "gzip":
+        headers["content-encoding"], content = "gzip", gzip.compress(content)
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    request = post(content, path=payload.path, headers=head)
+    assert len(request) > 64 << 10
+
+    with running(tmp_path, path) as replica, replica.connect() as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        reader = Reader(sock)
+        for piece in (len(request), 1000, 65536, 100_003):
+            for start in range(0, len(request), piece):
+                sock.sendall(request[start : start + piece])
+            answer = reader.answer()
+            assert answer is not None
+            assert answer.status == 200
+            if way == "json":
+                (output,) = json.loads(answer.body)["outputs"]
+                found = np.array(output["data"], np.float32).reshape(output["shape"])
+                np.testing.assert_allclose(found, expected, rtol=1e-4)
+        sock.sendall((request + b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n") * 2)
+        assert [a.status for a in (reader.answer() for _ in range(4)) if a] == [200] * 4
 
 
 def test_expect_100_continue_is_answered_before_the_body(replica: Replica) -> None:
