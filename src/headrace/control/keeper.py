@@ -225,10 +225,17 @@ class GatewayKeeper:
             max_body_bytes=max_body_bytes,
             access_log=access_log,
         )
-        write_atomic(self.record_path, msgspec.json.encode(record), durable=False)
+        self._keep(self.record_path, msgspec.json.encode(record))
 
     def _keep_routes(self, routes: Sequence[Route]) -> None:
-        write_atomic(self.routes_path, msgspec.json.encode(tuple(routes)), durable=False)
+        self._keep(self.routes_path, msgspec.json.encode(tuple(routes)))
+
+    def _keep(self, path: Path, data: bytes) -> None:
+        """Write what the next control plane needs; a full disk must not end this one."""
+        try:
+            write_atomic(path, data, durable=False)
+        except OSError as error:
+            _LOG.error("cannot write %s", path, extra={"error": str(error)})
 
 
 _Binding = tuple[str, int, int, int, bool]

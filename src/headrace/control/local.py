@@ -1,5 +1,6 @@
 """How do replicas become processes on this machine, and come back to a new control plane?"""
 
+import logging
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +15,20 @@ from headrace.control.process import Process, find_by_arguments, python_module, 
 from headrace.control.records import RecordStore, ReplicaRecord, digest_of
 from headrace.core import ReplicaSettings
 
+_LOG: Final = logging.getLogger("headrace.control")
 _MODULE: Final = "headrace.serving"
 
 
 @dataclass(slots=True, kw_only=True)
 class Running:
-    """A replica's record and its process; None once the process ended."""
+    """A replica's record and its process; None once the process ended.
+
+    `settings` is what a new process is told; None for an adopted one, whose file is there.
+    """
 
     record: ReplicaRecord
     process: Process | None
+    settings: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -62,7 +68,6 @@ class LocalDriver:
             log_format=self.log_format,
         )
         data = msgspec.json.encode(settings)
-        self._records.write_settings(name, data)
         record = ReplicaRecord(
             name=name,
             serial=serial,
@@ -72,13 +77,15 @@ class LocalDriver:
             address=address,
             settings_sha256=digest_of(data),
         )
-        return self._spawn(record)
+        self._running[name] = Running(record=record, process=None, settings=data)
+        return self._spawn(self._running[name])
 
     def restart(self, name: str) -> Process:
         """Start a replica again whose process ended; OSError as `start`."""
         running = self._running[name]
-        record = msgspec.structs.replace(running.record, restarts=running.record.restarts + 1)
-        return self._spawn(record)
+        again = running.record.restarts + 1
+        running.record = msgspec.structs.replace(running.record, restarts=again)
+        return self._spawn(running)
 
     def adopt_all(self) -> list[Running]:
         """Every replica that an earlier control plane left, dead ones included."""
@@ -113,7 +120,7 @@ class LocalDriver:
         running = self._running[name]
         if not running.record.was_ready:
             running.record = msgspec.structs.replace(running.record, was_ready=True)
-            self._records.write(running.record)
+            self._write_if_possible(running.record)
 
     def note_exit(self, name: str) -> str:
         """Let go of a process that ended; the last line of its log, which says why."""
@@ -149,16 +156,28 @@ class LocalDriver:
     def _arguments(self, name: str) -> list[str]:
         return python_module(self.module, "--settings", str(self._records.settings_path(name)))
 
-    def _spawn(self, record: ReplicaRecord) -> Process:
+    def _spawn(self, running: Running) -> Process:
+        name = running.record.name
+        if running.settings is not None:
+            self._records.write_settings(name, running.settings)
         # The record comes first: a crash between the two leaves a process that can be found.
-        record = msgspec.structs.replace(record, pid=0, start_ticks=0)
-        self._records.write(record)
-        self._running[record.name] = Running(record=record, process=None)
-        process = Process.spawn(self._arguments(record.name), log=self.home.log_of(record.name))
-        record = _with_process(record, process)
-        self._running[record.name] = Running(record=record, process=process)
-        self._records.write(record)
+        running.record = msgspec.structs.replace(running.record, pid=0, start_ticks=0)
+        self._records.write(running.record)
+        process = Process.spawn(self._arguments(name), log=self.home.log_of(name))
+        running.process = process
+        running.record = _with_process(running.record, process)
+        self._write_if_possible(running.record)
         return process
+
+    def _write_if_possible(self, record: ReplicaRecord) -> None:
+        """Write what the next control plane could also find out by itself.
+
+        A full disk is no reason to end a replica that runs.
+        """
+        try:
+            self._records.write(record)
+        except OSError as error:
+            _LOG.error("cannot write a replica's record", extra={"error": str(error)})
 
     def _find(self, record: ReplicaRecord) -> Process | None:
         if record.pid:

@@ -79,6 +79,7 @@ class Life:
     settings: ControlSettings
     system: System
     _failure: str = ""
+    _was_ready: bool = False
     _hurry: asyncio.Event = field(default_factory=asyncio.Event)
     _follower: LogFollower | None = None
 
@@ -90,7 +91,7 @@ class Life:
         async with asyncio.TaskGroup() as group:
             background = [group.create_task(self._copy_logs()), group.create_task(self._cut_logs())]
             await self._serve_until_stopped()
-            if not (self._failure and self.system.found_running):
+            if not self._failure or not self._serves_callers():
                 await self._end_everything()
             for task in background:
                 task.cancel()
@@ -156,6 +157,7 @@ class Life:
     async def _tell_ready(self) -> None:
         status = await self.system.plane.wait_ready(_READY_TIMEOUT_S)
         if status.ready:
+            self._was_ready = True
             _LOG.info("ready", extra={"http": status.addresses["http"]})
             self._tell(Notice(ready=True, found_running=self.system.found_running))
             return
@@ -165,6 +167,10 @@ class Life:
 
     def _tell(self, notice: Notice) -> None:
         _notify(self.settings, notice)
+
+    def _serves_callers(self) -> bool:
+        """Whether there is something that a failure of the control plane must not take away."""
+        return self._was_ready or self.system.found_running
 
     async def _end_everything(self) -> None:
         """Close the gateway's ports, let requests end, then end the replicas."""
@@ -203,7 +209,7 @@ class Life:
 
 def _configure_log(settings: ControlSettings) -> None:
     log_format: LogFormat = "json" if settings.log_format == "json" else "text"
-    configure_logging(log_format=log_format, level=settings.log_level)
+    configure_logging(log_format=log_format, level=settings.log_level.upper())
 
 
 def _one_line(text: str) -> str:

@@ -33,7 +33,7 @@ from headrace.control.status import (
 )
 from headrace.control.store import Store
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, ModelNotFoundError
-from headrace.core.spec import SystemSpec, parse_spec
+from headrace.core.spec import SystemSpec, is_model_path, parse_spec
 from headrace.registry import Inspect, Registry
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -102,10 +102,10 @@ class ControlPlane:
             FailedPreconditionError: It is one of a repository's models, which come and go together.
         """
         async with self._applying:
-            if self.desired.endpoint(name) is None:
+            found = self.desired.endpoint(name)
+            if found is None:
                 raise ModelNotFoundError(name)
-            entries = self.desired.spec.get("endpoints", [])
-            if all(entry.get("name") != name for entry in entries):
+            if any(is_model_path(arm.revision.model) for arm in found.arms):
                 message = f"'{name}' comes from a model repository; take that out of the spec"
                 raise FailedPreconditionError(message)
             rest = tuple(e for e in self.desired.endpoints if e.name != name)
@@ -118,14 +118,22 @@ class ControlPlane:
             SpecError: The registry has no such model, or it cannot be served.
         """
         async with self._applying:
-            if self.desired.endpoint(name) is not None:
-                return await self._apply(parse_spec(self.desired.spec), reload=name)
-            entry = {"name": name, "model": name}
-            spec = self.desired.spec
-            document = {**spec, "endpoints": [*spec.get("endpoints", []), entry]}
-            return await self._apply(parse_spec(document))
+            served = self.desired.endpoint(name)
+            document = self.desired.spec if served else _with_entry(self.desired.spec, name)
+            spec = _only(parse_spec(document), name)
+            found = await self._resolve(spec, reload=name if served else "")
+            loaded = next((e for e in found if e.name == name), None)
+            if loaded is None:
+                raise ModelNotFoundError(name)
+            rest = self.desired.endpoints
+            # All others stay pinned as they are, and where they are.
+            endpoints = tuple(loaded if e.name == name else e for e in rest)
+            return self._aim(document, endpoints if served else (*rest, loaded))
 
-    async def _apply(self, spec: SystemSpec, *, reload: str = "") -> Applied:
+    async def _apply(self, spec: SystemSpec) -> Applied:
+        return self._aim(spec.document(), await self._resolve(spec))
+
+    async def _resolve(self, spec: SystemSpec, *, reload: str = "") -> tuple[DesiredEndpoint, ...]:
         reloads = _reloads(self.desired)
         if reload:
             reloads[reload] = reloads.get(reload, 0) + 1
@@ -136,8 +144,7 @@ class ControlPlane:
             reloads=reloads,
             max_body_bytes=self.keeper.settings.max_body_bytes,
         )
-        endpoints = await asyncio.to_thread(resolver.resolve)
-        return self._aim(spec.document(), endpoints)
+        return await asyncio.to_thread(resolver.resolve)
 
     def _aim(self, document: dict[str, Any], endpoints: tuple[DesiredEndpoint, ...]) -> Applied:
         old = self.desired
@@ -156,11 +163,15 @@ class ControlPlane:
         _LOG.info("stopping as the management API was asked to")
         self.stop_requested.set()
 
-    async def wait_ready(self, timeout_s: float) -> Status:
-        """The status when everything is ready, something failed for good, or time is up."""
+    async def wait_ready(self, timeout_s: float, *, name: str = "") -> Status:
+        """The status when each endpoint is ready or failed for good, or time is up.
+
+        Args:
+            name: Wait for this endpoint only; empty for all.
+        """
         try:
             async with asyncio.timeout(timeout_s):
-                while not (status := self.status()).ready and not _has_failed(status):
+                while not _is_decided(status := self.status(), name):
                     # The gateway's coming up is no change of the reconciler's: look again anyway.
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_LOOK_AGAIN_S):
@@ -302,13 +313,28 @@ def _labels(replica: Replica) -> Labels:
     )
 
 
-def _has_failed(status: Status) -> bool:
-    return any(endpoint.failed for endpoint in status.endpoints)
+def _is_decided(status: Status, name: str) -> bool:
+    """Whether waiting for `name`, or for all if it is empty, changes nothing any more."""
+    endpoints = [e for e in status.endpoints if name in {"", e.name}]
+    return status.gateway.ready and all(e.ready or e.failed for e in endpoints)
 
 
 def _reloads(desired: DesiredState) -> dict[str, int]:
     """How often each endpoint was loaded anew."""
     return {e.name: max(arm.revision.reload for arm in e.arms) for e in desired.endpoints if e.arms}
+
+
+def _with_entry(document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """`document` with an endpoint for the registry's newest version of `name`."""
+    entry = {"name": name, "model": name}
+    return {"version": 1, **document, "endpoints": [*document.get("endpoints", []), entry]}
+
+
+def _only(spec: SystemSpec, name: str) -> SystemSpec:
+    """`spec` with the entry of endpoint `name`, or else those that may be repositories."""
+    mine = tuple(entry for entry in spec.endpoints if entry.name == name)
+    others = tuple(e for e in spec.endpoints if e.model is not None and is_model_path(e.model))
+    return spec.model_copy(update={"endpoints": mine or others})
 
 
 def _without(document: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class Store(Protocol):
 
         Raises:
             ConflictError: `state.generation` is not one more than the stored one.
+            FailedPreconditionError: It cannot be stored; the old state stands.
         """
 
 
@@ -60,7 +61,12 @@ class FileStore:
                 f"{state.generation}; read it again"
             )
             raise ConflictError(message)
-        write_atomic(self._path, msgspec.json.encode(_Stored(format=_FORMAT, state=state)))
+        data = msgspec.json.encode(_Stored(format=_FORMAT, state=state))
+        try:
+            write_atomic(self._path, data)
+        except OSError as error:
+            message = f"cannot store the desired state in {self._path}: {error.strerror}"
+            raise FailedPreconditionError(message) from error
         self._generation = state.generation
 
     def _read(self) -> DesiredState:

@@ -1,7 +1,7 @@
 """Triton's repository verbs, on the management port: which models are there, load, unload."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -14,7 +14,7 @@ from headrace.core import (
     check_name,
 )
 
-_LOAD_TIMEOUT_S = 600.0
+_LOAD_TIMEOUT_S: Final = 600.0
 
 
 class IndexRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +84,7 @@ async def load(plane: ControlPlane, name: str, body: bytes) -> None:
         )
         raise UnsupportedError(message)
     await plane.load(name)
-    status = await plane.wait_ready(_LOAD_TIMEOUT_S)
+    status = await plane.wait_ready(_LOAD_TIMEOUT_S, name=name)
     found = next((e for e in status.endpoints if e.name == name), None)
     if found is None or not found.ready:
         reason = "it was removed meanwhile" if found is None else found.message

@@ -1,9 +1,11 @@
 """From start to stop, and through every death in between."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -12,7 +14,7 @@ import psutil
 import pytest
 
 from headrace.control import read_control_file, start_detached
-from headrace.core import FailedPreconditionError
+from headrace.core import DeadlineExceededError, FailedPreconditionError
 from tests.e2e.control.system import System, Traffic, replicas
 
 pytestmark = pytest.mark.e2e
@@ -407,3 +409,142 @@ _GRUMPY = (
         raise ValueError("go away")
 """
 )
+
+
+_SLOW = (
+    _PYTHON_MODEL
+    + """\\
+    def infer(self, inputs):
+        import time
+        if inputs["x"].max() > 5:
+            time.sleep(SECONDS)
+        return {"y": inputs["x"]}
+"""
+)
+_SLOW_ROW = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [9, 9]}]}
+
+
+def slow_model(directory: Path, seconds: float) -> Path:
+    path = directory / "slow.py"
+    path.write_text(_SLOW.replace("SECONDS", str(seconds)))
+    return path
+
+
+def test_stop_lets_a_running_request_end(system: System, tmp_path: Path) -> None:
+    system.start({"name": "slow", "model": str(slow_model(tmp_path, 1.0))})
+    system.wait_ready()
+    answers: list[int] = []
+    caller = threading.Thread(
+        target=lambda: answers.append(system.infer("slow", _SLOW_ROW)[0]), daemon=True
+    )
+    caller.start()
+    time.sleep(0.3)
+    stopped = system.end_control()
+    caller.join(10)
+
+    assert answers == [200]
+    assert stopped == 0
+    assert system.processes() == []
+
+
+def test_a_second_signal_does_not_wait(system: System, tmp_path: Path) -> None:
+    system.start({"name": "slow", "model": str(slow_model(tmp_path, 20.0))}, drain_timeout_s=30.0)
+    system.wait_ready()
+    caller = threading.Thread(target=_ignore_end, args=(system,), daemon=True)
+    caller.start()
+    time.sleep(0.3)
+    assert system.process is not None
+    began = time.monotonic()
+    system.process.terminate()
+    time.sleep(0.5)
+    still_draining = system.process.poll() is None
+    system.process.send_signal(signal.SIGINT)
+    system.process.wait(20)
+    caller.join(10)
+
+    assert still_draining
+    assert time.monotonic() - began < 10
+    assert "second signal" in system.log_text()
+    assert system.processes() == []
+
+
+def _ignore_end(system: System) -> None:
+    with contextlib.suppress(OSError):
+        system.infer("slow", _SLOW_ROW)
+
+
+def test_other_ports_after_a_crash_replace_the_gateway_and_keep_the_replicas(
+    system: System, mlp: Path
+) -> None:
+    system.start({"name": "m", "model": str(mlp)})
+    before = system.wait_ready()
+    system.kill_control()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    system.start(http_port=port)
+    after = system.wait_ready()
+
+    assert system.where().http_url == f"http://127.0.0.1:{port}"
+    assert after["gateway"]["pid"] != before["gateway"]["pid"]
+    assert replicas(after, "m")[0]["pid"] == replicas(before, "m")[0]["pid"]
+    assert system.infer("m")[0] == 200
+
+
+def test_detached_start_gives_up_in_time_and_leaves_nothing(system: System, tmp_path: Path) -> None:
+    model = tmp_path / "late.py"
+    model.write_text(
+        _PYTHON_MODEL
+        + """
+    def load(self, path):
+        import os, time
+        if "headrace.serving" in open("/proc/self/cmdline").read():
+            time.sleep(30)
+
+    def infer(self, inputs):
+        return {"y": inputs["x"]}
+"""
+    )
+    settings = system.settings({"name": "late", "model": str(model)}, drain_timeout_s=1.0)
+
+    with pytest.raises(DeadlineExceededError, match="not ready after 3 s"):
+        start_detached(settings, timeout_s=3)
+    assert system.processes() == []
+    assert read_control_file(system.home) is None
+
+
+def test_a_control_plane_that_dies_while_starting_is_told_by_its_last_words(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.control.detached._MODULE", "headrace.control.nowhere")
+
+    with pytest.raises(FailedPreconditionError, match="No module named"):
+        start_detached(system.settings(), timeout_s=30)
+
+
+def test_a_gateway_that_cannot_start_again_is_told_and_tried_on(system: System, mlp: Path) -> None:
+    system.start({"name": "m", "model": str(mlp)})
+    before = system.wait_ready()
+    port = int(system.where().http_url.rpartition(":")[2])
+    # Somebody takes the port in the moment between the gateway's end and its next start.
+    with socket.socket() as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        os.kill(before["gateway"]["pid"], signal.SIGKILL)
+        _bind_soon(thief, port)
+        status = system.wait_for(lambda s: str(port) in s["gateway"]["reason"])
+    after = system.wait_ready()
+
+    assert status["ready"] is False
+    assert after["gateway"]["restarts"] >= 1
+    assert system.infer("m")[0] == 200
+
+
+def _bind_soon(thief: socket.socket, port: int) -> None:
+    for _ in range(2000):
+        try:
+            thief.bind(("127.0.0.1", port))
+            thief.listen()
+        except OSError:
+            time.sleep(0.001)
+        else:
+            return
+    raise AssertionError(f"port {port} never became free")

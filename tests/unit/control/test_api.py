@@ -1,5 +1,6 @@
 """The management API, over ASGI: what it answers, and what it refuses."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -161,6 +162,40 @@ async def test_the_index_lists_what_is_served_and_what_could_be(
     ]
     assert ready == [{"name": "b", "version": "1", "state": "READY", "reason": ""}]
     assert bad.status_code == 400
+
+
+async def test_load_changes_one_endpoint_and_leaves_the_others_pinned(
+    plane: ControlPlane, model: Path, tmp_path: Path
+) -> None:
+    for name in ("x", "y"):
+        file = tmp_path / "repository" / name / "1" / "model.onnx"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"model")
+    plane.registry.push("fraud", model)
+    plane.registry.push("extra", model)
+    await plane.apply(
+        {
+            "endpoints": [
+                {"name": "a", "model": "fraud"},
+                {"name": "b", "model": "fraud"},
+                {"name": "all", "model": str(tmp_path / "repository")},
+            ]
+        }
+    )
+    before = plane.desired
+    await asyncio.to_thread(model.write_bytes, b"newer")
+    plane.registry.push("fraud", model)
+    await plane.load("a")
+    await plane.load("x")
+    await plane.load("extra")
+    after = plane.desired
+    versions = {str(e.name): e.arms[0].revision.version for e in after.endpoints}
+
+    assert versions == {"a": "2", "b": "1", "x": "1", "y": "1", "extra": "1"}
+    assert after.endpoint("b") == before.endpoint("b")
+    assert after.endpoint("y") == before.endpoint("y")
+    assert after.endpoint("x") != before.endpoint("x")  # loaded anew: another revision
+    assert [entry["name"] for entry in after.spec["endpoints"]] == ["a", "b", "all", "extra"]
 
 
 async def test_load_takes_no_parameters_and_no_bad_names(api: httpx.AsyncClient) -> None:

@@ -63,7 +63,7 @@ def test_a_crash_while_saving_leaves_the_old_state(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(FailedPreconditionError, match="No space"):
         store.save(state(2))
     monkeypatch.undo()
 
