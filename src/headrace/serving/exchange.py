@@ -20,8 +20,18 @@ TEXT: Final = b"text/plain; charset=utf-8"
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 } | {499: b"HTTP/1.1 499 Client Closed Request\r\n"}
-_OK_JSON: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
+JSON_HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
+GRPC_HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nContent-Length: "
+_TENSORS_HEAD: Final = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n"
+    b"Inference-Header-Content-Length: %d\r\nContent-Length: "
+)
 _END: Final = b"\r\n\r\n"
+
+
+def tensors_head(json_length: int) -> bytes:
+    """As `JSON_HEAD`, for a body of tensors behind `json_length` bytes of JSON."""
+    return _TENSORS_HEAD % json_length
 
 
 class Wire(Protocol):
@@ -95,14 +105,19 @@ class Exchange(Ticket):
             self.wire.refuse(self, outcome)
 
     def send_json(self, body: bytes) -> None:
-        """Answer 200 with a JSON body; the common case, so without detours."""
-        headers = self.headers
-        is_plain = b"x-request-id" not in headers and b"connection" not in headers
-        if is_plain and self.keep_alive and not self.is_head:
-            self.answer = b"%b%d%b%b" % (_OK_JSON, len(body), _END, body)
-            self.connection.flush(self)
-        else:
-            self.send(200, body, content_type=JSON)
+        """Answer 200 with a JSON body."""
+        self.send_ok(JSON_HEAD, body)
+
+    def send_ok(self, head: bytes, body: bytes) -> None:
+        """Answer 200; the common case, so without detours.
+
+        Args:
+            head: The status line and headers, up to the value of Content-Length, which comes last.
+            body: In one piece.
+        """
+        answer = b"%b%d%b" % (head, len(body), self._tail())
+        self.answer = answer if self.is_head else answer + body
+        self.connection.flush(self)
 
     def send(
         self,
@@ -114,23 +129,25 @@ class Exchange(Ticket):
     ) -> None:
         """Answer with any status, body and extra headers."""
         parts = body if isinstance(body, list) else [body]
-        head = [_STATUS_LINES[status]]
-        if content_type:
-            head.append(b"Content-Type: %b\r\n" % content_type)
-        size = sum(map(len, parts))
-        head.append(b"Content-Length: %d\r\n" % size)
-        request_id = self.headers.get(b"x-request-id")
-        if request_id is not None:
-            head.append(b"x-request-id: %b\r\n" % request_id)
+        lines = [_STATUS_LINES[status], b"Content-Type: %b\r\n" % content_type]
         if headers:
-            head += [b"%b: %b\r\n" % item for item in headers.items()]
-        if not self.keep_alive:
-            head.append(b"Connection: close\r\n")
-        elif self.headers.get(b"connection", b"").lower() == b"keep-alive":
-            head.append(b"Connection: keep-alive\r\n")  # HTTP/1.0 clients wait for it
-        head.append(b"\r\n")
-        self.answer = [b"".join(head)] if self.is_head else [b"".join(head), *parts]
+            lines += [b"%b: %b\r\n" % item for item in headers.items()]
+        lines.append(b"Content-Length: %d" % sum(map(len, parts)))
+        lines.append(self._tail())
+        head = b"".join(lines)
+        self.answer = [head] if self.is_head else [head, *parts]
         self.connection.flush(self)
+
+    def _tail(self) -> bytes:
+        """The end of the head, from after the value of Content-Length."""
+        headers = self.headers
+        request_id = headers.get(b"x-request-id")
+        tail = b"" if request_id is None else b"\r\nx-request-id: %b" % request_id
+        if not self.keep_alive:
+            tail += b"\r\nConnection: close"
+        elif b"connection" in headers and headers[b"connection"].lower() == b"keep-alive":
+            tail += b"\r\nConnection: keep-alive"  # HTTP/1.0 clients wait for it
+        return tail + _END
 
 
 def send_error(exchange: Exchange, error: HeadraceError) -> None:

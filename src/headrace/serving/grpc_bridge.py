@@ -26,7 +26,7 @@ from headrace.protocol.grpc_codec import (
 )
 from headrace.protocol.protos import HEALTH_SERVICE, INFERENCE_SERVICE
 from headrace.serving.deadlines import timeout_s
-from headrace.serving.exchange import Exchange, log_failure
+from headrace.serving.exchange import GRPC_HEAD, Exchange, log_failure
 from headrace.serving.grpc_api import INFER, GrpcApi
 from headrace.serving.routing import Handler
 from headrace.serving.state import ReplicaState
@@ -96,7 +96,7 @@ class GrpcBridge:
         except HeadraceError as error:
             self.refuse(exchange, error)
             return
-        exchange.send(200, frame(message), content_type=GRPC)
+        exchange.send_ok(GRPC_HEAD, frame(message))
         ended = time.monotonic()
         phases = self._state.phases
         phases.postprocess.observe(ended - started)
@@ -109,12 +109,12 @@ class GrpcBridge:
     def _answer(self, rpc: str, exchange: Exchange) -> None:
         _check_content_type(exchange)
         message = self._api.answer(rpc, bytes(unframe(exchange.body)))
-        exchange.send(200, frame(message), content_type=GRPC)
+        exchange.send_ok(GRPC_HEAD, frame(message))
 
     def _check_health(self, exchange: Exchange) -> None:
         _check_content_type(exchange)
         message = self._api.check_health(bytes(unframe(exchange.body)))
-        exchange.send(200, frame(message), content_type=GRPC)
+        exchange.send_ok(GRPC_HEAD, frame(message))
 
 
 def send_grpc_error(exchange: Exchange, error: HeadraceError) -> None:

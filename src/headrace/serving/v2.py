@@ -29,7 +29,7 @@ from headrace.protocol import (
     server_metadata,
 )
 from headrace.serving.deadlines import timeout_s
-from headrace.serving.exchange import JSON, Exchange, send_error
+from headrace.serving.exchange import JSON, JSON_HEAD, Exchange, send_error, tensors_head
 from headrace.serving.routing import Handler
 from headrace.serving.state import ReplicaState
 
@@ -118,9 +118,8 @@ class V2Api:
         except HeadraceError as error:
             self.refuse(exchange, error)
             return
-        if json_length is None and b"accept-encoding" not in exchange.headers:
-            assert isinstance(body, bytes)
-            exchange.send_json(body)
+        if isinstance(body, bytes) and b"accept-encoding" not in exchange.headers:
+            exchange.send_ok(JSON_HEAD if json_length is None else tensors_head(json_length), body)
         else:
             send_tensors(exchange, body, json_length)
         ended = time.monotonic()
