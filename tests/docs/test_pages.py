@@ -32,6 +32,8 @@ STORIES = (
     "docs/tutorial.md",
     "docs/how-to/onnx.md",
     "docs/how-to/python-model.md docs/how-to/kserve-v1.md",
+    "docs/how-to/triton-repository.md",
+    "docs/how-to/serve.md",
 )
 """Pages that are run; several in one entry share a system."""
 ON_DIGITS = (
