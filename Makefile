@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready-dev
 ONCE ?=
+COV ?=
 ARGS ?=
 
 # src's bytecode is compiled by hand: an editable install never is, and where
@@ -31,8 +32,8 @@ setup: $(READY) ## fill .venv with the locked requirements and this package
 
 ##@ Test
 .PHONY: test
-test: setup ## every test; ARGS="-k gateway" narrows
-	$(BIN)/pytest $(ARGS)
+test: setup ## every test; ARGS="-k gateway" narrows, COV=1 measures coverage and fails below 95 %
+	$(if $(COV),scripts/coverage.sh,$(BIN)/pytest) $(ARGS)
 
 .PHONY: unit
 unit: setup ## only the tests that start nothing
@@ -41,10 +42,6 @@ unit: setup ## only the tests that start nothing
 .PHONY: e2e
 e2e: setup ## only the tests that start real processes
 	$(BIN)/pytest -m e2e $(ARGS)
-
-.PHONY: cov
-cov: setup ## every test with branch coverage, child processes included
-	scripts/coverage.sh $(ARGS)
 
 .PHONY: bench
 bench: setup .venv/.ready-bench ## measure speed; prints a table and writes bench/results/
