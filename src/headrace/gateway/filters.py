@@ -22,12 +22,26 @@ MODEL_RPCS: Final = {
 }
 """The unary rpcs that name a model, and the fields that do."""
 
+_EXTRACTION_FILTER: Final = "envoy.filters.http.grpc_field_extraction"
+_BRIDGE_FILTER: Final = "headrace.bridge"
+_BRIDGE: Final = "envoy.extensions.filters.http.grpc_http1_reverse_bridge"
 _SELECT_FILTER: Final = "headrace.select"
 _REFUSE_FILTER: Final = "headrace.refuse"
 _LUA: Final = "envoy.extensions.filters.http.lua.v3.Lua"
 _LUA_PER_ROUTE: Final = "envoy.extensions.filters.http.lua.v3.LuaPerRoute"
 
-SELECTING: Final[Resource] = {_SELECT_FILTER: any_of(_LUA_PER_ROUTE, {"name": SELECT})}
+_GRPC_ONLY: Final[Resource] = {
+    _EXTRACTION_FILTER: any_of("envoy.config.route.v3.FilterConfig", {"config": {}}),
+    _BRIDGE_FILTER: any_of(f"{_BRIDGE}.v3.FilterConfigPerRoute", {"disabled": False}),
+    # There but idle: the route that is chosen in the end may have it run.
+    _REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"disabled": True}),
+}
+BRIDGING: Final[Resource] = _GRPC_ONLY
+"""Per-route configuration of gRPC calls: only their streams have the filters that are for gRPC."""
+SELECTING: Final[Resource] = {
+    **_GRPC_ONLY,
+    _SELECT_FILTER: any_of(_LUA_PER_ROUTE, {"name": SELECT}),
+}
 """Per-route configuration: read the model's name and choose the route again."""
 REFUSING: Final[Resource] = {_REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"name": REFUSE})}
 """Per-route configuration: answer that there is no such model."""
@@ -37,14 +51,13 @@ def early_mutations() -> Sequence[Resource]:
     """Remove what only the gateway may set, before anything looks at a header.
 
     `x-envoy-*` would let a caller set retries and timeouts, `x-model` another model than the one
-    in the body, `x-headrace-*` whatever replicas trust; the deadline is the caller's to set.
+    in the body. (Of `x-headrace-*` a replica reads only the deadline, which is the caller's to
+    set.)
     """
-    ours: Resource = {"safe_regex": {"regex": f"x-headrace-(?:{everything_but('timeout-s')})"}}
     mutations: Sequence[Resource] = [
         {"remove": MODEL_HEADER},
         {"remove": VERSION_HEADER},
         {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}},
-        {"remove_on_match": {"key_matcher": ours}},
     ]
     return [
         typed(
@@ -53,13 +66,6 @@ def early_mutations() -> Sequence[Resource]:
             {"mutations": mutations},
         )
     ]
-
-
-def everything_but(word: str) -> str:
-    """A regular expression for every string except `word`; RE2 has no negative look-ahead."""
-    starts = [word[:i] for i in range(len(word))]
-    differs = [f"{start}(?:[^{c}].*)?" for start, c in zip(starts, word, strict=True)]
-    return "|".join([*differs, f"{word}.+"])
 
 
 def http_filters(settings: GatewaySettings, descriptor_set: Path) -> Sequence[Resource]:
@@ -74,8 +80,8 @@ def http_filters(settings: GatewaySettings, descriptor_set: Path) -> Sequence[Re
             "envoy.extensions.filters.http.body_size_limit.v3.BodySizeLimit",
             {"max_request_bytes": settings.max_body_bytes},
         ),
-        typed(
-            "envoy.filters.http.grpc_field_extraction",
+        _on_some_routes(
+            _EXTRACTION_FILTER,
             "envoy.extensions.filters.http.grpc_field_extraction.v3.GrpcFieldExtractionConfig",
             {
                 "descriptor_set": {"filename": str(descriptor_set)},
@@ -83,18 +89,23 @@ def http_filters(settings: GatewaySettings, descriptor_set: Path) -> Sequence[Re
             },
         ),
         *(
-            typed(filter_name, _LUA, {"source_codes": {script: {"inline_string": source}}})
-            for filter_name, script, source in lua_sources
+            _on_some_routes(filter_name, _LUA, {"source_codes": {script: {"inline_string": code}}})
+            for filter_name, script, code in lua_sources
         ),
-        typed(
-            "headrace.bridge",
-            "envoy.extensions.filters.http.grpc_http1_reverse_bridge.v3.FilterConfig",
+        _on_some_routes(
+            _BRIDGE_FILTER,
+            f"{_BRIDGE}.v3.FilterConfig",
             # With withheld frames Envoy would make the status from HTTP's alone, and an error of
             # the replica would reach the caller as OK with an empty message.
             {"content_type": "application/grpc", "withhold_grpc_frames": False},
         ),
         typed("headrace.router", "envoy.extensions.filters.http.router.v3.Router"),
     ]
+
+
+def _on_some_routes(name: str, kind: str, config: Resource) -> Resource:
+    """A filter that only streams have whose first route configures it: each costs a microsecond."""
+    return {**typed(name, kind, config), "disabled": True}
 
 
 def _extractions() -> Resource:

@@ -17,6 +17,7 @@ from headrace.gateway.clusters import (
     live_split,
 )
 from headrace.gateway.filters import (
+    BRIDGING,
     HEALTH_CHECK,
     MODEL_HEADER,
     MODEL_RPCS,
@@ -190,12 +191,13 @@ def _grpc_server_routes(servers: Resource, statistics: Resource) -> Iterator[Res
     for name, match, action in named_or_not:
         selected = {**_grpc_version(action), "typed_per_filter_config": SELECTING}
         yield {"name": name, "match": match, **selected}
+    bridging: Resource = {"typed_per_filter_config": BRIDGING}
     # A 404 of Envoy reaches gRPC callers as UNIMPLEMENTED.
     yield {"name": "stream", "match": _rpc_match("ModelStreamInfer"), **_reply(404, _NO_STREAMS)}
     for rpc in _REPOSITORY_RPCS:
         yield {"name": "repository", "match": _rpc_match(rpc), **_reply(403, _USE_MANAGEMENT)}
     any_rpc: Resource = {"prefix": f"/{SERVICE}/", "grpc": {}}
-    yield {"name": "server", "match": any_rpc, **_grpc_version(servers)}
+    yield {"name": "server", "match": any_rpc, **_grpc_version(servers), **bridging}
 
 
 def _servers(endpoints: Sequence[EndpointRoute]) -> Resource:

@@ -209,12 +209,14 @@ async def test_rpcs_that_the_gateway_does_not_serve_are_unimplemented(lab: Lab) 
     assert other == "UNIMPLEMENTED: Not Found"
 
 
-async def test_a_grpc_call_that_names_no_model_is_not_found(lab: Lab) -> None:
+async def test_a_grpc_call_that_names_no_model_reaches_a_replica_which_says_so(lab: Lab) -> None:
     gateway = await lab.start(endpoint("m", lab.replica("1")))
+    request = service_pb2.ModelInferRequest().SerializeToString()
 
-    assert await _status_of(gateway, f"{SERVICE}ModelInfer") == (
-        "NOT_FOUND: Request for unknown model: '' is not found"
-    )
+    async with grpc.aio.insecure_channel(grpc_target(gateway)) as channel:
+        answer = await channel.unary_unary(f"{SERVICE}ModelInfer")(request)
+
+    assert service_pb2.ModelInferResponse.FromString(answer).model_version == "1"
 
 
 async def test_grpc_health_is_asked_of_any_replica_or_of_the_endpoint_named(lab: Lab) -> None:
