@@ -59,9 +59,7 @@ class Shapes:
         self.is_uniform = not signature.batched or not self._variable
 
     def mark(self, ticket: Ticket) -> None:
-        """Set the ticket's length and group."""
-        if self.is_uniform:
-            return
+        """Set the ticket's length and group; needless where all requests are uniform."""
         inputs = ticket.request.inputs
         name, axes = self._variable[0]
         shape = inputs[name].shape

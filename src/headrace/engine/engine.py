@@ -40,6 +40,9 @@ INLINE_LIMIT_S: Final = 0.0005
 """A run that is estimated to be shorter happens on the event loop."""
 INLINE_LIMIT_ALONE_S: Final = 0.002
 """The same where only one run may be under way: a thread would win nothing but its hand-over."""
+WAITING: Final = TicketState.WAITING  # names of a module are found faster than an enum's
+RUNNING: Final = TicketState.RUNNING
+DONE: Final = TicketState.DONE
 _INTERVAL_WEIGHT: Final = 0.1
 _CERTAINTY: Final = 0.8
 """Share of the time left that the estimated wait and run may take for a request to be let in."""
@@ -120,9 +123,9 @@ class Engine:
             self._admit(ticket, now)
         except HeadraceError as error:
             self._count_failure(error, now - ticket.received_at)
-            ticket.state = TicketState.DONE
+            ticket.state = DONE
             raise
-        ticket.state = TicketState.WAITING
+        ticket.state = WAITING
         ticket.queued_at = now
         self._queue.push(ticket)
         if len(self._running) < self._max_runs:
@@ -134,11 +137,11 @@ class Engine:
 
     def cancel(self, ticket: Ticket) -> None:
         """Forget `ticket`, whose caller left; a run that holds it goes on without it."""
-        if ticket.state is TicketState.WAITING:
+        if ticket.state is WAITING:
             self._queue.remove(ticket)
-        elif ticket.state is not TicketState.RUNNING:
+        elif ticket.state is not RUNNING:
             return
-        ticket.state = TicketState.DONE
+        ticket.state = DONE
         self._count_failure(RequestCancelledError(), self._clock() - ticket.received_at)
         self._note_idle()
 
@@ -183,7 +186,8 @@ class Engine:
         until = ticket.received_at + (self._default_timeout_s if timeout_s is None else timeout_s)
         if until < ticket.deadline:  # noqa: PLR1730  # a third of the cost of `min`
             ticket.deadline = until
-        self._shapes.mark(ticket)
+        if not self._shapes.is_uniform:
+            self._shapes.mark(ticket)
         if ticket.deadline != math.inf:
             self._check_deadline(ticket, now)
 
@@ -262,7 +266,7 @@ class Engine:
         """Run a batch inline (True), or hand it to a thread (False)."""
         rows = length = 0
         for ticket in tickets:
-            ticket.state = TicketState.RUNNING
+            ticket.state = RUNNING
             rows += ticket.rows
             if ticket.length > length:  # noqa: PLR1730  # a third of the cost of `max`
                 length = ticket.length
@@ -317,20 +321,24 @@ class Engine:
         self._finished_at = now
         answered = 0
         total_s = queued_s = 0.0
-        observe_queue = self.phases.queue_wait.observe
+        phases = self.phases
         for ticket, result in zip(batch.tickets, batch.results, strict=True):
-            if ticket.state is not TicketState.RUNNING:
+            if ticket.state is not RUNNING:
                 continue
-            ticket.state = TicketState.DONE
+            ticket.state = DONE
             wait_s = batch.formed_at - ticket.queued_at
-            observe_queue(wait_s)
+            phases.queue_wait.observe(wait_s)
             if isinstance(result, dict):
                 answered += 1
                 queued_s += wait_s
-                total_s += now - ticket.received_at
+                took_s = now - ticket.received_at
+                total_s += took_s
+                phases.request.observe(took_s)
                 ticket.complete(self._response(ticket, result))
             else:
                 self._fail(ticket, result, now)
+        if answered:
+            phases.postprocess.observe((self._clock() - now) / answered, answered)
         self._count(batch, answered=answered, queued_s=queued_s, total_s=total_s)
 
     def _response(self, ticket: Ticket, outputs: Tensors) -> InferResponse:
@@ -395,7 +403,7 @@ class Engine:
         for batch in self._running.values():
             late = []
             for ticket in batch.tickets:
-                if ticket.state is TicketState.RUNNING:
+                if ticket.state is RUNNING:
                     if ticket.deadline <= now:
                         late.append(ticket)
                     else:
@@ -407,8 +415,8 @@ class Engine:
 
     def _expire(self, tickets: list[Ticket], now: float) -> None:
         for ticket in tickets:
-            where = "in the queue" if ticket.state is TicketState.WAITING else "while it ran"
-            ticket.state = TicketState.DONE
+            where = "in the queue" if ticket.state is WAITING else "while it ran"
+            ticket.state = DONE
             waited_s = now - ticket.received_at
             passes = "passed" if ticket.deadline <= now else "would pass before an answer"
             msg = f"the deadline {passes} {where}, {waited_s:.3g} s after the request arrived"
@@ -424,13 +432,13 @@ class Engine:
         """Answer everything that is left with an error."""
         now = self._clock()
         for ticket in self._queue.expire(math.inf):
-            ticket.state = TicketState.DONE
+            ticket.state = DONE
             self._fail(ticket, UnavailableError("the replica stopped before it ran this"), now)
         running, self._running = self._running, {}
         for batch in running.values():
             for ticket in batch.tickets:
-                if ticket.state is TicketState.RUNNING:
-                    ticket.state = TicketState.DONE
+                if ticket.state is RUNNING:
+                    ticket.state = DONE
                     msg = "the replica stopped while it ran this"
                     self._fail(ticket, UnavailableError(msg, retry_after_s=None), now)
 

@@ -49,7 +49,7 @@ class Ticket:
     group: tuple[tuple[int, ...], ...] | None
     state: TicketState
 
-    def __init__(self, *, received_at: float = 0.0) -> None:
+    def __init__(self, received_at: float = 0.0) -> None:
         self.received_at = received_at
         self.queued_at = received_at
         self.deadline = math.inf

@@ -10,7 +10,8 @@ class PhaseHistograms:
     """Seconds per request by phase, and rows per batch.
 
     `preprocess` is bytes to tensors; `queue_wait` until its batch is formed; `compute` joins, runs
-    and splits the batch; `postprocess` is tensors to bytes; `request` is all of it.
+    and splits the batch; `postprocess` is tensors to bytes, as the mean of its batch; `request` is
+    from the last byte of the request to the end of `compute`.
     """
 
     request: Histogram = field(default_factory=Histogram)

@@ -256,12 +256,12 @@ class Connection(asyncio.BufferedProtocol):
         server = self._server
         exchange = Exchange(
             self,
-            method=parser.get_method(),
-            path=self._target,
-            headers=self._headers,
-            body=self._whole_body(),
-            keep_alive=parser.should_keep_alive() and not server.is_draining,
-            received_at=self._now,
+            parser.get_method(),
+            self._target,
+            self._headers,
+            self._body if self._chunks is None and self._direct is None else self._whole_body(),
+            parser.should_keep_alive() and not server.is_draining,
+            self._now,
         )
         self._reset()
         self._pipeline.append(exchange)
@@ -275,7 +275,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._direct is not None:
             whole = self._direct.obj
             return whole if isinstance(whole, bytearray) else self._direct
-        return self._body if self._chunks is None else b"".join(self._chunks)
+        return b"".join(self._chunks or ())
 
     # Answers
 
@@ -354,15 +354,7 @@ class Connection(asyncio.BufferedProtocol):
         self._server.body_bytes -= len(self._direct or b"") or self._body_size
         self._body_size = 0
         self._direct = None
-        exchange = Exchange(
-            self,
-            method=b"",
-            path=self._target,
-            headers=self._headers,
-            body=b"",
-            keep_alive=False,
-            received_at=self._now,
-        )
+        exchange = Exchange(self, b"", self._target, self._headers, b"", False, self._now)  # noqa: FBT003  # keeps nothing alive
         self._pipeline.append(exchange)
         return exchange
 

@@ -65,18 +65,17 @@ class Exchange(Ticket):
 
     wire: Wire
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # positional: one is made for every request
         self,
         connection: "Connection",
-        *,
         method: bytes,
         path: bytes,
         headers: dict[bytes, bytes],
         body: Body,
-        keep_alive: bool,
+        keep_alive: bool,  # noqa: FBT001  # as above
         received_at: float,
     ) -> None:
-        super().__init__(received_at=received_at)
+        super().__init__(received_at)
         self.connection = connection
         self.method = method
         self.path = path

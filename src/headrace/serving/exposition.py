@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
 _PHASES: Final = {
-    "request": "Seconds from a request's last byte to its answer.",
+    "request": "Seconds from a request's last byte until its batch was computed.",
     "preprocess": "Seconds from bytes to tensors.",
     "queue_wait": "Seconds in the queue until a batch was formed.",
     "compute": "Seconds to join, run and split the batch that held the request.",
-    "postprocess": "Seconds from tensors to bytes.",
+    "postprocess": "Seconds from tensors to bytes, mean of the batch.",
 }
 
 

@@ -89,7 +89,6 @@ class GrpcBridge:
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
         """Encode the model's answer and send it."""
-        started = time.monotonic()
         assert self._codec is not None
         try:
             message = self._codec.encode(response, exchange.request)
@@ -97,10 +96,6 @@ class GrpcBridge:
             self.refuse(exchange, error)
             return
         exchange.send_ok(GRPC_HEAD, frame(message))
-        ended = time.monotonic()
-        phases = self._state.phases
-        phases.postprocess.observe(ended - started)
-        phases.request.observe(ended - exchange.received_at)
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
         """Answer with an error's status."""

@@ -133,12 +133,7 @@ class GrpcServer:
             raise
         if not isinstance(outcome, InferResponse):
             raise outcome
-        started = time.monotonic()
-        answer = self._codec.encode(outcome, ticket.request)
-        ended = time.monotonic()
-        state.phases.postprocess.observe(ended - started)
-        state.phases.request.observe(ended - ticket.received_at)
-        return answer
+        return self._codec.encode(outcome, ticket.request)
 
     async def _stream(
         self,

@@ -70,17 +70,12 @@ class V1Api:
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
         """Encode the model's answer and send it."""
-        started = time.monotonic()
         assert self._codec is not None
         try:
             exchange.send_json(self._codec.encode(response))
         except HeadraceError as error:
             self.refuse(exchange, error)
             return
-        ended = time.monotonic()
-        phases = self._state.phases
-        phases.postprocess.observe(ended - started)
-        phases.request.observe(ended - exchange.received_at)
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
         """Answer with an error in JSON."""

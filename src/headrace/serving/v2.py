@@ -111,7 +111,6 @@ class V2Api:
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
         """Encode the model's answer and send it."""
-        started = time.monotonic()
         assert self._encoder is not None
         try:
             body, json_length = self._encoder.encode(response, exchange.request)
@@ -122,10 +121,6 @@ class V2Api:
             exchange.send_ok(JSON_HEAD if json_length is None else tensors_head(json_length), body)
         else:
             send_tensors(exchange, body, json_length)
-        ended = time.monotonic()
-        phases = self._state.phases
-        phases.postprocess.observe(ended - started)
-        phases.request.observe(ended - exchange.received_at)
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
         """Answer with an error in JSON."""
