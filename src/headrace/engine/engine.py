@@ -218,9 +218,13 @@ class Engine:
         running = sum(batch.rows for batch in self._running.values())
         return (rows_ahead + running / 2) * self._row_interval_s
 
+    def _limit_for(self, length: int) -> int:
+        """How many rows to run together at `length`; never more than the model takes."""
+        return min(self._times.best_rows(length), self.max_batch_size)
+
     def _run_s(self, rows: int, length: int) -> float:
         """Seconds of a run that takes as many of `rows` as are worth running together."""
-        rows = min(rows, self._times.best_rows(length))
+        rows = min(rows, self._limit_for(length))
         return self._times.estimate(rows=rows, length=length) or 0.0
 
     # Forming and running batches
@@ -233,11 +237,11 @@ class Engine:
         self._expire_hopeless(now)
         while queue.size and len(self._running) < self._max_runs:
             if self._delay_s:
-                due_at = queue.due_at(self._times.best_rows)
+                due_at = queue.due_at(self._limit_for)
                 if due_at is not None and due_at > now:
                     self._loop.call_later(due_at - now, self._schedule_pump)
                     break
-            tickets = queue.take(self._times.best_rows)
+            tickets = queue.take(self._limit_for)
             if self._start(tickets, now):
                 if queue.size:  # let the sockets speak first: the next batch may grow
                     self._schedule_pump()

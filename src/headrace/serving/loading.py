@@ -58,13 +58,9 @@ def load(settings: ReplicaSettings) -> LoadedModel:
     model = runtime.load(path, LoadOptions(intra_op_threads=settings.intra_op_threads or 1))
     signature = with_labels(model.signature, settings.labels)
     plan = _padding(model, settings)
-    times = ServiceTimes(max_batch_size=settings.batching.max_batch_size)
-    warm_up(
-        model,
-        times,
-        max_batch_size=settings.batching.max_batch_size if signature.batched else 1,
-        budget_s=WARM_UP_S,
-    )
+    max_batch_size = settings.batching.max_batch_size if signature.batched else 1
+    times = ServiceTimes(max_batch_size=max_batch_size)
+    warm_up(model, times, max_batch_size=max_batch_size, budget_s=WARM_UP_S)
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not look at it again
     seconds = time.monotonic() - started

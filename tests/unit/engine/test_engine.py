@@ -1,6 +1,7 @@
 """The driver: who gets which answer, and when not."""
 
 import asyncio
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -23,7 +24,7 @@ from headrace.core import (
 from headrace.engine import Engine, PaddingPlan, ServiceTimes, padding_plan
 from headrace.observe import ModelStatistics, PhaseHistograms
 from headrace.runtimes import Model
-from tests.unit.engine.models import LENGTHS, Doubling, Echoing
+from tests.unit.engine.models import LENGTHS, ROWS, Doubling, Echoing
 from tests.unit.engine.tickets import Recorded, a_ticket
 
 pytestmark = pytest.mark.anyio
@@ -165,6 +166,20 @@ async def test_a_caller_who_leaves_a_waiting_batch_costs_the_others_nothing(
         assert value_of(await outcome(ticket)) == 2 * ticket.request.inputs["x"][0, 0]
     assert tickets[position].outcomes == []
     assert engine.statistics.failures["CANCELED"] == 1
+    await engine.stop(timeout_s=1)
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 0.1])
+async def test_a_model_without_a_batch_axis_runs_one_request_at_a_time(seconds: float) -> None:
+    model = Doubling()
+    model.signature = dataclasses.replace(ROWS, batched=False)
+    engine = an_engine(model, seconds=seconds)
+    tickets = [a_ticket(value=v) for v in (1, 2, 3)]
+    for ticket in tickets:
+        engine.submit(ticket, 0.0)
+
+    assert [value_of(await outcome(ticket)) for ticket in tickets] == [2, 4, 6]
+    assert model.batches == [1, 1, 1]
     await engine.stop(timeout_s=1)
 
 
