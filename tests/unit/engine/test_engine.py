@@ -363,6 +363,76 @@ async def test_a_deadline_is_answered_in_time_even_if_the_run_does_not_end() -> 
     assert len(stuck.outcomes) == 1
 
 
+async def test_no_run_is_spent_on_what_would_come_too_late() -> None:
+    model = Doubling()
+    model.gate.clear()
+    time = Time()
+    engine = an_engine(model, seconds=0.1, max_concurrent_runs=1, max_batch_size=1, clock=time)
+    first = a_ticket()
+    engine.submit(first, 0.0)
+    await settle()
+    hopeless, fine = a_ticket(deadline=1.0), a_ticket(deadline=50.0)
+    engine.submit(hopeless, 0.0)
+    engine.submit(fine, 0.0)
+    time.now = 0.95  # a run takes 0.1 s
+
+    model.gate.set()
+
+    found = await outcome(hopeless)
+    assert isinstance(found, DeadlineExceededError)
+    assert "would pass" in str(found)
+    assert value_of(await outcome(fine)) == 0
+    assert model.batches == [1, 1]
+    await engine.stop(timeout_s=1)
+
+
+async def test_the_earliest_of_several_deadlines_is_kept_in_time() -> None:
+    loop = asyncio.get_running_loop()
+    model = Doubling()
+    model.gate.clear()
+    engine = an_engine(
+        model, seconds=0.005, max_concurrent_runs=1, max_batch_size=1, clock=loop.time
+    )
+    now = loop.time()
+    running = a_ticket(queued_at=now, deadline=now + 30)
+    engine.submit(running, now)
+    await settle()
+    late = [a_ticket(queued_at=now, deadline=now + wait) for wait in (0.2, 0.1)]
+    for ticket in late:
+        engine.submit(ticket, now)
+
+    for ticket in reversed(late):
+        assert isinstance(await outcome(ticket), DeadlineExceededError)
+    assert running.outcomes == []
+    model.gate.set()
+    await outcome(running)
+    await engine.stop(timeout_s=1)
+
+
+async def test_a_run_that_ends_after_the_loop_is_gone_bothers_nobody() -> None:
+    model = Doubling()
+    model.gate.clear()
+    engine = an_engine(model, seconds=0.1, max_concurrent_runs=1)
+    left, stays = a_ticket(), a_ticket()
+    for ticket in (left, stays):
+        engine.submit(ticket, 0.0)
+    await settle()
+    engine.cancel(left)
+    await engine.stop(timeout_s=0)
+    assert isinstance(stays.outcomes[0], UnavailableError)
+
+    class ClosedLoop:
+        def call_soon_threadsafe(self, *_: object) -> None:
+            raise RuntimeError("Event loop is closed")
+
+    engine._loop = ClosedLoop()  # type: ignore[assignment]  # as after the process's end began
+    model.gate.set()
+    (thread,) = engine._threads
+    await asyncio.to_thread(thread.join, 10)
+
+    assert not thread.is_alive()
+
+
 async def test_only_outputs_that_somebody_wants_are_computed() -> None:
     model = Doubling()
     engine = an_engine(model)

@@ -36,18 +36,21 @@ class Costed:
         fixed_s: float = 0.0,
         row_s: float = 0.001,
         longest: int = 10_000,
+        dearer_from: int = 10_000,
     ) -> None:
         self.signature = signature
         self.shapes: list[tuple[int, ...]] = []
         self._clock = clock
         self._fixed_s, self._row_s, self._longest = fixed_s, row_s, longest
+        self._dearer_from = dearer_from
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:  # noqa: ARG002  # the protocol's signature
         shape = inputs["x"].shape
         if max(shape[1:], default=0) > self._longest:
             raise ValueError("too long")
         self.shapes.append(shape)
-        self._clock.now += self._fixed_s + self._row_s * shape[0]
+        dearer = 2 if shape[0] >= self._dearer_from else 1
+        self._clock.now += self._fixed_s + self._row_s * shape[0] * dearer
         return {}
 
     def close(self) -> None:
@@ -73,6 +76,17 @@ def test_a_slow_model_is_run_once_and_not_more_than_the_budget_allows() -> None:
     assert warm_up(model, ServiceTimes(max_batch_size=8), max_batch_size=8, budget_s=1, clock=clock)
 
     assert model.shapes == [(1, 2)]
+
+
+def test_batches_are_not_grown_once_rows_get_dearer() -> None:
+    clock = Clock()
+    model = Costed(clock, ROWS, dearer_from=4)
+
+    assert warm_up(
+        model, ServiceTimes(max_batch_size=32), max_batch_size=32, budget_s=10, clock=clock
+    )
+
+    assert {shape[0] for shape in model.shapes} == {1, 2, 4}
 
 
 def test_lengths_that_the_model_does_not_take_are_passed_over() -> None:
