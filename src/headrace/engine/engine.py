@@ -248,6 +248,7 @@ class Engine:
                 break
         if queue.expires_at() < self._timer_at:
             self._arm_timer(queue.expires_at(), now)
+        self._note_idle()
 
     def _expire_hopeless(self, now: float) -> None:
         """Drop what cannot be answered in time any more, so that no run is spent on it.

@@ -115,6 +115,6 @@ def _http2(settings: GatewaySettings) -> Resource:
 def _descriptor_set(settings: GatewaySettings) -> Path:
     if settings.descriptor_set is not None:
         return settings.descriptor_set
-    from headrace.protocol.grpc_codec import DESCRIPTOR_SET_PATH  # noqa: PLC0415  # loads protobuf
+    from headrace.protocol import DESCRIPTOR_SET_PATH  # noqa: PLC0415  # loads the codecs
 
     return DESCRIPTOR_SET_PATH

@@ -36,11 +36,10 @@ from headrace.protocol.parameters import (
     request_options,
     requested_output,
 )
-from headrace.protocol.protos import DESCRIPTOR_SET_PATH, message_class
+from headrace.protocol.protos import message_class
 
 __all__ = [
     "CONTENTS_FIELDS",
-    "DESCRIPTOR_SET_PATH",
     "GrpcInferCodec",
     "encode_parameters",
     "frame",

@@ -5,15 +5,12 @@ default pool, and both have to live in one process.
 """
 
 from functools import cache
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 
-DESCRIPTOR_SET_PATH: Final = Path(str(files("headrace.protocol") / "oip.pb"))
-"""A serialised `FileDescriptorSet` of `inference` and `grpc.health.v1`; Envoy reads it too."""
+from headrace.protocol.descriptor_set import DESCRIPTOR_SET_PATH
 
 INFERENCE_SERVICE: Final = "inference.GRPCInferenceService"
 HEALTH_SERVICE: Final = "grpc.health.v1.Health"

@@ -511,6 +511,17 @@ async def test_stopping_answers_what_is_in_and_refuses_what_comes() -> None:
     assert [value_of(await outcome(t)) for t in inside] == [2, 4]
 
 
+async def test_stopping_ends_with_the_last_short_run_not_with_the_timeout() -> None:
+    engine = an_engine(Doubling())
+    ticket = a_ticket(value=1)
+    engine.submit(ticket, 0.0)
+
+    async with asyncio.timeout(5):
+        await engine.stop(timeout_s=60)
+
+    assert value_of(await outcome(ticket)) == 2
+
+
 async def test_what_does_not_end_before_the_drain_does_gets_an_error() -> None:
     model = Doubling()
     model.gate.clear()

@@ -6,7 +6,8 @@ from google.protobuf import descriptor, descriptor_pb2
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from headrace.protocol import protos
-from headrace.protocol.protos import DESCRIPTOR_SET_PATH, HEALTH_SERVICE, message_class, methods
+from headrace.protocol import DESCRIPTOR_SET_PATH
+from headrace.protocol.protos import HEALTH_SERVICE, message_class, methods
 
 
 def all_messages() -> list[str]:
