@@ -6,6 +6,7 @@ that only those who speak gRPC load protobuf.
 
 from headrace.protocol.byte_tensors import Body
 from headrace.protocol.content import compress, decompress
+from headrace.protocol.descriptor_set import DESCRIPTOR_SET_PATH
 from headrace.protocol.json_decode import InferDecoder
 from headrace.protocol.json_encode import Buffer, InferEncoder
 from headrace.protocol.metadata import (
@@ -33,6 +34,7 @@ from headrace.protocol.status import (
 from headrace.protocol.v1 import V1Codec
 
 __all__ = [
+    "DESCRIPTOR_SET_PATH",
     "EXTENSIONS",
     "GRPC_STATUS",
     "HTTP_STATUS",

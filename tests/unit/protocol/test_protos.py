@@ -5,8 +5,7 @@ import pytest
 from google.protobuf import descriptor, descriptor_pb2
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from headrace.protocol import protos
-from headrace.protocol import DESCRIPTOR_SET_PATH
+from headrace.protocol import DESCRIPTOR_SET_PATH, protos
 from headrace.protocol.protos import HEALTH_SERVICE, message_class, methods
 
 
