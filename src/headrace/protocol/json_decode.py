@@ -38,6 +38,10 @@ LARGE_BODY_BYTES: Final = 16 << 10
 """JSON bodies above this go through simdjson, whose arrays need no Python object per number."""
 
 
+_REMEMBERED_HEADERS: Final = 64
+_REMEMBERED_BYTES: Final = 1024
+
+
 class InferDecoder:
     """Decodes the infer requests of one model; not thread-safe.
 
@@ -60,6 +64,7 @@ class InferDecoder:
         self._tensors = self._inputs.tensors
         self._count = len(signature.inputs)
         self._general = msgspec.json.Decoder(InferMessage)
+        self._headers: dict[bytes, InferMessage] = {}
         self._typed = _typed_decoders(signature)
 
     def decode(self, body: Body, header_length: int | None = None) -> InferRequest:
@@ -85,8 +90,17 @@ class InferDecoder:
         if not 0 < header_length <= len(body):
             msg = f"inference header size should be in range (0, {len(body)}), got: {header_length}"
             raise InvalidArgumentError(msg)
-        message = self._parse(body[:header_length])
-        return self._request(message, body, at=header_length)
+        return self._request(self._header(bytes(body[:header_length])), body, at=header_length)
+
+    def _header(self, document: bytes) -> InferMessage:
+        """The JSON before binary tensors; one shape sends the same again, so it is remembered."""
+        message = self._headers.get(document)
+        if message is None:
+            message = self._parse(document)
+            is_worth_it = not message.id and len(document) <= _REMEMBERED_BYTES
+            if is_worth_it and len(self._headers) < _REMEMBERED_HEADERS:
+                self._headers[document] = message
+        return message
 
     def _decode_small(self, body: bytes | bytearray) -> InferRequest:
         for _ in self._typed:
