@@ -50,15 +50,11 @@ REFUSING: Final[Resource] = {_REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"name": REF
 def early_mutations() -> Sequence[Resource]:
     """Remove what only the gateway may set, before anything looks at a header.
 
-    `x-envoy-*` would let a caller set retries and timeouts, `x-model` another model than the one
-    in the body. (Of `x-headrace-*` a replica reads only the deadline, which is the caller's to
-    set.)
+    `x-model` would name another model than the one in the body. (Envoy removes `x-envoy-*` itself,
+    since no address counts as internal; of `x-headrace-*` a replica reads only the deadline, which
+    is the caller's to set.)
     """
-    mutations: Sequence[Resource] = [
-        {"remove": MODEL_HEADER},
-        {"remove": VERSION_HEADER},
-        {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}},
-    ]
+    mutations: Sequence[Resource] = [{"remove": MODEL_HEADER}, {"remove": VERSION_HEADER}]
     return [
         typed(
             "headrace.strip",

@@ -63,6 +63,8 @@ def _connection_manager(settings: GatewaySettings, routes: Resource) -> Resource
         "access_log": log,
         "server_name": "headrace",
         "use_remote_address": True,
+        # A caller on this machine may no more set Envoy's own headers than one from outside.
+        "internal_address_config": {},
         "request_headers_timeout": seconds(_HEADERS_TIMEOUT_S),
         "stream_idle_timeout": seconds(settings.idle_timeout_s),
         "common_http_protocol_options": {
