@@ -13,8 +13,10 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _NAME: Final = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 _META: Final = re.compile(rf"# (HELP|TYPE) ({_NAME})(?: (.*))?$")
-_LABELS: Final = r'\{(?:[^"\\}]|"(?:[^"\\]|\\.)*")*\}'
-_SAMPLE: Final = re.compile(rf"({_NAME})({_LABELS})?( +\S+(?: +-?\d+)?)\s*$")
+_PAIR: Final = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\]|\\[\\n"])*"'
+_LABELS: Final = rf"\{{(?:{_PAIR}(?:,{_PAIR})*,?)?\}}"
+_VALUE: Final = r"[+-]?(?:[0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?|Inf|NaN)"
+_SAMPLE: Final = re.compile(rf"({_NAME})({_LABELS})?( {_VALUE}(?: -?[0-9]+)?)$")
 _SUFFIXES: Final = ("", "_bucket", "_sum", "_count", "_created", "_total", "_info")
 
 

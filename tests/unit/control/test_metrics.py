@@ -78,7 +78,12 @@ def test_a_gauge_of_our_own_is_an_exposition() -> None:
     assert families(text)["up"] == [("up", {}, 1.0), ("up", {"a": 'q"'}, 0.0)]
 
 
-@given(st.lists(st.text(max_size=100), max_size=3))
+_pieces = st.sampled_from(
+    ["x", " ", ":", "1", "{", "}", 'a="b"', ",", "\n", "# TYPE ", "# HELP ", "NaN", "\\", '"', "-"]
+)
+
+
+@given(st.lists(st.text(max_size=100) | st.lists(_pieces).map("".join), max_size=3))
 def test_whatever_processes_say_the_answer_can_be_read(texts: list[str]) -> None:
     merged = merge_expositions([*(replica(str(i), t) for i, t in enumerate(texts)), replica("z")])
 
