@@ -22,16 +22,17 @@ from headrace.core import (
     InvalidArgumentError,
     OverloadedError,
     RequestCancelledError,
-    RuntimeFailedError,
     Tensors,
     UnavailableError,
 )
+from headrace.engine.accounts import Accounts
+from headrace.engine.admission import Pace, check_deadline
 from headrace.engine.collate import PaddingPlan, Shapes
 from headrace.engine.queue import BatchQueue
 from headrace.engine.run import Batch, Result, run_batch
 from headrace.engine.service_time import ServiceTimes
 from headrace.engine.ticket import Ticket, TicketState
-from headrace.observe import BatchStatistics, ModelStatistics, PhaseHistograms
+from headrace.observe import ModelStatistics, PhaseHistograms
 from headrace.runtimes import Model
 
 _log = logging.getLogger(__name__)
@@ -43,9 +44,6 @@ INLINE_LIMIT_ALONE_S: Final = 0.002
 WAITING: Final = TicketState.WAITING  # names of a module are found faster than an enum's
 RUNNING: Final = TicketState.RUNNING
 DONE: Final = TicketState.DONE
-_INTERVAL_WEIGHT: Final = 0.1
-_CERTAINTY: Final = 0.8
-"""Share of the time left that the estimated wait and run may take for a request to be let in."""
 
 
 def usable_cores() -> int:
@@ -95,8 +93,8 @@ class Engine:
         self._idle = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
-        self._row_interval_s = times.estimate(rows=1, length=1) or 0.0
-        self._finished_at = 0.0
+        self._pace = Pace(times.estimate(rows=1, length=1) or 0.0)
+        self._accounts = Accounts(statistics, phases)
         self._work: SimpleQueue[Batch | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
@@ -122,7 +120,7 @@ class Engine:
         try:
             self._admit(ticket, now)
         except HeadraceError as error:
-            self._count_failure(error, now - ticket.received_at)
+            self._accounts.failed(error, now - ticket.received_at)
             ticket.state = DONE
             raise
         ticket.state = WAITING
@@ -142,7 +140,7 @@ class Engine:
         elif ticket.state is not RUNNING:
             return
         ticket.state = DONE
-        self._count_failure(RequestCancelledError(), self._clock() - ticket.received_at)
+        self._accounts.failed(RequestCancelledError(), self._clock() - ticket.received_at)
         self._note_idle()
 
     async def stop(self, *, timeout_s: float) -> None:
@@ -202,21 +200,12 @@ class Engine:
         if not self._queue.size and len(self._running) < self._max_runs:
             return
         ahead = self._queue.rows_ahead(ticket.request.priority)
-        wait_s = self._wait_s(ahead)
         run_s = self._run_s(ahead + ticket.rows, ticket.length)
-        if wait_s + run_s > left_s * _CERTAINTY:
-            msg = (
-                f"the deadline in {left_s:.3g} s cannot be met: about {wait_s:.3g} s in the queue "
-                f"and {run_s:.3g} s to run"
-            )
-            error = DeadlineExceededError(msg)
-            error.retry_after_s = wait_s if run_s <= left_s else None
-            raise error
+        check_deadline(left_s=left_s, wait_s=self._wait_s(ahead), run_s=run_s)
 
     def _wait_s(self, rows_ahead: int) -> float:
-        """Seconds until `rows_ahead` waiting rows and the runs in progress are done."""
         running = sum(batch.rows for batch in self._running.values())
-        return (rows_ahead + running / 2) * self._row_interval_s
+        return self._pace.wait_s(waiting=rows_ahead, running=running)
 
     def _limit_for(self, length: int) -> int:
         """How many rows to run together at `length`; never more than the model takes."""
@@ -321,9 +310,7 @@ class Engine:
             self._times.observe(
                 rows=rows, length=batch.length, seconds=batch.computed_at - batch.joined_at
             )
-        interval_s = (now - max(batch.formed_at, self._finished_at)) / rows
-        self._row_interval_s += _INTERVAL_WEIGHT * (interval_s - self._row_interval_s)
-        self._finished_at = now
+        self._pace.observe(rows=rows, started_at=batch.formed_at, ended_at=now)
         answered = 0
         total_s = queued_s = 0.0
         phases = self.phases
@@ -344,7 +331,7 @@ class Engine:
                 self._fail(ticket, result, now)
         if answered:
             phases.postprocess.observe((self._clock() - now) / answered, answered)
-        self._count(batch, answered=answered, queued_s=queued_s, total_s=total_s)
+        self._accounts.finished(batch, answered=answered, queued_s=queued_s, total_s=total_s)
 
     def _response(self, ticket: Ticket, outputs: Tensors) -> InferResponse:
         request = ticket.request
@@ -360,36 +347,8 @@ class Engine:
 
     def _fail(self, ticket: Ticket, error: Result, now: float) -> None:
         assert isinstance(error, HeadraceError)
-        self._count_failure(error, now - ticket.received_at)
+        self._accounts.failed(error, now - ticket.received_at)
         ticket.complete(error)
-
-    def _count(self, batch: Batch, *, answered: int, queued_s: float, total_s: float) -> None:
-        """Add a finished batch to the statistics."""
-        statistics = self.statistics
-        input_ns = int((batch.joined_at - batch.formed_at) * 1e9)
-        infer_ns = int((batch.computed_at - batch.joined_at) * 1e9)
-        output_ns = int((batch.split_at - batch.computed_at) * 1e9)
-        self.phases.compute.observe(batch.split_at - batch.formed_at, len(batch.tickets))
-        self.phases.batch_rows.observe(batch.rows)
-        statistics.execution_count += batch.executions
-        if answered:
-            statistics.inference_count += batch.rows
-            statistics.last_inference_ms = int(time.time() * 1000)  # noqa: TID251  # for people
-            statistics.success.add(int(total_s * 1e9), answered)
-            statistics.queue.add(int(queued_s * 1e9), answered)
-            statistics.compute_input.add(input_ns * answered, answered)
-            statistics.compute_infer.add(infer_ns * answered, answered)
-            statistics.compute_output.add(output_ns * answered, answered)
-        by_size = statistics.batches.get(batch.rows)
-        if by_size is None:
-            by_size = statistics.batches[batch.rows] = BatchStatistics()
-        by_size.compute_input.add(input_ns)
-        by_size.compute_infer.add(infer_ns)
-        by_size.compute_output.add(output_ns)
-
-    def _count_failure(self, error: HeadraceError, seconds: float) -> None:
-        self.statistics.fail.add(int(seconds * 1e9))
-        self.statistics.failures[_reason(error)] += 1
 
     # Deadlines
 
@@ -446,12 +405,3 @@ class Engine:
                     ticket.state = DONE
                     msg = "the replica stopped while it ran this"
                     self._fail(ticket, UnavailableError(msg, retry_after_s=None), now)
-
-
-def _reason(error: HeadraceError) -> str:
-    """Triton's reason for a failed request."""
-    if isinstance(error, RequestCancelledError):
-        return "CANCELED"
-    if isinstance(error, OverloadedError | DeadlineExceededError | UnavailableError):
-        return "REJECTED"
-    return "BACKEND" if isinstance(error, RuntimeFailedError) else "OTHER"

@@ -97,11 +97,18 @@ class Exchange(Ticket):
         return self.headers.get(b"content-type", b"").startswith(b"application/grpc")
 
     def complete(self, outcome: Outcome) -> None:
-        """Take the engine's outcome and answer."""
-        if isinstance(outcome, InferResponse):
-            self.wire.respond(self, outcome)
-        else:
-            self.wire.refuse(self, outcome)
+        """Take the engine's outcome and answer.
+
+        Whatever goes wrong here ends here: the rest of the batch waits for its answers.
+        """
+        try:
+            if isinstance(outcome, InferResponse):
+                self.wire.respond(self, outcome)
+            else:
+                self.wire.refuse(self, outcome)
+        except Exception:  # noqa: BLE001  # the request edge, on the way out
+            _log.exception("answer failed", extra={"request_id": self.request_id})
+            self.wire.refuse(self, HeadraceError("internal error; the replica's log has details"))
 
     def send_json(self, body: bytes) -> None:
         """Answer 200 with a JSON body."""
