@@ -98,7 +98,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_closing = True
         server = self._server
         server.connections.discard(self)
-        server.body_bytes -= len(self._direct or b"") or self._body_size
+        server.body_bytes -= self._body_size
         pipeline, self._pipeline = self._pipeline, deque()
         for exchange in pipeline:
             server.body_bytes -= len(exchange.body)
@@ -131,8 +131,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._direct is None:
             self._received(self._server.read_buffer[:nbytes])
             return
-        self._body_size += nbytes
-        if self._body_size == len(self._direct):
+        if self._takes(nbytes) and self._body_size == len(self._direct):
             self.on_message_complete()
             self._parser = httptools.HttpRequestParser(self)  # the old one never saw the body's end
 
@@ -217,13 +216,14 @@ class Connection(asyncio.BufferedProtocol):
             self._write_continue()
 
     def _read_directly(self, length: int) -> None:
-        """Take the body's memory at once: the kernel then writes into it, without copies."""
-        server = self._server
-        if server.body_bytes + length > server.max_body_bytes_in_flight:
+        """Take the body's memory at once: the kernel then writes into it, without copies.
+
+        Memory that was only announced costs nothing: it is not touched before bytes arrive.
+        """
+        try:
+            self._direct = new_body(length, self._headers.get(b"inference-header-content-length"))
+        except MemoryError:
             self._refuse_error(UnavailableError(_TOO_MUCH_IN_FLIGHT))
-            return
-        server.body_bytes += length
-        self._direct = new_body(length, self._headers.get(b"inference-header-content-length"))
 
     def on_body(self, data: bytes) -> None:
         """A part of the body; most bodies come in one."""
@@ -232,8 +232,18 @@ class Connection(asyncio.BufferedProtocol):
         size = len(data)
         if self._direct is not None:
             self._direct[self._body_size : self._body_size + size] = data
-            self._body_size += size
+            self._takes(size)
+        elif not self._takes(size):
             return
+        elif not self._body:
+            self._body = data
+        elif self._chunks is None:
+            self._chunks = [self._body, data]
+        else:
+            self._chunks.append(data)
+
+    def _takes(self, size: int) -> bool:
+        """Count bytes of the body that came; False if that was too much."""
         server = self._server
         self._body_size += size
         server.body_bytes += size
@@ -241,12 +251,9 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse_error(PayloadTooLargeError(limit_bytes=server.max_body_bytes))
         elif server.body_bytes > server.max_body_bytes_in_flight:
             self._refuse_error(UnavailableError(_TOO_MUCH_IN_FLIGHT))
-        elif not self._body:
-            self._body = data
-        elif self._chunks is None:
-            self._chunks = [self._body, data]
         else:
-            self._chunks.append(data)
+            return True
+        return False
 
     def on_message_complete(self) -> None:
         """The request is whole: hand it over."""
@@ -272,10 +279,7 @@ class Connection(asyncio.BufferedProtocol):
         server.handle(exchange)
 
     def _whole_body(self) -> Body:
-        if self._direct is not None:
-            whole = self._direct.obj
-            return whole if isinstance(whole, bytearray) else self._direct
-        return b"".join(self._chunks or ())
+        return b"".join(self._chunks or ()) if self._direct is None else self._direct
 
     # Answers
 
@@ -351,7 +355,7 @@ class Connection(asyncio.BufferedProtocol):
             return None
         self._is_closing = True
         self._close_at = self._now + _LINGER_S
-        self._server.body_bytes -= len(self._direct or b"") or self._body_size
+        self._server.body_bytes -= self._body_size
         self._body_size = 0
         self._direct = None
         exchange = Exchange(self, b"", self._target, self._headers, b"", False, self._now)  # noqa: FBT003  # keeps nothing alive
@@ -417,13 +421,11 @@ def _text(error: Exception) -> str:
 
 
 def new_body(length: int, json_length: bytes | None) -> memoryview:
-    """Memory for a body of `length` bytes.
+    """Memory for a body of `length` bytes, not cleared: only what the caller sent is read of it.
 
     If tensors follow `json_length` bytes of JSON, it begins where they will be aligned: code of the
-    runtimes needs that, and a copy later would cost more. Such memory is not cleared either, since
-    only what the caller sent is ever read of it.
+    runtimes needs that, and a copy later would cost more.
     """
-    if json_length is None or not json_length.isdigit():
-        return memoryview(bytearray(length))
-    start = -int(json_length[:18]) % _ALIGNMENT
+    has_json = json_length is not None and json_length.isdigit()
+    start = -int((json_length or b"0")[:18]) % _ALIGNMENT if has_json else 0
     return np.empty(length + start, np.uint8).data[start:]

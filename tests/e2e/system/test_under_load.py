@@ -1,10 +1,9 @@
 """1,000 requests a second go through the gateway while things die and change."""
 
-import os
-import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.e2e.control.system import System, replicas
@@ -21,13 +20,26 @@ def load_on(system: System) -> SteadyLoad:
     return SteadyLoad(system.where().http_url.removeprefix("http://"), [REQUEST], rate=RATE)
 
 
+def kill(pid: int) -> None:
+    """SIGKILL, and wait until the process is gone: until then requests still reach it."""
+    process = psutil.Process(pid)
+    process.kill()
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return
+        except psutil.NoSuchProcess:
+            return
+
+
 def test_a_killed_replica_costs_at_most_what_was_in_flight_on_it(system: System, mlp: Path) -> None:
     system.start({"name": "m", "model": str(mlp), "replicas": 2})
     victim = replicas(system.wait_ready(), "m")[0]
 
     with load_on(system).flowing() as load:
         time.sleep(1)
-        in_flight = load.call(lambda: os.kill(victim["pid"], signal.SIGKILL))
+        in_flight = load.call(lambda: kill(victim["pid"]))
         time.sleep(2)
         after = system.wait_ready()
 
