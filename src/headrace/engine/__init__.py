@@ -1,5 +1,6 @@
 """One replica's heart: admit, queue, batch, run, split."""
 
+from headrace.engine.accounts import Accounts
 from headrace.engine.collate import PaddingPlan, padding_plan
 from headrace.engine.engine import Engine, usable_cores
 from headrace.engine.queue import BatchQueue
@@ -8,6 +9,7 @@ from headrace.engine.ticket import Outcome, Ticket, TicketState
 from headrace.engine.warmup import warm_up
 
 __all__ = [
+    "Accounts",
     "BatchQueue",
     "Engine",
     "Outcome",

@@ -55,6 +55,8 @@ class Application:
         except MethodNotAllowedError as error:
             exchange.send(405, encode_error(error), headers={b"Allow": error.allowed})
         except HeadraceError as error:
+            if hasattr(exchange, "wire"):  # it was to be inferred
+                self._state.refused(exchange, error)
             if exchange.is_grpc:
                 send_grpc_error(exchange, error)
             else:

@@ -6,9 +6,8 @@ of them.
 """
 
 import math
-import time
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from headrace.core import (
     HeadraceError,
@@ -31,9 +30,6 @@ from headrace.serving.grpc_api import INFER, GrpcApi
 from headrace.serving.routing import Handler
 from headrace.serving.state import ReplicaState
 
-if TYPE_CHECKING:
-    from headrace.engine import Engine
-
 GRPC: Final = b"application/grpc"
 
 
@@ -44,7 +40,6 @@ class GrpcBridge:
         self._state = state
         self._api = GrpcApi(state, has_repository=has_repository)
         self._codec: GrpcInferCodec | None = None
-        self._engine: Engine | None = None
 
     def model_loaded(self) -> None:
         """Called once when the state's model is there."""
@@ -55,7 +50,6 @@ class GrpcBridge:
             state.model.signature,
             max_batch_size=state.max_batch_size,
         )
-        self._engine = state.model.engine
 
     def handlers(self) -> dict[tuple[bytes, bytes], Handler]:
         """By method and path."""
@@ -69,23 +63,18 @@ class GrpcBridge:
 
     def infer(self, exchange: Exchange) -> None:
         """ModelInfer: decode and queue; the outcome comes by `respond` or `refuse`."""
-        codec, engine = self._codec, self._engine
-        _check_content_type(exchange)
-        if codec is None or engine is None:
-            engine = self._state.model.engine  # raises: not ready
-            return
         exchange.wire = self
+        _check_content_type(exchange)
+        codec = self._codec
+        if codec is None:
+            raise self._state.not_ready()
         headers = exchange.headers
         exchange.request = codec.decode(unframe(exchange.body))
         limit_s = timeout_s(headers)
         if b"grpc-timeout" in headers:
             given_s = parse_grpc_timeout(headers[b"grpc-timeout"].decode("latin-1"))
             limit_s = min(limit_s, given_s)
-        if limit_s != math.inf:
-            exchange.deadline = exchange.received_at + limit_s
-        now = time.monotonic()
-        self._state.phases.preprocess.observe(now - exchange.received_at)
-        engine.submit(exchange, now)
+        self._state.submit(exchange, limit_s)
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
         """Encode the model's answer and send it."""

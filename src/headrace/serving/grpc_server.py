@@ -119,17 +119,16 @@ class GrpcServer:
         """The serialised answer; cancelled, the request leaves the engine."""
         state = self._state
         ticket = AwaitedTicket()
-        ticket.request = self._codec.decode(message)
-        if limit_s != math.inf:
-            ticket.deadline = ticket.received_at + limit_s
-        engine = state.model.engine
-        now = time.monotonic()
-        state.phases.preprocess.observe(now - ticket.received_at)
-        engine.submit(ticket, now)
+        try:
+            ticket.request = self._codec.decode(message)
+            state.submit(ticket, limit_s)
+        except HeadraceError as error:
+            state.refused(ticket, error)
+            raise
         try:
             outcome = await ticket.outcome
         except asyncio.CancelledError:
-            engine.cancel(ticket)
+            state.model.engine.cancel(ticket)
             raise
         if not isinstance(outcome, InferResponse):
             raise outcome

@@ -1,9 +1,11 @@
 """The state that all of a replica's APIs share."""
 
+import math
+import time
 from dataclasses import dataclass, field
 
-from headrace.core import ModelNotReadyError, ModelSignature, ReplicaSettings
-from headrace.engine import Engine
+from headrace.core import HeadraceError, ModelNotReadyError, ModelSignature, ReplicaSettings
+from headrace.engine import Accounts, Engine, Ticket, TicketState
 from headrace.observe import ModelStatistics, PhaseHistograms
 from headrace.protocol import IndexEntry
 from headrace.serving.loading import LoadedModel
@@ -47,6 +49,16 @@ class ReplicaState:
         """Whether the model answers and new requests are welcome."""
         return self.served is not None and not self.is_draining
 
+    def not_ready(self) -> ModelNotReadyError:
+        """The error for a request that comes before the model is loaded."""
+        return ModelNotReadyError(self.name, self.version)
+
+    def refused(self, ticket: Ticket, error: HeadraceError) -> None:
+        """Count a request that failed before the engine took it; the engine counts its own."""
+        if ticket.state is TicketState.NEW:
+            accounts = Accounts(self.statistics, self.phases)
+            accounts.failed(error, time.monotonic() - ticket.received_at)
+
     @property
     def model(self) -> ServedModel:
         """The model, once it is loaded.
@@ -55,7 +67,7 @@ class ReplicaState:
             ModelNotReadyError: It is not loaded yet.
         """
         if self.served is None:
-            raise ModelNotReadyError(self.name, self.version)
+            raise self.not_ready()
         return self.served
 
     @property
@@ -63,6 +75,18 @@ class ReplicaState:
         """The most rows of one request; None for a model that is not batched."""
         model = self.model
         return model.engine.max_batch_size if model.signature.batched else None
+
+    def submit(self, ticket: Ticket, limit_s: float) -> None:
+        """Queue a decoded request whose caller waits for `limit_s`, infinity for ever.
+
+        Raises:
+            HeadraceError: As `Engine.submit`.
+        """
+        if limit_s != math.inf:
+            ticket.deadline = ticket.received_at + limit_s
+        now = time.monotonic()
+        self.phases.preprocess.observe(now - ticket.received_at)
+        self.model.engine.submit(ticket, now)
 
     def index_entry(self) -> IndexEntry:
         """The model in the repository index."""

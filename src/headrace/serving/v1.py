@@ -1,9 +1,5 @@
 """KServe's V1 protocol: `:predict` and readiness."""
 
-import math
-import time
-from typing import TYPE_CHECKING
-
 import orjson
 
 from headrace.core import HeadraceError, InferResponse, UnsupportedError
@@ -14,9 +10,6 @@ from headrace.serving.routing import Handler
 from headrace.serving.state import ReplicaState
 from headrace.serving.v2 import decoded_body
 
-if TYPE_CHECKING:
-    from headrace.engine import Engine
-
 
 class V1Api:
     """Handlers of `/v1`, and the wire that engine outcomes of `:predict` go out by."""
@@ -24,7 +17,6 @@ class V1Api:
     def __init__(self, state: ReplicaState) -> None:
         self._state = state
         self._codec: V1Codec | None = None
-        self._engine: Engine | None = None
 
     def model_loaded(self) -> None:
         """Called once when the state's model is there."""
@@ -35,7 +27,6 @@ class V1Api:
             state.model.signature,
             max_batch_size=state.max_batch_size,
         )
-        self._engine = state.model.engine
 
     def model_handlers(self) -> dict[tuple[bytes, bytes], Handler]:
         """By method and what follows the model in the path."""
@@ -51,22 +42,16 @@ class V1Api:
 
     def predict(self, exchange: Exchange) -> None:
         """POST /v1/models/NAME:predict."""
-        codec, engine = self._codec, self._engine
-        if codec is None or engine is None:
-            engine = self._state.model.engine  # raises: not ready
-            return
         exchange.wire = self
+        codec = self._codec
+        if codec is None:
+            raise self._state.not_ready()
         headers = exchange.headers
         body = exchange.body
         if b"content-encoding" in headers:
             body = decoded_body(exchange, self._state.settings.max_body_bytes)
         exchange.request = codec.decode(body)
-        limit_s = timeout_s(headers)
-        if limit_s != math.inf:
-            exchange.deadline = exchange.received_at + limit_s
-        now = time.monotonic()
-        self._state.phases.preprocess.observe(now - exchange.received_at)
-        engine.submit(exchange, now)
+        self._state.submit(exchange, timeout_s(headers))
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
         """Encode the model's answer and send it."""

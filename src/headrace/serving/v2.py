@@ -1,8 +1,6 @@
 """The Open Inference Protocol over HTTP, with Triton's extensions."""
 
-import math
-import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import orjson
 
@@ -33,9 +31,6 @@ from headrace.serving.exchange import JSON, JSON_HEAD, Exchange, send_error, ten
 from headrace.serving.routing import Handler
 from headrace.serving.state import ReplicaState
 
-if TYPE_CHECKING:
-    from headrace.engine import Engine
-
 _OCTETS: Final = b"application/octet-stream"
 _HEADER_LENGTH: Final = b"Inference-Header-Content-Length"
 _COMPRESS_ABOVE: Final = 1024
@@ -49,7 +44,6 @@ class V2Api:
         self._has_repository = has_repository
         self._decoder: InferDecoder | None = None
         self._encoder: InferEncoder | None = None
-        self._engine: Engine | None = None
 
     def model_loaded(self) -> None:
         """Called once when the state's model is there."""
@@ -59,7 +53,6 @@ class V2Api:
             state.name, state.version, signature, max_batch_size=state.max_batch_size
         )
         self._encoder = InferEncoder(state.name, state.version, signature)
-        self._engine = state.model.engine
 
     def model_handlers(self) -> dict[tuple[bytes, bytes], Handler]:
         """By method and what follows the model in the path."""
@@ -91,23 +84,17 @@ class V2Api:
 
     def infer(self, exchange: Exchange) -> None:
         """POST /v2/models/NAME/infer; the outcome comes by `respond` or `refuse`."""
-        decoder, engine = self._decoder, self._engine
-        if decoder is None or engine is None:
-            engine = self._state.model.engine  # raises: not ready
-            return
         exchange.wire = self
+        decoder = self._decoder
+        if decoder is None:
+            raise self._state.not_ready()
         headers = exchange.headers
         body = exchange.body
         if b"content-encoding" in headers:
             body = decoded_body(exchange, self._state.settings.max_body_bytes)
         length = headers.get(b"inference-header-content-length")
         exchange.request = decoder.decode(body, None if length is None else header_length(length))
-        limit_s = timeout_s(headers)
-        if limit_s != math.inf:
-            exchange.deadline = exchange.received_at + limit_s
-        now = time.monotonic()
-        self._state.phases.preprocess.observe(now - exchange.received_at)
-        engine.submit(exchange, now)
+        self._state.submit(exchange, timeout_s(headers))
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
         """Encode the model's answer and send it."""

@@ -304,6 +304,17 @@ def test_a_compressed_request_is_read_and_a_bomb_is_not(replica: Replica) -> Non
     assert unknown.status_code in (400, 501)
 
 
+def test_a_request_that_cannot_be_decoded_counts_as_failed(tmp_path: Path, mlp: Path) -> None:
+    with running(tmp_path, mlp) as replica:
+        for body in (b"{}", b"nonsense"):
+            assert httpx.post(f"{replica.url}{INFER}", content=body).status_code == 400
+        assert httpx.post(f"{replica.url}/v1/models/m:predict", content=b"[]").status_code == 400
+        assert httpx.get(f"{replica.url}/v2/models/other").status_code == 404
+        metrics = httpx.get(f"{replica.url}/metrics").text
+
+    assert 'nv_inference_request_failure{model="m",version="1",reason="OTHER"} 3\n' in metrics
+
+
 def test_unknown_paths_and_methods_are_refused_by_name(replica: Replica) -> None:
     assert httpx.get(f"{replica.url}/nothing").json() == {"error": "Not Found"}
     wrong = httpx.get(f"{replica.url}{INFER}")
