@@ -1,7 +1,7 @@
 """V2 REST infer requests to arrays: JSON, JSON with binary tensors after it, or one raw tensor."""
 
 import struct
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -40,6 +40,18 @@ LARGE_BODY_BYTES: Final = 16 << 10
 
 _REMEMBERED_HEADERS: Final = 64
 _REMEMBERED_BYTES: Final = 1024
+_CHECKED: Final = (Datatype.BYTES, Datatype.BOOL)
+"""Datatypes whose bytes are checked one by one."""
+
+
+class _Known(NamedTuple):
+    """What a JSON header before binary tensors says, once it was checked."""
+
+    tensors: tuple[tuple[str, tuple[int, ...], np.dtype, int], ...]
+    """Name, shape, dtype and bytes of each tensor, in the order of their data."""
+    size: int
+    request: InferRequest
+    """All but the data."""
 
 
 class InferDecoder:
@@ -64,7 +76,7 @@ class InferDecoder:
         self._tensors = self._inputs.tensors
         self._count = len(signature.inputs)
         self._general = msgspec.json.Decoder(InferMessage)
-        self._headers: dict[bytes, InferMessage] = {}
+        self._known: dict[bytes, _Known] = {}
         self._typed = _typed_decoders(signature)
 
     def decode(self, body: Body, header_length: int | None = None) -> InferRequest:
@@ -90,17 +102,53 @@ class InferDecoder:
         if not 0 < header_length <= len(body):
             msg = f"inference header size should be in range (0, {len(body)}), got: {header_length}"
             raise InvalidArgumentError(msg)
-        return self._request(self._header(bytes(body[:header_length])), body, at=header_length)
+        header = bytes(body[:header_length])
+        known = self._known.get(header)
+        if known is not None and len(body) == header_length + known.size:
+            return self._decode_known(known, body, header_length)
+        message = self._parse(header)
+        request = self._request(message, body, at=header_length)
+        self._remember(header, message, request)
+        return request
 
-    def _header(self, document: bytes) -> InferMessage:
-        """The JSON before binary tensors; one shape sends the same again, so it is remembered."""
-        message = self._headers.get(document)
-        if message is None:
-            message = self._parse(document)
-            is_worth_it = not message.id and len(document) <= _REMEMBERED_BYTES
-            if is_worth_it and len(self._headers) < _REMEMBERED_HEADERS:
-                self._headers[document] = message
-        return message
+    def _decode_known(self, known: _Known, body: Body, at: int) -> InferRequest:
+        """A request whose header was seen before: only its tensors are new."""
+        inputs: dict[str, Array] = {}
+        for name, shape, dtype, size in known.tensors:
+            array: Array = np.ndarray(shape, dtype, body, at)
+            inputs[name] = array if array.flags.aligned else array.copy()
+            at += size
+        like = known.request
+        return InferRequest(
+            model_name=self._model,
+            inputs=inputs,
+            rows=like.rows,
+            model_version=self._version,
+            outputs=like.outputs,
+            binary_data_output=like.binary_data_output,
+            priority=like.priority,
+            timeout_s=like.timeout_s,
+            parameters=like.parameters,
+        )
+
+    def _remember(self, header: bytes, message: InferMessage, request: InferRequest) -> None:
+        """Keep a header that others may send again: of binary numbers only, and without an id."""
+        is_worth_it = not message.id and len(header) <= _REMEMBERED_BYTES
+        if not is_worth_it or len(self._known) >= _REMEMBERED_HEADERS:
+            return
+        arrays = request.inputs
+        if any(
+            item.data is not None or not arrays[item.name].nbytes or item.datatype in _CHECKED
+            for item in message.inputs
+        ):
+            return
+        tensors = tuple(
+            (item.name, array.shape, array.dtype, array.nbytes)
+            for item, array in ((item, arrays[item.name]) for item in message.inputs)
+        )
+        request_without_data = msgspec.structs.replace(request, inputs={})
+        size = sum(tensor[3] for tensor in tensors)
+        self._known[header] = _Known(tensors, size, request_without_data)
 
     def _decode_small(self, body: bytes | bytearray) -> InferRequest:
         for _ in self._typed:
