@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from headrace.core import Datatype, InvalidArgumentError, ModelSignature, TensorSpec
+from headrace.core import Array, Datatype, InvalidArgumentError, ModelSignature, TensorSpec
 from headrace.protocol import InferDecoder
 
 SIGNATURE = ModelSignature(
@@ -18,7 +18,7 @@ SIGNATURE = ModelSignature(
 )
 
 
-def header(rows: int = 2, **fields: object) -> bytes:
+def header(rows: int = 2, fields: dict[str, object] | None = None) -> bytes:
     inputs = [
         {
             "name": "a",
@@ -33,12 +33,12 @@ def header(rows: int = 2, **fields: object) -> bytes:
             "parameters": {"binary_data_size": 8 * rows},
         },
     ]
-    return json.dumps({"inputs": inputs, **fields}).encode()
+    return json.dumps({"inputs": inputs, **(fields or {})}).encode()
 
 
-def data(seed: int, rows: int = 2) -> tuple[bytes, dict[str, np.ndarray]]:
+def data(seed: int, rows: int = 2) -> tuple[bytes, dict[str, Array]]:
     rng = np.random.default_rng(seed)
-    arrays = {
+    arrays: dict[str, Array] = {
         "a": rng.standard_normal((rows, 2)).astype(np.float32),
         "b": rng.integers(-9, 9, rows),
     }
@@ -51,7 +51,7 @@ def test_the_second_request_is_as_the_first_but_for_its_data(
     fields: dict[str, object], pad: int
 ) -> None:
     decoder = InferDecoder("m", "1", SIGNATURE)
-    head = header(**fields) + b" " * pad
+    head = header(fields=fields) + b" " * pad
     found = []
     for seed in range(3):
         raw, arrays = data(seed)
