@@ -426,6 +426,6 @@ def new_body(length: int, json_length: bytes | None) -> memoryview:
     If tensors follow `json_length` bytes of JSON, it begins where they will be aligned: code of the
     runtimes needs that, and a copy later would cost more.
     """
-    has_json = json_length is not None and json_length.isdigit()
-    start = -int((json_length or b"0")[:18]) % _ALIGNMENT if has_json else 0
+    tensors_at = int(json_length[:18]) if json_length and json_length.isdigit() else 0
+    start = -tensors_at % _ALIGNMENT
     return np.empty(length + start, np.uint8).data[start:]
