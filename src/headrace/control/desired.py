@@ -6,15 +6,19 @@ from typing import Any
 import msgspec
 
 from headrace.core import EndpointName, ReplicaSettings
+from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.rollout_settings import RolloutSettings
+from headrace.core.upstream_settings import StickySettings, UpstreamSettings
 
 
 class Revision(msgspec.Struct, frozen=True, kw_only=True):
-    """Immutable snapshot of what one replica runs.
+    """Immutable snapshot of what one replica runs, or of whom an upstream is.
 
-    `id` is the digest of everything that a running process depends on; weight and replica count
-    are no part of it. `model` is the registry reference `NAME:VERSION` or the path that was served
-    as it is. `settings` lacks only what differs between replicas: `uds` and `replica`. `reload`
-    counts how often an operator wished to load the same again.
+    `id` is the digest of everything that a running process depends on; weight and replica count are
+    no part of it. `model` is the registry reference `NAME:VERSION`, the path that was served as it
+    is, or an upstream's URL. `settings` lacks only what differs between replicas: `uds` and
+    `replica`; of an upstream it says the names only. `reload` counts how often an operator wished
+    to load the same again. `pool`: the pool that hosts it; empty for processes of its own.
     """
 
     id: str
@@ -22,23 +26,69 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     version: str
     settings: ReplicaSettings
+    upstream: UpstreamSettings | None = None
     reload: int = 0
+    pool: str = ""
 
 
 class DesiredArm(msgspec.Struct, frozen=True, kw_only=True):
-    """A revision with its share of the endpoint's requests and its number of copies."""
+    """A revision with its share of the endpoint's requests and its number of copies.
+
+    `role` tells arms of one version apart: empty, or `baseline` for a rollout's fresh copies.
+    """
 
     revision: Revision
     weight: int
     replicas: int
+    role: str = ""
+
+    @property
+    def key(self) -> str:
+        """What names this arm among its endpoint's: the version, and the role if it has one."""
+        return f"{self.revision.version}~{self.role}" if self.role else self.revision.version
+
+
+class Mirror(msgspec.Struct, frozen=True, kw_only=True):
+    """Copies of `percent` of an endpoint's requests go to the arm called `key`."""
+
+    key: str
+    percent: int
 
 
 class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One endpoint: the weights of its arms sum to 100."""
+    """One endpoint: the weights of its arms sum to 100.
+
+    `generation` grows by one with every change of this endpoint. `split_id`: the rollout or
+    experiment that the split belongs to; its requests are then counted by arm. `rollout`: how a new
+    version takes over. `autoscale`: None keeps each arm's `replicas`. `scaled_to_zero`: nothing
+    runs until somebody asks.
+    """
 
     name: EndpointName
     timeout_s: float | None
     arms: tuple[DesiredArm, ...]
+    generation: int = 0
+    sticky: StickySettings | None = None
+    mirror: Mirror | None = None
+    split_id: str = ""
+    rollout: RolloutSettings | None = None
+    autoscale: AutoscaleSettings | None = None
+    slo_latency_s: float | None = None
+    scaled_to_zero: bool = False
+
+    def arm(self, key: str) -> DesiredArm | None:
+        """The arm of this key, if there is one."""
+        return next((arm for arm in self.arms if arm.key == key), None)
+
+
+class DesiredPool(msgspec.Struct, frozen=True, kw_only=True):
+    """Processes that host the models of several endpoints, loaded when asked for."""
+
+    name: str
+    replicas: int
+    memory_bytes: int
+    max_loaded: int
+    load_timeout_s: float
 
 
 class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,10 +100,16 @@ class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     spec: dict[str, Any] = {}
     endpoints: tuple[DesiredEndpoint, ...] = ()
+    pools: tuple[DesiredPool, ...] = ()
 
     def endpoint(self, name: str) -> DesiredEndpoint | None:
         """The endpoint of this name, if there is one."""
         return next((endpoint for endpoint in self.endpoints if endpoint.name == name), None)
+
+    def entry(self, name: str) -> dict[str, Any] | None:
+        """What the document says about the endpoint of this name."""
+        entries: list[dict[str, Any]] = self.spec.get("endpoints", [])
+        return next((entry for entry in entries if entry.get("name") == name), None)
 
     def revisions(self) -> dict[str, Revision]:
         """All revisions by id."""

@@ -120,6 +120,7 @@ class Resolver:
 
     def _pin(self, endpoint: EndpointSpec, version: VersionSpec, place: str) -> Pinned | None:
         try:
+            assert version.model is not None, "an upstream is pinned elsewhere"
             stored = self._stored(endpoint, version.model)
             if endpoint.runtime not in {"", stored.runtime}:
                 message = (

@@ -2,20 +2,107 @@
 
 import fcntl
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
-from headrace.control.desired import DesiredState
+from headrace.control.desired import DesiredEndpoint, DesiredState
 from headrace.control.files import write_atomic
 from headrace.core import ConflictError, FailedPreconditionError
+from headrace.rollout.state import RolloutState
 
 _FORMAT: Final = 1
 
 
+class EndpointGeneration(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of an endpoint's history.
+
+    `document`: the endpoint's part of the spec, None where it was removed. `endpoint`: the same
+    with every model pinned. `at`: seconds since 1970. `reason`: why it came to be (`applied`,
+    `undone to generation 3`, `rollout r4 started`). `actor`: who asked.
+    """
+
+    name: str
+    generation: int
+    at: float
+    reason: str
+    actor: str = ""
+    document: dict[str, Any] | None = None
+    endpoint: DesiredEndpoint | None = None
+
+
+class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One rollout: from what to what, and where it is.
+
+    `evidence` is what the metrics have counted so far, as `headrace.rollout` encodes it. `revision`
+    grows by one with every change: a writer that read an older one loses.
+    """
+
+    id: str
+    endpoint: str
+    created: float
+    source: DesiredEndpoint
+    target: DesiredEndpoint
+    state: RolloutState
+    actor: str = ""
+    evidence: bytes = b""
+    revision: int = 0
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened to an endpoint; never changed once it is written.
+
+    `kind`: `spec`, `rollout`, `scale`, `replica`, `gateway`. `reason`: one CamelCase word for
+    programs. `data`: the numbers that decided it. `id` is given by the store and grows.
+    """
+
+    at: float
+    endpoint: str
+    kind: str
+    reason: str
+    message: str
+    generation: int = 0
+    rollout: str = ""
+    actor: str = ""
+    data: dict[str, Any] = {}
+    id: int = 0
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """Which arm answered a request, so that feedback finds it. `unit`: the sticky key's digest."""
+
+    request_id: str
+    rollout: str
+    arm: str
+    unit: str
+    at: float
+
+
+class Feedback(msgspec.Struct, frozen=True, kw_only=True):
+    """What one answer earned."""
+
+    request_id: str
+    reward: float
+    at: float
+
+
+class UnitReward(msgspec.Struct, frozen=True, kw_only=True):
+    """All rewards of one unit in a rollout: a user, or a request where assignment is random."""
+
+    unit: str
+    arm: str
+    count: int
+    total: float
+
+
 class Store(Protocol):
-    """Keeps the desired state."""
+    """Keeps what must survive: desired state with its history, rollouts, events, rewards.
+
+    Every method is blocking and atomic, and is called from one thread at a time; other processes
+    may write to the same database.
+    """
 
     def load(self) -> DesiredState:
         """The newest state; generation 0 if there was none.
@@ -24,13 +111,57 @@ class Store(Protocol):
             FailedPreconditionError: What is stored cannot be read.
         """
 
-    def save(self, state: DesiredState) -> None:
-        """Replace the state.
+    def save(self, state: DesiredState, *, at: float, reason: str, actor: str = "") -> None:
+        """Replace the state; each endpoint whose `generation` is new gets an entry in its history.
+
+        An endpoint that is gone gets one without a document.
 
         Raises:
             ConflictError: `state.generation` is not one more than the stored one.
             FailedPreconditionError: It cannot be stored; the old state stands.
         """
+
+    def history(self, endpoint: str, *, limit: int = 100) -> list[EndpointGeneration]:
+        """An endpoint's generations, the newest first."""
+
+    def generation(self, endpoint: str, generation: int) -> EndpointGeneration | None:
+        """One generation of an endpoint."""
+
+    def rollouts(self, endpoint: str = "", *, limit: int = 100) -> list[RolloutRecord]:
+        """Rollouts, the newest first; of all endpoints if `endpoint` is empty."""
+
+    def save_rollout(self, record: RolloutRecord, *, events: Sequence[Event] = ()) -> RolloutRecord:
+        """Add or replace a rollout, and add events in the same transaction; as stored.
+
+        Raises:
+            ConflictError: `record.revision` is not the stored one (0 for a new rollout).
+        """
+
+    def add_events(self, events: Sequence[Event]) -> list[Event]:
+        """Append events; the same with their ids."""
+
+    def events(
+        self, *, endpoint: str = "", after: int = 0, limit: int = 1000, newest: bool = False
+    ) -> list[Event]:
+        """Events with an id above `after`, in order; with `newest` the last `limit` of them."""
+
+    def add_assignments(self, assignments: Sequence[Assignment]) -> None:
+        """Remember who answered; a request id that is known already stays as it is."""
+
+    def add_feedback(self, feedback: Feedback) -> str:
+        """Take a reward: `taken`, `duplicate` or `waiting`.
+
+        The first one counts. One that waits for its assignment is counted as soon as that comes.
+        """
+
+    def rewards(self, rollout: str) -> list[UnitReward]:
+        """What each unit earned in a rollout."""
+
+    def forget_before(self, at: float) -> None:
+        """Drop assignments and waiting feedback older than `at`, and events beyond their bound."""
+
+    def close(self) -> None:
+        """Let go of the database."""
 
 
 class _Stored(msgspec.Struct, frozen=True, kw_only=True):

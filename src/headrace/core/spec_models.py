@@ -5,8 +5,10 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
-from headrace.core.names import NAME_PATTERN
+from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
 from headrace.core.settings import DEFAULT_MAX_BODY_BYTES, BatchingSettings, PaddingSettings
+from headrace.core.spec_rollout import RolloutSpec, SloSpec, StickySpec
+from headrace.core.spec_scale import AutoscaleSpec, BudgetSpec, PoolSpec, UpstreamSpec
 from headrace.core.spec_yaml import SpecMistake
 
 FULL_WEIGHT: Final = 100
@@ -99,7 +101,15 @@ class BatchingSpec(_Spec):
 class VersionSpec(_Spec):
     """One model version behind an endpoint, and its share of the requests."""
 
-    model: _ModelField
+    model: _ModelField | None = None
+    upstream: UpstreamSpec | None = Field(
+        default=None, description="Instead of `model`: a server that someone else runs."
+    )
+    version: str = Field(
+        default="1",
+        pattern=VERSION_PATTERN,
+        description="What an upstream's version is called here; a model brings its own.",
+    )
     weight: int = Field(
         ge=0,
         le=FULL_WEIGHT,
@@ -114,6 +124,14 @@ class EndpointSpec(_Spec):
 
     name: str = Field(pattern=NAME_PATTERN, description="What callers name in the URL.")
     model: _ModelField | None = None
+    upstream: UpstreamSpec | None = Field(
+        default=None, description="Instead of `model`: a server that someone else runs."
+    )
+    version: str = Field(
+        default="1",
+        pattern=VERSION_PATTERN,
+        description="What an upstream's version is called here; a model brings its own.",
+    )
     versions: Annotated[tuple[VersionSpec, ...], Strict(strict=False)] | None = Field(
         default=None,
         min_length=1,
@@ -136,11 +154,30 @@ class EndpointSpec(_Spec):
     labels: dict[str, Labels] = Field(
         default_factory=dict, description="Class names by output name, for `classification`."
     )
+    slo: SloSpec | None = Field(default=None, description="See SloSpec.")
+    autoscale: AutoscaleSpec | None = Field(
+        default=None, description="Null keeps the number of copies. See AutoscaleSpec."
+    )
+    rollout: RolloutSpec | None = Field(
+        default=None,
+        description="How a new version takes over; null for at once, when it is ready.",
+    )
+    sticky: StickySpec | None = Field(
+        default=None, description="Keeps a caller on one version of a split. See StickySpec."
+    )
+    pool: str | None = Field(
+        default=None,
+        pattern=NAME_PATTERN,
+        description="The pool that hosts the model; null for processes of its own.",
+    )
 
     def split(self) -> tuple[VersionSpec, ...]:
         """The traffic split; the short form `model` is one version at weight 100."""
         if self.versions is not None:
             return self.versions
+        if self.upstream is not None:
+            version = self.version
+            return (VersionSpec(upstream=self.upstream, version=version, weight=FULL_WEIGHT),)
         assert self.model is not None, "checked by SystemSpec"
         return (VersionSpec(model=self.model, weight=FULL_WEIGHT, replicas=self.replicas),)
 
@@ -169,6 +206,10 @@ class SystemSpec(_Spec):
 
     version: Literal[1] = Field(default=1, description="Version of this file format.")
     gateway: GatewaySpec = Field(default=GatewaySpec(), description="See GatewaySpec.")
+    budget: BudgetSpec = Field(default=BudgetSpec(), description="See BudgetSpec.")
+    pools: Annotated[tuple[PoolSpec, ...], Strict(strict=False)] = Field(
+        default=(), max_length=1024, description="Shared processes. See PoolSpec."
+    )
     endpoints: Annotated[tuple[EndpointSpec, ...], Strict(strict=False)] = Field(
         default=(), max_length=10_000, description="What is served; names are unique."
     )
@@ -204,10 +245,16 @@ def disagreements(document: object) -> list[SpecMistake]:
     top = document if isinstance(document, Mapping) else {}
     found: list[SpecMistake] = []
     first_use: dict[str, int] = {}
+    pools = [p.get("name") for p in _items(top.get("pools")) if isinstance(p, Mapping)]
     for i, endpoint in enumerate(_items(top.get("endpoints"))):
         if not isinstance(endpoint, Mapping):
             continue
         found += _endpoint_disagreements(endpoint, f"endpoints[{i}]")
+        pool = endpoint.get("pool")
+        if isinstance(pool, str) and pool not in pools:
+            known = f"there are: {', '.join(map(str, pools))}" if pools else "'pools' names none"
+            message = f"there is no pool {pool!r}; {known}"
+            found.append(SpecMistake(place=f"endpoints[{i}].pool", message=message))
         name = endpoint.get("name")
         if isinstance(name, str) and first_use.setdefault(name, i) != i:
             message = f"{name!r} is already the name of endpoints[{first_use[name]}]"
@@ -216,18 +263,38 @@ def disagreements(document: object) -> list[SpecMistake]:
 
 
 def _endpoint_disagreements(endpoint: Mapping[Any, Any], place: str) -> list[SpecMistake]:
-    has_model = endpoint.get("model") is not None
-    versions = endpoint.get("versions")
-    if has_model and versions is not None:
-        message = "'model' and 'versions' exclude each other; keep one"
-        return [SpecMistake(place=f"{place}.versions", message=message)]
-    if not has_model and versions is None:
-        return [SpecMistake(place=place, message="needs 'model', or 'versions' for a split")]
+    given = [key for key in _SOURCES if endpoint.get(key) is not None]
+    if len(given) > 1:
+        message = f"{_quoted(given)} exclude each other; keep one"
+        return [SpecMistake(place=f"{place}.{given[-1]}", message=message)]
+    if not given:
+        message = "needs 'model', 'versions' for a split, or 'upstream' for another's server"
+        return [SpecMistake(place=place, message=message)]
     found = []
-    if versions is not None and "replicas" in endpoint:
-        message = "stands beside 'versions'; give each version its own"
-        found.append(SpecMistake(place=f"{place}.replicas", message=message))
-    return found + _split_disagreements(_items(versions), f"{place}.versions")
+    if given != ["model"]:
+        found += [
+            SpecMistake(place=f"{place}.{key}", message=_OWN_MODELS_ONLY[given[0]])
+            for key in ("replicas", "pool")
+            if key in endpoint and not (key == "pool" and given == ["versions"])
+        ]
+    if given == ["upstream"] and endpoint.get("autoscale") is not None:
+        message = _OWN_MODELS_ONLY["upstream"]
+        found.append(SpecMistake(place=f"{place}.autoscale", message=message))
+    if endpoint.get("pool") is not None and endpoint.get("autoscale") is not None:
+        message = "stands beside 'pool', whose own 'replicas' say how many there are"
+        found.append(SpecMistake(place=f"{place}.autoscale", message=message))
+    return found + _split_disagreements(_items(endpoint.get("versions")), f"{place}.versions")
+
+
+_SOURCES: Final = ("model", "versions", "upstream")
+_OWN_MODELS_ONLY: Final = {
+    "versions": "stands beside 'versions'; give each version its own",
+    "upstream": "stands beside 'upstream', whose copies somebody else runs",
+}
+
+
+def _quoted(names: list[str]) -> str:
+    return " and ".join(f"'{name}'" for name in names)
 
 
 def _split_disagreements(versions: list[object], place: str) -> list[SpecMistake]:
@@ -236,6 +303,9 @@ def _split_disagreements(versions: list[object], place: str) -> list[SpecMistake
     first_use: dict[str, int] = {}
     for i, version in rows:
         model = version.get("model")
+        if (model is None) == (version.get("upstream") is None):
+            message = "needs either 'model' or 'upstream'"
+            found.append(SpecMistake(place=f"{place}[{i}]", message=message))
         if isinstance(model, str) and first_use.setdefault(model, i) != i:
             message = f"{model!r} is already in {place}[{first_use[model]}]; one weight per model"
             found.append(SpecMistake(place=f"{place}[{i}].model", message=message))

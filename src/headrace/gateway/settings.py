@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core import DEFAULT_MAX_BODY_BYTES, InvalidArgumentError, check_name, check_version
+from headrace.core.upstream_settings import StickySettings, UpstreamSettings
 from headrace.observe import LogFormat
 
 MAX_SOCKET_PATH_BYTES: Final = 107
@@ -14,6 +15,7 @@ MAX_SOCKET_PATH_BYTES: Final = 107
 _MAX_PORT: Final = 65535
 _MAX_BODY_BYTES: Final = 2**31 - 1 - (1 << 20)  # the largest HTTP/2 window, less slack for framing
 _ALL: Final = 100
+_ROLE: Final = re.compile(r"[a-z][a-z0-9]{0,15}")
 _LOG_LEVEL: Final = re.compile(r"trace|debug|info|warning|error|critical|off")
 
 
@@ -22,23 +24,47 @@ class RevisionTarget:
     """The ready replicas of one revision, and its share of the endpoint's traffic.
 
     `replicas` are addresses: `unix:/path/to.sock` or `127.0.0.1:9000`. A revision of weight 0 is
-    reached by `/versions/{version}` only.
+    reached by `/versions/{version}` only. `role`: tells a second set of replicas of one version
+    apart (a rollout's `baseline`), which no path names. `upstream`: a server that someone else
+    runs, instead of replicas.
     """
 
     version: str
     replicas: tuple[str, ...]
     weight: int
+    role: str = ""
+    upstream: UpstreamSettings | None = None
 
     def __post_init__(self) -> None:
         check_version(self.version)
         if not 0 <= self.weight <= _ALL:
             msg = f"weight of version {self.version} is {self.weight}, not between 0 and {_ALL}"
             raise InvalidArgumentError(msg)
+        if self.role and _ROLE.fullmatch(self.role) is None:
+            raise InvalidArgumentError(f"role {self.role!r} of version {self.version} is no word")
         for address in self.replicas:
             parse_address(address)
         if len(set(self.replicas)) != len(self.replicas):
             msg = f"version {self.version} names a replica twice: {', '.join(self.replicas)}"
             raise InvalidArgumentError(msg)
+
+    @property
+    def key(self) -> str:
+        """What names this arm among its endpoint's: the version, and the role if it has one."""
+        return f"{self.version}~{self.role}" if self.role else self.version
+
+    @property
+    def is_live(self) -> bool:
+        """Whether somebody can answer for it."""
+        return bool(self.replicas) or self.upstream is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorTarget:
+    """Copies of `percent` of the unversioned requests go to the arm called `key`."""
+
+    key: str
+    percent: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,18 +72,28 @@ class EndpointRoute:
     """One endpoint: its name in URLs and its traffic split.
 
     The weights of `revisions` sum to 100. `timeout_s`: after it the caller gets 504; None for no
-    limit. An endpoint without revisions is known, but not ready.
+    limit. An endpoint without revisions is known, but not ready. `sticky`: callers with this key
+    stay on the arm they saw while weights of arms listed first grow; others are split at random.
+    `split_id`: requests of the split carry it to the replicas, and are counted by arm. `held`:
+    nothing runs; the control plane holds requests until something does.
     """
 
     name: str
     revisions: tuple[RevisionTarget, ...]
     timeout_s: float | None = None
+    sticky: StickySettings | None = None
+    mirror: MirrorTarget | None = None
+    split_id: str = ""
+    held: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name, kind="endpoint")
-        versions = [revision.version for revision in self.revisions]
-        if len(set(versions)) != len(versions):
-            msg = f"endpoint '{self.name}' names a version twice: {', '.join(versions)}"
+        keys = [revision.key for revision in self.revisions]
+        if len(set(keys)) != len(keys):
+            msg = f"endpoint '{self.name}' names a version twice: {', '.join(keys)}"
+            raise InvalidArgumentError(msg)
+        if self.mirror is not None and self.mirror.key not in keys:
+            msg = f"endpoint '{self.name}' mirrors to {self.mirror.key}, which it does not have"
             raise InvalidArgumentError(msg)
         total = sum(revision.weight for revision in self.revisions)
         if self.revisions and total != _ALL:

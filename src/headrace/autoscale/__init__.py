@@ -1,0 +1,1 @@
+"""Replica counts from signals, as pure functions."""

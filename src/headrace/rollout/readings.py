@@ -1,0 +1,71 @@
+"""What was counted in one interval between two looks at the gateway and the replicas?"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+
+class LatencyCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """How many requests took longer than `lower_s[i]` and at most `lower_s[i] + width_s[i]`.
+
+    Ascending, empty buckets left out. Seconds. The gateway's buckets have two significant digits.
+    """
+
+    lower_s: tuple[float, ...] = ()
+    width_s: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
+
+
+class ArmCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """One arm in one interval: requests of the traffic split only, by how they ended.
+
+    `requests` includes `errors` (5xx, 429) and `rejections` (other 4xx, without 499). `classes`:
+    answers by predicted class. `scores`: answers by the upper edge of their score's bucket; an
+    answer has either.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    rejections: int = 0
+    latency: LatencyCounts = LatencyCounts()
+    classes: Mapping[str, int] = {}
+    scores: Mapping[float, int] = {}
+
+
+class PairCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Shadow: answers to the same request, compared.
+
+    `distance_sum`: of the mean absolute difference of each pair, where they are numbers.
+    `unanswered`: copies that the shadow failed.
+    """
+
+    pairs: int = 0
+    disagreements: int = 0
+    unanswered: int = 0
+    distance_sum: float = 0.0
+
+
+class RewardSums(msgspec.Struct, frozen=True, kw_only=True):
+    """Rewards of one arm so far: units, their mean, the sum of squared deviations from it."""
+
+    units: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+
+class Increment(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that one interval adds.
+
+    `at`: its end, seconds since 1970. `share`: the candidate's share of the requests that went to
+    either arm, in force over the whole interval (0 to 1); intervals in which it changed are left
+    out by whoever reads. `units`: distinct sticky keys seen first in this interval, per arm.
+    """
+
+    at: float
+    duration_s: float
+    share: float
+    baseline: ArmCounts = ArmCounts()
+    candidate: ArmCounts = ArmCounts()
+    pairs: PairCounts = PairCounts()
+    baseline_reward: RewardSums | None = None
+    candidate_reward: RewardSums | None = None

@@ -1,0 +1,75 @@
+"""What does a replica tell the control plane about itself? One document, over its socket."""
+
+import msgspec
+
+
+class PredictionCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Answers since counting began, of requests that came by the traffic split.
+
+    `kind`: `class`, `score`, or empty where the output is neither. `counts`: by class name, or by
+    the upper edge of the score's bucket. `skipped`: answers that were not counted (too many
+    classes).
+    """
+
+    output: str = ""
+    kind: str = ""
+    counts: dict[str, int] = {}
+    skipped: int = 0
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """One answer, for pairing by request id.
+
+    `values`: the outputs' numbers in order, cut at 64, or class names. `digest`: of all of them.
+    `failed`: the request got an error instead.
+    """
+
+    request_id: str
+    unit: str = ""
+    values: list[float | str] = []
+    digest: str = ""
+    failed: bool = False
+
+
+class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters since the process started, and what is now. Seconds and bytes.
+
+    `in_flight`: requests taken and not answered, queued ones included. `bounds_s`: upper bounds of
+    both histograms' buckets; each has one count more, for what is above. `cpu_s`: processor time of
+    the process. `observing`: what `PUT /internal/observe` asked for, as it asked.
+    """
+
+    replica: str
+    model: str
+    version: str
+    at: float
+    ready: bool
+    in_flight: int = 0
+    queued: int = 0
+    received: int = 0
+    answered: int = 0
+    failed: int = 0
+    queue_wait_s: float = 0.0
+    bounds_s: list[float] = []
+    queue_wait: list[int] = []
+    request: list[int] = []
+    cpu_s: float = 0.0
+    rss_bytes: int = 0
+    peak_rss_bytes: int = 0
+    intra_op_threads: int = 0
+    max_concurrent_runs: int = 0
+    predictions: PredictionCounts | None = None
+    observing: str = ""
+
+
+class Observe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a replica shall look at, besides what it always counts; the default is nothing.
+
+    `key` names the rollout; another key starts counting anew. `answers_percent`: which share of the
+    answers is kept for pairing, chosen by request id so that every replica keeps the same.
+    """
+
+    key: str = ""
+    predictions: bool = False
+    output: str = ""
+    answers_percent: int = 0
