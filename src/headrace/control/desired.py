@@ -35,12 +35,14 @@ class DesiredArm(msgspec.Struct, frozen=True, kw_only=True):
     """A revision with its share of the endpoint's requests and its number of copies.
 
     `role` tells arms of one version apart: empty, or `baseline` for a rollout's fresh copies.
+    `required`: how many copies must have been ready before `weight` is in force; None for all.
     """
 
     revision: Revision
     weight: int
     replicas: int
     role: str = ""
+    required: int | None = None
 
     @property
     def key(self) -> str:
@@ -118,20 +120,33 @@ class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_revision(
-    *, endpoint: EndpointName, model: str, settings: ReplicaSettings, reload: int = 0
+    *,
+    endpoint: EndpointName,
+    model: str,
+    settings: ReplicaSettings,
+    reload: int = 0,
+    purpose: str = "",
+    upstream: UpstreamSettings | None = None,
+    pool: str = "",
 ) -> Revision:
-    """The revision that runs `settings`.
+    """The revision that runs `settings`, or that stands for `upstream`.
 
     Args:
         reload: Counts the operator's wishes to load the same model again; a new count is a new
             revision, so that a reload loses no request either.
+        purpose: Tells copies apart that are the same otherwise, such as a rollout's baseline.
     """
-    identity = msgspec.json.encode((endpoint, settings, reload), order="deterministic")
+    parts: list[object] = [endpoint, settings, reload]
+    # What is empty is no part of it: revisions of older state keep their ids.
+    parts += [extra for extra in (purpose, upstream, pool) if extra]
+    identity = msgspec.json.encode(parts, order="deterministic")
     return Revision(
         id=hashlib.sha256(identity).hexdigest()[:16],
         endpoint=endpoint,
         model=model,
         version=settings.model_version,
         settings=settings,
+        upstream=upstream,
         reload=reload,
+        pool=pool,
     )

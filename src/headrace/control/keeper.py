@@ -15,11 +15,13 @@ from headrace.control.observed import Route
 from headrace.control.process import start_ticks
 from headrace.control.routes import live_weights
 from headrace.core import Clock, HeadraceError
+from headrace.core.upstream_settings import StickySettings
 from headrace.gateway import (
     EndpointRoute,
     EnvoyGateway,
     GatewaySettings,
     GatewayUnavailableError,
+    MirrorTarget,
     RevisionTarget,
     build_snapshot,
 )
@@ -62,10 +64,33 @@ def endpoint_route(route: Route) -> EndpointRoute:
     """`route` in the gateway's words: weights of versions that cannot answer go to the others."""
     weights = live_weights(route)
     targets = tuple(
-        RevisionTarget(version=arm.version, replicas=arm.replicas, weight=weights[arm.version])
+        RevisionTarget(
+            version=arm.version,
+            replicas=arm.replicas,
+            weight=weights[arm.key],
+            role=arm.role,
+            upstream=arm.upstream,
+        )
         for arm in route.arms
     )
-    return EndpointRoute(name=route.name, revisions=targets, timeout_s=route.timeout_s)
+    mirror = route.mirror
+    return EndpointRoute(
+        name=route.name,
+        revisions=targets,
+        timeout_s=route.timeout_s,
+        sticky=_salted(route),
+        mirror=None if mirror is None else MirrorTarget(key=mirror.key, percent=mirror.percent),
+        split_id=route.split_id,
+        held=route.held,
+    )
+
+
+def _salted(route: Route) -> StickySettings | None:
+    """Each endpoint splits its callers anew: two on one key are independent."""
+    sticky = route.sticky
+    if sticky is None or sticky.salt:
+        return sticky
+    return msgspec.structs.replace(sticky, salt=route.name)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,6 +11,8 @@ from typing import assert_never
 import msgspec
 
 from headrace.control.backoff import EXIT_CANNOT_LOAD, STABLE_AFTER_S, restart_delay_s
+from headrace.control.desired import Mirror
+from headrace.core.upstream_settings import StickySettings, UpstreamSettings
 
 
 class Phase(StrEnum):
@@ -82,23 +84,45 @@ class Replica:
 
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True):
-    """A version's intended weight and the addresses that take its requests."""
+    """A version's intended weight and the addresses that take its requests.
+
+    `role`, as of a `DesiredArm`. `upstream`: a server that someone else runs, instead of replicas.
+    """
 
     version: str
     weight: int
     replicas: tuple[str, ...]
+    role: str = ""
+    upstream: UpstreamSettings | None = None
+
+    @property
+    def key(self) -> str:
+        """What names this arm among its endpoint's."""
+        return f"{self.version}~{self.role}" if self.role else self.version
+
+    @property
+    def is_live(self) -> bool:
+        """Whether somebody can answer for it."""
+        return bool(self.replicas) or self.upstream is not None
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """How one endpoint's requests are split; weights sum to 100."""
+    """How one endpoint's requests are split; weights sum to 100.
+
+    `held`: nobody can answer yet, and requests wait for the first replica.
+    """
 
     name: str
     timeout_s: float | None
     arms: tuple[Arm, ...]
+    sticky: StickySettings | None = None
+    mirror: Mirror | None = None
+    split_id: str = ""
+    held: bool = False
 
-    def arm(self, version: str) -> Arm | None:
-        """The arm of `version`, if there is one."""
-        return next((arm for arm in self.arms if arm.version == version), None)
+    def arm(self, key: str) -> Arm | None:
+        """The arm of this key, if there is one."""
+        return next((arm for arm in self.arms if arm.key == key), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

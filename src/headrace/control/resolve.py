@@ -17,6 +17,7 @@ from headrace.core import (
     InvalidArgumentError,
     ReplicaSettings,
 )
+from headrace.core.rollout_settings import RolloutSettings
 from headrace.core.spec import (
     EndpointSpec,
     SpecError,
@@ -25,6 +26,8 @@ from headrace.core.spec import (
     VersionSpec,
     is_model_path,
 )
+from headrace.core.spec_rollout import SloSpec
+from headrace.core.spec_scale import UpstreamSpec
 from headrace.registry import (
     FoundModel,
     Inspect,
@@ -92,14 +95,23 @@ class Resolver:
             return self._from_repository(endpoint, Path(model), f"{place}.model")
         arms: list[DesiredArm] = []
         for i, version in enumerate(endpoint.split()):
-            where = f"{place}.model" if endpoint.model else f"{place}.versions[{i}].model"
-            pinned = self._pin(endpoint, version, where)
-            if pinned is None:
+            where = place if endpoint.versions is None else f"{place}.versions[{i}]"
+            arm = self._arm_of(endpoint, version, where)
+            if arm is None:
                 continue
-            if any(pinned.version == arm.revision.version for arm in arms):
-                self._wrong(where, f"is {pinned.reference}, which the split already has")
-            arms.append(self._arm(endpoint, endpoint.name, pinned, version))
-        return [_endpoint(endpoint, endpoint.name, tuple(arms))]
+            if any(arm.key == other.key for other in arms):
+                what = f"is {arm.revision.model}, version {arm.key}, which the split already has"
+                self._wrong(f"{where}.{'model' if version.model else 'upstream'}", what)
+            arms.append(arm)
+        return [desired_endpoint(endpoint, endpoint.name, tuple(arms))]
+
+    def _arm_of(
+        self, endpoint: EndpointSpec, version: VersionSpec, place: str
+    ) -> DesiredArm | None:
+        if version.upstream is not None:
+            return upstream_arm(endpoint, version.upstream, version)
+        pinned = self._pin(endpoint, version, f"{place}.model")
+        return None if pinned is None else self._arm(endpoint, endpoint.name, pinned, version)
 
     def _from_repository(
         self, endpoint: EndpointSpec, path: Path, place: str
@@ -115,7 +127,7 @@ class Resolver:
             pinned = _pin_found(found)
             version = VersionSpec(model=str(path), weight=FULL_WEIGHT, replicas=endpoint.replicas)
             arm = self._arm(endpoint, found.name, pinned, version)
-            endpoints.append(_endpoint(endpoint, found.name, (arm,)))
+            endpoints.append(desired_endpoint(endpoint, found.name, (arm,)))
         return endpoints
 
     def _pin(self, endpoint: EndpointSpec, version: VersionSpec, place: str) -> Pinned | None:
@@ -150,8 +162,10 @@ class Resolver:
             model=pinned.reference,
             settings=settings,
             reload=self.reloads.get(name, 0),
+            pool=endpoint.pool or "",
         )
-        return DesiredArm(revision=revision, weight=version.weight, replicas=version.replicas)
+        replicas = first_replicas(endpoint, version.replicas)
+        return DesiredArm(revision=revision, weight=version.weight, replicas=replicas)
 
     def _wrong(self, place: str, message: str) -> None:
         self._mistakes.append(SpecMistake(place=place, message=message))
@@ -179,8 +193,59 @@ def replica_settings(
     )
 
 
-def _endpoint(endpoint: EndpointSpec, name: str, arms: tuple[DesiredArm, ...]) -> DesiredEndpoint:
-    return DesiredEndpoint(name=EndpointName(name), timeout_s=endpoint.timeout_s, arms=arms)
+def desired_endpoint(
+    endpoint: EndpointSpec, name: str, arms: tuple[DesiredArm, ...]
+) -> DesiredEndpoint:
+    """An endpoint with all that its line of the spec says besides the models."""
+    slo_latency_s = endpoint.slo.latency_s if endpoint.slo else None
+    return DesiredEndpoint(
+        name=EndpointName(name),
+        timeout_s=endpoint.timeout_s,
+        arms=arms,
+        sticky=endpoint.sticky.settings() if endpoint.sticky else None,
+        rollout=with_slo(endpoint.rollout.settings(), endpoint.slo) if endpoint.rollout else None,
+        autoscale=(
+            endpoint.autoscale.settings(slo_latency_s=slo_latency_s) if endpoint.autoscale else None
+        ),
+        slo_latency_s=slo_latency_s,
+    )
+
+
+def with_slo(rollout: RolloutSettings, slo: SloSpec | None) -> RolloutSettings:
+    """`rollout` with what the endpoint promises as thresholds, where it names none itself."""
+    if slo is None:
+        return rollout
+    metrics = rollout.metrics
+    errors, latency = metrics.errors, metrics.latency
+    if errors is not None and errors.max_ratio is None and slo.availability is not None:
+        errors = msgspec.structs.replace(errors, max_ratio=1.0 - slo.availability)
+    if latency is not None and latency.max_s is None and slo.latency_s is not None:
+        latency = msgspec.structs.replace(latency, max_s=slo.latency_s)
+    metrics = msgspec.structs.replace(metrics, errors=errors, latency=latency)
+    return msgspec.structs.replace(rollout, metrics=metrics)
+
+
+def first_replicas(endpoint: EndpointSpec, replicas: int) -> int:
+    """How many copies a version starts with: the autoscaler's bounds hold from the first one on."""
+    scale = endpoint.autoscale
+    if scale is None:
+        return replicas
+    return min(max(replicas, scale.min_replicas, 1), scale.max_replicas)
+
+
+def upstream_arm(
+    endpoint: EndpointSpec, upstream: UpstreamSpec, version: VersionSpec
+) -> DesiredArm:
+    """The arm for a server that someone else runs: nothing of ours is started for it."""
+    revision = make_revision(
+        endpoint=EndpointName(endpoint.name),
+        model=upstream.url,
+        settings=ReplicaSettings(
+            model_name=endpoint.name, model_version=version.version, path=upstream.url
+        ),
+        upstream=upstream.settings(),
+    )
+    return DesiredArm(revision=revision, weight=version.weight, replicas=0)
 
 
 def _pin_stored(stored: ModelVersion, path: Path) -> Pinned:

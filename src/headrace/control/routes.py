@@ -42,13 +42,16 @@ class EndpointView:
         return cls(endpoint=endpoint, wanted=wanted, former=former, current=current)
 
     def is_settled(self, arm: DesiredArm) -> bool:
-        """Whether every copy of `arm` was ready once and one is now.
+        """Whether as many copies of `arm` as its weight needs were ready once, and one is now.
 
         A copy that crashed later does not unsettle it, else a crash would hold up a rollback.
         """
+        if arm.revision.upstream is not None or arm.replicas == 0:
+            return True
         replicas = self.wanted[arm.revision.id]
         were_ready = sum(replica.was_ready for replica in replicas)
-        return were_ready >= arm.replicas and bool(_ready(replicas))
+        required = arm.replicas if arm.required is None else min(arm.required, arm.replicas)
+        return were_ready >= required and bool(_ready(replicas))
 
     @property
     def may_switch(self) -> bool:
@@ -60,10 +63,12 @@ class EndpointView:
         weighted = [arm for arm in self.endpoint.arms if arm.weight > 0]
         if all(self.is_settled(arm) for arm in weighted):
             return True
+        if self._current_upstreams():
+            return False
         survivors = self._current_replicas()
         if _ready(survivors):
             return False
-        return not survivors or any(_ready(self.wanted[arm.revision.id]) for arm in weighted)
+        return not survivors or any(self._can_answer(arm) for arm in weighted)
 
     def kept(self) -> list[Replica]:
         """Replicas that must go on: the wanted ones, and former ones that still carry requests."""
@@ -72,13 +77,22 @@ class EndpointView:
             kept += [replica for replica in self.former.get(version, ()) if replica.was_ready]
         return kept
 
-    def ready_for(self, version: str) -> tuple[str, ...]:
-        """Addresses that answer for `version` now, in a stable order."""
-        arm = self._desired_arm(version)
+    def ready_for(self, key: str) -> tuple[str, ...]:
+        """Addresses that answer for the arm called `key` now, in a stable order."""
+        arm = self.endpoint.arm(key)
         replicas = list(self.wanted[arm.revision.id]) if arm else []
+        version = key.partition("~")[0]
         if version in self._versions_on_former():
             replicas += self.former.get(version, ())
         return tuple(sorted(replica.address for replica in _ready(replicas)))
+
+    def _can_answer(self, arm: DesiredArm) -> bool:
+        return arm.revision.upstream is not None or bool(_ready(self.wanted[arm.revision.id]))
+
+    def _current_upstreams(self) -> bool:
+        """Whether the published split sends requests to somebody else's server."""
+        arms = () if self.current is None else self.current.arms
+        return any(arm.upstream is not None and arm.weight > 0 for arm in arms)
 
     def _current_replicas(self) -> list[Replica]:
         """What the published split sends requests to, crashed ones included: they come back."""
@@ -101,43 +115,91 @@ class EndpointView:
             versions |= {arm.version for arm in self.current.arms}
         return versions
 
-    def _desired_arm(self, version: str) -> DesiredArm | None:
-        arms = (arm for arm in self.endpoint.arms if arm.revision.version == version)
-        return next(arms, None)
-
 
 def route_of(view: EndpointView) -> Route:
     """The route that `view` should have now; arms without a ready replica are empty."""
+    endpoint = view.endpoint
     if view.may_switch:
-        weights = {arm.revision.version: arm.weight for arm in view.endpoint.arms}
+        arms = tuple(
+            Arm(
+                version=arm.revision.version,
+                role=arm.role,
+                weight=arm.weight,
+                replicas=view.ready_for(arm.key),
+                upstream=arm.revision.upstream,
+            )
+            for arm in endpoint.arms
+        )
+        route = Route(
+            name=endpoint.name,
+            timeout_s=endpoint.timeout_s,
+            arms=arms,
+            sticky=endpoint.sticky,
+            mirror=endpoint.mirror,
+            split_id=endpoint.split_id,
+        )
     else:
         assert view.current is not None
-        weights = {arm.version: arm.weight for arm in view.current.arms}
+        route = _kept_route(view, view.current)
+    return _held(route) if _holds(endpoint) and not _answers(route) else route
+
+
+def _kept_route(view: EndpointView, current: Route) -> Route:
+    """The published split, with the replicas that are ready for it now."""
     arms = tuple(
-        Arm(version=version, weight=weight, replicas=view.ready_for(version))
-        for version, weight in weights.items()
+        Arm(
+            version=arm.version,
+            role=arm.role,
+            weight=arm.weight,
+            replicas=view.ready_for(arm.key),
+            upstream=arm.upstream,
+        )
+        for arm in current.arms
     )
-    return Route(name=view.endpoint.name, timeout_s=view.endpoint.timeout_s, arms=arms)
+    return Route(
+        name=current.name,
+        timeout_s=view.endpoint.timeout_s,
+        arms=arms,
+        sticky=current.sticky,
+        mirror=current.mirror,
+        split_id=current.split_id,
+    )
+
+
+def _holds(endpoint: DesiredEndpoint) -> bool:
+    """Whether requests wait while nothing runs."""
+    return endpoint.autoscale is not None and endpoint.autoscale.min_replicas == 0
+
+
+def _answers(route: Route) -> bool:
+    return any(arm.is_live and arm.weight for arm in route.arms)
+
+
+def _held(route: Route) -> Route:
+    return Route(name=route.name, timeout_s=route.timeout_s, arms=route.arms, held=True)
 
 
 def live_weights(route: Route) -> dict[str, int]:
-    """Weights over versions that can answer: those that cannot give theirs to the others.
+    """Weights by arm's key over arms that can answer: those that cannot give theirs to the others.
 
     Sums to 100 again, by largest remainder. If nobody can answer, the intended weights stay.
     """
-    intended = {arm.version: arm.weight for arm in route.arms}
-    live = {arm.version: arm.weight for arm in route.arms if arm.replicas and arm.weight}
+    intended = {arm.key: arm.weight for arm in route.arms}
+    live = {arm.key: arm.weight for arm in route.arms if arm.is_live and arm.weight}
     total = sum(live.values())
     if total in {0, 100}:
         return intended
-    shares = {version: divmod(weight * 100, total) for version, weight in live.items()}
-    missing = 100 - sum(whole for whole, _ in shares.values())
-    by_rest = sorted(shares, key=lambda version: -shares[version][1])
+    return dict.fromkeys(intended, 0) | scaled(live, 100)
+
+
+def scaled(weights: Mapping[str, int], total: int) -> dict[str, int]:
+    """`weights` in the same proportion, summing to `total`: by largest remainder."""
+    whole = sum(weights.values())
+    shares = {key: divmod(weight * total, whole) for key, weight in weights.items()}
+    missing = total - sum(quotient for quotient, _ in shares.values())
+    by_rest = sorted(shares, key=lambda key: -shares[key][1])
     extra = set(by_rest[:missing])
-    return {
-        version: shares[version][0] + (version in extra) if version in shares else 0
-        for version in intended
-    }
+    return {key: quotient + (key in extra) for key, (quotient, _) in shares.items()}
 
 
 def _ready(replicas: Iterable[Replica]) -> list[Replica]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
+from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, Mirror
 from headrace.control.first_request import FirstRequest
 from headrace.control.observed import Observed, Phase, Replica, Route
 
@@ -26,7 +26,8 @@ class ReplicaStatus:
 class RevisionStatus:
     """One model version behind an endpoint; `weight` is its share of the requests now.
 
-    A revision that is no longer wanted is listed until its last replica is gone.
+    A revision that is no longer wanted is listed until its last replica is gone. `role`: empty, or
+    `baseline` for the fresh copies that a rollout compares with.
     """
 
     version: str
@@ -35,6 +36,7 @@ class RevisionStatus:
     desired_weight: int
     desired_replicas: int
     replicas: tuple[ReplicaStatus, ...]
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +109,24 @@ def endpoint_statuses(
 
 
 def is_routed_as_desired(endpoint: DesiredEndpoint, route: Route | None) -> bool:
-    """Whether requests follow the desired split, and each weighted version can answer."""
+    """Whether requests follow the desired split, and each weighted version can answer.
+
+    An endpoint that is scaled to zero answers too: its first request waits for the first replica.
+    """
     if route is None:
         return False
-    want = {arm.revision.version: arm.weight for arm in endpoint.arms}
-    have = {arm.version: arm.weight for arm in route.arms}
-    return want == have and all(arm.replicas for arm in route.arms if arm.weight)
+    want = {arm.key: arm.weight for arm in endpoint.arms}
+    have = {arm.key: arm.weight for arm in route.arms}
+    if want != have or (route.mirror, route.split_id) != _extras(endpoint, route):
+        return False
+    if route.held:
+        return endpoint.scaled_to_zero
+    return all(arm.is_live for arm in route.arms if arm.weight)
+
+
+def _extras(endpoint: DesiredEndpoint, route: Route) -> tuple[Mirror | None, str]:
+    """The mirror and the split's id that a route shall have; a held one has none."""
+    return (None, "") if route.held else (endpoint.mirror, endpoint.split_id)
 
 
 def revision_ids(endpoint: DesiredEndpoint) -> tuple[str, ...]:
@@ -185,7 +199,7 @@ def _revisions(
     route: Route | None,
     rss_bytes: Mapping[int, int | None],
 ) -> tuple[RevisionStatus, ...]:
-    weights = {arm.version: arm.weight for arm in route.arms} if route else {}
+    weights = {arm.key: arm.weight for arm in route.arms} if route else {}
     wanted = {arm.revision.id: arm for arm in endpoint.arms}
     former = {r.revision_id: r.version for r in replicas if r.revision_id not in wanted}
     rows = []
@@ -202,7 +216,8 @@ def _revisions(
             RevisionStatus(
                 version=version,
                 model=arm.revision.model if arm else "",
-                weight=weights.get(version, 0) if shows_weight else 0,
+                weight=weights.get(arm.key if arm else version, 0) if shows_weight else 0,
+                role=arm.role if arm else "",
                 desired_weight=arm.weight if arm else 0,
                 desired_replicas=arm.replicas if arm else 0,
                 replicas=tuple(

@@ -18,6 +18,7 @@ from headrace.gateway.settings import (
     MAX_SOCKET_PATH_BYTES,
     EndpointRoute,
     GatewaySettings,
+    MirrorTarget,
     RevisionTarget,
     check_socket_path,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "GatewayRunningError",
     "GatewaySettings",
     "GatewayUnavailableError",
+    "MirrorTarget",
     "NotOurGatewayError",
     "PortInUseError",
     "RevisionTarget",

@@ -1,0 +1,177 @@
+"""What should run right now, while rollouts and the autoscaler have their say? Pure.
+
+The desired state says where an endpoint is to go; a rollout says how far it has come, and the
+autoscaler how many copies of each arm there are. Reconcilers and the gateway see the result only.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from headrace.control.desired import (
+    DesiredArm,
+    DesiredEndpoint,
+    DesiredState,
+    Mirror,
+    make_revision,
+)
+from headrace.control.routes import scaled
+from headrace.control.store import RolloutRecord
+from headrace.core.upstream_settings import StickySettings
+from headrace.rollout.state import Phase, Traffic
+
+BASELINE: Final = "baseline"
+_FULL: Final = 100
+
+Counts = Mapping[tuple[str, str], int]
+"""Copies by endpoint and arm, as the autoscaler wants them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """What the autoscaler says: copies by endpoint and arm, and who sleeps."""
+
+    counts: Counts = field(default_factory=dict)
+    zeroed: frozenset[str] = frozenset()
+
+
+def effective(
+    desired: DesiredState, rollouts: Mapping[str, RolloutRecord], scale: Scale
+) -> DesiredState:
+    """The state that reconcilers bring about.
+
+    Args:
+        rollouts: The current one of each endpoint that has one.
+    """
+    endpoints = tuple(
+        with_scale(in_force(endpoint, rollouts.get(endpoint.name)), scale)
+        for endpoint in desired.endpoints
+    )
+    return msgspec.structs.replace(desired, endpoints=endpoints)
+
+
+def in_force(endpoint: DesiredEndpoint, rollout: RolloutRecord | None) -> DesiredEndpoint:
+    """`endpoint` as far as its rollout has come; as it stands if it has none."""
+    if rollout is None or not is_current(rollout, endpoint):
+        return endpoint
+    match rollout.state.phase:
+        case Phase.SUPERSEDED:
+            return endpoint
+        case Phase.PROMOTED:
+            return rollout.target
+        case Phase.ROLLED_BACK | Phase.ABORTED | Phase.REPORTED:
+            return _unmixed(rollout)
+        case Phase.PREPARING | Phase.PROGRESSING | Phase.PAUSED | Phase.KEEPING:
+            return mixed(rollout)
+
+
+def is_current(rollout: RolloutRecord, endpoint: DesiredEndpoint) -> bool:
+    """Whether `rollout` is about what `endpoint` is to be now, and not about an earlier wish."""
+    return rollout.target.generation == endpoint.generation
+
+
+def mixed(rollout: RolloutRecord) -> DesiredEndpoint:
+    """Old and new version side by side, as the rollout's traffic says.
+
+    The candidate comes first, so that a sticky caller whose key falls below its weight stays there
+    while the weight grows.
+    """
+    traffic = rollout.state.traffic
+    arms: list[DesiredArm] = []
+    if traffic.candidate_scale > 0:
+        arms.append(_candidate(rollout.target.arms[0], traffic))
+    if traffic.has_baseline:
+        arms.append(_baseline(rollout, traffic))
+    if traffic.has_stable:
+        arms += _stable(rollout.source, traffic.stable)
+    return msgspec.structs.replace(
+        rollout.target,
+        arms=tuple(arms),
+        split_id=rollout.id,
+        sticky=_salted(rollout),
+        mirror=_mirror(rollout, traffic),
+    )
+
+
+def with_scale(endpoint: DesiredEndpoint, scale: Scale) -> DesiredEndpoint:
+    """`endpoint` with as many copies of each arm as the autoscaler wants."""
+    if endpoint.autoscale is None:
+        return endpoint
+    if endpoint.name in scale.zeroed:
+        arms = tuple(msgspec.structs.replace(arm, replicas=0) for arm in endpoint.arms)
+        return msgspec.structs.replace(endpoint, arms=arms, scaled_to_zero=True)
+    arms = tuple(_counted(endpoint, arm, scale.counts) for arm in endpoint.arms)
+    return msgspec.structs.replace(endpoint, arms=arms)
+
+
+def baseline_of(source: DesiredEndpoint) -> DesiredArm:
+    """The arm of the old version that a baseline copies: the one with the most weight."""
+    return max(source.arms, key=lambda arm: arm.weight)
+
+
+def _candidate(arm: DesiredArm, traffic: Traffic) -> DesiredArm:
+    copies = _part(arm, traffic.candidate_scale)
+    return msgspec.structs.replace(arm, weight=traffic.candidate, replicas=copies)
+
+
+def _baseline(rollout: RolloutRecord, traffic: Traffic) -> DesiredArm:
+    """Fresh copies of the old version; a revision of their own, so that they are told apart."""
+    old = baseline_of(rollout.source).revision
+    revision = make_revision(
+        endpoint=old.endpoint,
+        model=old.model,
+        settings=old.settings,
+        reload=old.reload,
+        purpose=f"{BASELINE} of {rollout.id}",
+    )
+    return DesiredArm(
+        revision=revision,
+        weight=traffic.baseline,
+        replicas=_part(rollout.target.arms[0], traffic.candidate_scale),
+        role=BASELINE,
+    )
+
+
+def _stable(source: DesiredEndpoint, weight: int) -> list[DesiredArm]:
+    weights = scaled({arm.key: arm.weight for arm in source.arms}, weight)
+    return [_carrying(arm, weights[arm.key]) for arm in source.arms]
+
+
+def _carrying(arm: DesiredArm, weight: int) -> DesiredArm:
+    """An arm that has traffic already: a copy that is yet to come must not hold up a way back."""
+    return msgspec.structs.replace(arm, weight=weight, required=min(arm.replicas, 1))
+
+
+def _unmixed(rollout: RolloutRecord) -> DesiredEndpoint:
+    """The old version alone."""
+    arms = tuple(_carrying(arm, arm.weight) for arm in rollout.source.arms)
+    return msgspec.structs.replace(rollout.source, arms=arms)
+
+
+def _salted(rollout: RolloutRecord) -> StickySettings | None:
+    """The target's sticky key; two experiments on one key are independent by their salt."""
+    sticky = rollout.target.sticky
+    if sticky is None:
+        return None
+    return msgspec.structs.replace(sticky, salt=sticky.salt or rollout.id)
+
+
+def _mirror(rollout: RolloutRecord, traffic: Traffic) -> Mirror | None:
+    if traffic.mirror_percent == 0:
+        return None
+    return Mirror(key=rollout.target.arms[0].key, percent=traffic.mirror_percent)
+
+
+def _part(arm: DesiredArm, share: float) -> int:
+    """How many of an arm's copies a share of its traffic needs."""
+    return max(math.ceil(arm.replicas * share), 1) if arm.replicas else 0
+
+
+def _counted(endpoint: DesiredEndpoint, arm: DesiredArm, counts: Counts) -> DesiredArm:
+    count = counts.get((endpoint.name, arm.key))
+    if count is None or arm.revision.upstream is not None:
+        return arm
+    return msgspec.structs.replace(arm, replicas=max(count, 1))
