@@ -33,6 +33,17 @@ class Phase(StrEnum):
         return self not in {Phase.PREPARING, Phase.PROGRESSING, Phase.PAUSED, Phase.KEEPING}
 
 
+class PromotedBy(StrEnum):
+    """Who decided that the candidate is to take all requests."""
+
+    PLAN = "plan"
+    """All steps are done; a verdict that says `roll_back` still wins."""
+    TIME = "time"
+    """`on_timeout` says so; a verdict that says `roll_back` still wins."""
+    HAND = "hand"
+    """A person; metrics are not asked any more."""
+
+
 class Verb(StrEnum):
     """What a person may tell a rollout, at any time."""
 
@@ -69,6 +80,11 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     `step` counts canary steps from 0. `step_since`: when the step's weight came into force; None
     until then. `since`: when `phase` began. `resumes_at_phase`: what a paused rollout goes back to.
     `reason`: why the phase is what it is, for people. `verdict`: the newest.
+
+    `aimed_at`: when `traffic` or `step` changed last; None at the beginning. `counted_since`: where
+    `max_duration_s` counts from; None until the candidate first got requests. `promoted_by`: set
+    once the candidate is to take over, while only its replicas and the gateway are waited for.
+    `awaits_approval`: paused by the plan, not by hand, so `resume` passes the step.
     """
 
     settings: RolloutSettings
@@ -81,6 +97,10 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     verdict: Verdict | None = None
     traffic: Traffic = Traffic()
+    aimed_at: float | None = None
+    counted_since: float | None = None
+    promoted_by: PromotedBy | None = None
+    awaits_approval: bool = False
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
