@@ -1,0 +1,210 @@
+"""How is a rollout, in one document for people, scripts and CI? Pure."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headrace.control.desired import DesiredArm, DesiredEndpoint
+from headrace.control.store import RolloutRecord
+from headrace.core.rollout_settings import (
+    AbSettings,
+    BlueGreenSettings,
+    CanarySettings,
+    RolloutSettings,
+    ShadowSettings,
+    StrategyName,
+)
+from headrace.rollout.outcomes import MetricVerdict, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStatus:
+    """One step of a canary: its weight in percent, and what ends it."""
+
+    weight: int
+    pause_s: float
+    until: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricStatus:
+    """One metric of a verdict.
+
+    Both arms' numbers, how the candidate differs (`effect`, in `unit`), the interval `[low, high]`
+    that holds at any time with probability 1 - `alpha`, the `margin` that is tolerated, and the
+    samples of baseline and candidate. Null: not known yet, or without bound.
+    """
+
+    metric: str
+    outcome: str
+    reason: str
+    unit: str
+    baseline: float | None
+    candidate: float | None
+    effect: float | None
+    low: float | None
+    high: float | None
+    margin: float | None
+    alpha: float
+    samples: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictStatus:
+    """The newest verdict: `promote`, `roll_back` or `wait`, when, why."""
+
+    outcome: str
+    at: float
+    explanation: str
+    metrics: tuple[MetricStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmRequests:
+    """How many requests each side of the comparison has answered so far."""
+
+    baseline: int = 0
+    candidate: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutStatus:
+    """One rollout, from what to what, and where it is.
+
+    Times are seconds since 1970, weights percent. `step` counts from 0 and points into `steps`,
+    which only a canary has. `weight` is the new version's share now, `baseline_weight` that of
+    fresh copies of the old one. `over`: nothing but a person's word moves it on. `since`: when
+    `phase` began.
+    """
+
+    id: str
+    endpoint: str
+    strategy: str
+    phase: str
+    over: bool
+    from_version: str
+    to_version: str
+    from_model: str
+    to_model: str
+    weight: int
+    baseline_weight: int
+    mirror_percent: int
+    step: int
+    steps: tuple[StepStatus, ...]
+    began: float
+    since: float
+    reason: str
+    actor: str
+    verdict: VerdictStatus | None
+    requests: ArmRequests
+
+
+def rollout_status(
+    record: RolloutRecord, *, requests: Mapping[str, int] | None = None
+) -> RolloutStatus:
+    """The document of `record`.
+
+    Args:
+        requests: Requests so far by `baseline` and `candidate`; None takes the verdict's samples.
+    """
+    state = record.state
+    old, new = _main_arm(record.source), _new_arm(record.source, record.target)
+    return RolloutStatus(
+        id=record.id,
+        endpoint=record.endpoint,
+        strategy=strategy_of(state.settings).value,
+        phase=state.phase.value,
+        over=state.phase.is_over,
+        from_version=old.revision.version if old else "",
+        to_version=new.revision.version if new else "",
+        from_model=old.revision.model if old else "",
+        to_model=new.revision.model if new else "",
+        weight=state.traffic.candidate,
+        baseline_weight=state.traffic.baseline,
+        mirror_percent=state.traffic.mirror_percent,
+        step=state.step,
+        steps=_steps(state.settings),
+        began=state.began,
+        since=state.since,
+        reason=state.reason,
+        actor=record.actor,
+        verdict=None if state.verdict is None else _verdict(state.verdict),
+        requests=_requests(state.verdict, requests),
+    )
+
+
+def strategy_of(settings: RolloutSettings) -> StrategyName:
+    """What people call this kind of rollout."""
+    match settings:
+        case CanarySettings():
+            return StrategyName.CANARY
+        case BlueGreenSettings():
+            return StrategyName.BLUE_GREEN
+        case AbSettings():
+            return StrategyName.AB
+        case ShadowSettings():
+            return StrategyName.SHADOW
+
+
+def _main_arm(endpoint: DesiredEndpoint) -> DesiredArm | None:
+    """The arm with the largest weight; the first of equals."""
+    return max(endpoint.arms, key=lambda arm: arm.weight, default=None)
+
+
+def _new_arm(source: DesiredEndpoint, target: DesiredEndpoint) -> DesiredArm | None:
+    """The arm that `source` does not have; the main one if it has all."""
+    known = {arm.revision.id for arm in source.arms}
+    new = next((arm for arm in target.arms if arm.revision.id not in known), None)
+    return new or _main_arm(target)
+
+
+def _steps(settings: RolloutSettings) -> tuple[StepStatus, ...]:
+    if not isinstance(settings, CanarySettings):
+        return ()
+    return tuple(
+        StepStatus(weight=step.weight, pause_s=step.pause_s, until=step.until)
+        for step in settings.steps
+    )
+
+
+def _verdict(verdict: Verdict) -> VerdictStatus:
+    return VerdictStatus(
+        outcome=verdict.outcome.value,
+        at=verdict.at,
+        explanation=verdict.explanation,
+        metrics=tuple(_metric(metric) for metric in verdict.metrics),
+    )
+
+
+def _metric(found: MetricVerdict) -> MetricStatus:
+    return MetricStatus(
+        metric=found.metric,
+        outcome=found.outcome.value,
+        reason=found.reason,
+        unit=found.unit,
+        baseline=_finite(found.baseline),
+        candidate=_finite(found.candidate),
+        effect=_finite(found.effect),
+        low=_finite(found.low),
+        high=_finite(found.high),
+        margin=_finite(found.margin),
+        alpha=found.alpha,
+        samples=found.samples,
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    """`value` as JSON can hold it."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _requests(verdict: Verdict | None, counted: Mapping[str, int] | None) -> ArmRequests:
+    if counted is not None:
+        return ArmRequests(
+            baseline=counted.get("baseline", 0), candidate=counted.get("candidate", 0)
+        )
+    samples = [metric.samples for metric in verdict.metrics] if verdict else []
+    return ArmRequests(
+        baseline=max((baseline for baseline, _ in samples), default=0),
+        candidate=max((candidate for _, candidate in samples), default=0),
+    )
