@@ -31,12 +31,27 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     failed: bool = False
 
 
+class AnswersPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Answers that followed a cursor, oldest first, and the cursor to ask with next.
+
+    An empty page says that those were all. What was pushed out of the ring before it was read is
+    missing.
+    """
+
+    cursor: int
+    answers: list[Answer]
+
+
 class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):
     """Counters since the process started, and what is now. Seconds and bytes.
 
     `in_flight`: requests taken and not answered, queued ones included. `bounds_s`: upper bounds of
     both histograms' buckets; each has one count more, for what is above. `cpu_s`: processor time of
     the process. `observing`: what `PUT /internal/observe` asked for, as it asked.
+
+    For the autoscaler: `request_s` is the sum of all answered requests' durations, `run_s` that of
+    all answered requests' runs, `busy_s` of all runs (a batch counts once), and `loop_s` the
+    processor time of the event loop's thread. 0 where it is not known.
     """
 
     replica: str
@@ -54,6 +69,10 @@ class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):
     queue_wait: list[int] = []
     request: list[int] = []
     cpu_s: float = 0.0
+    request_s: float = 0.0
+    run_s: float = 0.0
+    busy_s: float = 0.0
+    loop_s: float = 0.0
     rss_bytes: int = 0
     peak_rss_bytes: int = 0
     intra_op_threads: int = 0
@@ -73,3 +92,8 @@ class Observe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     predictions: bool = False
     output: str = ""
     answers_percent: int = 0
+
+
+def as_asked(observe: Observe) -> str:
+    """What `ReplicaReport.observing` says while a replica does as `observe` asks."""
+    return msgspec.json.encode(observe).decode() if observe.key else ""
