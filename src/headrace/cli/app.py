@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from headrace import __version__
-from headrace.cli import down, infer, logs, models, serve, spec, status, up
+from headrace.cli import context, down, infer, logs, models, serve, spec, status, up
 from headrace.cli.failures import EXIT_CODES, INTERRUPTED, report
 
 _DEBUG = "--debug"
@@ -62,6 +62,7 @@ for _command, _panel in (
 ):
     app.command(rich_help_panel=_panel)(_command)
 app.add_typer(models.app, name="models", rich_help_panel=_WRITE)
+app.add_typer(context.app, name="context", rich_help_panel=_WRITE)
 
 
 @app.command(rich_help_panel=_WRITE)

@@ -22,6 +22,15 @@ def down(
     drain_s: Annotated[
         float, typer.Option("--drain-s", min=0, help="Seconds that requests in flight may take.")
     ] = 30.0,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="URL",
+            help="End a control plane elsewhere; only if named here, never by a context.",
+            show_default="what runs on --home",
+        ),
+    ] = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Stop gateway, replicas and control plane; requests in flight are answered first.
@@ -38,6 +47,12 @@ def down(
     from headrace.cli.output import progress, say
     from headrace.control import read_control_file
 
+    if server is not None:
+        from headrace.cli.connection import connect
+
+        connect(server, home).post("/api/v1/stop")
+        say(f"{server} drains and stops")
+        return
     if not (home / "run").is_dir():
         say(f"nothing runs on {home}")
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.options import DEFAULT_HOME, Home, OutputFormat
+from headrace.cli.options import DEFAULT_HOME, Home, OutputFormat, Server
 
 if TYPE_CHECKING:
     from headrace.core import InferResponse
@@ -42,10 +42,11 @@ def infer(
             "--url",
             envvar="HEADRACE_URL",
             help="Where to send it: http://, grpc:// or unix:/PATH.",
-            show_default="the gateway of --home",
+            show_default="the gateway of --server or --home",
         ),
     ] = None,
     timeout_s: Annotated[float, typer.Option("--timeout-s", help="Seconds for everything.")] = 60.0,
+    server: Server = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Send rows to an endpoint and print what comes back.
@@ -63,17 +64,19 @@ def infer(
         echo '[[5.1, 3.5, 1.4, 0.2]]' | headrace infer iris -i - -o json
     """
     from headrace.cli import running
+    from headrace.cli.connection import find_target
     from headrace.cli.output import write_json
     from headrace.cli.read_inputs import Inputs, read_inputs, with_batch_axis
     from headrace.cli.show_outputs import to_document
     from headrace.client import Client
     from headrace.core import ModelNotFoundError, NotFoundError, example_inputs
 
-    with Client(url or running.gateway_url(home), timeout_s=timeout_s) as client:
+    target = find_target(server, home)
+    with Client(url or running.gateway_url(target), timeout_s=timeout_s) as client:
         try:
             signature = client.signature(endpoint, version)
         except ModelNotFoundError as error:
-            known = [] if url or version else running.endpoint_names(home)
+            known = [] if url or version else running.endpoint_names(target)
             if not known:
                 raise
             msg = f"there is no endpoint '{endpoint}'; there are: {', '.join(known)}"

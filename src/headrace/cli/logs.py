@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.options import DEFAULT_HOME, Home, LogFormat, LogFormatOption
+from headrace.cli.options import DEFAULT_HOME, Home, LogFormat, LogFormatOption, Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,6 +24,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
     tail: Annotated[int, typer.Option("--tail", "-n", min=0, help="How many lines.")] = 100,
     log_format: LogFormatOption = None,
+    server: Server = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Print the newest log lines of all processes, also of those that have ended.
@@ -34,14 +35,16 @@ def logs(
 
         headrace logs gateway --tail 20
     """
+    from headrace.cli.connection import find_target
     from headrace.cli.output import say, write
-    from headrace.cli.running import log_lines, management
+    from headrace.cli.running import log_lines
     from headrace.control import read_control_file
 
     wanted = str(log_format or LogFormat.TEXT)
     lines: Iterable[str]
-    if follow or read_control_file(home) is not None:
-        lines = management(home).lines(
+    target = find_target(server, home)
+    if follow or target.is_remote or read_control_file(home) is not None:
+        lines = target.management().lines(
             "/api/v1/logs", follow=int(follow), tail=tail, source=source, format=wanted
         )
     else:

@@ -2,26 +2,49 @@
 
 import http.client
 import json
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
+from headrace.cli.event_stream import ServerEvent, read_events
 from headrace.core import Code, DeadlineExceededError, HeadraceError, UnavailableError
 from headrace.protocol import error_from_grpc, error_from_http
 
 Document = dict[str, Any]
+Sent = Callable[[int], None]
+"""Called with the number of bytes sent so far."""
 
 TIMEOUT_S: Final = 30.0
+UPLOAD_TIMEOUT_S: Final = 600.0
+"""How long the control plane may take to check a model once it has it."""
+SILENCE_S: Final = 60.0
+"""A stream of events that says nothing for so long, not even a heartbeat, is broken."""
+ACTOR_HEADER: Final = "x-headrace-actor"
 
 
 class Management:
-    """The management API at `url`; every call opens a connection of its own."""
+    """The management API at `url`; every call opens a connection of its own.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        actor: Who asks; it is written into histories.
+        is_remote: Whether somebody else starts and stops this control plane.
+    """
+
+    def __init__(self, url: str, *, actor: str = "", is_remote: bool = False) -> None:
         self.url = url
+        self.is_remote = is_remote
+        self._actor = actor.encode("ascii", "replace").decode()
         parts = urlsplit(url)
-        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
+        self._is_secure = parts.scheme == "https"
+        self._host, self._port = parts.hostname or "127.0.0.1", parts.port
+        self._prefix = parts.path.rstrip("/")
+
+    @property
+    def host(self) -> str:
+        """The name or address of the machine it runs on."""
+        return self._host
 
     def get(self, path: str, **query: object) -> Document:
         """What is at `path`."""
@@ -33,12 +56,52 @@ class Management:
         """The answer to `document`."""
         return self._call("POST", path, query, document, timeout_s)
 
+    def delete(self, path: str, **query: object) -> Document:
+        """The answer to deleting what is at `path`."""
+        return self._call("DELETE", path, query)
+
+    def upload(
+        self,
+        path: str,
+        chunks: Iterable[bytes],
+        *,
+        length_bytes: int,
+        sent: Sent | None = None,
+        **query: object,
+    ) -> Document:
+        """The answer to a body that is sent as it is read: `length_bytes` in all.
+
+        Args:
+            sent: Called as the body goes out.
+        """
+        body = _Body(chunks, sent)
+        headers = {
+            "content-type": "application/octet-stream",
+            "content-length": str(length_bytes),
+        }
+        with self._opened(
+            "POST", path, query, headers=headers, timeout_s=UPLOAD_TIMEOUT_S, body=body
+        ) as response:
+            return self._decoded(response.read())
+
     def lines(self, path: str, **query: object) -> Iterator[str]:
         """Lines of text as they come; without end if the server follows something."""
         # Without a timeout: a log that is followed may be silent for days.
-        with self._opened("GET", path, query, None, None) as response:
+        with self._opened("GET", path, query, headers={}, timeout_s=None) as response:
             for line in response:
                 yield line.decode("utf-8", "replace").rstrip("\r\n")
+
+    def events(self, path: str, *, last_id: str = "", **query: object) -> Iterator[ServerEvent]:
+        """Server-sent events until the server ends the stream.
+
+        Args:
+            last_id: Go on after this event.
+        """
+        headers = {"accept": "text/event-stream"}
+        if last_id:
+            headers["last-event-id"] = last_id
+        with self._opened("GET", path, query, headers=headers, timeout_s=SILENCE_S) as response:
+            yield from read_events(line.decode("utf-8", "replace") for line in response)
 
     def _call(
         self,
@@ -48,8 +111,14 @@ class Management:
         document: object = None,
         timeout_s: float = TIMEOUT_S,
     ) -> Document:
-        with self._opened(method, path, query, document, timeout_s) as response:
-            body = response.read()
+        body = None if document is None else json.dumps(document).encode()
+        headers = {"content-type": "application/json"}
+        with self._opened(
+            method, path, query, headers=headers, timeout_s=timeout_s, body=body
+        ) as response:
+            return self._decoded(response.read())
+
+    def _decoded(self, body: bytes) -> Document:
         try:
             answer = json.loads(body or b"{}")
         except ValueError as error:
@@ -58,16 +127,24 @@ class Management:
 
     @contextmanager
     def _opened(
-        self, method: str, path: str, query: Document, document: object, timeout_s: float | None
+        self,
+        method: str,
+        path: str,
+        query: Document,
+        *,
+        headers: Mapping[str, str],
+        timeout_s: float | None,
+        body: "bytes | _Body | None" = None,
     ) -> Iterator[http.client.HTTPResponse]:
         given = {key: value for key, value in query.items() if value not in (None, "")}
-        full = f"{path}?{urlencode(given)}" if given else path
-        body = None if document is None else json.dumps(document).encode()
-        headers = {"connection": "close", "content-type": "application/json"}
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+        full = f"{self._prefix}{path}"
+        full = f"{full}?{urlencode(given, doseq=True)}" if given else full
+        who = {ACTOR_HEADER: self._actor} if self._actor else {}
+        connection = self._connection(timeout_s)
         try:
-            connection.request(method, full, body, headers)
-            response = connection.getresponse()
+            response = _exchange(
+                connection, method, full, body, {"connection": "close", **headers, **who}
+            )
             if response.status >= http.client.BAD_REQUEST:
                 raise error_from_problem(response.status, response.read())
             yield response
@@ -78,17 +155,61 @@ class Management:
         finally:
             connection.close()
 
+    def _connection(self, timeout_s: float | None) -> http.client.HTTPConnection:
+        if self._is_secure:
+            context = ssl.create_default_context()
+            return http.client.HTTPSConnection(
+                self._host, self._port, timeout=timeout_s, context=context
+            )
+        return http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+
     def _late(self, timeout_s: float | None) -> DeadlineExceededError:
         return DeadlineExceededError(
             f"the control plane at {self.url} did not answer within {timeout_s:g} s"
         )
 
     def _lost(self, error: Exception) -> UnavailableError:
+        way_out = (
+            "is the address right, and is it reachable from here?"
+            if self.is_remote
+            else "`headrace up` starts it again"
+        )
         return UnavailableError(
-            f"the control plane at {self.url} does not answer ({error}); "
-            "`headrace up` starts it again",
+            f"the control plane at {self.url} does not answer ({error}); {way_out}",
             retry_after_s=None,
         )
+
+
+class _Body:
+    """The parts of a body, counted while they are sent."""
+
+    def __init__(self, chunks: Iterable[bytes], sent: Sent | None) -> None:
+        self._chunks = chunks
+        self._sent = sent
+
+    def __iter__(self) -> Iterator[bytes]:
+        done = 0
+        for chunk in self._chunks:
+            yield chunk
+            done += len(chunk)
+            if self._sent is not None:
+                self._sent(done)
+
+
+def _exchange(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    body: bytes | _Body | None,
+    headers: Mapping[str, str],
+) -> http.client.HTTPResponse:
+    try:
+        connection.request(method, path, body, headers)
+    except (BrokenPipeError, ConnectionResetError):
+        # A server that refuses a large body answers before it has all of it, and then closes.
+        if connection.sock is None:
+            raise
+    return connection.getresponse()
 
 
 def error_from_problem(status: int, body: bytes) -> HeadraceError:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.options import DEFAULT_HOME, Home, Json
+from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
 
 if TYPE_CHECKING:
     from headrace.registry import ModelVersion
@@ -33,6 +33,7 @@ def push(
         str, typer.Option("--source", help="Where it comes from: a commit, a run, a URL.")
     ] = "",
     json: Json = False,
+    server: Server = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Store a model as the next version of NAME; the same content gives the same version.
@@ -42,13 +43,19 @@ def push(
     For example:
 
         headrace models push fraud model.onnx --source git:4f442bb
-    """
-    from headrace.cli.output import progress, say, write_json
-    from headrace.registry import Registry
-    from headrace.runtimes import inspect_model
 
-    with progress(f"checking and storing {path}"):
-        version = Registry(home, inspect_model).push(name, path, runtime=runtime, source=source)
+        headrace models push fraud model.onnx --server http://gpu-box:8080
+    """
+    from contextlib import nullcontext
+
+    from headrace.cli.connection import find_target
+    from headrace.cli.model_store import model_store
+    from headrace.cli.output import progress, say, write_json
+
+    target = find_target(server, home)
+    text = f"checking and storing {path}"
+    with nullcontext() if target.is_remote else progress(text):  # an upload shows its own
+        version = model_store(target).push(name, path, runtime=runtime, source=source)
     if json:
         write_json(version)
         return
@@ -60,15 +67,16 @@ def list_(
     name: Annotated[str | None, typer.Argument(help="Only this model.", show_default="all")] = None,
     *,
     json: Json = False,
+    server: Server = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """List the stored versions; a damaged one is named on standard error."""
+    from headrace.cli.connection import find_target
+    from headrace.cli.model_store import model_store
     from headrace.cli.output import bytes_text, say, show, table, write_json
-    from headrace.registry import Registry
 
-    registry = Registry(home)
-    versions = registry.list(name)
-    for problem in registry.problems(name):
+    versions, problems = model_store(find_target(server, home)).list(name)
+    for problem in problems:
         say(f"damaged: {problem}")
     if json:
         write_json(versions)
@@ -98,13 +106,15 @@ def show(
     ],
     *,
     json: Json = False,
+    server: Server = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Show a version's inputs, outputs and origin; without a number, the newest."""
+    from headrace.cli.connection import find_target
+    from headrace.cli.model_store import model_store
     from headrace.cli.output import write_json
-    from headrace.registry import Registry
 
-    version = Registry(home).get(reference)
+    version = model_store(find_target(server, home)).get(reference)
     if json:
         write_json(version)
     else:
@@ -112,34 +122,33 @@ def show(
 
 
 @app.command()
-def rm(reference: _Reference, *, home: Home = DEFAULT_HOME) -> None:
+def rm(reference: _Reference, *, server: Server = None, home: Home = DEFAULT_HOME) -> None:
     """Remove a version; refused while an endpoint uses it."""
+    from headrace.cli.connection import find_target
+    from headrace.cli.model_store import model_store
     from headrace.cli.output import say
-    from headrace.cli.running import references_in_use
-    from headrace.registry import Registry
 
     name, _, number = reference.partition(":")
     if not number:
         msg = f"'{reference}' names no version; write it as {name}:VERSION"
         raise typer.BadParameter(msg, param_hint="NAME:VERSION")
-    Registry(home).remove(name, number, references_in_use(home))
+    model_store(find_target(server, home)).remove(name, number)
     say(f"{reference} is removed; `headrace models gc` frees its space")
 
 
 @app.command()
-def gc(*, json: Json = False, home: Home = DEFAULT_HOME) -> None:
+def gc(*, json: Json = False, server: Server = None, home: Home = DEFAULT_HOME) -> None:
     """Delete stored content that no version refers to."""
-    from dataclasses import asdict
-
+    from headrace.cli.connection import find_target
+    from headrace.cli.model_store import model_store
     from headrace.cli.output import bytes_text, say, write_json
-    from headrace.registry import Registry
 
-    removed = Registry(home).gc()
+    removed = model_store(find_target(server, home)).gc()
     if json:
-        write_json(asdict(removed))
+        write_json(removed)
         return
-    count = len(removed.artifacts) + removed.temporary
-    say(f"deleted {count} artifacts, freed {bytes_text(removed.freed_bytes)}")
+    count = len(removed["artifacts"]) + removed["temporary"]
+    say(f"deleted {count} artifacts, freed {bytes_text(removed['freed_bytes'])}")
 
 
 def _show(version: "ModelVersion") -> None:

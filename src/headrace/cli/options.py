@@ -23,6 +23,23 @@ class OutputFormat(StrEnum):
 
 DEFAULT_HOME = Path(".headrace")
 
+
+def _home(context: typer.Context, home: Path) -> Path:
+    """`DEFAULT_HOME` itself if nobody named a home: only then the current context counts."""
+    return DEFAULT_HOME if _source(context, "home") == "DEFAULT" else home
+
+
+def _server(context: typer.Context, server: str | None) -> str | None:
+    """None if the environment names a server and the command line a home: flags win."""
+    is_overruled = _source(context, "server") == "ENVIRONMENT"
+    return None if is_overruled and _source(context, "home") == "COMMANDLINE" else server
+
+
+def _source(context: typer.Context, name: str) -> str:
+    source = context.get_parameter_source(name)
+    return "" if source is None else source.name
+
+
 Home = Annotated[
     Path,
     typer.Option(
@@ -31,6 +48,18 @@ Home = Annotated[
         help="Where models, state, sockets and logs live.",
         file_okay=False,
         show_default="./.headrace",
+        callback=_home,
+    ),
+]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        envvar="HEADRACE_SERVER",
+        metavar="URL",
+        help="A control plane elsewhere, by its management API.",
+        show_default="the current context, else what runs on --home",
+        callback=_server,
     ),
 ]
 Json = Annotated[

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console, RenderableType
     from rich.text import Text
 
@@ -74,6 +76,20 @@ def progress(text: str) -> Iterator[None]:
         return
     with _console(stderr=True).status(text):
         yield
+
+
+@contextmanager
+def transfer(text: str, total_bytes: int) -> "Iterator[Callable[[int], None]]":
+    """Show how far something large has come, where somebody watches; give it the bytes done."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, TransferSpeedColumn(), console=_console(stderr=True)) as bar:
+        task = bar.add_task(text, total=total_bytes)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def bytes_text(size: float | None) -> str:

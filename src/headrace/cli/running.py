@@ -2,23 +2,17 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
-from headrace.cli.management import Management
+from headrace.cli.connection import Target
 from headrace.control import ControlFile, read_control_file
 from headrace.control.log_files import LogFiles, merged_tail, render_line
 from headrace.control.store import FileStore
 from headrace.core import HeadraceError, NotFoundError, UnavailableError
 
-
-def management(home: Path) -> Management:
-    """The management API of the control plane on `home`.
-
-    Raises:
-        UnavailableError: There is none.
-    """
-    return Management(control_file(home).admin_url)
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def control_file(home: Path) -> ControlFile:
@@ -34,12 +28,18 @@ def control_file(home: Path) -> ControlFile:
     return found
 
 
-def gateway_url(home: Path) -> str:
-    """The gateway of `home`; it goes on without its control plane, so a dead one's word counts.
+def gateway_url(target: Target) -> str:
+    """The gateway of a target.
+
+    That of a home goes on without its control plane, so a dead one's word counts.
 
     Raises:
         UnavailableError: None was started there.
     """
+    if target.is_remote:
+        api = target.management()
+        return seen_from_here(api.get("/api/v1/status")["addresses"]["http"], api.host)
+    home = target.home
     try:
         data = (home / "run" / "control.json").read_bytes()
         return msgspec.json.decode(data, type=ControlFile).http_url
@@ -48,10 +48,19 @@ def gateway_url(home: Path) -> str:
         raise UnavailableError(msg, retry_after_s=None) from None
 
 
-def endpoint_names(home: Path) -> list[str]:
-    """The endpoints that the control plane on `home` knows; none if it does not run."""
+def seen_from_here(url: str, host: str) -> str:
+    """`url` as a control plane on `host` tells it: its loopback is not this machine's."""
+    parts = urlsplit(url)
+    if parts.hostname not in _LOOPBACK or host in _LOOPBACK:
+        return url
+    name = f"[{host}]" if ":" in host else host
+    return parts._replace(netloc=f"{name}:{parts.port}").geturl()
+
+
+def endpoint_names(target: Target) -> list[str]:
+    """The endpoints that a control plane knows; none if it does not answer."""
     try:
-        status = management(home).get("/api/v1/status")
+        status = target.management().get("/api/v1/status")
     except HeadraceError:
         return []
     return [endpoint["name"] for endpoint in status["endpoints"]]

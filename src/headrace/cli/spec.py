@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.failures import NOT_READY
-from headrace.cli.options import DEFAULT_HOME, Home, Json
+from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
 
 if TYPE_CHECKING:
+    from headrace.cli.management import Management
     from headrace.core.spec import SystemSpec
 
 _File = Annotated[
@@ -33,23 +34,29 @@ def apply(
         float, typer.Option("--wait-s", min=0.1, help="Seconds that --wait waits.")
     ] = 120.0,
     json: Json = False,
+    server: Server = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Make the running system what the spec file says; no request is lost on the way.
 
+    Models on this machine are uploaded first where the control plane is elsewhere.
+
     For example:
 
         headrace apply -f headrace.yaml --wait
+
+        headrace apply -f headrace.yaml --server http://gpu-box:8080
     """
+    from headrace.cli.connection import connect
     from headrace.cli.output import progress, say, write_json
-    from headrace.cli.running import management
 
     spec = read_spec(file)
-    api = management(home)
+    api = connect(server, home)
+    document = document_for(api, spec, may_upload=True)
     with progress("waiting until everything is ready" if wait else "applying"):
         answer = api.post(
             "/api/v1/apply",
-            spec.document(),
+            document,
             timeout_s=wait_s + 30,
             wait_s=wait_s if wait else None,
         )
@@ -60,6 +67,19 @@ def apply(
             say(line)
     if not answer.get("ready", True):
         raise typer.Exit(NOT_READY)
+
+
+def document_for(api: "Management", spec: "SystemSpec", *, may_upload: bool) -> dict[str, Any]:
+    """The spec as the control plane can read it: without paths of this machine if it is elsewhere.
+
+    Raises:
+        InvalidArgumentError: A model cannot be stored there, or is not there and may not be sent.
+    """
+    if not api.is_remote:
+        return spec.document()
+    from headrace.cli.uploads import with_stored_models
+
+    return with_stored_models(api, spec.document(), may_upload=may_upload)
 
 
 def not_ready_text(answer: dict[str, Any]) -> list[str]:

@@ -3,17 +3,18 @@
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headrace.cli.failures import NOT_READY
-from headrace.cli.options import DEFAULT_HOME, Home, Json
+from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
+
+    from headrace.cli.connection import Target
 
 _REFRESH_S = 1.0
 
@@ -24,6 +25,7 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Keep showing it until Ctrl-C.")
     ] = False,
+    server: Server = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Show endpoints, versions, replicas and addresses; exit status 3 unless all is ready.
@@ -33,38 +35,39 @@ def status(
         headrace status
 
         headrace status --json | jq '.endpoints[].ready'
+
+        headrace status --server http://gpu-box:8080 --watch
     """
+    from headrace.cli.connection import find_target
     from headrace.cli.output import show, write_json
 
+    target = find_target(server, home)
     if watch:
-        _watch(home)
+        _watch(target)
         return
-    document = _fetch(home)
+    document = _fetch(target)
     if json:
         write_json(document)
     elif document["running"]:
         show(render(document))
     else:
-        from headrace.cli.running import management
-
-        management(home).get("/api/v1/status")  # says what is wrong
+        target.management().get("/api/v1/status")  # says what is wrong
     if not document["ready"]:
         raise typer.Exit(NOT_READY)
 
 
-def _fetch(home: Path) -> dict[str, Any]:
+def _fetch(target: "Target") -> dict[str, Any]:
     """The status document, and whether there is a control plane that answered."""
-    from headrace.cli.running import management
     from headrace.core import UnavailableError
 
     try:
-        document = management(home).get("/api/v1/status")
+        document = target.management().get("/api/v1/status")
     except UnavailableError as error:
         return {"running": False, "ready": False, "endpoints": [], "message": str(error)}
     return {"running": True} | document
 
 
-def _watch(home: Path) -> None:
+def _watch(target: "Target") -> None:
     from rich.console import Console
     from rich.live import Live
 
@@ -73,11 +76,11 @@ def _watch(home: Path) -> None:
     console = Console()
     if not console.is_terminal:
         while True:
-            show(render(_fetch(home)))
+            show(render(_fetch(target)))
             time.sleep(_REFRESH_S)
     with Live(console=console, auto_refresh=False, screen=False) as live:
         while True:
-            live.update(render(_fetch(home)), refresh=True)
+            live.update(render(_fetch(target)), refresh=True)
             time.sleep(_REFRESH_S)
 
 

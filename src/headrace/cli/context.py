@@ -1,0 +1,96 @@
+"""`headrace context`: names for control planes elsewhere, and which one commands go to."""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+from typing import Annotated
+
+import typer
+
+from headrace.cli.options import Json
+
+app = typer.Typer(
+    no_args_is_help=True, help="Name control planes elsewhere, and choose one: add, use, list, rm."
+)
+
+_Name = Annotated[str, typer.Argument(help="The context's name.", show_default=False)]
+
+
+@app.command()
+def add(
+    name: _Name,
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Its management API.", show_default=False)
+    ],
+    *,
+    use: Annotated[
+        bool, typer.Option("--use", help="Make it the current one; the first always is.")
+    ] = False,
+) -> None:
+    """Remember a control plane under a name; a known name gets the new URL.
+
+    For example:
+
+        headrace context add prod https://models.example
+
+        headrace context add gpu-box gpu-box.lan:8080 --use
+    """
+    from headrace.cli.contexts import contexts_file, read_contexts, write_contexts
+    from headrace.cli.output import say
+
+    path = contexts_file()
+    contexts = read_contexts(path).with_server(name, url, use=use)
+    write_contexts(path, contexts)
+    now = "commands go there now" if contexts.current == name else f"`headrace context use {name}`"
+    say(f"{name} is {contexts.servers[name]}; {now}")
+
+
+@app.command()
+def use(name: _Name) -> None:
+    """Send commands to a context from now on; `local` means the home on this machine again.
+
+    For example:
+
+        headrace context use prod
+
+        headrace context use local
+    """
+    from headrace.cli.contexts import contexts_file, read_contexts, write_contexts
+    from headrace.cli.output import say
+
+    path = contexts_file()
+    contexts = read_contexts(path).using(name)
+    write_contexts(path, contexts)
+    say(f"commands go to {contexts.server or 'the home on this machine'}")
+
+
+@app.command("list")
+def list_(*, json: Json = False) -> None:
+    """List the contexts; a star marks the current one."""
+    from headrace.cli.contexts import LOCAL, contexts_file, read_contexts
+    from headrace.cli.output import show, table, write_json
+
+    contexts = read_contexts(contexts_file())
+    if json:
+        write_json({"current": contexts.current or LOCAL, "contexts": dict(contexts.servers)})
+        return
+    everything = {LOCAL: "the home on this machine", **contexts.servers}
+    current = contexts.current or LOCAL
+    show(
+        table(
+            (("*" if name == current else "", name, url) for name, url in everything.items()),
+            *("", "context", "server"),
+        )
+    )
+
+
+@app.command()
+def rm(name: _Name) -> None:
+    """Forget a context; nothing happens to the control plane itself."""
+    from headrace.cli.contexts import contexts_file, read_contexts, write_contexts
+    from headrace.cli.output import say
+
+    path = contexts_file()
+    before = read_contexts(path)
+    write_contexts(path, before.without(name))
+    ends = "; commands go to the home on this machine" if before.current == name else ""
+    say(f"{name} is forgotten{ends}")

@@ -1,0 +1,112 @@
+"""Where are a command's model versions: on this machine's home, or on a control plane elsewhere?"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from headrace.cli.connection import Target
+from headrace.cli.management import Management
+from headrace.registry import ModelVersion
+
+
+class ModelStore(Protocol):
+    """What `headrace models` does, wherever the models are."""
+
+    def push(self, name: str, path: Path, *, runtime: str, source: str) -> ModelVersion:
+        """Store what lies at `path` as the next version of `name`."""
+
+    def list(self, name: str | None) -> tuple[list[ModelVersion], list[str]]:
+        """The versions, and what is damaged."""
+
+    def get(self, reference: str) -> ModelVersion:
+        """The version that `NAME[:VERSION]` names; without a number, the newest."""
+
+    def remove(self, name: str, version: str) -> None:
+        """Take a version out of the index."""
+
+    def gc(self) -> dict[str, Any]:
+        """Delete content that no version refers to; what was deleted."""
+
+
+def model_store(target: Target) -> ModelStore:
+    """The models of a target; those of a home need no control plane."""
+    return RemoteModels(target.management()) if target.is_remote else LocalModels(target.home)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModels:
+    """The registry of a home on this machine."""
+
+    home: Path
+
+    def push(self, name: str, path: Path, *, runtime: str, source: str) -> ModelVersion:
+        """Store what lies at `path` as the next version of `name`."""
+        from headrace.registry import Registry  # noqa: PLC0415  # only here
+        from headrace.runtimes import inspect_model  # noqa: PLC0415  # slow to load
+
+        return Registry(self.home, inspect_model).push(name, path, runtime=runtime, source=source)
+
+    def list(self, name: str | None) -> tuple[list[ModelVersion], list[str]]:
+        """The versions, and what is damaged."""
+        from headrace.registry import Registry  # noqa: PLC0415  # only here
+
+        registry = Registry(self.home)
+        return registry.list(name), [str(problem) for problem in registry.problems(name)]
+
+    def get(self, reference: str) -> ModelVersion:
+        """The version that `NAME[:VERSION]` names; without a number, the newest."""
+        from headrace.registry import Registry  # noqa: PLC0415  # only here
+
+        return Registry(self.home).get(reference)
+
+    def remove(self, name: str, version: str) -> None:
+        """Take a version out of the index; refused while an endpoint uses it."""
+        from headrace.cli.running import references_in_use  # noqa: PLC0415  # only here
+        from headrace.registry import Registry  # noqa: PLC0415  # only here
+
+        Registry(self.home).remove(name, version, references_in_use(self.home))
+
+    def gc(self) -> dict[str, Any]:
+        """Delete content that no version refers to; what was deleted."""
+        from headrace.registry import Registry  # noqa: PLC0415  # only here
+
+        return asdict(Registry(self.home).gc())
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteModels:
+    """The registry of a control plane elsewhere, over its management API."""
+
+    api: Management
+
+    def push(self, name: str, path: Path, *, runtime: str, source: str) -> ModelVersion:
+        """Upload what lies at `path` as the next version of `name`, unless it is there already."""
+        from headrace.cli.uploads import stored_on  # noqa: PLC0415  # only here
+
+        return _version(stored_on(self.api, name, path, runtime=runtime, source=source))
+
+    def list(self, name: str | None) -> tuple[list[ModelVersion], list[str]]:
+        """The versions, and what is damaged."""
+        answer = self.api.get(f"/api/v1/models/{name}" if name else "/api/v1/models")
+        return [_version(item) for item in answer["models"]], list(answer["problems"])
+
+    def get(self, reference: str) -> ModelVersion:
+        """The version that `NAME[:VERSION]` names; without a number, the newest."""
+        name, _, version = reference.partition(":")
+        if version:
+            return _version(self.api.get(f"/api/v1/models/{name}/versions/{version}"))
+        return _version(self.api.get(f"/api/v1/models/{name}")["models"][-1])
+
+    def remove(self, name: str, version: str) -> None:
+        """Take a version out of the index; refused while an endpoint uses it."""
+        self.api.delete(f"/api/v1/models/{name}/versions/{version}")
+
+    def gc(self) -> dict[str, Any]:
+        """Delete content that no version refers to; what was deleted."""
+        return self.api.post("/api/v1/gc")
+
+
+def _version(document: dict[str, Any]) -> ModelVersion:
+    return msgspec.convert(document, ModelVersion)
