@@ -127,8 +127,17 @@ class Store(Protocol):
     def generation(self, endpoint: str, generation: int) -> EndpointGeneration | None:
         """One generation of an endpoint."""
 
+    def last_generations(self) -> dict[str, int]:
+        """The newest generation of each endpoint that ever was, those that are gone included.
+
+        The next one of an endpoint, one that comes back too, is one higher.
+        """
+
     def rollouts(self, endpoint: str = "", *, limit: int = 100) -> list[RolloutRecord]:
         """Rollouts, the newest first; of all endpoints if `endpoint` is empty."""
+
+    def newest_rollouts(self) -> dict[str, RolloutRecord]:
+        """The newest rollout of each endpoint that had one: what a start goes on with."""
 
     def save_rollout(self, record: RolloutRecord, *, events: Sequence[Event] = ()) -> RolloutRecord:
         """Add or replace a rollout, and add events in the same transaction; as stored.

@@ -1,0 +1,173 @@
+"""How is the database reached? Its transactions, and its failures in words that help."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from headrace.control.state.address import sqlite_path
+from headrace.core import ConflictError, FailedPreconditionError, InvalidArgumentError
+
+LOCK_TIMEOUT_S: Final = 5.0
+_CONNECT_TIMEOUT_S: Final = 5
+_WRITES: Final = "headrace_writes"
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_LOST_RACES: Final = frozenset({"40001", "40P01"})
+_LOCK_TIMED_OUT: Final = "55P03"
+
+
+class Database:
+    """A SQLite file or a Postgres database; connections are opened when they are needed.
+
+    `name` is how messages call it: the file, or the URL without password and options.
+    """
+
+    def __init__(self, url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
+        self._lock_timeout_s = lock_timeout_s
+        path = sqlite_path(url)
+        if path is not None:
+            self.name = str(path)
+            self._secret = ""
+            self._engine = _sqlite_engine(path, lock_timeout_s)
+        else:
+            parsed = _parsed(url)
+            self.name = _without_secrets(parsed)
+            self._secret = parsed.password or ""
+            self._engine = _postgres_engine(parsed, lock_timeout_s)
+
+    @contextmanager
+    def reading(self, doing: str) -> Iterator[Connection]:
+        """A transaction that sees one moment of the database.
+
+        Args:
+            doing: What the caller is about to do, for the message of an error.
+
+        Raises:
+            FailedPreconditionError: The database cannot be reached or read.
+        """
+        is_postgres = self._engine.dialect.name == "postgresql"
+        snapshot = {"isolation_level": "REPEATABLE READ"} if is_postgres else {}
+        with self._transaction(doing, snapshot) as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self, doing: str) -> Iterator[Connection]:
+        """A transaction that is kept if the block ends well, and else leaves no trace.
+
+        Raises:
+            FailedPreconditionError: The database cannot be reached or written, or another process
+                held it for too long.
+            ConflictError: Another process changed the same at the same time.
+        """
+        with self._transaction(doing, {_WRITES: True}) as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self, doing: str, options: dict[str, Any]) -> Iterator[Connection]:
+        with self._telling(doing), self._engine.connect() as opened:
+            connection = opened.execution_options(**options)
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def _telling(self, doing: str) -> Iterator[None]:
+        dbapi = self._engine.dialect.loaded_dbapi
+        try:
+            yield
+        except DBAPIError as error:
+            raise self._told(error.orig or error, doing) from error
+        except (dbapi.Error, SQLAlchemyError, OSError) as error:
+            raise self._told(error, doing) from error
+
+    def _told(self, error: BaseException, doing: str) -> FailedPreconditionError | ConflictError:
+        sqlstate = getattr(error, "sqlstate", None)
+        reason = " ".join(str(error).split())
+        if self._secret:
+            reason = reason.replace(self._secret, "***")
+        if sqlstate in _LOST_RACES:
+            return ConflictError(f"cannot {doing} in {self.name}: {reason}; try again")
+        if sqlstate == _LOCK_TIMED_OUT or "database is locked" in reason:
+            held = f"another process has held it for {self._lock_timeout_s:g} s; try again"
+            return FailedPreconditionError(f"cannot {doing} in {self.name}: {held}")
+        if "not a database" in reason or "malformed" in reason:
+            reason += "; move it away to start from the spec file, or bring back a copy of it"
+        return FailedPreconditionError(f"cannot {doing} in {self.name}: {reason}")
+
+
+def _sqlite_engine(path: Path, lock_timeout_s: float) -> Engine:
+    engine = create_engine(URL.create("sqlite", database=str(path)), hide_parameters=True)
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:  # noqa: ANN401  # of the driver
+        # The driver would begin transactions when it sees fit, and reads without one.
+        connection.isolation_level = None
+        for pragma in (
+            f"busy_timeout = {round(lock_timeout_s * 1000)}",
+            "journal_mode = WAL",  # readers and one writer do not wait for each other
+            "synchronous = FULL",  # what was committed survives a loss of power
+            "foreign_keys = ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A transaction that read first and writes later cannot wait for another writer.
+        writes = connection.get_execution_options().get(_WRITES)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    @event.listens_for(engine, "do_connect")
+    def make_private(*_: object) -> None:
+        # SQLite would make it readable by everybody; its other files get the same mode.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    return engine
+
+
+def _postgres_engine(url: URL, lock_timeout_s: float) -> Engine:
+    try:
+        engine = create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            hide_parameters=True,
+            pool_pre_ping=True,  # the server may have been restarted meanwhile
+            connect_args={} if "connect_timeout" in url.query else _CONNECT,
+        )
+    except ModuleNotFoundError as error:
+        message = "state in Postgres needs psycopg; install it with pip install headrace[postgres]"
+        raise FailedPreconditionError(message) from error
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:  # noqa: ANN401  # of the driver
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET lock_timeout = {round(lock_timeout_s * 1000)}")
+        connection.commit()
+
+    return engine
+
+
+_CONNECT: Final = {"connect_timeout": _CONNECT_TIMEOUT_S}
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (SQLAlchemyError, ValueError):
+        message = (
+            "the URL of the state cannot be read; it looks like postgresql://USER:PASSWORD@HOST:PORT"
+            "/DATABASE, and special characters of the password are written as %XX"
+        )
+        raise InvalidArgumentError(message) from None  # the cause may show the password
+
+
+def _without_secrets(url: URL) -> str:
+    host = url.host or url.query.get("host") or "localhost"
+    port = f":{url.port}" if url.port else ""
+    user = f"{url.username}@" if url.username else ""
+    return f"postgresql://{user}{host}{port}/{url.database or ''}"

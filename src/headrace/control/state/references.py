@@ -1,0 +1,82 @@
+"""Which model versions does the stored state still need? Asked without a control plane."""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from headrace.control.desired import DesiredEndpoint
+from headrace.control.state.address import sqlite_path
+from headrace.control.state.encoding import decoded
+from headrace.control.store import RolloutRecord
+from headrace.core import FailedPreconditionError
+
+_PINNED: Final = "SELECT pinned FROM endpoints"
+_NEWEST_ROLLOUTS: Final = """
+    SELECT record FROM rollouts
+    WHERE serial IN (SELECT max(serial) FROM rollouts GROUP BY endpoint)
+"""
+_LOCK_TIMEOUT_S: Final = 5.0
+
+
+def references_in(url: str, *, legacy: Path | None = None) -> set[str]:
+    """`NAME:VERSION` of every model that the state at `url` serves, or may go back to.
+
+    That is what is desired, and both sides of each endpoint's newest rollout: one that was rolled
+    back keeps its old version in use. A SQLite file is read by the standard library alone, which
+    costs milliseconds where SQLAlchemy costs a tenth of a second.
+
+    Args:
+        legacy: Read instead where the database does not exist yet.
+
+    Raises:
+        FailedPreconditionError: It cannot be read.
+    """
+    path = sqlite_path(url)
+    if path is None:
+        return _references(*_read_postgres(url))
+    if path.exists():
+        return _references(*_read_sqlite(path))
+    return set() if legacy is None else _legacy_references(legacy)
+
+
+def _read_sqlite(path: Path) -> tuple[list[str], list[str]]:
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S)) as connection:
+            connection.execute("PRAGMA query_only = ON")
+            pinned = [text for (text,) in connection.execute(_PINNED)]
+            return pinned, [text for (text,) in connection.execute(_NEWEST_ROLLOUTS)]
+    except sqlite3.Error as error:
+        message = f"cannot read the desired state in {path}: {error}"
+        raise FailedPreconditionError(message) from error
+
+
+def _read_postgres(url: str) -> tuple[list[str], list[str]]:
+    from headrace.control.state.database import Database  # noqa: PLC0415  # costly to load
+
+    database = Database(url)
+    try:
+        with database.reading("read the desired state") as connection:
+            pinned = connection.exec_driver_sql(_PINNED).scalars().all()
+            return list(pinned), list(connection.exec_driver_sql(_NEWEST_ROLLOUTS).scalars())
+    finally:
+        database.close()
+
+
+def _legacy_references(path: Path) -> set[str]:
+    from headrace.control.state.legacy import read_legacy  # noqa: PLC0415  # costly to load
+
+    state = read_legacy(path)
+    return set() if state is None else _models(state.endpoints)
+
+
+def _references(pinned: list[str], rollouts: list[str]) -> set[str]:
+    desired = [decoded(text, DesiredEndpoint, what="an endpoint") for text in pinned]
+    records = [decoded(text, RolloutRecord, what="a rollout") for text in rollouts]
+    moving = [endpoint for record in records for endpoint in (record.source, record.target)]
+    return _models([*desired, *moving])
+
+
+def _models(endpoints: Iterable[DesiredEndpoint]) -> set[str]:
+    return {arm.revision.model for endpoint in endpoints for arm in endpoint.arms}

@@ -1,0 +1,49 @@
+"""What is forgotten, so that the state stays small? The oldest, beyond these bounds."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, select
+
+from headrace.control.state.tables import ANSWERS, EVENTS, GENERATIONS, ROLLOUTS, UNIT_REWARDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How many of each are kept per endpoint; a rollout that is under way is always kept."""
+
+    events: int = 10_000
+    generations: int = 1_000
+    rollouts: int = 200
+
+
+def forget(connection: Connection, bounds: Bounds, *, before: float) -> None:
+    """Drop answers of before `before` (seconds since 1970), and what is beyond the bounds.
+
+    Rewards that were counted stay until their rollout is dropped.
+    """
+    connection.execute(delete(ANSWERS).where(ANSWERS.c.at < before))
+    _keep_newest(connection, EVENTS, "id", bounds.events)
+    _keep_newest(connection, GENERATIONS, "generation", bounds.generations)
+    if _keep_newest(connection, ROLLOUTS, "serial", bounds.rollouts, ROLLOUTS.c.is_over):
+        known = select(ROLLOUTS.c.id)
+        connection.execute(delete(UNIT_REWARDS).where(UNIT_REWARDS.c.rollout.not_in(known)))
+
+
+def _keep_newest(
+    connection: Connection,
+    table: Table,
+    order: str,
+    bound: int,
+    only: ColumnElement[bool] | None = None,
+) -> int:
+    """Keep the `bound` highest by `order` of each endpoint; how many rows went."""
+    number = table.c[order]
+    many = select(table.c.endpoint).group_by(table.c.endpoint).having(func.count() > bound)
+    gone = 0
+    for (endpoint,) in connection.execute(many).all():
+        is_its = table.c.endpoint == endpoint
+        last = select(number).where(is_its).order_by(number.desc()).offset(bound).limit(1)
+        is_old = and_(is_its, number <= last.scalar_subquery())
+        where = is_old if only is None else and_(is_old, only)
+        gone += connection.execute(delete(table).where(where)).rowcount
+    return gone

@@ -1,0 +1,115 @@
+"""What did answers earn? Assignments and feedback meet in one row, whichever comes first."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Insert, select
+from sqlalchemy.sql.dml import ReturningInsert
+
+from headrace.control.state.encoding import clean
+from headrace.control.state.tables import ANSWERS, UNIT_REWARDS, AnyRow
+from headrace.control.state.upsert import upsert_into
+from headrace.control.store import Assignment, Feedback, UnitReward
+from headrace.core import InvalidArgumentError
+
+
+def add_assignments(connection: Connection, assignments: Sequence[Assignment]) -> None:
+    """Remember who answered; a request id that is known already stays as it is."""
+    first: dict[str, dict[str, Any]] = {}
+    for one in assignments:
+        request_id = clean(one.request_id)
+        first.setdefault(
+            request_id,
+            {
+                "request_id": request_id,
+                "at": one.at,
+                "rollout": clean(one.rollout),
+                "arm": clean(one.arm),
+                "unit": clean(one.unit),
+            },
+        )
+    if not first:
+        return
+    statement = _meet_answer(connection.dialect.name, ("at", "rollout", "arm", "unit"), "rollout")
+    # In order: two that add the same ids the other way round would wait for each other for ever.
+    rows = connection.execute(statement, [first[request_id] for request_id in sorted(first)])
+    _count(connection, (row for row in rows if row.reward is not None))
+
+
+def add_feedback(connection: Connection, feedback: Feedback) -> str:
+    """Take a reward: `taken`, `duplicate` or `waiting`.
+
+    Raises:
+        InvalidArgumentError: The reward is no finite number.
+    """
+    if not math.isfinite(feedback.reward):
+        raise InvalidArgumentError(f"reward {feedback.reward} is no finite number")
+    statement = _meet_answer(connection.dialect.name, ("reward",), "reward")
+    answer = msgspec.structs.asdict(feedback) | {"request_id": clean(feedback.request_id)}
+    row = connection.execute(statement, answer).one_or_none()
+    if row is None:
+        return "duplicate"
+    if row.rollout is None:
+        return "waiting"
+    _count(connection, [row])
+    return "taken"
+
+
+def _count(connection: Connection, earned: Iterable[AnyRow]) -> None:
+    """Add rewards to those of their units."""
+    sums: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for row in earned:
+        sums[row.rollout, row.unit, row.arm].append(row.reward)
+    if not sums:
+        return
+    rows = [
+        {"rollout": rollout, "unit": unit, "arm": arm, "count": len(all_), "total": sum(all_)}
+        for (rollout, unit, arm), all_ in sorted(sums.items())
+    ]
+    connection.execute(_add_up(connection.dialect.name), rows)
+
+
+@cache
+def _meet_answer(
+    dialect: str, columns: tuple[str, ...], unless: str
+) -> "ReturningInsert[str | None, str | None, str | None, float | None]":
+    """Set `columns` of an answer's row, met or added, unless `unless` is set; the row if it was."""
+    statement = upsert_into(ANSWERS, dialect=dialect)
+    table = ANSWERS.c
+    return statement.on_conflict_do_update(
+        index_elements=[table.request_id],
+        set_={name: statement.excluded[name] for name in columns},
+        where=table[unless].is_(None),
+    ).returning(table.rollout, table.unit, table.arm, table.reward)
+
+
+@cache
+def _add_up(dialect: str) -> Insert:
+    statement = upsert_into(UNIT_REWARDS, dialect=dialect)
+    table = UNIT_REWARDS.c
+    return statement.on_conflict_do_update(
+        index_elements=[table.rollout, table.unit, table.arm],
+        set_={
+            "count": table["count"] + statement.excluded["count"],
+            "total": table.total + statement.excluded.total,
+        },
+    )
+
+
+def read_rewards(connection: Connection, rollout: str) -> list[UnitReward]:
+    """What each unit earned in a rollout, in the order of units and arms."""
+    table = UNIT_REWARDS.c
+    query = select(table.unit, table.arm, table["count"], table.total).where(
+        table.rollout == clean(rollout)
+    )
+    return sorted(
+        (
+            UnitReward(unit=unit, arm=arm, count=count, total=total)
+            for unit, arm, count, total in connection.execute(query)
+        ),
+        key=lambda reward: (reward.unit, reward.arm),
+    )

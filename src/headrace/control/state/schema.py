@@ -1,0 +1,78 @@
+"""Is the database of the shape that this code knows? If it is older, it is brought up to date."""
+
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import DBAPIError
+
+from headrace.control.state.database import Database
+from headrace.core import FailedPreconditionError
+
+NEWEST: Final = "0001"
+"""The number of the last migration; numbers have four digits and grow by one."""
+VERSION_TABLE: Final = "headrace_schema"
+_MIGRATIONS: Final = Path(__file__).with_name("migrations")
+_LOCK_KEY: Final = 0x6865_6164_7261_6365  # "headrace"; any number that nobody else takes
+
+
+def ensure_schema(database: Database) -> None:
+    """Bring the schema to the newest version; one plain read where it is there already.
+
+    All migrations run in one transaction, by one process at a time: a crash or an error leaves the
+    old schema, and a second control plane that starts meanwhile waits and finds the new one.
+
+    Raises:
+        FailedPreconditionError: A newer version of Headrace made it, or it cannot be changed.
+    """
+    if _version(database) == NEWEST:
+        return
+    with database.writing("bring the schema up to date") as connection:
+        if connection.dialect.name == "postgresql":
+            key = {"key": _LOCK_KEY}
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), key)
+        found = _stored_version(connection)
+        _check(found, database.name)
+        if found != NEWEST:
+            _migrate(connection)
+
+
+def _version(database: Database) -> str | None:
+    """The version by one select; None where it takes a second look."""
+    try:
+        with database.reading("read the schema's version") as connection:
+            return connection.execute(_SELECT_VERSION).scalar()
+    except FailedPreconditionError as error:
+        if isinstance(error.__cause__, DBAPIError):
+            return None  # no such table, or something that the second look will run into as well
+        raise
+
+
+def _stored_version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    found: str | None = connection.execute(_SELECT_VERSION).scalar()
+    return found
+
+
+def _check(found: str | None, name: str) -> None:
+    if found is not None and not "0000" < found <= NEWEST:
+        message = (
+            f"{name} has schema {found}, made by a newer Headrace; this one knows up to {NEWEST}: "
+            "upgrade it, or bring back a copy from before"
+        )
+        raise FailedPreconditionError(message)
+
+
+def _migrate(connection: Connection) -> None:
+    # Costly to load, and needed once.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, NEWEST)
+
+
+_SELECT_VERSION: Final = text(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608  # a constant

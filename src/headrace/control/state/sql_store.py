@@ -1,0 +1,120 @@
+"""Keeps the state in a database: each method is one transaction."""
+
+from collections.abc import Sequence
+
+from headrace.control.desired import DesiredState
+from headrace.control.state import desired_rows, journal_rows, reward_rows
+from headrace.control.state.database import Database
+from headrace.control.state.retention import Bounds, forget
+from headrace.control.store import (
+    Assignment,
+    EndpointGeneration,
+    Event,
+    Feedback,
+    RolloutRecord,
+    UnitReward,
+)
+
+
+class SqlStore:
+    """A `Store` in SQLite or Postgres, opened by `open_store`. Safe to use from several threads."""
+
+    def __init__(self, database: Database, *, bounds: Bounds) -> None:
+        self._database = database
+        self._bounds = bounds
+
+    def load(self) -> DesiredState:
+        """The newest state; generation 0 if there was none."""
+        with self._database.reading("read the desired state") as connection:
+            return desired_rows.load_state(connection)
+
+    def save(self, state: DesiredState, *, at: float, reason: str, actor: str = "") -> None:
+        """Replace the state; each endpoint whose `generation` is new gets an entry in its history.
+
+        Raises:
+            ConflictError: Somebody else saved first, or an endpoint's generation is not new.
+            InvalidArgumentError: The state has something that JSON cannot say.
+            FailedPreconditionError: It cannot be stored; the old state stands.
+        """
+        with self._database.writing("store the desired state") as connection:
+            desired_rows.save_state(connection, state, at=at, reason=reason, actor=actor)
+
+    def history(self, endpoint: str, *, limit: int = 100) -> list[EndpointGeneration]:
+        """An endpoint's generations, the newest first."""
+        with self._database.reading("read the history") as connection:
+            return desired_rows.read_history(connection, endpoint, limit)
+
+    def generation(self, endpoint: str, generation: int) -> EndpointGeneration | None:
+        """One generation of an endpoint."""
+        with self._database.reading("read the history") as connection:
+            return desired_rows.read_generation(connection, endpoint, generation)
+
+    def last_generations(self) -> dict[str, int]:
+        """The newest generation of each endpoint that ever was, those that are gone included."""
+        with self._database.reading("read the history") as connection:
+            return desired_rows.last_generations(connection)
+
+    def rollouts(self, endpoint: str = "", *, limit: int = 100) -> list[RolloutRecord]:
+        """Rollouts, the newest first; of all endpoints if `endpoint` is empty."""
+        with self._database.reading("read the rollouts") as connection:
+            return journal_rows.read_rollouts(connection, endpoint, limit)
+
+    def newest_rollouts(self) -> dict[str, RolloutRecord]:
+        """The newest rollout of each endpoint that had one."""
+        with self._database.reading("read the rollouts") as connection:
+            return journal_rows.newest_rollouts(connection)
+
+    def save_rollout(self, record: RolloutRecord, *, events: Sequence[Event] = ()) -> RolloutRecord:
+        """Add or replace a rollout, and add events in the same transaction; as stored.
+
+        Raises:
+            ConflictError: `record.revision` is not the stored one (0 for a new rollout).
+            InvalidArgumentError: The record has something that JSON cannot say.
+            FailedPreconditionError: It cannot be stored; the old one stands.
+        """
+        with self._database.writing("store a rollout") as connection:
+            stored = journal_rows.save_rollout(connection, record)
+            journal_rows.add_events(connection, events)
+            return stored
+
+    def add_events(self, events: Sequence[Event]) -> list[Event]:
+        """Append events; the same with their ids."""
+        with self._database.writing("store events") as connection:
+            return journal_rows.add_events(connection, events)
+
+    def events(
+        self, *, endpoint: str = "", after: int = 0, limit: int = 1000, newest: bool = False
+    ) -> list[Event]:
+        """Events with an id above `after`, in order; with `newest` the last `limit` of them."""
+        with self._database.reading("read events") as connection:
+            return journal_rows.read_events(
+                connection, endpoint=endpoint, after=after, limit=limit, newest=newest
+            )
+
+    def add_assignments(self, assignments: Sequence[Assignment]) -> None:
+        """Remember who answered; a request id that is known already stays as it is."""
+        with self._database.writing("store assignments") as connection:
+            reward_rows.add_assignments(connection, assignments)
+
+    def add_feedback(self, feedback: Feedback) -> str:
+        """Take a reward: `taken`, `duplicate` or `waiting`.
+
+        Raises:
+            InvalidArgumentError: The reward is no finite number.
+        """
+        with self._database.writing("store feedback") as connection:
+            return reward_rows.add_feedback(connection, feedback)
+
+    def rewards(self, rollout: str) -> list[UnitReward]:
+        """What each unit earned in a rollout, in the order of units."""
+        with self._database.reading("read rewards") as connection:
+            return reward_rows.read_rewards(connection, rollout)
+
+    def forget_before(self, at: float) -> None:
+        """Drop assignments and waiting feedback older than `at`, and what is beyond its bound."""
+        with self._database.writing("forget old entries") as connection:
+            forget(connection, self._bounds, before=at)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._database.close()

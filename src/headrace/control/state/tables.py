@@ -1,0 +1,125 @@
+"""Which tables hold the state? What the newest migration leaves; a test compares the two."""
+
+from typing import Any, Final, TypeAlias
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Row,
+    Table,
+    Text,
+)
+
+AnyRow: TypeAlias = "Row[*tuple[Any, ...]]"
+
+METADATA: Final = MetaData()
+
+# Without its endpoints; their order, and where the spec document names them, stand in lists.
+STATE: Final = Table(
+    "state",
+    METADATA,
+    Column("id", Integer, CheckConstraint("id = 1", name="one_state"), primary_key=True),
+    Column("generation", BigInteger, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("pools", Text, nullable=False),
+    Column("endpoints", Text, nullable=False),
+)
+
+# Append-only; a row without `document` and `pinned` says that the endpoint went.
+GENERATIONS: Final = Table(
+    "generations",
+    METADATA,
+    Column("endpoint", Text, primary_key=True),
+    Column("generation", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("document", Text),
+    Column("pinned", Text),
+)
+
+ENDPOINTS: Final = Table(
+    "endpoints",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("generation", BigInteger, nullable=False),
+    Column("document", Text),
+    Column("pinned", Text, nullable=False),
+    ForeignKeyConstraint(
+        ["name", "generation"],
+        ["generations.endpoint", "generations.generation"],
+        name="in_history",
+    ),
+)
+
+ROLLOUTS: Final = Table(
+    "rollouts",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("serial", BigInteger, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("is_over", Boolean, nullable=False),
+    Column("record", Text, nullable=False),
+    Column("evidence", LargeBinary, nullable=False),
+    Index("rollouts_of_endpoint", "endpoint", "serial"),
+    Index("rollouts_in_order", "serial", unique=True),
+)
+
+EVENTS: Final = Table(
+    "events",
+    METADATA,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("rollout", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("data", Text, nullable=False),
+    Index("events_of_endpoint", "endpoint", "id"),
+)
+
+# Ids are counted here and not by the database: a sequence is not part of its transaction, so a
+# reader that asks for "all after 7" could see 9 before somebody else commits 8, and miss that.
+COUNTERS: Final = Table(
+    "counters",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+# One row for assignment and feedback: whichever comes second meets the first one's row, also while
+# that is not committed yet. In two tables both could miss each other.
+ANSWERS: Final = Table(
+    "answers",
+    METADATA,
+    Column("request_id", Text, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("rollout", Text),
+    Column("arm", Text),
+    Column("unit", Text),
+    Column("reward", Double),
+    Index("answers_by_age", "at"),
+)
+
+UNIT_REWARDS: Final = Table(
+    "unit_rewards",
+    METADATA,
+    Column("rollout", Text, primary_key=True),
+    Column("unit", Text, primary_key=True),
+    Column("arm", Text, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("total", Double, nullable=False),
+)
