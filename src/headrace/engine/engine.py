@@ -104,6 +104,11 @@ class Engine:
         return self._queue.size
 
     @property
+    def max_concurrent_runs(self) -> int:
+        """How many runs may be under way at once."""
+        return self._max_runs
+
+    @property
     def in_flight(self) -> int:
         """Requests in the queue and in runs."""
         return self._queue.size + sum(len(batch.tickets) for batch in self._running.values())

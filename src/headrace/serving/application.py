@@ -1,19 +1,33 @@
 """What a replica answers: all routes of its APIs, and the edge at which every error ends."""
 
 import logging
+from typing import Final
 
 from headrace.core import HeadraceError
 from headrace.engine import Ticket
 from headrace.protocol import encode_error
+from headrace.protocol.protos import INFERENCE_SERVICE
 from headrace.serving.exchange import TEXT, Exchange, send_error
 from headrace.serving.exposition import CONTENT_TYPE, exposition
+from headrace.serving.grpc_api import INFER
 from headrace.serving.grpc_bridge import GrpcBridge, send_grpc_error
+from headrace.serving.internal import InternalApi
+from headrace.serving.observation import Observer
 from headrace.serving.routing import Handler, MethodNotAllowedError, ModelRoutes, Router
 from headrace.serving.state import ReplicaState
 from headrace.serving.v1 import V1Api
 from headrace.serving.v2 import V2Api
 
 _log = logging.getLogger(__name__)
+
+_INFERENCE: Final = frozenset(
+    {
+        (b"POST", b"/infer"),
+        (b"POST", b":predict"),
+        (b"POST", f"/{INFERENCE_SERVICE}/{INFER}".encode()),
+    }
+)
+"""What the APIs call the handlers that a model's outcomes go out by."""
 
 
 class Application:
@@ -29,19 +43,9 @@ class Application:
         v1 = V1Api(state)
         grpc = GrpcBridge(state, has_repository=has_repository)
         self._apis = (v2, v1, grpc)
-        routes = ModelRoutes(
-            name=state.name,
-            version=state.version,
-            handlers=v2.model_handlers(),
-            v1_handlers=v1.model_handlers(),
-        )
-        others: dict[tuple[bytes, bytes], Handler] = {
-            **v2.handlers(),
-            **v1.handlers(),
-            **grpc.handlers(),
-            (b"GET", b"/metrics"): self._metrics,
-        }
-        self._router = Router(routes, others)
+        self._observer = Observer(state)
+        self._internal = InternalApi(state, self._observer, self._observe_or_not)
+        self._router = self._make_router()
 
     def model_loaded(self) -> None:
         """Called once when the state's model is there."""
@@ -69,6 +73,39 @@ class Application:
         """The caller left before its answer."""
         if self._state.served is not None:
             self._state.served.engine.cancel(ticket)
+
+    def _observe_or_not(self) -> None:
+        """Called when the observer was told what to look at."""
+        self._router = self._make_router()
+
+    def _make_router(self) -> Router:
+        """All routes; those of inference are wrapped only while their outcomes are observed."""
+        v2, v1, grpc = self._apis
+        seen = self._observed if self._observer.is_on else dict
+        routes = ModelRoutes(
+            name=self._state.name,
+            version=self._state.version,
+            handlers=seen(v2.model_handlers()),
+            v1_handlers=seen(v1.model_handlers()),
+        )
+        others: dict[tuple[bytes, bytes], Handler] = {
+            **v2.handlers(),
+            **v1.handlers(),
+            **seen(grpc.handlers()),
+            **self._internal.handlers(),
+            (b"GET", b"/metrics"): self._metrics,
+        }
+        return Router(routes, others)
+
+    def _observed(
+        self, handlers: dict[tuple[bytes, bytes], Handler]
+    ) -> dict[tuple[bytes, bytes], Handler]:
+        """`handlers`, those of inference wrapped."""
+        wrap = self._observer.wrap
+        return {
+            key: wrap(handler) if key in _INFERENCE else handler
+            for key, handler in handlers.items()
+        }
 
     def _metrics(self, exchange: Exchange) -> None:
         exchange.send(200, exposition(self._state), content_type=CONTENT_TYPE)

@@ -6,6 +6,7 @@ how long each may take, how many requests may be pipelined.
 """
 
 import asyncio
+import socket
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, cast
@@ -85,6 +86,12 @@ class Connection(asyncio.BufferedProtocol):
         self._direct: memoryview | None = None
         self._body_size = 0
         self._continue_due = False
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the caller came by the Unix socket, which only the system's own parts can."""
+        sock = self._transport.get_extra_info("socket")
+        return sock is not None and sock.family == socket.AF_UNIX
 
     # What asyncio calls
 

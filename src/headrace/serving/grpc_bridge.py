@@ -82,7 +82,7 @@ class GrpcBridge:
         try:
             message = self._codec.encode(response, exchange.request)
         except HeadraceError as error:
-            self.refuse(exchange, error)
+            exchange.wire.refuse(exchange, error)
             return
         exchange.send_ok(GRPC_HEAD, frame(message))
 

@@ -59,7 +59,7 @@ class V1Api:
         try:
             exchange.send_json(self._codec.encode(response))
         except HeadraceError as error:
-            self.refuse(exchange, error)
+            exchange.wire.refuse(exchange, error)
             return
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:

@@ -102,7 +102,7 @@ class V2Api:
         try:
             body, json_length = self._encoder.encode(response, exchange.request)
         except HeadraceError as error:
-            self.refuse(exchange, error)
+            exchange.wire.refuse(exchange, error)
             return
         if isinstance(body, bytes) and b"accept-encoding" not in exchange.headers:
             exchange.send_ok(JSON_HEAD if json_length is None else tensors_head(json_length), body)

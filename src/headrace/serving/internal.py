@@ -1,0 +1,142 @@
+"""What the control plane alone asks a replica, over its Unix socket: report, observe, answers."""
+
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import parse_qs
+
+import msgspec
+
+from headrace.core import InvalidArgumentError, NotFoundError
+from headrace.serving.exchange import Exchange
+from headrace.serving.observation import Observer
+from headrace.serving.report import Observe, ReplicaReport
+from headrace.serving.routing import Handler
+
+if TYPE_CHECKING:
+    from headrace.serving.state import ReplicaState
+
+_PAGE_BYTES: Final = resource.getpagesize()
+_STATM: Final = Path("/proc/self/statm")
+_STATUS: Final = Path("/proc/self/status")
+_PEAK: Final = "VmHWM:"
+_PERCENT: Final = 100
+
+T = TypeVar("T")
+
+
+class InternalApi:
+    """Handlers of `/internal`; `on_change` is called after the observer was told something new."""
+
+    def __init__(
+        self, state: "ReplicaState", observer: Observer, on_change: Callable[[], None]
+    ) -> None:
+        self._state = state
+        self._observer = observer
+        self._on_change = on_change
+
+    def handlers(self) -> dict[tuple[bytes, bytes], Handler]:
+        """By method and path."""
+        handlers: dict[tuple[bytes, bytes], Handler] = {
+            (b"GET", b"/internal/report"): self.report,
+            (b"PUT", b"/internal/observe"): self.observe,
+            (b"GET", b"/internal/answers"): self.answers,
+        }
+        return {key: local_only(handler) for key, handler in handlers.items()}
+
+    def report(self, exchange: Exchange) -> None:
+        """GET /internal/report."""
+        exchange.send_json(msgspec.json.encode(make_report(self._state, self._observer)))
+
+    def observe(self, exchange: Exchange) -> None:
+        """PUT /internal/observe."""
+        wanted = decode_body(exchange, Observe)
+        if not 0 <= wanted.answers_percent <= _PERCENT:
+            msg = f"answers_percent is 0 to 100, got {wanted.answers_percent}"
+            raise InvalidArgumentError(msg)
+        self._observer.observe(wanted)
+        self._on_change()
+        exchange.send_json(msgspec.json.encode(wanted))
+
+    def answers(self, exchange: Exchange) -> None:
+        """GET /internal/answers?after=CURSOR."""
+        after = parse_qs(exchange.query.decode("latin-1")).get("after", ["0"])[-1]
+        if not after.isascii() or not after.isdigit() or len(after) > 18:  # noqa: PLR2004  # below 2^63
+            msg = f"after is a cursor that was given before, got {after[:50]!r}"
+            raise InvalidArgumentError(msg)
+        exchange.send_json(msgspec.json.encode(self._observer.answers(int(after))))
+
+
+def make_report(state: "ReplicaState", observer: Observer) -> ReplicaReport:
+    """The counters of `state`, its process's memory and processor time, what `observer` saw.
+
+    Called on the event loop's thread, whose time it tells.
+    """
+    engine = state.served.engine if state.served else None
+    in_flight = engine.in_flight if engine else 0
+    statistics, phases = state.statistics, state.phases
+    answered, failed = statistics.success.count, statistics.fail.count
+    return ReplicaReport(
+        replica=state.settings.replica,
+        model=state.name,
+        version=state.version,
+        at=time.monotonic(),
+        ready=state.is_ready,
+        in_flight=in_flight,
+        queued=engine.waiting if engine else 0,
+        received=answered + failed + in_flight,
+        answered=answered,
+        failed=failed,
+        queue_wait_s=phases.queue_wait.sum,
+        bounds_s=list(phases.request.bounds),
+        queue_wait=phases.queue_wait.counts,
+        request=phases.request.counts,
+        cpu_s=time.process_time(),
+        request_s=statistics.success.ns / 1e9,
+        run_s=statistics.compute_infer.ns / 1e9,
+        busy_s=sum(batch.compute_infer.ns for batch in statistics.batches.values()) / 1e9,
+        loop_s=time.thread_time(),
+        rss_bytes=resident_bytes(),
+        peak_rss_bytes=_peak_bytes(),
+        intra_op_threads=state.settings.intra_op_threads or 1,
+        max_concurrent_runs=engine.max_concurrent_runs if engine else 0,
+        predictions=observer.predictions(),
+        observing=observer.asked,
+    )
+
+
+def local_only(handler: Handler) -> Handler:
+    """`handler` for callers on the Unix socket; for others there is no such path."""
+
+    def handle(exchange: Exchange) -> None:
+        if not exchange.connection.is_local:
+            raise NotFoundError("Not Found")
+        handler(exchange)
+
+    return handle
+
+
+def decode_body(exchange: Exchange, kind: type[T]) -> T:
+    """The body as a message.
+
+    Raises:
+        InvalidArgumentError: It is something else; the text names the place.
+    """
+    try:
+        return msgspec.json.decode(exchange.body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise InvalidArgumentError(str(error)) from error
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process."""
+    return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
+
+
+def _peak_bytes() -> int:
+    """The most that was ever resident; `getrusage` would count the parent's before the start."""
+    text = _STATUS.read_text()
+    start = text.find(_PEAK)
+    return int(text[start + len(_PEAK) :].split(maxsplit=1)[0]) * 1024 if start >= 0 else 0

@@ -1,0 +1,10 @@
+"""Replicas without sockets, in virtual time."""
+
+import pytest
+
+from headrace.testing import VirtualTimeLoop
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    return ("asyncio", {"loop_factory": VirtualTimeLoop})
