@@ -1,0 +1,30 @@
+"""What does a canary do? It gives the new version a share that grows from step to step."""
+
+from headrace.core.rollout_settings import CanarySettings, CanaryStep
+from headrace.rollout.stages import Plan, Stage
+from headrace.rollout.state import Traffic
+
+
+def canary_plan(settings: CanarySettings) -> Plan:
+    """One stage per step; weights never go down, as the spec makes sure. No steps: all at once.
+
+    The candidate gets the part of its replicas that its share of the requests needs. With
+    `baseline` fresh copies of the old version get the same share, so that both arms are equally
+    cold and equally loaded.
+    """
+    steps = settings.steps or (CanaryStep(weight=50 if settings.baseline else 100),)
+    stages = (
+        _stage(settings, step, f"step {number} of {len(steps)} ({step.weight} % of the requests)")
+        for number, step in enumerate(steps, start=1)
+    )
+    return Plan(stages=tuple(stages), max_duration_s=settings.max_duration_s)
+
+
+def _stage(settings: CanarySettings, step: CanaryStep, name: str) -> Stage:
+    traffic = Traffic(
+        candidate=step.weight,
+        baseline=step.weight if settings.baseline else 0,
+        candidate_scale=step.weight / 100,
+        has_baseline=settings.baseline,
+    )
+    return Stage(name=name, traffic=traffic, pause_s=step.pause_s, until=step.until)

@@ -1,0 +1,204 @@
+"""Where does a rollout go from here? Facts and people's words move it; nothing here waits.
+
+Times are wall clock, for a rollout outlives processes. A clock that is set back lengthens what is
+being waited for; one that jumps ahead shortens it, but no stage is passed before its traffic was in
+force, nor one that waits for a verdict without it.
+"""
+
+from msgspec.structs import replace
+
+from headrace.core.rollout_settings import RolloutSettings
+from headrace.rollout.commands import command, possible, supersede
+from headrace.rollout.moves import (
+    because,
+    is_published,
+    kept,
+    passed,
+    paused,
+    promoted,
+    published,
+    taking_over,
+    withdrawn,
+)
+from headrace.rollout.outcomes import Outcome
+from headrace.rollout.stages import Plan, Stage
+from headrace.rollout.state import Facts, Phase, PromotedBy, RolloutState
+from headrace.rollout.strategies import plan_of
+
+__all__ = ["advance", "begin", "command", "due_at", "possible", "supersede"]
+
+
+def begin(settings: RolloutSettings, *, now: float) -> RolloutState:
+    """A rollout that starts: the candidate's replicas are asked for, and get no request yet.
+
+    Args:
+        now: Seconds since 1970.
+    """
+    return RolloutState(
+        settings=settings,
+        phase=Phase.PREPARING,
+        began=now,
+        since=now,
+        reason="the new version's replicas are being started",
+        traffic=plan_of(settings).start,
+    )
+
+
+def advance(state: RolloutState, facts: Facts) -> RolloutState:
+    """The state after `facts`: the same if they change nothing, however often they are told.
+
+    One call may pass several moments, but changes traffic at most once: facts are about the traffic
+    that they were read under, so those of the moment in which it changed do not count for the new.
+    """
+    if state.phase.is_over:
+        return state
+    plan = plan_of(state.settings)
+    state = _noted(state, plan, facts)
+    danger = _danger(state, facts)
+    if danger:
+        return withdrawn(state, now=facts.now, reason=danger)
+    while (moved := _moved(state, plan, facts)) is not state:
+        state = moved
+    return _timed_out(state, plan, now=facts.now)
+
+
+def due_at(state: RolloutState) -> float | None:
+    """Seconds since 1970 at which time alone makes `advance` act; None if only facts can."""
+    if state.phase.is_over or state.phase is Phase.PAUSED:
+        return None
+    plan = plan_of(state.settings)
+    if state.phase is Phase.KEEPING:
+        return _kept_until(state, plan)
+    due = [_times_out_at(state, plan)]
+    if not is_published(state, plan):
+        due.append(_ready_by(state))
+    elif state.step_since is not None and state.promoted_by is None:
+        stage = plan.stages[state.step]
+        due.append(None if stage.until == "verdict" else state.step_since + stage.pause_s)
+    return min((time for time in due if time is not None), default=None)
+
+
+def _noted(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
+    """The newest verdict, and since when the step's weight is in force."""
+    state = replace(state, verdict=facts.verdict or state.verdict)
+    is_new = state.step_since is None and is_published(state, plan)
+    if not is_new or not facts.in_force or facts.now == state.aimed_at:
+        return state
+    gets_requests = state.traffic.candidate > 0 or state.traffic.mirror_percent > 0
+    counted_since = facts.now if gets_requests and state.counted_since is None else None
+    return replace(state, step_since=facts.now, counted_since=counted_since or state.counted_since)
+
+
+def _danger(state: RolloutState, facts: Facts) -> str:
+    """Why the candidate must get no more requests; empty if nothing says so."""
+    if facts.candidate_failed:
+        return f"the new version cannot become ready: {facts.candidate_failed}"
+    verdict = facts.verdict
+    if verdict is None or verdict.outcome is not Outcome.ROLL_BACK:
+        return ""
+    return "" if state.promoted_by is PromotedBy.HAND else because(verdict, Outcome.ROLL_BACK)
+
+
+def _moved(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
+    """One move further; the same if nothing is due."""
+    now = facts.now
+    match state.phase:
+        case Phase.PREPARING | Phase.PROGRESSING if not is_published(state, plan):
+            return _readied(state, plan, facts)
+        case Phase.PROGRESSING if state.step_since is not None:
+            if state.promoted_by is None:
+                return _held(state, plan, facts)
+            if plan.keep_s is not None:
+                return kept(state, plan.keep_s, now=now)
+            return promoted(state, now=now, reason=state.reason)
+        case Phase.KEEPING if now >= _kept_until(state, plan):
+            reason = f"the old version was not needed for {plan.keep_s:g} s after the switch"
+            return promoted(state, now=now, reason=reason)
+        case _:
+            return state
+
+
+def _readied(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
+    """The step's weight is published once its replicas are ready."""
+    if facts.candidate_ready and facts.now != state.aimed_at:
+        return published(state, plan, now=facts.now)
+    if facts.now < _ready_by(state):
+        return state
+    timeout_s = state.settings.ready_timeout_s
+    reason = f"the new version's replicas were not ready within {timeout_s:g} s"
+    return withdrawn(state, now=facts.now, reason=reason)
+
+
+def _held(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
+    """The next step once this one was held for long enough, and what it waits for has come."""
+    stage = plan.stages[state.step]
+    assert state.step_since is not None, "only a step in force is held"
+    if facts.now < state.step_since + stage.pause_s:
+        return state
+    match stage.until:
+        case None:
+            return passed(state, plan, now=facts.now, reason=f"{stage.name} is done")
+        case "approval":
+            reason = f"{stage.name} waits for approval: resume goes on, promote skips the rest"
+            return paused(state, now=facts.now, reason=reason, awaits_approval=True)
+        case "verdict":
+            return _judged(state, plan, stage, facts)
+
+
+def _judged(state: RolloutState, plan: Plan, stage: Stage, facts: Facts) -> RolloutState:
+    verdict = facts.verdict
+    # What was counted by the moment at which the weight came into force is not this step's.
+    is_counted = facts.now != state.step_since
+    has_samples = facts.step_samples >= state.settings.min_samples
+    if verdict is None or verdict.outcome is not Outcome.PROMOTE:
+        return state
+    if not is_counted or not has_samples:
+        return state
+    reason = f"{stage.name} passed: {because(verdict, Outcome.PROMOTE)}"
+    return passed(state, plan, now=facts.now, reason=reason)
+
+
+def _timed_out(state: RolloutState, plan: Plan, *, now: float) -> RolloutState:
+    """What `on_timeout` says, where the time for a decision is over without one."""
+    times_out_at = _times_out_at(state, plan)
+    if times_out_at is None or now < times_out_at:
+        return state
+    reason = _not_enough(state)
+    if plan.only_reports:
+        return withdrawn(state, now=now, reason=reason, phase=Phase.REPORTED)
+    match state.settings.on_timeout:
+        case "rollback":
+            return withdrawn(state, now=now, reason=reason)
+        case "pause":
+            return paused(state, now=now, reason=reason)
+        case "promote":
+            reason = f"{reason}; promoted, as on_timeout says"
+            return taking_over(state, plan, PromotedBy.TIME, now=now, reason=reason)
+
+
+def _not_enough(state: RolloutState) -> str:
+    within = f"not enough evidence within {state.settings.max_duration_s:g} s"
+    if state.verdict is None:
+        return f"{within}: nothing was counted"
+    if state.verdict.outcome is Outcome.WAIT:
+        return f"{within}: {because(state.verdict, Outcome.WAIT)}"
+    return f"{within}: fewer than {state.settings.min_samples} requests per version in this step"
+
+
+def _times_out_at(state: RolloutState, plan: Plan) -> float | None:
+    """When the time for a decision is over; None while it does not count."""
+    is_counting = state.phase is Phase.PROGRESSING and state.promoted_by is None
+    if not is_counting or state.counted_since is None or plan.max_duration_s is None:
+        return None
+    return state.counted_since + plan.max_duration_s
+
+
+def _ready_by(state: RolloutState) -> float:
+    asked_at = state.began if state.aimed_at is None else state.aimed_at
+    return asked_at + state.settings.ready_timeout_s
+
+
+def _kept_until(state: RolloutState, plan: Plan) -> float:
+    assert state.step_since is not None, "the switch is in force"
+    assert plan.keep_s is not None, "only a plan that keeps the old version gets here"
+    return state.step_since + plan.keep_s

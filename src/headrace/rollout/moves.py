@@ -1,0 +1,119 @@
+"""Which single moves can a rollout make? Each returns the state after it, and asks no questions.
+
+Traffic changes in two moves: first the candidate gets the replicas that the next stage needs, while
+the weights stay; when they are ready, it gets the weight.
+"""
+
+from msgspec.structs import replace
+
+from headrace.rollout.outcomes import Outcome, Verdict
+from headrace.rollout.stages import HELD_BACK, Plan
+from headrace.rollout.state import Phase, PromotedBy, RolloutState, Traffic
+
+
+def is_preparing(state: RolloutState) -> bool:
+    """Whether the candidate was never ready, paused or not."""
+    return Phase.PREPARING in {state.phase, state.resumes_at_phase}
+
+
+def is_published(state: RolloutState, plan: Plan) -> bool:
+    """Whether `traffic` is what the step aims at, and not only the replicas for it."""
+    return not is_preparing(state) and state.traffic == plan.traffic(state.step)
+
+
+def aimed(state: RolloutState, plan: Plan, step: int, *, now: float) -> RolloutState:
+    """The replicas of `step` are asked for; the weights stay."""
+    scale = max(state.traffic.candidate_scale, plan.traffic(step).candidate_scale)
+    return replace(
+        state,
+        step=step,
+        step_since=None,
+        traffic=replace(state.traffic, candidate_scale=scale),
+        aimed_at=now,
+    )
+
+
+def published(state: RolloutState, plan: Plan, *, now: float) -> RolloutState:
+    """The weights of the step are asked for; its replicas are ready."""
+    is_stage = state.step < len(plan.stages)
+    return replace(
+        entered(
+            state,
+            Phase.PROGRESSING,
+            reason=plan.stages[state.step].name if is_stage else state.reason,
+            now=now,
+        ),
+        traffic=plan.traffic(state.step),
+        aimed_at=now,
+    )
+
+
+def passed(state: RolloutState, plan: Plan, *, now: float, reason: str) -> RolloutState:
+    """The present stage is done: the next one, or what follows the last."""
+    following = state.step + 1
+    if following < len(plan.stages):
+        name = plan.stages[following].name
+        scaling = entered(
+            state, Phase.PROGRESSING, reason=f"{reason}; getting replicas ready for {name}", now=now
+        )
+        return aimed(scaling, plan, following, now=now)
+    if plan.only_reports:
+        return replace(entered(state, Phase.REPORTED, reason=reason, now=now), traffic=HELD_BACK)
+    return taking_over(state, plan, PromotedBy.PLAN, now=now, reason=reason)
+
+
+def taking_over(
+    state: RolloutState, plan: Plan, by: PromotedBy, *, now: float, reason: str
+) -> RolloutState:
+    """The candidate is to get all requests as soon as its replicas are ready."""
+    decided = replace(entered(state, Phase.PROGRESSING, reason=reason, now=now), promoted_by=by)
+    return aimed(decided, plan, len(plan.stages), now=now)
+
+
+def kept(state: RolloutState, keep_s: float, *, now: float) -> RolloutState:
+    """The candidate has all requests; the old version is kept, and the metrics are watched."""
+    reason = f"{state.reason}; the old version is kept for {keep_s:g} s"
+    return replace(entered(state, Phase.KEEPING, reason=reason, now=now), promoted_by=None)
+
+
+def promoted(state: RolloutState, *, now: float, reason: str) -> RolloutState:
+    """The candidate has all requests, and the old version is not needed any more."""
+    traffic = Traffic(candidate=100, has_stable=False)
+    return replace(entered(state, Phase.PROMOTED, reason=reason, now=now), traffic=traffic)
+
+
+def paused(
+    state: RolloutState, *, now: float, reason: str, awaits_approval: bool = False
+) -> RolloutState:
+    """Traffic stays as it is, and time does not count, until somebody resumes."""
+    before = state.phase
+    return replace(
+        entered(state, Phase.PAUSED, reason=reason, now=now),
+        resumes_at_phase=before,
+        awaits_approval=awaits_approval,
+    )
+
+
+def withdrawn(
+    state: RolloutState, *, now: float, reason: str, phase: Phase = Phase.ROLLED_BACK
+) -> RolloutState:
+    """The old version has all requests again; its replicas were kept for this."""
+    return replace(entered(state, phase, reason=reason, now=now), traffic=HELD_BACK)
+
+
+def entered(state: RolloutState, phase: Phase, *, reason: str, now: float) -> RolloutState:
+    """In `phase`, and not paused unless `paused` says so."""
+    return replace(
+        state,
+        phase=phase,
+        since=state.since if phase is state.phase else now,
+        reason=reason,
+        resumes_at_phase=None,
+        awaits_approval=False,
+    )
+
+
+def because(verdict: Verdict, outcome: Outcome) -> str:
+    """Each metric that turned out as `outcome`, and why."""
+    found = [f"{m.metric}: {m.reason}" for m in verdict.metrics if m.outcome is outcome]
+    return "; ".join(found) or verdict.explanation

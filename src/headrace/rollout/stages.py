@@ -1,0 +1,55 @@
+"""What is a rollout made of? Stages in order, each with its traffic, and what follows the last."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from headrace.core.rollout_settings import Until
+from headrace.rollout.state import Traffic
+
+HELD_BACK: Final = Traffic(candidate_scale=0.0)
+"""The old version alone, as before the rollout."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Traffic that is held for `pause_s` seconds, and until what `until` names has come.
+
+    `name` says it to people.
+    """
+
+    name: str
+    traffic: Traffic
+    pause_s: float = 0.0
+    until: Until | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a rollout does unless something stops it.
+
+    `keep_s`: how long the old version is kept after the candidate took over; None for not at all.
+    `max_duration_s`: how long the stages may take together; None where nothing has to be proved.
+    `only_reports`: whether the last stage is followed by a report instead of by the candidate.
+    """
+
+    stages: tuple[Stage, ...]
+    keep_s: float | None = None
+    max_duration_s: float | None = None
+    only_reports: bool = False
+
+    def traffic(self, step: int) -> Traffic:
+        """What `step` aims at; the step after the last stage has the candidate take over."""
+        if step < len(self.stages):
+            return self.stages[step].traffic
+        return Traffic(candidate=100, has_baseline=self._has_baseline)
+
+    @property
+    def start(self) -> Traffic:
+        """No request for the candidate, and as many replicas as its first stage needs."""
+        return Traffic(
+            candidate_scale=self.traffic(0).candidate_scale, has_baseline=self._has_baseline
+        )
+
+    @property
+    def _has_baseline(self) -> bool:
+        return any(stage.traffic.has_baseline for stage in self.stages)

@@ -1,0 +1,73 @@
+"""A rollout in a healthy system, played look by look in virtual time."""
+
+from dataclasses import dataclass
+
+from headrace.core.rollout_settings import RolloutSettings
+from headrace.rollout import machine
+from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
+from headrace.rollout.state import Facts, RolloutState, Verb
+
+BEGAN = 1_000_000.0
+
+
+def verdict_of(outcome: Outcome, reason: str = "as measured") -> Verdict:
+    metric = MetricVerdict(metric="errors", outcome=outcome, reason=reason)
+    return Verdict(outcome=outcome, at=BEGAN, metrics=(metric,), explanation=reason)
+
+
+GOOD = verdict_of(Outcome.PROMOTE, "no more errors than tolerated")
+BAD = verdict_of(Outcome.ROLL_BACK, "5 % fail, 0 % before")
+UNSURE = verdict_of(Outcome.WAIT, "40 requests do not tell")
+
+
+@dataclass(slots=True)
+class Driven:
+    """`look` is what the driver does every second; replicas and gateway obey at once."""
+
+    state: RolloutState
+    now: float = BEGAN
+
+    @classmethod
+    def of(cls, settings: RolloutSettings) -> "Driven":
+        return cls(machine.begin(settings, now=BEGAN))
+
+    def look(
+        self,
+        *,
+        after: float = 1.0,
+        ready: bool = True,
+        in_force: bool = True,
+        failed: str = "",
+        verdict: Verdict | None = None,
+        samples: int = 1_000_000,
+    ) -> RolloutState:
+        self.now += after
+        facts = Facts(
+            now=self.now,
+            candidate_ready=ready,
+            candidate_failed=failed,
+            in_force=in_force,
+            verdict=verdict,
+            step_samples=samples,
+        )
+        self.state = machine.advance(self.state, facts)
+        return self.state
+
+    def looks(self, count: int, *, verdict: Verdict | None = None) -> RolloutState:
+        for _ in range(count):
+            self.look(verdict=verdict)
+        return self.state
+
+    def tell(self, verb: Verb, reason: str = "") -> RolloutState:
+        self.now += 0.25
+        self.state = machine.command(self.state, verb, now=self.now, reason=reason)
+        return self.state
+
+    def weights(self, looks: int, *, verdict: Verdict | None = None) -> list[int]:
+        """The candidate's weights that these looks see, each once."""
+        seen = [self.state.traffic.candidate]
+        for _ in range(looks):
+            weight = self.look(verdict=verdict).traffic.candidate
+            if weight != seen[-1]:
+                seen.append(weight)
+        return seen

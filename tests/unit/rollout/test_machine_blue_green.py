@@ -1,0 +1,157 @@
+"""Blue-green: a preview at full size, one switch, a way back; and shadows, which never switch."""
+
+import pytest
+
+from headrace.core.rollout_settings import BlueGreenSettings, ShadowSettings
+from headrace.rollout import machine
+from headrace.rollout.outcomes import Verdict
+from headrace.rollout.state import Phase, PromotedBy, Traffic, Verb
+from tests.unit.rollout.driving import BAD, GOOD, UNSURE, Driven
+
+
+def test_the_preview_is_at_full_size_and_gets_no_request() -> None:
+    switch = Driven.of(BlueGreenSettings(preview_s=60.0))
+    assert switch.look(ready=False).phase is Phase.PREPARING
+
+    preview = switch.look()
+    assert preview.phase is Phase.PROGRESSING
+    assert preview.traffic == Traffic(candidate=0, candidate_scale=1.0)
+    switch.look()
+    assert machine.due_at(switch.state) == switch.now + 60.0
+    assert switch.look(after=59.0).traffic.candidate == 0
+
+
+def test_all_requests_switch_at_once_and_the_old_version_is_kept() -> None:
+    switch = Driven.of(BlueGreenSettings(keep_s=600.0))
+
+    assert switch.weights(5) == [0, 100]
+    assert switch.state.phase is Phase.KEEPING
+    assert switch.state.traffic == Traffic(candidate=100, has_stable=True)
+    assert switch.state.step_since is not None
+    assert machine.due_at(switch.state) == switch.state.step_since + 600.0
+
+
+def test_the_old_version_goes_when_it_was_not_needed_for_long_enough() -> None:
+    switch = Driven.of(BlueGreenSettings(keep_s=600.0))
+    switch.looks(5)
+    left_s = (machine.due_at(switch.state) or 0.0) - switch.now
+
+    assert switch.look(after=left_s - 0.5, verdict=UNSURE).phase is Phase.KEEPING
+    done = switch.look(after=0.5, verdict=UNSURE)
+    assert done.phase is Phase.PROMOTED
+    assert not done.traffic.has_stable
+
+
+def test_keeping_for_no_time_promotes_with_the_switch() -> None:
+    switch = Driven.of(BlueGreenSettings(keep_s=0.0))
+
+    assert switch.looks(5).phase is Phase.PROMOTED
+
+
+@pytest.mark.parametrize("verdict", [BAD, None])
+def test_a_threshold_or_a_person_switches_back_in_one_look(verdict: Verdict | None) -> None:
+    switch = Driven.of(BlueGreenSettings())
+    switch.looks(5)
+
+    back = switch.look(verdict=verdict) if verdict else switch.tell(Verb.ROLLBACK, "slow pages")
+    assert back.phase is Phase.ROLLED_BACK
+    assert back.traffic == Traffic(candidate=0, candidate_scale=0.0, has_stable=True)
+
+
+def test_a_version_that_dies_after_the_switch_is_switched_back() -> None:
+    switch = Driven.of(BlueGreenSettings())
+    switch.looks(5)
+
+    assert switch.look(failed="out of memory").phase is Phase.ROLLED_BACK
+
+
+def test_metrics_are_watched_after_a_switch_by_hand() -> None:
+    switch = Driven.of(BlueGreenSettings(approval=True))
+    switch.looks(3)
+    assert switch.state.phase is Phase.PAUSED
+
+    switch.tell(Verb.PROMOTE)
+    assert switch.looks(2).phase is Phase.KEEPING
+    assert switch.look(verdict=BAD).phase is Phase.ROLLED_BACK
+
+
+def test_an_approved_preview_is_switched() -> None:
+    switch = Driven.of(BlueGreenSettings(approval=True))
+    switch.looks(3)
+
+    assert switch.tell(Verb.RESUME, "looks fine").promoted_by is PromotedBy.PLAN
+    assert switch.weights(3) == [0, 100]
+
+
+def test_promoting_after_the_switch_drops_the_old_version() -> None:
+    switch = Driven.of(BlueGreenSettings())
+    switch.looks(5)
+
+    done = switch.tell(Verb.PROMOTE)
+    assert done.phase is Phase.PROMOTED
+    assert not done.traffic.has_stable
+
+
+def test_a_paused_keeping_holds_the_old_version_beyond_its_time() -> None:
+    switch = Driven.of(BlueGreenSettings(keep_s=10.0))
+    switch.looks(4)
+    switch.tell(Verb.PAUSE)
+    assert switch.look(after=1e6).traffic.has_stable
+
+    switch.tell(Verb.RESUME)
+    assert switch.look().phase is Phase.PROMOTED
+
+
+def test_a_long_keep_is_not_cut_by_the_time_for_a_decision() -> None:
+    switch = Driven.of(BlueGreenSettings(keep_s=7200.0, max_duration_s=60.0))
+    switch.looks(5)
+
+    assert switch.look(after=7000.0).phase is Phase.KEEPING
+    assert switch.look(after=200.0).phase is Phase.PROMOTED
+
+
+def test_a_shadow_gets_copies_only_and_ends_with_a_report() -> None:
+    shadow = Driven.of(ShadowSettings(mirror_percent=30))
+    watching = shadow.looks(5, verdict=UNSURE)
+    assert watching.traffic == Traffic(candidate=0, mirror_percent=30, candidate_scale=0.3)
+
+    done = shadow.look(verdict=GOOD)
+    assert done.phase is Phase.REPORTED
+    assert done.traffic == Traffic(candidate=0, candidate_scale=0.0)
+    assert "no more errors than tolerated" in done.reason
+
+
+def test_a_shadow_that_may_promote_does() -> None:
+    shadow = Driven.of(ShadowSettings(promotes=True))
+
+    assert shadow.weights(10, verdict=GOOD) == [0, 100]
+    assert shadow.state.phase is Phase.PROMOTED
+    assert shadow.state.traffic.mirror_percent == 0
+
+
+def test_a_shadow_that_disagrees_is_rolled_back() -> None:
+    shadow = Driven.of(ShadowSettings())
+    shadow.looks(5, verdict=UNSURE)
+
+    assert shadow.look(verdict=BAD).phase is Phase.ROLLED_BACK
+
+
+@pytest.mark.parametrize(
+    ("promotes", "phase"), [(False, Phase.REPORTED), (True, Phase.ROLLED_BACK)]
+)
+def test_a_shadow_without_a_verdict_in_time(promotes: bool, phase: Phase) -> None:  # noqa: FBT001  # parametrized
+    shadow = Driven.of(ShadowSettings(promotes=promotes))
+    shadow.looks(2)
+
+    over = shadow.look(after=3600.0, verdict=UNSURE)
+    assert over.phase is phase
+    assert over.reason.startswith("not enough evidence within 3600 s")
+
+
+def test_a_shadow_may_be_promoted_by_hand() -> None:
+    shadow = Driven.of(ShadowSettings())
+    shadow.looks(3)
+    shadow.tell(Verb.PROMOTE)
+
+    assert shadow.weights(5) == [0, 100]
+    assert shadow.state.phase is Phase.PROMOTED

@@ -1,0 +1,264 @@
+"""A canary's life, and an A/B test's, which is a canary of one step."""
+
+import pytest
+
+from headrace.core.rollout_settings import AbSettings, CanarySettings, CanaryStep
+from headrace.rollout import machine
+from headrace.rollout.outcomes import Verdict
+from headrace.rollout.state import Facts, Phase, PromotedBy, Traffic, Verb
+from tests.unit.rollout.driving import BAD, BEGAN, GOOD, UNSURE, Driven
+
+JUDGED = CanarySettings(
+    steps=(CanaryStep(weight=10, until="verdict"), CanaryStep(weight=50, until="verdict"))
+)
+
+
+def test_the_first_step_waits_for_the_new_versions_replicas() -> None:
+    canary = Driven.of(JUDGED)
+
+    waiting = canary.look(ready=False)
+    assert waiting.phase is Phase.PREPARING
+    assert waiting.traffic == Traffic(candidate=0, candidate_scale=0.1)
+
+    started = canary.look()
+    assert started.phase is Phase.PROGRESSING
+    assert started.traffic.candidate == 10
+    assert started.reason == "step 1 of 2 (10 % of the requests)"
+
+
+def test_a_good_version_goes_through_all_steps_and_takes_over() -> None:
+    canary = Driven.of(JUDGED)
+
+    assert canary.weights(20, verdict=GOOD) == [0, 10, 50, 100]
+    assert canary.state.phase is Phase.PROMOTED
+    assert canary.state.promoted_by is PromotedBy.PLAN
+    assert canary.state.traffic == Traffic(candidate=100, has_stable=False)
+    assert "no more errors than tolerated" in canary.state.reason
+
+
+def test_the_old_version_is_kept_until_the_last_weight_is_in_force() -> None:
+    canary = Driven.of(JUDGED)
+    while canary.state.traffic.candidate < 100:
+        assert canary.look(verdict=GOOD).traffic.has_stable
+
+    waiting = canary.look(verdict=GOOD, in_force=False)
+    assert waiting.phase is Phase.PROGRESSING
+    assert waiting.traffic.has_stable
+
+    assert not canary.look().traffic.has_stable
+
+
+def test_replicas_grow_before_the_weight_does() -> None:
+    canary = Driven.of(JUDGED)
+    canary.looks(2)
+    grown = canary.look(verdict=GOOD)
+
+    assert (grown.step, grown.traffic.candidate, grown.traffic.candidate_scale) == (1, 10, 0.5)
+    assert canary.look(ready=False).traffic.candidate == 10
+    assert canary.look().traffic.candidate == 50
+
+
+def test_a_step_needs_samples_of_its_own() -> None:
+    canary = Driven.of(JUDGED)
+    canary.looks(2)
+
+    assert canary.look(verdict=GOOD, samples=199).step == 0
+    assert canary.look(verdict=GOOD, samples=200).step == 1
+
+
+def test_samples_read_when_a_weight_came_into_force_are_not_the_steps() -> None:
+    canary = Driven.of(JUDGED)
+    canary.look()
+
+    in_force = canary.look(verdict=GOOD)
+    assert (in_force.step, in_force.step_since) == (0, canary.now)
+    assert canary.look(verdict=GOOD).step == 1
+
+
+def test_a_pause_begins_when_the_weight_is_in_force() -> None:
+    canary = Driven.of(CanarySettings(steps=(CanaryStep(weight=10, pause_s=60.0),)))
+    canary.look()
+    canary.look(after=300.0, in_force=False)
+    assert machine.due_at(canary.state) is None
+
+    canary.look()
+    assert machine.due_at(canary.state) == canary.now + 60.0
+    assert canary.look(after=59.0).step == 0
+    assert canary.look(after=1.0).step == 1
+
+
+def test_a_step_with_nothing_to_wait_for_ends_as_soon_as_it_is_in_force() -> None:
+    canary = Driven.of(CanarySettings(steps=(CanaryStep(weight=10), CanaryStep(weight=20))))
+
+    assert canary.weights(20) == [0, 10, 20, 100]
+
+
+def test_two_steps_of_one_weight_are_held_one_after_the_other() -> None:
+    twice = (CanaryStep(weight=10, pause_s=30.0), CanaryStep(weight=10, pause_s=30.0))
+    canary = Driven.of(CanarySettings(steps=twice))
+    canary.looks(2)
+
+    canary.look(after=30.0)
+    assert canary.look().step == 1
+    assert canary.look(after=29.0).step == 1
+    assert canary.look(after=1.0).step == 2
+
+
+def test_no_steps_mean_all_at_once() -> None:
+    canary = Driven.of(CanarySettings(steps=()))
+
+    assert canary.state.traffic.candidate_scale == 1.0
+    assert canary.weights(5) == [0, 100]
+    assert canary.state.phase is Phase.PROMOTED
+
+
+def test_a_bad_verdict_gives_everything_back_at_any_step() -> None:
+    canary = Driven.of(JUDGED)
+    canary.looks(5, verdict=GOOD)
+    assert canary.state.traffic.candidate == 50
+
+    back = canary.look(verdict=BAD)
+    assert back.phase is Phase.ROLLED_BACK
+    assert back.traffic == Traffic(candidate=0, candidate_scale=0.0, has_stable=True)
+    assert back.reason == "errors: 5 % fail, 0 % before"
+    assert back.verdict == BAD
+
+
+def test_a_bad_verdict_wins_while_replicas_for_the_promotion_start() -> None:
+    canary = Driven.of(CanarySettings(steps=(CanaryStep(weight=10),)))
+    canary.looks(2)
+    assert canary.state.promoted_by is PromotedBy.PLAN
+
+    assert canary.look(verdict=BAD).phase is Phase.ROLLED_BACK
+
+
+def test_a_version_that_cannot_be_loaded_never_gets_a_request() -> None:
+    canary = Driven.of(JUDGED)
+
+    back = canary.look(ready=False, failed="no such operator: Foo")
+    assert back.phase is Phase.ROLLED_BACK
+    assert back.reason == "the new version cannot become ready: no such operator: Foo"
+
+
+@pytest.mark.parametrize("looks", [0, 3])
+def test_replicas_that_are_not_ready_in_time_end_the_rollout(looks: int) -> None:
+    canary = Driven.of(JUDGED)
+    canary.looks(looks, verdict=GOOD)
+    assert machine.due_at(canary.state) == canary.now + 600.0
+
+    assert not canary.look(after=599.9, ready=False).phase.is_over
+    back = canary.look(after=0.1, ready=False)
+    assert back.phase is Phase.ROLLED_BACK
+    assert back.reason == "the new version's replicas were not ready within 600 s"
+
+
+def test_a_baseline_of_equal_size_goes_along_until_the_promotion() -> None:
+    steps = (CanaryStep(weight=10, until="verdict"), CanaryStep(weight=50, until="verdict"))
+    canary = Driven.of(CanarySettings(steps=steps, baseline=True))
+    seen = []
+    while not canary.state.phase.is_over:
+        traffic = canary.look(verdict=GOOD).traffic
+        seen.append((traffic.candidate, traffic.baseline, traffic.stable, traffic.has_baseline))
+
+    assert list(dict.fromkeys(seen)) == [
+        (10, 10, 80, True),
+        (50, 50, 0, True),
+        (100, 0, 0, True),
+        (100, 0, 0, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "samples", "missing"),
+    [
+        (None, 0, "nothing was counted"),
+        (UNSURE, 1000, "errors: 40 requests do not tell"),
+        (GOOD, 10, "fewer than 200 requests per version in this step"),
+    ],
+)
+def test_without_a_decision_in_time_it_is_rolled_back(
+    verdict: Verdict | None, samples: int, missing: str
+) -> None:
+    canary = Driven.of(JUDGED)
+    canary.looks(2)
+    assert machine.due_at(canary.state) == canary.now + 3600.0
+
+    assert not canary.look(after=3599.0, verdict=verdict, samples=samples).phase.is_over
+    back = canary.look(verdict=verdict, samples=samples)
+    assert back.phase is Phase.ROLLED_BACK
+    assert back.reason == f"not enough evidence within 3600 s: {missing}"
+
+
+def test_without_a_decision_in_time_it_is_promoted_if_its_owner_says_so() -> None:
+    canary = Driven.of(CanarySettings(steps=JUDGED.steps, on_timeout="promote"))
+    canary.looks(2)
+    canary.look(after=3600.0, verdict=UNSURE)
+    assert canary.state.promoted_by is PromotedBy.TIME
+
+    assert canary.weights(5) == [10, 100]
+    assert "promoted, as on_timeout says" in canary.state.reason
+
+
+def test_a_pause_by_time_keeps_the_traffic_and_can_be_resumed_for_as_long_again() -> None:
+    canary = Driven.of(CanarySettings(steps=JUDGED.steps, on_timeout="pause"))
+    canary.looks(2)
+    stopped = canary.look(after=3600.0)
+    assert (stopped.phase, stopped.traffic.candidate) == (Phase.PAUSED, 10)
+
+    canary.look(after=86_400.0)
+    canary.tell(Verb.RESUME)
+    assert canary.look(after=3599.0).phase is Phase.PROGRESSING
+    assert canary.look().phase is Phase.PAUSED
+
+
+def test_time_counts_from_the_first_weight_in_force() -> None:
+    canary = Driven.of(CanarySettings(steps=JUDGED.steps, ready_timeout_s=86_400.0))
+    canary.look(after=80_000.0)
+    canary.look(after=80_000.0)
+
+    assert canary.state.counted_since == BEGAN + 160_000.0
+    assert machine.due_at(canary.state) == BEGAN + 163_600.0
+
+
+def test_facts_of_the_moment_in_which_traffic_changed_are_about_the_traffic_before() -> None:
+    state = machine.begin(JUDGED, now=BEGAN)
+    facts = Facts(now=BEGAN + 5.0, candidate_ready=True, in_force=True)
+
+    published = machine.advance(state, facts)
+    assert published.traffic.candidate == 10
+    assert published.step_since is None
+    assert machine.advance(published, facts) == published
+
+
+def test_a_step_that_waits_for_approval_is_paused() -> None:
+    steps = (CanaryStep(weight=10, pause_s=60.0, until="approval"), CanaryStep(weight=50))
+    canary = Driven.of(CanarySettings(steps=steps))
+    canary.looks(2)
+    assert machine.due_at(canary.state) == canary.now + 60.0
+
+    waiting = canary.look(after=60.0)
+    assert waiting.phase is Phase.PAUSED
+    assert "waits for approval" in waiting.reason
+    assert machine.due_at(waiting) is None
+    assert canary.look(after=1e6).phase is Phase.PAUSED
+
+    assert canary.tell(Verb.RESUME).step == 1
+    assert canary.look().traffic.candidate == 50
+
+
+def test_an_ab_test_holds_its_weight_until_the_reward_decides() -> None:
+    test = Driven.of(AbSettings(weight=40))
+
+    assert test.weights(50, verdict=UNSURE) == [0, 40]
+    assert test.state.traffic.candidate_scale == 0.4
+    assert test.weights(5, verdict=GOOD) == [40, 100]
+    assert test.state.phase is Phase.PROMOTED
+    assert test.state.reason.startswith("A/B test (40 % of the callers) passed")
+
+
+def test_an_ab_test_that_is_lost_gives_everybody_back() -> None:
+    test = Driven.of(AbSettings(weight=40))
+    test.looks(10, verdict=UNSURE)
+
+    assert test.look(verdict=BAD).traffic.candidate == 0
+    assert test.state.phase is Phase.ROLLED_BACK

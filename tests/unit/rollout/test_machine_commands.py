@@ -1,0 +1,164 @@
+"""What people may say, when, and what follows."""
+
+import pytest
+
+from headrace.core import FailedPreconditionError
+from headrace.core.rollout_settings import CanarySettings, CanaryStep
+from headrace.rollout import machine
+from headrace.rollout.state import Phase, PromotedBy, Traffic, Verb
+from tests.unit.rollout.driving import BAD, GOOD, UNSURE, Driven
+
+CANARY = CanarySettings(
+    steps=(CanaryStep(weight=10, until="verdict"), CanaryStep(weight=50, until="verdict"))
+)
+
+
+def at_first_step() -> Driven:
+    canary = Driven.of(CANARY)
+    canary.looks(2)
+    assert canary.state.traffic.candidate == 10
+    return canary
+
+
+def test_promote_skips_the_steps_but_waits_for_the_replicas() -> None:
+    canary = at_first_step()
+
+    asked = canary.tell(Verb.PROMOTE, "it fixes the outage")
+    assert (asked.traffic.candidate, asked.traffic.candidate_scale) == (10, 1.0)
+    assert canary.look(ready=False).traffic.candidate == 10
+    assert canary.weights(3) == [10, 100]
+    assert canary.state.phase is Phase.PROMOTED
+    assert canary.state.reason == "promoted by hand: it fixes the outage"
+
+
+def test_promote_before_the_first_replica_waits_for_all_of_them() -> None:
+    canary = Driven.of(CANARY)
+    canary.tell(Verb.PROMOTE)
+
+    assert canary.look(ready=False).traffic.candidate == 0
+    assert canary.weights(3) == [0, 100]
+
+
+def test_promote_does_not_ask_the_metrics() -> None:
+    canary = at_first_step()
+    canary.tell(Verb.PROMOTE)
+
+    assert canary.look(verdict=BAD, ready=False).promoted_by is PromotedBy.HAND
+    assert canary.looks(3, verdict=BAD).phase is Phase.PROMOTED
+
+
+def test_promote_still_stops_at_a_version_that_cannot_run() -> None:
+    canary = at_first_step()
+    canary.tell(Verb.PROMOTE)
+
+    assert canary.look(ready=False, failed="out of memory").phase is Phase.ROLLED_BACK
+
+
+def test_a_pause_keeps_the_traffic_whatever_is_proved() -> None:
+    canary = at_first_step()
+    canary.tell(Verb.PAUSE, "lunch")
+
+    resting = canary.looks(5, verdict=GOOD)
+    assert (resting.phase, resting.traffic.candidate) == (Phase.PAUSED, 10)
+    assert resting.reason == "paused by hand: lunch"
+    assert canary.tell(Verb.RESUME).phase is Phase.PROGRESSING
+    assert canary.weights(10, verdict=GOOD) == [10, 50, 100]
+
+
+def test_harm_is_stopped_during_a_pause_too() -> None:
+    canary = at_first_step()
+    canary.tell(Verb.PAUSE)
+
+    assert canary.look(verdict=BAD).phase is Phase.ROLLED_BACK
+
+
+def test_a_pause_does_not_count_towards_the_time_for_a_decision() -> None:
+    canary = at_first_step()
+    canary.look(after=3000.0, verdict=UNSURE)
+    canary.tell(Verb.PAUSE)
+    canary.look(after=50_000.0)
+    canary.tell(Verb.RESUME)
+
+    due = machine.due_at(canary.state)
+    assert due is not None
+    assert due - canary.now == pytest.approx(599.75)
+
+
+def test_a_pause_while_replicas_start_gives_them_their_time_again() -> None:
+    canary = Driven.of(CANARY)
+    canary.look(ready=False)
+    canary.tell(Verb.PAUSE)
+    assert canary.look(after=5000.0, ready=False).phase is Phase.PAUSED
+    assert canary.tell(Verb.RESUME).phase is Phase.PREPARING
+
+    assert canary.look(after=599.0, ready=False).phase is Phase.PREPARING
+    assert canary.look().traffic.candidate == 10
+
+
+def test_a_weight_that_comes_into_force_during_a_pause_is_noted() -> None:
+    canary = Driven.of(CANARY)
+    canary.look()
+    canary.tell(Verb.PAUSE)
+
+    assert canary.look().step_since == canary.now
+
+
+def test_a_pause_by_hand_is_no_approval() -> None:
+    canary = Driven.of(CanarySettings(steps=(CanaryStep(weight=10, until="approval"),)))
+    canary.look()
+    canary.tell(Verb.PAUSE)
+    canary.tell(Verb.RESUME)
+
+    asking = canary.looks(2)
+    assert asking.phase is Phase.PAUSED
+    assert asking.awaits_approval
+    assert asking.step == 0
+
+
+@pytest.mark.parametrize(
+    ("verb", "phase"), [(Verb.ABORT, Phase.ABORTED), (Verb.ROLLBACK, Phase.ROLLED_BACK)]
+)
+def test_abort_and_rollback_give_everything_back(verb: Verb, phase: Phase) -> None:
+    canary = at_first_step()
+
+    back = canary.tell(verb, "wrong model")
+    assert back.phase is phase
+    assert back.traffic == Traffic(candidate=0, candidate_scale=0.0)
+    assert back.reason.endswith("by hand: wrong model")
+
+
+def test_a_promotion_can_be_rolled_back() -> None:
+    canary = at_first_step()
+    canary.looks(10, verdict=GOOD)
+    assert canary.state.phase is Phase.PROMOTED
+
+    back = canary.tell(Verb.ROLLBACK)
+    assert back.phase is Phase.ROLLED_BACK
+    assert (back.traffic.candidate, back.traffic.has_stable) == (0, True)
+
+
+def test_a_refusal_says_what_is_possible() -> None:
+    canary = at_first_step()
+    with pytest.raises(FailedPreconditionError, match=r"possible now: promote, pause, abort, roll"):
+        canary.tell(Verb.RESUME)
+
+    canary.tell(Verb.ABORT)
+    with pytest.raises(FailedPreconditionError, match=r"is aborted .*; it is over; start another"):
+        canary.tell(Verb.PROMOTE)
+
+
+def test_what_was_promoted_by_hand_needs_no_second_word() -> None:
+    canary = at_first_step()
+    canary.tell(Verb.PROMOTE)
+
+    assert machine.possible(canary.state) == (Verb.PAUSE, Verb.ABORT, Verb.ROLLBACK)
+
+
+def test_something_newer_supersedes_what_is_not_over() -> None:
+    canary = at_first_step()
+    over = machine.supersede(canary.state, now=canary.now, reason="generation 7 was applied")
+    assert (over.phase, over.reason) == (Phase.SUPERSEDED, "generation 7 was applied")
+    assert machine.possible(over) == ()
+
+    canary.tell(Verb.ABORT)
+    assert machine.supersede(canary.state, now=canary.now, reason="x").phase is Phase.ABORTED

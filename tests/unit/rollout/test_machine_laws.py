@@ -1,0 +1,223 @@
+"""What holds for every rollout, whatever is seen, said and killed."""
+
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from headrace.core.rollout_settings import (
+    AbSettings,
+    BlueGreenSettings,
+    CanarySettings,
+    CanaryStep,
+    RolloutSettings,
+    ShadowSettings,
+    Until,
+)
+from headrace.rollout import machine
+from headrace.rollout.state import Facts, Phase, PromotedBy, RolloutState, Verb
+from tests.unit.rollout.driving import BAD, BEGAN, GOOD, UNSURE
+
+seconds = st.sampled_from([0.0, 0.5, 5.0, 60.0]) | st.floats(0, 1e4)
+common: dict[str, st.SearchStrategy[Any]] = {
+    "min_samples": st.just(100),
+    "max_duration_s": st.sampled_from([5.0, 3600.0]),
+    "on_timeout": st.sampled_from(["rollback", "pause", "promote"]),
+    "ready_timeout_s": st.sampled_from([3.0, 600.0]),
+}
+
+
+@st.composite
+def canaries(draw: st.DrawFn) -> CanarySettings:
+    baseline = draw(st.booleans())
+    weights = sorted(draw(st.lists(st.integers(1, 50 if baseline else 100), max_size=4)))
+    until: st.SearchStrategy[Until | None] = st.sampled_from([None, "verdict", "approval"])
+    steps = tuple(
+        CanaryStep(weight=weight, pause_s=draw(seconds), until=draw(until)) for weight in weights
+    )
+    return draw(
+        st.builds(CanarySettings, steps=st.just(steps), baseline=st.just(baseline), **common)
+    )
+
+
+rollouts: st.SearchStrategy[RolloutSettings] = st.one_of(
+    canaries(),
+    st.builds(
+        BlueGreenSettings, preview_s=seconds, approval=st.booleans(), keep_s=seconds, **common
+    ),
+    st.builds(AbSettings, weight=st.integers(1, 99), **common),
+    st.builds(ShadowSettings, mirror_percent=st.integers(1, 100), promotes=st.booleans(), **common),
+)
+# Clocks are set back, and machines sleep for a night.
+steps_of_time = st.sampled_from([0.0, 0.1, 1.0, 1.0, 1.0, 7.0, -3.0, -1e5, 1e5])
+verdicts = st.sampled_from([None, GOOD, GOOD, UNSURE, BAD])
+
+
+@st.composite
+def looks(draw: st.DrawFn, now: float) -> Facts:
+    return Facts(
+        now=now,
+        candidate_ready=draw(st.booleans()),
+        candidate_failed=draw(st.sampled_from(["", "", "", "", "no memory"])),
+        in_force=draw(st.booleans()),
+        verdict=draw(verdicts),
+        step_samples=draw(st.sampled_from([0, 99, 100, 5000])),
+    )
+
+
+class AnyRollout(RuleBasedStateMachine):
+    """Facts and verbs in any order; every change is checked against the state before it."""
+
+    state: RolloutState
+    now: float
+    acknowledged: bool
+
+    @initialize(settings=rollouts)
+    def begin(self, settings: RolloutSettings) -> None:
+        self.now = BEGAN
+        self.state = machine.begin(settings, now=BEGAN)
+        self.acknowledged = False
+
+    @rule(after=steps_of_time, data=st.data())
+    def look(self, after: float, data: st.DataObject) -> None:
+        self.now += after
+        facts = data.draw(looks(self.now))
+        before = self.state
+        if facts.in_force and facts.now != before.aimed_at:
+            self.acknowledged = True
+        after_it = machine.advance(before, facts)
+
+        assert machine.advance(after_it, facts) == after_it
+        if before.phase.is_over:
+            assert after_it == before
+        self._check_change(before, after_it)
+        if after_it.traffic.candidate > before.traffic.candidate:
+            assert facts.candidate_ready
+            skips = after_it.promoted_by is PromotedBy.HAND
+            assert skips or before.traffic.candidate == 0 or self.acknowledged
+        self._take(after_it)
+
+    @rule(after=steps_of_time)
+    def look_at_a_healthy_system(self, after: float) -> None:
+        self.now += after
+        facts = Facts(
+            now=self.now, candidate_ready=True, in_force=True, verdict=GOOD, step_samples=5000
+        )
+        self.acknowledged |= facts.now != self.state.aimed_at
+        changed = machine.advance(self.state, facts)
+
+        assert machine.advance(changed, facts) == changed
+        self._check_change(self.state, changed)
+        self._take(changed)
+
+    @rule(verb=st.sampled_from(Verb), after=steps_of_time)
+    def tell(self, verb: Verb, after: float) -> None:
+        self.now += after
+        if verb not in machine.possible(self.state):
+            return
+        told = machine.command(self.state, verb, now=self.now)
+
+        assert told != self.state
+        assert told.traffic.candidate in {self.state.traffic.candidate, 0}
+        self._check_change(self.state, told)
+        self._take(told)
+
+    @rule()
+    def restart(self) -> None:
+        stored = msgspec.json.decode(msgspec.json.encode(self.state), type=RolloutState)
+
+        assert stored == self.state
+        self.state = stored
+
+    def _take(self, state: RolloutState) -> None:
+        if state.traffic != self.state.traffic:
+            self.acknowledged = False
+        self.state = state
+
+    def _check_change(self, before: RolloutState, after: RolloutState) -> None:
+        gives_back = after.phase in {Phase.ROLLED_BACK, Phase.ABORTED, Phase.REPORTED}
+        if not gives_back:
+            assert after.traffic.candidate >= before.traffic.candidate
+            assert after.traffic.candidate_scale >= before.traffic.candidate_scale
+        if before.traffic.has_stable and not after.traffic.has_stable:
+            assert before.traffic.candidate == 100
+            assert after.phase is Phase.PROMOTED
+
+    @invariant()
+    def weights_sum_to_100(self) -> None:
+        traffic = self.state.traffic
+        assert min(traffic.candidate, traffic.baseline, traffic.stable) >= 0
+        assert traffic.candidate + traffic.baseline + traffic.stable == 100
+        assert traffic.baseline in {0, traffic.candidate}
+        assert traffic.has_baseline or traffic.baseline == 0
+        assert traffic.has_stable or traffic.candidate == 100
+
+    @invariant()
+    def nobody_gets_more_than_its_replicas_are_for(self) -> None:
+        assert self.state.traffic.candidate <= 100 * self.state.traffic.candidate_scale + 1e-9
+
+    @invariant()
+    def what_is_over_has_one_version_only(self) -> None:
+        weight = self.state.traffic.candidate
+        if self.state.phase is Phase.PROMOTED:
+            assert weight == 100
+        elif self.state.phase.is_over:
+            assert weight == 0
+            assert self.state.traffic.mirror_percent == 0
+
+    @invariant()
+    def a_pause_knows_its_way_back(self) -> None:
+        is_paused = self.state.phase is Phase.PAUSED
+        assert (self.state.resumes_at_phase is not None) == is_paused
+        assert is_paused or not self.state.awaits_approval
+
+    @invariant()
+    def there_is_a_reason(self) -> None:
+        assert self.state.reason
+
+    @invariant()
+    def time_alone_acts_when_it_is_due_and_not_before(self) -> None:
+        due = machine.due_at(self.state)
+        if due is None:
+            later = Facts(now=self.now + 1e7)
+            assert machine.advance(self.state, later) == self.state
+            return
+        assert machine.advance(self.state, Facts(now=due - 0.001)) == self.state
+        assert machine.advance(self.state, Facts(now=due)) != self.state
+
+
+TestAnyRollout = AnyRollout.TestCase
+
+
+@given(rollouts, st.lists(st.booleans(), max_size=30))
+def test_a_control_plane_killed_at_any_look_loses_nothing(
+    settings: RolloutSettings, kills: list[bool]
+) -> None:
+    undisturbed = killed = machine.begin(settings, now=BEGAN)
+    for number, kill in enumerate(kills, start=1):
+        facts = Facts(
+            now=BEGAN + number, candidate_ready=True, in_force=True, verdict=GOOD, step_samples=1000
+        )
+        undisturbed = machine.advance(undisturbed, facts)
+        killed = machine.advance(killed, facts)
+        if kill:
+            killed = msgspec.msgpack.decode(msgspec.msgpack.encode(killed), type=RolloutState)
+
+    assert killed == undisturbed
+
+
+@given(rollouts)
+def test_a_good_version_that_everybody_approves_ends_well(settings: RolloutSettings) -> None:
+    patient = msgspec.structs.replace(settings, max_duration_s=1e9)
+    state = machine.begin(patient, now=BEGAN)
+    for look in range(1, 60):
+        now = BEGAN + look * 20_000.0
+        facts = Facts(now=now, candidate_ready=True, in_force=True, verdict=GOOD, step_samples=1000)
+        state = machine.advance(state, facts)
+        if state.awaits_approval:
+            state = machine.command(state, Verb.RESUME, now=now)
+
+    only_reports = isinstance(settings, ShadowSettings) and not settings.promotes
+    assert state.phase is (Phase.REPORTED if only_reports else Phase.PROMOTED)
