@@ -4,17 +4,19 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from sqlalchemy import Connection, Insert, select
-from sqlalchemy.sql.dml import ReturningInsert
 
 from headrace.control.state.encoding import clean
 from headrace.control.state.tables import ANSWERS, UNIT_REWARDS, AnyRow
 from headrace.control.state.upsert import upsert_into
 from headrace.control.store import Assignment, Feedback, UnitReward
 from headrace.core import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql.dml import ReturningInsert
 
 
 def add_assignments(connection: Connection, assignments: Sequence[Assignment]) -> None:
