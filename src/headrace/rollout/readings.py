@@ -21,7 +21,7 @@ class ArmCounts(msgspec.Struct, frozen=True, kw_only=True):
 
     `requests` includes `errors` (5xx, 429) and `rejections` (other 4xx, without 499). `classes`:
     answers by predicted class. `scores`: answers by the upper edge of their score's bucket; an
-    answer has either.
+    answer has either. `units`: distinct sticky keys seen first in this interval.
     """
 
     requests: int = 0
@@ -30,6 +30,7 @@ class ArmCounts(msgspec.Struct, frozen=True, kw_only=True):
     latency: LatencyCounts = LatencyCounts()
     classes: Mapping[str, int] = {}
     scores: Mapping[float, int] = {}
+    units: int = 0
 
 
 class PairCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +59,7 @@ class Increment(msgspec.Struct, frozen=True, kw_only=True):
 
     `at`: its end, seconds since 1970. `share`: the candidate's share of the requests that went to
     either arm, in force over the whole interval (0 to 1); intervals in which it changed are left
-    out by whoever reads. `units`: distinct sticky keys seen first in this interval, per arm.
+    out by whoever reads.
     """
 
     at: float
