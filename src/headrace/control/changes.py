@@ -1,5 +1,7 @@
 """What differs between two desired states, in words for the one who applied?"""
 
+from typing import Final
+
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
 
 
@@ -10,6 +12,9 @@ def changes_between(old: DesiredState, new: DesiredState) -> list[str]:
     lines = [f"endpoint '{name}' removed" for name in before if name not in after]
     if old.generation and old.spec.get("gateway") != new.spec.get("gateway"):
         lines.append("gateway settings changed; they hold from the next start of the system on")
+    if old.generation and old.spec.get("budget") != new.spec.get("budget"):
+        lines.append("the budget of all replicas changed")
+    lines += _pools(old, new)
     for name, endpoint in after.items():
         former = before.get(name)
         if former is None:
@@ -31,6 +36,29 @@ def _endpoint(old: DesiredEndpoint, new: DesiredEndpoint) -> list[str]:
             lines += [f"version {version}: {line}" for line in _arm_changes(former, arm)]
     if old.timeout_s != new.timeout_s:
         lines.append(f"timeout_s {_shown(old.timeout_s)} becomes {_shown(new.timeout_s)}")
+    for name in _SETTINGS:
+        was, becomes = getattr(old, name), getattr(new, name)
+        if was != becomes:
+            lines.append(f"{name} {_verb(was, becomes)}")
+    return lines
+
+
+_SETTINGS: Final = ("sticky", "rollout", "autoscale", "slo_latency_s")
+
+
+def _verb(was: object, becomes: object) -> str:
+    if was is None:
+        return "added"
+    return "removed" if becomes is None else "changed"
+
+
+def _pools(old: DesiredState, new: DesiredState) -> list[str]:
+    before = {pool.name: pool for pool in old.pools}
+    after = {pool.name: pool for pool in new.pools}
+    lines = [f"pool '{name}' removed" for name in before if name not in after]
+    for name, pool in after.items():
+        if before.get(name) != pool:
+            lines.append(f"pool '{name}' {'changed' if name in before else 'added'}")
     return lines
 
 
@@ -50,6 +78,8 @@ def _arms(endpoint: DesiredEndpoint) -> str:
 
 
 def _arm(arm: DesiredArm) -> str:
+    if arm.revision.upstream is not None:
+        return f"{arm.revision.version} ({arm.revision.model}, weight {arm.weight})"
     copies = f"{arm.replicas} replica{'s' if arm.replicas > 1 else ''}"
     return f"{arm.revision.version} ({arm.revision.model}, weight {arm.weight}, {copies})"
 

@@ -4,25 +4,27 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 
 from headrace import __version__
-from headrace.control.changes import changes_between
+from headrace.control.aims import Aims
 from headrace.control.desired import DesiredEndpoint, DesiredState
 from headrace.control.fetch import fetch
 from headrace.control.first_request import FirstRequest, send_first_request
 from headrace.control.home import Home
+from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.log_files import LogFiles
 from headrace.control.metrics import Labels, Source, gauge, merge_expositions
 from headrace.control.observed import Phase, Replica
+from headrace.control.orders import Diff, Orders
 from headrace.control.process import rss_bytes
 from headrace.control.reconciler import Reconciler
-from headrace.control.resolve import Resolver
+from headrace.control.rollouts import RolloutDriver
 from headrace.control.statistics import Json, merge_model_stats
 from headrace.control.status import (
     GatewayStatus,
@@ -31,22 +33,16 @@ from headrace.control.status import (
     is_routed_as_desired,
     revision_ids,
 )
-from headrace.control.store import Store
-from headrace.core import Clock, FailedPreconditionError, HeadraceError, ModelNotFoundError
-from headrace.core.spec import SystemSpec, is_model_path, parse_spec
+from headrace.control.store import EndpointGeneration, Event, Feedback, RolloutRecord
+from headrace.control.store_thread import StoreThread
+from headrace.control.wishes import Applied
+from headrace.core import Clock, HeadraceError, ModelNotFoundError
 from headrace.registry import Inspect, Registry
+from headrace.rollout.state import Verb
 
 _LOG: Final = logging.getLogger("headrace.control")
 _SCRAPE_TIMEOUT_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
-    """What an apply changed."""
-
-    changes: list[str]
-    generation: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +60,15 @@ class ControlPlane:
     """Answers questions and takes orders; `Reconciler` and `GatewayKeeper` carry them out."""
 
     home: Home
-    store: Store
+    store: StoreThread
     registry: Registry
     inspect: Inspect
     reconciler: Reconciler
     keeper: GatewayKeeper
+    aims: Aims
+    orders: Orders
+    rollout_driver: RolloutDriver
+    journal: Journal
     clock: Clock
     addresses: Addresses
     gateway_address: str
@@ -76,87 +76,109 @@ class ControlPlane:
     sends_first_requests: bool = True
     first_requests: dict[str, FirstRequest] = field(default_factory=dict)
     stop_requested: asyncio.Event = field(default_factory=asyncio.Event)
-    _applying: asyncio.Lock = field(default_factory=asyncio.Lock)
     _asking: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def desired(self) -> DesiredState:
-        """What should run."""
+        """What should be served in the end, as it was ordered."""
+        return self.aims.desired
+
+    @property
+    def effective(self) -> DesiredState:
+        """What should run now, as far as rollouts have come and with as many copies as needed."""
         return self.reconciler.desired
 
-    async def apply(self, document: Mapping[str, Any]) -> Applied:
-        """Want what `document` says, and nothing else.
+    async def apply(
+        self,
+        document: Mapping[str, Any],
+        *,
+        actor: str = "",
+        expected: Mapping[str, int] | None = None,
+    ) -> Applied:
+        """As `Orders.apply`."""
+        return await self.orders.apply(document, actor=actor, expected=expected)
 
-        Raises:
-            SpecError: With all mistakes; nothing was changed.
-        """
-        spec = parse_spec(document)
-        async with self._applying:
-            return await self._apply(spec)
+    async def diff(self, document: Mapping[str, Any]) -> Diff:
+        """As `Orders.diff`."""
+        return await self.orders.diff(document)
 
-    async def remove_endpoint(self, name: str) -> Applied:
-        """Stop serving `name`; all else stays pinned as it is.
+    async def put_endpoint(
+        self, name: str, entry: Mapping[str, Any], *, expected: int | None = None, actor: str = ""
+    ) -> Applied:
+        """As `Orders.put_endpoint`."""
+        return await self.orders.put_endpoint(name, entry, expected=expected, actor=actor)
 
-        Raises:
-            ModelNotFoundError: There is no such endpoint.
-            FailedPreconditionError: It is one of a repository's models, which come and go together.
-        """
-        async with self._applying:
-            found = self.desired.endpoint(name)
-            if found is None:
-                raise ModelNotFoundError(name)
-            if any(is_model_path(arm.revision.model) for arm in found.arms):
-                message = f"'{name}' comes from a model repository; take that out of the spec"
-                raise FailedPreconditionError(message)
-            rest = tuple(e for e in self.desired.endpoints if e.name != name)
-            return self._aim(_without(self.desired.spec, name), rest)
+    async def remove_endpoint(
+        self, name: str, *, expected: int | None = None, actor: str = ""
+    ) -> Applied:
+        """As `Orders.remove_endpoint`."""
+        return await self.orders.remove_endpoint(name, expected=expected, actor=actor)
 
     async def load(self, name: str) -> Applied:
-        """Serve the registry's newest version of `name`, or load a served endpoint anew.
+        """As `Orders.load`."""
+        return await self.orders.load(name)
 
-        Raises:
-            SpecError: The registry has no such model, or it cannot be served.
-        """
-        async with self._applying:
-            served = self.desired.endpoint(name)
-            document = self.desired.spec if served else _with_entry(self.desired.spec, name)
-            spec = _only(parse_spec(document), name)
-            found = await self._resolve(spec, reload=name if served else "")
-            loaded = next((e for e in found if e.name == name), None)
-            if loaded is None:
-                raise ModelNotFoundError(name)
-            rest = self.desired.endpoints
-            # All others stay pinned as they are, and where they are.
-            endpoints = tuple(loaded if e.name == name else e for e in rest)
-            return self._aim(document, endpoints if served else (*rest, loaded))
+    async def undo(self, name: str, *, generation: int | None = None, actor: str = "") -> Applied:
+        """As `Orders.undo`."""
+        return await self.orders.undo(name, generation=generation, actor=actor)
 
-    async def _apply(self, spec: SystemSpec) -> Applied:
-        return self._aim(spec.document(), await self._resolve(spec))
+    def endpoint_entry(self, name: str) -> dict[str, Any] | None:
+        """What the spec says about an endpoint."""
+        return self.desired.entry(name)
 
-    async def _resolve(self, spec: SystemSpec, *, reload: str = "") -> tuple[DesiredEndpoint, ...]:
-        reloads = _reloads(self.desired)
-        if reload:
-            reloads[reload] = reloads.get(reload, 0) + 1
-        resolver = Resolver(
-            registry=self.registry,
-            inspect=self.inspect,
-            spec=spec,
-            reloads=reloads,
-            max_body_bytes=self.keeper.settings.max_body_bytes,
+    def endpoint_generation(self, name: str) -> int:
+        """How often an endpoint was changed; 0 for none of this name."""
+        endpoint = self.desired.endpoint(name)
+        return 0 if endpoint is None else endpoint.generation
+
+    async def history(self, name: str, limit: int = 100) -> list[EndpointGeneration]:
+        """An endpoint's generations, the newest first."""
+        return await self.store.run(self.store.store.history, name, limit=limit)
+
+    async def start_rollout(
+        self,
+        name: str,
+        *,
+        model: str = "",
+        version: str = "",
+        upstream: Mapping[str, Any] | None = None,
+        rollout: Mapping[str, Any] | None = None,
+        actor: str = "",
+    ) -> RolloutRecord:
+        """As `Orders.start_rollout`."""
+        return await self.orders.start_rollout(
+            name, model=model, version=version, upstream=upstream, rollout=rollout, actor=actor
         )
-        return await asyncio.to_thread(resolver.resolve)
 
-    def _aim(self, document: dict[str, Any], endpoints: tuple[DesiredEndpoint, ...]) -> Applied:
-        old = self.desired
-        new = DesiredState(generation=old.generation + 1, spec=document, endpoints=endpoints)
-        changes = changes_between(old, new)
-        if not changes and old.generation:
-            return Applied(changes=[], generation=old.generation)
-        self.store.save(new)
-        for change in changes:
-            _LOG.info("%s", change, extra={"generation": new.generation})
-        self.reconciler.want(new)
-        return Applied(changes=changes, generation=new.generation)
+    def rollout(self, name: str) -> RolloutRecord | None:
+        """The newest rollout of an endpoint, as it is now."""
+        return self.aims.rollouts.get(name)
+
+    async def rollouts(self, name: str = "", limit: int = 100) -> list[RolloutRecord]:
+        """Rollouts, the newest first; of all endpoints if `name` is empty."""
+        stored = await self.store.run(self.store.store.rollouts, name, limit=limit)
+        # What is under way is newer in memory: its verdict is not written every second.
+        live = {record.id: record for record in self.aims.rollouts.values()}
+        return [live.get(record.id, record) for record in stored]
+
+    async def command_rollout(
+        self, name: str, verb: Verb, *, actor: str = "", reason: str = ""
+    ) -> RolloutRecord:
+        """As `RolloutDriver.command`."""
+        return await self.rollout_driver.command(name, verb, actor=actor, reason=reason)
+
+    async def add_feedback(self, items: Sequence[Feedback]) -> list[str]:
+        """Take rewards: `taken`, `duplicate` or `waiting` for each."""
+        store = self.store.store
+        return [await self.store.run(store.add_feedback, item) for item in items]
+
+    async def events(self, endpoint: str = "", after: int = 0, limit: int = 1000) -> list[Event]:
+        """What happened, the newest `limit` after event `after`, in order."""
+        return await self.journal.events(endpoint, after=after, limit=limit)
+
+    def watch(self, endpoint: str = "", after: int = 0) -> AsyncIterator[Event]:
+        """Events as they come, from `after` on; without end."""
+        return self.journal.watch(endpoint, after=after)
 
     def request_stop(self) -> None:
         """Drain and end everything, soon."""
@@ -196,8 +218,10 @@ class ControlPlane:
         routes = {route.name: route for route in self.reconciler.published or ()}
         return [
             endpoint
-            for endpoint in self.desired.endpoints
-            if is_routed_as_desired(endpoint, routes.get(endpoint.name))
+            for endpoint in self.effective.endpoints
+            if not endpoint.split_id
+            and not endpoint.scaled_to_zero
+            and is_routed_as_desired(endpoint, routes.get(endpoint.name))
             and self._asking.get(endpoint.name) != revision_ids(endpoint)
         ]
 
@@ -222,7 +246,7 @@ class ControlPlane:
         observed = self.reconciler.observed()
         pids = [r.pid for r in observed.replicas.values() if r.pid is not None]
         endpoints = endpoint_statuses(
-            self.desired,
+            self.effective,
             observed,
             first_requests=self.first_requests if self.sends_first_requests else None,
             http_url=self.addresses.http_url,
@@ -317,29 +341,6 @@ def _is_decided(status: Status, name: str) -> bool:
     """Whether waiting for `name`, or for all if it is empty, changes nothing any more."""
     endpoints = [e for e in status.endpoints if name in {"", e.name}]
     return status.gateway.ready and all(e.ready or e.failed for e in endpoints)
-
-
-def _reloads(desired: DesiredState) -> dict[str, int]:
-    """How often each endpoint was loaded anew."""
-    return {e.name: max(arm.revision.reload for arm in e.arms) for e in desired.endpoints if e.arms}
-
-
-def _with_entry(document: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """`document` with an endpoint for the registry's newest version of `name`."""
-    entry = {"name": name, "model": name}
-    return {"version": 1, **document, "endpoints": [*document.get("endpoints", []), entry]}
-
-
-def _only(spec: SystemSpec, name: str) -> SystemSpec:
-    """`spec` with the entry of endpoint `name`, or else those that may be repositories."""
-    mine = tuple(entry for entry in spec.endpoints if entry.name == name)
-    others = tuple(e for e in spec.endpoints if e.model is not None and is_model_path(e.model))
-    return spec.model_copy(update={"endpoints": mine or others})
-
-
-def _without(document: Mapping[str, Any], name: str) -> dict[str, Any]:
-    endpoints = [entry for entry in document.get("endpoints", []) if entry.get("name") != name]
-    return {**document, "endpoints": endpoints}
 
 
 async def _scrape(address: str) -> str:

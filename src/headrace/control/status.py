@@ -143,20 +143,38 @@ def _endpoint(
     http_url: str,
     rss_bytes: Mapping[int, int | None],
 ) -> EndpointStatus:
-    problems = [line for arm in endpoint.arms for line in _arm_problems(arm, replicas)]
-    is_routed = is_routed_as_desired(endpoint, route)
-    if not problems and not is_routed:
+    problems = [line for arm in _serving_arms(endpoint) for line in _arm_problems(arm, replicas)]
+    if not problems and not _is_reached(endpoint, route):
         problems.append("waiting for the gateway to route to it")
-    if not problems and first_requests is not None:
+    if not problems and first_requests is not None and _is_asked(endpoint):
         problems += _first_request_problems(endpoint, first_requests.get(endpoint.name))
     return EndpointStatus(
         name=endpoint.name,
         ready=not problems,
-        failed=_has_failed(endpoint, replicas, first_requests),
+        failed=_has_failed(endpoint, replicas, first_requests if _is_asked(endpoint) else None),
         url=f"{http_url}/v2/models/{endpoint.name}/infer",
         revisions=_revisions(endpoint, replicas, route, rss_bytes),
         message="; ".join(problems),
     )
+
+
+def _serving_arms(endpoint: DesiredEndpoint) -> list[DesiredArm]:
+    """The arms without which the endpoint is not ready: a rollout's candidate is none of them."""
+    if not endpoint.split_id:
+        return list(endpoint.arms)
+    return [arm for arm in endpoint.arms if arm.required is not None]
+
+
+def _is_reached(endpoint: DesiredEndpoint, route: Route | None) -> bool:
+    """Whether requests reach what should answer; during a rollout: anybody."""
+    if endpoint.split_id and route is not None:
+        return any(arm.is_live and arm.weight for arm in route.arms)
+    return is_routed_as_desired(endpoint, route)
+
+
+def _is_asked(endpoint: DesiredEndpoint) -> bool:
+    """Whether a first request is sent: it would be counted in a rollout, and wake a sleeper."""
+    return not endpoint.split_id and not endpoint.scaled_to_zero
 
 
 def _arm_problems(arm: DesiredArm, replicas: Sequence[Replica]) -> list[str]:
@@ -183,7 +201,7 @@ def _has_failed(
     replicas: Sequence[Replica],
     first_requests: Mapping[str, FirstRequest] | None,
 ) -> bool:
-    wanted = set(revision_ids(endpoint))
+    wanted = {arm.revision.id for arm in _serving_arms(endpoint)}
     mine = [r for r in replicas if r.revision_id in wanted and not r.is_leaving]
     if any(replica.cannot_load for replica in mine):
         return True

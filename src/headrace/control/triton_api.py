@@ -53,7 +53,7 @@ def index(plane: ControlPlane, *, only_ready: bool) -> list[IndexRow]:
 
 def _served(plane: ControlPlane) -> Iterator[IndexRow]:
     observed = plane.reconciler.observed()
-    for endpoint in plane.desired.endpoints:
+    for endpoint in plane.effective.endpoints:
         for arm in endpoint.arms:
             mine = [r for r in observed.replicas.values() if r.revision_id == arm.revision.id]
             reasons = [replica.reason for replica in mine if replica.reason]

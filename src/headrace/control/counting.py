@@ -1,0 +1,152 @@
+"""What does an interval add to a rollout's evidence? Differences of running totals. Pure.
+
+Only intervals count over which one split was in force from the first to the last moment, and not
+the first ones after a change: requests that began under another split end in them.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from headrace.rollout.readings import ArmCounts, Increment, LatencyCounts, PairCounts, RewardSums
+
+Buckets = Mapping[tuple[float, float], int]
+"""Requests by lower edge and width of their latency's bucket, in seconds."""
+NO_PAIRS: Final = PairCounts()
+Split = tuple[int, int]
+"""Weights of the candidate and of what it is compared with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmTotals:
+    """What the gateway has counted of one arm since it started."""
+
+    requests: int = 0
+    errors: int = 0
+    rejections: int = 0
+    latency: Buckets = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """What one replica has counted of its answers; `is_candidate` says for which arm."""
+
+    is_candidate: bool
+    kind: str
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One look at everything. `split`: None while what is in force is not what was asked for.
+
+    `epoch`: of the gateway's process; another one counts from 0. `predictions`: by replica.
+    """
+
+    at: float
+    epoch: str
+    split: Split | None
+    candidate: ArmTotals = ArmTotals()
+    baseline: ArmTotals = ArmTotals()
+    predictions: Mapping[str, Predictions] = field(default_factory=dict)
+    pairs: PairCounts = NO_PAIRS
+    rewards: tuple[RewardSums, RewardSums] | None = None
+    """The baseline's and the candidate's, so far."""
+    units: tuple[int, int] = (0, 0)
+    """Callers seen first since the last reading: the baseline's, the candidate's."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Counter:
+    """Turns readings into increments. `samples`: of the smaller arm since the split came."""
+
+    warmup_s: float
+    samples: int = 0
+    _split: Split | None = None
+    _since: float = 0.0
+    _last: Reading | None = None
+    _counted: dict[str, Predictions] = field(default_factory=dict)
+    _seen: tuple[int, int] = (0, 0)
+
+    def read(self, reading: Reading) -> Increment | None:
+        """What was added since the last reading; None if it may not be counted."""
+        if reading.split != self._split:
+            self._split, self._since = reading.split, reading.at
+            self._seen, self.samples = (0, 0), 0
+            self._last = None
+        last, self._last = self._last, reading
+        if reading.split is None or reading.at - self._since < self.warmup_s:
+            self._last = None
+        if self._last is None or last is None or last.epoch != reading.epoch:
+            self._note_predictions(reading)
+            return None
+        classes = self._new_predictions(reading)
+        units = reading.units
+        candidate = _arm(last.candidate, reading.candidate, classes[True], units[1])
+        baseline = _arm(last.baseline, reading.baseline, classes[False], units[0])
+        self._seen = (self._seen[0] + candidate.requests, self._seen[1] + baseline.requests)
+        self.samples = _smaller(self._seen, reading.split, reading.pairs.pairs + self.samples)
+        rewards = reading.rewards
+        return Increment(
+            at=reading.at,
+            duration_s=reading.at - last.at,
+            share=_share(reading.split),
+            candidate=candidate,
+            baseline=baseline,
+            pairs=reading.pairs,
+            baseline_reward=rewards[0] if rewards else None,
+            candidate_reward=rewards[1] if rewards else None,
+        )
+
+    def _note_predictions(self, reading: Reading) -> None:
+        self._counted.update(reading.predictions)
+
+    def _new_predictions(self, reading: Reading) -> dict[bool, Tally[tuple[str, str]]]:
+        """New answers by arm, kind and class. A replica that is not heard keeps its place."""
+        found: dict[bool, Tally[tuple[str, str]]] = {True: Tally(), False: Tally()}
+        for name, now in reading.predictions.items():
+            before = self._counted.get(name)
+            counts = before.counts if before and _went_on(before, now) else {}
+            for label, count in now.counts.items():
+                found[now.is_candidate][now.kind, label] += count - counts.get(label, 0)
+        self._note_predictions(reading)
+        return found
+
+
+def _went_on(before: Predictions, now: Predictions) -> bool:
+    """Whether `now` counts on from `before`: else its process began anew."""
+    return all(now.counts.get(label, 0) >= count for label, count in before.counts.items())
+
+
+def _arm(
+    before: ArmTotals, now: ArmTotals, classes: Tally[tuple[str, str]], units: int
+) -> ArmCounts:
+    buckets = {
+        bucket: count - before.latency.get(bucket, 0) for bucket, count in now.latency.items()
+    }
+    added = sorted((bucket, count) for bucket, count in buckets.items() if count > 0)
+    return ArmCounts(
+        requests=max(now.requests - before.requests, 0),
+        errors=max(now.errors - before.errors, 0),
+        rejections=max(now.rejections - before.rejections, 0),
+        latency=LatencyCounts(
+            lower_s=tuple(lower for (lower, _), _ in added),
+            width_s=tuple(width for (_, width), _ in added),
+            counts=tuple(count for _, count in added),
+        ),
+        classes={label: n for (kind, label), n in classes.items() if kind == "class" and n},
+        units=units,
+        scores={float(edge): n for (kind, edge), n in classes.items() if kind == "score" and n},
+    )
+
+
+def _share(split: Split) -> float:
+    total = sum(split)
+    return split[0] / total if total else 0.0
+
+
+def _smaller(seen: Split, split: Split, pairs: int) -> int:
+    """Requests of the smaller arm that has a weight; pairs where only copies are sent."""
+    counts = [count for count, weight in zip(seen, split, strict=True) if weight]
+    return min(counts) if split[0] else pairs

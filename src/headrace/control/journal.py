@@ -1,0 +1,59 @@
+"""What happened, and how does one follow it? Events in the store, told to whoever watches."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from headrace.control.store import Event
+from headrace.control.store_thread import StoreThread
+
+_BATCH: Final = 500
+_LOOK_AGAIN_S: Final = 2.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Journal:
+    """Writes events, reads them, and wakes those who watch."""
+
+    store: StoreThread
+    _written: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def write(self, events: Sequence[Event]) -> None:
+        """Add events, and tell everybody who watches."""
+        if events:
+            await self.store.run(self.store.store.add_events, events)
+            self.note()
+
+    def note(self) -> None:
+        """Wake everybody who watches: events were written together with something else."""
+        self._written.set()
+        self._written = asyncio.Event()
+
+    async def events(self, endpoint: str = "", *, after: int = 0, limit: int = 1000) -> list[Event]:
+        """The newest `limit` events after event `after`, in order; of all endpoints if empty."""
+        store = self.store.store
+        return await self.store.run(
+            store.events, endpoint=endpoint, after=after, limit=limit, newest=True
+        )
+
+    async def watch(self, endpoint: str = "", *, after: int = 0) -> AsyncIterator[Event]:
+        """Events after event `after` as they come, without end.
+
+        Nothing is kept for a slow reader: it reads on from the store where it was.
+        """
+        store = self.store.store
+        while True:
+            written = self._written
+            found = await self.store.run(store.events, endpoint=endpoint, after=after, limit=_BATCH)
+            for event in found:
+                yield event
+                after = event.id
+            if len(found) == _BATCH:
+                continue
+            try:
+                # Another control plane on the same database wakes nobody here.
+                async with asyncio.timeout(_LOOK_AGAIN_S):
+                    await written.wait()
+            except TimeoutError:
+                continue

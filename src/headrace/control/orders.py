@@ -1,0 +1,448 @@
+"""What may an operator order, and what does it mean for the desired state?"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from headrace.control.aims import Aims, same_endpoint
+from headrace.control.changes import changes_between
+from headrace.control.desired import DesiredEndpoint, DesiredPool, DesiredState
+from headrace.control.resolve import Resolver
+from headrace.control.store import EndpointGeneration, RolloutRecord
+from headrace.control.store_thread import StoreThread
+from headrace.control.wishes import Applied, Fulfiller, Wish, names_of
+from headrace.core import (
+    ConflictError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ModelNotFoundError,
+    NotFoundError,
+)
+from headrace.core.rollout_settings import RolloutSettings
+from headrace.core.spec import SystemSpec, is_model_path, parse_spec
+from headrace.registry import Inspect, Registry
+
+_LOG = logging.getLogger("headrace.control")
+_SOURCES = ("model", "versions", "upstream")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """An endpoint's part of the spec before and after; None where there is none."""
+
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diff:
+    """What an apply would change."""
+
+    changes: list[str]
+    endpoints: Mapping[str, Difference]
+
+
+@dataclass(slots=True, kw_only=True)
+class Orders:
+    """Takes orders that change the desired state, one at a time."""
+
+    store: StoreThread
+    registry: Registry
+    inspect: Inspect
+    aims: Aims
+    fulfiller: Fulfiller
+    max_body_bytes: int
+
+    async def apply(
+        self,
+        document: Mapping[str, Any],
+        *,
+        actor: str = "",
+        expected: Mapping[str, int] | None = None,
+    ) -> Applied:
+        """Want what `document` says, and nothing else.
+
+        Raises:
+            SpecError: With all mistakes; nothing was changed.
+            ConflictError: An endpoint is not at the generation that `expected` names for it.
+        """
+        spec = parse_spec(document)
+        async with self.aims.lock:
+            for name, generation in (expected or {}).items():
+                self._expect(name, generation)
+            endpoints = await self._resolve(spec)
+            wish = Wish(
+                document=spec.document(),
+                endpoints=endpoints,
+                pools=pools_of(spec),
+                reason="applied",
+                actor=actor,
+            )
+            return await self.fulfiller.fulfil(wish)
+
+    async def diff(self, document: Mapping[str, Any]) -> Diff:
+        """What `apply` would change; models that lie in files are stored as versions, else nothing.
+
+        Raises:
+            SpecError: With all mistakes.
+        """
+        spec = parse_spec(document)
+        old = self.aims.desired
+        endpoints = await self._resolve(spec)
+        new = DesiredState(
+            generation=old.generation,
+            spec=spec.document(),
+            endpoints=tuple(endpoints),
+            pools=pools_of(spec),
+        )
+        names = dict.fromkeys([*names_of(old), *names_of(new)])
+        found = {
+            name: Difference(before=old.entry(name), after=new.entry(name))
+            for name in names
+            if not same_endpoint(old.endpoint(name), new.endpoint(name))
+        }
+        return Diff(changes=changes_between(old, new), endpoints=found)
+
+    async def put_endpoint(
+        self,
+        name: str,
+        entry: Mapping[str, Any],
+        *,
+        expected: int | None = None,
+        actor: str = "",
+    ) -> Applied:
+        """Want one endpoint as `entry` says; all others stay pinned as they are.
+
+        Args:
+            expected: The generation that the caller read; 0 for an endpoint that is new.
+
+        Raises:
+            SpecError: With all mistakes.
+            ConflictError: The endpoint is at another generation than `expected`.
+        """
+        if entry.get("name", name) != name:
+            raise InvalidArgumentError(
+                f"the body names endpoint {entry['name']!r}, the path {name!r}"
+            )
+        async with self.aims.lock:
+            self._expect(name, expected)
+            document = with_entry(self.aims.desired.spec, name, {"name": name, **entry})
+            endpoint = await self._resolve_one(document, name)
+            return await self.fulfiller.fulfil(
+                self._wish(document, endpoint, reason="put", actor=actor)
+            )
+
+    async def remove_endpoint(
+        self, name: str, *, expected: int | None = None, actor: str = ""
+    ) -> Applied:
+        """Stop serving `name`; all else stays pinned as it is.
+
+        Raises:
+            ModelNotFoundError: There is no such endpoint.
+            FailedPreconditionError: It is one of a repository's models, which come and go together.
+            ConflictError: The endpoint is at another generation than `expected`.
+        """
+        async with self.aims.lock:
+            self._expect(name, expected)
+            self._own(name)
+            desired = self.aims.desired
+            rest = tuple(e for e in desired.endpoints if e.name != name)
+            wish = Wish(
+                document=with_entry(desired.spec, name, None),
+                endpoints=rest,
+                pools=desired.pools,
+                reason="removed",
+                actor=actor,
+            )
+            return await self.fulfiller.fulfil(wish)
+
+    async def load(self, name: str) -> Applied:
+        """Serve the registry's newest version of `name`, or load a served endpoint anew, at once.
+
+        Raises:
+            SpecError: The registry has no such model, or it cannot be served.
+        """
+        async with self.aims.lock:
+            desired = self.aims.desired
+            served = desired.endpoint(name)
+            document = desired.spec
+            if served is None:
+                document = with_entry(document, name, {"name": name, "model": name})
+            endpoint = await self._resolve_one(document, name, reload=served is not None)
+            wish = self._wish(
+                document, endpoint, reason="loaded", actor="", takes_over={name: None}
+            )
+            return await self.fulfiller.fulfil(wish)
+
+    async def undo(self, name: str, *, generation: int | None = None, actor: str = "") -> Applied:
+        """Want an endpoint as it was in `generation`, at once and without a rollout.
+
+        Args:
+            generation: None for the one before the newest.
+
+        Raises:
+            NotFoundError: There is no such generation.
+            FailedPreconditionError: A model of it is gone from the registry.
+        """
+        async with self.aims.lock:
+            former = await self._former(name, generation)
+            desired = self.aims.desired
+            document = with_entry(desired.spec, name, former.document)
+            reason = f"undone to generation {former.generation}"
+            if former.endpoint is None:
+                rest = tuple(e for e in desired.endpoints if e.name != name)
+                wish = Wish(
+                    document=document,
+                    endpoints=rest,
+                    pools=desired.pools,
+                    reason=reason,
+                    actor=actor,
+                )
+            else:
+                await asyncio.to_thread(_check_there, former.endpoint)
+                wish = self._wish(
+                    document,
+                    former.endpoint,
+                    reason=reason,
+                    actor=actor,
+                    takes_over={name: None},
+                    anew=self.aims.rollout(name) is not None,
+                )
+            return await self.fulfiller.fulfil(wish)
+
+    async def start_rollout(
+        self,
+        name: str,
+        *,
+        model: str = "",
+        version: str = "",
+        upstream: Mapping[str, Any] | None = None,
+        rollout: Mapping[str, Any] | None = None,
+        actor: str = "",
+    ) -> RolloutRecord:
+        """Let another version take over endpoint `name`, step by step.
+
+        Args:
+            model: A registry reference or an absolute path; or else:
+            version: Of the model that is served now; beside `upstream`: what to call that.
+            upstream: Somebody else's server, as in the spec.
+            rollout: As in the spec; None takes the endpoint's own, or a canary.
+
+        Raises:
+            ModelNotFoundError: There is no such endpoint.
+            SpecError: What is to be served, or `rollout`, is wrong.
+            FailedPreconditionError: A rollout is under way.
+            InvalidArgumentError: It is served already.
+        """
+        async with self.aims.lock:
+            served = self._own(name)
+            self._check_idle(name)
+            entry = self.aims.desired.entry(name)
+            assert entry is not None, "checked by _own"
+            new = {key: value for key, value in entry.items() if key not in _SOURCES}
+            new |= _source(served, model=model, version=version, upstream=upstream)
+            plan = rollout or entry.get("rollout") or {"strategy": "canary"}
+            document = with_entry(self.aims.desired.spec, name, new)
+            found = await self._resolve_one(
+                with_entry(document, name, {**new, "rollout": dict(plan)}), name
+            )
+            settings = found.rollout
+            assert settings is not None, "was given"
+            target = msgspec.structs.replace(found, rollout=served.rollout)
+            self._check_new(name, target)
+            wish = self._wish(
+                document,
+                target,
+                reason="rollout started",
+                actor=actor,
+                takes_over={name: settings},
+                anew=True,
+            )
+            await self.fulfiller.fulfil(wish)
+            record = self.aims.rollout(name)
+            assert record is not None, "was just begun"
+            return record
+
+    async def history(self, name: str, limit: int = 100) -> list[EndpointGeneration]:
+        """An endpoint's generations, the newest first."""
+        return await self.store.run(self.store.store.history, name, limit=limit)
+
+    def _expect(self, name: str, generation: int | None) -> None:
+        if generation is None:
+            return
+        endpoint = self.aims.desired.endpoint(name)
+        found = 0 if endpoint is None else endpoint.generation
+        if found != generation:
+            message = (
+                f"endpoint '{name}' is at generation {found}, not {generation}: somebody changed "
+                "it meanwhile; read it again"
+            )
+            raise ConflictError(message)
+
+    def _own(self, name: str) -> DesiredEndpoint:
+        """The endpoint of this name, which has a line of its own in the spec."""
+        found = self.aims.desired.endpoint(name)
+        if found is None:
+            raise ModelNotFoundError(name)
+        if self.aims.desired.entry(name) is None:
+            message = f"'{name}' comes from a model repository; take that out of the spec"
+            raise FailedPreconditionError(message)
+        return found
+
+    def _check_idle(self, name: str) -> None:
+        record = self.aims.rollout(name)
+        if record is not None and not record.state.phase.is_over:
+            message = (
+                f"rollout {record.id} of endpoint '{name}' is under way ({record.state.phase}); "
+                "promote or abort it first"
+            )
+            raise FailedPreconditionError(message)
+
+    def _check_new(self, name: str, target: DesiredEndpoint) -> None:
+        serving = self.aims.serving(name)
+        keys = [] if serving is None else [arm.key for arm in serving.arms]
+        if target.arms[0].key in keys:
+            message = f"endpoint '{name}' serves version {target.arms[0].key} already"
+            raise InvalidArgumentError(message)
+
+    async def _former(self, name: str, generation: int | None) -> EndpointGeneration:
+        store = self.store.store
+        if generation is None:
+            known = await self.store.run(store.history, name, limit=2)
+            if not known:
+                raise ModelNotFoundError(name)
+            if len(known) == 1:
+                message = f"endpoint '{name}' has one generation only; there is nothing to undo"
+                raise FailedPreconditionError(message)
+            return known[1]
+        found = await self.store.run(store.generation, name, generation)
+        if found is None:
+            known = await self.store.run(store.history, name, limit=1)
+            there = f"the newest is {known[0].generation}" if known else "there is no such endpoint"
+            raise NotFoundError(f"endpoint '{name}' has no generation {generation}; {there}")
+        return found
+
+    def _wish(
+        self,
+        document: dict[str, Any],
+        endpoint: DesiredEndpoint,
+        *,
+        reason: str,
+        actor: str,
+        takes_over: Mapping[str, RolloutSettings | None] | None = None,
+        anew: bool = False,
+    ) -> Wish:
+        """One endpoint changed or added, all others as they are and where they are."""
+        desired = self.aims.desired
+        name = endpoint.name
+        if desired.endpoint(name) is None:
+            endpoints = (*desired.endpoints, endpoint)
+        else:
+            endpoints = tuple(endpoint if e.name == name else e for e in desired.endpoints)
+        return Wish(
+            document=document,
+            endpoints=endpoints,
+            pools=desired.pools,
+            reason=reason,
+            actor=actor,
+            takes_over=takes_over or {},
+            anew=frozenset({name} if anew else ()),
+        )
+
+    async def _resolve_one(
+        self, document: Mapping[str, Any], name: str, *, reload: bool = False
+    ) -> DesiredEndpoint:
+        spec = _only(parse_spec(document), name)
+        found = await self._resolve(spec, reload=name if reload else "")
+        endpoint = next((e for e in found if e.name == name), None)
+        if endpoint is None:
+            raise ModelNotFoundError(name)
+        return endpoint
+
+    async def _resolve(self, spec: SystemSpec, *, reload: str = "") -> tuple[DesiredEndpoint, ...]:
+        reloads = _reloads(self.aims.desired)
+        if reload:
+            reloads[reload] = reloads.get(reload, 0) + 1
+        resolver = Resolver(
+            registry=self.registry,
+            inspect=self.inspect,
+            spec=spec,
+            reloads=reloads,
+            max_body_bytes=self.max_body_bytes,
+        )
+        return await asyncio.to_thread(resolver.resolve)
+
+
+def pools_of(spec: SystemSpec) -> tuple[DesiredPool, ...]:
+    """The pools that a spec names."""
+    return tuple(
+        DesiredPool(
+            name=pool.name,
+            replicas=pool.replicas,
+            memory_bytes=pool.memory_bytes,
+            max_loaded=pool.max_loaded,
+            load_timeout_s=pool.load_timeout_s,
+        )
+        for pool in spec.pools
+    )
+
+
+def with_entry(
+    document: Mapping[str, Any], name: str, entry: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """`document` with the line of endpoint `name` replaced, added, or taken out (None)."""
+    entries: list[Mapping[str, Any]] = list(document.get("endpoints", []))
+    if entry is None:
+        entries = [old for old in entries if old.get("name") != name]
+    elif any(old.get("name") == name for old in entries):
+        entries = [entry if old.get("name") == name else old for old in entries]
+    else:
+        entries.append(entry)
+    return {"version": 1, **document, "endpoints": [dict(item) for item in entries]}
+
+
+def _source(
+    served: DesiredEndpoint, *, model: str, version: str, upstream: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What is to be served instead, in the words of the spec."""
+    if upstream is not None:
+        return {"upstream": dict(upstream), "version": version or _next_version(served)}
+    if model:
+        return {"model": f"{model}:{version}" if version and ":" not in model else model}
+    if not version:
+        raise InvalidArgumentError("name the version to roll out, or a model or an upstream")
+    line = max(served.arms, key=lambda arm: arm.weight).revision
+    if line.upstream is not None or is_model_path(line.model):
+        message = f"'{line.model}' has no versions in the registry; name a model instead"
+        raise InvalidArgumentError(message)
+    return {"model": f"{line.model.partition(':')[0]}:{version}"}
+
+
+def _next_version(served: DesiredEndpoint) -> str:
+    return str(1 + max(int(arm.revision.version) for arm in served.arms))
+
+
+def _reloads(desired: DesiredState) -> dict[str, int]:
+    """How often each endpoint was loaded anew."""
+    return {e.name: max(arm.revision.reload for arm in e.arms) for e in desired.endpoints if e.arms}
+
+
+def _only(spec: SystemSpec, name: str) -> SystemSpec:
+    """`spec` with the entry of endpoint `name`, or else those that may be repositories."""
+    mine = tuple(entry for entry in spec.endpoints if entry.name == name)
+    others = tuple(e for e in spec.endpoints if e.model is not None and is_model_path(e.model))
+    return spec.model_copy(update={"endpoints": mine or others})
+
+
+def _check_there(endpoint: DesiredEndpoint) -> None:
+    """Raise FailedPreconditionError if a model's files are gone."""
+    for arm in endpoint.arms:
+        settings = arm.revision.settings
+        if arm.revision.upstream is None and not Path(settings.path).exists():
+            message = f"model {arm.revision.model} of that generation is gone from the registry"
+            raise FailedPreconditionError(message)

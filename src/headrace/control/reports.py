@@ -1,0 +1,103 @@
+"""What do replicas say about themselves? The newest report of each that somebody asks about."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from headrace.control.fetch import fetch
+from headrace.control.observed import Replica
+from headrace.core import HeadraceError
+from headrace.serving.report import AnswersPage, Observe, ReplicaReport
+
+_LOG: Final = logging.getLogger("headrace.control")
+_EVERY_S: Final = 1.0
+_TIMEOUT_S: Final = 1.0
+_AT_ONCE: Final = 16
+_HTTP_OK: Final = 200
+
+
+@dataclass(slots=True, kw_only=True)
+class Reports:
+    """Asks replicas every second, and tells them what to look at.
+
+    `wanted`: which ones, each time anew. `observe`: what a replica shall look at.
+    """
+
+    wanted: Callable[[], Iterable[Replica]]
+    observe: Callable[[Replica], Observe]
+    _latest: dict[str, ReplicaReport] = field(default_factory=dict)
+    _cursors: dict[str, int] = field(default_factory=dict)
+    _told: dict[str, tuple[int | None, Observe]] = field(default_factory=dict)
+    _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+
+    def latest(self, name: str) -> ReplicaReport | None:
+        """The newest report of a replica; None if it never answered."""
+        return self._latest.get(name)
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        while True:
+            await self.ask_all()
+            await asyncio.sleep(_EVERY_S)
+
+    async def ask_all(self) -> None:
+        """Ask every wanted replica once."""
+        replicas = list(self.wanted())
+        known = {replica.name for replica in replicas}
+        for name in self._latest.keys() - known:
+            del self._latest[name]
+            self._cursors.pop(name, None)
+            self._told.pop(name, None)
+        await asyncio.gather(*(self._ask(replica) for replica in replicas))
+
+    async def answers(self, replica: Replica) -> AnswersPage:
+        """A replica's answers since the last call; empty if it does not say."""
+        cursor = self._cursors.get(replica.name, 0)
+        empty = AnswersPage(cursor=cursor, answers=[])
+        async with self._asking:
+            try:
+                path = f"/internal/answers?after={cursor}"
+                answer = await fetch(replica.address, path, timeout_s=_TIMEOUT_S)
+                if answer.status != _HTTP_OK:
+                    return empty
+                page = msgspec.json.decode(answer.body, type=AnswersPage)
+            except (HeadraceError, msgspec.MsgspecError):
+                return empty
+        self._cursors[replica.name] = page.cursor
+        return page
+
+    async def _ask(self, replica: Replica) -> None:
+        async with self._asking:
+            try:
+                await self._tell(replica)
+                answer = await fetch(replica.address, "/internal/report", timeout_s=_TIMEOUT_S)
+                if answer.status == _HTTP_OK:
+                    report = msgspec.json.decode(answer.body, type=ReplicaReport)
+                    self._latest[replica.name] = report
+            except (HeadraceError, msgspec.MsgspecError) as error:
+                extra = {"replica": replica.name, "error": str(error)}
+                _LOG.debug("replica does not report", extra=extra)
+
+    async def _tell(self, replica: Replica) -> None:
+        """Say what to look at, once to each process."""
+        wish = self.observe(replica)
+        if self._told.get(replica.name, (replica.pid, Observe())) == (replica.pid, wish):
+            return
+        body = msgspec.json.encode(wish)
+        headers = {"content-type": "application/json"}
+        answer = await fetch(
+            replica.address,
+            "/internal/observe",
+            timeout_s=_TIMEOUT_S,
+            method="PUT",
+            headers=headers,
+            body=body,
+        )
+        if answer.status < 300:  # noqa: PLR2004  # any success
+            if self._told.get(replica.name, (None, Observe()))[1].key != wish.key:
+                self._cursors[replica.name] = 0
+            self._told[replica.name] = (replica.pid, wish)

@@ -1,0 +1,303 @@
+"""Who moves rollouts on? Looks every second, asks the pure machine, stores, then aims.
+
+Whatever is decided is in the store before anything acts on it: a control plane that dies at any
+point goes on from there.
+"""
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
+
+import msgspec
+
+from headrace.control.aims import Aims
+from headrace.control.counting import ArmTotals, Reading
+from headrace.control.journal import Journal
+from headrace.control.observed import Phase as ReplicaPhase
+from headrace.control.observed import Replica
+from headrace.control.reports import Reports
+from headrace.control.rollout_events import events_of
+from headrace.control.store import Assignment, Event, RolloutRecord
+from headrace.control.store_thread import StoreThread
+from headrace.control.watching import View, Watch, reward_sums
+from headrace.core import Clock, HeadraceError, ModelNotFoundError, NotFoundError
+from headrace.rollout.machine import advance, command, due_at
+from headrace.rollout.state import Facts, RolloutState, Verb
+from headrace.serving.report import Observe, ReplicaReport
+
+_LOG: Final = logging.getLogger("headrace.control")
+_EVERY_S: Final = 1.0
+_SAVE_EVIDENCE_S: Final = 10.0
+_FORGET_EVERY_S: Final = 60.0
+_RATE_WINDOW_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayReading:
+    """What the gateway has counted: `epoch` is of its process, which counts from 0.
+
+    `totals` by endpoint and arm; `healthy`: whether somebody else's server answers, likewise.
+    """
+
+    epoch: str
+    totals: Mapping[tuple[str, str], ArmTotals]
+    healthy: Mapping[tuple[str, str], bool]
+
+
+class ArmSource(Protocol):
+    """What counts requests by arm."""
+
+    async def read_arms(self, endpoints: Collection[str]) -> GatewayReading:
+        """Totals of the endpoints' splits.
+
+        Raises:
+            HeadraceError: The gateway does not answer.
+        """
+
+
+@dataclass(slots=True, kw_only=True)
+class RolloutDriver:
+    """Moves every rollout on for as long as `run` is awaited, and takes people's words."""
+
+    store: StoreThread
+    journal: Journal
+    aims: Aims
+    gateway: ArmSource
+    clock: Clock
+    reports: Reports = field(init=False)
+    _watches: dict[str, Watch] = field(default_factory=dict)
+    _healthy: dict[tuple[str, str], bool] = field(default_factory=dict)
+    _rates: dict[str, tuple[float, int, float]] = field(default_factory=dict)
+    _forgot_at: float = 0.0
+
+    async def load(self) -> None:
+        """Take up the rollouts that the store knows; before `run`."""
+        newest: dict[str, RolloutRecord] = {}
+        for endpoint in self.aims.desired.endpoints:
+            found = await self.store.run(self.store.store.rollouts, endpoint.name, limit=1)
+            for record in found:
+                newest[record.endpoint] = record
+        self.aims.aim(rollouts=newest.values())
+        for record in self.aims.active():
+            extra = {"rollout": record.id, "endpoint": record.endpoint}
+            _LOG.info("went on with rollout, which is %s", record.state.phase, extra=extra)
+
+    async def run(self) -> None:
+        """Move rollouts on until cancelled."""
+        loop = asyncio.get_running_loop()
+        next_look = loop.time()
+        while True:
+            if self.aims.active() and loop.time() >= next_look:
+                next_look = loop.time() + _EVERY_S
+                await self.look()
+            changed = self.aims.reconciler.wait_change()
+            await self.step()
+            try:
+                async with asyncio.timeout(self._pause_s(next_look - loop.time())):
+                    await changed
+            except TimeoutError:
+                continue
+
+    async def command(
+        self, name: str, verb: Verb, *, actor: str = "", reason: str = ""
+    ) -> RolloutRecord:
+        """Tell an endpoint's rollout what to do.
+
+        Raises:
+            ModelNotFoundError: There is no such endpoint.
+            NotFoundError: It has no rollout.
+            FailedPreconditionError: The verb means nothing at this point.
+        """
+        async with self.aims.lock:
+            record = self.aims.rollout(name)
+            if self.aims.desired.endpoint(name) is None:
+                raise ModelNotFoundError(name)
+            if record is None:
+                message = f"endpoint '{name}' has no rollout; `headrace rollout start` begins one"
+                raise NotFoundError(message)
+            said = f"{reason} ({actor})" if reason and actor else reason or actor
+            state = command(record.state, verb, now=self.clock.now(), reason=said)
+            return await self._move(record, state, actor=actor)
+
+    async def look(self) -> None:
+        """Read what was counted since the last look, and judge."""
+        active = self.aims.active()
+        try:
+            gateway = await self.gateway.read_arms([record.endpoint for record in active])
+        except HeadraceError as error:
+            _LOG.warning("cannot read the gateway's counts", extra={"error": str(error)})
+            return
+        self._healthy = dict(gateway.healthy)
+        for record in active:
+            view = View.of(record, self.aims)
+            if view is not None:
+                await self._count(view, gateway)
+        await self._forget_old()
+
+    async def step(self) -> None:
+        """Move on every rollout for which something happened or is due."""
+        for record in self.aims.active():
+            async with self.aims.lock:
+                current = self.aims.rollout(record.endpoint)
+                view = View.of(current, self.aims) if current and current.id == record.id else None
+                if current is None or view is None:
+                    continue
+                state = advance(current.state, self._facts(view))
+                await self._settle(current, state)
+        active = {record.id for record in self.aims.active()}
+        for ended in self._watches.keys() - active:
+            del self._watches[ended]
+
+    def wanted(self) -> list[Replica]:
+        """Replicas whose reports are needed."""
+        found: dict[str, Replica] = {}
+        for record in self.aims.active():
+            view = View.of(record, self.aims)
+            for replica in view.replicas if view else ():
+                if replica.phase is ReplicaPhase.READY:
+                    found[replica.name] = replica
+        return list(found.values())
+
+    def observe(self, replica: Replica) -> Observe:
+        """What a replica shall look at: nothing where no rollout is under way."""
+        record = self.aims.rollout(replica.endpoint)
+        if record is None or record.state.phase.is_over:
+            return Observe()
+        view = View.of(record, self.aims)
+        return Observe() if view is None else view.observe(replica, self._rate(replica.name))
+
+    def summary(self, record: RolloutRecord) -> Mapping[str, object]:
+        """What was counted for a rollout so far."""
+        return self._watch(record).evidence.summary()
+
+    async def _count(self, view: View, gateway: GatewayReading) -> None:
+        record, now = view.record, self.clock.now()
+        watch = self._watch(record)
+        reports = {
+            replica.name: report
+            for replica in view.replicas
+            if (report := self.reports.latest(replica.name)) is not None
+        }
+        self._note_rates(reports, now)
+        reading = view.reading(now=now, epoch=gateway.epoch, totals=gateway.totals, reports=reports)
+        if view.needs_answers:
+            reading = await self._with_answers(view, watch, reading)
+        increment = watch.counter.read(reading)
+        if increment is not None:
+            watch.evidence.add(increment)
+            watch.verdict = watch.evidence.verdict(now)
+
+    async def _with_answers(self, view: View, watch: Watch, reading: Reading) -> Reading:
+        """`reading` with what single answers say: pairs, callers, rewards."""
+        now = reading.at
+        ready = [r for r in view.replicas if r.phase is ReplicaPhase.READY and view.is_counted(r)]
+        pages = await asyncio.gather(*(self.reports.answers(replica) for replica in ready))
+        assignments: list[Assignment] = []
+        for replica, page in zip(ready, pages, strict=True):
+            is_shadow = view.record.state.traffic.mirror_percent > 0
+            if is_shadow and view.is_candidate(replica):
+                watch.pairing.add_shadow(page.answers, now)
+            elif is_shadow:
+                watch.pairing.add_primary(page.answers, now)
+            else:
+                assignments += view.assignments(replica, page.answers, now)
+        units = watch.new_units(assignments)
+        if view.needs_assignments:
+            store = self.store.store
+            await self.store.run(store.add_assignments, assignments)
+            watch.rewards = reward_sums(await self.store.run(store.rewards, view.record.id))
+        return replace(
+            reading,
+            pairs=watch.pairing.take(),
+            rewards=watch.rewards,
+            units=units if view.endpoint.sticky is not None else (0, 0),
+        )
+
+    def _facts(self, view: View) -> Facts:
+        watch = self._watch(view.record)
+        name = view.record.endpoint
+        healthy = {key: ok for (endpoint, key), ok in self._healthy.items() if endpoint == name}
+        return Facts(
+            now=self.clock.now(),
+            candidate_ready=view.is_ready(healthy),
+            candidate_failed=view.failure,
+            in_force=view.in_force,
+            verdict=watch.verdict,
+            step_samples=watch.counter.samples,
+        )
+
+    async def _settle(self, record: RolloutRecord, state: RolloutState) -> None:
+        """Keep what `advance` said: at once if it moved, now and then if only more was counted."""
+        watch = self._watch(record)
+        is_same = msgspec.structs.replace(state, verdict=record.state.verdict) == record.state
+        if not is_same:
+            await self._move(record, state)
+            return
+        newer = msgspec.structs.replace(record, state=state)
+        now = self.clock.now()
+        if state.verdict is not None and now - watch.saved_at >= _SAVE_EVIDENCE_S:
+            newer = await self._save(newer, [])
+        self.aims.rollouts[record.endpoint] = newer
+
+    async def _move(
+        self, record: RolloutRecord, state: RolloutState, *, actor: str = ""
+    ) -> RolloutRecord:
+        """Store a rollout's new state, then aim at it."""
+        events = events_of(record, state, now=self.clock.now(), actor=actor)
+        moved = await self._save(msgspec.structs.replace(record, state=state), events)
+        for event in events:
+            extra = {"endpoint": record.endpoint, "rollout": record.id}
+            _LOG.info("%s", event.message.splitlines()[0], extra=extra)
+        self.aims.aim(rollouts=[moved])
+        self.journal.note()
+        return moved
+
+    async def _save(self, record: RolloutRecord, events: Sequence[Event]) -> RolloutRecord:
+        watch = self._watch(record)
+        watch.saved_at = self.clock.now()
+        whole = msgspec.structs.replace(record, evidence=watch.evidence.encode())
+        return await self.store.run(self.store.store.save_rollout, whole, events=events)
+
+    def _watch(self, record: RolloutRecord) -> Watch:
+        watch = self._watches.get(record.id)
+        if watch is None:
+            watch = self._watches[record.id] = Watch.over(record, self.clock.now())
+        return watch
+
+    def _pause_s(self, until_look_s: float) -> float:
+        """How long nothing happens by itself."""
+        now = self.clock.now()
+        dues = [due_at(record.state) for record in self.aims.active()]
+        waits = [due - now for due in dues if due is not None]
+        if dues:
+            waits.append(until_look_s)
+        return max(min(waits, default=_FORGET_EVERY_S), 0.0)
+
+    def _note_rates(self, reports: Mapping[str, ReplicaReport], now: float) -> None:
+        """Remember how busy replicas are, for how many answers can be looked at."""
+        for name, report in reports.items():
+            at, received, rate = self._rates.get(name, (now, report.received, 0.0))
+            if now - at >= _RATE_WINDOW_S:
+                rate = max(report.received - received, 0) / (now - at)
+                at, received = now, report.received
+            self._rates[name] = (at, received, rate)
+
+    def _rate(self, name: str) -> float:
+        """Requests per second of one replica, as its reports say."""
+        return self._rates.get(name, (0.0, 0, 0.0))[2]
+
+    async def _forget_old(self) -> None:
+        """Let go of what no feedback can name any more."""
+        now = self.clock.now()
+        if now - self._forgot_at < _FORGET_EVERY_S:
+            return
+        self._forgot_at = now
+        windows = [
+            metric.window_s
+            for record in self.aims.rollouts.values()
+            if (metric := record.state.settings.metrics.reward) is not None
+        ]
+        if windows:
+            await self.store.run(self.store.store.forget_before, now - max(windows))

@@ -1,0 +1,278 @@
+"""What does one rollout under way look like to the gateway and to its replicas?"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from headrace.control.aims import Aims
+from headrace.control.counting import ArmTotals, Counter, Predictions, Reading, Split
+from headrace.control.desired import DesiredArm, DesiredEndpoint
+from headrace.control.effective import BASELINE
+from headrace.control.observed import Phase, Replica, Route
+from headrace.control.pairing import Pairing
+from headrace.control.status import MANY_FAILURES, is_routed_as_desired
+from headrace.control.store import Assignment, RolloutRecord, UnitReward
+from headrace.core.rollout_settings import AbSettings, DisagreementMetric, ShadowSettings
+from headrace.rollout.evidence import Evidence
+from headrace.rollout.outcomes import Verdict
+from headrace.rollout.readings import RewardSums
+from headrace.serving.report import Answer, Observe, ReplicaReport
+
+CANDIDATE: Final = "candidate"
+_MOST_UNITS: Final = 1_000_000
+_ANSWERS_PER_S: Final = 1000.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Watch:
+    """Everything that is counted for one rollout, and when it was written last."""
+
+    evidence: Evidence
+    counter: Counter
+    pairing: Pairing
+    saved_at: float
+    verdict: Verdict | None = None
+    units: dict[str, set[str]] = field(default_factory=lambda: {BASELINE: set(), CANDIDATE: set()})
+    rewards: tuple[RewardSums, RewardSums] | None = None
+
+    @classmethod
+    def over(cls, record: RolloutRecord, now: float) -> "Watch":
+        """The watch of a rollout that begins, or goes on after a restart."""
+        settings = record.state.settings
+        evidence = (
+            Evidence.decode(settings, record.evidence)
+            if record.evidence
+            else Evidence.start(settings)
+        )
+        metric = settings.metrics.disagreement or DisagreementMetric()
+        return cls(
+            evidence=evidence,
+            counter=Counter(warmup_s=settings.warmup_s),
+            pairing=Pairing(metric=metric),
+            saved_at=now,
+        )
+
+    def new_units(self, assignments: Iterable[Assignment]) -> tuple[int, int]:
+        """How many callers are seen for the first time: on the baseline, on the candidate."""
+        found = {BASELINE: 0, CANDIDATE: 0}
+        for assignment in assignments:
+            seen = self.units[assignment.arm]
+            if assignment.unit and assignment.unit not in seen and len(seen) < _MOST_UNITS:
+                seen.add(assignment.unit)
+                found[assignment.arm] += 1
+        return found[BASELINE], found[CANDIDATE]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A rollout's arms, replicas and route as they are now."""
+
+    record: RolloutRecord
+    endpoint: DesiredEndpoint
+    route: Route | None
+    replicas: Sequence[Replica]
+
+    @classmethod
+    def of(cls, record: RolloutRecord, aims: Aims) -> "View | None":
+        """The view of `record`; None if its endpoint is gone."""
+        reconciler = aims.reconciler
+        endpoint = aims.effective_endpoint(record.endpoint)
+        if endpoint is None:
+            return None
+        routes = reconciler.published or ()
+        return cls(
+            record=record,
+            endpoint=endpoint,
+            route=next((r for r in routes if r.name == record.endpoint), None),
+            replicas=[
+                replica
+                for replica in reconciler.replicas.values()
+                if replica.endpoint == record.endpoint and not replica.is_leaving
+            ],
+        )
+
+    @property
+    def candidate(self) -> DesiredArm | None:
+        """The new version's arm."""
+        return self.endpoint.arm(self.record.target.arms[0].key)
+
+    @property
+    def comparison(self) -> list[DesiredArm]:
+        """What the candidate is compared with: the fresh baseline if there is one, else the old."""
+        fresh = [arm for arm in self.endpoint.arms if arm.role == BASELINE]
+        return fresh or [arm for arm in self.endpoint.arms if arm is not self.candidate]
+
+    @property
+    def in_force(self) -> bool:
+        """Whether the gateway acknowledged what the rollout asks for."""
+        return is_routed_as_desired(self.endpoint, self.route)
+
+    def is_ready(self, healthy: Mapping[str, bool]) -> bool:
+        """Whether all replicas that the new split needs were ready.
+
+        Args:
+            healthy: By the key of each arm that is somebody else's server.
+        """
+        fresh = [arm for arm in self.endpoint.arms if arm is self.candidate or arm.role == BASELINE]
+        return all(self._arm_is_ready(arm, healthy) for arm in fresh)
+
+    def _arm_is_ready(self, arm: DesiredArm, healthy: Mapping[str, bool]) -> bool:
+        if arm.revision.upstream is not None:
+            return healthy.get(arm.key, False)
+        mine = self._replicas_of(arm)
+        ready = [replica for replica in mine if replica.phase is Phase.READY]
+        return bool(ready) and sum(replica.was_ready for replica in mine) >= arm.replicas
+
+    @property
+    def failure(self) -> str:
+        """Why the candidate cannot become ready, or does not stay up; empty while it may."""
+        arm = self.candidate
+        for replica in self._replicas_of(arm) if arm else ():
+            gave_up = replica.failures >= MANY_FAILURES and replica.phase is not Phase.READY
+            if replica.cannot_load or gave_up:
+                return f"{replica.name}: {replica.reason}"
+        return ""
+
+    def is_candidate(self, replica: Replica) -> bool:
+        """Whether `replica` runs the new version."""
+        arm = self.candidate
+        return arm is not None and replica.revision_id == arm.revision.id
+
+    def is_compared(self, replica: Replica) -> bool:
+        """Whether `replica` is one that the candidate is compared with."""
+        return any(replica.revision_id == arm.revision.id for arm in self.comparison)
+
+    def split(self) -> Split | None:
+        """The weights of candidate and comparison in force; None while others are asked for."""
+        arm = self.candidate
+        if not self.in_force or self.route is None or arm is None:
+            return None
+        if any(not a.is_live for a in self.route.arms if a.weight):
+            return None  # one that cannot answer gave its share to the others
+        return arm.weight, sum(other.weight for other in self.comparison)
+
+    def reading(
+        self,
+        *,
+        now: float,
+        epoch: str,
+        totals: Mapping[tuple[str, str], ArmTotals],
+        reports: Mapping[str, ReplicaReport],
+    ) -> Reading:
+        """What the gateway and the replicas have counted, put together by arm."""
+        name, arm = self.record.endpoint, self.candidate
+        return Reading(
+            at=now,
+            epoch=epoch,
+            split=self.split(),
+            candidate=totals.get((name, arm.key), ArmTotals()) if arm else ArmTotals(),
+            baseline=_sum(totals.get((name, a.key), ArmTotals()) for a in self.comparison),
+            predictions=self._predictions(reports),
+        )
+
+    def observe(self, replica: Replica, received_per_s: float) -> Observe:
+        """What a replica of this endpoint shall look at."""
+        settings = self.record.state.settings
+        predictions = settings.metrics.predictions
+        is_shadow = isinstance(settings, ShadowSettings)
+        return Observe(
+            key=self.record.id,
+            predictions=predictions is not None and not is_shadow and self.is_counted(replica),
+            output=predictions.output if predictions else "",
+            answers_percent=self._answers_percent(received_per_s),
+        )
+
+    def is_counted(self, replica: Replica) -> bool:
+        """Whether the replica belongs to one of the two arms that are compared."""
+        return self.is_candidate(replica) or self.is_compared(replica)
+
+    @property
+    def needs_answers(self) -> bool:
+        """Whether single answers are looked at, and not only their counts."""
+        settings = self.record.state.settings
+        is_paired = isinstance(settings, ShadowSettings)
+        return is_paired or self.needs_assignments or self.endpoint.sticky is not None
+
+    @property
+    def needs_assignments(self) -> bool:
+        """Whether it is remembered who answered which request, for feedback that may come."""
+        settings = self.record.state.settings
+        return settings.metrics.reward is not None or isinstance(settings, AbSettings)
+
+    def assignments(
+        self, replica: Replica, answers: Iterable[Answer], now: float
+    ) -> list[Assignment]:
+        """Who answered these requests."""
+        arm = CANDIDATE if self.is_candidate(replica) else BASELINE
+        return [
+            Assignment(
+                request_id=answer.request_id,
+                rollout=self.record.id,
+                arm=arm,
+                unit=unit_digest(self.record.id, answer.unit or answer.request_id),
+                at=now,
+            )
+            for answer in answers
+            if not answer.failed
+        ]
+
+    def _answers_percent(self, received_per_s: float) -> int:
+        """All answers where feedback may name any; else so many that pairing keeps up."""
+        if not self.needs_answers:
+            return 0
+        if self.needs_assignments:
+            return 100
+        return max(1, min(100, int(100 * _ANSWERS_PER_S / max(received_per_s, 1.0))))
+
+    def _predictions(self, reports: Mapping[str, ReplicaReport]) -> dict[str, Predictions]:
+        found = {}
+        for replica in self.replicas:
+            report = reports.get(replica.name)
+            if report is None or report.predictions is None or not self.is_counted(replica):
+                continue
+            if report.observing != self.record.id:
+                continue
+            found[replica.name] = Predictions(
+                is_candidate=self.is_candidate(replica),
+                kind=report.predictions.kind,
+                counts=report.predictions.counts,
+            )
+        return found
+
+    def _replicas_of(self, arm: DesiredArm) -> list[Replica]:
+        return [replica for replica in self.replicas if replica.revision_id == arm.revision.id]
+
+
+def unit_digest(rollout: str, unit: str) -> str:
+    """What stands for a caller in the store: nobody can read from it who it was."""
+    return hashlib.sha256(f"{rollout}\0{unit}".encode()).hexdigest()[:16]
+
+
+def reward_sums(rewards: Iterable[UnitReward]) -> tuple[RewardSums, RewardSums]:
+    """Mean rewards per unit, summed up: the baseline's, the candidate's."""
+    values: dict[str, list[float]] = {BASELINE: [], CANDIDATE: []}
+    for reward in rewards:
+        values[reward.arm].append(reward.total / reward.count)
+    return _sums(values[BASELINE]), _sums(values[CANDIDATE])
+
+
+def _sums(values: Sequence[float]) -> RewardSums:
+    if not values:
+        return RewardSums()
+    mean = sum(values) / len(values)
+    return RewardSums(
+        units=len(values), mean=mean, squares=sum((value - mean) ** 2 for value in values)
+    )
+
+
+def _sum(totals: Iterable[ArmTotals]) -> ArmTotals:
+    requests = errors = rejections = 0
+    latency: dict[tuple[float, float], int] = {}
+    for total in totals:
+        requests += total.requests
+        errors += total.errors
+        rejections += total.rejections
+        for bucket, count in total.latency.items():
+            latency[bucket] = latency.get(bucket, 0) + count
+    return ArmTotals(requests=requests, errors=errors, rejections=rejections, latency=latency)

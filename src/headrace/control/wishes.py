@@ -1,0 +1,202 @@
+"""How does a wish become the desired state? Numbered, stored with its rollouts, then aimed at."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from headrace.control.aims import Aims, same_endpoint
+from headrace.control.changes import changes_between
+from headrace.control.desired import DesiredEndpoint, DesiredPool, DesiredState
+from headrace.control.store import Event, RolloutRecord
+from headrace.control.store_thread import StoreThread
+from headrace.core import Clock
+from headrace.core.rollout_settings import RolloutSettings
+from headrace.rollout.machine import begin
+from headrace.rollout.state import Phase
+
+_LOG: Final = logging.getLogger("headrace.control")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What an apply changed."""
+
+    changes: list[str]
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """A desired state that is yet to be stored.
+
+    `takes_over`: how endpoints take over that do not go by their own `rollout`; None for at once.
+    `anew`: endpoints that get a new generation even if nothing differs.
+    """
+
+    document: dict[str, Any]
+    endpoints: Sequence[DesiredEndpoint]
+    pools: tuple[DesiredPool, ...]
+    reason: str
+    actor: str
+    takes_over: Mapping[str, RolloutSettings | None] = field(default_factory=dict)
+    anew: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True, kw_only=True)
+class Fulfiller:
+    """Brings wishes into force, one at a time: whoever calls holds the aims' lock."""
+
+    store: StoreThread
+    aims: Aims
+    clock: Clock
+
+    async def fulfil(self, wish: Wish) -> Applied:
+        """Store the wish and the rollouts that it begins, then aim at it.
+
+        A rollout is stored before the state that it is about: had we died in between, the version
+        would take over at once.
+        """
+        old = self.aims.desired
+        endpoints = tuple([await self._numbered(e, wish.anew) for e in wish.endpoints])
+        new = DesiredState(
+            generation=old.generation + 1,
+            spec=wish.document,
+            endpoints=endpoints,
+            pools=wish.pools,
+        )
+        changes = changes_between(old, new)
+        if not changes and old.generation and not wish.anew:
+            return Applied(changes=[], generation=old.generation)
+        store, now = self.store.store, self.clock.now()
+        begun = [
+            await self.store.run(store.save_rollout, record, events=[_started(record)])
+            for record in await self._begun(old, new, wish, now)
+        ]
+        save = store.save
+        await self.store.run(save, new, at=now, reason=wish.reason, actor=wish.actor)
+        await self.store.run(store.add_events, _changed(old, new, wish, now))
+        superseded = await self._supersede(new, begun, now)
+        for change in changes:
+            _LOG.info("%s", change, extra={"generation": new.generation})
+        self.aims.aim(desired=new, rollouts=[*superseded, *begun])
+        return Applied(changes=changes, generation=new.generation)
+
+    async def _numbered(self, endpoint: DesiredEndpoint, anew: frozenset[str]) -> DesiredEndpoint:
+        """`endpoint` with its generation: a new one if anything differs."""
+        old = self.aims.desired.endpoint(endpoint.name)
+        if old is not None:
+            is_new = endpoint.name in anew or not same_endpoint(old, endpoint)
+            return msgspec.structs.replace(endpoint, generation=old.generation + is_new)
+        last = await self.store.run(self.store.store.history, endpoint.name, limit=1)
+        generation = last[0].generation + 1 if last else 1
+        return msgspec.structs.replace(endpoint, generation=generation)
+
+    async def _begun(
+        self, old: DesiredState, new: DesiredState, wish: Wish, now: float
+    ) -> list[RolloutRecord]:
+        records: list[RolloutRecord] = []
+        for target in new.endpoints:
+            before, source = old.endpoint(target.name), self.aims.serving(target.name)
+            settings = wish.takes_over.get(target.name, target.rollout)
+            if before is None or source is None or settings is None:
+                continue
+            if before.generation == target.generation or not can_roll(source, target):
+                continue
+            newest = await self.store.run(self.store.store.rollouts, limit=1)
+            number = 1 + (int(newest[0].id[1:]) if newest else 0) + len(records)
+            records.append(
+                RolloutRecord(
+                    id=f"r{number}",
+                    endpoint=target.name,
+                    created=now,
+                    source=source,
+                    target=target,
+                    state=begin(settings, now=now),
+                    actor=wish.actor,
+                )
+            )
+        return records
+
+    async def _supersede(
+        self, new: DesiredState, begun: Sequence[RolloutRecord], now: float
+    ) -> list[RolloutRecord]:
+        """End the rollouts whose endpoint is to be something else now."""
+        ended = []
+        replaced = {record.endpoint for record in begun}
+        for record in self.aims.active():
+            endpoint = new.endpoint(record.endpoint)
+            if endpoint is not None and endpoint.generation == record.target.generation:
+                continue
+            state = msgspec.structs.replace(
+                record.state,
+                phase=Phase.SUPERSEDED,
+                since=now,
+                reason="the endpoint was changed meanwhile",
+            )
+            event = Event(
+                at=now,
+                endpoint=record.endpoint,
+                kind="rollout",
+                reason="Superseded",
+                message=f"rollout {record.id} ended: the endpoint was changed meanwhile",
+                rollout=record.id,
+            )
+            changed = msgspec.structs.replace(record, state=state)
+            saved = await self.store.run(self.store.store.save_rollout, changed, events=[event])
+            if record.endpoint not in replaced:
+                ended.append(saved)
+        return ended
+
+
+def can_roll(source: DesiredEndpoint, target: DesiredEndpoint) -> bool:
+    """Whether a rollout can lead from one to the other: to one version that is not served yet."""
+    if len(target.arms) != 1 or not source.arms:
+        return False
+    return target.arms[0].key not in {arm.key for arm in source.arms}
+
+
+def names_of(state: DesiredState) -> list[str]:
+    """The endpoints' names."""
+    return [endpoint.name for endpoint in state.endpoints]
+
+
+def _started(record: RolloutRecord) -> Event:
+    strategy = record.state.settings.__struct_config__.tag
+    old = ", ".join(arm.key for arm in record.source.arms)
+    new = record.target.arms[0].key
+    return Event(
+        at=record.created,
+        endpoint=record.endpoint,
+        kind="rollout",
+        reason="Started",
+        message=f"rollout {record.id} ({strategy}) from version {old} to {new}",
+        generation=record.target.generation,
+        rollout=record.id,
+        actor=record.actor,
+    )
+
+
+def _changed(old: DesiredState, new: DesiredState, wish: Wish, now: float) -> list[Event]:
+    """An event for every endpoint that is to be something else."""
+    events = []
+    for name in dict.fromkeys([*names_of(old), *names_of(new)]):
+        before, after = old.endpoint(name), new.endpoint(name)
+        if before == after:
+            continue
+        last = after or before
+        assert last is not None
+        events.append(
+            Event(
+                at=now,
+                endpoint=name,
+                kind="spec",
+                reason="Removed" if after is None else "Changed" if before else "Added",
+                message=wish.reason,
+                generation=last.generation + (after is None),
+                actor=wish.actor,
+            )
+        )
+    return events
