@@ -35,7 +35,7 @@ from headrace.control.status import (
 )
 from headrace.control.store import EndpointGeneration, Event, Feedback, RolloutRecord
 from headrace.control.store_thread import StoreThread
-from headrace.control.wishes import Applied
+from headrace.control.wishes import Applied as Applied  # noqa: PLC0414  # part of this API
 from headrace.core import Clock, HeadraceError, ModelNotFoundError
 from headrace.registry import Inspect, Registry
 from headrace.rollout.state import Verb

@@ -25,21 +25,30 @@ def events_of(
 ) -> list[Event]:
     """The events of the move from a rollout's stored state to `state`; most moves have one."""
     before = record.state
-    events = []
+    found: list[tuple[str, str]] = []
     if state.traffic.candidate != before.traffic.candidate and not state.phase.is_over:
         old, new = before.traffic.candidate, state.traffic.candidate
-        message = (
-            f"rollout {record.id}: weight of version {_version(record)} goes from {old} to {new}"
+        version = record.target.arms[0].key
+        found.append(
+            ("Weight", f"rollout {record.id}: version {version} goes from {old} to {new} %")
         )
-        events.append(_event(record, state, now, "Weight", message, actor))
     if state.phase is not before.phase:
-        message = f"rollout {record.id} is {state.phase.value.replace('_', ' ')}: {state.reason}"
-        events.append(_event(record, state, now, _REASONS[state.phase], message, actor))
-    return events
+        phase = state.phase.value.replace("_", " ")
+        found.append((_REASONS[state.phase], f"rollout {record.id} is {phase}: {state.reason}"))
+    return [
+        _event(record, state, now=now, reason=reason, message=message, actor=actor)
+        for reason, message in found
+    ]
 
 
 def _event(
-    record: RolloutRecord, state: RolloutState, now: float, reason: str, message: str, actor: str
+    record: RolloutRecord,
+    state: RolloutState,
+    *,
+    now: float,
+    reason: str,
+    message: str,
+    actor: str,
 ) -> Event:
     data: dict[str, Any] = {
         "phase": state.phase.value,
@@ -63,7 +72,3 @@ def _event(
         actor=actor,
         data=data,
     )
-
-
-def _version(record: RolloutRecord) -> str:
-    return record.target.arms[0].key
