@@ -23,7 +23,7 @@ def is_published(state: RolloutState, plan: Plan) -> bool:
 
 def aimed(state: RolloutState, plan: Plan, step: int, *, now: float) -> RolloutState:
     """The replicas of `step` are asked for; the weights stay."""
-    scale = max(state.traffic.candidate_scale, plan.traffic(step).candidate_scale)
+    scale = plan.traffic(step).candidate_scale
     return replace(
         state,
         step=step,

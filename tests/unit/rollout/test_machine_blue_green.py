@@ -83,9 +83,12 @@ def test_an_approved_preview_is_switched() -> None:
     assert switch.weights(3) == [0, 100]
 
 
-def test_promoting_after_the_switch_drops_the_old_version() -> None:
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_promoting_after_the_switch_drops_the_old_version(is_paused: bool) -> None:  # noqa: FBT001  # parametrized
     switch = Driven.of(BlueGreenSettings())
     switch.looks(5)
+    if is_paused:
+        switch.tell(Verb.PAUSE)
 
     done = switch.tell(Verb.PROMOTE)
     assert done.phase is Phase.PROMOTED

@@ -220,6 +220,25 @@ def test_time_counts_from_the_first_weight_in_force() -> None:
     assert machine.due_at(canary.state) == BEGAN + 163_600.0
 
 
+def test_all_steps_share_the_time_for_a_decision() -> None:
+    canary = Driven.of(JUDGED)
+    canary.looks(2)
+    canary.look(after=3000.0, verdict=GOOD)
+    assert canary.looks(2, verdict=UNSURE).step == 1
+
+    assert canary.look(after=600.0, verdict=UNSURE).phase is Phase.ROLLED_BACK
+
+
+def test_once_it_is_decided_only_replicas_have_to_come_in_time() -> None:
+    canary = Driven.of(CanarySettings(steps=(CanaryStep(weight=10),), ready_timeout_s=7200.0))
+    canary.looks(2)
+    assert canary.state.promoted_by is PromotedBy.PLAN
+    assert machine.due_at(canary.state) == canary.now + 7200.0
+
+    assert canary.look(after=5000.0, ready=False).phase is Phase.PROGRESSING
+    assert canary.looks(2).phase is Phase.PROMOTED
+
+
 def test_facts_of_the_moment_in_which_traffic_changed_are_about_the_traffic_before() -> None:
     state = machine.begin(JUDGED, now=BEGAN)
     facts = Facts(now=BEGAN + 5.0, candidate_ready=True, in_force=True)

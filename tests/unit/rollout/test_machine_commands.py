@@ -84,6 +84,15 @@ def test_a_pause_does_not_count_towards_the_time_for_a_decision() -> None:
     assert due - canary.now == pytest.approx(599.75)
 
 
+def test_a_clock_set_back_before_a_pause_gives_the_whole_time() -> None:
+    canary = at_first_step()
+    canary.now -= 50_000.0
+    canary.tell(Verb.PAUSE)
+    canary.tell(Verb.RESUME)
+
+    assert machine.due_at(canary.state) == canary.now + 3600.0
+
+
 def test_a_pause_while_replicas_start_gives_them_their_time_again() -> None:
     canary = Driven.of(CANARY)
     canary.look(ready=False)
