@@ -29,6 +29,18 @@ class ArmTotals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayReading:
+    """What the gateway has counted: `epoch` is of its process, which counts from 0.
+
+    `totals` by endpoint and arm; `healthy`: whether somebody else's server answers, likewise.
+    """
+
+    epoch: str
+    totals: Mapping[tuple[str, str], ArmTotals]
+    healthy: Mapping[tuple[str, str], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Predictions:
     """What one replica has counted of its answers; `is_candidate` says for which arm."""
 
@@ -78,7 +90,8 @@ class Counter:
         last, self._last = self._last, reading
         if reading.split is None or reading.at - self._since < self.warmup_s:
             self._last = None
-        if self._last is None or last is None or last.epoch != reading.epoch:
+        split = reading.split
+        if split is None or self._last is None or last is None or last.epoch != reading.epoch:
             self._note_predictions(reading)
             return None
         classes = self._new_predictions(reading)
@@ -86,12 +99,12 @@ class Counter:
         candidate = _arm(last.candidate, reading.candidate, classes[True], units[1])
         baseline = _arm(last.baseline, reading.baseline, classes[False], units[0])
         self._seen = (self._seen[0] + candidate.requests, self._seen[1] + baseline.requests)
-        self.samples = _smaller(self._seen, reading.split, reading.pairs.pairs + self.samples)
+        self.samples = _smaller(self._seen, split, reading.pairs.pairs + self.samples)
         rewards = reading.rewards
         return Increment(
             at=reading.at,
             duration_s=reading.at - last.at,
-            share=_share(reading.split),
+            share=_share(split),
             candidate=candidate,
             baseline=baseline,
             pairs=reading.pairs,

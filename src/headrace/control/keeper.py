@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from headrace.control.backoff import CRASHED, STABLE_AFTER_S
+from headrace.control.counting import ArmTotals, GatewayReading
 from headrace.control.files import write_atomic
 from headrace.control.observed import Route
 from headrace.control.process import start_ticks
@@ -159,6 +160,36 @@ class GatewayKeeper:
         endpoints = [endpoint_route(route) for route in routes]
         await self._gateway.publish(build_snapshot(self.settings, endpoints))
         self._keep_routes(routes)
+
+    async def read_arms(self, endpoints: Collection[str]) -> GatewayReading:
+        """What Envoy has counted of these endpoints' splits.
+
+        Raises:
+            HeadraceError: Envoy does not answer.
+        """
+        statistics = await self._gateway.arm_statistics(endpoints)
+        totals = {
+            key: ArmTotals(
+                requests=arm.requests,
+                errors=arm.errors,
+                rejections=arm.rejections,
+                latency=dict(
+                    zip(zip(arm.lower_s, arm.width_s, strict=True), arm.counts, strict=True)
+                ),
+            )
+            for key, arm in statistics.arms.items()
+        }
+        upstreams = [
+            (route.name, arm.key)
+            for route in self._routes
+            for arm in route.arms
+            if arm.upstream is not None and route.name in set(endpoints)
+        ]
+        healthy = {}
+        for name, key in upstreams:
+            up, _ = await self._gateway.upstream_health(name, key)
+            healthy[name, key] = up > 0
+        return GatewayReading(epoch=statistics.epoch, totals=totals, healthy=healthy)
 
     async def stats(self) -> str:
         """Envoy's metrics in Prometheus' text format."""

@@ -97,6 +97,7 @@ class Life:
                 task.cancel()
         self._copy_new()
         self.system.driver.close()
+        self.system.plane.store.close()
         self.system.sockets.close()
         return EXIT_FAILED if self._failure else EXIT_OK
 
@@ -144,6 +145,8 @@ class Life:
                 applied = await system.plane.apply(system.document)
                 _LOG.info("applied spec", extra={"generation": applied.generation})
             group.create_task(system.plane.ask_first_requests())
+            group.create_task(system.plane.rollout_driver.run())
+            group.create_task(system.plane.rollout_driver.reports.run())
             # One turn of the loop starts the replicas; the API's imports come after that.
             await asyncio.sleep(0)
             group.create_task(system.server.run())

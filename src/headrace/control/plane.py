@@ -135,6 +135,10 @@ class ControlPlane:
         """An endpoint's generations, the newest first."""
         return await self.store.run(self.store.store.history, name, limit=limit)
 
+    async def generation(self, name: str, generation: int) -> EndpointGeneration | None:
+        """One generation of an endpoint."""
+        return await self.store.run(self.store.store.generation, name, generation)
+
     async def start_rollout(
         self,
         name: str,

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import msgspec
 
 from headrace.control.aims import Aims
-from headrace.control.counting import ArmTotals, Reading
+from headrace.control.counting import GatewayReading, Reading
 from headrace.control.journal import Journal
 from headrace.control.observed import Phase as ReplicaPhase
 from headrace.control.observed import Replica
@@ -32,18 +32,7 @@ _EVERY_S: Final = 1.0
 _SAVE_EVIDENCE_S: Final = 10.0
 _FORGET_EVERY_S: Final = 60.0
 _RATE_WINDOW_S: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GatewayReading:
-    """What the gateway has counted: `epoch` is of its process, which counts from 0.
-
-    `totals` by endpoint and arm; `healthy`: whether somebody else's server answers, likewise.
-    """
-
-    epoch: str
-    totals: Mapping[tuple[str, str], ArmTotals]
-    healthy: Mapping[tuple[str, str], bool]
+_MOST_LOADED: Final = 100_000
 
 
 class ArmSource(Protocol):
@@ -72,17 +61,15 @@ class RolloutDriver:
     _rates: dict[str, tuple[float, int, float]] = field(default_factory=dict)
     _forgot_at: float = 0.0
 
-    async def load(self) -> None:
-        """Take up the rollouts that the store knows; before `run`."""
+    def load(self) -> None:
+        """Take up the rollouts that the store knows, blocking; before `run`."""
         newest: dict[str, RolloutRecord] = {}
-        for endpoint in self.aims.desired.endpoints:
-            found = await self.store.run(self.store.store.rollouts, endpoint.name, limit=1)
-            for record in found:
-                newest[record.endpoint] = record
+        for record in self.store.store.rollouts(limit=_MOST_LOADED):
+            newest.setdefault(record.endpoint, record)
         self.aims.aim(rollouts=newest.values())
         for record in self.aims.active():
             extra = {"rollout": record.id, "endpoint": record.endpoint}
-            _LOG.info("went on with rollout, which is %s", record.state.phase, extra=extra)
+            _LOG.info("went on with rollout, which is %s", record.state.phase.value, extra=extra)
 
     async def run(self) -> None:
         """Move rollouts on until cancelled."""
@@ -167,10 +154,6 @@ class RolloutDriver:
             return Observe()
         view = View.of(record, self.aims)
         return Observe() if view is None else view.observe(replica, self._rate(replica.name))
-
-    def summary(self, record: RolloutRecord) -> Mapping[str, object]:
-        """What was counted for a rollout so far."""
-        return self._watch(record).evidence.summary()
 
     async def _count(self, view: View, gateway: GatewayReading) -> None:
         record, now = view.record, self.clock.now()

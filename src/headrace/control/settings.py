@@ -18,6 +18,7 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     paths; None goes on with the stored state. `allowed_hosts`: Host headers that the management API
     takes besides loopback names and `admin_host`. `copy_logs` writes every process's log to
     standard error. `first_request` False calls an endpoint ready without having asked it.
+    `state_url`: the database of the desired state; empty for a file in the home.
     `notify_fd`: where `{"ready": true}` or `{"error": ...}` is written once.
     """
 
@@ -35,6 +36,7 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     copy_logs: bool = False
     drain_timeout_s: float = 30.0
     first_request: bool = True
+    state_url: str = ""
     notify_fd: int | None = None
 
 
