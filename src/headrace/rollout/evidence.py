@@ -1,0 +1,348 @@
+"""What was counted over a whole rollout, and what does it say?
+
+One object per rollout holds every test. It may be asked for a verdict as often as one likes: the
+tests are made for that (`betting`). What it holds is counts, so it survives a restart exactly.
+"""
+
+from collections.abc import Mapping
+from typing import Final, TypeVar
+
+import msgspec
+import numpy as np
+
+from headrace.core.errors import FailedPreconditionError
+from headrace.core.rollout_settings import (
+    AbSettings,
+    BlueGreenSettings,
+    MetricsSettings,
+    RolloutSettings,
+    ShadowSettings,
+)
+from headrace.rollout import judge
+from headrace.rollout.assignment import Assignments
+from headrace.rollout.bernoulli import Rate
+from headrace.rollout.betting import Array
+from headrace.rollout.explain import Names, explanation
+from headrace.rollout.latency_ratio import Histogram, LatencyRatios
+from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
+from headrace.rollout.prediction_shift import PredictionShift
+from headrace.rollout.rate_difference import RateDifferences
+from headrace.rollout.readings import ArmCounts, Increment
+from headrace.rollout.reward import RewardDifference
+
+_FORMAT: Final = 1
+_ANYBODY: Final = Names()
+_Metric = TypeVar("_Metric")
+
+
+class _Counts(msgspec.Struct):
+    """Everything that was counted; `candidate_*` are the candidate's own rates."""
+
+    format: int
+    latency: LatencyRatios
+    errors: RateDifferences
+    rejections: RateDifferences
+    predictions: PredictionShift
+    candidate_errors: Rate
+    candidate_slow: Rate
+    unanswered: Rate
+    disagreement: Rate
+    units: Assignments
+    requests: Assignments
+    reward: RewardDifference
+    distance_sum: float = 0.0
+    baseline_requests: int = 0
+    candidate_requests: int = 0
+    intervals: int = 0
+    counted_s: float = 0.0
+    left_out: dict[str, str] = {}
+
+
+class Evidence:
+    """All tests of one rollout. Mutable; not thread-safe."""
+
+    def __init__(self, settings: RolloutSettings, counts: _Counts) -> None:
+        self._settings = settings
+        self._counts = counts
+
+    @classmethod
+    def start(cls, settings: RolloutSettings) -> "Evidence":
+        """Nothing counted yet."""
+        latency = settings.metrics.latency
+        ratios = LatencyRatios.start(
+            latency.quantile if latency else 0.99, latency.margin_ratio if latency else 1.0
+        )
+        counts = _Counts(
+            format=_FORMAT,
+            latency=ratios,
+            errors=RateDifferences.start(1),
+            rejections=RateDifferences.start(1),
+            predictions=PredictionShift.start(),
+            candidate_errors=Rate(),
+            candidate_slow=Rate(),
+            unanswered=Rate(),
+            disagreement=Rate(),
+            units=Assignments(),
+            requests=Assignments(),
+            reward=RewardDifference(),
+        )
+        return cls(settings, counts)
+
+    @classmethod
+    def decode(cls, settings: RolloutSettings, data: bytes) -> "Evidence":
+        """What `encode` gave, for the same settings.
+
+        Raises:
+            FailedPreconditionError: Another version of Headrace wrote it, or it is damaged.
+        """
+        try:
+            counts = _DECODER.decode(data)
+        except (msgspec.DecodeError, ValueError) as error:
+            msg = f"the evidence of the rollout cannot be read ({error}); start the rollout again"
+            raise FailedPreconditionError(msg) from error
+        if counts.format != _FORMAT:
+            msg = (
+                f"the evidence of the rollout has format {counts.format}, and this version of "
+                f"Headrace reads {_FORMAT}; start the rollout again"
+            )
+            raise FailedPreconditionError(msg)
+        return cls(settings, counts)
+
+    def encode(self) -> bytes:
+        """Everything, exactly, as bytes."""
+        return _ENCODER.encode(self._counts)
+
+    def leave_out(self, metric: str, why: str) -> None:
+        """Take a metric out of the verdict that can never have data, and say why.
+
+        For instance predictions of a model whose output is neither a class nor a score. The error
+        budget of the others stays what it is.
+        """
+        self._counts.left_out[metric] = why
+
+    def add(self, increment: Increment) -> None:
+        """Count one interval. The order matters only for what is chosen from the past."""
+        counts, metrics = self._counts, self._settings.metrics
+        a, b, share = increment.baseline, increment.candidate, increment.share
+        counts.intervals += 1
+        counts.counted_s += increment.duration_s
+        counts.baseline_requests += a.requests
+        counts.candidate_requests += b.requests
+        counts.units.add(share, a.units, b.units)
+        counts.requests.add(share, a.requests, b.requests)
+        if metrics.errors is not None:
+            counts.errors.add(share, _rate(b.errors, b), _rate(a.errors, a))
+            counts.candidate_errors.add(b.errors, b.requests)
+        if metrics.rejections is not None:
+            counts.rejections.add(share, _rate(b.rejections, b), _rate(a.rejections, a))
+        if metrics.latency is not None:
+            counts.latency.add(share, a.latency, b.latency)
+            if metrics.latency.max_s is not None:
+                timed = Histogram.of(b.latency)
+                slow = timed.above(np.array([metrics.latency.max_s]), whole=False)
+                counts.candidate_slow.add(float(slow[0]), timed.total)
+        if metrics.predictions is not None:
+            counts.predictions.add(share, a.classes or a.scores, b.classes or b.scores)
+        self._add_pairs(increment)
+        if increment.baseline_reward is not None:
+            counts.reward.baseline = increment.baseline_reward
+        if increment.candidate_reward is not None:
+            counts.reward.candidate = increment.candidate_reward
+
+    def verdict(self, at: float, names: Names = _ANYBODY) -> Verdict:
+        """What all metrics say together, `at` seconds since 1970.
+
+        Any metric that says roll back decides; to promote, all must say so. `min_samples` is not
+        looked at: whoever acts on a verdict knows which step the samples belong to.
+
+        Args:
+            at: The time of the last reading.
+            names: What people call the two arms.
+        """
+        used, left_out = metrics_in_use(self._settings)
+        left_out = {**left_out, **self._counts.left_out}
+        level = self._settings.alpha / max(len(used), 1)
+        self._weigh()
+        metrics = [self._judge(metric, level, names) for metric in used if metric not in left_out]
+        if metrics and isinstance(self._settings, AbSettings):
+            metrics.append(self._judge_assignment(self._settings.mismatch_alpha, names))
+        verdict = Verdict(outcome=_together(metrics), at=at, metrics=tuple(metrics))
+        return msgspec.structs.replace(verdict, explanation=explanation(verdict, left_out))
+
+    def summary(self) -> Mapping[str, int | float]:
+        """How much was counted, for a status."""
+        counts = self._counts
+        return {
+            "intervals": counts.intervals,
+            "counted_s": counts.counted_s,
+            "baseline_requests": counts.baseline_requests,
+            "candidate_requests": counts.candidate_requests,
+            "baseline_units": counts.units.totals[0],
+            "candidate_units": counts.units.totals[1],
+            "answers": counts.predictions.answers,
+            "pairs": int(counts.disagreement.trials),
+            "disagreements": int(counts.disagreement.yes),
+            "unanswered": int(counts.unanswered.yes),
+            "mean_distance": counts.distance_sum / max(counts.disagreement.trials, 1.0),
+        }
+
+    def _add_pairs(self, increment: Increment) -> None:
+        counts, pairs = self._counts, increment.pairs
+        counts.distance_sum += pairs.distance_sum
+        counts.unanswered.add(pairs.unanswered, pairs.pairs + pairs.unanswered)
+        if self._settings.metrics.errors is None:  # then a copy that failed is one that differs
+            counts.disagreement.add(
+                pairs.disagreements + pairs.unanswered, pairs.pairs + pairs.unanswered
+            )
+        else:
+            counts.disagreement.add(pairs.disagreements, pairs.pairs)
+
+    def _weigh(self) -> None:
+        """Where assignment is sticky, all requests of a user are one observation together."""
+        counts = self._counts
+        requests = counts.baseline_requests + counts.candidate_requests
+        independent = sum(counts.units.totals) or requests
+        part = min(1.0, independent / max(requests, 1))
+        for held in (counts.errors, counts.rejections, counts.candidate_errors):
+            held.part = part
+        counts.latency.slower.part = counts.latency.faster.part = part
+        counts.candidate_slow.part = part
+        if requests:
+            counts.predictions.tests.part = min(
+                1.0, independent / max(counts.predictions.answers, 1)
+            )
+
+    def _judge(self, metric: str, level: float, names: Names) -> MetricVerdict:
+        counts, metrics = self._counts, self._settings.metrics
+        match metric:
+            case "errors" if isinstance(self._settings, BlueGreenSettings | ShadowSettings):
+                found = self._judge_errors_alone(level, names)
+            case "latency" if isinstance(self._settings, BlueGreenSettings):
+                found = judge.judge_slow(
+                    counts.latency,
+                    _set(metrics.latency),
+                    slow=counts.candidate_slow,
+                    level=level,
+                    names=names,
+                )
+            case "errors":
+                found = judge.judge_difference(
+                    metric,
+                    "failed",
+                    counts.errors,
+                    _set(metrics.errors),
+                    own=counts.candidate_errors,
+                    level=level,
+                    names=names,
+                )
+            case "rejections":
+                found = judge.judge_difference(
+                    metric,
+                    "were refused",
+                    counts.rejections,
+                    _set(metrics.rejections),
+                    own=Rate(),
+                    level=level,
+                    names=names,
+                )
+            case "latency":
+                found = judge.judge_latency(
+                    counts.latency,
+                    _set(metrics.latency),
+                    slow=counts.candidate_slow,
+                    level=level,
+                    names=names,
+                )
+            case "predictions":
+                found = judge.judge_predictions(
+                    counts.predictions, _set(metrics.predictions), level=level, names=names
+                )
+            case "disagreement":
+                found = judge.judge_disagreement(
+                    counts.disagreement, _set(metrics.disagreement), level=level, names=names
+                )
+            case _:
+                found = judge.judge_reward(
+                    counts.reward, _set(metrics.reward), level=level, names=names
+                )
+        return found
+
+    def _judge_errors_alone(self, level: float, names: Names) -> MetricVerdict:
+        errors = _set(self._settings.metrics.errors)
+        is_shadow = isinstance(self._settings, ShadowSettings)
+        most = errors.max_ratio
+        if most is None:
+            most = errors.margin
+        return judge.judge_threshold(
+            "errors",
+            "failed",
+            self._counts.unanswered if is_shadow else self._counts.candidate_errors,
+            most,
+            level=level,
+            names=names,
+            trials="copied requests" if is_shadow else "requests",
+        )
+
+    def _judge_assignment(self, level: float, names: Names) -> MetricVerdict:
+        counts = self._counts
+        by_unit = bool(sum(counts.units.totals))
+        return judge.judge_assignment(
+            counts.units if by_unit else counts.requests,
+            counted="units" if by_unit else "requests",
+            level=level,
+            names=names,
+        )
+
+
+def metrics_in_use(settings: RolloutSettings) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Which metrics a strategy can judge, and why not the others that were asked for."""
+    asked = _asked(settings.metrics)
+    left_out: dict[str, str] = {}
+    if isinstance(settings, BlueGreenSettings):
+        why = (
+            "before and after a switch there is only one version to count, and no threshold is set"
+        )
+        errors, latency = settings.metrics.errors, settings.metrics.latency
+        fixed = {
+            "errors": errors is not None and errors.max_ratio is not None,
+            "latency": latency is not None and latency.max_s is not None,
+        }
+        left_out = {metric: why for metric in asked if not fixed.get(metric, False)}
+    elif isinstance(settings, ShadowSettings):
+        why = "copies are answered to nobody: a shadow is judged by its answers and its failures"
+        left_out = {m: why for m in asked if m not in {"errors", "disagreement"}}
+    return tuple(metric for metric in asked if metric not in left_out), left_out
+
+
+def _asked(metrics: MetricsSettings) -> list[str]:
+    return [name for name in metrics.__struct_fields__ if getattr(metrics, name) is not None]
+
+
+def _together(metrics: list[MetricVerdict]) -> Outcome:
+    outcomes = {metric.outcome for metric in metrics}
+    if Outcome.ROLL_BACK in outcomes:
+        return Outcome.ROLL_BACK
+    return Outcome.PROMOTE if outcomes == {Outcome.PROMOTE} else Outcome.WAIT
+
+
+def _rate(yes: int, arm: ArmCounts) -> tuple[Array, Array]:
+    return np.array([float(yes)]), np.array([float(arm.requests)])
+
+
+def _set(metric: _Metric | None) -> _Metric:
+    assert metric is not None, "only metrics in use are judged"
+    return metric
+
+
+def _encode_array(value: object) -> object:
+    assert isinstance(value, np.ndarray)
+    return [list(value.shape), value.astype("<f8").tobytes()]
+
+
+def _decode_array(_kind: type, value: object) -> Array:
+    shape, data = msgspec.convert(value, tuple[list[int], bytes])
+    return np.frombuffer(data, "<f8").reshape(shape).astype(float)
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_encode_array)
+_DECODER: Final = msgspec.msgpack.Decoder(_Counts, dec_hook=_decode_array)

@@ -1,0 +1,366 @@
+"""What does each metric's evidence say? The verdict of one metric, with its sentence.
+
+`level` is the metric's part of the error budget. Each bound holds at that level on its own: a roll
+back looks at lower bounds only, a promotion at upper ones only. A rollout promotes only if *every*
+metric is within its margin, so a version that is worse than tolerated in any of them is promoted
+with probability at most that one's level.
+"""
+
+import math
+from typing import Final
+
+import numpy as np
+
+from headrace.core.rollout_settings import (
+    DisagreementMetric,
+    ErrorsMetric,
+    LatencyMetric,
+    PredictionsMetric,
+    RejectionsMetric,
+    RewardMetric,
+)
+from headrace.rollout.assignment import Assignments
+from headrace.rollout.bernoulli import Rate
+from headrace.rollout.explain import (
+    Names,
+    confidence,
+    count,
+    ending,
+    percent,
+    points,
+    seconds,
+    waiting,
+)
+from headrace.rollout.latency_ratio import LatencyRatios
+from headrace.rollout.outcomes import MetricVerdict, Outcome
+from headrace.rollout.prediction_shift import PredictionShift
+from headrace.rollout.rate_difference import RateDifferences
+from headrace.rollout.reward import RewardDifference
+
+RATIO: Final = "ratio difference"
+TIMES: Final = "times"
+REWARD: Final = "reward"
+SHARE: Final = "ratio"
+_TUNED_FOR_UNITS: Final = 20
+"""Times `min_units`: where the reward's bounds are narrowest."""
+
+
+def harm(*, worse: bool, tolerated: bool) -> Outcome:
+    """For metrics where more is worse: shown within the margin, else shown worse, else wait."""
+    if tolerated:
+        return Outcome.PROMOTE
+    return Outcome.ROLL_BACK if worse else Outcome.WAIT
+
+
+def change(*, beyond: bool, tolerated: bool) -> Outcome:
+    """For metrics where no direction is worse: shown beyond the margin, or shown within it."""
+    if beyond:
+        return Outcome.ROLL_BACK
+    return Outcome.PROMOTE if tolerated else Outcome.WAIT
+
+
+def judge_difference(
+    metric: str,
+    happened: str,
+    tests: RateDifferences,
+    settings: ErrorsMetric | RejectionsMetric,
+    *,
+    own: Rate,
+    level: float,
+    names: Names,
+) -> MetricVerdict:
+    """Errors and rejections: the difference of both arms' rates, and the SLO if there is one."""
+    yes_b, all_b, yes_a, all_a = (float(total[0]) for total in tests.totals())
+    most = settings.max_ratio if isinstance(settings, ErrorsMetric) else None
+    level_low = level if most is None else level / 2
+    if most is not None and _is_above(own, most, level_low):
+        return judge_threshold(
+            metric, happened, own, most, level=level_low, names=names, is_harm=True
+        )
+    if not all_a or not all_b:
+        missing = names.candidate if all_a else names.baseline
+        return waiting(metric, f"no requests to {missing} counted yet", alpha=level)
+    outcome = harm(
+        worse=bool(tests.log_evidence(0.0, above=True)[0] >= -math.log(level_low)),
+        tolerated=bool(tests.log_evidence(settings.margin, above=False)[0] >= -math.log(level)),
+    )
+    low, high = (float(bound[0]) for bound in tests.bounds(level_low, level))
+    effect = min(max(float(tests.differences()[0]), low), high)
+    reason = (
+        f"{metric}: {percent(yes_b / all_b)} of {count(all_b)} requests {happened} on "
+        f"{names.candidate} against {percent(yes_a / all_a)} of {count(all_a)} on "
+        f"{names.baseline}: difference {points(effect)} points, between {points(low)} and "
+        f"{points(high)} with {confidence(level)}; {points(settings.margin, signed=False)} points "
+        f"are tolerated: {ending(outcome)}"
+    )
+    return MetricVerdict(
+        metric=metric,
+        outcome=outcome,
+        reason=reason,
+        unit=RATIO,
+        baseline=yes_a / all_a,
+        candidate=yes_b / all_b,
+        effect=effect,
+        low=low,
+        high=high,
+        margin=settings.margin,
+        alpha=level,
+        samples=(int(all_a), int(all_b)),
+    )
+
+
+def judge_threshold(
+    metric: str,
+    happened: str,
+    own: Rate,
+    most: float,
+    *,
+    level: float,
+    names: Names,
+    is_harm: bool = False,
+    trials: str = "requests",
+) -> MetricVerdict:
+    """The candidate's own rate against a fixed number, whatever the baseline does."""
+    if own.estimate is None:
+        return waiting(metric, f"no {trials} of {names.candidate} counted yet", alpha=level)
+    tolerated = bool(own.log_evidence(most, above=False)[0] >= -math.log(level))
+    outcome = change(beyond=_is_above(own, most, level), tolerated=tolerated)
+    low, high = own.bounds(level)
+    closing = ending(outcome)
+    if outcome is Outcome.ROLL_BACK:
+        closing = "more than the fixed threshold" if is_harm else "more than tolerated"
+    reason = (
+        f"{metric}: {percent(own.estimate)} of {count(own.trials)} {trials} {happened} on "
+        f"{names.candidate}, between {percent(low)} and {percent(high)} with {confidence(level)}; "
+        f"at most {percent(most)} are tolerated: {closing}"
+    )
+    return MetricVerdict(
+        metric=metric,
+        outcome=outcome,
+        reason=reason,
+        unit=SHARE,
+        candidate=own.estimate,
+        effect=own.estimate,
+        low=low,
+        high=high,
+        margin=most,
+        alpha=level,
+        samples=(0, int(own.trials)),
+    )
+
+
+def judge_latency(
+    ratios: LatencyRatios, settings: LatencyMetric, *, slow: Rate, level: float, names: Names
+) -> MetricVerdict:
+    """A quantile of the latency: the ratio of both arms', and the SLO if there is one."""
+    level_low = level if settings.max_s is None else level / 2
+    name = quantile_name(settings.quantile)
+    if settings.max_s is not None and _is_above(slow, 1.0 - settings.quantile, level_low):
+        return judge_slow(ratios, settings, slow=slow, level=level_low, names=names)
+    a, b = ratios.baseline.quantile(settings.quantile), ratios.candidate.quantile(settings.quantile)
+    if a is None or b is None:
+        missing = names.candidate if b is None else names.baseline
+        return waiting("latency", f"no requests to {missing} timed yet", alpha=level)
+    low, high = ratios.refuted(level_low, level)
+    worse = low is not None and low >= 1.0
+    tolerated = high is not None and high <= settings.margin_ratio
+    outcome = harm(worse=worse, tolerated=tolerated)
+    ratio = b / a if a > 0.0 else math.inf
+    effect = min(max(ratio, low or 0.0), high or math.inf)
+    reason = (
+        f"latency: {name} is {seconds(b)} in {count(ratios.candidate.total)} requests to "
+        f"{names.candidate} against {seconds(a)} in {count(ratios.baseline.total)} to "
+        f"{names.baseline}: {effect:.3g} times, {_between(low, high, level)}; "
+        f"{settings.margin_ratio:g} times are tolerated: {ending(outcome)}"
+    )
+    return MetricVerdict(
+        metric="latency",
+        outcome=outcome,
+        reason=reason,
+        unit=TIMES,
+        baseline=a,
+        candidate=b,
+        effect=effect if math.isfinite(effect) else None,
+        low=low,
+        high=high,
+        margin=settings.margin_ratio,
+        alpha=level,
+        samples=(int(ratios.baseline.total), int(ratios.candidate.total)),
+    )
+
+
+def judge_slow(
+    ratios: LatencyRatios, settings: LatencyMetric, *, slow: Rate, level: float, names: Names
+) -> MetricVerdict:
+    """The candidate's latency quantile against a fixed number of seconds."""
+    assert settings.max_s is not None
+    name, most = quantile_name(settings.quantile), 1.0 - settings.quantile
+    if slow.estimate is None:
+        return waiting("latency", f"no requests to {names.candidate} timed yet", alpha=level)
+    tolerated = bool(slow.log_evidence(most, above=False)[0] >= -math.log(level))
+    outcome = change(beyond=_is_above(slow, most, level), tolerated=tolerated)
+    low, high = slow.bounds(level)
+    own = ratios.candidate.quantile(settings.quantile)
+    closing = "too slow" if outcome is Outcome.ROLL_BACK else ending(outcome)
+    reason = (
+        f"latency: {name} is {seconds(own)} in {count(slow.trials)} requests to "
+        f"{names.candidate}; {percent(slow.estimate)} took longer than the fixed threshold of "
+        f"{seconds(settings.max_s)}, between {percent(low)} and {percent(high)} with "
+        f"{confidence(level)}, where {percent(most)} may: {closing}"
+    )
+    return MetricVerdict(
+        metric="latency",
+        outcome=outcome,
+        reason=reason,
+        unit=SHARE,
+        candidate=own,
+        effect=slow.estimate,
+        low=low,
+        high=high,
+        margin=most,
+        alpha=level,
+        samples=(0, int(slow.trials)),
+    )
+
+
+def judge_predictions(
+    shift: PredictionShift, settings: PredictionsMetric, *, level: float, names: Names
+) -> MetricVerdict:
+    """The largest change of a class's share, or of a score's distribution function."""
+    yes_b, all_b, yes_a, all_a = (total[1:] for total in shift.tests.totals())
+    if not shift.labels or not all_a[0] or not all_b[0]:
+        return waiting("predictions", "no answers of both versions counted yet", alpha=level)
+    moved, kept = shift.refuted(settings.margin, level)
+    outcome = change(beyond=bool(moved.any()), tolerated=bool(kept.all()))
+    differences = shift.tests.differences()[1:]
+    which = int(np.argmax(np.abs(differences) + (1.0 if moved.any() else 0.0) * moved))
+    low, high = shift.bounds(level)
+    effect = min(max(abs(float(differences[which])), low), high)
+    part_a, part_b = float(yes_a[which] / all_a[which]), float(yes_b[which] / all_b[which])
+    closing = "they have changed" if outcome is Outcome.ROLL_BACK else ending(outcome)
+    label = shift.labels[which]
+    what = f"are '{label}'" if isinstance(label, str) else f"score at most {label:g}"
+    reason = (
+        f"predictions: {percent(part_b)} of {count(all_b[which])} answers {what} on "
+        f"{names.candidate} against {percent(part_a)} of {count(all_a[which])} on "
+        f"{names.baseline}, the largest change of {len(shift.labels)}: "
+        f"{points(effect, signed=False)} points, between {points(low, signed=False)} and "
+        f"{points(high, signed=False)} with {confidence(level)}; "
+        f"{points(settings.margin, signed=False)} points are tolerated: {closing}"
+    )
+    return MetricVerdict(
+        metric="predictions",
+        outcome=outcome,
+        reason=reason,
+        unit=RATIO,
+        baseline=part_a,
+        candidate=part_b,
+        effect=effect,
+        low=low,
+        high=high,
+        margin=settings.margin,
+        alpha=level,
+        samples=(int(all_a[which]), int(all_b[which])),
+    )
+
+
+def judge_disagreement(
+    own: Rate, settings: DisagreementMetric, *, level: float, names: Names
+) -> MetricVerdict:
+    """Pairs of answers to the same request that differ."""
+    return judge_threshold(
+        "disagreement",
+        "differ",
+        own,
+        settings.max_ratio,
+        level=level,
+        names=names,
+        trials="pairs of answers",
+    )
+
+
+def judge_reward(
+    rewards: RewardDifference, settings: RewardMetric, *, level: float, names: Names
+) -> MetricVerdict:
+    """What the answers earned; more is better."""
+    a, b = rewards.baseline, rewards.candidate
+    if min(a.units, b.units) < settings.min_units:
+        why = (
+            f"{count(a.units)} units of {names.baseline} and {count(b.units)} of "
+            f"{names.candidate} have a reward, and {count(settings.min_units)} of each are needed"
+        )
+        return waiting("reward", why, alpha=level)
+    bounds = rewards.bounds(level, tuned_for=_TUNED_FOR_UNITS * settings.min_units)
+    if bounds is None:
+        return waiting("reward", "all rewards are equal so far", alpha=level)
+    low, high = bounds
+    outcome = harm(worse=high < 0.0, tolerated=low >= -settings.margin)
+    reason = (
+        f"reward: {b.mean:.4g} on average of {count(b.units)} units on {names.candidate} against "
+        f"{a.mean:.4g} of {count(a.units)} on {names.baseline}: difference "
+        f"{rewards.difference:+.3g}, between {low:+.3g} and {high:+.3g} with "
+        f"{confidence(level)} (asymptotic); {settings.margin:g} less is tolerated: "
+        f"{ending(outcome)}"
+    )
+    return MetricVerdict(
+        metric="reward",
+        outcome=outcome,
+        reason=reason,
+        unit=REWARD,
+        baseline=a.mean,
+        candidate=b.mean,
+        effect=rewards.difference,
+        low=low,
+        high=high,
+        margin=settings.margin,
+        alpha=level,
+        samples=(a.units, b.units),
+    )
+
+
+def judge_assignment(
+    assignments: Assignments, *, counted: str, level: float, names: Names
+) -> MetricVerdict:
+    """The alarm: arms that did not get their shares make every other number doubtful."""
+    a, b = assignments.totals
+    if not a + b:
+        return waiting("assignment", "nobody was assigned to either version yet", alpha=level)
+    alarmed = assignments.worst >= -math.log(level)
+    seen = b / (a + b)
+    closing = (
+        "the split is not what was planned, so no result of this rollout can be trusted; look for "
+        "lost requests, caches or a changed key"
+        if alarmed
+        else "as planned"
+    )
+    return MetricVerdict(
+        metric="assignment",
+        outcome=Outcome.WAIT if alarmed else Outcome.PROMOTE,
+        reason=f"assignment: {percent(seen)} of {count(a + b)} {counted} went to "
+        f"{names.candidate}, {percent(assignments.planned)} were planned: {closing}",
+        unit=RATIO,
+        baseline=assignments.planned,
+        candidate=seen,
+        effect=seen - assignments.planned,
+        alpha=level,
+        samples=(a, b),
+    )
+
+
+def quantile_name(quantile: float) -> str:
+    """`p99`, `p99.9`."""
+    return f"p{100 * quantile:g}"
+
+
+def _is_above(own: Rate, most: float, level: float) -> bool:
+    return bool(own.log_evidence(most, above=True)[0] >= -math.log(level))
+
+
+def _between(low: float | None, high: float | None, level: float) -> str:
+    if low is None and high is None:
+        return "with no bound yet"
+    if low is None:
+        return f"less than {high:g} with {confidence(level)}"
+    if high is None:
+        return f"more than {low:g} with {confidence(level)}"
+    return f"between {low:g} and {high:g} with {confidence(level)}"

@@ -1,0 +1,102 @@
+"""Does the candidate predict something else? The largest change of a share of the answers.
+
+Each class is a difference of two rates (`rate_difference`): how often the arms' answers are of that
+class. A score is cut at every edge at which it was ever counted, and each edge is such a
+difference too, of the answers up to it: the largest is the distance of Kolmogorov and Smirnov.
+
+A class is tested from its first answer on, and the answers before it count as not of it. Classes
+share the level by the order in which they appear *in both arms together*, which says nothing about
+the arms.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.rollout.betting import Array
+from headrace.rollout.rate_difference import RateDifferences
+
+MOST_LABELS: Final = 50
+"""More classes than this count together, as none of them."""
+
+
+class PredictionShift(msgspec.Struct):
+    """What both arms answered, by class or by score.
+
+    `labels`: class names, or edges; test 0 belongs to none and only counts all answers, so label
+    `i` is test `i + 1`. `answers`: of both arms.
+    """
+
+    tests: RateDifferences
+    labels: list[str | float] = []
+    answers: int = 0
+
+    @classmethod
+    def start(cls) -> "PredictionShift":
+        """Nothing counted yet."""
+        return cls(tests=RateDifferences.start(1))
+
+    def add(
+        self,
+        share: float,
+        baseline: Mapping[str, int] | Mapping[float, int],
+        candidate: Mapping[str, int] | Mapping[float, int],
+    ) -> None:
+        """Count one interval's answers."""
+        a: dict[str | float, int] = dict(baseline.items())
+        b: dict[str | float, int] = dict(candidate.items())
+        answers = sum(a.values()) + sum(b.values())
+        if not answers:
+            return
+        self.answers += answers
+        self._meet({label: a.get(label, 0) + b.get(label, 0) for label in {*a, *b}})
+        self.tests.add(share, self._arm(b), self._arm(a))
+
+    def levels(self, level: float) -> Array:
+        """How `level` is split over the labels, `[labels]`: the first ones get more."""
+        rank = np.arange(1, len(self.labels) + 1)
+        result: Array = level * (0.5 / (rank * (rank + 1)) + 0.5 / MOST_LABELS)
+        return result
+
+    def refuted(self, margin: float, level: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which labels' shares have shown to move by more than `margin`, and which by less."""
+        each = -np.log(self.levels(level) / 2.0)
+        rose = self.tests.log_evidence(margin, above=True)[1:] >= each
+        fell = self.tests.log_evidence(-margin, above=False)[1:] >= each
+        # Whichever label moves the most, it moves to one side: so each side of each label has the
+        # whole level, and none the worse for the others.
+        rose_less = self.tests.log_evidence(margin, above=False)[1:] >= -np.log(level)
+        fell_less = self.tests.log_evidence(-margin, above=True)[1:] >= -np.log(level)
+        return rose | fell, rose_less & fell_less
+
+    def bounds(self, level: float) -> tuple[float, float]:
+        """Bounds of the largest change of any label's share; see `refuted`."""
+        each = np.concatenate([[1.0], self.levels(level) / 2.0])
+        rose, fell = self.tests.bounds(each, each)
+        least, most = self.tests.bounds(level, level)
+        low = max(0.0, float(rose[1:].max()), float(-fell[1:].min()))
+        return low, max(low, float(most[1:].max()), float(-least[1:].min()))
+
+    def _meet(self, together: Mapping[str | float, int]) -> None:
+        new = [label for label in together if label not in self.labels]
+        for label in sorted(new, key=lambda label: (-together[label], label)):
+            if len(self.labels) >= MOST_LABELS:
+                return
+            lower = [known for known in self.labels if _within(known, label)]
+            self.tests.append(like=self.labels.index(max(lower)) + 1 if lower else 0)
+            self.labels.append(label)
+
+    def _arm(self, counts: Mapping[str | float, int]) -> tuple[Array, Array]:
+        yes = [
+            sum(n for seen, n in counts.items() if seen == label or _within(seen, label))
+            for label in self.labels
+        ]
+        return np.array([0.0, *yes]), np.full(len(yes) + 1, float(sum(counts.values())))
+
+
+def _within(seen: str | float, label: str | float) -> bool:
+    """Whether a score counted at `seen` is below the edge `label`; never so for classes."""
+    return not isinstance(seen, str) and not isinstance(label, str) and seen < label
