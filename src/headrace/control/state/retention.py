@@ -19,14 +19,24 @@ class Bounds:
 def forget(connection: Connection, bounds: Bounds, *, before: float) -> None:
     """Drop answers of before `before` (seconds since 1970), and what is beyond the bounds.
 
-    Rewards that were counted stay until their rollout is dropped.
+    Rewards by unit stay while their rollout is under way or its endpoint's newest; then the last
+    verdict is what is left of them.
     """
     connection.execute(delete(ANSWERS).where(ANSWERS.c.at < before))
     _keep_newest(connection, EVENTS, "id", bounds.events)
     _keep_newest(connection, GENERATIONS, "generation", bounds.generations)
+    newest = select(func.max(ROLLOUTS.c.serial)).group_by(ROLLOUTS.c.endpoint)
+    past = select(ROLLOUTS.c.id).where(ROLLOUTS.c.is_over, ROLLOUTS.c.serial.not_in(newest))
+    connection.execute(delete(UNIT_REWARDS).where(UNIT_REWARDS.c.rollout.in_(past)))
     if _keep_newest(connection, ROLLOUTS, "serial", bounds.rollouts, ROLLOUTS.c.is_over):
-        known = select(ROLLOUTS.c.id)
-        connection.execute(delete(UNIT_REWARDS).where(UNIT_REWARDS.c.rollout.not_in(known)))
+        _forget_lost(connection)
+
+
+def _forget_lost(connection: Connection) -> None:
+    """Drop what belongs to no rollout any more, and answers that feedback could still add to it."""
+    known = select(ROLLOUTS.c.id)
+    connection.execute(delete(ANSWERS).where(ANSWERS.c.rollout.not_in(known)))
+    connection.execute(delete(UNIT_REWARDS).where(UNIT_REWARDS.c.rollout.not_in(known)))
 
 
 def _keep_newest(

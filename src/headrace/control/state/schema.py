@@ -13,6 +13,7 @@ NEWEST: Final = "0001"
 """The number of the last migration; numbers have four digits and grow by one."""
 VERSION_TABLE: Final = "headrace_schema"
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
+_UNDEFINED_TABLE: Final = "42P01"
 _LOCK_KEY: Final = 0x6865_6164_7261_6365  # "headrace"; any number that nobody else takes
 
 
@@ -38,14 +39,19 @@ def ensure_schema(database: Database) -> None:
 
 
 def _version(database: Database) -> str | None:
-    """The version by one select; None where it takes a second look."""
+    """The version by one select; None where nothing was stored yet."""
     try:
         with database.reading("read the schema's version") as connection:
             return connection.execute(_SELECT_VERSION).scalar()
     except FailedPreconditionError as error:
-        if isinstance(error.__cause__, DBAPIError):
-            return None  # no such table, or something that the second look will run into as well
+        if _is_missing_table(error.__cause__):
+            return None
         raise
+
+
+def _is_missing_table(error: BaseException | None) -> bool:
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    return getattr(cause, "sqlstate", None) == _UNDEFINED_TABLE or "no such table" in str(cause)
 
 
 def _stored_version(connection: Connection) -> str | None:

@@ -1,0 +1,384 @@
+"""What every store does, whatever database it is in."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import update
+
+from headrace.control.desired import DesiredState
+from headrace.control.state import home_url, open_store, references_in
+from headrace.control.state.database import Database
+from headrace.control.state.opening import open_sql_store
+from headrace.control.state.retention import Bounds
+from headrace.control.state.schema import NEWEST
+from headrace.control.state.sql_store import SqlStore
+from headrace.control.state.tables import METADATA, STATE
+from headrace.control.store import Assignment, Feedback, UnitReward
+from headrace.core import ConflictError, FailedPreconditionError, InvalidArgumentError
+from headrace.rollout.state import Phase
+from tests.contract.states import (
+    POOL,
+    endpoint,
+    event,
+    full_endpoint,
+    rollout,
+    state,
+)
+
+
+def test_a_new_store_has_generation_0(store: SqlStore) -> None:
+    assert store.load() == DesiredState()
+    assert store.history("m") == []
+    assert store.generation("m", 1) is None
+    assert store.last_generations() == {}
+    assert store.rollouts() == []
+    assert store.newest_rollouts() == {}
+    assert store.events() == []
+    assert store.rewards("r1") == []
+
+
+def test_what_was_saved_is_loaded_by_the_next_control_plane(url: str, store: SqlStore) -> None:
+    saved = msgspec.structs.replace(
+        state(1, endpoint("b"), full_endpoint("a"), endpoint("c")), pools=(POOL,)
+    )
+    store.save(saved, at=5.0, reason="applied", actor="ann")
+    other = open_store(url)
+
+    assert other.load() == saved
+    assert list(other.load().spec) == ["version", "endpoints"]
+    other.close()
+
+
+def test_entries_that_are_no_endpoints_stay_where_they_are(store: SqlStore) -> None:
+    entries = [{"name": "repository", "model": "/models"}, {"name": "b"}, {"name": "b", "x": 1}, {}]
+    saved = DesiredState(
+        generation=1,
+        spec={"endpoints": entries, "gateway": {"host": "::"}},
+        endpoints=(endpoint("a"), endpoint("b")),
+    )
+    store.save(saved, at=5.0, reason="applied")
+
+    assert store.load() == saved
+    first = store.history("b")[0]
+    assert first.document == {"name": "b"}
+
+
+@pytest.mark.parametrize("generation", [0, 1, 3])
+def test_a_generation_that_does_not_follow_is_refused(store: SqlStore, generation: int) -> None:
+    store.save(state(1, endpoint("a")), at=1.0, reason="applied")
+
+    with pytest.raises(ConflictError, match="is at generation 1 and cannot become"):
+        store.save(state(generation, endpoint("b")), at=2.0, reason="applied")
+    assert store.load() == state(1, endpoint("a"))
+
+
+def test_each_new_generation_of_an_endpoint_is_in_its_history(store: SqlStore) -> None:
+    store.save(state(1, endpoint("a"), endpoint("b")), at=1.0, reason="applied", actor="ann")
+    changed = endpoint("a", 2, version="2")
+    store.save(state(2, changed, endpoint("b")), at=2.0, reason="applied", actor="bob")
+
+    newest, oldest = store.history("a")
+    assert (newest.generation, newest.at, newest.actor) == (2, 2.0, "bob")
+    assert newest.endpoint == changed
+    assert newest.document == {"name": "a", "model": "a:2"}
+    assert (oldest.generation, oldest.at, oldest.actor) == (1, 1.0, "ann")
+    assert [entry.generation for entry in store.history("b")] == [1]
+    assert store.history("a", limit=1) == [newest]
+    assert store.generation("a", 1) == oldest
+    assert store.generation("a", 3) is None
+
+
+def test_an_endpoint_that_went_has_a_last_entry_and_may_come_back(store: SqlStore) -> None:
+    store.save(state(1, endpoint("a"), endpoint("b")), at=1.0, reason="applied")
+    store.save(state(2, endpoint("b")), at=2.0, reason="removed", actor="ann")
+
+    gone = store.history("a")[0]
+    assert (gone.generation, gone.reason, gone.document, gone.endpoint) == (
+        2,
+        "removed",
+        None,
+        None,
+    )
+    assert store.last_generations() == {"a": 2, "b": 1}
+    store.save(state(3, endpoint("a", 3), endpoint("b")), at=3.0, reason="undone to generation 1")
+    assert [entry.generation for entry in store.history("a")] == [3, 2, 1]
+    assert store.load().endpoint("a") == endpoint("a", 3)
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_a_generation_that_the_history_has_passed_is_refused(
+    store: SqlStore, generation: int
+) -> None:
+    store.save(state(1, endpoint("a")), at=1.0, reason="applied")
+    store.save(state(2), at=2.0, reason="removed")
+
+    with pytest.raises(ConflictError, match="endpoint 'a' is at generation 2 and cannot become"):
+        store.save(state(3, endpoint("a", generation)), at=3.0, reason="applied")
+    assert store.load() == state(2)
+
+
+def test_a_change_without_a_new_generation_is_stored_and_leaves_the_history(
+    store: SqlStore,
+) -> None:
+    store.save(state(1, endpoint("a")), at=1.0, reason="applied")
+    asleep = msgspec.structs.replace(endpoint("a"), scaled_to_zero=True)
+    store.save(state(2, asleep), at=2.0, reason="idle")
+
+    assert store.load().endpoint("a") == asleep
+    (entry,) = store.history("a")
+    assert entry.endpoint == endpoint("a")
+
+
+def test_what_could_not_be_read_again_is_not_stored(store: SqlStore) -> None:
+    half = msgspec.structs.replace(endpoint("a", 2), split_id="\ud800")
+    endless = msgspec.structs.replace(endpoint("a"), timeout_s=1.0, slo_latency_s=float("inf"))
+    broken = msgspec.structs.replace(
+        rollout(), state=msgspec.structs.replace(rollout().state, began=float("nan"))
+    )
+    store.save(state(1, endless), at=1.0, reason="applied")  # may be None, so None it becomes
+
+    with pytest.raises(InvalidArgumentError, match="rollout r1 cannot be stored"):
+        store.save_rollout(broken)
+    with pytest.raises(InvalidArgumentError, match="cannot be stored"):
+        store.save(state(2, half), at=1.0, reason="applied")
+    with pytest.raises(InvalidArgumentError, match="one name"):
+        store.save(state(2, endpoint("a", 2), endpoint("a", 2)), at=1.0, reason="applied")
+    assert store.load().generation == 1
+    assert store.rollouts() == []
+
+
+def test_many_endpoints_change_and_go_at_once(store: SqlStore) -> None:
+    names = [f"m{i}" for i in range(1200)]
+    store.save(state(1, *(endpoint(name) for name in names)), at=1.0, reason="applied")
+    changed = state(2, *(endpoint(name, 2, version="2") for name in names))
+    store.save(changed, at=2.0, reason="applied")
+    assert store.load() == changed
+    store.save(state(3), at=3.0, reason="applied")
+
+    assert store.load() == state(3)
+    assert set(store.last_generations().values()) == {3}
+
+
+def test_a_rollout_is_replaced_by_who_knows_its_revision(url: str, store: SqlStore) -> None:
+    first = store.save_rollout(rollout())
+    assert first == msgspec.structs.replace(rollout(), revision=1)
+    second = store.save_rollout(msgspec.structs.replace(first, evidence=b"", actor="bob"))
+    other = open_store(url)
+
+    assert second.revision == 2
+    assert other.rollouts() == [second]
+    with pytest.raises(ConflictError, match="is at revision 2, not at 1; read it again"):
+        other.save_rollout(first)
+    with pytest.raises(ConflictError, match="there is a rollout r1 already"):
+        other.save_rollout(rollout())
+    with pytest.raises(ConflictError, match="rollout r9 is gone"):
+        other.save_rollout(msgspec.structs.replace(second, id="r9"))
+    assert other.rollouts() == [second]
+    other.close()
+
+
+def test_a_lost_rollout_adds_no_events(store: SqlStore) -> None:
+    stored = store.save_rollout(rollout(), events=[event(message="began")])
+    with pytest.raises(ConflictError):
+        store.save_rollout(rollout(), events=[event(message="lost")])
+    store.save_rollout(stored, events=[event(message="went on"), event(message="again")])
+
+    assert [(e.id, e.message) for e in store.events()] == [
+        (1, "began"),
+        (2, "went on"),
+        (3, "again"),
+    ]
+
+
+def test_rollouts_come_newest_first(store: SqlStore) -> None:
+    saved = [store.save_rollout(rollout(id_, of)) for id_, of in ("1a", "2b", "3a", "4b")]
+    store.save_rollout(saved[0])  # a change does not make it newer
+
+    assert [record.id for record in store.rollouts()] == ["4", "3", "2", "1"]
+    assert [record.id for record in store.rollouts("a")] == ["3", "1"]
+    assert [record.id for record in store.rollouts(limit=1)] == ["4"]
+    assert store.newest_rollouts() == {"a": saved[2], "b": saved[3]}
+
+
+def test_events_have_growing_ids_and_are_read_after_one(store: SqlStore) -> None:
+    wanted = [event("a", "0"), event("b", "1"), event("a", "2")]
+    stored = store.add_events(wanted)
+    stored += store.add_events([event("a", "3")])
+
+    assert store.add_events([]) == []
+    assert [e.id for e in stored] == [1, 2, 3, 4]
+    assert [msgspec.structs.replace(e, id=0) for e in stored[:3]] == wanted
+    assert store.events() == stored
+    assert store.events(after=2) == stored[2:]
+    assert store.events(limit=2) == stored[:2]
+    assert store.events(limit=2, newest=True) == stored[2:]
+    assert store.events(endpoint="a", after=1) == [stored[2], stored[3]]
+    assert store.events(endpoint="a", limit=1, newest=True) == [stored[3]]
+    assert store.events(endpoint="nobody") == []
+
+
+def assigned(request_id: str, *, arm: str = "2", unit: str = "u", at: float = 1.0) -> Assignment:
+    return Assignment(request_id=request_id, rollout="r1", arm=arm, unit=unit, at=at)
+
+
+def rewarded(request_id: str, reward: float = 1.0, *, at: float = 2.0) -> Feedback:
+    return Feedback(request_id=request_id, reward=reward, at=at)
+
+
+def test_feedback_counts_once_whatever_comes_first(store: SqlStore) -> None:
+    store.add_assignments([assigned("q1"), assigned("q2", unit="v"), assigned("q1", unit="late")])
+    answers = [
+        store.add_feedback(feedback)
+        for feedback in (
+            rewarded("q1", 0.5),
+            rewarded("q1", 9.0),
+            rewarded("q3", 2.0),
+            rewarded("q3", 9.0),
+            rewarded("q4", -1.0),
+        )
+    ]
+    before = store.rewards("r1")
+    store.add_assignments([assigned("q4"), assigned("q3"), assigned("q1", arm="1")])
+    store.add_assignments([])
+
+    assert answers == ["taken", "duplicate", "waiting", "duplicate", "waiting"]
+    assert before == [UnitReward(unit="u", arm="2", count=1, total=0.5)]
+    assert store.rewards("r1") == [UnitReward(unit="u", arm="2", count=3, total=1.5)]
+    assert store.rewards("r2") == []
+    assert store.add_feedback(rewarded("q4", 9.0)) == "duplicate"
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf")])
+def test_a_reward_is_a_finite_number(store: SqlStore, reward: float) -> None:
+    with pytest.raises(InvalidArgumentError, match="no finite number"):
+        store.add_feedback(rewarded("q1", reward))
+
+
+def test_text_that_a_database_refuses_is_mended_the_same_way_everywhere(store: SqlStore) -> None:
+    store.add_assignments([assigned("q\x00\ud800", unit="\x00")])
+    (told,) = store.add_events([event("m\x00", "not \ud800")])
+    store.save(state(1, endpoint("a")), at=1.0, reason="\x00", actor="\x00")
+
+    assert store.add_feedback(rewarded("q\x00\ud800")) == "taken"
+    assert store.rewards("r1\x00") == []
+    assert store.rewards("r1")[0].unit == "\ufffd"
+    assert store.events(endpoint="m\x00") == [told]
+    assert store.history("a\x00") == []
+    assert store.rollouts("\x00") == []
+
+
+def test_old_answers_are_forgotten_and_what_was_counted_stays(store: SqlStore) -> None:
+    store.save_rollout(rollout())
+    store.add_assignments([assigned("old", at=1.0), assigned("new", at=5.0)])
+    store.add_feedback(rewarded("old", at=9.0))
+    store.add_feedback(rewarded("waits", at=4.0))
+    store.forget_before(4.5)
+
+    assert store.rewards("r1") == [UnitReward(unit="u", arm="2", count=1, total=1.0)]
+    assert store.add_feedback(rewarded("old")) == "waiting"
+    assert store.add_feedback(rewarded("waits")) == "waiting"
+    assert store.add_feedback(rewarded("new")) == "taken"
+
+
+def test_what_is_beyond_its_bound_is_forgotten_the_oldest_first(url: str) -> None:
+    store = open_sql_store(url, bounds=Bounds(events=2, generations=2, rollouts=1))
+    for n in range(1, 5):
+        store.save(state(n, endpoint("a", n, version=str(n))), at=1.0, reason="applied")
+    stored = store.add_events([event("a", str(i)) for i in range(4)] + [event("b")])
+    store.save_rollout(rollout("runs", "a"))
+    for id_ in ("over", "over too", "newest"):
+        store.save_rollout(rollout(id_, "a", phase=Phase.PROMOTED))
+    for n, id_ in enumerate(("runs", "over", "newest")):
+        one = msgspec.structs.replace(assigned(f"q{n}"), rollout=id_)
+        store.add_assignments([one, msgspec.structs.replace(one, request_id=f"late{n}")])
+        store.add_feedback(rewarded(f"q{n}"))
+    store.forget_before(0.0)
+
+    assert store.events() == stored[2:]
+    assert [entry.generation for entry in store.history("a")] == [4, 3]
+    assert store.load().generation == 4
+    assert [record.id for record in store.rollouts()] == ["newest", "runs"]
+    assert [len(store.rewards(id_)) for id_ in ("runs", "over", "newest")] == [1, 0, 1]
+    assert [store.add_feedback(rewarded(f"late{n}")) for n in range(3)] == [
+        "taken",
+        "waiting",
+        "taken",
+    ]
+    assert store.add_events([event()])[0].id == 6  # an id is never used twice
+    store.close()
+
+
+def test_versions_in_use_are_those_desired_and_those_to_go_back_to(
+    url: str, store: SqlStore
+) -> None:
+    store.save(state(1, endpoint("a"), endpoint("m", 1, version="2")), at=1.0, reason="applied")
+    store.save_rollout(rollout("r0", "x"))
+    moved = rollout("r1", "x", phase=Phase.ROLLED_BACK)
+    store.save_rollout(msgspec.structs.replace(moved, source=endpoint("x", version="3")))
+
+    found = references_in(url)
+
+    assert found == {"a:1", "a:10", "m:2", "m:20", "x:2", "x:20", "x:3", "x:30"}
+
+
+def test_a_schema_is_made_once_and_a_newer_one_is_left_alone(url: str, store: SqlStore) -> None:
+    store.save(state(1), at=1.0, reason="applied")
+    set_schema(url, "0099")
+
+    with pytest.raises(FailedPreconditionError, match=f"schema 0099.*knows up to {NEWEST}"):
+        open_store(url)
+    set_schema(url, NEWEST)
+    again = open_store(url)
+    assert again.load() == state(1)
+    again.close()
+
+
+def set_schema(url: str, version: str) -> None:
+    database = Database(url)
+    with database.writing("set the version") as connection:
+        connection.exec_driver_sql(f"UPDATE headrace_schema SET version_num = '{version}'")  # noqa: S608  # ours
+    database.close()
+
+
+def test_the_migrations_make_the_tables_that_the_code_uses(url: str, store: SqlStore) -> None:
+    store.close()
+    database = Database(url)
+    with database.reading("compare the schema") as connection:
+        options = {"compare_type": True, "version_table": "headrace_schema"}
+        found = compare_metadata(MigrationContext.configure(connection, opts=options), METADATA)
+    database.close()
+
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [("spec", "[]"), ("spec", "{"), ("endpoints", '["nobody"]'), ("pools", "[1]")],
+)
+def test_a_state_that_is_not_whole_is_told(
+    url: str, store: SqlStore, column: str, text: str
+) -> None:
+    database = Database(url)
+    with database.writing("damage the state") as connection:
+        connection.execute(update(STATE).values({column: text}))
+    database.close()
+
+    with pytest.raises(FailedPreconditionError, match="stored"):
+        store.load()
+
+
+def test_a_store_opens_again_without_the_migration_tool(tmp_path: Path) -> None:
+    open_store(home_url(tmp_path)).close()
+    script = (
+        "import sys; from headrace.control.state import open_store, references_in\n"
+        "references_in(sys.argv[1]); assert 'sqlalchemy' not in sys.modules\n"
+        "open_store(sys.argv[1]).load(); assert 'alembic' not in sys.modules"
+    )
+
+    command = [sys.executable, "-c", script, home_url(tmp_path)]
+    assert subprocess.run(command, check=False, timeout=60).returncode == 0  # noqa: S603  # ours
