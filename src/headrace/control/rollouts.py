@@ -23,6 +23,7 @@ from headrace.control.store import Assignment, Event, RolloutRecord
 from headrace.control.store_thread import StoreThread
 from headrace.control.watching import View, Watch, reward_sums
 from headrace.core import Clock, HeadraceError, ModelNotFoundError, NotFoundError
+from headrace.rollout.evidence import Evidence
 from headrace.rollout.machine import advance, command, due_at
 from headrace.rollout.state import Facts, RolloutState, Verb
 from headrace.serving.report import Observe, ReplicaReport
@@ -107,6 +108,20 @@ class RolloutDriver:
             said = f"{reason} ({actor})" if reason and actor else reason or actor
             state = command(record.state, verb, now=self.clock.now(), reason=said)
             return await self._move(record, state, actor=actor)
+
+    def counted(self, record: RolloutRecord) -> Mapping[str, int | float]:
+        """How much was counted for a rollout so far, as its evidence sums it up.
+
+        Of one that has ended, what was stored; nothing if that cannot be read any more.
+        """
+        watch = self._watches.get(record.id)
+        if watch is not None:
+            return watch.evidence.summary()
+        try:
+            settings = record.state.settings
+            return Evidence.decode(settings, record.evidence).summary() if record.evidence else {}
+        except HeadraceError:
+            return {}
 
     async def look(self) -> None:
         """Read what was counted since the last look, and judge."""
