@@ -20,6 +20,8 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY_BYTES: Final = 4 << 20
+_UPLOADS: Final = "/api/v1/models/"
+"""Bodies of requests to what begins so are models: streamed to disk, with a bound of their own."""
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost"})
 _FORBIDDEN: Final = 403
 _MISDIRECTED: Final = 421
@@ -57,7 +59,7 @@ def _host_name(header: str) -> str | None:
 
 @dataclass(slots=True, kw_only=True)
 class Guard:
-    """Refuses requests for other hosts, from other origins, and with large bodies."""
+    """Refuses requests for other hosts, from other origins, and with large bodies but models."""
 
     app: App
     allowed_hosts: frozenset[str]
@@ -73,6 +75,9 @@ class Guard:
         refusal = self._refusal(headers)
         if refusal is not None:
             await _refuse(send, *refusal)
+            return
+        if scope["path"].startswith(_UPLOADS):
+            await self.app(scope, receive, send)
             return
         body = await _read_body(receive, self.max_body_bytes)
         if body is None:

@@ -2,12 +2,19 @@
 
 from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Final
 
 import msgspec
 
-from headrace.core import Code, HeadraceError
+from headrace.core import Code, ConflictError, HeadraceError
 from headrace.core.spec import SpecError, SpecMistake
 from headrace.protocol import http_status
+
+PROBLEM_TYPE: Final = "application/problem+json"
+
+
+class StaleError(ConflictError):
+    """A change was to be made only to what the caller had read, and that is not there any more."""
 
 
 class Mistake(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -49,7 +56,7 @@ def problem_body(
 
 def problem_of(error: HeadraceError) -> tuple[int, bytes]:
     """The HTTP status and body that `error` is answered with."""
-    status = http_status(error)
+    status = HTTPStatus.PRECONDITION_FAILED if isinstance(error, StaleError) else http_status(error)
     mistakes = error.mistakes if isinstance(error, SpecError) else ()
     return status, problem_body(
         status=status, code=error.code, detail=str(error), mistakes=mistakes

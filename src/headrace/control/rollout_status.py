@@ -74,7 +74,8 @@ class RolloutStatus:
     Times are seconds since 1970, weights percent. `step` counts from 0 and points into `steps`,
     which only a canary has. `weight` is the new version's share now, `baseline_weight` that of
     fresh copies of the old one. `over`: nothing but a person's word moves it on. `since`: when
-    `phase` began.
+    `phase` began. `requests` are those that were compared; `counted` is all that was, such
+    as pairs of answers and those that disagree.
     """
 
     id: str
@@ -97,15 +98,17 @@ class RolloutStatus:
     actor: str
     verdict: VerdictStatus | None
     requests: ArmRequests
+    counted: Mapping[str, float]
 
 
 def rollout_status(
-    record: RolloutRecord, *, requests: Mapping[str, int] | None = None
+    record: RolloutRecord, *, counted: Mapping[str, float] | None = None
 ) -> RolloutStatus:
     """The document of `record`.
 
     Args:
-        requests: Requests so far by `baseline` and `candidate`; None takes the verdict's samples.
+        counted: As `Evidence.summary` has it; empty or None takes the verdict's samples for the
+            requests.
     """
     state = record.state
     old, new = _main_arm(record.source), _new_arm(record.source, record.target)
@@ -129,7 +132,8 @@ def rollout_status(
         reason=state.reason,
         actor=record.actor,
         verdict=None if state.verdict is None else _verdict(state.verdict),
-        requests=_requests(state.verdict, requests),
+        requests=_requests(state.verdict, counted or {}),
+        counted={name: value for name, value in (counted or {}).items() if math.isfinite(value)},
     )
 
 
@@ -198,10 +202,10 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _requests(verdict: Verdict | None, counted: Mapping[str, int] | None) -> ArmRequests:
-    if counted is not None:
+def _requests(verdict: Verdict | None, counted: Mapping[str, float]) -> ArmRequests:
+    if "candidate_requests" in counted:
         return ArmRequests(
-            baseline=counted.get("baseline", 0), candidate=counted.get("candidate", 0)
+            baseline=int(counted["baseline_requests"]), candidate=int(counted["candidate_requests"])
         )
     samples = [metric.samples for metric in verdict.metrics] if verdict else []
     return ArmRequests(

@@ -117,9 +117,11 @@ def test_a_rollout_is_told_with_versions_weights_and_every_number() -> None:
 
 
 def test_requests_are_those_that_were_counted_else_the_verdicts_samples() -> None:
-    counted = rollout_status(record(), requests={"baseline": 5000, "candidate": 300})
+    summary = {"baseline_requests": 5000, "candidate_requests": 300, "mean_distance": math.inf}
+    counted = rollout_status(record(), counted=summary)
 
     assert asdict(counted.requests) == {"baseline": 5000, "candidate": 300}
+    assert counted.counted == {"baseline_requests": 5000, "candidate_requests": 300}
     assert asdict(rollout_status(record()).requests) == {"baseline": 900, "candidate": 110}
     assert asdict(rollout_status(record(verdict=None)).requests) == {"baseline": 0, "candidate": 0}
 

@@ -1,0 +1,121 @@
+"""What do all routes of the management API have in common? Who asks, how answers are written."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import Depends, FastAPI, Header, Path, Query, Response
+
+from headrace.control.plane import ControlPlane
+from headrace.control.problems import PROBLEM_TYPE, Problem
+from headrace.control.wishes import Applied
+from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
+
+ACTOR_HEADER: Final = "x-headrace-actor"
+MAX_WAIT_S: Final = 3600.0
+_MAX_ACTOR: Final = 200
+
+Name = Annotated[str, Path(pattern=NAME_PATTERN, description="The endpoint's name.")]
+ModelName = Annotated[str, Path(pattern=NAME_PATTERN, description="The model's name.")]
+Version = Annotated[str, Path(pattern=VERSION_PATTERN, description="The version's number.")]
+WaitS = Annotated[
+    float,
+    Query(ge=0, le=MAX_WAIT_S, description="Wait until all is ready, so many seconds at most."),
+]
+
+
+def _actor(
+    value: Annotated[
+        str,
+        Header(
+            alias=ACTOR_HEADER,
+            max_length=_MAX_ACTOR,
+            description="Who asks, for the history; taken at its word, for want of authentication.",
+        ),
+    ] = "",
+) -> str:
+    return "".join(character for character in value if character.isprintable())
+
+
+Actor = Annotated[str, Depends(_actor)]
+
+
+def answer(
+    document: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """`document` as JSON; what is no number there (an endless interval's end) becomes null."""
+    return Response(msgspec.json.encode(document), status, headers, media_type="application/json")
+
+
+def shown(example: object, *, status: int = 200, description: str = "") -> dict[int | str, Any]:
+    """How an answer looks, for the API's own description."""
+    told = {"description": description} if description else {}
+    return {
+        status: {**told, "content": {"application/json": {"example": example}}},
+        **PROBLEMS,
+    }
+
+
+PROBLEMS: Final[dict[int | str, Any]] = {
+    "default": {
+        "description": "A problem document (RFC 9457); `code` is stable, `detail` is for people.",
+        "content": {
+            PROBLEM_TYPE: {
+                "schema": {"$ref": "#/components/schemas/Problem"},
+                "example": {
+                    "type": "about:blank",
+                    "title": "Not Found",
+                    "status": 404,
+                    "code": "NOT_FOUND",
+                    "detail": "Request for unknown model: 'nobody' is not found",
+                    "error": "Request for unknown model: 'nobody' is not found",
+                },
+            }
+        },
+    }
+}
+
+
+async def applied_answer(
+    plane: ControlPlane,
+    applied: Applied,
+    *,
+    wait_s: float = 0.0,
+    name: str = "",
+    status: int = 200,
+) -> Response:
+    """What a change answers; with the endpoints that are not ready after `wait_s`.
+
+    Args:
+        name: The endpoint that was changed, whose generation is told and waited for; empty for all.
+    """
+    document: dict[str, Any] = asdict(applied)
+    if wait_s > 0:
+        found = await plane.wait_ready(wait_s, name=name)
+        mine = [endpoint for endpoint in found.endpoints if name in {"", endpoint.name}]
+        document["ready"] = found.gateway.ready and all(endpoint.ready for endpoint in mine)
+        document["not_ready"] = {e.name: e.message for e in mine if not e.ready}
+    headers = {"etag": etag(plane.endpoint_generation(name))} if name else None
+    return answer(document, status=status, headers=headers)
+
+
+def etag(generation: int) -> str:
+    """A generation as HTTP's validator."""
+    return f'"{generation}"'
+
+
+def add_problem_schema(api: FastAPI) -> None:
+    """Let the API's description say what a problem document holds."""
+    make = api.openapi
+
+    def with_problem() -> dict[str, Any]:
+        document = make()
+        (schema,), parts = msgspec.json.schema_components(
+            [Problem], ref_template="#/components/schemas/{name}"
+        )
+        assert schema, "a Struct has a schema"
+        document.setdefault("components", {}).setdefault("schemas", {}).update(parts)
+        return document
+
+    api.openapi = with_problem  # type: ignore[method-assign]  # FastAPI's own way to extend it

@@ -1,0 +1,238 @@
+"""One endpoint over HTTP: read, put, delete, its history, and the way back."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import Body, FastAPI, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from headrace.control import api_examples as examples
+from headrace.control.api_answers import (
+    Actor,
+    Name,
+    WaitS,
+    answer,
+    applied_answer,
+    etag,
+    shown,
+)
+from headrace.control.api_conditions import IfMatch
+from headrace.control.api_rollouts import status_of
+from headrace.control.endpoint_status import Condition, ConditionLog, conditions_of
+from headrace.control.plane import ControlPlane
+from headrace.control.rollout_status import RolloutStatus
+from headrace.control.status import EndpointStatus
+from headrace.control.store import EndpointGeneration
+from headrace.core import ModelNotFoundError, NotFoundError
+
+_MAX_GENERATION: Final = 10**15
+_MAX_LISTED: Final = 1000
+_CREATED: Final = 201
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointView:
+    """An endpoint: what it should be, and how it is.
+
+    `spec` is null where a model repository brought it; `rollout` is the newest one.
+    """
+
+    name: str
+    generation: int
+    spec: dict[str, Any] | None
+    status: EndpointStatus
+    conditions: tuple[Condition, ...]
+    rollout: RolloutStatus | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointList:
+    """All endpoints, in the spec's order."""
+
+    endpoints: list[EndpointView]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinnedVersion:
+    """What a generation pinned."""
+
+    version: str
+    model: str
+    weight: int
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationView:
+    """One entry of a history; `spec` is null where the endpoint was removed."""
+
+    generation: int
+    at: float
+    reason: str
+    actor: str
+    current: bool
+    spec: dict[str, Any] | None
+    versions: list[PinnedVersion]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """An endpoint's generations, the newest first."""
+
+    endpoint: str
+    generations: list[GenerationView]
+
+
+class Undo(BaseModel):
+    """Where to go back to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    generation: int | None = Field(
+        default=None, ge=1, le=_MAX_GENERATION, description="Null for the one before the newest."
+    )
+
+
+def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of single endpoints."""
+    log = ConditionLog()
+
+    @api.get(
+        "/api/v1/endpoints",
+        summary="All endpoints: what they should be, and how they are",
+        response_model=EndpointList,
+        responses=shown({"endpoints": [examples.ENDPOINT]}),
+    )
+    async def list_endpoints() -> Response:
+        return answer(EndpointList(endpoints=_views(plane, log)))
+
+    @api.get(
+        "/api/v1/endpoints/{name}",
+        summary="One endpoint; its generation is the ETag",
+        response_model=EndpointView,
+        responses=shown(examples.ENDPOINT),
+    )
+    async def get_endpoint(name: Name) -> Response:
+        found = next((view for view in _views(plane, log) if view.name == name), None)
+        if found is None:
+            raise ModelNotFoundError(name)
+        return answer(found, headers={"etag": etag(found.generation)})
+
+    @api.put(
+        "/api/v1/endpoints/{name}",
+        summary="Want one endpoint as the body says; all others stay as they are",
+        responses=shown(examples.APPLIED),
+    )
+    async def put_endpoint(
+        name: Name,
+        entry: Annotated[dict[str, Any], Body(examples=[examples.ENTRY])],
+        actor: Actor,
+        precondition: IfMatch,
+        wait_s: WaitS = 0.0,
+    ) -> Response:
+        current = plane.endpoint_generation(name)
+        expected = precondition.expected(name, current)
+        with precondition.held():
+            applied = await plane.put_endpoint(name, entry, expected=expected, actor=actor)
+        status = 200 if current else _CREATED
+        return await applied_answer(plane, applied, wait_s=wait_s, name=name, status=status)
+
+    @api.delete(
+        "/api/v1/endpoints/{name}",
+        summary="Stop serving an endpoint",
+        responses=shown({"changes": ["endpoint 'fraud' removed"], "generation": 13}),
+    )
+    async def delete_endpoint(name: Name, actor: Actor, precondition: IfMatch) -> Response:
+        expected = precondition.expected(name, plane.endpoint_generation(name))
+        with precondition.held():
+            applied = await plane.remove_endpoint(name, expected=expected, actor=actor)
+        return await applied_answer(plane, applied)
+
+    _add_history(api, plane)
+
+
+def _add_history(api: FastAPI, plane: ControlPlane) -> None:
+    @api.get(
+        "/api/v1/endpoints/{name}/history",
+        summary="An endpoint's generations, the newest first",
+        response_model=History,
+        responses=shown({"endpoint": "fraud", "generations": [examples.GENERATION]}),
+    )
+    async def history(
+        name: Name, limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100
+    ) -> Response:
+        found = await plane.history(name, limit)
+        if not found:
+            raise ModelNotFoundError(name)
+        current = plane.endpoint_generation(name)
+        return answer(History(endpoint=name, generations=[_entry(e, current) for e in found]))
+
+    @api.get(
+        "/api/v1/endpoints/{name}/history/{generation}",
+        summary="One generation of an endpoint",
+        response_model=GenerationView,
+        responses=shown(examples.GENERATION),
+    )
+    async def generation(
+        name: Name, generation: Annotated[int, Path(ge=1, le=_MAX_GENERATION)]
+    ) -> Response:
+        found = await plane.store.run(plane.store.store.generation, name, generation)
+        if found is None:
+            raise NotFoundError(f"endpoint '{name}' has no generation {generation}")
+        return answer(_entry(found, plane.endpoint_generation(name)))
+
+    @api.post(
+        "/api/v1/endpoints/{name}/undo",
+        summary="Want an endpoint as it was in a former generation, at once",
+        responses=shown(examples.APPLIED),
+    )
+    async def undo(
+        name: Name,
+        actor: Actor,
+        wanted: Annotated[Undo, Body(examples=[{}, {"generation": 2}])] = Undo(),  # noqa: B008  # frozen
+        wait_s: WaitS = 0.0,
+    ) -> Response:
+        applied = await plane.undo(name, generation=wanted.generation, actor=actor)
+        return await applied_answer(plane, applied, wait_s=wait_s, name=name)
+
+
+def _views(plane: ControlPlane, log: ConditionLog) -> list[EndpointView]:
+    now = plane.clock.now()
+    statuses = plane.status().endpoints
+    log.keep_only([status.name for status in statuses])
+    return [_view(plane, log, status, now) for status in statuses]
+
+
+def _view(
+    plane: ControlPlane, log: ConditionLog, status: EndpointStatus, now: float
+) -> EndpointView:
+    record = plane.rollout(status.name)
+    return EndpointView(
+        name=status.name,
+        generation=plane.endpoint_generation(status.name),
+        spec=plane.endpoint_entry(status.name),
+        status=status,
+        conditions=log.noted(status.name, conditions_of(status, record, now=now)),
+        rollout=None if record is None else status_of(plane, record),
+    )
+
+
+def _entry(found: EndpointGeneration, current: int) -> GenerationView:
+    arms = found.endpoint.arms if found.endpoint is not None else ()
+    return GenerationView(
+        generation=found.generation,
+        at=found.at,
+        reason=found.reason,
+        actor=found.actor,
+        current=found.generation == current,
+        spec=found.document,
+        versions=[
+            PinnedVersion(
+                version=arm.revision.version,
+                model=arm.revision.model,
+                weight=arm.weight,
+                replicas=arm.replicas,
+            )
+            for arm in arms
+        ],
+    )

@@ -1,0 +1,232 @@
+"""What happens over HTTP: events as a list and as a stream, and the feedback of callers.
+
+The stream is made of server-sent events (https://html.spec.whatwg.org/#server-sent-events): each
+has its number as `id`, so that a reader that was cut off goes on where it was (`Last-Event-ID`).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import Body, FastAPI, Header, Query, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from headrace.control import api_examples as examples
+from headrace.control.api_answers import answer, shown
+from headrace.control.plane import ControlPlane
+from headrace.control.store import Event, Feedback
+from headrace.core import OverloadedError
+from headrace.core.names import NAME_PATTERN
+
+HEARTBEAT_S: Final = 15.0
+MAX_WATCHERS: Final = 256
+_RETRY: Final = b"retry: 2000\n\n"
+_HEARTBEAT: Final = b": still there\n\n"
+_MAX_ITEMS: Final = 1000
+_MAX_ID: Final = 2**62
+_WATCH_RETRY_S: Final = 10.0
+
+_Endpoint = Annotated[
+    str, Query(pattern=f"^$|{NAME_PATTERN}", description="Only this endpoint's; empty for all.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventView:
+    """Something that happened; `reason` is one word for programs, `data` the numbers behind it."""
+
+    id: int
+    at: float
+    endpoint: str
+    kind: str
+    reason: str
+    message: str
+    generation: int
+    rollout: str
+    actor: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventList:
+    """Events in order."""
+
+    events: list[EventView]
+
+
+class Reward(BaseModel):
+    """What one answer earned; more is better."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    request_id: str = Field(
+        min_length=1, max_length=256, description="The answer's `x-request-id`."
+    )
+    reward: float = Field(allow_inf_nan=False, description="Any number: a click, a sum of money.")
+    at: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="When it was earned, in seconds since 1970; null for now.",
+    )
+
+
+Rewards = Annotated[list[Reward], Field(min_length=1, max_length=_MAX_ITEMS)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardResult:
+    """`taken`, `duplicate` (the first one counts) or `waiting` (for the request to be known)."""
+
+    request_id: str
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardResults:
+    """One result per item, in the same order."""
+
+    results: list[RewardResult]
+
+
+def add_events(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of events and feedback."""
+    watchers = Watchers()
+
+    @api.get(
+        "/api/v1/events",
+        summary="What happened, in order",
+        response_model=EventList,
+        responses=shown({"events": [examples.EVENT]}),
+    )
+    async def events(
+        endpoint: _Endpoint = "",
+        after: Annotated[int, Query(ge=0, le=_MAX_ID, description="Only newer than this.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=_MAX_ITEMS, description="The newest so many.")] = 100,
+    ) -> Response:
+        return answer({"events": await plane.events(endpoint, after, limit)})
+
+    @api.get(
+        "/api/v1/watch",
+        summary="Events as they come, as server-sent events",
+        response_class=StreamingResponse,
+        responses={
+            200: {
+                "content": {
+                    "text/event-stream": {
+                        "example": f"id: 812\nevent: rollout\ndata: {examples.EVENT}\n\n"
+                    }
+                }
+            }
+        },
+    )
+    async def watch(
+        endpoint: _Endpoint = "",
+        after: Annotated[
+            int | None,
+            Query(
+                ge=0, le=_MAX_ID, description="Begin after this event; null begins with new ones."
+            ),
+        ] = None,
+        last_event_id: Annotated[str, Header(max_length=32, pattern=r"^\d{0,18}$")] = "",
+    ) -> StreamingResponse:
+        watchers.check_room()
+        start = int(last_event_id) if last_event_id else after
+        if start is None:
+            newest = await plane.events("", 0, 1)
+            start = newest[-1].id if newest else 0
+        stream = stream_events(plane.watch(endpoint, start), stopping=plane.stop_requested)
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        return StreamingResponse(
+            watchers.counted(stream), media_type="text/event-stream", headers=headers
+        )
+
+    @api.post(
+        "/api/v1/feedback",
+        summary="What answers earned, for experiments that reward decides",
+        response_model=RewardResults,
+        responses=shown(examples.RESULTS),
+    )
+    async def feedback(
+        given: Annotated[Reward | Rewards, Body(openapi_examples=examples.FEEDBACK)],
+    ) -> Response:
+        rewards = given if isinstance(given, list) else [given]
+        now = plane.clock.now()
+        items = [
+            Feedback(
+                request_id=one.request_id,
+                reward=one.reward,
+                at=now if one.at is None else one.at,
+            )
+            for one in rewards
+        ]
+        outcomes = await plane.add_feedback(items)
+        results = [
+            RewardResult(request_id=item.request_id, outcome=outcome)
+            for item, outcome in zip(items, outcomes, strict=True)
+        ]
+        return answer(RewardResults(results=results))
+
+
+@dataclass(slots=True)
+class Watchers:
+    """Counts the readers of the stream, so that there are never too many."""
+
+    count: int = 0
+
+    def check_room(self) -> None:
+        """Refuse one more if there are too many.
+
+        Raises:
+            OverloadedError: There are.
+        """
+        if self.count >= MAX_WATCHERS:
+            message = f"{MAX_WATCHERS} readers watch already"
+            raise OverloadedError(message, retry_after_s=_WATCH_RETRY_S)
+
+    async def counted(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """`stream`, counted while it is read."""
+        self.count += 1
+        try:
+            async for part in stream:
+                yield part
+        finally:
+            self.count -= 1
+
+
+async def stream_events(
+    events: AsyncIterator[Event], *, stopping: asyncio.Event
+) -> AsyncIterator[bytes]:
+    """Events as they go over the wire, with a comment now and then, until `stopping` is set.
+
+    The next event is asked for when the former one was taken: a slow reader holds one, not a queue.
+    """
+    stop = asyncio.ensure_future(stopping.wait())
+    coming = asyncio.ensure_future(anext(events, None))
+    try:
+        yield _RETRY
+        while not stop.done():
+            await asyncio.wait(
+                {stop, coming}, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            if coming.done():
+                event = coming.result()
+                if event is None:
+                    return
+                yield encode_event(event)
+                coming = asyncio.ensure_future(anext(events, None))
+            elif not stop.done():
+                yield _HEARTBEAT
+    finally:
+        stop.cancel()
+        coming.cancel()
+        await asyncio.wait({stop, coming})
+
+
+def encode_event(event: Event) -> bytes:
+    """One event as it goes over the wire; JSON has no line breaks of its own."""
+    data = msgspec.json.encode(event)
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.id, event.kind.encode(), data)

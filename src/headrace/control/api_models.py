@@ -1,0 +1,157 @@
+"""The registry of model versions over HTTP: list, show, upload, remove, clean up."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import FastAPI, Header, Query, Request, Response
+from starlette.requests import ClientDisconnect
+
+from headrace.control import api_examples as examples
+from headrace.control.api_answers import Actor, ModelName, Version, answer, shown
+from headrace.control.api_uploads import Upload, UploadFormat, Uploads
+from headrace.control.plane import ControlPlane
+from headrace.core import RequestCancelledError
+from headrace.registry import ModelVersion, VersionNotFoundError
+
+_CREATED: Final = 201
+_MAX_TEXT: Final = 4096
+_DIGEST: Final = r"^$|^sha256:[0-9a-f]{64}$"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelList:
+    """Versions by name and number, and the index files that cannot be read."""
+
+    models: list[dict[str, Any]]
+    problems: list[str]
+
+
+def add_models(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of the registry."""
+    _add_reading(api, plane)
+    _add_changing(api, plane)
+    uploads = Uploads(registry=plane.registry, directory=plane.home.root / "artifacts" / "tmp")
+
+    @api.post(
+        "/api/v1/models/{name}",
+        summary="Upload a model as the next version of a name",
+        status_code=_CREATED,
+        responses=shown(examples.MODEL, status=_CREATED),
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "description": "The file itself, or a tar archive of a directory's files.",
+                "content": {
+                    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+                },
+            }
+        },
+    )
+    async def upload(
+        *,
+        request: Request,
+        name: ModelName,
+        actor: Actor,
+        filename: Annotated[str, Query(min_length=1, max_length=255, examples=["model.onnx"])],
+        upload_format: Annotated[UploadFormat, Query(alias="format")] = "file",
+        digest: Annotated[
+            str, Query(pattern=_DIGEST, description="Refused if the content is another.")
+        ] = "",
+        runtime: Annotated[str, Query(pattern=r"^[a-z0-9_]{0,64}$")] = "",
+        source: Annotated[str, Query(max_length=_MAX_TEXT)] = "",
+        content_length: Annotated[int | None, Header(ge=0)] = None,
+    ) -> Response:
+        wanted = Upload(
+            name=name,
+            filename=filename,
+            format=upload_format,
+            digest=digest,
+            runtime=runtime,
+            source=source,
+            actor=actor,
+            length_bytes=content_length,
+        )
+        version = await uploads.take(wanted, _chunks(request))
+        location = f"/api/v1/models/{version.name}/versions/{version.version}"
+        return answer(_document(version), status=_CREATED, headers={"location": location})
+
+
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except ClientDisconnect:
+        raise RequestCancelledError("the upload broke off") from None
+
+
+def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
+    @api.get(
+        "/api/v1/models",
+        summary="All model versions",
+        response_model=ModelList,
+        responses=shown({"models": [examples.MODEL], "problems": []}),
+    )
+    async def models() -> Response:
+        return answer(await asyncio.to_thread(_listed, plane, None))
+
+    @api.get(
+        "/api/v1/models/{name}",
+        summary="The versions of one model",
+        response_model=ModelList,
+        responses=shown({"models": [examples.MODEL], "problems": []}),
+    )
+    async def model(name: ModelName) -> Response:
+        found = await asyncio.to_thread(_listed, plane, name)
+        if not found.models:
+            known = dict.fromkeys(version.name for version in plane.registry.list())
+            raise VersionNotFoundError(name, "", known)
+        return answer(found)
+
+    @api.get(
+        "/api/v1/models/{name}/versions/{version}",
+        summary="One model version: digest, signature, who, when, whence",
+        responses=shown(examples.MODEL),
+    )
+    async def version(name: ModelName, version: Version) -> Response:
+        return answer(_document(await asyncio.to_thread(plane.registry.get, f"{name}:{version}")))
+
+
+def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
+    @api.delete(
+        "/api/v1/models/{name}/versions/{version}",
+        summary="Remove a version; refused while an endpoint uses it",
+        responses=shown(examples.MODEL),
+    )
+    async def remove(name: ModelName, version: Version) -> Response:
+        removed = await asyncio.to_thread(plane.registry.remove, name, version, _in_use(plane))
+        return answer(_document(removed))
+
+    @api.post(
+        "/api/v1/gc",
+        summary="Delete stored content that no version refers to",
+        responses=shown({"artifacts": [], "temporary": 0, "freed_bytes": 0}),
+    )
+    async def gc() -> Response:
+        return answer(asdict(await asyncio.to_thread(plane.registry.gc)))
+
+
+def _listed(plane: ControlPlane, name: str | None) -> ModelList:
+    return ModelList(
+        models=[_document(version) for version in plane.registry.list(name)],
+        problems=[str(problem) for problem in plane.registry.problems(name)],
+    )
+
+
+def _document(version: ModelVersion) -> dict[str, Any]:
+    return {**msgspec.to_builtins(version), "reference": version.reference}
+
+
+def _in_use(plane: ControlPlane) -> set[str]:
+    """`NAME:VERSION` of what is served, will be, or is what a rollout may go back to."""
+    endpoints = [*plane.desired.endpoints, *plane.effective.endpoints]
+    for record in plane.aims.active():
+        endpoints += [record.source, record.target]
+    return {arm.revision.model for endpoint in endpoints for arm in endpoint.arms}

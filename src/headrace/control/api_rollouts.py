@@ -1,0 +1,165 @@
+"""Rollouts over HTTP: start one, look at it, tell it what to do."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import Body, FastAPI, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from headrace.control import api_examples as examples
+from headrace.control.api_answers import Actor, Name, answer, shown
+from headrace.control.plane import ControlPlane
+from headrace.control.rollout_status import RolloutStatus, rollout_status
+from headrace.control.store import RolloutRecord
+from headrace.core import ModelNotFoundError, NotFoundError
+from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
+from headrace.rollout.state import Verb
+
+_CREATED: Final = 201
+_MAX_LISTED: Final = 1000
+_MAX_TEXT: Final = 1000
+
+
+class StartRollout(BaseModel):
+    """What shall take over an endpoint, and how.
+
+    One of: a `version` of the model that is served now, a `model`, an `upstream`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(
+        default="",
+        max_length=4096,
+        description="A registry reference NAME[:VERSION], or a path where the control plane runs.",
+    )
+    version: str = Field(
+        default="",
+        pattern=f"^$|{VERSION_PATTERN}",
+        description="Of the model that is served now; beside `upstream`: what to call it here.",
+    )
+    upstream: dict[str, Any] | None = Field(
+        default=None, description="A server that someone else runs, as in the spec."
+    )
+    rollout: dict[str, Any] | None = Field(
+        default=None,
+        description="How, as under `rollout` in the spec; null takes the endpoint's own, or a "
+        "canary.",
+    )
+
+    @model_validator(mode="after")
+    def _names_something(self) -> "StartRollout":
+        if self.model and self.upstream is not None:
+            msg = "'model' and 'upstream' exclude each other"
+            raise ValueError(msg)
+        if not self.model and not self.version and self.upstream is None:
+            msg = "needs a 'version' of the model that is served, a 'model' or an 'upstream'"
+            raise ValueError(msg)
+        return self
+
+
+class Command(BaseModel):
+    """Why a person steps in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reason: str = Field(default="", max_length=_MAX_TEXT, description="For the history.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutList:
+    """Rollouts, the newest first."""
+
+    rollouts: list[RolloutStatus]
+
+
+def status_of(plane: ControlPlane, record: RolloutRecord) -> RolloutStatus:
+    """The document of a rollout, with all that was counted for it."""
+    return rollout_status(record, counted=plane.rollout_driver.counted(record))
+
+
+def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of rollouts."""
+
+    @api.post(
+        "/api/v1/endpoints/{name}/rollout",
+        summary="Let another version take over, step by step",
+        status_code=_CREATED,
+        response_model=RolloutStatus,
+        responses=shown(examples.ROLLOUT, status=_CREATED),
+    )
+    async def start(
+        name: Name,
+        wanted: Annotated[StartRollout, Body(openapi_examples=examples.START)],
+        actor: Actor,
+    ) -> Response:
+        record = await plane.start_rollout(
+            name,
+            model=wanted.model,
+            version=wanted.version,
+            upstream=wanted.upstream,
+            rollout=wanted.rollout,
+            actor=actor,
+        )
+        headers = {"location": f"/api/v1/rollouts/{record.id}"}
+        return answer(status_of(plane, record), status=_CREATED, headers=headers)
+
+    @api.get(
+        "/api/v1/endpoints/{name}/rollout",
+        summary="The newest rollout of an endpoint",
+        response_model=RolloutStatus,
+        responses=shown(examples.ROLLOUT),
+    )
+    async def newest(name: Name) -> Response:
+        record = plane.rollout(name)
+        if record is None and plane.desired.endpoint(name) is None:
+            raise ModelNotFoundError(name)
+        if record is None:
+            message = (
+                f"endpoint '{name}' never had a rollout; `headrace rollout start {name}` begins one"
+            )
+            raise NotFoundError(message)
+        return answer(status_of(plane, record))
+
+    @api.post(
+        "/api/v1/endpoints/{name}/rollout/{verb}",
+        summary="Promote, pause, resume, abort or roll back by hand",
+        response_model=RolloutStatus,
+        responses=shown(examples.ROLLOUT),
+    )
+    async def command(
+        name: Name,
+        verb: Verb,
+        actor: Actor,
+        given: Annotated[
+            Command, Body(examples=[{"reason": "latency on the dashboard"}])
+        ] = Command(),  # noqa: B008  # frozen
+    ) -> Response:
+        record = await plane.command_rollout(name, verb, actor=actor, reason=given.reason)
+        return answer(status_of(plane, record))
+
+    @api.get(
+        "/api/v1/rollouts",
+        summary="Rollouts, the newest first",
+        response_model=RolloutList,
+        responses=shown({"rollouts": [examples.ROLLOUT]}),
+    )
+    async def rollouts(
+        endpoint: Annotated[str, Query(pattern=f"^$|{NAME_PATTERN}")] = "",
+        limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100,
+    ) -> Response:
+        found = await plane.rollouts(endpoint, limit)
+        return answer(RolloutList(rollouts=[rollout_status(record) for record in found]))
+
+    @api.get(
+        "/api/v1/rollouts/{rollout_id}",
+        summary="One rollout",
+        response_model=RolloutStatus,
+        responses=shown(examples.ROLLOUT),
+    )
+    async def rollout(rollout_id: Annotated[str, Path(pattern=r"^r[0-9]{1,15}$")]) -> Response:
+        known = await plane.rollouts(limit=10 * _MAX_LISTED)
+        record = next((record for record in known if record.id == rollout_id), None)
+        if record is None:
+            raise NotFoundError(f"there is no rollout {rollout_id}")
+        return answer(status_of(plane, record))

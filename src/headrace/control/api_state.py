@@ -1,0 +1,94 @@
+"""The whole system over HTTP: how it is, what it should be, what a change would change."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from fastapi import Body, FastAPI, Query, Response
+
+from headrace.control import api_examples as examples
+from headrace.control.api_answers import Actor, WaitS, answer, applied_answer, shown
+from headrace.control.metrics import CONTENT_TYPE
+from headrace.control.orders import Diff
+from headrace.control.plane import ControlPlane
+from headrace.control.status import Status
+from headrace.core import InvalidArgumentError
+from headrace.core.spec import json_schema
+
+_MAX_EXPECTED: Final = 10_000
+
+Document = Annotated[dict[str, Any], Body(examples=[examples.SPEC])]
+
+
+def add_state(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of the system as a whole."""
+
+    @api.get("/api/v1/status", summary="How everything is now")
+    async def status() -> Status:
+        return plane.status()
+
+    @api.get(
+        "/api/v1/spec",
+        summary="The spec as it was applied, and its generation",
+        responses=shown({"generation": 12, "spec": examples.SPEC}),
+    )
+    async def spec() -> dict[str, Any]:
+        return {"generation": plane.desired.generation, "spec": plane.desired.spec}
+
+    @api.get("/api/v1/schema", summary="JSON Schema of the spec file")
+    async def schema() -> dict[str, Any]:
+        return json_schema()
+
+    @api.post(
+        "/api/v1/apply",
+        summary="Want what the spec says, and nothing else",
+        responses=shown(examples.APPLIED),
+    )
+    async def apply(
+        document: Document,
+        actor: Actor,
+        wait_s: WaitS = 0.0,
+        expected: Annotated[
+            list[str],
+            Query(
+                max_length=_MAX_EXPECTED,
+                description="`NAME:GENERATION`, repeated: refused with 409 if an endpoint is not "
+                "at the generation that was read; 0 for one that must not exist.",
+                examples=["fraud:3"],
+            ),
+        ] = [],  # noqa: B006  # FastAPI copies it
+    ) -> Response:
+        applied = await plane.apply(document, actor=actor, expected=_generations(expected))
+        return await applied_answer(plane, applied, wait_s=wait_s)
+
+    @api.post(
+        "/api/v1/diff",
+        summary="What an apply would change; nothing is served differently",
+        response_model=Diff,
+        responses=shown(examples.DIFF),
+    )
+    async def diff(document: Document) -> Response:
+        return answer(await plane.diff(document))
+
+    @api.post("/api/v1/stop", summary="Drain and stop everything, then exit", status_code=202)
+    async def stop() -> dict[str, Any]:
+        plane.request_stop()
+        return {"stopping": True}
+
+    @api.get("/metrics", summary="Metrics of all processes, in Prometheus' text format")
+    async def metrics() -> Response:
+        return Response(await plane.metrics(), media_type=CONTENT_TYPE)
+
+
+def _generations(expected: list[str]) -> Mapping[str, int] | None:
+    """Generations by endpoint, of `NAME:GENERATION` each.
+
+    Raises:
+        InvalidArgumentError: One is something else.
+    """
+    found = {}
+    for item in expected:
+        name, _, number = item.rpartition(":")
+        if not name or not number.isdecimal():
+            raise InvalidArgumentError(f"expected={item[:200]!r} is not NAME:GENERATION")
+        found[name] = int(number)
+    return found or None

@@ -1,0 +1,45 @@
+"""Triton's statistics and repository verbs over HTTP."""
+
+import asyncio
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from headrace.control.plane import ControlPlane
+from headrace.control.triton_api import decode_index_request, index, load, unload
+
+
+def add_statistics(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of the statistics, which the gateway asks too."""
+
+    @api.get("/v2/models/stats", summary="Triton's statistics of all models")
+    async def all_stats() -> JSONResponse:
+        return JSONResponse(await plane.model_statistics())
+
+    @api.get("/v2/models/{name}/stats", summary="Triton's statistics of one model")
+    async def model_stats(name: str) -> JSONResponse:
+        return JSONResponse(await plane.model_statistics(name))
+
+    @api.get("/v2/models/{name}/versions/{version}/stats", summary="The same of one version")
+    async def version_stats(name: str, version: str) -> JSONResponse:
+        return JSONResponse(await plane.model_statistics(name, version))
+
+
+def add_repository(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of the repository."""
+
+    @api.post("/v2/repository/index", summary="Triton's index of models")
+    async def repository_index(request: Request) -> JSONResponse:
+        wanted = decode_index_request(await request.body())
+        rows = await asyncio.to_thread(index, plane, only_ready=wanted.ready)
+        return JSONResponse([{f: getattr(row, f) for f in row.__struct_fields__} for row in rows])
+
+    @api.post("/v2/repository/models/{name}/load", summary="Serve a model of the registry")
+    async def repository_load(name: str, request: Request) -> Response:
+        await load(plane, name, await request.body())
+        return Response()
+
+    @api.post("/v2/repository/models/{name}/unload", summary="Stop serving a model")
+    async def repository_unload(name: str, request: Request) -> Response:
+        await unload(plane, name, await request.body())
+        return Response()

@@ -1,0 +1,192 @@
+"""How does an uploaded model get into the registry? Streamed to disk, checked, unpacked, pushed."""
+
+import asyncio
+import shutil
+import tarfile
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from headrace.core import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    OverloadedError,
+    PayloadTooLargeError,
+)
+from headrace.registry import ModelVersion, Registry, read_content
+
+MAX_UPLOAD_BYTES: Final = 64 << 30
+MAX_FILES: Final = 100_000
+MAX_UPLOADS: Final = 8
+SILENCE_S: Final = 60.0
+"""How long an upload may say nothing before it is given up."""
+_WRITE_BYTES: Final = 1 << 20
+_COPY_BYTES: Final = 1 << 20
+_RETRY_S: Final = 5.0
+
+UploadFormat = Literal["file", "tar"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """What a caller says about the model that it sends.
+
+    `filename`: what the file, or the directory that a tar archive holds, is called. `digest`: what
+    the model has to have, as the registry writes it; empty for any.
+    """
+
+    name: str
+    filename: str
+    format: UploadFormat
+    digest: str = ""
+    runtime: str = ""
+    source: str = ""
+    actor: str = ""
+    length_bytes: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Uploads:
+    """Takes uploads into `registry`, several at once but not any number.
+
+    `directory`: where they are kept until they are whole; what a crash leaves there,
+    `Registry.gc` takes away.
+    """
+
+    registry: Registry
+    directory: Path
+    max_bytes: int = MAX_UPLOAD_BYTES
+    silence_s: float = SILENCE_S
+    _under_way: int = field(default=0)
+
+    async def take(self, upload: Upload, chunks: AsyncIterator[bytes]) -> ModelVersion:
+        """Store a model as the next version of its name; the same content is the same version.
+
+        Raises:
+            InvalidArgumentError: It is not what was announced, or no model that can be served.
+            PayloadTooLargeError: It is larger than allowed.
+            OverloadedError: Too many are under way.
+            DeadlineExceededError: The caller stopped sending.
+            FailedPreconditionError: The disk is full.
+        """
+        if self._under_way >= MAX_UPLOADS:
+            raise OverloadedError(f"{MAX_UPLOADS} uploads are under way", retry_after_s=_RETRY_S)
+        self._check_name(upload.filename)
+        if upload.length_bytes is not None and upload.length_bytes > self.max_bytes:
+            raise PayloadTooLargeError(limit_bytes=self.max_bytes, got_bytes=upload.length_bytes)
+        self._under_way += 1
+        try:
+            with self._staging(upload.length_bytes or 0) as staging:
+                await self._receive(staging / "body", chunks)
+                return await asyncio.to_thread(self._store, upload, staging)
+        finally:
+            self._under_way -= 1
+
+    @staticmethod
+    def _check_name(filename: str) -> None:
+        if filename in {"", ".", ".."} or "/" in filename or "\0" in filename:
+            raise InvalidArgumentError(f"{filename[:200]!r} is not allowed as a file's name")
+
+    @contextmanager
+    def _staging(self, length_bytes: int) -> Iterator[Path]:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.directory).free
+            if length_bytes > free:
+                message = (
+                    f"the upload has {length_bytes} bytes, and {free} are free; "
+                    "`headrace models gc` may free more"
+                )
+                raise FailedPreconditionError(message)
+            with tempfile.TemporaryDirectory(
+                dir=self.directory, prefix="upload-", ignore_cleanup_errors=True
+            ) as staging:
+                yield Path(staging)
+        except OSError as error:
+            raise FailedPreconditionError(f"cannot store the upload: {error.strerror}") from error
+
+    async def _receive(self, path: Path, chunks: AsyncIterator[bytes]) -> None:
+        """Write all `chunks` to `path`, a part at a time in a thread."""
+        size, pending = 0, bytearray()
+        with path.open("xb") as file:
+            while True:
+                try:
+                    async with asyncio.timeout(self.silence_s):
+                        chunk = await anext(chunks, None)
+                except TimeoutError:
+                    message = f"the upload said nothing for {self.silence_s:g} s; send it again"
+                    raise DeadlineExceededError(message) from None
+                if chunk is None:
+                    break
+                size += len(chunk)
+                if size > self.max_bytes:
+                    raise PayloadTooLargeError(limit_bytes=self.max_bytes)
+                pending += chunk
+                if len(pending) >= _WRITE_BYTES:
+                    await asyncio.to_thread(file.write, pending)
+                    pending = bytearray()
+            await asyncio.to_thread(file.write, pending)
+
+    def _store(self, upload: Upload, staging: Path) -> ModelVersion:
+        model = staging / "model" / upload.filename
+        model.parent.mkdir()
+        if upload.format == "file":
+            (staging / "body").rename(model)
+        else:
+            unpack(staging / "body", model, max_bytes=self.max_bytes)
+            (staging / "body").unlink()
+        if upload.digest and (found := read_content(model).digest) != upload.digest:
+            message = f"the upload has digest {found}, not {upload.digest}; send it again"
+            raise InvalidArgumentError(message)
+        return self.registry.push(
+            upload.name,
+            model,
+            runtime=upload.runtime,
+            source=upload.source or f"uploaded as {upload.filename}",
+            by=upload.actor or "the management API",
+        )
+
+
+def unpack(archive: Path, target: Path, *, max_bytes: int) -> None:
+    """The regular files in a tar archive, under `target`; nothing else is taken out of it.
+
+    Raises:
+        InvalidArgumentError: It is no tar archive, or holds links, devices, or paths that lead out.
+        PayloadTooLargeError: It holds more than allowed.
+    """
+    total, count = 0, 0
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            for member in tar:
+                if member.isdir():
+                    continue
+                total, count = total + member.size, count + 1
+                if total > max_bytes or count > MAX_FILES:
+                    raise PayloadTooLargeError(limit_bytes=max_bytes)
+                _unpack_file(tar, member, target)
+    except tarfile.TarError as error:
+        raise InvalidArgumentError(f"the upload is no whole tar archive: {error}") from error
+    if not count:
+        raise InvalidArgumentError("the archive holds no file")
+
+
+def _unpack_file(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    parts = Path(member.name).parts
+    is_inside = parts and not Path(member.name).is_absolute() and ".." not in parts
+    if not member.isreg() or not is_inside or "\0" in member.name:
+        message = f"{member.name[:200]!r} is not allowed in the archive: plain files inside it only"
+        raise InvalidArgumentError(message)
+    path = target.joinpath(*parts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = tar.extractfile(member)
+    assert source is not None, "a regular file has content"
+    try:
+        with path.open("xb") as copy:
+            shutil.copyfileobj(source, copy, _COPY_BYTES)
+    except FileExistsError:
+        message = f"{member.name[:200]!r} is in the archive twice"
+        raise InvalidArgumentError(message) from None
