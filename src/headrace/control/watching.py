@@ -166,6 +166,7 @@ class View:
             at=now,
             epoch=epoch,
             split=self.split(),
+            step_since=self.record.state.step_since,
             candidate=totals.get((name, arm.key), ArmTotals()) if arm else ArmTotals(),
             baseline=_sum(totals.get((name, a.key), ArmTotals()) for a in self.comparison),
             predictions=self._predictions(reports),

@@ -1,0 +1,172 @@
+from collections.abc import Mapping
+
+from headrace.control.counting import ArmTotals, Counter, Predictions, Reading, Split
+from headrace.rollout.readings import LatencyCounts, PairCounts
+
+FAST, SLOW = (0.001, 0.0001), (0.5, 0.01)
+
+
+def reading(
+    at: float,
+    *,
+    split: Split | None = (10, 90),
+    candidate: ArmTotals | None = None,
+    baseline: ArmTotals | None = None,
+    epoch: str = "a",
+    predictions: Mapping[str, Predictions] | None = None,
+    pairs: int = 0,
+) -> Reading:
+    return Reading(
+        at=at,
+        epoch=epoch,
+        split=split,
+        candidate=candidate or ArmTotals(),
+        baseline=baseline or ArmTotals(),
+        predictions=predictions or {},
+        pairs=PairCounts(pairs=pairs),
+    )
+
+
+def total(requests: int, errors: int = 0, slow: int = 0) -> ArmTotals:
+    latency = {FAST: requests - slow, SLOW: slow}
+    return ArmTotals(requests=requests, errors=errors, latency=latency)
+
+
+def test_an_interval_adds_what_the_totals_grew_by() -> None:
+    counter = Counter(warmup_s=0.0)
+    counter.read(reading(0.0, candidate=total(100, 5, 1), baseline=total(900)))
+
+    found = counter.read(reading(1.0, candidate=total(110, 7, 2), baseline=total(990)))
+
+    assert found is not None
+    assert found.share == 0.1
+    assert (found.candidate.requests, found.candidate.errors) == (10, 2)
+    assert found.baseline.requests == 90
+    assert found.candidate.latency == LatencyCounts(
+        lower_s=(0.001, 0.5), width_s=(0.0001, 0.01), counts=(9, 1)
+    )
+
+
+def test_the_interval_in_which_the_split_changed_is_left_out() -> None:
+    counter = Counter(warmup_s=0.0)
+    counter.read(reading(0.0, candidate=total(10)))
+
+    changed = counter.read(reading(1.0, split=(50, 50), candidate=total(30)))
+    after = counter.read(reading(2.0, split=(50, 50), candidate=total(80)))
+
+    assert changed is None
+    assert after is not None
+    assert after.candidate.requests == 50
+    assert after.share == 0.5
+
+
+def test_nothing_counts_while_a_split_is_not_in_force() -> None:
+    counter = Counter(warmup_s=0.0)
+    counter.read(reading(0.0))
+
+    assert counter.read(reading(1.0, split=None, candidate=total(10))) is None
+    assert counter.read(reading(2.0, candidate=total(20))) is None
+    assert counter.read(reading(3.0, candidate=total(30))) is not None
+
+
+def test_the_first_seconds_of_a_split_are_warm_up() -> None:
+    counter = Counter(warmup_s=5.0)
+
+    early = [counter.read(reading(float(t), candidate=total(10 * t))) for t in range(6)]
+    found = counter.read(reading(6.0, candidate=total(90)))
+
+    assert early == [None] * 6
+    assert found is not None
+    assert found.candidate.requests == 40
+
+
+def test_a_gateway_that_started_anew_counts_from_its_own_beginning() -> None:
+    counter = Counter(warmup_s=0.0)
+    counter.read(reading(0.0, candidate=total(1000)))
+
+    assert counter.read(reading(1.0, candidate=total(10), epoch="b")) is None
+    found = counter.read(reading(2.0, candidate=total(25), epoch="b"))
+
+    assert found is not None
+    assert found.candidate.requests == 15
+
+
+def predicted(counts: dict[str, int], *, candidate: bool = True) -> Predictions:
+    return Predictions(is_candidate=candidate, kind="class", counts=counts)
+
+
+def test_predictions_are_summed_by_arm_over_replicas() -> None:
+    counter = Counter(warmup_s=0.0)
+    before = {
+        "a": predicted({"cat": 5}),
+        "b": predicted({"cat": 1}),
+        "c": predicted({"dog": 9}, candidate=False),
+    }
+    after = {
+        "a": predicted({"cat": 7, "dog": 1}),
+        "b": predicted({"cat": 2}),
+        "c": predicted({"dog": 12}, candidate=False),
+    }
+    counter.read(reading(0.0, predictions=before))
+
+    found = counter.read(reading(1.0, predictions=after))
+
+    assert found is not None
+    assert found.candidate.classes == {"cat": 3, "dog": 1}
+    assert found.baseline.classes == {"dog": 3}
+
+
+def test_a_replica_that_is_not_heard_for_once_loses_nothing() -> None:
+    counter = Counter(warmup_s=0.0)
+    counter.read(reading(0.0, predictions={"a": predicted({"cat": 5})}))
+    counter.read(reading(1.0))
+
+    found = counter.read(reading(2.0, predictions={"a": predicted({"cat": 9})}))
+
+    assert found is not None
+    assert found.candidate.classes == {"cat": 4}
+
+
+def test_a_replica_that_began_anew_counts_from_zero() -> None:
+    counter = Counter(warmup_s=0.0)
+    counter.read(reading(0.0, predictions={"a": predicted({"cat": 50})}))
+
+    found = counter.read(reading(1.0, predictions={"a": predicted({"cat": 2})}))
+
+    assert found is not None
+    assert found.candidate.classes == {"cat": 2}
+
+
+def test_scores_are_told_by_the_upper_edge_of_their_bucket() -> None:
+    counter = Counter(warmup_s=0.0)
+    score = Predictions(is_candidate=True, kind="score", counts={"0.5": 3, "-1.0": 1})
+    counter.read(reading(0.0))
+
+    found = counter.read(reading(1.0, predictions={"a": score}))
+
+    assert found is not None
+    assert found.candidate.scores == {0.5: 3, -1.0: 1}
+    assert found.candidate.classes == {}
+
+
+def test_samples_are_those_of_the_smaller_arm_since_the_split_came() -> None:
+    counter = Counter(warmup_s=0.0)
+    counter.read(reading(0.0))
+    counter.read(reading(1.0, candidate=total(5), baseline=total(50)))
+    counter.read(reading(2.0, candidate=total(12), baseline=total(99)))
+    before = counter.samples
+
+    counter.read(reading(3.0, split=(50, 50), candidate=total(12), baseline=total(99)))
+
+    assert before == 12
+    assert counter.samples == 0
+
+
+def test_samples_of_a_shadow_are_pairs() -> None:
+    counter = Counter(warmup_s=0.0)
+    counter.read(reading(0.0, split=(0, 100)))
+    counter.read(reading(1.0, split=(0, 100), baseline=total(50), pairs=20))
+
+    counter.read(reading(2.0, split=(0, 100), baseline=total(90), pairs=15))
+
+    assert counter.samples == 35

@@ -1,0 +1,377 @@
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from headrace.control.orders import with_entry
+from headrace.control.plane import ControlPlane
+from headrace.control.store import RolloutRecord
+from headrace.control.wishes import can_roll
+from headrace.core import (
+    ConflictError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ModelNotFoundError,
+    NotFoundError,
+)
+from headrace.core.rollout_settings import BlueGreenSettings, CanarySettings
+from headrace.core.spec import SpecError
+from headrace.registry import Registry
+from headrace.rollout.state import Phase, Traffic
+
+pytestmark = pytest.mark.anyio
+
+CANARY = {"strategy": "canary"}
+
+
+@pytest.fixture
+def versions(registry: Registry, tmp_path: Path) -> None:
+    """Three versions of the model `digits`."""
+    for number in range(1, 4):
+        path = tmp_path / f"{number}.onnx"
+        path.write_bytes(b"model %d" % number)
+        registry.push("digits", path)
+
+
+def entry(version: int, **fields: object) -> dict[str, Any]:
+    return {"name": "digits", "model": f"digits:{version}", **fields}
+
+
+def document(*entries: dict[str, Any]) -> dict[str, Any]:
+    return {"endpoints": list(entries)}
+
+
+def served(plane: ControlPlane) -> dict[str, int]:
+    """What runs now: weights by arm."""
+    endpoint = plane.effective.endpoint("digits")
+    assert endpoint is not None
+    return {arm.key: arm.weight for arm in endpoint.arms}
+
+
+async def finish(plane: ControlPlane, phase: Phase, traffic: Traffic) -> RolloutRecord:
+    """The current rollout, moved to its end as the driver would."""
+    record = plane.aims.rollout("digits")
+    assert record is not None
+    state = msgspec.structs.replace(record.state, phase=phase, traffic=traffic)
+    saved = plane.store.store.save_rollout(msgspec.structs.replace(record, state=state))
+    plane.aims.aim(rollouts=[saved])
+    return saved
+
+
+@pytest.mark.usefixtures("versions")
+async def test_a_new_version_takes_over_by_the_endpoints_plan(plane: ControlPlane) -> None:
+    await plane.apply(document(entry(1, rollout=CANARY)))
+
+    await plane.apply(document(entry(2, rollout=CANARY)))
+
+    record = plane.aims.rollout("digits")
+    assert record is not None
+    assert record.id == "r1"
+    assert record.state.phase is Phase.PREPARING
+    assert served(plane) == {"2": 0, "1": 100}
+    assert plane.endpoint_generation("digits") == 2
+    assert [e.reason for e in await plane.events("digits")] == ["Added", "Started", "Changed"]
+
+
+@pytest.mark.usefixtures("versions")
+async def test_applying_the_same_again_begins_nothing(plane: ControlPlane) -> None:
+    await plane.apply(document(entry(1, rollout=CANARY)))
+    await plane.apply(document(entry(2, rollout=CANARY)))
+    await finish(plane, Phase.ROLLED_BACK, Traffic())
+
+    again = await plane.apply(document(entry(2, rollout=CANARY)))
+
+    assert again.changes == []
+    assert served(plane) == {"1": 100}
+    assert len(await plane.rollouts()) == 1
+
+
+@pytest.mark.usefixtures("versions")
+async def test_without_a_plan_a_new_version_takes_over_at_once(plane: ControlPlane) -> None:
+    await plane.apply(document(entry(1)))
+
+    await plane.apply(document(entry(2)))
+
+    assert plane.rollout("digits") is None
+    assert served(plane) == {"2": 100}
+
+
+@pytest.mark.usefixtures("versions")
+async def test_a_change_that_is_no_new_version_begins_no_rollout(plane: ControlPlane) -> None:
+    await plane.apply(document(entry(1, rollout=CANARY)))
+
+    await plane.apply(document(entry(1, rollout=CANARY, timeout_s=5.0)))
+
+    assert plane.rollout("digits") is None
+    assert plane.endpoint_generation("digits") == 2
+
+
+@pytest.mark.usefixtures("versions")
+async def test_another_apply_supersedes_a_rollout_and_starts_from_what_serves(
+    plane: ControlPlane,
+) -> None:
+    await plane.apply(document(entry(1, rollout=CANARY)))
+    await plane.apply(document(entry(2, rollout=CANARY)))
+
+    await plane.apply(document(entry(3, rollout=CANARY)))
+
+    second, first = await plane.rollouts()
+    assert first.state.phase is Phase.SUPERSEDED
+    assert second.state.phase is Phase.PREPARING
+    assert [arm.key for arm in second.source.arms] == ["1"]
+    assert served(plane) == {"3": 0, "1": 100}
+
+
+@pytest.mark.usefixtures("versions")
+async def test_applying_the_old_version_ends_a_rollout_at_once(plane: ControlPlane) -> None:
+    await plane.apply(document(entry(1, rollout=CANARY)))
+    await plane.apply(document(entry(2, rollout=CANARY)))
+
+    await plane.apply(document(entry(1, rollout=CANARY)))
+
+    (record,) = await plane.rollouts()
+    assert record.state.phase is Phase.SUPERSEDED
+    assert served(plane) == {"1": 100}
+
+
+@pytest.mark.usefixtures("versions")
+async def test_a_rollout_by_hand_keeps_the_endpoints_own_plan(plane: ControlPlane) -> None:
+    await plane.apply(document(entry(1, rollout=CANARY)))
+
+    record = await plane.start_rollout(
+        "digits", version="2", rollout={"strategy": "blue-green"}, actor="ada"
+    )
+
+    assert isinstance(record.state.settings, BlueGreenSettings)
+    assert record.actor == "ada"
+    endpoint = plane.desired.endpoint("digits")
+    assert endpoint is not None
+    assert isinstance(endpoint.rollout, CanarySettings)
+    assert plane.endpoint_entry("digits") == entry(2, rollout=CANARY)
+
+
+@pytest.mark.usefixtures("versions")
+async def test_a_rollout_starts_again_after_it_was_taken_back(plane: ControlPlane) -> None:
+    await plane.apply(document(entry(1)))
+    await plane.start_rollout("digits", version="2")
+    await finish(plane, Phase.ROLLED_BACK, Traffic())
+
+    record = await plane.start_rollout("digits", version="2")
+
+    assert record.id == "r2"
+    assert [arm.key for arm in record.source.arms] == ["1"]
+    assert served(plane) == {"2": 0, "1": 100}
+
+
+@pytest.mark.usefixtures("versions")
+async def test_after_a_promotion_the_next_rollout_starts_from_the_new_version(
+    plane: ControlPlane,
+) -> None:
+    await plane.apply(document(entry(1)))
+    await plane.start_rollout("digits", version="2")
+    await finish(plane, Phase.PROMOTED, Traffic(candidate=100, has_stable=False))
+
+    record = await plane.start_rollout("digits", version="3")
+
+    assert [arm.key for arm in record.source.arms] == ["2"]
+
+
+@pytest.mark.usefixtures("versions")
+async def test_a_rollout_to_what_is_served_is_refused(plane: ControlPlane) -> None:
+    await plane.apply(document(entry(1)))
+
+    with pytest.raises(InvalidArgumentError, match="serves version 1 already"):
+        await plane.start_rollout("digits", version="1")
+
+
+@pytest.mark.usefixtures("versions")
+async def test_two_rollouts_of_one_endpoint_exclude_each_other(plane: ControlPlane) -> None:
+    await plane.apply(document(entry(1)))
+    await plane.start_rollout("digits", version="2")
+
+    with pytest.raises(FailedPreconditionError, match=r"rollout r1 .* is under way"):
+        await plane.start_rollout("digits", version="3")
+
+
+@pytest.mark.usefixtures("versions")
+async def test_a_rollout_to_a_missing_version_changes_nothing(plane: ControlPlane) -> None:
+    await plane.apply(document(entry(1)))
+
+    with pytest.raises(SpecError, match="no version 9"):
+        await plane.start_rollout("digits", version="9")
+    with pytest.raises(SpecError, match="strateg"):
+        await plane.start_rollout("digits", version="2", rollout={"strategy": "hope"})
+    with pytest.raises(InvalidArgumentError, match="name the version"):
+        await plane.start_rollout("digits")
+    with pytest.raises(ModelNotFoundError):
+        await plane.start_rollout("letters", version="2")
+
+    assert plane.endpoint_generation("digits") == 1
+
+
+@pytest.mark.usefixtures("versions")
+async def test_undo_restores_the_generation_before_at_once(plane: ControlPlane) -> None:
+    await plane.apply(document(entry(1, rollout=CANARY)))
+    await plane.start_rollout("digits", version="2")
+    await finish(plane, Phase.PROMOTED, Traffic(candidate=100, has_stable=False))
+
+    await plane.undo("digits")
+
+    assert served(plane) == {"1": 100}
+    assert plane.endpoint_entry("digits") == entry(1, rollout=CANARY)
+    newest = (await plane.history("digits"))[0]
+    assert (newest.generation, newest.reason) == (3, "undone to generation 1")
+
+
+@pytest.mark.usefixtures("versions")
+async def test_undo_of_a_rollout_taken_back_gives_up_what_was_held_back(
+    plane: ControlPlane,
+) -> None:
+    await plane.apply(document(entry(1)))
+    await plane.start_rollout("digits", version="2")
+    await finish(plane, Phase.ROLLED_BACK, Traffic())
+
+    await plane.undo("digits")
+
+    assert plane.endpoint_entry("digits") == entry(1)
+    assert plane.aims.rollout("digits") is None
+
+
+@pytest.mark.usefixtures("versions")
+async def test_undo_brings_a_removed_endpoint_back(plane: ControlPlane) -> None:
+    await plane.apply(document(entry(1)))
+    await plane.remove_endpoint("digits")
+
+    await plane.undo("digits", generation=1)
+
+    assert served(plane) == {"1": 100}
+    assert [e.generation for e in await plane.history("digits")] == [3, 2, 1]
+
+
+@pytest.mark.usefixtures("versions")
+async def test_undo_says_what_it_cannot_restore(plane: ControlPlane) -> None:
+    await plane.apply(document(entry(1)))
+
+    with pytest.raises(FailedPreconditionError, match="nothing to undo"):
+        await plane.undo("digits")
+    with pytest.raises(NotFoundError, match="no generation 7; the newest is 1"):
+        await plane.undo("digits", generation=7)
+    with pytest.raises(ModelNotFoundError):
+        await plane.undo("letters")
+
+
+@pytest.mark.usefixtures("versions")
+async def test_undo_to_a_model_that_is_gone_is_refused(
+    plane: ControlPlane, registry: Registry
+) -> None:
+    await plane.apply(document(entry(1)))
+    await plane.apply(document(entry(2)))
+    registry.path(registry.get("digits:1")).unlink()
+
+    with pytest.raises(FailedPreconditionError, match="gone from the registry"):
+        await plane.undo("digits")
+
+    assert served(plane) == {"2": 100}
+
+
+@pytest.mark.usefixtures("versions")
+async def test_a_writer_who_read_an_older_generation_loses(plane: ControlPlane) -> None:
+    await plane.apply(document(entry(1)))
+    await plane.put_endpoint("digits", {"model": "digits:2"}, expected=1)
+
+    with pytest.raises(ConflictError, match="at generation 2, not 1"):
+        await plane.put_endpoint("digits", {"model": "digits:3"}, expected=1)
+    with pytest.raises(ConflictError):
+        await plane.remove_endpoint("digits", expected=1)
+    with pytest.raises(ConflictError):
+        await plane.apply(document(entry(3)), expected={"digits": 1})
+
+    assert served(plane) == {"2": 100}
+
+
+@pytest.mark.usefixtures("versions")
+async def test_one_endpoint_is_put_and_the_others_stay_pinned(
+    plane: ControlPlane, registry: Registry, tmp_path: Path
+) -> None:
+    await plane.apply(document(entry(1), {"name": "newest", "model": "digits"}))
+    newer = tmp_path / "newer.onnx"
+    newer.write_bytes(b"newer")
+    registry.push("digits", newer)
+
+    await plane.put_endpoint("digits", {"model": "digits:2"})
+
+    pinned = plane.desired.endpoint("newest")
+    assert pinned is not None
+    assert pinned.arms[0].key == "3"
+    assert served(plane) == {"2": 100}
+
+
+@pytest.mark.usefixtures("versions")
+async def test_a_diff_tells_and_changes_nothing(plane: ControlPlane) -> None:
+    await plane.apply(document(entry(1)))
+
+    diff = await plane.diff(document(entry(2), {"name": "other", "model": "digits:1"}))
+    same = await plane.diff(document(entry(1)))
+
+    assert diff.endpoints["digits"].before == entry(1)
+    assert diff.endpoints["digits"].after == entry(2)
+    assert diff.endpoints["other"].before is None
+    assert any("version 1 removed" in change for change in diff.changes)
+    assert (same.changes, same.endpoints) == ([], {})
+    assert served(plane) == {"1": 100}
+    assert plane.desired.generation == 1
+
+
+@pytest.mark.usefixtures("versions")
+async def test_a_rollout_stored_without_its_state_has_no_say(plane: ControlPlane) -> None:
+    """The control plane died after the first of two writes."""
+    await plane.apply(document(entry(1)))
+    await plane.start_rollout("digits", version="2")
+    (record,) = await plane.rollouts()
+    early = msgspec.structs.replace(
+        record, target=msgspec.structs.replace(record.target, generation=3)
+    )
+
+    plane.aims.aim(rollouts=[early])
+
+    assert plane.aims.rollout("digits") is None
+    assert plane.aims.active() == []
+
+
+@pytest.mark.usefixtures("versions")
+async def test_rollouts_go_on_where_they_were_after_a_restart(plane: ControlPlane) -> None:
+    await plane.apply(document(entry(1)))
+    await plane.start_rollout("digits", version="2")
+    before = await finish(plane, Phase.PROGRESSING, Traffic(candidate=25))
+    plane.aims.rollouts.clear()
+
+    plane.rollout_driver.load()
+
+    assert plane.aims.rollout("digits") == before
+    assert served(plane) == {"2": 25, "1": 75}
+
+
+def test_a_line_of_the_spec_is_replaced_added_or_taken_out() -> None:
+    before = document({"name": "a", "model": "x"})
+
+    assert with_entry(before, "a", {"name": "a", "model": "y"})["endpoints"] == [
+        {"name": "a", "model": "y"}
+    ]
+    assert len(with_entry(before, "b", {"name": "b", "model": "y"})["endpoints"]) == 2
+    assert with_entry(before, "a", None)["endpoints"] == []
+
+
+@pytest.mark.usefixtures("versions")
+async def test_only_one_version_that_is_not_served_can_be_rolled_out(plane: ControlPlane) -> None:
+    split = [{"model": "digits:1", "weight": 90}, {"model": "digits:2", "weight": 10}]
+    await plane.apply(document({"name": "digits", "versions": split}))
+    source = plane.desired.endpoint("digits")
+    await plane.apply(document(entry(3)))
+    target = plane.desired.endpoint("digits")
+    assert source is not None
+    assert target is not None
+
+    assert can_roll(source, target)
+    assert not can_roll(target, source)
+    assert not can_roll(source, source)
