@@ -54,6 +54,7 @@ class Reading:
     """One look at everything. `split`: None while what is in force is not what was asked for.
 
     `epoch`: of the gateway's process; another one counts from 0. `predictions`: by replica.
+    `step_since`: when the rollout's step came into force.
     """
 
     at: float
@@ -67,11 +68,12 @@ class Reading:
     """The baseline's and the candidate's, so far."""
     units: tuple[int, int] = (0, 0)
     """Callers seen first since the last reading: the baseline's, the candidate's."""
+    step_since: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class Counter:
-    """Turns readings into increments. `samples`: of the smaller arm since the split came."""
+    """Turns readings into increments. `samples`: of the smaller arm in this step."""
 
     warmup_s: float
     samples: int = 0
@@ -80,13 +82,16 @@ class Counter:
     _last: Reading | None = None
     _counted: dict[str, Predictions] = field(default_factory=dict)
     _seen: tuple[int, int] = (0, 0)
+    _step_since: float | None = None
 
     def read(self, reading: Reading) -> Increment | None:
         """What was added since the last reading; None if it may not be counted."""
         if reading.split != self._split:
             self._split, self._since = reading.split, reading.at
-            self._seen, self.samples = (0, 0), 0
             self._last = None
+        if reading.step_since != self._step_since:
+            self._step_since = reading.step_since
+            self._seen, self.samples = (0, 0), 0
         last, self._last = self._last, reading
         if reading.split is None or reading.at - self._since < self.warmup_s:
             self._last = None
@@ -99,7 +104,8 @@ class Counter:
         candidate = _arm(last.candidate, reading.candidate, classes[True], units[1])
         baseline = _arm(last.baseline, reading.baseline, classes[False], units[0])
         self._seen = (self._seen[0] + candidate.requests, self._seen[1] + baseline.requests)
-        self.samples = _smaller(self._seen, split, reading.pairs.pairs + self.samples)
+        copies = reading.pairs.pairs + reading.pairs.unanswered
+        self.samples = _smaller(self._seen, split, copies + self.samples)
         rewards = reading.rewards
         return Increment(
             at=reading.at,

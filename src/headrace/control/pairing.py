@@ -60,10 +60,10 @@ class Pairing:
     def _compare(self, primary: Answer, shadow: Answer) -> None:
         if primary.failed:
             return  # there is nothing to agree with
-        self._pairs += 1
         if shadow.failed:
             self._unanswered += 1
             return
+        self._pairs += 1
         self._disagreements += not agree(primary, shadow, self.metric)
         self._distance += distance(primary, shadow)
 

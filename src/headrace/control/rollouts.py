@@ -185,7 +185,8 @@ class RolloutDriver:
         increment = watch.counter.read(reading)
         if increment is not None:
             watch.evidence.add(increment)
-            watch.verdict = watch.evidence.verdict(now)
+            watch.note_predictions(reports.values())
+            watch.judge(now)
 
     async def _with_answers(self, view: View, watch: Watch, reading: Reading) -> Reading:
         """`reading` with what single answers say: pairs, callers, rewards."""

@@ -15,6 +15,7 @@ from headrace.control.status import MANY_FAILURES, is_routed_as_desired
 from headrace.control.store import Assignment, RolloutRecord, UnitReward
 from headrace.core.rollout_settings import AbSettings, DisagreementMetric, ShadowSettings
 from headrace.rollout.evidence import Evidence
+from headrace.rollout.explain import Names
 from headrace.rollout.outcomes import Verdict
 from headrace.rollout.readings import RewardSums
 from headrace.serving.report import Answer, Observe, ReplicaReport
@@ -31,6 +32,7 @@ class Watch:
     evidence: Evidence
     counter: Counter
     pairing: Pairing
+    names: Names
     saved_at: float
     verdict: Verdict | None = None
     units: dict[str, set[str]] = field(default_factory=lambda: {BASELINE: set(), CANDIDATE: set()})
@@ -45,13 +47,28 @@ class Watch:
             if record.evidence
             else Evidence.start(settings)
         )
+        if any(arm.revision.upstream for arm in (*record.source.arms, *record.target.arms)):
+            evidence.leave_out("predictions", "somebody else's server does not tell its answers")
         metric = settings.metrics.disagreement or DisagreementMetric()
         return cls(
             evidence=evidence,
             counter=Counter(warmup_s=settings.warmup_s),
             pairing=Pairing(metric=metric),
+            names=_names(record),
             saved_at=now,
         )
+
+    def judge(self, now: float) -> None:
+        """Ask what all that was counted says."""
+        self.verdict = self.evidence.verdict(now, self.names)
+
+    def note_predictions(self, reports: Iterable[ReplicaReport]) -> None:
+        """Do without predictions if the model's output is nothing that can be counted."""
+        for report in reports:
+            counted = report.predictions
+            if counted is not None and not counted.kind and counted.skipped:
+                why = f"output '{counted.output}' is neither a class nor a score"
+                self.evidence.leave_out("predictions", why)
 
     def new_units(self, assignments: Iterable[Assignment]) -> tuple[int, int]:
         """How many callers are seen for the first time: on the baseline, on the candidate."""
@@ -243,6 +260,12 @@ class View:
 
     def _replicas_of(self, arm: DesiredArm) -> list[Replica]:
         return [replica for replica in self.replicas if replica.revision_id == arm.revision.id]
+
+
+def _names(record: RolloutRecord) -> Names:
+    """What people call the two arms."""
+    old = " and ".join(arm.key for arm in record.source.arms)
+    return Names(baseline=f"version {old}", candidate=f"version {record.target.arms[0].key}")
 
 
 def unit_digest(rollout: str, unit: str) -> str:

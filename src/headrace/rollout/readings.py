@@ -37,7 +37,7 @@ class PairCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Shadow: answers to the same request, compared.
 
     `distance_sum`: of the mean absolute difference of each pair, where they are numbers.
-    `unanswered`: copies that the shadow failed.
+    `unanswered`: copies that the shadow failed; `pairs` are those that it answered.
     """
 
     pairs: int = 0
