@@ -1,7 +1,7 @@
 """The data plane: from endpoints and replicas to Envoy's configuration, and Envoy itself."""
 
 from headrace.gateway.admin import Admin
-from headrace.gateway.clusters import cluster_name, revision_of
+from headrace.gateway.clusters import arm_of, cluster_name
 from headrace.gateway.envoy import EnvoyGateway
 from headrace.gateway.errors import (
     EnvoyNotFoundError,
@@ -22,7 +22,7 @@ from headrace.gateway.settings import (
     RevisionTarget,
     check_socket_path,
 )
-from headrace.gateway.snapshot import Snapshot, build_snapshot
+from headrace.gateway.snapshot import Snapshot, SnapshotBuilder, build_snapshot
 
 __all__ = [
     "MAX_SOCKET_PATH_BYTES",
@@ -39,12 +39,13 @@ __all__ = [
     "PortInUseError",
     "RevisionTarget",
     "Snapshot",
+    "SnapshotBuilder",
     "SnapshotRejectedError",
     "UnsafeDirectoryError",
+    "arm_of",
     "build_snapshot",
     "check_socket_path",
     "cluster_name",
     "make_private",
-    "revision_of",
     "runtime_dir",
 ]

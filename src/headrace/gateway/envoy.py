@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,7 +14,7 @@ from typing import Final
 import msgspec
 
 from headrace.core import FailedPreconditionError
-from headrace.gateway.admin import Admin
+from headrace.gateway.admin import Admin, StatKind
 from headrace.gateway.binary import arguments, find_envoy
 from headrace.gateway.bootstrap import bootstrap
 from headrace.gateway.errors import (
@@ -29,7 +30,6 @@ from headrace.gateway.process import Process, ProcessRecord, command_of, spawn, 
 from headrace.gateway.publisher import (
     Publisher,
     Step,
-    Tally,
     documents_of,
     write_document,
 )
@@ -206,7 +206,7 @@ class EnvoyGateway:
                 await self._answers(process, offset)
                 for kind, document in documents_of(snapshot).items():
                     step = Step(kind, document)
-                    await self.publisher.acknowledged(step, before=Tally(), offset=offset)
+                    await self.publisher.acknowledged(step, refused=0, offset=offset)
                 await _until(self._serves)
         except TimeoutError as error:
             raise self._failed("was not ready in time", offset) from error
@@ -230,7 +230,7 @@ class EnvoyGateway:
         return await self._gauge(f"http.{STAT_PREFIX}.downstream_rq_active") == 0
 
     async def _gauge(self, name: str) -> int:
-        return int((await self.admin.stats(name.replace(".", "[.]"))).get(name, 0))
+        return int((await self.admin.stats(re.escape(name), StatKind.GAUGE)).get(name, 0))
 
     def _failed(self, what: str, offset: int) -> GatewayUnavailableError:
         text = read_from(self.log_path, offset)

@@ -4,12 +4,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from headrace.core.upstream_settings import StickySettings
 from headrace.gateway.resources import Json, Resource, any_of, typed
-from headrace.gateway.scripts import REFUSE, REFUSE_SOURCE, SELECT, SELECT_SOURCE
+from headrace.gateway.scripts import (
+    REFUSE,
+    REFUSE_SOURCE,
+    SELECT,
+    SELECT_SOURCE,
+    UNIT,
+    UNIT_SOURCE,
+)
 from headrace.gateway.settings import GatewaySettings
 
 MODEL_HEADER: Final = "x-model"
 VERSION_HEADER: Final = "x-model-version"
+SPLIT_HEADER: Final = "x-headrace-split"
+"""Names the split that a request came by, to the replica and to whatever counts."""
+UNIT_HEADER: Final = "x-headrace-unit"
+"""What a sticky split goes by: the value of the caller's key."""
+SHADOW_HEADER: Final = "x-headrace-shadow"
+"""Marks the copy of a mirrored request with 1."""
 SERVICE: Final = "inference.GRPCInferenceService"
 HEALTH_CHECK: Final = "grpc.health.v1.Health/Check"
 
@@ -22,11 +36,13 @@ MODEL_RPCS: Final = {
 }
 """The unary rpcs that name a model, and the fields that do."""
 
+_OURS: Final = (MODEL_HEADER, VERSION_HEADER, SPLIT_HEADER, UNIT_HEADER, SHADOW_HEADER)
 _EXTRACTION_FILTER: Final = "envoy.filters.http.grpc_field_extraction"
 _BRIDGE_FILTER: Final = "headrace.bridge"
 _BRIDGE: Final = "envoy.extensions.filters.http.grpc_http1_reverse_bridge"
 _SELECT_FILTER: Final = "headrace.select"
 _REFUSE_FILTER: Final = "headrace.refuse"
+_UNIT_FILTER: Final = "headrace.unit"
 _LUA: Final = "envoy.extensions.filters.http.lua.v3.Lua"
 _LUA_PER_ROUTE: Final = "envoy.extensions.filters.http.lua.v3.LuaPerRoute"
 
@@ -43,18 +59,30 @@ SELECTING: Final[Resource] = {
     _SELECT_FILTER: any_of(_LUA_PER_ROUTE, {"name": SELECT}),
 }
 """Per-route configuration: read the model's name and choose the route again."""
+UNIT_IDLE: Final[Resource] = {_UNIT_FILTER: any_of(_LUA_PER_ROUTE, {"disabled": True})}
+"""Per-route configuration: who calls may have to be read, once it is known which model."""
+BRIDGED_ELSEWHERE: Final[Resource] = {
+    _BRIDGE_FILTER: any_of(f"{_BRIDGE}.v3.FilterConfigPerRoute", {"disabled": True})
+}
+"""Per-route configuration: gRPC goes on as gRPC."""
 REFUSING: Final[Resource] = {_REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"name": REFUSE})}
 """Per-route configuration: answer that there is no such model."""
+
+
+def reading_unit(sticky: StickySettings) -> Resource:
+    """Per-route configuration: read who calls and, if that is known, choose the route again."""
+    context: Resource = {"cookie": sticky.cookie} if sticky.cookie else {"claim": sticky.claim}
+    return {_UNIT_FILTER: any_of(_LUA_PER_ROUTE, {"name": UNIT, "filter_context": context})}
 
 
 def early_mutations() -> Sequence[Resource]:
     """Remove what only the gateway may set, before anything looks at a header.
 
     `x-model` would name another model than the one in the body. (Envoy removes `x-envoy-*` itself,
-    since no address counts as internal; of `x-headrace-*` a replica reads only the deadline, which
-    is the caller's to set.)
+    since no address counts as internal; the deadline in `x-headrace-timeout-s` is the caller's to
+    set.)
     """
-    mutations: Sequence[Resource] = [{"remove": MODEL_HEADER}, {"remove": VERSION_HEADER}]
+    mutations: Sequence[Resource] = [{"remove": header} for header in _OURS]
     return [
         typed(
             "headrace.strip",
@@ -68,6 +96,7 @@ def http_filters(settings: GatewaySettings, descriptor_set: Path) -> Sequence[Re
     """Body limit, model by gRPC body, refusals, the bridge to HTTP/1.1, the router."""
     lua_sources: tuple[tuple[str, str, str], ...] = (
         (_SELECT_FILTER, SELECT, SELECT_SOURCE),
+        (_UNIT_FILTER, UNIT, UNIT_SOURCE),
         (_REFUSE_FILTER, REFUSE, REFUSE_SOURCE),
     )
     return [

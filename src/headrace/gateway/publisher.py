@@ -7,11 +7,13 @@ touched. The files are also what Envoy reads at its next start, so they hold the
 
 import asyncio
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
+from headrace.gateway.admin import StatKind
 from headrace.gateway.errors import GatewayUnavailableError, SnapshotRejectedError
 from headrace.gateway.logfile import read_from, reason_in, size_of
 from headrace.gateway.snapshot import (
@@ -30,13 +32,15 @@ _FIRST_POLL_S: Final = 0.001
 _LONGEST_POLL_S: Final = 0.05
 _LOG_POLLS: Final = 10
 _LOG_POLL_S: Final = 0.01
+_POLL_FOR_REFUSALS_S: Final = 0.008
 _PRIVATE: Final = 0o600
+_FileMark: TypeAlias = tuple[int, int, int]
 
 
 class Statistics(Protocol):
     """What Envoy counts, by name."""
 
-    async def stats(self, pattern: str) -> dict[str, str | int]:
+    async def stats(self, pattern: str, kind: StatKind) -> dict[str, str | int]:
         """Those whose whole name matches; GatewayUnavailableError if Envoy does not answer."""
 
 
@@ -46,15 +50,6 @@ class Step:
 
     kind: Kind
     document: Document
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
-    """What Envoy says about one kind: the version in force, documents taken and refused so far."""
-
-    version: str = ""
-    taken: int = 0
-    refused: int = 0
 
 
 def plan(current: Mapping[Kind, Document], wanted: Mapping[Kind, Document]) -> Sequence[Step]:
@@ -95,7 +90,7 @@ class Publisher:
     """Brings snapshots into force, one at a time; a waiting one is skipped if a newer one waits.
 
     A caller whose publish is cancelled may find its snapshot in force, in part or whole; the next
-    publish starts from the files as they are.
+    publish starts from the files as they are. A file that is as this object left it is not read.
     """
 
     directory: Path
@@ -106,6 +101,7 @@ class Publisher:
     _newest: Snapshot | None = None
     _asked: int = 0
     _done: int = 0
+    _files: dict[Kind, tuple[_FileMark, Document]] = field(default_factory=dict)
 
     async def publish(self, snapshot: Snapshot) -> None:
         """Return once Envoy acts on `snapshot`, or on a newer one published meanwhile.
@@ -145,19 +141,20 @@ class Publisher:
                 await self._write(step)
 
     async def _replace(self, step: Step) -> None:
-        before = await self._tally(step.kind)
+        refused = await self._refused(step.kind)
         offset = size_of(self.log)
         await self._write(step)
-        await self.acknowledged(step, before=before, offset=offset)
+        await self.acknowledged(step, refused=refused, offset=offset)
 
     async def _write(self, step: Step) -> None:
         await asyncio.to_thread(write_document, self.directory, step.kind, step.document)
+        self._files[step.kind] = (_mark(self.directory / step.kind.file), step.document)
 
-    async def acknowledged(self, step: Step, *, before: Tally, offset: int) -> None:
+    async def acknowledged(self, step: Step, *, refused: int, offset: int) -> None:
         """Wait until Envoy acts on a step's document.
 
         Args:
-            before: What Envoy had counted before the file was written.
+            refused: How many documents of its kind Envoy had refused before the file was written.
             offset: How long Envoy's log was then.
 
         Raises:
@@ -166,7 +163,7 @@ class Publisher:
         """
         try:
             async with asyncio.timeout(self.timeout_s):
-                is_taken = await self._is_taken(step, before)
+                is_taken = await self._is_taken(step, refused)
         except TimeoutError as error:
             reason = reason_in(read_from(self.log, offset)) or "its log says nothing"
             msg = f"Envoy did not take {step.kind.file} in {self.timeout_s:g} s: {reason}"
@@ -174,20 +171,33 @@ class Publisher:
         if not is_taken:
             raise SnapshotRejectedError(await self._reason(step.kind, offset))
 
-    async def _is_taken(self, step: Step, before: Tally) -> bool:
-        """Whether Envoy took the step's document, once it took or refused it."""
+    async def _is_taken(self, step: Step, refused: int) -> bool:
+        """Whether Envoy took the step's document, once it took or refused it.
+
+        A version is a hash, so Envoy naming it is enough, even if it named the same before: it acts
+        on these resources. Most documents are taken, so refusals are looked for now and then.
+        """
         pause_s = _FIRST_POLL_S
         while True:
-            now = await self._tally(step.kind)
-            if now.version == step.document.version and now.taken > before.taken:
+            if await self._version(step.kind) == step.document.version:
                 return True
-            if now.refused > before.refused:
+            if pause_s >= _POLL_FOR_REFUSALS_S and await self._refused(step.kind) > refused:
                 return False
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_POLL_S)
 
-    async def _tally(self, kind: Kind) -> Tally:
-        return tally_of(kind, await self.admin.stats(_pattern(kind)))
+    async def _version(self, kind: Kind) -> str:
+        """The version that Envoy acts on; empty for none."""
+        name = f"{kind.stats}.version_text"
+        stats = await self.admin.stats(re.escape(name), StatKind.TEXT)
+        return str(stats.get(name, ""))
+
+    async def _refused(self, kind: Kind) -> int:
+        """How many documents Envoy has refused since its start."""
+        stats = await self.admin.stats(
+            rf"{re.escape(kind.stats)}[.]update_(rejected|failure)", StatKind.COUNTER
+        )
+        return sum(int(count) for count in stats.values())
 
     async def _reason(self, kind: Kind, offset: int) -> str:
         """Why: Envoy counts a refusal just before it writes the reason to its log."""
@@ -201,19 +211,18 @@ class Publisher:
         return {kind: self._read(kind) for kind in KINDS}
 
     def _read(self, kind: Kind) -> Document:
-        return read_document((self.directory / kind.file).read_text())
+        """The file as it is now: from memory, if nobody replaced it."""
+        path = self.directory / kind.file
+        mark = _mark(path)
+        known = self._files.get(kind)
+        if known is not None and known[0] == mark:
+            return known[1]
+        document = read_document(path.read_text())
+        self._files[kind] = (mark, document)
+        return document
 
 
-def tally_of(kind: Kind, stats: Mapping[str, str | int]) -> Tally:
-    """What Envoy's statistics say about one kind of file."""
-    value = {name.removeprefix(f"{kind.stats}."): stat for name, stat in stats.items()}
-    return Tally(
-        version=str(value.get("version_text", "")),
-        taken=int(value.get("update_success", 0)),
-        refused=int(value.get("update_rejected", 0)) + int(value.get("update_failure", 0)),
-    )
-
-
-def _pattern(kind: Kind) -> str:
-    names = "version_text|update_success|update_rejected|update_failure"
-    return rf"{kind.stats.replace('.', '[.]')}[.]({names})"
+def _mark(path: Path) -> _FileMark:
+    """What changes whenever the file is replaced or written."""
+    status = path.stat()
+    return (status.st_ino, status.st_mtime_ns, status.st_size)

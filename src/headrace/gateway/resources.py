@@ -13,6 +13,8 @@ from headrace.gateway.settings import parse_address
 Json: TypeAlias = "str | int | float | bool | Sequence[Json] | Mapping[str, Json] | None"
 Resource: TypeAlias = Mapping[str, "Json"]
 
+HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+"""The type, and the key, of what a cluster says about HTTP."""
 _TYPES: Final = "type.googleapis.com/"
 
 
@@ -24,6 +26,14 @@ def typed(name: str, type_name: str, config: Resource | None = None) -> Resource
 def any_of(type_name: str, config: Resource | None = None) -> Resource:
     """`config` as a `google.protobuf.Any`."""
     return {"@type": _TYPES + type_name, **(config or {})}
+
+
+def set_header(key: str, value: str) -> Resource:
+    """Set a header, whatever it was."""
+    return {
+        "header": {"key": key, "value": value},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+    }
 
 
 def seconds(duration_s: float) -> str:

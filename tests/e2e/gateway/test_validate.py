@@ -13,6 +13,7 @@ from headrace.gateway import (
     SnapshotRejectedError,
     build_snapshot,
 )
+from headrace.gateway.snapshot import Piece
 from tests.e2e.gateway.lab import Lab
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
@@ -69,7 +70,7 @@ async def test_envoy_takes_every_setting(lab: Lab, changes: dict[str, Any]) -> N
 async def test_what_envoy_would_refuse_is_refused_with_its_reason(lab: Lab) -> None:
     settings = lab.settings()
     snapshot = build_snapshot(settings, [])
-    wrong = dataclasses.replace(snapshot, clusters=[{"name": "x", "type": "NO_SUCH_TYPE"}])
+    wrong = dataclasses.replace(snapshot, shared=Piece([{"name": "x", "type": "NO_SUCH_TYPE"}]))
 
     with pytest.raises(SnapshotRejectedError, match="NO_SUCH_TYPE"):
         await EnvoyGateway(settings).validate(wrong)

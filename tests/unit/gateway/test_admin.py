@@ -4,8 +4,6 @@ import pytest
 
 from headrace.gateway import Admin, GatewayUnavailableError
 from headrace.gateway.admin import parse_answer
-from headrace.gateway.publisher import Tally, tally_of
-from headrace.gateway.snapshot import CLUSTERS
 
 
 def test_a_plain_answer_is_status_and_body() -> None:
@@ -29,15 +27,3 @@ def test_what_is_no_answer_has_status_0() -> None:
 async def test_a_missing_socket_is_an_unavailable_gateway(tmp_path: Path) -> None:
     with pytest.raises(GatewayUnavailableError, match="does not answer"):
         await Admin(tmp_path / "no.sock").get("/ready")
-
-
-def test_what_envoy_counts_becomes_a_tally() -> None:
-    stats: dict[str, str | int] = {
-        "cluster_manager.cds.version_text": "abc",
-        "cluster_manager.cds.update_success": 3,
-        "cluster_manager.cds.update_rejected": 1,
-        "cluster_manager.cds.update_failure": 2,
-    }
-
-    assert tally_of(CLUSTERS, stats) == Tally(version="abc", taken=3, refused=3)
-    assert tally_of(CLUSTERS, {}) == Tally()

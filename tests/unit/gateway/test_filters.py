@@ -1,7 +1,13 @@
 from pathlib import Path
 
 from headrace.gateway import GatewaySettings
-from headrace.gateway.filters import BRIDGING, SELECTING, early_mutations, http_filters
+from headrace.gateway.filters import (
+    BRIDGING,
+    SELECTING,
+    UNIT_IDLE,
+    early_mutations,
+    http_filters,
+)
 from headrace.gateway.replies import local_reply_config
 from tests.unit.gateway.arbitrary import plain
 
@@ -27,6 +33,6 @@ def test_filters_for_grpc_are_off_for_every_stream_that_does_not_ask_for_them(
     filters = http_filters(GatewaySettings(run_dir=tmp_path), tmp_path / "oip.pb")
     off = {str(one["name"]) for one in filters if one.get("disabled")}
 
-    assert off == {str(name) for name in (*SELECTING, *BRIDGING)}
+    assert off == {str(name) for name in (*SELECTING, *BRIDGING, *UNIT_IDLE)}
     assert filters[-1]["name"] == "headrace.router"
     assert not filters[-1].get("disabled")

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from headrace.gateway import (
     SnapshotRejectedError,
     build_snapshot,
 )
+from headrace.gateway.admin import StatKind
 from headrace.gateway.publisher import Publisher, documents_of, write_document
 from headrace.gateway.snapshot import CLUSTERS, KINDS, LISTENERS, ROUTES, Kind, read_document
 from tests.unit.gateway.arbitrary import gateway_settings
@@ -43,15 +45,21 @@ class FakeEnvoy:
             self.seen[kind] = version
             self.stats_of[kind] = {"version_text": version, "update_success": 1}
 
-    async def stats(self, pattern: str) -> dict[str, str | int]:
+    async def stats(self, pattern: str, kind: StatKind) -> dict[str, str | int]:
         self.answers -= 1
         if self.answers < 0:
             raise GatewayUnavailableError("gone")
-        (kind,) = (k for k in KINDS if pattern.startswith(k.stats.replace(".", "[.]")))
-        version = read_document((self.directory / kind.file).read_text()).version
-        if version != self.seen[kind]:
-            self._read(kind, version)
-        return {f"{kind.stats}.{name}": value for name, value in self.stats_of[kind].items()}
+        (file,) = (k for k in KINDS if pattern.startswith(re.escape(k.stats)))
+        version = read_document((self.directory / file.file).read_text()).version
+        if version != self.seen[file]:
+            self._read(file, version)
+        named = {f"{file.stats}.{name}": value for name, value in self.stats_of[file].items()}
+        wanted = str if kind is StatKind.TEXT else int
+        return {
+            name: value
+            for name, value in named.items()
+            if re.fullmatch(pattern, name) and isinstance(value, wanted)
+        }
 
     def _read(self, kind: Kind, version: str) -> None:
         self.seen[kind] = version

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.gateway import EndpointRoute, RevisionTarget, build_snapshot, cluster_name
-from headrace.gateway.clusters import live_split
+from headrace.gateway.splits import live_split
 from tests.unit.gateway.arbitrary import (
     clusters_named,
     endpoint_lists,
@@ -34,7 +34,7 @@ def _serves(route: dict[str, Any], endpoint: EndpointRoute) -> bool:
     split = live_split(endpoint)
     if not split:
         return bool(route["direct_response"]["status"] == 503)
-    return list(clusters_named(route)) == [cluster_name(endpoint.name, r.version) for r in split]
+    return list(clusters_named(route)) == [cluster_name(endpoint.name, r.key) for r, _ in split]
 
 
 @given(endpoint_lists(), names, st.sampled_from(["", "/infer", "/ready", "/config"]))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 
 from headrace.core import InvalidArgumentError
-from headrace.gateway import EndpointRoute, Snapshot, build_snapshot, revision_of
+from headrace.gateway import EndpointRoute, Snapshot, arm_of, build_snapshot
 from headrace.gateway.clusters import stat_name
 from headrace.gateway.publisher import documents_of, plan
 from headrace.gateway.snapshot import (
@@ -119,11 +119,11 @@ def test_a_metric_names_its_revision_without_a_dot(name: str, version: str) -> N
     stat = stat_name(f"{name}~{version}")
 
     assert "." not in stat
-    assert revision_of(stat) == (name, version)
+    assert arm_of(stat) == (name, version)
 
 
 def test_a_metric_of_another_cluster_names_no_revision() -> None:
-    assert revision_of("replicas") is None
+    assert arm_of("replicas") is None
 
 
 def test_both_ports_speak_the_same_and_are_not_shared_with_other_processes() -> None:

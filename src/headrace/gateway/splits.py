@@ -1,0 +1,158 @@
+"""Which arm takes an unversioned request? Weights, keys that keep callers in place, copies."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from headrace.core.upstream_settings import StickySettings, UpstreamProtocol
+from headrace.gateway.clusters import cluster_name
+from headrace.gateway.filters import (
+    BRIDGED_ELSEWHERE,
+    SHADOW_HEADER,
+    SPLIT_HEADER,
+    UNIT_HEADER,
+    reading_unit,
+)
+from headrace.gateway.resources import Json, Resource, set_header
+from headrace.gateway.settings import EndpointRoute, RevisionTarget
+
+_ANY_VALUE: Final[Resource] = {"safe_regex": {"regex": ".+"}}
+
+
+class Door(StrEnum):
+    """How callers reach an endpoint."""
+
+    V2 = "the Open Inference Protocol over HTTP (/v2/models)"
+    V1 = "TensorFlow Serving's REST API (/v1/models)"
+    GRPC = "the Open Inference Protocol over gRPC"
+    PLAIN = "plain HTTP (/endpoints)"
+
+
+_DOORS: Final = {
+    UpstreamProtocol.V2: {Door.V2, Door.PLAIN},
+    UpstreamProtocol.V1: {Door.V1, Door.PLAIN},
+    UpstreamProtocol.GRPC: {Door.GRPC},
+    UpstreamProtocol.TORCHSERVE: {Door.PLAIN},
+    UpstreamProtocol.OPENAI: {Door.PLAIN},
+    UpstreamProtocol.HTTP: {Door.PLAIN},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One route of a split: what a request must have besides its path, and where it goes then."""
+
+    headers: Sequence[Resource]
+    action: Resource
+
+
+def speaks(arm: RevisionTarget, door: Door) -> bool:
+    """Whether an arm answers what comes in by `door`; our own replicas answer everything."""
+    return arm.upstream is None or door in _DOORS[arm.upstream.protocol]
+
+
+def live_split(endpoint: EndpointRoute) -> tuple[tuple[RevisionTarget, int], ...]:
+    """The arms that take unversioned requests, in order, and their weights.
+
+    An arm that nobody answers for gives its share to the others: another version's answer is better
+    than none. In a sticky split its callers all go to the last arm that lives, in the dead arm's
+    place, so that nobody else is moved; an arm may then be there twice, and weights sum to 100.
+    """
+    weighted = [arm for arm in endpoint.revisions if arm.weight > 0]
+    live = [arm for arm in weighted if arm.is_live]
+    if endpoint.sticky is None or not live:
+        return tuple((arm, arm.weight) for arm in live)
+    return tuple((arm if arm.is_live else live[-1], arm.weight) for arm in weighted)
+
+
+def split_variants(endpoint: EndpointRoute, limits: Resource, *, door: Door) -> tuple[Variant, ...]:
+    """The routes of a split that somebody answers for, in the order in which they are tried."""
+    sticky = endpoint.sticky
+    if sticky is None:
+        return (Variant((), _split(endpoint, limits, door=door)),)
+    key = sticky.header or UNIT_HEADER
+    by_key = _split(endpoint, limits, door=door, sticky=sticky)
+    keyless = _split(endpoint, limits, door=door)
+    if not sticky.header:
+        keyless = with_filters(keyless, reading_unit(sticky))
+    return (Variant(({"name": key, "string_match": _ANY_VALUE},), by_key), Variant((), keyless))
+
+
+def arm_action(
+    endpoint: EndpointRoute, arm: RevisionTarget, limits: Resource, door: Door
+) -> Resource:
+    """The action of a route to one arm, whatever the split is."""
+    action: Resource = {"route": {"cluster": cluster_name(endpoint.name, arm.key), **limits}}
+    return with_filters(action, _filters(arm, door))
+
+
+def with_filters(action: Resource, filters: Resource) -> Resource:
+    """`action` with more configuration of filters."""
+    if not filters:
+        return action
+    match action:
+        case {"typed_per_filter_config": Mapping() as present}:
+            return {**action, "typed_per_filter_config": {**present, **filters}}
+        case _:
+            return {**action, "typed_per_filter_config": filters}
+
+
+def _split(
+    endpoint: EndpointRoute, limits: Resource, *, door: Door, sticky: StickySettings | None = None
+) -> Resource:
+    """The action for callers with the key of `sticky`; None for all others."""
+    split = live_split(endpoint)
+    (first, _), *_ = split
+    by_hash = {} if sticky is None else {"hash_policy": [_hash_policy(endpoint, sticky)]}
+    if all(arm is first for arm, _ in split):
+        action = arm_action(endpoint, first, limits, door)
+    else:
+        clusters: list[Json] = [
+            with_filters(
+                {"name": cluster_name(endpoint.name, arm.key), "weight": weight},
+                _filters(arm, door),
+            )
+            for arm, weight in split
+        ]
+        weighted: Resource = {"clusters": clusters, **({"use_hash_policy": True} if sticky else {})}
+        action = {"route": {"weighted_clusters": weighted, **by_hash, **limits}}
+    return {**_mirrored(endpoint, action), **_marked(endpoint, sticky)}
+
+
+def _hash_policy(endpoint: EndpointRoute, sticky: StickySettings) -> Resource:
+    """Hash the key behind a salt: without one, all splits on one key would choose alike."""
+    salt = (sticky.salt or endpoint.split_id or endpoint.name).replace("\\", "\\\\")
+    rewrite: Resource = {"pattern": {"regex": "^.*$"}, "substitution": f"{salt}:\\0"}
+    header: Resource = {"header_name": sticky.header or UNIT_HEADER, "regex_rewrite": rewrite}
+    return {"header": header, "terminal": True}
+
+
+def _marked(endpoint: EndpointRoute, sticky: StickySettings | None) -> Resource:
+    """Tell the replicas, and whatever counts, which split a request came by and whose it is."""
+    if not endpoint.split_id:
+        return {}
+    headers = [set_header(SPLIT_HEADER, endpoint.split_id)]
+    if sticky is not None and sticky.header:
+        headers.append(set_header(UNIT_HEADER, f"%REQ({sticky.header.upper()})%"))
+    return {"request_headers_to_add": headers}
+
+
+def _mirrored(endpoint: EndpointRoute, action: Resource) -> Resource:
+    mirror = endpoint.mirror
+    route = action["route"]
+    assert isinstance(route, Mapping)
+    if mirror is None or not mirror.percent or not endpoint.arm(mirror.key).is_live:
+        return action
+    policy: Resource = {
+        "cluster": cluster_name(endpoint.name, mirror.key),
+        "runtime_fraction": {"default_value": {"numerator": mirror.percent}},
+        "disable_shadow_host_suffix_append": True,
+        "request_headers_mutations": [{"append": set_header(SHADOW_HEADER, "1")}],
+    }
+    return {**action, "route": {**route, "request_mirror_policies": [policy]}}
+
+
+def _filters(arm: RevisionTarget, door: Door) -> Resource:
+    """What is particular on the way to an arm: a gRPC server takes gRPC as it is."""
+    return BRIDGED_ELSEWHERE if door is Door.GRPC and arm.upstream is not None else {}

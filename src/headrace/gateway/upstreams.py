@@ -1,0 +1,173 @@
+"""How Envoy reaches a server that someone else runs: names, TLS, health, what the model is called.
+
+Envoy looks the name up again as DNS says, and sends to all addresses it stands for.
+"""
+
+import ssl
+from pathlib import Path
+from typing import Final, assert_never
+
+from headrace.core import FailedPreconditionError
+from headrace.core.upstream_settings import UpstreamProtocol, UpstreamSettings
+from headrace.gateway.resilience import circuit_breakers, outlier_detection
+from headrace.gateway.resources import HTTP_OPTIONS, Json, Resource, any_of, seconds, typed
+from headrace.gateway.scripts import rename_source
+from headrace.gateway.settings import GatewaySettings, Server, parse_url
+
+_CONNECT_TIMEOUT_S: Final = 5.0
+_IDLE_S: Final = 60.0
+_HEALTH_TIMEOUT_S: Final = 5.0
+_FAILURES_TO_UNHEALTHY: Final = 2
+_MOST_EJECTED_PERCENT: Final = 99
+_TLS: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+_LUA: Final = "envoy.extensions.filters.http.lua.v3.Lua"
+_CODEC: Final = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
+_BUNDLES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL
+    "/etc/ssl/ca-bundle.pem",  # openSUSE
+    "/etc/ssl/cert.pem",  # macOS, BSD
+)
+
+
+def upstream_cluster(
+    settings: GatewaySettings, name: str, endpoint: str, upstream: UpstreamSettings
+) -> Resource:
+    """The cluster called `name` for one upstream.
+
+    Raises:
+        FailedPreconditionError: It wants TLS, and this machine names no authorities.
+    """
+    server = parse_url(upstream.url)
+    discovery: Resource = (
+        {"type": "STATIC"}
+        if server.is_ip
+        else {"type": "STRICT_DNS", "respect_dns_ttl": True, "dns_lookup_family": "ALL"}
+    )
+    health = _health_check(endpoint, server, upstream)
+    return {
+        "name": name,
+        "alt_stat_name": name.replace(".", "+"),
+        **discovery,
+        "connect_timeout": seconds(_CONNECT_TIMEOUT_S),
+        "lb_policy": "LEAST_REQUEST",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(server)}}]}],
+        },
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "outlier_detection": outlier_detection(_MOST_EJECTED_PERCENT),
+        "circuit_breakers": circuit_breakers(upstream.max_requests),
+        "health_checks": [] if health is None else [health],
+        **({"transport_socket": _tls(settings, server)} if server.is_tls else {}),
+        "typed_extension_protocol_options": {
+            HTTP_OPTIONS: any_of(HTTP_OPTIONS, _options(endpoint, server, upstream))
+        },
+    }
+
+
+def authorities(settings: GatewaySettings) -> Path:
+    """The file of certificates that upstreams' are verified against.
+
+    Raises:
+        FailedPreconditionError: There is none.
+    """
+    if settings.ca_file is not None:
+        return settings.ca_file
+    ours = ssl.get_default_verify_paths().cafile
+    for path in (*((ours,) if ours else ()), *_BUNDLES):
+        if Path(path).is_file():
+            return Path(path)
+    raise FailedPreconditionError(
+        "no certificates of authorities on this machine to verify upstreams with: install "
+        "ca-certificates, or name a PEM file in SSL_CERT_FILE"
+    )
+
+
+def _address(server: Server) -> Resource:
+    return {"socket_address": {"address": server.host, "port_value": server.port}}
+
+
+def _options(endpoint: str, server: Server, upstream: UpstreamSettings) -> Resource:
+    is_grpc = upstream.protocol is UpstreamProtocol.GRPC
+    version = "http2_protocol_options" if is_grpc else "http_protocol_options"
+    script = rename_source(
+        endpoint=endpoint,
+        model=upstream.model,
+        prefix=server.prefix,
+        authority=server.authority,
+    )
+    filters: Json = [
+        typed("headrace.rename", _LUA, {"default_source_code": {"inline_string": script}}),
+        typed("headrace.codec", _CODEC),
+    ]
+    return {
+        "common_http_protocol_options": {"idle_timeout": seconds(_IDLE_S)},
+        "explicit_http_config": {version: {}},
+        "http_filters": filters,
+    }
+
+
+def _tls(settings: GatewaySettings, server: Server) -> Resource:
+    """Verified against the authorities, for the very name that the URL has."""
+    kind = "IP_ADDRESS" if server.is_ip else "DNS"
+    names: Json = [{"san_type": kind, "matcher": {"exact": server.host}}]
+    validation: Resource = {
+        "trusted_ca": {"filename": str(authorities(settings))},
+        "match_typed_subject_alt_names": names,
+    }
+    return typed(
+        "envoy.transport_sockets.tls",
+        _TLS,
+        {
+            **({} if server.is_ip else {"sni": server.host}),
+            "common_tls_context": {
+                "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+                "validation_context": validation,
+            },
+        },
+    )
+
+
+def _health_check(endpoint: str, server: Server, upstream: UpstreamSettings) -> Resource | None:
+    """What is asked every `health_interval_s`; None where nothing is."""
+    check = _probe(endpoint, server, upstream)
+    if check is None:
+        return None
+    interval = seconds(upstream.health_interval_s)
+    return {
+        "timeout": seconds(min(max(upstream.health_interval_s, 1.0), _HEALTH_TIMEOUT_S)),
+        "interval": interval,
+        "no_traffic_interval": interval,  # else it is asked once a minute until somebody calls
+        "no_traffic_healthy_interval": interval,
+        "unhealthy_threshold": _FAILURES_TO_UNHEALTHY,
+        "healthy_threshold": 1,
+        **check,
+    }
+
+
+def _probe(endpoint: str, server: Server, upstream: UpstreamSettings) -> Resource | None:
+    if upstream.health_path is None:
+        return None
+    if upstream.protocol is UpstreamProtocol.GRPC:
+        return {"grpc_health_check": {"authority": server.authority}}
+    path = upstream.health_path or _own_health_path(upstream.protocol, upstream.model or endpoint)
+    if path is None:
+        return None
+    return {"http_health_check": {"path": server.prefix + path, "host": server.authority}}
+
+
+def _own_health_path(protocol: UpstreamProtocol, model: str) -> str | None:
+    match protocol:
+        case UpstreamProtocol.V2:
+            return "/v2/health/ready"
+        case UpstreamProtocol.V1:
+            return f"/v1/models/{model}"
+        case UpstreamProtocol.TORCHSERVE:
+            return "/ping"
+        case UpstreamProtocol.OPENAI:
+            return "/v1/models"
+        case UpstreamProtocol.HTTP | UpstreamProtocol.GRPC:
+            return None
+        case _:
+            assert_never(protocol)
