@@ -24,7 +24,7 @@ from headrace.gateway import (
     GatewayUnavailableError,
     MirrorTarget,
     RevisionTarget,
-    build_snapshot,
+    SnapshotBuilder,
 )
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -62,8 +62,13 @@ def read_routes(path: Path) -> tuple[Route, ...] | None:
 
 
 def endpoint_route(route: Route) -> EndpointRoute:
-    """`route` in the gateway's words: weights of versions that cannot answer go to the others."""
-    weights = live_weights(route)
+    """`route` in the gateway's words: weights of versions that cannot answer go to the others.
+
+    In a sticky split the gateway does that, so that no other caller is moved.
+    """
+    weights = {arm.key: arm.weight for arm in route.arms}
+    if route.sticky is None:
+        weights = live_weights(route)
     targets = tuple(
         RevisionTarget(
             version=arm.version,
@@ -105,11 +110,13 @@ class GatewayKeeper:
     restarts: int = 0
     reason: str = ""
     _gateway: EnvoyGateway = field(init=False)
+    _builder: SnapshotBuilder = field(init=False)
     _routes: tuple[Route, ...] = ()
     _up: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self._gateway = EnvoyGateway(self.settings)
+        self._builder = SnapshotBuilder(self.settings)
 
     @property
     def pid(self) -> int | None:
@@ -158,7 +165,7 @@ class GatewayKeeper:
         self._routes = tuple(routes)  # a start brings them into force as well
         await self._wait_up()
         endpoints = [endpoint_route(route) for route in routes]
-        await self._gateway.publish(build_snapshot(self.settings, endpoints))
+        await self._gateway.publish(self._builder.build(endpoints))
         self._keep_routes(routes)
 
     async def read_arms(self, endpoints: Collection[str]) -> GatewayReading:
@@ -232,7 +239,7 @@ class GatewayKeeper:
     async def _start(self) -> None:
         routes = self._routes
         endpoints = [endpoint_route(route) for route in routes]
-        await self._gateway.start(build_snapshot(self.settings, endpoints))
+        await self._gateway.start(self._builder.build(endpoints))
         pid = self._gateway.pid
         if pid is None:
             raise GatewayUnavailableError("Envoy ended right after its start")
