@@ -1,1 +1,23 @@
 """Replica counts from signals, as pure functions."""
+
+from headrace.autoscale.budget import Ask, Grant, share_out
+from headrace.autoscale.decide import Decision, decide
+from headrace.autoscale.meter import Counts, Meter
+from headrace.autoscale.reasons import Reason
+from headrace.autoscale.signals import Signals
+from headrace.autoscale.state import ScalerState, begin, granted
+
+__all__ = [
+    "Ask",
+    "Counts",
+    "Decision",
+    "Grant",
+    "Meter",
+    "Reason",
+    "ScalerState",
+    "Signals",
+    "begin",
+    "decide",
+    "granted",
+    "share_out",
+]

@@ -1,0 +1,115 @@
+"""Who gets how many copies when the machine has no room for all? Fair, and with a reason.
+
+Everybody's minimum comes first: an endpoint without any copy is an outage. What is left goes, one
+copy at a time, to whoever has the smallest part of what it wants, so that nobody's burst starves
+the others. The result depends on the wishes alone, not on their order or on what happened before.
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from headrace.core.autoscale_settings import MachineBudget
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """What one arm of an endpoint wants.
+
+    `minimum`: what it gets whatever the machine has. `cpus` (cores) and `memory_bytes`: what one
+    copy uses; 0 while it is not known.
+    """
+
+    endpoint: str
+    arm: str
+    wanted: int
+    minimum: int = 0
+    cpus: float = 0.0
+    memory_bytes: float = 0.0
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from all others."""
+        return self.endpoint, self.arm
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True):
+    """What one arm gets; `reason` says what there was too little of, empty if it got all."""
+
+    replicas: int
+    reason: str = ""
+
+
+def share_out(asks: Sequence[Ask], budget: MachineBudget) -> dict[tuple[str, str], Grant]:
+    """What everybody gets, by endpoint and arm.
+
+    Never more than wanted, and never less than the smaller of wanted and minimum, even where that
+    is more than the machine has: the reason then says so.
+
+    Args:
+        budget: None in a field for no bound.
+    """
+    room = _Room.of(budget)
+    grants: dict[tuple[str, str], Grant] = {}
+    counts: dict[tuple[str, str], int] = {}
+    for ask in asks:
+        counts[ask.key] = min(ask.minimum, ask.wanted)
+        room.take(ask, counts[ask.key])
+    waiting = [(_part(ask, counts[ask.key]), ask.key, ask) for ask in asks if ask.wanted]
+    waiting = [item for item in waiting if counts[item[1]] < item[2].wanted]
+    heapq.heapify(waiting)
+    while waiting:
+        _, key, ask = heapq.heappop(waiting)
+        lacking = room.lacks(ask)
+        if lacking:
+            reason = f"{counts[key]} of {ask.wanted} copies: {lacking}"
+            grants[key] = Grant(replicas=counts[key], reason=reason)
+            continue
+        room.take(ask, 1)
+        counts[key] += 1
+        if counts[key] < ask.wanted:
+            heapq.heappush(waiting, (_part(ask, counts[key]), key, ask))
+    return {ask.key: grants.get(ask.key, Grant(replicas=counts[ask.key])) for ask in asks}
+
+
+def _part(ask: Ask, count: int) -> float:
+    return count / ask.wanted
+
+
+@dataclass(slots=True)
+class _Room:
+    """What is left."""
+
+    cpus: float | None
+    memory_bytes: float | None
+    budget: MachineBudget
+
+    @classmethod
+    def of(cls, budget: MachineBudget) -> "_Room":
+        return cls(budget.cpus, budget.memory_bytes, budget)
+
+    def take(self, ask: Ask, count: int) -> None:
+        if self.cpus is not None:
+            self.cpus -= ask.cpus * count
+        if self.memory_bytes is not None:
+            self.memory_bytes -= ask.memory_bytes * count
+
+    def lacks(self, ask: Ask) -> str:
+        """What there is too little of for one more copy; empty if it fits."""
+        if self.cpus is not None and ask.cpus > max(self.cpus, 0.0) + 1e-9:
+            return (
+                f"one more needs {ask.cpus:.2f} cores, {max(self.cpus, 0.0):.2f} of "
+                f"{self.budget.cpus:g} are left"
+            )
+        if self.memory_bytes is not None and ask.memory_bytes > max(self.memory_bytes, 0.0):
+            return (
+                f"one more needs {_megabytes(ask.memory_bytes)}, "
+                f"{_megabytes(max(self.memory_bytes, 0.0))} of "
+                f"{_megabytes(self.budget.memory_bytes or 0)} are left"
+            )
+        return ""
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.0f} MB"

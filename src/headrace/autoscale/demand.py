@@ -1,0 +1,122 @@
+"""How many copies does the load need, and how sure is that?
+
+Both ways of counting grow in proportion to the load and not with the queue that a shortage makes,
+so that one step up is enough and a step down does not bring the next step up:
+
+- Requests per second times the seconds of a copy that each takes (the offered load, by Little's
+  law) over how busy copies may be.
+- With `target_in_flight`: requests in flight over that. These do grow with a shortage; `decide`
+  looks at arrivals while copies start.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from headrace.autoscale.capacity import DEFAULT_UTILISATION, copies_for
+from headrace.autoscale.state import ScalerState
+from headrace.autoscale.windows import (
+    Mean,
+    at_least,
+    at_most,
+    mean_arrivals,
+    mean_in_flight,
+    suffixes,
+)
+from headrace.core.autoscale_settings import AutoscaleSettings
+
+_GROW_Z: Final = 1.0
+_BURST_Z: Final = 3.0
+_SHRINK_Z: Final = 2.0
+"""Standard errors. More is wanted when more is shown to be needed; less when less is shown to do.
+Between the two nothing changes, which is what keeps a constant load from flapping."""
+_SHRINK_MARGIN: Final = 1.1
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """Copies that the load needs, as fractions.
+
+    `needed`: on average over the stable window. `grow`: what that is at least, `shrink`: at most.
+    `burst`: what the last second, or any longer part of the panic window, shows at least. `numbers` and `explanation` say what they were
+    made from.
+    """
+
+    needed: float
+    grow: float
+    shrink: float
+    burst: float
+    numbers: dict[str, float]
+    explanation: str
+
+
+def demand_of(
+    state: ScalerState, settings: AutoscaleSettings, *, concurrency: int
+) -> Demand | None:
+    """The demand by the state's windows; None if nothing is known."""
+    arrivals = mean_arrivals(state.stable)
+    if settings.target_in_flight is None and arrivals is not None and state.service_s is not None:
+        return _by_arrivals(state, settings, concurrency)
+    return _by_in_flight(state, settings, concurrency)
+
+
+def _by_arrivals(state: ScalerState, settings: AutoscaleSettings, concurrency: int) -> Demand:
+    service_s = state.service_s
+    assert service_s is not None
+    stable, recent = mean_arrivals(state.stable), suffixes(state.panic, mean_arrivals)
+    assert stable is not None
+
+    def copies(arrivals: float) -> float:
+        return copies_for(
+            arrivals * service_s,
+            slo_latency_s=settings.slo_latency_s,
+            run_s=state.run_s,
+            concurrency=concurrency,
+        )
+
+    needed = copies(stable.value)
+    busy = stable.value * service_s / needed if needed > 0.0 else DEFAULT_UTILISATION
+    return _demand(
+        stable,
+        recent,
+        copies,
+        numbers={"arrivals": stable.value, "service_s": service_s, "target_utilisation": busy},
+        explanation=(
+            f"{stable.value:.3g} requests/s x {service_s:.3g} s of a copy that may be busy "
+            f"{busy:.0%}"
+        ),
+    )
+
+
+def _by_in_flight(
+    state: ScalerState, settings: AutoscaleSettings, concurrency: int
+) -> Demand | None:
+    stable, recent = mean_in_flight(state.stable), suffixes(state.panic, mean_in_flight)
+    if stable is None:
+        return None
+    target = settings.target_in_flight or concurrency * DEFAULT_UTILISATION
+    return _demand(
+        stable,
+        recent,
+        lambda in_flight: in_flight / target,
+        numbers={"in_flight": stable.value, "target_in_flight": target},
+        explanation=f"{stable.value:.3g} requests in flight, {target:.3g} per copy",
+    )
+
+
+def _demand(
+    stable: Mean,
+    recent: Sequence[Mean],
+    copies: Callable[[float], float],
+    *,
+    numbers: dict[str, float],
+    explanation: str,
+) -> Demand:
+    return Demand(
+        needed=copies(stable.value),
+        grow=copies(at_least(stable, z=_GROW_Z)),
+        shrink=copies(at_most(stable, z=_SHRINK_Z) * _SHRINK_MARGIN),
+        burst=copies(max((at_least(mean, z=_BURST_Z) for mean in recent), default=0.0)),
+        numbers=numbers,
+        explanation=explanation,
+    )

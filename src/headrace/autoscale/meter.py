@@ -1,0 +1,121 @@
+"""How do counters become signals? By sums over the last looks, so that rare requests count too."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from headrace.autoscale.signals import Signals
+from headrace.core.autoscale_settings import AutoscaleSettings
+
+_P99: Final = 0.99
+_P99_WINDOWS: Final = 2.0
+_ENOUGH: Final = 100
+"""Requests from which a p99 means something; fewer are looked at over the stable window."""
+_FEW: Final = 20
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened between two looks, `seconds` apart, over all copies that reported.
+
+    `busy_s`: seconds in which each copy's busiest part was busy, added up over the copies. `run_s`
+    and `wait_s`: over the answered requests. `latencies`: by bucket of `bounds_s`, with one more
+    for what is above.
+    """
+
+    seconds: float
+    arrived: int
+    answered: int
+    busy_s: float
+    run_s: float
+    wait_s: float
+    latencies: tuple[int, ...] = ()
+    bounds_s: tuple[float, ...] = ()
+
+
+@dataclass(slots=True)
+class Meter:
+    """Keeps the last looks of one arm, a stable window of them. Nothing of it has to survive."""
+
+    _looks: deque[tuple[float, Counts]]
+
+    @classmethod
+    def new(cls) -> "Meter":
+        """A meter that saw nothing yet."""
+        return cls(deque())
+
+    def signals(
+        self,
+        counts: Counts | None,
+        settings: AutoscaleSettings,
+        *,
+        now: float,
+        ready: int,
+        starting: int = 0,
+        in_flight: float | None = None,
+        concurrency: int = 1,
+        held: int = 0,
+        is_partial: bool = False,
+    ) -> Signals:
+        """The signals of this look.
+
+        Args:
+            counts: None if nothing is known about the time since the last look.
+        """
+        while self._looks and not now - settings.stable_window_s < self._looks[0][0] <= now:
+            self._looks.popleft()
+        if counts is not None:
+            self._looks.append((now, counts))
+        looks = [look for _, look in self._looks]
+        answered = sum(look.answered for look in looks)
+        return Signals(
+            at=now,
+            ready=ready,
+            starting=starting,
+            in_flight=in_flight,
+            arrivals=None if counts is None else counts.arrived / counts.seconds,
+            queue_wait_s=_ratio(counts.wait_s, counts.answered) if counts else None,
+            p99_s=None if counts is None else self._p99(settings, now),
+            service_s=_ratio(sum(look.busy_s for look in looks), answered),
+            run_s=_ratio(sum(look.run_s for look in looks), answered),
+            concurrency=concurrency,
+            held=held,
+            is_partial=is_partial,
+        )
+
+    def _p99(self, settings: AutoscaleSettings, now: float) -> float | None:
+        recent_s = now - _P99_WINDOWS * settings.panic_window_s
+        recent = [look for at, look in self._looks if at > recent_s]
+        if sum(look.answered for look in recent) >= _ENOUGH:
+            return _quantile(recent)
+        looks = [look for _, look in self._looks]
+        return _quantile(looks) if sum(look.answered for look in looks) >= _FEW else None
+
+
+def _ratio(total: float, count: int) -> float | None:
+    return total / count if count else None
+
+
+def _quantile(looks: Sequence[Counts]) -> float | None:
+    bounds = looks[-1].bounds_s
+    alike = [look.latencies for look in looks if look.bounds_s == bounds]
+    return quantile(bounds, [sum(column) for column in zip(*alike, strict=True)], _P99)
+
+
+def quantile(bounds_s: Sequence[float], counts: Sequence[int], q: float) -> float | None:
+    """The quantile `q` (0 to 1) of a histogram, in a straight line within its bucket.
+
+    None if nothing was counted. What is above the last bound is taken to be there.
+    """
+    total = sum(counts)
+    if not total:
+        return None
+    rank, seen, lower = q * total, 0.0, 0.0
+    for bound, count in zip(bounds_s, counts, strict=False):
+        if count and seen + count >= rank:
+            return lower + (bound - lower) * (rank - seen) / count
+        seen += count
+        lower = bound
+    return bounds_s[-1] if bounds_s else None
