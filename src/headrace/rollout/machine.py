@@ -147,12 +147,12 @@ def _held(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
 
 def _judged(state: RolloutState, plan: Plan, stage: Stage, facts: Facts) -> RolloutState:
     verdict = facts.verdict
-    # What was counted by the moment at which the weight came into force is not this step's.
-    is_counted = facts.now != state.step_since
-    has_samples = facts.step_samples >= state.settings.min_samples
+    assert state.step_since is not None, "only a step in force is judged"
     if verdict is None or verdict.outcome is not Outcome.PROMOTE:
         return state
-    if not is_counted or not has_samples:
+    # A verdict that was read before the weight came into force says nothing about this step, and
+    # the samples that were counted by then are another's.
+    if verdict.at <= state.step_since or facts.step_samples < state.settings.min_samples:
         return state
     reason = f"{stage.name} passed: {because(verdict, Outcome.PROMOTE)}"
     return passed(state, plan, now=facts.now, reason=reason)

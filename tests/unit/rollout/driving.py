@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from headrace.core.rollout_settings import RolloutSettings
 from headrace.rollout import machine
 from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
@@ -22,7 +24,10 @@ UNSURE = verdict_of(Outcome.WAIT, "40 requests do not tell")
 
 @dataclass(slots=True)
 class Driven:
-    """`look` is what the driver does every second; replicas and gateway obey at once."""
+    """`look` is what the driver does every second; replicas and gateway obey at once.
+
+    A verdict is as new as the look.
+    """
 
     state: RolloutState
     now: float = BEGAN
@@ -47,7 +52,7 @@ class Driven:
             candidate_ready=ready,
             candidate_failed=failed,
             in_force=in_force,
-            verdict=verdict,
+            verdict=None if verdict is None else replace(verdict, at=self.now),
             step_samples=samples,
         )
         self.state = machine.advance(self.state, facts)

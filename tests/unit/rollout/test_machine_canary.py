@@ -1,6 +1,7 @@
 """A canary's life, and an A/B test's, which is a canary of one step."""
 
 import pytest
+from msgspec.structs import replace
 
 from headrace.core.rollout_settings import AbSettings, CanarySettings, CanaryStep
 from headrace.rollout import machine
@@ -66,13 +67,17 @@ def test_a_step_needs_samples_of_its_own() -> None:
     assert canary.look(verdict=GOOD, samples=200).step == 1
 
 
-def test_samples_read_when_a_weight_came_into_force_are_not_the_steps() -> None:
+def test_a_verdict_from_before_the_weight_came_into_force_is_not_the_steps() -> None:
     canary = Driven.of(JUDGED)
     canary.look()
-
     in_force = canary.look(verdict=GOOD)
     assert (in_force.step, in_force.step_since) == (0, canary.now)
-    assert canary.look(verdict=GOOD).step == 1
+
+    old = replace(GOOD, at=canary.now)
+    facts = Facts(now=canary.now + 0.9, in_force=True, verdict=old, step_samples=1000)
+    assert machine.advance(in_force, facts).step == 0
+    newer = replace(facts, verdict=replace(GOOD, at=canary.now + 0.5))
+    assert machine.advance(in_force, newer).step == 1
 
 
 def test_a_pause_begins_when_the_weight_is_in_force() -> None:
@@ -121,7 +126,7 @@ def test_a_bad_verdict_gives_everything_back_at_any_step() -> None:
     assert back.phase is Phase.ROLLED_BACK
     assert back.traffic == Traffic(candidate=0, candidate_scale=0.0, has_stable=True)
     assert back.reason == "errors: 5 % fail, 0 % before"
-    assert back.verdict == BAD
+    assert back.verdict == replace(BAD, at=canary.now)
 
 
 def test_a_bad_verdict_wins_while_replicas_for_the_promotion_start() -> None:

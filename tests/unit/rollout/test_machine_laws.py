@@ -17,6 +17,7 @@ from headrace.core.rollout_settings import (
     Until,
 )
 from headrace.rollout import machine
+from headrace.rollout.outcomes import Verdict
 from headrace.rollout.state import Facts, Phase, PromotedBy, RolloutState, Verb
 from tests.unit.rollout.driving import BAD, BEGAN, GOOD, UNSURE
 
@@ -52,7 +53,11 @@ rollouts: st.SearchStrategy[RolloutSettings] = st.one_of(
 )
 # Clocks are set back, and machines sleep for a night.
 steps_of_time = st.sampled_from([0.0, 0.1, 1.0, 1.0, 1.0, 7.0, -3.0, -1e5, 1e5])
-verdicts = st.sampled_from([None, GOOD, GOOD, UNSURE, BAD])
+verdicts = st.sampled_from([GOOD, GOOD, UNSURE, BAD])
+
+
+def read_at(verdict: Verdict, now: float) -> Verdict:
+    return msgspec.structs.replace(verdict, at=now)
 
 
 @st.composite
@@ -62,7 +67,7 @@ def looks(draw: st.DrawFn, now: float) -> Facts:
         candidate_ready=draw(st.booleans()),
         candidate_failed=draw(st.sampled_from(["", "", "", "", "no memory"])),
         in_force=draw(st.booleans()),
-        verdict=draw(verdicts),
+        verdict=draw(st.none() | verdicts.map(lambda verdict: read_at(verdict, now))),
         step_samples=draw(st.sampled_from([0, 99, 100, 5000])),
     )
 
@@ -103,7 +108,11 @@ class AnyRollout(RuleBasedStateMachine):
     def look_at_a_healthy_system(self, after: float) -> None:
         self.now += after
         facts = Facts(
-            now=self.now, candidate_ready=True, in_force=True, verdict=GOOD, step_samples=5000
+            now=self.now,
+            candidate_ready=True,
+            in_force=True,
+            verdict=read_at(GOOD, self.now),
+            step_samples=5000,
         )
         self.acknowledged |= facts.now != self.state.aimed_at
         changed = machine.advance(self.state, facts)
@@ -132,7 +141,7 @@ class AnyRollout(RuleBasedStateMachine):
         self.state = stored
 
     def _take(self, state: RolloutState) -> None:
-        if state.traffic != self.state.traffic:
+        if state.traffic.candidate != self.state.traffic.candidate:
             self.acknowledged = False
         self.state = state
 
@@ -198,7 +207,11 @@ def test_a_control_plane_killed_at_any_look_loses_nothing(
     undisturbed = killed = machine.begin(settings, now=BEGAN)
     for number, kill in enumerate(kills, start=1):
         facts = Facts(
-            now=BEGAN + number, candidate_ready=True, in_force=True, verdict=GOOD, step_samples=1000
+            now=BEGAN + number,
+            candidate_ready=True,
+            in_force=True,
+            verdict=read_at(GOOD, BEGAN + number),
+            step_samples=1000,
         )
         undisturbed = machine.advance(undisturbed, facts)
         killed = machine.advance(killed, facts)
@@ -214,7 +227,13 @@ def test_a_good_version_that_everybody_approves_ends_well(settings: RolloutSetti
     state = machine.begin(patient, now=BEGAN)
     for look in range(1, 60):
         now = BEGAN + look * 20_000.0
-        facts = Facts(now=now, candidate_ready=True, in_force=True, verdict=GOOD, step_samples=1000)
+        facts = Facts(
+            now=now,
+            candidate_ready=True,
+            in_force=True,
+            verdict=read_at(GOOD, now),
+            step_samples=1000,
+        )
         state = machine.advance(state, facts)
         if state.awaits_approval:
             state = machine.command(state, Verb.RESUME, now=now)
