@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from headrace.control.aims import Aims
 from headrace.control.counting import ArmTotals, Counter, Predictions, Reading, Split
 from headrace.control.desired import DesiredArm, DesiredEndpoint
@@ -249,7 +251,7 @@ class View:
             report = reports.get(replica.name)
             if report is None or report.predictions is None or not self.is_counted(replica):
                 continue
-            if report.observing != self.record.id:
+            if _observed_key(report) != self.record.id:
                 continue
             found[replica.name] = Predictions(
                 is_candidate=self.is_candidate(replica),
@@ -266,6 +268,12 @@ def _names(record: RolloutRecord) -> Names:
     """What people call the two arms."""
     old = " and ".join(arm.key for arm in record.source.arms)
     return Names(baseline=f"version {old}", candidate=f"version {record.target.arms[0].key}")
+
+
+def _observed_key(report: ReplicaReport) -> str:
+    """The rollout that a replica counts its predictions for; empty for none."""
+    asked = report.observing
+    return msgspec.json.decode(asked, type=Observe).key if asked else ""
 
 
 def unit_digest(rollout: str, unit: str) -> str:
