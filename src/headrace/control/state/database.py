@@ -31,12 +31,12 @@ class Database:
         path = sqlite_path(url)
         if path is not None:
             self.name = str(path)
-            self._secret = ""
+            self._secrets: tuple[str, ...] = ()
             self._engine = _sqlite_engine(path, lock_timeout_s)
         else:
             parsed = _parsed(url)
             self.name = _without_secrets(parsed)
-            self._secret = parsed.password or ""
+            self._secrets = _secrets(parsed)
             self._engine = _postgres_engine(parsed, lock_timeout_s)
 
     @contextmanager
@@ -89,9 +89,10 @@ class Database:
 
     def _told(self, error: BaseException, doing: str) -> FailedPreconditionError | ConflictError:
         sqlstate = getattr(error, "sqlstate", None)
-        reason = " ".join(str(error).split())
-        if self._secret:
-            reason = reason.replace(self._secret, "***")
+        said = error.strerror if isinstance(error, OSError) else None
+        reason = " ".join((said or str(error)).split())
+        for secret in self._secrets:
+            reason = reason.replace(secret, "***")
         if sqlstate in _LOST_RACES:
             return ConflictError(f"cannot {doing} in {self.name}: {reason}; try again")
         if sqlstate == _LOCK_TIMED_OUT or "database is locked" in reason:
@@ -140,7 +141,9 @@ def _postgres_engine(url: URL, lock_timeout_s: float) -> Engine:
             connect_args={} if "connect_timeout" in url.query else _CONNECT,
         )
     except ModuleNotFoundError as error:
-        message = "state in Postgres needs psycopg; install it with pip install headrace[postgres]"
+        message = (
+            "state in Postgres needs psycopg; install it with pip install 'headrace[postgres]'"
+        )
         raise FailedPreconditionError(message) from error
 
     @event.listens_for(engine, "connect")
@@ -164,6 +167,11 @@ def _parsed(url: str) -> URL:
             "/DATABASE, and special characters of the password are written as %XX"
         )
         raise InvalidArgumentError(message) from None  # the cause may show the password
+
+
+def _secrets(url: URL) -> tuple[str, ...]:
+    named = (url.password, url.query.get("password"), url.query.get("sslpassword"))
+    return tuple(secret for secret in named if isinstance(secret, str) and secret)
 
 
 def _without_secrets(url: URL) -> str:

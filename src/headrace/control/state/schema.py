@@ -41,7 +41,7 @@ def ensure_schema(database: Database) -> None:
 def _version(database: Database) -> str | None:
     """The version by one select; None where nothing was stored yet."""
     try:
-        with database.reading("read the schema's version") as connection:
+        with database.reading("open the state") as connection:
             return connection.execute(_SELECT_VERSION).scalar()
     except FailedPreconditionError as error:
         if _is_missing_table(error.__cause__):
