@@ -30,7 +30,7 @@ from headrace.serving.report import Observe, ReplicaReport
 
 _LOG: Final = logging.getLogger("headrace.control")
 _EVERY_S: Final = 1.0
-_SAVE_EVIDENCE_S: Final = 10.0
+_SAVE_EVIDENCE_S: Final = 5.0
 _FORGET_EVERY_S: Final = 60.0
 _RATE_WINDOW_S: Final = 5.0
 _MOST_LOADED: Final = 100_000
