@@ -6,12 +6,28 @@ it uses when it runs.
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from headrace import __version__
-from headrace.cli import context, down, infer, logs, models, serve, spec, status, up
+from headrace.cli import (
+    context,
+    diff,
+    down,
+    events,
+    history,
+    infer,
+    logs,
+    models,
+    rollouts,
+    serve,
+    spec,
+    status,
+    up,
+)
 from headrace.cli.failures import EXIT_CODES, INTERRUPTED, report
 
 _DEBUG = "--debug"
@@ -53,14 +69,23 @@ for _command, _panel in (
     (up.up, _RUN),
     (down.down, _RUN),
     (spec.apply, _RUN),
+    (diff.diff, _RUN),
+    (history.undo, _RUN),
     (serve.serve, _RUN),
     (infer.infer, _LOOK),
     (status.status, _LOOK),
     (logs.logs, _LOOK),
+    (events.events, _LOOK),
+    (history.history, _LOOK),
+    (events.feedback, _LOOK),
     (spec.check, _WRITE),
     (spec.schema, _WRITE),
 ):
     app.command(rich_help_panel=_panel)(_command)
+app.add_typer(rollouts.app, name="rollout", rich_help_panel=_RUN)
+if find_spec("headrace.cli.autoscale") is not None:
+    autoscale = import_module("headrace.cli.autoscale").app
+    app.add_typer(autoscale, name="autoscale", rich_help_panel=_RUN)
 app.add_typer(models.app, name="models", rich_help_panel=_WRITE)
 app.add_typer(context.app, name="context", rich_help_panel=_WRITE)
 

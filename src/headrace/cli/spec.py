@@ -52,7 +52,7 @@ def apply(
 
     spec = read_spec(file)
     api = connect(server, home)
-    document = document_for(api, spec, may_upload=True)
+    document = document_for(api, spec)
     with progress("waiting until everything is ready" if wait else "applying"):
         answer = api.post(
             "/api/v1/apply",
@@ -69,17 +69,17 @@ def apply(
         raise typer.Exit(NOT_READY)
 
 
-def document_for(api: "Management", spec: "SystemSpec", *, may_upload: bool) -> dict[str, Any]:
-    """The spec as the control plane can read it: without paths of this machine if it is elsewhere.
+def document_for(api: "Management", spec: "SystemSpec") -> dict[str, Any]:
+    """The spec as the control plane can read it; models are uploaded to one that is elsewhere.
 
     Raises:
-        InvalidArgumentError: A model cannot be stored there, or is not there and may not be sent.
+        InvalidArgumentError: A model cannot be stored there.
     """
     if not api.is_remote:
         return spec.document()
     from headrace.cli.uploads import with_stored_models
 
-    return with_stored_models(api, spec.document(), may_upload=may_upload)
+    return with_stored_models(api, spec.document())
 
 
 def not_ready_text(answer: dict[str, Any]) -> list[str]:

@@ -225,11 +225,12 @@ def _change_running(
     wait_s: float,
     json: bool,
 ) -> None:
+    from headrace.cli.connection import actor
     from headrace.cli.management import Management
     from headrace.cli.output import progress, say
     from headrace.cli.spec import changes_text, not_ready_text
 
-    api = Management(control.admin_url)
+    api = Management(control.admin_url, actor=actor())
     say(f"already running on {home} (pid {control.pid}); its ports stay as they are")
     if document is None:
         _announce(control, home=home, json=json)

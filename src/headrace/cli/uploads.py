@@ -62,16 +62,13 @@ def find_stored(
     return next(same, None)
 
 
-def with_stored_models(
-    api: Management, document: Mapping[str, Any], *, may_upload: bool
-) -> dict[str, Any]:
+def with_stored_models(api: Management, document: Mapping[str, Any]) -> dict[str, Any]:
     """`document` with each path of this machine replaced by what the server calls that model.
 
-    Args:
-        may_upload: Whether to send what the server does not have; else that is an error.
+    What the server does not have is uploaded.
 
     Raises:
-        InvalidArgumentError: A model cannot be stored there, or is not there and may not be sent.
+        InvalidArgumentError: A model cannot be stored there.
     """
 
     def stored(name: str, item: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,7 +76,7 @@ def with_stored_models(
         if not isinstance(model, str) or not model.startswith("/"):
             return dict(item)
         runtime = item.get("runtime", "")
-        return {**item, "model": _reference(api, name, Path(model), runtime, may_upload=may_upload)}
+        return {**item, "model": _reference(api, name, Path(model), runtime)}
 
     endpoints = []
     for entry in document.get("endpoints", []):
@@ -96,25 +93,16 @@ def with_stored_models(
     return {**document, "endpoints": endpoints}
 
 
-def _reference(api: Management, name: str, path: Path, runtime: str, *, may_upload: bool) -> str:
+def _reference(api: Management, name: str, path: Path, runtime: str) -> str:
     if is_repository(path):
         msg = (
             f"{path} is a repository of several models, which only a control plane on the same "
             "machine can read; push its models one by one with `headrace models push`"
         )
         raise InvalidArgumentError(msg)
-    if may_upload:
-        version = stored_on(api, name, path, runtime=runtime)
-        say(f"{path} is {version['reference']} on {api.url}")
-        return str(version["reference"])
-    known = find_stored(api, name, read_content(path), runtime=runtime)
-    if known is None:
-        msg = (
-            f"{path} is not on {api.url} yet, and nothing is uploaded here; "
-            f"`headrace models push {name} {path} --server {api.url}` stores it without serving it"
-        )
-        raise InvalidArgumentError(msg)
-    return str(known["reference"])
+    version = stored_on(api, name, path, runtime=runtime)
+    say(f"{path} is {version['reference']} on {api.url}")
+    return str(version["reference"])
 
 
 def _file_chunks(path: Path, size_bytes: int) -> Iterator[bytes]:

@@ -1,0 +1,214 @@
+"""A rollout for people: where it is, both arms' numbers, each interval as a bar, and why."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from headrace.cli.interval_bar import Marks, interval_bar, marks_for
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+Document = dict[str, Any]
+
+_STYLES: Final = {
+    "promote": "green",
+    "promoted": "green",
+    "roll_back": "red",
+    "rolled_back": "red",
+    "aborted": "red",
+    "paused": "yellow",
+}
+_MINUTE: Final = 60
+_HOUR: Final = 3600
+_DAY: Final = 86_400
+
+
+def render(status: Document, *, now: float) -> "RenderableType":
+    """One rollout in full.
+
+    Args:
+        now: Seconds since 1970.
+    """
+    from rich.console import Group  # noqa: PLC0415  # slow to load
+    from rich.text import Text  # noqa: PLC0415  # as above
+
+    parts: list[RenderableType] = [headline(status, now=now), Text(), _arms(status)]
+    verdict = status.get("verdict")
+    metrics = verdict["metrics"] if verdict else []
+    if metrics:
+        marks = marks_for(sys.stdout.encoding)
+        parts += [Text(), _metrics(metrics, marks)]
+        parts.append(Text(f"{marks.neutral} no difference  {marks.margin} tolerated", style="dim"))
+    if verdict and verdict["explanation"]:
+        parts += [Text(), Text(verdict["explanation"])]
+    return Group(*parts)
+
+
+def headline(status: Document, *, now: float) -> "Text":
+    """What the rollout is and where it is, in one or two lines."""
+    from rich.text import Text  # noqa: PLC0415  # slow to load
+
+    phase = status["phase"].replace("_", " ")
+    text = Text.assemble(
+        (f"rollout {status['id']}", "bold"),
+        f" of {status['endpoint']}: {status['strategy']}, ",
+        (phase, _STYLES.get(status["phase"], "cyan")),
+        f"{progress_of(status)}, {duration(now - status['since'])}",
+    )
+    if status["reason"]:
+        text.append(f"\n{status['reason']}")
+    return text
+
+
+def progress_of(status: Document) -> str:
+    """Which step it is at and what that means: `, step 2 of 3 (25 %)`."""
+    steps = status["steps"]
+    if status["over"]:
+        return ""
+    if steps:
+        return (
+            f", step {min(status['step'] + 1, len(steps))} of {len(steps)} ({status['weight']} %)"
+        )
+    if status["mirror_percent"]:
+        return f", copies of {status['mirror_percent']} %"
+    return f", {status['weight']} %"
+
+
+def summary_rows(rollouts: Sequence[Document], *, now: float) -> list[Sequence["str | Text"]]:
+    """A row per rollout."""
+    from rich.text import Text  # noqa: PLC0415  # slow to load
+
+    rows: list[Sequence[str | Text]] = []
+    for status in rollouts:
+        phase = status["phase"].replace("_", " ")
+        rows.append(
+            (
+                status["id"],
+                status["endpoint"],
+                status["strategy"],
+                Text(phase, style=_STYLES.get(status["phase"], "")),
+                f"{status['from_version']} to {status['to_version']}",
+                f"{status['weight']}%",
+                duration(now - status["began"]),
+                status["actor"],
+                status["reason"].partition("\n")[0],
+            )
+        )
+    return rows
+
+
+def _arms(status: Document) -> "Text":
+    from headrace.cli.output import table  # noqa: PLC0415  # slow to load
+
+    requests = status["requests"]
+    new, fresh = status["weight"], status["baseline_weight"]
+    rows = [
+        ("old", status["from_version"], status["from_model"], f"{100 - new - fresh}%", ""),
+        ("new", status["to_version"], status["to_model"], f"{new}%", ""),
+    ]
+    if fresh:
+        rows.insert(1, ("baseline", status["from_version"], status["from_model"], f"{fresh}%", ""))
+    compared = {1 if fresh else 0: requests["baseline"], len(rows) - 1: requests["candidate"]}
+    return table(
+        [(*row[:-1], f"{compared[i]:,}" if i in compared else "") for i, row in enumerate(rows)],
+        *("arm", "version", "model", "weight", "requests compared"),
+    )
+
+
+def _metrics(metrics: Sequence[Document], marks: Marks) -> "Text":
+    from rich.text import Text  # noqa: PLC0415  # slow to load
+
+    from headrace.cli.output import table  # noqa: PLC0415  # slow to load
+
+    rows: list[tuple[str | Text, ...]] = []
+    for metric in metrics:
+        unit = metric["unit"]
+        outcome = metric["outcome"].replace("_", " ")
+        old, new = metric["samples"]
+        rows.append(
+            (
+                metric["metric"],
+                Text(outcome, style=_STYLES.get(metric["outcome"], "dim")),
+                own_text(metric["baseline"], unit),
+                own_text(metric["candidate"], unit),
+                effect_text(metric["effect"], unit),
+                _bar(metric, marks),
+                f"{_bound(metric['low'], unit)} to {_bound(metric['high'], unit)}",
+                effect_text(metric["margin"], unit),
+                f"{old:,} / {new:,}",
+            )
+        )
+    names = ("metric", "verdict", "old", "new", "effect", "interval", "", "tolerated", "samples")
+    return table(rows, *names)
+
+
+def _bar(metric: Document, marks: Marks) -> str:
+    unit, margin = metric["unit"], metric["margin"]
+    # More reward is better, so what is tolerated lies below; all else is worse the higher it is.
+    tolerated = -margin if unit == "reward" and margin is not None else margin
+    return interval_bar(
+        low=metric["low"],
+        high=metric["high"],
+        effect=metric["effect"],
+        neutral=1.0 if unit == "times" else 0.0,
+        margin=tolerated,
+        marks=marks,
+    )
+
+
+def own_text(value: float | None, unit: str) -> str:
+    """One arm's number in a metric of this unit."""
+    if value is None:
+        return "-"
+    match unit:
+        case "ratio difference" | "ratio":
+            return f"{100 * value:.3g} %"
+        case "times":
+            return _seconds(value)
+        case _:
+            return f"{value:.4g}"
+
+
+def effect_text(value: float | None, unit: str) -> str:
+    """An effect, or a margin: percentage points, a factor, or a plain number."""
+    if value is None:
+        return "-"
+    match unit:
+        case "ratio difference":
+            return f"{100 * value:+.3g} pts"
+        case "ratio":
+            return f"{100 * value:.3g} %"
+        case "times":
+            return f"x{value:.3g}"
+        case _:
+            return f"{value:+.4g}"
+
+
+def _bound(value: float | None, unit: str) -> str:
+    return "any" if value is None else effect_text(value, unit)
+
+
+def _seconds(value: float) -> str:
+    if value < 0.001:  # noqa: PLR2004  # a millisecond
+        return f"{1e6 * value:.3g} us"
+    return f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def duration(seconds: float) -> str:
+    """A time span in its two largest units: `4 min 10 s`."""
+    whole = max(round(seconds), 0)
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
+    if whole < _DAY:
+        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
+    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
+
+
+def clock_text(at: float) -> str:
+    """A point in time, in this machine's zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
