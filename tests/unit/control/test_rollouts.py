@@ -1,36 +1,19 @@
 """The driver with the real store, machine and statistics; gateway and replicas are played."""
 
-from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from headrace.control.aims import Aims
-from headrace.control.counting import ArmTotals, GatewayReading
 from headrace.control.home import Home
-from headrace.control.journal import Journal
-from headrace.control.keeper import GatewayKeeper
-from headrace.control.local import LocalDriver
-from headrace.control.observed import Observed, Phase, Replica, Route
-from headrace.control.orders import Orders
-from headrace.control.plan import PublishRoutes, StartReplica, plan
-from headrace.control.reconciler import Reconciler
-from headrace.control.reports import Reports
-from headrace.control.rollouts import RolloutDriver
-from headrace.control.routes import live_weights
-from headrace.control.state import home_url, open_store
-from headrace.control.store import RolloutRecord
-from headrace.control.store_thread import StoreThread
-from headrace.control.wishes import Fulfiller
+from headrace.control.observed import Phase
 from headrace.core import FailedPreconditionError, ModelNotFoundError, NotFoundError
-from headrace.gateway import GatewaySettings
 from headrace.registry import Registry
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.state import Phase as RolloutPhase
 from headrace.rollout.state import Verb
 from headrace.serving.report import Observe
-from tests.unit.control.conftest import inspect
+from tests.unit.control.played import Plane, World
 
 pytestmark = pytest.mark.anyio
 
@@ -44,184 +27,6 @@ CANARY = {
     "warmup_s": 0.0,
     "metrics": {"predictions": None, "rejections": None},
 }
-
-
-@dataclass(slots=True)
-class TurnedClock:
-    """Both clocks, moved by hand."""
-
-    time: float = 1000.0
-
-    def monotonic(self) -> float:
-        return self.time
-
-    def now(self) -> float:
-        return self.time
-
-
-@dataclass(slots=True)
-class World:
-    """One home that outlives control planes: replicas, the gateway's routes and its counts."""
-
-    home: Home
-    registry: Registry
-    clock: TurnedClock = field(default_factory=TurnedClock)
-    replicas: dict[str, Replica] = field(default_factory=dict)
-    published: tuple[Route, ...] = ()
-    totals: dict[tuple[str, str], ArmTotals] = field(default_factory=dict)
-    error_ratio: dict[str, float] = field(default_factory=dict)
-    slow: dict[str, float] = field(default_factory=dict)
-    cannot_load: set[str] = field(default_factory=set)
-    serial: int = 1
-    was_live: bool = False
-
-    def boot(self) -> "Plane":
-        """A new control plane on this home."""
-        keeper = GatewayKeeper(
-            settings=GatewaySettings(run_dir=self.home.run / "envoy"),
-            record_path=self.home.gateway_file,
-            routes_path=self.home.routes_file,
-            clock=self.clock,
-        )
-        reconciler = Reconciler(
-            driver=LocalDriver(home=self.home, socket_dir=self.home.socket_dir()),
-            publisher=keeper,
-            clock=self.clock,
-            drain_timeout_s=1.0,
-            replicas=self.replicas,
-        )
-        reconciler.published = self.published
-        store = StoreThread(open_store(home_url(self.home.root)))
-        aims = Aims(reconciler=reconciler, desired=store.store.load())
-        journal = Journal(store=store)
-        driver = RolloutDriver(
-            store=store, journal=journal, aims=aims, gateway=self, clock=self.clock
-        )
-        driver.reports = Reports(wanted=driver.wanted, observe=driver.observe)
-        driver.load()
-        orders = Orders(
-            store=store,
-            registry=self.registry,
-            inspect=inspect,
-            aims=aims,
-            fulfiller=Fulfiller(store=store, aims=aims, clock=self.clock),
-            max_body_bytes=1 << 20,
-        )
-        return Plane(self, aims, orders, driver, store)
-
-    async def read_arms(self, endpoints: Collection[str]) -> GatewayReading:
-        totals = {key: total for key, total in self.totals.items() if key[0] in endpoints}
-        return GatewayReading(epoch="1", totals=totals, healthy={})
-
-    def serve(self, requests: int) -> None:
-        """Answer `requests` as the published routes say."""
-        for route in self.published:
-            for key, weight in live_weights(route).items():
-                self._answer((route.name, key), requests * weight // 100)
-
-    def _answer(self, arm: tuple[str, str], count: int) -> None:
-        before = self.totals.get(arm, ArmTotals())
-        failed = round(count * self.error_ratio.get(arm[1], 0.0))
-        slow = round(count * self.slow.get(arm[1], 0.0))
-        latency = dict(before.latency)
-        left = count - slow
-        for millisecond in range(1, 12):  # each half of what is left
-            bucket = (millisecond / 1000, 0.0001)
-            here = left if millisecond == 11 else (left + 1) // 2
-            latency[bucket] = latency.get(bucket, 0) + here
-            left -= here
-        latency[0.1, 0.01] = latency.get((0.1, 0.01), 0) + slow
-        self.totals[arm] = ArmTotals(
-            requests=before.requests + count, errors=before.errors + failed, latency=latency
-        )
-
-
-@dataclass(slots=True)
-class Plane:
-    world: World
-    aims: Aims
-    orders: Orders
-    driver: RolloutDriver
-    store: StoreThread
-
-    def settle(self) -> None:
-        """Let replicas start and routes be published until nothing is left to do."""
-        reconciler, world = self.aims.reconciler, self.world
-        for _ in range(20):
-            observed = Observed(
-                replicas=dict(world.replicas),
-                published=reconciler.published,
-                next_serial=world.serial,
-            )
-            now = world.clock.monotonic()
-            actions = plan(reconciler.desired, observed, now, drain_timeout_s=1.0)
-            if not actions:
-                return
-            for action in actions:
-                if isinstance(action, StartReplica):
-                    world.serial = action.serial + 1
-                    world.replicas[action.name] = self._replica(action)
-                elif isinstance(action, PublishRoutes):
-                    reconciler.published = world.published = action.routes
-                    self.check_weights()
-                else:
-                    world.replicas.pop(action.name)
-        raise AssertionError(f"still {actions}")
-
-    def _replica(self, action: StartReplica) -> Replica:
-        revision = action.revision
-        fails = revision.version in self.world.cannot_load
-        return Replica(
-            name=action.name,
-            serial=action.serial,
-            endpoint=revision.endpoint,
-            version=revision.version,
-            revision_id=revision.id,
-            address=f"unix:/r{action.serial}",
-            phase=Phase.EXITED if fails else Phase.READY,
-            since=self.world.clock.monotonic(),
-            was_ready=not fails,
-            exit_code=3 if fails else None,
-            retry_at=1e12 if fails else None,
-            answered_at=1e12,
-            reason="cannot load the model: no" if fails else "",
-        )
-
-    def check_weights(self) -> None:
-        for route in self.aims.reconciler.published or ():
-            assert sum(arm.weight for arm in route.arms) == 100
-            assert sum(live_weights(route).values()) == 100
-            is_live = any(arm.is_live for arm in route.arms if arm.weight)
-            assert is_live or not self.world.was_live
-            self.world.was_live |= is_live
-
-    async def second(self, requests: int = 1000) -> None:
-        """One second of traffic, one look, and all that follows from it."""
-        self.settle()
-        self.world.clock.time += 1.0
-        self.world.serve(requests)
-        await self.driver.look()
-        for _ in range(4):
-            await self.driver.step()
-            self.settle()
-
-    @property
-    def record(self) -> RolloutRecord:
-        record = self.aims.rollouts["digits"]
-        assert record is not None
-        return record
-
-    async def until_over(self, seconds: int = 600) -> RolloutRecord:
-        for _ in range(seconds):
-            if self.record.state.phase.is_over:
-                return self.record
-            await self.second()
-        raise AssertionError(f"still {self.record.state}")
-
-    def kill(self) -> "Plane":
-        """Another control plane in place of this one, which is gone without a word."""
-        self.store.close()
-        return self.world.boot()
 
 
 @pytest.fixture
