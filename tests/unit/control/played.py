@@ -14,7 +14,7 @@ from headrace.control.keeper import GatewayKeeper
 from headrace.control.local import LocalDriver
 from headrace.control.observed import Observed, Phase, Replica, Route
 from headrace.control.orders import Orders
-from headrace.control.plan import PublishRoutes, StartReplica, plan
+from headrace.control.plan import Action, PublishRoutes, StartReplica, plan
 from headrace.control.reconciler import Reconciler
 from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
@@ -129,6 +129,7 @@ class Plane:
     def settle(self) -> None:
         """Let replicas start and routes be published until nothing is left to do."""
         reconciler, world = self.aims.reconciler, self.world
+        actions: list[Action] = []
         for _ in range(20):
             observed = Observed(
                 replicas=dict(world.replicas),
