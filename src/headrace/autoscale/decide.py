@@ -88,7 +88,8 @@ def _remembered(look: Look, most: Wish) -> ScalerState:
             look.now + look.settings.stable_window_s if look.bursts else state.panic_until
         ),
     )
-    if most.reason is not Reason.PRESSURE:
+    is_explained = look.demand is not None and look.demand.burst > look.current
+    if most.reason is not Reason.PRESSURE or is_explained:
         return state
     limit = learned(state, look.settings, ready=look.signals.ready, now=look.now)
     return msgspec.structs.replace(state, limit=limit, limit_at=look.now)

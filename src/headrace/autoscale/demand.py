@@ -5,11 +5,12 @@ so that one step up is enough and a step down does not bring the next step up:
 
 - Requests per second times the seconds of a copy that each takes (the offered load, by Little's
   law) over how busy copies may be.
+  A queue that a shortage left behind is added, as what must be answered besides.
 - With `target_in_flight`: requests in flight over that. These do grow with a shortage; `decide`
   looks at arrivals while copies start.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -38,8 +39,8 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     """Copies that the load needs, as fractions.
 
     `needed`: on average over the stable window. `grow`: what that is at least, `shrink`: at most.
-    `burst`: what the last second, or any longer part of the panic window, shows at least. `numbers` and `explanation` say what they were
-    made from.
+    `burst`: what the last second, or any longer part of the panic window, shows at least.
+    `numbers` and `explanation` say what they were made from.
     """
 
     needed: float
@@ -76,9 +77,10 @@ def _by_arrivals(state: ScalerState, settings: AutoscaleSettings, concurrency: i
 
     needed = copies(stable.value)
     busy = stable.value * service_s / needed if needed > 0.0 else DEFAULT_UTILISATION
+    sure = max((at_least(mean, z=_BURST_Z) for mean in recent), default=0.0)
     return _demand(
         stable,
-        recent,
+        sure + _backlog(state, settings, arrivals=sure, concurrency=concurrency),
         copies,
         numbers={"arrivals": stable.value, "service_s": service_s, "target_utilisation": busy},
         explanation=(
@@ -97,16 +99,34 @@ def _by_in_flight(
     target = settings.target_in_flight or concurrency * DEFAULT_UTILISATION
     return _demand(
         stable,
-        recent,
+        max((at_least(mean, z=_BURST_Z) for mean in recent), default=0.0),
         lambda in_flight: in_flight / target,
         numbers={"in_flight": stable.value, "target_in_flight": target},
         explanation=f"{stable.value:.3g} requests in flight, {target:.3g} per copy",
     )
 
 
+def _backlog(
+    state: ScalerState, settings: AutoscaleSettings, *, arrivals: float, concurrency: int
+) -> float:
+    """What a shortage left in the queues, in requests per second that must be answered besides.
+
+    It is to be gone a panic window after the next copy can be there. What runs, and as much again,
+    is no backlog.
+    """
+    newest = mean_in_flight(state.panic[-1:])
+    if newest is None:
+        return 0.0
+    run_s = state.run_s or 0.0
+    running = max(concurrency * max(state.replicas, 1), arrivals * run_s)
+    # Four runs at least: more arrivals must never mean a smaller sum of both.
+    within_s = max(settings.panic_window_s + state.start_s, 4.0 * run_s)
+    return max(newest.value - 2.0 * running, 0.0) / within_s
+
+
 def _demand(
     stable: Mean,
-    recent: Sequence[Mean],
+    recent: float,
     copies: Callable[[float], float],
     *,
     numbers: dict[str, float],
@@ -116,7 +136,7 @@ def _demand(
         needed=copies(stable.value),
         grow=copies(at_least(stable, z=_GROW_Z)),
         shrink=copies(at_most(stable, z=_SHRINK_Z) * _SHRINK_MARGIN),
-        burst=copies(max((at_least(mean, z=_BURST_Z) for mean in recent), default=0.0)),
+        burst=copies(recent),
         numbers=numbers,
         explanation=explanation,
     )

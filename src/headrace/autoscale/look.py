@@ -100,7 +100,16 @@ def _observed(
         service_s=state.service_s if signals.service_s is None else signals.service_s,
         run_s=state.run_s if signals.run_s is None else signals.run_s,
         idle_since=_idle_since(state, signals, now),
+        starting_at=now if signals.starting else state.starting_at,
+        start_s=_start_s(state, signals, now),
     )
+
+
+def _start_s(state: ScalerState, signals: Signals, now: float) -> float:
+    """How long copies take to start, by the last step up; it grows while some still do."""
+    if not signals.starting or state.raised_at is None:
+        return state.start_s
+    return max(now - state.raised_at, state.start_s)
 
 
 def _with(window: Window, signals: Signals, length_s: float, now: float) -> Window:
@@ -123,6 +132,7 @@ def _set_back(state: ScalerState, now: float) -> ScalerState:
         panic_until=None if state.panic_until is None else now,
         pressed_since=None,
         raised_at=None if state.raised_at is None else now,
+        starting_at=None if state.starting_at is None else now,
         lowered_at=None if state.lowered_at is None else now,
         idle_since=None,
         limit_at=min(state.limit_at, now),

@@ -72,9 +72,8 @@ def step_up(
     """
     if pressure.over <= 0.0 or starting or state.pressed_since is None:
         return 0
-    since = state.pressed_since
-    if state.raised_at is not None:
-        since = max(since, state.raised_at + _SETTLES * settings.panic_window_s)
+    last_step = max(state.raised_at or 0.0, state.starting_at or 0.0)
+    since = max(state.pressed_since, last_step + _SETTLES * settings.panic_window_s)
     if now < since + _LASTS * settings.panic_window_s:
         return 0
     step = _HARD_STEP if pressure.over >= _HARD else 1.0

@@ -15,7 +15,8 @@ class ScalerState(msgspec.Struct, frozen=True, kw_only=True):
     `service_s`, `run_s`: smoothed. `panic_until`: until then nothing is taken away.
     `pressed_since`: how long the wait or the p99 is above what it may be. `raised_at` and
     `lowered_at`: the last steps up and down; `raised_arrivals`: requests per second at that step.
-    `idle_since`: since when it is known that nobody asks.
+    `idle_since`: since when it is known that nobody asks. `starting_at`: the last look at which
+    copies were starting, and `start_s`: how long they take.
 
     `limit`: requests per second and copy that were shown to be too much, `limit_at` when.
     """
@@ -34,6 +35,8 @@ class ScalerState(msgspec.Struct, frozen=True, kw_only=True):
     raised_arrivals: float | None = None
     lowered_at: float | None = None
     idle_since: float | None = None
+    starting_at: float | None = None
+    start_s: float = 0.0
     limit: float | None = None
     limit_at: float = 0.0
 
