@@ -154,7 +154,8 @@ def _judged(state: RolloutState, plan: Plan, stage: Stage, facts: Facts) -> Roll
     # the samples that were counted by then are another's.
     if verdict.at <= state.step_since or facts.step_samples < state.settings.min_samples:
         return state
-    reason = f"{stage.name} passed: {because(verdict, Outcome.PROMOTE)}"
+    metrics = ", ".join(metric.metric for metric in verdict.metrics)
+    reason = f"{stage.name} passed: {metrics} within what is tolerated"
     return passed(state, plan, now=facts.now, reason=reason)
 
 

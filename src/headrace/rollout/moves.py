@@ -114,6 +114,6 @@ def entered(state: RolloutState, phase: Phase, *, reason: str, now: float) -> Ro
 
 
 def because(verdict: Verdict, outcome: Outcome) -> str:
-    """Each metric that turned out as `outcome`, and why."""
-    found = [f"{m.metric}: {m.reason}" for m in verdict.metrics if m.outcome is outcome]
+    """What each metric says that turned out as `outcome`."""
+    found = [metric.reason for metric in verdict.metrics if metric.outcome is outcome]
     return "; ".join(found) or verdict.explanation

@@ -17,9 +17,9 @@ def verdict_of(outcome: Outcome, reason: str = "as measured") -> Verdict:
     return Verdict(outcome=outcome, at=BEGAN, metrics=(metric,), explanation=reason)
 
 
-GOOD = verdict_of(Outcome.PROMOTE, "no more errors than tolerated")
-BAD = verdict_of(Outcome.ROLL_BACK, "5 % fail, 0 % before")
-UNSURE = verdict_of(Outcome.WAIT, "40 requests do not tell")
+GOOD = verdict_of(Outcome.PROMOTE, "errors: no more than tolerated")
+BAD = verdict_of(Outcome.ROLL_BACK, "errors: 5 % fail, 0 % before")
+UNSURE = verdict_of(Outcome.WAIT, "errors: 40 requests do not tell")
 
 
 @dataclass(slots=True)

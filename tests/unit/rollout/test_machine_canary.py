@@ -34,7 +34,7 @@ def test_a_good_version_goes_through_all_steps_and_takes_over() -> None:
     assert canary.state.phase is Phase.PROMOTED
     assert canary.state.promoted_by is PromotedBy.PLAN
     assert canary.state.traffic == Traffic(candidate=100, has_stable=False)
-    assert "no more errors than tolerated" in canary.state.reason
+    assert canary.state.reason.endswith("passed: errors within what is tolerated")
 
 
 def test_the_old_version_is_kept_until_the_last_weight_is_in_force() -> None:
