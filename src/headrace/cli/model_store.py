@@ -30,9 +30,15 @@ class ModelStore(Protocol):
         """Delete content that no version refers to; what was deleted."""
 
 
-def model_store(target: Target) -> ModelStore:
-    """The models of a target; those of a home need no control plane."""
-    return RemoteModels(target.management()) if target.is_remote else LocalModels(target.home)
+def model_store(target: Target, *, state_url: str = "") -> ModelStore:
+    """The models of a target; those of a home need no control plane.
+
+    Args:
+        state_url: Where a home's state is, for what is in use; empty for the home's own file.
+    """
+    if target.is_remote:
+        return RemoteModels(target.management())
+    return LocalModels(target.home, state_url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,7 @@ class LocalModels:
     """The registry of a home on this machine."""
 
     home: Path
+    state_url: str = ""
 
     def push(self, name: str, path: Path, *, runtime: str, source: str) -> ModelVersion:
         """Store what lies at `path` as the next version of `name`."""
@@ -66,7 +73,7 @@ class LocalModels:
         from headrace.cli.running import references_in_use  # noqa: PLC0415  # only here
         from headrace.registry import Registry  # noqa: PLC0415  # only here
 
-        Registry(self.home).remove(name, version, references_in_use(self.home))
+        Registry(self.home).remove(name, version, references_in_use(self.home, self.state_url))
 
     def gc(self) -> dict[str, Any]:
         """Delete content that no version refers to; what was deleted."""

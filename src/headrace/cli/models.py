@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.options import DEFAULT_HOME, Home, Json, Server, StateUrl
 
 if TYPE_CHECKING:
     from headrace.registry import ModelVersion
@@ -122,7 +122,13 @@ def show(
 
 
 @app.command()
-def rm(reference: _Reference, *, server: Server = None, home: Home = DEFAULT_HOME) -> None:
+def rm(
+    reference: _Reference,
+    *,
+    state_url: StateUrl = "",
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
     """Remove a version; refused while an endpoint uses it."""
     from headrace.cli.connection import find_target
     from headrace.cli.model_store import model_store
@@ -132,7 +138,7 @@ def rm(reference: _Reference, *, server: Server = None, home: Home = DEFAULT_HOM
     if not number:
         msg = f"'{reference}' names no version; write it as {name}:VERSION"
         raise typer.BadParameter(msg, param_hint="NAME:VERSION")
-    model_store(find_target(server, home)).remove(name, number)
+    model_store(find_target(server, home), state_url=state_url).remove(name, number)
     say(f"{reference} is removed; `headrace models gc` frees its space")
 
 

@@ -65,6 +65,16 @@ Server = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")
 ]
+StateUrl = Annotated[
+    str,
+    typer.Option(
+        "--state-url",
+        envvar="HEADRACE_STATE_URL",
+        metavar="URL",
+        help="The database of the desired state: sqlite:///PATH or postgresql://USER@HOST/NAME.",
+        show_default="state.db in --home",
+    ),
+]
 LogFormatOption = Annotated[
     LogFormat | None,
     typer.Option(

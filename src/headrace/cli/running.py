@@ -9,7 +9,7 @@ import msgspec
 from headrace.cli.connection import Target
 from headrace.control import ControlFile, read_control_file
 from headrace.control.log_files import LogFiles, merged_tail, render_line
-from headrace.control.store import FileStore
+from headrace.control.state import home_url, references_in
 from headrace.core import HeadraceError, NotFoundError, UnavailableError
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -85,10 +85,12 @@ def log_lines(home: Path, *, tail: int, source: str, log_format: str) -> list[st
     return [render_line(line, log_format=log_format) for line in lines]
 
 
-def references_in_use(home: Path) -> set[str]:
-    """`NAME:VERSION` of every model version that the stored desired state serves.
+def references_in_use(home: Path, state_url: str = "") -> set[str]:
+    """`NAME:VERSION` of every model version that the stored state serves, or may go back to.
 
     What is stored is served as soon as a control plane starts, so it counts without one too.
+
+    Args:
+        state_url: Where the state is; empty for the home's own file.
     """
-    desired = FileStore(home / "state.json").load()
-    return {revision.model for revision in desired.revisions().values()}
+    return references_in(state_url or home_url(home), legacy=home / "state.json")

@@ -16,6 +16,7 @@ from headrace.cli.options import (
     LogFormat,
     LogFormatOption,
     LogLevel,
+    StateUrl,
     check_log_level,
 )
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from headrace.control import ControlFile, ControlSettings
 
 SPEC_NAME = "headrace.yaml"
+_STATE_FILES = ("state.db", "state.json")
 _SPEC_SUFFIXES = {".yaml", ".yml", ".json"}
 
 
@@ -95,6 +97,27 @@ def up(
             help="Management API.",
         ),
     ] = 8080,
+    admin_host: Annotated[
+        str,
+        typer.Option(
+            "--admin-host",
+            envvar="HEADRACE_ADMIN_HOST",
+            help="Address of the management API and metrics; there is no authentication yet, so "
+            "let only a private network in.",
+        ),
+    ] = "127.0.0.1",
+    allowed_hosts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allowed-host",
+            envvar="HEADRACE_ALLOWED_HOSTS",
+            metavar="NAME",
+            help="A name besides localhost and addresses under which the management API is asked; "
+            "may be given several times.",
+            show_default="none",
+        ),
+    ] = None,
+    state_url: StateUrl = "",
     wait_s: Annotated[
         float, typer.Option("--wait-s", min=0.1, help="Seconds that --detach waits for it.")
     ] = 120.0,
@@ -118,7 +141,9 @@ def up(
     """
     from headrace.control import ControlSettings, read_control_file
 
-    document = document_for(target, name=name, replicas=replicas, home=home)
+    document = document_for(
+        target, name=name, replicas=replicas, home=home, has_state=bool(state_url)
+    )
     running = read_control_file(home)
     if running is not None:
         _change_running(running, document, home=home, wait_s=wait_s, json=json)
@@ -131,6 +156,9 @@ def up(
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         admin_port=admin_port,
+        admin_host=admin_host,
+        allowed_hosts=tuple(host.lower() for host in allowed_hosts or ()),
+        state_url=state_url,
         log_format=str(log_format or LogFormat.TEXT),
         log_level=check_log_level(log_level),
         copy_logs=not detach,
@@ -142,13 +170,22 @@ def up(
 
 
 def document_for(
-    target: Path | None, *, name: str | None, replicas: int | None, home: Path
+    target: Path | None,
+    *,
+    name: str | None,
+    replicas: int | None,
+    home: Path,
+    has_state: bool = False,
 ) -> dict[str, Any] | None:
-    """The spec that `target` means, as plain data; None goes on with what is stored in `home`."""
+    """The spec that `target` means, as plain data; None goes on with what is stored.
+
+    Args:
+        has_state: Whether the state is elsewhere than in `home`.
+    """
     if target is None:
         if Path(SPEC_NAME).is_file():
             target = Path(SPEC_NAME)
-        elif (home / "state.json").is_file():
+        elif has_state or any((home / file).is_file() for file in _STATE_FILES):
             return None
         else:
             msg = (

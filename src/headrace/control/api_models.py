@@ -152,6 +152,6 @@ def _document(version: ModelVersion) -> dict[str, Any]:
 def _in_use(plane: ControlPlane) -> set[str]:
     """`NAME:VERSION` of what is served, will be, or is what a rollout may go back to."""
     endpoints = [*plane.desired.endpoints, *plane.effective.endpoints]
-    for record in plane.aims.active():
+    for record in plane.aims.rollouts.values():
         endpoints += [record.source, record.target]
     return {arm.revision.model for endpoint in endpoints for arm in endpoint.arms}

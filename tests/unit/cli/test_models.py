@@ -1,11 +1,10 @@
 import json
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
-from headrace.control.store import FileStore
+from headrace.control.state import home_url, open_store
 from headrace.core import EndpointName, ReplicaSettings
 from tests.unit.cli.conftest import Command
 
@@ -87,9 +86,9 @@ def test_a_version_in_use_stays(headrace: Command, home: Path, model: Path) -> N
         timeout_s=None,
         arms=(DesiredArm(revision=revision, weight=100, replicas=1),),
     )
-    FileStore(home / "state.json").save(
-        msgspec.structs.replace(DesiredState(), generation=1, endpoints=(endpoint,))
-    )
+    store = open_store(home_url(home))
+    store.save(DesiredState(generation=1, endpoints=(endpoint,)), at=1.0, reason="applied")
+    store.close()
 
     outcome = headrace("models", "rm", "fraud:1")
 

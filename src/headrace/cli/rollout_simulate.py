@@ -1,0 +1,290 @@
+"""`headrace rollout simulate`: how often would a rollout be decided, and after how long?"""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from headrace.cli.options import Json
+
+if TYPE_CHECKING:
+    from headrace.core.rollout_settings import CanarySettings, MetricsSettings
+    from headrace.rollout.simulate import Result
+    from headrace.rollout.world import Candidate, World
+
+
+class Scenario(StrEnum):
+    """What is rolled out."""
+
+    AA = "aa"
+    ERRORS = "errors"
+    LATENCY = "latency"
+    PREDICTIONS = "predictions"
+    POWER = "power"
+
+
+_RUNS: Final = {Scenario.AA: 2000, Scenario.POWER: 100}
+_DURATION_S: Final = {Scenario.POWER: 1800}
+_EFFECT: Final = {Scenario.ERRORS: 0.05, Scenario.LATENCY: 2.0, Scenario.PREDICTIONS: 0.2}
+
+
+def simulate(
+    *,
+    scenario: Annotated[
+        Scenario,
+        typer.Option(
+            "--scenario",
+            help="aa: the new version is as good as the old one. errors, latency, predictions: it "
+            "differs by --effect. power: a table of changes.",
+        ),
+    ] = Scenario.AA,
+    runs: Annotated[
+        int | None,
+        typer.Option(
+            "--runs",
+            min=1,
+            max=100_000,
+            help="Simulated rollouts, of each change.",
+            show_default="2000 for aa, 100 for power, else 500",
+        ),
+    ] = None,
+    alpha: Annotated[
+        float,
+        typer.Option(
+            "--alpha", min=1e-9, max=0.5, help="How often a good version may be rolled back."
+        ),
+    ] = 0.05,
+    effect: Annotated[
+        float | None,
+        typer.Option(
+            "--effect",
+            min=0.0,
+            help="errors: added to the share of failed requests. latency: a factor. predictions: "
+            "share of the answers that change their class.",
+            show_default="0.05, 2, 0.2",
+        ),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            "--margin",
+            min=0.0,
+            help="What is tolerated, in the unit of --effect.",
+            show_default="as in a spec: 0.005, 1.25, 0.1",
+        ),
+    ] = None,
+    rate: Annotated[
+        float, typer.Option("--rate", min=0.1, max=10_000.0, help="Requests per second.")
+    ] = 50.0,
+    weight: Annotated[
+        int, typer.Option("--weight", min=1, max=99, help="The new version's percent of them.")
+    ] = 10,
+    duration_s: Annotated[
+        int | None,
+        typer.Option(
+            "--duration-s",
+            min=1,
+            max=1_000_000,
+            help="How long each rollout is watched, read at every second.",
+            show_default="600, and 1800 for power",
+        ),
+    ] = None,
+    base_errors: Annotated[
+        float,
+        typer.Option(
+            "--base-errors", min=0.0, max=1.0, help="Share of requests that the old version fails."
+        ),
+    ] = 0.01,
+    quantile: Annotated[
+        float, typer.Option("--quantile", min=0.01, max=0.999, help="Of the latency.")
+    ] = 0.99,
+    min_samples: Annotated[
+        int, typer.Option("--min-samples", min=1, help="Requests per version before it is judged.")
+    ] = 200,
+    steady: Annotated[
+        bool | None,
+        typer.Option(
+            "--steady/--moving",
+            help="Whether traffic and base rates stand still, or swell, drift and have incidents.",
+            show_default="moving; steady for power",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same gives the same.")] = 1,
+    json: Json = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Draw it to this file (.png, .svg, .pdf).", dir_okay=False),
+    ] = None,
+) -> None:
+    """Try how rollouts would be decided: false alarms, power, and how long it takes.
+
+    Errors, rejections, latency and predictions are judged together, at one weight, and a textbook
+    z test is read as often beside them.
+
+    For example:
+
+        headrace rollout simulate --scenario aa --runs 2000 --alpha 0.05
+
+        headrace rollout simulate --scenario errors --effect 0.02 --rate 20 --weight 25
+    """
+    from headrace.cli.output import show, write_json
+    from headrace.cli.rollout_report import (
+        power_document,
+        power_text,
+        result_document,
+        result_text,
+    )
+    from headrace.rollout.world import World
+
+    if plot is not None:
+        from headrace.cli.rollout_plot import require_matplotlib
+
+        require_matplotlib()
+    world = World(
+        requests_per_s=rate,
+        weight=weight / 100,
+        errors=base_errors,
+        moves=scenario is not Scenario.POWER if steady is None else not steady,
+    )
+    settings = _settings(scenario, alpha, margin, quantile, min_samples)
+    runs = _RUNS.get(scenario, 500) if runs is None else runs
+    duration_s = _DURATION_S.get(scenario, 600) if duration_s is None else duration_s
+    candidates = _candidates(scenario, world, effect)
+    results = _run(world, candidates, settings, runs=runs, duration_s=duration_s, seed=seed)
+    head = {
+        "scenario": scenario.value,
+        "runs": runs,
+        "alpha": alpha,
+        "requests_per_s": rate,
+        "weight": weight,
+        "duration_s": duration_s,
+        "base_errors": base_errors,
+        "moving": world.moves,
+        "seed": seed,
+    }
+    if scenario is Scenario.POWER:
+        from headrace.rollout.power import power_table
+
+        rows = power_table(world, settings, results)
+        document: dict[str, object] = {**head, "rows": [power_document(row) for row in rows]}
+        text = power_text(rows, duration_s)
+    else:
+        is_same = scenario is Scenario.AA
+        document = {**head, **result_document(results[0], is_same=is_same)}
+        text = result_text(results[0], alpha=alpha, is_same=is_same)
+    if plot is not None:
+        from headrace.cli.rollout_plot import draw
+
+        draw(plot, results, alpha=alpha, duration_s=duration_s)
+    if json:
+        write_json(document)
+    else:
+        show(*text)
+
+
+def _settings(
+    scenario: Scenario, alpha: float, margin: float | None, quantile: float, min_samples: int
+) -> "CanarySettings":
+    from headrace.core.rollout_settings import CanarySettings
+
+    return CanarySettings(
+        alpha=alpha, min_samples=min_samples, metrics=_metrics(scenario, margin, quantile)
+    )
+
+
+def _metrics(scenario: Scenario, margin: float | None, quantile: float) -> "MetricsSettings":
+    from headrace.core.rollout_settings import (
+        ErrorsMetric,
+        LatencyMetric,
+        MetricsSettings,
+        PredictionsMetric,
+    )
+
+    errors, latency, predictions = (
+        ErrorsMetric(),
+        LatencyMetric(quantile=quantile),
+        PredictionsMetric(),
+    )
+    match scenario:
+        case _ if margin is None:
+            pass
+        case Scenario.ERRORS:
+            errors = ErrorsMetric(margin=margin)
+        case Scenario.LATENCY:
+            if margin < 1.0:
+                msg = f"{margin:g} is a factor below 1, and the margin of a latency is at least 1"
+                raise typer.BadParameter(msg, param_hint="--margin")
+            latency = LatencyMetric(quantile=quantile, margin_ratio=margin)
+        case Scenario.PREDICTIONS:
+            predictions = PredictionsMetric(margin=margin)
+        case Scenario.AA | Scenario.POWER:
+            msg = f"the scenario {scenario} has several metrics; it takes the spec's margins"
+            raise typer.BadParameter(msg, param_hint="--margin")
+    return MetricsSettings(errors=errors, latency=latency, predictions=predictions)
+
+
+def _candidates(scenario: Scenario, world: "World", effect: float | None) -> "list[Candidate]":
+    from headrace.rollout.power import changes
+    from headrace.rollout.world import Candidate
+
+    size = _EFFECT.get(scenario, 0.0) if effect is None else effect
+    if scenario is Scenario.LATENCY:
+        if size <= 0.0:
+            msg = "a factor of 0 is no latency; 1 is no change"
+            raise typer.BadParameter(msg, param_hint="--effect")
+        return [Candidate(name=f"latency times {size:g}", times_slower=size)]
+    if scenario is Scenario.ERRORS:
+        return [Candidate(name=f"errors {100 * size:g} points higher", more_errors=size)]
+    if scenario is Scenario.PREDICTIONS:
+        return [Candidate(name=f"{100 * size:g} % of answers moved", moved_answers=size)]
+    if effect is not None:
+        msg = f"the scenario {scenario} has no effect to set"
+        raise typer.BadParameter(msg, param_hint="--effect")
+    if scenario is Scenario.POWER:
+        return [candidate for _, _, candidate in changes(world)]
+    return [Candidate()]
+
+
+def _run(
+    world: "World",
+    candidates: "list[Candidate]",
+    settings: "CanarySettings",
+    *,
+    runs: int,
+    duration_s: int,
+    seed: int,
+) -> "list[Result]":
+    import numpy as np
+
+    from headrace.rollout.simulate import simulate as run
+
+    with _bar(f"{runs * len(candidates):,} rollouts of {duration_s:,} s") as tell:
+        return run(
+            world,
+            candidates,
+            settings,
+            runs=runs,
+            duration_s=duration_s,
+            rng=np.random.default_rng(seed),
+            progress=tell,
+        )
+
+
+@contextmanager
+def _bar(text: str) -> Iterator[Callable[[float], None]]:
+    """How far it is, where somebody watches; erased at the end."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(text, total=1.0)
+        yield lambda done: progress.update(task, completed=done)
