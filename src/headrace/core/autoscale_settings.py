@@ -26,8 +26,9 @@ class AutoscaleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     or queued per replica; None derives it from the SLO and the measured service time.
     `target_queue_wait_s`: mean wait in a replica's queue; None derives it from the SLO.
     `slo_latency_s`: above this p99, add. `stable_window_s` and `panic_window_s` average the
-    signals; at `panic_ratio` times the target over the panic window the scaler goes by that window
-    and does not shrink. `scale_down_delay_s`: how long a smaller count must have been enough.
+    signals; where the panic window shows `panic_ratio` times what the ready copies should do, the
+    scaler goes by that window and does not shrink. `scale_down_delay_s`: how long a smaller count
+    must have been enough.
     `max_scale_up_ratio`, `max_scale_down_ratio`: how far one step may go.
     """
 
@@ -38,8 +39,8 @@ class AutoscaleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     slo_latency_s: float | None = None
     stable_window_s: float = 60.0
     panic_window_s: float = 6.0
-    panic_ratio: float = 2.0
-    scale_down_delay_s: float = 60.0
+    panic_ratio: float = 1.1
+    scale_down_delay_s: float = 120.0
     max_scale_up_ratio: float = 4.0
     max_scale_down_ratio: float = 2.0
     idle_s: float = 300.0

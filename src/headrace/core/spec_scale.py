@@ -1,6 +1,8 @@
 """What may stand under `autoscale` and `upstream` of an endpoint, `budget` and `pools`."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Final, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
@@ -9,6 +11,7 @@ from headrace.core.names import NAME_PATTERN
 from headrace.core.upstream_settings import UpstreamProtocol, UpstreamSettings
 
 _DAY_S: Final = 86_400.0
+_CRON_FIELDS: Final = 5
 _DEFAULT: Final = AutoscaleSettings()
 
 
@@ -23,6 +26,26 @@ class ScheduleSpec(_Spec):
     duration_s: float = Field(gt=0.0, le=7 * _DAY_S, description="Unit: seconds.")
     min_replicas: int = Field(ge=1, le=1024, description="Unit: processes.")
     timezone: str = Field(default="UTC", max_length=64, description="Such as Europe/Berlin.")
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> Self:
+        # Loaded only by those who have a schedule: it is half of a command's start.
+        from cronsim import CronSim, CronSimError  # noqa: PLC0415
+
+        if len(self.cron.split()) != _CRON_FIELDS:
+            msg = f"'{self.cron}' has not five fields: minute, hour, day, month, day of the week"
+            raise ValueError(msg)
+        try:
+            CronSim(self.cron, datetime.now(UTC))
+        except CronSimError as error:
+            msg = f"'{self.cron}' is no cron line: {error}"
+            raise ValueError(msg) from error
+        try:
+            ZoneInfo(self.timezone)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            msg = f"there is no time zone '{self.timezone}'"
+            raise ValueError(msg) from error
+        return self
 
 
 class AutoscaleSpec(_Spec):
@@ -51,13 +74,13 @@ class AutoscaleSpec(_Spec):
         default=6.0, ge=1.0, le=600.0, description="The short window for bursts. Unit: seconds."
     )
     panic_ratio: float = Field(
-        default=2.0,
+        default=1.1,
         ge=1.0,
         le=100.0,
         description="Load over target in the short window from which it rules.",
     )
     scale_down_delay_s: float = Field(
-        default=60.0,
+        default=120.0,
         ge=0.0,
         le=_DAY_S,
         description="How long fewer copies must have been enough. Unit: seconds.",

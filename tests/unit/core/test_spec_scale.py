@@ -1,0 +1,58 @@
+import pytest
+from pydantic import ValidationError
+
+from headrace.core.autoscale_settings import AutoscaleSettings, ScheduleHint
+from headrace.core.spec_scale import AutoscaleSpec, ScheduleSpec
+
+
+@pytest.mark.parametrize(
+    ("cron", "timezone", "said"),
+    [
+        ("61 8 * * 1-5", "UTC", "is no cron line"),
+        ("* * * * * *", "UTC", "has not five fields"),
+        ("0 8 * * 1-5", "Mars/Olympus", "there is no time zone 'Mars/Olympus'"),
+        ("0 8 * * 1-5", "../etc/passwd", "there is no time zone"),
+    ],
+)
+def test_a_schedule_that_cannot_be_read_is_refused(cron: str, timezone: str, said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        ScheduleSpec(cron=cron, timezone=timezone, duration_s=60.0, min_replicas=1)
+
+
+def test_the_autoscaler_is_told_the_schedule_and_the_slo() -> None:
+    spec = AutoscaleSpec.model_validate(
+        {
+            "max_replicas": 8,
+            "schedule": [
+                {
+                    "cron": "0 8 * * 1-5",
+                    "duration_s": 3600.0,
+                    "min_replicas": 3,
+                    "timezone": "Europe/Berlin",
+                }
+            ],
+        }
+    )
+
+    hint = ScheduleHint(
+        cron="0 8 * * 1-5", duration_s=3600.0, min_replicas=3, timezone="Europe/Berlin"
+    )
+    assert spec.settings(slo_latency_s=0.2) == AutoscaleSettings(
+        max_replicas=8, slo_latency_s=0.2, schedule=(hint,)
+    )
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"min_replicas": 5}, "min_replicas 5 is above max_replicas 4"),
+        ({"panic_window_s": 61.0}, "panic_window_s 61 is above stable_window_s"),
+        (
+            {"schedule": [{"cron": "0 8 * * *", "duration_s": 60.0, "min_replicas": 9}]},
+            "a schedule wants 9, max_replicas is 4",
+        ),
+    ],
+)
+def test_bounds_that_disagree_are_refused(document: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        AutoscaleSpec.model_validate(document)
