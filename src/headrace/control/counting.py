@@ -88,6 +88,7 @@ class Counter:
         """What was added since the last reading; None if it may not be counted."""
         if reading.split != self._split:
             self._split, self._since = reading.split, reading.at
+            self._seen, self.samples = (0, 0), 0
             self._last = None
         if reading.step_since != self._step_since:
             self._step_since = reading.step_since

@@ -15,6 +15,7 @@ def reading(
     epoch: str = "a",
     predictions: Mapping[str, Predictions] | None = None,
     pairs: int = 0,
+    step_since: float | None = None,
 ) -> Reading:
     return Reading(
         at=at,
@@ -24,6 +25,7 @@ def reading(
         baseline=baseline or ArmTotals(),
         predictions=predictions or {},
         pairs=PairCounts(pairs=pairs),
+        step_since=step_since,
     )
 
 
@@ -160,6 +162,16 @@ def test_samples_are_those_of_the_smaller_arm_since_the_split_came() -> None:
 
     assert before == 12
     assert counter.samples == 0
+
+
+def test_samples_are_counted_anew_for_a_step_of_the_same_weight() -> None:
+    counter = Counter(warmup_s=0.0)
+    counter.read(reading(0.0, step_since=0.0))
+    counter.read(reading(1.0, candidate=total(5), baseline=total(50), step_since=0.0))
+    assert counter.samples == 5
+
+    counter.read(reading(2.0, candidate=total(9), baseline=total(99), step_since=1.5))
+    assert counter.samples == 4
 
 
 def test_samples_of_a_shadow_are_pairs() -> None:
