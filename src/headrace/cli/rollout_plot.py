@@ -59,5 +59,5 @@ def draw(path: Path, results: "Sequence[Result]", *, alpha: float, duration_s: i
             xlim=(0, duration_s),
             ylim=(0, 1.02),
         )
-        axes.legend(loc="center right", fontsize="small")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     figure.savefig(path, dpi=120)

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[np.float64]
 
-STAKES: Final[Array] = np.array([0.01 * 3.0**power for power in range(9)])
+STAKES: Final[Array] = np.array([0.03 * 3.0**power for power in range(8)])
 """Stakes in units of one over the values' scale. A gambler's best stake is the effect divided by
 the variance; between neighbours at least 82 % of the best growth is had."""
-MIXTURE_COST: Final = float(np.log(len(STAKES)))
-"""Nats: the most that the average loses against its best member."""
+WEIGHTS: Final[Array] = np.array([0.04, 0.10, 0.16, 0.17, 0.17, 0.14, 0.12, 0.10])
+"""Each gambler's part of the first capital: more for effects about as large as the rate itself."""
 _MOST: Final = 0.95
 """The part of the capital that one value may take at most."""
 _HALVINGS: Final = 26
@@ -58,9 +58,9 @@ def log_growth(values: Array, scale: Array | float, mean: Array | float, *, abov
 
 
 def mixture(log_capitals: Array) -> Array:
-    """The logarithm of the average capital over the last axis."""
+    """The logarithm of all gamblers' capital together, from each one's, `[..., stakes]`."""
     most = np.max(log_capitals, axis=-1)
-    average = np.mean(np.exp(log_capitals - most[..., None]), axis=-1)
+    average = np.exp(log_capitals - most[..., None]) @ WEIGHTS
     result: Array = most + np.log(average)
     return result
 

@@ -14,10 +14,12 @@ Ramdas, Bernoulli 2022, arXiv 1906.09712) is far too wide for a tail; Lindon, Sa
 (KDD 2022, arXiv 2205.14762) use it for the shape.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from headrace.rollout.betting import Array
 from headrace.rollout.rate_difference import RateDifferences
@@ -26,7 +28,8 @@ from headrace.rollout.readings import LatencyCounts
 _FACTORS: Final = (0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
 _NEAR: Final = (0.5, 2.0)
 _STRAY_COST: Final = 0.02
-_WINDOW_TAILS: Final = 20.0
+WINDOW_TAILS: Final = 20.0
+"""The threshold is chosen from the latest requests, twenty of them beyond the quantile or more."""
 _LEAST_TAILS: Final = 2.0
 _ROUND: Final = 1e-6
 
@@ -86,35 +89,54 @@ class Histogram(msgspec.Struct):
         return float(self.lower[at] + inside * (self.upper[at] - self.lower[at]))
 
 
-def threshold_near(
-    upper: Array, counts: Array, *, quantile: float, factor: float
-) -> tuple[Array, Array]:
-    """An edge near each row's quantile, such that `factor` times it is little below an edge.
+def threshold_named(counts: Array, quantile: float) -> NDArray[np.bool_]:
+    """Whether each row of counts `[rows, buckets]` has enough to tell its quantile, `[rows]`."""
+    named: NDArray[np.bool_] = counts.sum(axis=-1) * (1.0 - quantile) >= _LEAST_TAILS
+    return named
+
+
+def thresholds_near(
+    upper: Array, counts: Array, *, quantile: float, factors: Sequence[float]
+) -> list[Array]:
+    """Edges near each row's quantile, such that `factor` times the edge is little below an edge.
 
     Args:
         upper: Upper edges, ascending, `[buckets]`.
         counts: Requests by bucket, `[rows, buckets]`.
         quantile: 0 to 1.
-        factor: 1 for the edge next to the quantile. Buckets are taken to have two significant
+        factors: 1 gives the edge next to the quantile. Buckets are taken to have two significant
             digits; if they have not, the result is only a worse choice.
 
     Returns:
-        The edge for each row in seconds, and whether the row has samples enough to name it.
+        For each factor the rows' edges in seconds, `[rows]`.
     """
-    total = counts.sum(axis=-1)
-    tail = total[:, None] - np.cumsum(counts, axis=-1)
-    wanted = (1.0 - quantile) * total
-    with np.errstate(divide="ignore", invalid="ignore"):
-        stray = np.abs(np.log(tail / wanted[:, None]))
-    edges = np.maximum(factor * upper, 1e-9)
-    unit = 10.0 ** (np.floor(np.log10(edges * (1 + _ROUND))) - 1.0)
-    slack = np.ceil(edges / unit * (1 - _ROUND)) * unit / edges - 1.0
-    near = (tail >= _NEAR[0] * wanted[:, None]) & (tail <= _NEAR[1] * wanted[:, None])
-    cost = np.where(near & (tail > 0), np.maximum(slack, 0.0) + _STRAY_COST * stray, np.inf)
+    total = counts.sum(axis=-1, keepdims=True)
+    tail = (total - np.cumsum(counts, axis=-1)) / ((1.0 - quantile) * np.maximum(total, 1e-12))
+    near = (tail >= _NEAR[0]) & (tail <= _NEAR[1])
+    columns = np.flatnonzero(near.any(axis=0))
     # Where no edge is near (few, wide buckets), the first one past the quantile.
-    past = np.argmax(tail <= wanted[:, None] * (1 + _ROUND), axis=-1)
-    best = np.where(np.isfinite(cost).any(axis=-1), np.argmin(cost, axis=-1), past)
-    return upper[best], total * (1.0 - quantile) >= _LEAST_TAILS
+    past = upper[np.argmax(tail <= 1.0 + _ROUND, axis=-1)]
+    if not columns.size:
+        return [past for _ in factors]
+    stray = np.where(
+        near[:, columns],
+        _STRAY_COST * np.abs(np.log(np.maximum(tail[:, columns], 1e-12))),
+        np.inf,
+    )
+    is_near = near.any(axis=-1)
+    found = []
+    for factor in factors:
+        best = np.argmin(stray + _slack(factor * upper[columns]), axis=-1)
+        found.append(np.where(is_near, upper[columns][best], past))
+    return found
+
+
+def _slack(edges: Array) -> Array:
+    """By which part each value is below the next number of two digits."""
+    edges = np.maximum(edges, 1e-9)
+    unit = 10.0 ** (np.floor(np.log10(edges * (1 + _ROUND))) - 1.0)
+    slack: Array = np.maximum(np.ceil(edges / unit * (1 - _ROUND)) * unit / edges - 1.0, 0.0)
+    return slack
 
 
 class LatencyRatios(msgspec.Struct):
@@ -149,14 +171,14 @@ class LatencyRatios(msgspec.Struct):
     def add(self, share: float, baseline: LatencyCounts, candidate: LatencyCounts) -> None:
         """Count one interval."""
         a, b = Histogram.of(baseline), Histogram.of(candidate)
-        for tests, factor, whole in (
-            (self.slower, 1.0, False),
-            (self.faster, self.margin, True),
-        ):
-            tau = self._threshold(factor)
-            if tau is not None:
-                self._count(tests, share, (a, b), tau, whole=whole)
-        fades = self.recent.total > _WINDOW_TAILS / (1.0 - self.quantile)
+        counts = self.recent.counts[None, :]
+        if threshold_named(counts, self.quantile)[0]:
+            taus = thresholds_near(
+                self.recent.upper, counts, quantile=self.quantile, factors=(1.0, self.margin)
+            )
+            self._count(self.slower, share, (a, b), float(taus[0][0]), whole=False)
+            self._count(self.faster, share, (a, b), float(taus[1][0]), whole=True)
+        fades = self.recent.total > WINDOW_TAILS / (1.0 - self.quantile)
         self.recent = self.recent.merged(a, keep=0.5 if fades else 1.0)
         self.baseline, self.candidate = self.baseline.merged(a), self.candidate.merged(b)
 
@@ -168,14 +190,6 @@ class LatencyRatios(msgspec.Struct):
         low = float(all_factors[slower].max()) if slower.any() else None
         high = float(all_factors[faster].min()) if faster.any() else None
         return low, high
-
-    def _threshold(self, factor: float) -> float | None:
-        if not self.recent.counts.size:
-            return None
-        tau, named = threshold_near(
-            self.recent.upper, self.recent.counts[None, :], quantile=self.quantile, factor=factor
-        )
-        return float(tau[0]) if named[0] else None
 
     def _count(
         self,

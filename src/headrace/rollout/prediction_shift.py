@@ -55,15 +55,9 @@ class PredictionShift(msgspec.Struct):
         self._meet({label: a.get(label, 0) + b.get(label, 0) for label in {*a, *b}})
         self.tests.add(share, self._arm(b), self._arm(a))
 
-    def levels(self, level: float) -> Array:
-        """How `level` is split over the labels, `[labels]`: the first ones get more."""
-        rank = np.arange(1, len(self.labels) + 1)
-        result: Array = level * (0.5 / (rank * (rank + 1)) + 0.5 / MOST_LABELS)
-        return result
-
     def refuted(self, margin: float, level: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Which labels' shares have shown to move by more than `margin`, and which by less."""
-        each = -np.log(self.levels(level) / 2.0)
+        each = -np.log(levels(level, len(self.labels)) / 2.0)
         rose = self.tests.log_evidence(margin, above=True)[1:] >= each
         fell = self.tests.log_evidence(-margin, above=False)[1:] >= each
         # Whichever label moves the most, it moves to one side: so each side of each label has the
@@ -74,7 +68,7 @@ class PredictionShift(msgspec.Struct):
 
     def bounds(self, level: float) -> tuple[float, float]:
         """Bounds of the largest change of any label's share; see `refuted`."""
-        each = np.concatenate([[1.0], self.levels(level) / 2.0])
+        each = np.concatenate([[1.0], levels(level, len(self.labels)) / 2.0])
         rose, fell = self.tests.bounds(each, each)
         least, most = self.tests.bounds(level, level)
         low = max(0.0, float(rose[1:].max()), float(-fell[1:].min()))
@@ -95,6 +89,13 @@ class PredictionShift(msgspec.Struct):
             for label in self.labels
         ]
         return np.array([0.0, *yes]), np.full(len(yes) + 1, float(sum(counts.values())))
+
+
+def levels(level: float, labels: int) -> Array:
+    """How `level` is split over the labels, `[labels]`: the first ones get more."""
+    rank = np.arange(1, labels + 1)
+    result: Array = level * (0.5 / (rank * (rank + 1)) + 0.5 / MOST_LABELS)
+    return result
 
 
 def _within(seen: str | float, label: str | float) -> bool:

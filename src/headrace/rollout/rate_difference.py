@@ -22,7 +22,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.rollout.betting import Array, log_growth, mixture, refuted_down_to, refuted_up_to
+from headrace.rollout.betting import (
+    STAKES,
+    Array,
+    log_growth,
+    mixture,
+    refuted_down_to,
+    refuted_up_to,
+)
 
 CELLS: Final = 4
 """Candidate yes, candidate no, baseline yes, baseline no."""
@@ -103,19 +110,14 @@ class RateDifferences(msgspec.Struct):
 
         With `above` false, against "at least `mean`". At `log(1 / alpha)` it is refuted.
         """
-        tests = len(self.recent)
-        if not self.strata:
-            return np.zeros(tests)
-        values = np.stack([stratum.values() for stratum in self.strata])
-        scales = np.array([stratum.scale for stratum in self.strata])
-        counts = self.part * np.stack([stratum.counts for stratum in self.strata], axis=1)
-        if np.ndim(mean) == 0:
-            growth = log_growth(values, scales, mean, above=above)
-            capitals = counts.reshape(tests, -1) @ growth.reshape(-1, growth.shape[-1])
-        else:
-            growth = log_growth(values, scales, np.asarray(mean)[:, None], above=above)
-            capitals = np.einsum("tvc,tvcs->ts", counts, growth)
-        return mixture(capitals)
+        capitals = np.zeros((len(self.recent), len(STAKES)))
+        for stratum in self.strata:
+            growth = log_growth(stratum.values(), stratum.scale, np.asarray(mean), above=above)
+            if growth.ndim == 2:  # noqa: PLR2004  # one mean for all tests
+                capitals = capitals + stratum.counts @ growth
+            else:
+                capitals = capitals + np.einsum("tc,tcs->ts", stratum.counts, growth)
+        return mixture(self.part * capitals)
 
     def bounds(self, level_low: Array | float, level_high: Array | float) -> tuple[Array, Array]:
         """Bounds of each difference, `[tests]`; each holds at all times at once at its level."""

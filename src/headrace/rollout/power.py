@@ -1,0 +1,113 @@
+"""How many requests does a decision take? Expected, from the growth of the best bet.
+
+A gambler's capital grows by its expected logarithm with each request, so a test with evidence
+needed `log(1 / level)` takes about that, plus what the mixture costs, divided by the growth. An
+estimate for planning, for a base rate that stands still; `simulate` is the judge.
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from headrace.core.rollout_settings import CanarySettings
+from headrace.rollout.betting import WEIGHTS, log_growth
+from headrace.rollout.rate_difference import Stratum
+from headrace.rollout.simulate import Result
+from headrace.rollout.world import LATENCY_SPREAD, Candidate, World
+
+_METRICS: Final = 4
+
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests to both versions until the metric is shown worse, and until within its margin.
+
+    None where that never comes.
+    """
+
+    metric: str
+    until_worse: float | None
+    until_tolerated: float | None
+
+
+class Power(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of one metric: what is expected, and what the simulation found."""
+
+    change: str
+    expected: Expected
+    expected_s: float | None
+    result: Result
+
+
+def expected_requests(
+    world: World, candidate: Candidate, settings: CanarySettings, *, metric: str
+) -> Expected:
+    """Requests that the metric (`errors` or `latency`) takes; see `Expected`."""
+    level = settings.alpha / _METRICS
+    if metric == "errors":
+        errors = settings.metrics.errors
+        assert errors is not None
+        rates = (world.errors, min(world.errors + candidate.more_errors, 1.0))
+        worse = _requests(world.weight, rates, 0.0, level, above=True)
+        tolerated = _requests(world.weight, rates, errors.margin, level, above=False)
+    else:
+        latency = settings.metrics.latency
+        assert latency is not None
+        tail, slower = 1.0 - latency.quantile, candidate.times_slower
+        at_one = (tail, _exceeds(latency.quantile, 1.0 / slower))
+        at_margin = (tail, _exceeds(latency.quantile, latency.margin_ratio / slower))
+        worse = _requests(world.weight, at_one, 0.0, level, above=True)
+        tolerated = _requests(world.weight, at_margin, 0.0, level, above=False)
+    return Expected(metric=metric, until_worse=worse, until_tolerated=tolerated)
+
+
+def changes(world: World) -> list[tuple[str, str, Candidate]]:
+    """Which changes the power table shows: metric, what people call it, the candidate."""
+    found = [("errors", "no change", Candidate(name="no change"))]
+    for more in (0.01, 0.05, 0.2):
+        name = f"errors {100 * more:.0f} % higher (relative)"
+        found.append(("errors", name, Candidate(name=name, more_errors=more * world.errors)))
+    for more, name in ((0.01, "1 point"), (0.05, "5 points"), (0.2, "20 points")):
+        change = f"errors {name} higher"
+        found.append(("errors", change, Candidate(name=change, more_errors=more)))
+    for times in (1.1, 1.5, 2.0):
+        name = f"p99 times {times:g}"
+        found.append(("latency", name, Candidate(name=name, times_slower=times)))
+    return found
+
+
+def power_table(world: World, settings: CanarySettings, results: Sequence[Result]) -> list[Power]:
+    """The rows of the table, for the results of `changes` in their order."""
+    rows = []
+    for (metric, name, candidate), result in zip(changes(world), results, strict=True):
+        expected = expected_requests(world, candidate, settings, metric=metric)
+        needed = [n for n in (expected.until_worse, expected.until_tolerated) if n is not None]
+        expected_s = min(needed) / world.requests_per_s if needed else None
+        rows.append(Power(change=name, expected=expected, expected_s=expected_s, result=result))
+    return rows
+
+
+def _exceeds(quantile: float, factor: float) -> float:
+    """The share that takes longer than `factor` times the quantile, of log-normal latencies."""
+    normal = NormalDist()
+    return 1.0 - normal.cdf(normal.inv_cdf(quantile) + math.log(factor) / LATENCY_SPREAD)
+
+
+def _requests(
+    share: float, rates: tuple[float, float], mean: float, level: float, *, above: bool
+) -> float | None:
+    rate_a, rate_b = rates
+    centre = round(10 * (share * rate_b + (1 - share) * rate_a))
+    stratum = Stratum(share, centre, np.zeros((1, 4)))
+    chance = np.array(
+        [share * rate_b, share * (1 - rate_b), (1 - share) * rate_a, (1 - share) * (1 - rate_a)]
+    )
+    growth = chance @ log_growth(stratum.values(), stratum.scale, np.asarray(mean), above=above)
+    if growth.max() <= 0.0:
+        return None
+    paying = growth > 0.0
+    needed = -math.log(level) - np.log(WEIGHTS[paying])
+    return float(np.min(needed / growth[paying]))

@@ -1,0 +1,270 @@
+"""How often would a rollout be decided, rightly or wrongly, and after how long? By trying it.
+
+Many rollouts are watched at once, each read at every second, with the tests of `evidence`: the
+same classes, one test for each run where `Evidence` has one. A test holds both together.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.core.rollout_settings import CanarySettings
+from headrace.rollout.betting import Array
+from headrace.rollout.latency_ratio import WINDOW_TAILS, threshold_named, thresholds_near
+from headrace.rollout.naive import z_test_rejects
+from headrace.rollout.prediction_shift import levels
+from headrace.rollout.rate_difference import RateDifferences
+from headrace.rollout.world import CLASSES, Candidate, Interval, Traffic, World
+
+_METRICS: Final = ("errors", "rejections", "latency", "predictions")
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the runs of one candidate. Times are simulated seconds, ascending.
+
+    `rolled_back_s` and `promoted_s`: when each run was decided. `ever_rolled_back_s`: when a
+    reading first said roll back, also after a promotion. `naive_s`: when a z test of the errors
+    alone, read as often, first told the versions apart. `naive_at_the_end`: how many runs it told
+    apart when read once, at the end. `by_metric`: how many runs each metric rolled back.
+    """
+
+    candidate: str
+    runs: int
+    requests_per_s: float
+    rolled_back_s: tuple[float, ...]
+    promoted_s: tuple[float, ...]
+    ever_rolled_back_s: tuple[float, ...]
+    naive_s: tuple[float, ...]
+    naive_at_the_end: int
+    by_metric: dict[str, int]
+
+    @property
+    def rolled_back(self) -> float:
+        """Share of the runs."""
+        return len(self.rolled_back_s) / self.runs
+
+    @property
+    def promoted(self) -> float:
+        """Share of the runs."""
+        return len(self.promoted_s) / self.runs
+
+    @property
+    def undecided(self) -> float:
+        """Share of the runs."""
+        return 1.0 - self.rolled_back - self.promoted
+
+    @property
+    def median_s(self) -> float | None:
+        """When half of the runs were decided; None if fewer ever were."""
+        ended = sorted([*self.rolled_back_s, *self.promoted_s])
+        middle = (self.runs + 1) // 2
+        return ended[middle - 1] if len(ended) >= middle else None
+
+
+@dataclass(slots=True)
+class Watch:
+    """The tests of many runs at once."""
+
+    settings: CanarySettings
+    traffic: Traffic
+    _errors: RateDifferences = field(init=False)
+    _rejections: RateDifferences = field(init=False)
+    _slower: RateDifferences = field(init=False)
+    _faster: RateDifferences = field(init=False)
+    _classes: RateDifferences = field(init=False)
+    _recent: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        runs, metrics = len(self.traffic.candidates), self.settings.metrics
+        assert all(getattr(metrics, name) is not None for name in _METRICS)
+        assert metrics.latency is not None
+        centre = round(10 * (1.0 - metrics.latency.quantile))
+        self._errors, self._rejections = (RateDifferences.start(runs) for _ in range(2))
+        self._slower, self._faster = (RateDifferences.start(runs, centre=centre) for _ in range(2))
+        self._classes = RateDifferences.start(runs * len(CLASSES))
+        self._recent = np.zeros((runs, len(self.traffic.upper_s)))
+
+    def add(self, interval: Interval) -> None:
+        """Count one second."""
+        share = self.traffic.world.weight
+        for tests, yes in (
+            (self._errors, interval.errors),
+            (self._rejections, interval.rejections),
+        ):
+            tests.add(share, (yes[1], interval.requests[1]), (yes[0], interval.requests[0]))
+        answers = np.repeat(interval.classes.sum(-1), len(CLASSES), axis=-1)
+        a, b = interval.classes.reshape(2, -1)
+        self._classes.add(share, (b, answers[1]), (a, answers[0]))
+        self._add_latency(interval, share)
+
+    def verdicts(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which metrics say roll back, and which say promote, `[metrics, runs]`."""
+        metrics, needed = self.settings.metrics, np.log(len(_METRICS) / self.settings.alpha)
+        assert metrics.errors is not None
+        assert metrics.rejections is not None
+        assert metrics.predictions is not None
+        worse = [
+            tests.log_evidence(0.0, above=True) >= needed
+            for tests in (self._errors, self._rejections, self._slower)
+        ]
+        tolerated = [
+            self._errors.log_evidence(metrics.errors.margin, above=False) >= needed,
+            self._rejections.log_evidence(metrics.rejections.margin, above=False) >= needed,
+            self._faster.log_evidence(0.0, above=False) >= needed,
+        ]
+        worse = [w & ~t for w, t in zip(worse, tolerated, strict=True)]
+        margin, by_class = metrics.predictions.margin, (-1, len(CLASSES))
+        each = -np.log(levels(self.settings.alpha / len(_METRICS), len(CLASSES)) / 2.0)
+        rose = self._classes.log_evidence(margin, above=True).reshape(by_class)
+        fell = self._classes.log_evidence(-margin, above=False).reshape(by_class)
+        rose_less = self._classes.log_evidence(margin, above=False).reshape(by_class)
+        fell_less = self._classes.log_evidence(-margin, above=True).reshape(by_class)
+        worse.append(((rose >= each) | (fell >= each)).any(-1))
+        tolerated.append(((rose_less >= needed) & (fell_less >= needed)).all(-1))
+        return np.stack(worse), np.stack(tolerated)
+
+    def _add_latency(self, interval: Interval, share: float) -> None:
+        latency = self.settings.metrics.latency
+        assert latency is not None
+        runs, upper = len(self._recent), self.traffic.upper_s
+        total = np.bincount(interval.place, minlength=2 * runs).reshape(2, runs).astype(float)
+        named = threshold_named(self._recent, latency.quantile)
+        factors = (1.0, latency.margin_ratio)
+        taus = thresholds_near(upper, self._recent, quantile=latency.quantile, factors=factors)
+        for tests, factor, tau in zip((self._slower, self._faster), factors, taus, strict=True):
+            # The last bucket that is not above `tau`; and, for the candidate, `factor * tau`. The
+            # bucket across the latter counts as above only where slower is the safe side.
+            side = (1 - 1e-6) if tests is self._slower else (1 + 1e-6)
+            limits = np.concatenate(
+                [
+                    np.searchsorted(upper, tau * (1 - 1e-6)),
+                    np.searchsorted(upper, factor * tau * side, side="right") - 1
+                    if tests is self._faster
+                    else np.searchsorted(upper, factor * tau * side),
+                ]
+            )
+            over = np.bincount(
+                interval.place,
+                weights=interval.bucket > limits[interval.place],
+                minlength=2 * runs,
+            ).reshape(2, runs)
+            tests.add(
+                share,
+                (over[1] * named, total[1] * named),
+                (over[0] * named, total[0] * named),
+            )
+        self._remember(interval, 1.0 / (1.0 - latency.quantile))
+
+    def _remember(self, interval: Interval, tail: float) -> None:
+        runs, buckets = self._recent.shape
+        ours = interval.place < runs
+        seen = np.bincount(
+            interval.place[ours] * buckets + interval.bucket[ours], minlength=self._recent.size
+        ).reshape(self._recent.shape)
+        fades = self._recent.sum(-1) > WINDOW_TAILS * tail
+        self._recent = self._recent * np.where(fades, 0.5, 1.0)[:, None] + seen
+
+
+def simulate(
+    world: World,
+    candidates: Sequence[Candidate],
+    settings: CanarySettings,
+    *,
+    runs: int,
+    duration_s: int,
+    rng: np.random.Generator,
+    progress: Callable[[float], None] | None = None,
+) -> list[Result]:
+    """Watch `runs` rollouts of each candidate for `duration_s`, and read them at every second.
+
+    Args:
+        world: The traffic; one weight for the whole rollout.
+        candidates: What is rolled out.
+        settings: Alpha, margins, `min_samples`; its steps are not followed. Needs the metrics
+            errors, rejections, latency and predictions.
+        runs: For each candidate.
+        duration_s: Simulated.
+        rng: Where chance comes from.
+        progress: Told the part that is done, 0 to 1.
+
+    Returns:
+        One result for each candidate.
+    """
+    each = [candidate for candidate in candidates for _ in range(runs)]
+    latency = settings.metrics.latency
+    quantile = latency.quantile if latency is not None else 0.99
+    traffic = Traffic(world=world, candidates=each, rng=rng, quantile=quantile)
+    watch, tally = Watch(settings, traffic), _Tally(len(each), settings.alpha)
+    for second in range(1, duration_s + 1):
+        interval = traffic.next()
+        watch.add(interval)
+        tally.read(second, interval, *watch.verdicts(), min_samples=settings.min_samples)
+        if progress is not None:
+            progress(second / duration_s)
+    return [
+        tally.result(candidate.name, slice(i * runs, (i + 1) * runs), world.requests_per_s)
+        for i, candidate in enumerate(candidates)
+    ]
+
+
+class _Tally:
+    """What was said to each run so far; all fields `[runs]`."""
+
+    def __init__(self, runs: int, alpha: float) -> None:
+        self._alpha = alpha
+        self._requests, self._errors = np.zeros((2, runs)), np.zeros((2, runs))
+        self._rolled_back_s, self._promoted_s, self._naive_s = np.full((3, runs), np.inf)
+        self._metric = np.zeros(runs, int)
+        self._naive_now = np.zeros(runs, bool)
+
+    def read(
+        self,
+        second: int,
+        interval: Interval,
+        worse: NDArray[np.bool_],
+        tolerated: NDArray[np.bool_],
+        *,
+        min_samples: int,
+    ) -> None:
+        self._requests += interval.requests
+        self._errors += interval.errors
+        counts = self._requests.min(axis=0) >= min_samples
+        back, on = worse.any(axis=0) & counts, tolerated.all(axis=0) & counts
+        self._naive_now = counts & z_test_rejects(
+            (self._errors[1], self._requests[1]),
+            (self._errors[0], self._requests[0]),
+            level=self._alpha,
+        )
+        self._metric = np.where(
+            np.isinf(self._rolled_back_s) & back, np.argmax(worse, axis=0), self._metric
+        )
+        for said, when in (
+            (back, self._rolled_back_s),
+            (on, self._promoted_s),
+            (self._naive_now, self._naive_s),
+        ):
+            when[said & np.isinf(when)] = second
+
+    def result(self, candidate: str, which: slice, requests_per_s: float) -> Result:
+        back_s, on_s = self._rolled_back_s[which], self._promoted_s[which]
+        is_back, is_on = back_s < on_s, on_s < back_s
+        metric = self._metric[which][is_back]
+        return Result(
+            candidate=candidate,
+            runs=len(back_s),
+            requests_per_s=requests_per_s,
+            rolled_back_s=_sorted(back_s[is_back]),
+            promoted_s=_sorted(on_s[is_on]),
+            ever_rolled_back_s=_sorted(back_s[np.isfinite(back_s)]),
+            naive_s=_sorted(self._naive_s[which][np.isfinite(self._naive_s[which])]),
+            naive_at_the_end=int(self._naive_now[which].sum()),
+            by_metric={name: int((metric == i).sum()) for i, name in enumerate(_METRICS)},
+        )
+
+
+def _sorted(times: Array) -> tuple[float, ...]:
+    return tuple(np.sort(times).tolist())
