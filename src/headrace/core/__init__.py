@@ -44,6 +44,7 @@ from headrace.core.settings import (
     DEFAULT_MAX_BODY_BYTES,
     BatchingSettings,
     PaddingSettings,
+    PoolSettings,
     ReplicaSettings,
 )
 from headrace.core.signature import (
@@ -90,6 +91,7 @@ __all__ = [
     "Parameters",
     "PayloadTooLargeError",
     "PermissionDeniedError",
+    "PoolSettings",
     "ReplicaSettings",
     "RequestCancelledError",
     "RequestedOutput",

@@ -72,3 +72,31 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     log_format: str = "text"
     replica: str = ""
     labels: dict[str, list[str]] = {}
+
+
+class PoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One copy of a pool: a process that hosts many models and loads each when it is asked for.
+
+    Which models these are is told later, over `uds`; until then the copy is not ready. `name` is
+    the pool's. `memory_bytes` bounds what loaded models take, as measured when each was tried;
+    `max_loaded` their number. `load_timeout_s`: how long a request waits for its model, and a load
+    may take. `max_waiting`: requests that wait for models to be loaded; more are refused. The rest
+    as in `ReplicaSettings`.
+    """
+
+    name: str
+    uds: str = ""
+    host: str = "127.0.0.1"
+    port: int | None = None
+    metrics_port: int | None = None
+    memory_bytes: int = 1 << 30
+    max_loaded: int = 64
+    load_timeout_s: float = 30.0
+    max_waiting: int = 256
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    idle_timeout_s: float = 300.0
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 60.0
+    drain_timeout_s: float = 30.0
+    log_format: str = "text"
+    replica: str = ""

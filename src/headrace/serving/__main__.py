@@ -1,11 +1,14 @@
-"""`python -m headrace.serving --settings FILE`: one replica, as the control plane starts it."""
+"""`python -m headrace.serving --settings FILE`: one replica, as the control plane starts it.
+
+With `ReplicaSettings` it serves their model, with `PoolSettings` the models it is told to.
+"""
 
 import sys
 from pathlib import Path
 
 import msgspec
 
-from headrace.core import ReplicaSettings
+from headrace.core import PoolSettings, ReplicaSettings
 from headrace.observe import configure_logging
 from headrace.serving.replica import run
 
@@ -25,12 +28,26 @@ def main(arguments: list[str]) -> int:
             print(_USAGE, file=sys.stderr)  # noqa: T201  # there is no log yet
             return 2
     try:
-        settings = msgspec.json.decode(Path(file).read_bytes(), type=ReplicaSettings)
+        settings = _read(Path(file))
     except (OSError, msgspec.MsgspecError) as error:
         print(f"cannot read {file}: {error}", file=sys.stderr)  # noqa: T201  # as above
         return 2
     configure_logging(log_format="json" if settings.log_format == "json" else "text")
+    if isinstance(settings, PoolSettings):
+        from headrace.serving.pool_replica import run_pool  # noqa: PLC0415  # replicas do without
+
+        return run_pool(settings)
     return run(settings)
+
+
+def _read(file: Path) -> ReplicaSettings | PoolSettings:
+    """What the file says: a pool has a name, a replica the name of its model."""
+    data = file.read_bytes()
+    fields = msgspec.json.decode(data)
+    is_pool = isinstance(fields, dict) and "name" in fields
+    if is_pool:
+        return msgspec.json.decode(data, type=PoolSettings)
+    return msgspec.json.decode(data, type=ReplicaSettings)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What a replica answers: all routes of its APIs, and the edge at which every error ends."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from headrace.core import HeadraceError
@@ -13,7 +15,15 @@ from headrace.serving.grpc_api import INFER
 from headrace.serving.grpc_bridge import GrpcBridge, send_grpc_error
 from headrace.serving.internal import InternalApi
 from headrace.serving.observation import Observer
-from headrace.serving.routing import Handler, MethodNotAllowedError, ModelRoutes, Router
+from headrace.serving.routing import (
+    Handler,
+    MethodNotAllowedError,
+    ModelRoutes,
+    Router,
+    Table,
+    add_routes,
+    why_no_model,
+)
 from headrace.serving.state import ReplicaState
 from headrace.serving.v1 import V1Api
 from headrace.serving.v2 import V2Api
@@ -45,6 +55,8 @@ class Application:
         self._apis = (v2, v1, grpc)
         self._observer = Observer(state)
         self._internal = InternalApi(state, self._observer, self._observe_or_not)
+        self.model_table: Table = {}
+        """What is there for the model by path and method; the rest is about the process."""
         self._router = self._make_router()
 
     def model_loaded(self) -> None:
@@ -56,23 +68,16 @@ class Application:
         """The request edge: answer `exchange`, now or later, whatever happens."""
         try:
             self._router.find(exchange)(exchange)
-        except MethodNotAllowedError as error:
-            exchange.send(405, encode_error(error), headers={b"Allow": error.allowed})
         except HeadraceError as error:
             if hasattr(exchange, "wire"):  # it was to be inferred
                 self._state.refused(exchange, error)
-            if exchange.is_grpc:
-                send_grpc_error(exchange, error)
-            else:
-                send_error(exchange, error)
+            send_refusal(exchange, error)
         except Exception:  # noqa: BLE001  # the request edge: a bug of ours costs this request
-            _log.exception("request failed", extra={"request_id": exchange.request_id})
-            exchange.send(500, encode_error("internal error; the replica's log has the details"))
+            send_failure(exchange)
 
     def cancel(self, ticket: Ticket) -> None:
         """The caller left before its answer."""
-        if self._state.served is not None:
-            self._state.served.engine.cancel(ticket)
+        self._state.cancel(ticket)
 
     def _observe_or_not(self) -> None:
         """Called when the observer was told what to look at."""
@@ -81,10 +86,11 @@ class Application:
     def _make_router(self) -> Router:
         """All routes; those of inference are wrapped only while their outcomes are observed."""
         v2, v1, grpc = self._apis
+        name, version = self._state.name, self._state.version
         seen = self._observed if self._observer.is_on else dict
-        routes = ModelRoutes(
-            name=self._state.name,
-            version=self._state.version,
+        model = ModelRoutes(
+            name=name,
+            version=version,
             handlers=seen(v2.model_handlers()),
             v1_handlers=seen(v1.model_handlers()),
         )
@@ -95,7 +101,11 @@ class Application:
             **self._internal.handlers(),
             (b"GET", b"/metrics"): self._metrics,
         }
-        return Router(routes, others)
+        self.model_table = model.table()
+        return Router(
+            add_routes(self.model_table | {}, others),
+            partial(why_no_model, knows=lambda n, v: n == name and v in {"", version}),
+        )
 
     def _observed(
         self, handlers: dict[tuple[bytes, bytes], Handler]
@@ -111,16 +121,32 @@ class Application:
         exchange.send(200, exposition(self._state), content_type=CONTENT_TYPE)
 
 
-class MetricsApplication:
-    """The metrics alone, for a port of their own."""
+def send_refusal(exchange: Exchange, error: HeadraceError) -> None:
+    """Answer with an error, in the protocol of the caller."""
+    if isinstance(error, MethodNotAllowedError):
+        exchange.send(405, encode_error(error), headers={b"Allow": error.allowed})
+    elif exchange.is_grpc:
+        send_grpc_error(exchange, error)
+    else:
+        send_error(exchange, error)
 
-    def __init__(self, state: ReplicaState) -> None:
-        self._state = state
+
+def send_failure(exchange: Exchange) -> None:
+    """Answer that there is a bug of ours; called while its exception is handled."""
+    _log.exception("request failed", extra={"request_id": exchange.request_id})
+    exchange.send(500, encode_error("internal error; the replica's log has the details"))
+
+
+class MetricsApplication:
+    """The metrics alone, for a port of their own; `text` makes them."""
+
+    def __init__(self, text: Callable[[], bytes]) -> None:
+        self._text = text
 
     def handle(self, exchange: Exchange) -> None:
         """GET /metrics."""
         if exchange.method == b"GET" and exchange.path.partition(b"?")[0] == b"/metrics":
-            exchange.send(200, exposition(self._state), content_type=CONTENT_TYPE)
+            exchange.send(200, self._text(), content_type=CONTENT_TYPE)
         else:
             exchange.send(404, b"Not Found\n", content_type=TEXT)
 

@@ -43,6 +43,9 @@ class Wire(Protocol):
     def refuse(self, exchange: "Exchange", error: HeadraceError) -> None:
         """Send an error."""
 
+    def cancel(self, exchange: "Exchange") -> None:
+        """Forget a request whose caller left before the outcome."""
+
 
 class Exchange(Ticket):
     """A request that was read whole, and its answer once there is one.

@@ -1,11 +1,11 @@
 """A replica's figures as Prometheus text, under names that people's dashboards already use."""
 
-import resource
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from headrace.observe import Histogram
+from headrace.serving.memory import cpu_s, resident_bytes
 
 if TYPE_CHECKING:
     from headrace.serving.state import ReplicaState
@@ -23,11 +23,48 @@ _PHASES: Final = {
 
 def exposition(state: "ReplicaState") -> bytes:
     """The metrics of `state`, in Prometheus' text format 0.0.4."""
-    return "\n".join(_lines(state)).encode() + b"\n"
+    labels = model_labels(state)
+    lines = (*_model(state, labels), *process_lines(labels))
+    return "\n".join(lines).encode() + b"\n"
 
 
-def _lines(state: "ReplicaState") -> Iterator[str]:
-    labels = f'model="{state.name}",version="{state.version}"'
+def exposition_of_many(states: "Iterable[ReplicaState]", others: Iterable[str]) -> bytes:
+    """The same of several models in one process, with `others`, the lines about the process.
+
+    A metric's samples stand together under one head, as Prometheus wants them. Those that differ in
+    nothing but the version, which KServe's have no label for, are added up.
+    """
+    samples: dict[str, dict[str, float]] = {}
+    heads: dict[str, list[str]] = {}
+    name = ""
+    for line in chain(*(_model(state, model_labels(state)) for state in states), others):
+        if line.startswith("#"):
+            name = line.split(" ", 3)[2]
+            head = heads.setdefault(name, [])
+            if line not in head:
+                head.append(line)
+        else:
+            series, _, value = line.rpartition(" ")
+            found = samples.setdefault(name, {})
+            found[series] = found.get(series, 0) + float(value)
+    lines = (
+        line
+        for name, head in heads.items()
+        for line in (*head, *(f"{s} {_number(v)}" for s, v in samples.get(name, {}).items()))
+    )
+    return "\n".join(lines).encode() + b"\n"
+
+
+def model_labels(state: "ReplicaState") -> str:
+    """What tells a model's samples apart."""
+    return f'model="{state.name}",version="{state.version}"'
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value.is_integer() else repr(value)
+
+
+def _model(state: "ReplicaState", labels: str) -> Iterator[str]:
     yield from _triton(state, labels)
     for phase, text in _PHASES.items():
         yield from _histogram(
@@ -37,24 +74,23 @@ def _lines(state: "ReplicaState") -> Iterator[str]:
         "headrace_batch_rows", "Rows per run of the model.", state.phases.batch_rows, labels
     )
     yield from _kserve(state)
-    in_flight = state.served.engine.in_flight if state.served else 0
-    yield from _single(
+    in_flight = state.waiting + (state.served.engine.in_flight if state.served else 0)
+    yield from single(
         "headrace_requests_in_flight", "gauge", "Requests queued or running.", labels, in_flight
     )
-    yield from _single(
+    yield from single(
         "headrace_replica_ready",
         "gauge",
         "1 if the replica takes requests.",
         labels,
         int(state.is_ready),
     )
-    yield from _process(labels)
 
 
 def _triton(state: "ReplicaState", labels: str) -> Iterator[str]:
     """Triton's counters, with its names, units and labels."""
     s = state.statistics
-    yield from _single(
+    yield from single(
         "nv_inference_request_success",
         "counter",
         "Number of successful inference requests.",
@@ -62,10 +98,10 @@ def _triton(state: "ReplicaState", labels: str) -> Iterator[str]:
         s.success.count,
     )
     name = "nv_inference_request_failure"
-    yield from _head(name, "counter", "Number of failed inference requests.")
+    yield from metric_head(name, "counter", "Number of failed inference requests.")
     for reason, count in s.failures.items():
         yield f'{name}{{{labels},reason="{reason}"}} {count}'
-    waiting = state.served.engine.waiting if state.served else 0
+    waiting = state.waiting + (state.served.engine.waiting if state.served else 0)
     for name, kind, text, value in (
         ("nv_inference_count", "counter", "Number of inferences (rows).", s.inference_count),
         ("nv_inference_exec_count", "counter", "Number of model executions.", s.execution_count),
@@ -101,7 +137,7 @@ def _triton(state: "ReplicaState", labels: str) -> Iterator[str]:
             s.compute_output.ns // 1000,
         ),
     ):
-        yield from _single(name, kind, text, labels, value)
+        yield from single(name, kind, text, labels, value)
 
 
 def _kserve(state: "ReplicaState") -> Iterator[str]:
@@ -116,37 +152,38 @@ def _kserve(state: "ReplicaState") -> Iterator[str]:
         yield from _histogram(name, text, phase, labels)
 
 
-def _process(labels: str) -> Iterator[str]:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    yield from _single(
+def process_lines(labels: str) -> Iterator[str]:
+    """What the process uses."""
+    yield from single(
         "headrace_replica_cpu_seconds_total",
         "counter",
         "CPU seconds used by the replica.",
         labels,
-        usage.ru_utime + usage.ru_stime,
+        cpu_s(),
     )
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    yield from _single(
+    yield from single(
         "headrace_replica_resident_memory_bytes",
         "gauge",
         "Resident memory of the replica.",
         labels,
-        pages * resource.getpagesize(),
+        resident_bytes(),
     )
 
 
-def _head(name: str, kind: str, text: str) -> Iterator[str]:
+def metric_head(name: str, kind: str, text: str) -> Iterator[str]:
+    """What precedes a metric's samples."""
     yield f"# HELP {name} {text}"
     yield f"# TYPE {name} {kind}"
 
 
-def _single(name: str, kind: str, text: str, labels: str, value: float) -> Iterator[str]:
-    yield from _head(name, kind, text)
+def single(name: str, kind: str, text: str, labels: str, value: float) -> Iterator[str]:
+    """A metric with one sample."""
+    yield from metric_head(name, kind, text)
     yield f"{name}{{{labels}}} {value}"
 
 
 def _histogram(name: str, text: str, histogram: Histogram, labels: str) -> Iterator[str]:
-    yield from _head(name, "histogram", text)
+    yield from metric_head(name, "histogram", text)
     total = 0
     for bound, count in zip((*histogram.bounds, "+Inf"), histogram.counts, strict=True):
         total += count

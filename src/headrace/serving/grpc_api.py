@@ -96,18 +96,20 @@ class GrpcApi:
     def _model_metadata(self, request: Any) -> Fields:  # noqa: ANN401  # as above
         self.check_model(request.name, request.version)
         state = self._state
-        loaded = state.model.loaded
-        return model_metadata(state.name, [state.version], loaded.signature, runtime=loaded.runtime)
+        described = state.description
+        return model_metadata(
+            state.name, [state.version], described.signature, runtime=described.runtime
+        )
 
     def _model_config(self, request: Any) -> Fields:  # noqa: ANN401  # as above
         self.check_model(request.name, request.version)
         state = self._state
-        loaded = state.model.loaded
+        described = state.description
         config = model_config(
             state.name,
             state.version,
-            loaded.signature,
-            runtime=loaded.runtime,
+            described.signature,
+            runtime=described.runtime,
             batching=state.settings.batching,
         )
         return {"config": config}

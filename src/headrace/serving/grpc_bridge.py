@@ -64,7 +64,7 @@ class GrpcBridge:
     def infer(self, exchange: Exchange) -> None:
         """ModelInfer: decode and queue; the outcome comes by `respond` or `refuse`."""
         exchange.wire = self
-        _check_content_type(exchange)
+        check_content_type(exchange)
         codec = self._codec
         if codec is None:
             raise self._state.not_ready()
@@ -90,13 +90,17 @@ class GrpcBridge:
         """Answer with an error's status."""
         send_grpc_error(exchange, error)
 
+    def cancel(self, exchange: Exchange) -> None:
+        """The caller left."""
+        self._state.cancel(exchange)
+
     def _answer(self, rpc: str, exchange: Exchange) -> None:
-        _check_content_type(exchange)
+        check_content_type(exchange)
         message = self._api.answer(rpc, bytes(unframe(exchange.body)))
         exchange.send_ok(GRPC_HEAD, frame(message))
 
     def _check_health(self, exchange: Exchange) -> None:
-        _check_content_type(exchange)
+        check_content_type(exchange)
         message = self._api.check_health(bytes(unframe(exchange.body)))
         exchange.send_ok(GRPC_HEAD, frame(message))
 
@@ -115,7 +119,12 @@ def send_grpc_error(exchange: Exchange, error: HeadraceError) -> None:
     exchange.send(200, content_type=GRPC, headers=headers)
 
 
-def _check_content_type(exchange: Exchange) -> None:
+def check_content_type(exchange: Exchange) -> None:
+    """Let gRPC pass.
+
+    Raises:
+        InvalidArgumentError: It is something else on a path of gRPC's.
+    """
     if not exchange.is_grpc:
         msg = "this path speaks gRPC: content-type must be application/grpc"
         raise InvalidArgumentError(msg)

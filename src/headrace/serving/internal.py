@@ -1,9 +1,7 @@
 """What the control plane alone asks a replica, over its Unix socket: report, observe, answers."""
 
-import resource
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import parse_qs
 
@@ -11,6 +9,7 @@ import msgspec
 
 from headrace.core import InvalidArgumentError, NotFoundError
 from headrace.serving.exchange import Exchange
+from headrace.serving.memory import peak_bytes, resident_bytes
 from headrace.serving.observation import Observer
 from headrace.serving.report import Observe, ReplicaReport
 from headrace.serving.routing import Handler
@@ -18,10 +17,6 @@ from headrace.serving.routing import Handler
 if TYPE_CHECKING:
     from headrace.serving.state import ReplicaState
 
-_PAGE_BYTES: Final = resource.getpagesize()
-_STATM: Final = Path("/proc/self/statm")
-_STATUS: Final = Path("/proc/self/status")
-_PEAK: Final = "VmHWM:"
 _PERCENT: Final = 100
 
 T = TypeVar("T")
@@ -75,7 +70,8 @@ def make_report(state: "ReplicaState", observer: Observer) -> ReplicaReport:
     Called on the event loop's thread, whose time it tells.
     """
     engine = state.served.engine if state.served else None
-    in_flight = engine.in_flight if engine else 0
+    waiting = state.waiting
+    in_flight = waiting + (engine.in_flight if engine else 0)
     statistics, phases = state.statistics, state.phases
     answered, failed = statistics.success.count, statistics.fail.count
     return ReplicaReport(
@@ -85,7 +81,7 @@ def make_report(state: "ReplicaState", observer: Observer) -> ReplicaReport:
         at=time.monotonic(),
         ready=state.is_ready,
         in_flight=in_flight,
-        queued=engine.waiting if engine else 0,
+        queued=waiting + (engine.waiting if engine else 0),
         received=answered + failed + in_flight,
         answered=answered,
         failed=failed,
@@ -99,7 +95,7 @@ def make_report(state: "ReplicaState", observer: Observer) -> ReplicaReport:
         busy_s=sum(batch.compute_infer.ns for batch in statistics.batches.values()) / 1e9,
         loop_s=time.thread_time(),
         rss_bytes=resident_bytes(),
-        peak_rss_bytes=_peak_bytes(),
+        peak_rss_bytes=peak_bytes(),
         intra_op_threads=state.settings.intra_op_threads or 1,
         max_concurrent_runs=engine.max_concurrent_runs if engine else 0,
         predictions=observer.predictions(),
@@ -128,15 +124,3 @@ def decode_body(exchange: Exchange, kind: type[T]) -> T:
         return msgspec.json.decode(exchange.body, type=kind)
     except msgspec.MsgspecError as error:
         raise InvalidArgumentError(str(error)) from error
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process."""
-    return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
-
-
-def _peak_bytes() -> int:
-    """The most that was ever resident; `getrusage` would count the parent's before the start."""
-    text = _STATUS.read_text()
-    start = text.find(_PEAK)
-    return int(text[start + len(_PEAK) :].split(maxsplit=1)[0]) * 1024 if start >= 0 else 0

@@ -27,7 +27,7 @@ from headrace.runtimes import (
 _log = logging.getLogger(__name__)
 
 WARM_UP_S: Final = 1.0
-"""How long the warm-up may take beyond its first run."""
+"""How long the warm-up of a process's only model may take beyond its first run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,19 @@ class LoadedModel:
 
 
 def load(settings: ReplicaSettings) -> LoadedModel:
+    """Load, verify and warm up the one model of this process, as `load_model`."""
+    loaded = load_model(settings, warm_up_s=WARM_UP_S)
+    gc.collect()
+    gc.freeze()  # what is loaded stays: the collector need not look at it again
+    return loaded
+
+
+def load_model(settings: ReplicaSettings, *, warm_up_s: float, device: str = "auto") -> LoadedModel:
     """Load, verify and warm up the model that `settings` names.
+
+    Args:
+        warm_up_s: How long the warm-up may take beyond its first run.
+        device: As in `LoadOptions`.
 
     Raises:
         UnsupportedModelError: The file is no model that can be served.
@@ -55,14 +67,13 @@ def load(settings: ReplicaSettings) -> LoadedModel:
     runtime = get_runtime(settings.runtime) if settings.runtime else detect_runtime(path)
     # One thread inside a run and as many runs as cores: faster than the reverse (measured; see
     # docs/explain/batching.md), unless the operator asks for low latency of single runs.
-    model = runtime.load(path, LoadOptions(intra_op_threads=settings.intra_op_threads or 1))
+    options = LoadOptions(intra_op_threads=settings.intra_op_threads or 1, device=device)
+    model = runtime.load(path, options)
     signature = with_labels(model.signature, settings.labels)
     plan = _padding(model, settings)
     max_batch_size = settings.batching.max_batch_size if signature.batched else 1
     times = ServiceTimes(max_batch_size=max_batch_size)
-    warm_up(model, times, max_batch_size=max_batch_size, budget_s=WARM_UP_S)
-    gc.collect()
-    gc.freeze()  # what is loaded stays: the collector need not look at it again
+    warm_up(model, times, max_batch_size=max_batch_size, budget_s=warm_up_s)
     seconds = time.monotonic() - started
     _log.info("model loaded", extra={"model": settings.model_name, "seconds": f"{seconds:.2f}"})
     return LoadedModel(

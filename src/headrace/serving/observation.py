@@ -142,6 +142,10 @@ class _ObservedWire:
         self._wire.refuse(exchange, error)
         self._look(exchange, lambda: self._observer.failed(exchange))
 
+    def cancel(self, exchange: Exchange) -> None:
+        """The caller left: there is nothing to look at."""
+        self._wire.cancel(exchange)
+
     def _look(self, exchange: Exchange, look: Callable[[], None]) -> None:
         try:
             look()

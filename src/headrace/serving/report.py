@@ -1,6 +1,11 @@
 """What does a replica tell the control plane about itself? One document, over its socket."""
 
+import hashlib
+from collections.abc import Iterable
+
 import msgspec
+
+from headrace.core import ReplicaSettings
 
 
 class PredictionCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +86,41 @@ class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):
     observing: str = ""
 
 
+class HostedReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One model of a pool's copy.
+
+    `phase`: `unloaded`, `loading`, `loaded` or `failed`, with the `reason`. `size_bytes`: what it
+    takes when loaded, as measured when it was tried; 0 before. `waiting`: requests that wait for it
+    to be loaded. `loads` and `unloads` count since it was declared.
+    """
+
+    model: str
+    version: str
+    phase: str
+    size_bytes: int = 0
+    in_flight: int = 0
+    waiting: int = 0
+    loads: int = 0
+    unloads: int = 0
+    reason: str = ""
+
+
+class PoolReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One copy of a pool, and its models.
+
+    `digest` is that of the models it was told to host, as `models_digest` makes it; empty before it
+    was told. `loaded_bytes`: what loaded models take together, of at most `memory_bytes`.
+    """
+
+    pool: str
+    replica: str
+    digest: str = ""
+    loaded_bytes: int = 0
+    memory_bytes: int = 0
+    max_loaded: int = 0
+    models: list[HostedReport] = []
+
+
 class Observe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a replica shall look at, besides what it always counts; the default is nothing.
 
@@ -97,3 +137,9 @@ class Observe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 def as_asked(observe: Observe) -> str:
     """What `ReplicaReport.observing` says while a replica does as `observe` asks."""
     return msgspec.json.encode(observe).decode() if observe.key else ""
+
+
+def models_digest(models: Iterable[ReplicaSettings]) -> str:
+    """What tells two lists of a pool's models apart; their order does not matter."""
+    ordered = sorted(models, key=lambda model: (model.model_name, model.model_version))
+    return hashlib.sha256(msgspec.json.encode(ordered, order="deterministic")).hexdigest()

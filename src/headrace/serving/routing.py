@@ -1,4 +1,4 @@
-"""From a request's path to what answers it. A replica serves one model, so the table is a dict."""
+"""From a request's path to what answers it. The paths of all models are known: it is a dict."""
 
 import re
 from collections.abc import Callable
@@ -43,10 +43,10 @@ class ModelRoutes:
     v1_handlers: dict[tuple[bytes, bytes], Handler]
     """By method and what follows `/v1/models/NAME`, for instance `:predict`."""
 
-    def table(self) -> dict[bytes, dict[bytes, Handler]]:
-        """Handlers by path and method."""
+    def table(self) -> "Table":
+        """All of them."""
         name, version = self.name.encode(), self.version.encode()
-        table: dict[bytes, dict[bytes, Handler]] = {}
+        table: Table = {}
         for (method, verb), handler in self.handlers.items():
             for base in (b"/v2/models/" + name, b"/v2/models/%b/versions/%b" % (name, version)):
                 table.setdefault(base + verb, {})[method] = handler
@@ -55,14 +55,20 @@ class ModelRoutes:
         return table
 
 
-class Router:
-    """All paths of a replica."""
+Table = dict[bytes, dict[bytes, Handler]]
+"""Handlers by path and method."""
 
-    def __init__(self, routes: ModelRoutes, others: dict[tuple[bytes, bytes], Handler]) -> None:
-        self._model = routes
-        self._table = routes.table()
-        for (method, path), handler in others.items():
-            self._table.setdefault(path, {})[method] = handler
+
+class Router:
+    """All paths of a process.
+
+    Args:
+        why_not: The error for a path that is not in the table.
+    """
+
+    def __init__(self, table: Table, why_not: Callable[[bytes], HeadraceError]) -> None:
+        self._table = table
+        self._why_not = why_not
 
     def find(self, exchange: Exchange) -> Handler:
         """What answers `exchange`; sets its `query`.
@@ -93,17 +99,23 @@ class Router:
             return methods
         raise self._why_not(path)
 
-    def _why_not(self, path: bytes) -> HeadraceError:
-        match = _MODEL_PATH.fullmatch(path)
-        if match is None:
-            return _why_no_path(path)
-        name = (match["name"] or match["v1name"]).decode(errors="replace")[:200]
-        version = (match["version"] or b"").decode()[:50]
-        if name != self._model.name or (version and version != self._model.version):
-            if match["v1name"]:
-                return NotFoundError(f"Model with name {name} does not exist.")
-            return ModelNotFoundError(name, version)
+
+def why_no_model(path: bytes, *, knows: Callable[[str, str], bool]) -> HeadraceError:
+    """What is wrong with a path that no handler is for.
+
+    Args:
+        knows: Whether there is a model of this name and version, any one if that is empty.
+    """
+    match = _MODEL_PATH.fullmatch(path)
+    if match is None:
+        return _why_no_path(path)
+    name = (match["name"] or match["v1name"]).decode(errors="replace")[:200]
+    version = (match["version"] or b"").decode()[:50]
+    if knows(name, version):
         return NotFoundError("Not Found")
+    if match["v1name"]:
+        return NotFoundError(f"Model with name {name} does not exist.")
+    return ModelNotFoundError(name, version)
 
 
 def _why_no_path(path: bytes) -> HeadraceError:
@@ -115,3 +127,10 @@ def _why_no_path(path: bytes) -> HeadraceError:
         rpc = path.removeprefix(_GRPC_PREFIX).decode(errors="replace")[:100]
         return UnsupportedError(f"there is no unary rpc '{rpc}'")
     return NotFoundError("Not Found")
+
+
+def add_routes(table: Table, routes: dict[tuple[bytes, bytes], Handler]) -> Table:
+    """`table` with handlers by method and path."""
+    for (method, path), handler in routes.items():
+        table.setdefault(path, {})[method] = handler
+    return table

@@ -5,7 +5,7 @@ import socket
 import time
 from typing import Final, Protocol
 
-from headrace.core import ReplicaSettings
+from headrace.core import PoolSettings, ReplicaSettings
 from headrace.engine import Ticket
 from headrace.serving.connection import Connection
 from headrace.serving.exchange import Exchange
@@ -33,7 +33,7 @@ class HttpServer:
     large bodies cannot take the machine's memory.
     """
 
-    def __init__(self, application: Application, settings: ReplicaSettings) -> None:
+    def __init__(self, application: Application, settings: ReplicaSettings | PoolSettings) -> None:
         self.max_body_bytes = settings.max_body_bytes
         self.max_body_bytes_in_flight = max(4 * settings.max_body_bytes, _MIN_BODY_BYTES_IN_FLIGHT)
         self.body_bytes = 0

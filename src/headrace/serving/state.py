@@ -24,15 +24,30 @@ class ServedModel:
         return self.loaded.signature
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """What a model's metadata are made of."""
+
+    runtime: str
+    signature: ModelSignature
+
+
 @dataclass(slots=True, kw_only=True)
 class ReplicaState:
-    """One replica: what it was told, what it counts, and its model once that is loaded."""
+    """One model of a process: what was told of it, what it counts, and itself once it is loaded.
+
+    `described` outlives an unloading. `loads_on_demand`: the model is loaded when a request comes;
+    `waiting` counts requests that wait for that.
+    """
 
     settings: ReplicaSettings
     statistics: ModelStatistics
     phases: PhaseHistograms = field(default_factory=PhaseHistograms)
     served: ServedModel | None = None
     is_draining: bool = False
+    described: Described | None = None
+    loads_on_demand: bool = False
+    waiting: int = 0
 
     @property
     def name(self) -> str:
@@ -46,8 +61,8 @@ class ReplicaState:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the model answers and new requests are welcome."""
-        return self.served is not None and not self.is_draining
+        """Whether the model answers, soon at least, and new requests are welcome."""
+        return (self.served is not None or self.loads_on_demand) and not self.is_draining
 
     def not_ready(self) -> ModelNotReadyError:
         """The error for a request that comes before the model is loaded."""
@@ -69,6 +84,36 @@ class ReplicaState:
         if self.served is None:
             raise self.not_ready()
         return self.served
+
+    @property
+    def description(self) -> Described:
+        """What is known of the model since it was loaded first.
+
+        Raises:
+            ModelNotReadyError: It was never loaded.
+        """
+        if self.described is None:
+            raise self.not_ready()
+        return self.described
+
+    def serve(self, loaded: LoadedModel) -> Engine:
+        """Take over a loaded model: requests may come from now on."""
+        engine = Engine(
+            loaded.model,
+            settings=self.settings.batching,
+            statistics=self.statistics,
+            phases=self.phases,
+            times=loaded.times,
+            plan=loaded.plan,
+        )
+        self.served = ServedModel(loaded=loaded, engine=engine)
+        self.described = Described(runtime=loaded.runtime, signature=loaded.signature)
+        return engine
+
+    def cancel(self, ticket: Ticket) -> None:
+        """The caller left before its answer."""
+        if self.served is not None:
+            self.served.engine.cancel(ticket)
 
     @property
     def max_batch_size(self) -> int | None:

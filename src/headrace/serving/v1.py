@@ -66,6 +66,10 @@ class V1Api:
         """Answer with an error in JSON."""
         send_error(exchange, error)
 
+    def cancel(self, exchange: Exchange) -> None:
+        """The caller left."""
+        self._state.cancel(exchange)
+
     def explain(self, exchange: Exchange) -> None:  # noqa: ARG002  # a handler's signature
         """POST /v1/models/NAME:explain."""
         msg = f"model '{self._state.name}' has no explainer"

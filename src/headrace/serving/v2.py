@@ -113,16 +113,20 @@ class V2Api:
         """Answer with an error in JSON."""
         send_error(exchange, error)
 
+    def cancel(self, exchange: Exchange) -> None:
+        """The caller left."""
+        self._state.cancel(exchange)
+
     # About the model
 
     def metadata(self, exchange: Exchange) -> None:
         """GET /v2/models/NAME."""
         state = self._state
-        loaded = state.model.loaded
+        described = state.description
         exchange.send_json(
             orjson.dumps(
                 model_metadata(
-                    state.name, [state.version], loaded.signature, runtime=loaded.runtime
+                    state.name, [state.version], described.signature, runtime=described.runtime
                 )
             )
         )
@@ -141,12 +145,12 @@ class V2Api:
     def config_message(self) -> dict[str, object]:
         """The model's configuration as Triton's JSON has it."""
         state = self._state
-        loaded = state.model.loaded
+        described = state.description
         return model_config(
             state.name,
             state.version,
-            loaded.signature,
-            runtime=loaded.runtime,
+            described.signature,
+            runtime=described.runtime,
             batching=state.settings.batching,
         )
 

@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 
 from headrace.core import InvalidArgumentError, ModelSignature, ReplicaSettings
-from headrace.engine import Engine, ServiceTimes
+from headrace.engine import ServiceTimes
 from headrace.observe import ModelStatistics
 from headrace.serving.application import Application
 from headrace.serving.exchange import Exchange
 from headrace.serving.loading import LoadedModel
-from headrace.serving.state import ReplicaState, ServedModel
+from headrace.serving.state import ReplicaState
 from tests.unit.engine.models import Doubling
 
 BAD = 13.0
@@ -72,20 +72,16 @@ def a_state(**settings: object) -> ReplicaState:
 
 
 def load(state: ReplicaState, model: Doubling) -> None:
+    state.serve(a_loaded(model))
+
+
+def a_loaded(model: Doubling) -> LoadedModel:
     times = ServiceTimes(max_batch_size=32)
     for power in range(6):
         times.observe(rows=1 << power, length=1, seconds=1e-6)
-    engine = Engine(
-        model,
-        settings=state.settings.batching,
-        statistics=state.statistics,
-        phases=state.phases,
-        times=times,
-    )
-    loaded = LoadedModel(
+    return LoadedModel(
         model=model, runtime="python", signature=model.signature, times=times, plan=None
     )
-    state.served = ServedModel(loaded=loaded, engine=engine)
 
 
 def an_application(*, model: Doubling | None = None, **settings: object) -> Application:

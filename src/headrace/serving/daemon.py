@@ -1,0 +1,55 @@
+"""Run what may never end in a thread that nobody has to wait for."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from headrace.core import RuntimeFailedError
+
+T = TypeVar("T")
+
+
+async def in_daemon_thread(work: Callable[[], T], *, name: str, dispose: Callable[[T], None]) -> T:
+    """The result of `work`. Cancelled, it leaves the thread to itself.
+
+    Unlike with `asyncio.to_thread`, a thread that hangs does not keep the process from ending.
+
+    Args:
+        dispose: Gets a result that nobody waits for any more, in a thread too.
+
+    Raises:
+        RuntimeFailedError: It tried to end its thread.
+        Exception: What `work` raises.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def succeed(result: T) -> None:
+        if done.cancelled():
+            _start(lambda: dispose(result), name)
+        else:
+            done.set_result(result)
+
+    def fail(error: Exception) -> None:
+        if not done.cancelled():
+            done.set_exception(error)
+
+    def run() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for anything
+            try:
+                result = work()
+            except Exception as error:  # noqa: BLE001  # whoever waits gets it
+                loop.call_soon_threadsafe(fail, error)
+            except BaseException as error:  # noqa: BLE001  # it would end the event loop
+                loop.call_soon_threadsafe(fail, RuntimeFailedError(f"it raised {error!r}"))
+            else:
+                loop.call_soon_threadsafe(succeed, result)
+
+    _start(run, name)
+    return await done
+
+
+def _start(work: Callable[[], None], name: str) -> None:
+    threading.Thread(target=work, name=name, daemon=True).start()

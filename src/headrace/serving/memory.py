@@ -1,0 +1,34 @@
+"""What does this process use? Memory and processor time, from the kernel."""
+
+import resource
+from pathlib import Path
+from typing import Final
+
+_PAGE_BYTES: Final = resource.getpagesize()
+_STATM: Final = Path("/proc/self/statm")
+_STATUS: Final = Path("/proc/self/status")
+_PEAK: Final = "VmHWM:"
+
+
+def resident_bytes() -> int:
+    """Resident memory."""
+    return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
+
+
+def private_bytes() -> int:
+    """Resident memory that no file backs: what was allocated, and would have to be swapped."""
+    _, resident, shared = _STATM.read_text().split()[:3]
+    return (int(resident) - int(shared)) * _PAGE_BYTES
+
+
+def peak_bytes() -> int:
+    """The most that was ever resident; `getrusage` would count the parent's before the start."""
+    text = _STATUS.read_text()
+    start = text.find(_PEAK)
+    return int(text[start + len(_PEAK) :].split(maxsplit=1)[0]) * 1024 if start >= 0 else 0
+
+
+def cpu_s() -> float:
+    """Processor time of all threads."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime

@@ -1,0 +1,148 @@
+"""`python -m headrace.serving.nursery FD`: forks a process for every model that is to be tried.
+
+Three processes take part in a trial, so that nothing a model does is without an end: the nursery,
+which only forks; a keeper, which asks how the trial ended, ends it at its time, or when nobody
+waits for it any more; and the trial itself, which runs the model's code.
+"""
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Final, NoReturn
+
+import msgspec
+
+from headrace.core import HeadraceError
+from headrace.runtimes import onnx  # noqa: F401  # imported before the forks, not by each
+from headrace.serving.loading import load_model
+from headrace.serving.memory import private_bytes
+from headrace.serving.trial import LENGTH, MAX_MESSAGE_BYTES, TrialRequest, TrialResult
+
+IDLE_S: Final = 60.0
+"""Without a trial for so long the nursery ends; its memory is worth more than a start."""
+_REQUEST_S: Final = 10.0
+_WARM_UP_S: Final = 0.1
+_NICE: Final = 5
+"""What serves comes first."""
+_MIN_SIZE_BYTES: Final = 64 << 10
+_MAX_ERROR: Final = 2000
+
+
+def main(arguments: list[str]) -> int:
+    """Fork for everybody who hands a socket over, until nobody does any more."""
+    listener = socket.socket(fileno=int(arguments[0]))
+    listener.settimeout(IDLE_S)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how keepers ended
+    gc.freeze()  # collections in the forks would copy every page
+    while True:
+        try:
+            message, fds, _, _ = socket.recv_fds(listener, 1, 1)
+        except TimeoutError:
+            return 0
+        if not message:
+            return 0
+        if os.fork() == 0:
+            listener.close()
+            _be_keeper(socket.socket(fileno=fds[0]))
+        os.close(fds[0])
+
+
+def _be_keeper(caller: socket.socket) -> NoReturn:
+    """See one trial to its end, and tell the caller."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with contextlib.suppress(OSError, EOFError, msgspec.MsgspecError):
+        caller.settimeout(_REQUEST_S)
+        request = msgspec.json.decode(_receive(caller), type=TrialRequest)
+        result = msgspec.json.encode(_keep(caller, request))
+        caller.sendall(LENGTH.pack(len(result)) + result)
+    os._exit(0)
+
+
+def _keep(caller: socket.socket, request: TrialRequest) -> TrialResult:
+    results, answer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        caller.close()
+        os.close(results)
+        _be_trial(request, answer)
+    os.close(answer)
+    ended = _wait_for_end(pid, caller, request.timeout_s)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)  # what it started has nobody else to end it
+    _, status = os.waitpid(pid, 0)
+    os.set_blocking(results, False)
+    try:
+        said = os.read(results, MAX_MESSAGE_BYTES)
+    except BlockingIOError:  # something it started holds the pipe
+        said = b""
+    if said:
+        return msgspec.json.decode(said, type=TrialResult)
+    if not ended:
+        return TrialResult(error=f"it did not load within {request.timeout_s:g} s")
+    return TrialResult(error=_how_it_ended(status))
+
+
+def _wait_for_end(pid: int, caller: socket.socket, timeout_s: float) -> bool:
+    """Whether the trial ended by itself: in time, and while the caller was there."""
+    process = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    poll.register(caller, select.POLLIN)  # it says nothing more: it can only leave
+    events = poll.poll(timeout_s * 1000)
+    return any(fd == process for fd, _ in events)
+
+
+def _how_it_ended(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        return f"its process was ended by {signal.Signals(-code).name} while it loaded"
+    return f"its code ended the process (exit status {code}) while it loaded"
+
+
+def _be_trial(request: TrialRequest, answer: int) -> NoReturn:
+    """Load the model and say what came of it; its code may do what it likes to this process."""
+    os.setpgid(0, 0)
+    os.nice(_NICE)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with contextlib.suppress(OSError):  # out of memory, this one goes first
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    try:
+        before = private_bytes()
+        loaded = load_model(request.settings, warm_up_s=_WARM_UP_S, device="cpu")
+        gc.collect()
+        result = TrialResult(size_bytes=max(private_bytes() - before, _MIN_SIZE_BYTES))
+        del loaded
+    except HeadraceError as error:
+        result = TrialResult(error=str(error)[:_MAX_ERROR])
+    except Exception as error:  # noqa: BLE001  # a plug-in call
+        result = TrialResult(error=f"{type(error).__name__}: {error}"[:_MAX_ERROR])
+    os.write(answer, msgspec.json.encode(result))
+    os._exit(0)
+
+
+def _receive(sock: socket.socket) -> bytes:
+    (size,) = LENGTH.unpack(_exactly(sock, LENGTH.size))
+    if size > MAX_MESSAGE_BYTES:
+        msg = f"a message of {size} bytes"
+        raise EOFError(msg)
+    return _exactly(sock, size)
+
+
+def _exactly(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = sock.recv(size - len(data))
+        if not part:
+            raise EOFError
+        data += part
+    return data
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,234 @@
+"""What a copy of a pool answers: the routes of every model it hosts, and its own."""
+
+from functools import partial
+from typing import Final
+from urllib.parse import parse_qs
+
+import msgspec
+import orjson
+
+from headrace.core import HeadraceError, ReplicaSettings, UnavailableError
+from headrace.engine import Ticket
+from headrace.protocol import (
+    IndexEntry,
+    decode_index_request,
+    encode_document,
+    model_statistics,
+    repository_index,
+    server_metadata,
+)
+from headrace.serving.application import send_failure, send_refusal
+from headrace.serving.exchange import Exchange
+from headrace.serving.exposition import CONTENT_TYPE
+from headrace.serving.hosted import HostedModel, HostedPhase
+from headrace.serving.internal import decode_body, local_only
+from headrace.serving.pool import Pool
+from headrace.serving.pool_grpc import PoolGrpc
+from headrace.serving.pool_metrics import pool_exposition
+from headrace.serving.pool_report import pool_totals
+from headrace.serving.routing import Handler, Router, Table, add_routes, why_no_model
+
+VERSION_HEADER: Final = b"x-headrace-version"
+"""The gateway's choice, for a request whose path names no version."""
+
+_INFER: Final = frozenset({(b"POST", b"/infer"), (b"POST", b":predict")})
+_DESCRIBE: Final = frozenset({(b"GET", b""), (b"GET", b"/config")})
+
+
+class PoolApplication:
+    """The HTTP API of a pool's copy; `has_repository` as in `Application`."""
+
+    def __init__(self, pool: Pool, *, has_repository: bool) -> None:
+        self._pool = pool
+        self._has_repository = has_repository
+        self._grpc = PoolGrpc(pool, self.choose, has_repository=has_repository)
+        self._router = self._make_router()
+
+    def handle(self, exchange: Exchange) -> None:
+        """The request edge, as `Application.handle`."""
+        try:
+            self._router.find(exchange)(exchange)
+        except HeadraceError as error:
+            send_refusal(exchange, error)
+        except Exception:  # noqa: BLE001  # the request edge: a bug of ours costs this request
+            send_failure(exchange)
+
+    def cancel(self, ticket: Ticket) -> None:
+        """The caller left before its answer."""
+        assert isinstance(ticket, Exchange)
+        self._pool.cancel(ticket)
+
+    def choose(self, name: str, version: str, exchange: Exchange) -> HostedModel | None:
+        """The model that a request means; None if none is hosted.
+
+        Of several versions the gateway names one, else it is the newest.
+        """
+        models = self._pool.models
+        version = version or exchange.headers.get(VERSION_HEADER, b"").decode("latin-1")
+        if version:
+            return models.get((name, version))
+        versions = [v for n, v in models if n == name]
+        return models[(name, max(versions, key=_age))] if versions else None
+
+    # Routes
+
+    def _make_router(self) -> Router:
+        table: Table = {}
+        for hosted in sorted(self._pool.models.values(), key=lambda h: _age(h.state.version)):
+            self._add_model(table, hosted)
+        add_routes(table, self._handlers())
+        return Router(table, partial(why_no_model, knows=self._knows))
+
+    def _add_model(self, table: Table, hosted: HostedModel) -> None:
+        versions = [v for n, v in self._pool.models if n == hosted.state.name]
+        exact = b"/v2/models/%b/versions/%b" % tuple(part.encode() for part in hosted.key)
+        for path, methods in hosted.application.model_table.items():
+            for method in methods:
+                if len(versions) == 1 or path.startswith(exact):
+                    handler = self._handler(hosted, method, path)
+                else:
+                    handler = partial(self._by_version, hosted.state.name, method, path)
+                table.setdefault(path, {})[method] = handler
+
+    def _handler(self, hosted: HostedModel, method: bytes, path: bytes) -> Handler:
+        """What answers a path of one model, with the model loaded if it has to be."""
+        verb = (method, _verb(path))
+        if verb in _INFER:
+            return partial(self._pool.infer, hosted)
+        if verb in _DESCRIBE:
+            return partial(self._pool.describe, hosted)
+        return hosted.application.handle
+
+    def _by_version(self, name: str, method: bytes, path: bytes, exchange: Exchange) -> None:
+        hosted = self.choose(name, "", exchange)
+        if hosted is None:
+            raise why_no_model(path, knows=lambda *_: False)
+        self._handler(hosted, method, path)(exchange)
+
+    def _knows(self, name: str, version: str) -> bool:
+        return any(n == name and version in {"", v} for n, v in self._pool.models)
+
+    def _handlers(self) -> dict[tuple[bytes, bytes], Handler]:
+        handlers: dict[tuple[bytes, bytes], Handler] = {
+            (b"GET", b"/v2"): self._metadata,
+            (b"GET", b"/v2/health/live"): lambda exchange: exchange.send_json(b'{"live":true}'),
+            (b"GET", b"/v2/health/ready"): self._ready,
+            (b"GET", b"/v2/models"): self._names,
+            (b"GET", b"/v1/models"): self._names,
+            (b"GET", b"/v2/models/stats"): self._statistics,
+            (b"GET", b"/metrics"): self._metrics,
+            **self._grpc.handlers(),
+            **self._internal_handlers(),
+        }
+        if self._has_repository:
+            handlers[(b"POST", b"/v2/repository/index")] = self._index
+            for name in {name for name, _ in self._pool.models}:
+                for verb in (b"/load", b"/unload"):
+                    path = b"/v2/repository/models/" + name.encode() + verb
+                    handlers[(b"POST", path)] = _refuse_load
+        return handlers
+
+    def _internal_handlers(self) -> dict[tuple[bytes, bytes], Handler]:
+        handlers: dict[tuple[bytes, bytes], Handler] = {
+            (b"GET", b"/internal/models"): self._models,
+            (b"PUT", b"/internal/models"): self._declare,
+            (b"GET", b"/internal/report"): self._report,
+            (b"PUT", b"/internal/observe"): self._of_model,
+            (b"GET", b"/internal/answers"): self._of_model,
+        }
+        return {key: local_only(handler) for key, handler in handlers.items()}
+
+    # About the process
+
+    def _metadata(self, exchange: Exchange) -> None:
+        document = server_metadata(has_model_repository=self._has_repository)
+        exchange.send_json(encode_document(document))
+
+    def _ready(self, exchange: Exchange) -> None:
+        if self._pool.is_ready:
+            exchange.send_json(b'{"ready":true}')
+        else:
+            exchange.send(503, b'{"ready":false}')
+
+    def _names(self, exchange: Exchange) -> None:
+        names = sorted({name for name, _ in self._pool.models})
+        exchange.send_json(orjson.dumps({"models": names}))
+
+    def _statistics(self, exchange: Exchange) -> None:
+        states = [hosted.state for hosted in self._pool.models.values()]
+        document = model_statistics([state.statistics for state in states])
+        exchange.send_json(encode_document(document))
+
+    def _metrics(self, exchange: Exchange) -> None:
+        exchange.send(200, pool_exposition(self._pool), content_type=CONTENT_TYPE)
+
+    def _index(self, exchange: Exchange) -> None:
+        ready = decode_index_request(exchange.body)
+        exchange.send_json(encode_document(repository_index(pool_index(self._pool), ready=ready)))
+
+    # For the control plane
+
+    def _models(self, exchange: Exchange) -> None:
+        """GET /internal/models."""
+        exchange.send_json(msgspec.json.encode(self._pool.report()))
+
+    def _declare(self, exchange: Exchange) -> None:
+        """PUT /internal/models: what to host from now on, nothing else."""
+        self._pool.declare(decode_body(exchange, list[ReplicaSettings]))
+        self._router = self._make_router()
+        for waiting in self._pool.waiting_of_retired():
+            self.handle(waiting)
+        self._models(exchange)
+
+    def _report(self, exchange: Exchange) -> None:
+        """GET /internal/report: of the process, or `?model=NAME&version=VERSION` of one model."""
+        if exchange.query:
+            self._of_model(exchange)
+        else:
+            exchange.send_json(msgspec.json.encode(pool_totals(self._pool)))
+
+    def _of_model(self, exchange: Exchange) -> None:
+        """What a replica's internal routes answer, for `?model=NAME&version=VERSION`."""
+        query = parse_qs(exchange.query.decode("latin-1"))
+        name, version = (query.get(key, [""])[-1] for key in ("model", "version"))
+        hosted = self.choose(name, version, exchange)
+        if hosted is None:
+            raise why_no_model(f"/v2/models/{name}".encode(), knows=lambda *_: False)
+        hosted.application.handle(exchange)
+
+
+def pool_index(pool: Pool) -> list[IndexEntry]:
+    """Every hosted model in the repository index."""
+    return [_index_entry(hosted) for hosted in pool.models.values()]
+
+
+def _index_entry(hosted: HostedModel) -> IndexEntry:
+    name, version = hosted.key
+    match hosted.phase:
+        case HostedPhase.FAILED:
+            return IndexEntry(name, version, "UNAVAILABLE", hosted.reason)
+        case HostedPhase.LOADED:
+            return IndexEntry(name, version, "READY")
+        case HostedPhase.LOADING:
+            return IndexEntry(name, version, "LOADING")
+        case HostedPhase.UNLOADED:
+            return IndexEntry(name, version, "READY", "is loaded when a request comes")
+
+
+def _refuse_load(_: Exchange) -> None:
+    msg = "explicit model load / unload is not allowed: a pool loads a model when a request comes"
+    raise UnavailableError(msg, retry_after_s=None)
+
+
+def _verb(path: bytes) -> bytes:
+    """What follows the model in its path."""
+    if path.startswith(b"/v1/"):
+        return path[path.index(b":") :] if b":" in path else b"/v1"
+    parts = path.split(b"/")  # "", v2, models, NAME[, versions, VERSION][, verb]
+    rest = parts[6:] if parts[4:5] == [b"versions"] else parts[4:]
+    return b"/" + rest[0] if rest else b""
+
+
+def _age(version: str) -> tuple[int, str]:
+    """Versions in their order: numbers by size, then everything else."""
+    return (int(version), "") if version.isdigit() else (-1, version)

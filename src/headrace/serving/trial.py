@@ -1,0 +1,110 @@
+"""Does a model load, and what does it take? Tried in a process of its own, which it may spoil.
+
+The processes are forked by a nursery, which has imported what loading needs and does nothing else:
+a trial costs the load itself, not the start of an interpreter.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+import subprocess
+import sys
+from typing import Final
+
+import msgspec
+
+from headrace.core import FailedPreconditionError, ReplicaSettings
+
+LENGTH: Final = struct.Struct(">I")
+MAX_MESSAGE_BYTES: Final = 1 << 20
+_GRACE_S: Final = 5.0
+"""The nursery ends a trial in time; this much later it is believed to be dead."""
+_END_S: Final = 2.0
+
+
+class TrialRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Load the model of `settings`, and run it once."""
+
+    settings: ReplicaSettings
+    timeout_s: float
+
+
+class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
+    """`error` is empty if it went well; `size_bytes` is what the process grew by."""
+
+    error: str = ""
+    size_bytes: int = 0
+
+
+class Trials:
+    """Starts the nursery when it is needed, and asks it. `close` ends it."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+
+    async def run(self, settings: ReplicaSettings, *, timeout_s: float) -> TrialResult:
+        """Try the model; cancelled, the trial is ended too.
+
+        Raises:
+            FailedPreconditionError: There is no process to try it in.
+        """
+        request = msgspec.json.encode(TrialRequest(settings=settings, timeout_s=timeout_s))
+        for _ in range(2):  # a nursery that was idle may end while it is asked
+            try:
+                async with asyncio.timeout(timeout_s + _GRACE_S):
+                    return await self._ask(request)
+            except (OSError, EOFError):
+                self.close()
+        msg = "cannot start a process to try the model in"
+        raise FailedPreconditionError(msg)
+
+    async def _ask(self, request: bytes) -> TrialResult:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                socket.send_fds(self._nursery(), [b"t"], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                raise
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        try:
+            writer.write(LENGTH.pack(len(request)) + request)
+            (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+            return msgspec.json.decode(await reader.readexactly(size), type=TrialResult)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    def _nursery(self) -> socket.socket:
+        """The socket that a running nursery listens on."""
+        if self._process is not None and self._process.poll() is not None:
+            self.close()
+        if self._socket is None:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self._process = subprocess.Popen(  # noqa: S603  # ourselves
+                    [sys.executable, "-m", "headrace.serving.nursery", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    # Threads do not survive the forks.
+                    env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+                )
+            self._socket = ours
+        return self._socket
+
+    def close(self) -> None:
+        """End the nursery and what it tries."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._process is not None:
+            try:
+                self._process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
