@@ -213,6 +213,7 @@ class Life:
 def _configure_log(settings: ControlSettings) -> None:
     log_format: LogFormat = "json" if settings.log_format == "json" else "text"
     configure_logging(log_format=log_format, level=settings.log_level.upper())
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # says which plug-ins it has
 
 
 def _one_line(text: str) -> str:
