@@ -4,6 +4,7 @@ from headrace.autoscale.budget import Ask, Grant, share_out
 from headrace.autoscale.decide import Decision, decide
 from headrace.autoscale.meter import Counts, Meter
 from headrace.autoscale.reasons import Reason
+from headrace.autoscale.recommend import Observed, Recommendation, recommend
 from headrace.autoscale.signals import Signals
 from headrace.autoscale.state import ScalerState, begin, granted
 
@@ -13,11 +14,14 @@ __all__ = [
     "Decision",
     "Grant",
     "Meter",
+    "Observed",
     "Reason",
+    "Recommendation",
     "ScalerState",
     "Signals",
     "begin",
     "decide",
     "granted",
+    "recommend",
     "share_out",
 ]
