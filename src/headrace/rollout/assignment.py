@@ -27,7 +27,7 @@ class Assignments(msgspec.Struct):
 
     def add(self, share: float, baseline: int, candidate: int) -> None:
         """Count units that were assigned while the candidate's planned share was `share`."""
-        share = round(share, 6)
+        share = round(share, 12)
         if not 0.0 < share < 1.0:
             return
         before = self.counts.get(share, (0, 0))

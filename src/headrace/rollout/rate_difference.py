@@ -35,7 +35,7 @@ CELLS: Final = 4
 """Candidate yes, candidate no, baseline yes, baseline no."""
 _FORGETS: Final = 0.97
 _PRIOR_TRIALS: Final = 10.0
-_SHARE_DIGITS: Final = 6
+_SHARE_DIGITS: Final = 12
 _CENTRES: Final = 10
 
 
