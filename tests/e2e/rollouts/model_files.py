@@ -1,0 +1,56 @@
+"""Versions of a model whose faults are exact: what a request gets follows from its two numbers.
+
+`x` FP32 [N, 2] holds two numbers, each evenly spread over 0 to 1: the first decides failures and
+tails, the second the class.
+"""
+
+from pathlib import Path
+
+GOOD = {"fails_below": 0.0, "yes_below": 0.3, "tail_s": 0.02}
+
+
+def write_version(
+    path: Path, *, load_s: float = 0.0, breaks: bool = False, **faults: float
+) -> Path:
+    """A version with some of `GOOD`'s numbers changed.
+
+    Args:
+        fails_below: Requests whose first number is less get a 500.
+        yes_below: Requests whose second number is less are of class 1.
+        tail_s: What 5 % of the requests take: those whose first number is above 0.95.
+        load_s: How long it takes to load in a replica.
+        breaks: It cannot be loaded in a replica, though it could when it was pushed.
+    """
+    numbers = {**GOOD, **faults}
+    # A registry stores equal files once: a good new version has to differ.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"""\
+import sys
+import time
+
+import numpy as np
+
+NAME = {path.parent.name!r}
+
+
+class Scorer:
+    inputs = {{"x": ("FP32", [-1, 2])}}
+    outputs = {{"label": ("INT64", [-1])}}
+    batched = True
+    concurrent = True
+
+    def load(self, path):
+        if "serving" in sys.argv[0]:  # a replica, not the registry's check
+            time.sleep({load_s})
+            if {breaks}:
+                raise RuntimeError("the weights are of another model")
+
+    def infer(self, inputs):
+        chance, score = inputs["x"][:, 0], inputs["x"][:, 1]
+        if (chance < {numbers["fails_below"]}).any():
+            raise ValueError("division by zero in a feature")
+        if (chance > 0.95).any():
+            time.sleep({numbers["tail_s"]})
+        return {{"label": (score < {numbers["yes_below"]}).astype(np.int64)}}
+""")
+    return path

@@ -1,0 +1,127 @@
+"""A control plane is killed in the middle of rollouts: traffic flows, and the next one goes on."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.control.system import System
+from tests.e2e.rollouts.model_files import write_version
+from tests.e2e.rollouts.rollout import (
+    ONLY_ERRORS,
+    Json,
+    Rollout,
+    RouteFile,
+    callers,
+    canary,
+    endpoint,
+)
+
+pytestmark = pytest.mark.e2e
+
+STEPS: list[Json] = [
+    {"weight": 10, "pause_s": 1.0},
+    {"weight": 50, "until": "approval"},
+]
+
+
+def shares(routes: RouteFile) -> list[int]:
+    """The new version's weights that the gateway had, in order."""
+    return [
+        sum(weight for name, weight in split.items() if name.split("~")[1] == "2")
+        for split in routes.weights
+    ]
+
+
+def test_a_rollout_goes_on_at_the_step_where_it_was(
+    system: System, first: Path, tmp_path: Path
+) -> None:
+    second = write_version(tmp_path / "second" / "model.py", load_s=1.5)
+    system.start(endpoint(first, replicas=2))
+    system.wait_ready()
+    rollout = Rollout(system)
+    moments: dict[str, Callable[[Json], bool]] = {
+        "while replicas start": lambda status: status["phase"] == "preparing",
+        "at the first weight": lambda status: status["weight"] == 10,
+        "while more replicas start": lambda status: status["step"] == 1 and status["weight"] == 10,
+        "while it waits for approval": lambda status: status["phase"] == "paused",
+    }
+
+    with RouteFile(system.home).watched() as routes, callers(system, rate=200).flowing() as load:
+        rollout.start(second, canary(*STEPS, metrics=ONLY_ERRORS))
+        for moment, is_there in moments.items():
+            before = rollout.wait_for(is_there)
+            killed_and_started_again(system)
+            after = rollout.wait_for(lambda status: bool(status["id"]))
+            assert after["id"] == before["id"], moment
+            assert after["began"] == before["began"], moment
+            assert (after["step"], after["weight"]) >= (before["step"], before["weight"]), moment
+            assert after["step"] <= before["step"] + 1, moment
+        rollout.tell("resume")
+        killed_and_started_again(system)
+        rollout.wait_phase("promoted")
+        killed_and_started_again(system)
+        after = rollout.wait_for(lambda status: bool(status["id"]))
+        system.wait_ready()
+        time.sleep(0.5)
+
+    assert after["phase"] == "promoted"
+    assert {call.version for call in load.calls[-50:]} == {"2"}
+    assert load.failed == []
+    assert set(routes.sums) == {100}
+    assert shares(routes) == sorted(shares(routes))
+    assert {10, 50} <= set(shares(routes))
+
+
+def test_a_control_plane_that_dies_again_and_again_still_brings_a_rollout_to_its_end(
+    system: System, first: Path, tmp_path: Path
+) -> None:
+    second = write_version(tmp_path / "second" / "model.py")
+    system.start(endpoint(first))
+    system.wait_ready()
+    rollout = Rollout(system)
+    steps = [{"weight": weight, "pause_s": 0.3} for weight in (5, 20, 40, 60, 80)]
+
+    with RouteFile(system.home).watched() as routes, callers(system, rate=200).flowing() as load:
+        rollout.start(second, canary(*steps, metrics=ONLY_ERRORS))
+        for alive_s in lives():
+            killed_and_started_again(system)
+            rollout.wait_for(lambda status: bool(status["id"]))
+            time.sleep(alive_s)
+            if rollout.status()["over"]:
+                break
+        promoted = rollout.wait_over()
+        time.sleep(0.5)
+
+    assert promoted["phase"] == "promoted"
+    assert promoted["id"] == "r1"
+    assert load.failed == []
+    assert set(routes.sums) == {100}
+    assert shares(routes) == sorted(shares(routes))
+    assert {5, 20, 40, 60, 80} <= set(shares(routes))
+    weights = [
+        event["message"].split(" from ")[1]
+        for event in rollout.events()
+        if event["reason"] == "Weight"
+    ]
+    assert weights == [
+        "0 to 5 %",
+        "5 to 20 %",
+        "20 to 40 %",
+        "40 to 60 %",
+        "60 to 80 %",
+        "80 to 100 %",
+    ]
+
+
+def lives() -> Iterator[float]:
+    """How long each control plane lives: other moments of its work are hit each time."""
+    for number in range(12):
+        yield 0.05 + 0.6180339887 * number % 0.9
+
+
+def killed_and_started_again(system: System) -> None:
+    system.kill_control()
+    time.sleep(0.2)
+    system.start()
