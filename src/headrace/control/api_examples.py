@@ -17,7 +17,7 @@ DIFF: Final[dict[str, Any]] = {
         }
     },
 }
-START: Final = {
+START: Final[dict[str, Any]] = {
     "canary": {
         "summary": "Two steps, each until the metrics' verdict",
         "value": {
@@ -117,7 +117,7 @@ GENERATION: Final[dict[str, Any]] = {
     "spec": {"name": "fraud", "model": "fraud:3"},
     "versions": [{"version": "3", "model": "fraud:3", "weight": 100, "replicas": 2}],
 }
-FEEDBACK: Final = {
+FEEDBACK: Final[dict[str, Any]] = {
     "one": {"summary": "One", "value": {"request_id": "5b0c6a", "reward": 1.0}},
     "many": {
         "summary": "Several, each answered for itself",

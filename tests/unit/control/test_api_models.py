@@ -1,0 +1,277 @@
+"""Models over the management API: uploads that are whole, bounded and proved, and the rest."""
+
+import asyncio
+import hashlib
+import io
+import tarfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from headrace.cli.uploads import tar_chunks, tar_size
+from headrace.control.api_uploads import MAX_UPLOADS, Upload, Uploads, unpack
+from headrace.control.plane import ControlPlane
+from headrace.core import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    OverloadedError,
+    PayloadTooLargeError,
+)
+from headrace.registry import Registry, read_content
+from headrace.testing import VirtualTimeLoop
+from tests.unit.control.api_client import client_of
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def api(plane: ControlPlane) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(plane) as client:
+        yield client
+
+
+@pytest.fixture
+def uploads(registry: Registry, tmp_path: Path) -> Uploads:
+    return Uploads(registry=registry, directory=tmp_path / "uploads", max_bytes=1000)
+
+
+def digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def test_an_uploaded_file_is_the_next_version_and_the_same_content_the_same(
+    api: httpx.AsyncClient, plane: ControlPlane
+) -> None:
+    path = "/models/fraud?filename=m.onnx&source=git:1"
+    first = await api.post(path, content=b"model")
+    same = await api.post(path, content=b"model")
+    other = await api.post(path, content=b"other")
+
+    assert first.status_code == 201
+    assert first.headers["location"] == "/api/v1/models/fraud/versions/1"
+    document = first.json()
+    assert (document["reference"], document["digest"]) == ("fraud:1", digest(b"model"))
+    assert (document["created_by"], document["source"]) == ("ann@laptop", "git:1")
+    assert (document["filename"], document["runtime"]) == ("m.onnx", "onnx")
+    assert same.json()["version"] == "1"
+    assert other.json()["version"] == "2"
+    assert list((plane.home.root / "artifacts" / "tmp").iterdir()) == []
+
+
+async def test_a_directory_comes_as_an_archive_with_the_same_digest(
+    api: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    directory = tmp_path / "saved"
+    (directory / "variables").mkdir(parents=True)
+    (directory / "model.pb").write_bytes(b"x" * 700)
+    (directory / "variables" / ("long" * 40)).write_bytes(b"")
+    content = read_content(directory)
+    body = b"".join(tar_chunks(directory, content))
+    answer = await api.post(
+        "/models/saved",
+        params={"filename": "saved", "format": "tar", "digest": content.digest},
+        content=body,
+    )
+
+    assert len(body) == tar_size(content)
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["digest"] == content.digest
+    assert len(answer.json()["files"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "status", "text"),
+    [
+        ("filename=m", b"bad model", 400, "is no model"),
+        ("filename=m&format=tar", b"no archive", 400, "no whole tar archive"),
+        ("filename=m&format=tar", bytes(1024), 400, "holds no file"),
+        ("filename=m&format=zip", b"x", 400, "format"),
+        ("filename=", b"x", 400, "filename"),
+        ("", b"x", 400, "filename"),
+        ("filename=..", b"x", 400, "not allowed as a file's name"),
+        ("filename=a%2Fb", b"x", 400, "not allowed as a file's name"),
+        ("filename=m&digest=sha256:1", b"x", 400, "digest"),
+        (f"filename=m&digest={digest(b'y')}", b"x", 400, "send it again"),
+        ("filename=m", b"", 201, ""),
+    ],
+)
+async def test_what_is_not_the_model_that_was_announced_is_refused(
+    api: httpx.AsyncClient, query: str, body: bytes, status: int, text: str
+) -> None:
+    answer = await api.post(f"/models/m?{query}", content=body)
+
+    assert answer.status_code == status, answer.text
+    assert text in answer.text
+
+
+async def test_models_may_be_larger_than_other_bodies(api: httpx.AsyncClient) -> None:
+    answer = await api.post("/models/m?filename=m", content=b"x" * (5 << 20))
+
+    assert answer.status_code == 201
+    assert answer.json()["size_bytes"] == 5 << 20
+
+
+async def test_versions_are_listed_shown_removed_and_their_space_freed(
+    api: httpx.AsyncClient,
+) -> None:
+    for content in (b"one", b"two"):
+        await api.post("/models/m?filename=m", content=content)
+    listed = (await api.get("/models")).json()
+    named = (await api.get("/models/m")).json()
+    one = (await api.get("/models/m/versions/1")).json()
+    removed = await api.delete("/models/m/versions/1")
+    freed = (await api.post("/gc")).json()
+    missing = [
+        (await api.request(method, path)).status_code
+        for method, path in (
+            ("GET", "/models/nobody"),
+            ("GET", "/models/m/versions/1"),
+            ("DELETE", "/models/m/versions/1"),
+        )
+    ]
+    odd = (await api.get("/models/m/versions/x")).status_code
+
+    assert listed == named
+    assert listed["problems"] == []
+    assert [model["reference"] for model in listed["models"]] == ["m:1", "m:2"]
+    assert one == listed["models"][0]
+    assert removed.json()["reference"] == "m:1"
+    assert (len(freed["artifacts"]), freed["freed_bytes"]) == (1, 3)
+    assert (missing, odd) == ([404, 404, 404], 400)
+
+
+async def test_what_a_rollout_may_go_back_to_is_not_removed(api: httpx.AsyncClient) -> None:
+    for content in (b"one", b"two", b"three"):
+        await api.post("/models/m?filename=m", content=content)
+    await api.put("/endpoints/m", json={"model": "m:1"})
+    await api.post("/endpoints/m/rollout", json={"version": "2"})
+    await api.post("/endpoints/m/rollout/abort")
+    answers = [await api.delete(f"/models/m/versions/{number}") for number in (1, 2, 3)]
+
+    assert [answer.status_code for answer in answers] == [409, 409, 200]
+    assert "is being served" in answers[0].json()["detail"]
+
+
+async def test_an_upload_is_bounded_said_or_unsaid(uploads: Uploads) -> None:
+    upload = Upload(name="m", filename="m", format="file")
+    large = Upload(name="m", filename="m", format="file", length_bytes=1001)
+    with pytest.raises(PayloadTooLargeError):
+        await uploads.take(large, chunks())
+    with pytest.raises(PayloadTooLargeError):
+        await uploads.take(upload, chunks(b"x" * 600, b"x" * 401))
+
+    assert (await uploads.take(upload, chunks(b"x" * 600, b"x" * 400))).size_bytes == 1000
+    assert list(uploads.directory.iterdir()) == []
+
+
+async def test_more_than_the_disk_holds_is_refused_at_once(uploads: Uploads) -> None:
+    uploads.max_bytes = 1 << 62
+    upload = Upload(name="m", filename="m", format="file", length_bytes=1 << 61)
+
+    with pytest.raises(FailedPreconditionError, match="are free"):
+        await uploads.take(upload, chunks())
+
+
+async def test_a_directory_that_cannot_be_written_is_told(
+    registry: Registry, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    uploads = Uploads(registry=registry, directory=tmp_path / "file" / "uploads")
+
+    with pytest.raises(FailedPreconditionError, match="cannot store the upload"):
+        await uploads.take(Upload(name="m", filename="m", format="file"), chunks(b"x"))
+
+
+def test_a_caller_who_says_nothing_is_given_up(uploads: Uploads) -> None:
+    async def silent() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.sleep(1e6)
+
+    with (
+        asyncio.Runner(loop_factory=VirtualTimeLoop) as runner,
+        pytest.raises(DeadlineExceededError, match="said nothing for 60 s"),
+    ):
+        runner.run(uploads.take(Upload(name="m", filename="m", format="file"), silent()))
+
+
+async def test_there_are_never_too_many_uploads(uploads: Uploads) -> None:
+    go = asyncio.Event()
+
+    async def waiting() -> AsyncIterator[bytes]:
+        await go.wait()
+        yield b"x"
+
+    upload = Upload(name="m", filename="m", format="file")
+    async with asyncio.TaskGroup() as group:
+        for _ in range(MAX_UPLOADS):
+            group.create_task(uploads.take(upload, waiting()))
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError):
+            await uploads.take(upload, chunks(b"x"))
+        go.set()
+
+    assert (await uploads.take(upload, chunks(b"x"))).version == "1"
+
+
+def archive(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for info, content in members:
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info
+
+
+def bad_archives() -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    yield member("../out"), b"x"
+    yield member("/abs"), b"x"
+    yield member("a/../../out"), b"x"
+    yield member("link", tarfile.SYMTYPE, "/etc/passwd"), b""
+    yield member("hard", tarfile.LNKTYPE, "a"), b""
+    yield member("device", tarfile.CHRTYPE), b""
+    yield member("pipe", tarfile.FIFOTYPE), b""
+
+
+@pytest.mark.parametrize("bad", list(bad_archives()), ids=lambda bad: bad[0].name)
+def test_an_archive_writes_nothing_outside_and_makes_no_links(
+    tmp_path: Path, bad: tuple[tarfile.TarInfo, bytes]
+) -> None:
+    (tmp_path / "a.tar").write_bytes(archive((member("a"), b"x"), bad))
+
+    with pytest.raises(InvalidArgumentError, match="not allowed in the archive"):
+        unpack(tmp_path / "a.tar", tmp_path / "in" / "model", max_bytes=1000)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "a.tar", "in", "model"]
+
+
+def test_an_archive_is_bounded_and_names_each_file_once(tmp_path: Path) -> None:
+    (tmp_path / "large.tar").write_bytes(
+        archive((member("a"), b"x" * 600), (member("b"), b"x" * 600))
+    )
+    (tmp_path / "twice.tar").write_bytes(archive((member("a"), b"x"), (member("a"), b"y")))
+    folder = member("sub", tarfile.DIRTYPE)
+    (tmp_path / "fine.tar").write_bytes(archive((folder, b""), (member("sub/a"), b"y")))
+    cut = archive((member("a"), b"x" * 600))[:700]
+    (tmp_path / "cut.tar").write_bytes(cut)
+
+    with pytest.raises(PayloadTooLargeError):
+        unpack(tmp_path / "large.tar", tmp_path / "1", max_bytes=1000)
+    with pytest.raises(InvalidArgumentError, match="twice"):
+        unpack(tmp_path / "twice.tar", tmp_path / "2", max_bytes=1000)
+    with pytest.raises(InvalidArgumentError, match="no whole tar archive"):
+        unpack(tmp_path / "cut.tar", tmp_path / "3", max_bytes=1000)
+    unpack(tmp_path / "fine.tar", tmp_path / "4", max_bytes=1000)
+    assert (tmp_path / "4" / "sub" / "a").read_bytes() == b"y"

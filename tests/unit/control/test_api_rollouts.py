@@ -1,0 +1,198 @@
+"""Rollouts over the management API: started, looked at, told what to do."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from pydantic import TypeAdapter
+
+from headrace.control import api_examples as examples
+from headrace.control.api_events import Reward, Rewards
+from headrace.control.api_rollouts import StartRollout
+from headrace.control.plane import ControlPlane
+from headrace.control.rollout_status import RolloutStatus
+from tests.unit.control.api_client import client_of
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def api(plane: ControlPlane, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """Endpoint `fraud` serves version 1 of three."""
+    model = tmp_path / "m.onnx"
+    for content in (b"one", b"two", b"three"):
+        model.write_bytes(content)
+        plane.registry.push("fraud", model)
+    async with client_of(plane) as client:
+        await client.put("/endpoints/fraud", json={"model": "fraud:1"})
+        yield client
+
+
+async def start(api: httpx.AsyncClient, **body: Any) -> httpx.Response:  # noqa: ANN401  # JSON
+    return await api.post("/endpoints/fraud/rollout", json=body)
+
+
+async def test_a_rollout_is_started_and_found_again(api: httpx.AsyncClient) -> None:
+    plan = {"strategy": "canary", "steps": [{"weight": 10, "until": "verdict"}]}
+    started = await start(api, version="2", rollout=plan)
+    newest = await api.get("/endpoints/fraud/rollout")
+    by_id = await api.get(started.headers["location"].removeprefix("/api/v1"))
+    listed = (await api.get("/rollouts")).json()["rollouts"]
+    of_others = (await api.get("/rollouts?endpoint=other")).json()["rollouts"]
+    endpoint = (await api.get("/endpoints/fraud")).json()
+
+    assert started.status_code == 201
+    assert started.json() | {"since": 0, "began": 0} == {
+        "id": "r1",
+        "endpoint": "fraud",
+        "strategy": "canary",
+        "phase": "preparing",
+        "over": False,
+        "from_version": "1",
+        "to_version": "2",
+        "from_model": "fraud:1",
+        "to_model": "fraud:2",
+        "weight": 0,
+        "baseline_weight": 0,
+        "mirror_percent": 0,
+        "step": 0,
+        "steps": [{"weight": 10, "pause_s": 0.0, "until": "verdict"}],
+        "began": 0,
+        "since": 0,
+        "reason": started.json()["reason"],
+        "actor": "ann@laptop",
+        "verdict": None,
+        "requests": {"baseline": 0, "candidate": 0},
+        "counted": started.json()["counted"],
+    }
+    assert newest.json()["id"] == by_id.json()["id"] == listed[0]["id"] == "r1"
+    assert of_others == []
+    assert endpoint["rollout"]["id"] == "r1"
+    progressing = next(c for c in endpoint["conditions"] if c["type"] == "Progressing")
+    assert (progressing["status"], progressing["reason"]) == (True, "Preparing")
+
+
+async def test_words_by_hand_move_it_and_say_who_and_why(api: httpx.AsyncClient) -> None:
+    await start(api, version="2")
+    paused = await api.post("/endpoints/fraud/rollout/pause")
+    resumed = await api.post("/endpoints/fraud/rollout/resume", json={})
+    aborted = await api.post("/endpoints/fraud/rollout/abort", json={"reason": "wrong file"})
+    again = await api.post("/endpoints/fraud/rollout/resume")
+    conditions = (await api.get("/endpoints/fraud")).json()["conditions"]
+    events = (await api.get("/events?endpoint=fraud")).json()["events"]
+
+    assert [a.json()["phase"] for a in (paused, resumed, aborted)] == [
+        *("paused", "preparing", "aborted")
+    ]
+    assert aborted.json()["over"] is True
+    assert "wrong file" in aborted.json()["reason"]
+    assert "ann@laptop" in aborted.json()["reason"]
+    assert again.status_code == 409
+    assert {c["type"]: c["status"] for c in conditions}["RolledBack"] is True
+    assert [e["reason"] for e in events][-3:] == ["Paused", "Preparing", "Aborted"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({}, 400),
+        ({"version": "x"}, 400),
+        ({"version": "2", "x": 1}, 400),
+        ({"model": "fraud:2", "upstream": {"url": "http://x:1"}}, 400),
+        ({"version": "1"}, 400),
+        ({"version": "9"}, 400),
+        ({"model": "nobody:1"}, 400),
+        ({"version": "2", "rollout": {"strategy": "hope"}}, 400),
+        ({"version": "2", "rollout": {"strategy": "canary", "steps": []}}, 400),
+        ({"upstream": {"url": "no url"}}, 400),
+        ({"model": "fraud:3", "rollout": {"strategy": "shadow"}}, 201),
+        ({"upstream": {"url": "http://127.0.0.1:9"}, "version": "7"}, 201),
+    ],
+)
+async def test_what_cannot_be_rolled_out_is_refused_before_anything_moves(
+    api: httpx.AsyncClient, plane: ControlPlane, body: dict[str, Any], status: int
+) -> None:
+    answer = await start(api, **body)
+
+    assert answer.status_code == status, answer.text
+    assert (plane.rollout("fraud") is not None) is (status == 201)
+
+
+async def test_only_one_rollout_at_a_time(api: httpx.AsyncClient) -> None:
+    await start(api, version="2")
+    second = await start(api, version="3")
+
+    assert second.status_code == 409
+    assert "promote or abort it first" in second.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "text"),
+    [
+        ("GET", "/endpoints/fraud/rollout", 404, "headrace rollout start fraud"),
+        ("GET", "/endpoints/nobody/rollout", 404, "nobody"),
+        ("POST", "/endpoints/fraud/rollout/pause", 404, "has no rollout"),
+        ("POST", "/endpoints/nobody/rollout/pause", 404, "nobody"),
+        ("POST", "/endpoints/fraud/rollout/hasten", 400, "promote"),
+        ("GET", "/rollouts/r7", 404, "r7"),
+        ("GET", "/rollouts/7", 400, "rollout_id"),
+        ("GET", "/rollouts?limit=0", 400, "limit"),
+        ("GET", "/rollouts?endpoint=-", 400, "endpoint"),
+    ],
+)
+async def test_what_is_not_there_is_said(
+    api: httpx.AsyncClient, method: str, path: str, status: int, text: str
+) -> None:
+    answer = await api.request(method, path)
+
+    assert answer.status_code == status
+    assert text in answer.json()["detail"]
+
+
+async def test_counts_are_told_as_long_as_they_can_be_read(
+    api: httpx.AsyncClient, plane: ControlPlane
+) -> None:
+    await start(api, version="2")
+    await api.post("/endpoints/fraud/rollout/abort")
+    told = (await api.get("/endpoints/fraud/rollout")).json()["counted"]
+    stored = (await plane.rollouts("fraud"))[0]
+    old = msgspec.structs.replace(stored, id="r9")
+    unreadable = [msgspec.structs.replace(old, evidence=data) for data in (b"", b"of old")]
+
+    assert told["candidate_requests"] == 0
+    assert plane.rollout_driver.counted(old) == told
+    assert [plane.rollout_driver.counted(record) for record in unreadable] == [{}, {}]
+
+
+# What the API's description shows is right, and complete.
+
+
+async def test_every_path_of_the_new_kind_shows_an_example(api: httpx.AsyncClient) -> None:
+    described = (await api.get("/openapi.json")).json()
+    without = [
+        f"{method} {path}"
+        for path, methods in described["paths"].items()
+        if path.startswith(("/api/v1/endpoints", "/api/v1/rollouts", "/api/v1/models"))
+        for method, operation in methods.items()
+        if not any(
+            "example" in content
+            for status, response in operation["responses"].items()
+            if status.startswith("2")
+            for content in response["content"].values()
+        )
+    ]
+
+    assert without == []
+    assert "Problem" in described["components"]["schemas"]
+    assert "RolloutStatus" in described["components"]["schemas"]
+
+
+def test_examples_are_of_the_types_that_they_show() -> None:
+    for example in examples.START.values():
+        StartRollout.model_validate(example["value"])  # raises if it is not
+    for example in examples.FEEDBACK.values():
+        TypeAdapter(Reward | Rewards).validate_python(example["value"])
+    assert set(examples.ROLLOUT) == set(RolloutStatus.__slots__)
