@@ -159,13 +159,13 @@ function envoy_on_request(handle)
   local headers, wanted = handle:headers(), handle:filterContext()
   if headers:get("x-headrace-unit") ~= nil then return end
   local unit
-  if wanted["cookie"] ~= nil then
-    unit = cookie(headers, wanted["cookie"])
+  if wanted:get("cookie") ~= nil then
+    unit = cookie(headers, wanted:get("cookie"))
   else
-    unit = claim(headers, wanted["claim"])
+    unit = claim(headers, wanted:get("claim"))
   end
   if unit == nil or unit == "" then return end
-  headers:replace("x-headrace-unit", (unit:sub(1, LONGEST):gsub("[^\33-\126]", escape)))
+  headers:replace("x-headrace-unit", (unit:sub(1, LONGEST):gsub("[^\\33-\\126]", escape)))
   handle:clearRouteCache()
 end
 """

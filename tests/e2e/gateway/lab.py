@@ -1,12 +1,15 @@
 """A place for gateways and stand-in replicas of one test."""
 
+import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,13 @@ class StandIn:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+    def seen(self) -> list[Any]:
+        """Every request that it got: path, headers, body's length."""
+        transport = httpx.HTTPTransport(uds=self.address.removeprefix("unix:"))
+        with httpx.Client(transport=transport, base_url="http://standin") as http:
+            found: list[Any] = http.get("/test/seen").json()
+            return found
 
 
 @dataclass
@@ -120,6 +130,20 @@ def http_url(gateway: EnvoyGateway, path: str = "") -> str:
 
 def grpc_target(gateway: EnvoyGateway) -> str:
     return f"127.0.0.1:{gateway.settings.grpc_port}"
+
+
+async def arms(gateway: EnvoyGateway, path: str, callers: Sequence[Mapping[str, str]]) -> list[str]:
+    """Which replica answers each caller; by hand, since a client library takes most of a test."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.settings.http_port)
+    found = []
+    for headers in callers:
+        lines = [f"GET {path} HTTP/1.1", "host: m", *(f"{k}: {v}" for k, v in headers.items())]
+        writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
+        found.append(str(json.loads(await reader.readexactly(length))["replica"]))
+    writer.close()
+    return found
 
 
 def client(gateway: EnvoyGateway) -> httpx.AsyncClient:

@@ -3,7 +3,7 @@
 Run as `python standin.py SOCKET NAME`. It answers JSON with its name, the path and the headers;
 over gRPC a message that names the model and, as version, itself. `?sleep_s=` waits before the
 answer, `?status=` chooses its status. `x-test-busy: NAME` makes NAME refuse without starting. A
-body that holds `sleep-for-ever` is never answered.
+body that holds `sleep-for-ever` is never answered. `/test/seen` tells all requests so far.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 _FRAME: Final = 5
+_SEEN: Final[list[Mapping[str, object]]] = []
 Headers = Mapping[str, str]
 
 
@@ -34,11 +35,15 @@ async def _serve(name: str, reader: asyncio.StreamReader, writer: asyncio.Stream
         while line := await reader.readline():
             target = line.decode().split(" ")[1]
             headers: dict[str, str] = {}
-            while (header := (await reader.readline()).decode().strip()) != "":
+            while (header := (await reader.readline()).decode("latin-1").strip()) != "":
                 key, _, value = header.partition(":")
                 headers[key.lower()] = value.strip()
             body = await _read_body(reader, headers)
             query = parse_qs(urlsplit(target).query)
+            if target == "/test/seen":
+                writer.write(_response(200, "application/json", json.dumps(_SEEN).encode()))
+                continue
+            _SEEN.append({"path": target, "headers": headers, "bytes": len(body)})
             asleep = b"sleep-for-ever" in body
             await asyncio.sleep(3600 if asleep else float(query.get("sleep_s", ["0"])[0]))
             writer.write(_answer(name, target, query, headers, body))
