@@ -1,11 +1,16 @@
 """What should run? The resolved spec: every model pinned to one version of one digest."""
 
 import hashlib
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from headrace.core import EndpointName, ReplicaSettings
+from headrace.core import (
+    DEFAULT_MAX_BODY_BYTES,
+    EndpointName,
+    PoolSettings,
+    ReplicaSettings,
+)
 from headrace.core.autoscale_settings import AutoscaleSettings
 from headrace.core.rollout_settings import RolloutSettings
 from headrace.core.upstream_settings import StickySettings, UpstreamSettings
@@ -19,6 +24,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     is, or an upstream's URL. `settings` lacks only what differs between replicas: `uds` and
     `replica`; of an upstream it says the names only. `reload` counts how often an operator wished
     to load the same again. `pool`: the pool that hosts it; empty for processes of its own.
+    `hosts`: what a pool's own processes are told; None for a model's.
     """
 
     id: str
@@ -29,6 +35,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     upstream: UpstreamSettings | None = None
     reload: int = 0
     pool: str = ""
+    hosts: PoolSettings | None = None
 
 
 class DesiredArm(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +98,7 @@ class DesiredPool(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
     max_loaded: int
     load_timeout_s: float
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
 
 
 class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +125,33 @@ class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
         """All revisions by id."""
         arms = (arm for endpoint in self.endpoints for arm in endpoint.arms)
         return {arm.revision.id: arm.revision for arm in arms}
+
+
+POOL_PREFIX: Final = "pool:"
+"""What the names of pools' own routes begin with; no endpoint's name has a colon."""
+
+
+def pool_endpoint(pool: DesiredPool) -> DesiredEndpoint:
+    """A pool's processes, as an endpoint of their own that no caller can name."""
+    name = EndpointName(f"{POOL_PREFIX}{pool.name}")
+    settings = PoolSettings(
+        name=pool.name,
+        memory_bytes=pool.memory_bytes,
+        max_loaded=pool.max_loaded,
+        load_timeout_s=pool.load_timeout_s,
+        max_body_bytes=pool.max_body_bytes,
+    )
+    identity = msgspec.json.encode([name, settings], order="deterministic")
+    revision = Revision(
+        id=hashlib.sha256(identity).hexdigest()[:16],
+        endpoint=name,
+        model=name,
+        version="0",
+        settings=ReplicaSettings(model_name=pool.name, model_version="0", path=""),
+        hosts=settings,
+    )
+    arm = DesiredArm(revision=revision, weight=100, replicas=pool.replicas)
+    return DesiredEndpoint(name=name, timeout_s=None, arms=(arm,))
 
 
 def make_revision(

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -11,6 +11,7 @@ import msgspec
 
 from headrace.control.backoff import CRASHED, STABLE_AFTER_S
 from headrace.control.counting import ArmTotals, GatewayReading
+from headrace.control.desired import POOL_PREFIX
 from headrace.control.files import write_atomic
 from headrace.control.observed import Route
 from headrace.control.process import start_ticks
@@ -91,6 +92,11 @@ def endpoint_route(route: Route) -> EndpointRoute:
     )
 
 
+def endpoint_routes(routes: Iterable[Route]) -> list[EndpointRoute]:
+    """What callers can name: a pool is reached by the names of its models only."""
+    return [endpoint_route(route) for route in routes if not route.name.startswith(POOL_PREFIX)]
+
+
 def _salted(route: Route) -> StickySettings | None:
     """Each endpoint splits its callers anew: two on one key are independent."""
     sticky = route.sticky
@@ -164,7 +170,7 @@ class GatewayKeeper:
         """
         self._routes = tuple(routes)  # a start brings them into force as well
         await self._wait_up()
-        endpoints = [endpoint_route(route) for route in routes]
+        endpoints = endpoint_routes(routes)
         await self._gateway.publish(self._builder.build(endpoints))
         self._keep_routes(routes)
 
@@ -238,7 +244,7 @@ class GatewayKeeper:
 
     async def _start(self) -> None:
         routes = self._routes
-        endpoints = [endpoint_route(route) for route in routes]
+        endpoints = endpoint_routes(routes)
         await self._gateway.start(self._builder.build(endpoints))
         pid = self._gateway.pid
         if pid is None:

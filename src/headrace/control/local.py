@@ -62,7 +62,7 @@ class LocalDriver:
         """
         address = self.address_of(serial)
         settings = msgspec.structs.replace(
-            revision.settings,
+            revision.hosts or revision.settings,
             uds=address.removeprefix("unix:"),
             replica=name,
             log_format=self.log_format,

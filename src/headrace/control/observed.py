@@ -131,13 +131,14 @@ class Observed:
 
     `attempted` are routes that were sent to the gateway and not acknowledged: they may be in force.
     `can_publish` is False while a publication is under way, or after one failed until it is tried
-    again.
+    again. `hosted`: which revisions a pool's replica was told to host, by the replica's name.
     """
 
     replicas: Mapping[str, Replica] = field(default_factory=dict)
     published: tuple[Route, ...] | None = None
     attempted: tuple[Route, ...] | None = None
     can_publish: bool = True
+    hosted: Mapping[str, frozenset[str]] = field(default_factory=dict)
     next_serial: int = 1
 
     def routed_addresses(self) -> frozenset[str]:

@@ -9,9 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from headrace.control.desired import DesiredArm, DesiredState, Revision
+from headrace.control.desired import (
+    POOL_PREFIX,
+    DesiredArm,
+    DesiredState,
+    Revision,
+    pool_endpoint,
+)
 from headrace.control.observed import Observed, Phase, Replica, Route, addresses_of
-from headrace.control.routes import EndpointView, route_of
+from headrace.control.routes import EndpointView, PoolAddresses, route_of
 
 LOAD_TIMEOUT_S: Final = 600.0
 SILENT_TIMEOUT_S: Final = 60.0
@@ -119,10 +125,32 @@ def _views(desired: DesiredState, observed: Observed) -> list[EndpointView]:
         if not replica.is_leaving:
             by_endpoint[replica.endpoint].append(replica)
     current = {route.name: route for route in observed.published or ()}
-    return [
+    pools = [
         EndpointView.of(endpoint, by_endpoint[endpoint.name], current.get(endpoint.name))
+        for endpoint in map(pool_endpoint, desired.pools)
+    ]
+    addresses = _pool_addresses(pools, observed)
+    return pools + [
+        EndpointView.of(endpoint, by_endpoint[endpoint.name], current.get(endpoint.name), addresses)
         for endpoint in desired.endpoints
     ]
+
+
+def _pool_addresses(pools: Sequence[EndpointView], observed: Observed) -> PoolAddresses:
+    """Where pools answer now."""
+    by_pool = {
+        view.endpoint.name.removeprefix(POOL_PREFIX): tuple(
+            address for arm in route_of(view).arms for address in arm.replicas
+        )
+        for view in pools
+    }
+    ready = {address for addresses in by_pool.values() for address in addresses}
+    told = {
+        replica.address: observed.hosted.get(replica.name, frozenset())
+        for replica in observed.replicas.values()
+        if replica.address in ready
+    }
+    return PoolAddresses(by_pool=by_pool, told=told)
 
 
 def _starts(views: Sequence[EndpointView], observed: Observed) -> list[Action]:
@@ -138,7 +166,10 @@ def _starts(views: Sequence[EndpointView], observed: Observed) -> list[Action]:
 
 def _start(arm: DesiredArm, serial: int) -> StartReplica:
     revision = arm.revision
-    name = f"{revision.endpoint}-{revision.version}-{serial}"
+    if revision.hosts is not None:
+        name = f"pool-{revision.hosts.name}-{serial}"
+    else:
+        name = f"{revision.endpoint}-{revision.version}-{serial}"
     return StartReplica(name=name, serial=serial, revision=revision)
 
 

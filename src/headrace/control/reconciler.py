@@ -71,6 +71,7 @@ class Reconciler:
     published: tuple[Route, ...] | None = None
     publish_error: str = ""
     replicas: dict[str, Replica] = field(default_factory=dict)
+    hosted: dict[str, frozenset[str]] = field(default_factory=dict)
     _attempted: tuple[Route, ...] | None = None
     _can_publish: bool = True
     _next_serial: int = 1
@@ -85,6 +86,7 @@ class Reconciler:
             published=self.published,
             attempted=self._attempted,
             can_publish=self._can_publish,
+            hosted=dict(self.hosted),
             next_serial=self._next_serial,
         )
 

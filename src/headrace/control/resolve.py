@@ -164,7 +164,8 @@ class Resolver:
             reload=self.reloads.get(name, 0),
             pool=endpoint.pool or "",
         )
-        replicas = first_replicas(endpoint, version.replicas)
+        # A pool's processes are its own; the model has none.
+        replicas = 0 if endpoint.pool else first_replicas(endpoint, version.replicas)
         return DesiredArm(revision=revision, weight=version.weight, replicas=replicas)
 
     def _wrong(self, place: str, message: str) -> None:

@@ -6,10 +6,30 @@ ready; then it changes as a whole.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from headrace.control.desired import DesiredArm, DesiredEndpoint
+from headrace.control.desired import DesiredArm, DesiredEndpoint, Revision
 from headrace.control.observed import Arm, Phase, Replica, Route
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolAddresses:
+    """Where pools answer: which of their ready replicas was told to host which revision.
+
+    `told` has revision ids by address, `by_pool` the addresses of each pool.
+    """
+
+    by_pool: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    told: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def hosting(self, revision: Revision) -> tuple[str, ...]:
+        """The ready replicas of the revision's pool that host it."""
+        addresses = self.by_pool.get(revision.pool, ())
+        return tuple(a for a in addresses if revision.id in self.told.get(a, frozenset()))
+
+    def still(self, addresses: Iterable[str]) -> tuple[str, ...]:
+        """Those of `addresses` that are a pool's and ready."""
+        return tuple(address for address in addresses if address in self.told)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,17 +37,23 @@ class EndpointView:
     """A desired endpoint beside its replicas, those that drain left out.
 
     `wanted` are the replicas to keep for each desired revision, by its id. `former` are the others
-    by version: of older revisions, or more than wanted. `current` is the published route.
+    by version: of older revisions, or more than wanted. `current` is the published route. `pools`
+    says where pools answer.
     """
 
     endpoint: DesiredEndpoint
     wanted: Mapping[str, Sequence[Replica]]
     former: Mapping[str, Sequence[Replica]]
     current: Route | None
+    pools: PoolAddresses
 
     @classmethod
     def of(
-        cls, endpoint: DesiredEndpoint, replicas: Iterable[Replica], current: Route | None
+        cls,
+        endpoint: DesiredEndpoint,
+        replicas: Iterable[Replica],
+        current: Route | None,
+        pools: PoolAddresses | None = None,
     ) -> "EndpointView":
         """The view of `endpoint`; `replicas` are all of this endpoint that do not drain."""
         counts = {arm.revision.id: arm.replicas for arm in endpoint.arms}
@@ -39,13 +65,21 @@ class EndpointView:
                 mine.append(replica)
             else:
                 former[replica.version].append(replica)
-        return cls(endpoint=endpoint, wanted=wanted, former=former, current=current)
+        return cls(
+            endpoint=endpoint,
+            wanted=wanted,
+            former=former,
+            current=current,
+            pools=pools or PoolAddresses(),
+        )
 
     def is_settled(self, arm: DesiredArm) -> bool:
         """Whether as many copies of `arm` as its weight needs were ready once, and one is now.
 
         A copy that crashed later does not unsettle it, else a crash would hold up a rollback.
         """
+        if arm.revision.pool:
+            return bool(self.pools.hosting(arm.revision))
         if arm.revision.upstream is not None or arm.replicas == 0:
             return True
         replicas = self.wanted[arm.revision.id]
@@ -63,7 +97,7 @@ class EndpointView:
         weighted = [arm for arm in self.endpoint.arms if arm.weight > 0]
         if all(self.is_settled(arm) for arm in weighted):
             return True
-        if self._current_upstreams():
+        if self._current_elsewhere():
             return False
         survivors = self._current_replicas()
         if _ready(survivors):
@@ -80,6 +114,8 @@ class EndpointView:
     def ready_for(self, key: str) -> tuple[str, ...]:
         """Addresses that answer for the arm called `key` now, in a stable order."""
         arm = self.endpoint.arm(key)
+        if arm is not None and arm.revision.pool:
+            return self.pools.hosting(arm.revision)
         replicas = list(self.wanted[arm.revision.id]) if arm else []
         version = key.partition("~")[0]
         if version in self._versions_on_former():
@@ -87,12 +123,14 @@ class EndpointView:
         return tuple(sorted(replica.address for replica in _ready(replicas)))
 
     def _can_answer(self, arm: DesiredArm) -> bool:
+        if arm.revision.pool:
+            return bool(self.pools.hosting(arm.revision))
         return arm.revision.upstream is not None or bool(_ready(self.wanted[arm.revision.id]))
 
-    def _current_upstreams(self) -> bool:
-        """Whether the published split sends requests to somebody else's server."""
-        arms = () if self.current is None else self.current.arms
-        return any(arm.upstream is not None and arm.weight > 0 for arm in arms)
+    def _current_elsewhere(self) -> bool:
+        """Whether the published split sends requests to a pool, or to somebody else's server."""
+        arms = [arm for arm in self.current.arms if arm.weight > 0] if self.current else []
+        return any(arm.upstream is not None or self.pools.still(arm.replicas) for arm in arms)
 
     def _current_replicas(self) -> list[Replica]:
         """What the published split sends requests to, crashed ones included: they come back."""
@@ -151,7 +189,7 @@ def _kept_route(view: EndpointView, current: Route) -> Route:
             version=arm.version,
             role=arm.role,
             weight=arm.weight,
-            replicas=view.ready_for(arm.key),
+            replicas=view.ready_for(arm.key) or view.pools.still(arm.replicas),
             upstream=arm.upstream,
         )
         for arm in current.arms
