@@ -204,11 +204,10 @@ class Pool:
 
     async def _load(self, hosted: HostedModel) -> None:
         """Load a model for those who wait; whatever goes wrong is theirs alone."""
-        limit_s = self.settings.load_timeout_s
         try:
-            async with asyncio.timeout(limit_s):
-                loaded = await self._try_and_load(hosted)
+            loaded = await self._try_and_load(hosted)
         except TimeoutError:
+            limit_s = self.settings.load_timeout_s
             self._failed(hosted, hosted.reason or f"it did not load within {limit_s:g} s")
         except HeadraceError as error:
             self._failed(hosted, str(error))
@@ -221,17 +220,19 @@ class Pool:
             self._loads.pop(hosted, None)
 
     async def _try_and_load(self, hosted: HostedModel) -> LoadedModel:
+        """The time limit is of the model's own time: waiting for a turn is no fault of it."""
         settings = hosted.state.settings
+        limit_s = self.settings.load_timeout_s
         async with self._trials:
             if hosted.size_bytes is None:
-                limit_s = self.settings.load_timeout_s
                 result = await self._trial.run(settings, timeout_s=limit_s)
                 if result.error:
                     raise UnsupportedModelError(result.error)
                 hosted.size_bytes = result.size_bytes
             try:
-                await self._find_room(hosted)
-                async with self._turn:
+                async with asyncio.timeout(limit_s):
+                    await self._find_room(hosted)
+                async with self._turn, asyncio.timeout(limit_s):
                     return await self._loader.load(settings)
             except BaseException:
                 hosted.has_room = False
