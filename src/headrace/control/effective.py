@@ -146,7 +146,9 @@ def _carrying(arm: DesiredArm, weight: int) -> DesiredArm:
 
 
 def _unmixed(rollout: RolloutRecord) -> DesiredEndpoint:
-    """The old version alone."""
+    """The old version alone; if it was let go, all of its copies are there before it takes over."""
+    if rollout.state.dropped_stable:
+        return rollout.source
     arms = tuple(_carrying(arm, arm.weight) for arm in rollout.source.arms)
     return msgspec.structs.replace(rollout.source, arms=arms)
 

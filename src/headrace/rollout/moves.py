@@ -79,7 +79,8 @@ def kept(state: RolloutState, keep_s: float, *, now: float) -> RolloutState:
 def promoted(state: RolloutState, *, now: float, reason: str) -> RolloutState:
     """The candidate has all requests, and the old version is not needed any more."""
     traffic = Traffic(candidate=100, has_stable=False)
-    return replace(entered(state, Phase.PROMOTED, reason=reason, now=now), traffic=traffic)
+    done = entered(state, Phase.PROMOTED, reason=reason, now=now)
+    return replace(done, traffic=traffic, dropped_stable=True)
 
 
 def paused(
@@ -97,7 +98,7 @@ def paused(
 def withdrawn(
     state: RolloutState, *, now: float, reason: str, phase: Phase = Phase.ROLLED_BACK
 ) -> RolloutState:
-    """The old version has all requests again; its replicas were kept for this."""
+    """The old version has all requests again: at once, unless it was dropped."""
     return replace(entered(state, phase, reason=reason, now=now), traffic=HELD_BACK)
 
 

@@ -85,6 +85,7 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     `max_duration_s` counts from; None until the candidate first got requests. `promoted_by`: set
     once the candidate is to take over, while only its replicas and the gateway are waited for.
     `awaits_approval`: paused by the plan, not by hand, so `resume` passes the step.
+    `dropped_stable`: the old version's replicas were let go, so a way back has to start them first.
     """
 
     settings: RolloutSettings
@@ -101,6 +102,7 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     counted_since: float | None = None
     promoted_by: PromotedBy | None = None
     awaits_approval: bool = False
+    dropped_stable: bool = False
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

@@ -110,6 +110,18 @@ def test_a_rollout_taken_back_leaves_the_old_version_alone(phase: Phase) -> None
     assert found.split_id == ""
 
 
+def test_a_way_back_after_the_promotion_waits_for_all_copies_of_the_old_version() -> None:
+    source = endpoint(arm("1", replicas=3))
+    record = rollout(Traffic(), phase=Phase.ROLLED_BACK, source=source)
+    state = msgspec.structs.replace(record.state, dropped_stable=True)
+
+    stable = in_force(record.target, msgspec.structs.replace(record, state=state)).arm("1")
+
+    assert stable is not None
+    assert stable.replicas == 3
+    assert stable.required is None
+
+
 def test_a_promoted_rollout_is_what_was_asked_for() -> None:
     record = rollout(Traffic(candidate=100, has_stable=False), phase=Phase.PROMOTED)
 

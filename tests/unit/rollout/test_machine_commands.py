@@ -133,6 +133,7 @@ def test_abort_and_rollback_give_everything_back(verb: Verb, phase: Phase) -> No
     back = canary.tell(verb, "wrong model")
     assert back.phase is phase
     assert back.traffic == Traffic(candidate=0, candidate_scale=0.0)
+    assert not back.dropped_stable
     assert back.reason.endswith("by hand: wrong model")
 
 
@@ -144,6 +145,7 @@ def test_a_promotion_can_be_rolled_back() -> None:
     back = canary.tell(Verb.ROLLBACK)
     assert back.phase is Phase.ROLLED_BACK
     assert (back.traffic.candidate, back.traffic.has_stable) == (0, True)
+    assert back.dropped_stable
 
 
 def test_a_refusal_says_what_is_possible() -> None:
