@@ -6,14 +6,13 @@ it uses when it runs.
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from headrace import __version__
 from headrace.cli import (
+    autoscale,
     context,
     diff,
     down,
@@ -83,9 +82,7 @@ for _command, _panel in (
 ):
     app.command(rich_help_panel=_panel)(_command)
 app.add_typer(rollouts.app, name="rollout", rich_help_panel=_RUN)
-if find_spec("headrace.cli.autoscale") is not None:
-    autoscale = import_module("headrace.cli.autoscale").app
-    app.add_typer(autoscale, name="autoscale", rich_help_panel=_RUN)
+app.add_typer(autoscale.app, name="autoscale", rich_help_panel=_LOOK)
 app.add_typer(models.app, name="models", rich_help_panel=_WRITE)
 app.add_typer(context.app, name="context", rich_help_panel=_WRITE)
 

@@ -3,8 +3,6 @@
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import time
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +11,7 @@ import typer
 from headrace.cli.failures import FAILED
 from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
 from headrace.cli.rollout_plan import PlanOptions, StepUntil, Strategy, rollout_plan
+from headrace.cli.rollout_simulate import simulate
 
 if TYPE_CHECKING:
     from headrace.cli.connection import Target
@@ -550,5 +549,4 @@ def _now() -> float:
     return datetime.now(UTC).timestamp()
 
 
-if find_spec("headrace.cli.rollout_simulate") is not None:
-    app.command()(import_module("headrace.cli.rollout_simulate").simulate)
+app.command()(simulate)

@@ -14,6 +14,8 @@ from tests.unit.cli.conftest import Command
 COMMANDS = (
     *("up", "down", "apply", "serve", "infer", "status", "logs", "check", "schema", "version"),
     *("models", "push", "list", "show", "rm", "gc"),
+    *("diff", "history", "undo", "events", "feedback", "context", "rollout", "autoscale"),
+    *("start", "promote", "pause", "resume", "abort", "rollback", "simulate", "add", "use"),
 )
 
 
@@ -23,7 +25,8 @@ def test_the_version_is_printed(headrace: Command) -> None:
 
 
 def test_help_names_every_command(headrace: Command) -> None:
-    text = headrace("--help").out + headrace("models", "--help").out
+    groups = [headrace(group, "--help").out for group in ("models", "rollout", "context")]
+    text = headrace("--help").out + "".join(groups)
 
     assert [command for command in COMMANDS if command not in text] == []
 
