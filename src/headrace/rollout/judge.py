@@ -159,7 +159,7 @@ def judge_latency(
         return judge_slow(ratios, settings, slow=slow, level=level_low, names=names)
     a, b = ratios.baseline.quantile(settings.quantile), ratios.candidate.quantile(settings.quantile)
     if a is None or b is None:
-        missing = names.candidate if b is None else names.baseline
+        missing = names.baseline if a is None else names.candidate
         return waiting("latency", f"no requests to {missing} timed yet", alpha=level)
     low, high = ratios.refuted(level_low, level)
     worse = low is not None and low >= 1.0

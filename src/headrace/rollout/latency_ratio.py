@@ -112,7 +112,7 @@ def thresholds_near(
     """
     total = counts.sum(axis=-1, keepdims=True)
     tail = (total - np.cumsum(counts, axis=-1)) / ((1.0 - quantile) * np.maximum(total, 1e-12))
-    near = (tail >= _NEAR[0]) & (tail <= _NEAR[1])
+    near = (tail >= _NEAR[0]) & (tail <= _NEAR[1]) & (counts > 0.0)
     columns = np.flatnonzero(near.any(axis=0))
     # Where no edge is near (few, wide buckets), the first one past the quantile.
     past = upper[np.argmax(tail <= 1.0 + _ROUND, axis=-1)]

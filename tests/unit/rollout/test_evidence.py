@@ -1,0 +1,541 @@
+import itertools
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.core.errors import FailedPreconditionError
+from headrace.core.rollout_settings import (
+    AbSettings,
+    BlueGreenSettings,
+    CanarySettings,
+    DisagreementMetric,
+    ErrorsMetric,
+    LatencyMetric,
+    MetricsSettings,
+    PredictionsMetric,
+    RejectionsMetric,
+    RewardMetric,
+    RolloutSettings,
+    ShadowSettings,
+)
+from headrace.rollout.evidence import Evidence, metrics_in_use
+from headrace.rollout.explain import Names
+from headrace.rollout.outcomes import Outcome, Verdict
+from headrace.rollout.readings import ArmCounts, Increment, LatencyCounts, PairCounts, RewardSums
+from tests.unit.rollout.readings import seconds
+
+NAMES = Names("version 1", "version 2")
+ERRORS_ONLY = MetricsSettings(
+    errors=ErrorsMetric(), rejections=None, latency=None, predictions=None
+)
+
+
+def watched(
+    settings: RolloutSettings, increments: Iterable[Increment], count: int
+) -> tuple[Evidence, Verdict]:
+    evidence = Evidence.start(settings)
+    for increment in itertools.islice(increments, count):
+        evidence.add(increment)
+    return evidence, evidence.verdict(1000.0, NAMES)
+
+
+def second(share: float = 0.5, **counts: tuple[int, int]) -> Increment:
+    """Exact numbers, pairs are baseline's and candidate's."""
+    arms = [
+        ArmCounts(**{name: pair[i] for name, pair in counts.items()})  # type: ignore[arg-type]  # all are counts
+        for i in range(2)
+    ]
+    return Increment(at=1.0, duration_s=1.0, share=share, baseline=arms[0], candidate=arms[1])
+
+
+def test_a_good_version_is_promoted_and_every_metric_says_why() -> None:
+    _, verdict = watched(CanarySettings(), seconds(1, errors=(0.001, 0.001)), 120)
+
+    assert verdict.outcome is Outcome.PROMOTE
+    assert verdict.at == 1000.0
+    assert [m.metric for m in verdict.metrics] == ["errors", "rejections", "latency", "predictions"]
+    for metric in verdict.metrics:
+        assert metric.outcome is Outcome.PROMOTE
+        assert metric.alpha == pytest.approx(0.0125)
+        assert metric.reason in verdict.explanation
+        assert metric.reason.endswith("shown to be within what is tolerated")
+        assert metric.low is not None
+        assert metric.effect is not None
+        assert metric.high is not None
+        assert metric.low <= metric.effect <= metric.high
+        assert metric.margin is not None
+        assert metric.high <= metric.margin
+        assert min(metric.samples) > 4000
+
+
+def test_failing_answers_roll_back_and_lead_the_explanation() -> None:
+    _, verdict = watched(CanarySettings(), seconds(2, share=0.1, errors=(0.001, 0.05)), 12)
+
+    assert verdict.outcome is Outcome.ROLL_BACK
+    errors = verdict.metric("errors")
+    assert errors is not None
+    assert errors.outcome is Outcome.ROLL_BACK
+    assert errors.low is not None
+    assert errors.low > 0.0
+    assert verdict.explanation.startswith("errors: ")
+    first = verdict.explanation.split("\n")[0]
+    assert "failed on version 2 against" in first
+    assert "on version 1: difference +" in first
+    assert "with 98.8 % confidence at any time; 0.50 points are tolerated: worse" in first
+
+
+def test_a_slow_tail_rolls_back() -> None:
+    _, verdict = watched(CanarySettings(), seconds(3, times_slower=3.0), 10)
+
+    latency = verdict.metric("latency")
+    assert verdict.outcome is Outcome.ROLL_BACK
+    assert latency is not None
+    assert latency.outcome is Outcome.ROLL_BACK
+    assert latency.unit == "times"
+    assert latency.baseline is not None
+    assert latency.candidate is not None
+    assert latency.candidate > 2 * latency.baseline
+    assert "p99 is" in latency.reason
+    assert "1.25 times are tolerated: worse" in latency.reason
+
+
+def test_other_predictions_roll_back() -> None:
+    _, verdict = watched(CanarySettings(), seconds(4, yes=(0.3, 0.6)), 20)
+
+    predictions = verdict.metric("predictions")
+    assert verdict.outcome is Outcome.ROLL_BACK
+    assert predictions is not None
+    assert predictions.outcome is Outcome.ROLL_BACK
+    assert predictions.low is not None
+    assert predictions.low > 0.1
+    assert "the largest change of 2" in predictions.reason
+    assert predictions.reason.endswith("they have changed")
+
+
+def test_refusals_roll_back() -> None:
+    _, verdict = watched(CanarySettings(), seconds(5, rejections=(0.0, 0.1)), 12)
+
+    assert verdict.outcome is Outcome.ROLL_BACK
+    assert verdict.explanation.startswith("rejections: ")
+
+
+def test_worse_but_shown_to_be_tolerated_is_promoted() -> None:
+    settings = CanarySettings(
+        metrics=msgspec.structs.replace(ERRORS_ONLY, errors=ErrorsMetric(margin=0.2))
+    )
+
+    _, verdict = watched(settings, seconds(6, errors=(0.0, 0.05)), 60)
+
+    errors = verdict.metric("errors")
+    assert errors is not None
+    assert errors.low is not None
+    assert errors.low > 0.0
+    assert verdict.outcome is Outcome.PROMOTE
+
+
+def test_no_data_waits() -> None:
+    evidence = Evidence.start(CanarySettings())
+
+    verdict = evidence.verdict(1.0, NAMES)
+
+    assert verdict.outcome is Outcome.WAIT
+    assert [m.outcome for m in verdict.metrics] == [Outcome.WAIT] * 4
+    assert "errors: no requests to version 1 counted yet" in verdict.explanation
+    assert "latency: no requests to version 1 timed yet" in verdict.explanation
+    assert "predictions: no answers of both versions counted yet" in verdict.explanation
+
+
+def test_a_missing_arm_is_named() -> None:
+    evidence = Evidence.start(CanarySettings())
+    evidence.add(second(requests=(500, 0)))
+
+    assert (
+        "errors: no requests to version 2 counted yet" in evidence.verdict(1.0, NAMES).explanation
+    )
+
+
+def test_a_metric_without_data_keeps_the_others_from_promoting() -> None:
+    increments = (
+        msgspec.structs.replace(
+            increment,
+            baseline=msgspec.structs.replace(increment.baseline, classes={}),
+            candidate=msgspec.structs.replace(increment.candidate, classes={}),
+        )
+        for increment in seconds(7)
+    )
+
+    evidence, verdict = watched(CanarySettings(), increments, 120)
+
+    assert verdict.outcome is Outcome.WAIT
+    assert [m.metric for m in verdict.metrics if m.outcome is Outcome.WAIT] == ["predictions"]
+    evidence.leave_out("predictions", "the model's output is neither a class nor a score")
+    later = evidence.verdict(1001.0)
+    assert later.outcome is Outcome.PROMOTE
+    assert later.metric("predictions") is None
+    assert later.metrics[0].alpha == pytest.approx(0.0125)
+    assert later.explanation.endswith(
+        "predictions: not judged, the model's output is neither a class nor a score"
+    )
+
+
+def test_nothing_to_judge_never_promotes() -> None:
+    nothing = MetricsSettings(errors=None, rejections=None, latency=None, predictions=None)
+
+    _, verdict = watched(CanarySettings(metrics=nothing), seconds(8), 20)
+
+    assert verdict.outcome is Outcome.WAIT
+    assert verdict.metrics == ()
+    assert "no metric judges this rollout" in verdict.explanation
+
+
+def test_a_fixed_threshold_of_errors_holds_whatever_the_baseline_does() -> None:
+    settings = CanarySettings(
+        metrics=msgspec.structs.replace(ERRORS_ONLY, errors=ErrorsMetric(max_ratio=0.02))
+    )
+
+    _, verdict = watched(settings, seconds(9, errors=(0.1, 0.1)), 20)
+
+    errors = verdict.metric("errors")
+    assert verdict.outcome is Outcome.ROLL_BACK
+    assert errors is not None
+    assert errors.margin == 0.02
+    assert errors.reason.endswith("at most 2.0 % are tolerated: more than the fixed threshold")
+
+
+def test_a_fixed_threshold_that_is_kept_does_not_decide() -> None:
+    settings = CanarySettings(
+        metrics=msgspec.structs.replace(
+            ERRORS_ONLY,
+            errors=ErrorsMetric(max_ratio=0.05),
+            latency=LatencyMetric(max_s=0.2),
+        )
+    )
+
+    _, verdict = watched(settings, seconds(10, errors=(0.001, 0.001)), 120)
+
+    assert verdict.outcome is Outcome.PROMOTE
+    assert [m.unit for m in verdict.metrics] == ["ratio difference", "times"]
+
+
+def test_a_fixed_threshold_of_latency_holds_whatever_the_baseline_does() -> None:
+    settings = CanarySettings(
+        metrics=MetricsSettings(
+            errors=None, rejections=None, predictions=None, latency=LatencyMetric(max_s=0.03)
+        )
+    )
+
+    _, verdict = watched(settings, seconds(11), 20)
+
+    assert verdict.outcome is Outcome.ROLL_BACK
+    assert "took longer than the fixed threshold of 30 ms" in verdict.explanation
+    assert verdict.explanation.endswith("where 1.0 % may: too slow")
+
+
+def test_blue_green_is_judged_by_fixed_thresholds_only() -> None:
+    settings = BlueGreenSettings(
+        metrics=MetricsSettings(
+            errors=ErrorsMetric(max_ratio=0.02), latency=LatencyMetric(max_s=0.2)
+        )
+    )
+    good = (msgspec.structs.replace(i, share=1.0) for i in seconds(12, share=0.99))
+    bad = (msgspec.structs.replace(i, share=1.0) for i in seconds(12, share=0.99, errors=(0, 0.1)))
+
+    _, kept = watched(settings, good, 30)
+    _, broken = watched(settings, bad, 30)
+
+    assert [m.metric for m in kept.metrics] == ["errors", "latency"]
+    assert kept.metrics[0].alpha == pytest.approx(0.025)
+    assert kept.outcome is Outcome.PROMOTE
+    assert "rejections: not judged, before and after a switch there is only one version" in (
+        kept.explanation
+    )
+    assert broken.outcome is Outcome.ROLL_BACK
+    assert Evidence.start(settings).verdict(0.0).outcome is Outcome.WAIT
+
+
+def test_blue_green_without_thresholds_has_no_verdict() -> None:
+    _, verdict = watched(BlueGreenSettings(), seconds(13), 10)
+
+    assert verdict.outcome is Outcome.WAIT
+    assert verdict.metrics == ()
+    assert metrics_in_use(BlueGreenSettings())[0] == ()
+
+
+def pairs(pairs: int, disagreements: int, unanswered: int = 0) -> Increment:
+    counts = PairCounts(
+        pairs=pairs, disagreements=disagreements, unanswered=unanswered, distance_sum=0.5
+    )
+    return Increment(at=1.0, duration_s=1.0, share=0.0, pairs=counts)
+
+
+@pytest.mark.parametrize(
+    ("increment", "outcome"),
+    [
+        (pairs(100, 0), Outcome.PROMOTE),
+        (pairs(100, 5), Outcome.ROLL_BACK),
+        (pairs(100, 1), Outcome.WAIT),
+        (pairs(100, 0, 20), Outcome.ROLL_BACK),
+    ],
+)
+def test_a_shadow_is_judged_by_its_answers_and_its_failures(
+    increment: Increment, outcome: Outcome
+) -> None:
+    settings = ShadowSettings(metrics=MetricsSettings(disagreement=DisagreementMetric()))
+
+    evidence, verdict = watched(settings, [increment] * 20, 20)
+
+    assert [m.metric for m in verdict.metrics] == ["errors", "disagreement"]
+    assert verdict.outcome is outcome
+    assert "pairs of answers differ on version 2" in verdict.explanation
+    assert "latency: not judged, copies are answered to nobody" in verdict.explanation
+    assert evidence.summary()["mean_distance"] == pytest.approx(0.5 / 100)
+
+
+def test_copies_that_fail_count_as_different_where_errors_are_not_judged() -> None:
+    settings = ShadowSettings(
+        metrics=MetricsSettings(errors=None, disagreement=DisagreementMetric())
+    )
+
+    _, verdict = watched(settings, [pairs(100, 0, 20)] * 20, 20)
+
+    assert [m.metric for m in verdict.metrics] == ["disagreement"]
+    assert verdict.outcome is Outcome.ROLL_BACK
+    assert verdict.metrics[0].samples == (0, 2400)
+
+
+def rewards(units: int, a: float, b: float) -> Increment:
+    return Increment(
+        at=1.0,
+        duration_s=1.0,
+        share=0.5,
+        baseline_reward=RewardSums(units=units, mean=a, squares=units * 0.25),
+        candidate_reward=RewardSums(units=units, mean=b, squares=units * 0.25),
+        baseline=ArmCounts(requests=units, units=units),
+        candidate=ArmCounts(requests=units, units=units),
+    )
+
+
+REWARD_ONLY = AbSettings(
+    metrics=MetricsSettings(
+        errors=None, rejections=None, latency=None, predictions=None, reward=RewardMetric()
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("units", "difference", "outcome"),
+    [
+        (5000, 0.1, Outcome.PROMOTE),
+        (5000, -0.1, Outcome.ROLL_BACK),
+        (5000, 0.0, Outcome.WAIT),
+        (99, 5.0, Outcome.WAIT),
+    ],
+)
+def test_the_reward_decides_an_ab_test(units: int, difference: float, outcome: Outcome) -> None:
+    _, verdict = watched(REWARD_ONLY, [rewards(units, 1.0, 1.0 + difference)], 1)
+
+    assert [m.metric for m in verdict.metrics] == ["reward", "assignment"]
+    assert verdict.outcome is outcome
+    if units < 100:
+        assert "99 units of version 1 and 99 of version 2 have a reward" in verdict.explanation
+    else:
+        assert verdict.metrics[0].effect == pytest.approx(difference)
+
+
+def test_equal_rewards_wait() -> None:
+    increment = rewards(500, 1.0, 1.0)
+    flat = RewardSums(units=500, mean=1.0)
+    increment = msgspec.structs.replace(increment, baseline_reward=flat, candidate_reward=flat)
+
+    _, verdict = watched(REWARD_ONLY, [increment], 1)
+
+    assert verdict.outcome is Outcome.WAIT
+    assert "reward: all rewards are equal so far" in verdict.explanation
+
+
+def test_a_split_that_is_not_as_planned_keeps_a_winner_from_winning() -> None:
+    winner = rewards(5000, 1.0, 1.2)
+    lost = msgspec.structs.replace(winner, candidate=ArmCounts(requests=4000, units=4000))
+
+    _, verdict = watched(REWARD_ONLY, [lost], 1)
+
+    assignment = verdict.metric("assignment")
+    assert assignment is not None
+    assert assignment.outcome is Outcome.WAIT
+    assert assignment.alpha == 0.001
+    assert "assignment: 44.4 % of 9,000 units went to version 2, 50.0 % were planned" in (
+        verdict.explanation
+    )
+    assert verdict.outcome is Outcome.WAIT
+
+
+def test_without_sticky_keys_requests_are_the_units() -> None:
+    _, verdict = watched(
+        msgspec.structs.replace(REWARD_ONLY, metrics=ERRORS_ONLY),
+        [second(requests=(5000, 4000))],
+        1,
+    )
+
+    assert "of 9,000 requests went to version 2" in verdict.explanation
+    assert Evidence.start(REWARD_ONLY).verdict(0.0).metric("assignment") is not None
+
+
+def test_many_requests_of_few_users_prove_little() -> None:
+    # One user in ten sends what is refused, and all of those happen to be on one arm.
+    plain = second(requests=(100, 100), rejections=(0, 10))
+    sticky = second(requests=(100, 100), rejections=(0, 10), units=(1, 1))
+    settings = CanarySettings(metrics=MetricsSettings(errors=None, latency=None, predictions=None))
+
+    _, by_request = watched(settings, [plain] * 10, 10)
+    _, by_user = watched(settings, [sticky] * 10, 10)
+
+    assert by_request.outcome is Outcome.ROLL_BACK
+    assert by_user.outcome is Outcome.WAIT
+
+
+def test_rows_of_one_request_are_one_observation() -> None:
+    def classes(factor: int) -> Increment:
+        a, b = ({"x": factor * x, "y": factor * (50 - x)} for x in (10, 25))
+        return Increment(
+            at=1.0,
+            duration_s=1.0,
+            share=0.5,
+            baseline=ArmCounts(requests=50, classes=a),
+            candidate=ArmCounts(requests=50, classes=b),
+        )
+
+    settings = CanarySettings(
+        metrics=MetricsSettings(
+            errors=None, rejections=None, latency=None, predictions=PredictionsMetric()
+        )
+    )
+
+    _, single = watched(settings, [classes(1)] * 3, 3)
+    _, batched = watched(settings, [classes(64)] * 3, 3)
+
+    assert single.metrics[0].low == pytest.approx(batched.metrics[0].low, abs=0.02)
+
+
+def test_the_summary_counts() -> None:
+    evidence, _ = watched(CanarySettings(), [second(requests=(90, 10), units=(9, 1))] * 3, 3)
+
+    summary = evidence.summary()
+
+    assert summary["baseline_requests"] == 270
+    assert summary["candidate_requests"] == 30
+    assert summary["candidate_units"] == 3
+    assert summary["intervals"] == 3
+    assert summary["counted_s"] == 3.0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        CanarySettings(),
+        AbSettings(metrics=MetricsSettings(reward=RewardMetric())),
+        ShadowSettings(metrics=MetricsSettings(disagreement=DisagreementMetric())),
+        BlueGreenSettings(metrics=MetricsSettings(latency=LatencyMetric(max_s=0.1))),
+    ],
+)
+def test_a_restart_changes_nothing(settings: RolloutSettings) -> None:
+    increments = list(itertools.islice(seconds(21, share=0.25, errors=(0.01, 0.01)), 12))
+    whole = Evidence.start(settings)
+    restarted = Evidence.start(settings)
+    for increment in increments:
+        whole.add(increment)
+        restarted = Evidence.decode(settings, restarted.encode())
+        restarted.add(increment)
+
+    assert restarted.encode() == whole.encode()
+    assert restarted.verdict(5.0, NAMES) == whole.verdict(5.0, NAMES)
+    assert restarted.summary() == whole.summary()
+
+
+@pytest.mark.slow
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.05, 0.25, 0.5]), st.integers(0, 200), st.integers(0, 50)),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_encoding_is_exact_whatever_was_counted(rows: list[tuple[float, int, int]]) -> None:
+    settings = CanarySettings()
+    evidence = Evidence.start(settings)
+    for share, requests, errors in rows:
+        evidence.add(second(share, requests=(requests + errors, errors), errors=(errors, errors)))
+
+    again = Evidence.decode(settings, evidence.encode())
+
+    assert again.encode() == evidence.encode()
+    assert again.verdict(1.0) == evidence.verdict(1.0)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80", b"nonsense"])
+def test_damaged_evidence_is_refused(data: bytes) -> None:
+    with pytest.raises(FailedPreconditionError, match="start the rollout again"):
+        Evidence.decode(CanarySettings(), data)
+
+
+def test_evidence_of_another_format_is_refused() -> None:
+    evidence = Evidence.start(CanarySettings())
+    evidence._counts.format = 99
+
+    with pytest.raises(FailedPreconditionError, match="has format 99"):
+        Evidence.decode(CanarySettings(), evidence.encode())
+
+
+@pytest.mark.slow
+@given(st.integers(1, 12), st.integers(1, 40))
+def test_a_roll_back_stands_while_only_the_candidate_fails(seconds: int, failures: int) -> None:
+    evidence = Evidence.start(CanarySettings(metrics=ERRORS_ONLY))
+    outcomes = []
+    for _ in range(seconds):
+        evidence.add(second(0.2, requests=(80, 20 + failures), errors=(0, failures)))
+        outcomes.append(evidence.verdict(1.0).outcome)
+
+    assert outcomes == sorted(outcomes, key=lambda outcome: outcome is Outcome.ROLL_BACK)
+
+
+@pytest.mark.slow
+@given(st.integers(1, 20))
+def test_a_promotion_stands_while_nothing_fails(seconds: int) -> None:
+    evidence = Evidence.start(CanarySettings(metrics=ERRORS_ONLY))
+    outcomes = []
+    for _ in range(seconds):
+        evidence.add(second(0.5, requests=(100, 100)))
+        outcomes.append(evidence.verdict(1.0).outcome)
+
+    assert outcomes == sorted(outcomes, key=lambda outcome: outcome is Outcome.PROMOTE)
+    assert Outcome.ROLL_BACK not in outcomes
+
+
+def test_an_outage_of_both_versions_rolls_nothing_back() -> None:
+    calm, outage = (second(0.1, requests=(900, 100), errors=e) for e in ((9, 1), (450, 50)))
+
+    _, verdict = watched(CanarySettings(metrics=ERRORS_ONLY), [calm] * 30 + [outage] * 30, 60)
+
+    assert verdict.outcome is Outcome.WAIT
+
+
+def test_a_latency_without_a_bound_says_so() -> None:
+    latency = LatencyCounts(lower_s=(0.0,), width_s=(0.001,), counts=(10,))
+    arm = ArmCounts(requests=10, latency=latency)
+    increment = Increment(at=1.0, duration_s=1.0, share=0.5, baseline=arm, candidate=arm)
+
+    _, verdict = watched(CanarySettings(), [increment] * 2, 2)
+
+    assert "with no bound yet" in verdict.explanation
+    assert verdict.outcome is Outcome.WAIT
+
+
+def test_names_are_the_versions_where_none_are_given() -> None:
+    evidence = Evidence.start(
+        CanarySettings(metrics=MetricsSettings(rejections=RejectionsMetric()))
+    )
+    evidence.add(second(requests=(10, 10)))
+
+    assert "on the new version against" in evidence.verdict(1.0).explanation
