@@ -1,19 +1,16 @@
-"""Where is the desired state kept? In one file, replaced whole, by one control plane at a time."""
+"""What must survive, and who may write it? `headrace.control.state` keeps it."""
 
 import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from headrace.control.desired import DesiredEndpoint, DesiredState
-from headrace.control.files import write_atomic
-from headrace.core import ConflictError, FailedPreconditionError
+from headrace.core import FailedPreconditionError
 from headrace.rollout.state import RolloutState
-
-_FORMAT: Final = 1
 
 
 class EndpointGeneration(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,58 +168,6 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of the database."""
-
-
-class _Stored(msgspec.Struct, frozen=True, kw_only=True):
-    format: int
-    state: DesiredState
-
-
-class FileStore:
-    """A `Store` in one JSON file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._generation: int | None = None
-
-    def load(self) -> DesiredState:
-        """The newest state; generation 0 if there was none."""
-        state = self._read()
-        self._generation = state.generation
-        return state
-
-    def save(self, state: DesiredState) -> None:
-        """Replace the state; on disk when this returns."""
-        if self._generation is None:
-            self.load()
-        if state.generation != (self._generation or 0) + 1:
-            message = (
-                f"the desired state is at generation {self._generation} and cannot become "
-                f"{state.generation}; read it again"
-            )
-            raise ConflictError(message)
-        data = msgspec.json.encode(_Stored(format=_FORMAT, state=state))
-        try:
-            write_atomic(self._path, data)
-        except OSError as error:
-            message = f"cannot store the desired state in {self._path}: {error.strerror}"
-            raise FailedPreconditionError(message) from error
-        self._generation = state.generation
-
-    def _read(self) -> DesiredState:
-        try:
-            data = self._path.read_bytes()
-        except FileNotFoundError:
-            return DesiredState()
-        try:
-            stored = msgspec.json.decode(data, type=_Stored)
-        except msgspec.DecodeError as error:
-            message = f"cannot read {self._path}: {error}; move it away to start from the spec file"
-            raise FailedPreconditionError(message) from error
-        if stored.format != _FORMAT:
-            message = f"{self._path} has format {stored.format}; this version reads {_FORMAT}"
-            raise FailedPreconditionError(message)
-        return stored.state
 
 
 class HomeLock:
