@@ -56,12 +56,15 @@ def main(arguments: list[str]) -> int:
 def _be_keeper(caller: socket.socket) -> NoReturn:
     """See one trial to its end, and tell the caller."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with contextlib.suppress(OSError, EOFError, msgspec.MsgspecError):
+    try:
         caller.settimeout(_REQUEST_S)
         request = msgspec.json.decode(_receive(caller), type=TrialRequest)
         result = msgspec.json.encode(_keep(caller, request))
         caller.sendall(LENGTH.pack(len(result)) + result)
-    os._exit(0)
+    except (OSError, EOFError, msgspec.MsgspecError):
+        os._exit(1)  # the caller left, or is none of ours
+    finally:
+        os._exit(0)  # never back into the nursery's loop
 
 
 def _keep(caller: socket.socket, request: TrialRequest) -> TrialResult:
@@ -120,7 +123,7 @@ def _be_trial(request: TrialRequest, answer: int) -> NoReturn:
         del loaded
     except HeadraceError as error:
         result = TrialResult(error=str(error)[:_MAX_ERROR])
-    except Exception as error:  # noqa: BLE001  # a plug-in call
+    except BaseException as error:  # noqa: BLE001  # a plug-in call; nothing may pass it
         result = TrialResult(error=f"{type(error).__name__}: {error}"[:_MAX_ERROR])
     os.write(answer, msgspec.json.encode(result))
     os._exit(0)

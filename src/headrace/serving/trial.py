@@ -62,10 +62,11 @@ class Trials:
         raise FailedPreconditionError(msg)
 
     async def _ask(self, request: bytes) -> TrialResult:
+        nursery = self._nursery()
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                socket.send_fds(self._nursery(), [b"t"], [theirs.fileno()])
+                socket.send_fds(nursery, [b"t"], [theirs.fileno()])
             except OSError:
                 ours.close()
                 raise
@@ -84,7 +85,7 @@ class Trials:
         if self._process is not None and self._process.poll() is not None:
             self.close()
         if self._socket is None:
-            ours, theirs = socket.socketpair()
+            self._socket, theirs = socket.socketpair()
             with theirs:
                 self._process = subprocess.Popen(  # noqa: S603  # ourselves
                     [sys.executable, "-m", "headrace.serving.nursery", str(theirs.fileno())],
@@ -93,18 +94,14 @@ class Trials:
                     # Threads do not survive the forks.
                     env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
                 )
-            self._socket = ours
         return self._socket
 
     def close(self) -> None:
-        """End the nursery and what it tries."""
+        """End the nursery; what it tries ends by itself when nobody listens any more."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
         if self._process is not None:
-            try:
-                self._process.wait(_END_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            self._process.terminate()
+            self._process.wait(_END_S)
             self._process = None

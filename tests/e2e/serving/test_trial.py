@@ -1,0 +1,179 @@
+"""Trials of models in real processes: what comes of them, and that all of them end."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from headrace.core import FailedPreconditionError
+from headrace.serving import nursery
+from headrace.serving.trial import LENGTH, Trials
+from headrace.testing import models
+from tests.e2e.serving.pools import entry, python_model
+
+pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def trials() -> AsyncIterator[Trials]:
+    trials = Trials()
+    yield trials
+    trials.close()
+
+
+def others() -> list[psutil.Process]:
+    found: list[psutil.Process] = psutil.Process().children(recursive=True)
+    return found
+
+
+async def error_of(trials: Trials, path: Path, timeout_s: float = 20.0) -> str:
+    return (await trials.run(entry("m", path), timeout_s=timeout_s)).error
+
+
+async def test_a_trial_tells_what_a_model_takes(trials: Trials, tmp_path: Path) -> None:
+    load = f"self.weights = np.ones({32 * MEGABYTE}, np.uint8)"
+    large = python_model(tmp_path, "large", load=load)
+    small = tmp_path / "small.onnx"
+    small.write_bytes(models.mlp())
+
+    sizes = [
+        (await trials.run(entry("m", path), timeout_s=20)).size_bytes for path in (large, small)
+    ]
+
+    assert 32 * MEGABYTE <= sizes[0] < 40 * MEGABYTE
+    assert 0 < sizes[1] < 8 * MEGABYTE
+
+
+async def test_trials_run_beside_each_other(trials: Trials, tmp_path: Path) -> None:
+    slow = python_model(tmp_path, "slow", first="import time; time.sleep(1.0)\n")
+    loop = asyncio.get_running_loop()
+    await error_of(trials, python_model(tmp_path, "first"))
+
+    started = loop.time()
+    errors = await asyncio.gather(*(error_of(trials, slow) for _ in range(4)))
+
+    assert errors == [""] * 4
+    assert loop.time() - started < 3.0
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("import os; os._exit(0)", "its code ended the process (exit status 0) while it loaded"),
+        ("import os; os.kill(os.getpid(), 9)", "ended by SIGKILL while it loaded"),
+        ("import ctypes; ctypes.string_at(0)", "ended by SIGSEGV while it loaded"),
+        ("import time; time.sleep(100)", "it did not load within 1 s"),
+        ("while True: pass", "it did not load within 1 s"),
+        ("import signal; signal.pthread_sigmask(0, {1, 2, 15})\nimport time\ntime.sleep(9)", "1 s"),
+        ("class Odd(BaseException): pass\nraise Odd", "Odd: "),
+        ("raise ValueError('no weights')", "no weights"),
+    ],
+)
+async def test_whatever_a_model_does_the_trial_ends_and_says_it(
+    trials: Trials, tmp_path: Path, code: str, error: str
+) -> None:
+    assert error in await error_of(trials, python_model(tmp_path, "bad", first=code), 1.0)
+    assert await error_of(trials, python_model(tmp_path, "good")) == ""
+
+
+async def test_what_a_trial_started_ends_with_it(trials: Trials, tmp_path: Path) -> None:
+    first = "import subprocess; child = subprocess.Popen(['sleep', '1000'])\n"
+
+    assert await error_of(trials, python_model(tmp_path, "m", first=first)) == ""
+
+    assert not any("sleep" in process.cmdline() for process in others())
+
+
+async def test_a_trial_that_nobody_waits_for_any_more_ends(trials: Trials, tmp_path: Path) -> None:
+    await error_of(trials, python_model(tmp_path, "good"))
+    idle = {process.pid for process in others()}
+    hanging = python_model(tmp_path, "hangs", first="import time; time.sleep(1000)")
+    task = asyncio.ensure_future(error_of(trials, hanging, 1000.0))
+    while len(others()) < len(idle) + 2:  # noqa: ASYNC110  # processes ring no bell
+        await asyncio.sleep(0.02)
+    started = [process for process in others() if process.pid not in idle]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    _, alive = psutil.wait_procs(started, timeout=10)
+
+    assert alive == []
+
+
+async def test_closing_ends_everything(tmp_path: Path) -> None:
+    trials = Trials()
+    await error_of(trials, python_model(tmp_path, "good"))
+    started = others()
+    trials.close()
+    trials.close()
+
+    assert started
+    assert not any(process.is_running() for process in started)
+
+
+async def test_a_nursery_that_cannot_be_started_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, trials: Trials, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+
+    with pytest.raises(FailedPreconditionError, match="cannot start a process"):
+        await error_of(trials, python_model(tmp_path, "good"))
+
+
+async def test_a_nursery_that_ends_at_once_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, trials: Trials, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+
+    with pytest.raises(FailedPreconditionError, match="cannot start a process"):
+        await error_of(trials, python_model(tmp_path, "good"))
+
+
+def test_an_idle_nursery_ends() -> None:
+    code = (
+        "import sys; from headrace.serving import nursery; nursery.IDLE_S = 0.01; "
+        "sys.exit(nursery.main(sys.argv[1:]))"
+    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        fd = theirs.fileno()
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(fd)], pass_fds=[fd], timeout=30, check=False
+        )
+
+    assert done.returncode == 0
+    assert nursery.IDLE_S > 1
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"\0", LENGTH.pack(9) + b"abc", LENGTH.pack(1 << 30), LENGTH.pack(2) + b"{}"]
+)
+def test_a_keeper_that_is_told_nonsense_ends(sent: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "headrace.serving.nursery", str(theirs.fileno())],
+        pass_fds=[theirs.fileno()],
+    )
+    theirs.close()
+    caller, keeper = socket.socketpair()
+    with ours, caller:
+        socket.send_fds(ours, [b"t"], [keeper.fileno()])
+        keeper.close()
+        caller.sendall(sent)
+        caller.shutdown(socket.SHUT_WR)
+        caller.settimeout(20)
+        assert caller.recv(1) == b""
+
+    assert process.wait(20) == 0
