@@ -2,29 +2,35 @@
 
 Everybody's minimum comes first: an endpoint without any copy is an outage. What is left goes, one
 copy at a time, to whoever has the smallest part of what it wants, so that nobody's burst starves
-the others. The result depends on the wishes alone, not on their order or on what happened before.
+the others. A copy that runs already may overdraw the budget by a tenth, else every small error in
+what a copy is said to use would start and stop copies. The order of the wishes does not matter.
 """
 
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
 from headrace.core.autoscale_settings import MachineBudget
 
+_OVERDRAFT: Final = 0.1
+_EPSILON: Final = 1e-9
+
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """What one arm of an endpoint wants.
 
-    `minimum`: what it gets whatever the machine has. `cpus` (cores) and `memory_bytes`: what one
-    copy uses; 0 while it is not known.
+    `minimum`: what it gets whatever the machine has. `running`: copies that there are. `cpus`
+    (cores) and `memory_bytes`: what one copy uses; 0 while it is not known.
     """
 
     endpoint: str
     arm: str
     wanted: int
     minimum: int = 0
+    running: int = 0
     cpus: float = 0.0
     memory_bytes: float = 0.0
 
@@ -61,7 +67,7 @@ def share_out(asks: Sequence[Ask], budget: MachineBudget) -> dict[tuple[str, str
     heapq.heapify(waiting)
     while waiting:
         _, key, ask = heapq.heappop(waiting)
-        lacking = room.lacks(ask)
+        lacking = room.lacks(ask, overdraft=_OVERDRAFT if counts[key] < ask.running else 0.0)
         if lacking:
             reason = f"{counts[key]} of {ask.wanted} copies: {lacking}"
             grants[key] = Grant(replicas=counts[key], reason=reason)
@@ -95,19 +101,26 @@ class _Room:
         if self.memory_bytes is not None:
             self.memory_bytes -= ask.memory_bytes * count
 
-    def lacks(self, ask: Ask) -> str:
-        """What there is too little of for one more copy; empty if it fits."""
-        if self.cpus is not None and ask.cpus > max(self.cpus, 0.0) + 1e-9:
-            return (
-                f"one more needs {ask.cpus:.2f} cores, {max(self.cpus, 0.0):.2f} of "
-                f"{self.budget.cpus:g} are left"
-            )
-        if self.memory_bytes is not None and ask.memory_bytes > max(self.memory_bytes, 0.0):
-            return (
-                f"one more needs {_megabytes(ask.memory_bytes)}, "
-                f"{_megabytes(max(self.memory_bytes, 0.0))} of "
-                f"{_megabytes(self.budget.memory_bytes or 0)} are left"
-            )
+    def lacks(self, ask: Ask, *, overdraft: float) -> str:
+        """What there is too little of for one more copy; empty if it fits.
+
+        Args:
+            overdraft: Which part of the budget may be used besides.
+        """
+        cpus, memory = self.budget.cpus, self.budget.memory_bytes
+        if self.cpus is not None and cpus is not None:
+            left = self.cpus + overdraft * cpus
+            if ask.cpus > max(left, 0.0) + _EPSILON:
+                left = max(self.cpus, 0.0)
+                return f"one more needs {ask.cpus:.2f} cores, {left:.2f} of {cpus:g} are left"
+        if self.memory_bytes is not None and memory is not None:
+            left = self.memory_bytes + overdraft * memory
+            if ask.memory_bytes > max(left, 0.0):
+                left = max(self.memory_bytes, 0.0)
+                return (
+                    f"one more needs {_megabytes(ask.memory_bytes)}, {_megabytes(left)} of "
+                    f"{_megabytes(memory)} are left"
+                )
         return ""
 
 

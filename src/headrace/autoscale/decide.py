@@ -26,8 +26,9 @@ _EPSILON: Final = 1e-9
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """`replicas` from now on, `state` for the next look, `reason` and `message` why.
 
-    `needed`: copies that the load needs, as a fraction; None if it is not known. `numbers`: what
-    was decided by, in the units of `Signals`.
+    `needed`: copies that the load needs on average, as a fraction, and `sure`: that the newest
+    looks show at least; None if it is not known. `numbers`: what was decided by, in the units of
+    `Signals`.
     """
 
     state: ScalerState
@@ -35,6 +36,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     reason: Reason
     message: str
     needed: float | None = None
+    sure: float | None = None
     numbers: dict[str, float] = {}
 
 
@@ -57,6 +59,7 @@ def decide(
         reason=chosen.reason,
         message=chosen.message,
         needed=demand.needed if demand else None,
+        sure=demand.burst if demand else None,
         numbers=numbers | {"ready": signals.ready, "starting": signals.starting},
     )
 

@@ -26,7 +26,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     seconds: float
-    arrived: int
+    arrived: float
     answered: int
     busy_s: float
     run_s: float
@@ -99,7 +99,7 @@ def _ratio(total: float, count: int) -> float | None:
 
 
 def _quantile(looks: Sequence[Counts]) -> float | None:
-    bounds = looks[-1].bounds_s
+    bounds = next((look.bounds_s for look in reversed(looks) if look.bounds_s), ())
     alike = [look.latencies for look in looks if look.bounds_s == bounds]
     return quantile(bounds, [sum(column) for column in zip(*alike, strict=True)], _P99)
 
