@@ -8,7 +8,6 @@ import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import update
 
 from headrace.control.desired import DesiredState
 from headrace.control.state import home_url, open_store, references_in
@@ -17,7 +16,7 @@ from headrace.control.state.opening import open_sql_store
 from headrace.control.state.retention import Bounds
 from headrace.control.state.schema import NEWEST
 from headrace.control.state.sql_store import SqlStore
-from headrace.control.state.tables import METADATA, STATE
+from headrace.control.state.tables import METADATA
 from headrace.control.store import Assignment, Feedback, UnitReward
 from headrace.core import ConflictError, FailedPreconditionError, InvalidArgumentError
 from headrace.rollout.state import Phase
@@ -357,15 +356,19 @@ def test_the_migrations_make_the_tables_that_the_code_uses(url: str, store: SqlS
 
 
 @pytest.mark.parametrize(
-    ("column", "text"),
-    [("spec", "[]"), ("spec", "{"), ("endpoints", '["nobody"]'), ("pools", "[1]")],
+    "statement",
+    [
+        "UPDATE state SET spec = '[]'",
+        "UPDATE state SET spec = '{'",
+        "UPDATE state SET endpoints = '[\"nobody\"]'",
+        "UPDATE state SET pools = '[1]'",
+        "DELETE FROM state",
+    ],
 )
-def test_a_state_that_is_not_whole_is_told(
-    url: str, store: SqlStore, column: str, text: str
-) -> None:
+def test_a_state_that_is_not_whole_is_told(url: str, store: SqlStore, statement: str) -> None:
     database = Database(url)
     with database.writing("damage the state") as connection:
-        connection.execute(update(STATE).values({column: text}))
+        connection.exec_driver_sql(statement)
     database.close()
 
     with pytest.raises(FailedPreconditionError, match="stored"):
