@@ -1,11 +1,12 @@
 """Real requests through Envoy to real versions: Headrace itself decides, and says why."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.control.system import System
-from tests.e2e.rollouts.callers import Call
+from tests.e2e.rollouts.callers import Call, Callers, wait_until
 from tests.e2e.rollouts.model_files import write_version
 from tests.e2e.rollouts.rollout import (
     ONLY_ERRORS,
@@ -29,6 +30,13 @@ def failed_without_cause(calls: list[Call], *, fails_below: float = 0.0) -> list
     return [call for call in calls if call.status != 200 and call.chance >= fails_below]
 
 
+def answered_soon_after(load: Callers) -> set[str]:
+    """Which versions answer once the gateway had a fifth of a second to follow a decision."""
+    decided_at = time.monotonic()
+    wait_until(lambda: load.calls[-1].sent_at > decided_at + 0.7, 5)
+    return {call.version for call in load.calls if call.sent_at > decided_at + 0.2}
+
+
 def rolled_back(status: Json, by: str) -> Json:
     """What the metric says that rolled `status` back."""
     assert status["phase"] == "rolled_back", status
@@ -38,7 +46,7 @@ def rolled_back(status: Json, by: str) -> Json:
     assert status["reason"] == found["reason"]
     assert status["verdict"]["outcome"] == "roll_back"
     assert status["verdict"]["explanation"].startswith(found["reason"])
-    assert min(found["samples"]) > 0
+    assert found["samples"][1] > 0
     return found
 
 
@@ -53,7 +61,7 @@ def test_a_version_that_fails_5_percent_is_rolled_back(
     with callers(system, rate=300).flowing() as load:
         rollout.start(second, canary(HALF, metrics={**ONLY_ERRORS, "errors": {"margin": 0.01}}))
         over = rollout.wait_over()
-        count_at_end = len(load.calls)
+        versions = answered_soon_after(load)
 
     errors = rolled_back(over, "errors")
     assert errors["baseline"] == 0.0
@@ -62,7 +70,7 @@ def test_a_version_that_fails_5_percent_is_rolled_back(
     assert "requests failed on version 2 against 0 %" in errors["reason"]
     assert failed_without_cause(load.calls, fails_below=0.05) == []
     assert load.failed, "the bad version has failed some"
-    assert not [call for call in load.calls[count_at_end + 50 :] if call.status != 200]
+    assert versions == {"1"}
     event = rollout.events()[-1]
     assert event["reason"] == "RolledBack"
     assert event["data"]["verdict"]["metrics"][0]["metric"] == "errors"
@@ -80,7 +88,9 @@ def test_a_version_whose_p99_is_3_times_as_long_is_rolled_back(
     with callers(system, rate=300).flowing() as load:
         rollout.start(second, canary(HALF, metrics={**ONLY_LATENCY, "latency": latency}))
         over = rollout.wait_over()
+        versions = answered_soon_after(load)
 
+    assert versions == {"1"}
     found = rolled_back(over, "latency")
     assert found["low"] > 1.0
     assert 0.015 < found["baseline"] < 0.05 < found["candidate"] < 0.2
@@ -101,7 +111,9 @@ def test_a_version_that_answers_other_classes_is_rolled_back(
         how = canary(HALF, metrics={**ONLY_PREDICTIONS, "predictions": predictions})
         rollout.start(second, how)
         over = rollout.wait_over()
+        versions = answered_soon_after(load)
 
+    assert versions == {"1"}
     found = rolled_back(over, "predictions")
     assert found["low"] > 0.1
     assert found["effect"] == pytest.approx(0.3, abs=0.15)
@@ -173,12 +185,13 @@ def test_a_switch_is_taken_back_by_a_fixed_threshold(
         rollout.start(second, how)
         rollout.wait_phase("keeping")
         over = rollout.wait_over()
+        versions = answered_soon_after(load)
 
     errors = rolled_back(over, "errors")
     assert errors["margin"] == 0.02
     assert errors["candidate"] > 0.1
     assert failed_without_cause(load.calls, fails_below=0.2) == []
-    assert load.calls[-1].version == "1"
+    assert versions == {"1"}
 
 
 def test_a_shadow_that_agrees_ends_with_a_report(
