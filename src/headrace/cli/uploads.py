@@ -29,6 +29,12 @@ def stored_on(
     known = find_stored(api, name, content, runtime=runtime)
     if known is not None:
         return known
+    return _upload(api, name, path, content, runtime=runtime, source=source)
+
+
+def _upload(
+    api: Management, name: str, path: Path, content: Content, *, runtime: str, source: str
+) -> Document:
     is_file = path.is_file()
     length = content.size_bytes if is_file else tar_size(content)
     with transfer(f"uploading {path.name}", length) as sent:
@@ -100,7 +106,11 @@ def _reference(api: Management, name: str, path: Path, runtime: str) -> str:
             "machine can read; push its models one by one with `headrace models push`"
         )
         raise InvalidArgumentError(msg)
-    version = stored_on(api, name, path, runtime=runtime)
+    content = read_content(path)
+    known = find_stored(api, name, content, runtime=runtime)
+    if known is not None:
+        return str(known["reference"])
+    version = _upload(api, name, path, content, runtime=runtime, source="")
     say(f"{path} is {version['reference']} on {api.url}")
     return str(version["reference"])
 

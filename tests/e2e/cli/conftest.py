@@ -25,7 +25,11 @@ class Shell:
 
     def __post_init__(self) -> None:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("HEADRACE_")}
-        self.environment = kept | {"HEADRACE_HOME": str(self.home), "NO_COLOR": "1"}
+        self.environment = kept | {
+            "HEADRACE_HOME": str(self.home),
+            "NO_COLOR": "1",
+            "XDG_CONFIG_HOME": str(self.folder / "config"),  # not the developer's own contexts
+        }
 
     @property
     def home(self) -> Path:
