@@ -7,7 +7,17 @@ from typing import Final
 from bench.context import Context
 from bench.results import SuiteResult
 
-NAMES: Final = ("mlp", "latency", "grpc", "transformer", "start", "image", "overload", "memory")
+NAMES: Final = (
+    "mlp",
+    "latency",
+    "grpc",
+    "transformer",
+    "start",
+    "image",
+    "overload",
+    "memory",
+    "fleet",
+)
 
 
 def load(names: tuple[str, ...]) -> Mapping[str, Callable[[Context], SuiteResult]]:

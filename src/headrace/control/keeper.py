@@ -92,11 +92,6 @@ def endpoint_route(route: Route) -> EndpointRoute:
     )
 
 
-def endpoint_routes(routes: Iterable[Route]) -> list[EndpointRoute]:
-    """What callers can name: a pool is reached by the names of its models only."""
-    return [endpoint_route(route) for route in routes if not route.name.startswith(POOL_PREFIX)]
-
-
 def _salted(route: Route) -> StickySettings | None:
     """Each endpoint splits its callers anew: two on one key are independent."""
     sticky = route.sticky
@@ -118,6 +113,7 @@ class GatewayKeeper:
     _gateway: EnvoyGateway = field(init=False)
     _builder: SnapshotBuilder = field(init=False)
     _routes: tuple[Route, ...] = ()
+    _translated: dict[str, tuple[Route, EndpointRoute]] = field(default_factory=dict)
     _up: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -170,7 +166,7 @@ class GatewayKeeper:
         """
         self._routes = tuple(routes)  # a start brings them into force as well
         await self._wait_up()
-        endpoints = endpoint_routes(routes)
+        endpoints = self._endpoint_routes(routes)
         await self._gateway.publish(self._builder.build(endpoints))
         self._keep_routes(routes)
 
@@ -215,6 +211,18 @@ class GatewayKeeper:
         self.record_path.unlink(missing_ok=True)
         self.routes_path.unlink(missing_ok=True)
 
+    def _endpoint_routes(self, routes: Iterable[Route]) -> list[EndpointRoute]:
+        """What callers can name: a pool is reached by the names of its models only."""
+        known = self._translated
+        self._translated = {
+            route.name: known[route.name]
+            if route.name in known and known[route.name][0] is route
+            else (route, endpoint_route(route))
+            for route in routes
+            if not route.name.startswith(POOL_PREFIX)
+        }
+        return [translated for _, translated in self._translated.values()]
+
     async def _wait_up(self) -> None:
         try:
             async with asyncio.timeout(_UP_TIMEOUT_S):
@@ -244,7 +252,7 @@ class GatewayKeeper:
 
     async def _start(self) -> None:
         routes = self._routes
-        endpoints = endpoint_routes(routes)
+        endpoints = self._endpoint_routes(routes)
         await self._gateway.start(self._builder.build(endpoints))
         pid = self._gateway.pid
         if pid is None:

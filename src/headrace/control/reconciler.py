@@ -26,6 +26,7 @@ from headrace.control.plan import (
     DrainReplica,
     ForgetReplica,
     KillReplica,
+    Memo,
     PublishRoutes,
     RestartReplica,
     StartReplica,
@@ -75,6 +76,7 @@ class Reconciler:
     _attempted: tuple[Route, ...] | None = None
     _can_publish: bool = True
     _next_serial: int = 1
+    _memo: Memo = field(default_factory=Memo)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _group: asyncio.TaskGroup | None = None
@@ -137,6 +139,7 @@ class Reconciler:
             self.observed(),
             self.clock.monotonic(),
             drain_timeout_s=self.drain_timeout_s,
+            memo=self._memo,
         )
         for action in actions:
             self._do(action)

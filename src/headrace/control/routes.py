@@ -7,6 +7,7 @@ ready; then it changes as a whole.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from headrace.control.desired import DesiredArm, DesiredEndpoint, Revision
 from headrace.control.observed import Arm, Phase, Replica, Route
@@ -32,7 +33,7 @@ class PoolAddresses:
         return tuple(address for address in addresses if address in self.told)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class EndpointView:
     """A desired endpoint beside its replicas, those that drain left out.
 
@@ -87,7 +88,7 @@ class EndpointView:
         required = arm.replicas if arm.required is None else min(arm.required, arm.replicas)
         return were_ready >= required and bool(_ready(replicas))
 
-    @property
+    @cached_property
     def may_switch(self) -> bool:
         """Whether the desired split can take over.
 
@@ -107,7 +108,7 @@ class EndpointView:
     def kept(self) -> list[Replica]:
         """Replicas that must go on: the wanted ones, and former ones that still carry requests."""
         kept = [replica for replicas in self.wanted.values() for replica in replicas]
-        for version in self._versions_on_former():
+        for version in self._versions_on_former:
             kept += [replica for replica in self.former.get(version, ()) if replica.was_ready]
         return kept
 
@@ -118,7 +119,7 @@ class EndpointView:
             return self.pools.hosting(arm.revision)
         replicas = list(self.wanted[arm.revision.id]) if arm else []
         version = key.partition("~")[0]
-        if version in self._versions_on_former():
+        if version in self._versions_on_former:
             replicas += self.former.get(version, ())
         return tuple(sorted(replica.address for replica in _ready(replicas)))
 
@@ -145,6 +146,7 @@ class EndpointView:
             if replica.version in weighted and replica.was_ready
         ]
 
+    @cached_property
     def _versions_on_former(self) -> set[str]:
         """Versions for which former replicas still answer."""
         versions = {a.revision.version for a in self.endpoint.arms if not self.is_settled(a)}

@@ -14,7 +14,7 @@ from headrace.control.keeper import GatewayKeeper
 from headrace.control.local import LocalDriver
 from headrace.control.observed import Observed, Phase, Replica, Route
 from headrace.control.orders import Orders
-from headrace.control.plan import Action, PublishRoutes, StartReplica, plan
+from headrace.control.plan import Action, Memo, PublishRoutes, StartReplica, plan
 from headrace.control.reconciler import Reconciler
 from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
@@ -125,6 +125,7 @@ class Plane:
     orders: Orders
     driver: RolloutDriver
     store: StoreThread
+    memo: Memo = field(default_factory=Memo)
 
     def settle(self) -> None:
         """Let replicas start and routes be published until nothing is left to do."""
@@ -137,7 +138,8 @@ class Plane:
                 next_serial=world.serial,
             )
             now = world.clock.monotonic()
-            actions = plan(reconciler.desired, observed, now, drain_timeout_s=1.0)
+            actions = plan(reconciler.desired, observed, now, drain_timeout_s=1.0, memo=self.memo)
+            assert actions == plan(reconciler.desired, observed, now, drain_timeout_s=1.0)
             if not actions:
                 return
             for action in actions:
