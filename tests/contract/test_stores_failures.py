@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import inspect
 
 from headrace.control.state import home_url, open_store, references_in
 from headrace.control.state.database import Database
@@ -194,6 +195,24 @@ def test_a_password_is_never_shown(postgres: PostgresServer) -> None:
     for told in (refused, gone, unknown):
         assert wrong not in str(told.value)
         assert PASSWORD not in str(told.value)
+
+
+@pytest.mark.e2e
+def test_two_schemas_of_one_database_are_two_stores(postgres: PostgresServer) -> None:
+    url = postgres.new_database()
+    database = Database(url)
+    with database.writing("make schemas") as connection:
+        connection.exec_driver_sql("CREATE SCHEMA one; CREATE SCHEMA two")
+    one, two = (open_store(f"{url}&options=-csearch_path%3D{name}") for name in ("one", "two"))
+    one.save(state(1, endpoint("a")), at=1.0, reason="applied")
+
+    assert two.load().generation == 0
+    assert one.load() == state(1, endpoint("a"))
+    with database.reading("look") as connection:
+        assert not inspect(connection).get_table_names()
+    one.close()
+    two.close()
+    database.close()
 
 
 @pytest.mark.e2e
