@@ -1,7 +1,7 @@
 """What do we aim at right now? The desired state, the rollouts under way and the scale, in one."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -17,6 +17,7 @@ from headrace.rollout.state import Phase
 class Aims:
     """Everything that decides what should run; whoever changes a part tells the reconciler by it.
 
+    `foresee`: the scale for what is aimed at now; None where nothing is scaled by load.
     `lock` is held over every change of the desired state or of a rollout, from the first look to
     the last write.
     """
@@ -25,6 +26,7 @@ class Aims:
     desired: DesiredState = field(default_factory=DesiredState)
     rollouts: dict[str, RolloutRecord] = field(default_factory=dict)
     scale: Scale = field(default_factory=Scale)
+    foresee: Callable[[], Scale] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def aim(
@@ -35,6 +37,11 @@ class Aims:
             self.desired = desired
         for record in rollouts:
             self.rollouts[record.endpoint] = record
+        known = {endpoint.name for endpoint in self.desired.endpoints}
+        for name in self.rollouts.keys() - known:
+            del self.rollouts[name]
+        if self.foresee is not None:
+            self.scale = self.foresee()
         self._tell()
 
     def rescale(self, scale: Scale) -> None:
@@ -73,9 +80,6 @@ class Aims:
         return None if endpoint is None else in_force(endpoint, self.rollouts.get(name))
 
     def _tell(self) -> None:
-        known = {endpoint.name for endpoint in self.desired.endpoints}
-        for name in self.rollouts.keys() - known:
-            del self.rollouts[name]
         self.reconciler.want(effective(self.desired, self.rollouts, self.scale))
 
 

@@ -13,9 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.aims import Aims
 from headrace.control.home import Home
-from headrace.control.journal import Journal
 from headrace.control.keeper import (
     GatewayKeeper,
     GatewayRecord,
@@ -24,18 +22,15 @@ from headrace.control.keeper import (
 )
 from headrace.control.local import LocalDriver
 from headrace.control.log_files import LogFiles
-from headrace.control.orders import Orders
+from headrace.control.parts import make_plane
 from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.ports import listen, pick_ports
 from headrace.control.process import start_ticks
 from headrace.control.reconciler import Reconciler
-from headrace.control.reports import Reports
-from headrace.control.rollouts import RolloutDriver
 from headrace.control.serve import ApiServer, ApiSockets, listen_unix
 from headrace.control.settings import ControlFile, ControlSettings
 from headrace.control.state import home_url, open_store
 from headrace.control.store_thread import StoreThread
-from headrace.control.wishes import Fulfiller
 from headrace.core import Clock, FailedPreconditionError, SystemClock
 from headrace.core.spec import GatewaySpec, parse_spec
 from headrace.gateway import GatewaySettings, make_private
@@ -108,36 +103,16 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             publisher=keeper,
             clock=clock,
             drain_timeout_s=settings.drain_timeout_s,
-            desired=desired,
             published=(read_routes(home.routes_file) if record else None) or (),
         )
         addresses = _addresses(settings, gateway, sockets)
-        aims = Aims(reconciler=reconciler, desired=desired)
-        journal = Journal(store=store)
-        rollouts = RolloutDriver(
-            store=store, journal=journal, aims=aims, gateway=keeper, clock=clock
-        )
-        rollouts.reports = Reports(wanted=rollouts.wanted, observe=rollouts.observe)
-        rollouts.load()
-        registry = Registry(home.root, inspect_model)
-        plane = ControlPlane(
+        plane = make_plane(
             home=home,
             store=store,
-            registry=registry,
+            registry=Registry(home.root, inspect_model),
             inspect=inspect_model,
             reconciler=reconciler,
             keeper=keeper,
-            aims=aims,
-            orders=Orders(
-                store=store,
-                registry=registry,
-                inspect=inspect_model,
-                aims=aims,
-                fulfiller=Fulfiller(store=store, aims=aims, clock=clock),
-                max_body_bytes=gateway.max_body_bytes,
-            ),
-            rollout_driver=rollouts,
-            journal=journal,
             clock=clock,
             addresses=addresses,
             gateway_address=f"{_reachable(host)}:{gateway.http_port}",

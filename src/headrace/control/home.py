@@ -56,6 +56,11 @@ class Home:
         return self.root / "state.json"
 
     @property
+    def scaling_file(self) -> Path:
+        """What the autoscaler remembers."""
+        return self.root / "scaling.json"
+
+    @property
     def lock_file(self) -> Path:
         """Held by the one control plane of this home."""
         return self.run / "control.lock"

@@ -146,7 +146,8 @@ class Life:
                 _LOG.info("applied spec", extra={"generation": applied.generation})
             group.create_task(system.plane.ask_first_requests())
             group.create_task(system.plane.rollout_driver.run())
-            group.create_task(system.plane.rollout_driver.reports.run())
+            group.create_task(system.plane.reports.run())
+            group.create_task(system.plane.scaler.run())
             # One turn of the loop starts the replicas; the API's imports come after that.
             await asyncio.sleep(0)
             group.create_task(system.server.run())

@@ -24,7 +24,9 @@ from headrace.control.observed import Phase, Replica
 from headrace.control.orders import Diff, Orders
 from headrace.control.process import rss_bytes
 from headrace.control.reconciler import Reconciler
+from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
+from headrace.control.scaling import Scaler
 from headrace.control.statistics import Json, merge_model_stats
 from headrace.control.status import (
     GatewayStatus,
@@ -68,6 +70,8 @@ class ControlPlane:
     aims: Aims
     orders: Orders
     rollout_driver: RolloutDriver
+    scaler: Scaler
+    reports: Reports
     journal: Journal
     clock: Clock
     addresses: Addresses

@@ -5,20 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.aims import Aims
 from headrace.control.home import Home
-from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.local import LocalDriver
 from headrace.control.log_files import LogFiles
-from headrace.control.orders import Orders
+from headrace.control.parts import make_plane
 from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.reconciler import Reconciler
-from headrace.control.reports import Reports
-from headrace.control.rollouts import RolloutDriver
 from headrace.control.state import home_url, open_store
 from headrace.control.store_thread import StoreThread
-from headrace.control.wishes import Fulfiller
 from headrace.core import (
     Datatype,
     ModelSignature,
@@ -70,28 +65,13 @@ def plane(home: Home, registry: Registry) -> Iterator[ControlPlane]:
     driver = LocalDriver(home=home, socket_dir=home.socket_dir())
     reconciler = Reconciler(driver=driver, publisher=keeper, clock=clock, drain_timeout_s=1.0)
     store = StoreThread(open_store(home_url(home.root)))
-    aims = Aims(reconciler=reconciler)
-    journal = Journal(store=store)
-    rollouts = RolloutDriver(store=store, journal=journal, aims=aims, gateway=keeper, clock=clock)
-    rollouts.reports = Reports(wanted=rollouts.wanted, observe=rollouts.observe)
-    yield ControlPlane(
+    yield make_plane(
         home=home,
         store=store,
         registry=registry,
         inspect=inspect,
         reconciler=reconciler,
         keeper=keeper,
-        aims=aims,
-        orders=Orders(
-            store=store,
-            registry=registry,
-            inspect=inspect,
-            aims=aims,
-            fulfiller=Fulfiller(store=store, aims=aims, clock=clock),
-            max_body_bytes=keeper.settings.max_body_bytes,
-        ),
-        rollout_driver=rollouts,
-        journal=journal,
         clock=clock,
         addresses=Addresses(
             http_url="http://127.0.0.1:8000",

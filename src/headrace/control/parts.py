@@ -1,0 +1,105 @@
+"""How are the parts that decide put together? Around one reconciler and one gateway keeper."""
+
+from headrace.control.aims import Aims
+from headrace.control.home import Home
+from headrace.control.journal import Journal
+from headrace.control.keeper import GatewayKeeper
+from headrace.control.log_files import LogFiles
+from headrace.control.machine import machine_budget
+from headrace.control.observed import Replica
+from headrace.control.orders import Orders
+from headrace.control.plane import Addresses, ControlPlane
+from headrace.control.process import rss_bytes
+from headrace.control.reconciler import Reconciler
+from headrace.control.reports import Reports
+from headrace.control.rollouts import RolloutDriver
+from headrace.control.scaling import Scaler
+from headrace.control.scaling_memory import ScalerMemory
+from headrace.control.store_thread import StoreThread
+from headrace.control.wishes import Fulfiller
+from headrace.core import Clock
+from headrace.core.autoscale_settings import MachineBudget
+from headrace.core.spec_scale import BudgetSpec
+from headrace.registry import Inspect, Registry
+
+
+def make_plane(
+    *,
+    home: Home,
+    store: StoreThread,
+    registry: Registry,
+    inspect: Inspect,
+    reconciler: Reconciler,
+    keeper: GatewayKeeper,
+    clock: Clock,
+    addresses: Addresses,
+    gateway_address: str,
+    log_files: LogFiles,
+    sends_first_requests: bool = True,
+) -> ControlPlane:
+    """A control plane that aims at what is stored; nothing of it runs yet. Blocking."""
+    aims = Aims(reconciler=reconciler, desired=store.store.load())
+    journal = Journal(store=store)
+    rollouts = RolloutDriver(store=store, journal=journal, aims=aims, gateway=keeper, clock=clock)
+    reports = Reports(wanted=lambda: wanted_reports(rollouts, scaler), observe=rollouts.observe)
+    rollouts.reports = reports
+    scaler = Scaler(
+        aims=aims,
+        latest=reports.latest,
+        clock=clock,
+        budget=lambda: machine_budget(_budget(aims)),
+        emit=journal.write,
+        other_bytes=lambda: _other_bytes(aims),
+        memory=ScalerMemory(home.scaling_file),
+    )
+    scaler.load()
+    aims.foresee = scaler.foresee
+    rollouts.load()
+    return ControlPlane(
+        home=home,
+        store=store,
+        registry=registry,
+        inspect=inspect,
+        reconciler=reconciler,
+        keeper=keeper,
+        aims=aims,
+        orders=Orders(
+            store=store,
+            registry=registry,
+            inspect=inspect,
+            aims=aims,
+            fulfiller=Fulfiller(store=store, aims=aims, clock=clock),
+            max_body_bytes=keeper.settings.max_body_bytes,
+        ),
+        rollout_driver=rollouts,
+        scaler=scaler,
+        reports=reports,
+        journal=journal,
+        clock=clock,
+        addresses=addresses,
+        gateway_address=gateway_address,
+        log_files=log_files,
+        sends_first_requests=sends_first_requests,
+    )
+
+
+def wanted_reports(rollouts: RolloutDriver, scaler: Scaler) -> list[Replica]:
+    """Replicas whose reports somebody needs, each once."""
+    found = [*rollouts.wanted(), *scaler.wanted()]
+    return list({replica.name: replica for replica in found}.values())
+
+
+def _budget(aims: Aims) -> MachineBudget:
+    """What the spec allows all replicas together."""
+    return BudgetSpec.model_validate(aims.desired.spec.get("budget", {})).settings()
+
+
+def _other_bytes(aims: Aims) -> int:
+    """Memory of replicas whose number is fixed."""
+    scaled = {e.name for e in aims.desired.endpoints if e.autoscale is not None}
+    pids = [
+        replica.pid
+        for replica in aims.reconciler.replicas.values()
+        if replica.pid is not None and replica.endpoint not in scaled
+    ]
+    return sum(rss_bytes(pid) or 0 for pid in pids)
