@@ -23,16 +23,19 @@ from headrace.gateway.settings import (
     check_socket_path,
 )
 from headrace.gateway.snapshot import Snapshot, SnapshotBuilder, build_snapshot
+from headrace.gateway.statistics import ArmStatistics, GatewayStatistics
 
 __all__ = [
     "MAX_SOCKET_PATH_BYTES",
     "NOT_STARTED_HEADER",
     "Admin",
+    "ArmStatistics",
     "EndpointRoute",
     "EnvoyGateway",
     "EnvoyNotFoundError",
     "GatewayRunningError",
     "GatewaySettings",
+    "GatewayStatistics",
     "GatewayUnavailableError",
     "MirrorTarget",
     "NotOurGatewayError",

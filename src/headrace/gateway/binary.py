@@ -42,10 +42,19 @@ def arguments(settings: GatewaySettings, envoy: Path, config: Path, cores: int) 
         # By default a misspelt field in a file is ignored in silence.
         "--reject-unknown-dynamic-fields",
         *("--log-level", settings.log_level),
+        *_quiet(settings),
         *("--log-format", log_pattern(settings.log_format)),
         *("--file-flush-interval-msec", str(_ACCESS_LOG_FLUSH_MS)),
         *("--drain-time-s", str(_LISTENER_DRAIN_S)),
     )
+
+
+def _quiet(settings: GatewaySettings) -> tuple[str, ...]:
+    """Leave out the warnings of a component that complains of the statistics logger at each start.
+
+    Envoy calls a field of it deprecated that it does not do without.
+    """
+    return ("--component-log-level", "misc:error") if settings.log_level == "warning" else ()
 
 
 def _from_wheel() -> Path:

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,7 @@ from headrace.core import FailedPreconditionError
 from headrace.gateway.admin import Admin, StatKind
 from headrace.gateway.binary import arguments, find_envoy
 from headrace.gateway.bootstrap import bootstrap
+from headrace.gateway.clusters import cluster_name, stat_name
 from headrace.gateway.errors import (
     GatewayRunningError,
     GatewayUnavailableError,
@@ -36,9 +37,17 @@ from headrace.gateway.publisher import (
 from headrace.gateway.runtime_dir import make_private
 from headrace.gateway.settings import GatewaySettings
 from headrace.gateway.snapshot import Snapshot, inline_bootstrap
+from headrace.gateway.statistics import (
+    HISTOGRAMS,
+    TOTAL,
+    ArmStatistics,
+    GatewayStatistics,
+    read_statistics,
+)
 
 _POLL_S: Final = 0.01
 _ANSWER_S: Final = 5.0
+_HAND_OVER_S: Final = 0.002
 _VALIDATE_TIMEOUT_S: Final = 30.0
 _LOG_LINES: Final = 5
 _LEAST_TO_END_S: Final = 1.0
@@ -149,6 +158,46 @@ class EnvoyGateway:
         """Envoy's metrics in Prometheus' text format; only those that were ever touched."""
         return await self.admin.get("/stats/prometheus?usedonly")
 
+    async def arm_statistics(self, endpoints: Collection[str]) -> GatewayStatistics:
+        """What Envoy has counted of these endpoints' splits, since it started.
+
+        Everything that ended before the call is in it.
+
+        Raises:
+            GatewayUnavailableError: Envoy does not answer, or ended meanwhile.
+        """
+        epoch = self._epoch()
+        # Asking for anything makes worker threads hand over what they have: not at once.
+        counted = await self.admin.stats(re.escape(TOTAL), StatKind.COUNTER)
+        arms, total = await self._histograms(endpoints)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _ANSWER_S
+        while total < int(counted.get(TOTAL, 0)):
+            if loop.time() > deadline:
+                raise GatewayUnavailableError("Envoy's workers do not hand over their counts")
+            await asyncio.sleep(_HAND_OVER_S)
+            arms, total = await self._histograms(endpoints)
+        if self._epoch() != epoch:
+            raise GatewayUnavailableError("Envoy was started again while it was asked")
+        return GatewayStatistics(epoch=epoch, arms=arms)
+
+    async def _histograms(
+        self, endpoints: Collection[str]
+    ) -> tuple[Mapping[tuple[str, str], ArmStatistics], int]:
+        return read_statistics((await self.admin.get(HISTOGRAMS)).encode(), endpoints)
+
+    async def upstream_health(self, endpoint: str, key: str) -> tuple[int, int]:
+        """How many servers answer for an arm by Envoy's own checks, and how many there are.
+
+        Zero and zero if Envoy has no such arm.
+
+        Raises:
+            GatewayUnavailableError: Envoy does not answer.
+        """
+        prefix = f"cluster.{stat_name(cluster_name(endpoint, key))}.membership_"
+        gauges = await self.admin.stats(f"{re.escape(prefix)}(healthy|total)", StatKind.GAUGE)
+        return int(gauges.get(f"{prefix}healthy", 0)), int(gauges.get(f"{prefix}total", 0))
+
     async def stop(self, drain_s: float) -> None:
         """Take no new connections, let running requests end, then end Envoy.
 
@@ -171,6 +220,12 @@ class EnvoyGateway:
             old = self.access_log_path.with_name(f"{self.access_log_path.name}.1")
             self.access_log_path.replace(old)
             await self.admin.post("/reopen_logs")
+
+    def _epoch(self) -> str:
+        """Names the running process: its number, and when it started."""
+        if self._process is None or not self.is_running():
+            raise GatewayUnavailableError("Envoy does not run")
+        return f"{self._process.pid}-{self._process.record.started}"
 
     @property
     def _config(self) -> Path:

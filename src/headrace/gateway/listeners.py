@@ -10,6 +10,7 @@ from headrace.gateway.replies import local_reply_config
 from headrace.gateway.resources import Resource, any_of, seconds, typed
 from headrace.gateway.routes import ROUTE_CONFIG
 from headrace.gateway.settings import GatewaySettings
+from headrace.gateway.statistics import arm_loggers
 
 STAT_PREFIX: Final = "headrace"
 _HEADERS_TIMEOUT_S: Final = 10.0
@@ -50,7 +51,7 @@ def _listener(settings: GatewaySettings, port: int, routes: Resource) -> Resourc
 
 
 def _connection_manager(settings: GatewaySettings, routes: Resource) -> Resource:
-    log = [access_log(settings.run_dir / "access.log")] if settings.access_log else []
+    to_file = [access_log(settings.run_dir / "access.log")] if settings.access_log else []
     return {
         "stat_prefix": STAT_PREFIX,
         "codec_type": "AUTO",
@@ -60,7 +61,7 @@ def _connection_manager(settings: GatewaySettings, routes: Resource) -> Resource
         "early_header_mutation_extensions": early_mutations(),
         "http_filters": http_filters(settings, _descriptor_set(settings)),
         "local_reply_config": local_reply_config(),
-        "access_log": log,
+        "access_log": [*to_file, *arm_loggers()],
         "server_name": "headrace",
         "use_remote_address": True,
         # A caller on this machine may no more set Envoy's own headers than one from outside.

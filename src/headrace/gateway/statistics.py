@@ -1,0 +1,217 @@
+"""How did the requests of each arm end, and how long did they take? Envoy's own counts.
+
+An access logger keeps one histogram per arm, HTTP status and gRPC status, of the requests that came
+by a split that is counted. Envoy's histograms are log-linear with two significant digits
+(circllhist): a bucket is at most a tenth as wide as its lower bound.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import msgspec
+
+from headrace.gateway.filters import SPLIT_HEADER
+from headrace.gateway.resources import Json, Resource, typed
+
+_PREFIX: Final = "headrace_arm"
+_LOGGER: Final = "envoy.extensions.access_loggers.stats.v3.Config"
+_RUNTIME_KEY: Final = "headrace.none"  # Envoy wants a name for an override that nobody sets
+_MICRO_S: Final = 1e-6
+_MILLI_S: Final = 1e-3
+_NAME: Final = re.compile(
+    rf"{_PREFIX}\.(?P<unit>us|ms)\.arm\.(?P<endpoint>[^~]+)~(?P<key>\d+(?:~[a-z][a-z0-9]*)?)"
+    r"\.route\.(?P<route>.*)\.code\.(?P<code>\d+)\.grpc\.(?P<grpc>\d*)"
+)
+TOTAL: Final = f"{_PREFIX}.total"
+"""A counter of everything that is in the histograms: counters are never late, histograms are."""
+HISTOGRAMS: Final = (
+    f"/stats?format=json&type=Histograms&histogram_buckets=detailed&filter=^{_PREFIX}[.]"
+)
+"""What to ask Envoy's admin socket for."""
+
+Bucket: TypeAlias = tuple[float, float]
+"""Lower bound and width."""
+
+_SERVER_ERROR: Final = 500
+_CALLER_ERROR: Final = 400
+_TOO_MANY: Final = 429
+_CALLER_LEFT: Final = 499
+# UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS
+_GRPC_ERRORS: Final = frozenset({2, 4, 8, 12, 13, 14, 15})
+_GRPC_NO_ANSWER: Final = frozenset({0, 1})  # OK; CANCELLED: the caller left
+
+
+class ArmStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """One arm's requests by its split since Envoy started, by how they ended, and their latencies.
+
+    `requests` includes `errors` (HTTP 5xx and 429, gRPC's UNKNOWN, DEADLINE_EXCEEDED,
+    RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS; also those that the gateway
+    made because the arm did not answer), `rejections` (other 4xx, gRPC's other codes) and those
+    whose callers left. Bucket i holds `counts[i]` requests that took at least `lower_s[i]` and less
+    than `width_s[i]` more seconds, from the request's first byte to the answer's, or until the
+    caller left. Ascending; errors are in it.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    rejections: int = 0
+    lower_s: tuple[float, ...] = ()
+    width_s: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
+
+
+class GatewayStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts by endpoint and arm key. Another `epoch` means that Envoy began to count anew."""
+
+    epoch: str
+    arms: Mapping[tuple[str, str], ArmStatistics]
+
+
+def arm_loggers() -> Sequence[Resource]:
+    """The access loggers that count: of what was answered, and of what nobody waited for.
+
+    Requests without a split are not looked at. One that found no living server is sorted out by its
+    route's name: Envoy refuses it before the split's header is set.
+    """
+    answered: Sequence[Resource] = (_any(_HAS_SPLIT, _NO_SERVER), _code("GE", 1))
+    abandoned: Sequence[Resource] = (_code("EQ", 0), _HAS_SPLIT)  # the rare condition first
+    return [
+        _logger("us", "Microseconds", "%COMMON_DURATION(DS_RX_BEG:DS_TX_BEG:us)%", answered),
+        _logger("ms", "Milliseconds", "%DURATION%", abandoned),
+    ]
+
+
+def read_statistics(
+    answer: bytes, endpoints: Collection[str]
+) -> tuple[Mapping[tuple[str, str], ArmStatistics], int]:
+    """What Envoy answers to `HISTOGRAMS`: by endpoint and arm key, only of these endpoints.
+
+    Also how many requests of all endpoints are in it, to compare with `TOTAL`.
+    """
+    tallies: dict[tuple[str, str], _Tally] = {}
+    total = 0
+    for histogram in _histograms(answer):
+        total += sum(each.count for each in histogram.totals)
+        match = _NAME.fullmatch(histogram.name)
+        if (
+            match is None
+            or match["endpoint"] not in endpoints
+            or match["route"] != match["endpoint"]
+        ):
+            continue
+        tally = tallies.setdefault((match["endpoint"], match["key"]), _Tally())
+        unit_s = _MICRO_S if match["unit"] == "us" else _MILLI_S
+        tally.add(histogram.totals, unit_s, int(match["code"]), match["grpc"])
+    return {arm: tally.statistics() for arm, tally in tallies.items()}, total
+
+
+class _Bin(msgspec.Struct, frozen=True):
+    lower_bound: float
+    width: float
+    count: int
+
+
+class _Histogram(msgspec.Struct, frozen=True):
+    name: str
+    totals: list[_Bin]
+
+
+class _Details(msgspec.Struct, frozen=True):
+    details: list[_Histogram] = []
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    histograms: _Details = _Details()
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    stats: list[_Entry]
+
+
+def _histograms(answer: bytes) -> Iterator[_Histogram]:
+    for entry in msgspec.json.decode(answer, type=_Answer).stats:
+        yield from entry.histograms.details
+
+
+@dataclass(slots=True)
+class _Tally:
+    requests: int = 0
+    errors: int = 0
+    rejections: int = 0
+    buckets: Counter[Bucket] = field(default_factory=Counter)
+
+    def add(self, bins: Sequence[_Bin], unit_s: float, code: int, grpc: str) -> None:
+        count = sum(each.count for each in bins)
+        self.requests += count
+        if is_error(code, grpc):
+            self.errors += count
+        elif is_rejection(code, grpc):
+            self.rejections += count
+        for each in bins:
+            # Rounded, so that the same bucket of two histograms is one.
+            lower_s, width_s = each.lower_bound * unit_s, each.width * unit_s
+            self.buckets[round(lower_s, 9), round(width_s, 9)] += each.count
+
+    def statistics(self) -> ArmStatistics:
+        buckets = sorted(self.buckets.items())
+        return ArmStatistics(
+            requests=self.requests,
+            errors=self.errors,
+            rejections=self.rejections,
+            lower_s=tuple(lower_s for (lower_s, _), _ in buckets),
+            width_s=tuple(width_s for (_, width_s), _ in buckets),
+            counts=tuple(count for _, count in buckets),
+        )
+
+
+def is_error(code: int, grpc: str) -> bool:
+    """Whether the arm failed, by HTTP status and gRPC status (empty for HTTP)."""
+    by_grpc = bool(grpc) and int(grpc) in _GRPC_ERRORS
+    return by_grpc or code >= _SERVER_ERROR or code == _TOO_MANY
+
+
+def is_rejection(code: int, grpc: str) -> bool:
+    """Whether the arm refused what the caller sent; never also an error."""
+    if is_error(code, grpc):
+        return False
+    if grpc and int(grpc) not in _GRPC_NO_ANSWER:
+        return True
+    return _CALLER_ERROR <= code < _SERVER_ERROR and code != _CALLER_LEFT
+
+
+def _logger(name: str, unit: str, value: str, filters: Sequence[Resource]) -> Resource:
+    tags: Json = [
+        {"name": "arm", "value_format": "%UPSTREAM_CLUSTER_RAW%"},
+        {"name": "route", "value_format": "%ROUTE_NAME%"},
+        {"name": "code", "value_format": "%RESPONSE_CODE%"},
+        {"name": "grpc", "value_format": "%GRPC_STATUS_NUMBER%"},
+    ]
+    histogram: Resource = {
+        "stat": {"name": name, "tags": tags},
+        "unit": unit,
+        "value_format": value,
+    }
+    counter: Resource = {"stat": {"name": "total"}, "value_fixed": 1}
+    config: Resource = {"stat_prefix": _PREFIX, "histograms": [histogram], "counters": [counter]}
+    return {
+        **typed(f"headrace.arms.{name}", _LOGGER, config),
+        "filter": {"and_filter": {"filters": filters}},
+    }
+
+
+def _any(*filters: Resource) -> Resource:
+    return {"or_filter": {"filters": filters}}
+
+
+def _code(op: str, code: int) -> Resource:
+    value: Resource = {"default_value": code, "runtime_key": _RUNTIME_KEY}
+    return {"status_code_filter": {"comparison": {"op": op, "value": value}}}
+
+
+_HAS_SPLIT: Final[Resource] = {
+    "header_filter": {"header": {"name": SPLIT_HEADER, "present_match": True}}
+}
+_NO_SERVER: Final[Resource] = {"response_flag_filter": {"flags": ["UH"]}}
