@@ -5,7 +5,7 @@ same classes, one test for each run where `Evidence` has one. A test holds both 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 import msgspec
@@ -21,6 +21,8 @@ from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.world import CLASSES, Candidate, Interval, Traffic, World
 
 _METRICS: Final = ("errors", "rejections", "latency", "predictions")
+_MOST_REQUESTS: Final = 400_000
+"""Drawn at once; more runs than make that are simulated one part after the other."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,16 +199,22 @@ def simulate(
     each = [candidate for candidate in candidates for _ in range(runs)]
     latency = settings.metrics.latency
     quantile = latency.quantile if latency is not None else 0.99
-    traffic = Traffic(world=world, candidates=each, rng=rng, quantile=quantile)
-    watch, tally = Watch(settings, traffic), _Tally(len(each), settings.alpha)
-    for second in range(1, duration_s + 1):
-        interval = traffic.next()
-        watch.add(interval)
-        tally.read(second, interval, *watch.verdicts(), min_samples=settings.min_samples)
-        if progress is not None:
-            progress(second / duration_s)
+    at_once = max(1, int(_MOST_REQUESTS / world.requests_per_s))
+    parts = [each[i : i + at_once] for i in range(0, len(each), at_once)]
+    tallies = []
+    for i, part in enumerate(parts):
+        traffic = Traffic(world=world, candidates=part, rng=rng, quantile=quantile)
+        watch, tally = Watch(settings, traffic), _Tally(len(part), settings.alpha)
+        for second in range(1, duration_s + 1):
+            interval = traffic.next()
+            watch.add(interval)
+            tally.read(second, interval, *watch.verdicts(), min_samples=settings.min_samples)
+            if progress is not None:
+                progress((i + second / duration_s) / len(parts))
+        tallies.append(tally)
+    told = _Told.together(tallies)
     return [
-        tally.result(candidate.name, slice(i * runs, (i + 1) * runs), world.requests_per_s)
+        told.result(candidate.name, slice(i * runs, (i + 1) * runs), world.requests_per_s)
         for i, candidate in enumerate(candidates)
     ]
 
@@ -217,9 +225,9 @@ class _Tally:
     def __init__(self, runs: int, alpha: float) -> None:
         self._alpha = alpha
         self._requests, self._errors = np.zeros((2, runs)), np.zeros((2, runs))
-        self._rolled_back_s, self._promoted_s, self._naive_s = np.full((3, runs), np.inf)
-        self._metric = np.zeros(runs, int)
-        self._naive_now = np.zeros(runs, bool)
+        self.rolled_back_s, self.promoted_s, self.naive_s = np.full((3, runs), np.inf)
+        self.metric = np.zeros(runs, int)
+        self.naive_now = np.zeros(runs, bool)
 
     def read(
         self,
@@ -234,25 +242,41 @@ class _Tally:
         self._errors += interval.errors
         counts = self._requests.min(axis=0) >= min_samples
         back, on = worse.any(axis=0) & counts, tolerated.all(axis=0) & counts
-        self._naive_now = counts & z_test_rejects(
+        self.naive_now = counts & z_test_rejects(
             (self._errors[1], self._requests[1]),
             (self._errors[0], self._requests[0]),
             level=self._alpha,
         )
-        self._metric = np.where(
-            np.isinf(self._rolled_back_s) & back, np.argmax(worse, axis=0), self._metric
+        self.metric = np.where(
+            np.isinf(self.rolled_back_s) & back, np.argmax(worse, axis=0), self.metric
         )
         for said, when in (
-            (back, self._rolled_back_s),
-            (on, self._promoted_s),
-            (self._naive_now, self._naive_s),
+            (back, self.rolled_back_s),
+            (on, self.promoted_s),
+            (self.naive_now, self.naive_s),
         ):
             when[said & np.isinf(when)] = second
 
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What all tallies say, one after the other; all fields `[runs]`."""
+
+    rolled_back_s: Array
+    promoted_s: Array
+    naive_s: Array
+    naive_now: NDArray[np.bool_]
+    metric: NDArray[np.int64]
+
+    @classmethod
+    def together(cls, tallies: Sequence[_Tally]) -> "_Told":
+        names = (field.name for field in fields(cls))
+        return cls(*(np.concatenate([getattr(t, name) for t in tallies]) for name in names))
+
     def result(self, candidate: str, which: slice, requests_per_s: float) -> Result:
-        back_s, on_s = self._rolled_back_s[which], self._promoted_s[which]
+        back_s, on_s = self.rolled_back_s[which], self.promoted_s[which]
         is_back, is_on = back_s < on_s, on_s < back_s
-        metric = self._metric[which][is_back]
+        metric = self.metric[which][is_back]
         return Result(
             candidate=candidate,
             runs=len(back_s),
@@ -260,8 +284,8 @@ class _Tally:
             rolled_back_s=_sorted(back_s[is_back]),
             promoted_s=_sorted(on_s[is_on]),
             ever_rolled_back_s=_sorted(back_s[np.isfinite(back_s)]),
-            naive_s=_sorted(self._naive_s[which][np.isfinite(self._naive_s[which])]),
-            naive_at_the_end=int(self._naive_now[which].sum()),
+            naive_s=_sorted(self.naive_s[which][np.isfinite(self.naive_s[which])]),
+            naive_at_the_end=int(self.naive_now[which].sum()),
             by_metric={name: int((metric == i).sum()) for i, name in enumerate(_METRICS)},
         )
 

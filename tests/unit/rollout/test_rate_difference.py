@@ -34,31 +34,30 @@ def counted(
 
 @pytest.mark.parametrize("above", [True, False])
 @given(
-    share=SHARES,
+    shares=st.lists(SHARES, min_size=4, max_size=4),
     rate_a=st.floats(0, 0.6),
     mean=st.floats(-0.3, 0.4),
     centre=CENTRES,
     alike=st.integers(1, 3),
 )
 def test_no_gambler_expects_to_win_while_the_null_is_true(
-    *, share: float, rate_a: float, mean: float, centre: int | None, alike: int, above: bool
+    *, shares: list[float], rate_a: float, mean: float, centre: int | None, alike: int, above: bool
 ) -> None:
     # Every way in which four users can go, one after the other, with its probability: a test each.
-    # A user has `alike` requests, all with the same end.
+    # A user has `alike` requests, all with the same end; the share changes from one to the next.
     rate_b = min(max(rate_a + mean, 0.0), 1.0)
-    chances = np.array(
-        [share * rate_b, share * (1 - rate_b), (1 - share) * rate_a, (1 - share) * (1 - rate_a)]
-    )
     paths = np.array(list(itertools.product(range(4), repeat=4)))
-    tests = RateDifferences.start(len(paths), centre=centre)
+    tests, chances = RateDifferences.start(len(paths), centre=centre), np.ones(len(paths))
     tests.part = 1.0 / alike
-    for kinds in paths.T:
+    for share, kinds in zip(shares, paths.T, strict=True):
+        chance = [share * rate_b, share * (1 - rate_b), (1 - share) * rate_a]
+        chances *= np.array([*chance, 1 - sum(chance)])[kinds]
         cells = alike * np.eye(4)[kinds].T
         tests.add(share, (cells[0], cells[0] + cells[1]), (cells[2], cells[2] + cells[3]))
 
     capitals = np.exp(tests.log_evidence(rate_b - rate_a, above=above))
 
-    assert float(chances[paths].prod(axis=1) @ capitals) <= 1.0 + 1e-9
+    assert float(chances @ capitals) <= 1.0 + 1e-9
 
 
 @given(SHARES, ROWS, CENTRES)

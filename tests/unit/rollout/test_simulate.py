@@ -90,7 +90,7 @@ def test_the_simulation_decides_as_evidence_does(candidate: Candidate) -> None:
     evidence = [Evidence.start(settings) for _ in range(2)]
     said: set[Outcome] = set()
 
-    for at in range(60):
+    for at in range(35):
         interval = traffic.next()
         watch.add(interval)
         worse, tolerated = watch.verdicts()
@@ -151,6 +151,16 @@ def test_a_bad_version_is_rolled_back_for_its_own_fault(candidate: Candidate, me
 
 
 @pytest.mark.slow
+def test_a_version_at_the_edge_of_what_is_tolerated_is_seldom_promoted() -> None:
+    world = World(weight=0.5, errors=0.002, moves=False, requests_per_s=100.0)
+
+    result = one(Candidate(more_errors=0.005), runs=200, duration_s=200, world=world)
+
+    assert result.promoted <= at_most(0.05 / 4, 200)
+    assert result.rolled_back > 0.5
+
+
+@pytest.mark.slow
 def test_a_good_version_is_promoted_in_time() -> None:
     world = World(weight=0.5, errors=0.001, moves=False)
 
@@ -202,6 +212,24 @@ def test_the_same_seed_gives_the_same_and_progress_is_told() -> None:
     assert first == second
     assert [result.candidate for result in first] == ["the same", "worse"]
     assert told[:10] == pytest.approx([i / 10 for i in range(1, 11)])
+
+
+def test_many_requests_are_simulated_part_by_part() -> None:
+    told: list[float] = []
+
+    (result,) = simulate(
+        World(requests_per_s=200_000.0),
+        [Candidate(more_errors=0.2)],
+        READ_AT_ONCE,
+        runs=3,
+        duration_s=2,
+        rng=np.random.default_rng(1),
+        progress=told.append,
+    )
+
+    assert result.rolled_back == 1.0
+    assert result.runs == 3
+    assert told == pytest.approx([0.25, 0.5, 0.75, 1.0])
 
 
 def test_the_world_is_as_it_was_asked_for() -> None:
