@@ -1,0 +1,131 @@
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.gateway.statistics import is_error, is_rejection, read_statistics
+from tests.unit.gateway.arbitrary import names, versions
+
+roles = st.sampled_from(["", "~baseline"])
+codes = st.sampled_from([0, 200, 302, 400, 404, 422, 429, 499, 500, 503, 504])
+grpc_codes = st.sampled_from(["", *map(str, range(17))])
+bins = st.dictionaries(st.sampled_from([100, 1100, 25000]), st.integers(1, 1000), max_size=3)
+
+
+def _answer(*histograms: tuple[str, dict[int, int]]) -> bytes:
+    details = [
+        {
+            "name": name,
+            "totals": [{"lower_bound": k, "width": k // 10, "count": v} for k, v in found.items()],
+            "intervals": [],
+        }
+        for name, found in histograms
+    ]
+    supported = {"supported_percentiles": [0, 50], "details": details}
+    return json.dumps({"stats": [{"name": "x", "value": 3}, {"histograms": supported}]}).encode()
+
+
+def _name(
+    endpoint: str, key: str, code: int, grpc: str, *, unit: str = "us", route: str = ""
+) -> str:
+    return (
+        f"headrace_arm.{unit}.arm.{endpoint}~{key}.route.{route or endpoint}"
+        f".code.{code}.grpc.{grpc}"
+    )
+
+
+@given(
+    st.lists(
+        st.tuples(names, versions, roles, codes, grpc_codes, bins),
+        max_size=8,
+        unique_by=lambda x: x[:5],
+    )
+)
+def test_every_request_is_counted_once_by_its_arm_and_how_it_ended(found: list[Any]) -> None:
+    histograms = [
+        (_name(name, version + role, code, grpc), counts)
+        for name, version, role, code, grpc, counts in found
+    ]
+
+    arms, total = read_statistics(_answer(*histograms), {name for name, *_ in found})
+
+    requests: Counter[tuple[str, str]] = Counter()
+    for name, version, role, _, _, counts in found:
+        requests[name, version + role] += sum(counts.values())
+    assert {arm: one.requests for arm, one in arms.items()} == dict(requests)
+    assert total == requests.total()
+    for one in arms.values():
+        assert sum(one.counts) == one.requests
+        assert one.errors + one.rejections <= one.requests
+        assert list(one.lower_s) == sorted(set(one.lower_s))
+
+
+def test_the_two_units_of_time_are_both_seconds_in_the_end() -> None:
+    answer = _answer(
+        (_name("m", "1", 200, ""), {25000: 2, 100: 1}),
+        (_name("m", "1", 0, "", unit="ms"), {100: 3}),
+    )
+
+    arms, _ = read_statistics(answer, {"m"})
+
+    one = arms["m", "1"]
+    assert one.lower_s == (0.0001, 0.025, 0.1)
+    assert one.width_s == (0.00001, 0.0025, 0.01)
+    assert one.counts == (1, 2, 3)
+    assert (one.requests, one.errors, one.rejections) == (6, 0, 0)
+
+
+def test_the_same_bucket_of_two_statuses_is_one() -> None:
+    answer = _answer((_name("m", "1", 200, ""), {1100: 2}), (_name("m", "1", 500, ""), {1100: 5}))
+
+    arms, _ = read_statistics(answer, {"m"})
+
+    assert arms["m", "1"].counts == (7,)
+    assert arms["m", "1"].errors == 5
+
+
+def test_requests_that_name_their_version_and_other_endpoints_are_left_out() -> None:
+    answer = _answer(
+        (_name("m", "1", 503, "", route="m~1"), {100: 1}),
+        (_name("n", "1", 200, ""), {100: 1}),
+        ("headrace_arm.us.arm.replicas.route.server.code.200.grpc.", {100: 1}),
+        (_name("a.route.b", "2~baseline", 200, ""), {100: 1}),
+    )
+
+    arms, total = read_statistics(answer, {"m", "a.route.b"})
+
+    assert set(arms) == {("a.route.b", "2~baseline")}
+    assert total == 4
+
+
+def test_an_envoy_that_counted_nothing_has_no_arms() -> None:
+    assert read_statistics(b'{"stats":[]}', {"m"}) == ({}, 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "grpc", "kind"),
+    [
+        (200, "", "answer"),
+        (304, "", "answer"),
+        (0, "", "answer"),  # the caller left
+        (499, "", "answer"),
+        (400, "", "rejection"),
+        (404, "", "rejection"),
+        (429, "", "error"),
+        (500, "", "error"),
+        (504, "", "error"),
+        (200, "0", "answer"),
+        (200, "1", "answer"),
+        *((200, str(status), "error") for status in (2, 4, 8, 12, 13, 14, 15)),
+        *((200, str(status), "rejection") for status in (3, 5, 6, 7, 9, 10, 11, 16)),
+        (503, "0", "error"),
+    ],
+)
+def test_an_answer_is_an_error_or_a_rejection_or_neither(code: int, grpc: str, kind: str) -> None:
+    assert (is_error(code, grpc), is_rejection(code, grpc)) == (
+        kind == "error",
+        kind == "rejection",
+    )
