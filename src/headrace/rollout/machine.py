@@ -92,7 +92,7 @@ def _noted(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
 def _danger(state: RolloutState, facts: Facts) -> str:
     """Why the candidate must get no more requests; empty if nothing says so."""
     if facts.candidate_failed:
-        return f"the new version cannot become ready: {facts.candidate_failed}"
+        return f"the new version cannot run: {facts.candidate_failed}"
     verdict = facts.verdict
     if verdict is None or verdict.outcome is not Outcome.ROLL_BACK:
         return ""

@@ -173,6 +173,6 @@ def test_a_candidate_that_keeps_dying_is_rolled_back(
         time.sleep(1)
 
     assert over["phase"] == "rolled_back"
-    assert over["reason"].startswith("the new version cannot become ready"), over
+    assert over["reason"].startswith("the new version cannot run: "), over
     assert load.answered_by("2"), "it was ready once"
     assert {call.version for call in load.calls if call.sent_at > decided_at + 0.2} == {"1"}

@@ -142,7 +142,7 @@ def test_a_version_that_cannot_be_loaded_never_gets_a_request() -> None:
 
     back = canary.look(ready=False, failed="no such operator: Foo")
     assert back.phase is Phase.ROLLED_BACK
-    assert back.reason == "the new version cannot become ready: no such operator: Foo"
+    assert back.reason == "the new version cannot run: no such operator: Foo"
 
 
 @pytest.mark.parametrize("looks", [0, 3])
