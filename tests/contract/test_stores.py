@@ -19,6 +19,7 @@ from headrace.control.state.sql_store import SqlStore
 from headrace.control.state.tables import METADATA
 from headrace.control.store import Assignment, Feedback, UnitReward
 from headrace.core import ConflictError, FailedPreconditionError, InvalidArgumentError
+from headrace.rollout.readings import RewardSums
 from headrace.rollout.state import Phase
 from tests.contract.states import (
     POOL,
@@ -194,6 +195,28 @@ def test_a_lost_rollout_adds_no_events(store: SqlStore) -> None:
     ]
 
 
+def test_a_change_its_rollouts_and_its_events_are_stored_together_or_not_at_all(
+    store: SqlStore,
+) -> None:
+    old = store.save_rollout(rollout("r1"))
+    ended = msgspec.structs.replace(old, actor="bob")
+    begun = rollout("r2")
+    told = [event(message="changed")]
+
+    stored = store.save(
+        state(1, endpoint("m")), at=1.0, reason="applied", rollouts=[ended, begun], events=told
+    )
+    late = msgspec.structs.replace(stored[1], actor="eve")
+    for number, rollouts in ((1, [late]), (2, [late, old]), (2, [late, begun])):
+        with pytest.raises(ConflictError):
+            store.save(state(number), at=2.0, reason="late", rollouts=rollouts, events=told)
+
+    assert [record.revision for record in stored] == [2, 1]
+    assert store.rollouts() == stored[::-1]
+    assert [e.message for e in store.events()] == ["changed"]
+    assert store.load() == state(1, endpoint("m"))
+
+
 def test_rollouts_come_newest_first(store: SqlStore) -> None:
     saved = [store.save_rollout(rollout(id_, of)) for id_, of in ("1a", "2b", "3a", "4b")]
     store.save_rollout(saved[0])  # a change does not make it newer
@@ -250,6 +273,24 @@ def test_feedback_counts_once_whatever_comes_first(store: SqlStore) -> None:
     assert store.rewards("r1") == [UnitReward(unit="u", arm="2", count=3, total=1.5)]
     assert store.rewards("r2") == []
     assert store.add_feedback(rewarded("q4", 9.0)) == "duplicate"
+
+
+def test_rewards_are_summed_up_by_arm(store: SqlStore) -> None:
+    rewards = {"1": [[1.0, 2.0], [4.0]], "2": [[1e9 + 0.5], [1e9], [1e9 - 0.5, 1e9 - 0.5]]}
+    for version, units in rewards.items():
+        for unit, earned in enumerate(units):
+            for i, reward in enumerate(earned):
+                request = f"{version} {unit} {i}"
+                store.add_assignments([assigned(request, arm=version, unit=f"u{unit}")])
+                store.add_feedback(rewarded(request, reward))
+
+    sums = store.reward_sums("r1")
+
+    assert sums == {
+        "1": RewardSums(units=2, mean=2.75, squares=2 * 1.25**2),
+        "2": RewardSums(units=3, mean=1e9, squares=0.5),
+    }
+    assert store.reward_sums("r2") == {}
 
 
 @pytest.mark.parametrize("reward", [float("nan"), float("inf")])

@@ -10,6 +10,7 @@ import msgspec
 
 from headrace.control.desired import DesiredEndpoint, DesiredState
 from headrace.core import FailedPreconditionError
+from headrace.rollout.readings import RewardSums
 from headrace.rollout.state import RolloutState
 
 
@@ -108,13 +109,26 @@ class Store(Protocol):
             FailedPreconditionError: What is stored cannot be read.
         """
 
-    def save(self, state: DesiredState, *, at: float, reason: str, actor: str = "") -> None:
+    def save(
+        self,
+        state: DesiredState,
+        *,
+        at: float,
+        reason: str,
+        actor: str = "",
+        rollouts: Sequence[RolloutRecord] = (),
+        events: Sequence[Event] = (),
+    ) -> list[RolloutRecord]:
         """Replace the state; each endpoint whose `generation` is new gets an entry in its history.
 
-        An endpoint that is gone gets one without a document.
+        An endpoint that is gone gets one without a document. What belongs to the change is stored
+        in the same transaction, or not at all: rollouts that it begins or ends, as `save_rollout`
+        does it, and events. The rollouts as stored.
 
         Raises:
-            ConflictError: `state.generation` is not one more than the stored one.
+            ConflictError: `state.generation` is not one more than the stored one, an endpoint's
+                generation is not new, or a rollout was changed by somebody else.
+            InvalidArgumentError: Something could not be read again.
             FailedPreconditionError: It cannot be stored; the old state stands.
         """
 
@@ -162,6 +176,9 @@ class Store(Protocol):
 
     def rewards(self, rollout: str) -> list[UnitReward]:
         """What each unit earned in a rollout."""
+
+    def reward_sums(self, rollout: str) -> dict[str, RewardSums]:
+        """The same by arm: how many units, the mean of their means, the squares around it."""
 
     def forget_before(self, at: float) -> None:
         """Drop assignments and waiting feedback older than `at`, and events beyond their bound."""

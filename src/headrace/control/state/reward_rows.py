@@ -7,13 +7,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import Connection, Insert, select
+from sqlalchemy import Connection, Insert, func, select
 
 from headrace.control.state.encoding import clean
 from headrace.control.state.tables import ANSWERS, UNIT_REWARDS, AnyRow
 from headrace.control.state.upsert import upsert_into
 from headrace.control.store import Assignment, Feedback, UnitReward
 from headrace.core import InvalidArgumentError
+from headrace.rollout.readings import RewardSums
 
 if TYPE_CHECKING:
     from sqlalchemy.sql.dml import ReturningInsert
@@ -115,3 +116,27 @@ def read_rewards(connection: Connection, rollout: str) -> list[UnitReward]:
         ),
         key=lambda reward: (reward.unit, reward.arm),
     )
+
+
+def read_reward_sums(connection: Connection, rollout: str) -> dict[str, RewardSums]:
+    """Units, the mean of their mean rewards, and the squares around it, by arm.
+
+    The database adds up, in two passes: with a million users a row each would take seconds to read,
+    and sums of squares around zero would lose what a small variance is made of.
+    """
+    table = UNIT_REWARDS.c
+    value = table.total / table["count"]
+    its = table.rollout == clean(rollout)
+    means = select(table.arm, func.avg(value).label("mean")).where(its).group_by(table.arm)
+    mean = means.subquery()
+    squares = func.sum((value - mean.c.mean) * (value - mean.c.mean))
+    query = (
+        select(table.arm, func.count(), mean.c.mean, squares)
+        .join(mean, mean.c.arm == table.arm)
+        .where(its)
+        .group_by(table.arm, mean.c.mean)
+    )
+    return {
+        arm: RewardSums(units=units, mean=average, squares=around)
+        for arm, units, average, around in connection.execute(query)
+    }

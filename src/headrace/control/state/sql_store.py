@@ -14,6 +14,7 @@ from headrace.control.store import (
     RolloutRecord,
     UnitReward,
 )
+from headrace.rollout.readings import RewardSums
 
 
 class SqlStore:
@@ -28,16 +29,30 @@ class SqlStore:
         with self._database.reading("read the desired state") as connection:
             return desired_rows.load_state(connection)
 
-    def save(self, state: DesiredState, *, at: float, reason: str, actor: str = "") -> None:
+    def save(
+        self,
+        state: DesiredState,
+        *,
+        at: float,
+        reason: str,
+        actor: str = "",
+        rollouts: Sequence[RolloutRecord] = (),
+        events: Sequence[Event] = (),
+    ) -> list[RolloutRecord]:
         """Replace the state; each endpoint whose `generation` is new gets an entry in its history.
+
+        Rollouts and events are stored with it or not at all; the rollouts as stored.
 
         Raises:
             ConflictError: Somebody else saved first, or an endpoint's generation is not new.
-            InvalidArgumentError: The state has something that JSON cannot say.
+            InvalidArgumentError: Something in it JSON cannot say.
             FailedPreconditionError: It cannot be stored; the old state stands.
         """
         with self._database.writing("store the desired state") as connection:
             desired_rows.save_state(connection, state, at=at, reason=reason, actor=actor)
+            stored = [journal_rows.save_rollout(connection, record) for record in rollouts]
+            journal_rows.add_events(connection, events)
+            return stored
 
     def history(self, endpoint: str, *, limit: int = 100) -> list[EndpointGeneration]:
         """An endpoint's generations, the newest first."""
@@ -109,6 +124,11 @@ class SqlStore:
         """What each unit earned in a rollout, in the order of units."""
         with self._database.reading("read rewards") as connection:
             return reward_rows.read_rewards(connection, rollout)
+
+    def reward_sums(self, rollout: str) -> dict[str, RewardSums]:
+        """The same by arm: how many units, the mean of their means, the squares around it."""
+        with self._database.reading("read rewards") as connection:
+            return reward_rows.read_reward_sums(connection, rollout)
 
     def forget_before(self, at: float) -> None:
         """Drop assignments and waiting feedback older than `at`, and what is beyond its bound."""
