@@ -1,0 +1,273 @@
+"""Which models shall each copy of a pool host, and does it know? Told whenever it differs."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from headrace.control.desired import POOL_PREFIX, DesiredState, Revision
+from headrace.control.fetch import Answer, fetch
+from headrace.control.observed import Observed, Replica
+from headrace.core import Clock, HeadraceError, ReplicaSettings, UnavailableError
+from headrace.serving.report import PoolReport, models_digest
+
+_LOG: Final = logging.getLogger("headrace.control")
+_PATH: Final = "/internal/models"
+_TIMEOUT_S: Final = 2.0
+_AGAIN_S: Final = 0.25
+LINGER_S: Final = 2.0
+"""How much longer a copy hosts what no route sends to it any more."""
+_HTTP_OK: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hosting:
+    """What a copy of a pool hosts: one model for each name and version, and whose they are."""
+
+    models: tuple[ReplicaSettings, ...]
+    revisions: tuple[Revision, ...]
+    digest: str
+
+    @property
+    def revision_ids(self) -> frozenset[str]:
+        """Which revisions it answers for."""
+        return frozenset(revision.id for revision in self.revisions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a process was told last, and acknowledged."""
+
+    pid: int | None
+    hosting: Hosting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tell:
+    """Tell a copy what to host."""
+
+    replica: str
+    address: str
+    pid: int | None
+    hosting: Hosting
+
+
+class RoutedTo(NamedTuple):
+    """An address to which requests for a version of an endpoint may be sent."""
+
+    address: str
+    endpoint: str
+    version: str
+
+
+def plan_pools(
+    desired: DesiredState,
+    replicas: Iterable[Replica],
+    told: Mapping[str, Told],
+    routed: Collection[RoutedTo],
+) -> Iterator[Tell]:
+    """What to tell which copies now; nothing if each one knows.
+
+    A copy is told before it counts as ready, because it is not ready before it is told. It goes on
+    hosting what the gateway may still send it, desired or not.
+
+    Args:
+        desired: What should run, as the gateway splits it.
+        told: By the replica's name.
+        routed: Where the gateway may still send requests.
+    """
+    wanted: dict[str, list[Revision]] = {POOL_PREFIX + pool.name: [] for pool in desired.pools}
+    for endpoint in desired.endpoints:
+        for arm in endpoint.arms:
+            if arm.revision.pool:
+                wanted.setdefault(POOL_PREFIX + arm.revision.pool, []).append(arm.revision)
+    for replica in replicas:
+        if not replica.is_running or replica.endpoint not in wanted:
+            continue
+        known = told.get(replica.name)
+        kept = () if known is None else _still_routed(known.hosting.revisions, replica, routed)
+        hosting = host(wanted[replica.endpoint], kept)
+        if known is None or known.pid != replica.pid or known.hosting != hosting:
+            yield Tell(
+                replica=replica.name, address=replica.address, pid=replica.pid, hosting=hosting
+            )
+
+
+def host(revisions: Iterable[Revision], kept: Iterable[Revision] = ()) -> Hosting:
+    """What hosts `revisions`, and `kept` besides where they are not in their way.
+
+    Revisions of equal settings, such as a rollout's baseline beside what it is measured against,
+    are one model. Of unequal ones with one name and version the first is hosted.
+    """
+    models: dict[tuple[str, str], ReplicaSettings] = {}
+    answered: dict[str, Revision] = {}
+    for revision in (*revisions, *kept):
+        settings = revision.settings
+        key = settings.model_name, settings.model_version
+        if models.setdefault(key, settings) == settings:
+            answered[revision.id] = revision
+    ordered = tuple(models[key] for key in sorted(models))
+    return Hosting(
+        models=ordered,
+        revisions=tuple(answered[key] for key in sorted(answered)),
+        digest=models_digest(ordered),
+    )
+
+
+def routed_now(observed: Observed) -> frozenset[RoutedTo]:
+    """Where the gateway may send requests, by the routes that are or may be in force."""
+    return frozenset(
+        RoutedTo(address=address, endpoint=route.name, version=arm.version)
+        for route in (*(observed.published or ()), *(observed.attempted or ()))
+        for arm in route.arms
+        for address in arm.replicas
+    )
+
+
+def _still_routed(
+    revisions: Sequence[Revision], replica: Replica, routed: Collection[RoutedTo]
+) -> Iterator[Revision]:
+    """Those of `revisions` whose requests may come to `replica`."""
+    for revision in revisions:
+        where = RoutedTo(
+            address=replica.address, endpoint=revision.endpoint, version=revision.version
+        )
+        if where in routed:
+            yield revision
+
+
+Put = Callable[[str, Sequence[ReplicaSettings]], Awaitable[PoolReport]]
+"""Tells the copy at an address what to host, as `put_models`."""
+
+
+class World(Protocol):
+    """What runs and should run: the reconciler."""
+
+    desired: DesiredState
+    hosted: MutableMapping[str, frozenset[str]]
+    """Which revisions each copy of a pool answers for, by the replica's name."""
+
+    def observed(self) -> Observed:
+        """Everything known now."""
+
+    def note_change(self) -> None:
+        """Wake everybody who waits for a change."""
+
+    async def wait_change(self) -> None:
+        """Return at the next change of anything observed or desired."""
+
+
+async def put_models(address: str, models: Sequence[ReplicaSettings]) -> PoolReport:
+    """Tell the copy at `address` to host these models and no others; what it does now.
+
+    Raises:
+        UnavailableError: Nobody listens yet, or it refuses.
+        DeadlineExceededError: It does not answer.
+    """
+    body = msgspec.json.encode(models)
+    answer = await fetch(address, _PATH, method="PUT", body=body, timeout_s=_TIMEOUT_S)
+    return _report(address, answer)
+
+
+async def get_models(address: str) -> PoolReport:
+    """What the copy of a pool at `address` hosts; errors as `put_models`."""
+    answer = await fetch(address, _PATH, timeout_s=_TIMEOUT_S)
+    return _report(address, answer)
+
+
+def _report(address: str, answer: Answer) -> PoolReport:
+    if answer.status != _HTTP_OK:
+        text = answer.body[:200].decode(errors="replace")
+        msg = f"{address} refuses the list of its models: {answer.status} {text}"
+        raise UnavailableError(msg)
+    try:
+        return msgspec.json.decode(answer.body, type=PoolReport)
+    except msgspec.MsgspecError as error:
+        msg = f"{address} does not answer as a pool: {error}"
+        raise UnavailableError(msg) from error
+
+
+@dataclass(slots=True, kw_only=True)
+class PoolSync:
+    """Tells copies of pools what to host, for as long as `run` is awaited."""
+
+    world: World
+    clock: Clock
+    put: Put = put_models
+    _told: dict[str, Told] = field(default_factory=dict)
+    _routed: frozenset[RoutedTo] = frozenset()
+    _left_at: dict[RoutedTo, float] = field(default_factory=dict)
+    _complaints: dict[str, str] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Keep every copy informed until cancelled."""
+        while True:
+            if await self.step():
+                # What changed meanwhile rang while nobody waited, and may have to be told again.
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LINGER_S):
+                        await self.world.wait_change()
+
+    async def step(self) -> bool:
+        """Tell all copies that have to be told now; whether there were any."""
+        observed = self.world.observed()
+        self._forget(observed)
+        routed = self._routed_lately(observed)
+        tells = list(plan_pools(self.world.desired, observed.replicas.values(), self._told, routed))
+        heard = await asyncio.gather(*map(self._tell, tells))
+        if any(heard):
+            self.world.note_change()
+        return bool(tells)
+
+    def _routed_lately(self, observed: Observed) -> Collection[RoutedTo]:
+        """Where requests may come from: those that were sent before a change are on their way."""
+        now = self.clock.monotonic()
+        routed = routed_now(observed)
+        for where in self._routed - routed:
+            self._left_at.setdefault(where, now)
+        self._left_at = {
+            where: left_at
+            for where, left_at in self._left_at.items()
+            if where not in routed and now - left_at < LINGER_S
+        }
+        self._routed = routed
+        return routed | self._left_at.keys()
+
+    def _forget(self, observed: Observed) -> None:
+        """Let go of replicas that are gone, and of what ended processes were told."""
+        for name, told in list(self._told.items()):
+            replica = observed.replicas.get(name)
+            if replica is None or replica.pid != told.pid:
+                del self._told[name]
+                self.world.hosted.pop(name, None)
+                self._complaints.pop(name, None)
+
+    async def _tell(self, tell: Tell) -> bool:
+        name = tell.replica
+        try:
+            await self.put(tell.address, tell.hosting.models)
+        except HeadraceError as error:
+            if self._complaints.get(name) != str(error):
+                _LOG.info("a pool's copy was not told", extra={"replica": name, "why": str(error)})
+            self._complaints[name] = str(error)
+            return False
+        self._told[name] = Told(pid=tell.pid, hosting=tell.hosting)
+        self.world.hosted[name] = tell.hosting.revision_ids
+        self._complaints.pop(name, None)
+        _LOG.info("told a pool's copy", extra={"replica": name, "models": len(tell.hosting.models)})
+        return True

@@ -1,0 +1,332 @@
+"""What copies of a pool are told, and when."""
+
+import asyncio
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.control.desired import (
+    DesiredArm,
+    DesiredEndpoint,
+    DesiredPool,
+    DesiredState,
+    Revision,
+    make_revision,
+)
+from headrace.control.observed import Arm, Observed, Phase, Replica, Route
+from headrace.control.pools import (
+    LINGER_S,
+    Hosting,
+    PoolSync,
+    RoutedTo,
+    Tell,
+    Told,
+    host,
+    plan_pools,
+    routed_now,
+)
+from headrace.core import EndpointName, ReplicaSettings, UnavailableError
+from headrace.serving.report import PoolReport, models_digest
+from headrace.testing import VirtualTimeLoop
+
+
+def revision(
+    name: str, version: str = "1", *, pool: str = "small", path: str = "p", purpose: str = ""
+) -> Revision:
+    return make_revision(
+        endpoint=EndpointName(name),
+        model=f"{name}:{version}",
+        settings=ReplicaSettings(model_name=name, model_version=version, path=path),
+        purpose=purpose,
+        pool=pool,
+    )
+
+
+def want(*revisions: Revision) -> DesiredState:
+    names = sorted({revision.endpoint for revision in revisions})
+    endpoints = tuple(
+        DesiredEndpoint(
+            name=EndpointName(name),
+            timeout_s=None,
+            arms=tuple(
+                DesiredArm(revision=r, weight=0, replicas=1)
+                for r in revisions
+                if r.endpoint == name
+            ),
+        )
+        for name in names
+    )
+    pool = DesiredPool(name="small", replicas=2, memory_bytes=1, max_loaded=1, load_timeout_s=1.0)
+    return DesiredState(endpoints=endpoints, pools=(pool,))
+
+
+def copy(serial: int, phase: Phase = Phase.STARTING, *, pool: str = "small") -> Replica:
+    return Replica(
+        name=f"pool-{pool}-{serial}",
+        serial=serial,
+        endpoint=f"pool:{pool}",
+        version="0",
+        revision_id="x",
+        address=f"unix:/r{serial}.sock",
+        phase=phase,
+        since=0.0,
+        pid=1000 + serial,
+    )
+
+
+def route(name: str, version: str, *replicas: Replica) -> Route:
+    arm = Arm(version=version, weight=100, replicas=tuple(r.address for r in replicas))
+    return Route(name=name, timeout_s=None, arms=(arm,))
+
+
+def plan_of(
+    desired: DesiredState,
+    *replicas: Replica,
+    told: dict[str, Told] | None = None,
+    routed: Sequence[RoutedTo] = (),
+) -> list[Tell]:
+    return list(plan_pools(desired, replicas, told or {}, routed))
+
+
+A, B = revision("a"), revision("b", "2")
+
+
+def test_every_running_copy_is_told_the_models_of_its_pool() -> None:
+    other = revision("c", pool="other")
+    alone = revision("d", pool="")
+    ready, starting, ended = copy(1, Phase.READY), copy(2), copy(3, Phase.EXITED)
+
+    tells = plan_of(want(A, B, other, alone), ready, starting, ended)
+
+    assert [tell.replica for tell in tells] == [ready.name, starting.name]
+    assert [model.model_name for model in tells[0].hosting.models] == ["a", "b"]
+    assert tells[0].hosting.revision_ids == {A.id, B.id}
+    assert tells[0].hosting.digest == models_digest([B.settings, A.settings])
+
+
+def test_a_copy_of_a_pool_without_models_is_told_that_there_are_none() -> None:
+    (tell,) = plan_of(want(), copy(1))
+
+    assert tell.hosting.models == ()
+
+
+def test_a_replica_of_an_endpoint_is_told_nothing() -> None:
+    assert plan_of(want(A), replace(copy(1), endpoint="a")) == []
+
+
+def test_who_knows_is_not_told_again_until_its_process_is_another() -> None:
+    replica = copy(1, Phase.READY)
+    told = {replica.name: Told(pid=replica.pid, hosting=host([A]))}
+
+    assert plan_of(want(A), replica, told=told) == []
+    assert len(plan_of(want(A, B), replica, told=told)) == 1
+    assert len(plan_of(want(A), replace(replica, pid=7), told=told)) == 1
+
+
+def test_what_the_gateway_may_still_send_stays_hosted() -> None:
+    replica = copy(1, Phase.READY)
+    told = {replica.name: Told(pid=replica.pid, hosting=host([A, B]))}
+    observed = Observed(published=(route("b", "2", replica),), attempted=(route("a", "1"),))
+    elsewhere = Observed(published=(route("b", "2", copy(9)),))
+
+    (gone,) = plan_of(want(A), replica, told=told, routed=list(routed_now(elsewhere)))
+
+    assert plan_of(want(A), replica, told=told, routed=list(routed_now(observed))) == []
+    assert gone.hosting.revision_ids == {A.id}
+
+
+def test_a_baseline_is_the_same_model_as_what_it_is_measured_against() -> None:
+    baseline = revision("a", purpose="baseline")
+
+    hosting = host([A, baseline])
+
+    assert hosting.models == (A.settings,)
+    assert hosting.revision_ids == {A.id, baseline.id}
+
+
+def test_the_desired_settings_win_over_what_is_only_routed_still() -> None:
+    changed = revision("a", path="other")
+
+    hosting = host([changed], [A])
+
+    assert hosting.models == (changed.settings,)
+    assert hosting.revision_ids == {changed.id}
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("12"), st.sampled_from("xy"))))
+def test_no_name_and_version_is_hosted_twice_and_order_means_nothing(
+    found: list[tuple[str, str, str]],
+) -> None:
+    unequal = {(name, version): path for name, version, path in found}
+    revisions = [revision(n, v, path=path) for (n, v), path in unequal.items()]
+
+    hosting, reversed_ = host(revisions), host(reversed(revisions))
+
+    assert hosting == reversed_
+    assert len(hosting.models) == len(unequal)
+    keys = [(model.model_name, model.model_version) for model in hosting.models]
+    assert keys == sorted(set(keys))
+
+
+# The driver
+
+
+@dataclass
+class World:
+    desired: DesiredState = field(default_factory=DesiredState)
+    hosted: MutableMapping[str, frozenset[str]] = field(default_factory=dict)
+    replicas: dict[str, Replica] = field(default_factory=dict)
+    published: tuple[Route, ...] = ()
+    changes: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def observed(self) -> Observed:
+        return Observed(replicas=dict(self.replicas), published=self.published)
+
+    def note_change(self) -> None:
+        self.changes += 1
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def wait_change(self) -> None:
+        await self.changed.wait()
+
+    def put(self, *replicas: Replica) -> None:
+        self.replicas.update({replica.name: replica for replica in replicas})
+        self.note_change()
+
+
+class LoopClock:
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+@dataclass
+class Copies:
+    """The other side: hears lists, or nothing."""
+
+    heard: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
+    deaf: set[str] = field(default_factory=set)
+
+    async def put(self, address: str, models: Sequence[ReplicaSettings]) -> PoolReport:
+        await asyncio.sleep(0.01)
+        if address in self.deaf:
+            msg = f"no answer from {address}"
+            raise UnavailableError(msg)
+        names = tuple(model.model_name for model in models)
+        self.heard.setdefault(address, []).append(names)
+        return PoolReport(pool="small", replica="")
+
+
+@contextmanager
+def running(world: World, copies: Copies) -> Iterator[asyncio.Task[None]]:
+    task = asyncio.ensure_future(PoolSync(world=world, clock=LoopClock(), put=copies.put).run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    return ("asyncio", {"loop_factory": VirtualTimeLoop})
+
+
+@pytest.mark.anyio
+async def test_copies_are_told_as_they_come_and_what_changes() -> None:
+    copies = Copies()
+    world = World(desired=want(A))
+    one, other = copy(1), copy(2)
+    with running(world, copies):
+        world.put(one)
+        await asyncio.sleep(1)
+        assert world.hosted == {one.name: {A.id}}
+        world.put(other)
+        await asyncio.sleep(1)
+        world.desired = want(A, B)
+        world.note_change()
+        await asyncio.sleep(1)
+
+    assert copies.heard == {
+        one.address: [("a",), ("a", "b")],
+        other.address: [("a",), ("a", "b")],
+    }
+    assert world.hosted == {name: {A.id, B.id} for name in (one.name, other.name)}
+
+
+@pytest.mark.anyio
+async def test_a_copy_that_does_not_listen_yet_is_told_when_it_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    copies = Copies()
+    caplog.set_level("INFO")
+    world = World(desired=want(A))
+    one, other = copy(1), copy(2)
+    copies.deaf.add(one.address)
+    with running(world, copies):
+        world.put(one, other)
+        await asyncio.sleep(3)
+        assert world.hosted == {other.name: {A.id}}
+        copies.deaf.clear()
+        await asyncio.sleep(1)
+
+    assert world.hosted == {name: {A.id} for name in (one.name, other.name)}
+    assert caplog.text.count("was not told") == 1
+
+
+@pytest.mark.anyio
+async def test_a_copy_that_was_started_again_is_told_again() -> None:
+    copies = Copies()
+    world = World(desired=want(A))
+    one = copy(1, Phase.READY)
+    with running(world, copies):
+        world.put(one)
+        await asyncio.sleep(1)
+        world.put(replace(one, phase=Phase.EXITED, pid=None))
+        await asyncio.sleep(1)
+        assert world.hosted == {}
+        world.put(replace(one, phase=Phase.STARTING, pid=77))
+        await asyncio.sleep(1)
+        assert world.hosted == {one.name: {A.id}}
+        del world.replicas[one.name]
+        world.note_change()
+        await asyncio.sleep(1)
+
+    assert copies.heard == {one.address: [("a",), ("a",)]}
+    assert world.hosted == {}
+
+
+@pytest.mark.anyio
+async def test_what_is_not_routed_any_more_is_dropped_a_little_later() -> None:
+    copies = Copies()
+    world = World(desired=want(A, B))
+    one = copy(1, Phase.READY)
+    world.published = (route("b", "2", one),)
+    with running(world, copies):
+        world.put(one)
+        await asyncio.sleep(1)
+        world.desired = want(A)
+        world.note_change()
+        await asyncio.sleep(10)
+        assert copies.heard[one.address] == [("a", "b")]
+        world.published = ()
+        world.note_change()
+        await asyncio.sleep(LINGER_S - 0.5)
+        assert copies.heard[one.address] == [("a", "b")]
+        await asyncio.sleep(LINGER_S * 2)
+
+    assert copies.heard[one.address] == [("a", "b"), ("a",)]
+    assert world.hosted == {one.name: {A.id}}
+
+
+def test_a_hosting_knows_its_revisions() -> None:
+    empty = Hosting(models=(), revisions=(), digest="")
+
+    assert empty.revision_ids == frozenset()
