@@ -308,5 +308,7 @@ def test_a_store_answers_like_its_model(url: str) -> None:
     profile = settings.get_profile(settings.get_current_profile_name())
     run_state_machine_as_test(
         Machine,
-        settings=settings(profile, max_examples=profile.max_examples // 4, stateful_step_count=20),
+        settings=settings(
+            profile, max_examples=max(10, profile.max_examples // 10), stateful_step_count=20
+        ),
     )

@@ -127,16 +127,11 @@ def read_reward_sums(connection: Connection, rollout: str) -> dict[str, RewardSu
     table = UNIT_REWARDS.c
     value = table.total / table["count"]
     its = table.rollout == clean(rollout)
-    means = select(table.arm, func.avg(value).label("mean")).where(its).group_by(table.arm)
-    mean = means.subquery()
-    squares = func.sum((value - mean.c.mean) * (value - mean.c.mean))
-    query = (
-        select(table.arm, func.count(), mean.c.mean, squares)
-        .join(mean, mean.c.arm == table.arm)
-        .where(its)
-        .group_by(table.arm, mean.c.mean)
-    )
-    return {
-        arm: RewardSums(units=units, mean=average, squares=around)
-        for arm, units, average, around in connection.execute(query)
-    }
+    sums = {}
+    for (arm,) in connection.execute(select(table.arm).where(its).distinct()).all():
+        of_arm = its & (table.arm == arm)
+        units, mean = connection.execute(select(func.count(), func.avg(value)).where(of_arm)).one()
+        squares = func.sum((value - mean) * (value - mean))
+        around = connection.execute(select(squares).where(of_arm)).scalar_one()
+        sums[arm] = RewardSums(units=units, mean=mean, squares=around)
+    return sums

@@ -122,4 +122,5 @@ UNIT_REWARDS: Final = Table(
     Column("arm", Text, primary_key=True),
     Column("count", BigInteger, nullable=False),
     Column("total", Double, nullable=False),
+    sqlite_with_rowid=False,
 )
