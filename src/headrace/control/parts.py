@@ -1,5 +1,8 @@
 """How are the parts that decide put together? Around one reconciler and one gateway keeper."""
 
+from collections.abc import Iterable
+
+from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
 from headrace.control.home import Home
 from headrace.control.journal import Journal
@@ -41,8 +44,13 @@ def make_plane(
     aims = Aims(reconciler=reconciler, desired=store.store.load())
     journal = Journal(store=store)
     rollouts = RolloutDriver(store=store, journal=journal, aims=aims, gateway=keeper, clock=clock)
-    reports = Reports(wanted=lambda: wanted_reports(rollouts, scaler), observe=rollouts.observe)
+    reports = Reports(
+        wanted=lambda: _wanted(rollouts.wanted(), scaler.wanted(), advisor.wanted()),
+        observe=rollouts.observe,
+        known=reconciler.replicas.keys,
+    )
     rollouts.reports = reports
+    advisor = Advisor(aims=aims, reports=reports, clock=clock)
     scaler = Scaler(
         aims=aims,
         latest=reports.latest,
@@ -73,6 +81,7 @@ def make_plane(
         ),
         rollout_driver=rollouts,
         scaler=scaler,
+        advisor=advisor,
         reports=reports,
         journal=journal,
         clock=clock,
@@ -83,10 +92,9 @@ def make_plane(
     )
 
 
-def wanted_reports(rollouts: RolloutDriver, scaler: Scaler) -> list[Replica]:
+def _wanted(*by_whom: Iterable[Replica]) -> list[Replica]:
     """Replicas whose reports somebody needs, each once."""
-    found = [*rollouts.wanted(), *scaler.wanted()]
-    return list({replica.name: replica for replica in found}.values())
+    return list({replica.name: replica for found in by_whom for replica in found}.values())
 
 
 def _budget(aims: Aims) -> MachineBudget:

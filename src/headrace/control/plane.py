@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from headrace import __version__
+from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
 from headrace.control.desired import DesiredEndpoint, DesiredState
 from headrace.control.fetch import fetch
@@ -71,6 +72,7 @@ class ControlPlane:
     orders: Orders
     rollout_driver: RolloutDriver
     scaler: Scaler
+    advisor: Advisor
     reports: Reports
     journal: Journal
     clock: Clock
@@ -259,6 +261,7 @@ class ControlPlane:
             first_requests=self.first_requests if self.sends_first_requests else None,
             http_url=self.addresses.http_url,
             rss_bytes={pid: rss_bytes(pid) for pid in pids},
+            advice=self.advice,
         )
         gateway = GatewayStatus(
             ready=self.keeper.is_ready,
@@ -281,6 +284,11 @@ class ControlPlane:
                 "admin": self.addresses.admin_url,
             },
         )
+
+    def advice(self, endpoint: str, arm: str) -> str:
+        """What one copy of an arm should have, and why; empty if that cannot be said yet."""
+        found = self.advisor.recommendation(endpoint, arm)
+        return found.message if found is not None and found.memory_bytes is not None else ""
 
     async def metrics(self) -> str:
         """All processes' metrics as one exposition; each sample of a replica says which."""

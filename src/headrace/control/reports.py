@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,10 +24,12 @@ _HTTP_OK: Final = 200
 class Reports:
     """Asks replicas every second, and tells them what to look at.
 
-    `wanted`: which ones, each time anew. `observe`: what a replica shall look at.
+    `wanted`: which ones, each time anew. `observe`: what a replica shall look at. `known`: the
+    names of all that there are; what others said is forgotten.
     """
 
     wanted: Callable[[], Iterable[Replica]]
+    known: Callable[[], Collection[str]]
     observe: Callable[[Replica], Observe]
     _latest: dict[str, ReplicaReport] = field(default_factory=dict)
     _cursors: dict[str, int] = field(default_factory=dict)
@@ -47,8 +49,7 @@ class Reports:
     async def ask_all(self) -> None:
         """Ask every wanted replica once."""
         replicas = list(self.wanted())
-        known = {replica.name for replica in replicas}
-        for name in self._latest.keys() - known:
+        for name in self._latest.keys() - set(self.known()):
             del self._latest[name]
             self._cursors.pop(name, None)
             self._told.pop(name, None)

@@ -1,6 +1,6 @@
 """How is everything, in one document for people, scripts and the console? Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,6 +37,8 @@ class RevisionStatus:
     desired_replicas: int
     replicas: tuple[ReplicaStatus, ...]
     role: str = ""
+    advice: str = ""
+    """Threads and memory that one replica should have, by what was observed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,12 +89,14 @@ def endpoint_statuses(
     first_requests: Mapping[str, FirstRequest] | None,
     http_url: str,
     rss_bytes: Mapping[int, int | None],
+    advice: Callable[[str, str], str] = lambda _endpoint, _arm: "",
 ) -> tuple[EndpointStatus, ...]:
     """The status of every desired endpoint.
 
     Args:
         first_requests: By endpoint; None if they are not sent.
         rss_bytes: Memory by pid.
+        advice: What one copy of an endpoint's arm should have.
     """
     published = {route.name: route for route in observed.published or ()}
     return tuple(
@@ -103,6 +107,7 @@ def endpoint_statuses(
             first_requests=first_requests,
             http_url=http_url,
             rss_bytes=rss_bytes,
+            advice=advice,
         )
         for endpoint in desired.endpoints
     )
@@ -142,6 +147,7 @@ def _endpoint(
     first_requests: Mapping[str, FirstRequest] | None,
     http_url: str,
     rss_bytes: Mapping[int, int | None],
+    advice: Callable[[str, str], str],
 ) -> EndpointStatus:
     problems = [line for arm in _serving_arms(endpoint) for line in _arm_problems(arm, replicas)]
     if not problems and not _is_reached(endpoint, route):
@@ -153,7 +159,7 @@ def _endpoint(
         ready=not problems,
         failed=_has_failed(endpoint, replicas, first_requests if _is_asked(endpoint) else None),
         url=f"{http_url}/v2/models/{endpoint.name}/infer",
-        revisions=_revisions(endpoint, replicas, route, rss_bytes),
+        revisions=_revisions(endpoint, replicas, route, rss_bytes, advice),
         message="; ".join(problems),
     )
 
@@ -216,6 +222,7 @@ def _revisions(
     replicas: Sequence[Replica],
     route: Route | None,
     rss_bytes: Mapping[int, int | None],
+    advice: Callable[[str, str], str],
 ) -> tuple[RevisionStatus, ...]:
     weights = {arm.key: arm.weight for arm in route.arms} if route else {}
     wanted = {arm.revision.id: arm for arm in endpoint.arms}
@@ -236,6 +243,7 @@ def _revisions(
                 model=arm.revision.model if arm else "",
                 weight=weights.get(arm.key if arm else version, 0) if shows_weight else 0,
                 role=arm.role if arm else "",
+                advice=advice(endpoint.name, arm.key) if arm else "",
                 desired_weight=arm.weight if arm else 0,
                 desired_replicas=arm.replicas if arm else 0,
                 replicas=tuple(

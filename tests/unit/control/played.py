@@ -79,7 +79,9 @@ class World:
         driver = RolloutDriver(
             store=store, journal=journal, aims=aims, gateway=self, clock=self.clock
         )
-        driver.reports = Reports(wanted=driver.wanted, observe=driver.observe)
+        driver.reports = Reports(
+            wanted=driver.wanted, observe=driver.observe, known=self.replicas.keys
+        )
         driver.load()
         orders = Orders(
             store=store,
