@@ -76,7 +76,7 @@ def make_plane(
             registry=registry,
             inspect=inspect,
             aims=aims,
-            fulfiller=Fulfiller(store=store, aims=aims, clock=clock),
+            fulfiller=Fulfiller(store=store, journal=journal, aims=aims, clock=clock),
             max_body_bytes=keeper.settings.max_body_bytes,
         ),
         rollout_driver=rollouts,

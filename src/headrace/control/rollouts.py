@@ -14,6 +14,7 @@ import msgspec
 
 from headrace.control.aims import Aims
 from headrace.control.counting import GatewayReading, Reading
+from headrace.control.effective import BASELINE
 from headrace.control.journal import Journal
 from headrace.control.observed import Phase as ReplicaPhase
 from headrace.control.observed import Replica
@@ -21,10 +22,11 @@ from headrace.control.reports import Reports
 from headrace.control.rollout_events import events_of
 from headrace.control.store import Assignment, Event, RolloutRecord
 from headrace.control.store_thread import StoreThread
-from headrace.control.watching import View, Watch, reward_sums
+from headrace.control.watching import CANDIDATE, View, Watch
 from headrace.core import Clock, HeadraceError, ModelNotFoundError, NotFoundError
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.machine import advance, command, due_at
+from headrace.rollout.readings import RewardSums
 from headrace.rollout.state import Facts, RolloutState, Verb
 from headrace.serving.report import Observe, ReplicaReport
 
@@ -206,7 +208,11 @@ class RolloutDriver:
         if view.needs_assignments:
             store = self.store.store
             await self.store.run(store.add_assignments, assignments)
-            watch.rewards = reward_sums(await self.store.run(store.rewards, view.record.id))
+            sums = await self.store.run(store.reward_sums, view.record.id)
+            watch.rewards = (
+                sums.get(BASELINE, RewardSums()),
+                sums.get(CANDIDATE, RewardSums()),
+            )
         return replace(
             reading,
             pairs=watch.pairing.take(),

@@ -14,7 +14,7 @@ from headrace.control.effective import BASELINE
 from headrace.control.observed import Phase, Replica, Route
 from headrace.control.pairing import Pairing
 from headrace.control.status import MANY_FAILURES, is_routed_as_desired
-from headrace.control.store import Assignment, RolloutRecord, UnitReward
+from headrace.control.store import Assignment, RolloutRecord
 from headrace.core.rollout_settings import AbSettings, DisagreementMetric, ShadowSettings
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.explain import Names
@@ -279,23 +279,6 @@ def _observed_key(report: ReplicaReport) -> str:
 def unit_digest(rollout: str, unit: str) -> str:
     """What stands for a caller in the store: nobody can read from it who it was."""
     return hashlib.sha256(f"{rollout}\0{unit}".encode()).hexdigest()[:16]
-
-
-def reward_sums(rewards: Iterable[UnitReward]) -> tuple[RewardSums, RewardSums]:
-    """Mean rewards per unit, summed up: the baseline's, the candidate's."""
-    values: dict[str, list[float]] = {BASELINE: [], CANDIDATE: []}
-    for reward in rewards:
-        values[reward.arm].append(reward.total / reward.count)
-    return _sums(values[BASELINE]), _sums(values[CANDIDATE])
-
-
-def _sums(values: Sequence[float]) -> RewardSums:
-    if not values:
-        return RewardSums()
-    mean = sum(values) / len(values)
-    return RewardSums(
-        units=len(values), mean=mean, squares=sum((value - mean) ** 2 for value in values)
-    )
 
 
 def _sum(totals: Iterable[ArmTotals]) -> ArmTotals:

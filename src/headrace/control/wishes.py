@@ -10,12 +10,12 @@ import msgspec
 from headrace.control.aims import Aims, same_endpoint
 from headrace.control.changes import changes_between
 from headrace.control.desired import DesiredEndpoint, DesiredPool, DesiredState
+from headrace.control.journal import Journal
 from headrace.control.store import Event, RolloutRecord
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock
 from headrace.core.rollout_settings import RolloutSettings
-from headrace.rollout.machine import begin
-from headrace.rollout.state import Phase
+from headrace.rollout.machine import begin, supersede
 
 _LOG: Final = logging.getLogger("headrace.control")
 
@@ -50,16 +50,13 @@ class Fulfiller:
     """Brings wishes into force, one at a time: whoever calls holds the aims' lock."""
 
     store: StoreThread
+    journal: Journal
     aims: Aims
     clock: Clock
 
     async def fulfil(self, wish: Wish) -> Applied:
-        """Store the wish and the rollouts that it begins, then aim at it.
-
-        A rollout is stored before the state that it is about: had we died in between, the version
-        would take over at once.
-        """
-        old = self.aims.desired
+        """Store the wish with the rollouts that it begins and ends, then aim at it."""
+        old, now = self.aims.desired, self.clock.now()
         endpoints = tuple([await self._numbered(e, wish.anew) for e in wish.endpoints])
         new = DesiredState(
             generation=old.generation + 1,
@@ -70,18 +67,26 @@ class Fulfiller:
         changes = changes_between(old, new)
         if not changes and old.generation and not wish.anew:
             return Applied(changes=[], generation=old.generation)
-        store, now = self.store.store, self.clock.now()
-        begun = [
-            await self.store.run(store.save_rollout, record, events=[_started(record)])
-            for record in await self._begun(old, new, wish, now)
-        ]
-        save = store.save
-        await self.store.run(save, new, at=now, reason=wish.reason, actor=wish.actor)
-        await self.store.run(store.add_events, _changed(old, new, wish, now))
-        superseded = await self._supersede(new, begun, now)
+        ended = [_superseded(record, now) for record in self._outdated(new)]
+        begun = await self._begun(old, new, wish, now)
+        rollouts = await self.store.run(
+            self.store.store.save,
+            new,
+            at=now,
+            reason=wish.reason,
+            actor=wish.actor,
+            rollouts=[*ended, *begun],
+            events=[
+                *(_ended(record) for record in ended),
+                *(_started(record) for record in begun),
+                *_changed(old, new, wish, now),
+            ],
+        )
         for change in changes:
             _LOG.info("%s", change, extra={"generation": new.generation})
-        self.aims.aim(desired=new, rollouts=[*superseded, *begun])
+        # Where one rollout takes another's place, the later one is the endpoint's.
+        self.aims.aim(desired=new, rollouts=rollouts)
+        self.journal.note()
         return Applied(changes=changes, generation=new.generation)
 
     async def _numbered(self, endpoint: DesiredEndpoint, anew: frozenset[str]) -> DesiredEndpoint:
@@ -120,35 +125,14 @@ class Fulfiller:
             )
         return records
 
-    async def _supersede(
-        self, new: DesiredState, begun: Sequence[RolloutRecord], now: float
-    ) -> list[RolloutRecord]:
-        """End the rollouts whose endpoint is to be something else now."""
-        ended = []
-        replaced = {record.endpoint for record in begun}
-        for record in self.aims.active():
-            endpoint = new.endpoint(record.endpoint)
-            if endpoint is not None and endpoint.generation == record.target.generation:
-                continue
-            state = msgspec.structs.replace(
-                record.state,
-                phase=Phase.SUPERSEDED,
-                since=now,
-                reason="the endpoint was changed meanwhile",
-            )
-            event = Event(
-                at=now,
-                endpoint=record.endpoint,
-                kind="rollout",
-                reason="Superseded",
-                message=f"rollout {record.id} ended: the endpoint was changed meanwhile",
-                rollout=record.id,
-            )
-            changed = msgspec.structs.replace(record, state=state)
-            saved = await self.store.run(self.store.store.save_rollout, changed, events=[event])
-            if record.endpoint not in replaced:
-                ended.append(saved)
-        return ended
+    def _outdated(self, new: DesiredState) -> list[RolloutRecord]:
+        """The rollouts under way whose endpoint is to be something else now."""
+        return [
+            record
+            for record in self.aims.active()
+            if (endpoint := new.endpoint(record.endpoint)) is None
+            or endpoint.generation != record.target.generation
+        ]
 
 
 def can_roll(source: DesiredEndpoint, target: DesiredEndpoint) -> bool:
@@ -161,6 +145,22 @@ def can_roll(source: DesiredEndpoint, target: DesiredEndpoint) -> bool:
 def names_of(state: DesiredState) -> list[str]:
     """The endpoints' names."""
     return [endpoint.name for endpoint in state.endpoints]
+
+
+def _superseded(record: RolloutRecord, now: float) -> RolloutRecord:
+    reason = "the endpoint was changed meanwhile"
+    return msgspec.structs.replace(record, state=supersede(record.state, now=now, reason=reason))
+
+
+def _ended(record: RolloutRecord) -> Event:
+    return Event(
+        at=record.state.since,
+        endpoint=record.endpoint,
+        kind="rollout",
+        reason="Superseded",
+        message=f"rollout {record.id} ended: {record.state.reason}",
+        rollout=record.id,
+    )
 
 
 def _started(record: RolloutRecord) -> Event:

@@ -88,7 +88,7 @@ class World:
             registry=self.registry,
             inspect=inspect,
             aims=aims,
-            fulfiller=Fulfiller(store=store, aims=aims, clock=self.clock),
+            fulfiller=Fulfiller(store=store, journal=journal, aims=aims, clock=self.clock),
             max_body_bytes=1 << 20,
         )
         return Plane(self, aims, orders, driver, store)
