@@ -72,7 +72,7 @@ def _asleep(look: Look) -> tuple[Wish, ScalerState]:
 
 def _awake(look: Look, floor: Wish) -> tuple[Wish, ScalerState]:
     growth = growth_of(look)
-    most = growth if growth.count > floor.count else floor
+    most = growth if growth.count >= floor.count else floor
     state = _remembered(look, most)
     if most.count > look.current:
         return _capped(most, look), state

@@ -86,11 +86,12 @@ class CpuTarget:
             return view.current
         signals = view.signals
         busy = sum(self._busy) / len(self._busy)
-        # Copies that are not ready yet count as idle when the wish is to grow.
         all_of_them = signals.ready + signals.starting
         ratio = busy / self.target
         if ratio > 1.0:
-            ratio = ratio * signals.ready / max(all_of_them, 1)
+            # Copies that are not ready yet count as idle when the wish is to grow, and never
+            # turn it into a wish to shrink.
+            ratio = max(ratio * signals.ready / max(all_of_them, 1), 1.0)
         wish = view.current if abs(ratio - 1.0) <= 0.1 else math.ceil(all_of_them * ratio)  # noqa: PLR2004  # its tolerance
         wish = min(max(wish, 1), max(view.current + 4, 2 * view.current), self.max_replicas)
         self._wishes.append(wish)

@@ -1,5 +1,6 @@
 """How many copies does the calendar ask for right now?"""
 
+import math
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -25,17 +26,16 @@ def scheduled_floor(hints: Iterable[ScheduleHint], *, now: float) -> tuple[int, 
     floor, line = 0, ""
     for hint in hints:
         began = _last_moment(hint.cron, hint.timezone, int(now // _MINUTE_S))
-        is_due = began is not None and 0.0 <= now - began < hint.duration_s
-        if is_due and hint.min_replicas > floor:
+        if now - began < hint.duration_s and hint.min_replicas > floor:
             floor, line = hint.min_replicas, hint.cron
     return floor, line
 
 
 @lru_cache(maxsize=1024)
-def _last_moment(cron: str, timezone: str, minute: int) -> float | None:
-    """The newest moment of `cron` up to `minute` (minutes since 1970); None if there never was."""
+def _last_moment(cron: str, timezone: str, minute: int) -> float:
+    """The newest moment of `cron` up to `minute` (minutes since 1970), in seconds since 1970."""
     # One second past the minute: going back, a moment at its very beginning is found.
     now = datetime.fromtimestamp(minute * _MINUTE_S, UTC) + timedelta(seconds=1)
     moments = CronSim(cron, now.astimezone(ZoneInfo(timezone)), reverse=True)
     newest = next(moments, None)
-    return None if newest is None else newest.timestamp()
+    return -math.inf if newest is None else newest.timestamp()

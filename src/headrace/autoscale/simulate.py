@@ -9,6 +9,7 @@ requests.
 import heapq
 import math
 import random
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
@@ -49,12 +50,17 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def simulate(
-    trace: Trace, settings: AutoscaleSettings | None = None, *, seed: int = 0
+    trace: Trace,
+    settings: AutoscaleSettings | None = None,
+    *,
+    seed: int = 0,
+    only: Collection[str] = (),
 ) -> list[Outcome]:
     """Every policy on `trace`.
 
     Args:
-        settings: Headrace's; None for the defaults. Bounds and SLO are the trace's.
+        settings: Headrace's; None for the defaults. Largest count and SLO are the trace's.
+        only: Names of the policies to run; empty for all.
     """
     settings = msgspec.structs.replace(
         settings or AutoscaleSettings(),
@@ -62,7 +68,8 @@ def simulate(
         slo_latency_s=trace.slo_latency_s,
     )
     load = _Load.of(trace, seed)
-    return [_Run(trace, policy, load, settings).outcome() for policy in policies(trace, settings)]
+    chosen = [p for p in policies(trace, settings) if not only or p.name in only]
+    return [_Run(trace, policy, load, settings).outcome() for policy in chosen]
 
 
 @dataclass(frozen=True, slots=True)

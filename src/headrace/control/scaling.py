@@ -49,12 +49,16 @@ _Key = tuple[str, str]
 
 @dataclass(slots=True)
 class _Arm:
-    """What is remembered of one arm; `cut` says why it has fewer copies than it should."""
+    """What is remembered of one arm.
+
+    `cut` says why it has fewer copies than it should; `told`: the count that events know of.
+    """
 
     state: ScalerState
     meter: ArmMeter = field(default_factory=ArmMeter)
     decision: Decision | None = None
     cut: str = ""
+    told: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -125,7 +129,7 @@ class Scaler:
         self._totals = dict(stored.totals)
         for endpoint, arms in stored.arms.items():
             for key, state in arms.items():
-                self._arms[endpoint, key] = _Arm(state)
+                self._arms[endpoint, key] = _Arm(state, told=state.replicas)
         by_endpoint: dict[str, list[int]] = defaultdict(list)
         for (endpoint, _), count in self.counts.items():
             by_endpoint[endpoint].append(count)
@@ -183,7 +187,7 @@ class Scaler:
         names = {name for name, _ in keys}
         self._totals = {name: total for name, total in self._totals.items() if name in names}
         grants = self._grant([one for arms in endpoints for one in arms], before)
-        return self._events(before, grants)
+        return self._events(grants)
 
     async def _pause(self) -> None:
         try:
@@ -308,15 +312,13 @@ class Scaler:
             memory_bytes=float(arm.meter.memory_bytes),
         )
 
-    def _events(self, before: Mapping[_Key, int], grants: Mapping[_Key, Grant]) -> list[Event]:
+    def _events(self, grants: Mapping[_Key, Grant]) -> list[Event]:
         events = []
         for key, arm in self._arms.items():
-            was, count, cut = before.get(key), arm.state.replicas, grants[key].reason
-            if was is not None and was != count:
+            was, count, cut = arm.told, arm.state.replicas, grants[key].reason
+            if was is not None and (was != count or (cut and not arm.cut)):
                 events.append(self._event(key, arm, was, cut))
-            elif cut and not arm.cut:
-                events.append(self._event(key, arm, count, cut))
-            arm.cut = cut
+            arm.told, arm.cut = count, cut
         return events
 
     def _event(self, key: _Key, arm: _Arm, was: int, cut: str) -> Event:

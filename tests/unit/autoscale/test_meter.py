@@ -1,0 +1,116 @@
+import msgspec
+import pytest
+
+from headrace.autoscale import Counts, Meter
+from headrace.autoscale.meter import quantile
+from headrace.core.autoscale_settings import AutoscaleSettings
+
+BOUNDS = (0.1, 0.2, 0.4)
+SETTINGS = AutoscaleSettings()
+
+
+def counts(answered: int, latencies: tuple[int, ...] = (), **other: float) -> Counts:
+    found = Counts(
+        seconds=1.0,
+        arrived=answered,
+        answered=answered,
+        busy_s=0.0,
+        run_s=0.0,
+        wait_s=0.0,
+        latencies=latencies,
+        bounds_s=BOUNDS if latencies else (),
+    )
+    return msgspec.structs.replace(found, **other)
+
+
+def test_times_are_over_all_requests_of_the_window() -> None:
+    meter = Meter.new()
+    slow = counts(1, busy_s=1.0, run_s=2.0, wait_s=0.5)
+    quick = counts(99, busy_s=0.99, run_s=0.99, wait_s=0.0)
+
+    meter.signals(slow, SETTINGS, now=1.0, ready=1)
+    signals = meter.signals(quick, SETTINGS, now=2.0, ready=1, in_flight=3.0)
+
+    assert signals.service_s == pytest.approx(0.0199)
+    assert signals.run_s == pytest.approx(0.0299)
+    assert signals.queue_wait_s == 0.0
+    assert signals.arrivals == 99.0
+    assert not signals.is_missing
+
+
+def test_a_look_without_counts_is_missing() -> None:
+    meter = Meter.new()
+    meter.signals(counts(10, busy_s=1.0), SETTINGS, now=1.0, ready=1, in_flight=1.0)
+
+    signals = meter.signals(None, SETTINGS, now=2.0, ready=1)
+
+    assert signals.is_missing
+    assert (signals.arrivals, signals.queue_wait_s, signals.p99_s) == (None, None, None)
+    assert signals.service_s == pytest.approx(0.1), "what a request costs is still known"
+
+
+def test_what_is_older_than_the_stable_window_is_forgotten() -> None:
+    meter = Meter.new()
+    meter.signals(counts(10, busy_s=10.0), SETTINGS, now=1.0, ready=1)
+
+    signals = meter.signals(counts(10, busy_s=1.0), SETTINGS, now=61.0, ready=1)
+
+    assert signals.service_s == pytest.approx(0.1)
+
+
+def test_a_p99_is_of_the_last_panic_windows_if_they_have_enough_requests() -> None:
+    meter = Meter.new()
+    meter.signals(counts(1000, (0, 0, 0, 1000)), SETTINGS, now=1.0, ready=1)
+
+    signals = meter.signals(counts(1000, (1000, 0, 0, 0)), SETTINGS, now=30.0, ready=1)
+
+    assert signals.p99_s == pytest.approx(0.099)
+
+
+def test_rare_requests_are_looked_at_for_longer() -> None:
+    meter = Meter.new()
+    looks = [
+        meter.signals(counts(1, (0, 1, 0, 0)), SETTINGS, now=second, ready=1)
+        for second in range(1, 30)
+    ]
+
+    assert looks[18].p99_s is None, "too few to have a p99"
+    assert looks[19].p99_s == pytest.approx(0.199)
+    quiet = meter.signals(counts(0), SETTINGS, now=30.0, ready=1)
+    assert quiet.p99_s == pytest.approx(0.199)
+
+
+def test_histograms_that_do_not_match_are_not_added() -> None:
+    meter = Meter.new()
+    meter.signals(counts(500, (0, 500, 0, 0)), SETTINGS, now=1.0, ready=1)
+    other = Counts(
+        seconds=1.0,
+        arrived=500,
+        answered=500,
+        busy_s=0.0,
+        run_s=0.0,
+        wait_s=0.0,
+        latencies=(500, 0),
+        bounds_s=(0.01,),
+    )
+
+    assert meter.signals(other, SETTINGS, now=2.0, ready=1).p99_s == pytest.approx(0.0099)
+
+
+@pytest.mark.parametrize(
+    ("latencies", "q", "value"),
+    [
+        ((10, 0, 0, 0), 0.5, 0.05),
+        ((0, 10, 0, 0), 0.5, 0.15),
+        ((5, 0, 5, 0), 0.9, 0.36),
+        ((0, 0, 0, 3), 0.5, 0.4),
+        ((0, 0, 0, 0), 0.5, None),
+    ],
+)
+def test_a_quantile_lies_within_its_bucket(
+    latencies: tuple[int, ...], q: float, value: float | None
+) -> None:
+    found = quantile(BOUNDS, latencies, q)
+
+    assert found == (None if value is None else pytest.approx(value))
+    assert quantile((), (3,), 0.5) is None
