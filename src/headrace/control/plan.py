@@ -4,10 +4,9 @@ The order that loses no request: start, wait until ready, publish routes, and on
 acknowledged routes without a replica tell that replica to drain.
 """
 
-import operator
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from headrace.control.desired import (
@@ -94,13 +93,30 @@ class Prospect:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Grounds:
+    """Everything that a prospect follows from; a sign of life changes nothing of it."""
+
+    endpoint: DesiredEndpoint
+    current: Route | None
+    pools: PoolAddresses
+    replicas: tuple[tuple[str, Phase, bool, str], ...]
+
+    def are(self, other: "_Grounds") -> bool:
+        """Whether they are the same: large parts the same objects, which is quick to see."""
+        return (
+            self.endpoint is other.endpoint
+            and self.current is other.current
+            and self.replicas == other.replicas
+            and self.pools == other.pools
+        )
+
+
 @dataclass(slots=True)
 class Memo:
     """What followed last time, by endpoint: among many, few change from one plan to the next."""
 
-    _known: dict[str, tuple[tuple[object, ...], PoolAddresses, Prospect]] = field(
-        default_factory=dict
-    )
+    _known: dict[str, tuple[_Grounds, Prospect]] = field(default_factory=dict)
 
     def prospect(
         self,
@@ -109,23 +125,23 @@ class Memo:
         current: Route | None,
         pools: PoolAddresses,
     ) -> Prospect:
-        """What follows for `endpoint`; told again if nothing it follows from is another object."""
-        grounds = (endpoint, current, *replicas)
+        """What follows for `endpoint`; as last time if what it follows from is the same."""
+        facts = tuple((r.name, r.phase, r.was_ready, r.revision_id) for r in replicas)
+        grounds = _Grounds(endpoint, current, pools, facts)
         known = self._known.get(endpoint.name)
-        if known is not None and _are_same(known[0], grounds) and known[1] == pools:
-            return known[2]
+        if known is not None and known[0].are(grounds):
+            return known[1]
         prospect = Prospect.of(EndpointView.of(endpoint, replicas, current, pools))
-        self._known[endpoint.name] = grounds, pools, prospect
+        if current is not None and prospect.route == current:
+            # The same object: whoever compares or translates it is done at once.
+            prospect = replace(prospect, route=current)
+        self._known[endpoint.name] = grounds, prospect
         return prospect
 
     def forget_all_but(self, names: Collection[str]) -> None:
         """Let go of endpoints that are gone."""
         for name in self._known.keys() - set(names):
             del self._known[name]
-
-
-def _are_same(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
-    return len(one) == len(other) and all(map(operator.is_, one, other))
 
 
 def plan(
