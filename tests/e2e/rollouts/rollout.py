@@ -99,6 +99,13 @@ class RouteFile:
     weights: list[dict[str, int]] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
 
+    def shares(self, version: str) -> list[int]:
+        """A version's weights that the gateway had, in order, its own replicas' only."""
+        return [
+            sum(w for name, w in split.items() if name.split("~", 1)[1] == version)
+            for split in self.weights
+        ]
+
     @contextlib.contextmanager
     def watched(self) -> "Iterator[RouteFile]":
         thread = threading.Thread(target=self._run)
@@ -125,6 +132,40 @@ class RouteFile:
             self.sums.append(sum(cluster["weight"] for cluster in split["clusters"]))
             if not self.weights or self.weights[-1] != found:
                 self.weights.append(found)
+
+
+@dataclass(slots=True)
+class Capacity:
+    """Looks at an endpoint again and again: each version's weight, and its replicas ready then."""
+
+    system: System
+    name: str = "m"
+    looks: list[dict[str, tuple[int, int]]] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    @contextlib.contextmanager
+    def watched(self) -> "Iterator[Capacity]":
+        thread = threading.Thread(target=self._run)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.03):
+            status = self.system.status()
+            found = next(e for e in status["endpoints"] if e["name"] == self.name)
+            self.looks.append(
+                {
+                    revision["version"]: (
+                        revision["weight"],
+                        sum(replica["state"] == "ready" for replica in revision["replicas"]),
+                    )
+                    for revision in found["revisions"]
+                }
+            )
 
 
 def _splits(document: object) -> Iterator[Json]:

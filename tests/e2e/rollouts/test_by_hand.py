@@ -1,5 +1,6 @@
 """Rollouts that people lead: verbs over the API, sticky ramps, switches, and who keeps serving."""
 
+import math
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.e2e.rollouts.callers import wait_until
 from tests.e2e.rollouts.model_files import write_version
 from tests.e2e.rollouts.rollout import (
     ONLY_ERRORS,
+    Capacity,
     Rollout,
     RouteFile,
     callers,
@@ -176,7 +178,36 @@ def test_weights_sum_to_100_at_every_moment(system: System, first: Path, second:
 
     assert load.failed == []
     assert set(routes.sums) == {100}
-    shares = [
-        max((w for name, w in split.items() if "~2" in name), default=0) for split in routes.weights
-    ]
+    shares = routes.shares("2")
     assert shares == sorted(shares)
+    assert {1, 10, 33, 50} <= set(shares)
+    assert shares == routes.shares("1~baseline")
+
+
+def test_capacity_is_never_below_what_a_weight_needs(
+    system: System, first: Path, second: Path
+) -> None:
+    copies = 3
+    system.start(endpoint(first, replicas=copies))
+    system.wait_ready()
+    rollout = Rollout(system)
+    steps = [{"weight": 30, "pause_s": 0.3}, {"weight": 60, "pause_s": 0.3}]
+
+    with Capacity(system).watched() as capacity, callers(system, rate=200).flowing() as load:
+        rollout.start(second, canary(*steps, metrics=ONLY_ERRORS))
+        rollout.wait_phase("promoted")
+        system.wait_for(lambda status: len(status["endpoints"][0]["revisions"]) == 1)
+        rollout.tell("rollback")
+        wait_until(lambda: {call.version for call in load.calls[-20:]} == {"1"}, 10)
+
+    short = [
+        look
+        for look in capacity.looks
+        for weight, ready in look.values()
+        if ready < math.ceil(copies * weight / 100)
+    ]
+    assert short == []
+    assert {look["2"][0] for look in capacity.looks if "2" in look} >= {0, 30, 60, 100}
+    whole = [look for look in capacity.looks if "1" in look and look.get("2", (0, 0))[0] < 100]
+    assert all(look["1"][1] == copies for look in whole)
+    assert load.failed == []
