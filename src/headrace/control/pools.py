@@ -22,7 +22,7 @@ from headrace.control.desired import POOL_PREFIX, DesiredState, Revision
 from headrace.control.fetch import Answer, fetch
 from headrace.control.observed import Observed, Replica
 from headrace.core import Clock, HeadraceError, ReplicaSettings, UnavailableError
-from headrace.serving.report import PoolReport, models_digest
+from headrace.serving.report import PoolReport
 
 _LOG: Final = logging.getLogger("headrace.control")
 _PATH: Final = "/internal/models"
@@ -39,7 +39,6 @@ class Hosting:
 
     models: tuple[ReplicaSettings, ...]
     revisions: tuple[Revision, ...]
-    digest: str
 
     @property
     def revision_ids(self) -> frozenset[str]:
@@ -119,11 +118,9 @@ def host(revisions: Iterable[Revision], kept: Iterable[Revision] = ()) -> Hostin
         key = settings.model_name, settings.model_version
         if models.setdefault(key, settings) == settings:
             answered[revision.id] = revision
-    ordered = tuple(models[key] for key in sorted(models))
     return Hosting(
-        models=ordered,
+        models=tuple(models[key] for key in sorted(models)),
         revisions=tuple(answered[key] for key in sorted(answered)),
-        digest=models_digest(ordered),
     )
 
 

@@ -1,7 +1,6 @@
 """What a replica answers: all routes of its APIs, and the edge at which every error ends."""
 
 import logging
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -99,7 +98,7 @@ class Application:
             **v1.handlers(),
             **seen(grpc.handlers()),
             **self._internal.handlers(),
-            (b"GET", b"/metrics"): self._metrics,
+            (b"GET", b"/metrics"): self.metrics,
         }
         self.model_table = model.table()
         return Router(
@@ -117,7 +116,8 @@ class Application:
             for key, handler in handlers.items()
         }
 
-    def _metrics(self, exchange: Exchange) -> None:
+    def metrics(self, exchange: Exchange) -> None:
+        """GET /metrics."""
         exchange.send(200, exposition(self._state), content_type=CONTENT_TYPE)
 
 
@@ -138,15 +138,15 @@ def send_failure(exchange: Exchange) -> None:
 
 
 class MetricsApplication:
-    """The metrics alone, for a port of their own; `text` makes them."""
+    """The metrics alone, for a port of their own; `metrics` answers with them."""
 
-    def __init__(self, text: Callable[[], bytes]) -> None:
-        self._text = text
+    def __init__(self, metrics: Handler) -> None:
+        self._metrics = metrics
 
     def handle(self, exchange: Exchange) -> None:
         """GET /metrics."""
         if exchange.method == b"GET" and exchange.path.partition(b"?")[0] == b"/metrics":
-            exchange.send(200, self._text(), content_type=CONTENT_TYPE)
+            self._metrics(exchange)
         else:
             exchange.send(404, b"Not Found\n", content_type=TEXT)
 

@@ -1,7 +1,6 @@
 """A replica's figures as Prometheus text, under names that people's dashboards already use."""
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from headrace.observe import Histogram
@@ -28,40 +27,54 @@ def exposition(state: "ReplicaState") -> bytes:
     return "\n".join(lines).encode() + b"\n"
 
 
-def exposition_of_many(states: "Iterable[ReplicaState]", others: Iterable[str]) -> bytes:
-    """The same of several models in one process, with `others`, the lines about the process.
+class JoinedExposition:
+    """The same of several models in one process: metrics of each are added, then the text is taken.
 
     A metric's samples stand together under one head, as Prometheus wants them. Those that differ in
     nothing but the version, which KServe's have no label for, are added up.
     """
-    samples: dict[str, dict[str, float]] = {}
-    heads: dict[str, list[str]] = {}
-    name = ""
-    for line in chain(*(_model(state, model_labels(state)) for state in states), others):
-        if line.startswith("#"):
-            name = line.split(" ", 3)[2]
-            head = heads.setdefault(name, [])
-            if line not in head:
-                head.append(line)
-        else:
-            series, _, value = line.rpartition(" ")
-            found = samples.setdefault(name, {})
-            found[series] = found.get(series, 0) + float(value)
-    lines = (
-        line
-        for name, head in heads.items()
-        for line in (*head, *(f"{s} {_number(v)}" for s, v in samples.get(name, {}).items()))
-    )
-    return "\n".join(lines).encode() + b"\n"
+
+    def __init__(self) -> None:
+        self._heads: dict[str, list[str]] = {}
+        self._samples: dict[str, dict[str, str]] = {}
+
+    def add_model(self, state: "ReplicaState") -> None:
+        """Add the metrics of one model: half a millisecond."""
+        self.add(_model(state, model_labels(state)))
+
+    def add(self, lines: Iterable[str]) -> None:
+        """Add lines, of which each metric's begin with its head."""
+        samples: dict[str, str] = {}
+        for line in lines:
+            if line.startswith("#"):
+                name = line.split(" ", 3)[2]
+                head = self._heads.setdefault(name, [])
+                if line not in head:
+                    head.append(line)
+                samples = self._samples.setdefault(name, {})
+            else:
+                series, _, value = line.rpartition(" ")
+                before = samples.get(series)
+                samples[series] = value if before is None else _sum(before, value)
+
+    def text(self) -> bytes:
+        """All of it."""
+        lines = (
+            line
+            for name, head in self._heads.items()
+            for line in (*head, *map(" ".join, self._samples[name].items()))
+        )
+        return "\n".join(lines).encode() + b"\n"
+
+
+def _sum(one: str, other: str) -> str:
+    total = float(one) + float(other)
+    return str(int(total)) if total.is_integer() else repr(total)
 
 
 def model_labels(state: "ReplicaState") -> str:
     """What tells a model's samples apart."""
     return f'model="{state.name}",version="{state.version}"'
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value.is_integer() else repr(value)
 
 
 def _model(state: "ReplicaState", labels: str) -> Iterator[str]:

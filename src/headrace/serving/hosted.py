@@ -53,6 +53,12 @@ class HostedModel:
         return self.state.name, self.state.version
 
     @property
+    def is_used(self) -> bool:
+        """Whether it ever got a request."""
+        statistics = self.state.statistics
+        return bool(statistics.success.count or statistics.fail.count or self.loads)
+
+    @property
     def in_flight(self) -> int:
         """Its requests in the queue and in runs."""
         served = self.state.served

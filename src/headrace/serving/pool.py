@@ -7,7 +7,7 @@ crash, stall or fill; only what loaded there is loaded here, in a thread, one at
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Final, Protocol, Self
 
 from headrace.core import (
@@ -105,14 +105,18 @@ class Pool:
 
     # What it hosts
 
-    def declare(self, models: Sequence[ReplicaSettings]) -> None:
-        """Host these models and no others. What stays the same is not touched.
+    def declare(self, models: Sequence[ReplicaSettings]) -> bool:
+        """Host these models and no others; whether they differ from those before.
 
-        A model that is gone, or other than before, ends with the requests it has.
+        What stays the same is not touched. A model that is gone, or other than before, ends with
+        the requests it has.
 
         Raises:
             InvalidArgumentError: Two have one name and version.
         """
+        digest = models_digest(models)
+        if digest == self.digest:
+            return False
         wanted = {(model.model_name, model.model_version): model for model in models}
         if len(wanted) != len(models):
             raise InvalidArgumentError("two models have the same name and version")
@@ -123,7 +127,12 @@ class Pool:
         for key, model in wanted.items():
             if key not in self.models:
                 self.models[key] = HostedModel(model, replica=self.settings.replica)
-        self.digest = models_digest(models)
+        self.digest = digest
+        return True
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Do something that takes a while, and ends by itself and without errors."""
+        self._tasks.create_task(work)
 
     def waiting_of_retired(self) -> list[Exchange]:
         """Requests that waited for what is hosted no more, or as something else: route them again.

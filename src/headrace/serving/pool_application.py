@@ -1,5 +1,6 @@
 """What a copy of a pool answers: the routes of every model it hosts, and its own."""
 
+from collections import Counter
 from functools import partial
 from typing import Final
 from urllib.parse import parse_qs
@@ -74,17 +75,18 @@ class PoolApplication:
 
     def _make_router(self) -> Router:
         table: Table = {}
-        for hosted in sorted(self._pool.models.values(), key=lambda h: _age(h.state.version)):
-            self._add_model(table, hosted)
+        versions = Counter(name for name, _ in self._pool.models)
+        for hosted in self._pool.models.values():
+            self._add_model(table, hosted, is_alone=versions[hosted.state.name] == 1)
         add_routes(table, self._handlers())
         return Router(table, partial(why_no_model, knows=self._knows))
 
-    def _add_model(self, table: Table, hosted: HostedModel) -> None:
-        versions = [v for n, v in self._pool.models if n == hosted.state.name]
+    def _add_model(self, table: Table, hosted: HostedModel, *, is_alone: bool) -> None:
+        """Its paths; those without a version mean it only if there is no other version."""
         exact = b"/v2/models/%b/versions/%b" % tuple(part.encode() for part in hosted.key)
         for path, methods in hosted.application.model_table.items():
             for method in methods:
-                if len(versions) == 1 or path.startswith(exact):
+                if is_alone or path.startswith(exact):
                     handler = self._handler(hosted, method, path)
                 else:
                     handler = partial(self._by_version, hosted.state.name, method, path)
@@ -116,7 +118,7 @@ class PoolApplication:
             (b"GET", b"/v2/models"): self._names,
             (b"GET", b"/v1/models"): self._names,
             (b"GET", b"/v2/models/stats"): self._statistics,
-            (b"GET", b"/metrics"): self._metrics,
+            (b"GET", b"/metrics"): self.metrics,
             **self._grpc.handlers(),
             **self._internal_handlers(),
         }
@@ -159,8 +161,17 @@ class PoolApplication:
         document = model_statistics([state.statistics for state in states])
         exchange.send_json(encode_document(document))
 
-    def _metrics(self, exchange: Exchange) -> None:
-        exchange.send(200, pool_exposition(self._pool), content_type=CONTENT_TYPE)
+    def metrics(self, exchange: Exchange) -> None:
+        """GET /metrics."""
+        self._pool.spawn(self._send_metrics(exchange))
+
+    async def _send_metrics(self, exchange: Exchange) -> None:
+        try:
+            text = await pool_exposition(self._pool)
+        except Exception:  # noqa: BLE001  # the request edge, of a request that takes a while
+            send_failure(exchange)
+        else:
+            exchange.send(200, text, content_type=CONTENT_TYPE)
 
     def _index(self, exchange: Exchange) -> None:
         ready = decode_index_request(exchange.body)
@@ -174,10 +185,10 @@ class PoolApplication:
 
     def _declare(self, exchange: Exchange) -> None:
         """PUT /internal/models: what to host from now on, nothing else."""
-        self._pool.declare(decode_body(exchange, list[ReplicaSettings]))
-        self._router = self._make_router()
-        for waiting in self._pool.waiting_of_retired():
-            self.handle(waiting)
+        if self._pool.declare(decode_body(exchange, list[ReplicaSettings])):
+            self._router = self._make_router()
+            for waiting in self._pool.waiting_of_retired():
+                self.handle(waiting)
         self._models(exchange)
 
     def _report(self, exchange: Exchange) -> None:

@@ -1,10 +1,11 @@
 """A pool's figures as Prometheus text: those of each model, and how models come and go."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from headrace.serving.exposition import (
-    exposition_of_many,
+    JoinedExposition,
     metric_head,
     model_labels,
     process_lines,
@@ -22,10 +23,18 @@ _BY_MODEL: Final = (
 )
 
 
-def pool_exposition(pool: "Pool") -> bytes:
-    """The metrics of all models of `pool`, in Prometheus' text format 0.0.4."""
-    states = [hosted.state for hosted in pool.models.values()]
-    return exposition_of_many(states, _pool_lines(pool))
+async def pool_exposition(pool: "Pool") -> bytes:
+    """The metrics of `pool`, in Prometheus' text format 0.0.4.
+
+    Models that were never asked are left out. Others are answered in between.
+    """
+    text = JoinedExposition()
+    for hosted in list(pool.models.values()):
+        if hosted.is_used:
+            text.add_model(hosted.state)
+            await asyncio.sleep(0)
+    text.add(_pool_lines(pool))
+    return text.text()
 
 
 def _pool_lines(pool: "Pool") -> Iterator[str]:

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import logging
 import sys
-from functools import partial
 from typing import Final
 
 import uvloop
@@ -15,7 +14,6 @@ from headrace.serving.listening import listen, stop_event
 from headrace.serving.loader import ThreadLoader
 from headrace.serving.pool import Pool
 from headrace.serving.pool_application import PoolApplication
-from headrace.serving.pool_metrics import pool_exposition
 from headrace.serving.replica import EXIT_CANNOT_LISTEN
 from headrace.serving.trial import Trials
 
@@ -44,7 +42,7 @@ async def _serve(settings: PoolSettings) -> int:
     try:
         async with Pool(settings, trial=trials, loader=ThreadLoader()) as pool:
             application = PoolApplication(pool, has_repository=settings.port is not None)
-            metrics = MetricsApplication(partial(pool_exposition, pool))
+            metrics = MetricsApplication(application.metrics)
             try:
                 servers = await listen(settings, application, metrics)
             except HeadraceError as error:

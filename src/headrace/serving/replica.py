@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import uvloop
@@ -10,7 +9,6 @@ import uvloop
 from headrace.core import HeadraceError, ReplicaSettings
 from headrace.observe import ModelStatistics
 from headrace.serving.application import Application, MetricsApplication
-from headrace.serving.exposition import exposition
 from headrace.serving.listening import listen, stop_event
 from headrace.serving.loading import LoadedModel, load
 from headrace.serving.server import HttpServer
@@ -47,9 +45,7 @@ async def _serve(settings: ReplicaSettings) -> int:
     application = Application(state, has_repository=settings.port is not None)
     stop = stop_event()
     try:
-        servers = await listen(
-            settings, application, MetricsApplication(partial(exposition, state))
-        )
+        servers = await listen(settings, application, MetricsApplication(application.metrics))
     except HeadraceError as error:
         _log.error("%s", error)  # the message says it all
         return EXIT_CANNOT_LISTEN

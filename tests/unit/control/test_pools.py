@@ -30,7 +30,7 @@ from headrace.control.pools import (
     routed_now,
 )
 from headrace.core import EndpointName, ReplicaSettings, UnavailableError
-from headrace.serving.report import PoolReport, models_digest
+from headrace.serving.report import PoolReport
 from headrace.testing import VirtualTimeLoop
 
 
@@ -105,7 +105,6 @@ def test_every_running_copy_is_told_the_models_of_its_pool() -> None:
     assert [tell.replica for tell in tells] == [ready.name, starting.name]
     assert [model.model_name for model in tells[0].hosting.models] == ["a", "b"]
     assert tells[0].hosting.revision_ids == {A.id, B.id}
-    assert tells[0].hosting.digest == models_digest([B.settings, A.settings])
 
 
 def test_a_copy_of_a_pool_without_models_is_told_that_there_are_none() -> None:
@@ -327,6 +326,6 @@ async def test_what_is_not_routed_any_more_is_dropped_a_little_later() -> None:
 
 
 def test_a_hosting_knows_its_revisions() -> None:
-    empty = Hosting(models=(), revisions=(), digest="")
+    empty = Hosting(models=(), revisions=())
 
     assert empty.revision_ids == frozenset()

@@ -75,10 +75,15 @@ def load(state: ReplicaState, model: Doubling) -> None:
     state.serve(a_loaded(model))
 
 
+class ShortTimes(ServiceTimes):
+    """Every run is short, whatever the clock says: it happens on the event loop."""
+
+    def estimate(self, *, rows: int, length: int) -> float | None:  # noqa: ARG002  # the class's signature
+        return 1e-6
+
+
 def a_loaded(model: Doubling) -> LoadedModel:
-    times = ServiceTimes(max_batch_size=32)
-    for power in range(6):
-        times.observe(rows=1 << power, length=1, seconds=1e-6)
+    times = ShortTimes(max_batch_size=32)
     return LoadedModel(
         model=model, runtime="python", signature=model.signature, times=times, plan=None
     )

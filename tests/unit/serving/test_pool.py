@@ -583,11 +583,13 @@ async def test_grpc_answers_about_the_process() -> None:
 async def test_metrics_of_many_models_stand_together_and_add_up() -> None:
     hosting = Hosting()
     async with hosting.pool:
-        hosting.declare(entry("a"), entry("b", "1"), entry("b", "2"))
+        hosting.declare(entry("a"), entry("b", "1"), entry("b", "2"), entry("unused"))
         for path in ("a", "b/versions/1", "b/versions/2", "b/versions/2"):
             hosting.infer(path)
         await settle()
-        text = read(hosting.ask("GET", "/metrics")).body.decode()
+        scrape = hosting.ask("GET", "/metrics")
+        await settle()
+        text = read(scrape).body.decode()
 
     lines = text.splitlines()
     series = [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
@@ -598,6 +600,26 @@ async def test_metrics_of_many_models_stand_together_and_add_up() -> None:
     assert 'request_predict_seconds_count{model_name="b"} 3' in lines
     assert 'headrace_pool_model_loaded{model="a",version="1"} 1' in lines
     assert 'headrace_pool_loaded_bytes{pool="small"} 30' in lines
+    assert 'headrace_pool_model_loaded{model="unused",version="1"} 0' in lines
+    assert not any("unused" in line for line in lines if line.startswith("nv_"))
+
+
+async def test_figures_that_cannot_be_told_cost_nobody_else_anything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hosting = Hosting()
+    async with hosting.pool:
+        hosting.declare(entry("a"))
+        hosting.infer("a")
+        await settle()
+        monkeypatch.setattr(hosting.pool, "report", lambda: 1 / 0)
+        scrape = hosting.ask("GET", "/metrics")
+        await settle()
+        exchange = hosting.infer("a")
+        await settle()
+
+    assert read(scrape).status == 500
+    assert read(exchange).status == 200
 
 
 async def test_the_totals_are_the_sums_of_the_models() -> None:
