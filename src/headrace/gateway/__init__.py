@@ -12,7 +12,7 @@ from headrace.gateway.errors import (
     SnapshotRejectedError,
     UnsafeDirectoryError,
 )
-from headrace.gateway.routes import NOT_STARTED_HEADER
+from headrace.gateway.routes import HELD_PREFIX, NOT_STARTED_HEADER
 from headrace.gateway.runtime_dir import make_private, runtime_dir
 from headrace.gateway.settings import (
     MAX_SOCKET_PATH_BYTES,
@@ -26,6 +26,7 @@ from headrace.gateway.snapshot import Snapshot, SnapshotBuilder, build_snapshot
 from headrace.gateway.statistics import ArmStatistics, GatewayStatistics
 
 __all__ = [
+    "HELD_PREFIX",
     "MAX_SOCKET_PATH_BYTES",
     "NOT_STARTED_HEADER",
     "Admin",

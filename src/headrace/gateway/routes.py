@@ -22,7 +22,7 @@ from headrace.gateway.filters import (
     UNIT_IDLE,
     VERSION_HEADER,
 )
-from headrace.gateway.resources import Json, Resource, any_of, seconds, set_header
+from headrace.gateway.resources import Json, Resource, any_of, seconds
 from headrace.gateway.settings import EndpointRoute, GatewaySettings, RevisionTarget
 from headrace.gateway.splits import (
     Door,
@@ -33,8 +33,8 @@ from headrace.gateway.splits import (
 )
 
 ROUTE_CONFIG: Final = "headrace"
-ENDPOINT_HEADER: Final = "x-headrace-endpoint"
-"""Names the endpoint of a request that the control plane holds."""
+HELD_PREFIX: Final = "/held/"
+"""Stands, with the endpoint's name, before the path of a request that the control plane holds."""
 NOT_STARTED_HEADER: Final = "x-headrace-not-started"
 """A replica sets it to 1 on a 503 for a request that it did not begin: another may take it."""
 
@@ -269,7 +269,7 @@ def _to_version(
     elif arm.is_live:
         action = arm_action(endpoint, arm, _limits(settings, endpoint.timeout_s, door), door)
     else:
-        action = _not_ready(settings, endpoint, arm.version)
+        action = _not_ready(settings, endpoint, match, arm.version)
     return {"name": cluster_name(endpoint.name, arm.key), "match": match, **action}
 
 
@@ -280,7 +280,7 @@ def _to_split(
     split = live_split(endpoint)
     mute = next((arm for arm, _ in split if not speaks(arm, door)), None)
     if not split:
-        action = _not_ready(settings, endpoint)
+        action = _not_ready(settings, endpoint, match)
         yield {"name": endpoint.name, "match": match, **action}
     elif mute is not None:
         # Not the other arms alone: that would be another split than the one that was asked for.
@@ -303,24 +303,33 @@ def _not_spoken(endpoint: EndpointRoute, arm: RevisionTarget, door: Door) -> str
     return f"version {arm.version} of endpoint '{endpoint.name}' does not speak {door.value}"
 
 
-def _not_ready(settings: GatewaySettings, endpoint: EndpointRoute, version: str = "") -> Resource:
+def _not_ready(
+    settings: GatewaySettings, endpoint: EndpointRoute, match: Resource, version: str = ""
+) -> Resource:
     """The control plane holds the request if it may; else the caller learns that nobody is there.
 
     A held request comes back as a redirect to itself once somebody can answer. Envoy then takes the
-    request that it kept and chooses its route again, in the table as it is by then.
+    request that it kept and chooses its route again, in the table as it is by then. (The endpoint
+    is named in the path: a header that this route added would be freed with the old table, while
+    Envoy still sends it.)
     """
     if not endpoint.held or settings.control_address is None:
         return _reply(503, str(ModelNotReadyError(endpoint.name, version)))
+    prefix = match.get("path_separated_prefix", match.get("prefix"))
+    longest = seconds(endpoint.hold_s + _HOLD_GRACE_S)
+    idle = seconds(max(endpoint.hold_s + _HOLD_GRACE_S, settings.idle_timeout_s))
     redirect: Resource = {
         "max_internal_redirects": _MOST_REDIRECTS,
         "redirect_response_codes": [_HELD_STATUS],
     }
-    longest = seconds(endpoint.hold_s + _HOLD_GRACE_S)
-    idle = seconds(max(endpoint.hold_s + _HOLD_GRACE_S, settings.idle_timeout_s))
-    limits: Resource = {"timeout": longest, "idle_timeout": idle}
     return {
-        "route": {"cluster": CONTROL, **limits, "internal_redirect_policy": redirect},
-        "request_headers_to_add": [set_header(ENDPOINT_HEADER, endpoint.name)],
+        "route": {
+            "cluster": CONTROL,
+            "prefix_rewrite": f"{HELD_PREFIX}{endpoint.name}{prefix}",
+            "timeout": longest,
+            "idle_timeout": idle,
+            "internal_redirect_policy": redirect,
+        }
     }
 
 

@@ -151,8 +151,9 @@ async def test_callers_who_leave_are_requests_but_no_errors(lab: Lab) -> None:
     async with client(gateway) as http:
         with pytest.raises(httpx.TimeoutException):
             await http.get(f"{PATH}?sleep_s=2", timeout=0.2)
+    found = {}
     for _ in range(500):
-        if found := (await gateway.arm_statistics({"m"})).arms:
+        if found := dict((await gateway.arm_statistics({"m"})).arms):
             break
         await asyncio.sleep(0.01)
 
