@@ -52,7 +52,7 @@ class Home:
 
     @property
     def state_file(self) -> Path:
-        """The desired state."""
+        """Where version 0.1 kept the desired state."""
         return self.root / "state.json"
 
     @property

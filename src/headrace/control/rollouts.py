@@ -35,7 +35,6 @@ _EVERY_S: Final = 1.0
 _SAVE_EVIDENCE_S: Final = 5.0
 _FORGET_EVERY_S: Final = 60.0
 _RATE_WINDOW_S: Final = 5.0
-_MOST_LOADED: Final = 100_000
 
 
 class ArmSource(Protocol):
@@ -66,10 +65,7 @@ class RolloutDriver:
 
     def load(self) -> None:
         """Take up the rollouts that the store knows, blocking; before `run`."""
-        newest: dict[str, RolloutRecord] = {}
-        for record in self.store.store.rollouts(limit=_MOST_LOADED):
-            newest.setdefault(record.endpoint, record)
-        self.aims.aim(rollouts=newest.values())
+        self.aims.aim(rollouts=self.store.store.newest_rollouts().values())
         for record in self.aims.active():
             extra = {"rollout": record.id, "endpoint": record.endpoint}
             _LOG.info("went on with rollout, which is %s", record.state.phase.value, extra=extra)
