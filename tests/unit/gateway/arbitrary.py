@@ -1,13 +1,21 @@
 """Endpoints, settings and route tables for tests of pure configuration."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 
-from headrace.gateway import EndpointRoute, GatewaySettings, RevisionTarget, Snapshot
+from headrace.core.upstream_settings import StickySettings, UpstreamProtocol, UpstreamSettings
+from headrace.gateway import (
+    EndpointRoute,
+    GatewaySettings,
+    MirrorTarget,
+    RevisionTarget,
+    Snapshot,
+)
 
 # Few letters, so that names are often prefixes of each other.
 names = st.from_regex(r"[am1][am1._-]{0,3}", fullmatch=True)
@@ -16,17 +24,55 @@ addresses = st.sampled_from([f"unix:/run/{i}.sock" for i in range(5)] + ["127.0.
 _replicas = st.lists(addresses, max_size=3, unique=True).map(tuple)
 
 
+upstreams = st.builds(
+    UpstreamSettings,
+    url=st.sampled_from(["http://10.0.0.9:8000/pre", "http://models.example", "grpc://[::1]:9"]),
+    protocol=st.sampled_from(UpstreamProtocol),
+    model=st.sampled_from(["", "other"]),
+    health_path=st.sampled_from(["", "/up", None]),
+)
+stickies = st.sampled_from(
+    [
+        StickySettings(header="x-user"),
+        StickySettings(cookie="uid", salt="s"),
+        StickySettings(claim="sub"),
+    ]
+)
+
+
+@st.composite
+def _targets(draw: st.DrawFn, version: str, role: str, weight: int) -> RevisionTarget:
+    upstream = draw(st.none() | upstreams) if draw(st.integers(0, 3)) == 0 else None
+    replicas = () if upstream else draw(_replicas)
+    return RevisionTarget(
+        version=version, role=role, replicas=replicas, weight=weight, upstream=upstream
+    )
+
+
 @st.composite
 def endpoint_routes(draw: st.DrawFn, name: str) -> EndpointRoute:
-    chosen = draw(st.lists(versions, max_size=3, unique=True))
+    keys = st.tuples(versions, st.sampled_from(["", "", "baseline"]))
+    chosen = draw(st.lists(keys, max_size=3, unique=True))
     cuts = sorted(draw(st.integers(0, 100)) for _ in chosen[1:])
     edges = [0, *cuts, 100]
     revisions = tuple(
-        RevisionTarget(version=version, replicas=draw(_replicas), weight=edges[i + 1] - edges[i])
-        for i, version in enumerate(chosen)
+        draw(_targets(version, role, edges[i + 1] - edges[i]))
+        for i, (version, role) in enumerate(chosen)
     )
-    timeout_s = draw(st.none() | st.floats(0.001, 1000))
-    return EndpointRoute(name=name, revisions=revisions, timeout_s=timeout_s)
+    mirrors = st.builds(
+        MirrorTarget,
+        key=st.sampled_from([arm.key for arm in revisions] or ["none"]),
+        percent=st.integers(0, 100),
+    )
+    return EndpointRoute(
+        name=name,
+        revisions=revisions,
+        timeout_s=draw(st.none() | st.floats(0.001, 1000)),
+        sticky=draw(st.none() | stickies),
+        mirror=draw(st.none() | mirrors) if revisions else None,
+        split_id=draw(st.sampled_from(["", "r-1"])),
+        held=draw(st.booleans()),
+    )
 
 
 @st.composite
@@ -56,11 +102,18 @@ def routes_of(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 
 def clusters_named(action: Mapping[str, Any]) -> Iterator[str]:
+    """The clusters that may answer."""
     route = action.get("route", {})
     if "cluster" in route:
         yield route["cluster"]
     for cluster in route.get("weighted_clusters", {}).get("clusters", []):
         yield cluster["name"]
+
+
+def mirrors_named(action: Mapping[str, Any]) -> Iterator[str]:
+    """The clusters that get copies."""
+    for policy in action.get("route", {}).get("request_mirror_policies", []):
+        yield policy["cluster"]
 
 
 def first_match(
@@ -93,4 +146,12 @@ def _path_fits(match: Mapping[str, Any], path: str) -> bool:
 def _header_fits(wanted: Mapping[str, Any], headers: Mapping[str, str]) -> bool:
     if "present_match" in wanted:
         return bool((wanted["name"] in headers) == wanted["present_match"])
-    return bool(headers.get(wanted["name"]) == wanted["string_match"]["exact"])
+    value = headers.get(wanted["name"])
+    match wanted["string_match"]:
+        case {"exact": exact}:
+            return bool(value == exact)
+        case {"safe_regex": {"regex": regex}}:
+            return value is not None and re.fullmatch(regex, value) is not None
+        case other:
+            msg = f"unknown match {other}"
+            raise AssertionError(msg)

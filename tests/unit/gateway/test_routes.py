@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.gateway import EndpointRoute, RevisionTarget, build_snapshot, cluster_name
-from headrace.gateway.splits import live_split
+from headrace.gateway.splits import Door, live_split, speaks
 from tests.unit.gateway.arbitrary import (
     clusters_named,
     endpoint_lists,
@@ -29,35 +29,62 @@ SNAPSHOT = build_snapshot(gateway_settings(), [ENDPOINT])
 EMPTY = build_snapshot(gateway_settings(), [])
 
 
-def _serves(route: dict[str, Any], endpoint: EndpointRoute) -> bool:
-    """Whether a route answers for all of an endpoint: its live revisions, or 503."""
+def _serves(route: dict[str, Any], endpoint: EndpointRoute, door: Door) -> bool:
+    """Whether a route answers for all of an endpoint: its live arms, or says why not."""
     split = live_split(endpoint)
     if not split:
         return bool(route["direct_response"]["status"] == 503)
-    return list(clusters_named(route)) == [cluster_name(endpoint.name, r.key) for r, _ in split]
+    if not all(speaks(arm, door) for arm, _ in split):
+        return bool(route["direct_response"]["status"] == 404)
+    named = list(dict.fromkeys(clusters_named(route)))
+    return named == list(dict.fromkeys(cluster_name(endpoint.name, arm.key) for arm, _ in split))
 
 
-@given(endpoint_lists(), names, st.sampled_from(["", "/infer", "/ready", "/config"]))
+KEYS = st.sampled_from([{}, {"x-user": "u"}, {"x-headrace-unit": "u"}])
+
+
+@given(endpoint_lists(), names, st.sampled_from(["", "/infer", "/ready", "/config"]), KEYS)
 def test_a_path_reaches_the_endpoint_it_names_and_no_other(
-    endpoints: list[EndpointRoute], name: str, rest: str
+    endpoints: list[EndpointRoute], name: str, rest: str, keys: dict[str, str]
 ) -> None:
     known = {endpoint.name: endpoint for endpoint in endpoints}
     snapshot = build_snapshot(gateway_settings(), endpoints)
 
-    for path in (f"/v2/models/{name}{rest}", f"/v1/models/{name}", f"/v1/models/{name}:predict"):
-        route = first_match(snapshot, path)
+    for path, door in (
+        (f"/v2/models/{name}{rest}", Door.V2),
+        (f"/v1/models/{name}", Door.V1),
+        (f"/v1/models/{name}:predict", Door.V1),
+    ):
+        route = first_match(snapshot, path, keys)
         if name in known:
             assert route["name"] == name
-            assert _serves(route, known[name])
+            assert _serves(route, known[name], door)
         else:
             assert route["name"] == "unknown-model"
+
+
+@given(endpoint_lists(), names, KEYS)
+def test_a_plain_path_reaches_the_endpoint_it_names_if_that_has_an_upstream(
+    endpoints: list[EndpointRoute], name: str, keys: dict[str, str]
+) -> None:
+    known = {e.name: e for e in endpoints if any(arm.upstream for arm in e.revisions)}
+    snapshot = build_snapshot(gateway_settings(), endpoints)
+
+    route = first_match(snapshot, f"/endpoints/{name}/any/path", keys)
+
+    if name in known:
+        assert route["name"] == name
+        assert _serves(route, known[name], Door.PLAIN)
+        assert route.get("route", {}).get("prefix_rewrite", "/") == "/"
+    else:
+        assert route["name"] == "unknown-path"
 
 
 @given(endpoint_lists(), names, versions)
 def test_a_versioned_path_reaches_that_revision_or_none(
     endpoints: list[EndpointRoute], name: str, version: str
 ) -> None:
-    revisions = {(e.name, r.version): r for e in endpoints for r in e.revisions}
+    arms = {(e.name, r.version): r for e in endpoints for r in e.revisions if not r.role}
     snapshot = build_snapshot(gateway_settings(), endpoints)
 
     route = first_match(snapshot, f"/v2/models/{name}/versions/{version}/infer")
@@ -65,29 +92,48 @@ def test_a_versioned_path_reaches_that_revision_or_none(
         snapshot, f"{GRPC}ModelInfer", {"x-model": name, "x-model-version": version}, grpc=True
     )
 
-    revision = revisions.get((name, version))
-    for found in (route, over_grpc):
-        if revision is None:
+    arm = arms.get((name, version))
+    for found, door in ((route, Door.V2), (over_grpc, Door.GRPC)):
+        if arm is None:
             assert found["name"] in {"unknown-model", "unknown-version"}
-        elif revision.replicas:
+        elif not speaks(arm, door):
+            assert found["direct_response"]["status"] == 404
+        elif arm.is_live:
             assert list(clusters_named(found)) == [cluster_name(name, version)]
         else:
             assert found["direct_response"]["status"] == 503
 
 
-@given(endpoint_lists(), names)
+@given(endpoint_lists(), names, KEYS)
 def test_a_grpc_call_reaches_the_endpoint_it_names_and_no_other(
-    endpoints: list[EndpointRoute], name: str
+    endpoints: list[EndpointRoute], name: str, keys: dict[str, str]
 ) -> None:
     known = {endpoint.name: endpoint for endpoint in endpoints}
     snapshot = build_snapshot(gateway_settings(), endpoints)
 
-    route = first_match(snapshot, f"{GRPC}ModelInfer", {"x-model": name}, grpc=True)
+    route = first_match(snapshot, f"{GRPC}ModelInfer", {"x-model": name, **keys}, grpc=True)
 
     if name in known:
-        assert _serves(route, known[name])
+        assert _serves(route, known[name], Door.GRPC)
     else:
         assert route["name"] == "unknown-model"
+
+
+@given(endpoint_lists(), names, KEYS)
+def test_a_held_endpoint_waits_in_the_control_plane_if_nobody_lives(
+    endpoints: list[EndpointRoute], name: str, keys: dict[str, str]
+) -> None:
+    sleeping = {e.name for e in endpoints if e.held and not live_split(e)}
+    settings = gateway_settings(control_address="unix:/run/control.sock")
+    snapshot = build_snapshot(settings, endpoints)
+
+    for path in (f"/v2/models/{name}/infer", f"/v1/models/{name}:predict"):
+        route = first_match(snapshot, path, keys)
+        held = list(clusters_named(route)) == ["control"]
+        assert held == (name in sleeping)
+        if held:
+            assert route["route"]["prefix_rewrite"].startswith(f"/held/{name}/v")
+            assert "request_headers_to_add" not in route
 
 
 def test_traffic_is_split_by_weight_and_a_revision_of_weight_0_gets_none() -> None:

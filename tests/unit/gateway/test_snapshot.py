@@ -1,11 +1,13 @@
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.core import InvalidArgumentError
-from headrace.gateway import EndpointRoute, Snapshot, arm_of, build_snapshot
-from headrace.gateway.clusters import stat_name
+from headrace.gateway import EndpointRoute, Snapshot, SnapshotBuilder, arm_of, build_snapshot
+from headrace.gateway.clusters import cluster_name, stat_name
 from headrace.gateway.publisher import documents_of, plan
 from headrace.gateway.snapshot import (
     CLUSTERS,
@@ -20,6 +22,7 @@ from tests.unit.gateway.arbitrary import (
     clusters_named,
     endpoint_lists,
     gateway_settings,
+    mirrors_named,
     names,
     plain,
     routes_of,
@@ -38,7 +41,9 @@ def _defined(document: Document) -> set[str]:
 def _named(document: Document) -> set[str]:
     (table,) = json.loads(document.text)["resources"]
     (host,) = table["virtual_hosts"]
-    return {name for route in host["routes"] for name in clusters_named(route)}
+    return {
+        name for route in host["routes"] for name in (*clusters_named(route), *mirrors_named(route))
+    }
 
 
 @given(endpoint_lists())
@@ -46,7 +51,8 @@ def test_a_snapshot_never_names_a_missing_cluster(endpoints: list[EndpointRoute]
     snapshot = _snapshot(endpoints)
 
     defined = {cluster["name"] for cluster in plain(snapshot.clusters)}
-    named = {name for route in routes_of(snapshot) for name in clusters_named(route)}
+    routes = routes_of(snapshot)
+    named = {name for route in routes for name in (*clusters_named(route), *mirrors_named(route))}
     assert named <= defined
     assert len(defined) == len(snapshot.clusters)
 
@@ -77,6 +83,32 @@ def test_between_two_snapshots_no_route_loses_its_cluster(
         assert _named(now[ROUTES]) <= _defined(now[CLUSTERS])
 
     assert now == wanted
+
+
+@given(st.lists(endpoint_lists(), max_size=4))
+def test_a_snapshot_built_from_the_one_before_is_as_one_from_nothing(
+    states: list[list[EndpointRoute]],
+) -> None:
+    settings = gateway_settings()
+    builder = SnapshotBuilder(settings)
+
+    for endpoints in states:
+        built = documents_of(builder.build(endpoints))
+        assert built == documents_of(build_snapshot(settings, endpoints))
+        for kind, document in built.items():
+            read = read_document(document.text)
+            assert (read, read.clusters) == (document, document.clusters), kind
+
+
+def test_only_what_changed_is_built_again() -> None:
+    one, two = EndpointRoute(name="m", revisions=()), EndpointRoute(name="n", revisions=())
+    builder = SnapshotBuilder(gateway_settings())
+
+    before = builder.build([one, two]).parts
+    after = builder.build([one, replace(two, timeout_s=1.0)]).parts
+
+    assert before[0] is after[0]
+    assert before[1] is not after[1]
 
 
 @given(endpoint_lists())
@@ -114,15 +146,15 @@ def test_two_endpoints_of_one_name_are_refused() -> None:
         _snapshot([endpoint, endpoint])
 
 
-@given(names, versions)
-def test_a_metric_names_its_revision_without_a_dot(name: str, version: str) -> None:
-    stat = stat_name(f"{name}~{version}")
+@given(names, versions, st.sampled_from(["", "~baseline"]))
+def test_a_metric_names_its_arm_without_a_dot(name: str, version: str, role: str) -> None:
+    stat = stat_name(cluster_name(name, version + role))
 
     assert "." not in stat
-    assert arm_of(stat) == (name, version)
+    assert arm_of(stat) == (name, version + role)
 
 
-def test_a_metric_of_another_cluster_names_no_revision() -> None:
+def test_a_metric_of_another_cluster_names_no_arm() -> None:
     assert arm_of("replicas") is None
 
 
@@ -139,7 +171,8 @@ def test_without_an_access_log_none_is_configured() -> None:
     (listener,) = plain(build_snapshot(settings, []).listeners)
 
     (network_filter,) = listener["filter_chains"][0]["filters"]
-    assert network_filter["typed_config"]["access_log"] == []
+    loggers = [logger["name"] for logger in network_filter["typed_config"]["access_log"]]
+    assert loggers == ["headrace.arms.us", "headrace.arms.ms"]
 
 
 def test_the_window_takes_the_largest_message_that_the_body_limit_allows() -> None:
