@@ -18,12 +18,10 @@ from headrace.autoscale import (
     Decision,
     Grant,
     Reason,
-    Recommendation,
     ScalerState,
     begin,
     decide,
     granted,
-    recommend,
     share_out,
 )
 from headrace.control.aims import Aims
@@ -58,7 +56,7 @@ class _Arm:
     meter: ArmMeter = field(default_factory=ArmMeter)
     decision: Decision | None = None
     cut: str = ""
-    told: int | None = None
+    told: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,11 +105,6 @@ class Scaler:
         """Why the machine gives an arm less than it should have; empty if it gives it all."""
         found = self._arms.get((endpoint, arm))
         return found.cut if found else ""
-
-    def recommendation(self, endpoint: str, arm: str) -> Recommendation | None:
-        """Threads and memory for one copy of an arm, by what was observed."""
-        found = self._arms.get((endpoint, arm))
-        return recommend(found.meter.observed()) if found else None
 
     def wanted(self) -> list[Replica]:
         """Replicas whose reports are needed."""
@@ -240,7 +233,8 @@ class Scaler:
         if one.key not in self._arms:
             running = sum(not r.is_leaving for r in by_revision.get(one.arm.revision.id, ()))
             count = max(one.arm.replicas, running, part_of(total, one.share), 1)
-            self._arms[one.key] = _Arm(begin(min(count, one.settings.max_replicas), now=now))
+            count = min(count, one.settings.max_replicas)
+            self._arms[one.key] = _Arm(begin(count, now=now), told=count)
         return self._arms[one.key]
 
     def _look(
@@ -273,6 +267,8 @@ class Scaler:
 
     def _grant(self, entries: Sequence[ScaledArm], before: Mapping[_Key, int]) -> dict[_Key, Grant]:
         """Give every arm what the machine has room for."""
+        if not entries:
+            return {}
         budget = self._budget_left()
         cores = sum(arm.meter.cores for arm in self._arms.values())
         is_full = budget.cpus is not None and cores >= _SATURATED * budget.cpus
@@ -316,7 +312,7 @@ class Scaler:
         events = []
         for key, arm in self._arms.items():
             was, count, cut = arm.told, arm.state.replicas, grants[key].reason
-            if was is not None and (was != count or (cut and not arm.cut)):
+            if was != count or (cut and not arm.cut):
                 events.append(self._event(key, arm, was, cut))
             arm.told, arm.cut = count, cut
         return events
