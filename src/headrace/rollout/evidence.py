@@ -14,7 +14,10 @@ from headrace.core.errors import FailedPreconditionError
 from headrace.core.rollout_settings import (
     AbSettings,
     BlueGreenSettings,
+    ErrorsMetric,
+    LatencyMetric,
     MetricsSettings,
+    RejectionsMetric,
     RolloutSettings,
     ShadowSettings,
 )
@@ -29,6 +32,7 @@ from headrace.rollout.prediction_shift import PredictionShift
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import ArmCounts, Increment
 from headrace.rollout.reward import RewardDifference
+from headrace.rollout.turn import Turn
 
 _FORMAT: Final = 1
 _ANYBODY: Final = Names()
@@ -42,6 +46,8 @@ class _Counts(msgspec.Struct):
     latency: LatencyRatios
     errors: RateDifferences
     rejections: RateDifferences
+    errors_turn: Turn
+    rejections_turn: Turn
     predictions: PredictionShift
     candidate_errors: Rate
     candidate_slow: Rate
@@ -68,15 +74,16 @@ class Evidence:
     @classmethod
     def start(cls, settings: RolloutSettings) -> "Evidence":
         """Nothing counted yet."""
-        latency = settings.metrics.latency
-        ratios = LatencyRatios.start(
-            latency.quantile if latency else 0.99, latency.margin_ratio if latency else 1.0
-        )
+        latency = settings.metrics.latency or LatencyMetric()
+        errors = settings.metrics.errors or ErrorsMetric()
+        rejections = settings.metrics.rejections or RejectionsMetric()
         counts = _Counts(
             format=_FORMAT,
-            latency=ratios,
+            latency=LatencyRatios.start(latency.quantile, latency.margin_ratio),
             errors=RateDifferences.start(1),
             rejections=RateDifferences.start(1),
+            errors_turn=Turn.start(1, errors.margin),
+            rejections_turn=Turn.start(1, rejections.margin),
             predictions=PredictionShift.start(),
             candidate_errors=Rate(),
             candidate_slow=Rate(),
@@ -124,19 +131,25 @@ class Evidence:
         """Count one interval. The order matters only for what is chosen from the past."""
         counts, metrics = self._counts, self._settings.metrics
         a, b, share = increment.baseline, increment.candidate, increment.share
+        duration_s = increment.duration_s
+        self._weigh()
         counts.intervals += 1
-        counts.counted_s += increment.duration_s
+        counts.counted_s += duration_s
         counts.baseline_requests += a.requests
         counts.candidate_requests += b.requests
         counts.units.add(share, a.units, b.units)
         counts.requests.add(share, a.requests, b.requests)
         if metrics.errors is not None:
-            counts.errors.add(share, _rate(b.errors, b), _rate(a.errors, a))
+            arms = _rate(b.errors, b), _rate(a.errors, a)
+            counts.errors.add(share, *arms)
+            counts.errors_turn.add(share, *arms, duration_s=duration_s)
             counts.candidate_errors.add(b.errors, b.requests)
         if metrics.rejections is not None:
-            counts.rejections.add(share, _rate(b.rejections, b), _rate(a.rejections, a))
+            arms = _rate(b.rejections, b), _rate(a.rejections, a)
+            counts.rejections.add(share, *arms)
+            counts.rejections_turn.add(share, *arms, duration_s=duration_s)
         if metrics.latency is not None:
-            counts.latency.add(share, a.latency, b.latency)
+            counts.latency.add(share, a.latency, b.latency, duration_s=duration_s)
             if metrics.latency.max_s is not None:
                 timed = Histogram.of(b.latency)
                 slow = timed.above(np.array([metrics.latency.max_s]), whole=False)
@@ -203,9 +216,11 @@ class Evidence:
         requests = counts.baseline_requests + counts.candidate_requests
         independent = sum(counts.units.totals) or requests
         part = min(1.0, independent / max(requests, 1))
-        for held in (counts.errors, counts.rejections, counts.candidate_errors):
-            held.part = part
-        counts.latency.slower.part = counts.latency.faster.part = part
+        for tests in (counts.errors, counts.rejections, counts.latency.slower):
+            tests.part = part
+        for turn in (counts.errors_turn, counts.rejections_turn, counts.latency.turn):
+            turn.part = part
+        counts.latency.faster.part = counts.candidate_errors.part = part
         counts.candidate_slow.part = part
         if requests:
             counts.predictions.tests.part = min(
@@ -231,6 +246,7 @@ class Evidence:
                     "failed",
                     counts.errors,
                     _set(metrics.errors),
+                    turn=counts.errors_turn,
                     own=counts.candidate_errors,
                     level=level,
                     names=names,
@@ -241,6 +257,7 @@ class Evidence:
                     "were refused",
                     counts.rejections,
                     _set(metrics.rejections),
+                    turn=counts.rejections_turn,
                     own=Rate(),
                     level=level,
                     names=names,

@@ -1,15 +1,17 @@
 """What does each metric's evidence say? The verdict of one metric, with its sentence.
 
-`level` is the metric's part of the error budget. Each bound holds at that level on its own: a roll
-back looks at lower bounds only, a promotion at upper ones only. A rollout promotes only if *every*
-metric is within its margin, so a version that is worse than tolerated in any of them is promoted
-with probability at most that one's level.
+`level` is the metric's part of the error budget. A roll back looks at lower bounds only, a
+promotion at upper ones only, and each of both has the level to itself. A rollout promotes only if
+*every* metric is within its margin, so a version that is worse than tolerated in any of them is
+promoted with probability at most that one's level. Of the level for a roll back a quarter is for
+versions that turn worse later (`turn`), and a quarter for a fixed threshold where there is one.
 """
 
 import math
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headrace.core.rollout_settings import (
     DisagreementMetric,
@@ -36,17 +38,36 @@ from headrace.rollout.outcomes import MetricVerdict, Outcome
 from headrace.rollout.prediction_shift import PredictionShift
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.reward import RewardDifference
+from headrace.rollout.turn import Turn
 
 RATIO: Final = "ratio difference"
 TIMES: Final = "times"
 REWARD: Final = "reward"
 SHARE: Final = "ratio"
+_TURNED_PART: Final = 0.25
+_THRESHOLD_PART: Final = 0.25
 _TUNED_FOR_UNITS: Final = 20
 """Times `min_units`: where the reward's bounds are narrowest."""
 
 
-def harm(*, worse: bool, tolerated: bool) -> Outcome:
-    """For metrics where more is worse: shown within the margin, else shown worse, else wait."""
+def worse_level(level: float, *, has_threshold: bool) -> float:
+    """What of a metric's level is left for the lower bound over the whole rollout."""
+    return level * (1.0 - _TURNED_PART - (_THRESHOLD_PART if has_threshold else 0.0))
+
+
+def has_turned(turn: Turn, level: float) -> NDArray[np.bool_]:
+    """Whether the candidate has become worse than tolerated since some moment, `[tests]`."""
+    turned: NDArray[np.bool_] = turn.log_evidence() >= -math.log(_TURNED_PART * level)
+    return turned
+
+
+def harm(*, worse: bool, tolerated: bool, turned: bool = False) -> Outcome:
+    """For metrics where more is worse: shown within the margin, else shown worse, else wait.
+
+    One that has turned worse than tolerated is rolled back, however good it was before.
+    """
+    if turned:
+        return Outcome.ROLL_BACK
     if tolerated:
         return Outcome.PROMOTE
     return Outcome.ROLL_BACK if worse else Outcome.WAIT
@@ -65,6 +86,7 @@ def judge_difference(
     tests: RateDifferences,
     settings: ErrorsMetric | RejectionsMetric,
     *,
+    turn: Turn,
     own: Rate,
     level: float,
     names: Names,
@@ -72,18 +94,27 @@ def judge_difference(
     """Errors and rejections: the difference of both arms' rates, and the SLO if there is one."""
     yes_b, all_b, yes_a, all_a = (float(total[0]) for total in tests.totals())
     most = settings.max_ratio if isinstance(settings, ErrorsMetric) else None
-    level_low = level if most is None else level / 2
-    if most is not None and _is_above(own, most, level_low):
+    level_low = worse_level(level, has_threshold=most is not None)
+    if most is not None and _is_above(own, most, _THRESHOLD_PART * level):
         return judge_threshold(
-            metric, happened, own, most, level=level_low, names=names, is_harm=True
+            metric,
+            happened,
+            own,
+            most,
+            level=_THRESHOLD_PART * level,
+            names=names,
+            is_harm=True,
         )
     if not all_a or not all_b:
         missing = names.candidate if all_a else names.baseline
         return waiting(metric, f"no requests to {missing} counted yet", alpha=level)
-    outcome = harm(
-        worse=bool(tests.log_evidence(0.0, above=True)[0] >= -math.log(level_low)),
-        tolerated=bool(tests.log_evidence(settings.margin, above=False)[0] >= -math.log(level)),
-    )
+    worse = bool(tests.log_evidence(0.0, above=True)[0] >= -math.log(level_low))
+    tolerated = bool(tests.log_evidence(settings.margin, above=False)[0] >= -math.log(level))
+    turned = bool(has_turned(turn, level)[0])
+    outcome = harm(worse=worse, tolerated=tolerated, turned=turned)
+    closing = ending(outcome)
+    if turned and (tolerated or not worse):
+        closing = _turned_ending(turn, names)
     low, high = (float(bound[0]) for bound in tests.bounds(level_low, level))
     effect = min(max(float(tests.differences()[0]), low), high)
     reason = (
@@ -91,7 +122,7 @@ def judge_difference(
         f"{names.candidate} against {percent(yes_a / all_a)} of {count(all_a)} on "
         f"{names.baseline}: difference {points(effect)} points, between {points(low)} and "
         f"{points(high)} with {confidence(level)}; {points(settings.margin, signed=False)} points "
-        f"are tolerated: {ending(outcome)}"
+        f"are tolerated: {closing}"
     )
     return MetricVerdict(
         metric=metric,
@@ -153,10 +184,11 @@ def judge_latency(
     ratios: LatencyRatios, settings: LatencyMetric, *, slow: Rate, level: float, names: Names
 ) -> MetricVerdict:
     """A quantile of the latency: the ratio of both arms', and the SLO if there is one."""
-    level_low = level if settings.max_s is None else level / 2
+    level_low = worse_level(level, has_threshold=settings.max_s is not None)
+    level_fixed = _THRESHOLD_PART * level
     name = quantile_name(settings.quantile)
-    if settings.max_s is not None and _is_above(slow, 1.0 - settings.quantile, level_low):
-        return judge_slow(ratios, settings, slow=slow, level=level_low, names=names)
+    if settings.max_s is not None and _is_above(slow, 1.0 - settings.quantile, level_fixed):
+        return judge_slow(ratios, settings, slow=slow, level=level_fixed, names=names)
     a, b = ratios.baseline.quantile(settings.quantile), ratios.candidate.quantile(settings.quantile)
     if a is None or b is None:
         missing = names.baseline if a is None else names.candidate
@@ -164,14 +196,18 @@ def judge_latency(
     low, high = ratios.refuted(level_low, level)
     worse = low is not None and low >= 1.0
     tolerated = high is not None and high <= settings.margin_ratio
-    outcome = harm(worse=worse, tolerated=tolerated)
+    turned = bool(has_turned(ratios.turn, level)[0])
+    outcome = harm(worse=worse, tolerated=tolerated, turned=turned)
+    closing = ending(outcome)
+    if turned and (tolerated or not worse):
+        closing = "it has become slower than that"
     ratio = b / a if a > 0.0 else math.inf
     effect = min(max(ratio, low or 0.0), high or math.inf)
     reason = (
         f"latency: {name} is {seconds(b)} in {count(ratios.candidate.total)} requests to "
         f"{names.candidate} against {seconds(a)} in {count(ratios.baseline.total)} to "
         f"{names.baseline}: {effect:.3g} times, {_between(low, high, level)}; "
-        f"{settings.margin_ratio:g} times are tolerated: {ending(outcome)}"
+        f"{settings.margin_ratio:g} times are tolerated: {closing}"
     )
     return MetricVerdict(
         metric="latency",
@@ -350,6 +386,14 @@ def judge_assignment(
 def quantile_name(quantile: float) -> str:
     """`p99`, `p99.9`."""
     return f"p{100 * quantile:g}"
+
+
+def _turned_ending(turn: Turn, names: Names) -> str:
+    candidate, baseline = turn.rates_lately()
+    return (
+        f"it has become worse than that, lately {percent(candidate)} on {names.candidate} against "
+        f"{percent(baseline)} on {names.baseline}"
+    )
 
 
 def _is_above(own: Rate, most: float, level: float) -> bool:

@@ -15,7 +15,7 @@ Ramdas, Bernoulli 2022, arXiv 1906.09712) is far too wide for a tail; Lindon, Sa
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 from headrace.rollout.betting import Array
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import LatencyCounts
+from headrace.rollout.turn import Turn
+
+_Arm: TypeAlias = tuple[Array, Array]
 
 _FACTORS: Final = (0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
 _NEAR: Final = (0.5, 2.0)
@@ -143,7 +146,8 @@ class LatencyRatios(msgspec.Struct):
     """The ratio of one quantile, tested against each factor from both sides.
 
     `recent`: the baseline's latest requests, from which `tau` is chosen. `slower` and `faster`:
-    by factor, whether the candidate is slower, or faster, than that many times.
+    by factor, whether the candidate is slower, or faster, than that many times. `turn`: whether it
+    has become slower than the margin.
     """
 
     quantile: float
@@ -153,6 +157,7 @@ class LatencyRatios(msgspec.Struct):
     candidate: Histogram
     slower: RateDifferences
     faster: RateDifferences
+    turn: Turn
 
     @classmethod
     def start(cls, quantile: float, margin: float) -> "LatencyRatios":
@@ -166,9 +171,17 @@ class LatencyRatios(msgspec.Struct):
             candidate=Histogram.empty(),
             slower=RateDifferences.start(tests, centre=centre),
             faster=RateDifferences.start(tests, centre=centre),
+            turn=Turn.start(1, 0.0),
         )
 
-    def add(self, share: float, baseline: LatencyCounts, candidate: LatencyCounts) -> None:
+    def add(
+        self,
+        share: float,
+        baseline: LatencyCounts,
+        candidate: LatencyCounts,
+        *,
+        duration_s: float = 1.0,
+    ) -> None:
         """Count one interval."""
         a, b = Histogram.of(baseline), Histogram.of(candidate)
         counts = self.recent.counts[None, :]
@@ -176,8 +189,14 @@ class LatencyRatios(msgspec.Struct):
             taus = thresholds_near(
                 self.recent.upper, counts, quantile=self.quantile, factors=(1.0, self.margin)
             )
-            self._count(self.slower, share, (a, b), float(taus[0][0]), whole=False)
-            self._count(self.faster, share, (a, b), float(taus[1][0]), whole=True)
+            over_b, over_a = self._over((a, b), float(taus[0][0]), whole=False)
+            self.slower.add(share, over_b, over_a)
+            at_margin = factors(self.margin).index(self.margin)
+            one_b, one_a = (
+                (over[[at_margin]], total[[at_margin]]) for over, total in (over_b, over_a)
+            )
+            self.turn.add(share, one_b, one_a, duration_s=duration_s)
+            self.faster.add(share, *self._over((a, b), float(taus[1][0]), whole=True))
         fades = self.recent.total > WINDOW_TAILS / (1.0 - self.quantile)
         self.recent = self.recent.merged(a, keep=0.5 if fades else 1.0)
         self.baseline, self.candidate = self.baseline.merged(a), self.candidate.merged(b)
@@ -191,23 +210,14 @@ class LatencyRatios(msgspec.Struct):
         high = float(all_factors[faster].min()) if faster.any() else None
         return low, high
 
-    def _count(
-        self,
-        tests: RateDifferences,
-        share: float,
-        arms: tuple[Histogram, Histogram],
-        tau: float,
-        *,
-        whole: bool,
-    ) -> None:
+    def _over(
+        self, arms: tuple[Histogram, Histogram], tau: float, *, whole: bool
+    ) -> tuple[_Arm, _Arm]:
+        """Who took longer than `tau`, or on the candidate than each factor of it, of how many."""
         a, b = arms
-        over_a = np.full(len(tests.recent), a.above(np.array([tau]), whole=not whole)[0])
         over_b = b.above(tau * np.array(factors(self.margin)), whole=whole)
-        tests.add(
-            share,
-            (over_b, np.full_like(over_b, b.total)),
-            (over_a, np.full_like(over_a, a.total)),
-        )
+        over_a = np.full_like(over_b, a.above(np.array([tau]), whole=not whole)[0])
+        return (over_b, np.full_like(over_b, b.total)), (over_a, np.full_like(over_a, a.total))
 
 
 def factors(margin: float) -> tuple[float, ...]:

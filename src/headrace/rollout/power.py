@@ -15,6 +15,7 @@ import numpy as np
 
 from headrace.core.rollout_settings import CanarySettings
 from headrace.rollout.betting import WEIGHTS, log_growth
+from headrace.rollout.judge import worse_level
 from headrace.rollout.rate_difference import Stratum
 from headrace.rollout.simulate import Result
 from headrace.rollout.world import LATENCY_SPREAD, Candidate, World
@@ -47,11 +48,12 @@ def expected_requests(
 ) -> Expected:
     """Requests that the metric (`errors` or `latency`) takes; see `Expected`."""
     level = settings.alpha / _METRICS
+    level_low = worse_level(level, has_threshold=False)
     if metric == "errors":
         errors = settings.metrics.errors
         assert errors is not None
         rates = (world.errors, min(world.errors + candidate.more_errors, 1.0))
-        worse = _requests(world.weight, rates, 0.0, level, above=True)
+        worse = _requests(world.weight, rates, 0.0, level_low, above=True)
         tolerated = _requests(world.weight, rates, errors.margin, level, above=False)
     else:
         latency = settings.metrics.latency
@@ -59,7 +61,7 @@ def expected_requests(
         tail, slower = 1.0 - latency.quantile, candidate.times_slower
         at_one = (tail, _exceeds(latency.quantile, 1.0 / slower))
         at_margin = (tail, _exceeds(latency.quantile, latency.margin_ratio / slower))
-        worse = _requests(world.weight, at_one, 0.0, level, above=True)
+        worse = _requests(world.weight, at_one, 0.0, level_low, above=True)
         tolerated = _requests(world.weight, at_margin, 0.0, level, above=False)
     return Expected(metric=metric, until_worse=worse, until_tolerated=tolerated)
 

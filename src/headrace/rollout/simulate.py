@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from headrace.core.rollout_settings import CanarySettings
 from headrace.rollout.betting import Array
+from headrace.rollout.judge import has_turned, worse_level
 from headrace.rollout.latency_ratio import WINDOW_TAILS, threshold_named, thresholds_near
 from headrace.rollout.naive import z_test_rejects
 from headrace.rollout.prediction_shift import levels
 from headrace.rollout.rate_difference import RateDifferences
+from headrace.rollout.turn import Turn
 from headrace.rollout.world import CLASSES, Candidate, Interval, Traffic, World
 
 _METRICS: Final = ("errors", "rejections", "latency", "predictions")
@@ -78,12 +80,18 @@ class Watch:
     _slower: RateDifferences = field(init=False)
     _faster: RateDifferences = field(init=False)
     _classes: RateDifferences = field(init=False)
+    _turns: tuple[Turn, Turn, Turn] = field(init=False)
     _recent: Array = field(init=False)
 
     def __post_init__(self) -> None:
         runs, metrics = len(self.traffic.candidates), self.settings.metrics
         assert all(getattr(metrics, name) is not None for name in _METRICS)
+        assert metrics.errors is not None
+        assert metrics.rejections is not None
         assert metrics.latency is not None
+        tolerated = (metrics.errors.margin, metrics.rejections.margin, 0.0)
+        errors, rejections, latency = (Turn.start(runs, margin) for margin in tolerated)
+        self._turns = errors, rejections, latency
         centre = round(10 * (1.0 - metrics.latency.quantile))
         self._errors, self._rejections = (RateDifferences.start(runs) for _ in range(2))
         self._slower, self._faster = (RateDifferences.start(runs, centre=centre) for _ in range(2))
@@ -93,11 +101,13 @@ class Watch:
     def add(self, interval: Interval) -> None:
         """Count one second."""
         share = self.traffic.world.weight
-        for tests, yes in (
-            (self._errors, interval.errors),
-            (self._rejections, interval.rejections),
+        requests = interval.requests
+        for tests, turn, yes in (
+            (self._errors, self._turns[0], interval.errors),
+            (self._rejections, self._turns[1], interval.rejections),
         ):
-            tests.add(share, (yes[1], interval.requests[1]), (yes[0], interval.requests[0]))
+            tests.add(share, *_arms(yes, requests))
+            turn.add(share, *_arms(yes, requests), duration_s=1.0)
         answers = np.repeat(interval.classes.sum(-1), len(CLASSES), axis=-1)
         a, b = interval.classes.reshape(2, -1)
         self._classes.add(share, (b, answers[1]), (a, answers[0]))
@@ -109,8 +119,9 @@ class Watch:
         assert metrics.errors is not None
         assert metrics.rejections is not None
         assert metrics.predictions is not None
+        level = self.settings.alpha / len(_METRICS)
         worse = [
-            tests.log_evidence(0.0, above=True) >= needed
+            tests.log_evidence(0.0, above=True) >= -np.log(worse_level(level, has_threshold=False))
             for tests in (self._errors, self._rejections, self._slower)
         ]
         tolerated = [
@@ -118,7 +129,9 @@ class Watch:
             self._rejections.log_evidence(metrics.rejections.margin, above=False) >= needed,
             self._faster.log_evidence(0.0, above=False) >= needed,
         ]
-        worse = [w & ~t for w, t in zip(worse, tolerated, strict=True)]
+        turned = [has_turned(turn, level) for turn in self._turns]
+        worse = [u | (w & ~t) for u, w, t in zip(turned, worse, tolerated, strict=True)]
+        tolerated = [t & ~u for u, t in zip(turned, tolerated, strict=True)]
         margin, by_class = metrics.predictions.margin, (-1, len(CLASSES))
         each = -np.log(levels(self.settings.alpha / len(_METRICS), len(CLASSES)) / 2.0)
         rose = self._classes.log_evidence(margin, above=True).reshape(by_class)
@@ -132,34 +145,43 @@ class Watch:
     def _add_latency(self, interval: Interval, share: float) -> None:
         latency = self.settings.metrics.latency
         assert latency is not None
-        runs, upper = len(self._recent), self.traffic.upper_s
-        total = np.bincount(interval.place, minlength=2 * runs).reshape(2, runs).astype(float)
         named = threshold_named(self._recent, latency.quantile)
-        factors = (1.0, latency.margin_ratio)
-        taus = thresholds_near(upper, self._recent, quantile=latency.quantile, factors=factors)
-        for tests, factor, tau in zip((self._slower, self._faster), factors, taus, strict=True):
-            # The last bucket that is not above `tau`; and, for the candidate, `factor * tau`. The
-            # bucket across the latter counts as above only where slower is the safe side.
-            side = (1 - 1e-6) if tests is self._slower else (1 + 1e-6)
-            limits = np.concatenate(
-                [
-                    np.searchsorted(upper, tau * (1 - 1e-6)),
-                    np.searchsorted(upper, factor * tau * side, side="right") - 1
-                    if tests is self._faster
-                    else np.searchsorted(upper, factor * tau * side),
-                ]
+        if named.any():
+            margin = latency.margin_ratio
+            near, near_margin = thresholds_near(
+                self.traffic.upper_s,
+                self._recent,
+                quantile=latency.quantile,
+                factors=(1.0, margin),
             )
-            over = np.bincount(
-                interval.place,
-                weights=interval.bucket > limits[interval.place],
-                minlength=2 * runs,
-            ).reshape(2, runs)
-            tests.add(
-                share,
-                (over[1] * named, total[1] * named),
-                (over[0] * named, total[0] * named),
-            )
+            slower, total = self._over(interval, near, near, whole=False)
+            turned, _ = self._over(interval, near, margin * near, whole=False)
+            faster, _ = self._over(interval, near_margin, margin * near_margin, whole=True)
+            total = total * named
+            self._slower.add(share, *_arms(slower * named, total))
+            self._turns[2].add(share, *_arms(turned * named, total), duration_s=1.0)
+            self._faster.add(share, *_arms(faster * named, total))
         self._remember(interval, 1.0 / (1.0 - latency.quantile))
+
+    def _over(
+        self, interval: Interval, tau_a: Array, tau_b: Array, *, whole: bool
+    ) -> tuple[Array, Array]:
+        """How many exceed their arm's threshold, and how many there are, `[arms, runs]`.
+
+        As `Histogram.above`: a bucket across the candidate's counts as above it if `whole`.
+        """
+        runs, upper = len(tau_a), self.traffic.upper_s
+        # The last bucket that is not above.
+        last_a = np.searchsorted(upper, tau_a * (1 - 1e-6))
+        last_b = (
+            np.searchsorted(upper, tau_b * (1 + 1e-6), side="right") - 1
+            if whole
+            else np.searchsorted(upper, tau_b * (1 - 1e-6))
+        )
+        is_over = interval.bucket > np.concatenate([last_a, last_b])[interval.place]
+        over = np.bincount(interval.place, weights=is_over, minlength=2 * runs)
+        total = np.bincount(interval.place, minlength=2 * runs)
+        return over.reshape(2, runs).astype(float), total.reshape(2, runs).astype(float)
 
     def _remember(self, interval: Interval, tail: float) -> None:
         runs, buckets = self._recent.shape
@@ -288,6 +310,11 @@ class _Told:
             naive_at_the_end=int(self.naive_now[which].sum()),
             by_metric={name: int((metric == i).sum()) for i, name in enumerate(_METRICS)},
         )
+
+
+def _arms(yes: Array, total: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Candidate's and baseline's, as the tests take them."""
+    return (yes[1], total[1]), (yes[0], total[0])
 
 
 def _sorted(times: Array) -> tuple[float, ...]:

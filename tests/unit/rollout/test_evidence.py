@@ -513,6 +513,40 @@ def test_a_promotion_stands_while_nothing_fails(seconds: int) -> None:
     assert Outcome.ROLL_BACK not in outcomes
 
 
+def test_a_version_that_turns_bad_is_rolled_back_whatever_its_past() -> None:
+    good = second(0.1, requests=(45, 5))
+    half_an_hour = msgspec.structs.replace(
+        second(0.1, requests=(81_000, 9_000), errors=(81, 9)), duration_s=1800.0
+    )
+    bad = second(0.1, requests=(45, 5), errors=(0, 1))
+
+    evidence, before = watched(CanarySettings(metrics=ERRORS_ONLY), [good, half_an_hour, good], 3)
+    seconds_taken = 0
+    while evidence.verdict(1.0).outcome is not Outcome.ROLL_BACK:
+        evidence.add(bad)
+        seconds_taken += 1
+
+    assert before.outcome is Outcome.PROMOTE
+    assert seconds_taken <= 10
+    assert "it has become worse than that, lately" in evidence.verdict(1.0).explanation
+
+
+def test_a_version_that_turns_slow_is_rolled_back_whatever_its_past() -> None:
+    evidence = Evidence.start(
+        CanarySettings(metrics=MetricsSettings(errors=None, rejections=None, predictions=None))
+    )
+    for increment in itertools.islice(seconds(30, times_slower=0.7), 150):
+        evidence.add(increment)
+    assert evidence.verdict(1.0).outcome is Outcome.PROMOTE
+
+    for increment in itertools.islice(seconds(31, times_slower=3.0), 6):
+        evidence.add(increment)
+
+    verdict = evidence.verdict(1.0)
+    assert verdict.outcome is Outcome.ROLL_BACK
+    assert verdict.explanation.endswith("it has become slower than that")
+
+
 def test_an_outage_of_both_versions_rolls_nothing_back() -> None:
     calm, outage = (second(0.1, requests=(900, 100), errors=e) for e in ((9, 1), (450, 50)))
 
