@@ -148,10 +148,13 @@ class Engine:
         self._accounts.failed(RequestCancelledError(), self._clock() - ticket.received_at)
         self._note_idle()
 
-    async def stop(self, *, timeout_s: float) -> None:
+    async def stop(self, *, timeout_s: float) -> bool:
         """Refuse new requests, answer the ones that are in, then let the threads go.
 
         After `timeout_s` the rest is answered with UnavailableError. Can be called once.
+
+        Returns:
+            Whether no run is under way any more: else the model is still in use.
         """
         self._is_stopping = True
         self._idle.clear()
@@ -161,11 +164,13 @@ class Engine:
                     await self._idle.wait()
             except TimeoutError:
                 _log.warning("drain timed out", extra={"in_flight": self.in_flight})
+        is_idle = not self._running
         self._abandon()
         if self._timer is not None:
             self._timer.cancel()
         for _ in self._threads:
             self._work.put(None)
+        return is_idle
 
     # Admission
 

@@ -157,9 +157,12 @@ class Pool:
             await asyncio.wait({loading})
         served = hosted.state.served
         if served is not None:
-            await served.engine.stop(timeout_s=self.settings.drain_timeout_s)
+            is_idle = await served.engine.stop(timeout_s=self.settings.drain_timeout_s)
             hosted.state.served = None
-            await self._loader.free(served.loaded)
+            if is_idle:
+                await self._loader.free(served.loaded)
+            else:  # its code may crash when what it uses is gone
+                _log.warning("model is not freed: a run does not end", extra=_named(hosted))
         hosted.has_room = False
         self._retired.discard(hosted)
         _log.info("model is hosted no more", extra=_named(hosted))
@@ -319,9 +322,10 @@ class Pool:
         """Answer what is in, for at most `timeout_s`, then free all models."""
         self.is_draining = True
         served = [h.state.served for h in self.models.values() if h.state.served is not None]
-        await asyncio.gather(*(one.engine.stop(timeout_s=timeout_s) for one in served))
-        for one in served:
-            one.loaded.model.close()
+        idle = await asyncio.gather(*(one.engine.stop(timeout_s=timeout_s) for one in served))
+        for one, is_idle in zip(served, idle, strict=True):
+            if is_idle:
+                one.loaded.model.close()
 
 
 def _named(hosted: HostedModel) -> dict[str, str]:

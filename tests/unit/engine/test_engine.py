@@ -318,7 +318,7 @@ async def test_a_wrong_estimate_does_not_shut_an_idle_engine() -> None:
     engine.submit(ticket, 0.0)
 
     assert value_of(await outcome(ticket)) == 2
-    await engine.stop(timeout_s=1)
+    assert await engine.stop(timeout_s=1)
 
 
 async def test_a_deadline_that_passes_in_the_queue_is_answered_without_a_run() -> None:
@@ -531,10 +531,11 @@ async def test_what_does_not_end_before_the_drain_does_gets_an_error() -> None:
     engine.submit(waiting, 0.0)
     await settle()
 
-    await engine.stop(timeout_s=0.01)
+    is_idle = await engine.stop(timeout_s=0.01)
 
     for ticket in (running, waiting):
-        assert isinstance(await outcome(ticket), UnavailableError)
+        assert not is_idle
+    assert isinstance(await outcome(ticket), UnavailableError)
     model.gate.set()
 
 
@@ -551,3 +552,11 @@ async def test_what_is_counted() -> None:
     assert list(statistics.batches) == [3]
     assert engine.phases.batch_rows.count == 1
     assert engine.phases.queue_wait.count == 2
+
+
+async def test_an_engine_says_how_many_runs_it_has_at_once() -> None:
+    engine = an_engine(Doubling(), max_concurrent_runs=3)
+    alone = an_engine(Doubling(concurrent=False), max_concurrent_runs=3)
+
+    assert engine.max_concurrent_runs == 3
+    assert alone.max_concurrent_runs == 1

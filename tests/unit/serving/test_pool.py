@@ -10,7 +10,7 @@ from headrace.protocol.grpc_wire import frame, unframe
 from headrace.protocol.protos import message_class
 from headrace.serving.exchange import Exchange
 from headrace.serving.report import Observe, models_digest
-from tests.unit.serving.parts import BAD, Caller, error_of, infer_body, read
+from tests.unit.serving.parts import BAD, Caller, a_model, error_of, infer_body, read
 from tests.unit.serving.pool_parts import BROKEN, Hosting, Loads, Trier, entry
 
 pytestmark = pytest.mark.anyio
@@ -326,6 +326,26 @@ async def test_what_is_declared_no_more_ends_with_the_requests_it_has() -> None:
     assert read(other).status == 200
     assert len(hosting.loads.freed) == 1
     assert hosting.pool.report().loaded_bytes == 10
+
+
+async def test_a_model_whose_run_does_not_end_is_let_go_but_not_freed() -> None:
+    stuck = a_model()
+    stuck.concurrent = False  # its runs have a thread
+    hosting = Hosting(loads=Loads(models={"a": stuck}), drain_timeout_s=3.0)
+    async with hosting.pool:
+        hosting.declare(entry("a"), entry("b"))
+        first = hosting.infer("a")
+        stuck.gate.clear()
+        await settle()
+        hosting.declare(entry("b"))
+        await settle(5.0)
+        other = hosting.infer("b")
+        await settle()
+    stuck.gate.set()
+
+    assert read(first).status == 503
+    assert read(other).status == 200
+    assert hosting.loads.freed == []
 
 
 async def test_requests_that_wait_for_what_is_removed_hear_of_it_at_once() -> None:
