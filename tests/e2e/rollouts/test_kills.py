@@ -1,9 +1,16 @@
 """A control plane is killed in the middle of rollouts: traffic flows, and the next one goes on."""
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.e2e.control.system import System
@@ -105,6 +112,115 @@ def test_a_control_plane_that_dies_again_and_again_still_brings_a_rollout_to_its
         "60 to 80 %",
         "80 to 100 %",
     ]
+
+
+def test_a_control_plane_that_dies_at_every_move_still_brings_a_rollout_to_its_end(
+    system: System, first: Path, tmp_path: Path
+) -> None:
+    second = write_version(tmp_path / "second" / "model.py")
+    system.start(endpoint(first))
+    system.wait_ready()
+    rollout = Rollout(system)
+    steps: list[Json] = [{"weight": 20}, {"weight": 60}]
+
+    with RouteFile(system.home).watched() as routes, callers(system, rate=200).flowing() as load:
+        rollout.start(second, canary(*steps, metrics=ONLY_ERRORS))
+        system.kill_control()
+        deaths = 0
+        for point in cycle(["after:1", "before:2"]):
+            assert deaths < 40
+            start_mortal(system, point)
+            if not died(system, rollout):
+                break
+            deaths += 1
+        time.sleep(0.5)
+
+    assert rollout.status()["phase"] == "promoted"
+    assert rollout.status()["id"] == "r1"
+    assert deaths >= 5  # two moves for each of three weights, the last of which may be survived
+    assert load.failed == []
+    assert set(routes.sums) == {100}
+    assert routes.shares("2") == sorted(routes.shares("2"))
+    assert {20, 60} <= set(routes.shares("2"))
+    assert {call.version for call in load.calls[-50:]} == {"2"}
+
+
+def test_a_bad_version_is_rolled_back_by_the_next_control_plane(
+    system: System, first: Path, tmp_path: Path
+) -> None:
+    second = write_version(tmp_path / "second" / "model.py", fails_below=0.1)
+    system.start(endpoint(first))
+    system.wait_ready()
+    rollout = Rollout(system)
+
+    with callers(system, rate=200).flowing() as load:
+        judged: Json = {"weight": 50, "until": "verdict"}
+        rollout.start(second, canary(judged, metrics=ONLY_ERRORS))
+        rollout.wait_weight(50)
+        killed_and_started_again(system)
+        over = rollout.wait_over()
+
+    assert over["phase"] == "rolled_back"
+    assert over["reason"].startswith("errors: ")
+    assert [call for call in load.failed if call.chance >= 0.1] == []
+
+
+@pytest.mark.parametrize("point", ["before:1", "after:1"])
+def test_a_control_plane_that_dies_while_a_rollout_is_asked_for_begins_it_or_does_not(
+    system: System, first: Path, tmp_path: Path, point: str
+) -> None:
+    second = write_version(tmp_path / "second" / "model.py")
+    system.start(endpoint(first))
+    system.wait_ready()
+    rollout = Rollout(system)
+    how = canary({"weight": 20, "pause_s": 600}, metrics=ONLY_ERRORS)
+
+    with callers(system, rate=200).flowing() as load:
+        system.kill_control()
+        start_mortal(system, point)
+        system.wait_ready()
+        with pytest.raises(OSError, match=r"closed|reset"):
+            rollout.start(second, how)
+        assert system.process is not None
+        assert system.process.wait(10) == -signal.SIGKILL
+        system.start()
+        after = system.wait_ready()
+        versions = {revision["version"] for revision in after["endpoints"][0]["revisions"]}
+        if point == "before:1":
+            assert versions == {"1"}
+            rollout.start(second, how)
+        began = rollout.wait_weight(20)
+
+    assert began["id"] == "r1"
+    assert load.failed == []
+
+
+def start_mortal(system: System, point: str) -> None:
+    """Start a control plane that dies at `point`; see `mortal`."""
+    settings = system.home.parent / "mortal.json"
+    settings.write_bytes(msgspec.json.encode(system.settings()))
+    root = Path(__file__).resolve().parents[3]
+    with system.log.open("ab") as log:
+        system.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.e2e.rollouts.mortal", "--settings", str(settings)],
+            stderr=log,
+            cwd=root,
+            env={**os.environ, "HEADRACE_TEST_DIES": point},
+        )
+
+
+def died(system: System, rollout: Rollout) -> bool:
+    """Whether the control plane died; it lives on where the rollout is over."""
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        assert system.process is not None
+        if system.process.poll() is not None:
+            return True
+        with contextlib.suppress(OSError, AssertionError):
+            if rollout.status()["over"]:
+                return False
+        time.sleep(0.05)
+    raise AssertionError(system.log_text())
 
 
 def lives() -> Iterator[float]:
