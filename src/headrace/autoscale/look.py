@@ -9,7 +9,7 @@ from headrace.autoscale.demand import Demand, demand_of
 from headrace.autoscale.pressure import Pressure, pressure_of
 from headrace.autoscale.signals import Signals
 from headrace.autoscale.state import ScalerState
-from headrace.autoscale.windows import Window, add, mean_arrivals
+from headrace.autoscale.windows import Mean, Window, add, mean_arrivals, mean_in_flight
 from headrace.core.autoscale_settings import AutoscaleSettings
 
 _BREAK_S: Final = 10.0
@@ -113,14 +113,23 @@ def _start_s(state: ScalerState, signals: Signals, now: float) -> float:
 
 
 def _with(window: Window, signals: Signals, length_s: float, now: float) -> Window:
+    in_flight, arrivals = signals.in_flight, signals.arrivals
+    if signals.is_partial:
+        # A part of the sum says something only where it is more than the whole was so far.
+        in_flight = _above(in_flight, mean_in_flight(window))
+        arrivals = _above(arrivals, mean_arrivals(window))
     return add(
         window,
         at=now,
         length_s=length_s,
-        in_flight=signals.in_flight,
-        arrivals=signals.arrivals,
+        in_flight=in_flight,
+        arrivals=arrivals,
         wait_s=signals.queue_wait_s,
     )
+
+
+def _above(part: float | None, mean: Mean | None) -> float | None:
+    return None if part is not None and mean is not None and part < mean.value else part
 
 
 def _set_back(state: ScalerState, now: float) -> ScalerState:

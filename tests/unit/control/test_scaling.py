@@ -40,7 +40,7 @@ def test_copies_come_with_the_load_and_go_after_it(lab: Lab) -> None:
     assert lab.events[0].data["from"] == 1
     assert lab.events[0].message.startswith("version 1: 1 ▸ ")
     grown = next(event for event in lab.events if event.data["to"] == 6)
-    assert grown.data["arrivals"] == pytest.approx(40.0)
+    assert grown.data["arrivals"] == pytest.approx(40.0, rel=0.1)
     assert grown.reason in {"Load", "Burst"}
     assert lab.events[-1].reason == "LessLoad"
 
