@@ -1,0 +1,312 @@
+"""Endpoints whose versions are servers that someone else runs."""
+
+import asyncio
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from tritonclient.grpc.aio import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
+
+from headrace.core.upstream_settings import StickySettings, UpstreamProtocol, UpstreamSettings
+from headrace.gateway import EndpointRoute, EnvoyGateway, MirrorTarget, RevisionTarget
+from tests.e2e.gateway.lab import UP_WITHIN_S, Lab, client, free_port, grpc_target
+
+pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
+MODEL = "their/model"
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A running server of somebody else."""
+
+    port: int
+    dialect: str
+    process: subprocess.Popen[bytes]
+
+    def settings(self, **changes: Any) -> UpstreamSettings:
+        values: dict[str, Any] = {
+            "url": f"http://127.0.0.1:{self.port}",
+            "protocol": UpstreamProtocol(self.dialect),
+            "model": MODEL,
+            "health_interval_s": 0.1,
+            **changes,
+        }
+        return UpstreamSettings(**values)
+
+    def ask(self, path: str) -> Any:
+        return httpx.get(f"http://127.0.0.1:{self.port}{path}").json()
+
+
+Start = Callable[..., Foreign]
+
+
+@pytest.fixture
+def foreign() -> Iterator[Start]:
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str, dialect: str, *tls: Path) -> Foreign:
+            port = free_port()
+            script = Path(__file__).with_name("foreign.py")
+            arguments = [str(script), str(port), name, dialect, *map(str, tls)]
+            process = subprocess.Popen([sys.executable, *arguments])
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            until = time.monotonic() + UP_WITHIN_S
+            while time.monotonic() < until and process.poll() is None:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                    return Foreign(port, dialect, process)
+                time.sleep(0.02)
+            raise AssertionError("the foreign server does not come up")
+
+        yield start
+
+
+def _route(*arms: RevisionTarget, **changes: Any) -> EndpointRoute:
+    return EndpointRoute(name="m", revisions=arms, timeout_s=10.0, **changes)
+
+
+def _arm(version: str, weight: int, upstream: UpstreamSettings) -> RevisionTarget:
+    return RevisionTarget(version=version, replicas=(), weight=weight, upstream=upstream)
+
+
+async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
+    for _ in range(500):
+        if await condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("it does not come true")
+
+
+async def _answers(http: httpx.AsyncClient, path: str) -> httpx.Response:
+    """The first answer that is none of the gateway's own: a new server is checked first."""
+    answer = await http.get(path)
+    for _ in range(200):
+        if answer.status_code != 503:
+            break
+        await asyncio.sleep(0.02)
+        answer = await http.get(path)
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("dialect", "asked", "received"),
+    [
+        ("v2", "/v2/models/m/infer?a=%20b", "/v2/models/their/model/infer"),
+        ("v2", "/v2/models/m", "/v2/models/their/model"),
+        ("v2", "/v2/models/m/versions/2/infer", "/v2/models/their/model/infer"),
+        ("v2", "/endpoints/m/v2/models/m/infer", "/v2/models/their/model/infer"),
+        ("v1", "/v1/models/m:predict", "/v1/models/their/model:predict"),
+        ("v1", "/v1/models/m/metadata", "/v1/models/their/model/metadata"),
+        ("torchserve", "/endpoints/m/predictions/mnist", "/predictions/mnist"),
+        ("openai", "/endpoints/m/v1/chat/completions", "/v1/chat/completions"),
+    ],
+)
+async def test_a_server_is_asked_in_its_own_words(
+    lab: Lab, foreign: Start, dialect: str, asked: str, received: str
+) -> None:
+    server = foreign("them", dialect)
+    gateway = await lab.start(_route(_arm("2", 100, server.settings()), split_id="r1"))
+
+    async with client(gateway) as http:
+        answer = await _answers(http, asked)
+
+    told = answer.json()
+    assert (told["server"], told["path"]) == ("them", received)
+    assert told["headers"]["host"] == f"127.0.0.1:{server.port}"
+    assert told["query"] == ("a=%20b" if "?" in asked else "")
+    assert ("x-headrace-split" in told["headers"]) == ("versions" not in asked)
+
+
+async def test_a_path_in_the_address_comes_first(lab: Lab, foreign: Start) -> None:
+    server = foreign("them", "http")
+    settings = server.settings(url=f"http://localhost:{server.port}/base/")
+    gateway = await lab.start(_route(_arm("1", 100, settings)))
+
+    async with client(gateway) as http:
+        answer = await _answers(http, "/endpoints/m/a/b")
+        assert (await http.get("/endpoints/m/../../seen")).status_code == 404
+
+    assert answer.json()["path"] == "/base/a/b"
+    assert answer.json()["headers"]["host"] == f"localhost:{server.port}"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "asked"),
+    [
+        ("v1", "/v2/models/m/infer"),
+        ("v1", "/v2/models/m/versions/1/infer"),
+        ("v2", "/v1/models/m:predict"),
+        ("openai", "/v2/models/m/infer"),
+    ],
+)
+async def test_what_a_server_does_not_speak_is_refused_in_words(
+    lab: Lab, foreign: Start, dialect: str, asked: str
+) -> None:
+    gateway = await lab.start(_route(_arm("1", 100, foreign("them", dialect).settings())))
+
+    async with client(gateway) as http:
+        answer = await http.get(asked)
+
+    assert answer.status_code == 404
+    assert "version 1 of endpoint 'm' does not speak" in answer.json()["error"]
+
+
+async def test_a_split_of_our_version_and_theirs_is_sticky_counted_and_mirrored(
+    lab: Lab, foreign: Start
+) -> None:
+    ours, theirs, other = lab.replica("ours"), foreign("theirs", "v2"), foreign("other", "v2")
+    route = _route(
+        _arm("2", 50, theirs.settings()),
+        RevisionTarget(version="1", replicas=(ours.address,), weight=50),
+        _arm("3", 0, other.settings()),
+        sticky=StickySettings(header="x-user"),
+        split_id="r1",
+        mirror=MirrorTarget(key="3", percent=100),
+    )
+    gateway = await lab.start(route)
+
+    async def arm(http: httpx.AsyncClient, user: int) -> str:
+        answer = await http.post("/v2/models/m/infer", headers={"x-user": str(user)}, content=b"x")
+        told = answer.json()
+        assert answer.status_code == 200, told
+        return str(told.get("server", told.get("replica")))
+
+    async def is_healthy() -> bool:
+        up = [await gateway.upstream_health("m", key) for key in ("2", "3")]
+        return up == [(1, 1), (1, 1)]
+
+    async with client(gateway) as http:
+        await _until(is_healthy)
+        first = [await arm(http, user) for user in range(60)]
+        again = [await arm(http, user) for user in range(60)]
+    counted = (await gateway.arm_statistics({"m"})).arms
+
+    assert first == again
+    assert {"ours", "theirs"} == set(first)
+    assert counted["m", "2"].requests == 2 * first.count("theirs")
+    assert counted["m", "1"].requests == 2 * first.count("ours")
+    copies = other.ask("/seen")
+    assert len(copies) == 120
+    assert {copy["path"] for copy in copies} == {"/v2/models/their/model/infer"}
+    assert {copy["headers"]["x-headrace-shadow"] for copy in copies} == {"1"}
+
+
+async def test_a_sick_server_gets_no_requests_and_its_arm_fails(lab: Lab, foreign: Start) -> None:
+    server = foreign("them", "v2")
+    gateway = await lab.start(_route(_arm("1", 100, server.settings())))
+
+    async with client(gateway) as http:
+        assert (await _answers(http, "/v2/models/m/infer")).status_code == 200
+        server.ask("/sicken")
+
+        async def is_refused() -> bool:
+            return (await http.get("/v2/models/m/infer")).status_code == 503
+
+        await _until(is_refused)
+
+    assert await gateway.upstream_health("m", "1") == (0, 1)
+
+
+async def test_a_server_without_health_checks_is_simply_tried(lab: Lab, foreign: Start) -> None:
+    server = foreign("them", "v2")
+    server.ask("/sicken")
+    settings = server.settings(health_path=None)
+    gateway = await lab.start(_route(_arm("1", 100, settings)))
+
+    async with client(gateway) as http:
+        assert (await http.get("/v2/models/m/infer")).status_code == 200
+
+
+async def _infer(gateway: EnvoyGateway, request_id: str = "") -> Any:
+    async with InferenceServerClient(grpc_target(gateway)) as triton:
+        tensor = InferInput("x", [1], "FP32")
+        tensor.set_data_from_numpy(np.zeros(1, np.float32))
+        headers = {"x-user": request_id}
+        result = await triton.infer("m", [tensor], request_id=request_id, headers=headers)
+        return result.get_response()
+
+
+async def test_a_grpc_server_and_our_replicas_share_one_split(lab: Lab, foreign: Start) -> None:
+    ours, theirs = lab.replica("ours"), foreign("theirs", "grpc")
+    settings = theirs.settings(url=f"grpc://127.0.0.1:{theirs.port}", model="")
+    route = _route(
+        _arm("2", 50, settings),
+        RevisionTarget(version="1", replicas=(ours.address,), weight=50),
+        sticky=StickySettings(header="x-user"),
+        split_id="r1",
+    )
+    gateway = await lab.start(route)
+
+    async def is_healthy() -> bool:
+        return await gateway.upstream_health("m", "2") == (1, 1)
+
+    await _until(is_healthy)
+    answers = [await _infer(gateway, str(i)) for i in range(20)]
+    pinned = replace(route, revisions=(replace(route.revisions[0], weight=100),))
+    await lab.publish(gateway, pinned)
+    with pytest.raises(InferenceServerException) as refused:
+        await _infer(gateway, "refuse")
+    async with client(gateway) as http:
+        over_http = await http.get("/v2/models/m/infer")
+
+    by_them = [answer for answer in answers if answer.model_version == "theirs"]
+    assert {answer.model_version for answer in answers} == {"ours", "theirs"}
+    metadata = json.loads(by_them[0].id)
+    assert metadata["x-headrace-split"] == "r1"
+    assert refused.value.status() == "StatusCode.INVALID_ARGUMENT"
+    assert refused.value.message() == "no such input"
+    assert "does not speak the Open Inference Protocol over HTTP" in over_http.json()["error"]
+    counted = (await gateway.arm_statistics({"m"})).arms
+    assert (counted["m", "2"].requests, counted["m", "2"].rejections) == (len(by_them) + 1, 1)
+
+
+def _make_certificate(directory: Path, host: str) -> None:
+    files = ("-keyout", f"{directory}/{host}.key", "-out", f"{directory}/{host}.pem")
+    kind = ("-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    names = ("-subj", f"/CN={host}", "-addext", f"subjectAltName=DNS:{host}")
+    command = ("openssl", "req", *kind, "-days", "2", *names, *files)
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
+async def test_certificates_are_verified_by_authority_and_name(lab: Lab, foreign: Start) -> None:
+    for host in ("localhost", "elsewhere.example"):
+        _make_certificate(lab.directory, host)
+    both = lab.directory / "both.pem"
+    texts = [path.read_text() for path in lab.directory.glob("*.pem")]
+    both.write_text("".join(texts))
+    for host, authorities, is_trusted in (
+        ("localhost", "both", True),
+        ("elsewhere.example", "both", False),
+        ("localhost", "elsewhere.example", False),
+    ):
+        files = (lab.directory / f"{host}.pem", lab.directory / f"{host}.key")
+        server = foreign("them", "v2", *files)
+        settings = server.settings(url=f"https://localhost:{server.port}", health_path=None)
+        gateway = await lab.start(
+            _route(_arm("1", 100, settings)),
+            name=f"{host}-{authorities}"[:12],
+            ca_file=lab.directory / f"{authorities}.pem",
+        )
+        async with client(gateway) as http:
+            answer = await http.get("/v2/models/m/infer")
+        assert (answer.status_code == 200) == is_trusted, (host, authorities, answer.text)
+
+
+async def test_a_gateway_of_foreign_servers_alone_is_ready(lab: Lab, foreign: Start) -> None:
+    gateway = await lab.start(_route(_arm("1", 100, foreign("them", "v2").settings())))
+
+    async with client(gateway) as http:
+        assert (await http.get("/v2/health/ready")).status_code == 200
