@@ -1,16 +1,16 @@
 """What does a canary do? It gives the new version a share that grows from step to step."""
 
 from headrace.core.rollout_settings import CanarySettings, CanaryStep
-from headrace.rollout.stages import Plan, Stage
+from headrace.rollout.stages import Plan, Stage, fair_scale
 from headrace.rollout.state import Traffic
 
 
 def canary_plan(settings: CanarySettings) -> Plan:
     """One stage per step; weights never go down, as the spec makes sure. No steps: all at once.
 
-    The candidate gets the part of its replicas that its share of the requests needs. With
-    `baseline` fresh copies of the old version get the same share, so that both arms are equally
-    cold and equally loaded.
+    The candidate has so many replicas that it is no busier than the old version. With `baseline`
+    it has as many as its share of the requests needs, and fresh copies of the old version get the
+    same share: both are equally cold and equally busy.
     """
     steps = settings.steps or (CanaryStep(weight=50 if settings.baseline else 100),)
     stages = (
@@ -24,7 +24,7 @@ def _stage(settings: CanarySettings, step: CanaryStep, name: str) -> Stage:
     traffic = Traffic(
         candidate=step.weight,
         baseline=step.weight if settings.baseline else 0,
-        candidate_scale=step.weight / 100,
+        candidate_scale=step.weight / 100 if settings.baseline else fair_scale(step.weight),
         has_baseline=settings.baseline,
     )
     return Stage(name=name, traffic=traffic, pause_s=step.pause_s, until=step.until)

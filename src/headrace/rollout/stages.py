@@ -6,8 +6,19 @@ from typing import Final
 from headrace.core.rollout_settings import Until
 from headrace.rollout.state import Traffic
 
+_WHOLE: Final = 100
 HELD_BACK: Final = Traffic(candidate_scale=0.0)
 """The old version alone, as before the rollout."""
+
+
+def fair_scale(weight: int) -> float:
+    """The part of its replicas with which the candidate is no busier than the old version.
+
+    The old version keeps all of its replicas and loses `weight` percent of its requests. Had the
+    candidate no more than its share, each of its replicas would have more to do than each of the
+    old ones, and its latency would look worse than it is.
+    """
+    return min(weight / (_WHOLE - weight), 1.0) if weight < _WHOLE else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,7 @@
 """A canary's life, and an A/B test's, which is a canary of one step."""
 
+import math
+
 import pytest
 from msgspec.structs import replace
 
@@ -19,7 +21,7 @@ def test_the_first_step_waits_for_the_new_versions_replicas() -> None:
 
     waiting = canary.look(ready=False)
     assert waiting.phase is Phase.PREPARING
-    assert waiting.traffic == Traffic(candidate=0, candidate_scale=0.1)
+    assert waiting.traffic == Traffic(candidate=0, candidate_scale=10 / 90)
 
     started = canary.look()
     assert started.phase is Phase.PROGRESSING
@@ -54,9 +56,29 @@ def test_replicas_grow_before_the_weight_does() -> None:
     canary.looks(2)
     grown = canary.look(verdict=GOOD)
 
-    assert (grown.step, grown.traffic.candidate, grown.traffic.candidate_scale) == (1, 10, 0.5)
+    assert (grown.step, grown.traffic.candidate, grown.traffic.candidate_scale) == (1, 10, 1.0)
     assert canary.look(ready=False).traffic.candidate == 10
     assert canary.look().traffic.candidate == 50
+
+
+@pytest.mark.parametrize("replicas", [1, 3, 4, 10])
+@pytest.mark.parametrize("weight", [1, 5, 25, 33, 50, 70, 99, 100])
+def test_a_replica_of_the_new_version_is_no_busier_than_one_of_the_old(
+    weight: int, replicas: int
+) -> None:
+    scale = Driven.of(CanarySettings(steps=(CanaryStep(weight=weight),))).state.traffic
+    copies = math.ceil(replicas * scale.candidate_scale)
+
+    assert 1 <= copies <= replicas
+    assert copies == replicas or weight / copies <= (100 - weight) / replicas + 1e-9
+
+
+def test_both_arms_of_a_baseline_have_what_their_share_needs() -> None:
+    steps = (CanaryStep(weight=25),)
+
+    traffic = Driven.of(CanarySettings(steps=steps, baseline=True)).state.traffic
+
+    assert (traffic.candidate_scale, traffic.has_baseline) == (0.25, True)
 
 
 def test_a_step_needs_samples_of_its_own() -> None:
@@ -274,7 +296,7 @@ def test_an_ab_test_holds_its_weight_until_the_reward_decides() -> None:
     test = Driven.of(AbSettings(weight=40))
 
     assert test.weights(50, verdict=UNSURE) == [0, 40]
-    assert test.state.traffic.candidate_scale == 0.4
+    assert test.state.traffic.candidate_scale == 40 / 60
     assert test.weights(5, verdict=GOOD) == [40, 100]
     assert test.state.phase is Phase.PROMOTED
     assert test.state.reason.startswith("A/B test (40 % of the callers) passed")
