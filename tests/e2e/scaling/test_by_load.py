@@ -1,0 +1,96 @@
+"""Copies follow the load, by real replicas behind a real gateway, and no request is lost by it."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.control.system import System, replicas
+from tests.e2e.scaling.conftest import load_on, write_model
+
+pytestmark = pytest.mark.e2e
+
+QUICK = {
+    "max_replicas": 4,
+    "stable_window_s": 3.0,
+    "panic_window_s": 2.0,
+    "scale_down_delay_s": 3.0,
+}
+
+
+def slow(path: Path, **more: Any) -> dict[str, Any]:
+    return {"name": "slow", "model": str(path), "autoscale": {**QUICK, **more}}
+
+
+def ready(status: Any) -> int:
+    return sum(replica["state"] == "ready" for replica in replicas(status, "slow"))
+
+
+def scale_events(system: System) -> list[Any]:
+    found = system.get("/api/v1/events?endpoint=slow")
+    return [event for event in found["events"] if event["kind"] == "scale"]
+
+
+def test_copies_come_with_the_load_and_go_after_it(system: System, slow_model: Path) -> None:
+    system.start(slow(slow_model))
+    system.wait_ready()
+
+    with load_on(system, rate=45.0).flowing() as load:
+        # 45 a second x 0.05 s: 2.3 copies all the time, so four that are busy 70 % at most.
+        system.wait_for(lambda status: ready(status) >= 4, 40.0)
+        time.sleep(3.0)
+        held = ready(system.status())
+    after = system.wait_for(lambda status: len(replicas(status, "slow")) == 1, 60.0)
+
+    assert held == 4
+    assert ready(after) == 1
+    assert load.failures == 0
+    assert load.sent > 100
+    up, *_, down = scale_events(system)
+    assert up["data"]["to"] > up["data"]["from"] == 1
+    assert "requests/s x 0.05" in up["message"]
+    assert (down["reason"], down["data"]["to"]) == ("LessLoad", 1)
+
+
+def test_counts_outlast_the_control_plane(system: System, slow_model: Path) -> None:
+    system.start(slow(slow_model, scale_down_delay_s=600.0))
+    system.wait_ready()
+    with load_on(system, rate=45.0).flowing() as load:
+        system.wait_for(lambda status: ready(status) >= 4, 40.0)
+
+        system.kill_control()
+        before = {process.pid for process in system.processes()}
+        system.start()
+        system.wait_ready()
+        time.sleep(3.0)
+
+    status = system.status()
+    assert ready(status) == 4
+    assert {replica["pid"] for replica in replicas(status, "slow")} <= before, "none was replaced"
+    assert load.failures == 0
+
+
+def test_a_new_version_has_the_old_ones_copies_before_its_requests(
+    system: System, slow_model: Path, tmp_path: Path
+) -> None:
+    system.start(slow(slow_model, scale_down_delay_s=600.0))
+    system.wait_ready()
+    with load_on(system, rate=45.0).flowing() as load:
+        system.wait_for(lambda status: ready(status) >= 4, 40.0)
+        time.sleep(4.0)
+
+        other = write_model(tmp_path / "other" / "model.py", says=2.0)
+        document = {"version": 1, "endpoints": [slow(other, scale_down_delay_s=600.0)]}
+        status, answer = system.post("/api/v1/apply", document)
+        assert status == 200, answer
+        switched = system.wait_for(
+            lambda now: now["ready"] and len(replicas(now, "slow")) >= 3, 40.0
+        )
+
+    assert ready(switched) >= 3
+    assert load.failures == 0
+    answer = system.infer(
+        "slow", {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1.0]}]}
+    )
+    assert answer[1]["outputs"][0]["data"] == [2.0]
