@@ -4,6 +4,7 @@ Envoy looks the name up again as DNS says, and sends to all addresses it stands 
 """
 
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, assert_never
 
@@ -66,7 +67,7 @@ def upstream_cluster(
     }
 
 
-def authorities(settings: GatewaySettings) -> Path:
+def authorities(settings: GatewaySettings, *, bundles: Sequence[str] = _BUNDLES) -> Path:
     """The file of certificates that upstreams' are verified against.
 
     Raises:
@@ -75,9 +76,9 @@ def authorities(settings: GatewaySettings) -> Path:
     if settings.ca_file is not None:
         return settings.ca_file
     ours = ssl.get_default_verify_paths().cafile
-    for path in (*((ours,) if ours else ()), *_BUNDLES):
-        if Path(path).is_file():
-            return Path(path)
+    for path in map(Path, (*((ours,) if ours else ()), *bundles)):
+        if path.is_file():
+            return path
     raise FailedPreconditionError(
         "no certificates of authorities on this machine to verify upstreams with: install "
         "ca-certificates, or name a PEM file in SSL_CERT_FILE"

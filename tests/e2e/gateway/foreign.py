@@ -75,7 +75,7 @@ class Server:
         await send({"type": "http.response.body", "body": body})
 
 
-class GrpcServer(grpc.GenericRpcHandler):
+class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     """The Open Inference Protocol over gRPC, as much as a router needs."""
 
     def __init__(self, name: str) -> None:

@@ -1,9 +1,11 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from headrace.core import InvalidArgumentError
-from headrace.gateway import EndpointRoute, RevisionTarget, check_socket_path
+from headrace.core.upstream_settings import StickySettings, UpstreamSettings
+from headrace.gateway import EndpointRoute, MirrorTarget, RevisionTarget, check_socket_path
 from headrace.gateway.settings import parse_address
 from tests.unit.gateway.arbitrary import gateway_settings
 
@@ -117,3 +119,65 @@ def test_one_port_for_both_is_bound_once() -> None:
 
 def test_a_relative_run_directory_becomes_absolute() -> None:
     assert gateway_settings(run_dir=Path("run")).admin_socket.is_absolute()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://h",
+        "http://",
+        "h:80",
+        "http://h:0",
+        "http://h:99999",
+        "http://u:p@h",
+        "http://h?x",
+        "http://h#x",
+        "http://[",
+    ],
+)
+def test_an_upstream_has_a_url_that_can_be_asked(url: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="upstream"):
+        RevisionTarget(version="1", replicas=(), weight=1, upstream=UpstreamSettings(url=url))
+
+
+def test_an_arm_has_replicas_or_an_upstream() -> None:
+    upstream = UpstreamSettings(url="http://h")
+
+    with pytest.raises(InvalidArgumentError, match="one or the other"):
+        RevisionTarget(version="1", replicas=("10.0.0.1:1",), weight=1, upstream=upstream)
+
+
+@pytest.mark.parametrize("role", ["Base", "a b", "~", "1"])
+def test_a_role_is_a_word(role: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="is no word"):
+        RevisionTarget(version="1", replicas=(), weight=1, role=role)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"sticky": StickySettings()}, "none or several"),
+        ({"sticky": StickySettings(header="a", cookie="b")}, "none or several"),
+        ({"sticky": StickySettings(header="x_user")}, "no name"),
+        ({"sticky": StickySettings(cookie="a=b")}, "no name"),
+        ({"split_id": "a b"}, "split_id"),
+        ({"split_id": "%REQ(x)%"}, "split_id"),
+        ({"hold_s": -1.0}, "hold_s"),
+        ({"mirror": MirrorTarget(key="7", percent=5)}, "mirrors to 7"),
+    ],
+)
+def test_a_split_that_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        EndpointRoute(name="m", revisions=(), **fields)
+
+
+@pytest.mark.parametrize("percent", [-1, 101])
+def test_a_share_of_copies_is_a_share(percent: int) -> None:
+    with pytest.raises(InvalidArgumentError, match="percent"):
+        MirrorTarget(key="1", percent=percent)
+
+
+def test_an_arm_is_found_by_its_key() -> None:
+    arm = RevisionTarget(version="1", replicas=(), weight=100, role="baseline")
+
+    assert EndpointRoute(name="m", revisions=(arm,)).arm("1~baseline") is arm

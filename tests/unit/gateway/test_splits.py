@@ -1,0 +1,193 @@
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.core.upstream_settings import StickySettings, UpstreamProtocol, UpstreamSettings
+from headrace.gateway import EndpointRoute, MirrorTarget, RevisionTarget, build_snapshot
+from headrace.gateway.splits import live_split
+from tests.unit.gateway.arbitrary import (
+    clusters_named,
+    endpoint_routes,
+    first_match,
+    gateway_settings,
+    mirrors_named,
+)
+
+GRPC = "/inference.GRPCInferenceService/ModelInfer"
+HEADER = StickySettings(header="X-User", salt="s")
+
+
+def _arm(version: str, weight: int, *, live: bool = True, role: str = "") -> RevisionTarget:
+    replicas = (f"unix:/run/{version}{role}.sock",) if live else ()
+    return RevisionTarget(version=version, replicas=replicas, weight=weight, role=role)
+
+
+THREE = EndpointRoute(
+    name="m", revisions=(_arm("2", 10), _arm("1", 10, role="baseline"), _arm("1", 80))
+)
+
+
+def _route(endpoint: EndpointRoute, **headers: str) -> dict[str, Any]:
+    return first_match(build_snapshot(gateway_settings(), [endpoint]), "/v2/models/m", headers)
+
+
+@given(endpoint_routes("m"))
+def test_only_live_arms_with_a_weight_take_requests(endpoint: EndpointRoute) -> None:
+    split = live_split(endpoint)
+
+    live = {arm.key for arm in endpoint.revisions if arm.is_live and arm.weight}
+    assert {arm.key for arm, _ in split} == live
+    assert all(weight > 0 for _, weight in split)
+
+
+@given(endpoint_routes("m"), st.integers(0, 99))
+def test_in_a_sticky_split_a_dead_arm_moves_only_its_own_callers(
+    endpoint: EndpointRoute, place: int
+) -> None:
+    sticky = replace(endpoint, sticky=HEADER)
+    split = live_split(sticky)
+    if not split:
+        return
+
+    assert sum(weight for _, weight in split) == 100
+    before = _at([(arm, arm.weight) for arm in endpoint.revisions if arm.weight], place)
+    if before.is_live:
+        assert _at(split, place) is before
+
+
+def _at(split: Iterable[tuple[RevisionTarget, int]], place: int) -> RevisionTarget:
+    for arm, weight in split:
+        place -= weight
+        if place < 0:
+            return arm
+    raise AssertionError("weights do not sum to 100")
+
+
+@given(st.integers(1, 99), st.integers(1, 99), st.integers(0, 99))
+def test_whoever_saw_the_first_arm_sees_it_while_it_grows(low: int, high: int, place: int) -> None:
+    def at(weight: int) -> EndpointRoute:
+        return replace(THREE, revisions=(_arm("2", weight), _arm("1", 100 - weight)), sticky=HEADER)
+
+    low, high = sorted((low, high))
+    if _at(live_split(at(low)), place).version == "2":
+        assert _at(live_split(at(high)), place).version == "2"
+
+
+def test_callers_with_a_key_are_split_by_its_salted_hash_and_others_at_random() -> None:
+    endpoint = replace(THREE, sticky=HEADER, split_id="m-r1")
+
+    keyed, keyless = _route(endpoint, **{"X-User": "u"}), _route(endpoint)
+
+    (policy,) = keyed["route"]["hash_policy"]
+    assert policy["header"]["header_name"] == "X-User"
+    assert policy["header"]["regex_rewrite"]["substitution"] == r"s:\0"
+    assert keyed["route"]["weighted_clusters"]["use_hash_policy"]
+    assert list(clusters_named(keyed)) == ["m~2", "m~1~baseline", "m~1"]
+    assert "hash_policy" not in keyless["route"]
+    assert [h["header"]["value"] for h in keyed["request_headers_to_add"]] == [
+        "m-r1",
+        "%REQ(X-USER)%",
+    ]
+    assert len(keyless["request_headers_to_add"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("salt", "split_id", "expected"),
+    [("", "", r"m:\0"), ("", "r1", r"r1:\0"), ("a", "r1", r"a:\0"), ("\\1", "", r"\\1:\0")],
+)
+def test_a_salt_is_the_given_one_else_the_splits_else_the_endpoints(
+    salt: str, split_id: str, expected: str
+) -> None:
+    sticky = StickySettings(header="x-user", salt=salt)
+
+    route = _route(replace(THREE, sticky=sticky, split_id=split_id), **{"x-user": "u"})
+
+    (policy,) = route["route"]["hash_policy"]
+    assert policy["header"]["regex_rewrite"]["substitution"] == expected
+
+
+@pytest.mark.parametrize(
+    ("sticky", "context"),
+    [
+        (StickySettings(cookie="uid"), {"cookie": "uid"}),
+        (StickySettings(claim="sub"), {"claim": "sub"}),
+    ],
+)
+def test_cookies_and_claims_are_read_once_and_then_hashed(
+    sticky: StickySettings, context: dict[str, str]
+) -> None:
+    endpoint = replace(THREE, sticky=sticky)
+    snapshot = build_snapshot(gateway_settings(), [endpoint])
+
+    for path, named in (("/v2/models/m", {}), (GRPC, {"x-model": "m"})):
+        first = first_match(snapshot, path, named, grpc=path == GRPC)
+        again = first_match(snapshot, path, {**named, "x-headrace-unit": "u"}, grpc=path == GRPC)
+        reading = first["typed_per_filter_config"]["headrace.unit"]
+        assert reading["filter_context"] == context
+        assert "headrace.unit" not in again.get("typed_per_filter_config", {})
+        assert again["route"]["hash_policy"][0]["header"]["header_name"] == "x-headrace-unit"
+    by_method = first_match(snapshot, GRPC, grpc=True)
+    assert by_method["typed_per_filter_config"]["headrace.unit"]["disabled"]
+
+
+def test_grpc_calls_are_spared_a_filter_that_no_endpoint_needs() -> None:
+    snapshot = build_snapshot(gateway_settings(), [replace(THREE, sticky=HEADER)])
+
+    by_method = first_match(snapshot, GRPC, grpc=True)
+    assert "headrace.unit" not in by_method["typed_per_filter_config"]
+
+
+def test_an_endpoint_without_features_is_routed_as_plainly_as_ever() -> None:
+    route = _route(replace(THREE, revisions=(_arm("1", 100),)))
+
+    assert set(route) == {"name", "match", "route"}
+    assert set(route["route"]) == {"cluster", "timeout", "idle_timeout"}
+
+
+def test_copies_go_only_from_the_split_only_to_a_living_arm_and_say_what_they_are() -> None:
+    arms = (_arm("1", 100), _arm("2", 0))
+    endpoint = replace(THREE, revisions=arms, mirror=MirrorTarget(key="2", percent=20))
+    snapshot = build_snapshot(gateway_settings(), [endpoint])
+    dead = replace(endpoint, revisions=(arms[0], _arm("2", 0, live=False)))
+
+    route = first_match(snapshot, "/v1/models/m:predict")
+    (policy,) = route["route"]["request_mirror_policies"]
+    assert (policy["cluster"], policy["runtime_fraction"]["default_value"]) == (
+        "m~2",
+        {"numerator": 20},
+    )
+    (mutation,) = policy["request_headers_mutations"]
+    assert mutation["append"]["header"] == {"key": "x-headrace-shadow", "value": "1"}
+    pinned = first_match(snapshot, "/v2/models/m/versions/1")
+    for other in (pinned, _route(dead), _route(replace(endpoint, mirror=None))):
+        assert list(mirrors_named(other)) == []
+
+
+def test_a_grpc_server_gets_grpc_and_a_replica_beside_it_the_bridge() -> None:
+    theirs = UpstreamSettings(url="grpc://10.0.0.1:8001", protocol=UpstreamProtocol.GRPC)
+    arm = RevisionTarget(version="2", replicas=(), weight=50, upstream=theirs)
+    endpoint = replace(THREE, revisions=(arm, _arm("1", 50)))
+    snapshot = build_snapshot(gateway_settings(), [endpoint])
+
+    route = first_match(snapshot, GRPC, {"x-model": "m"}, grpc=True)
+    foreign, ours = route["route"]["weighted_clusters"]["clusters"]
+    assert foreign["typed_per_filter_config"]["headrace.bridge"]["disabled"]
+    assert "typed_per_filter_config" not in ours
+    pinned = first_match(snapshot, GRPC, {"x-model": "m", "x-model-version": "2"}, grpc=True)
+    assert pinned["typed_per_filter_config"]["headrace.bridge"]["disabled"]
+    assert first_match(snapshot, "/v2/models/m")["direct_response"]["status"] == 404
+
+
+def test_a_single_arm_is_one_cluster_however_often_it_is_there() -> None:
+    endpoint = replace(
+        THREE,
+        revisions=(_arm("2", 10, live=False), _arm("1", 90)),
+        sticky=HEADER,
+    )
+
+    assert Counter(clusters_named(_route(endpoint, **{"X-User": "u"}))) == {"m~1": 1}
