@@ -89,6 +89,7 @@ def endpoint_route(route: Route) -> EndpointRoute:
         mirror=None if mirror is None else MirrorTarget(key=mirror.key, percent=mirror.percent),
         split_id=route.split_id,
         held=route.held,
+        hold_s=route.hold_s,
     )
 
 

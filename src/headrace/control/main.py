@@ -148,6 +148,8 @@ class Life:
             group.create_task(system.plane.rollout_driver.run())
             group.create_task(system.plane.reports.run())
             group.create_task(system.plane.scaler.run())
+            group.create_task(system.plane.pools.run())
+            group.create_task(system.plane.release_held())
             # One turn of the loop starts the replicas; the API's imports come after that.
             await asyncio.sleep(0)
             group.create_task(system.server.run())

@@ -109,7 +109,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """How one endpoint's requests are split; weights sum to 100.
 
-    `held`: nobody can answer yet, and requests wait for the first replica.
+    `held`: nobody can answer yet, and requests wait for the first replica, for `hold_s` at most.
     """
 
     name: str
@@ -119,6 +119,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     mirror: Mirror | None = None
     split_id: str = ""
     held: bool = False
+    hold_s: float = 0.0
 
     def arm(self, key: str) -> Arm | None:
         """The arm of this key, if there is one."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from headrace.control.activator import Activator, HoldLimits
 from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
 from headrace.control.home import Home
@@ -12,6 +13,7 @@ from headrace.control.machine import machine_budget
 from headrace.control.observed import Replica
 from headrace.control.orders import Orders
 from headrace.control.plane import Addresses, ControlPlane
+from headrace.control.pools import PoolSync
 from headrace.control.process import rss_bytes
 from headrace.control.reconciler import Reconciler
 from headrace.control.reports import Reports
@@ -63,6 +65,7 @@ def make_plane(
     scaler.load()
     aims.foresee = scaler.foresee
     rollouts.load()
+    activator = Activator(limits_of=lambda name: hold_limits(aims, name), wake=scaler.wake)
     return ControlPlane(
         home=home,
         store=store,
@@ -82,6 +85,8 @@ def make_plane(
         rollout_driver=rollouts,
         scaler=scaler,
         advisor=advisor,
+        activator=activator,
+        pools=PoolSync(world=reconciler, clock=clock),
         reports=reports,
         journal=journal,
         clock=clock,
@@ -90,6 +95,17 @@ def make_plane(
         log_files=log_files,
         sends_first_requests=sends_first_requests,
     )
+
+
+def hold_limits(aims: Aims, name: str) -> HoldLimits | None:
+    """How requests to an endpoint wait for its first replica; None if they need not wait."""
+    published = aims.reconciler.published or ()
+    route = next((route for route in published if route.name == name), None)
+    endpoint = aims.effective_endpoint(name)
+    if route is None or not route.held or endpoint is None or endpoint.autoscale is None:
+        return None
+    scale = endpoint.autoscale
+    return HoldLimits(max_held=scale.max_held, hold_s=scale.hold_s)
 
 
 def _wanted(*by_whom: Iterable[Replica]) -> list[Replica]:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from headrace import __version__
+from headrace.control.activator import Activator
 from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
 from headrace.control.desired import DesiredEndpoint, DesiredState
@@ -23,6 +24,7 @@ from headrace.control.log_files import LogFiles
 from headrace.control.metrics import Labels, Source, gauge, merge_expositions
 from headrace.control.observed import Phase, Replica
 from headrace.control.orders import Diff, Orders
+from headrace.control.pools import PoolSync
 from headrace.control.process import rss_bytes
 from headrace.control.reconciler import Reconciler
 from headrace.control.reports import Reports
@@ -73,6 +75,8 @@ class ControlPlane:
     rollout_driver: RolloutDriver
     scaler: Scaler
     advisor: Advisor
+    activator: Activator
+    pools: PoolSync
     reports: Reports
     journal: Journal
     clock: Clock
@@ -250,6 +254,15 @@ class ControlPlane:
             extra = {"endpoint": endpoint.name, "error": result.message}
             _LOG.error("endpoint did not answer its first request", extra=extra)
         self.reconciler.note_change()
+
+    async def release_held(self) -> None:
+        """Let held requests go as soon as the gateway sends them elsewhere; until cancelled."""
+        while True:
+            change = self.reconciler.next_change
+            held = {route.name for route in self.reconciler.published or () if route.held}
+            for name in self.activator.held.keys() - held:
+                self.activator.release(name)
+            await change.wait()
 
     def status(self) -> Status:
         """How everything is now."""

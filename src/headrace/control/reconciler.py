@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, assert_never
 
@@ -72,7 +72,7 @@ class Reconciler:
     published: tuple[Route, ...] | None = None
     publish_error: str = ""
     replicas: dict[str, Replica] = field(default_factory=dict)
-    hosted: dict[str, frozenset[str]] = field(default_factory=dict)
+    hosted: MutableMapping[str, frozenset[str]] = field(default_factory=dict)
     _attempted: tuple[Route, ...] | None = None
     _can_publish: bool = True
     _next_serial: int = 1
@@ -96,6 +96,11 @@ class Reconciler:
         """Aim at `desired` from now on."""
         self.desired = desired
         self.note_change()
+
+    @property
+    def next_change(self) -> asyncio.Event:
+        """Set at the next change of anything observed or desired; another one is next then."""
+        return self._changed
 
     async def wait_change(self) -> None:
         """Return at the next change of anything observed or desired."""

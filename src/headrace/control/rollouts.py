@@ -78,11 +78,11 @@ class RolloutDriver:
             if self.aims.active() and loop.time() >= next_look:
                 next_look = loop.time() + _EVERY_S
                 await self.look()
-            changed = self.aims.reconciler.wait_change()
+            change = self.aims.reconciler.next_change
             await self.step()
             try:
                 async with asyncio.timeout(self._pause_s(next_look - loop.time())):
-                    await changed
+                    await change.wait()
             except TimeoutError:
                 continue
 

@@ -181,7 +181,16 @@ def route_of(view: EndpointView) -> Route:
     else:
         assert view.current is not None
         route = _kept_route(view, view.current)
-    return _held(route) if _holds(endpoint) and not _answers(route) else route
+    scale = endpoint.autoscale
+    if scale is None or scale.min_replicas > 0 or _answers(route):
+        return route
+    return Route(
+        name=route.name,
+        timeout_s=route.timeout_s,
+        arms=route.arms,
+        held=True,
+        hold_s=scale.hold_s,
+    )
 
 
 def _kept_route(view: EndpointView, current: Route) -> Route:
@@ -206,17 +215,8 @@ def _kept_route(view: EndpointView, current: Route) -> Route:
     )
 
 
-def _holds(endpoint: DesiredEndpoint) -> bool:
-    """Whether requests wait while nothing runs."""
-    return endpoint.autoscale is not None and endpoint.autoscale.min_replicas == 0
-
-
 def _answers(route: Route) -> bool:
     return any(arm.is_live and arm.weight for arm in route.arms)
-
-
-def _held(route: Route) -> Route:
-    return Route(name=route.name, timeout_s=route.timeout_s, arms=route.arms, held=True)
 
 
 def live_weights(route: Route) -> dict[str, int]:

@@ -6,9 +6,13 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from headrace.control.activator import HeldRequests
 from headrace.control.plane import ControlPlane
+
+if TYPE_CHECKING:
+    from headrace.control.guards import App
 
 _STOP_S: Final = 2
 
@@ -64,10 +68,13 @@ class ApiServer:
             def capture_signals(self) -> Iterator[None]:
                 yield  # signals are the control plane's
 
-        apps = [
+        apps: list[tuple[App, socket.socket]] = [
             (api.build_api(self.plane, allowed_hosts=self.allowed_hosts), self.sockets.admin),
             (api.build_metrics(self.plane), self.sockets.metrics),
-            (api.build_gateway_answers(self.plane), self.sockets.gateway),
+            (
+                HeldRequests(self.plane.activator, api.build_gateway_answers(self.plane)),
+                self.sockets.gateway,
+            ),
         ]
         servers = []
         async with asyncio.TaskGroup() as group:

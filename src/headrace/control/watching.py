@@ -49,8 +49,11 @@ class Watch:
             if record.evidence
             else Evidence.start(settings)
         )
-        if any(arm.revision.upstream for arm in (*record.source.arms, *record.target.arms)):
+        arms = (*record.source.arms, *record.target.arms)
+        if any(arm.revision.upstream for arm in arms):
             evidence.leave_out("predictions", "somebody else's server does not tell its answers")
+        elif any(arm.revision.pool for arm in arms):
+            evidence.leave_out("predictions", "a pool does not tell its answers by version")
         metric = settings.metrics.disagreement or DisagreementMetric()
         return cls(
             evidence=evidence,
@@ -85,12 +88,16 @@ class Watch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """A rollout's arms, replicas and route as they are now."""
+    """A rollout's arms, replicas and route as they are now.
+
+    `hosted`: which revisions each copy of a pool answers for.
+    """
 
     record: RolloutRecord
     endpoint: DesiredEndpoint
     route: Route | None
     replicas: Sequence[Replica]
+    hosted: Mapping[str, frozenset[str]]
 
     @classmethod
     def of(cls, record: RolloutRecord, aims: Aims) -> "View | None":
@@ -109,6 +116,7 @@ class View:
                 for replica in reconciler.replicas.values()
                 if replica.endpoint == record.endpoint and not replica.is_leaving
             ],
+            hosted=reconciler.hosted,
         )
 
     @property
@@ -139,6 +147,8 @@ class View:
     def _arm_is_ready(self, arm: DesiredArm, healthy: Mapping[str, bool]) -> bool:
         if arm.revision.upstream is not None:
             return healthy.get(arm.key, False)
+        if arm.revision.pool:
+            return any(arm.revision.id in ids for ids in self.hosted.values())
         mine = self._replicas_of(arm)
         ready = [replica for replica in mine if replica.phase is Phase.READY]
         return bool(ready) and sum(replica.was_ready for replica in mine) >= arm.replicas
