@@ -105,7 +105,10 @@ def simulate(
         float, typer.Option("--quantile", min=0.01, max=0.999, help="Of the latency.")
     ] = 0.99,
     min_samples: Annotated[
-        int, typer.Option("--min-samples", min=1, help="Requests per version before it is judged.")
+        int,
+        typer.Option(
+            "--min-samples", min=1, help="Requests per version before one may be promoted."
+        ),
     ] = 200,
     steady: Annotated[
         bool | None,

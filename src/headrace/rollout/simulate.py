@@ -208,8 +208,8 @@ def simulate(
     Args:
         world: The traffic; one weight for the whole rollout.
         candidates: What is rolled out.
-        settings: Alpha, margins, `min_samples`; its steps are not followed. Needs the metrics
-            errors, rejections, latency and predictions.
+        settings: Alpha, margins, and `min_samples` before a promotion; its steps are not followed.
+            Needs the metrics errors, rejections, latency and predictions.
         runs: For each candidate.
         duration_s: Simulated.
         rng: Where chance comes from.
@@ -263,7 +263,7 @@ class _Tally:
         self._requests += interval.requests
         self._errors += interval.errors
         counts = self._requests.min(axis=0) >= min_samples
-        back, on = worse.any(axis=0) & counts, tolerated.all(axis=0) & counts
+        back, on = worse.any(axis=0), tolerated.all(axis=0) & counts
         self.naive_now = counts & z_test_rejects(
             (self._errors[1], self._requests[1]),
             (self._errors[0], self._requests[0]),

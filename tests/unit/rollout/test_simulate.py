@@ -170,13 +170,16 @@ def test_a_good_version_is_promoted_in_time() -> None:
     assert result.undecided + result.promoted + result.rolled_back == pytest.approx(1.0)
 
 
-def test_few_samples_are_not_judged() -> None:
-    settings = CanarySettings(min_samples=10_000)
+def test_few_samples_promote_nothing_but_roll_back() -> None:
+    settings = CanarySettings(min_samples=100_000)
+    world = World(requests_per_s=1000.0, weight=0.5, errors=0.0001, moves=False)
 
-    result = one(Candidate(more_errors=0.5), runs=5, duration_s=20, settings=settings)
+    good = one(Candidate(), runs=3, duration_s=30, world=world, settings=settings)
+    bad = one(Candidate(more_errors=0.5), runs=3, duration_s=30, world=world, settings=settings)
 
-    assert result.undecided == 1.0
-    assert result.median_s is None
+    assert good.undecided == 1.0
+    assert good.median_s is None
+    assert bad.rolled_back == 1.0
 
 
 def test_other_quantiles_are_simulated_too() -> None:
