@@ -1,13 +1,15 @@
 """What does an interval add to a rollout's evidence? Differences of running totals. Pure.
 
-Only intervals count over which one split was in force from the first to the last moment, and not
-the first ones after a change: requests that began under another split end in them.
+Only intervals count over which one split was in force from the first to the last moment. Of those
+in the warm-up only how requests ended: a version that fails all of them need not get warm.
 """
 
 from collections import Counter as Tally
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from headrace.rollout.readings import ArmCounts, Increment, LatencyCounts, PairCounts, RewardSums
 
@@ -94,17 +96,22 @@ class Counter:
             self._step_since = reading.step_since
             self._seen, self.samples = (0, 0), 0
         last, self._last = self._last, reading
-        if reading.split is None or reading.at - self._since < self.warmup_s:
-            self._last = None
         split = reading.split
-        if split is None or self._last is None or last is None or last.epoch != reading.epoch:
+        if split is None:
+            self._last = None
+        if split is None or last is None or last.epoch != reading.epoch:
             self._note_predictions(reading)
             return None
+        is_cold = last.at - self._since < self.warmup_s
         classes = self._new_predictions(reading)
         units = reading.units
         candidate = _arm(last.candidate, reading.candidate, classes[True], units[1])
         baseline = _arm(last.baseline, reading.baseline, classes[False], units[0])
-        self._seen = (self._seen[0] + candidate.requests, self._seen[1] + baseline.requests)
+        if is_cold:
+            candidate, baseline = _cold(candidate), _cold(baseline)
+        else:
+            seen = self._seen
+            self._seen = (seen[0] + candidate.requests, seen[1] + baseline.requests)
         copies = reading.pairs.pairs + reading.pairs.unanswered
         self.samples = _smaller(self._seen, split, copies + self.samples)
         rewards = reading.rewards
@@ -159,6 +166,11 @@ def _arm(
         units=units,
         scores={float(edge): n for (kind, edge), n in classes.items() if kind == "score" and n},
     )
+
+
+def _cold(counts: ArmCounts) -> ArmCounts:
+    """How requests ended, and nothing of what a warm-up changes: caches, connections, threads."""
+    return msgspec.structs.replace(counts, latency=LatencyCounts(), classes={}, scores={})
 
 
 def _share(split: Split) -> float:

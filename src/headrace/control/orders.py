@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -28,7 +28,8 @@ from headrace.core.spec import SystemSpec, is_model_path, parse_spec
 from headrace.registry import Inspect, Registry
 
 _LOG = logging.getLogger("headrace.control")
-_SOURCES = ("model", "versions", "upstream")
+_SOURCES: Final = ("model", "versions", "upstream", "version")
+_OF_OUR_COPIES: Final = ("replicas", "pool", "autoscale")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,7 +245,8 @@ class Orders:
             self._check_idle(name)
             entry = self.aims.desired.entry(name)
             assert entry is not None, "checked by _own"
-            new = {key: value for key, value in entry.items() if key not in _SOURCES}
+            left_out = _SOURCES if upstream is None else (*_SOURCES, *_OF_OUR_COPIES)
+            new = {key: value for key, value in entry.items() if key not in left_out}
             new |= _source(served, model=model, version=version, upstream=upstream)
             plan = rollout or entry.get("rollout") or {"strategy": "canary"}
             document = with_entry(self.aims.desired.spec, name, new)

@@ -32,6 +32,8 @@ from headrace.serving.report import Observe, ReplicaReport
 
 _LOG: Final = logging.getLogger("headrace.control")
 _EVERY_S: Final = 1.0
+_FRESH_EVERY_S: Final = 0.25
+_FRESH_S: Final = 5.0
 _SAVE_EVIDENCE_S: Final = 5.0
 _FORGET_EVERY_S: Final = 60.0
 _RATE_WINDOW_S: Final = 5.0
@@ -76,7 +78,7 @@ class RolloutDriver:
         next_look = loop.time()
         while True:
             if self.aims.active() and loop.time() >= next_look:
-                next_look = loop.time() + _EVERY_S
+                next_look = loop.time() + self._look_again_s()
                 await self.look()
             change = self.aims.reconciler.next_change
             await self.step()
@@ -266,6 +268,13 @@ class RolloutDriver:
         if watch is None:
             watch = self._watches[record.id] = Watch.over(record, self.clock.now())
         return watch
+
+    def _look_again_s(self) -> float:
+        """Every second; more often where a weight has just come: what is bad shows at once."""
+        now = self.clock.now()
+        since = [record.state.step_since for record in self.aims.active()]
+        is_fresh = any(at is not None and now - at < _FRESH_S for at in since)
+        return _FRESH_EVERY_S if is_fresh else _EVERY_S
 
     def _pause_s(self, until_look_s: float) -> float:
         """How long nothing happens by itself."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, Mirror
+from headrace.control.desired import POOL_PREFIX, DesiredArm, DesiredEndpoint, DesiredState, Mirror
 from headrace.control.first_request import FirstRequest
 from headrace.control.observed import Observed, Phase, Replica, Route
 
@@ -102,7 +102,7 @@ def endpoint_statuses(
     return tuple(
         _endpoint(
             endpoint,
-            [r for r in observed.replicas.values() if r.endpoint == endpoint.name],
+            [r for r in observed.replicas.values() if r.endpoint in _hosts_of(endpoint)],
             published.get(endpoint.name),
             first_requests=first_requests,
             http_url=http_url,
@@ -111,6 +111,12 @@ def endpoint_statuses(
         )
         for endpoint in desired.endpoints
     )
+
+
+def _hosts_of(endpoint: DesiredEndpoint) -> set[str]:
+    """Whose replicas answer for `endpoint`: its own, or those of a pool."""
+    pools = {arm.revision.pool for arm in endpoint.arms} - {""}
+    return {endpoint.name, *(f"{POOL_PREFIX}{pool}" for pool in pools)}
 
 
 def is_routed_as_desired(endpoint: DesiredEndpoint, route: Route | None) -> bool:
@@ -226,7 +232,8 @@ def _revisions(
 ) -> tuple[RevisionStatus, ...]:
     weights = {arm.key: arm.weight for arm in route.arms} if route else {}
     wanted = {arm.revision.id: arm for arm in endpoint.arms}
-    former = {r.revision_id: r.version for r in replicas if r.revision_id not in wanted}
+    own = [replica for replica in replicas if replica.endpoint == endpoint.name]
+    former = {r.revision_id: r.version for r in own if r.revision_id not in wanted}
     rows = []
     for revision_id, version in [
         *((arm.revision.id, arm.revision.version) for arm in endpoint.arms),
@@ -249,11 +256,18 @@ def _revisions(
                 replicas=tuple(
                     _replica(replica, rss_bytes)
                     for replica in sorted(replicas, key=lambda r: r.serial)
-                    if replica.revision_id == revision_id
+                    if _runs(replica, revision_id, arm)
                 ),
             )
         )
     return tuple(rows)
+
+
+def _runs(replica: Replica, revision_id: str, arm: DesiredArm | None) -> bool:
+    """Whether `replica` answers for a revision: it runs it, or is of the pool that hosts it."""
+    if arm is not None and arm.revision.pool:
+        return replica.endpoint == f"{POOL_PREFIX}{arm.revision.pool}"
+    return replica.revision_id == revision_id
 
 
 def _replica(replica: Replica, rss_bytes: Mapping[int, int | None]) -> ReplicaStatus:

@@ -71,15 +71,18 @@ def test_nothing_counts_while_a_split_is_not_in_force() -> None:
     assert counter.read(reading(3.0, candidate=total(30))) is not None
 
 
-def test_the_first_seconds_of_a_split_are_warm_up() -> None:
-    counter = Counter(warmup_s=5.0)
+def test_in_the_warm_up_only_how_requests_ended_counts() -> None:
+    counter = Counter(warmup_s=2.0)
 
-    early = [counter.read(reading(float(t), candidate=total(10 * t))) for t in range(6)]
-    found = counter.read(reading(6.0, candidate=total(90)))
+    early = [counter.read(reading(float(t), candidate=total(10 * t, t))) for t in range(3)]
+    warm = counter.read(reading(3.0, candidate=total(90, 2)))
 
-    assert early == [None] * 6
-    assert found is not None
-    assert found.candidate.requests == 40
+    assert early[0] is None
+    assert all(found.candidate.latency == LatencyCounts() for found in early[1:] if found)
+    assert [found.candidate.errors for found in early[1:] if found] == [1, 1]
+    assert warm is not None
+    assert sum(warm.candidate.latency.counts) == 70
+    assert counter.samples == 0  # the baseline got none
 
 
 def test_a_gateway_that_started_anew_counts_from_its_own_beginning() -> None:
