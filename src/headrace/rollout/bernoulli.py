@@ -34,25 +34,20 @@ class Rate(msgspec.Struct):
         """The rate seen; None before the first trial."""
         return self.yes / self.trials if self.trials else None
 
-    def log_evidence(self, rate: Array | float, *, above: bool) -> Array:
-        """The logarithm of the evidence against "at most `rate`", or against "at least"."""
+    def log_evidence(self, rates: Array | float, *, above: bool) -> Array:
+        """The logarithm of the evidence against "at most" each rate, or against "at least" it."""
         counts = self.part * np.array([self.yes, self.trials - self.yes])
-        rates = np.atleast_1d(np.asarray(rate, float))
-        growth = log_growth(
-            np.broadcast_to(_VALUES, (len(rates), 2)),
-            np.full(len(rates), _SCALE),
-            rates,
-            above=above,
-        )
-        return mixture(np.einsum("c,tcs->ts", counts, growth))
+        means = np.atleast_1d(np.asarray(rates, float))
+        growth = log_growth(_VALUES, _SCALE, means, above=above)
+        return mixture(np.einsum("c,...cs->...s", counts, growth))
 
     def bounds(self, level: float) -> tuple[float, float]:
         """Lower and upper bound; each holds at all times at once with probability 1 - `level`."""
         needed = np.array([-np.log(level)])
         low = refuted_up_to(
-            lambda rate: self.log_evidence(rate, above=True), needed, span=(0.0, 1.0)
+            lambda rates: self.log_evidence(rates, above=True), needed, span=(0.0, 1.0)
         )
         high = refuted_down_to(
-            lambda rate: self.log_evidence(rate, above=False), needed, span=(0.0, 1.0)
+            lambda rates: self.log_evidence(rates, above=False), needed, span=(0.0, 1.0)
         )
         return float(low[0]), float(high[0])

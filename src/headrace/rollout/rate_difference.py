@@ -110,25 +110,24 @@ class RateDifferences(msgspec.Struct):
 
         With `above` false, against "at least `mean`". At `log(1 / alpha)` it is refuted.
         """
+        if np.ndim(mean):
+            return self._log_evidence(np.asarray(mean)[:, None], above=above)[:, 0]
         capitals = np.zeros((len(self.recent), len(STAKES)))
         for stratum in self.strata:
-            growth = log_growth(stratum.values(), stratum.scale, np.asarray(mean), above=above)
-            if growth.ndim == 2:  # noqa: PLR2004  # one mean for all tests
-                capitals = capitals + stratum.counts @ growth
-            else:
-                capitals = capitals + np.einsum("tc,tcs->ts", stratum.counts, growth)
+            growth = log_growth(stratum.values(), stratum.scale, mean, above=above)
+            capitals = capitals + stratum.counts @ growth
         return mixture(self.part * capitals)
 
     def bounds(self, level_low: Array | float, level_high: Array | float) -> tuple[Array, Array]:
         """Bounds of each difference, `[tests]`; each holds at all times at once at its level."""
         shape = (len(self.recent),)
         low = refuted_up_to(
-            lambda mean: self.log_evidence(mean, above=True),
+            lambda means: self._log_evidence(means, above=True),
             -np.log(np.broadcast_to(level_low, shape)),
             span=(-1.0, 1.0),
         )
         high = refuted_down_to(
-            lambda mean: self.log_evidence(mean, above=False),
+            lambda means: self._log_evidence(means, above=False),
             -np.log(np.broadcast_to(level_high, shape)),
             span=(-1.0, 1.0),
         )
@@ -164,6 +163,17 @@ class RateDifferences(msgspec.Struct):
         self.recent = np.vstack([self.recent, self.recent[like]])
         for stratum in self.strata:
             stratum.counts = np.vstack([stratum.counts, stratum.counts[like]])
+
+    def _log_evidence(self, means: Array, *, above: bool) -> Array:
+        """Against several differences for each test, `[tests, means]`."""
+        if not self.strata:
+            return np.zeros(means.shape)
+        values = np.stack([stratum.values() for stratum in self.strata])
+        scales = np.array([stratum.scale for stratum in self.strata])
+        counts = np.concatenate([stratum.counts for stratum in self.strata], axis=1)
+        growth = log_growth(values, scales, means[..., None], above=above)
+        flat = growth.reshape(*means.shape, counts.shape[1], len(STAKES))
+        return mixture(self.part * np.einsum("tc,tmcs->tms", counts, flat))
 
     def _centres(self) -> NDArray[np.int64]:
         if self.centre is not None:
