@@ -84,11 +84,16 @@ def _add_errors(api: FastAPI) -> None:
         return Response(body, status, headers, media_type=PROBLEM_TYPE)
 
     @api.exception_handler(RequestValidationError)
-    async def malformed(_request: Request, error: RequestValidationError) -> Response:
+    async def malformed(request: Request, error: RequestValidationError) -> Response:
         mistakes = [
             SpecMistake(place=".".join(map(str, item["loc"])), message=str(item["msg"]))
             for item in error.errors()
         ]
+        given = request.headers.get("content-type", "nothing")
+        if "json" not in given and any(m.place.startswith("body") for m in mistakes):
+            # What `curl -d` says; a form of another web site could say it too, JSON it cannot.
+            message = f"is read with content-type: application/json only, not {given[:100]}"
+            mistakes = [SpecMistake(place="body", message=message)]
         body = problem_body(
             status=_BAD_REQUEST,
             code=Code.INVALID_ARGUMENT,

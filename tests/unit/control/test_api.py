@@ -108,6 +108,14 @@ async def test_what_is_no_document_is_refused(api: httpx.AsyncClient, body: byte
     assert answer.json()["code"] == "INVALID_ARGUMENT"
 
 
+async def test_a_body_that_is_not_called_json_is_told_how_to_be(api: httpx.AsyncClient) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    answer = await api.post("/api/v1/feedback", content=b'{"reward": 1}', headers=form)
+
+    assert answer.status_code == 400
+    assert "content-type: application/json only, not application/x-www-form" in answer.text
+
+
 async def test_an_endpoint_can_be_removed_alone(
     api: httpx.AsyncClient, plane: ControlPlane, model: Path
 ) -> None:
