@@ -34,6 +34,8 @@ STORIES = (
     "docs/how-to/python-model.md docs/how-to/kserve-v1.md",
     "docs/how-to/triton-repository.md",
     "docs/how-to/serve.md",
+    "docs/how-to/history.md",
+    "docs/how-to/manage-remotely.md",
 )
 """Pages that are run; several in one entry share a system."""
 ON_DIGITS = (
@@ -133,7 +135,8 @@ def play(steps: list[Block], models: Path, folder: Path) -> None:
     """Run the blocks in `folder`, compare what they print, and stop whatever runs there."""
     prepare(models, folder)
     ports = dict(zip(USUAL_PORTS, free_ports(len(USUAL_PORTS)), strict=True))
-    environment = story_environment(ports)
+    # Not the contexts of whoever runs this: pages would go to his servers.
+    environment = story_environment(ports) | {"XDG_CONFIG_HOME": str(folder / "config")}
     script, expected = compose(steps, ports)
     try:
         done = subprocess.run(  # noqa: S603  # what our own pages show
