@@ -26,9 +26,11 @@ from headrace.core import (
 from headrace.core.rollout_settings import RolloutSettings
 from headrace.core.spec import SystemSpec, is_model_path, parse_spec
 from headrace.registry import Inspect, Registry
+from headrace.rollout.state import Phase
 
 _LOG = logging.getLogger("headrace.control")
 _SOURCES: Final = ("model", "versions", "upstream", "version")
+_MOST_SEARCHED: Final = 1000
 _OF_OUR_COPIES: Final = ("replicas", "pool", "autoscale")
 
 
@@ -184,7 +186,7 @@ class Orders:
         """Want an endpoint as it was in `generation`, at once and without a rollout.
 
         Args:
-            generation: None for the one before the newest.
+            generation: None for the newest that served something else than what is asked for now.
 
         Raises:
             NotFoundError: There is no such generation.
@@ -315,19 +317,37 @@ class Orders:
     async def _former(self, name: str, generation: int | None) -> EndpointGeneration:
         store = self.store.store
         if generation is None:
-            known = await self.store.run(store.history, name, limit=2)
-            if not known:
-                raise ModelNotFoundError(name)
-            if len(known) == 1:
-                message = f"endpoint '{name}' has one generation only; there is nothing to undo"
-                raise FailedPreconditionError(message)
-            return known[1]
+            return await self._served_before(name)
         found = await self.store.run(store.generation, name, generation)
         if found is None:
             known = await self.store.run(store.history, name, limit=1)
             there = f"the newest is {known[0].generation}" if known else "there is no such endpoint"
             raise NotFoundError(f"endpoint '{name}' has no generation {generation}; {there}")
         return found
+
+    async def _served_before(self, name: str) -> EndpointGeneration:
+        """The newest generation that served something else than what is asked for now.
+
+        One that a rollout held back never served, so it is none to go back to.
+        """
+        store = self.store.store
+        history = await self.store.run(store.history, name, limit=_MOST_SEARCHED)
+        if not history:
+            raise ModelNotFoundError(name)
+        rollouts = await self.store.run(store.rollouts, name, limit=_MOST_SEARCHED)
+        held_back = {
+            record.target.generation
+            for record in rollouts
+            if record.state.phase is not Phase.PROMOTED
+        }
+        newest = history[0]
+        for entry in history[1:]:
+            is_same = same_endpoint(entry.endpoint, newest.endpoint)
+            is_other = newest.generation in held_back or not is_same
+            if is_other and entry.generation not in held_back:
+                return entry
+        message = f"endpoint '{name}' never served anything else; there is nothing to undo"
+        raise FailedPreconditionError(message)
 
     def _wish(
         self,

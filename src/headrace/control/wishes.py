@@ -67,6 +67,8 @@ class Fulfiller:
         changes = changes_between(old, new)
         if not changes and old.generation and not wish.anew:
             return Applied(changes=[], generation=old.generation)
+        told = {name for name in wish.anew if not any(f"'{name}'" in line for line in changes)}
+        changes += [f"endpoint '{name}': {wish.reason}" for name in sorted(told)]
         ended = [_superseded(record, now) for record in self._outdated(new)]
         begun = await self._begun(old, new, wish, now)
         rollouts = await self.store.run(

@@ -239,6 +239,44 @@ async def test_undo_of_a_rollout_taken_back_gives_up_what_was_held_back(
 
 
 @pytest.mark.usefixtures("versions")
+async def test_undo_never_goes_back_to_what_was_held_back(plane: ControlPlane) -> None:
+    await plane.apply(document(entry(1)))
+    for _ in range(2):
+        await plane.start_rollout("digits", version="2")
+        await finish(plane, Phase.ROLLED_BACK, Traffic())
+
+    await plane.undo("digits")
+
+    assert served(plane) == {"1": 100}
+    with pytest.raises(FailedPreconditionError, match="nothing to undo"):
+        await plane.undo("digits")
+
+
+@pytest.mark.usefixtures("versions")
+async def test_undo_in_the_middle_of_a_rollout_gives_it_up(plane: ControlPlane) -> None:
+    await plane.apply(document(entry(1)))
+    await plane.start_rollout("digits", version="2")
+
+    await plane.undo("digits")
+
+    assert served(plane) == {"1": 100}
+    assert (await plane.rollouts())[0].state.phase is Phase.SUPERSEDED
+
+
+@pytest.mark.usefixtures("versions")
+async def test_undo_twice_is_where_one_was(plane: ControlPlane) -> None:
+    await plane.apply(document(entry(1)))
+    await plane.apply(document(entry(2)))
+
+    await plane.undo("digits")
+    first = served(plane)
+    await plane.undo("digits")
+
+    assert first == {"1": 100}
+    assert served(plane) == {"2": 100}
+
+
+@pytest.mark.usefixtures("versions")
 async def test_undo_brings_a_removed_endpoint_back(plane: ControlPlane) -> None:
     await plane.apply(document(entry(1)))
     await plane.remove_endpoint("digits")
