@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CHANGES = 1
 _CONTEXT_LINES = 3
+_ANY_WIDTH = 1 << 20
 _STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 
@@ -119,6 +120,7 @@ def _yaml_lines(entry: Mapping[str, Any] | None) -> list[str]:
 
     yaml = YAML(typ="safe")
     yaml.default_flow_style = False
+    yaml.width = _ANY_WIDTH  # a path that is broken into lines could not be searched for
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # its types lag behind
     stream = io.StringIO()
     yaml.dump(dict(entry), stream)

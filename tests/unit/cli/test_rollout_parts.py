@@ -407,6 +407,13 @@ def test_a_difference_is_shown_as_the_spec_file_would_have_it() -> None:
     assert {str(span.style) for span in text.spans} >= {"green", "red", "cyan", "bold"}
 
 
+def test_a_long_path_stays_in_one_line() -> None:
+    entry = {"name": "m", "model": "/models/" + "long name/" * 30}
+    text = diff_text({"endpoints": {"m": {"before": None, "after": entry}}})
+
+    assert len(text.plain.splitlines()) == 5
+
+
 def test_a_generation_is_told_by_what_it_served() -> None:
     one = {"model": "m:1", "weight": 100}
     split = [{"model": "m:1", "weight": 90}, {"model": "m:2", "weight": 10}]
