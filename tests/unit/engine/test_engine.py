@@ -533,9 +533,9 @@ async def test_what_does_not_end_before_the_drain_does_gets_an_error() -> None:
 
     is_idle = await engine.stop(timeout_s=0.01)
 
+    assert not is_idle
     for ticket in (running, waiting):
-        assert not is_idle
-    assert isinstance(await outcome(ticket), UnavailableError)
+        assert isinstance(await outcome(ticket), UnavailableError)
     model.gate.set()
 
 
