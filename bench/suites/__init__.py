@@ -17,6 +17,7 @@ NAMES: Final = (
     "overload",
     "memory",
     "fleet",
+    "publish",
 )
 
 

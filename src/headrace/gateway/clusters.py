@@ -48,11 +48,9 @@ def endpoint_clusters(settings: GatewaySettings, endpoint: EndpointRoute) -> Ite
             yield _cluster(settings, name, arm.replicas)
 
 
-def shared_clusters(
-    settings: GatewaySettings, endpoints: Sequence[EndpointRoute]
-) -> Iterator[Resource]:
-    """Clusters for server-level requests."""
-    if replicas := all_replicas(endpoints):
+def shared_clusters(settings: GatewaySettings, replicas: Sequence[str]) -> Iterator[Resource]:
+    """Clusters for server-level requests; `replicas` are those of all endpoints."""
+    if replicas:
         yield _cluster(settings, REPLICAS, replicas)
     if settings.control_address is not None:
         yield _cluster(settings, CONTROL, (settings.control_address,))

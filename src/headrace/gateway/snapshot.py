@@ -11,7 +11,7 @@ import orjson
 
 from headrace.core import InvalidArgumentError
 from headrace.gateway.bootstrap import static_bootstrap
-from headrace.gateway.clusters import endpoint_clusters, shared_clusters
+from headrace.gateway.clusters import all_replicas, endpoint_clusters, shared_clusters
 from headrace.gateway.listeners import STAT_PREFIX, build_listeners, routes_from_file
 from headrace.gateway.resources import Resource, any_of
 from headrace.gateway.routes import (
@@ -157,6 +157,7 @@ class SnapshotBuilder:
 
     settings: GatewaySettings
     _parts: dict[str, tuple[EndpointRoute, EndpointPart]] = field(default_factory=dict)
+    _shared: tuple[Sequence[str], Piece] | None = None
 
     def build(self, endpoints: Sequence[EndpointRoute]) -> Snapshot:
         """The resources that route to `endpoints`, and to nothing else.
@@ -174,8 +175,14 @@ class SnapshotBuilder:
             listeners=build_listeners(self.settings, routes_from_file(routes_file)),
             server=server_routes(self.settings, endpoints),
             parts=[part for _, part in self._parts.values()],
-            shared=Piece(tuple(shared_clusters(self.settings, endpoints)), CLUSTERS.type_name),
+            shared=self._shared_clusters(all_replicas(endpoints)),
         )
+
+    def _shared_clusters(self, replicas: Sequence[str]) -> Piece:
+        if self._shared is None or self._shared[0] != replicas:
+            piece = Piece(tuple(shared_clusters(self.settings, replicas)), CLUSTERS.type_name)
+            self._shared = (replicas, piece)
+        return self._shared[1]
 
     def _part(self, endpoint: EndpointRoute) -> EndpointPart:
         known = self._parts.get(endpoint.name)
