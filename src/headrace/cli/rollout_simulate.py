@@ -85,6 +85,14 @@ def simulate(
     weight: Annotated[
         int, typer.Option("--weight", min=1, max=99, help="The new version's percent of them.")
     ] = 10,
+    steps: Annotated[
+        str,
+        typer.Option(
+            "--steps",
+            help="Weights one after the other instead, each held until the verdict: 5,25,50.",
+            show_default="the weight all the time",
+        ),
+    ] = "",
     duration_s: Annotated[
         int | None,
         typer.Option(
@@ -127,14 +135,14 @@ def simulate(
 ) -> None:
     """Try how rollouts would be decided: false alarms, power, and how long it takes.
 
-    Errors, rejections, latency and predictions are judged together, at one weight, and a textbook
-    z test is read as often beside them.
+    Errors, rejections, latency and predictions are judged together, and a textbook z test is read
+    as often beside them.
 
     For example:
 
         headrace rollout simulate --scenario aa --runs 2000 --alpha 0.05
 
-        headrace rollout simulate --scenario errors --effect 0.02 --rate 20 --weight 25
+        headrace rollout simulate --scenario errors --effect 0.02 --rate 20 --steps 5,25,50
     """
     from headrace.cli.output import show, write_json
     from headrace.cli.rollout_report import (
@@ -159,13 +167,17 @@ def simulate(
     runs = _RUNS.get(scenario, 500) if runs is None else runs
     duration_s = _DURATION_S.get(scenario, 600) if duration_s is None else duration_s
     candidates = _candidates(scenario, world, effect)
-    results = _run(world, candidates, settings, runs=runs, duration_s=duration_s, seed=seed)
+    shares = _shares(steps)
+    results = _run(
+        world, candidates, settings, runs=runs, duration_s=duration_s, seed=seed, shares=shares
+    )
     head = {
         "scenario": scenario.value,
         "runs": runs,
         "alpha": alpha,
         "requests_per_s": rate,
         "weight": weight,
+        "steps": [round(100 * share) for share in shares],
         "duration_s": duration_s,
         "base_errors": base_errors,
         "moving": world.moves,
@@ -232,6 +244,15 @@ def _metrics(scenario: Scenario, margin: float | None, quantile: float) -> "Metr
     return MetricsSettings(errors=errors, latency=latency, predictions=predictions)
 
 
+def _shares(steps: str) -> list[float]:
+    """What `--steps` says, 0 to 1."""
+    weights = [part.strip() for part in steps.split(",") if part.strip()]
+    if any(not weight.isdecimal() or not 1 <= int(weight) <= 99 for weight in weights):  # noqa: PLR2004  # percent
+        msg = f"'{steps}' is no list of weights from 1 to 99; write 5,25,50"
+        raise typer.BadParameter(msg, param_hint="--steps")
+    return [int(weight) / 100 for weight in weights]
+
+
 def _candidates(scenario: Scenario, world: "World", effect: float | None) -> "list[Candidate]":
     from headrace.rollout.power import changes
     from headrace.rollout.world import Candidate
@@ -262,6 +283,7 @@ def _run(
     runs: int,
     duration_s: int,
     seed: int,
+    shares: list[float],
 ) -> "list[Result]":
     import numpy as np
 
@@ -275,6 +297,7 @@ def _run(
             runs=runs,
             duration_s=duration_s,
             rng=np.random.default_rng(seed),
+            steps=shares,
             progress=tell,
         )
 

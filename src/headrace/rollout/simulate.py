@@ -100,18 +100,14 @@ class Watch:
 
     def add(self, interval: Interval) -> None:
         """Count one second."""
-        share = self.traffic.world.weight
-        requests = interval.requests
-        for tests, turn, yes in (
-            (self._errors, self._turns[0], interval.errors),
-            (self._rejections, self._turns[1], interval.rejections),
-        ):
-            tests.add(share, *_arms(yes, requests))
-            turn.add(share, *_arms(yes, requests), duration_s=1.0)
         answers = np.repeat(interval.classes.sum(-1), len(CLASSES), axis=-1)
-        a, b = interval.classes.reshape(2, -1)
-        self._classes.add(share, (b, answers[1]), (a, answers[0]))
-        self._add_latency(interval, share)
+        _add(self._errors, self.traffic.weights, interval.errors, interval.requests)
+        _add(self._rejections, self.traffic.weights, interval.rejections, interval.requests)
+        _add(self._turns[0], self.traffic.weights, interval.errors, interval.requests)
+        _add(self._turns[1], self.traffic.weights, interval.rejections, interval.requests)
+        by_class = interval.classes.reshape(2, -1)
+        _add(self._classes, np.repeat(self.traffic.weights, len(CLASSES)), by_class, answers)
+        self._add_latency(interval)
 
     def verdicts(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Which metrics say roll back, and which say promote, `[metrics, runs]`."""
@@ -142,7 +138,7 @@ class Watch:
         tolerated.append(((rose_less >= needed) & (fell_less >= needed)).all(-1))
         return np.stack(worse), np.stack(tolerated)
 
-    def _add_latency(self, interval: Interval, share: float) -> None:
+    def _add_latency(self, interval: Interval) -> None:
         latency = self.settings.metrics.latency
         assert latency is not None
         named = threshold_named(self._recent, latency.quantile)
@@ -158,9 +154,9 @@ class Watch:
             turned, _ = self._over(interval, near, margin * near, whole=False)
             faster, _ = self._over(interval, near_margin, margin * near_margin, whole=True)
             total = total * named
-            self._slower.add(share, *_arms(slower * named, total))
-            self._turns[2].add(share, *_arms(turned * named, total), duration_s=1.0)
-            self._faster.add(share, *_arms(faster * named, total))
+            _add(self._slower, self.traffic.weights, slower * named, total)
+            _add(self._turns[2], self.traffic.weights, turned * named, total)
+            _add(self._faster, self.traffic.weights, faster * named, total)
         self._remember(interval, 1.0 / (1.0 - latency.quantile))
 
     def _over(
@@ -201,18 +197,21 @@ def simulate(
     runs: int,
     duration_s: int,
     rng: np.random.Generator,
+    steps: Sequence[float] = (),
     progress: Callable[[float], None] | None = None,
 ) -> list[Result]:
     """Watch `runs` rollouts of each candidate for `duration_s`, and read them at every second.
 
     Args:
-        world: The traffic; one weight for the whole rollout.
+        world: The traffic.
         candidates: What is rolled out.
         settings: Alpha, margins, and `min_samples` before a promotion; its steps are not followed.
             Needs the metrics errors, rejections, latency and predictions.
         runs: For each candidate.
         duration_s: Simulated.
         rng: Where chance comes from.
+        steps: The candidate's shares, 0 to 1, each held until the verdict promotes it; none for the
+            world's weight all the time.
         progress: Told the part that is done, 0 to 1.
 
     Returns:
@@ -221,16 +220,19 @@ def simulate(
     each = [candidate for candidate in candidates for _ in range(runs)]
     latency = settings.metrics.latency
     quantile = latency.quantile if latency is not None else 0.99
+    shares = np.array(steps or (world.weight,))
+    last_step = len(shares) - 1
     at_once = max(1, int(_MOST_REQUESTS / world.requests_per_s))
     parts = [each[i : i + at_once] for i in range(0, len(each), at_once)]
     tallies = []
     for i, part in enumerate(parts):
         traffic = Traffic(world=world, candidates=part, rng=rng, quantile=quantile)
-        watch, tally = Watch(settings, traffic), _Tally(len(part), settings.alpha)
+        watch, tally = Watch(settings, traffic), _Tally(len(part), settings, last_step)
         for second in range(1, duration_s + 1):
+            traffic.weights = shares[tally.step]
             interval = traffic.next()
             watch.add(interval)
-            tally.read(second, interval, *watch.verdicts(), min_samples=settings.min_samples)
+            tally.read(second, interval, *watch.verdicts())
             if progress is not None:
                 progress((i + second / duration_s) / len(parts))
         tallies.append(tally)
@@ -244,9 +246,10 @@ def simulate(
 class _Tally:
     """What was said to each run so far; all fields `[runs]`."""
 
-    def __init__(self, runs: int, alpha: float) -> None:
-        self._alpha = alpha
-        self._requests, self._errors = np.zeros((2, runs)), np.zeros((2, runs))
+    def __init__(self, runs: int, settings: CanarySettings, last_step: int) -> None:
+        self._settings, self._last_step = settings, last_step
+        self._requests, self._errors, self._in_step = np.zeros((3, 2, runs))
+        self.step = np.zeros(runs, int)
         self.rolled_back_s, self.promoted_s, self.naive_s = np.full((3, runs), np.inf)
         self.metric = np.zeros(runs, int)
         self.naive_now = np.zeros(runs, bool)
@@ -257,18 +260,20 @@ class _Tally:
         interval: Interval,
         worse: NDArray[np.bool_],
         tolerated: NDArray[np.bool_],
-        *,
-        min_samples: int,
     ) -> None:
         self._requests += interval.requests
         self._errors += interval.errors
-        counts = self._requests.min(axis=0) >= min_samples
-        back, on = worse.any(axis=0), tolerated.all(axis=0) & counts
-        self.naive_now = counts & z_test_rejects(
+        self._in_step += interval.requests
+        back = worse.any(axis=0)
+        passed = tolerated.all(axis=0) & (self._in_step.min(axis=0) >= self._settings.min_samples)
+        on = passed & (self.step == self._last_step)
+        self.step += passed & ~on
+        self._in_step[:, passed & ~on] = 0.0
+        self.naive_now = z_test_rejects(
             (self._errors[1], self._requests[1]),
             (self._errors[0], self._requests[0]),
-            level=self._alpha,
-        )
+            level=self._settings.alpha,
+        ) & (self._requests.min(axis=0) >= self._settings.min_samples)
         self.metric = np.where(
             np.isinf(self.rolled_back_s) & back, np.argmax(worse, axis=0), self.metric
         )
@@ -312,9 +317,15 @@ class _Told:
         )
 
 
-def _arms(yes: Array, total: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Candidate's and baseline's, as the tests take them."""
-    return (yes[1], total[1]), (yes[0], total[0])
+def _add(tests: RateDifferences | Turn, shares: Array, yes: Array, total: Array) -> None:
+    """Count one second, `[arms, tests]`, of tests that are each at their own share, `[tests]`."""
+    for i, share in enumerate(np.unique(shares)):
+        here = shares == share
+        candidate, baseline = (yes[1] * here, total[1] * here), (yes[0] * here, total[0] * here)
+        if isinstance(tests, Turn):
+            tests.add(share, candidate, baseline, duration_s=0.0 if i else 1.0)
+        else:
+            tests.add(share, candidate, baseline)
 
 
 def _sorted(times: Array) -> tuple[float, ...]:

@@ -76,7 +76,10 @@ class Interval:
 
 @dataclass(slots=True, kw_only=True)
 class Traffic:
-    """Draws the seconds of many runs at once; `candidates` has one for each run."""
+    """Draws the seconds of many runs at once; `candidates` has one for each run.
+
+    `weights`: the candidate's share in each run, which may be changed between seconds.
+    """
 
     world: World
     candidates: list[Candidate]
@@ -84,12 +87,14 @@ class Traffic:
     quantile: float = 0.99
     lower_s: Array = field(init=False)
     upper_s: Array = field(init=False)
+    weights: Array = field(init=False)
     _phase: Array = field(init=False)
     _has_incident: NDArray[np.bool_] = field(init=False)
     _second: int = 0
 
     def __post_init__(self) -> None:
         self.lower_s, self.upper_s = two_digit_buckets(self.world.median_s, self.quantile)
+        self.weights = np.full(len(self.candidates), self.world.weight)
         self._phase = self.rng.random(len(self.candidates))
         self._has_incident = np.zeros(len(self.candidates), bool)
 
@@ -98,7 +103,7 @@ class Traffic:
         world, runs = self.world, len(self.candidates)
         swell = self._swell()
         total = self.rng.poisson(world.requests_per_s * (1.0 + _SWELL * swell))
-        to_candidate = self.rng.binomial(total, world.weight)
+        to_candidate = self.rng.binomial(total, self.weights)
         requests = np.stack([total - to_candidate, to_candidate])
         base = world.errors * (1.0 + _DRIFT * swell) + _INCIDENT_ERRORS * self._has_incident
         more = np.array([c.more_errors for c in self.candidates])

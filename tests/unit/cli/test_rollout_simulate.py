@@ -56,6 +56,12 @@ def test_a_bad_version_is_rolled_back(arguments: tuple[str, ...], metric: str, n
     assert "false_decision_ratio" not in document
 
 
+def test_a_canarys_steps_are_followed() -> None:
+    document = json.loads(run("--steps", "5, 25,50", "--json", *SMALL).stdout)
+
+    assert document["steps"] == [5, 25, 50]
+
+
 def test_people_get_bars() -> None:
     same, worse = run(*SMALL).stdout, run("--scenario", "errors", *SMALL, "--steady").stdout
 
@@ -90,6 +96,8 @@ def test_the_power_table_has_expectation_and_simulation() -> None:
         (("--scenario", "latency", "--margin", "0.9"), "a factor below 1"),
         (("--scenario", "latency", "--effect", "0"), "a factor of 0"),
         (("--weight", "100"), "--weight"),
+        (("--steps", "5,100"), "is no list of weights"),
+        (("--steps", "a few"), "is no list of weights"),
     ],
 )
 def test_what_makes_no_sense_is_refused(arguments: tuple[str, ...], message: str) -> None:

@@ -182,6 +182,42 @@ def test_few_samples_promote_nothing_but_roll_back() -> None:
     assert bad.rolled_back == 1.0
 
 
+@pytest.mark.slow
+def test_a_canary_goes_on_step_by_step() -> None:
+    world = World(requests_per_s=200.0, errors=0.001, moves=False)
+
+    (stepped,), (at_once,) = (
+        simulate(
+            world,
+            [Candidate()],
+            CanarySettings(),
+            runs=30,
+            duration_s=300,
+            rng=np.random.default_rng(4),
+            steps=steps,
+        )
+        for steps in ((0.2, 0.5), (0.5,))
+    )
+
+    assert stepped.promoted > 0.9
+    assert stepped.median_s is not None
+    assert at_once.median_s is not None
+    assert stepped.median_s > at_once.median_s
+
+
+@pytest.mark.slow
+def test_a_ramp_rolls_back_a_good_version_no_more_often() -> None:
+    traffic = Traffic(world=World(), candidates=[Candidate()] * 300, rng=np.random.default_rng(3))
+    watch, ever = Watch(CanarySettings(), traffic), np.zeros(300, bool)
+
+    for second in range(120):
+        traffic.weights = np.where(np.arange(300) % 2, 0.5, (0.05, 0.25, 0.5)[second // 40])
+        watch.add(traffic.next())
+        ever |= watch.verdicts()[0].any(axis=0)
+
+    assert ever.mean() <= at_most(0.05, 300)
+
+
 def test_other_quantiles_are_simulated_too() -> None:
     metrics = MetricsSettings(latency=LatencyMetric(quantile=0.5))
 
