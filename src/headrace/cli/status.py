@@ -57,14 +57,17 @@ def status(
 
 
 def _fetch(target: "Target") -> dict[str, Any]:
-    """The status document, and whether there is a control plane that answered."""
+    """The status document, rollouts under way, and whether a control plane answered at all."""
     from headrace.core import UnavailableError
 
     try:
-        document = target.management().get("/api/v1/status")
+        api = target.management()
+        document = api.get("/api/v1/status")
+        rollouts = api.get("/api/v1/rollouts")["rollouts"]
     except UnavailableError as error:
         return {"running": False, "ready": False, "endpoints": [], "message": str(error)}
-    return {"running": True} | document
+    under_way = [rollout for rollout in rollouts if not rollout["over"]]
+    return {"running": True} | document | {"rollouts": under_way}
 
 
 def _watch(target: "Target") -> None:
@@ -93,6 +96,8 @@ def render(document: dict[str, Any]) -> "RenderableType":
         return Text(str(document["message"]))
     parts: list[RenderableType] = [_endpoints(document["endpoints"])]
     parts += [Text(line, style="yellow") for line in _troubles(document)]
+    parts += [Text(line, style="cyan") for line in _rollouts(document.get("rollouts", []))]
+    parts += [Text(line, style="dim") for line in _advice(document)]
     parts += [Text(), addresses(document.get("addresses", {}))]
     return Group(*parts)
 
@@ -134,7 +139,7 @@ def _revision(revision: dict[str, Any]) -> tuple[str, ...]:
     ready = sum(replica["state"] == "ready" for replica in replicas)
     memory = sum(replica.get("rss_bytes") or 0 for replica in replicas)
     return (
-        str(revision["version"]),
+        f"{revision['version']} {revision.get('role', '')}".strip(),
         str(revision["model"]),
         f"{revision['weight']}%",
         f"{ready}/{len(replicas)}",
@@ -155,3 +160,24 @@ def _troubles(document: dict[str, Any]) -> list[str]:
                 if replica.get("reason")
             ]
     return lines
+
+
+def _rollouts(rollouts: list[dict[str, Any]]) -> list[str]:
+    """A line per rollout under way, and what says more."""
+    from headrace.cli.rollout_table import progress_of
+
+    return [
+        f"{rollout['endpoint']}: rollout {rollout['id']} ({rollout['strategy']}) to version "
+        f"{rollout['to_version']} is {rollout['phase']}{progress_of(rollout)}; "
+        f"`headrace rollout status {rollout['endpoint']}`"
+        for rollout in rollouts
+    ]
+
+
+def _advice(document: dict[str, Any]) -> list[str]:
+    return [
+        f"{endpoint['name']} version {revision['version']}: {revision['advice']}"
+        for endpoint in document["endpoints"]
+        for revision in endpoint["revisions"]
+        if revision.get("advice")
+    ]

@@ -1,6 +1,8 @@
 """The command as it is installed, in a process of its own, on a home of its own."""
 
+import contextlib
 import os
+import pty
 import subprocess
 import sys
 import tempfile
@@ -48,6 +50,25 @@ class Shell:
         return subprocess.CompletedProcess(
             done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
         )
+
+    def on_terminal(self, *arguments: str | Path) -> tuple[int, str]:
+        """A command's exit status and what a terminal showed, with all control sequences."""
+        ours, theirs = pty.openpty()
+        running = subprocess.Popen(  # our own command
+            [HEADRACE, *arguments],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=self.folder,
+            env=self.environment | {"TERM": "xterm", "COLUMNS": "150"},
+        )
+        os.close(theirs)
+        shown = bytearray()
+        with contextlib.suppress(OSError):  # how the end of a terminal is told
+            while part := os.read(ours, 65536):
+                shown += part
+        os.close(ours)
+        return running.wait(timeout=60), shown.decode()
 
     def start(self, *arguments: str | Path) -> "subprocess.Popen[str]":
         return subprocess.Popen(  # our own command

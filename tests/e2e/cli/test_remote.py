@@ -180,6 +180,7 @@ def test_a_rollout_is_started_watched_and_told_what_to_do(served: Laptop) -> Non
         *("--until", "verdict", "--alpha", "0.01"),
     )
     table = served.run("rollout", "status", "m")
+    overview = served.run("status")
     paused = served.run("rollout", "pause", "m", "--reason", "lunch")
     listed = served.run("rollout", "list")
     resumed = served.json("rollout", "resume", "m")
@@ -187,11 +188,13 @@ def test_a_rollout_is_started_watched_and_told_what_to_do(served: Laptop) -> Non
     aborted = served.run("rollout", "abort", "m", "--reason", "wrong file")
     document = served.json("rollout", "status", "m")
     watched = served.run("rollout", "status", "m", "--watch")
+    live = served.shell.on_terminal("rollout", "status", "m", "--watch")
     over = served.run("rollout", "pause", "m")
 
     assert (started["from_version"], started["to_version"]) == ("1", "2")
     assert [step["weight"] for step in started["steps"]] == [10, 50]  # type: ignore[attr-defined]
     assert table.stdout.startswith(f"rollout {started['id']} of m: canary")
+    assert f"m: rollout {started['id']} (canary) to version 2 is " in overview.stdout
     assert "is paused: " in paused.stderr
     assert "lunch" in paused.stderr
     assert f"{started['id']}" in listed.stdout
@@ -200,6 +203,7 @@ def test_a_rollout_is_started_watched_and_told_what_to_do(served: Laptop) -> Non
     assert "is aborted: " in aborted.stderr
     assert (document["phase"], document["over"]) == ("aborted", True)
     assert "wrong file" in watched.stdout
+    assert (live[0], "wrong file" in live[1]) == (0, True)
     assert (over.returncode, "it is over" in over.stderr) == (1, True)
 
 

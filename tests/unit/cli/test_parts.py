@@ -244,6 +244,35 @@ def test_the_status_is_a_table_with_troubles_and_addresses(
     ]
 
 
+def test_rollouts_under_way_and_advice_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    rollout = {
+        "id": "r7",
+        "endpoint": "m",
+        "strategy": "canary",
+        "phase": "progressing",
+        "over": False,
+        "to_version": "2",
+        "step": 0,
+        "steps": [{"weight": 10}],
+        "weight": 10,
+    }
+    revision = {"version": "1", "model": "m:1", "weight": 100, "replicas": [], "role": "baseline"}
+    endpoint = {"name": "m", "ready": True, "message": ""}
+    revisions = [revision | {"advice": "2 threads, 200 MB"}]
+    document = {
+        "running": True,
+        "endpoints": [endpoint | {"revisions": revisions}],
+        "rollouts": [rollout],
+    }
+    output.show(render(document))
+
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1].startswith("m         yes    1 baseline  m:1")
+    where = "is progressing, step 1 of 1 (10 %); `headrace rollout status m`"
+    assert lines[2] == f"m: rollout r7 (canary) to version 2 {where}"
+    assert lines[3] == "m version 1: 2 threads, 200 MB"
+
+
 def test_the_status_of_nothing_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     output.show(render({"running": True, "endpoints": [], "addresses": {}}))
     output.show(render({"running": False, "message": "nothing runs"}))
