@@ -1,5 +1,11 @@
 """Run one batch with one kind of model."""
 
+import os
+
+# From 1.29 on ONNX Runtime sends its makers what is loaded, from a thread that a fork breaks; it
+# reads this once, when it is imported. Whoever wants to send sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from headrace.runtimes.base import LoadOptions, Model, Runtime
 from headrace.runtimes.padding import (
     OutputLengthAxes,

@@ -1,0 +1,29 @@
+"""Nobody is told what is loaded here, and a process that is forked has one thread."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import os
+from headrace.runtimes import onnx
+print(len(os.listdir("/proc/self/task")), os.environ["ORT_DISABLE_TELEMETRY"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chosen", ["", "0"])
+def test_onnx_runtime_reports_to_nobody_unless_somebody_wants_it(chosen: str) -> None:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("ORT_")}
+    environment = kept | {"OPENBLAS_NUM_THREADS": "1"}
+    if chosen:
+        environment["ORT_DISABLE_TELEMETRY"] = chosen
+    done = subprocess.run(  # noqa: S603  # ourselves
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True
+    )
+
+    threads, value = done.stdout.split()
+    assert value == (chosen or "1")
+    assert chosen or threads == "1"
