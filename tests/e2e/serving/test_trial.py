@@ -56,6 +56,13 @@ async def test_a_trial_tells_what_a_model_takes(trials: Trials, tmp_path: Path) 
     assert 0 < sizes[1] < 8 * MEGABYTE
 
 
+async def test_what_is_forked_has_one_thread(trials: Trials, tmp_path: Path) -> None:
+    assert await error_of(trials, python_model(tmp_path, "good")) == ""
+
+    (nursery_process, *_) = others()
+    assert nursery_process.num_threads() == 1  # a lock of another would stay locked in the fork
+
+
 async def test_trials_run_beside_each_other(trials: Trials, tmp_path: Path) -> None:
     slow = python_model(tmp_path, "slow", first="import time; time.sleep(1.0)\n")
     loop = asyncio.get_running_loop()
@@ -101,9 +108,11 @@ async def test_a_trial_that_nobody_waits_for_any_more_ends(trials: Trials, tmp_p
     idle = {process.pid for process in others()}
     hanging = python_model(tmp_path, "hangs", first="import time; time.sleep(1000)")
     task = asyncio.ensure_future(error_of(trials, hanging, 1000.0))
-    while len(others()) < len(idle) + 2:  # noqa: ASYNC110  # processes ring no bell
-        await asyncio.sleep(0.02)
-    started = [process for process in others() if process.pid not in idle]
+    started: list[psutil.Process] = []
+    async with asyncio.timeout(20):
+        while len(started) < 2:  # the keeper and the trial
+            await asyncio.sleep(0.02)
+            started = [process for process in others() if process.pid not in idle]
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
