@@ -38,6 +38,7 @@ from headrace.serving.report import ReplicaReport
 _LOG: Final = logging.getLogger("headrace.control")
 _EVERY_S: Final = 1.0
 _STORE_EVERY_S: Final = 30.0
+_AT_A_TIME_S: Final = 0.005
 _TARGET_BUSY: Final = 0.7
 """How busy a copy is that carries its share: what its cores are counted by."""
 _SATURATED: Final = 0.95
@@ -77,7 +78,7 @@ class Scaler:
     _arms: dict[_Key, _Arm] = field(default_factory=dict)
     _totals: dict[str, float] = field(default_factory=dict)
     _held: dict[str, int] = field(default_factory=dict)
-    _asleep: frozenset[str] = frozenset()
+    _asleep: set[str] = field(default_factory=set)
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
     _stored_at: float = -math.inf
 
@@ -89,7 +90,7 @@ class Scaler:
     @property
     def zeroed(self) -> frozenset[str]:
         """Endpoints of which nothing runs until somebody asks."""
-        return self._asleep
+        return frozenset(self._asleep)
 
     @property
     def scale(self) -> Scale:
@@ -126,7 +127,7 @@ class Scaler:
         by_endpoint: dict[str, list[int]] = defaultdict(list)
         for (endpoint, _), count in self.counts.items():
             by_endpoint[endpoint].append(count)
-        self._asleep = frozenset(name for name, found in by_endpoint.items() if not any(found))
+        self._asleep = {name for name, found in by_endpoint.items() if not any(found)}
 
     def foresee(self) -> Scale:
         """The scale for what is aimed at now, before the next step decides.
@@ -152,35 +153,56 @@ class Scaler:
         try:
             while True:
                 self._woken.clear()
-                events = self.step()
+                events = await self._step_gently()
                 self.aims.rescale(self.scale)
                 await self._tell(events)
                 if events or self.clock.monotonic() - self._stored_at >= _STORE_EVERY_S:
-                    await asyncio.to_thread(self.store)
+                    await asyncio.to_thread(self.memory.write, *self._to_keep())
                 await self._pause()
         finally:
             self.store()
 
     def store(self) -> None:
         """Keep what is remembered. Blocking."""
+        self.memory.write(*self._to_keep())
+
+    def _to_keep(self) -> tuple[dict[_Key, ScalerState], dict[str, float]]:
         self._stored_at = self.clock.monotonic()
-        states = {key: arm.state for key, arm in self._arms.items()}
-        self.memory.write(states, self._totals)
+        return {key: arm.state for key, arm in self._arms.items()}, dict(self._totals)
 
     def step(self) -> list[Event]:
         """Decide on every arm now; what changed."""
-        before = dict(self.counts)
-        endpoints = scaled_arms(self.aims)
-        keys = {one.key for arms in endpoints for one in arms}
+        before, by_revision = dict(self.counts), self._by_revision()
+        for arms in scaled_arms(self.aims):
+            self._decide(arms, by_revision)
+        return self._settle(before)
+
+    async def _step_gently(self) -> list[Event]:
+        """`step`, letting others have the loop now and then: a thousand arms take a while."""
+        before, by_revision = dict(self.counts), self._by_revision()
+        began = self.clock.monotonic()
+        for arms in scaled_arms(self.aims):
+            self._decide(arms, by_revision)
+            if self.clock.monotonic() - began >= _AT_A_TIME_S:
+                await asyncio.sleep(0)
+                began = self.clock.monotonic()
+        return self._settle(before)
+
+    def _settle(self, before: Mapping[_Key, int]) -> list[Event]:
+        """Forget what is gone, and give each arm what the machine has room for."""
+        entries = [one for arms in scaled_arms(self.aims) for one in arms]
+        names = {one.endpoint.name for one in entries}
         by_revision = self._by_revision()
-        asleep = [arms[0].endpoint.name for arms in endpoints if self._decide(arms, by_revision)]
-        self._asleep = frozenset(asleep)
         # Not earlier: what an arm needed that is gone is what the one in its place begins with.
-        self._arms = {key: arm for key, arm in self._arms.items() if key in keys}
-        names = {name for name, _ in keys}
+        self._arms = {
+            one.key: self._known(
+                one, self._totals.get(one.endpoint.name, 0.0), by_revision, self.clock.now()
+            )
+            for one in entries
+        }
         self._totals = {name: total for name, total in self._totals.items() if name in names}
-        grants = self._grant([one for arms in endpoints for one in arms], before)
-        return self._events(grants)
+        self._asleep &= names
+        return self._events(self._grant(entries, before))
 
     async def _pause(self) -> None:
         try:
@@ -206,8 +228,8 @@ class Scaler:
 
     def _decide(
         self, entries: Sequence[ScaledArm], by_revision: Mapping[str, Sequence[Replica]]
-    ) -> bool:
-        """Decide on all arms of one endpoint; whether all of it sleeps."""
+    ) -> None:
+        """Decide on all arms of one endpoint, and on its sleep."""
         name, now = entries[0].endpoint.name, self.clock.now()
         total = self._totals.get(name, 0.0)
         arms = [self._known(one, total, by_revision, now) for one in entries]
@@ -216,11 +238,12 @@ class Scaler:
             self._look(one, arm, by_revision, floor=part_of(total, one.share) if is_split else 0)
         self._totals[name] = _total(arms, entries[0], total, now)
         if not any(arm.state.replicas for arm in arms):
-            return True
+            self._asleep.add(name)
+            return
+        self._asleep.discard(name)
         for arm in arms:
             # An arm that nobody asks stays while another is asked: its share may come any time.
             arm.state = granted(arm.state, max(arm.state.replicas, 1))
-        return False
 
     def _known(
         self,
@@ -312,6 +335,8 @@ class Scaler:
         events = []
         for key, arm in self._arms.items():
             was, count, cut = arm.told, arm.state.replicas, grants[key].reason
+            if arm.decision is None:
+                continue  # it is as new as this; the next look tells
             if was != count or (cut and not arm.cut):
                 events.append(self._event(key, arm, was, cut))
             arm.told, arm.cut = count, cut

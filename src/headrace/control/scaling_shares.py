@@ -8,7 +8,7 @@ import msgspec
 
 from headrace.control.aims import Aims
 from headrace.control.desired import DesiredArm, DesiredEndpoint
-from headrace.control.effective import BASELINE
+from headrace.control.effective import BASELINE, in_force, is_current
 from headrace.control.store import RolloutRecord
 from headrace.core.autoscale_settings import AutoscaleSettings
 
@@ -57,10 +57,12 @@ def scaled_arms(aims: Aims) -> list[list[ScaledArm]]:
     """Every arm that is ours to scale, endpoint by endpoint."""
     found = []
     for desired in aims.desired.endpoints:
-        endpoint = aims.unscaled(desired.name)
-        if endpoint is None or endpoint.autoscale is None:
+        rollout = aims.rollouts.get(desired.name)
+        if rollout is not None and not is_current(rollout, desired):
+            rollout = None
+        endpoint = in_force(desired, rollout)
+        if endpoint.autoscale is None:
             continue
-        rollout = aims.rollout(desired.name)
         shares = shares_of(endpoint, rollout)
         arms = [
             ScaledArm(
