@@ -34,7 +34,7 @@ _LOG: Final = logging.getLogger("headrace.control")
 _EVERY_S: Final = 1.0
 _FRESH_EVERY_S: Final = 0.25
 _FRESH_S: Final = 5.0
-_SAVE_EVIDENCE_S: Final = 5.0
+_SAVE_EVIDENCE_S: Final = 1.0
 _FORGET_EVERY_S: Final = 60.0
 _RATE_WINDOW_S: Final = 5.0
 
