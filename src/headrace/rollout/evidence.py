@@ -21,7 +21,7 @@ from headrace.core.rollout_settings import (
     RolloutSettings,
     ShadowSettings,
 )
-from headrace.rollout import judge
+from headrace.rollout import judge, judge_fixed
 from headrace.rollout.assignment import Assignments
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import Array
@@ -233,7 +233,7 @@ class Evidence:
             case "errors" if isinstance(self._settings, BlueGreenSettings | ShadowSettings):
                 found = self._judge_errors_alone(level, names)
             case "latency" if isinstance(self._settings, BlueGreenSettings):
-                found = judge.judge_slow(
+                found = judge_fixed.judge_slow(
                     counts.latency,
                     _set(metrics.latency),
                     slow=counts.candidate_slow,
@@ -275,7 +275,7 @@ class Evidence:
                     counts.predictions, _set(metrics.predictions), level=level, names=names
                 )
             case "disagreement":
-                found = judge.judge_disagreement(
+                found = judge_fixed.judge_disagreement(
                     counts.disagreement, _set(metrics.disagreement), level=level, names=names
                 )
             case _:
@@ -290,7 +290,7 @@ class Evidence:
         most = errors.max_ratio
         if most is None:
             most = errors.margin
-        return judge.judge_threshold(
+        return judge_fixed.judge_threshold(
             "errors",
             "failed",
             self._counts.unanswered if is_shadow else self._counts.candidate_errors,

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.core.rollout_settings import (
-    DisagreementMetric,
     ErrorsMetric,
     LatencyMetric,
     PredictionsMetric,
@@ -33,6 +32,13 @@ from headrace.rollout.explain import (
     seconds,
     waiting,
 )
+from headrace.rollout.judge_fixed import (
+    change,
+    is_above,
+    judge_slow,
+    judge_threshold,
+    quantile_name,
+)
 from headrace.rollout.latency_ratio import LatencyRatios
 from headrace.rollout.outcomes import MetricVerdict, Outcome
 from headrace.rollout.prediction_shift import PredictionShift
@@ -43,7 +49,6 @@ from headrace.rollout.turn import Turn
 RATIO: Final = "ratio difference"
 TIMES: Final = "times"
 REWARD: Final = "reward"
-SHARE: Final = "ratio"
 _TURNED_PART: Final = 0.25
 _THRESHOLD_PART: Final = 0.25
 _TUNED_FOR_UNITS: Final = 20
@@ -73,13 +78,6 @@ def harm(*, worse: bool, tolerated: bool, turned: bool = False) -> Outcome:
     return Outcome.ROLL_BACK if worse else Outcome.WAIT
 
 
-def change(*, beyond: bool, tolerated: bool) -> Outcome:
-    """For metrics where no direction is worse: shown beyond the margin, or shown within it."""
-    if beyond:
-        return Outcome.ROLL_BACK
-    return Outcome.PROMOTE if tolerated else Outcome.WAIT
-
-
 def judge_difference(
     metric: str,
     happened: str,
@@ -95,7 +93,7 @@ def judge_difference(
     yes_b, all_b, yes_a, all_a = (float(total[0]) for total in tests.totals())
     most = settings.max_ratio if isinstance(settings, ErrorsMetric) else None
     level_low = worse_level(level, has_threshold=most is not None)
-    if most is not None and _is_above(own, most, _THRESHOLD_PART * level):
+    if most is not None and is_above(own, most, _THRESHOLD_PART * level):
         return judge_threshold(
             metric,
             happened,
@@ -140,46 +138,6 @@ def judge_difference(
     )
 
 
-def judge_threshold(
-    metric: str,
-    happened: str,
-    own: Rate,
-    most: float,
-    *,
-    level: float,
-    names: Names,
-    is_harm: bool = False,
-    trials: str = "requests",
-) -> MetricVerdict:
-    """The candidate's own rate against a fixed number, whatever the baseline does."""
-    if own.estimate is None:
-        return waiting(metric, f"no {trials} of {names.candidate} counted yet", alpha=level)
-    tolerated = bool(own.log_evidence(most, above=False)[0] >= -math.log(level))
-    outcome = change(beyond=_is_above(own, most, level), tolerated=tolerated)
-    low, high = own.bounds(level)
-    closing = ending(outcome)
-    if outcome is Outcome.ROLL_BACK:
-        closing = "more than the fixed threshold" if is_harm else "more than tolerated"
-    reason = (
-        f"{metric}: {percent(own.estimate)} of {count(own.trials)} {trials} {happened} on "
-        f"{names.candidate}, between {percent(low)} and {percent(high)} with {confidence(level)}; "
-        f"at most {percent(most)} are tolerated: {closing}"
-    )
-    return MetricVerdict(
-        metric=metric,
-        outcome=outcome,
-        reason=reason,
-        unit=SHARE,
-        candidate=own.estimate,
-        effect=own.estimate,
-        low=low,
-        high=high,
-        margin=most,
-        alpha=level,
-        samples=(0, int(own.trials)),
-    )
-
-
 def judge_latency(
     ratios: LatencyRatios, settings: LatencyMetric, *, slow: Rate, level: float, names: Names
 ) -> MetricVerdict:
@@ -187,7 +145,7 @@ def judge_latency(
     level_low = worse_level(level, has_threshold=settings.max_s is not None)
     level_fixed = _THRESHOLD_PART * level
     name = quantile_name(settings.quantile)
-    if settings.max_s is not None and _is_above(slow, 1.0 - settings.quantile, level_fixed):
+    if settings.max_s is not None and is_above(slow, 1.0 - settings.quantile, level_fixed):
         return judge_slow(ratios, settings, slow=slow, level=level_fixed, names=names)
     a, b = ratios.baseline.quantile(settings.quantile), ratios.candidate.quantile(settings.quantile)
     if a is None or b is None:
@@ -222,40 +180,6 @@ def judge_latency(
         margin=settings.margin_ratio,
         alpha=level,
         samples=(int(ratios.baseline.total), int(ratios.candidate.total)),
-    )
-
-
-def judge_slow(
-    ratios: LatencyRatios, settings: LatencyMetric, *, slow: Rate, level: float, names: Names
-) -> MetricVerdict:
-    """The candidate's latency quantile against a fixed number of seconds."""
-    assert settings.max_s is not None
-    name, most = quantile_name(settings.quantile), 1.0 - settings.quantile
-    if slow.estimate is None:
-        return waiting("latency", f"no requests to {names.candidate} timed yet", alpha=level)
-    tolerated = bool(slow.log_evidence(most, above=False)[0] >= -math.log(level))
-    outcome = change(beyond=_is_above(slow, most, level), tolerated=tolerated)
-    low, high = slow.bounds(level)
-    own = ratios.candidate.quantile(settings.quantile)
-    closing = "too slow" if outcome is Outcome.ROLL_BACK else ending(outcome)
-    reason = (
-        f"latency: {name} is {seconds(own)} in {count(slow.trials)} requests to "
-        f"{names.candidate}; {percent(slow.estimate)} took longer than the fixed threshold of "
-        f"{seconds(settings.max_s)}, between {percent(low)} and {percent(high)} with "
-        f"{confidence(level)}, where {percent(most)} may: {closing}"
-    )
-    return MetricVerdict(
-        metric="latency",
-        outcome=outcome,
-        reason=reason,
-        unit=SHARE,
-        candidate=own,
-        effect=slow.estimate,
-        low=low,
-        high=high,
-        margin=most,
-        alpha=level,
-        samples=(0, int(slow.trials)),
     )
 
 
@@ -297,21 +221,6 @@ def judge_predictions(
         margin=settings.margin,
         alpha=level,
         samples=(int(all_a[which]), int(all_b[which])),
-    )
-
-
-def judge_disagreement(
-    own: Rate, settings: DisagreementMetric, *, level: float, names: Names
-) -> MetricVerdict:
-    """Pairs of answers to the same request that differ."""
-    return judge_threshold(
-        "disagreement",
-        "differ",
-        own,
-        settings.max_ratio,
-        level=level,
-        names=names,
-        trials="pairs of answers",
     )
 
 
@@ -383,21 +292,12 @@ def judge_assignment(
     )
 
 
-def quantile_name(quantile: float) -> str:
-    """`p99`, `p99.9`."""
-    return f"p{100 * quantile:g}"
-
-
 def _turned_ending(turn: Turn, names: Names) -> str:
     candidate, baseline = turn.rates_lately()
     return (
         f"it has become worse than that, lately {percent(candidate)} on {names.candidate} against "
         f"{percent(baseline)} on {names.baseline}"
     )
-
-
-def _is_above(own: Rate, most: float, level: float) -> bool:
-    return bool(own.log_evidence(most, above=True)[0] >= -math.log(level))
 
 
 def _between(low: float | None, high: float | None, level: float) -> str:

@@ -105,13 +105,11 @@ class RateDifferences(msgspec.Struct):
         seen = np.stack([yes_a + yes_b, all_a + all_b], axis=-1)
         self.recent = self.recent * _FORGETS + seen
 
-    def log_evidence(self, mean: Array | float, *, above: bool) -> Array:
+    def log_evidence(self, mean: float, *, above: bool) -> Array:
         """The logarithm of the evidence against "the difference is at most `mean`", `[tests]`.
 
         With `above` false, against "at least `mean`". At `log(1 / alpha)` it is refuted.
         """
-        if np.ndim(mean):
-            return self._log_evidence(np.asarray(mean)[:, None], above=above)[:, 0]
         capitals = np.zeros((len(self.recent), len(STAKES)))
         for stratum in self.strata:
             growth = log_growth(stratum.values(), stratum.scale, mean, above=above)

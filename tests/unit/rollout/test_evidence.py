@@ -568,6 +568,16 @@ def test_a_latency_without_a_bound_says_so() -> None:
     assert verdict.outcome is Outcome.WAIT
 
 
+def test_a_faster_version_is_told_to_be_faster() -> None:
+    _, verdict = watched(CanarySettings(), seconds(14, times_slower=0.3), 60)
+
+    latency = verdict.metric("latency")
+    assert latency is not None
+    assert latency.high is not None
+    assert latency.high < 0.9
+    assert f"less than {latency.high:g} with 98.8 % confidence" in latency.reason
+
+
 def test_names_are_the_versions_where_none_are_given() -> None:
     evidence = Evidence.start(
         CanarySettings(metrics=MetricsSettings(rejections=RejectionsMetric()))

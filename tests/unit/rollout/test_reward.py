@@ -64,7 +64,7 @@ def test_skewed_rewards_read_after_every_unit_are_seldom_missed() -> None:
     rng, runs, level = np.random.default_rng(11), 400, 0.05
     a, b = rng.exponential(1.0, (2, runs, 1000))
     missed = np.zeros(runs, bool)
-    for n in range(100, 1001, 10):
+    for n in range(100, 1001, 25):
         for run in np.flatnonzero(~missed):
             found = RewardDifference(sums(a[run, :n]), sums(b[run, :n]))
             bounds = found.bounds(level, tuned_for=1000)

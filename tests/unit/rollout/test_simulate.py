@@ -191,8 +191,8 @@ def test_a_canary_goes_on_step_by_step() -> None:
             world,
             [Candidate()],
             CanarySettings(),
-            runs=30,
-            duration_s=300,
+            runs=12,
+            duration_s=200,
             rng=np.random.default_rng(4),
             steps=steps,
         )

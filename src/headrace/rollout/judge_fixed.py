@@ -1,0 +1,130 @@
+"""Is the candidate within a fixed number, whatever another version does?
+
+For SLOs (`max_ratio`, `max_s`), for shadows, whose answers are compared one by one, and for
+blue-green, where there is only one version at a time.
+"""
+
+import math
+from typing import Final
+
+from headrace.core.rollout_settings import DisagreementMetric, LatencyMetric
+from headrace.rollout.bernoulli import Rate
+from headrace.rollout.explain import (
+    Names,
+    confidence,
+    count,
+    ending,
+    percent,
+    seconds,
+    waiting,
+)
+from headrace.rollout.latency_ratio import LatencyRatios
+from headrace.rollout.outcomes import MetricVerdict, Outcome
+
+SHARE: Final = "ratio"
+
+
+def change(*, beyond: bool, tolerated: bool) -> Outcome:
+    """For metrics where no direction is worse: shown beyond the margin, or shown within it."""
+    if beyond:
+        return Outcome.ROLL_BACK
+    return Outcome.PROMOTE if tolerated else Outcome.WAIT
+
+
+def judge_threshold(
+    metric: str,
+    happened: str,
+    own: Rate,
+    most: float,
+    *,
+    level: float,
+    names: Names,
+    is_harm: bool = False,
+    trials: str = "requests",
+) -> MetricVerdict:
+    """The candidate's own rate against a fixed number, whatever the baseline does."""
+    if own.estimate is None:
+        return waiting(metric, f"no {trials} of {names.candidate} counted yet", alpha=level)
+    tolerated = bool(own.log_evidence(most, above=False)[0] >= -math.log(level))
+    outcome = change(beyond=is_above(own, most, level), tolerated=tolerated)
+    low, high = own.bounds(level)
+    closing = ending(outcome)
+    if outcome is Outcome.ROLL_BACK:
+        closing = "more than the fixed threshold" if is_harm else "more than tolerated"
+    reason = (
+        f"{metric}: {percent(own.estimate)} of {count(own.trials)} {trials} {happened} on "
+        f"{names.candidate}, between {percent(low)} and {percent(high)} with {confidence(level)}; "
+        f"at most {percent(most)} are tolerated: {closing}"
+    )
+    return MetricVerdict(
+        metric=metric,
+        outcome=outcome,
+        reason=reason,
+        unit=SHARE,
+        candidate=own.estimate,
+        effect=own.estimate,
+        low=low,
+        high=high,
+        margin=most,
+        alpha=level,
+        samples=(0, int(own.trials)),
+    )
+
+
+def judge_slow(
+    ratios: LatencyRatios, settings: LatencyMetric, *, slow: Rate, level: float, names: Names
+) -> MetricVerdict:
+    """The candidate's latency quantile against a fixed number of seconds."""
+    assert settings.max_s is not None
+    name, most = quantile_name(settings.quantile), 1.0 - settings.quantile
+    if slow.estimate is None:
+        return waiting("latency", f"no requests to {names.candidate} timed yet", alpha=level)
+    tolerated = bool(slow.log_evidence(most, above=False)[0] >= -math.log(level))
+    outcome = change(beyond=is_above(slow, most, level), tolerated=tolerated)
+    low, high = slow.bounds(level)
+    own = ratios.candidate.quantile(settings.quantile)
+    closing = "too slow" if outcome is Outcome.ROLL_BACK else ending(outcome)
+    reason = (
+        f"latency: {name} is {seconds(own)} in {count(slow.trials)} requests to "
+        f"{names.candidate}; {percent(slow.estimate)} took longer than the fixed threshold of "
+        f"{seconds(settings.max_s)}, between {percent(low)} and {percent(high)} with "
+        f"{confidence(level)}, where {percent(most)} may: {closing}"
+    )
+    return MetricVerdict(
+        metric="latency",
+        outcome=outcome,
+        reason=reason,
+        unit=SHARE,
+        candidate=own,
+        effect=slow.estimate,
+        low=low,
+        high=high,
+        margin=most,
+        alpha=level,
+        samples=(0, int(slow.trials)),
+    )
+
+
+def judge_disagreement(
+    own: Rate, settings: DisagreementMetric, *, level: float, names: Names
+) -> MetricVerdict:
+    """Pairs of answers to the same request that differ."""
+    return judge_threshold(
+        "disagreement",
+        "differ",
+        own,
+        settings.max_ratio,
+        level=level,
+        names=names,
+        trials="pairs of answers",
+    )
+
+
+def quantile_name(quantile: float) -> str:
+    """`p99`, `p99.9`."""
+    return f"p{100 * quantile:g}"
+
+
+def is_above(own: Rate, most: float, level: float) -> bool:
+    """Whether the candidate's own rate has shown to be above `most`."""
+    return bool(own.log_evidence(most, above=True)[0] >= -math.log(level))
