@@ -94,3 +94,70 @@ def test_a_new_version_has_the_old_ones_copies_before_its_requests(
         "slow", {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1.0]}]}
     )
     assert answer[1]["outputs"][0]["data"] == [2.0]
+
+
+def test_a_canary_has_copies_for_its_weight_before_it_gets_it(
+    system: System, slow_model: Path, tmp_path: Path
+) -> None:
+    system.start(slow(slow_model, scale_down_delay_s=600.0))
+    system.wait_ready()
+    other = write_model(tmp_path / "other" / "model.py")
+    other.write_text(other.read_text() + "# the same, but for this line\n")
+    with load_on(system, rate=45.0).flowing() as load:
+        system.wait_for(lambda status: ready(status) >= 4, 40.0)
+        time.sleep(4.0)
+        steps = [{"weight": 50, "pause_s": 2.0}]
+        begun = system.post(
+            "/api/v1/endpoints/slow/rollout",
+            {"model": str(other), "rollout": {"strategy": "canary", "steps": steps}},
+        )
+        assert begun[0] < 300, begun
+        old, new = watched(system)
+
+    assert load.failures == 0
+    assert new >= 2, "half of what the whole endpoint needed"
+    assert old == 4, "the way back is there at once"
+
+
+def watched(system: System) -> tuple[int, int]:
+    """The fewest ready copies of the old and the new version while both had half of the weight."""
+    seen: list[tuple[int, int]] = []
+    deadline = time.monotonic() + 40.0
+    while time.monotonic() < deadline:
+        endpoint = system.status()["endpoints"][0]
+        weights = {one["version"]: one["weight"] for one in endpoint["revisions"]}
+        copies = {
+            one["version"]: sum(replica["state"] == "ready" for replica in one["replicas"])
+            for one in endpoint["revisions"]
+        }
+        if sorted(weights.values()) == [50, 50]:
+            old, new = sorted(copies)
+            seen.append((copies[old], copies[new]))
+        elif seen:
+            break
+        time.sleep(0.1)
+    return min(old for old, _ in seen), min(new for _, new in seen)
+
+
+def test_a_machine_that_is_full_says_who_is_cut(system: System, slow_model: Path) -> None:
+    system.start(slow(slow_model))
+    system.wait_ready()
+    one = system.status()["endpoints"][0]["revisions"][0]["replicas"][0]["rss_bytes"]
+    document = {
+        "version": 1,
+        "budget": {"memory_bytes": int(2.5 * one)},
+        "endpoints": [slow(slow_model)],
+    }
+    status, answer = system.post("/api/v1/apply", document)
+    assert status == 200, answer
+
+    with load_on(system, rate=45.0).flowing():
+        deadline, most = time.monotonic() + 15.0, 0
+        while time.monotonic() < deadline:
+            most = max(most, len(replicas(system.status(), "slow")))
+            time.sleep(0.2)
+
+    cuts = [event for event in scale_events(system) if event["reason"] == "Budget"]
+    assert most == 2
+    assert cuts
+    assert "one more needs" in cuts[0]["message"]
