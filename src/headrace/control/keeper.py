@@ -201,6 +201,14 @@ class GatewayKeeper:
             healthy[name, key] = up > 0
         return GatewayReading(epoch=statistics.epoch, totals=totals, healthy=healthy)
 
+    async def in_flight(self) -> dict[tuple[str, str], int]:
+        """Requests on their way, by endpoint and arm.
+
+        Raises:
+            HeadraceError: Envoy does not answer.
+        """
+        return await self._gateway.in_flight()
+
     async def stats(self) -> str:
         """Envoy's metrics in Prometheus' text format."""
         return await self._gateway.stats()

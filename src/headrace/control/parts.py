@@ -60,6 +60,7 @@ def make_plane(
         budget=lambda: machine_budget(_budget(aims)),
         emit=journal.write,
         other_bytes=lambda: _other_bytes(aims),
+        active=keeper.in_flight,
         memory=ScalerMemory(home.scaling_file),
     )
     scaler.load()

@@ -39,6 +39,7 @@ _LOG: Final = logging.getLogger("headrace.control")
 _EVERY_S: Final = 1.0
 _STORE_EVERY_S: Final = 30.0
 _AT_A_TIME_S: Final = 0.005
+_GATEWAY_WITHIN_S: Final = 0.5
 _TARGET_BUSY: Final = 0.7
 """How busy a copy is that carries its share: what its cores are counted by."""
 _SATURATED: Final = 0.95
@@ -64,7 +65,8 @@ class _Arm:
 class Scaler:
     """Keeps the count of every autoscaled arm.
 
-    `latest`: the newest report of a replica. `budget`: what the machine has for all. `other_bytes`:
+    `latest`: the newest report of a replica. `active`: requests that the gateway waits for, by arm;
+    None if it cannot be asked. `budget`: what the machine has for all. `other_bytes`:
     memory of replicas that are not scaled. `emit`: takes what happened.
     """
 
@@ -74,12 +76,14 @@ class Scaler:
     budget: Callable[[], MachineBudget]
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     other_bytes: Callable[[], int] = lambda: 0
+    active: Callable[[], Awaitable[Mapping[_Key, int]]] | None = None
     memory: ScalerMemory = field(default_factory=lambda: ScalerMemory(None))
     _arms: dict[_Key, _Arm] = field(default_factory=dict)
     _totals: dict[str, float] = field(default_factory=dict)
     _held: dict[str, int] = field(default_factory=dict)
     _asleep: set[str] = field(default_factory=set)
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
+    _at_gateway: Mapping[_Key, int] = field(default_factory=dict)
     _stored_at: float = -math.inf
 
     @property
@@ -153,6 +157,7 @@ class Scaler:
         try:
             while True:
                 self._woken.clear()
+                self._at_gateway = await self._ask_gateway()
                 events = await self._step_gently()
                 self.aims.rescale(self.scale)
                 await self._tell(events)
@@ -203,6 +208,17 @@ class Scaler:
         self._totals = {name: total for name, total in self._totals.items() if name in names}
         self._asleep &= names
         return self._events(self._grant(entries, before))
+
+    async def _ask_gateway(self) -> Mapping[_Key, int]:
+        """What the gateway waits for; nothing where nobody wants to know, or it does not answer."""
+        if self.active is None or not self._arms:
+            return {}
+        try:
+            async with asyncio.timeout(_GATEWAY_WITHIN_S):
+                return await self.active()
+        except (HeadraceError, TimeoutError) as error:
+            _LOG.debug("the gateway does not say what it waits for", extra={"error": str(error)})
+            return {}
 
     async def _pause(self) -> None:
         try:
@@ -284,6 +300,7 @@ class Scaler:
             # Those that are wanted and not even begun yet are on their way as well.
             starting=max(coming, arm.state.replicas) - len(ready),
             held=self._held.get(name, 0),
+            at_gateway=self._at_gateway.get(one.key),
         )
         arm.decision = decide(arm.state, signals, settings, now=signals.at)
         arm.state = arm.decision.state

@@ -65,6 +65,7 @@ class ArmMeter:
         monotonic: float,
         starting: int,
         held: int,
+        at_gateway: int | None = None,
     ) -> Signals:
         """The signals of this look.
 
@@ -72,6 +73,8 @@ class ArmMeter:
             ready: Names of the replicas that are ready.
             reports: The newest report of each; None or absent if it never reported.
             now: Seconds since 1970; `monotonic`: the same moment on the clock that never jumps.
+            at_gateway: Requests that the gateway waits for; a replica knows nothing of those that
+                it has not read from its socket yet. None if the gateway does not say.
         """
         self._seen = {name: seen for name, seen in self._seen.items() if name in ready}
         deltas = [self._take(name, reports.get(name), monotonic) for name in ready]
@@ -87,7 +90,7 @@ class ArmMeter:
             now=now,
             ready=len(ready),
             starting=starting,
-            in_flight=float(sum(seen.report.in_flight for seen in known)) if known else None,
+            in_flight=_in_flight(known, at_gateway),
             # Where the event loop is what is busy, one request at a time is all that a copy does.
             concurrency=max(runs, 1) if slots >= loops else 1,
             held=held,
@@ -154,6 +157,12 @@ class ArmMeter:
             latencies=tuple(sum(column) for column in columns),
             bounds_s=fresh[0].bounds_s if fresh else (),
         )
+
+
+def _in_flight(known: Sequence[_Seen], at_gateway: int | None) -> float | None:
+    if not known:
+        return None if at_gateway is None else float(at_gateway)
+    return float(max(sum(seen.report.in_flight for seen in known), at_gateway or 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from headrace.core import FailedPreconditionError
 from headrace.gateway.admin import Admin, StatKind
 from headrace.gateway.binary import arguments, find_envoy
 from headrace.gateway.bootstrap import bootstrap
-from headrace.gateway.clusters import cluster_name, stat_name
+from headrace.gateway.clusters import arm_of, cluster_name, stat_name
 from headrace.gateway.errors import (
     GatewayRunningError,
     GatewayUnavailableError,
@@ -197,6 +197,19 @@ class EnvoyGateway:
         prefix = f"cluster.{stat_name(cluster_name(endpoint, key))}.membership_"
         gauges = await self.admin.stats(f"{re.escape(prefix)}(healthy|total)", StatKind.GAUGE)
         return int(gauges.get(f"{prefix}healthy", 0)), int(gauges.get(f"{prefix}total", 0))
+
+    async def in_flight(self) -> dict[tuple[str, str], int]:
+        """Requests that arms have taken and not answered, by endpoint and arm key.
+
+        Those count that a replica has not read from its socket yet. Arms that never had a request
+        are left out.
+
+        Raises:
+            GatewayUnavailableError: Envoy does not answer.
+        """
+        gauges = await self.admin.stats(r"cluster\.[^.]+~[^.]+\.upstream_rq_active", StatKind.GAUGE)
+        arms = ((arm_of(name.split(".")[1]), int(value)) for name, value in gauges.items())
+        return {arm: value for arm, value in arms if arm is not None}
 
     async def stop(self, drain_s: float) -> None:
         """Take no new connections, let running requests end, then end Envoy.

@@ -12,7 +12,7 @@ from headrace.control.home import Home
 from headrace.control.observed import Phase
 from headrace.control.scaling_memory import ScalerMemory
 from headrace.control.store import Event, RolloutRecord
-from headrace.core import FailedPreconditionError
+from headrace.core import FailedPreconditionError, UnavailableError
 from headrace.core.autoscale_settings import MachineBudget, ScheduleHint
 from headrace.core.rollout_settings import CanarySettings
 from headrace.rollout.state import Phase as RolloutPhase
@@ -322,6 +322,36 @@ async def test_it_decides_at_once_when_woken_and_keeps_what_it_knows(lab: Lab, h
     assert [event.reason for event in events] == ["Woken"]
     assert not lab.aims.reconciler.desired.endpoints[0].scaled_to_zero
     assert ScalerMemory(home.root / "scaling.json").read().arms["a"]["1"].replicas == 1
+
+
+@pytest.mark.anyio
+async def test_what_the_gateway_waits_for_is_asked_and_may_be_unknown(lab: Lab) -> None:
+    lab.want(endpoint("a", arm("a", "1")))
+    lab.run(30, {"1": 5.0})
+    answers: list[dict[tuple[str, str], int] | None] = [{("a", "1"): 300}, None]
+    told: asyncio.Queue[list[Event]] = asyncio.Queue()
+
+    async def active() -> dict[tuple[str, str], int]:
+        answer = answers.pop(0)
+        if answer is None:
+            raise UnavailableError("the gateway is being started")
+        return answer
+
+    async def note(events: Sequence[Event]) -> None:
+        told.put_nowait(list(events))
+
+    lab.scaler.active, lab.scaler.emit = active, note
+    lab.clock.time += 1.0
+    lab.report(lab.ready()[0])
+    running = asyncio.create_task(lab.scaler.run())
+    async with asyncio.timeout(10.0):
+        grown = await told.get()
+        lab.scaler.wake("a")
+        await told.get()
+    running.cancel()
+    await asyncio.wait({running})
+
+    assert [event.data["to"] for event in grown] == [4]
 
 
 @pytest.mark.anyio

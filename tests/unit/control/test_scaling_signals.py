@@ -107,6 +107,28 @@ def test_replicas_are_added_up_and_a_silent_one_makes_it_partial() -> None:
     assert without.arrivals == pytest.approx(10.0), "one that is not ready any more is not counted"
 
 
+def test_what_waits_in_sockets_is_in_flight_as_the_gateway_knows() -> None:
+    meter = ArmMeter()
+
+    def seen(at_gateway: int | None, **reports: ReplicaReport) -> float | None:
+        return meter.signals(
+            list(reports),
+            reports,
+            SETTINGS,
+            now=10.0,
+            monotonic=10.0,
+            starting=0,
+            held=0,
+            at_gateway=at_gateway,
+        ).in_flight
+
+    assert seen(None, a=report(10.0, 0)) == 2.0
+    assert seen(50, a=report(10.0, 0)) == 50.0
+    assert seen(1, a=report(10.0, 0)) == 2.0
+    assert seen(7) == 7.0
+    assert seen(None) is None
+
+
 def test_use_is_told_per_copy() -> None:
     meter = ArmMeter()
     assert meter.cores_per_busy_copy == 0.0
