@@ -143,7 +143,7 @@ class Evidence:
             arms = _rate(b.errors, b), _rate(a.errors, a)
             counts.errors.add(share, *arms)
             counts.errors_turn.add(share, *arms, duration_s=duration_s)
-            counts.candidate_errors.add(b.errors, b.requests)
+            counts.candidate_errors.add(min(b.errors, b.requests), b.requests)
         if metrics.rejections is not None:
             arms = _rate(b.rejections, b), _rate(a.rejections, a)
             counts.rejections.add(share, *arms)
@@ -155,7 +155,7 @@ class Evidence:
                 slow = timed.above(np.array([metrics.latency.max_s]), whole=False)
                 counts.candidate_slow.add(float(slow[0]), timed.total)
         if metrics.predictions is not None:
-            counts.predictions.add(share, a.classes or a.scores, b.classes or b.scores)
+            counts.predictions.add(share, _answers(a), _answers(b))
         self._add_pairs(increment)
         if increment.baseline_reward is not None:
             counts.reward.baseline = increment.baseline_reward
@@ -343,7 +343,12 @@ def _together(metrics: list[MetricVerdict]) -> Outcome:
 
 
 def _rate(yes: int, arm: ArmCounts) -> tuple[Array, Array]:
-    return np.array([float(yes)]), np.array([float(arm.requests)])
+    # Counters that are read a moment apart may name an end before its request.
+    return np.array([float(min(yes, arm.requests))]), np.array([float(arm.requests)])
+
+
+def _answers(arm: ArmCounts) -> dict[str | float, int]:
+    return dict([*arm.classes.items(), *arm.scores.items()])
 
 
 def _set(metric: _Metric | None) -> _Metric:

@@ -10,7 +10,7 @@ the arms.
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from headrace.rollout.betting import Array
 from headrace.rollout.rate_difference import RateDifferences
+
+Answers: TypeAlias = Mapping[str, int] | Mapping[float, int] | Mapping[str | float, int]
 
 MOST_LABELS: Final = 50
 """More classes than this count together, as none of them."""
@@ -42,10 +44,10 @@ class PredictionShift(msgspec.Struct):
     def add(
         self,
         share: float,
-        baseline: Mapping[str, int] | Mapping[float, int],
-        candidate: Mapping[str, int] | Mapping[float, int],
+        baseline: Answers,
+        candidate: Answers,
     ) -> None:
-        """Count one interval's answers."""
+        """Count one interval's answers, by class or by the upper edge of a score's bucket."""
         a: dict[str | float, int] = dict(baseline.items())
         b: dict[str | float, int] = dict(candidate.items())
         answers = sum(a.values()) + sum(b.values())
@@ -76,7 +78,7 @@ class PredictionShift(msgspec.Struct):
 
     def _meet(self, together: Mapping[str | float, int]) -> None:
         new = [label for label in together if label not in self.labels]
-        for label in sorted(new, key=lambda label: (-together[label], label)):
+        for label in sorted(new, key=lambda label: (-together[label], str(label))):
             if len(self.labels) >= MOST_LABELS:
                 return
             lower = [known for known in self.labels if _within(known, label)]

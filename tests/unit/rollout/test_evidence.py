@@ -1,5 +1,6 @@
 import itertools
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 
 import msgspec
 import pytest
@@ -113,6 +114,25 @@ def test_other_predictions_roll_back() -> None:
     assert predictions.low > 0.1
     assert "the largest change of 2" in predictions.reason
     assert predictions.reason.endswith("they have changed")
+
+
+def test_a_score_instead_of_a_class_is_another_prediction() -> None:
+    increments = (
+        msgspec.structs.replace(
+            increment,
+            candidate=msgspec.structs.replace(
+                increment.candidate,
+                classes={},
+                scores={0.5: increment.candidate.requests},
+            ),
+        )
+        for increment in seconds(15)
+    )
+
+    _, verdict = watched(CanarySettings(), increments, 30)
+
+    assert verdict.outcome is Outcome.ROLL_BACK
+    assert verdict.explanation.startswith("predictions: ")
 
 
 def test_refusals_roll_back() -> None:
@@ -472,6 +492,71 @@ def test_encoding_is_exact_whatever_was_counted(rows: list[tuple[float, int, int
 
     assert again.encode() == evidence.encode()
     assert again.verdict(1.0) == evidence.verdict(1.0)
+
+
+COUNTS = st.integers(0, 50)
+BUCKETS = st.lists(st.tuples(st.sampled_from([0.0, 0.01, 0.011, 0.1, 2.5]), COUNTS), max_size=5)
+ARMS = st.builds(
+    lambda requests, errors, rejections, buckets, classes, scores: ArmCounts(
+        requests=requests,
+        errors=errors,
+        rejections=rejections,
+        latency=LatencyCounts(
+            lower_s=tuple(sorted(dict(buckets))),
+            width_s=tuple(0.001 for _ in dict(buckets)),
+            counts=tuple(count for _, count in sorted(dict(buckets).items())),
+        ),
+        classes=classes,
+        scores=scores,
+    ),
+    COUNTS,
+    COUNTS,
+    COUNTS,
+    BUCKETS,
+    st.dictionaries(st.sampled_from(["a", "b"]), COUNTS),
+    st.dictionaries(st.sampled_from([0.25, 0.5, 1.0]), COUNTS),
+)
+RATIOS = st.sampled_from([0.0, 0.01, 1.0])
+SETTINGS = st.builds(
+    lambda margin, ratio, max_s, quantile: MetricsSettings(
+        errors=ErrorsMetric(margin=margin, max_ratio=ratio),
+        rejections=RejectionsMetric(margin=ratio),
+        latency=LatencyMetric(quantile=quantile, margin_ratio=1.0 + margin, max_s=max_s),
+        predictions=PredictionsMetric(margin=margin),
+        disagreement=DisagreementMetric(max_ratio=ratio),
+    ),
+    RATIOS,
+    RATIOS,
+    st.sampled_from([None, 0.01]),
+    st.sampled_from([0.01, 0.5, 0.999]),
+)
+
+
+@pytest.mark.slow
+@given(
+    SETTINGS,
+    st.sampled_from([CanarySettings, AbSettings, ShadowSettings, BlueGreenSettings]),
+    st.lists(st.tuples(st.sampled_from([0.0, 0.01, 0.5, 1.0]), ARMS, ARMS), max_size=6),
+)
+def test_whatever_is_counted_there_is_a_verdict_with_finite_numbers(
+    metrics: MetricsSettings,
+    strategy: Callable[..., RolloutSettings],
+    rows: list[tuple[float, ArmCounts, ArmCounts]],
+) -> None:
+    evidence = Evidence.start(strategy(metrics=metrics))
+    for at, (share, baseline, candidate) in enumerate(rows):
+        evidence.add(
+            Increment(at=at, duration_s=30.0, share=share, baseline=baseline, candidate=candidate)
+        )
+
+    verdict = evidence.verdict(1.0)
+
+    assert verdict.explanation
+    for metric in verdict.metrics:
+        numbers = (metric.baseline, metric.candidate, metric.effect, metric.low, metric.high)
+        assert all(number is None or math.isfinite(number) for number in numbers)
+        if metric.low is not None and metric.high is not None:
+            assert metric.low <= metric.high
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"nonsense"])
