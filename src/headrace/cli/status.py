@@ -63,11 +63,10 @@ def _fetch(target: "Target") -> dict[str, Any]:
     try:
         api = target.management()
         document = api.get("/api/v1/status")
-        rollouts = api.get("/api/v1/rollouts")["rollouts"]
+        rollouts = api.get("/api/v1/rollouts", active="true")["rollouts"]
     except UnavailableError as error:
         return {"running": False, "ready": False, "endpoints": [], "message": str(error)}
-    under_way = [rollout for rollout in rollouts if not rollout["over"]]
-    return {"running": True} | document | {"rollouts": under_way}
+    return {"running": True} | document | {"rollouts": rollouts}
 
 
 def _watch(target: "Target") -> None:

@@ -17,6 +17,7 @@ from headrace.rollout.state import Verb
 
 _CREATED: Final = 201
 _MAX_LISTED: Final = 1000
+_MOST_SEARCHED: Final = 10_000
 _MAX_TEXT: Final = 1000
 
 
@@ -145,10 +146,16 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
         responses=shown({"rollouts": [examples.ROLLOUT]}),
     )
     async def rollouts(
+        *,
         endpoint: Annotated[str, Query(pattern=f"^$|{NAME_PATTERN}")] = "",
         limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100,
+        active: Annotated[bool, Query(description="Only those that are under way.")] = False,
     ) -> Response:
-        found = await plane.rollouts(endpoint, limit)
+        if active:
+            under_way = plane.aims.active()
+            found = [record for record in under_way if endpoint in {"", record.endpoint}][:limit]
+        else:
+            found = await plane.rollouts(endpoint, limit)
         return answer(RolloutList(rollouts=[rollout_status(record) for record in found]))
 
     @api.get(
@@ -158,8 +165,16 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
         responses=shown(examples.ROLLOUT),
     )
     async def rollout(rollout_id: Annotated[str, Path(pattern=r"^r[0-9]{1,15}$")]) -> Response:
-        known = await plane.rollouts(limit=10 * _MAX_LISTED)
-        record = next((record for record in known if record.id == rollout_id), None)
-        if record is None:
-            raise NotFoundError(f"there is no rollout {rollout_id}")
-        return answer(status_of(plane, record))
+        return answer(status_of(plane, await _find(plane, rollout_id)))
+
+
+async def _find(plane: ControlPlane, rollout_id: str) -> RolloutRecord:
+    """The rollout of this id; whoever waits for one asks every second, so memory comes first."""
+    newest = plane.aims.rollouts.values()
+    known = next((record for record in newest if record.id == rollout_id), None)
+    if known is not None:
+        return known
+    for record in await plane.rollouts(limit=_MOST_SEARCHED):
+        if record.id == rollout_id:
+            return record
+    raise NotFoundError(f"there is no rollout {rollout_id}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from headrace.control.api_events import MAX_WATCHERS
 from headrace.testing import models
 from tests.e2e.cli.conftest import PORTS, MakeShell, Shell
 
@@ -252,6 +253,14 @@ def test_events_can_be_followed(served: Laptop) -> None:
     assert "m " in first
     assert "put" in second
     assert follower.returncode == 130
+
+
+def test_watchers_who_left_make_room_for_others(served: Laptop) -> None:
+    with httpx.Client(base_url=served.url) as client:
+        for _ in range(MAX_WATCHERS + 5):
+            with client.stream("GET", "/api/v1/watch") as response:
+                assert response.status_code == 200
+                assert next(response.iter_lines()) == "retry: 2000"
 
 
 def test_feedback_is_taken_or_kept(served: Laptop) -> None:

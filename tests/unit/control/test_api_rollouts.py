@@ -121,6 +121,26 @@ async def test_what_cannot_be_rolled_out_is_refused_before_anything_moves(
     assert (plane.rollout("fraud") is not None) is (status == 201)
 
 
+async def test_former_rollouts_are_found_and_those_under_way_told_apart(
+    api: httpx.AsyncClient,
+) -> None:
+    await start(api, version="2")
+    before = [r["id"] for r in (await api.get("/rollouts?active=true")).json()["rollouts"]]
+    await api.post("/endpoints/fraud/rollout/abort")
+    ended = (await api.get("/rollouts?active=true")).json()["rollouts"]
+    await start(api, version="3")
+    former = await api.get("/rollouts/r1")
+    listed = [r["id"] for r in (await api.get("/rollouts")).json()["rollouts"]]
+    active = (await api.get("/rollouts?active=true&endpoint=fraud")).json()["rollouts"]
+    elsewhere = (await api.get("/rollouts?active=true&endpoint=other")).json()["rollouts"]
+
+    assert before == ["r1"]
+    assert ended == elsewhere == []
+    assert (former.json()["id"], former.json()["phase"]) == ("r1", "aborted")
+    assert listed == ["r2", "r1"]
+    assert [r["id"] for r in active] == ["r2"]
+
+
 async def test_only_one_rollout_at_a_time(api: httpx.AsyncClient) -> None:
     await start(api, version="2")
     second = await start(api, version="3")
