@@ -74,9 +74,11 @@ def _keep(caller: socket.socket, request: TrialRequest) -> TrialResult:
         caller.close()
         os.close(results)
         _be_trial(request, answer)
+    with contextlib.suppress(OSError):
+        os.setpgid(pid, pid)  # so does the trial itself: whoever comes first
     os.close(answer)
     ended = _wait_for_end(pid, caller, request.timeout_s)
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(OSError):
         os.killpg(pid, signal.SIGKILL)  # what it started has nobody else to end it
     _, status = os.waitpid(pid, 0)
     os.set_blocking(results, False)

@@ -33,9 +33,12 @@ async def trials() -> AsyncIterator[Trials]:
     trials.close()
 
 
-def others() -> list[psutil.Process]:
-    found: list[psutil.Process] = psutil.Process().children(recursive=True)
-    return found
+def processes_of(trials: Trials) -> list[psutil.Process]:
+    """The nursery, then keepers, trials and what these started."""
+    assert trials._process is not None
+    nursery_process = psutil.Process(trials._process.pid)
+    found: list[psutil.Process] = nursery_process.children(recursive=True)
+    return [nursery_process, *found]
 
 
 async def error_of(trials: Trials, path: Path, timeout_s: float = 20.0) -> str:
@@ -59,7 +62,7 @@ async def test_a_trial_tells_what_a_model_takes(trials: Trials, tmp_path: Path) 
 async def test_what_is_forked_has_one_thread(trials: Trials, tmp_path: Path) -> None:
     assert await error_of(trials, python_model(tmp_path, "good")) == ""
 
-    (nursery_process, *_) = others()
+    nursery_process, *_ = processes_of(trials)
     assert nursery_process.num_threads() == 1  # a lock of another would stay locked in the fork
 
 
@@ -100,19 +103,19 @@ async def test_what_a_trial_started_ends_with_it(trials: Trials, tmp_path: Path)
 
     assert await error_of(trials, python_model(tmp_path, "m", first=first)) == ""
 
-    assert not any("sleep" in process.cmdline() for process in others())
+    assert not any("sleep" in process.cmdline() for process in processes_of(trials))
 
 
 async def test_a_trial_that_nobody_waits_for_any_more_ends(trials: Trials, tmp_path: Path) -> None:
     await error_of(trials, python_model(tmp_path, "good"))
-    idle = {process.pid for process in others()}
+    idle = {process.pid for process in processes_of(trials)}
     hanging = python_model(tmp_path, "hangs", first="import time; time.sleep(1000)")
     task = asyncio.ensure_future(error_of(trials, hanging, 1000.0))
     started: list[psutil.Process] = []
     async with asyncio.timeout(20):
         while len(started) < 2:  # the keeper and the trial
             await asyncio.sleep(0.02)
-            started = [process for process in others() if process.pid not in idle]
+            started = [process for process in processes_of(trials) if process.pid not in idle]
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -124,12 +127,13 @@ async def test_a_trial_that_nobody_waits_for_any_more_ends(trials: Trials, tmp_p
 async def test_closing_ends_everything(tmp_path: Path) -> None:
     trials = Trials()
     await error_of(trials, python_model(tmp_path, "good"))
-    started = others()
+    started = processes_of(trials)
     trials.close()
     trials.close()
+    _, alive = psutil.wait_procs(started, timeout=10)
 
     assert started
-    assert not any(process.is_running() for process in started)
+    assert alive == []
 
 
 async def test_a_nursery_that_cannot_be_started_is_an_error(
