@@ -7,7 +7,7 @@ import msgspec
 from headrace.control.store import Event, RolloutRecord
 from headrace.rollout.state import Phase, RolloutState
 
-_REASONS: Final = {
+PHASE_REASONS: Final = {
     Phase.PREPARING: "Preparing",
     Phase.PROGRESSING: "Progressing",
     Phase.PAUSED: "Paused",
@@ -18,6 +18,7 @@ _REASONS: Final = {
     Phase.REPORTED: "Reported",
     Phase.SUPERSEDED: "Superseded",
 }
+"""The word for programs that an event about a new phase has."""
 
 
 def events_of(
@@ -34,7 +35,7 @@ def events_of(
         )
     if state.phase is not before.phase:
         phase = state.phase.value.replace("_", " ")
-        found.append((_REASONS[state.phase], f"rollout {record.id} is {phase}: {state.reason}"))
+        found.append((PHASE_REASONS[state.phase], f"rollout {record.id} is {phase}: {state.reason}"))
     return [
         _event(record, state, now=now, reason=reason, message=message, actor=actor)
         for reason, message in found
