@@ -28,6 +28,7 @@ _HEARTBEAT: Final = b": still there\n\n"
 _MAX_ITEMS: Final = 1000
 _MAX_ID: Final = 2**62
 _WATCH_RETRY_S: Final = 10.0
+_EVENT_LINE: Final = msgspec.json.encode(examples.EVENT).decode()
 
 _Endpoint = Annotated[
     str, Query(pattern=f"^$|{NAME_PATTERN}", description="Only this endpoint's; empty for all.")
@@ -117,7 +118,7 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
             200: {
                 "content": {
                     "text/event-stream": {
-                        "example": f"id: 812\nevent: rollout\ndata: {examples.EVENT}\n\n"
+                        "example": f"id: 812\nevent: rollout\ndata: {_EVENT_LINE}\n\n"
                     }
                 }
             }
