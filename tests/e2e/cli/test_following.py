@@ -15,7 +15,7 @@ from headrace.cli.connection import Target
 from headrace.cli.events import follow_events
 from headrace.cli.management import Management
 from headrace.cli.model_store import model_store
-from headrace.cli.rollouts import wait_until_over
+from headrace.cli.rollout_start import wait_until_over
 from headrace.cli.running import gateway_url, seen_from_here
 from headrace.cli.uploads import stored_on
 from headrace.core import (

@@ -15,8 +15,8 @@ from headrace.cli.events import event_line
 from headrace.cli.history import versions_text
 from headrace.cli.interval_bar import ASCII, UNICODE, WIDTH, interval_bar, marks_for
 from headrace.cli.rollout_plan import PlanOptions, StepUntil, Strategy, rollout_plan
+from headrace.cli.rollout_start import read_plan
 from headrace.cli.rollout_table import duration, effect_text, own_text, render, summary_rows
-from headrace.cli.rollouts import read_plan
 from headrace.core import InvalidArgumentError
 from headrace.core.spec_rollout import RolloutSpec
 from tests.unit.cli.conftest import Command

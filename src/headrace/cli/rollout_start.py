@@ -1,0 +1,363 @@
+"""`headrace rollout start`: begin a rollout, and wait for its end if asked to."""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headrace.cli.failures import FAILED
+from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.rollout_plan import PlanOptions, StepUntil, Strategy, rollout_plan
+
+if TYPE_CHECKING:
+    from headrace.cli.connection import Target
+    from headrace.cli.management import Management
+
+_REFRESH_S = 1.0
+_AWAY_S = 60.0
+"""How long a control plane that does not answer is waited for."""
+_STRATEGY = "Strategy"
+
+
+def start(
+    endpoint: Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)],
+    *,
+    version: Annotated[
+        str,
+        typer.Option("--version", help="Of the model that is served now; or what to call it here."),
+    ] = "",
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="REF",
+            help="NAME[:VERSION] of the registry, or a file to push first.",
+        ),
+    ] = "",
+    upstream: Annotated[
+        str | None,
+        typer.Option("--upstream", metavar="URL", help="A server that someone else runs."),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            "--protocol",
+            help="What the upstream speaks: v2, grpc, v1, torchserve, openai, http.",
+            show_default="v2",
+        ),
+    ] = None,
+    strategy: Annotated[
+        Strategy | None,
+        typer.Option(
+            "--strategy",
+            help="How it takes over.",
+            show_default="the endpoint's own, else canary",
+            rich_help_panel=_STRATEGY,
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            "-f",
+            help="A plan as under `rollout` in the spec; options win over it.",
+            exists=True,
+            dir_okay=False,
+            rich_help_panel=_STRATEGY,
+        ),
+    ] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            "--steps",
+            help="Canary: percentages.",
+            show_default="5,25,50",
+            rich_help_panel=_STRATEGY,
+        ),
+    ] = None,
+    pause_s: Annotated[
+        float | None,
+        typer.Option(
+            "--pause-s",
+            min=0,
+            help="Canary: how long each step is held at least.",
+            show_default="0",
+            rich_help_panel=_STRATEGY,
+        ),
+    ] = None,
+    until: Annotated[
+        StepUntil | None,
+        typer.Option(
+            "--until",
+            help="Canary: what each step waits for.",
+            show_default="verdict",
+            rich_help_panel=_STRATEGY,
+        ),
+    ] = None,
+    baseline: Annotated[
+        bool,
+        typer.Option(
+            "--baseline",
+            help="Canary: compare with fresh copies of the old version at equal weight.",
+            rich_help_panel=_STRATEGY,
+        ),
+    ] = False,
+    weight: Annotated[
+        int | None,
+        typer.Option(
+            "--weight",
+            min=1,
+            max=99,
+            help="A/B: the new version's share in percent.",
+            show_default="50",
+            rich_help_panel=_STRATEGY,
+        ),
+    ] = None,
+    mirror_percent: Annotated[
+        int | None,
+        typer.Option(
+            "--mirror-percent",
+            min=1,
+            max=100,
+            help="Shadow: share of the requests copied.",
+            show_default="100",
+            rich_help_panel=_STRATEGY,
+        ),
+    ] = None,
+    promotes: Annotated[
+        bool,
+        typer.Option(
+            "--promotes", help="Shadow: a good verdict promotes it.", rich_help_panel=_STRATEGY
+        ),
+    ] = False,
+    preview_s: Annotated[
+        float | None,
+        typer.Option(
+            "--preview-s",
+            min=0,
+            help="Blue-green: reached by its own path only, for so long.",
+            show_default="0",
+            rich_help_panel=_STRATEGY,
+        ),
+    ] = None,
+    keep_s: Annotated[
+        float | None,
+        typer.Option(
+            "--keep-s",
+            min=0,
+            help="Blue-green: how long the old version is kept after the switch.",
+            show_default="600",
+            rich_help_panel=_STRATEGY,
+        ),
+    ] = None,
+    approval: Annotated[
+        bool,
+        typer.Option(
+            "--approval", help="Blue-green: switch on `promote` only.", rich_help_panel=_STRATEGY
+        ),
+    ] = False,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            "--alpha",
+            help="Probability that a version as good as the old one is rolled back.",
+            show_default="0.05",
+            rich_help_panel=_STRATEGY,
+        ),
+    ] = None,
+    min_samples: Annotated[
+        int | None,
+        typer.Option(
+            "--min-samples",
+            min=1,
+            help="Requests per version and step before a verdict counts.",
+            show_default="200",
+            rich_help_panel=_STRATEGY,
+        ),
+    ] = None,
+    max_duration_s: Annotated[
+        float | None,
+        typer.Option(
+            "--max-duration-s",
+            min=0,
+            help="Then --on-timeout holds.",
+            show_default="3600",
+            rich_help_panel=_STRATEGY,
+        ),
+    ] = None,
+    on_timeout: Annotated[
+        str | None,
+        typer.Option(
+            "--on-timeout",
+            help="rollback, pause or promote.",
+            show_default="rollback",
+            rich_help_panel=_STRATEGY,
+        ),
+    ] = None,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Return when it is over; exit status 1 unless promoted."),
+    ] = False,
+    wait_s: Annotated[
+        float, typer.Option("--wait-s", min=0.1, help="Seconds that --wait waits.")
+    ] = 86_400.0,
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Let another version take over an endpoint, step by step, as the metrics allow.
+
+    Headrace compares it with the old one while it gets more and more requests, and promotes it,
+    rolls it back or waits. Without options it goes by the endpoint's own `rollout`, else a canary
+    of 5, 25 and 50 percent.
+
+    For example:
+
+        headrace rollout start fraud --version 4 --wait
+
+        headrace rollout start fraud --model ./new.onnx --strategy canary --steps 10,50 --pause-s 60
+
+        headrace rollout start fraud --version 4 --strategy shadow --mirror-percent 10
+
+        headrace rollout start fraud --upstream http://triton:8000 --strategy blue-green
+    """
+    from headrace.cli.connection import find_target
+    from headrace.cli.output import say
+
+    options = PlanOptions(
+        strategy=strategy,
+        steps=steps,
+        pause_s=pause_s,
+        until=until,
+        baseline=baseline,
+        weight=weight,
+        mirror_percent=mirror_percent,
+        promotes=promotes,
+        preview_s=preview_s,
+        keep_s=keep_s,
+        approval=approval,
+        alpha=alpha,
+        min_samples=min_samples,
+        max_duration_s=max_duration_s,
+        on_timeout=on_timeout,
+    )
+    _check_source(version=version, model=model, upstream=upstream, protocol=protocol)
+    plan = rollout_plan(options, None if file is None else read_plan(file))
+    target = find_target(server, home)
+    body: dict[str, Any] = {"version": version, "rollout": plan}
+    if model:
+        body["model"] = _reference(target, endpoint, model)
+    if upstream is not None:
+        body["upstream"] = {"url": upstream, **({"protocol": protocol} if protocol else {})}
+    api = target.management()
+    status = api.post(f"/api/v1/endpoints/{endpoint}/rollout", body, timeout_s=300.0)
+    say(
+        f"rollout {status['id']} ({status['strategy']}) of {endpoint}: "
+        f"version {status['from_version']} to {status['to_version']}"
+    )
+    if wait:
+        status = wait_until_over(api, status, timeout_s=wait_s)
+    else:
+        say(f"watch it with `headrace rollout status {endpoint} --watch`")
+    _print_result(status, json=json)
+    if wait and status["phase"] not in {"promoted", "reported"}:
+        raise typer.Exit(FAILED)
+
+
+def _check_source(*, version: str, model: str, upstream: str | None, protocol: str | None) -> None:
+    if model and upstream is not None:
+        msg = "--model and --upstream exclude each other"
+        raise typer.BadParameter(msg)
+    if not version and not model and upstream is None:
+        msg = "say what shall take over: --version N, --model REF or --upstream URL"
+        raise typer.BadParameter(msg)
+    if protocol is not None and upstream is None:
+        msg = "says what an upstream speaks, and there is no --upstream"
+        raise typer.BadParameter(msg, param_hint="--protocol")
+
+
+def read_plan(file: Path) -> dict[str, Any]:
+    """The plan in a file: what stands under `rollout`, or the whole of it.
+
+    Raises:
+        InvalidArgumentError: It is none.
+    """
+    from headrace.core import InvalidArgumentError
+    from headrace.core.spec_yaml import read_yaml
+
+    try:
+        document = read_yaml(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        msg = f"{file} is no UTF-8 text: {error}"
+        raise InvalidArgumentError(msg) from None
+    if document.mistakes:
+        text = "\n  ".join(map(str, document.mistakes))
+        msg = f"{file}: {text}"
+        raise InvalidArgumentError(msg)
+    value = document.value
+    plan = value.get("rollout", value) if isinstance(value, dict) else value
+    if not isinstance(plan, dict) or "strategy" not in plan:
+        msg = f"{file} holds no plan; it begins with `strategy: canary`, for instance"
+        raise InvalidArgumentError(msg)
+    return plan
+
+
+def _reference(target: "Target", endpoint: str, model: str) -> str:
+    """`model` as the control plane knows it; a file is pushed first."""
+    path = Path(model)
+    if not path.exists():
+        return model
+    from headrace.cli.model_store import model_store
+    from headrace.cli.output import progress, say
+
+    with progress(f"checking and storing {path}"):
+        stored = model_store(target).push(endpoint, path, runtime="", source="")
+    say(f"{path} is {stored.reference}")
+    return stored.reference
+
+
+def wait_until_over(
+    api: "Management", status: dict[str, Any], *, timeout_s: float, every_s: float = _REFRESH_S
+) -> dict[str, Any]:
+    """Follow a rollout until it is over, telling each move; its last status.
+
+    A control plane that is away for a while is waited for: the rollout goes on where it was.
+
+    Raises:
+        DeadlineExceededError: It is not over after `timeout_s`.
+        UnavailableError: The control plane is away for too long.
+    """
+    from headrace.cli.output import say
+    from headrace.cli.rollout_table import progress_of
+    from headrace.core import DeadlineExceededError, UnavailableError
+
+    deadline = time.monotonic() + timeout_s
+    answered = time.monotonic()
+    told = ""
+    while not status["over"]:
+        line = f"{status['phase'].replace('_', ' ')}{progress_of(status)}"
+        if line != told:
+            say(told := line)
+        if time.monotonic() >= deadline:
+            msg = f"rollout {status['id']} is not over after {timeout_s:g} s: {line}; it goes on"
+            raise DeadlineExceededError(msg)
+        time.sleep(every_s)
+        try:
+            status = api.get(f"/api/v1/rollouts/{status['id']}")
+            answered = time.monotonic()
+        except UnavailableError:
+            if time.monotonic() - answered > _AWAY_S:
+                raise
+    return status
+
+
+def _print_result(status: dict[str, Any], *, json: bool) -> None:
+    from headrace.cli.output import say, write_json
+
+    if json:
+        write_json(status)
+    elif status["over"]:
+        say(f"{status['phase'].replace('_', ' ')}: {status['reason']}")
