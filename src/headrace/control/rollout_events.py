@@ -35,7 +35,8 @@ def events_of(
         )
     if state.phase is not before.phase:
         phase = state.phase.value.replace("_", " ")
-        found.append((PHASE_REASONS[state.phase], f"rollout {record.id} is {phase}: {state.reason}"))
+        message = f"rollout {record.id} is {phase}: {state.reason}"
+        found.append((PHASE_REASONS[state.phase], message))
     return [
         _event(record, state, now=now, reason=reason, message=message, actor=actor)
         for reason, message in found
