@@ -1,6 +1,7 @@
 """What does one rollout under way look like to the gateway and to its replicas?"""
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,6 +16,7 @@ from headrace.control.observed import Phase, Replica, Route
 from headrace.control.pairing import Pairing
 from headrace.control.status import MANY_FAILURES, is_routed_as_desired
 from headrace.control.store import Assignment, RolloutRecord
+from headrace.core import FailedPreconditionError
 from headrace.core.rollout_settings import AbSettings, DisagreementMetric, ShadowSettings
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.explain import Names
@@ -22,6 +24,7 @@ from headrace.rollout.outcomes import Verdict
 from headrace.rollout.readings import RewardSums
 from headrace.serving.report import Answer, Observe, ReplicaReport
 
+_LOG: Final = logging.getLogger("headrace.control")
 CANDIDATE: Final = "candidate"
 _MOST_UNITS: Final = 1_000_000
 _ANSWERS_PER_S: Final = 1000.0
@@ -44,11 +47,7 @@ class Watch:
     def over(cls, record: RolloutRecord, now: float) -> "Watch":
         """The watch of a rollout that begins, or goes on after a restart."""
         settings = record.state.settings
-        evidence = (
-            Evidence.decode(settings, record.evidence)
-            if record.evidence
-            else Evidence.start(settings)
-        )
+        evidence = _evidence_of(record)
         arms = (*record.source.arms, *record.target.arms)
         if any(arm.revision.upstream for arm in arms):
             evidence.leave_out("predictions", "somebody else's server does not tell its answers")
@@ -243,8 +242,7 @@ class View:
                 unit=unit_digest(self.record.id, answer.unit or answer.request_id),
                 at=now,
             )
-            for answer in answers
-            if not answer.failed
+            for answer in answers  # failed ones too: who was sent where is not how it ended
         ]
 
     def _answers_percent(self, received_per_s: float) -> int:
@@ -272,6 +270,19 @@ class View:
 
     def _replicas_of(self, arm: DesiredArm) -> list[Replica]:
         return [replica for replica in self.replicas if replica.revision_id == arm.revision.id]
+
+
+def _evidence_of(record: RolloutRecord) -> Evidence:
+    """What was counted for a rollout so far; nothing if another version of Headrace counted it."""
+    settings = record.state.settings
+    if not record.evidence:
+        return Evidence.start(settings)
+    try:
+        return Evidence.decode(settings, record.evidence)
+    except FailedPreconditionError as error:
+        extra = {"rollout": record.id, "error": str(error)}
+        _LOG.warning("what was counted for a rollout is counted anew", extra=extra)
+        return Evidence.start(settings)
 
 
 def _names(record: RolloutRecord) -> Names:

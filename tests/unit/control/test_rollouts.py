@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from headrace.control.home import Home
@@ -236,3 +237,15 @@ async def test_evidence_survives_a_restart_exactly(world: World) -> None:
 
     assert after.evidence == plane.record.evidence
     assert before.summary()["intervals"] > 0
+
+
+async def test_evidence_that_cannot_be_read_is_counted_anew(world: World) -> None:
+    plane = await started(world)
+    await plane.second()
+    damaged = msgspec.structs.replace(plane.record, evidence=b"\xc1")
+    plane.store.store.save_rollout(damaged)
+
+    plane = plane.kill()
+    record = await plane.until_over()
+
+    assert record.state.phase is RolloutPhase.PROMOTED
