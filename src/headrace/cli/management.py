@@ -147,6 +147,8 @@ class Management:
             )
             if response.status >= http.client.BAD_REQUEST:
                 raise error_from_problem(response.status, response.read())
+            if response.status >= http.client.MULTIPLE_CHOICES:
+                raise self._moved(response.headers.get("location", "another address"))
             yield response
         except TimeoutError as error:
             raise self._late(timeout_s) from error
@@ -166,6 +168,12 @@ class Management:
     def _late(self, timeout_s: float | None) -> DeadlineExceededError:
         return DeadlineExceededError(
             f"the control plane at {self.url} did not answer within {timeout_s:g} s"
+        )
+
+    def _moved(self, location: str) -> UnavailableError:
+        return UnavailableError(
+            f"the control plane at {self.url} says that it is at {location}; use that address",
+            retry_after_s=None,
         )
 
     def _lost(self, error: Exception) -> UnavailableError:

@@ -202,6 +202,15 @@ def test_a_gateway_is_where_its_control_plane_is() -> None:
     assert seen_from_here("http://10.0.0.5:8000", "gpu-box") == "http://10.0.0.5:8000"
 
 
+def test_an_address_that_leads_elsewhere_is_told() -> None:
+    moved = b"HTTP/1.1 301 Moved\r\nlocation: https://ops.example/\r\ncontent-length: 0\r\n\r\n"
+    with (
+        scripted(moved) as server,
+        pytest.raises(UnavailableError, match=r"it is at https://ops\.example/; use"),
+    ):
+        server.api.get("/x")
+
+
 def test_a_prefix_and_a_secure_address_are_kept() -> None:
     with scripted(response({"models": [], "problems": []})) as server:
         url = f"http://127.0.0.1:{server.port}/headrace"

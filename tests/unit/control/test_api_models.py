@@ -4,13 +4,15 @@ import asyncio
 import hashlib
 import io
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from headrace.cli.uploads import tar_chunks, tar_size
+from headrace.control.api import build_api
 from headrace.control.api_uploads import MAX_UPLOADS, Upload, Uploads, unpack
 from headrace.control.plane import ControlPlane
 from headrace.core import (
@@ -110,6 +112,34 @@ async def test_what_is_not_the_model_that_was_announced_is_refused(
 
     assert answer.status_code == status, answer.text
     assert text in answer.text
+
+
+async def test_an_upload_that_breaks_off_leaves_nothing(plane: ControlPlane) -> None:
+    coming: list[MutableMapping[str, Any]] = [
+        {"type": "http.request", "body": b"half", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return coming.pop(0) if len(coming) > 1 else coming[0]
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    app = build_api(plane, allowed_hosts=frozenset())
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/v1/models/m",
+        "query_string": b"filename=m",
+        "headers": [(b"host", b"localhost")],
+    }
+    await app(scope, receive, send)
+
+    assert sent[0]["status"] == 499
+    assert list((plane.home.root / "artifacts" / "tmp").iterdir()) == []
+    assert plane.registry.list() == []
 
 
 async def test_models_may_be_larger_than_other_bodies(api: httpx.AsyncClient) -> None:
