@@ -16,7 +16,7 @@ NAMES: Final = (
     "image",
     "overload",
     "memory",
-    "fleet",
+    *("fleet", "steer"),
     "publish",
 )
 
