@@ -113,9 +113,10 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
         responses=shown(examples.ENDPOINT),
     )
     async def get_endpoint(name: Name) -> Response:
-        found = next((view for view in _views(plane, log) if view.name == name), None)
-        if found is None:
+        status = next((one for one in plane.status().endpoints if one.name == name), None)
+        if status is None:
             raise ModelNotFoundError(name)
+        found = _view(plane, log, status)
         return answer(found, headers={"etag": etag(found.generation)})
 
     @api.put(
@@ -197,16 +198,13 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
 
 
 def _views(plane: ControlPlane, log: ConditionLog) -> list[EndpointView]:
-    now = plane.clock.now()
     statuses = plane.status().endpoints
     log.keep_only([status.name for status in statuses])
-    return [_view(plane, log, status, now) for status in statuses]
+    return [_view(plane, log, status) for status in statuses]
 
 
-def _view(
-    plane: ControlPlane, log: ConditionLog, status: EndpointStatus, now: float
-) -> EndpointView:
-    record = plane.rollout(status.name)
+def _view(plane: ControlPlane, log: ConditionLog, status: EndpointStatus) -> EndpointView:
+    record, now = plane.rollout(status.name), plane.clock.now()
     return EndpointView(
         name=status.name,
         generation=plane.endpoint_generation(status.name),
