@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from headrace import __version__
-from headrace.control.api_answers import add_problem_schema
+from headrace.control.api_answers import add_message_schemas
 from headrace.control.api_endpoints import add_endpoints
 from headrace.control.api_events import add_events
 from headrace.control.api_logs import add_logs
@@ -49,7 +49,7 @@ def build_api(plane: ControlPlane, *, allowed_hosts: frozenset[str]) -> App:
     add_logs(api, plane)
     add_statistics(api, plane)
     add_repository(api, plane)
-    add_problem_schema(api)
+    add_message_schemas(api)
     return Guard(app=api, allowed_hosts=allowed_hosts)
 
 

@@ -1,7 +1,7 @@
 """What do all routes of the management API have in common? Who asks, how answers are written."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -11,6 +11,7 @@ from headrace.control.plane import ControlPlane
 from headrace.control.problems import PROBLEM_TYPE, Problem
 from headrace.control.wishes import Applied
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
+from headrace.registry import ModelVersion
 
 ACTOR_HEADER: Final = "x-headrace-actor"
 MAX_WAIT_S: Final = 3600.0
@@ -48,13 +49,30 @@ def answer(
     return Response(msgspec.json.encode(document), status, headers, media_type="application/json")
 
 
-def shown(example: object, *, status: int = 200, description: str = "") -> dict[int | str, Any]:
-    """How an answer looks, for the API's own description."""
-    told = {"description": description} if description else {}
-    return {
-        status: {**told, "content": {"application/json": {"example": example}}},
-        **PROBLEMS,
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedView:
+    """What a change did; `ready` and `not_ready` (by endpoint, why) if it was waited for."""
+
+    changes: list[str]
+    generation: int
+    ready: bool | None = None
+    not_ready: dict[str, str] | None = None
+
+
+def shown(example: object, *, status: int = 200, schema: str = "") -> dict[int | str, Any]:
+    """How an answer looks, for the API's own description.
+
+    Args:
+        schema: One of `MESSAGES`, where FastAPI cannot tell the type itself.
+    """
+    content: dict[str, Any] = {"example": example}
+    if schema:
+        content["schema"] = {"$ref": f"#/components/schemas/{schema}"}
+    return {status: {"content": {"application/json": content}}, **PROBLEMS}
+
+
+MESSAGES: Final = (Problem, ModelVersion)
+"""Messages that answers are made of, which FastAPI does not know."""
 
 
 PROBLEMS: Final[dict[int | str, Any]] = {
@@ -105,17 +123,16 @@ def etag(generation: int) -> str:
     return f'"{generation}"'
 
 
-def add_problem_schema(api: FastAPI) -> None:
-    """Let the API's description say what a problem document holds."""
+def add_message_schemas(api: FastAPI) -> None:
+    """Let the API's description say what `MESSAGES` hold."""
     make = api.openapi
 
-    def with_problem() -> dict[str, Any]:
+    def with_messages() -> dict[str, Any]:
         document = make()
-        (schema,), parts = msgspec.json.schema_components(
-            [Problem], ref_template="#/components/schemas/{name}"
+        _, parts = msgspec.json.schema_components(
+            MESSAGES, ref_template="#/components/schemas/{name}"
         )
-        assert schema, "a Struct has a schema"
         document.setdefault("components", {}).setdefault("schemas", {}).update(parts)
         return document
 
-    api.openapi = with_problem  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    api.openapi = with_messages  # type: ignore[method-assign]  # FastAPI's own way to extend it

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from headrace.control import api_examples as examples
 from headrace.control.api_answers import (
     Actor,
+    AppliedView,
     Name,
     WaitS,
     answer,
@@ -122,6 +123,7 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
     @api.put(
         "/api/v1/endpoints/{name}",
         summary="Want one endpoint as the body says; all others stay as they are",
+        response_model=AppliedView,
         responses=shown(examples.APPLIED),
     )
     async def put_endpoint(
@@ -141,6 +143,7 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
     @api.delete(
         "/api/v1/endpoints/{name}",
         summary="Stop serving an endpoint",
+        response_model=AppliedView,
         responses=shown({"changes": ["endpoint 'fraud' removed"], "generation": 13}),
     )
     async def delete_endpoint(name: Name, actor: Actor, precondition: IfMatch) -> Response:
@@ -185,6 +188,7 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
     @api.post(
         "/api/v1/endpoints/{name}/undo",
         summary="Want an endpoint as it was in a former generation, at once",
+        response_model=AppliedView,
         responses=shown(examples.APPLIED),
     )
     async def undo(

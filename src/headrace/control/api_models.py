@@ -39,7 +39,7 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
         "/api/v1/models/{name}",
         summary="Upload a model as the next version of a name",
         status_code=_CREATED,
-        responses=shown(examples.MODEL, status=_CREATED),
+        responses=shown(examples.MODEL, status=_CREATED, schema="ModelVersion"),
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -113,7 +113,7 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
     @api.get(
         "/api/v1/models/{name}/versions/{version}",
         summary="One model version: digest, signature, who, when, whence",
-        responses=shown(examples.MODEL),
+        responses=shown(examples.MODEL, schema="ModelVersion"),
     )
     async def version(name: ModelName, version: Version) -> Response:
         return answer(_document(await asyncio.to_thread(plane.registry.get, f"{name}:{version}")))
@@ -123,7 +123,7 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
     @api.delete(
         "/api/v1/models/{name}/versions/{version}",
         summary="Remove a version; refused while an endpoint uses it",
-        responses=shown(examples.MODEL),
+        responses=shown(examples.MODEL, schema="ModelVersion"),
     )
     async def remove(name: ModelName, version: Version) -> Response:
         removed = await asyncio.to_thread(plane.registry.remove, name, version, _in_use(plane))

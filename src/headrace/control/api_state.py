@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 from fastapi import Body, FastAPI, Query, Response
 
 from headrace.control import api_examples as examples
-from headrace.control.api_answers import Actor, WaitS, answer, applied_answer, shown
+from headrace.control.api_answers import Actor, AppliedView, WaitS, answer, applied_answer, shown
 from headrace.control.metrics import CONTENT_TYPE
 from headrace.control.orders import Diff
 from headrace.control.plane import ControlPlane
@@ -41,6 +41,7 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
     @api.post(
         "/api/v1/apply",
         summary="Want what the spec says, and nothing else",
+        response_model=AppliedView,
         responses=shown(examples.APPLIED),
     )
     async def apply(

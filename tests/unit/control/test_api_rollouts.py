@@ -1,5 +1,7 @@
 """Rollouts over the management API: started, looked at, told what to do."""
 
+import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -206,8 +208,10 @@ async def test_every_path_of_the_new_kind_shows_an_example(api: httpx.AsyncClien
     ]
 
     assert without == []
-    assert "Problem" in described["components"]["schemas"]
-    assert "RolloutStatus" in described["components"]["schemas"]
+    known = described["components"]["schemas"]
+    named = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(described)))
+    assert named <= set(known)
+    assert {"Problem", "ModelVersion", "RolloutStatus", "AppliedView"} <= named
 
 
 def test_examples_are_of_the_types_that_they_show() -> None:
