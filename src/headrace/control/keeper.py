@@ -77,6 +77,7 @@ def endpoint_route(route: Route) -> EndpointRoute:
             weight=weights[arm.key],
             role=arm.role,
             upstream=arm.upstream,
+            pooled=arm.pooled,
         )
         for arm in route.arms
     )

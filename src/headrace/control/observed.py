@@ -87,6 +87,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
     """A version's intended weight and the addresses that take its requests.
 
     `role`, as of a `DesiredArm`. `upstream`: a server that someone else runs, instead of replicas.
+    `pooled`: the replicas are a pool's, which hosts other versions too.
     """
 
     version: str
@@ -94,6 +95,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
     replicas: tuple[str, ...]
     role: str = ""
     upstream: UpstreamSettings | None = None
+    pooled: bool = False
 
     @property
     def key(self) -> str:

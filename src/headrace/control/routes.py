@@ -167,6 +167,7 @@ def route_of(view: EndpointView) -> Route:
                 weight=arm.weight,
                 replicas=view.ready_for(arm.key),
                 upstream=arm.revision.upstream,
+                pooled=bool(arm.revision.pool),
             )
             for arm in endpoint.arms
         )
@@ -202,6 +203,7 @@ def _kept_route(view: EndpointView, current: Route) -> Route:
             weight=arm.weight,
             replicas=view.ready_for(arm.key) or view.pools.still(arm.replicas),
             upstream=arm.upstream,
+            pooled=arm.pooled,
         )
         for arm in current.arms
     )

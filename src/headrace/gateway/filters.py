@@ -24,6 +24,8 @@ UNIT_HEADER: Final = "x-headrace-unit"
 """What a sticky split goes by: the value of the caller's key."""
 SHADOW_HEADER: Final = "x-headrace-shadow"
 """Marks the copy of a mirrored request with 1."""
+HOSTED_VERSION_HEADER: Final = "x-headrace-version"
+"""Tells replicas that host several versions of a model which one a request is for."""
 SERVICE: Final = "inference.GRPCInferenceService"
 HEALTH_CHECK: Final = "grpc.health.v1.Health/Check"
 
@@ -36,7 +38,14 @@ MODEL_RPCS: Final = {
 }
 """The unary rpcs that name a model, and the fields that do."""
 
-_OURS: Final = (MODEL_HEADER, VERSION_HEADER, SPLIT_HEADER, UNIT_HEADER, SHADOW_HEADER)
+_OURS: Final = (
+    MODEL_HEADER,
+    VERSION_HEADER,
+    SPLIT_HEADER,
+    UNIT_HEADER,
+    SHADOW_HEADER,
+    HOSTED_VERSION_HEADER,
+)
 _EXTRACTION_FILTER: Final = "envoy.filters.http.grpc_field_extraction"
 _BRIDGE_FILTER: Final = "headrace.bridge"
 _BRIDGE: Final = "envoy.extensions.filters.http.grpc_http1_reverse_bridge"

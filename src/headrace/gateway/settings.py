@@ -31,7 +31,8 @@ class RevisionTarget:
     `replicas` are addresses: `unix:/path/to.sock` or `127.0.0.1:9000`. A revision of weight 0 is
     reached by `/versions/{version}` only. `role`: tells a second set of replicas of one version
     apart (a rollout's `baseline`), which no path names. `upstream`: a server that someone else
-    runs, instead of replicas.
+    runs, instead of replicas. `pooled`: the replicas host other versions too, so every request says
+    which one it is for.
     """
 
     version: str
@@ -39,6 +40,7 @@ class RevisionTarget:
     weight: int
     role: str = ""
     upstream: UpstreamSettings | None = None
+    pooled: bool = False
 
     def __post_init__(self) -> None:
         check_version(self.version)

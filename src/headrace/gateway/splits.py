@@ -9,6 +9,7 @@ from headrace.core.upstream_settings import StickySettings, UpstreamProtocol
 from headrace.gateway.clusters import cluster_name
 from headrace.gateway.filters import (
     BRIDGED_ELSEWHERE,
+    HOSTED_VERSION_HEADER,
     SHADOW_HEADER,
     SPLIT_HEADER,
     UNIT_HEADER,
@@ -84,7 +85,7 @@ def arm_action(
 ) -> Resource:
     """The action of a route to one arm, whatever the split is."""
     action: Resource = {"route": {"cluster": cluster_name(endpoint.name, arm.key), **limits}}
-    return with_filters(action, _filters(arm, door))
+    return _with_headers(with_filters(action, _filters(arm, door)), _named(arm))
 
 
 def with_filters(action: Resource, filters: Resource) -> Resource:
@@ -110,14 +111,16 @@ def _split(
     else:
         clusters: list[Json] = [
             with_filters(
-                {"name": cluster_name(endpoint.name, arm.key), "weight": weight},
+                _with_headers(
+                    {"name": cluster_name(endpoint.name, arm.key), "weight": weight}, _named(arm)
+                ),
                 _filters(arm, door),
             )
             for arm, weight in split
         ]
         weighted: Resource = {"clusters": clusters, **({"use_hash_policy": True} if sticky else {})}
         action = {"route": {"weighted_clusters": weighted, **by_hash, **limits}}
-    return {**_mirrored(endpoint, action), **_marked(endpoint, sticky)}
+    return _with_headers(_mirrored(endpoint, action), _marked(endpoint, sticky))
 
 
 def _hash_policy(endpoint: EndpointRoute, sticky: StickySettings) -> Resource:
@@ -128,14 +131,28 @@ def _hash_policy(endpoint: EndpointRoute, sticky: StickySettings) -> Resource:
     return {"header": header, "terminal": True}
 
 
-def _marked(endpoint: EndpointRoute, sticky: StickySettings | None) -> Resource:
+def _with_headers(action: Resource, headers: Sequence[Json]) -> Resource:
+    """`action`, or one cluster of a split, with headers for those who answer."""
+    if not headers:
+        return action
+    present = action.get("request_headers_to_add", [])
+    assert isinstance(present, list)
+    return {**action, "request_headers_to_add": [*present, *headers]}
+
+
+def _named(arm: RevisionTarget) -> list[Json]:
+    """Which version is meant, for replicas that host several."""
+    return [set_header(HOSTED_VERSION_HEADER, arm.version)] if arm.pooled else []
+
+
+def _marked(endpoint: EndpointRoute, sticky: StickySettings | None) -> list[Json]:
     """Tell the replicas, and whatever counts, which split a request came by and whose it is."""
     if not endpoint.split_id:
-        return {}
-    headers = [set_header(SPLIT_HEADER, endpoint.split_id)]
+        return []
+    headers: list[Json] = [set_header(SPLIT_HEADER, endpoint.split_id)]
     if sticky is not None and sticky.header:
         headers.append(set_header(UNIT_HEADER, f"%REQ({sticky.header.upper()})%"))
-    return {"request_headers_to_add": headers}
+    return headers
 
 
 def _mirrored(endpoint: EndpointRoute, action: Resource) -> Resource:
@@ -148,7 +165,10 @@ def _mirrored(endpoint: EndpointRoute, action: Resource) -> Resource:
         "cluster": cluster_name(endpoint.name, mirror.key),
         "runtime_fraction": {"default_value": {"numerator": mirror.percent}},
         "disable_shadow_host_suffix_append": True,
-        "request_headers_mutations": [{"append": set_header(SHADOW_HEADER, "1")}],
+        "request_headers_mutations": [
+            {"append": header}
+            for header in (set_header(SHADOW_HEADER, "1"), *_named(endpoint.arm(mirror.key)))
+        ],
     }
     return {**action, "route": {**route, "request_mirror_policies": [policy]}}
 

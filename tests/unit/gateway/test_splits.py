@@ -191,3 +191,30 @@ def test_a_single_arm_is_one_cluster_however_often_it_is_there() -> None:
     )
 
     assert Counter(clusters_named(_route(endpoint, **{"X-User": "u"}))) == {"m~1": 1}
+
+
+def test_replicas_that_host_several_versions_are_told_which_one_is_meant() -> None:
+    arms = tuple(replace(_arm(version, 50), pooled=True) for version in "12")
+    endpoint = replace(
+        THREE, revisions=arms, split_id="r", mirror=MirrorTarget(key="2", percent=20)
+    )
+
+    def told(part: dict[str, Any]) -> dict[str, str]:
+        headers = [added["header"] for added in part.get("request_headers_to_add", [])]
+        return {header["key"]: header["value"] for header in headers}
+
+    route = _route(endpoint)
+    whole = (replace(arms[0], weight=100), replace(arms[1], weight=0))
+    alone = _route(replace(endpoint, revisions=whole))
+    pinned = first_match(build_snapshot(gateway_settings(), [endpoint]), "/v2/models/m/versions/2")
+
+    assert told(route) == {"x-headrace-split": "r"}
+    assert [told(cluster) for cluster in route["route"]["weighted_clusters"]["clusters"]] == [
+        {"x-headrace-version": "1"},
+        {"x-headrace-version": "2"},
+    ]
+    assert told(alone) == {"x-headrace-version": "1", "x-headrace-split": "r"}
+    assert told(pinned) == {"x-headrace-version": "2"}
+    (policy,) = route["route"]["request_mirror_policies"]
+    copies = [mutation["append"]["header"] for mutation in policy["request_headers_mutations"]]
+    assert {"key": "x-headrace-version", "value": "2"} in copies
