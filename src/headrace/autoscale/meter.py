@@ -22,7 +22,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
     `busy_s`: seconds in which each copy's busiest part was busy, added up over the copies. `run_s`
     and `wait_s`: over the answered requests. `latencies`: by bucket of `bounds_s`, with one more
-    for what is above.
+    for what is above; `latency_s`: their sum, 0 if it is not known.
     """
 
     seconds: float
@@ -33,6 +33,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     wait_s: float
     latencies: tuple[int, ...] = ()
     bounds_s: tuple[float, ...] = ()
+    latency_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -100,22 +101,43 @@ def _ratio(total: float, count: int) -> float | None:
 
 def _quantile(looks: Sequence[Counts]) -> float | None:
     bounds = next((look.bounds_s for look in reversed(looks) if look.bounds_s), ())
-    alike = [look.latencies for look in looks if look.bounds_s == bounds]
-    return quantile(bounds, [sum(column) for column in zip(*alike, strict=True)], _P99)
+    alike = [look for look in looks if look.bounds_s == bounds]
+    counts = [sum(column) for column in zip(*(look.latencies for look in alike), strict=True)]
+    return quantile(bounds, counts, _P99, total_s=sum(look.latency_s for look in alike))
 
 
-def quantile(bounds_s: Sequence[float], counts: Sequence[int], q: float) -> float | None:
+def quantile(
+    bounds_s: Sequence[float], counts: Sequence[int], q: float, *, total_s: float = 0.0
+) -> float | None:
     """The quantile `q` (0 to 1) of a histogram, in a straight line within its bucket.
 
     None if nothing was counted. What is above the last bound is taken to be there.
+
+    Args:
+        total_s: The sum of all values, 0 if it is not known. It tells where in a bucket the values
+            lie that are nearly alike: a model that takes 0.105 s each time has no p99 of 0.15 s,
+            though its bucket ends there.
     """
     total = sum(counts)
     if not total:
         return None
     rank, seen, lower = q * total, 0.0, 0.0
-    for bound, count in zip(bounds_s, counts, strict=False):
+    for index, (bound, count) in enumerate(zip(bounds_s, counts, strict=False)):
         if count and seen + count >= rank:
-            return lower + (bound - lower) * (rank - seen) / count
+            upper = _highest(bounds_s, counts, index, total_s)
+            return lower + (upper - lower) * (rank - seen) / count
         seen += count
         lower = bound
     return bounds_s[-1] if bounds_s else None
+
+
+def _highest(bounds_s: Sequence[float], counts: Sequence[int], index: int, total_s: float) -> float:
+    """Where the values of a bucket end if they are evenly spread and cannot sum up to more.
+
+    All others are at least at their bucket's beginning; what is left of the sum bounds the mean.
+    """
+    edges = (0.0, *bounds_s)
+    lower, upper = edges[index], edges[index + 1]
+    others_s = sum(c * edges[i] for i, c in enumerate(counts) if i != index)
+    mean = (total_s - others_s) / counts[index]
+    return min(upper, 2.0 * mean - lower) if mean > lower else upper

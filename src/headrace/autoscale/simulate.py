@@ -217,6 +217,7 @@ class _Run:
             wait_s=seen.wait_s,
             latencies=tuple(seen.histogram.counts),
             bounds_s=SECONDS_BOUNDS,
+            latency_s=seen.histogram.sum,
         )
         is_lost = trace.is_lost(second)
         signals = self._meter.signals(

@@ -156,6 +156,7 @@ class ArmMeter:
             wait_s=sum(delta.wait_s for delta in fresh),
             latencies=tuple(sum(column) for column in columns),
             bounds_s=fresh[0].bounds_s if fresh else (),
+            latency_s=sum(delta.latency_s for delta in fresh),
         )
 
 
@@ -184,6 +185,7 @@ class _Delta:
     cpu_s: float
     latencies: tuple[int, ...]
     bounds_s: tuple[float, ...]
+    latency_s: float
 
     @property
     def busy_s(self) -> float:
@@ -208,6 +210,7 @@ class _Delta:
             cpu_s=max(after.cpu_s - old.cpu_s, 0.0),
             latencies=tuple(map(_less, after.request, old.request)),
             bounds_s=tuple(after.bounds_s),
+            latency_s=max(after.request_s - old.request_s, 0.0),
         )
 
 

@@ -1,5 +1,10 @@
+import math
+from bisect import bisect_left
+
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.autoscale import Counts, Meter
 from headrace.autoscale.meter import quantile
@@ -114,3 +119,30 @@ def test_a_quantile_lies_within_its_bucket(
 
     assert found == (None if value is None else pytest.approx(value))
     assert quantile((), (3,), 0.5) is None
+
+
+def test_values_that_are_alike_have_no_p99_at_the_end_of_their_bucket() -> None:
+    alike = quantile(BOUNDS, (0, 1000, 0, 0), 0.99, total_s=105.0)
+    with_few_above = quantile(BOUNDS, (0, 995, 5, 0), 0.99, total_s=105.5)
+
+    assert alike == pytest.approx(0.1099)
+    assert with_few_above is not None
+    assert 0.105 <= with_few_above < 0.12
+
+
+@given(
+    st.lists(st.floats(0.0, 0.39), min_size=1, max_size=200),
+    st.sampled_from([0.5, 0.9, 0.99]),
+)
+def test_a_quantile_is_in_the_bucket_of_the_true_one(values: list[float], q: float) -> None:
+    counts_of = [0] * 4
+    for value in values:
+        counts_of[bisect_left(BOUNDS, value)] += 1
+
+    found = quantile(BOUNDS, counts_of, q, total_s=sum(values))
+
+    true = sorted(values)[max(math.ceil(q * len(values)) - 1, 0)]
+    edges = (0.0, *BOUNDS)
+    index = bisect_left(BOUNDS, true)
+    assert found is not None
+    assert edges[index] - 1e-9 <= found <= edges[index + 1] + 1e-9
