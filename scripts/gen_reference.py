@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Final
 
 from headrace import cli, client
+from headrace.control.endpoint_status import ConditionType
 from headrace.core import (
     BatchingSettings,
     InferResponse,
     ModelSignature,
     PaddingSettings,
+    PoolSettings,
     ReplicaSettings,
     RequestedOutput,
     TensorSpec,
@@ -26,22 +28,29 @@ from headrace.core import (
 from headrace.core.spec import json_schema
 from headrace.runtimes import LoadOptions, Model, PythonModel, Runtime
 from scripts.reference.api import class_head, class_section
+from scripts.reference.enums import word_table
 from scripts.reference.errors import code_table, error_table
-from scripts.reference.metrics import replica_metric_table
+from scripts.reference.events import event_table, phase_table
+from scripts.reference.management import management_sections
+from scripts.reference.metrics import pool_metric_table, replica_metric_table
 from scripts.reference.settings import settings_section
 from scripts.reference.spec import spec_sections
 
 REFERENCE: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
 SCHEMA: Final = "headrace.schema.json"
+_SETTINGS: Final = (ReplicaSettings, BatchingSettings, PaddingSettings, PoolSettings)
 PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "cli": cli.reference,
     "client": lambda: "\n".join(_client_sections()),
     "codes": code_table,
+    "conditions": lambda: word_table(ConditionType, "condition"),
     "errors": error_table,
+    "events": event_table,
+    "management": management_sections,
+    "phases": phase_table,
+    "pool metrics": pool_metric_table,
     "replica metrics": replica_metric_table,
-    "replica settings": lambda: "\n".join(
-        settings_section(kind) for kind in (ReplicaSettings, BatchingSettings, PaddingSettings)
-    ),
+    "replica settings": lambda: "\n".join(map(settings_section, _SETTINGS)),
     "runtimes": lambda: "\n".join(map(class_section, (Runtime, Model, LoadOptions, PythonModel))),
     "spec": lambda: spec_sections(json_schema()),
 }

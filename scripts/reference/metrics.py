@@ -1,23 +1,41 @@
-"""What a replica counts, from what it really says."""
+"""What a replica and a pool's copy count, from what they really say."""
 
+import asyncio
 import re
+from typing import Any, cast
 
-from headrace.core import ReplicaSettings
+from headrace.core import PoolSettings, ReplicaSettings
 from headrace.observe import ModelStatistics
 from headrace.serving.exposition import exposition
+from headrace.serving.pool import Pool
+from headrace.serving.pool_metrics import pool_exposition
 from headrace.serving.state import ReplicaState
 from scripts.reference.text import cell
+
+_SETTINGS = ReplicaSettings(model_name="digits", model_version="1", path="")
 
 
 def replica_metric_table() -> str:
     """Name, type, labels and meaning of every metric of a replica."""
-    settings = ReplicaSettings(model_name="digits", model_version="1", path="")
     statistics = ModelStatistics(name="digits", version="1")
-    text = exposition(ReplicaState(settings=settings, statistics=statistics)).decode()
+    text = exposition(ReplicaState(settings=_SETTINGS, statistics=statistics)).decode()
+    return _table(text)
+
+
+def pool_metric_table() -> str:
+    """The same of what a pool's copy adds."""
+    unused = cast("Any", None)  # nothing is loaded here
+    pool = Pool(PoolSettings(name="small"), trial=unused, loader=unused)
+    pool.declare([_SETTINGS])
+    return _table(asyncio.run(pool_exposition(pool)).decode(), prefix="headrace_pool_")
+
+
+def _table(text: str, *, prefix: str = "") -> str:
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
     rows = [
         f"| `{name}` | {kinds[name]} | {_labels(name, text)} | {cell(meaning)} |"
         for name, meaning in re.findall(r"^# HELP (\S+) (.+)$", text, re.MULTILINE)
+        if name.startswith(prefix)
     ]
     head = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
     return "\n".join([*head, *rows])

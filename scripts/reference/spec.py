@@ -1,19 +1,35 @@
 """What may stand in `headrace.yaml`, from its JSON Schema."""
 
-import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
-from scripts.reference.text import cell
+from scripts.reference.schema import default_of, meaning_of, refs_in, type_of
 
-_NAMES = ("EndpointSpec", "VersionSpec", "BatchingSpec", "PaddingSpec", "GatewaySpec")
+_FILE: Final = "The file"
 
 
 def spec_sections(schema: Mapping[str, Any]) -> str:
-    """A table of settings for the file and for each kind of object in it."""
-    parts = [_section("The file", schema)]
-    parts += [_section(name, schema["$defs"][name]) for name in _NAMES]
+    """A table of settings for the file and for each kind of object in it, outer ones first."""
+    kinds = schema["$defs"]
+    parts = [_section(_FILE, schema), *(_section(name, kinds[name]) for name in _order(schema))]
     return "\n".join(parts)
+
+
+def _order(schema: Mapping[str, Any]) -> list[str]:
+    """Every kind of object, each after the one that names it first."""
+    found: list[str] = []
+    seen: set[str] = set()
+
+    def visit(part: Mapping[str, Any]) -> None:
+        for name in refs_in(part.get("properties", {})):
+            if name not in seen:
+                seen.add(name)
+                found.append(name)
+                visit(schema["$defs"][name])
+
+    visit({"properties": {"endpoints": schema["properties"]["endpoints"]}})
+    visit(schema)
+    return found
 
 
 def _section(title: str, schema: Mapping[str, Any]) -> str:
@@ -24,43 +40,8 @@ def _section(title: str, schema: Mapping[str, Any]) -> str:
 
 def _rows(schema: Mapping[str, Any]) -> Iterator[str]:
     required = schema.get("required", ())
-    for name, field in schema["properties"].items():
-        default = "required" if name in required else _default(field)
-        choices = [choice.get("description", "") for choice in field.get("anyOf", ())]
-        meaning = field.get("description") or next(filter(None, choices), "")
-        yield f"| `{name}` | {_type(field)} | {default} | {cell(meaning)} |"
-
-
-def _default(field: Mapping[str, Any]) -> str:
-    if "default" not in field:
-        return "empty"
-    default = field["default"]
-    return "as below" if isinstance(default, dict) else f"`{json.dumps(default)}`"
-
-
-def _type(field: Mapping[str, Any]) -> str:
-    """A type and its bounds, for people."""
-    if "$ref" in field:
-        name = field["$ref"].rsplit("/", 1)[1]
-        return f"[{name}](#{name.lower()})"
-    if "anyOf" in field:
-        return " or ".join(_type(choice) for choice in field["anyOf"])
-    if "const" in field:
-        return f"`{field['const']}`"
-    match field["type"]:
-        case "array":
-            return f"list of {_type(field['items'])}"
-        case "object":
-            return f"mapping to {_type(field['additionalProperties'])}"
-        case kind:
-            return f"{kind}{_bounds(field)}"
-
-
-def _bounds(field: Mapping[str, Any]) -> str:
-    if "pattern" in field:
-        return f", `{cell(field['pattern'])}`"
-    low, high = field.get("minimum", field.get("exclusiveMinimum")), field.get("maximum")
-    if low is None or high is None:
-        return ""
-    above = "above " if "exclusiveMinimum" in field else ""
-    return f", {above}{low:g} to {high:,}"
+    # What tells one kind from another comes first.
+    fields = sorted(schema["properties"].items(), key=lambda item: "const" not in item[1])
+    for name, field in fields:
+        default = "required" if name in required else default_of(field)
+        yield f"| `{name}` | {type_of(field)} | {default} | {meaning_of(field)} |"

@@ -1,0 +1,83 @@
+"""What an event says happened: kinds and reasons, from the code that writes them."""
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import headrace.control
+from headrace.autoscale.reasons import Reason
+from headrace.control.rollout_events import PHASE_REASONS
+from headrace.rollout.state import Phase
+from scripts.reference.enums import meanings
+from scripts.reference.text import cell
+
+SPEC_REASONS: Final[Mapping[str, str]] = {
+    "Added": "An endpoint is asked for that was not there.",
+    "Changed": "It is to be something else. The message says by what: `applied`, `put`, "
+    "`undone to generation 3`, `rollout started`.",
+    "Removed": "It is not asked for any more.",
+}
+ROLLOUT_REASONS: Final[Mapping[str, str]] = {
+    "Started": "A rollout began.",
+    "Weight": "The new version's share of the requests is to be another.",
+}
+"""Besides those of phases."""
+_PHASE_MEANINGS: Final[Mapping[Phase, str]] = {
+    Phase.PROGRESSING: "The new version's replicas are ready and it has its share; or resumed.",
+    Phase.PAUSED: "By hand, by the plan (a step that waits for approval) or by `on_timeout`.",
+    Phase.PROMOTED: "The new version has all requests.",
+}
+_SCALE_MEANINGS: Final[Mapping[str, str]] = {
+    "Steady": "The count is what the load needs.",
+    "Schedule": "A line of the schedule asks for a minimum.",
+    "Minimum": "Fewer would do, but for `min_replicas`.",
+    "MissingMetrics": "A replica does not tell its load; missing data never scales down.",
+}
+
+
+def event_table() -> str:
+    """Every kind with its reasons and their meanings."""
+    rows = [f"| `{kind}` | `{reason}` | {cell(text)} |" for kind, reason, text in _events()]
+    return "\n".join(["| kind | reason | meaning |", "|---|---|---|", *rows])
+
+
+def phase_table() -> str:
+    """Every phase of a rollout."""
+    rows = [f"| `{phase.value}` | {text} |" for phase, text in _phases().items()]
+    return "\n".join(["| phase | meaning |", "|---|---|", *rows])
+
+
+def _phases() -> dict[Phase, str]:
+    return {
+        Phase(word): text or _PHASE_MEANINGS[Phase(word)] for word, text in meanings(Phase).items()
+    }
+
+
+def _events() -> Iterator[tuple[str, str, str]]:
+    yield from (("spec", reason, text) for reason, text in SPEC_REASONS.items())
+    yield from (("rollout", reason, text) for reason, text in ROLLOUT_REASONS.items())
+    phases = _phases()
+    yield from (("rollout", reason, phases[phase]) for phase, reason in PHASE_REASONS.items())
+    for reason, text in meanings(Reason).items():
+        yield "scale", reason, text or _SCALE_MEANINGS[reason]
+
+
+def written_events() -> set[tuple[str, str]]:
+    """Kinds and reasons that stand in calls of `Event` in the control plane's code."""
+    found = set()
+    for path in Path(headrace.control.__path__[0]).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Event":
+                words = {one.arg: _strings(one.value) for one in node.keywords}
+                kinds = words.get("kind", [])
+                found |= {(kind, reason) for kind in kinds for reason in words.get("reason", [])}
+    return found
+
+
+def _strings(value: ast.expr) -> list[str]:
+    return [
+        node.value
+        for node in ast.walk(value)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]

@@ -1,0 +1,167 @@
+"""The management API, from the document in which it describes itself."""
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from headrace.control.api import build_api
+from headrace.registry import Registry
+from scripts.reference.schema import default_of, meaning_of, name_of, refs_in, type_of
+from scripts.reference.text import cell
+
+if TYPE_CHECKING:
+    from headrace.control.plane import ControlPlane
+
+_GROUPS: Final = {
+    "/api/v1/endpoints": "Endpoints and rollouts",
+    "/api/v1/rollouts": "Endpoints and rollouts",
+    "/api/v1/events": "Events and rewards",
+    "/api/v1/watch": "Events and rewards",
+    "/api/v1/feedback": "Events and rewards",
+    "/api/v1/models": "Models",
+    "/api/v1/gc": "Models",
+    "/v2": "Triton's routes",
+}
+_OTHERS: Final = "The whole system"
+_NOT_OURS: Final = frozenset({"HTTPValidationError", "ValidationError"})
+_SHOWN_LINES: Final = 72
+
+
+class _NoPlane:
+    """As much of a control plane as describing its routes needs."""
+
+    def __init__(self) -> None:
+        self.home = self
+        self.root = Path("nowhere")
+        self.registry = Registry(self.root)
+
+
+def openapi() -> Mapping[str, Any]:
+    """The API's description, as `GET /api/v1/openapi.json` answers it."""
+    api = build_api(cast("ControlPlane", _NoPlane()), allowed_hosts=frozenset())
+    return cast("Any", api).app.openapi()  # type: ignore[no-any-return]  # behind its guard
+
+
+def management_sections() -> str:
+    """Every route by group, then every object in their bodies."""
+    document = openapi()
+    groups: dict[str, list[tuple[str, str, Mapping[str, Any]]]] = {_OTHERS: []}
+    for path, operations in document["paths"].items():
+        group = next((g for start, g in _GROUPS.items() if path.startswith(start)), _OTHERS)
+        for method, operation in operations.items():
+            groups.setdefault(group, []).append((method.upper(), path, operation))
+    parts = []
+    for group, found in groups.items():
+        parts.append(f"## {group}\n")
+        seen: set[str] = set()
+        parts += [_operation(method, path, told, seen) for method, path, told in found]
+    return "\n".join([*parts, *_objects(document)])
+
+
+def _operation(method: str, path: str, operation: Mapping[str, Any], seen: set[str]) -> str:
+    """One route; `seen` has the examples of its group that were shown already."""
+    parts = [f"### `{method} {path}`\n", f"{operation['summary']}.\n"]
+    if told := operation.get("description"):
+        parts.append(f"{textwrap.dedent(told).strip()}\n")
+    given = [one for one in operation.get("parameters", ()) if one["in"] != "path"]
+    if parameters := [_parameter(one) for one in given]:
+        head = "| parameter | in | type | default | meaning |\n|---|---|---|---|---|"
+        parts.append("\n".join([head, *parameters]) + "\n")
+    parts += _body(operation.get("requestBody"))
+    for status, told in operation["responses"].items():
+        if not status.startswith("2"):
+            continue  # a problem document; the page says so once
+        shown, example = _answer(status, told)
+        parts.append(shown)
+        if example not in seen:
+            parts.append(example)
+        seen.add(example)
+    return "\n".join(filter(None, parts))
+
+
+def _parameter(one: Mapping[str, Any]) -> str:
+    field = one["schema"]
+    default = "required" if one.get("required") else default_of({"default": None, **field})
+    meaning = cell(one.get("description") or meaning_of(field))
+    kind = type_of(field).removesuffix(" or null")
+    return f"| `{one['name']}` | {one['in']} | {kind} | {default} | {meaning} |"
+
+
+def _body(body: Mapping[str, Any] | None) -> Iterator[str]:
+    if body is None:
+        return
+    optional = "" if body.get("required") else ", may be left out"
+    for media_type, content in body["content"].items():
+        schema = content.get("schema", {})
+        kind = f": {type_of(schema)}" if list(refs_in(schema)) else ""
+        told = f" {body['description']}" if "description" in body else ""
+        yield f"Body: `{media_type}`{optional}{kind}.{told}\n"
+        named = content.get("examples", {})
+        examples = [one["value"] for one in named.values()] or schema.get("examples", [])
+        yield from (_json(example) for example in examples if example != {})
+
+
+def _answer(status: str, told: Mapping[str, Any]) -> tuple[str, str]:
+    """The answer in words, and its example where no object's section has one."""
+    text, shown = f"Answer: {status}", ""
+    for media_type, body in told.get("content", {}).items():
+        schema, example = body.get("schema", {}), body.get("example")
+        if not schema and example is None:
+            continue  # the description does not know it either
+        text += f", `{media_type}`"
+        if list(refs_in(schema)):
+            text += f", {type_of(schema)}"
+        elif media_type == "application/json" and example is not None:
+            shown = _json(example)
+        elif example is not None:
+            shown = f"```http\n{example.strip()}\n```\n"
+    return f"{text}.\n", shown
+
+
+def _objects(document: Mapping[str, Any]) -> Iterator[str]:
+    examples = _examples_by_kind(document)
+    yield "## Objects\n"
+    for name, schema in sorted(document["components"]["schemas"].items()):
+        if name in _NOT_OURS:
+            continue
+        yield f"### {name}\n"
+        if told := schema.get("description"):
+            yield f"{' '.join(told.split())}\n"
+        if "enum" in schema:
+            yield f"{type_of(schema)}.\n"
+            continue
+        yield "\n".join(_fields(schema)) + "\n"
+        # A longer one holds examples that stand at other objects.
+        if name in examples and len(text := _json(examples[name]).splitlines()) <= _SHOWN_LINES:
+            yield "\n".join(text) + "\n"
+
+
+def _fields(schema: Mapping[str, Any]) -> Iterator[str]:
+    fields: Mapping[str, Any] = schema.get("properties", {})
+    required = schema.get("required", ())
+    has_meanings = any(map(meaning_of, fields.values()))
+    yield "| field | type | default |" + (" meaning |" if has_meanings else "")
+    yield "|---|---|---|" + ("---|" if has_meanings else "")
+    for name, field in fields.items():
+        default = "" if name in required else default_of(field)
+        meaning = f" {meaning_of(field)} |" if has_meanings else ""
+        yield f"| `{name}` | {type_of(field)} | {default} |{meaning}"
+
+
+def _examples_by_kind(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The first example of each kind that a route answers."""
+    found: dict[str, Any] = {}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for answer in operation["responses"].values():
+                for body in answer.get("content", {}).values():
+                    ref = body.get("schema", {}).get("$ref")
+                    if ref and "example" in body:
+                        found.setdefault(name_of(ref), body["example"])
+    return found
+
+
+def _json(example: object) -> str:
+    return f"```json\n{json.dumps(example, indent=2)}\n```\n"
