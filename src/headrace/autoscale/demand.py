@@ -40,7 +40,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
     `needed`: on average over the stable window. `grow`: what that is at least, `shrink`: at most.
     `burst`: what the last second, or any longer part of the panic window, shows at least.
-    `numbers` and `explanation` say what they were made from.
+    `numbers` and `explanation` say what the means were made from.
     """
 
     needed: float
@@ -49,6 +49,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     burst: float
     numbers: dict[str, float]
     explanation: str
+    burst_explanation: str
 
 
 def demand_of(
@@ -75,19 +76,28 @@ def _by_arrivals(state: ScalerState, settings: AutoscaleSettings, concurrency: i
             concurrency=concurrency,
         )
 
-    needed = copies(stable.value)
-    busy = stable.value * service_s / needed if needed > 0.0 else DEFAULT_UTILISATION
+    def explain(arrivals: float, besides: str = "") -> str:
+        return (
+            f"{arrivals:.3g} requests/s{besides} x {service_s:.3g} s of a copy that may be busy "
+            f"{_busy(arrivals * service_s, copies(arrivals)):.0%}"
+        )
+
     sure = max((at_least(mean, z=_BURST_Z) for mean in recent), default=0.0)
+    backlog = _backlog(state, settings, arrivals=sure, concurrency=concurrency)
+    besides = f", {backlog:.3g} of them to empty the queues," if backlog else ""
+    busy = _busy(stable.value * service_s, copies(stable.value))
     return _demand(
         stable,
-        sure + _backlog(state, settings, arrivals=sure, concurrency=concurrency),
+        sure + backlog,
         copies,
         numbers={"arrivals": stable.value, "service_s": service_s, "target_utilisation": busy},
-        explanation=(
-            f"{stable.value:.3g} requests/s x {service_s:.3g} s of a copy that may be busy "
-            f"{busy:.0%}"
-        ),
+        explanation=explain(stable.value),
+        burst_explanation=explain(sure + backlog, besides),
     )
+
+
+def _busy(load: float, copies: float) -> float:
+    return load / copies if copies > 0.0 else DEFAULT_UTILISATION
 
 
 def _by_in_flight(
@@ -97,12 +107,14 @@ def _by_in_flight(
     if stable is None:
         return None
     target = settings.target_in_flight or concurrency * DEFAULT_UTILISATION
+    sure = max((at_least(mean, z=_BURST_Z) for mean in recent), default=0.0)
     return _demand(
         stable,
-        max((at_least(mean, z=_BURST_Z) for mean in recent), default=0.0),
+        sure,
         lambda in_flight: in_flight / target,
         numbers={"in_flight": stable.value, "target_in_flight": target},
         explanation=f"{stable.value:.3g} requests in flight, {target:.3g} per copy",
+        burst_explanation=f"{sure:.3g} requests in flight, {target:.3g} per copy",
     )
 
 
@@ -131,6 +143,7 @@ def _demand(
     *,
     numbers: dict[str, float],
     explanation: str,
+    burst_explanation: str,
 ) -> Demand:
     return Demand(
         needed=copies(stable.value),
@@ -139,4 +152,5 @@ def _demand(
         burst=copies(recent),
         numbers=numbers,
         explanation=explanation,
+        burst_explanation=burst_explanation,
     )

@@ -5,7 +5,6 @@ from typing import Final
 
 import msgspec
 
-from headrace.autoscale.demand import Demand
 from headrace.autoscale.look import Look
 from headrace.autoscale.pressure import step_up
 from headrace.autoscale.reasons import Reason, Wish
@@ -55,14 +54,14 @@ def _loaded(look: Look) -> list[Wish]:
     demand = look.demand
     if demand is None:
         return []
-    wishes = [_wish_of(demand, demand.grow, Reason.LOAD, "on average")]
+    wishes = [_wish(demand.grow, Reason.LOAD, f"on average ({demand.explanation})")]
     if look.is_panicking:
-        wishes.append(_wish_of(demand, demand.burst, Reason.BURST, "right now"))
+        wishes.append(_wish(demand.burst, Reason.BURST, f"right now ({demand.burst_explanation})"))
     return wishes
 
 
-def _wish_of(demand: Demand, copies: float, reason: Reason, when: str) -> Wish:
-    message = f"the load needs at least {copies:.2f} copies {when} ({demand.explanation})"
+def _wish(copies: float, reason: Reason, why: str) -> Wish:
+    message = f"the load needs at least {copies:.2f} copies {why}"
     return Wish(count=math.ceil(copies - _EPSILON), reason=reason, message=message)
 
 
