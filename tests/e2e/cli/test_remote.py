@@ -160,6 +160,15 @@ class Model:
 """
 
 
+def test_on_a_terminal_an_upload_shows_how_far_it_has_come(laptop: Laptop) -> None:
+    status, shown = laptop.shell.on_terminal("models", "push", "watched", "third.onnx")
+
+    assert status == 0
+    assert "uploading third.onnx" in shown
+    assert "kB" in shown
+    assert "watched:1 is stored" in shown
+
+
 def test_a_version_in_use_and_a_repository_are_refused(served: Laptop) -> None:
     repository = served.shell.folder / "repository" / "x" / "1"
     repository.mkdir(parents=True)
