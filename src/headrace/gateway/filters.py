@@ -17,7 +17,9 @@ from headrace.gateway.scripts import (
 from headrace.gateway.settings import GatewaySettings
 
 MODEL_HEADER: Final = "x-model"
+"""Which model a gRPC call names; with the version after a tilde, if it names one."""
 VERSION_HEADER: Final = "x-model-version"
+"""What clients tell a replica's own gRPC port; behind the gateway the message alone counts."""
 SPLIT_HEADER: Final = "x-headrace-split"
 """Names the split that a request came by, to the replica and to whatever counts."""
 UNIT_HEADER: Final = "x-headrace-unit"

@@ -20,7 +20,6 @@ from headrace.gateway.filters import (
     SELECTING,
     SERVICE,
     UNIT_IDLE,
-    VERSION_HEADER,
 )
 from headrace.gateway.resources import Json, Resource, any_of, seconds
 from headrace.gateway.settings import EndpointRoute, GatewaySettings, RevisionTarget
@@ -89,7 +88,7 @@ def route_table(server: ServerRoutes, routes: Sequence[Resource]) -> Resource:
         "name": ROUTE_CONFIG,
         "max_direct_response_body_size_bytes": max(server.listing_bytes, _DIRECT_REPLY_BYTES),
         "validate_clusters": True,  # by default Envoy takes a route to nowhere and answers 503
-        "request_headers_to_remove": [MODEL_HEADER, VERSION_HEADER],
+        "request_headers_to_remove": [MODEL_HEADER],
         "response_headers_to_remove": [NOT_STARTED_HEADER, "x-envoy-upstream-service-time"],
         "virtual_hosts": [
             {
@@ -148,11 +147,10 @@ def _http_routes(settings: GatewaySettings, endpoint: EndpointRoute) -> Iterator
 
 
 def _grpc_routes(settings: GatewaySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
-    named = _header_is(MODEL_HEADER, endpoint.name)
     for arm in _versions(endpoint):
-        match = _grpc_match(named, _header_is(VERSION_HEADER, arm.version))
+        match = _grpc_match(_header_is(MODEL_HEADER, f"{endpoint.name}~{arm.version}"))
         yield _to_version(settings, endpoint, arm, match, door=Door.GRPC)
-    unversioned = _grpc_match(named, {"name": VERSION_HEADER, "present_match": False})
+    unversioned = _grpc_match(_header_is(MODEL_HEADER, endpoint.name))
     yield from _to_split(settings, endpoint, unversioned, door=Door.GRPC)
 
 

@@ -45,7 +45,7 @@ function envoy_on_request(handle)
         handle,
         "Request for unknown model: '" .. model .. "' version " .. version .. " is not found")
     end
-    headers:replace("x-model-version", version)
+    model = model .. "~" .. version
   end
   headers:replace("x-model", model)
   handle:clearRouteCache()
@@ -55,7 +55,7 @@ end
 REFUSE_SOURCE: Final = """
 function envoy_on_request(handle)
   local headers = handle:headers()
-  local model, version = headers:get("x-model"), headers:get("x-model-version")
+  local model, version = (headers:get("x-model") or ""):match("^([^~]+)~?(.*)$")
   local grpc = (headers:get("content-type") or ""):find("^application/grpc")
   if model == nil and not grpc then
     local path = headers:get(":path"):match("^[^?#]*")

@@ -89,7 +89,7 @@ def test_a_versioned_path_reaches_that_revision_or_none(
 
     route = first_match(snapshot, f"/v2/models/{name}/versions/{version}/infer")
     over_grpc = first_match(
-        snapshot, f"{GRPC}ModelInfer", {"x-model": name, "x-model-version": version}, grpc=True
+        snapshot, f"{GRPC}ModelInfer", {"x-model": f"{name}~{version}"}, grpc=True
     )
 
     arm = arms.get((name, version))

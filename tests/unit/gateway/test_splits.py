@@ -178,7 +178,7 @@ def test_a_grpc_server_gets_grpc_and_a_replica_beside_it_the_bridge() -> None:
     foreign, ours = route["route"]["weighted_clusters"]["clusters"]
     assert foreign["typed_per_filter_config"]["headrace.bridge"]["disabled"]
     assert "typed_per_filter_config" not in ours
-    pinned = first_match(snapshot, GRPC, {"x-model": "m", "x-model-version": "2"}, grpc=True)
+    pinned = first_match(snapshot, GRPC, {"x-model": "m~2"}, grpc=True)
     assert pinned["typed_per_filter_config"]["headrace.bridge"]["disabled"]
     assert first_match(snapshot, "/v2/models/m")["direct_response"]["status"] == 404
 
