@@ -116,7 +116,9 @@ class EndpointView:
         """Addresses that answer for the arm called `key` now, in a stable order."""
         arm = self.endpoint.arm(key)
         if arm is not None and arm.revision.pool:
-            return self.pools.hosting(arm.revision)
+            hosting = self.pools.hosting(arm.revision)
+            if hosting:
+                return hosting
         replicas = list(self.wanted[arm.revision.id]) if arm else []
         version = key.partition("~")[0]
         if version in self._versions_on_former:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,8 +17,10 @@ from headrace.control.desired import (
     DesiredState,
     Revision,
     make_revision,
+    pool_endpoint,
 )
 from headrace.control.observed import Arm, Observed, Phase, Replica, Route
+from headrace.control.plan import PublishRoutes, plan
 from headrace.control.pools import (
     LINGER_S,
     Hosting,
@@ -329,3 +332,29 @@ def test_a_hosting_knows_its_revisions() -> None:
     empty = Hosting(models=(), revisions=())
 
     assert empty.revision_ids == frozenset()
+
+
+def routes_of(desired: DesiredState, observed: Observed) -> dict[str, tuple[str, ...]]:
+    """Where requests go next, by endpoint."""
+    actions = plan(desired, observed, 1.0, drain_timeout_s=5.0)
+    found = [action.routes for action in actions if isinstance(action, PublishRoutes)]
+    routes = found[0] if found else observed.published or ()
+    return {route.name: route.arms[0].replicas for route in routes}
+
+
+def test_an_endpoint_that_moves_into_a_pool_keeps_its_replicas_until_it_is_hosted() -> None:
+    pooled = revision("a")
+    arm = DesiredArm(revision=pooled, weight=100, replicas=0)
+    endpoint = DesiredEndpoint(name=EndpointName("a"), timeout_s=None, arms=(arm,))
+    desired = msgspec.structs.replace(want(), endpoints=(endpoint,))
+    alone = replace(copy(9, Phase.READY), name="a-1-9", endpoint="a", version="1", was_ready=True)
+    (pool_arm,) = pool_endpoint(desired.pools[0]).arms
+    host_copy = replace(copy(1, Phase.READY), revision_id=pool_arm.revision.id, was_ready=True)
+    before = Observed(
+        replicas={one.name: one for one in (alone, host_copy)},
+        published=(route("a", "1", alone),),
+    )
+    after = replace(before, hosted={host_copy.name: frozenset({pooled.id})})
+
+    assert routes_of(desired, before)["a"] == (alone.address,)
+    assert routes_of(desired, after)["a"] == (host_copy.address,)

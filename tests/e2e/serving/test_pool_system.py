@@ -1,0 +1,153 @@
+"""A pool as part of a whole system: split, changed, killed, all while requests flow."""
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+
+from tests.e2e.control.system import System, Traffic
+from tests.e2e.serving.pools import python_model
+
+pytestmark = pytest.mark.e2e
+
+POOL = {"name": "small", "replicas": 2, "memory_bytes": 500_000_000, "load_timeout_s": 10}
+XY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
+
+
+@pytest.fixture
+def system() -> Iterator[System]:
+    # Not pytest's tmp_path: a socket's path may have 107 bytes only.
+    with tempfile.TemporaryDirectory(prefix="hr-") as directory:
+        system = System(home=Path(directory) / "home")
+        try:
+            yield system
+        finally:
+            system.close()
+
+
+def spec(*endpoints: dict[str, Any]) -> dict[str, Any]:
+    return {"version": 1, "pools": [POOL], "endpoints": list(endpoints)}
+
+
+def pooled(name: str, path: Path | str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "model": str(path), "pool": "small", **more}
+
+
+def copies(status: Any, name: str) -> list[Any]:
+    endpoint = next(e for e in status["endpoints"] if e["name"] == name)
+    return [replica for revision in endpoint["revisions"] for replica in revision["replicas"]]
+
+
+def apply(system: System, *endpoints: dict[str, Any]) -> None:
+    status, answer = system.post("/api/v1/apply?wait_s=30", spec(*endpoints))
+    assert status == 200, answer
+
+
+def test_a_pool_answers_every_protocol_and_splits_between_versions(
+    system: System, tmp_path: Path, mlp: Path
+) -> None:
+    twice, thrice = python_model(tmp_path, "twice"), python_model(tmp_path, "thrice", by=3)
+    system.start(spec=spec(pooled("m", mlp), pooled("py", twice)))
+    status = system.wait_ready()
+    apply(system, pooled("m", mlp), pooled("py", thrice))
+    split = {
+        "name": "py",
+        "pool": "small",
+        "versions": [{"model": "py:1", "weight": 50}, {"model": "py:2", "weight": 50}],
+    }
+    apply(system, pooled("m", mlp), split)
+    answers = [system.infer("py", XY) for _ in range(40)]
+    pinned = [system.infer(f"py/versions/{v}", XY)[1] for v in (1, 2)]
+    url = system.where().http_url
+    v1 = system.call("POST", f"{url}/v1/models/py:predict", {"instances": [[1, 2]]})
+    with triton.InferenceServerClient(system.where().grpc_target) as client:
+        tensor = triton.InferInput("x", [1, 2], "FP32")
+        tensor.set_data_from_numpy(np.array([[1, 2]], np.float32))
+        over_grpc = Counter(
+            client.infer("py", [tensor]).get_response().model_version for _ in range(40)
+        )
+
+    assert len(copies(status, "m")) == 2
+    assert {code for code, _ in answers} == {200}
+    by_version = Counter(answer["model_version"] for _, answer in answers)
+    assert min(by_version["1"], by_version["2"]) >= 5
+    factors = {"1": [2, 4], "2": [3, 6]}
+    for answer in [answer for _, answer in answers] + pinned:
+        assert answer["outputs"][0]["data"] == factors[answer["model_version"]]
+    assert [answer["model_version"] for answer in pinned] == ["1", "2"]
+    assert v1[0] == 200
+    assert min(over_grpc["1"], over_grpc["2"]) >= 5
+
+
+def test_changes_and_a_control_plane_that_dies_lose_no_request(
+    system: System, tmp_path: Path, mlp: Path
+) -> None:
+    other = python_model(tmp_path, "other")
+    system.start(spec=spec(pooled("m", mlp)))
+    before = system.wait_ready()
+    with Traffic(system, "m").flowing() as traffic:
+        apply(system, pooled("m", mlp), pooled("other", other))
+        assert system.infer("other", XY)[0] == 200
+        system.kill_control()
+        system.start()
+        after = system.wait_ready()
+        apply(system, pooled("m", mlp, batching={"max_batch_size": 8}))
+        time.sleep(3)  # what is routed no more is dropped by the copies after a while
+        gone, _ = system.infer("other", XY)
+
+    assert traffic.failures == []
+    assert len(traffic.statuses) > 50
+    assert gone == 404
+    assert [r["pid"] for r in copies(after, "m")] == [r["pid"] for r in copies(before, "m")]
+
+
+def test_models_move_into_a_pool_and_out_again_under_load(system: System, mlp: Path) -> None:
+    alone = {"name": "m", "model": str(mlp)}
+    system.start(spec=spec(alone))
+    system.wait_ready()
+    with Traffic(system, "m").flowing() as traffic:
+        apply(system, pooled("m", mlp))
+        inside = system.wait_ready()
+        time.sleep(0.5)
+        apply(system, alone)
+        outside = system.wait_ready()
+        time.sleep(0.5)
+
+    assert traffic.failures == []
+    assert {"pool-small-1", "pool-small-2"} <= {one["name"] for one in copies(inside, "m")}
+    assert "pool-small-1" not in {one["name"] for one in copies(outside, "m")}
+
+
+def test_a_copy_that_is_killed_is_told_again_and_the_other_answers(
+    system: System, tmp_path: Path, mlp: Path
+) -> None:
+    marker = tmp_path / "bad"
+    first = f"import os, pathlib\nif pathlib.Path('{marker}').exists(): os._exit(1)\n"
+    weak = python_model(tmp_path, "weak", first=first)
+    system.start(spec=spec(pooled("m", mlp), pooled("weak", weak)))
+    before = system.wait_ready()
+    for _ in range(30):  # both copies load it
+        assert system.infer("weak", XY)[0] == 200
+    marker.touch()
+    victim = copies(before, "m")[0]
+    with Traffic(system, "m").flowing() as traffic:
+        process = next(p for p in system.processes() if p.pid == victim["pid"])
+        process.kill()
+        system.wait_for(lambda status: len(_ready(status)) == 1)
+        system.wait_for(lambda status: len(_ready(status)) == 2)
+        statuses = Counter(system.infer("weak", XY)[0] for _ in range(20))
+
+    assert len(traffic.failures) <= 4  # those that it was answering when it died
+    assert len(traffic.statuses) > 50
+    # The copy that went on has it loaded; the new one cannot load it, so the other is tried.
+    assert statuses[200] >= 18
+
+
+def _ready(status: Any) -> list[Any]:
+    return [replica for replica in copies(status, "m") if replica["state"] == "ready"]
