@@ -33,6 +33,11 @@ _SHRINK_Z: Final = 2.0
 """Standard errors. More is wanted when more is shown to be needed; less when less is shown to do.
 Between the two nothing changes, which is what keeps a constant load from flapping."""
 _SHRINK_MARGIN: Final = 1.1
+_MOST: Final = 1e6
+"""More than any bound allows, and still a number: a target of next to nothing makes infinity."""
+_ENOUGH_LOOKS: Final = 3
+"""So long a request gets to be answered, and to tell what it costs, before those in flight count.
+"""
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +45,8 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
     `needed`: on average over the stable window. `grow`: what that is at least, `shrink`: at most.
     `burst`: what the last second, or any longer part of the panic window, shows at least.
-    `numbers` and `explanation` say what the means were made from.
+    `numbers` and `explanation` say what the means were made from. `by_in_flight`: it grows with
+    the queue that a shortage makes.
     """
 
     needed: float
@@ -50,6 +56,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     numbers: dict[str, float]
     explanation: str
     burst_explanation: str
+    by_in_flight: bool = False
 
 
 def demand_of(
@@ -104,7 +111,7 @@ def _by_in_flight(
     state: ScalerState, settings: AutoscaleSettings, concurrency: int
 ) -> Demand | None:
     stable, recent = mean_in_flight(state.stable), suffixes(state.panic, mean_in_flight)
-    if stable is None:
+    if stable is None or (settings.target_in_flight is None and stable.looks < _ENOUGH_LOOKS):
         return None
     target = settings.target_in_flight or concurrency * DEFAULT_UTILISATION
     sure = max((at_least(mean, z=_BURST_Z) for mean in recent), default=0.0)
@@ -115,6 +122,7 @@ def _by_in_flight(
         numbers={"in_flight": stable.value, "target_in_flight": target},
         explanation=f"{stable.value:.3g} requests in flight, {target:.3g} per copy",
         burst_explanation=f"{sure:.3g} requests in flight, {target:.3g} per copy",
+        by_in_flight=True,
     )
 
 
@@ -144,13 +152,15 @@ def _demand(
     numbers: dict[str, float],
     explanation: str,
     burst_explanation: str,
+    by_in_flight: bool = False,
 ) -> Demand:
     return Demand(
-        needed=copies(stable.value),
-        grow=copies(at_least(stable, z=_GROW_Z)),
-        shrink=copies(at_most(stable, z=_SHRINK_Z) * _SHRINK_MARGIN),
-        burst=copies(recent),
+        needed=min(copies(stable.value), _MOST),
+        grow=min(copies(at_least(stable, z=_GROW_Z)), _MOST),
+        shrink=min(copies(at_most(stable, z=_SHRINK_Z) * _SHRINK_MARGIN), _MOST),
+        burst=min(copies(recent), _MOST),
         numbers=numbers,
         explanation=explanation,
         burst_explanation=burst_explanation,
+        by_in_flight=by_in_flight,
     )

@@ -45,7 +45,8 @@ def _woken(look: Look) -> list[Wish]:
     held = look.signals.held
     if not held:
         return []
-    count = max(math.ceil(held / (look.settings.target_in_flight or math.inf)), 1)
+    copies = held / (look.settings.target_in_flight or math.inf)
+    count = max(math.ceil(min(copies, look.cap)), 1)
     message = f"{held} requests wait for the first copy"
     return [Wish(count=count, reason=Reason.WOKEN, message=message)]
 
@@ -72,12 +73,13 @@ def _not_twice(wish: Wish, look: Look) -> Wish:
     yet. So while some start, only more arrivals are a reason for more of them.
     """
     starting, current = look.signals.starting, look.current
-    if not starting or look.settings.target_in_flight is None or wish.count <= current:
+    grows_with_queue = look.demand is not None and look.demand.by_in_flight
+    if not starting or not grows_with_queue or wish.count <= current:
         return wish
     ratio = 1.0
     if look.arrivals is not None and look.state.raised_arrivals:
         ratio = max(look.arrivals / look.state.raised_arrivals, 1.0)
-    count = min(wish.count, math.ceil(current * ratio - _EPSILON))
+    count = math.ceil(min(wish.count, current * ratio - _EPSILON))
     if count > current:
         return msgspec.structs.replace(wish, count=count)
     message = f"{wish.message}; {starting} copies are starting"

@@ -96,7 +96,7 @@ def fewest_by_limit(state: ScalerState, settings: AutoscaleSettings, *, now: flo
     limit, arrivals = _limit(state, settings, now), mean_arrivals(state.stable)
     if not limit or arrivals is None:
         return 0
-    return math.ceil(at_most(arrivals, z=1.0) / (limit * _LIMIT_SHARE))
+    return math.ceil(min(at_most(arrivals, z=1.0) / (limit * _LIMIT_SHARE), settings.max_replicas))
 
 
 def _limit(state: ScalerState, settings: AutoscaleSettings, now: float) -> float | None:

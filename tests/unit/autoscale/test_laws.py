@@ -184,3 +184,17 @@ def test_a_window_has_a_bounded_size() -> None:
 
     assert len(state.stable) <= 61
     assert len(state.panic) <= 61
+
+
+def test_targets_of_next_to_nothing_are_no_reason_to_crash() -> None:
+    tiny = AutoscaleSettings(
+        max_replicas=9, target_in_flight=5e-324, target_queue_wait_s=5e-324, slo_latency_s=5e-324
+    )
+    state = begin(1, now=T0)
+    for second in range(60):
+        signals = load(
+            5e-324 if second % 2 else 10.0, ready=3, queue_wait_s=1.0, p99_s=1.0, held=second % 3
+        )
+        state = decide(state, signals, tiny, now=T0 + second).state
+
+    assert state.replicas == 9
