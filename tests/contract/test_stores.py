@@ -217,6 +217,13 @@ def test_a_change_its_rollouts_and_its_events_are_stored_together_or_not_at_all(
     assert store.load() == state(1, endpoint("m"))
 
 
+def test_a_rollout_is_found_by_its_id(store: SqlStore) -> None:
+    saved = store.save_rollout(rollout("r1"))
+
+    assert store.rollout("r1") == saved
+    assert store.rollout("r2") is None
+
+
 def test_rollouts_come_newest_first(store: SqlStore) -> None:
     saved = [store.save_rollout(rollout(id_, of)) for id_, of in ("1a", "2b", "3a", "4b")]
     store.save_rollout(saved[0])  # a change does not make it newer

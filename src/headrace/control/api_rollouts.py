@@ -17,7 +17,6 @@ from headrace.rollout.state import Verb
 
 _CREATED: Final = 201
 _MAX_LISTED: Final = 1000
-_MOST_SEARCHED: Final = 10_000
 _MAX_TEXT: Final = 1000
 
 
@@ -174,7 +173,7 @@ async def _find(plane: ControlPlane, rollout_id: str) -> RolloutRecord:
     known = next((record for record in newest if record.id == rollout_id), None)
     if known is not None:
         return known
-    for record in await plane.rollouts(limit=_MOST_SEARCHED):
-        if record.id == rollout_id:
-            return record
+    stored = await plane.store.run(plane.store.store.rollout, rollout_id)
+    if stored is not None:
+        return stored
     raise NotFoundError(f"there is no rollout {rollout_id}")

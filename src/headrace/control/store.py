@@ -150,6 +150,9 @@ class Store(Protocol):
     def newest_rollouts(self) -> dict[str, RolloutRecord]:
         """The newest rollout of each endpoint that had one: what a start goes on with."""
 
+    def rollout(self, rollout: str) -> RolloutRecord | None:
+        """The rollout of this id."""
+
     def save_rollout(self, record: RolloutRecord, *, events: Sequence[Event] = ()) -> RolloutRecord:
         """Add or replace a rollout, and add events in the same transaction; as stored.
 

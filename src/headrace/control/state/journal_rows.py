@@ -69,6 +69,12 @@ def read_rollouts(connection: Connection, endpoint: str, limit: int) -> list[Rol
     return [_rollout(row) for row in connection.execute(query)]
 
 
+def read_rollout(connection: Connection, rollout: str) -> RolloutRecord | None:
+    """The rollout of this id."""
+    row = connection.execute(select(ROLLOUTS).where(ROLLOUTS.c.id == clean(rollout))).first()
+    return None if row is None else _rollout(row)
+
+
 def newest_rollouts(connection: Connection) -> dict[str, RolloutRecord]:
     """The newest rollout of each endpoint that had one."""
     newest = select(func.max(ROLLOUTS.c.serial)).group_by(ROLLOUTS.c.endpoint)

@@ -74,6 +74,11 @@ class SqlStore:
         with self._database.reading("read the rollouts") as connection:
             return journal_rows.read_rollouts(connection, endpoint, limit)
 
+    def rollout(self, rollout: str) -> RolloutRecord | None:
+        """The rollout of this id."""
+        with self._database.reading("read a rollout") as connection:
+            return journal_rows.read_rollout(connection, rollout)
+
     def newest_rollouts(self) -> dict[str, RolloutRecord]:
         """The newest rollout of each endpoint that had one."""
         with self._database.reading("read the rollouts") as connection:
