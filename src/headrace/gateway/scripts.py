@@ -171,7 +171,8 @@ end
 """
 
 # Runs on the way to one upstream, after the split chose it: an endpoint's arms may differ in what
-# the model is called there.
+# the model is called there. It runs again when the request is tried again, and then on headers that
+# it has changed before: so the path that it began with is kept.
 _RENAME_SOURCE: Final = """
 local NAME, MODEL, PREFIX, AUTHORITY = %s, %s, %s, %s
 
@@ -191,8 +192,11 @@ local function renamed(path)
 end
 
 function envoy_on_request(handle)
-  local headers = handle:headers()
-  headers:replace(":path", PREFIX .. renamed(headers:get(":path")))
+  local headers, metadata = handle:headers(), handle:streamInfo():dynamicMetadata()
+  local before = metadata:get("headrace.rename")
+  local path = before ~= nil and before["path"] or headers:get(":path")
+  if before == nil then metadata:set("headrace.rename", "path", path) end
+  headers:replace(":path", PREFIX .. renamed(path))
   headers:replace(":authority", AUTHORITY)
 end
 """

@@ -20,7 +20,16 @@ from tritonclient.grpc.aio import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from headrace.core.upstream_settings import StickySettings, UpstreamProtocol, UpstreamSettings
-from headrace.gateway import EndpointRoute, EnvoyGateway, MirrorTarget, RevisionTarget
+from headrace.gateway import (
+    EndpointRoute,
+    EnvoyGateway,
+    MirrorTarget,
+    RevisionTarget,
+    build_snapshot,
+)
+from headrace.gateway.admin import StatKind
+from headrace.gateway.resources import address_of
+from headrace.gateway.snapshot import CLUSTERS, Piece
 from tests.e2e.gateway.lab import UP_WITHIN_S, Lab, client, free_port, grpc_target
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
@@ -140,6 +149,29 @@ async def test_a_path_in_the_address_comes_first(lab: Lab, foreign: Start) -> No
 
     assert answer.json()["path"] == "/base/a/b"
     assert answer.json()["headers"]["host"] == f"localhost:{server.port}"
+
+
+async def test_a_request_that_is_tried_again_is_renamed_once(lab: Lab, foreign: Start) -> None:
+    server = foreign("them", "http")
+    nobody = free_port()
+    both = [f"127.0.0.1:{port}" for port in (nobody, server.port)]
+    settings = server.settings(url=f"http://127.0.0.1:{nobody}/base")
+    gateway = await lab.start()
+    snapshot = build_snapshot(gateway.settings, [_route(_arm("1", 100, settings))])
+    (part,) = snapshot.parts
+    (cluster,) = part.clusters.resources
+    # As a name that stands for two servers, of which one is down.
+    two = [{"endpoint": {"address": address_of(address)}} for address in both]
+    load: Any = {"cluster_name": "m~1", "endpoints": [{"lb_endpoints": two}]}
+    clusters = Piece([{**cluster, "load_assignment": load}], CLUSTERS.type_name)
+    await gateway.publish(replace(snapshot, parts=[replace(part, clusters=clusters)]))
+
+    async with client(gateway) as http:
+        answers = [await http.post("/endpoints/m/a/b", content=b"x") for _ in range(20)]
+
+    assert {answer.json()["path"] for answer in answers} == {"/base/a/b"}
+    stats = await gateway.admin.stats(r"cluster\.m~1\.upstream_rq_retry", StatKind.COUNTER)
+    assert sum(int(count) for count in stats.values()) > 0
 
 
 @pytest.mark.parametrize(
