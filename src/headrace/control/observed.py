@@ -46,7 +46,7 @@ class Replica:
     """One copy of a revision: `serial` is unique in this home, `since` is when `phase` began.
 
     `was_ready`: has been ready at least once. `failures` counts ends in a row; `answered_at` is the
-    last sign of life.
+    last sign of life. `query`: which of a process's models is meant, where it hosts several.
     """
 
     name: str
@@ -66,6 +66,7 @@ class Replica:
     exit_code: int | None = None
     reason: str = ""
     kill_sent: bool = False
+    query: str = ""
 
     @property
     def is_running(self) -> bool:

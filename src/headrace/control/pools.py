@@ -13,14 +13,15 @@ from collections.abc import (
     MutableMapping,
     Sequence,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, Protocol
+from urllib.parse import urlencode
 
 import msgspec
 
-from headrace.control.desired import POOL_PREFIX, DesiredState, Revision
+from headrace.control.desired import POOL_PREFIX, DesiredEndpoint, DesiredState, Revision
 from headrace.control.fetch import Answer, fetch
-from headrace.control.observed import Observed, Replica
+from headrace.control.observed import Observed, Phase, Replica
 from headrace.core import Clock, HeadraceError, ReplicaSettings, UnavailableError
 from headrace.serving.report import PoolReport
 
@@ -122,6 +123,35 @@ def host(revisions: Iterable[Revision], kept: Iterable[Revision] = ()) -> Hostin
         models=tuple(models[key] for key in sorted(models)),
         revisions=tuple(answered[key] for key in sorted(answered)),
     )
+
+
+def hosted_replicas(
+    endpoint: DesiredEndpoint, copies: Iterable[Replica], hosted: Mapping[str, frozenset[str]]
+) -> Iterator[Replica]:
+    """What copies of pools run of `endpoint`, as if each model were a replica of its own.
+
+    A baseline is one model with what it is measured against; it then stands for both.
+
+    Args:
+        copies: All replicas; those that are no ready copies of a pool are passed over.
+        hosted: Which revisions each copy answers for, by its name.
+    """
+    pooled = [arm for arm in endpoint.arms if arm.revision.pool]
+    models = {arm.revision.version: arm for arm in sorted(pooled, key=lambda arm: bool(arm.role))}
+    for copy in copies if models else ():
+        ids = hosted.get(copy.name, frozenset())
+        for arm in models.values():
+            revision = arm.revision
+            if copy.phase is Phase.READY and revision.id in ids:
+                names = {"model": revision.settings.model_name, "version": revision.version}
+                yield replace(
+                    copy,
+                    name=f"{copy.name}/{revision.id}",
+                    endpoint=endpoint.name,
+                    version=revision.version,
+                    revision_id=revision.id,
+                    query=urlencode(names),
+                )
 
 
 def routed_now(observed: Observed) -> frozenset[RoutedTo]:

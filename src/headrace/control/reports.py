@@ -61,7 +61,7 @@ class Reports:
         empty = AnswersPage(cursor=cursor, answers=[])
         async with self._asking:
             try:
-                path = f"/internal/answers?after={cursor}"
+                path = f"/internal/answers?after={cursor}&{replica.query}"
                 answer = await fetch(replica.address, path, timeout_s=_TIMEOUT_S)
                 if answer.status != _HTTP_OK:
                     return empty
@@ -75,7 +75,9 @@ class Reports:
         async with self._asking:
             try:
                 await self._tell(replica)
-                answer = await fetch(replica.address, "/internal/report", timeout_s=_TIMEOUT_S)
+                answer = await fetch(
+                    replica.address, f"/internal/report?{replica.query}", timeout_s=_TIMEOUT_S
+                )
                 if answer.status == _HTTP_OK:
                     report = msgspec.json.decode(answer.body, type=ReplicaReport)
                     self._latest[replica.name] = report
@@ -92,7 +94,7 @@ class Reports:
         headers = {"content-type": "application/json"}
         answer = await fetch(
             replica.address,
-            "/internal/observe",
+            f"/internal/observe?{replica.query}",
             timeout_s=_TIMEOUT_S,
             method="PUT",
             headers=headers,

@@ -14,6 +14,7 @@ from headrace.control.desired import DesiredArm, DesiredEndpoint
 from headrace.control.effective import BASELINE
 from headrace.control.observed import Phase, Replica, Route
 from headrace.control.pairing import Pairing
+from headrace.control.pools import hosted_replicas
 from headrace.control.status import MANY_FAILURES, is_routed_as_desired
 from headrace.control.store import Assignment, RolloutRecord
 from headrace.core import FailedPreconditionError
@@ -111,9 +112,12 @@ class View:
             endpoint=endpoint,
             route=next((r for r in routes if r.name == record.endpoint), None),
             replicas=[
-                replica
-                for replica in reconciler.replicas.values()
-                if replica.endpoint == record.endpoint and not replica.is_leaving
+                *(
+                    replica
+                    for replica in reconciler.replicas.values()
+                    if replica.endpoint == record.endpoint and not replica.is_leaving
+                ),
+                *hosted_replicas(endpoint, reconciler.replicas.values(), reconciler.hosted),
             ],
             hosted=reconciler.hosted,
         )

@@ -29,6 +29,7 @@ from headrace.control.pools import (
     Tell,
     Told,
     host,
+    hosted_replicas,
     plan_pools,
     routed_now,
 )
@@ -358,3 +359,31 @@ def test_an_endpoint_that_moves_into_a_pool_keeps_its_replicas_until_it_is_hoste
 
     assert routes_of(desired, before)["a"] == (alone.address,)
     assert routes_of(desired, after)["a"] == (host_copy.address,)
+
+
+def test_every_model_that_a_copy_hosts_counts_as_a_replica_of_its_endpoint() -> None:
+    one, two = revision("a", "1"), revision("a", "2")
+    baseline = revision("a", "1", purpose="baseline")
+    arms = (
+        DesiredArm(revision=two, weight=10, replicas=0),
+        DesiredArm(revision=baseline, weight=10, replicas=0, role="baseline"),
+        DesiredArm(revision=one, weight=80, replicas=0),
+    )
+    endpoint = DesiredEndpoint(name=EndpointName("a"), timeout_s=None, arms=arms)
+    ready, starting, other = copy(1, Phase.READY), copy(2), copy(3, Phase.READY)
+    everything = frozenset({one.id, two.id, baseline.id})
+    hosted = {ready.name: everything, starting.name: everything, other.name: frozenset({one.id})}
+
+    found = list(hosted_replicas(endpoint, [ready, starting, other], hosted))
+
+    assert {(r.name, r.revision_id, r.query) for r in found} == {
+        (f"{ready.name}/{two.id}", two.id, "model=a&version=2"),
+        (f"{ready.name}/{baseline.id}", baseline.id, "model=a&version=1"),
+    }
+    assert {(r.endpoint, r.address, r.pid) for r in found} == {("a", ready.address, ready.pid)}
+
+
+def test_an_endpoint_with_replicas_of_its_own_has_nothing_hosted() -> None:
+    (endpoint,) = want(revision("a", pool="")).endpoints
+
+    assert list(hosted_replicas(endpoint, [copy(1, Phase.READY)], {})) == []
