@@ -48,7 +48,7 @@ ON_DIGITS = (
 )
 """Pages whose blocks expect the digits model to be served."""
 SEPARATOR = "\x1e"
-STORY_LIMIT_S = 120
+STORY_LIMIT_S = 180
 USUAL_PORTS = (8000, 8001, 8002, 8080)
 
 _FENCE = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
