@@ -52,8 +52,6 @@ class Watch:
         arms = (*record.source.arms, *record.target.arms)
         if any(arm.revision.upstream for arm in arms):
             evidence.leave_out("predictions", "somebody else's server does not tell its answers")
-        elif any(arm.revision.pool for arm in arms):
-            evidence.leave_out("predictions", "a pool does not tell its answers by version")
         metric = settings.metrics.disagreement or DisagreementMetric()
         return cls(
             evidence=evidence,

@@ -12,6 +12,15 @@ import pytest
 import tritonclient.grpc as triton
 
 from tests.e2e.control.system import System, Traffic
+from tests.e2e.rollouts.model_files import write_version
+from tests.e2e.rollouts.rollout import (
+    ONLY_PREDICTIONS,
+    Rollout,
+    callers,
+    canary,
+    endpoint,
+    metric,
+)
 from tests.e2e.serving.pools import python_model
 
 pytestmark = pytest.mark.e2e
@@ -40,8 +49,8 @@ def pooled(name: str, path: Path | str, **more: Any) -> dict[str, Any]:
 
 
 def copies(status: Any, name: str) -> list[Any]:
-    endpoint = next(e for e in status["endpoints"] if e["name"] == name)
-    return [replica for revision in endpoint["revisions"] for replica in revision["replicas"]]
+    found = next(e for e in status["endpoints"] if e["name"] == name)
+    return [replica for revision in found["revisions"] for replica in revision["replicas"]]
 
 
 def apply(system: System, *endpoints: dict[str, Any]) -> None:
@@ -151,3 +160,24 @@ def test_a_copy_that_is_killed_is_told_again_and_the_other_answers(
 
 def _ready(status: Any) -> list[Any]:
     return [replica for replica in copies(status, "m") if replica["state"] == "ready"]
+
+
+def test_a_rollout_in_a_pool_sees_what_each_version_answers(system: System, tmp_path: Path) -> None:
+    first = write_version(tmp_path / "first" / "model.py")
+    second = write_version(tmp_path / "second" / "model.py", yes_below=0.6)
+    system.start(spec=spec(endpoint(first, pool="small")))
+    system.wait_ready()
+    rollout = Rollout(system)
+    half = {"weight": 50, "until": "verdict"}
+    metrics = {**ONLY_PREDICTIONS, "predictions": {"margin": 0.1}}
+
+    with callers(system, rate=300).flowing() as load:
+        rollout.start(second, canary(half, metrics=metrics))
+        over = rollout.wait_over(30)
+
+    assert over["phase"] == "rolled_back", over
+    found = metric(over, "predictions")
+    assert found["outcome"] == "roll_back"
+    assert found["effect"] == pytest.approx(0.3, abs=0.15)
+    assert load.failed == []
+    assert {call.version for call in load.calls} == {"1", "2"}
