@@ -225,11 +225,22 @@ class RolloutDriver:
         return Facts(
             now=self.clock.now(),
             candidate_ready=view.is_ready(healthy),
-            candidate_failed=view.failure,
+            candidate_failed=view.failure or self._not_loaded(view),
             in_force=view.in_force,
             verdict=watch.verdict,
             step_samples=watch.counter.samples,
         )
+
+    def _not_loaded(self, view: View) -> str:
+        """Which copy of a pool could not load the candidate; empty while all may."""
+        for replica in view.replicas:
+            if not replica.query or not view.is_candidate(replica):
+                continue
+            report = self.reports.latest(replica.name)
+            if report is not None and not report.ready:
+                copy = replica.name.partition("/")[0]
+                return f"{copy}: version {replica.version} cannot be loaded; its log says why"
+        return ""
 
     async def _settle(self, record: RolloutRecord, state: RolloutState) -> None:
         """Keep what `advance` said: at once if it moved, now and then if only more was counted."""

@@ -181,3 +181,23 @@ def test_a_rollout_in_a_pool_sees_what_each_version_answers(system: System, tmp_
     assert found["effect"] == pytest.approx(0.3, abs=0.15)
     assert load.failed == []
     assert {call.version for call in load.calls} == {"1", "2"}
+
+
+def test_a_version_that_a_pool_cannot_load_is_rolled_back(system: System, tmp_path: Path) -> None:
+    first = write_version(tmp_path / "first" / "model.py")
+    second = write_version(tmp_path / "second" / "model.py", breaks=True)
+    system.start(spec=spec(endpoint(first, pool="small")))
+    system.wait_ready()
+    rollout = Rollout(system)
+    step = {"weight": 10, "pause_s": 60.0}
+
+    with callers(system, rate=100).flowing() as load:
+        rollout.start(second, canary(step, metrics={**ONLY_PREDICTIONS, "predictions": None}))
+        over = rollout.wait_over(15)
+        time.sleep(0.5)
+
+    assert over["phase"] == "rolled_back", over
+    assert "version 2 cannot be loaded" in over["reason"]
+    assert load.calls[-1].status == 200
+    assert {call.status for call in load.failed} <= {503}
+    assert len(load.failed) < len(load.calls) / 5
