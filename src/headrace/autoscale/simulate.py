@@ -22,7 +22,7 @@ from headrace.autoscale.meter import Counts, Meter
 from headrace.autoscale.policies import Policy, View, enough_copies, policies
 from headrace.autoscale.traces import Trace
 from headrace.core.autoscale_settings import AutoscaleSettings
-from headrace.observe.histogram import SECONDS_BOUNDS, Histogram
+from headrace.observe.histogram import SECONDS_BOUNDS
 
 _HOUR_S: Final = 3600.0
 
@@ -117,17 +117,14 @@ class _Copy:
 class _Second:
     """What was answered since the last look."""
 
-    histogram: Histogram = field(default_factory=Histogram)
-    answered: int = 0
+    latencies: list[float] = field(default_factory=list)
     run_s: float = 0.0
     wait_s: float = 0.0
 
-    def add(self, end: float, start: float, arrival: float) -> None:
-        """One more answer."""
-        self.histogram.observe(end - arrival)
-        self.answered += 1
-        self.run_s += end - start
-        self.wait_s += start - arrival
+    def histogram(self) -> tuple[int, ...]:
+        """Latencies by bucket of `SECONDS_BOUNDS`, with one more for what is above."""
+        places = np.searchsorted(SECONDS_BOUNDS, self.latencies)
+        return tuple(np.bincount(places, minlength=len(SECONDS_BOUNDS) + 1).tolist())
 
 
 class _Run:
@@ -164,6 +161,7 @@ class _Run:
             begin = end
         for copy in (*self._copies, *self._leaving):
             self._finish(copy, math.inf)
+        self._latencies += self._seen.latencies
         return self._summary()
 
     def _new(self, now: float) -> _Copy:
@@ -182,18 +180,20 @@ class _Run:
         for index in range(begin, end):
             arrival = arrivals[index]
             one, other = ready[int(draw() * len(ready))], ready[int(draw() * len(ready))]
-            self._finish(one, arrival)
-            self._finish(other, arrival)
+            for copy in (one, other):
+                if copy.work and copy.work[0][0] <= arrival:
+                    self._finish(copy, arrival)
             chosen = one if len(one.work) <= len(other.work) else other
             if not chosen.admit(arrival, services[index], trace):
                 self._refused += 1
 
     def _finish(self, copy: _Copy, now: float) -> None:
-        work = copy.work
+        work, seen = copy.work, self._seen
         while work and work[0][0] <= now:
             end, start, arrival = heapq.heappop(work)
-            self._seen.add(end, start, arrival)
-            self._latencies.append(end - arrival)
+            seen.latencies.append(end - arrival)
+            seen.run_s += end - start
+            seen.wait_s += start - arrival
 
     def _tick(self, second: int, *, arrived: int) -> None:
         for copy in (*self._copies, *self._leaving):
@@ -207,17 +207,18 @@ class _Run:
 
     def _view(self, second: int, ready: int, arrived: int) -> View:
         trace, seen = self._trace, self._seen
+        self._latencies += seen.latencies
         self._seen = _Second()
         counts = Counts(
             seconds=1.0,
             arrived=arrived,
-            answered=seen.answered,
+            answered=len(seen.latencies),
             busy_s=seen.run_s / trace.concurrency,
             run_s=seen.run_s,
             wait_s=seen.wait_s,
-            latencies=tuple(seen.histogram.counts),
+            latencies=seen.histogram(),
             bounds_s=SECONDS_BOUNDS,
-            latency_s=seen.histogram.sum,
+            latency_s=sum(seen.latencies),
         )
         is_lost = trace.is_lost(second)
         signals = self._meter.signals(
