@@ -11,12 +11,14 @@ import msgspec
 from headrace.control.fetch import fetch
 from headrace.control.observed import Replica
 from headrace.core import HeadraceError
-from headrace.serving.report import AnswersPage, Observe, ReplicaReport
+from headrace.serving.report import Answer, AnswersPage, Observe, ReplicaReport
 
 _LOG: Final = logging.getLogger("headrace.control")
 _EVERY_S: Final = 1.0
 _TIMEOUT_S: Final = 1.0
 _AT_ONCE: Final = 16
+_MOST_PAGES: Final = 40
+"""All that a replica keeps."""
 _HTTP_OK: Final = 200
 
 
@@ -49,27 +51,36 @@ class Reports:
     async def ask_all(self) -> None:
         """Ask every wanted replica once."""
         replicas = list(self.wanted())
-        for name in self._latest.keys() - set(self.known()):
+        for name in self._latest.keys() - {*self.known(), *(r.name for r in replicas)}:
             del self._latest[name]
             self._cursors.pop(name, None)
             self._told.pop(name, None)
         await asyncio.gather(*(self._ask(replica) for replica in replicas))
 
     async def answers(self, replica: Replica) -> AnswersPage:
-        """A replica's answers since the last call; empty if it does not say."""
-        cursor = self._cursors.get(replica.name, 0)
-        empty = AnswersPage(cursor=cursor, answers=[])
+        """A replica's answers since the last call; empty if it does not say.
+
+        A replica hands them out in pages, so that no request waits for a long one to be written.
+        """
+        answers: list[Answer] = []
         async with self._asking:
-            try:
-                path = f"/internal/answers?after={cursor}&{replica.query}"
-                answer = await fetch(replica.address, path, timeout_s=_TIMEOUT_S)
-                if answer.status != _HTTP_OK:
-                    return empty
-                page = msgspec.json.decode(answer.body, type=AnswersPage)
-            except (HeadraceError, msgspec.MsgspecError):
-                return empty
-        self._cursors[replica.name] = page.cursor
-        return page
+            for _ in range(_MOST_PAGES):
+                page = await self._page(replica, self._cursors.get(replica.name, 0))
+                if page is None or not page.answers:
+                    break
+                self._cursors[replica.name] = page.cursor
+                answers += page.answers
+        return AnswersPage(cursor=self._cursors.get(replica.name, 0), answers=answers)
+
+    async def _page(self, replica: Replica, cursor: int) -> AnswersPage | None:
+        path = f"/internal/answers?after={cursor}&{replica.query}"
+        try:
+            answer = await fetch(replica.address, path, timeout_s=_TIMEOUT_S)
+            if answer.status != _HTTP_OK:
+                return None
+            return msgspec.json.decode(answer.body, type=AnswersPage)
+        except (HeadraceError, msgspec.MsgspecError):
+            return None
 
     async def _ask(self, replica: Replica) -> None:
         async with self._asking:

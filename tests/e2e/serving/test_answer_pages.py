@@ -1,0 +1,55 @@
+"""Answers come in pages, and the control plane reads all of them."""
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench.load.client import run
+from headrace.control.fetch import fetch
+from headrace.control.observed import Phase, Replica
+from headrace.control.reports import Reports
+from headrace.serving.answers import PAGE
+from headrace.serving.report import Observe
+from tests.e2e.replicas import running
+from tests.e2e.serving.raw import post
+
+pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def test_more_answers_than_a_page_holds_are_all_read_once(tmp_path: Path, mlp: Path) -> None:
+    uds = str(tmp_path / "s")
+    many = 2 * PAGE + 100
+    requests = [post(headers=f"x-headrace-split: r1\r\nx-request-id: {i}\r\n") for i in range(many)]
+    reports = Reports(wanted=lambda: (), observe=lambda _: Observe(), known=lambda: ())
+    with running(tmp_path, mlp, uds=uds) as running_replica:
+        replica = Replica(
+            name="r",
+            serial=1,
+            endpoint="m",
+            version="1",
+            revision_id="x",
+            address=f"unix:{uds}",
+            phase=Phase.READY,
+            since=0.0,
+        )
+        wish = msgspec.json.encode(Observe(key="r1", answers_percent=100))
+        told = await fetch(
+            replica.address, "/internal/observe", method="PUT", body=wish, timeout_s=5
+        )
+        address = f"127.0.0.1:{running_replica.port}"
+        await asyncio.to_thread(run, address, requests, connections=4, seconds=30, limit=many)
+        first = await reports.answers(replica)
+        second = await reports.answers(replica)
+
+    assert told.status == 200
+    assert len(first.answers) == many
+    assert len({answer.request_id for answer in first.answers}) == many
+    assert second.answers == []
+    assert second.cursor == first.cursor == many
