@@ -50,7 +50,7 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "phases": phase_table,
     "pool metrics": pool_metric_table,
     "replica metrics": replica_metric_table,
-    "replica settings": lambda: "\n".join(map(settings_section, _SETTINGS)),
+    "replica settings": lambda: "\n".join(settings_section(kind) for kind in _SETTINGS),
     "runtimes": lambda: "\n".join(map(class_section, (Runtime, Model, LoadOptions, PythonModel))),
     "spec": lambda: spec_sections(json_schema()),
 }

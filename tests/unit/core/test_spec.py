@@ -174,7 +174,6 @@ endpoints:
         "endpoints[1].replicas": 13,
         "endpoints[2].name": 14,
         "endpoints[2].versions": 16,
-        "endpoints[2].versions[0].model": 16,
         "endpoints[2].versions[0].weight": 16,
         "endpoints[3]": 17,
         "endpoints[3].replicas": 17,
