@@ -23,13 +23,15 @@ class Scenario(StrEnum):
     """What is rolled out."""
 
     AA = "aa"
+    BURSTS = "bursts"
     ERRORS = "errors"
     LATENCY = "latency"
     PREDICTIONS = "predictions"
     POWER = "power"
 
 
-_RUNS: Final = {Scenario.AA: 2000, Scenario.POWER: 100}
+_SAME: Final = {Scenario.AA, Scenario.BURSTS}
+_RUNS: Final = {Scenario.AA: 2000, Scenario.BURSTS: 2000, Scenario.POWER: 100}
 _DURATION_S: Final = {Scenario.POWER: 1800}
 _EFFECT: Final = {Scenario.ERRORS: 0.05, Scenario.LATENCY: 2.0, Scenario.PREDICTIONS: 0.2}
 
@@ -40,8 +42,9 @@ def simulate(
         Scenario,
         typer.Option(
             "--scenario",
-            help="aa: the new version is as good as the old one. errors, latency, predictions: it "
-            "differs by --effect. power: a table of changes.",
+            help="aa: the new version is as good as the old one. bursts: so it is, and both stall "
+            "now and then. errors, latency, predictions: it differs by --effect. power: a table of "
+            "changes.",
         ),
     ] = Scenario.AA,
     runs: Annotated[
@@ -51,13 +54,17 @@ def simulate(
             min=1,
             max=100_000,
             help="Simulated rollouts, of each change.",
-            show_default="2000 for aa, 100 for power, else 500",
+            show_default="2000 for aa and bursts, 100 for power, else 500",
         ),
     ] = None,
     alpha: Annotated[
         float,
         typer.Option(
-            "--alpha", min=1e-9, max=0.5, help="How often a good version may be rolled back."
+            "--alpha",
+            min=1e-9,
+            max=0.5,
+            help="How often a version within the margins may be rolled back, and one beyond them "
+            "promoted.",
         ),
     ] = 0.05,
     effect: Annotated[
@@ -162,6 +169,7 @@ def simulate(
         weight=weight / 100,
         errors=base_errors,
         moves=scenario is not Scenario.POWER if steady is None else not steady,
+        bursts=scenario is Scenario.BURSTS,
     )
     settings = _settings(scenario, alpha, margin, quantile, min_samples)
     runs = _RUNS.get(scenario, 500) if runs is None else runs
@@ -190,7 +198,7 @@ def simulate(
         document: dict[str, object] = {**head, "rows": [power_document(row) for row in rows]}
         text = power_text(rows, duration_s)
     else:
-        is_same = scenario is Scenario.AA
+        is_same = scenario in _SAME
         document = {**head, **result_document(results[0], is_same=is_same)}
         text = result_text(results[0], alpha=alpha, is_same=is_same)
     if plot is not None:
@@ -238,7 +246,7 @@ def _metrics(scenario: Scenario, margin: float | None, quantile: float) -> "Metr
             latency = LatencyMetric(quantile=quantile, margin_ratio=margin)
         case Scenario.PREDICTIONS:
             predictions = PredictionsMetric(margin=margin)
-        case Scenario.AA | Scenario.POWER:
+        case Scenario.AA | Scenario.BURSTS | Scenario.POWER:
             msg = f"the scenario {scenario} has several metrics; it takes the spec's margins"
             raise typer.BadParameter(msg, param_hint="--margin")
     return MetricsSettings(errors=errors, latency=latency, predictions=predictions)

@@ -49,12 +49,14 @@ class RejectionsMetric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 class LatencyMetric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A quantile of the latency that the gateway measured.
 
-    `margin_ratio`: how much longer than the baseline's it may be, as a factor. `max_s`: a fixed
-    threshold (SLO) for the quantile; None for none.
+    `margin_ratio`: how much longer than the baseline's it may be, as a factor. `margin_s`: the same
+    in seconds; the larger of both is tolerated. `max_s`: a fixed threshold (SLO) for the quantile;
+    None for none.
     """
 
     quantile: float = 0.99
     margin_ratio: float = 1.25
+    margin_s: float = 0.001
     max_s: float | None = None
 
 

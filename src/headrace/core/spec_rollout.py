@@ -69,6 +69,12 @@ class LatencySpec(_Spec):
         le=100.0,
         description="How much longer than the baseline's it may be, as a factor.",
     )
+    margin_s: float = Field(
+        default=LatencyMetric().margin_s,
+        ge=0.0,
+        le=86_400.0,
+        description="Or by how much; the larger of both is tolerated. Unit: seconds.",
+    )
     max_s: float | None = Field(
         default=None,
         gt=0.0,
@@ -212,7 +218,7 @@ class CanaryStepSpec(_Spec):
 class CanarySpec(_RolloutSpec):
     """Step by step."""
 
-    strategy: Literal["canary"]
+    strategy: Literal["canary"] = Field(description="What chooses this kind of rollout.")
     steps: Annotated[tuple[CanaryStepSpec, ...], Strict(strict=False)] | None = Field(
         default=None,
         min_length=1,
@@ -247,7 +253,7 @@ class CanarySpec(_RolloutSpec):
 class BlueGreenSpec(_RolloutSpec):
     """At full size beside the old version, then all at once."""
 
-    strategy: Literal["blue-green"]
+    strategy: Literal["blue-green"] = Field(description="What chooses this kind of rollout.")
     preview_s: float = Field(
         default=0.0,
         ge=0.0,
@@ -276,7 +282,7 @@ class BlueGreenSpec(_RolloutSpec):
 class AbSpec(_RolloutSpec):
     """Two versions side by side, each caller on one; the reward decides."""
 
-    strategy: Literal["ab"]
+    strategy: Literal["ab"] = Field(description="What chooses this kind of rollout.")
     weight: int = Field(
         default=50, ge=1, le=99, description="The new version's share. Unit: percent."
     )
@@ -297,7 +303,7 @@ class AbSpec(_RolloutSpec):
 class ShadowSpec(_RolloutSpec):
     """Copies of requests; the answers are compared and dropped."""
 
-    strategy: Literal["shadow"]
+    strategy: Literal["shadow"] = Field(description="What chooses this kind of rollout.")
     mirror_percent: int = Field(
         default=100, ge=1, le=100, description="Share of the requests copied. Unit: percent."
     )

@@ -11,23 +11,35 @@ import msgspec
 import numpy as np
 
 from headrace.rollout.betting import Array, log_growth, mixture, refuted_down_to, refuted_up_to
+from headrace.rollout.forgiving import nothing_yet, with_interval
 
 _VALUES: Final = np.array([1.0, 0.0])
 _SCALE: Final = 5.0
 """So that the stakes reach from 0.05 to 330: rates from a half down to a thousandth."""
 
 
+def log_evidence_each(yes: Array, trials: Array, rate: float, *, above: bool) -> Array:
+    """`Rate.log_evidence` of many rates against one number, each of its own counts."""
+    growth = log_growth(_VALUES, _SCALE, rate, above=above)
+    return mixture(np.stack([yes, trials - yes], axis=-1) @ growth)
+
+
 class Rate(msgspec.Struct):
-    """How often there was a yes, of how many; `part` as in `RateDifferences`."""
+    """How often there was a yes, of how many; the rest as in `RateDifferences`."""
 
     yes: float = 0.0
     trials: float = 0.0
     part: float = 1.0
+    watched: float | None = None
+    worst: Array = msgspec.field(default_factory=lambda: nothing_yet(1))
 
     def add(self, yes: float, trials: float) -> None:
-        """Count some more."""
+        """Count one interval."""
         self.yes += yes
         self.trials += trials
+        if self.watched is not None:
+            growth = log_growth(_VALUES, _SCALE, self.watched, above=True)
+            self.worst = with_interval(self.worst, np.array([yes, trials - yes]) @ growth)
 
     @property
     def estimate(self) -> float | None:
@@ -36,10 +48,13 @@ class Rate(msgspec.Struct):
 
     def log_evidence(self, rates: Array | float, *, above: bool) -> Array:
         """The logarithm of the evidence against "at most" each rate, or against "at least" it."""
-        counts = self.part * np.array([self.yes, self.trials - self.yes])
-        means = np.atleast_1d(np.asarray(rates, float))
-        growth = log_growth(_VALUES, _SCALE, means, above=above)
-        return mixture(np.einsum("c,...cs->...s", counts, growth))
+        return mixture(self.part * self._log_capitals(rates, above=above))
+
+    def log_evidence_of_harm(self) -> float:
+        """The same against "at most `watched`", without the worst intervals."""
+        assert self.watched is not None, "harm is looked for"
+        capitals = self._log_capitals(self.watched, above=True) - self.worst.sum(axis=-1)
+        return float(mixture(self.part * capitals)[0])
 
     def bounds(self, level: float) -> tuple[float, float]:
         """Lower and upper bound; each holds at all times at once with probability 1 - `level`."""
@@ -51,3 +66,10 @@ class Rate(msgspec.Struct):
             lambda rates: self.log_evidence(rates, above=False), needed, span=(0.0, 1.0)
         )
         return float(low[0]), float(high[0])
+
+    def _log_capitals(self, rates: Array | float, *, above: bool) -> Array:
+        means = np.atleast_1d(np.asarray(rates, float))
+        growth = log_growth(_VALUES, _SCALE, means, above=above)
+        counts = np.array([self.yes, self.trials - self.yes])
+        result: Array = np.einsum("c,...cs->...s", counts, growth)
+        return result

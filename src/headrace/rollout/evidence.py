@@ -26,7 +26,7 @@ from headrace.rollout.assignment import Assignments
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import Array
 from headrace.rollout.explain import Names, explanation
-from headrace.rollout.latency_ratio import Histogram, LatencyRatios
+from headrace.rollout.latency_ratio import Histogram, LatencyRatios, Reach
 from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
 from headrace.rollout.prediction_shift import PredictionShift
 from headrace.rollout.rate_difference import RateDifferences
@@ -34,7 +34,7 @@ from headrace.rollout.readings import ArmCounts, Increment
 from headrace.rollout.reward import RewardDifference
 from headrace.rollout.turn import Turn
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _ANYBODY: Final = Names()
 _Metric = TypeVar("_Metric")
 
@@ -79,15 +79,17 @@ class Evidence:
         rejections = settings.metrics.rejections or RejectionsMetric()
         counts = _Counts(
             format=_FORMAT,
-            latency=LatencyRatios.start(latency.quantile, latency.margin_ratio),
-            errors=RateDifferences.start(1),
-            rejections=RateDifferences.start(1),
+            latency=LatencyRatios.start(
+                latency.quantile, Reach(latency.margin_ratio, latency.margin_s)
+            ),
+            errors=RateDifferences.start(1, watched=errors.margin),
+            rejections=RateDifferences.start(1, watched=rejections.margin),
             errors_turn=Turn.start(1, errors.margin),
             rejections_turn=Turn.start(1, rejections.margin),
             predictions=PredictionShift.start(),
-            candidate_errors=Rate(),
-            candidate_slow=Rate(),
-            unanswered=Rate(),
+            candidate_errors=Rate(watched=errors.max_ratio),
+            candidate_slow=Rate(watched=1.0 - latency.quantile),
+            unanswered=Rate(watched=_most_errors(errors)),
             disagreement=Rate(),
             units=Assignments(),
             requests=Assignments(),
@@ -174,9 +176,10 @@ class Evidence:
         """
         used, left_out = metrics_in_use(self._settings)
         left_out = {**left_out, **self._counts.left_out}
-        level = self._settings.alpha / max(len(used), 1)
+        alpha = self._settings.alpha
+        budget = judge_fixed.Budget(back=alpha / max(len(used), 1), on=alpha)
         self._weigh()
-        metrics = [self._judge(metric, level, names) for metric in used if metric not in left_out]
+        metrics = [self._judge(metric, budget, names) for metric in used if metric not in left_out]
         if metrics and isinstance(self._settings, AbSettings):
             metrics.append(self._judge_assignment(self._settings.mismatch_alpha, names))
         verdict = Verdict(outcome=_together(metrics), at=at, metrics=tuple(metrics))
@@ -216,28 +219,28 @@ class Evidence:
         requests = counts.baseline_requests + counts.candidate_requests
         independent = sum(counts.units.totals) or requests
         part = min(1.0, independent / max(requests, 1))
-        for tests in (counts.errors, counts.rejections, counts.latency.slower):
+        for tests in (counts.errors, counts.rejections):
             tests.part = part
-        for turn in (counts.errors_turn, counts.rejections_turn, counts.latency.turn):
+        for turn in (counts.errors_turn, counts.rejections_turn):
             turn.part = part
-        counts.latency.faster.part = counts.candidate_errors.part = part
-        counts.candidate_slow.part = part
+        counts.latency.weigh(part)
+        counts.candidate_errors.part = counts.candidate_slow.part = part
         if requests:
             counts.predictions.tests.part = min(
                 1.0, independent / max(counts.predictions.answers, 1)
             )
 
-    def _judge(self, metric: str, level: float, names: Names) -> MetricVerdict:
+    def _judge(self, metric: str, budget: judge_fixed.Budget, names: Names) -> MetricVerdict:
         counts, metrics = self._counts, self._settings.metrics
         match metric:
             case "errors" if isinstance(self._settings, BlueGreenSettings | ShadowSettings):
-                found = self._judge_errors_alone(level, names)
+                found = self._judge_errors_alone(budget, names)
             case "latency" if isinstance(self._settings, BlueGreenSettings):
                 found = judge_fixed.judge_slow(
                     counts.latency,
                     _set(metrics.latency),
                     slow=counts.candidate_slow,
-                    level=level,
+                    budget=budget,
                     names=names,
                 )
             case "errors":
@@ -248,7 +251,7 @@ class Evidence:
                     _set(metrics.errors),
                     turn=counts.errors_turn,
                     own=counts.candidate_errors,
-                    level=level,
+                    budget=budget,
                     names=names,
                 )
             case "rejections":
@@ -259,7 +262,7 @@ class Evidence:
                     _set(metrics.rejections),
                     turn=counts.rejections_turn,
                     own=Rate(),
-                    level=level,
+                    budget=budget,
                     names=names,
                 )
             case "latency":
@@ -267,35 +270,32 @@ class Evidence:
                     counts.latency,
                     _set(metrics.latency),
                     slow=counts.candidate_slow,
-                    level=level,
+                    budget=budget,
                     names=names,
                 )
             case "predictions":
                 found = judge.judge_predictions(
-                    counts.predictions, _set(metrics.predictions), level=level, names=names
+                    counts.predictions, _set(metrics.predictions), budget=budget, names=names
                 )
             case "disagreement":
                 found = judge_fixed.judge_disagreement(
-                    counts.disagreement, _set(metrics.disagreement), level=level, names=names
+                    counts.disagreement, _set(metrics.disagreement), budget=budget, names=names
                 )
             case _:
                 found = judge.judge_reward(
-                    counts.reward, _set(metrics.reward), level=level, names=names
+                    counts.reward, _set(metrics.reward), budget=budget, names=names
                 )
         return found
 
-    def _judge_errors_alone(self, level: float, names: Names) -> MetricVerdict:
+    def _judge_errors_alone(self, budget: judge_fixed.Budget, names: Names) -> MetricVerdict:
         errors = _set(self._settings.metrics.errors)
         is_shadow = isinstance(self._settings, ShadowSettings)
-        most = errors.max_ratio
-        if most is None:
-            most = errors.margin
         return judge_fixed.judge_threshold(
             "errors",
             "failed",
             self._counts.unanswered if is_shadow else self._counts.candidate_errors,
-            most,
-            level=level,
+            _most_errors(errors),
+            budget=budget,
             names=names,
             trials="copied requests" if is_shadow else "requests",
         )
@@ -345,6 +345,11 @@ def _together(metrics: list[MetricVerdict]) -> Outcome:
 def _rate(yes: int, arm: ArmCounts) -> tuple[Array, Array]:
     # Counters that are read a moment apart may name an end before its request.
     return np.array([float(min(yes, arm.requests))]), np.array([float(arm.requests)])
+
+
+def _most_errors(errors: ErrorsMetric) -> float:
+    """How many may fail where there is no other version to compare with."""
+    return errors.margin if errors.max_ratio is None else errors.max_ratio
 
 
 def _answers(arm: ArmCounts) -> dict[str | float, int]:

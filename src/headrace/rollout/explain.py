@@ -47,9 +47,9 @@ def ending(outcome: Outcome) -> str:
     """What follows for one metric, as the end of its sentence."""
     match outcome:
         case Outcome.ROLL_BACK:
-            return "worse than the old version, and not shown to be within what is tolerated"
+            return "worse than tolerated"
         case Outcome.PROMOTE:
-            return "shown to be within what is tolerated"
+            return "within what is tolerated"
         case Outcome.WAIT:
             return "not enough evidence yet"
 

@@ -1,10 +1,12 @@
 """What does each metric's evidence say? The verdict of one metric, with its sentence.
 
-`level` is the metric's part of the error budget. A roll back looks at lower bounds only, a
-promotion at upper ones only, and each of both has the level to itself. A rollout promotes only if
-*every* metric is within its margin, so a version that is worse than tolerated in any of them is
-promoted with probability at most that one's level. Of the level for a roll back a quarter is for
-versions that turn worse later (`turn`), and a quarter for a fixed threshold where there is one.
+All metrics are asked the same: shown to be worse than the margin, shown to be within it, or neither
+yet. A version that is within all margins is rolled back if *any* metric is wrong about it, so the
+metrics share `alpha` for that. A version that is beyond a margin is promoted only if *that* metric
+is wrong about it, so each has the whole of `alpha` for this (an intersection-union test, Berger
+1982). Evidence over the whole rollout and evidence of a turn for the worse (`turn`) are bets
+against the same null, so their capitals are added, three parts to one. Where there is a fixed
+threshold a quarter of the level for a roll back is for it.
 """
 
 import math
@@ -22,6 +24,7 @@ from headrace.core.rollout_settings import (
 )
 from headrace.rollout.assignment import Assignments
 from headrace.rollout.bernoulli import Rate
+from headrace.rollout.betting import Array
 from headrace.rollout.explain import (
     Names,
     confidence,
@@ -32,11 +35,13 @@ from headrace.rollout.explain import (
     seconds,
     waiting,
 )
+from headrace.rollout.forgiving import FORGIVEN
 from headrace.rollout.judge_fixed import (
-    change,
+    Budget,
     is_above,
     judge_slow,
     judge_threshold,
+    outcome_of,
     quantile_name,
 )
 from headrace.rollout.latency_ratio import LatencyRatios
@@ -56,26 +61,34 @@ _TUNED_FOR_UNITS: Final = 20
 
 
 def worse_level(level: float, *, has_threshold: bool) -> float:
-    """What of a metric's level is left for the lower bound over the whole rollout."""
-    return level * (1.0 - _TURNED_PART - (_THRESHOLD_PART if has_threshold else 0.0))
+    """At which level the lower bound over the whole rollout decides by itself."""
+    return (1.0 - _TURNED_PART) * _relative_level(level, has_threshold=has_threshold)
 
 
-def has_turned(turn: Turn, level: float) -> NDArray[np.bool_]:
-    """Whether the candidate has become worse than tolerated since some moment, `[tests]`."""
-    turned: NDArray[np.bool_] = turn.log_evidence() >= -math.log(_TURNED_PART * level)
-    return turned
+def is_worse(
+    over_all: Array | float, turned: Array, level: float, *, has_threshold: bool = False
+) -> NDArray[np.bool_]:
+    """Whether the candidate is worse than tolerated, or has become so, `[tests]`.
 
-
-def harm(*, worse: bool, tolerated: bool, turned: bool = False) -> Outcome:
-    """For metrics where more is worse: shown within the margin, else shown worse, else wait.
-
-    One that has turned worse than tolerated is rolled back, however good it was before.
+    Args:
+        over_all: Logarithm of the evidence over the whole rollout, `[tests]`.
+        turned: Of the evidence of a turn for the worse, `[tests]`.
+        level: The metric's part of `alpha`.
+        has_threshold: Whether a fixed threshold has a part of it.
     """
-    if turned:
-        return Outcome.ROLL_BACK
-    if tolerated:
-        return Outcome.PROMOTE
-    return Outcome.ROLL_BACK if worse else Outcome.WAIT
+    both = np.logaddexp(np.log1p(-_TURNED_PART) + over_all, np.log(_TURNED_PART) + turned)
+    worse: NDArray[np.bool_] = both >= -math.log(
+        _relative_level(level, has_threshold=has_threshold)
+    )
+    return worse
+
+
+def _relative_level(level: float, *, has_threshold: bool) -> float:
+    return level * (1.0 - _THRESHOLD_PART) if has_threshold else level
+
+
+def _for_threshold(budget: Budget) -> Budget:
+    return Budget(back=_THRESHOLD_PART * budget.back, on=budget.on)
 
 
 def judge_difference(
@@ -86,41 +99,39 @@ def judge_difference(
     *,
     turn: Turn,
     own: Rate,
-    level: float,
+    budget: Budget,
     names: Names,
 ) -> MetricVerdict:
     """Errors and rejections: the difference of both arms' rates, and the SLO if there is one."""
     yes_b, all_b, yes_a, all_a = (float(total[0]) for total in tests.totals())
     most = settings.max_ratio if isinstance(settings, ErrorsMetric) else None
-    level_low = worse_level(level, has_threshold=most is not None)
-    if most is not None and is_above(own, most, _THRESHOLD_PART * level):
+    level_low = worse_level(budget.back, has_threshold=most is not None)
+    if most is not None and is_above(own, most, _for_threshold(budget).back):
         return judge_threshold(
-            metric,
-            happened,
-            own,
-            most,
-            level=_THRESHOLD_PART * level,
-            names=names,
-            is_harm=True,
+            metric, happened, own, most, budget=_for_threshold(budget), names=names, is_harm=True
         )
     if not all_a or not all_b:
         missing = names.candidate if all_a else names.baseline
-        return waiting(metric, f"no requests to {missing} counted yet", alpha=level)
-    worse = bool(tests.log_evidence(0.0, above=True)[0] >= -math.log(level_low))
-    tolerated = bool(tests.log_evidence(settings.margin, above=False)[0] >= -math.log(level))
-    turned = bool(has_turned(turn, level)[0])
-    outcome = harm(worse=worse, tolerated=tolerated, turned=turned)
-    closing = ending(outcome)
-    if turned and (tolerated or not worse):
-        closing = _turned_ending(turn, names)
-    low, high = (float(bound[0]) for bound in tests.bounds(level_low, level))
+        return waiting(metric, f"no requests to {missing} counted yet", alpha=budget.on)
+    beyond = is_worse(
+        tests.log_evidence_of_harm(),
+        turn.log_evidence(),
+        budget.back,
+        has_threshold=most is not None,
+    )
+    within = tests.log_evidence(settings.margin, above=False)[0] >= -math.log(budget.on)
+    outcome = outcome_of(beyond=bool(beyond[0]), within=bool(within))
+    low, high = (float(bound[0]) for bound in tests.bounds(level_low, budget.on))
+    closing = _harm_ending(
+        outcome, is_worse_so_far=low > settings.margin, turned=_turned_ending(turn, names)
+    )
     effect = min(max(float(tests.differences()[0]), low), high)
     reason = (
         f"{metric}: {percent(yes_b / all_b)} of {count(all_b)} requests {happened} on "
         f"{names.candidate} against {percent(yes_a / all_a)} of {count(all_a)} on "
         f"{names.baseline}: difference {points(effect)} points, between {points(low)} and "
-        f"{points(high)} with {confidence(level)}; {points(settings.margin, signed=False)} points "
-        f"are tolerated: {closing}"
+        f"{points(high)} with {confidence(budget.on)}; "
+        f"{points(settings.margin, signed=False)} points are tolerated: {closing}"
     )
     return MetricVerdict(
         metric=metric,
@@ -133,39 +144,47 @@ def judge_difference(
         low=low,
         high=high,
         margin=settings.margin,
-        alpha=level,
+        alpha=budget.on,
         samples=(int(all_a), int(all_b)),
     )
 
 
 def judge_latency(
-    ratios: LatencyRatios, settings: LatencyMetric, *, slow: Rate, level: float, names: Names
+    ratios: LatencyRatios, settings: LatencyMetric, *, slow: Rate, budget: Budget, names: Names
 ) -> MetricVerdict:
     """A quantile of the latency: the ratio of both arms', and the SLO if there is one."""
-    level_low = worse_level(level, has_threshold=settings.max_s is not None)
-    level_fixed = _THRESHOLD_PART * level
+    has_threshold = settings.max_s is not None
+    level_low = worse_level(budget.back, has_threshold=has_threshold)
+    fixed = _for_threshold(budget)
     name = quantile_name(settings.quantile)
-    if settings.max_s is not None and is_above(slow, 1.0 - settings.quantile, level_fixed):
-        return judge_slow(ratios, settings, slow=slow, level=level_fixed, names=names)
+    if has_threshold and is_above(slow, 1.0 - settings.quantile, fixed.back):
+        return judge_slow(ratios, settings, slow=slow, budget=fixed, names=names)
     a, b = ratios.baseline.quantile(settings.quantile), ratios.candidate.quantile(settings.quantile)
     if a is None or b is None:
         missing = names.baseline if a is None else names.candidate
-        return waiting("latency", f"no requests to {missing} timed yet", alpha=level)
-    low, high = ratios.refuted(level_low, level)
-    worse = low is not None and low >= 1.0
-    tolerated = high is not None and high <= settings.margin_ratio
-    turned = bool(has_turned(ratios.turn, level)[0])
-    outcome = harm(worse=worse, tolerated=tolerated, turned=turned)
-    closing = ending(outcome)
-    if turned and (tolerated or not worse):
-        closing = "it has become slower than that"
+        return waiting("latency", f"no requests to {missing} timed yet", alpha=budget.on)
+    margin = ratios.reach.factor(a)
+    beyond = is_worse(
+        ratios.log_evidence_of_harm(),
+        ratios.turn.log_evidence(),
+        budget.back,
+        has_threshold=has_threshold,
+    )
+    within = ratios.log_evidence_of_tolerance() >= -math.log(budget.on)
+    outcome = outcome_of(beyond=bool(beyond[0]), within=within)
+    low, high = ratios.bounds(level_low, budget.on, margin=margin)
+    closing = _harm_ending(
+        outcome,
+        is_worse_so_far=low is not None and low >= margin,
+        turned="it has become slower than that",
+    )
     ratio = b / a if a > 0.0 else math.inf
     effect = min(max(ratio, low or 0.0), high or math.inf)
     reason = (
         f"latency: {name} is {seconds(b)} in {count(ratios.candidate.total)} requests to "
         f"{names.candidate} against {seconds(a)} in {count(ratios.baseline.total)} to "
-        f"{names.baseline}: {effect:.3g} times, {_between(low, high, level)}; "
-        f"{settings.margin_ratio:g} times are tolerated: {closing}"
+        f"{names.baseline}: {effect:.3g} times, {_between(low, high, budget.on)}; "
+        f"{margin:.3g} times are tolerated: {closing}"
     )
     return MetricVerdict(
         metric="latency",
@@ -177,24 +196,24 @@ def judge_latency(
         effect=effect if math.isfinite(effect) else None,
         low=low,
         high=high,
-        margin=settings.margin_ratio,
-        alpha=level,
+        margin=margin,
+        alpha=budget.on,
         samples=(int(ratios.baseline.total), int(ratios.candidate.total)),
     )
 
 
 def judge_predictions(
-    shift: PredictionShift, settings: PredictionsMetric, *, level: float, names: Names
+    shift: PredictionShift, settings: PredictionsMetric, *, budget: Budget, names: Names
 ) -> MetricVerdict:
     """The largest change of a class's share, or of a score's distribution function."""
     yes_b, all_b, yes_a, all_a = (total[1:] for total in shift.tests.totals())
     if not shift.labels or not all_a[0] or not all_b[0]:
-        return waiting("predictions", "no answers of both versions counted yet", alpha=level)
-    moved, kept = shift.refuted(settings.margin, level)
-    outcome = change(beyond=bool(moved.any()), tolerated=bool(kept.all()))
+        return waiting("predictions", "no answers of both versions counted yet", alpha=budget.on)
+    moved, kept = shift.refuted(settings.margin, budget.back, budget.on)
+    outcome = outcome_of(beyond=bool(moved.any()), within=bool(kept.all()))
     differences = shift.tests.differences()[1:]
     which = int(np.argmax(np.abs(differences) + (1.0 if moved.any() else 0.0) * moved))
-    low, high = shift.bounds(level)
+    low, high = shift.bounds(budget.back, budget.on)
     effect = min(max(abs(float(differences[which])), low), high)
     part_a, part_b = float(yes_a[which] / all_a[which]), float(yes_b[which] / all_b[which])
     closing = "they have changed" if outcome is Outcome.ROLL_BACK else ending(outcome)
@@ -205,7 +224,7 @@ def judge_predictions(
         f"{names.candidate} against {percent(part_a)} of {count(all_a[which])} on "
         f"{names.baseline}, the largest change of {len(shift.labels)}: "
         f"{points(effect, signed=False)} points, between {points(low, signed=False)} and "
-        f"{points(high, signed=False)} with {confidence(level)}; "
+        f"{points(high, signed=False)} with {confidence(budget.on)}; "
         f"{points(settings.margin, signed=False)} points are tolerated: {closing}"
     )
     return MetricVerdict(
@@ -219,13 +238,13 @@ def judge_predictions(
         low=low,
         high=high,
         margin=settings.margin,
-        alpha=level,
+        alpha=budget.on,
         samples=(int(all_a[which]), int(all_b[which])),
     )
 
 
 def judge_reward(
-    rewards: RewardDifference, settings: RewardMetric, *, level: float, names: Names
+    rewards: RewardDifference, settings: RewardMetric, *, budget: Budget, names: Names
 ) -> MetricVerdict:
     """What the answers earned; more is better."""
     a, b = rewards.baseline, rewards.candidate
@@ -234,17 +253,18 @@ def judge_reward(
             f"{count(a.units)} units of {names.baseline} and {count(b.units)} of "
             f"{names.candidate} have a reward, and {count(settings.min_units)} of each are needed"
         )
-        return waiting("reward", why, alpha=level)
-    bounds = rewards.bounds(level, tuned_for=_TUNED_FOR_UNITS * settings.min_units)
+        return waiting("reward", why, alpha=budget.on)
+    # More is better: the lower bound promotes, and the upper one rolls back.
+    bounds = rewards.bounds(budget.on, budget.back, tuned_for=_TUNED_FOR_UNITS * settings.min_units)
     if bounds is None:
-        return waiting("reward", "all rewards are equal so far", alpha=level)
+        return waiting("reward", "all rewards are equal so far", alpha=budget.on)
     low, high = bounds
-    outcome = harm(worse=high < 0.0, tolerated=low >= -settings.margin)
+    outcome = outcome_of(beyond=high < -settings.margin, within=low >= -settings.margin)
     reason = (
         f"reward: {b.mean:.4g} on average of {count(b.units)} units on {names.candidate} against "
         f"{a.mean:.4g} of {count(a.units)} on {names.baseline}: difference "
         f"{rewards.difference:+.3g}, between {low:+.3g} and {high:+.3g} with "
-        f"{confidence(level)} (asymptotic); {settings.margin:g} less is tolerated: "
+        f"{confidence(budget.on)} (asymptotic); {settings.margin:g} less is tolerated: "
         f"{ending(outcome)}"
     )
     return MetricVerdict(
@@ -258,7 +278,7 @@ def judge_reward(
         low=low,
         high=high,
         margin=settings.margin,
-        alpha=level,
+        alpha=budget.on,
         samples=(a.units, b.units),
     )
 
@@ -290,6 +310,15 @@ def judge_assignment(
         alpha=level,
         samples=(a, b),
     )
+
+
+def _harm_ending(outcome: Outcome, *, is_worse_so_far: bool, turned: str) -> str:
+    """The end of a harm's sentence; whether it is worse if its worst moments count, too."""
+    if outcome is Outcome.ROLL_BACK and not is_worse_so_far:
+        return turned
+    if outcome is Outcome.WAIT and is_worse_so_far:
+        return f"worse in its {FORGIVEN} worst moments only, {ending(outcome)}"
+    return ending(outcome)
 
 
 def _turned_ending(turn: Turn, names: Names) -> str:

@@ -7,6 +7,8 @@ blue-green, where there is only one version at a time.
 import math
 from typing import Final
 
+import msgspec
+
 from headrace.core.rollout_settings import DisagreementMetric, LatencyMetric
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.explain import (
@@ -24,11 +26,24 @@ from headrace.rollout.outcomes import MetricVerdict, Outcome
 SHARE: Final = "ratio"
 
 
-def change(*, beyond: bool, tolerated: bool) -> Outcome:
-    """For metrics where no direction is worse: shown beyond the margin, or shown within it."""
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a metric may be wrong: `back` rolls back what is within the margin.
+
+    `on`: promotes what is beyond it, and that may be all of the rollout's `alpha`.
+    """
+
+    back: float
+    on: float
+
+
+def outcome_of(*, beyond: bool, within: bool) -> Outcome:
+    """Shown beyond the margin, or shown within it, or neither.
+
+    Both only where a version was within it for long and is beyond it now.
+    """
     if beyond:
         return Outcome.ROLL_BACK
-    return Outcome.PROMOTE if tolerated else Outcome.WAIT
+    return Outcome.PROMOTE if within else Outcome.WAIT
 
 
 def judge_threshold(
@@ -37,24 +52,24 @@ def judge_threshold(
     own: Rate,
     most: float,
     *,
-    level: float,
+    budget: Budget,
     names: Names,
     is_harm: bool = False,
     trials: str = "requests",
 ) -> MetricVerdict:
     """The candidate's own rate against a fixed number, whatever the baseline does."""
     if own.estimate is None:
-        return waiting(metric, f"no {trials} of {names.candidate} counted yet", alpha=level)
-    tolerated = bool(own.log_evidence(most, above=False)[0] >= -math.log(level))
-    outcome = change(beyond=is_above(own, most, level), tolerated=tolerated)
-    low, high = own.bounds(level)
+        return waiting(metric, f"no {trials} of {names.candidate} counted yet", alpha=budget.on)
+    within = bool(own.log_evidence(most, above=False)[0] >= -math.log(budget.on))
+    outcome = outcome_of(beyond=is_above(own, most, budget.back), within=within)
+    low, high = own.bounds(budget.back)[0], own.bounds(budget.on)[1]
     closing = ending(outcome)
     if outcome is Outcome.ROLL_BACK:
         closing = "more than the fixed threshold" if is_harm else "more than tolerated"
     reason = (
         f"{metric}: {percent(own.estimate)} of {count(own.trials)} {trials} {happened} on "
-        f"{names.candidate}, between {percent(low)} and {percent(high)} with {confidence(level)}; "
-        f"at most {percent(most)} are tolerated: {closing}"
+        f"{names.candidate}, between {percent(low)} and {percent(high)} with "
+        f"{confidence(budget.on)}; at most {percent(most)} are tolerated: {closing}"
     )
     return MetricVerdict(
         metric=metric,
@@ -66,29 +81,29 @@ def judge_threshold(
         low=low,
         high=high,
         margin=most,
-        alpha=level,
+        alpha=budget.on,
         samples=(0, int(own.trials)),
     )
 
 
 def judge_slow(
-    ratios: LatencyRatios, settings: LatencyMetric, *, slow: Rate, level: float, names: Names
+    ratios: LatencyRatios, settings: LatencyMetric, *, slow: Rate, budget: Budget, names: Names
 ) -> MetricVerdict:
     """The candidate's latency quantile against a fixed number of seconds."""
     assert settings.max_s is not None
     name, most = quantile_name(settings.quantile), 1.0 - settings.quantile
     if slow.estimate is None:
-        return waiting("latency", f"no requests to {names.candidate} timed yet", alpha=level)
-    tolerated = bool(slow.log_evidence(most, above=False)[0] >= -math.log(level))
-    outcome = change(beyond=is_above(slow, most, level), tolerated=tolerated)
-    low, high = slow.bounds(level)
+        return waiting("latency", f"no requests to {names.candidate} timed yet", alpha=budget.on)
+    within = bool(slow.log_evidence(most, above=False)[0] >= -math.log(budget.on))
+    outcome = outcome_of(beyond=is_above(slow, most, budget.back), within=within)
+    low, high = slow.bounds(budget.back)[0], slow.bounds(budget.on)[1]
     own = ratios.candidate.quantile(settings.quantile)
     closing = "too slow" if outcome is Outcome.ROLL_BACK else ending(outcome)
     reason = (
         f"latency: {name} is {seconds(own)} in {count(slow.trials)} requests to "
         f"{names.candidate}; {percent(slow.estimate)} took longer than the fixed threshold of "
         f"{seconds(settings.max_s)}, between {percent(low)} and {percent(high)} with "
-        f"{confidence(level)}, where {percent(most)} may: {closing}"
+        f"{confidence(budget.on)}, where {percent(most)} may: {closing}"
     )
     return MetricVerdict(
         metric="latency",
@@ -100,13 +115,13 @@ def judge_slow(
         low=low,
         high=high,
         margin=most,
-        alpha=level,
+        alpha=budget.on,
         samples=(0, int(slow.trials)),
     )
 
 
 def judge_disagreement(
-    own: Rate, settings: DisagreementMetric, *, level: float, names: Names
+    own: Rate, settings: DisagreementMetric, *, budget: Budget, names: Names
 ) -> MetricVerdict:
     """Pairs of answers to the same request that differ."""
     return judge_threshold(
@@ -114,7 +129,7 @@ def judge_disagreement(
         "differ",
         own,
         settings.max_ratio,
-        level=level,
+        budget=budget,
         names=names,
         trials="pairs of answers",
     )
@@ -126,5 +141,11 @@ def quantile_name(quantile: float) -> str:
 
 
 def is_above(own: Rate, most: float, level: float) -> bool:
-    """Whether the candidate's own rate has shown to be above `most`."""
-    return bool(own.log_evidence(most, above=True)[0] >= -math.log(level))
+    """Whether the candidate's own rate has shown to be above `most`.
+
+    Without its worst moments, where it is watched for harm.
+    """
+    if own.watched is None:
+        return bool(own.log_evidence(most, above=True)[0] >= -math.log(level))
+    assert own.watched == most, "a rate is watched against one number"
+    return own.log_evidence_of_harm() >= -math.log(level)

@@ -9,18 +9,30 @@ chosen anew before each interval from the intervals before it, which is what the
 Histograms know counts at bucket edges only, so `tau` is an edge; `f * tau` falls within a bucket,
 which is counted against whatever is to be shown: as slow when "not slower than f times" is to be
 shown, as fast when "slower" is. For the former `tau` is picked among edges near the quantile so
-that little is lost. Exceedance instead of whole distributions because the uniform band (Howard and
+that little is lost. What is tolerated is one more such comparison, with `reach` in place of
+`f * tau`: the larger of a factor and of an addition of seconds, whatever the quantile is just now.
+
+Where no request of the baseline takes longer than the bucket that holds its quantile (a constant
+service time), nothing exceeds `tau` on either arm and nothing is ever shown. So there is a second
+way: if the baseline exceeds an edge `low` more often than its quantile allows, its quantile is
+above `low`; if the candidate exceeds `reach(low)` less often, its quantile is below `reach(low)`,
+and that is tolerated. Were it not, one of both would be wrong, and so the smaller of both capitals
+is one that nobody expects to win, as long as the same one is wrong all the time. Of the capital
+that looks for "tolerated" a fifth goes this way.
+
+Exceedance instead of whole distributions because the uniform band (Howard and
 Ramdas, Bernoulli 2022, arXiv 1906.09712) is far too wide for a tail; Lindon, Sanden and Shirikian
 (KDD 2022, arXiv 2205.14762) use it for the shape.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import Array
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import LatencyCounts
@@ -28,13 +40,35 @@ from headrace.rollout.turn import Turn
 
 _Arm: TypeAlias = tuple[Array, Array]
 
-_FACTORS: Final = (0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
+FACTORS: Final = np.array([0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0])
+"""What the ratio is told between."""
 _NEAR: Final = (0.5, 2.0)
 _STRAY_COST: Final = 0.02
 WINDOW_TAILS: Final = 20.0
 """The threshold is chosen from the latest requests, twenty of them beyond the quantile or more."""
 _LEAST_TAILS: Final = 2.0
 _ROUND: Final = 1e-6
+_LOW_TAILS: Final = 3.0
+_BOUNDED_PART: Final = 0.2
+
+
+class Reach(msgspec.Struct, frozen=True):
+    """How long a quantile may be on the candidate: the larger of `ratio` times and `seconds` more.
+
+    Both may be nothing: then it is that of the baseline.
+    """
+
+    ratio: float = 1.0
+    seconds: float = 0.0
+
+    def __call__(self, latency_s: Array) -> Array:
+        """What is tolerated where the baseline takes this long, same shape."""
+        result: Array = np.maximum(self.ratio * latency_s, latency_s + self.seconds)
+        return result
+
+    def factor(self, latency_s: float) -> float:
+        """The same as a factor."""
+        return max(self.ratio, 1.0 + self.seconds / latency_s) if latency_s > 0.0 else self.ratio
 
 
 class Histogram(msgspec.Struct):
@@ -99,19 +133,19 @@ def threshold_named(counts: Array, quantile: float) -> NDArray[np.bool_]:
 
 
 def thresholds_near(
-    upper: Array, counts: Array, *, quantile: float, factors: Sequence[float]
+    upper: Array, counts: Array, *, quantile: float, reaches: Sequence[Callable[[Array], Array]]
 ) -> list[Array]:
-    """Edges near each row's quantile, such that `factor` times the edge is little below an edge.
+    """Edges near each row's quantile, such that what is made of the edge is little below an edge.
 
     Args:
         upper: Upper edges, ascending, `[buckets]`.
         counts: Requests by bucket, `[rows, buckets]`.
         quantile: 0 to 1.
-        factors: 1 gives the edge next to the quantile. Buckets are taken to have two significant
-            digits; if they have not, the result is only a worse choice.
+        reaches: The identity gives the edge next to the quantile. Buckets are taken to have two
+            significant digits; if they have not, the result is only a worse choice.
 
     Returns:
-        For each factor the rows' edges in seconds, `[rows]`.
+        For each of `reaches` the rows' edges in seconds, `[rows]`.
     """
     total = counts.sum(axis=-1, keepdims=True)
     tail = (total - np.cumsum(counts, axis=-1)) / ((1.0 - quantile) * np.maximum(total, 1e-12))
@@ -120,7 +154,7 @@ def thresholds_near(
     # Where no edge is near (few, wide buckets), the first one past the quantile.
     past = upper[np.argmax(tail <= 1.0 + _ROUND, axis=-1)]
     if not columns.size:
-        return [past for _ in factors]
+        return [past for _ in reaches]
     stray = np.where(
         near[:, columns],
         _STRAY_COST * np.abs(np.log(np.maximum(tail[:, columns], 1e-12))),
@@ -128,10 +162,38 @@ def thresholds_near(
     )
     is_near = near.any(axis=-1)
     found = []
-    for factor in factors:
-        best = np.argmin(stray + _slack(factor * upper[columns]), axis=-1)
+    for reach in reaches:
+        best = np.argmin(stray + _slack(reach(upper[columns])), axis=-1)
         found.append(np.where(is_near, upper[columns][best], past))
     return found
+
+
+def threshold_well_below(lower: Array, counts: Array, *, quantile: float) -> Array:
+    """The highest lower edge that clearly more requests exceed than the quantile's share, `[rows]`.
+
+    Args:
+        lower: Lower edges, ascending, `[buckets]`.
+        counts: Requests by bucket, `[rows, buckets]`.
+        quantile: 0 to 1.
+    """
+    share = 1.0 - quantile
+    wanted = min(_LOW_TAILS * share, (1.0 + share) / 2.0) * counts.sum(axis=-1, keepdims=True)
+    exceeding = np.cumsum(counts[:, ::-1], axis=-1)[:, ::-1]
+    enough = exceeding >= wanted * (1.0 - _ROUND)
+    return np.asarray(lower[len(lower) - 1 - np.argmax(enough[:, ::-1], axis=-1)])
+
+
+def tolerated_evidence(near: Array, over_low: Array, under_reach: Array) -> Array:
+    """All evidence that the candidate is within what is tolerated, logarithms, `[tests]`.
+
+    Args:
+        near: That of the differences near the quantile.
+        over_low: That the baseline's quantile is above an edge.
+        under_reach: That the candidate's is below what the edge's reach is.
+    """
+    bounded = np.minimum(over_low, under_reach)
+    both: Array = np.logaddexp(np.log1p(-_BOUNDED_PART) + near, np.log(_BOUNDED_PART) + bounded)
+    return both
 
 
 def _slack(edges: Array) -> Array:
@@ -143,35 +205,40 @@ def _slack(edges: Array) -> Array:
 
 
 class LatencyRatios(msgspec.Struct):
-    """The ratio of one quantile, tested against each factor from both sides.
+    """The ratio of one quantile, tested against each factor from both sides, and what is tolerated.
 
-    `recent`: the baseline's latest requests, from which `tau` is chosen. `slower` and `faster`:
-    by factor, whether the candidate is slower, or faster, than that many times. `turn`: whether it
-    has become slower than the margin.
+    `recent`: the baseline's latest requests, from which `tau` is chosen. `slower` and `faster`: by
+    factor, and last of all against `reach`, whether the candidate is slower, or faster, than that.
+    `turn`: whether it has become slower than `reach`. `over_low` and `over_reach`: how often the
+    baseline exceeded an edge well below its quantile, and the candidate that edge's reach.
     """
 
     quantile: float
-    margin: float
+    reach: Reach
     recent: Histogram
     baseline: Histogram
     candidate: Histogram
     slower: RateDifferences
     faster: RateDifferences
     turn: Turn
+    over_low: Rate
+    over_reach: Rate
 
     @classmethod
-    def start(cls, quantile: float, margin: float) -> "LatencyRatios":
-        """Nothing counted yet; `margin` is one of the factors."""
-        tests, centre = len(factors(margin)), round(10 * (1.0 - quantile))
+    def start(cls, quantile: float, reach: Reach) -> "LatencyRatios":
+        """Nothing counted yet."""
+        tests, centre = len(FACTORS) + 1, round(10 * (1.0 - quantile))
         return cls(
             quantile=quantile,
-            margin=margin,
+            reach=reach,
             recent=Histogram.empty(),
             baseline=Histogram.empty(),
             candidate=Histogram.empty(),
-            slower=RateDifferences.start(tests, centre=centre),
+            slower=RateDifferences.start(tests, centre=centre, watched=0.0),
             faster=RateDifferences.start(tests, centre=centre),
             turn=Turn.start(1, 0.0),
+            over_low=Rate(),
+            over_reach=Rate(),
         )
 
     def add(
@@ -186,40 +253,62 @@ class LatencyRatios(msgspec.Struct):
         a, b = Histogram.of(baseline), Histogram.of(candidate)
         counts = self.recent.counts[None, :]
         if threshold_named(counts, self.quantile)[0]:
-            taus = thresholds_near(
-                self.recent.upper, counts, quantile=self.quantile, factors=(1.0, self.margin)
+            near, near_reach = thresholds_near(
+                self.recent.upper, counts, quantile=self.quantile, reaches=(Reach(), self.reach)
             )
-            over_b, over_a = self._over((a, b), float(taus[0][0]), whole=False)
+            over_b, over_a = self._over((a, b), near, whole=False)
             self.slower.add(share, over_b, over_a)
-            at_margin = factors(self.margin).index(self.margin)
-            one_b, one_a = (
-                (over[[at_margin]], total[[at_margin]]) for over, total in (over_b, over_a)
-            )
+            one_b, one_a = ((over[-1:], total[-1:]) for over, total in (over_b, over_a))
             self.turn.add(share, one_b, one_a, duration_s=duration_s)
-            self.faster.add(share, *self._over((a, b), float(taus[1][0]), whole=True))
+            self.faster.add(share, *self._over((a, b), near_reach, whole=True))
+            low = threshold_well_below(self.recent.lower, counts, quantile=self.quantile)
+            self.over_low.add(float(a.above(low, whole=False)[0]), a.total)
+            self.over_reach.add(float(b.above(self.reach(low), whole=True)[0]), b.total)
         fades = self.recent.total > WINDOW_TAILS / (1.0 - self.quantile)
         self.recent = self.recent.merged(a, keep=0.5 if fades else 1.0)
         self.baseline, self.candidate = self.baseline.merged(a), self.candidate.merged(b)
 
-    def refuted(self, level_low: float, level_high: float) -> tuple[float | None, float | None]:
-        """The largest factor that the ratio exceeds, and the smallest that it stays below."""
-        all_factors = np.array(factors(self.margin))
+    def bounds(
+        self, level_low: float, level_high: float, *, margin: float
+    ) -> tuple[float | None, float | None]:
+        """The largest factor that the ratio exceeds, and the smallest that it stays below.
+
+        One of few factors, or `margin`, which is what `reach` is as a factor just now.
+        """
+        factors = np.append(FACTORS, margin)
         slower = self.slower.log_evidence(0.0, above=True) >= -np.log(level_low)
         faster = self.faster.log_evidence(0.0, above=False) >= -np.log(level_high)
-        low = float(all_factors[slower].max()) if slower.any() else None
-        high = float(all_factors[faster].min()) if faster.any() else None
+        faster[-1] = self.log_evidence_of_tolerance() >= -np.log(level_high)
+        low = float(factors[slower].max()) if slower.any() else None
+        high = float(factors[faster].min()) if faster.any() else None
+        if low is not None and high is not None:
+            low = min(low, high)
         return low, high
 
+    def weigh(self, part: float) -> None:
+        """Take each request for this part of an independent observation (`RateDifferences`)."""
+        for tests in (self.slower, self.faster, self.turn, self.over_low, self.over_reach):
+            tests.part = part
+
+    def log_evidence_of_harm(self) -> float:
+        """The evidence that the candidate is slower than tolerated, over the whole rollout."""
+        return float(self.slower.log_evidence_of_harm()[-1])
+
+    def log_evidence_of_tolerance(self) -> float:
+        """The evidence that it is not; see `tolerated_evidence`."""
+        share = 1.0 - self.quantile
+        evidence = tolerated_evidence(
+            self.faster.log_evidence(0.0, above=False)[-1:],
+            self.over_low.log_evidence(share, above=True),
+            self.over_reach.log_evidence(share, above=False),
+        )
+        return float(evidence[0])
+
     def _over(
-        self, arms: tuple[Histogram, Histogram], tau: float, *, whole: bool
+        self, arms: tuple[Histogram, Histogram], tau: Array, *, whole: bool
     ) -> tuple[_Arm, _Arm]:
-        """Who took longer than `tau`, or on the candidate than each factor of it, of how many."""
+        """Who took longer than `tau`, or on the candidate than what is made of it, of how many."""
         a, b = arms
-        over_b = b.above(tau * np.array(factors(self.margin)), whole=whole)
-        over_a = np.full_like(over_b, a.above(np.array([tau]), whole=not whole)[0])
+        over_b = b.above(np.append(FACTORS * tau, self.reach(tau)), whole=whole)
+        over_a = np.full_like(over_b, a.above(tau, whole=not whole)[0])
         return (over_b, np.full_like(over_b, b.total)), (over_a, np.full_like(over_a, a.total))
-
-
-def factors(margin: float) -> tuple[float, ...]:
-    """The factors that are tested: round ones, and the margin."""
-    return tuple(sorted({*_FACTORS, margin}))

@@ -2,7 +2,8 @@
 
 A gambler's capital grows by its expected logarithm with each request, so a test with evidence
 needed `log(1 / level)` takes about that, plus what the mixture costs, divided by the growth. An
-estimate for planning, for a base rate that stands still; `simulate` is the judge.
+estimate for planning, for a base rate that stands still; `simulate` is the judge. What is forgiven
+(`forgiving`) comes on top: a few seconds, or a few failures where not every second has one.
 """
 
 import math
@@ -15,7 +16,9 @@ import numpy as np
 
 from headrace.core.rollout_settings import CanarySettings
 from headrace.rollout.betting import WEIGHTS, log_growth
+from headrace.rollout.forgiving import FORGIVEN
 from headrace.rollout.judge import worse_level
+from headrace.rollout.latency_ratio import Reach
 from headrace.rollout.rate_difference import Stratum
 from headrace.rollout.simulate import Result
 from headrace.rollout.world import LATENCY_SPREAD, Candidate, World
@@ -47,23 +50,26 @@ def expected_requests(
     world: World, candidate: Candidate, settings: CanarySettings, *, metric: str
 ) -> Expected:
     """Requests that the metric (`errors` or `latency`) takes; see `Expected`."""
-    level = settings.alpha / _METRICS
-    level_low = worse_level(level, has_threshold=False)
+    level_low = worse_level(settings.alpha / _METRICS, has_threshold=False)
     if metric == "errors":
         errors = settings.metrics.errors
         assert errors is not None
         rates = (world.errors, min(world.errors + candidate.more_errors, 1.0))
-        worse = _requests(world.weight, rates, 0.0, level_low, above=True)
-        tolerated = _requests(world.weight, rates, errors.margin, level, above=False)
+        mean = errors.margin
     else:
         latency = settings.metrics.latency
         assert latency is not None
         tail, slower = 1.0 - latency.quantile, candidate.times_slower
-        at_one = (tail, _exceeds(latency.quantile, 1.0 / slower))
-        at_margin = (tail, _exceeds(latency.quantile, latency.margin_ratio / slower))
-        worse = _requests(world.weight, at_one, 0.0, level_low, above=True)
-        tolerated = _requests(world.weight, at_margin, 0.0, level, above=False)
-    return Expected(metric=metric, until_worse=worse, until_tolerated=tolerated)
+        quantile_s = world.median_s * math.exp(
+            LATENCY_SPREAD * NormalDist().inv_cdf(latency.quantile)
+        )
+        reach = Reach(latency.margin_ratio, latency.margin_s).factor(quantile_s)
+        rates, mean = (tail, _exceeds(latency.quantile, reach / slower)), 0.0
+    return Expected(
+        metric=metric,
+        until_worse=_requests(world, rates, mean, level_low, above=True),
+        until_tolerated=_requests(world, rates, mean, settings.alpha, above=False),
+    )
 
 
 def changes(world: World) -> list[tuple[str, str, Candidate]]:
@@ -75,7 +81,7 @@ def changes(world: World) -> list[tuple[str, str, Candidate]]:
     for more, name in ((0.01, "1 point"), (0.05, "5 points"), (0.2, "20 points")):
         change = f"errors {name} higher"
         found.append(("errors", change, Candidate(name=change, more_errors=more)))
-    for times in (1.1, 1.5, 2.0):
+    for times in (1.1, 1.5, 2.0, 3.0):
         name = f"p99 times {times:g}"
         found.append(("latency", name, Candidate(name=name, times_slower=times)))
     return found
@@ -99,17 +105,20 @@ def _exceeds(quantile: float, factor: float) -> float:
 
 
 def _requests(
-    share: float, rates: tuple[float, float], mean: float, level: float, *, above: bool
+    world: World, rates: tuple[float, float], mean: float, level: float, *, above: bool
 ) -> float | None:
-    rate_a, rate_b = rates
+    share, (rate_a, rate_b) = world.weight, rates
     centre = round(10 * (share * rate_b + (1 - share) * rate_a))
     stratum = Stratum(share, centre, np.zeros((1, 4)))
     chance = np.array(
         [share * rate_b, share * (1 - rate_b), (1 - share) * rate_a, (1 - share) * (1 - rate_a)]
     )
-    growth = chance @ log_growth(stratum.values(), stratum.scale, np.asarray(mean), above=above)
+    each = log_growth(stratum.values(), stratum.scale, mean, above=above)
+    growth = chance @ each
     if growth.max() <= 0.0:
         return None
     paying = growth > 0.0
     needed = -math.log(level) - np.log(WEIGHTS[paying])
+    if above:
+        needed += FORGIVEN * np.maximum(each.max(axis=0), world.requests_per_s * growth)[paying]
     return float(np.min(needed / growth[paying]))

@@ -57,22 +57,24 @@ class PredictionShift(msgspec.Struct):
         self._meet({label: a.get(label, 0) + b.get(label, 0) for label in {*a, *b}})
         self.tests.add(share, self._arm(b), self._arm(a))
 
-    def refuted(self, margin: float, level: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def refuted(
+        self, margin: float, level_moved: float, level_kept: float
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Which labels' shares have shown to move by more than `margin`, and which by less."""
-        each = -np.log(levels(level, len(self.labels)) / 2.0)
+        each = -np.log(levels(level_moved, len(self.labels)) / 2.0)
         rose = self.tests.log_evidence(margin, above=True)[1:] >= each
         fell = self.tests.log_evidence(-margin, above=False)[1:] >= each
         # Whichever label moves the most, it moves to one side: so each side of each label has the
         # whole level, and none the worse for the others.
-        rose_less = self.tests.log_evidence(margin, above=False)[1:] >= -np.log(level)
-        fell_less = self.tests.log_evidence(-margin, above=True)[1:] >= -np.log(level)
+        rose_less = self.tests.log_evidence(margin, above=False)[1:] >= -np.log(level_kept)
+        fell_less = self.tests.log_evidence(-margin, above=True)[1:] >= -np.log(level_kept)
         return rose | fell, rose_less & fell_less
 
-    def bounds(self, level: float) -> tuple[float, float]:
+    def bounds(self, level_low: float, level_high: float) -> tuple[float, float]:
         """Bounds of the largest change of any label's share; see `refuted`."""
-        each = np.concatenate([[1.0], levels(level, len(self.labels)) / 2.0])
+        each = np.concatenate([[1.0], levels(level_low, len(self.labels)) / 2.0])
         rose, fell = self.tests.bounds(each, each)
-        least, most = self.tests.bounds(level, level)
+        least, most = self.tests.bounds(level_high, level_high)
         low = max(0.0, float(rose[1:].max()), float(-fell[1:].min()))
         return low, max(low, float(most[1:].max()), float(-least[1:].min()))
 

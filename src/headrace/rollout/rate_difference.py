@@ -30,6 +30,7 @@ from headrace.rollout.betting import (
     refuted_down_to,
     refuted_up_to,
 )
+from headrace.rollout.forgiving import nothing_yet, with_interval
 
 CELLS: Final = 4
 """Candidate yes, candidate no, baseline yes, baseline no."""
@@ -71,17 +72,28 @@ class RateDifferences(msgspec.Struct):
     `part`: how much of a whole independent observation each request is. Where `k` requests depend
     on one another (rows of one request, requests of one user), each is the `k`-th part of one: a
     gambler who bets on their mean gains at least the mean of what bets on each would gain (Jensen).
+    `watched`: the difference beyond which the candidate is worse than tolerated, and `worst` by how
+    much the worst intervals multiplied the capitals against it (`forgiving`), without `part`.
     """
 
     recent: Array
+    worst: Array
+    watched: float | None = None
     centre: int | None = None
     part: float = 1.0
     strata: list[Stratum] = []
 
     @classmethod
-    def start(cls, tests: int, *, centre: int | None = None) -> "RateDifferences":
+    def start(
+        cls, tests: int, *, centre: int | None = None, watched: float | None = None
+    ) -> "RateDifferences":
         """Nothing counted yet."""
-        return cls(recent=np.zeros((tests, 2)), centre=centre)
+        return cls(
+            recent=np.zeros((tests, 2)),
+            worst=nothing_yet(0 if watched is None else tests),
+            watched=watched,
+            centre=centre,
+        )
 
     def add(
         self, share: float, candidate: tuple[Array, Array], baseline: tuple[Array, Array]
@@ -97,11 +109,15 @@ class RateDifferences(msgspec.Struct):
         cells = np.stack([yes_b, all_b - yes_b, yes_a, all_a - yes_a], axis=-1).astype(float)
         if not cells.any():
             return
-        centres = self._centres()
+        centres, grown = self._centres(), np.zeros((len(cells), len(STAKES)))
         for centre in np.unique(centres):
-            self._stratum(share, int(centre)).counts += np.where(
-                (centres == centre)[:, None], cells, 0.0
-            )
+            stratum = self._stratum(share, int(centre))
+            here = np.where((centres == centre)[:, None], cells, 0.0)
+            stratum.counts += here
+            if self.watched is not None:
+                grown += here @ _growth(stratum, self.watched, above=True)
+        if self.watched is not None:
+            self.worst = with_interval(self.worst, grown)
         seen = np.stack([yes_a + yes_b, all_a + all_b], axis=-1)
         self.recent = self.recent * _FORGETS + seen
 
@@ -110,11 +126,13 @@ class RateDifferences(msgspec.Struct):
 
         With `above` false, against "at least `mean`". At `log(1 / alpha)` it is refuted.
         """
-        capitals = np.zeros((len(self.recent), len(STAKES)))
-        for stratum in self.strata:
-            growth = log_growth(stratum.values(), stratum.scale, mean, above=above)
-            capitals = capitals + stratum.counts @ growth
-        return mixture(self.part * capitals)
+        return mixture(self.part * self._log_capitals(mean, above=above))
+
+    def log_evidence_of_harm(self) -> Array:
+        """The same against "at most `watched`", without the worst intervals, `[tests]`."""
+        assert self.watched is not None, "harm is looked for"
+        capitals = self._log_capitals(self.watched, above=True)
+        return mixture(self.part * (capitals - self.worst.sum(axis=-1)))
 
     def bounds(self, level_low: Array | float, level_high: Array | float) -> tuple[Array, Array]:
         """Bounds of each difference, `[tests]`; each holds at all times at once at its level."""
@@ -158,9 +176,17 @@ class RateDifferences(msgspec.Struct):
 
     def append(self, like: int) -> None:
         """One test more, with the history of the test `like`: so far they were `yes` together."""
+        assert self.watched is None, "the worst intervals of another test are not this one's"
         self.recent = np.vstack([self.recent, self.recent[like]])
         for stratum in self.strata:
             stratum.counts = np.vstack([stratum.counts, stratum.counts[like]])
+
+    def _log_capitals(self, mean: float, *, above: bool) -> Array:
+        """What the gamblers have, `[tests, stakes]`, without `part`."""
+        capitals = np.zeros((len(self.recent), len(STAKES)))
+        for stratum in self.strata:
+            capitals = capitals + stratum.counts @ _growth(stratum, mean, above=above)
+        return capitals
 
     def _log_evidence(self, means: Array, *, above: bool) -> Array:
         """Against several differences for each test, `[tests, means]`."""
@@ -186,3 +212,7 @@ class RateDifferences(msgspec.Struct):
         made = Stratum(share, centre, np.zeros((len(self.recent), CELLS)))
         self.strata.append(made)
         return made
+
+
+def _growth(stratum: Stratum, mean: float, *, above: bool) -> Array:
+    return log_growth(stratum.values(), stratum.scale, mean, above=above)

@@ -20,14 +20,17 @@ class RewardDifference(msgspec.Struct):
     baseline: RewardSums = RewardSums()
     candidate: RewardSums = RewardSums()
 
-    def bounds(self, level: float, *, tuned_for: int) -> tuple[float, float] | None:
-        """Bounds of candidate's mean less the baseline's, each at 1 - `level`.
+    def bounds(
+        self, level_low: float, level_high: float, *, tuned_for: int
+    ) -> tuple[float, float] | None:
+        """Bounds of candidate's mean less the baseline's, each at its own level.
 
         An arm whose rewards hardly vary yet is given the variance of both together, so that a
         hundred zeros prove nothing.
 
         Args:
-            level: How often either bound may be wrong, over all time.
+            level_low: How often the lower bound may be wrong, over all time.
+            level_high: The same for the upper one.
             tuned_for: Units in all at which the bounds shall be the narrowest.
 
         Returns:
@@ -43,8 +46,11 @@ class RewardDifference(msgspec.Struct):
         spread = units * sum(
             max(_variance(arm), pooled) / arm.units for arm in (self.baseline, self.candidate)
         )
-        width = math.sqrt(spread) * boundary(units, level, tuned_for=tuned_for)
-        return self.difference - width, self.difference + width
+        below, above = (
+            math.sqrt(spread) * boundary(units, level, tuned_for=tuned_for)
+            for level in (level_low, level_high)
+        )
+        return self.difference - below, self.difference + above
 
     @property
     def difference(self) -> float:

@@ -13,9 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.core.rollout_settings import CanarySettings
+from headrace.rollout.bernoulli import log_evidence_each
 from headrace.rollout.betting import Array
-from headrace.rollout.judge import has_turned, worse_level
-from headrace.rollout.latency_ratio import WINDOW_TAILS, threshold_named, thresholds_near
+from headrace.rollout.judge import is_worse
+from headrace.rollout.latency_ratio import (
+    WINDOW_TAILS,
+    Reach,
+    threshold_named,
+    threshold_well_below,
+    thresholds_near,
+    tolerated_evidence,
+)
 from headrace.rollout.naive import z_test_rejects
 from headrace.rollout.prediction_shift import levels
 from headrace.rollout.rate_difference import RateDifferences
@@ -82,6 +90,8 @@ class Watch:
     _classes: RateDifferences = field(init=False)
     _turns: tuple[Turn, Turn, Turn] = field(init=False)
     _recent: Array = field(init=False)
+    _reach: Reach = field(init=False)
+    _bounded: Array = field(init=False)
 
     def __post_init__(self) -> None:
         runs, metrics = len(self.traffic.candidates), self.settings.metrics
@@ -93,8 +103,12 @@ class Watch:
         errors, rejections, latency = (Turn.start(runs, margin) for margin in tolerated)
         self._turns = errors, rejections, latency
         centre = round(10 * (1.0 - metrics.latency.quantile))
-        self._errors, self._rejections = (RateDifferences.start(runs) for _ in range(2))
-        self._slower, self._faster = (RateDifferences.start(runs, centre=centre) for _ in range(2))
+        self._errors = RateDifferences.start(runs, watched=metrics.errors.margin)
+        self._rejections = RateDifferences.start(runs, watched=metrics.rejections.margin)
+        self._slower = RateDifferences.start(runs, centre=centre, watched=0.0)
+        self._faster = RateDifferences.start(runs, centre=centre)
+        self._reach = Reach(metrics.latency.margin_ratio, metrics.latency.margin_s)
+        self._bounded = np.zeros((2, 2, runs))
         self._classes = RateDifferences.start(runs * len(CLASSES))
         self._recent = np.zeros((runs, len(self.traffic.upper_s)))
 
@@ -111,31 +125,30 @@ class Watch:
 
     def verdicts(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Which metrics say roll back, and which say promote, `[metrics, runs]`."""
-        metrics, needed = self.settings.metrics, np.log(len(_METRICS) / self.settings.alpha)
+        metrics, needed = self.settings.metrics, -np.log(self.settings.alpha)
         assert metrics.errors is not None
         assert metrics.rejections is not None
         assert metrics.predictions is not None
         level = self.settings.alpha / len(_METRICS)
+        harms = (self._errors, self._rejections, self._slower)
         worse = [
-            tests.log_evidence(0.0, above=True) >= -np.log(worse_level(level, has_threshold=False))
-            for tests in (self._errors, self._rejections, self._slower)
+            is_worse(tests.log_evidence_of_harm(), turn.log_evidence(), level)
+            for tests, turn in zip(harms, self._turns, strict=True)
         ]
-        tolerated = [
+        within = [
             self._errors.log_evidence(metrics.errors.margin, above=False) >= needed,
             self._rejections.log_evidence(metrics.rejections.margin, above=False) >= needed,
-            self._faster.log_evidence(0.0, above=False) >= needed,
+            self._latency_tolerated() >= needed,
         ]
-        turned = [has_turned(turn, level) for turn in self._turns]
-        worse = [u | (w & ~t) for u, w, t in zip(turned, worse, tolerated, strict=True)]
-        tolerated = [t & ~u for u, t in zip(turned, tolerated, strict=True)]
+        tolerated = [t & ~w for w, t in zip(worse, within, strict=True)]
         margin, by_class = metrics.predictions.margin, (-1, len(CLASSES))
-        each = -np.log(levels(self.settings.alpha / len(_METRICS), len(CLASSES)) / 2.0)
+        each = -np.log(levels(level, len(CLASSES)) / 2.0)
         rose = self._classes.log_evidence(margin, above=True).reshape(by_class)
         fell = self._classes.log_evidence(-margin, above=False).reshape(by_class)
         rose_less = self._classes.log_evidence(margin, above=False).reshape(by_class)
         fell_less = self._classes.log_evidence(-margin, above=True).reshape(by_class)
-        worse.append(((rose >= each) | (fell >= each)).any(-1))
-        tolerated.append(((rose_less >= needed) & (fell_less >= needed)).all(-1))
+        worse.append(np.asarray(((rose >= each) | (fell >= each)).any(-1)))
+        tolerated.append(np.asarray(((rose_less >= needed) & (fell_less >= needed)).all(-1)))
         return np.stack(worse), np.stack(tolerated)
 
     def _add_latency(self, interval: Interval) -> None:
@@ -143,30 +156,44 @@ class Watch:
         assert latency is not None
         named = threshold_named(self._recent, latency.quantile)
         if named.any():
-            margin = latency.margin_ratio
-            near, near_margin = thresholds_near(
+            near, near_reach = thresholds_near(
                 self.traffic.upper_s,
                 self._recent,
                 quantile=latency.quantile,
-                factors=(1.0, margin),
+                reaches=(Reach(), self._reach),
             )
-            slower, total = self._over(interval, near, near, whole=False)
-            turned, _ = self._over(interval, near, margin * near, whole=False)
-            faster, _ = self._over(interval, near_margin, margin * near_margin, whole=True)
+            low = threshold_well_below(
+                self.traffic.lower_s, self._recent, quantile=latency.quantile
+            )
+            slower, total = self._over(interval, near, whole=False)
+            faster, _ = self._over(interval, near_reach, whole=True)
+            # Above the lower edge of a bucket is what is in it: no bucket is across it.
+            bounded, _ = self._over(interval, low, whole=True)
             total = total * named
             _add(self._slower, self.traffic.weights, slower * named, total)
-            _add(self._turns[2], self.traffic.weights, turned * named, total)
+            _add(self._turns[2], self.traffic.weights, slower * named, total)
             _add(self._faster, self.traffic.weights, faster * named, total)
+            self._bounded += np.stack([bounded * named, total], axis=1)
         self._remember(interval, 1.0 / (1.0 - latency.quantile))
 
-    def _over(
-        self, interval: Interval, tau_a: Array, tau_b: Array, *, whole: bool
-    ) -> tuple[Array, Array]:
-        """How many exceed their arm's threshold, and how many there are, `[arms, runs]`.
+    def _latency_tolerated(self) -> Array:
+        latency = self.settings.metrics.latency
+        assert latency is not None
+        share = 1.0 - latency.quantile
+        (low, of_a), (reach, of_b) = self._bounded
+        return tolerated_evidence(
+            self._faster.log_evidence(0.0, above=False),
+            log_evidence_each(low, of_a, share, above=True),
+            log_evidence_each(reach, of_b, share, above=False),
+        )
 
-        As `Histogram.above`: a bucket across the candidate's counts as above it if `whole`.
+    def _over(self, interval: Interval, tau: Array, *, whole: bool) -> tuple[Array, Array]:
+        """How many exceed `tau`, or the candidate's its reach, and how many there are.
+
+        Both `[arms, runs]`, as `Histogram.above`: a bucket across the candidate's threshold counts
+        as above it if `whole`.
         """
-        runs, upper = len(tau_a), self.traffic.upper_s
+        tau_a, tau_b, runs, upper = tau, self._reach(tau), len(tau), self.traffic.upper_s
         # The last bucket that is not above.
         last_a = np.searchsorted(upper, tau_a * (1 - 1e-6))
         last_b = (

@@ -7,7 +7,8 @@ minute, with a part of the first capital that was put aside for them: 1 / (k (k 
 time. Such a mixture over the moment of change goes back to Shiryaev; Shin, Ramdas and Rinaldo,
 "E-detectors", 2023 (arXiv 2203.03532) have it with bets.
 
-The null is that the difference was within what is tolerated all the time.
+The null is that the difference was within what is tolerated all the time. The worst intervals since
+the start do not count (`forgiving`).
 """
 
 from typing import Final
@@ -16,6 +17,7 @@ import msgspec
 import numpy as np
 
 from headrace.rollout.betting import STAKES, WEIGHTS, Array, log_growth
+from headrace.rollout.forgiving import FORGIVEN, grown
 from headrace.rollout.rate_difference import CELLS, Stratum
 
 _ENTRY_S: Final = 60.0
@@ -25,8 +27,9 @@ _FORGETS_A_SECOND: Final = 0.97
 class Turn(msgspec.Struct):
     """Differences against what is tolerated, `[tests]`, with late starts.
 
-    `capitals`: logarithms of what has entered, `[tests, stakes]`. `lately`: fading counts of the
-    last half minute or so, in the cells of `rate_difference`, `[tests, cells]`.
+    `capitals`: logarithms of what has entered, by how many intervals are left out, `[tests, stakes,
+    1 + forgiven]`. `lately`: fading counts of the last half minute or so, in the cells of
+    `rate_difference`, `[tests, cells]`.
     """
 
     tolerated: float
@@ -41,7 +44,7 @@ class Turn(msgspec.Struct):
         """Nothing counted yet."""
         return cls(
             tolerated=tolerated,
-            capitals=np.full((tests, len(STAKES)), -np.inf),
+            capitals=np.full((tests, len(STAKES), 1 + FORGIVEN), -np.inf),
             lately=np.zeros((tests, CELLS)),
         )
 
@@ -59,19 +62,19 @@ class Turn(msgspec.Struct):
         while self.counted_s >= _ENTRY_S * self.entered:
             self.entered += 1
             entry = np.log(WEIGHTS / (self.entered * (self.entered + 1)))
-            self.capitals = np.logaddexp(self.capitals, entry)
+            self.capitals = np.logaddexp(self.capitals, entry[:, None])
         (yes_b, all_b), (yes_a, all_a) = candidate, baseline
         cells = np.stack([yes_b, all_b - yes_b, yes_a, all_a - yes_a], axis=-1).astype(float)
         stratum = Stratum(share, 0, cells)
         growth = log_growth(stratum.values(), stratum.scale, np.asarray(self.tolerated), above=True)
-        self.capitals = self.capitals + self.part * (cells @ growth)
+        self.capitals = grown(self.capitals, self.part * (cells @ growth))
         self.lately = self.lately * _FORGETS_A_SECOND**duration_s + cells
         self.counted_s += duration_s
 
     def log_evidence(self) -> Array:
         """The logarithm of the evidence against "never worse than tolerated", `[tests]`."""
         aside = -np.log(self.entered + 1.0)
-        evidence: Array = np.logaddexp(aside, np.logaddexp.reduce(self.capitals, axis=-1))
+        evidence: Array = np.logaddexp(aside, np.logaddexp.reduce(self.capitals[..., -1], axis=-1))
         return evidence
 
     def rates_lately(self) -> tuple[float, float]:

@@ -2,7 +2,8 @@
 
 Nothing here is still: traffic swells and ebbs, the rate of errors follows it, and now and then
 comes an incident that strikes both versions alike. A test that takes the base rate for constant is
-wrong here.
+wrong here. And each version may stall by itself: then many requests go wrong together, and whoever
+counts them as independent is wrong.
 """
 
 import math
@@ -22,6 +23,9 @@ _INCIDENT_EVERY_S: Final = 200.0
 _INCIDENT_S: Final = 10.0
 _INCIDENT_ERRORS: Final = 0.05
 _INCIDENT_FACTOR: Final = 2.0
+_STALL_EVERY_S: Final = 600.0
+_STALL_PART: Final = (0.2, 1.0)
+_STALL_FACTOR: Final = 14.0
 LATENCY_SPREAD: Final = 0.5
 CLASSES: Final = ("accept", "review", "refuse")
 _SHARES: Final = (0.6, 0.3, 0.1)
@@ -32,7 +36,9 @@ class World:
     """The traffic, and how the old version fares.
 
     `weight`: the candidate's share, 0 to 1. `moves`: whether the base rates do. `period_s`: of the
-    swell. `median_s`: of the latency, which is log-normal with a p99 of 3.2 medians.
+    swell. `median_s`: of the latency, which is log-normal with a p99 of 3.2 medians. `bursts`:
+    whether either version stalls once in ten minutes, in a second of its own: up to all of that
+    second's requests take 14 times as long, and after every other stall they fail as well.
     """
 
     requests_per_s: float = 50.0
@@ -42,6 +48,7 @@ class World:
     median_s: float = 0.02
     moves: bool = True
     period_s: float = 300.0
+    bursts: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +115,12 @@ class Traffic:
         base = world.errors * (1.0 + _DRIFT * swell) + _INCIDENT_ERRORS * self._has_incident
         more = np.array([c.more_errors for c in self.candidates])
         errors = self.rng.binomial(requests, np.clip(np.stack([base, base + more]), 0.0, 1.0))
+        stalled = self._stalled() if world.bursts else None
+        if stalled is not None:
+            fails = stalled * (self.rng.random(stalled.shape) < 0.5)  # noqa: PLR2004  # every other
+            errors += self.rng.binomial(requests - errors, fails)
         rejections = self.rng.binomial(requests - errors, world.rejections)
-        place, bucket = self._latencies(requests, swell)
+        place, bucket = self._latencies(requests, swell, stalled)
         return Interval(
             requests=requests.astype(float),
             errors=errors.astype(float),
@@ -131,6 +142,13 @@ class Traffic:
         swell: Array = np.sin(2.0 * np.pi * (self._second / self.world.period_s + self._phase))
         return swell
 
+    def _stalled(self) -> Array:
+        """Which part of this second's requests a stall hits, `[arms, runs]`; mostly none."""
+        shape = (2, len(self.candidates))
+        begins = self.rng.random(shape) < 1.0 / _STALL_EVERY_S
+        part: Array = np.where(begins, self.rng.uniform(*_STALL_PART, size=shape), 0.0)
+        return part
+
     def _classes(self, answers: NDArray[np.int64], runs: int) -> Array:
         moved = np.stack([np.zeros(runs), [c.moved_answers for c in self.candidates]])
         first = self.rng.binomial(answers, np.clip(_SHARES[0] - moved, 0.0, 1.0))
@@ -139,13 +157,16 @@ class Traffic:
         return np.stack([first, second, answers - first - second], axis=-1).astype(float)
 
     def _latencies(
-        self, requests: NDArray[np.int64], swell: Array
+        self, requests: NDArray[np.int64], swell: Array, stalled: Array | None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         slower = np.array([c.times_slower for c in self.candidates])
         now = (1.0 + _SLOWER * swell) * np.where(self._has_incident, _INCIDENT_FACTOR, 1.0)
         shift = np.log(self.world.median_s * np.stack([now, now * slower])).ravel()
         place = np.repeat(np.arange(requests.size), requests.ravel())
         logs = self.rng.standard_normal(len(place)) * LATENCY_SPREAD + shift[place]
+        if stalled is not None:
+            is_hit = self.rng.random(len(place)) < stalled.ravel()[place]
+            logs += math.log(_STALL_FACTOR) * is_hit
         # In (lower, upper]; what is beyond the last edge is in the last bucket, and most are in the
         # first one.
         edges = np.log(self.upper_s)

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.rollout.latency_ratio import Histogram, LatencyRatios, factors, thresholds_near
+from headrace.rollout.latency_ratio import Histogram, LatencyRatios, Reach, thresholds_near
 from headrace.rollout.readings import LatencyCounts
 from tests.unit.rollout.readings import two_digits
 
+REACH = Reach(1.25, 0.001)
 LATENCIES = st.lists(st.floats(0.0011, 9.9), min_size=1, max_size=60)
 
 
@@ -16,7 +17,7 @@ def watched(
     times_slower: float, *, seconds: int, share: float = 0.5, quantile: float = 0.99
 ) -> LatencyRatios:
     rng = np.random.default_rng(5)
-    ratios = LatencyRatios.start(quantile, 1.25)
+    ratios = LatencyRatios.start(quantile, REACH)
     for _ in range(seconds):
         to_candidate = int(rng.binomial(100, share))
         # The base latency moves, for both alike.
@@ -30,7 +31,7 @@ def watched(
 def test_three_times_slower_is_found_within_a_few_hundred_requests() -> None:
     ratios = watched(3.0, seconds=8)
 
-    low, high = ratios.refuted(0.0125, 0.0125)
+    low, high = ratios.bounds(0.0125, 0.0125, margin=1.25)
 
     assert low is not None
     assert low >= 1.1
@@ -41,7 +42,7 @@ def test_three_times_slower_is_found_within_a_few_hundred_requests() -> None:
 def test_equal_versions_are_shown_to_be_within_the_margin(quantile: float) -> None:
     ratios = watched(1.0, seconds=150, quantile=quantile)
 
-    low, high = ratios.refuted(0.0125, 0.0125)
+    low, high = ratios.bounds(0.0125, 0.0125, margin=1.25)
 
     assert low is None or low < 1.0
     assert high is not None
@@ -49,7 +50,7 @@ def test_equal_versions_are_shown_to_be_within_the_margin(quantile: float) -> No
 
 
 def test_faster_is_told_too() -> None:
-    low, high = watched(0.5, seconds=100).refuted(0.0125, 0.0125)
+    low, high = watched(0.5, seconds=100).bounds(0.0125, 0.0125, margin=1.25)
 
     assert high is not None
     assert high <= 0.9
@@ -57,7 +58,7 @@ def test_faster_is_told_too() -> None:
 
 
 def test_nothing_is_tested_before_the_baselines_quantile_has_a_name() -> None:
-    ratios = LatencyRatios.start(0.99, 1.25)
+    ratios = LatencyRatios.start(0.99, REACH)
     few = LatencyCounts(lower_s=(0.01,), width_s=(0.001,), counts=(90,))
 
     for _ in range(3):
@@ -115,7 +116,7 @@ def test_the_threshold_is_near_the_quantile_and_its_multiple_near_an_edge() -> N
     histogram = Histogram.of(two_digits(np.exp(rng.normal(np.log(0.02), 0.5, 20_000))))
 
     plain, multiple = thresholds_near(
-        histogram.upper, histogram.counts[None, :], quantile=0.99, factors=(1.0, 1.25)
+        histogram.upper, histogram.counts[None, :], quantile=0.99, reaches=(Reach(), REACH)
     )
 
     for tau in (float(plain[0]), float(multiple[0])):
@@ -126,12 +127,6 @@ def test_the_threshold_is_near_the_quantile_and_its_multiple_near_an_edge() -> N
 def test_few_wide_buckets_still_give_a_threshold() -> None:
     upper, counts = np.array([0.1, 1.0, 10.0]), np.array([[50.0, 45.0, 5.0], [0.0, 0.0, 99.0]])
 
-    (tau,) = thresholds_near(upper, counts, quantile=0.99, factors=(1.25,))
+    (tau,) = thresholds_near(upper, counts, quantile=0.99, reaches=(REACH,))
 
     assert tau.tolist() == [10.0, 10.0]
-
-
-def test_the_margin_is_one_of_the_factors() -> None:
-    assert 1.3 in factors(1.3)
-    assert factors(1.25).count(1.25) == 1
-    assert list(factors(1.3)) == sorted(factors(1.3))

@@ -25,7 +25,7 @@ def test_a_class_that_became_more_frequent_is_found() -> None:
         {"cat": 0.6, "dog": 0.3, "fox": 0.1}, {"cat": 0.3, "dog": 0.6, "fox": 0.1}, seconds=20
     )
 
-    moved, kept = shift.refuted(0.1, 0.0125)
+    moved, kept = shift.refuted(0.1, 0.0125, 0.0125)
 
     assert dict(zip(shift.labels, moved.tolist(), strict=True)) == {
         "cat": True,
@@ -33,7 +33,7 @@ def test_a_class_that_became_more_frequent_is_found() -> None:
         "fox": False,
     }
     assert not kept.all()
-    low, high = shift.bounds(0.0125)
+    low, high = shift.bounds(0.0125, 0.0125)
     assert 0.1 < low < 0.3 < high
 
 
@@ -42,10 +42,10 @@ def test_the_same_answers_are_shown_to_be_the_same() -> None:
 
     shift = shifted(same, same, seconds=40)
 
-    moved, kept = shift.refuted(0.1, 0.0125)
+    moved, kept = shift.refuted(0.1, 0.0125, 0.0125)
     assert not moved.any()
     assert kept.all()
-    low, high = shift.bounds(0.0125)
+    low, high = shift.bounds(0.0125, 0.0125)
     assert low == 0.0
     assert high < 0.1
 
@@ -75,7 +75,7 @@ def test_scores_are_compared_below_each_edge() -> None:
 
     assert below == {0.2: (1200, 0), 0.4: (1201, 0), 0.6: (1501, 600), 0.8: (1501, 1500)}
     assert all_b.tolist() == [1500] * 4
-    moved, _ = shift.refuted(0.1, 0.0125)
+    moved, _ = shift.refuted(0.1, 0.0125, 0.0125)
     assert moved[shift.labels.index(0.2)]
     assert not moved[shift.labels.index(0.8)]
 

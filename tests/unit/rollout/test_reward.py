@@ -40,7 +40,7 @@ def test_a_better_arm_is_told_and_its_bounds_hold_the_truth() -> None:
     rng = np.random.default_rng(3)
     rewards = RewardDifference(sums(rng.exponential(1.0, 3000)), sums(rng.exponential(1.3, 3000)))
 
-    bounds = rewards.bounds(0.025, tuned_for=2000)
+    bounds = rewards.bounds(0.025, 0.025, tuned_for=2000)
 
     assert bounds is not None
     assert 0.0 < bounds[0] < 0.3 < bounds[1]
@@ -49,14 +49,16 @@ def test_a_better_arm_is_told_and_its_bounds_hold_the_truth() -> None:
 def test_hundred_zeros_prove_nothing() -> None:
     zeros, some = np.zeros(100), np.array([1.0] * 10 + [0.0] * 90)
 
-    assert RewardDifference(sums(zeros), sums(zeros)).bounds(0.025, tuned_for=2000) is None
-    bounds = RewardDifference(sums(zeros), sums(some)).bounds(0.025, tuned_for=2000)
+    assert RewardDifference(sums(zeros), sums(zeros)).bounds(0.025, 0.025, tuned_for=2000) is None
+    bounds = RewardDifference(sums(zeros), sums(some)).bounds(0.025, 0.025, tuned_for=2000)
     assert bounds is not None
     assert bounds[0] < 0.0
 
 
 def test_one_unit_has_no_variance() -> None:
-    assert RewardDifference(sums(np.ones(1)), sums(np.ones(5))).bounds(0.1, tuned_for=9) is None
+    assert (
+        RewardDifference(sums(np.ones(1)), sums(np.ones(5))).bounds(0.1, 0.1, tuned_for=9) is None
+    )
 
 
 @pytest.mark.slow
@@ -67,7 +69,7 @@ def test_skewed_rewards_read_after_every_unit_are_seldom_missed() -> None:
     for n in range(100, 1001, 25):
         for run in np.flatnonzero(~missed):
             found = RewardDifference(sums(a[run, :n]), sums(b[run, :n]))
-            bounds = found.bounds(level, tuned_for=1000)
+            bounds = found.bounds(level, level, tuned_for=1000)
             missed[run] = bounds is None or bounds[0] > 0.0
 
     assert missed.sum() <= level * runs + 3 * math.sqrt(level * (1 - level) * runs)

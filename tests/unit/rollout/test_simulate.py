@@ -78,7 +78,7 @@ def increment(traffic: Traffic, interval: Interval, run: int, at: float) -> Incr
     [
         Candidate(),
         Candidate(more_errors=0.03),
-        Candidate(times_slower=1.4),
+        Candidate(times_slower=1.8),
         Candidate(moved_answers=0.25),
     ],
 )
@@ -113,6 +113,16 @@ def test_a_good_version_is_rolled_back_at_most_as_often_as_alpha_says() -> None:
     # The same world fools the textbook test read as often, but not the one read once.
     assert len(result.naive_s) / 300 > 0.2
     assert result.naive_at_the_end / 300 <= at_most(0.05, 300)
+
+
+@pytest.mark.slow
+def test_stalls_of_either_version_roll_back_no_more_often() -> None:
+    # Whoever takes the requests of a stall for independent rolls a fifth of these back.
+    world = World(weight=0.3, requests_per_s=100.0, bursts=True)
+
+    result = one(Candidate(), runs=200, duration_s=450, world=world)
+
+    assert len(result.ever_rolled_back_s) / 200 <= at_most(0.05, 200)
 
 
 @pytest.mark.slow
@@ -151,13 +161,13 @@ def test_a_bad_version_is_rolled_back_for_its_own_fault(candidate: Candidate, me
 
 
 @pytest.mark.slow
-def test_a_version_at_the_edge_of_what_is_tolerated_is_seldom_promoted() -> None:
+def test_a_version_at_the_edge_of_what_is_tolerated_is_seldom_decided() -> None:
     world = World(weight=0.5, errors=0.002, moves=False, requests_per_s=100.0)
 
     result = one(Candidate(more_errors=0.005), runs=200, duration_s=200, world=world)
 
-    assert result.promoted <= at_most(0.05 / 4, 200)
-    assert result.rolled_back > 0.5
+    assert result.promoted <= at_most(0.05, 200)
+    assert result.rolled_back <= at_most(0.05, 200)
 
 
 @pytest.mark.slow
@@ -261,14 +271,14 @@ def test_many_requests_are_simulated_part_by_part() -> None:
         [Candidate(more_errors=0.2)],
         READ_AT_ONCE,
         runs=3,
-        duration_s=2,
+        duration_s=5,
         rng=np.random.default_rng(1),
         progress=told.append,
     )
 
     assert result.rolled_back == 1.0
     assert result.runs == 3
-    assert told == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert told == pytest.approx([0.1 * i for i in range(1, 11)])
 
 
 def test_the_world_is_as_it_was_asked_for() -> None:
@@ -317,7 +327,7 @@ def test_the_textbook_test_rejects_what_is_different() -> None:
 @pytest.mark.slow
 def test_the_expected_duration_is_about_the_simulated_one() -> None:
     world = World(weight=0.5, moves=False)
-    candidates = [Candidate(more_errors=0.02), Candidate(times_slower=1.3)]
+    candidates = [Candidate(more_errors=0.03), Candidate(times_slower=1.7)]
 
     results = simulate(
         world,
