@@ -108,14 +108,21 @@ def _moved(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
         case Phase.PROGRESSING if state.step_since is not None:
             if state.promoted_by is None:
                 return _held(state, plan, facts)
-            if plan.keep_s is not None:
-                return kept(state, plan.keep_s, now=now)
-            return promoted(state, now=now, reason=state.reason)
+            return _taken_over(state, plan, facts)
         case Phase.KEEPING if now >= _kept_until(state, plan):
             reason = f"the old version was not needed for {plan.keep_s:g} s after the switch"
             return promoted(state, now=now, reason=reason)
         case _:
             return state
+
+
+def _taken_over(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
+    """The old version goes, or is kept: never by time alone, as after a pause that was resumed."""
+    if not facts.in_force:
+        return state
+    if plan.keep_s is not None:
+        return kept(state, plan.keep_s, now=facts.now)
+    return promoted(state, now=facts.now, reason=state.reason)
 
 
 def _readied(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:

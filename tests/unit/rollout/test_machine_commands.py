@@ -3,7 +3,7 @@
 import pytest
 
 from headrace.core import FailedPreconditionError
-from headrace.core.rollout_settings import CanarySettings, CanaryStep
+from headrace.core.rollout_settings import AbSettings, CanarySettings, CanaryStep
 from headrace.rollout import machine
 from headrace.rollout.state import Phase, PromotedBy, Traffic, Verb
 from tests.unit.rollout.driving import BAD, GOOD, UNSURE, Driven
@@ -45,6 +45,19 @@ def test_promote_does_not_ask_the_metrics() -> None:
 
     assert canary.look(verdict=BAD, ready=False).promoted_by is PromotedBy.HAND
     assert canary.looks(3, verdict=BAD).phase is Phase.PROMOTED
+
+
+def test_a_promotion_that_was_paused_is_over_when_the_gateway_says_so_not_with_time() -> None:
+    ab = Driven.of(AbSettings(weight=50))
+    ab.tell(Verb.PROMOTE)
+    ab.look()
+    ab.tell(Verb.PAUSE)
+    ab.look()
+    ab.tell(Verb.RESUME)
+
+    assert machine.due_at(ab.state) is None
+    assert ab.look(in_force=False, after=1e6).phase is Phase.PROGRESSING
+    assert ab.look().phase is Phase.PROMOTED
 
 
 def test_promote_still_stops_at_a_version_that_cannot_run() -> None:
