@@ -14,6 +14,11 @@ def changes_between(old: DesiredState, new: DesiredState) -> list[str]:
         lines.append("gateway settings changed; they hold from the next start of the system on")
     if old.generation and old.spec.get("budget") != new.spec.get("budget"):
         lines.append("the budget of all replicas changed")
+    lines += [
+        f"{key} changed"
+        for key in ("auth", "tiers", "security")
+        if old.generation and old.spec.get(key) != new.spec.get(key)
+    ]
     lines += _pools(old, new)
     for name, endpoint in after.items():
         former = before.get(name)
@@ -43,7 +48,7 @@ def _endpoint(old: DesiredEndpoint, new: DesiredEndpoint) -> list[str]:
     return lines
 
 
-_SETTINGS: Final = ("sticky", "rollout", "autoscale", "slo_latency_s")
+_SETTINGS: Final = ("sticky", "rollout", "autoscale", "slo_latency_s", "access", "limits")
 
 
 def _verb(was: object, becomes: object) -> str:

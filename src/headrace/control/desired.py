@@ -11,6 +11,7 @@ from headrace.core import (
     PoolSettings,
     ReplicaSettings,
 )
+from headrace.core.access_settings import EndpointAccess, EndpointLimits
 from headrace.core.autoscale_settings import AutoscaleSettings
 from headrace.core.rollout_settings import RolloutSettings
 from headrace.core.upstream_settings import StickySettings, UpstreamSettings
@@ -70,7 +71,7 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     `generation` grows by one with every change of this endpoint. `split_id`: the rollout or
     experiment that the split belongs to; its requests are then counted by arm. `rollout`: how a new
     version takes over. `autoscale`: None keeps each arm's `replicas`. `scaled_to_zero`: nothing
-    runs until somebody asks.
+    runs until somebody asks. `access`: None leaves it to the gateway (nobody is asked on loopback).
     """
 
     name: EndpointName
@@ -84,6 +85,8 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     autoscale: AutoscaleSettings | None = None
     slo_latency_s: float | None = None
     scaled_to_zero: bool = False
+    access: EndpointAccess | None = None
+    limits: EndpointLimits = EndpointLimits()
 
     def arm(self, key: str) -> DesiredArm | None:
         """The arm of this key, if there is one."""

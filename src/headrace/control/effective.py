@@ -47,10 +47,17 @@ def effective(
         rollouts: The current one of each endpoint that has one.
     """
     endpoints = tuple(
-        with_scale(in_force(endpoint, rollouts.get(endpoint.name)), scale)
+        with_scale(_guarded(in_force(endpoint, rollouts.get(endpoint.name)), endpoint), scale)
         for endpoint in desired.endpoints
     )
     return msgspec.structs.replace(desired, endpoints=endpoints)
+
+
+def _guarded(found: DesiredEndpoint, wished: DesiredEndpoint) -> DesiredEndpoint:
+    """Who may call, and how much, holds at once, however far a rollout has come."""
+    if found is wished:
+        return found
+    return msgspec.structs.replace(found, access=wished.access, limits=wished.limits)
 
 
 def in_force(endpoint: DesiredEndpoint, rollout: RolloutRecord | None) -> DesiredEndpoint:

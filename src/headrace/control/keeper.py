@@ -91,6 +91,8 @@ def endpoint_route(route: Route) -> EndpointRoute:
         split_id=route.split_id,
         held=route.held,
         hold_s=route.hold_s,
+        access=route.access,
+        limits=route.limits,
     )
 
 

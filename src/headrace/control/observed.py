@@ -12,6 +12,7 @@ import msgspec
 
 from headrace.control.backoff import EXIT_CANNOT_LOAD, STABLE_AFTER_S, restart_delay_s
 from headrace.control.desired import Mirror
+from headrace.core.access_settings import EndpointAccess, EndpointLimits
 from headrace.core.upstream_settings import StickySettings, UpstreamSettings
 
 
@@ -123,6 +124,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     split_id: str = ""
     held: bool = False
     hold_s: float = 0.0
+    access: EndpointAccess | None = None
+    limits: EndpointLimits = EndpointLimits()
 
     def arm(self, key: str) -> Arm | None:
         """The arm of this key, if there is one."""

@@ -26,6 +26,7 @@ from headrace.core.spec import (
     VersionSpec,
     is_model_path,
 )
+from headrace.core.spec_access import endpoint_access
 from headrace.core.spec_rollout import SloSpec
 from headrace.core.spec_scale import UpstreamSpec
 from headrace.registry import (
@@ -209,6 +210,8 @@ def desired_endpoint(
             endpoint.autoscale.settings(slo_latency_s=slo_latency_s) if endpoint.autoscale else None
         ),
         slo_latency_s=slo_latency_s,
+        access=endpoint_access(endpoint.access),
+        limits=endpoint.limits.settings(),
     )
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import msgspec
+
 from headrace.control.desired import DesiredArm, DesiredEndpoint, Revision
 from headrace.control.observed import Arm, Phase, Replica, Route
 
@@ -184,6 +186,8 @@ def route_of(view: EndpointView) -> Route:
     else:
         assert view.current is not None
         route = _kept_route(view, view.current)
+    # Not part of a split: these hold at once, whatever is not ready yet.
+    route = msgspec.structs.replace(route, access=endpoint.access, limits=endpoint.limits)
     scale = endpoint.autoscale
     if scale is None or scale.min_replicas > 0 or _answers(route):
         return route
@@ -193,6 +197,8 @@ def route_of(view: EndpointView) -> Route:
         arms=route.arms,
         held=True,
         hold_s=scale.hold_s,
+        access=route.access,
+        limits=route.limits,
     )
 
 

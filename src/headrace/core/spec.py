@@ -81,7 +81,7 @@ def parse_spec(
         got = "nothing" if value is None else f"a {type(value).__name__}"
         message = f"has to be a mapping with 'version' and 'endpoints', but holds {got}"
         raise SpecError([*mistakes, SpecMistake(place="", message=message)])
-    value = _with_absolute_models(value, base_dir, exists)
+    value = _with_absolute_files(_with_absolute_models(value, base_dir, exists), base_dir)
     found = _model_mistakes(value) + disagreements(value)
     spec: SystemSpec | None = None
     try:
@@ -170,6 +170,29 @@ def _with_absolute_models(
     if not isinstance(endpoints, list | tuple):
         return dict(document)
     return {**document, "endpoints": [absolute(endpoint) for endpoint in endpoints]}
+
+
+def _with_absolute_files(value: object, base_dir: Path | None) -> Any:  # noqa: ANN401  # as it came
+    """`value` with paths under names that end in `_file`, and trusted keys, made absolute."""
+    if isinstance(value, list | tuple):
+        return [_with_absolute_files(item, base_dir) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        key: _absolute_file(item, base_dir)
+        if isinstance(key, str) and (key.endswith("_file") or key == "trusted_keys")
+        else _with_absolute_files(item, base_dir)
+        for key, item in value.items()
+    }
+
+
+def _absolute_file(item: object, base_dir: Path | None) -> object:
+    if isinstance(item, list | tuple):
+        return [_absolute_file(one, base_dir) for one in item]
+    if not isinstance(item, str) or not item or "\0" in item:
+        return item
+    path = Path(item).expanduser()
+    return str(path if path.is_absolute() or base_dir is None else base_dir.absolute() / path)
 
 
 def _absolute(model: str, base_dir: Path | None, exists: Callable[[Path], bool]) -> str:

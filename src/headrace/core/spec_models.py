@@ -7,6 +7,14 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
 from headrace.core.settings import DEFAULT_MAX_BODY_BYTES, BatchingSettings, PaddingSettings
+from headrace.core.spec_access import (
+    Access,
+    AuthSpec,
+    EndpointLimitsSpec,
+    SecuritySpec,
+    TierSpec,
+    TlsSpec,
+)
 from headrace.core.spec_rollout import RolloutSpec, SloSpec, StickySpec
 from headrace.core.spec_scale import AutoscaleSpec, BudgetSpec, PoolSpec, UpstreamSpec
 from headrace.core.spec_yaml import SpecMistake
@@ -170,6 +178,21 @@ class EndpointSpec(_Spec):
         pattern=NAME_PATTERN,
         description="The pool that hosts the model; null for processes of its own.",
     )
+    access: Access | None = Field(
+        default=None,
+        description="Who may call: any one of `key`, `jwt`, `jwt:NAME`, `certificate` lets one "
+        "in; `public` asks for nothing. Null: any of them, but nothing on a loopback gateway.",
+    )
+    limits: EndpointLimitsSpec = Field(
+        default=EndpointLimitsSpec(), description="How much may come. See EndpointLimitsSpec."
+    )
+    allow_code: bool = Field(
+        default=False,
+        description="Whether a model may be of a format that runs code of its author's.",
+    )
+    network: bool = Field(
+        default=False, description="Whether its replicas may open network connections."
+    )
 
     def split(self) -> tuple[VersionSpec, ...]:
         """The traffic split; the short form `model` is one version at weight 100."""
@@ -199,6 +222,10 @@ class GatewaySpec(_Spec):
         description="Larger requests get 413. Unit: bytes.",
     )
     access_log: bool = Field(default=True, description="One JSON line per request.")
+    tls: TlsSpec | None = Field(default=None, description="Null for plain text. See TlsSpec.")
+    shared_limits: bool = Field(
+        default=False, description="Whether several gateways share each limit."
+    )
 
 
 class SystemSpec(_Spec):
@@ -207,6 +234,11 @@ class SystemSpec(_Spec):
     version: Literal[1] = Field(default=1, description="Version of this file format.")
     gateway: GatewaySpec = Field(default=GatewaySpec(), description="See GatewaySpec.")
     budget: BudgetSpec = Field(default=BudgetSpec(), description="See BudgetSpec.")
+    auth: AuthSpec = Field(default=AuthSpec(), description="See AuthSpec.")
+    tiers: Annotated[tuple[TierSpec, ...], Strict(strict=False)] = Field(
+        default=(), max_length=64, description="Kinds of callers by their limits. See TierSpec."
+    )
+    security: SecuritySpec = Field(default=SecuritySpec(), description="See SecuritySpec.")
     pools: Annotated[tuple[PoolSpec, ...], Strict(strict=False)] = Field(
         default=(), max_length=1024, description="Shared processes. See PoolSpec."
     )

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 from headrace.core.autoscale_settings import AutoscaleSettings, MachineBudget, ScheduleHint
 from headrace.core.names import NAME_PATTERN
-from headrace.core.upstream_settings import UpstreamProtocol, UpstreamSettings
+from headrace.core.spec_access import UpstreamTlsSpec
+from headrace.core.upstream_settings import UpstreamProtocol, UpstreamSettings, UpstreamTls
 
 _DAY_S: Final = 86_400.0
 _CRON_FIELDS: Final = 5
@@ -174,11 +175,15 @@ class UpstreamSpec(_Spec):
     max_requests: int = Field(
         default=1024, ge=1, le=1_000_000, description="At once; more get 503. Unit: requests."
     )
+    tls: UpstreamTlsSpec | None = Field(
+        default=None, description="How an https or grpcs server is verified. See UpstreamTlsSpec."
+    )
 
     def settings(self) -> UpstreamSettings:
         """The message to the gateway."""
-        fields = self.model_dump(exclude={"protocol"})
-        return UpstreamSettings(**fields, protocol=UpstreamProtocol(self.protocol))
+        fields = self.model_dump(exclude={"protocol", "tls"})
+        tls = None if self.tls is None else UpstreamTls(**self.tls.model_dump(exclude_none=True))
+        return UpstreamSettings(**fields, protocol=UpstreamProtocol(self.protocol), tls=tls)
 
 
 class PoolSpec(_Spec):

@@ -21,6 +21,20 @@ class UpstreamProtocol(StrEnum):
     """Anything else over HTTP."""
 
 
+class UpstreamTls(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """How an upstream is verified and what it is shown: paths of PEM files; empty for none.
+
+    `ca_file`: empty for the machine's authorities. `server_name`: empty for the URL's host.
+    """
+
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+    server_name: str = ""
+
+
 class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One server, or a name that stands for several.
 
@@ -36,6 +50,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     health_path: str | None = ""
     health_interval_s: float = 2.0
     max_requests: int = 1024
+    tls: UpstreamTls | None = None
 
 
 class StickySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

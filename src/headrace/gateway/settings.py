@@ -8,6 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from headrace.core import DEFAULT_MAX_BODY_BYTES, InvalidArgumentError, check_name, check_version
+from headrace.core.access_settings import EndpointAccess, EndpointLimits
 from headrace.core.upstream_settings import StickySettings, UpstreamSettings
 from headrace.observe import LogFormat
 
@@ -91,6 +92,7 @@ class EndpointRoute:
     stay on the arm they saw while weights of arms listed first grow; others are split at random.
     `split_id`: requests of the split carry it to the replicas, and are counted by arm. `held`:
     nothing runs; the control plane holds requests until something does, for `hold_s` at most.
+    `access`: None asks callers for nothing on a loopback gateway, else for any method.
     """
 
     name: str
@@ -101,6 +103,8 @@ class EndpointRoute:
     split_id: str = ""
     held: bool = False
     hold_s: float = 30.0
+    access: EndpointAccess | None = None
+    limits: EndpointLimits = field(default_factory=EndpointLimits)
 
     def __post_init__(self) -> None:
         check_name(self.name, kind="endpoint")

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from headrace.control.state.database import Database
 from headrace.core import FailedPreconditionError
 
-NEWEST: Final = "0001"
+NEWEST: Final = "0002"
 """The number of the last migration; numbers have four digits and grow by one."""
 VERSION_TABLE: Final = "headrace_schema"
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")

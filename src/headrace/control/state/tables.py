@@ -124,3 +124,54 @@ UNIT_REWARDS: Final = Table(
     Column("total", Double, nullable=False),
     sqlite_with_rowid=False,
 )
+
+# Of a key or a token its SHA-256 is kept, and what it may do; `grants` is JSON.
+CREDENTIALS: Final = Table(
+    "credentials",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+    Column("grants", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires", Double),
+    Column("revoked", Double),
+    Index("credentials_by_hash", "hash", unique=True),
+    Index("credentials_of_owner", "kind", "owner"),
+)
+
+PRINCIPALS: Final = Table(
+    "principals",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("roles", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("disabled", Boolean, nullable=False),
+)
+
+# Append-only; each entry's hash covers its content and the hash before it.
+TRAIL: Final = Table(
+    "trail",
+    METADATA,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("object", Text, nullable=False),
+    Column("before", Text, nullable=False),
+    Column("after", Text, nullable=False),
+    Column("previous", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+)
+
+QUOTAS: Final = Table(
+    "quotas",
+    METADATA,
+    Column("day", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("used", BigInteger, nullable=False),
+)
