@@ -19,13 +19,16 @@ from headrace.control.routes import live_weights
 from headrace.core import Clock, HeadraceError
 from headrace.core.upstream_settings import StickySettings
 from headrace.gateway import (
+    WATCHED_FILES,
     EndpointRoute,
     EnvoyGateway,
+    GatewayPolicy,
     GatewaySettings,
     GatewayUnavailableError,
     MirrorTarget,
     RevisionTarget,
     SnapshotBuilder,
+    SnapshotRejectedError,
 )
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -43,6 +46,7 @@ class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     grpc_port: int
     max_body_bytes: int
     access_log: bool
+    files: tuple[str, ...] = ()
 
 
 def read_gateway_record(path: Path) -> GatewayRecord | None:
@@ -106,17 +110,22 @@ def _salted(route: Route) -> StickySettings | None:
 
 @dataclass(slots=True, kw_only=True)
 class GatewayKeeper:
-    """Holds one Envoy up for as long as `run` is awaited; its end is not Envoy's end."""
+    """Holds one Envoy up for as long as `run` is awaited; its end is not Envoy's end.
+
+    `policy`: who may call, from the start on; `set_policy` changes it.
+    """
 
     settings: GatewaySettings
     record_path: Path
     routes_path: Path
     clock: Clock
+    policy: GatewayPolicy = field(default_factory=GatewayPolicy)
     restarts: int = 0
     reason: str = ""
     _gateway: EnvoyGateway = field(init=False)
     _builder: SnapshotBuilder = field(init=False)
     _routes: tuple[Route, ...] = ()
+    _taken: tuple[Route, ...] = ()
     _translated: dict[str, tuple[Route, EndpointRoute]] = field(default_factory=dict)
     _up: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -170,9 +179,34 @@ class GatewayKeeper:
         """
         self._routes = tuple(routes)  # a start brings them into force as well
         await self._wait_up()
-        endpoints = self._endpoint_routes(routes)
-        await self._gateway.publish(self._builder.build(endpoints))
+        await self._publish(self._routes)
         self._keep_routes(routes)
+
+    async def set_policy(self, policy: GatewayPolicy) -> None:
+        """Return when the gateway knows callers by `policy`, whatever becomes of newer routes.
+
+        Raises:
+            HeadraceError: Envoy refused it, and the former one holds; or Envoy does not run, and
+                `policy` holds from its next start.
+        """
+        former, self.policy = self.policy, policy
+        await self._wait_up()
+        try:
+            await self._publish(self._routes)
+        except SnapshotRejectedError:
+            try:
+                if self._taken == self._routes:
+                    raise
+                await self._publish(self._taken)
+            except SnapshotRejectedError:
+                if self.policy is policy:
+                    self.policy = former
+                raise
+
+    async def _publish(self, routes: tuple[Route, ...]) -> None:
+        endpoints = self._endpoint_routes(routes)
+        await self._gateway.publish(self._builder.build(endpoints, self.policy))
+        self._taken = routes
 
     async def read_arms(self, endpoints: Collection[str]) -> GatewayReading:
         """What Envoy has counted of these endpoints' splits.
@@ -265,7 +299,8 @@ class GatewayKeeper:
     async def _start(self) -> None:
         routes = self._routes
         endpoints = self._endpoint_routes(routes)
-        await self._gateway.start(self._builder.build(endpoints))
+        await self._gateway.start(self._builder.build(endpoints, self.policy))
+        self._taken = routes
         pid = self._gateway.pid
         if pid is None:
             raise GatewayUnavailableError("Envoy ended right after its start")
@@ -304,7 +339,7 @@ class GatewayKeeper:
             _LOG.warning("cannot rotate the gateway's logs", extra={"error": str(error)})
 
     def _keep_record(self, pid: int) -> None:
-        host, http_port, grpc_port, max_body_bytes, access_log = _binding(self.settings)
+        host, http_port, grpc_port, max_body_bytes, access_log, files = _binding(self.settings)
         record = GatewayRecord(
             pid=pid,
             start_ticks=start_ticks(pid) or 0,
@@ -313,6 +348,7 @@ class GatewayKeeper:
             grpc_port=grpc_port,
             max_body_bytes=max_body_bytes,
             access_log=access_log,
+            files=files,
         )
         self._keep(self.record_path, msgspec.json.encode(record))
 
@@ -327,7 +363,7 @@ class GatewayKeeper:
             _LOG.error("cannot write %s", path, extra={"error": str(error)})
 
 
-_Binding = tuple[str, int, int, int, bool]
+_Binding = tuple[str, int, int, int, bool, tuple[str, ...]]
 
 
 def _binding(settings: GatewaySettings) -> _Binding:
@@ -338,6 +374,7 @@ def _binding(settings: GatewaySettings) -> _Binding:
         settings.grpc_port,
         settings.max_body_bytes,
         settings.access_log,
+        WATCHED_FILES,
     )
 
 
@@ -348,4 +385,5 @@ def _recorded_binding(record: GatewayRecord) -> _Binding:
         record.grpc_port,
         record.max_body_bytes,
         record.access_log,
+        record.files,
     )
