@@ -97,6 +97,7 @@ def endpoint_route(route: Route) -> EndpointRoute:
         hold_s=route.hold_s,
         access=route.access,
         limits=route.limits,
+        slo_latency_s=route.slo_latency_s,
     )
 
 

@@ -3,13 +3,12 @@
 from headrace.engine.accounts import Accounts
 from headrace.engine.collate import PaddingPlan, padding_plan
 from headrace.engine.engine import Engine, usable_cores
-from headrace.engine.queue import LEVELS, BatchQueue
+from headrace.engine.queue import BatchQueue
 from headrace.engine.service_time import ServiceTimes
 from headrace.engine.ticket import Outcome, Ticket, TicketState
 from headrace.engine.warmup import warm_up
 
 __all__ = [
-    "LEVELS",
     "Accounts",
     "BatchQueue",
     "Engine",

@@ -5,12 +5,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from headrace.core.priorities import DEFAULT_LEVEL, LEVELS
 from headrace.engine.ticket import Ticket
 
-LEVELS: Final = 9
-"""Priority levels: 1 is served first, 9 last."""
-DEFAULT_LEVEL: Final = 5
-"""The level of a request that names none (priority 0)."""
 _LOOK_AHEAD: Final = 256
 """How many waiting requests are considered for one length group; bounds the work of `take`."""
 

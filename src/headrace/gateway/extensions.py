@@ -4,14 +4,16 @@ A change of a listener drains its connections; one of these files is in force wi
 and disturbs nobody.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from headrace.gateway.callers import identify_filter, jwt_filter
+from headrace.gateway.limits import LOCAL_FILTER, LOCAL_TYPE, local_config
 from headrace.gateway.policy import GatewayPolicy
 from headrace.gateway.resources import Json, Resource, any_of
+from headrace.gateway.settings import EndpointRoute
 
 TYPE: Final = "envoy.config.core.v3.TypedExtensionConfig"
 """What stands in such a file: a filter's configuration with its name."""
@@ -50,9 +52,16 @@ JWT: Final = Extension(
 IDENTIFY: Final = Extension(
     "headrace.identify", "envoy.extensions.filters.http.lua.v3.Lua", "identify.json"
 )
-EXTENSIONS: Final = (JWT, IDENTIFY)
+LIMITS: Final = Extension(LOCAL_FILTER, LOCAL_TYPE, "limits.json")
+EXTENSIONS: Final = (JWT, IDENTIFY, LIMITS)
 
 
-def extension_configs(policy: GatewayPolicy) -> Mapping[Extension, Resource]:
+def extension_configs(
+    policy: GatewayPolicy, endpoints: Iterable[EndpointRoute] = ()
+) -> Mapping[Extension, Resource]:
     """The configuration of each."""
-    return {JWT: jwt_filter(policy), IDENTIFY: identify_filter(policy)}
+    return {
+        JWT: jwt_filter(policy),
+        IDENTIFY: identify_filter(policy),
+        LIMITS: local_config(policy.access, endpoints),
+    }

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core.upstream_settings import StickySettings
-from headrace.gateway.extensions import EXTENSIONS, IDENTIFY, JWT, Extension
+from headrace.gateway.extensions import EXTENSIONS, IDENTIFY, JWT, LIMITS, Extension
 from headrace.gateway.guards import (
     AUTHORIZE_FILTER,
     CALLER_HEADER,
@@ -13,6 +13,9 @@ from headrace.gateway.guards import (
     GUARDS,
     TIER_HEADER,
 )
+from headrace.gateway.limits import FILTERS as LIMIT_FILTERS
+from headrace.gateway.limits import OURS as LIMIT_HEADERS
+from headrace.gateway.limits import limit_filters
 from headrace.gateway.resources import Json, Resource, any_of, typed
 from headrace.gateway.scripts import (
     REFUSE,
@@ -59,6 +62,7 @@ _OURS: Final = (
     CALLER_HEADER,
     CREDENTIAL_HEADER,
     TIER_HEADER,
+    *LIMIT_HEADERS,
 )
 _EXTRACTION_FILTER: Final = "envoy.filters.http.grpc_field_extraction"
 _BRIDGE_FILTER: Final = "headrace.bridge"
@@ -120,17 +124,11 @@ def http_filters(
     descriptor_set: Path,
     configs: Mapping[Extension, Resource] | None = None,
 ) -> Sequence[Resource]:
-    """Body limit, who calls, model by gRPC body, may it, refusals, the bridge, the router.
+    """Body limit, who calls, which model, may it, how much, refusals, the bridge, the router.
 
     Args:
         configs: What extensions are configured with; None has Envoy read it from their files.
     """
-    lua_sources: tuple[tuple[str, str, str], ...] = (
-        (_SELECT_FILTER, SELECT, SELECT_SOURCE),
-        (_UNIT_FILTER, UNIT, UNIT_SOURCE),
-        (AUTHORIZE_FILTER, AUTHORIZE, AUTHORIZE_SOURCE),
-        (_REFUSE_FILTER, REFUSE, REFUSE_SOURCE),
-    )
     extensions = {each: _extension(settings, each, configs) for each in EXTENSIONS}
     return [
         typed(
@@ -148,10 +146,11 @@ def http_filters(
                 "extractions_by_method": _extractions(),
             },
         ),
-        *(
-            _on_some_routes(filter_name, _LUA, {"source_codes": {script: {"inline_string": code}}})
-            for filter_name, script, code in lua_sources
-        ),
+        _script(_SELECT_FILTER, SELECT, SELECT_SOURCE),
+        _script(_UNIT_FILTER, UNIT, UNIT_SOURCE),
+        _script(AUTHORIZE_FILTER, AUTHORIZE, AUTHORIZE_SOURCE),
+        *limit_filters(local=extensions[LIMITS], has_service=settings.limits_address is not None),
+        _script(_REFUSE_FILTER, REFUSE, REFUSE_SOURCE),
         _on_some_routes(
             _BRIDGE_FILTER,
             f"{_BRIDGE}.v3.FilterConfig",
@@ -172,8 +171,13 @@ def _extension(
 
 
 def unguarded(filters: Sequence[Resource]) -> Sequence[Resource]:
-    """`filters` without those that ask who calls."""
-    return [each for each in filters if each["name"] not in GUARDS]
+    """`filters` without those that ask who calls, and how much."""
+    left_out = {*GUARDS, *LIMIT_FILTERS}
+    return [each for each in filters if each["name"] not in left_out]
+
+
+def _script(name: str, script: str, source: str) -> Resource:
+    return _on_some_routes(name, _LUA, {"source_codes": {script: {"inline_string": source}}})
 
 
 def _on_some_routes(name: str, kind: str, config: Resource) -> Resource:

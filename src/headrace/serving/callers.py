@@ -8,7 +8,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from headrace.core import InvalidArgumentError
-from headrace.engine import LEVELS
+from headrace.core.priorities import LEVELS
 
 if TYPE_CHECKING:
     from headrace.serving.exchange import Exchange

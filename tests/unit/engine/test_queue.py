@@ -6,8 +6,9 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.core.priorities import DEFAULT_LEVEL, LEVELS
 from headrace.engine import BatchQueue
-from headrace.engine.queue import DEFAULT_LEVEL, LEVELS, level_of, nearest_lengths
+from headrace.engine.queue import level_of, nearest_lengths
 from tests.unit.engine.tickets import Recorded, a_ticket
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.core.access_settings import AccessSettings, JwtSettings
+from headrace.core.access_settings import AccessSettings, JwtSettings, LimitSettings, TierSettings
 from headrace.gateway import (
     ApiKey,
     EndpointRoute,
@@ -85,6 +85,7 @@ class FakeEnvoy:
 
 
 KEY = ApiKey(id="k1", name="robot", digest="0" * 64, scopes=("infer:*",))
+GOLD = TierSettings(name="gold", limits=LimitSettings(requests_per_s=1.0))
 CORP = JwtSettings(name="corp", issuer="https://id.example", audiences=("gw",))
 
 
@@ -104,7 +105,9 @@ MOVED = _snapshot(
     "10.0.0.1:1",
     "10.0.0.1:2",
     http_port=9000,
-    policy=GatewayPolicy(access=AccessSettings(jwt=(CORP,)), keys=(KEY,), key_sets={"corp": "{}"}),
+    policy=GatewayPolicy(
+        access=AccessSettings(jwt=(CORP,), tiers=(GOLD,)), keys=(KEY,), key_sets={"corp": "{}"}
+    ),
 )
 
 
