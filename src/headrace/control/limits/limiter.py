@@ -3,7 +3,6 @@
 A request that one limit refuses uses nothing of the others.
 """
 
-import math
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,7 +15,8 @@ MOST_ACCOUNTS: Final = 50_000
 """Callers who are remembered of each sort, those with a name and those with an address only."""
 _GRACE_S: Final = 30.0
 """A place is given up so long after its request should have ended: its gateway is gone."""
-_ANY_S: Final = 3600.0
+_WITHOUT_LIMIT_S: Final = 3600.0
+"""How long a request may take where nothing says so."""
 
 
 class Quota(NamedTuple):
@@ -87,7 +87,7 @@ class Limiter:
             return Decision(refusal=refusal, tightest=worst)
         self._last_lease += 1
         lease = f"{self.name}-{self._last_lease:x}"
-        until = at.now + self.rules.longest_s.get(ask.endpoint, _ANY_S) + _GRACE_S
+        until = at.now + self.rules.longest_s.get(ask.endpoint, _WITHOUT_LIMIT_S) + _GRACE_S
         taken = []
         has_end = False
         for who, limits, account in applied:
@@ -97,8 +97,8 @@ class Limiter:
                 self._unsaved[account.day, who] += 1
         if has_end:
             self._leases[lease] = _Lease(tuple(taken), until)
-        left = min((s for _, s in standings), key=_left)
-        return Decision(tightest=_after(left), lease=lease if has_end else "")
+        left = [s for _, limits, account in applied for s in account.standings(limits, at)]
+        return Decision(tightest=min(left, key=_left), lease=lease if has_end else "")
 
     def end(self, lease: str, *, rows: float, now: float) -> None:
         """A request that passed has ended; what is not known is forgotten already."""
@@ -161,9 +161,3 @@ class Limiter:
 def _left(standing: Standing) -> float:
     """The share that is left."""
     return standing.remaining / standing.limit
-
-
-def _after(standing: Standing) -> Standing:
-    """How a limit stands once the request is counted, as the caller is told."""
-    remaining = standing.remaining - (standing.kind is not Kind.ROWS)
-    return standing._replace(remaining=max(math.floor(remaining), 0))

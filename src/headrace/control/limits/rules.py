@@ -59,7 +59,10 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """All limits that the service counts. `longest_s`: how long an endpoint's requests may take."""
+    """All limits that the service counts.
+
+    `longest_s`: how long an endpoint's requests may take, of those that have such a limit.
+    """
 
     endpoints: Mapping[str, EndpointLimits] = field(default_factory=dict)
     tiers: Mapping[str, LimitSettings] = field(default_factory=dict)
@@ -93,9 +96,7 @@ class LimitedEndpoint:
     timeout_s: float | None = None
 
 
-def make_rules(
-    access: AccessSettings, endpoints: Iterable[LimitedEndpoint], *, without_timeout_s: float
-) -> Rules:
+def make_rules(access: AccessSettings, endpoints: Iterable[LimitedEndpoint]) -> Rules:
     """What the service counts; the rest is counted by each gateway for itself."""
     shared = access.shared_limits
     counted = [e for e in endpoints if e.limits.is_counted_by_service(shared=shared)]
@@ -103,5 +104,5 @@ def make_rules(
     return Rules(
         endpoints={endpoint.name: endpoint.limits for endpoint in counted},
         tiers={tier.name: tier.limits for tier in tiers},
-        longest_s={e.name: e.timeout_s or without_timeout_s for e in counted},
+        longest_s={e.name: e.timeout_s for e in counted if e.timeout_s is not None},
     )
