@@ -324,9 +324,11 @@ _ASKED_ACTIONS: Final[Json] = [
             _header(_CALLER_HEADER, "caller"),
         ]
     },
-    # Who was refused has no lease, and the end of that is not told.
+    # Who was refused has no lease, and the end of that is not told. Where no answer came there are
+    # no rows, and Envoy leaves the second descriptor out.
+    {"actions": [_header(LEASE_HEADER, "lease")], "apply_on_stream_done": True},
     {
-        "actions": [_header(LEASE_HEADER, "lease")],
+        "actions": [_header(LEASE_HEADER, "rows_of")],
         "apply_on_stream_done": True,
         "hits_addend": {"format": f"%DYNAMIC_METADATA({_NAMESPACE}:rows)%"},
     },

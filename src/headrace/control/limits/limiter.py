@@ -100,15 +100,23 @@ class Limiter:
         left = [s for _, limits, account in applied for s in account.standings(limits, at)]
         return Decision(tightest=min(left, key=_left), lease=lease if has_end else "")
 
-    def end(self, lease: str, *, rows: float, now: float) -> None:
-        """A request that passed has ended; what is not known is forgotten already."""
-        self._end(lease, rows, now)
+    def end(self, lease: str, *, rows: float | None, now: float) -> None:
+        """A request that passed has ended; a lease that is not known was given up already.
+
+        Args:
+            rows: None if nobody knows: what was taken for it stays taken.
+        """
+        found = self._leases.pop(lease, None)
+        for subject, taken in found.taken if found is not None else ():
+            account = self._accounts(subject).get(subject)
+            if account is not None:
+                account.end(lease, rows=rows, taken=taken, now=now)
 
     def expire(self, now: float) -> None:
         """Give up requests whose end nobody told."""
         late = [lease for lease, found in self._leases.items() if found.until <= now]
         for lease in late:
-            self._end(lease, None, now)
+            self.end(lease, rows=None, now=now)
 
     def unsaved(self) -> list[Quota]:
         """What was counted of days since the last call, to be added to what is stored."""
@@ -132,13 +140,6 @@ class Limiter:
             account.turn(quota.day)
             if account.day == quota.day:
                 account.used = quota.used + self._unsaved[quota.day, subject]
-
-    def _end(self, lease: str, rows: float | None, now: float) -> None:
-        found = self._leases.pop(lease, None)
-        for subject, taken in found.taken if found is not None else ():
-            account = self._accounts(subject).get(subject)
-            if account is not None:
-                account.end(lease, rows=rows, taken=taken, now=now)
 
     def _accounts(self, subject: Subject) -> OrderedDict[Subject, Account]:
         """Where a subject is remembered: strangers' addresses never crowd out names."""

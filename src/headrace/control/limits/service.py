@@ -82,11 +82,12 @@ class LimitService:
         descriptors = codec.decode(data).descriptors
         at = Moment(self.clock.monotonic(), self.clock.now())
         answer = answer_of(Ask(endpoint="", caller=""), Decision())
+        rows = {d.entries["rows_of"]: float(d.hits or 0) for d in descriptors if _tells_rows(d)}
         for descriptor in descriptors:
             lease = descriptor.entries.get("lease")
             if lease is not None:
-                self.limiter.end(lease, rows=float(descriptor.hits or 0), now=at.now)
-            else:
+                self.limiter.end(lease, rows=rows.get(lease), now=at.now)
+            elif not _tells_rows(descriptor):
                 ask = _ask_of(descriptor)
                 answer = answer_of(ask, self.limiter.ask(ask, at))
         return codec.encode(answer, descriptors=len(descriptors))
@@ -171,6 +172,10 @@ def _told(ask: Ask, refusal: Refusal, standing: Standing) -> str:
     if refusal.kind is Kind.CONCURRENT:
         return f"too many requests at once: {whose}"
     return f"too many requests: {whose}; retry in {_seconds(standing.wait_s)} s"
+
+
+def _tells_rows(descriptor: "Descriptor") -> bool:
+    return "rows_of" in descriptor.entries
 
 
 def _ask_of(descriptor: "Descriptor") -> Ask:
