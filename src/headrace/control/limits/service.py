@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
 from headrace.control.limits.account import Kind, Moment, Standing
 from headrace.control.limits.limiter import Decision, Limiter, Quota, Refusal
@@ -169,6 +169,8 @@ def _told(ask: Ask, refusal: Refusal, standing: Standing) -> str:
             whose = f"this caller has reached its {limit} of endpoint '{ask.endpoint}'"
         case Scope.TIER:
             whose = f"this caller has reached the {limit} of tier '{ask.tier}'"
+        case _:
+            assert_never(refusal.scope)
     if refusal.kind is Kind.CONCURRENT:
         return f"too many requests at once: {whose}"
     return f"too many requests: {whose}; retry in {_seconds(standing.wait_s)} s"
