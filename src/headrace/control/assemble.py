@@ -138,6 +138,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
                 others={"gateway": gateway.run_dir / "envoy.log"},
                 on_request={"access": gateway.run_dir / "access.log"},
             ),
+            limits=limits,
             sends_first_requests=settings.first_request,
         )
         adopted = reconciler.adopt()

@@ -7,6 +7,7 @@ from typing import Final
 from headrace.gateway.access_log import access_log
 from headrace.gateway.extensions import Extension
 from headrace.gateway.filters import early_mutations, http_filters, unguarded
+from headrace.gateway.refusals import refusal_loggers
 from headrace.gateway.replies import local_reply_config
 from headrace.gateway.resources import Resource, any_of, seconds, typed
 from headrace.gateway.routes import ROUTE_CONFIG
@@ -89,7 +90,7 @@ def _connection_manager(
         "early_header_mutation_extensions": early_mutations(),
         "http_filters": filters,
         "local_reply_config": local_reply_config(),
-        "access_log": [*to_file, *arm_loggers()],
+        "access_log": [*to_file, *arm_loggers(), *refusal_loggers()],
         "server_name": "headrace",
         "use_remote_address": True,
         # A caller on this machine may no more set Envoy's own headers than one from outside.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 from headrace.control.limits.account import Kind, Moment, Standing
 from headrace.control.limits.limiter import Decision, Limiter, Quota, Refusal
 from headrace.control.limits.rules import ANONYMOUS, UNKNOWN, Ask, Rules, Scope
+from headrace.control.metrics import Labels
 from headrace.control.store import QuotaUse
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
@@ -91,6 +92,13 @@ class LimitService:
                 ask = _ask_of(descriptor)
                 answer = answer_of(ask, self.limiter.ask(ask, at))
         return codec.encode(answer, descriptors=len(descriptors))
+
+    def refusals(self) -> list[tuple[Labels, float]]:
+        """How many requests of each endpoint each kind of limit refused."""
+        return [
+            ((("endpoint", endpoint), ("scope", found.scope), ("limit", found.kind)), float(count))
+            for (endpoint, found), count in sorted(self.limiter.refusals.items())
+        ]
 
     async def _restore(self) -> None:
         today = int(Moment(0.0, self.clock.now()).day)
