@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core.upstream_settings import StickySettings
-from headrace.gateway.extensions import EXTENSIONS, IDENTIFY, JWT, LIMITS, Extension
+from headrace.gateway.extensions import EXTENSIONS, FLOOD, IDENTIFY, JWT, LIMITS, Extension
 from headrace.gateway.guards import (
     AUTHORIZE_FILTER,
     CALLER_HEADER,
@@ -149,7 +149,11 @@ def http_filters(
         _script(_SELECT_FILTER, SELECT, SELECT_SOURCE),
         _script(_UNIT_FILTER, UNIT, UNIT_SOURCE),
         _script(AUTHORIZE_FILTER, AUTHORIZE, AUTHORIZE_SOURCE),
-        *limit_filters(local=extensions[LIMITS], has_service=settings.limits_address is not None),
+        *limit_filters(
+            local=extensions[LIMITS],
+            flood=extensions[FLOOD],
+            has_service=settings.limits_address is not None,
+        ),
         _script(_REFUSE_FILTER, REFUSE, REFUSE_SOURCE),
         _on_some_routes(
             _BRIDGE_FILTER,

@@ -3,7 +3,8 @@
 Requests per second are counted in Envoy, in buckets that only another set of limits replaces: their
 configuration stands in a file of its own, so that a new route table does not fill them again. What
 has to be shared, to survive or to know the answer is counted by the rate limit service of the
-control plane; if that does not answer, requests pass.
+control plane; if that does not answer, requests pass. A flood of one caller does not reach it: what
+is far beyond a limit per second is refused before.
 """
 
 import math
@@ -34,6 +35,7 @@ OURS: Final = (PRIORITY_HEADER, SLO_HEADER, WANT_HEADER, LEASE_HEADER)
 
 LOCAL_FILTER: Final = "headrace.limits"
 LOCAL_TYPE: Final = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
+FLOOD_FILTER: Final = "headrace.flood"
 _SHARED_FILTER: Final = "headrace.shared_limits"
 _SHARED_TYPE: Final = "envoy.extensions.filters.http.ratelimit.v3.RateLimit"
 _ROWS_FILTER: Final = "headrace.rows"
@@ -42,7 +44,14 @@ _RETRY_FILTER: Final = "headrace.retry_after"
 _BODY_FILTER: Final = "headrace.endpoint_body"
 _BODY_TYPE: Final = "envoy.extensions.filters.http.body_size_limit.v3.BodySizeLimit"
 _MATCHING: Final = "envoy.extensions.common.matching.v3.ExtensionWithMatcher"
-FILTERS: Final = (_BODY_FILTER, _RETRY_FILTER, LOCAL_FILTER, _ROWS_FILTER, _SHARED_FILTER)
+FILTERS: Final = (
+    _BODY_FILTER,
+    _RETRY_FILTER,
+    LOCAL_FILTER,
+    FLOOD_FILTER,
+    _ROWS_FILTER,
+    _SHARED_FILTER,
+)
 """All filters that limit; our own requests do not meet them."""
 
 _CALLER_HEADER: Final = "x-headrace-caller"
@@ -52,6 +61,8 @@ _NAMESPACE: Final = "headrace"
 # by default 20: callers who change their name would fill their bucket again by themselves.
 _MOST_CALLERS: Final = 10_000
 _SERVICE_TIMEOUT_S: Final = 0.1
+_FLOOD: Final = 2
+"""So many times a limit that the service counts is refused without asking it."""
 _FEWEST_FILL_S: Final = 0.05
 _MOST_TOKENS: Final = 2**32 - 1
 _IPV6_NETWORK: Final = 64  # who has one address of it has all of them
@@ -130,7 +141,7 @@ class Limiting:
         if Counter.GATEWAY in counters:
             found |= {_RETRY_FILTER: _HIT, LOCAL_FILTER: _HIT}
         if Counter.SERVICE in counters:
-            found |= {_ROWS_FILTER: _HIT, _SHARED_FILTER: _HIT}
+            found |= {FLOOD_FILTER: _HIT, _ROWS_FILTER: _HIT, _SHARED_FILTER: _HIT}
         return found
 
     def _marks(self, endpoint: EndpointRoute) -> dict[str, Json]:
@@ -157,62 +168,94 @@ class Limiting:
         return headers
 
 
-def limit_filters(*, local: Resource, has_service: bool) -> Sequence[Resource]:
+def limit_filters(*, local: Resource, flood: Resource, has_service: bool) -> Sequence[Resource]:
     """The filters, in order; each is in a stream only where a route configures it.
 
     Args:
         local: The filter that counts here, with its configuration or where that is read from.
+        flood: The same of the one that keeps floods from the service.
         has_service: Whether there is a service to ask.
     """
-    service = (_disabled(_ROWS_FILTER, _ROWS_TYPE, _ROWS), _shared_filter()) if has_service else ()
+    rows = _disabled(_ROWS_FILTER, _ROWS_TYPE, _ROWS)
+    service = (flood, rows, _shared_filter()) if has_service else (flood,)
     return [_disabled(_BODY_FILTER, _MATCHING, _NO_BODY_LIMIT), _retry_filter(), local, *service]
 
 
 def local_config(access: AccessSettings, endpoints: Iterable[EndpointRoute]) -> Resource:
     """What Envoy counts itself."""
-    limiting = Limiting.of(access)
-    descriptors: list[Json] = []
-    for endpoint in endpoints:
-        if limiting.counter(endpoint.limits) is Counter.GATEWAY:
-            where: Resource = {"key": "endpoint", "value": endpoint.name}
-            each = endpoint.limits.per_caller
-            descriptors += _descriptor(endpoint.limits.total, where)
-            descriptors += _descriptor(each, where, {"key": "caller"})
-            descriptors += _descriptor(each, where, _ANONYMOUS, {"key": "masked_remote_address"})
-    if limiting.tiers is Counter.GATEWAY:
-        for tier in access.tiers:
-            named: Resource = {"key": "tier", "value": tier.name}
-            descriptors += _descriptor(tier.limits, named, {"key": "caller"})
+    return {
+        **_config(_descriptors(access, endpoints, counter=Counter.GATEWAY)),
+        "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
+        "rate_limits": _local_actions("endpoint"),
+    }
+
+
+def flood_config(access: AccessSettings, endpoints: Iterable[EndpointRoute]) -> Resource:
+    """What is far beyond a limit that the service counts, and need not be asked.
+
+    The service tells callers how a limit stands, so this one does not.
+    """
+    return {
+        **_config(_descriptors(access, endpoints, counter=Counter.SERVICE, factor=_FLOOD)),
+        "response_headers_to_add": [set_header("retry-after", "1")],
+        "rate_limits": _local_actions("shared"),
+    }
+
+
+def _config(descriptors: Sequence[Json]) -> Resource:
     return {
         "stat_prefix": "headrace",
         "filter_enabled": _ALWAYS,
         "filter_enforced": _ALWAYS,
         "always_consume_default_token_bucket": False,
         "max_dynamic_descriptors": _MOST_CALLERS,
-        "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
         "rate_limited_as_resource_exhausted": True,
-        "rate_limits": _LOCAL_ACTIONS,
         "descriptors": descriptors,
     }
 
 
-def bucket(limits: LimitSettings) -> Resource:
+def _descriptors(
+    access: AccessSettings,
+    endpoints: Iterable[EndpointRoute],
+    *,
+    counter: Counter,
+    factor: int = 1,
+) -> list[Json]:
+    """The buckets of all limits per second that `counter` counts, so many times as large."""
+    limiting = Limiting.of(access)
+    found: list[Json] = []
+    for endpoint in endpoints:
+        if limiting.counter(endpoint.limits) is counter:
+            where: Resource = {"key": "endpoint", "value": endpoint.name}
+            address: Resource = {"key": "masked_remote_address"}
+            each = endpoint.limits.per_caller
+            found += _descriptor(endpoint.limits.total, factor, where)
+            found += _descriptor(each, factor, where, {"key": "caller"})
+            found += _descriptor(each, factor, where, _ANONYMOUS, address)
+    if limiting.tiers is counter:
+        for tier in access.tiers:
+            named: Resource = {"key": "tier", "value": tier.name}
+            found += _descriptor(tier.limits, factor, named, {"key": "caller"})
+    return found
+
+
+def bucket(limits: LimitSettings, factor: int = 1) -> Resource:
     """Envoy's bucket of tokens: it is filled all the time, at tokens per fill by the interval."""
-    rate = limits.requests_per_s
-    assert rate is not None
+    assert limits.requests_per_s is not None
+    rate = limits.requests_per_s * factor
     # Envoy reads the interval in milliseconds: a second or more keeps the rate true to 0.1 %.
     tokens = max(math.ceil(rate), 1)
     return {
-        "max_tokens": min(limits.most_at_once, _MOST_TOKENS),
+        "max_tokens": min(limits.most_at_once * factor, _MOST_TOKENS),
         "tokens_per_fill": min(tokens, _MOST_TOKENS),
         "fill_interval": seconds(max(tokens / rate, _FEWEST_FILL_S)),
     }
 
 
-def _descriptor(limits: LimitSettings, *entries: Resource) -> list[Json]:
+def _descriptor(limits: LimitSettings, factor: int, *entries: Resource) -> list[Json]:
     if limits.requests_per_s is None:
         return []
-    return [{"entries": entries, "token_bucket": bucket(limits)}]
+    return [{"entries": entries, "token_bucket": bucket(limits, factor)}]
 
 
 def _present(route: Resource, name: str) -> Mapping[str, Json]:
@@ -236,6 +279,17 @@ def _mark(name: str, key: str) -> Resource:
     return {
         "metadata": {"descriptor_key": key, "source": "ROUTE_ENTRY", "metadata_key": where},
     }
+
+
+def _local_actions(mark: str) -> Json:
+    """What describes a request on a route with `mark`, and one of a caller with a tier."""
+    endpoint = _mark(mark, "endpoint")
+    return [
+        {"actions": [endpoint]},
+        {"actions": [endpoint, _header(_CALLER_HEADER, "caller")]},
+        {"actions": [endpoint, _NOT_NAMED, _ADDRESS]},
+        {"actions": [_header(_TIER_HEADER, "tier"), _header(_CALLER_HEADER, "caller")]},
+    ]
 
 
 def _body_limit(limit_bytes: int) -> Resource:
@@ -302,12 +356,6 @@ _NOT_NAMED: Final[Resource] = {
 _ADDRESS: Final[Resource] = {
     "masked_remote_address": {"v4_prefix_mask_len": 32, "v6_prefix_mask_len": _IPV6_NETWORK}
 }
-_LOCAL_ACTIONS: Final[Json] = [
-    {"actions": [_mark("endpoint", "endpoint")]},
-    {"actions": [_mark("endpoint", "endpoint"), _header(_CALLER_HEADER, "caller")]},
-    {"actions": [_mark("endpoint", "endpoint"), _NOT_NAMED, _ADDRESS]},
-    {"actions": [_header(_TIER_HEADER, "tier"), _header(_CALLER_HEADER, "caller")]},
-]
 _ASKED_ACTIONS: Final[Json] = [
     {
         "actions": [

@@ -401,6 +401,24 @@ async def test_two_gateways_share_one_limit(lab: Lab) -> None:
     assert int(refused.headers["retry-after"]) in {9, 10}
 
 
+async def test_a_flood_is_refused_before_the_service_is_asked(lab: Lab) -> None:
+    each = LimitSettings(requests_per_s=0.1, burst=5, requests_per_day=1000)
+    daily = limited(lab.replica("1"), per_caller=each)
+    address = f"unix:{lab.directory}/limits.sock"
+    async with service(lab.directory, policy(), daily) as serving:
+        gateway = await start(lab, policy(), daily, limits_address=address)
+        async with client(gateway) as http:
+            found = await statuses(http, 50, by("alice"))
+            flooded = await http.post(INFER, headers=by("alice"), content=b"{}")
+            other = await statuses(http, 1, by("bob"))
+        asked = sum(serving.limiter.refusals.values())
+
+    assert found == [200] * 5 + [429] * 45
+    assert asked <= 6
+    assert flooded.headers["retry-after"] == "1"
+    assert other == [200]
+
+
 async def test_a_service_that_is_gone_or_hangs_lets_requests_pass(lab: Lab) -> None:
     daily = limited(lab.replica("1"), per_caller=LimitSettings(requests_per_day=1))
     address = f"unix:{lab.directory}/limits.sock"

@@ -69,7 +69,7 @@ def test_our_own_requests_meet_every_filter_but_those_that_ask(tmp_path: Path) -
 
 def test_limits_go_by_the_headers_that_say_who_calls() -> None:
     text = json.dumps(
-        plain(limit_filters(local=local_config(AccessSettings(), []), has_service=True))
+        plain(limit_filters(local=local_config(AccessSettings(), []), flood={}, has_service=True))
     )
 
     for header in (CALLER_HEADER, TIER_HEADER):

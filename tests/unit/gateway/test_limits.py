@@ -14,7 +14,7 @@ from headrace.core.access_settings import (
     TierSettings,
 )
 from headrace.gateway import EndpointRoute, GatewayPolicy, RevisionTarget, build_snapshot
-from headrace.gateway.limits import FILTERS, bucket, local_config
+from headrace.gateway.limits import FILTERS, bucket, flood_config, local_config
 from tests.unit.gateway.arbitrary import (
     endpoint_lists,
     first_match,
@@ -28,7 +28,7 @@ DAILY = LimitSettings(requests_per_s=5.0, requests_per_day=10)
 GOLD = TierSettings(name="gold", limits=LimitSettings(requests_per_s=10.0), priority=10)
 HEAVY = TierSettings(name="heavy", limits=LimitSettings(rows_per_s=100.0))
 LOCAL = {"headrace.limits", "headrace.retry_after"}
-ASKED = {"headrace.rows", "headrace.shared_limits"}
+ASKED = {"headrace.flood", "headrace.rows", "headrace.shared_limits"}
 
 
 def _endpoint(
@@ -116,6 +116,18 @@ def test_a_tier_that_needs_the_service_costs_callers_without_one_nothing_but_the
         assert route["metadata"]["filter_metadata"]["headrace"] == marks
     (descriptor,) = plain(local_config(access, [endpoint]))["descriptors"]
     assert descriptor["entries"] == [{"key": "endpoint", "value": "m"}]
+
+
+def test_a_flood_does_not_reach_the_service() -> None:
+    access = AccessSettings(tiers=(GOLD, HEAVY))
+    config = plain(flood_config(access, [_endpoint(total=DAILY), _endpoint("n", total=SLOW)]))
+
+    found = {
+        str(descriptor["entries"][0]["value"]): descriptor["token_bucket"]["max_tokens"]
+        for descriptor in config["descriptors"]
+    }
+    assert found == {"m": 10, "gold": 20}
+    assert "enable_x_ratelimit_headers" not in config
 
 
 def test_every_caller_has_a_bucket_and_a_stranger_one_by_address() -> None:
