@@ -383,6 +383,39 @@ async def test_so_many_at_once_and_who_leaves_makes_room(lab: Lab) -> None:
     assert grpc_after is None
 
 
+async def test_who_leaves_over_http2_or_grpc_makes_room_too(lab: Lab) -> None:
+    narrow = limited(lab.replica("1"), per_caller=LimitSettings(max_concurrent=1))
+    address = f"unix:{lab.directory}/limits.sock"
+    asleep = service_pb2.ModelInferRequest(model_name="m", id="sleep-for-ever")
+    async with service(lab.directory, policy(), narrow):
+        gateway = await start(lab, policy(), narrow, limits_address=address)
+        url = f"http://127.0.0.1:{gateway.settings.http_port}"
+        async with httpx.AsyncClient(http1=False, http2=True, base_url=url) as leaving:
+            slow = asyncio.create_task(
+                leaving.post(INFER, headers=by("alice"), content=b"sleep-for-ever")
+            )
+            await asyncio.sleep(0.3)
+            while_http2 = await call(gateway, by("alice"))
+            slow.cancel()
+            await asyncio.wait({slow})
+        await asyncio.sleep(0.2)
+        after_http2 = await call(gateway, by("alice"))
+        channel = grpc.aio.insecure_channel(grpc_target(gateway))
+        async with channel, client(gateway) as http:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            running = stub.ModelInfer(asleep, metadata=tuple(by("alice").items()), timeout=20)
+            await asyncio.sleep(0.3)
+            while_grpc = await statuses(http, 1, by("alice"))
+            running.cancel()  # a reset of the stream: the connection lives on
+            await asyncio.sleep(0.2)
+            after_grpc = await statuses(http, 2, by("alice"))
+
+    assert while_http2 is not None
+    assert after_http2 is None
+    assert while_grpc == [429]
+    assert after_grpc == [200, 200]
+
+
 async def test_two_gateways_share_one_limit(lab: Lab) -> None:
     common = shared(policy(*TIERS, tier_of={"bob": "free"}))
     endpoint = limited(lab.replica("1"), per_caller=LimitSettings(requests_per_s=0.1, burst=4))
