@@ -6,6 +6,7 @@ Nothing is started: whoever asks for a port that is taken finds everything as it
 import contextlib
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from headrace.control.keeper import (
     read_gateway_record,
     read_routes,
 )
+from headrace.control.limits.limiter import Limiter
+from headrace.control.limits.service import LimitService
 from headrace.control.local import LocalDriver
 from headrace.control.log_files import LogFiles
 from headrace.control.parts import make_plane
@@ -45,7 +48,8 @@ _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 class System:
     """The parts of one control plane.
 
-    `document` is the spec to apply first; None goes on with the stored state. `found_running`: an
+    `document` is the spec to apply first; None goes on with the stored state. `limits`: None if
+    another control plane counts them. `found_running`: an
     Envoy or replicas of an earlier control plane are there.
     """
 
@@ -54,6 +58,7 @@ class System:
     driver: LocalDriver
     reconciler: Reconciler
     keeper: GatewayKeeper
+    limits: LimitService | None
     plane: ControlPlane
     server: ApiServer
     sockets: ApiSockets
@@ -77,6 +82,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
     gateway_spec = GatewaySpec() if document is None else parse_spec(document).gateway
     record = read_gateway_record(home.gateway_file)
     socket_dir = home.socket_dir()
+    own_limits = f"unix:{socket_dir / 'limits.sock'}"
     host = settings.host or gateway_spec.host
     ports = _gateway_ports(settings, gateway_spec, host, record)
     with _closing_on_error() as opened:
@@ -88,6 +94,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             grpc_port=ports["--grpc-port"],
             max_body_bytes=gateway_spec.max_body_bytes,
             control_address=f"unix:{sockets.gateway.getsockname()}",
+            limits_address=gateway_spec.limits_service or own_limits,
             access_log=gateway_spec.access_log,
             log_format="json" if settings.log_format == "json" else "text",
         )
@@ -97,6 +104,16 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             routes_path=home.routes_file,
             clock=clock,
         )
+        limits = None
+        if gateway_spec.limits_service is None:
+            listens = (own_limits, gateway_spec.limits_listen)
+            limits = LimitService(
+                limiter=Limiter(name=secrets.token_hex(8)),
+                store=store,
+                clock=clock,
+                addresses=tuple(address for address in listens if address is not None),
+            )
+            keeper.tell_rules = limits.set_rules
         driver = LocalDriver(home=home, socket_dir=socket_dir, log_format=settings.log_format)
         reconciler = Reconciler(
             driver=driver,
@@ -121,6 +138,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
                 others={"gateway": gateway.run_dir / "envoy.log"},
                 on_request={"access": gateway.run_dir / "access.log"},
             ),
+            limits=limits,
             sends_first_requests=settings.first_request,
         )
         adopted = reconciler.adopt()
@@ -130,6 +148,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
         driver=driver,
         reconciler=reconciler,
         keeper=keeper,
+        limits=limits,
         plane=plane,
         server=ApiServer(
             plane=plane,

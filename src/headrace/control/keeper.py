@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -13,6 +13,7 @@ from headrace.control.backoff import CRASHED, STABLE_AFTER_S
 from headrace.control.counting import ArmTotals, GatewayReading
 from headrace.control.desired import POOL_PREFIX
 from headrace.control.files import write_atomic
+from headrace.control.limits.rules import LimitedEndpoint, Rules, make_rules
 from headrace.control.observed import Route
 from headrace.control.process import start_ticks
 from headrace.control.routes import live_weights
@@ -97,6 +98,7 @@ def endpoint_route(route: Route) -> EndpointRoute:
         hold_s=route.hold_s,
         access=route.access,
         limits=route.limits,
+        slo_latency_s=route.slo_latency_s,
     )
 
 
@@ -112,7 +114,8 @@ def _salted(route: Route) -> StickySettings | None:
 class GatewayKeeper:
     """Holds one Envoy up for as long as `run` is awaited; its end is not Envoy's end.
 
-    `policy`: who may call, from the start on; `set_policy` changes it.
+    `policy`: who may call, from the start on; `set_policy` changes it. `tell_rules`: hears which
+    limits the gateway will ask the rate limit service for, before it does.
     """
 
     settings: GatewaySettings
@@ -120,6 +123,7 @@ class GatewayKeeper:
     routes_path: Path
     clock: Clock
     policy: GatewayPolicy = field(default_factory=GatewayPolicy)
+    tell_rules: Callable[[Rules], None] = lambda _rules: None
     restarts: int = 0
     reason: str = ""
     _gateway: EnvoyGateway = field(init=False)
@@ -150,6 +154,7 @@ class GatewayKeeper:
             HeadraceError: It cannot be started; the message says why.
         """
         self._routes = tuple(routes)
+        self._tell_rules(self._routes)
         record = read_gateway_record(self.record_path)
         if record is not None and await self._adopt(record):
             return True
@@ -204,6 +209,7 @@ class GatewayKeeper:
                 raise
 
     async def _publish(self, routes: tuple[Route, ...]) -> None:
+        self._tell_rules(routes)
         endpoints = self._endpoint_routes(routes)
         await self._gateway.publish(self._builder.build(endpoints, self.policy))
         self._taken = routes
@@ -256,6 +262,13 @@ class GatewayKeeper:
         await self._gateway.stop(drain_s)
         self.record_path.unlink(missing_ok=True)
         self.routes_path.unlink(missing_ok=True)
+
+    def _tell_rules(self, routes: Iterable[Route]) -> None:
+        limited = (
+            LimitedEndpoint(name=route.name, limits=route.limits, timeout_s=route.timeout_s)
+            for route in routes
+        )
+        self.tell_rules(make_rules(self.policy.access, limited))
 
     def _endpoint_routes(self, routes: Iterable[Route]) -> list[EndpointRoute]:
         """What callers can name: a pool is reached by the names of its models only."""

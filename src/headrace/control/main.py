@@ -140,6 +140,8 @@ class Life:
         system = self.system
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_gateway())
+            if system.limits is not None:
+                group.create_task(system.limits.run())
             group.create_task(system.reconciler.run())
             if system.document is not None:
                 applied = await system.plane.apply(system.document)

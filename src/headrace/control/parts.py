@@ -8,6 +8,7 @@ from headrace.control.aims import Aims
 from headrace.control.home import Home
 from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
+from headrace.control.limits.service import LimitService
 from headrace.control.log_files import LogFiles
 from headrace.control.machine import machine_budget
 from headrace.control.observed import Replica
@@ -40,6 +41,7 @@ def make_plane(
     addresses: Addresses,
     gateway_address: str,
     log_files: LogFiles,
+    limits: LimitService | None = None,
     sends_first_requests: bool = True,
 ) -> ControlPlane:
     """A control plane that aims at what is stored; nothing of it runs yet. Blocking."""
@@ -94,6 +96,7 @@ def make_plane(
         addresses=addresses,
         gateway_address=gateway_address,
         log_files=log_files,
+        limits=limits,
         sends_first_requests=sends_first_requests,
     )
 

@@ -20,8 +20,9 @@ from headrace.control.first_request import FirstRequest, send_first_request
 from headrace.control.home import Home
 from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
+from headrace.control.limits.service import LimitService
 from headrace.control.log_files import LogFiles
-from headrace.control.metrics import Labels, Source, gauge, merge_expositions
+from headrace.control.metrics import Labels, Source, counter, gauge, merge_expositions
 from headrace.control.observed import Phase, Replica
 from headrace.control.orders import Diff, Orders
 from headrace.control.pools import PoolSync
@@ -83,6 +84,7 @@ class ControlPlane:
     addresses: Addresses
     gateway_address: str
     log_files: LogFiles
+    limits: LimitService | None = None
     sends_first_requests: bool = True
     first_requests: dict[str, FirstRequest] = field(default_factory=dict)
     stop_requested: asyncio.Event = field(default_factory=asyncio.Event)
@@ -347,7 +349,11 @@ class ControlPlane:
         restarts = [(_labels(r), float(r.restarts)) for r in replicas]
         generation = float(self.desired.generation)
         is_up = float(self.keeper.is_ready)
-        return "".join(
+        refusals = () if self.limits is None else self.limits.refusals()
+        limited = counter(
+            "headrace_limit_refusals_total", "Requests that the service refused.", refusals
+        )
+        return limited + "".join(
             gauge(name, text, samples)
             for name, text, samples in (
                 ("headrace_control_generation", "Of the desired state.", [((), generation)]),

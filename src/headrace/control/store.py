@@ -95,6 +95,14 @@ class UnitReward(msgspec.Struct, frozen=True, kw_only=True):
     total: float
 
 
+class QuotaUse(msgspec.Struct, frozen=True, kw_only=True):
+    """How many requests a subject has used of a day (`2026-11-25`, UTC)."""
+
+    day: str
+    subject: str
+    used: int
+
+
 class Store(Protocol):
     """Keeps what must survive: desired state with its history, rollouts, events, rewards.
 
@@ -183,8 +191,20 @@ class Store(Protocol):
     def reward_sums(self, rollout: str) -> dict[str, RewardSums]:
         """The same by arm: how many units, the mean of their means, the squares around it."""
 
+    def add_quotas(self, uses: Sequence[QuotaUse]) -> list[QuotaUse]:
+        """Add to what each subject has used of its day; what it has used then.
+
+        Several control planes may add to one: each learns of the others by the answer.
+        """
+
+    def quotas(self, day: str) -> list[QuotaUse]:
+        """What was used of a day, by subject."""
+
     def forget_before(self, at: float) -> None:
-        """Drop assignments and waiting feedback older than `at`, and events beyond their bound."""
+        """Drop assignments and waiting feedback older than `at`, and events beyond their bound.
+
+        Quotas of days that ended before `at` go too.
+        """
 
     def close(self) -> None:
         """Let go of the database."""

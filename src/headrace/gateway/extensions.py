@@ -4,14 +4,22 @@ A change of a listener drains its connections; one of these files is in force wi
 and disturbs nobody.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from headrace.gateway.callers import identify_filter, jwt_filter
+from headrace.gateway.limits import (
+    FLOOD_FILTER,
+    LOCAL_FILTER,
+    LOCAL_TYPE,
+    flood_config,
+    local_config,
+)
 from headrace.gateway.policy import GatewayPolicy
 from headrace.gateway.resources import Json, Resource, any_of
+from headrace.gateway.settings import EndpointRoute
 
 TYPE: Final = "envoy.config.core.v3.TypedExtensionConfig"
 """What stands in such a file: a filter's configuration with its name."""
@@ -50,9 +58,18 @@ JWT: Final = Extension(
 IDENTIFY: Final = Extension(
     "headrace.identify", "envoy.extensions.filters.http.lua.v3.Lua", "identify.json"
 )
-EXTENSIONS: Final = (JWT, IDENTIFY)
+LIMITS: Final = Extension(LOCAL_FILTER, LOCAL_TYPE, "limits.json")
+FLOOD: Final = Extension(FLOOD_FILTER, LOCAL_TYPE, "flood.json")
+EXTENSIONS: Final = (JWT, IDENTIFY, LIMITS, FLOOD)
 
 
-def extension_configs(policy: GatewayPolicy) -> Mapping[Extension, Resource]:
+def extension_configs(
+    policy: GatewayPolicy, endpoints: Sequence[EndpointRoute] = ()
+) -> Mapping[Extension, Resource]:
     """The configuration of each."""
-    return {JWT: jwt_filter(policy), IDENTIFY: identify_filter(policy)}
+    return {
+        JWT: jwt_filter(policy),
+        IDENTIFY: identify_filter(policy),
+        LIMITS: local_config(policy.access, endpoints),
+        FLOOD: flood_config(policy.access, endpoints),
+    }

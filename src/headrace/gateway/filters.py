@@ -6,7 +6,7 @@ from typing import Final
 
 from headrace.core.upstream_settings import StickySettings
 from headrace.gateway.callers import ISSUER_HEADER
-from headrace.gateway.extensions import EXTENSIONS, IDENTIFY, JWT, Extension
+from headrace.gateway.extensions import EXTENSIONS, FLOOD, IDENTIFY, JWT, LIMITS, Extension
 from headrace.gateway.guards import (
     AUTHORIZE_FILTER,
     CALLER_HEADER,
@@ -14,6 +14,9 @@ from headrace.gateway.guards import (
     GUARDS,
     TIER_HEADER,
 )
+from headrace.gateway.limits import FILTERS as LIMIT_FILTERS
+from headrace.gateway.limits import OURS as LIMIT_HEADERS
+from headrace.gateway.limits import limit_filters
 from headrace.gateway.resources import Json, Resource, any_of, typed
 from headrace.gateway.scripts import (
     REFUSE,
@@ -61,6 +64,7 @@ _OURS: Final = (
     CREDENTIAL_HEADER,
     TIER_HEADER,
     ISSUER_HEADER,
+    *LIMIT_HEADERS,
 )
 _EXTRACTION_FILTER: Final = "envoy.filters.http.grpc_field_extraction"
 _BRIDGE_FILTER: Final = "headrace.bridge"
@@ -122,17 +126,11 @@ def http_filters(
     descriptor_set: Path,
     configs: Mapping[Extension, Resource] | None = None,
 ) -> Sequence[Resource]:
-    """Body limit, who calls, model by gRPC body, may it, refusals, the bridge, the router.
+    """Body limit, who calls, which model, may it, how much, refusals, the bridge, the router.
 
     Args:
         configs: What extensions are configured with; None has Envoy read it from their files.
     """
-    lua_sources: tuple[tuple[str, str, str], ...] = (
-        (_SELECT_FILTER, SELECT, SELECT_SOURCE),
-        (_UNIT_FILTER, UNIT, UNIT_SOURCE),
-        (AUTHORIZE_FILTER, AUTHORIZE, AUTHORIZE_SOURCE),
-        (_REFUSE_FILTER, REFUSE, REFUSE_SOURCE),
-    )
     extensions = {each: _extension(settings, each, configs) for each in EXTENSIONS}
     return [
         typed(
@@ -150,10 +148,15 @@ def http_filters(
                 "extractions_by_method": _extractions(),
             },
         ),
-        *(
-            _on_some_routes(filter_name, _LUA, {"source_codes": {script: {"inline_string": code}}})
-            for filter_name, script, code in lua_sources
+        _script(_SELECT_FILTER, SELECT, SELECT_SOURCE),
+        _script(_UNIT_FILTER, UNIT, UNIT_SOURCE),
+        _script(AUTHORIZE_FILTER, AUTHORIZE, AUTHORIZE_SOURCE),
+        *limit_filters(
+            local=extensions[LIMITS],
+            flood=extensions[FLOOD],
+            has_service=settings.limits_address is not None,
         ),
+        _script(_REFUSE_FILTER, REFUSE, REFUSE_SOURCE),
         _on_some_routes(
             _BRIDGE_FILTER,
             f"{_BRIDGE}.v3.FilterConfig",
@@ -174,8 +177,13 @@ def _extension(
 
 
 def unguarded(filters: Sequence[Resource]) -> Sequence[Resource]:
-    """`filters` without those that ask who calls."""
-    return [each for each in filters if each["name"] not in GUARDS]
+    """`filters` without those that ask who calls, and how much."""
+    left_out = {*GUARDS, *LIMIT_FILTERS}
+    return [each for each in filters if each["name"] not in left_out]
+
+
+def _script(name: str, script: str, source: str) -> Resource:
+    return _on_some_routes(name, _LUA, {"source_codes": {script: {"inline_string": source}}})
 
 
 def _on_some_routes(name: str, kind: str, config: Resource) -> Resource:

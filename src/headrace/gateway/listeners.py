@@ -7,6 +7,7 @@ from typing import Final
 from headrace.gateway.access_log import access_log
 from headrace.gateway.extensions import Extension
 from headrace.gateway.filters import early_mutations, http_filters, unguarded
+from headrace.gateway.refusals import refusal_loggers
 from headrace.gateway.replies import local_reply_config
 from headrace.gateway.resources import Resource, any_of, seconds, typed
 from headrace.gateway.routes import ROUTE_CONFIG
@@ -28,7 +29,7 @@ def build_listeners(
     routes: Resource,
     configs: Mapping[Extension, Resource] | None = None,
 ) -> Sequence[Resource]:
-    """One listener per port, and a private one. `routes`: the route table's file, or the table.
+    """The listener for callers, and a private one. `routes`: the route table's file, or the table.
 
     Args:
         configs: What extensions are configured with; None has Envoy read it from their files.
@@ -36,7 +37,7 @@ def build_listeners(
     filters = http_filters(settings, _descriptor_set(settings), configs)
     manager = _connection_manager(settings, routes, filters)
     own = _connection_manager(settings, routes, unguarded(filters))
-    return [*(_listener(settings, port, manager) for port in settings.ports), _own(settings, own)]
+    return [_listener(settings, manager), _own(settings, own)]
 
 
 def routes_from_file(path: str) -> Resource:
@@ -55,10 +56,17 @@ def _own(settings: GatewaySettings, manager: Resource) -> Resource:
     }
 
 
-def _listener(settings: GatewaySettings, port: int, manager: Resource) -> Resource:
+def _listener(settings: GatewaySettings, manager: Resource) -> Resource:
+    """One for all ports: each listener would count limits for itself."""
+    addresses: Sequence[Resource] = [
+        {"socket_address": {"address": settings.host, "port_value": port}}
+        for port in settings.ports
+    ]
+    first, *others = addresses
     return {
-        "name": f"port-{port}",
-        "address": {"socket_address": {"address": settings.host, "port_value": port}},
+        "name": "callers",
+        "address": first,
+        "additional_addresses": [{"address": address} for address in others],
         # With port reuse a second gateway would bind the same port and take half of the requests.
         "enable_reuse_port": False,
         "filter_chains": [{"filters": [_http(manager)]}],
@@ -82,7 +90,7 @@ def _connection_manager(
         "early_header_mutation_extensions": early_mutations(),
         "http_filters": filters,
         "local_reply_config": local_reply_config(),
-        "access_log": [*to_file, *arm_loggers()],
+        "access_log": [*to_file, *arm_loggers(), *refusal_loggers()],
         "server_name": "headrace",
         "use_remote_address": True,
         # A caller on this machine may no more set Envoy's own headers than one from outside.

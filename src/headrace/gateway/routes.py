@@ -22,6 +22,7 @@ from headrace.gateway.filters import (
     UNIT_IDLE,
 )
 from headrace.gateway.guards import Guard, without_credentials
+from headrace.gateway.limits import Limiting
 from headrace.gateway.resources import Json, Resource, any_of, seconds
 from headrace.gateway.settings import EndpointRoute, GatewaySettings, RevisionTarget
 from headrace.gateway.splits import (
@@ -104,7 +105,10 @@ def route_table(server: ServerRoutes, routes: Sequence[Resource]) -> Resource:
 
 
 def server_routes(
-    settings: GatewaySettings, guard: Guard, endpoints: Sequence[EndpointRoute]
+    settings: GatewaySettings,
+    guard: Guard,
+    limiting: Limiting,
+    endpoints: Sequence[EndpointRoute],
 ) -> ServerRoutes:
     """What is not about one endpoint."""
     listing = json.dumps({"models": sorted(endpoint.name for endpoint in endpoints)})
@@ -112,7 +116,7 @@ def server_routes(
     control = _forward({"cluster": CONTROL})
     statistics = servers if settings.control_address is None else control
     reads_units = any(e.sticky is not None and not e.sticky.header for e in endpoints)
-    more_filters = UNIT_IDLE if reads_units else {}
+    more_filters = {**(UNIT_IDLE if reads_units else {}), **limiting.first_look(endpoints)}
     guarded = (
         *_server_routes(servers, statistics),
         *_listings(listing),
@@ -133,17 +137,18 @@ def server_routes(
 
 
 def endpoint_routes(
-    settings: GatewaySettings, guard: Guard, endpoint: EndpointRoute
+    settings: GatewaySettings, guard: Guard, limiting: Limiting, endpoint: EndpointRoute
 ) -> EndpointRoutes:
     """What is about one endpoint."""
     has_upstream = any(arm.upstream is not None for arm in endpoint.revisions)
     filters = guard.endpoint(endpoint)
     plain = _plain_routes(settings, endpoint) if has_upstream else ()
-    return EndpointRoutes(
-        http=tuple(_http_routes(settings, guard, endpoint)),
-        grpc=tuple(_grpc_routes(settings, guard, endpoint)),
-        plain=tuple(_asking(route, filters) for route in plain),
+    asking = (
+        _http_routes(settings, guard, endpoint),
+        _grpc_routes(settings, guard, endpoint),
+        (_asking(route, filters) for route in plain),
     )
+    return EndpointRoutes(*(tuple(limiting.limited(r, endpoint) for r in each) for each in asking))
 
 
 def _asking(route: Resource, filters: Resource) -> Resource:

@@ -8,7 +8,8 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-from headrace.core.access_settings import CertificateRule, JwtSettings
+from headrace.core.access_settings import CertificateRule, JwtSettings, TierSettings
+from headrace.core.priorities import tier_levels
 from headrace.gateway.policy import ApiKey, GatewayPolicy
 from headrace.gateway.scripts import quoted
 from headrace.gateway.scripts_text import BASE64_SOURCE, JSON_SOURCE, SHA256_SOURCE
@@ -19,7 +20,7 @@ KEY_LENGTH: Final = 57
 """`hr_`, ten characters of id, an underscore, 43 of secret."""
 
 # A rule is `ENDPOINT|VERSION|METHODS`: few texts, so each is taken apart once. An identity is a
-# table: caller, label, tier, method, provider (of a token) and its set of scopes.
+# table: caller, label, tier with its level, method, provider (of a token) and its set of scopes.
 _SHARED_SOURCE: Final = r"""
 local NOBODY = "Who calls? Send an API key ('x-api-key: hr_...') or a token ('authorization: "
   .. "Bearer ...'), or connect with a client certificate that this gateway knows"
@@ -81,7 +82,10 @@ local function judge(handle, headers, rule, identity, problem, by_certificate)
   end
   headers:replace("x-headrace-caller", identity.caller)
   headers:replace("x-headrace-credential", identity.label)
-  if identity.tier ~= nil then headers:replace("x-headrace-tier", identity.tier) end
+  if identity.tier ~= nil then
+    headers:replace("x-headrace-tier", identity.tier)
+    headers:replace("x-headrace-priority", identity.level)
+  end
 end
 
 local function run(decide)
@@ -122,9 +126,8 @@ local function printable(text)
   return text:sub(1, LONGEST - 17) .. "~" .. sha256(text):sub(1, 16)
 end
 
-local known_tiers = set_of(TIERS)
 local function tier_of(value)
-  return type(value) == "string" and known_tiers[value] and value or nil
+  return LEVELS[value] ~= nil and value or nil
 end
 
 local lines = {}
@@ -138,7 +141,7 @@ local function by_key(key)
   if sha256(key) ~= digest then return nil, WRONG_KEY end
   local entry = {
     caller = name, label = "key:" .. name, method = "key", tier = tier_of(tier), scopes = {},
-    ends = tonumber(expires) or math.huge, ended = WRONG_KEY,
+    level = LEVELS[tier], ends = tonumber(expires) or math.huge, ended = WRONG_KEY,
   }
   for scope in scopes:gmatch("%S+") do entry.scopes[scope] = true end
   return entry
@@ -174,6 +177,7 @@ local function identity_of(provider, claims)
   return {
     caller = printable(provider.name .. "/" .. caller), label = "jwt:" .. provider.name,
     method = "jwt", provider = provider.name, tier = tier_of(claims[provider.tier]),
+    level = LEVELS[claims[provider.tier]],
     scopes = scopes, ends = claims.exp + provider.skew + 1, ended = "The token has expired",
     issuer = provider.issuer,
   }
@@ -284,7 +288,8 @@ local function by_certificate(handle)
     if name ~= nil then
       return {
         caller = printable(rule.name .. "/" .. name), label = "certificate:" .. rule.name,
-        method = "certificate", tier = tier_of(rule.tier), scopes = rule.set,
+        method = "certificate", tier = tier_of(rule.tier), level = LEVELS[rule.tier],
+        scopes = rule.set,
       }
     end
   end
@@ -297,7 +302,7 @@ local function freeze(identity)
   for scope in pairs(identity.scopes) do scopes[#scopes + 1] = scope end
   return table.concat({
     identity.caller, identity.label, identity.tier or "", identity.method,
-    identity.provider or "", table.concat(scopes, " "),
+    identity.provider or "", identity.level or "", table.concat(scopes, " "),
   }, "\n")
 end
 
@@ -325,13 +330,13 @@ envoy_on_request = run(decide)
 _AUTHORIZE_SOURCE: Final = r"""
 local function thaw(text)
   if text == nil then return nil end
-  local caller, label, tier, method, provider, words =
-    text:match("^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)$")
+  local caller, label, tier, method, provider, level, words =
+    text:match("^" .. ("([^\n]*)\n"):rep(6) .. "([^\n]*)$")
   local scopes = {}
   for scope in words:gmatch("%S+") do scopes[scope] = true end
   return {
     caller = caller, label = label, tier = tier ~= "" and tier or nil, method = method,
-    provider = provider ~= "" and provider or nil, scopes = scopes,
+    provider = provider ~= "" and provider or nil, level = level, scopes = scopes,
   }
 end
 
@@ -360,13 +365,19 @@ def identify_source(policy: GatewayPolicy) -> str:
     keys = "\n".join(_key_line(key) for key in policy.keys)
     tables = {
         "KEY_LENGTH": str(KEY_LENGTH),
-        "TIERS": _list(quoted(tier.name) for tier in access.tiers),
+        "LEVELS": _levels(access.tiers),
         "PROVIDERS": _list(_provider(jwt) for jwt in access.jwt),
         "CERTIFICATES": _list(_certificate(rule) for rule in access.certificates),
         "KEYS": quoted(keys),
     }
     head = "\n".join(f"local {name} = {value}" for name, value in tables.items())
     return "\n".join((head, *_PARTS))
+
+
+def _levels(tiers: Iterable[TierSettings]) -> str:
+    """The level in a replica's queue that each tier has, by its name."""
+    levels = tier_levels(tiers).items()
+    return "{" + ", ".join(f'[{quoted(tier)}] = "{level}"' for tier, level in levels) + "}"
 
 
 def _key_line(key: ApiKey) -> str:

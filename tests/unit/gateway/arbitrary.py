@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from headrace.core.access_settings import EndpointAccess
+from headrace.core.access_settings import EndpointAccess, EndpointLimits, LimitSettings
 from headrace.core.upstream_settings import StickySettings, UpstreamProtocol, UpstreamSettings
 from headrace.gateway import (
     EndpointRoute,
@@ -51,6 +51,23 @@ accesses = st.sampled_from(
 )
 
 
+_sets = st.sampled_from(
+    [
+        LimitSettings(),
+        LimitSettings(requests_per_s=0.5),
+        LimitSettings(requests_per_s=1e6, burst=1),
+        LimitSettings(rows_per_s=10.0),
+        LimitSettings(max_concurrent=1, requests_per_day=10),
+    ]
+)
+limits = st.builds(
+    EndpointLimits,
+    total=_sets,
+    per_caller=_sets,
+    max_body_bytes=st.none() | st.integers(1024, 1 << 30),
+)
+
+
 @st.composite
 def _targets(draw: st.DrawFn, version: str, role: str, weight: int) -> RevisionTarget:
     upstream = draw(st.none() | upstreams) if draw(st.integers(0, 3)) == 0 else None
@@ -84,6 +101,8 @@ def endpoint_routes(draw: st.DrawFn, name: str) -> EndpointRoute:
         split_id=draw(st.sampled_from(["", "r-1"])),
         held=draw(st.booleans()),
         access=draw(accesses),
+        limits=draw(limits),
+        slo_latency_s=draw(st.none() | st.just(0.25)),
     )
 
 

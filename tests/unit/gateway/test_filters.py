@@ -1,5 +1,7 @@
+import json
 from pathlib import Path
 
+from headrace.core.access_settings import AccessSettings
 from headrace.gateway import GatewaySettings
 from headrace.gateway.filters import (
     BRIDGING,
@@ -9,7 +11,9 @@ from headrace.gateway.filters import (
     http_filters,
     unguarded,
 )
-from headrace.gateway.guards import GUARDS
+from headrace.gateway.guards import CALLER_HEADER, GUARDS, TIER_HEADER
+from headrace.gateway.limits import FILTERS as LIMIT_FILTERS
+from headrace.gateway.limits import limit_filters, local_config
 from headrace.gateway.replies import local_reply_config
 from tests.unit.gateway.arbitrary import plain
 
@@ -32,10 +36,12 @@ def test_every_kind_of_error_has_a_form_for_grpc_and_one_in_json() -> None:
 def test_filters_for_grpc_are_off_for_every_stream_that_does_not_ask_for_them(
     tmp_path: Path,
 ) -> None:
-    filters = http_filters(GatewaySettings(run_dir=tmp_path), tmp_path / "oip.pb")
+    settings = GatewaySettings(run_dir=tmp_path, limits_address="unix:/run/limits.sock")
+    filters = http_filters(settings, tmp_path / "oip.pb")
     off = {str(one["name"]) for one in filters if one.get("disabled")}
 
-    assert off == {str(name) for name in (*SELECTING, *BRIDGING, *UNIT_IDLE, *GUARDS)}
+    wanted = (*SELECTING, *BRIDGING, *UNIT_IDLE, *GUARDS, *LIMIT_FILTERS)
+    assert off == {str(name) for name in wanted}
     assert filters[-1]["name"] == "headrace.router"
     assert not filters[-1].get("disabled")
 
@@ -48,11 +54,23 @@ def test_who_calls_is_asked_before_a_message_is_read_and_what_it_may_after(
 
     before, reads, after = "headrace.identify", "headrace.select", "headrace.authorize"
     assert names.index("headrace.jwt") < names.index(before) < names.index(reads)
-    assert names.index("headrace.unit") < names.index(after) < names.index("headrace.refuse")
+    limits = names.index("headrace.limits")
+    assert names.index("headrace.unit") < names.index(after) < limits
+    assert limits < names.index("headrace.refuse")
 
 
 def test_our_own_requests_meet_every_filter_but_those_that_ask(tmp_path: Path) -> None:
-    filters = http_filters(GatewaySettings(run_dir=tmp_path), tmp_path / "oip.pb")
+    settings = GatewaySettings(run_dir=tmp_path, limits_address="unix:/run/limits.sock")
+    filters = http_filters(settings, tmp_path / "oip.pb")
 
     left = {str(one["name"]) for one in filters} - {str(one["name"]) for one in unguarded(filters)}
-    assert left == set(GUARDS)
+    assert left == {*GUARDS, *LIMIT_FILTERS}
+
+
+def test_limits_go_by_the_headers_that_say_who_calls() -> None:
+    text = json.dumps(
+        plain(limit_filters(local=local_config(AccessSettings(), []), flood={}, has_service=True))
+    )
+
+    for header in (CALLER_HEADER, TIER_HEADER):
+        assert f'"header_name": "{header}"' in text

@@ -146,7 +146,7 @@ def test_a_changed_identity_provider_is_in_the_snapshot_at_once() -> None:
     policy = GatewayPolicy(access=WITH_CORP.access, key_sets={"corp": '{"keys":[]}'})
     configs = plain(list(_closed(policy=policy).filters.values()))
 
-    (jwt, _) = configs
+    (jwt, *_) = configs
     provider = jwt["providers"]["corp"]
     assert provider["require_expiration"]
     assert provider["issuer"] == "https://id.example"

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from headrace.core.access_settings import AccessSettings, JwtSettings
+from headrace.core.access_settings import (
+    AccessSettings,
+    EndpointLimits,
+    JwtSettings,
+    LimitSettings,
+    TierSettings,
+)
 from headrace.gateway import (
     ApiKey,
     EndpointRoute,
@@ -85,6 +91,8 @@ class FakeEnvoy:
 
 
 KEY = ApiKey(id="k1", name="robot", digest="0" * 64, scopes=("infer:*",))
+GOLD = TierSettings(name="gold", limits=LimitSettings(requests_per_s=1.0))
+DAILY = EndpointLimits(total=LimitSettings(requests_per_s=1.0, requests_per_day=9))
 CORP = JwtSettings(name="corp", issuer="https://id.example", audiences=("gw",))
 
 
@@ -92,7 +100,8 @@ def _snapshot(
     *addresses: str, http_port: int = 8000, policy: GatewayPolicy | None = None
 ) -> Snapshot:
     revision = RevisionTarget(version=str(len(addresses)), replicas=addresses, weight=100)
-    endpoint = EndpointRoute(name="m", revisions=(revision,))
+    limits = EndpointLimits() if policy is None or not policy.access.tiers else DAILY
+    endpoint = EndpointRoute(name="m", revisions=(revision,), limits=limits)
     settings = gateway_settings(http_port=http_port)
     return build_snapshot(settings, [endpoint], policy or GatewayPolicy())
 
@@ -104,7 +113,9 @@ MOVED = _snapshot(
     "10.0.0.1:1",
     "10.0.0.1:2",
     http_port=9000,
-    policy=GatewayPolicy(access=AccessSettings(jwt=(CORP,)), keys=(KEY,), key_sets={"corp": "{}"}),
+    policy=GatewayPolicy(
+        access=AccessSettings(jwt=(CORP,), tiers=(GOLD,)), keys=(KEY,), key_sets={"corp": "{}"}
+    ),
 )
 
 
@@ -201,4 +212,4 @@ async def test_waiting_publishes_are_skipped_for_the_newest(run_dir: Path) -> No
             group.create_task(publisher.publish(snapshot))
 
     assert _texts(run_dir) == {k.file: d.text for k, d in documents_of(MOVED).items()}
-    assert len(envoy.taken) <= 8
+    assert len(envoy.taken) <= 3 + len(KINDS)  # one, and the newest

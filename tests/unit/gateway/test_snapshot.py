@@ -160,11 +160,12 @@ def test_a_metric_of_another_cluster_names_no_arm() -> None:
 
 
 def test_both_ports_speak_the_same_and_are_not_shared_with_other_processes() -> None:
-    first, second, _ = plain(_snapshot([]).listeners)
+    callers, _ = plain(_snapshot([]).listeners)
 
-    assert first["filter_chains"] == second["filter_chains"]
-    assert not first["enable_reuse_port"]
-    assert not second["enable_reuse_port"]
+    (more,) = callers["additional_addresses"]
+    ports = [each["address"]["socket_address"]["port_value"] for each in (callers, more)]
+    assert ports == [8000, 8001]
+    assert not callers["enable_reuse_port"]
 
 
 def test_without_an_access_log_none_is_configured() -> None:
@@ -173,7 +174,7 @@ def test_without_an_access_log_none_is_configured() -> None:
 
     (network_filter,) = listener["filter_chains"][0]["filters"]
     loggers = [logger["name"] for logger in network_filter["typed_config"]["access_log"]]
-    assert loggers == ["headrace.arms.us", "headrace.arms.ms"]
+    assert loggers == ["headrace.arms.us", "headrace.arms.ms", "headrace.refusals"]
 
 
 def test_the_window_takes_the_largest_message_that_the_body_limit_allows() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from headrace.control.desired import DesiredState
-from headrace.control.state import desired_rows, journal_rows, reward_rows
+from headrace.control.state import desired_rows, journal_rows, quota_rows, reward_rows
 from headrace.control.state.database import Database
 from headrace.control.state.retention import Bounds, forget
 from headrace.control.store import (
@@ -11,6 +11,7 @@ from headrace.control.store import (
     EndpointGeneration,
     Event,
     Feedback,
+    QuotaUse,
     RolloutRecord,
     UnitReward,
 )
@@ -135,8 +136,18 @@ class SqlStore:
         with self._database.reading("read rewards") as connection:
             return reward_rows.read_reward_sums(connection, rollout)
 
+    def add_quotas(self, uses: Sequence[QuotaUse]) -> list[QuotaUse]:
+        """Add to what each subject has used of its day; what it has used then."""
+        with self._database.writing("store used quotas") as connection:
+            return quota_rows.add_quotas(connection, uses)
+
+    def quotas(self, day: str) -> list[QuotaUse]:
+        """What was used of a day, by subject."""
+        with self._database.reading("read used quotas") as connection:
+            return quota_rows.read_quotas(connection, day)
+
     def forget_before(self, at: float) -> None:
-        """Drop assignments and waiting feedback older than `at`, and what is beyond its bound."""
+        """Drop what is older than `at` and waits for nothing, and what is beyond its bound."""
         with self._database.writing("forget old entries") as connection:
             forget(connection, self._bounds, before=at)
 
