@@ -21,6 +21,7 @@ from headrace.control.rollouts import RolloutDriver
 from headrace.control.scaling import Scaler
 from headrace.control.scaling_memory import ScalerMemory
 from headrace.control.store_thread import StoreThread
+from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Fulfiller
 from headrace.core import Clock
 from headrace.core.autoscale_settings import MachineBudget
@@ -66,6 +67,14 @@ def make_plane(
     scaler.load()
     aims.foresee = scaler.foresee
     rollouts.load()
+    if keeper.tls is not None:
+        keeper.tls.certificates.emit = journal.write
+        keeper.tls.certificates.on_first = keeper.take_certificate
+    upstreams = UpstreamWatch(
+        routes=lambda: reconciler.published or (),
+        read=keeper.handshakes,
+        note_change=reconciler.note_change,
+    )
     activator = Activator(limits_of=lambda name: hold_limits(aims, name), wake=scaler.wake)
     return ControlPlane(
         home=home,
@@ -87,6 +96,7 @@ def make_plane(
         scaler=scaler,
         advisor=advisor,
         activator=activator,
+        upstreams=upstreams,
         pools=PoolSync(world=reconciler, clock=clock),
         reports=reports,
         journal=journal,

@@ -14,7 +14,7 @@ from headrace import __version__
 from headrace.control.activator import Activator
 from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
-from headrace.control.desired import DesiredEndpoint, DesiredState
+from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.control.fetch import fetch
 from headrace.control.first_request import FirstRequest, send_first_request
 from headrace.control.home import Home
@@ -40,6 +40,7 @@ from headrace.control.status import (
 )
 from headrace.control.store import EndpointGeneration, Event, Feedback, RolloutRecord
 from headrace.control.store_thread import StoreThread
+from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Applied as Applied  # noqa: PLC0414  # part of this API
 from headrace.core import Clock, HeadraceError, ModelNotFoundError
 from headrace.registry import Inspect, Registry
@@ -76,6 +77,7 @@ class ControlPlane:
     scaler: Scaler
     advisor: Advisor
     activator: Activator
+    upstreams: UpstreamWatch
     pools: PoolSync
     reports: Reports
     journal: Journal
@@ -275,12 +277,14 @@ class ControlPlane:
             http_url=self.addresses.http_url,
             rss_bytes={pid: rss_bytes(pid) for pid in pids},
             advice=self.advice,
+            trouble=self.upstream_trouble,
         )
         gateway = GatewayStatus(
             ready=self.keeper.is_ready,
             pid=self.keeper.pid,
             restarts=self.keeper.restarts,
             reason=self.keeper.reason or self.reconciler.publish_error,
+            certificates=() if self.keeper.tls is None else self.keeper.tls.certificates.statuses(),
         )
         return Status(
             ready=gateway.ready and all(endpoint.ready for endpoint in endpoints),
@@ -302,6 +306,11 @@ class ControlPlane:
         """What one copy of an arm should have, and why; empty if that cannot be said yet."""
         found = self.advisor.recommendation(endpoint, arm)
         return found.message if found is not None and found.memory_bytes is not None else ""
+
+    def upstream_trouble(self, endpoint: str, arm: DesiredArm) -> str:
+        """Why the upstream of an arm cannot be spoken to; empty if it can, as far as is known."""
+        problem = self.keeper.upstream_problem(arm.revision.upstream)
+        return problem or self.upstreams.trouble(endpoint, arm.key)
 
     async def metrics(self) -> str:
         """All processes' metrics as one exposition; each sample of a replica says which."""
@@ -355,7 +364,7 @@ class ControlPlane:
                 ("headrace_control_replica_ready", "1 while the replica is ready.", ready),
                 ("headrace_control_replica_restarts", "Starts after the first.", restarts),
             )
-        )
+        ) + ("" if self.keeper.tls is None else self.keeper.tls.certificates.exposition())
 
 
 def _labels(replica: Replica) -> Labels:

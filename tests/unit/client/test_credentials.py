@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -11,8 +12,8 @@ from headrace.core import InvalidArgumentError
 KEY = "hr_abc_0123456789"
 
 
-def _manner(url: str, environ: dict[str, str] | None = None, **changes: object) -> Manner:
-    arguments: dict[str, object] = {
+def _manner(url: str, environ: dict[str, str] | None = None, **changes: Any) -> Manner:
+    arguments: dict[str, Any] = {
         "headers": None,
         "api_key": None,
         "token": None,
@@ -21,7 +22,7 @@ def _manner(url: str, environ: dict[str, str] | None = None, **changes: object) 
         "environ": environ or {},
         **changes,
     }
-    return manner(parse_target(url), **arguments)  # type: ignore[arg-type]  # of many kinds
+    return manner(parse_target(url), **arguments)
 
 
 @pytest.mark.parametrize("url", ["https://models", "grpcs://models:443", "http://127.0.0.1:1"])
@@ -37,7 +38,7 @@ def test_a_key_and_a_token_are_headers_of_their_own(url: str) -> None:
     "shown", [{"api_key": KEY}, {"token": KEY}, {"headers": {"Authorization": f"Bearer {KEY}"}}]
 )
 def test_credentials_do_not_travel_unencrypted_and_are_not_repeated(
-    url: str, shown: dict[str, object]
+    url: str, shown: dict[str, Any]
 ) -> None:
     with pytest.raises(InvalidArgumentError, match="unencrypted") as caught:
         _manner(url, **shown)
