@@ -131,10 +131,8 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             keeper=keeper,
             clock=clock,
             addresses=addresses,
-            # The control plane has no certificate to show, and needs none inside.
-            gateway_address=f"unix:{gateway.inside_socket}"
-            if gateway.tls
-            else f"{_reachable(host)}:{gateway.http_port}",
+            # The control plane has nothing to show who it is, and is asked for nothing there.
+            gateway_address=f"unix:{gateway.private_socket}",
             log_files=LogFiles(
                 directory=home.logs,
                 others={"gateway": gateway.run_dir / "envoy.log"},

@@ -20,8 +20,10 @@ from headrace.control.routes import live_weights
 from headrace.core import Clock, HeadraceError
 from headrace.core.upstream_settings import StickySettings, UpstreamSettings
 from headrace.gateway import (
+    WATCHED_FILES,
     EndpointRoute,
     EnvoyGateway,
+    GatewayPolicy,
     GatewaySettings,
     GatewayUnavailableError,
     Handshakes,
@@ -30,6 +32,7 @@ from headrace.gateway import (
     RevisionTarget,
     SecretFiles,
     SnapshotBuilder,
+    SnapshotRejectedError,
 )
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -51,6 +54,7 @@ class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int
     access_log: bool
     tls: ListenerTls | None = None
+    files: tuple[str, ...] = ()
 
 
 def read_gateway_record(path: Path) -> GatewayRecord | None:
@@ -129,19 +133,24 @@ def _salted(route: Route) -> StickySettings | None:
 
 @dataclass(slots=True, kw_only=True)
 class GatewayKeeper:
-    """Holds one Envoy up for as long as `run` is awaited; its end is not Envoy's end."""
+    """Holds one Envoy up for as long as `run` is awaited; its end is not Envoy's end.
+
+    `policy`: who may call, from the start on; `set_policy` changes it.
+    """
 
     settings: GatewaySettings
     record_path: Path
     routes_path: Path
     clock: Clock
     tls: GatewayTls | None = None
+    policy: GatewayPolicy = field(default_factory=GatewayPolicy)
     restarts: int = 0
     reason: str = ""
     _gateway: EnvoyGateway = field(init=False)
     _builder: SnapshotBuilder = field(init=False)
     _routes: tuple[Route, ...] = ()
     _missing: frozenset[str] = frozenset()
+    _taken: tuple[Route, ...] = ()
     _translated: dict[str, tuple[Route, EndpointRoute]] = field(default_factory=dict)
     _up: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -175,7 +184,7 @@ class GatewayKeeper:
         if record is not None and await self._adopt(record):
             await self._prepare(self._routes)
             if record.tls != self.settings.tls:
-                await self.republish()
+                await self._publish(self._routes)
                 self._keep_record(record.pid)
             return True
         await self._start()
@@ -204,19 +213,14 @@ class GatewayKeeper:
         """
         self._routes = tuple(routes)  # a start brings them into force as well
         await self._wait_up()
-        await self._prepare(routes)
-        endpoints = self._endpoint_routes(routes)
-        await self._gateway.publish(self._builder.build(endpoints))
+        await self._publish(self._routes)
         self._keep_routes(routes)
-        if self.tls is not None:
-            # What comes next may be on its way already.
-            await self.tls.forget_unused((*routes, *self._routes))
 
     async def take_certificate(self, name: str) -> None:
         """Send requests to upstreams for which there was no good certificate before."""
         try:
             if name in self._missing:
-                await self.republish()
+                await self._publish(self._routes)
         except HeadraceError as error:
             _LOG.error("cannot publish routes", extra={"error": str(error)})
 
@@ -226,13 +230,35 @@ class GatewayKeeper:
             return ""
         return "; ".join(self.tls.problems(upstream)) or "too many certificates for upstreams"
 
-    async def republish(self) -> None:
-        """Bring the same routes into force again, as what they need is there now.
+    async def set_policy(self, policy: GatewayPolicy) -> None:
+        """Return when the gateway knows callers by `policy`, whatever becomes of newer routes.
 
         Raises:
-            HeadraceError: Envoy refused them or does not run.
+            HeadraceError: Envoy refused it, and the former one holds; or Envoy does not run, and
+                `policy` holds from its next start.
         """
-        await self.publish(self._routes)
+        former, self.policy = self.policy, policy
+        await self._wait_up()
+        try:
+            await self._publish(self._routes)
+        except SnapshotRejectedError:
+            try:
+                if self._taken == self._routes:
+                    raise
+                await self._publish(self._taken)
+            except SnapshotRejectedError:
+                if self.policy is policy:
+                    self.policy = former
+                raise
+
+    async def _publish(self, routes: tuple[Route, ...]) -> None:
+        await self._prepare(routes)
+        endpoints = self._endpoint_routes(routes)
+        await self._gateway.publish(self._builder.build(endpoints, self.policy))
+        self._taken = routes
+        if self.tls is not None:
+            # What comes next may be on its way already.
+            await self.tls.forget_unused((*routes, *self._routes))
 
     async def read_arms(self, endpoints: Collection[str]) -> GatewayReading:
         """What Envoy has counted of these endpoints' splits.
@@ -342,7 +368,8 @@ class GatewayKeeper:
         routes = self._routes
         await self._prepare(routes)
         endpoints = self._endpoint_routes(routes)
-        await self._gateway.start(self._builder.build(endpoints))
+        await self._gateway.start(self._builder.build(endpoints, self.policy))
+        self._taken = routes
         pid = self._gateway.pid
         if pid is None:
             raise GatewayUnavailableError("Envoy ended right after its start")
@@ -381,7 +408,7 @@ class GatewayKeeper:
             _LOG.warning("cannot rotate the gateway's logs", extra={"error": str(error)})
 
     def _keep_record(self, pid: int) -> None:
-        host, http_port, grpc_port, max_body_bytes, access_log = _binding(self.settings)
+        host, http_port, grpc_port, max_body_bytes, access_log, files = _binding(self.settings)
         record = GatewayRecord(
             pid=pid,
             start_ticks=start_ticks(pid) or 0,
@@ -391,6 +418,7 @@ class GatewayKeeper:
             max_body_bytes=max_body_bytes,
             access_log=access_log,
             tls=self.settings.tls,
+            files=files,
         )
         self._keep(self.record_path, msgspec.json.encode(record))
 
@@ -405,7 +433,7 @@ class GatewayKeeper:
             _LOG.error("cannot write %s", path, extra={"error": str(error)})
 
 
-_Binding = tuple[str, int, int, int, bool]
+_Binding = tuple[str, int, int, int, bool, tuple[str, ...]]
 
 
 def _binding(settings: GatewaySettings) -> _Binding:
@@ -416,6 +444,7 @@ def _binding(settings: GatewaySettings) -> _Binding:
         settings.grpc_port,
         settings.max_body_bytes,
         settings.access_log,
+        WATCHED_FILES,
     )
 
 
@@ -426,4 +455,5 @@ def _recorded_binding(record: GatewayRecord) -> _Binding:
         record.grpc_port,
         record.max_body_bytes,
         record.access_log,
+        record.files,
     )

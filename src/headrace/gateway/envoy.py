@@ -268,8 +268,8 @@ class EnvoyGateway:
             write_document(self.settings.run_dir, kind, document)
         self._config.touch(mode=0o600)
         self._config.write_text(json.dumps(bootstrap(self.settings)))
-        for path in (self.settings.admin_socket, self.settings.inside_socket):
-            path.unlink(missing_ok=True)
+        self.settings.admin_socket.unlink(missing_ok=True)
+        self.settings.private_socket.unlink(missing_ok=True)
 
     def _recorded(self) -> Process | None:
         """The living Envoy of this directory; None if its number now belongs to another process."""

@@ -1,10 +1,18 @@
 """What every request passes on its way to a replica, in order."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from headrace.core.upstream_settings import StickySettings
+from headrace.gateway.extensions import EXTENSIONS, IDENTIFY, JWT, Extension
+from headrace.gateway.guards import (
+    AUTHORIZE_FILTER,
+    CALLER_HEADER,
+    CREDENTIAL_HEADER,
+    GUARDS,
+    TIER_HEADER,
+)
 from headrace.gateway.resources import Json, Resource, any_of, typed
 from headrace.gateway.scripts import (
     REFUSE,
@@ -14,6 +22,7 @@ from headrace.gateway.scripts import (
     UNIT,
     UNIT_SOURCE,
 )
+from headrace.gateway.scripts_auth import AUTHORIZE, AUTHORIZE_SOURCE
 from headrace.gateway.settings import GatewaySettings
 
 MODEL_HEADER: Final = "x-model"
@@ -47,6 +56,9 @@ _OURS: Final = (
     UNIT_HEADER,
     SHADOW_HEADER,
     HOSTED_VERSION_HEADER,
+    CALLER_HEADER,
+    CREDENTIAL_HEADER,
+    TIER_HEADER,
 )
 _EXTRACTION_FILTER: Final = "envoy.filters.http.grpc_field_extraction"
 _BRIDGE_FILTER: Final = "headrace.bridge"
@@ -103,19 +115,31 @@ def early_mutations() -> Sequence[Resource]:
     ]
 
 
-def http_filters(settings: GatewaySettings, descriptor_set: Path) -> Sequence[Resource]:
-    """Body limit, model by gRPC body, refusals, the bridge to HTTP/1.1, the router."""
+def http_filters(
+    settings: GatewaySettings,
+    descriptor_set: Path,
+    configs: Mapping[Extension, Resource] | None = None,
+) -> Sequence[Resource]:
+    """Body limit, who calls, model by gRPC body, may it, refusals, the bridge, the router.
+
+    Args:
+        configs: What extensions are configured with; None has Envoy read it from their files.
+    """
     lua_sources: tuple[tuple[str, str, str], ...] = (
         (_SELECT_FILTER, SELECT, SELECT_SOURCE),
         (_UNIT_FILTER, UNIT, UNIT_SOURCE),
+        (AUTHORIZE_FILTER, AUTHORIZE, AUTHORIZE_SOURCE),
         (_REFUSE_FILTER, REFUSE, REFUSE_SOURCE),
     )
+    extensions = {each: _extension(settings, each, configs) for each in EXTENSIONS}
     return [
         typed(
             "headrace.body_size_limit",
             "envoy.extensions.filters.http.body_size_limit.v3.BodySizeLimit",
             {"max_request_bytes": settings.max_body_bytes},
         ),
+        extensions[JWT],
+        extensions[IDENTIFY],
         _on_some_routes(
             _EXTRACTION_FILTER,
             "envoy.extensions.filters.http.grpc_field_extraction.v3.GrpcFieldExtractionConfig",
@@ -137,6 +161,19 @@ def http_filters(settings: GatewaySettings, descriptor_set: Path) -> Sequence[Re
         ),
         typed("headrace.router", "envoy.extensions.filters.http.router.v3.Router"),
     ]
+
+
+def _extension(
+    settings: GatewaySettings, extension: Extension, configs: Mapping[Extension, Resource] | None
+) -> Resource:
+    if configs is None:
+        return {**extension.discovered(settings.run_dir), "disabled": True}
+    return _on_some_routes(extension.filter_name, extension.type_name, configs[extension])
+
+
+def unguarded(filters: Sequence[Resource]) -> Sequence[Resource]:
+    """`filters` without those that ask who calls."""
+    return [each for each in filters if each["name"] not in GUARDS]
 
 
 def _on_some_routes(name: str, kind: str, config: Resource) -> Resource:

@@ -1,11 +1,12 @@
 """What Envoy does with a connection: the same on every port, for HTTP/1.1, HTTP/2 and gRPC."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from headrace.gateway.access_log import access_log
-from headrace.gateway.filters import early_mutations, http_filters
+from headrace.gateway.extensions import Extension
+from headrace.gateway.filters import early_mutations, http_filters, unguarded
 from headrace.gateway.replies import local_reply_config
 from headrace.gateway.resources import Resource, any_of, seconds, typed
 from headrace.gateway.routes import ROUTE_CONFIG
@@ -14,19 +15,29 @@ from headrace.gateway.statistics import arm_loggers
 from headrace.gateway.tls import downstream_socket
 
 STAT_PREFIX: Final = "headrace"
-_INSIDE_MODE: Final = 0o600
+_MANAGER: Final = (
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+)
+_PRIVATE_MODE: Final = 0o600
 _HEADERS_TIMEOUT_S: Final = 10.0
 _FRAMING_BYTES: Final = 64 << 10
 _SMALLEST_WINDOW_BYTES: Final = 1 << 20
 
 
-def build_listeners(settings: GatewaySettings, routes: Resource) -> Sequence[Resource]:
-    """One listener per port, and one inside where the ports are encrypted.
+def build_listeners(
+    settings: GatewaySettings,
+    routes: Resource,
+    configs: Mapping[Extension, Resource] | None = None,
+) -> Sequence[Resource]:
+    """One listener per port, and a private one. `routes`: the route table's file, or the table.
 
-    `routes` says where the route table comes from: a file or inline.
+    Args:
+        configs: What extensions are configured with; None has Envoy read it from their files.
     """
-    listeners = [_listener(settings, port, routes) for port in settings.ports]
-    return listeners if settings.tls is None else [*listeners, _inside(settings, routes)]
+    filters = http_filters(settings, _descriptor_set(settings), configs)
+    manager = _connection_manager(settings, routes, filters)
+    own = _connection_manager(settings, routes, unguarded(filters))
+    return [*(_listener(settings, port, manager) for port in settings.ports), _own(settings, own)]
 
 
 def routes_from_file(path: str) -> Resource:
@@ -35,7 +46,17 @@ def routes_from_file(path: str) -> Resource:
     return {"rds": {"route_config_name": ROUTE_CONFIG, "config_source": source}}
 
 
-def _listener(settings: GatewaySettings, port: int, routes: Resource) -> Resource:
+def _own(settings: GatewaySettings, manager: Resource) -> Resource:
+    """The control plane's own way in, which asks for nothing: its directory is this user's only."""
+    pipe: Resource = {"path": str(settings.private_socket), "mode": _PRIVATE_MODE}
+    return {
+        "name": "own",
+        "address": {"pipe": pipe},
+        "filter_chains": [{"filters": [_http(manager)]}],
+    }
+
+
+def _listener(settings: GatewaySettings, port: int, manager: Resource) -> Resource:
     tls = settings.tls
     socket = {} if tls is None else {"transport_socket": downstream_socket(tls, settings.run_dir)}
     return {
@@ -43,28 +64,17 @@ def _listener(settings: GatewaySettings, port: int, routes: Resource) -> Resourc
         "address": {"socket_address": {"address": settings.host, "port_value": port}},
         # With port reuse a second gateway would bind the same port and take half of the requests.
         "enable_reuse_port": False,
-        "filter_chains": [{"filters": [_http(settings, routes)], **socket}],
+        "filter_chains": [{"filters": [_http(manager)], **socket}],
     }
 
 
-def _inside(settings: GatewaySettings, routes: Resource) -> Resource:
-    """The way of the control plane's own questions: it has no certificate to show."""
-    return {
-        "name": "inside",
-        "address": {"pipe": {"path": str(settings.inside_socket), "mode": _INSIDE_MODE}},
-        "filter_chains": [{"filters": [_http(settings, routes)]}],
-    }
+def _http(manager: Resource) -> Resource:
+    return typed("envoy.filters.network.http_connection_manager", _MANAGER, manager)
 
 
-def _http(settings: GatewaySettings, routes: Resource) -> Resource:
-    return typed(
-        "envoy.filters.network.http_connection_manager",
-        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        _connection_manager(settings, routes),
-    )
-
-
-def _connection_manager(settings: GatewaySettings, routes: Resource) -> Resource:
+def _connection_manager(
+    settings: GatewaySettings, routes: Resource, filters: Sequence[Resource]
+) -> Resource:
     to_file = [access_log(settings.run_dir / "access.log")] if settings.access_log else []
     return {
         "stat_prefix": STAT_PREFIX,
@@ -73,7 +83,7 @@ def _connection_manager(settings: GatewaySettings, routes: Resource) -> Resource
         **_path_rules(),
         **_request_id(),
         "early_header_mutation_extensions": early_mutations(),
-        "http_filters": http_filters(settings, _descriptor_set(settings)),
+        "http_filters": filters,
         "local_reply_config": local_reply_config(),
         "access_log": [*to_file, *arm_loggers()],
         "server_name": "headrace",

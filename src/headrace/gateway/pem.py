@@ -139,10 +139,8 @@ def _check_usage(leaf: "x509.Certificate", *, server: bool) -> None:
     from cryptography import x509
     from cryptography.x509.oid import ExtendedKeyUsageOID
 
-    needed = (
-        x509.ExtendedKeyUsageOID.SERVER_AUTH if server else x509.ExtendedKeyUsageOID.CLIENT_AUTH
-    )
-    anything = x509.ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
+    needed = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+    anything = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
     try:
         usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:

