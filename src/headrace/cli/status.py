@@ -97,6 +97,7 @@ def render(document: dict[str, Any]) -> "RenderableType":
     parts += [Text(line, style="yellow") for line in _troubles(document)]
     parts += [Text(line, style="cyan") for line in _rollouts(document.get("rollouts", []))]
     parts += [Text(line, style="dim") for line in _advice(document)]
+    parts += [Text(line, style="dim") for line in _certificates(document)]
     parts += [Text(), addresses(document.get("addresses", {}))]
     return Group(*parts)
 
@@ -147,8 +148,22 @@ def _revision(revision: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def _certificates(document: dict[str, Any]) -> list[str]:
+    """A line for each that callers or upstreams are shown or checked against."""
+    return [
+        f"{one['what']}: {', '.join(one['names'][:3]) or one['subject'] or '-'}, "
+        f"{one['days_left']:.0f} days left"
+        for one in document.get("gateway", {}).get("certificates", [])
+        if one.get("days_left") is not None
+    ]
+
+
 def _troubles(document: dict[str, Any]) -> list[str]:
-    lines = []
+    lines = [
+        f"certificate '{one['name']}': {one['problem']}"
+        for one in document.get("gateway", {}).get("certificates", [])
+        if one.get("problem")
+    ]
     for endpoint in document["endpoints"]:
         if endpoint.get("message"):
             lines.append(f"{endpoint['name']}: {endpoint['message']}")

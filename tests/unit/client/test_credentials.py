@@ -12,7 +12,7 @@ from headrace.core import InvalidArgumentError
 KEY = "hr_abc_0123456789"
 
 
-def _manner(url: str, environ: dict[str, str] | None = None, **changes: Any) -> Manner:
+def _manner(url: str, environ: dict[str, str] | None = None, **changes: Any) -> Manner:  # noqa: ANN401  # of many types
     arguments: dict[str, Any] = {
         "headers": None,
         "api_key": None,
