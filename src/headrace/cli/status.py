@@ -106,10 +106,17 @@ def addresses(known: dict[str, Any]) -> "Text":
     """Where everything is reached."""
     from headrace.cli.output import table
 
+    if known.get("grpc"):
+        known = {**known, "grpc": grpc_url(str(known.get("http", "")), str(known["grpc"]))}
     labels = {"http": "HTTP, gRPC", "grpc": "gRPC", "admin": "management"}
     return table(
         (labels.get(name, name), str(address)) for name, address in known.items() if address
     )
+
+
+def grpc_url(http_url: str, target: str) -> str:
+    """The second port's target, which says that it is encrypted if it is."""
+    return f"grpcs://{target}" if http_url.startswith("https:") else target
 
 
 def _endpoints(endpoints: list[dict[str, Any]]) -> "RenderableType":

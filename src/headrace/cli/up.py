@@ -387,6 +387,7 @@ def _announce(
     from headrace.cli import first_call
     from headrace.cli.management import Management
     from headrace.cli.output import columns, write, write_json
+    from headrace.cli.status import grpc_url
 
     if json:
         write_json(control)
@@ -397,7 +398,7 @@ def _announce(
     ready = sum(endpoint["ready"] for endpoint in endpoints)
     rows = [
         ("HTTP, gRPC", control.http_url),
-        ("gRPC", control.grpc_target),
+        ("gRPC", grpc_url(control.http_url, control.grpc_target)),
         ("metrics", control.metrics_url),
         ("management", control.admin_url),
         ("stop with", stop_with or f"headrace down{flag}"),

@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from headrace.control.observed import Arm, Route
+from headrace.control.observed import Route
 from headrace.core import HeadraceError
 from headrace.gateway import Handshakes
 from headrace.gateway.settings import parse_url
+from headrace.gateway.upstreams import is_checked
 
 _LOOK_S: Final = 1.0
 
@@ -16,21 +17,26 @@ ArmKey = tuple[str, str]
 """An endpoint's name and an arm's key."""
 
 
-def trouble(before: Handshakes, now: Handshakes, known: str, *, name: str) -> str:
+def trouble(before: Handshakes, now: Handshakes, known: str, *, name: str, is_checked: bool) -> str:
     """What is wrong with an upstream's TLS; empty if nothing is.
 
     Args:
         before: The last look, and `known` what was wrong then: without news it still is.
         name: Whom its certificate has to name.
+        is_checked: Whether Envoy asks it how it is: then one server that answers is enough, and
+            else a handshake is the only sign of life.
     """
-    if now.done > before.done:
+    if now.healthy > 0 if is_checked else now.done > before.done:
         return ""
     if now.wrong_name > before.wrong_name:
         return f"its certificate is not for '{name}'"
     if now.untrusted > before.untrusted:
         return "its certificate is not signed by the authorities it is checked against, or expired"
     if now.failed > before.failed:
-        return "it refused the connection's TLS: does it want a client certificate, or another one?"
+        return (
+            "no encrypted connection comes about: does it listen there, and does it want a client "
+            "certificate, or another one?"
+        )
     return known
 
 
@@ -60,13 +66,13 @@ class UpstreamWatch:
 
     async def look(self) -> None:
         """Look once."""
-        names = {
-            (route.name, arm.key): name
+        arms = {
+            (route.name, arm.key): arm.upstream
             for route in self.routes()
             for arm in route.arms
-            if (name := _tls_name(arm))
+            if arm.upstream is not None and parse_url(arm.upstream.url).is_tls
         }
-        if not names:
+        if not arms:
             self._before, self._known = {}, {}
             return
         try:
@@ -79,9 +85,11 @@ class UpstreamWatch:
                 _since_start(self._before.get(arm, nothing), now.get(arm, nothing)),
                 now.get(arm, nothing),
                 self._known.get(arm, ""),
-                name=name,
+                name=(upstream.tls.server_name if upstream.tls else "")
+                or parse_url(upstream.url).host,
+                is_checked=is_checked(upstream),
             )
-            for arm, name in names.items()
+            for arm, upstream in arms.items()
         }
         is_news = known != self._known
         self._before, self._known = now, known
@@ -101,13 +109,3 @@ def _since_start(before: Handshakes, now: Handshakes) -> Handshakes:
         )
     )
     return before if has_grown else Handshakes()
-
-
-def _tls_name(arm: Arm) -> str:
-    """Whom the certificate of an arm's upstream has to name; empty without TLS."""
-    if arm.upstream is None:
-        return ""
-    server = parse_url(arm.upstream.url)
-    if not server.is_tls:
-        return ""
-    return (arm.upstream.tls.server_name if arm.upstream.tls else "") or server.host

@@ -207,7 +207,8 @@ class EnvoyGateway:
         Raises:
             GatewayUnavailableError: Envoy does not answer.
         """
-        return read_handshakes(await self.admin.stats(HANDSHAKES, StatKind.COUNTER))
+        counters = await self.admin.stats(HANDSHAKES, StatKind.COUNTER)
+        return read_handshakes(counters | await self.admin.stats(HANDSHAKES, StatKind.GAUGE))
 
     async def in_flight(self) -> dict[tuple[str, str], int]:
         """Requests that arms have taken and not answered, by endpoint and arm key.

@@ -14,7 +14,7 @@ from headrace.core.upstream_settings import UpstreamTls
 from headrace.gateway.resources import Json, Resource, typed
 from headrace.gateway.settings import ListenerTls
 
-CERTIFICATE: Final = "certificate"
+CERTIFICATE: Final = "gateway"
 """The secret that the gateway shows to callers."""
 CLIENT_AUTHORITIES: Final = "client-authorities"
 """Who signs for callers."""
@@ -104,18 +104,32 @@ def downstream_socket(tls: ListenerTls, run_dir: Path) -> Resource:
 
 
 def upstream_socket(
-    tls: UpstreamTls, *, name: str, is_ip: bool, authorities: Path | None, run_dir: Path
+    tls: UpstreamTls,
+    *,
+    name: str,
+    is_ip: bool,
+    protocol: str,
+    authorities: Path | None,
+    run_dir: Path,
 ) -> Resource:
     """How an upstream is verified, health checks included: signed by its authorities for `name`.
 
     Args:
         name: Whom its certificate has to name.
         is_ip: Whether that is an address.
+        protocol: What is spoken, in ALPN's words; a gRPC server wants to hear `h2`.
         authorities: The machine's, where `tls` names none.
     """
     kind = "IP_ADDRESS" if is_ip else "DNS"
     names: Json = [{"san_type": kind, "matcher": {"exact": name}}]
-    common: dict[str, Json] = {"tls_params": {"tls_minimum_protocol_version": "TLSv1_2"}}
+    common: dict[str, Json] = {
+        "alpn_protocols": (protocol,),
+        # Envoy's own choice for upstreams ends at 1.2.
+        "tls_params": {
+            "tls_minimum_protocol_version": "TLSv1_2",
+            "tls_maximum_protocol_version": "TLSv1_3",
+        },
+    }
     if authorities is not None:
         common["validation_context"] = {
             "trusted_ca": {"filename": str(authorities)},

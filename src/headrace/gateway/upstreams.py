@@ -85,6 +85,11 @@ def authorities(settings: GatewaySettings, *, bundles: Sequence[str] = _BUNDLES)
     )
 
 
+def is_checked(upstream: UpstreamSettings) -> bool:
+    """Whether an upstream is asked how it is, besides the requests it gets."""
+    return _probe("m", parse_url(upstream.url), upstream) is not None
+
+
 def _address(server: Server) -> Resource:
     return {"socket_address": {"address": server.host, "port_value": server.port}}
 
@@ -117,6 +122,7 @@ def _tls(settings: GatewaySettings, server: Server, upstream: UpstreamSettings) 
         tls,
         name=name,
         is_ip=is_ip(name),
+        protocol="h2" if upstream.protocol is UpstreamProtocol.GRPC else "http/1.1",
         authorities=None if tls.ca_file else authorities(settings),
         run_dir=settings.run_dir,
     )
