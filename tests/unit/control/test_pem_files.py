@@ -52,6 +52,7 @@ def test_a_rename_and_a_write_in_place_are_seen(authority: Authority) -> None:
 
 def test_the_directory_of_a_kubernetes_secret_is_swapped(authority: Authority) -> None:
     folder = authority.directory
+    pair = authority.server("tls")
     for name in ("one", "two"):
         pair = authority.server("tls", f"{name}.example")
         (folder / name).mkdir()
