@@ -35,7 +35,7 @@ class AsyncClient:
     Answers hold read-only views into the bytes that came.
 
         async with AsyncClient("http://127.0.0.1:8000") as client:
-            response = await client.infer("digits", {"input": np.zeros((1, 64), np.float32)})
+            response = await client.infer("digits", {"pixels": np.zeros((1, 64), np.float32)})
             response.outputs["probabilities"]
 
     Args:

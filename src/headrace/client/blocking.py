@@ -33,7 +33,7 @@ class Client:
     use it in a `with` statement. Answers hold read-only views into the bytes that came.
 
         with Client("http://127.0.0.1:8000") as client:
-            response = client.infer("digits", {"input": np.zeros((1, 64), np.float32)})
+            response = client.infer("digits", {"pixels": np.zeros((1, 64), np.float32)})
             response.outputs["probabilities"]
 
     Args:

@@ -86,11 +86,10 @@ async def test_what_envoy_refuses_leaves_what_was_there(tmp_path: Path) -> None:
     assert "one" in (tmp_path / secret_file("a")).read_text()
 
 
-@pytest.mark.parametrize("change", [{"uses": False}, {"is_there": False}])
-async def test_what_nothing_asks_for_waits_in_its_file(
-    tmp_path: Path, change: dict[str, bool]
-) -> None:
-    secrets = _secrets(FakeEnvoy(tmp_path, **change))
+@pytest.mark.parametrize("lacks", ["use", "envoy"])
+async def test_what_nothing_asks_for_waits_in_its_file(tmp_path: Path, lacks: str) -> None:
+    envoy = FakeEnvoy(tmp_path, uses=lacks != "use", is_there=lacks != "envoy")
+    secrets = _secrets(envoy)
 
     await secrets.put(_secret("one"))
 
