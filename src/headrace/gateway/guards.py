@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.core.access_settings import EndpointAccess
-from headrace.gateway.callers import REQUIREMENT
+from headrace.gateway.callers import ISSUER_HEADER, REQUIREMENT
 from headrace.gateway.extensions import IDENTIFY, JWT
 from headrace.gateway.policy import GatewayPolicy
 from headrace.gateway.resources import Json, Resource, any_of
@@ -30,7 +30,7 @@ GUARDS: Final = (JWT.filter_name, IDENTIFY.filter_name, AUTHORIZE_FILTER)
 
 _LUA_PER_ROUTE: Final = "envoy.extensions.filters.http.lua.v3.LuaPerRoute"
 _JWT_PER_ROUTE: Final = "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig"
-_CREDENTIALS: Final = ("authorization", "x-api-key")
+_CREDENTIALS: Final = ("authorization", "x-api-key", ISSUER_HEADER)
 _ANYBODY_KNOWN: Final = EndpointAccess()
 
 

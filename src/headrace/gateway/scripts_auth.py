@@ -11,6 +11,7 @@ from typing import Final
 from headrace.core.access_settings import CertificateRule, JwtSettings
 from headrace.gateway.policy import ApiKey, GatewayPolicy
 from headrace.gateway.scripts import quoted
+from headrace.gateway.scripts_text import BASE64_SOURCE, JSON_SOURCE, SHA256_SOURCE
 
 IDENTIFY: Final = "identify"
 AUTHORIZE: Final = "authorize"
@@ -19,7 +20,7 @@ KEY_LENGTH: Final = 57
 
 # A rule is `ENDPOINT|VERSION|METHODS`: few texts, so each is taken apart once. An identity is a
 # table: caller, label, tier, method, provider (of a token) and its set of scopes.
-_SHARED_SOURCE: Final = """
+_SHARED_SOURCE: Final = r"""
 local NOBODY = "Who calls? Send an API key ('x-api-key: hr_...') or a token ('authorization: "
   .. "Bearer ...'), or connect with a client certificate that this gateway knows"
 
@@ -55,10 +56,13 @@ local function unauthorized(text, is_invalid)
 end
 
 -- What to answer; nothing if the caller may go on, who is then named in the headers.
-local function judge(headers, rule, identity, problem, certificate)
+local function judge(handle, headers, rule, identity, problem, by_certificate)
   if identity == nil or not takes(rule, identity) then
-    local shown = rule.methods.certificate and certificate ~= nil and certificate() or nil
-    if shown ~= nil and (problem == nil or not rule.takes_headers) then
+    local shown
+    if rule.methods.certificate and (problem == nil or not rule.takes_headers) then
+      shown = by_certificate(handle)
+    end
+    if shown ~= nil then
       identity = shown
     elseif problem ~= nil then
       return unauthorized(problem, true)
@@ -68,8 +72,8 @@ local function judge(headers, rule, identity, problem, certificate)
       return unauthorized(NOBODY)
     end
   end
-  local scopes = identity.scopes
-  if rule.scope ~= nil and not (scopes["infer:*"] or scopes[rule.scope] or scopes[rule.exact]) then
+  local scopes, scope = identity.scopes, rule.scope
+  if scope ~= nil and not (scopes["infer:*"] or scopes[scope] or scopes[rule.exact]) then
     local header = 'Bearer realm="headrace", error="insufficient_scope", scope="%s"'
     local text = "'%s' may not call endpoint '%s': it needs the scope '%s'"
     return {[":status"] = "403", ["www-authenticate"] = header:format(rule.needs)},
@@ -93,71 +97,15 @@ local function run(decide)
 end
 """
 
-_SHA256_SOURCE: Final = """
-local band, bxor, bnot = bit.band, bit.bxor, bit.bnot
-local ror, rshift, tobit = bit.ror, bit.rshift, bit.tobit
-
-local K, INITIAL = {}, {}
-do
-  local count, candidate = 0, 2
-  local function fraction(value) return tobit(math.floor((value % 1) * 2 ^ 32)) end
-  while count < 64 do
-    local is_prime = true
-    for divisor = 2, candidate ^ 0.5 do
-      if candidate % divisor == 0 then is_prime = false break end
-    end
-    if is_prime then
-      count = count + 1
-      K[count] = fraction(candidate ^ (1 / 3))
-      if count <= 8 then INITIAL[count] = fraction(candidate ^ 0.5) end
-    end
-    candidate = candidate + 1
-  end
-end
-
-local words = {}
-local function sha256(text)
-  local bits = #text * 8
-  local high, low = math.floor(bits / 2 ^ 32), bits % 2 ^ 32
-  local padded = text .. "\\128" .. ("\\0"):rep(-(#text + 9) % 64)
-  for _, word in ipairs({high, low}) do
-    padded = padded .. string.char(
-      math.floor(word / 2 ^ 24) % 256, math.floor(word / 2 ^ 16) % 256,
-      math.floor(word / 2 ^ 8) % 256, word % 256)
-  end
-  local state = {unpack(INITIAL)}
-  for start = 1, #padded, 64 do
-    for i = 1, 16 do
-      local a, b, c, d = padded:byte(start + 4 * i - 4, start + 4 * i - 1)
-      words[i] = tobit(((a * 256 + b) * 256 + c) * 256 + d)
-    end
-    for i = 17, 64 do
-      local x, y = words[i - 15], words[i - 2]
-      local s0 = bxor(ror(x, 7), ror(x, 18), rshift(x, 3))
-      local s1 = bxor(ror(y, 17), ror(y, 19), rshift(y, 10))
-      words[i] = tobit(words[i - 16] + s0 + words[i - 7] + s1)
-    end
-    local a, b, c, d, e, f, g, h = unpack(state)
-    for i = 1, 64 do
-      local s1 = bxor(ror(e, 6), ror(e, 11), ror(e, 25))
-      local t1 = h + s1 + bxor(band(e, f), band(bnot(e), g)) + K[i] + words[i]
-      local s0 = bxor(ror(a, 2), ror(a, 13), ror(a, 22))
-      local t2 = s0 + bxor(band(a, b), band(a, c), band(b, c))
-      h, g, f, e, d, c, b, a = g, f, e, tobit(d + t1), c, b, a, tobit(t1 + t2)
-    end
-    for i, word in ipairs({a, b, c, d, e, f, g, h}) do state[i] = tobit(state[i] + word) end
-  end
-  for i = 1, 8 do state[i] = bit.tohex(state[i]) end
-  return table.concat(state)
-end
-"""
-
 # Of several `authorization` or `x-api-key` headers Envoy makes one, with commas, which no key and
-# no token has: they are refused. `jwt_authn` remembers tokens and then looks at their end with a
-# skew of its own, so that is checked here. A verified key is remembered until the keys change.
-_IDENTIFY_SOURCE: Final = """
+# no token has: they are refused. What was verified is remembered: a key until the keys change, a
+# token only as far as `jwt_authn` says again, by a header, that it is valid. (That filter remembers
+# tokens too, and then takes them for longer than it should: so their end is looked at here.)
+_IDENTIFY_SOURCE: Final = r"""
 local LONGEST = 128
-local KEPT_TOKENS = 1000
+local REMEMBERED = 4096
+
+local now = os.time
 
 local function set_of(list)
   local set = {}
@@ -169,7 +117,7 @@ local function escape(char) return string.format("%%%02X", char:byte()) end
 
 -- Printable, one to one, and short enough for a header that ends in logs.
 local function printable(text)
-  text = text:gsub("[^\\33-\\36\\38-\\126]", escape)
+  text = text:gsub("[^\33-\36\38-\126]", escape)
   if #text <= LONGEST then return text end
   return text:sub(1, LONGEST - 17) .. "~" .. sha256(text):sub(1, 16)
 end
@@ -179,26 +127,31 @@ local function tier_of(value)
   return type(value) == "string" and known_tiers[value] and value or nil
 end
 
-local lines, verified = {}, {}
-for id, line in KEYS:gmatch("([^ \\n]+) ([^\\n]+)") do lines[id] = line end
+local lines = {}
+for id, line in KEYS:gmatch("([^ \n]+) ([^\n]+)") do lines[id] = line end
 
 local WRONG_KEY = "Unknown, expired or revoked API key"
 local function by_key(key)
-  local entry = verified[key]
-  if entry == nil then
-    local line = #key == KEY_LENGTH and lines[key:match("^hr_(%w+)_[%w_-]+$")]
-    if not line then return nil, WRONG_KEY end
-    local digest, expires, tier, name, scopes = line:match("^(%S+) (%S+) (%S+) (%S+) ?(.*)$")
-    if sha256(key) ~= digest then return nil, WRONG_KEY end
-    entry = {
-      caller = name, label = "key:" .. name, method = "key", tier = tier_of(tier), scopes = {},
-      expires = tonumber(expires) or math.huge,
-    }
-    for scope in scopes:gmatch("%S+") do entry.scopes[scope] = true end
-    verified[key] = entry
-  end
-  if os.time() >= entry.expires then return nil, WRONG_KEY end
+  local line = #key == KEY_LENGTH and lines[key:match("^hr_(%w+)_[%w_-]+$")]
+  if not line then return nil, WRONG_KEY end
+  local digest, expires, tier, name, scopes = line:match("^(%S+) (%S+) (%S+) (%S+) ?(.*)$")
+  if sha256(key) ~= digest then return nil, WRONG_KEY end
+  local entry = {
+    caller = name, label = "key:" .. name, method = "key", tier = tier_of(tier), scopes = {},
+    ends = tonumber(expires) or math.huge, ended = WRONG_KEY,
+  }
+  for scope in scopes:gmatch("%S+") do entry.scopes[scope] = true end
   return entry
+end
+
+local issuers = {}
+for _, provider in ipairs(PROVIDERS) do issuers[provider.issuer] = provider end
+
+local function claims_of(token)
+  local payload = assert(token:match("^[%w_-]+%.([%w_-]+)%.[%w_-]*$"))
+  local claims = json(base64url(payload))
+  assert(type(claims) == "table")
+  return claims
 end
 
 local function identity_of(provider, claims)
@@ -214,52 +167,88 @@ local function identity_of(provider, claims)
   if type(found) == "string" then
     for scope in found:gmatch("%S+") do scopes[scope] = true end
   elseif type(found) == "table" then
-    for _, scope in ipairs(found) do
+    for _, scope in pairs(found) do
       if type(scope) == "string" then scopes[scope] = true end
     end
   end
   return {
     caller = printable(provider.name .. "/" .. caller), label = "jwt:" .. provider.name,
     method = "jwt", provider = provider.name, tier = tier_of(claims[provider.tier]),
-    scopes = scopes, expires = claims.exp + provider.skew,
+    scopes = scopes, ends = claims.exp + provider.skew + 1, ended = "The token has expired",
+    issuer = provider.issuer,
   }
 end
 
-local UNKNOWN_ISSUER = "Jwt issuer is not configured"
-local function by_token(handle)
-  local found = handle:streamInfo():dynamicMetadata():get("envoy.filters.http.jwt_authn")
-  if found == nil then return nil, "This gateway knows nobody who issues tokens" end
-  local reason
-  for _, provider in ipairs(PROVIDERS) do
-    local claims = found[provider.name]
-    if type(claims) == "table" then
-      local identity, problem = identity_of(provider, claims)
-      if identity ~= nil and os.time() > identity.expires then
-        return nil, "Jwt is expired"
-      end
-      return identity, problem
-    end
-    local failure = found["!" .. provider.name]
-    local text = type(failure) == "table" and failure.message
-    if type(text) == "string" and (reason == nil or text ~= UNKNOWN_ISSUER) then reason = text end
+-- Nothing here is verified: it is what its holder can read in it as well.
+local function why_not(token)
+  local reads, claims = pcall(claims_of, token)
+  if not reads then return "The token is not a signed JSON Web Token" end
+  local provider = type(claims.iss) == "string" and issuers[claims.iss]
+  if not provider then return "The token's issuer is not known here" end
+  if type(claims.exp) ~= "number" then return "The token says no time at which it ends" end
+  if now() > claims.exp + provider.skew then return "The token has expired" end
+  if type(claims.nbf) == "number" and now() + provider.skew < claims.nbf then
+    return "The token is not valid yet"
   end
-  return nil, reason or "This gateway cannot verify the token"
+  local audiences = type(claims.aud) == "table" and claims.aud or {claims.aud}
+  for _, audience in pairs(audiences) do
+    if provider.audiences[audience] then
+      return "None of its issuer's keys fits the token's signature"
+    end
+  end
+  return "The token is for another audience"
+end
+
+local function by_token(token, issuer)
+  if issuer == nil then return nil, why_not(token) end
+  local reads, claims = pcall(claims_of, token)
+  if not reads or issuers[issuer] == nil then return nil, "The token cannot be read" end
+  return identity_of(issuers[issuer], claims)
+end
+
+local function read_authorization(value, issuer)
+  local shown = value:match("^[Bb]earer ([%w_.-]+)$")
+  if shown == nil then
+    return nil, "The authorization header is not one 'Bearer TOKEN' or 'Bearer hr_...'"
+  end
+  if shown:sub(1, 3) == "hr_" then return by_key(shown) end
+  return by_token(shown, issuer)
+end
+
+-- By whole header values: looking at each character of a token would take longer than the rest.
+local keys, authorizations, count = {}, {}, 0
+local function remember(seen, value, entry)
+  if count >= REMEMBERED then keys, authorizations, count = {}, {}, 0 end
+  seen[value], count = entry, count + 1
 end
 
 -- What a request shows in its headers: who that is, or what is wrong with it.
-local function shown(handle, headers)
-  local key, authorization = headers:get("x-api-key"), headers:get("authorization")
-  if key == nil then
-    if authorization == nil then return nil end
-    key = authorization:match("^[Bb]earer ([%w%-._~+/]+=*)$")
-    if key == nil then
-      return nil, "The authorization header is not one 'Bearer TOKEN' or 'Bearer hr_...'"
+local function shown(headers)
+  local key, value = headers:get("x-api-key"), headers:get("authorization")
+  local entry, problem
+  if key ~= nil then
+    if value ~= nil then
+      return nil, "Two credentials: send either x-api-key or authorization"
     end
-    if key:sub(1, 3) ~= "hr_" then return by_token(handle) end
-  elseif authorization ~= nil then
-    return nil, "Two credentials: send either x-api-key or authorization"
+    entry = keys[key]
+    if entry == nil then
+      entry, problem = by_key(key)
+      if entry == nil then return nil, problem end
+      remember(keys, key, entry)
+    end
+  elseif value ~= nil then
+    local issuer = headers:get("x-headrace-issuer")
+    entry = authorizations[value]
+    if entry == nil or entry.issuer ~= issuer then
+      entry, problem = read_authorization(value, issuer)
+      if entry == nil then return nil, problem end
+      remember(authorizations, value, entry)
+    end
+  else
+    return nil
   end
-  return by_key(key)
+  if now() >= entry.ends then return nil, entry.ended end
+  return entry
 end
 
 local function fits(pattern, value)
@@ -309,37 +298,35 @@ local function freeze(identity)
   return table.concat({
     identity.caller, identity.label, identity.tier or "", identity.method,
     identity.provider or "", table.concat(scopes, " "),
-  }, "\\n")
+  }, "\n")
+end
+
+local function keep(handle, name, value)
+  handle:streamInfo():dynamicMetadata():set("headrace.identity", name, value)
 end
 
 local function decide(handle)
   local context, headers = handle:filterContext(), handle:headers()
   local text = context:get("rule")
-  local identity, problem = shown(handle, headers)
-  if context:get("keep") == nil then
-    local function certificate() return by_certificate(handle) end
-    return judge(headers, rule_of(text), identity, problem, certificate)
+  local identity, problem = shown(headers)
+  if context:get("keep") ~= nil then
+    local certificate = by_certificate(handle)
+    if identity ~= nil then keep(handle, "shown", freeze(identity)) end
+    if problem ~= nil then keep(handle, "problem", problem) end
+    if certificate ~= nil then keep(handle, "certificate", freeze(certificate)) end
+    if text == nil then return end
   end
-  local certificate = by_certificate(handle)
-  local metadata = handle:streamInfo():dynamicMetadata()
-  if identity ~= nil then metadata:set("headrace.identity", "shown", freeze(identity)) end
-  if problem ~= nil then metadata:set("headrace.identity", "problem", problem) end
-  if certificate ~= nil then
-    metadata:set("headrace.identity", "certificate", freeze(certificate))
-  end
-  if text ~= nil then
-    return judge(headers, rule_of(text), identity, problem, function() return certificate end)
-  end
+  return judge(handle, headers, rule_of(text), identity, problem, by_certificate)
 end
 
 envoy_on_request = run(decide)
 """
 
-_AUTHORIZE_SOURCE: Final = """
+_AUTHORIZE_SOURCE: Final = r"""
 local function thaw(text)
   if text == nil then return nil end
   local caller, label, tier, method, provider, words =
-    text:match("^([^\\n]*)\\n([^\\n]*)\\n([^\\n]*)\\n([^\\n]*)\\n([^\\n]*)\\n([^\\n]*)$")
+    text:match("^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)$")
   local scopes = {}
   for scope in words:gmatch("%S+") do scopes[scope] = true end
   return {
@@ -348,17 +335,23 @@ local function thaw(text)
   }
 end
 
+local function kept(handle)
+  return handle:streamInfo():dynamicMetadata():get("headrace.identity") or {}
+end
+
+local function by_certificate(handle) return thaw(kept(handle).certificate) end
+
 local function decide(handle)
-  local found = handle:streamInfo():dynamicMetadata():get("headrace.identity") or {}
+  local found = kept(handle)
   local rule = rule_of(handle:filterContext():get("rule"))
-  local function certificate() return thaw(found.certificate) end
-  return judge(handle:headers(), rule, thaw(found.shown), found.problem, certificate)
+  return judge(handle, handle:headers(), rule, thaw(found.shown), found.problem, by_certificate)
 end
 
 envoy_on_request = run(decide)
 """
 
 AUTHORIZE_SOURCE: Final = _SHARED_SOURCE + _AUTHORIZE_SOURCE
+_PARTS: Final = (_SHARED_SOURCE, SHA256_SOURCE, BASE64_SOURCE, JSON_SOURCE, _IDENTIFY_SOURCE)
 
 
 def identify_source(policy: GatewayPolicy) -> str:
@@ -373,7 +366,7 @@ def identify_source(policy: GatewayPolicy) -> str:
         "KEYS": quoted(keys),
     }
     head = "\n".join(f"local {name} = {value}" for name, value in tables.items())
-    return f"{head}\n{_SHARED_SOURCE}{_SHA256_SOURCE}{_IDENTIFY_SOURCE}"
+    return "\n".join((head, *_PARTS))
 
 
 def _key_line(key: ApiKey) -> str:
@@ -386,6 +379,8 @@ def _provider(jwt: JwtSettings) -> str:
     shown = "".join(char if char.isprintable() else "?" for char in jwt.caller_claim)
     fields = {
         "name": quoted(jwt.name),
+        "issuer": quoted(jwt.issuer),
+        "audiences": _set(jwt.audiences),
         "caller": quoted(jwt.caller_claim),
         "caller_shown": quoted(shown),
         "scope": quoted(jwt.scope_claim),
@@ -411,6 +406,10 @@ def _certificate(rule: CertificateRule) -> str:
 
 def _table(fields: dict[str, str]) -> str:
     return "{" + ", ".join(f"{name} = {value}" for name, value in fields.items()) + "}"
+
+
+def _set(items: Iterable[str]) -> str:
+    return "{" + ", ".join(f"[{quoted(item)}] = true" for item in items) + "}"
 
 
 def _list(items: Iterable[str]) -> str:

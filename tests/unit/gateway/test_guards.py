@@ -106,7 +106,7 @@ def test_a_version_is_asked_for_by_its_own_name() -> None:
 def test_what_callers_showed_does_not_travel_to_a_replica() -> None:
     route = first_match(_closed(_endpoint()), "/v2/models/fraud/infer")
 
-    assert route["request_headers_to_remove"] == ["authorization", "x-api-key"]
+    assert route["request_headers_to_remove"] == ["authorization", "x-api-key", "x-headrace-issuer"]
 
 
 def test_an_open_route_leaves_every_header_alone() -> None:

@@ -190,7 +190,7 @@ def test_the_inline_form_needs_no_other_file() -> None:
 
     assert "dynamic_resources" not in config
     inline = json.dumps(config["static_resources"])
-    assert "rds" not in inline
+    assert '"rds"' not in inline
     assert "config_discovery" not in inline
 
 
