@@ -12,6 +12,7 @@ from headrace.control.files import write_atomic
 from headrace.control.pem_files import Pem, PemFiles, PemWatch
 from headrace.core import Clock, FailedPreconditionError
 from headrace.core.access_settings import TlsSettings
+from headrace.gateway.pem import first_certificate
 
 ADMIN: Final = "admin"
 """What its certificate is called among the others."""
@@ -70,4 +71,4 @@ class AdminTls:
             file.write(pem.certificates + b"\n" + (pem.key or b""))
             file.flush()
             self.context.load_cert_chain(file.name)
-        write_atomic(self.public_file, pem.certificates, durable=False)
+        write_atomic(self.public_file, first_certificate(pem.certificates), durable=False)

@@ -15,6 +15,7 @@ from headrace.core import Clock, FailedPreconditionError
 from headrace.core.access_settings import TlsSettings
 from headrace.core.upstream_settings import UpstreamSettings
 from headrace.gateway import ListenerTls, SecretFiles
+from headrace.gateway.pem import first_certificate
 from headrace.gateway.resources import Resource
 from headrace.gateway.tls import (
     CERTIFICATE,
@@ -126,7 +127,7 @@ class GatewayTls:
     def _show(self, name: str, pem: Pem) -> None:
         """Tell this machine's own callers whom to expect; there is no secret in that."""
         if name == CERTIFICATE:
-            write_atomic(self.public_file, pem.certificates, durable=False)
+            write_atomic(self.public_file, first_certificate(pem.certificates), durable=False)
 
 
 def listener_files(tls: TlsSettings | None) -> Iterator[PemFiles]:

@@ -67,16 +67,13 @@ def make_plane(
     scaler.load()
     aims.foresee = scaler.foresee
     rollouts.load()
-    if keeper.tls is not None:
-        keeper.tls.certificates.emit = journal.write
-        keeper.tls.certificates.on_first = keeper.take_certificate
     upstreams = UpstreamWatch(
         routes=lambda: reconciler.published or (),
         read=keeper.handshakes,
         note_change=reconciler.note_change,
     )
     activator = Activator(limits_of=lambda name: hold_limits(aims, name), wake=scaler.wake)
-    return ControlPlane(
+    plane = ControlPlane(
         home=home,
         store=store,
         registry=registry,
@@ -106,6 +103,11 @@ def make_plane(
         log_files=log_files,
         sends_first_requests=sends_first_requests,
     )
+    upstreams.note_change = plane.ask_again
+    if keeper.tls is not None:
+        keeper.tls.certificates.emit = journal.write
+        keeper.tls.certificates.on_first = plane.take_certificate
+    return plane
 
 
 def hold_limits(aims: Aims, name: str) -> HoldLimits | None:

@@ -86,6 +86,12 @@ class PemWatch:
     _since: float = 0.0
     _is_told: bool = False
 
+    def is_due(self) -> bool:
+        """Whether there is something to look at, or to complain of. Blocking."""
+        return (bool(self.problem) and not self._is_told) or _mark_of(
+            self.files.paths
+        ) != self._mark
+
     def look(self, now: float) -> Pem | None:
         """What the files hold, if that is new and can be used. Blocking."""
         mark = _mark_of(self.files.paths)

@@ -229,6 +229,21 @@ class ControlPlane:
                     group.create_task(self._ask(endpoint))
                 await self.reconciler.wait_change()
 
+    def ask_again(self) -> None:
+        """Ask upstreams anew that did not answer: something about the way to them is different."""
+        for endpoint in self.effective.endpoints:
+            first = self.first_requests.get(endpoint.name)
+            leads_out = any(arm.revision.upstream is not None for arm in endpoint.arms)
+            if leads_out and first is not None and not first.answered:
+                del self.first_requests[endpoint.name]
+                self._asking.pop(endpoint.name, None)
+        self.reconciler.note_change()
+
+    async def take_certificate(self, name: str) -> None:
+        """Use a certificate of which there was no good one before."""
+        await self.keeper.take_certificate(name)
+        self.ask_again()
+
     def _unasked(self) -> list[DesiredEndpoint]:
         """Endpoints that requests reach, with revisions that nobody asked yet."""
         routes = {route.name: route for route in self.reconciler.published or ()}

@@ -53,6 +53,17 @@ def read_certificates(pem: bytes) -> tuple[Certificate, ...]:
     return tuple(_described(one) for one in _parse(pem))
 
 
+def first_certificate(pem: bytes) -> bytes:
+    """The first certificate in `pem` alone: whoever trusts it trusts nothing else for it.
+
+    Raises:
+        CertificateRefusedError: There is none.
+    """
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return _parse(pem)[0].public_bytes(Encoding.PEM)
+
+
 def check_pair(chain: bytes, key: bytes, *, now: float, server: bool = True) -> Certificate:
     """The first certificate of `chain`, if it can be shown together with `key`.
 

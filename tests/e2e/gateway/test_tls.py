@@ -490,6 +490,26 @@ def test_a_dead_control_plane_takes_no_certificate_along() -> None:
         assert "later.example" in secure.names()
 
 
+def test_a_control_plane_that_finds_a_broken_pair_goes_on_with_what_is_in_force() -> None:
+    with serving() as secure:
+        before = secure.names()
+        kept = secure.files.certificate.read_bytes()
+        secure.system.kill_control()
+        secure.files.certificate.write_text("hello")
+        tls = TlsSettings(
+            certificate_file=str(secure.files.certificate), key_file=str(secure.files.key)
+        )
+        secure.system.start(tls=tls)
+        secure.system.wait_ready()
+        problem = secure.certificate()["problem"]
+        served = secure.names()
+        secure.files.certificate.write_bytes(kept)
+        until(lambda: secure.certificate()["problem"] == "")
+
+    assert "no certificate" in problem
+    assert served == before
+
+
 def test_encryption_is_turned_on_and_off_without_a_new_gateway() -> None:
     with serving() as secure:
         pid = secure.system.status()["gateway"]["pid"]

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from headrace.client import Client
+from headrace.core.access_settings import TlsSettings
 from headrace.testing import models
 from tests.certificates import Authority, Files, now
 from tests.e2e.control.system import System
@@ -244,3 +245,44 @@ def test_certificates_of_an_upstream_that_left_are_removed(theirs: Theirs, tmp_p
     )
 
     assert before == ["sds-upstream-aut", "sds-upstream-cer"]
+
+
+def test_one_system_stands_behind_another_and_is_ready_once_it_is_shown_who_calls(
+    theirs: Theirs,
+) -> None:
+    model = theirs.folder / "m.onnx"
+    model.write_bytes(models.mlp())
+    behind = System(theirs.folder / "behind")
+    tls = TlsSettings(
+        certificate_file=str(theirs.server.certificate),
+        key_file=str(theirs.server.key),
+        client_ca_file=str(theirs.authority.ca),
+        require_client_certificate=True,
+    )
+    good = theirs.client
+    theirs.client = Authority(theirs.folder / "other").client("gateway")
+    upstream = {
+        "health_interval_s": 0.2,
+        "tls": {
+            "ca_file": str(theirs.authority.ca),
+            "certificate_file": str(theirs.client.certificate),
+            "key_file": str(theirs.client.key),
+        },
+    }
+    try:
+        behind.start({"name": "m", "model": str(model)}, tls=tls)
+        behind.wait_ready()
+        port = behind.where().http_url.rpartition(":")[2]
+        url = f"https://localhost:{port}"
+        theirs.system.start({"name": "m", "upstream": {"url": url, **upstream}})
+        theirs.says("or another one?")
+        theirs.system.wait_for(lambda status: status["endpoints"][0]["failed"], READY_S)
+
+        theirs.client.replace_by(good)
+
+        theirs.system.wait_ready(READY_S)
+        status, answer = theirs.system.infer("m")
+    finally:
+        behind.close()
+
+    assert (status, answer["model_name"]) == (200, "m")

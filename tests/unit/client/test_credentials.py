@@ -99,6 +99,13 @@ def test_every_request_carries_the_credentials() -> None:
     assert next(flow).headers["x-api-key"] == KEY
 
 
+def test_another_address_that_a_server_names_is_not_followed() -> None:
+    with Client("http://127.0.0.1:1", api_key=KEY) as client:
+        inner = client._transport._client  # type: ignore[attr-defined]  # behind a protocol
+
+    assert not inner.follow_redirects
+
+
 def test_certificates_are_for_tls() -> None:
     with pytest.raises(InvalidArgumentError, match="use https://"):
         Client("http://127.0.0.1:1", ca_file="ca.pem")

@@ -38,6 +38,22 @@ def test_what_is_there_is_read_once(authority: Authority) -> None:
     assert _taken(watch) == ""
 
 
+def test_it_is_due_while_something_is_new_or_to_be_complained_of(authority: Authority) -> None:
+    files = authority.server("a")
+    watch = _watch(files)
+    due = [watch.is_due()]
+    _taken(watch)
+    due.append(watch.is_due())
+    files.certificate.write_text("hello")
+    due.append(watch.is_due())
+    watch.look(now())
+    due.append(watch.is_due())
+    watch.complaint(now() + 2)
+    due.append(watch.is_due())
+
+    assert due == [True, False, True, True, False]
+
+
 def test_a_rename_and_a_write_in_place_are_seen(authority: Authority) -> None:
     files = authority.server("a", "one.example")
     watch = _watch(files)

@@ -15,6 +15,7 @@ from headrace.gateway.pem import (
     CertificateRefusedError,
     check_authorities,
     check_pair,
+    first_certificate,
     read_certificates,
 )
 from tests.certificates import Authority, Files, now
@@ -117,6 +118,12 @@ def test_a_weak_or_foreign_key_is_refused(kind: str) -> None:
 
     with pytest.raises(CertificateRefusedError, match=r"at least 2048|ECDSA"):
         check_pair(chain, pem, now=now())
+
+
+def test_of_a_chain_the_first_can_be_trusted_alone(authority: Authority, server: Files) -> None:
+    chain = server.certificate.read_bytes() + authority.ca.read_bytes()
+
+    assert first_certificate(chain) == server.certificate.read_bytes()
 
 
 def test_one_authority_that_expired_spoils_no_other(tmp_path: Path) -> None:
