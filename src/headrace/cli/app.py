@@ -13,6 +13,7 @@ import typer
 from headrace import __version__
 from headrace.cli import (
     autoscale,
+    certs,
     context,
     diff,
     down,
@@ -84,6 +85,7 @@ for _command, _panel in (
 app.add_typer(rollouts.app, name="rollout", rich_help_panel=_RUN)
 app.add_typer(autoscale.app, name="autoscale", rich_help_panel=_LOOK)
 app.add_typer(models.app, name="models", rich_help_panel=_WRITE)
+app.add_typer(certs.app, name="certs", rich_help_panel=_WRITE)
 app.add_typer(context.app, name="context", rich_help_panel=_WRITE)
 
 

@@ -43,7 +43,8 @@ class Target:
 
         if self.is_remote:
             return Management(self.url, actor=actor(), is_remote=True)
-        return Management(control_file(self.home).admin_url, actor=actor())
+        found = control_file(self.home)
+        return Management(found.admin_url, actor=actor(), pinned=found.admin_ca)
 
 
 def find_target(server: str | None, home: Path) -> Target:

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +10,13 @@ from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
 from headrace.cli.event_stream import ServerEvent, read_events
-from headrace.core import Code, DeadlineExceededError, HeadraceError, UnavailableError
+from headrace.core import (
+    Code,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    HeadraceError,
+    UnavailableError,
+)
 from headrace.protocol import error_from_grpc, error_from_http
 
 Document = dict[str, Any]
@@ -21,6 +28,7 @@ UPLOAD_TIMEOUT_S: Final = 600.0
 """How long the control plane may take to check a model once it has it."""
 SILENCE_S: Final = 60.0
 """A stream of events that says nothing for so long, not even a heartbeat, is broken."""
+CA_VARIABLE: Final = "HEADRACE_CA_FILE"
 ACTOR_HEADER: Final = "x-headrace-actor"
 
 
@@ -30,9 +38,14 @@ class Management:
     Args:
         actor: Who asks; it is written into histories.
         is_remote: Whether somebody else starts and stops this control plane.
+        pinned: A file of the very certificate that it shows, whatever names stand in it; empty
+            checks names and authorities: the machine's, or those in `HEADRACE_CA_FILE`.
     """
 
-    def __init__(self, url: str, *, actor: str = "", is_remote: bool = False) -> None:
+    def __init__(
+        self, url: str, *, actor: str = "", is_remote: bool = False, pinned: str = ""
+    ) -> None:
+        self._pinned = pinned
         self.url = url
         self.is_remote = is_remote
         self._actor = actor.encode("ascii", "replace").decode()
@@ -159,7 +172,7 @@ class Management:
 
     def _connection(self, timeout_s: float | None) -> http.client.HTTPConnection:
         if self._is_secure:
-            context = ssl.create_default_context()
+            context = _tls_context(self._pinned)
             return http.client.HTTPSConnection(
                 self._host, self._port, timeout=timeout_s, context=context
             )
@@ -186,6 +199,26 @@ class Management:
             f"the control plane at {self.url} does not answer ({error}); {way_out}",
             retry_after_s=None,
         )
+
+
+def _tls_context(pinned: str) -> ssl.SSLContext:
+    """How the control plane's certificate is checked.
+
+    Raises:
+        FailedPreconditionError: The file of authorities cannot be used.
+    """
+    named = pinned or os.environ.get(CA_VARIABLE, "")
+    if not named:
+        return ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = not pinned
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(cafile=named)
+    except OSError as error:
+        msg = f"cannot use {named} to check the control plane's certificate: {error}"
+        raise FailedPreconditionError(msg) from error
+    return context
 
 
 class _Body:

@@ -22,6 +22,7 @@ from headrace.cli.options import (
 
 if TYPE_CHECKING:
     from headrace.control import ControlFile, ControlSettings
+    from headrace.core.access_settings import TlsSettings
 
 SPEC_NAME = "headrace.yaml"
 _STATE_FILES = ("state.db", "state.json")
@@ -102,10 +103,74 @@ def up(
         typer.Option(
             "--admin-host",
             envvar="HEADRACE_ADMIN_HOST",
-            help="Address of the management API and metrics; there is no authentication yet, so "
-            "let only a private network in.",
+            help="Address of the management API and metrics; another than this machine's needs "
+            "--admin-tls-cert.",
         ),
     ] = "127.0.0.1",
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-cert",
+            envvar="HEADRACE_TLS_CERT",
+            dir_okay=False,
+            help="Encrypt the gateway's ports: its certificate with its chain (PEM). Replaced "
+            "files are in force within a second, here and below.",
+            show_default="the spec's gateway.tls",
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-key",
+            envvar="HEADRACE_TLS_KEY",
+            dir_okay=False,
+            help="The certificate's private key (PEM, mode 0600).",
+            show_default="none",
+        ),
+    ] = None,
+    client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--client-ca",
+            envvar="HEADRACE_CLIENT_CA",
+            dir_okay=False,
+            help="Take client certificates that these authorities signed (PEM).",
+            show_default="none",
+        ),
+    ] = None,
+    require_client_cert: Annotated[
+        bool,
+        typer.Option("--require-client-cert", help="Let nobody connect without one."),
+    ] = False,
+    admin_tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            "--admin-tls-cert",
+            envvar="HEADRACE_ADMIN_TLS_CERT",
+            dir_okay=False,
+            help="Encrypt the management API and metrics: their certificate (PEM).",
+            show_default="none",
+        ),
+    ] = None,
+    admin_tls_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--admin-tls-key",
+            envvar="HEADRACE_ADMIN_TLS_KEY",
+            dir_okay=False,
+            help="The private key of that (PEM, mode 0600).",
+            show_default="none",
+        ),
+    ] = None,
+    insecure_admin: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-admin",
+            envvar="HEADRACE_INSECURE_ADMIN",
+            help="Let the management API listen beyond this machine in plain text, for instance "
+            "behind a proxy that encrypts.",
+        ),
+    ] = False,
     allowed_hosts: Annotated[
         list[str] | None,
         typer.Option(
@@ -158,6 +223,9 @@ def up(
         admin_port=admin_port,
         admin_host=admin_host,
         allowed_hosts=tuple(host.lower() for host in allowed_hosts or ()),
+        tls=_tls("--tls", tls_cert, tls_key, client_ca, require_client=require_client_cert),
+        admin_tls=_tls("--admin-tls", admin_tls_cert, admin_tls_key),
+        insecure_admin=insecure_admin,
         state_url=state_url,
         log_format=str(log_format or LogFormat.TEXT),
         log_level=check_log_level(log_level),
@@ -167,6 +235,36 @@ def up(
         _start_detached(settings, home=home, wait_s=wait_s, json=json)
     else:
         raise typer.Exit(_run_here(settings, home))
+
+
+def _tls(
+    flag: str,
+    certificate: Path | None,
+    key: Path | None,
+    client_ca: Path | None = None,
+    *,
+    require_client: bool = False,
+) -> "TlsSettings | None":
+    """What the flags `flag-cert` and `flag-key`, and those of client certificates, say."""
+    from headrace.core.access_settings import TlsSettings
+
+    if certificate is None or key is None:
+        if certificate is not None or key is not None:
+            given, other = ("cert", "key") if certificate is not None else ("key", "cert")
+            msg = f"{flag}-{given} needs {flag}-{other}"
+            raise typer.BadParameter(msg, param_hint=f"{flag}-{given}")
+        if client_ca is not None or require_client:
+            hint = "--client-ca" if client_ca is not None else "--require-client-cert"
+            raise typer.BadParameter("needs --tls-cert and --tls-key", param_hint=hint)
+        return None
+    if require_client and client_ca is None:
+        raise typer.BadParameter("needs --client-ca", param_hint="--require-client-cert")
+    return TlsSettings(
+        certificate_file=str(certificate.absolute()),
+        key_file=str(key.absolute()),
+        client_ca_file="" if client_ca is None else str(client_ca.absolute()),
+        require_client_certificate=require_client,
+    )
 
 
 def document_for(
@@ -267,7 +365,7 @@ def _change_running(
     from headrace.cli.output import progress, say
     from headrace.cli.spec import changes_text, not_ready_text
 
-    api = Management(control.admin_url, actor=actor())
+    api = Management(control.admin_url, actor=actor(), pinned=control.admin_ca)
     say(f"already running on {home} (pid {control.pid}); its ports stay as they are")
     if document is None:
         _announce(control, home=home, json=json)
@@ -289,21 +387,26 @@ def _announce(
     from headrace.cli import first_call
     from headrace.cli.management import Management
     from headrace.cli.output import columns, write, write_json
+    from headrace.cli.status import grpc_url
 
     if json:
         write_json(control)
         return
-    endpoints = Management(control.admin_url).get("/api/v1/status")["endpoints"]
+    api = Management(control.admin_url, pinned=control.admin_ca)
+    endpoints = api.get("/api/v1/status")["endpoints"]
     flag = "" if home == DEFAULT_HOME else f" --home {home}"
     ready = sum(endpoint["ready"] for endpoint in endpoints)
     rows = [
         ("HTTP, gRPC", control.http_url),
-        ("gRPC", control.grpc_target),
+        ("gRPC", grpc_url(control.http_url, control.grpc_target)),
         ("metrics", control.metrics_url),
         ("management", control.admin_url),
         ("stop with", stop_with or f"headrace down{flag}"),
     ]
     lines = [f"up: {ready} of {len(endpoints)} endpoints ready", "", *columns(rows)]
     if endpoints:
-        lines += ["", "try it:", first_call.command(control.http_url, endpoints[0]["name"], flag)]
+        call = first_call.command(
+            control.http_url, endpoints[0]["name"], flag, gateway_ca=control.gateway_ca
+        )
+        lines += ["", "try it:", call]
     write("\n".join(lines))

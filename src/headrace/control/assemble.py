@@ -14,6 +14,9 @@ from typing import Any, Final
 
 import msgspec
 
+from headrace.control.admin_tls import AdminTls
+from headrace.control.certificates import Certificates
+from headrace.control.gateway_tls import GatewayTls, listener_tls
 from headrace.control.home import Home
 from headrace.control.keeper import (
     GatewayKeeper,
@@ -61,6 +64,7 @@ class System:
     limits: LimitService | None
     plane: ControlPlane
     server: ApiServer
+    certificates: Certificates
     sockets: ApiSockets
     control_file: ControlFile
     document: dict[str, Any] | None
@@ -84,8 +88,11 @@ def assemble(settings: ControlSettings, home: Home) -> System:
     socket_dir = home.socket_dir()
     own_limits = f"unix:{socket_dir / 'limits.sock'}"
     host = settings.host or gateway_spec.host
+    tls = settings.tls or (None if gateway_spec.tls is None else gateway_spec.tls.settings())
+    certificates = Certificates(clock=clock)
     ports = _gateway_ports(settings, gateway_spec, host, record)
     with _closing_on_error() as opened:
+        admin_tls = _admin_tls(settings, home, certificates, clock)
         sockets = _open_sockets(settings, home, opened)
         gateway = GatewaySettings(
             run_dir=make_private(socket_dir / "envoy"),
@@ -97,6 +104,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             limits_address=gateway_spec.limits_service or own_limits,
             access_log=gateway_spec.access_log,
             log_format="json" if settings.log_format == "json" else "text",
+            tls=listener_tls(tls),
         )
         keeper = GatewayKeeper(
             settings=gateway,
@@ -114,6 +122,14 @@ def assemble(settings: ControlSettings, home: Home) -> System:
                 addresses=tuple(address for address in listens if address is not None),
             )
             keeper.tell_rules = limits.set_rules
+        keeper.tls = GatewayTls(
+            settings=tls,
+            secrets=keeper.secrets,
+            certificates=certificates,
+            clock=clock,
+            public_file=home.gateway_certificate,
+        )
+        keeper.tls.open(adopts=record is not None)
         driver = LocalDriver(home=home, socket_dir=socket_dir, log_format=settings.log_format)
         reconciler = Reconciler(
             driver=driver,
@@ -132,7 +148,8 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             keeper=keeper,
             clock=clock,
             addresses=addresses,
-            gateway_address=f"{_reachable(host)}:{gateway.http_port}",
+            # The control plane has nothing to show who it is, and is asked for nothing there.
+            gateway_address=f"unix:{gateway.private_socket}",
             log_files=LogFiles(
                 directory=home.logs,
                 others={"gateway": gateway.run_dir / "envoy.log"},
@@ -150,9 +167,11 @@ def assemble(settings: ControlSettings, home: Home) -> System:
         keeper=keeper,
         limits=limits,
         plane=plane,
+        certificates=certificates,
         server=ApiServer(
             plane=plane,
             sockets=sockets,
+            tls=None if admin_tls is None else admin_tls.context,
             allowed_hosts=frozenset({settings.admin_host.lower(), *settings.allowed_hosts}),
         ),
         sockets=sockets,
@@ -164,6 +183,8 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             grpc_target=addresses.grpc_target,
             metrics_url=addresses.metrics_url,
             start_ticks=start_ticks(os.getpid()) or 0,
+            gateway_ca=str(home.gateway_certificate) if gateway.tls else "",
+            admin_ca=str(home.admin_certificate) if admin_tls else "",
         ),
         document=settings.spec,
         found_running=record is not None or any(replica.pid for replica in adopted),
@@ -185,14 +206,37 @@ def _gateway_ports(
     return kept | pick_ports(host, {f: p for f, p in wanted.items() if f not in kept})
 
 
+def _admin_tls(
+    settings: ControlSettings, home: Home, certificates: Certificates, clock: Clock
+) -> AdminTls | None:
+    """Encryption of the management API; None for plain text.
+
+    Raises:
+        FailedPreconditionError: Its files cannot be used, or tokens would travel in clear text.
+    """
+    if settings.admin_tls is not None:
+        tls = AdminTls(certificates=certificates, clock=clock, public_file=home.admin_certificate)
+        tls.open(settings.admin_tls)
+        return tls
+    home.admin_certificate.unlink(missing_ok=True)
+    if settings.admin_host not in _LOOPBACK:
+        if not settings.insecure_admin:
+            raise FailedPreconditionError(
+                f"the management API would listen on {settings.admin_host} without encryption, and "
+                "tokens would travel for anybody on the way to read: give it a certificate "
+                "(--admin-tls-cert, --admin-tls-key), or say --insecure-admin where something "
+                "before it encrypts"
+            )
+        _LOG.warning(
+            "the management API listens beyond this machine without encryption",
+            extra={"host": settings.admin_host},
+        )
+    return None
+
+
 def _open_sockets(
     settings: ControlSettings, home: Home, opened: contextlib.ExitStack
 ) -> ApiSockets:
-    if settings.admin_host not in _LOOPBACK:
-        _LOG.warning(
-            "the management API has no authentication yet, and listens beyond this machine",
-            extra={"host": settings.admin_host},
-        )
     before = _former_ports(home)
     admin = _listen_again(
         settings.admin_host,
@@ -245,11 +289,13 @@ def _addresses(
 ) -> Addresses:
     host = _reachable(gateway.host)
     admin_host = _reachable(settings.admin_host)
+    scheme = "https" if gateway.tls else "http"
+    admin_scheme = "https" if settings.admin_tls else "http"
     return Addresses(
-        http_url=f"http://{host}:{gateway.http_port}",
+        http_url=f"{scheme}://{host}:{gateway.http_port}",
         grpc_target=f"{host}:{gateway.grpc_port}",
-        metrics_url=f"http://{admin_host}:{sockets.metrics.getsockname()[1]}/metrics",
-        admin_url=f"http://{admin_host}:{sockets.admin.getsockname()[1]}",
+        metrics_url=f"{admin_scheme}://{admin_host}:{sockets.metrics.getsockname()[1]}/metrics",
+        admin_url=f"{admin_scheme}://{admin_host}:{sockets.admin.getsockname()[1]}",
     )
 
 

@@ -80,6 +80,16 @@ class Home:
         """Which Envoy runs, with which ports."""
         return self.run / "gateway.json"
 
+    @property
+    def gateway_certificate(self) -> Path:
+        """What the gateway shows to callers."""
+        return self.run / "gateway-certificate.pem"
+
+    @property
+    def admin_certificate(self) -> Path:
+        """What the management API shows."""
+        return self.run / "admin-certificate.pem"
+
     def log_of(self, name: str) -> Path:
         """The log of the process called `name`."""
         return self.logs / f"{name}.log"

@@ -13,12 +13,13 @@ from headrace.control.backoff import CRASHED, STABLE_AFTER_S
 from headrace.control.counting import ArmTotals, GatewayReading
 from headrace.control.desired import POOL_PREFIX
 from headrace.control.files import write_atomic
+from headrace.control.gateway_tls import GatewayTls, lacks_secret
 from headrace.control.limits.rules import LimitedEndpoint, Rules, make_rules
 from headrace.control.observed import Route
 from headrace.control.process import start_ticks
 from headrace.control.routes import live_weights
 from headrace.core import Clock, HeadraceError
-from headrace.core.upstream_settings import StickySettings
+from headrace.core.upstream_settings import StickySettings, UpstreamSettings
 from headrace.gateway import (
     WATCHED_FILES,
     EndpointRoute,
@@ -26,8 +27,11 @@ from headrace.gateway import (
     GatewayPolicy,
     GatewaySettings,
     GatewayUnavailableError,
+    Handshakes,
+    ListenerTls,
     MirrorTarget,
     RevisionTarget,
+    SecretFiles,
     SnapshotBuilder,
     SnapshotRejectedError,
 )
@@ -38,7 +42,10 @@ _UP_TIMEOUT_S: Final = 15.0
 
 
 class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Which Envoy runs, and with what of its settings that it cannot change."""
+    """Which Envoy runs, and with what of its settings that it cannot change.
+
+    `tls` it can change, while callers' connections end in their own time.
+    """
 
     pid: int
     start_ticks: int
@@ -47,6 +54,7 @@ class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     grpc_port: int
     max_body_bytes: int
     access_log: bool
+    tls: ListenerTls | None = None
     files: tuple[str, ...] = ()
 
 
@@ -67,11 +75,15 @@ def read_routes(path: Path) -> tuple[Route, ...] | None:
         return None
 
 
-def endpoint_route(route: Route) -> EndpointRoute:
+def endpoint_route(route: Route, missing: frozenset[str] = frozenset()) -> EndpointRoute:
     """`route` in the gateway's words: weights of versions that cannot answer go to the others.
 
     In a sticky split the gateway does that, so that no other caller is moved.
+
+    Args:
+        missing: Secrets that there are none of: upstreams that need one get no requests.
     """
+    route = _without(route, missing)
     weights = {arm.key: arm.weight for arm in route.arms}
     if route.sticky is None:
         weights = live_weights(route)
@@ -102,6 +114,17 @@ def endpoint_route(route: Route) -> EndpointRoute:
     )
 
 
+def _without(route: Route, missing: frozenset[str]) -> Route:
+    """`route`, with nobody behind the arms whose upstream cannot be spoken to."""
+    if not any(lacks_secret(arm.upstream, missing) for arm in route.arms):
+        return route
+    arms = tuple(
+        msgspec.structs.replace(arm, upstream=None) if lacks_secret(arm.upstream, missing) else arm
+        for arm in route.arms
+    )
+    return msgspec.structs.replace(route, arms=arms)
+
+
 def _salted(route: Route) -> StickySettings | None:
     """Each endpoint splits its callers anew: two on one key are independent."""
     sticky = route.sticky
@@ -122,6 +145,7 @@ class GatewayKeeper:
     record_path: Path
     routes_path: Path
     clock: Clock
+    tls: GatewayTls | None = None
     policy: GatewayPolicy = field(default_factory=GatewayPolicy)
     tell_rules: Callable[[Rules], None] = lambda _rules: None
     restarts: int = 0
@@ -129,6 +153,7 @@ class GatewayKeeper:
     _gateway: EnvoyGateway = field(init=False)
     _builder: SnapshotBuilder = field(init=False)
     _routes: tuple[Route, ...] = ()
+    _missing: frozenset[str] = frozenset()
     _taken: tuple[Route, ...] = ()
     _translated: dict[str, tuple[Route, EndpointRoute]] = field(default_factory=dict)
     _up: asyncio.Event = field(default_factory=asyncio.Event)
@@ -141,6 +166,11 @@ class GatewayKeeper:
     def pid(self) -> int | None:
         """Envoy's pid, while it runs."""
         return self._gateway.pid
+
+    @property
+    def secrets(self) -> SecretFiles:
+        """Where Envoy's certificates stand."""
+        return self._gateway.secrets
 
     @property
     def is_ready(self) -> bool:
@@ -157,6 +187,10 @@ class GatewayKeeper:
         self._tell_rules(self._routes)
         record = read_gateway_record(self.record_path)
         if record is not None and await self._adopt(record):
+            await self._prepare(self._routes)
+            if record.tls != self.settings.tls:
+                await self._publish(self._routes)
+                self._keep_record(record.pid)
             return True
         await self._start()
         return False
@@ -187,6 +221,20 @@ class GatewayKeeper:
         await self._publish(self._routes)
         self._keep_routes(routes)
 
+    async def take_certificate(self, name: str) -> None:
+        """Send requests to upstreams for which there was no good certificate before."""
+        try:
+            if name in self._missing:
+                await self._publish(self._routes)
+        except HeadraceError as error:
+            _LOG.error("cannot publish routes", extra={"error": str(error)})
+
+    def upstream_problem(self, upstream: UpstreamSettings | None) -> str:
+        """Why nothing is sent to an upstream: our side of its TLS is not in order."""
+        if self.tls is None or not lacks_secret(upstream, self._missing):
+            return ""
+        return "; ".join(self.tls.problems(upstream)) or "too many certificates for upstreams"
+
     async def set_policy(self, policy: GatewayPolicy) -> None:
         """Return when the gateway knows callers by `policy`, whatever becomes of newer routes.
 
@@ -210,9 +258,13 @@ class GatewayKeeper:
 
     async def _publish(self, routes: tuple[Route, ...]) -> None:
         self._tell_rules(routes)
+        await self._prepare(routes)
         endpoints = self._endpoint_routes(routes)
         await self._gateway.publish(self._builder.build(endpoints, self.policy))
         self._taken = routes
+        if self.tls is not None:
+            # What comes next may be on its way already.
+            await self.tls.forget_unused((*routes, *self._routes))
 
     async def read_arms(self, endpoints: Collection[str]) -> GatewayReading:
         """What Envoy has counted of these endpoints' splits.
@@ -252,6 +304,14 @@ class GatewayKeeper:
         """
         return await self._gateway.in_flight()
 
+    async def handshakes(self) -> dict[tuple[str, str], Handshakes]:
+        """How TLS with upstreams went, by endpoint and arm.
+
+        Raises:
+            HeadraceError: Envoy does not answer.
+        """
+        return await self._gateway.handshakes()
+
     async def stats(self) -> str:
         """Envoy's metrics in Prometheus' text format."""
         return await self._gateway.stats()
@@ -262,6 +322,14 @@ class GatewayKeeper:
         await self._gateway.stop(drain_s)
         self.record_path.unlink(missing_ok=True)
         self.routes_path.unlink(missing_ok=True)
+        self.secrets.keep_only(())  # nobody needs the keys any more
+
+    async def _prepare(self, routes: Sequence[Route]) -> None:
+        """Have certificates ready for what `routes` lead to."""
+        missing = frozenset[str]() if self.tls is None else await self.tls.prepare(routes)
+        if missing != self._missing:
+            self._missing = missing
+            self._translated = {}
 
     def _tell_rules(self, routes: Iterable[Route]) -> None:
         limited = (
@@ -276,7 +344,7 @@ class GatewayKeeper:
         self._translated = {
             route.name: known[route.name]
             if route.name in known and known[route.name][0] is route
-            else (route, endpoint_route(route))
+            else (route, endpoint_route(route, self._missing))
             for route in routes
             if not route.name.startswith(POOL_PREFIX)
         }
@@ -311,6 +379,7 @@ class GatewayKeeper:
 
     async def _start(self) -> None:
         routes = self._routes
+        await self._prepare(routes)
         endpoints = self._endpoint_routes(routes)
         await self._gateway.start(self._builder.build(endpoints, self.policy))
         self._taken = routes
@@ -361,6 +430,7 @@ class GatewayKeeper:
             grpc_port=grpc_port,
             max_body_bytes=max_body_bytes,
             access_log=access_log,
+            tls=self.settings.tls,
             files=files,
         )
         self._keep(self.record_path, msgspec.json.encode(record))

@@ -22,6 +22,7 @@ from headrace.control.rollouts import RolloutDriver
 from headrace.control.scaling import Scaler
 from headrace.control.scaling_memory import ScalerMemory
 from headrace.control.store_thread import StoreThread
+from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Fulfiller
 from headrace.core import Clock
 from headrace.core.autoscale_settings import MachineBudget
@@ -68,8 +69,13 @@ def make_plane(
     scaler.load()
     aims.foresee = scaler.foresee
     rollouts.load()
+    upstreams = UpstreamWatch(
+        routes=lambda: reconciler.published or (),
+        read=keeper.handshakes,
+        note_change=reconciler.note_change,
+    )
     activator = Activator(limits_of=lambda name: hold_limits(aims, name), wake=scaler.wake)
-    return ControlPlane(
+    plane = ControlPlane(
         home=home,
         store=store,
         registry=registry,
@@ -89,6 +95,7 @@ def make_plane(
         scaler=scaler,
         advisor=advisor,
         activator=activator,
+        upstreams=upstreams,
         pools=PoolSync(world=reconciler, clock=clock),
         reports=reports,
         journal=journal,
@@ -99,6 +106,11 @@ def make_plane(
         limits=limits,
         sends_first_requests=sends_first_requests,
     )
+    upstreams.note_change = plane.ask_again
+    if keeper.tls is not None:
+        keeper.tls.certificates.emit = journal.write
+        keeper.tls.certificates.on_first = plane.take_certificate
+    return plane
 
 
 def hold_limits(aims: Aims, name: str) -> HoldLimits | None:

@@ -14,7 +14,7 @@ from headrace import __version__
 from headrace.control.activator import Activator
 from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
-from headrace.control.desired import DesiredEndpoint, DesiredState
+from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.control.fetch import fetch
 from headrace.control.first_request import FirstRequest, send_first_request
 from headrace.control.home import Home
@@ -41,6 +41,7 @@ from headrace.control.status import (
 )
 from headrace.control.store import EndpointGeneration, Event, Feedback, RolloutRecord
 from headrace.control.store_thread import StoreThread
+from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Applied as Applied  # noqa: PLC0414  # part of this API
 from headrace.core import Clock, HeadraceError, ModelNotFoundError
 from headrace.registry import Inspect, Registry
@@ -77,6 +78,7 @@ class ControlPlane:
     scaler: Scaler
     advisor: Advisor
     activator: Activator
+    upstreams: UpstreamWatch
     pools: PoolSync
     reports: Reports
     journal: Journal
@@ -229,6 +231,21 @@ class ControlPlane:
                     group.create_task(self._ask(endpoint))
                 await self.reconciler.wait_change()
 
+    def ask_again(self) -> None:
+        """Ask upstreams anew that did not answer: something about the way to them is different."""
+        for endpoint in self.effective.endpoints:
+            first = self.first_requests.get(endpoint.name)
+            leads_out = any(arm.revision.upstream is not None for arm in endpoint.arms)
+            if leads_out and first is not None and not first.answered:
+                del self.first_requests[endpoint.name]
+                self._asking.pop(endpoint.name, None)
+        self.reconciler.note_change()
+
+    async def take_certificate(self, name: str) -> None:
+        """Use a certificate of which there was no good one before."""
+        await self.keeper.take_certificate(name)
+        self.ask_again()
+
     def _unasked(self) -> list[DesiredEndpoint]:
         """Endpoints that requests reach, with revisions that nobody asked yet."""
         routes = {route.name: route for route in self.reconciler.published or ()}
@@ -277,12 +294,14 @@ class ControlPlane:
             http_url=self.addresses.http_url,
             rss_bytes={pid: rss_bytes(pid) for pid in pids},
             advice=self.advice,
+            trouble=self.upstream_trouble,
         )
         gateway = GatewayStatus(
             ready=self.keeper.is_ready,
             pid=self.keeper.pid,
             restarts=self.keeper.restarts,
             reason=self.keeper.reason or self.reconciler.publish_error,
+            certificates=() if self.keeper.tls is None else self.keeper.tls.certificates.statuses(),
         )
         return Status(
             ready=gateway.ready and all(endpoint.ready for endpoint in endpoints),
@@ -304,6 +323,11 @@ class ControlPlane:
         """What one copy of an arm should have, and why; empty if that cannot be said yet."""
         found = self.advisor.recommendation(endpoint, arm)
         return found.message if found is not None and found.memory_bytes is not None else ""
+
+    def upstream_trouble(self, endpoint: str, arm: DesiredArm) -> str:
+        """Why the upstream of an arm cannot be spoken to; empty if it can, as far as is known."""
+        problem = self.keeper.upstream_problem(arm.revision.upstream)
+        return problem or self.upstreams.trouble(endpoint, arm.key)
 
     async def metrics(self) -> str:
         """All processes' metrics as one exposition; each sample of a replica says which."""
@@ -353,14 +377,22 @@ class ControlPlane:
         limited = counter(
             "headrace_limit_refusals_total", "Requests that the service refused.", refusals
         )
-        return limited + "".join(
-            gauge(name, text, samples)
-            for name, text, samples in (
-                ("headrace_control_generation", "Of the desired state.", [((), generation)]),
-                ("headrace_control_gateway_ready", "1 while the gateway serves.", [((), is_up)]),
-                ("headrace_control_replica_ready", "1 while the replica is ready.", ready),
-                ("headrace_control_replica_restarts", "Starts after the first.", restarts),
+        return (
+            limited
+            + "".join(
+                gauge(name, text, samples)
+                for name, text, samples in (
+                    ("headrace_control_generation", "Of the desired state.", [((), generation)]),
+                    (
+                        "headrace_control_gateway_ready",
+                        "1 while the gateway serves.",
+                        [((), is_up)],
+                    ),
+                    ("headrace_control_replica_ready", "1 while the replica is ready.", ready),
+                    ("headrace_control_replica_restarts", "Starts after the first.", restarts),
+                )
             )
+            + ("" if self.keeper.tls is None else self.keeper.tls.certificates.exposition())
         )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,11 +49,12 @@ def listen_unix(path: Path) -> socket.socket:
 
 @dataclass(slots=True, kw_only=True)
 class ApiServer:
-    """Serves the API on `sockets` until `stop`."""
+    """Serves the API on `sockets` until `stop`. `tls`: None for plain text."""
 
     plane: ControlPlane
     sockets: ApiSockets
     allowed_hosts: frozenset[str]
+    tls: ssl.SSLContext | None = None
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -88,6 +90,9 @@ class ApiServer:
                     log_level="warning",
                     timeout_graceful_shutdown=_STOP_S,
                 )
+                config.load()
+                if sock is not self.sockets.gateway:
+                    config.ssl = self.tls
                 server = Server(config)
                 servers.append(server)
                 group.create_task(server.serve(sockets=[sock]))

@@ -8,6 +8,7 @@ import msgspec
 from headrace.control.files import write_atomic
 from headrace.control.process import start_ticks
 from headrace.core import InvalidArgumentError
+from headrace.core.access_settings import TlsSettings
 
 
 class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -18,7 +19,9 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     paths; None goes on with the stored state. `allowed_hosts`: Host headers that the management API
     takes besides loopback names and `admin_host`. `copy_logs` writes every process's log to
     standard error. `first_request` False calls an endpoint ready without having asked it.
-    `state_url`: the database of the desired state; empty for a file in the home.
+    `tls`: encryption of the gateway's ports; None leaves it to the spec. `admin_tls`: of the
+    management API and metrics; None for plain text, which beyond this machine needs
+    `insecure_admin`. `state_url`: the database of the desired state; empty for a file in the home.
     `notify_fd`: where `{"ready": true}` or `{"error": ...}` is written once.
     """
 
@@ -36,6 +39,9 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     copy_logs: bool = False
     drain_timeout_s: float = 30.0
     first_request: bool = True
+    tls: TlsSettings | None = None
+    admin_tls: TlsSettings | None = None
+    insecure_admin: bool = False
     state_url: str = ""
     notify_fd: int | None = None
 
@@ -44,7 +50,8 @@ class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
     """Where the running control plane of a home is reached: the content of `run/control.json`.
 
     `started` is in seconds since 1970; `start_ticks` tells its process from a later one of the same
-    pid.
+    pid. `gateway_ca` and `admin_ca`: files of the certificates that are shown there, for callers on
+    this machine to trust, whatever names stand in them; empty for plain text.
     """
 
     pid: int
@@ -54,6 +61,8 @@ class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
     grpc_target: str
     metrics_url: str
     start_ticks: int = 0
+    gateway_ca: str = ""
+    admin_ca: str = ""
 
 
 def read_settings(path: Path) -> ControlSettings:

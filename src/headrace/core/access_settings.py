@@ -140,3 +140,16 @@ class AccessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return any(limits.needs_service for limits in limited) or (
             self.shared_limits and bool(limited)
         )
+
+
+class TlsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a port is encrypted: paths of PEM files, and what callers have to show.
+
+    `client_ca_file`: empty takes no client certificates. `min_version`: `1.2` or `1.3`.
+    """
+
+    certificate_file: str
+    key_file: str
+    client_ca_file: str = ""
+    require_client_certificate: bool = False
+    min_version: str = "1.2"

@@ -12,13 +12,16 @@ from headrace.gateway.errors import (
     SnapshotRejectedError,
     UnsafeDirectoryError,
 )
+from headrace.gateway.handshakes import Handshakes
 from headrace.gateway.policy import ApiKey, GatewayPolicy
 from headrace.gateway.routes import HELD_PREFIX, NOT_STARTED_HEADER
 from headrace.gateway.runtime_dir import make_private, runtime_dir
+from headrace.gateway.secrets import SecretFiles
 from headrace.gateway.settings import (
     MAX_SOCKET_PATH_BYTES,
     EndpointRoute,
     GatewaySettings,
+    ListenerTls,
     MirrorTarget,
     RevisionTarget,
     check_socket_path,
@@ -42,10 +45,13 @@ __all__ = [
     "GatewaySettings",
     "GatewayStatistics",
     "GatewayUnavailableError",
+    "Handshakes",
+    "ListenerTls",
     "MirrorTarget",
     "NotOurGatewayError",
     "PortInUseError",
     "RevisionTarget",
+    "SecretFiles",
     "Snapshot",
     "SnapshotBuilder",
     "SnapshotRejectedError",

@@ -13,6 +13,7 @@ from headrace.gateway.resources import Resource, any_of, seconds, typed
 from headrace.gateway.routes import ROUTE_CONFIG
 from headrace.gateway.settings import GatewaySettings
 from headrace.gateway.statistics import arm_loggers
+from headrace.gateway.tls import downstream_socket
 
 STAT_PREFIX: Final = "headrace"
 _MANAGER: Final = (
@@ -58,6 +59,8 @@ def _own(settings: GatewaySettings, manager: Resource) -> Resource:
 
 def _listener(settings: GatewaySettings, manager: Resource) -> Resource:
     """One for all ports: each listener would count limits for itself."""
+    tls = settings.tls
+    socket = {} if tls is None else {"transport_socket": downstream_socket(tls, settings.run_dir)}
     addresses: Sequence[Resource] = [
         {"socket_address": {"address": settings.host, "port_value": port}}
         for port in settings.ports
@@ -69,7 +72,7 @@ def _listener(settings: GatewaySettings, manager: Resource) -> Resource:
         "additional_addresses": [{"address": address} for address in others],
         # With port reuse a second gateway would bind the same port and take half of the requests.
         "enable_reuse_port": False,
-        "filter_chains": [{"filters": [_http(manager)]}],
+        "filter_chains": [{"filters": [_http(manager)], **socket}],
     }
 
 
@@ -93,6 +96,8 @@ def _connection_manager(
         "access_log": [*to_file, *arm_loggers(), *refusal_loggers()],
         "server_name": "headrace",
         "use_remote_address": True,
+        # Whom a certificate names is said by the handshake alone, never by a header.
+        "forward_client_cert_details": "SANITIZE",
         # A caller on this machine may no more set Envoy's own headers than one from outside.
         "internal_address_config": {},
         "request_headers_timeout": seconds(_HEADERS_TIMEOUT_S),

@@ -21,6 +21,7 @@ _ROLE: Final = re.compile(r"[a-z][a-z0-9]{0,15}")
 _HEADER: Final = re.compile(r"[A-Za-z0-9-]{1,128}")
 _COOKIE: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")  # RFC 6265: a token
 _SPLIT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,127}")
+_TLS_VERSIONS: Final = ("1.2", "1.3")
 _PORTS: Final = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
 _LOG_LEVEL: Final = re.compile(r"trace|debug|info|warning|error|critical|off")
 
@@ -140,6 +141,25 @@ _LONGEST_TIMEOUT_S: Final = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerTls:
+    """How callers' connections are encrypted. `takes_clients`: whether their certificates count."""
+
+    min_version: str = "1.2"
+    takes_clients: bool = False
+    requires_client: bool = False
+
+    def __post_init__(self) -> None:
+        if self.min_version not in _TLS_VERSIONS:
+            msg = (
+                f"min_version {self.min_version!r} of TLS is not one of {', '.join(_TLS_VERSIONS)}"
+            )
+            raise InvalidArgumentError(msg)
+        if self.requires_client and not self.takes_clients:
+            msg = "a client certificate cannot be required where none is taken"
+            raise InvalidArgumentError(msg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
     """Where one Envoy listens and what it bounds. Sizes in bytes, durations in seconds.
 
@@ -152,6 +172,7 @@ class GatewaySettings:
     descriptors of the gRPC services; None takes those of `headrace.protocol`. `ca_file`: the
     authorities (PEM) that upstreams' certificates are verified against; None takes the machine's.
     `limits_address`: the rate limit service; None has requests pass that only it could count.
+    `tls`: None for plain text; the private socket has none anyway.
     """
 
     run_dir: Path
@@ -172,6 +193,7 @@ class GatewaySettings:
     envoy: Path | None = None
     descriptor_set: Path | None = None
     ca_file: Path | None = None
+    tls: ListenerTls | None = None
     start_timeout_s: float = 15.0
     publish_timeout_s: float = 10.0
     admin_socket: Path = field(init=False)
@@ -246,11 +268,7 @@ class Server:
     @property
     def is_ip(self) -> bool:
         """Whether `host` needs no look-up."""
-        try:
-            ipaddress.ip_address(self.host)
-        except ValueError:
-            return False
-        return True
+        return is_ip(self.host)
 
     @property
     def authority(self) -> str:
@@ -282,6 +300,15 @@ def parse_url(url: str) -> Server:
         port=port or _PORTS[parts.scheme],
         prefix=parts.path.rstrip("/"),
     )
+
+
+def is_ip(host: str) -> bool:
+    """Whether `host` is an address and no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def check_ip(host: str) -> str:

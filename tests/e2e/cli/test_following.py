@@ -16,7 +16,7 @@ from headrace.cli.events import follow_events
 from headrace.cli.management import Management
 from headrace.cli.model_store import model_store
 from headrace.cli.rollout_start import wait_until_over
-from headrace.cli.running import gateway_url, seen_from_here
+from headrace.cli.running import gateway, seen_from_here
 from headrace.cli.uploads import stored_on
 from headrace.core import (
     DeadlineExceededError,
@@ -194,7 +194,7 @@ def test_a_gateway_is_where_its_control_plane_is() -> None:
     status = {"addresses": {"http": "http://127.0.0.1:8000"}}
     with scripted(response(status)) as server:
         target = Target(home=Path("h"), url=f"http://localhost:{server.port}")
-        url = gateway_url(target)
+        url = gateway(target).url
 
     assert url == "http://127.0.0.1:8000"  # the control plane is on this very machine
     assert seen_from_here("http://127.0.0.1:8000", "gpu-box") == "http://gpu-box:8000"

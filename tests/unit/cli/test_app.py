@@ -16,6 +16,7 @@ COMMANDS = (
     *("models", "push", "list", "show", "rm", "gc"),
     *("diff", "history", "undo", "events", "feedback", "context", "rollout", "autoscale"),
     *("start", "promote", "pause", "resume", "abort", "rollback", "simulate", "add", "use"),
+    *("certs", "dev"),
 )
 
 
@@ -25,7 +26,7 @@ def test_the_version_is_printed(headrace: Command) -> None:
 
 
 def test_help_names_every_command(headrace: Command) -> None:
-    groups = [headrace(group, "--help").out for group in ("models", "rollout", "context")]
+    groups = [headrace(group, "--help").out for group in ("models", "rollout", "context", "certs")]
     text = headrace("--help").out + "".join(groups)
 
     assert [command for command in COMMANDS if command not in text] == []
