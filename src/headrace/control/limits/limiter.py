@@ -13,7 +13,7 @@ from headrace.control.limits.rules import Ask, Rules, Scope, Subject
 
 MOST_ACCOUNTS: Final = 50_000
 """Callers who are remembered of each sort, those with a name and those with an address only."""
-_GRACE_S: Final = 30.0
+_GRACE_S: Final = 5.0
 """A place is given up so long after its request should have ended: its gateway is gone."""
 _WITHOUT_LIMIT_S: Final = 3600.0
 """How long a request may take where nothing says so."""

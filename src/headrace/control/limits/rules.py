@@ -99,10 +99,11 @@ class LimitedEndpoint:
 def make_rules(access: AccessSettings, endpoints: Iterable[LimitedEndpoint]) -> Rules:
     """What the service counts; the rest is counted by each gateway for itself."""
     shared = access.shared_limits
-    counted = [e for e in endpoints if e.limits.is_counted_by_service(shared=shared)]
+    known = list(endpoints)
+    counted = [e for e in known if e.limits.is_counted_by_service(shared=shared)]
     tiers = access.tiers if access.are_tiers_counted_by_service else ()
     return Rules(
         endpoints={endpoint.name: endpoint.limits for endpoint in counted},
         tiers={tier.name: tier.limits for tier in tiers},
-        longest_s={e.name: e.timeout_s for e in counted if e.timeout_s is not None},
+        longest_s={e.name: e.timeout_s for e in known if e.timeout_s is not None},
     )
