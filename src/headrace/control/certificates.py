@@ -118,7 +118,7 @@ class Certificates:
         watch = kept.watch
         try:
             await kept.deliver(found)
-        except HeadraceError as error:
+        except (HeadraceError, OSError) as error:  # OSError: the disk is full
             watch.refuse(str(error), self.clock.now())
             kept.failed_at = self.clock.now()
             return
@@ -142,7 +142,10 @@ class Certificates:
             message=message,
             data={"certificate": files.name, "file": str(files.certificate_file)},
         )
-        await self.emit([event])
+        try:
+            await self.emit([event])
+        except HeadraceError as error:
+            _LOG.error("cannot write an event", extra={"error": str(error)})
 
     def statuses(self) -> tuple[CertificateStatus, ...]:
         """All of them, now."""

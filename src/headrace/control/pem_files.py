@@ -13,6 +13,7 @@ from headrace.core import FailedPreconditionError
 from headrace.gateway.pem import (
     Certificate,
     CertificateRefusedError,
+    certificates_alone,
     check_authorities,
     check_pair,
 )
@@ -69,6 +70,8 @@ def read_pem(files: PemFiles, *, now: float) -> Pem:
             facts = min(valid, key=lambda one: one.not_after)
         else:
             facts = check_pair(certificates, key, now=now, server=files.is_server)
+        # A file may hold the key besides: it must not go where certificates go.
+        certificates = certificates_alone(certificates)
     except CertificateRefusedError as error:
         raise CertificateRefusedError(f"{files.what} {files.certificate_file}: {error}") from None
     return Pem(certificates=certificates, key=key, facts=facts)

@@ -20,6 +20,7 @@ _MANAGER: Final = (
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 )
 _PRIVATE_MODE: Final = 0o600
+_HANDSHAKE_TIMEOUT_S: Final = 10.0
 _HEADERS_TIMEOUT_S: Final = 10.0
 _FRAMING_BYTES: Final = 64 << 10
 _SMALLEST_WINDOW_BYTES: Final = 1 << 20
@@ -60,7 +61,13 @@ def _own(settings: GatewaySettings, manager: Resource) -> Resource:
 def _listener(settings: GatewaySettings, manager: Resource) -> Resource:
     """One for all ports: each listener would count limits for itself."""
     tls = settings.tls
-    socket = {} if tls is None else {"transport_socket": downstream_socket(tls, settings.run_dir)}
+    secured: Resource = {}
+    if tls is not None:
+        secured = {
+            "transport_socket": downstream_socket(tls, settings.run_dir),
+            # Else whoever connects and says nothing keeps the connection for ever.
+            "transport_socket_connect_timeout": seconds(_HANDSHAKE_TIMEOUT_S),
+        }
     addresses: Sequence[Resource] = [
         {"socket_address": {"address": settings.host, "port_value": port}}
         for port in settings.ports
@@ -72,7 +79,7 @@ def _listener(settings: GatewaySettings, manager: Resource) -> Resource:
         "additional_addresses": [{"address": address} for address in others],
         # With port reuse a second gateway would bind the same port and take half of the requests.
         "enable_reuse_port": False,
-        "filter_chains": [{"filters": [_http(manager)], **socket}],
+        "filter_chains": [{"filters": [_http(manager)], **secured}],
     }
 
 

@@ -2,6 +2,8 @@
 
 # ruff: noqa: PLC0415  # cryptography takes a while to load, and most gateways do without
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -50,7 +52,20 @@ def read_certificates(pem: bytes) -> tuple[Certificate, ...]:
     Raises:
         CertificateRefusedError: There is none, or one is damaged.
     """
-    return tuple(_described(one) for one in _parse(pem))
+    with _refusing():
+        return tuple(_described(one) for one in _parse(pem))
+
+
+def certificates_alone(pem: bytes) -> bytes:
+    """`pem` without what else may stand in such a file: comments, and often the private key.
+
+    Raises:
+        CertificateRefusedError: There is no certificate.
+    """
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    with _refusing():
+        return b"".join(one.public_bytes(Encoding.PEM) for one in _parse(pem))
 
 
 def first_certificate(pem: bytes) -> bytes:
@@ -61,7 +76,8 @@ def first_certificate(pem: bytes) -> bytes:
     """
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    return _parse(pem)[0].public_bytes(Encoding.PEM)
+    with _refusing():
+        return _parse(pem)[0].public_bytes(Encoding.PEM)
 
 
 def check_pair(chain: bytes, key: bytes, *, now: float, server: bool = True) -> Certificate:
@@ -74,17 +90,17 @@ def check_pair(chain: bytes, key: bytes, *, now: float, server: bool = True) -> 
     Raises:
         CertificateRefusedError: It cannot.
     """
-    found = _parse(chain)
-    leaf = found[0]
-    private = _parse_key(key)
-    if not _same_key(private, leaf.public_key()):
-        raise CertificateRefusedError("the key is another certificate's")
-    _check_strength(leaf.public_key())
-    _check_usage(leaf, server=server)
-    for place, one in enumerate(found):
-        _check_dates(one, now, "the certificate" if place == 0 else f"certificate {place + 1}")
-    _check_order(found)
-    return _described(leaf)
+    with _refusing():
+        found = _parse(chain)
+        leaf = found[0]
+        if not _same_key(_parse_key(key), leaf.public_key()):
+            raise CertificateRefusedError("the key is another certificate's")
+        _check_strength(leaf.public_key())
+        _check_usage(leaf, server=server)
+        for place, one in enumerate(found):
+            _check_dates(one, now, "the certificate" if place == 0 else f"certificate {place + 1}")
+        _check_order(found)
+        return _described(leaf)
 
 
 def check_authorities(pem: bytes, *, now: float) -> tuple[Certificate, ...]:
@@ -99,6 +115,23 @@ def check_authorities(pem: bytes, *, now: float) -> tuple[Certificate, ...]:
     if all(one.not_after < now for one in found):
         raise CertificateRefusedError(f"expired {_day(max(one.not_after for one in found))}")
     return found
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Whatever else a damaged or odd certificate brings about is a refusal as well."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.x509 import (
+        DuplicateExtension,
+        InvalidVersion,
+        UnsupportedGeneralNameType,
+    )
+
+    odd = (ValueError, TypeError, UnsupportedAlgorithm)
+    try:
+        yield
+    except (*odd, DuplicateExtension, InvalidVersion, UnsupportedGeneralNameType) as error:
+        raise CertificateRefusedError(f"cannot be understood ({error})") from error
 
 
 def _parse(pem: bytes) -> "Sequence[x509.Certificate]":

@@ -234,6 +234,16 @@ def test_plain_text_is_not_answered(secure: Secure) -> None:
         httpx.get(f"http://localhost:{secure.port}/v2/health/ready")
 
 
+def test_whoever_connects_and_says_nothing_is_let_go(secure: Secure) -> None:
+    with socket.create_connection(("localhost", secure.port), timeout=20) as plain:
+        began = time.monotonic()
+        said = plain.recv(1)
+        took_s = time.monotonic() - began
+
+    assert said == b""
+    assert 5 < took_s < 15
+
+
 def test_a_client_certificate_is_optional_but_has_to_be_good(
     secure: Secure, tmp_path: Path
 ) -> None:

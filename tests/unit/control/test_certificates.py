@@ -25,6 +25,7 @@ class World:
     delivered: list[str] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     is_broken: bool = False
+    error: Exception = field(default_factory=lambda: UnavailableError("Envoy is gone"))
 
     def __post_init__(self) -> None:
         self.authority = Authority(self.folder)
@@ -52,7 +53,7 @@ class World:
 
     async def _deliver(self, pem: Pem) -> None:
         if self.is_broken:
-            raise UnavailableError("Envoy is gone")
+            raise self.error
         self.delivered.append(pem.facts.names[0])
 
     async def _emit(self, events: Sequence[Event]) -> None:
@@ -98,8 +99,9 @@ async def test_a_broken_one_is_told_once_it_stays_so_and_only_once(world: World)
     assert "no certificate" in world.certificates.problem("gateway")
 
 
-async def test_what_could_not_be_delivered_is_tried_again(world: World) -> None:
-    world.is_broken = True
+@pytest.mark.parametrize("error", [UnavailableError("Envoy is gone"), OSError(28, "disk is full")])
+async def test_what_could_not_be_delivered_is_tried_again(world: World, error: Exception) -> None:
+    world.is_broken, world.error = True, error
     await world.look()
     in_force = world.certificates.is_in_force("gateway")
     world.is_broken = False

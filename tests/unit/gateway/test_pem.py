@@ -1,5 +1,7 @@
 """What may be shown, and what is refused with which reason."""
 
+import contextlib
+import ssl
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,12 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.gateway.pem import (
     CertificateRefusedError,
+    certificates_alone,
     check_authorities,
     check_pair,
     first_certificate,
@@ -124,6 +129,29 @@ def test_of_a_chain_the_first_can_be_trusted_alone(authority: Authority, server:
     chain = server.certificate.read_bytes() + authority.ca.read_bytes()
 
     assert first_certificate(chain) == server.certificate.read_bytes()
+
+
+def test_what_else_stands_in_a_file_is_left_out(server: Files) -> None:
+    chain, key = _bytes(server)
+    combined = "# für dich\n".encode() + key + chain
+
+    assert certificates_alone(combined) == chain
+    assert check_pair(combined, combined, now=now()).names
+
+
+@given(data=st.data())
+def test_a_damaged_certificate_is_refused_or_read_and_nothing_else(
+    server: Files, data: st.DataObject
+) -> None:
+    der = bytearray(ssl.PEM_cert_to_DER_cert(server.certificate.read_text()))
+    for _ in range(data.draw(st.integers(1, 3))):
+        der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
+    pem = ssl.DER_cert_to_PEM_cert(bytes(der)).encode()
+
+    with contextlib.suppress(CertificateRefusedError):
+        read_certificates(pem)
+    with contextlib.suppress(CertificateRefusedError):
+        check_pair(pem, server.key.read_bytes(), now=now())
 
 
 def test_one_authority_that_expired_spoils_no_other(tmp_path: Path) -> None:
