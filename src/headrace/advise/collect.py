@@ -1,0 +1,308 @@
+"""Gather what is known of a system: of a spec file alone, or of one that runs.
+
+What cannot be found out is written into `Facts.missing`; nothing here fails for want of it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+from headrace.advise import collect_host as host
+from headrace.advise.collect_files import file_fact, named_file_fact
+from headrace.advise.facts import (
+    Advisory,
+    ApiKeyFact,
+    Facts,
+    FileFact,
+    HomeFacts,
+    Listener,
+    Need,
+    ProcessFact,
+    TextFact,
+    VersionFact,
+)
+from headrace.advise.look import named_files
+from headrace.core import HeadraceError, NotFoundError
+from headrace.core.spec import SystemSpec, parse_spec
+from headrace.core.spec_yaml import read_yaml, show_place
+
+Document = Mapping[str, Any]
+ADMIN_TOKEN_FILE: Final = "admin.token"  # noqa: S105  # a file's name
+_NO_ADVISORIES: Final = "no advisories were given (--advisories)"
+_ALONE: Final = "a spec file alone does not say; audit the running system"
+_ELSEWHERE: Final = "it is on another machine; run the audit there"
+_SPEC_ONLY: Final = (Need.LISTENERS, Need.HOST, Need.KEYS, Need.VERSIONS, Need.SOFTWARE)
+
+
+class Ask(Protocol):
+    """The management API."""
+
+    def get(self, path: str, **query: object) -> dict[str, Any]:
+        """What is at `path`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a system runs: `url` of its management API, and its home if that is on this machine."""
+
+    url: str
+    home: Path | None = None
+
+
+def collect_spec_file(
+    file: Path, *, now: datetime, advisories: tuple[Advisory, ...] | None = None
+) -> Facts:
+    """What a spec file says; nothing has to run.
+
+    Raises:
+        SpecError: It has mistakes.
+        OSError: It cannot be read.
+        UnicodeDecodeError: It is no text.
+    """
+    text = file.read_text(encoding="utf-8")
+    spec = parse_spec(text, base_dir=file.absolute().parent)
+    lines = {show_place(place): line for place, line in read_yaml(text).lines.items()}
+    missing = dict.fromkeys((*_SPEC_ONLY, Need.SCRAPES), _ALONE)
+    facts = Facts(
+        now=now,
+        spec=spec,
+        spec_file=replace(file_fact(file), path=str(file)),
+        lines=lines,
+        texts=tuple(
+            TextFact(where=f"line {number}", text=line, line=number)
+            for number, line in enumerate(text.splitlines(), 1)
+        ),
+        files=_files(spec),
+        listeners=_gateway_by_spec(spec),
+        missing=missing,
+    )
+    return _with_advisories(facts, host.packages_here(), advisories)
+
+
+def collect_running(
+    ask: Ask, place: Place, *, now: datetime, advisories: tuple[Advisory, ...] | None = None
+) -> Facts:
+    """What a running system says, and what is seen of it from this machine if it runs here.
+
+    Raises:
+        HeadraceError: Its management API does not answer.
+    """
+    status = ask.get("/api/v1/status")
+    answer = ask.get("/api/v1/spec")
+    document = answer.get("spec") or {}
+    facts = Facts(now=now, texts=tuple(_texts(document, "")))
+    missing: dict[Need, str] = {}
+    try:
+        facts = replace(facts, spec=parse_spec(document) if document else SystemSpec())
+    except HeadraceError as error:
+        missing[Need.SPEC] = f"the stored spec cannot be read: {str(error).splitlines()[0]}"
+    facts = replace(facts, listeners=_gateway_by_spec(facts.spec))
+    facts = _with_versions(facts, ask, status, missing)
+    facts = _with_keys(facts, ask, missing)
+    facts = _with_scrapes(facts, status, missing)
+    if place.home is None:
+        facts = _from_elsewhere(facts, place, missing)
+        packages: Mapping[str, str] | None = None
+    else:
+        facts, packages = _from_here(facts, place, place.home, status, missing)
+    return _with_advisories(replace(facts, missing=missing), packages, advisories)
+
+
+def _with_advisories(
+    facts: Facts, packages: Mapping[str, str] | None, advisories: tuple[Advisory, ...] | None
+) -> Facts:
+    if advisories is None:
+        return replace(facts, missing={**facts.missing, Need.ADVISORIES: _NO_ADVISORIES})
+    if packages is None:
+        return replace(facts, missing={**facts.missing, Need.ADVISORIES: _ELSEWHERE})
+    return replace(facts, advisories=advisories, packages=packages)
+
+
+def _files(spec: SystemSpec) -> dict[str, FileFact]:
+    return {named.path: named_file_fact(named) for named in named_files(spec)}
+
+
+def _gateway_by_spec(spec: SystemSpec) -> tuple[Listener, ...]:
+    gateway = spec.gateway
+    return (Listener(role="gateway", host=gateway.host, port=gateway.http_port),)
+
+
+def _texts(value: object, place: str) -> Iterator[TextFact]:
+    """Every text in a document, with its place; a name is looked at together with its value."""
+    match value:
+        case Mapping():
+            for key, item in value.items():
+                inside = f"{place}.{key}" if place else str(key)
+                if isinstance(item, str):
+                    yield TextFact(where=inside, text=f"{key}: {item}")
+                else:
+                    yield from _texts(item, inside)
+        case list() | tuple():
+            for i, item in enumerate(value):
+                yield from _texts(item, f"{place}[{i}]")
+        case str():
+            yield TextFact(where=place, text=value)
+        case _:
+            return
+
+
+def _with_versions(facts: Facts, ask: Ask, status: Document, missing: dict[Need, str]) -> Facts:
+    try:
+        found = ask.get("/api/v1/models").get("models", [])
+    except HeadraceError as error:
+        missing[Need.VERSIONS] = f"the registry does not answer: {error}"
+        return facts
+    served = {
+        revision.get("model")
+        for endpoint in status.get("endpoints", ())
+        for revision in endpoint.get("revisions", ())
+    }
+    versions = []
+    for one in found:
+        reference = f"{one.get('name')}:{one.get('version')}"
+        versions.append(
+            VersionFact(
+                reference=reference,
+                runtime=str(one.get("runtime", "")),
+                signed=_is_signed(one),
+                is_served=reference in served,
+            )
+        )
+    return replace(facts, versions=tuple(versions))
+
+
+def _is_signed(version: Document) -> bool | None:
+    """Whether the registry tells a signature; None if it does not speak of them at all."""
+    for name in ("signatures", "signed", "signed_by"):
+        if name in version:
+            return bool(version[name])
+    return None
+
+
+def _with_keys(facts: Facts, ask: Ask, missing: dict[Need, str]) -> Facts:
+    try:
+        found = ask.get("/api/v1/keys")
+    except NotFoundError:
+        missing[Need.KEYS] = "this control plane knows no API keys"
+        return facts
+    except HeadraceError as error:
+        missing[Need.KEYS] = f"the API keys are not told: {error}"
+        return facts
+    listed = found.get("keys", found.get("items", []))
+    keys = tuple(_key(one) for one in listed if not one.get("revoked"))
+    return replace(facts, keys=tuple(key for key in keys if not _is_over(key, facts.now)))
+
+
+def _key(one: Document) -> ApiKeyFact:
+    return ApiKeyFact(
+        name=str(one.get("name") or one.get("id") or "?"),
+        scopes=tuple(str(scope) for scope in one.get("scopes", ())),
+        created=_moment(one.get("created")),
+        expires=_moment(one.get("expires")),
+        last_used=_moment(one.get("last_used")),
+        tells_use="last_used" in one,
+    )
+
+
+def _is_over(key: ApiKeyFact, now: datetime) -> bool:
+    return key.expires is not None and key.expires <= now
+
+
+def _moment(value: object) -> datetime | None:
+    """A moment as the API tells it: seconds since 1970, or ISO 8601."""
+    try:
+        if isinstance(value, int | float):
+            return datetime.fromtimestamp(value, UTC)
+        if isinstance(value, str) and value:
+            found = datetime.fromisoformat(value)
+            return found if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+    return None
+
+
+def _with_scrapes(facts: Facts, status: Document, missing: dict[Need, str]) -> Facts:
+    if "metrics_read_at" not in status:
+        missing[Need.SCRAPES] = "this control plane does not tell when its metrics were read"
+        return facts
+    at = _moment(status["metrics_read_at"])
+    return replace(facts, scraped_s_ago=None if at is None else (facts.now - at).total_seconds())
+
+
+def _from_elsewhere(facts: Facts, place: Place, missing: dict[Need, str]) -> Facts:
+    """Of a system on another machine only the address is known by which it is reached."""
+    for need in (Need.FILES, Need.HOST, Need.SOFTWARE):
+        missing[need] = _ELSEWHERE
+    parts = urlsplit(place.url)
+    management = Listener(
+        role="management",
+        host=parts.hostname or "",
+        port=parts.port or (443 if parts.scheme == "https" else 80),
+        tls=parts.scheme == "https",
+    )
+    return replace(facts, listeners=(*facts.listeners, management))
+
+
+def _from_here(
+    facts: Facts, place: Place, home: Path, status: Document, missing: dict[Need, str]
+) -> tuple[Facts, Mapping[str, str] | None]:
+    pid = _pid(status.get("pid"))
+    gateway_pid = _pid(status.get("gateway", {}).get("pid"))
+    addresses = status.get("addresses", {})
+    ports = {
+        port: role
+        for role, name in (("management", "admin"), ("metrics", "metrics"))
+        if (port := urlsplit(str(addresses.get(name, ""))).port) is not None
+    }
+    found = host.with_roles(
+        {"gateway": host.listeners_of(gateway_pid), "control": host.listeners_of(pid)},
+        ports,
+        tls=urlsplit(place.url).scheme == "https",
+    )
+    has_gateway = any(one.role == "gateway" for one in found)
+    listeners = found if has_gateway else (*facts.listeners, *found)
+    if not any(one.role == "management" for one in found):
+        missing[Need.LISTENERS] = "the control plane's sockets cannot be seen by this user"
+    envoy = host.envoy_files(gateway_pid)
+    socket = None if envoy is None else envoy / "admin.sock"
+    software = host.software_here() if host.runs_this_python(pid) else {}
+    version = "" if socket is None else host.envoy_version(socket)
+    if version:
+        software = {**software, "envoy": version}
+    if not software:
+        missing[Need.SOFTWARE] = "another Python runs the control plane; audit with that one"
+    facts = replace(
+        facts,
+        files=_files(facts.spec),
+        listeners=listeners,
+        processes=tuple(_processes(status, pid, gateway_pid)),
+        home=_home(home, pid, socket),
+        software=software,
+    )
+    return facts, host.packages_here() if host.runs_this_python(pid) else None
+
+
+def _home(home: Path, pid: int, socket: Path | None) -> HomeFacts:
+    token = home / ADMIN_TOKEN_FILE
+    return host.home_facts(home.absolute(), pid=pid, token=token, admin_socket=socket)
+
+
+def _processes(status: Document, pid: int, gateway_pid: int) -> Iterator[ProcessFact]:
+    named = [("control plane", pid), ("gateway", gateway_pid)]
+    named += [
+        (str(replica.get("name")), _pid(replica.get("pid")))
+        for endpoint in status.get("endpoints", ())
+        for revision in endpoint.get("revisions", ())
+        for replica in revision.get("replicas", ())
+    ]
+    for name, number in dict.fromkeys(named):
+        fact = host.process_fact(name, number) if number else None
+        if fact is not None:
+            yield fact
+
+
+def _pid(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
