@@ -193,7 +193,8 @@ def _details(source: Source, kind: Format, max_opset: int | None) -> Details:
         return onnx_details(source, max_opset=max_opset)
     if source.head(4) == ZIP:
         return archive_details(source, kind)
-    return _READERS.get(kind, lambda _: Details(producer=kind.value.partition("-")[0]))(source)
+    read = _READERS.get(kind)
+    return Details(producer=kind.value.partition("-")[0]) if read is None else read(source)
 
 
 def _pickle(source: Source) -> Details:
