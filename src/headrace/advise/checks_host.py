@@ -5,7 +5,7 @@ from typing import Final
 
 from headrace.advise.check import Check, Hit
 from headrace.advise.facts import Facts, FileFact, Need
-from headrace.advise.look import exposed, mode_text, shown
+from headrace.advise.look import exposed, mode_hit, mode_text, shown
 from headrace.advise.severity import Severity
 
 _ANY: Final = 7
@@ -37,12 +37,8 @@ def _metrics_beyond(facts: Facts) -> Iterator[Hit]:
 
 
 def _exposed_file(file: FileFact | None, *, mode: str) -> Iterator[Hit]:
-    if file is not None and file.opens(_ANY) and file.is_reachable:
-        yield Hit(
-            where=file.path,
-            seen=f"{file.path} has mode {mode_text(file.mode)}",
-            fix=f"chmod {mode} {file.path}",
-        )
+    if file is not None and file.opens(_ANY):
+        yield mode_hit(file, where=file.path, fix=f"chmod {mode} {file.path}")
 
 
 def _token(facts: Facts) -> Iterator[Hit]:

@@ -5,7 +5,7 @@ from typing import Final
 
 from headrace.advise.check import Check, Hit
 from headrace.advise.facts import Facts, Need
-from headrace.advise.look import endpoints, files_of, mode_text, models
+from headrace.advise.look import endpoints, files_of, mode_hit, mode_text, models
 from headrace.advise.severity import Severity
 from headrace.core.spec import is_model_path
 
@@ -99,9 +99,8 @@ def _network(facts: Facts) -> Iterator[Hit]:
 
 def _writable_model(facts: Facts) -> Iterator[Hit]:
     for named, file in files_of(facts, "model"):
-        if file.opens(_WRITES) and file.is_reachable:
-            seen = f"{named.path} has mode {mode_text(file.mode)}"
-            yield Hit(where=named.place, seen=seen, fix=f"chmod go-w {named.path}")
+        if file.opens(_WRITES):
+            yield mode_hit(file, where=named.place, fix=f"chmod go-w {named.path}")
 
 
 CHECKS: Final = (

@@ -6,7 +6,7 @@ from typing import Final
 
 from headrace.advise.check import Check, Hit
 from headrace.advise.facts import Facts, Need
-from headrace.advise.look import files_of, mode_text
+from headrace.advise.look import files_of, mode_hit
 from headrace.advise.severity import Severity
 
 _WRITES: Final = 2
@@ -52,9 +52,8 @@ def _unreadable(facts: Facts) -> Iterator[Hit]:
 
 def _writable(facts: Facts) -> Iterator[Hit]:
     file = facts.spec_file
-    if file is not None and file.opens(_WRITES) and file.is_reachable:
-        seen = f"{file.path} has mode {mode_text(file.mode)}"
-        yield Hit(where=file.path, seen=seen, fix=f"chmod go-w {file.path}")
+    if file is not None and file.opens(_WRITES):
+        yield mode_hit(file, where=file.path, fix=f"chmod go-w {file.path}")
 
 
 _KINDS: Final = ("certificate", "key", "ca", "jwks", "trusted", "model")

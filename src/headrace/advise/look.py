@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from headrace.advise.check import Hit
 from headrace.advise.facts import Facts, FileFact, Listener
+from headrace.advise.severity import Severity
 from headrace.core.spec import EndpointSpec, SystemSpec, is_model_path
 from headrace.core.spec_scale import UpstreamSpec
 
@@ -123,3 +125,12 @@ def shown(listeners: tuple[Listener, ...]) -> str:
 def mode_text(mode: int) -> str:
     """A mode as `chmod` takes it."""
     return f"0{mode & 0o7777:o}"
+
+
+def mode_hit(file: FileFact, *, where: str, fix: str) -> Hit:
+    """That others have rights to a file; a small matter where they do not get to it today."""
+    seen = f"{file.path} has mode {mode_text(file.mode)}"
+    if file.is_reachable:
+        return Hit(where=where, seen=seen, fix=fix)
+    seen += "; only the directories above it keep others out"
+    return Hit(where=where, seen=seen, fix=fix, severity=Severity.LOW)
