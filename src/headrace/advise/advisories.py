@@ -91,10 +91,10 @@ def _read(file: Path) -> Iterator[Advisory]:
 def _documents(file: Path, data: bytes) -> list[_Osv]:
     try:
         found = msgspec.json.decode(data)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, ValueError, RecursionError):
         try:
             found = [msgspec.json.decode(line) for line in data.splitlines() if line.strip()]
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise InvalidArgumentError(f"{file} is no JSON: {error}") from error
     try:
         if isinstance(found, dict) and "vulns" in found:

@@ -70,7 +70,7 @@ def named_file_fact(named: NamedFile) -> FileFact:
         return _READERS[named.kind](fact, data)
     except UnsupportedAlgorithm:
         return replace(fact, problem="uses an algorithm that is not known here")
-    except (ValueError, TypeError, msgspec.MsgspecError):
+    except (ValueError, TypeError, RecursionError, msgspec.MsgspecError):
         return replace(fact, problem=f"is no {_CALLED[named.kind]}")
 
 

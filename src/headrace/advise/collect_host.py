@@ -181,7 +181,7 @@ def _started_with(arguments: list[str]) -> _Started:
     if isinstance(data, bytes):
         try:
             return msgspec.json.decode(data, type=_Started)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             return _Started()
     return _Started()
 
@@ -243,7 +243,7 @@ def envoy_version(admin_socket: Path) -> str:
         connection.request("GET", "/server_info")
         body = connection.getresponse().read(1 << 20)
         parts = msgspec.json.decode(body, type=_ServerInfo).version.split("/")
-    except (OSError, http.client.HTTPException, msgspec.MsgspecError):
+    except (OSError, http.client.HTTPException, msgspec.MsgspecError, ValueError):
         return ""
     finally:
         connection.close()

@@ -103,6 +103,10 @@ def examine(path: Path, *, max_opset: int | None = None) -> tuple[Format, Detail
     except OSError as error:
         message = f"cannot be read: {error.strerror or error}"
         return Format.UNKNOWN, Details(problems=(problem(Trouble.BROKEN, message),))
+    except (ArithmeticError, LookupError, MemoryError, RecursionError, ValueError) as error:
+        # Files of strangers: one that a reader was not prepared for must not hide all others.
+        message = f"cannot be read: {type(error).__name__}"
+        return Format.UNKNOWN, Details(problems=(problem(Trouble.BROKEN, message),))
 
 
 def _broken(error: BrokenFileError) -> Details:

@@ -189,7 +189,7 @@ def _keras(archive: zipfile.ZipFile) -> Details:
     config = _entry(archive, "config.json")
     try:
         version = msgspec.json.decode(_entry(archive, "metadata.json"), type=_Keras).keras_version
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         version = ""
     found = []
     if re.search(rb'"class_name"\s*:\s*"Lambda"', config):

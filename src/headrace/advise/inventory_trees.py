@@ -64,7 +64,7 @@ def xgboost_json_details(source: Source) -> Details:
         return Details(producer="xgboost")
     try:
         model = msgspec.json.decode(source.read(0, source.size), type=_XgBoost)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BrokenFileError("is truncated or damaged: no JSON of XGBoost's") from error
     parameters = model.learner.learner_model_param
     version = ".".join(map(str, model.version[:3]))

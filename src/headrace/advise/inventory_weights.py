@@ -96,7 +96,7 @@ def safetensors_details(source: Source) -> Details:
             for name, raw in list(header.items())[:_MOST_TENSORS]
         }
         metadata = {} if notes is None else msgspec.json.decode(notes, type=dict[str, str])
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BrokenFileError("is damaged: its header is no list of tensors") from error
     weights: Counter[str] = Counter()
     end = 0

@@ -108,10 +108,9 @@ def _location(finding: Finding) -> Json:
 
 def file_uri(path: str) -> str:
     """A path as SARIF has it: relative where it was given so, else a URL."""
-    if Path(path).is_absolute():
-        return f"file://{quote(path)}"
-    # A colon in the first part would be taken for a scheme.
-    return quote(Path(path).as_posix())
+    quoted = quote(Path(path).as_posix(), errors="replace")
+    # A colon in the first part would be taken for a scheme; it is quoted, too.
+    return f"file://{quoted}" if Path(path).is_absolute() else quoted
 
 
 def _not_checked(one: NotChecked, index: int) -> Json:

@@ -47,7 +47,7 @@ def _check(check: str, severity: Severity, found: list[Finding]) -> Iterator[str
 
 
 def _wrapped(label: str, text: str) -> Iterator[str]:
-    for line in textwrap.wrap(text, _WIDTH - 9):
+    for line in textwrap.wrap(printable(text), _WIDTH - 9):
         yield f"    {label:<4} {line}"
         label = ""
 

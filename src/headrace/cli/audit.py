@@ -225,7 +225,9 @@ def _listed(form: ReportFormat) -> str:
 def _json(document: object) -> str:
     import json
 
-    return json.dumps(document, indent=2, ensure_ascii=True)
+    # A file's name may hold what is no text; JSON has to stay readable for everybody.
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode()
 
 
 def _write(text: str, output: Path | None) -> None:
