@@ -63,8 +63,10 @@ def collect_spec_file(
         UnicodeDecodeError: It is no text.
     """
     text = file.read_text(encoding="utf-8")
-    spec = parse_spec(text, base_dir=file.absolute().parent)
-    lines = {show_place(place): line for place, line in read_yaml(text).lines.items()}
+    written = read_yaml(text)
+    source = text if written.mistakes else written.value  # reading YAML is the slow part
+    spec = parse_spec(source, base_dir=file.absolute().parent)
+    lines = {show_place(place): line for place, line in written.lines.items()}
     missing = dict.fromkeys((*_SPEC_ONLY, Need.SCRAPES), _ALONE)
     facts = Facts(
         now=now,

@@ -162,9 +162,13 @@ def _report(
 def _facts_of_file(file: Path, now: datetime, advisories: "tuple[Advisory, ...] | None") -> "Facts":
     from headrace.advise.collect import collect_spec_file
     from headrace.cli.spec import read_spec
+    from headrace.core.spec import SpecError
 
-    read_spec(file)  # says what is wrong with it, in the words of `headrace check`
-    return collect_spec_file(file, now=now, advisories=advisories)
+    try:
+        return collect_spec_file(file, now=now, advisories=advisories)
+    except (SpecError, UnicodeDecodeError):
+        read_spec(file)  # says what is wrong with it, in the words of `headrace check`
+        raise
 
 
 def _facts_of_running(

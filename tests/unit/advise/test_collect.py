@@ -19,7 +19,7 @@ from headrace.advise.look import NamedFile, is_loopback, is_loopback_url, named_
 from headrace.core import NotFoundError, UnavailableError
 from headrace.core.spec import parse_spec
 from tests.unit.advise.conftest import NOW
-from tests.unit.advise.faults import made_certificate
+from tests.unit.advise.planting import made_certificate
 
 HOME = "/srv/headrace"
 STATUS = {
@@ -223,7 +223,7 @@ def test_a_system_on_this_machine_is_seen_from_outside(tmp_path: Path) -> None:
 
     roles = {one.role: (one.host, one.tls) for one in facts.listeners}
     assert roles["management"] == roles["metrics"] == ("127.0.0.1", False)
-    assert [(one.name, one.uid) for one in facts.processes][0] == ("control plane", os.getuid())
+    assert (facts.processes[0].name, facts.processes[0].uid) == ("control plane", os.getuid())
     assert facts.home.home.mode == tmp_path.stat().st_mode & 0o7777
     assert facts.home.state is None
     assert facts.home.log_level

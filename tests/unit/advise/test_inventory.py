@@ -11,8 +11,9 @@ import pytest
 from skl2onnx import to_onnx
 from sklearn.linear_model import LogisticRegression
 
+from headrace.advise import Severity
 from headrace.advise.inventory import examine, recognise
-from headrace.advise.inventory_model import Asset, Format, Severity, Trouble
+from headrace.advise.inventory_model import Asset, Format, Trouble
 from headrace.advise.inventory_opset import highest_opset, identity_model, opens_here
 from headrace.advise.inventory_report import asset_row, inventory_document, remarks
 from headrace.advise.inventory_walk import CONVERSIONS, Known, take_inventory

@@ -158,7 +158,7 @@ def test_ranges_of_commits_say_nothing_and_open_ends_are_kept(tmp_path: Path) ->
 def test_what_is_no_advisory_is_an_error_that_names_the_file(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
 
-    with pytest.raises(InvalidArgumentError, match="a.json"):
+    with pytest.raises(InvalidArgumentError, match=r"a\.json"):
         read_advisories(tmp_path / "a.json")
     with pytest.raises(InvalidArgumentError, match="cannot read"):
         read_advisories(tmp_path / "gone.json")

@@ -52,12 +52,8 @@ def test_the_hardened_example_does_not_fail_even_for_low_findings(
     done = headrace("audit", "-f", folder / "headrace.yaml", "--fail-on", "low", "--json")
 
     assert done.status == 0
-    assert (
-        json.loads(done.out.splitlines()[-1] if False else done.out[done.out.index("{") :])[
-            "findings"
-        ]
-        == []
-    )
+    # `make.py` says what it wrote before the audit does.
+    assert json.loads(done.out[done.out.index("{") :])["findings"] == []
 
 
 def test_every_form_is_written_where_it_was_asked_for(
@@ -154,7 +150,7 @@ def test_a_folder_of_models_is_shown_as_a_table_and_as_json(
     found = {one["path"]: one for one in document["assets"]}
     assert "?.onnx" in found
     assert found["mlp.onnx"]["reference"] == "fraud:1"
-    assert [one["code"] for one in found["new.onnx"]["problems"]][0] == "opset-too-new"
+    assert found["new.onnx"]["problems"][0]["code"] == "opset-too-new"
 
 
 @pytest.mark.slow  # loads ONNX Runtime
