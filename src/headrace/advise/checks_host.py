@@ -41,6 +41,21 @@ def _exposed_file(file: FileFact | None, *, mode: str) -> Iterator[Hit]:
         yield mode_hit(file, where=file.path, fix=f"chmod {mode} {file.path}")
 
 
+def _open_sockets(facts: Facts) -> Iterator[Hit]:
+    for file in facts.home.sockets:
+        yield from _exposed_file(file, mode="600")
+
+
+def _not_isolated(facts: Facts) -> Iterator[Hit]:
+    problems: dict[str, list[str]] = {}
+    for replica in facts.replicas:
+        for one in replica.not_isolated:
+            problems.setdefault(one, []).append(replica.name)
+    for one, names in problems.items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield Hit(where=f"replica {names[0]}", seen=f"{names[0]}{others} {one}")
+
+
 def _token(facts: Facts) -> Iterator[Hit]:
     token = facts.home.admin_token
     # Even where nobody gets to it now: it is copied and backed up with its mode.
@@ -144,12 +159,12 @@ CHECKS: Final = (
     ),
     Check(
         id="HR507",
-        title="Envoy's admin socket is open to other users",
+        title="A private socket of the gateway is open to other users",
         severity=Severity.HIGH,
-        why="Who connects can drain the gateway and read its configuration.",
+        why="Who connects is asked for nothing: he can call every endpoint, or drain the gateway.",
         fix="chmod 600 the socket.",
         needs=(Need.HOST,),
-        find=lambda facts: _exposed_file(facts.home.admin_socket, mode="600"),
+        find=_open_sockets,
     ),
     Check(
         id="HR508",
@@ -196,5 +211,15 @@ CHECKS: Final = (
         fix="headrace up --log-level info",
         needs=(Need.HOST,),
         find=_debug,
+    ),
+    Check(
+        id="HR513",
+        title="A replica is not kept apart",
+        severity=Severity.MEDIUM,
+        why="A model that was tampered with reaches what is not its own.",
+        fix="Run where the kernel allows namespaces, or as root, which then hands replicas to "
+        "users of their own; `headrace status` says what is lacking.",
+        needs=(Need.ISOLATION,),
+        find=_not_isolated,
     ),
 )

@@ -1,4 +1,4 @@
-"""API keys: how long they live, what they may do."""
+"""Keys of callers and tokens of operators: how long they live, what they may do."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -44,6 +44,12 @@ def _old(facts: Facts) -> Iterator[Hit]:
             yield Hit(where=f"key {key.name}", seen=seen)
 
 
+def _endless_token(facts: Facts) -> Iterator[Hit]:
+    for token in facts.tokens:
+        if token.expires is None:
+            yield Hit(where=f"token {token.id}", seen=f"a token of '{token.owner}' never expires")
+
+
 CHECKS: Final = (
     Check(
         id="HR021",
@@ -81,5 +87,14 @@ CHECKS: Final = (
         fix="Make a new one, move the caller to it, revoke the old one.",
         needs=(Need.KEYS,),
         find=_old,
+    ),
+    Check(
+        id="HR025",
+        title="A token of the management API never expires",
+        severity=Severity.MEDIUM,
+        why="Whoever finds it in an old pipeline changes what is served.",
+        fix="Make a new one with an end, move the program to it, revoke the old one.",
+        needs=(Need.TOKENS,),
+        find=_endless_token,
     ),
 )

@@ -74,16 +74,20 @@ def _may_run_code(facts: Facts) -> Iterator[Hit]:
         if endpoint.allow_code:
             seen = f"endpoint '{endpoint.name}' has `allow_code: true`"
             yield Hit(where=f"{place}.allow_code", seen=seen)
+    if facts.home.allow_code:
+        seen = "the control plane was told to let every model bring code"
+        yield Hit(where="headrace up --allow-code", seen=seen, fix="headrace up")
 
 
 def _runs_code(facts: Facts) -> Iterator[Hit]:
     runtimes = {one.reference: one.runtime for one in facts.versions}
+    known = {one.reference for one in facts.versions if one.runs_code}
     for where, endpoint, model in models(facts.spec):
         if endpoint.allow_code:
             continue  # told by the check above
         file = facts.files.get(model)
         runtime = endpoint.runtime or runtimes.get(model, "")
-        if runtime in _CODE_RUNTIMES:
+        if runtime in _CODE_RUNTIMES or model in known:
             seen = f"endpoint '{endpoint.name}' runs {model} with the runtime '{runtime}'"
             yield Hit(where=where, seen=seen)
         elif file is not None and file.runs_code:

@@ -12,7 +12,7 @@ from headrace.advise.severity import Severity
 _WRITES: Final = 2
 _SECRETS: Final = (
     ("a private key", re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----")),
-    ("a Headrace API key", re.compile(r"\bhr_[A-Za-z0-9]{4,}_[A-Za-z0-9_-]{16,}")),
+    ("a key or token of Headrace", re.compile(r"\bhr[a-z]?_[A-Za-z0-9]{4,}_[A-Za-z0-9_-]{16,}")),
     ("a token", re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")),
     ("an AWS access key", re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")),
     ("a GitHub token", re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,})")),

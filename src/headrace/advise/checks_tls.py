@@ -30,8 +30,9 @@ gateway:
 
 def _plain_beyond(facts: Facts) -> Iterator[Hit]:
     beyond = exposed(facts, "gateway")
-    if beyond and facts.spec.gateway.tls is None:
-        seen = f"the gateway listens on {shown(beyond)}, and there is no `gateway.tls`"
+    plain = tuple(one for one in beyond if not one.tls)
+    if plain:
+        seen = f"the gateway listens on {shown(plain)} without TLS"
         yield Hit(where="gateway.tls", seen=seen, fix=_TLS)
 
 
@@ -157,6 +158,13 @@ def _anonymous_upstream(facts: Facts) -> Iterator[Hit]:
             yield Hit(where=f"{place}.tls.certificate_file", seen=seen, fix=fix)
 
 
+def _not_in_force(facts: Facts) -> Iterator[Hit]:
+    for one in facts.in_force:
+        # That it expired is found in the file itself, by a check of its own.
+        if one.problem and "expired" not in one.problem:
+            yield Hit(where=f"certificate {one.name}", seen=f"{one.file}: {one.problem}")
+
+
 _SPEC_FILES: Final = (Need.SPEC, Need.FILES)
 _RENEW: Final = "Replace the file; it is read again without a dropped connection."
 CHECKS: Final = (
@@ -276,5 +284,14 @@ CHECKS: Final = (
         fix="Set `tls.certificate_file` and `tls.key_file`, and let it ask for them.",
         needs=(Need.SPEC,),
         find=_anonymous_upstream,
+    ),
+    Check(
+        id="HR114",
+        title="A certificate is not in force",
+        severity=Severity.HIGH,
+        why="The system goes on with the one before, or with none, until that one expires.",
+        fix="Replace certificate and key by a pair that belongs together.",
+        needs=(Need.CERTIFICATES,),
+        find=_not_in_force,
     ),
 )

@@ -17,24 +17,28 @@ from headrace.advise.facts import (
     ApiKeyFact,
     Facts,
     FileFact,
-    HomeFacts,
+    InForceFact,
     Listener,
     Need,
     ProcessFact,
+    ReplicaFact,
     TextFact,
+    TokenFact,
     VersionFact,
 )
-from headrace.advise.look import named_files
+from headrace.advise.look import NamedFile, named_files
 from headrace.core import HeadraceError, NotFoundError
 from headrace.core.spec import SystemSpec, parse_spec
 from headrace.core.spec_yaml import read_yaml, show_place
 
 Document = Mapping[str, Any]
-ADMIN_TOKEN_FILE: Final = "admin.token"  # noqa: S105  # a file's name
+ADMIN_TOKEN_FILE: Final = "admin-token"  # noqa: S105  # a file's name
 _NO_ADVISORIES: Final = "no advisories were given (--advisories)"
 _ALONE: Final = "a spec file alone does not say; audit the running system"
 _ELSEWHERE: Final = "it is on another machine; run the audit there"
-_SPEC_ONLY: Final = (Need.LISTENERS, Need.HOST, Need.KEYS, Need.VERSIONS, Need.SOFTWARE)
+_WITH_SPEC: Final = frozenset({Need.SPEC, Need.FILES, Need.ADVISORIES})
+_HOME_OWNER: Final = "admin"
+"""Whose token lies in a file of the home; that one has no end, and is made anew by deleting it."""
 
 
 class Ask(Protocol):
@@ -67,7 +71,7 @@ def collect_spec_file(
     source = text if written.mistakes else written.value  # reading YAML is the slow part
     spec = parse_spec(source, base_dir=file.absolute().parent)
     lines = {show_place(place): line for place, line in written.lines.items()}
-    missing = dict.fromkeys((*_SPEC_ONLY, Need.SCRAPES), _ALONE)
+    missing = {need: _ALONE for need in Need if need not in _WITH_SPEC}
     facts = Facts(
         now=now,
         spec=spec,
@@ -104,12 +108,15 @@ def collect_running(
     facts = replace(facts, listeners=_gateway_by_spec(facts.spec))
     facts = _with_versions(facts, ask, status, missing)
     facts = _with_keys(facts, ask, missing)
+    facts = _with_tokens(facts, ask, missing)
+    facts = _with_isolation(facts, status, missing)
+    facts = _with_certificates(facts, status, missing)
     facts = _with_scrapes(facts, status, missing)
     if place.home is None:
         facts = _from_elsewhere(facts, place, missing)
         packages: Mapping[str, str] | None = None
     else:
-        facts, packages = _from_here(facts, place, place.home, status, missing)
+        facts, packages = _from_here(facts, place.home, status, missing)
     return _with_advisories(replace(facts, missing=missing), packages, advisories)
 
 
@@ -129,7 +136,8 @@ def _files(spec: SystemSpec) -> dict[str, FileFact]:
 
 def _gateway_by_spec(spec: SystemSpec) -> tuple[Listener, ...]:
     gateway = spec.gateway
-    return (Listener(role="gateway", host=gateway.host, port=gateway.http_port),)
+    tls = gateway.tls is not None
+    return (Listener(role="gateway", host=gateway.host, port=gateway.http_port, tls=tls),)
 
 
 def _texts(value: object, place: str) -> Iterator[TextFact]:
@@ -169,6 +177,7 @@ def _with_versions(facts: Facts, ask: Ask, status: Document, missing: dict[Need,
             VersionFact(
                 reference=reference,
                 runtime=str(one.get("runtime", "")),
+                runs_code=bool(one.get("runs_code")),
                 signed=_is_signed(one),
                 is_served=reference in served,
             )
@@ -196,6 +205,63 @@ def _with_keys(facts: Facts, ask: Ask, missing: dict[Need, str]) -> Facts:
     listed = found.get("keys", found.get("items", []))
     keys = tuple(_key(one) for one in listed if not one.get("revoked"))
     return replace(facts, keys=tuple(key for key in keys if not _is_over(key, facts.now)))
+
+
+def _with_tokens(facts: Facts, ask: Ask, missing: dict[Need, str]) -> Facts:
+    try:
+        found = ask.get("/api/v1/tokens").get("tokens", [])
+    except NotFoundError:
+        missing[Need.TOKENS] = "this control plane knows no tokens"
+        return facts
+    except HeadraceError as error:
+        missing[Need.TOKENS] = f"the tokens are not told: {error}"
+        return facts
+    tokens = tuple(
+        TokenFact(
+            id=str(one.get("id")), owner=str(one.get("owner")), expires=_moment(one.get("expires"))
+        )
+        for one in found
+        if one.get("state", "valid") == "valid"
+        and one.get("kind", "token") == "token"
+        and one.get("owner") != _HOME_OWNER
+    )
+    return replace(facts, tokens=tokens)
+
+
+def _with_isolation(facts: Facts, status: Document, missing: dict[Need, str]) -> Facts:
+    replicas = tuple(_replicas(status))
+    known = [one for one in replicas if one.get("isolation")]
+    if replicas and not known:
+        missing[Need.ISOLATION] = "this control plane does not tell how replicas are kept apart"
+    found = tuple(
+        ReplicaFact(
+            name=str(one.get("name")),
+            not_isolated=tuple(str(why) for why in one["isolation"].get("problems", ())),
+        )
+        for one in known
+    )
+    return replace(facts, replicas=found)
+
+
+def _replicas(status: Document) -> Iterator[Document]:
+    for endpoint in status.get("endpoints", ()):
+        for revision in endpoint.get("revisions", ()):
+            yield from revision.get("replicas", ())
+
+
+def _with_certificates(facts: Facts, status: Document, missing: dict[Need, str]) -> Facts:
+    if "certificates" not in status:
+        missing[Need.CERTIFICATES] = "this control plane does not tell which are in force"
+        return facts
+    found = tuple(
+        InForceFact(
+            name=str(one.get("name")),
+            file=str(one.get("file", "")),
+            problem=str(one.get("problem") or ""),
+        )
+        for one in status["certificates"]
+    )
+    return replace(facts, in_force=found)
 
 
 def _key(one: Document) -> ApiKeyFact:
@@ -249,7 +315,7 @@ def _from_elsewhere(facts: Facts, place: Place, missing: dict[Need, str]) -> Fac
 
 
 def _from_here(
-    facts: Facts, place: Place, home: Path, status: Document, missing: dict[Need, str]
+    facts: Facts, home: Path, status: Document, missing: dict[Need, str]
 ) -> tuple[Facts, Mapping[str, str] | None]:
     pid = _pid(status.get("pid"))
     gateway_pid = _pid(status.get("gateway", {}).get("pid"))
@@ -262,44 +328,54 @@ def _from_here(
     found = host.with_roles(
         {"gateway": host.listeners_of(gateway_pid), "control": host.listeners_of(pid)},
         ports,
-        tls=urlsplit(place.url).scheme == "https",
+        secure=_secure_roles(facts, addresses),
     )
     has_gateway = any(one.role == "gateway" for one in found)
-    listeners = found if has_gateway else (*facts.listeners, *found)
     if not any(one.role == "management" for one in found):
         missing[Need.LISTENERS] = "the control plane's sockets cannot be seen by this user"
-    envoy = host.envoy_files(gateway_pid)
-    socket = None if envoy is None else envoy / "admin.sock"
-    software = host.software_here() if host.runs_this_python(pid) else {}
-    version = "" if socket is None else host.envoy_version(socket)
-    if version:
+    is_ours = host.runs_this_python(pid)
+    directory = host.envoy_files(gateway_pid)
+    software = host.software_here() if is_ours else {}
+    if directory is not None and (version := host.envoy_version(directory / "admin.sock")):
         software = {**software, "envoy": version}
     if not software:
         missing[Need.SOFTWARE] = "another Python runs the control plane; audit with that one"
     facts = replace(
         facts,
-        files=_files(facts.spec),
-        listeners=listeners,
+        files=_files(facts.spec) | _files_in_force(facts),
+        listeners=found if has_gateway else (*facts.listeners, *found),
         processes=tuple(_processes(status, pid, gateway_pid)),
-        home=_home(home, pid, socket),
+        home=host.home_facts(
+            home.absolute(), pid=pid, token=home / ADMIN_TOKEN_FILE, sockets=directory
+        ),
         software=software,
     )
-    return facts, host.packages_here() if host.runs_this_python(pid) else None
+    return facts, host.packages_here() if is_ours else None
 
 
-def _home(home: Path, pid: int, socket: Path | None) -> HomeFacts:
-    token = home / ADMIN_TOKEN_FILE
-    return host.home_facts(home.absolute(), pid=pid, token=token, admin_socket=socket)
+def _secure_roles(facts: Facts, addresses: Document) -> set[str]:
+    """Which addresses are encrypted: the gateway's by its spec or a flag, others by a flag."""
+    names = {"http": "gateway", "admin": "management", "metrics": "metrics"}
+    found = {
+        role
+        for name, role in names.items()
+        if urlsplit(str(addresses.get(name, ""))).scheme == "https"
+    }
+    return found | ({"gateway"} if facts.spec.gateway.tls is not None else set())
+
+
+def _files_in_force(facts: Facts) -> dict[str, FileFact]:
+    """Certificates that the system was started with, besides those that its spec names."""
+    return {
+        one.file: named_file_fact(NamedFile(place=one.name, path=one.file, kind="certificate"))
+        for one in facts.in_force
+        if one.file
+    }
 
 
 def _processes(status: Document, pid: int, gateway_pid: int) -> Iterator[ProcessFact]:
     named = [("control plane", pid), ("gateway", gateway_pid)]
-    named += [
-        (str(replica.get("name")), _pid(replica.get("pid")))
-        for endpoint in status.get("endpoints", ())
-        for revision in endpoint.get("revisions", ())
-        for replica in revision.get("replicas", ())
-    ]
+    named += [(str(one.get("name")), _pid(one.get("pid"))) for one in _replicas(status)]
     for name, number in dict.fromkeys(named):
         fact = host.process_fact(name, number) if number else None
         if fact is not None:

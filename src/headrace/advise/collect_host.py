@@ -9,7 +9,7 @@ import re
 import socket
 import ssl
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
@@ -24,7 +24,8 @@ _ADMIN_TIMEOUT_S: Final = 2.0
 _LISTENING: Final = "0A"
 _CORE_LIMIT: Final = re.compile(rb"^Max core file size\s+(\S+)", re.MULTILINE)
 _UID: Final = re.compile(rb"^Uid:\s+\d+\s+(\d+)", re.MULTILINE)
-_PASSWORD: Final = re.compile(r"(?i)\b((?:ssl)?password)=[^&]*")
+_PASSWORD: Final = re.compile(r"(?i)\b((?:ssl)?password)=([^&]*)")
+_REFERENCE: Final = re.compile(r"\$\{\w+\}")
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 
@@ -33,6 +34,7 @@ class _Started(msgspec.Struct):
 
     log_level: str = ""
     state_url: str = ""
+    allow_code: bool = False
 
 
 class _ServerInfo(msgspec.Struct):
@@ -97,32 +99,37 @@ def _address(digits: str) -> str:
 
 
 def with_roles(
-    found: Mapping[str, tuple[tuple[str, int], ...]], ports: Mapping[int, str], *, tls: bool
+    found: Mapping[str, tuple[tuple[str, int], ...]],
+    ports: Mapping[int, str],
+    *,
+    secure: Collection[str],
 ) -> tuple[Listener, ...]:
     """Listeners by what they are for.
 
     Args:
         found: Addresses by process: `gateway` and `control`.
         ports: `management` or `metrics` by port of the control plane.
-        tls: Whether the management API is encrypted.
+        secure: The roles that are encrypted.
     """
-    gateway = [Listener(role="gateway", host=h, port=p) for h, p in found.get("gateway", ())]
+    gateway = [("gateway", host, port) for host, port in found.get("gateway", ())]
     control = [
-        Listener(role=ports[port], host=host, port=port, tls=tls and ports[port] == "management")
-        for host, port in found.get("control", ())
-        if port in ports
+        (ports[port], host, port) for host, port in found.get("control", ()) if port in ports
     ]
-    return (*gateway, *control)
+    return tuple(
+        Listener(role=role, host=host, port=port, tls=role in secure)
+        for role, host, port in (*gateway, *control)
+    )
 
 
 def home_facts(
-    home: Path, *, pid: int, token: Path, admin_socket: Path | None, proc: Path = PROC
+    home: Path, *, pid: int, token: Path, sockets: Path | None, proc: Path = PROC
 ) -> HomeFacts:
     """How the state of a home is kept.
 
     Args:
         pid: The control plane.
         token: Where the first admin token lies, if it does.
+        sockets: The directory of the gateway's sockets; None if it is not known.
     """
     environ = _environment(pid, proc)
     arguments = _words(proc / str(pid) / "cmdline")
@@ -143,22 +150,24 @@ def home_facts(
         home=file_fact(home),
         state=state if is_sqlite and state.exists else None,
         admin_token=token_fact if token_fact.exists else None,
-        admin_socket=None if admin_socket is None else file_fact(admin_socket),
+        sockets=tuple(map(file_fact, sorted(sockets.glob("*.sock")))) if sockets else (),
         file_system=file_system_of(database if is_sqlite else home, proc=proc),
         state_url=without_password(flag_url or variable_url),
         state_url_source=source,
         state_url_has_password=clear,
         log_level=level or environ.get("HEADRACE_LOG_LEVEL", "") or "info",
+        allow_code=started.allow_code or "--allow-code" in arguments,
     )
 
 
 def has_password(url: str) -> bool:
-    """Whether a database's URL holds its password."""
+    """Whether a database's URL holds its password itself, and not `${NAME}` in its place."""
     try:
         parts = urlsplit(url)
-        return bool(parts.password) or _PASSWORD.search(parts.query) is not None
+        found = [parts.password or "", *(one[2] for one in _PASSWORD.finditer(parts.query))]
     except ValueError:
         return False
+    return any(one and not _REFERENCE.fullmatch(one) for one in found)
 
 
 def without_password(url: str) -> str:

@@ -26,6 +26,12 @@ class Need(StrEnum):
     """The home directory, and the processes on this machine."""
     KEYS = "keys"
     """The API keys, without their secrets."""
+    TOKENS = "tokens"
+    """The tokens of the management API, without their secrets."""
+    ISOLATION = "isolation"
+    """How replicas are kept apart."""
+    CERTIFICATES = "certificates"
+    """Which certificates are in force."""
     VERSIONS = "versions"
     """The model versions in the registry."""
     SOFTWARE = "software"
@@ -127,11 +133,38 @@ class ApiKeyFact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFact:
+    """One token of the management API that is in force, besides the home's own."""
+
+    id: str
+    owner: str
+    expires: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaFact:
+    """One replica, and what should be kept from it and is not."""
+
+    name: str
+    not_isolated: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InForceFact:
+    """A certificate that the system should use; `problem`: why its file's content is not used."""
+
+    name: str
+    file: str
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VersionFact:
     """One model version of the registry; `signed` is None where that is not known."""
 
     reference: str
     runtime: str
+    runs_code: bool = False
     signed: bool | None
     is_served: bool
 
@@ -148,17 +181,22 @@ class ProcessFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HomeFacts:
-    """Where state lies, and how it is kept. `state_url` has no password in it."""
+    """Where state lies, and how it is kept. `state_url` has no password in it.
+
+    `sockets`: the gateway's, which let in without asking. `allow_code`: whether the control plane
+    was told to let every model bring code.
+    """
 
     home: FileFact = FileFact(path="")
     state: FileFact | None = None
     admin_token: FileFact | None = None
-    admin_socket: FileFact | None = None
+    sockets: tuple[FileFact, ...] = ()
     file_system: str = ""
     state_url: str = ""
     state_url_source: str = ""
     state_url_has_password: bool = False
     log_level: str = ""
+    allow_code: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +234,9 @@ class Facts:
     files: Mapping[str, FileFact] = field(default_factory=dict)
     listeners: tuple[Listener, ...] = ()
     keys: tuple[ApiKeyFact, ...] = ()
+    tokens: tuple[TokenFact, ...] = ()
+    replicas: tuple[ReplicaFact, ...] = ()
+    in_force: tuple[InForceFact, ...] = ()
     versions: tuple[VersionFact, ...] = ()
     processes: tuple[ProcessFact, ...] = ()
     home: HomeFacts = field(default_factory=HomeFacts)

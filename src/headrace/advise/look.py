@@ -79,8 +79,18 @@ def _upstream_files(place: str, upstream: UpstreamSpec) -> Iterator[NamedFile]:
 
 
 def files_of(facts: Facts, *kinds: str) -> Iterator[tuple[NamedFile, FileFact]]:
-    """The files of these kinds that the spec names and that were looked at, with what they are."""
-    for named in named_files(facts.spec):
+    """The files of these kinds that were looked at, with what they are.
+
+    Those that the spec names, and certificates that the system was started with besides.
+    """
+    of_spec = tuple(named_files(facts.spec))
+    paths = {named.path for named in of_spec}
+    others = tuple(
+        NamedFile(place=f"certificate {one.name}", path=one.file, kind="certificate")
+        for one in facts.in_force
+        if one.file not in paths
+    )
+    for named in (*of_spec, *others):
         if named.kind in kinds and named.path in facts.files:
             yield named, facts.files[named.path]
 

@@ -291,6 +291,11 @@ def models(
         say(printable(line))
 
 
+def _has_signature(home: Path, name: str, version: str) -> bool:
+    """Whether somebody signed a version; `headrace models verify` says whether that is right."""
+    return (home / "registry" / name / f"{version}.signatures").is_file()
+
+
 def _known(home: Path) -> "Known":
     """What this home's registry and this installation know of models."""
     from headrace.advise.inventory_opset import highest_opset, opens_here
@@ -298,9 +303,11 @@ def _known(home: Path) -> "Known":
     from headrace.registry import Registry
     from headrace.runtimes import runtime_names
 
-    references = {str(one.digest): (one.reference, False) for one in Registry(home).list()}
     return Known(
-        references=references,
+        references={
+            str(one.digest): (one.reference, _has_signature(home, one.name, one.version))
+            for one in Registry(home).list()
+        },
         runtimes=runtime_names(),
         max_opset=highest_opset(opens_here),
     )

@@ -14,8 +14,11 @@ from headrace.advise.facts import (
     Facts,
     FileFact,
     HomeFacts,
+    InForceFact,
     Listener,
     ProcessFact,
+    ReplicaFact,
+    TokenFact,
     VersionFact,
 )
 
@@ -45,6 +48,11 @@ def healthy(made: Path) -> Facts:
     return as_running(collect_spec_file(made / "headrace.yaml", now=NOW))
 
 
+def server_certificate(facts: Facts) -> str:
+    tls = facts.spec.gateway.tls
+    return "" if tls is None else tls.certificate_file
+
+
 def as_running(facts: Facts) -> Facts:
     """`facts` of a spec, and all that a running system would add, as it should be."""
     return replace(
@@ -64,6 +72,9 @@ def as_running(facts: Facts) -> Facts:
                 tells_use=True,
             ),
         ),
+        tokens=(TokenFact(id="t1", owner="ci", expires=NOW + timedelta(days=9)),),
+        replicas=(ReplicaFact(name="digits-1-1", not_isolated=()),),
+        in_force=(InForceFact(name="gateway", file=server_certificate(facts)),),
         versions=(VersionFact(reference="digits:1", runtime="onnx", signed=True, is_served=True),),
         processes=(
             ProcessFact(name="control plane", pid=10, uid=1000, core_bytes=0),
@@ -73,7 +84,7 @@ def as_running(facts: Facts) -> Facts:
             home=FileFact(path="/srv/headrace", mode=0o700),
             state=FileFact(path="/srv/headrace/state.db", mode=0o600),
             admin_token=FileFact(path="/srv/headrace/admin.token", mode=0o600),
-            admin_socket=FileFact(path="/srv/headrace/run/envoy/admin.sock", mode=0o600),
+            sockets=(FileFact(path="/srv/headrace/run/envoy/admin.sock", mode=0o600),),
             file_system="ext4",
             log_level="info",
         ),

@@ -12,9 +12,12 @@ from headrace.advise.facts import (
     Facts,
     FileFact,
     HomeFacts,
+    InForceFact,
     KeyMaterial,
     Listener,
     ProcessFact,
+    ReplicaFact,
+    TokenFact,
     VersionFact,
 )
 from headrace.advise.severity import Severity
@@ -85,7 +88,8 @@ def without_tls(facts: Facts) -> Facts:
     auth = spec.auth.model_copy(update={"certificates": ()})
     endpoint = spec.endpoints[0].model_copy(update={"access": ("key",)})
     changed = {"gateway": gateway, "auth": auth, "endpoints": (endpoint,)}
-    return replace(facts, spec=spec.model_copy(update=changed))
+    listeners = tuple(replace(one, tls=False) for one in facts.listeners)
+    return replace(facts, spec=spec.model_copy(update=changed), listeners=listeners)
 
 
 def vulnerable(facts: Facts) -> Facts:
@@ -116,6 +120,13 @@ def writable_model(facts: Facts) -> Facts:
     return replace(facts, spec=spec, files={**facts.files, "/srv/digits.onnx": file})
 
 
+def served_with_code(facts: Facts) -> Facts:
+    (version,) = facts.versions
+    return replace(facts, versions=(replace(version, runs_code=True),))
+
+
+UNUSED = InForceFact(name="admin", file="/srv/admin.pem", problem="the key is of another one")
+OPEN_REPLICA = ReplicaFact(name="digits-1-2", not_isolated=("may open network connections",))
 NETWORKED = HomeFacts(
     home=FileFact(path="/srv/headrace", mode=0o700),
     state=FileFact(path="/srv/headrace/state.db"),
@@ -163,6 +174,33 @@ IN_SYSTEM = [
             "gateway.tls.certificate_file",
             with_certificate(lambda one: replace(one, signature_hash="sha1")),
         ),
+        (
+            "HR025",
+            "a token for ever",
+            "token t2",
+            lambda facts: replace(
+                facts, tokens=(*facts.tokens, TokenFact(id="t2", owner="ci", expires=None))
+            ),
+        ),
+        (
+            "HR114",
+            "a pair that does not match",
+            "certificate admin",
+            lambda facts: replace(facts, in_force=(*facts.in_force, UNUSED)),
+        ),
+        (
+            "HR407",
+            "code for all",
+            "headrace up --allow-code",
+            with_home(allow_code=True),
+        ),
+        ("HR408", "a version of a format with code", f"{FIRST}.model", served_with_code),
+        (
+            "HR513",
+            "a replica in the open",
+            "replica digits-1-2",
+            lambda facts: replace(facts, replicas=(*facts.replicas, OPEN_REPLICA)),
+        ),
         ("HR310", "nobody watches", "metrics", lambda facts: replace(facts, scraped_s_ago=None)),
         (
             "HR310",
@@ -202,7 +240,7 @@ IN_SYSTEM = [
             "HR507",
             "an open socket",
             "/tmp/admin.sock",  # noqa: S108  # a name in evidence
-            with_home(admin_socket=FileFact(path="/tmp/admin.sock", mode=0o666)),  # noqa: S108  # as above
+            with_home(sockets=(FileFact(path="/tmp/admin.sock", mode=0o666),)),  # noqa: S108  # as above
         ),
         (
             "HR508",

@@ -14,7 +14,7 @@ import pytest
 from headrace.advise import Need, collect_host
 from headrace.advise.collect import Place, collect_running, collect_spec_file
 from headrace.advise.collect_files import file_fact, named_file_fact
-from headrace.advise.facts import Listener, TextFact
+from headrace.advise.facts import InForceFact, Listener, ReplicaFact, TextFact
 from headrace.advise.look import NamedFile, is_loopback, is_loopback_url, named_files
 from headrace.core import NotFoundError, UnavailableError
 from headrace.core.spec import parse_spec
@@ -46,6 +46,7 @@ class Answers:
             "/api/v1/spec": {"generation": 1, "spec": SPEC},
             "/api/v1/models": {"models": [], "problems": []},
             "/api/v1/keys": NotFoundError("no such path"),
+            "/api/v1/tokens": NotFoundError("no such path"),
         } | dict(answers)
 
     def get(self, path: str, **_: object) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def test_a_spec_file_alone_says_what_it_does_not_know(made: Path) -> None:
     facts = collect_spec_file(made / "headrace.yaml", now=NOW)
 
     assert set(facts.missing) == set(Need) - {Need.SPEC, Need.FILES}
-    assert facts.listeners == (Listener(role="gateway", host="0.0.0.0", port=8443),)  # noqa: S104  # compared
+    assert facts.listeners == (Listener(role="gateway", host="0.0.0.0", port=8443, tls=True),)  # noqa: S104  # compared
     assert facts.lines["endpoints[0].access"] > 1
     assert all(file.exists and not file.problem for file in facts.files.values())
 
@@ -204,6 +205,33 @@ def test_when_metrics_were_read_is_known_where_the_status_says_so() -> None:
     assert told.scraped_s_ago == pytest.approx(30, abs=0.01)
     assert never.scraped_s_ago is None
     assert Need.SCRAPES not in told.missing
+
+
+def test_tokens_isolation_and_certificates_are_taken_as_they_are_told() -> None:
+    tokens = [
+        {"id": "a", "kind": "token", "owner": "ci", "state": "valid", "expires": None},
+        {"id": "b", "kind": "token", "owner": "ci", "state": "revoked", "expires": None},
+        {"id": "c", "kind": "session", "owner": "ann", "state": "valid", "expires": None},
+        {"id": "d", "kind": "token", "owner": "admin", "state": "valid", "expires": None},
+    ]
+    replica = {"name": "a-2-1", "isolation": {"user": 0, "problems": ["has network"]}}
+    endpoints = [{"name": "a", "revisions": [{"model": "a:2", "replicas": [replica]}]}]
+    certificates = [{"name": "gateway", "file": "/x.pem", "problem": "is no pair"}]
+    status = STATUS | {"endpoints": endpoints, "certificates": certificates}
+
+    facts = collect_running(
+        Answers({"/api/v1/status": status, "/api/v1/tokens": {"tokens": tokens}}),
+        ELSEWHERE,
+        now=NOW,
+    )
+    without = collect_running(Answers({}), ELSEWHERE, now=NOW)
+
+    assert [one.id for one in facts.tokens] == ["a"]
+    assert facts.replicas == (ReplicaFact(name="a-2-1", not_isolated=("has network",)),)
+    assert facts.in_force == (InForceFact(name="gateway", file="/x.pem", problem="is no pair"),)
+    needs = {Need.TOKENS, Need.ISOLATION, Need.CERTIFICATES}
+    assert needs & facts.missing.keys() == set()
+    assert needs <= without.missing.keys()
 
 
 def test_a_system_on_this_machine_is_seen_from_outside(tmp_path: Path) -> None:
@@ -365,13 +393,27 @@ def test_a_password_in_a_url_is_told_and_never_shown(
     proc.words("environ", *environ)
 
     home = collect_host.home_facts(
-        proc.root, pid=7, token=proc.root / "gone", admin_socket=None, proc=proc.root
+        proc.root, pid=7, token=proc.root / "gone", sockets=None, proc=proc.root
     )
 
     assert home.state_url_has_password
     assert (home.state_url, home.state_url_source) == (shown, source)
     assert home.state is None
     assert "hunter2" not in repr(home)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://me:${PASSWORD}@db/x", "postgresql://me@db/x?password=${P}", "file:/u"]
+)
+def test_a_reference_in_the_place_of_a_password_is_none(url: str, proc: Proc) -> None:
+    proc.words("environ", f"HEADRACE_STATE_URL={url}")
+
+    home = collect_host.home_facts(
+        proc.root, pid=7, token=proc.root / "gone", sockets=None, proc=proc.root
+    )
+
+    assert not home.state_url_has_password
+    assert home.state is None
 
 
 def test_settings_of_a_detached_control_plane_are_read_from_their_file(
@@ -385,7 +427,7 @@ def test_settings_of_a_detached_control_plane_are_read_from_their_file(
     proc.words("cmdline", "python", "--settings", str(settings))
 
     home = collect_host.home_facts(
-        tmp_path, pid=7, token=tmp_path / "t", admin_socket=tmp_path / "s", proc=proc.root
+        tmp_path, pid=7, token=tmp_path / "t", sockets=tmp_path / "s", proc=proc.root
     )
 
     assert home.log_level == "DEBUG"
@@ -400,7 +442,7 @@ def test_settings_that_cannot_be_read_say_nothing(proc: Proc, tmp_path: Path) ->
     proc.words("cmdline", "python", "--settings", str(tmp_path / "settings.json"))
 
     home = collect_host.home_facts(
-        tmp_path, pid=7, token=tmp_path / "t", admin_socket=None, proc=proc.root
+        tmp_path, pid=7, token=tmp_path / "t", sockets=None, proc=proc.root
     )
 
     assert home.log_level == "info"
