@@ -84,6 +84,7 @@ class ControlPlane:
     gateway_address: str
     log_files: LogFiles
     sends_first_requests: bool = True
+    metrics_read_at: float | None = None
     first_requests: dict[str, FirstRequest] = field(default_factory=dict)
     stop_requested: asyncio.Event = field(default_factory=asyncio.Event)
     _asking: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -287,6 +288,7 @@ class ControlPlane:
             version=__version__,
             generation=self.desired.generation,
             pid=os.getpid(),
+            metrics_read_at=self.metrics_read_at,
             home=str(self.home.root),
             gateway=gateway,
             endpoints=endpoints,
@@ -305,6 +307,7 @@ class ControlPlane:
 
     async def metrics(self) -> str:
         """All processes' metrics as one exposition; each sample of a replica says which."""
+        self.metrics_read_at = self.clock.now()
         replicas = self._ready_replicas()
         texts = await asyncio.gather(
             self._gateway_stats(), *(_scrape(replica.address) for replica in replicas)
