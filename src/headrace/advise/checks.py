@@ -37,6 +37,17 @@ CHECKS: Final[tuple[Check, ...]] = tuple(
 def check_table() -> str:
     """The checks as a Markdown table."""
     rows = [
-        f"| `{check.id}` | {check.title} | {check.severity} | {check.why} |" for check in CHECKS
+        f"| `{check.id}` | {check.severity} | {check.title} | {check.why} | {_fix(check)} |"
+        for check in CHECKS
     ]
-    return "\n".join(["| id | what is found | severity | why |", "|---|---|---|---|", *rows])
+    head = [
+        "| id | severity | what is found | why that matters | what to do |",
+        "|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *rows])
+
+
+def _fix(check: Check) -> str:
+    """A fix that is to be pasted, and no sentence, is shown as code."""
+    is_code = not check.fix.endswith(".")
+    return f"`{check.fix}`" if is_code else check.fix

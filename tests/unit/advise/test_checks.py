@@ -187,7 +187,7 @@ def test_ids_are_of_one_kind_and_used_once() -> None:
         assert check.title
         assert check.why.endswith((".", "?"))
         assert check.fix
-        assert f"`{check.id}` | {check.title} | {check.severity}" in check_table()
+        assert f"| `{check.id}` | {check.severity} | {check.title} |" in check_table()
 
 
 @pytest.mark.parametrize(
