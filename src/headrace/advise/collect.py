@@ -85,7 +85,7 @@ def collect_spec_file(
         listeners=_gateway_by_spec(spec),
         missing=missing,
     )
-    return _with_advisories(facts, host.packages_here(), advisories)
+    return _with_advisories(facts, advisories, is_here=True)
 
 
 def collect_running(
@@ -114,20 +114,21 @@ def collect_running(
     facts = _with_scrapes(facts, status, missing)
     if place.home is None:
         facts = _from_elsewhere(facts, place, missing)
-        packages: Mapping[str, str] | None = None
     else:
-        facts, packages = _from_here(facts, place.home, status, missing)
-    return _with_advisories(replace(facts, missing=missing), packages, advisories)
+        facts = _from_here(facts, place.home, status, missing)
+    is_here = place.home is not None and host.runs_this_python(_pid(status.get("pid")))
+    return _with_advisories(replace(facts, missing=missing), advisories, is_here=is_here)
 
 
 def _with_advisories(
-    facts: Facts, packages: Mapping[str, str] | None, advisories: tuple[Advisory, ...] | None
+    facts: Facts, advisories: tuple[Advisory, ...] | None, *, is_here: bool
 ) -> Facts:
+    # Without `is_here` the packages of this interpreter are not those of the system.
     if advisories is None:
         return replace(facts, missing={**facts.missing, Need.ADVISORIES: _NO_ADVISORIES})
-    if packages is None:
+    if not is_here:
         return replace(facts, missing={**facts.missing, Need.ADVISORIES: _ELSEWHERE})
-    return replace(facts, advisories=advisories, packages=packages)
+    return replace(facts, advisories=advisories, packages=host.packages_here())
 
 
 def _files(spec: SystemSpec) -> dict[str, FileFact]:
@@ -314,9 +315,7 @@ def _from_elsewhere(facts: Facts, place: Place, missing: dict[Need, str]) -> Fac
     return replace(facts, listeners=(*facts.listeners, management))
 
 
-def _from_here(
-    facts: Facts, home: Path, status: Document, missing: dict[Need, str]
-) -> tuple[Facts, Mapping[str, str] | None]:
+def _from_here(facts: Facts, home: Path, status: Document, missing: dict[Need, str]) -> Facts:
     pid = _pid(status.get("pid"))
     gateway_pid = _pid(status.get("gateway", {}).get("pid"))
     addresses = status.get("addresses", {})
@@ -333,14 +332,13 @@ def _from_here(
     has_gateway = any(one.role == "gateway" for one in found)
     if not any(one.role == "management" for one in found):
         missing[Need.LISTENERS] = "the control plane's sockets cannot be seen by this user"
-    is_ours = host.runs_this_python(pid)
     directory = host.envoy_files(gateway_pid)
-    software = host.software_here() if is_ours else {}
+    software = host.software_here() if host.runs_this_python(pid) else {}
     if directory is not None and (version := host.envoy_version(directory / "admin.sock")):
         software = {**software, "envoy": version}
     if not software:
         missing[Need.SOFTWARE] = "another Python runs the control plane; audit with that one"
-    facts = replace(
+    return replace(
         facts,
         files=_files(facts.spec) | _files_in_force(facts),
         listeners=found if has_gateway else (*facts.listeners, *found),
@@ -350,7 +348,6 @@ def _from_here(
         ),
         software=software,
     )
-    return facts, host.packages_here() if is_ours else None
 
 
 def _secure_roles(facts: Facts, addresses: Document) -> set[str]:

@@ -282,7 +282,8 @@ def packages_here() -> dict[str, str]:
     """Versions of the packages that this interpreter imports."""
     found: dict[str, str] = {}
     for one in importlib.metadata.distributions():
-        name, version = one.metadata["Name"], one.version
+        about = one.metadata  # parsed anew each time
+        name, version = about["Name"], about["Version"]
         if name and version:
             found.setdefault(name, version)
     return dict(sorted(found.items()))

@@ -66,6 +66,7 @@ class Trouble(StrEnum):
     """It is a link that leaves the folder, or leads nowhere."""
 
 
+_BITS: Final = {"FP32": 32, "INT32": 32, "UINT32": 32, "FP64": 64, "INT64": 64, "UINT64": 64}
 SEVERITIES: Final[Mapping[Trouble, Severity]] = {
     Trouble.RUNS_CODE: Severity.MEDIUM,
     Trouble.DANGEROUS_CODE: Severity.CRITICAL,
@@ -137,6 +138,17 @@ class Details:
             return self.quantised
         small = sum(size for name, size in self.weights.items() if is_small(name))
         return small * 10 >= sum(self.weights.values())
+
+
+def bits_of(datatype: str) -> int:
+    """How many bits an element of a datatype has; 8 if it is not known."""
+    if datatype in _BITS:
+        return _BITS[datatype]
+    if datatype.startswith(("FP16", "BF16", "INT16", "UINT16")):
+        return 16
+    if datatype.startswith(("INT4", "UINT4", "FP4")):
+        return 4
+    return 2 if datatype in {"INT2", "UINT2"} else 8
 
 
 def is_small(datatype: str) -> bool:

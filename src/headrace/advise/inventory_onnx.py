@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.advise.inventory_bytes import Field, Source, fields, inside, numbers, signed, text
-from headrace.advise.inventory_model import Details, Problem, TensorInfo, Trouble, problem
+from headrace.advise.inventory_model import Details, Problem, TensorInfo, Trouble, bits_of, problem
 
 _KNOWN_DOMAINS: Final = frozenset(
     {
@@ -42,7 +42,6 @@ _TYPES: Final = {
     25: "UINT2",
     26: "INT2",
 }
-_BITS: Final = {"FP32": 32, "INT32": 32, "UINT32": 32, "FP64": 64, "INT64": 64, "UINT64": 64}
 _QUANTISED: Final = ("QLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger", "MatMulNBits")
 _MOST_SHOWN: Final = 64
 _MOST_NODES: Final = 300_000
@@ -200,17 +199,6 @@ def _read_tensor(source: Source, tensor: Field, found: _Found) -> None:
         end = _whole(entries.get("offset")) + length
         location = entries.get("location", "")
         found.external[location] = max(found.external.get(location, 0), end)
-
-
-def bits_of(datatype: str) -> int:
-    """How many bits an element of a datatype has; 8 if it is not known."""
-    if datatype in _BITS:
-        return _BITS[datatype]
-    if datatype.startswith(("FP16", "BF16", "INT16", "UINT16")):
-        return 16
-    if datatype.startswith(("INT4", "UINT4", "FP4")):
-        return 4
-    return 2 if datatype in {"INT2", "UINT2"} else 8
 
 
 def _whole(digits: str | None) -> int:

@@ -15,6 +15,7 @@ from headrace.advise.inventory_bytes import Source
 from headrace.advise.inventory_model import Details, Format, Problem, Trouble, problem
 
 _MOST_BYTES: Final = 8 << 20
+_MOST_MEMORY: Final = 128 << 20  # a header may ask for gigabytes
 _MOST_OPCODES: Final = 400_000
 _MOST_SHOWN: Final = 12
 _MOST_TEXT: Final = 200
@@ -56,8 +57,8 @@ def unpacked(source: Source) -> bytes:
         b"\x78": zlib.decompressobj,
         b"\x1f\x8b": lambda: zlib.decompressobj(wbits=31),
         b"BZh": bz2.BZ2Decompressor,
-        b"\xfd7zXZ": lzma.LZMADecompressor,
-        b"\x5d\x00\x00": lzma.LZMADecompressor,
+        b"\xfd7zXZ": lambda: lzma.LZMADecompressor(memlimit=_MOST_MEMORY),
+        b"\x5d\x00\x00": lambda: lzma.LZMADecompressor(memlimit=_MOST_MEMORY),
     }
     for magic, make in makers.items():
         if data.startswith(magic):

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from headrace.advise.inventory_bytes import BrokenFileError, Source
-from headrace.advise.inventory_model import Details, Trouble, problem
+from headrace.advise.inventory_model import Details, Trouble, bits_of, problem
 
 _MOST_HEADER: Final = 64 << 20
 _MOST_TENSORS: Final = 200_000
@@ -200,8 +200,6 @@ def gguf_details(source: Source) -> Details:
 
 def _bits(kind: str) -> float:
     """Bits of one weight, roughly: what a share is reckoned with."""
-    for prefix, bits in (("FP32", 32), ("FP16", 16), ("BF16", 16), ("FP64", 64), ("INT8", 8)):
-        if kind == prefix:
-            return bits
-    digits = [letter for letter in kind if letter.isdigit()]
-    return float(digits[0]) if digits else 8.0
+    if kind.startswith(("Q", "IQ")):
+        return float(next(letter for letter in kind if letter.isdigit()))
+    return float(bits_of(kind))

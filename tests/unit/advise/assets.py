@@ -50,16 +50,31 @@ def onnx_of_opset(opset: int, *, domain: bytes = b"") -> bytes:
     return _varint(1, 8) + _field(7, graph) + _field(8, _field(1, domain) + _varint(2, opset))
 
 
-def saved_model(*, operators: Sequence[str] = ("MatMul",)) -> bytes:
+def onnx_unusual() -> bytes:
+    """Packed dimensions, four bits a weight, and inputs of other types."""
+    tensor = _field(1, _number(4) + _number(6)) + _varint(2, 22) + _field(8, b"w")
+    inputs = [
+        _field(1, b"m") + _field(2, _field(5, b"")),
+        _field(1, b"t") + _field(2, _field(1, _varint(1, 1))),
+        _field(1, b"n"),
+    ]
+    graph = _field(5, tensor) + b"".join(_field(11, one) for one in inputs)
+    return _varint(1, 9) + _field(7, graph) + _field(8, _varint(2, 21))
+
+
+def saved_model(*, operators: Sequence[str] = ("MatMul",), inside: Sequence[str] = ()) -> bytes:
     tensor = _varint(2, 1) + _field(3, _field(2, _signed(1, -1)) + _field(2, _varint(1, 4)))
     signature = _field(1, _entry(b"x", tensor)) + _field(2, _entry(b"y", tensor))
     nodes = b"".join(_field(1, _field(2, name.encode())) for name in operators)
+    if inside:
+        function = b"".join(_field(3, _field(2, name.encode())) for name in inside)
+        nodes += _field(2, _field(1, function))
     meta = _field(4, b"serve") + _field(5, b"2.17.0")
     graph = _field(1, meta) + _field(2, nodes) + _field(5, _entry(b"serving_default", signature))
     return _varint(1, 1) + _field(2, graph)
 
 
-def tflite() -> bytes:
+def tflite(*, custom: str = "") -> bytes:
     """One input of FP32 [1, 4], and a weight of INT8: tables written from the last to the first."""
     buffer = _Flat()
     empty = buffer.table({})
@@ -74,7 +89,9 @@ def tflite() -> bytes:
             2: buffer.vector(struct.pack("<i", 0), 4),
         }
     )
-    model = buffer.table({2: buffer.offsets([graph]), 3: buffer.text("converted"), 4: buffers})
+    codes = {1: buffer.offsets([buffer.table({1: buffer.text(custom)})])} if custom else {}
+    rest = {2: buffer.offsets([graph]), 3: buffer.text("converted"), 4: buffers}
+    model = buffer.table(codes | rest)
     return buffer.finish(model, b"TFL3")
 
 

@@ -42,7 +42,7 @@ def hardened(made: Path, tmp_path: Path) -> Path:
     return shutil.copytree(made, tmp_path / "hardened")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def healthy(made: Path) -> Facts:
     """Everything that can be known of a system that runs the example as it should."""
     return as_running(collect_spec_file(made / "headrace.yaml", now=NOW))

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed448, ed25519, rsa, x25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from headrace.advise import Need, collect_host
 from headrace.advise.collect import Place, collect_running, collect_spec_file
 from headrace.advise.collect_files import file_fact, named_file_fact
 from headrace.advise.facts import InForceFact, Listener, ReplicaFact, TextFact
 from headrace.advise.look import NamedFile, is_loopback, is_loopback_url, named_files
-from headrace.core import NotFoundError, UnavailableError
+from headrace.core import NotFoundError, PermissionDeniedError, UnavailableError
 from headrace.core.spec import parse_spec
 from tests.unit.advise.conftest import NOW
 from tests.unit.advise.planting import made_certificate
@@ -459,15 +462,89 @@ def test_an_envoy_that_does_not_answer_has_no_version(tmp_path: Path) -> None:
     assert collect_host.envoy_version(tmp_path / "admin.sock") == ""
 
 
-def test_a_short_rsa_key_and_sha1_are_seen_in_a_certificate(made: Path, tmp_path: Path) -> None:
-    """An old root of the kind that is still in bundles, made with OpenSSL."""
-    file = tmp_path / "old.pem"
-    file.write_bytes(made_certificate(made, name="old", own=True))
+@pytest.mark.parametrize(
+    ("key", "kind", "bits"),
+    [
+        (rsa.generate_private_key(65537, 1024), "RSA", 1024),  # noqa: S505  # to be found
+        (ed25519.Ed25519PrivateKey.generate(), "Ed25519", 0),
+        (ed448.Ed448PrivateKey.generate(), "Ed448", 0),
+        (x25519.X25519PrivateKey.generate(), "X25519", 0),
+    ],
+    ids=["RSA", "Ed25519", "Ed448", "X25519"],
+)
+def test_keys_of_all_kinds_tell_their_size(
+    key: rsa.RSAPrivateKey
+    | ed25519.Ed25519PrivateKey
+    | ed448.Ed448PrivateKey
+    | x25519.X25519PrivateKey,
+    kind: str,
+    bits: int,
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "key.pem"
+    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+    (found,) = named_file_fact(NamedFile(place="x", path=str(file), kind="key")).keys
+
+    assert (found.kind, found.bits) == (kind, bits)
+
+
+def test_a_certificate_that_is_its_own_authority_is_seen(made: Path, tmp_path: Path) -> None:
+    file = tmp_path / "own.pem"
+    file.write_bytes(made_certificate(made, name="own", own=True))
 
     (fact,) = named_file_fact(NamedFile(place="x", path=str(file), kind="ca")).certificates
 
     assert fact.is_self_signed
-    assert fact.names == ("old",)
+    assert fact.names == ("own",)
+
+
+def test_an_envoy_says_its_version_over_its_socket(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    body = b'{"version": "0123abc/1.40.0/Clean/RELEASE/BoringSSL", "state": "LIVE"}'
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body)
+                connection.sendall(head + body)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        version = collect_host.envoy_version(path)
+        thread.join()
+
+    assert version == "1.40.0"
+
+
+def test_what_cannot_be_seen_of_a_process_is_told_as_missing(tmp_path: Path) -> None:
+    gone = STATUS | {"pid": 2**22 + 1, "gateway": {"pid": None}}
+    place = Place(url="http://127.0.0.1:8080", home=tmp_path)
+
+    facts = collect_running(Answers({"/api/v1/status": gone}), place, now=NOW, advisories=())
+
+    assert "cannot be seen" in facts.missing[Need.LISTENERS]
+    assert "another Python" in facts.missing[Need.SOFTWARE]
+    assert facts.missing[Need.ADVISORIES] == "it is on another machine; run the audit there"
+    assert facts.processes == ()
+
+
+def test_tokens_that_only_admins_see_are_missing() -> None:
+    refused = PermissionDeniedError("only for admins")
+
+    facts = collect_running(Answers({"/api/v1/tokens": refused}), ELSEWHERE, now=NOW)
+
+    assert facts.missing[Need.TOKENS] == "the tokens are not told: only for admins"
+
+
+@pytest.mark.parametrize("url", ["postgresql://[me:pw@db", "http://[::1"])
+def test_a_url_that_cannot_be_read_is_hidden_whole(url: str) -> None:
+    assert collect_host.without_password(url) == "***"
+    assert collect_host.has_password(url) is False
 
 
 def test_files_that_a_spec_names_are_listed_with_their_places() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import zipfile
 from pathlib import Path
 
 import joblib
@@ -13,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from headrace.advise import Severity
 from headrace.advise.inventory import examine, recognise
-from headrace.advise.inventory_model import Asset, Format, Trouble
+from headrace.advise.inventory_model import Asset, Details, Format, Trouble
 from headrace.advise.inventory_opset import highest_opset, identity_model, opens_here
 from headrace.advise.inventory_report import asset_row, inventory_document, remarks
 from headrace.advise.inventory_walk import CONVERSIONS, Known, take_inventory
@@ -391,6 +392,161 @@ def test_what_is_not_whole_is_told(
     assert problems(put(tmp_path, name, data)) == {trouble}
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "kind"),
+    [
+        ("a.h5", b'\x89HDF\r\n\x1a\nmodel_config "class_name": "Lambda"', "keras-h5"),
+        ("a.hdf5", b"\x89HDF\r\n\x1a\n" + b"\0" * 64, "unknown"),
+        ("a.pt", b"\x80\x02ctorch\nnn\n.", "torch-pickle"),
+        ("a.pkl", b"\x80\x04N.", "pickle"),
+        ("a.pkl", b"\x1f\x8b but not gzip", "unknown"),
+        ("a.bin", b"\x80\x04\x95", "unknown"),
+        ("a.xml", b"<!-- only a comment", "unknown"),
+    ],
+)
+def test_what_a_beginning_promises_is_looked_at(
+    name: str, data: bytes, kind: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(data)
+
+    assert recognise(tmp_path / name).format.value == kind
+
+
+def test_a_folder_is_what_the_one_model_in_it_is(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.txt").write_text("notes")
+    (tmp_path / "one" / "net.onnx").write_bytes(assets.onnx())
+    (tmp_path / "none").mkdir()
+
+    found = [recognise(path) for path in (tmp_path / "one", tmp_path / "none", folder / "saved")]
+
+    assert [one.format.value for one in found] == ["onnx", "unknown", "savedmodel"]
+    assert not any(one.runs_code for one in found)
+    assert recognise(folder / "python").runs_code
+
+
+def test_what_is_not_there_is_unknown_and_says_why(tmp_path: Path) -> None:
+    kind, details = examine(tmp_path / "gone")
+
+    assert kind is Format.UNKNOWN
+    assert details.problems[0].message == "cannot be read: No such file or directory"
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_packed_in_an_unusual_way_is_not_unpacked(packing: int, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "net.pt", "w", packing) as archive:
+        archive.writestr("net/data.pkl", b"\x80\x02N.")
+
+    asset = only(tmp_path)
+
+    assert problems(asset) == {Trouble.BROKEN}
+    assert "not read here" in asset.problems[0].message
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"w": {"dtype": "F16", "shape": [1], "data_offsets": [8, 0]}},
+        {"w": {"dtype": "F16"}},
+        {"__metadata__": {"a": 1}},
+        [1],
+    ],
+    ids=["ends before it begins", "no offsets", "no text", "a list"],
+)
+def test_a_header_of_safetensors_that_is_none_is_told(header: object, tmp_path: Path) -> None:
+    data = json.dumps(header).encode()
+
+    kind, details = _examined(tmp_path / "w.safetensors", struct.pack("<Q", len(data)) + data)
+
+    assert kind in {Format.SAFETENSORS, Format.UNKNOWN}
+    assert {one.code for one in details.problems} == {Trouble.BROKEN}
+
+
+def test_gguf_tells_weights_of_all_kinds_and_passes_over_arrays(tmp_path: Path) -> None:
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    settings = [
+        text("numbers") + struct.pack("<IIQ", 9, 5, 3) + b"\0" * 12,
+        text("general.file_type") + struct.pack("<II", 4, 1),
+        text("nested") + struct.pack("<IIQ", 9, 9, 1) + struct.pack("<IQ", 0, 2) + b"\0\0",
+    ]
+    tensors = [
+        text("a") + struct.pack("<IQIQ", 1, 64, 1, 0),
+        text("b") + struct.pack("<IQIQ", 1, 640, 30, 0),
+        text("c") + struct.pack("<IQIQ", 1, 64, 999, 0),
+    ]
+    data = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(settings))
+
+    _, details = _examined(tmp_path / "a.gguf", data + b"".join([*settings, *tensors]))
+    _, odd = _examined(
+        tmp_path / "b.gguf",
+        b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("x") + struct.pack("<I", 77),
+    )
+
+    assert details.problems == ()
+    assert details.notes["general.file_type"] == "1"
+    assert details.weights == {"FP16": 128, "BF16": 1280, "?": 64}
+    assert [one.code for one in odd.problems] == [Trouble.BROKEN]
+
+
+def test_a_saved_model_with_functions_is_looked_at_inside_of_them(tmp_path: Path) -> None:
+    data = assets.saved_model(inside=("EagerPyFunc",))
+
+    _, details = _examined(tmp_path / "saved_model.pb", data)
+
+    assert [one.code for one in details.problems] == [Trouble.RUNS_CODE]
+
+
+def test_a_keras_archive_without_its_weights_or_metadata_is_told(tmp_path: Path) -> None:
+    data = assets.archive({"config.json": b"{}", "metadata.json": b"\xff"})
+
+    kind, details = _examined(tmp_path / "net.keras", data)
+
+    assert kind is Format.KERAS
+    assert details.producer == "keras"
+    assert [one.code for one in details.problems] == [Trouble.MISSING_PART]
+
+
+def test_a_tflite_model_with_operators_of_its_own_names_them(tmp_path: Path) -> None:
+    _, details = _examined(tmp_path / "net.tflite", assets.tflite(custom="FlexErf"))
+
+    assert [one.code for one in details.problems] == [Trouble.CUSTOM_OPERATORS]
+    assert "FlexErf" in details.problems[0].message
+
+
+def test_an_onnx_model_may_have_packed_dimensions_and_inputs_that_are_no_tensors(
+    tmp_path: Path,
+) -> None:
+    _, details = _examined(tmp_path / "net.onnx", assets.onnx_unusual())
+
+    assert details.weights == {"INT4": 12}
+    assert [(one.name, one.datatype, one.shape) for one in details.inputs] == [
+        ("m", "map", None),
+        ("t", "FP32", None),
+        ("n", "?", None),
+    ]
+    assert details.is_quantised
+
+
+def test_a_folder_that_may_not_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.onnx").write_bytes(assets.onnx())
+
+    def refuse(_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+    assert "cannot be read: Permission denied" in take_inventory(tmp_path, KNOWN).incomplete
+
+
+def _examined(file: Path, data: bytes) -> tuple[Format, Details]:
+    file.write_bytes(data)
+    return examine(file)
+
+
 def test_xml_that_grows_without_bound_is_refused(tmp_path: Path) -> None:
     entities = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10 if i else "lol"}">' for i in range(20))
     data = f"<!DOCTYPE net [{entities}]><net>&e19;</net>".encode()
@@ -402,6 +558,7 @@ def test_xml_that_grows_without_bound_is_refused(tmp_path: Path) -> None:
     assert details.problems == ()
 
 
+@pytest.mark.slow  # much is packed
 def test_an_archive_that_unpacks_to_much_costs_what_is_read_of_it(tmp_path: Path) -> None:
     bomb = assets.archive(
         {"net/data.pkl": b"\x80\x02" + b"N" * (64 << 20), "net/constants.pkl": b"", "net/v": b""}
