@@ -12,6 +12,7 @@ import typer
 
 from headrace import __version__
 from headrace.cli import (
+    audit,
     autoscale,
     certs,
     context,
@@ -83,6 +84,7 @@ for _command, _panel in (
 ):
     app.command(rich_help_panel=_panel)(_command)
 app.add_typer(rollouts.app, name="rollout", rich_help_panel=_RUN)
+app.add_typer(audit.app, name="audit", rich_help_panel=_LOOK)
 app.add_typer(autoscale.app, name="autoscale", rich_help_panel=_LOOK)
 app.add_typer(models.app, name="models", rich_help_panel=_WRITE)
 app.add_typer(certs.app, name="certs", rich_help_panel=_WRITE)

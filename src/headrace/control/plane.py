@@ -88,6 +88,7 @@ class ControlPlane:
     log_files: LogFiles
     limits: LimitService | None = None
     sends_first_requests: bool = True
+    metrics_read_at: float | None = None
     first_requests: dict[str, FirstRequest] = field(default_factory=dict)
     stop_requested: asyncio.Event = field(default_factory=asyncio.Event)
     _asking: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -308,6 +309,7 @@ class ControlPlane:
             version=__version__,
             generation=self.desired.generation,
             pid=os.getpid(),
+            metrics_read_at=self.metrics_read_at,
             home=str(self.home.root),
             gateway=gateway,
             endpoints=endpoints,
@@ -331,6 +333,7 @@ class ControlPlane:
 
     async def metrics(self) -> str:
         """All processes' metrics as one exposition; each sample of a replica says which."""
+        self.metrics_read_at = self.clock.now()
         replicas = self._ready_replicas()
         texts = await asyncio.gather(
             self._gateway_stats(), *(_scrape(replica.address) for replica in replicas)

@@ -75,6 +75,8 @@ class Status:
     version: str
     generation: int
     pid: int
+    metrics_read_at: float | None = None
+    """When `/metrics` was last asked for, in seconds since 1970; null if never since the start."""
     home: str
     gateway: GatewayStatus
     endpoints: tuple[EndpointStatus, ...]
