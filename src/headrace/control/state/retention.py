@@ -4,7 +4,15 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, select
 
-from headrace.control.state.tables import ANSWERS, EVENTS, GENERATIONS, ROLLOUTS, UNIT_REWARDS
+from headrace.control.access.credentials import CredentialKind
+from headrace.control.state.tables import (
+    ANSWERS,
+    CREDENTIALS,
+    EVENTS,
+    GENERATIONS,
+    ROLLOUTS,
+    UNIT_REWARDS,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +31,8 @@ def forget(connection: Connection, bounds: Bounds, *, before: float) -> None:
     verdict is what is left of them.
     """
     connection.execute(delete(ANSWERS).where(ANSWERS.c.at < before))
+    is_session = CREDENTIALS.c.kind == CredentialKind.SESSION.value
+    connection.execute(delete(CREDENTIALS).where(is_session, CREDENTIALS.c.expires < before))
     _keep_newest(connection, EVENTS, "id", bounds.events)
     _keep_newest(connection, GENERATIONS, "generation", bounds.generations)
     newest = select(func.max(ROLLOUTS.c.serial)).group_by(ROLLOUTS.c.endpoint)
