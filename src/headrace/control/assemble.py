@@ -10,9 +10,13 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
+from headrace.control.access.checkpoint import Checkpoints
+from headrace.control.access.home_token import ensure_home_token
+from headrace.control.access.parts import make_access
 from headrace.control.home import Home
 from headrace.control.keeper import (
     GatewayKeeper,
@@ -27,6 +31,7 @@ from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.ports import listen, pick_ports
 from headrace.control.process import start_ticks
 from headrace.control.reconciler import Reconciler
+from headrace.control.secret_references import resolve_url
 from headrace.control.serve import ApiServer, ApiSockets, listen_unix
 from headrace.control.settings import ControlFile, ControlSettings
 from headrace.control.state import home_url, open_store
@@ -57,6 +62,7 @@ class System:
     plane: ControlPlane
     server: ApiServer
     sockets: ApiSockets
+    checkpoints: Checkpoints
     control_file: ControlFile
     document: dict[str, Any] | None
     found_running: bool
@@ -70,8 +76,10 @@ def assemble(settings: ControlSettings, home: Home) -> System:
         FailedPreconditionError: A port is taken, or the home cannot be used.
     """
     clock = SystemClock()
-    url = settings.state_url or home_url(home.root)
+    url = resolve_url(settings.state_url) or home_url(home.root)
     store = StoreThread(open_store(url, legacy=home.state_file))
+    token_file = ensure_home_token(store.store, home.root, now=clock.now())
+    access = make_access(store, clock, settings.oidc)
     desired = store.store.load()
     document = settings.spec if settings.spec is not None else (desired.spec or None)
     gateway_spec = GatewaySpec() if document is None else parse_spec(document).gateway
@@ -133,9 +141,12 @@ def assemble(settings: ControlSettings, home: Home) -> System:
         plane=plane,
         server=ApiServer(
             plane=plane,
+            access=access,
             sockets=sockets,
-            allowed_hosts=frozenset({settings.admin_host.lower(), *settings.allowed_hosts}),
+            allowed_hosts=_allowed_hosts(settings),
+            metrics_are_open=settings.admin_host in _LOOPBACK,
         ),
+        checkpoints=Checkpoints(store=store, path=home.checkpoint_file),
         sockets=sockets,
         control_file=ControlFile(
             pid=os.getpid(),
@@ -145,10 +156,18 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             grpc_target=addresses.grpc_target,
             metrics_url=addresses.metrics_url,
             start_ticks=start_ticks(os.getpid()) or 0,
+            token_file=str(token_file),
         ),
         document=settings.spec,
         found_running=record is not None or any(replica.pid for replica in adopted),
     )
+
+
+def _allowed_hosts(settings: ControlSettings) -> frozenset[str]:
+    """The names under which the management API is asked, besides loopback's."""
+    login = settings.oidc.redirect_url if settings.oidc is not None else ""
+    browsers = {host} if (host := urlsplit(login).hostname) else set()
+    return frozenset({settings.admin_host.lower(), *settings.allowed_hosts, *browsers})
 
 
 def _gateway_ports(
@@ -171,7 +190,7 @@ def _open_sockets(
 ) -> ApiSockets:
     if settings.admin_host not in _LOOPBACK:
         _LOG.warning(
-            "the management API has no authentication yet, and listens beyond this machine",
+            "tokens come in plain text from beyond this machine: put a server with TLS in front",
             extra={"host": settings.admin_host},
         )
     before = _former_ports(home)

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from headrace.control.access.home_token import OWNER
 from headrace.control.assemble import System, assemble
 from headrace.control.home import Home
 from headrace.control.log_files import LogFollower, cut_large, render_line
@@ -142,7 +143,8 @@ class Life:
             group.create_task(self._keep_gateway())
             group.create_task(system.reconciler.run())
             if system.document is not None:
-                applied = await system.plane.apply(system.document)
+                # Whoever starts a control plane owns its home, as whoever has the home's token.
+                applied = await system.plane.apply(system.document, actor=OWNER)
                 _LOG.info("applied spec", extra={"generation": applied.generation})
             group.create_task(system.plane.ask_first_requests())
             group.create_task(system.plane.rollout_driver.run())
@@ -150,6 +152,7 @@ class Life:
             group.create_task(system.plane.scaler.run())
             group.create_task(system.plane.pools.run())
             group.create_task(system.plane.release_held())
+            group.create_task(system.checkpoints.run())
             # One turn of the loop starts the replicas; the API's imports come after that.
             await asyncio.sleep(0)
             group.create_task(system.server.run())

@@ -10,6 +10,27 @@ from headrace.control.process import start_ticks
 from headrace.core import InvalidArgumentError
 
 
+class OidcSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How people log in by a browser: at an OpenID provider.
+
+    `client_secret`: `${NAME}` of the environment or `file:/PATH`, never the secret itself; empty
+    for a public client. `redirect_url`: the management API's `/auth/callback` as browsers reach it.
+    `user_claim`: names a person, for ever; `email` counts only if it is verified. `roles`: what
+    members of groups are, as `GROUP=ROLE` or `GROUP=ROLE:ENDPOINT`. Times are in seconds.
+    """
+
+    issuer: str
+    client_id: str
+    redirect_url: str
+    client_secret: str = ""
+    scopes: tuple[str, ...] = ("openid", "profile", "email")
+    user_claim: str = "sub"
+    groups_claim: str = "groups"
+    roles: tuple[str, ...] = ()
+    session_idle_s: float = 3600.0
+    session_s: float = 12 * 3600.0
+
+
 class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One control plane: flags and environment resolved, as JSON.
 
@@ -18,7 +39,9 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     paths; None goes on with the stored state. `allowed_hosts`: Host headers that the management API
     takes besides loopback names and `admin_host`. `copy_logs` writes every process's log to
     standard error. `first_request` False calls an endpoint ready without having asked it.
-    `state_url`: the database of the desired state; empty for a file in the home.
+    `state_url`: the database of the desired state, where `${NAME}` stands for a variable of the
+    environment and `file:/PATH` for a file's content; empty for a file in the home. `oidc`: None
+    where nobody logs in by a browser.
     `notify_fd`: where `{"ready": true}` or `{"error": ...}` is written once.
     """
 
@@ -37,6 +60,7 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     drain_timeout_s: float = 30.0
     first_request: bool = True
     state_url: str = ""
+    oidc: OidcSettings | None = None
     notify_fd: int | None = None
 
 
@@ -44,7 +68,7 @@ class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
     """Where the running control plane of a home is reached: the content of `run/control.json`.
 
     `started` is in seconds since 1970; `start_ticks` tells its process from a later one of the same
-    pid.
+    pid. `token_file`: where the token of the home's owner is.
     """
 
     pid: int
@@ -54,6 +78,7 @@ class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
     grpc_target: str
     metrics_url: str
     start_ticks: int = 0
+    token_file: str = ""
 
 
 def read_settings(path: Path) -> ControlSettings:

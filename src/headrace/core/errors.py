@@ -63,6 +63,12 @@ class UnsupportedError(HeadraceError):
     code = Code.UNIMPLEMENTED
 
 
+class UnauthenticatedError(HeadraceError):
+    """Nobody is told by the request who asks, or what tells it is not valid."""
+
+    code = Code.UNAUTHENTICATED
+
+
 class PermissionDeniedError(HeadraceError):
     """The operation exists, but not for this caller or not on this port."""
 
