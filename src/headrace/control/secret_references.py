@@ -65,3 +65,10 @@ def _read(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
         raise FailedPreconditionError(f"cannot read the secret in {path}: {reason}") from error
+
+
+def absolute_reference(text: str) -> str:
+    """The same reference for a process that works in another directory."""
+    if not text.startswith(_FILE):
+        return text
+    return f"{_FILE}{Path(text.removeprefix(_FILE)).absolute()}"
