@@ -70,6 +70,8 @@ def management_sections() -> str:
 def _operation(method: str, path: str, operation: Mapping[str, Any], seen: set[str]) -> str:
     """One route; `seen` has the examples of its group that were shown already."""
     parts = [f"### `{method} {path}`\n", f"{operation['summary']}.\n"]
+    if role := operation.get("x-headrace-role"):
+        parts.append(f"Needs the role: {role}.\n")
     if told := operation.get("description"):
         parts.append(f"{textwrap.dedent(told).strip()}\n")
     given = [one for one in operation.get("parameters", ()) if one["in"] != "path"]

@@ -9,6 +9,7 @@ from fastapi import Depends, FastAPI, Path, Query, Request, Response
 
 from headrace.control.access.gatekeeper import CALLER
 from headrace.control.access.roles import Caller, Role
+from headrace.control.access.route_roles import RULES, told
 from headrace.control.plane import ControlPlane
 from headrace.control.problems import PROBLEM_TYPE, Problem
 from headrace.control.wishes import Applied
@@ -139,6 +140,24 @@ def add_message_schemas(api: FastAPI) -> None:
             MESSAGES, ref_template="#/components/schemas/{name}"
         )
         document.setdefault("components", {}).setdefault("schemas", {}).update(parts)
+        _add_security(document)
         return document
 
     api.openapi = with_messages  # type: ignore[method-assign]  # FastAPI's own way to extend it
+
+
+def _add_security(document: dict[str, Any]) -> None:
+    """Say how a caller shows who it is, and which role each route needs."""
+    document["components"]["securitySchemes"] = {
+        "token": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "`headrace token show` on the machine, or `headrace tokens create`.",
+        }
+    }
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            rule = RULES[method.upper(), path]
+            operation["security"] = [] if rule.is_public else [{"token": []}]
+            if needs := told(rule):
+                operation["x-headrace-role"] = needs

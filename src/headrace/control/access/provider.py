@@ -94,7 +94,8 @@ class Provider:
         found = await self._discovered()
         tokens = await self._exchange(found, code, verifier)
         claims = await self._verified(found, tokens.id_token, nonce)
-        wanted = {self.settings.user_claim, self.settings.groups_claim}
+        groups = {self.settings.groups_claim} if self.settings.roles else set[str]()
+        wanted = {self.settings.user_claim} | groups
         if found.userinfo_endpoint and tokens.access_token and wanted - claims.keys():
             more = await self._userinfo(found, tokens.access_token)
             if more.get("sub") != claims["sub"]:

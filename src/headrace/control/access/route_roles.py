@@ -106,6 +106,21 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
 }
 
 
+def told(rule: Rule) -> str:
+    """What a rule needs, in words for the API's description; empty for nothing."""
+    if rule.role is None:
+        return "" if rule.is_public else "any"
+    match rule.extent:
+        case Extent.SYSTEM:
+            return rule.role
+        case Extent.ENDPOINT:
+            return f"{rule.role} of the endpoint"
+        case Extent.MODEL:
+            return f"{rule.role} of the endpoints that use the model"
+        case Extent.OWN:
+            return f"{rule.role}, also of some endpoints only"
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """The rule for a request, and the `{name}` of its path."""
