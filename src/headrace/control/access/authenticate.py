@@ -45,12 +45,15 @@ class Authenticator:
     def __post_init__(self) -> None:
         self.known = KnownCredentials(store=self.store, clock=self.clock)
 
-    async def caller(self, headers: Mapping[str, str], address: str) -> Caller:
+    async def caller(
+        self, headers: Mapping[str, str], address: str, *, renews: bool = True
+    ) -> Caller:
         """Whoever a request shows to be.
 
         Args:
             headers: By lower-case name.
             address: Where it comes from.
+            renews: Whether this is something that a session does, so that it is not idle.
 
         Raises:
             UnauthenticatedError: Nobody, or nobody any more.
@@ -65,7 +68,7 @@ class Authenticator:
                 raise UnauthenticatedError(_WANTED)
             return await self._by_token(text.strip(), network_of(address))
         if cookie:
-            return await self._by_session(cookie, network_of(address))
+            return await self._by_session(cookie, network_of(address), renews=renews)
         raise UnauthenticatedError(_WANTED)
 
     async def _by_token(self, text: str, network: str) -> Caller:
@@ -79,11 +82,11 @@ class Authenticator:
             credential=credential.id,
         )
 
-    async def _by_session(self, text: str, network: str) -> Caller:
+    async def _by_session(self, text: str, network: str, *, renews: bool) -> Caller:
         credential, principal = await self._checked(
             text, CredentialKind.SESSION, secret_id(PREFIX, text), network
         )
-        expires = self.rules.renewed(credential, self.clock.now())
+        expires = self.rules.renewed(credential, self.clock.now()) if renews else None
         if expires is not None:
             await self._renew(credential, expires)
         roles = [str(role) for role in credential.grants.get("roles", ())]

@@ -3,6 +3,7 @@
 Refused before a byte of the body is read. A route that is not in the table of roles is not there.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPMethod
@@ -12,13 +13,14 @@ from headrace.control.access.authenticate import Authenticator
 from headrace.control.access.roles import SYSTEM, Caller, Role
 from headrace.control.access.route_roles import Extent, Found, RuleBook
 from headrace.control.access.sessions import cookie_value, is_csrf_token
-from headrace.control.guards import App, Receive, Scope, Send, headers_of, refuse
+from headrace.control.guards import App, Message, Receive, Scope, Send, headers_of, refuse
 from headrace.control.problems import problem_of
 from headrace.core import HeadraceError, NotFoundError, PermissionDeniedError, UnsupportedError
 
 CALLER: Final = "headrace.caller"
 """Where in an ASGI scope stands who asks."""
 CSRF_HEADER: Final = "x-csrf-token"
+LOOK_AGAIN_S: Final = 5.0
 _SAFE: Final = frozenset({HTTPMethod.GET, HTTPMethod.HEAD, HTTPMethod.OPTIONS})
 _CHALLENGE: Final = b'Bearer realm="headrace"'
 _UNAUTHORIZED: Final = 401
@@ -30,29 +32,53 @@ _NOT_FOUND: Final = 404
 class Gatekeeper:
     """Lets requests pass to `app` whose caller may make them; the rest it answers.
 
-    `users_of`: the endpoints that serve a model.
+    `users_of`: the endpoints that serve a model. `look_again_s`: how soon a stream ends after its
+    reader has lost the right to it.
     """
 
     app: App
     authenticator: Authenticator
     users_of: Callable[[str], frozenset[str]]
     rules: RuleBook = field(default_factory=RuleBook)
+    look_again_s: float = LOOK_AGAIN_S
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it."""
-        headers = headers_of(scope)
+        found = self.rules.find(scope["method"], scope["path"])
+        if found is not None and found.rule.is_public:
+            await self.app(scope, receive, send)
+            return
         try:
-            found = self.rules.find(scope["method"], scope["path"])
-            if found is None or not found.rule.is_public:
-                scope[CALLER] = await self._checked(scope, headers, found)
+            scope[CALLER] = await self._checked(scope, found)
         except HeadraceError as error:
             await _refuse(send, error)
             return
-        await self.app(scope, receive, send)
+        if scope["method"] in _SAFE:
+            await self._while_allowed(scope, receive, send, found)
+        else:
+            await self.app(scope, receive, send)  # a change is made whole
 
-    async def _checked(self, scope: Scope, headers: dict[str, str], found: Found | None) -> Caller:
+    async def _while_allowed(
+        self, scope: Scope, receive: Receive, send: Send, found: Found | None
+    ) -> None:
+        """Pass a request on whose answer may last, such as a stream, and end it with the rights."""
+        answer = _Answer(send)
+        serving = asyncio.ensure_future(self.app(scope, receive, answer.send))
+        try:
+            while not (await asyncio.wait({serving}, timeout=self.look_again_s))[0]:
+                await self._checked(scope, found, renews=False)
+            await serving
+        except HeadraceError:
+            serving.cancel()
+            await asyncio.wait({serving})
+            await answer.finish()
+        finally:
+            serving.cancel()
+
+    async def _checked(self, scope: Scope, found: Found | None, *, renews: bool = True) -> Caller:
+        headers = headers_of(scope)
         address = scope["client"][0] if scope.get("client") else ""
-        caller = await self.authenticator.caller(headers, address)
+        caller = await self.authenticator.caller(headers, address, renews=renews)
         if found is None:
             raise self._absent(scope["method"], scope["path"])
         if caller.csrf_token and scope["method"] not in _SAFE:
@@ -93,6 +119,27 @@ class Gatekeeper:
                 return caller.may_read_model(found.name, self.users_of(found.name))
             case Extent.MODEL:
                 return caller.may_change_model(found.name, self.users_of(found.name))
+
+
+@dataclass(slots=True)
+class _Answer:
+    """An answer on its way, which can be ended before it is whole."""
+
+    to: Send
+    _began: bool = False
+    _ended: bool = False
+
+    async def send(self, message: Message) -> None:
+        """Pass a part on."""
+        self._began = True
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._ended = True
+        await self.to(message)
+
+    async def finish(self) -> None:
+        """End it, if it began."""
+        if self._began and not self._ended:
+            await self.to({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 @dataclass(slots=True, kw_only=True)

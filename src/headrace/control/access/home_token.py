@@ -79,7 +79,6 @@ def ensure_home_token(store: Store, home: Path, *, now: float) -> Path:
             store.revoke_credential(
                 old.id, at=now, changes=[_change("token.revoke", old, origin, now=now)]
             )
-    _LOG.info("made an admin token", extra={"path": str(path)})
     return path
 
 
