@@ -15,6 +15,7 @@ from headrace.control.access.home_token import OWNER
 from headrace.control.assemble import System, assemble
 from headrace.control.home import Home
 from headrace.control.log_files import LogFollower, cut_large, render_line
+from headrace.control.secret_references import forget_secrets
 from headrace.control.settings import ControlSettings, write_control_file
 from headrace.control.shutdown import stop_replicas
 from headrace.control.store import HomeLock
@@ -58,6 +59,7 @@ async def _run(settings: ControlSettings) -> int:
         lock = HomeLock(home.lock_file)
         lock.acquire()
         system = assemble(settings, home)
+        forget_secrets(_references(settings), os.environ)
         write_control_file(home.control_file, system.control_file)
     except (HeadraceError, OSError) as error:
         _LOG.error("cannot start: %s", _one_line(str(error)))
@@ -214,6 +216,11 @@ class Life:
             await asyncio.sleep(_CUT_S)
             for path in await asyncio.to_thread(cut_large, self.system.home.logs):
                 _LOG.info("moved a large log aside", extra={"path": str(path)})
+
+
+def _references(settings: ControlSettings) -> tuple[str, ...]:
+    """The settings that may name secrets."""
+    return settings.state_url, settings.oidc.client_secret if settings.oidc else ""
 
 
 def _configure_log(settings: ControlSettings) -> None:

@@ -6,7 +6,7 @@ that file, without the line's end.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -16,6 +16,7 @@ from headrace.core import FailedPreconditionError
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _FILE: Final = "file:"
 _MOST_BYTES: Final = 1 << 20
+_OURS: Final = frozenset({"HEADRACE_TOKEN", "HEADRACE_STATE_URL"})
 
 
 def is_reference(text: str) -> bool:
@@ -49,6 +50,28 @@ def resolve_url(text: str, environment: Mapping[str, str] | None = None) -> str:
         return resolve_references(text, environment)
     given = os.environ if environment is None else environment
     return _VARIABLE.sub(lambda match: quote(_variable(match[1], given), safe=""), text)
+
+
+def secret_reader(text: str, environment: Mapping[str, str] | None = None) -> Callable[[], str]:
+    """Gives what `text` means, whenever it is asked: a file is read again, a variable never.
+
+    Raises:
+        FailedPreconditionError: As `resolve_references`; also whoever calls it may.
+    """
+    now = resolve_references(text, environment)
+    if text.startswith(_FILE):
+        return lambda: resolve_references(text)
+    return lambda: now
+
+
+def forget_secrets(texts: Iterable[str], environment: MutableMapping[str, str]) -> None:
+    """Take the variables that references name out of an environment, and those of our own.
+
+    Whatever is started later inherits the rest: models have no use for the state's password.
+    """
+    named = {name for text in texts for name in _VARIABLE.findall(text)}
+    for name in named | _OURS:
+        environment.pop(name, None)
 
 
 def _variable(name: str, environment: Mapping[str, str]) -> str:

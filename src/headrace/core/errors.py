@@ -64,7 +64,7 @@ class UnsupportedError(HeadraceError):
 
 
 class UnauthenticatedError(HeadraceError):
-    """Nobody is told by the request who asks, or what tells it is not valid."""
+    """Who asks is not known: no key, token or certificate came, or none that counts."""
 
     code = Code.UNAUTHENTICATED
 

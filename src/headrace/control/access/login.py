@@ -24,7 +24,7 @@ from headrace.control.access.provider import Claims, Provider, check_url
 from headrace.control.access.roles import Caller, parse_grant
 from headrace.control.access.sessions import SessionRules
 from headrace.control.access.trail import Change
-from headrace.control.secret_references import is_reference, resolve_references
+from headrace.control.secret_references import is_reference, secret_reader
 from headrace.control.settings import OidcSettings
 from headrace.control.store_thread import StoreThread
 from headrace.core import (
@@ -213,7 +213,9 @@ def make_login(
     check_settings(settings)
     return Login(
         settings=settings,
-        provider=Provider(settings=settings, clock=clock),
+        provider=Provider(
+            settings=settings, clock=clock, secret=secret_reader(settings.client_secret)
+        ),
         store=store,
         clock=clock,
         authenticator=authenticator,
@@ -225,7 +227,6 @@ def check_settings(settings: OidcSettings) -> None:
 
     Raises:
         InvalidArgumentError: It is.
-        FailedPreconditionError: The secret cannot be read.
     """
     try:
         check_url(settings.issuer, "the issuer")
@@ -241,7 +242,6 @@ def check_settings(settings: OidcSettings) -> None:
             "file:/PATH"
         )
         raise InvalidArgumentError(message)
-    resolve_references(settings.client_secret)
     check_roles(settings.roles)
 
 

@@ -5,7 +5,7 @@ OpenID Connect Core 1.0, section 3.1: authorization code, with PKCE (RFC 7636), 
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -16,7 +16,6 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
-from headrace.control.secret_references import resolve_references
 from headrace.control.settings import OidcSettings
 from headrace.core import Clock, FailedPreconditionError, PermissionDeniedError, UnavailableError
 
@@ -51,10 +50,11 @@ class _Tokens(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True, kw_only=True)
 class Provider:
-    """One identity provider, asked when it is needed."""
+    """One identity provider, asked when it is needed. `secret`: the client's; empty for none."""
 
     settings: OidcSettings
     clock: Clock
+    secret: Callable[[], str]
     transport: httpx.AsyncBaseTransport | None = None
     _found: _Discovered | None = None
     _found_at: float = field(default=0.0)
@@ -127,7 +127,7 @@ class Provider:
             "redirect_uri": self.settings.redirect_url,
             "code_verifier": verifier,
         }
-        secret = resolve_references(self.settings.client_secret)
+        secret = self.secret()
         auth: httpx.BasicAuth | None = None
         if not secret:
             form["client_id"] = self.settings.client_id

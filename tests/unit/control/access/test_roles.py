@@ -50,8 +50,8 @@ def test_a_role_for_an_endpoint_is_none_for_others_or_for_the_system() -> None:
     assert not ann.may(Role.VIEWER, "other")
     assert not ann.may(Role.VIEWER)
     assert ann.may_somewhere(Role.OPERATOR)
-    assert ann.endpoints(Role.VIEWER) == {"fraud", "spam"}
-    assert ann.endpoints(Role.OPERATOR) == {"fraud"}
+    assert ann.endpoints(Role.VIEWER) == frozenset({"fraud", "spam"})
+    assert ann.endpoints(Role.OPERATOR) == frozenset({"fraud"})
     assert caller("operator:fraud", "viewer").endpoints(Role.VIEWER) is None
 
 
