@@ -36,6 +36,7 @@ STORIES = (
     "docs/how-to/serve.md",
     "docs/how-to/history.md",
     "docs/how-to/manage-remotely.md",
+    "docs/how-to/manage-access.md",
 )
 """Pages that are run; several in one entry share a system."""
 ON_DIGITS = (
