@@ -59,7 +59,7 @@ def infer(
         str | None,
         typer.Option(
             "--token",
-            envvar="HEADRACE_TOKEN",
+            envvar="HEADRACE_INFER_TOKEN",
             help="A bearer token (JWT) that says who asks; @FILE reads it.",
             show_default="none",
         ),

@@ -8,6 +8,7 @@ import msgspec
 
 from headrace.cli.connection import Target
 from headrace.cli.management import Management
+from headrace.cli.trail_note import note_here
 from headrace.registry import ModelVersion
 
 
@@ -53,7 +54,11 @@ class LocalModels:
         from headrace.registry import Registry  # noqa: PLC0415  # only here
         from headrace.runtimes import inspect_model  # noqa: PLC0415  # slow to load
 
-        return Registry(self.home, inspect_model).push(name, path, runtime=runtime, source=source)
+        registry = Registry(self.home, inspect_model)
+        pushed = registry.push(name, path, runtime=runtime, source=source)
+        after = {"digest": pushed.digest, "source": pushed.source}
+        note_here(self.home, "model.push", pushed.reference, after=after)
+        return pushed
 
     def list(self, name: str | None) -> tuple[list[ModelVersion], list[str]]:
         """The versions, and what is damaged."""
@@ -73,13 +78,18 @@ class LocalModels:
         from headrace.cli.running import references_in_use  # noqa: PLC0415  # only here
         from headrace.registry import Registry  # noqa: PLC0415  # only here
 
-        Registry(self.home).remove(name, version, references_in_use(self.home, self.state_url))
+        in_use = references_in_use(self.home, self.state_url)
+        removed = Registry(self.home).remove(name, version, in_use)
+        before = {"digest": removed.digest, "source": removed.source}
+        note_here(self.home, "model.remove", removed.reference, before=before)
 
     def gc(self) -> dict[str, Any]:
         """Delete content that no version refers to; what was deleted."""
         from headrace.registry import Registry  # noqa: PLC0415  # only here
 
-        return asdict(Registry(self.home).gc())
+        removed = asdict(Registry(self.home).gc())
+        note_here(self.home, "model.gc", "", after=removed)
+        return removed
 
 
 @dataclass(frozen=True, slots=True)

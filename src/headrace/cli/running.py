@@ -10,6 +10,7 @@ import msgspec
 from headrace.cli.connection import Target
 from headrace.control import ControlFile, read_control_file
 from headrace.control.log_files import LogFiles, merged_tail, render_line
+from headrace.control.secret_references import resolve_url
 from headrace.control.state import home_url, references_in
 from headrace.core import HeadraceError, NotFoundError, UnavailableError
 from headrace.gateway.pem import read_certificates
@@ -128,4 +129,5 @@ def references_in_use(home: Path, state_url: str = "") -> set[str]:
     Args:
         state_url: Where the state is; empty for the home's own file.
     """
-    return references_in(state_url or home_url(home), legacy=home / "state.json")
+    url = resolve_url(state_url) or home_url(home)
+    return references_in(url, legacy=home / "state.json")

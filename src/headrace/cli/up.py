@@ -183,6 +183,66 @@ def up(
         ),
     ] = None,
     state_url: StateUrl = "",
+    oidc_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--oidc-file",
+            envvar="HEADRACE_OIDC_FILE",
+            dir_okay=False,
+            help="How people log in by a browser: a YAML file with the settings below, and more.",
+            show_default="none",
+        ),
+    ] = None,
+    oidc_issuer: Annotated[
+        str,
+        typer.Option(
+            "--oidc-issuer",
+            envvar="HEADRACE_OIDC_ISSUER",
+            metavar="URL",
+            help="The identity provider (OpenID Connect) where people log in.",
+            show_default="nobody logs in",
+        ),
+    ] = "",
+    oidc_client_id: Annotated[
+        str,
+        typer.Option(
+            "--oidc-client-id",
+            envvar="HEADRACE_OIDC_CLIENT_ID",
+            help="As what this installation is known there.",
+            show_default=False,
+        ),
+    ] = "",
+    oidc_client_secret: Annotated[
+        str,
+        typer.Option(
+            "--oidc-client-secret",
+            envvar="HEADRACE_OIDC_CLIENT_SECRET",
+            metavar="REFERENCE",
+            help="Where its secret is: ${NAME} of the environment, or file:/PATH; not the secret.",
+            show_default="a public client",
+        ),
+    ] = "",
+    oidc_redirect_url: Annotated[
+        str,
+        typer.Option(
+            "--oidc-redirect-url",
+            envvar="HEADRACE_OIDC_REDIRECT_URL",
+            metavar="URL",
+            help="Where browsers come back: https://NAME/auth/callback, as registered there.",
+            show_default=False,
+        ),
+    ] = "",
+    oidc_role: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--oidc-role",
+            envvar="HEADRACE_OIDC_ROLES",
+            metavar="GROUP=ROLE",
+            help="What members of a group may do: ml-team=operator, or audit=viewer:fraud. May be "
+            "given several times.",
+            show_default="none",
+        ),
+    ] = None,
     wait_s: Annotated[
         float, typer.Option("--wait-s", min=0.1, help="Seconds that --detach waits for it.")
     ] = 120.0,
@@ -204,7 +264,9 @@ def up(
 
         headrace up models/ --name fraud --replicas 2 --http-port 9000
     """
+    from headrace.cli.oidc import oidc_settings
     from headrace.control import ControlSettings, read_control_file
+    from headrace.control.secret_references import absolute_reference
 
     document = document_for(
         target, name=name, replicas=replicas, home=home, has_state=bool(state_url)
@@ -226,7 +288,15 @@ def up(
         tls=_tls("--tls", tls_cert, tls_key, client_ca, require_client=require_client_cert),
         admin_tls=_tls("--admin-tls", admin_tls_cert, admin_tls_key),
         insecure_admin=insecure_admin,
-        state_url=state_url,
+        state_url=absolute_reference(state_url),
+        oidc=oidc_settings(
+            oidc_file,
+            issuer=oidc_issuer,
+            client_id=oidc_client_id,
+            client_secret=oidc_client_secret,
+            redirect_url=oidc_redirect_url,
+            roles=oidc_role or (),
+        ),
         log_format=str(log_format or LogFormat.TEXT),
         log_level=check_log_level(log_level),
         copy_logs=not detach,
@@ -360,12 +430,11 @@ def _change_running(
     wait_s: float,
     json: bool,
 ) -> None:
-    from headrace.cli.connection import actor
-    from headrace.cli.management import Management
+    from headrace.cli.connection import local_management
     from headrace.cli.output import progress, say
     from headrace.cli.spec import changes_text, not_ready_text
 
-    api = Management(control.admin_url, actor=actor(), pinned=control.admin_ca)
+    api = local_management(control, home)
     say(f"already running on {home} (pid {control.pid}); its ports stay as they are")
     if document is None:
         _announce(control, home=home, json=json)
@@ -385,15 +454,14 @@ def _announce(
     control: "ControlFile", *, home: Path, json: bool, stop_with: str | None = None
 ) -> None:
     from headrace.cli import first_call
-    from headrace.cli.management import Management
+    from headrace.cli.connection import local_management
     from headrace.cli.output import columns, write, write_json
     from headrace.cli.status import grpc_url
 
     if json:
         write_json(control)
         return
-    api = Management(control.admin_url, pinned=control.admin_ca)
-    endpoints = api.get("/api/v1/status")["endpoints"]
+    endpoints = local_management(control, home).get("/api/v1/status")["endpoints"]
     flag = "" if home == DEFAULT_HOME else f" --home {home}"
     ready = sum(endpoint["ready"] for endpoint in endpoints)
     rows = [
@@ -401,6 +469,7 @@ def _announce(
         ("gRPC", grpc_url(control.http_url, control.grpc_target)),
         ("metrics", control.metrics_url),
         ("management", control.admin_url),
+        ("admin token", f"in {control.token_file}"),
         ("stop with", stop_with or f"headrace down{flag}"),
     ]
     lines = [f"up: {ready} of {len(endpoints)} endpoints ready", "", *columns(rows)]

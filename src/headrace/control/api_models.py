@@ -10,7 +10,8 @@ from fastapi import FastAPI, Header, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from headrace.control import api_examples as examples
-from headrace.control.api_answers import Actor, ModelName, Version, answer, shown
+from headrace.control.access.roles import Caller, Role
+from headrace.control.api_answers import Actor, ModelName, Version, WhoAsks, answer, shown
 from headrace.control.api_uploads import Upload, UploadFormat, Uploads
 from headrace.control.plane import ControlPlane
 from headrace.core import RequestCancelledError
@@ -75,6 +76,7 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
             length_bytes=content_length,
         )
         version = await uploads.take(wanted, _chunks(request))
+        await plane.note("model.push", version.reference, after=_told(version), actor=actor)
         location = f"/api/v1/models/{version.name}/versions/{version.version}"
         return answer(_document(version), status=_CREATED, headers={"location": location})
 
@@ -94,8 +96,9 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
         response_model=ModelList,
         responses=shown({"models": [examples.MODEL], "problems": []}),
     )
-    async def models() -> Response:
-        return answer(await asyncio.to_thread(_listed, plane, None))
+    async def models(caller: WhoAsks) -> Response:
+        found = await asyncio.to_thread(_listed, plane, None)
+        return answer(_seen_by(caller, plane, found))
 
     @api.get(
         "/api/v1/models/{name}",
@@ -103,10 +106,14 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
         response_model=ModelList,
         responses=shown({"models": [examples.MODEL], "problems": []}),
     )
-    async def model(name: ModelName) -> Response:
+    async def model(name: ModelName, caller: WhoAsks) -> Response:
         found = await asyncio.to_thread(_listed, plane, name)
         if not found.models:
-            known = dict.fromkeys(version.name for version in plane.registry.list())
+            known = dict.fromkeys(
+                version.name
+                for version in plane.registry.list()
+                if caller.may_read_model(version.name, plane.users_of(version.name))
+            )
             raise VersionNotFoundError(name, "", known)
         return answer(found)
 
@@ -125,8 +132,9 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
         summary="Remove a version; refused while an endpoint uses it",
         responses=shown(examples.MODEL, schema="ModelVersion"),
     )
-    async def remove(name: ModelName, version: Version) -> Response:
-        removed = await asyncio.to_thread(plane.registry.remove, name, version, _in_use(plane))
+    async def remove(name: ModelName, version: Version, actor: Actor) -> Response:
+        removed = await asyncio.to_thread(plane.registry.remove, name, version, plane.in_use())
+        await plane.note("model.remove", removed.reference, before=_told(removed), actor=actor)
         return answer(_document(removed))
 
     @api.post(
@@ -134,8 +142,10 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
         summary="Delete stored content that no version refers to",
         responses=shown({"artifacts": [], "temporary": 0, "freed_bytes": 0}),
     )
-    async def gc() -> Response:
-        return answer(asdict(await asyncio.to_thread(plane.registry.gc)))
+    async def gc(actor: Actor) -> Response:
+        removed = asdict(await asyncio.to_thread(plane.registry.gc))
+        await plane.note("model.gc", "", after=removed, actor=actor)
+        return answer(removed)
 
 
 def _listed(plane: ControlPlane, name: str | None) -> ModelList:
@@ -149,9 +159,21 @@ def _document(version: ModelVersion) -> dict[str, Any]:
     return {**msgspec.to_builtins(version), "reference": version.reference}
 
 
-def _in_use(plane: ControlPlane) -> set[str]:
-    """`NAME:VERSION` of what is served, will be, or is what a rollout may go back to."""
-    endpoints = [*plane.desired.endpoints, *plane.effective.endpoints]
-    for record in plane.aims.rollouts.values():
-        endpoints += [record.source, record.target]
-    return {arm.revision.model for endpoint in endpoints for arm in endpoint.arms}
+def _told(version: ModelVersion) -> dict[str, Any]:
+    """What the trail says about a version."""
+    return {
+        "digest": version.digest,
+        "runtime": version.runtime,
+        "size_bytes": version.size_bytes,
+        "source": version.source,
+    }
+
+
+def _seen_by(caller: Caller, plane: ControlPlane, found: ModelList) -> ModelList:
+    """What a caller may see of it; of files that cannot be read only whoever sees all is told."""
+    names = {version["name"] for version in found.models}
+    mine = {name for name in names if caller.may_read_model(name, plane.users_of(name))}
+    return ModelList(
+        models=[version for version in found.models if version["name"] in mine],
+        problems=found.problems if caller.may(Role.VIEWER) else [],
+    )

@@ -11,9 +11,13 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
+from headrace.control.access.checkpoint import Checkpoints
+from headrace.control.access.home_token import ensure_home_token
+from headrace.control.access.parts import make_access
 from headrace.control.admin_tls import AdminTls
 from headrace.control.certificates import Certificates
 from headrace.control.gateway_tls import GatewayTls, listener_tls
@@ -33,6 +37,7 @@ from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.ports import listen, pick_ports
 from headrace.control.process import start_ticks
 from headrace.control.reconciler import Reconciler
+from headrace.control.secret_references import resolve_url
 from headrace.control.serve import ApiServer, ApiSockets, listen_unix
 from headrace.control.settings import ControlFile, ControlSettings
 from headrace.control.state import home_url, open_store
@@ -66,6 +71,7 @@ class System:
     server: ApiServer
     certificates: Certificates
     sockets: ApiSockets
+    checkpoints: Checkpoints
     control_file: ControlFile
     document: dict[str, Any] | None
     found_running: bool
@@ -79,8 +85,10 @@ def assemble(settings: ControlSettings, home: Home) -> System:
         FailedPreconditionError: A port is taken, or the home cannot be used.
     """
     clock = SystemClock()
-    url = settings.state_url or home_url(home.root)
+    url = resolve_url(settings.state_url) or home_url(home.root)
     store = StoreThread(open_store(url, legacy=home.state_file))
+    token_file = ensure_home_token(store.store, home.root, now=clock.now())
+    access = make_access(store, clock, settings.oidc)
     desired = store.store.load()
     document = settings.spec if settings.spec is not None else (desired.spec or None)
     gateway_spec = GatewaySpec() if document is None else parse_spec(document).gateway
@@ -170,10 +178,13 @@ def assemble(settings: ControlSettings, home: Home) -> System:
         certificates=certificates,
         server=ApiServer(
             plane=plane,
+            access=access,
             sockets=sockets,
             tls=None if admin_tls is None else admin_tls.context,
-            allowed_hosts=frozenset({settings.admin_host.lower(), *settings.allowed_hosts}),
+            allowed_hosts=_allowed_hosts(settings),
+            metrics_are_open=settings.admin_host in _LOOPBACK,
         ),
+        checkpoints=Checkpoints(store=store, path=home.checkpoint_file),
         sockets=sockets,
         control_file=ControlFile(
             pid=os.getpid(),
@@ -185,10 +196,18 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             start_ticks=start_ticks(os.getpid()) or 0,
             gateway_ca=str(home.gateway_certificate) if gateway.tls else "",
             admin_ca=str(home.admin_certificate) if admin_tls else "",
+            token_file=str(token_file),
         ),
         document=settings.spec,
         found_running=record is not None or any(replica.pid for replica in adopted),
     )
+
+
+def _allowed_hosts(settings: ControlSettings) -> frozenset[str]:
+    """The names under which the management API is asked, besides loopback's."""
+    login = settings.oidc.redirect_url if settings.oidc is not None else ""
+    browsers = {host} if (host := urlsplit(login).hostname) else set()
+    return frozenset({settings.admin_host.lower(), *settings.allowed_hosts, *browsers})
 
 
 def _gateway_ports(

@@ -61,6 +61,11 @@ class Home:
         return self.root / "scaling.json"
 
     @property
+    def checkpoint_file(self) -> Path:
+        """Where the audit trail ended when it was looked at last."""
+        return self.root / "trail-checkpoint.json"
+
+    @property
     def lock_file(self) -> Path:
         """Held by the one control plane of this home."""
         return self.run / "control.lock"

@@ -11,6 +11,8 @@ from typing import Any, Final
 import msgspec
 
 from headrace import __version__
+from headrace.control.access.redact import redact
+from headrace.control.access.trail import Change
 from headrace.control.activator import Activator
 from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
@@ -109,13 +111,16 @@ class ControlPlane:
         *,
         actor: str = "",
         expected: Mapping[str, int] | None = None,
+        only: frozenset[str] | None = None,
     ) -> Applied:
         """As `Orders.apply`."""
-        return await self.orders.apply(document, actor=actor, expected=expected)
+        return await self.orders.apply(document, actor=actor, expected=expected, only=only)
 
-    async def diff(self, document: Mapping[str, Any]) -> Diff:
+    async def diff(
+        self, document: Mapping[str, Any], *, only: frozenset[str] | None = None
+    ) -> Diff:
         """As `Orders.diff`."""
-        return await self.orders.diff(document)
+        return await self.orders.diff(document, only=only)
 
     async def put_endpoint(
         self, name: str, entry: Mapping[str, Any], *, expected: int | None = None, actor: str = ""
@@ -129,9 +134,9 @@ class ControlPlane:
         """As `Orders.remove_endpoint`."""
         return await self.orders.remove_endpoint(name, expected=expected, actor=actor)
 
-    async def load(self, name: str) -> Applied:
+    async def load(self, name: str, *, actor: str = "") -> Applied:
         """As `Orders.load`."""
-        return await self.orders.load(name)
+        return await self.orders.load(name, actor=actor)
 
     async def undo(self, name: str, *, generation: int | None = None, actor: str = "") -> Applied:
         """As `Orders.undo`."""
@@ -198,6 +203,38 @@ class ControlPlane:
     def watch(self, endpoint: str = "", after: int = 0) -> AsyncIterator[Event]:
         """Events as they come, from `after` on; without end."""
         return self.journal.watch(endpoint, after=after)
+
+    async def note(
+        self, action: str, about: str, *, before: object = None, after: object = None, actor: str
+    ) -> None:
+        """Enter in the trail what was changed elsewhere than in the store."""
+        change = Change(
+            at=self.clock.now(),
+            actor=actor,
+            action=action,
+            object=about,
+            before=redact(before),
+            after=redact(after),
+        )
+        await self.store.run(self.store.store.add_changes, [change])
+
+    def in_use(self) -> set[str]:
+        """`NAME:VERSION` of what is served, will be, or is what a rollout may go back to."""
+        return {arm.revision.model for endpoint in self._served() for arm in endpoint.arms}
+
+    def users_of(self, model: str) -> frozenset[str]:
+        """The endpoints that use a version of `model`, as `in_use` says."""
+        return frozenset(
+            str(endpoint.name)
+            for endpoint in self._served()
+            if any(arm.revision.model.partition(":")[0] == model for arm in endpoint.arms)
+        )
+
+    def _served(self) -> list[DesiredEndpoint]:
+        endpoints = [*self.desired.endpoints, *self.effective.endpoints]
+        for record in self.aims.rollouts.values():
+            endpoints += [record.source, record.target]
+        return endpoints
 
     def request_stop(self) -> None:
         """Drain and end everything, soon."""
@@ -347,12 +384,20 @@ class ControlPlane:
             [Source(text=self._own_metrics()), *sources, Source(text=gateway_text)]
         )
 
-    async def model_statistics(self, name: str = "", version: str = "") -> dict[str, Json]:
-        """Triton's statistics, summed over the replicas of each model version."""
+    async def model_statistics(
+        self, name: str = "", version: str = "", *, only: frozenset[str] | None = None
+    ) -> dict[str, Json]:
+        """Triton's statistics, summed over the replicas of each model version.
+
+        Args:
+            only: Of these endpoints; None for all.
+        """
         replicas = [
             replica
             for replica in self._ready_replicas()
-            if name in {"", replica.endpoint} and version in {"", replica.version}
+            if name in {"", replica.endpoint}
+            and version in {"", replica.version}
+            and (only is None or replica.endpoint in only)
         ]
         if not replicas and name:
             raise ModelNotFoundError(name, version)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from headrace.control.access.parts import Access
 from headrace.control.activator import HeldRequests
 from headrace.control.plane import ControlPlane
 
@@ -49,12 +50,18 @@ def listen_unix(path: Path) -> socket.socket:
 
 @dataclass(slots=True, kw_only=True)
 class ApiServer:
-    """Serves the API on `sockets` until `stop`. `tls`: None for plain text."""
+    """Serves the API on `sockets` until `stop`.
+
+    `tls`: None for plain text. `metrics_are_open`: to everybody who reaches their port; else to
+    viewers.
+    """
 
     plane: ControlPlane
+    access: Access
     sockets: ApiSockets
     allowed_hosts: frozenset[str]
     tls: ssl.SSLContext | None = None
+    metrics_are_open: bool = True
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -71,8 +78,14 @@ class ApiServer:
                 yield  # signals are the control plane's
 
         apps: list[tuple[App, socket.socket]] = [
-            (api.build_api(self.plane, allowed_hosts=self.allowed_hosts), self.sockets.admin),
-            (api.build_metrics(self.plane), self.sockets.metrics),
+            (
+                api.build_api(self.plane, self.access, allowed_hosts=self.allowed_hosts),
+                self.sockets.admin,
+            ),
+            (
+                api.build_metrics(self.plane, self.access, is_open=self.metrics_are_open),
+                self.sockets.metrics,
+            ),
             (
                 HeldRequests(self.plane.activator, api.build_gateway_answers(self.plane)),
                 self.sockets.gateway,
@@ -87,6 +100,7 @@ class ApiServer:
                     access_log=False,
                     lifespan="off",
                     server_header=False,
+                    proxy_headers=False,  # anybody could say that he comes from elsewhere
                     log_level="warning",
                     timeout_graceful_shutdown=_STOP_S,
                 )

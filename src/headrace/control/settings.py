@@ -11,6 +11,27 @@ from headrace.core import InvalidArgumentError
 from headrace.core.access_settings import TlsSettings
 
 
+class OidcSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How people log in by a browser: at an OpenID provider.
+
+    `client_secret`: `${NAME}` of the environment or `file:/PATH`, never the secret itself; empty
+    for a public client. `redirect_url`: the management API's `/auth/callback` as browsers reach it.
+    `user_claim`: names a person, for ever; `email` counts only if it is verified. `roles`: what
+    members of groups are, as `GROUP=ROLE` or `GROUP=ROLE:ENDPOINT`. Times are in seconds.
+    """
+
+    issuer: str
+    client_id: str
+    redirect_url: str
+    client_secret: str = ""
+    scopes: tuple[str, ...] = ("openid", "profile", "email")
+    user_claim: str = "sub"
+    groups_claim: str = "groups"
+    roles: tuple[str, ...] = ()
+    session_idle_s: float = 3600.0
+    session_s: float = 12 * 3600.0
+
+
 class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One control plane: flags and environment resolved, as JSON.
 
@@ -21,7 +42,9 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     standard error. `first_request` False calls an endpoint ready without having asked it.
     `tls`: encryption of the gateway's ports; None leaves it to the spec. `admin_tls`: of the
     management API and metrics; None for plain text, which beyond this machine needs
-    `insecure_admin`. `state_url`: the database of the desired state; empty for a file in the home.
+    `insecure_admin`. `state_url`: the database of the desired state, where `${NAME}` stands for a
+    variable of the environment and `file:/PATH` for a file's content; empty for a file in the home.
+    `oidc`: None where nobody logs in by a browser.
     `notify_fd`: where `{"ready": true}` or `{"error": ...}` is written once.
     """
 
@@ -43,6 +66,7 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     admin_tls: TlsSettings | None = None
     insecure_admin: bool = False
     state_url: str = ""
+    oidc: OidcSettings | None = None
     notify_fd: int | None = None
 
 
@@ -51,7 +75,8 @@ class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
 
     `started` is in seconds since 1970; `start_ticks` tells its process from a later one of the same
     pid. `gateway_ca` and `admin_ca`: files of the certificates that are shown there, for callers on
-    this machine to trust, whatever names stand in them; empty for plain text.
+    this machine to trust, whatever names stand in them; empty for plain text. `token_file`: where
+    the token of the home's owner is.
     """
 
     pid: int
@@ -63,6 +88,7 @@ class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
     start_ticks: int = 0
     gateway_ca: str = ""
     admin_ca: str = ""
+    token_file: str = ""
 
 
 def read_settings(path: Path) -> ControlSettings:

@@ -33,7 +33,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "URL",
         "SERVER",
         "API_KEY",
+        "INFER_TOKEN",
         "TOKEN",
+        "TOKEN_FILE",
         "CA_FILE",
     ):
         monkeypatch.delenv(f"HEADRACE_{name}", raising=False)

@@ -5,8 +5,10 @@ from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, select
 
+from headrace.control.access.credentials import CredentialKind
 from headrace.control.state.tables import (
     ANSWERS,
+    CREDENTIALS,
     EVENTS,
     GENERATIONS,
     QUOTAS,
@@ -33,6 +35,8 @@ def forget(connection: Connection, bounds: Bounds, *, before: float) -> None:
     connection.execute(delete(ANSWERS).where(ANSWERS.c.at < before))
     first_day = datetime.fromtimestamp(before, UTC).date().isoformat()
     connection.execute(delete(QUOTAS).where(QUOTAS.c.day < first_day))
+    is_session = CREDENTIALS.c.kind == CredentialKind.SESSION.value
+    connection.execute(delete(CREDENTIALS).where(is_session, CREDENTIALS.c.expires < before))
     _keep_newest(connection, EVENTS, "id", bounds.events)
     _keep_newest(connection, GENERATIONS, "generation", bounds.generations)
     newest = select(func.max(ROLLOUTS.c.serial)).group_by(ROLLOUTS.c.endpoint)
