@@ -14,7 +14,9 @@ from headrace.registry import ModelVersion
 class ModelStore(Protocol):
     """What `headrace models` does, wherever the models are."""
 
-    def push(self, name: str, path: Path, *, runtime: str, source: str) -> ModelVersion:
+    def push(
+        self, name: str, path: Path, *, runtime: str, source: str, allow_code: bool
+    ) -> ModelVersion:
         """Store what lies at `path` as the next version of `name`."""
 
     def list(self, name: str | None) -> tuple[list[ModelVersion], list[str]]:
@@ -48,12 +50,16 @@ class LocalModels:
     home: Path
     state_url: str = ""
 
-    def push(self, name: str, path: Path, *, runtime: str, source: str) -> ModelVersion:
+    def push(
+        self, name: str, path: Path, *, runtime: str, source: str, allow_code: bool
+    ) -> ModelVersion:
         """Store what lies at `path` as the next version of `name`."""
         from headrace.registry import Registry  # noqa: PLC0415  # only here
         from headrace.runtimes import inspect_model  # noqa: PLC0415  # slow to load
 
-        return Registry(self.home, inspect_model).push(name, path, runtime=runtime, source=source)
+        return Registry(self.home, inspect_model).push(
+            name, path, runtime=runtime, source=source, allow_code=allow_code
+        )
 
     def list(self, name: str | None) -> tuple[list[ModelVersion], list[str]]:
         """The versions, and what is damaged."""
@@ -88,11 +94,16 @@ class RemoteModels:
 
     api: Management
 
-    def push(self, name: str, path: Path, *, runtime: str, source: str) -> ModelVersion:
+    def push(
+        self, name: str, path: Path, *, runtime: str, source: str, allow_code: bool
+    ) -> ModelVersion:
         """Upload what lies at `path` as the next version of `name`, unless it is there already."""
         from headrace.cli.uploads import stored_on  # noqa: PLC0415  # only here
 
-        return _version(stored_on(self.api, name, path, runtime=runtime, source=source))
+        stored = stored_on(
+            self.api, name, path, runtime=runtime, source=source, allow_code=allow_code
+        )
+        return _version(stored)
 
     def list(self, name: str | None) -> tuple[list[ModelVersion], list[str]]:
         """The versions, and what is damaged."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server, StateUrl
+from headrace.cli.options import DEFAULT_HOME, AllowCode, Home, Json, Server, StateUrl
 
 if TYPE_CHECKING:
     from headrace.registry import ModelVersion
@@ -32,6 +32,7 @@ def push(
     source: Annotated[
         str, typer.Option("--source", help="Where it comes from: a commit, a run, a URL.")
     ] = "",
+    allow_code: AllowCode = False,
     json: Json = False,
     server: Server = None,
     home: Home = DEFAULT_HOME,
@@ -39,6 +40,7 @@ def push(
     """Store a model as the next version of NAME; the same content gives the same version.
 
     The model is loaded once to prove that it can be, and its inputs and outputs are read from it.
+    One that runs its author's code, as a Python model does, needs --allow-code.
 
     For example:
 
@@ -55,7 +57,9 @@ def push(
     target = find_target(server, home)
     text = f"checking and storing {path}"
     with nullcontext() if target.is_remote else progress(text):  # an upload shows its own
-        version = model_store(target).push(name, path, runtime=runtime, source=source)
+        version = model_store(target).push(
+            name, path, runtime=runtime, source=source, allow_code=allow_code
+        )
     if json:
         write_json(version)
         return
@@ -87,7 +91,7 @@ def list_(
     rows = (
         (
             version.reference,
-            version.runtime,
+            f"{version.runtime}{' (runs code)' if version.executes_code else ''}",
             bytes_text(version.size_bytes),
             f"{version.created_at:%Y-%m-%d %H:%M}",
             version.created_by,
@@ -168,6 +172,7 @@ def _show(version: "ModelVersion") -> None:
     rows = [
         ("model", version.reference),
         ("runtime", version.runtime),
+        ("runs code", "yes: its author's, when it is loaded" if version.executes_code else "no"),
         ("file", version.filename),
         ("size", bytes_text(version.size_bytes)),
         ("digest", version.digest),

@@ -139,7 +139,7 @@ def _revision(revision: dict[str, Any]) -> tuple[str, ...]:
     memory = sum(replica.get("rss_bytes") or 0 for replica in replicas)
     return (
         f"{revision['version']} {revision.get('role', '')}".strip(),
-        str(revision["model"]),
+        f"{revision['model']}{' (runs code)' if revision.get('runs_code') else ''}",
         f"{revision['weight']}%",
         f"{ready}/{len(replicas)}",
         str(sum(replica.get("restarts", 0) for replica in replicas)),

@@ -118,6 +118,14 @@ def up(
         ),
     ] = None,
     state_url: StateUrl = "",
+    allow_code: Annotated[
+        bool,
+        typer.Option(
+            "--allow-code",
+            help="Whether models may be of formats that run code of their authors', as Python "
+            "models do: says `allow_code: true` at every endpoint.",
+        ),
+    ] = False,
     wait_s: Annotated[
         float, typer.Option("--wait-s", min=0.1, help="Seconds that --detach waits for it.")
     ] = 120.0,
@@ -144,6 +152,8 @@ def up(
     document = document_for(
         target, name=name, replicas=replicas, home=home, has_state=bool(state_url)
     )
+    if allow_code and document is not None:
+        document = _with_code(document)
     running = read_control_file(home)
     if running is not None:
         _change_running(running, document, home=home, wait_s=wait_s, json=json)
@@ -159,6 +169,7 @@ def up(
         admin_host=admin_host,
         allowed_hosts=tuple(host.lower() for host in allowed_hosts or ()),
         state_url=state_url,
+        allow_code=_env_allows_code(),
         log_format=str(log_format or LogFormat.TEXT),
         log_level=check_log_level(log_level),
         copy_logs=not detach,
@@ -167,6 +178,19 @@ def up(
         _start_detached(settings, home=home, wait_s=wait_s, json=json)
     else:
         raise typer.Exit(_run_here(settings, home))
+
+
+def _with_code(document: dict[str, Any]) -> dict[str, Any]:
+    """`document` whose endpoints may all have models that run their authors' code."""
+    endpoints = [{**entry, "allow_code": True} for entry in document.get("endpoints", [])]
+    return {**document, "endpoints": endpoints}
+
+
+def _env_allows_code() -> bool:
+    """Whether this whole control plane takes models that run code, whatever its spec says."""
+    import os
+
+    return os.environ.get("HEADRACE_ALLOW_CODE", "").lower() in {"1", "true", "yes"}
 
 
 def document_for(

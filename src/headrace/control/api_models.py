@@ -33,7 +33,11 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of the registry."""
     _add_reading(api, plane)
     _add_changing(api, plane)
-    uploads = Uploads(registry=plane.registry, directory=plane.home.root / "artifacts" / "tmp")
+    uploads = Uploads(
+        registry=plane.registry,
+        directory=plane.home.root / "artifacts" / "tmp",
+        allow_code=plane.orders.allow_code,
+    )
 
     @api.post(
         "/api/v1/models/{name}",
@@ -61,6 +65,10 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
             str, Query(pattern=_DIGEST, description="Refused if the content is another.")
         ] = "",
         runtime: Annotated[str, Query(pattern=r"^[a-z0-9_]{0,64}$")] = "",
+        allow_code: Annotated[
+            bool,
+            Query(description="Whether it may be of a format that runs code of its author's."),
+        ] = False,
         source: Annotated[str, Query(max_length=_MAX_TEXT)] = "",
         content_length: Annotated[int | None, Header(ge=0)] = None,
     ) -> Response:
@@ -70,6 +78,7 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
             format=upload_format,
             digest=digest,
             runtime=runtime,
+            allow_code=allow_code,
             source=source,
             actor=actor,
             length_bytes=content_length,
@@ -146,7 +155,11 @@ def _listed(plane: ControlPlane, name: str | None) -> ModelList:
 
 
 def _document(version: ModelVersion) -> dict[str, Any]:
-    return {**msgspec.to_builtins(version), "reference": version.reference}
+    return {
+        **msgspec.to_builtins(version),
+        "reference": version.reference,
+        "runs_code": version.executes_code,
+    }
 
 
 def _in_use(plane: ControlPlane) -> set[str]:

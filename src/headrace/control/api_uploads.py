@@ -36,7 +36,8 @@ class Upload:
     """What a caller says about the model that it sends.
 
     `filename`: what the file, or the directory that a tar archive holds, is called. `digest`: what
-    the model has to have, as the registry writes it; empty for any.
+    the model has to have, as the registry writes it; empty for any. `allow_code`: whether it may
+    be of a format that runs its author's code.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Upload:
     format: UploadFormat
     digest: str = ""
     runtime: str = ""
+    allow_code: bool = False
     source: str = ""
     actor: str = ""
     length_bytes: int | None = None
@@ -53,6 +55,7 @@ class Upload:
 class Uploads:
     """Takes uploads into `registry`, several at once but not any number.
 
+    `allow_code`: whether models that run their authors' code need not be allowed one by one.
     `directory`: where they are kept until they are whole; what a crash leaves there,
     `Registry.gc` takes away.
     """
@@ -61,6 +64,7 @@ class Uploads:
     directory: Path
     max_bytes: int = MAX_UPLOAD_BYTES
     silence_s: float = SILENCE_S
+    allow_code: bool = False
     _under_way: int = field(default=0)
 
     async def take(self, upload: Upload, chunks: AsyncIterator[bytes]) -> ModelVersion:
@@ -146,6 +150,7 @@ class Uploads:
             upload.name,
             model,
             runtime=upload.runtime,
+            allow_code=upload.allow_code or self.allow_code,
             source=upload.source or f"uploaded as {upload.filename}",
             by=upload.actor or "the management API",
         )

@@ -122,6 +122,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
                 on_request={"access": gateway.run_dir / "access.log"},
             ),
             sends_first_requests=settings.first_request,
+            allow_code=settings.allow_code,
         )
         adopted = reconciler.adopt()
     return System(

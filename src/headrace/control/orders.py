@@ -19,13 +19,14 @@ from headrace.control.wishes import Applied, Fulfiller, Wish, names_of
 from headrace.core import (
     ConflictError,
     FailedPreconditionError,
+    Inspect,
     InvalidArgumentError,
     ModelNotFoundError,
     NotFoundError,
 )
 from headrace.core.rollout_settings import RolloutSettings
 from headrace.core.spec import SystemSpec, is_model_path, parse_spec
-from headrace.registry import Inspect, Registry
+from headrace.registry import Registry
 from headrace.rollout.state import Phase
 
 _LOG = logging.getLogger("headrace.control")
@@ -60,6 +61,8 @@ class Orders:
     aims: Aims
     fulfiller: Fulfiller
     max_body_bytes: int
+    allow_code: bool = False
+    """Whether every endpoint may have models that run their authors' code."""
 
     async def apply(
         self,
@@ -226,6 +229,7 @@ class Orders:
         version: str = "",
         upstream: Mapping[str, Any] | None = None,
         rollout: Mapping[str, Any] | None = None,
+        allow_code: bool = False,
         actor: str = "",
     ) -> RolloutRecord:
         """Let another version take over endpoint `name`, step by step.
@@ -235,6 +239,7 @@ class Orders:
             version: Of the model that is served now; beside `upstream`: what to call that.
             upstream: Somebody else's server, as in the spec.
             rollout: As in the spec; None takes the endpoint's own, or a canary.
+            allow_code: From now on the endpoint may have models that run their authors' code.
 
         Raises:
             ModelNotFoundError: There is no such endpoint.
@@ -250,6 +255,8 @@ class Orders:
             left_out = _SOURCES if upstream is None else (*_SOURCES, *_OF_OUR_COPIES)
             new = {key: value for key, value in entry.items() if key not in left_out}
             new |= _source(served, model=model, version=version, upstream=upstream)
+            if allow_code:
+                new["allow_code"] = True
             plan = rollout or entry.get("rollout") or {"strategy": "canary"}
             document = with_entry(self.aims.desired.spec, name, new)
             found = await self._resolve_one(
@@ -396,6 +403,7 @@ class Orders:
             spec=spec,
             reloads=reloads,
             max_body_bytes=self.max_body_bytes,
+            allow_code=self.allow_code,
         )
         return await asyncio.to_thread(resolver.resolve)
 

@@ -41,8 +41,8 @@ from headrace.control.status import (
 from headrace.control.store import EndpointGeneration, Event, Feedback, RolloutRecord
 from headrace.control.store_thread import StoreThread
 from headrace.control.wishes import Applied as Applied  # noqa: PLC0414  # part of this API
-from headrace.core import Clock, HeadraceError, ModelNotFoundError
-from headrace.registry import Inspect, Registry
+from headrace.core import Clock, HeadraceError, Inspect, ModelNotFoundError
+from headrace.registry import Registry
 from headrace.rollout.state import Verb
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -157,11 +157,18 @@ class ControlPlane:
         version: str = "",
         upstream: Mapping[str, Any] | None = None,
         rollout: Mapping[str, Any] | None = None,
+        allow_code: bool = False,
         actor: str = "",
     ) -> RolloutRecord:
         """As `Orders.start_rollout`."""
         return await self.orders.start_rollout(
-            name, model=model, version=version, upstream=upstream, rollout=rollout, actor=actor
+            name,
+            model=model,
+            version=version,
+            upstream=upstream,
+            rollout=rollout,
+            allow_code=allow_code,
+            actor=actor,
         )
 
     def rollout(self, name: str) -> RolloutRecord | None:

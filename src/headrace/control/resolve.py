@@ -12,8 +12,10 @@ import msgspec
 
 from headrace.control.desired import DesiredArm, DesiredEndpoint, make_revision
 from headrace.core import (
+    CodeNotAllowedError,
     EndpointName,
     HeadraceError,
+    Inspect,
     InvalidArgumentError,
     ReplicaSettings,
 )
@@ -31,7 +33,6 @@ from headrace.core.spec_rollout import SloSpec
 from headrace.core.spec_scale import UpstreamSpec
 from headrace.registry import (
     FoundModel,
-    Inspect,
     ModelVersion,
     Registry,
     is_repository,
@@ -55,6 +56,7 @@ class Pinned:
     sha256: str = ""
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     max_batch_size: int | None = None
+    runs_code: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,13 +65,15 @@ class Resolver:
 
     `inspect` proves that a model in a repository can be served; the registry has its own.
     `reloads`: how often an operator wished to load an endpoint's models again, by endpoint.
-    `max_body_bytes`: the gateway's limit, which replicas share.
+    `max_body_bytes`: the gateway's limit, which replicas share. `allow_code`: every endpoint may
+    have models that run their authors' code, not only those that say so.
     """
 
     registry: Registry
     inspect: Inspect
     spec: SystemSpec
     max_body_bytes: int
+    allow_code: bool = False
     reloads: Mapping[str, int] = field(default_factory=dict)
     _mistakes: list[SpecMistake] = field(default_factory=list)
 
@@ -118,7 +122,8 @@ class Resolver:
         self, endpoint: EndpointSpec, path: Path, place: str
     ) -> list[DesiredEndpoint]:
         newest: dict[str, FoundModel] = {}
-        for found in open_repository(path, self.inspect):
+        allow_code = self._allows_code(endpoint)
+        for found in open_repository(path, self.inspect, allow_code=allow_code):
             if found.reason:
                 self._wrong(place, f"{found.name} version {found.version}: {found.reason}")
             else:
@@ -135,6 +140,8 @@ class Resolver:
         try:
             assert version.model is not None, "an upstream is pinned elsewhere"
             stored = self._stored(endpoint, version.model)
+            if stored.executes_code and not self._allows_code(endpoint):
+                raise CodeNotAllowedError(stored.reference, stored.runtime)  # noqa: TRY301  # one place tells all
             if endpoint.runtime not in {"", stored.runtime}:
                 message = (
                     f"{stored.reference} is a model of runtime '{stored.runtime}', "
@@ -152,7 +159,12 @@ class Resolver:
             self.registry.verify(stored)
             return stored
         # Pushing reads the file and, if it is known, compares the stored copy with it.
-        return self.registry.push(endpoint.name, Path(model), runtime=endpoint.runtime)
+        return self.registry.push(
+            endpoint.name,
+            Path(model),
+            runtime=endpoint.runtime,
+            allow_code=self._allows_code(endpoint),
+        )
 
     def _arm(
         self, endpoint: EndpointSpec, name: str, pinned: Pinned, version: VersionSpec
@@ -164,10 +176,15 @@ class Resolver:
             settings=settings,
             reload=self.reloads.get(name, 0),
             pool=endpoint.pool or "",
+            network=endpoint.network,
+            runs_code=pinned.runs_code,
         )
         # A pool's processes are its own; the model has none.
         replicas = 0 if endpoint.pool else first_replicas(endpoint, version.replicas)
         return DesiredArm(revision=revision, weight=version.weight, replicas=replicas)
+
+    def _allows_code(self, endpoint: EndpointSpec) -> bool:
+        return self.allow_code or endpoint.allow_code
 
     def _wrong(self, place: str, message: str) -> None:
         self._mistakes.append(SpecMistake(place=place, message=message))
@@ -262,6 +279,7 @@ def _pin_stored(stored: ModelVersion, path: Path) -> Pinned:
         runtime=stored.runtime,
         sha256=digest,
         labels=stored.labels,
+        runs_code=stored.executes_code,
     )
 
 
@@ -273,4 +291,5 @@ def _pin_found(found: FoundModel) -> Pinned:
         runtime=found.runtime,
         labels=found.labels,
         max_batch_size=found.max_batch_size,
+        runs_code=found.runs_code,
     )

@@ -19,6 +19,7 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     takes besides loopback names and `admin_host`. `copy_logs` writes every process's log to
     standard error. `first_request` False calls an endpoint ready without having asked it.
     `state_url`: the database of the desired state; empty for a file in the home.
+    `allow_code`: every endpoint may have models of formats that run their authors' code.
     `notify_fd`: where `{"ready": true}` or `{"error": ...}` is written once.
     """
 
@@ -37,6 +38,7 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     drain_timeout_s: float = 30.0
     first_request: bool = True
     state_url: str = ""
+    allow_code: bool = False
     notify_fd: int | None = None
 
 

@@ -37,6 +37,8 @@ class RevisionStatus:
     desired_replicas: int
     replicas: tuple[ReplicaStatus, ...]
     role: str = ""
+    runs_code: bool = False
+    """Whether its format runs code of the model's author."""
     advice: str = ""
     """Threads and memory that one replica should have, by what was observed."""
 
@@ -250,6 +252,7 @@ def _revisions(
                 model=arm.revision.model if arm else "",
                 weight=weights.get(arm.key if arm else version, 0) if shows_weight else 0,
                 role=arm.role if arm else "",
+                runs_code=arm.revision.runs_code if arm else False,
                 advice=advice(endpoint.name, arm.key) if arm else "",
                 desired_weight=arm.weight if arm else 0,
                 desired_replicas=arm.replicas if arm else 0,

@@ -6,6 +6,7 @@ from headrace.core.errors import (
     AlreadyExistsError,
     ArtifactCorruptError,
     Code,
+    CodeNotAllowedError,
     ConflictError,
     DeadlineExceededError,
     FailedPreconditionError,
@@ -14,6 +15,7 @@ from headrace.core.errors import (
     ModelNotFoundError,
     ModelNotReadyError,
     NotFoundError,
+    NotSignedError,
     OverloadedError,
     PayloadTooLargeError,
     PermissionDeniedError,
@@ -24,6 +26,7 @@ from headrace.core.errors import (
     UnsupportedModelError,
 )
 from headrace.core.examples import example_inputs
+from headrace.core.inspected import Inspect, Inspected
 from headrace.core.names import (
     NAME_PATTERN,
     VERSION_PATTERN,
@@ -70,6 +73,7 @@ __all__ = [
     "BatchingSettings",
     "Clock",
     "Code",
+    "CodeNotAllowedError",
     "ConflictError",
     "Datatype",
     "DeadlineExceededError",
@@ -79,12 +83,15 @@ __all__ = [
     "HeadraceError",
     "InferRequest",
     "InferResponse",
+    "Inspect",
+    "Inspected",
     "InvalidArgumentError",
     "ModelName",
     "ModelNotFoundError",
     "ModelNotReadyError",
     "ModelSignature",
     "NotFoundError",
+    "NotSignedError",
     "OverloadedError",
     "PaddingSettings",
     "Parameter",

@@ -1,6 +1,5 @@
 """Model versions: immutable, content-addressed, with who, when, whence and their signature."""
 
-from headrace.registry.admission import Inspect
 from headrace.registry.content import Content, Progress, read_content
 from headrace.registry.registry import GarbageReport, Registry, VersionNotFoundError
 from headrace.registry.repository import FoundModel, is_repository, open_repository
@@ -10,7 +9,6 @@ __all__ = [
     "Content",
     "FoundModel",
     "GarbageReport",
-    "Inspect",
     "ModelVersion",
     "Progress",
     "Registry",

@@ -20,8 +20,10 @@ import msgspec
 from headrace.core import (
     ArtifactCorruptError,
     Clock,
+    CodeNotAllowedError,
     Digest,
     FailedPreconditionError,
+    Inspect,
     ModelName,
     ModelNotFoundError,
     SystemClock,
@@ -29,7 +31,6 @@ from headrace.core import (
     check_version,
 )
 from headrace.registry.admission import (
-    Inspect,
     check_labels,
     inspect_staged,
     storage_errors,
@@ -106,6 +107,7 @@ class Registry:
         path: Path,
         *,
         runtime: str = "",
+        allow_code: bool = False,
         source: str = "",
         by: str = "",
         labels: Mapping[str, Collection[str]] | None = None,
@@ -120,6 +122,8 @@ class Registry:
         Args:
             path: A file, or a directory of which every file is stored.
             runtime: Empty detects it.
+            allow_code: Whether the model may be of a format that runs its author's code, here and
+                now.
             source: Where the model comes from; empty for `path`.
             by: Who pushes; empty for this process's user.
             labels: For an output's name, its class names.
@@ -128,6 +132,7 @@ class Registry:
 
         Raises:
             UnsupportedModelError: No runtime can serve the model.
+            CodeNotAllowedError: It would run code; nothing of it was run or stored.
             InvalidArgumentError: The name is not allowed, or the path cannot be stored.
             FailedPreconditionError: The disk is full or may not be written.
         """
@@ -140,13 +145,17 @@ class Registry:
         with storage_errors(f"cannot store {path}", self.home):
             found = self._same(name, read_content(path).digest, runtime, class_names)
             if found is not None:
+                if found.executes_code and not allow_code:
+                    raise CodeNotAllowedError(str(path), found.runtime)
                 return found
             with self._artifacts.staging() as workspace:
                 staged = workspace / "artifact"
                 filename = stored_name(path)
                 content = copy_content(path, staged / filename, progress=progress)
-                used, signature = inspect_staged(self._inspect, staged / filename, path, runtime)
-                check_labels(signature, class_names)
+                seen = inspect_staged(
+                    self._inspect, staged / filename, path, runtime, allow_code=allow_code
+                )
+                check_labels(seen.signature, class_names)
                 draft = ModelVersion(
                     name=ModelName(name),
                     version="",  # known when it is published
@@ -154,8 +163,9 @@ class Registry:
                     size_bytes=content.size_bytes,
                     files=content.files,
                     filename=filename,
-                    runtime=used,
-                    signature=signature,
+                    runtime=seen.runtime,
+                    signature=seen.signature,
+                    runs_code=seen.runs_code,
                     created_at=datetime.fromtimestamp(self._clock.now(), UTC),
                     created_by=by or user_name(),
                     source=source or str(path),

@@ -25,6 +25,7 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     `digest` covers the content: a file's SHA-256, or that of a directory's list of files.
     `filename` is the file or directory inside the artifact that a runtime loads. `labels`: for an
     output's name, its class names. `metadata` is whatever the one who pushed it wanted to keep.
+    `runs_code`: its format runs code of its author's; None where an older Headrace did not say.
     """
 
     name: ModelName
@@ -40,12 +41,19 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     labels: Mapping[str, tuple[str, ...]] = {}
     metadata: Mapping[str, str] = {}
+    runs_code: bool | None = None
     schema: int = SCHEMA
 
     @property
     def reference(self) -> str:
         """`NAME:VERSION`, as the spec file and the commands take it."""
         return f"{self.name}:{self.version}"
+
+    @property
+    def executes_code(self) -> bool:
+        """Whether loading it runs its author's code."""
+        # Those that do not say are older: then there was no other runtime without code than onnx.
+        return self.runtime != "onnx" if self.runs_code is None else self.runs_code
 
 
 class _Schema(msgspec.Struct):

@@ -21,6 +21,7 @@ from headrace.runtimes.plugins import (
     inspect_model,
     load_model,
     runtime_names,
+    runs_code,
 )
 from headrace.runtimes.probe import Probe, difference_ratio, probe_batch
 from headrace.runtimes.python_class import PythonModel
@@ -43,5 +44,6 @@ __all__ = [
     "pad_inputs",
     "probe_batch",
     "runtime_names",
+    "runs_code",
     "verify_padding",
 ]

@@ -52,6 +52,7 @@ class OnnxRuntime:
     """Loads an `.onnx` or `.ort` file, or a directory with one (weights may lie beside it)."""
 
     name = "onnx"
+    runs_code = False
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` looks like ONNX, by its name and first bytes."""

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core import (
+    CodeNotAllowedError,
     FailedPreconditionError,
     HeadraceError,
+    Inspected,
     InvalidArgumentError,
-    ModelSignature,
     UnsupportedModelError,
 )
 from headrace.runtimes.base import LoadOptions, Model, Runtime
@@ -105,21 +106,33 @@ def load_model(path: Path, runtime: str = "", options: LoadOptions | None = None
         raise _failed(plugin, path, error) from error
 
 
-def inspect_model(path: Path, runtime: str = "") -> tuple[str, ModelSignature]:
+def inspect_model(path: Path, runtime: str = "", *, allow_code: bool = False) -> Inspected:
     """The name of the model's runtime and its signature, once it is proved to load.
 
+    Args:
+        runtime: Name of the runtime; empty detects it.
+        allow_code: Whether the model may be of a format that runs its author's code.
+
     Raises:
+        CodeNotAllowedError: It would run code; nothing of it was run.
         UnsupportedModelError: It cannot be loaded; the message says why.
         InvalidArgumentError: No runtime has this name.
         FailedPreconditionError: The runtime itself cannot be loaded.
     """
     plugin = _choose(path, runtime)
+    if runs_code(plugin) and not allow_code:
+        raise CodeNotAllowedError(str(path), plugin.name)
     try:
-        return plugin.name, plugin.inspect(path)
+        return Inspected(plugin.name, plugin.inspect(path), runs_code(plugin))
     except HeadraceError:
         raise
     except Exception as error:
         raise _failed(plugin, path, error) from error
+
+
+def runs_code(runtime: Runtime) -> bool:
+    """Whether models of this runtime run their authors' code; a plug-in that is silent does."""
+    return getattr(runtime, "runs_code", True) is not False
 
 
 def _choose(path: Path, runtime: str) -> Runtime:

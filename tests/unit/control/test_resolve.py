@@ -138,3 +138,45 @@ def test_a_name_from_a_repository_may_not_be_taken(
 
     with pytest.raises(SpecError, match="two endpoints called 'm'"):
         resolve(registry, {"name": "m", "model": str(model)}, {"name": "all", "model": str(root)})
+
+
+def test_a_model_that_runs_code_needs_an_endpoint_that_allows_it(
+    registry: Registry, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.py"
+    path.write_text("x")
+    registry.push("stored", path, allow_code=True)
+    with pytest.raises(SpecError) as caught:
+        resolve(registry, {"name": "m", "model": str(path)}, {"name": "n", "model": "stored:1"})
+    [allowed] = resolve(registry, {"name": "m", "model": str(path), "allow_code": True})
+
+    assert [mistake.place for mistake in caught.value.mistakes] == [
+        "endpoints[0].model",
+        "endpoints[1].model",
+    ]
+    assert "stored:1: a model of runtime 'python' runs its author's code" in str(caught.value)
+    assert "`allow_code: true`" in str(caught.value)
+    assert allowed.arms[0].revision.runs_code
+
+
+def test_a_whole_control_plane_may_allow_code(registry: Registry, tmp_path: Path) -> None:
+    path = tmp_path / "m.py"
+    path.write_text("x")
+    spec = parse_spec({"endpoints": [{"name": "m", "model": str(path)}]})
+    resolver = Resolver(
+        registry=registry, inspect=inspect, spec=spec, max_body_bytes=4096, allow_code=True
+    )
+
+    assert resolver.resolve()[0].arms[0].revision.runs_code
+
+
+def test_what_an_endpoint_allows_changes_no_revision_but_the_network_does(
+    registry: Registry, model: Path
+) -> None:
+    [plain] = resolve(registry, {"name": "m", "model": str(model)})
+    [with_code] = resolve(registry, {"name": "m", "model": str(model), "allow_code": True})
+    [connected] = resolve(registry, {"name": "m", "model": str(model), "network": True})
+
+    assert plain.arms[0].revision.id == with_code.arms[0].revision.id
+    assert plain.arms[0].revision.id != connected.arms[0].revision.id
+    assert connected.arms[0].revision.network
