@@ -35,9 +35,7 @@ def stored_on(
     known = find_stored(api, name, content, runtime=runtime)
     if known is not None:
         return known
-    return _upload(
-        api, name, path, content, runtime=runtime, source=source, allow_code=allow_code
-    )
+    return _upload(api, name, path, content, runtime=runtime, source=source, allow_code=allow_code)
 
 
 def _upload(
@@ -117,9 +115,7 @@ def with_stored_models(api: Management, document: Mapping[str, Any]) -> dict[str
     return {**document, "endpoints": endpoints}
 
 
-def _reference(
-    api: Management, name: str, path: Path, runtime: str, *, allow_code: bool
-) -> str:
+def _reference(api: Management, name: str, path: Path, runtime: str, *, allow_code: bool) -> str:
     if is_repository(path):
         msg = (
             f"{path} is a repository of several models, which only a control plane on the same "
@@ -130,9 +126,7 @@ def _reference(
     known = find_stored(api, name, content, runtime=runtime)
     if known is not None:
         return str(known["reference"])
-    version = _upload(
-        api, name, path, content, runtime=runtime, source="", allow_code=allow_code
-    )
+    version = _upload(api, name, path, content, runtime=runtime, source="", allow_code=allow_code)
     say(f"{path} is {version['reference']} on {api.url}")
     return str(version["reference"])
 

@@ -27,6 +27,7 @@ from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.ports import listen, pick_ports
 from headrace.control.process import start_ticks
 from headrace.control.reconciler import Reconciler
+from headrace.control.sandbox import Probe, Sandbox
 from headrace.control.serve import ApiServer, ApiSockets, listen_unix
 from headrace.control.settings import ControlFile, ControlSettings
 from headrace.control.state import home_url, open_store
@@ -70,6 +71,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
         FailedPreconditionError: A port is taken, or the home cannot be used.
     """
     clock = SystemClock()
+    probe = Probe()
     url = settings.state_url or home_url(home.root)
     store = StoreThread(open_store(url, legacy=home.state_file))
     desired = store.store.load()
@@ -97,7 +99,14 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             routes_path=home.routes_file,
             clock=clock,
         )
-        driver = LocalDriver(home=home, socket_dir=socket_dir, log_format=settings.log_format)
+        driver = LocalDriver(
+            home=home,
+            socket_dir=socket_dir,
+            log_format=settings.log_format,
+            sandbox=Sandbox(
+                hide=(home.root, socket_dir), reports=home.records, abilities=probe.result
+            ),
+        )
         reconciler = Reconciler(
             driver=driver,
             publisher=keeper,

@@ -14,6 +14,7 @@ import msgspec
 from headrace.control.assemble import System, assemble
 from headrace.control.home import Home
 from headrace.control.log_files import LogFollower, cut_large, render_line
+from headrace.control.sandbox import harden_self
 from headrace.control.settings import ControlSettings, write_control_file
 from headrace.control.shutdown import stop_replicas
 from headrace.control.store import HomeLock
@@ -46,6 +47,7 @@ def run(settings: ControlSettings) -> int:
 
     A signal to end (SIGTERM, SIGINT) drains and ends everything; a second one does not wait.
     """
+    harden_self()  # Envoy and whatever else is started inherits it
     return asyncio.run(_run(settings))
 
 

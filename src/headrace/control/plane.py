@@ -282,6 +282,7 @@ class ControlPlane:
             http_url=self.addresses.http_url,
             rss_bytes={pid: rss_bytes(pid) for pid in pids},
             advice=self.advice,
+            isolation=self.reconciler.driver.isolation_of,
         )
         gateway = GatewayStatus(
             ready=self.keeper.is_ready,

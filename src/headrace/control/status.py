@@ -7,6 +7,10 @@ from typing import Final
 from headrace.control.desired import POOL_PREFIX, DesiredArm, DesiredEndpoint, DesiredState, Mirror
 from headrace.control.first_request import FirstRequest
 from headrace.control.observed import Observed, Phase, Replica, Route
+from headrace.control.sandbox import Isolation
+
+IsolationOf = Callable[[str], Isolation | None]
+"""How the process of the replica of a name is kept apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +24,8 @@ class ReplicaStatus:
     restarts: int
     reason: str
     rss_bytes: int | None
+    isolation: Isolation | None = None
+    """How its process is kept apart; null if nobody knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +98,7 @@ def endpoint_statuses(
     http_url: str,
     rss_bytes: Mapping[int, int | None],
     advice: Callable[[str, str], str] = lambda _endpoint, _arm: "",
+    isolation: IsolationOf = lambda _: None,
 ) -> tuple[EndpointStatus, ...]:
     """The status of every desired endpoint.
 
@@ -99,6 +106,7 @@ def endpoint_statuses(
         first_requests: By endpoint; None if they are not sent.
         rss_bytes: Memory by pid.
         advice: What one copy of an endpoint's arm should have.
+        isolation: How the process of the replica of a name is kept apart.
     """
     published = {route.name: route for route in observed.published or ()}
     return tuple(
@@ -110,6 +118,7 @@ def endpoint_statuses(
             http_url=http_url,
             rss_bytes=rss_bytes,
             advice=advice,
+            isolation=isolation,
         )
         for endpoint in desired.endpoints
     )
@@ -156,6 +165,7 @@ def _endpoint(
     http_url: str,
     rss_bytes: Mapping[int, int | None],
     advice: Callable[[str, str], str],
+    isolation: IsolationOf,
 ) -> EndpointStatus:
     problems = [line for arm in _serving_arms(endpoint) for line in _arm_problems(arm, replicas)]
     if not problems and not _is_reached(endpoint, route):
@@ -167,7 +177,7 @@ def _endpoint(
         ready=not problems,
         failed=_has_failed(endpoint, replicas, first_requests if _is_asked(endpoint) else None),
         url=f"{http_url}/v2/models/{endpoint.name}/infer",
-        revisions=_revisions(endpoint, replicas, route, rss_bytes, advice),
+        revisions=_revisions(endpoint, replicas, route, rss_bytes, advice, isolation),
         message="; ".join(problems),
     )
 
@@ -231,6 +241,7 @@ def _revisions(
     route: Route | None,
     rss_bytes: Mapping[int, int | None],
     advice: Callable[[str, str], str],
+    isolation: IsolationOf,
 ) -> tuple[RevisionStatus, ...]:
     weights = {arm.key: arm.weight for arm in route.arms} if route else {}
     wanted = {arm.revision.id: arm for arm in endpoint.arms}
@@ -257,7 +268,7 @@ def _revisions(
                 desired_weight=arm.weight if arm else 0,
                 desired_replicas=arm.replicas if arm else 0,
                 replicas=tuple(
-                    _replica(replica, rss_bytes)
+                    _replica(replica, rss_bytes, isolation)
                     for replica in sorted(replicas, key=lambda r: r.serial)
                     if _runs(replica, revision_id, arm)
                 ),
@@ -273,7 +284,9 @@ def _runs(replica: Replica, revision_id: str, arm: DesiredArm | None) -> bool:
     return replica.revision_id == revision_id
 
 
-def _replica(replica: Replica, rss_bytes: Mapping[int, int | None]) -> ReplicaStatus:
+def _replica(
+    replica: Replica, rss_bytes: Mapping[int, int | None], isolation: IsolationOf
+) -> ReplicaStatus:
     return ReplicaStatus(
         name=replica.name,
         state=replica.phase.value,
@@ -282,4 +295,5 @@ def _replica(replica: Replica, rss_bytes: Mapping[int, int | None]) -> ReplicaSt
         restarts=replica.restarts,
         reason=replica.reason,
         rss_bytes=None if replica.pid is None else rss_bytes.get(replica.pid),
+        isolation=None if replica.pid is None else isolation(replica.name),
     )

@@ -89,9 +89,7 @@ def open_repository(
     ]
 
 
-def _read_model(
-    model: Path, inspect: Inspect | None, *, allow_code: bool
-) -> Iterator[FoundModel]:
+def _read_model(model: Path, inspect: Inspect | None, *, allow_code: bool) -> Iterator[FoundModel]:
     versions = _versions(model)
     if not versions:
         _log.warning("%s holds no numbered version and is ignored", model)
