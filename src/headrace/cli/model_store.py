@@ -1,5 +1,6 @@
 """Where are a command's model versions: on this machine's home, or on a control plane elsewhere?"""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,7 +9,7 @@ import msgspec
 
 from headrace.cli.connection import Target
 from headrace.cli.management import Management
-from headrace.registry import ModelVersion
+from headrace.registry import ModelVersion, VersionSignature
 
 
 class ModelStore(Protocol):
@@ -30,6 +31,17 @@ class ModelStore(Protocol):
 
     def gc(self) -> dict[str, Any]:
         """Delete content that no version refers to; what was deleted."""
+
+    def verify(self, version: ModelVersion) -> None:
+        """Prove that what is stored of a version here is what was pushed; elsewhere, nothing."""
+
+    def signatures(
+        self, versions: Sequence[ModelVersion]
+    ) -> dict[str, tuple[VersionSignature, ...]]:
+        """The signatures of versions, by `NAME:VERSION`."""
+
+    def add_signature(self, version: ModelVersion, signature: VersionSignature) -> None:
+        """Keep a signature of a version."""
 
 
 def model_store(target: Target, *, state_url: str = "") -> ModelStore:
@@ -87,6 +99,27 @@ class LocalModels:
 
         return asdict(Registry(self.home).gc())
 
+    def verify(self, version: ModelVersion) -> None:
+        """Prove that what is stored of a version is what was pushed."""
+        from headrace.registry import Registry  # noqa: PLC0415  # only here
+
+        Registry(self.home).verify(version)
+
+    def signatures(
+        self, versions: Sequence[ModelVersion]
+    ) -> dict[str, tuple[VersionSignature, ...]]:
+        """The signatures of versions, by `NAME:VERSION`."""
+        from headrace.registry import Registry  # noqa: PLC0415  # only here
+
+        registry = Registry(self.home)
+        return {version.reference: registry.signatures(version) for version in versions}
+
+    def add_signature(self, version: ModelVersion, signature: VersionSignature) -> None:
+        """Keep a signature of a version."""
+        from headrace.registry import Registry  # noqa: PLC0415  # only here
+
+        Registry(self.home).add_signature(version.name, version.version, signature)
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteModels:
@@ -124,6 +157,25 @@ class RemoteModels:
     def gc(self) -> dict[str, Any]:
         """Delete content that no version refers to; what was deleted."""
         return self.api.post("/api/v1/gc")
+
+    def verify(self, version: ModelVersion) -> None:
+        """Leave it to the control plane, which does so before it serves the version."""
+
+    def signatures(
+        self, versions: Sequence[ModelVersion]
+    ) -> dict[str, tuple[VersionSignature, ...]]:
+        """The signatures of versions, by `NAME:VERSION`."""
+        found: dict[str, tuple[VersionSignature, ...]] = {}
+        for name in dict.fromkeys(version.name for version in versions):
+            for item in self.api.get(f"/api/v1/models/{name}")["models"]:
+                signatures = item.get("signatures", [])
+                found[item["reference"]] = msgspec.convert(signatures, tuple[VersionSignature, ...])
+        return {version.reference: found.get(version.reference, ()) for version in versions}
+
+    def add_signature(self, version: ModelVersion, signature: VersionSignature) -> None:
+        """Send a signature of a version; the key that made it stays here."""
+        path = f"/api/v1/models/{version.name}/versions/{version.version}/signatures"
+        self.api.post(path, msgspec.to_builtins(signature))
 
 
 def _version(document: dict[str, Any]) -> ModelVersion:

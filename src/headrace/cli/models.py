@@ -3,16 +3,20 @@
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headrace.cli import model_signing
 from headrace.cli.options import DEFAULT_HOME, AllowCode, Home, Json, Server, StateUrl
 
 if TYPE_CHECKING:
-    from headrace.registry import ModelVersion
+    from headrace.registry import ModelVersion, VersionSignature
 
-app = typer.Typer(no_args_is_help=True, help="Keep model versions: push, list, show, rm, gc.")
+app = typer.Typer(no_args_is_help=True, help="Keep model versions: push, list, show, sign, rm, gc.")
+app.command("keygen")(model_signing.keygen)
+app.command("sign")(model_signing.sign)
+app.command("verify")(model_signing.verify)
 
 _Reference = Annotated[
     str, typer.Argument(metavar="NAME:VERSION", help="Which version.", show_default=False)
@@ -79,11 +83,13 @@ def list_(
     from headrace.cli.model_store import model_store
     from headrace.cli.output import bytes_text, say, show, table, write_json
 
-    versions, problems = model_store(find_target(server, home)).list(name)
+    store = model_store(find_target(server, home))
+    versions, problems = store.list(name)
+    signatures = store.signatures(versions)
     for problem in problems:
         say(f"damaged: {problem}")
     if json:
-        write_json(versions)
+        write_json([_document(version, signatures[version.reference]) for version in versions])
         return
     if not versions:
         say("no models yet; `headrace models push NAME PATH` stores one")
@@ -93,13 +99,14 @@ def list_(
             version.reference,
             f"{version.runtime}{' (runs code)' if version.executes_code else ''}",
             bytes_text(version.size_bytes),
+            str(len(signatures[version.reference]) or "-"),
             f"{version.created_at:%Y-%m-%d %H:%M}",
             version.created_by,
             version.digest[:19],
         )
         for version in versions
     )
-    show(table(rows, "model", "runtime", "size", "pushed", "by", "digest"))
+    show(table(rows, "model", "runtime", "size", "signatures", "pushed", "by", "digest"))
 
 
 @app.command()
@@ -118,11 +125,13 @@ def show(
     from headrace.cli.model_store import model_store
     from headrace.cli.output import write_json
 
-    version = model_store(find_target(server, home)).get(reference)
+    store = model_store(find_target(server, home))
+    version = store.get(reference)
+    signatures = store.signatures([version])[version.reference]
     if json:
-        write_json(version)
+        write_json(_document(version, signatures))
     else:
-        _show(version)
+        _show(version, signatures)
 
 
 @app.command()
@@ -161,7 +170,21 @@ def gc(*, json: Json = False, server: Server = None, home: Home = DEFAULT_HOME) 
     say(f"deleted {count} artifacts, freed {bytes_text(removed['freed_bytes'])}")
 
 
-def _show(version: "ModelVersion") -> None:
+def _document(
+    version: "ModelVersion", signatures: "tuple[VersionSignature, ...]"
+) -> dict[str, Any]:
+    """A version as JSON."""
+    import msgspec
+
+    return {
+        **msgspec.to_builtins(version),
+        "runs_code": version.executes_code,
+        "signatures": msgspec.to_builtins(signatures),
+    }
+
+
+def _show(version: "ModelVersion", signatures: "tuple[VersionSignature, ...]") -> None:
+    from headrace.cli.model_signing import signed_text
     from headrace.cli.output import bytes_text, show, table
 
     signature = version.signature
@@ -176,6 +199,7 @@ def _show(version: "ModelVersion") -> None:
         ("file", version.filename),
         ("size", bytes_text(version.size_bytes)),
         ("digest", version.digest),
+        *(("signed", signed_text(signature)) for signature in signatures),
         ("pushed", f"{version.created_at:%Y-%m-%d %H:%M:%S} UTC by {version.created_by or '?'}"),
         ("source", version.source),
         ("batched", "yes" if signature.batched else "no"),

@@ -288,12 +288,12 @@ def tried(work: Callable[[], None]) -> str:
         os.write(writer, said.encode())
         os._exit(0)
     os.close(writer)
-    said = b""
+    heard = b""
     while part := os.read(reader, 4096):
-        said += part
+        heard += part
     os.close(reader)
     _, status = os.waitpid(pid, 0)
-    return said.decode(errors="replace") or ("" if status == 0 else f"status {status}")
+    return heard.decode(errors="replace") or ("" if status == 0 else f"status {status}")
 
 
 def probe() -> dict[str, object]:

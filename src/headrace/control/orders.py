@@ -12,7 +12,7 @@ import msgspec
 from headrace.control.aims import Aims, same_endpoint
 from headrace.control.changes import changes_between
 from headrace.control.desired import DesiredEndpoint, DesiredPool, DesiredState
-from headrace.control.resolve import Resolver
+from headrace.control.resolve import Resolver, check_still_trusted
 from headrace.control.store import EndpointGeneration, RolloutRecord
 from headrace.control.store_thread import StoreThread
 from headrace.control.wishes import Applied, Fulfiller, Wish, names_of
@@ -211,6 +211,8 @@ class Orders:
                 )
             else:
                 await asyncio.to_thread(_check_there, former.endpoint)
+                security = parse_spec(document).security
+                await asyncio.to_thread(check_still_trusted, former.endpoint, security)
                 wish = self._wish(
                     document,
                     former.endpoint,

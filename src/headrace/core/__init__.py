@@ -49,6 +49,7 @@ from headrace.core.settings import (
     PaddingSettings,
     PoolSettings,
     ReplicaSettings,
+    SignedSettings,
 )
 from headrace.core.signature import (
     VARIABLE,
@@ -103,6 +104,7 @@ __all__ = [
     "RequestCancelledError",
     "RequestedOutput",
     "RuntimeFailedError",
+    "SignedSettings",
     "SystemClock",
     "TensorSpec",
     "Tensors",

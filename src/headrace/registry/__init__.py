@@ -3,7 +3,7 @@
 from headrace.registry.content import Content, Progress, read_content
 from headrace.registry.registry import GarbageReport, Registry, VersionNotFoundError
 from headrace.registry.repository import FoundModel, is_repository, open_repository
-from headrace.registry.version import ModelVersion, StoredFile
+from headrace.registry.version import ModelVersion, StoredFile, VersionSignature
 
 __all__ = [
     "Content",
@@ -13,6 +13,7 @@ __all__ = [
     "Progress",
     "Registry",
     "StoredFile",
+    "VersionSignature",
     "VersionNotFoundError",
     "is_repository",
     "open_repository",

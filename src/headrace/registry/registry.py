@@ -24,6 +24,7 @@ from headrace.core import (
     Digest,
     FailedPreconditionError,
     Inspect,
+    InvalidArgumentError,
     ModelName,
     ModelNotFoundError,
     SystemClock,
@@ -47,11 +48,12 @@ from headrace.registry.content import (
 )
 from headrace.registry.index import Index
 from headrace.registry.lock import exclusive
-from headrace.registry.version import ModelVersion
+from headrace.registry.version import ModelVersion, VersionSignature
 
 Versions = list[ModelVersion]
 Problems = list[ArtifactCorruptError]
 
+MAX_SIGNATURES: Final = 32
 LOCK_TIMEOUT_S: Final = 60.0
 TEMPORARY_AGE_S: Final = 86_400.0
 """How long a temporary directory stays untouched before `gc` takes it for a crashed push's."""
@@ -218,6 +220,41 @@ class Registry:
             raise ArtifactCorruptError(msg)
         return path
 
+    def signatures(self, version: ModelVersion) -> tuple[VersionSignature, ...]:
+        """Who signed a version, oldest first; whether that is right is another question.
+
+        Raises:
+            ArtifactCorruptError: They cannot be read.
+        """
+        return self._index.signatures(version.name, version.version)
+
+    def add_signature(
+        self, name: str, version: str, signature: VersionSignature
+    ) -> tuple[VersionSignature, ...]:
+        """Keep a signature of a version; all there are then. A key's newer one replaces its older.
+
+        Raises:
+            InvalidArgumentError: It is none of this version.
+            VersionNotFoundError: There is no such version.
+            FailedPreconditionError: There are too many.
+        """
+        from headrace.registry.signing import is_valid, key_of  # noqa: PLC0415  # 50 ms that few need
+
+        check_version(version)
+        with storage_errors(f"cannot sign {name}:{version}", self.home), self._locked():
+            found = self.get(f"{name}:{version}")
+            if not is_valid(found, signature):
+                msg = f"this is no signature of {found.reference} as it is stored here"
+                raise InvalidArgumentError(msg)
+            key = key_of(signature)
+            others = [one for one in self.signatures(found) if key_of(one) != key]
+            if len(others) >= MAX_SIGNATURES:
+                msg = f"{found.reference} has {len(others)} signatures, and more are not kept"
+                raise FailedPreconditionError(msg)
+            kept = (*others, signature)
+            self._index.write_signatures(found.name, found.version, kept)
+        return kept
+
     def verify(self, version: ModelVersion) -> None:
         """Prove that the stored artifact is what was pushed.
 
@@ -226,7 +263,7 @@ class Registry:
                 expected and the one that was found.
         """
         path = self.path(version)
-        check_content(path, version.files, where=f"{version.reference} ({path})")
+        check_content(path, version.files, version.digest, where=f"{version.reference} ({path})")
 
     def remove(self, name: str, version: str, in_use: Collection[str] = ()) -> ModelVersion:
         """Take a version out of the index; `gc` frees its space. Its number is never given again.

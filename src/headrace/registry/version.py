@@ -19,6 +19,18 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
+class VersionSignature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One signature of a version: raw Ed25519, `key` and `signature` in base64.
+
+    `at` (seconds since 1970) and `by` are what the signer said, and nothing proves them.
+    """
+
+    key: str
+    signature: str
+    at: float = 0.0
+    by: str = ""
+
+
 class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable version of a model.
 
