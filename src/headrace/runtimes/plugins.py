@@ -21,6 +21,7 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.runtimes.base import LoadOptions, Model, Runtime
+from headrace.runtimes.refused_formats import code_in
 
 ENTRY_POINT_GROUP: Final = "headrace.runtimes"
 
@@ -74,6 +75,8 @@ def detect_runtime(path: Path) -> Runtime:
     found = [name for name in runtime_names() if _recognises(name, path)]
     if len(found) == 1:
         return get_runtime(found[0])
+    if not found and (reason := code_in(path)):
+        raise UnsupportedModelError(f"{path}: {reason}")
     if found:
         msg = f"{path}: several runtimes recognise it ({', '.join(found)}); name the one to use"
     else:
@@ -122,6 +125,9 @@ def inspect_model(path: Path, runtime: str = "", *, allow_code: bool = False) ->
     plugin = _choose(path, runtime)
     if runs_code(plugin) and not allow_code:
         raise CodeNotAllowedError(str(path), plugin.name)
+    if not runs_code(plugin) and (reason := code_in(path)):
+        # It may lie there unused, but nobody who takes the model elsewhere would know.
+        raise UnsupportedModelError(f"{path}: {reason}")
     try:
         return Inspected(plugin.name, plugin.inspect(path), runs_code(plugin))
     except HeadraceError:
