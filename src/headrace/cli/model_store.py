@@ -1,5 +1,6 @@
 """Where are a command's model versions: on this machine's home, or on a control plane elsewhere?"""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,12 +67,13 @@ class LocalModels:
         self, name: str, path: Path, *, runtime: str, source: str, allow_code: bool
     ) -> ModelVersion:
         """Store what lies at `path` as the next version of `name`."""
+        from headrace.control.inspection import InspectApart  # noqa: PLC0415  # only here
         from headrace.registry import Registry  # noqa: PLC0415  # only here
-        from headrace.runtimes import inspect_model  # noqa: PLC0415  # slow to load
 
-        return Registry(self.home, inspect_model).push(
-            name, path, runtime=runtime, source=source, allow_code=allow_code
-        )
+        with contextlib.closing(InspectApart.of_home(self.home)) as inspect:
+            return Registry(self.home, inspect).push(
+                name, path, runtime=runtime, source=source, allow_code=allow_code
+            )
 
     def list(self, name: str | None) -> tuple[list[ModelVersion], list[str]]:
         """The versions, and what is damaged."""

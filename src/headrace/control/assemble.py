@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from headrace.control.home import Home
+from headrace.control.inspection import InspectApart
 from headrace.control.keeper import (
     GatewayKeeper,
     GatewayRecord,
@@ -36,7 +37,6 @@ from headrace.core import Clock, FailedPreconditionError, SystemClock
 from headrace.core.spec import GatewaySpec, parse_spec
 from headrace.gateway import GatewaySettings, make_private
 from headrace.registry import Registry
-from headrace.runtimes import inspect_model
 
 _LOG: Final = logging.getLogger("headrace.control")
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -56,6 +56,7 @@ class System:
     reconciler: Reconciler
     keeper: GatewayKeeper
     plane: ControlPlane
+    inspect: InspectApart
     server: ApiServer
     sockets: ApiSockets
     control_file: ControlFile
@@ -99,13 +100,11 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             routes_path=home.routes_file,
             clock=clock,
         )
+        sandbox = Sandbox(
+            hide=(home.root, socket_dir), reports=home.records, abilities=probe.result
+        )
         driver = LocalDriver(
-            home=home,
-            socket_dir=socket_dir,
-            log_format=settings.log_format,
-            sandbox=Sandbox(
-                hide=(home.root, socket_dir), reports=home.records, abilities=probe.result
-            ),
+            home=home, socket_dir=socket_dir, log_format=settings.log_format, sandbox=sandbox
         )
         reconciler = Reconciler(
             driver=driver,
@@ -114,12 +113,13 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             drain_timeout_s=settings.drain_timeout_s,
             published=(read_routes(home.routes_file) if record else None) or (),
         )
+        inspect = InspectApart(sandbox)
         addresses = _addresses(settings, gateway, sockets)
         plane = make_plane(
             home=home,
             store=store,
-            registry=Registry(home.root, inspect_model),
-            inspect=inspect_model,
+            registry=Registry(home.root, inspect),
+            inspect=inspect,
             reconciler=reconciler,
             keeper=keeper,
             clock=clock,
@@ -141,6 +141,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
         reconciler=reconciler,
         keeper=keeper,
         plane=plane,
+        inspect=inspect,
         server=ApiServer(
             plane=plane,
             sockets=sockets,

@@ -98,6 +98,7 @@ class Life:
             for task in background:
                 task.cancel()
         self._copy_new()
+        self.system.inspect.close()
         self.system.driver.close()
         self.system.plane.store.close()
         self.system.sockets.close()

@@ -10,15 +10,18 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from headrace.serving import confine
+
 _LOG: Final = logging.getLogger("headrace.control")
-_PROGRAM: Final = Path(__file__).with_name("confine.py")
+_PROGRAM: Final = Path(confine.__file__)
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _PROBE_TIMEOUT_S: Final = 10.0
 FIRST_UID: Final = 60_578
@@ -49,27 +52,29 @@ class Probe:
     """Asks the kernel, in a process of its own that is started now; it takes about 20 ms."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-I", "-S", str(_PROGRAM), "--probe"]
-        self._process = subprocess.Popen(  # noqa: S603  # ourselves
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        self._found: Abilities | None = None
+        self._found = Abilities()
+        self._thread = threading.Thread(target=self._ask, name="probe", daemon=True)
+        self._thread.start()
 
     def result(self) -> Abilities:
         """What it found; waits for it the first time."""
-        if self._found is None:
-            try:
-                said, _ = self._process.communicate(timeout=_PROBE_TIMEOUT_S)
-                self._found = msgspec.json.decode(said, type=Abilities)
-            except (subprocess.TimeoutExpired, msgspec.MsgspecError) as error:
-                self._process.kill()
-                self._process.communicate()
-                why = f"it cannot be found out: {error}"
-                self._found = Abilities(files=why, network=why, user=why)
-            if self._found.files or self._found.network:
-                why_not = {"files": self._found.files, "network": self._found.network}
-                _LOG.warning("replicas cannot be isolated as they should be", extra=why_not)
+        self._thread.join(_PROBE_TIMEOUT_S)
         return self._found
+
+    def _ask(self) -> None:
+        command = [sys.executable, "-I", "-S", str(_PROGRAM), "--probe"]
+        try:
+            done = subprocess.run(  # noqa: S603  # ourselves
+                command, capture_output=True, timeout=_PROBE_TIMEOUT_S, check=True
+            )
+            found = msgspec.json.decode(done.stdout, type=Abilities)
+        except (OSError, subprocess.SubprocessError, msgspec.MsgspecError) as error:
+            why = f"it cannot be found out: {error}"
+            found = Abilities(files=why, network=why, user=why)
+        if found.files or found.network:
+            why_not = {"files": found.files, "network": found.network}
+            _LOG.warning("replicas cannot be isolated as they should be", extra=why_not)
+        self._found = found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +122,28 @@ class Sandbox:
             keep: What it may read of `hide`; it has to be able to read it.
             network: Whether it may open connections.
         """
+        report = str(self._report(name))
+        spec = self.spec(own=own, keep=keep, network=network, serial=serial, report=report)
+        return [sys.executable, "-I", "-S", str(_PROGRAM), json.dumps(spec), *arguments]
+
+    def spec(
+        self,
+        *,
+        own: Sequence[Path],
+        keep: Sequence[Path],
+        network: bool,
+        serial: int,
+        report: str = "",
+        limits: Mapping[str, int] | None = None,
+    ) -> "confine.Spec":
+        """What a process is to become, as `confine.py` takes it.
+
+        Args:
+            limits: Besides those of every replica.
+        """
         able = self.abilities()
         apart = not able.files
-        spec = {
+        return {
             "uid": FIRST_UID + serial % UIDS if not able.user else None,
             "files": apart,
             "network": "allowed" if network else _network(able),
@@ -133,10 +157,10 @@ class Sandbox:
                 "open_files": OPEN_FILES,
                 # As a user of its own, or counted in its own namespace: else others count too.
                 "processes": _processes() if not able.user or (apart and able.user_ns) else None,
+                **(limits or {}),
             },
-            "report": str(self._report(name)),
+            "report": report,
         }
-        return [sys.executable, "-I", "-S", str(_PROGRAM), json.dumps(spec), *arguments]
 
     def isolation(self, name: str, pid: int) -> Isolation | None:
         """How the process `pid` of a replica is kept apart; None if it does not say."""

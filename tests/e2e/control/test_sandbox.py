@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from headrace.control import confine
 from headrace.control.sandbox import FIRST_UID, PROCESSES, UIDS, Probe, _libraries
+from headrace.serving import confine
 from tests.e2e.control.system import ROW, System, Traffic, replicas
 
 pytestmark = pytest.mark.e2e

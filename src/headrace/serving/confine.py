@@ -16,7 +16,8 @@ What SPEC (JSON) holds:
     keep        paths that stay, read-only
     own         paths that stay and belong to `uid`: the run directory first, where it then is
     reach       paths that `uid` has to be able to read (interpreter, libraries, model)
-    limits      by name: `open_files`, `processes`, `address_space_bytes`; null for what there is
+    limits      by name: `open_files`, `processes`, `address_space_bytes`, `data_bytes`, `file_bytes`,
+                `cpu_s`; null for what there is
     report      where it writes what it did
 """
 
@@ -30,7 +31,7 @@ import os
 import resource
 import sys
 
-TYPE_CHECKING = False
+TYPE_CHECKING = False  # `typing` costs as much as all else together
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypedDict
@@ -58,6 +59,7 @@ _KEPT_FLAGS = {2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: 1 << 21}
 """By statvfs(3)'s flag: the one of mount(2) that a remount in a user namespace has to repeat."""
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
 _LAST_CAPABILITY = 63
+_CAPABILITY_VERSION = 0x20080522
 _SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_RESTRICT = 444, 446
 _LANDLOCK_NO_TCP, _LANDLOCK_SCOPED = 1 | 2, 1 | 2
 _LANDLOCK_NET_ABI, _LANDLOCK_SCOPE_ABI = 4, 6
@@ -119,6 +121,12 @@ def drop_capabilities() -> None:
     for number in range(_LAST_CAPABILITY + 1):
         if _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) < 0:
             break
+
+
+def give_up_capabilities() -> None:
+    """Have none from now on: a forked process never gets to the next exec."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    _check(_libc.capset(ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)())), "capset")
 
 
 def is_inside(path: str, directory: str) -> bool:
@@ -202,6 +210,9 @@ def set_limits(limits: dict[str, int | None]) -> None:
         ("open_files", resource.RLIMIT_NOFILE),
         ("processes", resource.RLIMIT_NPROC),
         ("address_space_bytes", resource.RLIMIT_AS),
+        ("data_bytes", resource.RLIMIT_DATA),
+        ("file_bytes", resource.RLIMIT_FSIZE),
+        ("cpu_s", resource.RLIMIT_CPU),
     ):
         wanted = limits.get(name)
         if wanted is None:
@@ -247,6 +258,7 @@ def confine(spec: Spec) -> dict[str, object]:
     if uid is not None:
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
+    give_up_capabilities()
     no_tcp = landlock(alone=spec["alone"], no_tcp=spec["network"] == "landlock")
     if spec["network"] == "landlock" and not no_tcp:
         raise OSError(errno.ENOSYS, "landlock is gone")
