@@ -85,7 +85,9 @@ def sign(
     version = store.get(reference)
     store.verify(version)
     if content is not None and (found := read_content(content).digest) != version.digest:
-        msg = f"{content} has digest {found}, but {reference} is {version.digest}; nothing is signed"
+        msg = (
+            f"{content} has digest {found}, but {reference} is {version.digest}; nothing is signed"
+        )
         raise InvalidArgumentError(msg)
     made = sign_version(version, private, at=time.time(), by=actor())  # noqa: TID251  # what is told, not decided by
     store.add_signature(version, made)

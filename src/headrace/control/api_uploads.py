@@ -153,4 +153,3 @@ class Uploads:
             source=upload.source or f"uploaded as {upload.filename}",
             by=upload.actor or "the management API",
         )
-

@@ -8,7 +8,6 @@ import contextlib
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from headrace.control.process import python_module
 from headrace.control.sandbox import Probe, Sandbox
 from headrace.core import (
     Code,
@@ -124,7 +124,7 @@ class InspectApart:
             self._socket, theirs = socket.socketpair()
             with theirs:
                 self._process = subprocess.Popen(  # noqa: S603  # ourselves
-                    [sys.executable, "-m", "headrace.serving.nursery", str(theirs.fileno())],
+                    [*python_module("headrace.serving.nursery", str(theirs.fileno())), "inspect"],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     start_new_session=True,  # Ctrl-C is for who started us

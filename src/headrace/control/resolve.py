@@ -131,8 +131,8 @@ class Resolver:
     ) -> list[DesiredEndpoint]:
         if self.spec.security.require_signature:
             message = (
-                f"{path} is a repository, whose models cannot be signed, and `require_signature` is "
-                "on; push and sign each, and name it as NAME:VERSION"
+                f"{path} is a repository, whose models cannot be signed, and `require_signature` "
+                "is on; push and sign each, and name it as NAME:VERSION"
             )
             self._wrong(place, message)
             return []
@@ -156,7 +156,7 @@ class Resolver:
             assert version.model is not None, "an upstream is pinned elsewhere"
             stored = self._stored(endpoint, version.model)
             if stored.executes_code and not self._allows_code(endpoint):
-                raise CodeNotAllowedError(stored.reference, stored.runtime)  # noqa: TRY301  # one place tells all
+                raise CodeNotAllowedError(stored.reference, stored.runtime)  # one place tells all
             if endpoint.runtime not in {"", stored.runtime}:
                 message = (
                     f"{stored.reference} is a model of runtime '{stored.runtime}', "
@@ -249,8 +249,8 @@ def check_still_trusted(endpoint: DesiredEndpoint, security: SecuritySpec) -> No
             isinstance(signed, msgspec.UnsetType) or signed.key not in keys
         ):
             message = (
-                f"{arm.revision.model} was not served as signed by one of `trusted_keys` then; sign "
-                "it, and name it in the spec"
+                f"{arm.revision.model} was not served as signed by one of `trusted_keys` then; "
+                "sign it, and name it in the spec"
             )
             raise NotSignedError(message)
 

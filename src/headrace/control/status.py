@@ -235,7 +235,7 @@ def _has_failed(
     return first is not None and not first.answered and set(first.revisions) == wanted
 
 
-def _revisions(
+def _revisions(  # noqa: PLR0917  # each is another kind of fact
     endpoint: DesiredEndpoint,
     replicas: Sequence[Replica],
     route: Route | None,

@@ -1,8 +1,8 @@
 """What is in an uploaded tar archive? Its plain files, read by a reader that knows nothing else.
 
 Python's `tarfile` understands links, devices, sparse files and headers of any length, and believes
-them. A model needs none of that: here whatever is not a plain file or a directory is refused, before
-anything of it is written, and every number is checked before it is used.
+them. A model needs none of that: here whatever is not a plain file or a directory is refused,
+before anything of it is written, and every number is checked before it is used.
 """
 
 import unicodedata
@@ -103,7 +103,9 @@ def _members(file: BinaryIO) -> Iterator[Member]:
 def _member(header: bytes, kind: bytes, size: int, extended: dict[str, str]) -> Member:
     name = extended.get("path")
     if name is None:
-        prefix = header[345:500] if header[257:262] == b"ustar" and header[262:263] == b"\0" else b""
+        prefix = (
+            header[345:500] if header[257:262] == b"ustar" and header[262:263] == b"\0" else b""
+        )
         whole = b"/".join(part for part in (_text(prefix), _text(header[:100])) if part)
         name = _decoded(whole)
     if any(key.startswith("GNU.sparse") for key in extended):

@@ -112,9 +112,7 @@ def differences(path: Path, files: tuple[StoredFile, ...]) -> list[str]:
     return problems
 
 
-def check_content(
-    path: Path, files: tuple[StoredFile, ...], digest: Digest, *, where: str
-) -> None:
+def check_content(path: Path, files: tuple[StoredFile, ...], digest: Digest, *, where: str) -> None:
     """Compare what is at `path` with `files`, and these with the digest over them.
 
     Raises:

@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from headrace.core import (
-    FailedPreconditionError,
     ArtifactCorruptError,
+    FailedPreconditionError,
     InvalidArgumentError,
     ModelSignature,
     NotSignedError,
@@ -174,7 +174,9 @@ def check_told(path: Path, runtime: str, signed: SignedSettings) -> None:
         raise NotSignedError(message)
     found = read_content(path).digest
     if found != said.digest:
-        raise ArtifactCorruptError(f"{path.name} is not what was signed: {found}, not {said.digest}")
+        raise ArtifactCorruptError(
+            f"{path.name} is not what was signed: {found}, not {said.digest}"
+        )
 
 
 # Keys as files.
@@ -199,15 +201,14 @@ def write_keys(directory: Path, key: Ed25519PrivateKey) -> tuple[Path, Path]:
     private, public = directory / "model-signing.pem", directory / "model-signing.pub.pem"
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     shown = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    there = next((path for path in (private, public) if path.exists()), None)
+    if there is not None:
+        raise FailedPreconditionError(f"{there} is there already")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if public.exists():
-            raise FileExistsError(17, "File exists", str(public))
         for path, data, mode in ((private, secret, 0o600), (public, shown, 0o644)):
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
                 file.write(data)
-    except FileExistsError as error:
-        raise FailedPreconditionError(f"{error.filename} is there already") from error
     except OSError as error:
         raise FailedPreconditionError(f"cannot write {error.filename}: {error.strerror}") from error
     return private, public

@@ -20,8 +20,8 @@ from headrace.runtimes.plugins import (
     get_runtime,
     inspect_model,
     load_model,
-    runtime_names,
     runs_code,
+    runtime_names,
 )
 from headrace.runtimes.probe import Probe, difference_ratio, probe_batch
 from headrace.runtimes.python_class import PythonModel
@@ -43,7 +43,7 @@ __all__ = [
     "load_model",
     "pad_inputs",
     "probe_batch",
-    "runtime_names",
     "runs_code",
+    "runtime_names",
     "verify_padding",
 ]

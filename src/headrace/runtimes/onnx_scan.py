@@ -151,7 +151,11 @@ class _Scan:
         return size
 
     def _pair(self, start: int, end: int) -> dict[str, str]:
-        texts = {number: self._text(b, e) for number, wire, b, e in self._read(start, end) if wire == _BYTES}
+        texts = {
+            number: self._text(b, e)
+            for number, wire, b, e in self._read(start, end)
+            if wire == _BYTES
+        }
         return {texts.get(1, ""): texts.get(2, "")}
 
     def _packed(self, start: int, end: int) -> Iterator[int]:

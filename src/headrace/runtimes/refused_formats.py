@@ -44,8 +44,8 @@ def _code_in_file(file: Path, name: str) -> str:
     if not what:
         return ""
     return (
-        f"'{name}' is {what}, which runs whatever code it was made to run when it is loaded, and no "
-        "runtime here loads it; export the model to ONNX"
+        f"'{name}' is {what}, which runs whatever code it was made to run when it is loaded, and "
+        "no runtime here loads it; export the model to ONNX"
     )
 
 

@@ -8,18 +8,20 @@ What SPEC (JSON) holds:
 
     uid         whom a root process becomes; null otherwise
     files       cover what `hide` names, by a mount namespace
-    network     `allowed`, `open` where it cannot be closed, `namespace` for none at all, or `landlock` for
-                no TCP
+    network     `allowed`, `open` where it cannot be closed, `namespace` for none at all, or
+                `landlock` for no TCP
     alone       signals no process but those it starts, where the kernel can see to it
     user_ns     needs a user namespace for these
     hide        directories that are empty afterwards, but for what `keep` and `own` name
     keep        paths that stay, read-only
     own         paths that stay and belong to `uid`: the run directory first, where it then is
     reach       paths that `uid` has to be able to read (interpreter, libraries, model)
-    limits      by name: `open_files`, `processes`, `address_space_bytes`, `data_bytes`, `file_bytes`,
-                `cpu_s`; null for what there is
+    limits      by name: `open_files`, `processes`, `address_space_bytes`, `file_bytes`; null for
+                what there is
     report      where it writes what it did
 """
+
+# ruff: noqa: PTH103, PTH108, PTH110, PTH112, PTH120, PTH123  # `pathlib` costs more than all else here
 
 from __future__ import annotations
 
@@ -92,7 +94,7 @@ def unshare(flags: int) -> None:
 def mount(
     source: str, target: str, kind: bytes | None, flags: int, data: bytes | None = None
 ) -> None:
-    """mount(2)."""
+    """Put a file system, or what lies elsewhere, at `target`."""
     result = _libc.mount(
         os.fsencode(source), os.fsencode(target), kind, ctypes.c_ulong(flags), data
     )
@@ -210,9 +212,7 @@ def set_limits(limits: dict[str, int | None]) -> None:
         ("open_files", resource.RLIMIT_NOFILE),
         ("processes", resource.RLIMIT_NPROC),
         ("address_space_bytes", resource.RLIMIT_AS),
-        ("data_bytes", resource.RLIMIT_DATA),
         ("file_bytes", resource.RLIMIT_FSIZE),
-        ("cpu_s", resource.RLIMIT_CPU),
     ):
         wanted = limits.get(name)
         if wanted is None:
@@ -222,6 +222,30 @@ def set_limits(limits: dict[str, int | None]) -> None:
         resource.setrlimit(which, (value, value))
 
 
+def namespaces(spec: Spec) -> int:
+    """The namespaces that a process leaves."""
+    flags = _NEWNS if spec["files"] else 0
+    flags |= _NEWNET if spec["network"] == "namespace" else 0
+    flags |= _NEWIPC if flags else 0
+    flags |= _NEWUSER if flags and spec["user_ns"] else 0
+    return flags
+
+
+def give(paths: list[str], uid: int) -> None:
+    """Let `paths` belong to `uid`."""
+    for path in paths:
+        os.chown(path, uid, uid, follow_symlinks=False)
+
+
+def opened_up(spec: Spec, uid: int) -> tuple[list[str], list[str]]:
+    """What to hide and to keep, so that directories that `uid` may not pass are no obstacle."""
+    with acting_as(uid):
+        wanted = (*spec["reach"], *spec["keep"], *spec["own"])
+        closed = {path: closed_ancestor(path) for path in wanted}
+    hide = [*spec["hide"], *(ancestor for ancestor in closed.values() if ancestor)]
+    return hide, [*spec["keep"], *(path for path in spec["reach"] if closed[path])]
+
+
 def confine(spec: Spec) -> dict[str, object]:
     """Do what `spec` says; what was done, for the report."""
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
@@ -229,18 +253,10 @@ def confine(spec: Spec) -> dict[str, object]:
     problems = []
     if uid is not None:
         os.setgroups([])
-        for path in own:
-            os.chown(path, uid, uid, follow_symlinks=False)
+        give(own, uid)
         if spec["files"]:
-            with acting_as(uid):
-                closed = {path: closed_ancestor(path) for path in (*spec["reach"], *keep, *own)}
-            hide = [*hide, *(ancestor for ancestor in closed.values() if ancestor)]
-            keep = [*keep, *(path for path in spec["reach"] if closed.get(path))]
-    flags = _NEWNS if spec["files"] else 0
-    flags |= _NEWNET if spec["network"] == "namespace" else 0
-    flags |= _NEWIPC if flags else 0
-    flags |= _NEWUSER if flags and spec["user_ns"] else 0
-    if flags:
+            hide, keep = opened_up(spec, uid)
+    if flags := namespaces(spec):
         unshare(flags)
     if spec["files"]:
         cover(hide, keep, own)
@@ -249,8 +265,7 @@ def confine(spec: Spec) -> dict[str, object]:
             unreadable = [p for p in (*spec["reach"], *keep, *own) if not can_read(p)]
         if unreadable:
             problems.append(f"runs as root, for user {uid} may not read {unreadable[0]}")
-            for path in own:
-                os.chown(path, 0, 0, follow_symlinks=False)
+            give(own, 0)
             uid = None
     os.chdir(own[0] if own else "/")
     drop_capabilities()
@@ -283,7 +298,8 @@ def main(arguments: list[str]) -> int:
         print(f"cannot isolate the process: {error}", file=sys.stderr)  # noqa: T201  # it has no log
         return 5
     os.write(report, json.dumps(done).encode())
-    os.execv(command[0], command)
+    os.execv(command[0], command)  # noqa: S606  # what this program is for
+    return 5  # never: the process is another one
 
 
 def tried(work: Callable[[], None]) -> str:
@@ -318,8 +334,8 @@ def probe() -> dict[str, object]:
             unshare(flags)
             if flags & _NEWNS:
                 mount("none", "/", None, _MS_REC | _MS_PRIVATE)
-                mount("tmpfs", "/tmp", b"tmpfs", _MS_NOSUID | _MS_NODEV, _COVER_OPTIONS)
-                mount("tmpfs", "/tmp", b"tmpfs", _MS_REMOUNT | _MS_RDONLY, _COVER_OPTIONS)
+                mount("tmpfs", "/dev", b"tmpfs", _MS_NOSUID | _MS_NODEV, _COVER_OPTIONS)
+                mount("tmpfs", "/dev", b"tmpfs", _MS_REMOUNT | _MS_RDONLY, _COVER_OPTIONS)
 
         return work
 

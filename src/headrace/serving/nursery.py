@@ -45,7 +45,10 @@ _OF_AVAILABLE: Final = 0.8
 
 
 def main(arguments: list[str]) -> int:
-    """Fork for everybody who hands a socket over, until nobody does any more."""
+    """Fork for everybody who hands a socket over, until nobody does any more.
+
+    What follows the socket's number says what the forks are for, to whoever looks at processes.
+    """
     listener = socket.socket(fileno=int(arguments[0]))
     listener.settimeout(IDLE_S)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end

@@ -73,7 +73,10 @@ def test_code_runs_only_where_that_is_allowed(inspect: InspectApart, folder: Pat
         ("import os; os.setuid(0); os.unshare", "not permitted|has no attribute"),
         ("import os; os.kill(os.getpid(), 11)", "was ended by SIGSEGV"),
         ("import os; os._exit(7)", r"exit status 7"),
-        ("x = [bytearray(50_000_000) for _ in range(10**6)]", "more than 600000000 bytes of memory"),
+        (
+            "x = [bytearray(50_000_000) for _ in range(10**6)]",
+            "more than 600000000 bytes of memory",
+        ),
         ("import time; time.sleep(60)", "did not load within 3 s"),
     ],
     ids=["network", "home", "kill", "root", "crash", "exit", "memory", "time"],
@@ -105,7 +108,7 @@ def test_a_push_is_inspected_apart_and_leaves_nothing_where_it_is_refused(folder
 def test_without_namespaces_a_model_is_inspected_all_the_same(folder: Path) -> None:
     path = folder / "m.onnx"
     path.write_bytes(models.mlp())
-    sandbox = Sandbox(hide=(folder / "home",), reports=folder, abilities=lambda: Abilities())
+    sandbox = Sandbox(hide=(folder / "home",), reports=folder, abilities=Abilities)
     with contextlib.closing(InspectApart(sandbox)) as inspect:
         assert inspect(path).runtime == "onnx"
         inspect.close()

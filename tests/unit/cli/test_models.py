@@ -98,9 +98,7 @@ def test_a_version_in_use_stays(headrace: Command, home: Path, model: Path) -> N
     assert "fraud:1 is being served" in outcome.err
 
 
-def test_a_version_is_signed_and_verified(
-    headrace: Command, model: Path, tmp_path: Path
-) -> None:
+def test_a_version_is_signed_and_verified(headrace: Command, model: Path, tmp_path: Path) -> None:
     keys, others = tmp_path / "keys", tmp_path / "others"
     made = headrace("models", "keygen", "--out", keys)
     headrace("models", "keygen", "--out", others)

@@ -2,9 +2,7 @@
 
 import asyncio
 import hashlib
-import io
-import tarfile
-from collections.abc import AsyncIterator, Iterator, MutableMapping
+from collections.abc import AsyncIterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from headrace.control.plane import ControlPlane
 from headrace.core import (
     DeadlineExceededError,
     FailedPreconditionError,
-    InvalidArgumentError,
     OverloadedError,
     PayloadTooLargeError,
 )
@@ -249,4 +246,3 @@ async def test_there_are_never_too_many_uploads(uploads: Uploads) -> None:
         go.set()
 
     assert (await uploads.take(upload, chunks(b"x"))).version == "1"
-

@@ -1,5 +1,6 @@
 """Every model is pinned to one version, or all that is wrong is told."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -186,16 +187,16 @@ def test_what_an_endpoint_allows_changes_no_revision_but_the_network_does(
     assert connected.arms[0].revision.network
 
 
-def signed_only(registry: Registry, keys: Path, *endpoints: dict[str, object]) -> DesiredEndpoint:
+def signed_only(
+    registry: Registry, keys: Path, *endpoints: Mapping[str, object]
+) -> DesiredEndpoint:
     spec = parse_spec(
         {
             "endpoints": list(endpoints),
             "security": {"require_signature": True, "trusted_keys": [str(keys)]},
         }
     )
-    return Resolver(
-        registry=registry, inspect=inspect, spec=spec, max_body_bytes=4096
-    ).resolve()[0]
+    return Resolver(registry=registry, inspect=inspect, spec=spec, max_body_bytes=4096).resolve()[0]
 
 
 def test_where_signatures_are_required_only_signed_versions_are_served(
@@ -206,7 +207,7 @@ def test_where_signatures_are_required_only_signed_versions_are_served(
     _, strangers = write_keys(tmp_path / "strangers", make_key())
     [unsigned] = resolve(registry, {"name": "m", "model": str(model)})
     by_path = {"name": "m", "model": str(model)}
-    with pytest.raises(SpecError, match="m:1: it is not signed; .* models sign m:1"):
+    with pytest.raises(SpecError, match=r"m:1: it is not signed; .* models sign m:1"):
         signed_only(registry, trusted, by_path)
     stored = registry.get("m:1")
     registry.add_signature("m", "1", sign(stored, key, at=0.0, by=""))
@@ -250,7 +251,7 @@ def test_an_altered_version_is_refused_although_it_was_signed(
     path.chmod(0o644)
     path.write_bytes(b"other")
 
-    with pytest.raises(SpecError, match="m:1 .* is damaged"):
+    with pytest.raises(SpecError, match=r"m:1 .* is damaged"):
         signed_only(registry, trusted, {"name": "m", "model": "m:1"})
 
 

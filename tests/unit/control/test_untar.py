@@ -1,5 +1,6 @@
 """An archive holds plain files inside itself, or nothing of it is taken."""
 
+import contextlib
 import io
 import struct
 import tarfile
@@ -68,7 +69,11 @@ def test_the_files_of_a_real_archive_are_unpacked(tmp_path: Path) -> None:
     long = "/".join(["deep" * 20] * 5)
     for style in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
         with tarfile.open(fileobj=stream, mode="w", format=style) as tar:
-            for name, data in (("./model.onnx", b"m" * 1000), (f"{long}/weights", b"w"), ("é", b"")):
+            for name, data in (
+                ("./model.onnx", b"m" * 1000),
+                (f"{long}/weights", b"w"),
+                ("é", b""),
+            ):
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
@@ -79,7 +84,9 @@ def test_the_files_of_a_real_archive_are_unpacked(tmp_path: Path) -> None:
         target = tmp_path / str(style)
         (tmp_path / "a.tar").write_bytes(stream.getvalue())
         unpack(tmp_path / "a.tar", target, max_bytes=1 << 20)
-        found = {str(p.relative_to(target)): p.read_bytes() for p in target.rglob("*") if p.is_file()}
+        found = {
+            str(p.relative_to(target)): p.read_bytes() for p in target.rglob("*") if p.is_file()
+        }
 
         assert found == {"model.onnx": b"m" * 1000, f"{long}/weights": b"w", "é": b""}
 
@@ -222,17 +229,17 @@ def test_no_bytes_lead_out_or_crash_the_reader(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("tar")
-    whole = bytearray(entry("a/b", b"x" * 100) + pax(record("path", "c")) + entry("d") + bytes(1024))
+    whole = bytearray(
+        entry("a/b", b"x" * 100) + pax(record("path", "c")) + entry("d") + bytes(1024)
+    )
     for _ in range(data.draw(st.integers(1, 6))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     for start in (0, 1024, 2048):
         if data.draw(st.booleans()):
             whole[start : start + 512] = resealed(bytes(whole[start : start + 512]))
     (folder / "a.tar").write_bytes(whole)
-    try:
+    with contextlib.suppress(HeadraceError):
         unpack(folder / "a.tar", folder / "in" / "model", max_bytes=10_000)
-    except HeadraceError:
-        pass
 
     assert {path.name for path in folder.iterdir()} <= {"a.tar", "in"}
     assert {path.name for path in folder.glob("in/*")} <= {"model"}
