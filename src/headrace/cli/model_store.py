@@ -1,5 +1,7 @@
 """Where are a command's model versions: on this machine's home, or on a control plane elsewhere?"""
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,13 +11,15 @@ import msgspec
 from headrace.cli.connection import Target
 from headrace.cli.management import Management
 from headrace.cli.trail_note import note_here
-from headrace.registry import ModelVersion
+from headrace.registry import ModelVersion, VersionSignature
 
 
 class ModelStore(Protocol):
     """What `headrace models` does, wherever the models are."""
 
-    def push(self, name: str, path: Path, *, runtime: str, source: str) -> ModelVersion:
+    def push(
+        self, name: str, path: Path, *, runtime: str, source: str, allow_code: bool
+    ) -> ModelVersion:
         """Store what lies at `path` as the next version of `name`."""
 
     def list(self, name: str | None) -> tuple[list[ModelVersion], list[str]]:
@@ -29,6 +33,17 @@ class ModelStore(Protocol):
 
     def gc(self) -> dict[str, Any]:
         """Delete content that no version refers to; what was deleted."""
+
+    def verify(self, version: ModelVersion) -> None:
+        """Prove that what is stored of a version here is what was pushed; elsewhere, nothing."""
+
+    def signatures(
+        self, versions: Sequence[ModelVersion]
+    ) -> dict[str, tuple[VersionSignature, ...]]:
+        """The signatures of versions, by `NAME:VERSION`."""
+
+    def add_signature(self, version: ModelVersion, signature: VersionSignature) -> None:
+        """Keep a signature of a version."""
 
 
 def model_store(target: Target, *, state_url: str = "") -> ModelStore:
@@ -49,13 +64,17 @@ class LocalModels:
     home: Path
     state_url: str = ""
 
-    def push(self, name: str, path: Path, *, runtime: str, source: str) -> ModelVersion:
+    def push(
+        self, name: str, path: Path, *, runtime: str, source: str, allow_code: bool
+    ) -> ModelVersion:
         """Store what lies at `path` as the next version of `name`."""
+        from headrace.control.inspection import InspectApart  # noqa: PLC0415  # only here
         from headrace.registry import Registry  # noqa: PLC0415  # only here
-        from headrace.runtimes import inspect_model  # noqa: PLC0415  # slow to load
 
-        registry = Registry(self.home, inspect_model)
-        pushed = registry.push(name, path, runtime=runtime, source=source)
+        with contextlib.closing(InspectApart.of_home(self.home)) as inspect:
+            pushed = Registry(self.home, inspect).push(
+                name, path, runtime=runtime, source=source, allow_code=allow_code
+            )
         after = {"digest": pushed.digest, "source": pushed.source}
         note_here(self.home, "model.push", pushed.reference, after=after)
         return pushed
@@ -91,6 +110,28 @@ class LocalModels:
         note_here(self.home, "model.gc", "", after=removed)
         return removed
 
+    def verify(self, version: ModelVersion) -> None:
+        """Prove that what is stored of a version is what was pushed."""
+        from headrace.registry import Registry  # noqa: PLC0415  # only here
+
+        Registry(self.home).verify(version)
+
+    def signatures(
+        self, versions: Sequence[ModelVersion]
+    ) -> dict[str, tuple[VersionSignature, ...]]:
+        """The signatures of versions, by `NAME:VERSION`."""
+        from headrace.registry import Registry  # noqa: PLC0415  # only here
+
+        registry = Registry(self.home)
+        return {version.reference: registry.signatures(version) for version in versions}
+
+    def add_signature(self, version: ModelVersion, signature: VersionSignature) -> None:
+        """Keep a signature of a version."""
+        from headrace.registry import Registry  # noqa: PLC0415  # only here
+
+        Registry(self.home).add_signature(version.name, version.version, signature)
+        note_here(self.home, "model.sign", version.reference, after={"key": signature.key})
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteModels:
@@ -98,11 +139,16 @@ class RemoteModels:
 
     api: Management
 
-    def push(self, name: str, path: Path, *, runtime: str, source: str) -> ModelVersion:
+    def push(
+        self, name: str, path: Path, *, runtime: str, source: str, allow_code: bool
+    ) -> ModelVersion:
         """Upload what lies at `path` as the next version of `name`, unless it is there already."""
         from headrace.cli.uploads import stored_on  # noqa: PLC0415  # only here
 
-        return _version(stored_on(self.api, name, path, runtime=runtime, source=source))
+        stored = stored_on(
+            self.api, name, path, runtime=runtime, source=source, allow_code=allow_code
+        )
+        return _version(stored)
 
     def list(self, name: str | None) -> tuple[list[ModelVersion], list[str]]:
         """The versions, and what is damaged."""
@@ -123,6 +169,25 @@ class RemoteModels:
     def gc(self) -> dict[str, Any]:
         """Delete content that no version refers to; what was deleted."""
         return self.api.post("/api/v1/gc")
+
+    def verify(self, version: ModelVersion) -> None:
+        """Leave it to the control plane, which does so before it serves the version."""
+
+    def signatures(
+        self, versions: Sequence[ModelVersion]
+    ) -> dict[str, tuple[VersionSignature, ...]]:
+        """The signatures of versions, by `NAME:VERSION`."""
+        found: dict[str, tuple[VersionSignature, ...]] = {}
+        for name in dict.fromkeys(version.name for version in versions):
+            for item in self.api.get(f"/api/v1/models/{name}")["models"]:
+                signatures = item.get("signatures", [])
+                found[item["reference"]] = msgspec.convert(signatures, tuple[VersionSignature, ...])
+        return {version.reference: found.get(version.reference, ()) for version in versions}
+
+    def add_signature(self, version: ModelVersion, signature: VersionSignature) -> None:
+        """Send a signature of a version; the key that made it stays here."""
+        path = f"/api/v1/models/{version.name}/versions/{version.version}/signatures"
+        self.api.post(path, msgspec.to_builtins(signature))
 
 
 def _version(document: dict[str, Any]) -> ModelVersion:

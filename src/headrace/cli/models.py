@@ -3,16 +3,20 @@
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server, StateUrl
+from headrace.cli import model_signing
+from headrace.cli.options import DEFAULT_HOME, AllowCode, Home, Json, Server, StateUrl
 
 if TYPE_CHECKING:
-    from headrace.registry import ModelVersion
+    from headrace.registry import ModelVersion, VersionSignature
 
-app = typer.Typer(no_args_is_help=True, help="Keep model versions: push, list, show, rm, gc.")
+app = typer.Typer(no_args_is_help=True, help="Keep model versions: push, list, show, sign, rm, gc.")
+app.command("keygen")(model_signing.keygen)
+app.command("sign")(model_signing.sign)
+app.command("verify")(model_signing.verify)
 
 _Reference = Annotated[
     str, typer.Argument(metavar="NAME:VERSION", help="Which version.", show_default=False)
@@ -32,6 +36,7 @@ def push(
     source: Annotated[
         str, typer.Option("--source", help="Where it comes from: a commit, a run, a URL.")
     ] = "",
+    allow_code: AllowCode = False,
     json: Json = False,
     server: Server = None,
     home: Home = DEFAULT_HOME,
@@ -39,6 +44,7 @@ def push(
     """Store a model as the next version of NAME; the same content gives the same version.
 
     The model is loaded once to prove that it can be, and its inputs and outputs are read from it.
+    One that runs its author's code, as a Python model does, needs --allow-code.
 
     For example:
 
@@ -55,7 +61,9 @@ def push(
     target = find_target(server, home)
     text = f"checking and storing {path}"
     with nullcontext() if target.is_remote else progress(text):  # an upload shows its own
-        version = model_store(target).push(name, path, runtime=runtime, source=source)
+        version = model_store(target).push(
+            name, path, runtime=runtime, source=source, allow_code=allow_code
+        )
     if json:
         write_json(version)
         return
@@ -75,11 +83,13 @@ def list_(
     from headrace.cli.model_store import model_store
     from headrace.cli.output import bytes_text, say, show, table, write_json
 
-    versions, problems = model_store(find_target(server, home)).list(name)
+    store = model_store(find_target(server, home))
+    versions, problems = store.list(name)
+    signatures = store.signatures(versions)
     for problem in problems:
         say(f"damaged: {problem}")
     if json:
-        write_json(versions)
+        write_json([_document(version, signatures[version.reference]) for version in versions])
         return
     if not versions:
         say("no models yet; `headrace models push NAME PATH` stores one")
@@ -87,15 +97,16 @@ def list_(
     rows = (
         (
             version.reference,
-            version.runtime,
+            f"{version.runtime}{' (runs code)' if version.executes_code else ''}",
             bytes_text(version.size_bytes),
+            str(len(signatures[version.reference]) or "-"),
             f"{version.created_at:%Y-%m-%d %H:%M}",
             version.created_by,
             version.digest[:19],
         )
         for version in versions
     )
-    show(table(rows, "model", "runtime", "size", "pushed", "by", "digest"))
+    show(table(rows, "model", "runtime", "size", "signatures", "pushed", "by", "digest"))
 
 
 @app.command()
@@ -114,11 +125,13 @@ def show(
     from headrace.cli.model_store import model_store
     from headrace.cli.output import write_json
 
-    version = model_store(find_target(server, home)).get(reference)
+    store = model_store(find_target(server, home))
+    version = store.get(reference)
+    signatures = store.signatures([version])[version.reference]
     if json:
-        write_json(version)
+        write_json(_document(version, signatures))
     else:
-        _show(version)
+        _show(version, signatures)
 
 
 @app.command()
@@ -157,7 +170,21 @@ def gc(*, json: Json = False, server: Server = None, home: Home = DEFAULT_HOME) 
     say(f"deleted {count} artifacts, freed {bytes_text(removed['freed_bytes'])}")
 
 
-def _show(version: "ModelVersion") -> None:
+def _document(
+    version: "ModelVersion", signatures: "tuple[VersionSignature, ...]"
+) -> dict[str, Any]:
+    """A version as JSON."""
+    import msgspec
+
+    return {
+        **msgspec.to_builtins(version),
+        "runs_code": version.executes_code,
+        "signatures": msgspec.to_builtins(signatures),
+    }
+
+
+def _show(version: "ModelVersion", signatures: "tuple[VersionSignature, ...]") -> None:
+    from headrace.cli.model_signing import signed_text
     from headrace.cli.output import bytes_text, show, table
 
     signature = version.signature
@@ -168,9 +195,11 @@ def _show(version: "ModelVersion") -> None:
     rows = [
         ("model", version.reference),
         ("runtime", version.runtime),
+        ("runs code", "yes: its author's, when it is loaded" if version.executes_code else "no"),
         ("file", version.filename),
         ("size", bytes_text(version.size_bytes)),
         ("digest", version.digest),
+        *(("signed", signed_text(signature)) for signature in signatures),
         ("pushed", f"{version.created_at:%Y-%m-%d %H:%M:%S} UTC by {version.created_by or '?'}"),
         ("source", version.source),
         ("batched", "yes" if signature.batched else "no"),

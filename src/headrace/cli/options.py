@@ -65,6 +65,15 @@ Server = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")
 ]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        envvar="HEADRACE_ALLOW_CODE",
+        help="Whether the model may be of a format that runs code of its author's, as Python "
+        "models do.",
+    ),
+]
 StateUrl = Annotated[
     str,
     typer.Option(

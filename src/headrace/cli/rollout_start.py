@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.failures import FAILED
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.options import DEFAULT_HOME, AllowCode, Home, Json, Server
 from headrace.cli.rollout_plan import PlanOptions, StepUntil, Strategy, rollout_plan
 
 if TYPE_CHECKING:
@@ -204,6 +204,7 @@ def start(
     wait_s: Annotated[
         float, typer.Option("--wait-s", min=0.1, help="Seconds that --wait waits.")
     ] = 86_400.0,
+    allow_code: AllowCode = False,
     json: Json = False,
     server: Server = None,
     home: Home = DEFAULT_HOME,
@@ -249,7 +250,9 @@ def start(
     target = find_target(server, home)
     body: dict[str, Any] = {"version": version, "rollout": plan}
     if model:
-        body["model"] = _reference(target, endpoint, model)
+        body["model"] = _reference(target, endpoint, model, allow_code=allow_code)
+    if allow_code:
+        body["allow_code"] = True
     if upstream is not None:
         body["upstream"] = {"url": upstream, **({"protocol": protocol} if protocol else {})}
     api = target.management()
@@ -305,7 +308,7 @@ def read_plan(file: Path) -> dict[str, Any]:
     return plan
 
 
-def _reference(target: "Target", endpoint: str, model: str) -> str:
+def _reference(target: "Target", endpoint: str, model: str, *, allow_code: bool) -> str:
     """`model` as the control plane knows it; a file is pushed first."""
     path = Path(model)
     if not path.exists():
@@ -314,7 +317,9 @@ def _reference(target: "Target", endpoint: str, model: str) -> str:
     from headrace.cli.output import progress, say
 
     with progress(f"checking and storing {path}"):
-        stored = model_store(target).push(endpoint, path, runtime="", source="")
+        stored = model_store(target).push(
+            endpoint, path, runtime="", source="", allow_code=allow_code
+        )
     say(f"{path} is {stored.reference}")
     return stored.reference
 

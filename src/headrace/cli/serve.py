@@ -9,6 +9,7 @@ import typer
 
 from headrace.cli.options import (
     DEFAULT_HOME,
+    AllowCode,
     Home,
     Host,
     LogFormat,
@@ -68,6 +69,7 @@ def serve(
     max_batch_size: Annotated[
         int | None, typer.Option("--max-batch-size", min=1, help="Rows.", show_default="32")
     ] = None,
+    allow_code: AllowCode = False,
     log_format: LogFormatOption = None,
     log_level: LogLevel = "info",
     home: Home = DEFAULT_HOME,
@@ -98,11 +100,24 @@ def serve(
         batching=batching,
         log_format=str(log_format or LogFormat.TEXT),
     )
+    if not allow_code:
+        _refuse_code(model, settings)
     configure_logging(
         log_format="json" if log_format is LogFormat.JSON else "text",
         level=check_log_level(log_level),
     )
     raise typer.Exit(run(settings))
+
+
+def _refuse_code(model: str, settings: "ReplicaSettings") -> None:
+    """Raise CodeNotAllowedError if loading the model would run code of its author's."""
+    from headrace.core import CodeNotAllowedError
+    from headrace.runtimes import detect_runtime, get_runtime, runs_code
+
+    path = Path(settings.path)
+    runtime = get_runtime(settings.runtime) if settings.runtime else detect_runtime(path)
+    if runs_code(runtime):
+        raise CodeNotAllowedError(model, runtime.name)
 
 
 def replica_settings(

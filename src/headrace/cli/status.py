@@ -147,7 +147,7 @@ def _revision(revision: dict[str, Any]) -> tuple[str, ...]:
     memory = sum(replica.get("rss_bytes") or 0 for replica in replicas)
     return (
         f"{revision['version']} {revision.get('role', '')}".strip(),
-        str(revision["model"]),
+        f"{revision['model']}{' (runs code)' if revision.get('runs_code') else ''}",
         f"{revision['weight']}%",
         f"{ready}/{len(replicas)}",
         str(sum(replica.get("restarts", 0) for replica in replicas)),
@@ -180,6 +180,21 @@ def _troubles(document: dict[str, Any]) -> list[str]:
                 for replica in revision["replicas"]
                 if replica.get("reason")
             ]
+    return lines + _not_isolated(document)
+
+
+def _not_isolated(document: dict[str, Any]) -> list[str]:
+    """A line for each thing that should be kept from replicas and is not."""
+    replicas: dict[str, list[str]] = {}
+    for endpoint in document["endpoints"]:
+        for revision in endpoint["revisions"]:
+            for replica in revision["replicas"]:
+                for problem in (replica.get("isolation") or {}).get("problems", ()):
+                    replicas.setdefault(problem, []).append(replica["name"])
+    lines = []
+    for problem, names in replicas.items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"not isolated: {names[0]}{others} {problem}")
     return lines
 
 

@@ -243,6 +243,14 @@ def up(
             show_default="none",
         ),
     ] = None,
+    allow_code: Annotated[
+        bool,
+        typer.Option(
+            "--allow-code",
+            help="Whether models may be of formats that run code of their authors', as Python "
+            "models do: says `allow_code: true` at every endpoint.",
+        ),
+    ] = False,
     wait_s: Annotated[
         float, typer.Option("--wait-s", min=0.1, help="Seconds that --detach waits for it.")
     ] = 120.0,
@@ -271,6 +279,8 @@ def up(
     document = document_for(
         target, name=name, replicas=replicas, home=home, has_state=bool(state_url)
     )
+    if allow_code and document is not None:
+        document = _with_code(document)
     running = read_control_file(home)
     if running is not None:
         _change_running(running, document, home=home, wait_s=wait_s, json=json)
@@ -289,6 +299,7 @@ def up(
         admin_tls=_tls("--admin-tls", admin_tls_cert, admin_tls_key),
         insecure_admin=insecure_admin,
         state_url=absolute_reference(state_url),
+        allow_code=_env_allows_code(),
         oidc=oidc_settings(
             oidc_file,
             issuer=oidc_issuer,
@@ -335,6 +346,19 @@ def _tls(
         client_ca_file="" if client_ca is None else str(client_ca.absolute()),
         require_client_certificate=require_client,
     )
+
+
+def _with_code(document: dict[str, Any]) -> dict[str, Any]:
+    """`document` whose endpoints may all have models that run their authors' code."""
+    endpoints = [{**entry, "allow_code": True} for entry in document.get("endpoints", [])]
+    return {**document, "endpoints": endpoints}
+
+
+def _env_allows_code() -> bool:
+    """Whether this whole control plane takes models that run code, whatever its spec says."""
+    import os
+
+    return os.environ.get("HEADRACE_ALLOW_CODE", "").lower() in {"1", "true", "yes"}
 
 
 def document_for(

@@ -18,7 +18,13 @@ _BLOCK_BYTES: Final = tarfile.BLOCKSIZE
 
 
 def stored_on(
-    api: Management, name: str, path: Path, *, runtime: str = "", source: str = ""
+    api: Management,
+    name: str,
+    path: Path,
+    *,
+    runtime: str = "",
+    source: str = "",
+    allow_code: bool = False,
 ) -> Document:
     """The model version on the server that is what lies at `path`; uploaded if it has none.
 
@@ -29,11 +35,18 @@ def stored_on(
     known = find_stored(api, name, content, runtime=runtime)
     if known is not None:
         return known
-    return _upload(api, name, path, content, runtime=runtime, source=source)
+    return _upload(api, name, path, content, runtime=runtime, source=source, allow_code=allow_code)
 
 
 def _upload(
-    api: Management, name: str, path: Path, content: Content, *, runtime: str, source: str
+    api: Management,
+    name: str,
+    path: Path,
+    content: Content,
+    *,
+    runtime: str,
+    source: str,
+    allow_code: bool,
 ) -> Document:
     is_file = path.is_file()
     length = content.size_bytes if is_file else tar_size(content)
@@ -48,6 +61,7 @@ def _upload(
             format="file" if is_file else "tar",
             digest=content.digest,
             runtime=runtime,
+            allow_code=allow_code,
             source=source or str(path.absolute()),
         )
 
@@ -82,15 +96,17 @@ def with_stored_models(api: Management, document: Mapping[str, Any]) -> dict[str
         if not isinstance(model, str) or not model.startswith("/"):
             return dict(item)
         runtime = item.get("runtime", "")
-        return {**item, "model": _reference(api, name, Path(model), runtime)}
+        allow_code = bool(item.get("allow_code", False))
+        found = _reference(api, name, Path(model), runtime, allow_code=allow_code)
+        return {**item, "model": found}
 
     endpoints = []
     for entry in document.get("endpoints", []):
         changed = stored(entry["name"], entry)
         if entry.get("versions"):
-            runtime = {"runtime": entry.get("runtime", "")}
+            shared = {key: entry[key] for key in ("runtime", "allow_code") if key in entry}
             changed["versions"] = [
-                {**version, "model": stored(entry["name"], {**version, **runtime})["model"]}
+                {**version, "model": stored(entry["name"], {**version, **shared})["model"]}
                 if "model" in version
                 else version
                 for version in entry["versions"]
@@ -99,7 +115,7 @@ def with_stored_models(api: Management, document: Mapping[str, Any]) -> dict[str
     return {**document, "endpoints": endpoints}
 
 
-def _reference(api: Management, name: str, path: Path, runtime: str) -> str:
+def _reference(api: Management, name: str, path: Path, runtime: str, *, allow_code: bool) -> str:
     if is_repository(path):
         msg = (
             f"{path} is a repository of several models, which only a control plane on the same "
@@ -110,7 +126,7 @@ def _reference(api: Management, name: str, path: Path, runtime: str) -> str:
     known = find_stored(api, name, content, runtime=runtime)
     if known is not None:
         return str(known["reference"])
-    version = _upload(api, name, path, content, runtime=runtime, source="")
+    version = _upload(api, name, path, content, runtime=runtime, source="", allow_code=allow_code)
     say(f"{path} is {version['reference']} on {api.url}")
     return str(version["reference"])
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from fastapi import FastAPI, Header, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
 from headrace.control import api_examples as examples
@@ -14,11 +15,12 @@ from headrace.control.access.roles import Caller, Role
 from headrace.control.api_answers import Actor, ModelName, Version, WhoAsks, answer, shown
 from headrace.control.api_uploads import Upload, UploadFormat, Uploads
 from headrace.control.plane import ControlPlane
-from headrace.core import RequestCancelledError
-from headrace.registry import ModelVersion, VersionNotFoundError
+from headrace.core import ArtifactCorruptError, RequestCancelledError
+from headrace.registry import ModelVersion, VersionNotFoundError, VersionSignature
 
 _CREATED: Final = 201
 _MAX_TEXT: Final = 4096
+_BASE64: Final = r"^[A-Za-z0-9+/]+={0,2}$"
 _DIGEST: Final = r"^$|^sha256:[0-9a-f]{64}$"
 
 
@@ -30,11 +32,26 @@ class ModelList:
     problems: list[str]
 
 
+class Signed(BaseModel):
+    """A signature of a model version: raw Ed25519 in base64, over the version's statement."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: str = Field(pattern=_BASE64, max_length=64, description="The public key.")
+    signature: str = Field(pattern=_BASE64, max_length=128, description="Its signature.")
+    at: float = Field(default=0.0, ge=0, description="When, in seconds since 1970; not proved.")
+    by: str = Field(default="", max_length=256, description="By whom; not proved.")
+
+
 def add_models(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of the registry."""
     _add_reading(api, plane)
     _add_changing(api, plane)
-    uploads = Uploads(registry=plane.registry, directory=plane.home.root / "artifacts" / "tmp")
+    uploads = Uploads(
+        registry=plane.registry,
+        directory=plane.home.root / "artifacts" / "tmp",
+        allow_code=plane.orders.allow_code,
+    )
 
     @api.post(
         "/api/v1/models/{name}",
@@ -62,6 +79,10 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
             str, Query(pattern=_DIGEST, description="Refused if the content is another.")
         ] = "",
         runtime: Annotated[str, Query(pattern=r"^[a-z0-9_]{0,64}$")] = "",
+        allow_code: Annotated[
+            bool,
+            Query(description="Whether it may be of a format that runs code of its author's."),
+        ] = False,
         source: Annotated[str, Query(max_length=_MAX_TEXT)] = "",
         content_length: Annotated[int | None, Header(ge=0)] = None,
     ) -> Response:
@@ -71,6 +92,7 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
             format=upload_format,
             digest=digest,
             runtime=runtime,
+            allow_code=allow_code,
             source=source,
             actor=actor,
             length_bytes=content_length,
@@ -78,7 +100,8 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
         version = await uploads.take(wanted, _chunks(request))
         await plane.note("model.push", version.reference, after=_told(version), actor=actor)
         location = f"/api/v1/models/{version.name}/versions/{version.version}"
-        return answer(_document(version), status=_CREATED, headers={"location": location})
+        document = await asyncio.to_thread(_document, plane, version)
+        return answer(document, status=_CREATED, headers={"location": location})
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:
@@ -123,7 +146,7 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
         responses=shown(examples.MODEL, schema="ModelVersion"),
     )
     async def version(name: ModelName, version: Version) -> Response:
-        return answer(_document(await asyncio.to_thread(plane.registry.get, f"{name}:{version}")))
+        return answer(await asyncio.to_thread(_shown, plane, f"{name}:{version}"))
 
 
 def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
@@ -135,7 +158,22 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
     async def remove(name: ModelName, version: Version, actor: Actor) -> Response:
         removed = await asyncio.to_thread(plane.registry.remove, name, version, plane.in_use())
         await plane.note("model.remove", removed.reference, before=_told(removed), actor=actor)
-        return answer(_document(removed))
+        return answer(await asyncio.to_thread(_document, plane, removed))
+
+    @api.post(
+        "/api/v1/models/{name}/versions/{version}/signatures",
+        summary="Add a signature of a version, made elsewhere",
+        status_code=_CREATED,
+        responses=shown(examples.MODEL, status=_CREATED, schema="ModelVersion"),
+    )
+    async def sign(name: ModelName, version: Version, signature: Signed, actor: Actor) -> Response:
+        given = VersionSignature(
+            key=signature.key, signature=signature.signature, at=signature.at, by=signature.by
+        )
+        await asyncio.to_thread(plane.registry.add_signature, name, version, given)
+        await plane.note("model.sign", f"{name}:{version}", after={"key": given.key}, actor=actor)
+        document = await asyncio.to_thread(_shown, plane, f"{name}:{version}")
+        return answer(document, status=_CREATED)
 
     @api.post(
         "/api/v1/gc",
@@ -150,13 +188,26 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
 
 def _listed(plane: ControlPlane, name: str | None) -> ModelList:
     return ModelList(
-        models=[_document(version) for version in plane.registry.list(name)],
+        models=[_document(plane, version) for version in plane.registry.list(name)],
         problems=[str(problem) for problem in plane.registry.problems(name)],
     )
 
 
-def _document(version: ModelVersion) -> dict[str, Any]:
-    return {**msgspec.to_builtins(version), "reference": version.reference}
+def _shown(plane: ControlPlane, reference: str) -> dict[str, Any]:
+    return _document(plane, plane.registry.get(reference))
+
+
+def _document(plane: ControlPlane, version: ModelVersion) -> dict[str, Any]:
+    try:
+        signatures = plane.registry.signatures(version)
+    except ArtifactCorruptError:
+        signatures = ()  # what cannot be read vouches for nothing
+    return {
+        **msgspec.to_builtins(version),
+        "reference": version.reference,
+        "runs_code": version.executes_code,
+        "signatures": msgspec.to_builtins(signatures),
+    }
 
 
 def _told(version: ModelVersion) -> dict[str, Any]:

@@ -47,6 +47,11 @@ class StartRollout(BaseModel):
         description="How, as under `rollout` in the spec; null takes the endpoint's own, or a "
         "canary.",
     )
+    allow_code: bool = Field(
+        default=False,
+        description="From now on the endpoint may have models of formats that run code of their "
+        "authors' (`allow_code` in the spec).",
+    )
 
     @model_validator(mode="after")
     def _names_something(self) -> "StartRollout":
@@ -100,6 +105,7 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
             version=wanted.version,
             upstream=wanted.upstream,
             rollout=wanted.rollout,
+            allow_code=wanted.allow_code,
             actor=actor,
         )
         headers = {"location": f"/api/v1/rollouts/{record.id}"}

@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from headrace.control.untar import MAX_PART_BYTES, unpack
 from headrace.core import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -20,12 +20,10 @@ from headrace.core import (
 from headrace.registry import ModelVersion, Registry, read_content
 
 MAX_UPLOAD_BYTES: Final = 64 << 30
-MAX_FILES: Final = 100_000
 MAX_UPLOADS: Final = 8
 SILENCE_S: Final = 60.0
 """How long an upload may say nothing before it is given up."""
 _WRITE_BYTES: Final = 1 << 20
-_COPY_BYTES: Final = 1 << 20
 _RETRY_S: Final = 5.0
 
 UploadFormat = Literal["file", "tar"]
@@ -36,7 +34,8 @@ class Upload:
     """What a caller says about the model that it sends.
 
     `filename`: what the file, or the directory that a tar archive holds, is called. `digest`: what
-    the model has to have, as the registry writes it; empty for any.
+    the model has to have, as the registry writes it; empty for any. `allow_code`: whether it may
+    be of a format that runs its author's code.
     """
 
     name: str
@@ -44,6 +43,7 @@ class Upload:
     format: UploadFormat
     digest: str = ""
     runtime: str = ""
+    allow_code: bool = False
     source: str = ""
     actor: str = ""
     length_bytes: int | None = None
@@ -53,6 +53,7 @@ class Upload:
 class Uploads:
     """Takes uploads into `registry`, several at once but not any number.
 
+    `allow_code`: whether models that run their authors' code need not be allowed one by one.
     `directory`: where they are kept until they are whole; what a crash leaves there,
     `Registry.gc` takes away.
     """
@@ -61,6 +62,7 @@ class Uploads:
     directory: Path
     max_bytes: int = MAX_UPLOAD_BYTES
     silence_s: float = SILENCE_S
+    allow_code: bool = False
     _under_way: int = field(default=0)
 
     async def take(self, upload: Upload, chunks: AsyncIterator[bytes]) -> ModelVersion:
@@ -88,7 +90,8 @@ class Uploads:
 
     @staticmethod
     def _check_name(filename: str) -> None:
-        if filename in {"", ".", ".."} or "/" in filename or "\0" in filename:
+        is_odd = filename in {"", ".", ".."} or "/" in filename or not filename.isprintable()
+        if is_odd or len(filename.encode()) > MAX_PART_BYTES:
             raise InvalidArgumentError(f"{filename[:200]!r} is not allowed as a file's name")
 
     @contextmanager
@@ -146,47 +149,7 @@ class Uploads:
             upload.name,
             model,
             runtime=upload.runtime,
+            allow_code=upload.allow_code or self.allow_code,
             source=upload.source or f"uploaded as {upload.filename}",
             by=upload.actor or "the management API",
         )
-
-
-def unpack(archive: Path, target: Path, *, max_bytes: int) -> None:
-    """The regular files in a tar archive, under `target`; nothing else is taken out of it.
-
-    Raises:
-        InvalidArgumentError: It is no tar archive, or holds links, devices, or paths that lead out.
-        PayloadTooLargeError: It holds more than allowed.
-    """
-    total, count = 0, 0
-    try:
-        with tarfile.open(archive, "r:") as tar:
-            for member in tar:
-                if member.isdir():
-                    continue
-                total, count = total + member.size, count + 1
-                if total > max_bytes or count > MAX_FILES:
-                    raise PayloadTooLargeError(limit_bytes=max_bytes)
-                _unpack_file(tar, member, target)
-    except tarfile.TarError as error:
-        raise InvalidArgumentError(f"the upload is no whole tar archive: {error}") from error
-    if not count:
-        raise InvalidArgumentError("the archive holds no file")
-
-
-def _unpack_file(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
-    parts = Path(member.name).parts
-    is_inside = parts and not Path(member.name).is_absolute() and ".." not in parts
-    if not member.isreg() or not is_inside or "\0" in member.name:
-        message = f"{member.name[:200]!r} is not allowed in the archive: plain files inside it only"
-        raise InvalidArgumentError(message)
-    path = target.joinpath(*parts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    source = tar.extractfile(member)
-    assert source is not None, "a regular file has content"
-    try:
-        with path.open("xb") as copy:
-            shutil.copyfileobj(source, copy, _COPY_BYTES)
-    except FileExistsError:
-        message = f"{member.name[:200]!r} is in the archive twice"
-        raise InvalidArgumentError(message) from None

@@ -22,6 +22,7 @@ from headrace.control.admin_tls import AdminTls
 from headrace.control.certificates import Certificates
 from headrace.control.gateway_tls import GatewayTls, listener_tls
 from headrace.control.home import Home
+from headrace.control.inspection import InspectApart
 from headrace.control.keeper import (
     GatewayKeeper,
     GatewayRecord,
@@ -37,6 +38,7 @@ from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.ports import listen, pick_ports
 from headrace.control.process import start_ticks
 from headrace.control.reconciler import Reconciler
+from headrace.control.sandbox import Probe, Sandbox
 from headrace.control.secret_references import resolve_url
 from headrace.control.serve import ApiServer, ApiSockets, listen_unix
 from headrace.control.settings import ControlFile, ControlSettings
@@ -46,7 +48,6 @@ from headrace.core import Clock, FailedPreconditionError, SystemClock
 from headrace.core.spec import GatewaySpec, parse_spec
 from headrace.gateway import GatewaySettings, make_private
 from headrace.registry import Registry
-from headrace.runtimes import inspect_model
 
 _LOG: Final = logging.getLogger("headrace.control")
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -68,6 +69,7 @@ class System:
     keeper: GatewayKeeper
     limits: LimitService | None
     plane: ControlPlane
+    inspect: InspectApart
     server: ApiServer
     certificates: Certificates
     sockets: ApiSockets
@@ -85,6 +87,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
         FailedPreconditionError: A port is taken, or the home cannot be used.
     """
     clock = SystemClock()
+    probe = Probe()
     url = resolve_url(settings.state_url) or home_url(home.root)
     store = StoreThread(open_store(url, legacy=home.state_file))
     token_file = ensure_home_token(store.store, home.root, now=clock.now())
@@ -138,7 +141,12 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             public_file=home.gateway_certificate,
         )
         keeper.tls.open(adopts=record is not None)
-        driver = LocalDriver(home=home, socket_dir=socket_dir, log_format=settings.log_format)
+        sandbox = Sandbox(
+            hide=(home.root, socket_dir), reports=home.records, abilities=probe.result
+        )
+        driver = LocalDriver(
+            home=home, socket_dir=socket_dir, log_format=settings.log_format, sandbox=sandbox
+        )
         reconciler = Reconciler(
             driver=driver,
             publisher=keeper,
@@ -146,12 +154,13 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             drain_timeout_s=settings.drain_timeout_s,
             published=(read_routes(home.routes_file) if record else None) or (),
         )
+        inspect = InspectApart(sandbox)
         addresses = _addresses(settings, gateway, sockets)
         plane = make_plane(
             home=home,
             store=store,
-            registry=Registry(home.root, inspect_model),
-            inspect=inspect_model,
+            registry=Registry(home.root, inspect),
+            inspect=inspect,
             reconciler=reconciler,
             keeper=keeper,
             clock=clock,
@@ -165,6 +174,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             ),
             limits=limits,
             sends_first_requests=settings.first_request,
+            allow_code=settings.allow_code,
         )
         adopted = reconciler.adopt()
     return System(
@@ -176,6 +186,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
         limits=limits,
         plane=plane,
         certificates=certificates,
+        inspect=inspect,
         server=ApiServer(
             plane=plane,
             access=access,

@@ -25,7 +25,8 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     is, or an upstream's URL. `settings` lacks only what differs between replicas: `uds` and
     `replica`; of an upstream it says the names only. `reload` counts how often an operator wished
     to load the same again. `pool`: the pool that hosts it; empty for processes of its own.
-    `hosts`: what a pool's own processes are told; None for a model's.
+    `hosts`: what a pool's own processes are told; None for a model's. `network`: its replicas may
+    open connections. `runs_code`: its model's format runs code of the author's; no part of `id`.
     """
 
     id: str
@@ -37,6 +38,8 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     reload: int = 0
     pool: str = ""
     hosts: PoolSettings | None = None
+    network: bool = False
+    runs_code: bool = False
 
 
 class DesiredArm(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,6 +169,8 @@ def make_revision(
     purpose: str = "",
     upstream: UpstreamSettings | None = None,
     pool: str = "",
+    network: bool = False,
+    runs_code: bool = False,
 ) -> Revision:
     """The revision that runs `settings`, or that stands for `upstream`.
 
@@ -176,7 +181,7 @@ def make_revision(
     """
     parts: list[object] = [endpoint, settings, reload]
     # What is empty is no part of it: revisions of older state keep their ids.
-    parts += [extra for extra in (purpose, upstream, pool) if extra]
+    parts += [extra for extra in (purpose, upstream, pool, network and "network") if extra]
     identity = msgspec.json.encode(parts, order="deterministic")
     return Revision(
         id=hashlib.sha256(identity).hexdigest()[:16],
@@ -187,4 +192,6 @@ def make_revision(
         upstream=upstream,
         reload=reload,
         pool=pool,
+        network=network,
+        runs_code=runs_code,
     )

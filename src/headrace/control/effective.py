@@ -133,6 +133,8 @@ def _baseline(rollout: RolloutRecord, traffic: Traffic) -> DesiredArm:
         settings=old.settings,
         reload=old.reload,
         purpose=f"{BASELINE} of {rollout.id}",
+        network=old.network,
+        runs_code=old.runs_code,
     )
     return DesiredArm(
         revision=revision,

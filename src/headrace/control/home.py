@@ -46,6 +46,11 @@ class Home:
         return self.run / "settings"
 
     @property
+    def artifacts(self) -> Path:
+        """The content of all model versions."""
+        return self.root / "artifacts" / "sha256"
+
+    @property
     def logs(self) -> Path:
         """One log per process."""
         return self.root / "logs"

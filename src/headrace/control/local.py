@@ -1,6 +1,7 @@
 """How do replicas become processes on this machine, and come back to a new control plane?"""
 
 import logging
+import shutil
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Final
 import msgspec
 
 from headrace.control.desired import Revision
+from headrace.control.files import make_private_dir
 from headrace.control.home import Home
 from headrace.control.log_files import last_line
 from headrace.control.process import Process, find_by_arguments, python_module, start_ticks
 from headrace.control.records import RecordStore, ReplicaRecord, digest_of
+from headrace.control.sandbox import Isolation, Sandbox
 from headrace.core import ReplicaSettings
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -24,11 +27,13 @@ class Running:
     """A replica's record and its process; None once the process ended.
 
     `settings` is what a new process is told; None for an adopted one, whose file is there.
+    `network`: it may open connections.
     """
 
     record: ReplicaRecord
     process: Process | None
     settings: bytes | None = None
+    network: bool = False
 
 
 @dataclass(slots=True)
@@ -44,7 +49,10 @@ class LocalDriver:
     log_format: str = "text"
     module: str = _MODULE
     """What is run as `python -m`; tests put a stand-in here."""
+    sandbox: Sandbox | None = None
+    """None starts processes that may do whatever this one may."""
     _running: dict[str, Running] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
     _records: RecordStore = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,7 +60,11 @@ class LocalDriver:
 
     def address_of(self, serial: int) -> str:
         """Where the replica with `serial` listens."""
-        return f"unix:{self.socket_dir / f'r{serial}.sock'}"
+        return f"unix:{self._run_dir(serial) / 'http.sock'}"
+
+    def _run_dir(self, serial: int) -> Path:
+        """What is the replica's own, and nobody else's: it may write there."""
+        return self.socket_dir / f"r{serial}"
 
     def start(self, *, name: str, serial: int, revision: Revision) -> Process:
         """Start a new replica.
@@ -76,8 +88,11 @@ class LocalDriver:
             revision_id=revision.id,
             address=address,
             settings_sha256=digest_of(data),
+            network=revision.network,
         )
-        self._running[name] = Running(record=record, process=None, settings=data)
+        self._running[name] = Running(
+            record=record, process=None, settings=data, network=revision.network
+        )
         return self._spawn(self._running[name])
 
     def restart(self, name: str) -> Process:
@@ -94,7 +109,9 @@ class LocalDriver:
             if process is not None and process.pid != record.pid:
                 record = _with_process(record, process)  # noqa: PLW2901  # the one we go on with
                 self._records.write(record)
-            self._running[record.name] = Running(record=record, process=process)
+            self._running[record.name] = Running(
+                record=record, process=process, network=record.network
+            )
         return list(self._running.values())
 
     def names(self) -> list[str]:
@@ -118,9 +135,18 @@ class LocalDriver:
     def note_ready(self, name: str) -> None:
         """Remember over a restart of the control plane that this replica has been ready."""
         running = self._running[name]
+        self._tell_isolation(name)
         if not running.record.was_ready:
             running.record = msgspec.structs.replace(running.record, was_ready=True)
             self._write_if_possible(running.record)
+
+    def _tell_isolation(self, name: str) -> None:
+        """Log once for each replica what keeps it from being kept apart."""
+        isolation = self.isolation_of(name)
+        if isolation is not None and isolation.problems and name not in self._told:
+            self._told.add(name)
+            why = "; ".join(isolation.problems)
+            _LOG.warning("replica is not isolated", extra={"replica": name, "why": why})
 
     def note_exit(self, name: str) -> str:
         """Let go of a process that ended; the last line of its log, which says why."""
@@ -142,8 +168,11 @@ class LocalDriver:
         """Remove what a replica left behind, its log excepted."""
         running = self._running.pop(name, None)
         self._records.remove(name)
+        if self.sandbox is not None:
+            self.sandbox.forget(name)
         if running is not None:
             Path(running.record.address.removeprefix("unix:")).unlink(missing_ok=True)
+            shutil.rmtree(self._run_dir(running.record.serial), ignore_errors=True)
             if running.process is not None:
                 running.process.close()
 
@@ -156,14 +185,49 @@ class LocalDriver:
     def _arguments(self, name: str) -> list[str]:
         return python_module(self.module, "--settings", str(self._records.settings_path(name)))
 
+    def _command(self, running: Running) -> list[str]:
+        """What is started: the replica, confined."""
+        name = running.record.name
+        arguments = self._arguments(name)
+        if self.sandbox is None:
+            return arguments
+        settings = self._records.settings_path(name)
+        told = running.settings or settings.read_bytes()
+        return self.sandbox.command(
+            arguments,
+            name=name,
+            serial=running.record.serial,
+            own=[self._run_dir(running.record.serial), settings],
+            keep=[self._model_of(told)],
+            network=running.network,
+        )
+
+    def _model_of(self, settings: bytes) -> Path:
+        """What a replica reads: its model, with what lies beside it; a pool may get any version."""
+        told = msgspec.json.decode(settings)
+        if "path" not in told:
+            self.home.artifacts.mkdir(parents=True, exist_ok=True)
+            self.home.artifacts.chmod(0o755)  # the home around it is private
+            return self.home.artifacts
+        path = Path(told["path"])
+        return path if path.is_dir() else path.parent
+
+    def isolation_of(self, name: str) -> Isolation | None:
+        """How a replica's process is kept apart; None if nobody knows."""
+        running = self._running.get(name)
+        if self.sandbox is None or running is None or running.process is None:
+            return None
+        return self.sandbox.isolation(name, running.process.pid)
+
     def _spawn(self, running: Running) -> Process:
         name = running.record.name
+        make_private_dir(self._run_dir(running.record.serial))
         if running.settings is not None:
             self._records.write_settings(name, running.settings)
         # The record comes first: a crash between the two leaves a process that can be found.
         running.record = msgspec.structs.replace(running.record, pid=0, start_ticks=0)
         self._records.write(running.record)
-        process = Process.spawn(self._arguments(name), log=self.home.log_of(name))
+        process = Process.spawn(self._command(running), log=self.home.log_of(name))
         running.process = process
         running.record = _with_process(running.record, process)
         self._write_if_possible(running.record)

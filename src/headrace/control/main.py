@@ -15,6 +15,7 @@ from headrace.control.access.home_token import OWNER
 from headrace.control.assemble import System, assemble
 from headrace.control.home import Home
 from headrace.control.log_files import LogFollower, cut_large, render_line
+from headrace.control.sandbox import harden_self
 from headrace.control.secret_references import forget_secrets
 from headrace.control.settings import ControlSettings, write_control_file
 from headrace.control.shutdown import stop_replicas
@@ -48,6 +49,7 @@ def run(settings: ControlSettings) -> int:
 
     A signal to end (SIGTERM, SIGINT) drains and ends everything; a second one does not wait.
     """
+    harden_self()  # Envoy and whatever else is started inherits it
     return asyncio.run(_run(settings))
 
 
@@ -99,6 +101,7 @@ class Life:
             for task in background:
                 task.cancel()
         self._copy_new()
+        self.system.inspect.close()
         self.system.driver.close()
         self.system.plane.store.close()
         self.system.sockets.close()

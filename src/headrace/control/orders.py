@@ -13,20 +13,21 @@ from headrace.control.aims import Aims, same_endpoint
 from headrace.control.changes import changes_between
 from headrace.control.desired import DesiredEndpoint, DesiredPool, DesiredState
 from headrace.control.limited import check_document, check_endpoints
-from headrace.control.resolve import Resolver
+from headrace.control.resolve import Resolver, check_still_trusted
 from headrace.control.store import EndpointGeneration, RolloutRecord
 from headrace.control.store_thread import StoreThread
 from headrace.control.wishes import Applied, Fulfiller, Wish, names_of
 from headrace.core import (
     ConflictError,
     FailedPreconditionError,
+    Inspect,
     InvalidArgumentError,
     ModelNotFoundError,
     NotFoundError,
 )
 from headrace.core.rollout_settings import RolloutSettings
 from headrace.core.spec import SystemSpec, is_model_path, parse_spec
-from headrace.registry import Inspect, Registry
+from headrace.registry import Registry
 from headrace.rollout.state import Phase
 
 _LOG = logging.getLogger("headrace.control")
@@ -61,6 +62,8 @@ class Orders:
     aims: Aims
     fulfiller: Fulfiller
     max_body_bytes: int
+    allow_code: bool = False
+    """Whether every endpoint may have models that run their authors' code."""
 
     async def apply(
         self,
@@ -231,6 +234,8 @@ class Orders:
                 )
             else:
                 await asyncio.to_thread(_check_there, former.endpoint)
+                security = parse_spec(document).security
+                await asyncio.to_thread(check_still_trusted, former.endpoint, security)
                 wish = self._wish(
                     document,
                     former.endpoint,
@@ -250,6 +255,7 @@ class Orders:
         version: str = "",
         upstream: Mapping[str, Any] | None = None,
         rollout: Mapping[str, Any] | None = None,
+        allow_code: bool = False,
         actor: str = "",
     ) -> RolloutRecord:
         """Let another version take over endpoint `name`, step by step.
@@ -259,6 +265,7 @@ class Orders:
             version: Of the model that is served now; beside `upstream`: what to call that.
             upstream: Somebody else's server, as in the spec.
             rollout: As in the spec; None takes the endpoint's own, or a canary.
+            allow_code: From now on the endpoint may have models that run their authors' code.
 
         Raises:
             ModelNotFoundError: There is no such endpoint.
@@ -274,6 +281,8 @@ class Orders:
             left_out = _SOURCES if upstream is None else (*_SOURCES, *_OF_OUR_COPIES)
             new = {key: value for key, value in entry.items() if key not in left_out}
             new |= _source(served, model=model, version=version, upstream=upstream)
+            if allow_code:
+                new["allow_code"] = True
             plan = rollout or entry.get("rollout") or {"strategy": "canary"}
             document = with_entry(self.aims.desired.spec, name, new)
             found = await self._resolve_one(
@@ -423,6 +432,7 @@ class Orders:
             spec=spec,
             reloads=reloads,
             max_body_bytes=self.max_body_bytes,
+            allow_code=self.allow_code,
         )
         return await asyncio.to_thread(resolver.resolve)
 

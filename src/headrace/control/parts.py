@@ -24,10 +24,10 @@ from headrace.control.scaling_memory import ScalerMemory
 from headrace.control.store_thread import StoreThread
 from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Fulfiller
-from headrace.core import Clock
+from headrace.core import Clock, Inspect
 from headrace.core.autoscale_settings import MachineBudget
 from headrace.core.spec_scale import BudgetSpec
-from headrace.registry import Inspect, Registry
+from headrace.registry import Registry
 
 
 def make_plane(
@@ -44,6 +44,7 @@ def make_plane(
     log_files: LogFiles,
     limits: LimitService | None = None,
     sends_first_requests: bool = True,
+    allow_code: bool = False,
 ) -> ControlPlane:
     """A control plane that aims at what is stored; nothing of it runs yet. Blocking."""
     aims = Aims(reconciler=reconciler, desired=store.store.load())
@@ -90,6 +91,7 @@ def make_plane(
             aims=aims,
             fulfiller=Fulfiller(store=store, journal=journal, aims=aims, clock=clock),
             max_body_bytes=keeper.settings.max_body_bytes,
+            allow_code=allow_code,
         ),
         rollout_driver=rollouts,
         scaler=scaler,

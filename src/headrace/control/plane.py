@@ -45,8 +45,8 @@ from headrace.control.store import EndpointGeneration, Event, Feedback, RolloutR
 from headrace.control.store_thread import StoreThread
 from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Applied as Applied  # noqa: PLC0414  # part of this API
-from headrace.core import Clock, HeadraceError, ModelNotFoundError
-from headrace.registry import Inspect, Registry
+from headrace.core import Clock, HeadraceError, Inspect, ModelNotFoundError
+from headrace.registry import Registry
 from headrace.rollout.state import Verb
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -167,11 +167,18 @@ class ControlPlane:
         version: str = "",
         upstream: Mapping[str, Any] | None = None,
         rollout: Mapping[str, Any] | None = None,
+        allow_code: bool = False,
         actor: str = "",
     ) -> RolloutRecord:
         """As `Orders.start_rollout`."""
         return await self.orders.start_rollout(
-            name, model=model, version=version, upstream=upstream, rollout=rollout, actor=actor
+            name,
+            model=model,
+            version=version,
+            upstream=upstream,
+            rollout=rollout,
+            allow_code=allow_code,
+            actor=actor,
         )
 
     def rollout(self, name: str) -> RolloutRecord | None:
@@ -333,6 +340,7 @@ class ControlPlane:
             rss_bytes={pid: rss_bytes(pid) for pid in pids},
             advice=self.advice,
             trouble=self.upstream_trouble,
+            isolation=self.reconciler.driver.isolation_of,
         )
         gateway = GatewayStatus(
             ready=self.keeper.is_ready,

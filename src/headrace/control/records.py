@@ -17,7 +17,8 @@ class ReplicaRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One replica as last started.
 
     `pid` is 0 between the record and the start of its process: who finds it so looks for a process
-    with the replica's settings file. `settings_sha256` is the digest of that file.
+    with the replica's settings file. `settings_sha256` is the digest of that file. `network`: it
+    may open connections.
     """
 
     name: str
@@ -31,6 +32,7 @@ class ReplicaRecord(msgspec.Struct, frozen=True, kw_only=True):
     start_ticks: int = 0
     was_ready: bool = False
     restarts: int = 0
+    network: bool = False
 
 
 class RecordStore:

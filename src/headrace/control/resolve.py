@@ -6,16 +6,20 @@ Blocking: reads and hashes model files, and loads new ones once to prove that th
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from headrace.control.desired import DesiredArm, DesiredEndpoint, make_revision
 from headrace.core import (
+    CodeNotAllowedError,
     EndpointName,
     HeadraceError,
+    Inspect,
     InvalidArgumentError,
+    NotSignedError,
     ReplicaSettings,
+    SignedSettings,
 )
 from headrace.core.rollout_settings import RolloutSettings
 from headrace.core.spec import (
@@ -26,17 +30,19 @@ from headrace.core.spec import (
     VersionSpec,
     is_model_path,
 )
-from headrace.core.spec_access import endpoint_access
+from headrace.core.spec_access import SecuritySpec, endpoint_access
 from headrace.core.spec_rollout import SloSpec
 from headrace.core.spec_scale import UpstreamSpec
 from headrace.registry import (
     FoundModel,
-    Inspect,
     ModelVersion,
     Registry,
     is_repository,
     open_repository,
 )
+
+if TYPE_CHECKING:
+    from headrace.registry.signing import PublicKey
 
 FULL_WEIGHT: Final = 100
 
@@ -55,6 +61,8 @@ class Pinned:
     sha256: str = ""
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     max_batch_size: int | None = None
+    runs_code: bool = False
+    signed: SignedSettings | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,15 +71,18 @@ class Resolver:
 
     `inspect` proves that a model in a repository can be served; the registry has its own.
     `reloads`: how often an operator wished to load an endpoint's models again, by endpoint.
-    `max_body_bytes`: the gateway's limit, which replicas share.
+    `max_body_bytes`: the gateway's limit, which replicas share. `allow_code`: every endpoint may
+    have models that run their authors' code, not only those that say so.
     """
 
     registry: Registry
     inspect: Inspect
     spec: SystemSpec
     max_body_bytes: int
+    allow_code: bool = False
     reloads: Mapping[str, int] = field(default_factory=dict)
     _mistakes: list[SpecMistake] = field(default_factory=list)
+    _trusted: "list[PublicKey]" = field(default_factory=list)
 
     def resolve(self) -> tuple[DesiredEndpoint, ...]:
         """The endpoints, every model pinned and verified.
@@ -79,6 +90,7 @@ class Resolver:
         Raises:
             SpecError: With every model that is missing, damaged or cannot be served.
         """
+        self._read_trusted()
         endpoints: list[DesiredEndpoint] = []
         for i, endpoint in enumerate(self.spec.endpoints):
             for found in self._expand(endpoint, f"endpoints[{i}]"):
@@ -117,8 +129,16 @@ class Resolver:
     def _from_repository(
         self, endpoint: EndpointSpec, path: Path, place: str
     ) -> list[DesiredEndpoint]:
+        if self.spec.security.require_signature:
+            message = (
+                f"{path} is a repository, whose models cannot be signed, and `require_signature` "
+                "is on; push and sign each, and name it as NAME:VERSION"
+            )
+            self._wrong(place, message)
+            return []
         newest: dict[str, FoundModel] = {}
-        for found in open_repository(path, self.inspect):
+        allow_code = self._allows_code(endpoint)
+        for found in open_repository(path, self.inspect, allow_code=allow_code):
             if found.reason:
                 self._wrong(place, f"{found.name} version {found.version}: {found.reason}")
             else:
@@ -135,13 +155,15 @@ class Resolver:
         try:
             assert version.model is not None, "an upstream is pinned elsewhere"
             stored = self._stored(endpoint, version.model)
+            if stored.executes_code and not self._allows_code(endpoint):
+                raise CodeNotAllowedError(stored.reference, stored.runtime)  # one place tells all
             if endpoint.runtime not in {"", stored.runtime}:
                 message = (
                     f"{stored.reference} is a model of runtime '{stored.runtime}', "
                     f"but the endpoint asks for '{endpoint.runtime}'"
                 )
                 raise InvalidArgumentError(message)
-            return _pin_stored(stored, self.registry.path(stored))
+            return _pin_stored(stored, self.registry.path(stored), self._signed(stored))
         except HeadraceError as error:
             self._wrong(place, str(error))
             return None
@@ -152,7 +174,12 @@ class Resolver:
             self.registry.verify(stored)
             return stored
         # Pushing reads the file and, if it is known, compares the stored copy with it.
-        return self.registry.push(endpoint.name, Path(model), runtime=endpoint.runtime)
+        return self.registry.push(
+            endpoint.name,
+            Path(model),
+            runtime=endpoint.runtime,
+            allow_code=self._allows_code(endpoint),
+        )
 
     def _arm(
         self, endpoint: EndpointSpec, name: str, pinned: Pinned, version: VersionSpec
@@ -164,13 +191,68 @@ class Resolver:
             settings=settings,
             reload=self.reloads.get(name, 0),
             pool=endpoint.pool or "",
+            network=endpoint.network,
+            runs_code=pinned.runs_code,
         )
         # A pool's processes are its own; the model has none.
         replicas = 0 if endpoint.pool else first_replicas(endpoint, version.replicas)
         return DesiredArm(revision=revision, weight=version.weight, replicas=replicas)
 
+    def _read_trusted(self) -> None:
+        """The keys of whoever may sign; a file that holds none is a mistake of the spec."""
+        if not self.spec.security.require_signature:
+            return
+        from headrace.registry.signing import read_public_keys  # noqa: PLC0415  # only then
+
+        for i, path in enumerate(self.spec.security.trusted_keys):
+            try:
+                self._trusted += read_public_keys(Path(path))
+            except HeadraceError as error:
+                self._wrong(f"security.trusted_keys[{i}]", str(error))
+
+    def _signed(self, stored: ModelVersion) -> SignedSettings | None:
+        """What the replica has to prove; None where nothing has to be signed.
+
+        Raises:
+            NotSignedError: No trusted key signed what is stored.
+        """
+        if not self.spec.security.require_signature:
+            return None
+        from headrace.registry.signing import check_signed, told  # noqa: PLC0415  # only then
+
+        signature = check_signed(stored, self.registry.signatures(stored), self._trusted)
+        self.registry.verify(stored)
+        return told(stored, signature)
+
+    def _allows_code(self, endpoint: EndpointSpec) -> bool:
+        return self.allow_code or endpoint.allow_code
+
     def _wrong(self, place: str, message: str) -> None:
         self._mistakes.append(SpecMistake(place=place, message=message))
+
+
+def check_still_trusted(endpoint: DesiredEndpoint, security: SecuritySpec) -> None:
+    """Compare an endpoint as it once was with what has to be signed now.
+
+    Raises:
+        NotSignedError: A version of it was not proved to be signed by one who is trusted now.
+        HeadraceError: A file of `trusted_keys` holds none.
+    """
+    if not security.require_signature:
+        return
+    from headrace.registry.signing import read_public_keys, to_text  # noqa: PLC0415  # only then
+
+    keys = {to_text(key) for path in security.trusted_keys for key in read_public_keys(Path(path))}
+    for arm in endpoint.arms:
+        signed = arm.revision.settings.signed
+        if arm.revision.upstream is None and (
+            isinstance(signed, msgspec.UnsetType) or signed.key not in keys
+        ):
+            message = (
+                f"{arm.revision.model} was not served as signed by one of `trusted_keys` then; "
+                "sign it, and name it in the spec"
+            )
+            raise NotSignedError(message)
 
 
 def replica_settings(
@@ -192,6 +274,7 @@ def replica_settings(
         batching=batching,
         max_body_bytes=max_body_bytes,
         labels={output: list(names) for output, names in labels.items()},
+        signed=msgspec.UNSET if pinned.signed is None else pinned.signed,
     )
 
 
@@ -252,7 +335,7 @@ def upstream_arm(
     return DesiredArm(revision=revision, weight=version.weight, replicas=0)
 
 
-def _pin_stored(stored: ModelVersion, path: Path) -> Pinned:
+def _pin_stored(stored: ModelVersion, path: Path, signed: SignedSettings | None) -> Pinned:
     # The digest of a directory is one over a list: a replica can check a lone file by itself.
     digest = stored.digest.removeprefix("sha256:") if path.is_file() else ""
     return Pinned(
@@ -262,6 +345,8 @@ def _pin_stored(stored: ModelVersion, path: Path) -> Pinned:
         runtime=stored.runtime,
         sha256=digest,
         labels=stored.labels,
+        runs_code=stored.executes_code,
+        signed=signed,
     )
 
 
@@ -273,4 +358,5 @@ def _pin_found(found: FoundModel) -> Pinned:
         runtime=found.runtime,
         labels=found.labels,
         max_batch_size=found.max_batch_size,
+        runs_code=found.runs_code,
     )

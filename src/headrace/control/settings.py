@@ -44,7 +44,8 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     management API and metrics; None for plain text, which beyond this machine needs
     `insecure_admin`. `state_url`: the database of the desired state, where `${NAME}` stands for a
     variable of the environment and `file:/PATH` for a file's content; empty for a file in the home.
-    `oidc`: None where nobody logs in by a browser.
+    `oidc`: None where nobody logs in by a browser. `allow_code`: every endpoint may have models of
+    formats that run their authors' code.
     `notify_fd`: where `{"ready": true}` or `{"error": ...}` is written once.
     """
 
@@ -67,6 +68,7 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     insecure_admin: bool = False
     state_url: str = ""
     oidc: OidcSettings | None = None
+    allow_code: bool = False
     notify_fd: int | None = None
 
 

@@ -8,6 +8,10 @@ from headrace.control.certificates import CertificateStatus
 from headrace.control.desired import POOL_PREFIX, DesiredArm, DesiredEndpoint, DesiredState, Mirror
 from headrace.control.first_request import FirstRequest
 from headrace.control.observed import Observed, Phase, Replica, Route
+from headrace.control.sandbox import Isolation
+
+IsolationOf = Callable[[str], Isolation | None]
+"""How the process of the replica of a name is kept apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +25,8 @@ class ReplicaStatus:
     restarts: int
     reason: str
     rss_bytes: int | None
+    isolation: Isolation | None = None
+    """How its process is kept apart; null if nobody knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +44,8 @@ class RevisionStatus:
     desired_replicas: int
     replicas: tuple[ReplicaStatus, ...]
     role: str = ""
+    runs_code: bool = False
+    """Whether its format runs code of the model's author."""
     advice: str = ""
     """Threads and memory that one replica should have, by what was observed."""
 
@@ -96,6 +104,7 @@ def endpoint_statuses(
     rss_bytes: Mapping[int, int | None],
     advice: Callable[[str, str], str] = lambda _endpoint, _arm: "",
     trouble: Callable[[str, DesiredArm], str] = lambda _endpoint, _arm: "",
+    isolation: IsolationOf = lambda _: None,
 ) -> tuple[EndpointStatus, ...]:
     """The status of every desired endpoint.
 
@@ -104,6 +113,7 @@ def endpoint_statuses(
         rss_bytes: Memory by pid.
         advice: What one copy of an endpoint's arm should have.
         trouble: Why the upstream of an endpoint's arm cannot be spoken to; empty if it can.
+        isolation: How the process of the replica of a name is kept apart.
     """
     published = {route.name: route for route in observed.published or ()}
     return tuple(
@@ -116,6 +126,7 @@ def endpoint_statuses(
             rss_bytes=rss_bytes,
             advice=advice,
             trouble=trouble,
+            isolation=isolation,
         )
         for endpoint in desired.endpoints
     )
@@ -163,6 +174,7 @@ def _endpoint(
     rss_bytes: Mapping[int, int | None],
     advice: Callable[[str, str], str],
     trouble: Callable[[str, DesiredArm], str],
+    isolation: IsolationOf,
 ) -> EndpointStatus:
     problems = [line for arm in _serving_arms(endpoint) for line in _arm_problems(arm, replicas)]
     problems += [
@@ -179,7 +191,7 @@ def _endpoint(
         ready=not problems,
         failed=_has_failed(endpoint, replicas, first_requests if _is_asked(endpoint) else None),
         url=f"{http_url}/v2/models/{endpoint.name}/infer",
-        revisions=_revisions(endpoint, replicas, route, rss_bytes, advice),
+        revisions=_revisions(endpoint, replicas, route, rss_bytes, advice, isolation),
         message="; ".join(problems),
     )
 
@@ -237,12 +249,13 @@ def _has_failed(
     return first is not None and not first.answered and set(first.revisions) == wanted
 
 
-def _revisions(
+def _revisions(  # noqa: PLR0917  # each is another kind of fact
     endpoint: DesiredEndpoint,
     replicas: Sequence[Replica],
     route: Route | None,
     rss_bytes: Mapping[int, int | None],
     advice: Callable[[str, str], str],
+    isolation: IsolationOf,
 ) -> tuple[RevisionStatus, ...]:
     weights = {arm.key: arm.weight for arm in route.arms} if route else {}
     wanted = {arm.revision.id: arm for arm in endpoint.arms}
@@ -264,11 +277,12 @@ def _revisions(
                 model=arm.revision.model if arm else "",
                 weight=weights.get(arm.key if arm else version, 0) if shows_weight else 0,
                 role=arm.role if arm else "",
+                runs_code=arm.revision.runs_code if arm else False,
                 advice=advice(endpoint.name, arm.key) if arm else "",
                 desired_weight=arm.weight if arm else 0,
                 desired_replicas=arm.replicas if arm else 0,
                 replicas=tuple(
-                    _replica(replica, rss_bytes)
+                    _replica(replica, rss_bytes, isolation)
                     for replica in sorted(replicas, key=lambda r: r.serial)
                     if _runs(replica, revision_id, arm)
                 ),
@@ -284,7 +298,9 @@ def _runs(replica: Replica, revision_id: str, arm: DesiredArm | None) -> bool:
     return replica.revision_id == revision_id
 
 
-def _replica(replica: Replica, rss_bytes: Mapping[int, int | None]) -> ReplicaStatus:
+def _replica(
+    replica: Replica, rss_bytes: Mapping[int, int | None], isolation: IsolationOf
+) -> ReplicaStatus:
     return ReplicaStatus(
         name=replica.name,
         state=replica.phase.value,
@@ -293,4 +309,5 @@ def _replica(replica: Replica, rss_bytes: Mapping[int, int | None]) -> ReplicaSt
         restarts=replica.restarts,
         reason=replica.reason,
         rss_bytes=None if replica.pid is None else rss_bytes.get(replica.pid),
+        isolation=None if replica.pid is None else isolation(replica.name),
     )

@@ -6,6 +6,7 @@ from headrace.core.errors import (
     AlreadyExistsError,
     ArtifactCorruptError,
     Code,
+    CodeNotAllowedError,
     ConflictError,
     DeadlineExceededError,
     FailedPreconditionError,
@@ -14,6 +15,7 @@ from headrace.core.errors import (
     ModelNotFoundError,
     ModelNotReadyError,
     NotFoundError,
+    NotSignedError,
     OverloadedError,
     PayloadTooLargeError,
     PermissionDeniedError,
@@ -25,6 +27,7 @@ from headrace.core.errors import (
     UnsupportedModelError,
 )
 from headrace.core.examples import example_inputs
+from headrace.core.inspected import Inspect, Inspected
 from headrace.core.names import (
     NAME_PATTERN,
     VERSION_PATTERN,
@@ -47,6 +50,7 @@ from headrace.core.settings import (
     PaddingSettings,
     PoolSettings,
     ReplicaSettings,
+    SignedSettings,
 )
 from headrace.core.signature import (
     VARIABLE,
@@ -71,6 +75,7 @@ __all__ = [
     "BatchingSettings",
     "Clock",
     "Code",
+    "CodeNotAllowedError",
     "ConflictError",
     "Datatype",
     "DeadlineExceededError",
@@ -80,12 +85,15 @@ __all__ = [
     "HeadraceError",
     "InferRequest",
     "InferResponse",
+    "Inspect",
+    "Inspected",
     "InvalidArgumentError",
     "ModelName",
     "ModelNotFoundError",
     "ModelNotReadyError",
     "ModelSignature",
     "NotFoundError",
+    "NotSignedError",
     "OverloadedError",
     "PaddingSettings",
     "Parameter",
@@ -97,6 +105,7 @@ __all__ = [
     "RequestCancelledError",
     "RequestedOutput",
     "RuntimeFailedError",
+    "SignedSettings",
     "SystemClock",
     "TensorSpec",
     "Tensors",

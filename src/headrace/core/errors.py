@@ -162,6 +162,23 @@ class UnsupportedModelError(InvalidArgumentError):
     """The file is no model that a runtime here can serve; the message says why."""
 
 
+class CodeNotAllowedError(FailedPreconditionError):
+    """The model is of a format that runs its author's code, and nobody allowed that."""
+
+    def __init__(self, what: str, runtime: str) -> None:
+        super().__init__(
+            f"{what}: a model of runtime '{runtime}' runs its author's code wherever it is loaded; "
+            "if you trust the author, say so: `allow_code: true` at the endpoint in the spec, "
+            "`--allow-code` on the command line"
+        )
+        self.what = what
+        self.runtime = runtime
+
+
+class NotSignedError(FailedPreconditionError):
+    """A version has to be signed by somebody who is trusted, and is not."""
+
+
 class ArtifactCorruptError(HeadraceError):
     """A stored artifact is not what was pushed."""
 

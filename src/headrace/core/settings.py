@@ -44,12 +44,25 @@ class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     padding: PaddingSettings | None = None
 
 
+class SignedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a replica proves before it loads its model.
+
+    `statement` is what `key` has to have signed, and what the model has to be; key and signature
+    are raw Ed25519 in base64.
+    """
+
+    statement: str
+    key: str
+    signature: str
+
+
 class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One replica: which model, where it listens, how it behaves.
 
     `uds` (a socket path) and `port` (TCP, with `host`; 0 picks one) may both be set. `sha256` is
     checked before loading; empty skips the check. `grpc_port` also starts a `grpc.aio` server.
-    `intra_op_threads`: threads inside one run; None lets the replica plan it.
+    `intra_op_threads`: threads inside one run; None lets the replica plan it. `signed`: the model
+    is loaded only if this holds of it.
     """
 
     model_name: str
@@ -72,6 +85,8 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     log_format: str = "text"
     replica: str = ""
     labels: dict[str, list[str]] = {}
+    # Left out where it is not given: older settings, and the revisions made of them, stay the same.
+    signed: SignedSettings | msgspec.UnsetType = msgspec.UNSET
 
 
 class PoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

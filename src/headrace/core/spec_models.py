@@ -323,6 +323,9 @@ def _endpoint_disagreements(endpoint: Mapping[Any, Any], place: str) -> list[Spe
     if given == ["upstream"] and endpoint.get("autoscale") is not None:
         message = _OWN_MODELS_ONLY["upstream"]
         found.append(SpecMistake(place=f"{place}.autoscale", message=message))
+    if endpoint.get("pool") is not None and endpoint.get("network") is True:
+        message = "stands beside 'pool', whose processes have no network; take one of the two"
+        found.append(SpecMistake(place=f"{place}.network", message=message))
     if endpoint.get("pool") is not None and endpoint.get("autoscale") is not None:
         message = "stands beside 'pool', whose own 'replicas' say how many there are"
         found.append(SpecMistake(place=f"{place}.autoscale", message=message))

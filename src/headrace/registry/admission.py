@@ -4,30 +4,30 @@ import errno
 import getpass
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from headrace.core import (
     VARIABLE,
+    CodeNotAllowedError,
     FailedPreconditionError,
+    Inspect,
+    Inspected,
     InvalidArgumentError,
     ModelSignature,
     UnsupportedModelError,
 )
 
-Inspect = Callable[[Path, str], tuple[str, ModelSignature]]
-"""Proves that the model at a path loads, with the named runtime or, if the name is empty, the one
-that recognises it; returns the runtime's name and the signature. In production it is
-`headrace.runtimes.inspect_model`."""
-
 
 def inspect_staged(
-    inspect: Inspect, staged: Path, path: Path, runtime: str
-) -> tuple[str, ModelSignature]:
+    inspect: Inspect, staged: Path, path: Path, runtime: str, *, allow_code: bool
+) -> Inspected:
     """Inspect the copy of `path`; errors name the path that the caller knows."""
     try:
-        return inspect(staged, runtime)
+        return inspect(staged, runtime, allow_code=allow_code)
+    except CodeNotAllowedError as error:
+        raise CodeNotAllowedError(str(path), error.runtime) from error
     except UnsupportedModelError as error:
         raise UnsupportedModelError(str(error).replace(str(staged), str(path))) from error
 

@@ -26,6 +26,7 @@ class ArtifactStore:
         """An empty directory on the same disk; what is left of it afterwards is deleted."""
         self._temporary.mkdir(parents=True, exist_ok=True)
         directory = Path(tempfile.mkdtemp(dir=self._temporary))
+        directory.chmod(0o755)  # whoever inspects it may be another user; the home is private
         try:
             yield directory
         finally:

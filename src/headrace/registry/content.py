@@ -112,13 +112,15 @@ def differences(path: Path, files: tuple[StoredFile, ...]) -> list[str]:
     return problems
 
 
-def check_content(path: Path, files: tuple[StoredFile, ...], *, where: str) -> None:
-    """Compare what is at `path` with `files`.
+def check_content(path: Path, files: tuple[StoredFile, ...], digest: Digest, *, where: str) -> None:
+    """Compare what is at `path` with `files`, and these with the digest over them.
 
     Raises:
         ArtifactCorruptError: They differ; the message names `where`, each file and both digests.
     """
     problems = differences(path, files)
+    if not problems and _digest(list(files)) != digest:
+        problems = [f"expected digest {digest}, found {_digest(list(files))}"]
     if problems:
         msg = f"{where} is damaged: {'; '.join(problems)}"
         raise ArtifactCorruptError(msg)

@@ -1,5 +1,6 @@
 """Which versions are there? A file each, `registry/NAME/VERSION.json`, replaced atomically.
 
+Its signatures, which come later, stand beside it in `VERSION.signatures`.
 A version that was removed leaves `VERSION.removed`, so that its number is never given again.
 """
 
@@ -8,11 +9,19 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from headrace.core import ArtifactCorruptError, ModelName, check_name, check_version
-from headrace.registry.version import ModelVersion, decode_version, encode_version
+from headrace.registry.version import (
+    ModelVersion,
+    VersionSignature,
+    decode_version,
+    encode_version,
+)
 
 _LIVE: Final = ".json"
 _REMOVED: Final = ".removed"
+_SIGNATURES: Final = ".signatures"
 
 
 class Index:
@@ -67,8 +76,31 @@ class Index:
     def remove(self, version: ModelVersion) -> None:
         """Take a version out; its number stays taken."""
         file = self._file(version.name, version.version, _LIVE)
+        file.with_suffix(_SIGNATURES).unlink(missing_ok=True)
         file.rename(file.with_suffix(_REMOVED))
         _sync_directory(file.parent)
+
+    def signatures(self, name: str, number: int | str) -> tuple[VersionSignature, ...]:
+        """The signatures of a version, oldest first.
+
+        Raises:
+            ArtifactCorruptError: Their file cannot be read.
+        """
+        file = self._file(name, number, _SIGNATURES)
+        try:
+            return msgspec.json.decode(file.read_bytes(), type=tuple[VersionSignature, ...])
+        except FileNotFoundError:
+            return ()
+        except msgspec.MsgspecError as error:
+            msg = f"{file} is damaged and cannot be read: {error}"
+            raise ArtifactCorruptError(msg) from error
+
+    def write_signatures(
+        self, name: str, number: int | str, signatures: tuple[VersionSignature, ...]
+    ) -> None:
+        """Replace the signatures of a version."""
+        file = self._file(name, number, _SIGNATURES)
+        write_atomically(file, msgspec.json.format(msgspec.json.encode(signatures)) + b"\n")
 
     def _numbers(self, name: str, suffix: str) -> list[int]:
         directory = self._root / check_name(name)

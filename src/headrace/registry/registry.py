@@ -20,8 +20,11 @@ import msgspec
 from headrace.core import (
     ArtifactCorruptError,
     Clock,
+    CodeNotAllowedError,
     Digest,
     FailedPreconditionError,
+    Inspect,
+    InvalidArgumentError,
     ModelName,
     ModelNotFoundError,
     SystemClock,
@@ -29,7 +32,6 @@ from headrace.core import (
     check_version,
 )
 from headrace.registry.admission import (
-    Inspect,
     check_labels,
     inspect_staged,
     storage_errors,
@@ -46,11 +48,12 @@ from headrace.registry.content import (
 )
 from headrace.registry.index import Index
 from headrace.registry.lock import exclusive
-from headrace.registry.version import ModelVersion
+from headrace.registry.version import ModelVersion, VersionSignature
 
 Versions = list[ModelVersion]
 Problems = list[ArtifactCorruptError]
 
+MAX_SIGNATURES: Final = 32
 LOCK_TIMEOUT_S: Final = 60.0
 TEMPORARY_AGE_S: Final = 86_400.0
 """How long a temporary directory stays untouched before `gc` takes it for a crashed push's."""
@@ -106,6 +109,7 @@ class Registry:
         path: Path,
         *,
         runtime: str = "",
+        allow_code: bool = False,
         source: str = "",
         by: str = "",
         labels: Mapping[str, Collection[str]] | None = None,
@@ -120,6 +124,8 @@ class Registry:
         Args:
             path: A file, or a directory of which every file is stored.
             runtime: Empty detects it.
+            allow_code: Whether the model may be of a format that runs its author's code, here and
+                now.
             source: Where the model comes from; empty for `path`.
             by: Who pushes; empty for this process's user.
             labels: For an output's name, its class names.
@@ -128,6 +134,7 @@ class Registry:
 
         Raises:
             UnsupportedModelError: No runtime can serve the model.
+            CodeNotAllowedError: It would run code; nothing of it was run or stored.
             InvalidArgumentError: The name is not allowed, or the path cannot be stored.
             FailedPreconditionError: The disk is full or may not be written.
         """
@@ -140,13 +147,17 @@ class Registry:
         with storage_errors(f"cannot store {path}", self.home):
             found = self._same(name, read_content(path).digest, runtime, class_names)
             if found is not None:
+                if found.executes_code and not allow_code:
+                    raise CodeNotAllowedError(str(path), found.runtime)
                 return found
             with self._artifacts.staging() as workspace:
                 staged = workspace / "artifact"
                 filename = stored_name(path)
                 content = copy_content(path, staged / filename, progress=progress)
-                used, signature = inspect_staged(self._inspect, staged / filename, path, runtime)
-                check_labels(signature, class_names)
+                seen = inspect_staged(
+                    self._inspect, staged / filename, path, runtime, allow_code=allow_code
+                )
+                check_labels(seen.signature, class_names)
                 draft = ModelVersion(
                     name=ModelName(name),
                     version="",  # known when it is published
@@ -154,8 +165,9 @@ class Registry:
                     size_bytes=content.size_bytes,
                     files=content.files,
                     filename=filename,
-                    runtime=used,
-                    signature=signature,
+                    runtime=seen.runtime,
+                    signature=seen.signature,
+                    runs_code=seen.runs_code,
                     created_at=datetime.fromtimestamp(self._clock.now(), UTC),
                     created_by=by or user_name(),
                     source=source or str(path),
@@ -208,6 +220,41 @@ class Registry:
             raise ArtifactCorruptError(msg)
         return path
 
+    def signatures(self, version: ModelVersion) -> tuple[VersionSignature, ...]:
+        """Who signed a version, oldest first; whether that is right is another question.
+
+        Raises:
+            ArtifactCorruptError: They cannot be read.
+        """
+        return self._index.signatures(version.name, version.version)
+
+    def add_signature(
+        self, name: str, version: str, signature: VersionSignature
+    ) -> tuple[VersionSignature, ...]:
+        """Keep a signature of a version; all there are then. A key's newer one replaces its older.
+
+        Raises:
+            InvalidArgumentError: It is none of this version.
+            VersionNotFoundError: There is no such version.
+            FailedPreconditionError: There are too many.
+        """
+        from headrace.registry.signing import is_valid, key_of  # noqa: PLC0415  # 50 ms that few need
+
+        check_version(version)
+        with storage_errors(f"cannot sign {name}:{version}", self.home), self._locked():
+            found = self.get(f"{name}:{version}")
+            if not is_valid(found, signature):
+                msg = f"this is no signature of {found.reference} as it is stored here"
+                raise InvalidArgumentError(msg)
+            key = key_of(signature)
+            others = [one for one in self.signatures(found) if key_of(one) != key]
+            if len(others) >= MAX_SIGNATURES:
+                msg = f"{found.reference} has {len(others)} signatures, and more are not kept"
+                raise FailedPreconditionError(msg)
+            kept = (*others, signature)
+            self._index.write_signatures(found.name, found.version, kept)
+        return kept
+
     def verify(self, version: ModelVersion) -> None:
         """Prove that the stored artifact is what was pushed.
 
@@ -216,7 +263,7 @@ class Registry:
                 expected and the one that was found.
         """
         path = self.path(version)
-        check_content(path, version.files, where=f"{version.reference} ({path})")
+        check_content(path, version.files, version.digest, where=f"{version.reference} ({path})")
 
     def remove(self, name: str, version: str, in_use: Collection[str] = ()) -> ModelVersion:
         """Take a version out of the index; `gc` frees its space. Its number is never given again.

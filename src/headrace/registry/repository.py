@@ -15,10 +15,10 @@ from headrace.core import (
     NAME_PATTERN,
     VERSION_PATTERN,
     HeadraceError,
+    Inspect,
     InvalidArgumentError,
     ModelSignature,
 )
-from headrace.registry.admission import Inspect
 
 _CONFIG: Final = "config.pbtxt"
 _MAX_BATCH_SIZE: Final = re.compile(r"^\s*max_batch_size\s*:\s*(\d+)", re.MULTILINE)
@@ -46,6 +46,7 @@ class FoundModel:
     reason: str = ""
     runtime: str = ""
     signature: ModelSignature | None = None
+    runs_code: bool = False
     max_batch_size: int | None = None
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -66,11 +67,14 @@ def is_repository(path: Path) -> bool:
     )
 
 
-def open_repository(path: Path, inspect: Inspect | None = None) -> list[FoundModel]:
+def open_repository(
+    path: Path, inspect: Inspect | None = None, *, allow_code: bool = False
+) -> list[FoundModel]:
     """Every version of every model under `path`, by name and number; broken ones with the reason.
 
     Args:
         inspect: Loads each model to prove that it can be served; None only looks at the files.
+        allow_code: Whether models may be of formats that run their authors' code.
 
     Raises:
         InvalidArgumentError: `path` is not laid out like a repository.
@@ -78,10 +82,14 @@ def open_repository(path: Path, inspect: Inspect | None = None) -> list[FoundMod
     if not is_repository(path):
         msg = f"{path}: is no model repository; that is laid out as MODEL/VERSION/model.onnx"
         raise InvalidArgumentError(msg)
-    return [found for model in _directories(path) for found in _read_model(model, inspect)]
+    return [
+        found
+        for model in _directories(path)
+        for found in _read_model(model, inspect, allow_code=allow_code)
+    ]
 
 
-def _read_model(model: Path, inspect: Inspect | None) -> Iterator[FoundModel]:
+def _read_model(model: Path, inspect: Inspect | None, *, allow_code: bool) -> Iterator[FoundModel]:
     versions = _versions(model)
     if not versions:
         _log.warning("%s holds no numbered version and is ignored", model)
@@ -91,17 +99,23 @@ def _read_model(model: Path, inspect: Inspect | None) -> Iterator[FoundModel]:
         reason = f"the model name '{model.name}' is not allowed"
     config = _read_config(model)
     for directory in versions:
-        yield _read_version(model.name, directory, config, reason, inspect)
+        yield _read_version(model.name, directory, config, reason, inspect, allow_code=allow_code)
 
 
 def _read_version(
-    name: str, directory: Path, config: _Config, reason: str, inspect: Inspect | None
+    name: str,
+    directory: Path,
+    config: _Config,
+    reason: str,
+    inspect: Inspect | None,
+    *,
+    allow_code: bool,
 ) -> FoundModel:
     path = _model_path(directory, config)
-    runtime, signature = "", None
+    runtime, signature, runs_code = "", None, False
     if not reason and inspect is not None:
         try:
-            runtime, signature = inspect(path, "")
+            runtime, signature, runs_code = inspect(path, "", allow_code=allow_code)
         except HeadraceError as error:
             reason = str(error)
     return FoundModel(
@@ -111,6 +125,7 @@ def _read_version(
         reason=reason,
         runtime=runtime,
         signature=signature,
+        runs_code=runs_code,
         max_batch_size=config.max_batch_size,
         labels=config.labels,
     )

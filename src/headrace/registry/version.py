@@ -19,12 +19,25 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
+class VersionSignature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One signature of a version: raw Ed25519, `key` and `signature` in base64.
+
+    `at` (seconds since 1970) and `by` are what the signer said, and nothing proves them.
+    """
+
+    key: str
+    signature: str
+    at: float = 0.0
+    by: str = ""
+
+
 class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable version of a model.
 
     `digest` covers the content: a file's SHA-256, or that of a directory's list of files.
     `filename` is the file or directory inside the artifact that a runtime loads. `labels`: for an
     output's name, its class names. `metadata` is whatever the one who pushed it wanted to keep.
+    `runs_code`: its format runs code of its author's; None where an older Headrace did not say.
     """
 
     name: ModelName
@@ -40,12 +53,19 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     labels: Mapping[str, tuple[str, ...]] = {}
     metadata: Mapping[str, str] = {}
+    runs_code: bool | None = None
     schema: int = SCHEMA
 
     @property
     def reference(self) -> str:
         """`NAME:VERSION`, as the spec file and the commands take it."""
         return f"{self.name}:{self.version}"
+
+    @property
+    def executes_code(self) -> bool:
+        """Whether loading it runs its author's code."""
+        # Those that do not say are older: then there was no other runtime without code than onnx.
+        return self.runtime != "onnx" if self.runs_code is None else self.runs_code
 
 
 class _Schema(msgspec.Struct):

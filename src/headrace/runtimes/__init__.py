@@ -20,6 +20,7 @@ from headrace.runtimes.plugins import (
     get_runtime,
     inspect_model,
     load_model,
+    runs_code,
     runtime_names,
 )
 from headrace.runtimes.probe import Probe, difference_ratio, probe_batch
@@ -42,6 +43,7 @@ __all__ = [
     "load_model",
     "pad_inputs",
     "probe_batch",
+    "runs_code",
     "runtime_names",
     "verify_padding",
 ]

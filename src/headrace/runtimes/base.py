@@ -56,6 +56,9 @@ class Runtime(Protocol):
     """
 
     name: str
+    runs_code: bool
+    """Whether loading or running a model of this format runs code of its author's: it then needs an
+    explicit allow. A runtime that does not say counts as one that does."""
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` looks like this format, by its name and first bytes."""

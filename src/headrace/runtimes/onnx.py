@@ -1,6 +1,7 @@
 """Run ONNX models with ONNX Runtime."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,7 @@ from headrace.core import (
 )
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.onnx_file import find_onnx_file, looks_like_onnx
+from headrace.runtimes.onnx_scan import scan_onnx
 from headrace.runtimes.onnx_session import open_session, reason_of
 from headrace.runtimes.probe import Probe, probe_batch
 
@@ -41,6 +43,8 @@ _DATATYPES: Final = {
     "tensor(double)": Datatype.FP64,
     "tensor(string)": Datatype.BYTES,
 }
+MAX_INPUT_BYTES: Final = 2_000_000_000
+"""As much as the gateway's limit of a body may be set to."""
 _CALLERS_FAULT: Final = ("Got invalid dimensions", "Invalid rank", "Unexpected input data type")
 """How ONNX Runtime begins when the inputs do not fit. It uses the same status code for a node that
 fails in the middle of the graph, which is no proof that the caller is wrong."""
@@ -52,6 +56,7 @@ class OnnxRuntime:
     """Loads an `.onnx` or `.ort` file, or a directory with one (weights may lie beside it)."""
 
     name = "onnx"
+    runs_code = False
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` looks like ONNX, by its name and first bytes."""
@@ -90,9 +95,11 @@ class OnnxModel:
             UnsupportedModelError: It cannot be served; the message says why.
         """
         file = find_onnx_file(path)
+        scan_onnx(file)
         session = open_session(file, options)
         inputs = tuple(_spec(file, "input", arg) for arg in session.get_inputs())
         outputs = tuple(_spec(file, "output", arg) for arg in session.get_outputs())
+        _check_sizes(file, inputs)
         declared = ModelSignature(inputs=inputs, outputs=outputs, batched=False)
         model = cls(session, declared)
         probe = probe_batch(model.run, inputs, outputs, axis_names=_axis_names(session))
@@ -145,6 +152,18 @@ def _spec(file: Path, kind: str, arg: ort.NodeArg) -> TensorSpec:
         raise UnsupportedModelError(msg)
     shape = tuple(size if isinstance(size, int) and size >= 0 else VARIABLE for size in arg.shape)
     return TensorSpec(name=arg.name, datatype=datatype, shape=shape)
+
+
+def _check_sizes(file: Path, inputs: tuple[TensorSpec, ...]) -> None:
+    """Raise UnsupportedModelError if no request could carry what an input declares."""
+    for spec in inputs:
+        elements = math.prod(size for size in spec.shape if size != VARIABLE)
+        if elements * spec.datatype.dtype.itemsize > MAX_INPUT_BYTES:
+            msg = (
+                f"{file}: input '{spec.name}' declares the shape {list(spec.shape)} of "
+                f"{spec.datatype}, and no request may have more than {MAX_INPUT_BYTES} bytes"
+            )
+            raise UnsupportedModelError(msg)
 
 
 def _axis_names(session: ort.InferenceSession) -> dict[str, str]:

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core import (
+    CodeNotAllowedError,
     FailedPreconditionError,
     HeadraceError,
+    Inspected,
     InvalidArgumentError,
-    ModelSignature,
     UnsupportedModelError,
 )
 from headrace.runtimes.base import LoadOptions, Model, Runtime
+from headrace.runtimes.refused_formats import code_in
 
 ENTRY_POINT_GROUP: Final = "headrace.runtimes"
 
@@ -73,6 +75,8 @@ def detect_runtime(path: Path) -> Runtime:
     found = [name for name in runtime_names() if _recognises(name, path)]
     if len(found) == 1:
         return get_runtime(found[0])
+    if not found and (reason := code_in(path)):
+        raise UnsupportedModelError(f"{path}: {reason}")
     if found:
         msg = f"{path}: several runtimes recognise it ({', '.join(found)}); name the one to use"
     else:
@@ -105,21 +109,36 @@ def load_model(path: Path, runtime: str = "", options: LoadOptions | None = None
         raise _failed(plugin, path, error) from error
 
 
-def inspect_model(path: Path, runtime: str = "") -> tuple[str, ModelSignature]:
+def inspect_model(path: Path, runtime: str = "", *, allow_code: bool = False) -> Inspected:
     """The name of the model's runtime and its signature, once it is proved to load.
 
+    Args:
+        runtime: Name of the runtime; empty detects it.
+        allow_code: Whether the model may be of a format that runs its author's code.
+
     Raises:
+        CodeNotAllowedError: It would run code; nothing of it was run.
         UnsupportedModelError: It cannot be loaded; the message says why.
         InvalidArgumentError: No runtime has this name.
         FailedPreconditionError: The runtime itself cannot be loaded.
     """
     plugin = _choose(path, runtime)
+    if runs_code(plugin) and not allow_code:
+        raise CodeNotAllowedError(str(path), plugin.name)
+    if not runs_code(plugin) and (reason := code_in(path)):
+        # It may lie there unused, but nobody who takes the model elsewhere would know.
+        raise UnsupportedModelError(f"{path}: {reason}")
     try:
-        return plugin.name, plugin.inspect(path)
+        return Inspected(plugin.name, plugin.inspect(path), runs_code(plugin))
     except HeadraceError:
         raise
     except Exception as error:
         raise _failed(plugin, path, error) from error
+
+
+def runs_code(runtime: Runtime) -> bool:
+    """Whether models of this runtime run their authors' code; a plug-in that is silent does."""
+    return getattr(runtime, "runs_code", True) is not False
 
 
 def _choose(path: Path, runtime: str) -> Runtime:

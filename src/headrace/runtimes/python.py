@@ -37,6 +37,7 @@ class PythonRuntime:
     """Loads a `.py` file, or a directory with `model.py`; see `PythonModel` for what it holds."""
 
     name = "python"
+    runs_code = True
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` is a `.py` file or a directory with `model.py`; nothing is run."""

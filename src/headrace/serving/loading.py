@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from headrace.core import (
     ArtifactCorruptError,
     InvalidArgumentError,
@@ -59,12 +61,17 @@ def load_model(settings: ReplicaSettings, *, warm_up_s: float, device: str = "au
     Raises:
         UnsupportedModelError: The file is no model that can be served.
         ArtifactCorruptError: The file is not the one whose digest `settings` gives.
+        NotSignedError: It is not what was signed, where that is asked for.
         InvalidArgumentError: The settings do not fit the model.
     """
     started = time.monotonic()
     path = Path(settings.path)
     check_digest(path, settings.sha256)
     runtime = get_runtime(settings.runtime) if settings.runtime else detect_runtime(path)
+    if settings.signed is not msgspec.UNSET:
+        from headrace.registry.signing import check_told  # noqa: PLC0415  # few need it
+
+        check_told(path, runtime.name, settings.signed)
     # One thread inside a run and as many runs as cores: faster than the reverse (measured; see
     # docs/explain/batching.md), unless the operator asks for low latency of single runs.
     options = LoadOptions(intra_op_threads=settings.intra_op_threads or 1, device=device)

@@ -7,12 +7,26 @@ from typing import Final
 _PAGE_BYTES: Final = resource.getpagesize()
 _STATM: Final = Path("/proc/self/statm")
 _STATUS: Final = Path("/proc/self/status")
+_MEMINFO: Final = Path("/proc/meminfo")
+_AVAILABLE: Final = "MemAvailable:"
 _PEAK: Final = "VmHWM:"
 
 
-def resident_bytes() -> int:
-    """Resident memory."""
-    return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
+def resident_bytes(pid: int | None = None) -> int:
+    """Resident memory; of another process, 0 once it is gone."""
+    if pid is None:
+        return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+    except OSError:
+        return 0
+
+
+def available_bytes() -> int:
+    """What this machine can give without swapping."""
+    text = _MEMINFO.read_text()
+    start = text.find(_AVAILABLE) + len(_AVAILABLE)
+    return int(text[start:].split(maxsplit=1)[0]) * 1024
 
 
 def private_bytes() -> int:

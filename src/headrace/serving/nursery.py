@@ -8,19 +8,25 @@ waits for it any more; and the trial itself, which runs the model's code.
 import contextlib
 import gc
 import os
+import resource
 import select
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Final, NoReturn
 
 import msgspec
 
-from headrace.core import HeadraceError
-from headrace.runtimes import onnx  # noqa: F401  # imported before the forks, not by each
+from headrace.core import CodeNotAllowedError, HeadraceError
+from headrace.runtimes import (
+    inspect_model,
+    onnx,  # noqa: F401  # imported before the forks, not by each
+)
+from headrace.serving import confine
 from headrace.serving.loading import load_model
-from headrace.serving.memory import private_bytes
+from headrace.serving.memory import available_bytes, private_bytes, resident_bytes
 from headrace.serving.trial import LENGTH, MAX_MESSAGE_BYTES, TrialRequest, TrialResult
 
 IDLE_S: Final = 60.0
@@ -31,10 +37,18 @@ _NICE: Final = 5
 """What serves comes first."""
 _MIN_SIZE_BYTES: Final = 64 << 10
 _MAX_ERROR: Final = 2000
+_LOOK_S: Final = 0.05
+_CPU_S: Final = 600
+_LEAST_MEMORY_BYTES: Final = 2 << 30
+_TIMES_SIZE: Final = 6
+_OF_AVAILABLE: Final = 0.8
 
 
 def main(arguments: list[str]) -> int:
-    """Fork for everybody who hands a socket over, until nobody does any more."""
+    """Fork for everybody who hands a socket over, until nobody does any more.
+
+    What follows the socket's number says what the forks are for, to whoever looks at processes.
+    """
     listener = socket.socket(fileno=int(arguments[0]))
     listener.settimeout(IDLE_S)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
@@ -77,7 +91,8 @@ def _keep(caller: socket.socket, request: TrialRequest) -> TrialResult:
     with contextlib.suppress(OSError):
         os.setpgid(pid, pid)  # so does the trial itself: whoever comes first
     os.close(answer)
-    ended = _wait_for_end(pid, caller, request.timeout_s)
+    most_bytes = request.memory_bytes or memory_limit_bytes(_size_bytes(request))
+    reason = _wait_for_end(pid, caller, request.timeout_s, most_bytes)
     with contextlib.suppress(OSError):
         os.killpg(pid, signal.SIGKILL)  # what it started has nobody else to end it
     _, status = os.waitpid(pid, 0)
@@ -88,23 +103,47 @@ def _keep(caller: socket.socket, request: TrialRequest) -> TrialResult:
         said = b""
     if said:
         return msgspec.json.decode(said, type=TrialResult)
-    if not ended:
-        return TrialResult(error=f"it did not load within {request.timeout_s:g} s")
-    return TrialResult(error=_how_it_ended(status))
+    return TrialResult(error=reason or _how_it_ended(status))
 
 
-def _wait_for_end(pid: int, caller: socket.socket, timeout_s: float) -> bool:
-    """Whether the trial ended by itself: in time, and while the caller was there."""
+def _wait_for_end(pid: int, caller: socket.socket, timeout_s: float, most_bytes: int) -> str:
+    """Why the trial has to be ended; empty if it ended by itself, or the caller left."""
     process = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(process, select.POLLIN)
     poll.register(caller, select.POLLIN)  # it says nothing more: it can only leave
-    events = poll.poll(timeout_s * 1000)
-    return any(fd == process for fd, _ in events)
+    until = time.monotonic() + timeout_s
+    while True:
+        left_s = until - time.monotonic()
+        if left_s <= 0:
+            return f"it did not load within {timeout_s:g} s"
+        if poll.poll(min(left_s, _LOOK_S) * 1000):
+            return ""
+        if resident_bytes(pid) > most_bytes:
+            return f"it took more than {most_bytes} bytes of memory while it loaded"
+
+
+def memory_limit_bytes(size_bytes: int) -> int:
+    """How much a model of this size on disk may take while it is tried.
+
+    Some times its size, for what loading needs besides the weights; never what others need.
+    """
+    available = available_bytes()
+    return min(max(_LEAST_MEMORY_BYTES, _TIMES_SIZE * size_bytes), int(available * _OF_AVAILABLE))
+
+
+def _size_bytes(request: TrialRequest) -> int:
+    """How large the model is on disk."""
+    told = request.inspection or request.settings
+    path = Path(told.path) if told is not None else Path()
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _how_it_ended(status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
+    if code == -signal.SIGXCPU:
+        return f"it used more than {_CPU_S} s of processor time while it loaded"
     if code < 0:
         return f"its process was ended by {signal.Signals(-code).name} while it loaded"
     return f"its code ended the process (exit status {code}) while it loaded"
@@ -118,17 +157,37 @@ def _be_trial(request: TrialRequest, answer: int) -> NoReturn:
     with contextlib.suppress(OSError):  # out of memory, this one goes first
         Path("/proc/self/oom_score_adj").write_text("1000")
     try:
-        before = private_bytes()
-        loaded = load_model(request.settings, warm_up_s=_WARM_UP_S, device="cpu")
-        gc.collect()
-        result = TrialResult(size_bytes=max(private_bytes() - before, _MIN_SIZE_BYTES))
-        del loaded
+        if request.confine:
+            os.dup2(os.open(os.devnull, os.O_RDWR), 1)  # what a model prints is nobody's output
+            confine.confine(request.confine)  # type: ignore[arg-type]  # as it was written
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
+        result = _tried(request)
+    except CodeNotAllowedError as error:
+        result = TrialResult(error=str(error), needs_code=error.runtime)
     except HeadraceError as error:
-        result = TrialResult(error=str(error)[:_MAX_ERROR])
+        result = TrialResult(error=str(error)[:_MAX_ERROR], code=error.code)
+    except MemoryError as error:
+        result = TrialResult(error=f"it needs more memory than it may take: {error}"[:_MAX_ERROR])
     except BaseException as error:  # noqa: BLE001  # a plug-in call; nothing may pass it
         result = TrialResult(error=f"{type(error).__name__}: {error}"[:_MAX_ERROR])
     os.write(answer, msgspec.json.encode(result))
     os._exit(0)
+
+
+def _tried(request: TrialRequest) -> TrialResult:
+    """What came of loading or inspecting the model."""
+    if request.inspection is not None:
+        told = request.inspection
+        seen = inspect_model(Path(told.path), told.runtime, allow_code=told.allow_code)
+        return TrialResult(inspected=seen)
+    assert request.settings is not None, "there is something to try"
+    before = private_bytes()
+    loaded = load_model(request.settings, warm_up_s=_WARM_UP_S, device="cpu")
+    gc.collect()
+    size_bytes = max(private_bytes() - before, _MIN_SIZE_BYTES)
+    del loaded
+    return TrialResult(size_bytes=size_bytes)
 
 
 def _receive(sock: socket.socket) -> bytes:

@@ -11,11 +11,11 @@ import socket
 import struct
 import subprocess
 import sys
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from headrace.core import FailedPreconditionError, ReplicaSettings
+from headrace.core import FailedPreconditionError, Inspected, ReplicaSettings
 
 LENGTH: Final = struct.Struct(">I")
 MAX_MESSAGE_BYTES: Final = 1 << 20
@@ -24,18 +24,40 @@ _GRACE_S: Final = 5.0
 _END_S: Final = 2.0
 
 
-class TrialRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Load the model of `settings`, and run it once."""
+class Inspection(msgspec.Struct, frozen=True, kw_only=True):
+    """What to inspect: a model that is not stored yet. As `headrace.core.Inspect`."""
 
-    settings: ReplicaSettings
+    path: str
+    runtime: str = ""
+    allow_code: bool = False
+
+
+class TrialRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Load the model of `settings` and run it once; or else inspect one.
+
+    `confine`: what the process becomes first, as `confine.py` takes it; empty for no change.
+    `memory_bytes`: how much it may take; None for what `memory_limit_bytes` says.
+    """
+
+    settings: ReplicaSettings | None = None
+    inspection: Inspection | None = None
     timeout_s: float
+    confine: dict[str, Any] = {}
+    memory_bytes: int | None = None
 
 
 class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
-    """`error` is empty if it went well; `size_bytes` is what the process grew by."""
+    """`error` is empty if it went well; `code` is then no error's.
+
+    `size_bytes` is what the process grew by. `needs_code`: the runtime that would have run code of
+    the model's author, which was not allowed.
+    """
 
     error: str = ""
+    code: str = ""
+    needs_code: str = ""
     size_bytes: int = 0
+    inspected: Inspected | None = None
 
 
 class Trials:

@@ -131,7 +131,14 @@ def test_models_are_pushed_listed_shown_and_removed_elsewhere(laptop: Laptop) ->
     (folder / "model.py").write_text(PYTHON_MODEL)
     file = laptop.json("models", "push", "pushed", "other.onnx", "--source", "git:1")
     same = laptop.json("models", "push", "pushed", "other.onnx")
-    directory = laptop.run("models", "push", "folder", "python_model", "--runtime", "python")
+    code = laptop.run("models", "push", "folder", "python_model", "--runtime", "python")
+    directory = laptop.run("models", "push", "folder", "python_model", "--allow-code")
+    laptop.run("models", "keygen", "--out", "keys")
+    sign = ("models", "sign", "pushed:1", "--key", "keys/model-signing.pem")
+    signed = laptop.run(*sign, "--content", "other.onnx")
+    verified = laptop.run(
+        *("models", "verify", "pushed:1", "--trusted", "keys/model-signing.pub.pem")
+    )
     bad = laptop.run("models", "push", "bad", "bad.onnx")
     listed = laptop.run("models", "list")
     shown = laptop.run("models", "show", "pushed")
@@ -141,7 +148,10 @@ def test_models_are_pushed_listed_shown_and_removed_elsewhere(laptop: Laptop) ->
     freed = laptop.run("models", "gc")
 
     assert (file["version"], same["version"], file["source"]) == ("1", "1", "git:1")
+    assert (code.returncode, "allow_code: true" in code.stderr) == (1, True)
     assert directory.returncode == 0, directory.stderr
+    assert signed.returncode == 0, signed.stderr
+    assert verified.returncode == 0, verified.stderr
     assert (bad.returncode, "bad.onnx" in bad.stderr) == (1, True)
     assert "pushed:1" in listed.stdout
     assert "folder:1" in listed.stdout

@@ -53,6 +53,7 @@ class System:
             "metrics_port": 0,
             "admin_port": 0,
             "drain_timeout_s": 5.0,
+            "allow_code": True,
         }
         return ControlSettings(**{**defaults, **settings})
 

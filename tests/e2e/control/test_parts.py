@@ -280,7 +280,7 @@ async def test_a_replica_leaves_a_record_and_the_next_driver_finds_it_dead(home:
     second.forget("m-1-1")
 
     assert "more of those" in said  # the last line of the Zen of Python
-    assert settings.uds.endswith("/r1.sock")
+    assert settings.uds.endswith("/r1/http.sock")
     assert settings.replica == "m-1-1"
     assert (found.process, found.record.was_ready) == (None, True)
     assert list(home.records.iterdir()) == []

@@ -134,9 +134,9 @@ def test_models_move_into_a_pool_and_out_again_under_load(system: System, mlp: P
 
 
 def test_a_copy_that_is_killed_is_told_again_and_the_other_answers(
-    system: System, tmp_path: Path, mlp: Path
+    system: System, tmp_path: Path, mlp: Path, open_folder: Path
 ) -> None:
-    marker = tmp_path / "bad"
+    marker = open_folder / "bad"
     first = f"import os, pathlib\nif pathlib.Path('{marker}').exists(): os._exit(1)\n"
     weak = python_model(tmp_path, "weak", first=first)
     system.start(spec=spec(pooled("m", mlp), pooled("weak", weak)))

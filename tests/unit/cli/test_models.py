@@ -6,6 +6,7 @@ import pytest
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
 from headrace.control.state import home_url, open_store
 from headrace.core import EndpointName, ReplicaSettings
+from headrace.testing import models
 from tests.unit.cli.conftest import Command
 
 pytestmark = pytest.mark.slow  # a model is loaded to prove that it can be
@@ -20,9 +21,10 @@ def test_a_model_is_pushed_listed_shown_and_removed(headrace: Command, model: Pa
     empty = headrace("models", "list")
 
     assert pushed.err == "fraud:1 is stored; serve it with `model: fraud:1`\n"
-    assert listed.out.splitlines()[1].startswith("fraud:1  onnx     26 kB  20")
-    assert "input    input  FP32  [any, 32]\n" in shown.out
-    assert "source   git:4f442bb\n" in shown.out
+    assert listed.out.splitlines()[1].startswith("fraud:1  onnx     26 kB  -           20")
+    assert "input      input  FP32  [any, 32]\n" in shown.out
+    assert "source     git:4f442bb\n" in shown.out
+    assert "runs code  no\n" in shown.out
     assert "fraud:1 is removed" in removed.err
     assert "deleted 1 artifacts, freed 26 kB" in freed.err
     assert "no models yet" in empty.err
@@ -94,3 +96,50 @@ def test_a_version_in_use_stays(headrace: Command, home: Path, model: Path) -> N
 
     assert outcome.status == 1
     assert "fraud:1 is being served" in outcome.err
+
+
+def test_a_version_is_signed_and_verified(headrace: Command, model: Path, tmp_path: Path) -> None:
+    keys, others = tmp_path / "keys", tmp_path / "others"
+    made = headrace("models", "keygen", "--out", keys)
+    headrace("models", "keygen", "--out", others)
+    headrace("models", "push", "fraud", model)
+    trusted = ("--trusted", keys / "model-signing.pub.pem")
+    unsigned = headrace("models", "verify", "fraud", *trusted)
+    wrong = headrace(
+        *("models", "sign", "fraud:1", "--key", keys / "model-signing.pem"),
+        *("--content", keys / "model-signing.pem"),
+    )
+    bare = headrace("models", "sign", "fraud", "--key", keys / "model-signing.pem")
+    signed = headrace(
+        *("models", "sign", "fraud:1", "--key", keys / "model-signing.pem", "--content", model)
+    )
+    right = headrace("models", "verify", "fraud:1", *trusted)
+    strange = headrace("models", "verify", "fraud", "--trusted", others / "model-signing.pub.pem")
+    shown = headrace("models", "show", "fraud")
+    listed = json.loads(headrace("models", "list", "--json").out)
+
+    assert "keep it secret" in made.err
+    assert (unsigned.status, "it is not signed" in unsigned.err) == (1, True)
+    assert (wrong.status, "nothing is signed" in wrong.err) == (1, True)
+    assert (bare.status, "fraud:VERSION" in bare.err) == (2, True)
+    assert "fraud:1 is signed by ed25519:" in signed.err
+    assert (right.status, "fraud:1 is what ed25519:" in right.err) == (0, True)
+    assert (strange.status, "does not name" in strange.err) == (1, True)
+    assert "signed     by ed25519:" in shown.out
+    assert len(listed[0]["signatures"]) == 1
+
+
+def test_a_python_model_is_pushed_only_where_its_code_may_run(
+    headrace: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "double.py"
+    path.write_text(models.python_double())
+    refused = headrace("models", "push", "double", path)
+    pushed = headrace("models", "push", "double", path, "--allow-code")
+    listed = headrace("models", "list")
+    served = headrace("serve", "double:1")
+
+    assert (refused.status, "`--allow-code` on the command line" in refused.err) == (1, True)
+    assert pushed.status == 0
+    assert "python (runs code)" in listed.out
+    assert (served.status, "runs its author's code" in served.err) == (1, True)

@@ -15,7 +15,9 @@ from headrace.control.reconciler import Reconciler
 from headrace.control.state import home_url, open_store
 from headrace.control.store_thread import StoreThread
 from headrace.core import (
+    CodeNotAllowedError,
     Datatype,
+    Inspected,
     ModelSignature,
     SystemClock,
     TensorSpec,
@@ -31,11 +33,14 @@ SIGNATURE = ModelSignature(
 )
 
 
-def inspect(path: Path, runtime: str) -> tuple[str, ModelSignature]:
-    """A runtime that serves every file which does not say that it is bad."""
+def inspect(path: Path, runtime: str = "", *, allow_code: bool = False) -> Inspected:
+    """A runtime that serves every file which does not say that it is bad; `.py` files run code."""
     if path.is_file() and path.read_bytes().startswith(b"bad"):
         raise UnsupportedModelError(f"{path}: is no model")
-    return runtime or "onnx", SIGNATURE
+    runs_code = path.suffix == ".py"
+    if runs_code and not allow_code:
+        raise CodeNotAllowedError(str(path), "python")
+    return Inspected("python" if runs_code else runtime or "onnx", SIGNATURE, runs_code)
 
 
 @pytest.fixture

@@ -1,13 +1,18 @@
 """Every model is pinned to one version, or all that is wrong is told."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from headrace.control.desired import DesiredEndpoint
-from headrace.control.resolve import Resolver
+from headrace.control.resolve import Resolver, check_still_trusted
+from headrace.core import NotSignedError, SignedSettings
 from headrace.core.spec import SpecError, parse_spec
+from headrace.core.spec_access import SecuritySpec
 from headrace.registry import Registry
+from headrace.registry.signing import make_key, sign, write_keys
 from tests.unit.control.conftest import inspect
 
 
@@ -138,3 +143,131 @@ def test_a_name_from_a_repository_may_not_be_taken(
 
     with pytest.raises(SpecError, match="two endpoints called 'm'"):
         resolve(registry, {"name": "m", "model": str(model)}, {"name": "all", "model": str(root)})
+
+
+def test_a_model_that_runs_code_needs_an_endpoint_that_allows_it(
+    registry: Registry, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.py"
+    path.write_text("x")
+    registry.push("stored", path, allow_code=True)
+    with pytest.raises(SpecError) as caught:
+        resolve(registry, {"name": "m", "model": str(path)}, {"name": "n", "model": "stored:1"})
+    [allowed] = resolve(registry, {"name": "m", "model": str(path), "allow_code": True})
+
+    assert [mistake.place for mistake in caught.value.mistakes] == [
+        "endpoints[0].model",
+        "endpoints[1].model",
+    ]
+    assert "stored:1: a model of runtime 'python' runs its author's code" in str(caught.value)
+    assert "`allow_code: true`" in str(caught.value)
+    assert allowed.arms[0].revision.runs_code
+
+
+def test_a_whole_control_plane_may_allow_code(registry: Registry, tmp_path: Path) -> None:
+    path = tmp_path / "m.py"
+    path.write_text("x")
+    spec = parse_spec({"endpoints": [{"name": "m", "model": str(path)}]})
+    resolver = Resolver(
+        registry=registry, inspect=inspect, spec=spec, max_body_bytes=4096, allow_code=True
+    )
+
+    assert resolver.resolve()[0].arms[0].revision.runs_code
+
+
+def test_what_an_endpoint_allows_changes_no_revision_but_the_network_does(
+    registry: Registry, model: Path
+) -> None:
+    [plain] = resolve(registry, {"name": "m", "model": str(model)})
+    [with_code] = resolve(registry, {"name": "m", "model": str(model), "allow_code": True})
+    [connected] = resolve(registry, {"name": "m", "model": str(model), "network": True})
+
+    assert plain.arms[0].revision.id == with_code.arms[0].revision.id
+    assert plain.arms[0].revision.id != connected.arms[0].revision.id
+    assert connected.arms[0].revision.network
+
+
+def signed_only(
+    registry: Registry, keys: Path, *endpoints: Mapping[str, object]
+) -> DesiredEndpoint:
+    spec = parse_spec(
+        {
+            "endpoints": list(endpoints),
+            "security": {"require_signature": True, "trusted_keys": [str(keys)]},
+        }
+    )
+    return Resolver(registry=registry, inspect=inspect, spec=spec, max_body_bytes=4096).resolve()[0]
+
+
+def test_where_signatures_are_required_only_signed_versions_are_served(
+    registry: Registry, model: Path, tmp_path: Path
+) -> None:
+    key = make_key()
+    _, trusted = write_keys(tmp_path / "keys", key)
+    _, strangers = write_keys(tmp_path / "strangers", make_key())
+    [unsigned] = resolve(registry, {"name": "m", "model": str(model)})
+    by_path = {"name": "m", "model": str(model)}
+    with pytest.raises(SpecError, match=r"m:1: it is not signed; .* models sign m:1"):
+        signed_only(registry, trusted, by_path)
+    stored = registry.get("m:1")
+    registry.add_signature("m", "1", sign(stored, key, at=0.0, by=""))
+    with pytest.raises(SpecError, match="whom `trusted_keys` does not name"):
+        signed_only(registry, strangers, {"name": "m", "model": "m:1"})
+    served = signed_only(registry, trusted, by_path)
+    settings = served.arms[0].revision.settings
+
+    assert isinstance(settings.signed, SignedSettings)
+    assert stored.digest in settings.signed.statement
+    assert served.arms[0].revision.id != unsigned.arms[0].revision.id
+    assert b"signed" not in msgspec.json.encode(unsigned.arms[0].revision.settings)
+    check_still_trusted(served, security(trusted))
+    check_still_trusted(unsigned, SecuritySpec())
+    with pytest.raises(NotSignedError, match="sign it, and name it in the spec"):
+        check_still_trusted(unsigned, security(trusted))
+    with pytest.raises(NotSignedError):
+        check_still_trusted(served, security(strangers))
+
+
+def security(keys: Path) -> SecuritySpec:
+    return SecuritySpec(require_signature=True, trusted_keys=(str(keys),))
+
+
+def test_an_altered_version_is_refused_although_it_was_signed(
+    registry: Registry, model: Path, tmp_path: Path
+) -> None:
+    key = make_key()
+    _, trusted = write_keys(tmp_path / "keys", key)
+    stored = registry.push("m", model)
+    registry.add_signature("m", "1", sign(stored, key, at=0.0, by=""))
+    index = registry.home / "registry/m/1.json"
+    text = index.read_text()
+    index.chmod(0o644)
+    index.write_text(text.replace('"runtime": "onnx"', '"runtime": "other"'))
+    with pytest.raises(SpecError, match="signatures are not of what is stored"):
+        signed_only(registry, trusted, {"name": "m", "model": "m:1"})
+    index.write_text(text)
+    path = registry.path(stored)
+    path.parent.chmod(0o755)
+    path.chmod(0o644)
+    path.write_bytes(b"other")
+
+    with pytest.raises(SpecError, match=r"m:1 .* is damaged"):
+        signed_only(registry, trusted, {"name": "m", "model": "m:1"})
+
+
+def test_a_repository_is_refused_where_signatures_are_required(
+    registry: Registry, tmp_path: Path
+) -> None:
+    (tmp_path / "models/a/1").mkdir(parents=True)
+    (tmp_path / "models/a/1/model.onnx").write_bytes(b"x")
+    _, trusted = write_keys(tmp_path / "keys", make_key())
+
+    with pytest.raises(SpecError, match="whose models cannot be signed"):
+        signed_only(registry, trusted, {"name": "all", "model": str(tmp_path / "models")})
+
+
+def test_a_file_of_keys_that_holds_none_is_a_mistake_of_the_spec(
+    registry: Registry, model: Path
+) -> None:
+    with pytest.raises(SpecError, match=r"security\.trusted_keys\[0\]: .* holds no public key"):
+        signed_only(registry, model, {"name": "m", "model": str(model)})

@@ -3,7 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from headrace.core import Datatype, ModelSignature, TensorSpec, UnsupportedModelError
+from headrace.core import (
+    CodeNotAllowedError,
+    Datatype,
+    Inspected,
+    ModelSignature,
+    TensorSpec,
+    UnsupportedModelError,
+)
 from headrace.registry import Registry
 
 SIGNATURE = ModelSignature(
@@ -24,13 +31,16 @@ class FixedClock:
         return self.seconds
 
 
-def inspect_text(path: Path, runtime: str) -> tuple[str, ModelSignature]:
-    """Takes every model whose first file does not say 'bad'."""
+def inspect_text(path: Path, runtime: str = "", *, allow_code: bool = False) -> Inspected:
+    """Takes every model whose first file does not say 'bad'; what says 'code' runs code."""
     file = path if path.is_file() else min(path.iterdir())
     if b"bad" in file.read_bytes():
         msg = f"{file}: is bad"
         raise UnsupportedModelError(msg)
-    return runtime or "text", SIGNATURE
+    runs_code = b"code" in file.read_bytes()
+    if runs_code and not allow_code:
+        raise CodeNotAllowedError(str(path), "text")
+    return Inspected(runtime or "text", SIGNATURE, runs_code)
 
 
 @pytest.fixture

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import pytest
 
 import headrace.registry.registry as registry_module
 from headrace.core import (
     ArtifactCorruptError,
+    CodeNotAllowedError,
     FailedPreconditionError,
     InvalidArgumentError,
     ModelNotFoundError,
@@ -411,3 +413,28 @@ def test_a_hidden_source_file_gets_a_name_that_shows(
     registry: Registry, make_file: MakeFile
 ) -> None:
     assert registry.push("m", make_file("x", ".model.txt")).filename == "model.txt"
+
+
+def test_a_model_that_runs_code_is_stored_only_where_that_is_allowed(
+    registry: Registry, make_file: MakeFile
+) -> None:
+    path = make_file("code")
+    with pytest.raises(CodeNotAllowedError, match=f"^{path}: a model of runtime 'text' runs"):
+        registry.push("m", path)
+    assert registry.list() == []
+    stored = registry.push("m", path, allow_code=True)
+    with pytest.raises(CodeNotAllowedError):
+        registry.push("m", path)
+
+    assert stored.executes_code
+    assert registry.get("m:1").runs_code
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "python"])
+def test_a_version_of_older_times_is_known_by_its_runtime(
+    registry: Registry, make_file: MakeFile, runtime: str
+) -> None:
+    stored = registry.push("m", make_file(), runtime=runtime)
+    executes = msgspec.structs.replace(stored, runs_code=None).executes_code
+
+    assert executes is (runtime == "python")

@@ -3,7 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from headrace.core import InvalidArgumentError, ModelSignature, UnsupportedModelError
+from headrace.core import (
+    CodeNotAllowedError,
+    Inspected,
+    InvalidArgumentError,
+    ModelSignature,
+    UnsupportedModelError,
+)
 from headrace.registry import FoundModel, is_repository, open_repository
 
 EMPTY = ModelSignature(inputs=(), outputs=(), batched=False)
@@ -15,11 +21,14 @@ def put(file: Path, content: str = "x") -> Path:
     return file
 
 
-def inspect(path: Path, _: str) -> tuple[str, ModelSignature]:
+def inspect(path: Path, runtime: str = "", *, allow_code: bool = False) -> Inspected:
+    del runtime
     if path.is_dir() or path.read_text() == "bad":
         msg = f"{path}: is bad"
         raise UnsupportedModelError(msg)
-    return "onnx", EMPTY
+    if path.suffix == ".py" and not allow_code:
+        raise CodeNotAllowedError(str(path), "python")
+    return Inspected("onnx", EMPTY, path.suffix == ".py")
 
 
 def found(path: Path) -> list[tuple[str, str]]:
@@ -114,3 +123,12 @@ def test_what_is_no_repository_is_refused(tmp_path: Path) -> None:
     assert not is_repository(file)
     with pytest.raises(InvalidArgumentError, match="no model repository"):
         open_repository(tmp_path)
+
+
+def test_a_model_that_runs_code_is_no_model_until_that_is_allowed(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "1" / "model.py")
+    [refused] = open_repository(tmp_path, inspect)
+    [allowed] = open_repository(tmp_path, inspect, allow_code=True)
+
+    assert "`allow_code: true`" in refused.reason
+    assert (allowed.reason, allowed.runs_code) == ("", True)

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from headrace.core import (
+    CodeNotAllowedError,
     FailedPreconditionError,
+    Inspected,
     InvalidArgumentError,
     ModelSignature,
     UnsupportedModelError,
@@ -124,7 +126,7 @@ def test_a_plug_ins_surprise_becomes_a_refusal_with_its_cause(tmp_path: Path) ->
     assert isinstance(caught.value.__cause__, KeyError)
 
     with pytest.raises(UnsupportedModelError, match=r"surprise at m\.picky"):
-        inspect_model(path)
+        inspect_model(path, allow_code=True)
     with pytest.raises(UnsupportedModelError, match=r"^refused$"):
         load_model(put(tmp_path / "refused.picky"))
 
@@ -133,10 +135,29 @@ def test_a_model_is_loaded_by_the_runtime_that_knows_it(tmp_path: Path) -> None:
     path = put(tmp_path / "m.onnx", models.matmul())
     model = load_model(path, options=LoadOptions(device="cpu"))
 
-    assert inspect_model(path) == ("onnx", model.signature)
+    assert inspect_model(path) == Inspected("onnx", model.signature, runs_code=False)
     assert inspect_model(path, "onnx")[0] == "onnx"
     with pytest.raises(UnsupportedModelError, match=r"m\.onnx: "):
-        inspect_model(path, "python")
+        inspect_model(path, "python", allow_code=True)
+
+
+def test_a_file_that_would_run_is_not_run_until_that_is_allowed(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    code = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n{models.python_double()}"
+    path = put(tmp_path / "model.py", code.encode())
+
+    for runtime in ("", "python"):
+        with pytest.raises(CodeNotAllowedError, match="`allow_code: true` at the endpoint"):
+            inspect_model(path, runtime)
+    assert not mark.exists()
+    assert inspect_model(path, allow_code=True).runs_code
+    assert mark.exists()
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_plug_in_that_does_not_say_counts_as_one_that_runs_code(tmp_path: Path) -> None:
+    with pytest.raises(CodeNotAllowedError, match="runtime 'picky' runs its author's code"):
+        inspect_model(put(tmp_path / "m.picky"))
 
 
 def test_what_is_not_there_or_unknown_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""Which files run code when they are loaded, and are no models that any runtime here serves?
+
+Pickles can do whatever a program can. They hide in more formats than their own: joblib files,
+PyTorch's archives, NumPy's object arrays.
+"""
+
+import zipfile
+from pathlib import Path
+from typing import Final
+
+_PICKLE_SUFFIXES: Final = frozenset({".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle"})
+_TORCH_SUFFIXES: Final = frozenset({".pt", ".pth", ".ckpt", ".bin"})
+_PICKLES: Final = tuple(bytes([0x80, version]) for version in (2, 3, 4, 5))
+_ZIP: Final = b"PK\x03\x04"
+_HEAD_BYTES: Final = 4
+_MOST_NAMES: Final = 10_000
+
+
+def code_in(path: Path) -> str:
+    """Why a file, or the first such file in a directory, is refused; empty if none is.
+
+    Looks at names and first bytes, and at the list of names in archives; nothing is loaded.
+    """
+    if path.is_file():
+        return _code_in_file(path, path.name)
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and (reason := _code_in_file(file, str(file.relative_to(path)))):
+            return reason
+    return ""
+
+
+def _code_in_file(file: Path, name: str) -> str:
+    suffix = file.suffix.lower()
+    with file.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    what = ""
+    if suffix in _PICKLE_SUFFIXES:
+        what = "a pickle"
+    elif head.startswith(_PICKLES) and suffix not in {".onnx", ".ort"}:
+        what = "a pickle, by its first bytes"
+    elif head == _ZIP and (inner := _pickle_in_zip(file)):
+        kind = "a PyTorch archive" if suffix in _TORCH_SUFFIXES else "an archive"
+        what = f"{kind} with a pickle in it ({inner})"
+    if not what:
+        return ""
+    return (
+        f"'{name}' is {what}, which runs whatever code it was made to run when it is loaded, and "
+        "no runtime here loads it; export the model to ONNX"
+    )
+
+
+def _pickle_in_zip(file: Path) -> str:
+    """A pickle in an archive, by its name; only the list of names is read."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()[:_MOST_NAMES]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return ""
+    found = (n for n in names if n.lower().endswith((".pkl", ".pickle", ".joblib")))
+    return next(found, "")[:100]

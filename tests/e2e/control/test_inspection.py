@@ -1,0 +1,115 @@
+"""A model is tried where it can spoil nothing, and what it did wrong is told."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace.control.inspection import InspectApart
+from headrace.control.sandbox import Abilities, Sandbox
+from headrace.core import CodeNotAllowedError, InvalidArgumentError, UnsupportedModelError
+from headrace.registry import Registry
+from headrace.testing import models
+from tests.e2e.control.test_sandbox import needs_namespaces
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="hr-") as directory:
+        (Path(directory) / "home").mkdir()
+        yield Path(directory)
+
+
+@pytest.fixture(scope="module")
+def inspect(folder: Path) -> Iterator[InspectApart]:
+    with contextlib.closing(InspectApart.of_home(folder / "home")) as inspect:
+        yield inspect
+
+
+def python_file(folder: Path, name: str, first: str) -> Path:
+    path = folder / "sources" / name / "model.py"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{first}\n{models.python_double()}")
+    return path
+
+
+def test_a_model_is_inspected_as_in_this_process(inspect: InspectApart, folder: Path) -> None:
+    path = folder / "m.onnx"
+    path.write_bytes(models.mlp())
+    (folder / "bad.onnx").write_text("no model")
+    seen = inspect(path)
+
+    assert (seen.runtime, seen.runs_code) == ("onnx", False)
+    assert seen.signature.batched
+    with pytest.raises(UnsupportedModelError, match=r"bad\.onnx: is text, not ONNX"):
+        inspect(folder / "bad.onnx")
+    with pytest.raises(UnsupportedModelError, match="no such file"):
+        inspect(folder / "nothing.onnx")
+    with pytest.raises(InvalidArgumentError, match="there is no runtime 'x'"):
+        inspect(path, "x")
+
+
+def test_code_runs_only_where_that_is_allowed(inspect: InspectApart, folder: Path) -> None:
+    path = python_file(folder, "mark", "raise ValueError('it ran')")
+
+    with pytest.raises(CodeNotAllowedError):
+        inspect(path)
+    with pytest.raises(UnsupportedModelError, match="it ran"):
+        inspect(path, allow_code=True)
+
+
+@needs_namespaces
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [
+        ("import socket; socket.create_connection(('127.0.0.1', 9), 1)", "Network is unreachable"),
+        ("open('HOME/secret')", "No such file or directory"),
+        ("import os; os.kill(PARENT, 9)", "not permitted|No such process"),
+        ("import os; os.setuid(0); os.unshare", "not permitted|has no attribute"),
+        ("import os; os.kill(os.getpid(), 11)", "was ended by SIGSEGV"),
+        ("import os; os._exit(7)", r"exit status 7"),
+        (
+            "x = [bytearray(50_000_000) for _ in range(10**6)]",
+            "more than 600000000 bytes of memory",
+        ),
+        ("import time; time.sleep(60)", "did not load within 3 s"),
+    ],
+    ids=["network", "home", "kill", "root", "crash", "exit", "memory", "time"],
+)
+def test_what_a_model_does_is_stopped_and_told(folder: Path, first: str, reason: str) -> None:
+    home = folder / "home"
+    (home / "secret").write_text("secret")
+    first = first.replace("HOME", str(home)).replace("PARENT", str(os.getpid()))
+    inspect = InspectApart.of_home(home)
+    inspect.timeout_s, inspect.memory_bytes = 3.0, 600_000_000
+    with contextlib.closing(inspect), pytest.raises(UnsupportedModelError, match=reason):
+        inspect(python_file(folder, "wild", first), allow_code=True)
+
+
+def test_a_push_is_inspected_apart_and_leaves_nothing_where_it_is_refused(folder: Path) -> None:
+    home = folder / "home"
+    path = python_file(folder, "bomb", "x = [bytearray(50_000_000) for _ in range(10**6)]")
+    inspect = InspectApart.of_home(home)
+    inspect.memory_bytes = 600_000_000
+    with contextlib.closing(inspect):
+        registry = Registry(home, inspect)
+        with pytest.raises(UnsupportedModelError, match=rf"^{path}: it took more than"):
+            registry.push("m", path, allow_code=True)
+
+    assert registry.list() == []
+    assert list((home / "artifacts" / "tmp").iterdir()) == []
+
+
+def test_without_namespaces_a_model_is_inspected_all_the_same(folder: Path) -> None:
+    path = folder / "m.onnx"
+    path.write_bytes(models.mlp())
+    sandbox = Sandbox(hide=(folder / "home",), reports=folder, abilities=Abilities)
+    with contextlib.closing(InspectApart(sandbox)) as inspect:
+        assert inspect(path).runtime == "onnx"
+        inspect.close()
+        assert inspect(path).runtime == "onnx", "a new nursery is started"
