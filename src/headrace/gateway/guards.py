@@ -13,8 +13,8 @@ from headrace.core.access_settings import EndpointAccess
 from headrace.gateway.callers import ISSUER_HEADER, REQUIREMENT
 from headrace.gateway.extensions import IDENTIFY, JWT
 from headrace.gateway.policy import GatewayPolicy
-from headrace.gateway.resources import Json, Resource, any_of
-from headrace.gateway.scripts_auth import AUTHORIZE
+from headrace.gateway.resources import Resource, any_of
+from headrace.gateway.scripts_auth import AUTHORIZE, KEEP
 from headrace.gateway.scripts_auth import IDENTIFY as IDENTIFY_SCRIPT
 from headrace.gateway.settings import EndpointRoute, GatewaySettings
 
@@ -55,7 +55,7 @@ class Guard:
     def endpoint(self, endpoint: EndpointRoute, version: str = "") -> Resource:
         """Filters of an HTTP route to `endpoint`, or to one version of it."""
         access = self.access(endpoint)
-        return {} if access is None else self._identify({"rule": _rule(access, endpoint, version)})
+        return {} if access is None else self._identify(_rule(access, endpoint, version))
 
     def grpc_endpoint(self, endpoint: EndpointRoute, version: str = "") -> Resource:
         """Filters of a gRPC route: the caller is known when it is chosen."""
@@ -64,7 +64,7 @@ class Guard:
 
     def server(self) -> Resource:
         """Filters of a route that is about no endpoint: whoever is known may use it."""
-        return self._identify({"rule": _rule(_ANYBODY_KNOWN)}) if self.closed else {}
+        return self._identify(_rule(_ANYBODY_KNOWN)) if self.closed else {}
 
     def grpc_server(self) -> Resource:
         """The same for a gRPC route that is chosen after the model's name was read."""
@@ -77,14 +77,13 @@ class Guard:
         """
         if not self.closed and not self.asks:
             return {}
-        context: dict[str, Json] = {"keep": "yes"}
-        if self.closed and not self.has_public and not health:
-            context["rule"] = _rule(_ANYBODY_KNOWN)
         known = self.closed and not health
+        at_once = _rule(_ANYBODY_KNOWN) if known and not self.has_public else ""
         after = _authorize(_rule(_ANYBODY_KNOWN)) if known else _AUTHORIZE_IDLE
-        return {**self._identify(context), **after}
+        return {**self._identify(f"{KEEP}{at_once}"), **after}
 
-    def _identify(self, context: Resource) -> Resource:
+    def _identify(self, rule: str) -> Resource:
+        context: Resource = {"rule": rule}
         script = any_of(_LUA_PER_ROUTE, {"name": IDENTIFY_SCRIPT, "filter_context": context})
         jwt = any_of(_JWT_PER_ROUTE, {"requirement_name": REQUIREMENT})
         return {

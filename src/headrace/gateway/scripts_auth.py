@@ -16,11 +16,14 @@ from headrace.gateway.scripts_text import BASE64_SOURCE, JSON_SOURCE, SHA256_SOU
 
 IDENTIFY: Final = "identify"
 AUTHORIZE: Final = "authorize"
+KEEP: Final = "+"
+"""Stands before a rule, or alone: keep who calls for the script that decides later."""
 KEY_LENGTH: Final = 57
 """`hr_`, ten characters of id, an underscore, 43 of secret."""
 
-# A rule is `ENDPOINT|VERSION|METHODS`: few texts, so each is taken apart once. An identity is a
-# table: caller, label, tier with its level, method, provider (of a token) and its set of scopes.
+# A rule is `ENDPOINT|VERSION|METHODS`, after a plus sign if who calls is to be kept for later, or a
+# plus alone, which decides nothing: few texts, so each is taken apart once. An identity is a table:
+# caller, label, tier with its level, method, provider (of a token) and its set of scopes.
 _SHARED_SOURCE: Final = r"""
 local NOBODY = "Who calls? Send an API key ('x-api-key: hr_...') or a token ('authorization: "
   .. "Bearer ...'), or connect with a client certificate that this gateway knows"
@@ -29,8 +32,9 @@ local parsed = {}
 local function rule_of(text)
   local rule = parsed[text]
   if rule ~= nil then return rule end
-  local endpoint, version, methods = text:match("^([^|]*)|([^|]*)|(.*)$")
-  rule = {endpoint = endpoint, methods = {}}
+  local plus, endpoint, version, methods = text:match("^(%+?)([^|]*)|([^|]*)|(.*)$")
+  if text == "+" then plus, endpoint, version, methods = "+", "", "", "" end
+  rule = {endpoint = endpoint, methods = {}, keeps = plus == "+", decides = text ~= "+"}
   if endpoint ~= "" then
     rule.scope = "infer:" .. endpoint
     rule.exact = rule.scope .. ":" .. (version ~= "" and version or "-")
@@ -311,17 +315,16 @@ local function keep(handle, name, value)
 end
 
 local function decide(handle)
-  local context, headers = handle:filterContext(), handle:headers()
-  local text = context:get("rule")
+  local rule, headers = rule_of(handle:filterContext():get("rule")), handle:headers()
   local identity, problem = shown(headers)
-  if context:get("keep") ~= nil then
+  if rule.keeps then
     local certificate = by_certificate(handle)
     if identity ~= nil then keep(handle, "shown", freeze(identity)) end
     if problem ~= nil then keep(handle, "problem", problem) end
     if certificate ~= nil then keep(handle, "certificate", freeze(certificate)) end
-    if text == nil then return end
+    if not rule.decides then return end
   end
-  return judge(handle, headers, rule_of(text), identity, problem, by_certificate)
+  return judge(handle, headers, rule, identity, problem, by_certificate)
 end
 
 envoy_on_request = run(decide)

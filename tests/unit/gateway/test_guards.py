@@ -129,8 +129,8 @@ def test_nobodys_message_is_read_where_no_endpoint_is_for_everybody() -> None:
     first = first_match(_closed(_endpoint()), INFER, grpc=True)
     mixed = first_match(_closed(_endpoint(EndpointAccess(public=True))), INFER, grpc=True)
 
-    assert _rule(first) == "||key,jwt,certificate"
-    assert _rule(mixed) is None
+    assert _rule(first) == "+||key,jwt,certificate"
+    assert _rule(mixed) == "+"
     assert _rule(mixed, AUTHORIZE) == "||key,jwt,certificate"
 
 
