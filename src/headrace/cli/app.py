@@ -23,6 +23,7 @@ from headrace.cli import (
     events,
     history,
     infer,
+    keys,
     logs,
     models,
     rollouts,
@@ -127,6 +128,7 @@ app.add_typer(models.app, name="models", rich_help_panel=_WRITE)
 app.add_typer(certs.app, name="certs", rich_help_panel=_WRITE)
 app.add_typer(context.app, name="context", rich_help_panel=_WRITE)
 app.add_typer(users.app, name="users", rich_help_panel=_ACCESS)
+app.add_typer(keys.app, name="keys", rich_help_panel=_ACCESS)
 app.add_typer(tokens.app, name="tokens", rich_help_panel=_ACCESS)
 app.add_typer(tokens.app, name="token", hidden=True)  # `token show` is what one says
 app.add_typer(trail.app, name="trail", rich_help_panel=_ACCESS)

@@ -8,13 +8,11 @@ from typing import Annotated
 import typer
 
 from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.spans import span_s
 
 app = typer.Typer(
     no_args_is_help=True, help="Tokens of the management API: show, create, list, revoke."
 )
-
-_DAY_S = 86_400.0
-_UNITS = {"h": 3600.0, "d": _DAY_S, "w": 7 * _DAY_S}
 
 
 @app.command()
@@ -75,7 +73,11 @@ def create(
     from headrace.cli.output import say, write, write_json
     from headrace.control.files import write_atomic
 
-    body = {"owner": owner, "roles": role or [], "expires_in_s": _seconds(expires_in)}
+    body = {
+        "owner": owner,
+        "roles": role or [],
+        "expires_in_s": span_s(expires_in, flag="--expires-in"),
+    }
     made = connect(server, home).post("/api/v1/tokens", body)
     if out is not None:
         write_atomic(out, f"{made['token']}\n".encode())
@@ -154,18 +156,3 @@ def _id(text: str) -> str:
 
     parts = text.split("_")
     return quote(parts[1] if len(parts) > 1 and parts[0] in {"hrt", "hrs"} else text, safe="")
-
-
-def _seconds(text: str) -> float | None:
-    """How long `30d` is; None for `never`.
-
-    Raises:
-        BadParameter: It is something else.
-    """
-    if text == "never":
-        return None
-    unit = _UNITS.get(text[-1:])
-    if unit is None or not text[:-1].isdecimal() or not int(text[:-1]):
-        msg = f"'{text}' is no span of time; write it as 12h, 30d or 8w, or never"
-        raise typer.BadParameter(msg, param_hint="--expires-in")
-    return int(text[:-1]) * unit

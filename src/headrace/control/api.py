@@ -13,6 +13,7 @@ from headrace.control.api_access import add_access
 from headrace.control.api_answers import add_message_schemas
 from headrace.control.api_endpoints import add_endpoints
 from headrace.control.api_events import add_events
+from headrace.control.api_keys import add_keys
 from headrace.control.api_login import add_login
 from headrace.control.api_logs import add_logs
 from headrace.control.api_models import add_models
@@ -60,6 +61,7 @@ def management_app(plane: ControlPlane, access: Access) -> FastAPI:
     add_logs(api, plane)
     add_statistics(api, plane)
     add_repository(api, plane)
+    add_keys(api, plane, plane.keys)
     add_access(api, plane, access.people)
     add_login(api, access)
     add_message_schemas(api)

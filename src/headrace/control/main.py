@@ -170,7 +170,9 @@ class Life:
     async def _keep_gateway(self) -> None:
         keeper, reconciler = self.system.keeper, self.system.reconciler
         await keeper.open(reconciler.published or ())
-        await keeper.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(keeper.run())
+            group.create_task(self.system.plane.callers.run())
 
     async def _tell_ready(self) -> None:
         status = await self.system.plane.wait_ready(_READY_TIMEOUT_S)

@@ -5,9 +5,11 @@ from collections.abc import Iterable
 from headrace.control.activator import Activator, HoldLimits
 from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
+from headrace.control.caller_policy import CallerPolicy
 from headrace.control.home import Home
 from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
+from headrace.control.keys import Keys
 from headrace.control.limits.service import LimitService
 from headrace.control.log_files import LogFiles
 from headrace.control.machine import machine_budget
@@ -75,6 +77,14 @@ def make_plane(
         read=keeper.handshakes,
         note_change=reconciler.note_change,
     )
+    callers = CallerPolicy(
+        store=store,
+        clock=clock,
+        gateway=keeper,
+        spec=lambda: aims.desired.spec,
+        next_change=lambda: reconciler.next_change,
+    )
+    callers.prepare()
     activator = Activator(limits_of=lambda name: hold_limits(aims, name), wake=scaler.wake)
     plane = ControlPlane(
         home=home,
@@ -97,6 +107,8 @@ def make_plane(
         scaler=scaler,
         advisor=advisor,
         activator=activator,
+        callers=callers,
+        keys=Keys(store=store, clock=clock, apply=callers.apply),
         upstreams=upstreams,
         pools=PoolSync(world=reconciler, clock=clock),
         reports=reports,

@@ -16,12 +16,14 @@ from headrace.control.access.trail import Change
 from headrace.control.activator import Activator
 from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
+from headrace.control.caller_policy import CallerPolicy
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.control.fetch import fetch
 from headrace.control.first_request import FirstRequest, send_first_request
 from headrace.control.home import Home
 from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
+from headrace.control.keys import Keys
 from headrace.control.limits.service import LimitService
 from headrace.control.log_files import LogFiles
 from headrace.control.metrics import Labels, Source, counter, gauge, merge_expositions
@@ -80,6 +82,8 @@ class ControlPlane:
     scaler: Scaler
     advisor: Advisor
     activator: Activator
+    callers: CallerPolicy
+    keys: Keys
     upstreams: UpstreamWatch
     pools: PoolSync
     reports: Reports

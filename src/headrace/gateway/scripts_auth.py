@@ -18,8 +18,8 @@ IDENTIFY: Final = "identify"
 AUTHORIZE: Final = "authorize"
 KEEP: Final = "+"
 """Stands before a rule, or alone: keep who calls for the script that decides later."""
-KEY_LENGTH: Final = 57
-"""`hr_`, ten characters of id, an underscore, 43 of secret."""
+KEY_LENGTH: Final = 59
+"""`hr_`, twelve characters of id, an underscore, 43 of secret."""
 
 # A rule is `ENDPOINT|VERSION|METHODS`, after a plus sign if who calls is to be kept for later, or a
 # plus alone, which decides nothing: few texts, so each is taken apart once. An identity is a table:

@@ -33,7 +33,7 @@ _FAMILIES: Final[dict[str, Any]] = {
 
 def api_key(id_: str, rest: str = "s") -> str:
     """A key that looks like one of ours."""
-    return f"hr_{id_:0>10}_{rest:_<43}"
+    return f"hr_{id_:0>12}_{rest:_<43}"
 
 
 def known(

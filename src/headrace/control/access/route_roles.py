@@ -86,7 +86,12 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("POST", "/api/v1/models/{name}"): _OPERATE_MODEL,
     ("GET", "/api/v1/models/{name}/versions/{version}"): _VIEW_MODEL,
     ("DELETE", "/api/v1/models/{name}/versions/{version}"): _OPERATE_MODEL,
+    ("POST", "/api/v1/models/{name}/versions/{version}/signatures"): _OPERATE_MODEL,
     ("POST", "/api/v1/gc"): _OPERATE_SYSTEM,
+    # API keys.
+    ("GET", "/api/v1/keys"): _VIEW_OWN,
+    ("POST", "/api/v1/keys"): _OPERATE_OWN,
+    ("DELETE", "/api/v1/keys/{key}"): _OPERATE_OWN,
     # As Triton's clients ask it.
     ("GET", "/v2/models/stats"): _VIEW_OWN,
     ("GET", "/v2/models/{name}/stats"): _VIEW_ENDPOINT,
