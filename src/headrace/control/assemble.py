@@ -104,6 +104,13 @@ def assemble(settings: ControlSettings, home: Home) -> System:
     ports = _gateway_ports(settings, gateway_spec, host, record)
     with _closing_on_error() as opened:
         admin_tls = _admin_tls(settings, home, certificates, clock)
+        sandbox = Sandbox(
+            hide=(home.root, socket_dir), reports=home.records, abilities=probe.result
+        )
+        inspect = InspectApart(sandbox)
+        opened.callback(inspect.close)
+        if _has_new_models(document, home):
+            inspect.warm()  # beside what follows, which takes as long
         sockets = _open_sockets(settings, home, opened)
         gateway = GatewaySettings(
             run_dir=make_private(socket_dir / "envoy"),
@@ -141,9 +148,6 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             public_file=home.gateway_certificate,
         )
         keeper.tls.open(adopts=record is not None)
-        sandbox = Sandbox(
-            hide=(home.root, socket_dir), reports=home.records, abilities=probe.result
-        )
         driver = LocalDriver(
             home=home, socket_dir=socket_dir, log_format=settings.log_format, sandbox=sandbox
         )
@@ -154,7 +158,6 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             drain_timeout_s=settings.drain_timeout_s,
             published=(read_routes(home.routes_file) if record else None) or (),
         )
-        inspect = InspectApart(sandbox)
         addresses = _addresses(settings, gateway, sockets)
         plane = make_plane(
             home=home,
@@ -287,6 +290,16 @@ def _open_sockets(
     gateway = listen_unix(home.socket_dir() / "control.sock")
     opened.callback(gateway.close)
     return ApiSockets(admin=admin, metrics=metrics, gateway=gateway)
+
+
+def _has_new_models(document: dict[str, Any] | None, home: Home) -> bool:
+    """Whether a file is to be served under a name that the registry does not know yet."""
+    entries = [] if document is None else document.get("endpoints", [])
+    return any(
+        str(entry.get("model", "")).startswith("/")
+        and not (home.root / "registry" / entry["name"]).exists()
+        for entry in entries
+    )
 
 
 def _listen_again(

@@ -84,6 +84,11 @@ class InspectApart:
             return result.inspected
         raise _error(path, result)
 
+    def warm(self) -> None:
+        """Let the first inspection find all that it needs loaded already."""
+        with self._lock, contextlib.suppress(OSError):
+            self._nursery()
+
     def _spec(self, path: Path, own: Path) -> dict[str, object]:
         keep = [path if path.is_dir() else path.parent]
         limits = {"file_bytes": _DATA_BYTES}

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -92,17 +92,39 @@ class Isolation:
     problems: tuple[str, ...] = ()
 
 
+class Libraries(NamedTuple):
+    """Directories that processes import from: without the first ones none can begin."""
+
+    needed: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+def libraries() -> Libraries:
+    """The interpreter and this package, and what else this process imports from."""
+    here = str(Path.cwd())
+    ours = str(Path(__file__).resolve().parents[2])
+    needed = [sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent), ours]
+    # `python -m` puts the working directory first, which holds a home as often as not.
+    others = [path for path in sys.path if path and path != here and Path(path).exists()]
+    return Libraries(
+        needed=tuple(dict.fromkeys(needed)),
+        others=tuple(path for path in dict.fromkeys(others) if path not in needed),
+    )
+
+
 @dataclass(slots=True, kw_only=True)
 class Sandbox:
     """Makes command lines that confine what they start.
 
     `hide`: directories of which a replica sees only what it is given. `reports`: where each
-    replica's process writes what was done to it. `abilities`: what the kernel grants.
+    replica's process writes what was done to it. `abilities`: what the kernel grants. `libraries`:
+    what every process imports from.
     """
 
     hide: tuple[Path, ...]
     reports: Path
     abilities: Callable[[], Abilities]
+    libraries: Libraries = field(default_factory=libraries)
     _known: dict[str, tuple[int, Isolation]] = field(default_factory=dict)
 
     def command(
@@ -152,7 +174,8 @@ class Sandbox:
             "hide": [str(path) for path in self.hide],
             "keep": [str(path) for path in keep],
             "own": [str(path) for path in own],
-            "reach": _libraries(),
+            "reach": list(self.libraries.needed),
+            "also": list(self.libraries.others),
             "limits": {
                 "open_files": OPEN_FILES,
                 # As a user of its own, or counted in its own namespace: else others count too.
@@ -212,12 +235,3 @@ def _network(able: Abilities) -> str:
 
 def _processes() -> int:
     return PROCESSES + PROCESSES_A_CORE * (os.cpu_count() or 1)
-
-
-def _libraries() -> list[str]:
-    """What every replica has to be able to read: the interpreter, and what it imports."""
-    here = str(Path.cwd())
-    found = [sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent)]
-    # `python -m` puts the working directory first, which holds a home as often as not.
-    found += [path for path in sys.path if path and path != here and Path(path).exists()]
-    return list(dict.fromkeys(found))

@@ -15,7 +15,8 @@ What SPEC (JSON) holds:
     hide        directories that are empty afterwards, but for what `keep` and `own` name
     keep        paths that stay, read-only
     own         paths that stay and belong to `uid`: the run directory first, where it then is
-    reach       paths that `uid` has to be able to read (interpreter, libraries, model)
+    reach       paths that `uid` has to be able to read: interpreter and libraries
+    also        paths that it should, if they are there: what else is imported from
     limits      by name: `open_files`, `processes`, `address_space_bytes`, `file_bytes`; null for
                 what there is
     report      where it writes what it did
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         keep: list[str]
         own: list[str]
         reach: list[str]
+        also: list[str]
         limits: dict[str, int | None]
         report: str
 
@@ -240,10 +242,13 @@ def give(paths: list[str], uid: int) -> None:
 def opened_up(spec: Spec, uid: int) -> tuple[list[str], list[str]]:
     """What to hide and to keep, so that directories that `uid` may not pass are no obstacle."""
     with acting_as(uid):
-        wanted = (*spec["reach"], *spec["keep"], *spec["own"])
+        wanted = (*spec["reach"], *spec["also"], *spec["keep"], *spec["own"])
         closed = {path: closed_ancestor(path) for path in wanted}
     hide = [*spec["hide"], *(ancestor for ancestor in closed.values() if ancestor)]
-    return hide, [*spec["keep"], *(path for path in spec["reach"] if closed[path])]
+    return hide, [
+        *spec["keep"],
+        *(path for path in (*spec["reach"], *spec["also"]) if closed[path]),
+    ]
 
 
 def confine(spec: Spec) -> dict[str, object]:
@@ -262,7 +267,8 @@ def confine(spec: Spec) -> dict[str, object]:
         cover(hide, keep, own)
     if uid is not None:
         with acting_as(uid):
-            unreadable = [p for p in (*spec["reach"], *keep, *own) if not can_read(p)]
+            needed = (*spec["reach"], *spec["keep"], *own)
+            unreadable = [path for path in needed if not can_read(path)]
         if unreadable:
             problems.append(f"runs as root, for user {uid} may not read {unreadable[0]}")
             give(own, 0)

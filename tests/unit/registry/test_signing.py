@@ -280,6 +280,5 @@ def test_a_file_may_hold_several_keys(tmp_path: Path) -> None:
     both.write_bytes(b"# ann, bob\n" + os.linesep.encode().join(shown))
 
     assert read_public_keys(both) == [public(key) for key in keys]
-    assert key_of(
-        VersionSignature(key=base64.b64encode(public(keys[0]).raw).decode(), signature="")
-    )
+    text = base64.b64encode(public(keys[0]).raw).decode()
+    assert key_of(VersionSignature(key=text, signature="")) == public(keys[0])

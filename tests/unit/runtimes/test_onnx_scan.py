@@ -198,9 +198,12 @@ def test_an_input_that_no_request_could_carry_is_refused(tmp_path: Path) -> None
 
 def test_large_weights_cost_no_time(tmp_path: Path) -> None:
     weights = {"w": np.zeros((4096, 4096), np.float32)}
-    value = ("x", models.FLOAT, ["n", 4096])
+    shape: tuple[int | str | None, ...] = ("n", 4096)
     source = models.build(
-        [("MatMul", ["x", "w"], ["y"], {})], [value], [("y", *value[1:])], weights
+        [("MatMul", ["x", "w"], ["y"], {})],
+        [("x", models.FLOAT, shape)],
+        [("y", models.FLOAT, shape)],
+        weights,
     )
     (tmp_path / "m.onnx").write_bytes(source)
     started = time.monotonic()
