@@ -88,6 +88,11 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             grpc_port=ports["--grpc-port"],
             max_body_bytes=gateway_spec.max_body_bytes,
             control_address=f"unix:{sockets.gateway.getsockname()}",
+            max_connections=gateway_spec.connections.max,
+            idle_timeout_s=gateway_spec.connections.idle_timeout_s,
+            headers_timeout_s=gateway_spec.connections.headers_timeout_s,
+            request_timeout_s=gateway_spec.connections.request_timeout_s,
+            max_memory_bytes=gateway_spec.connections.max_memory_bytes,
             access_log=gateway_spec.access_log,
             log_format="json" if settings.log_format == "json" else "text",
         )

@@ -13,7 +13,6 @@ from headrace.gateway.settings import GatewaySettings
 from headrace.gateway.statistics import arm_loggers
 
 STAT_PREFIX: Final = "headrace"
-_HEADERS_TIMEOUT_S: Final = 10.0
 _FRAMING_BYTES: Final = 64 << 10
 _SMALLEST_WINDOW_BYTES: Final = 1 << 20
 
@@ -66,7 +65,7 @@ def _connection_manager(settings: GatewaySettings, routes: Resource) -> Resource
         "use_remote_address": True,
         # A caller on this machine may no more set Envoy's own headers than one from outside.
         "internal_address_config": {},
-        "request_headers_timeout": seconds(_HEADERS_TIMEOUT_S),
+        "request_headers_timeout": seconds(settings.headers_timeout_s),
         "stream_idle_timeout": seconds(settings.idle_timeout_s),
         "common_http_protocol_options": {
             "idle_timeout": seconds(settings.idle_timeout_s),
