@@ -65,6 +65,7 @@ def _connection_manager(settings: GatewaySettings, routes: Resource) -> Resource
         "use_remote_address": True,
         # A caller on this machine may no more set Envoy's own headers than one from outside.
         "internal_address_config": {},
+        "request_timeout": seconds(settings.request_timeout_s),
         "request_headers_timeout": seconds(settings.headers_timeout_s),
         "stream_idle_timeout": seconds(settings.idle_timeout_s),
         "common_http_protocol_options": {

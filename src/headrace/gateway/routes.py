@@ -12,6 +12,7 @@ from typing import Final
 from headrace.core import ModelNotReadyError
 from headrace.gateway.clusters import CONTROL, REPLICAS, all_replicas, cluster_name
 from headrace.gateway.filters import (
+    AS_IT_COMES,
     BRIDGING,
     HEALTH_CHECK,
     MODEL_HEADER,
@@ -29,6 +30,7 @@ from headrace.gateway.splits import (
     live_split,
     speaks,
     split_variants,
+    with_filters,
 )
 
 ROUTE_CONFIG: Final = "headrace"
@@ -109,7 +111,7 @@ def server_routes(settings: GatewaySettings, endpoints: Sequence[EndpointRoute])
     statistics = servers if settings.control_address is None else control
     reads_units = any(e.sticky is not None and not e.sticky.header for e in endpoints)
     return ServerRoutes(
-        before=(*_server_routes(endpoints, servers, statistics), *_listings(listing)),
+        before=(_two_hosts(), *_server_routes(endpoints, servers, statistics), *_listings(listing)),
         after=(
             *_unknown_models(servers),
             *_grpc_server_routes(servers, statistics, UNIT_IDLE if reads_units else {}),
@@ -160,7 +162,9 @@ def _plain_routes(settings: GatewaySettings, endpoint: EndpointRoute) -> Iterato
     for route in _to_split(settings, endpoint, match, door=Door.PLAIN):
         action = route.get("route")
         if isinstance(action, Mapping) and action.get("cluster") != CONTROL:
-            yield {**route, "route": {**action, "prefix_rewrite": "/"}}
+            # Whatever it is may be a stream; and it is not ours to protect.
+            rewritten: Resource = {**route, "route": {**action, "prefix_rewrite": "/"}}
+            yield with_filters(rewritten, AS_IT_COMES)
         else:
             yield route
 
@@ -168,6 +172,16 @@ def _plain_routes(settings: GatewaySettings, endpoint: EndpointRoute) -> Iterato
 def _versions(endpoint: EndpointRoute) -> Iterator[RevisionTarget]:
     """The arms that a version's number names: those without a role."""
     return (arm for arm in endpoint.revisions if not arm.role)
+
+
+def _two_hosts() -> Resource:
+    """Refuse requests with several Host headers, which Envoy joins: somebody may believe the other.
+
+    https://www.rfc-editor.org/rfc/rfc9112#section-3.2
+    """
+    several: Resource = {"name": ":authority", "string_match": {"contains": ","}}
+    match: Resource = {"prefix": "/", "headers": [several]}
+    return {"name": "two-hosts", "match": match, **_reply(400, "the Host header is given twice")}
 
 
 def _unknown_models(servers: Resource) -> Iterator[Resource]:

@@ -165,7 +165,9 @@ def test_a_large_tensor_passes_whatever_its_bytes_are() -> None:
     shape = delimited(3, size)
     tensor = delimited(5, delimited(1, b"x") + delimited(2, b"UINT8") + shape)
 
-    request = GrpcInferCodec("m", "1", model).decode(delimited(1, b"m") + tensor + delimited(7, data))
+    request = GrpcInferCodec("m", "1", model).decode(
+        delimited(1, b"m") + tensor + delimited(7, data)
+    )
 
     assert request.inputs["x"].nbytes == len(data)
 
