@@ -27,7 +27,7 @@ GROWTH_BYTES: Final = 48 << 20
 """What allocators may keep of what an attack made them take; a leak shows when it is repeated."""
 POOL: Final = 80
 """Idle connections that the gateway may keep to replicas after a burst."""
-POOL_THREADS: Final = 4
+POOL_THREADS: Final = 32
 """Thread pools start theirs one by one, as they are used."""
 HEADERS_TIMEOUT_S: Final = 2.0
 BODY_TIMEOUT_S: Final = 4.0
