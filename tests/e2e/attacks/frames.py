@@ -118,7 +118,8 @@ class Caller:
 
     def _count(self, frame: Frame) -> None:
         if isinstance(frame, HeadersFrame):
-            headers = dict(self._decoder.decode(frame.data))
+            decoded = self._decoder.decode(frame.data)
+            headers = {str(name): str(value) for name, value in decoded}
             if ":status" in headers:
                 self.statuses[int(headers[":status"])] += 1
             if "grpc-status" in headers:

@@ -1,4 +1,4 @@
-"""Does an attack cost anybody else anything? A whole system and a lone replica, watched meanwhile."""
+"""Does an attack cost anybody else anything? A system and a lone replica, watched meanwhile."""
 
 import http.client
 import socket
@@ -209,7 +209,10 @@ def _site(system: System, lone: Replica, grpc_port: int) -> Site:
     gateway_port = urlsplit(where.http_url).port
     admin_port = urlsplit(where.admin_url).port
     metrics_port = urlsplit(where.metrics_url).port
-    assert gateway_port and admin_port and metrics_port and system.process
+    assert gateway_port
+    assert admin_port
+    assert metrics_port
+    assert system.process
     status = system.status()
     processes = {
         "control plane": psutil.Process(system.process.pid),

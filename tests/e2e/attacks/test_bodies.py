@@ -1,4 +1,4 @@
-"""Bodies that are larger than they look, or not what they say: the caller hears, nobody else does."""
+"""Bodies that are larger than they look, or lie: their caller hears of it, nobody else."""
 
 import gzip
 import json

@@ -99,7 +99,7 @@ def test_a_message_over_the_limit_is_resource_exhausted(door: Door) -> None:
 def test_a_compressed_bomb_inflates_to_the_limit_at_most(
     site: Site, door: Door, algorithm: grpc.Compression
 ) -> None:
-    """The gateway cannot look into compressed messages and refuses them; a replica's limit holds."""
+    """The gateway looks into no compressed message and refuses it; a replica's limit holds."""
     with site.unharmed():
         code, _ = call(door, bytes(16 * MAX_BODY_BYTES), compression=algorithm)
 

@@ -1,4 +1,4 @@
-"""Who sends slowly, never, or reads nothing: its own time runs out, and nobody else's place is taken."""
+"""Who sends slowly, never, or reads nothing loses its own time, and takes nobody's place."""
 
 import contextlib
 import socket
@@ -30,14 +30,8 @@ DRIP_S = 0.25
 
 @contextmanager
 def connected(door: Door, count: int) -> Iterator[list[socket.socket]]:
-    sockets: list[socket.socket] = []
-    try:
-        for _ in range(count):
-            sockets.append(door.connect())
-        yield sockets
-    finally:
-        for sock in sockets:
-            sock.close()
+    with ExitStack() as stack:
+        yield [stack.enter_context(door.connect()) for _ in range(count)]
 
 
 def drip(sockets: Sequence[socket.socket], *, during_s: float, bytes_: bytes = b"a") -> None:
@@ -65,7 +59,6 @@ SLOW: Mapping[str, tuple[bytes, bytes]] = {
 @pytest.fixture(scope="module")
 def slow(site: Site) -> Mapping[tuple[str, str], Counter[tuple[int, ...]]]:
     """The answers to callers of each kind at each door, all of them at once."""
-    found = {}
     with site.unharmed(), ExitStack() as stack:
         callers = {}
         for door, name in product((site.gateway, site.replica), SLOW):
@@ -84,8 +77,7 @@ def slow(site: Site) -> Mapping[tuple[str, str], Counter[tuple[int, ...]]]:
             thread.start()
         for thread in dripping:
             thread.join()
-        found = {key: answers(sockets) for key, sockets in callers.items()}
-    return found
+        return {key: answers(sockets) for key, sockets in callers.items()}
 
 
 @pytest.mark.parametrize("name", SLOW)
@@ -193,14 +185,14 @@ def test_who_reads_nothing_stops_being_read(site: Site, door: Door) -> None:
 def test_who_reads_nothing_is_cut_off_by_a_replica_in_the_end(site: Site) -> None:
     """A connection that is told to close waits for its caller to read: it once waited for ever."""
     folder = site.lone.log.parent
-    with running(folder, folder / "m.onnx", idle_timeout_s=1.0) as replica:
-        with replica.connect() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            flood(sock, b"GET /v2/models/m HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
-            until = time.monotonic() + 10
-            while not is_cut(sock):
-                assert time.monotonic() < until
-                time.sleep(0.1)
+    told = {"idle_timeout_s": 1.0}
+    with running(folder, folder / "m.onnx", **told) as replica, replica.connect() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        flood(sock, b"GET /v2/models/m HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+        until = time.monotonic() + 10
+        while not is_cut(sock):
+            assert time.monotonic() < until
+            time.sleep(0.1)
 
 
 def is_cut(sock: socket.socket) -> bool:

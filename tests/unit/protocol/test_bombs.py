@@ -106,7 +106,7 @@ def test_what_stands_around_the_data_may_be_nested_but_not_deeply() -> None:
     padding = b" " * (20 << 10)  # so that simdjson has it first
     body = b'{"parameters":{"a":%b},"inputs":[]}%b' % (deep, padding)
 
-    with pytest.raises(InvalidArgumentError, match="parameter 'a'|Missing|expected 1 inputs"):
+    with pytest.raises(InvalidArgumentError, match=r"parameter 'a'|Missing"):
         v2(body)
 
 
