@@ -54,7 +54,6 @@ _BRIDGE: Final = "envoy.extensions.filters.http.grpc_http1_reverse_bridge"
 _SELECT_FILTER: Final = "headrace.select"
 _REFUSE_FILTER: Final = "headrace.refuse"
 _UNIT_FILTER: Final = "headrace.unit"
-_BUFFER_FILTER: Final = "headrace.whole"
 _LUA: Final = "envoy.extensions.filters.http.lua.v3.Lua"
 _LUA_PER_ROUTE: Final = "envoy.extensions.filters.http.lua.v3.LuaPerRoute"
 
@@ -77,12 +76,6 @@ BRIDGED_ELSEWHERE: Final[Resource] = {
     _BRIDGE_FILTER: any_of(f"{_BRIDGE}.v3.FilterConfigPerRoute", {"disabled": True})
 }
 """Per-route configuration: gRPC goes on as gRPC."""
-AS_IT_COMES: Final[Resource] = {
-    _BUFFER_FILTER: any_of(
-        "envoy.extensions.filters.http.buffer.v3.BufferPerRoute", {"disabled": True}
-    )
-}
-"""Per-route configuration: the request goes on before it is whole."""
 REFUSING: Final[Resource] = {_REFUSE_FILTER: any_of(_LUA_PER_ROUTE, {"name": REFUSE})}
 """Per-route configuration: answer that there is no such model."""
 
@@ -121,13 +114,6 @@ def http_filters(settings: GatewaySettings, descriptor_set: Path) -> Sequence[Re
         typed(
             "headrace.body_size_limit",
             "envoy.extensions.filters.http.body_size_limit.v3.BodySizeLimit",
-            {"max_request_bytes": settings.max_body_bytes},
-        ),
-        # Whole requests only go on: a slow body would hold a replica's connection, and a few
-        # thousand of them all that a replica may have.
-        typed(
-            _BUFFER_FILTER,
-            "envoy.extensions.filters.http.buffer.v3.Buffer",
             {"max_request_bytes": settings.max_body_bytes},
         ),
         _on_some_routes(

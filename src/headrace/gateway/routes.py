@@ -12,7 +12,6 @@ from typing import Final
 from headrace.core import ModelNotReadyError
 from headrace.gateway.clusters import CONTROL, REPLICAS, all_replicas, cluster_name
 from headrace.gateway.filters import (
-    AS_IT_COMES,
     BRIDGING,
     HEALTH_CHECK,
     MODEL_HEADER,
@@ -30,7 +29,6 @@ from headrace.gateway.splits import (
     live_split,
     speaks,
     split_variants,
-    with_filters,
 )
 
 ROUTE_CONFIG: Final = "headrace"
@@ -162,9 +160,7 @@ def _plain_routes(settings: GatewaySettings, endpoint: EndpointRoute) -> Iterato
     for route in _to_split(settings, endpoint, match, door=Door.PLAIN):
         action = route.get("route")
         if isinstance(action, Mapping) and action.get("cluster") != CONTROL:
-            # Whatever it is may be a stream; and it is not ours to protect.
-            rewritten: Resource = {**route, "route": {**action, "prefix_rewrite": "/"}}
-            yield with_filters(rewritten, AS_IT_COMES)
+            yield {**route, "route": {**action, "prefix_rewrite": "/"}}
         else:
             yield route
 

@@ -62,6 +62,7 @@ class Connection(asyncio.BufferedProtocol):
         "_framing_bytes",
         "_has_eof",
         "_header_bytes",
+        "_is_arriving",
         "_headers",
         "_headers_done",
         "_is_closing",
@@ -88,6 +89,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_closing = False
         self._is_reading_paused = self._is_writing_paused = False
         self._has_eof = False
+        self._is_arriving = False
         self._backlog = b""
         self._close_at: float | None = None
         self._reset()
@@ -135,6 +137,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_closing = True
         server = self._server
         server.connections.discard(self)
+        self._has_arrived()
         server.body_bytes -= self._body_size
         pipeline, self._pipeline = self._pipeline, deque()
         for exchange in pipeline:
@@ -217,6 +220,15 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(400, f"malformed HTTP request: {_text(error)}")
         else:
             self._check_framing()
+            if self._header_bytes and not self._is_arriving and not self._is_closing:
+                self._is_arriving = True
+                self._server.is_arriving(self)
+
+    def _has_arrived(self) -> None:
+        """The request is whole, or will not be."""
+        if self._is_arriving:
+            self._is_arriving = False
+            self._server.has_arrived(self)
 
     def _check_framing(self) -> None:
         """Refuse heads, and chunks, that never come to their point."""
@@ -330,6 +342,7 @@ class Connection(asyncio.BufferedProtocol):
             self._now,
         )
         self._reset()
+        self._has_arrived()
         self._pipeline.append(exchange)
         if len(self._pipeline) >= MAX_PIPELINED:
             self._pause()
@@ -401,6 +414,10 @@ class Connection(asyncio.BufferedProtocol):
         if exchange := self._last_exchange():
             exchange.send(status, encode_error(message))
 
+    def refuse_for_others(self) -> None:
+        """Give up the request that is arriving: it takes longer than so many others."""
+        self._refuse(408, "the request did not arrive in time, and too many others are arriving")
+
     def refuse_for_room(self) -> None:
         """Give up the body that is arriving: it would not fit with the others."""
         self._refuse_error(UnavailableError(_TOO_MUCH_IN_FLIGHT))
@@ -417,6 +434,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._is_closing:
             return None
         self._is_closing = True
+        self._has_arrived()
         self._close_at = self._now + _LINGER_S
         self._server.body_bytes -= self._body_size
         self._body_size = 0

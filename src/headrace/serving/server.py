@@ -12,6 +12,7 @@ from headrace.engine import Ticket
 from headrace.serving.connection import Connection
 from headrace.serving.exchange import Exchange
 
+MAX_ARRIVING: Final = 1024
 READ_BYTES: Final = 64 << 10
 _SWEEP_S: Final = 1.0
 _BACKLOG: Final = 1024
@@ -35,7 +36,9 @@ class HttpServer:
 
     `max_body_bytes_in_flight` bounds the bodies of all requests together, so that many callers with
     large bodies cannot take the machine's memory: beyond it, the largest of those that are still
-    arriving is refused. Beyond `max_connections`, the one that has been idle longest is closed.
+    arriving is refused. Of more than `MAX_ARRIVING` requests that come bit by bit, the one that
+    began first is refused: a gateway has so many connections to us and no more, and slow callers
+    would take them all. Beyond `max_connections`, the one that has been idle longest is closed.
     """
 
     def __init__(self, application: Application, settings: ReplicaSettings | PoolSettings) -> None:
@@ -49,6 +52,7 @@ class HttpServer:
         self.body_timeout_s = settings.body_timeout_s
         self.max_connections = descriptors_for(settings.max_connections)
         self.connections: set[Connection] = set()
+        self._arriving: dict[Connection, None] = {}
         self.is_draining = False
         self.handle = application.handle
         self.cancel = application.cancel
@@ -75,6 +79,16 @@ class HttpServer:
         # The new one is idle too: it is what is closed if all the others are busy.
         _, longest = min(idle, key=lambda pair: pair[0])
         longest.abort()
+
+    def is_arriving(self, connection: Connection) -> None:
+        """A request has begun that did not come at once; the one that began first may have to go."""
+        self._arriving[connection] = None
+        if len(self._arriving) > min(MAX_ARRIVING, self.max_connections // 2):
+            next(iter(self._arriving)).refuse_for_others()
+
+    def has_arrived(self, connection: Connection) -> None:
+        """It is whole, or given up."""
+        del self._arriving[connection]
 
     def make_room(self) -> bool:
         """Refuse the largest bodies that are still arriving; whether what is there fits then.

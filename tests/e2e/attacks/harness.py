@@ -107,7 +107,7 @@ class Site:
         return "\n".join([self.system.log_text(), self.lone.log_text(), *texts])
 
     @contextmanager
-    def unharmed(self, *, growth_bytes: int = GROWTH_BYTES) -> Iterator[None]:
+    def unharmed(self, *, growth_bytes: int = GROWTH_BYTES, pool: int = POOL) -> Iterator[None]:
         """Run an attack: nobody else loses a request, and afterwards everything is as it was."""
         before = self.usage()
         alive = {name: process.pid for name, process in self.processes.items()}
@@ -124,18 +124,18 @@ class Site:
         for load in loads:
             assert load.failures == 0, (load.statuses, load.broken, load.sent)
         assert all(process.is_running() for process in self.processes.values()), alive
-        self._settle(before, growth_bytes)
+        self._settle(before, growth_bytes, pool)
 
-    def _settle(self, before: Mapping[str, Usage], growth_bytes: int) -> None:
+    def _settle(self, before: Mapping[str, Usage], growth_bytes: int, pool: int) -> None:
         until = time.monotonic() + SETTLES_WITHIN_S
         while True:
-            wrong = self._differences(before, growth_bytes)
+            wrong = self._differences(before, growth_bytes, pool)
             if not wrong:
                 return
             assert time.monotonic() < until, "\n".join(wrong)
             time.sleep(0.1)
 
-    def _differences(self, before: Mapping[str, Usage], growth_bytes: int) -> list[str]:
+    def _differences(self, before: Mapping[str, Usage], growth_bytes: int, pool: int) -> list[str]:
         found = []
         for name, now in self.usage().items():
             was = before[name]
@@ -143,7 +143,7 @@ class Site:
                 found.append(f"{name}: {(now.rss - was.rss) >> 20} MiB more memory")
             if now.descriptors > was.descriptors:
                 found.append(f"{name}: {now.descriptors - was.descriptors} descriptors more")
-            if now.pool > was.pool + POOL:
+            if now.pool > was.pool + pool:
                 found.append(f"{name}: {now.pool - was.pool} Unix sockets more")
             if now.threads > was.threads + POOL_THREADS:
                 found.append(f"{name}: {now.threads - was.threads} threads more")
@@ -171,8 +171,8 @@ def usage_of(process: psutil.Process) -> Usage:
 
 
 @contextmanager
-def started() -> Iterator[Site]:
-    """Everything up and warm; ended by pid whatever happens."""
+def started(**connections: float) -> Iterator[Site]:
+    """Everything up and warm; ended by pid whatever happens. Changes are for the gateway."""
     # Not pytest's tmp_path: a socket's path may have 107 bytes only.
     with tempfile.TemporaryDirectory(prefix="hr-") as directory, ExitStack() as stack:
         folder = Path(directory)
@@ -180,7 +180,7 @@ def started() -> Iterator[Site]:
         stack.callback(system.close)
         (folder / "m.onnx").write_bytes(models.mlp())
         (folder / "words.onnx").write_bytes(models.strings())
-        system.start(spec=_spec(folder))
+        system.start(spec=_spec(folder, {**CONNECTIONS, **connections}))
         grpc_port = free_port()
         lone = stack.enter_context(
             running(
@@ -195,8 +195,8 @@ def started() -> Iterator[Site]:
         yield _site(system, lone, grpc_port)
 
 
-def _spec(folder: Path) -> dict[str, Any]:
-    gateway = {"max_body_bytes": MAX_BODY_BYTES, "connections": CONNECTIONS}
+def _spec(folder: Path, connections: Mapping[str, float]) -> dict[str, Any]:
+    gateway = {"max_body_bytes": MAX_BODY_BYTES, "connections": connections}
     endpoints = [
         {"name": name, "model": str(folder / f"{name}.onnx"), "labels": labels}
         for name, labels in (("m", {"prob": ["no", "yes"]}), ("words", {}))

@@ -131,7 +131,8 @@ def test_idle_connections_up_to_the_limit_do_not_keep_others_out(site: Site, doo
         time.sleep(3.0)
         closed = sum(listen(sock, quiet_s=0.002).closed for sock in sockets)
 
-    assert closed >= (count // 2 if door.name == "gateway" else 0)
+    # As many as it takes to have room again; the replica's limit is far away.
+    assert closed >= (20 if door.name == "gateway" else 0)
 
 
 def test_connections_beyond_the_limit_are_closed_and_those_that_work_go_on(site: Site) -> None:
@@ -206,3 +207,21 @@ def test_what_is_no_http_gets_no_further(site: Site, door: Door, noise: bytes) -
         got = talk(door, noise, quiet_s=3.0)
 
     assert got.statuses in ([400], [408], [431], [])
+
+
+def test_of_too_many_slow_requests_the_one_that_began_first_gives_way(site: Site) -> None:
+    """On a replica alone, too: callers whose requests come at once never wait for those."""
+    folder = site.lone.log.parent
+    with running(folder, folder / "m.onnx", max_connections=100) as replica:
+        slow = [replica.connect() for _ in range(60)]
+        for sock in slow:
+            sock.sendall(request("Content-Length: 5000", body=b"{"))
+        time.sleep(0.2)
+        with replica.connect() as sock:
+            sock.sendall(post())
+            assert listen(sock).statuses == [200]
+
+        assert [listen(sock, quiet_s=0.05).statuses for sock in slow[:10]] == [[408]] * 10
+        assert not listen(slow[-1], quiet_s=0.1).statuses
+        for sock in slow:
+            sock.close()
