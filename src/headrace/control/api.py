@@ -20,6 +20,7 @@ from headrace.control.api_models import add_models
 from headrace.control.api_rollouts import add_rollouts
 from headrace.control.api_state import add_state
 from headrace.control.api_triton import add_repository, add_statistics
+from headrace.control.edge import Shared
 from headrace.control.guards import App, BodyLimit, Guard
 from headrace.control.metrics import CONTENT_TYPE
 from headrace.control.plane import ControlPlane
@@ -80,10 +81,12 @@ def build_metrics(plane: ControlPlane, access: Access, *, is_open: bool) -> App:
     """
     api = FastAPI(openapi_url=None)
     _add_errors(api)
+    # Each asks every replica: many callers at once would be a flood from within.
+    shared = Shared(plane.metrics)
 
     @api.get("/metrics")
     async def metrics() -> Response:
-        return Response(await plane.metrics(), media_type=CONTENT_TYPE)
+        return Response(await shared.get(), media_type=CONTENT_TYPE)
 
     # A scraper reaches this port under any name; it can read only.
     if is_open:
@@ -133,6 +136,14 @@ def _add_errors(api: FastAPI) -> None:
         detail = f"{error.detail}: {request.method} {request.url.path}"
         body = problem_body(status=error.status_code, code=code, detail=detail)
         return Response(body, error.status_code, error.headers, media_type=PROBLEM_TYPE)
+
+    @api.exception_handler(RecursionError)
+    async def nested(_request: Request, _error: RecursionError) -> Response:
+        # Nothing here calls itself but what walks a caller's document.
+        detail = "the document is nested too deeply"
+        code = Code.INVALID_ARGUMENT
+        body = problem_body(status=_BAD_REQUEST, code=code, detail=detail)
+        return Response(body, _BAD_REQUEST, media_type=PROBLEM_TYPE)
 
     @api.exception_handler(Exception)
     async def unexpected(_request: Request, _error: Exception) -> Response:

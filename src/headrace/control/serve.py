@@ -70,7 +70,7 @@ class ApiServer:
         await asyncio.to_thread(_import_frameworks)
         import uvicorn  # noqa: PLC0415  # as above
 
-        from headrace.control import api  # noqa: PLC0415  # as above
+        from headrace.control import api, edge  # noqa: PLC0415  # as above
 
         class Server(uvicorn.Server):
             @contextlib.contextmanager
@@ -91,11 +91,15 @@ class ApiServer:
                 self.sockets.gateway,
             ),
         ]
+        edge.raise_descriptor_limit()
         servers = []
         async with asyncio.TaskGroup() as group:
             for app, sock in apps:
+                # The gateway's socket is for the gateway alone, which bounds its callers itself.
+                is_open = sock is not self.sockets.gateway
                 config = uvicorn.Config(
                     app,
+                    http=edge.BoundedProtocol if is_open else "auto",
                     log_config=None,
                     access_log=False,
                     lifespan="off",

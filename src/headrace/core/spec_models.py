@@ -15,6 +15,7 @@ from headrace.core.spec_access import (
     TierSpec,
     TlsSpec,
 )
+from headrace.core.spec_connections import ConnectionsSpec
 from headrace.core.spec_limits import limit_disagreements
 from headrace.core.spec_rollout import RolloutSpec, SloSpec, StickySpec
 from headrace.core.spec_scale import AutoscaleSpec, BudgetSpec, PoolSpec, UpstreamSpec
@@ -221,6 +222,9 @@ class GatewaySpec(_Spec):
         ge=1024,
         le=2_000_000_000,
         description="Larger requests get 413. Unit: bytes.",
+    )
+    connections: ConnectionsSpec = Field(
+        default=ConnectionsSpec(), description="See ConnectionsSpec."
     )
     access_log: bool = Field(default=True, description="One JSON line per request.")
     tls: TlsSpec | None = Field(default=None, description="Null for plain text. See TlsSpec.")

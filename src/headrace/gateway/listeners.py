@@ -21,7 +21,6 @@ _MANAGER: Final = (
 )
 _PRIVATE_MODE: Final = 0o600
 _HANDSHAKE_TIMEOUT_S: Final = 10.0
-_HEADERS_TIMEOUT_S: Final = 10.0
 _FRAMING_BYTES: Final = 64 << 10
 _SMALLEST_WINDOW_BYTES: Final = 1 << 20
 
@@ -107,7 +106,8 @@ def _connection_manager(
         "forward_client_cert_details": "SANITIZE",
         # A caller on this machine may no more set Envoy's own headers than one from outside.
         "internal_address_config": {},
-        "request_headers_timeout": seconds(_HEADERS_TIMEOUT_S),
+        "request_timeout": seconds(settings.request_timeout_s),
+        "request_headers_timeout": seconds(settings.headers_timeout_s),
         "stream_idle_timeout": seconds(settings.idle_timeout_s),
         "common_http_protocol_options": {
             "idle_timeout": seconds(settings.idle_timeout_s),

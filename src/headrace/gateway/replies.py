@@ -89,6 +89,7 @@ _CASES: Final = (
     ),
     # Envoy refuses a malformed head without a text, but knows why.
     _Case(when=_status("EQ", 400), text="Bad Request: %RESPONSE_CODE_DETAILS%"),
+    _Case(when=_status("EQ", 408), text="the request did not arrive in time", grpc_status=4),
     _Case(when=_status("EQ", 413), grpc_status=8),
     _Case(when=_status("EQ", 429), grpc_status=8, retry_after=True),
     _Case(when=_status("EQ", 503), retry_after=True),

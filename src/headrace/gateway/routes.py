@@ -124,6 +124,7 @@ def server_routes(
     last: Resource = {"name": "unknown-path", "match": {"prefix": "/"}, **_reply(404, "Not Found")}
     return ServerRoutes(
         before=(
+            _two_hosts(),
             *_health_routes(endpoints, servers),
             *(_asking(route, guard.server()) for route in guarded),
         ),
@@ -214,6 +215,16 @@ def _plain_routes(settings: GatewaySettings, endpoint: EndpointRoute) -> Iterato
 def _versions(endpoint: EndpointRoute) -> Iterator[RevisionTarget]:
     """The arms that a version's number names: those without a role."""
     return (arm for arm in endpoint.revisions if not arm.role)
+
+
+def _two_hosts() -> Resource:
+    """Refuse requests with several Host headers, which Envoy joins: somebody may believe the other.
+
+    https://www.rfc-editor.org/rfc/rfc9112#section-3.2
+    """
+    several: Resource = {"name": ":authority", "string_match": {"contains": ","}}
+    match: Resource = {"prefix": "/", "headers": [several]}
+    return {"name": "two-hosts", "match": match, **_reply(400, "the Host header is given twice")}
 
 
 def _unknown_models(guard: Guard, servers: Resource) -> Iterator[Resource]:

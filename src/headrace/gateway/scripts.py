@@ -24,7 +24,8 @@ local function first(fields, ...)
 end
 
 local function not_found(handle, text)
-  handle:respond({[":status"] = "404", ["grpc-status"] = "5"}, text:gsub("%c", "?"):sub(1, 300))
+  local shown = text:gsub("[^\\32-\\126]", "?"):sub(1, 300)
+  handle:respond({[":status"] = "404", ["grpc-status"] = "5"}, shown)
 end
 
 function envoy_on_request(handle)

@@ -18,6 +18,7 @@ from headrace.core import (
 )
 from headrace.protocol.byte_tensors import Body, element_bytes
 from headrace.protocol.inputs import InputTensor, ModelInputs
+from headrace.protocol.json_bounds import check_parts, check_values
 from headrace.protocol.json_messages import UNREADABLE, unreadable
 from headrace.protocol.outputs import plain_array
 from headrace.protocol.values import flatten, nested_shape
@@ -151,6 +152,8 @@ class V1Codec:
 
 
 def _document(body: Body) -> dict[str, Any]:
+    check_parts(body)
+    check_values(body)
     try:
         document = msgspec.json.decode(body)
     except UNREADABLE as error:
