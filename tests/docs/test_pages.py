@@ -34,6 +34,7 @@ STORIES = (
     "docs/how-to/python-model.md docs/how-to/kserve-v1.md",
     "docs/how-to/triton-repository.md",
     "docs/how-to/serve.md",
+    "docs/how-to/secure-models.md",
     "docs/how-to/history.md",
     "docs/how-to/manage-remotely.md",
     "docs/how-to/tls.md",
