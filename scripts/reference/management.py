@@ -25,6 +25,7 @@ _GROUPS: Final = {
     "/api/v1/models": "Models",
     "/api/v1/gc": "Models",
     "/v2": "Triton's routes",
+    "/api/v1/keys": "Access",
     "/api/v1/users": "Access",
     "/api/v1/tokens": "Access",
     "/api/v1/trail": "Access",
@@ -43,6 +44,8 @@ class _NoPlane:
         self.home = self
         self.root = Path("nowhere")
         self.registry = Registry(self.root)
+        self.orders = SimpleNamespace(allow_code=False)
+        self.keys = None
 
 
 def openapi() -> Mapping[str, Any]:
