@@ -45,6 +45,7 @@ class System:
 
     def settings(self, *endpoints: dict[str, Any], **settings: Any) -> ControlSettings:
         spec = {"version": 1, "endpoints": list(endpoints)} if endpoints else None
+        spec = settings.pop("spec", spec)
         defaults: dict[str, Any] = {
             "home": str(self.home),
             "spec": spec,
@@ -68,6 +69,11 @@ class System:
         found = read_control_file(self.home)
         assert found is not None, self.log_text()
         return found
+
+    def where_was(self) -> str:
+        """The gateway's address, also while no control plane runs."""
+        content = (self.home / "run" / "control.json").read_bytes()
+        return msgspec.json.decode(content, type=ControlFile).http_url
 
     def token(self) -> str:
         return read_home_token(self.home)
