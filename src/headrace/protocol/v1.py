@@ -137,11 +137,12 @@ class V1Codec:
         return columns
 
     def _array(self, tensor: InputTensor, data: object) -> Array:
+        shape = nested_shape(data)
+        plan = tensor.plan(_with_unit_axis(tensor, shape))  # before millions of elements are read
         if tensor.spec.datatype == Datatype.BYTES:
             data = _decoded(tensor.name, data, depth=len(tensor.spec.shape))
-        shape = nested_shape(data)
         flat = flatten(tensor.name, data, shape) if isinstance(data, list) else [data]
-        return tensor.from_flat(tensor.plan(_with_unit_axis(tensor, shape)), flat)
+        return tensor.from_flat(plan, flat)
 
     def _is_element(self, value: dict[str, Any]) -> bool:
         """Whether an object is one BYTES element rather than values by input name."""

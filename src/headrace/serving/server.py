@@ -81,7 +81,7 @@ class HttpServer:
         longest.abort()
 
     def is_arriving(self, connection: Connection) -> None:
-        """A request has begun that did not come at once; the oldest such may have to go."""
+        """A request began that did not come at once; the one that began first may have to go."""
         self._arriving[connection] = None
         if len(self._arriving) > min(MAX_ARRIVING, self.max_connections // 2):
             next(iter(self._arriving)).refuse_for_others()
