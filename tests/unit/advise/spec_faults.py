@@ -175,12 +175,6 @@ IN_SPEC = [
             "gateway.max_body_bytes",
             put("gateway.max_body_bytes", 1_000_000_000),
         ),
-        (
-            "HR203",
-            "large bodies of one endpoint",
-            f"{FIRST}.limits.max_body_bytes",
-            put("endpoints.0.limits.max_body_bytes", 1_000_000_000),
-        ),
         ("HR204", "no timeout", f"{FIRST}.timeout_s", put("endpoints.0.timeout_s", None)),
         (
             "HR205",

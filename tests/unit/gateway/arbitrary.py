@@ -181,6 +181,8 @@ def _header_fits(wanted: Mapping[str, Any], headers: Mapping[str, str]) -> bool:
     match wanted["string_match"]:
         case {"exact": exact}:
             return bool(value == exact)
+        case {"contains": part}:
+            return value is not None and part in value
         case {"safe_regex": {"regex": regex}}:
             return value is not None and re.fullmatch(regex, value) is not None
         case other:
