@@ -12,14 +12,14 @@ from tests.e2e.attacks.harness import MAX_BODY_BYTES, Site, started
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-LIMIT_BYTES = 128 << 20
+LIMIT_BYTES = 192 << 20
 CALLERS = 40
 PART = b"\0" * 16_000
 
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[Site]:
-    """A system whose gateway may hold 128 MiB."""
+    """A system whose gateway may hold 192 MiB."""
     with started(max_memory_bytes=LIMIT_BYTES) as site:
         yield site
 

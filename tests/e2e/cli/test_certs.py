@@ -54,6 +54,7 @@ def test_a_local_authority_is_enough_for_everybody_on_this_machine(shell: Shell)
     status = shell.run("status")
     shown = shell.run("certs", "show", f"localhost:{port}", "--json")
     again = shell.run("up", "m.onnx", "--name", "n")
+    shell.environment["HEADRACE_TOKEN"] = shell.run("token", "show").stdout.strip()
     remote = shell.run("status", "--server", where["admin_url"])
     shell.environment["HEADRACE_CA_FILE"] = "certs/ca.pem"
     trusted = shell.run("status", "--server", where["admin_url"])

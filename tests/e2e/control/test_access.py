@@ -117,7 +117,8 @@ def _wait_for_log(system: System, text: str) -> None:
 
 
 def test_metrics_are_open_on_loopback_and_closed_beyond(system: System, mlp: Path) -> None:
-    system.start({"name": "m", "model": str(mlp)}, admin_host="0.0.0.0")  # noqa: S104  # meant
+    everywhere = {"admin_host": "0.0.0.0", "insecure_admin": True}  # noqa: S104  # meant
+    system.start({"name": "m", "model": str(mlp)}, **everywhere)
     system.wait_ready()
     url = system.where().metrics_url
     closed, _ = system.call("GET", url)

@@ -39,7 +39,7 @@ def test_management_and_metrics_are_encrypted_and_renewed_while_they_serve(
     authority = Authority(tmp_path)
     files = authority.server("admin", "localhost", "127.0.0.1")
     where = _start(system, files)
-    pinned = Management(where.admin_url, pinned=where.admin_ca)
+    pinned = Management(where.admin_url, token=system.token(), pinned=where.admin_ca)
     before = pinned.get("/api/v1/status")["gateway"]["certificates"]
     context = ssl.create_default_context(cafile=authority.ca)
     with urllib.request.urlopen(where.metrics_url, context=context, timeout=5) as answer:  # noqa: S310  # loopback
@@ -81,7 +81,7 @@ def test_beyond_this_machine_plain_text_has_to_be_asked_for(system: System, tmp_
     with pytest.raises(FailedPreconditionError, match="--admin-tls-cert") as caught:
         start_detached(system.settings(**open_to_all), timeout_s=TIMEOUT_S)
     plain = start_detached(system.settings(**open_to_all, insecure_admin=True), timeout_s=TIMEOUT_S)
-    Management(plain.admin_url).post("/api/v1/stop")
+    Management(plain.admin_url, token=system.token()).post("/api/v1/stop")
     deadline = time.monotonic() + TIMEOUT_S
     while (system.home / "run" / "control.json").exists():
         assert time.monotonic() < deadline
@@ -108,6 +108,8 @@ def test_no_file_shows_the_key(system: System, tmp_path: Path) -> None:
     assert holding == []
     assert "PRIVATE" not in json.dumps(
         Management(
-            system.where().admin_url, pinned=str(system.home / "run" / "admin-certificate.pem")
+            system.where().admin_url,
+            token=system.token(),
+            pinned=str(system.home / "run" / "admin-certificate.pem"),
         ).get("/api/v1/status")
     )

@@ -61,7 +61,7 @@ class Secure:
         return f"https://localhost:{self.port}"
 
     def api(self) -> Management:
-        return Management(self.system.where().admin_url)
+        return Management(self.system.where().admin_url, token=self.system.token())
 
     def certificate(self) -> dict[str, Any]:
         """What the status says of the gateway's certificate."""
