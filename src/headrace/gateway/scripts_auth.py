@@ -174,8 +174,9 @@ local function identity_of(provider, claims)
   if type(found) == "string" then
     for scope in found:gmatch("%S+") do scopes[scope] = true end
   elseif type(found) == "table" then
-    for _, scope in pairs(found) do
-      if type(scope) == "string" then scopes[scope] = true end
+    for place, scope in pairs(found) do
+      local is_item = type(place) == "number" and type(scope) == "string"
+      if is_item and scope:find("^%S+$") then scopes[scope] = true end
     end
   end
   return {
