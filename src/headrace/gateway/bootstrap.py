@@ -96,8 +96,8 @@ def _overload_manager(settings: GatewaySettings) -> Resource:
                     },
                 ),
             },
-            _action("reset_high_memory_stream", _HEAP, _between(0.80, 0.95)),
-            _action("stop_accepting_requests", _HEAP, _from(0.95)),
+            _action("reset_high_memory_stream", _HEAP, _between(0.60, 0.90)),
+            _action("stop_accepting_requests", _HEAP, _from(0.97)),
         ],
     }
 
