@@ -9,7 +9,7 @@ from headrace.gateway.settings import GatewaySettings
 
 _HEAP: Final = "envoy.resource_monitors.fixed_heap"
 _CONNECTIONS: Final = "envoy.resource_monitors.global_downstream_max_connections"
-_REFRESH_S: Final = 0.05
+_REFRESH_S: Final = 0.1
 _SHORTEST_IDLE_S: Final = 2.0
 _SMALLEST_CUT: Final = 1 << 20
 """A request that holds less is never cut for its size."""
@@ -81,7 +81,7 @@ def _overload_manager(settings: GatewaySettings) -> Resource:
             "minimum_account_to_track_power_of_two": _SMALLEST_CUT.bit_length() - 1
         },
         "actions": [
-            _action("shrink_heap", _HEAP, _from(0.65)),
+            _action("shrink_heap", _HEAP, _from(0.75)),
             {
                 **_action("reduce_timeouts", _CONNECTIONS, _between(0.5, 0.9)),
                 "typed_config": any_of(
@@ -96,8 +96,8 @@ def _overload_manager(settings: GatewaySettings) -> Resource:
                     },
                 ),
             },
-            _action("reset_high_memory_stream", _HEAP, _between(0.70, 0.90)),
-            _action("stop_accepting_requests", _HEAP, _from(0.95)),
+            _action("reset_high_memory_stream", _HEAP, _between(0.60, 0.90)),
+            _action("stop_accepting_requests", _HEAP, _from(0.97)),
         ],
     }
 

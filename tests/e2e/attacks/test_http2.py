@@ -27,6 +27,8 @@ from tests.e2e.serving.raw import BODY, INFER
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
+HANGS_UP_S = 2.0
+"""Envoy closes a connection a second after it has decided to, and says nothing meanwhile."""
 PRIORITY = b"\0\0\5\2\0\0\0\0\1\0\0\0\0\0"
 
 
@@ -50,7 +52,7 @@ def test_a_rapid_reset_ends_the_connection(site: Site) -> None:
                 frames += [head, data(stream, BODY, end_stream=True), reset(stream)]
             attacker.send(*frames)
             sent += 50
-        attacker.listen()
+        attacker.listen(quiet_s=HANGS_UP_S)
 
     assert attacker.gone
     assert sent < 20_000
@@ -67,7 +69,7 @@ def test_a_made_you_reset_ends_the_connection(site: Site) -> None:
                 frames += [head, data(stream, BODY, end_stream=True), window(stream, 0)]
             attacker.send(*frames)
             sent += 50
-        attacker.listen()
+        attacker.listen(quiet_s=HANGS_UP_S)
 
     assert attacker.gone
 
@@ -129,7 +131,7 @@ def test_empty_data_without_end_ends_the_connection(site: Site) -> None:
         for _ in range(500):
             if not attacker.send(data(stream, b"") * 100):
                 break
-        attacker.listen(quiet_s=1.5, until_s=3)
+        attacker.listen(quiet_s=HANGS_UP_S, until_s=3)
 
     assert attacker.gone
 
@@ -145,7 +147,7 @@ def test_an_hpack_bomb_is_refused_whatever_its_size_on_the_wire(site: Site) -> N
             stream = attacker.next_stream()
             flags = ["END_HEADERS", "END_STREAM"]
             attacker.send(HeadersFrame(stream, again + again[-1:] * 3000, flags=flags).serialize())
-        attacker.listen(until_s=3)
+        attacker.listen(quiet_s=HANGS_UP_S, until_s=4)
 
     assert sum(attacker.resets.values()) == 20 or attacker.gone
     assert not attacker.statuses
@@ -160,7 +162,7 @@ def test_a_header_list_that_is_too_large_is_reset(site: Site, count: int, size: 
         for at in range(16_000, len(block), 16_000):
             attacker.send(continuation(stream, block[at : at + 16_000]))
         attacker.send(continuation(stream, b"", end=True))
-        attacker.listen(until_s=3)
+        attacker.listen(quiet_s=HANGS_UP_S, until_s=4)
 
     assert attacker.resets or attacker.gone or attacker.statuses[431]
     assert not attacker.statuses[200]
@@ -206,7 +208,11 @@ def malformed(site: Site) -> Mapping[str, Caller]:
             stream, head = attacker.head(*JSON, *extra, path=path)
             attacker.send(head, data(stream, BODY, end_stream=True))
         with ThreadPoolExecutor(len(found)) as pool:
-            list(pool.map(lambda attacker: attacker.listen(quiet_s=1.5).close(), found.values()))
+            list(
+                pool.map(
+                    lambda attacker: attacker.listen(quiet_s=HANGS_UP_S).close(), found.values()
+                )
+            )
     return found
 
 
