@@ -6,6 +6,9 @@ READY := .venv/.ready-dev
 ONCE ?=
 COV ?=
 ARGS ?=
+# Test files at once: end-to-end tests mostly wait. 0 runs them in one process, as a debugger needs.
+JOBS ?= 2
+PYTEST_JOBS := -n $(JOBS) --dist loadfile
 
 # src's bytecode is compiled by hand: an editable install never is, and where
 # PYTHONDONTWRITEBYTECODE is set every process start would parse it again.
@@ -32,16 +35,16 @@ setup: $(READY) ## fill .venv with the locked requirements and this package
 
 ##@ Test
 .PHONY: test
-test: setup ## every test; ARGS="-k gateway" narrows, COV=1 measures coverage and fails below 95 %
-	$(if $(COV),scripts/coverage.sh,$(BIN)/pytest) $(ARGS)
+test: setup ## every test; ARGS="-k gateway" narrows, JOBS=0 debugs, COV=1 fails below 95 % coverage
+	$(if $(COV),scripts/coverage.sh,$(BIN)/pytest) $(PYTEST_JOBS) $(ARGS)
 
 .PHONY: unit
 unit: setup ## only the tests that start nothing
-	$(BIN)/pytest -m "not e2e" $(ARGS)
+	$(BIN)/pytest -m "not e2e" $(PYTEST_JOBS) $(ARGS)
 
 .PHONY: e2e
 e2e: setup ## only the tests that start real processes
-	$(BIN)/pytest -m e2e $(ARGS)
+	$(BIN)/pytest -m e2e $(PYTEST_JOBS) $(ARGS)
 
 .PHONY: bench
 bench: setup .venv/.ready-bench ## measure speed; prints a table and writes bench/results/

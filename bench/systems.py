@@ -163,7 +163,7 @@ def up(
         log=home / "up.log",
         is_ready=lambda: _answers(ports.http, probe),
     ):
-        status = fetch_status(ports.admin)
+        status = fetch_status(ports.admin, home / "state")
         yield System(
             name=ENVOY,
             pid=replica_pids(status)[0],
@@ -173,11 +173,16 @@ def up(
         )
 
 
-def fetch_status(admin_port: int) -> Mapping[str, Any]:
-    """What the control plane says about everything it runs."""
+def owner_headers(home: Path) -> dict[str, str]:
+    """What shows the management API of a home that its owner asks."""
+    return {"authorization": f"Bearer {(home / 'admin-token').read_text().strip()}"}
+
+
+def fetch_status(admin_port: int, home: Path) -> Mapping[str, Any]:
+    """What the control plane of `home` says about everything it runs."""
     connection = http.client.HTTPConnection("127.0.0.1", admin_port, timeout=10)
     try:
-        connection.request("GET", "/api/v1/status")
+        connection.request("GET", "/api/v1/status", headers=owner_headers(home))
         document: Mapping[str, Any] = json.loads(connection.getresponse().read())
         return document
     finally:

@@ -128,7 +128,13 @@ def _demo(stack: ExitStack, work: Path, *, once: bool) -> bool:
         grpc = _ask_one_by_one(f"grpc://127.0.0.1:{ports.grpc}", rows)
         burst = asyncio.run(_ask_at_once(f"grpc://127.0.0.1:{ports.grpc}", rows))
     checks = _check(rows, ports, http=http, grpc=grpc, burst=burst)
-    _report(rows, ports, checks, {"HTTP": http, "gRPC": grpc, f"gRPC, {BURST} at once": burst})
+    _report(
+        rows,
+        ports,
+        work / "home",
+        checks,
+        {"HTTP": http, "gRPC": grpc, f"gRPC, {BURST} at once": burst},
+    )
     held = all(check.held for check in checks)
     if not once:
         console.print("\nup until Ctrl-C")
@@ -277,7 +283,9 @@ def _batch_sizes(ports: Ports) -> str:
     )
 
 
-def _report(rows: Rows, ports: Ports, checks: list[Check], passes: dict[str, Answers]) -> None:
+def _report(
+    rows: Rows, ports: Ports, home: Path, checks: list[Check], passes: dict[str, Answers]
+) -> None:
     table = Table("one row per request", "rows", "accuracy", "p50 ms", "p99 ms")
     for name, got in passes.items():
         p50, p99 = np.percentile(got.latencies_s, [50, 99]) * 1e3
@@ -293,7 +301,7 @@ def _report(rows: Rows, ports: Ports, checks: list[Check], passes: dict[str, Ans
 HTTP and gRPC   http://127.0.0.1:{ports.http}
 gRPC            127.0.0.1:{ports.grpc}
 metrics         http://127.0.0.1:{ports.metrics}/metrics
-management      http://127.0.0.1:{ports.admin}/api/v1/status
+management      http://127.0.0.1:{ports.admin} (`headrace token show --home {home}` lets in)
 """)
     body = json.dumps(_body(rows), separators=(",", ":"))
     console.print(f"curl {_infer_url(ports)} -d '{body}'", soft_wrap=True, markup=False)

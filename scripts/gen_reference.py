@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace import cli, client
+from headrace.advise.checks import check_table
 from headrace.control.endpoint_status import ConditionType
 from headrace.core import (
     BatchingSettings,
@@ -37,9 +38,12 @@ from scripts.reference.settings import settings_section
 from scripts.reference.spec import spec_sections
 
 REFERENCE: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
+WITH_PARTS: Final = (REFERENCE.parent / "how-to" / "audit.md",)
+"""Pages elsewhere that have generated parts, too."""
 SCHEMA: Final = "headrace.schema.json"
 _SETTINGS: Final = (ReplicaSettings, BatchingSettings, PaddingSettings, PoolSettings)
 PARTS: Final[Mapping[str, Callable[[], str]]] = {
+    "checks": check_table,
     "cli": cli.reference,
     "client": lambda: "\n".join(_client_sections()),
     "codes": code_table,
@@ -81,7 +85,8 @@ def main() -> None:
 
 def pages() -> dict[Path, str]:
     """The text that each file should have."""
-    found = {path: _filled(path.read_text()) for path in sorted(REFERENCE.glob("*.md"))}
+    files = (*sorted(REFERENCE.glob("*.md")), *WITH_PARTS)
+    found = {path: _filled(path.read_text()) for path in files}
     return found | {REFERENCE / SCHEMA: json.dumps(json_schema(), indent=2) + "\n"}
 
 

@@ -1,19 +1,24 @@
-"""Compile the protocol's .proto files to oip.pb, the descriptor set that ships in the package.
+"""Compile the package's .proto files to the descriptor sets that ship in it.
 
-Needs grpcio-tools (dependency group `build`). A unit test says when this has to run again.
+`oip.pb`: the protocol and health, which Envoy reads too. `rls.pb`: the rate limit service. Needs
+grpcio-tools (dependency group `build`). A unit test says when this has to run again.
 """
 
 import importlib.resources
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from grpc_tools import protoc
 
-PACKAGE = Path(__file__).parents[1] / "src" / "headrace" / "protocol"
+PACKAGE: Final = Path(__file__).parents[1] / "src" / "headrace" / "protocol"
+SOURCES: Final = {"oip.pb": ("oip.proto", "health.proto"), "rls.pb": ("rls.proto",)}
+"""By the name of the descriptor set."""
 
 
-def compile_to(target: Path) -> int:
-    """Write the descriptor set to `target`; the exit status of protoc."""
+def compile_to(target: Path, sources: Sequence[str] = SOURCES["oip.pb"]) -> int:
+    """Write the descriptor set of `sources` to `target`; the exit status of protoc."""
     well_known = importlib.resources.files("grpc_tools") / "_proto"
     status: int = protoc.main(
         [
@@ -22,12 +27,11 @@ def compile_to(target: Path) -> int:
             f"--proto_path={well_known}",
             "--include_imports",
             f"--descriptor_set_out={target}",
-            "oip.proto",
-            "health.proto",
+            *sources,
         ]
     )
     return status
 
 
 if __name__ == "__main__":
-    sys.exit(compile_to(PACKAGE / "oip.pb"))
+    sys.exit(max(compile_to(PACKAGE / name, sources) for name, sources in SOURCES.items()))

@@ -48,7 +48,7 @@ def _start_once(context: Context, home: Path) -> Mapping[str, float]:
             raise processes.StartError(msg)
         ready_s = time.monotonic() - started
         time.sleep(SETTLE_S)
-        return {"first_answer_s": first_answer_s, "ready_s": ready_s, **_weigh(ports)}
+        return {"first_answer_s": first_answer_s, "ready_s": ready_s, **_weigh(ports, home)}
     finally:
         _down(home / "state", process)
 
@@ -63,8 +63,8 @@ def _knock(port: int, started: float, process: subprocess.Popen[bytes], log: Pat
     return time.monotonic() - started
 
 
-def _weigh(ports: Ports) -> dict[str, float]:
-    status: Mapping[str, Any] = systems.fetch_status(ports.admin)
+def _weigh(ports: Ports, home: Path) -> dict[str, float]:
+    status: Mapping[str, Any] = systems.fetch_status(ports.admin, home / "state")
     (replica,) = systems.replica_pids(status)
     gateway = systems.gateway_pid(status)
     return {

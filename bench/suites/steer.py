@@ -115,7 +115,8 @@ def _change(admin: int, home: Path, weight: int) -> tuple[float, float]:
     api = http.client.HTTPConnection("127.0.0.1", admin, timeout=_LONGEST_S)
     body = json.dumps(_entry(home, weight))
     began = time.perf_counter()
-    api.request("PUT", "/api/v1/endpoints/m", body, {"content-type": "application/json"})
+    headers = {"content-type": "application/json", **systems.owner_headers(home / "state")}
+    api.request("PUT", "/api/v1/endpoints/m", body, headers)
     response = api.getresponse()
     text = response.read()
     answered = time.perf_counter()

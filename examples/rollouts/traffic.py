@@ -2,11 +2,13 @@
 
     python examples/rollouts/traffic.py FOLDER
 
-FOLDER is where `train.py` wrote `test.npz`. Prints which version answered how often, how many users
-were moved back from the new version to the old one, and how the rollout ended.
+FOLDER is where `train.py` wrote `test.npz`; run this where `headrace up` was started. Prints which
+version answered how often, how many users were moved back from the new version to the old one, and
+how the rollout ended.
 """
 
 import json
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -26,7 +28,9 @@ def main(folder: Path) -> None:
     seen: dict[str, set[str]] = {}
     answers: Counter[str] = Counter()
     moved_back = 0
-    while not (rollout := get(ROLLOUT))["over"]:
+    token = subprocess.check_output(["headrace", "token", "show"], text=True).strip()  # noqa: S607  # on PATH
+    status = Request(ROLLOUT, headers={"authorization": f"Bearer {token}"})
+    while not (rollout := get(status))["over"]:
         for row in rows[random.integers(0, len(rows), 50)]:
             user = f"user-{random.integers(USERS)}"
             version = ask(row.tolist(), user)
@@ -46,7 +50,7 @@ def ask(row: list[float], user: str) -> str:
     return str(answer["model_version"])
 
 
-def get(what: str | Request) -> dict[str, object]:
+def get(what: Request) -> dict[str, object]:
     """A JSON document."""
     with urlopen(what) as answer:  # noqa: S310  # ours
         found: dict[str, object] = json.load(answer)

@@ -23,6 +23,10 @@ ROLLOUT_REASONS: Final[Mapping[str, str]] = {
     "Weight": "The new version's share of the requests is to be another.",
 }
 """Besides those of phases."""
+GATEWAY_REASONS: Final[Mapping[str, str]] = {
+    "CertificateReplaced": "A new certificate is in force, as its files were replaced.",
+    "CertificateRefused": "What a certificate's files hold is no good; the one before stays.",
+}
 _PHASE_MEANINGS: Final[Mapping[Phase, str]] = {
     Phase.PROGRESSING: "The new version's replicas are ready and it has its share; or resumed.",
     Phase.PAUSED: "By hand, by the plan (a step that waits for approval) or by `on_timeout`.",
@@ -59,6 +63,7 @@ def _events() -> Iterator[tuple[str, str, str]]:
     yield from (("rollout", reason, text) for reason, text in ROLLOUT_REASONS.items())
     phases = _phases()
     yield from (("rollout", reason, phases[phase]) for phase, reason in PHASE_REASONS.items())
+    yield from (("gateway", reason, text) for reason, text in GATEWAY_REASONS.items())
     for reason, text in meanings(Reason).items():
         yield "scale", reason, text or _SCALE_MEANINGS[reason]
 

@@ -4,14 +4,16 @@ import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from headrace.control.api import build_api
+from headrace.control.api import management_app
 from headrace.registry import Registry
 from scripts.reference.schema import default_of, meaning_of, name_of, refs_in, type_of
 from scripts.reference.text import cell
 
 if TYPE_CHECKING:
+    from headrace.control.access.parts import Access
     from headrace.control.plane import ControlPlane
 
 _GROUPS: Final = {
@@ -23,6 +25,12 @@ _GROUPS: Final = {
     "/api/v1/models": "Models",
     "/api/v1/gc": "Models",
     "/v2": "Triton's routes",
+    "/api/v1/keys": "Access",
+    "/api/v1/users": "Access",
+    "/api/v1/tokens": "Access",
+    "/api/v1/trail": "Access",
+    "/api/v1/whoami": "Access",
+    "/auth": "Access",
 }
 _OTHERS: Final = "The whole system"
 _NOT_OURS: Final = frozenset({"HTTPValidationError", "ValidationError"})
@@ -36,12 +44,14 @@ class _NoPlane:
         self.home = self
         self.root = Path("nowhere")
         self.registry = Registry(self.root)
+        self.orders = SimpleNamespace(allow_code=False)
+        self.keys = None
 
 
 def openapi() -> Mapping[str, Any]:
     """The API's description, as `GET /api/v1/openapi.json` answers it."""
-    api = build_api(cast("ControlPlane", _NoPlane()), allowed_hosts=frozenset())
-    return cast("Any", api).app.openapi()  # type: ignore[no-any-return]  # behind its guard
+    access = cast("Access", SimpleNamespace(people=None, login=None))
+    return management_app(cast("ControlPlane", _NoPlane()), access).openapi()
 
 
 def management_sections() -> str:
@@ -63,6 +73,8 @@ def management_sections() -> str:
 def _operation(method: str, path: str, operation: Mapping[str, Any], seen: set[str]) -> str:
     """One route; `seen` has the examples of its group that were shown already."""
     parts = [f"### `{method} {path}`\n", f"{operation['summary']}.\n"]
+    if role := operation.get("x-headrace-role"):
+        parts.append(f"Needs the role: {role}.\n")
     if told := operation.get("description"):
         parts.append(f"{textwrap.dedent(told).strip()}\n")
     given = [one for one in operation.get("parameters", ()) if one["in"] != "path"]
@@ -72,7 +84,7 @@ def _operation(method: str, path: str, operation: Mapping[str, Any], seen: set[s
     parts += _body(operation.get("requestBody"))
     for status, told in operation["responses"].items():
         if not status.startswith("2"):
-            continue  # a problem document; the page says so once
+            continue  # a redirect or a problem document; the page says of these once
         shown, example = _answer(status, told)
         parts.append(shown)
         if example not in seen:

@@ -28,6 +28,8 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
         default = field.default_factory()
     if default is msgspec.NODEFAULT:
         return "required"
+    if default is msgspec.UNSET:
+        return "left out"
     if isinstance(default, msgspec.Struct):
         return "as below"
     return f"`{json.dumps(default)}`"

@@ -17,7 +17,7 @@ from headrace.control.state.retention import Bounds
 from headrace.control.state.schema import NEWEST
 from headrace.control.state.sql_store import SqlStore
 from headrace.control.state.tables import METADATA
-from headrace.control.store import Assignment, Feedback, UnitReward
+from headrace.control.store import Assignment, Feedback, QuotaUse, UnitReward
 from headrace.core import ConflictError, FailedPreconditionError, InvalidArgumentError
 from headrace.rollout.readings import RewardSums
 from headrace.rollout.state import Phase
@@ -433,3 +433,37 @@ def test_a_store_opens_again_without_the_migration_tool(tmp_path: Path) -> None:
 
     command = [sys.executable, "-c", script, home_url(tmp_path)]
     assert subprocess.run(command, check=False, timeout=60).returncode == 0  # noqa: S603  # ours
+
+
+def test_used_quotas_add_up_and_are_there_for_the_next_control_plane(
+    url: str, store: SqlStore
+) -> None:
+    day, before = "1970-01-02", "1970-01-01"
+    other = open_store(url)
+
+    first = store.add_quotas(
+        [_use(day, "caller:m:b", 2), _use(day, "caller:m:a", 3), _use(before, "caller:m:a", 9)]
+    )
+    second = other.add_quotas([_use(day, "caller:m:a", 4)])
+
+    assert first == [
+        _use(before, "caller:m:a", 9),
+        _use(day, "caller:m:a", 3),
+        _use(day, "caller:m:b", 2),
+    ]
+    assert second == [_use(day, "caller:m:a", 7)]
+    assert store.quotas(day) == [_use(day, "caller:m:a", 7), _use(day, "caller:m:b", 2)]
+    other.close()
+
+
+def test_quotas_of_days_that_are_over_are_forgotten(store: SqlStore) -> None:
+    store.add_quotas([_use("1970-01-01", "s", 1), _use("1970-01-02", "s", 1)])
+
+    store.forget_before(86_400.0 + 5.0)
+
+    assert store.quotas("1970-01-01") == []
+    assert store.quotas("1970-01-02") == [_use("1970-01-02", "s", 1)]
+
+
+def _use(day: str, subject: str, used: int) -> QuotaUse:
+    return QuotaUse(day=day, subject=subject, used=used)

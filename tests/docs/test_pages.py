@@ -37,6 +37,8 @@ STORIES = (
     "docs/how-to/secure-models.md",
     "docs/how-to/history.md",
     "docs/how-to/manage-remotely.md",
+    "docs/how-to/tls.md",
+    "docs/how-to/manage-access.md",
 )
 """Pages that are run; several in one entry share a system."""
 ON_DIGITS = (

@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,9 +20,28 @@ _Name = Annotated[str, typer.Argument(help="The context's name.", show_default=F
 def add(
     name: _Name,
     url: Annotated[
-        str, typer.Argument(metavar="URL", help="Its management API.", show_default=False)
-    ],
+        str | None, typer.Argument(metavar="URL", help="Its management API.", show_default=False)
+    ] = None,
     *,
+    server: Annotated[
+        str | None, typer.Option("--server", metavar="URL", help="The same.", show_default=False)
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file",
+            help="A file with a token for it, which is kept beside the URL.",
+            show_default="none",
+        ),
+    ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca-file",
+            help="Who signs its certificate, where that is none of the usual ones.",
+            show_default="the system's",
+        ),
+    ] = None,
     use: Annotated[
         bool, typer.Option("--use", help="Make it the current one; the first always is.")
     ] = False,
@@ -32,14 +52,24 @@ def add(
 
         headrace context add prod https://models.example
 
-        headrace context add gpu-box gpu-box.lan:8080 --use
+        headrace context add gpu-box gpu-box.lan:8080 --use --token-file ann.token
     """
-    from headrace.cli.contexts import contexts_file, read_contexts, write_contexts
+    from headrace.cli.client_options import read_token
+    from headrace.cli.contexts import ServerAccess, contexts_file, read_contexts, write_contexts
     from headrace.cli.output import say
 
+    if (url is None) == (server is None):
+        msg = "name the control plane's URL, once"
+        raise typer.BadParameter(msg, param_hint="URL")
+    access = ServerAccess(
+        token=read_token(token_file) if token_file is not None else "",
+        ca_file=ca_file.absolute() if ca_file is not None else None,
+    )
     path = contexts_file()
-    contexts = read_contexts(path).with_server(name, url, use=use)
+    contexts = read_contexts(path).with_server(name, url or server or "", use=use, access=access)
     write_contexts(path, contexts)
+    if access.token and contexts.servers[name].startswith("http://"):
+        say("its URL is no https: whoever is on the way can read the token")
     now = "commands go there now" if contexts.current == name else f"`headrace context use {name}`"
     say(f"{name} is {contexts.servers[name]}; {now}")
 

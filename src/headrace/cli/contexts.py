@@ -1,6 +1,8 @@
 """Which control planes does this user know by name? A small file of its own, and the rules for it.
 
 $XDG_CONFIG_HOME/headrace/contexts.json    {"current": "prod", "contexts": {"prod": {…}}}
+
+It holds tokens: only its owner may read it.
 """
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
@@ -22,19 +24,47 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServerAccess:
+    """What is shown to a server, and who signs its certificate; empty and None for nothing."""
+
+    token: str = ""
+    ca_file: Path | None = None
+
+
+_NOTHING: Final = ServerAccess()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contexts:
-    """Servers by name; `current` is empty while commands stay on this machine."""
+    """Servers by name; `current` is empty while commands stay on this machine.
+
+    `access`: by the same names, where there is any.
+    """
 
     current: str = ""
     servers: Mapping[str, str] = field(default_factory=dict)
+    access: Mapping[str, ServerAccess] = field(default_factory=dict)
 
     @property
     def server(self) -> str | None:
         """The current context's URL; None for this machine."""
         return self.servers.get(self.current)
 
-    def with_server(self, name: str, url: str, *, use: bool) -> "Contexts":
+    def access_of(self, url: str) -> ServerAccess:
+        """What is shown to the server at `url`: that of the current context if it is that one."""
+        names = [self.current, *self.servers]
+        found = (self.access[name] for name in names if self._leads_to(name, url))
+        return next(found, _NOTHING)
+
+    def _leads_to(self, name: str, url: str) -> bool:
+        return name in self.access and self.servers.get(name) == url
+
+    def with_server(
+        self, name: str, url: str, *, use: bool, access: ServerAccess = _NOTHING
+    ) -> "Contexts":
         """With one more, or another URL for one that is there; the first becomes the current one.
+
+        A token goes with its URL: with another URL it is forgotten, unless `access` has one.
 
         Raises:
             InvalidArgumentError: The name or the URL is not allowed.
@@ -47,7 +77,13 @@ class Contexts:
             raise InvalidArgumentError(msg)
         servers = {**self.servers, name: server_url(url)}
         is_first = not self.servers and not self.current
-        return Contexts(current=name if use or is_first else self.current, servers=servers)
+        known = dict(self.access)
+        if access != _NOTHING:
+            known[name] = access
+        elif self.servers.get(name) != servers[name]:
+            known.pop(name, None)
+        current = name if use or is_first else self.current
+        return Contexts(current=current, servers=servers, access=known)
 
     def using(self, name: str) -> "Contexts":
         """With another current one; `local` for none.
@@ -68,7 +104,9 @@ class Contexts:
         """
         self._check_known(name)
         servers = {known: url for known, url in self.servers.items() if known != name}
-        return Contexts(current="" if self.current == name else self.current, servers=servers)
+        access = {known: one for known, one in self.access.items() if known != name}
+        current = "" if self.current == name else self.current
+        return Contexts(current=current, servers=servers, access=access)
 
     def _check_known(self, name: str) -> None:
         from headrace.core import NotFoundError
@@ -129,11 +167,26 @@ def read_contexts(path: Path) -> Contexts:
         raise FailedPreconditionError(msg) from error
     try:
         document = json.loads(data)
-        servers = {str(name): str(one["server"]) for name, one in document["contexts"].items()}
-        return Contexts(current=str(document.get("current") or ""), servers=servers)
+        contexts = document["contexts"].items()
+        servers = {str(name): str(one["server"]) for name, one in contexts}
+        access = {str(name): _access(one) for name, one in contexts if one.keys() - {"server"}}
+        current = str(document.get("current") or "")
+        return Contexts(current=current, servers=servers, access=access)
     except (ValueError, TypeError, KeyError, AttributeError):
         msg = f"{path} is damaged; mend it, or delete it and add your contexts again"
         raise FailedPreconditionError(msg) from None
+
+
+def _access(one: Mapping[str, object]) -> ServerAccess:
+    ca_file = one.get("ca_file")
+    return ServerAccess(
+        token=str(one.get("token") or ""), ca_file=Path(str(ca_file)) if ca_file else None
+    )
+
+
+def _told(access: ServerAccess) -> dict[str, str]:
+    token = {"token": access.token} if access.token else {}
+    return token | ({"ca_file": str(access.ca_file)} if access.ca_file else {})
 
 
 def write_contexts(path: Path, contexts: Contexts) -> None:
@@ -147,7 +200,10 @@ def write_contexts(path: Path, contexts: Contexts) -> None:
 
     document = {
         "current": contexts.current,
-        "contexts": {name: {"server": url} for name, url in contexts.servers.items()},
+        "contexts": {
+            name: {"server": url, **_told(contexts.access.get(name, _NOTHING))}
+            for name, url in contexts.servers.items()
+        },
     }
     try:
         make_private_dir(path.parent)

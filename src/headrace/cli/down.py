@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -59,7 +60,7 @@ def down(
     with progress("draining and stopping"):
         control = read_control_file(home)
         if control is not None:
-            _stop(control, drain_s)
+            _stop(control, home, drain_s)
         ended = asyncio.run(stop_leftovers(home, drain_s=drain_s))
     if control is None and not ended:
         say(f"nothing runs on {home}")
@@ -70,14 +71,14 @@ def down(
         say("stopped")
 
 
-def _stop(control: "ControlFile", drain_s: float) -> None:
+def _stop(control: "ControlFile", home: Path, drain_s: float) -> None:
     """Ask the control plane to end everything; if it does not, end the control plane."""
-    from headrace.cli.management import Management
+    from headrace.cli.connection import local_management
     from headrace.core import HeadraceError
 
     deadline = time.monotonic() + drain_s + _SLACK_S
     try:
-        Management(control.admin_url).post("/api/v1/stop", timeout_s=5.0)
+        local_management(control, home).post("/api/v1/stop", timeout_s=5.0)
     except HeadraceError:
         _kill(control, gently=True)
     while time.monotonic() < deadline:

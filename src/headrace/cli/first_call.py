@@ -10,13 +10,17 @@ from headrace.core.examples import example_inputs
 _LONGEST_BODY: Final = 400
 
 
-def command(http_url: str, endpoint: str, flag: str = "") -> str:
+def command(http_url: str, endpoint: str, flag: str = "", *, gateway_ca: str = "") -> str:
     """A `curl` line for `endpoint` if its inputs are small, else a `headrace infer` line.
 
     Args:
         flag: What `headrace` needs besides, for instance ` --home DIR`.
+        gateway_ca: The file of the gateway's certificate; empty for plain text. Only `headrace`
+            knows that it may be trusted, so only that is named then.
     """
     short = f"headrace infer {endpoint}{flag}"
+    if gateway_ca:
+        return short
     try:
         document = Management(http_url).get(f"/v2/models/{endpoint}")
         body = example_body([_spec(tensor) for tensor in document["inputs"]])

@@ -41,10 +41,62 @@ def infer(
         typer.Option(
             "--url",
             envvar="HEADRACE_URL",
-            help="Where to send it: http://, grpc:// or unix:/PATH.",
+            help="Where to send it: http://, https://, grpc://, grpcs:// or unix:/PATH.",
             show_default="the gateway of --server or --home",
         ),
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key",
+            envvar="HEADRACE_API_KEY",
+            help="An API key that says who asks; @FILE reads it, so that no list of processes "
+            "shows it.",
+            show_default="none",
+        ),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            envvar="HEADRACE_INFER_TOKEN",
+            help="A bearer token (JWT) that says who asks; @FILE reads it.",
+            show_default="none",
+        ),
+    ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca-file",
+            envvar="HEADRACE_CA_FILE",
+            help="The authorities (PEM) that sign for the server.",
+            show_default="what --home knows, else the machine's",
+        ),
+    ] = None,
+    cert: Annotated[
+        Path | None,
+        typer.Option(
+            "--cert",
+            envvar="HEADRACE_CLIENT_CERT",
+            help="A certificate (PEM) that says who asks.",
+            show_default="none",
+        ),
+    ] = None,
+    cert_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--cert-key",
+            envvar="HEADRACE_CLIENT_CERT_KEY",
+            help="Its private key (PEM).",
+            show_default="none",
+        ),
+    ] = None,
+    allow_insecure: Annotated[
+        bool,
+        typer.Option(
+            "--allow-insecure", help="Send a key or a token to another machine in plain text, too."
+        ),
+    ] = False,
     timeout_s: Annotated[float, typer.Option("--timeout-s", help="Seconds for everything.")] = 60.0,
     server: Server = None,
     home: Home = DEFAULT_HOME,
@@ -61,6 +113,8 @@ def infer(
 
         headrace infer digits -i rows.csv --rows 5
 
+        headrace infer digits --url https://models.example --key @key.txt --ca-file ca.pem
+
         echo '[[5.1, 3.5, 1.4, 0.2]]' | headrace infer iris -i - -o json
     """
     from headrace.cli import running
@@ -72,7 +126,19 @@ def infer(
     from headrace.core import ModelNotFoundError, NotFoundError, example_inputs
 
     target = find_target(server, home)
-    with Client(url or running.gateway_url(target), timeout_s=timeout_s) as client:
+    gateway = running.Gateway(url=url) if url else running.gateway(target)
+    certificate = _certificate(cert, cert_key)
+    client = Client(
+        gateway.url,
+        timeout_s=timeout_s,
+        api_key=_secret(key, "--key"),
+        token=_secret(token, "--token"),
+        ca_file=ca_file or gateway.ca_file,
+        server_name="" if ca_file else gateway.server_name,
+        client_certificate=certificate,
+        allow_insecure=allow_insecure,
+    )
+    with client:
         try:
             signature = client.signature(endpoint, version)
         except ModelNotFoundError as error:
@@ -92,6 +158,25 @@ def infer(
         write_json(to_document(response))
     else:
         _show_table(response, batched=signature.batched)
+
+
+def _secret(given: str | None, flag: str) -> str | None:
+    """A secret, read from a file if `given` is `@FILE`."""
+    if given is None or not given.startswith("@"):
+        return given
+    path = Path(given[1:])
+    if not path.is_file():
+        raise typer.BadParameter(f"there is no file '{path}'", param_hint=flag)
+    return path.read_text().strip()
+
+
+def _certificate(cert: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        hint = "--cert" if cert is None else "--cert-key"
+        raise typer.BadParameter("--cert and --cert-key go together", param_hint=hint)
+    return cert, key
 
 
 def _read(file: str) -> bytes:

@@ -5,11 +5,19 @@ import json
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
 from headrace.cli.event_stream import ServerEvent, read_events
-from headrace.core import Code, DeadlineExceededError, HeadraceError, UnavailableError
+from headrace.core import (
+    Code,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    HeadraceError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from headrace.protocol import error_from_grpc, error_from_http
 
 Document = dict[str, Any]
@@ -21,21 +29,33 @@ UPLOAD_TIMEOUT_S: Final = 600.0
 """How long the control plane may take to check a model once it has it."""
 SILENCE_S: Final = 60.0
 """A stream of events that says nothing for so long, not even a heartbeat, is broken."""
-ACTOR_HEADER: Final = "x-headrace-actor"
 
 
 class Management:
     """The management API at `url`; every call opens a connection of its own.
 
     Args:
-        actor: Who asks; it is written into histories.
+        token: Shows who asks; empty for a server that wants none.
+        ca_file: Who signs its certificate; None for one of the usual ones.
         is_remote: Whether somebody else starts and stops this control plane.
+        pinned: A file of the very certificate that it shows, whatever names stand in it; empty
+            checks names and authorities.
     """
 
-    def __init__(self, url: str, *, actor: str = "", is_remote: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str = "",
+        ca_file: Path | None = None,
+        pinned: str = "",
+        is_remote: bool = False,
+    ) -> None:
+        self._pinned = pinned
         self.url = url
         self.is_remote = is_remote
-        self._actor = actor.encode("ascii", "replace").decode()
+        self._token = token.encode("ascii", "replace").decode()
+        self._ca_file = ca_file
         parts = urlsplit(url)
         self._is_secure = parts.scheme == "https"
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port
@@ -139,14 +159,15 @@ class Management:
         given = {key: value for key, value in query.items() if value not in (None, "")}
         full = f"{self._prefix}{path}"
         full = f"{full}?{urlencode(given, doseq=True)}" if given else full
-        who = {ACTOR_HEADER: self._actor} if self._actor else {}
+        who = {"authorization": f"Bearer {self._token}"} if self._token else {}
         connection = self._connection(timeout_s)
         try:
             response = _exchange(
                 connection, method, full, body, {"connection": "close", **headers, **who}
             )
             if response.status >= http.client.BAD_REQUEST:
-                raise error_from_problem(response.status, response.read())
+                error = error_from_problem(response.status, response.read())
+                raise self._way_in(error) if error.code is Code.UNAUTHENTICATED else error
             if response.status >= http.client.MULTIPLE_CHOICES:
                 raise self._moved(response.headers.get("location", "another address"))
             yield response
@@ -159,11 +180,28 @@ class Management:
 
     def _connection(self, timeout_s: float | None) -> http.client.HTTPConnection:
         if self._is_secure:
-            context = ssl.create_default_context()
+            context = _tls_context(self._ca_file, self._pinned)
             return http.client.HTTPSConnection(
                 self._host, self._port, timeout=timeout_s, context=context
             )
         return http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+
+    def _way_in(self, error: HeadraceError) -> UnauthenticatedError:
+        """What to do where a token is missing or void."""
+        reason = str(error).partition(";")[0]
+        if self.is_remote:
+            way = (
+                "give one with --token-file FILE or HEADRACE_TOKEN, or keep it with `headrace "
+                "context add NAME URL --token-file FILE`; an admin makes it with `headrace tokens "
+                "create`"
+            )
+        else:
+            way = (
+                "commands read the home's own token from admin-token in it, which only its owner "
+                "can, unless HEADRACE_TOKEN or --token says another; delete that file and start "
+                "the system again for a new one"
+            )
+        return UnauthenticatedError(f"the control plane at {self.url} refuses: {reason}; {way}")
 
     def _late(self, timeout_s: float | None) -> DeadlineExceededError:
         return DeadlineExceededError(
@@ -177,15 +215,36 @@ class Management:
         )
 
     def _lost(self, error: Exception) -> UnavailableError:
-        way_out = (
-            "is the address right, and is it reachable from here?"
-            if self.is_remote
-            else "`headrace up` starts it again"
-        )
+        if isinstance(error, ssl.SSLCertVerificationError):
+            way_out = "--ca-file names who signs its certificate"
+        elif self.is_remote:
+            way_out = "is the address right, and is it reachable from here?"
+        else:
+            way_out = "`headrace up` starts it again"
         return UnavailableError(
             f"the control plane at {self.url} does not answer ({error}); {way_out}",
             retry_after_s=None,
         )
+
+
+def _tls_context(ca_file: Path | None, pinned: str) -> ssl.SSLContext:
+    """How the control plane's certificate is checked.
+
+    Raises:
+        FailedPreconditionError: The file of authorities cannot be used.
+    """
+    named = pinned or ca_file
+    if not named:
+        return ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = not pinned
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(cafile=named)
+    except OSError as error:  # also what is no certificate
+        msg = f"cannot use {named} to check the control plane's certificate: {error}"
+        raise FailedPreconditionError(msg) from error
+    return context
 
 
 class _Body:

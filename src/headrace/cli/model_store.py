@@ -10,6 +10,7 @@ import msgspec
 
 from headrace.cli.connection import Target
 from headrace.cli.management import Management
+from headrace.cli.trail_note import note_here
 from headrace.registry import ModelVersion, VersionSignature
 
 
@@ -71,9 +72,12 @@ class LocalModels:
         from headrace.registry import Registry  # noqa: PLC0415  # only here
 
         with contextlib.closing(InspectApart.of_home(self.home)) as inspect:
-            return Registry(self.home, inspect).push(
+            pushed = Registry(self.home, inspect).push(
                 name, path, runtime=runtime, source=source, allow_code=allow_code
             )
+        after = {"digest": pushed.digest, "source": pushed.source}
+        note_here(self.home, "model.push", pushed.reference, after=after)
+        return pushed
 
     def list(self, name: str | None) -> tuple[list[ModelVersion], list[str]]:
         """The versions, and what is damaged."""
@@ -93,13 +97,18 @@ class LocalModels:
         from headrace.cli.running import references_in_use  # noqa: PLC0415  # only here
         from headrace.registry import Registry  # noqa: PLC0415  # only here
 
-        Registry(self.home).remove(name, version, references_in_use(self.home, self.state_url))
+        in_use = references_in_use(self.home, self.state_url)
+        removed = Registry(self.home).remove(name, version, in_use)
+        before = {"digest": removed.digest, "source": removed.source}
+        note_here(self.home, "model.remove", removed.reference, before=before)
 
     def gc(self) -> dict[str, Any]:
         """Delete content that no version refers to; what was deleted."""
         from headrace.registry import Registry  # noqa: PLC0415  # only here
 
-        return asdict(Registry(self.home).gc())
+        removed = asdict(Registry(self.home).gc())
+        note_here(self.home, "model.gc", "", after=removed)
+        return removed
 
     def verify(self, version: ModelVersion) -> None:
         """Prove that what is stored of a version is what was pushed."""
@@ -121,6 +130,7 @@ class LocalModels:
         from headrace.registry import Registry  # noqa: PLC0415  # only here
 
         Registry(self.home).add_signature(version.name, version.version, signature)
+        note_here(self.home, "model.sign", version.reference, after={"key": signature.key})
 
 
 @dataclass(frozen=True, slots=True)

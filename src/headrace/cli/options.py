@@ -80,7 +80,8 @@ StateUrl = Annotated[
         "--state-url",
         envvar="HEADRACE_STATE_URL",
         metavar="URL",
-        help="The database of the desired state: sqlite:///PATH or postgresql://USER@HOST/NAME.",
+        help="The database of the desired state: sqlite:///PATH or postgresql://USER@HOST/NAME; "
+        "its password as ${NAME} of the environment, or all of it as file:/PATH.",
         show_default="state.db in --home",
     ),
 ]

@@ -1,5 +1,6 @@
 """What runs on a home, and how to reach it."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -9,8 +10,10 @@ import msgspec
 from headrace.cli.connection import Target
 from headrace.control import ControlFile, read_control_file
 from headrace.control.log_files import LogFiles, merged_tail, render_line
+from headrace.control.secret_references import resolve_url
 from headrace.control.state import home_url, references_in
 from headrace.core import HeadraceError, NotFoundError, UnavailableError
+from headrace.gateway.pem import read_certificates
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -28,7 +31,20 @@ def control_file(home: Path) -> ControlFile:
     return found
 
 
-def gateway_url(target: Target) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """Where a gateway is reached, and the file of the certificate it shows there, if it is known.
+
+    `server_name`: a name in that certificate, for which it is trusted although it is reached by
+    another.
+    """
+
+    url: str
+    ca_file: str | None = None
+    server_name: str = ""
+
+
+def gateway(target: Target) -> Gateway:
     """The gateway of a target.
 
     That of a home goes on without its control plane, so a dead one's word counts.
@@ -38,14 +54,34 @@ def gateway_url(target: Target) -> str:
     """
     if target.is_remote:
         api = target.management()
-        return seen_from_here(api.get("/api/v1/status")["addresses"]["http"], api.host)
+        url = seen_from_here(api.get("/api/v1/status")["addresses"]["http"], api.host)
+        return Gateway(url=url)
     home = target.home
     try:
         data = (home / "run" / "control.json").read_bytes()
-        return msgspec.json.decode(data, type=ControlFile).http_url
+        found = msgspec.json.decode(data, type=ControlFile)
     except (OSError, msgspec.MsgspecError):
         msg = f"nothing runs on {home}; `headrace up` starts it, --url names another server"
         raise UnavailableError(msg, retry_after_s=None) from None
+    if not found.gateway_ca:
+        return Gateway(url=found.http_url)
+    return Gateway(
+        url=found.http_url,
+        ca_file=found.gateway_ca,
+        server_name=_name_in(Path(found.gateway_ca), urlsplit(found.http_url).hostname or ""),
+    )
+
+
+def _name_in(certificate: Path, host: str) -> str:
+    """A name that a certificate holds, for `host` if it does not hold that; empty for none."""
+    try:
+        names = read_certificates(certificate.read_bytes())[0].names
+    except (OSError, HeadraceError):
+        return ""
+    hosts = [name for name in names if ":" not in name and "@" not in name]
+    if host in names or not hosts:
+        return ""
+    return hosts[0].replace("*", "gateway")
 
 
 def seen_from_here(url: str, host: str) -> str:
@@ -93,4 +129,5 @@ def references_in_use(home: Path, state_url: str = "") -> set[str]:
     Args:
         state_url: Where the state is; empty for the home's own file.
     """
-    return references_in(state_url or home_url(home), legacy=home / "state.json")
+    url = resolve_url(state_url) or home_url(home)
+    return references_in(url, legacy=home / "state.json")

@@ -97,6 +97,7 @@ def render(document: dict[str, Any]) -> "RenderableType":
     parts += [Text(line, style="yellow") for line in _troubles(document)]
     parts += [Text(line, style="cyan") for line in _rollouts(document.get("rollouts", []))]
     parts += [Text(line, style="dim") for line in _advice(document)]
+    parts += [Text(line, style="dim") for line in _certificates(document)]
     parts += [Text(), addresses(document.get("addresses", {}))]
     return Group(*parts)
 
@@ -105,10 +106,17 @@ def addresses(known: dict[str, Any]) -> "Text":
     """Where everything is reached."""
     from headrace.cli.output import table
 
+    if known.get("grpc"):
+        known = {**known, "grpc": grpc_url(str(known.get("http", "")), str(known["grpc"]))}
     labels = {"http": "HTTP, gRPC", "grpc": "gRPC", "admin": "management"}
     return table(
         (labels.get(name, name), str(address)) for name, address in known.items() if address
     )
+
+
+def grpc_url(http_url: str, target: str) -> str:
+    """The second port's target, which says that it is encrypted if it is."""
+    return f"grpcs://{target}" if http_url.startswith("https:") else target
 
 
 def _endpoints(endpoints: list[dict[str, Any]]) -> "RenderableType":
@@ -147,8 +155,22 @@ def _revision(revision: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def _certificates(document: dict[str, Any]) -> list[str]:
+    """A line for each that callers or upstreams are shown or checked against."""
+    return [
+        f"{one['what']}: {', '.join(one['names'][:3]) or one['subject'] or '-'}, "
+        f"{one['days_left']:.0f} days left"
+        for one in document.get("gateway", {}).get("certificates", [])
+        if one.get("days_left") is not None
+    ]
+
+
 def _troubles(document: dict[str, Any]) -> list[str]:
-    lines = []
+    lines = [
+        f"certificate '{one['name']}': {one['problem']}"
+        for one in document.get("gateway", {}).get("certificates", [])
+        if one.get("problem")
+    ]
     for endpoint in document["endpoints"]:
         if endpoint.get("message"):
             lines.append(f"{endpoint['name']}: {endpoint['message']}")

@@ -22,6 +22,7 @@ from headrace.cli.options import (
 
 if TYPE_CHECKING:
     from headrace.control import ControlFile, ControlSettings
+    from headrace.core.access_settings import TlsSettings
 
 SPEC_NAME = "headrace.yaml"
 _STATE_FILES = ("state.db", "state.json")
@@ -102,10 +103,74 @@ def up(
         typer.Option(
             "--admin-host",
             envvar="HEADRACE_ADMIN_HOST",
-            help="Address of the management API and metrics; there is no authentication yet, so "
-            "let only a private network in.",
+            help="Address of the management API and metrics; another than this machine's needs "
+            "--admin-tls-cert.",
         ),
     ] = "127.0.0.1",
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-cert",
+            envvar="HEADRACE_TLS_CERT",
+            dir_okay=False,
+            help="Encrypt the gateway's ports: its certificate with its chain (PEM). Replaced "
+            "files are in force within a second, here and below.",
+            show_default="the spec's gateway.tls",
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-key",
+            envvar="HEADRACE_TLS_KEY",
+            dir_okay=False,
+            help="The certificate's private key (PEM, mode 0600).",
+            show_default="none",
+        ),
+    ] = None,
+    client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--client-ca",
+            envvar="HEADRACE_CLIENT_CA",
+            dir_okay=False,
+            help="Take client certificates that these authorities signed (PEM).",
+            show_default="none",
+        ),
+    ] = None,
+    require_client_cert: Annotated[
+        bool,
+        typer.Option("--require-client-cert", help="Let nobody connect without one."),
+    ] = False,
+    admin_tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            "--admin-tls-cert",
+            envvar="HEADRACE_ADMIN_TLS_CERT",
+            dir_okay=False,
+            help="Encrypt the management API and metrics: their certificate (PEM).",
+            show_default="none",
+        ),
+    ] = None,
+    admin_tls_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--admin-tls-key",
+            envvar="HEADRACE_ADMIN_TLS_KEY",
+            dir_okay=False,
+            help="The private key of that (PEM, mode 0600).",
+            show_default="none",
+        ),
+    ] = None,
+    insecure_admin: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-admin",
+            envvar="HEADRACE_INSECURE_ADMIN",
+            help="Let the management API listen beyond this machine in plain text, for instance "
+            "behind a proxy that encrypts.",
+        ),
+    ] = False,
     allowed_hosts: Annotated[
         list[str] | None,
         typer.Option(
@@ -118,6 +183,66 @@ def up(
         ),
     ] = None,
     state_url: StateUrl = "",
+    oidc_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--oidc-file",
+            envvar="HEADRACE_OIDC_FILE",
+            dir_okay=False,
+            help="How people log in by a browser: a YAML file with the settings below, and more.",
+            show_default="none",
+        ),
+    ] = None,
+    oidc_issuer: Annotated[
+        str,
+        typer.Option(
+            "--oidc-issuer",
+            envvar="HEADRACE_OIDC_ISSUER",
+            metavar="URL",
+            help="The identity provider (OpenID Connect) where people log in.",
+            show_default="nobody logs in",
+        ),
+    ] = "",
+    oidc_client_id: Annotated[
+        str,
+        typer.Option(
+            "--oidc-client-id",
+            envvar="HEADRACE_OIDC_CLIENT_ID",
+            help="As what this installation is known there.",
+            show_default=False,
+        ),
+    ] = "",
+    oidc_client_secret: Annotated[
+        str,
+        typer.Option(
+            "--oidc-client-secret",
+            envvar="HEADRACE_OIDC_CLIENT_SECRET",
+            metavar="REFERENCE",
+            help="Where its secret is: ${NAME} of the environment, or file:/PATH; not the secret.",
+            show_default="a public client",
+        ),
+    ] = "",
+    oidc_redirect_url: Annotated[
+        str,
+        typer.Option(
+            "--oidc-redirect-url",
+            envvar="HEADRACE_OIDC_REDIRECT_URL",
+            metavar="URL",
+            help="Where browsers come back: https://NAME/auth/callback, as registered there.",
+            show_default=False,
+        ),
+    ] = "",
+    oidc_role: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--oidc-role",
+            envvar="HEADRACE_OIDC_ROLES",
+            metavar="GROUP=ROLE",
+            help="What members of a group may do: ml-team=operator, or audit=viewer:fraud. May be "
+            "given several times.",
+            show_default="none",
+        ),
+    ] = None,
     allow_code: Annotated[
         bool,
         typer.Option(
@@ -147,7 +272,9 @@ def up(
 
         headrace up models/ --name fraud --replicas 2 --http-port 9000
     """
+    from headrace.cli.oidc import oidc_settings
     from headrace.control import ControlSettings, read_control_file
+    from headrace.control.secret_references import absolute_reference
 
     document = document_for(
         target, name=name, replicas=replicas, home=home, has_state=bool(state_url)
@@ -168,8 +295,19 @@ def up(
         admin_port=admin_port,
         admin_host=admin_host,
         allowed_hosts=tuple(host.lower() for host in allowed_hosts or ()),
-        state_url=state_url,
+        tls=_tls("--tls", tls_cert, tls_key, client_ca, require_client=require_client_cert),
+        admin_tls=_tls("--admin-tls", admin_tls_cert, admin_tls_key),
+        insecure_admin=insecure_admin,
+        state_url=absolute_reference(state_url),
         allow_code=_env_allows_code(),
+        oidc=oidc_settings(
+            oidc_file,
+            issuer=oidc_issuer,
+            client_id=oidc_client_id,
+            client_secret=oidc_client_secret,
+            redirect_url=oidc_redirect_url,
+            roles=oidc_role or (),
+        ),
         log_format=str(log_format or LogFormat.TEXT),
         log_level=check_log_level(log_level),
         copy_logs=not detach,
@@ -178,6 +316,36 @@ def up(
         _start_detached(settings, home=home, wait_s=wait_s, json=json)
     else:
         raise typer.Exit(_run_here(settings, home))
+
+
+def _tls(
+    flag: str,
+    certificate: Path | None,
+    key: Path | None,
+    client_ca: Path | None = None,
+    *,
+    require_client: bool = False,
+) -> "TlsSettings | None":
+    """What the flags `flag-cert` and `flag-key`, and those of client certificates, say."""
+    from headrace.core.access_settings import TlsSettings
+
+    if certificate is None or key is None:
+        if certificate is not None or key is not None:
+            given, other = ("cert", "key") if certificate is not None else ("key", "cert")
+            msg = f"{flag}-{given} needs {flag}-{other}"
+            raise typer.BadParameter(msg, param_hint=f"{flag}-{given}")
+        if client_ca is not None or require_client:
+            hint = "--client-ca" if client_ca is not None else "--require-client-cert"
+            raise typer.BadParameter("needs --tls-cert and --tls-key", param_hint=hint)
+        return None
+    if require_client and client_ca is None:
+        raise typer.BadParameter("needs --client-ca", param_hint="--require-client-cert")
+    return TlsSettings(
+        certificate_file=str(certificate.absolute()),
+        key_file=str(key.absolute()),
+        client_ca_file="" if client_ca is None else str(client_ca.absolute()),
+        require_client_certificate=require_client,
+    )
 
 
 def _with_code(document: dict[str, Any]) -> dict[str, Any]:
@@ -286,12 +454,11 @@ def _change_running(
     wait_s: float,
     json: bool,
 ) -> None:
-    from headrace.cli.connection import actor
-    from headrace.cli.management import Management
+    from headrace.cli.connection import local_management
     from headrace.cli.output import progress, say
     from headrace.cli.spec import changes_text, not_ready_text
 
-    api = Management(control.admin_url, actor=actor())
+    api = local_management(control, home)
     say(f"already running on {home} (pid {control.pid}); its ports stay as they are")
     if document is None:
         _announce(control, home=home, json=json)
@@ -311,23 +478,28 @@ def _announce(
     control: "ControlFile", *, home: Path, json: bool, stop_with: str | None = None
 ) -> None:
     from headrace.cli import first_call
-    from headrace.cli.management import Management
+    from headrace.cli.connection import local_management
     from headrace.cli.output import columns, write, write_json
+    from headrace.cli.status import grpc_url
 
     if json:
         write_json(control)
         return
-    endpoints = Management(control.admin_url).get("/api/v1/status")["endpoints"]
+    endpoints = local_management(control, home).get("/api/v1/status")["endpoints"]
     flag = "" if home == DEFAULT_HOME else f" --home {home}"
     ready = sum(endpoint["ready"] for endpoint in endpoints)
     rows = [
         ("HTTP, gRPC", control.http_url),
-        ("gRPC", control.grpc_target),
+        ("gRPC", grpc_url(control.http_url, control.grpc_target)),
         ("metrics", control.metrics_url),
         ("management", control.admin_url),
+        ("admin token", f"in {control.token_file}"),
         ("stop with", stop_with or f"headrace down{flag}"),
     ]
     lines = [f"up: {ready} of {len(endpoints)} endpoints ready", "", *columns(rows)]
     if endpoints:
-        lines += ["", "try it:", first_call.command(control.http_url, endpoints[0]["name"], flag)]
+        call = first_call.command(
+            control.http_url, endpoints[0]["name"], flag, gateway_ca=control.gateway_ca
+        )
+        lines += ["", "try it:", call]
     write("\n".join(lines))

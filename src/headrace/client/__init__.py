@@ -3,7 +3,7 @@
 from headrace.client.answers import Document, ModelMetadata, ServerMetadata, TensorMetadata
 from headrace.client.asynchronous import AsyncClient
 from headrace.client.blocking import Client
-from headrace.client.errors import ConnectionLostError, ProtocolError
+from headrace.client.errors import ConnectionLostError, ProtocolError, UntrustedServerError
 from headrace.client.retry import NO_RETRIES, RetryPolicy
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "RetryPolicy",
     "ServerMetadata",
     "TensorMetadata",
+    "UntrustedServerError",
 ]

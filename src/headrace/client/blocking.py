@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from headrace.client.answers import Document, ModelMetadata, ServerMetadata
 from headrace.client.conversation import Conversation, Pause, ResultT, Send
+from headrace.client.credentials import FilePath, manner, trust_of
 from headrace.client.retry import RetryPolicy
 from headrace.client.session import Session
 from headrace.client.target import parse_target
@@ -32,18 +33,25 @@ class Client:
     use it in a `with` statement. Answers hold read-only views into the bytes that came.
 
         with Client("http://127.0.0.1:8000") as client:
-            response = client.infer("digits", {"input": np.zeros((1, 64), np.float32)})
+            response = client.infer("digits", {"pixels": np.zeros((1, 64), np.float32)})
             response.outputs["probabilities"]
 
     Args:
         url: `http[s]://HOST:PORT`, `grpc[s]://HOST:PORT` or, for HTTP, `unix:/PATH`.
         timeout_s: For each call, tries and pauses included; None waits for ever.
+        api_key: Says who asks; None takes `HEADRACE_API_KEY` of the environment, if that is set.
+        token: A bearer token (JWT) that says who asks.
+        ca_file: The authorities (PEM) that sign for the server; None takes the machine's.
+        client_certificate: Files (PEM) of a certificate and its key, for a server that asks.
+        server_name: Whom the server's certificate has to name; empty for the URL's host.
+        allow_insecure: Send credentials to another machine without encryption, too.
         retry: When to try again what was not started.
-        headers: Sent with every request, for instance an `authorization`.
+        headers: Sent with every request.
         random: Draws the pauses between tries; pass a seeded one for repeatable runs.
 
     Raises:
-        InvalidArgumentError: `url` is no server address, or the timeout is not positive.
+        InvalidArgumentError: `url` is no server address, the timeout is not positive, credentials
+            would travel unencrypted, or a file of certificates cannot be used.
     """
 
     def __init__(
@@ -51,6 +59,12 @@ class Client:
         url: str = "http://127.0.0.1:8000",
         *,
         timeout_s: float | None = 60.0,
+        api_key: str | None = None,
+        token: str | None = None,
+        ca_file: FilePath | None = None,
+        client_certificate: tuple[FilePath, FilePath] | None = None,
+        server_name: str = "",
+        allow_insecure: bool = False,
         retry: RetryPolicy | None = None,
         headers: Mapping[str, str] | None = None,
         random: Random | None = None,
@@ -65,7 +79,17 @@ class Client:
             clock=clock or SystemClock(),
             random=random or Random(),  # noqa: S311  # jitter, no secret
         )
-        self._transport = blocking_transport(target, dict(headers or {}))
+        self._transport = blocking_transport(
+            target,
+            manner(
+                target,
+                headers=headers,
+                api_key=api_key,
+                token=token,
+                trust=trust_of(ca_file, client_certificate, server_name),
+                allow_insecure=allow_insecure,
+            ),
+        )
 
     def infer(
         self,
@@ -94,6 +118,9 @@ class Client:
 
         Raises:
             InvalidArgumentError: The inputs are wrong.
+            UnauthenticatedError: The server does not know who asks.
+            PermissionDeniedError: Who asks may not call this model.
+            UntrustedServerError: The server's certificate is not trusted.
             ModelNotFoundError: There is no such model or version.
             OverloadedError: The server refused for want of capacity, also when tried again.
             UnavailableError: The server could not be reached, or is starting or stopping.

@@ -9,6 +9,8 @@ import grpc.aio
 import msgspec
 
 from headrace.client.conversation import Send
+from headrace.client.credentials import Manner, Trust, read_pem
+from headrace.client.errors import tls_failure
 from headrace.client.target import Target
 from headrace.core import HeadraceError, PayloadTooLargeError
 from headrace.protocol import error_from_grpc, error_from_http
@@ -44,12 +46,13 @@ class GrpcMessage(msgspec.Struct, frozen=True, kw_only=True):
 class BlockingGrpcTransport:
     """One channel to one server."""
 
-    def __init__(self, target: Target, headers: dict[str, str]) -> None:
-        self._headers = _lower(headers)
+    def __init__(self, target: Target, manner: Manner) -> None:
+        self._headers = _metadata(manner)
+        options = _options(target, manner.trust)
         self._channel = (
-            grpc.secure_channel(target.authority, grpc.ssl_channel_credentials(), _OPTIONS)
+            grpc.secure_channel(target.authority, _channel_credentials(manner.trust), options)
             if target.tls
-            else grpc.insecure_channel(target.authority, _options(target))
+            else grpc.insecure_channel(target.authority, options)
         )
         self._methods: dict[str, Callable[..., bytes]] = {}
 
@@ -74,9 +77,11 @@ class BlockingGrpcTransport:
 class AsyncGrpcTransport:
     """One channel to one server, for one event loop; opened by the first call."""
 
-    def __init__(self, target: Target, headers: dict[str, str]) -> None:
-        self._headers = _lower(headers)
+    def __init__(self, target: Target, manner: Manner) -> None:
+        self._headers = _metadata(manner)
         self._target = target
+        self._options = _options(target, manner.trust)
+        self._credentials = _channel_credentials(manner.trust) if target.tls else None
         self._channel: Any = None
         self._methods: dict[str, Callable[..., Any]] = {}
 
@@ -101,11 +106,11 @@ class AsyncGrpcTransport:
 
     def _open(self) -> Any:  # noqa: ANN401  # grpcio has no types
         if self._channel is None:
-            target = self._target
+            where = self._target.authority
             self._channel = (
-                grpc.aio.secure_channel(target.authority, grpc.ssl_channel_credentials(), _OPTIONS)
-                if target.tls
-                else grpc.aio.insecure_channel(target.authority, _options(target))
+                grpc.aio.insecure_channel(where, self._options)
+                if self._credentials is None
+                else grpc.aio.secure_channel(where, self._credentials, self._options)
             )
         return self._channel
 
@@ -119,14 +124,27 @@ def failure(error: grpc.RpcError) -> HeadraceError:
         return PayloadTooLargeError(got_bytes=int(sizes[1]), limit_bytes=int(sizes[2]))
     if details in _GATEWAY_TOO_LARGE:
         return error_from_http(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, details.encode())
+    if (found := tls_failure(details)) is not None:
+        return found
     trailing = error.trailing_metadata() or ()
     return error_from_grpc(error.code().value[0], details, tuple(trailing))
 
 
-def _options(target: Target) -> tuple[tuple[str, object], ...]:
+def _channel_credentials(trust: Trust) -> Any:  # noqa: ANN401  # grpcio has no types
+    return grpc.ssl_channel_credentials(
+        root_certificates=read_pem("ca_file", trust.ca_file),
+        private_key=read_pem("client_certificate", trust.key_file),
+        certificate_chain=read_pem("client_certificate", trust.certificate_file),
+    )
+
+
+def _options(target: Target, trust: Trust) -> tuple[tuple[str, object], ...]:
     proxies = () if not target.is_loopback else (("grpc.enable_http_proxy", 0),)
-    return _OPTIONS + proxies
+    name = trust.server_name
+    names = (("grpc.ssl_target_name_override", name),) if name else ()
+    return (*_OPTIONS, *proxies, *names)
 
 
-def _lower(headers: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple((name.lower(), value) for name, value in headers.items())
+def _metadata(manner: Manner) -> tuple[tuple[str, str], ...]:
+    both = {**manner.headers, **manner.credentials.headers}
+    return tuple((name.lower(), value) for name, value in both.items())

@@ -8,9 +8,19 @@ import httpx
 import msgspec
 
 from headrace.client.conversation import Send
-from headrace.client.errors import ConnectionLostError, ProtocolError, too_late
+from headrace.client.credentials import Manner, tls_context
+from headrace.client.errors import (
+    ConnectionLostError,
+    ProtocolError,
+    tls_failure,
+    too_late,
+)
 from headrace.client.target import Target
-from headrace.core import HeadraceError, InvalidArgumentError, UnavailableError
+from headrace.core import (
+    HeadraceError,
+    InvalidArgumentError,
+    UnavailableError,
+)
 
 TIMEOUT_HEADER: Final = "x-headrace-timeout-s"
 
@@ -44,12 +54,11 @@ class HttpReply(msgspec.Struct, frozen=True, kw_only=True):
 class BlockingHttpTransport:
     """One pool of connections to one server."""
 
-    def __init__(self, target: Target, headers: dict[str, str]) -> None:
+    def __init__(self, target: Target, manner: Manner) -> None:
         self._where = _where(target)
+        self._extensions = _extensions(manner)
         transport = httpx.HTTPTransport(uds=target.uds) if target.uds else None
-        self._client = httpx.Client(
-            transport=transport, limits=_LIMITS, **_options(target, headers)
-        )
+        self._client = httpx.Client(transport=transport, limits=_LIMITS, **_options(target, manner))
 
     def send(self, send: Send) -> HttpReply:
         """The server's reply.
@@ -66,7 +75,7 @@ class BlockingHttpTransport:
             message.path,
             headers=message.headers | _timeout_header(send.timeout_s),
             content=message.content or None,
-            extensions={"timeout": timeouts},
+            extensions={"timeout": timeouts, **self._extensions},
         )
         try:
             response = self._client.send(request, stream=True)
@@ -89,11 +98,12 @@ class BlockingHttpTransport:
 class AsyncHttpTransport:
     """One pool of connections to one server, for one event loop."""
 
-    def __init__(self, target: Target, headers: dict[str, str]) -> None:
+    def __init__(self, target: Target, manner: Manner) -> None:
         self._where = _where(target)
+        self._extensions = _extensions(manner)
         transport = httpx.AsyncHTTPTransport(uds=target.uds) if target.uds else None
         self._client = httpx.AsyncClient(
-            transport=transport, limits=_LIMITS, **_options(target, headers)
+            transport=transport, limits=_LIMITS, **_options(target, manner)
         )
 
     async def send(self, send: Send) -> HttpReply:
@@ -111,6 +121,7 @@ class AsyncHttpTransport:
                 headers=message.headers | _timeout_header(send.timeout_s),
                 content=message.content or None,
                 timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),
+                extensions=self._extensions,
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise failure(error, self._where, send.timeout_s) from error
@@ -150,6 +161,11 @@ class _Timeouts(dict[str, float | None]):
 
 def failure(error: Exception, where: str, timeout_s: float | None) -> HeadraceError:
     """What an exception of httpx means to the caller; `where` is the server."""
+    of_tls = tls_failure(str(error)) if isinstance(error, httpx.NetworkError) else None
+    return of_tls or _failure(error, where, timeout_s)
+
+
+def _failure(error: Exception, where: str, timeout_s: float | None) -> HeadraceError:
     match error:
         case httpx.ConnectError():
             return UnavailableError(f"cannot connect to {where}: {error}", retry_after_s=None)
@@ -171,13 +187,20 @@ def _where(target: Target) -> str:
     return f"unix:{target.uds}" if target.uds else target.base_url
 
 
-def _options(target: Target, headers: dict[str, str]) -> dict[str, Any]:
+def _extensions(manner: Manner) -> dict[str, Any]:
+    name = manner.trust.server_name
+    return {"sni_hostname": name} if name else {}
+
+
+def _options(target: Target, manner: Manner) -> dict[str, Any]:
     return {
         "base_url": target.base_url,
-        "headers": {"user-agent": "headrace"} | headers,
+        "headers": {"user-agent": "headrace", **manner.headers},
+        "auth": manner.credentials,
         # Loading the certificate authorities takes 20 ms, and plain HTTP needs none.
-        "verify": target.tls,
+        "verify": tls_context(manner.trust) if target.tls else False,
         "trust_env": not target.is_loopback,
+        # Credentials are for this server, not for whoever it names.
         "follow_redirects": False,
     }
 

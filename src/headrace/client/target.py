@@ -1,5 +1,6 @@
 """Which server a URL means."""
 
+import ipaddress
 from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -26,8 +27,12 @@ class Target:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the server is on this machine, where no proxy of the environment belongs."""
-        return self.authority.startswith(("127.", "localhost", "[::1]"))
+        """Whether the server is on this machine, where nobody listens on the way."""
+        host = urlsplit(f"//{self.authority}").hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
 
 
 def parse_target(url: str) -> Target:

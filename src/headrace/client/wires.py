@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from headrace.client.conversation import Send
+from headrace.client.credentials import Manner
 from headrace.client.http_transport import AsyncHttpTransport, BlockingHttpTransport
 from headrace.client.http_wire import HttpWire
 from headrace.client.session import Wire
@@ -38,19 +39,19 @@ def wire_for(target: Target) -> Wire:
     return GrpcWire()
 
 
-def blocking_transport(target: Target, headers: dict[str, str]) -> BlockingTransport:
+def blocking_transport(target: Target, manner: Manner) -> BlockingTransport:
     """A way to `target` that blocks."""
     if target.protocol == "http":
-        return BlockingHttpTransport(target, headers)
+        return BlockingHttpTransport(target, manner)
     from headrace.client.grpc_transport import BlockingGrpcTransport  # noqa: PLC0415  # as above
 
-    return BlockingGrpcTransport(target, headers)
+    return BlockingGrpcTransport(target, manner)
 
 
-def async_transport(target: Target, headers: dict[str, str]) -> AsyncTransport:
+def async_transport(target: Target, manner: Manner) -> AsyncTransport:
     """A way to `target` for an event loop."""
     if target.protocol == "http":
-        return AsyncHttpTransport(target, headers)
+        return AsyncHttpTransport(target, manner)
     from headrace.client.grpc_transport import AsyncGrpcTransport  # noqa: PLC0415  # as above
 
-    return AsyncGrpcTransport(target, headers)
+    return AsyncGrpcTransport(target, manner)

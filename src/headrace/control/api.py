@@ -7,15 +7,21 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from headrace import __version__
+from headrace.control.access.gatekeeper import FromGateway, Gatekeeper
+from headrace.control.access.parts import Access
+from headrace.control.api_access import add_access
 from headrace.control.api_answers import add_message_schemas
 from headrace.control.api_endpoints import add_endpoints
 from headrace.control.api_events import add_events
+from headrace.control.api_keys import add_keys
+from headrace.control.api_login import add_login
 from headrace.control.api_logs import add_logs
 from headrace.control.api_models import add_models
 from headrace.control.api_rollouts import add_rollouts
 from headrace.control.api_state import add_state
 from headrace.control.api_triton import add_repository, add_statistics
-from headrace.control.guards import App, Guard
+from headrace.control.edge import Shared
+from headrace.control.guards import App, BodyLimit, Guard
 from headrace.control.metrics import CONTENT_TYPE
 from headrace.control.plane import ControlPlane
 from headrace.control.problems import PROBLEM_TYPE, problem_body, problem_of
@@ -30,8 +36,15 @@ _HTTP_CODES: Final = {
 }
 
 
-def build_api(plane: ControlPlane, *, allowed_hosts: frozenset[str]) -> App:
-    """The management API as an ASGI application, behind its guard."""
+def build_api(plane: ControlPlane, access: Access, *, allowed_hosts: frozenset[str]) -> App:
+    """The management API as an ASGI application, behind its guard and its gatekeeper."""
+    api = management_app(plane, access)
+    limited = BodyLimit(app=api)
+    return Guard(app=_gatekeeper(limited, plane, access), allowed_hosts=allowed_hosts)
+
+
+def management_app(plane: ControlPlane, access: Access) -> FastAPI:
+    """The routes of the management API; whoever reaches them is let in already."""
     api = FastAPI(
         title="Headrace management API",
         version=__version__,
@@ -49,21 +62,36 @@ def build_api(plane: ControlPlane, *, allowed_hosts: frozenset[str]) -> App:
     add_logs(api, plane)
     add_statistics(api, plane)
     add_repository(api, plane)
+    add_keys(api, plane, plane.keys)
+    add_access(api, plane, access.people)
+    add_login(api, access)
     add_message_schemas(api)
-    return Guard(app=api, allowed_hosts=allowed_hosts)
+    return api
 
 
-def build_metrics(plane: ControlPlane) -> App:
-    """What listens on the metrics port: `/metrics` and nothing else."""
+def _gatekeeper(app: App, plane: ControlPlane, access: Access) -> App:
+    return Gatekeeper(app=app, authenticator=access.authenticator, users_of=plane.users_of)
+
+
+def build_metrics(plane: ControlPlane, access: Access, *, is_open: bool) -> App:
+    """What listens on the metrics port: `/metrics` and nothing else.
+
+    Args:
+        is_open: To everybody who reaches the port; else to viewers of the whole system.
+    """
     api = FastAPI(openapi_url=None)
     _add_errors(api)
+    # Each asks every replica: many callers at once would be a flood from within.
+    shared = Shared(plane.metrics)
 
     @api.get("/metrics")
     async def metrics() -> Response:
-        return Response(await plane.metrics(), media_type=CONTENT_TYPE)
+        return Response(await shared.get(), media_type=CONTENT_TYPE)
 
     # A scraper reaches this port under any name; it can read only.
-    return api
+    if is_open:
+        return api
+    return _gatekeeper(api, plane, access)
 
 
 def build_gateway_answers(plane: ControlPlane) -> App:
@@ -71,7 +99,7 @@ def build_gateway_answers(plane: ControlPlane) -> App:
     api = FastAPI(openapi_url=None)
     _add_errors(api)
     add_statistics(api, plane)
-    return api
+    return FromGateway(app=api)
 
 
 def _add_errors(api: FastAPI) -> None:
@@ -108,6 +136,14 @@ def _add_errors(api: FastAPI) -> None:
         detail = f"{error.detail}: {request.method} {request.url.path}"
         body = problem_body(status=error.status_code, code=code, detail=detail)
         return Response(body, error.status_code, error.headers, media_type=PROBLEM_TYPE)
+
+    @api.exception_handler(RecursionError)
+    async def nested(_request: Request, _error: RecursionError) -> Response:
+        # Nothing here calls itself but what walks a caller's document.
+        detail = "the document is nested too deeply"
+        code = Code.INVALID_ARGUMENT
+        body = problem_body(status=_BAD_REQUEST, code=code, detail=detail)
+        return Response(body, _BAD_REQUEST, media_type=PROBLEM_TYPE)
 
     @api.exception_handler(Exception)
     async def unexpected(_request: Request, _error: Exception) -> Response:

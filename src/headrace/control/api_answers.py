@@ -5,17 +5,18 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final
 
 import msgspec
-from fastapi import Depends, FastAPI, Header, Path, Query, Response
+from fastapi import Depends, FastAPI, Path, Query, Request, Response
 
+from headrace.control.access.gatekeeper import CALLER
+from headrace.control.access.roles import Caller, Role
+from headrace.control.access.route_roles import RULES, told
 from headrace.control.plane import ControlPlane
 from headrace.control.problems import PROBLEM_TYPE, Problem
 from headrace.control.wishes import Applied
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
 from headrace.registry import ModelVersion
 
-ACTOR_HEADER: Final = "x-headrace-actor"
 MAX_WAIT_S: Final = 3600.0
-_MAX_ACTOR: Final = 200
 
 Name = Annotated[str, Path(pattern=NAME_PATTERN, description="The endpoint's name.")]
 ModelName = Annotated[str, Path(pattern=NAME_PATTERN, description="The model's name.")]
@@ -26,20 +27,20 @@ WaitS = Annotated[
 ]
 
 
-def _actor(
-    value: Annotated[
-        str,
-        Header(
-            alias=ACTOR_HEADER,
-            max_length=_MAX_ACTOR,
-            description="Who asks, for the history; taken at its word, for want of authentication.",
-        ),
-    ] = "",
-) -> str:
-    return "".join(character for character in value if character.isprintable())
+def _caller(request: Request) -> Caller:
+    # Without a default: a route that is reached past the gatekeeper fails.
+    caller: Caller = request.scope[CALLER]
+    return caller
 
 
+def _actor(request: Request) -> str:
+    return _caller(request).name
+
+
+WhoAsks = Annotated[Caller, Depends(_caller)]
+"""Who asks, as the gatekeeper found it."""
 Actor = Annotated[str, Depends(_actor)]
+"""The name of who asks, for histories."""
 
 
 def answer(
@@ -99,6 +100,7 @@ async def applied_answer(
     plane: ControlPlane,
     applied: Applied,
     *,
+    caller: Caller,
     wait_s: float = 0.0,
     name: str = "",
     status: int = 200,
@@ -106,12 +108,17 @@ async def applied_answer(
     """What a change answers; with the endpoints that are not ready after `wait_s`.
 
     Args:
+        caller: Whose endpoints are told.
         name: The endpoint that was changed, whose generation is told and waited for; empty for all.
     """
     document: dict[str, Any] = asdict(applied)
     if wait_s > 0:
         found = await plane.wait_ready(wait_s, name=name)
-        mine = [endpoint for endpoint in found.endpoints if name in {"", endpoint.name}]
+        mine = [
+            endpoint
+            for endpoint in found.endpoints
+            if name in {"", endpoint.name} and caller.may(Role.VIEWER, endpoint.name)
+        ]
         document["ready"] = found.gateway.ready and all(endpoint.ready for endpoint in mine)
         document["not_ready"] = {e.name: e.message for e in mine if not e.ready}
     headers = {"etag": etag(plane.endpoint_generation(name))} if name else None
@@ -133,6 +140,24 @@ def add_message_schemas(api: FastAPI) -> None:
             MESSAGES, ref_template="#/components/schemas/{name}"
         )
         document.setdefault("components", {}).setdefault("schemas", {}).update(parts)
+        _add_security(document)
         return document
 
     api.openapi = with_messages  # type: ignore[method-assign]  # FastAPI's own way to extend it
+
+
+def _add_security(document: dict[str, Any]) -> None:
+    """Say how a caller shows who it is, and which role each route needs."""
+    document["components"]["securitySchemes"] = {
+        "token": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "`headrace token show` on the machine, or `headrace tokens create`.",
+        }
+    }
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            rule = RULES[method.upper(), path]
+            operation["security"] = [] if rule.is_public else [{"token": []}]
+            if needs := told(rule):
+                operation["x-headrace-role"] = needs

@@ -7,11 +7,12 @@ from fastapi import Body, FastAPI, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from headrace.control import api_examples as examples
+from headrace.control.access.roles import Role
 from headrace.control.api_answers import (
-    Actor,
     AppliedView,
     Name,
     WaitS,
+    WhoAsks,
     answer,
     applied_answer,
     etag,
@@ -104,8 +105,9 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
         response_model=EndpointList,
         responses=shown({"endpoints": [examples.ENDPOINT]}),
     )
-    async def list_endpoints() -> Response:
-        return answer(EndpointList(endpoints=_views(plane, log)))
+    async def list_endpoints(caller: WhoAsks) -> Response:
+        found = [view for view in _views(plane, log) if caller.may(Role.VIEWER, view.name)]
+        return answer(EndpointList(endpoints=found))
 
     @api.get(
         "/api/v1/endpoints/{name}",
@@ -129,16 +131,18 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
     async def put_endpoint(
         name: Name,
         entry: Annotated[dict[str, Any], Body(examples=[examples.ENTRY])],
-        actor: Actor,
+        caller: WhoAsks,
         precondition: IfMatch,
         wait_s: WaitS = 0.0,
     ) -> Response:
         current = plane.endpoint_generation(name)
         expected = precondition.expected(name, current)
         with precondition.held():
-            applied = await plane.put_endpoint(name, entry, expected=expected, actor=actor)
+            applied = await plane.put_endpoint(name, entry, expected=expected, actor=caller.name)
         status = 200 if current else _CREATED
-        return await applied_answer(plane, applied, wait_s=wait_s, name=name, status=status)
+        return await applied_answer(
+            plane, applied, caller=caller, wait_s=wait_s, name=name, status=status
+        )
 
     @api.delete(
         "/api/v1/endpoints/{name}",
@@ -146,11 +150,11 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
         response_model=AppliedView,
         responses=shown({"changes": ["endpoint 'fraud' removed"], "generation": 13}),
     )
-    async def delete_endpoint(name: Name, actor: Actor, precondition: IfMatch) -> Response:
+    async def delete_endpoint(name: Name, caller: WhoAsks, precondition: IfMatch) -> Response:
         expected = precondition.expected(name, plane.endpoint_generation(name))
         with precondition.held():
-            applied = await plane.remove_endpoint(name, expected=expected, actor=actor)
-        return await applied_answer(plane, applied)
+            applied = await plane.remove_endpoint(name, expected=expected, actor=caller.name)
+        return await applied_answer(plane, applied, caller=caller)
 
     _add_history(api, plane)
 
@@ -193,12 +197,12 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
     )
     async def undo(
         name: Name,
-        actor: Actor,
+        caller: WhoAsks,
         wanted: Annotated[Undo, Body(examples=[{}, {"generation": 2}])] = Undo(),  # noqa: B008  # frozen
         wait_s: WaitS = 0.0,
     ) -> Response:
-        applied = await plane.undo(name, generation=wanted.generation, actor=actor)
-        return await applied_answer(plane, applied, wait_s=wait_s, name=name)
+        applied = await plane.undo(name, generation=wanted.generation, actor=caller.name)
+        return await applied_answer(plane, applied, caller=caller, wait_s=wait_s, name=name)
 
 
 def _views(plane: ControlPlane, log: ConditionLog) -> list[EndpointView]:

@@ -15,10 +15,11 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from headrace.control import api_examples as examples
-from headrace.control.api_answers import answer, shown
+from headrace.control.access.roles import Caller, Role
+from headrace.control.api_answers import WhoAsks, answer, shown
 from headrace.control.plane import ControlPlane
 from headrace.control.store import Event, Feedback
-from headrace.core import OverloadedError
+from headrace.core import OverloadedError, PermissionDeniedError
 from headrace.core.names import NAME_PATTERN
 
 HEARTBEAT_S: Final = 15.0
@@ -104,11 +105,16 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
         responses=shown({"events": [examples.EVENT]}),
     )
     async def events(
+        caller: WhoAsks,
         endpoint: _Endpoint = "",
         after: Annotated[int, Query(ge=0, le=_MAX_ID, description="Only newer than this.")] = 0,
         limit: Annotated[int, Query(ge=1, le=_MAX_ITEMS, description="The newest so many.")] = 100,
     ) -> Response:
-        return answer({"events": await plane.events(endpoint, after, limit)})
+        mine = _endpoints(caller, endpoint)
+        if mine is None:
+            return answer({"events": await plane.events(endpoint, after, limit)})
+        found = [e for name in mine for e in await plane.events(name, after, limit)]
+        return answer({"events": sorted(found, key=lambda event: event.id)[-limit:]})
 
     @api.get(
         "/api/v1/watch",
@@ -125,6 +131,7 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
         },
     )
     async def watch(
+        caller: WhoAsks,
         endpoint: _Endpoint = "",
         after: Annotated[
             int | None,
@@ -139,7 +146,11 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
         if start is None:
             newest = await plane.events("", 0, 1)
             start = newest[-1].id if newest else 0
-        stream = stream_events(plane.watch(endpoint, start), stopping=plane.stop_requested)
+        events = plane.watch(endpoint, start)
+        mine = _endpoints(caller, endpoint)
+        if mine is not None:
+            events = _only(events, mine)
+        stream = stream_events(events, stopping=plane.stop_requested)
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(
             watchers.counted(stream), media_type="text/event-stream", headers=headers
@@ -170,6 +181,22 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
             for item, outcome in zip(items, outcomes, strict=True)
         ]
         return answer(RewardResults(results=results))
+
+
+def _endpoints(caller: Caller, wanted: str) -> frozenset[str] | None:
+    """The endpoints whose events a caller gets; None for `wanted`, or else all there are."""
+    mine = caller.endpoints(Role.VIEWER)
+    if mine is None or wanted in mine:
+        return None
+    if wanted:
+        raise PermissionDeniedError(f"{caller.name} may not see the events of '{wanted}'")
+    return mine
+
+
+async def _only(events: AsyncIterator[Event], mine: frozenset[str]) -> AsyncIterator[Event]:
+    async for event in events:
+        if event.endpoint in mine:
+            yield event
 
 
 @dataclass(slots=True)

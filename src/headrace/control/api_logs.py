@@ -2,13 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Final, Literal
 
 from fastapi import FastAPI, Query, Response
 from fastapi.responses import StreamingResponse
 
-from headrace.control.log_files import LogFollower, LogLine, merged_tail, render_line
+from headrace.control.access.roles import Caller, Role
+from headrace.control.api_answers import WhoAsks
+from headrace.control.log_files import (
+    LogFiles,
+    LogFollower,
+    LogLine,
+    merged_tail,
+    render_line,
+)
 from headrace.control.plane import ControlPlane
 from headrace.core import InvalidArgumentError
 
@@ -24,19 +33,21 @@ def add_logs(api: FastAPI, plane: ControlPlane) -> None:
     @api.get("/api/v1/logs", summary="What all processes say, in one stream")
     async def logs(
         *,
+        caller: WhoAsks,
         follow: bool = False,
         tail: Annotated[int, Query(ge=0, le=_MAX_TAIL)] = 100,
         source: str = "",
         log_format: Annotated[LogFormat, Query(alias="format")] = "text",
     ) -> Response:
-        known = plane.log_files.names()
+        files = _seen_by(caller, plane)
+        known = files.names()
         if source and source not in known:
             message = f"there is no log of {source[:100]!r}; there are: {', '.join(known)}"
             raise InvalidArgumentError(message)
         media_type = "application/x-ndjson" if log_format == "json" else "text/plain"
         # The follower is made first: a line that comes in between is seen twice rather than never.
-        follower = LogFollower(plane.log_files, source=source)
-        lines = await asyncio.to_thread(_tail, plane, tail, source)
+        follower = LogFollower(files, source=source)
+        lines = await asyncio.to_thread(_tail, plane, files, tail, source)
         text = _rendered(lines, log_format)
         if not follow:
             return Response(text, media_type=media_type)
@@ -45,10 +56,20 @@ def add_logs(api: FastAPI, plane: ControlPlane) -> None:
         )
 
 
-def _tail(plane: ControlPlane, count: int, source: str) -> list[LogLine]:
+def _seen_by(caller: Caller, plane: ControlPlane) -> LogFiles:
+    """All logs; for whoever sees some endpoints only, those of their replicas that there are."""
+    mine = caller.endpoints(Role.VIEWER)
+    if mine is None:
+        return plane.log_files
+    replicas = plane.reconciler.replicas.values()
+    names = frozenset(replica.name for replica in replicas if replica.endpoint in mine)
+    return replace(plane.log_files, only=names)
+
+
+def _tail(plane: ControlPlane, files: LogFiles, count: int, source: str) -> list[LogLine]:
     now = datetime.fromtimestamp(plane.clock.now(), UTC)
     of_day_s = now.hour * 3600 + now.minute * 60 + now.second + now.microsecond / 1e6
-    return merged_tail(plane.log_files, count, now_of_day_s=of_day_s, source=source)
+    return merged_tail(files, count, now_of_day_s=of_day_s, source=source)
 
 
 async def _followed(

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
 from headrace.control import api_examples as examples
-from headrace.control.api_answers import Actor, ModelName, Version, answer, shown
+from headrace.control.access.roles import Caller, Role
+from headrace.control.api_answers import Actor, ModelName, Version, WhoAsks, answer, shown
 from headrace.control.api_uploads import Upload, UploadFormat, Uploads
 from headrace.control.plane import ControlPlane
 from headrace.core import ArtifactCorruptError, RequestCancelledError
@@ -97,6 +98,7 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
             length_bytes=content_length,
         )
         version = await uploads.take(wanted, _chunks(request))
+        await plane.note("model.push", version.reference, after=_told(version), actor=actor)
         location = f"/api/v1/models/{version.name}/versions/{version.version}"
         document = await asyncio.to_thread(_document, plane, version)
         return answer(document, status=_CREATED, headers={"location": location})
@@ -117,8 +119,9 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
         response_model=ModelList,
         responses=shown({"models": [examples.MODEL], "problems": []}),
     )
-    async def models() -> Response:
-        return answer(await asyncio.to_thread(_listed, plane, None))
+    async def models(caller: WhoAsks) -> Response:
+        found = await asyncio.to_thread(_listed, plane, None)
+        return answer(_seen_by(caller, plane, found))
 
     @api.get(
         "/api/v1/models/{name}",
@@ -126,10 +129,14 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
         response_model=ModelList,
         responses=shown({"models": [examples.MODEL], "problems": []}),
     )
-    async def model(name: ModelName) -> Response:
+    async def model(name: ModelName, caller: WhoAsks) -> Response:
         found = await asyncio.to_thread(_listed, plane, name)
         if not found.models:
-            known = dict.fromkeys(version.name for version in plane.registry.list())
+            known = dict.fromkeys(
+                version.name
+                for version in plane.registry.list()
+                if caller.may_read_model(version.name, plane.users_of(version.name))
+            )
             raise VersionNotFoundError(name, "", known)
         return answer(found)
 
@@ -148,8 +155,9 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
         summary="Remove a version; refused while an endpoint uses it",
         responses=shown(examples.MODEL, schema="ModelVersion"),
     )
-    async def remove(name: ModelName, version: Version) -> Response:
-        removed = await asyncio.to_thread(plane.registry.remove, name, version, _in_use(plane))
+    async def remove(name: ModelName, version: Version, actor: Actor) -> Response:
+        removed = await asyncio.to_thread(plane.registry.remove, name, version, plane.in_use())
+        await plane.note("model.remove", removed.reference, before=_told(removed), actor=actor)
         return answer(await asyncio.to_thread(_document, plane, removed))
 
     @api.post(
@@ -158,11 +166,12 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
         status_code=_CREATED,
         responses=shown(examples.MODEL, status=_CREATED, schema="ModelVersion"),
     )
-    async def sign(name: ModelName, version: Version, signature: Signed) -> Response:
+    async def sign(name: ModelName, version: Version, signature: Signed, actor: Actor) -> Response:
         given = VersionSignature(
             key=signature.key, signature=signature.signature, at=signature.at, by=signature.by
         )
         await asyncio.to_thread(plane.registry.add_signature, name, version, given)
+        await plane.note("model.sign", f"{name}:{version}", after={"key": given.key}, actor=actor)
         document = await asyncio.to_thread(_shown, plane, f"{name}:{version}")
         return answer(document, status=_CREATED)
 
@@ -171,8 +180,10 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
         summary="Delete stored content that no version refers to",
         responses=shown({"artifacts": [], "temporary": 0, "freed_bytes": 0}),
     )
-    async def gc() -> Response:
-        return answer(asdict(await asyncio.to_thread(plane.registry.gc)))
+    async def gc(actor: Actor) -> Response:
+        removed = asdict(await asyncio.to_thread(plane.registry.gc))
+        await plane.note("model.gc", "", after=removed, actor=actor)
+        return answer(removed)
 
 
 def _listed(plane: ControlPlane, name: str | None) -> ModelList:
@@ -199,9 +210,21 @@ def _document(plane: ControlPlane, version: ModelVersion) -> dict[str, Any]:
     }
 
 
-def _in_use(plane: ControlPlane) -> set[str]:
-    """`NAME:VERSION` of what is served, will be, or is what a rollout may go back to."""
-    endpoints = [*plane.desired.endpoints, *plane.effective.endpoints]
-    for record in plane.aims.rollouts.values():
-        endpoints += [record.source, record.target]
-    return {arm.revision.model for endpoint in endpoints for arm in endpoint.arms}
+def _told(version: ModelVersion) -> dict[str, Any]:
+    """What the trail says about a version."""
+    return {
+        "digest": version.digest,
+        "runtime": version.runtime,
+        "size_bytes": version.size_bytes,
+        "source": version.source,
+    }
+
+
+def _seen_by(caller: Caller, plane: ControlPlane, found: ModelList) -> ModelList:
+    """What a caller may see of it; of files that cannot be read only whoever sees all is told."""
+    names = {version["name"] for version in found.models}
+    mine = {name for name in names if caller.may_read_model(name, plane.users_of(name))}
+    return ModelList(
+        models=[version for version in found.models if version["name"] in mine],
+        problems=found.problems if caller.may(Role.VIEWER) else [],
+    )

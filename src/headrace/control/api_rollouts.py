@@ -7,7 +7,8 @@ from fastapi import Body, FastAPI, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from headrace.control import api_examples as examples
-from headrace.control.api_answers import Actor, Name, answer, shown
+from headrace.control.access.roles import Caller, Role
+from headrace.control.api_answers import Actor, Name, WhoAsks, answer, shown
 from headrace.control.plane import ControlPlane
 from headrace.control.rollout_status import RolloutStatus, rollout_status
 from headrace.control.store import RolloutRecord
@@ -152,6 +153,7 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
     )
     async def rollouts(
         *,
+        caller: WhoAsks,
         endpoint: Annotated[str, Query(pattern=f"^$|{NAME_PATTERN}")] = "",
         limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100,
         active: Annotated[bool, Query(description="Only those that are under way.")] = False,
@@ -160,7 +162,8 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
             under_way = plane.aims.active()
             found = [record for record in under_way if endpoint in {"", record.endpoint}][:limit]
         else:
-            found = await plane.rollouts(endpoint, limit)
+            found = await _stored(plane, caller, endpoint, limit)
+        found = [record for record in found if caller.may(Role.VIEWER, record.endpoint)]
         return answer(RolloutList(rollouts=[rollout_status(record) for record in found]))
 
     @api.get(
@@ -169,17 +172,30 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
         response_model=RolloutStatus,
         responses=shown(examples.ROLLOUT),
     )
-    async def rollout(rollout_id: Annotated[str, Path(pattern=r"^r[0-9]{1,15}$")]) -> Response:
-        return answer(status_of(plane, await _find(plane, rollout_id)))
+    async def rollout(
+        rollout_id: Annotated[str, Path(pattern=r"^r[0-9]{1,15}$")], caller: WhoAsks
+    ) -> Response:
+        record = await _find(plane, rollout_id)
+        if record is None or not caller.may(Role.VIEWER, record.endpoint):
+            raise NotFoundError(f"there is no rollout {rollout_id}")
+        return answer(status_of(plane, record))
 
 
-async def _find(plane: ControlPlane, rollout_id: str) -> RolloutRecord:
+async def _stored(
+    plane: ControlPlane, caller: Caller, endpoint: str, limit: int
+) -> list[RolloutRecord]:
+    """The newest `limit` rollouts that the caller may see."""
+    mine = caller.endpoints(Role.VIEWER)
+    if endpoint or mine is None:
+        return await plane.rollouts(endpoint, limit)
+    found = [record for name in mine for record in await plane.rollouts(name, limit)]
+    return sorted(found, key=lambda record: int(record.id[1:]), reverse=True)[:limit]
+
+
+async def _find(plane: ControlPlane, rollout_id: str) -> RolloutRecord | None:
     """The rollout of this id; whoever waits for one asks every second, so memory comes first."""
     newest = plane.aims.rollouts.values()
     known = next((record for record in newest if record.id == rollout_id), None)
     if known is not None:
         return known
-    stored = await plane.store.run(plane.store.store.rollout, rollout_id)
-    if stored is not None:
-        return stored
-    raise NotFoundError(f"there is no rollout {rollout_id}")
+    return await plane.store.run(plane.store.store.rollout, rollout_id)

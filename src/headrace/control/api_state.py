@@ -6,7 +6,17 @@ from typing import Annotated, Any, Final
 from fastapi import Body, FastAPI, Query, Response
 
 from headrace.control import api_examples as examples
-from headrace.control.api_answers import Actor, AppliedView, WaitS, answer, applied_answer, shown
+from headrace.control.access.roles import Role
+from headrace.control.access.scope import diff_seen_by, spec_seen_by, status_seen_by
+from headrace.control.api_answers import (
+    Actor,
+    AppliedView,
+    WaitS,
+    WhoAsks,
+    answer,
+    applied_answer,
+    shown,
+)
 from headrace.control.metrics import CONTENT_TYPE
 from headrace.control.orders import Diff
 from headrace.control.plane import ControlPlane
@@ -22,17 +32,22 @@ Document = Annotated[dict[str, Any], Body(examples=[examples.SPEC])]
 def add_state(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of the system as a whole."""
 
+    @api.get("/api/v1/health", summary="Whether the control plane answers; open to everybody")
+    async def health() -> dict[str, bool]:
+        return {"alive": True}
+
     @api.get("/api/v1/status", summary="How everything is now")
-    async def status() -> Status:
-        return plane.status()
+    async def status(caller: WhoAsks) -> Status:
+        return status_seen_by(caller, plane.status())
 
     @api.get(
         "/api/v1/spec",
         summary="The spec as it was applied, and its generation",
         responses=shown({"generation": 12, "spec": examples.SPEC}),
     )
-    async def spec() -> dict[str, Any]:
-        return {"generation": plane.desired.generation, "spec": plane.desired.spec}
+    async def spec(caller: WhoAsks) -> dict[str, Any]:
+        document = spec_seen_by(caller, plane.desired.spec)
+        return {"generation": plane.desired.generation, "spec": document}
 
     @api.get("/api/v1/schema", summary="JSON Schema of the spec file")
     async def schema() -> dict[str, Any]:
@@ -46,7 +61,7 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
     )
     async def apply(
         document: Document,
-        actor: Actor,
+        caller: WhoAsks,
         wait_s: WaitS = 0.0,
         expected: Annotated[
             list[str],
@@ -58,8 +73,13 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
             ),
         ] = [],  # noqa: B006  # FastAPI copies it
     ) -> Response:
-        applied = await plane.apply(document, actor=actor, expected=_generations(expected))
-        return await applied_answer(plane, applied, wait_s=wait_s)
+        applied = await plane.apply(
+            document,
+            actor=caller.name,
+            expected=_generations(expected),
+            only=caller.endpoints(Role.OPERATOR),
+        )
+        return await applied_answer(plane, applied, caller=caller, wait_s=wait_s)
 
     @api.post(
         "/api/v1/diff",
@@ -67,11 +87,13 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
         response_model=Diff,
         responses=shown(examples.DIFF),
     )
-    async def diff(document: Document) -> Response:
-        return answer(await plane.diff(document))
+    async def diff(document: Document, caller: WhoAsks) -> Response:
+        found = await plane.diff(document, only=caller.endpoints(Role.OPERATOR))
+        return answer(diff_seen_by(caller, found))
 
     @api.post("/api/v1/stop", summary="Drain and stop everything, then exit", status_code=202)
-    async def stop() -> dict[str, Any]:
+    async def stop(actor: Actor) -> dict[str, Any]:
+        await plane.note("system.stop", "", actor=actor)
         plane.request_stop()
         return {"stopping": True}
 

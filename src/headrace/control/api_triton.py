@@ -5,6 +5,8 @@ import asyncio
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
+from headrace.control.access.roles import Role
+from headrace.control.api_answers import Actor, WhoAsks
 from headrace.control.plane import ControlPlane
 from headrace.control.triton_api import decode_index_request, index, load, unload
 
@@ -13,8 +15,8 @@ def add_statistics(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of the statistics, which the gateway asks too."""
 
     @api.get("/v2/models/stats", summary="Triton's statistics of all models")
-    async def all_stats() -> JSONResponse:
-        return JSONResponse(await plane.model_statistics())
+    async def all_stats(caller: WhoAsks) -> JSONResponse:
+        return JSONResponse(await plane.model_statistics(only=caller.endpoints(Role.VIEWER)))
 
     @api.get("/v2/models/{name}/stats", summary="Triton's statistics of one model")
     async def model_stats(name: str) -> JSONResponse:
@@ -29,17 +31,18 @@ def add_repository(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of the repository."""
 
     @api.post("/v2/repository/index", summary="Triton's index of models")
-    async def repository_index(request: Request) -> JSONResponse:
+    async def repository_index(request: Request, caller: WhoAsks) -> JSONResponse:
         wanted = decode_index_request(await request.body())
-        rows = await asyncio.to_thread(index, plane, only_ready=wanted.ready)
+        found = await asyncio.to_thread(index, plane, only_ready=wanted.ready)
+        rows = [row for row in found if caller.may_read_model(row.name, plane.users_of(row.name))]
         return JSONResponse([{f: getattr(row, f) for f in row.__struct_fields__} for row in rows])
 
     @api.post("/v2/repository/models/{name}/load", summary="Serve a model of the registry")
-    async def repository_load(name: str, request: Request) -> Response:
-        await load(plane, name, await request.body())
+    async def repository_load(name: str, request: Request, actor: Actor) -> Response:
+        await load(plane, name, await request.body(), actor=actor)
         return Response()
 
     @api.post("/v2/repository/models/{name}/unload", summary="Stop serving a model")
-    async def repository_unload(name: str, request: Request) -> Response:
-        await unload(plane, name, await request.body())
+    async def repository_unload(name: str, request: Request, actor: Actor) -> Response:
+        await unload(plane, name, await request.body(), actor=actor)
         return Response()

@@ -6,13 +6,21 @@ Nothing is started: whoever asks for a port that is taken finds everything as it
 import contextlib
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
+from headrace.control.access.checkpoint import Checkpoints
+from headrace.control.access.home_token import ensure_home_token
+from headrace.control.access.parts import make_access
+from headrace.control.admin_tls import AdminTls
+from headrace.control.certificates import Certificates
+from headrace.control.gateway_tls import GatewayTls, listener_tls
 from headrace.control.home import Home
 from headrace.control.inspection import InspectApart
 from headrace.control.keeper import (
@@ -21,6 +29,8 @@ from headrace.control.keeper import (
     read_gateway_record,
     read_routes,
 )
+from headrace.control.limits.limiter import Limiter
+from headrace.control.limits.service import LimitService
 from headrace.control.local import LocalDriver
 from headrace.control.log_files import LogFiles
 from headrace.control.parts import make_plane
@@ -29,6 +39,7 @@ from headrace.control.ports import listen, pick_ports
 from headrace.control.process import start_ticks
 from headrace.control.reconciler import Reconciler
 from headrace.control.sandbox import Probe, Sandbox
+from headrace.control.secret_references import resolve_url
 from headrace.control.serve import ApiServer, ApiSockets, listen_unix
 from headrace.control.settings import ControlFile, ControlSettings
 from headrace.control.state import home_url, open_store
@@ -46,7 +57,8 @@ _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 class System:
     """The parts of one control plane.
 
-    `document` is the spec to apply first; None goes on with the stored state. `found_running`: an
+    `document` is the spec to apply first; None goes on with the stored state. `limits`: None if
+    another control plane counts them. `found_running`: an
     Envoy or replicas of an earlier control plane are there.
     """
 
@@ -55,10 +67,13 @@ class System:
     driver: LocalDriver
     reconciler: Reconciler
     keeper: GatewayKeeper
+    limits: LimitService | None
     plane: ControlPlane
     inspect: InspectApart
     server: ApiServer
+    certificates: Certificates
     sockets: ApiSockets
+    checkpoints: Checkpoints
     control_file: ControlFile
     document: dict[str, Any] | None
     found_running: bool
@@ -73,16 +88,22 @@ def assemble(settings: ControlSettings, home: Home) -> System:
     """
     clock = SystemClock()
     probe = Probe()
-    url = settings.state_url or home_url(home.root)
+    url = resolve_url(settings.state_url) or home_url(home.root)
     store = StoreThread(open_store(url, legacy=home.state_file))
+    token_file = ensure_home_token(store.store, home.root, now=clock.now())
+    access = make_access(store, clock, settings.oidc)
     desired = store.store.load()
     document = settings.spec if settings.spec is not None else (desired.spec or None)
     gateway_spec = GatewaySpec() if document is None else parse_spec(document).gateway
     record = read_gateway_record(home.gateway_file)
     socket_dir = home.socket_dir()
+    own_limits = f"unix:{socket_dir / 'limits.sock'}"
     host = settings.host or gateway_spec.host
+    tls = settings.tls or (None if gateway_spec.tls is None else gateway_spec.tls.settings())
+    certificates = Certificates(clock=clock)
     ports = _gateway_ports(settings, gateway_spec, host, record)
     with _closing_on_error() as opened:
+        admin_tls = _admin_tls(settings, home, certificates, clock)
         sandbox = Sandbox(
             hide=(home.root, socket_dir), reports=home.records, abilities=probe.result
         )
@@ -98,8 +119,15 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             grpc_port=ports["--grpc-port"],
             max_body_bytes=gateway_spec.max_body_bytes,
             control_address=f"unix:{sockets.gateway.getsockname()}",
+            limits_address=gateway_spec.limits_service or own_limits,
+            max_connections=gateway_spec.connections.max,
+            idle_timeout_s=gateway_spec.connections.idle_timeout_s,
+            headers_timeout_s=gateway_spec.connections.headers_timeout_s,
+            request_timeout_s=gateway_spec.connections.request_timeout_s,
+            max_memory_bytes=gateway_spec.connections.max_memory_bytes,
             access_log=gateway_spec.access_log,
             log_format="json" if settings.log_format == "json" else "text",
+            tls=listener_tls(tls),
         )
         keeper = GatewayKeeper(
             settings=gateway,
@@ -107,6 +135,24 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             routes_path=home.routes_file,
             clock=clock,
         )
+        limits = None
+        if gateway_spec.limits_service is None:
+            listens = (own_limits, gateway_spec.limits_listen)
+            limits = LimitService(
+                limiter=Limiter(name=secrets.token_hex(8)),
+                store=store,
+                clock=clock,
+                addresses=tuple(address for address in listens if address is not None),
+            )
+            keeper.tell_rules = limits.set_rules
+        keeper.tls = GatewayTls(
+            settings=tls,
+            secrets=keeper.secrets,
+            certificates=certificates,
+            clock=clock,
+            public_file=home.gateway_certificate,
+        )
+        keeper.tls.open(adopts=record is not None)
         driver = LocalDriver(
             home=home, socket_dir=socket_dir, log_format=settings.log_format, sandbox=sandbox
         )
@@ -127,12 +173,14 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             keeper=keeper,
             clock=clock,
             addresses=addresses,
-            gateway_address=f"{_reachable(host)}:{gateway.http_port}",
+            # The control plane has nothing to show who it is, and is asked for nothing there.
+            gateway_address=f"unix:{gateway.private_socket}",
             log_files=LogFiles(
                 directory=home.logs,
                 others={"gateway": gateway.run_dir / "envoy.log"},
                 on_request={"access": gateway.run_dir / "access.log"},
             ),
+            limits=limits,
             sends_first_requests=settings.first_request,
             allow_code=settings.allow_code,
         )
@@ -143,13 +191,19 @@ def assemble(settings: ControlSettings, home: Home) -> System:
         driver=driver,
         reconciler=reconciler,
         keeper=keeper,
+        limits=limits,
         plane=plane,
+        certificates=certificates,
         inspect=inspect,
         server=ApiServer(
             plane=plane,
+            access=access,
             sockets=sockets,
-            allowed_hosts=frozenset({settings.admin_host.lower(), *settings.allowed_hosts}),
+            tls=None if admin_tls is None else admin_tls.context,
+            allowed_hosts=_allowed_hosts(settings),
+            metrics_are_open=settings.admin_host in _LOOPBACK,
         ),
+        checkpoints=Checkpoints(store=store, path=home.checkpoint_file),
         sockets=sockets,
         control_file=ControlFile(
             pid=os.getpid(),
@@ -159,10 +213,20 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             grpc_target=addresses.grpc_target,
             metrics_url=addresses.metrics_url,
             start_ticks=start_ticks(os.getpid()) or 0,
+            gateway_ca=str(home.gateway_certificate) if gateway.tls else "",
+            admin_ca=str(home.admin_certificate) if admin_tls else "",
+            token_file=str(token_file),
         ),
         document=settings.spec,
         found_running=record is not None or any(replica.pid for replica in adopted),
     )
+
+
+def _allowed_hosts(settings: ControlSettings) -> frozenset[str]:
+    """The names under which the management API is asked, besides loopback's."""
+    login = settings.oidc.redirect_url if settings.oidc is not None else ""
+    browsers = {host} if (host := urlsplit(login).hostname) else set()
+    return frozenset({settings.admin_host.lower(), *settings.allowed_hosts, *browsers})
 
 
 def _gateway_ports(
@@ -180,14 +244,37 @@ def _gateway_ports(
     return kept | pick_ports(host, {f: p for f, p in wanted.items() if f not in kept})
 
 
+def _admin_tls(
+    settings: ControlSettings, home: Home, certificates: Certificates, clock: Clock
+) -> AdminTls | None:
+    """Encryption of the management API; None for plain text.
+
+    Raises:
+        FailedPreconditionError: Its files cannot be used, or tokens would travel in clear text.
+    """
+    if settings.admin_tls is not None:
+        tls = AdminTls(certificates=certificates, clock=clock, public_file=home.admin_certificate)
+        tls.open(settings.admin_tls)
+        return tls
+    home.admin_certificate.unlink(missing_ok=True)
+    if settings.admin_host not in _LOOPBACK:
+        if not settings.insecure_admin:
+            raise FailedPreconditionError(
+                f"the management API would listen on {settings.admin_host} without encryption, and "
+                "tokens would travel for anybody on the way to read: give it a certificate "
+                "(--admin-tls-cert, --admin-tls-key), or say --insecure-admin where something "
+                "before it encrypts"
+            )
+        _LOG.warning(
+            "the management API listens beyond this machine without encryption",
+            extra={"host": settings.admin_host},
+        )
+    return None
+
+
 def _open_sockets(
     settings: ControlSettings, home: Home, opened: contextlib.ExitStack
 ) -> ApiSockets:
-    if settings.admin_host not in _LOOPBACK:
-        _LOG.warning(
-            "the management API has no authentication yet, and listens beyond this machine",
-            extra={"host": settings.admin_host},
-        )
     before = _former_ports(home)
     admin = _listen_again(
         settings.admin_host,
@@ -250,11 +337,13 @@ def _addresses(
 ) -> Addresses:
     host = _reachable(gateway.host)
     admin_host = _reachable(settings.admin_host)
+    scheme = "https" if gateway.tls else "http"
+    admin_scheme = "https" if settings.admin_tls else "http"
     return Addresses(
-        http_url=f"http://{host}:{gateway.http_port}",
+        http_url=f"{scheme}://{host}:{gateway.http_port}",
         grpc_target=f"{host}:{gateway.grpc_port}",
-        metrics_url=f"http://{admin_host}:{sockets.metrics.getsockname()[1]}/metrics",
-        admin_url=f"http://{admin_host}:{sockets.admin.getsockname()[1]}",
+        metrics_url=f"{admin_scheme}://{admin_host}:{sockets.metrics.getsockname()[1]}/metrics",
+        admin_url=f"{admin_scheme}://{admin_host}:{sockets.admin.getsockname()[1]}",
     )
 
 

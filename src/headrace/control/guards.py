@@ -1,16 +1,16 @@
-"""What may not reach the management API? It has no passwords yet, so browsers are kept away.
+"""What may not reach the management API? What a browser was tricked into, and what is too large.
 
 A web page that a user visits can send requests to his own loopback address. It cannot choose the
 Host header (against DNS rebinding we take known names only) nor hide its Origin.
 """
 
 import ipaddress
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
-from headrace.control.problems import problem_body
+from headrace.control.problems import PROBLEM_TYPE, problem_body
 from headrace.core import Code
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -22,6 +22,8 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 MAX_BODY_BYTES: Final = 4 << 20
 _UPLOADS: Final = "/api/v1/models/"
 """Bodies of requests to what begins so are models: streamed to disk, with a bound of their own."""
+_LOGIN_PATHS: Final = frozenset({"/auth/login", "/auth/callback"})
+_JOINS: Final = {"cookie": "; "}
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost"})
 _FORBIDDEN: Final = 403
 _MISDIRECTED: Final = 421
@@ -57,46 +59,72 @@ def _host_name(header: str) -> str | None:
         return None
 
 
+def headers_of(scope: Scope) -> dict[str, str]:
+    """A request's headers by lower-case name; of one that is there twice, all its values."""
+    found: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        found[key] = f"{found[key]}{_JOINS.get(key, ', ')}{text}" if key in found else text
+    return found
+
+
 @dataclass(slots=True, kw_only=True)
 class Guard:
-    """Refuses requests for other hosts, from other origins, and with large bodies but models."""
+    """Refuses requests for other hosts and from other origins."""
 
     app: App
     allowed_hosts: frozenset[str]
-    max_body_bytes: int = MAX_BODY_BYTES
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it."""
         if scope["type"] != "http":
             return
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-        }
-        refusal = self._refusal(headers)
-        if refusal is not None:
-            await _refuse(send, *refusal)
+        refusal = self._refusal(scope, headers_of(scope))
+        if refusal is None:
+            await self.app(scope, receive, send)
             return
+        status, detail = refusal
+        body = problem_body(status=status, code=Code.PERMISSION_DENIED, detail=detail)
+        await refuse(send, status, body)
+
+    def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
+        host = headers.get("host", "")
+        if not is_allowed_host(host, self.allowed_hosts):
+            message = f"the Host header {host[:100]!r} is none of this server's names"
+            return _MISDIRECTED, message
+        origin = headers.get("origin")
+        site = headers.get("sec-fetch-site", "none")
+        is_foreign = site == "cross-site" and not _is_login(scope, headers)
+        if (origin is not None and not is_same_origin(origin, host)) or is_foreign:
+            return _FORBIDDEN, "requests from other web sites are refused"
+        return None
+
+
+@dataclass(slots=True, kw_only=True)
+class BodyLimit:
+    """Refuses large bodies, but models."""
+
+    app: App
+    max_body_bytes: int = MAX_BODY_BYTES
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer it."""
         if scope["path"].startswith(_UPLOADS):
             await self.app(scope, receive, send)
             return
         body = await _read_body(receive, self.max_body_bytes)
         if body is None:
             message = f"the body is larger than {self.max_body_bytes} bytes"
-            await _refuse(send, _TOO_LARGE, Code.RESOURCE_EXHAUSTED, message)
+            problem = problem_body(status=_TOO_LARGE, code=Code.RESOURCE_EXHAUSTED, detail=message)
+            await refuse(send, _TOO_LARGE, problem)
             return
         await self.app(scope, _replay(body, receive), send)
 
-    def _refusal(self, headers: dict[str, str]) -> tuple[int, Code, str] | None:
-        host = headers.get("host", "")
-        if not is_allowed_host(host, self.allowed_hosts):
-            message = f"the Host header {host[:100]!r} is none of this server's names"
-            return _MISDIRECTED, Code.PERMISSION_DENIED, message
-        origin = headers.get("origin")
-        site = headers.get("sec-fetch-site", "none")
-        if (origin is not None and not is_same_origin(origin, host)) or site == "cross-site":
-            message = "requests from other web sites are refused"
-            return _FORBIDDEN, Code.PERMISSION_DENIED, message
-        return None
+
+def _is_login(scope: Scope, headers: dict[str, str]) -> bool:
+    """Whether a browser is sent here by the identity provider, as a page and not by a script."""
+    is_page = scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate"
+    return is_page and scope["path"] in _LOGIN_PATHS
 
 
 async def _read_body(receive: Receive, limit_bytes: int) -> bytes | None:
@@ -128,12 +156,15 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _refuse(send: Send, status: int, code: Code, detail: str) -> None:
-    body = problem_body(status=status, code=code, detail=detail)
+async def refuse(
+    send: Send, status: int, problem: bytes, more: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
+    """Answer with a problem document, and close: the body was not read."""
     headers = [
-        (b"content-type", b"application/problem+json"),
-        (b"content-length", str(len(body)).encode()),
+        (b"content-type", PROBLEM_TYPE.encode()),
+        (b"content-length", str(len(problem)).encode()),
         (b"connection", b"close"),
+        *more,
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": problem})

@@ -66,6 +66,11 @@ class Home:
         return self.root / "scaling.json"
 
     @property
+    def checkpoint_file(self) -> Path:
+        """Where the audit trail ended when it was looked at last."""
+        return self.root / "trail-checkpoint.json"
+
+    @property
     def lock_file(self) -> Path:
         """Held by the one control plane of this home."""
         return self.run / "control.lock"
@@ -84,6 +89,16 @@ class Home:
     def gateway_file(self) -> Path:
         """Which Envoy runs, with which ports."""
         return self.run / "gateway.json"
+
+    @property
+    def gateway_certificate(self) -> Path:
+        """What the gateway shows to callers."""
+        return self.run / "gateway-certificate.pem"
+
+    @property
+    def admin_certificate(self) -> Path:
+        """What the management API shows."""
+        return self.run / "admin-certificate.pem"
 
     def log_of(self, name: str) -> Path:
         """The log of the process called `name`."""

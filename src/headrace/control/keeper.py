@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -13,19 +13,27 @@ from headrace.control.backoff import CRASHED, STABLE_AFTER_S
 from headrace.control.counting import ArmTotals, GatewayReading
 from headrace.control.desired import POOL_PREFIX
 from headrace.control.files import write_atomic
+from headrace.control.gateway_tls import GatewayTls, lacks_secret
+from headrace.control.limits.rules import LimitedEndpoint, Rules, make_rules
 from headrace.control.observed import Route
 from headrace.control.process import start_ticks
 from headrace.control.routes import live_weights
 from headrace.core import Clock, HeadraceError
-from headrace.core.upstream_settings import StickySettings
+from headrace.core.upstream_settings import StickySettings, UpstreamSettings
 from headrace.gateway import (
+    WATCHED_FILES,
     EndpointRoute,
     EnvoyGateway,
+    GatewayPolicy,
     GatewaySettings,
     GatewayUnavailableError,
+    Handshakes,
+    ListenerTls,
     MirrorTarget,
     RevisionTarget,
+    SecretFiles,
     SnapshotBuilder,
+    SnapshotRejectedError,
 )
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -34,7 +42,10 @@ _UP_TIMEOUT_S: Final = 15.0
 
 
 class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Which Envoy runs, and with what of its settings that it cannot change."""
+    """Which Envoy runs, and with what of its settings that it cannot change.
+
+    `tls` it can change, while callers' connections end in their own time.
+    """
 
     pid: int
     start_ticks: int
@@ -43,6 +54,8 @@ class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     grpc_port: int
     max_body_bytes: int
     access_log: bool
+    tls: ListenerTls | None = None
+    files: tuple[str, ...] = ()
 
 
 def read_gateway_record(path: Path) -> GatewayRecord | None:
@@ -62,11 +75,15 @@ def read_routes(path: Path) -> tuple[Route, ...] | None:
         return None
 
 
-def endpoint_route(route: Route) -> EndpointRoute:
+def endpoint_route(route: Route, missing: frozenset[str] = frozenset()) -> EndpointRoute:
     """`route` in the gateway's words: weights of versions that cannot answer go to the others.
 
     In a sticky split the gateway does that, so that no other caller is moved.
+
+    Args:
+        missing: Secrets that there are none of: upstreams that need one get no requests.
     """
+    route = _without(route, missing)
     weights = {arm.key: arm.weight for arm in route.arms}
     if route.sticky is None:
         weights = live_weights(route)
@@ -93,7 +110,19 @@ def endpoint_route(route: Route) -> EndpointRoute:
         hold_s=route.hold_s,
         access=route.access,
         limits=route.limits,
+        slo_latency_s=route.slo_latency_s,
     )
+
+
+def _without(route: Route, missing: frozenset[str]) -> Route:
+    """`route`, with nobody behind the arms whose upstream cannot be spoken to."""
+    if not any(lacks_secret(arm.upstream, missing) for arm in route.arms):
+        return route
+    arms = tuple(
+        msgspec.structs.replace(arm, upstream=None) if lacks_secret(arm.upstream, missing) else arm
+        for arm in route.arms
+    )
+    return msgspec.structs.replace(route, arms=arms)
 
 
 def _salted(route: Route) -> StickySettings | None:
@@ -106,17 +135,26 @@ def _salted(route: Route) -> StickySettings | None:
 
 @dataclass(slots=True, kw_only=True)
 class GatewayKeeper:
-    """Holds one Envoy up for as long as `run` is awaited; its end is not Envoy's end."""
+    """Holds one Envoy up for as long as `run` is awaited; its end is not Envoy's end.
+
+    `policy`: who may call, from the start on; `set_policy` changes it. `tell_rules`: hears which
+    limits the gateway will ask the rate limit service for, before it does.
+    """
 
     settings: GatewaySettings
     record_path: Path
     routes_path: Path
     clock: Clock
+    tls: GatewayTls | None = None
+    policy: GatewayPolicy = field(default_factory=GatewayPolicy)
+    tell_rules: Callable[[Rules], None] = lambda _rules: None
     restarts: int = 0
     reason: str = ""
     _gateway: EnvoyGateway = field(init=False)
     _builder: SnapshotBuilder = field(init=False)
     _routes: tuple[Route, ...] = ()
+    _missing: frozenset[str] = frozenset()
+    _taken: tuple[Route, ...] = ()
     _translated: dict[str, tuple[Route, EndpointRoute]] = field(default_factory=dict)
     _up: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -130,6 +168,11 @@ class GatewayKeeper:
         return self._gateway.pid
 
     @property
+    def secrets(self) -> SecretFiles:
+        """Where Envoy's certificates stand."""
+        return self._gateway.secrets
+
+    @property
     def is_ready(self) -> bool:
         """Whether Envoy serves."""
         return self._up.is_set() and self._gateway.pid is not None
@@ -141,8 +184,13 @@ class GatewayKeeper:
             HeadraceError: It cannot be started; the message says why.
         """
         self._routes = tuple(routes)
+        self._tell_rules(self._routes)
         record = read_gateway_record(self.record_path)
         if record is not None and await self._adopt(record):
+            await self._prepare(self._routes)
+            if record.tls != self.settings.tls:
+                await self._publish(self._routes)
+                self._keep_record(record.pid)
             return True
         await self._start()
         return False
@@ -170,9 +218,53 @@ class GatewayKeeper:
         """
         self._routes = tuple(routes)  # a start brings them into force as well
         await self._wait_up()
-        endpoints = self._endpoint_routes(routes)
-        await self._gateway.publish(self._builder.build(endpoints))
+        await self._publish(self._routes)
         self._keep_routes(routes)
+
+    async def take_certificate(self, name: str) -> None:
+        """Send requests to upstreams for which there was no good certificate before."""
+        try:
+            if name in self._missing:
+                await self._publish(self._routes)
+        except HeadraceError as error:
+            _LOG.error("cannot publish routes", extra={"error": str(error)})
+
+    def upstream_problem(self, upstream: UpstreamSettings | None) -> str:
+        """Why nothing is sent to an upstream: our side of its TLS is not in order."""
+        if self.tls is None or not lacks_secret(upstream, self._missing):
+            return ""
+        return "; ".join(self.tls.problems(upstream)) or "too many certificates for upstreams"
+
+    async def set_policy(self, policy: GatewayPolicy) -> None:
+        """Return when the gateway knows callers by `policy`, whatever becomes of newer routes.
+
+        Raises:
+            HeadraceError: Envoy refused it, and the former one holds; or Envoy does not run, and
+                `policy` holds from its next start.
+        """
+        former, self.policy = self.policy, policy
+        await self._wait_up()
+        try:
+            await self._publish(self._routes)
+        except SnapshotRejectedError:
+            try:
+                if self._taken == self._routes:
+                    raise
+                await self._publish(self._taken)
+            except SnapshotRejectedError:
+                if self.policy is policy:
+                    self.policy = former
+                raise
+
+    async def _publish(self, routes: tuple[Route, ...]) -> None:
+        self._tell_rules(routes)
+        await self._prepare(routes)
+        endpoints = self._endpoint_routes(routes)
+        await self._gateway.publish(self._builder.build(endpoints, self.policy))
+        self._taken = routes
+        if self.tls is not None:
+            # What comes next may be on its way already.
+            await self.tls.forget_unused((*routes, *self._routes))
 
     async def read_arms(self, endpoints: Collection[str]) -> GatewayReading:
         """What Envoy has counted of these endpoints' splits.
@@ -212,6 +304,14 @@ class GatewayKeeper:
         """
         return await self._gateway.in_flight()
 
+    async def handshakes(self) -> dict[tuple[str, str], Handshakes]:
+        """How TLS with upstreams went, by endpoint and arm.
+
+        Raises:
+            HeadraceError: Envoy does not answer.
+        """
+        return await self._gateway.handshakes()
+
     async def stats(self) -> str:
         """Envoy's metrics in Prometheus' text format."""
         return await self._gateway.stats()
@@ -222,6 +322,21 @@ class GatewayKeeper:
         await self._gateway.stop(drain_s)
         self.record_path.unlink(missing_ok=True)
         self.routes_path.unlink(missing_ok=True)
+        self.secrets.keep_only(())  # nobody needs the keys any more
+
+    async def _prepare(self, routes: Sequence[Route]) -> None:
+        """Have certificates ready for what `routes` lead to."""
+        missing = frozenset[str]() if self.tls is None else await self.tls.prepare(routes)
+        if missing != self._missing:
+            self._missing = missing
+            self._translated = {}
+
+    def _tell_rules(self, routes: Iterable[Route]) -> None:
+        limited = (
+            LimitedEndpoint(name=route.name, limits=route.limits, timeout_s=route.timeout_s)
+            for route in routes
+        )
+        self.tell_rules(make_rules(self.policy.access, limited))
 
     def _endpoint_routes(self, routes: Iterable[Route]) -> list[EndpointRoute]:
         """What callers can name: a pool is reached by the names of its models only."""
@@ -229,7 +344,7 @@ class GatewayKeeper:
         self._translated = {
             route.name: known[route.name]
             if route.name in known and known[route.name][0] is route
-            else (route, endpoint_route(route))
+            else (route, endpoint_route(route, self._missing))
             for route in routes
             if not route.name.startswith(POOL_PREFIX)
         }
@@ -264,8 +379,10 @@ class GatewayKeeper:
 
     async def _start(self) -> None:
         routes = self._routes
+        await self._prepare(routes)
         endpoints = self._endpoint_routes(routes)
-        await self._gateway.start(self._builder.build(endpoints))
+        await self._gateway.start(self._builder.build(endpoints, self.policy))
+        self._taken = routes
         pid = self._gateway.pid
         if pid is None:
             raise GatewayUnavailableError("Envoy ended right after its start")
@@ -304,7 +421,7 @@ class GatewayKeeper:
             _LOG.warning("cannot rotate the gateway's logs", extra={"error": str(error)})
 
     def _keep_record(self, pid: int) -> None:
-        host, http_port, grpc_port, max_body_bytes, access_log = _binding(self.settings)
+        host, http_port, grpc_port, max_body_bytes, access_log, files = _binding(self.settings)
         record = GatewayRecord(
             pid=pid,
             start_ticks=start_ticks(pid) or 0,
@@ -313,6 +430,8 @@ class GatewayKeeper:
             grpc_port=grpc_port,
             max_body_bytes=max_body_bytes,
             access_log=access_log,
+            tls=self.settings.tls,
+            files=files,
         )
         self._keep(self.record_path, msgspec.json.encode(record))
 
@@ -327,7 +446,7 @@ class GatewayKeeper:
             _LOG.error("cannot write %s", path, extra={"error": str(error)})
 
 
-_Binding = tuple[str, int, int, int, bool]
+_Binding = tuple[str, int, int, int, bool, tuple[str, ...]]
 
 
 def _binding(settings: GatewaySettings) -> _Binding:
@@ -338,6 +457,7 @@ def _binding(settings: GatewaySettings) -> _Binding:
         settings.grpc_port,
         settings.max_body_bytes,
         settings.access_log,
+        WATCHED_FILES,
     )
 
 
@@ -348,4 +468,5 @@ def _recorded_binding(record: GatewayRecord) -> _Binding:
         record.grpc_port,
         record.max_body_bytes,
         record.access_log,
+        record.files,
     )

@@ -71,11 +71,13 @@ class LogFiles:
     """Where all logs are: `NAME.log` in `directory`, and others by name.
 
     `on_request` are others that nobody sees who does not name them: there is one line per request.
+    `only`: the names that are told at all; None for every one.
     """
 
     directory: Path
     others: Mapping[str, Path] = field(default_factory=dict)
     on_request: Mapping[str, Path] = field(default_factory=dict)
+    only: frozenset[str] | None = None
 
     def paths(self, source: str = "") -> dict[str, Path]:
         """Existing logs by the name of their process; only `source` if it is given."""
@@ -85,11 +87,14 @@ class LogFiles:
             # The name comes from a caller: it is looked up, never made a part of a path.
             found |= self.on_request
             found = {name: path for name, path in found.items() if name == source}
+        if self.only is not None:
+            found = {name: path for name, path in found.items() if name in self.only}
         return {name: path for name, path in found.items() if path.exists()}
 
     def names(self) -> list[str]:
         """Every name that `paths` knows."""
-        return sorted({*self.paths(), *self.on_request})
+        known = {*self.paths(), *self.on_request}
+        return sorted(known if self.only is None else known & self.only)
 
 
 def merged_tail(

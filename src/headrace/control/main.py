@@ -11,10 +11,12 @@ from typing import Final
 
 import msgspec
 
+from headrace.control.access.home_token import OWNER
 from headrace.control.assemble import System, assemble
 from headrace.control.home import Home
 from headrace.control.log_files import LogFollower, cut_large, render_line
 from headrace.control.sandbox import harden_self
+from headrace.control.secret_references import forget_secrets
 from headrace.control.settings import ControlSettings, write_control_file
 from headrace.control.shutdown import stop_replicas
 from headrace.control.store import HomeLock
@@ -59,6 +61,7 @@ async def _run(settings: ControlSettings) -> int:
         lock = HomeLock(home.lock_file)
         lock.acquire()
         system = assemble(settings, home)
+        forget_secrets(_references(settings), os.environ)
         write_control_file(home.control_file, system.control_file)
     except (HeadraceError, OSError) as error:
         _LOG.error("cannot start: %s", _one_line(str(error)))
@@ -143,9 +146,12 @@ class Life:
         system = self.system
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_gateway())
+            if system.limits is not None:
+                group.create_task(system.limits.run())
             group.create_task(system.reconciler.run())
             if system.document is not None:
-                applied = await system.plane.apply(system.document)
+                # Whoever starts a control plane owns its home, as whoever has the home's token.
+                applied = await system.plane.apply(system.document, actor=OWNER)
                 _LOG.info("applied spec", extra={"generation": applied.generation})
             group.create_task(system.plane.ask_first_requests())
             group.create_task(system.plane.rollout_driver.run())
@@ -153,6 +159,9 @@ class Life:
             group.create_task(system.plane.scaler.run())
             group.create_task(system.plane.pools.run())
             group.create_task(system.plane.release_held())
+            group.create_task(system.certificates.run())
+            group.create_task(system.plane.upstreams.run())
+            group.create_task(system.checkpoints.run())
             # One turn of the loop starts the replicas; the API's imports come after that.
             await asyncio.sleep(0)
             group.create_task(system.server.run())
@@ -161,7 +170,9 @@ class Life:
     async def _keep_gateway(self) -> None:
         keeper, reconciler = self.system.keeper, self.system.reconciler
         await keeper.open(reconciler.published or ())
-        await keeper.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(keeper.run())
+            group.create_task(self.system.plane.callers.run())
 
     async def _tell_ready(self) -> None:
         status = await self.system.plane.wait_ready(_READY_TIMEOUT_S)
@@ -214,6 +225,11 @@ class Life:
             await asyncio.sleep(_CUT_S)
             for path in await asyncio.to_thread(cut_large, self.system.home.logs):
                 _LOG.info("moved a large log aside", extra={"path": str(path)})
+
+
+def _references(settings: ControlSettings) -> tuple[str, ...]:
+    """The settings that may name secrets."""
+    return settings.state_url, settings.oidc.client_secret if settings.oidc else ""
 
 
 def _configure_log(settings: ControlSettings) -> None:

@@ -101,7 +101,16 @@ Labels = tuple[tuple[str, str], ...]
 
 def gauge(name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> str:
     """One gauge in the text format."""
-    lines = [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
+    return _family("gauge", name, text, samples)
+
+
+def counter(name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> str:
+    """One counter in the text format; its name ends in `_total`."""
+    return _family("counter", name, text, samples)
+
+
+def _family(kind: str, name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> str:
+    lines = [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
     for pairs, value in samples:
         labels = ",".join(f'{label}="{_escaped(content)}"' for label, content in pairs)
         lines.append(f"{name}{{{labels}}} {value:g}" if labels else f"{name} {value:g}")

@@ -126,6 +126,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     hold_s: float = 0.0
     access: EndpointAccess | None = None
     limits: EndpointLimits = EndpointLimits()
+    slo_latency_s: float | None = None
 
     def arm(self, key: str) -> Arm | None:
         """The arm of this key, if there is one."""

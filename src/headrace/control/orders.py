@@ -12,6 +12,7 @@ import msgspec
 from headrace.control.aims import Aims, same_endpoint
 from headrace.control.changes import changes_between
 from headrace.control.desired import DesiredEndpoint, DesiredPool, DesiredState
+from headrace.control.limited import check_document, check_endpoints
 from headrace.control.resolve import Resolver, check_still_trusted
 from headrace.control.store import EndpointGeneration, RolloutRecord
 from headrace.control.store_thread import StoreThread
@@ -70,35 +71,50 @@ class Orders:
         *,
         actor: str = "",
         expected: Mapping[str, int] | None = None,
+        only: frozenset[str] | None = None,
     ) -> Applied:
         """Want what `document` says, and nothing else.
+
+        Args:
+            only: The endpoints that may change by it; None for all, and the whole system.
 
         Raises:
             SpecError: With all mistakes; nothing was changed.
             ConflictError: An endpoint is not at the generation that `expected` names for it.
+            PermissionDeniedError: Something else than `only` would change.
         """
         spec = parse_spec(document)
         async with self.aims.lock:
             for name, generation in (expected or {}).items():
                 self._expect(name, generation)
+            check_document(self.aims.desired.spec, spec.document(), only)
             endpoints = await self._resolve(spec)
+            check_endpoints(self.aims.desired, endpoints, only)
             wish = Wish(
                 document=spec.document(),
                 endpoints=endpoints,
                 pools=pools_of(spec),
                 reason="applied",
+                action="apply",
                 actor=actor,
             )
             return await self.fulfiller.fulfil(wish)
 
-    async def diff(self, document: Mapping[str, Any]) -> Diff:
+    async def diff(
+        self, document: Mapping[str, Any], *, only: frozenset[str] | None = None
+    ) -> Diff:
         """What `apply` would change; models that lie in files are stored as versions, else nothing.
+
+        Args:
+            only: The endpoints that may change by it; None for all, and the whole system.
 
         Raises:
             SpecError: With all mistakes.
+            PermissionDeniedError: Something else than `only` would change.
         """
         spec = parse_spec(document)
         old = self.aims.desired
+        check_document(old.spec, spec.document(), only)
         endpoints = await self._resolve(spec)
         new = DesiredState(
             generation=old.generation,
@@ -140,7 +156,7 @@ class Orders:
             document = with_entry(self.aims.desired.spec, name, {"name": name, **entry})
             endpoint = await self._resolve_one(document, name)
             return await self.fulfiller.fulfil(
-                self._wish(document, endpoint, reason="put", actor=actor)
+                self._wish(document, endpoint, reason="put", action="endpoint.put", actor=actor)
             )
 
     async def remove_endpoint(
@@ -163,11 +179,12 @@ class Orders:
                 endpoints=rest,
                 pools=desired.pools,
                 reason="removed",
+                action="endpoint.remove",
                 actor=actor,
             )
             return await self.fulfiller.fulfil(wish)
 
-    async def load(self, name: str) -> Applied:
+    async def load(self, name: str, *, actor: str = "") -> Applied:
         """Serve the registry's newest version of `name`, or load a served endpoint anew, at once.
 
         Raises:
@@ -181,7 +198,12 @@ class Orders:
                 document = with_entry(document, name, {"name": name, "model": name})
             endpoint = await self._resolve_one(document, name, reload=served is not None)
             wish = self._wish(
-                document, endpoint, reason="loaded", actor="", takes_over={name: None}
+                document,
+                endpoint,
+                reason="loaded",
+                action="endpoint.load",
+                actor=actor,
+                takes_over={name: None},
             )
             return await self.fulfiller.fulfil(wish)
 
@@ -207,6 +229,7 @@ class Orders:
                     endpoints=rest,
                     pools=desired.pools,
                     reason=reason,
+                    action="endpoint.undo",
                     actor=actor,
                 )
             else:
@@ -217,6 +240,7 @@ class Orders:
                     document,
                     former.endpoint,
                     reason=reason,
+                    action="endpoint.undo",
                     actor=actor,
                     takes_over={name: None},
                     anew=self.aims.rollout(name) is not None,
@@ -272,6 +296,7 @@ class Orders:
                 document,
                 target,
                 reason="rollout started",
+                action="rollout.start",
                 actor=actor,
                 takes_over={name: settings},
                 anew=True,
@@ -364,6 +389,7 @@ class Orders:
         endpoint: DesiredEndpoint,
         *,
         reason: str,
+        action: str,
         actor: str,
         takes_over: Mapping[str, RolloutSettings | None] | None = None,
         anew: bool = False,
@@ -380,6 +406,7 @@ class Orders:
             endpoints=endpoints,
             pools=desired.pools,
             reason=reason,
+            action=action,
             actor=actor,
             takes_over=takes_over or {},
             anew=frozenset({name} if anew else ()),

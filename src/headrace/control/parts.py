@@ -5,9 +5,12 @@ from collections.abc import Iterable
 from headrace.control.activator import Activator, HoldLimits
 from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
+from headrace.control.caller_policy import CallerPolicy
 from headrace.control.home import Home
 from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
+from headrace.control.keys import Keys
+from headrace.control.limits.service import LimitService
 from headrace.control.log_files import LogFiles
 from headrace.control.machine import machine_budget
 from headrace.control.observed import Replica
@@ -21,6 +24,7 @@ from headrace.control.rollouts import RolloutDriver
 from headrace.control.scaling import Scaler
 from headrace.control.scaling_memory import ScalerMemory
 from headrace.control.store_thread import StoreThread
+from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Fulfiller
 from headrace.core import Clock, Inspect
 from headrace.core.autoscale_settings import MachineBudget
@@ -40,6 +44,7 @@ def make_plane(
     addresses: Addresses,
     gateway_address: str,
     log_files: LogFiles,
+    limits: LimitService | None = None,
     sends_first_requests: bool = True,
     allow_code: bool = False,
 ) -> ControlPlane:
@@ -67,8 +72,21 @@ def make_plane(
     scaler.load()
     aims.foresee = scaler.foresee
     rollouts.load()
+    upstreams = UpstreamWatch(
+        routes=lambda: reconciler.published or (),
+        read=keeper.handshakes,
+        note_change=reconciler.note_change,
+    )
+    callers = CallerPolicy(
+        store=store,
+        clock=clock,
+        gateway=keeper,
+        spec=lambda: aims.desired.spec,
+        next_change=lambda: reconciler.next_change,
+    )
+    callers.prepare()
     activator = Activator(limits_of=lambda name: hold_limits(aims, name), wake=scaler.wake)
-    return ControlPlane(
+    plane = ControlPlane(
         home=home,
         store=store,
         registry=registry,
@@ -89,6 +107,9 @@ def make_plane(
         scaler=scaler,
         advisor=advisor,
         activator=activator,
+        callers=callers,
+        keys=Keys(store=store, clock=clock, apply=callers.apply),
+        upstreams=upstreams,
         pools=PoolSync(world=reconciler, clock=clock),
         reports=reports,
         journal=journal,
@@ -96,8 +117,14 @@ def make_plane(
         addresses=addresses,
         gateway_address=gateway_address,
         log_files=log_files,
+        limits=limits,
         sends_first_requests=sends_first_requests,
     )
+    upstreams.note_change = plane.ask_again
+    if keeper.tls is not None:
+        keeper.tls.certificates.emit = journal.write
+        keeper.tls.certificates.on_first = plane.take_certificate
+    return plane
 
 
 def hold_limits(aims: Aims, name: str) -> HoldLimits | None:

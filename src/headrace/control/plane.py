@@ -11,17 +11,22 @@ from typing import Any, Final
 import msgspec
 
 from headrace import __version__
+from headrace.control.access.redact import redact
+from headrace.control.access.trail import Change
 from headrace.control.activator import Activator
 from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
-from headrace.control.desired import DesiredEndpoint, DesiredState
+from headrace.control.caller_policy import CallerPolicy
+from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.control.fetch import fetch
 from headrace.control.first_request import FirstRequest, send_first_request
 from headrace.control.home import Home
 from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
+from headrace.control.keys import Keys
+from headrace.control.limits.service import LimitService
 from headrace.control.log_files import LogFiles
-from headrace.control.metrics import Labels, Source, gauge, merge_expositions
+from headrace.control.metrics import Labels, Source, counter, gauge, merge_expositions
 from headrace.control.observed import Phase, Replica
 from headrace.control.orders import Diff, Orders
 from headrace.control.pools import PoolSync
@@ -40,6 +45,7 @@ from headrace.control.status import (
 )
 from headrace.control.store import EndpointGeneration, Event, Feedback, RolloutRecord
 from headrace.control.store_thread import StoreThread
+from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Applied as Applied  # noqa: PLC0414  # part of this API
 from headrace.core import Clock, HeadraceError, Inspect, ModelNotFoundError
 from headrace.registry import Registry
@@ -76,6 +82,9 @@ class ControlPlane:
     scaler: Scaler
     advisor: Advisor
     activator: Activator
+    callers: CallerPolicy
+    keys: Keys
+    upstreams: UpstreamWatch
     pools: PoolSync
     reports: Reports
     journal: Journal
@@ -83,7 +92,9 @@ class ControlPlane:
     addresses: Addresses
     gateway_address: str
     log_files: LogFiles
+    limits: LimitService | None = None
     sends_first_requests: bool = True
+    metrics_read_at: float | None = None
     first_requests: dict[str, FirstRequest] = field(default_factory=dict)
     stop_requested: asyncio.Event = field(default_factory=asyncio.Event)
     _asking: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -104,13 +115,16 @@ class ControlPlane:
         *,
         actor: str = "",
         expected: Mapping[str, int] | None = None,
+        only: frozenset[str] | None = None,
     ) -> Applied:
         """As `Orders.apply`."""
-        return await self.orders.apply(document, actor=actor, expected=expected)
+        return await self.orders.apply(document, actor=actor, expected=expected, only=only)
 
-    async def diff(self, document: Mapping[str, Any]) -> Diff:
+    async def diff(
+        self, document: Mapping[str, Any], *, only: frozenset[str] | None = None
+    ) -> Diff:
         """As `Orders.diff`."""
-        return await self.orders.diff(document)
+        return await self.orders.diff(document, only=only)
 
     async def put_endpoint(
         self, name: str, entry: Mapping[str, Any], *, expected: int | None = None, actor: str = ""
@@ -124,9 +138,9 @@ class ControlPlane:
         """As `Orders.remove_endpoint`."""
         return await self.orders.remove_endpoint(name, expected=expected, actor=actor)
 
-    async def load(self, name: str) -> Applied:
+    async def load(self, name: str, *, actor: str = "") -> Applied:
         """As `Orders.load`."""
-        return await self.orders.load(name)
+        return await self.orders.load(name, actor=actor)
 
     async def undo(self, name: str, *, generation: int | None = None, actor: str = "") -> Applied:
         """As `Orders.undo`."""
@@ -201,6 +215,38 @@ class ControlPlane:
         """Events as they come, from `after` on; without end."""
         return self.journal.watch(endpoint, after=after)
 
+    async def note(
+        self, action: str, about: str, *, before: object = None, after: object = None, actor: str
+    ) -> None:
+        """Enter in the trail what was changed elsewhere than in the store."""
+        change = Change(
+            at=self.clock.now(),
+            actor=actor,
+            action=action,
+            object=about,
+            before=redact(before),
+            after=redact(after),
+        )
+        await self.store.run(self.store.store.add_changes, [change])
+
+    def in_use(self) -> set[str]:
+        """`NAME:VERSION` of what is served, will be, or is what a rollout may go back to."""
+        return {arm.revision.model for endpoint in self._served() for arm in endpoint.arms}
+
+    def users_of(self, model: str) -> frozenset[str]:
+        """The endpoints that use a version of `model`, as `in_use` says."""
+        return frozenset(
+            str(endpoint.name)
+            for endpoint in self._served()
+            if any(arm.revision.model.partition(":")[0] == model for arm in endpoint.arms)
+        )
+
+    def _served(self) -> list[DesiredEndpoint]:
+        endpoints = [*self.desired.endpoints, *self.effective.endpoints]
+        for record in self.aims.rollouts.values():
+            endpoints += [record.source, record.target]
+        return endpoints
+
     def request_stop(self) -> None:
         """Drain and end everything, soon."""
         _LOG.info("stopping as the management API was asked to")
@@ -233,6 +279,21 @@ class ControlPlane:
                     self._asking[endpoint.name] = revision_ids(endpoint)
                     group.create_task(self._ask(endpoint))
                 await self.reconciler.wait_change()
+
+    def ask_again(self) -> None:
+        """Ask upstreams anew that did not answer: something about the way to them is different."""
+        for endpoint in self.effective.endpoints:
+            first = self.first_requests.get(endpoint.name)
+            leads_out = any(arm.revision.upstream is not None for arm in endpoint.arms)
+            if leads_out and first is not None and not first.answered:
+                del self.first_requests[endpoint.name]
+                self._asking.pop(endpoint.name, None)
+        self.reconciler.note_change()
+
+    async def take_certificate(self, name: str) -> None:
+        """Use a certificate of which there was no good one before."""
+        await self.keeper.take_certificate(name)
+        self.ask_again()
 
     def _unasked(self) -> list[DesiredEndpoint]:
         """Endpoints that requests reach, with revisions that nobody asked yet."""
@@ -282,6 +343,7 @@ class ControlPlane:
             http_url=self.addresses.http_url,
             rss_bytes={pid: rss_bytes(pid) for pid in pids},
             advice=self.advice,
+            trouble=self.upstream_trouble,
             isolation=self.reconciler.driver.isolation_of,
         )
         gateway = GatewayStatus(
@@ -289,12 +351,14 @@ class ControlPlane:
             pid=self.keeper.pid,
             restarts=self.keeper.restarts,
             reason=self.keeper.reason or self.reconciler.publish_error,
+            certificates=() if self.keeper.tls is None else self.keeper.tls.certificates.statuses(),
         )
         return Status(
             ready=gateway.ready and all(endpoint.ready for endpoint in endpoints),
             version=__version__,
             generation=self.desired.generation,
             pid=os.getpid(),
+            metrics_read_at=self.metrics_read_at,
             home=str(self.home.root),
             gateway=gateway,
             endpoints=endpoints,
@@ -311,8 +375,14 @@ class ControlPlane:
         found = self.advisor.recommendation(endpoint, arm)
         return found.message if found is not None and found.memory_bytes is not None else ""
 
+    def upstream_trouble(self, endpoint: str, arm: DesiredArm) -> str:
+        """Why the upstream of an arm cannot be spoken to; empty if it can, as far as is known."""
+        problem = self.keeper.upstream_problem(arm.revision.upstream)
+        return problem or self.upstreams.trouble(endpoint, arm.key)
+
     async def metrics(self) -> str:
         """All processes' metrics as one exposition; each sample of a replica says which."""
+        self.metrics_read_at = self.clock.now()
         replicas = self._ready_replicas()
         texts = await asyncio.gather(
             self._gateway_stats(), *(_scrape(replica.address) for replica in replicas)
@@ -326,12 +396,20 @@ class ControlPlane:
             [Source(text=self._own_metrics()), *sources, Source(text=gateway_text)]
         )
 
-    async def model_statistics(self, name: str = "", version: str = "") -> dict[str, Json]:
-        """Triton's statistics, summed over the replicas of each model version."""
+    async def model_statistics(
+        self, name: str = "", version: str = "", *, only: frozenset[str] | None = None
+    ) -> dict[str, Json]:
+        """Triton's statistics, summed over the replicas of each model version.
+
+        Args:
+            only: Of these endpoints; None for all.
+        """
         replicas = [
             replica
             for replica in self._ready_replicas()
-            if name in {"", replica.endpoint} and version in {"", replica.version}
+            if name in {"", replica.endpoint}
+            and version in {"", replica.version}
+            and (only is None or replica.endpoint in only)
         ]
         if not replicas and name:
             raise ModelNotFoundError(name, version)
@@ -355,14 +433,26 @@ class ControlPlane:
         restarts = [(_labels(r), float(r.restarts)) for r in replicas]
         generation = float(self.desired.generation)
         is_up = float(self.keeper.is_ready)
-        return "".join(
-            gauge(name, text, samples)
-            for name, text, samples in (
-                ("headrace_control_generation", "Of the desired state.", [((), generation)]),
-                ("headrace_control_gateway_ready", "1 while the gateway serves.", [((), is_up)]),
-                ("headrace_control_replica_ready", "1 while the replica is ready.", ready),
-                ("headrace_control_replica_restarts", "Starts after the first.", restarts),
+        refusals = () if self.limits is None else self.limits.refusals()
+        limited = counter(
+            "headrace_limit_refusals_total", "Requests that the service refused.", refusals
+        )
+        return (
+            limited
+            + "".join(
+                gauge(name, text, samples)
+                for name, text, samples in (
+                    ("headrace_control_generation", "Of the desired state.", [((), generation)]),
+                    (
+                        "headrace_control_gateway_ready",
+                        "1 while the gateway serves.",
+                        [((), is_up)],
+                    ),
+                    ("headrace_control_replica_ready", "1 while the replica is ready.", ready),
+                    ("headrace_control_replica_restarts", "Starts after the first.", restarts),
+                )
             )
+            + ("" if self.keeper.tls is None else self.keeper.tls.certificates.exposition())
         )
 
 

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from headrace.control.access.trail import Change
 from headrace.control.aims import Aims
 from headrace.control.counting import GatewayReading, Reading
 from headrace.control.effective import BASELINE
@@ -19,6 +20,7 @@ from headrace.control.journal import Journal
 from headrace.control.observed import Phase as ReplicaPhase
 from headrace.control.observed import Replica
 from headrace.control.reports import Reports
+from headrace.control.rollout_changes import rollout_changes
 from headrace.control.rollout_events import events_of
 from headrace.control.store import Assignment, Event, RolloutRecord
 from headrace.control.store_thread import StoreThread
@@ -107,7 +109,7 @@ class RolloutDriver:
                 raise NotFoundError(message)
             said = f"{reason} ({actor})" if reason and actor else reason or actor
             state = command(record.state, verb, now=self.clock.now(), reason=said)
-            return await self._move(record, state, actor=actor)
+            return await self._move(record, state, actor=actor, action=f"rollout.{verb}")
 
     def counted(self, record: RolloutRecord) -> Mapping[str, int | float]:
         """How much was counted for a rollout so far, as its evidence sums it up.
@@ -256,11 +258,13 @@ class RolloutDriver:
         self.aims.rollouts[record.endpoint] = newer
 
     async def _move(
-        self, record: RolloutRecord, state: RolloutState, *, actor: str = ""
+        self, record: RolloutRecord, state: RolloutState, *, actor: str = "", action: str = ""
     ) -> RolloutRecord:
         """Store a rollout's new state, then aim at it."""
-        events = events_of(record, state, now=self.clock.now(), actor=actor)
-        moved = await self._save(msgspec.structs.replace(record, state=state), events)
+        now = self.clock.now()
+        events = events_of(record, state, now=now, actor=actor)
+        changes = rollout_changes(record, state, now=now, actor=actor, action=action)
+        moved = await self._save(msgspec.structs.replace(record, state=state), events, changes)
         for event in events:
             extra = {"endpoint": record.endpoint, "rollout": record.id}
             _LOG.info("%s", event.message.splitlines()[0], extra=extra)
@@ -268,11 +272,15 @@ class RolloutDriver:
         self.journal.note()
         return moved
 
-    async def _save(self, record: RolloutRecord, events: Sequence[Event]) -> RolloutRecord:
+    async def _save(
+        self, record: RolloutRecord, events: Sequence[Event], changes: Sequence[Change] = ()
+    ) -> RolloutRecord:
         watch = self._watch(record)
         watch.saved_at = self.clock.now()
         whole = msgspec.structs.replace(record, evidence=watch.evidence.encode())
-        return await self.store.run(self.store.store.save_rollout, whole, events=events)
+        return await self.store.run(
+            self.store.store.save_rollout, whole, events=events, changes=changes
+        )
 
     def _watch(self, record: RolloutRecord) -> Watch:
         watch = self._watches.get(record.id)

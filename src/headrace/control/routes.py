@@ -187,7 +187,12 @@ def route_of(view: EndpointView) -> Route:
         assert view.current is not None
         route = _kept_route(view, view.current)
     # Not part of a split: these hold at once, whatever is not ready yet.
-    route = msgspec.structs.replace(route, access=endpoint.access, limits=endpoint.limits)
+    route = msgspec.structs.replace(
+        route,
+        access=endpoint.access,
+        limits=endpoint.limits,
+        slo_latency_s=endpoint.slo_latency_s,
+    )
     scale = endpoint.autoscale
     if scale is None or scale.min_replicas > 0 or _answers(route):
         return route
@@ -199,6 +204,7 @@ def route_of(view: EndpointView) -> Route:
         hold_s=scale.hold_s,
         access=route.access,
         limits=route.limits,
+        slo_latency_s=route.slo_latency_s,
     )
 
 

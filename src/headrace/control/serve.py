@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from headrace.control.access.parts import Access
 from headrace.control.activator import HeldRequests
 from headrace.control.plane import ControlPlane
 
@@ -48,11 +50,18 @@ def listen_unix(path: Path) -> socket.socket:
 
 @dataclass(slots=True, kw_only=True)
 class ApiServer:
-    """Serves the API on `sockets` until `stop`."""
+    """Serves the API on `sockets` until `stop`.
+
+    `tls`: None for plain text. `metrics_are_open`: to everybody who reaches their port; else to
+    viewers.
+    """
 
     plane: ControlPlane
+    access: Access
     sockets: ApiSockets
     allowed_hosts: frozenset[str]
+    tls: ssl.SSLContext | None = None
+    metrics_are_open: bool = True
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -61,7 +70,7 @@ class ApiServer:
         await asyncio.to_thread(_import_frameworks)
         import uvicorn  # noqa: PLC0415  # as above
 
-        from headrace.control import api  # noqa: PLC0415  # as above
+        from headrace.control import api, edge  # noqa: PLC0415  # as above
 
         class Server(uvicorn.Server):
             @contextlib.contextmanager
@@ -69,25 +78,39 @@ class ApiServer:
                 yield  # signals are the control plane's
 
         apps: list[tuple[App, socket.socket]] = [
-            (api.build_api(self.plane, allowed_hosts=self.allowed_hosts), self.sockets.admin),
-            (api.build_metrics(self.plane), self.sockets.metrics),
+            (
+                api.build_api(self.plane, self.access, allowed_hosts=self.allowed_hosts),
+                self.sockets.admin,
+            ),
+            (
+                api.build_metrics(self.plane, self.access, is_open=self.metrics_are_open),
+                self.sockets.metrics,
+            ),
             (
                 HeldRequests(self.plane.activator, api.build_gateway_answers(self.plane)),
                 self.sockets.gateway,
             ),
         ]
+        edge.raise_descriptor_limit()
         servers = []
         async with asyncio.TaskGroup() as group:
             for app, sock in apps:
+                # The gateway's socket is for the gateway alone, which bounds its callers itself.
+                is_open = sock is not self.sockets.gateway
                 config = uvicorn.Config(
                     app,
+                    http=edge.BoundedProtocol if is_open else "auto",
                     log_config=None,
                     access_log=False,
                     lifespan="off",
                     server_header=False,
+                    proxy_headers=False,  # anybody could say that he comes from elsewhere
                     log_level="warning",
                     timeout_graceful_shutdown=_STOP_S,
                 )
+                config.load()
+                if sock is not self.sockets.gateway:
+                    config.ssl = self.tls
                 server = Server(config)
                 servers.append(server)
                 group.create_task(server.serve(sockets=[sock]))

@@ -8,6 +8,28 @@ import msgspec
 from headrace.control.files import write_atomic
 from headrace.control.process import start_ticks
 from headrace.core import InvalidArgumentError
+from headrace.core.access_settings import TlsSettings
+
+
+class OidcSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How people log in by a browser: at an OpenID provider.
+
+    `client_secret`: `${NAME}` of the environment or `file:/PATH`, never the secret itself; empty
+    for a public client. `redirect_url`: the management API's `/auth/callback` as browsers reach it.
+    `user_claim`: names a person, for ever; `email` counts only if it is verified. `roles`: what
+    members of groups are, as `GROUP=ROLE` or `GROUP=ROLE:ENDPOINT`. Times are in seconds.
+    """
+
+    issuer: str
+    client_id: str
+    redirect_url: str
+    client_secret: str = ""
+    scopes: tuple[str, ...] = ("openid", "profile", "email")
+    user_claim: str = "sub"
+    groups_claim: str = "groups"
+    roles: tuple[str, ...] = ()
+    session_idle_s: float = 3600.0
+    session_s: float = 12 * 3600.0
 
 
 class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -18,8 +40,12 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     paths; None goes on with the stored state. `allowed_hosts`: Host headers that the management API
     takes besides loopback names and `admin_host`. `copy_logs` writes every process's log to
     standard error. `first_request` False calls an endpoint ready without having asked it.
-    `state_url`: the database of the desired state; empty for a file in the home.
-    `allow_code`: every endpoint may have models of formats that run their authors' code.
+    `tls`: encryption of the gateway's ports; None leaves it to the spec. `admin_tls`: of the
+    management API and metrics; None for plain text, which beyond this machine needs
+    `insecure_admin`. `state_url`: the database of the desired state, where `${NAME}` stands for a
+    variable of the environment and `file:/PATH` for a file's content; empty for a file in the home.
+    `oidc`: None where nobody logs in by a browser. `allow_code`: every endpoint may have models of
+    formats that run their authors' code.
     `notify_fd`: where `{"ready": true}` or `{"error": ...}` is written once.
     """
 
@@ -37,7 +63,11 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     copy_logs: bool = False
     drain_timeout_s: float = 30.0
     first_request: bool = True
+    tls: TlsSettings | None = None
+    admin_tls: TlsSettings | None = None
+    insecure_admin: bool = False
     state_url: str = ""
+    oidc: OidcSettings | None = None
     allow_code: bool = False
     notify_fd: int | None = None
 
@@ -46,7 +76,9 @@ class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
     """Where the running control plane of a home is reached: the content of `run/control.json`.
 
     `started` is in seconds since 1970; `start_ticks` tells its process from a later one of the same
-    pid.
+    pid. `gateway_ca` and `admin_ca`: files of the certificates that are shown there, for callers on
+    this machine to trust, whatever names stand in them; empty for plain text. `token_file`: where
+    the token of the home's owner is.
     """
 
     pid: int
@@ -56,6 +88,9 @@ class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
     grpc_target: str
     metrics_url: str
     start_ticks: int = 0
+    gateway_ca: str = ""
+    admin_ca: str = ""
+    token_file: str = ""
 
 
 def read_settings(path: Path) -> ControlSettings:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from headrace.control.certificates import CertificateStatus
 from headrace.control.desired import POOL_PREFIX, DesiredArm, DesiredEndpoint, DesiredState, Mirror
 from headrace.control.first_request import FirstRequest
 from headrace.control.observed import Observed, Phase, Replica, Route
@@ -70,6 +71,8 @@ class GatewayStatus:
     pid: int | None
     restarts: int
     reason: str
+    certificates: tuple[CertificateStatus, ...] = ()
+    """What callers and upstreams are shown or checked against, and the management API shows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +83,8 @@ class Status:
     version: str
     generation: int
     pid: int
+    metrics_read_at: float | None = None
+    """When `/metrics` was last asked for, in seconds since 1970; null if never since the start."""
     home: str
     gateway: GatewayStatus
     endpoints: tuple[EndpointStatus, ...]
@@ -98,6 +103,7 @@ def endpoint_statuses(
     http_url: str,
     rss_bytes: Mapping[int, int | None],
     advice: Callable[[str, str], str] = lambda _endpoint, _arm: "",
+    trouble: Callable[[str, DesiredArm], str] = lambda _endpoint, _arm: "",
     isolation: IsolationOf = lambda _: None,
 ) -> tuple[EndpointStatus, ...]:
     """The status of every desired endpoint.
@@ -106,6 +112,7 @@ def endpoint_statuses(
         first_requests: By endpoint; None if they are not sent.
         rss_bytes: Memory by pid.
         advice: What one copy of an endpoint's arm should have.
+        trouble: Why the upstream of an endpoint's arm cannot be spoken to; empty if it can.
         isolation: How the process of the replica of a name is kept apart.
     """
     published = {route.name: route for route in observed.published or ()}
@@ -118,6 +125,7 @@ def endpoint_statuses(
             http_url=http_url,
             rss_bytes=rss_bytes,
             advice=advice,
+            trouble=trouble,
             isolation=isolation,
         )
         for endpoint in desired.endpoints
@@ -165,9 +173,15 @@ def _endpoint(
     http_url: str,
     rss_bytes: Mapping[int, int | None],
     advice: Callable[[str, str], str],
+    trouble: Callable[[str, DesiredArm], str],
     isolation: IsolationOf,
 ) -> EndpointStatus:
     problems = [line for arm in _serving_arms(endpoint) for line in _arm_problems(arm, replicas)]
+    problems += [
+        f"version {arm.revision.version}: upstream {arm.revision.upstream.url}: {why}"
+        for arm in _serving_arms(endpoint)
+        if arm.revision.upstream is not None and (why := trouble(endpoint.name, arm))
+    ]
     if not problems and not _is_reached(endpoint, route):
         problems.append("waiting for the gateway to route to it")
     if not problems and first_requests is not None and _is_asked(endpoint):

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from headrace.control.access.credentials import Credential, CredentialKind, Principal
+from headrace.control.access.trail import Change, Entry, Head
 from headrace.control.desired import DesiredEndpoint, DesiredState
 from headrace.core import FailedPreconditionError
 from headrace.rollout.readings import RewardSums
@@ -95,8 +97,16 @@ class UnitReward(msgspec.Struct, frozen=True, kw_only=True):
     total: float
 
 
+class QuotaUse(msgspec.Struct, frozen=True, kw_only=True):
+    """How many requests a subject has used of a day (`2026-11-25`, UTC)."""
+
+    day: str
+    subject: str
+    used: int
+
+
 class Store(Protocol):
-    """Keeps what must survive: desired state with its history, rollouts, events, rewards.
+    """Keeps what must survive: desired state with its history, rollouts, events, rewards, access.
 
     Every method is blocking and atomic, and is called from one thread at a time; other processes
     may write to the same database.
@@ -118,12 +128,13 @@ class Store(Protocol):
         actor: str = "",
         rollouts: Sequence[RolloutRecord] = (),
         events: Sequence[Event] = (),
+        changes: Sequence[Change] = (),
     ) -> list[RolloutRecord]:
         """Replace the state; each endpoint whose `generation` is new gets an entry in its history.
 
         An endpoint that is gone gets one without a document. What belongs to the change is stored
         in the same transaction, or not at all: rollouts that it begins or ends, as `save_rollout`
-        does it, and events. The rollouts as stored.
+        does it, events, and what goes into the trail. The rollouts as stored.
 
         Raises:
             ConflictError: `state.generation` is not one more than the stored one, an endpoint's
@@ -153,8 +164,14 @@ class Store(Protocol):
     def rollout(self, rollout: str) -> RolloutRecord | None:
         """The rollout of this id."""
 
-    def save_rollout(self, record: RolloutRecord, *, events: Sequence[Event] = ()) -> RolloutRecord:
-        """Add or replace a rollout, and add events in the same transaction; as stored.
+    def save_rollout(
+        self,
+        record: RolloutRecord,
+        *,
+        events: Sequence[Event] = (),
+        changes: Sequence[Change] = (),
+    ) -> RolloutRecord:
+        """Add or replace a rollout, with events and the trail in the same transaction; as stored.
 
         Raises:
             ConflictError: `record.revision` is not the stored one (0 for a new rollout).
@@ -183,8 +200,67 @@ class Store(Protocol):
     def reward_sums(self, rollout: str) -> dict[str, RewardSums]:
         """The same by arm: how many units, the mean of their means, the squares around it."""
 
+    def add_quotas(self, uses: Sequence[QuotaUse]) -> list[QuotaUse]:
+        """Add to what each subject has used of its day; what it has used then.
+
+        Several control planes may add to one: each learns of the others by the answer.
+        """
+
+    def quotas(self, day: str) -> list[QuotaUse]:
+        """What was used of a day, by subject."""
+
+    def add_credential(self, credential: Credential, *, changes: Sequence[Change] = ()) -> None:
+        """Keep a new credential, and enter it in the trail in the same transaction.
+
+        Raises:
+            AlreadyExistsError: Its id or its hash is taken.
+        """
+
+    def credentials(self, kind: CredentialKind, owner: str | None = None) -> list[Credential]:
+        """Credentials of a kind by age, invalid ones too; all owners' if `owner` is None."""
+
+    def credential(self, id_: str) -> Credential | None:
+        """The credential of this id, whether it is valid or not."""
+
+    def credential_by_hash(self, hash_: str) -> Credential | None:
+        """The credential of this hash, whether it is valid or not."""
+
+    def revoke_credential(
+        self, id_: str, *, at: float, changes: Sequence[Change] = ()
+    ) -> Credential:
+        """Make a credential invalid from `at` on; as stored. One that is revoked stays as it is.
+
+        Raises:
+            NotFoundError: There is none of this id.
+        """
+
+    def renew_credential(self, id_: str, *, expires: float) -> None:
+        """Let a credential that is not revoked expire at another time."""
+
+    def save_principal(self, principal: Principal, *, changes: Sequence[Change] = ()) -> None:
+        """Add a principal, or replace the one of this name."""
+
+    def principals(self) -> list[Principal]:
+        """All principals by name."""
+
+    def principal(self, name: str) -> Principal | None:
+        """The principal of this name."""
+
+    def add_changes(self, changes: Sequence[Change]) -> None:
+        """Append to the trail what is kept elsewhere than in this store."""
+
+    def trail(self, *, after: int = 0, limit: int = 1000, newest: bool = False) -> list[Entry]:
+        """Entries with an id above `after`, in order; with `newest` the last `limit` of them."""
+
+    def trail_head(self) -> Head:
+        """Where the trail ends."""
+
     def forget_before(self, at: float) -> None:
-        """Drop assignments and waiting feedback older than `at`, and events beyond their bound."""
+        """Drop assignments and waiting feedback older than `at`, and events beyond their bound.
+
+        Quotas of days that ended before `at` go too.
+        Sessions that have expired by then go too; the trail never does.
+        """
 
     def close(self) -> None:
         """Let go of the database."""

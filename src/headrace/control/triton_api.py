@@ -68,7 +68,7 @@ def _served(plane: ControlPlane) -> Iterator[IndexRow]:
             )
 
 
-async def load(plane: ControlPlane, name: str, body: bytes) -> None:
+async def load(plane: ControlPlane, name: str, body: bytes, *, actor: str) -> None:
     """Serve `name`, or load it anew; returns when it is ready.
 
     Raises:
@@ -83,7 +83,7 @@ async def load(plane: ControlPlane, name: str, body: bytes) -> None:
             "`headrace models push`, and set what it needs in the spec file"
         )
         raise UnsupportedError(message)
-    await plane.load(name)
+    await plane.load(name, actor=actor)
     status = await plane.wait_ready(_LOAD_TIMEOUT_S, name=name)
     found = next((e for e in status.endpoints if e.name == name), None)
     if found is None or not found.ready:
@@ -91,10 +91,10 @@ async def load(plane: ControlPlane, name: str, body: bytes) -> None:
         raise FailedPreconditionError(f"failed to load '{name}', {reason}")
 
 
-async def unload(plane: ControlPlane, name: str, body: bytes) -> None:
+async def unload(plane: ControlPlane, name: str, body: bytes, *, actor: str) -> None:
     """Stop serving `name`."""
     _decode(body)
-    await plane.remove_endpoint(check_name(name))
+    await plane.remove_endpoint(check_name(name), actor=actor)
 
 
 def decode_index_request(body: bytes) -> IndexRequest:

@@ -205,12 +205,13 @@ class View:
     def observe(self, replica: Replica, received_per_s: float) -> Observe:
         """What a replica of this endpoint shall look at."""
         settings = self.record.state.settings
-        predictions = settings.metrics.predictions
+        predictions, disagreement = settings.metrics.predictions, settings.metrics.disagreement
         is_shadow = isinstance(settings, ShadowSettings)
+        looked_at = disagreement if is_shadow else predictions
         return Observe(
             key=self.record.id,
             predictions=predictions is not None and not is_shadow and self.is_counted(replica),
-            output=predictions.output if predictions else "",
+            output=looked_at.output if looked_at else "",
             answers_percent=self._answers_percent(received_per_s),
         )
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from headrace.control.access.spec_changes import spec_change
 from headrace.control.aims import Aims, same_endpoint
 from headrace.control.changes import changes_between
 from headrace.control.desired import DesiredEndpoint, DesiredPool, DesiredState
@@ -32,14 +33,16 @@ class Applied:
 class Wish:
     """A desired state that is yet to be stored.
 
-    `takes_over`: how endpoints take over that do not go by their own `rollout`; None for at once.
-    `anew`: endpoints that get a new generation even if nothing differs.
+    `reason` is for the history, `action` what the trail calls it. `takes_over`: how endpoints take
+    over that do not go by their own `rollout`; None for at once. `anew`: endpoints that get a new
+    generation even if nothing differs.
     """
 
     document: dict[str, Any]
     endpoints: Sequence[DesiredEndpoint]
     pools: tuple[DesiredPool, ...]
     reason: str
+    action: str
     actor: str
     takes_over: Mapping[str, RolloutSettings | None] = field(default_factory=dict)
     anew: frozenset[str] = frozenset()
@@ -83,6 +86,7 @@ class Fulfiller:
                 *(_started(record) for record in begun),
                 *_changed(old, new, wish, now),
             ],
+            changes=[spec_change(old, new, action=wish.action, actor=wish.actor, at=now)],
         )
         for change in changes:
             _LOG.info("%s", change, extra={"generation": new.generation})

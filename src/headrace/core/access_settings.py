@@ -1,5 +1,6 @@
 """Who may call which endpoint, and how much: what the gateway is told."""
 
+import math
 from enum import StrEnum
 
 import msgspec
@@ -62,6 +63,22 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_concurrent: int | None = None
     requests_per_day: int | None = None
 
+    @property
+    def most_at_once(self) -> int:
+        """How many requests may come at once: `burst`, else what one second allows."""
+        return self.burst or max(math.ceil(self.requests_per_s or 0.0), 1)
+
+    @property
+    def needs_service(self) -> bool:
+        """Whether a gateway alone cannot count it: what a request held or was worth, or a day."""
+        found = (self.rows_per_s, self.max_concurrent, self.requests_per_day)
+        return any(limit is not None for limit in found)
+
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether anything goes."""
+        return self.requests_per_s is None and not self.needs_service
+
 
 class TierSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every caller of one tier may do, each for itself. A higher `priority` is shed later."""
@@ -80,6 +97,19 @@ class EndpointLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     total: LimitSettings = LimitSettings()
     per_caller: LimitSettings = LimitSettings()
     max_body_bytes: int | None = None
+
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether any number of requests may come."""
+        return self.total.is_unlimited and self.per_caller.is_unlimited
+
+    def is_counted_by_service(self, *, shared: bool) -> bool:
+        """Whether the rate limit service counts all of these limits, and the gateway none.
+
+        One of the two counts them all: what one refuses is then not counted by the other.
+        """
+        needed = self.total.needs_service or self.per_caller.needs_service
+        return needed or (shared and not self.is_unlimited)
 
 
 class EndpointAccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,3 +132,24 @@ class AccessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     certificates: tuple[CertificateRule, ...] = ()
     tiers: tuple[TierSettings, ...] = ()
     shared_limits: bool = False
+
+    @property
+    def are_tiers_counted_by_service(self) -> bool:
+        """As `EndpointLimits.is_counted_by_service`, of all tiers."""
+        limited = [tier.limits for tier in self.tiers if not tier.limits.is_unlimited]
+        return any(limits.needs_service for limits in limited) or (
+            self.shared_limits and bool(limited)
+        )
+
+
+class TlsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a port is encrypted: paths of PEM files, and what callers have to show.
+
+    `client_ca_file`: empty takes no client certificates. `min_version`: `1.2` or `1.3`.
+    """
+
+    certificate_file: str
+    key_file: str
+    client_ca_file: str = ""
+    require_client_certificate: bool = False
+    min_version: str = "1.2"

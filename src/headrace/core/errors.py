@@ -63,6 +63,12 @@ class UnsupportedError(HeadraceError):
     code = Code.UNIMPLEMENTED
 
 
+class UnauthenticatedError(HeadraceError):
+    """Who asks is not known: no key, token or certificate came, or none that counts."""
+
+    code = Code.UNAUTHENTICATED
+
+
 class PermissionDeniedError(HeadraceError):
     """The operation exists, but not for this caller or not on this port."""
 

@@ -76,11 +76,13 @@ class DisagreementMetric(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
     `max_ratio`: how many may. Numbers differ when they are further apart than `absolute_tolerance`
     plus `relative_tolerance` times the baseline's; classes (integers, strings) when unequal.
+    `output`: the one that is compared; empty for all.
     """
 
     max_ratio: float = 0.01
     absolute_tolerance: float = 1e-3
     relative_tolerance: float = 1e-2
+    output: str = ""
 
 
 class RewardMetric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

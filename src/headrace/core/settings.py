@@ -62,7 +62,8 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `uds` (a socket path) and `port` (TCP, with `host`; 0 picks one) may both be set. `sha256` is
     checked before loading; empty skips the check. `grpc_port` also starts a `grpc.aio` server.
     `intra_op_threads`: threads inside one run; None lets the replica plan it. `signed`: the model
-    is loaded only if this holds of it.
+    is loaded only if this holds of it. With more than `max_connections` (or than there are
+    descriptors for), those idle longest are closed.
     """
 
     model_name: str
@@ -81,6 +82,7 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     idle_timeout_s: float = 300.0
     header_timeout_s: float = 10.0
     body_timeout_s: float = 60.0
+    max_connections: int = 10_000
     drain_timeout_s: float = 30.0
     log_format: str = "text"
     replica: str = ""
@@ -112,6 +114,7 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     idle_timeout_s: float = 300.0
     header_timeout_s: float = 10.0
     body_timeout_s: float = 60.0
+    max_connections: int = 10_000
     drain_timeout_s: float = 30.0
     log_format: str = "text"
     replica: str = ""

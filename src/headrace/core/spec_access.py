@@ -16,6 +16,7 @@ from headrace.core.access_settings import (
     LimitSettings,
     Method,
     TierSettings,
+    TlsSettings,
 )
 from headrace.core.names import NAME_PATTERN
 
@@ -228,6 +229,16 @@ class TlsSpec(_Spec):
             msg = "'require_client_certificate' needs 'client_ca_file'"
             raise ValueError(msg)
         return self
+
+    def settings(self) -> TlsSettings:
+        """The message to the gateway."""
+        return TlsSettings(
+            certificate_file=self.certificate_file,
+            key_file=self.key_file,
+            client_ca_file=self.client_ca_file or "",
+            require_client_certificate=self.require_client_certificate,
+            min_version=self.min_version,
+        )
 
 
 class UpstreamTlsSpec(_Spec):

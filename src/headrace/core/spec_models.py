@@ -15,6 +15,8 @@ from headrace.core.spec_access import (
     TierSpec,
     TlsSpec,
 )
+from headrace.core.spec_connections import ConnectionsSpec
+from headrace.core.spec_limits import limit_disagreements
 from headrace.core.spec_rollout import RolloutSpec, SloSpec, StickySpec
 from headrace.core.spec_scale import AutoscaleSpec, BudgetSpec, PoolSpec, UpstreamSpec
 from headrace.core.spec_yaml import SpecMistake
@@ -221,10 +223,23 @@ class GatewaySpec(_Spec):
         le=2_000_000_000,
         description="Larger requests get 413. Unit: bytes.",
     )
+    connections: ConnectionsSpec = Field(
+        default=ConnectionsSpec(), description="See ConnectionsSpec."
+    )
     access_log: bool = Field(default=True, description="One JSON line per request.")
     tls: TlsSpec | None = Field(default=None, description="Null for plain text. See TlsSpec.")
     shared_limits: bool = Field(
         default=False, description="Whether several gateways share each limit."
+    )
+    limits_service: str | None = Field(
+        default=None,
+        max_length=255,
+        description="Who counts for several gateways: another control plane's `limits_listen`.",
+    )
+    limits_listen: str | None = Field(
+        default=None,
+        max_length=255,
+        description="Count for other gateways of this machine here: unix:/path or 127.0.0.1:PORT.",
     )
 
 
@@ -275,7 +290,7 @@ def disagreements(document: object) -> list[SpecMistake]:
     of single fields.
     """
     top = document if isinstance(document, Mapping) else {}
-    found: list[SpecMistake] = []
+    found = [SpecMistake(place=p, message=said) for p, said in limit_disagreements(top)]
     first_use: dict[str, int] = {}
     pools = [p.get("name") for p in _items(top.get("pools")) if isinstance(p, Mapping)]
     for i, endpoint in enumerate(_items(top.get("endpoints"))):

@@ -109,6 +109,12 @@ class DisagreementSpec(_Spec):
         ge=0.0,
         description="And this much of the baseline's number is added to it.",
     )
+    output: str = Field(
+        default="",
+        max_length=256,
+        description="The output that is compared; empty for all. Models that were trained anew "
+        "seldom agree on probabilities: name the class.",
+    )
 
 
 class RewardSpec(_Spec):

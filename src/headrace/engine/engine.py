@@ -28,7 +28,7 @@ from headrace.core import (
 from headrace.engine.accounts import Accounts
 from headrace.engine.admission import Pace, check_deadline
 from headrace.engine.collate import PaddingPlan, Shapes
-from headrace.engine.queue import BatchQueue
+from headrace.engine.queue import BatchQueue, level_of
 from headrace.engine.run import Batch, Result, run_batch
 from headrace.engine.service_time import ServiceTimes
 from headrace.engine.ticket import Ticket, TicketState
@@ -118,7 +118,8 @@ class Engine:
 
         Raises:
             InvalidArgumentError: It has more rows than a batch may have.
-            OverloadedError: The queue is full.
+            OverloadedError: The queue is full of requests that are as important or more; or it
+                would be late behind more important ones.
             DeadlineExceededError: Its deadline has passed, or cannot be met behind the queue.
             UnavailableError: The engine is stopping.
         """
@@ -186,8 +187,10 @@ class Engine:
         if self._is_stopping:
             msg = f"model '{request.model_name}' is stopping on this replica"
             raise UnavailableError(msg)
+        ticket.level = level_of(request.priority, ticket.floor)
         queue = self._queue
-        if queue.is_full:
+        is_full = queue.is_full
+        if is_full and not queue.has_below(ticket.level):
             msg = f"queue of model '{request.model_name}' is full ({queue.max_size} requests)"
             raise OverloadedError(msg, retry_after_s=self._wait_s(queue.rows))
         timeout_s = request.timeout_s
@@ -198,6 +201,38 @@ class Engine:
             self._shapes.mark(ticket)
         if ticket.deadline != math.inf:
             self._check_deadline(ticket, now)
+        if ticket.slo_s != math.inf:
+            self._check_slo(ticket, now)
+        if is_full:
+            self._shed(now)
+
+    def _check_slo(self, ticket: Ticket, now: float) -> None:
+        """Refuse what would be late behind more important requests: it would be served last.
+
+        Among equals nobody is refused for it: the queue's bound and deadlines do that.
+        """
+        queue = self._queue
+        if not queue.rows_ahead(ticket.level - 1):
+            return
+        ahead = queue.rows_ahead(ticket.level)
+        wait_s = self._wait_s(ahead)
+        run_s = self._run_s(ahead + ticket.rows, ticket.length)
+        if wait_s + run_s > ticket.received_at + ticket.slo_s - now:
+            msg = (
+                f"requests of higher priority wait for model '{ticket.request.model_name}': this "
+                f"one would be answered in {wait_s + run_s:.3g} s, the aim is {ticket.slo_s:g} s"
+            )
+            raise OverloadedError(msg, retry_after_s=wait_s)
+
+    def _shed(self, now: float) -> None:
+        """Make room in a full queue for a request that is more important than another."""
+        victim = self._queue.shed()
+        victim.state = DONE
+        msg = (
+            f"queue of model '{victim.request.model_name}' is full ({self._queue.max_size} "
+            "requests), and one of higher priority came"
+        )
+        self._fail(victim, OverloadedError(msg, retry_after_s=self._wait_s(self._queue.rows)), now)
 
     def _check_deadline(self, ticket: Ticket, now: float) -> None:
         """Refuse what cannot be answered in time.
@@ -209,7 +244,7 @@ class Engine:
             raise DeadlineExceededError("the deadline passed before the request was queued")
         if not self._queue.size and len(self._running) < self._max_runs:
             return
-        ahead = self._queue.rows_ahead(ticket.request.priority)
+        ahead = self._queue.rows_ahead(ticket.level)
         run_s = self._run_s(ahead + ticket.rows, ticket.length)
         check_deadline(left_s=left_s, wait_s=self._wait_s(ahead), run_s=run_s)
 

@@ -5,19 +5,21 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from headrace.core.priorities import DEFAULT_LEVEL, LEVELS
 from headrace.engine.ticket import Ticket
 
-LEVELS: Final = 9
-"""Priority levels: 1 is served first, 9 last."""
-DEFAULT_LEVEL: Final = 5
-"""The level of a request that names none (priority 0)."""
 _LOOK_AHEAD: Final = 256
 """How many waiting requests are considered for one length group; bounds the work of `take`."""
 
 
-def level_of(priority: int) -> int:
-    """The level of a request's `priority`: 0 is the default level, beyond the last is the last."""
-    return min(priority, LEVELS) if priority > 0 else DEFAULT_LEVEL
+def level_of(priority: int, floor: int = 0) -> int:
+    """The level of a request's `priority`: 0 is the default level, beyond the last is the last.
+
+    A caller with a `floor` has that level by default, and may choose a lower one, never a higher.
+    """
+    if priority <= 0:
+        return floor or DEFAULT_LEVEL
+    return max(min(priority, LEVELS), floor)
 
 
 class BatchQueue:
@@ -40,6 +42,7 @@ class BatchQueue:
         self._max_queue_delay_s = max_queue_delay_s
         self._max_padding_ratio = max_padding_ratio
         self._levels: list[deque[Ticket]] = [deque() for _ in range(LEVELS + 1)]
+        self._level_rows = [0] * (LEVELS + 1)
         self._earliest = math.inf
 
     @property
@@ -55,7 +58,8 @@ class BatchQueue:
     def push(self, ticket: Ticket) -> None:
         """Let `ticket` wait; `is_full` must have been asked."""
         assert self.size < self.max_size
-        self._levels[level_of(ticket.request.priority)].append(ticket)
+        self._levels[ticket.level].append(ticket)
+        self._level_rows[ticket.level] += ticket.rows
         self.size += 1
         self.rows += ticket.rows
         if ticket.deadline < self._earliest:  # noqa: PLR1730  # a third of the cost of `min`
@@ -63,21 +67,26 @@ class BatchQueue:
 
     def remove(self, ticket: Ticket) -> bool:
         """Take out one ticket, for instance because its caller left; False if it does not wait."""
-        level = self._levels[level_of(ticket.request.priority)]
         try:
-            level.remove(ticket)
+            self._levels[ticket.level].remove(ticket)
         except ValueError:
             return False
-        self.size -= 1
-        self.rows -= ticket.rows
+        self._forget(ticket)
         return True
 
-    def rows_ahead(self, priority: int) -> int:
-        """Rows that would run before a new request of `priority`."""
-        last = level_of(priority)
-        if self.size == len(self._levels[last]):
-            return self.rows
-        return sum(ticket.rows for level in self._levels[: last + 1] for ticket in level)
+    def rows_ahead(self, level: int) -> int:
+        """Rows that would run before a new request of `level`."""
+        return sum(self._level_rows[: level + 1])
+
+    def has_below(self, level: int) -> bool:
+        """Whether a request of a lower priority than `level` waits."""
+        return any(self._levels[level + 1 :])
+
+    def shed(self) -> Ticket:
+        """Take out who came last of the lowest priority that waits; `size` must not be 0."""
+        ticket = next(level for level in reversed(self._levels) if level).pop()
+        self._forget(ticket)
+        return ticket
 
     def expires_at(self) -> float:
         """No waiting deadline passes before this time; infinity if none ever does."""
@@ -96,8 +105,8 @@ class BatchQueue:
                 level = self._levels[index] = deque(t for t in level if t.deadline > now)  # noqa: PLW2901  # the level itself is replaced
             earliest = min(earliest, min((ticket.deadline for ticket in level), default=math.inf))
         self._earliest = earliest
-        self.size -= len(expired)
-        self.rows -= sum(ticket.rows for ticket in expired)
+        for ticket in expired:
+            self._forget(ticket)
         return expired
 
     def due_at(self, limit_for: Callable[[int], int]) -> float | None:
@@ -130,12 +139,17 @@ class BatchQueue:
             batch = _take_in_order(levels, limit)
         else:
             batch = self._take_alike(levels[0], limit)
-        self.size -= len(batch)
         for ticket in batch:
-            self.rows -= ticket.rows
+            self._forget(ticket)
         if self.size == 0:
             self._earliest = math.inf
         return batch
+
+    def _forget(self, ticket: Ticket) -> None:
+        """Count out a ticket that was taken out."""
+        self.size -= 1
+        self.rows -= ticket.rows
+        self._level_rows[ticket.level] -= ticket.rows
 
     def _take_alike(self, level: deque[Ticket], limit: int) -> list[Ticket]:
         """The head and those like it: of its group, and near enough to its length."""

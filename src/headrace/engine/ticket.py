@@ -24,18 +24,22 @@ class Ticket:
     parsing the request.
 
     `deadline` is monotonic time, infinity for none. `length` is the product of the request's
-    variable dimensions; `group` is what must be equal for two requests to share a batch.
+    variable dimensions; `group` is what must be equal for two requests to share a batch. `floor`:
+    the highest priority level that its caller may have, 0 for any; `level`: the one that it has.
+    `slo_s`: how soon it should be answered; what waits longer behind higher levels is refused.
     """
 
     __slots__ = (
         "deadline",
+        "floor",
         "group",
         "length",
-        "priority",
+        "level",
         "queued_at",
         "received_at",
         "request",
         "rows",
+        "slo_s",
         "state",
     )
 
@@ -44,7 +48,9 @@ class Ticket:
     received_at: float
     queued_at: float
     deadline: float
-    priority: int
+    level: int
+    floor: int
+    slo_s: float
     length: int
     group: tuple[tuple[int, ...], ...] | None
     state: TicketState
@@ -52,7 +58,8 @@ class Ticket:
     def __init__(self, received_at: float = 0.0) -> None:
         self.received_at = received_at
         self.queued_at = received_at
-        self.deadline = math.inf
+        self.deadline = self.slo_s = math.inf
+        self.floor = 0
         self.length = 1
         self.group = None
         self.state = TicketState.NEW

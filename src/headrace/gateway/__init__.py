@@ -12,36 +12,46 @@ from headrace.gateway.errors import (
     SnapshotRejectedError,
     UnsafeDirectoryError,
 )
+from headrace.gateway.handshakes import Handshakes
+from headrace.gateway.policy import ApiKey, GatewayPolicy
 from headrace.gateway.routes import HELD_PREFIX, NOT_STARTED_HEADER
 from headrace.gateway.runtime_dir import make_private, runtime_dir
+from headrace.gateway.secrets import SecretFiles
 from headrace.gateway.settings import (
     MAX_SOCKET_PATH_BYTES,
     EndpointRoute,
     GatewaySettings,
+    ListenerTls,
     MirrorTarget,
     RevisionTarget,
     check_socket_path,
 )
-from headrace.gateway.snapshot import Snapshot, SnapshotBuilder, build_snapshot
+from headrace.gateway.snapshot import WATCHED_FILES, Snapshot, SnapshotBuilder, build_snapshot
 from headrace.gateway.statistics import ArmStatistics, GatewayStatistics
 
 __all__ = [
     "HELD_PREFIX",
     "MAX_SOCKET_PATH_BYTES",
     "NOT_STARTED_HEADER",
+    "WATCHED_FILES",
     "Admin",
+    "ApiKey",
     "ArmStatistics",
     "EndpointRoute",
     "EnvoyGateway",
     "EnvoyNotFoundError",
+    "GatewayPolicy",
     "GatewayRunningError",
     "GatewaySettings",
     "GatewayStatistics",
     "GatewayUnavailableError",
+    "Handshakes",
+    "ListenerTls",
     "MirrorTarget",
     "NotOurGatewayError",
     "PortInUseError",
     "RevisionTarget",
+    "SecretFiles",
     "Snapshot",
     "SnapshotBuilder",
     "SnapshotRejectedError",

@@ -4,9 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from headrace.gateway.resources import Json, Resource, typed
+from headrace.gateway.resources import Json, Resource, any_of, seconds, typed
 from headrace.gateway.settings import GatewaySettings
 
+_HEAP: Final = "envoy.resource_monitors.fixed_heap"
+_CONNECTIONS: Final = "envoy.resource_monitors.global_downstream_max_connections"
+_REFRESH_S: Final = 0.05
+_SHORTEST_IDLE_S: Final = 2.0
+_SMALLEST_CUT: Final = 1 << 20
+"""A request that holds less is never cut for its size."""
 _ADMIN_MODE: Final = 0o600
 _ADMIN_PATHS: Final = (
     "/ready",
@@ -46,17 +52,71 @@ def _common(settings: GatewaySettings) -> Resource:
             "ignore_global_conn_limit": True,
         },
         "stats_flush_on_admin": True,
-        "overload_manager": {
-            "resource_monitors": [
-                typed(
-                    "envoy.resource_monitors.global_downstream_max_connections",
-                    "envoy.extensions.resource_monitors.downstream_connections.v3"
-                    ".DownstreamConnectionsConfig",
-                    {"max_active_downstream_connections": settings.max_connections},
-                )
-            ]
-        },
+        "overload_manager": _overload_manager(settings),
     }
+
+
+def _overload_manager(settings: GatewaySettings) -> Resource:
+    """What Envoy does when memory or connections run out: those go first that cost the most.
+
+    Large HTTP/2 requests are cut from the largest on before anybody else is refused; connections
+    without a request are closed ever sooner before new ones are.
+    """
+    return {
+        "refresh_interval": seconds(_REFRESH_S),
+        "resource_monitors": [
+            typed(
+                _HEAP,
+                "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+                {"max_heap_size_bytes": settings.max_memory_bytes},
+            ),
+            typed(
+                _CONNECTIONS,
+                "envoy.extensions.resource_monitors.downstream_connections.v3"
+                ".DownstreamConnectionsConfig",
+                {"max_active_downstream_connections": settings.max_connections},
+            ),
+        ],
+        "buffer_factory_config": {
+            "minimum_account_to_track_power_of_two": _SMALLEST_CUT.bit_length() - 1
+        },
+        "actions": [
+            _action("shrink_heap", _HEAP, _from(0.65)),
+            {
+                **_action("reduce_timeouts", _CONNECTIONS, _between(0.5, 0.9)),
+                "typed_config": any_of(
+                    "envoy.config.overload.v3.ScaleTimersOverloadActionConfig",
+                    {
+                        "timer_scale_factors": [
+                            {
+                                "timer": "HTTP_DOWNSTREAM_CONNECTION_IDLE",
+                                "min_timeout": seconds(_SHORTEST_IDLE_S),
+                            }
+                        ]
+                    },
+                ),
+            },
+            _action("reset_high_memory_stream", _HEAP, _between(0.70, 0.90)),
+            _action("stop_accepting_requests", _HEAP, _from(0.95)),
+        ],
+    }
+
+
+def _action(name: str, monitor: str, trigger: Resource) -> Resource:
+    return {
+        "name": f"envoy.overload_actions.{name}",
+        "triggers": [{"name": monitor, **trigger}],
+    }
+
+
+def _from(share: float) -> Resource:
+    """All at once, above this share of what there may be."""
+    return {"threshold": {"value": share}}
+
+
+def _between(low: float, high: float) -> Resource:
+    """More and more, between these shares of it."""
+    return {"scaled": {"scaling_threshold": low, "saturation_threshold": high}}
 
 
 def _file(path: Path) -> Resource:

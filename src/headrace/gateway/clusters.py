@@ -12,8 +12,11 @@ REPLICAS: Final = "replicas"
 """The cluster of all ready replicas, for what no endpoint is named for."""
 CONTROL: Final = "control"
 """The cluster of the control plane's own port."""
+LIMITS: Final = "limits"
+"""The cluster of the rate limit service."""
 
 _CONNECT_TIMEOUT_S: Final = 1.0
+_SERVICE_CONNECT_TIMEOUT_S: Final = 0.25
 # Shorter than a replica's idle timeout (300 s), so that it is Envoy that closes: a request sent
 # into a connection that the replica is just closing would be lost.
 _UPSTREAM_IDLE_S: Final = 60.0
@@ -54,6 +57,26 @@ def shared_clusters(settings: GatewaySettings, replicas: Sequence[str]) -> Itera
         yield _cluster(settings, REPLICAS, replicas)
     if settings.control_address is not None:
         yield _cluster(settings, CONTROL, (settings.control_address,))
+    if settings.limits_address is not None:
+        yield _service_cluster(settings.limits_address)
+
+
+def _service_cluster(address: str) -> Resource:
+    """The rate limit service: gRPC, and given up soon, because requests wait for it."""
+    return {
+        "name": LIMITS,
+        "type": "STATIC",
+        "connect_timeout": seconds(_SERVICE_CONNECT_TIMEOUT_S),
+        "load_assignment": {
+            "cluster_name": LIMITS,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address_of(address)}}]}],
+        },
+        "typed_extension_protocol_options": {
+            HTTP_OPTIONS: any_of(
+                HTTP_OPTIONS, {"explicit_http_config": {"http2_protocol_options": {}}}
+            )
+        },
+    }
 
 
 def all_replicas(endpoints: Sequence[EndpointRoute]) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from headrace.gateway.errors import (
     PortInUseError,
     SnapshotRejectedError,
 )
+from headrace.gateway.handshakes import HANDSHAKES, Handshakes, read_handshakes
 from headrace.gateway.listeners import STAT_PREFIX
 from headrace.gateway.logfile import last_lines, read_from, reason_in, size_of, truncate
 from headrace.gateway.process import Process, ProcessRecord, command_of, spawn, started_at
@@ -35,6 +36,7 @@ from headrace.gateway.publisher import (
     write_document,
 )
 from headrace.gateway.runtime_dir import make_private
+from headrace.gateway.secrets import SecretFiles
 from headrace.gateway.settings import GatewaySettings
 from headrace.gateway.snapshot import Snapshot, inline_bootstrap
 from headrace.gateway.statistics import (
@@ -70,6 +72,7 @@ class EnvoyGateway:
             log=self.log_path,
             timeout_s=settings.publish_timeout_s,
         )
+        self.secrets = SecretFiles(directory=settings.run_dir, publisher=self.publisher)
         self._process: Process | None = None
 
     @property
@@ -198,6 +201,15 @@ class EnvoyGateway:
         gauges = await self.admin.stats(f"{re.escape(prefix)}(healthy|total)", StatKind.GAUGE)
         return int(gauges.get(f"{prefix}healthy", 0)), int(gauges.get(f"{prefix}total", 0))
 
+    async def handshakes(self) -> dict[tuple[str, str], Handshakes]:
+        """How TLS with upstreams went since Envoy knows them, by endpoint and arm key.
+
+        Raises:
+            GatewayUnavailableError: Envoy does not answer.
+        """
+        counters = await self.admin.stats(HANDSHAKES, StatKind.COUNTER)
+        return read_handshakes(counters | await self.admin.stats(HANDSHAKES, StatKind.GAUGE))
+
     async def in_flight(self) -> dict[tuple[str, str], int]:
         """Requests that arms have taken and not answered, by endpoint and arm key.
 
@@ -258,6 +270,7 @@ class EnvoyGateway:
         self._config.touch(mode=0o600)
         self._config.write_text(json.dumps(bootstrap(self.settings)))
         self.settings.admin_socket.unlink(missing_ok=True)
+        self.settings.private_socket.unlink(missing_ok=True)
 
     def _recorded(self) -> Process | None:
         """The living Envoy of this directory; None if its number now belongs to another process."""

@@ -1,10 +1,22 @@
 """What every request passes on its way to a replica, in order."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from headrace.core.upstream_settings import StickySettings
+from headrace.gateway.callers import ISSUER_HEADER
+from headrace.gateway.extensions import EXTENSIONS, FLOOD, IDENTIFY, JWT, LIMITS, Extension
+from headrace.gateway.guards import (
+    AUTHORIZE_FILTER,
+    CALLER_HEADER,
+    CREDENTIAL_HEADER,
+    GUARDS,
+    TIER_HEADER,
+)
+from headrace.gateway.limits import FILTERS as LIMIT_FILTERS
+from headrace.gateway.limits import OURS as LIMIT_HEADERS
+from headrace.gateway.limits import limit_filters
 from headrace.gateway.resources import Json, Resource, any_of, typed
 from headrace.gateway.scripts import (
     REFUSE,
@@ -14,6 +26,7 @@ from headrace.gateway.scripts import (
     UNIT,
     UNIT_SOURCE,
 )
+from headrace.gateway.scripts_auth import AUTHORIZE, AUTHORIZE_SOURCE
 from headrace.gateway.settings import GatewaySettings
 
 MODEL_HEADER: Final = "x-model"
@@ -47,6 +60,11 @@ _OURS: Final = (
     UNIT_HEADER,
     SHADOW_HEADER,
     HOSTED_VERSION_HEADER,
+    CALLER_HEADER,
+    CREDENTIAL_HEADER,
+    TIER_HEADER,
+    ISSUER_HEADER,
+    *LIMIT_HEADERS,
 )
 _EXTRACTION_FILTER: Final = "envoy.filters.http.grpc_field_extraction"
 _BRIDGE_FILTER: Final = "headrace.bridge"
@@ -103,19 +121,25 @@ def early_mutations() -> Sequence[Resource]:
     ]
 
 
-def http_filters(settings: GatewaySettings, descriptor_set: Path) -> Sequence[Resource]:
-    """Body limit, model by gRPC body, refusals, the bridge to HTTP/1.1, the router."""
-    lua_sources: tuple[tuple[str, str, str], ...] = (
-        (_SELECT_FILTER, SELECT, SELECT_SOURCE),
-        (_UNIT_FILTER, UNIT, UNIT_SOURCE),
-        (_REFUSE_FILTER, REFUSE, REFUSE_SOURCE),
-    )
+def http_filters(
+    settings: GatewaySettings,
+    descriptor_set: Path,
+    configs: Mapping[Extension, Resource] | None = None,
+) -> Sequence[Resource]:
+    """Body limit, who calls, which model, may it, how much, refusals, the bridge, the router.
+
+    Args:
+        configs: What extensions are configured with; None has Envoy read it from their files.
+    """
+    extensions = {each: _extension(settings, each, configs) for each in EXTENSIONS}
     return [
         typed(
             "headrace.body_size_limit",
             "envoy.extensions.filters.http.body_size_limit.v3.BodySizeLimit",
             {"max_request_bytes": settings.max_body_bytes},
         ),
+        extensions[JWT],
+        extensions[IDENTIFY],
         _on_some_routes(
             _EXTRACTION_FILTER,
             "envoy.extensions.filters.http.grpc_field_extraction.v3.GrpcFieldExtractionConfig",
@@ -124,10 +148,15 @@ def http_filters(settings: GatewaySettings, descriptor_set: Path) -> Sequence[Re
                 "extractions_by_method": _extractions(),
             },
         ),
-        *(
-            _on_some_routes(filter_name, _LUA, {"source_codes": {script: {"inline_string": code}}})
-            for filter_name, script, code in lua_sources
+        _script(_SELECT_FILTER, SELECT, SELECT_SOURCE),
+        _script(_UNIT_FILTER, UNIT, UNIT_SOURCE),
+        _script(AUTHORIZE_FILTER, AUTHORIZE, AUTHORIZE_SOURCE),
+        *limit_filters(
+            local=extensions[LIMITS],
+            flood=extensions[FLOOD],
+            has_service=settings.limits_address is not None,
         ),
+        _script(_REFUSE_FILTER, REFUSE, REFUSE_SOURCE),
         _on_some_routes(
             _BRIDGE_FILTER,
             f"{_BRIDGE}.v3.FilterConfig",
@@ -137,6 +166,24 @@ def http_filters(settings: GatewaySettings, descriptor_set: Path) -> Sequence[Re
         ),
         typed("headrace.router", "envoy.extensions.filters.http.router.v3.Router"),
     ]
+
+
+def _extension(
+    settings: GatewaySettings, extension: Extension, configs: Mapping[Extension, Resource] | None
+) -> Resource:
+    if configs is None:
+        return {**extension.discovered(settings.run_dir), "disabled": True}
+    return _on_some_routes(extension.filter_name, extension.type_name, configs[extension])
+
+
+def unguarded(filters: Sequence[Resource]) -> Sequence[Resource]:
+    """`filters` without those that ask who calls, and how much."""
+    left_out = {*GUARDS, *LIMIT_FILTERS}
+    return [each for each in filters if each["name"] not in left_out]
+
+
+def _script(name: str, script: str, source: str) -> Resource:
+    return _on_some_routes(name, _LUA, {"source_codes": {script: {"inline_string": source}}})
 
 
 def _on_some_routes(name: str, kind: str, config: Resource) -> Resource:

@@ -1,26 +1,44 @@
 """What Envoy does with a connection: the same on every port, for HTTP/1.1, HTTP/2 and gRPC."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from headrace.gateway.access_log import access_log
-from headrace.gateway.filters import early_mutations, http_filters
+from headrace.gateway.extensions import Extension
+from headrace.gateway.filters import early_mutations, http_filters, unguarded
+from headrace.gateway.refusals import refusal_loggers
 from headrace.gateway.replies import local_reply_config
 from headrace.gateway.resources import Resource, any_of, seconds, typed
 from headrace.gateway.routes import ROUTE_CONFIG
 from headrace.gateway.settings import GatewaySettings
 from headrace.gateway.statistics import arm_loggers
+from headrace.gateway.tls import downstream_socket
 
 STAT_PREFIX: Final = "headrace"
-_HEADERS_TIMEOUT_S: Final = 10.0
+_MANAGER: Final = (
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+)
+_PRIVATE_MODE: Final = 0o600
+_HANDSHAKE_TIMEOUT_S: Final = 10.0
 _FRAMING_BYTES: Final = 64 << 10
 _SMALLEST_WINDOW_BYTES: Final = 1 << 20
 
 
-def build_listeners(settings: GatewaySettings, routes: Resource) -> Sequence[Resource]:
-    """One listener per port. `routes` says where the route table comes from: a file or inline."""
-    return [_listener(settings, port, routes) for port in settings.ports]
+def build_listeners(
+    settings: GatewaySettings,
+    routes: Resource,
+    configs: Mapping[Extension, Resource] | None = None,
+) -> Sequence[Resource]:
+    """The listener for callers, and a private one. `routes`: the route table's file, or the table.
+
+    Args:
+        configs: What extensions are configured with; None has Envoy read it from their files.
+    """
+    filters = http_filters(settings, _descriptor_set(settings), configs)
+    manager = _connection_manager(settings, routes, filters)
+    own = _connection_manager(settings, routes, unguarded(filters))
+    return [_listener(settings, manager), _own(settings, own)]
 
 
 def routes_from_file(path: str) -> Resource:
@@ -29,28 +47,48 @@ def routes_from_file(path: str) -> Resource:
     return {"rds": {"route_config_name": ROUTE_CONFIG, "config_source": source}}
 
 
-def _listener(settings: GatewaySettings, port: int, routes: Resource) -> Resource:
+def _own(settings: GatewaySettings, manager: Resource) -> Resource:
+    """The control plane's own way in, which asks for nothing: its directory is this user's only."""
+    pipe: Resource = {"path": str(settings.private_socket), "mode": _PRIVATE_MODE}
     return {
-        "name": f"port-{port}",
-        "address": {"socket_address": {"address": settings.host, "port_value": port}},
-        # With port reuse a second gateway would bind the same port and take half of the requests.
-        "enable_reuse_port": False,
-        "filter_chains": [
-            {
-                "filters": [
-                    typed(
-                        "envoy.filters.network.http_connection_manager",
-                        "envoy.extensions.filters.network.http_connection_manager.v3"
-                        ".HttpConnectionManager",
-                        _connection_manager(settings, routes),
-                    )
-                ]
-            }
-        ],
+        "name": "own",
+        "address": {"pipe": pipe},
+        "filter_chains": [{"filters": [_http(manager)]}],
     }
 
 
-def _connection_manager(settings: GatewaySettings, routes: Resource) -> Resource:
+def _listener(settings: GatewaySettings, manager: Resource) -> Resource:
+    """One for all ports: each listener would count limits for itself."""
+    tls = settings.tls
+    secured: Resource = {}
+    if tls is not None:
+        secured = {
+            "transport_socket": downstream_socket(tls, settings.run_dir),
+            # Else whoever connects and says nothing keeps the connection for ever.
+            "transport_socket_connect_timeout": seconds(_HANDSHAKE_TIMEOUT_S),
+        }
+    addresses: Sequence[Resource] = [
+        {"socket_address": {"address": settings.host, "port_value": port}}
+        for port in settings.ports
+    ]
+    first, *others = addresses
+    return {
+        "name": "callers",
+        "address": first,
+        "additional_addresses": [{"address": address} for address in others],
+        # With port reuse a second gateway would bind the same port and take half of the requests.
+        "enable_reuse_port": False,
+        "filter_chains": [{"filters": [_http(manager)], **secured}],
+    }
+
+
+def _http(manager: Resource) -> Resource:
+    return typed("envoy.filters.network.http_connection_manager", _MANAGER, manager)
+
+
+def _connection_manager(
+    settings: GatewaySettings, routes: Resource, filters: Sequence[Resource]
+) -> Resource:
     to_file = [access_log(settings.run_dir / "access.log")] if settings.access_log else []
     return {
         "stat_prefix": STAT_PREFIX,
@@ -59,14 +97,17 @@ def _connection_manager(settings: GatewaySettings, routes: Resource) -> Resource
         **_path_rules(),
         **_request_id(),
         "early_header_mutation_extensions": early_mutations(),
-        "http_filters": http_filters(settings, _descriptor_set(settings)),
+        "http_filters": filters,
         "local_reply_config": local_reply_config(),
-        "access_log": [*to_file, *arm_loggers()],
+        "access_log": [*to_file, *arm_loggers(), *refusal_loggers()],
         "server_name": "headrace",
         "use_remote_address": True,
+        # Whom a certificate names is said by the handshake alone, never by a header.
+        "forward_client_cert_details": "SANITIZE",
         # A caller on this machine may no more set Envoy's own headers than one from outside.
         "internal_address_config": {},
-        "request_headers_timeout": seconds(_HEADERS_TIMEOUT_S),
+        "request_timeout": seconds(settings.request_timeout_s),
+        "request_headers_timeout": seconds(settings.headers_timeout_s),
         "stream_idle_timeout": seconds(settings.idle_timeout_s),
         "common_http_protocol_options": {
             "idle_timeout": seconds(settings.idle_timeout_s),

@@ -1,8 +1,9 @@
 """Put a snapshot into force without losing a request, or leave everything as it was.
 
-Order: new clusters, routes, listeners, then old clusters go. Each file is replaced by a rename
-(Envoy does not see other writes) and acknowledged by Envoy naming its version before the next is
-touched. The files are also what Envoy reads at its next start, so they hold the last good state.
+Order: new clusters, filters, routes, listeners, then old clusters go. Each file is replaced by a
+rename (Envoy does not see other writes) and acknowledged by Envoy naming its version before the
+next is touched. The files are also what Envoy reads at its next start, so they hold the last good
+state.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from headrace.gateway.errors import GatewayUnavailableError, SnapshotRejectedErr
 from headrace.gateway.logfile import read_from, reason_in, size_of
 from headrace.gateway.snapshot import (
     CLUSTERS,
+    FILTERS,
     KINDS,
     LISTENERS,
     ROUTES,
@@ -56,6 +58,7 @@ def plan(current: Mapping[Kind, Document], wanted: Mapping[Kind, Document]) -> S
     """The files to replace, in an order in which no route ever names a missing cluster."""
     order = [
         Step(CLUSTERS, with_old_clusters(wanted[CLUSTERS], current[CLUSTERS])),
+        *(Step(kind, wanted[kind]) for kind in FILTERS.values()),
         Step(ROUTES, wanted[ROUTES]),
         Step(LISTENERS, wanted[LISTENERS]),
         Step(CLUSTERS, wanted[CLUSTERS]),

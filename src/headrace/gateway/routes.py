@@ -21,6 +21,8 @@ from headrace.gateway.filters import (
     SERVICE,
     UNIT_IDLE,
 )
+from headrace.gateway.guards import Guard, without_credentials
+from headrace.gateway.limits import Limiting
 from headrace.gateway.resources import Json, Resource, any_of, seconds
 from headrace.gateway.settings import EndpointRoute, GatewaySettings, RevisionTarget
 from headrace.gateway.splits import (
@@ -29,6 +31,7 @@ from headrace.gateway.splits import (
     live_split,
     speaks,
     split_variants,
+    with_filters,
 )
 
 ROUTE_CONFIG: Final = "headrace"
@@ -101,57 +104,101 @@ def route_table(server: ServerRoutes, routes: Sequence[Resource]) -> Resource:
     }
 
 
-def server_routes(settings: GatewaySettings, endpoints: Sequence[EndpointRoute]) -> ServerRoutes:
+def server_routes(
+    settings: GatewaySettings,
+    guard: Guard,
+    limiting: Limiting,
+    endpoints: Sequence[EndpointRoute],
+) -> ServerRoutes:
     """What is not about one endpoint."""
     listing = json.dumps({"models": sorted(endpoint.name for endpoint in endpoints)})
     servers = _servers(endpoints)
     control = _forward({"cluster": CONTROL})
     statistics = servers if settings.control_address is None else control
     reads_units = any(e.sticky is not None and not e.sticky.header for e in endpoints)
+    more_filters = {**(UNIT_IDLE if reads_units else {}), **limiting.first_look(endpoints)}
+    guarded = (
+        *_server_routes(servers, statistics),
+        *_listings(listing),
+    )
+    last: Resource = {"name": "unknown-path", "match": {"prefix": "/"}, **_reply(404, "Not Found")}
     return ServerRoutes(
-        before=(*_server_routes(endpoints, servers, statistics), *_listings(listing)),
-        after=(
-            *_unknown_models(servers),
-            *_grpc_server_routes(servers, statistics, UNIT_IDLE if reads_units else {}),
+        before=(
+            _two_hosts(),
+            *_health_routes(endpoints, servers),
+            *(_asking(route, guard.server()) for route in guarded),
         ),
-        last=({"name": "unknown-path", "match": {"prefix": "/"}, **_reply(404, "Not Found")},),
+        after=(
+            *_unknown_models(guard, servers),
+            *_grpc_server_routes(guard, servers, statistics, more_filters),
+        ),
+        last=(_asking(last, guard.server()),),
         listing_bytes=len(listing),
     )
 
 
-def endpoint_routes(settings: GatewaySettings, endpoint: EndpointRoute) -> EndpointRoutes:
+def endpoint_routes(
+    settings: GatewaySettings, guard: Guard, limiting: Limiting, endpoint: EndpointRoute
+) -> EndpointRoutes:
     """What is about one endpoint."""
     has_upstream = any(arm.upstream is not None for arm in endpoint.revisions)
-    return EndpointRoutes(
-        http=tuple(_http_routes(settings, endpoint)),
-        grpc=tuple(_grpc_routes(settings, endpoint)),
-        plain=tuple(_plain_routes(settings, endpoint)) if has_upstream else (),
+    filters = guard.endpoint(endpoint)
+    plain = _plain_routes(settings, endpoint) if has_upstream else ()
+    asking = (
+        _http_routes(settings, guard, endpoint),
+        _grpc_routes(settings, guard, endpoint),
+        (_asking(route, filters) for route in plain),
     )
+    return EndpointRoutes(*(tuple(limiting.limited(r, endpoint) for r in each) for each in asking))
 
 
-def _http_routes(settings: GatewaySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
+def _asking(route: Resource, filters: Resource) -> Resource:
+    """`route` for callers whom `filters` let pass; what they showed does not travel on.
+
+    The control plane brings a held request back as it came, so it has to see all of it.
+    """
+    if not filters:
+        return route
+    asking = with_filters(route, filters)
+    match route:
+        case {"route": {"cluster": cluster}} if cluster == CONTROL:
+            return asking
+        case {"route": _}:
+            return without_credentials(asking)
+        case _:
+            return asking
+
+
+def _http_routes(
+    settings: GatewaySettings, guard: Guard, endpoint: EndpointRoute
+) -> Iterator[Resource]:
     path = f"/v2/models/{endpoint.name}"
+    filters = guard.endpoint(endpoint)
     for arm in _versions(endpoint):
         match: Resource = {"path_separated_prefix": f"{path}/versions/{arm.version}"}
-        yield _to_version(settings, endpoint, arm, match, door=Door.V2)
-    yield {
-        "name": "unknown-version",
-        "match": {"prefix": f"{path}/versions/"},
-        **_refuse_model(),
-    }
-    yield from _to_split(settings, endpoint, {"path_separated_prefix": path}, door=Door.V2)
+        route = _to_version(settings, endpoint, arm, match, door=Door.V2)
+        yield _asking(route, guard.endpoint(endpoint, arm.version))
+    unknown: Resource = {"name": "unknown-version", "match": {"prefix": f"{path}/versions/"}}
+    yield _asking({**unknown, **_refuse_model()}, filters)
+    for route in _to_split(settings, endpoint, {"path_separated_prefix": path}, door=Door.V2):
+        yield _asking(route, filters)
     v1 = f"/v1/models/{endpoint.name}"
     # No name has a colon: only verbs follow.
     for match in ({"path_separated_prefix": v1}, {"prefix": f"{v1}:"}):
-        yield from _to_split(settings, endpoint, match, door=Door.V1)
+        for route in _to_split(settings, endpoint, match, door=Door.V1):
+            yield _asking(route, filters)
 
 
-def _grpc_routes(settings: GatewaySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
+def _grpc_routes(
+    settings: GatewaySettings, guard: Guard, endpoint: EndpointRoute
+) -> Iterator[Resource]:
     for arm in _versions(endpoint):
         match = _grpc_match(_header_is(MODEL_HEADER, f"{endpoint.name}~{arm.version}"))
-        yield _to_version(settings, endpoint, arm, match, door=Door.GRPC)
+        route = _to_version(settings, endpoint, arm, match, door=Door.GRPC)
+        yield _asking(route, guard.grpc_endpoint(endpoint, arm.version))
     unversioned = _grpc_match(_header_is(MODEL_HEADER, endpoint.name))
-    yield from _to_split(settings, endpoint, unversioned, door=Door.GRPC)
+    for route in _to_split(settings, endpoint, unversioned, door=Door.GRPC):
+        yield _asking(route, guard.grpc_endpoint(endpoint))
 
 
 def _plain_routes(settings: GatewaySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
@@ -170,35 +217,50 @@ def _versions(endpoint: EndpointRoute) -> Iterator[RevisionTarget]:
     return (arm for arm in endpoint.revisions if not arm.role)
 
 
-def _unknown_models(servers: Resource) -> Iterator[Resource]:
+def _two_hosts() -> Resource:
+    """Refuse requests with several Host headers, which Envoy joins: somebody may believe the other.
+
+    https://www.rfc-editor.org/rfc/rfc9112#section-3.2
+    """
+    several: Resource = {"name": ":authority", "string_match": {"contains": ","}}
+    match: Resource = {"prefix": "/", "headers": [several]}
+    return {"name": "two-hosts", "match": match, **_reply(400, "the Host header is given twice")}
+
+
+def _unknown_models(guard: Guard, servers: Resource) -> Iterator[Resource]:
     # Triton answers this one with "not ready" rather than an error, in a message of its own.
-    yield {
+    not_ready: Resource = {
         "name": "unknown-model",
         "match": {**_rpc_match("ModelReady"), "headers": [_header_is_set(MODEL_HEADER)]},
         **_grpc_version(servers),
     }
-    yield {
+    yield _asking(not_ready, guard.grpc_server())
+    unknown: Resource = {
         "name": "unknown-model",
         "match": _grpc_match(_header_is_set(MODEL_HEADER)),
         **_refuse_model(),
     }
+    yield _asking(unknown, guard.grpc_server())
     for version in ("v1", "v2"):
-        yield {
+        unknown = {
             "name": "unknown-model",
             "match": {"prefix": f"/{version}/models/"},
             **_refuse_model(),
         }
+        yield _asking(unknown, guard.server())
 
 
-def _server_routes(
-    endpoints: Sequence[EndpointRoute], servers: Resource, statistics: Resource
-) -> Iterator[Resource]:
-    """HTTP requests about the server; before the endpoints, because no endpoint may hide them."""
+def _health_routes(endpoints: Sequence[EndpointRoute], servers: Resource) -> Iterator[Resource]:
+    """Whether the server lives and is ready: for everybody, or no balancer could ask."""
     yield {"name": "live", "match": {"path": "/v2/health/live"}, **_reply(200, "")}
-    yield {"name": "server", "match": {"path": "/v2"}, **servers}
     answers = any(e.held or any(arm.is_live for arm in e.revisions) for e in endpoints)
     is_ready = _reply(200, "") if answers and not all_replicas(endpoints) else servers
     yield {"name": "server", "match": {"path": "/v2/health/ready"}, **is_ready}
+
+
+def _server_routes(servers: Resource, statistics: Resource) -> Iterator[Resource]:
+    """HTTP requests about the server; before the endpoints, because no endpoint may hide them."""
+    yield {"name": "server", "match": {"path": "/v2"}, **servers}
     for path in _PATHS_OF_ANY_REPLICA:
         yield {"name": "server", "match": {"path_separated_prefix": path}, **servers}
     yield {"name": "statistics", "match": {"path": "/v2/models/stats"}, **statistics}
@@ -221,31 +283,35 @@ def _listings(listing: str) -> Iterator[Resource]:
 
 
 def _grpc_server_routes(
-    servers: Resource, statistics: Resource, more_filters: Resource
+    guard: Guard, servers: Resource, statistics: Resource, more_filters: Resource
 ) -> Iterator[Resource]:
     """Calls over gRPC by method: the first look at those that name a model, and all others.
 
     One that names none, or is no message at all, goes to a replica, which says what is wrong.
     """
     selecting: Resource = {**SELECTING, **more_filters}
-    unnamed = {**_grpc_version(servers), "typed_per_filter_config": selecting}
-    for rpc in MODEL_RPCS:
-        if rpc != _STATISTICS_RPC:
-            yield {"name": "unnamed-model", "match": _rpc_match(rpc), **unnamed}
-    named_or_not: Sequence[tuple[str, Resource, Resource]] = (
+    first: list[tuple[str, Resource, Resource]] = [
+        ("unnamed-model", _rpc_match(rpc), servers) for rpc in MODEL_RPCS if rpc != _STATISTICS_RPC
+    ]
+    first += [
         ("statistics", _rpc_match(_STATISTICS_RPC), statistics),
         ("health", {"path": f"/{HEALTH_CHECK}", "grpc": {}}, servers),
-    )
-    for name, match, action in named_or_not:
-        selected = {**_grpc_version(action), "typed_per_filter_config": selecting}
-        yield {"name": name, "match": match, **selected}
-    bridging: Resource = {"typed_per_filter_config": BRIDGING}
+    ]
+    for name, match, action in first:
+        route = with_filters({"name": name, "match": match, **_grpc_version(action)}, selecting)
+        yield _asking(route, guard.grpc_look(health=name == "health"))
     # A 404 of Envoy reaches gRPC callers as UNIMPLEMENTED.
-    yield {"name": "stream", "match": _rpc_match("ModelStreamInfer"), **_reply(404, _NO_STREAMS)}
+    streams: Resource = {"name": "stream", "match": _rpc_match("ModelStreamInfer")}
+    yield _asking({**streams, **_reply(404, _NO_STREAMS)}, guard.server())
     for rpc in _REPOSITORY_RPCS:
-        yield {"name": "repository", "match": _rpc_match(rpc), **_reply(403, _USE_MANAGEMENT)}
-    any_rpc: Resource = {"prefix": f"/{SERVICE}/", "grpc": {}}
-    yield {"name": "server", "match": any_rpc, **_grpc_version(servers), **bridging}
+        repository: Resource = {"name": "repository", "match": _rpc_match(rpc)}
+        yield _asking({**repository, **_reply(403, _USE_MANAGEMENT)}, guard.server())
+    any_rpc: Resource = {
+        "name": "server",
+        "match": {"prefix": f"/{SERVICE}/", "grpc": {}},
+        **_grpc_version(servers),
+    }
+    yield _asking(with_filters(any_rpc, BRIDGING), guard.server())
 
 
 def _servers(endpoints: Sequence[EndpointRoute]) -> Resource:

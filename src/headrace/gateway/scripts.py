@@ -24,7 +24,8 @@ local function first(fields, ...)
 end
 
 local function not_found(handle, text)
-  handle:respond({[":status"] = "404", ["grpc-status"] = "5"}, text:gsub("%c", "?"):sub(1, 300))
+  local shown = text:gsub("[^\\32-\\126]", "?"):sub(1, 300)
+  handle:respond({[":status"] = "404", ["grpc-status"] = "5"}, shown)
 end
 
 function envoy_on_request(handle)
@@ -205,9 +206,9 @@ end
 def rename_source(*, endpoint: str, model: str, prefix: str, authority: str) -> str:
     """The script for one upstream: what the endpoint is called there, and where it lies."""
     values = (endpoint, model or endpoint, prefix, authority)
-    return _RENAME_SOURCE % tuple(_quoted(value) for value in values)
+    return _RENAME_SOURCE % tuple(quoted(value) for value in values)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """`text` as a Lua string, whatever is in it."""
     return '"' + "".join(f"\\{byte:03d}" for byte in text.encode()) + '"'

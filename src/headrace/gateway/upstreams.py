@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Final, assert_never
 
 from headrace.core import FailedPreconditionError
-from headrace.core.upstream_settings import UpstreamProtocol, UpstreamSettings
+from headrace.core.upstream_settings import UpstreamProtocol, UpstreamSettings, UpstreamTls
 from headrace.gateway.resilience import circuit_breakers, outlier_detection
 from headrace.gateway.resources import HTTP_OPTIONS, Json, Resource, any_of, seconds, typed
 from headrace.gateway.scripts import rename_source
-from headrace.gateway.settings import GatewaySettings, Server, parse_url
+from headrace.gateway.settings import GatewaySettings, Server, is_ip, parse_url
+from headrace.gateway.tls import upstream_socket
 
 _CONNECT_TIMEOUT_S: Final = 5.0
 _IDLE_S: Final = 60.0
 _HEALTH_TIMEOUT_S: Final = 5.0
 _FAILURES_TO_UNHEALTHY: Final = 2
 _MOST_EJECTED_PERCENT: Final = 99
-_TLS: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 _LUA: Final = "envoy.extensions.filters.http.lua.v3.Lua"
 _CODEC: Final = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
 _BUNDLES: Final = (
@@ -60,7 +60,7 @@ def upstream_cluster(
         "outlier_detection": outlier_detection(_MOST_EJECTED_PERCENT),
         "circuit_breakers": circuit_breakers(upstream.max_requests),
         "health_checks": [] if health is None else [health],
-        **({"transport_socket": _tls(settings, server)} if server.is_tls else {}),
+        **({"transport_socket": _tls(settings, server, upstream)} if server.is_tls else {}),
         "typed_extension_protocol_options": {
             HTTP_OPTIONS: any_of(HTTP_OPTIONS, _options(endpoint, server, upstream))
         },
@@ -83,6 +83,11 @@ def authorities(settings: GatewaySettings, *, bundles: Sequence[str] = _BUNDLES)
         "no certificates of authorities on this machine to verify upstreams with: install "
         "ca-certificates, or name a PEM file in SSL_CERT_FILE"
     )
+
+
+def is_checked(upstream: UpstreamSettings) -> bool:
+    """Whether an upstream is asked how it is, besides the requests it gets."""
+    return _probe("m", parse_url(upstream.url), upstream) is not None
 
 
 def _address(server: Server) -> Resource:
@@ -109,24 +114,17 @@ def _options(endpoint: str, server: Server, upstream: UpstreamSettings) -> Resou
     }
 
 
-def _tls(settings: GatewaySettings, server: Server) -> Resource:
-    """Verified against the authorities, for the very name that the URL has."""
-    kind = "IP_ADDRESS" if server.is_ip else "DNS"
-    names: Json = [{"san_type": kind, "matcher": {"exact": server.host}}]
-    validation: Resource = {
-        "trusted_ca": {"filename": str(authorities(settings))},
-        "match_typed_subject_alt_names": names,
-    }
-    return typed(
-        "envoy.transport_sockets.tls",
-        _TLS,
-        {
-            **({} if server.is_ip else {"sni": server.host}),
-            "common_tls_context": {
-                "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
-                "validation_context": validation,
-            },
-        },
+def _tls(settings: GatewaySettings, server: Server, upstream: UpstreamSettings) -> Resource:
+    """Verified for the very name that the URL has, or for the one that stands beside it."""
+    tls = upstream.tls or UpstreamTls()
+    name = tls.server_name or server.host
+    return upstream_socket(
+        tls,
+        name=name,
+        is_ip=is_ip(name),
+        protocol="h2" if upstream.protocol is UpstreamProtocol.GRPC else "http/1.1",
+        authorities=None if tls.ca_file else authorities(settings),
+        run_dir=settings.run_dir,
     )
 
 

@@ -18,6 +18,7 @@ from headrace.core import (
     datatype_of,
 )
 from headrace.protocol.byte_tensors import join_elements
+from headrace.protocol.grpc_bounds import check_fields
 from headrace.protocol.grpc_wire import (
     delimited_prefix,
     frame,
@@ -115,6 +116,7 @@ class GrpcInferCodec:
             InvalidArgumentError: It is no request that this model can run; the text says why.
             UnsupportedError: It asks for shared memory or for a sequence.
         """
+        check_fields(message)
         try:
             request = _Request.FromString(message)
         except DecodeError as error:
@@ -217,7 +219,9 @@ class GrpcInferCodec:
                     f"needs {field}"
                 )
                 raise InvalidArgumentError(msg)
-        return tensor.from_typed(plan, list(getattr(contents, field)))
+        values = getattr(contents, field)
+        tensor.check_count(plan, len(values))
+        return tensor.from_typed(plan, list(values))
 
     def _mixed(self, name: str) -> InvalidArgumentError:
         return InvalidArgumentError(

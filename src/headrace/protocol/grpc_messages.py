@@ -12,6 +12,8 @@ from headrace.protocol.grpc_wire import length_delimited
 from headrace.protocol.protos import HEALTH_SERVICE, INFERENCE_SERVICE, message_class, methods
 
 _SHOWN: Final = 200
+_LONGEST_REQUEST: Final = 1 << 20
+"""None but infer carries tensors; parsed, a message may take forty times its bytes."""
 _INFER_RESPONSE_FIELD: Final = 2
 _StreamResponse: Final = message_class("inference.ModelStreamInferResponse")
 
@@ -28,9 +30,12 @@ def parse_request(
 
     Raises:
         UnsupportedError: The service has no such rpc.
-        InvalidArgumentError: The bytes are no such message.
+        InvalidArgumentError: The bytes are no such message, or too many for it.
     """
     request, _ = _method(service, rpc)
+    if len(message) > _LONGEST_REQUEST:
+        msg = f"the {rpc} request has {len(message)} bytes, more than {_LONGEST_REQUEST}"
+        raise InvalidArgumentError(msg)
     try:
         return request.FromString(message)
     except DecodeError as error:

@@ -94,11 +94,18 @@ class InputTensor:
         """Raise InvalidArgumentError unless the model takes this datatype."""
         if datatype == self.datatype:
             return
-        error = wrong_datatype(self._model, self.spec, datatype[:_SHOWN_NAME])
+        # A local name for the error would make a cycle: it knows this frame, and by that the whole
+        # request, which then lives until the garbage collector comes.
         if datatype == "BF16":
+            error = wrong_datatype(self._model, self.spec, datatype)
             msg = f"{error}; BF16 is not supported, send {self.datatype}"
             raise InvalidArgumentError(msg)
-        raise error
+        raise wrong_datatype(self._model, self.spec, datatype[:_SHOWN_NAME])
+
+    def check_count(self, plan: Plan, got: int) -> None:
+        """Raise InvalidArgumentError unless `got` is the number of elements that `plan` has."""
+        if got != plan.elements:
+            raise self._wrong_count(plan, got)
 
     def from_values(self, plan: Plan, data: list[Any]) -> Array:
         """The array of JSON values, flat or nested as the shape says, each one checked."""
@@ -106,15 +113,13 @@ class InputTensor:
 
     def from_flat(self, plan: Plan, flat: list[Any]) -> Array:
         """The array of JSON values in row-major order, each one checked."""
-        if len(flat) != plan.elements:
-            raise self._wrong_count(plan, len(flat))
+        self.check_count(plan, len(flat))
         check_types(self.name, self.spec.datatype, flat)
         return self.from_numbers(plan, flat)
 
     def from_typed(self, plan: Plan, flat: list[Any]) -> Array:
         """The array of values whose types are those of the datatype, in row-major order."""
-        if len(flat) != plan.elements:
-            raise self._wrong_count(plan, len(flat))
+        self.check_count(plan, len(flat))
         return self.from_numbers(plan, flat)
 
     def from_numbers(self, plan: Plan, flat: list[Any]) -> Array:

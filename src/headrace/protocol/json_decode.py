@@ -17,6 +17,7 @@ from headrace.core import (
 )
 from headrace.protocol.byte_tensors import Body
 from headrace.protocol.inputs import InputTensor, ModelInputs, Plan
+from headrace.protocol.json_bounds import check_parts, check_values
 from headrace.protocol.json_large import large_array, parse_large
 from headrace.protocol.json_messages import (
     UNREADABLE,
@@ -194,6 +195,7 @@ class InferDecoder:
         return self._finish(message, inputs, rows)
 
     def _decode_large(self, body: bytes | bytearray) -> InferRequest:
+        check_parts(body)
         large = parse_large(body)
         if large is not None:
             message, arrays = large
@@ -221,6 +223,8 @@ class InferDecoder:
         )
 
     def _parse(self, document: Body) -> InferMessage:
+        check_parts(document)
+        check_values(document)
         try:
             return self._general.decode(document)
         except UNREADABLE as error:

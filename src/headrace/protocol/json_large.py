@@ -29,6 +29,8 @@ _COUNT_SATURATES: Final = 0xFFFFFF
 """simdjson keeps an array's length in 24 bits."""
 _SHORT_ROWS: Final = 8
 """Below this, walking the rows costs more than making Python numbers of them."""
+_MOST_ITEMS: Final = 10_000
+_DEEPEST: Final = 8
 _HEADER_KEYS: Final = ("id", "parameters", "outputs")
 _INPUT_KEYS: Final = ("name", "shape", "datatype", "parameters")
 
@@ -48,7 +50,12 @@ def parse_large(body: bytes | bytearray) -> tuple[InferMessage, list[simdjson.Ar
 
 
 def large_array(tensor: InputTensor, plan: Plan, data: simdjson.Array) -> Array | None:
-    """The tensor of a simdjson array; None if the values are not all plain numbers in range."""
+    """The tensor of a simdjson array; None if the values are not all plain numbers in range.
+
+    Raises:
+        InvalidArgumentError: There are more or fewer than the shape says. (Here, for the general
+            decoder would make an object of each just to count them.)
+    """
     datatype = tensor.spec.datatype
     if datatype not in PACK_CODES:
         return None
@@ -61,8 +68,7 @@ def large_array(tensor: InputTensor, plan: Plan, data: simdjson.Array) -> Array 
             values = np.frombuffer(data.as_buffer(of_type="i"), dtype="<i8")
     except _FAILURES:
         return None
-    if values.size != plan.elements:
-        return None
+    tensor.check_count(plan, values.size)
     narrow = _narrow(values, tensor.dtype)
     return None if narrow is None else narrow.reshape(plan.shape)
 
@@ -97,12 +103,18 @@ def _members(item: simdjson.Object, names: tuple[str, ...]) -> dict[str, object]
     return {name: _plain(item[name]) for name in names if name in keys}
 
 
-def _plain(value: object) -> object:
+def _plain(value: object, depth: int = _DEEPEST) -> object:
+    """`value` as Python objects, if it is small; else ValueError.
+
+    Not `as_list()`: that writes past the end of a list as long as its counter saturates at.
+    """
+    if not isinstance(value, simdjson.Array | simdjson.Object):
+        return value
+    if depth == 0 or len(value) > _MOST_ITEMS:
+        raise ValueError(len(value))
     if isinstance(value, simdjson.Array):
-        return value.as_list()
-    if isinstance(value, simdjson.Object):
-        return value.as_dict()
-    return value
+        return [_plain(item, depth - 1) for item in value]
+    return {name: _plain(item, depth - 1) for name, item in value.items()}
 
 
 def _object(value: object) -> simdjson.Object:

@@ -5,6 +5,7 @@ default pool, and both have to live in one process.
 """
 
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -16,18 +17,28 @@ INFERENCE_SERVICE: Final = "inference.GRPCInferenceService"
 HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 
 
-@cache
-def _pool() -> descriptor_pool.DescriptorPool:
+def load_pool(path: Path) -> descriptor_pool.DescriptorPool:
+    """A pool of its own with the descriptor set that lies at `path`."""
     pool = descriptor_pool.DescriptorPool()
-    descriptors = descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTOR_SET_PATH.read_bytes())
+    descriptors = descriptor_pb2.FileDescriptorSet.FromString(path.read_bytes())
     for file in descriptors.file:
         pool.Add(file)
     return pool
 
 
+def message_of(pool: descriptor_pool.DescriptorPool, full_name: str) -> Any:  # noqa: ANN401  # protobuf makes the class at run time
+    """The class of a message in `pool`; KeyError if unknown."""
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(full_name))
+
+
+@cache
+def _pool() -> descriptor_pool.DescriptorPool:
+    return load_pool(DESCRIPTOR_SET_PATH)
+
+
 def message_class(full_name: str) -> Any:  # noqa: ANN401  # protobuf makes the class at run time
     """The class of a message, for instance `inference.ModelInferRequest`; KeyError if unknown."""
-    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(full_name))
+    return message_of(_pool(), full_name)
 
 
 def methods(service: str) -> dict[str, tuple[type[Message], type[Message]]]:

@@ -23,6 +23,7 @@ from headrace.core import (
     PermissionDeniedError,
     RequestCancelledError,
     RuntimeFailedError,
+    UnauthenticatedError,
     UnavailableError,
     UnsupportedError,
 )
@@ -74,7 +75,7 @@ _CLASSES: Final[Mapping[Code, type[HeadraceError]]] = {
     Code.NOT_FOUND: NotFoundError,
     Code.ALREADY_EXISTS: AlreadyExistsError,
     Code.PERMISSION_DENIED: PermissionDeniedError,
-    Code.UNAUTHENTICATED: HeadraceError,
+    Code.UNAUTHENTICATED: UnauthenticatedError,
     Code.RESOURCE_EXHAUSTED: OverloadedError,
     Code.FAILED_PRECONDITION: FailedPreconditionError,
     Code.ABORTED: ConflictError,

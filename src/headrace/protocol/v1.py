@@ -18,6 +18,7 @@ from headrace.core import (
 )
 from headrace.protocol.byte_tensors import Body, element_bytes
 from headrace.protocol.inputs import InputTensor, ModelInputs
+from headrace.protocol.json_bounds import check_parts, check_values
 from headrace.protocol.json_messages import UNREADABLE, unreadable
 from headrace.protocol.outputs import plain_array
 from headrace.protocol.values import flatten, nested_shape
@@ -136,11 +137,12 @@ class V1Codec:
         return columns
 
     def _array(self, tensor: InputTensor, data: object) -> Array:
+        shape = nested_shape(data)
+        plan = tensor.plan(_with_unit_axis(tensor, shape))  # before millions of elements are read
         if tensor.spec.datatype == Datatype.BYTES:
             data = _decoded(tensor.name, data, depth=len(tensor.spec.shape))
-        shape = nested_shape(data)
         flat = flatten(tensor.name, data, shape) if isinstance(data, list) else [data]
-        return tensor.from_flat(tensor.plan(_with_unit_axis(tensor, shape)), flat)
+        return tensor.from_flat(plan, flat)
 
     def _is_element(self, value: dict[str, Any]) -> bool:
         """Whether an object is one BYTES element rather than values by input name."""
@@ -151,6 +153,8 @@ class V1Codec:
 
 
 def _document(body: Body) -> dict[str, Any]:
+    check_parts(body)
+    check_values(body)
     try:
         document = msgspec.json.decode(body)
     except UNREADABLE as error:

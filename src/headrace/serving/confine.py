@@ -192,7 +192,7 @@ def cover(hide: list[str], keep: list[str], own: list[str]) -> None:
                 os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
             mount(f"/proc/self/fd/{descriptor}", path, None, _MS_BIND | _MS_REC)
             if path not in own or not is_directory:
-                remount_read_only(path)
+                remount(path)
     for covered in reversed(hide):
         flags = _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV
         mount("tmpfs", covered, b"tmpfs", flags, _COVER_OPTIONS)
@@ -200,11 +200,12 @@ def cover(hide: list[str], keep: list[str], own: list[str]) -> None:
         os.close(descriptor)
 
 
-def remount_read_only(path: str) -> None:
-    """Let nobody write below a bound path; what it lies on keeps its own flags."""
+def remount(path: str, *, read_only: bool = True) -> None:
+    """Let nobody, or anybody, write below a bound path; what it lies on keeps its own flags."""
     there = os.statvfs(path).f_flag
     kept = sum(flag for bit, flag in _KEPT_FLAGS.items() if there & bit)
-    mount("none", path, None, _MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | kept)
+    flags = _MS_BIND | _MS_REMOUNT | _MS_NOSUID | kept | (_MS_RDONLY if read_only else 0)
+    mount("none", path, None, flags)
 
 
 def set_limits(limits: dict[str, int | None]) -> None:
@@ -239,6 +240,16 @@ def give(paths: list[str], uid: int) -> None:
         os.chown(path, uid, uid, follow_symlinks=False)
 
 
+def give_back(spec: Spec) -> None:
+    """Let root own what is this process's again: it has no rights beyond an owner's."""
+    files = [path for path in spec["own"] if spec["files"] and not os.path.isdir(path)]
+    for path in files:
+        remount(path, read_only=False)
+    give(spec["own"], 0)
+    for path in files:
+        remount(path)
+
+
 def opened_up(spec: Spec, uid: int) -> tuple[list[str], list[str]]:
     """What to hide and to keep, so that directories that `uid` may not pass are no obstacle."""
     with acting_as(uid):
@@ -271,7 +282,7 @@ def confine(spec: Spec) -> dict[str, object]:
             unreadable = [path for path in needed if not can_read(path)]
         if unreadable:
             problems.append(f"runs as root, for user {uid} may not read {unreadable[0]}")
-            give(own, 0)
+            give_back(spec)
             uid = None
     os.chdir(own[0] if own else "/")
     drop_capabilities()

@@ -27,6 +27,18 @@ _SLICE_BYTES: Final = 16 << 10
 _DIRECT_ABOVE: Final = 32 << 10
 """A larger body is read straight into memory of its own."""
 _ALIGNMENT: Final = 16
+_FRAMING_RATIO: Final = 16
+"""Bytes around chunks for each byte in them: chunks of one byte need five."""
+_ONCE: Final = frozenset(
+    {
+        b"host",
+        b"content-type",
+        b"content-encoding",
+        b"inference-header-content-length",
+        b"x-headrace-timeout-s",
+    }
+)
+"""Headers that may stand once: given twice, a proxy and we might each believe another one."""
 _TOO_MUCH_IN_FLIGHT: Final = "too many bytes of request bodies are in flight on this replica"
 _LINGER_S: Final = 2.0
 """How long a refused body is read and dropped, so that the caller can read the refusal first."""
@@ -43,34 +55,41 @@ class Connection(asyncio.BufferedProtocol):
         "_backlog",
         "_body",
         "_body_size",
-        "_chunks",
+        "_chunked",
         "_close_at",
         "_continue_due",
         "_direct",
+        "_framing_bytes",
         "_has_eof",
         "_header_bytes",
         "_headers",
         "_headers_done",
+        "_is_arriving",
         "_is_closing",
         "_is_reading_paused",
         "_is_writing_paused",
+        "_moved_at",
         "_now",
         "_parser",
         "_pipeline",
+        "_repeated",
         "_server",
         "_since",
         "_target",
         "_transport",
+        "_unsent",
     )
 
     def __init__(self, server: "HttpServer") -> None:
         self._server = server
         self._parser = httptools.HttpRequestParser(self)
         self._pipeline: deque[Exchange] = deque()
-        self._now = self._since = time.monotonic()
+        self._now = self._since = self._moved_at = time.monotonic()
+        self._unsent = 0
         self._is_closing = False
         self._is_reading_paused = self._is_writing_paused = False
         self._has_eof = False
+        self._is_arriving = False
         self._backlog = b""
         self._close_at: float | None = None
         self._reset()
@@ -82,9 +101,11 @@ class Connection(asyncio.BufferedProtocol):
         self._headers_done = False
         self._header_bytes = 0
         self._body = b""
-        self._chunks: list[bytes] | None = None
+        self._chunked: bytearray | None = None
         self._direct: memoryview | None = None
         self._body_size = 0
+        self._framing_bytes = 0
+        self._repeated = b""
         self._continue_due = False
 
     @property
@@ -93,18 +114,30 @@ class Connection(asyncio.BufferedProtocol):
         sock = self._transport.get_extra_info("socket")
         return sock is not None and sock.family == socket.AF_UNIX
 
+    @property
+    def arriving_bytes(self) -> int:
+        """Bytes that are here of a body that is not whole yet."""
+        return 0 if self._is_closing else self._body_size
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when there has been no request; None while there is one."""
+        is_busy = self._pipeline or self._header_bytes or self._is_closing
+        return None if is_busy else self._since
+
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A caller connected."""
         self._transport = cast("asyncio.Transport", transport)
-        self._server.connections.add(self)
+        self._server.admit(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         """The caller left: what waits for an answer is cancelled."""
         self._is_closing = True
         server = self._server
         server.connections.discard(self)
+        self._has_arrived()
         server.body_bytes -= self._body_size
         pipeline, self._pipeline = self._pipeline, deque()
         for exchange in pipeline:
@@ -177,6 +210,8 @@ class Connection(asyncio.BufferedProtocol):
     def _feed(self, data: memoryview) -> None:
         if not self._headers_done:
             self._header_bytes += len(data)
+        else:
+            self._framing_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -184,8 +219,24 @@ class Connection(asyncio.BufferedProtocol):
         except httptools.HttpParserError as error:
             self._refuse(400, f"malformed HTTP request: {_text(error)}")
         else:
-            if self._header_bytes > MAX_HEADER_BYTES and not self._headers_done:
+            self._check_framing()
+            if self._header_bytes and not self._is_arriving and not self._is_closing:
+                self._is_arriving = True
+                self._server.is_arriving(self)
+
+    def _has_arrived(self) -> None:
+        """The request is whole, or will not be."""
+        if self._is_arriving:
+            self._is_arriving = False
+            self._server.has_arrived(self)
+
+    def _check_framing(self) -> None:
+        """Refuse heads, and chunks, that never come to their point."""
+        if not self._headers_done:
+            if self._header_bytes > MAX_HEADER_BYTES:
                 self._refuse(431, f"request headers exceed {MAX_HEADER_BYTES} bytes")
+        elif self._framing_bytes > MAX_HEADER_BYTES + (_FRAMING_RATIO + 1) * self._body_size:
+            self._refuse(431, f"chunk extensions and trailers exceed {MAX_HEADER_BYTES} bytes")
 
     def pause_writing(self) -> None:
         """The caller reads too slowly: stop reading from it."""
@@ -204,15 +255,30 @@ class Connection(asyncio.BufferedProtocol):
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
-        self._headers[name.lower()] = value
+        """One header; also one trailer, which says nothing to us and may not change a header."""
+        if self._headers_done:
+            return
+        name = name.lower()
+        headers = self._headers
+        if name in headers and name in _ONCE:
+            self._repeated = name
+        headers[name] = value
 
     def on_headers_complete(self) -> None:
         """The head was read: refuse what is too large before its body is sent."""
         self._headers_done = True
         headers = self._headers
+        if self._repeated:
+            self._refuse(400, f"header {self._repeated.decode('latin-1')} is given twice")
+            return
+        if b"host" not in headers and self._parser.get_http_version() == "1.1":
+            self._refuse(400, "header host is missing")
+            return
         length = headers.get(b"content-length")
         limit = self._server.max_body_bytes
+        if length is None and headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+            self._refuse(501, "of transfer encodings, chunked alone is supported")
+            return
         if length is not None and int(length) > limit:
             self._refuse_error(PayloadTooLargeError(limit_bytes=limit, got_bytes=int(length)))
             return
@@ -230,7 +296,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             self._direct = new_body(length, self._headers.get(b"inference-header-content-length"))
         except MemoryError:
-            self._refuse_error(UnavailableError(_TOO_MUCH_IN_FLIGHT))
+            self.refuse_for_room()
 
     def on_body(self, data: bytes) -> None:
         """A part of the body; most bodies come in one."""
@@ -244,10 +310,10 @@ class Connection(asyncio.BufferedProtocol):
             return
         elif not self._body:
             self._body = data
-        elif self._chunks is None:
-            self._chunks = [self._body, data]
+        elif self._chunked is None:
+            self._chunked = bytearray(self._body + data)
         else:
-            self._chunks.append(data)
+            self._chunked += data  # not a list: chunks of two bytes would each be an object
 
     def _takes(self, size: int) -> bool:
         """Count bytes of the body that came; False if that was too much."""
@@ -256,11 +322,9 @@ class Connection(asyncio.BufferedProtocol):
         server.body_bytes += size
         if self._body_size > server.max_body_bytes:
             self._refuse_error(PayloadTooLargeError(limit_bytes=server.max_body_bytes))
-        elif server.body_bytes > server.max_body_bytes_in_flight:
-            self._refuse_error(UnavailableError(_TOO_MUCH_IN_FLIGHT))
-        else:
-            return True
-        return False
+        elif server.body_bytes > server.max_body_bytes_in_flight and not server.make_room():
+            self.refuse_for_room()
+        return not self._is_closing
 
     def on_message_complete(self) -> None:
         """The request is whole: hand it over."""
@@ -273,11 +337,12 @@ class Connection(asyncio.BufferedProtocol):
             parser.get_method(),
             self._target,
             self._headers,
-            self._body if self._chunks is None and self._direct is None else self._whole_body(),
+            self._body if self._chunked is None and self._direct is None else self._whole_body(),
             parser.should_keep_alive() and not server.is_draining,
             self._now,
         )
         self._reset()
+        self._has_arrived()
         self._pipeline.append(exchange)
         if len(self._pipeline) >= MAX_PIPELINED:
             self._pause()
@@ -286,7 +351,7 @@ class Connection(asyncio.BufferedProtocol):
         server.handle(exchange)
 
     def _whole_body(self) -> Body:
-        return b"".join(self._chunks or ()) if self._direct is None else self._direct
+        return bytes(self._chunked or b"") if self._direct is None else self._direct
 
     # Answers
 
@@ -349,6 +414,14 @@ class Connection(asyncio.BufferedProtocol):
         if exchange := self._last_exchange():
             exchange.send(status, encode_error(message))
 
+    def refuse_for_others(self) -> None:
+        """Give up the request that is arriving: it takes longer than so many others."""
+        self._refuse(408, "the request did not arrive in time, and too many others are arriving")
+
+    def refuse_for_room(self) -> None:
+        """Give up the body that is arriving: it would not fit with the others."""
+        self._refuse_error(UnavailableError(_TOO_MUCH_IN_FLIGHT))
+
     def _refuse_error(self, error: HeadraceError) -> None:
         if exchange := self._last_exchange():
             send_error(exchange, error)
@@ -361,10 +434,11 @@ class Connection(asyncio.BufferedProtocol):
         if self._is_closing:
             return None
         self._is_closing = True
+        self._has_arrived()
         self._close_at = self._now + _LINGER_S
         self._server.body_bytes -= self._body_size
         self._body_size = 0
-        self._direct = None
+        self._body, self._chunked, self._direct = b"", None, None
         exchange = Exchange(self, b"", self._target, self._headers, b"", False, self._now)  # noqa: FBT003  # keeps nothing alive
         self._pipeline.append(exchange)
         return exchange
@@ -389,8 +463,10 @@ class Connection(asyncio.BufferedProtocol):
                 asyncio.get_running_loop().call_soon(self._go_on)
 
     def sweep(self, now: float) -> None:
-        """Close the connection if it has been idle, or slow to send, for too long."""
-        if self._close_at is not None:
+        """Close the connection if it has been idle, or slow to send or read, for too long."""
+        if self._is_stuck(now):
+            self._transport.abort()
+        elif self._close_at is not None:
             if now >= self._close_at and not self._pipeline:
                 self._transport.abort()
         elif self._pipeline or self._is_closing:
@@ -403,6 +479,17 @@ class Connection(asyncio.BufferedProtocol):
                 self._refuse(408, "the request headers did not arrive in time")
         elif now - self._since > self._server.idle_timeout_s:
             self._transport.close()
+
+    def _is_stuck(self, now: float) -> bool:
+        """Whether the caller has taken nothing of what it is to get for too long.
+
+        A transport that is told to close waits for its caller to read, if need be for ever.
+        """
+        unsent = self._transport.get_write_buffer_size()
+        if not unsent or unsent < self._unsent:
+            self._moved_at = now
+        self._unsent = unsent
+        return now - self._moved_at > self._server.idle_timeout_s
 
     def drain(self) -> None:
         """Close as soon as nothing is in flight here."""

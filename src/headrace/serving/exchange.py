@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from headrace.core import HeadraceError, InferResponse, RuntimeFailedError, UnavailableError
 from headrace.engine import Outcome, Ticket
 from headrace.protocol import Body, Buffer, encode_error, http_status
+from headrace.serving.callers import ROWS_HEADER, WANT_HEADER
 
 if TYPE_CHECKING:
     from headrace.serving.connection import Connection
@@ -124,7 +125,7 @@ class Exchange(Ticket):
             head: The status line and headers, up to the value of Content-Length, which comes last.
             body: In one piece.
         """
-        answer = b"%b%d%b" % (head, len(body), self._tail())
+        answer = b"%b%d%b" % (head, len(body), self._tail(is_answered=True))
         self.answer = answer if self.is_head else answer + body
         self.connection.flush(self)
 
@@ -142,12 +143,12 @@ class Exchange(Ticket):
         if headers:
             lines += [b"%b: %b\r\n" % item for item in headers.items()]
         lines.append(b"Content-Length: %d" % sum(map(len, parts)))
-        lines.append(self._tail())
+        lines.append(self._tail(is_answered=status == HTTPStatus.OK and not self.is_grpc))
         head = b"".join(lines)
         self.answer = [head] if self.is_head else [head, *parts]
         self.connection.flush(self)
 
-    def _tail(self) -> bytes:
+    def _tail(self, *, is_answered: bool) -> bytes:
         """The end of the head, from after the value of Content-Length."""
         headers = self.headers
         request_id = headers.get(b"x-request-id")
@@ -156,6 +157,9 @@ class Exchange(Ticket):
             tail += b"\r\nConnection: close"
         elif b"connection" in headers and headers[b"connection"].lower() == b"keep-alive":
             tail += b"\r\nConnection: keep-alive"  # HTTP/1.0 clients wait for it
+        if WANT_HEADER in headers:
+            rows = getattr(self, "rows", 0) if is_answered else 0  # only the engine sets them
+            tail += b"\r\n%b: %d" % (ROWS_HEADER, rows)
         return tail + _END
 
 

@@ -24,6 +24,7 @@ from headrace.protocol.grpc_codec import (
     unframe,
 )
 from headrace.protocol.protos import HEALTH_SERVICE, INFERENCE_SERVICE
+from headrace.serving.callers import rank
 from headrace.serving.deadlines import timeout_s
 from headrace.serving.exchange import GRPC_HEAD, Exchange, log_failure
 from headrace.serving.grpc_api import INFER, GrpcApi
@@ -74,6 +75,7 @@ class GrpcBridge:
         if b"grpc-timeout" in headers:
             given_s = parse_grpc_timeout(headers[b"grpc-timeout"].decode("latin-1"))
             limit_s = min(limit_s, given_s)
+        rank(exchange)
         self._state.submit(exchange, limit_s)
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:

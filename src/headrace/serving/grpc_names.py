@@ -16,17 +16,20 @@ _VARINT: Final = 0
 _FIXED: Final = {1: 8, 5: 4}
 _DELIMITED: Final = 2
 _MAX_SHIFT: Final = 63
+_MOST_FIELDS: Final = 100_000
 
 
 def named_model(message: Message) -> tuple[str, str]:
     """Fields 1 and 2: name and version, in every request of V2 that is about a model.
 
     Raises:
-        InvalidArgumentError: The bytes are no message.
+        InvalidArgumentError: The bytes are no message, or one of too many fields.
     """
     found = {_NAME: b"", _VERSION: b""}
     try:
-        for field, value in _fields(message):
+        for count, (field, value) in enumerate(_fields(message)):
+            if count == _MOST_FIELDS:
+                raise InvalidArgumentError(f"the message has more than {_MOST_FIELDS} fields")
             if field in found:
                 found[field] = bytes(value)
         return found[_NAME].decode(), found[_VERSION].decode()

@@ -4,6 +4,7 @@ import orjson
 
 from headrace.core import HeadraceError, InferResponse, UnsupportedError
 from headrace.protocol import V1Codec
+from headrace.serving.callers import rank
 from headrace.serving.deadlines import timeout_s
 from headrace.serving.exchange import Exchange, send_error
 from headrace.serving.routing import Handler
@@ -51,6 +52,7 @@ class V1Api:
         if b"content-encoding" in headers:
             body = decoded_body(exchange, self._state.settings.max_body_bytes)
         exchange.request = codec.decode(body)
+        rank(exchange)
         self._state.submit(exchange, timeout_s(headers))
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:

@@ -26,6 +26,7 @@ from headrace.protocol import (
     repository_index,
     server_metadata,
 )
+from headrace.serving.callers import rank
 from headrace.serving.deadlines import timeout_s
 from headrace.serving.exchange import JSON, JSON_HEAD, Exchange, send_error, tensors_head
 from headrace.serving.routing import Handler
@@ -94,6 +95,7 @@ class V2Api:
             body = decoded_body(exchange, self._state.settings.max_body_bytes)
         length = headers.get(b"inference-header-content-length")
         exchange.request = decoder.decode(body, None if length is None else header_length(length))
+        rank(exchange)
         self._state.submit(exchange, timeout_s(headers))
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:

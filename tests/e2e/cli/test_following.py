@@ -16,7 +16,7 @@ from headrace.cli.events import follow_events
 from headrace.cli.management import Management
 from headrace.cli.model_store import model_store
 from headrace.cli.rollout_start import wait_until_over
-from headrace.cli.running import gateway_url, seen_from_here
+from headrace.cli.running import gateway, seen_from_here
 from headrace.cli.uploads import stored_on
 from headrace.core import (
     DeadlineExceededError,
@@ -27,6 +27,8 @@ from headrace.core import (
 from tests.e2e.replicas import free_port
 
 pytestmark = pytest.mark.e2e
+
+TOKEN = "hrt_ä"  # noqa: S105  # none
 
 
 @dataclass(slots=True)
@@ -39,7 +41,8 @@ class Script:
 
     @property
     def api(self) -> Management:
-        return Management(f"http://127.0.0.1:{self.port}", actor="ann@läptop", is_remote=True)
+        url = f"http://127.0.0.1:{self.port}"
+        return Management(url, token=TOKEN, is_remote=True)
 
 
 @contextmanager
@@ -148,11 +151,11 @@ def test_a_stream_that_breaks_off_goes_on_after_the_last_event(
     assert capsys.readouterr().err.count("does not answer") == 1
 
 
-def test_who_asks_is_told_in_letters_that_a_header_can_hold() -> None:
+def test_a_token_is_shown_in_letters_that_a_header_can_hold() -> None:
     with scripted(response({})) as server:
         server.api.get("/x")
 
-    assert "x-headrace-actor: ann@l?ptop" in server.heads[0]
+    assert "authorization: Bearer hrt_?" in server.heads[0]
 
 
 def test_an_upload_that_is_refused_early_is_told_with_the_reason(tmp_path: Path) -> None:
@@ -194,7 +197,7 @@ def test_a_gateway_is_where_its_control_plane_is() -> None:
     status = {"addresses": {"http": "http://127.0.0.1:8000"}}
     with scripted(response(status)) as server:
         target = Target(home=Path("h"), url=f"http://localhost:{server.port}")
-        url = gateway_url(target)
+        url = gateway(target).url
 
     assert url == "http://127.0.0.1:8000"  # the control plane is on this very machine
     assert seen_from_here("http://127.0.0.1:8000", "gpu-box") == "http://gpu-box:8000"

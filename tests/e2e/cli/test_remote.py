@@ -39,6 +39,10 @@ class Laptop:
         assert isinstance(document, dict)
         return document
 
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.shell.environment['HEADRACE_TOKEN']}"}
+
     def spec(self, *endpoints: str) -> Path:
         lines = "".join(f"  - {endpoint}\n" for endpoint in endpoints)
         path = self.shell.folder / "headrace.yaml"
@@ -55,6 +59,7 @@ def laptop(make_shell: MakeShell) -> Iterator[Laptop]:
     assert done.returncode == 0, done.stderr
     control = json.loads((server.home / "run" / "control.json").read_bytes())
     user.environment["HEADRACE_SERVER"] = control["admin_url"]
+    user.environment["HEADRACE_TOKEN"] = server.run("token", "show").stdout.strip()
     (user.folder / "other.onnx").write_bytes(models.mlp(seed=7))
     (user.folder / "third.onnx").write_bytes(models.mlp(seed=8))
     yield Laptop(user, control["admin_url"])
@@ -93,7 +98,7 @@ def test_who_applied_stands_in_the_history_and_the_events(served: Laptop) -> Non
     text = served.run("events", "m").stdout
 
     assert isinstance(entries, list)
-    assert "@" in entries[-1]["actor"]
+    assert entries[-1]["actor"] == "admin"
     assert "m:1" in history.stdout
     assert events[0]["reason"] == "Added"
     assert events[0]["actor"] == entries[-1]["actor"]
@@ -250,7 +255,7 @@ def test_undo_brings_back_any_generation(served: Laptop) -> None:
     served.run("apply", "-f", served.spec("{name: m, model: 'm:1', timeout_s: 7}"), "--wait")
     undone = served.run("undo", "m", "--wait")
     nowhere = served.run("undo", "m", "--to", "999")
-    entry = httpx.get(f"{served.url}/api/v1/endpoints/m").json()["spec"]
+    entry = httpx.get(f"{served.url}/api/v1/endpoints/m", headers=served.headers).json()["spec"]
     served.spec("{name: m, model: ./mlp.onnx}")
 
     assert undone.returncode == 0, undone.stderr
@@ -264,7 +269,8 @@ def test_events_can_be_followed(served: Laptop) -> None:
     assert follower.stdout is not None
     first = follower.stdout.readline()
     body = {"model": "m:1", "timeout_s": 3.5}
-    httpx.put(f"{served.url}/api/v1/endpoints/m", json=body).raise_for_status()
+    url = f"{served.url}/api/v1/endpoints/m"
+    httpx.put(url, json=body, headers=served.headers).raise_for_status()
     second = follower.stdout.readline()
     follower.send_signal(signal.SIGINT)
     follower.communicate(timeout=20)
@@ -275,7 +281,7 @@ def test_events_can_be_followed(served: Laptop) -> None:
 
 
 def test_watchers_who_left_make_room_for_others(served: Laptop) -> None:
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, headers=served.headers) as client:
         for _ in range(MAX_WATCHERS + 5):
             with client.stream("GET", "/api/v1/watch") as response:
                 assert response.status_code == 200
@@ -298,21 +304,27 @@ def test_a_context_leads_there_too(served: Laptop) -> None:
     kept = {k: v for k, v in environment.items() if not k.startswith("HEADRACE_")}
     shell.environment = kept
     try:
-        added = served.run("context", "add", "lab", served.url)
+        without = served.run("status", "--server", served.url)
+        token = served.shell.folder / "token"
+        token.write_text(environment["HEADRACE_TOKEN"])
+        added = served.run("context", "add", "lab", served.url, "--token-file", token)
         through = served.run("status")
+        named = served.run("status", "--server", served.url)
         served.run("context", "use", "local")
         here = served.run("status")
     finally:
         shell.environment = environment
 
+    assert (without.returncode, "--token-file FILE" in without.stderr) == (1, True)
     assert added.returncode == 0, added.stderr
     assert "m         yes" in through.stdout
+    assert named.stdout == through.stdout
     assert (here.returncode, "nothing runs on .headrace" in here.stderr) == (3, True)
 
 
 def test_a_name_is_answered_only_if_it_was_allowed(laptop: Laptop) -> None:
     codes = [
-        httpx.get(f"{laptop.url}/api/v1/spec", headers={"host": host}).status_code
+        httpx.get(f"{laptop.url}/api/v1/spec", headers={**laptop.headers, "host": host}).status_code
         for host in ("models.example", "MODELS.EXAMPLE:8080", "evil.example")
     ]
 
@@ -324,6 +336,7 @@ def test_down_elsewhere_needs_the_name_spelled_out(make_shell: MakeShell) -> Non
     server.run("up", "mlp.onnx", "--detach", *PORTS)
     control = json.loads((server.home / "run" / "control.json").read_bytes())
     user.environment["HEADRACE_SERVER"] = control["admin_url"]
+    user.environment["HEADRACE_TOKEN"] = server.run("token", "show").stdout.strip()
     not_meant = user.run("down")
     still = user.run("status")
     meant = user.run("down", "--server", control["admin_url"])

@@ -253,13 +253,13 @@ def test_a_large_input_is_shown_as_a_short_command(shell: Shell) -> None:
 def test_in_the_foreground_addresses_come_first_and_ctrl_c_stops_all(shell: Shell) -> None:
     running = shell.start("up", "mlp.onnx", *PORTS)
     assert running.stdout is not None
-    lines = [running.stdout.readline() for _ in range(10)]
+    lines = [running.stdout.readline() for _ in range(11)]
     asked = shell.run("infer", "mlp")
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=60)
 
     assert lines[0] == "up: 1 of 1 endpoints ready\n"
-    assert "stop with   Ctrl-C\n" in lines
+    assert "stop with    Ctrl-C\n" in lines
     assert lines[-1].startswith("curl -s ")
     assert asked.returncode == 0
     assert running.returncode == 0

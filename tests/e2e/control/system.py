@@ -19,6 +19,7 @@ import msgspec
 import psutil
 
 from headrace.control import ControlFile, ControlSettings, read_control_file
+from headrace.control.access.home_token import read_home_token
 
 ROW = {"inputs": [{"name": "input", "shape": [1, 32], "datatype": "FP32", "data": [0.5] * 32}]}
 """A request that `headrace.testing.models.mlp` answers."""
@@ -44,6 +45,7 @@ class System:
 
     def settings(self, *endpoints: dict[str, Any], **settings: Any) -> ControlSettings:
         spec = {"version": 1, "endpoints": list(endpoints)} if endpoints else None
+        spec = settings.pop("spec", spec)
         defaults: dict[str, Any] = {
             "home": str(self.home),
             "spec": spec,
@@ -68,11 +70,23 @@ class System:
         assert found is not None, self.log_text()
         return found
 
+    def where_was(self) -> str:
+        """The gateway's address, also while no control plane runs."""
+        content = (self.home / "run" / "control.json").read_bytes()
+        return msgspec.json.decode(content, type=ControlFile).http_url
+
+    def token(self) -> str:
+        return read_home_token(self.home)
+
     def get(self, path: str) -> Any:
-        return self.call("GET", self.where().admin_url + path)[1]
+        return self.manage("GET", path)[1]
 
     def post(self, path: str, document: object = None) -> tuple[int, Any]:
-        return self.call("POST", self.where().admin_url + path, document)
+        return self.manage("POST", path, document)
+
+    def manage(self, method: str, path: str, document: object = None) -> tuple[int, Any]:
+        """What the management API answers to the home's owner."""
+        return self.call(method, self.where().admin_url + path, document, token=self.token())
 
     def status(self) -> Any:
         return self.get("/api/v1/status")
@@ -81,9 +95,11 @@ class System:
         return self.call("POST", f"{self.where().http_url}/v2/models/{name}/infer", document)
 
     @staticmethod
-    def call(method: str, url: str, document: object = None) -> tuple[int, Any]:
+    def call(method: str, url: str, document: object = None, *, token: str = "") -> tuple[int, Any]:
         body = None if document is None else json.dumps(document).encode()
         headers = {"content-type": "application/json"}
+        if token:
+            headers["authorization"] = f"Bearer {token}"
         request = urllib.request.Request(url, body, headers, method=method)  # noqa: S310  # loopback
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  # as above

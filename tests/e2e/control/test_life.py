@@ -333,11 +333,10 @@ def test_one_log_stream_has_every_process(system: System, mlp: Path) -> None:
     system.start({"name": "m", "model": str(mlp)}, copy_logs=True, log_format="json")
     system.wait_ready()
     system.infer("m")
-    url = system.where().admin_url
-    with urllib.request.urlopen(f"{url}/api/v1/logs?format=json&tail=500") as answer:  # noqa: S310  # loopback
-        rows = [json.loads(line) for line in answer]
-    _, access = system.call("GET", f"{url}/api/v1/logs?source=access&tail=1")
-    unknown, problem = system.call("GET", f"{url}/api/v1/logs?source=../../etc/passwd")
+    lines = system.get("/api/v1/logs?format=json&tail=500").splitlines()
+    rows = [json.loads(line) for line in lines]
+    _, access = system.manage("GET", "/api/v1/logs?source=access&tail=1")
+    unknown, problem = system.manage("GET", "/api/v1/logs?source=../../etc/passwd")
     system.end_control()
 
     assert {"control", "m-1-1"} <= {row["source"] for row in rows}

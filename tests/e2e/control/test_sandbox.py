@@ -171,8 +171,7 @@ def test_a_replica_reaches_nobody_unless_its_endpoint_allows_it(system: System, 
         closed = serve(system, mlp)
         refused = ask(system, call)
         entry = {"model": "spy:1", "network": True, "allow_code": True}
-        url = f"{system.where().admin_url}/api/v1/endpoints/spy?wait_s=30"
-        changed, _ = system.call("PUT", url, entry)
+        changed, _ = system.manage("PUT", "/api/v1/endpoints/spy?wait_s=30", entry)
         opened = system.wait_for(lambda s: is_open(replicas(s, "spy")))
         allowed = ask(system, call)
 

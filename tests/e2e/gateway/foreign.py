@@ -1,15 +1,17 @@
 """Servers as other people run them, over TCP: HTTP in several dialects, and gRPC.
 
-Run as `python foreign.py PORT NAME DIALECT [CERTIFICATE KEY]`. Each answers only paths that such a
-server has, for a model called `their/model`, and tells what it was asked for. `/seen` tells all
-requests so far; `/sicken` makes the health route fail from then on.
+Run as `python foreign.py PORT NAME DIALECT [CERTIFICATE KEY [CLIENT_CA]]`. Each answers only paths
+that such a server has, for a model called `their/model`, and tells what it was asked for. `/seen`
+tells all requests so far; `/sicken` makes the health route fail from then on.
 """
 
 import asyncio
 import json
 import re
+import ssl
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -103,18 +105,30 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
         return found
 
 
-async def _grpc(port: int, name: str) -> None:
+def _credentials(certificate: str, key: str, client_ca: str = "") -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials(
+        [(Path(key).read_bytes(), Path(certificate).read_bytes())],
+        root_certificates=Path(client_ca).read_bytes() if client_ca else None,
+        require_client_auth=bool(client_ca),
+    )
+
+
+async def _grpc(port: int, name: str, tls: Sequence[str]) -> None:
     server = grpc.aio.server()
     server.add_generic_rpc_handlers([GrpcServer(name)])
-    server.add_insecure_port(f"127.0.0.1:{port}")
+    if tls:
+        server.add_secure_port(f"127.0.0.1:{port}", _credentials(*tls))
+    else:
+        server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     await server.wait_for_termination()
 
 
-def main(port: str, name: str, dialect: str, certificate: str = "", key: str = "") -> None:
+def main(port: str, name: str, dialect: str, *tls: str) -> None:
     if dialect == "grpc":
-        asyncio.run(_grpc(int(port), name))
+        asyncio.run(_grpc(int(port), name, tls))
         return
+    certificate, key, client_ca = (*tls, "", "", "")[:3]
     app: Any = Server(name, dialect)
     uvicorn.run(
         app,
@@ -123,6 +137,8 @@ def main(port: str, name: str, dialect: str, certificate: str = "", key: str = "
         log_level="warning",
         ssl_certfile=certificate or None,
         ssl_keyfile=key or None,
+        ssl_ca_certs=client_ca or None,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if client_ca else ssl.CERT_NONE,
     )
 
 

@@ -2,8 +2,9 @@
 
 Run as `python standin.py SOCKET NAME`. It answers JSON with its name, the path and the headers;
 over gRPC a message that names the model and, as version, itself. `?sleep_s=` waits before the
-answer, `?status=` chooses its status. `x-test-busy: NAME` makes NAME refuse without starting. A
-body that holds `sleep-for-ever` is never answered. `/test/seen` tells all requests so far.
+answer, `?status=` chooses its status, `?rows=` tells how many rows it answered. `x-test-busy: NAME`
+makes NAME refuse without starting. A body that holds `sleep-for-ever` is never answered.
+`/test/seen` tells all requests so far.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ async def _read_body(reader: asyncio.StreamReader, headers: Headers) -> bytes:
     if headers.get("transfer-encoding") != "chunked":
         return await reader.readexactly(int(headers.get("content-length", 0)))
     parts = []
-    while size := int(await reader.readline(), 16):
+    while size := int(await reader.readline() or b"0", 16):  # nothing more if Envoy gave up
         parts.append(await reader.readexactly(size))
         await reader.readline()
     await reader.readline()
@@ -63,7 +64,8 @@ def _answer(
         return _grpc(name, target.rpartition("/")[2], body[_FRAME:])
     told = {"replica": name, "path": target, "headers": headers, "bytes": len(body)}
     status = int(query.get("status", ["200"])[0])
-    return _response(status, "application/json", json.dumps(told).encode())
+    rows = f"x-headrace-rows: {query['rows'][0]}\r\n" if "rows" in query else ""
+    return _response(status, "application/json", json.dumps(told).encode(), rows)
 
 
 def _grpc(name: str, rpc: str, message: bytes) -> bytes:

@@ -4,11 +4,20 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 
+from headrace.core.access_settings import (
+    AccessSettings,
+    CertificateRule,
+    EndpointAccess,
+    JwtSettings,
+)
 from headrace.gateway import (
+    ApiKey,
     EndpointRoute,
     EnvoyGateway,
+    GatewayPolicy,
     RevisionTarget,
     SnapshotRejectedError,
     build_snapshot,
@@ -65,6 +74,41 @@ async def test_envoy_takes_every_setting(lab: Lab, changes: dict[str, Any]) -> N
     settings = lab.settings(**changes)
 
     await EnvoyGateway(settings).validate(build_snapshot(settings, ENDPOINTS["a split"]))
+
+
+KEY_SET = '{"keys":[{"kty":"oct","alg":"HS256","kid":"1","k":"c2VjcmV0"}]}'
+POLICIES = {
+    "nobody": GatewayPolicy(),
+    "a key": GatewayPolicy(
+        keys=(ApiKey(id="k", name="n", digest="0" * 64, scopes=("infer:*",), expires_at=1.5),)
+    ),
+    "keys from a file and from a server": GatewayPolicy(
+        access=AccessSettings(
+            jwt=(
+                JwtSettings(name="a.b", issuer="i", audiences=("x", "y"), jwks_file="/k.json"),
+                JwtSettings(
+                    name="c", issuer="i", audiences=("x",), jwks_url="https://id.example:444/k?p=1"
+                ),
+                JwtSettings(name="d", issuer="j", audiences=("x",), jwks_url="http://[::1]/k"),
+            ),
+            certificates=(CertificateRule(name="r", dns="*.example", scopes=("infer:m:3",)),),
+        ),
+        key_sets={"a.b": KEY_SET},
+    ),
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104  # only validated
+async def test_envoy_takes_every_policy(lab: Lab, policy: GatewayPolicy, host: str) -> None:
+    settings = lab.settings(host=host, ca_file=Path(certifi.where()))
+    endpoints = [
+        *ENDPOINTS["a split"],
+        EndpointRoute(name="x", revisions=(), access=EndpointAccess(any_of=("key", "jwt:c"))),
+        EndpointRoute(name="y", revisions=(), access=EndpointAccess(public=True)),
+    ]
+
+    await EnvoyGateway(settings).validate(build_snapshot(settings, endpoints, policy))
 
 
 async def test_what_envoy_would_refuse_is_refused_with_its_reason(lab: Lab) -> None:

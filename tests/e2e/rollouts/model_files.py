@@ -12,6 +12,7 @@ def write_version(
     *,
     fails_below: float = 0.0,
     yes_below: float = 0.3,
+    shifted: float = 0.0,
     tail_s: float = 0.02,
     load_s: float = 0.0,
     breaks: bool = False,
@@ -21,6 +22,7 @@ def write_version(
     Args:
         fails_below: Requests whose first number is less get a 500.
         yes_below: Requests whose second number is less are of class 1.
+        shifted: By how much its scores are higher; the classes are the same.
         tail_s: What 5 % of the requests take: those whose first number is above 0.95.
         load_s: How long it takes to load in a replica.
         breaks: It cannot be loaded in a replica, though it could when it was pushed.
@@ -38,7 +40,7 @@ NAME = {path.parent.name!r}
 
 class Scorer:
     inputs = {{"x": ("FP32", [-1, 2])}}
-    outputs = {{"label": ("INT64", [-1])}}
+    outputs = {{"label": ("INT64", [-1]), "score": ("FP32", [-1])}}
     batched = True
     concurrent = True
 
@@ -54,6 +56,7 @@ class Scorer:
             raise ValueError("division by zero in a feature")
         if (chance > 0.95).any():
             time.sleep({tail_s})
-        return {{"label": (score < {yes_below}).astype(np.int64)}}
+        label = (score < {yes_below}).astype(np.int64)
+        return {{"label": label, "score": score + np.float32({shifted})}}
 """)
     return path

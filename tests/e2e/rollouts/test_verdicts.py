@@ -216,12 +216,23 @@ def test_a_shadow_that_disagrees_is_rolled_back_and_seen_by_nobody(
     assert metric(over, "disagreement")["low"] > 0.05
 
 
-def shadowed(system: System, first: Path, second: Path) -> Json:
+def test_a_shadow_is_compared_by_the_output_that_counts(
+    system: System, first: Path, tmp_path: Path
+) -> None:
+    second = write_version(tmp_path / "second" / "model.py", shifted=0.1)
+
+    over = shadowed(system, first, second, output="label")
+
+    assert over["phase"] == "reported", over
+    assert metric(over, "disagreement")["high"] <= 0.05
+
+
+def shadowed(system: System, first: Path, second: Path, *, output: str = "") -> Json:
     """A shadow's end; its callers saw the first version only."""
     system.start(endpoint(first))
     system.wait_ready()
     rollout = Rollout(system)
-    metrics = {**ONLY_ERRORS, "errors": None, "disagreement": {"max_ratio": 0.05}}
+    metrics = {**ONLY_ERRORS, "errors": None, "disagreement": {"max_ratio": 0.05, "output": output}}
     how = {"strategy": "shadow", "warmup_s": 0.5, "min_samples": 100, "metrics": metrics}
 
     with callers(system, rate=200).flowing() as load:

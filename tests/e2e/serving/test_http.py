@@ -195,7 +195,7 @@ def test_a_caller_who_stops_sending_still_gets_a_quick_answer(replica: Replica) 
     [
         ("POST /v2/models/m/infer HTTP/1.0\r\n", True),
         ("POST /v2/models/m/infer HTTP/1.0\r\nConnection: keep-alive\r\n", False),
-        ("POST /v2/models/m/infer HTTP/1.1\r\nConnection: close\r\n", True),
+        ("POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", True),
     ],
 )
 def test_the_connection_is_kept_or_closed_as_the_caller_says(
@@ -226,7 +226,7 @@ def test_the_connection_is_kept_or_closed_as_the_caller_says(
         b"POST /v2 HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
         b"POST /v2 HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n",
         b"POST /v2 HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST /v2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v2 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ],
 )
 def test_what_is_no_http_is_refused_and_the_connection_closed(
@@ -329,7 +329,7 @@ def test_unknown_paths_and_methods_are_refused_by_name(replica: Replica) -> None
 
 def test_an_upgrade_is_ignored_and_the_connection_closed(replica: Replica) -> None:
     with replica.connect() as sock:
-        sock.sendall(b"GET /v2 HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        sock.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
         answers = Reader(sock).answers()
 
     assert [answer.status for answer in answers] == [200]

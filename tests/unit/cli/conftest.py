@@ -24,7 +24,20 @@ Command = Callable[..., Outcome]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("HTTP_PORT", "GRPC_PORT", "METRICS_PORT", "ADMIN_PORT", "HOST", "URL", "SERVER"):
+    for name in (
+        "HTTP_PORT",
+        "GRPC_PORT",
+        "METRICS_PORT",
+        "ADMIN_PORT",
+        "HOST",
+        "URL",
+        "SERVER",
+        "API_KEY",
+        "INFER_TOKEN",
+        "TOKEN",
+        "TOKEN_FILE",
+        "CA_FILE",
+    ):
         monkeypatch.delenv(f"HEADRACE_{name}", raising=False)
     monkeypatch.setenv("HEADRACE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))

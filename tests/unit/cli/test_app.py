@@ -16,6 +16,7 @@ COMMANDS = (
     *("models", "push", "list", "show", "rm", "gc"),
     *("diff", "history", "undo", "events", "feedback", "context", "rollout", "autoscale"),
     *("start", "promote", "pause", "resume", "abort", "rollback", "simulate", "add", "use"),
+    *("certs", "dev"),
 )
 
 
@@ -25,7 +26,7 @@ def test_the_version_is_printed(headrace: Command) -> None:
 
 
 def test_help_names_every_command(headrace: Command) -> None:
-    groups = [headrace(group, "--help").out for group in ("models", "rollout", "context")]
+    groups = [headrace(group, "--help").out for group in ("models", "rollout", "context", "certs")]
     text = headrace("--help").out + "".join(groups)
 
     assert [command for command in COMMANDS if command not in text] == []
@@ -107,15 +108,15 @@ def test_logs_without_any_say_so(headrace: Command) -> None:
 
 def test_logs_of_what_ended_are_still_there(headrace: Command, home: Path) -> None:
     (home / "logs").mkdir(parents=True)
-    (home / "logs" / "m-1.log").write_text("12:00:00.000 INFO    headrace  one\nnext\n")
-    (home / "logs" / "control.log").write_text("11:00:00.000 INFO    headrace  zero\n")
+    (home / "logs" / "m-1.log").write_text("00:00:00.002 INFO    headrace  one\nnext\n")
+    (home / "logs" / "control.log").write_text("00:00:00.001 INFO    headrace  zero\n")
 
     outcome = headrace("logs", "--tail", "2")
     one = headrace("logs", "control", "--log-format", "json")
     none = headrace("logs", "gateway")
 
     assert outcome.out.splitlines() == [
-        "m-1              | 12:00:00.000 INFO    headrace  one",
+        "m-1              | 00:00:00.002 INFO    headrace  one",
         "m-1              | next",
     ]
     assert '"source":"control"' in one.out

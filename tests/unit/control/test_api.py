@@ -11,15 +11,17 @@ import pytest
 from headrace.control.api import build_api, build_gateway_answers, build_metrics
 from headrace.control.observed import Phase, Replica
 from headrace.control.plane import ControlPlane
+from tests.unit.control.api_client import access_of, headers_of
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
 async def api(plane: ControlPlane) -> AsyncIterator[httpx.AsyncClient]:
-    app = build_api(plane, allowed_hosts=frozenset({"models.example"}))
+    app = build_api(plane, access_of(plane), allowed_hosts=frozenset({"models.example"}))
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8080") as client:
+    url, headers = "http://localhost:8080", headers_of(plane)
+    async with httpx.AsyncClient(transport=transport, base_url=url, headers=headers) as client:
         yield client
 
 
@@ -247,9 +249,10 @@ async def test_statistics_and_metrics_survive_replicas_that_do_not_answer(
 
 async def test_the_other_ports_have_their_own_routes_only(plane: ControlPlane) -> None:
     answers = []
+    metrics = build_metrics(plane, access_of(plane), is_open=True)
     for app, path in (
-        (build_metrics(plane), "/metrics"),
-        (build_metrics(plane), "/api/v1/status"),
+        (metrics, "/metrics"),
+        (metrics, "/api/v1/status"),
         (build_gateway_answers(plane), "/v2/models/stats"),
         (build_gateway_answers(plane), "/api/v1/stop"),
     ):

@@ -264,12 +264,10 @@ async def test_apply_may_expect_generations(api: httpx.AsyncClient, model: Path)
     assert [answer.status_code for answer in odd] == [400] * 4
 
 
-async def test_who_asks_is_kept_without_control_characters(
+async def test_who_asks_is_who_is_known_and_not_what_a_header_says(
     api: httpx.AsyncClient, model: Path
 ) -> None:
-    await api.put("/endpoints/a", json=entry(model), headers={"x-headrace-actor": "a\tb"})
-    long = await api.put("/endpoints/a", json=entry(model), headers={"x-headrace-actor": "x" * 201})
+    await api.put("/endpoints/a", json=entry(model), headers={"x-headrace-actor": "eve"})
     history = (await api.get("/endpoints/a/history")).json()["generations"]
 
-    assert history[0]["actor"] == "ab"
-    assert long.status_code == 400
+    assert history[0]["actor"] == "ann@laptop"

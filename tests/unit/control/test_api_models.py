@@ -21,7 +21,7 @@ from headrace.core import (
 )
 from headrace.registry import Registry, read_content
 from headrace.testing import VirtualTimeLoop
-from tests.unit.control.api_client import client_of
+from tests.unit.control.api_client import access_of, client_of, token_of
 
 pytestmark = pytest.mark.anyio
 
@@ -124,13 +124,14 @@ async def test_an_upload_that_breaks_off_leaves_nothing(plane: ControlPlane) -> 
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
 
-    app = build_api(plane, allowed_hosts=frozenset())
+    app = build_api(plane, access_of(plane), allowed_hosts=frozenset())
+    token = token_of(plane).encode()
     scope = {
         "type": "http",
         "method": "POST",
         "path": "/api/v1/models/m",
         "query_string": b"filename=m",
-        "headers": [(b"host", b"localhost")],
+        "headers": [(b"host", b"localhost"), (b"authorization", b"Bearer " + token)],
     }
     await app(scope, receive, send)
 

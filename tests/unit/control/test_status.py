@@ -7,6 +7,7 @@ from headrace.control.first_request import FirstRequest
 from headrace.control.observed import Arm, Observed, Phase, Replica, Route
 from headrace.control.status import EndpointStatus, endpoint_statuses, revision_ids
 from headrace.core import EndpointName, ReplicaSettings
+from headrace.core.upstream_settings import UpstreamSettings
 
 
 def arm(version: str, *, weight: int = 100) -> DesiredArm:
@@ -50,6 +51,7 @@ def look(
     first: FirstRequest | None = ANSWERED,
     asks: bool = True,
     endpoint: DesiredEndpoint = ENDPOINT,
+    trouble: str = "",
 ) -> EndpointStatus:
     requests = {"m": first} if first else {}
     [found] = endpoint_statuses(
@@ -58,6 +60,7 @@ def look(
         first_requests=requests if asks else None,
         http_url="http://gw",
         rss_bytes={101: 5},
+        trouble=lambda _endpoint, _arm: trouble,
     )
     return found
 
@@ -124,3 +127,25 @@ def test_what_is_replaced_is_listed_until_it_is_gone() -> None:
 
 def replace_arms(*arms: DesiredArm) -> DesiredEndpoint:
     return DesiredEndpoint(name=EndpointName("m"), timeout_s=None, arms=arms)
+
+
+def test_an_upstream_that_cannot_be_spoken_to_says_why() -> None:
+    upstream = UpstreamSettings(url="https://them.example")
+    revision = make_revision(
+        endpoint=EndpointName("m"),
+        model=upstream.url,
+        settings=ReplicaSettings(model_name="m", model_version="1", path=""),
+        upstream=upstream,
+    )
+    endpoint = replace_arms(DesiredArm(revision=revision, weight=100, replicas=0))
+    published = Route(
+        name="m",
+        timeout_s=None,
+        arms=(Arm(version="1", weight=100, replicas=(), upstream=upstream),),
+    )
+
+    found = look(published=(published,), endpoint=endpoint, trouble="it is not who it says")
+
+    assert not found.ready
+    assert found.message == "version 1: upstream https://them.example: it is not who it says"
+    assert look(published=(published,), endpoint=endpoint, asks=False).ready

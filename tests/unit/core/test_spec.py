@@ -334,3 +334,15 @@ def test_the_json_schema_describes_every_field() -> None:
         assert model["additionalProperties"] is False
         for name, field in model["properties"].items():
             assert "description" in json.dumps(field), name
+
+
+def test_what_a_connection_may_cost_is_bounded_and_has_defaults() -> None:
+    assert parse({}).gateway.connections.request_timeout_s == 60.0
+
+    wrong = mistakes({"gateway": {"connections": {"max": 0, "idle_timeout_s": 0, "maximum": 1}}})
+
+    assert wrong.keys() == {
+        "gateway.connections.max",
+        "gateway.connections.idle_timeout_s",
+        "gateway.connections.maximum",
+    }

@@ -264,6 +264,88 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
     assert engine.statistics.failures["REJECTED"] == 1
 
 
+async def test_a_full_queue_gives_the_place_of_the_least_important_to_a_more_important_one() -> (
+    None
+):
+    engine = an_engine(Doubling(), max_queue_size=3)
+    high, low, lower = a_ticket(priority=2), a_ticket(priority=8), a_ticket(priority=9)
+    for ticket in (high, lower, low):
+        engine.submit(ticket, 0.0)
+    important = a_ticket(value=1.0, priority=2)
+
+    engine.submit(important, 0.0)
+
+    error = await outcome(lower)
+    assert isinstance(error, OverloadedError)
+    assert error.retry_after_s is not None
+    assert "higher priority" in str(error)
+    assert value_of(await outcome(important)) == 2
+    assert isinstance(await outcome(low), InferResponse)
+    assert isinstance(await outcome(high), InferResponse)
+    assert engine.statistics.failures["REJECTED"] == 1
+
+
+async def test_a_full_queue_of_equals_refuses_who_comes_last() -> None:
+    engine = an_engine(Doubling(), max_queue_size=1)
+    first = a_ticket(priority=8)
+    engine.submit(first, 0.0)
+
+    with pytest.raises(OverloadedError):
+        engine.submit(a_ticket(priority=8), 0.0)
+    with pytest.raises(OverloadedError):
+        engine.submit(a_ticket(priority=9), 0.0)
+
+    assert isinstance(await outcome(first), InferResponse)
+
+
+async def test_nobody_loses_a_place_to_a_request_that_is_refused_for_its_deadline() -> None:
+    model = Doubling()
+    model.gate.clear()
+    engine = an_engine(
+        model, seconds=1.0, max_concurrent_runs=1, max_batch_size=1, max_queue_size=2
+    )
+    engine.submit(a_ticket(), 0.0)
+    await settle()
+    low, middle = a_ticket(priority=9), a_ticket(priority=3)
+    for ticket in (low, middle):
+        engine.submit(ticket, 0.0)
+
+    with pytest.raises(DeadlineExceededError):
+        engine.submit(a_ticket(priority=3, deadline=0.5), 0.0)
+
+    assert not low.outcomes
+    model.gate.set()
+    await engine.stop(timeout_s=5)
+
+
+async def test_what_would_be_late_behind_more_important_ones_is_refused_for_the_slo() -> None:
+    model = Doubling()
+    model.gate.clear()
+    engine = an_engine(model, seconds=1.0, max_concurrent_runs=1, max_batch_size=1)
+    for _ in range(4):
+        engine.submit(a_ticket(priority=4, slo_s=0.1), 0.0)  # equals are not refused for it
+    await settle()
+
+    with pytest.raises(OverloadedError, match="higher priority") as caught:
+        engine.submit(a_ticket(priority=5, slo_s=0.1), 0.0)
+    assert caught.value.retry_after_s is not None
+    engine.submit(a_ticket(priority=5, slo_s=1000.0), 0.0)
+    engine.submit(a_ticket(priority=3, slo_s=0.1), 0.0)
+
+    model.gate.set()
+    await engine.stop(timeout_s=5)
+
+
+async def test_a_caller_s_floor_bounds_the_priority_that_it_asks_for() -> None:
+    engine = an_engine(Doubling(), max_queue_size=1)
+    greedy = a_ticket(priority=1, floor=5)
+    engine.submit(greedy, 0.0)
+
+    engine.submit(a_ticket(priority=0, floor=4), 0.0)
+
+    assert isinstance(await outcome(greedy), OverloadedError)
+
+
 async def test_more_rows_than_a_batch_takes_are_refused() -> None:
     engine = an_engine(Doubling(), max_batch_size=4)
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.core.priorities import DEFAULT_LEVEL, LEVELS
 from headrace.engine import BatchQueue
-from headrace.engine.queue import DEFAULT_LEVEL, LEVELS, level_of, nearest_lengths
+from headrace.engine.queue import level_of, nearest_lengths
 from tests.unit.engine.tickets import Recorded, a_ticket
 
 
@@ -162,8 +163,10 @@ def test_rows_ahead_counts_equal_and_higher_priorities() -> None:
     queue.push(a_ticket(rows=4, priority=9))
 
     assert queue.rows_ahead(1) == 2
-    assert queue.rows_ahead(0) == 5
+    assert queue.rows_ahead(DEFAULT_LEVEL) == 5
     assert queue.rows_ahead(9) == 9
+    assert queue.has_below(DEFAULT_LEVEL)
+    assert not queue.has_below(9)
 
 
 def test_a_plain_batch_is_filled_from_lower_levels() -> None:
@@ -179,6 +182,69 @@ def test_priority_zero_is_the_default_level_and_too_large_ones_are_the_last() ->
     assert level_of(0) == DEFAULT_LEVEL
     assert level_of(1) == 1
     assert level_of(1 << 40) == LEVELS
+
+
+@given(st.integers(-3, 12), st.integers(0, LEVELS))
+def test_a_caller_may_lower_its_priority_and_never_raise_it_above_its_floor(
+    priority: int, floor: int
+) -> None:
+    level = level_of(priority, floor)
+
+    assert 1 <= level <= LEVELS
+    assert level >= floor
+    assert level == max(level_of(priority), floor) or (priority <= 0 and level == floor)
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("push"), st.integers(1, LEVELS), st.integers(1, 4)),
+        st.tuples(st.just("take"), st.integers(1, 6), st.just(0)),
+        st.tuples(st.just("expire"), st.integers(0, 20), st.just(0)),
+        st.tuples(st.just("remove"), st.integers(0, 20), st.just(0)),
+    ),
+    max_size=60,
+)
+
+
+@given(steps, st.integers(1, 6))
+def test_shedding_keeps_the_bound_and_the_count_and_never_costs_a_higher_priority(
+    wanted: list[tuple[str, int, int]], max_size: int
+) -> None:
+    queue = BatchQueue(max_size=max_size)
+    waiting: list[Recorded] = []
+    for number, (what, one, rows) in enumerate(wanted):
+        if what == "push":
+            ticket = a_ticket(priority=one, rows=rows, deadline=number % 7 * 5.0)
+            levels = [other.level for other in waiting]
+            if not queue.is_full:
+                queue.push(ticket)
+                waiting.append(ticket)
+            elif queue.has_below(one):
+                victim = queue.shed()
+                assert victim.level == max(levels) > one
+                assert victim is [other for other in waiting if other.level == victim.level][-1]
+                waiting.remove(victim)
+                queue.push(ticket)
+                waiting.append(ticket)
+            else:
+                assert all(level <= one for level in levels)
+        elif what == "take":
+            gone = queue.take(of(one))
+            waiting = [ticket for ticket in waiting if ticket not in gone]
+        elif what == "expire":
+            gone = queue.expire(float(one))
+            assert all(ticket.deadline <= one for ticket in gone)
+            waiting = [ticket for ticket in waiting if ticket not in gone]
+        elif waiting:
+            assert queue.remove(waiting.pop(one % len(waiting)))
+
+        assert queue.size == len(waiting) <= max_size
+        assert queue.rows == sum(ticket.rows for ticket in waiting)
+        for level in range(1, LEVELS + 1):
+            ahead = sum(ticket.rows for ticket in waiting if ticket.level <= level)
+            assert queue.rows_ahead(level) == ahead
+
+    assert sorted(map(id, waiting)) == sorted(id(t) for batch in drain(queue, 3) for t in batch)
 
 
 def test_nearest_lengths_prefers_equal_ones() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from headrace.core import InferRequest
 from headrace.engine import Outcome, Ticket
+from headrace.engine.queue import level_of
 
 
 class Recorded(Ticket):
@@ -17,6 +18,7 @@ class Recorded(Ticket):
         super().__init__(received_at=received_at)
         self.request = request
         self.rows = request.rows
+        self.level = level_of(request.priority)
         self.outcomes: list[Outcome] = []
 
     def complete(self, outcome: Outcome) -> None:
@@ -33,6 +35,8 @@ def a_ticket(
     length: int = 1,
     group: tuple[tuple[int, ...], ...] | None = None,
     name: str = "x",
+    floor: int = 0,
+    slo_s: float = math.inf,
 ) -> Recorded:
     inputs = {name: np.full((rows, 2), value, dtype=np.float32)}
     ticket = Recorded(
@@ -41,6 +45,8 @@ def a_ticket(
     )
     ticket.queued_at = queued_at
     ticket.deadline = deadline
+    ticket.floor = floor
+    ticket.slo_s = slo_s
     ticket.length = length
     ticket.group = group
     return ticket

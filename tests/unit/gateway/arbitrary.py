@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from headrace.core.access_settings import EndpointAccess, EndpointLimits, LimitSettings
 from headrace.core.upstream_settings import StickySettings, UpstreamProtocol, UpstreamSettings
 from headrace.gateway import (
     EndpointRoute,
@@ -37,6 +38,33 @@ stickies = st.sampled_from(
         StickySettings(cookie="uid", salt="s"),
         StickySettings(claim="sub"),
     ]
+)
+
+
+accesses = st.sampled_from(
+    [
+        None,
+        EndpointAccess(public=True),
+        EndpointAccess(any_of=("key",)),
+        EndpointAccess(any_of=("jwt:corp", "certificate")),
+    ]
+)
+
+
+_sets = st.sampled_from(
+    [
+        LimitSettings(),
+        LimitSettings(requests_per_s=0.5),
+        LimitSettings(requests_per_s=1e6, burst=1),
+        LimitSettings(rows_per_s=10.0),
+        LimitSettings(max_concurrent=1, requests_per_day=10),
+    ]
+)
+limits = st.builds(
+    EndpointLimits,
+    total=_sets,
+    per_caller=_sets,
+    max_body_bytes=st.none() | st.integers(1024, 1 << 30),
 )
 
 
@@ -72,6 +100,9 @@ def endpoint_routes(draw: st.DrawFn, name: str) -> EndpointRoute:
         mirror=draw(st.none() | mirrors) if revisions else None,
         split_id=draw(st.sampled_from(["", "r-1"])),
         held=draw(st.booleans()),
+        access=draw(accesses),
+        limits=draw(limits),
+        slo_latency_s=draw(st.none() | st.just(0.25)),
     )
 
 
@@ -150,6 +181,8 @@ def _header_fits(wanted: Mapping[str, Any], headers: Mapping[str, str]) -> bool:
     match wanted["string_match"]:
         case {"exact": exact}:
             return bool(value == exact)
+        case {"contains": part}:
+            return value is not None and part in value
         case {"safe_regex": {"regex": regex}}:
             return value is not None and re.fullmatch(regex, value) is not None
         case other:

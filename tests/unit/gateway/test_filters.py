@@ -1,5 +1,7 @@
+import json
 from pathlib import Path
 
+from headrace.core.access_settings import AccessSettings
 from headrace.gateway import GatewaySettings
 from headrace.gateway.filters import (
     BRIDGING,
@@ -7,16 +9,20 @@ from headrace.gateway.filters import (
     UNIT_IDLE,
     early_mutations,
     http_filters,
+    unguarded,
 )
+from headrace.gateway.guards import CALLER_HEADER, GUARDS, TIER_HEADER
+from headrace.gateway.limits import FILTERS as LIMIT_FILTERS
+from headrace.gateway.limits import limit_filters, local_config
 from headrace.gateway.replies import local_reply_config
 from tests.unit.gateway.arbitrary import plain
 
 
-def test_the_model_header_is_stripped_before_anything_reads_it() -> None:
+def test_what_only_the_gateway_may_say_is_stripped_before_anything_reads_it() -> None:
     (mutation,) = plain(early_mutations())
 
     removed = [step.get("remove") for step in mutation["typed_config"]["mutations"]]
-    assert {"x-model", "x-model-version"} <= set(removed)
+    assert {"x-model", "x-model-version", "x-headrace-caller", "x-headrace-tier"} <= set(removed)
 
 
 def test_every_kind_of_error_has_a_form_for_grpc_and_one_in_json() -> None:
@@ -30,9 +36,41 @@ def test_every_kind_of_error_has_a_form_for_grpc_and_one_in_json() -> None:
 def test_filters_for_grpc_are_off_for_every_stream_that_does_not_ask_for_them(
     tmp_path: Path,
 ) -> None:
-    filters = http_filters(GatewaySettings(run_dir=tmp_path), tmp_path / "oip.pb")
+    settings = GatewaySettings(run_dir=tmp_path, limits_address="unix:/run/limits.sock")
+    filters = http_filters(settings, tmp_path / "oip.pb")
     off = {str(one["name"]) for one in filters if one.get("disabled")}
 
-    assert off == {str(name) for name in (*SELECTING, *BRIDGING, *UNIT_IDLE)}
+    wanted = (*SELECTING, *BRIDGING, *UNIT_IDLE, *GUARDS, *LIMIT_FILTERS)
+    assert off == {str(name) for name in wanted}
     assert filters[-1]["name"] == "headrace.router"
     assert not filters[-1].get("disabled")
+
+
+def test_who_calls_is_asked_before_a_message_is_read_and_what_it_may_after(
+    tmp_path: Path,
+) -> None:
+    filters = http_filters(GatewaySettings(run_dir=tmp_path), tmp_path / "oip.pb")
+    names = [str(one["name"]) for one in filters]
+
+    before, reads, after = "headrace.identify", "headrace.select", "headrace.authorize"
+    assert names.index("headrace.jwt") < names.index(before) < names.index(reads)
+    limits = names.index("headrace.limits")
+    assert names.index("headrace.unit") < names.index(after) < limits
+    assert limits < names.index("headrace.refuse")
+
+
+def test_our_own_requests_meet_every_filter_but_those_that_ask(tmp_path: Path) -> None:
+    settings = GatewaySettings(run_dir=tmp_path, limits_address="unix:/run/limits.sock")
+    filters = http_filters(settings, tmp_path / "oip.pb")
+
+    left = {str(one["name"]) for one in filters} - {str(one["name"]) for one in unguarded(filters)}
+    assert left == {*GUARDS, *LIMIT_FILTERS}
+
+
+def test_limits_go_by_the_headers_that_say_who_calls() -> None:
+    text = json.dumps(
+        plain(limit_filters(local=local_config(AccessSettings(), []), flood={}, has_service=True))
+    )
+
+    for header in (CALLER_HEADER, TIER_HEADER):
+        assert f'"header_name": "{header}"' in text

@@ -7,8 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from headrace.core.access_settings import (
+    AccessSettings,
+    EndpointLimits,
+    JwtSettings,
+    LimitSettings,
+    TierSettings,
+)
 from headrace.gateway import (
+    ApiKey,
     EndpointRoute,
+    GatewayPolicy,
     GatewayUnavailableError,
     RevisionTarget,
     Snapshot,
@@ -17,7 +26,15 @@ from headrace.gateway import (
 )
 from headrace.gateway.admin import StatKind
 from headrace.gateway.publisher import Publisher, documents_of, write_document
-from headrace.gateway.snapshot import CLUSTERS, KINDS, LISTENERS, ROUTES, Kind, read_document
+from headrace.gateway.snapshot import (
+    CLUSTERS,
+    FILTERS,
+    KINDS,
+    LISTENERS,
+    ROUTES,
+    Kind,
+    read_document,
+)
 from tests.unit.gateway.arbitrary import gateway_settings
 
 pytestmark = pytest.mark.anyio
@@ -73,15 +90,33 @@ class FakeEnvoy:
             stats["update_rejected"] = int(stats.get("update_rejected", 0)) + 1
 
 
-def _snapshot(*addresses: str, http_port: int = 8000) -> Snapshot:
+KEY = ApiKey(id="k1", name="robot", digest="0" * 64, scopes=("infer:*",))
+GOLD = TierSettings(name="gold", limits=LimitSettings(requests_per_s=1.0))
+DAILY = EndpointLimits(total=LimitSettings(requests_per_s=1.0, requests_per_day=9))
+CORP = JwtSettings(name="corp", issuer="https://id.example", audiences=("gw",))
+
+
+def _snapshot(
+    *addresses: str, http_port: int = 8000, policy: GatewayPolicy | None = None
+) -> Snapshot:
     revision = RevisionTarget(version=str(len(addresses)), replicas=addresses, weight=100)
-    endpoint = EndpointRoute(name="m", revisions=(revision,))
-    return build_snapshot(gateway_settings(http_port=http_port), [endpoint])
+    limits = EndpointLimits() if policy is None or not policy.access.tiers else DAILY
+    endpoint = EndpointRoute(name="m", revisions=(revision,), limits=limits)
+    settings = gateway_settings(http_port=http_port)
+    return build_snapshot(settings, [endpoint], policy or GatewayPolicy())
 
 
 ONE = _snapshot("10.0.0.1:1")
 TWO = _snapshot("10.0.0.1:1", "10.0.0.1:2")
-MOVED = _snapshot("10.0.0.1:1", "10.0.0.1:2", http_port=9000)
+WITH_KEY = _snapshot("10.0.0.1:1", policy=GatewayPolicy(keys=(KEY,)))
+MOVED = _snapshot(
+    "10.0.0.1:1",
+    "10.0.0.1:2",
+    http_port=9000,
+    policy=GatewayPolicy(
+        access=AccessSettings(jwt=(CORP,), tiers=(GOLD,)), keys=(KEY,), key_sets={"corp": "{}"}
+    ),
+)
 
 
 @pytest.fixture
@@ -105,8 +140,23 @@ async def test_clusters_come_before_the_routes_to_them_and_go_after(run_dir: Pat
 
     await _publisher(envoy).publish(MOVED)
 
-    assert envoy.taken == [CLUSTERS.file, ROUTES.file, LISTENERS.file, CLUSTERS.file]
+    filters = [kind.file for kind in FILTERS.values()]
+    assert envoy.taken == [
+        CLUSTERS.file,
+        *filters,
+        ROUTES.file,
+        LISTENERS.file,
+        CLUSTERS.file,
+    ]
     assert _texts(run_dir) == {k.file: d.text for k, d in documents_of(MOVED).items()}
+
+
+async def test_a_new_key_replaces_one_file(run_dir: Path) -> None:
+    envoy = FakeEnvoy(run_dir)
+
+    await _publisher(envoy).publish(WITH_KEY)
+
+    assert envoy.taken == ["identify.json"]
 
 
 async def test_what_is_in_force_is_not_written_again(run_dir: Path) -> None:
@@ -162,4 +212,4 @@ async def test_waiting_publishes_are_skipped_for_the_newest(run_dir: Path) -> No
             group.create_task(publisher.publish(snapshot))
 
     assert _texts(run_dir) == {k.file: d.text for k, d in documents_of(MOVED).items()}
-    assert len(envoy.taken) <= 8
+    assert len(envoy.taken) <= 3 + len(KINDS)  # one, and the newest

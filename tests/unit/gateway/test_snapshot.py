@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -159,20 +160,21 @@ def test_a_metric_of_another_cluster_names_no_arm() -> None:
 
 
 def test_both_ports_speak_the_same_and_are_not_shared_with_other_processes() -> None:
-    first, second = plain(_snapshot([]).listeners)
+    callers, _ = plain(_snapshot([]).listeners)
 
-    assert first["filter_chains"] == second["filter_chains"]
-    assert not first["enable_reuse_port"]
-    assert not second["enable_reuse_port"]
+    (more,) = callers["additional_addresses"]
+    ports = [each["address"]["socket_address"]["port_value"] for each in (callers, more)]
+    assert ports == [8000, 8001]
+    assert not callers["enable_reuse_port"]
 
 
 def test_without_an_access_log_none_is_configured() -> None:
     settings = gateway_settings(access_log=False, http_port=1, grpc_port=1)
-    (listener,) = plain(build_snapshot(settings, []).listeners)
+    listener, _ = plain(build_snapshot(settings, []).listeners)
 
     (network_filter,) = listener["filter_chains"][0]["filters"]
     loggers = [logger["name"] for logger in network_filter["typed_config"]["access_log"]]
-    assert loggers == ["headrace.arms.us", "headrace.arms.ms"]
+    assert loggers == ["headrace.arms.us", "headrace.arms.ms", "headrace.refusals"]
 
 
 def test_the_window_takes_the_largest_message_that_the_body_limit_allows() -> None:
@@ -188,4 +190,18 @@ def test_the_inline_form_needs_no_other_file() -> None:
     config = plain(inline_bootstrap(settings, build_snapshot(settings, [])))
 
     assert "dynamic_resources" not in config
-    assert "rds" not in json.dumps(config["static_resources"])
+    inline = json.dumps(config["static_resources"])
+    assert '"rds"' not in inline
+    assert "config_discovery" not in inline
+
+
+def test_only_this_user_enters_by_the_socket_where_nobody_is_asked() -> None:
+    *_, own = plain(_snapshot([]).listeners)
+
+    assert own["address"]["pipe"]["mode"] == 0o600
+    assert not {"headrace.identify", "headrace.jwt"} & _filters_of(own)
+
+
+def _filters_of(listener: dict[str, Any]) -> set[str]:
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    return {one["name"] for one in manager["http_filters"]}

@@ -45,6 +45,12 @@ def test_garbage_is_refused() -> None:
         parse_request("ModelReady", b"\xff\xff")
 
 
+def test_a_request_about_a_model_is_short() -> None:
+    """Two bytes for an entry of a map become eighty in memory."""
+    with pytest.raises(InvalidArgumentError, match="more than 1048576"):
+        parse_request("RepositoryModelLoad", b"\x1a\x00" * (1 << 20))
+
+
 @pytest.mark.parametrize("rpc", ["", "Nothing", "ModelInfer2" * 100])
 def test_an_unknown_rpc_is_unsupported(rpc: str) -> None:
     with pytest.raises(UnsupportedError, match="has no rpc"):

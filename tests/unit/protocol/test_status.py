@@ -13,6 +13,7 @@ from headrace.core import (
     OverloadedError,
     PayloadTooLargeError,
     RuntimeFailedError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from headrace.protocol import (
@@ -110,7 +111,7 @@ def test_grpc_pushback_is_in_milliseconds() -> None:
 @pytest.mark.parametrize(
     ("status", "kind", "code"),
     [
-        (401, HeadraceError, Code.UNAUTHENTICATED),
+        (401, UnauthenticatedError, Code.UNAUTHENTICATED),
         (418, InvalidArgumentError, Code.INVALID_ARGUMENT),
         (500, RuntimeFailedError, Code.INTERNAL),
         (502, UnavailableError, Code.UNAVAILABLE),

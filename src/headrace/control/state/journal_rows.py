@@ -7,8 +7,9 @@ import msgspec
 from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from headrace.control.state.counters import count_up
 from headrace.control.state.encoding import check_readable, clean, decoded, encoded
-from headrace.control.state.tables import COUNTERS, EVENTS, ROLLOUTS, AnyRow
+from headrace.control.state.tables import EVENTS, ROLLOUTS, AnyRow
 from headrace.control.store import Event, RolloutRecord
 from headrace.core import ConflictError
 
@@ -45,7 +46,7 @@ def save_rollout(connection: Connection, record: RolloutRecord) -> RolloutRecord
 
 
 def _add_rollout(connection: Connection, rollout: str, values: dict[str, Any]) -> None:
-    serial = _count_up(connection, "rollouts", 1)
+    serial = count_up(connection, "rollouts", 1)
     try:
         # A savepoint: Postgres gives up the whole transaction at an error.
         with connection.begin_nested():
@@ -92,7 +93,7 @@ def add_events(connection: Connection, events: Sequence[Event]) -> list[Event]:
     if not events:
         return []
     # The counter's row is held until the transaction ends, so ids appear in their order.
-    last = _count_up(connection, "events", len(events))
+    last = count_up(connection, "events", len(events))
     first = last - len(events) + 1
     stored = [
         msgspec.structs.replace(
@@ -121,13 +122,3 @@ def _event(row: AnyRow) -> Event:
     values = row._asdict()
     values["data"] = decoded(values["data"], dict[str, Any], what=f"event {row.id}")
     return Event(**values)
-
-
-def _count_up(connection: Connection, name: str, by: int) -> int:
-    """The counter after `by` more."""
-    counted = update(COUNTERS).where(COUNTERS.c.name == name)
-    result = connection.execute(
-        counted.values(value=COUNTERS.c.value + by).returning(COUNTERS.c.value)
-    )
-    value: int = result.scalar_one()
-    return value

@@ -1,10 +1,20 @@
 """What is forgotten, so that the state stays small? The oldest, beyond these bounds."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, select
 
-from headrace.control.state.tables import ANSWERS, EVENTS, GENERATIONS, ROLLOUTS, UNIT_REWARDS
+from headrace.control.access.credentials import CredentialKind
+from headrace.control.state.tables import (
+    ANSWERS,
+    CREDENTIALS,
+    EVENTS,
+    GENERATIONS,
+    QUOTAS,
+    ROLLOUTS,
+    UNIT_REWARDS,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,12 +27,16 @@ class Bounds:
 
 
 def forget(connection: Connection, bounds: Bounds, *, before: float) -> None:
-    """Drop answers of before `before` (seconds since 1970), and what is beyond the bounds.
+    """Drop answers and quotas of before `before` (seconds since 1970), and what is beyond bounds.
 
     Rewards by unit stay while their rollout is under way or its endpoint's newest; then the last
     verdict is what is left of them.
     """
     connection.execute(delete(ANSWERS).where(ANSWERS.c.at < before))
+    first_day = datetime.fromtimestamp(before, UTC).date().isoformat()
+    connection.execute(delete(QUOTAS).where(QUOTAS.c.day < first_day))
+    is_session = CREDENTIALS.c.kind == CredentialKind.SESSION.value
+    connection.execute(delete(CREDENTIALS).where(is_session, CREDENTIALS.c.expires < before))
     _keep_newest(connection, EVENTS, "id", bounds.events)
     _keep_newest(connection, GENERATIONS, "generation", bounds.generations)
     newest = select(func.max(ROLLOUTS.c.serial)).group_by(ROLLOUTS.c.endpoint)

@@ -2,8 +2,17 @@
 
 from collections.abc import Sequence
 
+from headrace.control.access.credentials import Credential, CredentialKind, Principal
+from headrace.control.access.trail import Change, Entry, Head
 from headrace.control.desired import DesiredState
-from headrace.control.state import desired_rows, journal_rows, reward_rows
+from headrace.control.state import (
+    access_rows,
+    desired_rows,
+    journal_rows,
+    quota_rows,
+    reward_rows,
+    trail_rows,
+)
 from headrace.control.state.database import Database
 from headrace.control.state.retention import Bounds, forget
 from headrace.control.store import (
@@ -11,6 +20,7 @@ from headrace.control.store import (
     EndpointGeneration,
     Event,
     Feedback,
+    QuotaUse,
     RolloutRecord,
     UnitReward,
 )
@@ -38,10 +48,12 @@ class SqlStore:
         actor: str = "",
         rollouts: Sequence[RolloutRecord] = (),
         events: Sequence[Event] = (),
+        changes: Sequence[Change] = (),
     ) -> list[RolloutRecord]:
         """Replace the state; each endpoint whose `generation` is new gets an entry in its history.
 
-        Rollouts and events are stored with it or not at all; the rollouts as stored.
+        Rollouts, events and what goes into the trail are stored with it or not at all; the rollouts
+        as stored.
 
         Raises:
             ConflictError: Somebody else saved first, or an endpoint's generation is not new.
@@ -52,6 +64,7 @@ class SqlStore:
             desired_rows.save_state(connection, state, at=at, reason=reason, actor=actor)
             stored = [journal_rows.save_rollout(connection, record) for record in rollouts]
             journal_rows.add_events(connection, events)
+            trail_rows.add_changes(connection, changes)
             return stored
 
     def history(self, endpoint: str, *, limit: int = 100) -> list[EndpointGeneration]:
@@ -84,8 +97,14 @@ class SqlStore:
         with self._database.reading("read the rollouts") as connection:
             return journal_rows.newest_rollouts(connection)
 
-    def save_rollout(self, record: RolloutRecord, *, events: Sequence[Event] = ()) -> RolloutRecord:
-        """Add or replace a rollout, and add events in the same transaction; as stored.
+    def save_rollout(
+        self,
+        record: RolloutRecord,
+        *,
+        events: Sequence[Event] = (),
+        changes: Sequence[Change] = (),
+    ) -> RolloutRecord:
+        """Add or replace a rollout, with events and the trail in the same transaction; as stored.
 
         Raises:
             ConflictError: `record.revision` is not the stored one (0 for a new rollout).
@@ -95,6 +114,7 @@ class SqlStore:
         with self._database.writing("store a rollout") as connection:
             stored = journal_rows.save_rollout(connection, record)
             journal_rows.add_events(connection, events)
+            trail_rows.add_changes(connection, changes)
             return stored
 
     def add_events(self, events: Sequence[Event]) -> list[Event]:
@@ -135,8 +155,92 @@ class SqlStore:
         with self._database.reading("read rewards") as connection:
             return reward_rows.read_reward_sums(connection, rollout)
 
+    def add_quotas(self, uses: Sequence[QuotaUse]) -> list[QuotaUse]:
+        """Add to what each subject has used of its day; what it has used then."""
+        with self._database.writing("store used quotas") as connection:
+            return quota_rows.add_quotas(connection, uses)
+
+    def quotas(self, day: str) -> list[QuotaUse]:
+        """What was used of a day, by subject."""
+        with self._database.reading("read used quotas") as connection:
+            return quota_rows.read_quotas(connection, day)
+
+    def add_credential(self, credential: Credential, *, changes: Sequence[Change] = ()) -> None:
+        """Keep a new credential.
+
+        Raises:
+            AlreadyExistsError: Its id or its hash is taken.
+        """
+        with self._database.writing("store a credential") as connection:
+            access_rows.add_credential(connection, credential)
+            trail_rows.add_changes(connection, changes)
+
+    def credentials(self, kind: CredentialKind, owner: str | None = None) -> list[Credential]:
+        """Credentials of a kind by age; all owners' if `owner` is None."""
+        with self._database.reading("read credentials") as connection:
+            return access_rows.read_credentials(connection, kind, owner)
+
+    def credential(self, id_: str) -> Credential | None:
+        """The credential of this id."""
+        with self._database.reading("read a credential") as connection:
+            return access_rows.read_credential(connection, id_)
+
+    def credential_by_hash(self, hash_: str) -> Credential | None:
+        """The credential of this hash."""
+        with self._database.reading("read a credential") as connection:
+            return access_rows.read_credential_by_hash(connection, hash_)
+
+    def revoke_credential(
+        self, id_: str, *, at: float, changes: Sequence[Change] = ()
+    ) -> Credential:
+        """Make a credential invalid from `at` on; as stored.
+
+        Raises:
+            NotFoundError: There is none of this id.
+        """
+        with self._database.writing("revoke a credential") as connection:
+            revoked = access_rows.revoke_credential(connection, id_, at)
+            trail_rows.add_changes(connection, changes)
+            return revoked
+
+    def renew_credential(self, id_: str, *, expires: float) -> None:
+        """Let a credential that is not revoked expire at another time."""
+        with self._database.writing("renew a credential") as connection:
+            access_rows.renew_credential(connection, id_, expires)
+
+    def save_principal(self, principal: Principal, *, changes: Sequence[Change] = ()) -> None:
+        """Add a principal, or replace the one of this name."""
+        with self._database.writing("store a principal") as connection:
+            access_rows.save_principal(connection, principal)
+            trail_rows.add_changes(connection, changes)
+
+    def principals(self) -> list[Principal]:
+        """All principals by name."""
+        with self._database.reading("read principals") as connection:
+            return access_rows.read_principals(connection)
+
+    def principal(self, name: str) -> Principal | None:
+        """The principal of this name."""
+        with self._database.reading("read a principal") as connection:
+            return access_rows.read_principal(connection, name)
+
+    def add_changes(self, changes: Sequence[Change]) -> None:
+        """Append to the trail what is kept elsewhere than in this database."""
+        with self._database.writing("write the trail") as connection:
+            trail_rows.add_changes(connection, changes)
+
+    def trail(self, *, after: int = 0, limit: int = 1000, newest: bool = False) -> list[Entry]:
+        """Entries with an id above `after`, in order; with `newest` the last `limit` of them."""
+        with self._database.reading("read the trail") as connection:
+            return trail_rows.read_trail(connection, after=after, limit=limit, newest=newest)
+
+    def trail_head(self) -> Head:
+        """Where the trail ends."""
+        with self._database.reading("read the trail") as connection:
+            return trail_rows.read_head(connection)
+
     def forget_before(self, at: float) -> None:
-        """Drop assignments and waiting feedback older than `at`, and what is beyond its bound."""
+        """Drop what is older than `at` and waits for nothing, and what is beyond its bound."""
         with self._database.writing("forget old entries") as connection:
             forget(connection, self._bounds, before=at)
 

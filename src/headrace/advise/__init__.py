@@ -1,0 +1,17 @@
+"""What should be better about a system: audit it, take stock of its models."""
+
+from headrace.advise.check import Audit, Check, Finding, Hit, NotChecked, run_checks
+from headrace.advise.facts import Facts, Need
+from headrace.advise.severity import Severity
+
+__all__ = [
+    "Audit",
+    "Check",
+    "Facts",
+    "Finding",
+    "Hit",
+    "Need",
+    "NotChecked",
+    "Severity",
+    "run_checks",
+]

@@ -1,0 +1,53 @@
+"""The published list of checks."""
+
+from typing import Final
+
+from headrace.advise import (
+    checks_access,
+    checks_host,
+    checks_keys,
+    checks_limits,
+    checks_models,
+    checks_service,
+    checks_software,
+    checks_spec,
+    checks_tls,
+)
+from headrace.advise.check import Check
+
+CHECKS: Final[tuple[Check, ...]] = tuple(
+    sorted(
+        (
+            *checks_access.CHECKS,
+            *checks_keys.CHECKS,
+            *checks_tls.CHECKS,
+            *checks_limits.CHECKS,
+            *checks_service.CHECKS,
+            *checks_models.CHECKS,
+            *checks_host.CHECKS,
+            *checks_software.CHECKS,
+            *checks_spec.CHECKS,
+        ),
+        key=lambda check: check.id,
+    )
+)
+"""By id."""
+
+
+def check_table() -> str:
+    """The checks as a Markdown table."""
+    rows = [
+        f"| `{check.id}` | {check.severity} | {check.title} | {check.why} | {_fix(check)} |"
+        for check in CHECKS
+    ]
+    head = [
+        "| id | severity | what is found | why that matters | what to do |",
+        "|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *rows])
+
+
+def _fix(check: Check) -> str:
+    """A fix that is to be pasted, and no sentence, is shown as code."""
+    is_code = not check.fix.endswith(".")
+    return f"`{check.fix}`" if is_code else check.fix

@@ -1,0 +1,158 @@
+"""What is installed: too old, or with a known vulnerability."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from headrace.advise.check import Check, Hit
+from headrace.advise.facts import Advisory, Affected, Facts, Need
+from headrace.advise.pep440 import VersionKey, version_key
+from headrace.advise.severity import Severity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Minimum:
+    """The oldest version of something that is still to be used. `line`: only of versions so."""
+
+    name: str
+    version: str
+    reason: str
+    line: str = ""
+
+
+MINIMUMS: Final = (
+    Minimum(
+        name="python",
+        line="3.11",
+        version="3.11.13",
+        reason="unpacking an archive could write outside its directory (CVE-2025-4517)",
+    ),
+    Minimum(
+        name="python",
+        line="3.12",
+        version="3.12.11",
+        reason="unpacking an archive could write outside its directory (CVE-2025-4517)",
+    ),
+    Minimum(
+        name="python",
+        line="3.13",
+        version="3.13.4",
+        reason="unpacking an archive could write outside its directory (CVE-2025-4517)",
+    ),
+    Minimum(
+        name="openssl",
+        version="3.0.0",
+        reason="older lines get no fixes any more (1.1.1 since September 2023)",
+    ),
+    Minimum(
+        name="envoy",
+        version="1.40.0",
+        reason="the gateway's configuration is checked against 1.40, and Envoy mends its newest "
+        "four lines only",
+    ),
+    Minimum(
+        name="onnxruntime",
+        version="1.20.0",
+        reason="it is what this version is tested with; older ones miss opsets and fixes of "
+        "parsing",
+    ),
+)
+"""What `headrace audit` compares with; the advisories of the day come by `--advisories`."""
+
+
+def _old(facts: Facts) -> Iterator[Hit]:
+    for minimum in MINIMUMS:
+        have = facts.software.get(minimum.name)
+        key, least = version_key(have or ""), version_key(minimum.version)
+        if have is None or key is None or least is None or key >= least:
+            continue
+        if minimum.line and not f"{have}.".startswith(f"{minimum.line}."):
+            continue
+        yield Hit(
+            where=minimum.name,
+            seen=f"{minimum.name} {have} is older than {minimum.version}: {minimum.reason}",
+            fix=f"Install {minimum.name} {minimum.version} or newer.",
+        )
+
+
+def _vulnerable(facts: Facts) -> Iterator[Hit]:
+    installed = {_canonical(name): (name, have) for name, have in facts.packages.items()}
+    for advisory in sorted(facts.advisories, key=lambda one: one.id):
+        for affected in advisory.affected:
+            name, have = installed.get(_canonical(affected.package), ("", ""))
+            if name and is_affected(affected, have):
+                yield _vulnerability(advisory, affected, name, have)
+                break
+
+
+def _vulnerability(advisory: Advisory, affected: Affected, name: str, have: str) -> Hit:
+    have_key = version_key(have)
+    fixes = [
+        fixed
+        for _, fixed, _ in affected.ranges
+        if (key := version_key(fixed)) is not None and have_key is not None and key > have_key
+    ]
+    first = min(fixes, key=_sortable, default="")
+    return Hit(
+        where=name,
+        seen=f"{name} {have}: {advisory.id}, {advisory.summary}",
+        fix=f"pip install '{name}>={first}'" if first else f"No fix is known; replace {name}.",
+        severity=advisory.severity,
+    )
+
+
+def _sortable(version: str) -> VersionKey:
+    key = version_key(version)
+    assert key is not None, "only versions that can be read are compared"
+    return key
+
+
+def is_affected(affected: Affected, have: str) -> bool:
+    """Whether the version `have` is among those that an advisory speaks of."""
+    key = version_key(have)
+    if have in affected.versions:
+        return True
+    if key is None:
+        return False
+    if any(version_key(version) == key for version in affected.versions):
+        return True
+    return any(_is_in(key, *bounds) for bounds in affected.ranges)
+
+
+def _is_in(key: VersionKey, introduced: str, fixed: str, last: str) -> bool:
+    begin = version_key(introduced)
+    if introduced != "0" and (begin is None or key < begin):
+        return False
+    end = version_key(fixed)
+    if end is not None:
+        return key < end
+    until = version_key(last)
+    return until is None or key <= until
+
+
+def _canonical(name: str) -> str:
+    """A package's name as PyPI compares it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+CHECKS: Final = (
+    Check(
+        id="HR601",
+        title="Software is too old",
+        severity=Severity.MEDIUM,
+        why="What was mended since then can be used against it.",
+        fix="Install a newer one.",
+        needs=(Need.SOFTWARE,),
+        find=_old,
+    ),
+    Check(
+        id="HR602",
+        title="A package has a known vulnerability",
+        severity=Severity.HIGH,
+        why="How to use it is published.",
+        fix="Install the version that mends it.",
+        needs=(Need.ADVISORIES,),
+        find=_vulnerable,
+    ),
+)

@@ -1,0 +1,289 @@
+"""What can be seen of a system from the machine it runs on? Reads `/proc` and modes of files."""
+
+import contextlib
+import http.client
+import importlib.metadata
+import ipaddress
+import platform
+import re
+import socket
+import ssl
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+
+from headrace.advise.collect_files import file_fact, read_bounded
+from headrace.advise.facts import HomeFacts, Listener, ProcessFact
+
+PROC: Final = Path("/proc")
+_ADMIN_TIMEOUT_S: Final = 2.0
+_LISTENING: Final = "0A"
+_CORE_LIMIT: Final = re.compile(rb"^Max core file size\s+(\S+)", re.MULTILINE)
+_UID: Final = re.compile(rb"^Uid:\s+\d+\s+(\d+)", re.MULTILINE)
+_PASSWORD: Final = re.compile(r"(?i)\b((?:ssl)?password)=([^&]*)")
+_REFERENCE: Final = re.compile(r"\$\{\w+\}")
+_ESCAPED: Final = re.compile(r"\\([0-7]{3})")
+
+
+class _Started(msgspec.Struct):
+    """What is read of the settings that a control plane was started with."""
+
+    log_level: str = ""
+    state_url: str = ""
+    allow_code: bool = False
+
+
+class _ServerInfo(msgspec.Struct):
+    version: str = ""
+
+
+def process_fact(name: str, pid: int, *, proc: Path = PROC) -> ProcessFact | None:
+    """Who runs a process, and whether its crash writes memory to disk; None if it is gone."""
+    try:
+        status = (proc / str(pid) / "status").read_bytes()
+        limits = (proc / str(pid) / "limits").read_bytes()
+    except OSError:
+        return None
+    uid, core = _UID.search(status), _CORE_LIMIT.search(limits)
+    if uid is None:
+        return None
+    size = int(core[1]) if core is not None and core[1].isdigit() else None
+    return ProcessFact(name=name, pid=pid, uid=int(uid[1]), core_bytes=size)
+
+
+def listeners_of(pid: int, *, proc: Path = PROC) -> tuple[tuple[str, int], ...]:
+    """The TCP addresses that a process listens on; only its own user may see them."""
+    mine = set()
+    try:
+        for entry in (proc / str(pid) / "fd").iterdir():
+            try:
+                target = str(entry.readlink())
+            except OSError:
+                continue  # closed while we looked
+            if target.startswith("socket:["):
+                mine.add(target[len("socket:[") : -1])
+    except OSError:
+        return ()
+    found = {
+        address
+        for name in ("tcp", "tcp6")
+        for inode, address in _listening(proc / str(pid) / "net" / name)
+        if inode in mine
+    }
+    return tuple(sorted(found))
+
+
+def _listening(table: Path) -> Iterator[tuple[str, tuple[str, int]]]:
+    """Inode and address of each listening socket in `/proc/PID/net/tcp`."""
+    try:
+        lines = table.read_text("ascii").splitlines()[1:]
+    except (OSError, UnicodeDecodeError):
+        return
+    for line in lines:
+        fields = line.split()
+        if len(fields) > 9 and fields[3] == _LISTENING:  # noqa: PLR2004  # state; inode is the tenth
+            host, _, port = fields[1].partition(":")
+            yield fields[9], (_address(host), int(port, 16))
+
+
+def _address(digits: str) -> str:
+    """The kernel writes addresses as words of four bytes in the machine's own order."""
+    raw = bytes.fromhex(digits)
+    words = [raw[i : i + 4] for i in range(0, len(raw), 4)]
+    ordered = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
+    return str(ipaddress.ip_address(ordered))
+
+
+def with_roles(
+    found: Mapping[str, tuple[tuple[str, int], ...]],
+    ports: Mapping[int, str],
+    *,
+    secure: Collection[str],
+) -> tuple[Listener, ...]:
+    """Listeners by what they are for.
+
+    Args:
+        found: Addresses by process: `gateway` and `control`.
+        ports: `management` or `metrics` by port of the control plane.
+        secure: The roles that are encrypted.
+    """
+    gateway = [("gateway", host, port) for host, port in found.get("gateway", ())]
+    control = [
+        (ports[port], host, port) for host, port in found.get("control", ()) if port in ports
+    ]
+    return tuple(
+        Listener(role=role, host=host, port=port, tls=role in secure)
+        for role, host, port in (*gateway, *control)
+    )
+
+
+def home_facts(
+    home: Path, *, pid: int, token: Path, sockets: Path | None, proc: Path = PROC
+) -> HomeFacts:
+    """How the state of a home is kept.
+
+    Args:
+        pid: The control plane.
+        token: Where the first admin token lies, if it does.
+        sockets: The directory of the gateway's sockets; None if it is not known.
+    """
+    environ = _environment(pid, proc)
+    arguments = _words(proc / str(pid) / "cmdline")
+    started = _started_with(arguments)
+    flag_url = _flag(arguments, "--state-url")
+    variable_url = environ.get("HEADRACE_STATE_URL", "")
+    url = flag_url or started.state_url or variable_url
+    database = home / "state.db"
+    if url.startswith("sqlite:"):
+        database = Path(url.partition(":///")[2])
+    is_sqlite = not url or url.startswith("sqlite:")
+    source = "the command line" if flag_url else "HEADRACE_STATE_URL"
+    clear = has_password(flag_url) or has_password(variable_url)
+    state = file_fact(database)
+    level = _flag(arguments, "--log-level") or started.log_level
+    token_fact = file_fact(token)
+    return HomeFacts(
+        home=file_fact(home),
+        state=state if is_sqlite and state.exists else None,
+        admin_token=token_fact if token_fact.exists else None,
+        sockets=tuple(map(file_fact, sorted(sockets.glob("*.sock")))) if sockets else (),
+        file_system=file_system_of(database if is_sqlite else home, proc=proc),
+        state_url=without_password(flag_url or variable_url),
+        state_url_source=source,
+        state_url_has_password=clear,
+        log_level=level or environ.get("HEADRACE_LOG_LEVEL", "") or "info",
+        allow_code=started.allow_code or "--allow-code" in arguments,
+    )
+
+
+def has_password(url: str) -> bool:
+    """Whether a database's URL holds its password itself, and not `${NAME}` in its place."""
+    try:
+        parts = urlsplit(url)
+        found = [parts.password or "", *(one[2] for one in _PASSWORD.finditer(parts.query))]
+    except ValueError:
+        return False
+    return any(one and not _REFERENCE.fullmatch(one) for one in found)
+
+
+def without_password(url: str) -> str:
+    """The URL with `***` in place of each password."""
+    try:
+        parts = urlsplit(url)
+        netloc = parts.netloc
+    except ValueError:
+        return "***"
+    user, at, host = netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    shown = f"{name}:***@{host}" if at and colon else netloc
+    query = _PASSWORD.sub(r"\1=***", parts.query)
+    return urlunsplit(parts._replace(netloc=shown, query=query))
+
+
+def _started_with(arguments: list[str]) -> _Started:
+    path = _flag(arguments, "--settings")
+    data = read_bounded(Path(path)) if path else ""
+    if isinstance(data, bytes):
+        try:
+            return msgspec.json.decode(data, type=_Started)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return _Started()
+    return _Started()
+
+
+def _flag(arguments: list[str], flag: str) -> str:
+    """What follows a flag on a command line; empty if it is not there."""
+    for i, word in enumerate(arguments):
+        if word == flag and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return ""
+
+
+def _environment(pid: int, proc: Path) -> dict[str, str]:
+    pairs = (word.partition("=") for word in _words(proc / str(pid) / "environ"))
+    return {name: value for name, _, value in pairs}
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:
+        return []
+
+
+def file_system_of(path: Path, *, proc: Path = PROC) -> str:
+    """The type of the file system that `path` lies on; empty if it is not known."""
+    try:
+        lines = (proc / "self" / "mountinfo").read_text("utf-8", "replace").splitlines()
+        place = path.resolve()
+    except OSError:
+        return ""
+    best, kind = -1, ""
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        fields = left.split()
+        if len(fields) < 5 or not right:  # noqa: PLR2004  # the fifth is the mount point
+            continue
+        point = Path(_ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields[4]))
+        if place.is_relative_to(point) and len(point.parts) >= best:
+            best, kind = len(point.parts), right.split()[0]
+    return kind
+
+
+def envoy_files(pid: int, *, proc: Path = PROC) -> Path | None:
+    """The directory that a gateway was started from; its admin socket lies there."""
+    config = _flag(_words(proc / str(pid) / "cmdline"), "--config-path")
+    return Path(config).parent if config else None
+
+
+def envoy_version(admin_socket: Path) -> str:
+    """The version that a running Envoy says it is; empty if it does not answer."""
+    connection = http.client.HTTPConnection("localhost", timeout=_ADMIN_TIMEOUT_S)
+    try:
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.sock.settimeout(_ADMIN_TIMEOUT_S)
+        connection.sock.connect(str(admin_socket))
+        connection.request("GET", "/server_info")
+        body = connection.getresponse().read(1 << 20)
+        parts = msgspec.json.decode(body, type=_ServerInfo).version.split("/")
+    except (OSError, http.client.HTTPException, msgspec.MsgspecError, ValueError):
+        return ""
+    finally:
+        connection.close()
+    return parts[1] if len(parts) > 1 else ""
+
+
+def runs_this_python(pid: int, *, proc: Path = PROC) -> bool:
+    """Whether a process runs with the interpreter that this one does."""
+    try:
+        return (proc / str(pid) / "exe").resolve() == Path(sys.executable).resolve()
+    except OSError:
+        return False
+
+
+def software_here() -> dict[str, str]:
+    """Versions of what this interpreter brings."""
+    found = {
+        "python": platform.python_version(),
+        "openssl": ".".join(str(part) for part in ssl.OPENSSL_VERSION_INFO[:3]),
+    }
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        found["onnxruntime"] = importlib.metadata.version("onnxruntime")
+    return found
+
+
+def packages_here() -> dict[str, str]:
+    """Versions of the packages that this interpreter imports."""
+    found: dict[str, str] = {}
+    for one in importlib.metadata.distributions():
+        about = one.metadata  # parsed anew each time
+        name, version = about["Name"], about["Version"]
+        if name and version:
+            found.setdefault(name, version)
+    return dict(sorted(found.items()))

@@ -1,0 +1,236 @@
+"""What is a file or folder? Recognised by its content: first bytes, structure, names inside."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from headrace.advise.inventory_archive import MAGIC as ZIP
+from headrace.advise.inventory_archive import archive_details, archive_format
+from headrace.advise.inventory_bytes import BrokenFileError, Source
+from headrace.advise.inventory_model import Details, Format, Trouble, problem
+from headrace.advise.inventory_onnx import looks_like_onnx, onnx_details
+from headrace.advise.inventory_pickle import (
+    looks_like_pickle,
+    pickle_details,
+    pickle_format,
+    read_opcodes,
+    unpacked,
+)
+from headrace.advise.inventory_tensorflow import (
+    looks_like_saved_model,
+    saved_model_details,
+    tflite_details,
+)
+from headrace.advise.inventory_trees import (
+    lightgbm_details,
+    tree_format,
+    xgboost_json_details,
+    xgboost_ubj_details,
+)
+from headrace.advise.inventory_weights import (
+    gguf_details,
+    looks_like_safetensors,
+    safetensors_details,
+)
+from headrace.advise.inventory_xml import openvino_details, xml_root
+
+SAVED_MODEL: Final = "saved_model.pb"
+PYTHON_FILE: Final = "model.py"
+SUFFIXES: Final = {
+    ".onnx": Format.ONNX,
+    ".ort": Format.ORT,
+    ".tflite": Format.TFLITE,
+    ".pt": Format.TORCHSCRIPT,
+    ".pth": Format.TORCH_PICKLE,
+    ".ts": Format.TORCHSCRIPT,
+    ".pt2": Format.TORCH_EXPORT,
+    ".keras": Format.KERAS,
+    ".h5": Format.KERAS_H5,
+    ".hdf5": Format.KERAS_H5,
+    ".pkl": Format.PICKLE,
+    ".pickle": Format.PICKLE,
+    ".joblib": Format.SKLEARN,
+    ".ubj": Format.XGBOOST_UBJ,
+    ".cbm": Format.CATBOOST,
+    ".safetensors": Format.SAFETENSORS,
+    ".gguf": Format.GGUF,
+    ".pmml": Format.PMML,
+}
+"""What a name promises; the content has to keep it."""
+CODE_FORMATS: Final = frozenset({Format.PYTHON, Format.PICKLE, Format.SKLEARN, Format.TORCH_PICKLE})
+_LFS: Final = b"version https://git-lfs"
+_HDF5: Final = b"\x89HDF\r\n\x1a\n"
+_HEAD: Final = 4096
+_MOST_TEXT: Final = 1 << 20
+_MOST_HDF5: Final = 4 << 20
+_LAMBDA: Final = re.compile(rb'"class_name"\s*:\s*"Lambda"')
+_PYTHON_CLASS: Final = re.compile(rb"^class\s+\w+\([^)\n]*\bPythonModel\b", re.MULTILINE)
+_OLD_PICKLES: Final = frozenset({".pkl", ".pickle", ".joblib", ".gz", ".bz2", ".xz", ".lzma", ".z"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recognised:
+    """What a file or folder is."""
+
+    format: Format
+    runs_code: bool = False
+
+
+def recognise(path: Path) -> Recognised:
+    """What is at `path`; UNKNOWN for what is no model, or cannot be read."""
+    kind, details = examine(path)
+    has_code = any(
+        one.code in {Trouble.RUNS_CODE, Trouble.DANGEROUS_CODE} for one in details.problems
+    )
+    return Recognised(format=kind, runs_code=kind in CODE_FORMATS or has_code)
+
+
+def examine(path: Path, *, max_opset: int | None = None) -> tuple[Format, Details]:
+    """What is at `path`, and what it says of itself; never raises for what is in it.
+
+    Args:
+        max_opset: The newest opset that ONNX Runtime here knows.
+    """
+    try:
+        if path.is_dir():
+            return _examine_folder(path, max_opset)
+        with Source(path) as source:
+            return _examine_file(source, max_opset)
+    except BrokenFileError as error:
+        return Format.UNKNOWN, _broken(error)
+    except OSError as error:
+        message = f"cannot be read: {error.strerror or error}"
+        return Format.UNKNOWN, Details(problems=(problem(Trouble.BROKEN, message),))
+    except (ArithmeticError, LookupError, MemoryError, RecursionError, ValueError) as error:
+        # Files of strangers: one that a reader was not prepared for must not hide all others.
+        message = f"cannot be read: {type(error).__name__}"
+        return Format.UNKNOWN, Details(problems=(problem(Trouble.BROKEN, message),))
+
+
+def _broken(error: BrokenFileError) -> Details:
+    return Details(problems=(problem(Trouble.BROKEN, str(error)),))
+
+
+def _examine_folder(path: Path, max_opset: int | None) -> tuple[Format, Details]:
+    if (path / SAVED_MODEL).is_file():
+        return examine(path / SAVED_MODEL, max_opset=max_opset)
+    if (path / PYTHON_FILE).is_file():
+        return examine(path / PYTHON_FILE, max_opset=max_opset)
+    files = sorted(entry for entry in path.iterdir() if entry.is_file())[:1000]
+    for file in files:
+        kind, details = examine(file, max_opset=max_opset)
+        if kind is not Format.UNKNOWN:
+            return kind, details
+    return Format.UNKNOWN, Details()
+
+
+def _examine_file(source: Source, max_opset: int | None) -> tuple[Format, Details]:
+    named = SUFFIXES.get(source.path.suffix.lower(), Format.UNKNOWN)
+    head = source.head(_HEAD)
+    if not head:
+        return named, Details(problems=(problem(Trouble.EMPTY, "has no byte"),))
+    if head.startswith(_LFS):
+        message = "is a Git LFS pointer; `git lfs pull` fetches the model"
+        return named, Details(problems=(problem(Trouble.LFS_POINTER, message),))
+    kind = named
+    try:
+        kind = _kind(source, head, named)
+        if kind is not Format.UNKNOWN:
+            return kind, _details(source, kind, max_opset)
+    except BrokenFileError as error:
+        return kind, _broken(error)
+    if named is Format.UNKNOWN:
+        return kind, Details()
+    message = f"is called {source.path.suffix}, and its content is something else"
+    return kind, Details(problems=(problem(Trouble.BROKEN, message),))
+
+
+def _kind(source: Source, head: bytes, named: Format) -> Format:
+    """The format by content.
+
+    Raises:
+        BrokenFileError: It begins like a model and does not go on as one.
+    """
+    found = _MAGIC_AT_4.get(head[4:8]) or tree_format(head)
+    if found is not None:
+        return found
+    if head.startswith(b"GGUF"):
+        return Format.GGUF
+    if head.startswith(ZIP):
+        return archive_format(source)
+    if looks_like_safetensors(source):
+        return Format.SAFETENSORS
+    root = xml_root(source)
+    if root or head.startswith(_HDF5):
+        return _XML_ROOTS.get(root, Format.UNKNOWN) if root else _kind_of_hdf5(source)
+    return _kind_by_name_and_content(source, head, named)
+
+
+def _kind_of_hdf5(source: Source) -> Format:
+    data = source.head(_MOST_HDF5)
+    return Format.KERAS_H5 if b"model_config" in data or b"keras" in data else Format.UNKNOWN
+
+
+def _kind_by_name_and_content(source: Source, head: bytes, named: Format) -> Format:
+    """What has no mark at its beginning: Python, old pickles, protobuf."""
+    suffix = source.path.suffix.lower()
+    if suffix == ".py":
+        is_model = source.path.name == PYTHON_FILE or _PYTHON_CLASS.search(source.head(_MOST_TEXT))
+        return Format.PYTHON if is_model else Format.UNKNOWN
+    if looks_like_pickle(head) or suffix in _OLD_PICKLES:
+        return pickle_format(read_opcodes(unpacked(source)))
+    try:
+        if looks_like_onnx(source):
+            return Format.ONNX
+        if source.path.name == SAVED_MODEL or looks_like_saved_model(source):
+            return Format.SAVEDMODEL
+    except BrokenFileError:
+        if named is Format.ONNX or source.path.name == SAVED_MODEL:
+            raise
+    return Format.UNKNOWN
+
+
+def _details(source: Source, kind: Format, max_opset: int | None) -> Details:
+    if kind is Format.ONNX:
+        return onnx_details(source, max_opset=max_opset)
+    if source.head(4) == ZIP:
+        return archive_details(source, kind)
+    read = _READERS.get(kind)
+    return Details(producer=kind.value.partition("-")[0]) if read is None else read(source)
+
+
+def _pickle(source: Source) -> Details:
+    return pickle_details(read_opcodes(unpacked(source)))
+
+
+def _python(_: Source) -> Details:
+    message = "is Python: loading it runs what its author wrote"
+    return Details(problems=(problem(Trouble.RUNS_CODE, message),))
+
+
+def _keras_h5(source: Source) -> Details:
+    if _LAMBDA.search(source.head(_MOST_HDF5)):
+        message = "has a Lambda layer: Python code in the model"
+        return Details(producer="keras", problems=(problem(Trouble.RUNS_CODE, message),))
+    return Details(producer="keras")
+
+
+_MAGIC_AT_4: Final = {b"TFL3": Format.TFLITE, b"ORTM": Format.ORT}
+_XML_ROOTS: Final = {"net": Format.OPENVINO, "PMML": Format.PMML}
+_READERS: Final[Mapping[Format, Callable[[Source], Details]]] = {
+    Format.SAVEDMODEL: lambda source: saved_model_details(source, source.path.parent),
+    Format.TFLITE: tflite_details,
+    Format.OPENVINO: openvino_details,
+    Format.SAFETENSORS: safetensors_details,
+    Format.GGUF: gguf_details,
+    Format.TORCH_PICKLE: _pickle,
+    Format.PICKLE: _pickle,
+    Format.SKLEARN: _pickle,
+    Format.PYTHON: _python,
+    Format.KERAS_H5: _keras_h5,
+    Format.XGBOOST_JSON: xgboost_json_details,
+    Format.XGBOOST_UBJ: xgboost_ubj_details,
+    Format.LIGHTGBM: lightgbm_details,
+}

@@ -1,0 +1,167 @@
+"""How are bytes of strangers read? With bounds, as little as is needed, and never run."""
+
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+_BLOCK: Final = 1 << 16
+_MOST_FIELDS: Final = 2_000_000
+_MOST_VARINT_BYTES: Final = 10
+_BYTES: Final = 2
+
+
+class BrokenFileError(Exception):
+    """The bytes are not what their beginning promises; the message says how."""
+
+
+class Source:
+    """A regular file that is read at places, a block at a time; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a named pipe would make us wait
+        self._descriptor = os.open(path, flags)
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self._descriptor)
+            raise BrokenFileError("is no regular file")
+        self.size = status.st_size
+        self._block, self._start = b"", 0
+        self.fields_left = _MOST_FIELDS
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._descriptor)
+
+    def head(self, size: int) -> bytes:
+        """The first bytes, or fewer if there are fewer."""
+        return self.read(0, min(size, self.size))
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes.
+
+        Raises:
+            BrokenFileError: There are not so many.
+        """
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise BrokenFileError("is truncated or damaged: it ends before its content does")
+        if size > _BLOCK:
+            return self._from_disk(offset, size)
+        if not (self._start <= offset and offset + size <= self._start + len(self._block)):
+            self._block = self._from_disk(offset, min(_BLOCK, self.size - offset))
+            self._start = offset
+        begin = offset - self._start
+        return self._block[begin : begin + size]
+
+    def _from_disk(self, offset: int, size: int) -> bytes:
+        data = os.pread(self._descriptor, size, offset)
+        if len(data) < size:
+            raise BrokenFileError("became shorter while it was read")
+        return data
+
+    def number(self, offset: int, form: str) -> int:
+        """The little-endian integer at a place; `form` as `struct` has it."""
+        (value,) = struct.unpack(f"<{form}", self.read(offset, struct.calcsize(f"<{form}")))
+        return int(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a protobuf message: a number, or a range of bytes."""
+
+    number: int
+    kind: int
+    value: int
+    start: int
+    end: int
+
+    @property
+    def is_bytes(self) -> bool:
+        """Whether it is a text, bytes or a message."""
+        return self.kind == _BYTES
+
+
+def fields(source: Source, start: int = 0, end: int | None = None) -> Iterator[Field]:
+    """The fields of the message at a range, their content unread.
+
+    Raises:
+        BrokenFileError: It is no message, or has more fields than a model has.
+    """
+    end = source.size if end is None else end
+    while start < end:
+        source.fields_left -= 1
+        if source.fields_left < 0:
+            raise BrokenFileError(f"has more than {_MOST_FIELDS} fields")
+        key, start = _varint(source, start, end)
+        number, kind = key >> 3, key & 7
+        value, begin = 0, start
+        match kind:
+            case 0:
+                value, start = _varint(source, start, end)
+            case 1:
+                start += 8
+            case 2:
+                length, begin = _varint(source, start, end)
+                start = begin + length
+            case 5:
+                start += 4
+            case _:
+                raise BrokenFileError("is truncated or damaged: no protobuf message")
+        if start > end or not number:
+            raise BrokenFileError("is truncated or damaged: it ends before its content does")
+        yield Field(number, kind, value, begin, start)
+
+
+def inside(source: Source, field: Field) -> Iterator[Field]:
+    """The fields of the message that a field is."""
+    if not field.is_bytes:
+        raise BrokenFileError("is damaged: a number where a message should be")
+    return fields(source, field.start, field.end)
+
+
+def text(source: Source, field: Field, limit: int = 256) -> str:
+    """The text of a field, cut to `limit` bytes."""
+    if not field.is_bytes:
+        return ""
+    data = source.read(field.start, min(field.end - field.start, limit))
+    return data.decode("utf-8", "replace")
+
+
+def numbers(source: Source, field: Field, limit: int = 64) -> list[int]:
+    """The integers of a repeated field, packed or not."""
+    if not field.is_bytes:
+        return [signed(field.value)]
+    found: list[int] = []
+    start = field.start
+    while start < field.end and len(found) < limit:
+        value, start = _varint(source, start, field.end)
+        found.append(signed(value))
+    return found
+
+
+def signed(value: int) -> int:
+    """A varint as `int64` is written."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _varint(source: Source, start: int, end: int) -> tuple[int, int]:
+    data = source.read(start, min(_MOST_VARINT_BYTES, end - start, source.size - start))
+    value = 0
+    for i, byte in enumerate(data):
+        value |= (byte & 0x7F) << (7 * i)
+        if byte < 0x80:  # noqa: PLR2004  # the last byte has no high bit
+            return value, start + i + 1
+    raise BrokenFileError("is truncated or damaged: it ends before its content does")

@@ -1,0 +1,179 @@
+"""What is told of a model asset: plain data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from headrace.advise.severity import Severity
+
+
+class Format(StrEnum):
+    """What a file or folder is, by its content."""
+
+    ONNX = "onnx"
+    ORT = "ort"
+    TORCHSCRIPT = "torchscript"
+    TORCH_EXPORT = "torch-export"
+    TORCH_PICKLE = "torch-pickle"
+    SAVEDMODEL = "savedmodel"
+    TFLITE = "tflite"
+    OPENVINO = "openvino"
+    KERAS = "keras"
+    KERAS_H5 = "keras-h5"
+    SKLEARN = "sklearn-pickle"
+    PICKLE = "pickle"
+    XGBOOST_JSON = "xgboost-json"
+    XGBOOST_UBJ = "xgboost-ubj"
+    XGBOOST_BINARY = "xgboost-binary"
+    LIGHTGBM = "lightgbm"
+    CATBOOST = "catboost"
+    SAFETENSORS = "safetensors"
+    GGUF = "gguf"
+    PMML = "pmml"
+    PYTHON = "python"
+    UNKNOWN = "unknown"
+
+
+class Trouble(StrEnum):
+    """What may be wrong with an asset."""
+
+    RUNS_CODE = "runs-code"
+    """Loading it runs what its author wrote."""
+    DANGEROUS_CODE = "dangerous-code"
+    """Loading it calls what no model needs: a shell, a socket, an interpreter."""
+    EXTERNAL_OUTSIDE = "external-data-outside"
+    """Its weights are in a file outside of its folder."""
+    MISSING_PART = "missing-part"
+    """A file that belongs to it is not there, or too short."""
+    BROKEN = "broken"
+    """Its content is not what its beginning or its name promises."""
+    EMPTY = "empty"
+    """It has no byte."""
+    LFS_POINTER = "lfs-pointer"
+    """It stands for a file that was not fetched."""
+    OPSET_TOO_NEW = "opset-too-new"
+    """The runtime here does not know its operators yet."""
+    CUSTOM_OPERATORS = "custom-operators"
+    """It needs operators that the runtime does not bring."""
+    HUGE = "huge"
+    """It is larger than what is looked at, or than what its format allows."""
+    DUPLICATE = "duplicate"
+    """Another asset has the same content."""
+    UNSIGNED = "unsigned"
+    """Nobody vouches for it."""
+    LINK_OUTSIDE = "symlink-outside"
+    """It is a link that leaves the folder, or leads nowhere."""
+
+
+_BITS: Final = {"FP32": 32, "INT32": 32, "UINT32": 32, "FP64": 64, "INT64": 64, "UINT64": 64}
+SEVERITIES: Final[Mapping[Trouble, Severity]] = {
+    Trouble.RUNS_CODE: Severity.MEDIUM,
+    Trouble.DANGEROUS_CODE: Severity.CRITICAL,
+    Trouble.EXTERNAL_OUTSIDE: Severity.HIGH,
+    Trouble.MISSING_PART: Severity.HIGH,
+    Trouble.BROKEN: Severity.HIGH,
+    Trouble.EMPTY: Severity.HIGH,
+    Trouble.LFS_POINTER: Severity.HIGH,
+    Trouble.OPSET_TOO_NEW: Severity.HIGH,
+    Trouble.CUSTOM_OPERATORS: Severity.MEDIUM,
+    Trouble.HUGE: Severity.MEDIUM,
+    Trouble.DUPLICATE: Severity.LOW,
+    Trouble.UNSIGNED: Severity.LOW,
+    Trouble.LINK_OUTSIDE: Severity.HIGH,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong with an asset."""
+
+    code: Trouble
+    severity: Severity
+    message: str
+
+
+def problem(code: Trouble, message: str) -> Problem:
+    """A problem with the severity that its kind has."""
+    return Problem(code=code, severity=SEVERITIES[code], message=message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorInfo:
+    """An input or output; -1 in `shape` is any size, None for the whole is any shape."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Details:
+    """What was read in an asset. `weights`: bytes by datatype. `parts`: other files of it."""
+
+    inputs: tuple[TensorInfo, ...] = ()
+    outputs: tuple[TensorInfo, ...] = ()
+    opset: int | None = None
+    producer: str = ""
+    weights: Mapping[str, int] = field(default_factory=dict)
+    quantised: bool | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def precision(self) -> str:
+        """The datatypes of its weights, that with most bytes first; what is under 1 % is left out.
+
+        Empty if it is not known.
+        """
+        total = sum(self.weights.values())
+        ranked = sorted(self.weights.items(), key=lambda item: (-item[1], item[0]))
+        return "+".join(name for name, size in ranked if size * 100 >= total)
+
+    @property
+    def is_quantised(self) -> bool | None:
+        """Whether weights were made smaller than 16 bits; None if that is not known."""
+        if self.quantised or not self.weights:
+            return self.quantised
+        small = sum(size for name, size in self.weights.items() if is_small(name))
+        return small * 10 >= sum(self.weights.values())
+
+
+def bits_of(datatype: str) -> int:
+    """How many bits an element of a datatype has; 8 if it is not known."""
+    if datatype in _BITS:
+        return _BITS[datatype]
+    if datatype.startswith(("FP16", "BF16", "INT16", "UINT16")):
+        return 16
+    if datatype.startswith(("INT4", "UINT4", "FP4")):
+        return 4
+    return 2 if datatype in {"INT2", "UINT2"} else 8
+
+
+def is_small(datatype: str) -> bool:
+    """Whether a datatype has fewer than 16 bits and is no truth value."""
+    return datatype.startswith(("INT8", "UINT8", "INT4", "UINT4", "INT2", "FP8", "FP4", "Q", "IQ"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asset:
+    """One model. `path` is relative to the folder, `.` for the folder itself.
+
+    `model` and `version`: by the layout MODEL/VERSION/file. `reference`: in the registry here.
+    `runtime`: which of those installed here serves it; empty for none, and then `convert` says what
+    to do. `digest` is empty where it was not read.
+    """
+
+    path: str
+    format: Format
+    size_bytes: int
+    digest: str
+    details: Details
+    runtime: str
+    convert: str
+    problems: tuple[Problem, ...]
+    model: str = ""
+    version: str = ""
+    reference: str = ""
+    signed: bool = False

@@ -1,0 +1,205 @@
+"""What do files of bare weights say of themselves: safetensors, GGUF?"""
+
+from collections import Counter
+from typing import Final
+
+import msgspec
+
+from headrace.advise.inventory_bytes import BrokenFileError, Source
+from headrace.advise.inventory_model import Details, Trouble, bits_of, problem
+
+_MOST_HEADER: Final = 64 << 20
+_MOST_TENSORS: Final = 200_000
+_MOST_SETTINGS: Final = 10_000
+_MOST_STEPS: Final = 4_000_000
+_NAMES: Final = {
+    "F64": "FP64",
+    "F32": "FP32",
+    "F16": "FP16",
+    "BF16": "BF16",
+    "I64": "INT64",
+    "I32": "INT32",
+    "I16": "INT16",
+    "I8": "INT8",
+    "U8": "UINT8",
+    "U16": "UINT16",
+    "U32": "UINT32",
+    "U64": "UINT64",
+    "BOOL": "BOOL",
+    "F8_E4M3": "FP8E4M3FN",
+    "F8_E5M2": "FP8E5M2",
+    "F4": "FP4",
+}
+_GGML: Final = {
+    0: "FP32",
+    1: "FP16",
+    2: "Q4_0",
+    3: "Q4_1",
+    6: "Q5_0",
+    7: "Q5_1",
+    8: "Q8_0",
+    9: "Q8_1",
+    10: "Q2_K",
+    11: "Q3_K",
+    12: "Q4_K",
+    13: "Q5_K",
+    14: "Q6_K",
+    15: "Q8_K",
+    16: "IQ2_XXS",
+    17: "IQ2_XS",
+    18: "IQ3_XXS",
+    19: "IQ1_S",
+    20: "IQ4_NL",
+    21: "IQ3_S",
+    22: "IQ2_S",
+    23: "IQ4_XS",
+    24: "INT8",
+    25: "INT16",
+    26: "INT32",
+    27: "INT64",
+    28: "FP64",
+    29: "IQ1_M",
+    30: "BF16",
+}
+_SIZES: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_TEXT, _ARRAY = 8, 9
+
+
+class _Tensor(msgspec.Struct):
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
+
+
+def looks_like_safetensors(source: Source) -> bool:
+    """Whether the file begins with the length of a JSON header, and that begins as one."""
+    head = source.head(10)
+    if len(head) < 10 or head[8:9] != b"{":  # noqa: PLR2004  # the length, and two characters
+        return False
+    length = int.from_bytes(head[:8], "little")
+    return len(b"{}") <= length <= _MOST_HEADER and head[9:10] in b'"} \n\t'
+
+
+def safetensors_details(source: Source) -> Details:
+    """Weights of a safetensors file, and whether all of them are there.
+
+    Raises:
+        BrokenFileError: It is damaged.
+    """
+    length = source.number(0, "Q")
+    data = source.read(8, length)
+    try:
+        header = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        notes = header.pop("__metadata__", None)
+        tensors = {
+            name: msgspec.json.decode(raw, type=_Tensor)
+            for name, raw in list(header.items())[:_MOST_TENSORS]
+        }
+        metadata = {} if notes is None else msgspec.json.decode(notes, type=dict[str, str])
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise BrokenFileError("is damaged: its header is no list of tensors") from error
+    weights: Counter[str] = Counter()
+    end = 0
+    for tensor in tensors.values():
+        first, last = tensor.data_offsets
+        if not 0 <= first <= last:
+            raise BrokenFileError("is damaged: a tensor ends before it begins")
+        weights[_NAMES.get(tensor.dtype, tensor.dtype)] += last - first
+        end = max(end, last)
+    found = []
+    if 8 + length + end > source.size:
+        message = f"is cut off: {source.size} of {8 + length + end} bytes are there"
+        found.append(problem(Trouble.MISSING_PART, message))
+    shown = {key[:64]: value[:200] for key, value in sorted(metadata.items())[:8]}
+    return Details(
+        producer=shown.get("format", ""),
+        weights={name: size for name, size in weights.items() if size},
+        notes={"tensors": str(len(header)), **shown},
+        problems=tuple(found),
+    )
+
+
+class _Gguf:
+    """A cursor through a GGUF file whose steps are counted."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.at = 0
+        self._left = _MOST_STEPS
+
+    def number(self, form: str) -> int:
+        size = {"I": 4, "Q": 8}[form]
+        value = self.source.number(self.at, form)
+        self.skip(size)
+        return value
+
+    def skip(self, size: int) -> None:
+        self._left -= 1
+        self.at += size
+        if self._left < 0 or self.at > self.source.size:
+            raise BrokenFileError("is truncated or damaged: it ends before its content does")
+
+    def text(self) -> str:
+        length = self.number("Q")
+        start = self.at
+        self.skip(length)
+        return self.source.read(start, min(length, 200)).decode("utf-8", "replace")
+
+    def value(self, kind: int, depth: int = 0) -> str:
+        """A setting as text; arrays are passed over."""
+        if kind == _TEXT:
+            return self.text()
+        if kind == _ARRAY:
+            inner, count = self.number("I"), self.number("Q")
+            if inner in _SIZES:
+                self.skip(_SIZES[inner] * count)
+            elif inner == _TEXT or depth < 4:  # noqa: PLR2004  # arrays of arrays are rare
+                for _ in range(count):
+                    self.value(inner, depth + 1)
+            return ""
+        if kind not in _SIZES:
+            raise BrokenFileError("is damaged: a setting of a type that is not known")
+        size = _SIZES[kind]
+        raw = self.source.read(self.at, size)
+        self.skip(size)
+        return str(int.from_bytes(raw, "little"))
+
+
+def gguf_details(source: Source) -> Details:
+    """Architecture and quantisation of a GGUF file.
+
+    Raises:
+        BrokenFileError: It is damaged.
+    """
+    cursor = _Gguf(source)
+    cursor.skip(4)
+    version, tensors, settings = cursor.number("I"), cursor.number("Q"), cursor.number("Q")
+    if not 2 <= version <= 10 or settings > _MOST_SETTINGS or tensors > _MOST_TENSORS:  # noqa: PLR2004  # 1 was big-endian or short
+        raise BrokenFileError("is damaged: its header makes no sense")
+    notes: dict[str, str] = {"version": str(version), "tensors": str(tensors)}
+    for _ in range(settings):
+        name = cursor.text()
+        value = cursor.value(cursor.number("I"))
+        if name in {"general.architecture", "general.name", "general.file_type"}:
+            notes[name] = value
+    weights: Counter[str] = Counter()
+    for _ in range(tensors):
+        cursor.text()
+        count = 1
+        for _ in range(min(cursor.number("I"), 8)):
+            count = min(count * cursor.number("Q"), 1 << 50)
+        kind = _GGML.get(cursor.number("I"), "?")
+        cursor.skip(8)
+        weights[kind] += int(count * _bits(kind) / 8)
+    return Details(
+        producer=notes.get("general.architecture", ""),
+        weights={name: size for name, size in weights.items() if size},
+        notes=notes,
+    )
+
+
+def _bits(kind: str) -> float:
+    """Bits of one weight, roughly: what a share is reckoned with."""
+    if kind.startswith(("Q", "IQ")):
+        return float(next(letter for letter in kind if letter.isdigit()))
+    return float(bits_of(kind))

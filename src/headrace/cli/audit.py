@@ -1,0 +1,313 @@
+"""`headrace audit`: what should be better about a system, and what models lie in a folder."""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+
+if TYPE_CHECKING:
+    from headrace.advise import Facts
+    from headrace.advise.facts import Advisory
+    from headrace.advise.inventory_walk import Known
+    from headrace.advise.report import Report
+
+FINDINGS = 3
+"""The exit status when a finding is as bad as `--fail-on` says."""
+
+app = typer.Typer(
+    invoke_without_command=True,
+    help="Check the whole system and its spec against a published list of checks.",
+)
+
+
+class ReportFormat(StrEnum):
+    """How an audit is written."""
+
+    TEXT = "text"
+    JSON = "json"
+    SARIF = "sarif"
+    HTML = "html"
+
+
+class FailOn(StrEnum):
+    """From which severity on an audit fails."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+@app.callback()
+def audit(
+    context: typer.Context,
+    *,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            "-f",
+            help="Check a spec file alone; nothing has to run.",
+            exists=True,
+            dir_okay=False,
+            show_default="what runs on --home or --server",
+        ),
+    ] = None,
+    fail_on: Annotated[
+        FailOn | None,
+        typer.Option(
+            "--fail-on",
+            help="Exit with status 3 if a finding is at or above this.",
+            show_default="never",
+        ),
+    ] = None,
+    format_: Annotated[
+        ReportFormat, typer.Option("--format", help="How it is written.")
+    ] = ReportFormat.TEXT,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write it into this file.",
+            dir_okay=False,
+            show_default="standard output",
+        ),
+    ] = None,
+    advisories: Annotated[
+        Path | None,
+        typer.Option(
+            "--advisories",
+            metavar="FILE|DIR",
+            help="Compare installed packages with these OSV documents (JSON); nothing is fetched.",
+            exists=True,
+            show_default=False,
+        ),
+    ] = None,
+    list_: Annotated[
+        bool, typer.Option("--list", help="List the checks, and look at nothing.")
+    ] = False,
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Check the running system and its spec, or a spec file; each finding comes with its fix.
+
+    What could not be found out is listed as not checked. Exit status: 0, whatever is found, unless
+    --fail-on says otherwise; then 3 for a finding at or above it. Nothing is changed.
+
+    For example:
+
+        headrace audit --fail-on high
+
+        headrace audit -f headrace.yaml --format sarif -o audit.sarif
+
+        headrace audit models ./models
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if json and format_ not in {ReportFormat.TEXT, ReportFormat.JSON}:
+        msg = f"--json and --format {format_} exclude each other"
+        raise typer.BadParameter(msg, param_hint="--json")
+    chosen = ReportFormat.JSON if json else format_
+    if list_:
+        _write(_listed(chosen), output)
+        return
+    report = _report(file, fail_on, advisories, server=server, home=home)
+    _write(_rendered(report, chosen), output)
+    if output is not None:
+        from headrace.advise.report_text import summary_line
+        from headrace.cli.output import say
+
+        say(f"{summary_line(report.audit)}; see {output}")
+    if report.fails:
+        raise typer.Exit(FINDINGS)
+
+
+def _report(
+    file: Path | None,
+    fail_on: FailOn | None,
+    advisories: Path | None,
+    *,
+    server: str | None,
+    home: Path,
+) -> "Report":
+    from headrace import __version__
+    from headrace.advise import Severity, run_checks
+    from headrace.advise.advisories import read_advisories
+    from headrace.advise.checks import CHECKS
+    from headrace.advise.report import Report
+
+    known = None if advisories is None else read_advisories(advisories)
+    now = datetime.now(UTC)
+    if file is not None:
+        target, facts = str(file), _facts_of_file(file, now, known)
+    else:
+        target, facts = _facts_of_running(server, home, now, known)
+    return Report(
+        audit=run_checks(CHECKS, facts),
+        target=target,
+        at=now,
+        version=__version__,
+        fail_on=None if fail_on is None else Severity(fail_on.value),
+    )
+
+
+def _facts_of_file(file: Path, now: datetime, advisories: "tuple[Advisory, ...] | None") -> "Facts":
+    from headrace.advise.collect import collect_spec_file
+    from headrace.cli.spec import read_spec
+    from headrace.core.spec import SpecError
+
+    try:
+        return collect_spec_file(file, now=now, advisories=advisories)
+    except (SpecError, UnicodeDecodeError):
+        read_spec(file)  # says what is wrong with it, in the words of `headrace check`
+        raise
+
+
+def _facts_of_running(
+    server: str | None, home: Path, now: datetime, advisories: "tuple[Advisory, ...] | None"
+) -> "tuple[str, Facts]":
+    from headrace.advise.collect import Place, collect_running
+    from headrace.cli.connection import find_target
+    from headrace.cli.output import progress
+
+    target = find_target(server, home)
+    api = target.management()
+    place = Place(url=api.url, home=None if target.is_remote else target.home.absolute())
+    with progress("looking at the system"):
+        facts = collect_running(api, place, now=now, advisories=advisories)
+    return api.url if target.is_remote else str(target.home), facts
+
+
+def _rendered(report: "Report", form: ReportFormat) -> str:
+    from headrace.advise.checks import CHECKS
+    from headrace.advise.report_html import html_report
+    from headrace.advise.report_json import json_report
+    from headrace.advise.report_sarif import sarif_report
+    from headrace.advise.report_text import text_report
+
+    match form:
+        case ReportFormat.TEXT:
+            return text_report(report)
+        case ReportFormat.JSON:
+            return _json(json_report(report))
+        case ReportFormat.SARIF:
+            return _json(sarif_report(report, CHECKS))
+        case ReportFormat.HTML:
+            return html_report(report).rstrip("\n")
+
+
+def _listed(form: ReportFormat) -> str:
+    from headrace.advise.checks import CHECKS
+
+    if form is ReportFormat.TEXT:
+        return "\n".join(f"{one.id}  {one.severity:<8}  {one.title}" for one in CHECKS)
+    if form is ReportFormat.JSON:
+        rows = [
+            {
+                "id": one.id,
+                "title": one.title,
+                "severity": one.severity.value,
+                "why": one.why,
+                "fix": one.fix,
+                "needs": [need.value for need in one.needs],
+            }
+            for one in CHECKS
+        ]
+        return _json({"checks": rows})
+    msg = "the list of checks comes as text or json"
+    raise typer.BadParameter(msg, param_hint="--format")
+
+
+def _json(document: object) -> str:
+    import json
+
+    # A file's name may hold what is no text; JSON has to stay readable for everybody.
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode()
+
+
+def _write(text: str, output: Path | None) -> None:
+    from headrace.cli.output import write
+
+    if output is None:
+        write(text)
+    else:
+        output.write_text(f"{text}\n", encoding="utf-8", errors="replace")
+
+
+@app.command()
+def models(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="A folder of models, or a Triton-style repository.",
+            exists=True,
+            file_okay=False,
+            show_default=False,
+        ),
+    ],
+    *,
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Take stock of a folder: every model in it, what it is, what serves it, what is wrong.
+
+    Models are recognised by their content and are never loaded, so that nothing in them runs.
+
+    For example:
+
+        headrace audit models ./models
+
+        headrace audit models ./models --json | jq '.assets[] | select(.runtime == null)'
+    """
+    from headrace.advise.inventory_report import HEAD, asset_row, inventory_document, remarks
+    from headrace.advise.inventory_walk import take_inventory
+    from headrace.advise.report_text import printable
+    from headrace.cli.output import bytes_text, progress, say, show, table, write
+
+    with progress(f"looking at {folder}"):
+        found = take_inventory(folder, _known(home))
+    if json:
+        write(_json(inventory_document(found)))
+        return
+    if not found.assets:
+        say(f"there is no model in {folder}")
+        return
+    rows = (
+        tuple(printable(cell) for cell in asset_row(one, size=bytes_text(one.size_bytes)))
+        for one in found.assets
+    )
+    show(table(rows, *HEAD))
+    for line in remarks(found):
+        say(printable(line))
+
+
+def _has_signature(home: Path, name: str, version: str) -> bool:
+    """Whether somebody signed a version; `headrace models verify` says whether that is right."""
+    return (home / "registry" / name / f"{version}.signatures").is_file()
+
+
+def _known(home: Path) -> "Known":
+    """What this home's registry and this installation know of models."""
+    from headrace.advise.inventory_opset import highest_opset, opens_here
+    from headrace.advise.inventory_walk import Known
+    from headrace.registry import Registry
+    from headrace.runtimes import runtime_names
+
+    return Known(
+        references={
+            str(one.digest): (one.reference, _has_signature(home, one.name, one.version))
+            for one in Registry(home).list()
+        },
+        runtimes=runtime_names(),
+        max_opset=highest_opset(opens_here),
+    )

@@ -1,0 +1,146 @@
+"""`headrace keys`: what callers show to the gateway."""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.spans import span_s
+
+app = typer.Typer(no_args_is_help=True, help="API keys of callers: create, list, revoke.")
+
+
+@app.command()
+def create(
+    name: Annotated[
+        str,
+        typer.Argument(help="How callers with it are named, in logs too.", show_default=False),
+    ],
+    *,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scope",
+            help="What it may call: infer:ENDPOINT, or with a version as in infer:fraud:2. May be "
+            "given several times.",
+            show_default="infer:*, everything",
+        ),
+    ] = None,
+    tier: Annotated[
+        str, typer.Option("--tier", help="One of the spec's.", show_default="none")
+    ] = "",
+    expires_in: Annotated[
+        str, typer.Option("--expires-in", "--expires", help="As 12h, 30d or 8w; or never.")
+    ] = "90d",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Write it to this file, for its owner only.", show_default="print it"
+        ),
+    ] = None,
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Make an API key; it is shown this once, and only its hash is kept.
+
+    The gateway takes it when this returns.
+
+    For example:
+
+        headrace keys create shop --scope infer:fraud --expires-in 30d
+
+        curl -H "x-api-key: $KEY" http://127.0.0.1:8000/v2/models/fraud/infer -d @row.json
+    """
+    from headrace.cli.connection import connect
+    from headrace.cli.output import say, write, write_json
+    from headrace.control.files import write_atomic
+
+    body = {
+        "name": name,
+        "tier": tier,
+        "expires_in_s": span_s(expires_in, flag="--expires-in"),
+        **({"scopes": scope} if scope else {}),
+    }
+    made = connect(server, home).post("/api/v1/keys", body)
+    if out is not None:
+        write_atomic(out, f"{made['key']}\n".encode())
+        say(f"key {made['id']} of {name} is in {out}")
+        made = {**made, "key": ""}
+    if json:
+        write_json(made)
+    elif out is None:
+        say(f"key {made['id']} of {name} for {', '.join(made['scopes'])}; it is not shown again")
+        write(made["key"])
+
+
+@app.command("list")
+def list_(
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also those that are expired or revoked.")
+    ] = False,
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """List keys: whose, for what, until when. The keys themselves nobody has."""
+    from headrace.cli.connection import connect
+    from headrace.cli.output import show, table, write_json
+    from headrace.cli.rollout_table import clock_text
+
+    found = connect(server, home).get("/api/v1/keys")["keys"]
+    chosen = [one for one in found if everything or one["state"] == "valid"]
+    if json:
+        write_json(chosen)
+        return
+    rows = (
+        (
+            one["id"],
+            one["name"],
+            one["state"],
+            " ".join(one["scopes"]),
+            one["tier"] or "-",
+            clock_text(one["created"]),
+            one["created_by"],
+            "never" if one["expires"] is None else clock_text(one["expires"]),
+        )
+        for one in chosen
+    )
+    show(table(rows, "key", "name", "state", "scopes", "tier", "made", "by", "expires"))
+
+
+@app.command()
+def revoke(
+    key: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID", help="As `keys list` shows it, or its name.", show_default=False
+        ),
+    ],
+    *,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Make a key void: the gateway refuses it when this returns.
+
+    For example:
+
+        headrace keys revoke shop
+    """
+    from headrace.cli.connection import connect
+    from headrace.cli.output import say
+
+    revoked = connect(server, home).delete(f"/api/v1/keys/{_id(key)}")
+    say(f"key {revoked['id']} of {revoked['name']} is void")
+
+
+def _id(text: str) -> str:
+    """The id or name in what was given; a whole key has it too."""
+    from urllib.parse import quote
+
+    parts = text.split("_")
+    return quote(parts[1] if len(parts) > 2 and parts[0] == "hr" else text, safe="")  # noqa: PLR2004  # hr, id, secret

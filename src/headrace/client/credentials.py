@@ -1,0 +1,173 @@
+"""How does a client show who it is, and whom does it trust? Never to whoever listens on the way."""
+
+import os
+import re
+import ssl
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from headrace.client.target import Target
+from headrace.core import InvalidArgumentError
+
+KEY_HEADER: Final = "x-api-key"
+_KEY_VARIABLE: Final = "HEADRACE_API_KEY"
+_SECRET: Final = frozenset({KEY_HEADER, "authorization", "proxy-authorization", "cookie"})
+"""Headers that say who asks; whoever reads them can ask in that name."""
+_VISIBLE: Final = re.compile(r"[!-~]{1,16384}")
+
+FilePath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """What a connection with TLS is made with.
+
+    `ca_file`: the authorities (PEM) that the server's certificate is checked against; None takes
+    the machine's. `certificate_file` and `key_file`: what the server is shown. `server_name`: whom
+    its certificate has to name; empty for the URL's host.
+    """
+
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    server_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials(httpx.Auth):
+    """Headers that say who asks. They are put on at the last moment and shown nowhere."""
+
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """`request` with the headers."""
+        request.headers.update(self.headers)
+        yield request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How one client speaks: what it sends with every request, and what TLS is made with."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    credentials: Credentials = field(default_factory=Credentials)
+    trust: Trust = field(default_factory=Trust)
+
+
+def manner(
+    target: Target,
+    *,
+    headers: Mapping[str, str] | None,
+    api_key: str | None,
+    token: str | None,
+    trust: Trust,
+    allow_insecure: bool,
+    environ: Mapping[str, str] = os.environ,
+) -> Manner:
+    """What a client of `target` sends and trusts.
+
+    Raises:
+        InvalidArgumentError: Credentials would travel unencrypted, or are none; TLS is asked for
+            where there is none.
+    """
+    given = {name.lower(): value for name, value in (headers or {}).items()}
+    secret = {name: value for name, value in given.items() if name in _SECRET}
+    if api_key is None and token is None and not secret:
+        api_key = environ.get(_KEY_VARIABLE)
+    if api_key:
+        secret[KEY_HEADER] = _checked("api_key", api_key)
+    if token:
+        secret["authorization"] = f"Bearer {_checked('token', token)}"
+    if secret and not (target.tls or target.is_loopback or allow_insecure):
+        names = " and ".join(f"'{name}'" for name in sorted(secret))
+        scheme = f"{target.protocol}s"
+        raise InvalidArgumentError(
+            f"{names} would travel unencrypted to {target.authority}, for anybody on the way to "
+            f"read: use {scheme}://, or say allow_insecure=True"
+        )
+    _check_trust(target, trust)
+    others = {name: value for name, value in given.items() if name not in _SECRET}
+    return Manner(headers=others, credentials=Credentials(secret), trust=trust)
+
+
+def trust_of(
+    ca_file: FilePath | None,
+    client_certificate: tuple[FilePath, FilePath] | None,
+    server_name: str,
+) -> Trust:
+    """What the arguments of a client say about TLS."""
+    certificate, key = client_certificate or (None, None)
+    return Trust(
+        ca_file=None if ca_file is None else Path(ca_file),
+        certificate_file=None if certificate is None else Path(certificate),
+        key_file=None if key is None else Path(key),
+        server_name=server_name,
+    )
+
+
+def tls_context(trust: Trust) -> ssl.SSLContext | bool:
+    """What httpx verifies servers with; True for its own way.
+
+    Raises:
+        InvalidArgumentError: A file cannot be read, or is not what it should be.
+    """
+    if trust.ca_file is None and trust.certificate_file is None:
+        return True
+    if trust.ca_file is None:
+        context = httpx.create_ssl_context()
+    else:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # What is named is trusted, also if somebody else signed it.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        try:
+            context.load_verify_locations(cafile=trust.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise _unreadable("ca_file", trust.ca_file, error) from None
+    if trust.certificate_file is not None:
+        try:
+            context.load_cert_chain(trust.certificate_file, trust.key_file, password=_refuse)
+        except (OSError, ssl.SSLError, ValueError) as error:
+            raise _unreadable("client_certificate", trust.certificate_file, error) from None
+    return context
+
+
+def read_pem(name: str, path: Path | None) -> bytes | None:
+    """A file's bytes, as gRPC wants them; None for no file.
+
+    Raises:
+        InvalidArgumentError: It cannot be read.
+    """
+    try:
+        return None if path is None else path.read_bytes()
+    except OSError as error:
+        assert path is not None
+        raise _unreadable(name, path, error) from None
+
+
+def _check_trust(target: Target, trust: Trust) -> None:
+    if trust != Trust() and not target.tls:
+        raise InvalidArgumentError(
+            f"ca_file, client_certificate and server_name are for TLS: use {target.protocol}s://"
+        )
+
+
+def _checked(name: str, secret: str) -> str:
+    """`secret`, if it can stand in a header; it is not repeated in the error."""
+    if _VISIBLE.fullmatch(secret) is None:
+        raise InvalidArgumentError(f"{name} holds spaces, line ends or other characters it cannot")
+    return secret
+
+
+def _refuse() -> str:
+    raise ValueError("the key is encrypted with a pass phrase")
+
+
+def _unreadable(name: str, path: Path, error: Exception) -> InvalidArgumentError:
+    reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+    if reason == "KEY_VALUES_MISMATCH":
+        reason = "the key is another certificate's"
+    return InvalidArgumentError(f"{name} '{path}' cannot be used: {reason}")

@@ -1,0 +1,52 @@
+"""How are the parts put together that decide who may do what?"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from headrace.control.access.authenticate import Authenticator
+from headrace.control.access.people import People
+from headrace.control.access.sessions import SessionRules
+from headrace.control.settings import OidcSettings
+from headrace.control.store_thread import StoreThread
+from headrace.core import Clock, FailedPreconditionError
+
+if TYPE_CHECKING:
+    from headrace.control.access.login import Login
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Who is let in; `login` None where nobody logs in by a browser."""
+
+    authenticator: Authenticator
+    people: People
+    login: "Login | None" = None
+
+
+def make_access(store: StoreThread, clock: Clock, oidc: OidcSettings | None = None) -> Access:
+    """The parts over one store.
+
+    Raises:
+        FailedPreconditionError: The extra for OpenID Connect is missing.
+    """
+    rules = SessionRules() if oidc is None else session_rules(oidc)
+    authenticator = Authenticator(store=store, clock=clock, rules=rules)
+    people = People(store=store, clock=clock, authenticator=authenticator)
+    if oidc is None:
+        return Access(authenticator=authenticator, people=people)
+    try:
+        from headrace.control.access.login import make_login  # noqa: PLC0415  # needs an extra
+    except ModuleNotFoundError as error:
+        message = "logging in needs an extra; install it with pip install 'headrace[oidc]'"
+        raise FailedPreconditionError(message) from error
+    login = make_login(oidc, store=store, clock=clock, authenticator=authenticator)
+    return Access(authenticator=authenticator, people=people, login=login)
+
+
+def session_rules(oidc: OidcSettings) -> SessionRules:
+    """How long sessions live, and whether browsers come by HTTPS."""
+    return SessionRules(
+        idle_s=oidc.session_idle_s,
+        absolute_s=oidc.session_s,
+        is_secure=oidc.redirect_url.startswith("https://"),
+    )

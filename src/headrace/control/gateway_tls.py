@@ -1,0 +1,178 @@
+"""What does the gateway need to encrypt, towards callers and towards upstreams?"""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from headrace.control.certificates import Certificates
+from headrace.control.files import write_atomic
+from headrace.control.observed import Route
+from headrace.control.pem_files import Pem, PemFiles, PemWatch
+from headrace.core import Clock, FailedPreconditionError
+from headrace.core.access_settings import TlsSettings
+from headrace.core.upstream_settings import UpstreamSettings
+from headrace.gateway import ListenerTls, SecretFiles
+from headrace.gateway.pem import first_certificate
+from headrace.gateway.resources import Resource
+from headrace.gateway.tls import (
+    CERTIFICATE,
+    CLIENT_AUTHORITIES,
+    UPSTREAMS,
+    authorities_name,
+    authorities_secret,
+    certificate_name,
+    certificate_secret,
+    upstream_secrets,
+)
+
+_MOST_UPSTREAM_SECRETS: Final = 64
+"""Envoy takes one inotify instance for each, of which Linux gives a user 128."""
+
+
+def listener_tls(tls: TlsSettings | None) -> ListenerTls | None:
+    """What the gateway's ports do about TLS."""
+    if tls is None:
+        return None
+    return ListenerTls(
+        min_version=tls.min_version,
+        takes_clients=bool(tls.client_ca_file),
+        requires_client=tls.require_client_certificate,
+    )
+
+
+def lacks_secret(upstream: UpstreamSettings | None, missing: frozenset[str]) -> bool:
+    """Whether an upstream needs a secret that is missing, so that nothing may be sent to it."""
+    if upstream is None or upstream.tls is None:
+        return False
+    return not missing.isdisjoint(upstream_secrets(upstream.tls))
+
+
+@dataclass(slots=True, kw_only=True)
+class GatewayTls:
+    """Carries certificates from where people put them to where Envoy reads them.
+
+    `public_file`: where the gateway's own certificate stands, for whoever calls from this machine.
+    """
+
+    settings: TlsSettings | None
+    secrets: SecretFiles
+    certificates: Certificates
+    clock: Clock
+    public_file: Path
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def open(self, *, adopts: bool) -> None:
+        """Read the files that callers' connections need, and write what Envoy reads. Blocking.
+
+        Args:
+            adopts: Whether an Envoy runs with what it was told before.
+
+        Raises:
+            FailedPreconditionError: They cannot be used, and no earlier ones are in force.
+        """
+        if self.settings is None:
+            self.public_file.unlink(missing_ok=True)
+        for files in listener_files(self.settings):
+            watch = PemWatch(files=files)
+            found = watch.look(self.clock.now())
+            if found is not None:
+                self.secrets.write(_secret(files.name, found))
+                self._show(files.name, found)
+                watch.take(found)
+            elif not (adopts and self.secrets.has(files.name)):
+                raise FailedPreconditionError(watch.problem)
+            self.certificates.keep(watch, partial(self._bring, files.name))
+
+    async def prepare(self, routes: Iterable[Route]) -> frozenset[str]:
+        """Have a secret ready for every upstream of `routes`; the names of those there are none of.
+
+        Upstreams that need one of those get no requests.
+        """
+        wanted = {files.name: files for files in upstream_files(routes)}
+        async with self._lock:
+            for files in list(wanted.values())[:_MOST_UPSTREAM_SECRETS]:
+                if not self.certificates.watches(files.name):
+                    watch = PemWatch(files=files)
+                    self.certificates.keep(watch, partial(self._bring, files.name))
+                    await self.certificates.look(files.name)
+        return frozenset(
+            name
+            for name in wanted
+            # What an earlier control plane found good is in force still.
+            if not (self.certificates.is_in_force(name) or self.secrets.has(name))
+        )
+
+    async def forget_unused(self, routes: Iterable[Route]) -> None:
+        """Remove secrets that nothing needs any more; after `routes` are in force."""
+        wanted = {files.name for files in (*listener_files(self.settings), *upstream_files(routes))}
+        for name in self.certificates.names():
+            if name.startswith(UPSTREAMS) and name not in wanted:
+                self.certificates.drop(name)
+        await asyncio.to_thread(self.secrets.keep_only, wanted)
+
+    def problems(self, upstream: UpstreamSettings | None) -> list[str]:
+        """Why an upstream is not spoken to, or is shown an older certificate than the file's."""
+        if upstream is None or upstream.tls is None:
+            return []
+        found = (self.certificates.problem(name) for name in upstream_secrets(upstream.tls))
+        return [problem for problem in found if problem]
+
+    async def _bring(self, name: str, pem: Pem) -> None:
+        await self.secrets.put(_secret(name, pem))
+        await asyncio.to_thread(self._show, name, pem)
+
+    def _show(self, name: str, pem: Pem) -> None:
+        """Tell this machine's own callers whom to expect; there is no secret in that."""
+        if name == CERTIFICATE:
+            write_atomic(self.public_file, first_certificate(pem.certificates), durable=False)
+
+
+def listener_files(tls: TlsSettings | None) -> Iterator[PemFiles]:
+    """What callers' connections need."""
+    if tls is None:
+        return
+    yield PemFiles(
+        name=CERTIFICATE,
+        what="the gateway's certificate",
+        certificate_file=Path(tls.certificate_file),
+        key_file=Path(tls.key_file),
+    )
+    if tls.client_ca_file:
+        yield PemFiles(
+            name=CLIENT_AUTHORITIES,
+            what="the authorities of callers",
+            certificate_file=Path(tls.client_ca_file),
+        )
+
+
+def upstream_files(routes: Iterable[Route]) -> Iterator[PemFiles]:
+    """What connections to upstreams need."""
+    for route in routes:
+        for arm in route.arms:
+            tls = None if arm.upstream is None else arm.upstream.tls
+            if tls is None:
+                continue
+            if tls.ca_file:
+                yield PemFiles(
+                    name=authorities_name(tls),
+                    what=f"the authorities of the upstream of '{route.name}'",
+                    certificate_file=Path(tls.ca_file),
+                )
+            if tls.certificate_file:
+                yield PemFiles(
+                    name=certificate_name(tls),
+                    what=f"the certificate for the upstream of '{route.name}'",
+                    certificate_file=Path(tls.certificate_file),
+                    key_file=Path(tls.key_file),
+                    is_server=False,
+                )
+
+
+def _secret(name: str, pem: Pem) -> Resource:
+    certificates = pem.certificates.decode("ascii", "replace")
+    if pem.key is None:
+        return authorities_secret(name, certificates)
+    return certificate_secret(name, chain=certificates, key=pem.key.decode("ascii", "replace"))

@@ -1,0 +1,57 @@
+"""Does an order touch what its giver may not change? Whoever operates some endpoints changes those.
+
+Names are not told: whoever may not change an endpoint may not be meant to know of it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from headrace.control.aims import same_endpoint
+from headrace.control.desired import DesiredEndpoint, DesiredState
+from headrace.core import PermissionDeniedError
+
+_WAY_OUT: Final = "change your own by `PUT /api/v1/endpoints/NAME`, or ask an operator of all"
+
+
+def check_document(
+    before: Mapping[str, Any], after: Mapping[str, Any], only: frozenset[str] | None
+) -> None:
+    """Refuse a spec that says something else about others' endpoints, or about the whole system.
+
+    Args:
+        only: What the giver may change; None for all.
+
+    Raises:
+        PermissionDeniedError: It does.
+    """
+    if only is None:
+        return
+    if _rest(before) != _rest(after):
+        message = f"this would change settings of the whole system; {_WAY_OUT}"
+        raise PermissionDeniedError(message)
+    if _others(before, only) != _others(after, only):
+        raise PermissionDeniedError(f"this would change endpoints of others; {_WAY_OUT}")
+
+
+def check_endpoints(
+    before: DesiredState, after: Sequence[DesiredEndpoint], only: frozenset[str] | None
+) -> None:
+    """Refuse what would serve something else at others' endpoints, such as a newer version.
+
+    Raises:
+        PermissionDeniedError: It would.
+    """
+    if only is None:
+        return
+    wanted = {str(endpoint.name): endpoint for endpoint in after}
+    names = {*wanted, *(str(endpoint.name) for endpoint in before.endpoints)} - only
+    if any(not same_endpoint(before.endpoint(name), wanted.get(name)) for name in names):
+        raise PermissionDeniedError(f"this would change endpoints of others; {_WAY_OUT}")
+
+
+def _rest(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key not in {"endpoints", "version"}}
+
+
+def _others(document: Mapping[str, Any], only: frozenset[str]) -> list[Any]:
+    return [entry for entry in document.get("endpoints", []) if entry.get("name") not in only]

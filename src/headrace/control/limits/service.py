@@ -1,0 +1,235 @@
+"""The rate limit service: answers gateways over gRPC, by what the limiter decides.
+
+A gateway waits a tenth of a second for it at most, and lets requests pass without an answer.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, assert_never
+
+from headrace.control.limits.account import Kind, Moment, Standing
+from headrace.control.limits.limiter import Decision, Limiter, Quota, Refusal
+from headrace.control.limits.rules import ANONYMOUS, UNKNOWN, Ask, Rules, Scope
+from headrace.control.metrics import Labels
+from headrace.control.store import QuotaUse
+from headrace.control.store_thread import StoreThread
+from headrace.core import Clock, FailedPreconditionError, HeadraceError
+
+if TYPE_CHECKING:
+    import grpc
+
+    from headrace.protocol.rls import Descriptor, RateLimitAnswer, RateLimitCodec
+
+LEASE_HEADER: Final = "x-headrace-lease"
+_SAVE_S: Final = 1.0
+_STOP_S: Final = 1.0
+_LOG: Final = logging.getLogger("headrace.control")
+
+
+@dataclass(slots=True, kw_only=True)
+class LimitService:
+    """Listens at `addresses` from the first rules on, and keeps used quotas in the store.
+
+    `addresses`: `unix:/path` or `host:port`. `run` until cancelled.
+    """
+
+    limiter: Limiter
+    store: StoreThread
+    clock: Clock
+    addresses: Sequence[str]
+    _needed: asyncio.Event = field(default_factory=asyncio.Event)
+    _listening: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def set_rules(self, rules: Rules) -> None:
+        """Decide by `rules` from now on; what was counted stays."""
+        self.limiter.rules = rules
+        if not rules.is_empty:
+            self._needed.set()
+
+    async def wait_listening(self) -> None:
+        """Return when gateways are answered."""
+        await self._listening.wait()
+
+    async def run(self) -> None:
+        """Answer, and save what was counted each second and at the end."""
+        await self._needed.wait()
+        await self._restore()
+        server = _make_server(self, await asyncio.to_thread(_load))
+        for address in self.addresses:
+            _listen(server, address)
+        await server.start()
+        self._listening.set()
+        _LOG.info("counting limits", extra={"addresses": ", ".join(self.addresses)})
+        try:
+            while True:
+                await asyncio.sleep(_SAVE_S)
+                self.limiter.expire(self.clock.monotonic())
+                await self._save()
+        finally:
+            await server.stop(_STOP_S)
+            await self._save()
+
+    def answer(self, codec: "RateLimitCodec", data: bytes) -> bytes:
+        """The answer to one question: whether a request may pass, or none if it tells of an end.
+
+        Raises:
+            InvalidArgumentError: The bytes are no question.
+        """
+        descriptors = codec.decode(data).descriptors
+        at = Moment(self.clock.monotonic(), self.clock.now())
+        answer = answer_of(Ask(endpoint="", caller=""), Decision())
+        rows = {d.entries["rows_of"]: float(d.hits or 0) for d in descriptors if _tells_rows(d)}
+        for descriptor in descriptors:
+            lease = descriptor.entries.get("lease")
+            if lease is not None:
+                self.limiter.end(lease, rows=rows.get(lease), now=at.now)
+            elif not _tells_rows(descriptor):
+                ask = _ask_of(descriptor)
+                answer = answer_of(ask, self.limiter.ask(ask, at))
+        return codec.encode(answer, descriptors=len(descriptors))
+
+    def refusals(self) -> list[tuple[Labels, float]]:
+        """How many requests of each endpoint each kind of limit refused."""
+        return [
+            ((("endpoint", endpoint), ("scope", found.scope), ("limit", found.kind)), float(count))
+            for (endpoint, found), count in sorted(self.limiter.refusals.items())
+        ]
+
+    async def _restore(self) -> None:
+        today = int(Moment(0.0, self.clock.now()).day)
+        try:
+            stored = await self.store.run(self.store.store.quotas, _date(today))
+        except HeadraceError as error:
+            _LOG.error("cannot read used quotas", extra={"error": str(error)})
+            return
+        self.limiter.restore(_quotas(stored))
+
+    async def _save(self) -> None:
+        """Add what was counted to the store, and learn what others have counted there."""
+        unsaved = self.limiter.unsaved()
+        if not unsaved:
+            return
+        uses = [QuotaUse(day=_date(q.day), subject=q.subject, used=q.used) for q in unsaved]
+        try:
+            totals = await self.store.run(self.store.store.add_quotas, uses)
+        except HeadraceError as error:
+            _LOG.error("cannot store used quotas", extra={"error": str(error)})
+            self.limiter.put_back(unsaved)
+        else:
+            self.limiter.restore(_quotas(totals))
+
+
+def _listen(server: "grpc.aio.Server", address: str) -> None:
+    """Bind `address`; a Unix socket is this user's only.
+
+    Raises:
+        FailedPreconditionError: It is taken, or not this machine's.
+    """
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
+        msg = f"cannot listen on {address} for the gateways' limits; choose another address"
+        raise FailedPreconditionError(msg) from error
+    if address.startswith("unix:"):
+        Path(address.removeprefix("unix:")).chmod(0o600)
+
+
+def answer_of(ask: Ask, decision: Decision) -> "RateLimitAnswer":
+    """What the gateway is told."""
+    from headrace.protocol.rls import RateLimitAnswer  # noqa: PLC0415  # loads protobuf
+
+    headers = {} if decision.tightest is None else _headers(decision.tightest)
+    if decision.refusal is None or decision.tightest is None:
+        lease = {LEASE_HEADER: decision.lease} if decision.lease else {}
+        return RateLimitAnswer(is_allowed=True, response_headers=headers, request_headers=lease)
+    retry_after = {"retry-after": str(_seconds(decision.tightest.wait_s))}
+    return RateLimitAnswer(
+        is_allowed=False,
+        response_headers={**headers, **retry_after},
+        body=_told(ask, decision.refusal, decision.tightest),
+    )
+
+
+def _headers(standing: Standing) -> dict[str, str]:
+    return {
+        "x-ratelimit-limit": f"{standing.limit:.0f}",
+        "x-ratelimit-remaining": f"{standing.remaining:.0f}",
+        "x-ratelimit-reset": str(math.ceil(standing.wait_s)),
+    }
+
+
+def _seconds(wait_s: float) -> int:
+    """Whole seconds, as the header wants them; never too few."""
+    return max(math.ceil(wait_s), 1)
+
+
+def _told(ask: Ask, refusal: Refusal, standing: Standing) -> str:
+    limit = f"{refusal.kind} ({standing.limit:.0f})"
+    match refusal.scope:
+        case Scope.ENDPOINT:
+            whose = f"endpoint '{ask.endpoint}' has reached its {limit}"
+        case Scope.CALLER:
+            whose = f"this caller has reached its {limit} of endpoint '{ask.endpoint}'"
+        case Scope.TIER:
+            whose = f"this caller has reached the {limit} of tier '{ask.tier}'"
+        case _:
+            assert_never(refusal.scope)
+    if refusal.kind is Kind.CONCURRENT:
+        return f"too many requests at once: {whose}"
+    return f"too many requests: {whose}; retry in {_seconds(standing.wait_s)} s"
+
+
+def _tells_rows(descriptor: "Descriptor") -> bool:
+    return "rows_of" in descriptor.entries
+
+
+def _ask_of(descriptor: "Descriptor") -> Ask:
+    entries = descriptor.entries
+    address = entries.get("masked_remote_address")
+    stranger = UNKNOWN if address is None else f"{ANONYMOUS}{address}"
+    return Ask(
+        endpoint=entries.get("endpoint", ""),
+        caller=entries.get("caller", stranger),
+        tier=entries.get("tier", ""),
+    )
+
+
+def _date(day: int) -> str:
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day)).date().isoformat()
+
+
+def _quotas(uses: Sequence[QuotaUse]) -> list[Quota]:
+    first = datetime(1970, 1, 1, tzinfo=UTC).date()
+    return [
+        Quota((datetime.fromisoformat(use.day).date() - first).days, use.subject, use.used)
+        for use in uses
+    ]
+
+
+def _load() -> "RateLimitCodec":
+    """Blocking: loads gRPC and protobuf, a third of a second that most systems need not pay."""
+    import grpc.aio  # noqa: F401, PLC0415  # for its side effect: a later import is instant
+
+    from headrace.protocol.rls import RateLimitCodec  # noqa: PLC0415  # as above
+
+    return RateLimitCodec()
+
+
+def _make_server(service: LimitService, codec: "RateLimitCodec") -> "grpc.aio.Server":
+    import grpc.aio  # noqa: PLC0415  # as above
+
+    from headrace.protocol.rls import RLS_METHOD, RLS_SERVICE  # noqa: PLC0415  # as above
+
+    async def handle(data: bytes, _context: object) -> bytes:  # gRPC's signature
+        return service.answer(codec, data)
+
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    method = grpc.unary_unary_rpc_method_handler(handle)
+    handlers = grpc.method_handlers_generic_handler(RLS_SERVICE, {RLS_METHOD: method})
+    server.add_generic_rpc_handlers((handlers,))
+    return server

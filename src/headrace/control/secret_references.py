@@ -1,0 +1,97 @@
+"""Where does a secret come from that no setting holds? The environment, or a file.
+
+`${NAME}` stands for a variable, anywhere in a text; `file:/PATH` as the whole text for what is in
+that file, without the line's end.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from headrace.core import FailedPreconditionError
+
+_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_FILE: Final = "file:"
+_MOST_BYTES: Final = 1 << 20
+_OURS: Final = frozenset({"HEADRACE_TOKEN", "HEADRACE_STATE_URL"})
+
+
+def is_reference(text: str) -> bool:
+    """Whether `text` is nothing but a reference, so that it can be told to everybody."""
+    return text.startswith(_FILE) or _VARIABLE.fullmatch(text) is not None
+
+
+def resolve_references(text: str, environment: Mapping[str, str] | None = None) -> str:
+    """What `text` means, with each reference replaced by what it stands for.
+
+    Args:
+        environment: None for this process's.
+
+    Raises:
+        FailedPreconditionError: A variable is not set, or a file cannot be read; the message names
+            it, and never what is in it.
+    """
+    given = os.environ if environment is None else environment
+    if text.startswith(_FILE):
+        return _read(Path(text.removeprefix(_FILE)))
+    return _VARIABLE.sub(lambda match: _variable(match[1], given), text)
+
+
+def resolve_url(text: str, environment: Mapping[str, str] | None = None) -> str:
+    """The same of a URL: a variable that is a part of one may have any characters.
+
+    Raises:
+        FailedPreconditionError: As above.
+    """
+    if is_reference(text):
+        return resolve_references(text, environment)
+    given = os.environ if environment is None else environment
+    return _VARIABLE.sub(lambda match: quote(_variable(match[1], given), safe=""), text)
+
+
+def secret_reader(text: str, environment: Mapping[str, str] | None = None) -> Callable[[], str]:
+    """Gives what `text` means, whenever it is asked: a file is read again, a variable never.
+
+    Raises:
+        FailedPreconditionError: As `resolve_references`; also whoever calls it may.
+    """
+    now = resolve_references(text, environment)
+    if text.startswith(_FILE):
+        return lambda: resolve_references(text)
+    return lambda: now
+
+
+def forget_secrets(texts: Iterable[str], environment: MutableMapping[str, str]) -> None:
+    """Take the variables that references name out of an environment, and those of our own.
+
+    Whatever is started later inherits the rest: models have no use for the state's password.
+    """
+    named = {name for text in texts for name in _VARIABLE.findall(text)}
+    for name in named | _OURS:
+        environment.pop(name, None)
+
+
+def _variable(name: str, environment: Mapping[str, str]) -> str:
+    if name not in environment:
+        raise FailedPreconditionError(f"the environment has no variable {name}")
+    return environment[name]
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES)
+        return data.decode("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise FailedPreconditionError(f"cannot read the secret in {path}: {reason}") from error
+
+
+def absolute_reference(text: str) -> str:
+    """The same reference for a process that works in another directory."""
+    if not text.startswith(_FILE):
+        return text
+    return f"{_FILE}{Path(text.removeprefix(_FILE)).absolute()}"

@@ -1,0 +1,27 @@
+"""Who is served first? The priorities of tiers as the levels that a replica's queue has."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from headrace.core.access_settings import TierSettings
+
+LEVELS: Final = 9
+"""Priority levels: 1 is served first, 9 last."""
+DEFAULT_LEVEL: Final = 5
+"""The level of a request that names none, and of a caller without a tier (priority 0)."""
+MOST_ABOVE: Final = DEFAULT_LEVEL - 1
+MOST_BELOW: Final = LEVELS - DEFAULT_LEVEL
+
+
+def tier_levels(tiers: Iterable[TierSettings]) -> Mapping[str, int]:
+    """The level of each tier by its name: different priorities stay different.
+
+    Beyond `MOST_ABOVE` different priorities above 0, or `MOST_BELOW` below, the farthest share one.
+    """
+    known = {tier.name: tier.priority for tier in tiers}
+    above = sorted({priority for priority in known.values() if priority > 0})
+    below = sorted({priority for priority in known.values() if priority < 0}, reverse=True)
+    levels = {0: DEFAULT_LEVEL}
+    levels |= {p: max(DEFAULT_LEVEL - 1 - i, 1) for i, p in enumerate(above)}
+    levels |= {p: min(DEFAULT_LEVEL + 1 + i, LEVELS) for i, p in enumerate(below)}
+    return {name: levels[priority] for name, priority in known.items()}

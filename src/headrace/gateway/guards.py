@@ -1,0 +1,131 @@
+"""What each route asks of its callers.
+
+Beyond loopback every route asks who calls, except those about health and those of public
+endpoints; on loopback only endpoints whose spec says so do. A filter is in a stream only if the
+stream's first route configures it, so what is open pays nothing.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from headrace.core.access_settings import EndpointAccess
+from headrace.gateway.callers import ISSUER_HEADER, REQUIREMENT
+from headrace.gateway.extensions import IDENTIFY, JWT
+from headrace.gateway.policy import GatewayPolicy
+from headrace.gateway.resources import Resource, any_of
+from headrace.gateway.scripts_auth import AUTHORIZE, KEEP
+from headrace.gateway.scripts_auth import IDENTIFY as IDENTIFY_SCRIPT
+from headrace.gateway.settings import EndpointRoute, GatewaySettings
+
+CALLER_HEADER: Final = "x-headrace-caller"
+"""Who calls, to the replica: a key's name, a token's subject, a certificate's name."""
+CREDENTIAL_HEADER: Final = "x-headrace-credential"
+"""By what the caller was recognised: one of few values, fit for a metric's label."""
+TIER_HEADER: Final = "x-headrace-tier"
+"""The caller's tier, if it has one."""
+AUTHORIZE_FILTER: Final = "headrace.authorize"
+GUARDS: Final = (JWT.filter_name, IDENTIFY.filter_name, AUTHORIZE_FILTER)
+"""The filters that ask; our own requests, by the private socket, do not meet them."""
+
+_LUA_PER_ROUTE: Final = "envoy.extensions.filters.http.lua.v3.LuaPerRoute"
+_JWT_PER_ROUTE: Final = "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig"
+_CREDENTIALS: Final = ("authorization", "x-api-key", ISSUER_HEADER)
+_ANYBODY_KNOWN: Final = EndpointAccess()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """What routes have to know to ask. `closed`: an endpoint that says nothing asks for anything.
+
+    `has_jwt`: there are identity providers whose tokens are worth a look. `has_public`: some
+    endpoint asks for nothing. `asks`: some endpoint does.
+    """
+
+    closed: bool
+    has_jwt: bool = False
+    has_public: bool = False
+    asks: bool = True
+
+    def access(self, endpoint: EndpointRoute) -> EndpointAccess | None:
+        """What `endpoint` asks for; None for nothing."""
+        found = endpoint.access or (_ANYBODY_KNOWN if self.closed else None)
+        return None if found is None or found.public else found
+
+    def endpoint(self, endpoint: EndpointRoute, version: str = "") -> Resource:
+        """Filters of an HTTP route to `endpoint`, or to one version of it."""
+        access = self.access(endpoint)
+        return {} if access is None else self._identify(_rule(access, endpoint, version))
+
+    def grpc_endpoint(self, endpoint: EndpointRoute, version: str = "") -> Resource:
+        """Filters of a gRPC route: the caller is known when it is chosen."""
+        access = self.access(endpoint)
+        return {} if access is None else _authorize(_rule(access, endpoint, version))
+
+    def server(self) -> Resource:
+        """Filters of a route that is about no endpoint: whoever is known may use it."""
+        return self._identify(_rule(_ANYBODY_KNOWN)) if self.closed else {}
+
+    def grpc_server(self) -> Resource:
+        """The same for a gRPC route that is chosen after the model's name was read."""
+        return _authorize(_rule(_ANYBODY_KNOWN)) if self.closed else {}
+
+    def grpc_look(self, *, health: bool = False) -> Resource:
+        """Filters of the first route of a gRPC call, before it is known which model it names.
+
+        Nobody's messages are held and read where no endpoint is for everybody.
+        """
+        if not self.closed and not self.asks:
+            return {}
+        known = self.closed and not health
+        at_once = _rule(_ANYBODY_KNOWN) if known and not self.has_public else ""
+        after = _authorize(_rule(_ANYBODY_KNOWN)) if known else _AUTHORIZE_IDLE
+        return {**self._identify(f"{KEEP}{at_once}"), **after}
+
+    def _identify(self, rule: str) -> Resource:
+        context: Resource = {"rule": rule}
+        script = any_of(_LUA_PER_ROUTE, {"name": IDENTIFY_SCRIPT, "filter_context": context})
+        jwt = any_of(_JWT_PER_ROUTE, {"requirement_name": REQUIREMENT})
+        return {
+            **({JWT.filter_name: jwt} if self.has_jwt else {}),
+            IDENTIFY.filter_name: script,
+        }
+
+
+def guard_of(
+    settings: GatewaySettings, policy: GatewayPolicy, endpoints: Iterable[EndpointRoute]
+) -> Guard:
+    """What this gateway asks where."""
+    plain = Guard(closed=not settings.is_loopback)
+    asked = [plain.access(endpoint) is not None for endpoint in endpoints]
+    return Guard(
+        closed=plain.closed,
+        has_jwt=bool(policy.access.jwt),
+        has_public=not all(asked),
+        asks=any(asked),
+    )
+
+
+def without_credentials(action: Resource) -> Resource:
+    """`action` for a route that asked: what callers showed stays here."""
+    removed = action.get("request_headers_to_remove", [])
+    assert isinstance(removed, list)
+    return {**action, "request_headers_to_remove": [*removed, *_CREDENTIALS]}
+
+
+def _authorize(rule: str) -> Resource:
+    context: Resource = {"rule": rule}
+    return {
+        AUTHORIZE_FILTER: any_of(_LUA_PER_ROUTE, {"name": AUTHORIZE, "filter_context": context})
+    }
+
+
+def _rule(access: EndpointAccess, endpoint: EndpointRoute | None = None, version: str = "") -> str:
+    """`ENDPOINT|VERSION|METHODS`, which the scripts take apart once and remember."""
+    name = "" if endpoint is None else endpoint.name
+    methods = ",".join(str(method) for method in access.any_of)
+    return f"{name}|{version}|{methods}"
+
+
+# There but idle: the route that is chosen in the end may have it run.
+_AUTHORIZE_IDLE: Final[Resource] = {AUTHORIZE_FILTER: any_of(_LUA_PER_ROUTE, {"disabled": True})}

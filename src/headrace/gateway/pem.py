@@ -1,0 +1,266 @@
+"""Are these PEM files what a server can show, or trust? Found out before Envoy is told of them."""
+
+# ruff: noqa: PLC0415  # cryptography takes a while to load, and most gateways do without
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+from headrace.core import FailedPreconditionError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.types import (
+        CertificatePublicKeyTypes,
+        PrivateKeyTypes,
+    )
+
+_SMALLEST_RSA_BITS: Final = 2048
+_CURVES: Final = frozenset({"secp256r1", "secp384r1", "secp521r1"})
+
+
+class CertificateRefusedError(FailedPreconditionError):
+    """A certificate, its key or an authority cannot be used; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """What one certificate says. Times are seconds since 1970.
+
+    `names`: whom it is for, as `localhost`, `127.0.0.1` or `spiffe://…`. `key`: kind and size of
+    its public key. `fingerprint`: SHA-256 of the whole, in hex.
+    """
+
+    subject: str
+    issuer: str
+    names: tuple[str, ...]
+    not_before: float
+    not_after: float
+    key: str
+    fingerprint: str
+    is_authority: bool
+
+
+def read_certificates(pem: bytes) -> tuple[Certificate, ...]:
+    """What the certificates in `pem` say, in order.
+
+    Raises:
+        CertificateRefusedError: There is none, or one is damaged.
+    """
+    with _refusing():
+        return tuple(_described(one) for one in _parse(pem))
+
+
+def certificates_alone(pem: bytes) -> bytes:
+    """`pem` without what else may stand in such a file: comments, and often the private key.
+
+    Raises:
+        CertificateRefusedError: There is no certificate.
+    """
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    with _refusing():
+        return b"".join(one.public_bytes(Encoding.PEM) for one in _parse(pem))
+
+
+def first_certificate(pem: bytes) -> bytes:
+    """The first certificate in `pem` alone: whoever trusts it trusts nothing else for it.
+
+    Raises:
+        CertificateRefusedError: There is none.
+    """
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    with _refusing():
+        return _parse(pem)[0].public_bytes(Encoding.PEM)
+
+
+def check_pair(chain: bytes, key: bytes, *, now: float, server: bool = True) -> Certificate:
+    """The first certificate of `chain`, if it can be shown together with `key`.
+
+    Args:
+        now: Seconds since 1970; what is out of date then is refused.
+        server: Whether a server shows it; else a client does.
+
+    Raises:
+        CertificateRefusedError: It cannot.
+    """
+    with _refusing():
+        found = _parse(chain)
+        leaf = found[0]
+        if not _same_key(_parse_key(key), leaf.public_key()):
+            raise CertificateRefusedError("the key is another certificate's")
+        _check_strength(leaf.public_key())
+        _check_usage(leaf, server=server)
+        for place, one in enumerate(found):
+            _check_dates(one, now, "the certificate" if place == 0 else f"certificate {place + 1}")
+        _check_order(found)
+        return _described(leaf)
+
+
+def check_authorities(pem: bytes, *, now: float) -> tuple[Certificate, ...]:
+    """The authorities in `pem`, if others can be checked against them.
+
+    One that is out of date is no reason to refuse the others: bundles hold such.
+
+    Raises:
+        CertificateRefusedError: They cannot.
+    """
+    found = read_certificates(pem)
+    if all(one.not_after < now for one in found):
+        raise CertificateRefusedError(f"expired {_day(max(one.not_after for one in found))}")
+    return found
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Whatever else a damaged or odd certificate brings about is a refusal as well."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.x509 import (
+        DuplicateExtension,
+        InvalidVersion,
+        UnsupportedGeneralNameType,
+    )
+
+    odd = (ValueError, TypeError, UnsupportedAlgorithm)
+    try:
+        yield
+    except (*odd, DuplicateExtension, InvalidVersion, UnsupportedGeneralNameType) as error:
+        raise CertificateRefusedError(f"cannot be understood ({error})") from error
+
+
+def _parse(pem: bytes) -> "Sequence[x509.Certificate]":
+    from cryptography import x509
+
+    try:
+        found = x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        if b"PRIVATE KEY" in pem and b"BEGIN CERTIFICATE" not in pem:
+            raise CertificateRefusedError("holds a key and no certificate") from None
+        raise CertificateRefusedError(f"holds no certificate in PEM form ({error})") from None
+    return found
+
+
+def _parse_key(pem: bytes) -> "PrivateKeyTypes":
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        return load_pem_private_key(pem, password=None)
+    except TypeError:
+        msg = "the key is encrypted with a pass phrase, which nobody here can type"
+        raise CertificateRefusedError(msg) from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise CertificateRefusedError("the key file holds no private key in PEM form") from None
+
+
+def _same_key(private: "PrivateKeyTypes", public: "CertificatePublicKeyTypes") -> bool:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return private.public_key().public_bytes(*form) == public.public_bytes(*form)
+
+
+def _check_strength(key: "CertificatePublicKeyTypes") -> None:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+    if isinstance(key, RSAPublicKey):
+        if key.key_size < _SMALLEST_RSA_BITS:
+            msg = f"its RSA key has {key.key_size} bits; at least {_SMALLEST_RSA_BITS} are safe"
+            raise CertificateRefusedError(msg)
+    elif not (isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES):
+        msg = f"its key is {_key_name(key)}; RSA and ECDSA (P-256, P-384, P-521) are supported"
+        raise CertificateRefusedError(msg)
+
+
+def _check_usage(leaf: "x509.Certificate", *, server: bool) -> None:
+    from cryptography import x509
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    needed = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+    anything = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
+    try:
+        usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return
+    if needed not in usages and anything not in usages:
+        kind = "servers" if server else "clients"
+        raise CertificateRefusedError(f"its extended key usage does not include {kind}")
+
+
+def _check_dates(one: "x509.Certificate", now: float, what: str) -> None:
+    begins = one.not_valid_before_utc.timestamp()
+    ends = one.not_valid_after_utc.timestamp()
+    if now < begins:
+        raise CertificateRefusedError(f"{what} is not valid before {_day(begins)}")
+    if now > ends:
+        raise CertificateRefusedError(f"{what} expired {_day(ends)}")
+
+
+def _check_order(chain: "Sequence[x509.Certificate]") -> None:
+    from cryptography.exceptions import InvalidSignature
+
+    for place, (one, signer) in enumerate(pairwise(chain), start=1):
+        try:
+            one.verify_directly_issued_by(signer)
+        except (ValueError, TypeError, InvalidSignature):
+            msg = (
+                f"certificate {place} of the chain is not signed by the next one: the server's "
+                "comes first, then who signed it, and so on"
+            )
+            raise CertificateRefusedError(msg) from None
+
+
+def _described(one: "x509.Certificate") -> Certificate:
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    return Certificate(
+        subject=one.subject.rfc4514_string(),
+        issuer=one.issuer.rfc4514_string(),
+        names=_names(one),
+        not_before=one.not_valid_before_utc.timestamp(),
+        not_after=one.not_valid_after_utc.timestamp(),
+        key=_key_name(one.public_key()),
+        fingerprint=one.fingerprint(SHA256()).hex(),
+        is_authority=_is_authority(one),
+    )
+
+
+def _names(one: "x509.Certificate") -> tuple[str, ...]:
+    from cryptography import x509
+
+    try:
+        names = one.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    return tuple(str(name.value) for name in names)
+
+
+def _is_authority(one: "x509.Certificate") -> bool:
+    from cryptography import x509
+
+    try:
+        return one.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def _key_name(key: "CertificatePublicKeyTypes") -> str:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+    if isinstance(key, RSAPublicKey):
+        return f"RSA {key.key_size}"
+    if isinstance(key, EllipticCurvePublicKey):
+        return f"ECDSA {key.curve.name}"
+    return type(key).__name__.removesuffix("PublicKey")
+
+
+def _day(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,431 @@
+"""The Lua scripts that say who calls, and whether this caller may.
+
+A script that fails lets a request pass in Envoy, so each runs under `pcall` and refuses then. What
+is told to those who are nobody is the same for every model, known or not.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Final
+
+from headrace.core.access_settings import CertificateRule, JwtSettings, TierSettings
+from headrace.core.priorities import tier_levels
+from headrace.gateway.policy import ApiKey, GatewayPolicy
+from headrace.gateway.scripts import quoted
+from headrace.gateway.scripts_text import BASE64_SOURCE, JSON_SOURCE, SHA256_SOURCE
+
+IDENTIFY: Final = "identify"
+AUTHORIZE: Final = "authorize"
+KEEP: Final = "+"
+"""Stands before a rule, or alone: keep who calls for the script that decides later."""
+KEY_LENGTH: Final = 59
+"""`hr_`, twelve characters of id, an underscore, 43 of secret."""
+
+# A rule is `ENDPOINT|VERSION|METHODS`, after a plus sign if who calls is to be kept for later, or a
+# plus alone, which decides nothing: few texts, so each is taken apart once. An identity is a table:
+# caller, label, tier with its level, method, provider (of a token) and its set of scopes.
+_SHARED_SOURCE: Final = r"""
+local NOBODY = "Who calls? Send an API key ('x-api-key: hr_...') or a token ('authorization: "
+  .. "Bearer ...'), or connect with a client certificate that this gateway knows"
+
+local parsed = {}
+local function rule_of(text)
+  local rule = parsed[text]
+  if rule ~= nil then return rule end
+  local plus, endpoint, version, methods = text:match("^(%+?)([^|]*)|([^|]*)|(.*)$")
+  if text == "+" then plus, endpoint, version, methods = "+", "", "", "" end
+  rule = {endpoint = endpoint, methods = {}, keeps = plus == "+", decides = text ~= "+"}
+  if endpoint ~= "" then
+    rule.scope = "infer:" .. endpoint
+    rule.exact = rule.scope .. ":" .. (version ~= "" and version or "-")
+    rule.needs = rule.scope .. (version ~= "" and ":" .. version or "")
+  end
+  for method in methods:gmatch("[^,]+") do
+    rule.methods[method] = true
+    if method ~= "certificate" then rule.takes_headers = true end
+  end
+  parsed[text] = rule
+  return rule
+end
+
+local function takes(rule, identity)
+  local methods = rule.methods
+  return methods[identity.method]
+    or identity.provider ~= nil and methods["jwt:" .. identity.provider]
+end
+
+local function unauthorized(text, is_invalid)
+  local more = is_invalid and ', error="invalid_token"' or ""
+  local headers = {[":status"] = "401", ["www-authenticate"] = 'Bearer realm="headrace"' .. more}
+  return headers, text
+end
+
+-- What to answer; nothing if the caller may go on, who is then named in the headers.
+local function judge(handle, headers, rule, identity, problem, by_certificate)
+  if identity == nil or not takes(rule, identity) then
+    local shown
+    if rule.methods.certificate and (problem == nil or not rule.takes_headers) then
+      shown = by_certificate(handle)
+    end
+    if shown ~= nil then
+      identity = shown
+    elseif problem ~= nil then
+      return unauthorized(problem, true)
+    elseif identity ~= nil then
+      return unauthorized("'" .. identity.label .. "' is not how callers show here who they are")
+    else
+      return unauthorized(NOBODY)
+    end
+  end
+  local scopes, scope = identity.scopes, rule.scope
+  if scope ~= nil and not (scopes["infer:*"] or scopes[scope] or scopes[rule.exact]) then
+    local header = 'Bearer realm="headrace", error="insufficient_scope", scope="%s"'
+    local text = "'%s' may not call endpoint '%s': it needs the scope '%s'"
+    return {[":status"] = "403", ["www-authenticate"] = header:format(rule.needs)},
+      text:format(identity.caller, rule.endpoint, rule.needs)
+  end
+  headers:replace("x-headrace-caller", identity.caller)
+  headers:replace("x-headrace-credential", identity.label)
+  if identity.tier ~= nil then
+    headers:replace("x-headrace-tier", identity.tier)
+    headers:replace("x-headrace-priority", identity.level)
+  end
+end
+
+local function run(decide)
+  return function(handle)
+    local works, reply, text = pcall(decide, handle)
+    if works and reply == nil then return end
+    if not works then
+      handle:logErr("headrace: cannot tell who calls: " .. tostring(reply))
+      reply, text = {[":status"] = "500"}, "the gateway cannot tell who calls"
+    end
+    handle:respond(reply, text)
+  end
+end
+"""
+
+# Of several `authorization` or `x-api-key` headers Envoy makes one, with commas, which no key and
+# no token has: they are refused. What was verified is remembered: a key until the keys change, a
+# token only as far as `jwt_authn` says again, by a header, that it is valid. (That filter remembers
+# tokens too, and then takes them for longer than it should: so their end is looked at here.)
+_IDENTIFY_SOURCE: Final = r"""
+local LONGEST = 128
+local REMEMBERED = 4096
+
+local now = os.time
+
+local function set_of(list)
+  local set = {}
+  for _, word in ipairs(list) do set[word] = true end
+  return set
+end
+
+local function escape(char) return string.format("%%%02X", char:byte()) end
+
+-- Printable, one to one, and short enough for a header that ends in logs.
+local function printable(text)
+  text = text:gsub("[^\33-\36\38-\126]", escape)
+  if #text <= LONGEST then return text end
+  return text:sub(1, LONGEST - 17) .. "~" .. sha256(text):sub(1, 16)
+end
+
+local function tier_of(value)
+  return LEVELS[value] ~= nil and value or nil
+end
+
+local lines = {}
+for id, line in KEYS:gmatch("([^ \n]+) ([^\n]+)") do lines[id] = line end
+
+local WRONG_KEY = "Unknown, expired or revoked API key"
+local function by_key(key)
+  local line = #key == KEY_LENGTH and lines[key:match("^hr_(%w+)_[%w_-]+$")]
+  if not line then return nil, WRONG_KEY end
+  local digest, expires, tier, name, scopes = line:match("^(%S+) (%S+) (%S+) (%S+) ?(.*)$")
+  if sha256(key) ~= digest then return nil, WRONG_KEY end
+  local entry = {
+    caller = name, label = "key:" .. name, method = "key", tier = tier_of(tier), scopes = {},
+    level = LEVELS[tier], ends = tonumber(expires) or math.huge, ended = WRONG_KEY,
+  }
+  for scope in scopes:gmatch("%S+") do entry.scopes[scope] = true end
+  return entry
+end
+
+local issuers = {}
+for _, provider in ipairs(PROVIDERS) do issuers[provider.issuer] = provider end
+
+local function claims_of(token)
+  local payload = assert(token:match("^[%w_-]+%.([%w_-]+)%.[%w_-]*$"))
+  local claims = json(base64url(payload))
+  assert(type(claims) == "table")
+  return claims
+end
+
+local function identity_of(provider, claims)
+  local caller = claims[provider.caller]
+  if type(caller) == "number" and caller % 1 == 0 and math.abs(caller) < 2 ^ 53 then
+    caller = string.format("%.0f", caller)
+  end
+  if type(caller) ~= "string" or caller == "" then
+    return nil, "The token names no caller in '" .. provider.caller_shown .. "'"
+  end
+  if type(claims.exp) ~= "number" then return nil, "The token says no time at which it ends" end
+  local scopes, found = {}, claims[provider.scope]
+  if type(found) == "string" then
+    for scope in found:gmatch("%S+") do scopes[scope] = true end
+  elseif type(found) == "table" then
+    for place, scope in pairs(found) do
+      local is_item = type(place) == "number" and type(scope) == "string"
+      if is_item and scope:find("^%S+$") then scopes[scope] = true end
+    end
+  end
+  return {
+    caller = printable(provider.name .. "/" .. caller), label = "jwt:" .. provider.name,
+    method = "jwt", provider = provider.name, tier = tier_of(claims[provider.tier]),
+    level = LEVELS[claims[provider.tier]],
+    scopes = scopes, ends = claims.exp + provider.skew + 1, ended = "The token has expired",
+    issuer = provider.issuer,
+  }
+end
+
+-- Nothing here is verified: it is what its holder can read in it as well.
+local function why_not(token)
+  local reads, claims = pcall(claims_of, token)
+  if not reads then return "The token is not a signed JSON Web Token" end
+  local provider = type(claims.iss) == "string" and issuers[claims.iss]
+  if not provider then return "The token's issuer is not known here" end
+  if type(claims.exp) ~= "number" then return "The token says no time at which it ends" end
+  if now() > claims.exp + provider.skew then return "The token has expired" end
+  if type(claims.nbf) == "number" and now() + provider.skew < claims.nbf then
+    return "The token is not valid yet"
+  end
+  local audiences = type(claims.aud) == "table" and claims.aud or {claims.aud}
+  for _, audience in pairs(audiences) do
+    if provider.audiences[audience] then
+      return "None of its issuer's keys fits the token's signature"
+    end
+  end
+  return "The token is for another audience"
+end
+
+local function by_token(token, issuer)
+  if issuer == nil then return nil, why_not(token) end
+  local reads, claims = pcall(claims_of, token)
+  if not reads or issuers[issuer] == nil then return nil, "The token cannot be read" end
+  return identity_of(issuers[issuer], claims)
+end
+
+local function read_authorization(value, issuer)
+  local shown = value:match("^[Bb]earer ([%w_.-]+)$")
+  if shown == nil then
+    return nil, "The authorization header is not one 'Bearer TOKEN' or 'Bearer hr_...'"
+  end
+  if shown:sub(1, 3) == "hr_" then return by_key(shown) end
+  return by_token(shown, issuer)
+end
+
+-- By whole header values: looking at each character of a token would take longer than the rest.
+local keys, authorizations, count = {}, {}, 0
+local function remember(seen, value, entry)
+  if count >= REMEMBERED then keys, authorizations, count = {}, {}, 0 end
+  seen[value], count = entry, count + 1
+end
+
+-- What a request shows in its headers: who that is, or what is wrong with it.
+local function shown(headers)
+  local key, value = headers:get("x-api-key"), headers:get("authorization")
+  local entry, problem
+  if key ~= nil then
+    if value ~= nil then
+      return nil, "Two credentials: send either x-api-key or authorization"
+    end
+    entry = keys[key]
+    if entry == nil then
+      entry, problem = by_key(key)
+      if entry == nil then return nil, problem end
+      remember(keys, key, entry)
+    end
+  elseif value ~= nil then
+    local issuer = headers:get("x-headrace-issuer")
+    entry = authorizations[value]
+    if entry == nil or entry.issuer ~= issuer then
+      entry, problem = read_authorization(value, issuer)
+      if entry == nil then return nil, problem end
+      remember(authorizations, value, entry)
+    end
+  else
+    return nil
+  end
+  if now() >= entry.ends then return nil, entry.ended end
+  return entry
+end
+
+local function fits(pattern, value)
+  if pattern:sub(1, 1) == "*" then
+    return #pattern == 1 or value:sub(1 - #pattern) == pattern:sub(2)
+  end
+  if pattern:sub(-1) == "*" then return value:sub(1, #pattern - 1) == pattern:sub(1, -2) end
+  return value == pattern
+end
+
+local function named_by(rule, ssl)
+  if rule.kind == "common_name" then
+    local subject = ssl:parsedSubjectPeerCertificate()
+    local name = subject ~= nil and subject:commonName() or ""
+    return name ~= "" and fits(rule.pattern, name) and name or nil
+  end
+  local is_dns = rule.kind == "dns"
+  local names = is_dns and ssl:dnsSansPeerCertificate() or ssl:uriSanPeerCertificate()
+  for _, name in ipairs(names or {}) do
+    if is_dns then name = name:lower() end
+    if name ~= "" and fits(rule.pattern, name) then return name end
+  end
+end
+
+local function by_certificate(handle)
+  if CERTIFICATES[1] == nil then return nil end
+  local ssl = handle:streamInfo():downstreamSslConnection()
+  if ssl == nil or not ssl:peerCertificateValidated() then return nil end
+  local ends = ssl:expirationPeerCertificate()
+  if type(ends) == "number" and os.time() >= ends then return nil end
+  for _, rule in ipairs(CERTIFICATES) do
+    local name = named_by(rule, ssl)
+    if name ~= nil then
+      return {
+        caller = printable(rule.name .. "/" .. name), label = "certificate:" .. rule.name,
+        method = "certificate", tier = tier_of(rule.tier), level = LEVELS[rule.tier],
+        scopes = rule.set,
+      }
+    end
+  end
+end
+for _, rule in ipairs(CERTIFICATES) do rule.set = set_of(rule.scopes) end
+
+-- For the script that decides about a gRPC call, once it is known which model that is for.
+local function freeze(identity)
+  local scopes = {}
+  for scope in pairs(identity.scopes) do scopes[#scopes + 1] = scope end
+  return table.concat({
+    identity.caller, identity.label, identity.tier or "", identity.method,
+    identity.provider or "", identity.level or "", table.concat(scopes, " "),
+  }, "\n")
+end
+
+local function keep(handle, name, value)
+  handle:streamInfo():dynamicMetadata():set("headrace.identity", name, value)
+end
+
+local function decide(handle)
+  local rule, headers = rule_of(handle:filterContext():get("rule")), handle:headers()
+  local identity, problem = shown(headers)
+  if rule.keeps then
+    local certificate = by_certificate(handle)
+    if identity ~= nil then keep(handle, "shown", freeze(identity)) end
+    if problem ~= nil then keep(handle, "problem", problem) end
+    if certificate ~= nil then keep(handle, "certificate", freeze(certificate)) end
+    if not rule.decides then return end
+  end
+  return judge(handle, headers, rule, identity, problem, by_certificate)
+end
+
+envoy_on_request = run(decide)
+"""
+
+_AUTHORIZE_SOURCE: Final = r"""
+local function thaw(text)
+  if text == nil then return nil end
+  local caller, label, tier, method, provider, level, words =
+    text:match("^" .. ("([^\n]*)\n"):rep(6) .. "([^\n]*)$")
+  local scopes = {}
+  for scope in words:gmatch("%S+") do scopes[scope] = true end
+  return {
+    caller = caller, label = label, tier = tier ~= "" and tier or nil, method = method,
+    provider = provider ~= "" and provider or nil, level = level, scopes = scopes,
+  }
+end
+
+local function kept(handle)
+  return handle:streamInfo():dynamicMetadata():get("headrace.identity") or {}
+end
+
+local function by_certificate(handle) return thaw(kept(handle).certificate) end
+
+local function decide(handle)
+  local found = kept(handle)
+  local rule = rule_of(handle:filterContext():get("rule"))
+  return judge(handle, handle:headers(), rule, thaw(found.shown), found.problem, by_certificate)
+end
+
+envoy_on_request = run(decide)
+"""
+
+AUTHORIZE_SOURCE: Final = _SHARED_SOURCE + _AUTHORIZE_SOURCE
+_PARTS: Final = (_SHARED_SOURCE, SHA256_SOURCE, BASE64_SOURCE, JSON_SOURCE, _IDENTIFY_SOURCE)
+
+
+def identify_source(policy: GatewayPolicy) -> str:
+    """The script with what `policy` knows in it."""
+    access = policy.access
+    keys = "\n".join(_key_line(key) for key in policy.keys)
+    tables = {
+        "KEY_LENGTH": str(KEY_LENGTH),
+        "LEVELS": _levels(access.tiers),
+        "PROVIDERS": _list(_provider(jwt) for jwt in access.jwt),
+        "CERTIFICATES": _list(_certificate(rule) for rule in access.certificates),
+        "KEYS": quoted(keys),
+    }
+    head = "\n".join(f"local {name} = {value}" for name, value in tables.items())
+    return "\n".join((head, *_PARTS))
+
+
+def _levels(tiers: Iterable[TierSettings]) -> str:
+    """The level in a replica's queue that each tier has, by its name."""
+    levels = tier_levels(tiers).items()
+    return "{" + ", ".join(f'[{quoted(tier)}] = "{level}"' for tier, level in levels) + "}"
+
+
+def _key_line(key: ApiKey) -> str:
+    """`ID DIGEST EXPIRES TIER NAME SCOPES...`, a minus sign for nothing; never later than meant."""
+    expires = "-" if key.expires_at is None else str(math.floor(key.expires_at))
+    return " ".join((key.id, key.digest, expires, key.tier or "-", key.name, *key.scopes))
+
+
+def _provider(jwt: JwtSettings) -> str:
+    shown = "".join(char if char.isprintable() else "?" for char in jwt.caller_claim)
+    fields = {
+        "name": quoted(jwt.name),
+        "issuer": quoted(jwt.issuer),
+        "audiences": _set(jwt.audiences),
+        "caller": quoted(jwt.caller_claim),
+        "caller_shown": quoted(shown),
+        "scope": quoted(jwt.scope_claim),
+        "tier": quoted(jwt.tier_claim),
+        "skew": str(jwt.clock_skew_s),
+    }
+    return _table(fields)
+
+
+def _certificate(rule: CertificateRule) -> str:
+    """DNS names are compared in lower case."""
+    kinds = {"dns": rule.dns.lower(), "uri": rule.uri, "common_name": rule.common_name}
+    ((kind, pattern),) = ((kind, text) for kind, text in kinds.items() if text)
+    fields = {
+        "name": quoted(rule.name),
+        "kind": quoted(kind),
+        "pattern": quoted(pattern),
+        "tier": quoted(rule.tier),
+        "scopes": _list(quoted(scope) for scope in rule.scopes),
+    }
+    return _table(fields)
+
+
+def _table(fields: dict[str, str]) -> str:
+    return "{" + ", ".join(f"{name} = {value}" for name, value in fields.items()) + "}"
+
+
+def _set(items: Iterable[str]) -> str:
+    return "{" + ", ".join(f"[{quoted(item)}] = true" for item in items) + "}"
+
+
+def _list(items: Iterable[str]) -> str:
+    return "{" + ", ".join(items) + "}"

@@ -1,0 +1,161 @@
+"""How are connections encrypted, and by which secrets? Those stand in files of their own (SDS).
+
+A replaced file of that kind is in force within a millisecond and ends no connection. Each holds one
+secret: Envoy takes no more from a file. Certificate and key stand in it together, so no reader ever
+sees one without the other.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from headrace.core.upstream_settings import UpstreamTls
+from headrace.gateway.resources import Json, Resource, typed
+from headrace.gateway.settings import ListenerTls
+
+CERTIFICATE: Final = "gateway"
+"""The secret that the gateway shows to callers."""
+CLIENT_AUTHORITIES: Final = "client-authorities"
+"""Who signs for callers."""
+UPSTREAMS: Final = "upstream-"
+"""With which the names of secrets for upstreams begin."""
+TYPE: Final = "envoy.extensions.transport_sockets.tls.v3.Secret"
+
+_PREFIX: Final = "sds-"
+_SOCKET: Final = "envoy.transport_sockets.tls"
+_CONTEXTS: Final = "envoy.extensions.transport_sockets.tls.v3"
+_VERSIONS: Final = {"1.2": "TLSv1_2", "1.3": "TLSv1_3"}
+# For TLS 1.2: forward secrecy and authenticated encryption only; 1.3 has no others.
+_CIPHERS: Final = (
+    "[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-ECDSA-CHACHA20-POLY1305]",
+    "[ECDHE-RSA-AES128-GCM-SHA256|ECDHE-RSA-CHACHA20-POLY1305]",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+)
+# The first holds against whoever records now and has a quantum computer later.
+_CURVES: Final = ("X25519MLKEM768", "X25519", "P-256", "P-384")
+
+
+def secret_file(name: str) -> str:
+    """The file in `run_dir` that holds the secret called `name`."""
+    return f"{_PREFIX}{name}.json"
+
+
+def is_secret_file(file: str) -> bool:
+    """Whether a file in `run_dir` is one of these."""
+    return file.startswith(_PREFIX) and file.endswith(".json")
+
+
+def certificate_secret(name: str, *, chain: str, key: str) -> Resource:
+    """A certificate with its chain and its private key, all PEM."""
+    pair: Resource = {
+        "certificate_chain": {"inline_string": chain},
+        "private_key": {"inline_string": key},
+    }
+    return {"name": name, "tls_certificate": pair}
+
+
+def authorities_secret(name: str, pem: str) -> Resource:
+    """Authorities that certificates are checked against."""
+    return {"name": name, "validation_context": {"trusted_ca": {"inline_string": pem}}}
+
+
+def upstream_secrets(tls: UpstreamTls) -> Iterable[str]:
+    """The names of the secrets that connections to an upstream need."""
+    if tls.ca_file:
+        yield authorities_name(tls)
+    if tls.certificate_file:
+        yield certificate_name(tls)
+
+
+def authorities_name(tls: UpstreamTls) -> str:
+    """The secret that holds an upstream's authorities; upstreams with one file share it."""
+    return f"{UPSTREAMS}authorities-{_digest(tls.ca_file)}"
+
+
+def certificate_name(tls: UpstreamTls) -> str:
+    """The secret that an upstream is shown."""
+    return f"{UPSTREAMS}certificate-{_digest(tls.certificate_file, tls.key_file)}"
+
+
+def downstream_socket(tls: ListenerTls, run_dir: Path) -> Resource:
+    """What a listener's connections pass first: TLS, and by ALPN HTTP/2 or HTTP/1.1."""
+    common: dict[str, Json] = {
+        "alpn_protocols": ("h2", "http/1.1"),
+        "tls_params": {
+            "tls_minimum_protocol_version": _VERSIONS[tls.min_version],
+            "cipher_suites": _CIPHERS,
+            "ecdh_curves": _CURVES,
+        },
+        "tls_certificate_sds_secret_configs": (_from_file(run_dir, CERTIFICATE),),
+    }
+    context: dict[str, Json] = {"common_tls_context": common}
+    if tls.takes_clients:
+        common["validation_context_sds_secret_config"] = _from_file(run_dir, CLIENT_AUTHORITIES)
+        context |= {
+            "require_client_certificate": tls.requires_client,
+            # A session that is taken up again is not checked again: its certificate may have
+            # expired since.
+            "disable_stateless_session_resumption": True,
+            "disable_stateful_session_resumption": True,
+        }
+    return typed(_SOCKET, f"{_CONTEXTS}.DownstreamTlsContext", context)
+
+
+def upstream_socket(
+    tls: UpstreamTls,
+    *,
+    name: str,
+    is_ip: bool,
+    protocol: str,
+    authorities: Path | None,
+    run_dir: Path,
+) -> Resource:
+    """How an upstream is verified, health checks included: signed by its authorities for `name`.
+
+    Args:
+        name: Whom its certificate has to name.
+        is_ip: Whether that is an address.
+        protocol: What is spoken, in ALPN's words; a gRPC server wants to hear `h2`.
+        authorities: The machine's, where `tls` names none.
+    """
+    kind = "IP_ADDRESS" if is_ip else "DNS"
+    names: Json = [{"san_type": kind, "matcher": {"exact": name}}]
+    common: dict[str, Json] = {
+        "alpn_protocols": (protocol,),
+        # Envoy's own choice for upstreams ends at 1.2.
+        "tls_params": {
+            "tls_minimum_protocol_version": "TLSv1_2",
+            "tls_maximum_protocol_version": "TLSv1_3",
+        },
+    }
+    if authorities is not None:
+        common["validation_context"] = {
+            "trusted_ca": {"filename": str(authorities)},
+            "match_typed_subject_alt_names": names,
+        }
+    else:
+        common["combined_validation_context"] = {
+            "default_validation_context": {"match_typed_subject_alt_names": names},
+            "validation_context_sds_secret_config": _from_file(run_dir, authorities_name(tls)),
+        }
+    if tls.certificate_file:
+        common["tls_certificate_sds_secret_configs"] = (_from_file(run_dir, certificate_name(tls)),)
+    return typed(
+        _SOCKET,
+        f"{_CONTEXTS}.UpstreamTlsContext",
+        {**({} if is_ip else {"sni": name}), "common_tls_context": common},
+    )
+
+
+def _from_file(run_dir: Path, name: str) -> Resource:
+    source: Resource = {
+        "path_config_source": {"path": str(run_dir / secret_file(name))},
+        "resource_api_version": "V3",
+    }
+    return {"name": name, "sds_config": source}
+
+
+def _digest(*paths: str) -> str:
+    return hashlib.sha256("\0".join(paths).encode()).hexdigest()[:16]

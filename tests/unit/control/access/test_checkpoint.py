@@ -1,0 +1,77 @@
+"""The trail's end is noted outside the database, and what does not lead past it is told."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete
+
+from headrace.control.access.checkpoint import Checkpoints, read_checkpoint
+from headrace.control.access.trail import Change, Head
+from headrace.control.state import home_url, open_store
+from headrace.control.state.database import Database
+from headrace.control.state.tables import TRAIL
+from headrace.control.store_thread import StoreThread
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[StoreThread]:
+    store = StoreThread(open_store(home_url(tmp_path)))
+    yield store
+    store.close()
+
+
+def write(store: StoreThread, count: int) -> None:
+    change = Change(at=1.0, actor="ann", action="apply", object="spec")
+    store.store.add_changes([change] * count)
+
+
+def cut(tmp_path: Path, after: int) -> None:
+    database = Database(home_url(tmp_path))
+    with database.writing("tamper") as connection:
+        connection.execute(delete(TRAIL).where(TRAIL.c.id > after))
+    database.close()
+
+
+async def test_the_end_is_noted_for_the_owner_only(store: StoreThread, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(store=store, path=tmp_path / "checkpoint")
+    write(store, 3)
+    await checkpoints.note()
+    write(store, 2)
+    await checkpoints.note()
+
+    assert read_checkpoint(checkpoints.path) == store.store.trail_head()
+    assert read_checkpoint(checkpoints.path).count == 5
+    assert checkpoints.path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_cut_trail_is_told_once_and_the_evidence_is_kept(
+    store: StoreThread, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(store=store, path=tmp_path / "checkpoint")
+    write(store, 3)
+    await checkpoints.note()
+    noted = read_checkpoint(checkpoints.path)
+    cut(tmp_path, 2)
+    await checkpoints.note()
+    await checkpoints.note()
+
+    assert read_checkpoint(checkpoints.path) == noted
+    assert [record.message for record in caplog.records] == ["the audit trail was changed"]
+
+
+async def test_what_cannot_be_read_is_no_checkpoint(store: StoreThread, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(store=store, path=tmp_path / "checkpoint")
+    checkpoints.path.write_text("{")
+    write(store, 1)
+
+    assert read_checkpoint(checkpoints.path) == Head()
+    await checkpoints.note()
+    assert read_checkpoint(checkpoints.path).count == 1

@@ -1,0 +1,103 @@
+"""Whoever owns the files of a home gets in, by a token that is made for him."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from headrace.control.access.credentials import CredentialKind, hash_of
+from headrace.control.access.home_token import OWNER, ensure_home_token, read_home_token
+from headrace.control.state import home_url, open_store
+from headrace.control.store import Store
+from headrace.core import FailedPreconditionError
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = open_store(home_url(tmp_path))
+    yield store
+    store.close()
+
+
+def valid(store: Store) -> list[str]:
+    tokens = store.credentials(CredentialKind.TOKEN, OWNER)
+    return [token.hash for token in tokens if token.is_valid(100.0)]
+
+
+def test_the_first_start_makes_a_token_for_the_owner_only(store: Store, tmp_path: Path) -> None:
+    path = ensure_home_token(store, tmp_path, now=1.0)
+    token = read_home_token(tmp_path)
+
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert token.startswith("hrt_")
+    assert valid(store) == [hash_of(token)]
+    owner = store.principal(OWNER)
+    assert owner is not None
+    assert owner.roles == ("admin",)
+    assert [(e.action, e.actor) for e in store.trail()] == [
+        ("user.add", OWNER),
+        ("token.create", OWNER),
+    ]
+    assert token not in str(store.trail())
+
+
+def test_the_next_start_keeps_it(store: Store, tmp_path: Path) -> None:
+    ensure_home_token(store, tmp_path, now=1.0)
+    before = read_home_token(tmp_path)
+    ensure_home_token(store, tmp_path, now=2.0)
+
+    assert read_home_token(tmp_path) == before
+    assert store.trail_head().count == 2
+
+
+@pytest.mark.parametrize("how", ["deleted", "spoiled", "read by others", "revoked"])
+def test_what_is_lost_or_leaked_is_replaced_and_the_old_one_is_void(
+    store: Store, tmp_path: Path, how: str
+) -> None:
+    path = ensure_home_token(store, tmp_path, now=1.0)
+    before = read_home_token(tmp_path)
+    if how == "deleted":
+        path.unlink()
+    elif how == "spoiled":
+        path.write_text("hrt_nonsense")
+    elif how == "read by others":
+        path.chmod(0o640)
+    else:
+        store.revoke_credential(store.credentials(CredentialKind.TOKEN)[0].id, at=1.5)
+    ensure_home_token(store, tmp_path, now=2.0)
+    after = read_home_token(tmp_path)
+
+    assert after != before
+    assert valid(store) == [hash_of(after)]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_other_homes_and_other_tokens_of_the_owner_stay(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    ensure_home_token(store, tmp_path, now=1.0)
+    ensure_home_token(store, tmp_path / "other", now=1.0)
+    (tmp_path / "admin-token").unlink()
+    ensure_home_token(store, tmp_path, now=2.0)
+
+    tokens = {hash_of(read_home_token(home)) for home in (tmp_path, tmp_path / "other")}
+    assert set(valid(store)) == tokens
+
+
+def test_a_new_token_lets_an_owner_in_who_was_kept_out(store: Store, tmp_path: Path) -> None:
+    ensure_home_token(store, tmp_path, now=1.0)
+    owner = store.principal(OWNER)
+    assert owner is not None
+    store.save_principal(msgspec.structs.replace(owner, disabled=True, roles=("viewer",)))
+    (tmp_path / "admin-token").unlink()
+    ensure_home_token(store, tmp_path, now=2.0)
+
+    again = store.principal(OWNER)
+    assert again is not None
+    assert (again.disabled, again.roles) == (False, ("viewer", "admin"))
+
+
+def test_a_home_that_cannot_be_written_is_told(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(FailedPreconditionError, match="cannot write the admin token"):
+        ensure_home_token(store, tmp_path / "nowhere", now=1.0)
+    assert read_home_token(tmp_path / "nowhere") == ""

@@ -1,0 +1,381 @@
+"""What passes where several limits are counted at one place, and what it leaves behind."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.control.limits.account import DAY_S, Kind, Moment
+from headrace.control.limits.limiter import Decision, Limiter, Quota, Refusal
+from headrace.control.limits.rules import (
+    Ask,
+    LimitedEndpoint,
+    Rules,
+    Scope,
+    Subject,
+    make_rules,
+)
+from headrace.core.access_settings import (
+    AccessSettings,
+    EndpointLimits,
+    LimitSettings,
+    TierSettings,
+)
+
+ALICE = Ask(endpoint="m", caller="alice")
+BOB = Ask(endpoint="m", caller="bob")
+NONE = LimitSettings()
+
+
+def at(now: float, wall: float = 0.0) -> Moment:
+    return Moment(now, wall or now)
+
+
+def a_limiter(
+    *,
+    total: LimitSettings = NONE,
+    per_caller: LimitSettings = NONE,
+    tiers: dict[str, LimitSettings] | None = None,
+    **more: Any,  # noqa: ANN401  # any field
+) -> Limiter:
+    endpoint = EndpointLimits(total=total, per_caller=per_caller)
+    rules = Rules(endpoints={"m": endpoint}, tiers=tiers or {}, longest_s={"m": 10.0})
+    return Limiter(name="t", rules=rules, **more)
+
+
+def passed(limiter: Limiter, asks: Sequence[Ask], moment: Moment) -> list[bool]:
+    return [limiter.ask(ask, moment).refusal is None for ask in asks]
+
+
+def test_what_nobody_limits_passes_without_a_trace() -> None:
+    limiter = a_limiter()
+
+    assert limiter.ask(ALICE, at(0.0)) == Decision()
+    assert limiter.ask(Ask(endpoint="other", caller="x", tier="y"), at(0.0)) == Decision()
+
+
+def test_each_caller_is_counted_for_itself_and_all_together_too() -> None:
+    limiter = a_limiter(
+        total=LimitSettings(requests_per_s=1.0, burst=4),
+        per_caller=LimitSettings(requests_per_s=1.0, burst=3),
+    )
+
+    found = passed(limiter, [ALICE, ALICE, ALICE, ALICE, BOB, BOB], at(0.0))
+
+    assert found == [True, True, True, False, True, False]
+    assert limiter.refusals == {
+        ("m", Refusal(Scope.CALLER, Kind.REQUESTS)): 1,
+        ("m", Refusal(Scope.ENDPOINT, Kind.REQUESTS)): 1,
+    }
+
+
+def test_a_tier_holds_over_all_endpoints() -> None:
+    limiter = a_limiter(tiers={"gold": LimitSettings(requests_per_day=2)})
+    asks = [Ask(endpoint=name, caller="alice", tier="gold") for name in ("m", "n", "o")]
+
+    assert passed(limiter, asks, at(0.0)) == [True, True, False]
+
+
+def test_a_day_ends_at_midnight_utc_and_a_clock_that_goes_back_gives_nothing_again() -> None:
+    limiter = a_limiter(per_caller=LimitSettings(requests_per_day=1))
+    evening, midnight = at(0.0, DAY_S - 10.0), at(10.0, DAY_S)
+
+    assert passed(limiter, [ALICE, ALICE], evening) == [True, False]
+    refused = limiter.ask(ALICE, evening).tightest
+    assert refused is not None
+    assert refused.wait_s == 10.0
+    assert passed(limiter, [ALICE, ALICE], midnight) == [True, False]
+    assert passed(limiter, [ALICE], evening) == [False]
+
+
+def test_places_are_given_back_and_given_up_when_nobody_tells() -> None:
+    limiter = a_limiter(per_caller=LimitSettings(max_concurrent=2))
+    one, two = (limiter.ask(ALICE, at(0.0)).lease for _ in range(2))
+
+    assert one != two
+    assert passed(limiter, [ALICE, BOB], at(1.0)) == [False, True]
+    limiter.end(one, rows=None, now=2.0)
+    limiter.end(one, rows=None, now=2.0)
+    limiter.end("unknown", rows=1.0, now=2.0)
+    assert passed(limiter, [ALICE, ALICE], at(2.0)) == [True, False]
+    # `two` should have ended 10 s after it began, and is waited for a while longer.
+    assert passed(limiter, [ALICE, ALICE], at(14.0)) == [False, False]
+    assert passed(limiter, [ALICE, ALICE], at(16.0)) == [True, False]
+
+
+def test_a_request_without_a_known_end_is_given_up_after_an_hour() -> None:
+    rules = Rules(endpoints={"m": EndpointLimits(total=LimitSettings(max_concurrent=1))})
+    limiter = Limiter(name="t", rules=rules)
+    limiter.ask(ALICE, at(0.0))
+
+    assert passed(limiter, [ALICE], at(3600.0)) == [False]
+    assert passed(limiter, [ALICE], at(3700.0)) == [True]
+
+
+def test_what_nobody_told_the_end_of_is_forgotten() -> None:
+    limiter = a_limiter(per_caller=LimitSettings(max_concurrent=1))
+    limiter.ask(ALICE, at(0.0))
+
+    limiter.expire(14.0)
+    assert limiter._leases
+    limiter.expire(16.0)
+    assert not limiter._leases
+    assert passed(limiter, [ALICE], at(16.0)) == [True]
+
+
+def test_rows_are_taken_by_their_average_and_corrected_when_they_are_known() -> None:
+    limiter = a_limiter(per_caller=LimitSettings(rows_per_s=10.0))
+    lease = limiter.ask(ALICE, at(0.0)).lease
+
+    limiter.end(lease, rows=25.0, now=0.0)
+
+    decision = limiter.ask(ALICE, at(0.0))
+    assert decision.refusal == Refusal(Scope.CALLER, Kind.ROWS)
+    assert decision.tightest is not None
+    wait_s = decision.tightest.wait_s
+    assert 1.5 < wait_s < 2.2  # 15 rows are owed, and the average of one request has to be there
+    assert passed(limiter, [ALICE], at(wait_s - 0.01)) == [False]
+    assert passed(limiter, [ALICE], at(wait_s + 0.01)) == [True]
+
+
+def test_rows_that_are_not_known_stay_taken_and_a_refused_request_has_none() -> None:
+    limiter = a_limiter(per_caller=LimitSettings(rows_per_s=1.0))
+    lease = limiter.ask(ALICE, at(0.0)).lease
+    limiter.end(lease, rows=None, now=0.0)
+
+    assert passed(limiter, [ALICE], at(0.0)) == [False]
+    assert passed(limiter, [ALICE], at(1.0)) == [True]
+
+
+def test_the_caller_is_told_of_the_limit_with_the_least_left() -> None:
+    limiter = a_limiter(
+        total=LimitSettings(requests_per_s=100.0),
+        per_caller=LimitSettings(requests_per_day=10, max_concurrent=5),
+    )
+
+    standing = limiter.ask(ALICE, at(0.0)).tightest
+
+    assert standing is not None
+    assert (standing.kind, standing.limit, standing.remaining) == (Kind.CONCURRENT, 5, 4)
+
+
+def test_a_changed_limit_holds_at_once_and_what_was_counted_stays() -> None:
+    limiter = a_limiter(per_caller=LimitSettings(requests_per_day=5))
+    assert passed(limiter, [ALICE] * 3, at(0.0)) == [True] * 3
+
+    tighter = EndpointLimits(per_caller=LimitSettings(requests_per_day=3))
+    limiter.rules = Rules(endpoints={"m": tighter})
+
+    assert passed(limiter, [ALICE, BOB], at(0.0)) == [False, True]
+
+
+def test_used_quotas_are_given_once_and_come_back() -> None:
+    limiter = a_limiter(per_caller=LimitSettings(requests_per_day=3))
+    passed(limiter, [ALICE, ALICE, BOB], at(0.0))
+
+    unsaved = limiter.unsaved()
+    assert sorted(unsaved) == [Quota(0, "caller:m:alice", 2), Quota(0, "caller:m:bob", 1)]
+    assert limiter.unsaved() == []
+
+    other = a_limiter(per_caller=LimitSettings(requests_per_day=3))
+    other.restore([*unsaved, Quota(0, "nothing of ours", 9), Quota(0, "tier", 9)])
+    assert passed(other, [ALICE, ALICE], at(0.0)) == [True, False]
+    assert other.unsaved() == [Quota(0, "caller:m:alice", 1)]
+
+
+def test_what_could_not_be_saved_is_given_again_and_what_others_counted_is_learned() -> None:
+    limiter = a_limiter(per_caller=LimitSettings(requests_per_day=5))
+    passed(limiter, [ALICE], at(0.0))
+
+    limiter.put_back([*limiter.unsaved(), Quota(0, "nothing", 1)])
+    passed(limiter, [ALICE], at(0.0))
+    assert limiter.unsaved() == [Quota(0, "caller:m:alice", 2)]
+    passed(limiter, [ALICE], at(0.0))  # not saved yet when the answer comes
+    limiter.restore([Quota(0, "caller:m:alice", 3)])
+
+    assert passed(limiter, [ALICE, ALICE], at(0.0)) == [True, False]
+
+
+def test_yesterdays_use_is_not_todays() -> None:
+    limiter = a_limiter(per_caller=LimitSettings(requests_per_day=1))
+    limiter.ask(ALICE, at(0.0, DAY_S))
+
+    limiter.restore([Quota(0, "caller:m:alice", 50)])
+
+    assert passed(limiter, [ALICE], at(0.0, DAY_S)) == [False]
+    assert passed(limiter, [ALICE], at(0.0, 2 * DAY_S)) == [True]
+
+
+def test_strangers_never_crowd_out_callers_with_a_name() -> None:
+    limiter = a_limiter(
+        total=LimitSettings(requests_per_day=10**9),
+        per_caller=LimitSettings(requests_per_day=1),
+        most_accounts=50,
+    )
+    limiter.ask(ALICE, at(0.0))
+    for i in range(500):
+        limiter.ask(Ask(endpoint="m", caller=f"address:10.0.{i}.1/32"), at(0.0))
+
+    assert passed(limiter, [ALICE], at(0.0)) == [False]
+    assert len(limiter._anonymous) == 50
+    lease = limiter.ask(BOB, at(0.0)).lease
+    assert lease == ""
+
+
+def test_the_end_of_somebody_who_was_forgotten_is_no_mistake() -> None:
+    limiter = a_limiter(per_caller=LimitSettings(max_concurrent=1), most_accounts=1)
+    lease = limiter.ask(ALICE, at(0.0)).lease
+    limiter.ask(BOB, at(0.0))
+
+    limiter.end(lease, rows=1.0, now=1.0)
+
+    assert passed(limiter, [BOB], at(1.0)) == [False]
+
+
+sets = st.builds(
+    LimitSettings,
+    requests_per_s=st.none() | st.floats(0.1, 20.0),
+    burst=st.none() | st.integers(1, 5),
+    rows_per_s=st.none() | st.floats(0.5, 50.0),
+    max_concurrent=st.none() | st.integers(1, 4),
+    requests_per_day=st.none() | st.integers(1, 12),
+)
+callers = st.sampled_from(["a", "b", "address:10.0.0.1/32"])
+tiers = st.sampled_from(["", "gold"])
+events = st.lists(
+    st.one_of(
+        st.tuples(st.just("ask"), callers, tiers, st.floats(0.0, 3.0)),
+        st.tuples(st.just("end"), st.integers(0, 5), st.integers(0, 30), st.floats(0.0, 1.0)),
+    ),
+    max_size=60,
+)
+
+
+@given(sets, sets, sets, events)
+def test_limits_hold_whatever_comes_and_a_refusal_uses_nothing(
+    total: LimitSettings, each: LimitSettings, gold: LimitSettings, wanted: list[Any]
+) -> None:
+    limiter = a_limiter(total=total, per_caller=each, tiers={"gold": gold})
+    limits = {Scope.ENDPOINT: total, Scope.CALLER: each, Scope.TIER: gold}
+    running: Counter[Subject] = Counter()
+    used: Counter[Subject] = Counter()
+    open_: list[tuple[str, list[Subject]]] = []
+    now = 0.0
+    for event in wanted:
+        now += event[3]
+        if event[0] == "end":
+            if open_:
+                lease, subjects = open_.pop(event[1] % len(open_))
+                limiter.end(lease, rows=float(event[2]), now=now)
+                running.subtract(subjects)
+            continue
+        ask = Ask(endpoint="m", caller=event[1], tier=event[2])
+        before = _state(limiter, now)
+        decision = limiter.ask(ask, at(now))
+        if decision.refusal is not None:
+            assert decision.tightest is not None
+            assert decision.tightest.wait_s > 0
+            assert _state(limiter, now) == pytest.approx(before)
+            continue
+        subjects = [subject for subject, _ in limiter.rules.of(ask)]
+        used.update(subjects)
+        running.update(subjects)
+        if decision.lease:
+            open_.append((decision.lease, subjects))
+        else:
+            running.subtract(subjects)
+
+    for subject, count in used.items():
+        settings = limits[subject.scope]
+        if settings.requests_per_day is not None:
+            assert count <= settings.requests_per_day
+        if settings.requests_per_s is not None:
+            assert count <= settings.most_at_once + settings.requests_per_s * now + 1e-6
+        if settings.max_concurrent is not None and now < 15:  # before anything is given up
+            assert running[subject] <= settings.max_concurrent
+
+
+def _state(limiter: Limiter, now: float) -> dict[str, float]:
+    """What everybody has used and may still use, and how many requests are under way."""
+    found: dict[str, float] = {"leases": len(limiter._leases)}
+    for accounts in (limiter._endpoints, limiter._named, limiter._anonymous):
+        for subject, account in accounts.items():
+            for name, bucket in (("requests", account.requests), ("rows", account.rows)):
+                if bucket is not None:
+                    bucket.refill(now)
+                    if bucket.tokens != bucket.size:
+                        found[f"{subject} {name}"] = bucket.tokens
+            if account.used:
+                found[f"{subject} used"] = account.used
+            held = sum(until > now for until in account.leases.values())
+            if held:
+                found[f"{subject} held"] = held
+    return found
+
+
+@given(sets, st.integers(1, 30), st.lists(st.floats(0.0, 100.0), max_size=5))
+def test_who_comes_back_when_told_passes(
+    settings: LimitSettings, count: int, rows: list[float]
+) -> None:
+    limiter = a_limiter(per_caller=settings)
+    now = 0.0
+    leases: list[str] = []
+    refused = None
+    for _ in range(count):
+        decision = limiter.ask(ALICE, at(now, 100.0 + now))
+        if decision.refusal is not None:
+            refused = decision
+            break
+        leases.append(decision.lease)
+        for lease, told in zip(leases, rows, strict=False):
+            limiter.end(lease, rows=told, now=now)
+    if refused is None or refused.refusal is None or refused.tightest is None:
+        return
+    if refused.refusal.kind is Kind.CONCURRENT:
+        return  # that depends on others
+
+    later = now + refused.tightest.wait_s + 1e-6
+    for lease in leases:
+        limiter.end(lease, rows=None, now=later)
+    again = limiter.ask(ALICE, at(later, 100.0 + later))
+
+    assert again.refusal is None or again.refusal.kind is Kind.CONCURRENT
+
+
+def test_the_service_counts_only_what_a_gateway_cannot() -> None:
+    local = LimitedEndpoint(
+        name="a", limits=EndpointLimits(total=LimitSettings(requests_per_s=1.0))
+    )
+    daily = LimitedEndpoint(
+        name="b", limits=EndpointLimits(per_caller=LimitSettings(requests_per_day=1)), timeout_s=3.0
+    )
+    free = LimitedEndpoint(name="c", limits=EndpointLimits())
+    gold = TierSettings(name="gold", limits=LimitSettings(requests_per_s=1.0))
+    heavy = TierSettings(name="heavy", limits=LimitSettings(rows_per_s=1.0))
+    every = [local, daily, free]
+
+    assert make_rules(AccessSettings(), [local, free]).is_empty
+    assert make_rules(AccessSettings(tiers=(gold,)), [local]).is_empty
+    rules = make_rules(AccessSettings(tiers=(gold, heavy)), every)
+    assert (set(rules.endpoints), set(rules.tiers)) == ({"b"}, {"gold", "heavy"})
+    assert rules.longest_s == {"b": 3.0}
+    together = make_rules(AccessSettings(tiers=(gold,), shared_limits=True), every)
+    assert (set(together.endpoints), set(together.tiers)) == ({"a", "b"}, {"gold"})
+
+
+@given(st.sampled_from(Scope), st.from_regex(r"[a-z0-9._-]{1,9}", fullmatch=True), st.text())
+def test_a_subject_is_read_as_it_was_written(scope: Scope, name: str, caller: str) -> None:
+    subject = Subject(scope, name, caller)
+
+    assert Subject.parse(subject.text()) == subject
+
+
+def test_a_moment_knows_its_day() -> None:
+    moment = Moment(0.0, 3 * DAY_S + 100.0)
+
+    assert moment.day == 3
+    assert math.isclose(moment.midnight_s, DAY_S - 100.0)

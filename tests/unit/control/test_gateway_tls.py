@@ -1,0 +1,54 @@
+"""What the gateway needs to encrypt, and what becomes of routes whose certificates are missing."""
+
+from headrace.control.gateway_tls import lacks_secret, listener_files, listener_tls, upstream_files
+from headrace.control.keeper import endpoint_route
+from headrace.control.observed import Arm, Route
+from headrace.core.access_settings import TlsSettings
+from headrace.core.upstream_settings import UpstreamSettings, UpstreamTls
+from headrace.gateway import ListenerTls
+from headrace.gateway.tls import CERTIFICATE, CLIENT_AUTHORITIES, certificate_name
+
+PAIR = UpstreamTls(certificate_file="/c.pem", key_file="/k.pem")
+TLS = TlsSettings(certificate_file="/c", key_file="/k", client_ca_file="/ca", min_version="1.3")
+
+
+def _route(*upstreams: UpstreamTls | None) -> Route:
+    arms = tuple(
+        Arm(
+            version=str(number),
+            weight=100 // len(upstreams),
+            replicas=(),
+            upstream=UpstreamSettings(url="https://them.example", tls=tls),
+        )
+        for number, tls in enumerate(upstreams, start=1)
+    )
+    return Route(name="m", timeout_s=None, arms=arms)
+
+
+def test_a_listener_is_told_what_its_files_mean() -> None:
+    assert listener_tls(None) is None
+    assert listener_tls(TLS) == ListenerTls(min_version="1.3", takes_clients=True)
+    assert [files.name for files in listener_files(TLS)] == [CERTIFICATE, CLIENT_AUTHORITIES]
+    assert list(listener_files(None)) == []
+
+
+def test_upstreams_name_the_files_they_need() -> None:
+    both = UpstreamTls(ca_file="/ca.pem", certificate_file="/c.pem", key_file="/k.pem")
+    found = list(upstream_files([_route(None, PAIR, both)]))
+
+    assert [str(files.certificate_file) for files in found] == ["/c.pem", "/ca.pem", "/c.pem"]
+    assert [files.is_server for files in found if files.key_file] == [False, False]
+    assert found[0].name == found[2].name
+
+
+def test_an_upstream_without_its_certificate_gets_no_requests() -> None:
+    route = _route(None, PAIR)
+    missing = frozenset({certificate_name(PAIR)})
+    found = endpoint_route(route, missing)
+    whole = endpoint_route(route)
+
+    assert [arm.weight for arm in found.revisions] == [100, 0]
+    assert [arm.upstream is None for arm in found.revisions] == [False, True]
+    assert [arm.weight for arm in whole.revisions] == [50, 50]
+    assert not lacks_secret(None, missing)
+    assert not lacks_secret(UpstreamSettings(url="https://them.example"), missing)

@@ -1,0 +1,121 @@
+"""Whether an upstream can be spoken to is read from what Envoy counted."""
+
+import pytest
+
+from headrace.control.observed import Arm, Route
+from headrace.control.upstream_watch import ArmKey, UpstreamWatch, trouble
+from headrace.core import UnavailableError
+from headrace.core.upstream_settings import UpstreamSettings, UpstreamTls
+from headrace.gateway import Handshakes
+from headrace.gateway.handshakes import read_handshakes
+
+NOTHING = Handshakes()
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (Handshakes(wrong_name=1), "is not for 'them'"),
+        (Handshakes(untrusted=1), "not signed by"),
+        (Handshakes(failed=1), "does it listen there"),
+        (Handshakes(failed=1, wrong_name=1), "is not for 'them'"),
+        (NOTHING, "as before"),
+        (Handshakes(done=3, failed=3), "does it listen there"),
+        (Handshakes(untrusted=1, healthy=1), ""),
+    ],
+)
+def test_of_a_checked_upstream_one_healthy_server_is_enough(now: Handshakes, said: str) -> None:
+    found = trouble(NOTHING, now, "as before", name="them", is_checked=True)
+
+    assert said in found
+    assert bool(found) == bool(said)
+
+
+def test_of_an_unchecked_upstream_a_handshake_is_the_sign_of_life() -> None:
+    known = trouble(NOTHING, Handshakes(untrusted=1, healthy=2), "", name="m", is_checked=False)
+    kept = trouble(
+        Handshakes(untrusted=1), Handshakes(untrusted=1), known, name="m", is_checked=False
+    )
+    gone = trouble(NOTHING, Handshakes(done=1), kept, name="m", is_checked=False)
+
+    assert "not signed" in known
+    assert kept == known
+    assert gone == ""
+
+
+def test_envoys_counters_become_one_per_arm() -> None:
+    found = read_handshakes(
+        {
+            "cluster.a+b~1.ssl.handshake": 2,
+            "cluster.a+b~1.ssl.fail_verify_error": 1,
+            "cluster.a+b~1.ssl.fail_verify_no_cert": 1,
+            "cluster.a+b~1.health_check.network_failure": 3,
+            "cluster.a+b~1.upstream_cx_connect_fail": 4,
+            "cluster.m~2~baseline.membership_healthy": 5,
+            "cluster.control.membership_healthy": 1,
+        }
+    )
+
+    assert found == {
+        ("a.b", "1"): Handshakes(done=2, untrusted=2, failed=7),
+        ("m", "2~baseline"): Handshakes(healthy=5),
+    }
+
+
+class _World:
+    def __init__(self, url: str, *, tls: UpstreamTls | None = None) -> None:
+        upstream = UpstreamSettings(url=url, tls=tls)
+        arm = Arm(version="1", weight=100, replicas=(), upstream=upstream)
+        self.route = Route(name="m", timeout_s=None, arms=(arm,))
+        self.counts: Handshakes | None = NOTHING
+        self.reads = 0
+        self.changes = 0
+        self.watch = UpstreamWatch(
+            routes=lambda: (self.route,), read=self._read, note_change=self._note
+        )
+
+    async def _read(self) -> dict[ArmKey, Handshakes]:
+        self.reads += 1
+        if self.counts is None:
+            raise UnavailableError("Envoy is gone")
+        return {("m", "1"): self.counts}
+
+    def _note(self) -> None:
+        self.changes += 1
+
+    async def says(self, counts: Handshakes | None) -> str:
+        self.counts = counts
+        await self.watch.look()
+        return self.watch.trouble("m", "1")
+
+
+@pytest.mark.anyio
+async def test_trouble_is_told_once_and_forgotten_once_it_is_over() -> None:
+    world = _World("https://them.example", tls=UpstreamTls(server_name="they.example"))
+    said = [
+        await world.says(Handshakes()),
+        await world.says(Handshakes(wrong_name=2)),
+        await world.says(Handshakes(wrong_name=2)),
+        await world.says(None),
+        await world.says(Handshakes(wrong_name=2, done=1, healthy=1)),
+    ]
+
+    trouble_text = "its certificate is not for 'they.example'"
+    assert said == ["", trouble_text, trouble_text, trouble_text, ""]
+    assert world.changes == 3  # the first look makes it known that all is well
+
+
+@pytest.mark.anyio
+async def test_an_envoy_that_counts_anew_hides_nothing() -> None:
+    world = _World("https://them.example")
+    await world.says(Handshakes(untrusted=9, healthy=1))
+
+    assert "not signed" in await world.says(Handshakes(untrusted=1))
+
+
+@pytest.mark.anyio
+async def test_upstreams_in_plain_text_are_not_looked_at() -> None:
+    world = _World("http://them.example")
+    await world.says(Handshakes(failed=9))
+
+    assert world.reads == 0

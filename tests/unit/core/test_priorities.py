@@ -1,0 +1,34 @@
+"""Tiers' priorities become levels of the queue."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.core.access_settings import TierSettings
+from headrace.core.priorities import DEFAULT_LEVEL, LEVELS, MOST_ABOVE, MOST_BELOW, tier_levels
+
+
+def _levels(priorities: list[int]) -> dict[int, int]:
+    tiers = [TierSettings(name=str(i), priority=p) for i, p in enumerate(priorities)]
+    return {p: tier_levels(tiers)[str(i)] for i, p in enumerate(priorities)}
+
+
+@given(st.lists(st.integers(-100, 100), max_size=20))
+def test_a_higher_priority_never_has_a_lower_place(priorities: list[int]) -> None:
+    levels = _levels(priorities)
+
+    assert all(1 <= level <= LEVELS for level in levels.values())
+    for one, its in levels.items():
+        for other, theirs in levels.items():
+            assert (one <= other) or its <= theirs
+        assert (its < DEFAULT_LEVEL) == (one > 0)
+        assert (its > DEFAULT_LEVEL) == (one < 0)
+
+
+@given(
+    st.sets(st.integers(1, 100), max_size=MOST_ABOVE),
+    st.sets(st.integers(-100, -1), max_size=MOST_BELOW),
+)
+def test_priorities_that_differ_stay_different(above: set[int], below: set[int]) -> None:
+    priorities = [*above, 0, *below]
+
+    assert len(set(_levels(priorities).values())) == len(priorities)

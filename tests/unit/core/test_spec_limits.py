@@ -1,0 +1,79 @@
+"""Limits in a spec: what they mean, and what is wrong between them."""
+
+from typing import Any
+
+import pytest
+
+from headrace.core.spec import SpecError, parse_spec
+
+
+def _places(**spec: Any) -> dict[str, str]:  # noqa: ANN401  # as people write it
+    endpoints = spec.pop("endpoints", [{"name": "m", "model": "m:1"}])
+    try:
+        parse_spec({"version": 1, "endpoints": endpoints, **spec})
+    except SpecError as error:
+        return {mistake.place: mistake.message for mistake in error.mistakes}
+    return {}
+
+
+def _endpoint(max_body_bytes: int) -> list[dict[str, Any]]:
+    return [{"name": "m", "model": "m:1", "limits": {"max_body_bytes": max_body_bytes}}]
+
+
+def _tiers(*priorities: int) -> list[dict[str, Any]]:
+    return [{"name": f"t{i}", "priority": priority} for i, priority in enumerate(priorities)]
+
+
+def test_right_limits_are_no_mistakes() -> None:
+    assert not _places(
+        gateway={"limits_listen": "127.0.0.1:9090", "max_body_bytes": 5000, "shared_limits": True},
+        tiers=_tiers(1, 2, 3, 4, 4, 0, -1, -2, -3, -4),
+        endpoints=_endpoint(5000),
+    )
+    for address in ("unix:/run/limits.sock", "[::1]:9090"):
+        assert not _places(gateway={"limits_service": address})
+
+
+@pytest.mark.parametrize(
+    ("spec", "place", "text"),
+    [
+        (
+            {"tiers": [{"name": "a"}, {"name": "a"}]},
+            "tiers[1].name",
+            "already the name of tiers[0]",
+        ),
+        ({"tiers": _tiers(1, 2, 3, 4, 5)}, "tiers", "5 different priorities above 0"),
+        ({"tiers": _tiers(-1, -2, -3, -4, -5)}, "tiers", "5 different priorities below 0"),
+        (
+            {"endpoints": _endpoint(5001), "gateway": {"max_body_bytes": 5000}},
+            "endpoints[0].limits.max_body_bytes",
+            "more than gateway.max_body_bytes (5000)",
+        ),
+        ({"endpoints": _endpoint(1 << 30)}, "endpoints[0].limits.max_body_bytes", "raise that"),
+        ({"gateway": {"limits_service": "10.0.0.1:80"}}, "gateway.limits_service", "neither"),
+        ({"gateway": {"limits_listen": "unix:here"}}, "gateway.limits_listen", "neither"),
+        ({"gateway": {"limits_listen": "localhost:80"}}, "gateway.limits_listen", "neither"),
+        ({"gateway": {"limits_listen": "127.0.0.1:x"}}, "gateway.limits_listen", "neither"),
+        (
+            {"gateway": {"limits_listen": "unix:/a", "limits_service": "unix:/b"}},
+            "gateway.limits_listen",
+            "exclude each other",
+        ),
+    ],
+)
+def test_limits_that_do_not_go_together_are_told(
+    spec: dict[str, Any], place: str, text: str
+) -> None:
+    assert text in _places(**spec)[place]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"tiers": "gold", "gateway": 3, "endpoints": {"a": 1}},
+        {"tiers": [3, {"name": 3, "priority": "x"}], "endpoints": [3, {"limits": 3}]},
+        {"gateway": {"limits_service": 3, "max_body_bytes": "x"}, "endpoints": _endpoint(5000)},
+    ],
+)
+def test_what_is_no_limit_at_all_is_told_as_such(spec: dict[str, Any]) -> None:
+    assert _places(**spec)
