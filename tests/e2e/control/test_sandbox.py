@@ -38,12 +38,35 @@ class Spy:
     outputs = {"y": ("BYTES", [1])}
 
     def infer(self, inputs):
-        known = {"a": "the first request", "fork_many": fork_many, "os": os, "socket": socket}
+        known = {"a": "the first request", "os": os, "socket": socket}
+        known |= {"fork_many": fork_many, "uncover": uncover}
         try:
             said = repr(eval(inputs["x"][0].decode(), known))
         except OSError as error:
             said = str(error)
         return {"y": np.array([said.encode()], dtype=np.object_)}
+
+
+def uncover(home):
+    # As root of a user namespace of its own: does it see what lies below the cover?
+    import ctypes
+
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        uid, gid = os.getuid(), os.getgid()
+        said = [libc.unshare(0x10000000 | 0x20000)]
+        if said == [0]:
+            maps = {"setgroups": "deny", "uid_map": f"0 {uid} 1", "gid_map": f"0 {gid} 1"}
+            for name, text in maps.items():
+                with open(f"/proc/self/{name}", "w") as file:
+                    file.write(text)
+            said.append(libc.umount2(home.encode(), 2))
+            said.append(libc.mount(b"none", home.encode(), None, ctypes.c_ulong(32 | 4096), None))
+        os.write(writer, repr((said, os.path.exists(home + "/state.db"))).encode())
+        os._exit(0)
+    os.wait()
+    return os.read(reader, 1000).decode()
 
 
 def fork_many(most):
@@ -143,6 +166,7 @@ def test_a_replica_sees_its_own_model_and_settings_and_nothing_else_of_the_home(
     others = ask(system, f"open({str(home / 'run/settings/m-1-1.json')!r}).read()")
     around = ask(system, f"os.listdir('/proc/{control.pid}/root')")
     [digest] = json.loads(listed["artifacts/sha256"].replace("'", '"'))
+    uncovered = ask(system, f"uncover({str(home)!r})")
     own = ask(system, f"open({str(home / 'artifacts/sha256' / digest / 'spy.py')!r}, 'a')")
     settings = ask(system, f"open({str(home / 'run/settings/spy-1-2.json')!r}, 'a')")
 
@@ -152,6 +176,7 @@ def test_a_replica_sees_its_own_model_and_settings_and_nothing_else_of_the_home(
     assert "No such file or directory" in state
     assert "No such file or directory" in others
     assert "Permission denied" in around
+    assert uncovered.strip("'") in {"([0, -1, -1], False)", "([-1], False)"}
     assert "Read-only file system" in own or "Permission denied" in own
     assert "Read-only file system" in settings
     assert spy["isolation"]["files"] is True
