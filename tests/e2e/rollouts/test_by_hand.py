@@ -98,7 +98,7 @@ def test_verbs_do_what_they_say_and_refuse_what_means_nothing(
 
     rollout.start(second, canary({"weight": 20, "pause_s": 600}, metrics=ONLY_ERRORS))
     rollout.wait_weight(20)
-    assert rollout.tell("pause", "lunch")[1]["reason"] == "paused by hand: lunch"
+    assert rollout.tell("pause", "lunch")[1]["reason"] == "paused by hand: lunch (admin)"
     status, refusal = rollout.tell("pause")
     assert status == 409
     assert "possible now: promote, resume, abort, rollback" in refusal["detail"]
@@ -129,7 +129,7 @@ def test_a_promoted_version_can_be_rolled_back(system: System, first: Path, seco
         rollout.tell("rollback", "it does not")
         wait_until(lambda: {call.version for call in load.calls[-20:]} == {"1"}, 10)
 
-    assert promoted["reason"] == "promoted by hand: it fixes the outage"
+    assert promoted["reason"] == "promoted by hand: it fixes the outage (admin)"
     assert load.failed == []
     assert rollout.status()["phase"] == "rolled_back"
 
