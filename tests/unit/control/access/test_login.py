@@ -1,5 +1,6 @@
 """People log in at an identity provider, whose word is checked before it counts."""
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,13 +88,18 @@ MakeLab = Callable[..., Lab]
 
 
 @pytest.fixture
-def make_lab(tmp_path: Path) -> Iterator[MakeLab]:
+def kept(tmp_path: Path) -> Iterator[StoreThread]:
     store = StoreThread(open_store(home_url(tmp_path)))
+    yield store
+    store.close()
 
+
+@pytest.fixture
+def make_lab(kept: StoreThread) -> MakeLab:
     def make(provider: FakeProvider | None = None, **settings: Any) -> Lab:  # noqa: ANN401  # any
         clock, fake = Turned(), provider or FakeProvider()
         told = msgspec.structs.replace(SETTINGS, **settings)
-        login = make_access(store, clock, told).login
+        login = make_access(kept, clock, told).login
         assert login is not None
         login.provider = Provider(
             settings=told,
@@ -103,8 +109,7 @@ def make_lab(tmp_path: Path) -> Iterator[MakeLab]:
         )
         return Lab(login, fake, clock)
 
-    yield make
-    store.close()
+    return make
 
 
 async def test_somebody_with_a_role_gets_a_session(make_lab: MakeLab) -> None:
@@ -416,3 +421,14 @@ def test_what_a_provider_says_is_told_only_if_it_is_a_word() -> None:
 def test_a_cookie_is_found_by_its_name() -> None:
     assert cookie_value("a=1; b = 2;c=3", "b") == "2"
     assert cookie_value("a=1; a=2", "a") == cookie_value("", "a") == ""
+
+
+def test_a_missing_extra_is_told_with_the_way_to_get_it(
+    kept: StoreThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "joserfc", None)
+    for name in ("login", "provider"):
+        monkeypatch.delitem(sys.modules, f"headrace.control.access.{name}")
+
+    with pytest.raises(FailedPreconditionError, match=r"pip install 'headrace\[oidc\]'"):
+        make_access(kept, Turned(), SETTINGS)
