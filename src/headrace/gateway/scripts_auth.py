@@ -37,8 +37,7 @@ local function rule_of(text)
   rule = {endpoint = endpoint, methods = {}, keeps = plus == "+", decides = text ~= "+"}
   if endpoint ~= "" then
     rule.scope = "infer:" .. endpoint
-    rule.exact = rule.scope .. ":" .. (version ~= "" and version or "-")
-    rule.needs = rule.scope .. (version ~= "" and ":" .. version or "")
+    rule.exact = rule.scope .. (version ~= "" and ":" .. version or "")
   end
   for method in methods:gmatch("[^,]+") do
     rule.methods[method] = true
@@ -81,8 +80,8 @@ local function judge(handle, headers, rule, identity, problem, by_certificate)
   if scope ~= nil and not (scopes["infer:*"] or scopes[scope] or scopes[rule.exact]) then
     local header = 'Bearer realm="headrace", error="insufficient_scope", scope="%s"'
     local text = "'%s' may not call endpoint '%s': it needs the scope '%s'"
-    return {[":status"] = "403", ["www-authenticate"] = header:format(rule.needs)},
-      text:format(identity.caller, rule.endpoint, rule.needs)
+    return {[":status"] = "403", ["www-authenticate"] = header:format(rule.exact)},
+      text:format(identity.caller, rule.endpoint, rule.exact)
   end
   headers:replace("x-headrace-caller", identity.caller)
   headers:replace("x-headrace-credential", identity.label)
