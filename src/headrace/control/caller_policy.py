@@ -3,18 +3,20 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from headrace.control.access.credentials import CredentialKind
+from headrace.control.key_watch import KeyWatch
 from headrace.control.keys import known_keys
 from headrace.control.store import Store
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock, HeadraceError
 from headrace.core.access_settings import AccessSettings
 from headrace.core.spec_access import AuthSpec, TierSpec, access_settings
-from headrace.gateway import GatewayPolicy
+from headrace.gateway import GatewayPolicy, usable_key_set
 
 _LOG: Final = logging.getLogger("headrace.control")
 _LOOK_AGAIN_S: Final = 0.5
@@ -49,14 +51,29 @@ def read_policy(store: Store, spec: Mapping[str, Any], *, now: float) -> Gateway
 
 
 def _key_set(path: Path) -> str:
-    """A file's text; empty if it cannot be read: then its provider's tokens are refused."""
+    """The keys in a file; empty if there are none: then its provider's tokens are refused."""
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(_MOST_KEY_SET_BYTES + 1)
     except (OSError, UnicodeDecodeError) as error:
-        _LOG.warning("cannot read a key set", extra={"path": str(path), "error": str(error)})
+        _warn(path, str(error))
         return ""
-    return text if len(text) <= _MOST_KEY_SET_BYTES else ""
+    found = _usable(text) if len(text) <= _MOST_KEY_SET_BYTES else ""
+    if not found:
+        _warn(path, "no key in it verifies a token")
+    return found
+
+
+# Files are read twice a second, and seldom change.
+@lru_cache(maxsize=32)
+def _usable(text: str) -> str:
+    return usable_key_set(text)
+
+
+@lru_cache(maxsize=32)
+def _warn(path: Path, error: str) -> None:
+    """Say it once."""
+    _LOG.warning("cannot use a key set", extra={"path": str(path), "error": error})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,6 +90,7 @@ class CallerPolicy:
     gateway: PolicyTaker
     spec: Callable[[], Mapping[str, Any]]
     next_change: Callable[[], asyncio.Event]
+    watch: KeyWatch
     _error: str = ""
     _is_told: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -82,7 +100,17 @@ class CallerPolicy:
         self.gateway.policy = read_policy(self.store.store, self.spec(), now=self.clock.now())
 
     async def run(self) -> None:
-        """Follow spec, keys and files until cancelled; after the gateway was opened."""
+        """Follow spec, keys, files and URLs until cancelled; after the gateway was opened."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow())
+            group.create_task(self._look_at_urls())
+
+    async def _look_at_urls(self) -> None:
+        while True:
+            await self.watch.look(access_of(self.spec()).jwt)
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def _follow(self) -> None:
         while True:
             change = self.next_change()
             try:
@@ -106,9 +134,10 @@ class CallerPolicy:
             HeadraceError: It does not run, or refused.
         """
         async with self._lock:
-            wanted = await self.store.run(
+            stored = await self.store.run(
                 read_policy, self.store.store, self.spec(), now=self.clock.now()
             )
+            wanted = replace(stored, fetched=self.watch.digests(stored.access.jwt))
             # One that was adopted may know what an earlier control plane told it.
             if wanted != self.gateway.policy or not self._is_told:
                 await self.gateway.set_policy(wanted)

@@ -29,7 +29,8 @@ def jwt_filter(policy: GatewayPolicy) -> Resource:
     """Verify a token, if there is one, and tell the script that decides by a header.
 
     (Metadata would say more, and cost more than the verification.) Envoy takes no provider without
-    keys: one whose file could not be read is left out.
+    keys: one whose file could not be read is left out. A filter that is configured anew remembers
+    no token, so what was fetched is part of the configuration, as a requirement that nobody names.
     """
     providers: dict[str, Json] = {
         jwt.name: _provider(jwt, policy.key_sets.get(jwt.name, ""))
@@ -41,7 +42,10 @@ def jwt_filter(policy: GatewayPolicy) -> Resource:
     either: Json = {"requires_any": {"requirements": [*named, anybody]}}
     return {
         "providers": providers,
-        "requirement_map": {REQUIREMENT: either if named else anybody},
+        "requirement_map": {
+            REQUIREMENT: either if named else anybody,
+            **{f"{name} {digest}": anybody for name, digest in sorted(policy.fetched.items())},
+        },
     }
 
 
