@@ -51,7 +51,10 @@ def jwt_filter(policy: GatewayPolicy) -> Resource:
 
 def identify_filter(policy: GatewayPolicy) -> Resource:
     """The script that decides, with all keys that it knows."""
-    return {"source_codes": {IDENTIFY: {"inline_string": identify_source(policy)}}}
+    return {
+        "source_codes": {IDENTIFY: {"inline_string": identify_source(policy)}},
+        "clear_route_cache": False,
+    }
 
 
 def key_set_clusters(settings: GatewaySettings, policy: GatewayPolicy) -> Iterator[Resource]:
