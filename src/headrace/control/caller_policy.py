@@ -3,13 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from headrace.control.access.credentials import CredentialKind
-from headrace.control.key_watch import KeyWatch
 from headrace.control.keys import known_keys
 from headrace.control.store import Store
 from headrace.control.store_thread import StoreThread
@@ -90,7 +89,6 @@ class CallerPolicy:
     gateway: PolicyTaker
     spec: Callable[[], Mapping[str, Any]]
     next_change: Callable[[], asyncio.Event]
-    watch: KeyWatch
     _error: str = ""
     _is_told: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -100,17 +98,7 @@ class CallerPolicy:
         self.gateway.policy = read_policy(self.store.store, self.spec(), now=self.clock.now())
 
     async def run(self) -> None:
-        """Follow spec, keys, files and URLs until cancelled; after the gateway was opened."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow())
-            group.create_task(self._look_at_urls())
-
-    async def _look_at_urls(self) -> None:
-        while True:
-            await self.watch.look(access_of(self.spec()).jwt)
-            await asyncio.sleep(_LOOK_AGAIN_S)
-
-    async def _follow(self) -> None:
+        """Follow spec, keys and files until cancelled; after the gateway was opened."""
         while True:
             change = self.next_change()
             try:
@@ -134,10 +122,9 @@ class CallerPolicy:
             HeadraceError: It does not run, or refused.
         """
         async with self._lock:
-            stored = await self.store.run(
+            wanted = await self.store.run(
                 read_policy, self.store.store, self.spec(), now=self.clock.now()
             )
-            wanted = replace(stored, fetched=self.watch.digests(stored.access.jwt))
             # One that was adopted may know what an earlier control plane told it.
             if wanted != self.gateway.policy or not self._is_told:
                 await self.gateway.set_policy(wanted)

@@ -9,7 +9,6 @@ from headrace.control.caller_policy import CallerPolicy
 from headrace.control.home import Home
 from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
-from headrace.control.key_watch import KeyWatch
 from headrace.control.keys import Keys
 from headrace.control.limits.service import LimitService
 from headrace.control.log_files import LogFiles
@@ -79,7 +78,6 @@ def make_plane(
         note_change=reconciler.note_change,
     )
     callers = CallerPolicy(
-        watch=KeyWatch(clock=clock),
         store=store,
         clock=clock,
         gateway=keeper,

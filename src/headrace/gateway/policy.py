@@ -27,12 +27,9 @@ class GatewayPolicy:
     """What a gateway knows of its callers.
 
     `key_sets`: the public keys (RFC 7517) of identity providers that come from a file, by the
-    provider's name; a provider without any takes no token. `fetched`: a digest of the keys that
-    come from a URL, as far as they are known: one that changes has the gateway forget which tokens
-    it took.
+    provider's name; a provider without any takes no token.
     """
 
     access: AccessSettings = field(default_factory=AccessSettings)
     keys: tuple[ApiKey, ...] = ()
     key_sets: Mapping[str, str] = field(default_factory=dict)
-    fetched: Mapping[str, str] = field(default_factory=dict)
