@@ -61,7 +61,9 @@ class Authority:
 
     def client(self, name: str, *, days: float = 10.0, at: float | None = None) -> Files:
         begins = now() if at is None else at
-        return self._write(name, client_certificate(self._pair, name, now=begins, days=days))
+        return self._write(
+            name.replace("/", "_"), client_certificate(self._pair, name, now=begins, days=days)
+        )
 
     def _write(self, file: str, pair: Pair) -> Files:
         found = Files(

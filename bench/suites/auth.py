@@ -43,7 +43,7 @@ OFF: Final = "nobody is asked"
 KEY: Final = "an API key"
 TOKEN: Final = "a token (RS256)"  # noqa: S105  # an arm's name
 
-_KEY: Final = f"hr_{'0' * 10}_{'s' * 43}"
+_KEY: Final = f"hr_{'0' * 12}_{'s' * 43}"
 _ISSUER: Final = "https://id.example"
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
@@ -106,6 +106,7 @@ async def _gateway(
     http, grpc = processes.free_ports(2)
     settings = GatewaySettings(run_dir=run_dir, http_port=http, grpc_port=grpc, concurrency=1)
     gateway = EnvoyGateway(settings)
+    os.environ.update(processes.environment(systems.ENVOY))  # Envoy is one of ours, and says so
     await gateway.start(build_snapshot(settings, [endpoint], policy))
     try:
         yield gateway
@@ -130,7 +131,7 @@ def _policy(signer: rsa.RSAPrivateKey) -> GatewayPolicy:
 
 def _keys() -> Iterator[ApiKey]:
     for number in range(OTHER_KEYS):
-        key = _KEY if number == 0 else f"hr_{number:010}_{'s' * 43}"
+        key = _KEY if number == 0 else f"hr_{number:012}_{'s' * 43}"
         yield ApiKey(
             id=key.split("_")[1],
             name=f"robot-{number}",

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -14,7 +15,7 @@ from headrace.control.store_thread import StoreThread
 from headrace.core import Clock, HeadraceError
 from headrace.core.access_settings import AccessSettings
 from headrace.core.spec_access import AuthSpec, TierSpec, access_settings
-from headrace.gateway import GatewayPolicy
+from headrace.gateway import GatewayPolicy, usable_key_set
 
 _LOG: Final = logging.getLogger("headrace.control")
 _LOOK_AGAIN_S: Final = 0.5
@@ -49,14 +50,29 @@ def read_policy(store: Store, spec: Mapping[str, Any], *, now: float) -> Gateway
 
 
 def _key_set(path: Path) -> str:
-    """A file's text; empty if it cannot be read: then its provider's tokens are refused."""
+    """The keys in a file; empty if there are none: then its provider's tokens are refused."""
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(_MOST_KEY_SET_BYTES + 1)
     except (OSError, UnicodeDecodeError) as error:
-        _LOG.warning("cannot read a key set", extra={"path": str(path), "error": str(error)})
+        _warn(path, str(error))
         return ""
-    return text if len(text) <= _MOST_KEY_SET_BYTES else ""
+    found = _usable(text) if len(text) <= _MOST_KEY_SET_BYTES else ""
+    if not found:
+        _warn(path, "no key in it verifies a token")
+    return found
+
+
+# Files are read twice a second, and seldom change.
+@lru_cache(maxsize=32)
+def _usable(text: str) -> str:
+    return usable_key_set(text)
+
+
+@lru_cache(maxsize=32)
+def _warn(path: Path, error: str) -> None:
+    """Say it once."""
+    _LOG.warning("cannot use a key set", extra={"path": str(path), "error": error})
 
 
 @dataclass(slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -239,8 +239,9 @@ class GatewayKeeper:
         """Return when the gateway knows callers by `policy`, whatever becomes of newer routes.
 
         Raises:
-            HeadraceError: Envoy refused it, and the former one holds; or Envoy does not run, and
-                `policy` holds from its next start.
+            HeadraceError: Envoy refused it, and the former one holds, but with the new API keys: a
+                revoked one is refused whatever else is wrong. Or Envoy does not run, and `policy`
+                holds from its next start.
         """
         former, self.policy = self.policy, policy
         await self._wait_up()
@@ -253,7 +254,8 @@ class GatewayKeeper:
                 await self._publish(self._taken)
             except SnapshotRejectedError:
                 if self.policy is policy:
-                    self.policy = former
+                    self.policy = replace(former, keys=policy.keys)
+                    await self._publish(self._taken)
                 raise
 
     async def _publish(self, routes: tuple[Route, ...]) -> None:

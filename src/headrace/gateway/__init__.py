@@ -13,6 +13,7 @@ from headrace.gateway.errors import (
     UnsafeDirectoryError,
 )
 from headrace.gateway.handshakes import Handshakes
+from headrace.gateway.key_sets import usable_key_set
 from headrace.gateway.policy import ApiKey, GatewayPolicy
 from headrace.gateway.routes import HELD_PREFIX, NOT_STARTED_HEADER
 from headrace.gateway.runtime_dir import make_private, runtime_dir
@@ -62,4 +63,5 @@ __all__ = [
     "cluster_name",
     "make_private",
     "runtime_dir",
+    "usable_key_set",
 ]

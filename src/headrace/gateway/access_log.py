@@ -13,6 +13,8 @@ _FIELDS: Final = {
     "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
     "request_id": "%REQ(X-REQUEST-ID)%",
     "remote": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+    "caller": "%REQ(X-HEADRACE-CALLER)%",
+    "credential": "%REQ(X-HEADRACE-CREDENTIAL)%",
     "method": "%REQ(:METHOD)%",
     "path": "%PATH(NQ)%",
     "cluster": "%UPSTREAM_CLUSTER_RAW%",

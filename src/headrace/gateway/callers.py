@@ -12,42 +12,47 @@ from headrace.gateway.scripts_auth import IDENTIFY, identify_source
 from headrace.gateway.settings import GatewaySettings
 from headrace.gateway.upstreams import authorities
 
-REQUIREMENT: Final = "headrace"
-"""Names the one requirement of the filter for tokens."""
 ISSUER_HEADER: Final = "x-headrace-issuer"
-"""Whose token was verified; to the script, no further."""
+"""Whose token was verified: to the script, no further."""
 
 _TLS: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 _FETCH_TIMEOUT_S: Final = 5.0
 _CONNECT_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 1.0
-_CACHED_TOKENS: Final = 1000
 _PORTS: Final = {"http": 80, "https": 443}
 
 
 def jwt_filter(policy: GatewayPolicy) -> Resource:
-    """Verify a token, if there is one, and tell the script that decides by a header.
+    """Verify one token, and name its issuer.
 
-    (Metadata would say more, and cost more than the verification.) Envoy takes no provider without
-    keys: one whose file could not be read is left out.
+    It remembers none: it would take one for as long as that is valid, although its key is gone.
+    Envoy takes no provider without keys: one whose file could not be read is left out.
     """
     providers: dict[str, Json] = {
         jwt.name: _provider(jwt, policy.key_sets.get(jwt.name, ""))
         for jwt in policy.access.jwt
         if jwt.jwks_url or jwt.name in policy.key_sets
     }
-    anybody: Json = {"allow_missing_or_failed": {}}
     named: list[Json] = [{"provider_name": name} for name in providers]
-    either: Json = {"requires_any": {"requirements": [*named, anybody]}}
+    match len(named):
+        case 0:
+            return {}
+        case 1:
+            requires = named[0]
+        case _:  # Envoy wants two of them at least
+            requires = {"requires_any": {"requirements": named}}
     return {
         "providers": providers,
-        "requirement_map": {REQUIREMENT: either if named else anybody},
+        "rules": [{"match": {"prefix": "/"}, "requires": requires}],
     }
 
 
 def identify_filter(policy: GatewayPolicy) -> Resource:
     """The script that decides, with all keys that it knows."""
-    return {"source_codes": {IDENTIFY: {"inline_string": identify_source(policy)}}}
+    return {
+        "source_codes": {IDENTIFY: {"inline_string": identify_source(policy)}},
+        "clear_route_cache": False,
+    }
 
 
 def key_set_clusters(settings: GatewaySettings, policy: GatewayPolicy) -> Iterator[Resource]:
@@ -58,10 +63,7 @@ def key_set_clusters(settings: GatewaySettings, policy: GatewayPolicy) -> Iterat
 
 
 def _provider(jwt: JwtSettings, key_set: str) -> Resource:
-    # Envoy finds the prefix anywhere in the header; the script wants it at the beginning.
-    schemes: Json = [
-        {"name": "authorization", "value_prefix": prefix} for prefix in ("Bearer ", "bearer ")
-    ]
+    scheme: Json = {"name": "authorization", "value_prefix": "Bearer "}  # in no query string
     keys: Resource = {"local_jwks": {"inline_string": key_set}}
     if jwt.jwks_url:
         keys = {"remote_jwks": _fetched(jwt)}
@@ -70,10 +72,8 @@ def _provider(jwt: JwtSettings, key_set: str) -> Resource:
         "audiences": list(jwt.audiences),
         "require_expiration": True,
         "clock_skew_seconds": jwt.clock_skew_s,
-        "from_headers": schemes,
-        "forward": True,  # the router takes it away: until then a sticky claim may be in it
+        "from_headers": [scheme],
         "claim_to_headers": [{"header_name": ISSUER_HEADER, "claim_name": "iss"}],
-        "jwt_cache_config": {"jwt_cache_size": _CACHED_TOKENS},
         **keys,
     }
 

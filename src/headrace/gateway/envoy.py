@@ -271,6 +271,7 @@ class EnvoyGateway:
         self._config.write_text(json.dumps(bootstrap(self.settings)))
         self.settings.admin_socket.unlink(missing_ok=True)
         self.settings.private_socket.unlink(missing_ok=True)
+        self.settings.verify_socket.unlink(missing_ok=True)
 
     def _recorded(self) -> Process | None:
         """The living Envoy of this directory; None if its number now belongs to another process."""

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core.upstream_settings import StickySettings
-from headrace.gateway.callers import ISSUER_HEADER
-from headrace.gateway.extensions import EXTENSIONS, FLOOD, IDENTIFY, JWT, LIMITS, Extension
+from headrace.gateway.extensions import FLOOD, IDENTIFY, LIMITS, Extension
 from headrace.gateway.guards import (
     AUTHORIZE_FILTER,
     CALLER_HEADER,
@@ -63,7 +62,6 @@ _OURS: Final = (
     CALLER_HEADER,
     CREDENTIAL_HEADER,
     TIER_HEADER,
-    ISSUER_HEADER,
     *LIMIT_HEADERS,
 )
 _EXTRACTION_FILTER: Final = "envoy.filters.http.grpc_field_extraction"
@@ -131,14 +129,13 @@ def http_filters(
     Args:
         configs: What extensions are configured with; None has Envoy read it from their files.
     """
-    extensions = {each: _extension(settings, each, configs) for each in EXTENSIONS}
+    extensions = {each: _extension(settings, each, configs) for each in (IDENTIFY, LIMITS, FLOOD)}
     return [
         typed(
             "headrace.body_size_limit",
             "envoy.extensions.filters.http.body_size_limit.v3.BodySizeLimit",
             {"max_request_bytes": settings.max_body_bytes},
         ),
-        extensions[JWT],
         extensions[IDENTIFY],
         _on_some_routes(
             _EXTRACTION_FILTER,

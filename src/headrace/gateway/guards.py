@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.core.access_settings import EndpointAccess
-from headrace.gateway.callers import ISSUER_HEADER, REQUIREMENT
-from headrace.gateway.extensions import IDENTIFY, JWT
-from headrace.gateway.policy import GatewayPolicy
+from headrace.gateway.extensions import IDENTIFY
 from headrace.gateway.resources import Resource, any_of
 from headrace.gateway.scripts_auth import AUTHORIZE, KEEP
 from headrace.gateway.scripts_auth import IDENTIFY as IDENTIFY_SCRIPT
@@ -25,12 +23,11 @@ CREDENTIAL_HEADER: Final = "x-headrace-credential"
 TIER_HEADER: Final = "x-headrace-tier"
 """The caller's tier, if it has one."""
 AUTHORIZE_FILTER: Final = "headrace.authorize"
-GUARDS: Final = (JWT.filter_name, IDENTIFY.filter_name, AUTHORIZE_FILTER)
+GUARDS: Final = (IDENTIFY.filter_name, AUTHORIZE_FILTER)
 """The filters that ask; our own requests, by the private socket, do not meet them."""
 
 _LUA_PER_ROUTE: Final = "envoy.extensions.filters.http.lua.v3.LuaPerRoute"
-_JWT_PER_ROUTE: Final = "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig"
-_CREDENTIALS: Final = ("authorization", "x-api-key", ISSUER_HEADER)
+_CREDENTIALS: Final = ("authorization", "x-api-key")
 _ANYBODY_KNOWN: Final = EndpointAccess()
 
 
@@ -43,7 +40,6 @@ class Guard:
     """
 
     closed: bool
-    has_jwt: bool = False
     has_public: bool = False
     asks: bool = True
 
@@ -55,7 +51,7 @@ class Guard:
     def endpoint(self, endpoint: EndpointRoute, version: str = "") -> Resource:
         """Filters of an HTTP route to `endpoint`, or to one version of it."""
         access = self.access(endpoint)
-        return {} if access is None else self._identify(_rule(access, endpoint, version))
+        return {} if access is None else _identify(_rule(access, endpoint, version))
 
     def grpc_endpoint(self, endpoint: EndpointRoute, version: str = "") -> Resource:
         """Filters of a gRPC route: the caller is known when it is chosen."""
@@ -64,7 +60,7 @@ class Guard:
 
     def server(self) -> Resource:
         """Filters of a route that is about no endpoint: whoever is known may use it."""
-        return self._identify(_rule(_ANYBODY_KNOWN)) if self.closed else {}
+        return _identify(_rule(_ANYBODY_KNOWN)) if self.closed else {}
 
     def grpc_server(self) -> Resource:
         """The same for a gRPC route that is chosen after the model's name was read."""
@@ -80,27 +76,15 @@ class Guard:
         known = self.closed and not health
         at_once = _rule(_ANYBODY_KNOWN) if known and not self.has_public else ""
         after = _authorize(_rule(_ANYBODY_KNOWN)) if known else _AUTHORIZE_IDLE
-        return {**self._identify(f"{KEEP}{at_once}"), **after}
-
-    def _identify(self, rule: str) -> Resource:
-        context: Resource = {"rule": rule}
-        script = any_of(_LUA_PER_ROUTE, {"name": IDENTIFY_SCRIPT, "filter_context": context})
-        jwt = any_of(_JWT_PER_ROUTE, {"requirement_name": REQUIREMENT})
-        return {
-            **({JWT.filter_name: jwt} if self.has_jwt else {}),
-            IDENTIFY.filter_name: script,
-        }
+        return {**_identify(f"{KEEP}{at_once}"), **after}
 
 
-def guard_of(
-    settings: GatewaySettings, policy: GatewayPolicy, endpoints: Iterable[EndpointRoute]
-) -> Guard:
+def guard_of(settings: GatewaySettings, endpoints: Iterable[EndpointRoute]) -> Guard:
     """What this gateway asks where."""
     plain = Guard(closed=not settings.is_loopback)
     asked = [plain.access(endpoint) is not None for endpoint in endpoints]
     return Guard(
         closed=plain.closed,
-        has_jwt=bool(policy.access.jwt),
         has_public=not all(asked),
         asks=any(asked),
     )
@@ -111,6 +95,12 @@ def without_credentials(action: Resource) -> Resource:
     removed = action.get("request_headers_to_remove", [])
     assert isinstance(removed, list)
     return {**action, "request_headers_to_remove": [*removed, *_CREDENTIALS]}
+
+
+def _identify(rule: str) -> Resource:
+    context: Resource = {"rule": rule}
+    script = any_of(_LUA_PER_ROUTE, {"name": IDENTIFY_SCRIPT, "filter_context": context})
+    return {IDENTIFY.filter_name: script}
 
 
 def _authorize(rule: str) -> Resource:

@@ -14,6 +14,7 @@ from headrace.gateway.routes import ROUTE_CONFIG
 from headrace.gateway.settings import GatewaySettings
 from headrace.gateway.statistics import arm_loggers
 from headrace.gateway.tls import downstream_socket
+from headrace.gateway.verifying import verify_listener
 
 STAT_PREFIX: Final = "headrace"
 _MANAGER: Final = (
@@ -30,7 +31,7 @@ def build_listeners(
     routes: Resource,
     configs: Mapping[Extension, Resource] | None = None,
 ) -> Sequence[Resource]:
-    """The listener for callers, and a private one. `routes`: the route table's file, or the table.
+    """The listener for callers, and private ones. `routes`: the route table's file, or the table.
 
     Args:
         configs: What extensions are configured with; None has Envoy read it from their files.
@@ -38,7 +39,11 @@ def build_listeners(
     filters = http_filters(settings, _descriptor_set(settings), configs)
     manager = _connection_manager(settings, routes, filters)
     own = _connection_manager(settings, routes, unguarded(filters))
-    return [_listener(settings, manager), _own(settings, own)]
+    return [
+        _listener(settings, manager),
+        _own(settings, own),
+        verify_listener(settings, configs),
+    ]
 
 
 def routes_from_file(path: str) -> Resource:

@@ -4,6 +4,7 @@ A script that fails lets a request pass in Envoy, so each runs under `pcall` and
 is told to those who are nobody is the same for every model, known or not.
 """
 
+import hashlib
 import math
 from collections.abc import Iterable
 from typing import Final
@@ -18,6 +19,10 @@ IDENTIFY: Final = "identify"
 AUTHORIZE: Final = "authorize"
 KEEP: Final = "+"
 """Stands before a rule, or alone: keep who calls for the script that decides later."""
+VERIFY: Final = "verify"
+"""Names the listener and the cluster that verify tokens."""
+_VERIFY_MS: Final = 5000
+_LONGEST_RECHECK_S: Final = 60.0
 KEY_LENGTH: Final = 59
 """`hr_`, twelve characters of id, an underscore, 43 of secret."""
 
@@ -37,8 +42,7 @@ local function rule_of(text)
   rule = {endpoint = endpoint, methods = {}, keeps = plus == "+", decides = text ~= "+"}
   if endpoint ~= "" then
     rule.scope = "infer:" .. endpoint
-    rule.exact = rule.scope .. ":" .. (version ~= "" and version or "-")
-    rule.needs = rule.scope .. (version ~= "" and ":" .. version or "")
+    rule.exact = rule.scope .. (version ~= "" and ":" .. version or "")
   end
   for method in methods:gmatch("[^,]+") do
     rule.methods[method] = true
@@ -55,6 +59,7 @@ local function takes(rule, identity)
 end
 
 local function unauthorized(text, is_invalid)
+  if text:sub(1, 1) == "!" then return {[":status"] = "503"}, text:sub(2) end
   local more = is_invalid and ', error="invalid_token"' or ""
   local headers = {[":status"] = "401", ["www-authenticate"] = 'Bearer realm="headrace"' .. more}
   return headers, text
@@ -81,8 +86,8 @@ local function judge(handle, headers, rule, identity, problem, by_certificate)
   if scope ~= nil and not (scopes["infer:*"] or scopes[scope] or scopes[rule.exact]) then
     local header = 'Bearer realm="headrace", error="insufficient_scope", scope="%s"'
     local text = "'%s' may not call endpoint '%s': it needs the scope '%s'"
-    return {[":status"] = "403", ["www-authenticate"] = header:format(rule.needs)},
-      text:format(identity.caller, rule.endpoint, rule.needs)
+    return {[":status"] = "403", ["www-authenticate"] = header:format(rule.exact)},
+      text:format(identity.caller, rule.endpoint, rule.exact)
   end
   headers:replace("x-headrace-caller", identity.caller)
   headers:replace("x-headrace-credential", identity.label)
@@ -107,11 +112,11 @@ end
 
 # Of several `authorization` or `x-api-key` headers Envoy makes one, with commas, which no key and
 # no token has: they are refused. What was verified is remembered: a key until the keys change, a
-# token only as far as `jwt_authn` says again, by a header, that it is valid. (That filter remembers
-# tokens too, and then takes them for longer than it should: so their end is looked at here.)
+# token for a while (`recheck` of its provider). A problem that begins with "!" is the gateway's.
 _IDENTIFY_SOURCE: Final = r"""
 local LONGEST = 128
 local REMEMBERED = 4096
+local REFUSED_S = 2
 
 local now = os.time
 
@@ -146,6 +151,7 @@ local function by_key(key)
   local entry = {
     caller = name, label = "key:" .. name, method = "key", tier = tier_of(tier), scopes = {},
     level = LEVELS[tier], ends = tonumber(expires) or math.huge, ended = WRONG_KEY,
+    again = math.huge,
   }
   for scope in scopes:gmatch("%S+") do entry.scopes[scope] = true end
   return entry
@@ -184,12 +190,14 @@ local function identity_of(provider, claims)
     method = "jwt", provider = provider.name, tier = tier_of(claims[provider.tier]),
     level = LEVELS[claims[provider.tier]],
     scopes = scopes, ends = claims.exp + provider.skew + 1, ended = "The token has expired",
-    issuer = provider.issuer,
+    again = now() + provider.recheck,
   }
 end
 
--- Nothing here is verified: it is what its holder can read in it as well.
-local function why_not(token)
+local UNFIT = "None of its issuer's keys fits the token's signature"
+
+-- What anybody can read in a token; nothing of it is verified yet.
+local function flaw_of(token)
   local reads, claims = pcall(claims_of, token)
   if not reads then return "The token is not a signed JSON Web Token" end
   local provider = type(claims.iss) == "string" and issuers[claims.iss]
@@ -201,63 +209,97 @@ local function why_not(token)
   end
   local audiences = type(claims.aud) == "table" and claims.aud or {claims.aud}
   for _, audience in pairs(audiences) do
-    if provider.audiences[audience] then
-      return "None of its issuer's keys fits the token's signature"
-    end
+    if provider.audiences[audience] then return nil end
   end
   return "The token is for another audience"
 end
 
-local function by_token(token, issuer)
-  if issuer == nil then return nil, why_not(token) end
+local CANNOT = "!The gateway cannot verify tokens just now: try again"
+
+local function by_token(handle, token)
+  local flaw = flaw_of(token)
+  if flaw ~= nil then return nil, flaw end
+  local headers = handle:httpCall(VERIFY, {
+    [":method"] = "GET", [":path"] = "/", [":authority"] = VERIFY,
+    ["authorization"] = "Bearer " .. token,
+  }, nil, VERIFY_MS)
+  local status, issuer = headers[":status"], headers["x-headrace-issuer"]
+  if status == "401" or status == "403" then return nil, UNFIT end
+  if status ~= "200" then return nil, CANNOT end
   local reads, claims = pcall(claims_of, token)
-  if not reads or issuers[issuer] == nil then return nil, "The token cannot be read" end
+  if not reads or claims.iss ~= issuer or issuers[issuer] == nil then return nil, UNFIT end
   return identity_of(issuers[issuer], claims)
 end
 
-local function read_authorization(value, issuer)
+local function read_authorization(handle, value)
   local shown = value:match("^[Bb]earer ([%w_.-]+)$")
   if shown == nil then
     return nil, "The authorization header is not one 'Bearer TOKEN' or 'Bearer hr_...'"
   end
   if shown:sub(1, 3) == "hr_" then return by_key(shown) end
-  return by_token(shown, issuer)
+  return by_token(handle, shown)
 end
 
 -- By whole header values: looking at each character of a token would take longer than the rest.
 local keys, authorizations, count = {}, {}, 0
 local function remember(seen, value, entry)
   if count >= REMEMBERED then keys, authorizations, count = {}, {}, 0 end
-  seen[value], count = entry, count + 1
+  if seen[value] == nil then count = count + 1 end
+  seen[value] = entry
 end
 
--- What a request shows in its headers: who that is, or what is wrong with it.
-local function shown(headers)
+-- Whoever sends the same wrong token again and again costs no more than others.
+local refusals, refusal_count = {}, 0
+local function refuse(value, problem)
+  if refusal_count >= REMEMBERED then refusals, refusal_count = {}, 0 end
+  if refusals[value] == nil then refusal_count = refusal_count + 1 end
+  refusals[value] = {problem = problem, ends = now() + REFUSED_S}
+end
+
+-- Who an authorization header is of, looked at anew. Meanwhile others go on with what was known.
+local function look_at(handle, value, former)
+  local refusal = refusals[value]
+  if refusal ~= nil and now() < refusal.ends then return nil, refusal.problem end
+  if former ~= nil then former.again = now() + 1 end
+  local entry, problem = read_authorization(handle, value)
+  if entry ~= nil then
+    remember(authorizations, value, entry)
+  elseif problem == CANNOT then
+    if former ~= nil then return former end
+  else
+    authorizations[value] = nil
+    refuse(value, problem)
+  end
+  return entry, problem
+end
+
+-- What a request shows in its headers: who that is, or what is wrong with it; and the headers,
+-- which have to be asked for again after a call.
+local function shown(handle, headers)
   local key, value = headers:get("x-api-key"), headers:get("authorization")
   local entry, problem
   if key ~= nil then
     if value ~= nil then
-      return nil, "Two credentials: send either x-api-key or authorization"
+      return nil, "Two credentials: send either x-api-key or authorization", headers
     end
     entry = keys[key]
     if entry == nil then
       entry, problem = by_key(key)
-      if entry == nil then return nil, problem end
+      if entry == nil then return nil, problem, headers end
       remember(keys, key, entry)
     end
   elseif value ~= nil then
-    local issuer = headers:get("x-headrace-issuer")
     entry = authorizations[value]
-    if entry == nil or entry.issuer ~= issuer then
-      entry, problem = read_authorization(value, issuer)
-      if entry == nil then return nil, problem end
-      remember(authorizations, value, entry)
+    if entry == nil or now() >= entry.again then
+      entry, problem = look_at(handle, value, entry)
+      headers = handle:headers()
+      if entry == nil then return nil, problem, headers end
     end
   else
-    return nil
+    return nil, nil, headers
   end
-  if now() >= entry.ends then return nil, entry.ended end
-  return entry
+  if now() >= entry.ends then return nil, entry.ended, headers end
+  return entry, nil, headers
 end
 
 local function fits(pattern, value)
@@ -316,8 +358,8 @@ local function keep(handle, name, value)
 end
 
 local function decide(handle)
-  local rule, headers = rule_of(handle:filterContext():get("rule")), handle:headers()
-  local identity, problem = shown(headers)
+  local rule = rule_of(handle:filterContext():get("rule"))
+  local identity, problem, headers = shown(handle, handle:headers())
   if rule.keeps then
     local certificate = by_certificate(handle)
     if identity ~= nil then keep(handle, "shown", freeze(identity)) end
@@ -369,8 +411,10 @@ def identify_source(policy: GatewayPolicy) -> str:
     keys = "\n".join(_key_line(key) for key in policy.keys)
     tables = {
         "KEY_LENGTH": str(KEY_LENGTH),
+        "VERIFY": quoted(VERIFY),
+        "VERIFY_MS": str(_VERIFY_MS),
         "LEVELS": _levels(access.tiers),
-        "PROVIDERS": _list(_provider(jwt) for jwt in access.jwt),
+        "PROVIDERS": _list(_provider(jwt, policy) for jwt in access.jwt),
         "CERTIFICATES": _list(_certificate(rule) for rule in access.certificates),
         "KEYS": quoted(keys),
     }
@@ -390,7 +434,8 @@ def _key_line(key: ApiKey) -> str:
     return " ".join((key.id, key.digest, expires, key.tier or "-", key.name, *key.scopes))
 
 
-def _provider(jwt: JwtSettings) -> str:
+def _provider(jwt: JwtSettings, policy: GatewayPolicy) -> str:
+    """With a digest of its keys: a script that changes forgets what it remembers."""
     shown = "".join(char if char.isprintable() else "?" for char in jwt.caller_claim)
     fields = {
         "name": quoted(jwt.name),
@@ -401,6 +446,8 @@ def _provider(jwt: JwtSettings) -> str:
         "scope": quoted(jwt.scope_claim),
         "tier": quoted(jwt.tier_claim),
         "skew": str(jwt.clock_skew_s),
+        "recheck": str(math.ceil(min(jwt.jwks_cache_s, _LONGEST_RECHECK_S))),
+        "keys": quoted(hashlib.sha256(policy.key_sets.get(jwt.name, "").encode()).hexdigest()),
     }
     return _table(fields)
 

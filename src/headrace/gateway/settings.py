@@ -203,13 +203,16 @@ class GatewaySettings:
     publish_timeout_s: float = 10.0
     admin_socket: Path = field(init=False)
     private_socket: Path = field(init=False)
+    verify_socket: Path = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "run_dir", self.run_dir.absolute())
         object.__setattr__(self, "admin_socket", self.run_dir / "admin.sock")
         object.__setattr__(self, "private_socket", self.run_dir / "own.sock")
+        object.__setattr__(self, "verify_socket", self.run_dir / "verify.sock")
         check_socket_path(self.admin_socket)
         check_socket_path(self.private_socket)
+        check_socket_path(self.verify_socket)
         check_ip(self.host)
         for port in (self.http_port, self.grpc_port):
             _check_between("port", port, 1, _MAX_PORT)

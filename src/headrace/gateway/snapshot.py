@@ -29,6 +29,7 @@ from headrace.gateway.routes import (
     server_routes,
 )
 from headrace.gateway.settings import EndpointRoute, GatewaySettings
+from headrace.gateway.verifying import verify_cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ class SnapshotBuilder:
 
     settings: GatewaySettings
     _parts: dict[str, tuple[EndpointRoute, EndpointPart]] = field(default_factory=dict)
-    _known: tuple[bool, Limiting] | None = None
+    _limiting: Limiting | None = None
     _shared: tuple[tuple[Sequence[str], tuple[JwtSettings, ...]], Piece] | None = None
     _filters: tuple[_FiltersOf, Mapping[Extension, Resource]] | None = None
 
@@ -199,11 +200,10 @@ class SnapshotBuilder:
         if repeated := sorted(name for name, count in counts.items() if count > 1):
             msg = f"endpoints named more than once: {', '.join(repeated)}"
             raise InvalidArgumentError(msg)
-        guard = guard_of(self.settings, policy, endpoints)
+        guard = guard_of(self.settings, endpoints)
         limiting = Limiting.of(policy.access)
-        known = (guard.has_jwt, limiting)
-        if known != self._known:
-            self._known, self._parts = known, {}
+        if limiting != self._limiting:
+            self._limiting, self._parts = limiting, {}
         self._parts = {each.name: (each, self._part(guard, limiting, each)) for each in endpoints}
         routes_file = str(self.settings.run_dir / ROUTES.file)
         return Snapshot(
@@ -227,6 +227,7 @@ class SnapshotBuilder:
         if self._shared is None or self._shared[0] != known:
             clusters = (
                 *shared_clusters(self.settings, replicas),
+                *((verify_cluster(self.settings),) if policy.access.jwt else ()),
                 *key_set_clusters(self.settings, policy),
             )
             self._shared = (known, Piece(clusters, CLUSTERS.type_name))

@@ -125,7 +125,7 @@ FORGED: Final[dict[str, Callable[[Issuer], str]]] = {
     "a caller that is an object": lambda i: _reencoded(i, sub={"name": "root"}),
     "a caller that is true": lambda i: _reencoded(i, sub=True),
     "a caller that is no whole number": lambda i: _reencoded(i, sub=0.5),
-    "a caller that no number can tell": lambda i: _reencoded(i, sub=2**60),
+    "a caller that is a number": lambda i: _reencoded(i, sub=42),
     "nested without end": lambda i: _reencoded(i, deep=json.loads("[" * 200 + "]" * 200)),
 }
 
@@ -166,9 +166,9 @@ def test_a_token_ends_also_where_it_was_taken_before(site: Guarded, protocol: st
     headers = [("authorization", f"Bearer {token}")]
     assert site.ask(protocol, headers).status == 200
 
-    ends = now() + 3
-    while now() <= ends:
-        answer = site.ask(protocol, headers)
+    until = now() + 3
+    while (answer := site.ask(protocol, headers)).status == 200:
+        assert now() <= until
 
     assert answer.status == 401
     assert "expired" in answer.text
@@ -270,7 +270,6 @@ def test_only_whole_words_are_scopes(site: Guarded, scope: object, status: int) 
         ("eve\r\nx-headrace-tier: gold", "corp/eve%0D%0Ax-headrace-tier:%20gold"),
         ("jos\u00e9", "corp/jos%C3%A9"),
         ("\U0001f600", "corp/%F0%9F%98%80"),
-        (42, "corp/42"),
         ("nul\u0000", "corp/nul%00"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
@@ -182,3 +183,71 @@ def test_tokens_follow_the_providers_keys_in_their_file(
     while called(system, new) != 401:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_broken_key_set_refuses_its_providers_tokens_and_nothing_else(
+    system: System, mlp: Path, tmp_path: Path
+) -> None:
+    issuer, jwks = Issuer(), tmp_path / "jwks.json"
+    jwks.write_text('{"keys": [{"kty": "RSA", "n": "AQ", "e": "AQAB"}]}')
+    provider = {"name": "corp", "issuer": ISSUER, "audiences": [AUDIENCE], "jwks_file": str(jwks)}
+    spec = {
+        "version": 1,
+        "auth": {"jwt": [provider]},
+        "endpoints": [{"name": "m", "model": str(mlp), "access": ["jwt:corp", "key"]}],
+    }
+    system.start(spec=spec)
+    system.wait_ready()
+    api = management(system)
+    made = api.post("/api/v1/keys", {"name": "shop"})
+
+    assert called(system, issuer.token()) == 401
+    assert called(system, made["key"]) == 200
+    api.delete(f"/api/v1/keys/{made['id']}")
+    assert called(system, made["key"]) == 401
+    (tmp_path / "next").write_text(issuer.key_set)
+    (tmp_path / "next").replace(jwks)
+    deadline = time.monotonic() + 10
+    while called(system, issuer.token()) != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_token_is_refused_soon_after_its_key_is_gone_from_the_providers_url(
+    system: System, mlp: Path
+) -> None:
+    issuer, successor = Issuer(), Issuer()
+    given = {"text": issuer.key_set}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(given["text"].encode())
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    provider = {
+        "name": "corp",
+        "issuer": ISSUER,
+        "audiences": [AUDIENCE],
+        "jwks_url": f"http://127.0.0.1:{server.server_address[1]}/keys",
+        "jwks_cache_s": 1.0,
+    }
+    endpoint = {"name": "m", "model": str(mlp), "access": ["jwt:corp"]}
+    system.start(spec={"version": 1, "auth": {"jwt": [provider]}, "endpoints": [endpoint]})
+    system.wait_ready()
+    old, new = issuer.token(), successor.token()
+    deadline = time.monotonic() + 20
+    while called(system, old) != 200:
+        assert time.monotonic() < deadline
+
+    given["text"] = successor.key_set
+    while (called(system, old), called(system, new)) != (401, 200):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    server.shutdown()
+    server.server_close()

@@ -1,18 +1,31 @@
 """Who is let in, as whom, and what those are told who are not."""
 
+import asyncio
+import json
+import ssl
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
 import httpx
+import msgspec
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from headrace.core import SystemClock
-from headrace.core.access_settings import EndpointAccess
+from headrace.core.access_settings import CertificateRule, EndpointAccess, JwtSettings
 from headrace.gateway import EndpointRoute, EnvoyGateway, GatewayPolicy, build_snapshot
-from tests.e2e.gateway.issuing import ALGORITHMS, Issuer, api_key, known
+from headrace.gateway.settings import ListenerTls
+from headrace.gateway.tls import (
+    CERTIFICATE,
+    CLIENT_AUTHORITIES,
+    authorities_secret,
+    certificate_secret,
+)
+from tests.certificates import Authority
+from tests.e2e.gateway.issuing import ALGORITHMS, PROVIDER, Issuer, api_key, known
 from tests.e2e.gateway.lab import Lab, StandIn, client, endpoint, grpc_target, split
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
@@ -215,3 +228,240 @@ async def test_the_control_planes_own_requests_are_not_asked(lab: Lab) -> None:
         answer = await http.post(INFER, content=b"{}")
 
     assert received(answer)
+
+
+RULES = (
+    CertificateRule(name="team", uri="spiffe://corp/team-a/*", scopes=("infer:m",), tier="gold"),
+    CertificateRule(name="hosts", dns="*.jobs.example", scopes=("infer:m",)),
+    CertificateRule(name="narrow", dns="narrow.example", scopes=("infer:other",)),
+    CertificateRule(name="named", common_name="legacy", scopes=("infer:*",)),
+)
+
+
+@pytest.fixture
+def authority(lab: Lab) -> Authority:
+    return Authority(lab.directory / "certs")
+
+
+async def _with_tls(lab: Lab, authority: Authority, route: EndpointRoute) -> EnvoyGateway:
+    settings = lab.settings(tls=ListenerTls(takes_clients=True))
+    gateway = EnvoyGateway(settings)
+    lab.gateways.append(gateway)
+    settings.run_dir.mkdir(mode=0o700)
+    server = authority.server("server")
+    chain, key = server.certificate.read_text(), server.key.read_text()
+    gateway.secrets.write(certificate_secret(CERTIFICATE, chain=chain, key=key))
+    gateway.secrets.write(authorities_secret(CLIENT_AUTHORITIES, authority.ca.read_text()))
+    policy = ISSUER.policy(known(KEY), certificates=RULES)
+    await gateway.start(build_snapshot(settings, [route], policy))
+    return gateway
+
+
+async def _by_tls(
+    gateway: EnvoyGateway,
+    authority: Authority,
+    client_name: str = "",
+    headers: Mapping[str, str] | None = None,
+) -> httpx.Response:
+    context = ssl.create_default_context(cafile=str(authority.ca))
+    if client_name:
+        files = authority.client(client_name)
+        context.load_cert_chain(files.certificate, files.key)
+    url = f"https://localhost:{gateway.settings.http_port}{INFER}"
+    async with httpx.AsyncClient(verify=context) as http:
+        return await http.post(url, headers=dict(headers or {}), content=b"{}")
+
+
+def _grpc_by_tls(gateway: EnvoyGateway, authority: Authority, name: str) -> grpc.StatusCode:
+    files = authority.client(name)
+    credentials = grpc.ssl_channel_credentials(
+        authority.ca.read_bytes(), files.key.read_bytes(), files.certificate.read_bytes()
+    )
+    request = service_pb2.ModelInferRequest(model_name="m")
+    target = f"localhost:{gateway.settings.grpc_port}"
+    with grpc.secure_channel(target, credentials) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        try:
+            stub.ModelInfer(request, timeout=10)
+        except grpc.RpcError as error:
+            if not isinstance(error, grpc.Call):
+                raise
+            return error.code()
+    return grpc.StatusCode.OK
+
+
+async def test_a_certificate_names_its_holder(lab: Lab, authority: Authority) -> None:
+    gateway = await _with_tls(lab, authority, guarded(lab.replica("1")))
+
+    for name, caller, label in (
+        ("spiffe://corp/team-a/x%2Fy", "team/spiffe://corp/team-a/x%252Fy", "certificate:team"),
+        ("night.jobs.example", "hosts/night.jobs.example", "certificate:hosts"),
+        ("NIGHT.jobs.example", "hosts/night.jobs.example", "certificate:hosts"),
+        ("legacy", "named/legacy", "certificate:named"),
+    ):
+        got = received(await _by_tls(gateway, authority, name))
+        assert (got["x-headrace-caller"], got["x-headrace-credential"]) == (caller, label)
+        assert ("x-headrace-tier" in got) == (label == "certificate:team")
+        assert _grpc_by_tls(gateway, authority, name) is grpc.StatusCode.OK
+
+
+async def test_a_certificate_that_no_rule_names_is_nobodys(lab: Lab, authority: Authority) -> None:
+    gateway = await _with_tls(lab, authority, guarded(lab.replica("1")))
+    stranger = Authority(lab.directory / "other", name="other")
+
+    for name in ("", "jobs.example", "evil-jobs.example", "spiffe://corp/team-b/x", "legacy2"):
+        assert (await _by_tls(gateway, authority, name)).status_code == 401, name
+    assert (await _by_tls(gateway, authority, "narrow.example")).status_code == 403
+    assert _grpc_by_tls(gateway, authority, "legacy2") is grpc.StatusCode.UNAUTHENTICATED
+    assert _grpc_by_tls(gateway, authority, "narrow.example") is grpc.StatusCode.PERMISSION_DENIED
+    context = ssl.create_default_context(cafile=str(authority.ca))
+    context.load_cert_chain(*stranger.client("legacy").both)
+    async with httpx.AsyncClient(verify=context) as http:
+        with pytest.raises(httpx.TransportError):
+            await http.post(f"https://localhost:{gateway.settings.http_port}{INFER}")
+
+
+async def test_a_certificate_does_not_make_up_for_a_wrong_key(
+    lab: Lab, authority: Authority
+) -> None:
+    """Whoever shows a credential means it: a revoked one has to be seen to be refused."""
+    gateway = await _with_tls(lab, authority, guarded(lab.replica("1")))
+
+    wrong = await _by_tls(gateway, authority, "legacy", {"x-api-key": api_key("none")})
+    good = received(await _by_tls(gateway, authority, "legacy", {"x-api-key": KEY}))
+
+    assert wrong.status_code == 401
+    assert good["x-headrace-credential"] == "key:robot"
+
+
+async def test_where_only_certificates_count_headers_do_not(lab: Lab, authority: Authority) -> None:
+    gateway = await _with_tls(lab, authority, guarded(lab.replica("1"), "certificate"))
+    headers = {"authorization": "Basic somebody-elses"}
+
+    assert received(await _by_tls(gateway, authority, "legacy", headers))
+    assert (await _by_tls(gateway, authority, "", {"x-api-key": KEY})).status_code == 401
+
+
+@dataclass
+class KeyServer:
+    """Serves a set of keys over HTTP, as an identity provider does."""
+
+    text: str
+    asked: int = 0
+    _server: asyncio.Server | None = None
+
+    async def open(self) -> str:
+        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/keys?tenant=1"
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.asked += head.startswith(b"GET /keys?tenant=1 ")
+        body = self.text.encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\n")
+        writer.write(b"content-length: %d\r\n\r\n%b" % (len(body), body))
+        await writer.drain()
+        writer.close()
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
+
+async def _until(gateway: EnvoyGateway, token: str, status: int) -> None:
+    deadline = time.monotonic() + 10
+    while (await ask(gateway, bearer(token))).status_code != status:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
+def _fetched(url: str) -> JwtSettings:
+    return msgspec.structs.replace(PROVIDER, jwks_url=url, jwks_file="", jwks_cache_s=1.0)
+
+
+async def test_a_providers_keys_are_fetched_again_and_old_ones_forgotten(lab: Lab) -> None:
+    successor = Issuer()
+    server = KeyServer(ISSUER.key_set)
+    policy = ISSUER.policy(jwt=(_fetched(await server.open()),))
+    route = guarded(lab.replica("1"))
+    gateway = await start(lab, policy, route)
+    old, new = ISSUER.token(), successor.token()
+
+    await _until(gateway, old, 200)
+    assert (await ask(gateway, bearer(new))).status_code == 401
+    server.text = successor.key_set
+    await _until(gateway, new, 200)
+    await _until(gateway, old, 401)
+    assert (await ask(gateway, bearer(new))).status_code == 200
+    await server.close()
+
+
+async def test_good_tokens_are_taken_while_the_gateway_forgets_what_it_remembers(
+    lab: Lab,
+) -> None:
+    route = guarded(lab.replica("1"))
+    policy = ISSUER.policy()
+    gateway = await start(lab, policy, route)
+    token = ISSUER.token()
+    statuses: list[int] = []
+
+    async def call_on() -> None:
+        async with client(gateway) as http:
+            while True:
+                answer = await http.post(INFER, headers=bearer(token), content=b"{}")
+                statuses.append(answer.status_code)
+
+    callers = [asyncio.create_task(call_on()) for _ in range(4)]
+    for i in range(10):
+        told = replace(policy, key_sets={"corp": ISSUER.key_set + " " * i})
+        await gateway.publish(build_snapshot(gateway.settings, [route], told))
+        await asyncio.sleep(0.1)
+    for caller in callers:
+        caller.cancel()
+    await asyncio.gather(*callers, return_exceptions=True)
+
+    assert len(statuses) > 20
+    assert set(statuses) == {200}
+
+
+async def test_a_key_that_is_gone_from_a_file_verifies_nothing_from_then_on(lab: Lab) -> None:
+    route, policy, successor = guarded(lab.replica("1")), ISSUER.policy(), Issuer()
+    gateway = await start(lab, policy, route)
+    old, new = ISSUER.token(), successor.token()
+    assert [(await ask(gateway, bearer(token))).status_code for token in (old, new)] == [200, 401]
+
+    told = replace(policy, key_sets={"corp": successor.key_set})
+    await gateway.publish(build_snapshot(gateway.settings, [route], told))
+
+    assert [(await ask(gateway, bearer(token))).status_code for token in (old, new)] == [401, 200]
+
+
+async def test_a_provider_that_does_not_answer_refuses_its_tokens_only(lab: Lab) -> None:
+    provider = _fetched("http://127.0.0.1:1/keys")
+    policy = ISSUER.policy(known(KEY), jwt=(provider,))
+    gateway = await start(lab, policy, guarded(lab.replica("1")))
+
+    assert (await ask(gateway, bearer(ISSUER.token()))).status_code == 401
+    assert received(await ask(gateway, {"x-api-key": KEY}))
+
+
+async def test_the_access_log_says_who_called_by_what(lab: Lab) -> None:
+    gateway = await start(lab, ISSUER.policy(known(KEY)), guarded(lab.replica("1")))
+    token = ISSUER.token()
+    await ask(gateway, {"x-api-key": KEY})
+    await ask(gateway, bearer(token))
+    await ask(gateway)
+
+    deadline = time.monotonic() + 10
+    while len(lines := gateway.access_log_path.read_text().splitlines()) < 3:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+
+    found = [json.loads(line) for line in lines]
+    assert [(one["caller"], one["credential"]) for one in found] == [
+        ("robot", "key:robot"),
+        ("corp/alice", "jwt:corp"),
+        (None, None),
+    ]
+    assert not any(secret in line for line in lines for secret in (KEY, token))

@@ -21,7 +21,7 @@ from tests.unit.gateway.arbitrary import (
     routes_of,
 )
 
-IDENTIFY, AUTHORIZE, JWT = "headrace.identify", "headrace.authorize", "headrace.jwt"
+IDENTIFY, AUTHORIZE = "headrace.identify", "headrace.authorize"
 SELECT = "headrace.select"
 CORP = JwtSettings(name="corp", issuer="https://id.example", audiences=("gw",))
 WITH_CORP = GatewayPolicy(access=AccessSettings(jwt=(CORP,)))
@@ -84,7 +84,7 @@ def test_whatever_may_come_to_a_guarded_grpc_route_has_the_filters_that_guard_it
 def test_on_loopback_nothing_asks_unless_an_endpoint_says_so() -> None:
     routes = routes_of(_open(_endpoint()))
 
-    assert not any({IDENTIFY, AUTHORIZE, JWT} & set(_filters(route)) for route in routes)
+    assert not any({IDENTIFY, AUTHORIZE} & set(_filters(route)) for route in routes)
 
 
 def test_an_endpoint_that_names_access_asks_on_loopback_too() -> None:
@@ -106,7 +106,7 @@ def test_a_version_is_asked_for_by_its_own_name() -> None:
 def test_what_callers_showed_does_not_travel_to_a_replica() -> None:
     route = first_match(_closed(_endpoint()), "/v2/models/fraud/infer")
 
-    assert route["request_headers_to_remove"] == ["authorization", "x-api-key", "x-headrace-issuer"]
+    assert route["request_headers_to_remove"] == ["authorization", "x-api-key"]
 
 
 def test_an_open_route_leaves_every_header_alone() -> None:
@@ -132,14 +132,6 @@ def test_nobodys_message_is_read_where_no_endpoint_is_for_everybody() -> None:
     assert _rule(first) == "+||key,jwt,certificate"
     assert _rule(mixed) == "+"
     assert _rule(mixed, AUTHORIZE) == "||key,jwt,certificate"
-
-
-def test_tokens_are_verified_only_where_somebody_issues_them() -> None:
-    with_provider = first_match(_closed(_endpoint(), policy=WITH_CORP), "/v2/models/fraud")
-    without = first_match(_closed(_endpoint()), "/v2/models/fraud")
-
-    assert JWT in _filters(with_provider)
-    assert JWT not in _filters(without)
 
 
 def test_a_changed_identity_provider_is_in_the_snapshot_at_once() -> None:

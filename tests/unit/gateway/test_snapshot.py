@@ -160,7 +160,7 @@ def test_a_metric_of_another_cluster_names_no_arm() -> None:
 
 
 def test_both_ports_speak_the_same_and_are_not_shared_with_other_processes() -> None:
-    callers, _ = plain(_snapshot([]).listeners)
+    callers, *_ = plain(_snapshot([]).listeners)
 
     (more,) = callers["additional_addresses"]
     ports = [each["address"]["socket_address"]["port_value"] for each in (callers, more)]
@@ -170,7 +170,7 @@ def test_both_ports_speak_the_same_and_are_not_shared_with_other_processes() -> 
 
 def test_without_an_access_log_none_is_configured() -> None:
     settings = gateway_settings(access_log=False, http_port=1, grpc_port=1)
-    listener, _ = plain(build_snapshot(settings, []).listeners)
+    listener, *_ = plain(build_snapshot(settings, []).listeners)
 
     (network_filter,) = listener["filter_chains"][0]["filters"]
     loggers = [logger["name"] for logger in network_filter["typed_config"]["access_log"]]
@@ -196,10 +196,12 @@ def test_the_inline_form_needs_no_other_file() -> None:
 
 
 def test_only_this_user_enters_by_the_socket_where_nobody_is_asked() -> None:
-    *_, own = plain(_snapshot([]).listeners)
+    _, own, verify = plain(_snapshot([]).listeners)
 
     assert own["address"]["pipe"]["mode"] == 0o600
-    assert not {"headrace.identify", "headrace.jwt"} & _filters_of(own)
+    assert verify["address"]["pipe"]["mode"] == 0o600
+    assert "headrace.identify" not in _filters_of(own)
+    assert _filters_of(verify) == {"headrace.jwt", "headrace.router"}
 
 
 def _filters_of(listener: dict[str, Any]) -> set[str]:
