@@ -26,6 +26,8 @@ MAX_PIPELINED: Final = 128
 _SLICE_BYTES: Final = 16 << 10
 _DIRECT_ABOVE: Final = 32 << 10
 """A larger body is read straight into memory of its own."""
+_LARGE_ABOVE: Final = 1 << 20
+"""What a larger body is decoded to may be many times more, and worth giving back."""
 _ALIGNMENT: Final = 16
 _FRAMING_RATIO: Final = 16
 """Bytes around chunks for each byte in them: chunks of one byte need five."""
@@ -366,7 +368,10 @@ class Connection(asyncio.BufferedProtocol):
             if answer is None:
                 break
             pipeline.popleft()
-            self._server.body_bytes -= len(head.body)
+            size = len(head.body)
+            self._server.body_bytes -= size
+            if size > _LARGE_ABOVE:
+                self._server.had_large_body()
             self._write(answer)
             if not head.keep_alive:
                 self._finish()

@@ -1,12 +1,12 @@
 """Load and free models beside those that answer: in a thread that nobody has to wait for."""
 
-import ctypes
 import gc
 from typing import Final
 
 from headrace.core import ReplicaSettings
 from headrace.serving.daemon import in_daemon_thread
 from headrace.serving.loading import LoadedModel, load_model
+from headrace.serving.memory import give_back
 
 WARM_UP_S: Final = 0.2
 """Less than where nobody waits for it: the engine learns while it serves."""
@@ -33,9 +33,7 @@ class ThreadLoader:
 def _free(loaded: LoadedModel) -> None:
     loaded.model.close()
     gc.collect()  # a user's module and its functions refer to each other
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps what was freed otherwise
-    if trim is not None:
-        trim(0)
+    give_back()
 
 
 def _nothing(_: None) -> None:
