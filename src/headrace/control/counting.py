@@ -70,6 +70,8 @@ class Reading:
     """The baseline's and the candidate's, so far."""
     units: tuple[int, int] = (0, 0)
     """Callers seen first since the last reading: the baseline's, the candidate's."""
+    heard: frozenset[tuple[str, int]] | None = None
+    """Which processes answer and keep whom; None while one that answers does not."""
     step_since: float | None = None
 
 
@@ -86,14 +88,16 @@ class Counter:
     _seen: tuple[int, int] = (0, 0)
     _step_since: float | None = None
 
-    def goes_on(self, reading: Reading) -> bool:
-        """Whether what was added since the last reading may be counted, with its callers."""
+    def knows_callers(self, reading: Reading) -> bool:
+        """Whether both versions kept who called for all of an interval that counts."""
         last = self._last
-        return last is not None and (last.split, last.epoch) == (reading.split, reading.epoch)
+        if last is None or not self._goes_on(reading):
+            return False
+        return last.heard is not None and last.heard == reading.heard
 
     def read(self, reading: Reading) -> Increment | None:
         """What was added since the last reading; None if it may not be counted."""
-        last = self._last if self.goes_on(reading) else None
+        last = self._last if self._goes_on(reading) else None
         split = reading.split
         self._last = None if split is None else reading
         if split != self._split:
@@ -128,6 +132,10 @@ class Counter:
             baseline_reward=rewards[0] if rewards else None,
             candidate_reward=rewards[1] if rewards else None,
         )
+
+    def _goes_on(self, reading: Reading) -> bool:
+        last = self._last
+        return last is not None and (last.split, last.epoch) == (reading.split, reading.epoch)
 
     def _note_predictions(self, reading: Reading) -> None:
         self._counted.update(reading.predictions)

@@ -196,7 +196,7 @@ class RolloutDriver:
         ready = [r for r in view.replicas if r.phase is ReplicaPhase.READY and view.is_counted(r)]
         pages = await asyncio.gather(*(self.reports.answers(replica) for replica in ready))
         assignments: list[Assignment] = []
-        is_counted = watch.counter.goes_on(reading)
+        is_counted = watch.counter.knows_callers(reading)
         for replica, page in zip(ready, pages, strict=True):
             is_shadow = view.record.state.traffic.mirror_percent > 0
             if is_shadow and view.is_candidate(replica):

@@ -203,6 +203,7 @@ class View:
             candidate=totals.get((name, arm.key), ArmTotals()) if arm else ArmTotals(),
             baseline=_sum(totals.get((name, a.key), ArmTotals()) for a in self.comparison),
             predictions=self._predictions(reports),
+            heard=self._heard(reports),
         )
 
     def observe(self, replica: Replica, received_per_s: float) -> Observe:
@@ -258,6 +259,15 @@ class View:
         if self.needs_assignments:
             return 100
         return max(1, min(100, int(100 * _ANSWERS_PER_S / max(received_per_s, 1.0))))
+
+    def _heard(self, reports: Mapping[str, ReplicaReport]) -> frozenset[tuple[str, int]] | None:
+        ready = [r for r in self.replicas if r.phase is Phase.READY and self.is_counted(r)]
+        is_told = all(
+            (report := reports.get(replica.name)) is not None
+            and _observed_key(report) == self.record.id
+            for replica in ready
+        )
+        return frozenset((r.name, r.pid or 0) for r in ready) if is_told else None
 
     def _predictions(self, reports: Mapping[str, ReplicaReport]) -> dict[str, Predictions]:
         found = {}

@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from typing import Final
 
 from headrace.control.counting import ArmTotals, Counter, Predictions, Reading, Split
 from headrace.rollout.readings import LatencyCounts, PairCounts
@@ -16,6 +17,7 @@ def reading(
     predictions: Mapping[str, Predictions] | None = None,
     pairs: int = 0,
     step_since: float | None = None,
+    heard: frozenset[tuple[str, int]] | None = None,
 ) -> Reading:
     return Reading(
         at=at,
@@ -26,6 +28,7 @@ def reading(
         predictions=predictions or {},
         pairs=PairCounts(pairs=pairs),
         step_since=step_since,
+        heard=heard,
     )
 
 
@@ -49,22 +52,30 @@ def test_an_interval_adds_what_the_totals_grew_by() -> None:
     )
 
 
-def test_callers_count_from_the_second_reading_of_one_split_and_one_gateway() -> None:
+ONE: Final = frozenset({("m-1", 7)})
+TWO: Final = ONE | {("m-2", 8)}
+
+
+def test_callers_count_while_one_split_is_in_force_and_all_replicas_keep_them() -> None:
     counter = Counter(warmup_s=10.0)
     looks = [
-        (reading(0.0, split=None), False),
-        (reading(1.0), False),
-        (reading(2.0), True),
-        (reading(3.0, split=(50, 50)), False),
-        (reading(4.0, split=(50, 50)), True),
-        (reading(5.0, split=(50, 50), epoch="b"), False),
-        (reading(6.0, split=None, epoch="b"), False),
-        (reading(7.0, split=(50, 50), epoch="b"), False),
+        (reading(0.0, split=None, heard=ONE), False),
+        (reading(1.0, heard=None), False),  # the candidate answers and was not told yet
+        (reading(2.0, heard=TWO), False),
+        (reading(3.0, heard=TWO), True),
+        (reading(4.0, split=(50, 50), heard=TWO), False),
+        (reading(5.0, split=(50, 50), heard=TWO), True),
+        (reading(6.0, split=(50, 50), heard=ONE), False),
+        (reading(7.0, split=(50, 50), heard=ONE, epoch="b"), False),
+        (reading(8.0, split=None, heard=ONE, epoch="b"), False),
+        (reading(9.0, split=(50, 50), heard=ONE, epoch="b"), False),
+        (reading(10.0, split=(50, 50), heard=None, epoch="b"), False),
+        (reading(11.0, split=(50, 50), heard=None, epoch="b"), False),
     ]
 
     for look, is_counted in looks:
-        assert counter.goes_on(look) is is_counted, look.at
-        assert (counter.read(look) is not None) is is_counted, look.at
+        assert counter.knows_callers(look) is is_counted, look.at
+        counter.read(look)
 
 
 def test_the_interval_in_which_the_split_changed_is_left_out() -> None:
