@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core.upstream_settings import StickySettings
+from headrace.gateway.callers import ISSUER_HEADER
 from headrace.gateway.extensions import FLOOD, IDENTIFY, LIMITS, Extension
 from headrace.gateway.guards import (
     AUTHORIZE_FILTER,
@@ -62,6 +63,7 @@ _OURS: Final = (
     CALLER_HEADER,
     CREDENTIAL_HEADER,
     TIER_HEADER,
+    ISSUER_HEADER,
     *LIMIT_HEADERS,
 )
 _EXTRACTION_FILTER: Final = "envoy.filters.http.grpc_field_extraction"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http.client
 import os
 import signal
 import socket
@@ -28,6 +29,11 @@ PROTOCOLS: Final = ("HTTP/1.1", "HTTP/2", "gRPC")
 KEY: Final = api_key("good")
 NARROW: Final = api_key("narrow")
 INFER: Final = "/v2/models/m/infer"
+_ENDS: Final = (
+    h2.events.StreamEnded,
+    h2.events.StreamReset,
+    h2.events.ConnectionTerminated,  # its close comes a second later
+)
 _AS_HTTP: Final = {
     grpc.StatusCode.OK: 200,
     grpc.StatusCode.UNAUTHENTICATED: 401,
@@ -66,9 +72,13 @@ class Guarded:
         head = "\r\n".join([*lines, "connection: close", "", "{}"])
         with self._connection() as sock:
             sock.sendall(head.encode("latin-1"))
-            data = b"".join(iter(lambda: sock.recv(65536), b""))
-        status = int(data[9:12]) if data.startswith(b"HTTP/1.1 ") else 0
-        return Answer(status, data.decode("latin-1"))
+            response = http.client.HTTPResponse(sock, method=method)  # not until the close: 1 s
+            try:
+                response.begin()
+                body = response.read()
+            except (http.client.HTTPException, OSError):
+                return Answer(0, "")
+        return Answer(response.status, f"{response.headers}{body.decode('latin-1')}")
 
     def http2(self, headers: Headers, *, path: str = INFER) -> Answer:
         """Header lines as they are given, which no client library would send."""
@@ -91,7 +101,7 @@ class Guarded:
                         text += "".join(f"{name}: {value}\n" for name, value in pairs)
                     elif isinstance(event, h2.events.DataReceived):
                         text += event.data.decode()
-                    elif isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
+                    elif isinstance(event, _ENDS):
                         return Answer(status, text)
         return Answer(status, text)
 
