@@ -55,6 +55,8 @@ Problems = list[ArtifactCorruptError]
 
 MAX_SIGNATURES: Final = 32
 LOCK_TIMEOUT_S: Final = 60.0
+_PRIVATE: Final = 0o700
+"""A home that is made here holds state and sockets later."""
 TEMPORARY_AGE_S: Final = 86_400.0
 """How long a temporary directory stays untouched before `gc` takes it for a crashed push's."""
 
@@ -145,6 +147,8 @@ class Registry:
         class_names = {output: tuple(names) for output, names in (labels or {}).items()}
         path = path.absolute()
         with storage_errors(f"cannot store {path}", self.home):
+            if not self.home.exists():
+                self.home.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
             found = self._same(name, read_content(path).digest, runtime, class_names)
             if found is not None:
                 if found.executes_code and not allow_code:

@@ -105,6 +105,14 @@ def test_versions_count_up_and_the_newest_is_the_default(
     assert [version.version for version in registry.list("m")] == [str(n) for n in range(1, 12)]
 
 
+def test_a_home_that_a_push_makes_is_for_its_owner_only(
+    registry: Registry, make_file: MakeFile
+) -> None:
+    registry.push("m", make_file())
+
+    assert stat.S_IMODE(registry.home.stat().st_mode) == 0o700
+
+
 def test_the_same_content_pushed_again_is_the_same_version(
     registry: Registry, make_file: MakeFile
 ) -> None:
