@@ -251,7 +251,8 @@ def _replicas(status: Document) -> Iterator[Document]:
 
 
 def _with_certificates(facts: Facts, status: Document, missing: dict[Need, str]) -> Facts:
-    if "certificates" not in status:
+    told = status.get("gateway", {}).get("certificates")
+    if told is None:
         missing[Need.CERTIFICATES] = "this control plane does not tell which are in force"
         return facts
     found = tuple(
@@ -260,7 +261,7 @@ def _with_certificates(facts: Facts, status: Document, missing: dict[Need, str])
             file=str(one.get("file", "")),
             problem=str(one.get("problem") or ""),
         )
-        for one in status["certificates"]
+        for one in told
     )
     return replace(facts, in_force=found)
 

@@ -25,7 +25,7 @@ from tests.unit.advise.conftest import NOW
 from tests.unit.advise.planting import made_certificate
 
 HOME = "/srv/headrace"
-STATUS = {
+STATUS: dict[str, Any] = {
     "pid": 100,
     "gateway": {"pid": 200},
     "addresses": {
@@ -220,7 +220,8 @@ def test_tokens_isolation_and_certificates_are_taken_as_they_are_told() -> None:
     replica = {"name": "a-2-1", "isolation": {"user": 0, "problems": ["has network"]}}
     endpoints = [{"name": "a", "revisions": [{"model": "a:2", "replicas": [replica]}]}]
     certificates = [{"name": "gateway", "file": "/x.pem", "problem": "is no pair"}]
-    status = STATUS | {"endpoints": endpoints, "certificates": certificates}
+    gateway = STATUS["gateway"] | {"certificates": certificates}
+    status = STATUS | {"endpoints": endpoints, "gateway": gateway}
 
     facts = collect_running(
         Answers({"/api/v1/status": status, "/api/v1/tokens": {"tokens": tokens}}),
