@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import APIOperation, Case
 from schemathesis.core.result import Ok
 
+from headrace.control import keeper
 from headrace.control.access.route_roles import RULES
 from headrace.control.api import build_api
 from headrace.control.plane import ControlPlane
@@ -66,7 +67,8 @@ class Asker:
 
 
 @pytest.fixture
-def asker(plane: ControlPlane) -> Iterator[Asker]:
+def asker(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asker]:
+    monkeypatch.setattr(keeper, "_UP_TIMEOUT_S", 0.0)  # no gateway runs here, so keys get a 503
     plane.stop_requested.set()  # streams end at once
     asker = Asker(plane)
     yield asker
