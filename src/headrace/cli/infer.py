@@ -13,6 +13,11 @@ from headrace.cli.options import DEFAULT_HOME, Home, OutputFormat, Server
 if TYPE_CHECKING:
     from headrace.core import InferResponse
 
+_HOW = (
+    "; --key (or HEADRACE_API_KEY), --token (or HEADRACE_INFER_TOKEN) or --cert show it, and "
+    "`headrace keys create` makes a key"
+)
+
 
 def infer(
     endpoint: Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)],
@@ -123,7 +128,12 @@ def infer(
     from headrace.cli.read_inputs import Inputs, read_inputs, with_batch_axis
     from headrace.cli.show_outputs import to_document
     from headrace.client import Client
-    from headrace.core import ModelNotFoundError, NotFoundError, example_inputs
+    from headrace.core import (
+        ModelNotFoundError,
+        NotFoundError,
+        UnauthenticatedError,
+        example_inputs,
+    )
 
     target = find_target(server, home)
     gateway = running.Gateway(url=url) if url else running.gateway(target)
@@ -147,6 +157,10 @@ def infer(
                 raise
             msg = f"there is no endpoint '{endpoint}'; there are: {', '.join(known)}"
             raise NotFoundError(msg) from error
+        except UnauthenticatedError as error:
+            if key or token or cert:
+                raise
+            raise UnauthenticatedError(f"{error}{_HOW}") from error
         if file is None:
             inputs: Inputs = dict(example_inputs(signature, rows=rows or 1))
         else:

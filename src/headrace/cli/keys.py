@@ -33,7 +33,8 @@ def create(
         str, typer.Option("--tier", help="One of the spec's.", show_default="none")
     ] = "",
     expires_in: Annotated[
-        str, typer.Option("--expires-in", "--expires", help="As 12h, 30d or 8w; or never.")
+        str,
+        typer.Option("--expires-in", "--expires", help="As 90s, 15m, 12h, 30d or 8w; or never."),
     ] = "90d",
     out: Annotated[
         Path | None,

@@ -49,7 +49,7 @@ def create(
         ),
     ] = None,
     expires_in: Annotated[
-        str, typer.Option("--expires-in", help="As 12h, 30d or 8w; or never.")
+        str, typer.Option("--expires-in", help="As 90s, 15m, 12h, 30d or 8w; or never.")
     ] = "90d",
     out: Annotated[
         Path | None,

@@ -130,7 +130,8 @@ def test_the_token_of_a_home_is_read_from_its_file(headrace: Command, home: Path
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("12h", 43_200.0), ("30d", 2_592_000.0), ("2w", 1_209_600.0)]
+    ("text", "seconds"),
+    [("90s", 90.0), ("15m", 900.0), ("12h", 43_200.0), ("30d", 2_592_000.0), ("2w", 1_209_600.0)],
 )
 def test_a_span_of_time_is_read(text: str, seconds: float) -> None:
     assert span_s(text, flag="--x") == seconds
