@@ -76,7 +76,6 @@ def test_of_a_private_key_only_the_public_part_is_told() -> None:
         "RSA",
         None,
     ],
-    ids=str,
 )
 def test_what_verifies_nothing_is_left_out(key: object) -> None:
     assert _kept(key, PUBLIC[1]) == _kept(PUBLIC[1])
