@@ -281,6 +281,9 @@ class Connection(asyncio.BufferedProtocol):
         if length is None and headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
             self._refuse(501, "of transfer encodings, chunked alone is supported")
             return
+        if b"upgrade" in headers and length != b"0" and (length or b"transfer-encoding" in headers):
+            self._refuse(501, "a request with a body cannot be upgraded: leave the header out")
+            return
         if length is not None and int(length) > limit:
             self._refuse_error(PayloadTooLargeError(limit_bytes=limit, got_bytes=int(length)))
             return

@@ -327,6 +327,18 @@ def test_unknown_paths_and_methods_are_refused_by_name(replica: Replica) -> None
     assert version.json()["error"] == "Request for unknown model: 'm' version 9 is not found"
 
 
+@pytest.mark.parametrize("framing", ["Content-Length: 2", "Transfer-Encoding: chunked"])
+def test_a_body_behind_an_upgrade_is_not_taken_for_an_empty_one(
+    replica: Replica, framing: str
+) -> None:
+    head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\n{framing}\r\n"
+    with replica.connect() as sock:
+        sock.sendall(f"{head}Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n{{}}".encode())
+        answers = Reader(sock).answers()
+
+    assert [answer.status for answer in answers] == [501]
+
+
 def test_an_upgrade_is_ignored_and_the_connection_closed(replica: Replica) -> None:
     with replica.connect() as sock:
         sock.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
