@@ -4,8 +4,9 @@ In the text format a family stands once: one HELP, one TYPE, then all its sample
 merged by name, and a label tells whose a sample is.
 """
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +18,7 @@ _PAIR: Final = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\]|\\[\\n"])*"'
 _LABELS: Final = rf"\{{(?:{_PAIR}(?:,{_PAIR})*,?)?\}}"
 _VALUE: Final = r"[+-]?(?:[0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?|Inf|NaN)"
 _SAMPLE: Final = re.compile(rf"({_NAME})({_LABELS})?( {_VALUE}(?: -?[0-9]+)?)$")
+_WHOLE: Final = 1 << 53
 _SUFFIXES: Final = ("", "_bucket", "_sum", "_count", "_created", "_total", "_info")
 
 
@@ -109,9 +111,51 @@ def counter(name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> st
     return _family("counter", name, text, samples)
 
 
-def _family(kind: str, name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> str:
-    lines = [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-    for pairs, value in samples:
-        labels = ",".join(f'{label}="{_escaped(content)}"' for label, content in pairs)
-        lines.append(f"{name}{{{labels}}} {value:g}" if labels else f"{name} {value:g}")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistogramSample:
+    """One histogram: how many values were at most as large as each bound, and all values' sum.
+
+    `below` has one more than `bounds`: all values.
+    """
+
+    labels: Labels
+    bounds: Sequence[float]
+    below: Sequence[int]
+    sum: float
+
+
+def histogram(name: str, text: str, samples: Iterable[HistogramSample]) -> str:
+    """One histogram in the text format."""
+    lines = _head("histogram", name, text)
+    for sample in samples:
+        for bound, count in zip((*sample.bounds, math.inf), sample.below, strict=True):
+            labels = _labels((*sample.labels, ("le", number(bound))))
+            lines.append(f"{name}_bucket{labels} {count}")
+        labels = _labels(sample.labels)
+        lines.append(f"{name}_sum{labels} {number(sample.sum)}")
+        lines.append(f"{name}_count{labels} {sample.below[-1]}")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _family(kind: str, name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> str:
+    lines = _head(kind, name, text)
+    lines += [f"{name}{_labels(pairs)} {number(value)}" for pairs, value in samples]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _head(kind: str, name: str, text: str) -> list[str]:
+    return [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+
+
+def _labels(pairs: Labels) -> str:
+    labels = ",".join(f'{label}="{_escaped(content)}"' for label, content in pairs)
+    return f"{{{labels}}}" if labels else ""
+
+
+def number(value: float) -> str:
+    """`value` as the formats have it, with all its digits: a counter may be large."""
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    if math.isnan(value):
+        return "NaN"
+    return str(int(value)) if value == int(value) and abs(value) < _WHOLE else repr(float(value))

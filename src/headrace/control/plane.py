@@ -18,6 +18,11 @@ from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
 from headrace.control.caller_policy import CallerPolicy
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
+from headrace.control.endpoint_metrics import (
+    replica_families,
+    request_families,
+    rollout_families,
+)
 from headrace.control.fetch import fetch
 from headrace.control.first_request import FirstRequest, send_first_request
 from headrace.control.home import Home
@@ -31,6 +36,7 @@ from headrace.control.observed import Phase, Replica
 from headrace.control.orders import Diff, Orders
 from headrace.control.pools import PoolSync
 from headrace.control.process import rss_bytes
+from headrace.control.process_metrics import process_families
 from headrace.control.reconciler import Reconciler
 from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
@@ -384,16 +390,17 @@ class ControlPlane:
         """All processes' metrics as one exposition; each sample of a replica says which."""
         self.metrics_read_at = self.clock.now()
         replicas = self._ready_replicas()
-        texts = await asyncio.gather(
-            self._gateway_stats(), *(_scrape(replica.address) for replica in replicas)
+        requests, gateway_text, *replica_texts = await asyncio.gather(
+            self._request_families(),
+            self._gateway_stats(),
+            *(_scrape(replica.address) for replica in replicas),
         )
-        gateway_text, *replica_texts = texts
         sources = [
             Source(text=text, labels={"replica": replica.name})
             for replica, text in zip(replicas, replica_texts, strict=True)
         ]
         return merge_expositions(
-            [Source(text=self._own_metrics()), *sources, Source(text=gateway_text)]
+            [Source(text=self._own_metrics() + requests), *sources, Source(text=gateway_text)]
         )
 
     async def model_statistics(
@@ -427,6 +434,21 @@ class ControlPlane:
         except (HeadraceError, TimeoutError):
             return ""
 
+    async def _request_families(self) -> str:
+        try:
+            async with asyncio.timeout(_SCRAPE_TIMEOUT_S):
+                statistics = await self.keeper.endpoint_statistics()
+        except (HeadraceError, TimeoutError):
+            return ""  # a gap: zeros would read as if everything began anew
+        return request_families(self.effective, statistics.arms)
+
+    def _processes(self) -> dict[str, int]:
+        """Process ids by name."""
+        replicas = self.reconciler.replicas.values()
+        running = {replica.name: replica.pid for replica in replicas}
+        running |= {"control": os.getpid(), "gateway": self.keeper.pid}
+        return {name: pid for name, pid in running.items() if pid is not None}
+
     def _own_metrics(self) -> str:
         replicas = self.reconciler.replicas.values()
         ready = [(_labels(r), float(r.phase is Phase.READY)) for r in replicas]
@@ -453,6 +475,9 @@ class ControlPlane:
                 )
             )
             + ("" if self.keeper.tls is None else self.keeper.tls.certificates.exposition())
+            + rollout_families(self.aims.rollouts)
+            + replica_families(self.effective, replicas)
+            + process_families(self._processes())
         )
 
 
