@@ -31,7 +31,7 @@ from headrace.control.keeper import GatewayKeeper
 from headrace.control.keys import Keys
 from headrace.control.limits.service import LimitService
 from headrace.control.log_files import LogFiles
-from headrace.control.metrics import Labels, Source, counter, gauge, merge_expositions
+from headrace.control.metrics import Families, Labels, Source, counter, gauge, merge
 from headrace.control.observed import Phase, Replica
 from headrace.control.orders import Diff, Orders
 from headrace.control.pools import PoolSync
@@ -386,8 +386,8 @@ class ControlPlane:
         problem = self.keeper.upstream_problem(arm.revision.upstream)
         return problem or self.upstreams.trouble(endpoint, arm.key)
 
-    async def metrics(self) -> str:
-        """All processes' metrics as one exposition; each sample of a replica says which."""
+    async def metrics(self) -> Families:
+        """All processes' metrics as one; each sample of a replica says which."""
         self.metrics_read_at = self.clock.now()
         replicas = self._ready_replicas()
         requests, gateway_text, *replica_texts = await asyncio.gather(
@@ -399,7 +399,7 @@ class ControlPlane:
             Source(text=text, labels={"replica": replica.name})
             for replica, text in zip(replicas, replica_texts, strict=True)
         ]
-        return merge_expositions(
+        return merge(
             [Source(text=self._own_metrics() + requests), *sources, Source(text=gateway_text)]
         )
 
