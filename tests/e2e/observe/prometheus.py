@@ -118,15 +118,16 @@ class PrometheusServer:
         return found
 
     def wait_scraped(self, *, times: int = 1, timeout_s: float = 20.0) -> None:
-        """Return when each target was scraped `times` more often, always with success."""
+        """Return when each target was scraped `times` more often, with success.
+
+        A scrape that a busy machine was too slow for is none; the next one may do.
+        """
         began = time.time()  # noqa: TID251  # Prometheus stamps its samples by the wall clock
         deadline = time.monotonic() + timeout_s
         while True:
             since = time.time() - began  # noqa: TID251  # as above
-            counts = self.query(f"count_over_time(up[{max(int(since * 1000), 1)}ms])")
+            counts = self.query(f"sum_over_time(up[{max(int(since * 1000), 1)}ms])")
             if counts and all(series.value >= times for series in counts):
-                down = [series for series in self.query("up") if series.value != 1.0]
-                assert not down, self.targets()
                 return
             assert time.monotonic() < deadline, self.targets()
             time.sleep(_LOOK_AGAIN_S)
@@ -221,7 +222,7 @@ def _fetch(directory: Path) -> None:
 def running_prometheus(
     *targets: str,
     rules: Sequence[Path] = (),
-    interval_s: float = 0.5,
+    interval_s: float = 1.0,
     job: str = "headrace",
     config: Mapping[str, object] | None = None,
     features: Sequence[str] = (),

@@ -4,17 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.observe.prometheus import NoPrometheusError, Tools, find_prometheus
+from tests.e2e.observe.prometheus import Tools
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def tools() -> Tools:
-    try:
-        return find_prometheus()
-    except NoPrometheusError as error:
-        pytest.skip(str(error))
 
 
 def test_promtool_has_nothing_to_say_about_good_metrics(tools: Tools) -> None:
