@@ -35,14 +35,21 @@ def text(families: Families) -> bytes:
 
 
 def openmetrics(families: Families) -> bytes:
-    """OpenMetrics 1.0. What it calls a counter ends in `_total`: others are of unknown type."""
-    lines = [line for name, family in families.items() for line in _openmetrics(name, family)]
+    """OpenMetrics 1.0. What it calls a counter ends in `_total`: others are of unknown type.
+
+    So is a counter without whose `_total` another metric has its name, as some of Envoy's do.
+    """
+    lines = [
+        line
+        for name, family in families.items()
+        for line in _openmetrics(name, family, is_clear=name.removesuffix("_total") not in families)
+    ]
     return "".join([*lines, "# EOF\n"]).encode()
 
 
-def _openmetrics(name: str, family: Family) -> Iterator[str]:
+def _openmetrics(name: str, family: Family, *, is_clear: bool) -> Iterator[str]:
     kind = family.type or "unknown"
-    if kind == "counter" and name.endswith("_total"):
+    if kind == "counter" and name.endswith("_total") and is_clear:
         name = name.removesuffix("_total")
     elif kind in {"counter", "untyped"}:
         kind = "unknown"

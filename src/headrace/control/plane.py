@@ -497,7 +497,7 @@ def _is_decided(status: Status, name: str) -> bool:
 
 async def _scrape(address: str) -> str:
     try:
-        answer = await fetch(address, "/metrics", timeout_s=_SCRAPE_TIMEOUT_S)
+        answer = await fetch(address, "/metrics?exemplars", timeout_s=_SCRAPE_TIMEOUT_S)
     except HeadraceError:
         return ""
     return answer.body.decode("utf-8", "replace") if answer.status == 200 else ""  # noqa: PLR2004  # HTTP's OK

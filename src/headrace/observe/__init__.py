@@ -1,6 +1,7 @@
 """How code counts, times and logs."""
 
 from headrace.observe.bounds import FINE_S, TWO_DIGITS_S, told
+from headrace.observe.exemplars import Exemplars
 from headrace.observe.histogram import ROWS_BOUNDS, SECONDS_BOUNDS, Histogram
 from headrace.observe.logs import LogFormat, configure_logging
 from headrace.observe.phases import PhaseHistograms
@@ -13,6 +14,7 @@ __all__ = [
     "TWO_DIGITS_S",
     "BatchStatistics",
     "Duration",
+    "Exemplars",
     "Histogram",
     "LogFormat",
     "ModelStatistics",

@@ -24,10 +24,12 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
-    def observe(self, value: float, count: int = 1) -> None:
-        """Count `value` as often as `count` says."""
-        self.counts[bisect_left(self.bounds, value)] += count
+    def observe(self, value: float, count: int = 1) -> int:
+        """Count `value` as often as `count` says; the place of its bucket."""
+        place = bisect_left(self.bounds, value)
+        self.counts[place] += count
         self.sum += value * count
+        return place
 
     @property
     def count(self) -> int:

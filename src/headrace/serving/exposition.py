@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from headrace.observe import Histogram, told
+from headrace.observe import Exemplars, Histogram, told
 from headrace.serving.memory import cpu_s, resident_bytes
 
 if TYPE_CHECKING:
     from headrace.serving.state import ReplicaState
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
+WITH_EXEMPLARS: Final = b"exemplars"
+"""The query by which the control plane asks for examples too."""
 
 _FINE: Final = told(24)
 """Within 5 % also of latencies that hardly spread, as a model's are."""
@@ -26,10 +28,15 @@ _PHASES: Final = {
 }
 
 
-def exposition(state: "ReplicaState") -> bytes:
-    """The metrics of `state`, in Prometheus' text format 0.0.4."""
+def exposition(state: "ReplicaState", *, with_exemplars: bool = False) -> bytes:
+    """The metrics of `state`, in Prometheus' text format 0.0.4.
+
+    Args:
+        with_exemplars: As OpenMetrics has them, which the format itself knows nothing of.
+    """
     labels = model_labels(state)
-    lines = (*_model(state, labels), *process_lines(labels))
+    exemplars = state.phases.exemplars if with_exemplars else None
+    lines = (*_model(state, labels, exemplars), *process_lines(labels))
     return "\n".join(lines).encode() + b"\n"
 
 
@@ -83,12 +90,14 @@ def model_labels(state: "ReplicaState") -> str:
     return f'model="{state.name}",version="{state.version}"'
 
 
-def _model(state: "ReplicaState", labels: str) -> Iterator[str]:
+def _model(state: "ReplicaState", labels: str, exemplars: Exemplars | None = None) -> Iterator[str]:
     yield from _triton(state, labels)
     for phase, (text, places) in _PHASES.items():
-        yield from _histogram(
-            f"headrace_{phase}_seconds", text, getattr(state.phases, phase), labels, places
-        )
+        histogram = getattr(state.phases, phase)
+        lines = _histogram(f"headrace_{phase}_seconds", text, histogram, labels, places)
+        if phase == "request" and exemplars is not None:
+            lines = _with_exemplars(lines, places, exemplars)
+        yield from lines
     rows = state.phases.batch_rows
     places = tuple(range(len(rows.bounds)))
     yield from _histogram("headrace_batch_rows", "Rows per run of the model.", rows, labels, places)
@@ -212,3 +221,22 @@ def _histogram(
         yield f'{name}_bucket{{{labels},le="{bound}"}} {count}'
     yield f"{name}_sum{{{labels}}} {histogram.sum}"
     yield f"{name}_count{{{labels}}} {below[-1]}"
+
+
+def _with_exemplars(
+    lines: Iterable[str], places: Sequence[int], exemplars: Exemplars
+) -> Iterator[str]:
+    """The lines of a histogram; those of buckets with an example of what is in them."""
+    edges = [-1, *places, len(exemplars.due) - 1]
+    bucket = 0
+    for line in lines:
+        if "_bucket{" not in line:
+            yield line
+            continue
+        found = exemplars.between(edges[bucket], edges[bucket + 1])
+        bucket += 1
+        if found is None:
+            yield line
+        else:
+            name, content, value, at = found
+            yield f'{line} # {{{name}="{content}"}} {value} {at:.3f}'

@@ -3,18 +3,21 @@
 import contextlib
 import json
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from tests.e2e.control.system import System
+from tests.e2e.control.system import ROW, System
 from tests.e2e.observe.prometheus import PrometheusServer, Tools, running_prometheus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 GOOD, BAD = 40, 7
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 THEIRS = re.compile(r"(?:nv_|envoy_)")
 """Names that others chose: Triton's and Envoy's, which dashboards know."""
 
@@ -96,6 +99,32 @@ def test_prometheus_knows_the_rest_of_the_system(
     prometheus: PrometheusServer, expression: str
 ) -> None:
     assert prometheus.query(expression)
+
+
+def test_openmetrics_names_a_request_for_each_bucket(system: System) -> None:
+    trace, name = "4bf92f3577b34da6a3ce929d0e0e4736", "order-4711"
+    url = f"{system.where().http_url}/v2/models/idle/infer"
+    for identity in (
+        {"x-request-id": 'a"} 1\\ # '},
+        {"x-request-id": name},
+        {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"},
+    ):
+        headers = {"content-type": "application/json", **identity}
+        request = urllib.request.Request(url, json.dumps(ROW).encode(), headers)  # noqa: S310  # loopback
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # as above
+            assert answer.status == 200
+        time.sleep(1.1)  # an example is renewed once a second
+
+    families = {f.name: f for f in text_string_to_metric_families(_scrape(system, OPENMETRICS))}
+    buckets = [
+        each
+        for each in families["headrace_request_seconds"].samples
+        if each.name.endswith("_bucket") and each.labels["model"] == "idle"
+    ]
+    examples = [each.exemplar for each in buckets if each.exemplar]
+    assert max(each.value for each in buckets) == 4  # the first is the control plane's
+    assert {value for each in examples for value in each.labels.values()} & {trace, name}
+    assert all(each.value > 0 and each.timestamp for each in examples)
 
 
 def test_promtool_complains_of_nothing_but_names_that_others_chose(

@@ -25,6 +25,7 @@ SOURCE = Source(
         "nv_inference_count 7 1700000000000\n"
         "# TYPE up_or_not gauge\n"
         f"up_or_not 1{EXEMPLAR}\n"
+        "# TYPE envoy_rq counter\nenvoy_rq 1\n# TYPE envoy_rq_total counter\nenvoy_rq_total 1\n"
         "# TYPE envoy_thing untyped\n"
         "envoy_thing NaN\n"
         "# HELP wait_seconds Wait.\n"
@@ -81,6 +82,8 @@ def test_openmetrics_can_be_read_and_has_exemplars() -> None:
         "requests": "counter",
         "nv_inference_count": "unknown",
         "up_or_not": "gauge",
+        "envoy_rq": "unknown",
+        "envoy_rq_total": "unknown",
         "envoy_thing": "unknown",
         "wait_seconds": "histogram",
     }
@@ -101,6 +104,8 @@ def test_protobuf_says_the_same() -> None:
         "requests_total": 0,
         "nv_inference_count": 0,
         "up_or_not": 1,
+        "envoy_rq": 0,
+        "envoy_rq_total": 0,
         "envoy_thing": 3,
         "wait_seconds": 4,
     }
