@@ -25,6 +25,7 @@ from headrace.control.endpoint_metrics import (
 )
 from headrace.control.fetch import fetch
 from headrace.control.first_request import FirstRequest, send_first_request
+from headrace.control.gpu_metrics import Gpus
 from headrace.control.home import Home
 from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
@@ -99,6 +100,7 @@ class ControlPlane:
     gateway_address: str
     log_files: LogFiles
     limits: LimitService | None = None
+    gpus: Gpus = field(default_factory=Gpus)
     sends_first_requests: bool = True
     metrics_read_at: float | None = None
     first_requests: dict[str, FirstRequest] = field(default_factory=dict)
@@ -390,8 +392,9 @@ class ControlPlane:
         """All processes' metrics as one; each sample of a replica says which."""
         self.metrics_read_at = self.clock.now()
         replicas = self._ready_replicas()
-        requests, gateway_text, *replica_texts = await asyncio.gather(
+        requests, gpus, gateway_text, *replica_texts = await asyncio.gather(
             self._request_families(),
+            asyncio.to_thread(self.gpus.families),
             self._gateway_stats(),
             *(_scrape(replica.address) for replica in replicas),
         )
@@ -400,7 +403,11 @@ class ControlPlane:
             for replica, text in zip(replicas, replica_texts, strict=True)
         ]
         return merge(
-            [Source(text=self._own_metrics() + requests), *sources, Source(text=gateway_text)]
+            [
+                Source(text=self._own_metrics() + requests + gpus),
+                *sources,
+                Source(text=gateway_text),
+            ]
         )
 
     async def model_statistics(

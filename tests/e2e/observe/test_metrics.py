@@ -43,9 +43,10 @@ def requests(system: System) -> None:
 
 @pytest.fixture(scope="module", params=["openmetrics", "native"])
 def prometheus(
-    request: pytest.FixtureRequest, system: System, tools: Tools
+    request: pytest.FixtureRequest,
+    system: System,
+    tools: Tools,  # noqa: ARG001  # or there is none, and this is skipped
 ) -> Iterator[PrometheusServer]:
-    assert tools
     features = ["native-histograms"] if request.param == "native" else []
     with running_prometheus(system.where().metrics_url, features=features) as server:
         server.wait_scraped(times=1)
@@ -115,7 +116,9 @@ def test_openmetrics_names_a_request_for_each_bucket(system: System) -> None:
             assert answer.status == 200
         time.sleep(1.1)  # an example is renewed once a second
 
-    families = {f.name: f for f in text_string_to_metric_families(_scrape(system, OPENMETRICS))}
+    text = _scrape(system, OPENMETRICS)
+    found = text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+    families = {family.name: family for family in found}
     buckets = [
         each
         for each in families["headrace_request_seconds"].samples

@@ -1,14 +1,16 @@
 """The same metrics in the three formats that scrapers read."""
 
 import math
+from collections.abc import Iterator
 from itertools import accumulate
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.internal.decoder import _DecodeVarint  # type: ignore[attr-defined]
+from google.protobuf.internal.decoder import _DecodeVarint
 from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from headrace.control.metrics import Families, Source, merge
@@ -76,7 +78,7 @@ def test_no_accept_header_is_an_error(accept: str) -> None:
 def test_openmetrics_can_be_read_and_has_exemplars() -> None:
     content = OPENMETRICS.render(merge([SOURCE])).decode()
 
-    found = {family.name: family for family in text_string_to_metric_families(content)}
+    found = {family.name: family for family in _read(content)}
     assert content.endswith("# EOF\n")
     assert {name: family.type for name, family in found.items()} == {
         "requests": "counter",
@@ -162,6 +164,10 @@ def test_native_buckets_never_fall(before: list[int], more: list[int]) -> None:
     _, new = to_native(BOUNDS, list(accumulate(after)))
 
     assert all(new.get(index, 0.0) >= count for index, count in old.items())
+
+
+def _read(content: str) -> Iterator[Metric]:
+    return text_string_to_metric_families(content)  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _decode(content: bytes) -> list[Message]:
