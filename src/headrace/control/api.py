@@ -16,13 +16,13 @@ from headrace.control.api_events import add_events
 from headrace.control.api_keys import add_keys
 from headrace.control.api_login import add_login
 from headrace.control.api_logs import add_logs
+from headrace.control.api_metrics import metrics_answer
 from headrace.control.api_models import add_models
 from headrace.control.api_rollouts import add_rollouts
 from headrace.control.api_state import add_state
 from headrace.control.api_triton import add_repository, add_statistics
 from headrace.control.edge import Shared
 from headrace.control.guards import App, BodyLimit, Guard
-from headrace.control.metrics import CONTENT_TYPE
 from headrace.control.plane import ControlPlane
 from headrace.control.problems import PROBLEM_TYPE, problem_body, problem_of
 from headrace.core import Code, HeadraceError
@@ -85,8 +85,8 @@ def build_metrics(plane: ControlPlane, access: Access, *, is_open: bool) -> App:
     shared = Shared(plane.metrics)
 
     @api.get("/metrics")
-    async def metrics() -> Response:
-        return Response(await shared.get(), media_type=CONTENT_TYPE)
+    async def metrics(request: Request) -> Response:
+        return await metrics_answer(request, await shared.get())
 
     # A scraper reaches this port under any name; it can read only.
     if is_open:

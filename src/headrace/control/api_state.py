@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from fastapi import Body, FastAPI, Query, Response
+from fastapi import Body, FastAPI, Query, Request, Response
 
 from headrace.control import api_examples as examples
 from headrace.control.access.roles import Role
@@ -17,7 +17,7 @@ from headrace.control.api_answers import (
     applied_answer,
     shown,
 )
-from headrace.control.metrics import CONTENT_TYPE
+from headrace.control.api_metrics import metrics_answer
 from headrace.control.orders import Diff
 from headrace.control.plane import ControlPlane
 from headrace.control.status import Status
@@ -97,9 +97,9 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
         plane.request_stop()
         return {"stopping": True}
 
-    @api.get("/metrics", summary="Metrics of all processes, in Prometheus' text format")
-    async def metrics() -> Response:
-        return Response(await plane.metrics(), media_type=CONTENT_TYPE)
+    @api.get("/metrics", summary="Metrics of all processes, in the format that `accept` asks for")
+    async def metrics(request: Request) -> Response:
+        return await metrics_answer(request, await plane.metrics())
 
 
 def _generations(expected: list[str]) -> Mapping[str, int] | None:

@@ -26,6 +26,7 @@ from headrace.gateway import (
     EnvoyGateway,
     GatewayPolicy,
     GatewaySettings,
+    GatewayStatistics,
     GatewayUnavailableError,
     Handshakes,
     ListenerTls,
@@ -297,6 +298,14 @@ class GatewayKeeper:
             up, _ = await self._gateway.upstream_health(name, key)
             healthy[name, key] = up > 0
         return GatewayReading(epoch=statistics.epoch, totals=totals, healthy=healthy)
+
+    async def endpoint_statistics(self) -> GatewayStatistics:
+        """What Envoy has counted of all requests to the endpoints that it knows.
+
+        Raises:
+            HeadraceError: Envoy does not answer.
+        """
+        return await self._gateway.endpoint_statistics({route.name for route in self._routes})
 
     async def in_flight(self) -> dict[tuple[str, str], int]:
         """Requests on their way, by endpoint and arm.

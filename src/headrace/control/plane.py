@@ -18,19 +18,26 @@ from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
 from headrace.control.caller_policy import CallerPolicy
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
+from headrace.control.endpoint_metrics import (
+    replica_families,
+    request_families,
+    rollout_families,
+)
 from headrace.control.fetch import fetch
 from headrace.control.first_request import FirstRequest, send_first_request
+from headrace.control.gpu_metrics import Gpus
 from headrace.control.home import Home
 from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.keys import Keys
 from headrace.control.limits.service import LimitService
 from headrace.control.log_files import LogFiles
-from headrace.control.metrics import Labels, Source, counter, gauge, merge_expositions
+from headrace.control.metrics import Families, Labels, Source, counter, gauge, merge
 from headrace.control.observed import Phase, Replica
 from headrace.control.orders import Diff, Orders
 from headrace.control.pools import PoolSync
 from headrace.control.process import rss_bytes
+from headrace.control.process_metrics import process_families
 from headrace.control.reconciler import Reconciler
 from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
@@ -93,6 +100,7 @@ class ControlPlane:
     gateway_address: str
     log_files: LogFiles
     limits: LimitService | None = None
+    gpus: Gpus = field(default_factory=Gpus)
     sends_first_requests: bool = True
     metrics_read_at: float | None = None
     first_requests: dict[str, FirstRequest] = field(default_factory=dict)
@@ -380,20 +388,26 @@ class ControlPlane:
         problem = self.keeper.upstream_problem(arm.revision.upstream)
         return problem or self.upstreams.trouble(endpoint, arm.key)
 
-    async def metrics(self) -> str:
-        """All processes' metrics as one exposition; each sample of a replica says which."""
+    async def metrics(self) -> Families:
+        """All processes' metrics as one; each sample of a replica says which."""
         self.metrics_read_at = self.clock.now()
         replicas = self._ready_replicas()
-        texts = await asyncio.gather(
-            self._gateway_stats(), *(_scrape(replica.address) for replica in replicas)
+        requests, gpus, gateway_text, *replica_texts = await asyncio.gather(
+            self._request_families(),
+            asyncio.to_thread(self.gpus.families),
+            self._gateway_stats(),
+            *(_scrape(replica.address) for replica in replicas),
         )
-        gateway_text, *replica_texts = texts
         sources = [
             Source(text=text, labels={"replica": replica.name})
             for replica, text in zip(replicas, replica_texts, strict=True)
         ]
-        return merge_expositions(
-            [Source(text=self._own_metrics()), *sources, Source(text=gateway_text)]
+        return merge(
+            [
+                Source(text=self._own_metrics() + requests + gpus),
+                *sources,
+                Source(text=gateway_text),
+            ]
         )
 
     async def model_statistics(
@@ -427,6 +441,21 @@ class ControlPlane:
         except (HeadraceError, TimeoutError):
             return ""
 
+    async def _request_families(self) -> str:
+        try:
+            async with asyncio.timeout(_SCRAPE_TIMEOUT_S):
+                statistics = await self.keeper.endpoint_statistics()
+        except (HeadraceError, TimeoutError):
+            return ""  # a gap: zeros would read as if everything began anew
+        return request_families(self.effective, statistics.arms)
+
+    def _processes(self) -> dict[str, int]:
+        """Process ids by name."""
+        replicas = self.reconciler.replicas.values()
+        running = {replica.name: replica.pid for replica in replicas}
+        running |= {"control": os.getpid(), "gateway": self.keeper.pid}
+        return {name: pid for name, pid in running.items() if pid is not None}
+
     def _own_metrics(self) -> str:
         replicas = self.reconciler.replicas.values()
         ready = [(_labels(r), float(r.phase is Phase.READY)) for r in replicas]
@@ -453,6 +482,9 @@ class ControlPlane:
                 )
             )
             + ("" if self.keeper.tls is None else self.keeper.tls.certificates.exposition())
+            + rollout_families(self.aims.rollouts)
+            + replica_families(self.effective, replicas)
+            + process_families(self._processes())
         )
 
 
@@ -472,7 +504,7 @@ def _is_decided(status: Status, name: str) -> bool:
 
 async def _scrape(address: str) -> str:
     try:
-        answer = await fetch(address, "/metrics", timeout_s=_SCRAPE_TIMEOUT_S)
+        answer = await fetch(address, "/metrics?exemplars", timeout_s=_SCRAPE_TIMEOUT_S)
     except HeadraceError:
         return ""
     return answer.body.decode("utf-8", "replace") if answer.status == 200 else ""  # noqa: PLR2004  # HTTP's OK

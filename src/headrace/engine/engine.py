@@ -359,6 +359,7 @@ class Engine:
         answered = 0
         total_s = queued_s = 0.0
         phases = self.phases
+        due = phases.exemplars.due
         for ticket, result in zip(batch.tickets, batch.results, strict=True):
             if ticket.state is not RUNNING:
                 continue
@@ -370,7 +371,9 @@ class Engine:
                 queued_s += wait_s
                 took_s = now - ticket.received_at
                 total_s += took_s
-                phases.request.observe(took_s)
+                place = phases.request.observe(took_s)
+                if now >= due[place]:
+                    phases.exemplars.keep(place, took_s, ticket.identity, now)
                 ticket.complete(self._response(ticket, result))
             else:
                 self._fail(ticket, result, now)

@@ -9,7 +9,7 @@ from headrace.engine import Ticket
 from headrace.protocol import encode_error
 from headrace.protocol.protos import INFERENCE_SERVICE
 from headrace.serving.exchange import TEXT, Exchange, send_error
-from headrace.serving.exposition import CONTENT_TYPE, exposition
+from headrace.serving.exposition import CONTENT_TYPE, WITH_EXEMPLARS, exposition
 from headrace.serving.grpc_api import INFER
 from headrace.serving.grpc_bridge import GrpcBridge, send_grpc_error
 from headrace.serving.internal import InternalApi
@@ -118,7 +118,9 @@ class Application:
 
     def metrics(self, exchange: Exchange) -> None:
         """GET /metrics."""
-        exchange.send(200, exposition(self._state), content_type=CONTENT_TYPE)
+        wanted = exchange.query == WITH_EXEMPLARS
+        text = exposition(self._state, with_exemplars=wanted)
+        exchange.send(200, text, content_type=CONTENT_TYPE)
 
 
 def send_refusal(exchange: Exchange, error: HeadraceError) -> None:

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from headrace.control.metrics import Source, gauge, merge_expositions
+from headrace.control.metrics import Source, gauge, merge
+from headrace.control.metrics_formats import text as as_text
 
 ONE = """\
 # HELP requests_total Requests.
@@ -29,6 +30,10 @@ def families(text: str) -> dict[str, list[tuple[str, dict[str, str], float]]]:
 
 def replica(name: str, text: str = ONE) -> Source:
     return Source(text=text, labels={"replica": name})
+
+
+def merge_expositions(sources: list[Source]) -> str:
+    return as_text(merge(sources)).decode()
 
 
 def test_a_family_stands_once_with_the_samples_of_all() -> None:
