@@ -6,7 +6,7 @@ are joined into longer ones their sums stay; latencies go into buckets about a t
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,8 +27,9 @@ _FORMAT: Final = 1
 
 class _Stored(msgspec.Struct, frozen=True, kw_only=True):
     format: int
+    began_at: float | None
     looked_at: float | None
-    tracks: list[StoredTrack]
+    tracks: list[msgspec.Raw]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,6 +43,8 @@ class History:
     max_bytes: int = 224 << 20
     max_tracks: int = 10_000
     _tracks: dict[str, dict[str, Track]] = field(default_factory=dict)
+    began_at: float | None = None
+    """When anything was looked at first, in seconds since 1970; None before that."""
     _looked_at: float | None = None
     _before: float | None = None
     _to_age: list[Track] = field(default_factory=list)
@@ -56,6 +59,8 @@ class History:
         if self._looked_at is not None and at <= self._looked_at:
             return
         self._before, self._looked_at = self._looked_at, at
+        if self.began_at is None:
+            self.began_at = at
         self._age(at, 0.0 if self._before is None else at - self._before)
 
     def add(
@@ -115,7 +120,7 @@ class History:
 
     def versions(self, endpoint: str) -> list[str]:
         """The versions of an endpoint of which anything is known, by name."""
-        return sorted(self._tracks.get(endpoint, ()))
+        return sorted(name for name in self._tracks.get(endpoint, ()) if name)
 
     @property
     def size_bytes(self) -> int:
@@ -129,8 +134,21 @@ class History:
 
     def pack(self) -> bytes:
         """Everything, to be written down."""
-        tracks = [track.stored(endpoint, version) for endpoint, version, track in self._all()]
-        stored = _Stored(format=_FORMAT, looked_at=self._looked_at, tracks=tracks)
+        return self.join(list(self.parts()))
+
+    def parts(self) -> Iterator[bytes]:
+        """What `join` makes a whole of; something may be added between one part and the next."""
+        for endpoint, version, track in list(self._all()):
+            yield msgspec.msgpack.encode(track.stored(endpoint, version))
+
+    def join(self, parts: Iterable[bytes]) -> bytes:
+        """What `unpack` takes, of all `parts`."""
+        stored = _Stored(
+            format=_FORMAT,
+            began_at=self.began_at,
+            looked_at=self._looked_at,
+            tracks=[msgspec.Raw(part) for part in parts],
+        )
         return msgspec.msgpack.encode(stored)
 
     def unpack(self, data: bytes) -> None:
@@ -141,14 +159,15 @@ class History:
         """
         try:
             stored = msgspec.msgpack.decode(data, type=_Stored)
-            tracks = [(one, Track.load(one)) for one in stored.tracks]
+            decoded = [msgspec.msgpack.decode(part, type=StoredTrack) for part in stored.tracks]
+            tracks = [(one, Track.load(one)) for one in decoded]
         except (msgspec.MsgspecError, zlib.error) as error:
             raise ValueError(f"no history: {error}") from error
         if stored.format != _FORMAT:
             raise ValueError(f"a history of format {stored.format}, not {_FORMAT}")
         for one, track in tracks:
             self._tracks.setdefault(one.endpoint, {})[one.version] = track
-        self._looked_at = stored.looked_at
+        self.began_at, self._looked_at = stored.began_at, stored.looked_at
 
     def _age(self, now: float, elapsed_s: float) -> None:
         """Join old steps: of each track once a minute, of a few at a time."""
