@@ -14,6 +14,7 @@ from headrace.control.overview import (
     Overview,
     OverviewRow,
     SortKey,
+    counted_until,
     last_minute,
     row,
     sort_rows,
@@ -118,9 +119,9 @@ def add_history(api: FastAPI, plane: ControlPlane) -> None:
             raise PermissionDeniedError(f"{caller.name} may not see the history of '{endpoint}'")
         if plane.effective.endpoint(endpoint) is None and not plane.history.versions(endpoint):
             raise ModelNotFoundError(endpoint)
-        now = plane.clock.now()
+        until = counted_until(plane.history, plane.clock.now())
         windows = plane.history.series(
-            endpoint, since=now - since_s, until=now, points=points, version=version
+            endpoint, since=until - since_s, until=until, points=points, version=version
         )
         return answer(
             SeriesView(

@@ -20,6 +20,7 @@ from headrace.monitor.window import Totals, Window
 _ROUND_S: Final = 60.0
 _HOUR_S: Final = 3600.0
 _EPSILON: Final = 1e-9
+_LEAST_PART: Final = 1 / 3
 _FINEST_S: Final = STEPS[0][0]
 _MAX_POINTS: Final = 2000
 _FORMAT: Final = 1
@@ -103,18 +104,21 @@ class History:
         """Windows side by side from `since` to `until`, about as many as `points` says.
 
         They begin at whole multiples of their length, which is no shorter than the steps that are
-        kept of `since`; the last one ends at `until` or before, so that none is half full.
+        kept of `since`. The last one ends at `until`, and is left out if it would be too short to
+        say anything.
         """
         step_s = self._step_s(since, until, points)
-        first, last = math.floor(since / step_s), math.floor(until / step_s)
+        first = math.floor(since / step_s)
+        last = math.floor((until + step_s * (1 - _LEAST_PART)) / step_s)
         sums = [_Sum() for _ in range(first, last)]
         for track in self._named(endpoint, version):
-            for length_s, at, cell in track.cells(first * step_s, last * step_s):
-                place = math.floor((at + length_s / 2) / step_s) - first
-                if 0 <= place < len(sums):
+            for length_s, at, cell in track.cells(first * step_s, until):
+                middle = at + length_s / 2
+                place = math.floor(middle / step_s) - first
+                if 0 <= place < len(sums) and middle < until:
                     sums[place].add(length_s, cell)
         return [
-            found.window((first + number) * step_s, (first + number + 1) * step_s)
+            found.window((first + number) * step_s, min((first + number + 1) * step_s, until))
             for number, found in enumerate(sums)
         ]
 

@@ -1,0 +1,84 @@
+"""The history of a system that runs: what callers got, over the starts of gateway and control."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.testing import models
+from tests.e2e.control.system import System
+
+pytestmark = pytest.mark.e2e
+
+_WRONG: dict[str, Any] = {"inputs": []}
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Iterator[System]:
+    path = tmp_path / "mlp.onnx"
+    path.write_bytes(models.mlp())
+    system = System(tmp_path / "home")
+    system.start(
+        {"name": "fraud", "model": str(path)},
+        {"name": "idle", "model": str(path)},
+        first_request=False,
+    )
+    system.wait_ready()
+    yield system
+    system.close()
+
+
+def test_requests_are_in_the_history_over_the_starts_of_gateway_and_control(
+    system: System,
+) -> None:
+    infer(system, good=30, wrong=10)
+    counted(system, 40)
+    found = {row["name"]: row for row in system.get("/api/v1/overview")["endpoints"]}
+    points = system.get("/api/v1/history?endpoint=fraud&since_s=60&points=6")["points"]
+
+    assert (found["fraud"]["state"], found["idle"]["state"]) == ("ok", "idle")
+    assert found["fraud"]["versions"] == ["1"]
+    assert found["fraud"]["replicas_ready"] == 1
+    assert 0 < found["fraud"]["p50_s"] <= found["fraud"]["p99_s"] < 5
+    assert found["idle"]["p50_s"] is None
+    assert sum(point["rejections_per_s"] or 0 for point in points) > 0
+
+    os.kill(system.status()["gateway"]["pid"], signal.SIGKILL)
+    system.wait_for(lambda status: status["gateway"]["restarts"] == 1 and status["ready"])
+    infer(system, good=20)
+    counted(system, 60)
+
+    assert system.end_control() == 0
+    system.start()
+    system.wait_ready()
+    infer(system, good=15)
+    counted(system, 75)
+
+
+def infer(system: System, *, good: int, wrong: int = 0) -> None:
+    statuses = [system.infer("fraud")[0] for _ in range(good)]
+    statuses += [system.infer("fraud", _WRONG)[0] for _ in range(wrong)]
+
+    assert statuses == [200] * good + [400] * wrong
+
+
+def counted(system: System, requests: int) -> None:
+    """Wait until the history has so many requests at least."""
+    path = "/api/v1/history?endpoint=fraud&since_s=300&points=300"
+    wait(lambda: total(system.get(path)) >= requests)
+
+
+def total(series: dict[str, Any]) -> int:
+    rates = [float(point["requests_per_s"] or 0) for point in series["points"]]
+    return round(sum(rates) * float(series["step_s"]))
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
