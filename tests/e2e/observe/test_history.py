@@ -1,27 +1,30 @@
 """The history of a system that runs: what callers got, over the starts of gateway and control."""
 
+import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from headrace.testing import models
+from tests.e2e.cli.conftest import Shell
 from tests.e2e.control.system import System
+from tests.e2e.observe.terminal import terminal
 
 pytestmark = pytest.mark.e2e
 
 _WRONG: dict[str, Any] = {"inputs": []}
 
 
-@pytest.fixture
-def system(tmp_path: Path) -> Iterator[System]:
-    path = tmp_path / "mlp.onnx"
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    folder = tmp_path_factory.mktemp("history")
+    path = folder / "mlp.onnx"
     path.write_bytes(models.mlp())
-    system = System(tmp_path / "home")
+    system = System(folder / "home")
     system.start(
         {"name": "fraud", "model": str(path)},
         {"name": "idle", "model": str(path)},
@@ -30,6 +33,24 @@ def system(tmp_path: Path) -> Iterator[System]:
     system.wait_ready()
     yield system
     system.close()
+
+
+def test_top_shows_it_live_in_a_terminal_and_once_elsewhere(system: System) -> None:
+    shell = Shell(system.home.parent)
+    infer(system, good=5)
+    with terminal("top", "--sort", "requests", env=shell.environment) as seen:
+        seen.wait_for("q quit")
+        seen.wait_for("fraud")
+        seen.type("/idl\r")
+        seen.wait_for("1 endpoint, page 1 of 1, with 'idl'")
+        seen.type("q")
+        status = seen.ended()
+    once = shell.run("top")
+    document = json.loads(shell.run("top", "fraud", "--json").stdout)
+
+    assert status == 0
+    assert [line.split()[0] for line in once.stdout.splitlines()] == ["endpoint", "fraud", "idle"]
+    assert [row["name"] for row in document["endpoints"]] == ["fraud"]
 
 
 def test_requests_are_in_the_history_over_the_starts_of_gateway_and_control(
