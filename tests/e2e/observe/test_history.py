@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.e2e.observe.terminal import terminal
 
 pytestmark = pytest.mark.e2e
 
+_HISTORY = "/api/v1/history?endpoint=fraud&since_s=300&points=300"
 _WRONG: dict[str, Any] = {"inputs": []}
 
 
@@ -53,13 +55,27 @@ def test_top_shows_it_live_in_a_terminal_and_once_elsewhere(system: System) -> N
     assert [row["name"] for row in document["endpoints"]] == ["fraud"]
 
 
+def test_the_system_is_drawn_as_it_is(system: System) -> None:
+    shell = Shell(system.home.parent)
+    text = shell.run("diagram", "--search", "fraud").stdout
+    drawn = shell.run("diagram", "-o", "system.svg")
+    page = (shell.folder / "system.svg").read_text()
+
+    assert "flowchart LR" in text
+    assert f"HTTP, gRPC {urlsplit(system.where().http_url).netloc}" in text
+    assert "version 1<br>fraud:1<br>1 of 1 replica ready" in text
+    assert drawn.returncode == 0
+    assert ">idle<" in page
+
+
 def test_requests_are_in_the_history_over_the_starts_of_gateway_and_control(
     system: System,
 ) -> None:
+    before = total(system)
     infer(system, good=30, wrong=10)
-    counted(system, 40)
+    counted(system, before + 40)
     found = {row["name"]: row for row in system.get("/api/v1/overview")["endpoints"]}
-    points = system.get("/api/v1/history?endpoint=fraud&since_s=60&points=6")["points"]
+    points = system.get(_HISTORY)["points"]
 
     assert (found["fraud"]["state"], found["idle"]["state"]) == ("ok", "idle")
     assert found["fraud"]["versions"] == ["1"]
@@ -71,13 +87,13 @@ def test_requests_are_in_the_history_over_the_starts_of_gateway_and_control(
     os.kill(system.status()["gateway"]["pid"], signal.SIGKILL)
     system.wait_for(lambda status: status["gateway"]["restarts"] == 1 and status["ready"])
     infer(system, good=20)
-    counted(system, 60)
+    counted(system, before + 60)
 
     assert system.end_control() == 0
     system.start()
     system.wait_ready()
     infer(system, good=15)
-    counted(system, 75)
+    counted(system, before + 75)
 
 
 def infer(system: System, *, good: int, wrong: int = 0) -> None:
@@ -89,11 +105,11 @@ def infer(system: System, *, good: int, wrong: int = 0) -> None:
 
 def counted(system: System, requests: int) -> None:
     """Wait until the history has so many requests at least."""
-    path = "/api/v1/history?endpoint=fraud&since_s=300&points=300"
-    wait(lambda: total(system.get(path)) >= requests)
+    wait(lambda: total(system) >= requests)
 
 
-def total(series: dict[str, Any]) -> int:
+def total(system: System) -> int:
+    series = system.get(_HISTORY)
     rates = [float(point["requests_per_s"] or 0) for point in series["points"]]
     return round(sum(rates) * float(series["step_s"]))
 
