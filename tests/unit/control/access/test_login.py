@@ -11,7 +11,8 @@ import pytest
 from joserfc.jwk import OctKey, RSAKey
 
 from headrace.control.access.credentials import CredentialKind, Principal
-from headrace.control.access.login import Login, Sent, check_settings, failed, is_own_page
+from headrace.control.access.login import Login, Sent, check_settings, failed
+from headrace.control.access.sessions import is_own_page
 from headrace.control.access.parts import make_access
 from headrace.control.access.provider import Provider
 from headrace.control.access.roles import Role
