@@ -193,6 +193,6 @@ def _arrow(column: int, y: int, to_y: int, *, label: str, is_idle: bool) -> Arro
         path=f"M{start} {y + half}C{bend} {y + half} {bend} {to_y + half} {end} {to_y + half}",
         label=label,
         label_x=end - 6,
-        label_y=to_y + half - 6,
+        label_y=to_y + half + (15 if to_y > y else -6),
         is_idle=is_idle,
     )
