@@ -8,7 +8,9 @@ import msgspec
 from headrace.control.api_access import EntryView, Trail, WhoView
 from headrace.control.api_endpoints import EndpointView, GenerationView, History
 from headrace.control.api_events import EventList, EventView
+from headrace.control.api_history import PointView, SeriesView
 from headrace.control.api_rollouts import RolloutList
+from headrace.control.overview import Overview, OverviewRow
 from headrace.control.rollout_status import MetricStatus, RolloutStatus, VerdictStatus
 from headrace.control.status import EndpointStatus, ReplicaStatus, RevisionStatus, Status
 from headrace.registry import ModelVersion, VersionSignature
@@ -27,12 +29,12 @@ __all__ = [
     "MetricStatus",
     "Overview",
     "OverviewRow",
-    "Point",
+    "PointView",
     "ReplicaStatus",
     "RevisionStatus",
     "RolloutList",
     "RolloutStatus",
-    "Series",
+    "SeriesView",
     "Status",
     "Trail",
     "VerdictStatus",
@@ -52,53 +54,6 @@ class VersionList(msgspec.Struct, frozen=True, kw_only=True):
 
     models: tuple[KnownVersion, ...] = ()
     problems: tuple[str, ...] = ()
-
-
-class OverviewRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One endpoint in the last minute; null where nothing was."""
-
-    name: str
-    ready: bool = False
-    versions: tuple[str, ...] | int = ()
-    replicas_ready: int = 0
-    replicas_desired: int = 0
-    requests_per_s: float | None = None
-    error_ratio: float | None = None
-    p50_s: float | None = None
-    p95_s: float | None = None
-    p99_s: float | None = None
-    state: str = "idle"
-    rollout: str | None = None
-
-
-class Overview(msgspec.Struct, frozen=True, kw_only=True):
-    """One page of all endpoints."""
-
-    total: int
-    page: int = 1
-    size: int = 50
-    endpoints: tuple[OverviewRow, ...] = ()
-
-
-class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of a history, which ends at `at`; null where nothing was."""
-
-    at: float
-    requests_per_s: float | None = None
-    errors_per_s: float | None = None
-    rejections_per_s: float | None = None
-    p50_s: float | None = None
-    p95_s: float | None = None
-    p99_s: float | None = None
-
-
-class Series(msgspec.Struct, frozen=True, kw_only=True):
-    """An endpoint over time, in steps of `step_s`."""
-
-    endpoint: str
-    version: str = ""
-    step_s: float = 0.0
-    points: tuple[Point, ...] = ()
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):

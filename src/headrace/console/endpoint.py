@@ -8,9 +8,9 @@ from headrace.console.documents import (
     EndpointView,
     EventList,
     History,
-    Point,
+    PointView,
     RevisionStatus,
-    Series,
+    SeriesView,
 )
 from headrace.console.shares import Share, shares_of
 from headrace.console.view import Question, View
@@ -30,7 +30,7 @@ async def endpoint(question: Question) -> View:
     found = await ask.get(f"/api/v1/endpoints/{name}", EndpointView)
     recent = await ask.find(f"/api/v1/endpoints/{name}/history", History, {"limit": _GENERATIONS})
     series = await ask.find(
-        "/api/v1/history", Series, {"endpoint": name, "since_s": span_s, "points": _POINTS}
+        "/api/v1/history", SeriesView, {"endpoint": name, "since_s": span_s, "points": _POINTS}
     )
     events = await ask.get("/api/v1/events", EventList, {"endpoint": name, "limit": _EVENTS})
     ready = "ready" if found.status.ready else f"not ready: {found.status.message}"
@@ -59,7 +59,7 @@ async def endpoint(question: Question) -> View:
     )
 
 
-def charts_of(points: Sequence[Point], now: float) -> list[Chart]:
+def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
     """Traffic, latency and errors of a history."""
     times = [point.at for point in points]
     slowest = max((p for point in points if (p := point.p99_s) is not None), default=0.0)
@@ -104,7 +104,7 @@ def charts_of(points: Sequence[Point], now: float) -> list[Chart]:
     ]
 
 
-def _latest(series: Series | None) -> Point | None:
+def _latest(series: SeriesView | None) -> PointView | None:
     """The newest step in which there were requests."""
     points = series.points if series is not None else ()
     return next((point for point in reversed(points) if point.requests_per_s), None)

@@ -3,13 +3,19 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from headrace.console.documents import AlertList, Overview, OverviewRow, Status
+from headrace.console.documents import AlertList, Overview, OverviewRow
 from headrace.console.view import Question, View
 
 if TYPE_CHECKING:
     from headrace.console.visitor import Params
 
-SORTS: Final = ("name", "requests", "errors", "p99", "state")
+SORTS: Final = {
+    "name": "name",
+    "state": "state, the worst first",
+    "requests_per_s": "requests",
+    "error_ratio": "errors",
+    "p99_s": "p99 latency",
+}
 _SIZE: Final = 50
 _MOST_PAGES: Final = 10_000
 _MOST_TEXT: Final = 100
@@ -33,8 +39,7 @@ async def fleet(question: Question) -> View:
     sort = question.word("sort", *SORTS)
     page = question.number("page", least=1, most=_MOST_PAGES, usual=1)
     asked: Params = {"search": search, "sort": sort, "page": page, "size": _SIZE}
-    found = await question.visitor.find("/api/v1/overview", Overview, asked)
-    found = found or await _from_status(question)
+    found = await question.visitor.get("/api/v1/overview", Overview, asked)
     alerts = await question.visitor.find("/api/v1/alerts", AlertList)
     firing = [a for a in (alerts or AlertList()).alerts if a.state == "firing"]
     troubled = [row for row in found.endpoints if row.state in _TROUBLES]
@@ -54,21 +59,6 @@ async def fleet(question: Question) -> View:
             "is_empty": found.total == 0 and not search,
         },
     )
-
-
-async def _from_status(question: Question) -> Overview:
-    status = await question.visitor.get("/api/v1/status", Status)
-    rows = tuple(
-        OverviewRow(
-            name=one.name,
-            ready=one.ready,
-            replicas_ready=sum(r.state == "ready" for v in one.revisions for r in v.replicas),
-            replicas_desired=sum(v.desired_replicas for v in one.revisions),
-            state="ok" if one.ready else "failing" if one.failed else "warning",
-        )
-        for one in status.endpoints
-    )
-    return Overview(total=len(rows), endpoints=rows)
 
 
 def _pages(found: Overview, page: int) -> Pages:

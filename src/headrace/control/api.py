@@ -13,6 +13,7 @@ from headrace.control.api_access import add_access
 from headrace.control.api_answers import add_message_schemas
 from headrace.control.api_endpoints import add_endpoints
 from headrace.control.api_events import add_events
+from headrace.control.api_history import add_history
 from headrace.control.api_keys import add_keys
 from headrace.control.api_login import add_login
 from headrace.control.api_logs import add_logs
@@ -71,6 +72,7 @@ def management_app(plane: ControlPlane, access: Access) -> FastAPI:
     add_endpoints(api, plane)
     add_rollouts(api, plane)
     add_events(api, plane)
+    add_history(api, plane)
     add_models(api, plane)
     add_logs(api, plane)
     add_statistics(api, plane)

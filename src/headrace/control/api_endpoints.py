@@ -169,7 +169,7 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
     async def history(
         name: Name, limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100
     ) -> Response:
-        found = await plane.history(name, limit)
+        found = await plane.generations(name, limit)
         if not found:
             raise ModelNotFoundError(name)
         current = plane.endpoint_generation(name)

@@ -66,6 +66,11 @@ class Home:
         return self.root / "scaling.json"
 
     @property
+    def history_file(self) -> Path:
+        """What became of the requests of the last day."""
+        return self.root / "history.bin"
+
+    @property
     def checkpoint_file(self) -> Path:
         """Where the audit trail ended when it was looked at last."""
         return self.root / "trail-checkpoint.json"

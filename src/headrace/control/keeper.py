@@ -26,6 +26,7 @@ from headrace.gateway import (
     EnvoyGateway,
     GatewayPolicy,
     GatewaySettings,
+    GatewayStatistics,
     GatewayUnavailableError,
     Handshakes,
     ListenerTls,
@@ -275,17 +276,6 @@ class GatewayKeeper:
             HeadraceError: Envoy does not answer.
         """
         statistics = await self._gateway.arm_statistics(endpoints)
-        totals = {
-            key: ArmTotals(
-                requests=arm.requests,
-                errors=arm.errors,
-                rejections=arm.rejections,
-                latency=dict(
-                    zip(zip(arm.lower_s, arm.width_s, strict=True), arm.counts, strict=True)
-                ),
-            )
-            for key, arm in statistics.arms.items()
-        }
         upstreams = [
             (route.name, arm.key)
             for route in self._routes
@@ -296,7 +286,16 @@ class GatewayKeeper:
         for name, key in upstreams:
             up, _ = await self._gateway.upstream_health(name, key)
             healthy[name, key] = up > 0
-        return GatewayReading(epoch=statistics.epoch, totals=totals, healthy=healthy)
+        return GatewayReading(epoch=statistics.epoch, totals=_totals(statistics), healthy=healthy)
+
+    async def read_endpoints(self, endpoints: Collection[str]) -> GatewayReading:
+        """What Envoy has counted of all requests to these endpoints; nothing of who is healthy.
+
+        Raises:
+            HeadraceError: Envoy does not answer.
+        """
+        statistics = await self._gateway.endpoint_statistics(endpoints)
+        return GatewayReading(epoch=statistics.epoch, totals=_totals(statistics), healthy={})
 
     async def in_flight(self) -> dict[tuple[str, str], int]:
         """Requests on their way, by endpoint and arm.
@@ -446,6 +445,19 @@ class GatewayKeeper:
             write_atomic(path, data, durable=False)
         except OSError as error:
             _LOG.error("cannot write %s", path, extra={"error": str(error)})
+
+
+def _totals(statistics: GatewayStatistics) -> dict[tuple[str, str], ArmTotals]:
+    """Counts by endpoint and arm in the control plane's own words."""
+    return {
+        key: ArmTotals(
+            requests=arm.requests,
+            errors=arm.errors,
+            rejections=arm.rejections,
+            latency=dict(zip(zip(arm.lower_s, arm.width_s, strict=True), arm.counts, strict=True)),
+        )
+        for key, arm in statistics.arms.items()
+    }
 
 
 _Binding = tuple[str, int, int, int, bool, tuple[str, ...]]

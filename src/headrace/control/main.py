@@ -156,6 +156,7 @@ class Life:
             group.create_task(system.plane.ask_first_requests())
             group.create_task(system.plane.rollout_driver.run())
             group.create_task(system.plane.reports.run())
+            group.create_task(system.plane.recorder.run())
             group.create_task(system.plane.scaler.run())
             group.create_task(system.plane.pools.run())
             group.create_task(system.plane.release_held())

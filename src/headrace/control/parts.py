@@ -19,6 +19,7 @@ from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.pools import PoolSync
 from headrace.control.process import rss_bytes
 from headrace.control.reconciler import Reconciler
+from headrace.control.recorder import Recorder
 from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
 from headrace.control.scaling import Scaler
@@ -72,6 +73,10 @@ def make_plane(
     scaler.load()
     aims.foresee = scaler.foresee
     rollouts.load()
+    recorder = Recorder(
+        gateway=keeper, names=lambda: _names(aims), clock=clock, path=home.history_file
+    )
+    recorder.load()
     upstreams = UpstreamWatch(
         routes=lambda: reconciler.published or (),
         read=keeper.handshakes,
@@ -112,6 +117,7 @@ def make_plane(
         upstreams=upstreams,
         pools=PoolSync(world=reconciler, clock=clock),
         reports=reports,
+        recorder=recorder,
         journal=journal,
         clock=clock,
         addresses=addresses,
@@ -141,6 +147,12 @@ def hold_limits(aims: Aims, name: str) -> HoldLimits | None:
 def _wanted(*by_whom: Iterable[Replica]) -> list[Replica]:
     """Replicas whose reports somebody needs, each once."""
     return list({replica.name: replica for found in by_whom for replica in found}.values())
+
+
+def _names(aims: Aims) -> set[str]:
+    """The endpoints that are wanted, or still run."""
+    endpoints = (*aims.desired.endpoints, *aims.reconciler.desired.endpoints)
+    return {endpoint.name for endpoint in endpoints}
 
 
 def _budget(aims: Aims) -> MachineBudget:

@@ -32,11 +32,13 @@ from headrace.control.orders import Diff, Orders
 from headrace.control.pools import PoolSync
 from headrace.control.process import rss_bytes
 from headrace.control.reconciler import Reconciler
+from headrace.control.recorder import Recorder
 from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
 from headrace.control.scaling import Scaler
 from headrace.control.statistics import Json, merge_model_stats
 from headrace.control.status import (
+    EndpointStatus,
     GatewayStatus,
     Status,
     endpoint_statuses,
@@ -48,6 +50,7 @@ from headrace.control.store_thread import StoreThread
 from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Applied as Applied  # noqa: PLC0414  # part of this API
 from headrace.core import Clock, HeadraceError, Inspect, ModelNotFoundError
+from headrace.monitor import History
 from headrace.registry import Registry
 from headrace.rollout.state import Verb
 
@@ -87,6 +90,7 @@ class ControlPlane:
     upstreams: UpstreamWatch
     pools: PoolSync
     reports: Reports
+    recorder: Recorder
     journal: Journal
     clock: Clock
     addresses: Addresses
@@ -155,7 +159,12 @@ class ControlPlane:
         endpoint = self.desired.endpoint(name)
         return 0 if endpoint is None else endpoint.generation
 
-    async def history(self, name: str, limit: int = 100) -> list[EndpointGeneration]:
+    @property
+    def history(self) -> History:
+        """What became of the requests of the last day."""
+        return self.recorder.history
+
+    async def generations(self, name: str, limit: int = 100) -> list[EndpointGeneration]:
         """An endpoint's generations, the newest first."""
         return await self.store.run(self.store.store.history, name, limit=limit)
 
@@ -334,18 +343,7 @@ class ControlPlane:
 
     def status(self) -> Status:
         """How everything is now."""
-        observed = self.reconciler.observed()
-        pids = [r.pid for r in observed.replicas.values() if r.pid is not None]
-        endpoints = endpoint_statuses(
-            self.effective,
-            observed,
-            first_requests=self.first_requests if self.sends_first_requests else None,
-            http_url=self.addresses.http_url,
-            rss_bytes={pid: rss_bytes(pid) for pid in pids},
-            advice=self.advice,
-            trouble=self.upstream_trouble,
-            isolation=self.reconciler.driver.isolation_of,
-        )
+        endpoints = self.endpoint_statuses(self.effective.endpoints)
         gateway = GatewayStatus(
             ready=self.keeper.is_ready,
             pid=self.keeper.pid,
@@ -368,6 +366,23 @@ class ControlPlane:
                 "metrics": self.addresses.metrics_url,
                 "admin": self.addresses.admin_url,
             },
+        )
+
+    def endpoint_statuses(
+        self, endpoints: Sequence[DesiredEndpoint], *, with_memory: bool = True
+    ) -> tuple[EndpointStatus, ...]:
+        """How some endpoints are now. Of many, the processes' memory takes longest to read."""
+        observed = self.reconciler.observed()
+        pids = [r.pid for r in observed.replicas.values() if r.pid is not None and with_memory]
+        return endpoint_statuses(
+            endpoints,
+            observed,
+            first_requests=self.first_requests if self.sends_first_requests else None,
+            http_url=self.addresses.http_url,
+            rss_bytes={pid: rss_bytes(pid) for pid in pids},
+            advice=self.advice,
+            trouble=self.upstream_trouble,
+            isolation=self.reconciler.driver.isolation_of,
         )
 
     def advice(self, endpoint: str, arm: str) -> str:

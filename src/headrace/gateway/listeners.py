@@ -37,8 +37,8 @@ def build_listeners(
         configs: What extensions are configured with; None has Envoy read it from their files.
     """
     filters = http_filters(settings, _descriptor_set(settings), configs)
-    manager = _connection_manager(settings, routes, filters)
-    own = _connection_manager(settings, routes, unguarded(filters))
+    manager = _connection_manager(settings, routes, filters, counts_all=settings.counts_all)
+    own = _connection_manager(settings, routes, unguarded(filters), counts_all=False)
     return [
         _listener(settings, manager),
         _own(settings, own),
@@ -92,7 +92,11 @@ def _http(manager: Resource) -> Resource:
 
 
 def _connection_manager(
-    settings: GatewaySettings, routes: Resource, filters: Sequence[Resource]
+    settings: GatewaySettings,
+    routes: Resource,
+    filters: Sequence[Resource],
+    *,
+    counts_all: bool,
 ) -> Resource:
     to_file = [access_log(settings.run_dir / "access.log")] if settings.access_log else []
     return {
@@ -104,7 +108,7 @@ def _connection_manager(
         "early_header_mutation_extensions": early_mutations(),
         "http_filters": filters,
         "local_reply_config": local_reply_config(),
-        "access_log": [*to_file, *arm_loggers(), *refusal_loggers()],
+        "access_log": [*to_file, *arm_loggers(counts_all=counts_all), *refusal_loggers()],
         "server_name": "headrace",
         "use_remote_address": True,
         # Whom a certificate names is said by the handshake alone, never by a header.

@@ -199,6 +199,7 @@ class GatewaySettings:
     descriptor_set: Path | None = None
     ca_file: Path | None = None
     tls: ListenerTls | None = None
+    counts_all: bool = True
     start_timeout_s: float = 15.0
     publish_timeout_s: float = 10.0
     admin_socket: Path = field(init=False)

@@ -52,7 +52,8 @@ def site() -> Iterator[Site]:
         second = write_version(folder / "second" / "model.py")
         system = System(folder / "home")
         try:
-            system.start(endpoint(first, name="fraud", replicas=2), endpoint(first, name="churn"))
+            served = (endpoint(first, name="fraud", replicas=2), endpoint(first, name="churn"))
+            system.start(*served, console=CONSOLE)
             system.wait_ready()
             Rollout(system, "fraud").start(second, canary({"weight": 20, "until": "approval"}))
             with callers(system, rate=60, name="fraud").flowing():
@@ -69,9 +70,7 @@ def page(browser: Browser, site: Site) -> Iterator[Page]:
     opened = context.new_page()
     faults: list[str] = []
     opened.on("pageerror", lambda error: faults.append(str(error)))
-    opened.on(
-        "console", lambda said: faults.append(said.text) if said.type == "error" else None
-    )
+    opened.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
     site.log_in(opened)
     yield opened
     context.close()

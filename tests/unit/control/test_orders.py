@@ -220,7 +220,7 @@ async def test_undo_restores_the_generation_before_at_once(plane: ControlPlane) 
 
     assert served(plane) == {"1": 100}
     assert plane.endpoint_entry("digits") == entry(1, rollout=CANARY)
-    newest = (await plane.history("digits"))[0]
+    newest = (await plane.generations("digits"))[0]
     assert (newest.generation, newest.reason) == (3, "undone to generation 1")
 
 
@@ -284,7 +284,7 @@ async def test_undo_brings_a_removed_endpoint_back(plane: ControlPlane) -> None:
     await plane.undo("digits", generation=1)
 
     assert served(plane) == {"1": 100}
-    assert [e.generation for e in await plane.history("digits")] == [3, 2, 1]
+    assert [e.generation for e in await plane.generations("digits")] == [3, 2, 1]
 
 
 @pytest.mark.usefixtures("versions")

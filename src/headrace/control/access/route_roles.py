@@ -81,6 +81,9 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/api/v1/events"): _VIEW_OWN,
     ("GET", "/api/v1/watch"): _VIEW_OWN,
     ("POST", "/api/v1/feedback"): _OPERATE_OWN,
+    # What the last day was like.
+    ("GET", "/api/v1/history"): _VIEW_OWN,
+    ("GET", "/api/v1/overview"): _VIEW_OWN,
     # Models.
     ("GET", "/api/v1/models"): _VIEW_OWN,
     ("GET", "/api/v1/models/{name}"): _VIEW_MODEL,

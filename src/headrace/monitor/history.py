@@ -1,0 +1,249 @@
+"""What did the requests of the last day come to, by endpoint and version? Bounded; time comes in.
+
+Steps are a second long for 10 minutes, 10 seconds for 2 hours and a minute for a day. When steps
+are joined into longer ones their sums stay; latencies go into buckets about a tenth wide.
+"""
+
+import math
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from headrace.monitor.buckets import bucket_of, joined_bucket_of
+from headrace.monitor.levels import Cell
+from headrace.monitor.track import KEPT_S, STEPS, StoredTrack, Track
+from headrace.monitor.window import Totals, Window
+
+_ROUND_S: Final = 60.0
+_HOUR_S: Final = 3600.0
+_EPSILON: Final = 1e-9
+_FINEST_S: Final = STEPS[0][0]
+_MAX_POINTS: Final = 2000
+_FORMAT: Final = 1
+
+
+class _Stored(msgspec.Struct, frozen=True, kw_only=True):
+    format: int
+    began_at: float | None
+    looked_at: float | None
+    tracks: list[msgspec.Raw]
+
+
+@dataclass(slots=True, kw_only=True)
+class History:
+    """Counts of the last 24 hours. Not thread-safe.
+
+    `max_bytes`: when what is kept gets larger, the oldest hours of all endpoints go first.
+    `max_tracks`: likewise of versions, the one goes that was not looked at for longest.
+    """
+
+    max_bytes: int = 224 << 20
+    max_tracks: int = 10_000
+    _tracks: dict[str, dict[str, Track]] = field(default_factory=dict)
+    began_at: float | None = None
+    """When anything was looked at first, in seconds since 1970; None before that."""
+    _looked_at: float | None = None
+    _before: float | None = None
+    _to_age: list[Track] = field(default_factory=list)
+    _portion: float = 0.0
+    _round_at: float = 0.0
+
+    def look(self, at: float) -> None:
+        """Say that everything there is will now be added as it is at `at`, even if that is nothing.
+
+        So what comes up later is known to have counted from 0 since then. Also joins old steps.
+        """
+        if self._looked_at is not None and at <= self._looked_at:
+            return
+        self._before, self._looked_at = self._looked_at, at
+        if self.began_at is None:
+            self.began_at = at
+        self._age(at, 0.0 if self._before is None else at - self._before)
+
+    def add(
+        self, at: float, endpoint: str, version: str, totals: Totals, *, epoch: str = ""
+    ) -> None:
+        """Take in what was counted of a version up to `at`.
+
+        Totals that are smaller than before, or of another `epoch`, were counted from 0. What an
+        endpoint had counted before this history first looked at anything is left out: nobody knows
+        when it was.
+        """
+        self.look(at)
+        versions = self._tracks.setdefault(endpoint, {})
+        track = versions.get(version)
+        if track is not None:
+            track.read(at, epoch, totals)
+            return
+        # One that came up since the last look counted from 0 since then.
+        since = at if self._before is None else self._before
+        track = versions[version] = Track(read_at=since, epoch=epoch)
+        track.read(at, epoch, totals, is_begin=self._before is None)
+
+    def window(self, endpoint: str, *, until: float, seconds: float, version: str = "") -> Window:
+        """What happened in the `seconds` before `until`; of all versions if none is named.
+
+        Steps that only overlap the span count as a whole if their middle is in it. A version also
+        stands for its copies in other roles: `3` for `3~baseline`.
+        """
+        begin = until - seconds
+        found = _Sum()
+        for track in self._named(endpoint, version):
+            for step_s, at, cell in track.cells(begin, until):
+                if begin <= at + step_s / 2 < until:
+                    found.add(step_s, cell)
+        return found.window(begin, until)
+
+    def series(
+        self, endpoint: str, *, since: float, until: float, points: int, version: str = ""
+    ) -> list[Window]:
+        """Windows side by side from `since` to `until`, about as many as `points` says.
+
+        They begin at whole multiples of their length, which is no shorter than the steps that are
+        kept of `since`; the last one ends at `until` or before, so that none is half full.
+        """
+        step_s = self._step_s(since, until, points)
+        first, last = math.floor(since / step_s), math.floor(until / step_s)
+        sums = [_Sum() for _ in range(first, last)]
+        for track in self._named(endpoint, version):
+            for length_s, at, cell in track.cells(first * step_s, last * step_s):
+                place = math.floor((at + length_s / 2) / step_s) - first
+                if 0 <= place < len(sums):
+                    sums[place].add(length_s, cell)
+        return [
+            found.window((first + number) * step_s, (first + number + 1) * step_s)
+            for number, found in enumerate(sums)
+        ]
+
+    def versions(self, endpoint: str) -> list[str]:
+        """The versions of an endpoint of which anything is known, by name."""
+        return sorted(name for name in self._tracks.get(endpoint, ()) if name)
+
+    @property
+    def size_bytes(self) -> int:
+        """How much is kept, about; without what every endpoint costs that ever had a request."""
+        return sum(track.size_bytes for _, _, track in self._all())
+
+    @property
+    def looked_at(self) -> float | None:
+        """When something was added last; None before that."""
+        return self._looked_at
+
+    def pack(self) -> bytes:
+        """Everything, to be written down."""
+        return self.join(list(self.parts()))
+
+    def parts(self) -> Iterator[bytes]:
+        """What `join` makes a whole of; something may be added between one part and the next."""
+        for endpoint, version, track in list(self._all()):
+            yield msgspec.msgpack.encode(track.stored(endpoint, version))
+
+    def join(self, parts: Iterable[bytes]) -> bytes:
+        """What `unpack` takes, of all `parts`."""
+        stored = _Stored(
+            format=_FORMAT,
+            began_at=self.began_at,
+            looked_at=self._looked_at,
+            tracks=[msgspec.Raw(part) for part in parts],
+        )
+        return msgspec.msgpack.encode(stored)
+
+    def unpack(self, data: bytes) -> None:
+        """Take up what `pack` gave, before anything is added.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        try:
+            stored = msgspec.msgpack.decode(data, type=_Stored)
+            decoded = [msgspec.msgpack.decode(part, type=StoredTrack) for part in stored.tracks]
+            tracks = [(one, Track.load(one)) for one in decoded]
+        except (msgspec.MsgspecError, zlib.error) as error:
+            raise ValueError(f"no history: {error}") from error
+        if stored.format != _FORMAT:
+            raise ValueError(f"a history of format {stored.format}, not {_FORMAT}")
+        for one, track in tracks:
+            self._tracks.setdefault(one.endpoint, {})[one.version] = track
+        self.began_at, self._looked_at = stored.began_at, stored.looked_at
+
+    def _age(self, now: float, elapsed_s: float) -> None:
+        """Join old steps: of each track once a minute, of a few at a time."""
+        self._portion += elapsed_s * len(self._to_age) / _ROUND_S
+        while self._to_age and self._portion >= 1 - _EPSILON:
+            self._portion -= 1
+            self._to_age.pop().age(now)
+        if now - self._round_at >= _ROUND_S:
+            for track in self._to_age:
+                track.age(now)
+            self._round_at, self._portion = now, 0.0
+            self._forget(now)
+            self._to_age = [track for _, _, track in self._all()]
+
+    def _forget(self, now: float) -> None:
+        """Let go of what is too old, and of the oldest where there is too much."""
+        tracks = list(self._all())
+        tracks.sort(key=lambda item: item[2].read_at, reverse=True)
+        for place, (endpoint, version, track) in enumerate(tracks):
+            is_over = track.oldest is None and now - track.read_at > KEPT_S
+            if is_over or place >= self.max_tracks:
+                versions = self._tracks[endpoint]
+                del versions[version]
+                if not versions:
+                    del self._tracks[endpoint]
+        while self.size_bytes > self.max_bytes:
+            oldest = min(at for _, _, track in self._all() if (at := track.oldest) is not None)
+            for _, _, track in self._all():
+                track.forget_before(oldest + _HOUR_S)
+
+    def _named(self, endpoint: str, version: str) -> Iterator[Track]:
+        for key, track in self._tracks.get(endpoint, {}).items():
+            if not version or version in {key, key.partition("~")[0]}:
+                yield track
+
+    def _all(self) -> Iterator[tuple[str, str, Track]]:
+        for endpoint, versions in self._tracks.items():
+            for version, track in versions.items():
+                yield endpoint, version, track
+
+    def _step_s(self, since: float, until: float, points: int) -> int:
+        """Length of a point: whole steps of the level that still has `since`."""
+        newest = self._looked_at if self._looked_at is not None else until
+        length_s = next(
+            (step_s for step_s, kept_s in STEPS if newest - since <= kept_s), STEPS[-1][0]
+        )
+        wanted = max(until - since, 0.0) / max(min(points, _MAX_POINTS), 1)
+        return max(math.ceil(wanted / length_s - _EPSILON), 1) * length_s
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Counts of many steps; buckets are joined as soon as one of them came joined."""
+
+    exact: Cell = field(default_factory=Cell)
+    joined: Cell = field(default_factory=Cell)
+    is_joined: bool = False
+
+    def add(self, length_s: int, cell: Cell) -> None:
+        if length_s == _FINEST_S:
+            self.exact.add(cell)
+        else:
+            self.is_joined = True
+            self.joined.add(cell)
+
+    def window(self, begin: float, end: float) -> Window:
+        total = self.exact
+        if self.is_joined:
+            total = self.exact.joined()
+            total.add(self.joined)
+        name = joined_bucket_of if self.is_joined else bucket_of
+        return Window(
+            begin=begin,
+            end=end,
+            requests=total.requests,
+            errors=total.errors,
+            rejections=total.rejections,
+            latency={name(index): count for index, count in sorted(total.latency.items())},
+        )
