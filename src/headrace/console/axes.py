@@ -43,7 +43,9 @@ def round_step(most: float, marks: int) -> float:
 
 
 def marks_from_zero(most: float, marks: int = 4) -> list[float]:
-    """Round values from 0 to at least `most`."""
+    """Round values from 0 to at least `most`; to 1 where that is nothing."""
+    if most <= 0:
+        return [0.0, 1.0]
     step = round_step(most, marks)
     count = max(math.ceil(most / step - 1e-9), 1)
     return [step * i for i in range(count + 1)]

@@ -12,6 +12,7 @@ from headrace.console.documents import (
     RevisionStatus,
     SeriesView,
 )
+from headrace.console.phases import StatsList, phases_of
 from headrace.console.shares import Share, shares_of
 from headrace.console.view import Question, View
 from headrace.console.visitor import may_operate
@@ -33,6 +34,7 @@ async def endpoint(question: Question) -> View:
         "/api/v1/history", SeriesView, {"endpoint": name, "since_s": span_s, "points": _POINTS}
     )
     events = await ask.get("/api/v1/events", EventList, {"endpoint": name, "limit": _EVENTS})
+    stats = await ask.find(f"/v2/models/{name}/stats", StatsList)
     ready = "ready" if found.status.ready else f"not ready: {found.status.message}"
     return View(
         template="endpoint.html",
@@ -49,6 +51,7 @@ async def endpoint(question: Question) -> View:
             ],
             "charts": None if series is None else charts_of(series.points, question.now),
             "latest": _latest(series),
+            "phases": phases_of(stats),
             "generations": recent.generations if recent is not None else [],
             "events": list(reversed(events.events)),
             "span": span_s,

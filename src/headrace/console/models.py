@@ -56,7 +56,7 @@ async def model(question: Question) -> View:
     uses = await _uses(question)
     return View(
         template="model.html",
-        title=name,
+        title=f"Model {name}",
         section="models",
         values={
             "name": name,

@@ -33,6 +33,6 @@ class Site:
 
     def log_in(self, page: Page) -> None:
         page.goto(f"{self.url}/login")
-        page.get_by_label("Token").fill(self.token)
+        page.get_by_label("Token", exact=True).fill(self.token)
         page.get_by_role("button", name="Log in").click()
         page.wait_for_url(f"{self.url}/")
