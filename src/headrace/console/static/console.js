@@ -42,19 +42,31 @@ const isSelectedIn = (place) => {
   return selection && !selection.isCollapsed && place.contains(selection.anchorNode);
 };
 
+const nameOf = (element) => {
+  if (element.id) return `#${CSS.escape(element.id)}`;
+  const link = element.getAttribute("href");
+  return link ? `a[href="${CSS.escape(link)}"]` : null;
+};
+
+// The new part takes over what the visitor did to the old one: opened, scrolled, focused.
 const put = (place, html) => {
+  const next = place.cloneNode(false);
+  next.innerHTML = html;
+  showCopyButtons(next);
+  for (const one of place.querySelectorAll("details[open][id]")) {
+    next.querySelector(`#${CSS.escape(one.id)}`)?.setAttribute("open", "");
+  }
+  if (next.isEqualNode(place)) return;
   const held = place.contains(document.activeElement) ? document.activeElement : null;
-  const heldAt = held && [held.id && `#${CSS.escape(held.id)}`, held.getAttribute("href") && `a[href="${CSS.escape(held.getAttribute("href"))}"]`].find(Boolean);
-  const open = [...place.querySelectorAll("details[open][id]")].map((one) => one.id);
-  const scrolled = [...place.querySelectorAll(".scroll")].map((one) => one.scrollLeft);
-  const focusedScroll = held ? [...place.querySelectorAll(".scroll")].indexOf(held) : -1;
-  place.innerHTML = html;
-  for (const id of open) byId(id)?.setAttribute("open", "");
+  const heldName = held && nameOf(held);
   const scrolls = [...place.querySelectorAll(".scroll")];
-  scrolls.forEach((one, i) => { one.scrollLeft = scrolled[i] || 0; });
-  const again = heldAt ? place.querySelector(heldAt) : scrolls[focusedScroll];
+  const scrolled = scrolls.map((one) => one.scrollLeft);
+  const heldScroll = scrolls.indexOf(held);
+  place.replaceChildren(...next.childNodes);
+  const newScrolls = [...place.querySelectorAll(".scroll")];
+  newScrolls.forEach((one, i) => { one.scrollLeft = scrolled[i] || 0; });
+  const again = heldName ? place.querySelector(heldName) : newScrolls[heldScroll];
   again?.focus({ preventScroll: true });
-  showCopyButtons(place);
 };
 
 const setUpLive = (page) => {
@@ -66,7 +78,9 @@ const setUpLive = (page) => {
   let source = null;
 
   const show = (name, text) => { state.dataset.state = name; state.textContent = text; };
+  let isPressed = false;
   const apply = () => {
+    if (isPressed) return; // a click on what is replaced meanwhile would be lost
     for (const [part, html] of waiting) {
       const place = document.querySelector(`[data-live="${CSS.escape(part)}"]`);
       if (place && isSelectedIn(place)) continue; // somebody copies from it
@@ -91,6 +105,10 @@ const setUpLive = (page) => {
     });
   };
   document.addEventListener("selectionchange", apply);
+  addEventListener("pointerdown", () => { isPressed = true; });
+  for (const end of ["pointerup", "pointercancel"]) {
+    addEventListener(end, () => { isPressed = false; setTimeout(apply); });
+  }
   pause.addEventListener("click", () => {
     const isPaused = pause.getAttribute("aria-pressed") === "true";
     pause.setAttribute("aria-pressed", String(!isPaused));
