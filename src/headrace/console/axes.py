@@ -69,5 +69,5 @@ def _age(age_s: float) -> str:
     if age_s == 0:
         return "now"
     if age_s < _MINUTE:
-        return f"\u2212{age_s:g} s"
-    return f"\u2212{age_s / _MINUTE:g} min" if age_s < _HOUR else f"\u2212{age_s / _HOUR:g} h"
+        return f"-{age_s:g} s"
+    return f"-{age_s / _MINUTE:g} min" if age_s < _HOUR else f"-{age_s / _HOUR:g} h"

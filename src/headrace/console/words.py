@@ -9,7 +9,7 @@ _HOUR: Final = 3600
 _DAY: Final = 86_400
 _MILLI: Final = 1e-3
 _KIB: Final = 1024
-_NOTHING: Final = "\u2013"
+_NOTHING: Final = "-"
 
 
 def number(value: float | None) -> str:
@@ -85,6 +85,17 @@ def machine_moment(at: float) -> str:
 def plain(word: str) -> str:
     """A word of a program's as people write it: `roll back`."""
     return word.replace("_", " ")
+
+
+def measure(value: float | None, unit: str) -> str:
+    """A value with its unit, where `s` and `ratio` get the form that is read best."""
+    match unit:
+        case "s":
+            return seconds(value)
+        case "ratio":
+            return percent(value)
+        case _:
+            return f"{number(value)} {unit}".strip()
 
 
 def own_value(value: float | None, unit: str) -> str:
