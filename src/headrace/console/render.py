@@ -33,7 +33,9 @@ def static_path(name: str) -> str:
     return f"/static/{name}?v={digest}"
 
 
+@cache
 def _environment() -> Environment:
+    """Compiled once: it takes longer than a page."""
     found = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
