@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from tests.e2e.console.site import PAGES, Site
 
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 MAX_BYTES: Final = 300_000
 SERIOUS: Final = {"serious", "critical"}
-PHONE: Final = {"width": 360, "height": 740}
+PHONE: Final = ViewportSize(width=360, height=740)
 _WEIGHT: Final = """() => ["navigation", "resource"]
     .flatMap((kind) => performance.getEntriesByType(kind))
     .reduce((sum, one) => sum + one.transferSize, 0)"""
