@@ -300,6 +300,7 @@ def up(
         insecure_admin=insecure_admin,
         state_url=absolute_reference(state_url),
         allow_code=_env_allows_code(),
+        console="headrace.console:build_console",
         oidc=oidc_settings(
             oidc_file,
             issuer=oidc_issuer,

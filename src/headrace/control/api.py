@@ -24,6 +24,7 @@ from headrace.control.api_state import add_state
 from headrace.control.api_triton import add_repository, add_statistics
 from headrace.control.edge import Shared
 from headrace.control.guards import App, BodyLimit, Guard
+from headrace.control.pages import Beside, MakeConsole, pages_over
 from headrace.control.plane import ControlPlane
 from headrace.control.problems import PROBLEM_TYPE, problem_body, problem_of
 from headrace.core import Code, HeadraceError
@@ -37,11 +38,23 @@ _HTTP_CODES: Final = {
 }
 
 
-def build_api(plane: ControlPlane, access: Access, *, allowed_hosts: frozenset[str]) -> App:
-    """The management API as an ASGI application, behind its guard and its gatekeeper."""
+def build_api(
+    plane: ControlPlane,
+    access: Access,
+    *,
+    allowed_hosts: frozenset[str],
+    console: MakeConsole | None = None,
+) -> App:
+    """The management API as an ASGI application, behind its guard and its gatekeeper.
+
+    Args:
+        console: Makes the pages beside it.
+    """
     api = management_app(plane, access)
-    limited = BodyLimit(app=api)
-    return Guard(app=_gatekeeper(limited, plane, access), allowed_hosts=allowed_hosts)
+    app = _gatekeeper(BodyLimit(app=api), plane, access)
+    if console is not None:
+        app = Beside(api=app, pages=console(pages_over(app, plane, access)))
+    return Guard(app=app, allowed_hosts=allowed_hosts)
 
 
 def management_app(plane: ControlPlane, access: Access) -> FastAPI:

@@ -91,7 +91,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
     url = resolve_url(settings.state_url) or home_url(home.root)
     store = StoreThread(open_store(url, legacy=home.state_file))
     token_file = ensure_home_token(store.store, home.root, now=clock.now())
-    access = make_access(store, clock, settings.oidc)
+    access = make_access(store, clock, settings.oidc, is_encrypted=settings.admin_tls is not None)
     desired = store.store.load()
     document = settings.spec if settings.spec is not None else (desired.spec or None)
     gateway_spec = GatewaySpec() if document is None else parse_spec(document).gateway
@@ -202,6 +202,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             tls=None if admin_tls is None else admin_tls.context,
             allowed_hosts=_allowed_hosts(settings),
             metrics_are_open=settings.admin_host in _LOOPBACK,
+            console=settings.console,
         ),
         checkpoints=Checkpoints(store=store, path=home.checkpoint_file),
         sockets=sockets,

@@ -91,7 +91,7 @@ def test_every_route_has_a_rule_and_every_rule_a_route(plane: ControlPlane, acce
 def test_only_health_and_login_are_open() -> None:
     public = {path for (_, path), rule in RULES.items() if rule.is_public}
 
-    assert public == {"/api/v1/health", "/auth/login", "/auth/callback"}
+    assert public == {"/api/v1/health", "/auth/login", "/auth/callback", "/auth/token"}
 
 
 def test_a_route_for_one_endpoint_names_it_in_its_path() -> None:
@@ -103,7 +103,7 @@ def test_a_route_for_one_endpoint_names_it_in_its_path() -> None:
 def test_what_changes_something_needs_an_operator() -> None:
     reads = {"/v2/repository/index"}
     for (method, path), rule in RULES.items():
-        if method != "GET" and path not in reads and path != "/auth/logout":
+        if method != "GET" and path not in {*reads, "/auth/logout", "/auth/token"}:
             assert rule.role in {"operator", "admin"}, path
 
 

@@ -51,6 +51,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/api/v1/health"): _PUBLIC,
     ("GET", "/auth/login"): _PUBLIC,
     ("GET", "/auth/callback"): _PUBLIC,
+    ("POST", "/auth/token"): _PUBLIC,
     ("POST", "/auth/logout"): _KNOWN,
     ("GET", "/api/v1/whoami"): _KNOWN,
     # The whole system.

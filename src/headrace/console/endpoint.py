@@ -1,0 +1,121 @@
+"""How is one endpoint? Its traffic, latency and errors over time, its versions and replicas."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from headrace.console.charts import Chart, Line, line_chart, seconds_unit
+from headrace.console.documents import (
+    EndpointView,
+    EventList,
+    History,
+    PointView,
+    RevisionStatus,
+    SeriesView,
+)
+from headrace.console.phases import StatsList, phases_of
+from headrace.console.shares import Share, shares_of
+from headrace.console.view import Question, View
+from headrace.console.visitor import may_operate
+
+SPANS: Final = {"900": "15 min", "3600": "1 h", "21600": "6 h", "86400": "24 h"}
+_POINTS: Final = 90
+_GENERATIONS: Final = 10
+_EVENTS: Final = 8
+
+
+async def endpoint(question: Question) -> View:
+    """The page of one endpoint."""
+    name = question.names["name"]
+    span_s = question.word("span", *SPANS)
+    ask = question.visitor
+    found = await ask.get(f"/api/v1/endpoints/{name}", EndpointView)
+    recent = await ask.find(f"/api/v1/endpoints/{name}/history", History, {"limit": _GENERATIONS})
+    series = await ask.find(
+        "/api/v1/history", SeriesView, {"endpoint": name, "since_s": span_s, "points": _POINTS}
+    )
+    events = await ask.get("/api/v1/events", EventList, {"endpoint": name, "limit": _EVENTS})
+    stats = await ask.find(f"/v2/models/{name}/stats", StatsList)
+    ready = "ready" if found.status.ready else f"not ready: {found.status.message}"
+    return View(
+        template="endpoint.html",
+        title=name,
+        section="fleet",
+        say=f"{name} is {ready}.",
+        values={
+            "endpoint": found,
+            "shares": _shares(found.status.revisions),
+            "replicas": [
+                (revision, replica)
+                for revision in found.status.revisions
+                for replica in revision.replicas
+            ],
+            "charts": None if series is None else charts_of(series.points, question.now),
+            "latest": _latest(series),
+            "phases": phases_of(stats),
+            "generations": recent.generations if recent is not None else [],
+            "events": list(reversed(events.events)),
+            "span": span_s,
+            "spans": SPANS,
+            "may_operate": may_operate(question.caller, name),
+            "now": question.now,
+        },
+    )
+
+
+def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
+    """Traffic, latency and errors of a history."""
+    times = [point.at for point in points]
+    slowest = max((p for point in points if (p := point.p99_s) is not None), default=0.0)
+    unit, per_s = seconds_unit(slowest)
+
+    def scaled(name: str) -> list[float | None]:
+        values = [getattr(point, name) for point in points]
+        return [None if value is None else value * per_s for value in values]
+
+    return [
+        line_chart(
+            id_="traffic",
+            title="Requests",
+            unit="requests/s",
+            times=times,
+            lines=[Line(name="requests", values=[p.requests_per_s for p in points], look=1)],
+            until=now,
+        ),
+        line_chart(
+            id_="latency",
+            title="Latency",
+            unit=unit,
+            times=times,
+            lines=[
+                Line(name="p50", values=scaled("p50_s"), look=1),
+                Line(name="p95", values=scaled("p95_s"), look=2),
+                Line(name="p99", values=scaled("p99_s"), look=3),
+            ],
+            until=now,
+        ),
+        line_chart(
+            id_="errors",
+            title="Errors and rejections",
+            unit="requests/s",
+            times=times,
+            lines=[
+                Line(name="errors", values=[p.errors_per_s for p in points], look=3),
+                Line(name="rejections", values=[p.rejections_per_s for p in points], look=2),
+            ],
+            until=now,
+        ),
+    ]
+
+
+def _latest(series: SeriesView | None) -> PointView | None:
+    """The newest step in which there were requests."""
+    points = series.points if series is not None else ()
+    return next((point for point in reversed(points) if point.requests_per_s), None)
+
+
+def _shares(revisions: Sequence[RevisionStatus]) -> list[Share]:
+    named = [
+        (f"version {one.version}" + (f" ({one.role})" if one.role else ""), one.weight)
+        for one in revisions
+    ]
+    return shares_of(named)

@@ -1,0 +1,157 @@
+"""People walk through the console in a real browser: every page, both themes, on a phone."""
+
+import re
+from typing import Any, Final
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, ViewportSize, expect
+
+from tests.e2e.console.site import PAGES, Site
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+MAX_BYTES: Final = 300_000
+SERIOUS: Final = {"serious", "critical"}
+PHONE: Final = ViewportSize(width=360, height=740)
+_WEIGHT: Final = """() => ["navigation", "resource"]
+    .flatMap((kind) => performance.getEntriesByType(kind))
+    .reduce((sum, one) => sum + one.transferSize, 0)"""
+_WIDER: Final = "() => document.documentElement.scrollWidth - innerWidth"
+
+
+def faults_of(page: Page, *rules: str) -> list[str]:
+    """What keeps people out, as axe sees it; one line each. `rules`: only these, if there are."""
+    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    if rules:
+        options["runOnly"] = {"type": "rule", "values": rules}
+    found = Axe().run(page, options=options).response["violations"]
+    return [
+        f"{page.url}: {one['id']}: {one['help']}: {one['nodes'][0]['html'][:200]}"
+        for one in found
+        if one["impact"] in SERIOUS
+    ]
+
+
+def test_every_page_is_light_live_and_open_to_everybody(page: Page, site: Site) -> None:
+    faults, weights, titles = [], {}, set()
+    for name, path in PAGES.items():
+        page.emulate_media(color_scheme="light")
+        page.goto(site.url + path)
+        weights[name] = page.evaluate(_WEIGHT)
+        titles.add(page.title())
+        faults += faults_of(page)
+        page.emulate_media(color_scheme="dark")
+        faults += faults_of(page, "color-contrast")
+
+    assert faults == []
+    assert max(weights.values()) < MAX_BYTES
+    assert len(titles) == len(PAGES)
+
+
+def test_every_page_fits_a_phone(page: Page, site: Site) -> None:
+    page.set_viewport_size(PHONE)
+    faults, wider = [], {}
+    for name, path in PAGES.items():
+        page.goto(site.url + path)
+        wider[name] = page.evaluate(_WIDER)
+        faults += faults_of(page) if name in {"fleet", "rollout"} else []
+
+    assert {name: pixels for name, pixels in wider.items() if pixels > 0} == {}
+    assert faults == []
+
+
+def test_numbers_change_without_loading_the_page_again(page: Page, site: Site) -> None:
+    page.goto(f"{site.url}/endpoints/fraud")
+    page.evaluate("() => { window.loadedOnce = true; }")
+    figure = page.locator("[data-live=phases] td").first
+    before = figure.inner_text()
+
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    expect(figure).not_to_have_text(before, timeout=10_000)
+    assert page.evaluate("() => window.loadedOnce")
+
+    page.get_by_role("button", name="Pause updates").click()
+    expect(page.get_by_text("Paused", exact=True)).to_be_visible()
+
+
+def test_the_theme_that_was_chosen_stays(page: Page, site: Site) -> None:
+    page.emulate_media(color_scheme="light")
+    page.goto(site.url)
+    light = page.evaluate("() => getComputedStyle(document.documentElement).backgroundColor")
+    page.get_by_role("button", name="Dark theme").click()
+    page.goto(f"{site.url}/models")
+    dark = page.evaluate("() => getComputedStyle(document.documentElement).backgroundColor")
+
+    assert light != dark
+    expect(page.get_by_role("button", name="Light theme")).to_be_visible()
+
+
+def test_an_endpoint_is_tried_by_its_form(page: Page, site: Site) -> None:
+    page.goto(f"{site.url}/endpoints/churn/try")
+    page.get_by_label("Data, as a JSON list").fill("[0.5, 0.1]")
+    page.get_by_role("button", name="Send").click()
+
+    answer = page.locator("#answer")
+    expect(answer).to_contain_text("HTTP 200")
+    expect(answer).to_contain_text('"label"')
+    expect(page.get_by_role("region", name="The same with curl")).to_contain_text("[0.5, 0.1]")
+
+    page.get_by_label("Data, as a JSON list").fill("0.5")
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_role("alert")).to_contain_text("is a JSON list")
+
+
+def test_a_keyboard_reaches_everything(page: Page, site: Site) -> None:
+    page.goto(site.url)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#main")).to_be_focused()
+
+    page.get_by_label("Search endpoints").focus()
+    page.keyboard.type("chu")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("row")).to_have_count(2)
+    page.get_by_role("link", name="churn").focus()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("/endpoints/churn"))
+
+
+def test_who_does_not_know_a_token_sees_nothing(browser: Browser, site: Site) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(f"{site.url}/endpoints/fraud?span=3600")
+
+    expect(page).to_have_url(f"{site.url}/login?next=%2Fendpoints%2Ffraud%3Fspan%3D3600")
+    assert faults_of(page) == []
+    page.get_by_label("Token", exact=True).fill("hrt_wrong")
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("alert")).to_contain_text("no such token")
+
+    page.get_by_label("Token", exact=True).fill(site.token)
+    page.get_by_role("button", name="Log in").click()
+    page.get_by_role("button", name="Log out").click()
+    expect(page).to_have_url(f"{site.url}/login")
+    page.goto(f"{site.url}/models")
+    expect(page).to_have_url(re.compile("/login"))
+    context.close()
+
+
+def test_a_rollout_is_promoted_by_hand_and_not_without_a_word(page: Page, site: Site) -> None:
+    page.goto(f"{site.url}/rollouts/r1")
+    expect(page.get_by_role("img", name="errors: how the new version differs")).to_be_visible()
+    state = page.locator("[data-live=state]")
+
+    page.get_by_role("link", name="Roll back").click()
+    page.get_by_role("link", name="Leave it as it is").click()
+    expect(state).not_to_contain_text("rolled back")
+
+    page.get_by_role("link", name=re.compile("Promote")).click()
+    page.get_by_label("Reason").fill("looks good")
+    page.get_by_role("button", name="Promote").click()
+    expect(state).to_contain_text("promoted by hand: looks good", timeout=10_000)
+    expect(page.locator("[data-live=split]")).to_contain_text("100 %", timeout=10_000)
+
+    page.get_by_role("link", name="Activity").click()
+    expect(page.get_by_role("region", name="Audit trail").last).to_contain_text("rollout.promote")
