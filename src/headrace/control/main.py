@@ -159,6 +159,8 @@ class Life:
             group.create_task(system.plane.scaler.run())
             group.create_task(system.plane.pools.run())
             group.create_task(system.plane.release_held())
+            group.create_task(system.plane.alerting.run())
+            group.create_task(system.plane.notifier.run())
             group.create_task(system.certificates.run())
             group.create_task(system.plane.upstreams.run())
             group.create_task(system.checkpoints.run())

@@ -16,6 +16,7 @@ from headrace.control.access.trail import Change
 from headrace.control.activator import Activator
 from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
+from headrace.control.alerting import Alerting
 from headrace.control.caller_policy import CallerPolicy
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.control.fetch import fetch
@@ -27,6 +28,7 @@ from headrace.control.keys import Keys
 from headrace.control.limits.service import LimitService
 from headrace.control.log_files import LogFiles
 from headrace.control.metrics import Labels, Source, counter, gauge, merge_expositions
+from headrace.control.notify.notifier import Notifier
 from headrace.control.observed import Phase, Replica
 from headrace.control.orders import Diff, Orders
 from headrace.control.pools import PoolSync
@@ -88,6 +90,8 @@ class ControlPlane:
     pools: PoolSync
     reports: Reports
     journal: Journal
+    alerting: Alerting
+    notifier: Notifier
     clock: Clock
     addresses: Addresses
     gateway_address: str
@@ -453,6 +457,7 @@ class ControlPlane:
                 )
             )
             + ("" if self.keeper.tls is None else self.keeper.tls.certificates.exposition())
+            + self.alerting.exposition()
         )
 
 

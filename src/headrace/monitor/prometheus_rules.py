@@ -15,7 +15,6 @@ from headrace.monitor.slo import (
     ErrorsOver,
     LatencyBurn,
     LatencyOver,
-    NotScraped,
 )
 
 Rule = dict[str, Any]

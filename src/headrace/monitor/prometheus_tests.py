@@ -150,7 +150,7 @@ def _expect(kind: AlertKind, objective: Objective, *, at_s: float, firing: int) 
     }
 
 
-def _series(kind: AlertKind, objective: Objective) -> Iterator[_Series]:
+def _series(kind: AlertKind, objective: Objective) -> Iterator[_Series]:  # noqa: C901  # a case each
     name = objective.endpoint
     match kind.condition:
         case ErrorBurn() | ErrorsOver():

@@ -164,7 +164,7 @@ def _labels(scale: float) -> str:
     return f'{{windows="{scale_text(scale)}"}}'
 
 
-def _plain(condition: Condition) -> str:
+def _plain(condition: Condition) -> str:  # noqa: PLR0911  # a case each
     """Conditions whose windows nobody scales."""
     match condition:
         case RefusedOver():

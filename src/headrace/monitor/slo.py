@@ -206,7 +206,7 @@ class SystemFacts:
     certificate_left_s: float | None = None
 
 
-def read_endpoint(
+def read_endpoint(  # noqa: PLR0911  # a case each
     condition: Condition, objective: Objective, windows: Windows, facts: EndpointFacts
 ) -> Reading | None:
     """What one condition says about one endpoint; None if nothing can be said.
