@@ -26,6 +26,13 @@ class Send(Protocol):
         """Return when it was taken; HeadraceError if it was not."""
 
 
+def receiver_urls(spec: Mapping[str, Any]) -> list[str]:
+    """Where receivers of a spec document are, as it says: such a URL may name a secret."""
+    settings = AlertsSpec.model_validate(spec.get("alerts") or {})
+    ways = [way for one in settings.receivers if (way := one.webhook or one.slack) is not None]
+    return [way.url for way in ways if way.url is not None]
+
+
 @dataclass(slots=True, kw_only=True)
 class Notifier:
     """Tells receivers of alerts, in tasks of its own.
