@@ -31,8 +31,9 @@ Document = dict[str, Any]
 _STEP_S: Final = 60.0
 _PER_STEP: Final = 1000
 """Requests between two samples."""
-_LONGEST: Final = 60
-"""Steps that a test takes to end at most: one of a six-hour window only shows that it fires."""
+_LONGEST: Final = 30
+"""Steps of the longest window whose end is waited for; of longer ones it is shown that they fire."""
+_BRIEF: Final = 10
 _SLACK: Final = 3
 _USUAL_FOR: Final = 12
 """Steps after which every alert without windows has fired, or ended."""
@@ -113,10 +114,10 @@ def _test(kind: AlertKind, objective: Objective) -> Document:
     shortest = min(promql.windows_of(kind.condition), default=0.0)
     is_scaled = shortest > 0
     step_s = _STEP_S * (objective.window_ratio if is_scaled else 1.0)
-    bad = _SLACK + (min(round(shortest / _STEP_S), _LONGEST) if is_scaled else _USUAL_FOR)
-    bad += round(kind.for_s / _STEP_S) + 1
-    ends = shortest / _STEP_S <= _LONGEST
-    good = bad + _after(kind)
+    window = round(shortest / _STEP_S) if is_scaled else _USUAL_FOR
+    ends = window <= _LONGEST
+    bad = _SLACK + (window if ends else _BRIEF) + round(kind.for_s / _STEP_S) + 1
+    good = bad + _after(kind) if ends else 1
     samples = [_expect(kind, objective, at_s=(bad - 1) * step_s, firing=1)]
     if ends:
         samples.append(_expect(kind, objective, at_s=(bad + good - 1) * step_s, firing=0))

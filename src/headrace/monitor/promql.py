@@ -194,7 +194,7 @@ def _plain(condition: Condition) -> str:  # noqa: PLR0911  # a case each
             return f'up{{job="{JOB}"}} < 1 or absent(up{{job="{JOB}"}})'
         case CertificateEnds():
             left = "min(headrace_control_certificate_left_seconds)"
-            return f"{left} < {condition.within_s:g}"
+            return f"{left} < {condition.within_s:.12g}"
         case Drifted():
             score = 'headrace_drift_score{statistic="psi"}'
             return f"max by (endpoint, feature) ({score}) > {condition.stability_index:g}"
