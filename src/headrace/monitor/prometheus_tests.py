@@ -32,7 +32,7 @@ _STEP_S: Final = 60.0
 _PER_STEP: Final = 1000
 """Requests between two samples."""
 _LONGEST: Final = 30
-"""Steps of the longest window whose end is waited for; of longer ones it is shown that they fire."""
+"""Steps of the longest window whose end is waited for; longer ones are only shown to fire."""
 _BRIEF: Final = 10
 _SLACK: Final = 3
 _USUAL_FOR: Final = 12

@@ -1,4 +1,4 @@
-"""Receivers of alerts as tests need them: a web server and a mail server that keep what they get."""
+"""Receivers of alerts: a web server and a mail server that keep what they get."""
 
 import asyncio
 import json

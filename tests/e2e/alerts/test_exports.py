@@ -26,11 +26,14 @@ version: 1
 alerts:
   group_wait_s: 0
   receivers:
-    - {name: pager, severities: [page], webhook: {url: "https://pager.example/hook", token_file: token}}
+    - name: pager
+      severities: [page]
+      webhook: {url: "https://pager.example/hook", token_file: token}
     - {name: chat, slack: {url: "${SLACK_URL}", channel: "#ops"}}
     - name: post
       severities: [ticket]
-      email: {to: [ops@b.example], sender: h@b.example, host: mail.b.example, username: h, password_file: pw}
+      email:
+        {to: [a@b.example], sender: h@b.example, host: mail, username: h, password_file: pw}
 endpoints:
   - {name: fraud, model: fraud, slo: {latency_s: 0.2, availability: 0.999}}
   - {name: spam, model: spam}

@@ -39,20 +39,20 @@ def run_tool(name: str, *arguments: str | Path) -> tuple[int, str]:
 
 
 def _fetch(name: str, kept: Path) -> None:
-    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
+    apt_get, dpkg = shutil.which("apt-get"), shutil.which("dpkg")
+    if apt_get is None or dpkg is None:
         raise NoToolError(f"no {name} here, and no apt-get to fetch it with")
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept.parent) as directory:
         try:
-            command = ["apt-get", "download", "-qq", _PACKAGES[name]]
-            done = subprocess.run(
+            command = [apt_get, "download", "-qq", _PACKAGES[name]]
+            subprocess.run(
                 command, cwd=directory, capture_output=True, timeout=_FETCH_WITHIN_S, check=False
             )
             (package,) = Path(directory).glob("*.deb")
             unpacked = Path(directory) / "root"
-            subprocess.run(["dpkg", "-x", package, unpacked], check=True, capture_output=True)
+            subprocess.run([dpkg, "-x", package, unpacked], check=True, capture_output=True)
         except (ValueError, subprocess.SubprocessError) as error:
             raise NoToolError(f"{name} cannot be fetched: {error}") from error
-        assert done is not None
         # Several test processes may fetch at once: each brings its own there in one step.
         (unpacked / "usr" / "bin" / name).replace(kept)

@@ -1,18 +1,23 @@
 """How messages look to those who get them."""
 
+from typing import Any
+
 from headrace.control.notify.outbox import Message
 from headrace.control.notify.payloads import email_message, slack_payload, title, webhook_payload
 from tests.unit.control.notify.alert_samples import FIRING, OVER, TICKET, settings, webhook
 
 URL = "http://127.0.0.1:8080"
-EMAIL = {
+EMAIL: dict[str, Any] = {
     "name": "post",
     "email": {"to": ["a@b.example", "c@d.example"], "sender": "h@b.example", "host": "mail"},
 }
-SLACK = {"name": "chat", "slack": {"url": "https://hooks.example/x", "channel": "#ops"}}
+SLACK: dict[str, Any] = {
+    "name": "chat",
+    "slack": {"url": "https://hooks.example/x", "channel": "#ops"},
+}
 
 
-def message(*, is_over: bool = False, receiver: dict[str, object] | None = None) -> Message:
+def message(*, is_over: bool = False, receiver: dict[str, Any] | None = None) -> Message:
     spec = settings(receiver or webhook()).receivers[0]
     firing = () if is_over else (FIRING, TICKET)
     resolved = (OVER,) if is_over else ()
