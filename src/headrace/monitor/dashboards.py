@@ -9,6 +9,7 @@ _RATE: Final = "$__rate_interval"
 _ENDPOINT: Final = 'endpoint=~"$endpoint"'
 _MODEL: Final = 'model=~"$endpoint"'
 _REPLICA: Final = 'replica=~"$replica"'
+_OURS: Final = '{process=~"control|gateway"}'
 _QUANTILES: Final = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
 _PHASES: Final = ("preprocess", "queue_wait", "compute", "postprocess")
 
@@ -161,7 +162,9 @@ FLEET: Final = Dashboard(
                     axis="cores",
                     queries=(
                         Query(
-                            expression=_per_s("headrace_process_cpu_seconds_total", "process"),
+                            expression=_per_s(
+                                f"headrace_process_cpu_seconds_total{_OURS}", "process"
+                            ),
                             legend="{{process}}",
                         ),
                         Query(
@@ -178,7 +181,7 @@ FLEET: Final = Dashboard(
                     axis="resident bytes",
                     queries=(
                         Query(
-                            expression="sum by (process) (headrace_process_memory_bytes)",
+                            expression=f"sum by (process) (headrace_process_memory_bytes{_OURS})",
                             legend="{{process}}",
                         ),
                         Query(

@@ -58,6 +58,8 @@ def scrape_configuration(target: ScrapeTarget) -> Document:
         "job_name": JOB,
         "scheme": parts.scheme,
         "metrics_path": parts.path or "/metrics",
+        # The rules read classic buckets, also where Prometheus keeps native histograms.
+        "scrape_classic_histograms": True,
         "static_configs": [{"targets": [parts.netloc]}],
     }
     if target.token_file:

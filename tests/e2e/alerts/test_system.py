@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 
 from headrace.cli import main
+from headrace.monitor.prometheus_files import RECORDING, SCRAPE
 from headrace.testing import models
 from tests.e2e.alerts.receivers import web_server
 from tests.e2e.control.system import System
@@ -51,6 +53,9 @@ def test_an_endpoint_without_a_replica_is_told_until_it_has_one(
         told = system.get("/api/v1/events?endpoint=mlp")["events"]
         main(["alerts", "mlp", "--json", "--home", str(system.home)])
         after = json.loads(capsys.readouterr().out)["alerts"]
+        exported = main(
+            ["export", "prometheus", "-o", str(tmp_path / "out"), "--home", str(system.home)]
+        )
 
     (alert,) = firing["alerts"]
     assert alert["labels"]["alertname"] == "HeadraceNoReplicaReady"
@@ -62,6 +67,9 @@ def test_an_endpoint_without_a_replica_is_told_until_it_has_one(
     states = {alert["name"]: alert["state"] for alert in after}
     assert states["HeadraceNoReplicaReady"] == "resolved"
     assert states["HeadraceReplicaCrashing"] == "firing"  # until it has lived for a while
+    assert exported == 0
+    assert urlsplit(system.where().metrics_url).netloc in (tmp_path / "out" / SCRAPE).read_text()
+    assert "mlp" in (tmp_path / "out" / RECORDING).read_text()
     reasons = [e["reason"] for e in told if e["data"].get("alert") == "HeadraceNoReplicaReady"]
     assert reasons == ["Firing", "Resolved"]
 
