@@ -9,7 +9,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "alerts.md"
 
 
 def test_every_alert_is_told_with_its_severity_and_what_to_do() -> None:
-    rows = re.findall(r"^\| `(Headrace\w+)` \| (\w+) \| (.+) \| (.+) \|$", PAGE.read_text(), re.M)
+    rows = re.findall(r"^\| `(Headrace\w+)` \| (\w+) \| (.+) \| (.+) \|$", PAGE.read_text(), re.MULTILINE)
 
     assert [(name, severity) for name, severity, _, _ in rows] == [
         (kind.name, kind.severity.value) for kind in ALERTS
