@@ -14,6 +14,7 @@ import typer
 
 from headrace import __version__
 from headrace.cli import (
+    alerts,
     audit,
     autoscale,
     certs,
@@ -22,6 +23,7 @@ from headrace.cli import (
     diff,
     down,
     events,
+    export,
     history,
     infer,
     keys,
@@ -119,6 +121,7 @@ for _command, _panel in (
     (diagram.diagram, _LOOK),
     (logs.logs, _LOOK),
     (events.events, _LOOK),
+    (alerts.alerts, _LOOK),
     (history.history, _LOOK),
     (events.feedback, _LOOK),
     (spec.check, _WRITE),
@@ -128,6 +131,7 @@ for _command, _panel in (
 app.add_typer(rollouts.app, name="rollout", rich_help_panel=_RUN)
 app.add_typer(audit.app, name="audit", rich_help_panel=_LOOK)
 app.add_typer(autoscale.app, name="autoscale", rich_help_panel=_LOOK)
+app.add_typer(export.app, name="export", rich_help_panel=_WRITE)
 app.add_typer(models.app, name="models", rich_help_panel=_WRITE)
 app.add_typer(certs.app, name="certs", rich_help_panel=_WRITE)
 app.add_typer(context.app, name="context", rich_help_panel=_WRITE)

@@ -10,6 +10,7 @@ from headrace import __version__
 from headrace.control.access.gatekeeper import FromGateway, Gatekeeper
 from headrace.control.access.parts import Access
 from headrace.control.api_access import add_access
+from headrace.control.api_alerts import add_alerts
 from headrace.control.api_answers import add_message_schemas
 from headrace.control.api_endpoints import add_endpoints
 from headrace.control.api_events import add_events
@@ -73,6 +74,7 @@ def management_app(plane: ControlPlane, access: Access) -> FastAPI:
     add_rollouts(api, plane)
     add_events(api, plane)
     add_history(api, plane)
+    add_alerts(api, plane)
     add_models(api, plane)
     add_logs(api, plane)
     add_statistics(api, plane)

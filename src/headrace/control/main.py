@@ -15,6 +15,7 @@ from headrace.control.access.home_token import OWNER
 from headrace.control.assemble import System, assemble
 from headrace.control.home import Home
 from headrace.control.log_files import LogFollower, cut_large, render_line
+from headrace.control.notify.notifier import receiver_urls
 from headrace.control.sandbox import harden_self
 from headrace.control.secret_references import forget_secrets
 from headrace.control.settings import ControlSettings, write_control_file
@@ -61,7 +62,7 @@ async def _run(settings: ControlSettings) -> int:
         lock = HomeLock(home.lock_file)
         lock.acquire()
         system = assemble(settings, home)
-        forget_secrets(_references(settings), os.environ)
+        forget_secrets(_references(settings, system), os.environ)
         write_control_file(home.control_file, system.control_file)
     except (HeadraceError, OSError) as error:
         _LOG.error("cannot start: %s", _one_line(str(error)))
@@ -160,6 +161,8 @@ class Life:
             group.create_task(system.plane.scaler.run())
             group.create_task(system.plane.pools.run())
             group.create_task(system.plane.release_held())
+            group.create_task(system.plane.alerting.run())
+            group.create_task(system.plane.notifier.run())
             group.create_task(system.certificates.run())
             group.create_task(system.plane.upstreams.run())
             group.create_task(system.checkpoints.run())
@@ -228,9 +231,11 @@ class Life:
                 _LOG.info("moved a large log aside", extra={"path": str(path)})
 
 
-def _references(settings: ControlSettings) -> tuple[str, ...]:
-    """The settings that may name secrets."""
-    return settings.state_url, settings.oidc.client_secret if settings.oidc else ""
+def _references(settings: ControlSettings, system: System) -> list[str]:
+    """The settings that may name secrets, and what the spec says of receivers."""
+    own = [settings.state_url, settings.oidc.client_secret if settings.oidc else ""]
+    specs = (settings.spec or {}, system.plane.desired.spec)
+    return [*own, *(url for spec in specs for url in receiver_urls(spec))]
 
 
 def _configure_log(settings: ControlSettings) -> None:

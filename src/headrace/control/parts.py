@@ -1,10 +1,14 @@
 """How are the parts that decide put together? Around one reconciler and one gateway keeper."""
 
+import os
 from collections.abc import Iterable
 
 from headrace.control.activator import Activator, HoldLimits
 from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
+from headrace.control.alert_facts import FactsReader
+from headrace.control.alert_memory import AlertMemory
+from headrace.control.alerting import Alerting, NoHistory
 from headrace.control.caller_policy import CallerPolicy
 from headrace.control.home import Home
 from headrace.control.journal import Journal
@@ -13,6 +17,8 @@ from headrace.control.keys import Keys
 from headrace.control.limits.service import LimitService
 from headrace.control.log_files import LogFiles
 from headrace.control.machine import machine_budget
+from headrace.control.notify.notifier import Notifier
+from headrace.control.notify.send import send
 from headrace.control.observed import Replica
 from headrace.control.orders import Orders
 from headrace.control.plane import Addresses, ControlPlane
@@ -90,6 +96,26 @@ def make_plane(
         next_change=lambda: reconciler.next_change,
     )
     callers.prepare()
+    alert_memory = AlertMemory(path=home.alerts_file)
+    notifier = Notifier(
+        spec=lambda: aims.desired.spec,
+        clock=clock,
+        memory=alert_memory,
+        environment=dict(os.environ),  # what secrets are named there is taken out later
+        admin_url=addresses.admin_url,
+        send=send,
+    )
+    alerting = Alerting(
+        history=NoHistory(),
+        spec=lambda: aims.desired.spec,
+        facts=FactsReader(reconciler=reconciler, keeper=keeper).read,
+        emit=journal.write,
+        tell=notifier.offer,
+        clock=clock,
+        memory=alert_memory,
+    )
+    alerting.load()
+    notifier.load()
     activator = Activator(limits_of=lambda name: hold_limits(aims, name), wake=scaler.wake)
     plane = ControlPlane(
         home=home,
@@ -119,6 +145,8 @@ def make_plane(
         reports=reports,
         recorder=recorder,
         journal=journal,
+        alerting=alerting,
+        notifier=notifier,
         clock=clock,
         addresses=addresses,
         gateway_address=gateway_address,

@@ -16,6 +16,7 @@ from headrace.control.access.trail import Change
 from headrace.control.activator import Activator
 from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
+from headrace.control.alerting import Alerting
 from headrace.control.caller_policy import CallerPolicy
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.control.endpoint_metrics import (
@@ -33,6 +34,7 @@ from headrace.control.keys import Keys
 from headrace.control.limits.service import LimitService
 from headrace.control.log_files import LogFiles
 from headrace.control.metrics import Families, Labels, Source, counter, gauge, merge
+from headrace.control.notify.notifier import Notifier
 from headrace.control.observed import Phase, Replica
 from headrace.control.orders import Diff, Orders
 from headrace.control.pools import PoolSync
@@ -99,6 +101,8 @@ class ControlPlane:
     reports: Reports
     recorder: Recorder
     journal: Journal
+    alerting: Alerting
+    notifier: Notifier
     clock: Clock
     addresses: Addresses
     gateway_address: str
@@ -500,6 +504,7 @@ class ControlPlane:
             + rollout_families(self.aims.rollouts)
             + replica_families(self.effective, replicas)
             + process_families(self._processes())
+            + self.alerting.exposition()
         )
 
 

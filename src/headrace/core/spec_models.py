@@ -15,6 +15,7 @@ from headrace.core.spec_access import (
     TierSpec,
     TlsSpec,
 )
+from headrace.core.spec_alerts import AlertsSpec
 from headrace.core.spec_connections import ConnectionsSpec
 from headrace.core.spec_limits import limit_disagreements
 from headrace.core.spec_rollout import RolloutSpec, SloSpec, StickySpec
@@ -254,6 +255,7 @@ class SystemSpec(_Spec):
         default=(), max_length=64, description="Kinds of callers by their limits. See TierSpec."
     )
     security: SecuritySpec = Field(default=SecuritySpec(), description="See SecuritySpec.")
+    alerts: AlertsSpec = Field(default=AlertsSpec(), description="See AlertsSpec.")
     pools: Annotated[tuple[PoolSpec, ...], Strict(strict=False)] = Field(
         default=(), max_length=1024, description="Shared processes. See PoolSpec."
     )

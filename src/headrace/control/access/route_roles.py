@@ -80,6 +80,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     # Events and rewards.
     ("GET", "/api/v1/events"): _VIEW_OWN,
     ("GET", "/api/v1/watch"): _VIEW_OWN,
+    ("GET", "/api/v1/alerts"): _VIEW_OWN,
     ("POST", "/api/v1/feedback"): _OPERATE_OWN,
     # What the last day was like.
     ("GET", "/api/v1/history"): _VIEW_OWN,
