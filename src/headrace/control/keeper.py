@@ -19,6 +19,7 @@ from headrace.control.observed import Route
 from headrace.control.process import start_ticks
 from headrace.control.routes import live_weights
 from headrace.core import Clock, HeadraceError
+from headrace.core.observe_settings import RequestLogSettings, TracingSettings
 from headrace.core.upstream_settings import StickySettings, UpstreamSettings
 from headrace.gateway import (
     WATCHED_FILES,
@@ -54,6 +55,8 @@ class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     grpc_port: int
     max_body_bytes: int
     access_log: bool
+    request_log: RequestLogSettings = RequestLogSettings()
+    tracing: TracingSettings | None = None
     tls: ListenerTls | None = None
     files: tuple[str, ...] = ()
 
@@ -111,6 +114,7 @@ def endpoint_route(route: Route, missing: frozenset[str] = frozenset()) -> Endpo
         access=route.access,
         limits=route.limits,
         slo_latency_s=route.slo_latency_s,
+        request_log=route.request_log,
     )
 
 
@@ -423,17 +427,19 @@ class GatewayKeeper:
             _LOG.warning("cannot rotate the gateway's logs", extra={"error": str(error)})
 
     def _keep_record(self, pid: int) -> None:
-        host, http_port, grpc_port, max_body_bytes, access_log, files = _binding(self.settings)
+        settings = self.settings
         record = GatewayRecord(
             pid=pid,
             start_ticks=start_ticks(pid) or 0,
-            host=host,
-            http_port=http_port,
-            grpc_port=grpc_port,
-            max_body_bytes=max_body_bytes,
-            access_log=access_log,
-            tls=self.settings.tls,
-            files=files,
+            host=settings.host,
+            http_port=settings.http_port,
+            grpc_port=settings.grpc_port,
+            max_body_bytes=settings.max_body_bytes,
+            access_log=settings.access_log,
+            request_log=settings.request_log,
+            tracing=settings.tracing,
+            tls=settings.tls,
+            files=WATCHED_FILES,
         )
         self._keep(self.record_path, msgspec.json.encode(record))
 
@@ -448,7 +454,9 @@ class GatewayKeeper:
             _LOG.error("cannot write %s", path, extra={"error": str(error)})
 
 
-_Binding = tuple[str, int, int, int, bool, tuple[str, ...]]
+_Binding = tuple[
+    str, int, int, int, bool, RequestLogSettings, TracingSettings | None, tuple[str, ...]
+]
 
 
 def _binding(settings: GatewaySettings) -> _Binding:
@@ -459,6 +467,8 @@ def _binding(settings: GatewaySettings) -> _Binding:
         settings.grpc_port,
         settings.max_body_bytes,
         settings.access_log,
+        settings.request_log,
+        settings.tracing,
         WATCHED_FILES,
     )
 
@@ -470,5 +480,7 @@ def _recorded_binding(record: GatewayRecord) -> _Binding:
         record.grpc_port,
         record.max_body_bytes,
         record.access_log,
+        record.request_log,
+        record.tracing,
         record.files,
     )

@@ -295,6 +295,8 @@ def desired_endpoint(
         slo_latency_s=slo_latency_s,
         access=endpoint_access(endpoint.access),
         limits=endpoint.limits.settings(),
+        request_log=endpoint.request_log.settings() if endpoint.request_log else None,
+        payload_log=endpoint.payload_log.settings() if endpoint.payload_log else None,
     )
 
 

@@ -17,6 +17,12 @@ from headrace.core.spec_access import (
 )
 from headrace.core.spec_connections import ConnectionsSpec
 from headrace.core.spec_limits import limit_disagreements
+from headrace.core.spec_observe import (
+    EndpointLogSpec,
+    PayloadLogSpec,
+    RequestLogSpec,
+    TracingSpec,
+)
 from headrace.core.spec_rollout import RolloutSpec, SloSpec, StickySpec
 from headrace.core.spec_scale import AutoscaleSpec, BudgetSpec, PoolSpec, UpstreamSpec
 from headrace.core.spec_yaml import SpecMistake
@@ -195,6 +201,12 @@ class EndpointSpec(_Spec):
     network: bool = Field(
         default=False, description="Whether its replicas may open network connections."
     )
+    request_log: EndpointLogSpec | None = Field(
+        default=None, description="Null: as the gateway's. See EndpointLogSpec."
+    )
+    payload_log: PayloadLogSpec | None = Field(
+        default=None, description="Null keeps no payloads. See PayloadLogSpec."
+    )
 
     def split(self) -> tuple[VersionSpec, ...]:
         """The traffic split; the short form `model` is one version at weight 100."""
@@ -226,7 +238,10 @@ class GatewaySpec(_Spec):
     connections: ConnectionsSpec = Field(
         default=ConnectionsSpec(), description="See ConnectionsSpec."
     )
-    access_log: bool = Field(default=True, description="One JSON line per request.")
+    access_log: bool = Field(
+        default=True, description="Whether requests are logged; `request_log` says which."
+    )
+    request_log: RequestLogSpec = Field(default=RequestLogSpec(), description="See RequestLogSpec.")
     tls: TlsSpec | None = Field(default=None, description="Null for plain text. See TlsSpec.")
     shared_limits: bool = Field(
         default=False, description="Whether several gateways share each limit."
@@ -254,6 +269,9 @@ class SystemSpec(_Spec):
         default=(), max_length=64, description="Kinds of callers by their limits. See TierSpec."
     )
     security: SecuritySpec = Field(default=SecuritySpec(), description="See SecuritySpec.")
+    tracing: TracingSpec | None = Field(
+        default=None, description="Null for no traces. See TracingSpec."
+    )
     pools: Annotated[tuple[PoolSpec, ...], Strict(strict=False)] = Field(
         default=(), max_length=1024, description="Shared processes. See PoolSpec."
     )
