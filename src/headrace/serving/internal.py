@@ -1,4 +1,7 @@
-"""What the control plane alone asks a replica, over its Unix socket: report, observe, answers."""
+"""What the control plane alone asks a replica, over its Unix socket?
+
+Reports, what to observe and to record, and what came of that.
+"""
 
 import time
 from collections.abc import Callable
@@ -11,7 +14,8 @@ from headrace.core import InvalidArgumentError, NotFoundError
 from headrace.serving.exchange import Exchange
 from headrace.serving.memory import peak_bytes, resident_bytes
 from headrace.serving.observation import Observer
-from headrace.serving.report import Observe, ReplicaReport
+from headrace.serving.recording import Recorder
+from headrace.serving.report import Observe, Record, ReplicaReport
 from headrace.serving.routing import Handler
 
 if TYPE_CHECKING:
@@ -26,10 +30,15 @@ class InternalApi:
     """Handlers of `/internal`; `on_change` is called after the observer was told something new."""
 
     def __init__(
-        self, state: "ReplicaState", observer: Observer, on_change: Callable[[], None]
+        self,
+        state: "ReplicaState",
+        observer: Observer,
+        recorder: Recorder,
+        on_change: Callable[[], None],
     ) -> None:
         self._state = state
         self._observer = observer
+        self._recorder = recorder
         self._on_change = on_change
 
     def handlers(self) -> dict[tuple[bytes, bytes], Handler]:
@@ -38,6 +47,9 @@ class InternalApi:
             (b"GET", b"/internal/report"): self.report,
             (b"PUT", b"/internal/observe"): self.observe,
             (b"GET", b"/internal/answers"): self.answers,
+            (b"PUT", b"/internal/record"): self.record,
+            (b"GET", b"/internal/spans"): self.spans,
+            (b"GET", b"/internal/samples"): self.samples,
         }
         return {key: local_only(handler) for key, handler in handlers.items()}
 
@@ -57,11 +69,26 @@ class InternalApi:
 
     def answers(self, exchange: Exchange) -> None:
         """GET /internal/answers?after=CURSOR."""
-        after = parse_qs(exchange.query.decode("latin-1")).get("after", ["0"])[-1]
-        if not after.isascii() or not after.isdigit() or len(after) > 18:  # noqa: PLR2004  # below 2^63
-            msg = f"after is a cursor that was given before, got {after[:50]!r}"
+        exchange.send_json(msgspec.json.encode(self._observer.answers(_cursor(exchange))))
+
+    def record(self, exchange: Exchange) -> None:
+        """PUT /internal/record."""
+        wanted = decode_body(exchange, Record)
+        if not 0.0 <= wanted.sample_ratio <= 1.0:
+            msg = f"sample_ratio is 0 to 1, got {wanted.sample_ratio:g}"
             raise InvalidArgumentError(msg)
-        exchange.send_json(msgspec.json.encode(self._observer.answers(int(after))))
+        self._recorder.record(wanted)
+        self._on_change()
+        exchange.send_json(msgspec.json.encode(wanted))
+
+    def spans(self, exchange: Exchange) -> None:
+        """GET /internal/spans?after=CURSOR."""
+        exchange.send_json(msgspec.json.encode(self._recorder.spans_page(_cursor(exchange))))
+
+    def samples(self, exchange: Exchange) -> None:
+        """GET /internal/samples?after=CURSOR, in MessagePack: tensors are bytes."""
+        page = self._recorder.samples_page(_cursor(exchange))
+        exchange.send(200, msgspec.msgpack.encode(page), content_type=b"application/msgpack")
 
 
 def make_report(state: "ReplicaState", observer: Observer) -> ReplicaReport:
@@ -101,6 +128,14 @@ def make_report(state: "ReplicaState", observer: Observer) -> ReplicaReport:
         predictions=observer.predictions(),
         observing=observer.asked,
     )
+
+
+def _cursor(exchange: Exchange) -> int:
+    after = parse_qs(exchange.query.decode("latin-1")).get("after", ["0"])[-1]
+    if not after.isascii() or not after.isdigit() or len(after) > 18:  # noqa: PLR2004  # below 2^63
+        msg = f"after is a cursor that was given before, got {after[:50]!r}"
+        raise InvalidArgumentError(msg)
+    return int(after)
 
 
 def local_only(handler: Handler) -> Handler:
