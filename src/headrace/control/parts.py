@@ -15,10 +15,12 @@ from headrace.control.log_files import LogFiles
 from headrace.control.machine import machine_budget
 from headrace.control.observed import Replica
 from headrace.control.orders import Orders
+from headrace.control.payloads.writer import PayloadWriter
 from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.pools import PoolSync
 from headrace.control.process import rss_bytes
 from headrace.control.reconciler import Reconciler
+from headrace.control.recordings import Recordings, payload_logs, recorded_replicas
 from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
 from headrace.control.scaling import Scaler
@@ -29,6 +31,7 @@ from headrace.control.wishes import Fulfiller
 from headrace.core import Clock, Inspect
 from headrace.core.autoscale_settings import MachineBudget
 from headrace.core.spec_scale import BudgetSpec
+from headrace.observe.otlp import OtlpExporter, check_otel
 from headrace.registry import Registry
 
 
@@ -85,6 +88,17 @@ def make_plane(
         next_change=lambda: reconciler.next_change,
     )
     callers.prepare()
+    tracing = keeper.settings.tracing
+    if tracing is not None:
+        check_otel()
+    payloads = PayloadWriter(root=home.payloads, clock=clock)
+    recordings = Recordings(
+        replicas=lambda: recorded_replicas(aims),
+        payload_logs=lambda: payload_logs(aims),
+        payloads=payloads,
+        monotonic=clock.monotonic,
+        spans=None if tracing is None else OtlpExporter(tracing.collector, service="headrace"),
+    )
     activator = Activator(limits_of=lambda name: hold_limits(aims, name), wake=scaler.wake)
     plane = ControlPlane(
         home=home,
@@ -117,6 +131,8 @@ def make_plane(
         addresses=addresses,
         gateway_address=gateway_address,
         log_files=log_files,
+        recordings=recordings,
+        payloads=payloads,
         limits=limits,
         sends_first_requests=sends_first_requests,
     )

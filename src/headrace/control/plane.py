@@ -29,9 +29,11 @@ from headrace.control.log_files import LogFiles
 from headrace.control.metrics import Labels, Source, counter, gauge, merge_expositions
 from headrace.control.observed import Phase, Replica
 from headrace.control.orders import Diff, Orders
+from headrace.control.payloads.writer import PayloadWriter
 from headrace.control.pools import PoolSync
 from headrace.control.process import rss_bytes
 from headrace.control.reconciler import Reconciler
+from headrace.control.recordings import Recordings
 from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
 from headrace.control.scaling import Scaler
@@ -92,6 +94,8 @@ class ControlPlane:
     addresses: Addresses
     gateway_address: str
     log_files: LogFiles
+    recordings: Recordings
+    payloads: PayloadWriter
     limits: LimitService | None = None
     sends_first_requests: bool = True
     metrics_read_at: float | None = None
@@ -453,6 +457,8 @@ class ControlPlane:
                 )
             )
             + ("" if self.keeper.tls is None else self.keeper.tls.certificates.exposition())
+            + self.recordings.exposition()
+            + self.payloads.exposition()
         )
 
 

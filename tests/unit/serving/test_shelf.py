@@ -6,16 +6,16 @@ from hypothesis import strategies as st
 from headrace.serving.shelf import Shelf
 
 
-def a_shelf(**bounds: int) -> Shelf[int]:
-    return Shelf(
-        **{"most_items": 10, "most_bytes": 100, "page_items": 4, "page_bytes": 20, **bounds}
-    )
+def a_shelf(most_items: int = 10) -> Shelf[int]:
+    return Shelf(most_items=most_items, most_bytes=100, page_items=4, page_bytes=20)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 30))))
 def test_what_is_fetched_is_what_was_kept_in_order(steps: list[tuple[bool, int]]) -> None:
     shelf = a_shelf()
-    kept, fetched, cursor = [], [], 0
+    kept: list[int] = []
+    fetched: list[int] = []
+    cursor = 0
     for i, (adds, size_bytes) in enumerate(steps):
         if adds:
             lost = shelf.dropped
