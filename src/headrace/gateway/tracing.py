@@ -21,7 +21,9 @@ SERVICE_NAME: Final = "headrace-gateway"
 _TRACER: Final = "envoy.config.trace.v3.OpenTelemetryConfig"
 _TIMEOUT_S: Final = 5.0
 _CONNECT_TIMEOUT_S: Final = 1.0
-_PERCENT: Final = 100
+_PER_MILLION: Final = 1_000_000
+_SAMPLERS: Final = "envoy.extensions.tracers.opentelemetry.samplers.v3"
+_FLUSH_MS: Final = 1000
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -39,11 +41,14 @@ def tracing(settings: TracingSettings | None) -> Resource:
     tracer = typed(
         "envoy.tracers.opentelemetry",
         _TRACER,
-        {"http_service": exporter, "service_name": SERVICE_NAME},
+        {
+            "http_service": exporter,
+            "service_name": SERVICE_NAME,
+            "sampler": _sampler(settings.sample_ratio),
+        },
     )
     return {
         "tracing": {
-            "random_sampling": {"value": settings.sample_ratio * _PERCENT},
             # A caller may not force a trace by a header of Envoy's.
             "client_sampling": {"value": 0},
             "spawn_upstream_span": True,
@@ -54,6 +59,33 @@ def tracing(settings: TracingSettings | None) -> Resource:
             "provider": tracer,
         }
     }
+
+
+def _sampler(ratio: float) -> Resource:
+    """As the caller's trace was chosen, else by trace id.
+
+    Not by Envoy's own `random_sampling`: that goes by request id, which callers choose, and leaves
+    out those whose id is no UUID.
+    """
+    share: Resource = {"numerator": round(ratio * _PER_MILLION), "denominator": "MILLION"}
+    by_id = typed(
+        "envoy.tracers.opentelemetry.samplers.trace_id_ratio_based",
+        f"{_SAMPLERS}.TraceIdRatioBasedSamplerConfig",
+        {"sampling_percentage": share},
+    )
+    return typed(
+        "envoy.tracers.opentelemetry.samplers.parent_based",
+        f"{_SAMPLERS}.ParentBasedSamplerConfig",
+        {"wrapped_sampler": by_id},
+    )
+
+
+def tracing_runtime(settings: TracingSettings | None) -> Resource:
+    """How soon spans are sent: a second after they ended rather than five."""
+    if settings is None:
+        return {}
+    layer: Resource = {"tracing.opentelemetry.flush_interval_ms": _FLUSH_MS}
+    return {"layered_runtime": {"layers": [{"name": "tracing", "static_layer": layer}]}}
 
 
 def collector_cluster(settings: GatewaySettings, tracing: TracingSettings) -> Resource:

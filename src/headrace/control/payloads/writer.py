@@ -124,6 +124,16 @@ class PayloadWriter:
         if self._thread is not None:
             self._thread.join(_STOP_S)
 
+    def written_of(self, endpoint: str) -> int:
+        """How many samples of an endpoint were written."""
+        with self._changed:
+            return self.written[endpoint]
+
+    def dropped_of(self, endpoint: str) -> int:
+        """How many samples of an endpoint were dropped, whatever the reason."""
+        with self._changed:
+            return sum(n for (name, _), n in self.dropped.items() if name == endpoint)
+
     def exposition(self) -> str:
         """The counters as Prometheus reads them; empty while nothing was ever logged."""
         with self._changed:
