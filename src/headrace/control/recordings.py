@@ -14,7 +14,7 @@ import msgspec
 
 from headrace.control.aims import Aims
 from headrace.control.desired import POOL_PREFIX
-from headrace.control.fetch import fetch
+from headrace.control.fetch import Answer, fetch
 from headrace.control.metrics import Labels, counter
 from headrace.control.observed import Phase, Replica
 from headrace.control.pools import hosted_replicas
@@ -59,6 +59,22 @@ class PayloadSink(Protocol):
         """Count samples that were dropped before they came."""
 
 
+class Ask(Protocol):
+    """As `fetch`."""
+
+    async def __call__(
+        self,
+        address: str,
+        path: str,
+        *,
+        timeout_s: float,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Answer:
+        """The answer of a replica; HeadraceError if there is none."""
+
+
 @dataclass(slots=True)
 class _Told:
     """What a replica's process was told, and how far it was read."""
@@ -75,7 +91,7 @@ class Recordings:
     """Tells replicas what to record, and fetches it every second.
 
     `replicas`: those that are ready. `payload_logs`: by endpoint. `spans`: None where nothing is
-    traced. `monotonic`: the clock.
+    traced. `monotonic`: the clock. `ask`: how a replica is asked.
     """
 
     replicas: Callable[[], Iterable[Replica]]
@@ -83,6 +99,7 @@ class Recordings:
     payloads: PayloadSink
     monotonic: Callable[[], float]
     spans: SpanSink | None = None
+    ask: Ask = fetch
     spans_sent: int = 0
     spans_dropped: int = 0
     _told: dict[str, _Told] = field(default_factory=dict)
@@ -167,7 +184,7 @@ class Recordings:
             return
         async with self._asking:
             try:
-                answer = await fetch(
+                answer = await self.ask(
                     replica.address,
                     f"/internal/record?{replica.query}",
                     timeout_s=_TIMEOUT_S,
@@ -203,7 +220,7 @@ class Recordings:
                 after = told.cursor.get(what, 0)
                 path = f"/internal/{what}?after={after}&{replica.query}"
                 try:
-                    answer = await fetch(replica.address, path, timeout_s=_TIMEOUT_S)
+                    answer = await self.ask(replica.address, path, timeout_s=_TIMEOUT_S)
                     if answer.status != _HTTP_OK:
                         break
                     page = decode(answer.body)

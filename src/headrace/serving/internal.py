@@ -3,6 +3,7 @@
 Reports, what to observe and to record, and what came of that.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from headrace.serving.state import ReplicaState
 
 _PERCENT: Final = 100
+RECORD_LEASE_S: Final = 600.0
+"""So long a replica records without being told again."""
 
 T = TypeVar("T")
 
@@ -40,6 +43,7 @@ class InternalApi:
         self._observer = observer
         self._recorder = recorder
         self._on_change = on_change
+        self._lease: asyncio.TimerHandle | None = None
 
     def handlers(self) -> dict[tuple[bytes, bytes], Handler]:
         """By method and path."""
@@ -77,9 +81,17 @@ class InternalApi:
         if not 0.0 <= wanted.sample_ratio <= 1.0:
             msg = f"sample_ratio is 0 to 1, got {wanted.sample_ratio:g}"
             raise InvalidArgumentError(msg)
+        self._record(wanted)
+        if self._lease is not None:
+            self._lease.cancel()
+        # Nobody fetches what a control plane asked for that is gone: it says so again in time.
+        loop = asyncio.get_running_loop()
+        self._lease = loop.call_later(RECORD_LEASE_S, self._record, Record())
+        exchange.send_json(msgspec.json.encode(wanted))
+
+    def _record(self, wanted: Record) -> None:
         self._recorder.record(wanted)
         self._on_change()
-        exchange.send_json(msgspec.json.encode(wanted))
 
     def spans(self, exchange: Exchange) -> None:
         """GET /internal/spans?after=CURSOR."""

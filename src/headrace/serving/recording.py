@@ -52,6 +52,8 @@ class Recorder:
         self.samples.drop = frozenset(wanted.drop)
         if not wanted.sample_ratio:
             self.samples.shelf.clear()
+        if not wanted.traces:
+            self.spans.shelf.clear()
         self._state.watch_batches(self._saw if wanted.traces else None)
 
     def spans_page(self, after: int) -> SpansPage:

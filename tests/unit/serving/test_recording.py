@@ -13,6 +13,7 @@ from headrace.protocol.grpc_wire import frame
 from headrace.protocol.protos import message_class
 from headrace.serving.application import Application
 from headrace.serving.exchange import Exchange
+from headrace.serving.internal import RECORD_LEASE_S
 from headrace.serving.recording import Recording
 from headrace.serving.report import PayloadSample, SamplesPage, SpansPage
 from tests.unit.serving.parts import (
@@ -233,3 +234,18 @@ async def test_a_rollout_still_sees_requests_that_are_recorded() -> None:
 
 async def test_a_ratio_beyond_one_is_refused() -> None:
     assert read(await record(an_application(), sample_ratio=1.5)).status == 400
+
+
+async def test_a_replica_that_is_not_told_again_records_no_more() -> None:
+    application = an_application()
+    await record(application, sample_ratio=1.0)
+    await asyncio.sleep(RECORD_LEASE_S / 2)
+    await record(application, sample_ratio=1.0)
+    await asyncio.sleep(RECORD_LEASE_S - 1)
+    await infer(application, (1, 2))
+    kept = await samples(application)
+    await asyncio.sleep(2)
+    await infer(application, (1, 2))
+
+    assert len(kept) == 1
+    assert await samples(application) == []
