@@ -21,7 +21,12 @@ _CEL: Final = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
 _RUNTIME_KEY: Final = "headrace.none"  # Envoy wants a name for an override that nobody sets
 _FIRST_ERROR: Final = 400
 _PER_MILLION: Final = 1_000_000
-_OF_ROUTE: Final = f"xds.route_metadata.filter_metadata['{METADATA}']"
+_SAID: Final = f"xds.route_metadata.filter_metadata['{METADATA}']"
+# Some requests have no route, and most routes say nothing.
+_SAYS: Final = f"has(xds.route_metadata) && '{METADATA}' in xds.route_metadata.filter_metadata"
+_MODE: Final = f"({_SAYS} && 'log' in {_SAID} ? {_SAID}['log'] : '')"
+_HAS_SLOW: Final = f"{_SAYS} && 'slow' in {_SAID}"
+_IS_SLOW: Final = f"{_HAS_SLOW} && request.duration >= duration({_SAID}['slow'])"
 
 _FIELDS: Final = {
     "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
@@ -73,32 +78,29 @@ def log_metadata(log: EndpointLog | None) -> Resource:
 
 
 def _wanted(settings: RequestLogSettings) -> Sequence[Resource]:
-    """What each has a line: one by its endpoint's wish, or by the gateway's where it has none."""
-    by_sample = _any(*_notable(settings.slow_s), _sampled(settings.sample_ratio))
-    wanted = [
-        _expression(f"{_OF_ROUTE}['log'] == 'all'"),
-        _all(_expression(f"{_OF_ROUTE}['log'] == 'sampled'"), by_sample),
-    ]
-    # What has no route, or one that says nothing, is the gateway's to decide.
-    says_nothing = _expression(
-        f"!(has(xds.route_metadata) && '{METADATA}' in xds.route_metadata.filter_metadata"
-        f" && 'log' in {_OF_ROUTE})"
-    )
+    """What each has a line: one by its endpoint's wish, or by the gateway's where it has none.
+
+    An expression costs a microsecond, so an ordinary request meets one at most: what Envoy compares
+    itself comes first.
+    """
+    notable = _any(*_notable(settings.slow_s), _sampled(settings.sample_ratio))
     match settings.mode:
-        case LogMode.ALL:
-            wanted.append(says_nothing)
         case LogMode.SAMPLED:
-            wanted.append(_all(by_sample, says_nothing))
+            return [
+                _all(notable, _expression(f"{_MODE} != 'off'")),
+                _expression(f"{_MODE} == 'all' || ({_MODE} != 'off' && {_IS_SLOW})"),
+            ]
+        case LogMode.ALL:
+            wants = _expression(f"!({_MODE} in ['off', 'sampled'])")
         case LogMode.OFF:
-            pass
-    return wanted
+            wants = _expression(f"{_MODE} == 'all'")
+    samples = _expression(f"{_MODE} == 'sampled'")
+    return [wants, _all(samples, _any(notable, _expression(_IS_SLOW)))]
 
 
 def _notable(slow_s: float) -> Sequence[Resource]:
-    """Errors, calls that nobody waited for, and slow ones."""
+    """Errors, calls that nobody waited for, and slow ones, unless slow is something else there."""
     longest_ms: Resource = {"default_value": round(slow_s * 1000), "runtime_key": _RUNTIME_KEY}
-    has_own = f"has(xds.route_metadata) && '{METADATA}' in xds.route_metadata.filter_metadata"
-    own = f"{has_own} && 'slow' in {_OF_ROUTE}"
     return [
         _status("GE", _FIRST_ERROR),
         _status("EQ", 0),
@@ -106,15 +108,9 @@ def _notable(slow_s: float) -> Sequence[Resource]:
         _all(_IS_GRPC, {"grpc_status_filter": {"statuses": ["OK"], "exclude": True}}),
         _all(
             {"duration_filter": {"comparison": {"op": "GE", "value": longest_ms}}},
-            _expression(f"!({own})"),
+            _expression(f"!({_HAS_SLOW})"),
         ),
-        _expression(f"request.duration >= duration({_OF_ROUTE}['slow'])"),
     ]
-
-
-def _status(op: str, status: int) -> Resource:
-    value: Resource = {"default_value": status, "runtime_key": _RUNTIME_KEY}
-    return {"status_code_filter": {"comparison": {"op": op, "value": value}}}
 
 
 def _sampled(ratio: float) -> Resource:
@@ -129,6 +125,11 @@ def _sampled(ratio: float) -> Resource:
             "use_independent_randomness": True,
         }
     }
+
+
+def _status(op: str, status: int) -> Resource:
+    value: Resource = {"default_value": status, "runtime_key": _RUNTIME_KEY}
+    return {"status_code_filter": {"comparison": {"op": op, "value": value}}}
 
 
 _IS_GRPC: Final[Resource] = {
