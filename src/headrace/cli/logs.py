@@ -10,6 +10,7 @@ from headrace.cli.options import DEFAULT_HOME, Home, LogFormat, LogFormatOption,
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 
 def logs(
@@ -23,6 +24,15 @@ def logs(
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
     tail: Annotated[int, typer.Option("--tail", "-n", min=0, help="How many lines.")] = 100,
+    requests: Annotated[
+        bool, typer.Option("--requests", help="Requests instead, as the gateway logged them.")
+    ] = False,
+    endpoint: Annotated[
+        str,
+        typer.Option(
+            "--endpoint", "-e", help="With --requests: only of this one.", show_default="all"
+        ),
+    ] = "",
     log_format: LogFormatOption = None,
     server: Server = None,
     home: Home = DEFAULT_HOME,
@@ -34,6 +44,8 @@ def logs(
         headrace logs -f
 
         headrace logs gateway --tail 20
+
+        headrace logs --requests -e fraud -f
     """
     from headrace.cli.connection import find_target
     from headrace.cli.output import say, write
@@ -41,6 +53,11 @@ def logs(
     from headrace.control import read_control_file
 
     wanted = str(log_format or LogFormat.TEXT)
+    if requests:
+        if source is not None:
+            raise typer.BadParameter("--requests are the gateway's: leave the process out")
+        _requests(server, home, endpoint, wanted, follow=follow, tail=tail)
+        return
     lines: Iterable[str]
     target = find_target(server, home)
     if follow or target.is_remote or read_control_file(home) is not None:
@@ -52,3 +69,24 @@ def logs(
         say(f"nothing runs on {home}; this is what was logged before")
     for line in lines:
         write(line)
+
+
+def _requests(
+    server: str | None, home: "Path", endpoint: str, wanted: str, *, follow: bool, tail: int
+) -> None:
+    """Print the request log, in columns or as it is."""
+    from headrace.cli.connection import find_target
+    from headrace.cli.output import say, write
+    from headrace.cli.request_lines import HEADER, is_about, request_line
+
+    lines = (
+        find_target(server, home)
+        .management()
+        .lines("/api/v1/logs", follow=int(follow), tail=tail, source="access", format="json")
+    )
+    as_json = wanted == "json"
+    if not as_json:
+        say(HEADER)
+    for line in lines:
+        if is_about(line, endpoint):
+            write(line if as_json else request_line(line))

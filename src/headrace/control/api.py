@@ -20,6 +20,7 @@ from headrace.control.api_login import add_login
 from headrace.control.api_logs import add_logs
 from headrace.control.api_metrics import metrics_answer
 from headrace.control.api_models import add_models
+from headrace.control.api_payloads import add_payloads
 from headrace.control.api_rollouts import add_rollouts
 from headrace.control.api_state import add_state
 from headrace.control.api_triton import add_repository, add_statistics
@@ -77,6 +78,7 @@ def management_app(plane: ControlPlane, access: Access) -> FastAPI:
     add_alerts(api, plane)
     add_models(api, plane)
     add_logs(api, plane)
+    add_payloads(api, plane)
     add_statistics(api, plane)
     add_repository(api, plane)
     add_keys(api, plane, plane.keys)

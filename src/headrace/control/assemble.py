@@ -45,7 +45,7 @@ from headrace.control.settings import ControlFile, ControlSettings
 from headrace.control.state import home_url, open_store
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock, FailedPreconditionError, SystemClock
-from headrace.core.spec import GatewaySpec, parse_spec
+from headrace.core.spec import GatewaySpec, SystemSpec, parse_spec
 from headrace.gateway import GatewaySettings, make_private
 from headrace.registry import Registry
 
@@ -94,7 +94,8 @@ def assemble(settings: ControlSettings, home: Home) -> System:
     access = make_access(store, clock, settings.oidc, is_encrypted=settings.admin_tls is not None)
     desired = store.store.load()
     document = settings.spec if settings.spec is not None else (desired.spec or None)
-    gateway_spec = GatewaySpec() if document is None else parse_spec(document).gateway
+    spec = SystemSpec() if document is None else parse_spec(document)
+    gateway_spec = spec.gateway
     record = read_gateway_record(home.gateway_file)
     socket_dir = home.socket_dir()
     own_limits = f"unix:{socket_dir / 'limits.sock'}"
@@ -126,6 +127,8 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             request_timeout_s=gateway_spec.connections.request_timeout_s,
             max_memory_bytes=gateway_spec.connections.max_memory_bytes,
             access_log=gateway_spec.access_log,
+            request_log=gateway_spec.request_log.settings(),
+            tracing=None if spec.tracing is None else spec.tracing.settings(),
             log_format="json" if settings.log_format == "json" else "text",
             tls=listener_tls(tls),
         )

@@ -49,7 +49,16 @@ def _endpoint(old: DesiredEndpoint, new: DesiredEndpoint) -> list[str]:
     return lines
 
 
-_SETTINGS: Final = ("sticky", "rollout", "autoscale", "slo_latency_s", "access", "limits")
+_SETTINGS: Final = (
+    "sticky",
+    "rollout",
+    "autoscale",
+    "slo_latency_s",
+    "access",
+    "limits",
+    "request_log",
+    "payload_log",
+)
 
 
 def _verb(was: object, becomes: object) -> str:

@@ -56,6 +56,11 @@ class Home:
         return self.root / "logs"
 
     @property
+    def payloads(self) -> Path:
+        """Sampled requests and answers, a directory per endpoint."""
+        return self.root / "payloads"
+
+    @property
     def state_file(self) -> Path:
         """Where version 0.1 kept the desired state."""
         return self.root / "state.json"

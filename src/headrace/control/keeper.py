@@ -19,6 +19,7 @@ from headrace.control.observed import Route
 from headrace.control.process import start_ticks
 from headrace.control.routes import live_weights
 from headrace.core import Clock, HeadraceError
+from headrace.core.observe_settings import RequestLogSettings, TracingSettings
 from headrace.core.upstream_settings import StickySettings, UpstreamSettings
 from headrace.gateway import (
     WATCHED_FILES,
@@ -55,6 +56,8 @@ class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     grpc_port: int
     max_body_bytes: int
     access_log: bool
+    request_log: RequestLogSettings = RequestLogSettings()
+    tracing: TracingSettings | None = None
     tls: ListenerTls | None = None
     files: tuple[str, ...] = ()
 
@@ -112,6 +115,7 @@ def endpoint_route(route: Route, missing: frozenset[str] = frozenset()) -> Endpo
         access=route.access,
         limits=route.limits,
         slo_latency_s=route.slo_latency_s,
+        request_log=route.request_log,
     )
 
 
@@ -430,17 +434,19 @@ class GatewayKeeper:
             _LOG.warning("cannot rotate the gateway's logs", extra={"error": str(error)})
 
     def _keep_record(self, pid: int) -> None:
-        host, http_port, grpc_port, max_body_bytes, access_log, files = _binding(self.settings)
+        settings = self.settings
         record = GatewayRecord(
             pid=pid,
             start_ticks=start_ticks(pid) or 0,
-            host=host,
-            http_port=http_port,
-            grpc_port=grpc_port,
-            max_body_bytes=max_body_bytes,
-            access_log=access_log,
-            tls=self.settings.tls,
-            files=files,
+            host=settings.host,
+            http_port=settings.http_port,
+            grpc_port=settings.grpc_port,
+            max_body_bytes=settings.max_body_bytes,
+            access_log=settings.access_log,
+            request_log=settings.request_log,
+            tracing=settings.tracing,
+            tls=settings.tls,
+            files=WATCHED_FILES,
         )
         self._keep(self.record_path, msgspec.json.encode(record))
 
@@ -468,7 +474,9 @@ def _totals(statistics: GatewayStatistics) -> dict[tuple[str, str], ArmTotals]:
     }
 
 
-_Binding = tuple[str, int, int, int, bool, tuple[str, ...]]
+_Binding = tuple[
+    str, int, int, int, bool, RequestLogSettings, TracingSettings | None, tuple[str, ...]
+]
 
 
 def _binding(settings: GatewaySettings) -> _Binding:
@@ -479,6 +487,8 @@ def _binding(settings: GatewaySettings) -> _Binding:
         settings.grpc_port,
         settings.max_body_bytes,
         settings.access_log,
+        settings.request_log,
+        settings.tracing,
         WATCHED_FILES,
     )
 
@@ -490,5 +500,7 @@ def _recorded_binding(record: GatewayRecord) -> _Binding:
         record.grpc_port,
         record.max_body_bytes,
         record.access_log,
+        record.request_log,
+        record.tracing,
         record.files,
     )

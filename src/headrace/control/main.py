@@ -102,6 +102,7 @@ class Life:
             for task in background:
                 task.cancel()
         self._copy_new()
+        await asyncio.to_thread(self.system.plane.payloads.stop)
         self.system.inspect.close()
         self.system.driver.close()
         self.system.plane.store.close()
@@ -159,6 +160,7 @@ class Life:
             group.create_task(system.plane.reports.run())
             group.create_task(system.plane.recorder.run())
             group.create_task(system.plane.scaler.run())
+            group.create_task(system.plane.recordings.run())
             group.create_task(system.plane.pools.run())
             group.create_task(system.plane.release_held())
             group.create_task(system.plane.alerting.run())

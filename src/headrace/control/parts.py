@@ -21,11 +21,13 @@ from headrace.control.notify.notifier import Notifier
 from headrace.control.notify.send import send
 from headrace.control.observed import Replica
 from headrace.control.orders import Orders
+from headrace.control.payloads.writer import PayloadWriter
 from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.pools import PoolSync
 from headrace.control.process import rss_bytes
 from headrace.control.reconciler import Reconciler
 from headrace.control.recorder import Recorder
+from headrace.control.recordings import Recordings, payload_logs, recorded_replicas
 from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
 from headrace.control.scaling import Scaler
@@ -36,6 +38,7 @@ from headrace.control.wishes import Fulfiller
 from headrace.core import Clock, Inspect
 from headrace.core.autoscale_settings import MachineBudget
 from headrace.core.spec_scale import BudgetSpec
+from headrace.observe.otlp import OtlpExporter, check_otel
 from headrace.registry import Registry
 
 
@@ -116,6 +119,17 @@ def make_plane(
     )
     alerting.load()
     notifier.load()
+    tracing = keeper.settings.tracing
+    if tracing is not None:
+        check_otel()
+    payloads = PayloadWriter(root=home.payloads, clock=clock)
+    recordings = Recordings(
+        replicas=lambda: recorded_replicas(aims),
+        payload_logs=lambda: payload_logs(aims),
+        payloads=payloads,
+        monotonic=clock.monotonic,
+        spans=None if tracing is None else OtlpExporter(tracing.collector, service="headrace"),
+    )
     activator = Activator(limits_of=lambda name: hold_limits(aims, name), wake=scaler.wake)
     plane = ControlPlane(
         home=home,
@@ -151,6 +165,8 @@ def make_plane(
         addresses=addresses,
         gateway_address=gateway_address,
         log_files=log_files,
+        recordings=recordings,
+        payloads=payloads,
         limits=limits,
         sends_first_requests=sends_first_requests,
     )

@@ -37,11 +37,13 @@ from headrace.control.metrics import Families, Labels, Source, counter, gauge, m
 from headrace.control.notify.notifier import Notifier
 from headrace.control.observed import Phase, Replica
 from headrace.control.orders import Diff, Orders
+from headrace.control.payloads.writer import PayloadWriter
 from headrace.control.pools import PoolSync
 from headrace.control.process import rss_bytes
 from headrace.control.process_metrics import process_families
 from headrace.control.reconciler import Reconciler
 from headrace.control.recorder import Recorder
+from headrace.control.recordings import Recordings
 from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
 from headrace.control.scaling import Scaler
@@ -107,6 +109,8 @@ class ControlPlane:
     addresses: Addresses
     gateway_address: str
     log_files: LogFiles
+    recordings: Recordings
+    payloads: PayloadWriter
     limits: LimitService | None = None
     gpus: Gpus = field(default_factory=Gpus)
     sends_first_requests: bool = True
@@ -505,6 +509,8 @@ class ControlPlane:
             + replica_families(self.effective, replicas)
             + process_families(self._processes())
             + self.alerting.exposition()
+            + self.recordings.exposition()
+            + self.payloads.exposition()
         )
 
 

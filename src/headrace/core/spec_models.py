@@ -18,6 +18,12 @@ from headrace.core.spec_access import (
 from headrace.core.spec_alerts import AlertsSpec
 from headrace.core.spec_connections import ConnectionsSpec
 from headrace.core.spec_limits import limit_disagreements
+from headrace.core.spec_observe import (
+    EndpointLogSpec,
+    PayloadLogSpec,
+    RequestLogSpec,
+    TracingSpec,
+)
 from headrace.core.spec_rollout import RolloutSpec, SloSpec, StickySpec
 from headrace.core.spec_scale import AutoscaleSpec, BudgetSpec, PoolSpec, UpstreamSpec
 from headrace.core.spec_yaml import SpecMistake
@@ -196,6 +202,12 @@ class EndpointSpec(_Spec):
     network: bool = Field(
         default=False, description="Whether its replicas may open network connections."
     )
+    request_log: EndpointLogSpec | None = Field(
+        default=None, description="Null: as the gateway's. See EndpointLogSpec."
+    )
+    payload_log: PayloadLogSpec | None = Field(
+        default=None, description="Null keeps no payloads. See PayloadLogSpec."
+    )
 
     def split(self) -> tuple[VersionSpec, ...]:
         """The traffic split; the short form `model` is one version at weight 100."""
@@ -227,7 +239,10 @@ class GatewaySpec(_Spec):
     connections: ConnectionsSpec = Field(
         default=ConnectionsSpec(), description="See ConnectionsSpec."
     )
-    access_log: bool = Field(default=True, description="One JSON line per request.")
+    access_log: bool = Field(
+        default=True, description="Whether requests are logged; `request_log` says which."
+    )
+    request_log: RequestLogSpec = Field(default=RequestLogSpec(), description="See RequestLogSpec.")
     tls: TlsSpec | None = Field(default=None, description="Null for plain text. See TlsSpec.")
     shared_limits: bool = Field(
         default=False, description="Whether several gateways share each limit."
@@ -256,6 +271,9 @@ class SystemSpec(_Spec):
     )
     security: SecuritySpec = Field(default=SecuritySpec(), description="See SecuritySpec.")
     alerts: AlertsSpec = Field(default=AlertsSpec(), description="See AlertsSpec.")
+    tracing: TracingSpec | None = Field(
+        default=None, description="Null for no traces. See TracingSpec."
+    )
     pools: Annotated[tuple[PoolSpec, ...], Strict(strict=False)] = Field(
         default=(), max_length=1024, description="Shared processes. See PoolSpec."
     )

@@ -97,6 +97,8 @@ class Engine:
         self._accounts = Accounts(statistics, phases)
         self._work: SimpleQueue[Batch | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self.on_batch: Callable[[Batch], None] | None = None
+        """Hears of each batch that ran, before its callers do; None while nobody listens."""
 
     @property
     def waiting(self) -> int:
@@ -349,6 +351,8 @@ class Engine:
 
     def _finish(self, batch: Batch) -> None:
         """Learn from a run, count it and answer its callers."""
+        if self.on_batch is not None:
+            self.on_batch(batch)
         now = batch.split_at
         rows = batch.rows
         if batch.executions == 1:

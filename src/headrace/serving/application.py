@@ -14,6 +14,7 @@ from headrace.serving.grpc_api import INFER
 from headrace.serving.grpc_bridge import GrpcBridge, send_grpc_error
 from headrace.serving.internal import InternalApi
 from headrace.serving.observation import Observer
+from headrace.serving.recording import Recorder
 from headrace.serving.routing import (
     Handler,
     MethodNotAllowedError,
@@ -53,7 +54,8 @@ class Application:
         grpc = GrpcBridge(state, has_repository=has_repository)
         self._apis = (v2, v1, grpc)
         self._observer = Observer(state)
-        self._internal = InternalApi(state, self._observer, self._observe_or_not)
+        self._recorder = Recorder(state)
+        self._internal = InternalApi(state, self._observer, self._recorder, self._observe_or_not)
         self.model_table: Table = {}
         """What is there for the model by path and method; the rest is about the process."""
         self._router = self._make_router()
@@ -79,14 +81,14 @@ class Application:
         self._state.cancel(ticket)
 
     def _observe_or_not(self) -> None:
-        """Called when the observer was told what to look at."""
+        """Called when observer or recorder was told what to look at."""
         self._router = self._make_router()
 
     def _make_router(self) -> Router:
-        """All routes; those of inference are wrapped only while their outcomes are observed."""
+        """All routes; those of inference are wrapped only while somebody looks at outcomes."""
         v2, v1, grpc = self._apis
         name, version = self._state.name, self._state.version
-        seen = self._observed if self._observer.is_on else dict
+        seen = self._seen if self._observer.is_on or self._recorder.is_on else dict
         model = ModelRoutes(
             name=name,
             version=version,
@@ -106,15 +108,19 @@ class Application:
             partial(why_no_model, knows=lambda n, v: n == name and v in {"", version}),
         )
 
-    def _observed(
+    def _seen(
         self, handlers: dict[tuple[bytes, bytes], Handler]
     ) -> dict[tuple[bytes, bytes], Handler]:
         """`handlers`, those of inference wrapped."""
-        wrap = self._observer.wrap
         return {
-            key: wrap(handler) if key in _INFERENCE else handler
+            key: self._wrapped(handler) if key in _INFERENCE else handler
             for key, handler in handlers.items()
         }
+
+    def _wrapped(self, handler: Handler) -> Handler:
+        if self._observer.is_on:
+            handler = self._observer.wrap(handler)
+        return self._recorder.wrap(handler) if self._recorder.is_on else handler
 
     def metrics(self, exchange: Exchange) -> None:
         """GET /metrics."""

@@ -137,6 +137,9 @@ class PoolApplication:
             (b"GET", b"/internal/report"): self._report,
             (b"PUT", b"/internal/observe"): self._of_model,
             (b"GET", b"/internal/answers"): self._of_model,
+            (b"PUT", b"/internal/record"): self._of_model,
+            (b"GET", b"/internal/spans"): self._of_model,
+            (b"GET", b"/internal/samples"): self._of_model,
         }
         return {key: local_only(handler) for key, handler in handlers.items()}
 

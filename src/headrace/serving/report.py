@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import msgspec
 
 from headrace.core import ReplicaSettings
+from headrace.observe.spans import SpanRecord
 
 
 class PredictionCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +133,57 @@ class Observe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     predictions: bool = False
     output: str = ""
     answers_percent: int = 0
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a replica shall record of single requests; the default is nothing.
+
+    `traces`: spans of those whose `traceparent` says that they are traced. `sample_ratio`: of how
+    many the payload is kept, without the tensors (`input.NAME`, `output.NAME`, `caller`) in `drop`.
+    """
+
+    traces: bool = False
+    sample_ratio: float = 0.0
+    drop: tuple[str, ...] = ()
+
+
+class SpansPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Spans that followed a cursor, the cursor to ask with next, and how many were ever lost."""
+
+    cursor: int
+    spans: list[SpanRecord]
+    dropped: int = 0
+
+
+class SampledTensor(msgspec.Struct, frozen=True, kw_only=True):
+    """A tensor as it was: `data` in NumPy's `dtype`, or `items` where that is `O`."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    data: bytes = b""
+    items: list[bytes] = []
+
+
+class PayloadSample(msgspec.Struct, frozen=True, kw_only=True):
+    """A request and its answer. `at`: seconds since 1970; `code`: `OK`, or why there is none."""
+
+    request_id: str
+    trace_id: str
+    caller: str
+    at: float
+    duration_s: float
+    code: str
+    inputs: list[SampledTensor]
+    outputs: list[SampledTensor]
+
+
+class SamplesPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Samples that followed a cursor; as `SpansPage`, but in MessagePack."""
+
+    cursor: int
+    samples: list[PayloadSample]
+    dropped: int = 0
 
 
 def as_asked(observe: Observe) -> str:

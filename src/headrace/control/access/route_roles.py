@@ -75,6 +75,9 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/api/v1/endpoints/{name}/rollout"): _VIEW_ENDPOINT,
     ("POST", "/api/v1/endpoints/{name}/rollout"): _OPERATE_ENDPOINT,
     ("POST", "/api/v1/endpoints/{name}/rollout/{verb}"): _OPERATE_ENDPOINT,
+    # What callers sent is for those who answer for the endpoint, not for everybody who looks on.
+    ("GET", "/api/v1/endpoints/{name}/payloads"): _OPERATE_ENDPOINT,
+    ("GET", "/api/v1/endpoints/{name}/payloads/rows"): _OPERATE_ENDPOINT,
     ("GET", "/api/v1/rollouts"): _VIEW_OWN,
     ("GET", "/api/v1/rollouts/{rollout_id}"): _VIEW_OWN,
     # Events and rewards.
