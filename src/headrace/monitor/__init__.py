@@ -1,0 +1,1 @@
+"""How well does it run, and what is off? SLOs, history, alerts and drift, all pure."""
