@@ -20,6 +20,7 @@ from headrace.cli import (
     context,
     diff,
     down,
+    drift,
     events,
     history,
     infer,
@@ -124,6 +125,7 @@ for _command, _panel in (
 app.add_typer(rollouts.app, name="rollout", rich_help_panel=_RUN)
 app.add_typer(audit.app, name="audit", rich_help_panel=_LOOK)
 app.add_typer(autoscale.app, name="autoscale", rich_help_panel=_LOOK)
+app.add_typer(drift.app, name="drift", rich_help_panel=_LOOK)
 app.add_typer(models.app, name="models", rich_help_panel=_WRITE)
 app.add_typer(certs.app, name="certs", rich_help_panel=_WRITE)
 app.add_typer(context.app, name="context", rich_help_panel=_WRITE)

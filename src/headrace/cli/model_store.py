@@ -45,6 +45,9 @@ class ModelStore(Protocol):
     def add_signature(self, version: ModelVersion, signature: VersionSignature) -> None:
         """Keep a signature of a version."""
 
+    def set_reference(self, version: ModelVersion, reference: dict[str, Any]) -> None:
+        """Keep a sketch of training data beside a version."""
+
 
 def model_store(target: Target, *, state_url: str = "") -> ModelStore:
     """The models of a target; those of a home need no control plane.
@@ -132,6 +135,16 @@ class LocalModels:
         Registry(self.home).add_signature(version.name, version.version, signature)
         note_here(self.home, "model.sign", version.reference, after={"key": signature.key})
 
+    def set_reference(self, version: ModelVersion, reference: dict[str, Any]) -> None:
+        """Keep a sketch of training data beside a version."""
+        from headrace.control.drift_files import DriftFiles  # noqa: PLC0415  # only here
+        from headrace.monitor.drift_reference import Reference  # noqa: PLC0415  # only here
+
+        sketch = msgspec.convert(reference, Reference)
+        DriftFiles(self.home).write_reference(version.reference, sketch)
+        told = {"rows": sketch.rows, "features": len(sketch.features)}
+        note_here(self.home, "model.reference", version.reference, after=told)
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteModels:
@@ -188,6 +201,12 @@ class RemoteModels:
         """Send a signature of a version; the key that made it stays here."""
         path = f"/api/v1/models/{version.name}/versions/{version.version}/signatures"
         self.api.post(path, msgspec.to_builtins(signature))
+
+    def set_reference(self, version: ModelVersion, reference: dict[str, Any]) -> None:
+        """Send a sketch of training data; the data itself stays here."""
+        self.api.put(
+            f"/api/v1/models/{version.name}/versions/{version.version}/reference", reference
+        )
 
 
 def _version(document: dict[str, Any]) -> ModelVersion:

@@ -48,7 +48,7 @@ def _endpoint(old: DesiredEndpoint, new: DesiredEndpoint) -> list[str]:
     return lines
 
 
-_SETTINGS: Final = ("sticky", "rollout", "autoscale", "slo_latency_s", "access", "limits")
+_SETTINGS: Final = ("sticky", "rollout", "autoscale", "slo_latency_s", "access", "limits", "drift")
 
 
 def _verb(was: object, becomes: object) -> str:

@@ -13,6 +13,7 @@ from headrace.core import (
 )
 from headrace.core.access_settings import EndpointAccess, EndpointLimits
 from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.drift_settings import DriftSettings
 from headrace.core.rollout_settings import RolloutSettings
 from headrace.core.upstream_settings import StickySettings, UpstreamSettings
 
@@ -75,6 +76,7 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     experiment that the split belongs to; its requests are then counted by arm. `rollout`: how a new
     version takes over. `autoscale`: None keeps each arm's `replicas`. `scaled_to_zero`: nothing
     runs until somebody asks. `access`: None leaves it to the gateway (nobody is asked on loopback).
+    `drift`: None watches nothing.
     """
 
     name: EndpointName
@@ -90,6 +92,7 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     scaled_to_zero: bool = False
     access: EndpointAccess | None = None
     limits: EndpointLimits = EndpointLimits()
+    drift: DriftSettings | None = None
 
     def arm(self, key: str) -> DesiredArm | None:
         """The arm of this key, if there is one."""

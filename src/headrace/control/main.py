@@ -157,6 +157,7 @@ class Life:
             group.create_task(system.plane.rollout_driver.run())
             group.create_task(system.plane.reports.run())
             group.create_task(system.plane.scaler.run())
+            group.create_task(system.plane.drift.run())
             group.create_task(system.plane.pools.run())
             group.create_task(system.plane.release_held())
             group.create_task(system.certificates.run())

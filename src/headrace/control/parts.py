@@ -6,6 +6,8 @@ from headrace.control.activator import Activator, HoldLimits
 from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
 from headrace.control.caller_policy import CallerPolicy
+from headrace.control.drift import DriftKeeper
+from headrace.control.drift_files import DriftFiles
 from headrace.control.home import Home
 from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
@@ -112,6 +114,7 @@ def make_plane(
         upstreams=upstreams,
         pools=PoolSync(world=reconciler, clock=clock),
         reports=reports,
+        drift=DriftKeeper(aims=aims, files=DriftFiles(home.root), clock=clock, emit=journal.write),
         journal=journal,
         clock=clock,
         addresses=addresses,

@@ -18,6 +18,7 @@ from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
 from headrace.control.caller_policy import CallerPolicy
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
+from headrace.control.drift import DriftKeeper
 from headrace.control.fetch import fetch
 from headrace.control.first_request import FirstRequest, send_first_request
 from headrace.control.home import Home
@@ -87,6 +88,7 @@ class ControlPlane:
     upstreams: UpstreamWatch
     pools: PoolSync
     reports: Reports
+    drift: DriftKeeper
     journal: Journal
     clock: Clock
     addresses: Addresses
@@ -452,6 +454,7 @@ class ControlPlane:
                     ("headrace_control_replica_restarts", "Starts after the first.", restarts),
                 )
             )
+            + self.drift.exposition()
             + ("" if self.keeper.tls is None else self.keeper.tls.certificates.exposition())
         )
 

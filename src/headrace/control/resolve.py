@@ -295,6 +295,7 @@ def desired_endpoint(
         slo_latency_s=slo_latency_s,
         access=endpoint_access(endpoint.access),
         limits=endpoint.limits.settings(),
+        drift=endpoint.drift.settings() if endpoint.drift else None,
     )
 
 

@@ -16,6 +16,7 @@ from headrace.core.spec_access import (
     TlsSpec,
 )
 from headrace.core.spec_connections import ConnectionsSpec
+from headrace.core.spec_drift import DriftSpec
 from headrace.core.spec_limits import limit_disagreements
 from headrace.core.spec_rollout import RolloutSpec, SloSpec, StickySpec
 from headrace.core.spec_scale import AutoscaleSpec, BudgetSpec, PoolSpec, UpstreamSpec
@@ -171,6 +172,10 @@ class EndpointSpec(_Spec):
     rollout: RolloutSpec | None = Field(
         default=None,
         description="How a new version takes over; null for at once, when it is ready.",
+    )
+    drift: DriftSpec | None = Field(
+        default=None,
+        description="Watches inputs and answers for drift; null keeps no sketch of callers' data.",
     )
     sticky: StickySpec | None = Field(
         default=None, description="Keeps a caller on one version of a split. See StickySpec."

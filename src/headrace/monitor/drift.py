@@ -92,11 +92,12 @@ class FeatureReport:
     out_of_range_ratio: float | None = None
     type_violation_ratio: float | None = None
     why: str = ""
+    label: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
 class Watch:
-    """Judges one model version's features against a reference. The caller brings counts and time."""
+    """Judges one version's features against a reference. The caller brings counts and time."""
 
     reference: Reference
     settings: DriftSettings
@@ -109,22 +110,25 @@ class Watch:
         self._nulls = [
             nulls_of(
                 one,
-                alpha=self._alpha / 2,
+                alpha=self._alpha_of(one) / 2,
                 margin=settings.margin,
                 violations_margin=settings.violations_margin,
             )
             for one in self.reference.features
         ]
 
-    @property
-    def _alpha(self) -> float:
-        """Each feature's part of the chance; half of it is for the reference's own error."""
-        return self.settings.alpha / max(1, len(self.reference.features))
+    def _alpha_of(self, one: FeatureReference) -> float:
+        """A feature's part of the chance; half of it is for the reference's own error.
 
-    @property
-    def needed(self) -> float:
+        Inputs share one half of the whole and outputs the other, whichever are known first.
+        """
+        role = one.bins.role
+        among = sum(other.bins.role == role for other in self.reference.features)
+        return self.settings.alpha / (2 * among)
+
+    def _needed(self, one: FeatureReference) -> float:
         """The evidence at which a feature has drifted, as a common logarithm."""
-        return math.log10(2.0 / self._alpha)
+        return math.log10(2.0 / self._alpha_of(one))
 
     def add(self, counts: Sequence[FeatureCounts], *, now: float) -> list[FeatureReport]:
         """Take in what was counted since the last call; the features whose state changed by it.
@@ -175,7 +179,7 @@ class Watch:
         weighed = (found - np.log(numbers * (numbers + 1))) / math.log(10)
         best = int(weighed.argmax())
         self._evidence[name] = float(weighed[best])
-        if weighed[best] >= self.needed:
+        if weighed[best] >= self._needed(one):
             drift = Drifted(since=spans[best][0], at=now, found=self.memory.next_number)
             self._remember(drifted=self.memory.drifted | {name: drift})
 
@@ -228,8 +232,9 @@ class Watch:
             state=self._state(one, counts, drift),
             rows=counts.rows,
             evidence=self._evidence.get(name, 0.0),
-            needed=self.needed,
+            needed=self._needed(one),
             since=None if drift is None else drift.at,
+            label=one.bins.label,
         )
         if not counts.rows:
             return made
@@ -243,7 +248,7 @@ class Watch:
         apart = _apart(one, counts)
         if apart is None:
             return made
-        chance = self._alpha / 2
+        chance = self._alpha_of(one) / 2
         width = fixed_band(one.counts.valid, chance)
         width += uniform_band(counts.valid, chance / (number * (number + 1)))
         return replace(

@@ -58,7 +58,9 @@ def nulls_of(
     extra = _unknown(reference, len(below))
     wrong_extra = np.array([0.0, 0.0, 2.0 + reference.single, 0.0])
     each = alpha / (2 * len(below) + len(bad))
-    upper = [_highest(x + 1 + more, counts.valid, each) for x, more in zip(below, extra, strict=True)]
+    upper = [
+        _highest(x + 1 + more, counts.valid, each) for x, more in zip(below, extra, strict=True)
+    ]
     lower = [1.0 - _highest(counts.valid - x + 1, counts.valid, each) for x in below]
     wrong = [
         _highest(x + more, total, each)
@@ -75,7 +77,9 @@ def nulls_of(
     return Nulls(largest=np.minimum(largest, 1.0), of_valid=of_valid)
 
 
-def log_evidence(reference: FeatureReference, nulls: Nulls, live: Sequence[FeatureCounts]) -> Floats:
+def log_evidence(
+    reference: FeatureReference, nulls: Nulls, live: Sequence[FeatureCounts]
+) -> Floats:
     """The capital of a feature against "it has not drifted", `[live]`, as natural logarithms.
 
     Args:

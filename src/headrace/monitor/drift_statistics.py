@@ -6,13 +6,15 @@ They say how large a difference is, not whether it is more than chance: `drift_e
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 _SMOOTHING: Final = 0.5
 """Added to each bin, so that an empty one is no infinite difference."""
 Counts = Sequence[int]
+Floats: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +50,12 @@ def distances(reference: Counts, live: Counts, *, ordered: bool) -> Distances | 
     )
 
 
-def _smooth(counts: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+def _smooth(
+    counts: Floats,
+) -> Floats:
     made = counts + _SMOOTHING
-    return made / made.sum()
+    shares: Floats = made / made.sum()
+    return shares
 
 
 def fixed_band(rows: int, alpha: float) -> float:

@@ -34,6 +34,7 @@ class FeatureBins(msgspec.Struct, frozen=True, kw_only=True):
     `edges` of `numbers`: inner ones, rising; a value on an edge is above it. `categories` of the
     other kinds; a last bin more is for all others. `low` and `high`: the range of the reference.
     `whole`: the reference had whole numbers only. `closed`: it had no others than `categories`.
+    `label`: the column's name in the data that it was made of, for people.
     """
 
     name: str
@@ -45,6 +46,7 @@ class FeatureBins(msgspec.Struct, frozen=True, kw_only=True):
     high: float = 0.0
     whole: bool = False
     closed: bool = False
+    label: str = ""
 
     @property
     def size(self) -> int:

@@ -8,6 +8,7 @@ from headrace.core import HeadraceError
 from headrace.engine import Ticket
 from headrace.protocol import encode_error
 from headrace.protocol.protos import INFERENCE_SERVICE
+from headrace.serving.drift import DriftSampler, drift_handlers
 from headrace.serving.exchange import TEXT, Exchange, send_error
 from headrace.serving.exposition import CONTENT_TYPE, exposition
 from headrace.serving.grpc_api import INFER
@@ -54,6 +55,7 @@ class Application:
         self._apis = (v2, v1, grpc)
         self._observer = Observer(state)
         self._internal = InternalApi(state, self._observer, self._observe_or_not)
+        self._sampler = DriftSampler(state)
         self.model_table: Table = {}
         """What is there for the model by path and method; the rest is about the process."""
         self._router = self._make_router()
@@ -86,7 +88,8 @@ class Application:
         """All routes; those of inference are wrapped only while their outcomes are observed."""
         v2, v1, grpc = self._apis
         name, version = self._state.name, self._state.version
-        seen = self._observed if self._observer.is_on else dict
+        is_seen = self._observer.is_on or self._sampler.is_on
+        seen = self._observed if is_seen else dict
         model = ModelRoutes(
             name=name,
             version=version,
@@ -98,6 +101,7 @@ class Application:
             **v1.handlers(),
             **seen(grpc.handlers()),
             **self._internal.handlers(),
+            **drift_handlers(self._sampler, self._observe_or_not),
             (b"GET", b"/metrics"): self.metrics,
         }
         self.model_table = model.table()
@@ -110,7 +114,12 @@ class Application:
         self, handlers: dict[tuple[bytes, bytes], Handler]
     ) -> dict[tuple[bytes, bytes], Handler]:
         """`handlers`, those of inference wrapped."""
-        wrap = self._observer.wrap
+        observer, sampler = self._observer, self._sampler
+
+        def wrap(handler: Handler) -> Handler:
+            handler = observer.wrap(handler) if observer.is_on else handler
+            return sampler.wrap(handler) if sampler.is_on else handler
+
         return {
             key: wrap(handler) if key in _INFERENCE else handler
             for key, handler in handlers.items()

@@ -137,6 +137,8 @@ class PoolApplication:
             (b"GET", b"/internal/report"): self._report,
             (b"PUT", b"/internal/observe"): self._of_model,
             (b"GET", b"/internal/answers"): self._of_model,
+            (b"PUT", b"/internal/drift"): self._of_model,
+            (b"POST", b"/internal/drift/take"): self._of_model,
         }
         return {key: local_only(handler) for key, handler in handlers.items()}
 
