@@ -93,7 +93,7 @@ def _row(one: dict[str, Any]) -> "Sequence[str | Text]":
         Text(one["state"], style=style),
         str(one["rows"]),
         *(_number(one[key]) for key in ("psi", "js", "ks")),
-        f"{one['evidence']:.1f} of {one['needed']:.1f}",
+        f"{one['evidence']:.1f} of {one['needed']:.1f}" if one["needed"] else "-",
         _percent(one["missing_ratio"]),
         _percent(one["out_of_range_ratio"]),
     )

@@ -44,6 +44,7 @@ _HTTP_OK: Final = 200
 _TOLD: Final = 5
 """Features that one event names."""
 Emit = Callable[[Sequence[Event]], Awaitable[None]]
+Call = Callable[[Replica, str, str, bytes], Awaitable[bytes]]
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,14 +69,37 @@ class _Kept:
         )
 
 
+async def call_replica(replica: Replica, method: str, path: str, body: bytes) -> bytes:
+    """The body of a replica's answer.
+
+    Raises:
+        UnavailableError: It does not answer, or refuses.
+    """
+    answer = await fetch(
+        replica.address,
+        f"{path}?{replica.query}",
+        timeout_s=_TIMEOUT_S,
+        method=method,
+        headers={"content-type": "application/json"},
+        body=body,
+    )
+    if answer.status != _HTTP_OK:
+        raise UnavailableError(f"status {answer.status}", retry_after_s=None)
+    return answer.body
+
+
 @dataclass(slots=True, kw_only=True)
 class DriftKeeper:
-    """Watches every endpoint whose spec says `drift`, for as long as `run` is awaited."""
+    """Watches every endpoint whose spec says `drift`, for as long as `run` is awaited.
+
+    `call`: how a replica is asked: method, path, body, and what it answers.
+    """
 
     aims: Aims
     files: DriftFiles
     clock: Clock
     emit: Emit
+    call: Call = call_replica
     _kept: dict[str, _Kept] = field(default_factory=dict)
     _saved_at: float = 0.0
     _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
@@ -246,12 +270,12 @@ class DriftKeeper:
         """What a replica counted by `plan`; it is told the plan if it follows another one."""
         async with self._asking:
             try:
-                body = await _call(replica, "POST", "/internal/drift/take", b"")
+                body = await self.call(replica, "POST", "/internal/drift/take", b"")
                 taken = msgspec.json.decode(body, type=DriftTaken)
                 if taken.key == plan.key:
                     fits = len(taken.counts) in {0, len(plan.bins)}
                     return taken if fits and taken.seen else None
-                await _call(replica, "PUT", "/internal/drift", msgspec.json.encode(plan))
+                await self.call(replica, "PUT", "/internal/drift", msgspec.json.encode(plan))
             except (HeadraceError, msgspec.MsgspecError) as error:
                 extra = {"replica": replica.name, "error": str(error)}
                 _LOG.debug("replica does not say what it counted", extra=extra)
@@ -262,25 +286,6 @@ class DriftKeeper:
             if kept.changed:
                 kept.changed = False
                 self.files.write(name, kept.stored())
-
-
-async def _call(replica: Replica, method: str, path: str, body: bytes) -> bytes:
-    """The body of a replica's answer.
-
-    Raises:
-        UnavailableError: It does not answer, or refuses.
-    """
-    answer = await fetch(
-        replica.address,
-        f"{path}?{replica.query}",
-        timeout_s=_TIMEOUT_S,
-        method=method,
-        headers={"content-type": "application/json"},
-        body=body,
-    )
-    if answer.status != _HTTP_OK:
-        raise UnavailableError(f"status {answer.status}", retry_after_s=None)
-    return answer.body
 
 
 def _scores(report: FeatureReport) -> dict[str, float | None]:
@@ -308,7 +313,7 @@ def _events(
         if not reports:
             continue
         worst = sorted(reports, key=lambda one: -one.evidence)
-        told = [f"{one.role} {one.name}{f' ({one.why})' if one.why else ''}" for one in worst]
+        told = [f"{one.name} ({one.role}{f', {one.why}' if one.why else ''})" for one in worst]
         more = f" and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
         events.append(
             Event(

@@ -193,7 +193,7 @@ class Watch:
         self._evidence[name] = 0.0
         self._remember(
             drifted={other: drift for other, drift in self.memory.drifted.items() if other != name},
-            since=self.memory.since | {name: self.memory.next_number},
+            since=self.memory.since | {name: calm[0]},
         )
 
     def _is_calm(self, one: FeatureReference, counts: FeatureCounts) -> bool:
@@ -231,7 +231,7 @@ class Watch:
             role=one.bins.role,
             state=self._state(one, counts, drift),
             rows=counts.rows,
-            evidence=self._evidence.get(name, 0.0),
+            evidence=max(0.0, self._evidence.get(name, 0.0)),
             needed=self._needed(one),
             since=None if drift is None else drift.at,
             label=one.bins.label,

@@ -14,7 +14,7 @@ import numpy as np
 
 from headrace.core import Array
 from headrace.core.drift_settings import DriftSettings
-from headrace.monitor.drift import Block, FeatureReport, Memory, Watch
+from headrace.monitor.drift import Block, FeatureReport, FeatureState, Memory, Watch
 from headrace.monitor.drift_reference import FeatureReference, Reference, feature_reference
 from headrace.observe.feature_counts import FeatureBins, FeatureCounts
 from headrace.observe.features import INPUT, MAX_FEATURES
@@ -107,8 +107,20 @@ class VersionDrift:
         return changed
 
     def reports(self) -> list[FeatureReport]:
-        """What is known of each feature that has a reference."""
-        return self._watch.reports()
+        """What is known of each feature; of those without a reference, how many rows there are."""
+        waiting = [
+            FeatureReport(
+                name=name,
+                role=one.role,
+                state=FeatureState.COLLECTING,
+                rows=len(one.values),
+                evidence=0.0,
+                needed=0.0,
+                why="has no reference yet",
+            )
+            for name, one in self.stored.collected.items()
+        ]
+        return [*self._watch.reports(), *waiting]
 
     def keep(self) -> Stored:
         """What has to survive."""

@@ -13,6 +13,8 @@ import numpy as np
 
 from headrace.core import Array
 
+_TOGETHER: Final = 5
+"""From so many features on it is faster to count them together."""
 MAX_TEXTS: Final = 50
 """Categories of one feature that are told apart."""
 
@@ -116,7 +118,44 @@ def count_column(column: Array, bins: FeatureBins) -> FeatureCounts:
 
 def count_columns(table: Array, bins: Sequence[FeatureBins]) -> list[FeatureCounts]:
     """The counts of several features, `[rows, features]`."""
-    return [count_column(table[:, i], one) for i, one in enumerate(bins)]
+    numbers = [i for i, one in enumerate(bins) if one.kind is FeatureKind.NUMBERS]
+    if len(numbers) < _TOGETHER:
+        return [count_column(table[:, i], one) for i, one in enumerate(bins)]
+    found = dict(
+        zip(numbers, _count_numbers(table[:, numbers], [bins[i] for i in numbers]), strict=True)
+    )
+    return [found.get(i) or count_column(table[:, i], one) for i, one in enumerate(bins)]
+
+
+def _count_numbers(table: Array, bins: Sequence[FeatureBins]) -> list[FeatureCounts]:
+    """As `count_column` for each, all at once: NumPy is slow for many small arrays."""
+    rows, features = table.shape
+    size = max(one.size for one in bins)
+    edges = np.full((features, size - 1), np.inf)
+    for i, one in enumerate(bins):
+        edges[i, : len(one.edges)] = one.edges
+    finite = np.isfinite(table)
+    cells = np.zeros(table.shape, dtype=np.int64)
+    for column in edges.T:
+        cells += table >= column
+    cells[~finite] = size
+    flat = (cells + np.arange(features) * (size + 1)).ravel()
+    counted = np.bincount(flat, minlength=features * (size + 1)).reshape(features, size + 1)
+    low, high = (np.array([getattr(one, end) for one in bins]) for end in ("low", "high"))
+    strange = (finite & ((table < low) | (table > high))).sum(axis=0)
+    fractions = (finite & (table != np.floor(table))).sum(axis=0)
+    missing = np.isnan(table).sum(axis=0)
+    return [
+        FeatureCounts(
+            rows=rows,
+            missing=int(missing[i]),
+            non_finite=rows - int(finite[:, i].sum()) - int(missing[i]),
+            out_of_range=int(strange[i]),
+            not_whole=int(fractions[i]) if one.whole else 0,
+            bins=counted[i, : one.size].tolist(),
+        )
+        for i, one in enumerate(bins)
+    ]
 
 
 def _cells_of_values(values: Array, bins: FeatureBins) -> Array:

@@ -20,7 +20,7 @@ MAX_FEATURES: Final = 160
 """Of one model; further tensors are left out."""
 _RESERVED: Final = 16
 """Features that inputs leave for outputs."""
-_LOOKED_AT: Final = 4096
+_LOOKED_AT: Final = 1024
 """Elements of a large row that its summary is made of, evenly spread."""
 _SUMMARY: Final = ("mean", "std", "min", "max")
 _LONGEST: Final = 64

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from headrace.core import Array, HeadraceError, InferResponse, ModelSignature, Tensors
-from headrace.observe.feature_counts import FeatureBins, FeatureCounts, count_column
+from headrace.observe.feature_counts import FeatureBins, FeatureCounts, count_columns
 from headrace.observe.features import INPUT, TensorFeatures, features_of
 from headrace.serving.drift_report import DriftPlan, DriftTaken, FeatureValues
 from headrace.serving.exchange import Exchange, Wire
@@ -183,15 +183,15 @@ class _Counter:
             if not blocks:
                 continue
             table = np.concatenate(blocks)
-            for index, name in enumerate(one.names):
-                self._count(name, one.role, table[:, index])
+            known = [i for i, name in enumerate(one.names) if name in self.bins]
+            bins = [self.bins[one.names[i]] for i in known]
+            for had, counts in zip(bins, count_columns(table[:, known], bins), strict=True):
+                before = self._counts.get(had.name, FeatureCounts())
+                self._counts[had.name] = before.plus(counts)
+            for i in sorted(set(range(len(one.names))) - set(known)):
+                self._keep(one.names[i], one.role, table[:, i])
 
-    def _count(self, name: str, role: str, column: Array) -> None:
-        bins = self.bins.get(name)
-        if bins is not None:
-            before = self._counts.get(name, FeatureCounts())
-            self._counts[name] = before.plus(count_column(column, bins))
-            return
+    def _keep(self, name: str, role: str, column: Array) -> None:
         is_text = column.dtype.kind == "O"
         if name not in self._values:
             self._values[name] = FeatureValues(name=name, role=role, is_text=is_text, values=[])
