@@ -27,6 +27,11 @@ GATEWAY_REASONS: Final[Mapping[str, str]] = {
     "CertificateReplaced": "A new certificate is in force, as its files were replaced.",
     "CertificateRefused": "What a certificate's files hold is no good; the one before stays.",
 }
+DRIFT_REASONS: Final[Mapping[str, str]] = {
+    "DriftFound": "Values of features are no longer as in the reference; `data` has the evidence.",
+    "DriftEnded": "They are again.",
+    "DriftReferenceTaken": "The first requests are the reference now, where none was given.",
+}
 _PHASE_MEANINGS: Final[Mapping[Phase, str]] = {
     Phase.PROGRESSING: "The new version's replicas are ready and it has its share; or resumed.",
     Phase.PAUSED: "By hand, by the plan (a step that waits for approval) or by `on_timeout`.",
@@ -64,6 +69,7 @@ def _events() -> Iterator[tuple[str, str, str]]:
     phases = _phases()
     yield from (("rollout", reason, phases[phase]) for phase, reason in PHASE_REASONS.items())
     yield from (("gateway", reason, text) for reason, text in GATEWAY_REASONS.items())
+    yield from (("drift", reason, text) for reason, text in DRIFT_REASONS.items())
     for reason, text in meanings(Reason).items():
         yield "scale", reason, text or _SCALE_MEANINGS[reason]
 

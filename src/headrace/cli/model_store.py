@@ -98,10 +98,12 @@ class LocalModels:
     def remove(self, name: str, version: str) -> None:
         """Take a version out of the index; refused while an endpoint uses it."""
         from headrace.cli.running import references_in_use  # noqa: PLC0415  # only here
+        from headrace.control.drift_files import DriftFiles  # noqa: PLC0415  # only here
         from headrace.registry import Registry  # noqa: PLC0415  # only here
 
         in_use = references_in_use(self.home, self.state_url)
         removed = Registry(self.home).remove(name, version, in_use)
+        DriftFiles(self.home).forget_reference(removed.reference)
         before = {"digest": removed.digest, "source": removed.source}
         note_here(self.home, "model.remove", removed.reference, before=before)
 

@@ -204,8 +204,15 @@ class DriftKeeper:
                 one = kept.versions[version] = self._begin(kept, arm, settings, one)
             taken = await self._take(endpoint, version, one)
             if taken.seen and self._kept.get(endpoint.name) is kept:
-                await self._judge(endpoint.name, version, one, taken)
                 kept.changed = True
+                if await self._judge(endpoint.name, version, one, taken):
+                    self._keep_now(endpoint.name)
+
+    def _keep_now(self, name: str) -> None:
+        """Write what is known of an endpoint at once: it has just been told to people."""
+        kept = self._kept[name]
+        kept.changed = False
+        self.files.write(name, kept.stored())
 
     def _load(self, name: str, settings: DriftSettings) -> _Kept:
         found = self.files.read(name)
@@ -228,7 +235,8 @@ class DriftKeeper:
             reference = inputs_only(others[-1]) if others else Reference()
         return VersionDrift(settings=settings, stored=Stored(reference=reference))
 
-    async def _judge(self, name: str, version: str, one: VersionDrift, taken: Taken) -> None:
+    async def _judge(self, name: str, version: str, one: VersionDrift, taken: Taken) -> bool:
+        """Whether anything happened that people are told."""
         had = len(one.reference.features)
         now = self.clock.now()
         changed = await asyncio.to_thread(one.add, taken.counts, taken.values, now=now)
@@ -238,6 +246,7 @@ class DriftKeeper:
         for event in events:
             _LOG.info("%s", event.message, extra={"endpoint": name})
         await self.emit(events)
+        return bool(events)
 
     async def _take(self, endpoint: DesiredEndpoint, version: str, one: VersionDrift) -> Taken:
         copies = self.aims.reconciler.replicas.values()
@@ -284,8 +293,7 @@ class DriftKeeper:
     def _save(self) -> None:
         for name, kept in self._kept.items():
             if kept.changed:
-                kept.changed = False
-                self.files.write(name, kept.stored())
+                self._keep_now(name)
 
 
 def _scores(report: FeatureReport) -> dict[str, float | None]:

@@ -79,6 +79,11 @@ class DriftFiles:
         name, _, version = model.partition(":")
         self._write(self._of_version(name, version), msgspec.json.encode(reference))
 
+    def forget_reference(self, model: str) -> None:
+        """Drop what was given with the model version `NAME:VERSION`, if anything was."""
+        name, _, version = model.partition(":")
+        self._of_version(name, version).unlink(missing_ok=True)
+
     def _write(self, path: Path, data: bytes) -> None:
         make_private_dir(path.parent.parent)
         make_private_dir(path.parent)
