@@ -76,6 +76,8 @@ def show(
         return
     if document["features"]:
         show(table([_row(one) for one in document["features"]], *_COLUMNS))
+    for line in live_lines(document["live"]):
+        say(line)
     say(headline(document))
 
 
@@ -116,6 +118,17 @@ def headline(document: dict[str, Any]) -> str:
         of = f" of {reference['window_rows']}" if reference else ""
         return f"{name} has {have}{of} rows for its reference; `drift reference set` gives it one"
     return f"{name} has a reference ({_source(reference)}); too few rows came to compare"
+
+
+def live_lines(live: "Sequence[dict[str, Any]]") -> list[str]:
+    """How right answers were, a line for each window."""
+    spans = {3600: "hour", 86_400: "day", 604_800: "week", 2_592_000: "month"}
+    lines = []
+    for one in live:
+        is_class = one["accuracy"] is not None
+        score = f"{one['accuracy']:.1%} right" if is_class else f"{one['mean_error']:.4g} off"
+        lines.append(f"last {spans[round(one['seconds'])]}: {score}, of {one['rows']} labelled")
+    return lines
 
 
 def _source(reference: dict[str, Any]) -> str:

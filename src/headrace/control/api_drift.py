@@ -7,6 +7,7 @@ from fastapi import FastAPI, Query, Request, Response
 
 from headrace.control.api_answers import Actor, ModelName, Name, Version, answer, shown
 from headrace.control.drift_files import MAX_REFERENCE_BYTES, decode_reference
+from headrace.control.labels import LiveScore
 from headrace.control.plane import ControlPlane
 from headrace.core import InvalidArgumentError
 from headrace.core.names import VERSION_PATTERN
@@ -60,13 +61,17 @@ class FeatureView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftView:
-    """`state`: `off`, `collecting`, `ok` or `drifted`; drifted features come first."""
+    """`state`: `off`, `collecting`, `ok` or `drifted`; drifted features come first.
+
+    `live`: how right answers were, as far as labels came, of the last hour, day, week and month.
+    """
 
     endpoint: str
     version: str
     state: str
     reference: ReferenceView | None
     features: list[FeatureView]
+    live: list[LiveScore]
 
 
 _REFERENCE: Final[dict[str, Any]] = {
@@ -102,6 +107,7 @@ _EXAMPLE: Final[dict[str, Any]] = {
             "why": "24.0% below 0.3715, 65.0% in the reference",
         }
     ],
+    "live": [{"seconds": 3600, "rows": 210, "accuracy": 0.94, "mean_error": None}],
 }
 
 
@@ -191,7 +197,9 @@ def _view(plane: ControlPlane, name: str, version: str) -> DriftView:
     version, found = plane.drift.version(name, version)
     if settings is None or found is None:
         state = "off" if settings is None else "collecting"
-        return DriftView(endpoint=name, version=version, state=state, reference=None, features=[])
+        return DriftView(
+            endpoint=name, version=version, state=state, reference=None, features=[], live=[]
+        )
     features = sorted(found.reports(), key=lambda one: -one.evidence + one.needed)
     features = sorted(features, key=lambda one: one.state is not FeatureState.DRIFTED)
     return DriftView(
@@ -200,6 +208,7 @@ def _view(plane: ControlPlane, name: str, version: str) -> DriftView:
         state=_state(features),
         reference=_reference_view(found.reference, found),
         features=[FeatureView(**asdict(one)) for one in features],
+        live=plane.drift.labels.scores(name, version, now=plane.clock.now()),
     )
 
 

@@ -15,6 +15,7 @@ from headrace.control.aims import Aims
 from headrace.control.desired import DesiredArm, DesiredEndpoint
 from headrace.control.drift_files import DriftFiles, EndpointDrift
 from headrace.control.fetch import fetch
+from headrace.control.labels import LabelStore
 from headrace.control.metrics import Labels, gauge
 from headrace.control.observed import Phase, Replica
 from headrace.control.pools import hosted_replicas
@@ -31,7 +32,7 @@ from headrace.monitor.drift import FeatureReport, FeatureState
 from headrace.monitor.drift_reference import Reference
 from headrace.monitor.drift_version import Stored, VersionDrift, inputs_only
 from headrace.observe.feature_counts import FeatureCounts
-from headrace.serving.drift_report import DriftPlan, DriftTaken, FeatureValues
+from headrace.serving.drift_report import DriftPlan, DriftTaken, FeatureValues, SeenAnswer
 
 _LOG: Final = logging.getLogger("headrace.control")
 _EVERY_S: Final = 2.0
@@ -52,6 +53,7 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
 
     counts: list[FeatureCounts]
     values: list[FeatureValues]
+    answers: list[SeenAnswer]
     seen: int
 
 
@@ -97,6 +99,7 @@ class DriftKeeper:
 
     aims: Aims
     files: DriftFiles
+    labels: LabelStore
     clock: Clock
     emit: Emit
     call: Call = call_replica
@@ -112,6 +115,7 @@ class DriftKeeper:
                 await asyncio.sleep(_EVERY_S)
         finally:
             self._save()
+            self.labels.close()
 
     async def look(self) -> None:
         """Ask the replicas of each watched endpoint once, and judge what they say."""
@@ -205,8 +209,20 @@ class DriftKeeper:
             taken = await self._take(endpoint, version, one)
             if taken.seen and self._kept.get(endpoint.name) is kept:
                 kept.changed = True
+                await self._remember(endpoint.name, version, taken.answers)
                 if await self._judge(endpoint.name, version, one, taken):
                     self._keep_now(endpoint.name)
+
+    async def _remember(self, name: str, version: str, answers: Sequence[SeenAnswer]) -> None:
+        """Keep answers for their labels; a full disk is no reason to stop judging."""
+        if not answers:
+            return
+        pairs = [(one.request_id, one.value) for one in answers]
+        now = self.clock.now()
+        try:
+            await asyncio.to_thread(self.labels.add_answers, name, version, pairs, now=now)
+        except HeadraceError as error:
+            _LOG.warning("cannot remember answers", extra={"endpoint": name, "error": str(error)})
 
     def _keep_now(self, name: str) -> None:
         """Write what is known of an endpoint at once: it has just been told to people."""
@@ -263,6 +279,8 @@ class DriftKeeper:
             bins=one.bins,
             sample=_SAMPLE,
             rows_per_request=one.settings.rows_per_request,
+            labels=one.settings.labels,
+            output=one.settings.output,
         )
         taken = await asyncio.gather(*(self._ask(replica, plan) for replica in replicas))
         heard = [found for found in taken if found is not None]
@@ -272,6 +290,7 @@ class DriftKeeper:
         return Taken(
             counts=total,
             values=[values for found in heard for values in found.values],
+            answers=[one for found in heard for one in found.answers],
             seen=sum(found.seen for found in heard),
         )
 

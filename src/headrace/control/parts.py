@@ -12,6 +12,7 @@ from headrace.control.home import Home
 from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.keys import Keys
+from headrace.control.labels import LabelStore
 from headrace.control.limits.service import LimitService
 from headrace.control.log_files import LogFiles
 from headrace.control.machine import machine_budget
@@ -114,7 +115,13 @@ def make_plane(
         upstreams=upstreams,
         pools=PoolSync(world=reconciler, clock=clock),
         reports=reports,
-        drift=DriftKeeper(aims=aims, files=DriftFiles(home.root), clock=clock, emit=journal.write),
+        drift=DriftKeeper(
+            aims=aims,
+            files=DriftFiles(home.root),
+            labels=LabelStore(home.root / "drift" / "labels.db"),
+            clock=clock,
+            emit=journal.write,
+        ),
         journal=journal,
         clock=clock,
         addresses=addresses,

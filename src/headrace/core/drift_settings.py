@@ -10,6 +10,8 @@ class DriftSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     how much the share of values below any point, or of a category, may move. `violations_margin`:
     the same for missing, out-of-range and wrong values. `window_rows`: how many first rows are the
     reference where none was given. `rows_per_request`: at most so many of a request's rows count.
+    `labels`: remember answers by request id, so that labels find them. `output`: which one is the
+    answer; empty as in rollouts.
     """
 
     alpha: float = 0.01
@@ -17,3 +19,5 @@ class DriftSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     violations_margin: float = 0.02
     window_rows: int = 2000
     rows_per_request: int = 32
+    labels: bool = False
+    output: str = ""

@@ -45,6 +45,17 @@ class DriftSpec(BaseModel):
         description="At most so many of a request's rows count; 1 where a request's rows are "
         "alike. Unit: rows.",
     )
+    labels: bool = Field(
+        default=_DEFAULTS.labels,
+        description="Remembers answers by request id, so that labels which come later "
+        "(`headrace feedback ID --label`) tell how right they were.",
+    )
+    output: str = Field(
+        default=_DEFAULTS.output,
+        max_length=255,
+        description="The output that labels are about; empty takes the first that is a class, "
+        "else the first.",
+    )
 
     def settings(self) -> DriftSettings:
         """The same as the control plane keeps it."""

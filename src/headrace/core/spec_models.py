@@ -329,9 +329,11 @@ def _endpoint_disagreements(endpoint: Mapping[Any, Any], place: str) -> list[Spe
             for key in ("replicas", "pool")
             if key in endpoint and not (key == "pool" and given == ["versions"])
         ]
-    if given == ["upstream"] and endpoint.get("autoscale") is not None:
-        message = _OWN_MODELS_ONLY["upstream"]
-        found.append(SpecMistake(place=f"{place}.autoscale", message=message))
+    found += [
+        SpecMistake(place=f"{place}.{key}", message=_OWN_MODELS_ONLY["upstream"])
+        for key in ("autoscale", "drift")
+        if given == ["upstream"] and endpoint.get(key) is not None
+    ]
     if endpoint.get("pool") is not None and endpoint.get("network") is True:
         message = "stands beside 'pool', whose processes have no network; take one of the two"
         found.append(SpecMistake(place=f"{place}.network", message=message))

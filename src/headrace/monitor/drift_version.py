@@ -131,8 +131,8 @@ class VersionDrift:
 
     def _start(self, reference: Reference, memory: Memory) -> None:
         self._watch = Watch(reference=reference, settings=self.settings, memory=memory)
-        bins = msgspec.json.encode([self.bins, self.settings.rows_per_request])
-        self._key = hashlib.sha256(bins).hexdigest()[:16]
+        told = msgspec.json.encode([self.bins, self.settings])
+        self._key = hashlib.sha256(told).hexdigest()[:16]
 
     def _collect(self, values: Iterable[Values], now: float) -> None:
         collected = dict(self.stored.collected)

@@ -17,10 +17,11 @@ import numpy as np
 from headrace.core import Array, HeadraceError, InferResponse, ModelSignature, Tensors
 from headrace.observe.feature_counts import FeatureBins, FeatureCounts, count_columns
 from headrace.observe.features import INPUT, TensorFeatures, features_of
-from headrace.serving.drift_report import DriftPlan, DriftTaken, FeatureValues
+from headrace.serving.drift_report import DriftPlan, DriftTaken, FeatureValues, SeenAnswer
 from headrace.serving.exchange import Exchange, Wire
 from headrace.serving.internal import decode_body, local_only
 from headrace.serving.observation import SHADOW_HEADER
+from headrace.serving.predictions import PredictionCounter
 from headrace.serving.routing import Handler
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ _PAY_BACK: Final = 100.0
 """Seconds that pass for each that was spent."""
 _CREDIT_S: Final = 10.0
 """How far looking may be ahead of what is paid back: 0.1 s of work in a burst."""
+_MOST_ANSWERS: Final = 4000
+_LONGEST_ID: Final = 256
 _FOLD_ROWS: Final = 128
 """Rows that are kept as they came until they are counted together."""
 
@@ -94,6 +97,9 @@ class DriftSampler:
         if self._counter is None:
             self._counter = _Counter.following(self._plan, self._state.model.signature)
         self._counter.add(exchange.request.inputs, response.outputs)
+        request_id = exchange.headers.get(b"x-request-id")
+        if self._plan.labels and request_id is not None:
+            self._counter.add_answer(request_id.decode("latin-1"), response.outputs)
         self._spend(started)
 
     def _spend(self, started: float) -> None:
@@ -141,9 +147,11 @@ class _Counter:
     plan: DriftPlan
     features: tuple[TensorFeatures, ...]
     bins: dict[str, FeatureBins]
+    prediction: PredictionCounter
     _counts: dict[str, FeatureCounts] = field(default_factory=dict)
     _values: dict[str, FeatureValues] = field(default_factory=dict)
     _waiting: dict[str, list[Array]] = field(default_factory=dict)
+    _answers: list[SeenAnswer] = field(default_factory=list)
     _rows: int = 0
     _seen: int = 0
 
@@ -151,7 +159,12 @@ class _Counter:
     def following(cls, plan: DriftPlan, signature: ModelSignature) -> "_Counter":
         """A counter of what `plan` asks for."""
         bins = {one.name: one for one in plan.bins}
-        return cls(plan=plan, features=features_of(signature), bins=bins)
+        return cls(
+            plan=plan,
+            features=features_of(signature),
+            bins=bins,
+            prediction=PredictionCounter(signature, plan.output),
+        )
 
     def add(self, inputs: Tensors, outputs: Tensors) -> None:
         """Count a request; an output that the caller did not ask for is not there."""
@@ -169,12 +182,28 @@ class _Counter:
         if self._rows >= _FOLD_ROWS:
             self._fold()
 
+    def add_answer(self, request_id: str, outputs: Tensors) -> None:
+        """Keep what a request got, for its label; there is room for so many until they are taken.
+
+        What leaves no room is not kept: a caller's id may be of any length.
+        """
+        if len(self._answers) < _MOST_ANSWERS and len(request_id) <= _LONGEST_ID:
+            value = self.prediction.prediction(outputs)
+            if value is not None:
+                self._answers.append(SeenAnswer(request_id, value))
+
     def taken(self) -> DriftTaken:
         """Everything that was counted."""
         self._fold()
         counts = [self._counts.get(one.name, FeatureCounts()) for one in self.plan.bins]
         values = list(self._values.values())
-        return DriftTaken(key=self.plan.key, counts=counts, values=values, seen=self._seen)
+        return DriftTaken(
+            key=self.plan.key,
+            counts=counts,
+            values=values,
+            answers=self._answers,
+            seen=self._seen,
+        )
 
     def _fold(self) -> None:
         waiting, self._waiting, self._rows = self._waiting, {}, 0

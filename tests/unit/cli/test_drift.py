@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headrace.cli.drift import headline, sketch
+from headrace.cli.drift import headline, live_lines, sketch
 from headrace.cli.read_table import read_tensors
 from headrace.control.drift_files import DriftFiles
 from headrace.core import (
@@ -171,6 +171,18 @@ def test_an_endpoint_is_shown_where_no_command_is_named(headrace: Command) -> No
     assert "nothing runs" in headrace("drift", "fraud").err
     assert "nothing runs" in headrace("drift", "show", "simulate").err
     assert "nothing runs" in headrace("drift", "reference", "reset", "fraud").err
+
+
+def test_live_scores_are_told_by_window() -> None:
+    scores = [
+        {"seconds": 3600.0, "rows": 20, "accuracy": 0.95, "mean_error": None},
+        {"seconds": 604_800.0, "rows": 50, "accuracy": None, "mean_error": 1.25},
+    ]
+
+    assert live_lines(scores) == [
+        "last hour: 95.0% right, of 20 labelled",
+        "last week: 1.25 off, of 50 labelled",
+    ]
 
 
 REFERENCE = {"source": "data", "rows": 500, "at": 1.0, "collected_rows": 0, "window_rows": 2000}

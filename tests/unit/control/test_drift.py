@@ -160,6 +160,7 @@ async def test_what_is_known_survives_a_restart(
 
     again = DriftKeeper(
         aims=plane.aims,
+        labels=plane.drift.labels,
         files=plane.drift.files,
         clock=plane.clock,
         emit=plane.journal.write,

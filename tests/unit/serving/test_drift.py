@@ -157,6 +157,18 @@ def test_no_number_is_null_and_infinite_ones_are_text() -> None:
     assert _numbers(column) == [0.5, None, "inf", "-inf"]
 
 
+async def test_answers_are_kept_by_request_id_for_their_labels() -> None:
+    application = an_application()
+    await follow(application, DriftPlan(key="k", labels=True))
+    await infer(application, (1, 2), headers={"x-request-id": "a"})
+    await infer(application, (2, 1), headers={"x-request-id": "b" * 300})
+    await infer(application, (2, 1))
+
+    taken = await take(application)
+
+    assert [(one.request_id, one.value) for one in taken.answers] == [("a", "1")]
+
+
 async def test_another_plan_counts_anew() -> None:
     application = an_application()
     await follow(application)
