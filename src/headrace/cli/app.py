@@ -22,6 +22,7 @@ from headrace.cli import (
     diagram,
     diff,
     down,
+    drift,
     events,
     export,
     history,
@@ -134,6 +135,7 @@ app.add_typer(rollouts.app, name="rollout", rich_help_panel=_RUN)
 app.add_typer(audit.app, name="audit", rich_help_panel=_LOOK)
 app.add_typer(autoscale.app, name="autoscale", rich_help_panel=_LOOK)
 app.add_typer(export.app, name="export", rich_help_panel=_WRITE)
+app.add_typer(drift.app, name="drift", rich_help_panel=_LOOK)
 app.add_typer(models.app, name="models", rich_help_panel=_WRITE)
 app.add_typer(certs.app, name="certs", rich_help_panel=_WRITE)
 app.add_typer(context.app, name="context", rich_help_panel=_WRITE)

@@ -12,6 +12,7 @@ from headrace.control.access.parts import Access
 from headrace.control.api_access import add_access
 from headrace.control.api_alerts import add_alerts
 from headrace.control.api_answers import add_message_schemas
+from headrace.control.api_drift import add_drift
 from headrace.control.api_endpoints import add_endpoints
 from headrace.control.api_events import add_events
 from headrace.control.api_history import add_history
@@ -73,6 +74,7 @@ def management_app(plane: ControlPlane, access: Access) -> FastAPI:
     add_state(api, plane)
     add_endpoints(api, plane)
     add_rollouts(api, plane)
+    add_drift(api, plane)
     add_events(api, plane)
     add_history(api, plane)
     add_alerts(api, plane)

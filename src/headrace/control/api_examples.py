@@ -123,6 +123,7 @@ FEEDBACK: Final[dict[str, Any]] = {
         "summary": "Several, each answered for itself",
         "value": [{"request_id": "5b0c6a", "reward": 1.0}, {"request_id": "91fe2d", "reward": 0}],
     },
+    "label": {"summary": "A label", "value": {"request_id": "5b0c6a", "label": "cat"}},
 }
 RESULTS: Final[dict[str, Any]] = {"results": [{"request_id": "5b0c6a", "outcome": "taken"}]}
 EVENT: Final[dict[str, Any]] = {

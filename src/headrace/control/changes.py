@@ -58,6 +58,7 @@ _SETTINGS: Final = (
     "limits",
     "request_log",
     "payload_log",
+    "drift",
 )
 
 

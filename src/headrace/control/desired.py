@@ -14,6 +14,7 @@ from headrace.core import (
 from headrace.core.access_settings import EndpointAccess, EndpointLimits
 from headrace.core.autoscale_settings import AutoscaleSettings
 from headrace.core.observe_settings import EndpointLog, PayloadLogSettings
+from headrace.core.drift_settings import DriftSettings
 from headrace.core.rollout_settings import RolloutSettings
 from headrace.core.upstream_settings import StickySettings, UpstreamSettings
 
@@ -77,6 +78,7 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     version takes over. `autoscale`: None keeps each arm's `replicas`. `scaled_to_zero`: nothing
     runs until somebody asks. `access`: None leaves it to the gateway (nobody is asked on loopback).
     `request_log`: None as the gateway's; `payload_log`: None keeps nothing.
+    `drift`: None watches nothing.
     """
 
     name: EndpointName
@@ -94,6 +96,7 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     limits: EndpointLimits = EndpointLimits()
     request_log: EndpointLog | None = None
     payload_log: PayloadLogSettings | None = None
+    drift: DriftSettings | None = None
 
     def arm(self, key: str) -> DesiredArm | None:
         """The arm of this key, if there is one."""

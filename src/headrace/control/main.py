@@ -161,6 +161,7 @@ class Life:
             group.create_task(system.plane.recorder.run())
             group.create_task(system.plane.scaler.run())
             group.create_task(system.plane.recordings.run())
+            group.create_task(system.plane.drift.run())
             group.create_task(system.plane.pools.run())
             group.create_task(system.plane.release_held())
             group.create_task(system.plane.alerting.run())

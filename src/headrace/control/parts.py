@@ -10,10 +10,13 @@ from headrace.control.alert_facts import FactsReader
 from headrace.control.alert_memory import AlertMemory
 from headrace.control.alerting import Alerting, NoHistory
 from headrace.control.caller_policy import CallerPolicy
+from headrace.control.drift import DriftKeeper
+from headrace.control.drift_files import DriftFiles
 from headrace.control.home import Home
 from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.keys import Keys
+from headrace.control.labels import LabelStore
 from headrace.control.limits.service import LimitService
 from headrace.control.log_files import LogFiles
 from headrace.control.machine import machine_budget
@@ -158,6 +161,13 @@ def make_plane(
         pools=PoolSync(world=reconciler, clock=clock),
         reports=reports,
         recorder=recorder,
+        drift=DriftKeeper(
+            aims=aims,
+            files=DriftFiles(home.root),
+            labels=LabelStore(home.root / "drift" / "labels.db"),
+            clock=clock,
+            emit=journal.write,
+        ),
         journal=journal,
         alerting=alerting,
         notifier=notifier,

@@ -24,6 +24,7 @@ from headrace.control.endpoint_metrics import (
     request_families,
     rollout_families,
 )
+from headrace.control.drift import DriftKeeper
 from headrace.control.fetch import fetch
 from headrace.control.first_request import FirstRequest, send_first_request
 from headrace.control.gpu_metrics import Gpus
@@ -102,6 +103,7 @@ class ControlPlane:
     pools: PoolSync
     reports: Reports
     recorder: Recorder
+    drift: DriftKeeper
     journal: Journal
     alerting: Alerting
     notifier: Notifier
@@ -504,6 +506,7 @@ class ControlPlane:
                     ("headrace_control_replica_restarts", "Starts after the first.", restarts),
                 )
             )
+            + self.drift.exposition()
             + ("" if self.keeper.tls is None else self.keeper.tls.certificates.exposition())
             + rollout_families(self.aims.rollouts)
             + replica_families(self.effective, replicas)

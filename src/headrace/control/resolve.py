@@ -306,6 +306,7 @@ def desired_endpoint(
         limits=endpoint.limits.settings(),
         request_log=endpoint.request_log.settings() if endpoint.request_log else None,
         payload_log=_payload_log(endpoint),
+        drift=endpoint.drift.settings() if endpoint.drift else None,
     )
 
 

@@ -17,6 +17,7 @@ from headrace.core.spec_access import (
 )
 from headrace.core.spec_alerts import AlertsSpec
 from headrace.core.spec_connections import ConnectionsSpec
+from headrace.core.spec_drift import DriftSpec
 from headrace.core.spec_limits import limit_disagreements
 from headrace.core.spec_observe import (
     EndpointLogSpec,
@@ -178,6 +179,10 @@ class EndpointSpec(_Spec):
     rollout: RolloutSpec | None = Field(
         default=None,
         description="How a new version takes over; null for at once, when it is ready.",
+    )
+    drift: DriftSpec | None = Field(
+        default=None,
+        description="Watches inputs and answers for drift; null keeps no sketch of callers' data.",
     )
     sticky: StickySpec | None = Field(
         default=None, description="Keeps a caller on one version of a split. See StickySpec."
@@ -344,9 +349,11 @@ def _endpoint_disagreements(endpoint: Mapping[Any, Any], place: str) -> list[Spe
             for key in ("replicas", "pool")
             if key in endpoint and not (key == "pool" and given == ["versions"])
         ]
-    if given == ["upstream"] and endpoint.get("autoscale") is not None:
-        message = _OWN_MODELS_ONLY["upstream"]
-        found.append(SpecMistake(place=f"{place}.autoscale", message=message))
+    found += [
+        SpecMistake(place=f"{place}.{key}", message=_OWN_MODELS_ONLY["upstream"])
+        for key in ("autoscale", "drift")
+        if given == ["upstream"] and endpoint.get(key) is not None
+    ]
     if endpoint.get("pool") is not None and endpoint.get("network") is True:
         message = "stands beside 'pool', whose processes have no network; take one of the two"
         found.append(SpecMistake(place=f"{place}.network", message=message))

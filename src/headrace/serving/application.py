@@ -8,6 +8,7 @@ from headrace.core import HeadraceError
 from headrace.engine import Ticket
 from headrace.protocol import encode_error
 from headrace.protocol.protos import INFERENCE_SERVICE
+from headrace.serving.drift import DriftSampler, drift_handlers
 from headrace.serving.exchange import TEXT, Exchange, send_error
 from headrace.serving.exposition import CONTENT_TYPE, WITH_EXEMPLARS, exposition
 from headrace.serving.grpc_api import INFER
@@ -56,6 +57,7 @@ class Application:
         self._observer = Observer(state)
         self._recorder = Recorder(state)
         self._internal = InternalApi(state, self._observer, self._recorder, self._observe_or_not)
+        self._sampler = DriftSampler(state)
         self.model_table: Table = {}
         """What is there for the model by path and method; the rest is about the process."""
         self._router = self._make_router()
@@ -81,14 +83,15 @@ class Application:
         self._state.cancel(ticket)
 
     def _observe_or_not(self) -> None:
-        """Called when observer or recorder was told what to look at."""
+        """Called when somebody was told what to look at."""
         self._router = self._make_router()
 
     def _make_router(self) -> Router:
         """All routes; those of inference are wrapped only while somebody looks at outcomes."""
         v2, v1, grpc = self._apis
         name, version = self._state.name, self._state.version
-        seen = self._seen if self._observer.is_on or self._recorder.is_on else dict
+        is_seen = self._observer.is_on or self._recorder.is_on or self._sampler.is_on
+        seen = self._seen if is_seen else dict
         model = ModelRoutes(
             name=name,
             version=version,
@@ -100,6 +103,7 @@ class Application:
             **v1.handlers(),
             **seen(grpc.handlers()),
             **self._internal.handlers(),
+            **drift_handlers(self._sampler, self._observe_or_not),
             (b"GET", b"/metrics"): self.metrics,
         }
         self.model_table = model.table()
@@ -120,6 +124,8 @@ class Application:
     def _wrapped(self, handler: Handler) -> Handler:
         if self._observer.is_on:
             handler = self._observer.wrap(handler)
+        if self._sampler.is_on:
+            handler = self._sampler.wrap(handler)
         return self._recorder.wrap(handler) if self._recorder.is_on else handler
 
     def metrics(self, exchange: Exchange) -> None:

@@ -140,6 +140,8 @@ class PoolApplication:
             (b"PUT", b"/internal/record"): self._of_model,
             (b"GET", b"/internal/spans"): self._of_model,
             (b"GET", b"/internal/samples"): self._of_model,
+            (b"PUT", b"/internal/drift"): self._of_model,
+            (b"POST", b"/internal/drift/take"): self._of_model,
         }
         return {key: local_only(handler) for key, handler in handlers.items()}
 

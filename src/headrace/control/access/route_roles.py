@@ -78,6 +78,9 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     # What callers sent is for those who answer for the endpoint, not for everybody who looks on.
     ("GET", "/api/v1/endpoints/{name}/payloads"): _OPERATE_ENDPOINT,
     ("GET", "/api/v1/endpoints/{name}/payloads/rows"): _OPERATE_ENDPOINT,
+    ("GET", "/api/v1/endpoints/{name}/drift"): _VIEW_ENDPOINT,
+    ("PUT", "/api/v1/endpoints/{name}/drift/reference"): _OPERATE_ENDPOINT,
+    ("DELETE", "/api/v1/endpoints/{name}/drift/reference"): _OPERATE_ENDPOINT,
     ("GET", "/api/v1/rollouts"): _VIEW_OWN,
     ("GET", "/api/v1/rollouts/{rollout_id}"): _VIEW_OWN,
     # Events and rewards.
@@ -95,6 +98,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/api/v1/models/{name}/versions/{version}"): _VIEW_MODEL,
     ("DELETE", "/api/v1/models/{name}/versions/{version}"): _OPERATE_MODEL,
     ("POST", "/api/v1/models/{name}/versions/{version}/signatures"): _OPERATE_MODEL,
+    ("PUT", "/api/v1/models/{name}/versions/{version}/reference"): _OPERATE_MODEL,
     ("POST", "/api/v1/gc"): _OPERATE_SYSTEM,
     # API keys.
     ("GET", "/api/v1/keys"): _VIEW_OWN,
