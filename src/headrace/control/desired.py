@@ -13,8 +13,8 @@ from headrace.core import (
 )
 from headrace.core.access_settings import EndpointAccess, EndpointLimits
 from headrace.core.autoscale_settings import AutoscaleSettings
-from headrace.core.observe_settings import EndpointLog, PayloadLogSettings
 from headrace.core.drift_settings import DriftSettings
+from headrace.core.observe_settings import EndpointLog, PayloadLogSettings
 from headrace.core.rollout_settings import RolloutSettings
 from headrace.core.upstream_settings import StickySettings, UpstreamSettings
 

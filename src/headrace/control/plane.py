@@ -19,12 +19,12 @@ from headrace.control.aims import Aims
 from headrace.control.alerting import Alerting
 from headrace.control.caller_policy import CallerPolicy
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
+from headrace.control.drift import DriftKeeper
 from headrace.control.endpoint_metrics import (
     replica_families,
     request_families,
     rollout_families,
 )
-from headrace.control.drift import DriftKeeper
 from headrace.control.fetch import fetch
 from headrace.control.first_request import FirstRequest, send_first_request
 from headrace.control.gpu_metrics import Gpus
