@@ -60,6 +60,9 @@ from headrace.rollout.state import Verb
 
 _LOG: Final = logging.getLogger("headrace.control")
 _SCRAPE_TIMEOUT_S: Final = 1.0
+_ENVOYS: Final = (
+    "Envoy's own: https://www.envoyproxy.io/docs/envoy/latest/operations/stats_overview"
+)
 _LOOK_AGAIN_S: Final = 0.1
 
 
