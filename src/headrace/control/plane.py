@@ -405,13 +405,10 @@ class ControlPlane:
             Source(text=text, labels={"replica": replica.name})
             for replica, text in zip(replicas, replica_texts, strict=True)
         ]
-        return merge(
-            [
-                Source(text=self._own_metrics() + requests + gpus),
-                *sources,
-                Source(text=gateway_text),
-            ]
-        )
+        own = Source(text=self._own_metrics() + requests + gpus)
+        envoys = Source(text=gateway_text, help=_ENVOYS)
+        # Thousands of replicas tell a million lines, and the loop has others to serve.
+        return await asyncio.to_thread(merge, [own, *sources, envoys])
 
     async def model_statistics(
         self, name: str = "", version: str = "", *, only: frozenset[str] | None = None

@@ -49,8 +49,10 @@ def prometheus(
     tools: Tools,  # noqa: ARG001  # or there is none, and this is skipped
 ) -> Iterator[PrometheusServer]:
     features = ["native-histograms"] if request.param == "native" else []
-    with running_prometheus(system.where().metrics_url, features=features) as server:
-        server.wait_scraped(times=1)
+    url = system.where().metrics_url
+    # A scrape has the interval's time, and a busy machine may need it.
+    with running_prometheus(url, features=features, interval_s=2.0) as server:
+        server.wait_scraped(times=1, timeout_s=60)
         yield server
 
 
