@@ -19,7 +19,7 @@ from headrace.control.api_history import add_history
 from headrace.control.api_keys import add_keys
 from headrace.control.api_login import add_login
 from headrace.control.api_logs import add_logs
-from headrace.control.api_metrics import metrics_answer
+from headrace.control.api_metrics import Names, metrics_answer
 from headrace.control.api_models import add_models
 from headrace.control.api_payloads import add_payloads
 from headrace.control.api_rollouts import add_rollouts
@@ -106,8 +106,8 @@ def build_metrics(plane: ControlPlane, access: Access, *, is_open: bool) -> App:
     shared = Shared(plane.metrics)
 
     @api.get("/metrics")
-    async def metrics(request: Request) -> Response:
-        return await metrics_answer(request, await shared.get())
+    async def metrics(request: Request, names: Names = []) -> Response:  # noqa: B006  # FastAPI copies it
+        return await metrics_answer(request, await shared.get(), names)
 
     # A scraper reaches this port under any name; it can read only.
     if is_open:

@@ -17,7 +17,7 @@ from headrace.control.api_answers import (
     applied_answer,
     shown,
 )
-from headrace.control.api_metrics import metrics_answer
+from headrace.control.api_metrics import Names, metrics_answer
 from headrace.control.orders import Diff
 from headrace.control.plane import ControlPlane
 from headrace.control.status import Status
@@ -98,8 +98,8 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
         return {"stopping": True}
 
     @api.get("/metrics", summary="Metrics of all processes, in the format that `accept` asks for")
-    async def metrics(request: Request) -> Response:
-        return await metrics_answer(request, await plane.metrics())
+    async def metrics(request: Request, names: Names = []) -> Response:  # noqa: B006  # FastAPI copies it
+        return await metrics_answer(request, await plane.metrics(), names)
 
 
 def _generations(expected: list[str]) -> Mapping[str, int] | None:

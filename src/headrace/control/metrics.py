@@ -23,10 +23,15 @@ _SUFFIXES: Final = ("", "_bucket", "_sum", "_count", "_created", "_total", "_inf
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One process's exposition, and the labels that its samples get."""
+    """One process's exposition, and the labels that its samples get.
+
+    `help`: of metrics that say nothing of what they are. They are of a program that keeps no
+    conventions, so what it calls a counter is one only if its name says so too.
+    """
 
     text: str
     labels: Mapping[str, str] = field(default_factory=dict)
+    help: str = ""
 
 
 class Sample(NamedTuple):
@@ -78,7 +83,8 @@ def _read(source: Source, families: dict[str, Family]) -> None:
             if kind == "HELP" and family.help is None:
                 family.help = text or ""
             elif kind == "TYPE" and family.type is None:
-                family.type = text or "untyped"
+                family.type = _type(current, text or "untyped", source)
+                family.help = family.help or source.help or None
             continue
         sample = _SAMPLE.match(line)
         if sample is None:
@@ -92,13 +98,27 @@ def _read(source: Source, families: dict[str, Family]) -> None:
         )
 
 
+def _type(name: str, text: str, source: Source) -> str:
+    is_doubtful = source.help and text == "counter" and not name.endswith("_total")
+    return "untyped" if is_doubtful else text
+
+
+def named(families: Families, prefixes: Sequence[str]) -> Families:
+    """Those whose names begin with one of `prefixes`; all if there are none."""
+    if not prefixes:
+        return families
+    start = tuple(prefixes)
+    return {name: family for name, family in families.items() if name.startswith(start)}
+
+
 def _with_labels(labels: str, extra: Mapping[str, str]) -> str:
     """`{a="1"}` with `extra` in front, except names that are there already."""
     inner = labels[1:-1].strip().rstrip(",")
     added = [
         f'{name}="{value}"'
         for name, value in extra.items()
-        if re.search(rf'(?:^|,)\s*{name}\s*=\s*"', inner) is None
+        # The second look costs ten times the first, which hardly ever finds anything.
+        if name not in inner or re.search(rf'(?:^|,)\s*{name}\s*=\s*"', inner) is None
     ]
     joined = ",".join([*added, inner] if inner else added)
     return f"{{{joined}}}" if joined else ""

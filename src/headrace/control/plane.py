@@ -68,6 +68,9 @@ from headrace.rollout.state import Verb
 
 _LOG: Final = logging.getLogger("headrace.control")
 _SCRAPE_TIMEOUT_S: Final = 1.0
+_ENVOYS: Final = (
+    "Envoy's own: https://www.envoyproxy.io/docs/envoy/latest/operations/stats_overview"
+)
 _LOOK_AGAIN_S: Final = 0.1
 
 
@@ -427,13 +430,10 @@ class ControlPlane:
             Source(text=text, labels={"replica": replica.name})
             for replica, text in zip(replicas, replica_texts, strict=True)
         ]
-        return merge(
-            [
-                Source(text=self._own_metrics() + requests + gpus),
-                *sources,
-                Source(text=gateway_text),
-            ]
-        )
+        own = Source(text=self._own_metrics() + requests + gpus)
+        envoys = Source(text=gateway_text, help=_ENVOYS)
+        # Thousands of replicas tell a million lines, and the loop has others to serve.
+        return await asyncio.to_thread(merge, [own, *sources, envoys])
 
     async def model_statistics(
         self, name: str = "", version: str = "", *, only: frozenset[str] | None = None
