@@ -46,7 +46,8 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     variable of the environment and `file:/PATH` for a file's content; empty for a file in the home.
     `oidc`: None where nobody logs in by a browser. `allow_code`: every endpoint may have models of
     formats that run their authors' code.
-    `notify_fd`: where `{"ready": true}` or `{"error": ...}` is written once.
+    `prometheus_url`: asked for what was longer ago than a day, with references as `state_url`;
+    empty for none. `notify_fd`: where `{"ready": true}` or `{"error": ...}` is written once.
     """
 
     home: str
@@ -69,6 +70,7 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     state_url: str = ""
     oidc: OidcSettings | None = None
     allow_code: bool = False
+    prometheus_url: str = ""
     notify_fd: int | None = None
 
 
