@@ -48,6 +48,7 @@ ON_DIGITS = (
     "docs/how-to/batching.md",
     "docs/how-to/logs-and-metrics.md",
     "docs/how-to/metrics.md",
+    "docs/how-to/see-history.md",
     "docs/reference/client.md",
 )
 """Pages whose blocks expect the digits model to be served."""

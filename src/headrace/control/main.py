@@ -237,6 +237,7 @@ class Life:
 def _references(settings: ControlSettings, system: System) -> list[str]:
     """The settings that may name secrets, and what the spec says of receivers."""
     own = [settings.state_url, settings.oidc.client_secret if settings.oidc else ""]
+    own.append(settings.prometheus_url)
     specs = (settings.spec or {}, system.plane.desired.spec)
     return [*own, *(url for spec in specs for url in receiver_urls(spec))]
 

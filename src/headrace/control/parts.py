@@ -28,6 +28,7 @@ from headrace.control.payloads.writer import PayloadWriter
 from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.pools import PoolSync
 from headrace.control.process import rss_bytes
+from headrace.control.prometheus import PrometheusHistory
 from headrace.control.reconciler import Reconciler
 from headrace.control.recorder import Recorder
 from headrace.control.recordings import Recordings, payload_logs, recorded_replicas
@@ -58,6 +59,7 @@ def make_plane(
     gateway_address: str,
     log_files: LogFiles,
     limits: LimitService | None = None,
+    prometheus: PrometheusHistory | None = None,
     sends_first_requests: bool = True,
     allow_code: bool = False,
 ) -> ControlPlane:
@@ -178,6 +180,7 @@ def make_plane(
         recordings=recordings,
         payloads=payloads,
         limits=limits,
+        prometheus=prometheus,
         sends_first_requests=sends_first_requests,
     )
     upstreams.note_change = plane.ask_again

@@ -42,6 +42,7 @@ from headrace.control.payloads.writer import PayloadWriter
 from headrace.control.pools import PoolSync
 from headrace.control.process import rss_bytes
 from headrace.control.process_metrics import process_families
+from headrace.control.prometheus import PrometheusHistory
 from headrace.control.reconciler import Reconciler
 from headrace.control.recorder import Recorder
 from headrace.control.recordings import Recordings
@@ -118,6 +119,7 @@ class ControlPlane:
     payloads: PayloadWriter
     limits: LimitService | None = None
     gpus: Gpus = field(default_factory=Gpus)
+    prometheus: PrometheusHistory | None = None
     sends_first_requests: bool = True
     metrics_read_at: float | None = None
     first_requests: dict[str, FirstRequest] = field(default_factory=dict)

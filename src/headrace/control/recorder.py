@@ -102,8 +102,10 @@ class Recorder:
             return
         self._is_blind = False
         self.history.look(at)
-        for (endpoint, version), totals in reading.totals.items():
+        for number, ((endpoint, version), totals) in enumerate(reading.totals.items(), start=1):
             self.history.add(at, endpoint, version, totals, epoch=reading.epoch)
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)  # whoever asks for something does not wait for all of it
 
     async def _save_if_due(self) -> None:
         """Write the file now and then: the larger it is, the more rarely."""

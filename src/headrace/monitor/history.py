@@ -93,9 +93,8 @@ class History:
         begin = until - seconds
         found = _Sum()
         for track in self._named(endpoint, version):
-            for step_s, at, cell in track.cells(begin, until):
-                if begin <= at + step_s / 2 < until:
-                    found.add(step_s, cell)
+            for step_s, cell in track.sums(begin, until):
+                found.add(step_s, cell)
         return found.window(begin, until)
 
     def series(

@@ -69,6 +69,12 @@ class Track:
             for at, cell in level.cells(begin, end):
                 yield level.step_s, at, cell
 
+    def sums(self, begin: float, end: float) -> Iterator[tuple[int, Cell]]:
+        """Length of the steps, and counts that add up to those whose middle is in [begin, end)."""
+        for level in self._levels:
+            for cell in level.sums(begin, end):
+                yield level.step_s, cell
+
     def age(self, now: float) -> None:
         """Join what is older than its level keeps into longer steps; forget the oldest."""
         for number, (level, (_, kept_s)) in enumerate(zip(self._levels, STEPS, strict=False)):

@@ -223,6 +223,26 @@ def test_what_was_packed_goes_on_as_if_nothing_had_happened(
     assert stored.looked_at == straight.looked_at
 
 
+@given(steps=_STEPS, share=st.floats(0, 1))
+def test_two_windows_side_by_side_are_one(
+    steps: list[tuple[float, list[float], int, int, bool]], share: float
+) -> None:
+    history, at, totals = _history(), _NOON, Counted()
+    for pause_s, latencies, *_ in steps:
+        at += pause_s
+        totals = totals.after(latencies)
+        history.add(at, "fraud", "1", totals)
+    begin, end = _NOON + 3.5, at - 2.25
+    middle = begin + (end - begin) * share
+
+    def counts(begin: float, end: float) -> tuple[int, int]:
+        window = history.window("fraud", until=end, seconds=end - begin)
+        return window.requests, sum(window.latency.values())
+
+    one, other, both = counts(begin, middle), counts(middle, end), counts(begin, end)
+    assert (one[0] + other[0], one[1] + other[1]) == both
+
+
 @pytest.mark.parametrize("data", [b"", b"\xc0", b"{}", b"\x83" * 40])
 def test_a_file_that_is_none_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="no history"):
