@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from html import unescape
 from typing import Final
 
@@ -10,6 +11,8 @@ import httpx
 
 from headrace.console import build_console
 from headrace.control.api import build_api
+from headrace.control.guards import App
+from headrace.control.pages import ConsoleParts
 from headrace.control.plane import ControlPlane
 from tests.unit.control.api_client import access_of, token_of
 
@@ -17,8 +20,16 @@ URL: Final = "http://localhost:8080"
 _HIDDEN: Final = re.compile(r'<input type="hidden" name="([^"]+)" value="([^"]*)">')
 
 
-def app_of(plane: ControlPlane) -> httpx.ASGITransport:
-    app = build_api(plane, access_of(plane), allowed_hosts=frozenset(), console=build_console)
+def app_of(plane: ControlPlane, *, looks: int | None = None) -> httpx.ASGITransport:
+    """The management API with its console; streams end after so many looks, or with the plane."""
+    left = iter(range(looks or 0))
+
+    def console(parts: ConsoleParts) -> App:
+        if looks is None:
+            return build_console(parts)
+        return build_console(replace(parts, is_stopping=lambda: next(left, None) is None))
+
+    app = build_api(plane, access_of(plane), allowed_hosts=frozenset(), console=console)
     return httpx.ASGITransport(app=app, raise_app_exceptions=False)
 
 

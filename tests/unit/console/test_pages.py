@@ -1,5 +1,7 @@
 """Every page, for whoever may see it and for who may not; over the real management API."""
 
+import json
+import re
 from pathlib import Path
 from typing import Final
 
@@ -308,10 +310,31 @@ async def test_a_stream_is_for_whoever_is_known(served: ControlPlane) -> None:
 
 async def test_a_stream_sends_the_parts_of_its_page(served: ControlPlane) -> None:
     paths = [path.replace("{name}", "fraud").replace("{rollout}", "r1") for path in LIVE]
-    served.stop_requested.set()  # each ends at once
+    parts = {}
     async with visitor_of(served) as visitor:
-        streams = {path: await visitor.get("/live", params={"page": path}) for path in paths}
+        pages = {path: (await visitor.get(path)).text for path in paths}
+        cookies = dict(visitor.cookies)
+    for path in paths:
+        async with httpx.AsyncClient(
+            transport=app_of(served, looks=1), base_url=URL, cookies=cookies
+        ) as stream:
+            lines = (await stream.get("/live", params={"page": path})).text.splitlines()
+        data = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
+        parts[path] = {one["part"]: one["html"] for one in data}
 
-    for stream in streams.values():
-        assert stream.headers["content-type"].startswith("text/event-stream")
-        assert stream.text.startswith("retry:")
+    for path, page in pages.items():
+        places = set(re.findall(r'data-live="(\w+)"', page))
+        assert places
+        assert places <= parts[path].keys(), path
+        assert "fraud" in "".join(parts[path].values()) or path == "/alerts"
+
+
+async def test_a_stream_says_when_what_it_shows_is_gone(served: ControlPlane) -> None:
+    async with visitor_of(served) as visitor:
+        cookies = dict(visitor.cookies)
+    async with httpx.AsyncClient(
+        transport=app_of(served, looks=9), base_url=URL, cookies=cookies
+    ) as stream:
+        text = (await stream.get("/live", params={"page": "/endpoints/nobody"})).text
+
+    assert "event: gone" in text
