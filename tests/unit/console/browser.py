@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from html import unescape
+from itertools import cycle
 from typing import Final
 
 import httpx
@@ -20,14 +21,12 @@ URL: Final = "http://localhost:8080"
 _HIDDEN: Final = re.compile(r'<input type="hidden" name="([^"]+)" value="([^"]*)">')
 
 
-def app_of(plane: ControlPlane, *, looks: int | None = None) -> httpx.ASGITransport:
-    """The management API with its console; streams end after so many looks, or with the plane."""
-    left = iter(range(looks or 0))
+def app_of(plane: ControlPlane) -> httpx.ASGITransport:
+    """The management API with its console, each stream of which ends after one look."""
+    is_stopping = cycle((False, True, True))  # before the look, after it, before the next
 
     def console(parts: ConsoleParts) -> App:
-        if looks is None:
-            return build_console(parts)
-        return build_console(replace(parts, is_stopping=lambda: next(left, None) is None))
+        return build_console(replace(parts, is_stopping=lambda: next(is_stopping)))
 
     app = build_api(plane, access_of(plane), allowed_hosts=frozenset(), console=console)
     return httpx.ASGITransport(app=app, raise_app_exceptions=False)
