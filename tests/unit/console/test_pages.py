@@ -14,7 +14,7 @@ from headrace.control.plane import ControlPlane
 from tests.unit.console.browser import URL, app_of, browser_of, hidden_of, log_in, visitor_of
 from tests.unit.control.api_client import client_of, headers_of, token_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 PATHS: Final = (
     "/",
