@@ -23,11 +23,16 @@ _MILLI: Final = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One quantity over time; None where nothing is known. `look`: which stroke it gets, 1 to 3."""
+    """One quantity over time; None where nothing is known.
+
+    `look`: which stroke it gets, 1 to 3. `last`: its latest value for the legend, as people read
+    it; empty for the number alone.
+    """
 
     name: str
     values: Sequence[float | None]
     look: int
+    last: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +121,7 @@ def _drawn(line: Line, times: Sequence[float], x: Scale, y: Scale) -> DrawnLine:
         look=line.look,
         path="".join(parts),
         dots=tuple(dots),
-        last=number(latest),
+        last=line.last or number(latest),
     )
 
 

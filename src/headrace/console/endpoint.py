@@ -16,6 +16,7 @@ from headrace.console.phases import StatsList, phases_of
 from headrace.console.shares import Share, shares_of
 from headrace.console.view import Question, View
 from headrace.console.visitor import may_operate
+from headrace.console.words import seconds
 
 SPANS: Final = {"900": "15 min", "3600": "1 h", "21600": "6 h", "86400": "24 h"}
 _POINTS: Final = 90
@@ -68,9 +69,10 @@ def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
     slowest = max((p for point in points if (p := point.p99_s) is not None), default=0.0)
     unit, per_s = seconds_unit(slowest)
 
-    def scaled(name: str) -> list[float | None]:
-        values = [getattr(point, name) for point in points]
-        return [None if value is None else value * per_s for value in values]
+    def quantile(name: str, values: Sequence[float | None], look: int) -> Line:
+        latest = next((value for value in reversed(values) if value is not None), None)
+        scaled = [None if value is None else value * per_s for value in values]
+        return Line(name=name, values=scaled, look=look, last=seconds(latest))
 
     return [
         line_chart(
@@ -87,9 +89,9 @@ def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
             unit=unit,
             times=times,
             lines=[
-                Line(name="p50", values=scaled("p50_s"), look=1),
-                Line(name="p95", values=scaled("p95_s"), look=2),
-                Line(name="p99", values=scaled("p99_s"), look=3),
+                quantile("p50", [p.p50_s for p in points], 1),
+                quantile("p95", [p.p95_s for p in points], 2),
+                quantile("p99", [p.p99_s for p in points], 3),
             ],
             until=now,
         ),

@@ -16,7 +16,7 @@ SERIOUS: Final = {"serious", "critical"}
 PHONE: Final = ViewportSize(width=360, height=740)
 _WEIGHT: Final = """() => ["navigation", "resource"]
     .flatMap((kind) => performance.getEntriesByType(kind))
-    .reduce((sum, one) => sum + one.transferSize, 0)"""
+    .reduce((sum, one) => sum + one.encodedBodySize, 0)"""
 _WIDER: Final = "() => document.documentElement.scrollWidth - innerWidth"
 
 

@@ -3,13 +3,17 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from html import unescape
+from itertools import cycle
 from typing import Final
 
 import httpx
 
 from headrace.console import build_console
 from headrace.control.api import build_api
+from headrace.control.guards import App
+from headrace.control.pages import ConsoleParts
 from headrace.control.plane import ControlPlane
 from tests.unit.control.api_client import access_of, token_of
 
@@ -18,7 +22,13 @@ _HIDDEN: Final = re.compile(r'<input type="hidden" name="([^"]+)" value="([^"]*)
 
 
 def app_of(plane: ControlPlane) -> httpx.ASGITransport:
-    app = build_api(plane, access_of(plane), allowed_hosts=frozenset(), console=build_console)
+    """The management API with its console, each stream of which ends after one look."""
+    is_stopping = cycle((False, True, True))  # before the look, after it, before the next
+
+    def console(parts: ConsoleParts) -> App:
+        return build_console(replace(parts, is_stopping=lambda: next(is_stopping)))
+
+    app = build_api(plane, access_of(plane), allowed_hosts=frozenset(), console=console)
     return httpx.ASGITransport(app=app, raise_app_exceptions=False)
 
 

@@ -1,5 +1,7 @@
 """Every page, for whoever may see it and for who may not; over the real management API."""
 
+import json
+import re
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +14,7 @@ from headrace.control.plane import ControlPlane
 from tests.unit.console.browser import URL, app_of, browser_of, hidden_of, log_in, visitor_of
 from tests.unit.control.api_client import client_of, headers_of, token_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 PATHS: Final = (
     "/",
@@ -308,10 +310,24 @@ async def test_a_stream_is_for_whoever_is_known(served: ControlPlane) -> None:
 
 async def test_a_stream_sends_the_parts_of_its_page(served: ControlPlane) -> None:
     paths = [path.replace("{name}", "fraud").replace("{rollout}", "r1") for path in LIVE]
-    served.stop_requested.set()  # each ends at once
+    parts = {}
     async with visitor_of(served) as visitor:
-        streams = {path: await visitor.get("/live", params={"page": path}) for path in paths}
+        for path in paths:
+            lines = (await visitor.get("/live", params={"page": path})).text.splitlines()
+            data = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
+            parts[path] = {one["part"]: one["html"] for one in data}
+        pages = {path: (await visitor.get(path)).text for path in paths}
 
-    for stream in streams.values():
-        assert stream.headers["content-type"].startswith("text/event-stream")
-        assert stream.text.startswith("retry:")
+    for path, page in pages.items():
+        places = set(re.findall(r'data-live="(\w+)"', page))
+        assert places, path
+        assert places <= parts[path].keys(), path
+    assert "/endpoints/fraud" in parts["/"]["table"]
+    assert parts["/rollouts/r1"]["say"] == "Rollout r1 is preparing, version 2 at 0 %."
+
+
+async def test_a_stream_says_when_what_it_shows_is_gone(served: ControlPlane) -> None:
+    async with visitor_of(served) as visitor:
+        text = (await visitor.get("/live", params={"page": "/endpoints/nobody"})).text
+
+    assert "event: gone" in text
