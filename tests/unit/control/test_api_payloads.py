@@ -1,5 +1,6 @@
 """Payload logs over the management API: files, the newest rows, and who may see them."""
 
+import importlib.util
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,15 @@ async def test_a_column_that_cannot_be_is_refused(api: httpx.AsyncClient) -> Non
 
     assert answer.status_code == 400
     assert "payload_log.drop" in answer.text
+
+
+async def test_without_pyarrow_a_payload_log_is_refused_with_the_way_out(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    entry = {"model": str(tmp_path / "m.onnx"), "payload_log": {"sample_ratio": 0.1}}
+
+    answer = await api.put("/endpoints/m", json=entry)
+
+    assert answer.status_code == 409
+    assert "headrace[data]" in answer.json()["detail"]
