@@ -102,6 +102,7 @@ class Recordings:
     ask: Ask = fetch
     spans_sent: int = 0
     spans_dropped: int = 0
+    _was_taken: bool = True
     _told: dict[str, _Told] = field(default_factory=dict)
     _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
@@ -131,11 +132,14 @@ class Recordings:
         self.spans_dropped += sum(lost for (_, lost), _ in pages)
         if not spans:
             return
-        if await asyncio.to_thread(self.spans.export, spans):
+        taken = await asyncio.to_thread(self.spans.export, spans)
+        if taken:
             self.spans_sent += len(spans)
         else:
             self.spans_dropped += len(spans)
-            _LOG.warning("the collector did not take spans", extra={"spans": len(spans)})
+        if taken != self._was_taken:  # once, not every second
+            self._was_taken = taken
+            _LOG.warning("the collector takes spans %s", "again" if taken else "no more")
 
     async def fetch_payloads(self) -> None:
         """Fetch all samples and hand them to who writes them."""

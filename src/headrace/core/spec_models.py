@@ -354,6 +354,9 @@ def _endpoint_disagreements(endpoint: Mapping[Any, Any], place: str) -> list[Spe
         for key in ("autoscale", "drift")
         if given == ["upstream"] and endpoint.get(key) is not None
     ]
+    if given == ["upstream"] and endpoint.get("payload_log") is not None:
+        message = "stands beside 'upstream': only replicas of ours keep payloads"
+        found.append(SpecMistake(place=f"{place}.payload_log", message=message))
     if endpoint.get("pool") is not None and endpoint.get("network") is True:
         message = "stands beside 'pool', whose processes have no network; take one of the two"
         found.append(SpecMistake(place=f"{place}.network", message=message))

@@ -10,7 +10,7 @@ whose connections would be closed.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never
 
 from headrace.core.observe_settings import EndpointLog, LogMode, RequestLogSettings
 from headrace.gateway.resources import Json, Resource, seconds, typed
@@ -94,6 +94,8 @@ def _wanted(settings: RequestLogSettings) -> Sequence[Resource]:
             wants = _expression(f"!({_MODE} in ['off', 'sampled'])")
         case LogMode.OFF:
             wants = _expression(f"{_MODE} == 'all'")
+        case _:
+            assert_never(settings.mode)
     samples = _expression(f"{_MODE} == 'sampled'")
     return [wants, _all(samples, _any(notable, _expression(_IS_SLOW)))]
 

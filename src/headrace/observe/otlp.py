@@ -1,6 +1,7 @@
 """How spans reach a collector: OpenTelemetry's own exporter, over HTTP. Needs the extra `otel`."""
 
 import importlib.util
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -10,6 +11,8 @@ from headrace.observe.spans import SpanContext, SpanRecord
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import SpanContext as OtelContext
+
+_log = logging.getLogger(__name__)
 
 PATH: Final = "/v1/traces"
 _PACKAGE: Final = "opentelemetry.exporter.otlp.proto.http"
@@ -50,7 +53,11 @@ class OtlpExporter:
         from opentelemetry.sdk.trace.export import SpanExportResult  # noqa: PLC0415
 
         spans = list(self._spans(records))
-        return self._exporter.export(spans) is SpanExportResult.SUCCESS
+        try:
+            return self._exporter.export(spans) is SpanExportResult.SUCCESS
+        except Exception:  # noqa: BLE001  # a plug-in call: spans are lost, nothing else
+            _log.exception("cannot send spans")
+            return False
 
     def _spans(self, records: Iterable[SpanRecord]) -> Iterator["ReadableSpan"]:
         from opentelemetry.sdk.trace import ReadableSpan  # noqa: PLC0415

@@ -46,17 +46,22 @@ def _infer(system: System, digit: str, document: object = ROW, flags: str = "01"
     return httpx.post(url, json=document, headers=headers, timeout=30).status_code
 
 
-def _infer_grpc(system: System, digit: str) -> None:
+def _infer_grpc(system: System, digit: str, columns: int = 32) -> str:
+    """The status of a call."""
     request = message_class("inference.ModelInferRequest")(model_name="m")
-    tensor = request.inputs.add(name="input", datatype="FP32", shape=[1, 32])
-    tensor.contents.fp32_contents.extend([0.5] * 32)
+    tensor = request.inputs.add(name="input", datatype="FP32", shape=[1, columns])
+    tensor.contents.fp32_contents.extend([0.5] * columns)
     with grpc.insecure_channel(system.where().grpc_target) as channel:
         call = channel.unary_unary(
             INFER,
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=message_class("inference.ModelInferResponse").FromString,
         )
-        call(request, timeout=30, metadata=[("traceparent", _traceparent(digit))])
+        try:
+            call(request, timeout=30, metadata=[("traceparent", _traceparent(digit))])
+        except grpc.RpcError as error:
+            return str(error.code().name)
+        return "OK"
 
 
 def _records(system: System) -> None:
@@ -97,7 +102,8 @@ def test_a_request_leaves_a_trace_a_line_and_a_row(system: System, mlp: Path) ->
         _records(system)
 
         assert _infer(system, "1") == 200
-        _infer_grpc(system, "2")
+        assert _infer_grpc(system, "2") == "OK"
+        assert _infer_grpc(system, "5", columns=31) == "INVALID_ARGUMENT"
         assert _infer(system, "3", BAD) == 400
         assert _infer(system, "4", flags="00") == 200
         assert system.infer("quiet")[0] == 200
@@ -112,7 +118,7 @@ def test_a_request_leaves_a_trace_a_line_and_a_row(system: System, mlp: Path) ->
         _check_trace(spans, "1")
         _check_trace(spans, "2")
         assert any(s.is_error for s in spans if s.trace_id[0] == "3" and s.name == "infer m")
-        assert {span.trace_id[0] for span in spans} == {"1", "2", "3"}
+        assert {span.trace_id[0] for span in spans} == {"1", "2", "3", "5"}
 
         rows = _rows_with(system, {"1", "2", "3", "4"})
         metrics = str(system.call("GET", system.where().metrics_url)[1])
@@ -127,9 +133,13 @@ def test_a_request_leaves_a_trace_a_line_and_a_row(system: System, mlp: Path) ->
 
         assert system.end_control() == 0
     log = system.home / "run" / "envoy" / "access.log"
-    lines = {line["endpoint"]: line for line in map(json.loads, log.read_text().splitlines())}
-    assert {name: line["code"] for name, line in lines.items()} == {"m": 400, "quiet": 200}
-    assert lines["m"]["trace_id"] == "3" * 32
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["endpoint"], line["code"], line["grpc_status"]) for line in lines] == [
+        ("m", 200, "INVALID_ARGUMENT"),
+        ("m", 400, None),
+        ("quiet", 200, None),
+    ]
+    assert [line["trace_id"] for line in lines[:2]] == ["5" * 32, "3" * 32]
     (closed,) = {path.suffix for path in (system.home / "payloads" / "m").iterdir()}
     assert closed == ".parquet"
 
@@ -138,7 +148,7 @@ def _rows_with(system: System, digits: set[str]) -> dict[str, Any]:
     deadline = time.monotonic() + 20
     while True:
         answer = system.get("/api/v1/endpoints/m/payloads/rows?limit=50")
-        found = {row["trace_id"][:1]: row for row in answer["rows"]}
+        found = {row["trace_id"][:1]: row for row in answer["rows"] if len({*row["trace_id"]}) == 1}
         if digits <= found.keys():
             return found
         assert time.monotonic() < deadline, found.keys()

@@ -78,7 +78,7 @@ def test_lines_of_one_endpoint_can_be_told() -> None:
 
 
 def test_rows_of_unlike_columns_share_a_table() -> None:
-    rows = [
+    rows: list[dict[str, object]] = [
         {"request_id": "a", "trace_id": "t", "input.x": [0.5, 1], "input.x.shape": [1, 2]},
         {"request_id": "b\n", "output.y": ["x" * 90]},
     ]

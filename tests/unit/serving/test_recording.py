@@ -16,6 +16,7 @@ from headrace.serving.exchange import Exchange
 from headrace.serving.internal import RECORD_LEASE_S
 from headrace.serving.recording import Recording
 from headrace.serving.report import PayloadSample, SamplesPage, SpansPage
+from headrace.serving.v2 import V2Api
 from tests.unit.serving.parts import (
     BAD,
     Caller,
@@ -249,3 +250,19 @@ async def test_a_replica_that_is_not_told_again_records_no_more() -> None:
 
     assert len(kept) == 1
     assert await samples(application) == []
+
+
+async def test_while_nobody_asks_the_handlers_are_the_apis_own() -> None:
+    application = an_application()
+
+    def of_infer() -> object:
+        return application.model_table[b"/v2/models/m/infer"][b"POST"]
+
+    plain = of_infer()
+    await record(application, traces=True)
+    wrapped = of_infer()
+    await record(application)
+
+    assert isinstance(getattr(plain, "__self__", None), V2Api)
+    assert not hasattr(wrapped, "__self__")
+    assert of_infer() == plain
