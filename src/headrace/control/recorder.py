@@ -70,10 +70,8 @@ class Recorder:
         except (OSError, ValueError) as error:
             _LOG.warning("cannot read the history", extra={"error": str(error)})
             return
-        if (kept.looked_at or 0.0) > self.clock.now() + _SKEW_S:
-            _LOG.warning("the kept history is of the future: the clock was set back; left out")
-            return
         self.history = kept
+        self._check_clock(self.clock.now())
 
     async def run(self) -> None:
         """Look until cancelled, then keep what was seen."""
@@ -101,11 +99,18 @@ class Recorder:
             self._is_blind = True
             return
         self._is_blind = False
+        self._check_clock(at)
         self.history.look(at)
         for number, ((endpoint, version), totals) in enumerate(reading.totals.items(), start=1):
             self.history.add(at, endpoint, version, totals, epoch=reading.epoch)
             if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)  # whoever asks for something does not wait for all of it
+
+    def _check_clock(self, now: float) -> None:
+        """Begin anew if the clock was set back: what is of the future would hide what comes."""
+        if (self.history.looked_at or 0.0) > now + _SKEW_S:
+            _LOG.warning("the clock was set back: the history begins anew")
+            self.history.clear()
 
     async def _save_if_due(self) -> None:
         """Write the file now and then: the larger it is, the more rarely."""

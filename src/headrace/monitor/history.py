@@ -49,6 +49,7 @@ class History:
     _looked_at: float | None = None
     _before: float | None = None
     _to_age: list[Track] = field(default_factory=list)
+    _per_s: float = 0.0
     _portion: float = 0.0
     _round_at: float = 0.0
 
@@ -125,6 +126,12 @@ class History:
         """The versions of an endpoint of which anything is known, by name."""
         return sorted(name for name in self._tracks.get(endpoint, ()) if name)
 
+    def clear(self) -> None:
+        """Begin anew, as if nothing had been looked at."""
+        self._tracks, self._to_age = {}, []
+        self.began_at = self._looked_at = self._before = None
+        self._per_s = self._portion = self._round_at = 0.0
+
     @property
     def size_bytes(self) -> int:
         """How much is kept, about; without what every endpoint costs that ever had a request."""
@@ -174,7 +181,7 @@ class History:
 
     def _age(self, now: float, elapsed_s: float) -> None:
         """Join old steps: of each track once a minute, of a few at a time."""
-        self._portion += elapsed_s * len(self._to_age) / _ROUND_S
+        self._portion += elapsed_s * self._per_s
         while self._to_age and self._portion >= 1 - _EPSILON:
             self._portion -= 1
             self._to_age.pop().age(now)
@@ -184,6 +191,7 @@ class History:
             self._round_at, self._portion = now, 0.0
             self._forget(now)
             self._to_age = [track for _, _, track in self._all()]
+            self._per_s = len(self._to_age) / _ROUND_S
 
     def _forget(self, now: float) -> None:
         """Let go of what is too old, and of the oldest where there is too much."""

@@ -171,6 +171,21 @@ def test_it_keeps_the_file_while_it_runs(tmp_path: Path) -> None:
     assert other.history.looked_at == _NOON
 
 
+def test_a_clock_that_is_set_back_begins_the_history_anew() -> None:
+    clock = TurnedClock(_NOON)
+    made = Recorder(gateway=FakeGateway(), names=lambda: ("fraud",), clock=clock)
+
+    async def looked_at(time: float) -> float | None:
+        clock.time = time
+        await made.look()
+        return made.history.began_at
+
+    async def run() -> list[float | None]:
+        return [await looked_at(time) for time in (_NOON, _NOON - 30, _NOON - 3600)]
+
+    assert asyncio.run(run()) == [_NOON, _NOON, _NOON - 3600]
+
+
 def test_a_disk_that_is_full_is_no_reason_to_stop(tmp_path: Path) -> None:
     made = recorder(FakeGateway(), tmp_path / "nowhere" / "history.bin")
     run_for(10.5, made)
