@@ -344,7 +344,7 @@ def _events(
         if not reports:
             continue
         worst = sorted(reports, key=lambda one: -one.evidence)
-        told = [f"{one.name} ({one.role}{f', {one.why}' if one.why else ''})" for one in worst]
+        told = [_told(one) for one in worst]
         more = f" and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
         events.append(
             Event(
@@ -360,6 +360,11 @@ def _events(
             )
         )
     return events
+
+
+def _told(one: FeatureReport) -> str:
+    label = f" '{one.label}'" if one.label else ""
+    return f"{one.name}{label} ({one.role}{f', {one.why}' if one.why else ''})"
 
 
 def _reference_event(endpoint: str, version: str, one: VersionDrift, now: float) -> Event:
