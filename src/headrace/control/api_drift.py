@@ -200,8 +200,7 @@ def _view(plane: ControlPlane, name: str, version: str) -> DriftView:
         return DriftView(
             endpoint=name, version=version, state=state, reference=None, features=[], live=[]
         )
-    features = sorted(found.reports(), key=lambda one: -one.evidence + one.needed)
-    features = sorted(features, key=lambda one: one.state is not FeatureState.DRIFTED)
+    features = sorted(found.reports(), key=_rank)
     return DriftView(
         endpoint=name,
         version=version,
@@ -210,6 +209,11 @@ def _view(plane: ControlPlane, name: str, version: str) -> DriftView:
         features=[FeatureView(**asdict(one)) for one in features],
         live=plane.drift.labels.scores(name, version, now=plane.clock.now()),
     )
+
+
+def _rank(one: FeatureReport) -> tuple[bool, bool, float]:
+    """Drifted features first, those without a reference last, else by their evidence."""
+    return one.state is not FeatureState.DRIFTED, not one.needed, -one.evidence
 
 
 def _reference_view(reference: Reference, found: VersionDrift | None = None) -> ReferenceView:

@@ -5,7 +5,7 @@ Nothing of it is on the path of requests: replicas count by a plan, and are aske
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -119,13 +119,27 @@ class DriftKeeper:
 
     async def look(self) -> None:
         """Ask the replicas of each watched endpoint once, and judge what they say."""
-        watched = list(self._watched())
+        desired = {endpoint.name: endpoint.drift for endpoint in self.aims.desired.endpoints}
+        effective = self.aims.reconciler.desired.endpoints
+        watched = [
+            (endpoint, settings)
+            for endpoint in effective
+            if (settings := desired.get(endpoint.name)) is not None
+        ]
         for gone in self._kept.keys() - {endpoint.name for endpoint, _ in watched}:
             del self._kept[gone]
-            if self.aims.desired.endpoint(gone) is None:
+            if gone not in desired:
                 self.files.forget(gone)
-        for endpoint, settings in watched:
-            await self._look_at(endpoint, settings)
+        ready: dict[str, list[Replica]] = {}
+        for replica in self.aims.reconciler.replicas.values():
+            if replica.phase is Phase.READY:
+                ready.setdefault(replica.endpoint, []).append(replica)
+        await asyncio.gather(
+            *(
+                self._look_at(endpoint, settings, ready.get(endpoint.name, []))
+                for endpoint, settings in watched
+            )
+        )
         now = self.clock.now()
         if now - self._saved_at >= _SAVE_S:
             self._saved_at = now
@@ -191,14 +205,12 @@ class DriftKeeper:
         text = "How far a feature is from its reference; `drifted` is 1 while that is no chance."
         return gauge("headrace_drift_score", text, samples) if samples else ""
 
-    def _watched(self) -> Iterator[tuple[DesiredEndpoint, DriftSettings]]:
-        for endpoint in self.aims.reconciler.desired.endpoints:
-            wanted = self.aims.desired.endpoint(endpoint.name)
-            if wanted is not None and wanted.drift is not None:
-                yield endpoint, wanted.drift
-
-    async def _look_at(self, endpoint: DesiredEndpoint, settings: DriftSettings) -> None:
+    async def _look_at(
+        self, endpoint: DesiredEndpoint, settings: DriftSettings, ready: Sequence[Replica]
+    ) -> None:
         kept = self._kept.get(endpoint.name) or self._load(endpoint.name, settings)
+        copies = self.aims.reconciler.replicas.values()
+        replicas = [*ready, *hosted_replicas(endpoint, copies, self.aims.reconciler.hosted)]
         arms = {arm.revision.version: arm for arm in endpoint.arms if not arm.revision.upstream}
         for gone in kept.versions.keys() - arms.keys():
             del kept.versions[gone]
@@ -206,7 +218,8 @@ class DriftKeeper:
             one = kept.versions.get(version)
             if one is None or one.settings != settings:
                 one = kept.versions[version] = self._begin(kept, arm, settings, one)
-            taken = await self._take(endpoint, version, one)
+            mine = [replica for replica in replicas if replica.version == version]
+            taken = await self._take(mine, one)
             if taken.seen and self._kept.get(endpoint.name) is kept:
                 kept.changed = True
                 await self._remember(endpoint.name, version, taken.answers)
@@ -264,16 +277,7 @@ class DriftKeeper:
         await self.emit(events)
         return bool(events)
 
-    async def _take(self, endpoint: DesiredEndpoint, version: str, one: VersionDrift) -> Taken:
-        copies = self.aims.reconciler.replicas.values()
-        replicas = [
-            replica
-            for replica in (
-                *(copy for copy in copies if copy.endpoint == endpoint.name),
-                *hosted_replicas(endpoint, copies, self.aims.reconciler.hosted),
-            )
-            if replica.version == version and replica.phase is Phase.READY
-        ]
+    async def _take(self, replicas: Sequence[Replica], one: VersionDrift) -> Taken:
         plan = DriftPlan(
             key=one.key,
             bins=one.bins,
@@ -340,7 +344,7 @@ def _events(
         if not reports:
             continue
         worst = sorted(reports, key=lambda one: -one.evidence)
-        told = [f"{one.name} ({one.role}{f', {one.why}' if one.why else ''})" for one in worst]
+        told = [_told(one) for one in worst]
         more = f" and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
         events.append(
             Event(
@@ -356,6 +360,11 @@ def _events(
             )
         )
     return events
+
+
+def _told(one: FeatureReport) -> str:
+    label = f" '{one.label}'" if one.label else ""
+    return f"{one.name}{label} ({one.role}{f', {one.why}' if one.why else ''})"
 
 
 def _reference_event(endpoint: str, version: str, one: VersionDrift, now: float) -> Event:

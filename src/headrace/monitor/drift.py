@@ -21,6 +21,7 @@ from headrace.core.drift_settings import DriftSettings
 from headrace.monitor.drift_evidence import Nulls, log_evidence, nulls_of
 from headrace.monitor.drift_reference import MIN_ROWS, FeatureReference, Reference
 from headrace.monitor.drift_statistics import Distances, distances, fixed_band, uniform_band
+from headrace.monitor.drift_words import VIOLATIONS, ratio, why
 from headrace.observe.feature_counts import FeatureCounts, FeatureKind
 
 BLOCK_ROWS: Final = 250
@@ -198,12 +199,12 @@ class Watch:
 
     def _is_calm(self, one: FeatureReference, counts: FeatureCounts) -> bool:
         apart = _apart(one, counts)
-        wrong = [self._excess(one, counts, kind) for kind in _VIOLATIONS]
+        wrong = [self._excess(one, counts, kind) for kind in VIOLATIONS]
         margin = self.settings.violations_margin
         return (apart is None or apart.ks <= self.settings.margin) and max(wrong) <= margin
 
     def _excess(self, one: FeatureReference, counts: FeatureCounts, kind: str) -> float:
-        return _ratio(counts, kind) - _ratio(one.counts, kind)
+        return ratio(counts, kind) - ratio(one.counts, kind)
 
     def _remember(
         self, *, drifted: dict[str, Drifted], since: dict[str, int] | None = None
@@ -240,10 +241,10 @@ class Watch:
             return made
         made = replace(
             made,
-            missing_ratio=_ratio(counts, "missing"),
-            out_of_range_ratio=_ratio(counts, "out_of_range"),
-            type_violation_ratio=_ratio(counts, "non_finite") + _ratio(counts, "not_whole"),
-            why="" if drift is None else self._why(one, counts),
+            missing_ratio=ratio(counts, "missing"),
+            out_of_range_ratio=ratio(counts, "out_of_range"),
+            type_violation_ratio=ratio(counts, "non_finite") + ratio(counts, "not_whole"),
+            why="" if drift is None else why(one, self._nulls[index], counts),
         )
         apart = _apart(one, counts)
         if apart is None:
@@ -279,50 +280,10 @@ class Watch:
                 break
         return shown
 
-    def _why(self, one: FeatureReference, counts: FeatureCounts) -> str:
-        """What moved most, in words."""
-        margin = self.settings.violations_margin
-        for kind, words in _VIOLATIONS.items():
-            if self._excess(one, counts, kind) > margin:
-                was, now = _ratio(one.counts, kind), _ratio(counts, kind)
-                return f"{now:.1%} {words}, {was:.1%} in the reference"
-        return _moved(one, counts)
-
-
-_VIOLATIONS: Final = {
-    "missing": "missing",
-    "non_finite": "infinite",
-    "not_whole": "no whole numbers",
-    "out_of_range": "beyond the reference's values",
-}
-
-
-def _moved(one: FeatureReference, counts: FeatureCounts) -> str:
-    """The edge, or the category, whose share moved most."""
-    if not counts.valid or not one.counts.valid:
-        return ""
-    ordered = one.bins.kind is FeatureKind.NUMBERS
-    was, now = (np.array(c.bins) / c.valid for c in (one.counts, counts))
-    if ordered:
-        was, now = np.cumsum(was)[:-1], np.cumsum(now)[:-1]
-    if not len(was):
-        return ""
-    most = int(np.abs(now - was).argmax())
-    names = [f"below {edge:.4g}" for edge in one.bins.edges]
-    if not ordered:
-        names = [*(f"'{category}'" for category in one.bins.categories), "other than known"]
-    return f"{now[most]:.1%} {names[most]}, {was[most]:.1%} in the reference"
-
 
 def _apart(one: FeatureReference, counts: FeatureCounts) -> Distances | None:
     ordered = one.bins.kind is FeatureKind.NUMBERS
     return distances(one.counts.bins, counts.bins, ordered=ordered)
-
-
-def _ratio(counts: FeatureCounts, kind: str) -> float:
-    seen: int = getattr(counts, kind)
-    total = counts.rows if kind in {"missing", "non_finite"} else counts.valid
-    return seen / total if total else 0.0
 
 
 def _merged(old: Block, new: Block) -> Block:

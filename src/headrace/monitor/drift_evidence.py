@@ -85,6 +85,20 @@ def log_evidence(
     Args:
         live: Counts of several spans of time, each judged for itself.
     """
+    capital = _capital(reference, nulls, live)
+    most = capital.max(axis=(1, 2))
+    mean = np.exp(capital - most[:, None, None]).mean(axis=(1, 2))
+    found: Floats = most + np.log(mean)
+    return found
+
+
+def strongest(reference: FeatureReference, nulls: Nulls, live: FeatureCounts) -> int:
+    """The bet that won most: an edge or category (twice, for more and for less), or a violation."""
+    return int(_capital(reference, nulls, [live])[0].max(axis=1).argmax())
+
+
+def _capital(reference: FeatureReference, nulls: Nulls, live: Sequence[FeatureCounts]) -> Floats:
+    """What each bet has made of its stake, `[live, bets, steps]`, as natural logarithms."""
     below = _events(reference, live)
     valid = np.array([float(one.valid) for one in live])[:, None]
     rows = np.array([float(one.rows) for one in live])[:, None]
@@ -95,10 +109,7 @@ def log_evidence(
     gain = np.log(bets / worst[:, None])
     loss = np.log1p(-bets) - np.log1p(-worst)[:, None]
     capital = seen[:, :, None] * gain + (total - seen)[:, :, None] * loss
-    capital = np.where((nulls.largest < 1.0)[:, None], capital, 0.0)
-    most = capital.max(axis=(1, 2))
-    mean = np.exp(capital - most[:, None, None]).mean(axis=(1, 2))
-    found: Floats = most + np.log(mean)
+    found: Floats = np.where((nulls.largest < 1.0)[:, None], capital, 0.0)
     return found
 
 

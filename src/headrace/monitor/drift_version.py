@@ -69,6 +69,7 @@ class VersionDrift:
     stored: Stored = field(default_factory=Stored)
     _watch: Watch = field(init=False)
     _key: str = field(init=False)
+    _reports: list[FeatureReport] | None = None
 
     def __post_init__(self) -> None:
         self._start(self.stored.reference, self.stored.memory)
@@ -104,10 +105,16 @@ class VersionDrift:
         """Take in what replicas counted by `bins`; the features whose state changed by it."""
         changed = self._watch.add(counts, now=now) if counts else []
         self._collect(values, now)
+        self._reports = self._made_reports()  # here, and not whenever somebody asks
         return changed
 
     def reports(self) -> list[FeatureReport]:
         """What is known of each feature; of those without a reference, how many rows there are."""
+        if self._reports is None:
+            self._reports = self._made_reports()
+        return self._reports
+
+    def _made_reports(self) -> list[FeatureReport]:
         waiting = [
             FeatureReport(
                 name=name,

@@ -78,7 +78,7 @@ def test_a_class_is_called_by_its_label() -> None:
 
 
 def test_a_prediction_is_a_class_by_its_name_or_a_score_as_it_is() -> None:
-    labels = {"y": ("cat", "dog")}
+    labels: dict[str, tuple[str, ...]] = {"y": ("cat", "dog")}
     classes = PredictionCounter(signature(("y", FP32, (-1, 2)), labels=labels))
     scores = PredictionCounter(signature(("y", FP32, (-1,))))
 
