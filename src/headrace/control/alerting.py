@@ -13,7 +13,6 @@ from headrace.core import Clock, HeadraceError
 from headrace.monitor.alert_kinds import LOCAL
 from headrace.monitor.alert_state import Alert, AlertState, Finding, Key, advance, changed
 from headrace.monitor.objectives import Objective, objectives_of
-from headrace.monitor.promql import windows_of
 from headrace.monitor.slo import (
     EndpointFacts,
     Reading,
@@ -21,6 +20,7 @@ from headrace.monitor.slo import (
     Window,
     read_endpoint,
     read_system,
+    windows_of,
 )
 
 _LOG: Final = logging.getLogger("headrace.control")

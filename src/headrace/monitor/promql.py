@@ -118,17 +118,6 @@ def expression(condition: Condition, window_ratio: float = 1.0) -> str:
             return _plain(condition)
 
 
-def windows_of(condition: Condition) -> tuple[float, ...]:
-    """The lengths of window that are recorded for a condition."""
-    match condition:
-        case ErrorBurn(windows=burn) | LatencyBurn(windows=burn):
-            return (burn.short_s, burn.long_s)
-        case LatencyOver() | ErrorsOver():
-            return (condition.window_s,)
-        case _:
-            return ()
-
-
 def quantiles_of(condition: Condition) -> tuple[float, ...]:
     """The quantiles that are recorded for a condition."""
     match condition:

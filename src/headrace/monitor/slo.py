@@ -251,15 +251,15 @@ def read_system(condition: Condition, facts: SystemFacts) -> Reading | None:
     return None
 
 
-def longest_window_s(condition: Condition) -> float:
-    """How far back a condition looks, at the usual length of windows."""
+def windows_of(condition: Condition) -> tuple[float, ...]:
+    """The windows that a condition looks at, at their usual length; none for what needs none."""
     match condition:
         case ErrorBurn(windows=burn) | LatencyBurn(windows=burn):
-            return burn.long_s
-        case LatencyOver() | ErrorsOver() | RefusedOver() | ReplicasCrash():
-            return condition.window_s
+            return (burn.short_s, burn.long_s)
+        case LatencyOver() | ErrorsOver():
+            return (condition.window_s,)
         case _:
-            return 0.0
+            return ()
 
 
 def _error_burn(burn: BurnWindows, objective: Objective, windows: Windows) -> Reading | None:

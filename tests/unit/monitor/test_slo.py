@@ -25,9 +25,9 @@ from headrace.monitor.slo import (
     ReplicasCrash,
     SystemFacts,
     least_requests,
-    longest_window_s,
     read_endpoint,
     read_system,
+    windows_of,
 )
 from tests.unit.monitor.told import PROMISE, Counted, windows
 
@@ -168,11 +168,12 @@ def test_the_system_is_bad_without_a_gateway_or_with_a_certificate_that_ends() -
 
 
 def test_what_the_control_plane_looks_at_fits_into_a_day() -> None:
-    locals_ = [kind.local for kind in ALERTS if kind.local is not None]
+    here = [length for kind in ALERTS if kind.local for length in windows_of(kind.local)]
+    there = [length for kind in ALERTS for length in windows_of(kind.condition)]
 
-    assert max(map(longest_window_s, locals_)) == 86_400.0
-    assert max(longest_window_s(kind.condition) for kind in ALERTS) == 3 * 86_400.0
-    assert longest_window_s(NotScraped()) == 0.0
+    assert max(here) == 86_400.0
+    assert max(there) == 3 * 86_400.0
+    assert windows_of(NotScraped()) == ()
 
 
 @pytest.mark.parametrize("burn", [FAST, MEDIUM, SLOW, SLOW_OF_A_DAY])
