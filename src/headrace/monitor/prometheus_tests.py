@@ -181,7 +181,7 @@ def _series(kind: AlertKind, objective: Objective) -> Iterator[_Series]:  # noqa
             labels = f'endpoint="{name}",version="1",replica="{name}-1"'
             yield _Counter(f"headrace_control_replica_restarts{{{labels}}}", 1, 0)
         case Drifted():
-            labels = f'endpoint="{name}",feature="age",statistic="psi"'
+            labels = f'endpoint="{name}",feature="age",statistic="drifted"'
             yield _Gauge(f"headrace_drift_score{{{labels}}}", 1, 0)
         case GatewayDown():
             yield _Gauge("headrace_control_gateway_ready", 0, 1)

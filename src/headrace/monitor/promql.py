@@ -185,8 +185,7 @@ def _plain(condition: Condition) -> str:  # noqa: PLR0911  # a case each
             left = "min(headrace_control_certificate_left_seconds)"
             return f"{left} < {condition.within_s:.12g}"
         case Drifted():
-            score = 'headrace_drift_score{statistic="psi"}'
-            return f"max by (endpoint, feature) ({score}) > {condition.stability_index:g}"
+            return 'sum by (endpoint) (headrace_drift_score{statistic="drifted"}) >= 1'
         case ErrorBurn() | LatencyBurn() | LatencyOver() | ErrorsOver():
             raise AssertionError(condition)
         case _:

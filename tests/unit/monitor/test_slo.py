@@ -12,6 +12,7 @@ from headrace.monitor.slo import (
     SLOW,
     SLOW_OF_A_DAY,
     CertificateEnds,
+    Drifted,
     EndpointFacts,
     ErrorBurn,
     ErrorsOver,
@@ -153,6 +154,15 @@ def test_replicas_that_crash_are_told() -> None:
 
     assert is_bad(read_endpoint(crash, PROMISE, windows(QUIET), EndpointFacts(crashing=1)))
     assert not is_bad(read_endpoint(crash, PROMISE, windows(QUIET), NOTHING))
+
+
+def test_drift_is_told_where_somebody_looks_for_it() -> None:
+    def drift(count: int | None) -> Reading | None:
+        return read_endpoint(Drifted(), PROMISE, windows(QUIET), EndpointFacts(drifted=count))
+
+    assert is_bad(drift(1))
+    assert not is_bad(drift(0))
+    assert drift(None) is None
 
 
 def test_the_system_is_bad_without_a_gateway_or_with_a_certificate_that_ends() -> None:
