@@ -59,7 +59,6 @@ def management_app(plane: ControlPlane, access: Access) -> FastAPI:
     add_endpoints(api, plane)
     add_rollouts(api, plane)
     add_events(api, plane)
-    add_alerts(api, plane)
     add_models(api, plane)
     add_logs(api, plane)
     add_statistics(api, plane)
@@ -67,6 +66,7 @@ def management_app(plane: ControlPlane, access: Access) -> FastAPI:
     add_keys(api, plane, plane.keys)
     add_access(api, plane, access.people)
     add_login(api, access)
+    add_alerts(api, plane)
     add_message_schemas(api)
     return api
 
