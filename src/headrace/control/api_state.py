@@ -17,6 +17,7 @@ from headrace.control.api_answers import (
     applied_answer,
     shown,
 )
+from headrace.control.limited import check_receivers
 from headrace.control.metrics import CONTENT_TYPE
 from headrace.control.orders import Diff
 from headrace.control.plane import ControlPlane
@@ -73,6 +74,7 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
             ),
         ] = [],  # noqa: B006  # FastAPI copies it
     ) -> Response:
+        check_receivers(plane.desired.spec, document, is_admin=caller.may(Role.ADMIN))
         applied = await plane.apply(
             document,
             actor=caller.name,
