@@ -1,7 +1,7 @@
 """What do alerts have to know of replicas, queues, the gateway and certificates?"""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from headrace.control.alerting import Facts
@@ -18,10 +18,14 @@ _DAY_S: Final = 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactsReader:
-    """Reads them from the parts that know."""
+    """Reads them from the parts that know.
+
+    `drifted`: how many features of an endpoint drifted; None if nobody looks.
+    """
 
     reconciler: Reconciler
     keeper: GatewayKeeper
+    drifted: Callable[[str], int | None] = lambda _endpoint: None
 
     async def read(self) -> Facts:
         """All of them, now."""
@@ -34,7 +38,9 @@ class FactsReader:
                 gateway_ready=self.keeper.is_ready, certificate_left_s=self._certificate_left_s()
             ),
             endpoints={
-                endpoint.name: _facts(endpoint, replicas, in_flight)
+                endpoint.name: replace(
+                    _facts(endpoint, replicas, in_flight), drifted=self.drifted(endpoint.name)
+                )
                 for endpoint in self.reconciler.desired.endpoints
             },
         )

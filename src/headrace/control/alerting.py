@@ -10,10 +10,9 @@ from headrace.control.alert_memory import AlertMemory
 from headrace.control.metrics import Labels, gauge
 from headrace.control.store import Event
 from headrace.core import Clock, HeadraceError
-from headrace.monitor.alert_kinds import LOCAL, AlertKind
+from headrace.monitor.alert_kinds import LOCAL
 from headrace.monitor.alert_state import Alert, AlertState, Finding, Key, advance, changed
 from headrace.monitor.objectives import Objective, objectives_of
-from headrace.monitor.promql import windows_of
 from headrace.monitor.slo import (
     EndpointFacts,
     Reading,
@@ -21,6 +20,7 @@ from headrace.monitor.slo import (
     Window,
     read_endpoint,
     read_system,
+    windows_of,
 )
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -30,6 +30,17 @@ _AT_ONCE: Final = 20
 _PER_WINDOW: Final = 60.0
 """A condition is looked at so often within its shortest window; what is long changes slowly."""
 _LEAST_HOLD_S: Final = 5.0
+_WORK_S: Final = 0.1
+"""Of each look, for windows: with thousands of busy endpoints they take turns."""
+_OF_SYSTEM: Final = tuple(
+    (kind, kind.local) for kind in LOCAL if kind.is_of_system and kind.local is not None
+)
+_OF_ENDPOINTS: Final = tuple(
+    (kind, kind.local, min(windows_of(kind.local), default=0.0))
+    for kind in LOCAL
+    if not kind.is_of_system and kind.local is not None
+)
+"""What is looked at, and the shortest window that it needs, in seconds."""
 
 
 class HistorySource(Protocol):
@@ -91,6 +102,8 @@ class Alerting:
     _kept: dict[Key, _Kept] = field(default_factory=dict)
     _spec: Mapping[str, Any] | None = None
     _objectives: tuple[Objective, ...] = ()
+    _turn: int = 0
+    """Whose windows are looked at first."""
 
     def load(self) -> None:
         """Go on with the alerts that there were before a restart. Blocking."""
@@ -127,12 +140,19 @@ class Alerting:
         facts = await self.facts()
         now = self.clock.now()
         findings = [*self._system_findings(facts)]
-        for number, objective in enumerate(self._promises()):
+        promises = self._promises()
+        turn = self._turn % len(promises) if promises else 0
+        spent_s = 0.0
+        for number, objective in enumerate((*promises[turn:], *promises[:turn])):
             if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)
-            findings += self._endpoint_findings(objective, facts, now)
+            began = self.clock.monotonic()
+            has_turn = spent_s < _WORK_S
+            findings += self._endpoint_findings(objective, facts, now, has_turn=has_turn)
+            spent_s += self.clock.monotonic() - began
+            if has_turn:
+                self._turn = turn + number + 1
         before, self._alerts = self._alerts, advance(self._alerts, findings, now=now)
-        self._kept = {f.key: self._kept[f.key] for f in findings if f.key in self._kept}
         news = changed(before, self._alerts)
         if news:
             await self._announce(news)
@@ -144,16 +164,22 @@ class Alerting:
         spec = self.spec()
         if spec is not self._spec:
             self._spec, self._objectives = spec, objectives_of(spec)
+            self._kept = {}  # a promise may be another
         return self._objectives
 
     def _system_findings(self, facts: Facts) -> Iterator[Finding]:
-        for kind, condition in _local(is_of_system=True):
+        for kind, condition in _OF_SYSTEM:
             reading = read_system(condition, facts.system)
             yield Finding(kind=kind, endpoint="", reading=reading, for_s=kind.for_s)
 
     def _endpoint_findings(
-        self, objective: Objective, facts: Facts, now: float
+        self, objective: Objective, facts: Facts, now: float, *, has_turn: bool
     ) -> Iterator[Finding]:
+        """What is bad, or was.
+
+        Args:
+            has_turn: Whether windows may be asked for; else what they said last holds.
+        """
         name, scale = objective.endpoint, objective.window_ratio
         known = facts.endpoints.get(name, EndpointFacts())
         windows: dict[float, Window] = {}
@@ -163,16 +189,20 @@ class Alerting:
                 windows[seconds] = self.history.window(name, until=now, seconds=seconds)
             return windows[seconds]
 
-        for kind, condition in _local(is_of_system=False):
-            key, shortest = (kind.name, name), min(windows_of(condition), default=0.0) * scale
+        for kind, condition, usual_s in _OF_ENDPOINTS:
+            key, shortest = (kind.name, name), usual_s * scale
             kept = self._kept.get(key)
-            if kept is None or now - kept.at >= shortest / _PER_WINDOW or now < kept.at:
+            is_due = kept is None or not 0 <= now - kept.at < shortest / _PER_WINDOW
+            if is_due and (has_turn or not shortest):
                 kept = _Kept(now, read_endpoint(condition, objective, window, known))
                 self._kept[key] = kept
+            reading = None if kept is None else kept.reading
+            if key not in self._alerts and (reading is None or not reading.is_bad):
+                continue
             yield Finding(
                 kind=kind,
                 endpoint=name,
-                reading=kept.reading,
+                reading=reading,
                 for_s=kind.for_s * scale,
                 hold_s=max(shortest, _LEAST_HOLD_S),
             )
@@ -188,12 +218,6 @@ class Alerting:
             await self.emit(events)
         except HeadraceError as error:
             _LOG.error("cannot write an event", extra={"error": str(error)})
-
-
-def _local(*, is_of_system: bool) -> Iterator[tuple[AlertKind, Any]]:
-    for kind in LOCAL:
-        if kind.is_of_system is is_of_system:
-            yield kind, kind.local
 
 
 def _event(alert: Alert) -> Event:

@@ -77,7 +77,6 @@ def management_app(plane: ControlPlane, access: Access) -> FastAPI:
     add_drift(api, plane)
     add_events(api, plane)
     add_history(api, plane)
-    add_alerts(api, plane)
     add_models(api, plane)
     add_logs(api, plane)
     add_payloads(api, plane)
@@ -86,6 +85,7 @@ def management_app(plane: ControlPlane, access: Access) -> FastAPI:
     add_keys(api, plane, plane.keys)
     add_access(api, plane, access.people)
     add_login(api, access)
+    add_alerts(api, plane)
     add_message_schemas(api)
     return api
 

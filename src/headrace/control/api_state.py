@@ -18,6 +18,7 @@ from headrace.control.api_answers import (
     shown,
 )
 from headrace.control.api_metrics import Names, metrics_answer
+from headrace.control.limited import check_receivers
 from headrace.control.orders import Diff
 from headrace.control.plane import ControlPlane
 from headrace.control.status import Status
@@ -73,6 +74,7 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
             ),
         ] = [],  # noqa: B006  # FastAPI copies it
     ) -> Response:
+        check_receivers(plane.desired.spec, document, is_admin=caller.may(Role.ADMIN))
         applied = await plane.apply(
             document,
             actor=caller.name,

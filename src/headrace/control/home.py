@@ -76,14 +76,14 @@ class Home:
         return self.root / "history.bin"
 
     @property
-    def alerts_file(self) -> Path:
-        """Which alerts there are, and who was told of them."""
-        return self.root / "alerts.json"
-
-    @property
     def checkpoint_file(self) -> Path:
         """Where the audit trail ended when it was looked at last."""
         return self.root / "trail-checkpoint.json"
+
+    @property
+    def alerts_file(self) -> Path:
+        """Which alerts there are, and who was told of them."""
+        return self.root / "alerts.json"
 
     @property
     def lock_file(self) -> Path:

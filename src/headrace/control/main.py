@@ -62,7 +62,8 @@ async def _run(settings: ControlSettings) -> int:
         lock = HomeLock(home.lock_file)
         lock.acquire()
         system = assemble(settings, home)
-        forget_secrets(_references(settings, system), os.environ)
+        receivers = (*receiver_urls(settings.spec or {}), *system.plane.notifier.urls())
+        forget_secrets((*_references(settings), *receivers), os.environ)
         write_control_file(home.control_file, system.control_file)
     except (HeadraceError, OSError) as error:
         _LOG.error("cannot start: %s", _one_line(str(error)))
@@ -234,12 +235,10 @@ class Life:
                 _LOG.info("moved a large log aside", extra={"path": str(path)})
 
 
-def _references(settings: ControlSettings, system: System) -> list[str]:
-    """The settings that may name secrets, and what the spec says of receivers."""
-    own = [settings.state_url, settings.oidc.client_secret if settings.oidc else ""]
-    own.append(settings.prometheus_url)
-    specs = (settings.spec or {}, system.plane.desired.spec)
-    return [*own, *(url for spec in specs for url in receiver_urls(spec))]
+def _references(settings: ControlSettings) -> tuple[str, ...]:
+    """The settings that may name secrets."""
+    secret = settings.oidc.client_secret if settings.oidc else ""
+    return settings.state_url, secret, settings.prometheus_url
 
 
 def _configure_log(settings: ControlSettings) -> None:

@@ -258,16 +258,14 @@ ALERTS: Final = (
         action="`headrace status` names it. Replace its files: they are read again without a "
         "restart.",
     ),
-    _prometheus_only(
+    _both(
         "HeadraceDrift",
         Severity.TICKET,
-        Drifted(stability_index=0.25),
-        for_s=10 * MINUTE_S,
-        unit="",
-        summary="a feature of {endpoint} is not what it was: its population stability index is "
-        "{value}",
-        action="See which feature on the endpoint's page: a broken source shows as missing values, "
-        "a changed world wants a new model.",
+        Drifted(),
+        unit="features",
+        summary="features of {endpoint} are not what they were, and not by chance: {value} of them",
+        action="See which ones on the endpoint's page: a broken source shows as missing values, a "
+        "changed world wants a new model.",
     ),
 )
 """All of them. A test holds the documentation's table against it."""

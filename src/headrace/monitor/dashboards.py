@@ -13,10 +13,8 @@ _OURS: Final = '{process=~"control|gateway"}'
 _QUANTILES: Final = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
 _PHASES: Final = ("preprocess", "queue_wait", "compute", "postprocess")
 
-_PICK_ENDPOINT: Final = Variable(name="endpoint", label="endpoint", metric="headrace_replicas")
-_PICK_ONE: Final = Variable(
-    name="endpoint", label="endpoint", metric="headrace_replicas", many=False
-)
+_PICK_ENDPOINT: Final = Variable(name="endpoint", label="endpoint", metric=REQUESTS)
+_PICK_ONE: Final = Variable(name="endpoint", label="endpoint", metric=REQUESTS, many=False)
 _PICK_REPLICA: Final = Variable(
     name="replica", label="replica", metric="headrace_control_replica_ready"
 )

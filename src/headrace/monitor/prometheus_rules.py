@@ -15,6 +15,7 @@ from headrace.monitor.slo import (
     ErrorsOver,
     LatencyBurn,
     LatencyOver,
+    windows_of,
 )
 
 Rule = dict[str, Any]
@@ -123,7 +124,7 @@ def _windows(ratio: float) -> Iterator[tuple[float, Rule]]:
     for kind in ALERTS:
         if not _is_scaled(kind):
             continue
-        for usual_s in promql.windows_of(kind.condition):
+        for usual_s in windows_of(kind.condition):
             window = usual_s * ratio
             for name, expression in _records(kind, window):
                 if name not in seen:

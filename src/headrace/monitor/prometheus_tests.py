@@ -24,6 +24,7 @@ from headrace.monitor.slo import (
     QueuesFilled,
     RefusedOver,
     ReplicasCrash,
+    windows_of,
 )
 
 Document = dict[str, Any]
@@ -92,7 +93,7 @@ def _concerned(
     is_usual = window_ratio == 1.0
     if kind.is_of_system:
         return Objective(endpoint="") if is_usual else None
-    if not promql.windows_of(kind.condition) and not is_usual:
+    if not windows_of(kind.condition) and not is_usual:
         return None
     return next((one for one in objectives if _can_fire(kind, one)), None)
 
@@ -111,7 +112,7 @@ def _can_fire(kind: AlertKind, objective: Objective) -> bool:
 
 
 def _test(kind: AlertKind, objective: Objective) -> Document:
-    shortest = min(promql.windows_of(kind.condition), default=0.0)
+    shortest = min(windows_of(kind.condition), default=0.0)
     is_scaled = shortest > 0
     step_s = _STEP_S * (objective.window_ratio if is_scaled else 1.0)
     window = round(shortest / _STEP_S) if is_scaled else _USUAL_FOR
@@ -180,7 +181,7 @@ def _series(kind: AlertKind, objective: Objective) -> Iterator[_Series]:  # noqa
             labels = f'endpoint="{name}",version="1",replica="{name}-1"'
             yield _Counter(f"headrace_control_replica_restarts{{{labels}}}", 1, 0)
         case Drifted():
-            labels = f'endpoint="{name}",feature="age",statistic="psi"'
+            labels = f'endpoint="{name}",feature="age",statistic="drifted"'
             yield _Gauge(f"headrace_drift_score{{{labels}}}", 1, 0)
         case GatewayDown():
             yield _Gauge("headrace_control_gateway_ready", 0, 1)

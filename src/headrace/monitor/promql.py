@@ -118,17 +118,6 @@ def expression(condition: Condition, window_ratio: float = 1.0) -> str:
             return _plain(condition)
 
 
-def windows_of(condition: Condition) -> tuple[float, ...]:
-    """The lengths of window that are recorded for a condition."""
-    match condition:
-        case ErrorBurn(windows=burn) | LatencyBurn(windows=burn):
-            return (burn.short_s, burn.long_s)
-        case LatencyOver() | ErrorsOver():
-            return (condition.window_s,)
-        case _:
-            return ()
-
-
 def quantiles_of(condition: Condition) -> tuple[float, ...]:
     """The quantiles that are recorded for a condition."""
     match condition:
@@ -196,8 +185,7 @@ def _plain(condition: Condition) -> str:  # noqa: PLR0911  # a case each
             left = "min(headrace_control_certificate_left_seconds)"
             return f"{left} < {condition.within_s:.12g}"
         case Drifted():
-            score = 'headrace_drift_score{statistic="psi"}'
-            return f"max by (endpoint, feature) ({score}) > {condition.stability_index:g}"
+            return 'sum by (endpoint) (headrace_drift_score{statistic="drifted"}) >= 1'
         case ErrorBurn() | LatencyBurn() | LatencyOver() | ErrorsOver():
             raise AssertionError(condition)
         case _:

@@ -8,7 +8,7 @@ over a short one so that it is still going on.
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Protocol, assert_never
+from typing import Final, Protocol
 
 from headrace.monitor.objectives import Objective
 
@@ -134,11 +134,9 @@ class CertificateEnds:
     within_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Drifted:
-    """What an endpoint gets is no longer what it was made for."""
-
-    stability_index: float
+    """What an endpoint gets is no longer what it was made for, and not by chance."""
 
 
 Condition = (
@@ -190,12 +188,13 @@ class EndpointFacts:
     """What is known of one endpoint without a window; None where it is not known or not asked.
 
     `replicas_ready`: None also where none are wanted, or where somebody else runs them.
-    `crashing`: replicas that ended several times in a row.
+    `crashing`: replicas that ended several times in a row. `drifted`: features that did.
     """
 
     replicas_ready: int | None = None
     in_flight: int | None = None
     crashing: int = 0
+    drifted: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +205,7 @@ class SystemFacts:
     certificate_left_s: float | None = None
 
 
-def read_endpoint(  # noqa: PLR0911  # a case each
+def read_endpoint(
     condition: Condition, objective: Objective, windows: Windows, facts: EndpointFacts
 ) -> Reading | None:
     """What one condition says about one endpoint; None if nothing can be said.
@@ -227,6 +226,13 @@ def read_endpoint(  # noqa: PLR0911  # a case each
             if objective.error_budget is not None:
                 return None
             return _errors_over(windows(condition.window_s * scale), condition.ratio)
+        case _:
+            return _read_facts(condition, objective, facts)
+
+
+def _read_facts(condition: Condition, objective: Objective, facts: EndpointFacts) -> Reading | None:
+    """What a condition says that needs no window."""
+    match condition:
         case QueuesFilled():
             return _queues_filled(condition.ratio, objective, facts)
         case NoReplica():
@@ -234,10 +240,11 @@ def read_endpoint(  # noqa: PLR0911  # a case each
             return None if ready is None else Reading(value=ready, threshold=1, is_bad=ready < 1)
         case ReplicasCrash():
             return Reading(value=facts.crashing, threshold=1, is_bad=facts.crashing >= 1)
-        case RefusedOver() | GatewayDown() | NotScraped() | CertificateEnds() | Drifted():
-            return None
+        case Drifted():
+            found = facts.drifted
+            return None if found is None else Reading(value=found, threshold=1, is_bad=found >= 1)
         case _:
-            assert_never(condition)
+            return None
 
 
 def read_system(condition: Condition, facts: SystemFacts) -> Reading | None:
@@ -251,15 +258,15 @@ def read_system(condition: Condition, facts: SystemFacts) -> Reading | None:
     return None
 
 
-def longest_window_s(condition: Condition) -> float:
-    """How far back a condition looks, at the usual length of windows."""
+def windows_of(condition: Condition) -> tuple[float, ...]:
+    """The windows that a condition looks at, at their usual length; none for what needs none."""
     match condition:
         case ErrorBurn(windows=burn) | LatencyBurn(windows=burn):
-            return burn.long_s
-        case LatencyOver() | ErrorsOver() | RefusedOver() | ReplicasCrash():
-            return condition.window_s
+            return (burn.short_s, burn.long_s)
+        case LatencyOver() | ErrorsOver():
+            return (condition.window_s,)
         case _:
-            return 0.0
+            return ()
 
 
 def _error_burn(burn: BurnWindows, objective: Objective, windows: Windows) -> Reading | None:

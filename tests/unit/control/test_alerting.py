@@ -31,15 +31,16 @@ def anyio_backend() -> str:
 
 @dataclass(slots=True)
 class Turned:
-    """A clock that the test turns."""
+    """A clock that the test turns; `worked_s` is what work took of one look."""
 
     at: float = START
+    worked_s: float = 0.0
 
     def now(self) -> float:
         return self.at
 
     def monotonic(self) -> float:
-        return self.at
+        return self.at + self.worked_s
 
 
 @dataclass(slots=True)
@@ -49,6 +50,7 @@ class Lab:
     path: Path | None = None
     spec: dict[str, Any] = field(default_factory=lambda: dict(SPEC))
     counted: Counted = FINE
+    costs_s: float = 0.0
     facts: Facts = field(default_factory=Facts)
     clock: Turned = field(default_factory=Turned)
     events: list[Event] = field(default_factory=list)
@@ -71,6 +73,7 @@ class Lab:
         assert endpoint in {entry["name"] for entry in self.spec["endpoints"]}
         assert (until, version) == (self.clock.at, "")
         self.asked.append(seconds)
+        self.clock.worked_s += self.costs_s
         return self.counted
 
     async def look(self, after_s: float = 0.0) -> list[Alert]:
@@ -262,3 +265,24 @@ def test_memory_that_cannot_be_read_or_written_is_no_reason_to_stop(
     assert AlertMemory(path=tmp_path / "new.json").read().alerts == []
     assert caplog.text.count("the alerts") == 2
     assert msgspec.json.encode(forgetful.read()) == b'{"alerts":[],"told":[]}'
+
+
+async def test_windows_of_many_endpoints_take_turns_and_facts_do_not() -> None:
+    names = [f"e{number}" for number in range(10)]
+    gone = EndpointFacts(replicas_ready=0)
+    lab = Lab(facts=Facts(endpoints=dict.fromkeys(names, gone)))
+    lab.spec["endpoints"] = [
+        {"name": name, "model": "m", "slo": {"latency_s": 0.2}} for name in names
+    ]
+    lab.counted, lab.costs_s = SLOW, 0.02
+
+    looks = []
+    for _ in range(12):
+        await lab.look(2)
+        found = lab.alerting.alerts()
+        looks.append({a.endpoint for a in found if a.name == "HeadraceLatencyBudgetFast"})
+
+    told = {a.endpoint for a in lab.alerting.alerts() if a.name == "HeadraceNoReplicaReady"}
+    assert told == set(names)
+    assert 0 < len(looks[0]) < 10
+    assert looks[-1] == set(names)

@@ -63,3 +63,24 @@ async def test_facts_are_read_of_a_system_that_does_not_run(alarmed: ControlPlan
     states = {alert.name: alert.state.value for alert in alarmed.alerting.alerts()}
     assert states["HeadraceGatewayDown"] == "firing"
     assert states["HeadraceLatencyP95"] == "resolved"
+
+
+async def test_only_an_admin_says_who_hears_of_alerts(plane: ControlPlane) -> None:
+    hook = {"url": "https://elsewhere.example", "token_file": "/home/owner/admin-token"}
+    receivers = {"receivers": [{"name": "mine", "webhook": hook}]}
+    document = {"endpoints": [], "alerts": receivers}
+
+    async with client_of(plane, "operator") as operator:
+        refused = await operator.post("/apply", json=document)
+        harmless = await operator.post("/apply", json={"endpoints": [], "alerts": {}})
+        mistaken = await operator.post("/apply", json={"endpoints": [], "alerts": 7})
+    async with client_of(plane) as admin:
+        taken = await admin.post("/apply", json=document)
+    async with client_of(plane, "operator") as operator:
+        kept = await operator.post("/apply", json=document)
+        removed = await operator.post("/apply", json={"endpoints": []})
+
+    assert refused.status_code == 403
+    assert "only an admin" in refused.json()["detail"]
+    assert harmless.status_code == taken.status_code == kept.status_code == 200
+    assert mistaken.status_code == removed.status_code == 403

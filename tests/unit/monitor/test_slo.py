@@ -12,6 +12,7 @@ from headrace.monitor.slo import (
     SLOW,
     SLOW_OF_A_DAY,
     CertificateEnds,
+    Drifted,
     EndpointFacts,
     ErrorBurn,
     ErrorsOver,
@@ -25,9 +26,9 @@ from headrace.monitor.slo import (
     ReplicasCrash,
     SystemFacts,
     least_requests,
-    longest_window_s,
     read_endpoint,
     read_system,
+    windows_of,
 )
 from tests.unit.monitor.told import PROMISE, Counted, windows
 
@@ -155,6 +156,15 @@ def test_replicas_that_crash_are_told() -> None:
     assert not is_bad(read_endpoint(crash, PROMISE, windows(QUIET), NOTHING))
 
 
+def test_drift_is_told_where_somebody_looks_for_it() -> None:
+    def drift(count: int | None) -> Reading | None:
+        return read_endpoint(Drifted(), PROMISE, windows(QUIET), EndpointFacts(drifted=count))
+
+    assert is_bad(drift(1))
+    assert not is_bad(drift(0))
+    assert drift(None) is None
+
+
 def test_the_system_is_bad_without_a_gateway_or_with_a_certificate_that_ends() -> None:
     ends = CertificateEnds(within_s=100.0)
 
@@ -168,11 +178,12 @@ def test_the_system_is_bad_without_a_gateway_or_with_a_certificate_that_ends() -
 
 
 def test_what_the_control_plane_looks_at_fits_into_a_day() -> None:
-    locals_ = [kind.local for kind in ALERTS if kind.local is not None]
+    here = [length for kind in ALERTS if kind.local for length in windows_of(kind.local)]
+    there = [length for kind in ALERTS for length in windows_of(kind.condition)]
 
-    assert max(map(longest_window_s, locals_)) == 86_400.0
-    assert max(longest_window_s(kind.condition) for kind in ALERTS) == 3 * 86_400.0
-    assert longest_window_s(NotScraped()) == 0.0
+    assert max(here) == 86_400.0
+    assert max(there) == 3 * 86_400.0
+    assert windows_of(NotScraped()) == ()
 
 
 @pytest.mark.parametrize("burn", [FAST, MEDIUM, SLOW, SLOW_OF_A_DAY])

@@ -55,6 +55,10 @@ class Notifier:
         """Go on with what receivers were told before a restart. Blocking."""
         self._outbox.load(self.memory.read().told)
 
+    def urls(self) -> list[str]:
+        """Where the receivers are, as the spec says now."""
+        return receiver_urls(self.spec())
+
     def offer(self, alerts: Sequence[Alert]) -> None:
         """Take what is true now; what has to be told is told soon."""
         self._alerts = alerts
