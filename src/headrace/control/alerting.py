@@ -50,24 +50,6 @@ class HistorySource(Protocol):
         """What happened in the `seconds` before `until`."""
 
 
-class NoHistory:
-    """Nothing was counted."""
-
-    def window(self, endpoint: str, *, until: float, seconds: float, version: str = "") -> Window:
-        """An empty one."""
-        del endpoint, until, seconds, version
-        return _Nothing()
-
-
-@dataclass(frozen=True, slots=True)
-class _Nothing:
-    requests: int = 0
-    errors: int = 0
-
-    def quantile(self, _q: float, /) -> float | None:
-        return None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What is known without windows; `endpoints` by name."""

@@ -8,7 +8,7 @@ from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
 from headrace.control.alert_facts import FactsReader
 from headrace.control.alert_memory import AlertMemory
-from headrace.control.alerting import Alerting, NoHistory
+from headrace.control.alerting import Alerting
 from headrace.control.caller_policy import CallerPolicy
 from headrace.control.drift import DriftKeeper
 from headrace.control.drift_files import DriftFiles
@@ -114,7 +114,7 @@ def make_plane(
         send=send,
     )
     alerting = Alerting(
-        history=NoHistory(),
+        history=recorder.history,
         spec=lambda: aims.desired.spec,
         facts=FactsReader(reconciler=reconciler, keeper=keeper).read,
         emit=journal.write,

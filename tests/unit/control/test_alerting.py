@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from headrace.control.alert_memory import AlertMemory, Told
-from headrace.control.alerting import Alerting, Facts, NoHistory
+from headrace.control.alerting import Alerting, Facts
 from headrace.control.store import Event
 from headrace.core import FailedPreconditionError
 from headrace.monitor.alert_state import Alert, AlertState
@@ -231,12 +231,6 @@ async def test_a_store_that_fails_does_not_end_the_looking(
 
     assert found[0].state is AlertState.FIRING
     assert "cannot write an event" in caplog.text
-
-
-def test_no_history_knows_nothing() -> None:
-    window = NoHistory().window("fraud", until=0.0, seconds=10.0)
-
-    assert (window.requests, window.errors, window.quantile(0.5)) == (0, 0, None)
 
 
 def test_memory_keeps_alerts_and_who_was_told(tmp_path: Path) -> None:
