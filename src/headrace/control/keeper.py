@@ -45,7 +45,7 @@ _UP_TIMEOUT_S: Final = 15.0
 class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Which Envoy runs, and with what of its settings that it cannot change.
 
-    `tls` it can change, while callers' connections end in their own time.
+    `tls` and `counts_all` it can change, while callers' connections end in their own time.
     """
 
     pid: int
@@ -57,6 +57,7 @@ class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     access_log: bool
     tls: ListenerTls | None = None
     files: tuple[str, ...] = ()
+    counts_all: bool = False
 
 
 def read_gateway_record(path: Path) -> GatewayRecord | None:
@@ -189,7 +190,8 @@ class GatewayKeeper:
         record = read_gateway_record(self.record_path)
         if record is not None and await self._adopt(record):
             await self._prepare(self._routes)
-            if record.tls != self.settings.tls:
+            wanted = (self.settings.tls, self.settings.counts_all)
+            if (record.tls, record.counts_all) != wanted:
                 await self._publish(self._routes)
                 self._keep_record(record.pid)
             return True
@@ -443,6 +445,7 @@ class GatewayKeeper:
             access_log=access_log,
             tls=self.settings.tls,
             files=files,
+            counts_all=self.settings.counts_all,
         )
         self._keep(self.record_path, msgspec.json.encode(record))
 
