@@ -9,8 +9,8 @@ from headrace.observe import Histogram
 from headrace.serving.__main__ import main
 
 
-def _observe(_histogram: Histogram, _value: float, _count: int = 1) -> None:
-    return
+def _observe(_histogram: Histogram, _value: float, _count: int = 1) -> int:
+    return 0
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ _UP_TIMEOUT_S: Final = 15.0
 class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Which Envoy runs, and with what of its settings that it cannot change.
 
-    `tls` it can change, while callers' connections end in their own time.
+    `tls` and `counts_all` it can change, while callers' connections end in their own time.
     """
 
     pid: int
@@ -60,6 +60,7 @@ class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     tracing: TracingSettings | None = None
     tls: ListenerTls | None = None
     files: tuple[str, ...] = ()
+    counts_all: bool = False
 
 
 def read_gateway_record(path: Path) -> GatewayRecord | None:
@@ -193,7 +194,8 @@ class GatewayKeeper:
         record = read_gateway_record(self.record_path)
         if record is not None and await self._adopt(record):
             await self._prepare(self._routes)
-            if record.tls != self.settings.tls:
+            wanted = (self.settings.tls, self.settings.counts_all)
+            if (record.tls, record.counts_all) != wanted:
                 await self._publish(self._routes)
                 self._keep_record(record.pid)
             return True
@@ -447,6 +449,7 @@ class GatewayKeeper:
             tracing=settings.tracing,
             tls=settings.tls,
             files=WATCHED_FILES,
+            counts_all=settings.counts_all,
         )
         self._keep(self.record_path, msgspec.json.encode(record))
 

@@ -69,6 +69,7 @@ from headrace.rollout.state import Verb
 
 _LOG: Final = logging.getLogger("headrace.control")
 _SCRAPE_TIMEOUT_S: Final = 1.0
+_COUNTS_TIMEOUT_S: Final = 5.0  # of thousands of endpoints they are megabytes
 _ENVOYS: Final = (
     "Envoy's own: https://www.envoyproxy.io/docs/envoy/latest/operations/stats_overview"
 )
@@ -470,11 +471,11 @@ class ControlPlane:
 
     async def _request_families(self) -> str:
         try:
-            async with asyncio.timeout(_SCRAPE_TIMEOUT_S):
+            async with asyncio.timeout(_COUNTS_TIMEOUT_S):
                 statistics = await self.keeper.endpoint_statistics()
         except (HeadraceError, TimeoutError):
             return ""  # a gap: zeros would read as if everything began anew
-        return request_families(self.effective, statistics.arms)
+        return await asyncio.to_thread(request_families, self.effective, statistics.arms)
 
     def _processes(self) -> dict[str, int]:
         """Process ids by name."""
