@@ -47,6 +47,7 @@ ON_DIGITS = (
     "docs/how-to/deadlines.md",
     "docs/how-to/batching.md",
     "docs/how-to/logs-and-metrics.md",
+    "docs/how-to/see-history.md",
     "docs/reference/client.md",
 )
 """Pages whose blocks expect the digits model to be served."""

@@ -183,6 +183,17 @@ def up(
         ),
     ] = None,
     state_url: StateUrl = "",
+    prometheus_url: Annotated[
+        str,
+        typer.Option(
+            "--prometheus-url",
+            envvar="HEADRACE_PROMETHEUS_URL",
+            metavar="URL",
+            help="A Prometheus that scrapes this system: asked for what was longer ago than the "
+            "day that is kept here. References as in --state-url.",
+            show_default="none",
+        ),
+    ] = "",
     oidc_file: Annotated[
         Path | None,
         typer.Option(
@@ -301,6 +312,7 @@ def up(
         state_url=absolute_reference(state_url),
         allow_code=_env_allows_code(),
         console="headrace.console:build_console",
+        prometheus_url=absolute_reference(prometheus_url),
         oidc=oidc_settings(
             oidc_file,
             issuer=oidc_issuer,

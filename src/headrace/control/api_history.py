@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Query, Response
@@ -14,6 +14,7 @@ from headrace.control.overview import (
     Overview,
     OverviewRow,
     SortKey,
+    counted_until,
     last_minute,
     row,
     sort_rows,
@@ -24,6 +25,7 @@ from headrace.core.names import NAME_PATTERN
 from headrace.monitor import Window
 
 _DAY_S: Final = 24 * 3600
+_LONGEST_S: Final = 31 * _DAY_S
 _MAX_POINTS: Final = 1440
 _MAX_SIZE: Final = 500
 _MAX_PAGE: Final = 100_000
@@ -108,7 +110,13 @@ def add_history(api: FastAPI, plane: ControlPlane) -> None:
             str, Query(pattern=_VERSION, description="Only this version's; empty for all.")
         ] = "",
         since_s: Annotated[
-            float, Query(ge=1, le=_DAY_S, description="How far back, in seconds.")
+            float,
+            Query(
+                ge=1,
+                le=_LONGEST_S,
+                description="How far back, in seconds; more than a day where there is a Prometheus "
+                "to ask (`--prometheus-url`).",
+            ),
         ] = 3600.0,
         points: Annotated[
             int, Query(ge=1, le=_MAX_POINTS, description="About how many steps.")
@@ -118,16 +126,19 @@ def add_history(api: FastAPI, plane: ControlPlane) -> None:
             raise PermissionDeniedError(f"{caller.name} may not see the history of '{endpoint}'")
         if plane.effective.endpoint(endpoint) is None and not plane.history.versions(endpoint):
             raise ModelNotFoundError(endpoint)
-        now = plane.clock.now()
+        if since_s > _DAY_S and plane.prometheus is None:
+            message = "since_s: more than a day is known with --prometheus-url only"
+            raise InvalidArgumentError(message)
+        until = counted_until(plane.history, plane.clock.now())
         windows = plane.history.series(
-            endpoint, since=now - since_s, until=now, points=points, version=version
+            endpoint, since=until - since_s, until=until, points=points, version=version
         )
         return answer(
             SeriesView(
                 endpoint=endpoint,
                 version=version,
                 step_s=windows[0].duration_s if windows else since_s,
-                points=[_point(plane, window) for window in windows],
+                points=await _points(plane, endpoint, version, windows, until),
             )
         )
 
@@ -164,6 +175,29 @@ def add_history(api: FastAPI, plane: ControlPlane) -> None:
             rows = sort_rows(every, key, reverse=reverse)[begin : begin + size]
         at = plane.history.looked_at
         return answer(Overview(total=len(found), page=page, size=size, at=at, endpoints=rows))
+
+
+async def _points(
+    plane: ControlPlane, endpoint: str, version: str, windows: Sequence[Window], until: float
+) -> list[PointView]:
+    """What is known here, and before that what Prometheus knows."""
+    points = [_point(plane, window) for window in windows]
+    began_at = plane.history.began_at
+    known_from = until if began_at is None else max(began_at, until - _DAY_S)
+    before = sum(window.end <= known_from for window in windows)
+    if plane.prometheus is None or not before:
+        return points
+    found = await plane.prometheus.series(
+        endpoint,
+        version,
+        first_end=windows[0].end,
+        last_end=windows[before - 1].end,
+        step_s=windows[0].duration_s,
+    )
+    for step in range(before):
+        values = {name: known[step] for name, known in found.items() if step in known}
+        points[step] = replace(points[step], **values)
+    return points
 
 
 def _point(plane: ControlPlane, window: Window) -> PointView:

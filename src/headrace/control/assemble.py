@@ -37,6 +37,7 @@ from headrace.control.parts import make_plane
 from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.ports import listen, pick_ports
 from headrace.control.process import start_ticks
+from headrace.control.prometheus import PrometheusHistory
 from headrace.control.reconciler import Reconciler
 from headrace.control.sandbox import Probe, Sandbox
 from headrace.control.secret_references import resolve_url
@@ -88,6 +89,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
     """
     clock = SystemClock()
     probe = Probe()
+    prometheus_url = resolve_url(settings.prometheus_url)
     url = resolve_url(settings.state_url) or home_url(home.root)
     store = StoreThread(open_store(url, legacy=home.state_file))
     token_file = ensure_home_token(store.store, home.root, now=clock.now())
@@ -181,6 +183,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
                 on_request={"access": gateway.run_dir / "access.log"},
             ),
             limits=limits,
+            prometheus=PrometheusHistory(url=prometheus_url) if prometheus_url else None,
             sends_first_requests=settings.first_request,
             allow_code=settings.allow_code,
         )

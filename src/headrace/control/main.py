@@ -230,7 +230,8 @@ class Life:
 
 def _references(settings: ControlSettings) -> tuple[str, ...]:
     """The settings that may name secrets."""
-    return settings.state_url, settings.oidc.client_secret if settings.oidc else ""
+    secret = settings.oidc.client_secret if settings.oidc else ""
+    return settings.state_url, secret, settings.prometheus_url
 
 
 def _configure_log(settings: ControlSettings) -> None:

@@ -79,11 +79,16 @@ class Overview:
 
 def last_minute(history: History, endpoint: str, now: float) -> Window:
     """What an endpoint got in the last minute that was counted; less if that began later."""
-    looked_at, began_at = history.looked_at, history.began_at
-    if looked_at is None or began_at is None or now - looked_at > _STALE_S:
-        return history.window(endpoint, until=now, seconds=SPAN_S)
-    seconds = min(SPAN_S, max(looked_at - began_at, 1.0))
-    return history.window(endpoint, until=looked_at, seconds=seconds)
+    until = counted_until(history, now)
+    began_at = until - SPAN_S if history.began_at is None else history.began_at
+    seconds = min(SPAN_S, max(until - began_at, 1.0))
+    return history.window(endpoint, until=until, seconds=seconds)
+
+
+def counted_until(history: History, now: float) -> float:
+    """Until when requests are known: a moment before `now`, unless nobody looks any more."""
+    looked_at = history.looked_at
+    return now if looked_at is None or now - looked_at > _STALE_S else min(looked_at, now)
 
 
 def row(

@@ -18,6 +18,7 @@ from headrace.control.orders import Orders
 from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.pools import PoolSync
 from headrace.control.process import rss_bytes
+from headrace.control.prometheus import PrometheusHistory
 from headrace.control.reconciler import Reconciler
 from headrace.control.recorder import Recorder
 from headrace.control.reports import Reports
@@ -46,6 +47,7 @@ def make_plane(
     gateway_address: str,
     log_files: LogFiles,
     limits: LimitService | None = None,
+    prometheus: PrometheusHistory | None = None,
     sends_first_requests: bool = True,
     allow_code: bool = False,
 ) -> ControlPlane:
@@ -124,6 +126,7 @@ def make_plane(
         gateway_address=gateway_address,
         log_files=log_files,
         limits=limits,
+        prometheus=prometheus,
         sends_first_requests=sends_first_requests,
     )
     upstreams.note_change = plane.ask_again

@@ -31,6 +31,7 @@ from headrace.control.observed import Phase, Replica
 from headrace.control.orders import Diff, Orders
 from headrace.control.pools import PoolSync
 from headrace.control.process import rss_bytes
+from headrace.control.prometheus import PrometheusHistory
 from headrace.control.reconciler import Reconciler
 from headrace.control.recorder import Recorder
 from headrace.control.reports import Reports
@@ -97,6 +98,7 @@ class ControlPlane:
     gateway_address: str
     log_files: LogFiles
     limits: LimitService | None = None
+    prometheus: PrometheusHistory | None = None
     sends_first_requests: bool = True
     metrics_read_at: float | None = None
     first_requests: dict[str, FirstRequest] = field(default_factory=dict)

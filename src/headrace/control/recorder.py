@@ -6,6 +6,7 @@ totals. A loss of the file costs the past and nothing else.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,10 @@ from headrace.monitor import History
 
 _LOG: Final = logging.getLogger("headrace.control")
 _EVERY_S: Final = 1.0
+_BLIND_S: Final = 0.25
 _AT_MOST_S: Final = 30.0
-_SHARE: Final = 20.0  # a look takes no more than a twentieth of the time
-_SAVE_EVERY_S: Final = 60.0
+_SHARE: Final = 20.0  # looks take a twentieth of a core at most
+_FIRST: Final = 1 / 6
 _SAVED_PER_S: Final = 200_000
 _AT_ONCE: Final = 20
 _SKEW_S: Final = 60.0
@@ -41,15 +43,17 @@ class CountsSource(Protocol):
 class Recorder:
     """Keeps `history` up to date for as long as `run` is awaited.
 
-    `names`: the endpoints that there are. `path`: the history's file; None for none.
-
-    Where there is so much to read that a look takes long, looks become rarer.
+    `names`: the endpoints that there are. `path`: the history's file; None for none. It is written
+    every `save_every_s`, for the first time sooner, and more rarely while it is large. `cpu_s`: the
+    time that this thread has computed so far: where a look takes much of it, looks become rarer.
     """
 
     gateway: CountsSource
     names: Callable[[], Collection[str]]
     clock: Clock
     path: Path | None = None
+    save_every_s: float = 60.0
+    cpu_s: Callable[[], float] = time.thread_time
     history: History = field(default_factory=History)
     _is_blind: bool = True  # nobody is told of a gateway that has not come up yet
     _save_at: float = 0.0
@@ -66,22 +70,21 @@ class Recorder:
         except (OSError, ValueError) as error:
             _LOG.warning("cannot read the history", extra={"error": str(error)})
             return
-        if (kept.looked_at or 0.0) > self.clock.now() + _SKEW_S:
-            _LOG.warning("the kept history is of the future: the clock was set back; left out")
-            return
         self.history = kept
+        self._check_clock(self.clock.now())
 
     async def run(self) -> None:
         """Look until cancelled, then keep what was seen."""
-        self._save_at = self.clock.monotonic() + _SAVE_EVERY_S
+        self._save_at = self.clock.monotonic() + self.save_every_s * _FIRST
         try:
             while True:
-                began = self.clock.monotonic()
+                began, began_cpu_s = self.clock.monotonic(), self.cpu_s()
                 await self.look()
                 await self._save_if_due()
-                took_s = self.clock.monotonic() - began
-                pause_s = min(max(_EVERY_S, took_s * _SHARE), _AT_MOST_S) - took_s
-                await asyncio.sleep(max(pause_s, 0.0))
+                every_s = _BLIND_S if self._is_blind else _EVERY_S
+                every_s = max(every_s, (self.cpu_s() - began_cpu_s) * _SHARE)
+                due = began + min(every_s, _AT_MOST_S)
+                await asyncio.sleep(max(due - self.clock.monotonic(), 0.0))
         finally:
             self._write(self.history.pack())
 
@@ -96,16 +99,25 @@ class Recorder:
             self._is_blind = True
             return
         self._is_blind = False
+        self._check_clock(at)
         self.history.look(at)
-        for (endpoint, version), totals in reading.totals.items():
+        for number, ((endpoint, version), totals) in enumerate(reading.totals.items(), start=1):
             self.history.add(at, endpoint, version, totals, epoch=reading.epoch)
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)  # whoever asks for something does not wait for all of it
+
+    def _check_clock(self, now: float) -> None:
+        """Begin anew if the clock was set back: what is of the future would hide what comes."""
+        if (self.history.looked_at or 0.0) > now + _SKEW_S:
+            _LOG.warning("the clock was set back: the history begins anew")
+            self.history.clear()
 
     async def _save_if_due(self) -> None:
         """Write the file now and then: the larger it is, the more rarely."""
         now = self.clock.monotonic()
         if self.path is None or now < self._save_at:
             return
-        self._save_at = now + _SAVE_EVERY_S + self.history.size_bytes / _SAVED_PER_S
+        self._save_at = now + self.save_every_s + self.history.size_bytes / _SAVED_PER_S
         parts: list[bytes] = []
         for part in self.history.parts():
             parts.append(part)

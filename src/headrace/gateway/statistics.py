@@ -64,9 +64,9 @@ class ArmStatistics(msgspec.Struct, frozen=True, kw_only=True):
     `requests` includes `errors` (HTTP 5xx and 429, gRPC's UNKNOWN, DEADLINE_EXCEEDED,
     RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS; also those that the gateway
     made because the arm did not answer), `rejections` (other 4xx, gRPC's other codes) and those
-    whose callers left (`abandoned`). Bucket i holds `counts[i]` requests that took at least `lower_s[i]` and less
-    than `width_s[i]` more seconds, from the request's first byte to the answer's, or until the
-    caller left. Ascending; errors are in it.
+    whose callers left (`abandoned`). Bucket i holds `counts[i]` requests that took at least
+    `lower_s[i]` and less than `width_s[i]` more seconds, from the request's first byte to the
+    answer's, or until the caller left. Ascending; errors are in it.
     """
 
     requests: int = 0

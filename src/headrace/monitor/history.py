@@ -20,6 +20,7 @@ from headrace.monitor.window import Totals, Window
 _ROUND_S: Final = 60.0
 _HOUR_S: Final = 3600.0
 _EPSILON: Final = 1e-9
+_LEAST_PART: Final = 1 / 3
 _FINEST_S: Final = STEPS[0][0]
 _MAX_POINTS: Final = 2000
 _FORMAT: Final = 1
@@ -48,6 +49,7 @@ class History:
     _looked_at: float | None = None
     _before: float | None = None
     _to_age: list[Track] = field(default_factory=list)
+    _per_s: float = 0.0
     _portion: float = 0.0
     _round_at: float = 0.0
 
@@ -92,9 +94,8 @@ class History:
         begin = until - seconds
         found = _Sum()
         for track in self._named(endpoint, version):
-            for step_s, at, cell in track.cells(begin, until):
-                if begin <= at + step_s / 2 < until:
-                    found.add(step_s, cell)
+            for step_s, cell in track.sums(begin, until):
+                found.add(step_s, cell)
         return found.window(begin, until)
 
     def series(
@@ -103,24 +104,33 @@ class History:
         """Windows side by side from `since` to `until`, about as many as `points` says.
 
         They begin at whole multiples of their length, which is no shorter than the steps that are
-        kept of `since`; the last one ends at `until` or before, so that none is half full.
+        kept of `since`. The last one ends at `until`, and is left out if it would be too short to
+        say anything.
         """
         step_s = self._step_s(since, until, points)
-        first, last = math.floor(since / step_s), math.floor(until / step_s)
+        first = math.floor(since / step_s)
+        last = math.floor((until + step_s * (1 - _LEAST_PART)) / step_s)
         sums = [_Sum() for _ in range(first, last)]
         for track in self._named(endpoint, version):
-            for length_s, at, cell in track.cells(first * step_s, last * step_s):
-                place = math.floor((at + length_s / 2) / step_s) - first
-                if 0 <= place < len(sums):
+            for length_s, at, cell in track.cells(first * step_s, until):
+                middle = at + length_s / 2
+                place = math.floor(middle / step_s) - first
+                if 0 <= place < len(sums) and middle < until:
                     sums[place].add(length_s, cell)
         return [
-            found.window((first + number) * step_s, (first + number + 1) * step_s)
+            found.window((first + number) * step_s, min((first + number + 1) * step_s, until))
             for number, found in enumerate(sums)
         ]
 
     def versions(self, endpoint: str) -> list[str]:
         """The versions of an endpoint of which anything is known, by name."""
         return sorted(name for name in self._tracks.get(endpoint, ()) if name)
+
+    def clear(self) -> None:
+        """Begin anew, as if nothing had been looked at."""
+        self._tracks, self._to_age = {}, []
+        self.began_at = self._looked_at = self._before = None
+        self._per_s = self._portion = self._round_at = 0.0
 
     @property
     def size_bytes(self) -> int:
@@ -171,7 +181,7 @@ class History:
 
     def _age(self, now: float, elapsed_s: float) -> None:
         """Join old steps: of each track once a minute, of a few at a time."""
-        self._portion += elapsed_s * len(self._to_age) / _ROUND_S
+        self._portion += elapsed_s * self._per_s
         while self._to_age and self._portion >= 1 - _EPSILON:
             self._portion -= 1
             self._to_age.pop().age(now)
@@ -181,6 +191,7 @@ class History:
             self._round_at, self._portion = now, 0.0
             self._forget(now)
             self._to_age = [track for _, _, track in self._all()]
+            self._per_s = len(self._to_age) / _ROUND_S
 
     def _forget(self, now: float) -> None:
         """Let go of what is too old, and of the oldest where there is too much."""

@@ -5,9 +5,9 @@ steps of the next level.
 """
 
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Final
 
 import msgspec
@@ -32,10 +32,14 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True):
-    """Up to an hour's worth of rows. `number`: in lengths of a chunk, since 1970."""
+    """Up to an hour's worth of rows. `number`: in lengths of a chunk, since 1970.
+
+    `data`: the rows, packed. `total`: their sum as one row: a long span need not unpack them all.
+    """
 
     number: int
     data: bytes
+    total: bytes
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -50,21 +54,23 @@ class Cell:
     requests: int = 0
     errors: int = 0
     rejections: int = 0
-    latency: Counter[int] = field(default_factory=Counter)
+    latency: dict[int, int] = field(default_factory=dict)
 
     def add(self, other: "Cell") -> None:
         """Count what `other` has as well."""
         self.requests += other.requests
         self.errors += other.errors
         self.rejections += other.rejections
+        latency = self.latency
         for index, count in other.latency.items():
-            self.latency[index] += count
+            latency[index] = latency.get(index, 0) + count
 
     def joined(self) -> "Cell":
         """The same in fewer buckets."""
-        latency: Counter[int] = Counter()
+        latency: dict[int, int] = {}
         for index, count in self.latency.items():
-            latency[joined_index(index)] += count
+            joined = joined_index(index)
+            latency[joined] = latency.get(joined, 0) + count
         return Cell(self.requests, self.errors, self.rejections, latency)
 
 
@@ -87,7 +93,7 @@ class Level:
     @property
     def size_bytes(self) -> int:
         """How much is kept, about; without what every object costs."""
-        packed = sum(len(chunk.data) for chunk in self.chunks)
+        packed = sum(len(chunk.data) + len(chunk.total) for chunk in self.chunks)
         return packed + sum(map(len, self._rows)) + 8 * len(self._cell.latency)
 
     @property
@@ -117,6 +123,21 @@ class Level:
         if self._slot >= 0 and at < end and at + self.step_s > begin:
             yield at, self._cell
 
+    def sums(self, begin: float, end: float) -> Iterator[Cell]:
+        """Counts that add up to those of all steps whose middle is in [begin, end)."""
+        half_s = self.step_s / 2
+        for chunk in self.chunks:
+            start = chunk.number * self.chunk_s
+            if begin <= start + half_s and start + self.chunk_s - half_s < end:
+                yield _cell(_ROW.decode(chunk.total))
+            elif start < end and start + self.chunk_s > begin:
+                rows = _ROWS.decode(zlib.decompress(chunk.data))
+                yield from (_cell(row) for row in self._within(chunk.number, rows, begin, end))
+        rows = [_ROW.decode(row) for row in self._rows]
+        yield from (_cell(row) for row in self._within(self._number, rows, begin, end))
+        if self._slot >= 0 and begin <= self._slot * self.step_s + half_s < end:
+            yield self._cell
+
     def take_before(self, end: float) -> Iterator[tuple[float, Cell]]:
         """Begin and counts of every step in chunks that end before `end`: they are gone then."""
         if self._number >= 0 and (self._number + 1) * self.chunk_s <= end:
@@ -131,7 +152,7 @@ class Level:
         if self._slot < 0:
             return list(self.chunks)
         rows = [*self._rows, _pack(self._slot, self._cell)]
-        return [*self.chunks, Chunk(self._number, _seal(rows))]
+        return [*self.chunks, _seal(self._number, rows)]
 
     def load(self, chunks: Iterable[Chunk]) -> None:
         """Take up what `packed` wrote; the last chunk goes on to grow."""
@@ -148,7 +169,7 @@ class Level:
         number = slot // ROWS_PER_CHUNK if slot >= 0 else -1
         if number != self._number:
             if self._rows:
-                self.chunks.append(Chunk(self._number, _seal(self._rows)))
+                self.chunks.append(_seal(self._number, self._rows))
             self._number, self._rows = number, []
         self._slot, self._cell = slot, Cell()
 
@@ -159,6 +180,11 @@ class Level:
             at = self._at(number, row)
             if at < end and at + self.step_s > begin:
                 yield at, _cell(row)
+
+    def _within(self, number: int, rows: Iterable[Row], begin: float, end: float) -> Iterator[Row]:
+        for row in rows:
+            if begin <= self._at(number, row) + self.step_s / 2 < end:
+                yield row
 
     def _at(self, number: int, row: Row) -> float:
         return number * self.chunk_s + row.offset * self.step_s
@@ -175,13 +201,14 @@ def _pack(slot: int, cell: Cell) -> bytes:
 
 
 def _cell(row: Row) -> Cell:
-    latency: Counter[int] = Counter()
-    index = 0
-    for gap, count in zip(row.latency[::2], row.latency[1::2], strict=True):
-        index += gap
-        latency[index] = count
+    buckets = accumulate(row.latency[::2])
+    latency = dict(zip(buckets, row.latency[1::2], strict=True))
     return Cell(row.requests, row.errors, row.rejections, latency)
 
 
-def _seal(rows: Iterable[bytes]) -> bytes:
-    return zlib.compress(_ENCODER.encode([msgspec.Raw(row) for row in rows]), _FAST)
+def _seal(number: int, rows: Iterable[bytes]) -> Chunk:
+    data = _ENCODER.encode([msgspec.Raw(row) for row in rows])
+    total = Cell()
+    for row in _ROWS.decode(data):
+        total.add(_cell(row))
+    return Chunk(number, zlib.compress(data, _FAST), _pack(0, total))

@@ -1,5 +1,6 @@
 """What is remembered of one version of one endpoint: finely at first, coarsely later."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,7 +14,6 @@ from headrace.monitor.window import Totals
 KEPT_S: Final = 24 * 3600
 STEPS: Final = ((1, 600), (10, 2 * 3600), (60, KEPT_S))
 """Length of a step, and how long steps of this length are kept; in seconds."""
-_FINEST_S: Final = STEPS[0][0]
 _GAP_S: Final = 5.0
 _PIECES: Final = 120
 
@@ -68,6 +68,12 @@ class Track:
         for level in self._levels:
             for at, cell in level.cells(begin, end):
                 yield level.step_s, at, cell
+
+    def sums(self, begin: float, end: float) -> Iterator[tuple[int, Cell]]:
+        """Length of the steps, and counts that add up to those whose middle is in [begin, end)."""
+        for level in self._levels:
+            for cell in level.sums(begin, end):
+                yield level.step_s, cell
 
     def age(self, now: float) -> None:
         """Join what is older than its level keeps into longer steps; forget the oldest."""
@@ -143,10 +149,10 @@ class Track:
         """Count `cell` in the middle of `begin` and `end`; after a gap evenly between them."""
         self._levels = self._levels or _new_levels()
         finest = self._levels[0]
-        if end - begin <= _GAP_S:
+        pieces = min(math.ceil((end - begin) / _GAP_S), _PIECES)
+        if pieces <= 1:
             finest.add((begin + end) / 2, cell)
             return
-        pieces = min(int((end - begin) / _FINEST_S), _PIECES)
         for number in range(pieces):
             part = _part(cell, number, pieces)
             if part.requests or part.latency or part.errors or part.rejections:

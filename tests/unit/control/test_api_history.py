@@ -10,6 +10,7 @@ import pytest
 
 from headrace.control.desired import DesiredState
 from headrace.control.plane import ControlPlane
+from headrace.control.prometheus import PrometheusHistory
 from headrace.core import EndpointName
 from headrace.monitor import History, Window
 from tests.unit.control.api_client import client_of, document
@@ -45,7 +46,7 @@ async def test_a_series_has_rates_and_quantiles(api: httpx.AsyncClient) -> None:
     points = found["points"]
 
     assert (found["endpoint"], found["version"], found["step_s"]) == ("churn", "", 10)
-    assert len(points) in {5, 6}
+    assert len(points) in {6, 7}
     assert points[2]["requests_per_s"] == pytest.approx(20, rel=0.11)
     assert points[2]["errors_per_s"] == pytest.approx(1, rel=0.11)
     assert points[2]["rejections_per_s"] == 0
@@ -177,3 +178,37 @@ class CountingHistory(History):
     def window(self, endpoint: str, *, until: float, seconds: float, version: str = "") -> Window:
         self.asked.append(endpoint)
         return History.window(self, endpoint, until=until, seconds=seconds, version=version)
+
+
+async def test_before_what_is_kept_prometheus_is_asked(
+    api: httpx.AsyncClient, plane: ControlPlane
+) -> None:
+    def known(request: httpx.Request) -> httpx.Response:
+        start, step = (float(request.url.params[name]) for name in ("start", "step"))
+        values = [[start, "7"], [start + step, "8"]]
+        return httpx.Response(
+            200, json={"status": "success", "data": {"result": [{"metric": {}, "values": values}]}}
+        )
+
+    plane.prometheus = PrometheusHistory(url="http://p", transport=httpx.MockTransport(known))
+    points = (await api.get("/history?endpoint=churn&since_s=600&points=20")).json()["points"]
+
+    assert [point["requests_per_s"] for point in points[:3]] == [7, 8, None]
+    assert points[1]["p99_s"] == 8
+    assert points[-2]["requests_per_s"] == pytest.approx(20, rel=0.11)
+
+
+async def test_a_week_is_known_with_a_prometheus_only(
+    api: httpx.AsyncClient, plane: ControlPlane
+) -> None:
+    without = await api.get("/history?endpoint=churn&since_s=604800&points=168")
+    plane.prometheus = PrometheusHistory(
+        url="http://p", transport=httpx.MockTransport(lambda _: httpx.Response(500))
+    )
+    found = await api.get("/history?endpoint=churn&since_s=604800&points=168")
+
+    assert without.status_code == 400
+    assert "--prometheus-url" in without.json()["detail"]
+    assert found.status_code == 200
+    assert found.json()["step_s"] == 3600
+    assert len(found.json()["points"]) in {168, 169}

@@ -51,7 +51,13 @@ class FakeGateway:
 
 
 def recorder(gateway: FakeGateway, path: Path | None = None) -> Recorder:
-    return Recorder(gateway=gateway, names=lambda: ("fraud",), clock=LoopClock(), path=path)
+    return Recorder(
+        gateway=gateway,
+        names=lambda: ("fraud",),
+        clock=LoopClock(),
+        path=path,
+        save_every_s=10_000.0,  # in a thread, which virtual time cannot see
+    )
 
 
 def run_for(seconds: float, made: Recorder) -> None:
@@ -79,11 +85,20 @@ def test_it_looks_every_second() -> None:
     assert made.history.window("fraud", until=_NOON + 60, seconds=60).error_ratio == 0.1
 
 
-def test_a_look_that_takes_long_makes_looks_rarer() -> None:
+def test_a_look_that_computes_long_makes_looks_rarer() -> None:
+    gateway = FakeGateway()
+    made = recorder(gateway)
+    made.cpu_s = lambda: len(gateway.asked) * 0.5
+    run_for(60.5, made)
+
+    assert len(gateway.asked) == 7
+
+
+def test_waiting_for_the_gateway_makes_looks_no_rarer() -> None:
     gateway = FakeGateway(takes_s=0.5)
     run_for(60.5, recorder(gateway))
 
-    assert len(gateway.asked) == 7
+    assert len(gateway.asked) == 61
 
 
 def test_a_gateway_that_does_not_answer_is_asked_again() -> None:
@@ -91,7 +106,7 @@ def test_a_gateway_that_does_not_answer_is_asked_again() -> None:
     made = recorder(gateway)
     run_for(10.5, made)
 
-    assert len(gateway.asked) == 11
+    assert len(gateway.asked) == 42
     assert made.history.looked_at is None
 
 
@@ -154,6 +169,21 @@ def test_it_keeps_the_file_while_it_runs(tmp_path: Path) -> None:
     other.load()
 
     assert other.history.looked_at == _NOON
+
+
+def test_a_clock_that_is_set_back_begins_the_history_anew() -> None:
+    clock = TurnedClock(_NOON)
+    made = Recorder(gateway=FakeGateway(), names=lambda: ("fraud",), clock=clock)
+
+    async def looked_at(time: float) -> float | None:
+        clock.time = time
+        await made.look()
+        return made.history.began_at
+
+    async def run() -> list[float | None]:
+        return [await looked_at(time) for time in (_NOON, _NOON - 30, _NOON - 3600)]
+
+    assert asyncio.run(run()) == [_NOON, _NOON, _NOON - 3600]
 
 
 def test_a_disk_that_is_full_is_no_reason_to_stop(tmp_path: Path) -> None:

@@ -125,6 +125,22 @@ def test_a_series_has_the_points_that_were_asked_for() -> None:
     assert all(one.end == other.begin for one, other in pairwise(windows))
 
 
+@pytest.mark.parametrize(("until", "ends"), [(599, 600), (605, 600), (608, 608), (620, 620)])
+def test_a_series_ends_when_it_is_asked_for_unless_too_little_is_known(
+    until: float, ends: float
+) -> None:
+    history = _history()
+    totals = Counted()
+    for second in range(1, 621):
+        totals = totals.after([0.01])
+        history.add(_NOON + second, "fraud", "1", totals)
+
+    windows = history.series("fraud", since=_NOON, until=_NOON + until, points=31)
+
+    assert windows[-1].end == _NOON + min(until, ends)
+    assert windows[-1].requests_per_s == pytest.approx(1, abs=0.1)
+
+
 def test_a_series_is_no_finer_than_what_is_kept() -> None:
     history = _history()
     history.look(_NOON + _DAY_S)
@@ -207,6 +223,26 @@ def test_what_was_packed_goes_on_as_if_nothing_had_happened(
     assert stored.looked_at == straight.looked_at
 
 
+@given(steps=_STEPS, share=st.floats(0, 1))
+def test_two_windows_side_by_side_are_one(
+    steps: list[tuple[float, list[float], int, int, bool]], share: float
+) -> None:
+    history, at, totals = _history(), _NOON, Counted()
+    for pause_s, latencies, *_ in steps:
+        at += pause_s
+        totals = totals.after(latencies)
+        history.add(at, "fraud", "1", totals)
+    begin, end = _NOON + 3.5, at - 2.25
+    middle = begin + (end - begin) * share
+
+    def counts(begin: float, end: float) -> tuple[int, int]:
+        window = history.window("fraud", until=end, seconds=end - begin)
+        return window.requests, sum(window.latency.values())
+
+    one, other, both = counts(begin, middle), counts(middle, end), counts(begin, end)
+    assert (one[0] + other[0], one[1] + other[1]) == both
+
+
 @pytest.mark.parametrize("data", [b"", b"\xc0", b"{}", b"\x83" * 40])
 def test_a_file_that_is_none_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="no history"):
@@ -266,7 +302,7 @@ def test_a_busy_day_of_an_endpoint_takes_less_than_a_two_thousandth_of_the_bound
     for number in range(_DAY_S // 60):
         totals = totals.plus(parts[number % 20])
         history.add(_NOON + number * 60 + 4, "fraud", "1", totals)
-        history.look(_NOON + number * 60 + 60)
+        history.add(_NOON + number * 60 + 60, "fraud", "1", totals)
 
     assert history.window("fraud", until=_NOON + _DAY_S, seconds=_DAY_S).requests > 800_000
     assert history.size_bytes < 140_000
