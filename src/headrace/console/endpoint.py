@@ -8,6 +8,8 @@ from headrace.console.documents import (
     EndpointView,
     EventList,
     History,
+    Overview,
+    OverviewRow,
     PointView,
     RevisionStatus,
     SeriesView,
@@ -15,18 +17,21 @@ from headrace.console.documents import (
 from headrace.console.phases import StatsList, phases_of
 from headrace.console.shares import Share, shares_of
 from headrace.console.view import Question, View
-from headrace.console.visitor import may_operate
+from headrace.console.visitor import Params, may_operate
 from headrace.console.words import seconds
 
 SPANS: Final = {"900": "15 min", "3600": "1 h", "21600": "6 h", "86400": "24 h"}
 _POINTS: Final = 90
 _GENERATIONS: Final = 10
 _EVENTS: Final = 8
+_COUNTED_WITHIN_S: Final = 2.0
+_MOST_ALIKE: Final = 200
+"""Endpoints with a name that has this one's in it, among which it is looked for."""
 
 
 async def endpoint(question: Question) -> View:
     """The page of one endpoint."""
-    name = question.names["name"]
+    name, now = question.names["name"], question.now
     span_s = question.word("span", *SPANS)
     ask = question.visitor
     found = await ask.get(f"/api/v1/endpoints/{name}", EndpointView)
@@ -50,15 +55,15 @@ async def endpoint(question: Question) -> View:
                 for revision in found.status.revisions
                 for replica in revision.replicas
             ],
-            "charts": None if series is None else charts_of(series.points, question.now),
-            "latest": _latest(series),
+            "charts": None if series is None else charts_of(_whole(series, now), now),
+            "latest": await _last_minute(question, name),
             "phases": phases_of(stats),
             "generations": recent.generations if recent is not None else [],
             "events": list(reversed(events.events)),
             "span": span_s,
             "spans": SPANS,
             "may_operate": may_operate(question.caller, name),
-            "now": question.now,
+            "now": now,
         },
     )
 
@@ -109,10 +114,17 @@ def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
     ]
 
 
-def _latest(series: SeriesView | None) -> PointView | None:
-    """The newest step in which there were requests."""
-    points = series.points if series is not None else ()
-    return next((point for point in reversed(points) if point.requests_per_s), None)
+def _whole(series: SeriesView, now: float) -> list[PointView]:
+    """The steps that are over and counted: one that goes on would look like a fall."""
+    return [one for one in series.points if one.at + series.step_s <= now - _COUNTED_WITHIN_S]
+
+
+async def _last_minute(question: Question, name: str) -> OverviewRow | None:
+    """The endpoint at a glance, with the very numbers of the start page."""
+    asked: Params = {"search": name, "size": _MOST_ALIKE}
+    found = await question.visitor.find("/api/v1/overview", Overview, asked)
+    rows = found.endpoints if found is not None else ()
+    return next((row for row in rows if row.name == name), None)
 
 
 def _shares(revisions: Sequence[RevisionStatus]) -> list[Share]:

@@ -8,6 +8,7 @@ from headrace.control.access.roles import Role
 
 _STATES: Final = ("firing", "pending", "resolved")
 _SIZE: Final = 50
+_EVENTS: Final = 15
 _MOST: Final = 2**53
 
 
@@ -28,7 +29,7 @@ async def alerts(question: Question) -> View:
 
 async def activity(question: Question) -> View:
     """What happened lately, and for admins who changed what."""
-    events = await question.visitor.get("/api/v1/events", EventList, {"limit": _SIZE})
+    events = await question.visitor.get("/api/v1/events", EventList, {"limit": _EVENTS})
     before = question.number("before", least=1, most=_MOST, usual=0)
     is_admin = question.caller.may(Role.ADMIN)
     entries = await _entries(question, before) if is_admin else []

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import msgspec
 import pytest
 
 from headrace.console.headers import POLICY
 from headrace.console.routes import LIVE
+from headrace.control.desired import DesiredState
 from headrace.control.plane import ControlPlane
+from headrace.core import EndpointName
 from tests.unit.console.browser import URL, app_of, browser_of, hidden_of, log_in, visitor_of
 from tests.unit.control.api_client import client_of, headers_of, token_of
 
@@ -95,22 +98,28 @@ async def test_a_search_that_finds_nothing_says_so_and_runs_nothing(served: Cont
     assert "&lt;script&gt;x" in page
 
 
-async def test_a_long_fleet_has_pages(plane: ControlPlane, tmp_path: Path) -> None:
-    model = tmp_path / "m.onnx"
-    model.write_bytes(b"one")
-    names = [f"e{number:03}" for number in range(60)]
-    async with client_of(plane) as api:
-        endpoints = [{"name": name, "model": str(model)} for name in names]
-        assert (await api.post("/apply", json={"endpoints": endpoints})).status_code == 200
-    async with visitor_of(plane) as visitor:
-        first = (await visitor.get("/")).text
-        second = (await visitor.get("/?page=2")).text
+async def test_two_thousand_endpoints_have_pages_that_stay_small(served: ControlPlane) -> None:
+    [endpoint, *_] = served.effective.endpoints
+    many = tuple(
+        msgspec.structs.replace(endpoint, name=EndpointName(f"e{number:04}"))
+        for number in range(2000)
+    )
+    served.reconciler.desired = DesiredState(generation=9, endpoints=many)
+    async with visitor_of(served) as visitor:
+        pages = [
+            await visitor.get(path)
+            for path in ("/", "/?page=40", "/?search=e19&sort=p99_s", "/models", "/diagram")
+        ]
+    first, last, found, models, diagram = (page.text for page in pages)
 
-    assert "Endpoints 1 to 50 of 60" in first
+    assert max(len(page.content) for page in pages) < 100_000
+    assert "Endpoints 1 to 50 of 2,000" in first
     assert 'rel="next"' in first
-    assert "Endpoints 51 to 60 of 60" in second
-    assert "e059" in second
-    assert 'rel="prev"' in second
+    assert "Endpoints 1951 to 2000 of 2,000" in last
+    assert 'rel="prev"' in last
+    assert "Endpoints 1 to 50 of 100" in found
+    assert "and 1992 more" in models
+    assert "20 of 2000 endpoints are drawn" in diagram
 
 
 async def test_what_is_not_there_is_a_page_that_says_so(served: ControlPlane) -> None:
