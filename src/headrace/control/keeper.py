@@ -45,7 +45,8 @@ _UP_TIMEOUT_S: Final = 15.0
 class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Which Envoy runs, and with what of its settings that it cannot change.
 
-    `tls` it can change, while callers' connections end in their own time.
+    `tls`, `request_log` and `tracing` it can change, while callers' connections end in their own
+    time.
     """
 
     pid: int
@@ -192,7 +193,9 @@ class GatewayKeeper:
         record = read_gateway_record(self.record_path)
         if record is not None and await self._adopt(record):
             await self._prepare(self._routes)
-            if record.tls != self.settings.tls:
+            settings = self.settings
+            told = (settings.tls, settings.request_log, settings.tracing)
+            if (record.tls, record.request_log, record.tracing) != told:
                 await self._publish(self._routes)
                 self._keep_record(record.pid)
             return True
@@ -454,9 +457,7 @@ class GatewayKeeper:
             _LOG.error("cannot write %s", path, extra={"error": str(error)})
 
 
-_Binding = tuple[
-    str, int, int, int, bool, RequestLogSettings, TracingSettings | None, tuple[str, ...]
-]
+_Binding = tuple[str, int, int, int, bool, tuple[str, ...]]
 
 
 def _binding(settings: GatewaySettings) -> _Binding:
@@ -467,8 +468,6 @@ def _binding(settings: GatewaySettings) -> _Binding:
         settings.grpc_port,
         settings.max_body_bytes,
         settings.access_log,
-        settings.request_log,
-        settings.tracing,
         WATCHED_FILES,
     )
 
@@ -480,7 +479,5 @@ def _recorded_binding(record: GatewayRecord) -> _Binding:
         record.grpc_port,
         record.max_body_bytes,
         record.access_log,
-        record.request_log,
-        record.tracing,
         record.files,
     )
