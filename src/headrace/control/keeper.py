@@ -46,7 +46,8 @@ _UP_TIMEOUT_S: Final = 15.0
 class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Which Envoy runs, and with what of its settings that it cannot change.
 
-    `tls` and `counts_all` it can change, while callers' connections end in their own time.
+    `tls`, `request_log`, `tracing` and `counts_all` it can change, while callers' connections end in
+    their own time.
     """
 
     pid: int
@@ -194,8 +195,9 @@ class GatewayKeeper:
         record = read_gateway_record(self.record_path)
         if record is not None and await self._adopt(record):
             await self._prepare(self._routes)
-            wanted = (self.settings.tls, self.settings.counts_all)
-            if (record.tls, record.counts_all) != wanted:
+            settings = self.settings
+            told = (settings.tls, settings.request_log, settings.tracing, settings.counts_all)
+            if (record.tls, record.request_log, record.tracing, record.counts_all) != told:
                 await self._publish(self._routes)
                 self._keep_record(record.pid)
             return True
@@ -477,9 +479,7 @@ def _totals(statistics: GatewayStatistics) -> dict[tuple[str, str], ArmTotals]:
     }
 
 
-_Binding = tuple[
-    str, int, int, int, bool, RequestLogSettings, TracingSettings | None, tuple[str, ...]
-]
+_Binding = tuple[str, int, int, int, bool, tuple[str, ...]]
 
 
 def _binding(settings: GatewaySettings) -> _Binding:
@@ -490,8 +490,6 @@ def _binding(settings: GatewaySettings) -> _Binding:
         settings.grpc_port,
         settings.max_body_bytes,
         settings.access_log,
-        settings.request_log,
-        settings.tracing,
         WATCHED_FILES,
     )
 
@@ -503,7 +501,5 @@ def _recorded_binding(record: GatewayRecord) -> _Binding:
         record.grpc_port,
         record.max_body_bytes,
         record.access_log,
-        record.request_log,
-        record.tracing,
         record.files,
     )

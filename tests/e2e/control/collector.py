@@ -37,7 +37,7 @@ class Collector:
     is_broken: bool = False
 
     def wait(self, holds: Callable[[list[Span]], bool]) -> list[Span]:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not holds(self.spans):
             assert time.monotonic() < deadline, [(s.service, s.name) for s in self.spans]
             time.sleep(0.05)

@@ -34,7 +34,7 @@ _LOG: Final = logging.getLogger("headrace.control")
 _MOST_WAITING: Final = 8192
 _MOST_WAITING_BYTES: Final = 64 << 20
 _LOOK_S: Final = 1.0
-_STOP_S: Final = 5.0
+_STOP_S: Final = 10.0
 _COMPLAIN_S: Final = 60.0
 _OVERHEAD_BYTES: Final = 256
 
