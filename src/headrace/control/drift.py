@@ -172,10 +172,14 @@ class DriftKeeper:
             ModelNotFoundError: There is no such endpoint.
             FailedPreconditionError: Its spec does not say `drift`.
         """
-        if self.settings(name) is None:
+        settings = self.settings(name)
+        if settings is None:
             message = f"endpoint '{name}' is not watched; put `drift: {{}}` under it in the spec"
             raise FailedPreconditionError(message)
-        self._kept[name] = _Kept(given=reference, versions={}, changed=True)
+        kept = self._kept[name] = _Kept(given=reference, versions={}, changed=True)
+        endpoint = self.aims.effective_endpoint(name)
+        for version, arm in _own_arms(endpoint).items() if endpoint is not None else ():
+            kept.versions[version] = self._begin(kept, arm, settings, None)
         self._save()
 
     def reset(self, name: str) -> None:
@@ -211,7 +215,7 @@ class DriftKeeper:
         kept = self._kept.get(endpoint.name) or self._load(endpoint.name, settings)
         copies = self.aims.reconciler.replicas.values()
         replicas = [*ready, *hosted_replicas(endpoint, copies, self.aims.reconciler.hosted)]
-        arms = {arm.revision.version: arm for arm in endpoint.arms if not arm.revision.upstream}
+        arms = _own_arms(endpoint)
         for gone in kept.versions.keys() - arms.keys():
             del kept.versions[gone]
         for version, arm in arms.items():
@@ -317,6 +321,11 @@ class DriftKeeper:
         for name, kept in self._kept.items():
             if kept.changed:
                 self._keep_now(name)
+
+
+def _own_arms(endpoint: DesiredEndpoint) -> dict[str, DesiredArm]:
+    """By version; someone else's servers do not count for us."""
+    return {arm.revision.version: arm for arm in endpoint.arms if not arm.revision.upstream}
 
 
 def _scores(report: FeatureReport) -> dict[str, float | None]:

@@ -5,6 +5,7 @@ labelled, and the oldest may go at any time. Counts of how right they were stay 
 """
 
 import contextlib
+import math
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -195,6 +196,8 @@ def _count(
         try:
             error = abs(value - float(label))
         except ValueError:
+            return False
+        if not math.isfinite(error):
             return False
     connection.execute(
         "INSERT INTO scores VALUES (?, ?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET "

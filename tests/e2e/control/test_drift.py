@@ -4,11 +4,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
-from headrace.monitor.drift_reference import Reference, feature_reference
+from headrace.cli import main
 from headrace.testing import models
 from tests.e2e.control.system import System
 
@@ -41,23 +40,22 @@ def drift_when(system: System, rows: int) -> Any:
 
 
 def test_a_drifted_feature_is_named_and_still_known_after_a_crash(
-    system: System, tmp_path: Path
+    system: System, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     random = np.random.default_rng(7)
     path = tmp_path / "m.onnx"
     path.write_bytes(models.mlp(features=FEATURES))
     data = random.normal(size=(3000, FEATURES))
-    names = [f"input[{i}]" for i in range(FEATURES)]
-    reference = Reference(
-        features=[feature_reference(n, "input", data[:, i]) for i, n in enumerate(names)],
-        source="data",
-        rows=3000,
-    )
+    names = ",".join(f"c{i}" for i in range(FEATURES))
+    train = tmp_path / "train.csv"
+    np.savetxt(train, data, fmt="%.5f", delimiter=",", header=names, comments="")
     endpoint = {"name": "m", "model": str(path), "drift": {}}
     system.start(endpoint, first_request=False)
     system.wait_ready()
-    status, answer = system.manage("PUT", f"{DRIFT}/reference", msgspec.to_builtins(reference))
-    assert (status, answer["state"]) == (200, "collecting")
+    home = str(system.home)
+    assert main(["drift", "reference", "set", "m", "-i", str(train), "--home", home]) == 0
+    assert main(["drift", "m", "--home", home]) == 0
+    assert "too few rows came to compare" in capsys.readouterr().err
     _wait_for_plan(system, random)
 
     send(system, random, 16)
@@ -82,6 +80,12 @@ def test_a_drifted_feature_is_named_and_still_known_after_a_crash(
     system.wait_ready()
     again = drift_when(system, 100)
     assert again["state"] == "drifted"
+    assert main(["drift", "m", "--home", home]) == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines()[1].split()[:4] == ["input[3]", "(c3)", "input", "drifted"]
+    assert told.err.startswith("input[3] drifted: ")
+    assert main(["drift", "reference", "reset", "m", "--home", home]) == 0
+    assert system.get(DRIFT)["state"] == "collecting"
 
 
 def _wait_for_plan(system: System, random: np.random.Generator) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headrace.cli.drift import headline, live_lines, sketch
-from headrace.cli.read_table import read_tensors
+from headrace.cli.drift import _row, headline, live_lines, sketch
+from headrace.cli.read_table import _arrow_column, read_tensors
 from headrace.control.drift_files import DriftFiles
 from headrace.core import (
     Datatype,
@@ -112,6 +112,49 @@ def test_parquet_needs_pyarrow_or_a_file_that_is_parquet(tmp_path: Path) -> None
 
     with pytest.raises((FailedPreconditionError, InvalidArgumentError)):
         read_tensors(path, TABLE)
+
+
+class Column:
+    """A column as pyarrow has them."""
+
+    def __init__(self, *values: object) -> None:
+        self._values = list(values)
+
+    def to_pylist(self) -> list[object]:
+        return self._values
+
+
+def test_what_a_parquet_column_lacks_is_missing() -> None:
+    numbers = _arrow_column(Column(1, None, 1))
+    texts = _arrow_column(Column("a", None, b"c"))
+
+    assert numbers.tolist()[::2] == [1.0, 1.0]
+    assert np.isnan(numbers[1])
+    assert texts.tolist() == ["a", "", b"c"]
+
+
+def test_a_feature_is_a_row() -> None:
+    feature = {
+        "name": "x[3]",
+        "label": "age",
+        "role": "input",
+        "state": "drifted",
+        "rows": 300,
+        "psi": 0.5,
+        "js": None,
+        "ks": 0.25,
+        "evidence": 4.04,
+        "needed": 3.6,
+        "missing_ratio": 0.012,
+        "out_of_range_ratio": None,
+    }
+
+    cells = [str(cell) for cell in _row(feature)]
+    bare = [str(cell) for cell in _row(feature | {"label": "", "needed": 0.0})]
+
+    assert cells[:4] == ["x[3] (age)", "input", "drifted", "300"]
+    assert cells[4:] == ["0.500", "-", "0.250", "4.0 of 3.6", "1.2%", "-"]
+    assert (bare[0], bare[7]) == ("x[3]", "-")
 
 
 def test_a_sketch_names_features_as_replicas_do_and_labels_them_as_the_file(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.monitor.drift_reference import Reference, feature_reference
-from headrace.monitor.drift_version import Stored
+from headrace.monitor.drift_version import Stored, VersionDrift
 from headrace.observe.feature_counts import count_columns
-from headrace.serving.drift_report import DriftPlan, DriftTaken, FeatureValues
+from headrace.serving.drift_report import DriftPlan, DriftTaken, FeatureValues, SeenAnswer
 from tests.unit.control.api_client import client_of
 
 pytestmark = pytest.mark.anyio
@@ -71,7 +71,10 @@ class Replicas:
             if f"x[{i}]" not in {one.name for one in plan.bins}
         ]
         counts = count_columns(table[:, : len(plan.bins)], plan.bins)
-        taken = DriftTaken(key=plan.key, counts=counts, values=values, seen=len(table))
+        answers = [SeenAnswer("r1", "cat")] if plan.labels else []
+        taken = DriftTaken(
+            key=plan.key, counts=counts, values=values, answers=answers, seen=len(table)
+        )
         return msgspec.json.encode(taken)
 
 
@@ -174,6 +177,46 @@ async def test_what_is_known_survives_a_restart(
         ("x[0]", "ok", 300),
         ("x[1]", "drifted", 300),
     ]
+
+
+async def test_answers_wait_for_their_labels_where_the_spec_says_so(
+    plane: ControlPlane, replicas: Replicas, tmp_path: Path
+) -> None:
+    await serve(plane, tmp_path, labels=True)
+    await look(plane, replicas)
+    await look(plane, replicas, normal(10, 2))
+
+    outcome = plane.drift.labels.add_label("r1", "cat", now=plane.clock.now())
+
+    assert outcome == "taken"
+    async with client_of(plane) as client:
+        live = (await client.get("/endpoints/e/drift")).json()["live"]
+    assert live[0] == {"seconds": 3600.0, "rows": 1, "accuracy": 1.0, "mean_error": None}
+
+
+async def test_another_version_goes_on_with_the_inputs_reference(
+    plane: ControlPlane, replicas: Replicas, tmp_path: Path
+) -> None:
+    for content in (b"one", b"two"):
+        model = tmp_path / "m.onnx"
+        model.write_bytes(content)
+        plane.registry.push("fraud", model)
+    await plane.apply({"endpoints": [{"name": "e", "model": "fraud:1", "drift": {}}]})
+    await look(plane, replicas)
+    _, first = plane.drift.version("e")
+    assert first is not None
+    plane.drift._kept["e"].versions["1"] = VersionDrift(
+        settings=first.settings, stored=Stored(reference=a_reference())
+    )
+    split = [{"model": f"fraud:{n}", "weight": w} for n, w in ((1, 90), (2, 10))]
+    await plane.apply({"endpoints": [{"name": "e", "versions": split, "drift": {}}]})
+
+    await look(plane, replicas)
+
+    _, second = plane.drift.version("e", "2")
+    assert second is not None
+    assert [bins.name for bins in second.bins] == ["x[0]", "x[1]"]
+    assert plane.drift.version("e")[0] == "1"
 
 
 async def test_replicas_that_do_not_answer_are_left_out(

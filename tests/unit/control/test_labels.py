@@ -38,6 +38,7 @@ def test_numbers_are_off_by_their_mean_error(store: LabelStore) -> None:
 
     assert store.add_label("a", 2, now=NOW) == store.add_label("b", 2.0, now=NOW) == "taken"
     assert store.add_label("c", "cat", now=NOW) == "unfit"
+    assert store.add_label("c", "nan", now=NOW) == store.add_label("c", 10**400, now=NOW) == "unfit"
 
     score = store.scores("e", "1", now=NOW)[0]
     assert (score.rows, score.accuracy, score.mean_error) == (2, None, 2.0)

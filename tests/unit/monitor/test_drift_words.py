@@ -1,4 +1,4 @@
-"""What is said of a drift: the share that moved beyond chance, and nothing a terminal would obey."""
+"""What is said of a drift: which share moved, and nothing that a terminal would obey."""
 
 import numpy as np
 
