@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headrace.control.alert_memory import AlertMemory
+from headrace.control.alert_memory import AlertMemory, Told
 from headrace.control.notify.notifier import Notifier, receiver_urls
 from headrace.control.notify.outbox import Message
 from headrace.control.notify.send import send
@@ -95,6 +95,9 @@ async def test_an_email_is_handed_over() -> None:
 
 
 async def test_who_refuses_is_told_again_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    def told() -> list[Told]:
+        return AlertMemory(path=tmp_path / "alerts.json").read().told
+
     with web_server(refuses=1) as web, web_server() as other:
         receivers = [
             {"name": "ops", "webhook": {"url": web.url}},
@@ -105,16 +108,16 @@ async def test_who_refuses_is_told_again_and_nobody_waits_for_it(tmp_path: Path)
         notifier = notifier_of(spec, tmp_path)
         running = asyncio.create_task(notifier.run())
         notifier.offer([FIRING])
-        await until(lambda: bool(web.bodies and other.bodies))
+        await until(lambda: {one.receiver for one in told()} == {"other", "ops"})
         notifier.offer([OVER])
-        await until(lambda: len(web.bodies) == 2)
+        await until(lambda: len(web.bodies) == len(other.bodies) == 2)
+        await until(lambda: told() == [])
         running.cancel()
         await asyncio.wait({running})
 
     assert [body["status"] for body in web.bodies] == ["firing", "resolved"]
     assert [body["status"] for body in other.bodies] == ["firing", "resolved"]
     assert len(web.headers) == 3
-    assert AlertMemory(path=tmp_path / "alerts.json").read().told == []
     assert receiver_urls(spec) == [web.url, other.url, "${MISSING}"]
 
 
