@@ -107,15 +107,15 @@ def test_logs_without_any_say_so(headrace: Command) -> None:
 
 def test_logs_of_what_ended_are_still_there(headrace: Command, home: Path) -> None:
     (home / "logs").mkdir(parents=True)
-    (home / "logs" / "m-1.log").write_text("12:00:00.000 INFO    headrace  one\nnext\n")
-    (home / "logs" / "control.log").write_text("11:00:00.000 INFO    headrace  zero\n")
+    (home / "logs" / "m-1.log").write_text("00:00:00.002 INFO    headrace  one\nnext\n")
+    (home / "logs" / "control.log").write_text("00:00:00.001 INFO    headrace  zero\n")
 
     outcome = headrace("logs", "--tail", "2")
     one = headrace("logs", "control", "--log-format", "json")
     none = headrace("logs", "gateway")
 
     assert outcome.out.splitlines() == [
-        "m-1              | 12:00:00.000 INFO    headrace  one",
+        "m-1              | 00:00:00.002 INFO    headrace  one",
         "m-1              | next",
     ]
     assert '"source":"control"' in one.out
