@@ -30,9 +30,10 @@ class StepStatus:
 class MetricStatus:
     """One metric of a verdict.
 
-    Both arms' numbers, how the candidate differs (`effect`, in `unit`), the interval `[low, high]`
-    that holds at any time with probability 1 - `alpha`, the `margin` that is tolerated, and the
-    samples of baseline and candidate. Null: not known yet, or without bound.
+    Both arms' numbers, how the candidate differs (`effect`, in `unit`), its bounds `low` and
+    `high`, each of which holds at all times at once with probability 1 - `alpha` at least, the
+    `margin` that is tolerated, and the samples of baseline and candidate. Null: not known yet, or
+    without bound.
     """
 
     metric: str

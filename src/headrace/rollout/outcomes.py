@@ -18,7 +18,8 @@ class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """One metric: both arms' numbers, the effect with its interval, and what follows.
 
     `effect` is how the candidate differs in `unit` (`ratio difference`, `times`, `reward`), and
-    `[low, high]` its confidence sequence at `alpha`; None where there is nothing to tell it from.
+    `low` and `high` its bounds, each of which holds at all times at once with probability 1 -
+    `alpha` at least; None where there is nothing to tell it from.
     `margin` bounds what is tolerated, in the same unit. `samples`: baseline's, candidate's.
     """
 

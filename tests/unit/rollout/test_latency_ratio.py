@@ -57,6 +57,38 @@ def test_faster_is_told_too() -> None:
     assert low is None or low <= 0.5
 
 
+def always(
+    baseline_s: float, candidate_s: float, reach: Reach, *, seconds: int = 60
+) -> LatencyRatios:
+    """Two versions that take as long each time, 50 requests a second to either."""
+    ratios = LatencyRatios.start(0.99, reach)
+    for _ in range(seconds):
+        ratios.add(0.5, two_digits(np.full(50, baseline_s)), two_digits(np.full(50, candidate_s)))
+    return ratios
+
+
+def test_a_model_that_always_takes_as_long_is_shown_to_be_within_the_margin() -> None:
+    same = always(0.0205, 0.0205, Reach(1.25))
+    slower = always(0.0205, 0.0405, Reach(1.25))
+
+    # Nothing exceeds the bucket of the quantile: the differences near it say nothing.
+    assert float(same.faster.log_evidence(0.0, above=False)[-1]) < np.log(20)
+    assert same.log_evidence_of_tolerance() >= np.log(20)
+    assert slower.log_evidence_of_tolerance() < 0.0
+    assert slower.log_evidence_of_harm() >= np.log(20)
+
+
+def test_a_millisecond_more_is_tolerated_whatever_the_factor() -> None:
+    by_seconds = always(0.00082, 0.00122, Reach(1.25, 0.001))
+    by_factor = always(0.00082, 0.00122, Reach(1.25))
+    beyond_both = always(0.00082, 0.00225, Reach(1.25, 0.001))
+
+    assert by_seconds.log_evidence_of_tolerance() >= np.log(20)
+    assert by_seconds.log_evidence_of_harm() < np.log(20)
+    assert by_factor.log_evidence_of_harm() >= np.log(20)
+    assert beyond_both.log_evidence_of_harm() >= np.log(20)
+
+
 def test_nothing_is_tested_before_the_baselines_quantile_has_a_name() -> None:
     ratios = LatencyRatios.start(0.99, REACH)
     few = LatencyCounts(lower_s=(0.01,), width_s=(0.001,), counts=(90,))
