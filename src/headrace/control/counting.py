@@ -86,20 +86,23 @@ class Counter:
     _seen: tuple[int, int] = (0, 0)
     _step_since: float | None = None
 
+    def goes_on(self, reading: Reading) -> bool:
+        """Whether what was added since the last reading may be counted, with its callers."""
+        last = self._last
+        return last is not None and (last.split, last.epoch) == (reading.split, reading.epoch)
+
     def read(self, reading: Reading) -> Increment | None:
         """What was added since the last reading; None if it may not be counted."""
-        if reading.split != self._split:
-            self._split, self._since = reading.split, reading.at
+        last = self._last if self.goes_on(reading) else None
+        split = reading.split
+        self._last = None if split is None else reading
+        if split != self._split:
+            self._split, self._since = split, reading.at
             self._seen, self.samples = (0, 0), 0
-            self._last = None
         if reading.step_since != self._step_since:
             self._step_since = reading.step_since
             self._seen, self.samples = (0, 0), 0
-        last, self._last = self._last, reading
-        split = reading.split
-        if split is None:
-            self._last = None
-        if split is None or last is None or last.epoch != reading.epoch:
+        if split is None or last is None:
             self._note_predictions(reading)
             return None
         is_cold = last.at - self._since < self.warmup_s

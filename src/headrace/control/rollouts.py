@@ -194,13 +194,14 @@ class RolloutDriver:
         ready = [r for r in view.replicas if r.phase is ReplicaPhase.READY and view.is_counted(r)]
         pages = await asyncio.gather(*(self.reports.answers(replica) for replica in ready))
         assignments: list[Assignment] = []
+        is_counted = watch.counter.goes_on(reading)
         for replica, page in zip(ready, pages, strict=True):
             is_shadow = view.record.state.traffic.mirror_percent > 0
             if is_shadow and view.is_candidate(replica):
                 watch.pairing.add_shadow(page.answers, now)
             elif is_shadow:
                 watch.pairing.add_primary(page.answers, now)
-            else:
+            elif is_counted:
                 assignments += view.assignments(replica, page.answers, now)
         units = watch.new_units(assignments)
         if view.needs_assignments:

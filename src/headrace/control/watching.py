@@ -41,7 +41,7 @@ class Watch:
     names: Names
     saved_at: float
     verdict: Verdict | None = None
-    units: dict[str, set[str]] = field(default_factory=lambda: {BASELINE: set(), CANDIDATE: set()})
+    units: set[str] = field(default_factory=set)
     rewards: tuple[RewardSums, RewardSums] | None = None
 
     @classmethod
@@ -74,12 +74,15 @@ class Watch:
                 self.evidence.leave_out("predictions", why)
 
     def new_units(self, assignments: Iterable[Assignment]) -> tuple[int, int]:
-        """How many callers are seen for the first time: on the baseline, on the candidate."""
+        """How many callers are seen for the first time: on the baseline, on the candidate.
+
+        Nobody is counted twice, not even on the other arm: who a later step moves there was drawn
+        by an earlier one, and only those who are drawn now tell whether its share is kept.
+        """
         found = {BASELINE: 0, CANDIDATE: 0}
         for assignment in assignments:
-            seen = self.units[assignment.arm]
-            if assignment.unit and assignment.unit not in seen and len(seen) < _MOST_UNITS:
-                seen.add(assignment.unit)
+            if assignment.unit not in self.units and len(self.units) < _MOST_UNITS:
+                self.units.add(assignment.unit)
                 found[assignment.arm] += 1
         return found[BASELINE], found[CANDIDATE]
 

@@ -49,6 +49,24 @@ def test_an_interval_adds_what_the_totals_grew_by() -> None:
     )
 
 
+def test_callers_count_from_the_second_reading_of_one_split_and_one_gateway() -> None:
+    counter = Counter(warmup_s=10.0)
+    looks = [
+        (reading(0.0, split=None), False),
+        (reading(1.0), False),
+        (reading(2.0), True),
+        (reading(3.0, split=(50, 50)), False),
+        (reading(4.0, split=(50, 50)), True),
+        (reading(5.0, split=(50, 50), epoch="b"), False),
+        (reading(6.0, split=None, epoch="b"), False),
+        (reading(7.0, split=(50, 50), epoch="b"), False),
+    ]
+
+    for look, is_counted in looks:
+        assert counter.goes_on(look) is is_counted, look.at
+        assert (counter.read(look) is not None) is is_counted, look.at
+
+
 def test_the_interval_in_which_the_split_changed_is_left_out() -> None:
     counter = Counter(warmup_s=0.0)
     counter.read(reading(0.0, candidate=total(10)))
