@@ -4,6 +4,8 @@ A web page that a user visits can send requests to his own loopback address. It 
 Host header (against DNS rebinding we take known names only) nor hide its Origin.
 """
 
+import asyncio
+import contextlib
 import ipaddress
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ _LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost"})
 _FORBIDDEN: Final = 403
 _MISDIRECTED: Final = 421
 _TOO_LARGE: Final = 413
+_LINGER_S: Final = 1.0
+_MOST_DROPPED: Final = 16 << 20
 
 
 def is_allowed_host(header: str, allowed: Iterable[str]) -> bool:
@@ -85,7 +89,7 @@ class Guard:
             return
         status, detail = refusal
         body = problem_body(status=status, code=Code.PERMISSION_DENIED, detail=detail)
-        await refuse(send, status, body)
+        await refuse(receive, send, status, body)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         host = headers.get("host", "")
@@ -116,7 +120,7 @@ class BodyLimit:
         if body is None:
             message = f"the body is larger than {self.max_body_bytes} bytes"
             problem = problem_body(status=_TOO_LARGE, code=Code.RESOURCE_EXHAUSTED, detail=message)
-            await refuse(send, _TOO_LARGE, problem)
+            await refuse(receive, send, _TOO_LARGE, problem)
             return
         await self.app(scope, _replay(body, receive), send)
 
@@ -157,9 +161,17 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def refuse(
-    send: Send, status: int, problem: bytes, more: Sequence[tuple[bytes, bytes]] = ()
+    receive: Receive,
+    send: Send,
+    status: int,
+    problem: bytes,
+    more: Sequence[tuple[bytes, bytes]] = (),
 ) -> None:
-    """Answer with a problem document, and close: the body was not read."""
+    """Answer with a problem document, and close: the body was not read.
+
+    What is still being sent of it is dropped first, for a while: closed at once, the connection
+    would be reset, and the answer lost on its way.
+    """
     headers = [
         (b"content-type", PROBLEM_TYPE.encode()),
         (b"content-length", str(len(problem)).encode()),
@@ -167,4 +179,18 @@ async def refuse(
         *more,
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": problem})
+    await send({"type": "http.response.body", "body": problem, "more_body": True})
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_S):
+            await _drop_body(receive)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _drop_body(receive: Receive) -> None:
+    size = 0
+    while size < _MOST_DROPPED:
+        message = await receive()
+        size += len(message.get("body", b""))
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return
+        await asyncio.sleep(0)  # what is there already would never let the timeout through

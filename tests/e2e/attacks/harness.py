@@ -23,7 +23,7 @@ from tests.e2e.system.steady import SteadyLoad
 STEADY_RATE: Final = 20.0
 """Requests per second of well-behaved callers, at the gateway and at the lone replica each."""
 SETTLES_WITHIN_S: Final = 20.0
-GROWTH_BYTES: Final = 48 << 20
+GROWTH_BYTES: Final = 72 << 20
 """What allocators may keep of what an attack made them take; a leak shows when it is repeated."""
 POOL: Final = 80
 """Idle connections that the gateway may keep to replicas after a burst."""

@@ -54,7 +54,7 @@ class Gatekeeper:
             renews = not scope.get(UNATTENDED, False)
             scope[CALLER] = await self._checked(scope, found, renews=renews)
         except HeadraceError as error:
-            await _refuse(send, error)
+            await _refuse(receive, send, error)
             return
         if scope["method"] in _SAFE:
             await self._while_allowed(scope, receive, send, found)
@@ -171,7 +171,7 @@ def _missing(caller: Caller, found: Found) -> str:
     )
 
 
-async def _refuse(send: Send, error: HeadraceError) -> None:
+async def _refuse(receive: Receive, send: Send, error: HeadraceError) -> None:
     status, body = problem_of(error)
     headers = []
     if isinstance(error, UnsupportedError):
@@ -180,4 +180,4 @@ async def _refuse(send: Send, error: HeadraceError) -> None:
         headers.append((b"www-authenticate", _CHALLENGE))
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(max(round(error.retry_after_s), 1)).encode()))
-    await refuse(send, status, body, headers)
+    await refuse(receive, send, status, body, headers)
