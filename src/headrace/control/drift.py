@@ -165,6 +165,13 @@ class DriftKeeper:
         kept = self._kept.get(name)
         return version, None if kept is None else kept.versions.get(version)
 
+    def drifted(self, name: str) -> int | None:
+        """How many features of an endpoint drifted; None if nothing is watched."""
+        _, version = self.version(name)
+        if version is None:
+            return None
+        return sum(report.state is FeatureState.DRIFTED for report in version.reports())
+
     def set_reference(self, name: str, reference: Reference) -> None:
         """Let this be what the endpoint's requests are compared with, from now on.
 

@@ -46,8 +46,8 @@ _UP_TIMEOUT_S: Final = 15.0
 class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Which Envoy runs, and with what of its settings that it cannot change.
 
-    `tls`, `request_log`, `tracing` and `counts_all` it can change, while callers' connections end in
-    their own time.
+    `tls`, `request_log`, `tracing` and `counts_all` it can change, while callers' connections end
+    in their own time.
     """
 
     pid: int

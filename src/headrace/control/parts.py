@@ -113,10 +113,17 @@ def make_plane(
         admin_url=addresses.admin_url,
         send=send,
     )
+    drift = DriftKeeper(
+        aims=aims,
+        files=DriftFiles(home.root),
+        labels=LabelStore(home.root / "drift" / "labels.db"),
+        clock=clock,
+        emit=journal.write,
+    )
     alerting = Alerting(
         history=recorder.history,
         spec=lambda: aims.desired.spec,
-        facts=FactsReader(reconciler=reconciler, keeper=keeper).read,
+        facts=FactsReader(reconciler=reconciler, keeper=keeper, drifted=drift.drifted).read,
         emit=journal.write,
         tell=notifier.offer,
         clock=clock,
@@ -163,13 +170,7 @@ def make_plane(
         pools=PoolSync(world=reconciler, clock=clock),
         reports=reports,
         recorder=recorder,
-        drift=DriftKeeper(
-            aims=aims,
-            files=DriftFiles(home.root),
-            labels=LabelStore(home.root / "drift" / "labels.db"),
-            clock=clock,
-            emit=journal.write,
-        ),
+        drift=drift,
         journal=journal,
         alerting=alerting,
         notifier=notifier,
