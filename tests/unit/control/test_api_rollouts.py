@@ -12,7 +12,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from headrace.control import api_examples as examples
-from headrace.control.api_events import Reward, Rewards
+from headrace.control.api_events import Reward, Rewards, Truth
 from headrace.control.api_rollouts import StartRollout
 from headrace.control.plane import ControlPlane
 from headrace.control.rollout_status import RolloutStatus
@@ -218,5 +218,5 @@ def test_examples_are_of_the_types_that_they_show() -> None:
     for example in examples.START.values():
         StartRollout.model_validate(example["value"])  # raises if it is not
     for example in examples.FEEDBACK.values():
-        TypeAdapter(Reward | Rewards).validate_python(example["value"])
+        TypeAdapter(Reward | Truth | Rewards).validate_python(example["value"])
     assert set(examples.ROLLOUT) == set(RolloutStatus.__slots__)
