@@ -13,6 +13,7 @@ import pytest
 
 from tests.e2e.attacks.harness import (
     BODY_TIMEOUT_S,
+    GROWTH_BYTES,
     MAX_BODY_BYTES,
     MAX_CONNECTIONS,
     Door,
@@ -118,7 +119,7 @@ def test_half_sent_large_bodies_refuse_nobody_elses_small_one(site: Site, door: 
 def test_memory_that_was_kept_is_used_again(site: Site, door: Door) -> None:
     half = request(f"Content-Length: {MAX_BODY_BYTES}", body=b"a" * (MAX_BODY_BYTES // 2))
 
-    for growth in (300 << 20, 48 << 20, 48 << 20):
+    for growth in (300 << 20, GROWTH_BYTES, GROWTH_BYTES):
         with site.unharmed(growth_bytes=growth), connected(door, 60) as sockets:
             for sock in sockets:
                 sock.sendall(half)
