@@ -33,7 +33,8 @@ def chromium() -> str:
     return shutil.which("chromium") or ""
 
 
-@pytest.fixture(scope="session")
+# For one module: while Playwright is there, its event loop is this thread's, and others cannot run.
+@pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         # Root, as in CI, has no sandbox to give; only pages of our own are opened.
@@ -42,7 +43,7 @@ def browser(chromium: str) -> Iterator[Browser]:
         opened.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     """A console with two endpoints, of which one has traffic and a rollout."""
     with tempfile.TemporaryDirectory(prefix="hr-") as directory:

@@ -178,7 +178,8 @@ async def test_callers_who_leave_are_requests_but_no_errors(lab: Lab) -> None:
             await http.get(f"{PATH}?sleep_s=2", timeout=0.2)
     found = {}
     for _ in range(500):
-        if found := dict((await gateway.arm_statistics({"m"})).arms):
+        found = dict((await gateway.arm_statistics({"m"})).arms)
+        if found and found["m", "1"].requests:
             break
         await asyncio.sleep(0.01)
 
