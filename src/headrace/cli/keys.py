@@ -3,12 +3,14 @@
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
 from headrace.cli.spans import span_s
+
+_PREFIXES: Final = ("hr",)
 
 app = typer.Typer(no_args_is_help=True, help="API keys of callers: create, list, revoke.")
 
@@ -57,8 +59,7 @@ def create(
         curl -H "x-api-key: $KEY" http://127.0.0.1:8000/v2/models/fraud/infer -d @row.json
     """
     from headrace.cli.connection import connect
-    from headrace.cli.output import say, write, write_json
-    from headrace.control.files import write_atomic
+    from headrace.cli.new_credential import hand_over
 
     body = {
         "name": name,
@@ -67,15 +68,8 @@ def create(
         **({"scopes": scope} if scope else {}),
     }
     made = connect(server, home).post("/api/v1/keys", body)
-    if out is not None:
-        write_atomic(out, f"{made['key']}\n".encode())
-        say(f"key {made['id']} of {name} is in {out}")
-        made = {**made, "key": ""}
-    if json:
-        write_json(made)
-    elif out is None:
-        say(f"key {made['id']} of {name} for {', '.join(made['scopes'])}; it is not shown again")
-        write(made["key"])
+    more = f" for {', '.join(made['scopes'])}"
+    hand_over(made, "key", name, out=out, json=json, more=more)
 
 
 @app.command("list")
@@ -133,15 +127,8 @@ def revoke(
         headrace keys revoke shop
     """
     from headrace.cli.connection import connect
+    from headrace.cli.new_credential import id_of
     from headrace.cli.output import say
 
-    revoked = connect(server, home).delete(f"/api/v1/keys/{_id(key)}")
+    revoked = connect(server, home).delete(f"/api/v1/keys/{id_of(key, ('hr',))}")
     say(f"key {revoked['id']} of {revoked['name']} is void")
-
-
-def _id(text: str) -> str:
-    """The id or name in what was given; a whole key has it too."""
-    from urllib.parse import quote
-
-    parts = text.split("_")
-    return quote(parts[1] if len(parts) > 2 and parts[0] == "hr" else text, safe="")  # noqa: PLR2004  # hr, id, secret

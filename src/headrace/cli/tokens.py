@@ -3,12 +3,14 @@
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
 from headrace.cli.spans import span_s
+
+_PREFIXES: Final = ("hrt", "hrs")
 
 app = typer.Typer(
     no_args_is_help=True, help="Tokens of the management API: show, create, list, revoke."
@@ -70,8 +72,7 @@ def create(
         headrace tokens create prometheus --role viewer --expires-in never --out prometheus.token
     """
     from headrace.cli.connection import connect
-    from headrace.cli.output import say, write, write_json
-    from headrace.control.files import write_atomic
+    from headrace.cli.new_credential import hand_over
 
     body = {
         "owner": owner,
@@ -79,15 +80,7 @@ def create(
         "expires_in_s": span_s(expires_in, flag="--expires-in"),
     }
     made = connect(server, home).post("/api/v1/tokens", body)
-    if out is not None:
-        write_atomic(out, f"{made['token']}\n".encode())
-        say(f"token {made['id']} of {owner} is in {out}")
-        made = {**made, "token": ""}
-    if json:
-        write_json(made)
-    elif out is None:
-        say(f"token {made['id']} of {owner}; it is not shown again")
-        write(made["token"])
+    hand_over(made, "token", owner, out=out, json=json)
 
 
 @app.command("list")
@@ -144,15 +137,8 @@ def revoke(
         headrace tokens revoke k7m2p9x4w3ab
     """
     from headrace.cli.connection import connect
+    from headrace.cli.new_credential import id_of
     from headrace.cli.output import say
 
-    revoked = connect(server, home).delete(f"/api/v1/tokens/{_id(token)}")
+    revoked = connect(server, home).delete(f"/api/v1/tokens/{id_of(token, _PREFIXES)}")
     say(f"{revoked['kind']} {revoked['id']} of {revoked['owner']} is void")
-
-
-def _id(text: str) -> str:
-    """The id in what was given; a whole token has it too."""
-    from urllib.parse import quote
-
-    parts = text.split("_")
-    return quote(parts[1] if len(parts) > 1 and parts[0] in {"hrt", "hrs"} else text, safe="")

@@ -10,13 +10,12 @@ from headrace.control.access.checkpoint import read_checkpoint
 from headrace.control.access.credentials import Credential, CredentialKind, Principal
 from headrace.control.access.people import People
 from headrace.control.access.trail import Entry
-from headrace.control.api_answers import Actor, WhoAsks, answer, shown
+from headrace.control.api_answers import LIFETIME_S, Actor, Lifetime, WhoAsks, answer, shown
 from headrace.control.plane import ControlPlane
 
 _CREATED: Final = 201
 _MAX_ENTRIES: Final = 1000
 _MAX_ID: Final = 2**62
-_YEARS_S: Final = 10 * 366 * 86_400.0
 _MAX_ROLES: Final = 1000
 _NAME_PATTERN: Final = r"^[^\s\x00-\x1f\x7f]{1,200}$"
 _ID_PATTERN: Final = r"^[a-z0-9]{1,64}$"
@@ -58,13 +57,7 @@ class NewTokenWish(_Body):
 
     owner: str = Field(pattern=_NAME_PATTERN, description="The service account; made if need be.")
     roles: Roles = Field(default=(), description="Of an account that is not there yet.")
-    expires_in_s: float | None = Field(
-        default=90 * 86_400.0,
-        gt=0,
-        le=_YEARS_S,
-        allow_inf_nan=False,
-        description="How long it is valid, in seconds; null for ever.",
-    )
+    expires_in_s: Lifetime = LIFETIME_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -366,12 +359,11 @@ def _user(one: Principal) -> UserView:
 
 
 def _token(one: Credential, now: float) -> TokenView:
-    state = "revoked" if one.revoked is not None else "valid" if one.is_valid(now) else "expired"
     return TokenView(
         id=one.id,
         kind=one.kind,
         owner=one.owner,
-        state=state,
+        state=one.state(now),
         created=one.created,
         created_by=one.created_by,
         expires=one.expires,

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
+from pydantic import Field
 
 from headrace.control.access.gatekeeper import CALLER
 from headrace.control.access.roles import Caller, Role
@@ -17,6 +18,8 @@ from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
 from headrace.registry import ModelVersion
 
 MAX_WAIT_S: Final = 3600.0
+_DAY_S: Final = 86_400.0
+LIFETIME_S: Final = 90 * _DAY_S
 
 Name = Annotated[str, Path(pattern=NAME_PATTERN, description="The endpoint's name.")]
 ModelName = Annotated[str, Path(pattern=NAME_PATTERN, description="The model's name.")]
@@ -24,6 +27,15 @@ Version = Annotated[str, Path(pattern=VERSION_PATTERN, description="The version'
 WaitS = Annotated[
     float,
     Query(ge=0, le=MAX_WAIT_S, description="Wait until all is ready, so many seconds at most."),
+]
+Lifetime = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        le=10 * 366 * _DAY_S,
+        allow_inf_nan=False,
+        description="How long it is valid, in seconds; null for ever.",
+    ),
 ]
 
 

@@ -9,14 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from headrace.control.access.credentials import Credential
 from headrace.control.access.roles import Caller, Role
-from headrace.control.api_answers import Actor, WhoAsks, answer, shown
+from headrace.control.api_answers import LIFETIME_S, Actor, Lifetime, WhoAsks, answer, shown
 from headrace.control.keys import EVERYTHING, KeyGrants, Keys, endpoint_of, grants_of
 from headrace.control.plane import ControlPlane
 from headrace.core import InvalidArgumentError, NotFoundError, PermissionDeniedError
 from headrace.core.names import NAME_PATTERN
 
 _CREATED: Final = 201
-_YEARS_S: Final = 10 * 366 * 86_400.0
 _MAX_SCOPES: Final = 64
 _SCOPE_PATTERN: Final = r"^infer:([A-Za-z0-9][A-Za-z0-9_.-]{0,127}|\*)(:[0-9]{1,18})?$"
 _TEXT_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,128}$"
@@ -39,13 +38,7 @@ class NewKeyWish(BaseModel):
     tier: str = Field(
         default="", pattern=rf"^$|{NAME_PATTERN}", description="One of the spec's; empty for none."
     )
-    expires_in_s: float | None = Field(
-        default=90 * 86_400.0,
-        gt=0,
-        le=_YEARS_S,
-        allow_inf_nan=False,
-        description="How long it is valid, in seconds; null for ever.",
-    )
+    expires_in_s: Lifetime = LIFETIME_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +152,8 @@ def add_keys(api: FastAPI, plane: ControlPlane, keys: Keys) -> None:
 
 
 def _scopes(key: Credential) -> tuple[str, ...]:
-    return grants_of(key).scopes
+    """What a key is about; one whose grants cannot be read is the business of who may do all."""
+    return grants_of(key).scopes or (EVERYTHING,)
 
 
 def _may(caller: Caller, role: Role, scopes: Iterable[str]) -> bool:
@@ -182,12 +176,10 @@ def _check_tier(plane: ControlPlane, tier: str) -> None:
 
 def _view(key: Credential, now: float) -> KeyView:
     grants = grants_of(key)
-    is_over = key.expires is not None and key.expires <= now
-    state = "revoked" if key.revoked is not None else "expired" if is_over else "valid"
     return KeyView(
         id=key.id,
         name=key.owner,
-        state=state,
+        state=key.state(now),
         scopes=list(grants.scopes),
         tier=grants.tier,
         created=key.created,

@@ -6,7 +6,13 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.access.credentials import Credential, CredentialKind, hash_of, new_secret
+from headrace.control.access.credentials import (
+    Credential,
+    CredentialKind,
+    NewCredential,
+    hash_of,
+    new_secret,
+)
 from headrace.control.access.trail import Change
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock, InvalidArgumentError, NotFoundError
@@ -19,16 +25,8 @@ EVERYTHING: Final = "infer:*"
 class KeyGrants(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be known of a key: what it may call, and its tier; empty for none."""
 
-    scopes: tuple[str, ...] = (EVERYTHING,)
+    scopes: tuple[str, ...]
     tier: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewKey:
-    """A key that was just made; `text` is never seen again."""
-
-    credential: Credential
-    text: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,7 +62,7 @@ class Keys:
 
     async def create(
         self, name: str, grants: KeyGrants, *, expires_in_s: float | None, actor: str
-    ) -> NewKey:
+    ) -> NewCredential:
         """A key that the gateway takes from now on.
 
         Args:
@@ -90,7 +88,7 @@ class Keys:
         change = Change(at=now, actor=actor, action="key.create", object=id_, after=after)
         await self.store.run(self.store.store.add_credential, key, changes=[change])
         await self.apply()
-        return NewKey(credential=key, text=text)
+        return NewCredential(credential=key, text=text)
 
     async def revoke(self, key: Credential, *, actor: str) -> Credential:
         """Have the gateway refuse a key from now on; as it is now.

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from headrace.cli import client_options, connection, oidc, tokens, trail
+from headrace.cli import client_options, connection, oidc, trail
 from headrace.cli.app import _in_front, app
 from headrace.cli.contexts import Contexts, ServerAccess, read_contexts, write_contexts
+from headrace.cli.new_credential import id_of
 from headrace.cli.options import DEFAULT_HOME
 from headrace.cli.spans import span_s
 from headrace.control.access.trail import Head
@@ -145,8 +146,10 @@ def test_what_is_no_span_of_time_is_refused(text: str) -> None:
 
 
 def test_an_id_is_taken_out_of_a_whole_token() -> None:
-    assert tokens._id("abc") == tokens._id("hrt_abc_x_y") == tokens._id("hrs_abc_x") == "abc"
-    assert tokens._id("a/../b") == "a%2F..%2Fb"
+    kinds = ("hrt", "hrs")
+    assert id_of("abc", kinds) == id_of("hrt_abc_x_y", kinds) == id_of("hrs_abc_x", kinds) == "abc"
+    assert id_of("a/../b", kinds) == "a%2F..%2Fb"
+    assert id_of("my_key", kinds) == "my_key"
 
 
 def test_a_checkpoint_is_a_count_and_a_hash() -> None:

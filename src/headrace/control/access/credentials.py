@@ -54,6 +54,19 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it is neither revoked nor expired."""
         return self.revoked is None and (self.expires is None or now < self.expires)
 
+    def state(self, now: float) -> str:
+        """In a word: `valid`, `expired` or `revoked`."""
+        if self.revoked is not None:
+            return "revoked"
+        return "valid" if self.is_valid(now) else "expired"
+
+
+class NewCredential(msgspec.Struct, frozen=True, kw_only=True):
+    """One that was just made; `text` is shown once and never seen again."""
+
+    credential: Credential
+    text: str
+
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody who may be let in: a person (`user`), or a program (`service`).

@@ -10,6 +10,7 @@ from headrace.control.access.authenticate import TOKEN_PREFIX, Authenticator
 from headrace.control.access.credentials import (
     Credential,
     CredentialKind,
+    NewCredential,
     Principal,
     hash_of,
     new_secret,
@@ -22,14 +23,6 @@ from headrace.core import AlreadyExistsError, Clock, InvalidArgumentError, NotFo
 USER: Final = "user"
 SERVICE: Final = "service"
 _IS_TOKEN_KIND: Final = frozenset({CredentialKind.TOKEN, CredentialKind.SESSION})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewToken:
-    """A token that was just made; `text` is never seen again."""
-
-    credential: Credential
-    text: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,7 +90,7 @@ class People:
 
     async def create_token(
         self, owner: str, *, roles: Sequence[str] = (), expires_in_s: float | None, actor: str
-    ) -> NewToken:
+    ) -> NewCredential:
         """A token for a service account, which is made if it is not there.
 
         Args:
@@ -132,7 +125,7 @@ class People:
         after = {"owner": owner, "expires": token.expires}
         change = Change(at=now, actor=actor, action="token.create", object=id_, after=after)
         await self.store.run(self.store.store.add_credential, token, changes=[change])
-        return NewToken(credential=token, text=text)
+        return NewCredential(credential=token, text=text)
 
     async def revoke(self, id_: str, *, actor: str) -> Credential:
         """Make a token or a session invalid at once; as it is now.
