@@ -1,4 +1,4 @@
-"""What does this process use? Memory and processor time, from the kernel."""
+"""What does this process use, of memory and processor time, and what can it give back?"""
 
 import ctypes
 import resource

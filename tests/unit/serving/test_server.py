@@ -1,0 +1,51 @@
+import asyncio
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from headrace.core import ReplicaSettings
+from headrace.serving import server as module
+from headrace.serving.exchange import Exchange
+from headrace.serving.server import HttpServer
+
+pytestmark = pytest.mark.anyio
+
+
+class Echo:
+    def handle(self, exchange: Exchange) -> None:
+        exchange.send(200, b"{}")
+
+    def cancel(self, ticket: object) -> None:
+        del ticket
+
+
+async def ask(path: Path, size: int) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(path)
+    head = f"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n"
+    writer.write(head.encode() + b"x" * size)
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize(("size", "gives"), [(2 << 20, True), (1000, False)])
+async def test_memory_is_given_back_after_large_bodies_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, size: int, gives: bool
+) -> None:
+    given = threading.Event()
+    monkeypatch.setattr(module, "give_back", given.set)
+    monkeypatch.setattr(module, "_SWEEP_S", 0.01)
+    monkeypatch.setattr(module, "_PAUSE_S", 0.0)
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(tmp_path / "s"))
+    server = HttpServer(Echo(), ReplicaSettings(model_name="m", model_version="1", path="m"))
+    await server.listen([sock])
+
+    answer = await ask(tmp_path / "s", size)
+    found = await asyncio.to_thread(given.wait, 5.0 if gives else 0.2)
+    await server.drain(timeout_s=1.0)
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert found is gives
