@@ -193,7 +193,7 @@ class RolloutDriver:
     async def _with_answers(self, view: View, watch: Watch, reading: Reading) -> Reading:
         """`reading` with what single answers say: pairs, callers, rewards."""
         now = reading.at
-        ready = [r for r in view.replicas if r.phase is ReplicaPhase.READY and view.is_counted(r)]
+        ready = view.answering
         pages = await asyncio.gather(*(self.reports.answers(replica) for replica in ready))
         assignments: list[Assignment] = []
         is_counted = watch.counter.knows_callers(reading)

@@ -219,6 +219,11 @@ class View:
             answers_percent=self._answers_percent(received_per_s),
         )
 
+    @property
+    def answering(self) -> list[Replica]:
+        """The ready replicas of the two arms that are compared."""
+        return [r for r in self.replicas if r.phase is Phase.READY and self.is_counted(r)]
+
     def is_counted(self, replica: Replica) -> bool:
         """Whether the replica belongs to one of the two arms that are compared."""
         return self.is_candidate(replica) or self.is_compared(replica)
@@ -261,13 +266,15 @@ class View:
         return max(1, min(100, int(100 * _ANSWERS_PER_S / max(received_per_s, 1.0))))
 
     def _heard(self, reports: Mapping[str, ReplicaReport]) -> frozenset[tuple[str, int]] | None:
-        ready = [r for r in self.replicas if r.phase is Phase.READY and self.is_counted(r)]
+        arms = [arm for arm in (self.candidate, *self.comparison) if arm is not None]
+        if any(arm.revision.upstream is not None for arm in arms):
+            return None  # somebody else's server does not tell who called
         is_told = all(
             (report := reports.get(replica.name)) is not None
             and _observed_key(report) == self.record.id
-            for replica in ready
+            for replica in self.answering
         )
-        return frozenset((r.name, r.pid or 0) for r in ready) if is_told else None
+        return frozenset((r.name, r.pid or 0) for r in self.answering) if is_told else None
 
     def _predictions(self, reports: Mapping[str, ReplicaReport]) -> dict[str, Predictions]:
         found = {}
