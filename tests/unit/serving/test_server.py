@@ -13,9 +13,15 @@ from headrace.serving.server import HttpServer
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """Real sockets need real time."""
+    return "asyncio"
+
+
 class Echo:
     def handle(self, exchange: Exchange) -> None:
-        exchange.send(200, b"{}")
+        exchange.send_json(b"{}")
 
     def cancel(self, ticket: object) -> None:
         del ticket
