@@ -95,11 +95,18 @@ def replica(
     home: Path,
     batching: BatchingSettings | None = None,
     uds: Path | None = None,
+    model_name: str = "",
+    module: str = "headrace.serving",
 ) -> Iterator[System]:
-    """One replica alone, with its default settings, on TCP (and on a Unix socket if asked)."""
+    """One replica alone, with its default settings, on TCP (and on a Unix socket if asked).
+
+    Args:
+        model_name: Empty for `name`, which is the process's own.
+        module: What runs it.
+    """
     (port,) = processes.free_ports(1)
     settings = ReplicaSettings(
-        model_name=name,
+        model_name=model_name or name,
         model_version="1",
         path=str(model),
         port=port,
@@ -108,7 +115,7 @@ def replica(
     )
     file = home / f"replica-{name}.json"
     file.write_bytes(msgspec.json.encode(settings))
-    argv = [sys.executable, "-m", "headrace.serving", "--settings", str(file)]
+    argv = [sys.executable, "-m", module, "--settings", str(file)]
     with processes.running(
         argv,
         part=REPLICA,

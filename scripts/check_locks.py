@@ -17,7 +17,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-LOCKS: Final = {"base": (), "dev": ("dev", "docs"), "bench": ("bench",), "build": ("build",)}
+LOCKS: Final = {
+    "base": (),
+    "dev": ("dev", "docs"),
+    "bench": ("bench",),
+    "mutants": ("mutants",),
+    "build": ("build",),
+}
 """Lock file ▸ the dependency groups in it."""
 WITH_PACKAGE: Final = ("base", "dev")
 """Locks that hold the package's own dependencies too."""

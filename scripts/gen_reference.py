@@ -36,9 +36,13 @@ from scripts.reference.management import management_sections
 from scripts.reference.metrics import pool_metric_table, replica_metric_table
 from scripts.reference.settings import settings_section
 from scripts.reference.spec import spec_sections
+from scripts.reference.walk import walk_sections
 
 REFERENCE: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
-WITH_PARTS: Final = (REFERENCE.parent / "how-to" / "audit.md",)
+WITH_PARTS: Final = (
+    REFERENCE.parent / "how-to" / "audit.md",
+    REFERENCE.parent / "explain" / "data-path.md",
+)
 """Pages elsewhere that have generated parts, too."""
 SCHEMA: Final = "headrace.schema.json"
 _SETTINGS: Final = (ReplicaSettings, BatchingSettings, PaddingSettings, PoolSettings)
@@ -57,6 +61,7 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "replica settings": lambda: "\n".join(settings_section(kind) for kind in _SETTINGS),
     "runtimes": lambda: "\n".join(map(class_section, (Runtime, Model, LoadOptions, PythonModel))),
     "spec": lambda: spec_sections(json_schema()),
+    "walk": walk_sections,
 }
 """What makes the text of each generated part."""
 

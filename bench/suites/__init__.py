@@ -19,6 +19,7 @@ NAMES: Final = (
     *("fleet", "steer"),
     "publish",
     "auth",
+    "observe",
 )
 
 

@@ -27,6 +27,15 @@ GATEWAY_REASONS: Final[Mapping[str, str]] = {
     "CertificateReplaced": "A new certificate is in force, as its files were replaced.",
     "CertificateRefused": "What a certificate's files hold is no good; the one before stays.",
 }
+ALERT_REASONS: Final[Mapping[str, str]] = {
+    "Firing": "An alert began to fire; the data has its name, value and threshold.",
+    "Resolved": "It is over.",
+}
+DRIFT_REASONS: Final[Mapping[str, str]] = {
+    "DriftFound": "Values of features are no longer as in the reference; `data` has the evidence.",
+    "DriftEnded": "They are again.",
+    "DriftReferenceTaken": "The first requests are the reference now, where none was given.",
+}
 _PHASE_MEANINGS: Final[Mapping[Phase, str]] = {
     Phase.PROGRESSING: "The new version's replicas are ready and it has its share; or resumed.",
     Phase.PAUSED: "By hand, by the plan (a step that waits for approval) or by `on_timeout`.",
@@ -64,6 +73,8 @@ def _events() -> Iterator[tuple[str, str, str]]:
     phases = _phases()
     yield from (("rollout", reason, phases[phase]) for phase, reason in PHASE_REASONS.items())
     yield from (("gateway", reason, text) for reason, text in GATEWAY_REASONS.items())
+    yield from (("alert", reason, text) for reason, text in ALERT_REASONS.items())
+    yield from (("drift", reason, text) for reason, text in DRIFT_REASONS.items())
     for reason, text in meanings(Reason).items():
         yield "scale", reason, text or _SCALE_MEANINGS[reason]
 

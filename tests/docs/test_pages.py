@@ -46,7 +46,9 @@ ON_DIGITS = (
     "docs/how-to/grpc.md",
     "docs/how-to/deadlines.md",
     "docs/how-to/batching.md",
-    "docs/how-to/logs-and-metrics.md",
+    "docs/how-to/logs-and-traces.md",
+    "docs/how-to/metrics.md",
+    "docs/how-to/see-history.md",
     "docs/reference/client.md",
 )
 """Pages whose blocks expect the digits model to be served."""

@@ -1,5 +1,6 @@
 """What the generators of reference pages make of what they are given."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from scripts.reference.management import management_sections, openapi
 from scripts.reference.metrics import pool_metric_table
 from scripts.reference.schema import default_of, type_of
 from scripts.reference.spec import spec_sections
+from scripts.reference.walk import Step, grpc_steps, http_steps, lines_of
 
 
 @pytest.mark.parametrize(
@@ -112,3 +114,14 @@ def test_metrics_of_a_pool_are_those_that_a_replica_has_not() -> None:
 
     assert lines
     assert all(line.startswith("| `headrace_pool_") for line in lines)
+
+
+@pytest.mark.parametrize("steps", [http_steps, grpc_steps])
+def test_the_way_of_a_request_is_read_in_one_sitting(steps: Callable[[], list[Step]]) -> None:
+    names = [step.name for step in steps()]
+
+    assert lines_of(steps()) < 1000
+    assert names[0] == "Connection.get_buffer"
+    assert (
+        names.index("Engine.submit") < names.index("OnnxModel.run") < names.index("Engine._finish")
+    )

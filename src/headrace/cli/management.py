@@ -76,6 +76,10 @@ class Management:
         """The answer to `document`."""
         return self._call("POST", path, query, document, timeout_s)
 
+    def put(self, path: str, document: object, **query: object) -> Document:
+        """The answer to putting `document` at `path`."""
+        return self._call("PUT", path, query, document)
+
     def delete(self, path: str, **query: object) -> Document:
         """The answer to deleting what is at `path`."""
         return self._call("DELETE", path, query)

@@ -45,6 +45,9 @@ class ModelStore(Protocol):
     def add_signature(self, version: ModelVersion, signature: VersionSignature) -> None:
         """Keep a signature of a version."""
 
+    def set_reference(self, version: ModelVersion, reference: dict[str, Any]) -> None:
+        """Keep a sketch of training data beside a version."""
+
 
 def model_store(target: Target, *, state_url: str = "") -> ModelStore:
     """The models of a target; those of a home need no control plane.
@@ -95,10 +98,12 @@ class LocalModels:
     def remove(self, name: str, version: str) -> None:
         """Take a version out of the index; refused while an endpoint uses it."""
         from headrace.cli.running import references_in_use  # noqa: PLC0415  # only here
+        from headrace.control.drift_files import DriftFiles  # noqa: PLC0415  # only here
         from headrace.registry import Registry  # noqa: PLC0415  # only here
 
         in_use = references_in_use(self.home, self.state_url)
         removed = Registry(self.home).remove(name, version, in_use)
+        DriftFiles(self.home).forget_reference(removed.reference)
         before = {"digest": removed.digest, "source": removed.source}
         note_here(self.home, "model.remove", removed.reference, before=before)
 
@@ -131,6 +136,16 @@ class LocalModels:
 
         Registry(self.home).add_signature(version.name, version.version, signature)
         note_here(self.home, "model.sign", version.reference, after={"key": signature.key})
+
+    def set_reference(self, version: ModelVersion, reference: dict[str, Any]) -> None:
+        """Keep a sketch of training data beside a version."""
+        from headrace.control.drift_files import DriftFiles  # noqa: PLC0415  # only here
+        from headrace.monitor.drift_reference import Reference  # noqa: PLC0415  # only here
+
+        sketch = msgspec.convert(reference, Reference)
+        DriftFiles(self.home).write_reference(version.reference, sketch)
+        told = {"rows": sketch.rows, "features": len(sketch.features)}
+        note_here(self.home, "model.reference", version.reference, after=told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +203,12 @@ class RemoteModels:
         """Send a signature of a version; the key that made it stays here."""
         path = f"/api/v1/models/{version.name}/versions/{version.version}/signatures"
         self.api.post(path, msgspec.to_builtins(signature))
+
+    def set_reference(self, version: ModelVersion, reference: dict[str, Any]) -> None:
+        """Send a sketch of training data; the data itself stays here."""
+        self.api.put(
+            f"/api/v1/models/{version.name}/versions/{version.version}/reference", reference
+        )
 
 
 def _version(document: dict[str, Any]) -> ModelVersion:

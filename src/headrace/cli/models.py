@@ -36,6 +36,17 @@ def push(
     source: Annotated[
         str, typer.Option("--source", help="Where it comes from: a commit, a run, a URL.")
     ] = "",
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            help="Training data (.csv, .parquet, .npz) to compare requests with for drift; only a "
+            "sketch of it is stored.",
+            exists=True,
+            dir_okay=False,
+            show_default="none",
+        ),
+    ] = None,
     allow_code: AllowCode = False,
     json: Json = False,
     server: Server = None,
@@ -49,6 +60,8 @@ def push(
     For example:
 
         headrace models push fraud model.onnx --source git:4f442bb
+
+        headrace models push fraud model.onnx --reference train.csv
 
         headrace models push fraud model.onnx --server http://gpu-box:8080
     """
@@ -64,6 +77,10 @@ def push(
         version = model_store(target).push(
             name, path, runtime=runtime, source=source, allow_code=allow_code
         )
+    if reference is not None:
+        from headrace.cli.drift import sketch
+
+        model_store(target).set_reference(version, sketch(reference, version.signature))
     if json:
         write_json(version)
         return

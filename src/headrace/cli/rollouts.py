@@ -114,74 +114,31 @@ def list_(
         show(table(summary_rows(rollouts, now=_now()), *names))
 
 
-@app.command()
-def promote(
-    endpoint: _Endpoint,
-    *,
-    reason: _Reason = "",
-    json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
-) -> None:
-    """Make the new version the endpoint's, whatever the metrics say, as soon as it is ready."""
-    _command(endpoint, "promote", reason=reason, json=json, server=server, home=home)
+def _add_verb(verb: str, text: str) -> None:
+    """Add the command that tells an endpoint's rollout `verb`."""
+
+    def tell(
+        endpoint: _Endpoint,
+        *,
+        reason: _Reason = "",
+        json: Json = False,
+        server: Server = None,
+        home: Home = DEFAULT_HOME,
+    ) -> None:
+        _command(endpoint, verb, reason=reason, json=json, server=server, home=home)
+
+    app.command(verb, help=text)(tell)
 
 
-@app.command()
-def pause(
-    endpoint: _Endpoint,
-    *,
-    reason: _Reason = "",
-    json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
-) -> None:
-    """Stay at the weights of now; a bad verdict still rolls back."""
-    _command(endpoint, "pause", reason=reason, json=json, server=server, home=home)
-
-
-@app.command()
-def resume(
-    endpoint: _Endpoint,
-    *,
-    reason: _Reason = "",
-    json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
-) -> None:
-    """Go on after a pause, or past a step that waits for approval."""
-    _command(endpoint, "resume", reason=reason, json=json, server=server, home=home)
-
-
-@app.command()
-def abort(
-    endpoint: _Endpoint,
-    *,
-    reason: _Reason = "",
-    json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
-) -> None:
-    """Give all requests back to the old version, before anything is decided."""
-    _command(endpoint, "abort", reason=reason, json=json, server=server, home=home)
-
-
-@app.command()
-def rollback(
-    endpoint: _Endpoint,
-    *,
-    reason: _Reason = "",
-    json: Json = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
-) -> None:
-    """Give all requests back to the old version, also after the promotion.
-
-    For example:
-
-        headrace rollout rollback fraud --reason 'chargebacks doubled'
-    """
-    _command(endpoint, "rollback", reason=reason, json=json, server=server, home=home)
+for _verb, _text in {
+    "promote": "Make the new version the endpoint's, whatever the metrics say, once it is ready.",
+    "pause": "Stay at the weights of now; a bad verdict still rolls back.",
+    "resume": "Go on after a pause, or past a step that waits for approval.",
+    "abort": "Give all requests back to the old version, before anything is decided.",
+    "rollback": "Give all requests back to the old version, also after the promotion.\n\n"
+    "For example:\n\n    headrace rollout rollback fraud --reason 'chargebacks doubled'\n",
+}.items():
+    _add_verb(_verb, _text)
 
 
 def _command(

@@ -84,7 +84,7 @@ def serve(
     """
     from headrace.core import BatchingSettings
     from headrace.observe import configure_logging
-    from headrace.serving import run
+    from headrace.serving.replica import run
 
     batching = BatchingSettings()
     if max_batch_size is not None:

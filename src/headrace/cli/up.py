@@ -183,6 +183,17 @@ def up(
         ),
     ] = None,
     state_url: StateUrl = "",
+    prometheus_url: Annotated[
+        str,
+        typer.Option(
+            "--prometheus-url",
+            envvar="HEADRACE_PROMETHEUS_URL",
+            metavar="URL",
+            help="A Prometheus that scrapes this system: asked for what was longer ago than the "
+            "day that is kept here. References as in --state-url.",
+            show_default="none",
+        ),
+    ] = "",
     oidc_file: Annotated[
         Path | None,
         typer.Option(
@@ -300,6 +311,8 @@ def up(
         insecure_admin=insecure_admin,
         state_url=absolute_reference(state_url),
         allow_code=_env_allows_code(),
+        console="headrace.console:build_console",
+        prometheus_url=absolute_reference(prometheus_url),
         oidc=oidc_settings(
             oidc_file,
             issuer=oidc_issuer,
@@ -424,26 +437,40 @@ def _start_detached(settings: "ControlSettings", *, home: Path, wait_s: float, j
 
 
 def _run_here(settings: "ControlSettings", home: Path) -> int:
-    """Be the control plane in this process; a thread prints the addresses once all is ready."""
+    """Be the control plane in this process; a thread prints the addresses once all is ready.
+
+    Raises:
+        FailedPreconditionError: Why nothing came up, once everything is stopped: below the log of
+            several processes that ended, nobody would look for it.
+    """
     import os
     import threading
 
     import msgspec
 
     from headrace.control import read_control_file, run
+    from headrace.core import FailedPreconditionError
 
     reader, writer = os.pipe()
+    why = ""
 
     def announce() -> None:
+        nonlocal why
         with os.fdopen(reader, "rb") as notices:
             line = notices.readline()
+        notice = msgspec.json.decode(line) if line else {}
+        why = notice.get("error", "")
         control = read_control_file(home)
-        # Not ready is in the log already, with the reason.
-        if control is not None and line and msgspec.json.decode(line).get("ready"):
+        if control is not None and notice.get("ready"):
             _announce(control, home=home, json=False, stop_with="Ctrl-C")
 
-    threading.Thread(target=announce, name="announce", daemon=True).start()
-    return run(msgspec.structs.replace(settings, notify_fd=writer))
+    announcing = threading.Thread(target=announce, name="announce", daemon=True)
+    announcing.start()
+    status = run(msgspec.structs.replace(settings, notify_fd=writer))
+    announcing.join(timeout=1.0)
+    if status and why:
+        raise FailedPreconditionError(why)
+    return status
 
 
 def _change_running(
@@ -492,8 +519,8 @@ def _announce(
         ("HTTP, gRPC", control.http_url),
         ("gRPC", grpc_url(control.http_url, control.grpc_target)),
         ("metrics", control.metrics_url),
-        ("management", control.admin_url),
-        ("admin token", f"in {control.token_file}"),
+        ("console, API", control.admin_url),
+        ("log in with", f"headrace token show{flag}"),
         ("stop with", stop_with or f"headrace down{flag}"),
     ]
     lines = [f"up: {ready} of {len(endpoints)} endpoints ready", "", *columns(rows)]

@@ -1,5 +1,6 @@
 """The management API over HTTP. Imported late: FastAPI takes longer to load than a replica."""
 
+from functools import partial
 from typing import Final
 
 from fastapi import FastAPI, Request, Response
@@ -10,21 +11,27 @@ from headrace import __version__
 from headrace.control.access.gatekeeper import FromGateway, Gatekeeper
 from headrace.control.access.parts import Access
 from headrace.control.api_access import add_access
+from headrace.control.api_alerts import add_alerts
 from headrace.control.api_answers import add_message_schemas
+from headrace.control.api_drift import add_drift
 from headrace.control.api_endpoints import add_endpoints
 from headrace.control.api_events import add_events
+from headrace.control.api_history import add_history
 from headrace.control.api_keys import add_keys
 from headrace.control.api_login import add_login
 from headrace.control.api_logs import add_logs
+from headrace.control.api_metrics import Names, metrics_answer
 from headrace.control.api_models import add_models
+from headrace.control.api_payloads import add_payloads
 from headrace.control.api_rollouts import add_rollouts
 from headrace.control.api_state import add_state
 from headrace.control.api_triton import add_repository, add_statistics
 from headrace.control.edge import Shared
 from headrace.control.guards import App, BodyLimit, Guard
-from headrace.control.metrics import CONTENT_TYPE
+from headrace.control.pages import Beside, MakeConsole, pages_over
 from headrace.control.plane import ControlPlane
 from headrace.control.problems import PROBLEM_TYPE, problem_body, problem_of
+from headrace.control.scrape import all_metrics
 from headrace.core import Code, HeadraceError
 from headrace.core.spec import SpecMistake
 
@@ -36,11 +43,23 @@ _HTTP_CODES: Final = {
 }
 
 
-def build_api(plane: ControlPlane, access: Access, *, allowed_hosts: frozenset[str]) -> App:
-    """The management API as an ASGI application, behind its guard and its gatekeeper."""
+def build_api(
+    plane: ControlPlane,
+    access: Access,
+    *,
+    allowed_hosts: frozenset[str],
+    console: MakeConsole | None = None,
+) -> App:
+    """The management API as an ASGI application, behind its guard and its gatekeeper.
+
+    Args:
+        console: Makes the pages beside it.
+    """
     api = management_app(plane, access)
-    limited = BodyLimit(app=api)
-    return Guard(app=_gatekeeper(limited, plane, access), allowed_hosts=allowed_hosts)
+    app = _gatekeeper(BodyLimit(app=api), plane, access)
+    if console is not None:
+        app = Beside(api=app, pages=console(pages_over(app, plane, access)))
+    return Guard(app=app, allowed_hosts=allowed_hosts)
 
 
 def management_app(plane: ControlPlane, access: Access) -> FastAPI:
@@ -57,14 +76,18 @@ def management_app(plane: ControlPlane, access: Access) -> FastAPI:
     add_state(api, plane)
     add_endpoints(api, plane)
     add_rollouts(api, plane)
+    add_drift(api, plane)
     add_events(api, plane)
+    add_history(api, plane)
     add_models(api, plane)
     add_logs(api, plane)
+    add_payloads(api, plane)
     add_statistics(api, plane)
     add_repository(api, plane)
     add_keys(api, plane, plane.keys)
     add_access(api, plane, access.people)
     add_login(api, access)
+    add_alerts(api, plane)
     add_message_schemas(api)
     return api
 
@@ -82,11 +105,11 @@ def build_metrics(plane: ControlPlane, access: Access, *, is_open: bool) -> App:
     api = FastAPI(openapi_url=None)
     _add_errors(api)
     # Each asks every replica: many callers at once would be a flood from within.
-    shared = Shared(plane.metrics)
+    shared = Shared(partial(all_metrics, plane))
 
     @api.get("/metrics")
-    async def metrics() -> Response:
-        return Response(await shared.get(), media_type=CONTENT_TYPE)
+    async def metrics(request: Request, names: Names = []) -> Response:  # noqa: B006  # FastAPI copies it
+        return await metrics_answer(request, await shared.get(), names)
 
     # A scraper reaches this port under any name; it can read only.
     if is_open:

@@ -138,7 +138,9 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
         current = plane.endpoint_generation(name)
         expected = precondition.expected(name, current)
         with precondition.held():
-            applied = await plane.put_endpoint(name, entry, expected=expected, actor=caller.name)
+            applied = await plane.orders.put_endpoint(
+                name, entry, expected=expected, actor=caller.name
+            )
         status = 200 if current else _CREATED
         return await applied_answer(
             plane, applied, caller=caller, wait_s=wait_s, name=name, status=status
@@ -153,7 +155,7 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
     async def delete_endpoint(name: Name, caller: WhoAsks, precondition: IfMatch) -> Response:
         expected = precondition.expected(name, plane.endpoint_generation(name))
         with precondition.held():
-            applied = await plane.remove_endpoint(name, expected=expected, actor=caller.name)
+            applied = await plane.orders.remove_endpoint(name, expected=expected, actor=caller.name)
         return await applied_answer(plane, applied, caller=caller)
 
     _add_history(api, plane)
@@ -169,7 +171,7 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
     async def history(
         name: Name, limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100
     ) -> Response:
-        found = await plane.history(name, limit)
+        found = await plane.generations(name, limit)
         if not found:
             raise ModelNotFoundError(name)
         current = plane.endpoint_generation(name)
@@ -201,7 +203,7 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
         wanted: Annotated[Undo, Body(examples=[{}, {"generation": 2}])] = Undo(),  # noqa: B008  # frozen
         wait_s: WaitS = 0.0,
     ) -> Response:
-        applied = await plane.undo(name, generation=wanted.generation, actor=caller.name)
+        applied = await plane.orders.undo(name, generation=wanted.generation, actor=caller.name)
         return await applied_answer(plane, applied, caller=caller, wait_s=wait_s, name=name)
 
 

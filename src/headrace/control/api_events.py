@@ -76,12 +76,28 @@ class Reward(BaseModel):
     )
 
 
-Rewards = Annotated[list[Reward], Field(min_length=1, max_length=_MAX_ITEMS)]
+class Truth(BaseModel):
+    """What one answer should have been, for endpoints whose spec says `drift: {labels: true}`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    request_id: str = Field(
+        min_length=1, max_length=256, description="The answer's `x-request-id`."
+    )
+    label: bool | int | float | Annotated[str, Field(max_length=200)] = Field(
+        description="The class as it is called or numbered, or the number; of the first row."
+    )
+
+
+Rewards = Annotated[list[Reward | Truth], Field(min_length=1, max_length=_MAX_ITEMS)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardResult:
-    """`taken`, `duplicate` (the first one counts) or `waiting` (for the request to be known)."""
+    """`taken`, `duplicate` (the first one counts) or `waiting` (for the request to be known).
+
+    Of a label also `unfit`: it is no number, and the answer is.
+    """
 
     request_id: str
     outcome: str
@@ -112,8 +128,14 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
     ) -> Response:
         mine = _endpoints(caller, endpoint)
         if mine is None:
-            return answer({"events": await plane.events(endpoint, after, limit)})
-        found = [e for name in mine for e in await plane.events(name, after, limit)]
+            return answer(
+                {"events": await plane.journal.events(endpoint, after=after, limit=limit)}
+            )
+        found = [
+            event
+            for name in mine
+            for event in await plane.journal.events(name, after=after, limit=limit)
+        ]
         return answer({"events": sorted(found, key=lambda event: event.id)[-limit:]})
 
     @api.get(
@@ -144,9 +166,9 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
         watchers.check_room()
         start = int(last_event_id) if last_event_id else after
         if start is None:
-            newest = await plane.events("", 0, 1)
+            newest = await plane.journal.events(limit=1)
             start = newest[-1].id if newest else 0
-        events = plane.watch(endpoint, start)
+        events = plane.journal.watch(endpoint, after=start)
         mine = _endpoints(caller, endpoint)
         if mine is not None:
             events = _only(events, mine)
@@ -158,29 +180,30 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
 
     @api.post(
         "/api/v1/feedback",
-        summary="What answers earned, for experiments that reward decides",
+        summary="What answers earned, or should have been",
         response_model=RewardResults,
         responses=shown(examples.RESULTS),
     )
     async def feedback(
-        given: Annotated[Reward | Rewards, Body(openapi_examples=examples.FEEDBACK)],
+        given: Annotated[Reward | Truth | Rewards, Body(openapi_examples=examples.FEEDBACK)],
     ) -> Response:
-        rewards = given if isinstance(given, list) else [given]
-        now = plane.clock.now()
-        items = [
-            Feedback(
-                request_id=one.request_id,
-                reward=one.reward,
-                at=now if one.at is None else one.at,
-            )
-            for one in rewards
-        ]
-        outcomes = await plane.add_feedback(items)
+        items = given if isinstance(given, list) else [given]
         results = [
-            RewardResult(request_id=item.request_id, outcome=outcome)
-            for item, outcome in zip(items, outcomes, strict=True)
+            RewardResult(request_id=item.request_id, outcome=await _take(plane, item))
+            for item in items
         ]
         return answer(RewardResults(results=results))
+
+
+async def _take(plane: ControlPlane, item: Reward | Truth) -> str:
+    now = plane.clock.now()
+    if isinstance(item, Truth):
+        add_label = plane.drift.labels.add_label
+        return await asyncio.to_thread(add_label, item.request_id, item.label, now=now)
+    at = now if item.at is None else item.at
+    feedback = Feedback(request_id=item.request_id, reward=item.reward, at=at)
+    (outcome,) = await plane.add_feedback([feedback])
+    return outcome
 
 
 def _endpoints(caller: Caller, wanted: str) -> frozenset[str] | None:

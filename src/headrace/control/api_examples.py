@@ -84,6 +84,33 @@ ROLLOUT: Final[dict[str, Any]] = {
     "requests": {"baseline": 18110, "candidate": 2040},
     "counted": {"baseline_requests": 18110, "candidate_requests": 2040, "counted_s": 176.0},
 }
+EVIDENCE: Final[dict[str, Any]] = {
+    "id": "r7",
+    "endpoint": "fraud",
+    "step_s": 2.0,
+    "metrics": [
+        {
+            "metric": "errors",
+            "unit": "ratio difference",
+            "points": [
+                {
+                    "at": 1764000010.0,
+                    "effect": 0.04,
+                    "low": -0.021,
+                    "high": 0.19,
+                    "margin": 0.005,
+                },
+                {
+                    "at": 1764000184.0,
+                    "effect": 0.05,
+                    "low": 0.032,
+                    "high": 0.071,
+                    "margin": 0.005,
+                },
+            ],
+        }
+    ],
+}
 STATUS: Final[dict[str, Any]] = {
     "name": "fraud",
     "ready": True,
@@ -123,6 +150,7 @@ FEEDBACK: Final[dict[str, Any]] = {
         "summary": "Several, each answered for itself",
         "value": [{"request_id": "5b0c6a", "reward": 1.0}, {"request_id": "91fe2d", "reward": 0}],
     },
+    "label": {"summary": "A label", "value": {"request_id": "5b0c6a", "label": "cat"}},
 }
 RESULTS: Final[dict[str, Any]] = {"results": [{"request_id": "5b0c6a", "outcome": "taken"}]}
 EVENT: Final[dict[str, Any]] = {

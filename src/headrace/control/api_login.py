@@ -2,8 +2,9 @@
 
 from typing import Annotated
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Body, FastAPI, Query, Request, Response
 from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, ConfigDict, Field
 
 from headrace.control.access.parts import Access
 from headrace.control.access.sessions import cookie_value
@@ -15,9 +16,17 @@ _NO_CONTENT = 204
 _MAX_TEXT = 4096
 _REDIRECT = {_SEE_OTHER: {"description": "Where the browser goes next."}, **PROBLEMS}
 _MISSING = (
-    "nobody logs in here by a browser: `headrace up --oidc-issuer ...` names an identity provider; "
-    "a token works without"
+    "there is no identity provider: `headrace up --oidc-issuer ...` names one; a token works "
+    "without it"
 )
+
+
+class ShownToken(BaseModel):
+    """What begins a session."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    token: str = Field(max_length=_MAX_TEXT, description="As `headrace token show` has it.")
 
 
 def add_login(api: FastAPI, access: Access) -> None:
@@ -68,20 +77,34 @@ def add_login(api: FastAPI, access: Access) -> None:
         return _redirect(sent.location, sent.cookies)
 
     @api.post(
+        "/auth/token",
+        summary="Begin a session with a token; open to everybody",
+        status_code=_NO_CONTENT,
+        responses={_NO_CONTENT: {"description": "The cookie of a session."}, **PROBLEMS},
+    )
+    async def by_token(
+        request: Request, shown: Annotated[ShownToken, Body(examples=[{"token": "hrt_..."}])]
+    ) -> Response:
+        address = request.client.host if request.client else ""
+        cookie = await access.token_login.begin(shown.token.strip(), address)
+        return _no_content(cookie)
+
+    @api.post(
         "/auth/logout",
         summary="End the session of this browser",
         status_code=_NO_CONTENT,
         responses={_NO_CONTENT: {"description": "The session is not valid any more."}, **PROBLEMS},
     )
     async def logout(caller: WhoAsks) -> Response:
-        if login is None or not caller.csrf_token:
+        if not caller.csrf_token:
             message = "this is no session; `headrace tokens revoke` ends a token"
             raise FailedPreconditionError(message)
-        sent = await login.end(caller)
-        response = Response(status_code=_NO_CONTENT)
-        for cookie in sent.cookies:
-            response.headers.append("set-cookie", cookie)
-        return response
+        return _no_content(await access.token_login.end(caller))
+
+
+def _no_content(cookie: str) -> Response:
+    headers = {"set-cookie": cookie, "cache-control": "no-store"}
+    return Response(status_code=_NO_CONTENT, headers=headers)
 
 
 def _redirect(location: str, cookies: tuple[str, ...]) -> Response:

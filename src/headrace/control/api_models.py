@@ -157,6 +157,7 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
     )
     async def remove(name: ModelName, version: Version, actor: Actor) -> Response:
         removed = await asyncio.to_thread(plane.registry.remove, name, version, plane.in_use())
+        plane.drift.files.forget_reference(removed.reference)
         await plane.note("model.remove", removed.reference, before=_told(removed), actor=actor)
         return answer(await asyncio.to_thread(_document, plane, removed))
 

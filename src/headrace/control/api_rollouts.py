@@ -10,6 +10,7 @@ from headrace.control import api_examples as examples
 from headrace.control.access.roles import Caller, Role
 from headrace.control.api_answers import Actor, Name, WhoAsks, answer, shown
 from headrace.control.plane import ControlPlane
+from headrace.control.rollout_evidence import RolloutEvidence, rollout_evidence
 from headrace.control.rollout_status import RolloutStatus, rollout_status
 from headrace.control.store import RolloutRecord
 from headrace.core import ModelNotFoundError, NotFoundError
@@ -19,6 +20,8 @@ from headrace.rollout.state import Verb
 _CREATED: Final = 201
 _MAX_LISTED: Final = 1000
 _MAX_TEXT: Final = 1000
+
+RolloutId = Annotated[str, Path(pattern=r"^r[0-9]{1,15}$")]
 
 
 class StartRollout(BaseModel):
@@ -99,7 +102,7 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
         wanted: Annotated[StartRollout, Body(openapi_examples=examples.START)],
         actor: Actor,
     ) -> Response:
-        record = await plane.start_rollout(
+        record = await plane.orders.start_rollout(
             name,
             model=wanted.model,
             version=wanted.version,
@@ -142,7 +145,7 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
             Command, Body(examples=[{"reason": "latency on the dashboard"}])
         ] = Command(),  # noqa: B008  # frozen
     ) -> Response:
-        record = await plane.command_rollout(name, verb, actor=actor, reason=given.reason)
+        record = await plane.rollout_driver.command(name, verb, actor=actor, reason=given.reason)
         return answer(status_of(plane, record))
 
     @api.get(
@@ -172,13 +175,18 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
         response_model=RolloutStatus,
         responses=shown(examples.ROLLOUT),
     )
-    async def rollout(
-        rollout_id: Annotated[str, Path(pattern=r"^r[0-9]{1,15}$")], caller: WhoAsks
-    ) -> Response:
-        record = await _find(plane, rollout_id)
-        if record is None or not caller.may(Role.VIEWER, record.endpoint):
-            raise NotFoundError(f"there is no rollout {rollout_id}")
-        return answer(status_of(plane, record))
+    async def rollout(rollout_id: RolloutId, caller: WhoAsks) -> Response:
+        return answer(status_of(plane, await _shown_to(caller, plane, rollout_id)))
+
+    @api.get(
+        "/api/v1/rollouts/{rollout_id}/evidence",
+        summary="How a rollout's evidence came about: each metric's interval over time",
+        response_model=RolloutEvidence,
+        responses=shown(examples.EVIDENCE),
+    )
+    async def evidence(rollout_id: RolloutId, caller: WhoAsks) -> Response:
+        record = await _shown_to(caller, plane, rollout_id)
+        return answer(rollout_evidence(record, plane.rollout_driver.sequences(record)))
 
 
 async def _stored(
@@ -190,6 +198,14 @@ async def _stored(
         return await plane.rollouts(endpoint, limit)
     found = [record for name in mine for record in await plane.rollouts(name, limit)]
     return sorted(found, key=lambda record: int(record.id[1:]), reverse=True)[:limit]
+
+
+async def _shown_to(caller: Caller, plane: ControlPlane, rollout_id: str) -> RolloutRecord:
+    """The rollout of this id, if the caller may see it."""
+    record = await _find(plane, rollout_id)
+    if record is None or not caller.may(Role.VIEWER, record.endpoint):
+        raise NotFoundError(f"there is no rollout {rollout_id}")
+    return record
 
 
 async def _find(plane: ControlPlane, rollout_id: str) -> RolloutRecord | None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from fastapi import Body, FastAPI, Query, Response
+from fastapi import Body, FastAPI, Query, Request, Response
 
 from headrace.control import api_examples as examples
 from headrace.control.access.roles import Role
@@ -17,9 +17,11 @@ from headrace.control.api_answers import (
     applied_answer,
     shown,
 )
-from headrace.control.metrics import CONTENT_TYPE
+from headrace.control.api_metrics import Names, metrics_answer
+from headrace.control.limited import check_receivers
 from headrace.control.orders import Diff
 from headrace.control.plane import ControlPlane
+from headrace.control.scrape import all_metrics
 from headrace.control.status import Status
 from headrace.core import InvalidArgumentError
 from headrace.core.spec import json_schema
@@ -73,7 +75,8 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
             ),
         ] = [],  # noqa: B006  # FastAPI copies it
     ) -> Response:
-        applied = await plane.apply(
+        check_receivers(plane.desired.spec, document, is_admin=caller.may(Role.ADMIN))
+        applied = await plane.orders.apply(
             document,
             actor=caller.name,
             expected=_generations(expected),
@@ -88,7 +91,7 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
         responses=shown(examples.DIFF),
     )
     async def diff(document: Document, caller: WhoAsks) -> Response:
-        found = await plane.diff(document, only=caller.endpoints(Role.OPERATOR))
+        found = await plane.orders.diff(document, only=caller.endpoints(Role.OPERATOR))
         return answer(diff_seen_by(caller, found))
 
     @api.post("/api/v1/stop", summary="Drain and stop everything, then exit", status_code=202)
@@ -97,9 +100,9 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
         plane.request_stop()
         return {"stopping": True}
 
-    @api.get("/metrics", summary="Metrics of all processes, in Prometheus' text format")
-    async def metrics() -> Response:
-        return Response(await plane.metrics(), media_type=CONTENT_TYPE)
+    @api.get("/metrics", summary="Metrics of all processes, in the format that `accept` asks for")
+    async def metrics(request: Request, names: Names = []) -> Response:  # noqa: B006  # FastAPI copies it
+        return await metrics_answer(request, await all_metrics(plane), names)
 
 
 def _generations(expected: list[str]) -> Mapping[str, int] | None:

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from headrace.control.access.roles import Role
 from headrace.control.api_answers import Actor, WhoAsks
 from headrace.control.plane import ControlPlane
+from headrace.control.scrape import all_model_statistics
 from headrace.control.triton_api import decode_index_request, index, load, unload
 
 
@@ -16,15 +17,15 @@ def add_statistics(api: FastAPI, plane: ControlPlane) -> None:
 
     @api.get("/v2/models/stats", summary="Triton's statistics of all models")
     async def all_stats(caller: WhoAsks) -> JSONResponse:
-        return JSONResponse(await plane.model_statistics(only=caller.endpoints(Role.VIEWER)))
+        return JSONResponse(await all_model_statistics(plane, only=caller.endpoints(Role.VIEWER)))
 
     @api.get("/v2/models/{name}/stats", summary="Triton's statistics of one model")
     async def model_stats(name: str) -> JSONResponse:
-        return JSONResponse(await plane.model_statistics(name))
+        return JSONResponse(await all_model_statistics(plane, name))
 
     @api.get("/v2/models/{name}/versions/{version}/stats", summary="The same of one version")
     async def version_stats(name: str, version: str) -> JSONResponse:
-        return JSONResponse(await plane.model_statistics(name, version))
+        return JSONResponse(await all_model_statistics(plane, name, version))
 
 
 def add_repository(api: FastAPI, plane: ControlPlane) -> None:

@@ -37,6 +37,7 @@ from headrace.control.parts import make_plane
 from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.ports import listen, pick_ports
 from headrace.control.process import start_ticks
+from headrace.control.prometheus import PrometheusHistory
 from headrace.control.reconciler import Reconciler
 from headrace.control.sandbox import Probe, Sandbox
 from headrace.control.secret_references import resolve_url
@@ -45,7 +46,7 @@ from headrace.control.settings import ControlFile, ControlSettings
 from headrace.control.state import home_url, open_store
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock, FailedPreconditionError, SystemClock
-from headrace.core.spec import GatewaySpec, parse_spec
+from headrace.core.spec import GatewaySpec, SystemSpec, parse_spec
 from headrace.gateway import GatewaySettings, make_private
 from headrace.registry import Registry
 
@@ -88,13 +89,15 @@ def assemble(settings: ControlSettings, home: Home) -> System:
     """
     clock = SystemClock()
     probe = Probe()
+    prometheus_url = resolve_url(settings.prometheus_url)
     url = resolve_url(settings.state_url) or home_url(home.root)
     store = StoreThread(open_store(url, legacy=home.state_file))
     token_file = ensure_home_token(store.store, home.root, now=clock.now())
-    access = make_access(store, clock, settings.oidc)
+    access = make_access(store, clock, settings.oidc, is_encrypted=settings.admin_tls is not None)
     desired = store.store.load()
     document = settings.spec if settings.spec is not None else (desired.spec or None)
-    gateway_spec = GatewaySpec() if document is None else parse_spec(document).gateway
+    spec = SystemSpec() if document is None else parse_spec(document)
+    gateway_spec = spec.gateway
     record = read_gateway_record(home.gateway_file)
     socket_dir = home.socket_dir()
     own_limits = f"unix:{socket_dir / 'limits.sock'}"
@@ -126,6 +129,8 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             request_timeout_s=gateway_spec.connections.request_timeout_s,
             max_memory_bytes=gateway_spec.connections.max_memory_bytes,
             access_log=gateway_spec.access_log,
+            request_log=gateway_spec.request_log.settings(),
+            tracing=None if spec.tracing is None else spec.tracing.settings(),
             log_format="json" if settings.log_format == "json" else "text",
             tls=listener_tls(tls),
         )
@@ -181,6 +186,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
                 on_request={"access": gateway.run_dir / "access.log"},
             ),
             limits=limits,
+            prometheus=PrometheusHistory(url=prometheus_url) if prometheus_url else None,
             sends_first_requests=settings.first_request,
             allow_code=settings.allow_code,
         )
@@ -202,6 +208,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             tls=None if admin_tls is None else admin_tls.context,
             allowed_hosts=_allowed_hosts(settings),
             metrics_are_open=settings.admin_host in _LOOPBACK,
+            console=settings.console,
         ),
         checkpoints=Checkpoints(store=store, path=home.checkpoint_file),
         sockets=sockets,

@@ -1,6 +1,6 @@
 """What differs between two desired states, in words for the one who applied?"""
 
-from typing import Final
+from typing import Any, Final
 
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
 
@@ -16,10 +16,11 @@ def changes_between(old: DesiredState, new: DesiredState) -> list[str]:
         lines.append("the budget of all replicas changed")
     lines += [
         f"{key} changed"
-        for key in ("auth", "tiers", "security")
+        for key in ("auth", "tiers", "security", "alerts")
         if old.generation and old.spec.get(key) != new.spec.get(key)
     ]
     lines += _pools(old, new)
+    lines += _promises(old, new)
     for name, endpoint in after.items():
         former = before.get(name)
         if former is None:
@@ -48,7 +49,17 @@ def _endpoint(old: DesiredEndpoint, new: DesiredEndpoint) -> list[str]:
     return lines
 
 
-_SETTINGS: Final = ("sticky", "rollout", "autoscale", "slo_latency_s", "access", "limits")
+_SETTINGS: Final = (
+    "sticky",
+    "rollout",
+    "autoscale",
+    "slo_latency_s",
+    "access",
+    "limits",
+    "request_log",
+    "payload_log",
+    "drift",
+)
 
 
 def _verb(was: object, becomes: object) -> str:
@@ -65,6 +76,20 @@ def _pools(old: DesiredState, new: DesiredState) -> list[str]:
         if before.get(name) != pool:
             lines.append(f"pool '{name}' {'changed' if name in before else 'added'}")
     return lines
+
+
+def _promises(old: DesiredState, new: DesiredState) -> list[str]:
+    """What only alerts look at: the rest of a promise is told with its endpoint's settings."""
+    before, after = _slos(old), _slos(new)
+    names = [name for name in before if name in after and before[name] != after[name]]
+    return [f"endpoint '{name}': slo changed" for name in names]
+
+
+def _slos(state: DesiredState) -> dict[str, Any]:
+    return {
+        entry["name"]: {k: v for k, v in (entry.get("slo") or {}).items() if k != "latency_s"}
+        for entry in state.spec.get("endpoints", ())
+    }
 
 
 def _arm_changes(old: DesiredArm, new: DesiredArm) -> list[str]:

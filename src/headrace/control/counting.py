@@ -55,7 +55,8 @@ class Predictions:
 class Reading:
     """One look at everything. `split`: None while what is in force is not what was asked for.
 
-    `epoch`: of the gateway's process; another one counts from 0. `predictions`: by replica.
+    `epoch`: of the gateway's process; another one counts from 0. `predictions`: by replica, of
+    those that told; `all_told`: that no answering one is missing, or its arm's would be.
     `step_since`: when the rollout's step came into force.
     """
 
@@ -65,6 +66,7 @@ class Reading:
     candidate: ArmTotals = ArmTotals()
     baseline: ArmTotals = ArmTotals()
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
+    all_told: bool = True
     pairs: PairCounts = NO_PAIRS
     rewards: tuple[RewardSums, RewardSums] | None = None
     """The baseline's and the candidate's, so far."""
@@ -111,6 +113,8 @@ class Counter:
             return None
         is_cold = last.at - self._since < self.warmup_s
         classes = self._new_predictions(reading)
+        if is_cold or reading.all_told:
+            self._note_predictions(reading)
         units = reading.units
         candidate = _arm(last.candidate, reading.candidate, classes[True], units[1])
         baseline = _arm(last.baseline, reading.baseline, classes[False], units[0])
@@ -141,14 +145,15 @@ class Counter:
         self._counted.update(reading.predictions)
 
     def _new_predictions(self, reading: Reading) -> dict[bool, Tally[tuple[str, str]]]:
-        """New answers by arm, kind and class. A replica that is not heard keeps its place."""
+        """New answers by arm, kind and class. Until all have told, each keeps its place."""
         found: dict[bool, Tally[tuple[str, str]]] = {True: Tally(), False: Tally()}
+        if not reading.all_told:
+            return found
         for name, now in reading.predictions.items():
             before = self._counted.get(name)
             counts = before.counts if before and _went_on(before, now) else {}
             for label, count in now.counts.items():
                 found[now.is_candidate][now.kind, label] += count - counts.get(label, 0)
-        self._note_predictions(reading)
         return found
 
 

@@ -13,6 +13,8 @@ from headrace.core import (
 )
 from headrace.core.access_settings import EndpointAccess, EndpointLimits
 from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.drift_settings import DriftSettings
+from headrace.core.observe_settings import EndpointLog, PayloadLogSettings
 from headrace.core.rollout_settings import RolloutSettings
 from headrace.core.upstream_settings import StickySettings, UpstreamSettings
 
@@ -75,6 +77,8 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     experiment that the split belongs to; its requests are then counted by arm. `rollout`: how a new
     version takes over. `autoscale`: None keeps each arm's `replicas`. `scaled_to_zero`: nothing
     runs until somebody asks. `access`: None leaves it to the gateway (nobody is asked on loopback).
+    `request_log`: None as the gateway's; `payload_log`: None keeps nothing.
+    `drift`: None watches nothing.
     """
 
     name: EndpointName
@@ -90,6 +94,9 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     scaled_to_zero: bool = False
     access: EndpointAccess | None = None
     limits: EndpointLimits = EndpointLimits()
+    request_log: EndpointLog | None = None
+    payload_log: PayloadLogSettings | None = None
+    drift: DriftSettings | None = None
 
     def arm(self, key: str) -> DesiredArm | None:
         """The arm of this key, if there is one."""

@@ -56,6 +56,11 @@ class Home:
         return self.root / "logs"
 
     @property
+    def payloads(self) -> Path:
+        """Sampled requests and answers, a directory per endpoint."""
+        return self.root / "payloads"
+
+    @property
     def state_file(self) -> Path:
         """Where version 0.1 kept the desired state."""
         return self.root / "state.json"
@@ -66,9 +71,24 @@ class Home:
         return self.root / "scaling.json"
 
     @property
+    def history_file(self) -> Path:
+        """What became of the requests of the last day."""
+        return self.root / "history.bin"
+
+    @property
+    def load_file(self) -> Path:
+        """How busy replicas were over the last day."""
+        return self.root / "load.bin"
+
+    @property
     def checkpoint_file(self) -> Path:
         """Where the audit trail ended when it was looked at last."""
         return self.root / "trail-checkpoint.json"
+
+    @property
+    def alerts_file(self) -> Path:
+        """Which alerts there are, and who was told of them."""
+        return self.root / "alerts.json"
 
     @property
     def lock_file(self) -> Path:

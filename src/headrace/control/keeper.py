@@ -19,6 +19,7 @@ from headrace.control.observed import Route
 from headrace.control.process import start_ticks
 from headrace.control.routes import live_weights
 from headrace.core import Clock, HeadraceError
+from headrace.core.observe_settings import RequestLogSettings, TracingSettings
 from headrace.core.upstream_settings import StickySettings, UpstreamSettings
 from headrace.gateway import (
     WATCHED_FILES,
@@ -26,6 +27,7 @@ from headrace.gateway import (
     EnvoyGateway,
     GatewayPolicy,
     GatewaySettings,
+    GatewayStatistics,
     GatewayUnavailableError,
     Handshakes,
     ListenerTls,
@@ -44,7 +46,8 @@ _UP_TIMEOUT_S: Final = 15.0
 class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Which Envoy runs, and with what of its settings that it cannot change.
 
-    `tls` it can change, while callers' connections end in their own time.
+    `tls`, `request_log`, `tracing` and `counts_all` it can change, while callers' connections end
+    in their own time.
     """
 
     pid: int
@@ -54,8 +57,11 @@ class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     grpc_port: int
     max_body_bytes: int
     access_log: bool
+    request_log: RequestLogSettings = RequestLogSettings()
+    tracing: TracingSettings | None = None
     tls: ListenerTls | None = None
     files: tuple[str, ...] = ()
+    counts_all: bool = False
 
 
 def read_gateway_record(path: Path) -> GatewayRecord | None:
@@ -111,6 +117,7 @@ def endpoint_route(route: Route, missing: frozenset[str] = frozenset()) -> Endpo
         access=route.access,
         limits=route.limits,
         slo_latency_s=route.slo_latency_s,
+        request_log=route.request_log,
     )
 
 
@@ -188,7 +195,9 @@ class GatewayKeeper:
         record = read_gateway_record(self.record_path)
         if record is not None and await self._adopt(record):
             await self._prepare(self._routes)
-            if record.tls != self.settings.tls:
+            settings = self.settings
+            told = (settings.tls, settings.request_log, settings.tracing, settings.counts_all)
+            if (record.tls, record.request_log, record.tracing, record.counts_all) != told:
                 await self._publish(self._routes)
                 self._keep_record(record.pid)
             return True
@@ -275,17 +284,6 @@ class GatewayKeeper:
             HeadraceError: Envoy does not answer.
         """
         statistics = await self._gateway.arm_statistics(endpoints)
-        totals = {
-            key: ArmTotals(
-                requests=arm.requests,
-                errors=arm.errors,
-                rejections=arm.rejections,
-                latency=dict(
-                    zip(zip(arm.lower_s, arm.width_s, strict=True), arm.counts, strict=True)
-                ),
-            )
-            for key, arm in statistics.arms.items()
-        }
         upstreams = [
             (route.name, arm.key)
             for route in self._routes
@@ -296,7 +294,24 @@ class GatewayKeeper:
         for name, key in upstreams:
             up, _ = await self._gateway.upstream_health(name, key)
             healthy[name, key] = up > 0
-        return GatewayReading(epoch=statistics.epoch, totals=totals, healthy=healthy)
+        return GatewayReading(epoch=statistics.epoch, totals=_totals(statistics), healthy=healthy)
+
+    async def read_endpoints(self, endpoints: Collection[str]) -> GatewayReading:
+        """What Envoy has counted of all requests to these endpoints; nothing of who is healthy.
+
+        Raises:
+            HeadraceError: Envoy does not answer.
+        """
+        statistics = await self._gateway.endpoint_statistics(endpoints)
+        return GatewayReading(epoch=statistics.epoch, totals=_totals(statistics), healthy={})
+
+    async def endpoint_statistics(self) -> GatewayStatistics:
+        """What Envoy has counted of all requests to the endpoints that it knows.
+
+        Raises:
+            HeadraceError: Envoy does not answer.
+        """
+        return await self._gateway.endpoint_statistics({route.name for route in self._routes})
 
     async def in_flight(self) -> dict[tuple[str, str], int]:
         """Requests on their way, by endpoint and arm.
@@ -423,17 +438,20 @@ class GatewayKeeper:
             _LOG.warning("cannot rotate the gateway's logs", extra={"error": str(error)})
 
     def _keep_record(self, pid: int) -> None:
-        host, http_port, grpc_port, max_body_bytes, access_log, files = _binding(self.settings)
+        settings = self.settings
         record = GatewayRecord(
             pid=pid,
             start_ticks=start_ticks(pid) or 0,
-            host=host,
-            http_port=http_port,
-            grpc_port=grpc_port,
-            max_body_bytes=max_body_bytes,
-            access_log=access_log,
-            tls=self.settings.tls,
-            files=files,
+            host=settings.host,
+            http_port=settings.http_port,
+            grpc_port=settings.grpc_port,
+            max_body_bytes=settings.max_body_bytes,
+            access_log=settings.access_log,
+            request_log=settings.request_log,
+            tracing=settings.tracing,
+            tls=settings.tls,
+            files=WATCHED_FILES,
+            counts_all=settings.counts_all,
         )
         self._keep(self.record_path, msgspec.json.encode(record))
 
@@ -446,6 +464,19 @@ class GatewayKeeper:
             write_atomic(path, data, durable=False)
         except OSError as error:
             _LOG.error("cannot write %s", path, extra={"error": str(error)})
+
+
+def _totals(statistics: GatewayStatistics) -> dict[tuple[str, str], ArmTotals]:
+    """Counts by endpoint and arm in the control plane's own words."""
+    return {
+        key: ArmTotals(
+            requests=arm.requests,
+            errors=arm.errors,
+            rejections=arm.rejections,
+            latency=dict(zip(zip(arm.lower_s, arm.width_s, strict=True), arm.counts, strict=True)),
+        )
+        for key, arm in statistics.arms.items()
+    }
 
 
 _Binding = tuple[str, int, int, int, bool, tuple[str, ...]]

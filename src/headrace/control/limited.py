@@ -6,9 +6,12 @@ Names are not told: whoever may not change an endpoint may not be meant to know 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from headrace.control.aims import same_endpoint
 from headrace.control.desired import DesiredEndpoint, DesiredState
 from headrace.core import PermissionDeniedError
+from headrace.core.spec_alerts import AlertsSpec
 
 _WAY_OUT: Final = "change your own by `PUT /api/v1/endpoints/NAME`, or ask an operator of all"
 
@@ -31,6 +34,29 @@ def check_document(
         raise PermissionDeniedError(message)
     if _others(before, only) != _others(after, only):
         raise PermissionDeniedError(f"this would change endpoints of others; {_WAY_OUT}")
+
+
+def check_receivers(before: Mapping[str, Any], after: Mapping[str, Any], *, is_admin: bool) -> None:
+    """Refuse other receivers of alerts from whoever is no admin.
+
+    They name files and variables of the control plane's, and servers that it sends those to: an
+    operator could have the owner's token sent.
+
+    Raises:
+        PermissionDeniedError: Somebody else names them.
+    """
+    if not is_admin and _receivers(before) != _receivers(after):
+        message = "`alerts` names secrets, and where they are sent: only an admin changes it"
+        raise PermissionDeniedError(message)
+
+
+def _receivers(document: Mapping[str, Any]) -> object:
+    """What it says of alerts; mistakes are told by whoever reads all of it."""
+    given = document.get("alerts")
+    try:
+        return AlertsSpec.model_validate(given or {})
+    except ValidationError:
+        return given
 
 
 def check_endpoints(

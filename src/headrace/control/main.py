@@ -15,6 +15,7 @@ from headrace.control.access.home_token import OWNER
 from headrace.control.assemble import System, assemble
 from headrace.control.home import Home
 from headrace.control.log_files import LogFollower, cut_large, render_line
+from headrace.control.notify.notifier import receiver_urls
 from headrace.control.sandbox import harden_self
 from headrace.control.secret_references import forget_secrets
 from headrace.control.settings import ControlSettings, write_control_file
@@ -61,7 +62,8 @@ async def _run(settings: ControlSettings) -> int:
         lock = HomeLock(home.lock_file)
         lock.acquire()
         system = assemble(settings, home)
-        forget_secrets(_references(settings), os.environ)
+        receivers = (*receiver_urls(settings.spec or {}), *system.plane.notifier.urls())
+        forget_secrets((*_references(settings), *receivers), os.environ)
         write_control_file(home.control_file, system.control_file)
     except (HeadraceError, OSError) as error:
         _LOG.error("cannot start: %s", _one_line(str(error)))
@@ -101,6 +103,7 @@ class Life:
             for task in background:
                 task.cancel()
         self._copy_new()
+        await asyncio.to_thread(self.system.plane.payloads.stop)
         self.system.inspect.close()
         self.system.driver.close()
         self.system.plane.store.close()
@@ -151,14 +154,20 @@ class Life:
             group.create_task(system.reconciler.run())
             if system.document is not None:
                 # Whoever starts a control plane owns its home, as whoever has the home's token.
-                applied = await system.plane.apply(system.document, actor=OWNER)
+                applied = await system.plane.orders.apply(system.document, actor=OWNER)
                 _LOG.info("applied spec", extra={"generation": applied.generation})
             group.create_task(system.plane.ask_first_requests())
             group.create_task(system.plane.rollout_driver.run())
             group.create_task(system.plane.reports.run())
+            group.create_task(system.plane.recorder.run())
+            group.create_task(system.plane.load_watch.run())
             group.create_task(system.plane.scaler.run())
+            group.create_task(system.plane.recordings.run())
+            group.create_task(system.plane.drift.run())
             group.create_task(system.plane.pools.run())
             group.create_task(system.plane.release_held())
+            group.create_task(system.plane.alerting.run())
+            group.create_task(system.plane.notifier.run())
             group.create_task(system.certificates.run())
             group.create_task(system.plane.upstreams.run())
             group.create_task(system.checkpoints.run())
@@ -229,7 +238,8 @@ class Life:
 
 def _references(settings: ControlSettings) -> tuple[str, ...]:
     """The settings that may name secrets."""
-    return settings.state_url, settings.oidc.client_secret if settings.oidc else ""
+    secret = settings.oidc.client_secret if settings.oidc else ""
+    return settings.state_url, secret, settings.prometheus_url
 
 
 def _configure_log(settings: ControlSettings) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from headrace.control.backoff import EXIT_CANNOT_LOAD, STABLE_AFTER_S, restart_delay_s
 from headrace.control.desired import Mirror
 from headrace.core.access_settings import EndpointAccess, EndpointLimits
+from headrace.core.observe_settings import EndpointLog
 from headrace.core.upstream_settings import StickySettings, UpstreamSettings
 
 
@@ -127,6 +128,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     access: EndpointAccess | None = None
     limits: EndpointLimits = EndpointLimits()
     slo_latency_s: float | None = None
+    request_log: EndpointLog | None = None
 
     def arm(self, key: str) -> Arm | None:
         """The arm of this key, if there is one."""

@@ -1,24 +1,38 @@
 """How are the parts that decide put together? Around one reconciler and one gateway keeper."""
 
+import os
 from collections.abc import Iterable
 
 from headrace.control.activator import Activator, HoldLimits
 from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
+from headrace.control.alert_facts import FactsReader
+from headrace.control.alert_memory import AlertMemory
+from headrace.control.alerting import Alerting
 from headrace.control.caller_policy import CallerPolicy
+from headrace.control.drift import DriftKeeper
+from headrace.control.drift_files import DriftFiles
 from headrace.control.home import Home
 from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.keys import Keys
+from headrace.control.labels import LabelStore
 from headrace.control.limits.service import LimitService
+from headrace.control.load_watch import LoadWatch, loaded_arms
 from headrace.control.log_files import LogFiles
 from headrace.control.machine import machine_budget
+from headrace.control.notify.notifier import Notifier
+from headrace.control.notify.send import send
 from headrace.control.observed import Replica
 from headrace.control.orders import Orders
+from headrace.control.payloads.writer import PayloadWriter
 from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.pools import PoolSync
 from headrace.control.process import rss_bytes
+from headrace.control.prometheus import PrometheusHistory
 from headrace.control.reconciler import Reconciler
+from headrace.control.recorder import Recorder
+from headrace.control.recordings import Recordings, payload_logs, recorded_replicas
 from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
 from headrace.control.scaling import Scaler
@@ -29,6 +43,7 @@ from headrace.control.wishes import Fulfiller
 from headrace.core import Clock, Inspect
 from headrace.core.autoscale_settings import MachineBudget
 from headrace.core.spec_scale import BudgetSpec
+from headrace.observe.otlp import OtlpExporter, check_otel
 from headrace.registry import Registry
 
 
@@ -45,6 +60,7 @@ def make_plane(
     gateway_address: str,
     log_files: LogFiles,
     limits: LimitService | None = None,
+    prometheus: PrometheusHistory | None = None,
     sends_first_requests: bool = True,
     allow_code: bool = False,
 ) -> ControlPlane:
@@ -72,6 +88,19 @@ def make_plane(
     scaler.load()
     aims.foresee = scaler.foresee
     rollouts.load()
+    recorder = Recorder(
+        gateway=keeper, names=lambda: _names(aims), clock=clock, path=home.history_file
+    )
+    recorder.load()
+    load_watch = LoadWatch(
+        arms=lambda: loaded_arms(
+            reconciler.desired.endpoints, reconciler.replicas.values(), reconciler.hosted
+        ),
+        known=reconciler.replicas.keys,
+        clock=clock,
+        path=home.load_file,
+    )
+    load_watch.load()
     upstreams = UpstreamWatch(
         routes=lambda: reconciler.published or (),
         read=keeper.handshakes,
@@ -85,6 +114,44 @@ def make_plane(
         next_change=lambda: reconciler.next_change,
     )
     callers.prepare()
+    alert_memory = AlertMemory(path=home.alerts_file)
+    notifier = Notifier(
+        spec=lambda: aims.desired.spec,
+        clock=clock,
+        memory=alert_memory,
+        environment=dict(os.environ),  # what secrets are named there is taken out later
+        admin_url=addresses.admin_url,
+        send=send,
+    )
+    drift = DriftKeeper(
+        aims=aims,
+        files=DriftFiles(home.root),
+        labels=LabelStore(home.root / "drift" / "labels.db"),
+        clock=clock,
+        emit=journal.write,
+    )
+    alerting = Alerting(
+        history=recorder.history,
+        spec=lambda: aims.desired.spec,
+        facts=FactsReader(reconciler=reconciler, keeper=keeper, drifted=drift.drifted).read,
+        emit=journal.write,
+        tell=notifier.offer,
+        clock=clock,
+        memory=alert_memory,
+    )
+    alerting.load()
+    notifier.load()
+    tracing = keeper.settings.tracing
+    if tracing is not None:
+        check_otel()
+    payloads = PayloadWriter(root=home.payloads, clock=clock)
+    recordings = Recordings(
+        replicas=lambda: recorded_replicas(aims),
+        payload_logs=lambda: payload_logs(aims),
+        payloads=payloads,
+        monotonic=clock.monotonic,
+        spans=None if tracing is None else OtlpExporter(tracing.collector, service="headrace"),
+    )
     activator = Activator(limits_of=lambda name: hold_limits(aims, name), wake=scaler.wake)
     plane = ControlPlane(
         home=home,
@@ -112,12 +179,20 @@ def make_plane(
         upstreams=upstreams,
         pools=PoolSync(world=reconciler, clock=clock),
         reports=reports,
+        recorder=recorder,
+        load_watch=load_watch,
+        drift=drift,
         journal=journal,
+        alerting=alerting,
+        notifier=notifier,
         clock=clock,
         addresses=addresses,
         gateway_address=gateway_address,
         log_files=log_files,
+        recordings=recordings,
+        payloads=payloads,
         limits=limits,
+        prometheus=prometheus,
         sends_first_requests=sends_first_requests,
     )
     upstreams.note_change = plane.ask_again
@@ -141,6 +216,12 @@ def hold_limits(aims: Aims, name: str) -> HoldLimits | None:
 def _wanted(*by_whom: Iterable[Replica]) -> list[Replica]:
     """Replicas whose reports somebody needs, each once."""
     return list({replica.name: replica for found in by_whom for replica in found}.values())
+
+
+def _names(aims: Aims) -> set[str]:
+    """The endpoints that are wanted, or still run."""
+    endpoints = (*aims.desired.endpoints, *aims.reconciler.desired.endpoints)
+    return {endpoint.name for endpoint in endpoints}
 
 
 def _budget(aims: Aims) -> MachineBudget:

@@ -4,11 +4,9 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
-
-import msgspec
 
 from headrace import __version__
 from headrace.control.access.redact import redact
@@ -16,43 +14,48 @@ from headrace.control.access.trail import Change
 from headrace.control.activator import Activator
 from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
+from headrace.control.alerting import Alerting
 from headrace.control.caller_policy import CallerPolicy
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
-from headrace.control.fetch import fetch
+from headrace.control.drift import DriftKeeper
 from headrace.control.first_request import FirstRequest, send_first_request
+from headrace.control.gpu_metrics import Gpus
 from headrace.control.home import Home
 from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.keys import Keys
 from headrace.control.limits.service import LimitService
+from headrace.control.load_watch import LoadWatch
 from headrace.control.log_files import LogFiles
-from headrace.control.metrics import Labels, Source, counter, gauge, merge_expositions
-from headrace.control.observed import Phase, Replica
-from headrace.control.orders import Diff, Orders
+from headrace.control.notify.notifier import Notifier
+from headrace.control.orders import Orders
+from headrace.control.payloads.writer import PayloadWriter
 from headrace.control.pools import PoolSync
 from headrace.control.process import rss_bytes
+from headrace.control.prometheus import PrometheusHistory
 from headrace.control.reconciler import Reconciler
+from headrace.control.recorder import Recorder
+from headrace.control.recordings import Recordings
 from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
 from headrace.control.scaling import Scaler
-from headrace.control.statistics import Json, merge_model_stats
 from headrace.control.status import (
+    EndpointStatus,
     GatewayStatus,
     Status,
     endpoint_statuses,
     is_routed_as_desired,
     revision_ids,
 )
-from headrace.control.store import EndpointGeneration, Event, Feedback, RolloutRecord
+from headrace.control.store import EndpointGeneration, Feedback, RolloutRecord
 from headrace.control.store_thread import StoreThread
 from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Applied as Applied  # noqa: PLC0414  # part of this API
-from headrace.core import Clock, HeadraceError, Inspect, ModelNotFoundError
+from headrace.core import Clock, Inspect
+from headrace.monitor import History, LoadHistory
 from headrace.registry import Registry
-from headrace.rollout.state import Verb
 
 _LOG: Final = logging.getLogger("headrace.control")
-_SCRAPE_TIMEOUT_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 0.1
 
 
@@ -87,12 +90,21 @@ class ControlPlane:
     upstreams: UpstreamWatch
     pools: PoolSync
     reports: Reports
+    recorder: Recorder
+    load_watch: LoadWatch
+    drift: DriftKeeper
     journal: Journal
+    alerting: Alerting
+    notifier: Notifier
     clock: Clock
     addresses: Addresses
     gateway_address: str
     log_files: LogFiles
+    recordings: Recordings
+    payloads: PayloadWriter
     limits: LimitService | None = None
+    gpus: Gpus = field(default_factory=Gpus)
+    prometheus: PrometheusHistory | None = None
     sends_first_requests: bool = True
     metrics_read_at: float | None = None
     first_requests: dict[str, FirstRequest] = field(default_factory=dict)
@@ -109,43 +121,6 @@ class ControlPlane:
         """What should run now, as far as rollouts have come and with as many copies as needed."""
         return self.reconciler.desired
 
-    async def apply(
-        self,
-        document: Mapping[str, Any],
-        *,
-        actor: str = "",
-        expected: Mapping[str, int] | None = None,
-        only: frozenset[str] | None = None,
-    ) -> Applied:
-        """As `Orders.apply`."""
-        return await self.orders.apply(document, actor=actor, expected=expected, only=only)
-
-    async def diff(
-        self, document: Mapping[str, Any], *, only: frozenset[str] | None = None
-    ) -> Diff:
-        """As `Orders.diff`."""
-        return await self.orders.diff(document, only=only)
-
-    async def put_endpoint(
-        self, name: str, entry: Mapping[str, Any], *, expected: int | None = None, actor: str = ""
-    ) -> Applied:
-        """As `Orders.put_endpoint`."""
-        return await self.orders.put_endpoint(name, entry, expected=expected, actor=actor)
-
-    async def remove_endpoint(
-        self, name: str, *, expected: int | None = None, actor: str = ""
-    ) -> Applied:
-        """As `Orders.remove_endpoint`."""
-        return await self.orders.remove_endpoint(name, expected=expected, actor=actor)
-
-    async def load(self, name: str, *, actor: str = "") -> Applied:
-        """As `Orders.load`."""
-        return await self.orders.load(name, actor=actor)
-
-    async def undo(self, name: str, *, generation: int | None = None, actor: str = "") -> Applied:
-        """As `Orders.undo`."""
-        return await self.orders.undo(name, generation=generation, actor=actor)
-
     def endpoint_entry(self, name: str) -> dict[str, Any] | None:
         """What the spec says about an endpoint."""
         return self.desired.entry(name)
@@ -155,35 +130,19 @@ class ControlPlane:
         endpoint = self.desired.endpoint(name)
         return 0 if endpoint is None else endpoint.generation
 
-    async def history(self, name: str, limit: int = 100) -> list[EndpointGeneration]:
+    @property
+    def history(self) -> History:
+        """What became of the requests of the last day."""
+        return self.recorder.history
+
+    @property
+    def load_history(self) -> LoadHistory:
+        """How busy the replicas of the last day were."""
+        return self.load_watch.history
+
+    async def generations(self, name: str, limit: int = 100) -> list[EndpointGeneration]:
         """An endpoint's generations, the newest first."""
         return await self.store.run(self.store.store.history, name, limit=limit)
-
-    async def generation(self, name: str, generation: int) -> EndpointGeneration | None:
-        """One generation of an endpoint."""
-        return await self.store.run(self.store.store.generation, name, generation)
-
-    async def start_rollout(
-        self,
-        name: str,
-        *,
-        model: str = "",
-        version: str = "",
-        upstream: Mapping[str, Any] | None = None,
-        rollout: Mapping[str, Any] | None = None,
-        allow_code: bool = False,
-        actor: str = "",
-    ) -> RolloutRecord:
-        """As `Orders.start_rollout`."""
-        return await self.orders.start_rollout(
-            name,
-            model=model,
-            version=version,
-            upstream=upstream,
-            rollout=rollout,
-            allow_code=allow_code,
-            actor=actor,
-        )
 
     def rollout(self, name: str) -> RolloutRecord | None:
         """The newest rollout of an endpoint, as it is now."""
@@ -196,24 +155,10 @@ class ControlPlane:
         live = {record.id: record for record in self.aims.rollouts.values()}
         return [live.get(record.id, record) for record in stored]
 
-    async def command_rollout(
-        self, name: str, verb: Verb, *, actor: str = "", reason: str = ""
-    ) -> RolloutRecord:
-        """As `RolloutDriver.command`."""
-        return await self.rollout_driver.command(name, verb, actor=actor, reason=reason)
-
     async def add_feedback(self, items: Sequence[Feedback]) -> list[str]:
         """Take rewards: `taken`, `duplicate` or `waiting` for each."""
         store = self.store.store
         return [await self.store.run(store.add_feedback, item) for item in items]
-
-    async def events(self, endpoint: str = "", after: int = 0, limit: int = 1000) -> list[Event]:
-        """What happened, the newest `limit` after event `after`, in order."""
-        return await self.journal.events(endpoint, after=after, limit=limit)
-
-    def watch(self, endpoint: str = "", after: int = 0) -> AsyncIterator[Event]:
-        """Events as they come, from `after` on; without end."""
-        return self.journal.watch(endpoint, after=after)
 
     async def note(
         self, action: str, about: str, *, before: object = None, after: object = None, actor: str
@@ -334,18 +279,7 @@ class ControlPlane:
 
     def status(self) -> Status:
         """How everything is now."""
-        observed = self.reconciler.observed()
-        pids = [r.pid for r in observed.replicas.values() if r.pid is not None]
-        endpoints = endpoint_statuses(
-            self.effective,
-            observed,
-            first_requests=self.first_requests if self.sends_first_requests else None,
-            http_url=self.addresses.http_url,
-            rss_bytes={pid: rss_bytes(pid) for pid in pids},
-            advice=self.advice,
-            trouble=self.upstream_trouble,
-            isolation=self.reconciler.driver.isolation_of,
-        )
+        endpoints = self.endpoint_statuses(self.effective.endpoints)
         gateway = GatewayStatus(
             ready=self.keeper.is_ready,
             pid=self.keeper.pid,
@@ -370,6 +304,23 @@ class ControlPlane:
             },
         )
 
+    def endpoint_statuses(
+        self, endpoints: Sequence[DesiredEndpoint], *, with_memory: bool = True
+    ) -> tuple[EndpointStatus, ...]:
+        """How some endpoints are now. Of many, the processes' memory takes longest to read."""
+        observed = self.reconciler.observed()
+        pids = [r.pid for r in observed.replicas.values() if r.pid is not None and with_memory]
+        return endpoint_statuses(
+            endpoints,
+            observed,
+            first_requests=self.first_requests if self.sends_first_requests else None,
+            http_url=self.addresses.http_url,
+            rss_bytes={pid: rss_bytes(pid) for pid in pids},
+            advice=self.advice,
+            trouble=self.upstream_trouble,
+            isolation=self.reconciler.driver.isolation_of,
+        )
+
     def advice(self, endpoint: str, arm: str) -> str:
         """What one copy of an arm should have, and why; empty if that cannot be said yet."""
         found = self.advisor.recommendation(endpoint, arm)
@@ -380,108 +331,8 @@ class ControlPlane:
         problem = self.keeper.upstream_problem(arm.revision.upstream)
         return problem or self.upstreams.trouble(endpoint, arm.key)
 
-    async def metrics(self) -> str:
-        """All processes' metrics as one exposition; each sample of a replica says which."""
-        self.metrics_read_at = self.clock.now()
-        replicas = self._ready_replicas()
-        texts = await asyncio.gather(
-            self._gateway_stats(), *(_scrape(replica.address) for replica in replicas)
-        )
-        gateway_text, *replica_texts = texts
-        sources = [
-            Source(text=text, labels={"replica": replica.name})
-            for replica, text in zip(replicas, replica_texts, strict=True)
-        ]
-        return merge_expositions(
-            [Source(text=self._own_metrics()), *sources, Source(text=gateway_text)]
-        )
-
-    async def model_statistics(
-        self, name: str = "", version: str = "", *, only: frozenset[str] | None = None
-    ) -> dict[str, Json]:
-        """Triton's statistics, summed over the replicas of each model version.
-
-        Args:
-            only: Of these endpoints; None for all.
-        """
-        replicas = [
-            replica
-            for replica in self._ready_replicas()
-            if name in {"", replica.endpoint}
-            and version in {"", replica.version}
-            and (only is None or replica.endpoint in only)
-        ]
-        if not replicas and name:
-            raise ModelNotFoundError(name, version)
-        answers = await asyncio.gather(*(_statistics(replica) for replica in replicas))
-        return merge_model_stats(answers)
-
-    def _ready_replicas(self) -> list[Replica]:
-        replicas = self.reconciler.replicas.values()
-        return [replica for replica in replicas if replica.phase is Phase.READY]
-
-    async def _gateway_stats(self) -> str:
-        try:
-            async with asyncio.timeout(_SCRAPE_TIMEOUT_S):
-                return await self.keeper.stats()
-        except (HeadraceError, TimeoutError):
-            return ""
-
-    def _own_metrics(self) -> str:
-        replicas = self.reconciler.replicas.values()
-        ready = [(_labels(r), float(r.phase is Phase.READY)) for r in replicas]
-        restarts = [(_labels(r), float(r.restarts)) for r in replicas]
-        generation = float(self.desired.generation)
-        is_up = float(self.keeper.is_ready)
-        refusals = () if self.limits is None else self.limits.refusals()
-        limited = counter(
-            "headrace_limit_refusals_total", "Requests that the service refused.", refusals
-        )
-        return (
-            limited
-            + "".join(
-                gauge(name, text, samples)
-                for name, text, samples in (
-                    ("headrace_control_generation", "Of the desired state.", [((), generation)]),
-                    (
-                        "headrace_control_gateway_ready",
-                        "1 while the gateway serves.",
-                        [((), is_up)],
-                    ),
-                    ("headrace_control_replica_ready", "1 while the replica is ready.", ready),
-                    ("headrace_control_replica_restarts", "Starts after the first.", restarts),
-                )
-            )
-            + ("" if self.keeper.tls is None else self.keeper.tls.certificates.exposition())
-        )
-
-
-def _labels(replica: Replica) -> Labels:
-    return (
-        ("endpoint", replica.endpoint),
-        ("version", replica.version),
-        ("replica", replica.name),
-    )
-
 
 def _is_decided(status: Status, name: str) -> bool:
     """Whether waiting for `name`, or for all if it is empty, changes nothing any more."""
     endpoints = [e for e in status.endpoints if name in {"", e.name}]
     return status.gateway.ready and all(e.ready or e.failed for e in endpoints)
-
-
-async def _scrape(address: str) -> str:
-    try:
-        answer = await fetch(address, "/metrics", timeout_s=_SCRAPE_TIMEOUT_S)
-    except HeadraceError:
-        return ""
-    return answer.body.decode("utf-8", "replace") if answer.status == 200 else ""  # noqa: PLR2004  # HTTP's OK
-
-
-async def _statistics(replica: Replica) -> Json:
-    path = f"/v2/models/{replica.endpoint}/versions/{replica.version}/stats"
-    try:
-        answer = await fetch(replica.address, path, timeout_s=_SCRAPE_TIMEOUT_S)
-        return msgspec.json.decode(answer.body) if answer.status == 200 else None  # noqa: PLR2004  # HTTP's OK
-    except (HeadraceError, msgspec.DecodeError):
-        return None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 _STAT_STATE: Final = 0
+_STAT_TIMES: Final = slice(11, 13)
 _STAT_START_TICKS: Final = 19
 """Fields of /proc/<pid>/stat behind the command's closing parenthesis; see proc_pid_stat(5)."""
 
@@ -41,6 +42,16 @@ def rss_bytes(pid: int) -> int | None:
     except (OSError, IndexError):
         return None
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_s(pid: int) -> float | None:
+    """Processor time that `pid` has used; None if nothing runs under it."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    user, system = stat[stat.rfind(b")") + 2 :].split()[_STAT_TIMES]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def find_by_arguments(arguments: Sequence[str]) -> int | None:

@@ -34,6 +34,7 @@ class Reports:
     known: Callable[[], Collection[str]]
     observe: Callable[[Replica], Observe]
     _latest: dict[str, ReplicaReport] = field(default_factory=dict)
+    _together: dict[str, ReplicaReport] = field(default_factory=dict)
     _cursors: dict[str, int] = field(default_factory=dict)
     _told: dict[str, tuple[int | None, Observe]] = field(default_factory=dict)
     _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
@@ -41,6 +42,14 @@ class Reports:
     def latest(self, name: str) -> ReplicaReport | None:
         """The newest report of a replica; None if it never answered."""
         return self._latest.get(name)
+
+    def together(self, name: str) -> ReplicaReport | None:
+        """What a replica said when all were asked last; None if it did not answer then.
+
+        For who compares replicas: `latest` of one may be older than that of another, or from a
+        round that is not over.
+        """
+        return self._together.get(name)
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -55,7 +64,12 @@ class Reports:
             del self._latest[name]
             self._cursors.pop(name, None)
             self._told.pop(name, None)
-        await asyncio.gather(*(self._ask(replica) for replica in replicas))
+        said = await asyncio.gather(*(self._ask(replica) for replica in replicas))
+        self._together = {
+            replica.name: report
+            for replica, report in zip(replicas, said, strict=True)
+            if report is not None
+        }
 
     async def answers(self, replica: Replica) -> AnswersPage:
         """A replica's answers since the last call; empty if it does not say.
@@ -82,7 +96,7 @@ class Reports:
         except (HeadraceError, msgspec.MsgspecError):
             return None
 
-    async def _ask(self, replica: Replica) -> None:
+    async def _ask(self, replica: Replica) -> ReplicaReport | None:
         async with self._asking:
             try:
                 await self._tell(replica)
@@ -92,9 +106,11 @@ class Reports:
                 if answer.status == _HTTP_OK:
                     report = msgspec.json.decode(answer.body, type=ReplicaReport)
                     self._latest[replica.name] = report
+                    return report
             except (HeadraceError, msgspec.MsgspecError) as error:
                 extra = {"replica": replica.name, "error": str(error)}
                 _LOG.debug("replica does not report", extra=extra)
+        return None
 
     async def _tell(self, replica: Replica) -> None:
         """Say what to look at, once to each process."""

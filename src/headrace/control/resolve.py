@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from headrace.control.desired import DesiredArm, DesiredEndpoint, make_revision
+from headrace.control.payloads.files import check_pyarrow
 from headrace.core import (
     CodeNotAllowedError,
     EndpointName,
@@ -21,6 +22,7 @@ from headrace.core import (
     ReplicaSettings,
     SignedSettings,
 )
+from headrace.core.observe_settings import PayloadLogSettings
 from headrace.core.rollout_settings import RolloutSettings
 from headrace.core.spec import (
     EndpointSpec,
@@ -278,6 +280,13 @@ def replica_settings(
     )
 
 
+def _payload_log(endpoint: EndpointSpec) -> PayloadLogSettings | None:
+    if endpoint.payload_log is None:
+        return None
+    check_pyarrow()
+    return endpoint.payload_log.settings()
+
+
 def desired_endpoint(
     endpoint: EndpointSpec, name: str, arms: tuple[DesiredArm, ...]
 ) -> DesiredEndpoint:
@@ -295,6 +304,9 @@ def desired_endpoint(
         slo_latency_s=slo_latency_s,
         access=endpoint_access(endpoint.access),
         limits=endpoint.limits.settings(),
+        request_log=endpoint.request_log.settings() if endpoint.request_log else None,
+        payload_log=_payload_log(endpoint),
+        drift=endpoint.drift.settings() if endpoint.drift else None,
     )
 
 

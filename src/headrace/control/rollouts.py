@@ -29,6 +29,7 @@ from headrace.core import Clock, HeadraceError, ModelNotFoundError, NotFoundErro
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.machine import advance, command, due_at
 from headrace.rollout.readings import RewardSums
+from headrace.rollout.sequences import Sequences
 from headrace.rollout.state import Facts, RolloutState, Verb
 from headrace.serving.report import Observe, ReplicaReport
 
@@ -116,14 +117,16 @@ class RolloutDriver:
 
         Of one that has ended, what was stored; nothing if that cannot be read any more.
         """
-        watch = self._watches.get(record.id)
-        if watch is not None:
-            return watch.evidence.summary()
-        try:
-            settings = record.state.settings
-            return Evidence.decode(settings, record.evidence).summary() if record.evidence else {}
-        except HeadraceError:
-            return {}
+        evidence = self._evidence(record)
+        return {} if evidence is None else evidence.summary()
+
+    def sequences(self, record: RolloutRecord) -> Sequences:
+        """The metrics' intervals over a rollout's life so far.
+
+        Of one that has ended, what was stored; empty if that cannot be read any more.
+        """
+        evidence = self._evidence(record)
+        return Sequences.start() if evidence is None else evidence.sequences
 
     async def look(self) -> None:
         """Read what was counted since the last look, and judge."""
@@ -178,7 +181,7 @@ class RolloutDriver:
         reports = {
             replica.name: report
             for replica in view.replicas
-            if (report := self.reports.latest(replica.name)) is not None
+            if (report := self.reports.together(replica.name)) is not None
         }
         self._note_rates(reports, now)
         reading = view.reading(now=now, epoch=gateway.epoch, totals=gateway.totals, reports=reports)
@@ -282,6 +285,17 @@ class RolloutDriver:
         return await self.store.run(
             self.store.store.save_rollout, whole, events=events, changes=changes
         )
+
+    def _evidence(self, record: RolloutRecord) -> Evidence | None:
+        watch = self._watches.get(record.id)
+        if watch is not None:
+            return watch.evidence
+        if not record.evidence:
+            return None
+        try:
+            return Evidence.decode(record.state.settings, record.evidence)
+        except HeadraceError:
+            return None
 
     def _watch(self, record: RolloutRecord) -> Watch:
         watch = self._watches.get(record.id)

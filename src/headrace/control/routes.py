@@ -192,6 +192,7 @@ def route_of(view: EndpointView) -> Route:
         access=endpoint.access,
         limits=endpoint.limits,
         slo_latency_s=endpoint.slo_latency_s,
+        request_log=endpoint.request_log,
     )
     scale = endpoint.autoscale
     if scale is None or scale.min_replicas > 0 or _answers(route):
@@ -205,6 +206,7 @@ def route_of(view: EndpointView) -> Route:
         access=route.access,
         limits=route.limits,
         slo_latency_s=route.slo_latency_s,
+        request_log=route.request_log,
     )
 
 

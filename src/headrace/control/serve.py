@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from headrace.control.access.parts import Access
 from headrace.control.activator import HeldRequests
+from headrace.control.pages import console_of
 from headrace.control.plane import ControlPlane
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class ApiServer:
     """Serves the API on `sockets` until `stop`.
 
     `tls`: None for plain text. `metrics_are_open`: to everybody who reaches their port; else to
-    viewers.
+    viewers. `console`: as in the settings.
     """
 
     plane: ControlPlane
@@ -62,6 +63,7 @@ class ApiServer:
     allowed_hosts: frozenset[str]
     tls: ssl.SSLContext | None = None
     metrics_are_open: bool = True
+    console: str = ""
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -79,7 +81,12 @@ class ApiServer:
 
         apps: list[tuple[App, socket.socket]] = [
             (
-                api.build_api(self.plane, self.access, allowed_hosts=self.allowed_hosts),
+                api.build_api(
+                    self.plane,
+                    self.access,
+                    allowed_hosts=self.allowed_hosts,
+                    console=console_of(self.console),
+                ),
                 self.sockets.admin,
             ),
             (

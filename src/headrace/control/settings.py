@@ -44,9 +44,11 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     management API and metrics; None for plain text, which beyond this machine needs
     `insecure_admin`. `state_url`: the database of the desired state, where `${NAME}` stands for a
     variable of the environment and `file:/PATH` for a file's content; empty for a file in the home.
-    `oidc`: None where nobody logs in by a browser. `allow_code`: every endpoint may have models of
-    formats that run their authors' code.
-    `notify_fd`: where `{"ready": true}` or `{"error": ...}` is written once.
+    `oidc`: None where nobody logs in at an identity provider. `console`: the function, as
+    `MODULE:NAME`, that makes the pages beside the management API; empty for none. `allow_code`:
+    every endpoint may have models of formats that run their authors' code. `prometheus_url`: asked
+    for what was longer ago than a day, with references as `state_url`; empty for none. `notify_fd`:
+    where `{"ready": true}` or `{"error": ...}` is written once.
     """
 
     home: str
@@ -69,6 +71,8 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     state_url: str = ""
     oidc: OidcSettings | None = None
     allow_code: bool = False
+    console: str = ""
+    prometheus_url: str = ""
     notify_fd: int | None = None
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.control.certificates import CertificateStatus
-from headrace.control.desired import POOL_PREFIX, DesiredArm, DesiredEndpoint, DesiredState, Mirror
+from headrace.control.desired import POOL_PREFIX, DesiredArm, DesiredEndpoint, Mirror
 from headrace.control.first_request import FirstRequest
 from headrace.control.observed import Observed, Phase, Replica, Route
 from headrace.control.sandbox import Isolation
@@ -96,7 +96,7 @@ MANY_FAILURES: Final = 3
 
 
 def endpoint_statuses(
-    desired: DesiredState,
+    endpoints: Sequence[DesiredEndpoint],
     observed: Observed,
     *,
     first_requests: Mapping[str, FirstRequest] | None,
@@ -106,7 +106,7 @@ def endpoint_statuses(
     trouble: Callable[[str, DesiredArm], str] = lambda _endpoint, _arm: "",
     isolation: IsolationOf = lambda _: None,
 ) -> tuple[EndpointStatus, ...]:
-    """The status of every desired endpoint.
+    """The status of every one of `endpoints`.
 
     Args:
         first_requests: By endpoint; None if they are not sent.
@@ -116,10 +116,13 @@ def endpoint_statuses(
         isolation: How the process of the replica of a name is kept apart.
     """
     published = {route.name: route for route in observed.published or ()}
+    by_host: dict[str, list[Replica]] = {}
+    for replica in observed.replicas.values():
+        by_host.setdefault(replica.endpoint, []).append(replica)
     return tuple(
         _endpoint(
             endpoint,
-            [r for r in observed.replicas.values() if r.endpoint in _hosts_of(endpoint)],
+            [r for host in sorted(_hosts_of(endpoint)) for r in by_host.get(host, ())],
             published.get(endpoint.name),
             first_requests=first_requests,
             http_url=http_url,
@@ -128,7 +131,7 @@ def endpoint_statuses(
             trouble=trouble,
             isolation=isolation,
         )
-        for endpoint in desired.endpoints
+        for endpoint in endpoints
     )
 
 

@@ -83,7 +83,7 @@ async def load(plane: ControlPlane, name: str, body: bytes, *, actor: str) -> No
             "`headrace models push`, and set what it needs in the spec file"
         )
         raise UnsupportedError(message)
-    await plane.load(name, actor=actor)
+    await plane.orders.load(name, actor=actor)
     status = await plane.wait_ready(_LOAD_TIMEOUT_S, name=name)
     found = next((e for e in status.endpoints if e.name == name), None)
     if found is None or not found.ready:
@@ -94,7 +94,7 @@ async def load(plane: ControlPlane, name: str, body: bytes, *, actor: str) -> No
 async def unload(plane: ControlPlane, name: str, body: bytes, *, actor: str) -> None:
     """Stop serving `name`."""
     _decode(body)
-    await plane.remove_endpoint(check_name(name), actor=actor)
+    await plane.orders.remove_endpoint(check_name(name), actor=actor)
 
 
 def decode_index_request(body: bytes) -> IndexRequest:

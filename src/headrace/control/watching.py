@@ -62,8 +62,9 @@ class Watch:
         )
 
     def judge(self, now: float) -> None:
-        """Ask what all that was counted says."""
+        """Ask what all that was counted says, and keep the intervals."""
         self.verdict = self.evidence.verdict(now, self.names)
+        self.evidence.note(self.verdict)
 
     def note_predictions(self, reports: Iterable[ReplicaReport]) -> None:
         """Do without predictions if the model's output is nothing that can be counted."""
@@ -203,6 +204,7 @@ class View:
             candidate=totals.get((name, arm.key), ArmTotals()) if arm else ArmTotals(),
             baseline=_sum(totals.get((name, a.key), ArmTotals()) for a in self.comparison),
             predictions=self._predictions(reports),
+            all_told=all(replica.name in reports for replica in self.answering),
             heard=self._heard(reports),
         )
 

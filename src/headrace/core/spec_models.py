@@ -15,8 +15,16 @@ from headrace.core.spec_access import (
     TierSpec,
     TlsSpec,
 )
+from headrace.core.spec_alerts import AlertsSpec
 from headrace.core.spec_connections import ConnectionsSpec
+from headrace.core.spec_drift import DriftSpec
 from headrace.core.spec_limits import limit_disagreements
+from headrace.core.spec_observe import (
+    EndpointLogSpec,
+    PayloadLogSpec,
+    RequestLogSpec,
+    TracingSpec,
+)
 from headrace.core.spec_rollout import RolloutSpec, SloSpec, StickySpec
 from headrace.core.spec_scale import AutoscaleSpec, BudgetSpec, PoolSpec, UpstreamSpec
 from headrace.core.spec_yaml import SpecMistake
@@ -172,6 +180,10 @@ class EndpointSpec(_Spec):
         default=None,
         description="How a new version takes over; null for at once, when it is ready.",
     )
+    drift: DriftSpec | None = Field(
+        default=None,
+        description="Watches inputs and answers for drift; null keeps no sketch of callers' data.",
+    )
     sticky: StickySpec | None = Field(
         default=None, description="Keeps a caller on one version of a split. See StickySpec."
     )
@@ -194,6 +206,12 @@ class EndpointSpec(_Spec):
     )
     network: bool = Field(
         default=False, description="Whether its replicas may open network connections."
+    )
+    request_log: EndpointLogSpec | None = Field(
+        default=None, description="Null: as the gateway's. See EndpointLogSpec."
+    )
+    payload_log: PayloadLogSpec | None = Field(
+        default=None, description="Null keeps no payloads. See PayloadLogSpec."
     )
 
     def split(self) -> tuple[VersionSpec, ...]:
@@ -226,7 +244,10 @@ class GatewaySpec(_Spec):
     connections: ConnectionsSpec = Field(
         default=ConnectionsSpec(), description="See ConnectionsSpec."
     )
-    access_log: bool = Field(default=True, description="One JSON line per request.")
+    access_log: bool = Field(
+        default=True, description="Whether requests are logged; `request_log` says which."
+    )
+    request_log: RequestLogSpec = Field(default=RequestLogSpec(), description="See RequestLogSpec.")
     tls: TlsSpec | None = Field(default=None, description="Null for plain text. See TlsSpec.")
     shared_limits: bool = Field(
         default=False, description="Whether several gateways share each limit."
@@ -254,6 +275,10 @@ class SystemSpec(_Spec):
         default=(), max_length=64, description="Kinds of callers by their limits. See TierSpec."
     )
     security: SecuritySpec = Field(default=SecuritySpec(), description="See SecuritySpec.")
+    alerts: AlertsSpec = Field(default=AlertsSpec(), description="See AlertsSpec.")
+    tracing: TracingSpec | None = Field(
+        default=None, description="Null for no traces. See TracingSpec."
+    )
     pools: Annotated[tuple[PoolSpec, ...], Strict(strict=False)] = Field(
         default=(), max_length=1024, description="Shared processes. See PoolSpec."
     )
@@ -324,9 +349,14 @@ def _endpoint_disagreements(endpoint: Mapping[Any, Any], place: str) -> list[Spe
             for key in ("replicas", "pool")
             if key in endpoint and not (key == "pool" and given == ["versions"])
         ]
-    if given == ["upstream"] and endpoint.get("autoscale") is not None:
-        message = _OWN_MODELS_ONLY["upstream"]
-        found.append(SpecMistake(place=f"{place}.autoscale", message=message))
+    found += [
+        SpecMistake(place=f"{place}.{key}", message=_OWN_MODELS_ONLY["upstream"])
+        for key in ("autoscale", "drift")
+        if given == ["upstream"] and endpoint.get(key) is not None
+    ]
+    if given == ["upstream"] and endpoint.get("payload_log") is not None:
+        message = "stands beside 'upstream': only replicas of ours keep payloads"
+        found.append(SpecMistake(place=f"{place}.payload_log", message=message))
     if endpoint.get("pool") is not None and endpoint.get("network") is True:
         message = "stands beside 'pool', whose processes have no network; take one of the two"
         found.append(SpecMistake(place=f"{place}.network", message=message))

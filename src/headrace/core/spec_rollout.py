@@ -374,6 +374,12 @@ class SloSpec(_Spec):
     availability: float | None = Field(
         default=None, gt=0.0, lt=1.0, description="Share of requests answered, such as 0.999."
     )
+    alert_window_ratio: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=1.0,
+        description="Length of the alerts' windows over the usual ones; below 1 for trying them.",
+    )
 
 
 def _step(spec: CanaryStepSpec) -> CanaryStep:

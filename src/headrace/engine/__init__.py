@@ -4,12 +4,14 @@ from headrace.engine.accounts import Accounts
 from headrace.engine.collate import PaddingPlan, padding_plan
 from headrace.engine.engine import Engine, usable_cores
 from headrace.engine.queue import BatchQueue
+from headrace.engine.run import Batch
 from headrace.engine.service_time import ServiceTimes
 from headrace.engine.ticket import Outcome, Ticket, TicketState
 from headrace.engine.warmup import warm_up
 
 __all__ = [
     "Accounts",
+    "Batch",
     "BatchQueue",
     "Engine",
     "Outcome",

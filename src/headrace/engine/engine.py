@@ -97,6 +97,8 @@ class Engine:
         self._accounts = Accounts(statistics, phases)
         self._work: SimpleQueue[Batch | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self.on_batch: Callable[[Batch], None] | None = None
+        """Hears of each batch that ran, before its callers do; None while nobody listens."""
 
     @property
     def waiting(self) -> int:
@@ -112,6 +114,12 @@ class Engine:
     def in_flight(self) -> int:
         """Requests in the queue and in runs."""
         return self._queue.size + sum(len(batch.tickets) for batch in self._running.values())
+
+    def in_flight_s(self, now: float) -> float:
+        """For how long those have been here together; looks at each of them."""
+        running = (ticket for batch in self._running.values() for ticket in batch.tickets)
+        ran_s = sum(now - ticket.received_at for ticket in running if ticket.state is RUNNING)
+        return self._queue.waited_s(now) + ran_s
 
     def submit(self, ticket: Ticket, now: float) -> None:
         """Queue `ticket`, whose `complete` is called later with the outcome; or refuse at the door.
@@ -349,6 +357,8 @@ class Engine:
 
     def _finish(self, batch: Batch) -> None:
         """Learn from a run, count it and answer its callers."""
+        if self.on_batch is not None:
+            self.on_batch(batch)
         now = batch.split_at
         rows = batch.rows
         if batch.executions == 1:
@@ -359,6 +369,7 @@ class Engine:
         answered = 0
         total_s = queued_s = 0.0
         phases = self.phases
+        due = phases.exemplars.due
         for ticket, result in zip(batch.tickets, batch.results, strict=True):
             if ticket.state is not RUNNING:
                 continue
@@ -370,7 +381,9 @@ class Engine:
                 queued_s += wait_s
                 took_s = now - ticket.received_at
                 total_s += took_s
-                phases.request.observe(took_s)
+                place = phases.request.observe(took_s)
+                if now >= due[place]:
+                    phases.exemplars.keep(place, took_s, ticket.identity, now)
                 ticket.complete(self._response(ticket, result))
             else:
                 self._fail(ticket, result, now)

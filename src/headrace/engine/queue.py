@@ -55,6 +55,10 @@ class BatchQueue:
         """Whether the next `push` would exceed `max_size`."""
         return self.size >= self.max_size
 
+    def waited_s(self, now: float) -> float:
+        """For how long all that wait have been here, together; looks at each of them."""
+        return sum(now - ticket.received_at for level in self._levels for ticket in level)
+
     def push(self, ticket: Ticket) -> None:
         """Let `ticket` wait; `is_full` must have been asked."""
         assert self.size < self.max_size

@@ -64,6 +64,11 @@ class Ticket:
         self.group = None
         self.state = TicketState.NEW
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What this request's id is called, and the id; empty where it has none."""
+        return "", ""
+
     def complete(self, outcome: Outcome) -> None:
         """Called once by the engine, on the event loop, with the answer or the error."""
         raise NotImplementedError

@@ -1,22 +1,44 @@
-"""One JSON line per request, written by Envoy.
+"""Which requests get a line in Envoy's request log, and what stands in it.
 
 Lines are buffered for up to a second. Envoy appends for ever: rotate by renaming the file and
-asking for a new one (`EnvoyGateway.rotate_access_log`).
+asking for a new one (`EnvoyGateway.rotate_access_log`). They are JSON, so whatever a caller sends
+stays inside its quotes, and what it may make long is cut.
+
+An endpoint's own settings stand in the metadata of its routes: they change without the listener,
+whose connections would be closed.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never
 
-from headrace.gateway.resources import Resource, typed
+from headrace.core.observe_settings import EndpointLog, LogMode, RequestLogSettings
+from headrace.gateway.resources import Json, Resource, seconds, typed
+
+METADATA: Final = "headrace"
+"""Under which name routes say what is particular about their endpoint."""
+_CEL: Final = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
+_RUNTIME_KEY: Final = "headrace.none"  # Envoy wants a name for an override that nobody sets
+_FIRST_ERROR: Final = 400
+_PER_MILLION: Final = 1_000_000
+_SAID: Final = f"xds.route_metadata.filter_metadata['{METADATA}']"
+# Some requests have no route, and most routes say nothing.
+_SAYS: Final = f"has(xds.route_metadata) && '{METADATA}' in xds.route_metadata.filter_metadata"
+_MODE: Final = f"({_SAYS} && 'log' in {_SAID} ? {_SAID}['log'] : '')"
+_HAS_SLOW: Final = f"{_SAYS} && 'slow' in {_SAID}"
+_IS_SLOW: Final = f"{_HAS_SLOW} && request.duration >= duration({_SAID}['slow'])"
 
 _FIELDS: Final = {
     "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
-    "request_id": "%REQ(X-REQUEST-ID)%",
+    "request_id": "%REQ(X-REQUEST-ID):256%",
+    "trace_id": "%TRACE_ID%",
+    "traceparent": "%REQ(TRACEPARENT):64%",
     "remote": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
-    "caller": "%REQ(X-HEADRACE-CALLER)%",
-    "credential": "%REQ(X-HEADRACE-CREDENTIAL)%",
-    "method": "%REQ(:METHOD)%",
-    "path": "%PATH(NQ)%",
+    "caller": "%REQ(X-HEADRACE-CALLER):256%",
+    "credential": "%REQ(X-HEADRACE-CREDENTIAL):256%",
+    "method": "%REQ(:METHOD):32%",
+    "path": "%PATH(NQ):1024%",
+    "endpoint": "%ROUTE_NAME%",
     "cluster": "%UPSTREAM_CLUSTER_RAW%",
     "replica": "%UPSTREAM_HOST%",
     "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
@@ -26,13 +48,107 @@ _FIELDS: Final = {
     "bytes_in": "%BYTES_RECEIVED%",
     "bytes_out": "%BYTES_SENT%",
     "duration_ms": "%DURATION%",
+    # Until the request was here, until its replica began to answer, until the caller had it all.
+    "receive_us": "%COMMON_DURATION(DS_RX_BEG:DS_RX_END:us)%",
+    "replica_us": "%COMMON_DURATION(US_TX_BEG:US_RX_BEG:us)%",
+    "send_us": "%COMMON_DURATION(US_RX_BEG:DS_TX_END:us)%",
 }
 
 
-def access_log(path: Path) -> Resource:
+def access_log(path: Path, settings: RequestLogSettings) -> Resource:
     """A logger that appends to `path`. The query string is left out: callers put secrets there."""
-    return typed(
+    logger = typed(
         "headrace.access_log",
         "envoy.extensions.access_loggers.file.v3.FileAccessLog",
         {"path": str(path), "log_format": {"json_format": _FIELDS}},
     )
+    return {**logger, "filter": _any(*_wanted(settings))}
+
+
+def log_metadata(log: EndpointLog | None) -> Resource:
+    """What the routes of an endpoint say, for `access_log`'s filter to read; empty if nothing."""
+    if log is None or log == EndpointLog():
+        return {}
+    said: dict[str, Json] = {}
+    if log.mode is not None:
+        said["log"] = log.mode.value
+    if log.slow_s is not None:
+        said["slow"] = seconds(log.slow_s)
+    return {"filter_metadata": {METADATA: said}}
+
+
+def _wanted(settings: RequestLogSettings) -> Sequence[Resource]:
+    """What each has a line: one by its endpoint's wish, or by the gateway's where it has none.
+
+    An expression costs a microsecond, so an ordinary request meets one at most: what Envoy compares
+    itself comes first.
+    """
+    notable = _any(*_notable(settings.slow_s), _sampled(settings.sample_ratio))
+    match settings.mode:
+        case LogMode.SAMPLED:
+            return [
+                _all(notable, _expression(f"{_MODE} != 'off'")),
+                _expression(f"{_MODE} == 'all' || ({_MODE} != 'off' && {_IS_SLOW})"),
+            ]
+        case LogMode.ALL:
+            wants = _expression(f"!({_MODE} in ['off', 'sampled'])")
+        case LogMode.OFF:
+            wants = _expression(f"{_MODE} == 'all'")
+        case _:
+            assert_never(settings.mode)
+    samples = _expression(f"{_MODE} == 'sampled'")
+    return [wants, _all(samples, _any(notable, _expression(_IS_SLOW)))]
+
+
+def _notable(slow_s: float) -> Sequence[Resource]:
+    """Errors, calls that nobody waited for, and slow ones, unless slow is something else there."""
+    longest_ms: Resource = {"default_value": round(slow_s * 1000), "runtime_key": _RUNTIME_KEY}
+    return [
+        _status("GE", _FIRST_ERROR),
+        _status("EQ", 0),
+        # Of others it makes a status that is not OK.
+        _all(_IS_GRPC, {"grpc_status_filter": {"statuses": ["OK"], "exclude": True}}),
+        _all(
+            {"duration_filter": {"comparison": {"op": "GE", "value": longest_ms}}},
+            _expression(f"!({_HAS_SLOW})"),
+        ),
+    ]
+
+
+def _sampled(ratio: float) -> Resource:
+    """A share by chance, not by request id: callers choose that."""
+    return {
+        "runtime_filter": {
+            "runtime_key": _RUNTIME_KEY,
+            "percent_sampled": {
+                "numerator": round(ratio * _PER_MILLION),
+                "denominator": "MILLION",
+            },
+            "use_independent_randomness": True,
+        }
+    }
+
+
+def _status(op: str, status: int) -> Resource:
+    value: Resource = {"default_value": status, "runtime_key": _RUNTIME_KEY}
+    return {"status_code_filter": {"comparison": {"op": op, "value": value}}}
+
+
+_IS_GRPC: Final[Resource] = {
+    "header_filter": {
+        "header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+    }
+}
+
+
+def _expression(text: str) -> Resource:
+    """A condition on what Envoy knows at the end; one that cannot be told does not hold."""
+    return {"extension_filter": typed("headrace.expression", _CEL, {"expression": text})}
+
+
+def _any(*filters: Resource) -> Resource:
+    return filters[0] if len(filters) == 1 else {"or_filter": {"filters": filters}}
+
+
+def _all(*filters: Resource) -> Resource:
+    return {"and_filter": {"filters": filters}}

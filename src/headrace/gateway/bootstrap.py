@@ -6,6 +6,7 @@ from typing import Final
 
 from headrace.gateway.resources import Json, Resource, any_of, seconds, typed
 from headrace.gateway.settings import GatewaySettings
+from headrace.gateway.tracing import tracing_runtime
 
 _HEAP: Final = "envoy.resource_monitors.fixed_heap"
 _CONNECTIONS: Final = "envoy.resource_monitors.global_downstream_max_connections"
@@ -52,6 +53,7 @@ def _common(settings: GatewaySettings) -> Resource:
             "ignore_global_conn_limit": True,
         },
         "stats_flush_on_admin": True,
+        **tracing_runtime(settings.tracing),
         "overload_manager": _overload_manager(settings),
     }
 

@@ -111,11 +111,11 @@ def _cluster(settings: GatewaySettings, jwt: JwtSettings) -> Resource:
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
         },
-        **({"transport_socket": _tls(settings, host)} if url.scheme == "https" else {}),
+        **({"transport_socket": verified_tls(settings, host)} if url.scheme == "https" else {}),
     }
 
 
-def _tls(settings: GatewaySettings, host: str) -> Resource:
+def verified_tls(settings: GatewaySettings, host: str) -> Resource:
     """Verified for the very name that the URL has: whoever speaks for it makes valid tokens."""
     kind = "IP_ADDRESS" if _is_ip(host) else "DNS"
     names: Json = [{"san_type": kind, "matcher": {"exact": host}}]

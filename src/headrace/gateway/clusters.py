@@ -6,6 +6,7 @@ from typing import Final
 from headrace.gateway.resilience import circuit_breakers, outlier_detection
 from headrace.gateway.resources import HTTP_OPTIONS, Resource, address_of, any_of, seconds
 from headrace.gateway.settings import EndpointRoute, GatewaySettings
+from headrace.gateway.tracing import collector_cluster
 from headrace.gateway.upstreams import upstream_cluster
 
 REPLICAS: Final = "replicas"
@@ -59,6 +60,8 @@ def shared_clusters(settings: GatewaySettings, replicas: Sequence[str]) -> Itera
         yield _cluster(settings, CONTROL, (settings.control_address,))
     if settings.limits_address is not None:
         yield _service_cluster(settings.limits_address)
+    if settings.tracing is not None:
+        yield collector_cluster(settings, settings.tracing)
 
 
 def _service_cluster(address: str) -> Resource:

@@ -40,11 +40,14 @@ from headrace.gateway.secrets import SecretFiles
 from headrace.gateway.settings import GatewaySettings
 from headrace.gateway.snapshot import Snapshot, inline_bootstrap
 from headrace.gateway.statistics import (
-    HISTOGRAMS,
-    TOTAL,
+    OF_ALL,
+    OF_SPLITS,
+    Arm,
     ArmStatistics,
     GatewayStatistics,
-    read_statistics,
+    Question,
+    read_all,
+    read_splits,
 )
 
 _POLL_S: Final = 0.01
@@ -54,6 +57,7 @@ _VALIDATE_TIMEOUT_S: Final = 30.0
 _LOG_LINES: Final = 5
 _LEAST_TO_END_S: Final = 1.0
 _LOG_BYTES: Final = 64 << 20
+_WITHOUT_ARMS: Final = "^([^h]|h[^e]|headrace_ref)"  # RE2 knows no negation
 
 
 class EnvoyGateway:
@@ -158,8 +162,11 @@ class EnvoyGateway:
         return None if self._process is None else await self._process.wait()
 
     async def stats(self) -> str:
-        """Envoy's metrics in Prometheus' text format; only those that were ever touched."""
-        return await self.admin.get("/stats/prometheus?usedonly")
+        """Envoy's metrics in Prometheus' text format; only those that were ever touched.
+
+        Without the counts of arms, of which there is a histogram for every status.
+        """
+        return await self.admin.get(f"/stats/prometheus?usedonly&filter={_WITHOUT_ARMS}")
 
     async def arm_statistics(self, endpoints: Collection[str]) -> GatewayStatistics:
         """What Envoy has counted of these endpoints' splits, since it started.
@@ -169,25 +176,38 @@ class EnvoyGateway:
         Raises:
             GatewayUnavailableError: Envoy does not answer, or ended meanwhile.
         """
+        return await self._statistics(OF_SPLITS, lambda text: read_splits(text, endpoints))
+
+    async def endpoint_statistics(self, endpoints: Collection[str]) -> GatewayStatistics:
+        """What Envoy has counted of all callers' requests to these endpoints, since it started.
+
+        Everything that ended before the call is in it.
+
+        Raises:
+            GatewayUnavailableError: Envoy does not answer, or ended meanwhile.
+        """
+        return await self._statistics(OF_ALL, lambda text: read_all(text, endpoints))
+
+    async def _statistics(
+        self,
+        question: Question,
+        read: Callable[[bytes], tuple[Mapping[Arm, ArmStatistics], int]],
+    ) -> GatewayStatistics:
         epoch = self._epoch()
         # Asking for anything makes worker threads hand over what they have: not at once.
-        counted = await self.admin.stats(re.escape(TOTAL), StatKind.COUNTER)
-        arms, total = await self._histograms(endpoints)
+        counted = await self.admin.stats(question.total, StatKind.COUNTER)
+        wanted = sum(int(value) for value in counted.values())
+        arms, total = read((await self.admin.get(question.histograms)).encode())
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _ANSWER_S
-        while total < int(counted.get(TOTAL, 0)):
+        while total < wanted:
             if loop.time() > deadline:
                 raise GatewayUnavailableError("Envoy's workers do not hand over their counts")
             await asyncio.sleep(_HAND_OVER_S)
-            arms, total = await self._histograms(endpoints)
+            arms, total = read((await self.admin.get(question.histograms)).encode())
         if self._epoch() != epoch:
             raise GatewayUnavailableError("Envoy was started again while it was asked")
         return GatewayStatistics(epoch=epoch, arms=arms)
-
-    async def _histograms(
-        self, endpoints: Collection[str]
-    ) -> tuple[Mapping[tuple[str, str], ArmStatistics], int]:
-        return read_statistics((await self.admin.get(HISTOGRAMS)).encode(), endpoints)
 
     async def upstream_health(self, endpoint: str, key: str) -> tuple[int, int]:
         """How many servers answer for an arm by Envoy's own checks, and how many there are.

@@ -14,6 +14,7 @@ from headrace.gateway.routes import ROUTE_CONFIG
 from headrace.gateway.settings import GatewaySettings
 from headrace.gateway.statistics import arm_loggers
 from headrace.gateway.tls import downstream_socket
+from headrace.gateway.tracing import tracing
 from headrace.gateway.verifying import verify_listener
 
 STAT_PREFIX: Final = "headrace"
@@ -37,8 +38,8 @@ def build_listeners(
         configs: What extensions are configured with; None has Envoy read it from their files.
     """
     filters = http_filters(settings, _descriptor_set(settings), configs)
-    manager = _connection_manager(settings, routes, filters)
-    own = _connection_manager(settings, routes, unguarded(filters))
+    manager = _connection_manager(settings, routes, filters, counts_all=settings.counts_all)
+    own = _connection_manager(settings, routes, unguarded(filters), counts_all=False)
     return [
         _listener(settings, manager),
         _own(settings, own),
@@ -92,19 +93,25 @@ def _http(manager: Resource) -> Resource:
 
 
 def _connection_manager(
-    settings: GatewaySettings, routes: Resource, filters: Sequence[Resource]
+    settings: GatewaySettings,
+    routes: Resource,
+    filters: Sequence[Resource],
+    *,
+    counts_all: bool,
 ) -> Resource:
-    to_file = [access_log(settings.run_dir / "access.log")] if settings.access_log else []
+    path = settings.run_dir / "access.log"
+    to_file = [access_log(path, settings.request_log)] if settings.access_log else []
     return {
         "stat_prefix": STAT_PREFIX,
         "codec_type": "AUTO",
         **routes,
         **_path_rules(),
         **_request_id(),
+        **tracing(settings.tracing),
         "early_header_mutation_extensions": early_mutations(),
         "http_filters": filters,
         "local_reply_config": local_reply_config(),
-        "access_log": [*to_file, *arm_loggers(), *refusal_loggers()],
+        "access_log": [*to_file, *arm_loggers(counts_all=counts_all), *refusal_loggers()],
         "server_name": "headrace",
         "use_remote_address": True,
         # Whom a certificate names is said by the handshake alone, never by a header.
@@ -141,7 +148,8 @@ def _request_id() -> Resource:
         "request_id_extension": {
             "typed_config": any_of(
                 "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig",
-                {"pack_trace_reason": False},
+                # By chance, not by the id: callers choose that.
+                {"pack_trace_reason": False, "use_request_id_for_trace_sampling": False},
             )
         },
     }

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.core import ModelNotReadyError
+from headrace.gateway.access_log import log_metadata
 from headrace.gateway.clusters import CONTROL, REPLICAS, all_replicas, cluster_name
 from headrace.gateway.filters import (
     BRIDGING,
@@ -149,7 +150,11 @@ def endpoint_routes(
         _grpc_routes(settings, guard, endpoint),
         (_asking(route, filters) for route in plain),
     )
-    return EndpointRoutes(*(tuple(limiting.limited(r, endpoint) for r in each) for each in asking))
+    metadata = log_metadata(endpoint.request_log)
+    said = {"metadata": metadata} if metadata else {}
+    return EndpointRoutes(
+        *(tuple({**limiting.limited(r, endpoint), **said} for r in each) for each in asking)
+    )
 
 
 def _asking(route: Resource, filters: Resource) -> Resource:

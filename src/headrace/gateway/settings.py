@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from headrace.core import DEFAULT_MAX_BODY_BYTES, InvalidArgumentError, check_name, check_version
 from headrace.core.access_settings import EndpointAccess, EndpointLimits
+from headrace.core.observe_settings import EndpointLog, RequestLogSettings, TracingSettings
 from headrace.core.upstream_settings import StickySettings, UpstreamSettings
 from headrace.observe import LogFormat
 
@@ -23,6 +24,7 @@ _COOKIE: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")  # RFC 6265: a
 _SPLIT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,127}")
 _TLS_VERSIONS: Final = ("1.2", "1.3")
 _PORTS: Final = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
+_ALL_REQUESTS: Final = RequestLogSettings()
 _LOG_LEVEL: Final = re.compile(r"trace|debug|info|warning|error|critical|off")
 
 
@@ -95,6 +97,7 @@ class EndpointRoute:
     nothing runs; the control plane holds requests until something does, for `hold_s` at most.
     `access`: None asks callers for nothing on a loopback gateway, else for any method.
     `slo_latency_s`: how soon it should answer, for replicas that have to shed; None for no aim.
+    `request_log`: None as the gateway's.
     """
 
     name: str
@@ -108,6 +111,7 @@ class EndpointRoute:
     access: EndpointAccess | None = None
     limits: EndpointLimits = field(default_factory=EndpointLimits)
     slo_latency_s: float | None = None
+    request_log: EndpointLog | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name, kind="endpoint")
@@ -174,7 +178,8 @@ class GatewaySettings:
     protobuf descriptors of the gRPC services; None takes those of `headrace.protocol`. `ca_file`:
     the authorities (PEM) that upstreams' certificates are verified against; None takes the
     machine's. `limits_address`: the rate limit service; None has requests pass that only it could
-    count. `tls`: None for plain text; the private socket has none anyway.
+    count. `request_log`: which requests, where `access_log` is on. `tracing`: None for no traces.
+    `tls`: None for plain text; the private socket has none anyway.
     """
 
     run_dir: Path
@@ -185,6 +190,8 @@ class GatewaySettings:
     control_address: str | None = None
     limits_address: str | None = None
     access_log: bool = True
+    request_log: RequestLogSettings = _ALL_REQUESTS
+    tracing: TracingSettings | None = None
     log_format: LogFormat = "text"
     log_level: str = "warning"
     concurrency: int | None = None
@@ -199,6 +206,7 @@ class GatewaySettings:
     descriptor_set: Path | None = None
     ca_file: Path | None = None
     tls: ListenerTls | None = None
+    counts_all: bool = True
     start_timeout_s: float = 15.0
     publish_timeout_s: float = 10.0
     admin_socket: Path = field(init=False)

@@ -1,13 +1,14 @@
 """How did the requests of each arm end, and how long did they take? Envoy's own counts.
 
-An access logger keeps one histogram per arm, HTTP status and gRPC status, of the requests that came
-by a split that is counted. Envoy's histograms are log-linear with two significant digits
-(circllhist): a bucket is at most a tenth as wide as its lower bound.
+Access loggers keep one histogram per arm, HTTP status and gRPC status: of the requests that came by
+a split whose arms are compared, and apart from them of all others. Envoy's histograms are
+log-linear with two significant digits (circllhist): a bucket is at most a tenth as wide as its
+lower bound.
 """
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -16,21 +17,33 @@ import msgspec
 from headrace.gateway.filters import SPLIT_HEADER
 from headrace.gateway.resources import Json, Resource, typed
 
-_PREFIX: Final = "headrace_arm"
+_SPLIT: Final = "headrace_arm"
+_REST: Final = "headrace_rest"
 _LOGGER: Final = "envoy.extensions.access_loggers.stats.v3.Config"
 _RUNTIME_KEY: Final = "headrace.none"  # Envoy wants a name for an override that nobody sets
 _MICRO_S: Final = 1e-6
 _MILLI_S: Final = 1e-3
 _NAME: Final = re.compile(
-    rf"{_PREFIX}\.(?P<unit>us|ms)\.arm\.(?P<endpoint>[^~]+)~(?P<key>\d+(?:~[a-z][a-z0-9]*)?)"
+    rf"(?P<group>{_SPLIT}|{_REST})\.(?P<kind>us|ms|dead)"
+    r"\.arm\.(?:(?P<endpoint>[^~]+)~(?P<key>\d+(?:~[a-z][a-z0-9]*)?)|[a-z_-]*)"
     r"\.route\.(?P<route>.*)\.code\.(?P<code>\d+)\.grpc\.(?P<grpc>\d*)"
 )
-TOTAL: Final = f"{_PREFIX}.total"
-"""A counter of everything that is in the histograms: counters are never late, histograms are."""
-HISTOGRAMS: Final = (
-    f"/stats?format=json&type=Histograms&histogram_buckets=detailed&filter=^{_PREFIX}[.]"
-)
-"""What to ask Envoy's admin socket for."""
+_ASK: Final = "/stats?format=json&type=Histograms&histogram_buckets=detailed&filter="
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What to ask Envoy's admin socket for.
+
+    `total`: counters of everything that is in the histograms; these are never late, histograms are.
+    """
+
+    histograms: str
+    total: str
+
+
+OF_SPLITS: Final = Question(f"{_ASK}^{_SPLIT}[.]", rf"{_SPLIT}\.total")
+OF_ALL: Final = Question(f"{_ASK}^({_SPLIT}|{_REST})[.]", rf"({_SPLIT}|{_REST})\.total")
 
 Bucket: TypeAlias = tuple[float, float]
 """Lower bound and width."""
@@ -42,6 +55,7 @@ _CALLER_LEFT: Final = 499
 # UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS
 _GRPC_ERRORS: Final = frozenset({2, 4, 8, 12, 13, 14, 15})
 _GRPC_NO_ANSWER: Final = frozenset({0, 1})  # OK; CANCELLED: the caller left
+_GRPC_CANCELLED: Final = "1"
 
 
 class ArmStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,14 +64,15 @@ class ArmStatistics(msgspec.Struct, frozen=True, kw_only=True):
     `requests` includes `errors` (HTTP 5xx and 429, gRPC's UNKNOWN, DEADLINE_EXCEEDED,
     RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS; also those that the gateway
     made because the arm did not answer), `rejections` (other 4xx, gRPC's other codes) and those
-    whose callers left. Bucket i holds `counts[i]` requests that took at least `lower_s[i]` and less
-    than `width_s[i]` more seconds, from the request's first byte to the answer's, or until the
-    caller left. Ascending; errors are in it.
+    whose callers left (`abandoned`). Bucket i holds `counts[i]` requests that took at least
+    `lower_s[i]` and less than `width_s[i]` more seconds, from the request's first byte to the
+    answer's, or until the caller left. Ascending; errors are in it.
     """
 
     requests: int = 0
     errors: int = 0
     rejections: int = 0
+    abandoned: int = 0
     lower_s: tuple[float, ...] = ()
     width_s: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
@@ -70,40 +85,78 @@ class GatewayStatistics(msgspec.Struct, frozen=True, kw_only=True):
     arms: Mapping[tuple[str, str], ArmStatistics]
 
 
-def arm_loggers() -> Sequence[Resource]:
+def arm_loggers(*, counts_all: bool) -> Sequence[Resource]:
     """The access loggers that count: of what was answered, and of what nobody waited for.
 
-    Requests without a split are not looked at. One that found no living server is sorted out by its
-    route's name: Envoy refuses it before the split's header is set.
+    Whoever finds no living server is refused before the split's header is set; an arm's verdict
+    must know of it, so such requests are counted once more, as `dead`.
+
+    Args:
+        counts_all: Also what came by no split whose arms are compared.
     """
-    answered: Sequence[Resource] = (_any(_HAS_SPLIT, _NO_SERVER), _code("GE", 1))
-    abandoned: Sequence[Resource] = (_code("EQ", 0), _HAS_SPLIT)  # the rare condition first
-    return [
-        _logger("us", "Microseconds", "%COMMON_DURATION(DS_RX_BEG:DS_TX_BEG:us)%", answered),
-        _logger("ms", "Milliseconds", "%DURATION%", abandoned),
+    loggers = [
+        _logger(_SPLIT, "us", [_HAS_SPLIT, _code("GE", 1)]),
+        _logger(_SPLIT, "ms", [_code("EQ", 0), _HAS_SPLIT]),  # the rare condition first
+        _logger(_SPLIT, "dead", [_NO_SERVER, _NO_SPLIT]),
     ]
+    if counts_all:
+        loggers += [
+            _logger(_REST, "us", [_NO_SPLIT, _code("GE", 1)]),
+            _logger(_REST, "ms", [_code("EQ", 0), _NO_SPLIT]),
+        ]
+    return loggers
 
 
-def read_statistics(
+Arm: TypeAlias = tuple[str, str]
+"""An endpoint and the key of one of its arms."""
+
+
+def read_splits(
     answer: bytes, endpoints: Collection[str]
-) -> tuple[Mapping[tuple[str, str], ArmStatistics], int]:
-    """What Envoy answers to `HISTOGRAMS`: by endpoint and arm key, only of these endpoints.
+) -> tuple[Mapping[Arm, ArmStatistics], int]:
+    """What Envoy answers to `OF_SPLITS`: by endpoint and arm key, only of these endpoints.
 
-    Also how many requests of all endpoints are in it, to compare with `TOTAL`.
+    Also how many requests of all endpoints are in it, to compare with the totals.
     """
-    tallies: dict[tuple[str, str], _Tally] = {}
+
+    def arm_of(match: re.Match[str]) -> Arm | None:
+        endpoint = match["endpoint"]
+        is_split = match["group"] == _SPLIT and match["route"] == endpoint
+        return (endpoint, match["key"]) if is_split and endpoint in endpoints else None
+
+    return _read(answer, arm_of)
+
+
+def read_all(answer: bytes, endpoints: Collection[str]) -> tuple[Mapping[Arm, ArmStatistics], int]:
+    """What Envoy answers to `OF_ALL`: all requests to these endpoints, by arm.
+
+    What no arm was asked for, because there was none to ask, is under an empty key.
+    """
+
+    def arm_of(match: re.Match[str]) -> Arm | None:
+        if match["kind"] == "dead":
+            return None  # is among the rest
+        endpoint = match["route"].partition("~")[0]
+        if endpoint not in endpoints:
+            return None
+        return (endpoint, match["key"] if match["endpoint"] == endpoint else "")
+
+    return _read(answer, arm_of)
+
+
+def _read(
+    answer: bytes, arm_of: Callable[[re.Match[str]], Arm | None]
+) -> tuple[Mapping[Arm, ArmStatistics], int]:
+    tallies: dict[Arm, _Tally] = {}
     total = 0
     for histogram in _histograms(answer):
         total += sum(each.count for each in histogram.totals)
         match = _NAME.fullmatch(histogram.name)
-        if (
-            match is None
-            or match["endpoint"] not in endpoints
-            or match["route"] != match["endpoint"]
-        ):
+        arm = None if match is None else arm_of(match)
+        if match is None or arm is None:
             continue
-        tally = tallies.setdefault((match["endpoint"], match["key"]), _Tally())
-        unit_s = _MICRO_S if match["unit"] == "us" else _MILLI_S
+        tally = tallies.setdefault(arm, _Tally())
+        unit_s = _MILLI_S if match["kind"] == "ms" else _MICRO_S
         tally.add(histogram.totals, unit_s, int(match["code"]), match["grpc"])
     return {arm: tally.statistics() for arm, tally in tallies.items()}, total
 
@@ -141,6 +194,7 @@ class _Tally:
     requests: int = 0
     errors: int = 0
     rejections: int = 0
+    abandoned: int = 0
     buckets: Counter[Bucket] = field(default_factory=Counter)
 
     def add(self, bins: Sequence[_Bin], unit_s: float, code: int, grpc: str) -> None:
@@ -150,6 +204,8 @@ class _Tally:
             self.errors += count
         elif is_rejection(code, grpc):
             self.rejections += count
+        elif is_abandoned(code, grpc):
+            self.abandoned += count
         for each in bins:
             # Rounded, so that the same bucket of two histograms is one.
             lower_s, width_s = each.lower_bound * unit_s, each.width * unit_s
@@ -161,6 +217,7 @@ class _Tally:
             requests=self.requests,
             errors=self.errors,
             rejections=self.rejections,
+            abandoned=self.abandoned,
             lower_s=tuple(lower_s for (lower_s, _), _ in buckets),
             width_s=tuple(width_s for (_, width_s), _ in buckets),
             counts=tuple(count for _, count in buckets),
@@ -182,7 +239,20 @@ def is_rejection(code: int, grpc: str) -> bool:
     return _CALLER_ERROR <= code < _SERVER_ERROR and code != _CALLER_LEFT
 
 
-def _logger(name: str, unit: str, value: str, filters: Sequence[Resource]) -> Resource:
+def is_abandoned(code: int, grpc: str) -> bool:
+    """Whether nobody waited for the answer; never also an error or a rejection."""
+    return code in {0, _CALLER_LEFT} or grpc == _GRPC_CANCELLED
+
+
+_VALUES: Final = {
+    "us": ("Microseconds", "%COMMON_DURATION(DS_RX_BEG:DS_TX_BEG:us)%"),
+    "dead": ("Microseconds", "%COMMON_DURATION(DS_RX_BEG:DS_TX_BEG:us)%"),
+    "ms": ("Milliseconds", "%DURATION%"),  # of what has no answer
+}
+
+
+def _logger(prefix: str, name: str, filters: Sequence[Resource]) -> Resource:
+    unit, value = _VALUES[name]
     tags: Json = [
         {"name": "arm", "value_format": "%UPSTREAM_CLUSTER_RAW%"},
         {"name": "route", "value_format": "%ROUTE_NAME%"},
@@ -195,15 +265,11 @@ def _logger(name: str, unit: str, value: str, filters: Sequence[Resource]) -> Re
         "value_format": value,
     }
     counter: Resource = {"stat": {"name": "total"}, "value_fixed": 1}
-    config: Resource = {"stat_prefix": _PREFIX, "histograms": [histogram], "counters": [counter]}
+    config: Resource = {"stat_prefix": prefix, "histograms": [histogram], "counters": [counter]}
     return {
-        **typed(f"headrace.arms.{name}", _LOGGER, config),
+        **typed(f"{prefix}.{name}", _LOGGER, config),
         "filter": {"and_filter": {"filters": filters}},
     }
-
-
-def _any(*filters: Resource) -> Resource:
-    return {"or_filter": {"filters": filters}}
 
 
 def _code(op: str, code: int) -> Resource:
@@ -213,5 +279,8 @@ def _code(op: str, code: int) -> Resource:
 
 _HAS_SPLIT: Final[Resource] = {
     "header_filter": {"header": {"name": SPLIT_HEADER, "present_match": True}}
+}
+_NO_SPLIT: Final[Resource] = {
+    "header_filter": {"header": {"name": SPLIT_HEADER, "present_match": True, "invert_match": True}}
 }
 _NO_SERVER: Final[Resource] = {"response_flag_filter": {"flags": ["UH"]}}

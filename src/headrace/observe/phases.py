@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from headrace.observe.histogram import ROWS_BOUNDS, Histogram
+from headrace.observe.exemplars import Exemplars
+from headrace.observe.histogram import ROWS_BOUNDS, SECONDS_BOUNDS, Histogram
 
 
 @dataclass(slots=True, kw_only=True)
@@ -11,7 +12,7 @@ class PhaseHistograms:
 
     `preprocess` is bytes to tensors; `queue_wait` until its batch is formed; `compute` joins, runs
     and splits the batch; `postprocess` is tensors to bytes, as the mean of its batch; `request` is
-    from the last byte of the request to the end of `compute`.
+    from the last byte of the request to the end of `compute`, and `exemplars` are requests of it.
     """
 
     request: Histogram = field(default_factory=Histogram)
@@ -20,3 +21,4 @@ class PhaseHistograms:
     compute: Histogram = field(default_factory=Histogram)
     postprocess: Histogram = field(default_factory=Histogram)
     batch_rows: Histogram = field(default_factory=lambda: Histogram(ROWS_BOUNDS))
+    exemplars: Exemplars = field(default_factory=lambda: Exemplars(len(SECONDS_BOUNDS) + 1))

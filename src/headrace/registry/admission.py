@@ -29,7 +29,9 @@ def inspect_staged(
     except CodeNotAllowedError as error:
         raise CodeNotAllowedError(str(path), error.runtime) from error
     except UnsupportedModelError as error:
-        raise UnsupportedModelError(str(error).replace(str(staged), str(path))) from error
+        # Whoever inspects it may have been told where it is from the root.
+        message = str(error).replace(str(staged.absolute()), str(path))
+        raise UnsupportedModelError(message.replace(str(staged), str(path))) from error
 
 
 def check_labels(signature: ModelSignature, labels: Mapping[str, tuple[str, ...]]) -> None:

@@ -8,12 +8,14 @@ from headrace.core import HeadraceError
 from headrace.engine import Ticket
 from headrace.protocol import encode_error
 from headrace.protocol.protos import INFERENCE_SERVICE
+from headrace.serving.drift import DriftSampler, drift_handlers
 from headrace.serving.exchange import TEXT, Exchange, send_error
-from headrace.serving.exposition import CONTENT_TYPE, exposition
+from headrace.serving.exposition import CONTENT_TYPE, WITH_EXEMPLARS, exposition
 from headrace.serving.grpc_api import INFER
 from headrace.serving.grpc_bridge import GrpcBridge, send_grpc_error
 from headrace.serving.internal import InternalApi
 from headrace.serving.observation import Observer
+from headrace.serving.recording import Recorder
 from headrace.serving.routing import (
     Handler,
     MethodNotAllowedError,
@@ -53,7 +55,9 @@ class Application:
         grpc = GrpcBridge(state, has_repository=has_repository)
         self._apis = (v2, v1, grpc)
         self._observer = Observer(state)
-        self._internal = InternalApi(state, self._observer, self._observe_or_not)
+        self._recorder = Recorder(state)
+        self._internal = InternalApi(state, self._observer, self._recorder, self._observe_or_not)
+        self._sampler = DriftSampler(state)
         self.model_table: Table = {}
         """What is there for the model by path and method; the rest is about the process."""
         self._router = self._make_router()
@@ -79,14 +83,15 @@ class Application:
         self._state.cancel(ticket)
 
     def _observe_or_not(self) -> None:
-        """Called when the observer was told what to look at."""
+        """Called when somebody was told what to look at."""
         self._router = self._make_router()
 
     def _make_router(self) -> Router:
-        """All routes; those of inference are wrapped only while their outcomes are observed."""
+        """All routes; those of inference are wrapped only while somebody looks at outcomes."""
         v2, v1, grpc = self._apis
         name, version = self._state.name, self._state.version
-        seen = self._observed if self._observer.is_on else dict
+        is_seen = self._observer.is_on or self._recorder.is_on or self._sampler.is_on
+        seen = self._seen if is_seen else dict
         model = ModelRoutes(
             name=name,
             version=version,
@@ -98,6 +103,7 @@ class Application:
             **v1.handlers(),
             **seen(grpc.handlers()),
             **self._internal.handlers(),
+            **drift_handlers(self._sampler, self._observe_or_not),
             (b"GET", b"/metrics"): self.metrics,
         }
         self.model_table = model.table()
@@ -106,19 +112,27 @@ class Application:
             partial(why_no_model, knows=lambda n, v: n == name and v in {"", version}),
         )
 
-    def _observed(
+    def _seen(
         self, handlers: dict[tuple[bytes, bytes], Handler]
     ) -> dict[tuple[bytes, bytes], Handler]:
         """`handlers`, those of inference wrapped."""
-        wrap = self._observer.wrap
         return {
-            key: wrap(handler) if key in _INFERENCE else handler
+            key: self._wrapped(handler) if key in _INFERENCE else handler
             for key, handler in handlers.items()
         }
 
+    def _wrapped(self, handler: Handler) -> Handler:
+        if self._observer.is_on:
+            handler = self._observer.wrap(handler)
+        if self._sampler.is_on:
+            handler = self._sampler.wrap(handler)
+        return self._recorder.wrap(handler) if self._recorder.is_on else handler
+
     def metrics(self, exchange: Exchange) -> None:
         """GET /metrics."""
-        exchange.send(200, exposition(self._state), content_type=CONTENT_TYPE)
+        wanted = exchange.query == WITH_EXEMPLARS
+        text = exposition(self._state, with_exemplars=wanted)
+        exchange.send(200, text, content_type=CONTENT_TYPE)
 
 
 def send_refusal(exchange: Exchange, error: HeadraceError) -> None:

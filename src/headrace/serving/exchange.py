@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 import uuid
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
@@ -28,6 +29,7 @@ _TENSORS_HEAD: Final = (
     b"Inference-Header-Content-Length: %d\r\nContent-Length: "
 )
 _END: Final = b"\r\n\r\n"
+_TRACE: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 
 
 def tensors_head(json_length: int) -> bytes:
@@ -94,6 +96,14 @@ class Exchange(Ticket):
     def request_id(self) -> str:
         """The caller's or the gateway's id for this request, for the log."""
         return self.headers.get(b"x-request-id", b"").decode("latin-1")
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """The trace that the request belongs to, else its own id."""
+        trace = _TRACE.fullmatch(self.headers.get(b"traceparent", b""))
+        if trace is not None:
+            return "trace_id", trace[1].decode()
+        return "request_id", self.request_id
 
     @property
     def is_grpc(self) -> bool:

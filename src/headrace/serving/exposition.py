@@ -1,29 +1,42 @@
 """A replica's figures as Prometheus text, under names that people's dashboards already use."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from headrace.observe import Histogram
+from headrace.observe import Exemplars, Histogram, told
 from headrace.serving.memory import cpu_s, resident_bytes
 
 if TYPE_CHECKING:
     from headrace.serving.state import ReplicaState
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
+WITH_EXEMPLARS: Final = b"exemplars"
+"""The query by which the control plane asks for examples too."""
+
+_FINE: Final = told(24)
+"""Within 5 % also of latencies that hardly spread, as a model's are."""
+_MEDIUM: Final = told(12)
+"""Within 5 % of what spreads widely, as waiting does."""
+_COARSE: Final = told(6)
 
 _PHASES: Final = {
-    "request": "Seconds from a request's last byte until its batch was computed.",
-    "preprocess": "Seconds from bytes to tensors.",
-    "queue_wait": "Seconds in the queue until a batch was formed.",
-    "compute": "Seconds to join, run and split the batch that held the request.",
-    "postprocess": "Seconds from tensors to bytes, mean of the batch.",
+    "request": ("Seconds from a request's last byte until its batch was computed.", _FINE),
+    "preprocess": ("Seconds from bytes to tensors.", _MEDIUM),
+    "queue_wait": ("Seconds in the queue until a batch was formed.", _MEDIUM),
+    "compute": ("Seconds to join, run and split the batch that held the request.", _FINE),
+    "postprocess": ("Seconds from tensors to bytes, mean of the batch.", _MEDIUM),
 }
 
 
-def exposition(state: "ReplicaState") -> bytes:
-    """The metrics of `state`, in Prometheus' text format 0.0.4."""
+def exposition(state: "ReplicaState", *, with_exemplars: bool = False) -> bytes:
+    """The metrics of `state`, in Prometheus' text format 0.0.4.
+
+    Args:
+        with_exemplars: As OpenMetrics has them, which the format itself knows nothing of.
+    """
     labels = model_labels(state)
-    lines = (*_model(state, labels), *process_lines(labels))
+    exemplars = state.phases.exemplars if with_exemplars else None
+    lines = (*_model(state, labels, exemplars), *process_lines(labels))
     return "\n".join(lines).encode() + b"\n"
 
 
@@ -77,15 +90,17 @@ def model_labels(state: "ReplicaState") -> str:
     return f'model="{state.name}",version="{state.version}"'
 
 
-def _model(state: "ReplicaState", labels: str) -> Iterator[str]:
+def _model(state: "ReplicaState", labels: str, exemplars: Exemplars | None = None) -> Iterator[str]:
     yield from _triton(state, labels)
-    for phase, text in _PHASES.items():
-        yield from _histogram(
-            f"headrace_{phase}_seconds", text, getattr(state.phases, phase), labels
-        )
-    yield from _histogram(
-        "headrace_batch_rows", "Rows per run of the model.", state.phases.batch_rows, labels
-    )
+    for phase, (text, places) in _PHASES.items():
+        histogram = getattr(state.phases, phase)
+        lines = _histogram(f"headrace_{phase}_seconds", text, histogram, labels, places)
+        if phase == "request" and exemplars is not None:
+            lines = _with_exemplars(lines, places, exemplars)
+        yield from lines
+    rows = state.phases.batch_rows
+    places = tuple(range(len(rows.bounds)))
+    yield from _histogram("headrace_batch_rows", "Rows per run of the model.", rows, labels, places)
     yield from _kserve(state)
     in_flight = state.waiting + (state.served.engine.in_flight if state.served else 0)
     yield from single(
@@ -162,7 +177,7 @@ def _kserve(state: "ReplicaState") -> Iterator[str]:
         ("request_postprocess_seconds", state.phases.postprocess),
     ):
         text = f"KServe's {name.removeprefix('request_').removesuffix('_seconds')} latency."
-        yield from _histogram(name, text, phase, labels)
+        yield from _histogram(name, text, phase, labels, _COARSE)
 
 
 def process_lines(labels: str) -> Iterator[str]:
@@ -195,11 +210,33 @@ def single(name: str, kind: str, text: str, labels: str, value: float) -> Iterat
     yield f"{name}{{{labels}}} {value}"
 
 
-def _histogram(name: str, text: str, histogram: Histogram, labels: str) -> Iterator[str]:
+def _histogram(
+    name: str, text: str, histogram: Histogram, labels: str, places: Sequence[int]
+) -> Iterator[str]:
+    """A histogram with the bounds at `places` only."""
     yield from metric_head(name, "histogram", text)
-    total = 0
-    for bound, count in zip((*histogram.bounds, "+Inf"), histogram.counts, strict=True):
-        total += count
-        yield f'{name}_bucket{{{labels},le="{bound}"}} {total}'
+    below = histogram.below(places)
+    bounds = (*(histogram.bounds[place] for place in places), "+Inf")
+    for bound, count in zip(bounds, below, strict=True):
+        yield f'{name}_bucket{{{labels},le="{bound}"}} {count}'
     yield f"{name}_sum{{{labels}}} {histogram.sum}"
-    yield f"{name}_count{{{labels}}} {total}"
+    yield f"{name}_count{{{labels}}} {below[-1]}"
+
+
+def _with_exemplars(
+    lines: Iterable[str], places: Sequence[int], exemplars: Exemplars
+) -> Iterator[str]:
+    """The lines of a histogram; those of buckets with an example of what is in them."""
+    edges = [-1, *places, len(exemplars.due) - 1]
+    bucket = 0
+    for line in lines:
+        if "_bucket{" not in line:
+            yield line
+            continue
+        found = exemplars.between(edges[bucket], edges[bucket + 1])
+        bucket += 1
+        if found is None:
+            yield line
+        else:
+            name, content, value, at = found
+            yield f'{line} # {{{name}="{content}"}} {value} {at:.3f}'

@@ -1,5 +1,9 @@
-"""What the control plane alone asks a replica, over its Unix socket: report, observe, answers."""
+"""What the control plane alone asks a replica, over its Unix socket?
 
+Reports, what to observe and to record, and what came of that.
+"""
+
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -9,15 +13,19 @@ import msgspec
 
 from headrace.core import InvalidArgumentError, NotFoundError
 from headrace.serving.exchange import Exchange
+from headrace.serving.load import send_loads
 from headrace.serving.memory import peak_bytes, resident_bytes
 from headrace.serving.observation import Observer
-from headrace.serving.report import Observe, ReplicaReport
+from headrace.serving.recording import Recorder
+from headrace.serving.report import Observe, Record, ReplicaReport
 from headrace.serving.routing import Handler
 
 if TYPE_CHECKING:
     from headrace.serving.state import ReplicaState
 
 _PERCENT: Final = 100
+RECORD_LEASE_S: Final = 600.0
+"""So long a replica records without being told again."""
 
 T = TypeVar("T")
 
@@ -26,24 +34,38 @@ class InternalApi:
     """Handlers of `/internal`; `on_change` is called after the observer was told something new."""
 
     def __init__(
-        self, state: "ReplicaState", observer: Observer, on_change: Callable[[], None]
+        self,
+        state: "ReplicaState",
+        observer: Observer,
+        recorder: Recorder,
+        on_change: Callable[[], None],
     ) -> None:
         self._state = state
         self._observer = observer
+        self._recorder = recorder
         self._on_change = on_change
+        self._lease: asyncio.TimerHandle | None = None
 
     def handlers(self) -> dict[tuple[bytes, bytes], Handler]:
         """By method and path."""
         handlers: dict[tuple[bytes, bytes], Handler] = {
             (b"GET", b"/internal/report"): self.report,
+            (b"GET", b"/internal/load"): self.load,
             (b"PUT", b"/internal/observe"): self.observe,
             (b"GET", b"/internal/answers"): self.answers,
+            (b"PUT", b"/internal/record"): self.record,
+            (b"GET", b"/internal/spans"): self.spans,
+            (b"GET", b"/internal/samples"): self.samples,
         }
         return {key: local_only(handler) for key, handler in handlers.items()}
 
     def report(self, exchange: Exchange) -> None:
         """GET /internal/report."""
         exchange.send_json(msgspec.json.encode(make_report(self._state, self._observer)))
+
+    def load(self, exchange: Exchange) -> None:
+        """GET /internal/load."""
+        send_loads(exchange, [self._state])
 
     def observe(self, exchange: Exchange) -> None:
         """PUT /internal/observe."""
@@ -57,11 +79,34 @@ class InternalApi:
 
     def answers(self, exchange: Exchange) -> None:
         """GET /internal/answers?after=CURSOR."""
-        after = parse_qs(exchange.query.decode("latin-1")).get("after", ["0"])[-1]
-        if not after.isascii() or not after.isdigit() or len(after) > 18:  # noqa: PLR2004  # below 2^63
-            msg = f"after is a cursor that was given before, got {after[:50]!r}"
+        exchange.send_json(msgspec.json.encode(self._observer.answers(_cursor(exchange))))
+
+    def record(self, exchange: Exchange) -> None:
+        """PUT /internal/record."""
+        wanted = decode_body(exchange, Record)
+        if not 0.0 <= wanted.sample_ratio <= 1.0:
+            msg = f"sample_ratio is 0 to 1, got {wanted.sample_ratio:g}"
             raise InvalidArgumentError(msg)
-        exchange.send_json(msgspec.json.encode(self._observer.answers(int(after))))
+        self._record(wanted)
+        if self._lease is not None:
+            self._lease.cancel()
+        # Nobody fetches what a control plane asked for that is gone: it says so again in time.
+        loop = asyncio.get_running_loop()
+        self._lease = loop.call_later(RECORD_LEASE_S, self._record, Record())
+        exchange.send_json(msgspec.json.encode(wanted))
+
+    def _record(self, wanted: Record) -> None:
+        self._recorder.record(wanted)
+        self._on_change()
+
+    def spans(self, exchange: Exchange) -> None:
+        """GET /internal/spans?after=CURSOR."""
+        exchange.send_json(msgspec.json.encode(self._recorder.spans_page(_cursor(exchange))))
+
+    def samples(self, exchange: Exchange) -> None:
+        """GET /internal/samples?after=CURSOR, in MessagePack: tensors are bytes."""
+        page = self._recorder.samples_page(_cursor(exchange))
+        exchange.send(200, msgspec.msgpack.encode(page), content_type=b"application/msgpack")
 
 
 def make_report(state: "ReplicaState", observer: Observer) -> ReplicaReport:
@@ -101,6 +146,14 @@ def make_report(state: "ReplicaState", observer: Observer) -> ReplicaReport:
         predictions=observer.predictions(),
         observing=observer.asked,
     )
+
+
+def _cursor(exchange: Exchange) -> int:
+    after = parse_qs(exchange.query.decode("latin-1")).get("after", ["0"])[-1]
+    if not after.isascii() or not after.isdigit() or len(after) > 18:  # noqa: PLR2004  # below 2^63
+        msg = f"after is a cursor that was given before, got {after[:50]!r}"
+        raise InvalidArgumentError(msg)
+    return int(after)
 
 
 def local_only(handler: Handler) -> Handler:

@@ -135,7 +135,7 @@ class _ObservedWire:
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
         """Send the model's answer; one that cannot be encoded comes to `refuse` instead."""
         self._wire.respond(exchange, response)
-        if exchange.wire is self:
+        if exchange.wire is not self._wire:
             self._look(exchange, lambda: self._observer.answered(exchange, response))
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:

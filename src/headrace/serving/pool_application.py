@@ -23,6 +23,7 @@ from headrace.serving.exchange import Exchange
 from headrace.serving.exposition import CONTENT_TYPE
 from headrace.serving.hosted import HostedModel, HostedPhase
 from headrace.serving.internal import decode_body, local_only
+from headrace.serving.load import send_loads
 from headrace.serving.pool import Pool
 from headrace.serving.pool_grpc import PoolGrpc
 from headrace.serving.pool_metrics import pool_exposition
@@ -135,8 +136,14 @@ class PoolApplication:
             (b"GET", b"/internal/models"): self._models,
             (b"PUT", b"/internal/models"): self._declare,
             (b"GET", b"/internal/report"): self._report,
+            (b"GET", b"/internal/load"): self._load,
             (b"PUT", b"/internal/observe"): self._of_model,
             (b"GET", b"/internal/answers"): self._of_model,
+            (b"PUT", b"/internal/record"): self._of_model,
+            (b"GET", b"/internal/spans"): self._of_model,
+            (b"GET", b"/internal/samples"): self._of_model,
+            (b"PUT", b"/internal/drift"): self._of_model,
+            (b"POST", b"/internal/drift/take"): self._of_model,
         }
         return {key: local_only(handler) for key, handler in handlers.items()}
 
@@ -197,6 +204,10 @@ class PoolApplication:
             self._of_model(exchange)
         else:
             exchange.send_json(msgspec.json.encode(pool_totals(self._pool)))
+
+    def _load(self, exchange: Exchange) -> None:
+        """GET /internal/load: of every model, used or not."""
+        send_loads(exchange, (hosted.state for hosted in self._pool.models.values()))
 
     def _of_model(self, exchange: Exchange) -> None:
         """What a replica's internal routes answer, for `?model=NAME&version=VERSION`."""

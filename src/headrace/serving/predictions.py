@@ -47,6 +47,17 @@ class PredictionCounter:
         else:
             counts[key] = counts.get(key, 0) + 1
 
+    def prediction(self, outputs: Tensors) -> str | float | None:
+        """What one request's first row got: a class's name, a score; None for neither."""
+        array = outputs.get(self.output)
+        key = None if array is None else self._key(array)
+        if array is None or key is None:
+            return None
+        if self._kind == "score":
+            score = float(array.reshape(-1)[0])
+            return score if math.isfinite(score) else None
+        return self._name(key)
+
     def counts(self) -> PredictionCounts:
         """What was counted so far."""
         named: dict[str, int] = {}

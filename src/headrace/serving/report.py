@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import msgspec
 
 from headrace.core import ReplicaSettings
+from headrace.observe.spans import SpanRecord
 
 
 class PredictionCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +87,26 @@ class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):
     observing: str = ""
 
 
+class ModelLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """How busy one model of a process is, in running totals. Seconds; `since` and `at` monotonic.
+
+    `since`: when it began to count; another one says that it counts anew. `batches` had `rows`
+    together. `waited` requests were in the queue for `queue_s` together. `in_flight_s`: how long
+    all requests were here, those that still are included, so that its growth by the second is how
+    many there are at once.
+    """
+
+    model: str
+    version: str
+    since: float
+    at: float
+    batches: int = 0
+    rows: int = 0
+    waited: int = 0
+    queue_s: float = 0.0
+    in_flight_s: float = 0.0
+
+
 class HostedReport(msgspec.Struct, frozen=True, kw_only=True):
     """One model of a pool's copy.
 
@@ -132,6 +153,57 @@ class Observe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     predictions: bool = False
     output: str = ""
     answers_percent: int = 0
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a replica shall record of single requests; the default is nothing.
+
+    `traces`: spans of those whose `traceparent` says that they are traced. `sample_ratio`: of how
+    many the payload is kept, without the tensors (`input.NAME`, `output.NAME`, `caller`) in `drop`.
+    """
+
+    traces: bool = False
+    sample_ratio: float = 0.0
+    drop: tuple[str, ...] = ()
+
+
+class SpansPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Spans that followed a cursor, the cursor to ask with next, and how many were ever lost."""
+
+    cursor: int
+    spans: list[SpanRecord]
+    dropped: int = 0
+
+
+class SampledTensor(msgspec.Struct, frozen=True, kw_only=True):
+    """A tensor as it was: `data` in NumPy's `dtype`, or `items` where that is `O`."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    data: bytes = b""
+    items: list[bytes] = []
+
+
+class PayloadSample(msgspec.Struct, frozen=True, kw_only=True):
+    """A request and its answer. `at`: seconds since 1970; `code`: `OK`, or why there is none."""
+
+    request_id: str
+    trace_id: str
+    caller: str
+    at: float
+    duration_s: float
+    code: str
+    inputs: list[SampledTensor]
+    outputs: list[SampledTensor]
+
+
+class SamplesPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Samples that followed a cursor; as `SpansPage`, but in MessagePack."""
+
+    cursor: int
+    samples: list[PayloadSample]
+    dropped: int = 0
 
 
 def as_asked(observe: Observe) -> str:

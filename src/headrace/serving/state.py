@@ -2,10 +2,11 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from headrace.core import HeadraceError, ModelNotReadyError, ModelSignature, ReplicaSettings
-from headrace.engine import Accounts, Engine, Ticket, TicketState
+from headrace.engine import Accounts, Batch, Engine, Ticket, TicketState
 from headrace.observe import ModelStatistics, PhaseHistograms
 from headrace.protocol import IndexEntry
 from headrace.serving.loading import LoadedModel
@@ -48,6 +49,15 @@ class ReplicaState:
     described: Described | None = None
     loads_on_demand: bool = False
     waiting: int = 0
+    since: float = field(default_factory=time.monotonic)
+    """When it began to count, in monotonic time."""
+    _on_batch: Callable[[Batch], None] | None = None
+
+    def watch_batches(self, on_batch: Callable[[Batch], None] | None) -> None:
+        """Have `on_batch` called for each batch that ran, also once another engine runs them."""
+        self._on_batch = on_batch
+        if self.served is not None:
+            self.served.engine.on_batch = on_batch
 
     @property
     def name(self) -> str:
@@ -106,6 +116,7 @@ class ReplicaState:
             times=loaded.times,
             plan=loaded.plan,
         )
+        engine.on_batch = self._on_batch
         self.served = ServedModel(loaded=loaded, engine=engine)
         self.described = Described(runtime=loaded.runtime, signature=loaded.signature)
         return engine

@@ -259,7 +259,7 @@ def test_in_the_foreground_addresses_come_first_and_ctrl_c_stops_all(shell: Shel
     _, err = running.communicate(timeout=60)
 
     assert lines[0] == "up: 1 of 1 endpoints ready\n"
-    assert "stop with    Ctrl-C\n" in lines
+    assert "stop with     Ctrl-C\n" in lines
     assert lines[-1].startswith("curl -s ")
     assert asked.returncode == 0
     assert running.returncode == 0

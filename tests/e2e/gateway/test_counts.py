@@ -94,6 +94,31 @@ async def test_requests_without_a_split_id_are_not_counted(lab: Lab) -> None:
     assert (await gateway.arm_statistics({"m"})).arms == {}
 
 
+async def test_without_a_split_id_requests_are_counted_apart(lab: Lab) -> None:
+    one = lab.replica("1")
+    plain, idle = split("m", ("1", 100, one)), EndpointRoute(name="idle", revisions=())
+    gateway = await lab.start(plain, replace(plain, name="n", split_id="r1"), idle)
+
+    async with client(gateway) as http:
+        for path in ("m", "m/versions/1", "n", "idle", "unknown"):
+            for status in (200, 404, 500):
+                await http.get(f"/v2/models/{path}/infer?status={status}")
+        with pytest.raises(httpx.ReadTimeout):
+            await http.get(f"{PATH}?sleep_s=1", timeout=0.1)
+        await asyncio.sleep(0.1)
+    one.kill()
+    async with client(gateway) as http:
+        for path in ("m", "n"):
+            assert (await http.get(f"/v2/models/{path}/infer")).status_code == 503
+
+    found = (await gateway.endpoint_statistics({"m", "n", "idle"})).arms
+    assert {arm: (*_summary(one), one.abandoned) for arm, one in found.items()} == {
+        ("m", "1"): (8, 3, 2, 1),
+        ("n", "1"): (4, 2, 1, 0),
+        ("idle", ""): (3, 3, 0, 0),
+    }
+
+
 async def test_what_the_gateway_refused_for_a_dead_arm_is_the_arms_error(lab: Lab) -> None:
     one = lab.replica("1")
     gateway = await lab.start(_counted(one))
@@ -153,7 +178,8 @@ async def test_callers_who_leave_are_requests_but_no_errors(lab: Lab) -> None:
             await http.get(f"{PATH}?sleep_s=2", timeout=0.2)
     found = {}
     for _ in range(500):
-        if found := dict((await gateway.arm_statistics({"m"})).arms):
+        found = dict((await gateway.arm_statistics({"m"})).arms)
+        if found and found["m", "1"].requests:
             break
         await asyncio.sleep(0.01)
 

@@ -378,7 +378,7 @@ async def test_a_certificate_is_replaced_under_load_and_no_connection_ends() -> 
         events = (await asyncio.to_thread(secure.api().get, "/api/v1/events"))["events"]
 
     assert callers.failures == []
-    assert all(count > 50 for count in callers.answers.values()), callers.answers
+    assert all(count > 20 for count in callers.answers.values()), callers.answers
     assert len(callers.connections) == 3, callers.connections
     assert max(took_s) < IN_FORCE_S, took_s
     assert "turn-4.example" in status["names"]

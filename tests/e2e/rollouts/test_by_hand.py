@@ -157,7 +157,7 @@ def test_blue_green_switches_at_once_and_back_in_under_a_second(
         wait_until(lambda: load.calls[-1].version == "1", 5)
         time.sleep(1)
 
-    assert preview[0] == 200
+    assert preview[0] == 200, preview
     assert preview[1]["model_version"] == "2"
     assert during_preview == {"1"}
     assert load.failed == []

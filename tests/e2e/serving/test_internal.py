@@ -65,6 +65,7 @@ def test_nobody_else_can_ask(local: tuple[Replica, httpx.Client]) -> None:
     with httpx.Client(base_url=replica.url) as outside:
         statuses = {
             outside.get("/internal/report").status_code,
+            outside.get("/internal/load").status_code,
             outside.get("/internal/answers?after=0").status_code,
             outside.get("/internal/%72eport/").status_code,
             outside.put("/internal/observe", content=b"{}").status_code,

@@ -138,8 +138,11 @@ def test_nothing_outlives_a_pool_that_is_killed_while_a_model_stalls(tmp_path: P
         copy.declare(entry("stalls", file))
         with pytest.raises(httpx.ReadTimeout):
             copy.infer("stalls", timeout=1.0)
+        wait_until(
+            lambda: any("sleep" in process.cmdline() for process in processes_below(copy)),
+            "the model started what it starts",
+        )
         below = processes_below(copy)
-        assert any("sleep" in process.cmdline() for process in below)
         copy.process.kill()
         gone, alive = psutil.wait_procs(below, timeout=10)
 
@@ -175,11 +178,13 @@ def test_a_pool_listens_on_tcp_and_for_metrics_too(tmp_path: Path, mlp: Path) ->
         outside = httpx.get(f"{url}/internal/models")
         index = httpx.post(f"{url}/v2/repository/index").json()
         metrics = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").text
+        asked_by_control = httpx.get(f"{url}/metrics?exemplars").text
 
     assert answer.status_code == 200
     assert outside.status_code == 404
     assert index == [{"name": "m", "version": "1", "state": "READY", "reason": ""}]
     assert 'nv_inference_request_success{model="m",version="1"} 1' in metrics
+    assert 'nv_inference_request_success{model="m",version="1"} 1' in asked_by_control
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,11 @@ class SteadyLoad:
         """Requests that were not answered 200."""
         return self.broken + sum(n for status, n in self.statuses.items() if status != 200)
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._idle) + len(self._busy)
+
     @contextmanager
     def flowing(self) -> "Iterator[SteadyLoad]":
         """Send while the block runs; in the end each request has its answer or counts as broken."""

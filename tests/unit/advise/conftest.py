@@ -23,7 +23,8 @@ from headrace.advise.facts import (
 )
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "hardened"
-NOW = datetime.now(UTC)
+NOW = datetime.now(UTC) + timedelta(hours=6)
+"""Later than the certificates that the tests make, however long after the import that is."""
 
 
 @pytest.fixture(scope="session")

@@ -226,6 +226,12 @@ IN_SPEC = [
         ),
         ("HR309", "no access log", "gateway.access_log", put("gateway.access_log", value=False)),
         (
+            "HR309",
+            "no request log",
+            "gateway.request_log.mode",
+            put("gateway.request_log.mode", value="off"),
+        ),
+        (
             "HR401",
             "unsigned models",
             "security.require_signature",

@@ -61,6 +61,17 @@ def test_a_wrong_command_line_is_one_line_and_exit_status_2(
     assert "--help`" in outcome.err
 
 
+@pytest.mark.parametrize("group", ["drift", "models"])
+def test_a_group_named_alone_shows_its_commands_and_complains_of_nothing(
+    headrace: Command, group: str
+) -> None:
+    outcome = headrace(group)
+
+    assert outcome.status == 2
+    assert "Commands" in outcome.out
+    assert outcome.err == ""
+
+
 @pytest.mark.parametrize("command", ["status", "apply", "logs -f"])
 def test_without_a_control_plane_the_exit_status_is_3(
     headrace: Command, home: Path, tmp_path: Path, command: str
@@ -165,6 +176,17 @@ def test_the_reference_lists_every_command_and_option() -> None:
     assert "`HEADRACE_HOME`" in text
     assert "Exit status" in text
     assert "--help" not in text.replace("`headrace --help`", "")
+
+
+def test_the_version_is_looked_up_by_who_asks_for_it() -> None:
+    code = (
+        "import sys, headrace; before = 'importlib.metadata' in sys.modules;"
+        "print(before, headrace.__version__, hasattr(headrace, 'wersion'))"
+    )
+
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True)  # noqa: S603  # ours
+
+    assert printed.split() == ["False", __version__, "False"]
 
 
 def test_nothing_slow_is_loaded_to_print_the_version() -> None:

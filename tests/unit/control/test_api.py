@@ -183,7 +183,7 @@ async def test_load_changes_one_endpoint_and_leaves_the_others_pinned(
         file.write_bytes(b"model")
     plane.registry.push("fraud", model)
     plane.registry.push("extra", model)
-    await plane.apply(
+    await plane.orders.apply(
         {
             "endpoints": [
                 {"name": "a", "model": "fraud"},
@@ -195,9 +195,9 @@ async def test_load_changes_one_endpoint_and_leaves_the_others_pinned(
     before = plane.desired
     await asyncio.to_thread(model.write_bytes, b"newer")
     plane.registry.push("fraud", model)
-    await plane.load("a")
-    await plane.load("x")
-    await plane.load("extra")
+    await plane.orders.load("a")
+    await plane.orders.load("x")
+    await plane.orders.load("extra")
     after = plane.desired
     versions = {str(e.name): e.arms[0].revision.version for e in after.endpoints}
 

@@ -91,7 +91,7 @@ def test_every_route_has_a_rule_and_every_rule_a_route(plane: ControlPlane, acce
 def test_only_health_and_login_are_open() -> None:
     public = {path for (_, path), rule in RULES.items() if rule.is_public}
 
-    assert public == {"/api/v1/health", "/auth/login", "/auth/callback"}
+    assert public == {"/api/v1/health", "/auth/login", "/auth/callback", "/auth/token"}
 
 
 def test_a_route_for_one_endpoint_names_it_in_its_path() -> None:
@@ -103,7 +103,7 @@ def test_a_route_for_one_endpoint_names_it_in_its_path() -> None:
 def test_what_changes_something_needs_an_operator() -> None:
     reads = {"/v2/repository/index"}
     for (method, path), rule in RULES.items():
-        if method != "GET" and path not in reads and path != "/auth/logout":
+        if method != "GET" and path not in {*reads, "/auth/logout", "/auth/token"}:
             assert rule.role in {"operator", "admin"}, path
 
 
@@ -479,10 +479,11 @@ async def test_lists_hold_what_the_caller_may_see(
 async def test_rollouts_of_others_are_not_told(plane: ControlPlane) -> None:
     async with client_of(plane, "viewer:a") as viewer:
         found = await viewer.get("/rollouts/r1")
+        evidence = await viewer.get("/rollouts/r1/evidence")
         listed = await viewer.get("/rollouts")
         of_other = await viewer.get("/rollouts?endpoint=b")
 
-    assert found.status_code == 404
+    assert found.status_code == evidence.status_code == 404
     assert listed.json() == of_other.json() == {"rollouts": []}
 
 

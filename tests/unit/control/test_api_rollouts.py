@@ -1,6 +1,7 @@
 """Rollouts over the management API: started, looked at, told what to do."""
 
 import json
+import math
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,10 +13,13 @@ import pytest
 from pydantic import TypeAdapter
 
 from headrace.control import api_examples as examples
-from headrace.control.api_events import Reward, Rewards
+from headrace.control.api_events import Reward, Rewards, Truth
 from headrace.control.api_rollouts import StartRollout
 from headrace.control.plane import ControlPlane
+from headrace.control.rollout_evidence import RolloutEvidence
 from headrace.control.rollout_status import RolloutStatus
+from headrace.rollout.evidence import Evidence
+from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
 from tests.unit.control.api_client import client_of
 
 pytestmark = pytest.mark.anyio
@@ -161,6 +165,8 @@ async def test_only_one_rollout_at_a_time(api: httpx.AsyncClient) -> None:
         ("POST", "/endpoints/fraud/rollout/hasten", 400, "promote"),
         ("GET", "/rollouts/r7", 404, "r7"),
         ("GET", "/rollouts/7", 400, "rollout_id"),
+        ("GET", "/rollouts/r7/evidence", 404, "r7"),
+        ("GET", "/rollouts/7/evidence", 400, "rollout_id"),
         ("GET", "/rollouts?limit=0", 400, "limit"),
         ("GET", "/rollouts?endpoint=-", 400, "endpoint"),
     ],
@@ -187,6 +193,41 @@ async def test_counts_are_told_as_long_as_they_can_be_read(
     assert told["candidate_requests"] == 0
     assert plane.rollout_driver.counted(old) == told
     assert [plane.rollout_driver.counted(record) for record in unreadable] == [{}, {}]
+
+
+async def test_intervals_over_time_are_told_as_long_as_they_can_be_read(
+    api: httpx.AsyncClient, plane: ControlPlane
+) -> None:
+    await start(api, version="2")
+    before = (await api.get("/rollouts/r1/evidence")).json()
+    await api.post("/endpoints/fraud/rollout/abort")
+    record = plane.rollout("fraud")
+    assert record is not None
+    evidence = Evidence.start(record.state.settings)
+    for at, high in ((10.0, 0.5), (12.0, math.inf)):
+        metric = MetricVerdict(
+            metric="errors", outcome=Outcome.WAIT, reason="", unit="times", low=0.1, high=high
+        )
+        evidence.note(Verdict(outcome=Outcome.WAIT, at=at, metrics=(metric,)))
+    former = msgspec.structs.replace(record, id="r9", evidence=evidence.encode())
+    plane.aims.rollouts["fraud"] = former
+    after = (await api.get("/rollouts/r9/evidence")).json()
+    plane.aims.rollouts["fraud"] = msgspec.structs.replace(former, evidence=b"of old")
+    unreadable = (await api.get("/rollouts/r9/evidence")).json()
+
+    nothing = {"endpoint": "fraud", "step_s": 1.0, "metrics": []}
+    unknown = {"effect": None, "margin": None}
+    assert (before, unreadable) == ({"id": "r1", **nothing}, {"id": "r9", **nothing})
+    assert after["metrics"] == [
+        {
+            "metric": "errors",
+            "unit": "times",
+            "points": [
+                {"at": 10.0, "low": 0.1, "high": 0.5, **unknown},
+                {"at": 12.0, "low": 0.1, "high": None, **unknown},
+            ],
+        }
+    ]
 
 
 # What the API's description shows is right, and complete.
@@ -218,5 +259,6 @@ def test_examples_are_of_the_types_that_they_show() -> None:
     for example in examples.START.values():
         StartRollout.model_validate(example["value"])  # raises if it is not
     for example in examples.FEEDBACK.values():
-        TypeAdapter(Reward | Rewards).validate_python(example["value"])
+        TypeAdapter(Reward | Truth | Rewards).validate_python(example["value"])
     assert set(examples.ROLLOUT) == set(RolloutStatus.__slots__)
+    assert msgspec.convert(examples.EVIDENCE, RolloutEvidence).metrics[0].points[1].low == 0.032

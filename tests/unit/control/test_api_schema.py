@@ -92,7 +92,9 @@ def test_no_request_makes_the_api_fail(asker: Asker) -> None:
         def ask(case: Case[Any]) -> None:
             answer = asker.send(case, asker.admin)
             codes.setdefault(case.operation.label, set()).add(answer.status_code)
-            assert answer.status_code not in {401, 403, 500}, answer.text
+            # What is shown there as a token is none, whoever else the caller is.
+            refusals = {401} if case.operation.path == "/auth/token" else set()
+            assert answer.status_code not in {401, 403, 500} - refusals, answer.text
             if answer.status_code >= 400:
                 assert answer.headers["content-type"] == "application/problem+json"
 

@@ -16,6 +16,7 @@ def reading(
     epoch: str = "a",
     predictions: Mapping[str, Predictions] | None = None,
     pairs: int = 0,
+    all_told: bool = True,
     step_since: float | None = None,
     heard: frozenset[tuple[str, int]] | None = None,
 ) -> Reading:
@@ -27,6 +28,7 @@ def reading(
         baseline=baseline or ArmTotals(),
         predictions=predictions or {},
         pairs=PairCounts(pairs=pairs),
+        all_told=all_told,
         step_since=step_since,
         heard=heard,
     )
@@ -159,6 +161,33 @@ def test_a_replica_that_is_not_heard_for_once_loses_nothing() -> None:
 
     assert found is not None
     assert found.candidate.classes == {"cat": 4}
+
+
+def test_nobody_s_answers_count_until_all_have_told_theirs() -> None:
+    counter = Counter(warmup_s=0.0)
+    counter.read(reading(0.0, predictions={"a": predicted({"cat": 5})}))
+
+    alone = counter.read(reading(1.0, predictions={"a": predicted({"cat": 7})}, all_told=False))
+    both = {"a": predicted({"cat": 9}), "b": predicted({"cat": 3}, candidate=False)}
+    together = counter.read(reading(2.0, predictions=both))
+
+    assert alone is not None
+    assert together is not None
+    assert alone.candidate.classes == {}
+    assert together.candidate.classes == {"cat": 4}
+    assert together.baseline.classes == {"cat": 3}
+
+
+def test_what_was_told_in_the_warm_up_never_counts_though_somebody_was_silent() -> None:
+    counter = Counter(warmup_s=2.0)
+    for at in range(3):
+        cold = {"a": predicted({"cat": 10 * at})}
+        counter.read(reading(float(at), predictions=cold, all_told=False))
+
+    warm = counter.read(reading(3.0, predictions={"a": predicted({"cat": 21})}))
+
+    assert warm is not None
+    assert warm.candidate.classes == {"cat": 1}
 
 
 def test_a_replica_that_began_anew_counts_from_zero() -> None:

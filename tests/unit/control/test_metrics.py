@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from headrace.control.metrics import Source, gauge, merge_expositions
+from headrace.control.metrics import Source, gauge, merge, named
+from headrace.control.metrics_formats import text as as_text
 
 ONE = """\
 # HELP requests_total Requests.
@@ -29,6 +30,10 @@ def families(text: str) -> dict[str, list[tuple[str, dict[str, str], float]]]:
 
 def replica(name: str, text: str = ONE) -> Source:
     return Source(text=text, labels={"replica": name})
+
+
+def merge_expositions(sources: list[Source]) -> str:
+    return as_text(merge(sources)).decode()
 
 
 def test_a_family_stands_once_with_the_samples_of_all() -> None:
@@ -70,6 +75,21 @@ def test_the_first_type_holds() -> None:
     )
 
     assert text == '# HELP x Later.\n# TYPE x gauge\nx 1\nx{replica="b"} 2\n'
+
+
+def test_what_says_nothing_of_itself_is_told_whose_it_is() -> None:
+    foreign = "# TYPE rq counter\nrq 1\n# TYPE rq_total counter\nrq_total 1\n"
+    text = merge_expositions([Source(text=foreign, help="Envoy's own.")])
+
+    assert "# HELP rq Envoy's own.\n# TYPE rq untyped\n" in text
+    assert "# TYPE rq_total counter\n" in text
+
+
+def test_some_metrics_can_be_asked_for_by_how_their_names_begin() -> None:
+    families = merge([replica("a")])
+
+    assert set(named(families, ["wait_", "other"])) == {"wait_seconds"}
+    assert named(families, []) == families
 
 
 def test_a_gauge_of_our_own_is_an_exposition() -> None:

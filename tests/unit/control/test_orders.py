@@ -61,9 +61,9 @@ async def finish(plane: ControlPlane, phase: Phase, traffic: Traffic) -> Rollout
 
 @pytest.mark.usefixtures("versions")
 async def test_a_new_version_takes_over_by_the_endpoints_plan(plane: ControlPlane) -> None:
-    await plane.apply(document(entry(1, rollout=CANARY)))
+    await plane.orders.apply(document(entry(1, rollout=CANARY)))
 
-    await plane.apply(document(entry(2, rollout=CANARY)))
+    await plane.orders.apply(document(entry(2, rollout=CANARY)))
 
     record = plane.aims.rollout("digits")
     assert record is not None
@@ -71,16 +71,20 @@ async def test_a_new_version_takes_over_by_the_endpoints_plan(plane: ControlPlan
     assert record.state.phase is Phase.PREPARING
     assert served(plane) == {"2": 0, "1": 100}
     assert plane.endpoint_generation("digits") == 2
-    assert [e.reason for e in await plane.events("digits")] == ["Added", "Started", "Changed"]
+    assert [e.reason for e in await plane.journal.events("digits")] == [
+        "Added",
+        "Started",
+        "Changed",
+    ]
 
 
 @pytest.mark.usefixtures("versions")
 async def test_applying_the_same_again_begins_nothing(plane: ControlPlane) -> None:
-    await plane.apply(document(entry(1, rollout=CANARY)))
-    await plane.apply(document(entry(2, rollout=CANARY)))
+    await plane.orders.apply(document(entry(1, rollout=CANARY)))
+    await plane.orders.apply(document(entry(2, rollout=CANARY)))
     await finish(plane, Phase.ROLLED_BACK, Traffic())
 
-    again = await plane.apply(document(entry(2, rollout=CANARY)))
+    again = await plane.orders.apply(document(entry(2, rollout=CANARY)))
 
     assert again.changes == []
     assert served(plane) == {"1": 100}
@@ -89,9 +93,9 @@ async def test_applying_the_same_again_begins_nothing(plane: ControlPlane) -> No
 
 @pytest.mark.usefixtures("versions")
 async def test_without_a_plan_a_new_version_takes_over_at_once(plane: ControlPlane) -> None:
-    await plane.apply(document(entry(1)))
+    await plane.orders.apply(document(entry(1)))
 
-    await plane.apply(document(entry(2)))
+    await plane.orders.apply(document(entry(2)))
 
     assert plane.rollout("digits") is None
     assert served(plane) == {"2": 100}
@@ -99,9 +103,9 @@ async def test_without_a_plan_a_new_version_takes_over_at_once(plane: ControlPla
 
 @pytest.mark.usefixtures("versions")
 async def test_a_change_that_is_no_new_version_begins_no_rollout(plane: ControlPlane) -> None:
-    await plane.apply(document(entry(1, rollout=CANARY)))
+    await plane.orders.apply(document(entry(1, rollout=CANARY)))
 
-    await plane.apply(document(entry(1, rollout=CANARY, timeout_s=5.0)))
+    await plane.orders.apply(document(entry(1, rollout=CANARY, timeout_s=5.0)))
 
     assert plane.rollout("digits") is None
     assert plane.endpoint_generation("digits") == 2
@@ -111,10 +115,10 @@ async def test_a_change_that_is_no_new_version_begins_no_rollout(plane: ControlP
 async def test_another_apply_supersedes_a_rollout_and_starts_from_what_serves(
     plane: ControlPlane,
 ) -> None:
-    await plane.apply(document(entry(1, rollout=CANARY)))
-    await plane.apply(document(entry(2, rollout=CANARY)))
+    await plane.orders.apply(document(entry(1, rollout=CANARY)))
+    await plane.orders.apply(document(entry(2, rollout=CANARY)))
 
-    await plane.apply(document(entry(3, rollout=CANARY)))
+    await plane.orders.apply(document(entry(3, rollout=CANARY)))
 
     second, first = await plane.rollouts()
     assert first.state.phase is Phase.SUPERSEDED
@@ -125,10 +129,10 @@ async def test_another_apply_supersedes_a_rollout_and_starts_from_what_serves(
 
 @pytest.mark.usefixtures("versions")
 async def test_applying_the_old_version_ends_a_rollout_at_once(plane: ControlPlane) -> None:
-    await plane.apply(document(entry(1, rollout=CANARY)))
-    await plane.apply(document(entry(2, rollout=CANARY)))
+    await plane.orders.apply(document(entry(1, rollout=CANARY)))
+    await plane.orders.apply(document(entry(2, rollout=CANARY)))
 
-    await plane.apply(document(entry(1, rollout=CANARY)))
+    await plane.orders.apply(document(entry(1, rollout=CANARY)))
 
     (record,) = await plane.rollouts()
     assert record.state.phase is Phase.SUPERSEDED
@@ -137,9 +141,9 @@ async def test_applying_the_old_version_ends_a_rollout_at_once(plane: ControlPla
 
 @pytest.mark.usefixtures("versions")
 async def test_a_rollout_by_hand_keeps_the_endpoints_own_plan(plane: ControlPlane) -> None:
-    await plane.apply(document(entry(1, rollout=CANARY)))
+    await plane.orders.apply(document(entry(1, rollout=CANARY)))
 
-    record = await plane.start_rollout(
+    record = await plane.orders.start_rollout(
         "digits", version="2", rollout={"strategy": "blue-green"}, actor="ada"
     )
 
@@ -153,11 +157,11 @@ async def test_a_rollout_by_hand_keeps_the_endpoints_own_plan(plane: ControlPlan
 
 @pytest.mark.usefixtures("versions")
 async def test_a_rollout_starts_again_after_it_was_taken_back(plane: ControlPlane) -> None:
-    await plane.apply(document(entry(1)))
-    await plane.start_rollout("digits", version="2")
+    await plane.orders.apply(document(entry(1)))
+    await plane.orders.start_rollout("digits", version="2")
     await finish(plane, Phase.ROLLED_BACK, Traffic())
 
-    record = await plane.start_rollout("digits", version="2")
+    record = await plane.orders.start_rollout("digits", version="2")
 
     assert record.id == "r2"
     assert [arm.key for arm in record.source.arms] == ["1"]
@@ -168,59 +172,59 @@ async def test_a_rollout_starts_again_after_it_was_taken_back(plane: ControlPlan
 async def test_after_a_promotion_the_next_rollout_starts_from_the_new_version(
     plane: ControlPlane,
 ) -> None:
-    await plane.apply(document(entry(1)))
-    await plane.start_rollout("digits", version="2")
+    await plane.orders.apply(document(entry(1)))
+    await plane.orders.start_rollout("digits", version="2")
     await finish(plane, Phase.PROMOTED, Traffic(candidate=100, has_stable=False))
 
-    record = await plane.start_rollout("digits", version="3")
+    record = await plane.orders.start_rollout("digits", version="3")
 
     assert [arm.key for arm in record.source.arms] == ["2"]
 
 
 @pytest.mark.usefixtures("versions")
 async def test_a_rollout_to_what_is_served_is_refused(plane: ControlPlane) -> None:
-    await plane.apply(document(entry(1)))
+    await plane.orders.apply(document(entry(1)))
 
     with pytest.raises(InvalidArgumentError, match="serves version 1 already"):
-        await plane.start_rollout("digits", version="1")
+        await plane.orders.start_rollout("digits", version="1")
 
 
 @pytest.mark.usefixtures("versions")
 async def test_two_rollouts_of_one_endpoint_exclude_each_other(plane: ControlPlane) -> None:
-    await plane.apply(document(entry(1)))
-    await plane.start_rollout("digits", version="2")
+    await plane.orders.apply(document(entry(1)))
+    await plane.orders.start_rollout("digits", version="2")
 
     with pytest.raises(FailedPreconditionError, match=r"rollout r1 .* is under way"):
-        await plane.start_rollout("digits", version="3")
+        await plane.orders.start_rollout("digits", version="3")
 
 
 @pytest.mark.usefixtures("versions")
 async def test_a_rollout_to_a_missing_version_changes_nothing(plane: ControlPlane) -> None:
-    await plane.apply(document(entry(1)))
+    await plane.orders.apply(document(entry(1)))
 
     with pytest.raises(SpecError, match="no version 9"):
-        await plane.start_rollout("digits", version="9")
+        await plane.orders.start_rollout("digits", version="9")
     with pytest.raises(SpecError, match="strateg"):
-        await plane.start_rollout("digits", version="2", rollout={"strategy": "hope"})
+        await plane.orders.start_rollout("digits", version="2", rollout={"strategy": "hope"})
     with pytest.raises(InvalidArgumentError, match="name the version"):
-        await plane.start_rollout("digits")
+        await plane.orders.start_rollout("digits")
     with pytest.raises(ModelNotFoundError):
-        await plane.start_rollout("letters", version="2")
+        await plane.orders.start_rollout("letters", version="2")
 
     assert plane.endpoint_generation("digits") == 1
 
 
 @pytest.mark.usefixtures("versions")
 async def test_undo_restores_the_generation_before_at_once(plane: ControlPlane) -> None:
-    await plane.apply(document(entry(1, rollout=CANARY)))
-    await plane.start_rollout("digits", version="2")
+    await plane.orders.apply(document(entry(1, rollout=CANARY)))
+    await plane.orders.start_rollout("digits", version="2")
     await finish(plane, Phase.PROMOTED, Traffic(candidate=100, has_stable=False))
 
-    await plane.undo("digits")
+    await plane.orders.undo("digits")
 
     assert served(plane) == {"1": 100}
     assert plane.endpoint_entry("digits") == entry(1, rollout=CANARY)
-    newest = (await plane.history("digits"))[0]
+    newest = (await plane.generations("digits"))[0]
     assert (newest.generation, newest.reason) == (3, "undone to generation 1")
 
 
@@ -228,11 +232,11 @@ async def test_undo_restores_the_generation_before_at_once(plane: ControlPlane) 
 async def test_undo_of_a_rollout_taken_back_gives_up_what_was_held_back(
     plane: ControlPlane,
 ) -> None:
-    await plane.apply(document(entry(1)))
-    await plane.start_rollout("digits", version="2")
+    await plane.orders.apply(document(entry(1)))
+    await plane.orders.start_rollout("digits", version="2")
     await finish(plane, Phase.ROLLED_BACK, Traffic())
 
-    await plane.undo("digits")
+    await plane.orders.undo("digits")
 
     assert plane.endpoint_entry("digits") == entry(1)
     assert plane.aims.rollout("digits") is None
@@ -240,24 +244,24 @@ async def test_undo_of_a_rollout_taken_back_gives_up_what_was_held_back(
 
 @pytest.mark.usefixtures("versions")
 async def test_undo_never_goes_back_to_what_was_held_back(plane: ControlPlane) -> None:
-    await plane.apply(document(entry(1)))
+    await plane.orders.apply(document(entry(1)))
     for _ in range(2):
-        await plane.start_rollout("digits", version="2")
+        await plane.orders.start_rollout("digits", version="2")
         await finish(plane, Phase.ROLLED_BACK, Traffic())
 
-    await plane.undo("digits")
+    await plane.orders.undo("digits")
 
     assert served(plane) == {"1": 100}
     with pytest.raises(FailedPreconditionError, match="nothing to undo"):
-        await plane.undo("digits")
+        await plane.orders.undo("digits")
 
 
 @pytest.mark.usefixtures("versions")
 async def test_undo_in_the_middle_of_a_rollout_gives_it_up(plane: ControlPlane) -> None:
-    await plane.apply(document(entry(1)))
-    await plane.start_rollout("digits", version="2")
+    await plane.orders.apply(document(entry(1)))
+    await plane.orders.start_rollout("digits", version="2")
 
-    await plane.undo("digits")
+    await plane.orders.undo("digits")
 
     assert served(plane) == {"1": 100}
     assert (await plane.rollouts())[0].state.phase is Phase.SUPERSEDED
@@ -265,12 +269,12 @@ async def test_undo_in_the_middle_of_a_rollout_gives_it_up(plane: ControlPlane) 
 
 @pytest.mark.usefixtures("versions")
 async def test_undo_twice_is_where_one_was(plane: ControlPlane) -> None:
-    await plane.apply(document(entry(1)))
-    await plane.apply(document(entry(2)))
+    await plane.orders.apply(document(entry(1)))
+    await plane.orders.apply(document(entry(2)))
 
-    await plane.undo("digits")
+    await plane.orders.undo("digits")
     first = served(plane)
-    await plane.undo("digits")
+    await plane.orders.undo("digits")
 
     assert first == {"1": 100}
     assert served(plane) == {"2": 100}
@@ -278,52 +282,52 @@ async def test_undo_twice_is_where_one_was(plane: ControlPlane) -> None:
 
 @pytest.mark.usefixtures("versions")
 async def test_undo_brings_a_removed_endpoint_back(plane: ControlPlane) -> None:
-    await plane.apply(document(entry(1)))
-    await plane.remove_endpoint("digits")
+    await plane.orders.apply(document(entry(1)))
+    await plane.orders.remove_endpoint("digits")
 
-    await plane.undo("digits", generation=1)
+    await plane.orders.undo("digits", generation=1)
 
     assert served(plane) == {"1": 100}
-    assert [e.generation for e in await plane.history("digits")] == [3, 2, 1]
+    assert [e.generation for e in await plane.generations("digits")] == [3, 2, 1]
 
 
 @pytest.mark.usefixtures("versions")
 async def test_undo_says_what_it_cannot_restore(plane: ControlPlane) -> None:
-    await plane.apply(document(entry(1)))
+    await plane.orders.apply(document(entry(1)))
 
     with pytest.raises(FailedPreconditionError, match="nothing to undo"):
-        await plane.undo("digits")
+        await plane.orders.undo("digits")
     with pytest.raises(NotFoundError, match="no generation 7; the newest is 1"):
-        await plane.undo("digits", generation=7)
+        await plane.orders.undo("digits", generation=7)
     with pytest.raises(ModelNotFoundError):
-        await plane.undo("letters")
+        await plane.orders.undo("letters")
 
 
 @pytest.mark.usefixtures("versions")
 async def test_undo_to_a_model_that_is_gone_is_refused(
     plane: ControlPlane, registry: Registry
 ) -> None:
-    await plane.apply(document(entry(1)))
-    await plane.apply(document(entry(2)))
+    await plane.orders.apply(document(entry(1)))
+    await plane.orders.apply(document(entry(2)))
     registry.path(registry.get("digits:1")).unlink()
 
     with pytest.raises(FailedPreconditionError, match="gone from the registry"):
-        await plane.undo("digits")
+        await plane.orders.undo("digits")
 
     assert served(plane) == {"2": 100}
 
 
 @pytest.mark.usefixtures("versions")
 async def test_a_writer_who_read_an_older_generation_loses(plane: ControlPlane) -> None:
-    await plane.apply(document(entry(1)))
-    await plane.put_endpoint("digits", {"model": "digits:2"}, expected=1)
+    await plane.orders.apply(document(entry(1)))
+    await plane.orders.put_endpoint("digits", {"model": "digits:2"}, expected=1)
 
     with pytest.raises(ConflictError, match="at generation 2, not 1"):
-        await plane.put_endpoint("digits", {"model": "digits:3"}, expected=1)
+        await plane.orders.put_endpoint("digits", {"model": "digits:3"}, expected=1)
     with pytest.raises(ConflictError):
-        await plane.remove_endpoint("digits", expected=1)
+        await plane.orders.remove_endpoint("digits", expected=1)
     with pytest.raises(ConflictError):
-        await plane.apply(document(entry(3)), expected={"digits": 1})
+        await plane.orders.apply(document(entry(3)), expected={"digits": 1})
 
     assert served(plane) == {"2": 100}
 
@@ -332,12 +336,12 @@ async def test_a_writer_who_read_an_older_generation_loses(plane: ControlPlane) 
 async def test_one_endpoint_is_put_and_the_others_stay_pinned(
     plane: ControlPlane, registry: Registry, tmp_path: Path
 ) -> None:
-    await plane.apply(document(entry(1), {"name": "newest", "model": "digits"}))
+    await plane.orders.apply(document(entry(1), {"name": "newest", "model": "digits"}))
     newer = tmp_path / "newer.onnx"
     newer.write_bytes(b"newer")
     registry.push("digits", newer)
 
-    await plane.put_endpoint("digits", {"model": "digits:2"})
+    await plane.orders.put_endpoint("digits", {"model": "digits:2"})
 
     pinned = plane.desired.endpoint("newest")
     assert pinned is not None
@@ -347,10 +351,10 @@ async def test_one_endpoint_is_put_and_the_others_stay_pinned(
 
 @pytest.mark.usefixtures("versions")
 async def test_a_diff_tells_and_changes_nothing(plane: ControlPlane) -> None:
-    await plane.apply(document(entry(1)))
+    await plane.orders.apply(document(entry(1)))
 
-    diff = await plane.diff(document(entry(2), {"name": "other", "model": "digits:1"}))
-    same = await plane.diff(document(entry(1)))
+    diff = await plane.orders.diff(document(entry(2), {"name": "other", "model": "digits:1"}))
+    same = await plane.orders.diff(document(entry(1)))
 
     assert diff.endpoints["digits"].before == entry(1)
     assert diff.endpoints["digits"].after == entry(2)
@@ -364,8 +368,8 @@ async def test_a_diff_tells_and_changes_nothing(plane: ControlPlane) -> None:
 @pytest.mark.usefixtures("versions")
 async def test_a_rollout_stored_without_its_state_has_no_say(plane: ControlPlane) -> None:
     """The control plane died after the first of two writes."""
-    await plane.apply(document(entry(1)))
-    await plane.start_rollout("digits", version="2")
+    await plane.orders.apply(document(entry(1)))
+    await plane.orders.start_rollout("digits", version="2")
     (record,) = await plane.rollouts()
     early = msgspec.structs.replace(
         record, target=msgspec.structs.replace(record.target, generation=3)
@@ -379,8 +383,8 @@ async def test_a_rollout_stored_without_its_state_has_no_say(plane: ControlPlane
 
 @pytest.mark.usefixtures("versions")
 async def test_rollouts_go_on_where_they_were_after_a_restart(plane: ControlPlane) -> None:
-    await plane.apply(document(entry(1)))
-    await plane.start_rollout("digits", version="2")
+    await plane.orders.apply(document(entry(1)))
+    await plane.orders.start_rollout("digits", version="2")
     before = await finish(plane, Phase.PROGRESSING, Traffic(candidate=25))
     plane.aims.rollouts.clear()
 
@@ -403,9 +407,9 @@ def test_a_line_of_the_spec_is_replaced_added_or_taken_out() -> None:
 @pytest.mark.usefixtures("versions")
 async def test_only_one_version_that_is_not_served_can_be_rolled_out(plane: ControlPlane) -> None:
     split = [{"model": "digits:1", "weight": 90}, {"model": "digits:2", "weight": 10}]
-    await plane.apply(document({"name": "digits", "versions": split}))
+    await plane.orders.apply(document({"name": "digits", "versions": split}))
     source = plane.desired.endpoint("digits")
-    await plane.apply(document(entry(3)))
+    await plane.orders.apply(document(entry(3)))
     target = plane.desired.endpoint("digits")
     assert source is not None
     assert target is not None

@@ -6,14 +6,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from headrace.control.counting import Reading
 from headrace.control.home import Home
 from headrace.control.observed import Phase
+from headrace.control.rollout_evidence import rollout_evidence
+from headrace.control.watching import View
 from headrace.core import FailedPreconditionError, ModelNotFoundError, NotFoundError
 from headrace.registry import Registry
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.state import Phase as RolloutPhase
 from headrace.rollout.state import Verb
-from headrace.serving.report import Observe
+from headrace.serving.report import Observe, PredictionCounts, ReplicaReport
 from tests.unit.control.played import Plane, World
 
 pytestmark = pytest.mark.anyio
@@ -145,6 +148,25 @@ async def test_words_of_people_hold_at_once_and_are_remembered(world: World) -> 
     assert plane.store.store.events()[-1].reason == "Aborted"
 
 
+async def test_intervals_over_time_outlive_control_planes_and_the_rollout(world: World) -> None:
+    plane = await started(world)
+    began = plane.world.clock.now()
+    for _ in range(5):
+        await plane.second()
+    under_way = rollout_evidence(plane.record, plane.driver.sequences(plane.record))
+    plane = plane.kill()
+    record = await plane.until_over()
+
+    plane = plane.kill()
+    after = rollout_evidence(record, plane.driver.sequences(plane.record))
+    times = [point.at for point in after.metrics[0].points]
+    assert [one.metric for one in under_way.metrics] == ["errors", "latency"]
+    assert len(under_way.metrics[0].points) > 1
+    assert times[0] == under_way.metrics[0].points[0].at < began + 5
+    assert record.state.verdict is not None
+    assert times[-1] == record.state.verdict.at  # what decided is there
+
+
 async def test_a_rollback_after_the_promotion_brings_the_old_version_back(world: World) -> None:
     plane = await started(world)
     await plane.until_over()
@@ -249,3 +271,36 @@ async def test_evidence_that_cannot_be_read_is_counted_anew(world: World) -> Non
     record = await plane.until_over()
 
     assert record.state.phase is RolloutPhase.PROMOTED
+
+
+async def test_answers_count_once_every_replica_of_both_versions_has_told_its_own(
+    world: World,
+) -> None:
+    plane = await started(world, {**CANARY, "metrics": {"rejections": None}})
+    await plane.second()
+    view = View.of(plane.record, plane.aims)
+    assert view is not None
+    assert len(view.answering) == 2
+    told = {
+        replica.name: ReplicaReport(
+            replica=replica.name,
+            model="digits",
+            version=replica.version,
+            at=0.0,
+            ready=True,
+            observing=msgspec.json.encode(view.observe(replica, 1.0)).decode(),
+            predictions=PredictionCounts(output="y", kind="class", counts={"7": 30}),
+        )
+        for replica in view.answering
+    }
+
+    def reading(reports: dict[str, ReplicaReport]) -> Reading:
+        return view.reading(now=1.0, epoch="1", totals={}, reports=reports)
+
+    both = reading(told)
+    assert both.all_told
+    assert sorted(counted.is_candidate for counted in both.predictions.values()) == [False, True]
+    for name in told:
+        without = reading({other: said for other, said in told.items() if other != name})
+        assert not without.all_told
+        assert len(without.predictions) == 1

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
+from headrace.control.desired import DesiredArm, DesiredEndpoint, make_revision
 from headrace.control.first_request import FirstRequest
 from headrace.control.observed import Arm, Observed, Phase, Replica, Route
 from headrace.control.status import EndpointStatus, endpoint_statuses, revision_ids
@@ -55,7 +55,7 @@ def look(
 ) -> EndpointStatus:
     requests = {"m": first} if first else {}
     [found] = endpoint_statuses(
-        DesiredState(generation=1, endpoints=(endpoint,)),
+        [endpoint],
         Observed(replicas={r.name: r for r in replicas}, published=published),
         first_requests=requests if asks else None,
         http_url="http://gw",

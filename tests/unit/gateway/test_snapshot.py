@@ -174,7 +174,14 @@ def test_without_an_access_log_none_is_configured() -> None:
 
     (network_filter,) = listener["filter_chains"][0]["filters"]
     loggers = [logger["name"] for logger in network_filter["typed_config"]["access_log"]]
-    assert loggers == ["headrace.arms.us", "headrace.arms.ms", "headrace.refusals"]
+    assert loggers == [
+        "headrace_arm.us",
+        "headrace_arm.ms",
+        "headrace_arm.dead",
+        "headrace_rest.us",
+        "headrace_rest.ms",
+        "headrace.refusals",
+    ]
 
 
 def test_the_window_takes_the_largest_message_that_the_body_limit_allows() -> None:

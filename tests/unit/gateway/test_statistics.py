@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.gateway.statistics import is_error, is_rejection, read_statistics
+from headrace.gateway.statistics import (
+    is_abandoned,
+    is_error,
+    is_rejection,
+    read_all,
+    read_splits,
+)
 from tests.unit.gateway.arbitrary import names, versions
 
 roles = st.sampled_from(["", "~baseline"])
@@ -29,12 +35,16 @@ def _answer(*histograms: tuple[str, dict[int, int]]) -> bytes:
 
 
 def _name(
-    endpoint: str, key: str, code: int, grpc: str, *, unit: str = "us", route: str = ""
+    endpoint: str,
+    key: str,
+    code: int,
+    grpc: str,
+    *,
+    unit: str = "us",
+    route: str = "",
+    group: str = "headrace_arm",
 ) -> str:
-    return (
-        f"headrace_arm.{unit}.arm.{endpoint}~{key}.route.{route or endpoint}"
-        f".code.{code}.grpc.{grpc}"
-    )
+    return f"{group}.{unit}.arm.{endpoint}~{key}.route.{route or endpoint}.code.{code}.grpc.{grpc}"
 
 
 @given(
@@ -50,7 +60,7 @@ def test_every_request_is_counted_once_by_its_arm_and_how_it_ended(found: list[A
         for name, version, role, code, grpc, counts in found
     ]
 
-    arms, total = read_statistics(_answer(*histograms), {name for name, *_ in found})
+    arms, total = read_splits(_answer(*histograms), {name for name, *_ in found})
 
     requests: Counter[tuple[str, str]] = Counter()
     for name, version, role, _, _, counts in found:
@@ -69,7 +79,7 @@ def test_the_two_units_of_time_are_both_seconds_in_the_end() -> None:
         (_name("m", "1", 0, "", unit="ms"), {100: 3}),
     )
 
-    arms, _ = read_statistics(answer, {"m"})
+    arms, _ = read_splits(answer, {"m"})
 
     one = arms["m", "1"]
     assert one.lower_s == (0.0001, 0.025, 0.1)
@@ -81,7 +91,7 @@ def test_the_two_units_of_time_are_both_seconds_in_the_end() -> None:
 def test_the_same_bucket_of_two_statuses_is_one() -> None:
     answer = _answer((_name("m", "1", 200, ""), {1100: 2}), (_name("m", "1", 500, ""), {1100: 5}))
 
-    arms, _ = read_statistics(answer, {"m"})
+    arms, _ = read_splits(answer, {"m"})
 
     assert arms["m", "1"].counts == (7,)
     assert arms["m", "1"].errors == 5
@@ -95,14 +105,53 @@ def test_requests_that_name_their_version_and_other_endpoints_are_left_out() -> 
         (_name("a.route.b", "2~baseline", 200, ""), {100: 1}),
     )
 
-    arms, total = read_statistics(answer, {"m", "a.route.b"})
+    arms, total = read_splits(answer, {"m", "a.route.b"})
 
     assert set(arms) == {("a.route.b", "2~baseline")}
     assert total == 4
 
 
+def test_all_requests_are_those_of_splits_and_the_rest() -> None:
+    rest = "headrace_rest"
+    answer = _answer(
+        (_name("m", "1", 200, ""), {100: 1}),
+        (_name("m", "1", 503, "", unit="dead"), {100: 2}),
+        (_name("m", "1", 503, "", group=rest), {100: 2}),
+        (_name("m", "1", 200, "", group=rest, route="m~1"), {100: 4}),
+        (_name("m", "1", 0, "", group=rest, unit="ms"), {100: 8}),
+        (f"{rest}.us.arm.-.route.m.code.503.grpc.", {100: 16}),
+        (f"{rest}.us.arm.replicas.route.server.code.200.grpc.", {100: 32}),
+        (_name("n", "1", 200, "", group=rest), {100: 64}),
+        (_name("a.route.b", "2~baseline", 200, "", group=rest), {100: 128}),
+    )
+
+    arms, total = read_all(answer, {"m", "a.route.b"})
+
+    assert total == 257
+    assert {arm: one.requests for arm, one in arms.items()} == {
+        ("m", "1"): 15,
+        ("m", ""): 16,
+        ("a.route.b", "2~baseline"): 128,
+    }
+    assert (arms["m", "1"].errors, arms["m", "1"].abandoned) == (2, 8)
+
+
+def test_a_dead_arms_requests_are_its_splits_too() -> None:
+    answer = _answer((_name("m", "1", 503, "", unit="dead"), {100: 2}))
+
+    assert read_splits(answer, {"m"})[0]["m", "1"].errors == 2
+
+
+@given(codes, grpc_codes)
+def test_a_request_ended_in_one_way(code: int, grpc: str) -> None:
+    ways = [is_error(code, grpc), is_rejection(code, grpc)]
+
+    assert ways.count(True) <= 1
+    assert not (is_abandoned(code, "") and any([is_error(code, ""), is_rejection(code, "")]))
+
+
 def test_an_envoy_that_counted_nothing_has_no_arms() -> None:
-    assert read_statistics(b'{"stats":[]}', {"m"}) == ({}, 0)
+    assert read_splits(b'{"stats":[]}', {"m"}) == ({}, 0)
 
 
 @pytest.mark.parametrize(

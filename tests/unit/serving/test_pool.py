@@ -3,13 +3,14 @@
 import asyncio
 import json
 
+import msgspec
 import pytest
 
 from headrace.core import RequestCancelledError
 from headrace.protocol.grpc_wire import frame, unframe
 from headrace.protocol.protos import message_class
 from headrace.serving.exchange import Exchange
-from headrace.serving.report import Observe, models_digest
+from headrace.serving.report import Observe, SamplesPage, models_digest
 from tests.unit.serving.parts import BAD, Caller, a_model, error_of, infer_body, read
 from tests.unit.serving.pool_parts import BROKEN, Hosting, Loads, Trier, entry
 
@@ -506,6 +507,27 @@ async def test_each_model_is_observed_for_itself() -> None:
     assert read(other).json["predictions"] is None
     assert [answer[0] for answer in read(answers).json["answers"]] == ["a"]
     assert Observe(key="r1").key == "r1"
+
+
+async def test_each_model_is_recorded_for_itself_also_the_request_that_loads_it() -> None:
+    hosting = Hosting()
+    body = b'{"traces": true, "sample_ratio": 1.0}'
+    traced = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "x-request-id": "r"}
+    async with hosting.pool:
+        hosting.declare(entry("a"), entry("b"))
+        hosting.ask("PUT", "/internal/record?model=a&version=1", body)
+        for name in ("a", "b"):
+            hosting.infer(name, traced)
+        await settle()
+        spans = hosting.ask("GET", "/internal/spans?model=a&version=1&after=0")
+        others = hosting.ask("GET", "/internal/spans?model=b&version=1&after=0")
+        samples = hosting.ask("GET", "/internal/samples?model=a&version=1&after=0")
+
+    names = [span[2] for span in read(spans).json["spans"]]
+    page = msgspec.msgpack.decode(read(samples).body, type=SamplesPage)
+    assert names == ["infer a", "preprocess", "queue", "batch", "runtime", "postprocess"]
+    assert read(others).json["spans"] == []
+    assert [sample.request_id for sample in page.samples] == ["r"]
 
 
 async def test_a_bug_of_ours_costs_one_request(monkeypatch: pytest.MonkeyPatch) -> None:

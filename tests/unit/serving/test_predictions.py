@@ -77,6 +77,18 @@ def test_a_class_is_called_by_its_label() -> None:
     assert counted(scores, labels=("cat",))[1] == {"1": 1}
 
 
+def test_a_prediction_is_a_class_by_its_name_or_a_score_as_it_is() -> None:
+    labels: dict[str, tuple[str, ...]] = {"y": ("cat", "dog")}
+    classes = PredictionCounter(signature(("y", FP32, (-1, 2)), labels=labels))
+    scores = PredictionCounter(signature(("y", FP32, (-1,))))
+
+    assert classes.prediction({"y": np.array([[0.1, 0.9]], np.float32)}) == "dog"
+    assert scores.prediction({"y": np.array([0.3])}) == 0.3
+    assert scores.prediction({"y": np.array([math.inf])}) is None
+    assert scores.prediction({}) is None
+    assert classes.counts().counts == {}
+
+
 def test_labels_of_the_same_name_are_one_class() -> None:
     spec = signature(("y", FP32, (-1, 3)), labels={"y": ("cat", "dog", "cat")})
     counter = PredictionCounter(spec)

@@ -17,7 +17,13 @@ from headrace.control.access.credentials import (
 from headrace.control.access.failures import Noted
 from headrace.control.access.known import KnownCredentials
 from headrace.control.access.roles import Caller, parse_grants
-from headrace.control.access.sessions import PREFIX, SessionRules, cookie_value, csrf_token
+from headrace.control.access.sessions import (
+    PREFIX,
+    TOKEN,
+    SessionRules,
+    cookie_value,
+    csrf_token,
+)
 from headrace.control.access.trail import Change
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock, HeadraceError, OverloadedError, UnauthenticatedError
@@ -86,6 +92,7 @@ class Authenticator:
         credential, principal = await self._checked(
             text, CredentialKind.SESSION, secret_id(PREFIX, text), network
         )
+        await self._check_token(str(credential.grants.get(TOKEN, "")))
         expires = self.rules.renewed(credential, self.clock.now()) if renews else None
         if expires is not None:
             await self._renew(credential, expires)
@@ -97,6 +104,12 @@ class Authenticator:
             credential=credential.id,
             csrf_token=csrf_token(text),
         )
+
+    async def _check_token(self, id_: str) -> None:
+        """Refuse a session whose token is not valid any more."""
+        found = await self.known.find(id_) if id_ else None
+        if id_ and (found is None or not found[0].is_valid(self.clock.now())):
+            raise UnauthenticatedError("the token that this session began with is not valid now")
 
     async def _checked(
         self, text: str, kind: CredentialKind, id_: str | None, network: str

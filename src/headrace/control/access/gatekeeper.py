@@ -19,6 +19,8 @@ from headrace.core import HeadraceError, NotFoundError, PermissionDeniedError, U
 
 CALLER: Final = "headrace.caller"
 """Where in an ASGI scope stands who asks."""
+UNATTENDED: Final = "headrace.unattended"
+"""Where in an ASGI scope stands that nobody is there: such a request renews no session."""
 CSRF_HEADER: Final = "x-csrf-token"
 LOOK_AGAIN_S: Final = 5.0
 _SAFE: Final = frozenset({HTTPMethod.GET, HTTPMethod.HEAD, HTTPMethod.OPTIONS})
@@ -49,7 +51,8 @@ class Gatekeeper:
             await self.app(scope, receive, send)
             return
         try:
-            scope[CALLER] = await self._checked(scope, found)
+            renews = not scope.get(UNATTENDED, False)
+            scope[CALLER] = await self._checked(scope, found, renews=renews)
         except HeadraceError as error:
             await _refuse(receive, send, error)
             return

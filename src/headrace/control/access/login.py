@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -21,8 +20,8 @@ from headrace.control.access.brake import network_of
 from headrace.control.access.credentials import Principal
 from headrace.control.access.people import USER
 from headrace.control.access.provider import Claims, Provider, check_url
-from headrace.control.access.roles import Caller, parse_grant
-from headrace.control.access.sessions import SessionRules
+from headrace.control.access.roles import parse_grant
+from headrace.control.access.sessions import SessionRules, is_own_page
 from headrace.control.access.trail import Change
 from headrace.control.secret_references import is_reference, secret_reader
 from headrace.control.settings import OidcSettings
@@ -37,7 +36,7 @@ from headrace.core import (
 
 _LOG: Final = logging.getLogger("headrace.control")
 CALLBACK: Final = "/auth/callback"
-START_PAGE: Final = "/api/v1/whoami"
+START_PAGE: Final = "/"
 _LOGIN_S: Final = 600.0
 _MOST_TEXT: Final = 200
 _MOST_GROUPS: Final = 1000
@@ -124,17 +123,6 @@ class Login:
             rules.set_cookie(rules.login_cookie_name, "", max_age_s=0),
         )
         return Sent(location=away.page, cookies=cookies)
-
-    async def end(self, caller: Caller) -> Sent:
-        """End the caller's session."""
-        now = self.clock.now()
-        change = Change(at=now, actor=caller.name, action="logout", object=caller.credential)
-        await self.store.run(
-            self.store.store.revoke_credential, caller.credential, at=now, changes=[change]
-        )
-        self.authenticator.known.forget(caller.credential)
-        cookie = self.rules.set_cookie(self.rules.cookie_name, "", max_age_s=0)
-        return Sent(location=START_PAGE, cookies=(cookie,))
 
     async def _let_in(self, name: str, roles: tuple[str, ...]) -> str:
         """What the cookie of a new session holds."""
@@ -261,13 +249,6 @@ def check_roles(roles: Sequence[str]) -> None:
 def _role_pair(text: str) -> tuple[str, str]:
     group, _, role = text.rpartition("=")
     return group, role
-
-
-def is_own_page(page: str) -> bool:
-    """Whether a path leads to a page of this server and nowhere else."""
-    parts = urlsplit(page)
-    is_path = page.startswith("/") and not page.startswith(("//", "/\\"))
-    return is_path and not parts.netloc and _is_plain(page) and "\\" not in page
 
 
 def _is_plain(text: str) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from headrace.control.access.authenticate import Authenticator
 from headrace.control.access.people import People
 from headrace.control.access.sessions import SessionRules
+from headrace.control.access.token_login import TokenLogin
 from headrace.control.settings import OidcSettings
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock, FailedPreconditionError
@@ -16,31 +17,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """Who is let in; `login` None where nobody logs in by a browser."""
+    """Who is let in; `login` None where there is no identity provider."""
 
     authenticator: Authenticator
     people: People
+    token_login: TokenLogin
     login: "Login | None" = None
 
 
-def make_access(store: StoreThread, clock: Clock, oidc: OidcSettings | None = None) -> Access:
+def make_access(
+    store: StoreThread,
+    clock: Clock,
+    oidc: OidcSettings | None = None,
+    *,
+    is_encrypted: bool = False,
+) -> Access:
     """The parts over one store.
+
+    Args:
+        is_encrypted: Whether the management API is, where there is no `oidc` to tell.
 
     Raises:
         FailedPreconditionError: The extra for OpenID Connect is missing.
     """
-    rules = SessionRules() if oidc is None else session_rules(oidc)
+    rules = SessionRules(is_secure=is_encrypted) if oidc is None else session_rules(oidc)
     authenticator = Authenticator(store=store, clock=clock, rules=rules)
     people = People(store=store, clock=clock, authenticator=authenticator)
+    token_login = TokenLogin(store=store, clock=clock, authenticator=authenticator)
     if oidc is None:
-        return Access(authenticator=authenticator, people=people)
+        return Access(authenticator=authenticator, people=people, token_login=token_login)
     try:
         from headrace.control.access.login import make_login  # noqa: PLC0415  # needs an extra
     except ModuleNotFoundError as error:
         message = "logging in needs an extra; install it with pip install 'headrace[oidc]'"
         raise FailedPreconditionError(message) from error
     login = make_login(oidc, store=store, clock=clock, authenticator=authenticator)
-    return Access(authenticator=authenticator, people=people, login=login)
+    return Access(authenticator=authenticator, people=people, token_login=token_login, login=login)
 
 
 def session_rules(oidc: OidcSettings) -> SessionRules:

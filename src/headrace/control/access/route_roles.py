@@ -51,6 +51,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/api/v1/health"): _PUBLIC,
     ("GET", "/auth/login"): _PUBLIC,
     ("GET", "/auth/callback"): _PUBLIC,
+    ("POST", "/auth/token"): _PUBLIC,
     ("POST", "/auth/logout"): _KNOWN,
     ("GET", "/api/v1/whoami"): _KNOWN,
     # The whole system.
@@ -74,12 +75,23 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/api/v1/endpoints/{name}/rollout"): _VIEW_ENDPOINT,
     ("POST", "/api/v1/endpoints/{name}/rollout"): _OPERATE_ENDPOINT,
     ("POST", "/api/v1/endpoints/{name}/rollout/{verb}"): _OPERATE_ENDPOINT,
+    # What callers sent is for those who answer for the endpoint, not for everybody who looks on.
+    ("GET", "/api/v1/endpoints/{name}/payloads"): _OPERATE_ENDPOINT,
+    ("GET", "/api/v1/endpoints/{name}/payloads/rows"): _OPERATE_ENDPOINT,
+    ("GET", "/api/v1/endpoints/{name}/drift"): _VIEW_ENDPOINT,
+    ("PUT", "/api/v1/endpoints/{name}/drift/reference"): _OPERATE_ENDPOINT,
+    ("DELETE", "/api/v1/endpoints/{name}/drift/reference"): _OPERATE_ENDPOINT,
     ("GET", "/api/v1/rollouts"): _VIEW_OWN,
     ("GET", "/api/v1/rollouts/{rollout_id}"): _VIEW_OWN,
+    ("GET", "/api/v1/rollouts/{rollout_id}/evidence"): _VIEW_OWN,
     # Events and rewards.
     ("GET", "/api/v1/events"): _VIEW_OWN,
     ("GET", "/api/v1/watch"): _VIEW_OWN,
+    ("GET", "/api/v1/alerts"): _VIEW_OWN,
     ("POST", "/api/v1/feedback"): _OPERATE_OWN,
+    # What the last day was like.
+    ("GET", "/api/v1/history"): _VIEW_OWN,
+    ("GET", "/api/v1/overview"): _VIEW_OWN,
     # Models.
     ("GET", "/api/v1/models"): _VIEW_OWN,
     ("GET", "/api/v1/models/{name}"): _VIEW_MODEL,
@@ -87,6 +99,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/api/v1/models/{name}/versions/{version}"): _VIEW_MODEL,
     ("DELETE", "/api/v1/models/{name}/versions/{version}"): _OPERATE_MODEL,
     ("POST", "/api/v1/models/{name}/versions/{version}/signatures"): _OPERATE_MODEL,
+    ("PUT", "/api/v1/models/{name}/versions/{version}/reference"): _OPERATE_MODEL,
     ("POST", "/api/v1/gc"): _OPERATE_SYSTEM,
     # API keys.
     ("GET", "/api/v1/keys"): _VIEW_OWN,

@@ -2,7 +2,8 @@
 
 import hmac
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 from headrace.control.access.credentials import (
     Credential,
@@ -12,6 +13,8 @@ from headrace.control.access.credentials import (
 )
 
 PREFIX: Final = "hrs"
+TOKEN: Final = "token"  # noqa: S105  # the word, not one
+"""Under this a session's grants have the id of the token that it began with."""
 _RENEW_EVERY_S: Final = 60.0
 
 
@@ -43,16 +46,20 @@ class SessionRules:
         return f"{name}={value}; Path=/; Max-Age={round(max_age_s)}; HttpOnly; SameSite=Lax{secure}"
 
     def begin(
-        self, owner: str, roles: tuple[str, ...], *, now: float, by: str
+        self, owner: str, roles: tuple[str, ...], *, now: float, by: str, token: str = ""
     ) -> tuple[Credential, str]:
         """A new session, and what its cookie holds.
 
         Args:
             roles: What the identity provider says, beside the principal's own.
             by: Who let it in, for lists.
+            token: The id of the token without which the session is not valid; empty for none.
         """
         id_, text = new_secret(PREFIX)
         until = now + self.absolute_s
+        grants: dict[str, Any] = {"roles": list(roles), "until": until}
+        if token:
+            grants[TOKEN] = token
         session = Credential(
             id=id_,
             kind=CredentialKind.SESSION,
@@ -60,7 +67,7 @@ class SessionRules:
             hash=hash_of(text),
             created=now,
             created_by=by,
-            grants={"roles": list(roles), "until": until},
+            grants=grants,
             expires=min(now + self.idle_s, until),
         )
         return session, text
@@ -92,3 +99,11 @@ def cookie_value(header: str, name: str) -> str:
         if key.strip() == name
     ]
     return found[0] if len(found) == 1 else ""
+
+
+def is_own_page(page: str) -> bool:
+    """Whether a path leads to a page of this server and nowhere else."""
+    parts = urlsplit(page)
+    is_path = page.startswith("/") and not page.startswith(("//", "/\\"))
+    is_plain = page.isprintable() and not any(character.isspace() for character in page)
+    return is_path and not parts.netloc and is_plain and "\\" not in page

@@ -11,11 +11,12 @@ import pytest
 from joserfc.jwk import OctKey, RSAKey
 
 from headrace.control.access.credentials import CredentialKind, Principal
-from headrace.control.access.login import Login, Sent, check_settings, failed, is_own_page
+from headrace.control.access.login import Login, Sent, check_settings, failed
 from headrace.control.access.parts import make_access
 from headrace.control.access.provider import Provider
 from headrace.control.access.roles import Role
-from headrace.control.access.sessions import cookie_value
+from headrace.control.access.sessions import cookie_value, is_own_page
+from headrace.control.access.token_login import TokenLogin
 from headrace.control.secret_references import secret_reader
 from headrace.control.settings import OidcSettings
 from headrace.control.state import home_url, open_store
@@ -64,6 +65,7 @@ class Lab:
     login: Login
     provider: FakeProvider
     clock: Turned
+    token_login: TokenLogin
 
     async def log_in(self, page: str = "/x") -> Sent:
         """As a browser does it; the cookies travel along."""
@@ -99,7 +101,8 @@ def make_lab(kept: StoreThread) -> MakeLab:
     def make(provider: FakeProvider | None = None, **settings: Any) -> Lab:  # noqa: ANN401  # any
         clock, fake = Turned(), provider or FakeProvider()
         told = msgspec.structs.replace(SETTINGS, **settings)
-        login = make_access(kept, clock, told).login
+        access = make_access(kept, clock, told)
+        login = access.login
         assert login is not None
         login.provider = Provider(
             settings=told,
@@ -107,7 +110,7 @@ def make_lab(kept: StoreThread) -> MakeLab:
             secret=login.provider.secret,
             transport=fake.transport(),
         )
-        return Lab(login, fake, clock)
+        return Lab(login, fake, clock, access.token_login)
 
     return make
 
@@ -215,9 +218,9 @@ async def test_logging_out_ends_the_session(make_lab: MakeLab) -> None:
     lab = make_lab()
     lab.add("ann", "viewer")
     sent = await lab.log_in()
-    out = await lab.login.end(await lab.caller(sent))
+    out = await lab.token_login.end(await lab.caller(sent))
 
-    assert "Max-Age=0" in out.cookies[0]
+    assert "Max-Age=0" in out
     with pytest.raises(UnauthenticatedError, match="is revoked"):
         await lab.caller(sent)
 
@@ -344,7 +347,7 @@ async def test_a_login_leads_to_pages_of_this_server_only(make_lab: MakeLab, pag
     lab.add("ann", "viewer")
 
     assert not is_own_page(page)
-    assert (await lab.log_in(page)).location == "/api/v1/whoami"
+    assert (await lab.log_in(page)).location == "/"
 
 
 # The provider.

@@ -42,7 +42,8 @@ def test_after_the_wait_the_tokens_are_there_and_before_they_are_not(
     wait_s = bucket.wait_s(wanted)
 
     bucket.refill(wait_s / 2)
-    assert (bucket.wait_s(wanted) > 0) == (wait_s > 1e-12)
+    if wait_s > 1e-9:  # what is shorter is lost among the digits of a number
+        assert bucket.wait_s(wanted) > 0
     bucket.refill(wait_s * (1 + 1e-9) + 1e-9)
     assert bucket.wait_s(wanted) <= 1e-6
 

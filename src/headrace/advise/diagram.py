@@ -1,0 +1,254 @@
+"""What does the system consist of right now? Read from the management API's documents. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+MAX_ENDPOINTS: Final = 40
+"""More are counted, not drawn: nobody could read it."""
+
+_READY: Final = "ready"
+_MILLI: Final = 1e3
+
+
+class _Replica(msgspec.Struct, frozen=True, kw_only=True):
+    state: str
+
+
+class _Revision(msgspec.Struct, frozen=True, kw_only=True):
+    version: str
+    model: str
+    weight: int
+    desired_weight: int
+    desired_replicas: int
+    replicas: list[_Replica]
+    role: str = ""
+
+
+class _Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    ready: bool
+    revisions: list[_Revision]
+
+
+class _Gateway(msgspec.Struct, frozen=True, kw_only=True):
+    ready: bool
+
+
+class _Status(msgspec.Struct, frozen=True, kw_only=True):
+    version: str
+    generation: int
+    gateway: _Gateway
+    endpoints: list[_Endpoint]
+    addresses: dict[str, str]
+
+
+class _Glance(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    state: str
+    requests_per_s: float
+    p99_s: float | None
+
+
+class _Rollout(msgspec.Struct, frozen=True, kw_only=True):
+    endpoint: str
+    strategy: str
+    phase: str
+    to_version: str
+    mirror_percent: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionPart:
+    """One version behind an endpoint: its share of the requests, its copies.
+
+    `server`: an upstream that somebody else runs, which has no `model`; empty for copies of ours.
+    `mirror_percent`: of the endpoint's requests it gets copies, whose answers nobody waits for.
+    """
+
+    name: str
+    model: str
+    weight: int
+    ready: int
+    desired: int
+    server: str = ""
+    mirror_percent: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointPart:
+    """One endpoint; `state` is a word, `rollout` says what is under way, or is empty."""
+
+    name: str
+    state: str
+    requests_per_s: float
+    p99_s: float | None
+    rollout: str
+    versions: tuple[VersionPart, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """The system's parts. `more`: endpoints that are there and not drawn."""
+
+    http: str
+    grpc: str
+    metrics: str
+    management: str
+    gateway_ready: bool
+    encrypted: bool
+    management_encrypted: bool
+    generation: int
+    version: str
+    requests_per_s: float
+    models: int
+    replicas: int
+    endpoints: tuple[EndpointPart, ...]
+    more: int = 0
+
+
+def picture_of(
+    status: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    rollouts: Sequence[Mapping[str, Any]] = (),
+    *,
+    search: str = "",
+    limit: int = MAX_ENDPOINTS,
+) -> Picture:
+    """The picture of what `/api/v1/status`, `/overview` and `/rollouts?active=true` say.
+
+    Args:
+        search: Only endpoints with this in their name.
+        limit: The busiest so many, and those that are not well before all others.
+    """
+    found = msgspec.convert(status, _Status)
+    glances = {row.name: row for row in msgspec.convert(rows, list[_Glance])}
+    active = {one.endpoint: one for one in msgspec.convert(rollouts, list[_Rollout])}
+    wanted = [one for one in found.endpoints if search.strip().lower() in one.name.lower()]
+    parts = [_endpoint(one, glances.get(one.name), active.get(one.name)) for one in wanted]
+    shown = sorted(parts, key=_rank)[: max(limit, 0)]
+    revisions = [revision for one in found.endpoints for revision in one.revisions]
+    addresses = found.addresses
+    return Picture(
+        http=_place(addresses.get("http", "")),
+        grpc=addresses.get("grpc", ""),
+        metrics=_place(addresses.get("metrics", "")),
+        management=_place(addresses.get("admin", "")),
+        gateway_ready=found.gateway.ready,
+        encrypted=addresses.get("http", "").startswith("https:"),
+        management_encrypted=addresses.get("admin", "").startswith("https:"),
+        generation=found.generation,
+        version=found.version,
+        requests_per_s=sum(row.requests_per_s for row in glances.values()),
+        models=len({one.model for one in revisions if one.model and not _server(one.model)}),
+        replicas=sum(len(one.replicas) for one in revisions),
+        endpoints=tuple(sorted(shown, key=lambda part: part.name)),
+        more=len(parts) - len(shown),
+    )
+
+
+def described(picture: Picture) -> list[str]:
+    """The same in sentences, for whoever cannot see it."""
+    tls = "encrypted" if picture.encrypted else "not encrypted"
+    lines = [
+        (
+            f"Callers send {picture.requests_per_s:,.1f} requests per second to the gateway at "
+            f"{picture.http} and {picture.grpc}, {tls}."
+        ),
+        (
+            f"The control plane at {picture.management} tells the gateway its routes and runs "
+            f"{picture.replicas} replicas of {picture.models} model versions."
+        ),
+    ]
+    for endpoint in picture.endpoints:
+        shares = ", ".join(
+            f"version {version.name} {share_text(version)}, {copies_text(version)}"
+            for version in endpoint.versions
+        )
+        rollout = f"; {endpoint.rollout}" if endpoint.rollout else ""
+        lines.append(f"Endpoint {endpoint.name} is {endpoint.state}: {shares or '-'}{rollout}.")
+    if picture.more:
+        lines.append(f"{picture.more:,} more endpoints are not shown.")
+    return lines
+
+
+def share_text(version: VersionPart) -> str:
+    """What a version gets of its endpoint's requests."""
+    if version.mirror_percent:
+        return f"copies of {version.mirror_percent} %"
+    return f"{version.weight} %"
+
+
+def copies_text(version: VersionPart) -> str:
+    """How many copies there are, or whose server it is."""
+    if version.server:
+        return f"at {version.server}"
+    noun = "replica" if version.desired == 1 else "replicas"
+    return f"{version.ready} of {version.desired} {noun} ready"
+
+
+def traffic_text(endpoint: EndpointPart) -> str:
+    """What an endpoint got in the last minute."""
+    rate = f"{endpoint.requests_per_s:,.1f} requests/s"
+    if endpoint.p99_s is None:
+        return rate
+    return f"{rate}, p99 {endpoint.p99_s * _MILLI:.3g} ms"
+
+
+_WORST_FIRST: Final = ("failing", "warning", "ok", "idle")
+
+
+def _rank(part: EndpointPart) -> tuple[bool, float, str]:
+    is_well = part.state not in _WORST_FIRST[:2]
+    return is_well, -part.requests_per_s, part.name
+
+
+def _endpoint(found: _Endpoint, glance: _Glance | None, rollout: _Rollout | None) -> EndpointPart:
+    state = ("ok" if found.ready else "warning") if glance is None else glance.state
+    said = "" if rollout is None else f"{rollout.strategy} {rollout.phase.replace('_', ' ')}"
+    return EndpointPart(
+        name=found.name,
+        state=state,
+        requests_per_s=0.0 if glance is None else glance.requests_per_s,
+        p99_s=None if glance is None else glance.p99_s,
+        rollout=said,
+        versions=tuple(
+            _version(revision, rollout)
+            for revision in found.revisions
+            if revision.desired_replicas or revision.desired_weight or revision.replicas
+        ),
+    )
+
+
+def _version(revision: _Revision, rollout: _Rollout | None) -> VersionPart:
+    is_candidate = rollout is not None and rollout.to_version == revision.version
+    return VersionPart(
+        name=f"{revision.version} {revision.role}".strip(),
+        model="" if _server(revision.model) else _printable(revision.model),
+        weight=revision.weight,
+        ready=sum(replica.state == _READY for replica in revision.replicas),
+        desired=revision.desired_replicas,
+        server=_server(revision.model),
+        mirror_percent=rollout.mirror_percent if rollout is not None and is_candidate else 0,
+    )
+
+
+def _server(model: str) -> str:
+    """Host and port of an upstream; empty for a model of the registry, or a file's path."""
+    scheme, separator, rest = model.partition("://")
+    if not separator or not scheme.isalpha():
+        return ""
+    return _printable(rest.partition("/")[0].rpartition("@")[2])
+
+
+def _printable(text: str) -> str:
+    """`text` without what no drawing can hold."""
+    return "".join(char for char in text if char.isprintable())
+
+
+def _place(url: str) -> str:
+    """Host and port of a URL."""
+    return urlsplit(url).netloc or url

@@ -1,0 +1,315 @@
+"""`headrace drift`: which inputs and answers are no longer what they were."""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.text import Text
+
+    from headrace.cli.connection import Target
+    from headrace.core import ModelSignature
+
+_SHOW = "show"
+
+
+class _ShowByDefault(TyperGroup):
+    """`headrace drift fraud` is `headrace drift show fraud`."""
+
+    def parse_args(
+        self,
+        ctx: typer.Context,  # type: ignore[override]  # typer keeps the wider type to itself
+        args: list[str],
+    ) -> list[str]:
+        """The arguments, with `show` before what names no command."""
+        is_known = not args or args[0] in self.commands or args[0].startswith("-")
+        return super().parse_args(ctx, args if is_known else [_SHOW, *args])
+
+
+app = typer.Typer(
+    cls=_ShowByDefault,
+    no_args_is_help=True,
+    help="Which inputs and answers drifted: `headrace drift ENDPOINT`.",
+)
+reference_app = typer.Typer(
+    no_args_is_help=True, help="What requests are compared with: set, reset."
+)
+app.add_typer(reference_app, name="reference")
+
+_Endpoint = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
+
+
+@app.command(_SHOW)
+def show(
+    endpoint: _Endpoint,
+    *,
+    version: Annotated[
+        str, typer.Option("--version", help="Of this version.", show_default="with most requests")
+    ] = "",
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Show how far each feature of an endpoint is from its reference, drifted ones first.
+
+    For example:
+
+        headrace drift fraud
+
+        headrace drift fraud --json | jq '.features[] | select(.state == "drifted").name'
+    """
+    from headrace.cli.connection import connect
+    from headrace.cli.output import say, show, table, write_json
+
+    path = f"/api/v1/endpoints/{endpoint}/drift"
+    document = connect(server, home).get(path, version=version)
+    if json:
+        write_json(document)
+        return
+    if document["features"]:
+        show(table([_row(one) for one in document["features"]], *_COLUMNS))
+    for line in live_lines(document["live"]):
+        say(line)
+    say(headline(document))
+
+
+_COLUMNS = ("feature", "role", "state", "rows", "PSI", "JS", "KS", "evidence", "missing", "range")
+
+
+def _row(one: dict[str, Any]) -> "Sequence[str | Text]":
+    from rich.text import Text
+
+    style = {"drifted": "red", "ok": "green"}.get(one["state"], "dim")
+    name = f"{one['name']} ({one['label']})" if one["label"] else one["name"]
+    return (
+        name,
+        one["role"],
+        Text(one["state"], style=style),
+        str(one["rows"]),
+        *(_number(one[key]) for key in ("psi", "js", "ks")),
+        f"{one['evidence']:.1f} of {one['needed']:.1f}" if one["needed"] else "-",
+        _percent(one["missing_ratio"]),
+        _percent(one["out_of_range_ratio"]),
+    )
+
+
+def headline(document: dict[str, Any]) -> str:
+    """What the whole says, and what to do where nothing is known yet."""
+    name, reference = document["endpoint"], document["reference"]
+    match document["state"]:
+        case "off":
+            return f"{name} is not watched: put `drift: {{}}` under it in the spec and apply"
+        case "drifted":
+            drifted = [one for one in document["features"] if one["state"] == "drifted"]
+            lines = [f"{one['name']} drifted: {one['why']}" for one in drifted]
+            return "\n".join(lines)
+        case "ok":
+            return f"nothing drifted from the reference ({_source(reference)})"
+    if reference is None or not reference["rows"]:
+        have = reference["collected_rows"] if reference else 0
+        of = f" of {reference['window_rows']}" if reference else ""
+        return f"{name} has {have}{of} rows for its reference; `drift reference set` gives it one"
+    return f"{name} has a reference ({_source(reference)}); too few rows came to compare"
+
+
+def live_lines(live: "Sequence[dict[str, Any]]") -> list[str]:
+    """How right answers were, a line for each window."""
+    spans = {3600: "hour", 86_400: "day", 604_800: "week", 2_592_000: "month"}
+    lines = []
+    for one in live:
+        is_class = one["accuracy"] is not None
+        score = f"{one['accuracy']:.1%} right" if is_class else f"{one['mean_error']:.4g} off"
+        lines.append(f"last {spans[round(one['seconds'])]}: {score}, of {one['rows']} labelled")
+    return lines
+
+
+def _source(reference: dict[str, Any]) -> str:
+    what = "of data" if reference["source"] == "data" else "of the first requests"
+    return f"{reference['rows']} rows {what}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+@reference_app.command("set")
+def set_(
+    endpoint: _Endpoint,
+    *,
+    file: Annotated[
+        Path,
+        typer.Option(
+            "--input",
+            "-i",
+            help="Training data: .csv, .parquet or .npz.",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
+    ],
+    columns: Annotated[
+        str,
+        typer.Option(
+            "--columns", help="Which columns are the input, in order: a,b,c.", show_default="all"
+        ),
+    ] = "",
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Compare an endpoint's requests with this data from now on.
+
+    The data stays here: what is sent is a sketch, of bins and counts.
+
+    For example:
+
+        headrace drift reference set fraud -i train.parquet --columns age,amount,hour
+    """
+    from headrace.cli.connection import find_target
+    from headrace.cli.output import say, write_json
+
+    target = find_target(server, home)
+    reference = sketch(file, _signature(target, endpoint), columns)
+    path = f"/api/v1/endpoints/{endpoint}/drift/reference"
+    answer = target.management().put(path, reference)
+    if json:
+        write_json(answer)
+        return
+    say(f"{endpoint} is compared with {len(reference['features'])} features of {file}")
+
+
+@reference_app.command()
+def reset(
+    endpoint: _Endpoint,
+    *,
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Forget what an endpoint is compared with, and what was counted.
+
+    What was pushed with its model version is the reference again, or else the next requests are.
+
+    For example:
+
+        headrace drift reference reset fraud
+    """
+    from headrace.cli.connection import connect
+    from headrace.cli.output import say, write_json
+
+    answer = connect(server, home).delete(f"/api/v1/endpoints/{endpoint}/drift/reference")
+    if json:
+        write_json(answer)
+        return
+    say(f"{endpoint} begins anew")
+
+
+@app.command()
+def simulate(
+    *,
+    shift: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--shift", min=0.0, max=100.0, help="Standard deviations.", show_default="0, 0.5, 1, 2"
+        ),
+    ] = None,
+    streams: Annotated[int, typer.Option("--streams", min=1, max=10_000, help="Of each.")] = 40,
+    reference_rows: Annotated[
+        int, typer.Option("--reference-rows", min=100, max=1_000_000, help="Of the reference.")
+    ] = 2000,
+    features: Annotated[
+        int, typer.Option("--features", min=1, max=100, help="Of which one drifts.")
+    ] = 10,
+    clean_rows: Annotated[
+        int, typer.Option("--clean-rows", min=0, max=1_000_000, help="Before the drift begins.")
+    ] = 0,
+    rows: Annotated[
+        int, typer.Option("--rows", min=100, max=1_000_000, help="Watched, at most.")
+    ] = 20_000,
+    margin: Annotated[
+        float | None, typer.Option("--margin", min=0.0, max=0.99, help="As in the spec.")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", min=1e-9, max=0.5, help="As in the spec.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Play streams of requests, and count after how many rows a drift is found, or seen wrongly.
+
+    For example:
+
+        headrace drift simulate --shift 0 --shift 1 --streams 100
+    """
+    import msgspec
+
+    from headrace.cli.output import show, table, write_json
+    from headrace.core.drift_settings import DriftSettings
+    from headrace.monitor.drift_simulate import Plan, play
+
+    given = {"margin": margin, "alpha": alpha}
+    settings = msgspec.structs.replace(
+        DriftSettings(), **{key: value for key, value in given.items() if value is not None}
+    )
+    outcomes = [
+        play(
+            Plan(
+                shift=one,
+                reference_rows=reference_rows,
+                features=features,
+                clean_rows=clean_rows,
+                most_rows=rows,
+            ),
+            settings,
+            streams=streams,
+        )
+        for one in shift or (0.0, 0.5, 1.0, 2.0)
+    ]
+    if json:
+        write_json([msgspec.to_builtins(one) for one in outcomes])
+        return
+    body = [
+        (
+            f"{one.plan.shift:g}",
+            f"{one.found}/{one.streams}",
+            "-" if one.median_rows is None else f"{one.median_rows:.0f}",
+            "-" if one.within is None else str(one.within),
+            f"{one.wrong}/{one.streams}",
+        )
+        for one in outcomes
+    ]
+    show(table(body, "shift", "found", "median rows", "95 % within", "wrongly named"))
+
+
+def sketch(file: Path, signature: "ModelSignature", columns: str = "") -> dict[str, Any]:
+    """The reference that a file makes, as JSON."""
+    import msgspec
+
+    from headrace.cli.drift_data import reference_from
+    from headrace.core import SystemClock
+
+    chosen = tuple(name.strip() for name in columns.split(",") if name.strip())
+    made = reference_from(file, signature, columns=chosen, at=SystemClock().now())
+    document: dict[str, Any] = msgspec.to_builtins(made)
+    return document
+
+
+def _signature(target: "Target", endpoint: str) -> "ModelSignature":
+    """What an endpoint takes and gives, as its gateway tells it."""
+    from headrace.cli import running
+    from headrace.client import Client
+
+    gateway = running.gateway(target)
+    with Client(gateway.url, ca_file=gateway.ca_file, server_name=gateway.server_name) as client:
+        return client.signature(endpoint)

@@ -1,0 +1,67 @@
+"""How does a file of training data become a reference? Here, on the machine that has the data.
+
+Only the sketch is sent on: edges of bins, counts, and the names of categories.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from headrace.cli.read_table import read_tensors
+from headrace.core import InvalidArgumentError, ModelSignature
+from headrace.observe.features import TensorFeatures, features_of
+
+if TYPE_CHECKING:
+    from headrace.core import Array
+    from headrace.monitor.drift_reference import Reference
+
+
+def reference_from(
+    path: Path, signature: ModelSignature, *, columns: tuple[str, ...] = (), at: float
+) -> "Reference":
+    """The reference that a file makes for a model.
+
+    Raises:
+        InvalidArgumentError: It does not fit the model, or has too few rows.
+    """
+    from headrace.monitor.drift_reference import MIN_ROWS, reference_of  # noqa: PLC0415  # NumPy work
+    from headrace.monitor.drift_version import DATA  # noqa: PLC0415  # as above
+
+    tensors, made_of = read_tensors(path, signature, columns=columns)
+    # A file has many rows, whatever one request of the model has.
+    features = [replace(one, batched=True) for one in features_of(signature)]
+    blocks = {
+        one.tensor: _block(one, tensors[one.tensor]) for one in features if one.tensor in tensors
+    }
+    made = reference_of(features, blocks, source=DATA, at=at)
+    if made.rows < MIN_ROWS:
+        raise InvalidArgumentError(f"{path} has {made.rows} rows; {MIN_ROWS} are the least")
+    labels = {
+        name: label
+        for one in features
+        for name, label in zip(one.names, made_of.get(one.tensor, ()), strict=False)
+        if name != label
+    }
+    named = [
+        msgspec.structs.replace(
+            one, bins=msgspec.structs.replace(one.bins, label=labels.get(one.bins.name, ""))
+        )
+        for one in made.features
+    ]
+    return msgspec.structs.replace(made, features=named)
+
+
+def _block(features: TensorFeatures, array: "Array") -> "Array":
+    try:
+        block = features.block(array, max(len(array), 1))
+    except (ValueError, TypeError) as error:
+        raise InvalidArgumentError(f"'{features.tensor}' cannot be read: {error}") from None
+    if block.shape[1] != len(features.names):
+        message = (
+            f"'{features.tensor}' has {block.shape[1]} values a row, the model takes "
+            f"{len(features.names)}"
+        )
+        raise InvalidArgumentError(message)
+    return block

@@ -1,0 +1,348 @@
+"""How does a request become a page? Known or sent to log in; asked of the API; written as HTML."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
+from starlette.staticfiles import StaticFiles
+
+from headrace.console.headers import ALWAYS
+from headrace.console.live import Parts, Streams, stream
+from headrace.console.render import STATIC, Renderer
+from headrace.console.rollout import tell
+from headrace.console.routes import CONFIRM, TRY, Found, PageBook
+from headrace.console.try_it import Gateway, try_it
+from headrace.console.view import Question, View
+from headrace.console.visitor import RefusedError, Visitor
+from headrace.control.access.sessions import cookie_value, csrf_token, is_csrf_token, is_own_page
+from headrace.control.guards import App, Message, Receive, Scope, Send
+from headrace.control.pages import ConsoleParts
+from headrace.core import OverloadedError
+
+_SEE_OTHER: Final = 303
+_UNAUTHORIZED: Final = 401
+_FORBIDDEN: Final = 403
+_NOT_FOUND: Final = 404
+_CONFLICT: Final = 409
+_BUSY: Final = 503
+_FORM_COOKIE: Final = "headrace-form"
+_FORM_S: Final = 3600
+_YEAR_S: Final = 365 * 86_400
+_MOST_FIELDS: Final = 300
+
+
+def build_console(parts: ConsoleParts) -> App:
+    """The pages as an ASGI application."""
+    return _with_headers(_pages(Console(parts=parts)))
+
+
+@dataclass(slots=True, kw_only=True)
+class Console:
+    """Answers requests for pages; it keeps nothing of any visitor."""
+
+    parts: ConsoleParts
+    renderer: Renderer = field(default_factory=Renderer)
+    streams: Streams = field(default_factory=Streams)
+
+    @property
+    def gateway(self) -> Gateway:
+        """Where endpoints are called."""
+        return Gateway(url=self.parts.gateway_url, ca=self.parts.gateway_ca)
+
+    def visitor(self, request: Request, *, is_there: bool = True) -> Visitor:
+        """Whoever sent the request."""
+        return Visitor(
+            api=self.parts.api,
+            headers=request.headers,
+            base_url=f"{request.url.scheme}://{request.headers.get('host', 'localhost')}",
+            address=request.client.host if request.client else "",
+            is_there=is_there,
+        )
+
+    async def question(
+        self, request: Request, names: Mapping[str, str], *, is_there: bool = True
+    ) -> tuple[Question, str]:
+        """The question that a request is, and the token for its page's forms.
+
+        Raises:
+            RefusedError: Nobody who is known asks.
+        """
+        visitor = self.visitor(request, is_there=is_there)
+        caller, token = await visitor.who()
+        question = Question(
+            visitor=visitor,
+            caller=caller,
+            names=names,
+            query=dict(request.query_params),
+            now=self.parts.now(),
+        )
+        return question, token
+
+    def cookie(self, request: Request) -> str:
+        """The session's cookie."""
+        name = self.parts.sessions.cookie_name
+        return cookie_value(request.headers.get("cookie", ""), name)
+
+    async def show(self, request: Request, found: Found) -> Response:
+        """A page, or where to go instead."""
+        try:
+            question, token = await self.question(request, found.names)
+            view = await found.make(question)
+        except RefusedError as error:
+            return self.refused(request, error)
+        return self.written(request, view, question, token, is_live=found.is_live)
+
+    def written(
+        self,
+        request: Request,
+        view: View,
+        question: Question,
+        token: str,
+        *,
+        is_live: bool = False,
+    ) -> Response:
+        """A view as the answer to a request."""
+        frame = self._frame(question, token, page=_page_of(request), is_live=is_live)
+        return _html(self.renderer.page(view, frame), view.status)
+
+    def refused(self, request: Request, error: RefusedError) -> Response:
+        """What a visitor sees whom the API refuses something."""
+        if error.status == _UNAUTHORIZED:
+            page = _page_of(request) if request.method == "GET" else "/"
+            where = "/login" if page == "/" else f"/login?next={quote(page, safe='')}"
+            return RedirectResponse(where, _SEE_OTHER)
+        view = View(
+            template="problem.html",
+            title=_PROBLEM_TITLES.get(error.status, "That did not work"),
+            values={"detail": str(error), "back": _back(request)},
+            status=error.status,
+        )
+        frame = {"caller": None, "csrf": "", "is_live": False, "page": "/"}
+        return _html(self.renderer.page(view, frame), error.status)
+
+    async def login_page(
+        self, request: Request, *, problem: str = "", status: int = 200
+    ) -> Response:
+        """The form that takes a token; it proves by a cookie that it is this server's own."""
+        given = request.query_params.get("next", "")
+        cookie = secrets.token_urlsafe(24)
+        next_page = given if is_own_page(given) else "/"
+        view = View(
+            template="login.html",
+            title="Log in",
+            values={
+                "next": next_page,
+                "form_token": csrf_token(cookie),
+                "has_provider": self.parts.has_provider,
+                "provider_link": f"/auth/login?{urlencode({'next': next_page})}",
+                "problem": problem,
+            },
+        )
+        frame = {"caller": None, "csrf": "", "is_live": False, "page": "/login"}
+        answer = _html(self.renderer.page(view, frame), status)
+        answer.set_cookie(
+            _FORM_COOKIE,
+            cookie,
+            max_age=_FORM_S,
+            path="/login",
+            secure=self.parts.sessions.is_secure,
+            httponly=True,
+            samesite="strict",
+        )
+        return answer
+
+    async def log_in(self, request: Request) -> Response:
+        """Begin a session for whoever sent a token."""
+        form = await _form(request)
+        cookie = cookie_value(request.headers.get("cookie", ""), _FORM_COOKIE)
+        if not cookie or not is_csrf_token(cookie, form.get("form_token", "")):
+            problem = "This form was open for too long. Please send it again."
+            return await self.login_page(request, problem=problem, status=_FORBIDDEN)
+        try:
+            made = await self.visitor(request).post("/auth/token", {"token": form.get("token", "")})
+        except RefusedError as error:
+            return await self.login_page(request, problem=str(error), status=error.status)
+        page = form.get("next", "/")
+        answer = RedirectResponse(page if is_own_page(page) else "/", _SEE_OTHER)
+        answer.headers.append("set-cookie", made.headers["set-cookie"])
+        return answer
+
+    async def log_out(self, request: Request) -> Response:
+        """End the session."""
+        form = await _form(request)
+        try:
+            ended = await self.visitor(request).post(
+                "/auth/logout", {}, csrf_token=form.get("csrf_token", "")
+            )
+        except RefusedError as error:
+            return self.refused(request, error)
+        answer = RedirectResponse("/login", _SEE_OTHER)
+        answer.headers.append("set-cookie", ended.headers["set-cookie"])
+        return answer
+
+    async def order(self, request: Request, names: Mapping[str, str]) -> Response:
+        """Tell a rollout what a form says."""
+        form = await _form(request)
+        try:
+            question, _ = await self.question(request, names)
+            page = await tell(
+                question, reason=form.get("reason", ""), csrf_token=form.get("csrf_token", "")
+            )
+        except RefusedError as error:
+            return self.refused(request, error)
+        return RedirectResponse(page, _SEE_OTHER)
+
+    async def tried(self, request: Request, names: Mapping[str, str]) -> Response:
+        """Ask an endpoint what a form says."""
+        form = await _form(request)
+        try:
+            question, token = await self.question(request, names)
+            if not is_csrf_token(self.cookie(request), form.get("csrf_token", "")):
+                detail = "the form is not one of your session's; open the page again"
+                raise RefusedError.of(_FORBIDDEN, detail)
+            view = await try_it(question, self.gateway, form)
+        except RefusedError as error:
+            return self.refused(request, error)
+        return self.written(request, view, question, token)
+
+    async def keep_new(self, request: Request, book: PageBook) -> Response:
+        """The stream of a page's changes."""
+        page = urlsplit(request.query_params.get("page", ""))
+        found = book.find(page.path)
+        if found is None or not found.is_live:
+            return Response(status_code=_NOT_FOUND)
+        try:
+            self.streams.check_room()
+            question, token = await self.question(request, found.names, is_there=False)
+        except OverloadedError:
+            return Response(status_code=_BUSY, headers={"retry-after": "10"})
+        except RefusedError as error:
+            return Response(status_code=error.status)
+        query = _fields(page.query)
+
+        async def look() -> Parts:
+            caller, _ = await question.visitor.who()
+            asked = Question(
+                visitor=question.visitor,
+                caller=caller,
+                names=found.names,
+                query=query,
+                now=self.parts.now(),
+            )
+            view = await found.make(asked)
+            frame = self._frame(asked, token, page=page.geturl(), is_live=True)
+            return {**self.renderer.live_parts(view, frame), "say": view.say}
+
+        return StreamingResponse(
+            stream(look, streams=self.streams, is_stopping=self.parts.is_stopping),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        )
+
+    @staticmethod
+    def _frame(question: Question, token: str, *, page: str, is_live: bool) -> Mapping[str, object]:
+        return {"caller": question.caller, "csrf": token, "page": page, "is_live": is_live}
+
+
+_PROBLEM_TITLES: Final = {
+    _FORBIDDEN: "Not allowed",
+    _NOT_FOUND: "Not found",
+    _CONFLICT: "Not possible now",
+}
+
+
+def _pages(console: Console) -> App:
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    book = PageBook(console.gateway)
+    app.mount("/static", StaticFiles(directory=STATIC))
+
+    @app.get("/login")
+    async def login_page(request: Request) -> Response:
+        return await console.login_page(request)
+
+    @app.post("/login")
+    async def log_in(request: Request) -> Response:
+        return await console.log_in(request)
+
+    @app.post("/logout")
+    async def log_out(request: Request) -> Response:
+        return await console.log_out(request)
+
+    @app.get("/live")
+    async def keep_new(request: Request) -> Response:
+        return await console.keep_new(request, book)
+
+    @app.post(CONFIRM)
+    async def order(request: Request) -> Response:
+        return await console.order(request, request.path_params)
+
+    @app.post(TRY)
+    async def tried(request: Request) -> Response:
+        return await console.tried(request, request.path_params)
+
+    async def page(request: Request) -> Response:
+        found = book.find(request.url.path)
+        if found is None:
+            error = RefusedError.of(_NOT_FOUND, f"there is no page {request.url.path[:100]}")
+            return console.refused(request, error)
+        return await console.show(request, found)
+
+    app.add_route("/{path:path}", page)  # last: whatever is left is a page, or none
+    return app
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """The fields of a form, of which a browser sends this kind; whatever else it is has none."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip()
+    if kind != "application/x-www-form-urlencoded":
+        return {}
+    return _fields((await request.body()).decode("utf-8", "replace"))
+
+
+def _fields(text: str) -> dict[str, str]:
+    """The fields of a query or a form; of far too many none."""
+    try:
+        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS))
+    except ValueError:
+        return {}
+
+
+def _html(text: str, status: int) -> HTMLResponse:
+    return HTMLResponse(text, status, {"cache-control": "no-store"})
+
+
+def _page_of(request: Request) -> str:
+    query = request.url.query
+    return f"{request.url.path}?{query}" if query else request.url.path
+
+
+def _back(request: Request) -> str:
+    """Where a visitor came from to a form that was refused: the page above it."""
+    path = request.url.path
+    return path.rpartition("/")[0] or "/" if request.method == "POST" else "/"
+
+
+def _with_headers(app: App) -> App:
+    """`app`, with what every answer says; static files may be kept by their content's name."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        is_static = str(scope["path"]).startswith("/static/") and b"v=" in scope["query_string"]
+
+        async def said(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *message["headers"],
+                    *((name.encode(), value.encode()) for name, value in ALWAYS),
+                ]
+                if is_static:
+                    kept = f"public, max-age={_YEAR_S}, immutable"
+                    message["headers"].append((b"cache-control", kept.encode()))
+            await send(message)
+
+        await app(scope, receive, said)
+
+    return call

@@ -1,0 +1,198 @@
+"""The system as it runs now, as a picture: callers, gateway, endpoints, versions, replicas. Pure.
+
+Each stands in a column of its own; a row is as high as what hangs on it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from headrace.console.documents import EndpointStatus, RevisionStatus, Status
+from headrace.console.view import Question, View
+
+MOST: Final = 20
+_MOST_TEXT: Final = 100
+_MOST_REPLICAS: Final = 8
+_WIDTH: Final = 176
+_BOX: Final = 46
+_ROW: Final = 60
+_GAP: Final = 64
+_EDGE: Final = 8
+_LABEL: Final = 20
+_HEADS: Final = ("Callers", "Gateway", "Endpoints", "Versions", "Replicas")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """One thing; `state` is `ok`, `warning`, `failing` or `idle`; `link` a page, or empty."""
+
+    x: int
+    y: int
+    name: str
+    detail: str
+    state: str
+    link: str = ""
+    width: int = _WIDTH
+    height: int = _BOX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrow:
+    """A way that requests take; `label` stands on it, `is_idle` if none do now."""
+
+    path: str
+    label: str
+    label_x: int
+    label_y: int
+    is_idle: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagram:
+    """The picture: `heads` are the columns' names with their places."""
+
+    width: int
+    height: int
+    heads: tuple[tuple[int, str], ...]
+    boxes: tuple[Box, ...]
+    arrows: tuple[Arrow, ...]
+
+
+async def diagram(question: Question) -> View:
+    """The page of the picture."""
+    search = question.query.get("search", "").strip()[:_MOST_TEXT]
+    status = await question.visitor.get("/api/v1/status", Status)
+    found = [one for one in status.endpoints if search.lower() in one.name.lower()]
+    return View(
+        template="diagram.html",
+        title="Diagram",
+        section="diagram",
+        say="The gateway is ready." if status.gateway.ready else "The gateway is not ready.",
+        values={
+            "diagram": drawn(status, found[:MOST]),
+            "status": status,
+            "endpoints": found[:MOST],
+            "total": len(found),
+            "search": search,
+        },
+    )
+
+
+def drawn(status: Status, endpoints: Sequence[EndpointStatus]) -> Diagram:
+    """The picture of some endpoints of a system."""
+    boxes: list[Box] = []
+    arrows: list[Arrow] = []
+    y = _EDGE + _LABEL
+    middles = []
+    for endpoint in endpoints:
+        high = _add_endpoint(endpoint, y, boxes, arrows)
+        middles.append((y + (high - _ROW) // 2, endpoint))
+        y += high
+    height = max(y, _EDGE + _LABEL + _ROW)
+    middle = _EDGE + _LABEL + (height - _EDGE - _LABEL - _ROW) // 2
+    gateway = status.gateway
+    boxes += [
+        Box(x=_x(0), y=middle, name="callers", detail="HTTP and gRPC", state="idle"),
+        Box(
+            x=_x(1),
+            y=middle,
+            name="Envoy",
+            detail="ready" if gateway.ready else (gateway.reason or "not ready"),
+            state="ok" if gateway.ready else "failing",
+        ),
+    ]
+    arrows.append(_arrow(0, middle, middle, label="", is_idle=not endpoints))
+    arrows += [
+        _arrow(1, middle, place, label="", is_idle=not endpoint.ready)
+        for place, endpoint in middles
+    ]
+    return Diagram(
+        width=_x(len(_HEADS) - 1) + _WIDTH + _EDGE,
+        height=height + _EDGE,
+        heads=tuple((_x(i), head) for i, head in enumerate(_HEADS)),
+        boxes=tuple(boxes),
+        arrows=tuple(arrows),
+    )
+
+
+def _add_endpoint(endpoint: EndpointStatus, y: int, boxes: list[Box], arrows: list[Arrow]) -> int:
+    """Draw one endpoint from `y` on; how high it is."""
+    state = "ok" if endpoint.ready else "failing" if endpoint.failed else "warning"
+    tops = []
+    below = y
+    for revision in endpoint.revisions:
+        high = max(len(_names_of(revision)), 1) * _ROW
+        tops.append((below + (high - _ROW) // 2, below, revision))
+        below += high
+    high = max(below - y, _ROW)
+    place = y + (high - _ROW) // 2
+    boxes.append(
+        Box(
+            x=_x(2),
+            y=place,
+            name=endpoint.name,
+            detail="ready" if endpoint.ready else "not ready",
+            state=state,
+            link=f"/endpoints/{endpoint.name}",
+        )
+    )
+    for middle, top, revision in tops:
+        _add_revision(revision, middle, top, boxes, arrows)
+        label = f"{revision.weight} %"
+        arrows.append(_arrow(2, place, middle, label=label, is_idle=not revision.weight))
+    return high
+
+
+def _add_revision(
+    revision: RevisionStatus, middle: int, top: int, boxes: list[Box], arrows: list[Arrow]
+) -> None:
+    names = _names_of(revision)
+    ready = sum(one.state == "ready" for one in revision.replicas)
+    detail = f"{ready} of {revision.desired_replicas} ready"
+    state = "ok" if ready >= revision.desired_replicas else "warning"
+    boxes.append(
+        Box(
+            x=_x(3),
+            y=middle,
+            name=f"version {revision.version}" + (f", {revision.role}" if revision.role else ""),
+            detail=revision.model or detail,
+            state=state if revision.desired_replicas else "idle",
+        )
+    )
+    for i, (name, said, is_ready) in enumerate(names):
+        place = top + i * _ROW
+        boxes.append(
+            Box(x=_x(4), y=place, name=name, detail=said, state="ok" if is_ready else "warning")
+        )
+        arrows.append(_arrow(3, middle, place, label="", is_idle=not is_ready))
+
+
+def _names_of(revision: RevisionStatus) -> list[tuple[str, str, bool]]:
+    """The replicas to draw, the last one for all that do not fit."""
+    found = [
+        (one.name, f"{one.state}, pid {one.pid}" if one.pid else one.state, one.state == "ready")
+        for one in revision.replicas
+    ]
+    if len(found) <= _MOST_REPLICAS:
+        return found
+    rest = found[_MOST_REPLICAS - 1 :]
+    more = (f"{len(rest)} more", "", all(is_ready for _, _, is_ready in rest))
+    return [*found[: _MOST_REPLICAS - 1], more]
+
+
+def _x(column: int) -> int:
+    return _EDGE + column * (_WIDTH + _GAP)
+
+
+def _arrow(column: int, y: int, to_y: int, *, label: str, is_idle: bool) -> Arrow:
+    """From a box of a column at `y` to one of the next at `to_y`."""
+    half = _BOX // 2
+    start, end = _x(column) + _WIDTH, _x(column + 1)
+    bend = (start + end) // 2
+    return Arrow(
+        path=f"M{start} {y + half}C{bend} {y + half} {bend} {to_y + half} {end} {to_y + half}",
+        label=label,
+        label_x=end - 6,
+        label_y=to_y + half + (15 if to_y > y else -6),
+        is_idle=is_idle,
+    )

@@ -1,0 +1,87 @@
+"""What does the management API say? The messages that pages are made of.
+
+Where the API has a type for its answer, that is the message; `msgspec` reads it from JSON.
+"""
+
+import msgspec
+
+from headrace.control.api_access import EntryView, Trail, WhoView
+from headrace.control.api_drift import DriftView, FeatureView, ReferenceView
+from headrace.control.api_endpoints import EndpointView, GenerationView, History
+from headrace.control.api_events import EventList, EventView
+from headrace.control.api_history import PointView, SeriesView
+from headrace.control.api_rollouts import RolloutList
+from headrace.control.labels import LiveScore
+from headrace.control.overview import Overview, OverviewRow
+from headrace.control.rollout_evidence import IntervalPoint, RolloutEvidence, SequenceView
+from headrace.control.rollout_status import MetricStatus, RolloutStatus, VerdictStatus
+from headrace.control.status import EndpointStatus, ReplicaStatus, RevisionStatus, Status
+from headrace.registry import ModelVersion, VersionSignature
+
+__all__ = [
+    "Alert",
+    "AlertList",
+    "DriftView",
+    "EndpointStatus",
+    "EndpointView",
+    "EntryView",
+    "EventList",
+    "EventView",
+    "FeatureView",
+    "GenerationView",
+    "History",
+    "IntervalPoint",
+    "KnownVersion",
+    "LiveScore",
+    "MetricStatus",
+    "Overview",
+    "OverviewRow",
+    "PointView",
+    "ReferenceView",
+    "ReplicaStatus",
+    "RevisionStatus",
+    "RolloutEvidence",
+    "RolloutList",
+    "RolloutStatus",
+    "SequenceView",
+    "SeriesView",
+    "Status",
+    "Trail",
+    "VerdictStatus",
+    "VersionList",
+    "WhoView",
+]
+
+
+class KnownVersion(ModelVersion, frozen=True, kw_only=True):
+    """A model version with its signatures."""
+
+    signatures: tuple[VersionSignature, ...] = ()
+
+
+class VersionList(msgspec.Struct, frozen=True, kw_only=True):
+    """Model versions, and the index files that cannot be read."""
+
+    models: tuple[KnownVersion, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """One alert, and what to do about it."""
+
+    name: str
+    endpoint: str = ""
+    severity: str = "ticket"
+    state: str = "pending"
+    since: float | None = None
+    value: float | None = None
+    threshold: float | None = None
+    unit: str = ""
+    summary: str = ""
+    action: str = ""
+
+
+class AlertList(msgspec.Struct, frozen=True, kw_only=True):
+    """All alerts there are."""
+
+    alerts: tuple[Alert, ...] = ()

@@ -1,0 +1,169 @@
+"""Where is a rollout, what is its evidence, and what can a person tell it?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from headrace.console.documents import (
+    EventList,
+    MetricStatus,
+    RolloutEvidence,
+    RolloutList,
+    RolloutStatus,
+)
+from headrace.console.intervals import Interval, interval_of
+from headrace.console.sequences import SequenceChart, charts_of
+from headrace.console.shares import Share, shares_of
+from headrace.console.view import Question, View
+from headrace.console.visitor import Params, RefusedError, may_operate
+from headrace.rollout.state import Phase, Verb
+
+_LISTED: Final = 100
+_EVENTS: Final = 200
+_NOT_FOUND: Final = 404
+
+LABELS: Final = {
+    Verb.PROMOTE: "Promote",
+    Verb.PAUSE: "Pause",
+    Verb.RESUME: "Resume",
+    Verb.ABORT: "Abort",
+    Verb.ROLLBACK: "Roll back",
+}
+CONSEQUENCES: Final = {
+    Verb.PROMOTE: "All requests go to version {to}, as soon as its replicas are ready. What is "
+    "left of the plan is skipped, and the metrics are not asked any more.",
+    Verb.PAUSE: "The split stays as it is, with version {to} at {weight} %, until somebody "
+    "resumes. A version that is shown to be worse, or cannot run, is still rolled back.",
+    Verb.RESUME: "The plan goes on from where it was paused, and past a step that waits for "
+    "somebody's approval.",
+    Verb.ABORT: "All requests go back to version {from_} at once. Nothing is decided.",
+    Verb.ROLLBACK: "All requests go back to version {from_} at once. The spec's version {to} is "
+    "held back until somebody changes it.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A metric with its pictures: how it is now, None while nothing is known, and over time."""
+
+    metric: MetricStatus
+    interval: Interval | None
+    charts: Sequence[SequenceChart]
+
+
+async def rollouts(question: Question) -> View:
+    """All rollouts, the newest first."""
+    found = await question.visitor.get("/api/v1/rollouts", RolloutList, {"limit": _LISTED})
+    under_way = [one for one in found.rollouts if not one.over]
+    return View(
+        template="rollouts.html",
+        title="Rollouts",
+        section="rollouts",
+        say=f"{len(under_way)} rollouts are under way.",
+        values={"rollouts": found.rollouts, "now": question.now},
+    )
+
+
+async def rollout(question: Question) -> View:
+    """One rollout with its evidence."""
+    status = await _status(question)
+    asked: Params = {"endpoint": status.endpoint, "limit": _EVENTS}
+    events = await question.visitor.get("/api/v1/events", EventList, asked)
+    path = f"/api/v1/rollouts/{status.id}/evidence"
+    evidence = await question.visitor.get(path, RolloutEvidence)
+    metrics = status.verdict.metrics if status.verdict is not None else ()
+    phase = status.phase.replace("_", " ")
+    return View(
+        template="rollout.html",
+        title=f"Rollout {status.id}",
+        section="rollouts",
+        say=f"Rollout {status.id} is {phase}, version {status.to_version} at {status.weight} %.",
+        values={
+            "rollout": status,
+            "shares": split_of(status),
+            "metrics": [
+                Shown(
+                    metric=metric,
+                    interval=interval_of(metric),
+                    charts=charts_of(metric, evidence),
+                )
+                for metric in metrics
+            ],
+            "events": [one for one in reversed(events.events) if one.rollout == status.id],
+            "verbs": verbs_of(status) if may_operate(question.caller, status.endpoint) else [],
+            "labels": LABELS,
+            "now": question.now,
+        },
+    )
+
+
+async def confirm(question: Question) -> View:
+    """What a verb would do, and the button that does it."""
+    status = await _status(question)
+    verb = verb_of(question.names["verb"])
+    text = CONSEQUENCES[verb].format(
+        to=status.to_version, from_=status.from_version, weight=status.weight
+    )
+    return View(
+        template="confirm.html",
+        title=f"{LABELS[verb]} rollout {status.id}?",
+        section="rollouts",
+        values={
+            "rollout": status,
+            "verb": verb,
+            "label": LABELS[verb],
+            "consequence": text,
+            "shares": split_of(status),
+            "problem": "",
+        },
+    )
+
+
+async def tell(question: Question, *, reason: str, csrf_token: str) -> str:
+    """Tell a rollout what to do; the page to show then.
+
+    Raises:
+        RefusedError: The API does not.
+    """
+    status = await _status(question)
+    verb = verb_of(question.names["verb"])
+    path = f"/api/v1/endpoints/{status.endpoint}/rollout/{verb}"
+    await question.visitor.post(path, {"reason": reason}, csrf_token=csrf_token)
+    return f"/rollouts/{status.id}"
+
+
+def verb_of(text: str) -> Verb:
+    """The verb of this name.
+
+    Raises:
+        RefusedError: There is none.
+    """
+    try:
+        return Verb(text)
+    except ValueError:
+        raise RefusedError.of(_NOT_FOUND, f"a rollout is not told to {text[:20]!r}") from None
+
+
+def verbs_of(status: RolloutStatus) -> list[Verb]:
+    """What a person may tell a rollout in its phase."""
+    if status.phase == Phase.PROMOTED:
+        return [Verb.ROLLBACK]
+    if status.over:
+        return []
+    halt = Verb.RESUME if status.phase == Phase.PAUSED else Verb.PAUSE
+    return [Verb.PROMOTE, halt, Verb.ROLLBACK, Verb.ABORT]
+
+
+def split_of(status: RolloutStatus) -> list[Share]:
+    """Who gets which share of the requests now."""
+    old = 100 - status.weight - status.baseline_weight
+    parts = [(f"old: version {status.from_version}", old)]
+    if status.baseline_weight:
+        parts.append((f"baseline: version {status.from_version}, fresh", status.baseline_weight))
+    return shares_of([*parts, (f"new: version {status.to_version}", status.weight)])
+
+
+async def _status(question: Question) -> RolloutStatus:
+    return await question.visitor.get(
+        f"/api/v1/rollouts/{question.names['rollout']}", RolloutStatus
+    )

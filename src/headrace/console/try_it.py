@@ -1,0 +1,284 @@
+"""What does an endpoint answer? A form from its signature, and the same as curl and as Python.
+
+The request goes through the gateway like any caller's, with the key that the form gives and none of
+the console's own: what an endpoint refuses to others it refuses here.
+"""
+
+import json
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from shlex import quote
+from typing import Any, Final
+
+import httpx
+
+from headrace.client.credentials import KEY_HEADER
+from headrace.console.documents import EndpointView, KnownVersion
+from headrace.console.view import Question, View
+from headrace.core import Array, ModelSignature
+from headrace.core.examples import example_inputs
+
+_TIMEOUT_S: Final = 30.0
+_MOST_TEXT: Final = 20_000
+_MOST_NUMBERS: Final = 1_000
+_EMPTY: Final = '{"inputs": []}'
+_CLIENT_ERROR: Final = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One input of the form, with what stands in it and what is wrong with that."""
+
+    name: str
+    datatype: str
+    expected: str
+    shape: str
+    data: str
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came back: HTTP's status (0 if nothing did), how long it took, and the text."""
+
+    status: int
+    took_s: float
+    version: str
+    text: str
+    is_error: bool
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """Where endpoints are called; `ca` is the file of its certificate, empty for plain text."""
+
+    url: str
+    ca: str
+
+
+async def try_it(
+    question: Question, gateway: Gateway, form: Mapping[str, str] | None = None
+) -> View:
+    """The form; with the answer to what `form` says, if it was sent."""
+    name = question.names["name"]
+    found = await question.visitor.get(f"/api/v1/endpoints/{name}", EndpointView)
+    version = await _main_version(question, found)
+    fields = [] if version is None else fields_of(version.signature, form or {})
+    body, problem = _body(fields, form, has_signature=version is not None)
+    answer = None
+    if form is not None and not problem:
+        answer = await _send(gateway, name, body, key=form.get("key", "").strip())
+    return View(
+        template="try.html",
+        title=f"Try {name}",
+        section="fleet",
+        values={
+            "endpoint": found,
+            "fields": fields,
+            "outputs": () if version is None else version.signature.outputs,
+            "body": body,
+            "problem": problem,
+            "answer": answer,
+            "access": _access(found),
+            "curl": curl_of(gateway, name, body, needs_key=bool(_access(found))),
+            "python": python_of(gateway, name, fields, needs_key=bool(_access(found))),
+        },
+    )
+
+
+async def _main_version(question: Question, found: EndpointView) -> KnownVersion | None:
+    """The version that gets most requests; None if its signature is not known here."""
+    revisions = sorted(found.status.revisions, key=lambda one: -one.weight)
+    name, colon, version = revisions[0].model.rpartition(":") if revisions else ("", "", "")
+    if not colon:
+        return None
+    return await question.visitor.find(f"/api/v1/models/{name}/versions/{version}", KnownVersion)
+
+
+def fields_of(signature: ModelSignature, form: Mapping[str, str]) -> list[Field]:
+    """The form's fields, filled with what was sent, or with a made-up row."""
+    found = []
+    for spec, array in zip(signature.inputs, example_inputs(signature).values(), strict=True):
+        shape = form.get(f"shape.{spec.name}", ", ".join(map(str, array.shape)))[:_MOST_TEXT]
+        data = form.get(f"data.{spec.name}", json.dumps(_numbers(array)))[:_MOST_TEXT]
+        problem = ""
+        try:
+            _tensor(spec.name, str(spec.datatype), shape, data)
+        except ValueError as error:
+            problem = str(error)
+        expected = ", ".join("any" if size < 0 else str(size) for size in spec.shape)
+        found.append(
+            Field(
+                name=spec.name,
+                datatype=str(spec.datatype),
+                expected=expected,
+                shape=shape,
+                data=data,
+                problem=problem,
+            )
+        )
+    return found
+
+
+def _numbers(array: Array) -> list[Any]:
+    """Values short enough to read; of very many only as many as a form can hold."""
+    flat = array.reshape(-1)[:_MOST_NUMBERS]
+    if array.dtype.kind == "f":
+        return [round(float(value), 2) for value in flat]
+    return [value.decode() if isinstance(value, bytes) else value for value in flat.tolist()]
+
+
+def _tensor(name: str, datatype: str, shape: str, data: str) -> dict[str, object]:
+    """An input as the protocol has it.
+
+    Raises:
+        ValueError: It cannot be read; the message is for people.
+    """
+    try:
+        sizes = [int(part) for part in shape.replace("[", "").replace("]", "").split(",")]
+    except ValueError:
+        message = "the shape is whole numbers with commas, as in 1, 4"
+        raise ValueError(message) from None
+    try:
+        values = json.loads(data)
+    except ValueError as error:
+        message = f"the data is a JSON list, as in [0.5, 1]: {error}"
+        raise ValueError(message) from None
+    if not isinstance(values, list):
+        message = "the data is a JSON list, as in [0.5, 1]"
+        raise ValueError(message)  # noqa: TRY004  # a mistake in a form, not in a call
+    return {"name": name, "datatype": datatype, "shape": sizes, "data": values}
+
+
+def _body(
+    fields: list[Field], form: Mapping[str, str] | None, *, has_signature: bool
+) -> tuple[str, str]:
+    """The request's body, and what is wrong with what was sent."""
+    if not has_signature:
+        text = (form or {}).get("body", _EMPTY)[:_MOST_TEXT]
+        try:
+            json.loads(text)
+        except ValueError as error:
+            return text, f"the request is no JSON: {error}"
+        return text, ""
+    wrong = [f"{field.name}: {field.problem}" for field in fields if field.problem]
+    if wrong:
+        return _EMPTY, "; ".join(wrong)
+    tensors = [_tensor(one.name, one.datatype, one.shape, one.data) for one in fields]
+    return json.dumps({"inputs": tensors}, separators=(", ", ": ")), ""
+
+
+async def _send(gateway: Gateway, name: str, body: str, *, key: str) -> Answer:
+    """Ask the endpoint."""
+    headers = {"content-type": "application/json", "user-agent": "headrace-console"}
+    if key:
+        headers[KEY_HEADER] = key
+    began = time.perf_counter()
+    try:
+        async with httpx.AsyncClient(
+            verify=_trust(gateway.ca), timeout=_TIMEOUT_S, trust_env=False
+        ) as client:
+            came = await client.post(
+                f"{gateway.url}/v2/models/{name}/infer", content=body, headers=headers
+            )
+    except (httpx.HTTPError, UnicodeEncodeError) as error:
+        text = str(error) or type(error).__name__
+        return Answer(status=0, took_s=0.0, version="", text=text, is_error=True)
+    took_s = time.perf_counter() - began
+    text, version = _shown(came)
+    return Answer(
+        status=came.status_code,
+        took_s=took_s,
+        version=version,
+        text=text,
+        is_error=came.status_code >= _CLIENT_ERROR,
+        hint=_HINTS.get(came.status_code, ""),
+    )
+
+
+_HINTS: Final = {
+    401: "This endpoint asks who calls: give an API key above.",
+    403: "The key is known, but may not call this endpoint: its scopes do not name it.",
+    429: "The endpoint is full, or the caller is over its limit: try again in a moment.",
+    503: "No replica is ready.",
+    504: "The request was not answered before its deadline.",
+}
+
+
+def _trust(ca: str) -> ssl.SSLContext | bool:
+    """Trust in the very certificate that this gateway shows, whatever names stand in it."""
+    if not ca:
+        return False  # plain text: there is nothing to check
+    context = ssl.create_default_context(cafile=ca)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+def _shown(came: httpx.Response) -> tuple[str, str]:
+    """The answer as people read it, and the version that gave it."""
+    try:
+        document = came.json()
+    except ValueError:
+        return came.text[:_MOST_TEXT], ""
+    version = document.get("model_version", "") if isinstance(document, dict) else ""
+    return json.dumps(document, indent=2)[:_MOST_TEXT], str(version)
+
+
+def _access(found: EndpointView) -> tuple[str, ...]:
+    """By what the endpoint knows its callers, in words; empty if it asks nobody."""
+    ways = (found.spec or {}).get("access") or ()
+    if ways == "public":
+        return ()
+    known = ways if isinstance(ways, list | tuple) else (ways,)
+    return tuple(str(way) for way in known)
+
+
+def curl_of(gateway: Gateway, name: str, body: str, *, needs_key: bool) -> str:
+    """The same request for a shell."""
+    lines = [f"curl -s {gateway.url}/v2/models/{name}/infer"]
+    if gateway.ca:
+        lines.append(f"  --cacert {quote(gateway.ca)}")
+    if needs_key:
+        lines.append('  -H "x-api-key: $KEY"')
+    lines.append("  -H 'content-type: application/json'")
+    lines.append(f"  -d {quote(body)}")
+    return " \\\n".join(lines)
+
+
+def python_of(gateway: Gateway, name: str, fields: list[Field], *, needs_key: bool) -> str:
+    """The same request with the client."""
+    more = f", ca_file={gateway.ca!r}" if gateway.ca else ""
+    more += ', api_key=os.environ["KEY"]' if needs_key else ""
+    inputs = [
+        f'            "{one.name}": np.array({one.data}, {_dtype(one.datatype)})'
+        f".reshape({one.shape}),"
+        for one in fields
+    ]
+    lines = [
+        *(["import os", ""] if needs_key else []),
+        "import numpy as np",
+        "",
+        "from headrace.client import Client",
+        "",
+        f'with Client("{gateway.url}"{more}) as client:',
+        "    response = client.infer(",
+        f'        "{name}",',
+        "        {",
+        *inputs,
+        "        },",
+        "    )",
+        "    print(response.outputs)",
+    ]
+    return "\n".join(lines)
+
+
+def _dtype(datatype: str) -> str:
+    if datatype == "BYTES":
+        return "object"
+    if datatype == "BOOL":
+        return "bool"
+    return "np." + datatype.lower().replace("fp", "float")

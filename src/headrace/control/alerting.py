@@ -1,0 +1,219 @@
+"""What is wrong now? Looks at every promise every few seconds, and tells what changed."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from headrace.control.alert_memory import AlertMemory
+from headrace.control.metrics import Labels, gauge
+from headrace.control.store import Event
+from headrace.core import Clock, HeadraceError
+from headrace.monitor.alert_kinds import LOCAL
+from headrace.monitor.alert_state import Alert, AlertState, Finding, Key, advance, changed
+from headrace.monitor.objectives import Objective, objectives_of
+from headrace.monitor.slo import (
+    EndpointFacts,
+    Reading,
+    SystemFacts,
+    Window,
+    read_endpoint,
+    read_system,
+    windows_of,
+)
+
+_LOG: Final = logging.getLogger("headrace.control")
+_LOOK_S: Final = 2.0
+_AT_ONCE: Final = 20
+"""Endpoints that are looked at before others of this process have their turn."""
+_PER_WINDOW: Final = 60.0
+"""A condition is looked at so often within its shortest window; what is long changes slowly."""
+_LEAST_HOLD_S: Final = 5.0
+_WORK_S: Final = 0.1
+"""Of each look, for windows: with thousands of busy endpoints they take turns."""
+_OF_SYSTEM: Final = tuple(
+    (kind, kind.local) for kind in LOCAL if kind.is_of_system and kind.local is not None
+)
+_OF_ENDPOINTS: Final = tuple(
+    (kind, kind.local, min(windows_of(kind.local), default=0.0))
+    for kind in LOCAL
+    if not kind.is_of_system and kind.local is not None
+)
+"""What is looked at, and the shortest window that it needs, in seconds."""
+
+
+class HistorySource(Protocol):
+    """What happened to requests, as far as alerts look at it."""
+
+    def window(self, endpoint: str, *, until: float, seconds: float, version: str = "") -> Window:
+        """What happened in the `seconds` before `until`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known without windows; `endpoints` by name."""
+
+    system: SystemFacts = field(default_factory=SystemFacts)
+    endpoints: Mapping[str, EndpointFacts] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What a condition said when it was looked at last."""
+
+    at: float
+    reading: Reading | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Alerting:
+    """Keeps the alerts of everything that the spec promises.
+
+    `emit`: writes events. `tell`: hears of all alerts after each look, and never waits.
+    """
+
+    history: HistorySource
+    spec: Callable[[], Mapping[str, Any]]
+    facts: Callable[[], Awaitable[Facts]]
+    emit: Callable[[Sequence[Event]], Awaitable[None]]
+    tell: Callable[[Sequence[Alert]], None]
+    clock: Clock
+    memory: AlertMemory
+    _alerts: dict[Key, Alert] = field(default_factory=dict)
+    _kept: dict[Key, _Kept] = field(default_factory=dict)
+    _spec: Mapping[str, Any] | None = None
+    _objectives: tuple[Objective, ...] = ()
+    _turn: int = 0
+    """Whose windows are looked at first."""
+
+    def load(self) -> None:
+        """Go on with the alerts that there were before a restart. Blocking."""
+        self._alerts = {alert.key: alert for alert in self.memory.read().alerts}
+
+    def alerts(self) -> list[Alert]:
+        """All alerts, what fires first, the newest first."""
+        order = list(AlertState)
+        ranks = {AlertState.FIRING: -1}
+        return sorted(
+            self._alerts.values(),
+            key=lambda a: (ranks.get(a.state, order.index(a.state)), -a.since, a.key),
+        )
+
+    def exposition(self) -> str:
+        """Which fire, as a metric; those that fired not long ago too, as 0."""
+        samples: list[tuple[Labels, float]] = [
+            (
+                (("alert", alert.name), ("endpoint", alert.endpoint)),
+                float(alert.state is AlertState.FIRING),
+            )
+            for alert in self.alerts()
+        ]
+        return gauge("headrace_alert_firing", "1 while the alert fires.", samples)
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(_LOOK_S)
+
+    async def look(self) -> None:
+        """Look at everything once."""
+        facts = await self.facts()
+        now = self.clock.now()
+        findings = [*self._system_findings(facts)]
+        promises = self._promises()
+        turn = self._turn % len(promises) if promises else 0
+        spent_s = 0.0
+        for number, objective in enumerate((*promises[turn:], *promises[:turn])):
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+            began = self.clock.monotonic()
+            has_turn = spent_s < _WORK_S
+            findings += self._endpoint_findings(objective, facts, now, has_turn=has_turn)
+            spent_s += self.clock.monotonic() - began
+            if has_turn:
+                self._turn = turn + number + 1
+        before, self._alerts = self._alerts, advance(self._alerts, findings, now=now)
+        news = changed(before, self._alerts)
+        if news:
+            await self._announce(news)
+        if self._alerts != before:
+            self.memory.write_alerts(self._alerts.values())
+        self.tell(list(self._alerts.values()))
+
+    def _promises(self) -> tuple[Objective, ...]:
+        spec = self.spec()
+        if spec is not self._spec:
+            self._spec, self._objectives = spec, objectives_of(spec)
+            self._kept = {}  # a promise may be another
+        return self._objectives
+
+    def _system_findings(self, facts: Facts) -> Iterator[Finding]:
+        for kind, condition in _OF_SYSTEM:
+            reading = read_system(condition, facts.system)
+            yield Finding(kind=kind, endpoint="", reading=reading, for_s=kind.for_s)
+
+    def _endpoint_findings(
+        self, objective: Objective, facts: Facts, now: float, *, has_turn: bool
+    ) -> Iterator[Finding]:
+        """What is bad, or was.
+
+        Args:
+            has_turn: Whether windows may be asked for; else what they said last holds.
+        """
+        name, scale = objective.endpoint, objective.window_ratio
+        known = facts.endpoints.get(name, EndpointFacts())
+        windows: dict[float, Window] = {}
+
+        def window(seconds: float) -> Window:
+            if seconds not in windows:
+                windows[seconds] = self.history.window(name, until=now, seconds=seconds)
+            return windows[seconds]
+
+        for kind, condition, usual_s in _OF_ENDPOINTS:
+            key, shortest = (kind.name, name), usual_s * scale
+            kept = self._kept.get(key)
+            is_due = kept is None or not 0 <= now - kept.at < shortest / _PER_WINDOW
+            if is_due and (has_turn or not shortest):
+                kept = _Kept(now, read_endpoint(condition, objective, window, known))
+                self._kept[key] = kept
+            reading = None if kept is None else kept.reading
+            if key not in self._alerts and (reading is None or not reading.is_bad):
+                continue
+            yield Finding(
+                kind=kind,
+                endpoint=name,
+                reading=reading,
+                for_s=kind.for_s * scale,
+                hold_s=max(shortest, _LEAST_HOLD_S),
+            )
+
+    async def _announce(self, news: Iterable[Alert]) -> None:
+        events = [_event(alert) for alert in news]
+        for event in events:
+            level = logging.WARNING if event.reason == "Firing" else logging.INFO
+            _LOG.log(
+                level, "alert: %s", event.message, extra={"reason": event.reason, **event.data}
+            )
+        try:
+            await self.emit(events)
+        except HeadraceError as error:
+            _LOG.error("cannot write an event", extra={"error": str(error)})
+
+
+def _event(alert: Alert) -> Event:
+    firing = alert.state is AlertState.FIRING
+    return Event(
+        at=alert.since,
+        endpoint=alert.endpoint,
+        kind="alert",
+        reason="Firing" if firing else "Resolved",
+        message=alert.summary if firing else f"over: {alert.summary}",
+        data={
+            "alert": alert.name,
+            "severity": alert.severity,
+            "value": alert.value,
+            "threshold": alert.threshold,
+        },
+    )

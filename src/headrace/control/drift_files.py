@@ -1,0 +1,128 @@
+"""What is known about drift after a restart? A small file for each endpoint, sketches and counts.
+
+Written by the one control plane of a home. References that were given with a model version are
+files of their own, which `headrace models push` may write while no control plane runs.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.control.files import make_private_dir, write_atomic
+from headrace.core import InvalidArgumentError, check_name, check_version
+from headrace.monitor.drift_reference import Reference
+from headrace.monitor.drift_version import Stored
+from headrace.observe.features import MAX_FEATURES
+
+_LOG: Final = logging.getLogger("headrace.control")
+MAX_REFERENCE_BYTES: Final = 2 << 20
+
+
+class EndpointDrift(msgspec.Struct, frozen=True, kw_only=True):
+    """`versions`: what is known of each; `given`: a reference that holds for all of them."""
+
+    versions: dict[str, Stored] = {}
+    given: Reference | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DriftFiles:
+    """Reads and writes under one home."""
+
+    root: Path
+
+    def read(self, endpoint: str) -> EndpointDrift:
+        """What was kept of an endpoint; nothing if there is no such file, or none that is whole."""
+        path = self._of_endpoint(endpoint)
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=EndpointDrift)
+        except FileNotFoundError:
+            return EndpointDrift()
+        except (OSError, msgspec.MsgspecError) as error:
+            extra = {"endpoint": endpoint, "error": str(error)}
+            _LOG.warning("cannot read what is known about drift; it begins anew", extra=extra)
+            return EndpointDrift()
+
+    def write(self, endpoint: str, what: EndpointDrift) -> None:
+        """Keep this; a full disk is no reason to stop counting."""
+        try:
+            self._write(self._of_endpoint(endpoint), msgspec.json.encode(what))
+        except OSError as error:
+            extra = {"endpoint": endpoint, "error": str(error)}
+            _LOG.warning("cannot keep what is known about drift", extra=extra)
+
+    def forget(self, endpoint: str) -> None:
+        """Drop what was kept of an endpoint that is gone."""
+        self._of_endpoint(endpoint).unlink(missing_ok=True)
+
+    def reference(self, model: str) -> Reference | None:
+        """What was given with the model version `NAME:VERSION`; None for nothing."""
+        name, _, version = model.partition(":")
+        try:
+            return decode_reference(self._of_version(name, version).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, InvalidArgumentError) as error:
+            extra = {"model": model, "error": str(error)}
+            _LOG.warning("cannot read a model version's reference", extra=extra)
+            return None
+
+    def write_reference(self, model: str, reference: Reference) -> None:
+        """Keep a reference beside the model version `NAME:VERSION`.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        name, _, version = model.partition(":")
+        self._write(self._of_version(name, version), msgspec.json.encode(reference))
+
+    def forget_reference(self, model: str) -> None:
+        """Drop what was given with the model version `NAME:VERSION`, if anything was."""
+        name, _, version = model.partition(":")
+        self._of_version(name, version).unlink(missing_ok=True)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        make_private_dir(path.parent.parent)
+        make_private_dir(path.parent)
+        write_atomic(path, data, durable=False)
+
+    def _of_endpoint(self, endpoint: str) -> Path:
+        return self.root / "drift" / "endpoints" / f"{endpoint}.json"
+
+    def _of_version(self, name: str, version: str) -> Path:
+        if not _is_reference(name, version):
+            raise FileNotFoundError(f"{name}:{version}")
+        return self.root / "drift" / "references" / f"{name}@{version}.json"
+
+
+def decode_reference(data: bytes) -> Reference:
+    """A reference that somebody gave.
+
+    Raises:
+        InvalidArgumentError: It is none, or has more features than can be watched.
+    """
+    try:
+        found = msgspec.json.decode(data, type=Reference)
+    except msgspec.MsgspecError as error:
+        raise InvalidArgumentError(f"this is no reference: {error}") from error
+    if not 0 < len(found.features) <= MAX_FEATURES:
+        message = f"a reference has 1 to {MAX_FEATURES} features, this one {len(found.features)}"
+        raise InvalidArgumentError(message)
+    for one in found.features:
+        edges = one.bins.edges
+        if len(one.counts.bins) != one.bins.size or edges != sorted(set(edges)):
+            raise InvalidArgumentError(f"feature '{one.bins.name}': its bins do not fit its counts")
+    return found
+
+
+def _is_reference(name: str, version: str) -> bool:
+    """Whether these are the names of something in the registry, and not a path of somebody's."""
+    try:
+        check_name(name)
+        check_version(version)
+    except InvalidArgumentError:
+        return False
+    return True

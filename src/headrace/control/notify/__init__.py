@@ -1,0 +1,1 @@
+"""Who hears of alerts: by webhook, Slack or email."""

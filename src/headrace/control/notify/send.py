@@ -1,0 +1,144 @@
+"""How does a message get to its receiver? By HTTP or SMTP, in bounded time and a thread."""
+
+# ruff: noqa: PLC0415  # most systems tell nobody, and every start would pay for these modules
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from headrace.control.notify.outbox import Message
+from headrace.control.secret_references import resolve_references, resolve_url
+from headrace.core import UnavailableError
+from headrace.core.spec_alerts import EmailSpec, SlackSpec, WebhookSpec
+
+if TYPE_CHECKING:
+    from email.message import EmailMessage
+
+TIMEOUT_S: Final = 10.0
+"""For each answer of a server."""
+_ALL_S: Final = 30.0
+_SHOWN: Final = 200
+
+
+async def send(
+    message: Message, *, environment: Mapping[str, str], admin_url: str, now: float
+) -> None:
+    """Return when the receiver has taken the message.
+
+    Args:
+        environment: What `${NAME}` of a URL is looked up in.
+        admin_url: Where one sees more.
+
+    Raises:
+        HeadraceError: It has not; the message says why, without the receiver's secrets.
+        TimeoutError: It drips.
+    """
+    async with asyncio.timeout(_ALL_S):
+        await _apart(lambda: _send(message, environment, admin_url, now))
+
+
+async def _apart(work: Callable[[], None]) -> None:
+    """Do `work` in a thread that nobody waits for when this process ends, as asyncio's would be."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def tell(error: Exception | None) -> None:
+        if done.done():
+            return  # nobody waits any more
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        error: Exception | None = None
+        try:
+            work()
+        except Exception as raised:  # noqa: BLE001  # handed to whoever waits
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop ended meanwhile
+            loop.call_soon_threadsafe(tell, error)
+
+    threading.Thread(target=run, daemon=True, name="notify").start()
+    await done
+
+
+def _send(message: Message, environment: Mapping[str, str], admin_url: str, now: float) -> None:
+    from headrace.control.notify.payloads import email_message, slack_payload, webhook_payload
+
+    receiver = message.receiver
+    if receiver.email is not None:
+        mail = email_message(message, receiver.email, url=admin_url, now=now)
+        _send_email(mail, receiver.email)
+    elif receiver.slack is not None:
+        _post(_url(receiver.slack, environment), slack_payload(message, url=admin_url), {})
+    elif receiver.webhook is not None:
+        token = _secret(receiver.webhook.token_file)
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        body = webhook_payload(message, url=admin_url)
+        _post(_url(receiver.webhook, environment), body, headers)
+
+
+def _send_email(mail: "EmailMessage", spec: EmailSpec) -> None:
+    import smtplib
+    import ssl
+
+    password = _secret(spec.password_file)
+    context = ssl.create_default_context()
+    try:
+        if spec.tls == "always":
+            server: smtplib.SMTP = smtplib.SMTP_SSL(
+                spec.host, spec.port, timeout=TIMEOUT_S, context=context
+            )
+        else:
+            server = smtplib.SMTP(spec.host, spec.port, timeout=TIMEOUT_S)
+        with server:
+            if spec.tls == "starttls":
+                server.starttls(context=context)
+            if spec.username:
+                server.login(spec.username, password)
+            server.send_message(mail)
+    except (OSError, ValueError, smtplib.SMTPException) as error:
+        reason = str(error)[:_SHOWN] or type(error).__name__
+        message = f"the mail server {spec.host}:{spec.port} did not take it: {reason}"
+        raise UnavailableError(message, retry_after_s=None) from error
+
+
+def _url(spec: WebhookSpec | SlackSpec, environment: Mapping[str, str]) -> str:
+    if spec.url_file is not None:
+        return _secret(spec.url_file)
+    assert spec.url is not None, "checked by the spec"
+    return resolve_url(spec.url, environment)
+
+
+def _secret(path: str | None) -> str:
+    return "" if path is None else resolve_references(f"file:{path}")
+
+
+def _post(url: str, document: object, headers: Mapping[str, str]) -> None:
+    """POST a document as JSON; redirects are not followed, as a token would go with them."""
+    import http.client
+    import json
+
+    body = json.dumps(document).encode()
+    headers = {"content-type": "application/json", "connection": "close", **headers}
+    try:
+        parts = urlsplit(url)
+        kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+        connection = kind[parts.scheme](parts.hostname or "", parts.port, timeout=TIMEOUT_S)
+        try:
+            path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
+            connection.request("POST", path, body, headers)
+            answer = connection.getresponse()
+            status, said = answer.status, answer.read(_SHOWN).decode("utf-8", "replace")
+        finally:
+            connection.close()
+    except (OSError, ValueError, KeyError, http.client.HTTPException) as error:
+        # Not the error's own text: it may hold the URL, which is a secret where Slack gave it.
+        reason = f"it cannot be reached: {type(error).__name__}"
+        raise UnavailableError(reason, retry_after_s=None) from None
+    if not http.client.OK <= status < http.client.MULTIPLE_CHOICES:
+        raise UnavailableError(f"it answered {status}: {said}", retry_after_s=None)

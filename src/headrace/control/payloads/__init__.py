@@ -1,0 +1,1 @@
+"""The payload log: sampled requests and answers of endpoints, in files."""

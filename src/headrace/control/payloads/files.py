@@ -1,0 +1,152 @@
+"""Which files does a payload log consist of? Their names, their bound, and what stands in them.
+
+Rows are first appended to an Arrow stream, which a crash leaves readable up to its last whole part;
+when it is large or old enough it becomes a Parquet file, which everybody reads. Only the owner may
+read any of them.
+"""
+
+import contextlib
+import importlib.util
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from headrace.control.files import make_private_dir
+from headrace.core import FailedPreconditionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
+PARQUET: Final = ".parquet"
+OPEN: Final = ".arrows"
+"""Of a stream that is still written."""
+_PARTIAL: Final = ".partial"
+_NAME: Final = re.compile(r"(?P<begin>\d{8}T\d{6}\.\d{6}Z)-v(?P<version>\d+)\.(parquet|arrows)")
+_PRIVATE: Final = 0o600
+_KEY_BYTES: Final = 32
+
+
+def check_pyarrow() -> None:
+    """Raise FailedPreconditionError if the package is not there."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise FailedPreconditionError(
+            "'payload_log' writes Parquet with pyarrow: pip install 'headrace[data]'"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayloadFile:
+    """One file. `is_open`: rows are still added to it."""
+
+    path: Path
+    version: str
+    begin: str
+    size_bytes: int
+    is_open: bool
+
+
+def file_name(version: str, now: float) -> str:
+    """What a file is called that begins at `now`, without its ending; sorts by time."""
+    begin = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    return f"{begin}-v{version}"
+
+
+def list_files(directory: Path) -> list[PayloadFile]:
+    """The files of one endpoint, the oldest first; none if there is no directory."""
+    found = []
+    for path in sorted(directory.glob("*")) if directory.is_dir() else ():
+        match = _NAME.fullmatch(path.name)
+        if match is None:
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            found.append(
+                PayloadFile(
+                    path=path,
+                    version=match["version"],
+                    begin=match["begin"],
+                    size_bytes=path.stat().st_size,
+                    is_open=path.suffix == OPEN,
+                )
+            )
+    return found
+
+
+def remove_oldest(directory: Path, *, most_bytes: int) -> int:
+    """Remove closed files, the oldest first, until all take at most `most_bytes`; how many."""
+    files = list_files(directory)
+    total = sum(file.size_bytes for file in files)
+    removed = 0
+    for file in files:
+        if total <= most_bytes:
+            break
+        if not file.is_open:
+            file.path.unlink(missing_ok=True)
+            total -= file.size_bytes
+            removed += 1
+    return removed
+
+
+def open_private(path: Path) -> int:
+    """A descriptor of a new file that only its owner may read."""
+    make_private_dir(path.parent)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE)
+
+
+def hash_key(root: Path) -> bytes:
+    """What hashes of this home's payload logs are made with; made at first, then always the same.
+
+    Raises:
+        OSError: It can be neither read nor written.
+    """
+    path = make_private_dir(root) / "hash.key"
+    with contextlib.suppress(FileExistsError), os.fdopen(open_private(path), "wb") as file:
+        file.write(secrets.token_bytes(_KEY_BYTES))
+    return path.read_bytes()
+
+
+def read_batches(path: Path) -> "Iterator[pa.RecordBatch]":
+    """The rows of a file, oldest first: of an open one as far as it is whole."""
+    import pyarrow as pa  # noqa: PLC0415  # the extra `data`
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    if path.suffix == PARQUET:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches()
+        return
+    with contextlib.suppress(pa.ArrowInvalid), pa.OSFile(str(path)) as file:
+        yield from pa.ipc.open_stream(file)
+
+
+def close_stream(path: Path) -> Path | None:
+    """Make a Parquet file of an open stream and remove that; None if nothing was in it.
+
+    Raises:
+        OSError: The disk is full; the stream stays.
+    """
+    import pyarrow.parquet as pq  # noqa: PLC0415  # the extra `data`
+
+    partial = path.with_suffix(_PARTIAL)
+    partial.unlink(missing_ok=True)
+    final = path.with_suffix(PARQUET)
+    writer = None
+    with os.fdopen(open_private(partial), "wb") as file:
+        try:
+            for batch in read_batches(path):
+                if writer is None:
+                    writer = pq.ParquetWriter(file, batch.schema, compression="zstd")
+                writer.write_batch(batch)
+        finally:
+            if writer is not None:
+                writer.close()
+    if writer is None:
+        partial.unlink()
+    else:
+        partial.replace(final)
+    path.unlink()
+    return None if writer is None else final

@@ -1,0 +1,157 @@
+"""What do all processes count, as one answer? Asks the gateway and every replica."""
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from headrace.control.endpoint_metrics import replica_families, request_families, rollout_families
+from headrace.control.fetch import fetch
+from headrace.control.metrics import Families, Labels, Source, counter, gauge, merge
+from headrace.control.observed import Phase, Replica
+from headrace.control.process_metrics import process_families
+from headrace.control.statistics import Json, merge_model_stats
+from headrace.core import HeadraceError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    from headrace.control.plane import ControlPlane
+
+_SCRAPE_TIMEOUT_S: Final = 1.0
+_COUNTS_TIMEOUT_S: Final = 5.0  # of thousands of endpoints they are megabytes
+_ENVOYS: Final = (
+    "Envoy's own: https://www.envoyproxy.io/docs/envoy/latest/operations/stats_overview"
+)
+
+
+async def all_metrics(plane: "ControlPlane") -> Families:
+    """All processes' metrics as one; each sample of a replica says which."""
+    plane.metrics_read_at = plane.clock.now()
+    replicas = _ready_replicas(plane)
+    requests, gpus, gateway_text, *replica_texts = await asyncio.gather(
+        _request_families(plane),
+        asyncio.to_thread(plane.gpus.families),
+        _gateway_stats(plane),
+        *(_scrape(replica.address) for replica in replicas),
+    )
+    sources = [
+        Source(text=text, labels={"replica": replica.name})
+        for replica, text in zip(replicas, replica_texts, strict=True)
+    ]
+    own = Source(text=own_metrics(plane) + requests + gpus)
+    envoys = Source(text=gateway_text, help=_ENVOYS)
+    # Thousands of replicas tell a million lines, and the loop has others to serve.
+    return await asyncio.to_thread(merge, [own, *sources, envoys])
+
+
+async def all_model_statistics(
+    plane: "ControlPlane", name: str = "", version: str = "", *, only: frozenset[str] | None = None
+) -> dict[str, Json]:
+    """Triton's statistics, summed over the replicas of each model version.
+
+    Args:
+        only: Of these endpoints; None for all.
+    """
+    replicas = [
+        replica
+        for replica in _ready_replicas(plane)
+        if name in {"", replica.endpoint}
+        and version in {"", replica.version}
+        and (only is None or replica.endpoint in only)
+    ]
+    if not replicas and name:
+        raise ModelNotFoundError(name, version)
+    answers = await asyncio.gather(*(_statistics(replica) for replica in replicas))
+    return merge_model_stats(answers)
+
+
+def _ready_replicas(plane: "ControlPlane") -> list[Replica]:
+    replicas = plane.reconciler.replicas.values()
+    return [replica for replica in replicas if replica.phase is Phase.READY]
+
+
+async def _gateway_stats(plane: "ControlPlane") -> str:
+    try:
+        async with asyncio.timeout(_SCRAPE_TIMEOUT_S):
+            return await plane.keeper.stats()
+    except (HeadraceError, TimeoutError):
+        return ""
+
+
+async def _request_families(plane: "ControlPlane") -> str:
+    try:
+        async with asyncio.timeout(_COUNTS_TIMEOUT_S):
+            statistics = await plane.keeper.endpoint_statistics()
+    except (HeadraceError, TimeoutError):
+        return ""  # a gap: zeros would read as if everything began anew
+    return await asyncio.to_thread(request_families, plane.effective, statistics.arms)
+
+
+def _processes(plane: "ControlPlane") -> dict[str, int]:
+    """Process ids by name."""
+    replicas = plane.reconciler.replicas.values()
+    running = {replica.name: replica.pid for replica in replicas}
+    running |= {"control": os.getpid(), "gateway": plane.keeper.pid}
+    return {name: pid for name, pid in running.items() if pid is not None}
+
+
+def own_metrics(plane: "ControlPlane") -> str:
+    """What the control plane itself counts, as text."""
+    replicas = plane.reconciler.replicas.values()
+    ready = [(_labels(r), float(r.phase is Phase.READY)) for r in replicas]
+    restarts = [(_labels(r), float(r.restarts)) for r in replicas]
+    generation = float(plane.desired.generation)
+    is_up = float(plane.keeper.is_ready)
+    refusals = () if plane.limits is None else plane.limits.refusals()
+    limited = counter(
+        "headrace_limit_refusals_total", "Requests that the service refused.", refusals
+    )
+    return (
+        limited
+        + "".join(
+            gauge(name, text, samples)
+            for name, text, samples in (
+                ("headrace_control_generation", "Of the desired state.", [((), generation)]),
+                (
+                    "headrace_control_gateway_ready",
+                    "1 while the gateway serves.",
+                    [((), is_up)],
+                ),
+                ("headrace_control_replica_ready", "1 while the replica is ready.", ready),
+                ("headrace_control_replica_restarts", "Starts after the first.", restarts),
+            )
+        )
+        + plane.drift.exposition()
+        + ("" if plane.keeper.tls is None else plane.keeper.tls.certificates.exposition())
+        + rollout_families(plane.aims.rollouts)
+        + replica_families(plane.effective, replicas)
+        + process_families(_processes(plane))
+        + plane.alerting.exposition()
+        + plane.recordings.exposition()
+        + plane.payloads.exposition()
+    )
+
+
+def _labels(replica: Replica) -> Labels:
+    return (
+        ("endpoint", replica.endpoint),
+        ("version", replica.version),
+        ("replica", replica.name),
+    )
+
+
+async def _scrape(address: str) -> str:
+    try:
+        answer = await fetch(address, "/metrics?exemplars", timeout_s=_SCRAPE_TIMEOUT_S)
+    except HeadraceError:
+        return ""
+    return answer.body.decode("utf-8", "replace") if answer.status == 200 else ""  # noqa: PLR2004  # HTTP's OK
+
+
+async def _statistics(replica: Replica) -> Json:
+    path = f"/v2/models/{replica.endpoint}/versions/{replica.version}/stats"
+    try:
+        answer = await fetch(replica.address, path, timeout_s=_SCRAPE_TIMEOUT_S)
+        return msgspec.json.decode(answer.body) if answer.status == 200 else None  # noqa: PLR2004  # HTTP's OK
+    except (HeadraceError, msgspec.DecodeError):
+        return None

@@ -1,0 +1,108 @@
+"""How Envoy begins traces: which requests, and where its spans go.
+
+A trace is chosen at its beginning: by chance, or as the caller's own trace was (its `traceparent`
+says so). Envoy cannot choose by how a request ended, because the replica's spans are on their way
+by then; a collector can, if it gets all of them (`sample_ratio: 1`). What has to be found later is
+in the request log: errors and slow requests have a line with their trace id, traced or not.
+"""
+
+from typing import Final
+from urllib.parse import urlsplit
+
+from headrace.core.observe_settings import TracingSettings
+from headrace.gateway.callers import verified_tls
+from headrace.gateway.resources import Resource, seconds, typed
+from headrace.gateway.settings import GatewaySettings
+
+COLLECTOR: Final = "collector"
+"""The cluster of what takes spans."""
+PATH: Final = "/v1/traces"
+SERVICE_NAME: Final = "headrace-gateway"
+_TRACER: Final = "envoy.config.trace.v3.OpenTelemetryConfig"
+_TIMEOUT_S: Final = 5.0
+_CONNECT_TIMEOUT_S: Final = 1.0
+_PER_MILLION: Final = 1_000_000
+_SAMPLERS: Final = "envoy.extensions.tracers.opentelemetry.samplers.v3"
+_FLUSH_MS: Final = 1000
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+def tracing(settings: TracingSettings | None) -> Resource:
+    """What a connection manager says about traces; empty where there are none."""
+    if settings is None:
+        return {}
+    exporter: Resource = {
+        "http_uri": {
+            "uri": f"{settings.collector}{PATH}",
+            "cluster": COLLECTOR,
+            "timeout": seconds(_TIMEOUT_S),
+        }
+    }
+    tracer = typed(
+        "envoy.tracers.opentelemetry",
+        _TRACER,
+        {
+            "http_service": exporter,
+            "service_name": SERVICE_NAME,
+            "sampler": _sampler(settings.sample_ratio),
+        },
+    )
+    return {
+        "tracing": {
+            # A caller may not force a trace by a header of Envoy's.
+            "client_sampling": {"value": 0},
+            "spawn_upstream_span": True,
+            "max_path_tag_length": 256,
+            "custom_tags": [
+                {"tag": "headrace.caller", "request_header": {"name": "x-headrace-caller"}}
+            ],
+            "provider": tracer,
+        }
+    }
+
+
+def _sampler(ratio: float) -> Resource:
+    """As the caller's trace was chosen, else by trace id.
+
+    Not by Envoy's own `random_sampling`: that goes by request id, which callers choose, and leaves
+    out those whose id is no UUID.
+    """
+    share: Resource = {"numerator": round(ratio * _PER_MILLION), "denominator": "MILLION"}
+    by_id = typed(
+        "envoy.tracers.opentelemetry.samplers.trace_id_ratio_based",
+        f"{_SAMPLERS}.TraceIdRatioBasedSamplerConfig",
+        {"sampling_percentage": share},
+    )
+    return typed(
+        "envoy.tracers.opentelemetry.samplers.parent_based",
+        f"{_SAMPLERS}.ParentBasedSamplerConfig",
+        {"wrapped_sampler": by_id},
+    )
+
+
+def tracing_runtime(settings: TracingSettings | None) -> Resource:
+    """How soon spans are sent: a second after they ended rather than five."""
+    if settings is None:
+        return {}
+    layer: Resource = {"tracing.opentelemetry.flush_interval_ms": _FLUSH_MS}
+    return {"layered_runtime": {"layers": [{"name": "tracing", "static_layer": layer}]}}
+
+
+def collector_cluster(settings: GatewaySettings, tracing: TracingSettings) -> Resource:
+    """The collector, as Envoy reaches it."""
+    url = urlsplit(tracing.collector)
+    host = url.hostname or ""
+    address: Resource = {
+        "socket_address": {"address": host, "port_value": url.port or _PORTS[url.scheme]}
+    }
+    return {
+        "name": COLLECTOR,
+        "type": "STRICT_DNS",
+        "dns_lookup_family": "ALL",
+        "connect_timeout": seconds(_CONNECT_TIMEOUT_S),
+        "load_assignment": {
+            "cluster_name": COLLECTOR,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
+        **({"transport_socket": verified_tls(settings, host)} if url.scheme == "https" else {}),
+    }

@@ -1,0 +1,289 @@
+"""Which alerts are there? One table, for the control plane, for Prometheus and for the docs."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from headrace.monitor.slo import (
+    DAY_S,
+    FAST,
+    MEDIUM,
+    MINUTE_S,
+    SLOW,
+    SLOW_OF_A_DAY,
+    CertificateEnds,
+    Condition,
+    Drifted,
+    ErrorBurn,
+    ErrorsOver,
+    GatewayDown,
+    LatencyBurn,
+    LatencyOver,
+    NoReplica,
+    NotScraped,
+    QueuesFilled,
+    RefusedOver,
+    ReplicasCrash,
+    Severity,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertKind:
+    """One alert: when it fires, whom it concerns, what is wrong and what to do.
+
+    `for_s`: how long its condition has to hold. `unit`: of its value. `summary`: with `{endpoint}`
+    and `{value}`. `local`: the condition that the control plane evaluates with a day's memory; None
+    if only Prometheus can.
+    """
+
+    name: str
+    severity: Severity
+    condition: Condition
+    local: Condition | None
+    for_s: float
+    unit: str
+    summary: str
+    action: str
+
+    @property
+    def is_of_system(self) -> bool:
+        """Whether it concerns no single endpoint."""
+        return isinstance(self.condition, GatewayDown | NotScraped | CertificateEnds)
+
+
+def _both(
+    name: str,
+    severity: Severity,
+    condition: Condition,
+    *,
+    unit: str,
+    summary: str,
+    action: str,
+    for_s: float = 0.0,
+    local: Condition | None = None,
+) -> AlertKind:
+    return AlertKind(
+        name=name,
+        severity=severity,
+        condition=condition,
+        local=local or condition,
+        for_s=for_s,
+        unit=unit,
+        summary=summary,
+        action=action,
+    )
+
+
+def _prometheus_only(
+    name: str,
+    severity: Severity,
+    condition: Condition,
+    *,
+    unit: str,
+    summary: str,
+    action: str,
+    for_s: float,
+) -> AlertKind:
+    return AlertKind(
+        name=name,
+        severity=severity,
+        condition=condition,
+        local=None,
+        for_s=for_s,
+        unit=unit,
+        summary=summary,
+        action=action,
+    )
+
+
+_WHY_ERRORS: Final = (
+    "See `headrace events {endpoint}` and `headrace logs`: a new version? Go back with `headrace "
+    "undo` or roll back its rollout. Codes in the access log say who failed: 429 is load, 503 "
+    "nobody ready, 504 too slow, 500 the model."
+)
+_WHY_SLOW: Final = (
+    "Compare queue wait with compute time on the endpoint's dashboard. Waiting: add replicas or "
+    "let `autoscale` do it. Computing: a new version, larger inputs, or a busy machine."
+)
+
+ALERTS: Final = (
+    _both(
+        "HeadraceErrorBudgetFast",
+        Severity.PAGE,
+        ErrorBurn(FAST),
+        unit="ratio",
+        summary="{value} of the requests to {endpoint} failed in the last hour: at this rate a "
+        "month's error budget is gone in two days",
+        action=_WHY_ERRORS,
+    ),
+    _both(
+        "HeadraceErrorBudgetMedium",
+        Severity.PAGE,
+        ErrorBurn(MEDIUM),
+        unit="ratio",
+        summary="{value} of the requests to {endpoint} failed in the last six hours: at this rate "
+        "a month's error budget is gone in five days",
+        action=_WHY_ERRORS,
+    ),
+    _both(
+        "HeadraceErrorBudgetSlow",
+        Severity.TICKET,
+        ErrorBurn(SLOW),
+        local=ErrorBurn(SLOW_OF_A_DAY),
+        unit="ratio",
+        summary="{value} of the requests to {endpoint} failed over a day or more: the error budget "
+        "will not last the month",
+        action=_WHY_ERRORS,
+    ),
+    _both(
+        "HeadraceLatencyBudgetFast",
+        Severity.PAGE,
+        LatencyBurn(FAST),
+        unit="s",
+        summary="more than 14.4 % of the requests to {endpoint} took longer than promised in the "
+        "last hour; 1 % may",
+        action=_WHY_SLOW,
+    ),
+    _both(
+        "HeadraceLatencyBudgetMedium",
+        Severity.PAGE,
+        LatencyBurn(MEDIUM),
+        unit="s",
+        summary="more than 6 % of the requests to {endpoint} took longer than promised in the last "
+        "six hours; 1 % may",
+        action=_WHY_SLOW,
+    ),
+    _both(
+        "HeadraceLatencyBudgetSlow",
+        Severity.TICKET,
+        LatencyBurn(SLOW),
+        local=LatencyBurn(SLOW_OF_A_DAY),
+        unit="s",
+        summary="more requests to {endpoint} than promised were slow, over a day or more",
+        action=_WHY_SLOW,
+    ),
+    _both(
+        "HeadraceLatencyP95",
+        Severity.PAGE,
+        LatencyOver(quantile=0.95),
+        for_s=2 * MINUTE_S,
+        unit="s",
+        summary="p95 of {endpoint} is {value}, above what is promised for p99",
+        action=_WHY_SLOW,
+    ),
+    _both(
+        "HeadraceLatencyP99",
+        Severity.TICKET,
+        LatencyOver(quantile=0.99),
+        for_s=2 * MINUTE_S,
+        unit="s",
+        summary="p99 of {endpoint} is {value}, above what is promised",
+        action=_WHY_SLOW,
+    ),
+    _both(
+        "HeadraceErrorRate",
+        Severity.PAGE,
+        ErrorsOver(ratio=0.05),
+        for_s=2 * MINUTE_S,
+        unit="ratio",
+        summary="{value} of the requests to {endpoint} fail; it promises no availability, so this "
+        "is the usual limit",
+        action=_WHY_ERRORS,
+    ),
+    _both(
+        "HeadraceQueuesFilling",
+        Severity.TICKET,
+        QueuesFilled(ratio=0.8),
+        for_s=MINUTE_S,
+        unit="ratio",
+        summary="{value} of what the queues of {endpoint} hold is taken; at 100 % callers get 429",
+        action="Add replicas, raise `autoscale.max_replicas`, or limit the loudest caller. A "
+        "larger `batching.max_queue_size` only makes callers wait longer.",
+    ),
+    _prometheus_only(
+        "HeadraceRefusing",
+        Severity.TICKET,
+        RefusedOver(ratio=0.01),
+        for_s=2 * MINUTE_S,
+        unit="ratio",
+        summary="replicas of {endpoint} refuse {value} of its requests: queues are full, or "
+        "deadlines cannot be kept",
+        action="As for HeadraceQueuesFilling; `headrace status` tells which replicas there are.",
+    ),
+    _both(
+        "HeadraceNoReplicaReady",
+        Severity.PAGE,
+        NoReplica(),
+        for_s=MINUTE_S,
+        unit="replicas",
+        summary="no replica of {endpoint} is ready",
+        action="`headrace status` says why, `headrace logs` what they said last. A model that "
+        "cannot be loaded: `headrace undo {endpoint}`.",
+    ),
+    _both(
+        "HeadraceReplicaCrashing",
+        Severity.TICKET,
+        ReplicasCrash(starts=3, window_s=15 * MINUTE_S),
+        unit="replicas",
+        summary="a replica of {endpoint} ends again and again",
+        action="`headrace logs` has its last lines; killed by signal 9 it mostly ran out of "
+        "memory (`budget`, `headrace status`).",
+    ),
+    _both(
+        "HeadraceGatewayDown",
+        Severity.PAGE,
+        GatewayDown(),
+        for_s=30.0,
+        unit="",
+        summary="the gateway does not serve: nobody gets an answer",
+        action="`headrace status` and `headrace logs` say why it ended. Is a port taken, is the "
+        "disk full?",
+    ),
+    _prometheus_only(
+        "HeadraceNotScraped",
+        Severity.PAGE,
+        NotScraped(),
+        for_s=2 * MINUTE_S,
+        unit="",
+        summary="Prometheus gets no metrics: the control plane does not run, or cannot be reached",
+        action="Traffic flows without the control plane. `headrace up` starts it again, and it "
+        "takes over what runs.",
+    ),
+    _both(
+        "HeadraceCertificateEnds",
+        Severity.TICKET,
+        CertificateEnds(within_s=14 * DAY_S),
+        unit="s",
+        summary="a certificate expires in {value}",
+        action="`headrace status` names it. Replace its files: they are read again without a "
+        "restart.",
+    ),
+    _both(
+        "HeadraceDrift",
+        Severity.TICKET,
+        Drifted(),
+        unit="features",
+        summary="features of {endpoint} are not what they were, and not by chance: {value} of them",
+        action="See which ones on the endpoint's page: a broken source shows as missing values, a "
+        "changed world wants a new model.",
+    ),
+)
+"""All of them. A test holds the documentation's table against it."""
+
+LOCAL: Final = tuple(kind for kind in ALERTS if kind.local is not None)
+"""Those that the control plane evaluates itself."""
+
+
+def value_text(value: float, unit: str) -> str:
+    """A value for people: `2.4 %`, `310 ms`, `12.5 days`."""
+    match unit:
+        case "ratio":
+            return f"{value * 100:.3g} %"
+        case "s" if value < 1:
+            return f"{value * 1000:.3g} ms"
+        case "s" if value < 2 * DAY_S:
+            return f"{value:.3g} s"
+        case "s":
+            return f"{value / DAY_S:.1f} days"
+        case _:
+            return f"{value:g}"

@@ -1,0 +1,166 @@
+"""When does an alert begin to fire, and when is it over? Pure: the caller brings the time."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from headrace.monitor.alert_kinds import AlertKind, value_text
+from headrace.monitor.slo import Reading
+
+KEEP_RESOLVED_S: Final = 900.0
+"""How long an alert that is over is still told."""
+HOLD_S: Final = 300.0
+"""How long what fires goes on firing while nothing is known: a restart forgets the windows."""
+
+Key = tuple[str, str]
+"""An alert's name, and its endpoint; empty for the whole system."""
+
+
+class AlertState(StrEnum):
+    """Where an alert is in its life."""
+
+    PENDING = "pending"
+    """Its condition holds, but not for long enough yet."""
+    FIRING = "firing"
+    RESOLVED = "resolved"
+    """It fired not long ago, and its condition does not hold any more."""
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """One alert of one endpoint.
+
+    `since`: when `state` began; `began`: when it last began to fire, 0 before. `known_at`: when
+    there was last something to read. Seconds since 1970.
+    """
+
+    name: str
+    endpoint: str
+    severity: str
+    state: AlertState
+    since: float
+    value: float
+    threshold: float
+    unit: str
+    summary: str
+    action: str
+    began: float = 0.0
+    known_at: float = 0.0
+
+    @property
+    def key(self) -> Key:
+        """What tells it from others."""
+        return self.name, self.endpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one alert reads for one endpoint now; None if nothing is known.
+
+    `for_s`: how long it has to be bad before it fires.
+    """
+
+    kind: AlertKind
+    endpoint: str
+    reading: Reading | None
+    for_s: float
+    hold_s: float = HOLD_S
+
+    @property
+    def key(self) -> Key:
+        """Whose it is."""
+        return self.kind.name, self.endpoint
+
+
+def advance(
+    alerts: Mapping[Key, Alert], findings: Iterable[Finding], *, now: float
+) -> dict[Key, Alert]:
+    """All alerts after one look at everything.
+
+    What nobody looks for any more, as its endpoint is gone, is over.
+    """
+    after: dict[Key, Alert] = {}
+    looked_for: set[Key] = set()
+    for finding in findings:
+        key = finding.key
+        looked_for.add(key)
+        found = _next(alerts.get(key), finding, now)
+        if found is not None:
+            after[key] = found
+    for key in alerts.keys() - looked_for:
+        over = _over(alerts[key], now)
+        if over is not None:
+            after[key] = over
+    return after
+
+
+def changed(before: Mapping[Key, Alert], after: Mapping[Key, Alert]) -> list[Alert]:
+    """Alerts that began to fire or are over, by `after`."""
+    told = (AlertState.FIRING, AlertState.RESOLVED)
+    return [
+        alert
+        for key, alert in after.items()
+        if alert.state in told and (key not in before or before[key].state is not alert.state)
+    ]
+
+
+def _next(alert: Alert | None, finding: Finding, now: float) -> Alert | None:
+    reading = finding.reading
+    if reading is None:
+        return _unknown(alert, finding, now)
+    if not reading.is_bad:
+        return None if alert is None else _over(alert, now)
+    if alert is None or alert.state is AlertState.RESOLVED:
+        alert = _begun(finding, reading, now)
+    elif alert.state is AlertState.PENDING and now - alert.since >= finding.for_s:
+        alert = msgspec.structs.replace(alert, state=AlertState.FIRING, since=now, began=now)
+    return msgspec.structs.replace(
+        alert,
+        value=reading.value,
+        threshold=reading.threshold,
+        summary=_summary(finding, reading),
+        known_at=now,
+    )
+
+
+def _begun(finding: Finding, reading: Reading, now: float) -> Alert:
+    kind = finding.kind
+    at_once = finding.for_s <= 0
+    return Alert(
+        name=kind.name,
+        endpoint=finding.endpoint,
+        severity=kind.severity.value,
+        state=AlertState.FIRING if at_once else AlertState.PENDING,
+        since=now,
+        began=now if at_once else 0.0,
+        value=reading.value,
+        threshold=reading.threshold,
+        unit=kind.unit,
+        summary=_summary(finding, reading),
+        action=kind.action.format(endpoint=finding.endpoint),
+        known_at=now,
+    )
+
+
+def _summary(finding: Finding, reading: Reading) -> str:
+    value = value_text(reading.value, finding.kind.unit)
+    return finding.kind.summary.format(endpoint=finding.endpoint, value=value)
+
+
+def _unknown(alert: Alert | None, finding: Finding, now: float) -> Alert | None:
+    if alert is None:
+        return None
+    is_held = alert.state is not AlertState.RESOLVED and now - alert.known_at < finding.hold_s
+    return alert if is_held else _over(alert, now)
+
+
+def _over(alert: Alert, now: float) -> Alert | None:
+    match alert.state:
+        case AlertState.PENDING:
+            return None
+        case AlertState.FIRING:
+            return msgspec.structs.replace(alert, state=AlertState.RESOLVED, since=now)
+        case AlertState.RESOLVED:
+            return alert if now - alert.since < KEEP_RESOLVED_S else None

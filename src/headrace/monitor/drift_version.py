@@ -1,0 +1,195 @@
+"""What is known of one model version's drift? From the first request on, over restarts.
+
+Features that have a reference are judged. Of the others, the first rows are kept as they came until
+there are enough of them to be the reference.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import msgspec
+import numpy as np
+
+from headrace.core import Array
+from headrace.core.drift_settings import DriftSettings
+from headrace.monitor.drift import Block, FeatureReport, FeatureState, Memory, Watch
+from headrace.monitor.drift_reference import FeatureReference, Reference, feature_reference
+from headrace.observe.feature_counts import FeatureBins, FeatureCounts
+from headrace.observe.features import INPUT, MAX_FEATURES
+
+WINDOW: Final = "window"
+"""Where a reference comes from: the first requests."""
+DATA: Final = "data"
+"""Where a reference comes from: data that somebody gave."""
+
+
+class Values(Protocol):
+    """Values of one feature as a replica sends them: null for NaN, infinite ones as text."""
+
+    @property
+    def name(self) -> str:
+        """The feature."""
+
+    @property
+    def role(self) -> str:
+        """Input or output."""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether values are texts."""
+
+    @property
+    def values(self) -> Sequence[float | str | None]:
+        """In order."""
+
+
+class Collected(msgspec.Struct, frozen=True, kw_only=True):
+    """Values of one feature without a reference so far."""
+
+    role: str
+    is_text: bool
+    values: list[float | str | None]
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """All that survives a restart."""
+
+    reference: Reference = Reference()
+    memory: Memory = Memory()
+    collected: dict[str, Collected] = {}
+
+
+@dataclass(slots=True, kw_only=True)
+class VersionDrift:
+    """Collects a reference where there is none, and judges the rest."""
+
+    settings: DriftSettings
+    stored: Stored = field(default_factory=Stored)
+    _watch: Watch = field(init=False)
+    _key: str = field(init=False)
+    _reports: list[FeatureReport] | None = None
+
+    def __post_init__(self) -> None:
+        self._start(self.stored.reference, self.stored.memory)
+
+    @property
+    def reference(self) -> Reference:
+        """Of the features that have one."""
+        return self._watch.reference
+
+    @property
+    def bins(self) -> list[FeatureBins]:
+        """Of the features that have a reference, in its order."""
+        return [one.bins for one in self.reference.features]
+
+    @property
+    def key(self) -> str:
+        """Another one where other features or other bins are counted."""
+        return self._key
+
+    @property
+    def collected_rows(self) -> int:
+        """Rows towards a reference that is not complete."""
+        return min((len(one.values) for one in self.stored.collected.values()), default=0)
+
+    @property
+    def is_collecting(self) -> bool:
+        """Whether values of some features are still kept for their reference."""
+        return not self.reference.features or bool(self.stored.collected)
+
+    def add(
+        self, counts: Sequence[FeatureCounts], values: Iterable[Values], *, now: float
+    ) -> list[FeatureReport]:
+        """Take in what replicas counted by `bins`; the features whose state changed by it."""
+        changed = self._watch.add(counts, now=now) if counts else []
+        self._collect(values, now)
+        self._reports = self._made_reports()  # here, and not whenever somebody asks
+        return changed
+
+    def reports(self) -> list[FeatureReport]:
+        """What is known of each feature; of those without a reference, how many rows there are."""
+        if self._reports is None:
+            self._reports = self._made_reports()
+        return self._reports
+
+    def _made_reports(self) -> list[FeatureReport]:
+        waiting = [
+            FeatureReport(
+                name=name,
+                role=one.role,
+                state=FeatureState.COLLECTING,
+                rows=len(one.values),
+                evidence=0.0,
+                needed=0.0,
+                why="has no reference yet",
+            )
+            for name, one in self.stored.collected.items()
+        ]
+        return [*self._watch.reports(), *waiting]
+
+    def keep(self) -> Stored:
+        """What has to survive."""
+        self.stored = msgspec.structs.replace(
+            self.stored, reference=self.reference, memory=self._watch.memory
+        )
+        return self.stored
+
+    def _start(self, reference: Reference, memory: Memory) -> None:
+        self._watch = Watch(reference=reference, settings=self.settings, memory=memory)
+        told = msgspec.json.encode([self.bins, self.settings])
+        self._key = hashlib.sha256(told).hexdigest()[:16]
+
+    def _collect(self, values: Iterable[Values], now: float) -> None:
+        collected = dict(self.stored.collected)
+        known = {bins.name for bins in self.bins}
+        most = self.settings.window_rows
+        for one in values:
+            before = collected.get(one.name)
+            if one.name in known or (before is None and len(collected) >= MAX_FEATURES):
+                continue
+            kept = [] if before is None else before.values
+            collected[one.name] = Collected(
+                role=one.role, is_text=one.is_text, values=[*kept, *one.values][:most]
+            )
+        self.stored = msgspec.structs.replace(self.stored, collected=collected)
+        if collected and all(len(one.values) >= most for one in collected.values()):
+            self._take_reference(now)
+
+    def _take_reference(self, now: float) -> None:
+        """Make what was collected the reference of its features."""
+        found = [
+            feature_reference(name, one.role, _column(one))
+            for name, one in self.stored.collected.items()
+        ]
+        had = self.reference
+        made = Reference(
+            features=[*had.features, *found],
+            source=had.source if had.features else WINDOW,
+            rows=had.rows if had.features else self.settings.window_rows,
+            at=had.at if had.features else now,
+        )
+        memory = self._watch.memory
+        more = [FeatureCounts()] * len(found)
+        blocks = [
+            Block(number=block.number, rows=block.rows, counts=[*block.counts, *more])
+            for block in memory.blocks
+        ]
+        self.stored = msgspec.structs.replace(self.stored, collected={})
+        self._start(made, msgspec.structs.replace(memory, blocks=blocks))
+
+
+def inputs_only(reference: Reference) -> Reference:
+    """What another version of the model can go on with: callers send what they sent before."""
+    kept: list[FeatureReference] = [one for one in reference.features if one.bins.role == INPUT]
+    return msgspec.structs.replace(reference, features=kept)
+
+
+def _column(collected: Collected) -> Array:
+    if collected.is_text:
+        made = np.empty(len(collected.values), dtype=np.object_)
+        made[:] = collected.values
+        return made
+    numbers = [np.nan if value is None else float(value) for value in collected.values]
+    return np.array(numbers, dtype=np.float64)

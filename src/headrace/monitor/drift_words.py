@@ -1,0 +1,52 @@
+"""What moved, in words? The share that speaks most against "nothing has drifted"."""
+
+from typing import Final
+
+import numpy as np
+
+from headrace.monitor.drift_evidence import Nulls, strongest
+from headrace.monitor.drift_reference import FeatureReference
+from headrace.observe.feature_counts import FeatureCounts, FeatureKind
+
+VIOLATIONS: Final = {
+    "missing": "missing",
+    "non_finite": "infinite",
+    "out_of_range": "beyond the reference's values",
+    "not_whole": "no whole numbers",
+}
+"""What may be wrong with values, in the order of the bets on it."""
+
+
+def why(one: FeatureReference, nulls: Nulls, counts: FeatureCounts) -> str:
+    """Which share is other than in the reference; of a feature that has drifted."""
+    names = _names(one)
+    bet = strongest(one, nulls, counts)
+    if bet >= 2 * len(names):
+        kind = list(VIOLATIONS)[bet - 2 * len(names)]
+        was, now, what = ratio(one.counts, kind), ratio(counts, kind), VIOLATIONS[kind]
+    else:
+        event = bet % len(names)
+        was, now, what = _share(one, one.counts, event), _share(one, counts, event), names[event]
+    return f"{now:.1%} {what}, {was:.1%} in the reference"
+
+
+def ratio(counts: FeatureCounts, kind: str) -> float:
+    """The share of a violation: of all values, or of those that are there and finite."""
+    seen: int = getattr(counts, kind)
+    total = counts.rows if kind in {"missing", "non_finite"} else counts.valid
+    return seen / total if total else 0.0
+
+
+def _names(one: FeatureReference) -> list[str]:
+    if one.bins.kind is FeatureKind.NUMBERS:
+        return [f"below {edge:.4g}" for edge in one.bins.edges]
+    # As Python writes them: they are callers' texts, and may hold anything.
+    return [*(repr(category) for category in one.bins.categories), "other than known"]
+
+
+def _share(one: FeatureReference, counts: FeatureCounts, event: int) -> float:
+    if not counts.valid:
+        return 0.0
+    bins = np.array(counts.bins) / counts.valid
+    shares = np.cumsum(bins) if one.bins.kind is FeatureKind.NUMBERS else bins
+    return float(shares[event])

@@ -1,0 +1,195 @@
+"""What did the requests of the last day come to, by endpoint and version? Bounded; time comes in.
+
+Steps are a second long for 10 minutes, 10 seconds for 2 hours and a minute for a day. When steps
+are joined into longer ones their sums stay; latencies go into buckets about a tenth wide.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from headrace.monitor import kept
+from headrace.monitor.buckets import bucket_of, joined_bucket_of
+from headrace.monitor.ladder import STEPS
+from headrace.monitor.request_counts import Cell
+from headrace.monitor.track import StoredTrack, Track
+from headrace.monitor.tracks import Tracks
+from headrace.monitor.window import Totals, Window
+
+_EPSILON: Final = 1e-9
+_LEAST_PART: Final = 1 / 3
+_FINEST_S: Final = STEPS[0][0]
+_MAX_POINTS: Final = 2000
+_FORMAT: Final = 1
+
+
+@dataclass(slots=True, kw_only=True)
+class History:
+    """Counts of the last 24 hours. Not thread-safe. `max_bytes` and `max_tracks` as of `Tracks`."""
+
+    max_bytes: int = 224 << 20
+    max_tracks: int = 10_000
+    _tracks: Tracks[Track] = field(init=False)
+    began_at: float | None = None
+    """When anything was looked at first, in seconds since 1970; None before that."""
+    _looked_at: float | None = None
+    _before: float | None = None
+
+    def __post_init__(self) -> None:
+        """Begin with nothing kept."""
+        self._tracks = Tracks(max_bytes=self.max_bytes, max_tracks=self.max_tracks)
+
+    def look(self, at: float) -> None:
+        """Say that everything there is will now be added as it is at `at`, even if that is nothing.
+
+        So what comes up later is known to have counted from 0 since then. Also joins old steps.
+        """
+        if self._looked_at is not None and at <= self._looked_at:
+            return
+        self._before, self._looked_at = self._looked_at, at
+        if self.began_at is None:
+            self.began_at = at
+        self._tracks.age(at, 0.0 if self._before is None else at - self._before)
+
+    def add(
+        self, at: float, endpoint: str, version: str, totals: Totals, *, epoch: str = ""
+    ) -> None:
+        """Take in what was counted of a version up to `at`.
+
+        Totals that are smaller than before, or of another `epoch`, were counted from 0. What an
+        endpoint had counted before this history first looked at anything is left out: nobody knows
+        when it was.
+        """
+        self.look(at)
+        track = self._tracks.of(endpoint).get(version)
+        if track is not None:
+            track.read(at, epoch, totals)
+            return
+        # One that came up since the last look counted from 0 since then.
+        since = at if self._before is None else self._before
+        track = Track(read_at=since, epoch=epoch)
+        self._tracks.put(endpoint, version, track)
+        track.read(at, epoch, totals, is_begin=self._before is None)
+
+    def window(self, endpoint: str, *, until: float, seconds: float, version: str = "") -> Window:
+        """What happened in the `seconds` before `until`; of all versions if none is named.
+
+        Steps that only overlap the span count as a whole if their middle is in it. A version also
+        stands for its copies in other roles: `3` for `3~baseline`.
+        """
+        begin = until - seconds
+        found = _Sum()
+        for track in self._tracks.named(endpoint, version):
+            for step_s, cell in track.ladder.sums(begin, until):
+                found.add(step_s, cell)
+        return found.window(begin, until)
+
+    def series(
+        self, endpoint: str, *, since: float, until: float, points: int, version: str = ""
+    ) -> list[Window]:
+        """Windows side by side from `since` to `until`, about as many as `points` says.
+
+        They begin at whole multiples of their length, which is no shorter than the steps that are
+        kept of `since`. The last one ends at `until`, and is left out if it would be too short to
+        say anything.
+        """
+        step_s = self._step_s(since, until, points)
+        first = math.floor(since / step_s)
+        last = math.floor((until + step_s * (1 - _LEAST_PART)) / step_s)
+        sums = [_Sum() for _ in range(first, last)]
+        for track in self._tracks.named(endpoint, version):
+            for length_s, at, cell in track.ladder.cells(first * step_s, until):
+                middle = at + length_s / 2
+                place = math.floor(middle / step_s) - first
+                if 0 <= place < len(sums) and middle < until:
+                    sums[place].add(length_s, cell)
+        return [
+            found.window((first + number) * step_s, min((first + number + 1) * step_s, until))
+            for number, found in enumerate(sums)
+        ]
+
+    def versions(self, endpoint: str) -> list[str]:
+        """The versions of an endpoint of which anything is known, by name."""
+        return sorted(name for name in self._tracks.of(endpoint) if name)
+
+    def clear(self) -> None:
+        """Begin anew, as if nothing had been looked at."""
+        self._tracks.clear()
+        self.began_at = self._looked_at = self._before = None
+
+    @property
+    def size_bytes(self) -> int:
+        """How much is kept, about; without what every endpoint costs that ever had a request."""
+        return self._tracks.size_bytes
+
+    @property
+    def looked_at(self) -> float | None:
+        """When something was added last; None before that."""
+        return self._looked_at
+
+    def pack(self) -> bytes:
+        """Everything, to be written down."""
+        return self.join(list(self.parts()))
+
+    def parts(self) -> Iterator[bytes]:
+        """What `join` makes a whole of; something may be added between one part and the next."""
+        for endpoint, version, track in list(self._tracks.all()):
+            yield msgspec.msgpack.encode(track.stored(endpoint, version))
+
+    def join(self, parts: Iterable[bytes]) -> bytes:
+        """What `unpack` takes, of all `parts`."""
+        return kept.encode(parts, number=_FORMAT, began_at=self.began_at, looked_at=self._looked_at)
+
+    def unpack(self, data: bytes) -> None:
+        """Take up what `pack` gave, before anything is added.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        whole, tracks = kept.decode(data, StoredTrack, Track.load, number=_FORMAT)
+        for one, track in tracks:
+            self._tracks.put(one.endpoint, one.version, track)
+        self.began_at, self._looked_at = whole.began_at, whole.looked_at
+
+    def _step_s(self, since: float, until: float, points: int) -> int:
+        """Length of a point: whole steps of the level that still has `since`."""
+        newest = self._looked_at if self._looked_at is not None else until
+        length_s = next(
+            (step_s for step_s, kept_s in STEPS if newest - since <= kept_s), STEPS[-1][0]
+        )
+        wanted = max(until - since, 0.0) / max(min(points, _MAX_POINTS), 1)
+        return max(math.ceil(wanted / length_s - _EPSILON), 1) * length_s
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Counts of many steps; buckets are joined as soon as one of them came joined."""
+
+    exact: Cell = field(default_factory=Cell)
+    joined: Cell = field(default_factory=Cell)
+    is_joined: bool = False
+
+    def add(self, length_s: int, cell: Cell) -> None:
+        if length_s == _FINEST_S:
+            self.exact.add(cell)
+        else:
+            self.is_joined = True
+            self.joined.add(cell)
+
+    def window(self, begin: float, end: float) -> Window:
+        total = self.exact
+        if self.is_joined:
+            total = self.exact.joined()
+            total.add(self.joined)
+        name = joined_bucket_of if self.is_joined else bucket_of
+        return Window(
+            begin=begin,
+            end=end,
+            requests=total.requests,
+            errors=total.errors,
+            rejections=total.rejections,
+            latency={name(index): count for index, count in sorted(total.latency.items())},
+        )

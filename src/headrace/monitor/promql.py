@@ -1,0 +1,197 @@
+"""How is a condition asked in PromQL? The same questions as `slo` asks of windows.
+
+Thresholds that differ between endpoints are series of their own, so that one rule serves all.
+"""
+
+from typing import Final, assert_never
+
+from headrace.monitor.slo import (
+    LEAST_ERRORS,
+    BurnWindows,
+    CertificateEnds,
+    Condition,
+    Drifted,
+    ErrorBurn,
+    ErrorsOver,
+    GatewayDown,
+    LatencyBurn,
+    LatencyOver,
+    NoReplica,
+    NotScraped,
+    QueuesFilled,
+    RefusedOver,
+    ReplicasCrash,
+    least_requests,
+)
+
+JOB: Final = "headrace"
+REQUESTS: Final = "headrace_endpoint_requests_total"
+LATENCY: Final = "headrace_endpoint_latency_seconds"
+
+BUDGET: Final = "headrace:slo_error_budget:ratio"
+PROMISED: Final = "headrace:slo_latency_seconds:p99"
+WINDOWS: Final = "headrace:slo_windows:ratio"
+QUEUE_SIZE: Final = "headrace:queue_size:requests"
+
+_UNITS: Final = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms"))
+
+
+def duration(seconds: float) -> str:
+    """As Prometheus writes it, in the largest unit that leaves no rest: `5m`, `1h`, `1500ms`."""
+    millis = max(round(seconds * 1000), 1)
+    size, unit = next(found for found in _UNITS if millis % found[0] == 0)
+    return f"{millis // size}{unit}"
+
+
+def scale_text(window_ratio: float) -> str:
+    """What the label `windows` says: which endpoints have windows of this length."""
+    return f"{window_ratio:g}"
+
+
+def error_ratio(window_s: float) -> str:
+    """Name of the series with each endpoint's share of failed requests."""
+    return f"headrace:error_ratio:rate{duration(window_s)}"
+
+
+def error_count(window_s: float) -> str:
+    """Name of the series with each endpoint's failed requests."""
+    return f"headrace:errors:increase{duration(window_s)}"
+
+
+def request_count(window_s: float) -> str:
+    """Name of the series with each endpoint's requests."""
+    return f"headrace:requests:increase{duration(window_s)}"
+
+
+def latency_quantile(q: float, window_s: float) -> str:
+    """Name of the series with a quantile of each endpoint's latency."""
+    return f"headrace:latency_seconds:q{q * 100:g}_rate{duration(window_s)}".replace(".", "_")
+
+
+def error_ratio_of(window_s: float) -> str:
+    """What `error_ratio` is recorded from."""
+    window = duration(window_s)
+    return (
+        f'sum by (endpoint) (rate({REQUESTS}{{outcome="error"}}[{window}])) / '
+        f"sum by (endpoint) (rate({REQUESTS}[{window}]))"
+    )
+
+
+def error_count_of(window_s: float) -> str:
+    """What `error_count` is recorded from."""
+    return f'sum by (endpoint) (increase({REQUESTS}{{outcome="error"}}[{duration(window_s)}]))'
+
+
+def request_count_of(window_s: float) -> str:
+    """What `request_count` is recorded from."""
+    return f"sum by (endpoint) (increase({REQUESTS}[{duration(window_s)}]))"
+
+
+def latency_quantile_of(q: float, window_s: float) -> str:
+    """What `latency_quantile` is recorded from."""
+    rate = f"rate({LATENCY}_bucket[{duration(window_s)}])"
+    return f"histogram_quantile({q:g}, sum by (endpoint, le) ({rate}))"
+
+
+def expression(condition: Condition, window_ratio: float = 1.0) -> str:
+    """When a condition holds, for endpoints whose windows have this length.
+
+    Args:
+        window_ratio: Of no matter to conditions without a promise.
+    """
+    scale = window_ratio
+    match condition:
+        case ErrorBurn(windows=burn):
+            return _error_burn(burn, scale)
+        case LatencyBurn(windows=burn):
+            return _latency_burn(burn, condition.quantile, scale)
+        case LatencyOver():
+            return _latency_over(condition.quantile, condition.window_s * scale, scale)
+        case ErrorsOver():
+            window = condition.window_s * scale
+            return (
+                f"{error_ratio(window)} > {condition.ratio:g} and on (endpoint) "
+                f"{error_count(window)} >= {LEAST_ERRORS} unless on (endpoint) {BUDGET} "
+                f"and on (endpoint) {WINDOWS}{_labels(scale)}"
+            )
+        case _:
+            return _plain(condition)
+
+
+def quantiles_of(condition: Condition) -> tuple[float, ...]:
+    """The quantiles that are recorded for a condition."""
+    match condition:
+        case LatencyBurn() | LatencyOver():
+            return (condition.quantile,)
+        case _:
+            return ()
+
+
+def _error_burn(burn: BurnWindows, scale: float) -> str:
+    long_s, short_s = burn.long_s * scale, burn.short_s * scale
+    allowed = f"on (endpoint) ({burn.factor:g} * {BUDGET}{_labels(scale)})"
+    return (
+        f"{error_ratio(long_s)} > {allowed} and on (endpoint) {error_ratio(short_s)} > {allowed} "
+        f"and on (endpoint) {error_count(long_s)} >= {LEAST_ERRORS}"
+    )
+
+
+def _latency_burn(burn: BurnWindows, q: float, scale: float) -> str:
+    long_s, short_s = burn.long_s * scale, burn.short_s * scale
+    over, still = _latency_over(q, long_s, scale), _latency_over(q, short_s, scale)
+    return f"{over} and on (endpoint) ({still})"
+
+
+def _latency_over(q: float, window_s: float, scale: float) -> str:
+    return (
+        f"{latency_quantile(q, window_s)} > on (endpoint) {PROMISED}{_labels(scale)} "
+        f"and on (endpoint) {request_count(window_s)} >= {least_requests(q)}"
+    )
+
+
+def _labels(scale: float) -> str:
+    return f'{{windows="{scale_text(scale)}"}}'
+
+
+def _plain(condition: Condition) -> str:  # noqa: PLR0911  # a case each
+    """Conditions whose windows nobody scales."""
+    match condition:
+        case RefusedOver():
+            window = duration(condition.window_s)
+            refused = f'nv_inference_request_failure{{reason="REJECTED"}}[{window}]'
+            answered = f"nv_inference_request_success[{window}]"
+            share = (
+                f"sum by (model) (rate({refused})) / (sum by (model) (rate({refused})) + "
+                f"sum by (model) (rate({answered})))"
+            )
+            return f"{_by_endpoint(share)} > {condition.ratio:g}"
+        case QueuesFilled():
+            taken = _by_endpoint("sum by (model) (headrace_requests_in_flight)")
+            replicas = _by_endpoint("sum by (model) (headrace_replica_ready)")
+            room = f"({replicas} * on (endpoint) {QUEUE_SIZE} > 0)"
+            return f"{taken} / on (endpoint) {room} >= {condition.ratio:g}"
+        case NoReplica():
+            ready = 'sum by (endpoint) (headrace_replicas{state="ready"})'
+            wanted = 'sum by (endpoint) (headrace_replicas{state="desired"})'
+            return f"({ready} or 0 * {wanted}) < 1 and on (endpoint) {wanted} > 0"
+        case ReplicasCrash():
+            restarts = f"changes(headrace_control_replica_restarts[{duration(condition.window_s)}])"
+            return f"max by (endpoint) ({restarts}) >= {condition.starts}"
+        case GatewayDown():
+            return "headrace_control_gateway_ready < 1"
+        case NotScraped():
+            return f'up{{job="{JOB}"}} < 1 or absent(up{{job="{JOB}"}})'
+        case CertificateEnds():
+            left = "min(headrace_control_certificate_left_seconds)"
+            return f"{left} < {condition.within_s:.12g}"
+        case Drifted():
+            return 'sum by (endpoint) (headrace_drift_score{statistic="drifted"}) >= 1'
+        case ErrorBurn() | LatencyBurn() | LatencyOver() | ErrorsOver():
+            raise AssertionError(condition)
+        case _:
+            assert_never(condition)
+
+
+def _by_endpoint(expression: str) -> str:
+    """What a replica says of its model, under the name of the endpoint: both are the same."""
+    return f'label_replace({expression}, "endpoint", "$1", "model", "(.+)")'

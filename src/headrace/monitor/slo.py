@@ -1,0 +1,318 @@
+"""Which alerts are there, and what does each say about an endpoint's last minutes and hours? Pure.
+
+Burn rates follow Google's SRE workbook (https://sre.google/workbook/alerting-on-slos/): an error
+budget that is used `factor` times as fast as promised, over a long window so that it matters, and
+over a short one so that it is still going on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol
+
+from headrace.monitor.objectives import Objective
+
+MINUTE_S: Final = 60.0
+HOUR_S: Final = 3600.0
+DAY_S: Final = 86_400.0
+SLOW_BUDGET: Final = 0.01
+"""Share of the requests that may be slower than promised: the promise is of the 99th percentile."""
+LEAST_ERRORS: Final = 5
+"""Fewer failed requests than this wake nobody up, whatever share of few requests they are."""
+LEAST_BEYOND: Final = 2
+"""So many requests have to lie beyond a quantile before it says anything."""
+
+
+class Severity(StrEnum):
+    """Who has to hear of it, and when."""
+
+    PAGE = "page"
+    """Somebody, now: callers notice."""
+    TICKET = "ticket"
+    """Somebody, in the next days: callers will notice if nobody does anything."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BurnWindows:
+    """A budget is used up `factor` times too fast, over both windows."""
+
+    long_s: float
+    short_s: float
+    factor: float
+
+
+FAST: Final = BurnWindows(long_s=HOUR_S, short_s=5 * MINUTE_S, factor=14.4)
+"""2 % of a month's budget in an hour."""
+MEDIUM: Final = BurnWindows(long_s=6 * HOUR_S, short_s=30 * MINUTE_S, factor=6.0)
+"""5 % of it in six hours."""
+SLOW: Final = BurnWindows(long_s=3 * DAY_S, short_s=6 * HOUR_S, factor=1.0)
+"""10 % of it in three days."""
+SLOW_OF_A_DAY: Final = BurnWindows(long_s=DAY_S, short_s=2 * HOUR_S, factor=3.0)
+"""10 % of it in one day: in the place of `SLOW` where no more than a day is remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBurn:
+    """The budget of failed requests is used up too fast."""
+
+    windows: BurnWindows
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyBurn:
+    """The budget of slow requests is used up too fast.
+
+    More than `x` of the requests are slower than promised exactly where the quantile `1 - x` is.
+    """
+
+    windows: BurnWindows
+
+    @property
+    def quantile(self) -> float:
+        """The one that has to be within the promise."""
+        return round(1.0 - SLOW_BUDGET * self.windows.factor, 6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyOver:
+    """A quantile is above what was promised."""
+
+    quantile: float
+    window_s: float = 5 * MINUTE_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorsOver:
+    """A share of the requests fails where nothing was promised; else the budget says it."""
+
+    ratio: float
+    window_s: float = 5 * MINUTE_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedOver:
+    """Replicas refuse a share of the requests, because their queues are full or too long."""
+
+    ratio: float
+    window_s: float = 5 * MINUTE_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuesFilled:
+    """So much of what all queues of an endpoint hold is taken."""
+
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class NoReplica:
+    """Nobody answers for an endpoint that should have somebody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicasCrash:
+    """A replica ends again and again."""
+
+    starts: int
+    window_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayDown:
+    """Envoy does not serve."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotScraped:
+    """Prometheus gets no metrics; only it can notice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateEnds:
+    """A certificate expires soon."""
+
+    within_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drifted:
+    """What an endpoint gets is no longer what it was made for, and not by chance."""
+
+
+Condition = (
+    ErrorBurn
+    | LatencyBurn
+    | LatencyOver
+    | ErrorsOver
+    | RefusedOver
+    | QueuesFilled
+    | NoReplica
+    | ReplicasCrash
+    | GatewayDown
+    | NotScraped
+    | CertificateEnds
+    | Drifted
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What was read, what it is held against, and whether it is bad."""
+
+    value: float
+    threshold: float
+    is_bad: bool
+
+
+class Window(Protocol):
+    """What was counted between two times."""
+
+    @property
+    def requests(self) -> int:
+        """All of them."""
+
+    @property
+    def errors(self) -> int:
+        """Those that failed by our fault."""
+
+    def quantile(self, q: float, /) -> float | None:
+        """Latency in seconds; None if there were no requests."""
+
+
+Windows = Callable[[float], Window]
+"""The window of so many seconds that ends now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointFacts:
+    """What is known of one endpoint without a window; None where it is not known or not asked.
+
+    `replicas_ready`: None also where none are wanted, or where somebody else runs them.
+    `crashing`: replicas that ended several times in a row. `drifted`: features that did.
+    """
+
+    replicas_ready: int | None = None
+    in_flight: int | None = None
+    crashing: int = 0
+    drifted: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemFacts:
+    """What is known of the whole system. `certificate_left_s`: of the one that ends first."""
+
+    gateway_ready: bool | None = None
+    certificate_left_s: float | None = None
+
+
+def read_endpoint(
+    condition: Condition, objective: Objective, windows: Windows, facts: EndpointFacts
+) -> Reading | None:
+    """What one condition says about one endpoint; None if nothing can be said.
+
+    Windows are asked for shortest first, as the long ones cost most and are seldom needed.
+    """
+    scale = objective.window_ratio
+    match condition:
+        case ErrorBurn(windows=burn):
+            return _error_burn(burn, objective, windows)
+        case LatencyBurn(windows=burn):
+            return _latency_burn(burn, condition.quantile, objective, windows)
+        case LatencyOver():
+            return _latency_over(
+                condition.quantile, windows(condition.window_s * scale), objective.latency_s
+            )
+        case ErrorsOver():
+            if objective.error_budget is not None:
+                return None
+            return _errors_over(windows(condition.window_s * scale), condition.ratio)
+        case _:
+            return _read_facts(condition, objective, facts)
+
+
+def _read_facts(condition: Condition, objective: Objective, facts: EndpointFacts) -> Reading | None:
+    """What a condition says that needs no window."""
+    match condition:
+        case QueuesFilled():
+            return _queues_filled(condition.ratio, objective, facts)
+        case NoReplica():
+            ready = facts.replicas_ready
+            return None if ready is None else Reading(value=ready, threshold=1, is_bad=ready < 1)
+        case ReplicasCrash():
+            return Reading(value=facts.crashing, threshold=1, is_bad=facts.crashing >= 1)
+        case Drifted():
+            found = facts.drifted
+            return None if found is None else Reading(value=found, threshold=1, is_bad=found >= 1)
+        case _:
+            return None
+
+
+def read_system(condition: Condition, facts: SystemFacts) -> Reading | None:
+    """What one condition says about the whole system; None if nothing can be said."""
+    if isinstance(condition, GatewayDown) and facts.gateway_ready is not None:
+        is_up = float(facts.gateway_ready)
+        return Reading(value=is_up, threshold=1.0, is_bad=not facts.gateway_ready)
+    if isinstance(condition, CertificateEnds) and facts.certificate_left_s is not None:
+        left, within = facts.certificate_left_s, condition.within_s
+        return Reading(value=left, threshold=within, is_bad=left < within)
+    return None
+
+
+def windows_of(condition: Condition) -> tuple[float, ...]:
+    """The windows that a condition looks at, at their usual length; none for what needs none."""
+    match condition:
+        case ErrorBurn(windows=burn) | LatencyBurn(windows=burn):
+            return (burn.short_s, burn.long_s)
+        case LatencyOver() | ErrorsOver():
+            return (condition.window_s,)
+        case _:
+            return ()
+
+
+def _error_burn(burn: BurnWindows, objective: Objective, windows: Windows) -> Reading | None:
+    budget = objective.error_budget
+    if budget is None:
+        return None
+    allowed = burn.factor * budget
+    short = _errors_over(windows(burn.short_s * objective.window_ratio), allowed, least=1)
+    if short is None or not short.is_bad:
+        return short
+    return _errors_over(windows(burn.long_s * objective.window_ratio), allowed)
+
+
+def _errors_over(window: Window, allowed: float, *, least: int = LEAST_ERRORS) -> Reading | None:
+    if window.requests <= 0:
+        return None
+    ratio = window.errors / window.requests
+    is_bad = ratio > allowed and window.errors >= least
+    return Reading(value=ratio, threshold=allowed, is_bad=is_bad)
+
+
+def _latency_burn(
+    burn: BurnWindows, q: float, objective: Objective, windows: Windows
+) -> Reading | None:
+    promised, scale = objective.latency_s, objective.window_ratio
+    short = _latency_over(q, windows(burn.short_s * scale), promised)
+    if short is None or not short.is_bad:
+        return short
+    return _latency_over(q, windows(burn.long_s * scale), promised)
+
+
+def _latency_over(q: float, window: Window, promised: float | None) -> Reading | None:
+    value = None if promised is None else window.quantile(q)
+    if promised is None or value is None:
+        return None
+    is_known = window.requests >= least_requests(q)
+    return Reading(value=value, threshold=promised, is_bad=is_known and value > promised)
+
+
+def least_requests(q: float) -> int:
+    """How many requests a window needs before its quantile says anything."""
+    return round(LEAST_BEYOND / (1.0 - q))
+
+
+def _queues_filled(ratio: float, objective: Objective, facts: EndpointFacts) -> Reading | None:
+    if facts.in_flight is None or not facts.replicas_ready:
+        return None
+    filled = facts.in_flight / (facts.replicas_ready * objective.queue_size)
+    return Reading(value=filled, threshold=ratio, is_bad=filled >= ratio)

@@ -1,0 +1,96 @@
+"""A whole system says by itself that an endpoint has no replica, and that it has one again."""
+
+import contextlib
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+
+from headrace.cli import main
+from headrace.monitor.prometheus_files import RECORDING, SCRAPE
+from headrace.testing import models
+from tests.e2e.alerts.receivers import web_server
+from tests.e2e.control.system import System
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+@pytest.fixture
+def system() -> Iterator[System]:
+    # Not pytest's tmp_path: a socket's path may have 107 bytes only.
+    with tempfile.TemporaryDirectory(prefix="hr-") as directory:
+        system = System(Path(directory) / "home")
+        try:
+            yield system
+        finally:
+            system.close()
+
+
+def test_an_endpoint_without_a_replica_is_told_until_it_has_one(
+    system: System, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "mlp.onnx"
+    model.write_bytes(models.mlp())
+    endpoint = {"name": "mlp", "model": str(model), "slo": {"alert_window_ratio": 0.001}}
+    with web_server() as web:
+        receivers = [{"name": "ops", "severities": ["page"], "webhook": {"url": web.url}}]
+        alerts = {"group_wait_s": 0, "receivers": receivers}
+        system.start(spec={"version": 1, "alerts": alerts, "endpoints": [endpoint]})
+        system.wait_ready()
+
+        with no_replica_lives(system):
+            firing = web.wait_for(lambda body: body["status"] == "firing")
+            status = main(["alerts", "--firing", "--home", str(system.home)])
+            shown = capsys.readouterr()
+            metrics = System.call("GET", system.where().metrics_url)[1]
+        resolved = web.wait_for(lambda body: body["status"] == "resolved")
+        told = system.get("/api/v1/events?endpoint=mlp")["events"]
+        main(["alerts", "mlp", "--json", "--home", str(system.home)])
+        after = json.loads(capsys.readouterr().out)["alerts"]
+        exported = main(
+            ["export", "prometheus", "-o", str(tmp_path / "out"), "--home", str(system.home)]
+        )
+
+    (alert,) = firing["alerts"]
+    assert alert["labels"]["alertname"] == "HeadraceNoReplicaReady"
+    assert resolved["alerts"][0]["fingerprint"] == alert["fingerprint"]
+    assert status == 1
+    assert "no replica of mlp is ready" in shown.out
+    assert "headrace status" in shown.err
+    assert 'headrace_alert_firing{alert="HeadraceNoReplicaReady",endpoint="mlp"} 1' in metrics
+    states = {alert["name"]: alert["state"] for alert in after}
+    assert states["HeadraceNoReplicaReady"] == "resolved"
+    assert states["HeadraceReplicaCrashing"] == "firing"  # until it has lived for a while
+    assert exported == 0
+    assert urlsplit(system.where().metrics_url).netloc in (tmp_path / "out" / SCRAPE).read_text()
+    assert "mlp" in (tmp_path / "out" / RECORDING).read_text()
+    reasons = [e["reason"] for e in told if e["data"].get("alert") == "HeadraceNoReplicaReady"]
+    assert reasons == ["Firing", "Resolved"]
+
+
+@contextlib.contextmanager
+def no_replica_lives(system: System) -> Iterator[None]:
+    """Replicas are ended as soon as they are seen, while the block runs."""
+    over = threading.Event()
+
+    def end_all() -> None:
+        while not over.is_set():
+            for process in system.processes():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if "envoy" not in process.name():
+                        process.kill()
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=end_all)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -1,0 +1,62 @@
+"""What `headrace alerts` prints, and what is exported of a file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.cli import alerts
+from tests.unit.cli.conftest import Command
+
+ALERT: dict[str, Any] = {
+    "name": "HeadraceLatencyP99",
+    "endpoint": "fraud",
+    "severity": "ticket",
+    "state": "firing",
+    "since": 1764000184.0,
+    "value": 0.31,
+    "threshold": 0.2,
+    "unit": "s",
+    "summary": "p99 of fraud is 310 ms",
+    "action": "Add replicas.",
+}
+
+
+def test_a_row_says_what_was_read_and_what_the_limit_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    alerts._show([ALERT, {**ALERT, "endpoint": "", "state": "resolved"}], "")
+
+    shown = capsys.readouterr()
+    assert "310 ms (limit 200 ms)" in shown.out
+    assert shown.err == "HeadraceLatencyP99: Add replicas.\n"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "said"), [("", "nothing is wrong\n"), ("a", "nothing is wrong with 'a'\n")]
+)
+def test_no_alert_is_good_news(
+    endpoint: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alerts._show([], endpoint)
+
+    assert capsys.readouterr().err == said
+
+
+def test_without_a_system_there_is_nothing_to_say(headrace: Command) -> None:
+    assert headrace("alerts").status == 3
+
+
+def test_a_spec_file_is_exported_without_a_system(headrace: Command, tmp_path: Path) -> None:
+    spec = tmp_path / "headrace.yaml"
+    spec.write_text("endpoints: [{name: fraud, model: fraud, slo: {availability: 0.99}}]\n")
+
+    done = headrace("export", "prometheus", "-f", spec, "-o", tmp_path / "out")
+    boards = headrace("export", "grafana", "-o", tmp_path / "boards")
+
+    assert done.status == boards.status == 0
+    assert "fraud" in (tmp_path / "out" / "headrace-recording.yml").read_text()
+    assert "127.0.0.1:8002" in (tmp_path / "out" / "prometheus.yml").read_text()
+    fleet = json.loads((tmp_path / "boards" / "headrace-fleet.json").read_text())
+    assert fleet["title"] == "Headrace: fleet"

@@ -1,0 +1,121 @@
+"""The system as it runs, drawn: nothing overlaps, and every arrow has two ends."""
+
+from itertools import combinations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.console.diagram import Box, drawn
+from headrace.console.phases import PhaseSums, StatsList, Sum, VersionStats, phases_of
+from headrace.control.status import (
+    EndpointStatus,
+    GatewayStatus,
+    ReplicaStatus,
+    RevisionStatus,
+    Status,
+)
+
+
+def replica(name: str, *, state: str = "ready") -> ReplicaStatus:
+    return ReplicaStatus(
+        name=name, state=state, pid=7, address="", restarts=0, reason="", rss_bytes=None
+    )
+
+
+def endpoint(name: str, *replicas: int, ready: bool = True) -> EndpointStatus:
+    """An endpoint with a version for each number, of so many replicas."""
+    revisions = tuple(
+        RevisionStatus(
+            version=str(number),
+            model=f"{name}:{number}",
+            weight=100 // len(replicas),
+            desired_weight=100 // len(replicas),
+            desired_replicas=count,
+            replicas=tuple(replica(f"{name}-{number}-{i}") for i in range(count)),
+        )
+        for number, count in enumerate(replicas, start=1)
+    )
+    return EndpointStatus(
+        name=name, ready=ready, failed=False, url="", revisions=revisions, message=""
+    )
+
+
+def status(*endpoints: EndpointStatus, ready: bool = True) -> Status:
+    return Status(
+        ready=ready,
+        version="0",
+        generation=1,
+        pid=1,
+        home="",
+        gateway=GatewayStatus(ready=ready, pid=2, restarts=0, reason=""),
+        endpoints=endpoints,
+        addresses={},
+    )
+
+
+def overlap(one: Box, other: Box) -> bool:
+    return (
+        one.x < other.x + other.width
+        and other.x < one.x + one.width
+        and one.y < other.y + other.height
+        and other.y < one.y + one.height
+    )
+
+
+@given(st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=4), max_size=6))
+def test_nothing_overlaps_and_all_is_inside(shape: list[list[int]]) -> None:
+    endpoints = [endpoint(f"e{i}", *replicas) for i, replicas in enumerate(shape)]
+    found = drawn(status(*endpoints), endpoints)
+
+    assert not any(overlap(one, other) for one, other in combinations(found.boxes, 2))
+    for box in found.boxes:
+        assert box.x >= 0
+        assert box.y >= 0
+        assert box.x + box.width <= found.width
+        assert box.y + box.height <= found.height
+
+
+def test_a_split_stands_on_the_arrows() -> None:
+    one = endpoint("fraud", 1, 1)
+    found = drawn(status(one), [one])
+
+    assert [arrow.label for arrow in found.arrows if arrow.label] == ["50 %", "50 %"]
+
+
+def test_many_replicas_are_drawn_as_a_few_and_the_rest() -> None:
+    one = endpoint("fraud", 30)
+    found = drawn(status(one), [one])
+
+    assert sum(box.name.startswith("fraud-1-") for box in found.boxes) == 7
+    assert any(box.name == "23 more" for box in found.boxes)
+
+
+def test_what_is_not_ready_is_told_apart() -> None:
+    one = endpoint("fraud", 1, ready=False)
+    found = drawn(status(one, ready=False), [one])
+    states = {box.name: box.state for box in found.boxes}
+
+    assert states["fraud"] == "warning"
+    assert states["Envoy"] == "failing"
+
+
+def test_an_empty_system_has_callers_and_a_gateway() -> None:
+    found = drawn(status(), [])
+
+    assert [box.name for box in found.boxes] == ["callers", "Envoy"]
+
+
+# Where the time goes.
+
+
+def test_phases_are_means_of_what_was_counted() -> None:
+    sums = PhaseSums(queue=Sum(4, 8_000_000), compute_infer=Sum(4, 40_000_000))
+    stats = VersionStats("fraud", "1", 12, 4, sums)
+    (found,) = phases_of(StatsList((stats, VersionStats("fraud", "2"))))
+
+    assert (found.version, found.rows, found.batch_rows) == ("1", 12, 3.0)
+    assert (found.queue_s, found.compute_s, found.preprocess_s) == (0.002, 0.01, None)
+
+
+def test_what_was_never_asked_has_no_phases() -> None:
+    assert phases_of(None) == []

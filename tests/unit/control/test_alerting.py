@@ -1,0 +1,282 @@
+"""What the control plane makes of promises and what was counted, over time and restarts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from headrace.control.alert_memory import AlertMemory, Told
+from headrace.control.alerting import Alerting, Facts
+from headrace.control.store import Event
+from headrace.core import FailedPreconditionError
+from headrace.monitor.alert_state import Alert, AlertState
+from headrace.monitor.slo import EndpointFacts, SystemFacts, Window
+from tests.unit.monitor.told import Counted
+
+pytestmark = pytest.mark.anyio
+START = 1764000000.0
+SPEC = {
+    "endpoints": [{"name": "fraud", "model": "fraud", "slo": {"latency_s": 0.2}}],
+}
+FINE, SLOW = Counted(1000, 0, 0.1), Counted(1000, 0, 0.3)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@dataclass(slots=True)
+class Turned:
+    """A clock that the test turns; `worked_s` is what work took of one look."""
+
+    at: float = START
+    worked_s: float = 0.0
+
+    def now(self) -> float:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at + self.worked_s
+
+
+@dataclass(slots=True)
+class Lab:
+    """Alerts over made-up counts."""
+
+    path: Path | None = None
+    spec: dict[str, Any] = field(default_factory=lambda: dict(SPEC))
+    counted: Counted = FINE
+    costs_s: float = 0.0
+    facts: Facts = field(default_factory=Facts)
+    clock: Turned = field(default_factory=Turned)
+    events: list[Event] = field(default_factory=list)
+    heard: list[Sequence[Alert]] = field(default_factory=list)
+    asked: list[float] = field(default_factory=list)
+    alerting: Alerting = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.alerting = Alerting(
+            history=self,
+            spec=lambda: self.spec,
+            facts=self._facts,
+            emit=self._emit,
+            tell=self.heard.append,
+            clock=self.clock,
+            memory=AlertMemory(path=self.path),
+        )
+
+    def window(self, endpoint: str, *, until: float, seconds: float, version: str = "") -> Window:
+        assert endpoint in {entry["name"] for entry in self.spec["endpoints"]}
+        assert (until, version) == (self.clock.at, "")
+        self.asked.append(seconds)
+        self.clock.worked_s += self.costs_s
+        return self.counted
+
+    async def look(self, after_s: float = 0.0) -> list[Alert]:
+        self.clock.at += after_s
+        await self.alerting.look()
+        return self.alerting.alerts()
+
+    def states(self) -> dict[str, AlertState]:
+        return {alert.name: alert.state for alert in self.alerting.alerts()}
+
+    async def _facts(self) -> Facts:
+        return self.facts
+
+    async def _emit(self, events: Sequence[Event]) -> None:
+        self.events += events
+
+
+async def test_a_slow_endpoint_fires_and_is_over_when_it_is_fast_again() -> None:
+    lab = Lab()
+
+    await lab.look()
+    lab.counted = SLOW
+    await lab.look(10)
+    pending = lab.states()
+    await lab.look(121)
+    fired = lab.states()
+    lab.counted = FINE
+    await lab.look(10)
+
+    assert pending["HeadraceLatencyP99"] is AlertState.PENDING
+    assert pending["HeadraceLatencyBudgetFast"] is AlertState.FIRING
+    assert fired["HeadraceLatencyP99"] is AlertState.FIRING
+    assert lab.states()["HeadraceLatencyP99"] is AlertState.RESOLVED
+    told = [event.reason for event in lab.events if event.data["alert"] == "HeadraceLatencyP99"]
+    assert told == ["Firing", "Resolved"]
+    assert lab.events[-1].kind == "alert"
+    assert len(lab.heard) == 4
+
+
+async def test_what_is_well_is_no_alert() -> None:
+    lab = Lab(facts=Facts(system=SystemFacts(gateway_ready=True)))
+
+    assert await lab.look() == []
+    assert lab.events == []
+
+
+async def test_the_whole_system_has_alerts_too() -> None:
+    lab = Lab(facts=Facts(system=SystemFacts(gateway_ready=False)))
+
+    await lab.look()
+    (down,) = await lab.look(31)
+
+    assert (down.name, down.endpoint) == ("HeadraceGatewayDown", "")
+    assert down.state is AlertState.FIRING
+
+
+async def test_an_endpoint_without_a_replica_is_told() -> None:
+    gone = EndpointFacts(replicas_ready=0, crashing=1)
+    lab = Lab(facts=Facts(endpoints={"fraud": gone}))
+
+    await lab.look()
+    await lab.look(61)
+
+    assert lab.states() == {
+        "HeadraceNoReplicaReady": AlertState.FIRING,
+        "HeadraceReplicaCrashing": AlertState.FIRING,
+    }
+
+
+async def test_long_windows_are_asked_for_seldom() -> None:
+    lab = Lab()
+
+    await lab.look()
+    first = len(lab.asked)
+    for _ in range(4):
+        await lab.look(2)
+
+    assert first == len(set(lab.asked))
+    assert lab.asked.count(7200.0) == 1
+    assert lab.asked.count(300.0) == 2
+
+
+async def test_shorter_windows_are_asked_for_as_the_endpoint_says() -> None:
+    lab = Lab()
+    lab.spec["endpoints"] = [
+        {"name": "fraud", "model": "m", "slo": {"latency_s": 0.2, "alert_window_ratio": 0.01}}
+    ]
+    lab.counted = SLOW
+
+    await lab.look()
+    await lab.look(1.3)
+
+    assert 3.0 in lab.asked
+    assert max(lab.asked) == 864.0
+    assert lab.states()["HeadraceLatencyP95"] is AlertState.FIRING
+
+
+async def test_a_restart_ends_nothing_and_begins_nothing(tmp_path: Path) -> None:
+    before = Lab(path=tmp_path / "alerts.json", counted=SLOW)
+    await before.look()
+    await before.look(121)
+
+    after = Lab(path=tmp_path / "alerts.json", counted=Counted())
+    after.clock.at = before.clock.at + 20
+    after.alerting.load()
+    await after.look()
+    kept = after.states()
+    after.counted = SLOW
+    await after.look(10)
+
+    assert kept == before.states()
+    assert after.states() == before.states()
+    assert after.events == []
+
+
+async def test_an_endpoint_that_is_removed_has_no_alerts(tmp_path: Path) -> None:
+    lab = Lab(path=tmp_path / "alerts.json", counted=SLOW)
+    await lab.look()
+    await lab.look(121)
+
+    lab.spec = {"endpoints": []}
+    await lab.look(2)
+
+    assert set(lab.states().values()) == {AlertState.RESOLVED}
+
+
+async def test_firing_alerts_are_a_metric() -> None:
+    lab = Lab(counted=SLOW)
+    await lab.look()
+    await lab.look(121)
+    lab.counted = FINE
+    await lab.look(10)
+    lab.facts = Facts(system=SystemFacts(gateway_ready=False))
+    await lab.look(2)
+    await lab.look(31)
+
+    text = lab.alerting.exposition()
+
+    assert 'headrace_alert_firing{alert="HeadraceLatencyP99",endpoint="fraud"} 0' in text
+    assert 'headrace_alert_firing{alert="HeadraceGatewayDown",endpoint=""} 1' in text
+    assert lab.alerting.alerts()[0].name == "HeadraceGatewayDown"
+
+
+async def test_a_store_that_fails_does_not_end_the_looking(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail(_events: Sequence[Event]) -> None:
+        raise FailedPreconditionError("disk full")
+
+    lab = Lab(facts=Facts(system=SystemFacts(gateway_ready=False)))
+    lab.alerting.emit = fail
+
+    await lab.look()
+    found = await lab.look(31)
+
+    assert found[0].state is AlertState.FIRING
+    assert "cannot write an event" in caplog.text
+
+
+def test_memory_keeps_alerts_and_who_was_told(tmp_path: Path) -> None:
+    path = tmp_path / "alerts.json"
+    told = Told(receiver="ops", endpoint="fraud", firing={"A": 1.0}, at=2.0)
+    memory = AlertMemory(path=path)
+    memory.write_told([told])
+    memory.write_alerts([])
+
+    assert AlertMemory(path=path).read().told == [told]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_memory_that_cannot_be_read_or_written_is_no_reason_to_stop(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = tmp_path / "alerts.json"
+    broken.write_bytes(b"{")
+
+    assert AlertMemory(path=broken).read().alerts == []
+    AlertMemory(path=tmp_path / "none" / "alerts.json").write_alerts([])
+    forgetful = AlertMemory(path=None)
+    forgetful.write_told([])
+
+    assert forgetful.read().told == []
+    assert AlertMemory(path=tmp_path / "new.json").read().alerts == []
+    assert caplog.text.count("the alerts") == 2
+    assert msgspec.json.encode(forgetful.read()) == b'{"alerts":[],"told":[]}'
+
+
+async def test_windows_of_many_endpoints_take_turns_and_facts_do_not() -> None:
+    names = [f"e{number}" for number in range(10)]
+    gone = EndpointFacts(replicas_ready=0)
+    lab = Lab(facts=Facts(endpoints=dict.fromkeys(names, gone)))
+    lab.spec["endpoints"] = [
+        {"name": name, "model": "m", "slo": {"latency_s": 0.2}} for name in names
+    ]
+    lab.counted, lab.costs_s = SLOW, 0.02
+
+    looks = []
+    for _ in range(12):
+        await lab.look(2)
+        found = lab.alerting.alerts()
+        looks.append({a.endpoint for a in found if a.name == "HeadraceLatencyBudgetFast"})
+
+    told = {a.endpoint for a in lab.alerting.alerts() if a.name == "HeadraceNoReplicaReady"}
+    assert told == set(names)
+    assert 0 < len(looks[0]) < 10
+    assert looks[-1] == set(names)

@@ -1,0 +1,225 @@
+"""What the control plane tells replicas to record, and what becomes of what they hand out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import msgspec
+import pytest
+
+from headrace.control.fetch import Answer
+from headrace.control.observed import Phase, Replica
+from headrace.control.recordings import Recordings
+from headrace.core import UnavailableError
+from headrace.core.observe_settings import PayloadLogSettings
+from headrace.observe.spans import SpanContext, SpanRecord
+from headrace.serving.report import PayloadSample, Record, SamplesPage, SpansPage
+
+pytestmark = pytest.mark.anyio
+
+LOG = PayloadLogSettings(sample_ratio=0.5, drop=("input.x",))
+SPAN = SpanRecord(SpanContext("a" * 32, "b" * 16), "c" * 16, "infer m", 1.0, 2.0)
+SAMPLE = PayloadSample(
+    request_id="r", trace_id="", caller="", at=1.0, duration_s=0.1, code="OK", inputs=[], outputs=[]
+)
+ALPHA = Replica(
+    name="m-1",
+    serial=1,
+    endpoint="m",
+    version="1",
+    revision_id="r",
+    address="unix:/m-1",
+    phase=Phase.READY,
+    since=0.0,
+    pid=1,
+)
+
+
+@dataclass
+class World:
+    """Replicas that answer as they are told to, and what was done with it."""
+
+    replicas: list[Replica] = field(default_factory=lambda: [ALPHA])
+    logs: dict[str, PayloadLogSettings] = field(default_factory=dict)
+    spans: list[SpanRecord] = field(default_factory=list)
+    samples: list[PayloadSample] = field(default_factory=list)
+    spans_lost: int = 0
+    samples_lost: int = 0
+    is_silent: bool = False
+    collector_takes: bool = True
+    now: float = 0.0
+    told: list[Record] = field(default_factory=list)
+    asked: int = 0
+    sent: list[SpanRecord] = field(default_factory=list)
+    written: list[tuple[str, str, str]] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    async def ask(
+        self,
+        address: str,
+        path: str,
+        *,
+        timeout_s: float,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Answer:
+        self.asked += 1
+        if self.is_silent:
+            raise UnavailableError(f"{address} {method} {headers} {timeout_s}")
+        what, _, query = path.removeprefix("/internal/").partition("?")
+        after = int(query.partition("after=")[2].partition("&")[0] or 0)
+        if what == "record":
+            self.told.append(msgspec.json.decode(body, type=Record))
+            page = b"{}"
+        elif what == "spans":
+            spans = self.spans[after : after + 2]
+            page = msgspec.json.encode(
+                SpansPage(cursor=after + len(spans), spans=spans, dropped=self.spans_lost)
+            )
+        else:
+            samples = self.samples[after : after + 2]
+            page = msgspec.msgpack.encode(
+                SamplesPage(cursor=after + len(samples), samples=samples, dropped=self.samples_lost)
+            )
+        return Answer(status=200, headers={}, body=page)
+
+    def export(self, records: Sequence[SpanRecord]) -> bool:
+        self.sent += records if self.collector_takes else []
+        return self.collector_takes
+
+    def add(
+        self,
+        endpoint: str,
+        version: str,
+        settings: PayloadLogSettings,
+        samples: Sequence[PayloadSample],
+    ) -> None:
+        assert settings == self.logs[endpoint]
+        self.written += [(endpoint, version, sample.request_id) for sample in samples]
+
+    def lost(self, endpoint: str, count: int) -> None:
+        self.dropped[endpoint] = self.dropped.get(endpoint, 0) + count
+
+    def recordings(self, *, traces: bool = False) -> Recordings:
+        return Recordings(
+            replicas=lambda: self.replicas,
+            payload_logs=lambda: self.logs,
+            payloads=self,
+            monotonic=lambda: self.now,
+            spans=self if traces else None,
+            ask=self.ask,
+        )
+
+
+async def turn(recordings: Recordings) -> None:
+    await recordings.tell()
+    await recordings.fetch_spans()
+    await recordings.fetch_payloads()
+
+
+async def test_nobody_is_asked_while_nothing_is_wanted() -> None:
+    world = World()
+    recordings = world.recordings()
+
+    await turn(recordings)
+
+    assert world.asked == 0
+    assert not recordings.exposition()
+
+
+async def test_a_replica_is_told_once_and_again_when_its_process_is_another() -> None:
+    world = World(logs={"m": LOG})
+    recordings = world.recordings(traces=True)
+
+    await turn(recordings)
+    await turn(recordings)
+    world.replicas = [replace(ALPHA, pid=2)]
+    await turn(recordings)
+
+    assert world.told == [Record(traces=True, sample_ratio=0.5, drop=("input.x",))] * 2
+
+
+async def test_a_replica_is_reminded_now_and_then() -> None:
+    world = World(logs={"m": LOG})
+    recordings = world.recordings()
+
+    await turn(recordings)
+    world.now = 31.0
+    await turn(recordings)
+
+    assert len(world.told) == 2
+
+
+async def test_a_log_that_is_turned_off_ends_the_recording() -> None:
+    world = World(logs={"m": LOG})
+    recordings = world.recordings()
+
+    await turn(recordings)
+    world.logs.clear()
+    await turn(recordings)
+    asked = world.asked
+    world.now = 100.0
+    await turn(recordings)
+
+    assert world.told[-1] == Record()
+    assert world.asked == asked
+
+
+async def test_everything_is_fetched_and_nothing_twice() -> None:
+    samples = [msgspec.structs.replace(SAMPLE, request_id=name) for name in "abcde"]
+    world = World(logs={"m": LOG}, spans=[SPAN] * 5, samples=samples)
+    recordings = world.recordings(traces=True)
+
+    await turn(recordings)
+    await turn(recordings)
+
+    assert world.written == [("m", "1", name) for name in "abcde"]
+    assert world.sent == [SPAN] * 5
+    assert "headrace_spans_sent_total 5" in recordings.exposition()
+
+
+async def test_what_a_replica_lost_is_counted_once() -> None:
+    world = World(logs={"m": LOG}, samples_lost=3, spans_lost=2)
+    recordings = world.recordings(traces=True)
+
+    await turn(recordings)
+    world.samples_lost = 4
+    await turn(recordings)
+    await turn(recordings)
+
+    assert world.dropped == {"m": 4}
+    assert "headrace_spans_dropped_total 2" in recordings.exposition()
+
+
+async def test_spans_that_the_collector_refuses_are_counted() -> None:
+    world = World(spans=[SPAN], collector_takes=False)
+    recordings = world.recordings(traces=True)
+
+    await turn(recordings)
+
+    assert "headrace_spans_dropped_total 1" in recordings.exposition()
+    assert "headrace_spans_sent_total 0" in recordings.exposition()
+
+
+async def test_a_replica_that_is_silent_is_asked_again() -> None:
+    world = World(logs={"m": LOG}, samples=[SAMPLE], is_silent=True)
+    recordings = world.recordings()
+
+    await turn(recordings)
+    world.is_silent = False
+    await turn(recordings)
+
+    assert world.written == [("m", "1", "r")]
+
+
+async def test_a_replica_that_left_is_forgotten() -> None:
+    world = World(logs={"m": LOG})
+    recordings = world.recordings()
+
+    await turn(recordings)
+    world.replicas = []
+    await turn(recordings)
+    world.replicas = [ALPHA]
+    await turn(recordings)
+
+    assert len(world.told) == 2

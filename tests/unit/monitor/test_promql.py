@@ -1,0 +1,97 @@
+"""How conditions and lengths are written for Prometheus."""
+
+import pytest
+
+from headrace.monitor import promql
+from headrace.monitor.alert_kinds import ALERTS
+from headrace.monitor.objectives import Objective
+from headrace.monitor.prometheus_rules import alerting_rules, recording_rules, window_ratios
+from headrace.monitor.prometheus_tests import rule_tests
+from headrace.monitor.slo import FAST, SLOW, ErrorBurn, LatencyBurn, NoReplica
+from tests.unit.monitor.told import PROMISE
+
+QUICK = Objective(endpoint="quick", latency_s=0.1, window_ratio=0.01)
+PLAIN = Objective(endpoint="plain")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (300.0, "5m"),
+        (3600.0, "1h"),
+        (3 * 86_400.0, "3d"),
+        (216.0, "216s"),
+        (1.2, "1200ms"),
+        (0.0001, "1ms"),
+    ],
+)
+def test_a_duration_is_whole_in_its_unit(seconds: float, text: str) -> None:
+    assert promql.duration(seconds) == text
+
+
+def test_a_burn_rate_asks_both_windows_and_for_enough_errors() -> None:
+    text = promql.expression(ErrorBurn(FAST))
+
+    assert "headrace:error_ratio:rate1h > on (endpoint) (14.4 * " in text
+    assert "headrace:error_ratio:rate5m > on (endpoint) (14.4 * " in text
+    assert text.endswith("headrace:errors:increase1h >= 5")
+
+
+def test_names_of_quantiles_are_names_of_metrics() -> None:
+    assert promql.latency_quantile(0.856, 300.0) == "headrace:latency_seconds:q85_6_rate5m"
+    assert "q99_rate3d" in promql.expression(LatencyBurn(SLOW))
+
+
+def test_what_no_window_is_asked_for_is_the_same_for_every_length() -> None:
+    assert promql.expression(NoReplica(), 0.5) == promql.expression(NoReplica())
+
+
+def test_every_promise_is_a_series_of_its_own() -> None:
+    rules = recording_rules([PROMISE, PLAIN])["groups"][0]["rules"]
+
+    found = {(rule["record"], rule["labels"]["endpoint"]): rule["expr"] for rule in rules}
+    assert found[promql.BUDGET, "fraud"] == "vector(0.001)"
+    assert found[promql.PROMISED, "fraud"] == "vector(0.2)"
+    assert (promql.BUDGET, "plain") not in found
+    assert found[promql.QUEUE_SIZE, "plain"] == "vector(1024)"
+
+
+def test_each_length_of_window_has_rules_of_its_own() -> None:
+    groups = alerting_rules([PROMISE, QUICK])["groups"]
+
+    assert window_ratios([QUICK]) == [1.0, 0.01]
+    assert [group["name"] for group in groups] == [
+        "headrace-slo-1",
+        "headrace-slo-0.01",
+        "headrace-system",
+    ]
+    usual, quick = groups[0]["rules"], groups[1]["rules"]
+    assert [rule["alert"] for rule in usual] == [rule["alert"] for rule in quick]
+    assert {rule["labels"].get("windows") for rule in quick} == {"0.01"}
+    assert {rule["for"] for rule in quick if "for" in rule} == {"1200ms"}
+
+
+def test_a_test_is_made_for_every_alert_that_can_fire() -> None:
+    tests = rule_tests([PROMISE, PLAIN, QUICK], ("r.yml",))["tests"]
+    quick = rule_tests([PROMISE, PLAIN, QUICK], ("r.yml",), window_ratio=0.01)["tests"]
+    none = rule_tests([], ("r.yml",))["tests"]
+
+    assert [test["name"] for test in tests] == [kind.name for kind in ALERTS]
+    assert {test["name"] for test in quick} == {
+        "HeadraceLatencyBudgetFast",
+        "HeadraceLatencyBudgetMedium",
+        "HeadraceLatencyBudgetSlow",
+        "HeadraceLatencyP95",
+        "HeadraceLatencyP99",
+        "HeadraceErrorRate",
+    }
+    assert len(none) == 3
+
+
+def test_a_budget_that_cannot_burn_so_fast_is_not_tested() -> None:
+    generous = Objective(endpoint="fraud", availability=0.9)
+
+    names = {test["name"] for test in rule_tests([generous], ("r.yml",))["tests"]}
+
+    assert "HeadraceErrorBudgetFast" not in names
+    assert "HeadraceErrorBudgetMedium" in names

@@ -1,0 +1,251 @@
+"""When a promise is broken, by what was counted."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.monitor.alert_kinds import ALERTS, value_text
+from headrace.monitor.objectives import Objective, objectives_of
+from headrace.monitor.slo import (
+    FAST,
+    MEDIUM,
+    SLOW,
+    SLOW_OF_A_DAY,
+    CertificateEnds,
+    Drifted,
+    EndpointFacts,
+    ErrorBurn,
+    ErrorsOver,
+    GatewayDown,
+    LatencyBurn,
+    LatencyOver,
+    NoReplica,
+    NotScraped,
+    QueuesFilled,
+    Reading,
+    ReplicasCrash,
+    SystemFacts,
+    least_requests,
+    read_endpoint,
+    read_system,
+    windows_of,
+)
+from tests.unit.monitor.told import PROMISE, Counted, windows
+
+NOTHING = EndpointFacts()
+QUIET = Counted(1000, 0)
+
+
+def is_bad(reading: Reading | None) -> bool:
+    return reading is not None and reading.is_bad
+
+
+def test_an_error_budget_burns_if_both_windows_say_so() -> None:
+    burning = Counted(1000, 20)
+
+    both = read_endpoint(ErrorBurn(FAST), PROMISE, windows(burning), NOTHING)
+    over = read_endpoint(ErrorBurn(FAST), PROMISE, windows(burning, s300=QUIET), NOTHING)
+    spike = read_endpoint(ErrorBurn(FAST), PROMISE, windows(QUIET, s300=Counted(100, 20)), NOTHING)
+
+    assert both is not None
+    assert both.is_bad
+    assert both.value == 0.02
+    assert both.threshold == pytest.approx(0.0144)
+    assert not is_bad(over)
+    assert not is_bad(spike)
+
+
+def test_the_long_window_is_not_asked_for_while_the_short_one_is_well() -> None:
+    asked: list[float] = []
+
+    def window(seconds: float) -> Counted:
+        asked.append(seconds)
+        return QUIET
+
+    read_endpoint(ErrorBurn(FAST), PROMISE, window, NOTHING)
+    read_endpoint(LatencyBurn(FAST), PROMISE, window, NOTHING)
+
+    assert asked == [300.0, 300.0]
+
+
+@pytest.mark.parametrize("errors", range(5))
+def test_a_handful_of_failures_wakes_nobody(errors: int) -> None:
+    reading = read_endpoint(ErrorBurn(FAST), PROMISE, windows(Counted(5, errors)), NOTHING)
+
+    assert not is_bad(reading)
+
+
+def test_where_nothing_is_promised_nothing_burns() -> None:
+    none = Objective(endpoint="fraud")
+    all_fail = windows(Counted(100, 100, 9.0))
+
+    assert read_endpoint(ErrorBurn(FAST), none, all_fail, NOTHING) is None
+    assert read_endpoint(LatencyBurn(FAST), none, all_fail, NOTHING) is None
+    assert read_endpoint(LatencyOver(quantile=0.99), none, all_fail, NOTHING) is None
+    assert is_bad(read_endpoint(ErrorsOver(ratio=0.05), none, all_fail, NOTHING))
+
+
+def test_the_usual_limit_of_errors_gives_way_to_a_promise() -> None:
+    assert read_endpoint(ErrorsOver(ratio=0.05), PROMISE, windows(Counted(9, 9)), NOTHING) is None
+
+
+def test_a_latency_budget_burns_where_the_quantile_of_its_factor_is_above_the_promise() -> None:
+    slow, fine = Counted(1000, 0, 0.3), Counted(1000, 0, 0.1)
+
+    assert LatencyBurn(FAST).quantile == 0.856
+    assert is_bad(read_endpoint(LatencyBurn(FAST), PROMISE, windows(slow), NOTHING))
+    assert not is_bad(read_endpoint(LatencyBurn(FAST), PROMISE, windows(slow, s300=fine), NOTHING))
+    assert not is_bad(read_endpoint(LatencyBurn(FAST), PROMISE, windows(fine, s300=slow), NOTHING))
+
+
+def test_a_quantile_of_few_requests_says_nothing() -> None:
+    enough = least_requests(0.99)
+
+    few = read_endpoint(
+        LatencyOver(quantile=0.99), PROMISE, windows(Counted(enough - 1, 0, 1.0)), NOTHING
+    )
+    many = read_endpoint(
+        LatencyOver(quantile=0.99), PROMISE, windows(Counted(enough, 0, 1.0)), NOTHING
+    )
+
+    assert enough == 200
+    assert few == Reading(value=1.0, threshold=0.2, is_bad=False)
+    assert many == Reading(value=1.0, threshold=0.2, is_bad=True)
+
+
+def test_an_endpoint_without_requests_is_not_known() -> None:
+    for condition in (ErrorBurn(FAST), LatencyBurn(SLOW), LatencyOver(quantile=0.95)):
+        assert read_endpoint(condition, PROMISE, windows(Counted()), NOTHING) is None
+
+
+def test_windows_are_as_long_as_the_endpoint_says() -> None:
+    short = Objective(endpoint="fraud", availability=0.999, window_ratio=0.01)
+    counted = windows(QUIET, s3=Counted(100, 50), s36=Counted(1000, 60))
+
+    assert is_bad(read_endpoint(ErrorBurn(FAST), short, counted, NOTHING))
+
+
+def test_queues_that_fill_are_told_before_they_are_full() -> None:
+    promise = Objective(endpoint="fraud", queue_size=100)
+
+    def filled(in_flight: int | None, ready: int | None) -> Reading | None:
+        facts = EndpointFacts(in_flight=in_flight, replicas_ready=ready)
+        return read_endpoint(QueuesFilled(ratio=0.8), promise, windows(QUIET), facts)
+
+    assert is_bad(filled(160, 2))
+    assert not is_bad(filled(159, 2))
+    assert filled(None, 2) is None
+    assert filled(160, 0) is None
+    assert filled(160, None) is None
+
+
+def test_an_endpoint_needs_a_replica_unless_none_is_wanted() -> None:
+    def ready(count: int | None) -> Reading | None:
+        facts = EndpointFacts(replicas_ready=count)
+        return read_endpoint(NoReplica(), PROMISE, windows(QUIET), facts)
+
+    assert is_bad(ready(0))
+    assert not is_bad(ready(1))
+    assert ready(None) is None
+
+
+def test_replicas_that_crash_are_told() -> None:
+    crash = ReplicasCrash(starts=3, window_s=900)
+
+    assert is_bad(read_endpoint(crash, PROMISE, windows(QUIET), EndpointFacts(crashing=1)))
+    assert not is_bad(read_endpoint(crash, PROMISE, windows(QUIET), NOTHING))
+
+
+def test_drift_is_told_where_somebody_looks_for_it() -> None:
+    def drift(count: int | None) -> Reading | None:
+        return read_endpoint(Drifted(), PROMISE, windows(QUIET), EndpointFacts(drifted=count))
+
+    assert is_bad(drift(1))
+    assert not is_bad(drift(0))
+    assert drift(None) is None
+
+
+def test_the_system_is_bad_without_a_gateway_or_with_a_certificate_that_ends() -> None:
+    ends = CertificateEnds(within_s=100.0)
+
+    assert is_bad(read_system(GatewayDown(), SystemFacts(gateway_ready=False)))
+    assert not is_bad(read_system(GatewayDown(), SystemFacts(gateway_ready=True)))
+    assert read_system(GatewayDown(), SystemFacts()) is None
+    assert is_bad(read_system(ends, SystemFacts(certificate_left_s=99.0)))
+    assert not is_bad(read_system(ends, SystemFacts(certificate_left_s=101.0)))
+    assert read_system(ends, SystemFacts()) is None
+    assert read_endpoint(GatewayDown(), PROMISE, windows(QUIET), NOTHING) is None
+
+
+def test_what_the_control_plane_looks_at_fits_into_a_day() -> None:
+    here = [length for kind in ALERTS if kind.local for length in windows_of(kind.local)]
+    there = [length for kind in ALERTS for length in windows_of(kind.condition)]
+
+    assert max(here) == 86_400.0
+    assert max(there) == 3 * 86_400.0
+    assert windows_of(NotScraped()) == ()
+
+
+@pytest.mark.parametrize("burn", [FAST, MEDIUM, SLOW, SLOW_OF_A_DAY])
+def test_each_pair_of_windows_is_the_workbooks(burn: object) -> None:
+    shares = {FAST: 0.02, MEDIUM: 0.05, SLOW: 0.1, SLOW_OF_A_DAY: 0.1}
+    found = next(key for key in shares if key == burn)
+
+    assert found.factor * found.long_s / (30 * 86_400.0) == pytest.approx(shares[found])
+    assert found.long_s / found.short_s == 12
+
+
+@given(
+    requests=st.integers(0, 10_000),
+    failed=st.integers(0, 10_000),
+    more=st.integers(0, 100),
+    availability=st.floats(0.5, 0.9999),
+)
+def test_more_errors_never_end_an_alert(
+    requests: int, failed: int, more: int, availability: float
+) -> None:
+    promise = Objective(endpoint="fraud", availability=availability)
+    failed = min(failed, requests)
+    worse = min(failed + more, requests)
+
+    before = read_endpoint(ErrorBurn(FAST), promise, windows(Counted(requests, failed)), NOTHING)
+    after = read_endpoint(ErrorBurn(FAST), promise, windows(Counted(requests, worse)), NOTHING)
+
+    assert is_bad(after) or not is_bad(before)
+
+
+def test_promises_are_read_from_the_spec() -> None:
+    document = {
+        "endpoints": [
+            {"name": "a", "model": "a"},
+            {
+                "name": "b",
+                "model": "b",
+                "slo": {"latency_s": 0.1, "availability": 0.999, "alert_window_ratio": 0.5},
+                "batching": {"max_queue_size": 7},
+            },
+        ]
+    }
+
+    plain, full = objectives_of(document)
+
+    assert plain == Objective(endpoint="a")
+    assert plain.error_budget is None
+    assert full.error_budget == 0.001
+    assert (full.latency_s, full.window_ratio, full.queue_size) == (0.1, 0.5, 7)
+    assert objectives_of({}) == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.0144, "ratio", "1.44 %"),
+        (1.0, "ratio", "100 %"),
+        (0.31, "s", "310 ms"),
+        (12.5, "s", "12.5 s"),
+        (13 * 86_400.0, "s", "13.0 days"),
+        (0, "replicas", "0"),
+    ],
+)
+def test_values_are_told_in_words(value: float, unit: str, text: str) -> None:
+    assert value_text(value, unit) == text
