@@ -32,6 +32,7 @@ from headrace.rollout.prediction_shift import PredictionShift
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import ArmCounts, Increment
 from headrace.rollout.reward import RewardDifference
+from headrace.rollout.sequences import Narrow, Sequences
 from headrace.rollout.turn import Turn
 
 _FORMAT: Final = 2
@@ -62,6 +63,8 @@ class _Counts(msgspec.Struct):
     intervals: int = 0
     counted_s: float = 0.0
     left_out: dict[str, str] = {}
+    # What an earlier version wrote has none: they begin with the next judgement.
+    sequences: Sequences = msgspec.field(default_factory=Sequences.start)
 
 
 class Evidence:
@@ -184,6 +187,15 @@ class Evidence:
             metrics.append(self._judge_assignment(self._settings.mismatch_alpha, names))
         verdict = Verdict(outcome=_together(metrics), at=at, metrics=tuple(metrics))
         return msgspec.structs.replace(verdict, explanation=explanation(verdict, left_out))
+
+    def note(self, verdict: Verdict) -> None:
+        """Keep a verdict's intervals, so that they can be drawn over time."""
+        self._counts.sequences.add(verdict)
+
+    @property
+    def sequences(self) -> Sequences:
+        """The metrics' intervals over the rollout's life, as far as they were noted."""
+        return self._counts.sequences
 
     def summary(self) -> Mapping[str, int | float]:
         """How much was counted, for a status."""
@@ -363,11 +375,14 @@ def _set(metric: _Metric | None) -> _Metric:
 
 def _encode_array(value: object) -> object:
     assert isinstance(value, np.ndarray)
-    return [list(value.shape), value.astype("<f8").tobytes()]
+    is_narrow = value.dtype == np.float32
+    return [list(value.shape), value.astype("<f4" if is_narrow else "<f8").tobytes()]
 
 
-def _decode_array(_kind: type, value: object) -> Array:
+def _decode_array(kind: type, value: object) -> Array | Narrow:
     shape, data = msgspec.convert(value, tuple[list[int], bytes])
+    if kind == Narrow:
+        return np.frombuffer(data, "<f4").reshape(shape).astype(np.float32)
     return np.frombuffer(data, "<f8").reshape(shape).astype(float)
 
 

@@ -7,6 +7,14 @@ difference too, of the answers up to it: the largest is the distance of Kolmogor
 A class is tested from its first answer on, and the answers before it count as not of it. Classes
 share the level by the order in which they appear *in both arms together*, which says nothing about
 the arms.
+
+Replicas tell what they answered, each for itself, so the arms' answers need not come in the
+proportion of the split: one replica is heard later, began to count later, or not at all. Taken for
+what the split sent, an arm that is missing would be a difference. So an interval lasts until both
+arms have `ENOUGH` answers, and of the arm that has more than its share each counts as a part of
+one. Given how many there are, a gambler who bets on `a` and `b` answers in the proportion of the
+share gains at most as if each were drawn from the mean of both (the logarithm is concave), so the
+tests hold whatever the numbers of answers are.
 """
 
 from collections.abc import Mapping
@@ -20,21 +28,26 @@ from headrace.rollout.betting import Array
 from headrace.rollout.rate_difference import RateDifferences
 
 Answers: TypeAlias = Mapping[str, int] | Mapping[float, int] | Mapping[str | float, int]
+Counts: TypeAlias = dict[str | float, int]
 
 MOST_LABELS: Final = 50
 """More classes than this count together, as none of them."""
+ENOUGH: Final = 25
+"""Answers of each arm that are compared together at least: chance leaves out few of so many."""
 
 
 class PredictionShift(msgspec.Struct):
     """What both arms answered, by class or by score.
 
     `labels`: class names, or edges; test 0 belongs to none and only counts all answers, so label
-    `i` is test `i + 1`. `answers`: of both arms.
+    `i` is test `i + 1`. `answers`: of both arms. `held`: the baseline's and the candidate's that
+    wait until there are enough of both.
     """
 
     tests: RateDifferences
     labels: list[str | float] = []
     answers: int = 0
+    held: tuple[Counts, Counts] = msgspec.field(default_factory=lambda: ({}, {}))
 
     @classmethod
     def start(cls) -> "PredictionShift":
@@ -48,14 +61,19 @@ class PredictionShift(msgspec.Struct):
         candidate: Answers,
     ) -> None:
         """Count one interval's answers, by class or by the upper edge of a score's bucket."""
-        a: dict[str | float, int] = dict(baseline.items())
-        b: dict[str | float, int] = dict(candidate.items())
-        answers = sum(a.values()) + sum(b.values())
-        if not answers:
+        self.answers += sum(baseline.values()) + sum(candidate.values())
+        if not 0.0 < share < 1.0:
+            return  # where one version has all requests there is nothing to compare
+        for held, new in zip(self.held, (baseline, candidate), strict=True):
+            for label, count in new.items():
+                held[label] = held.get(label, 0) + count
+        a, b = self.held
+        if min(sum(a.values()), sum(b.values())) < ENOUGH:
             return
-        self.answers += answers
+        self.held = ({}, {})
         self._meet({label: a.get(label, 0) + b.get(label, 0) for label in {*a, *b}})
-        self.tests.add(share, self._arm(b), self._arm(a))
+        part_a, part_b = parts(share, sum(a.values()), sum(b.values()))
+        self.tests.add(share, self._arm(b, part_b), self._arm(a, part_a))
 
     def refuted(
         self, margin: float, level_moved: float, level_kept: float
@@ -87,12 +105,30 @@ class PredictionShift(msgspec.Struct):
             self.tests.append(like=self.labels.index(max(lower)) + 1 if lower else 0)
             self.labels.append(label)
 
-    def _arm(self, counts: Mapping[str | float, int]) -> tuple[Array, Array]:
+    def _arm(self, counts: Counts, part: Array) -> tuple[Array, Array]:
         yes = [
             sum(n for seen, n in counts.items() if seen == label or _within(seen, label))
             for label in self.labels
         ]
-        return np.array([0.0, *yes]), np.full(len(yes) + 1, float(sum(counts.values())))
+        return part * np.array([0, *yes]), part * np.full(len(yes) + 1, sum(counts.values()))
+
+
+def parts(
+    share: Array | float, baseline: Array | float, candidate: Array | float
+) -> tuple[Array, Array]:
+    """Which part of one each arm's answers are, so that they are in the proportion of the share.
+
+    Args:
+        share: The candidate's, above 0 and below 1, `[...]`.
+        baseline: How many answers it gave, above 0, `[...]`.
+        candidate: The same.
+
+    Returns:
+        The baseline's and the candidate's part, `[...]`; one of both is 1.
+    """
+    a, b = np.asarray(baseline) / (1 - share), np.asarray(candidate) / share
+    least = np.minimum(a, b)
+    return least / a, least / b
 
 
 def levels(level: float, labels: int) -> Array:

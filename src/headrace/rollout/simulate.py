@@ -25,7 +25,7 @@ from headrace.rollout.latency_ratio import (
     tolerated_evidence,
 )
 from headrace.rollout.naive import z_test_rejects
-from headrace.rollout.prediction_shift import levels
+from headrace.rollout.prediction_shift import ENOUGH, levels, parts
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.turn import Turn
 from headrace.rollout.world import CLASSES, Candidate, Interval, Traffic, World
@@ -88,6 +88,7 @@ class Watch:
     _slower: RateDifferences = field(init=False)
     _faster: RateDifferences = field(init=False)
     _classes: RateDifferences = field(init=False)
+    _held: Array = field(init=False)
     _turns: tuple[Turn, Turn, Turn] = field(init=False)
     _recent: Array = field(init=False)
     _reach: Reach = field(init=False)
@@ -110,17 +111,16 @@ class Watch:
         self._reach = Reach(metrics.latency.margin_ratio, metrics.latency.margin_s)
         self._bounded = np.zeros((2, 2, runs))
         self._classes = RateDifferences.start(runs * len(CLASSES))
+        self._held = np.zeros((2, runs, len(CLASSES)))
         self._recent = np.zeros((runs, len(self.traffic.upper_s)))
 
     def add(self, interval: Interval) -> None:
         """Count one second."""
-        answers = np.repeat(interval.classes.sum(-1), len(CLASSES), axis=-1)
         _add(self._errors, self.traffic.weights, interval.errors, interval.requests)
         _add(self._rejections, self.traffic.weights, interval.rejections, interval.requests)
         _add(self._turns[0], self.traffic.weights, interval.errors, interval.requests)
         _add(self._turns[1], self.traffic.weights, interval.rejections, interval.requests)
-        by_class = interval.classes.reshape(2, -1)
-        _add(self._classes, np.repeat(self.traffic.weights, len(CLASSES)), by_class, answers)
+        self._add_classes(interval)
         self._add_latency(interval)
 
     def verdicts(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -150,6 +150,16 @@ class Watch:
         worse.append(np.asarray(((rose >= each) | (fell >= each)).any(-1)))
         tolerated.append(np.asarray(((rose_less >= needed) & (fell_less >= needed)).all(-1)))
         return np.stack(worse), np.stack(tolerated)
+
+    def _add_classes(self, interval: Interval) -> None:
+        self._held += interval.classes
+        answers = self._held.sum(-1)
+        enough = (answers >= ENOUGH).all(axis=0)
+        part = np.stack(parts(self.traffic.weights, *np.maximum(answers, 1.0))) * enough
+        by_class = (self._held * part[..., None]).reshape(2, -1)
+        total = np.repeat(answers * part, len(CLASSES), axis=-1)
+        _add(self._classes, np.repeat(self.traffic.weights, len(CLASSES)), by_class, total)
+        self._held[:, enough] = 0.0
 
     def _add_latency(self, interval: Interval) -> None:
         latency = self.settings.metrics.latency

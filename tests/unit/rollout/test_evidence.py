@@ -476,6 +476,39 @@ def test_a_restart_changes_nothing(settings: RolloutSettings) -> None:
     assert restarted.summary() == whole.summary()
 
 
+def test_what_was_noted_over_time_survives_a_restart_in_few_bytes() -> None:
+    settings = CanarySettings()
+    evidence = Evidence.start(settings)
+    for increment in itertools.islice(seconds(22), 8):
+        evidence.add(increment)
+    bare = len(evidence.encode())
+    verdict = evidence.verdict(0.0)
+    for at in range(500):
+        evidence.note(msgspec.structs.replace(verdict, at=float(at)))
+
+    again = Evidence.decode(settings, evidence.encode())
+
+    assert again.encode() == evidence.encode()
+    assert len(again.encode()) - bare < 10_000
+    metric = again.sequences.metrics[0]
+    points = list(again.sequences.points(metric))
+    assert (metric.metric, points[0].at, points[-1].at) == ("errors", 0.0, 499.0)
+    again.note(msgspec.structs.replace(verdict, at=500.0))
+    assert again.sequences.times[-1] == 500.0
+
+
+def test_evidence_from_before_anything_was_noted_over_time_is_read() -> None:
+    evidence = Evidence.start(CanarySettings())
+    evidence.add(second(requests=(30, 30)))
+    stored = msgspec.msgpack.decode(evidence.encode())
+    del stored["sequences"]
+
+    again = Evidence.decode(CanarySettings(), msgspec.msgpack.encode(stored))
+
+    assert again.summary() == evidence.summary()
+    assert again.sequences.metrics == []
+
+
 @pytest.mark.slow
 @given(
     st.lists(

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.rollout.latency_ratio import Histogram, LatencyRatios, Reach, thresholds_near
+from headrace.rollout.latency_ratio import (
+    Histogram,
+    LatencyRatios,
+    Reach,
+    threshold_well_below,
+    thresholds_near,
+)
 from headrace.rollout.readings import LatencyCounts
 from tests.unit.rollout.readings import two_digits
 
@@ -162,3 +168,21 @@ def test_few_wide_buckets_still_give_a_threshold() -> None:
     (tau,) = thresholds_near(upper, counts, quantile=0.99, reaches=(REACH,))
 
     assert tau.tolist() == [10.0, 10.0]
+
+
+@pytest.mark.parametrize(
+    ("counts", "quantile", "edge"),
+    [
+        ([900, 70, 20, 10], 0.99, 3.0),  # 30 of 1,000 are three times a hundredth: just enough
+        ([900, 71, 19, 10], 0.99, 2.0),
+        ([500, 250, 0, 250], 0.9, 2.0),  # three tenths are wanted, and the last bucket has fewer
+        ([100, 600, 300, 0], 0.5, 2.0),  # not thrice the half, but half of what is above it more
+        ([1000, 0, 0, 0], 0.99, 1.0),
+    ],
+)
+def test_an_edge_well_below_a_quantile(counts: list[int], quantile: float, edge: float) -> None:
+    lower, none = np.array([1.0, 2.0, 3.0, 4.0]), [0, 0, 0, 1000]
+
+    found = threshold_well_below(lower, np.array([counts, none], float), quantile=quantile)
+
+    assert found.tolist() == [edge, 4.0]

@@ -1,0 +1,136 @@
+"""How did each metric's interval narrow over a rollout's life? Its confidence sequence, in points.
+
+A rollout may be watched for weeks, at a judgement a second, and what is kept here is stored with
+every one of them. So points stand at least a step apart, and whenever they are too many the step
+doubles.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Final, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.rollout.betting import Array
+from headrace.rollout.outcomes import MetricVerdict, Verdict
+
+MOST_POINTS: Final = 120
+FIRST_STEP_S: Final = 1.0
+Narrow: TypeAlias = NDArray[np.float32]
+"""Half as many bytes: six digits are more than a picture shows."""
+
+_LARGEST: Final = 1e30
+_PARTS: Final = 4
+
+
+class SequencePoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric at one time: `at` in seconds since 1970, the rest as in its verdict then.
+
+    None where that was not known, or without bound.
+    """
+
+    at: float
+    effect: float | None
+    low: float | None
+    high: float | None
+    margin: float | None
+
+
+class MetricSequence(msgspec.Struct, kw_only=True):
+    """A metric in one unit; `values` are effect, low, high and margin, `[points, 4]`.
+
+    A metric whose fixed threshold decides is told in another unit from then on, so it has two.
+    """
+
+    metric: str
+    unit: str
+    values: Narrow
+
+
+class Sequences(msgspec.Struct, kw_only=True):
+    """Points at `times`, ascending, of which all but the newest are `step_s` apart at least.
+
+    Every metric has a row for each of them.
+    """
+
+    times: Array
+    step_s: float = FIRST_STEP_S
+    metrics: list[MetricSequence] = []
+
+    @classmethod
+    def start(cls) -> "Sequences":
+        """Nothing seen yet."""
+        return cls(times=np.empty(0))
+
+    def add(self, verdict: Verdict) -> None:
+        """Take up what a judgement said; the newest is always kept.
+
+        A clock that was set back does not lead back: the newest takes the last one's place until it
+        has caught up.
+        """
+        last = self.times[-2:].tolist()
+        at = max([verdict.at, *last])
+        # The newest stands for now, and makes room unless it is a whole step from its neighbour.
+        is_close = len(last) > 1 and last[1] - last[0] < self.step_s
+        if is_close or last[-1:] == [at]:
+            self._keep(np.arange(len(self.times)) < len(self.times) - 1)
+        self._append(at, verdict)
+        while len(self.times) > MOST_POINTS:
+            self.step_s *= 2.0
+            self._keep(_apart(self.times, self.step_s))
+
+    def points(self, sequence: MetricSequence) -> Iterator[SequencePoint]:
+        """The points of a metric from the first that says anything, oldest first."""
+        known = ~np.isnan(sequence.values[:, :3]).all(axis=1)
+        first = int(np.argmax(known)) if known.any() else len(sequence.values)
+        for at, row in zip(self.times[first:].tolist(), sequence.values[first:], strict=True):
+            effect, low, high, margin = (_read(value) for value in row)
+            yield SequencePoint(at=at, effect=effect, low=low, high=high, margin=margin)
+
+    def _append(self, at: float, verdict: Verdict) -> None:
+        known = {(one.metric, one.unit) for one in self.metrics}
+        for metric in verdict.metrics:
+            # One that waits for its first numbers has no unit yet.
+            if metric.unit and (metric.metric, metric.unit) not in known:
+                values = np.full((len(self.times), _PARTS), np.nan, np.float32)
+                new = MetricSequence(metric=metric.metric, unit=metric.unit, values=values)
+                self.metrics.append(new)
+        said = {(metric.metric, metric.unit): _row(metric) for metric in verdict.metrics}
+        nothing = np.full(_PARTS, np.nan, np.float32)
+        self.times = np.append(self.times, at)
+        for one in self.metrics:
+            row = said.get((one.metric, one.unit), nothing)
+            one.values = np.vstack([one.values, row])
+
+    def _keep(self, which: NDArray[np.bool_]) -> None:
+        self.times = self.times[which]
+        for one in self.metrics:
+            one.values = one.values[which]
+
+
+def _apart(times: Array, step_s: float) -> NDArray[np.bool_]:
+    """Which to keep so that they are `step_s` apart: the first, the newest, and some between."""
+    kept = np.zeros(len(times), bool)
+    last = -math.inf
+    for i, at in enumerate(times.tolist()):
+        if at - last >= step_s:
+            kept[i] = True
+            last = at
+    kept[-1] = True
+    return kept
+
+
+def _row(metric: MetricVerdict) -> Narrow:
+    values = (metric.effect, metric.low, metric.high, metric.margin)
+    return np.array([_known(value) for value in values], np.float32)
+
+
+def _known(value: float | None) -> float:
+    is_known = value is not None and abs(value) <= _LARGEST  # neither endless nor no number
+    return math.nan if value is None or not is_known else value
+
+
+def _read(value: np.float32) -> float | None:
+    return None if np.isnan(value) else float(f"{value:.6g}")
