@@ -50,6 +50,10 @@ e2e: setup ## only the tests that start real processes
 bench: setup .venv/.ready-bench ## measure speed; prints a table and writes bench/results/
 	$(BIN)/python -m bench $(ARGS)
 
+.PHONY: mutants
+mutants: setup .venv/.ready-mutants ## change the engine and the rollouts on purpose: do tests notice? half an hour
+	HYPOTHESIS_PROFILE=dev $(BIN)/python scripts/mutants.py $(ARGS)
+
 ##@ Check
 .PHONY: check
 check: setup ## format, lint, types, layers, locks, docs: what CI and the pre-commit hook run

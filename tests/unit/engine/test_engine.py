@@ -42,15 +42,17 @@ def an_engine(
     model: Model,
     *,
     seconds: float | None = 1e-6,
+    seconds_a_row: float = 0.0,
     clock: Callable[[], float] | None = None,
     plan: PaddingPlan | None = None,
     **settings: object,
 ) -> Engine:
-    """An engine that thinks a run takes `seconds`: inline when short, in a thread when long."""
+    """An engine that thinks a run takes so long: inline when short, in a thread when long."""
     times = ServiceTimes(max_batch_size=int(str(settings.get("max_batch_size", 32))))
     if seconds is not None:
         for power in range(6):
-            times.observe(rows=1 << power, length=1, seconds=seconds)
+            run_s = seconds + seconds_a_row * (1 << power)
+            times.observe(rows=1 << power, length=1, seconds=run_s)
     return Engine(
         model,
         settings=BatchingSettings(**settings),  # type: ignore[arg-type]  # a test names what it needs
@@ -114,6 +116,28 @@ async def test_long_runs_go_to_threads_and_what_waits_meanwhile_is_batched() -> 
     assert [value_of(await outcome(t)) for t in (first, *later)] == [2, 4, 6, 8]
     assert model.batches == [1, 3]
     await engine.stop(timeout_s=1)
+
+
+async def test_time_in_flight_is_that_of_all_who_wait_or_run() -> None:
+    model = Doubling()
+    model.gate.clear()
+    engine = an_engine(model, seconds=0.1, max_concurrent_runs=1)
+    running, waiting, leaving = (a_ticket(queued_at=at) for at in (1.0, 2.0, 2.5))
+    engine.submit(running, 1.0)
+    await settle()
+    engine.submit(waiting, 2.0)
+    engine.submit(leaving, 2.5)
+    both = engine.in_flight_s(3.0)
+    engine.cancel(leaving)
+    one = engine.in_flight_s(3.0)
+    engine.cancel(running)
+
+    assert (both, one, engine.in_flight_s(3.0)) == (3.5, 3.0, 1.0)
+
+    model.gate.set()
+    await outcome(waiting)
+    await engine.stop(timeout_s=1)
+    assert engine.in_flight_s(9.0) == 0
 
 
 async def test_as_many_runs_at_once_as_allowed() -> None:
@@ -331,6 +355,24 @@ async def test_what_would_be_late_behind_more_important_ones_is_refused_for_the_
     assert caught.value.retry_after_s is not None
     engine.submit(a_ticket(priority=5, slo_s=1000.0), 0.0)
     engine.submit(a_ticket(priority=3, slo_s=0.1), 0.0)
+
+    model.gate.set()
+    await engine.stop(timeout_s=5)
+
+
+async def test_what_is_late_by_its_own_rows_is_refused_for_the_slo() -> None:
+    model = Doubling()
+    model.gate.clear()
+    engine = an_engine(
+        model, seconds=1.0, seconds_a_row=0.5, max_concurrent_runs=1, max_batch_size=8
+    )
+    engine.submit(a_ticket(priority=4), 0.0)
+    await settle()
+    engine.submit(a_ticket(priority=4, rows=2), 0.0)
+
+    with pytest.raises(OverloadedError, match="higher priority"):
+        engine.submit(a_ticket(priority=5, slo_s=7.0, rows=4), 0.0)
+    engine.submit(a_ticket(priority=5, slo_s=7.0, rows=1), 0.0)
 
     model.gate.set()
     await engine.stop(timeout_s=5)
@@ -634,6 +676,22 @@ async def test_what_is_counted() -> None:
     assert list(statistics.batches) == [3]
     assert engine.phases.batch_rows.count == 1
     assert engine.phases.queue_wait.count == 2
+
+
+async def test_an_answer_names_the_version_and_who_left_is_counted_with_his_time() -> None:
+    time = Time()
+    engine = an_engine(Doubling(), clock=time)
+    stays, leaves = a_ticket(), a_ticket()
+    engine.submit(stays, 0.0)
+    engine.submit(leaves, 0.0)
+    time.now = 0.5
+    engine.cancel(leaves)
+
+    answer = await outcome(stays)
+    assert isinstance(answer, InferResponse)
+    assert (answer.model_name, answer.model_version) == ("m", "1")
+    assert engine.statistics.failures["CANCELED"] == 1
+    assert engine.statistics.fail.ns == 500_000_000
 
 
 async def test_an_engine_says_how_many_runs_it_has_at_once() -> None:

@@ -1,0 +1,105 @@
+"""Do the tests notice when the engine or a rollout's statistics are changed? A sample of changes.
+
+mutmut makes thousands of changed functions ("mutants"). Those drawn are tried with the unit tests
+that reach them; what survives is printed: a test is missing, or the change makes no difference.
+Only lines that tests reach are changed: what none reaches is coverage's to tell.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+MUTMUT: Final = ROOT / ".venv" / "bin" / "mutmut"
+PARTS: Final = ("engine", "rollout")
+NOTICED: Final = {1, 3, 36, 24, -24, 152, 255}
+"""Exit codes of mutmut's trials: a test failed, pytest broke, or the time was up."""
+_NONE: Final = "headrace.none"
+
+Results = dict[str, int | None]
+"""The exit code by mutant; None where it was not tried."""
+
+
+def main() -> int:
+    """Draw, try, and tell; 1 if fewer are noticed than wanted, or not all could be tried."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sample", type=int, default=300, help="how many to try (300)")
+    parser.add_argument("--seed", type=int, default=1, help="draws others (1)")
+    parser.add_argument("--at-least", type=float, default=0.85, help="share to be noticed (0.85)")
+    asked = parser.parse_args()
+
+    print("making mutants, and finding out which tests reach them: some minutes", flush=True)
+    said = _run("run", _NONE)  # matches none, which it calls an error; leaves all in mutants/
+    made = sorted(_results())
+    if not made:
+        print(said, file=sys.stderr)
+    drawn = random.Random(asked.seed).sample(made, min(asked.sample, len(made)))  # noqa: S311  # no secret
+    print(f"trying {len(drawn)} of {len(made)}", flush=True)
+    if drawn:
+        _run("run", *drawn)
+    results = _results()
+    if not_tried := [name for name in drawn if results[name] is None]:
+        print(f"{len(not_tried)} were not tried: `.venv/bin/mutmut run {not_tried[0]}` says why")
+    for part in PARTS:
+        noticed, tried = tally(part, drawn, results)
+        print(f"{part}: {noticed} of {tried} noticed")
+    for name in sorted(unnoticed(drawn, results)):
+        print(f"\n{name}\n{_diff(name)}")
+    tried = len(drawn) - len(not_tried)
+    share = 1.0 - len(unnoticed(drawn, results)) / max(tried, 1)
+    print(f"\n{share:.0%} of {tried} noticed")
+    return 0 if tried and not not_tried and share >= asked.at_least else 1
+
+
+def tally(part: str, drawn: Iterable[str], results: Results) -> tuple[int, int]:
+    """How many of a part's drawn mutants were noticed, and how many were tried."""
+    tried = [results[name] for name in drawn if name.startswith(f"headrace.{part}.")]
+    tried = [code for code in tried if code is not None]
+    return sum(code in NOTICED for code in tried), len(tried)
+
+
+def unnoticed(drawn: Iterable[str], results: Results) -> list[str]:
+    """The mutants that were tried and that no test noticed, or no test reached."""
+    return [n for n in drawn if results[n] is not None and results[n] not in NOTICED]
+
+
+def _results() -> Results:
+    found: Results = {}
+    for part in PARTS:
+        for path in (ROOT / "mutants" / "src" / "headrace" / part).glob("*.meta"):
+            found |= json.loads(path.read_text())["exit_code_by_key"]
+    return found
+
+
+def _run(*arguments: str) -> str:
+    """What it said of errors. Its progress is a line that is drawn anew many times a second."""
+    done = subprocess.run(  # noqa: S603  # ours
+        [MUTMUT, *arguments],
+        cwd=ROOT,
+        check=False,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return done.stderr
+
+
+def _diff(name: str) -> str:
+    shown = subprocess.run(  # noqa: S603  # ours
+        [MUTMUT, "show", name], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    lines = [
+        line
+        for line in shown.stdout.splitlines()
+        if line[:1] in "+-" and line[:3] not in {"+++", "---"}
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
