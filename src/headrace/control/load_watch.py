@@ -5,31 +5,25 @@ What it asks for are running totals: a look that comes late, or fails, loses not
 
 import asyncio
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 
 from headrace.control.desired import DesiredEndpoint
 from headrace.control.fetch import fetch
-from headrace.control.kept_file import KeptFile
-from headrace.control.looking import keep_looking
+from headrace.control.looking import Looking
 from headrace.control.observed import Phase, Replica
-from headrace.core import Clock, HeadraceError
+from headrace.core import HeadraceError
 from headrace.monitor import LoadHistory, LoadReading, LoadTotals
 from headrace.serving.report import ModelLoad
 
 _LOG: Final = logging.getLogger("headrace.control")
-_EVERY_S: Final = 1.0
-_SHARE: Final = 40.0  # looks take a fortieth of a core at most
 _TIMEOUT_S: Final = 1.0
 _AT_ONCE: Final = 16
 _YIELD_EVERY: Final = 20
-_SKEW_S: Final = 60.0
 _HTTP_OK: Final = 200
 
 Ask = Callable[[str], Awaitable[list[ModelLoad] | None]]
@@ -100,47 +94,17 @@ async def ask_load(address: str) -> list[ModelLoad] | None:
 
 
 @dataclass(slots=True, kw_only=True)
-class LoadWatch:
-    """Keeps `history` up to date for as long as `run` is awaited.
+class LoadWatch(Looking[LoadHistory]):
+    """Asks replicas. `arms`: those that there are. `known`: the names of all processes."""
 
-    `arms`: those that there are. `known`: the names of all processes. `path`: the history's file.
-    `cpu_s`: as of `Recorder`.
-    """
+    WHAT: ClassVar = "the history of load"
+    SHARE: ClassVar = 40.0
 
     arms: Callable[[], Iterable[LoadedArm]]
     known: Callable[[], Collection[str]]
-    clock: Clock
-    path: Path | None = None
     ask: Ask = ask_load
-    save_every_s: float = 60.0
-    cpu_s: Callable[[], float] = time.thread_time
     history: LoadHistory = field(default_factory=LoadHistory)
-    _file: KeptFile = field(init=False)
     _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
-
-    def __post_init__(self) -> None:
-        """Know where to keep it."""
-        self._file = KeptFile(
-            path=self.path, what="the history of load", clock=self.clock, every_s=self.save_every_s
-        )
-
-    def load(self) -> None:
-        """Take up what an earlier control plane kept, blocking; before `run`."""
-        kept = LoadHistory()
-        if self._file.load(kept):
-            self.history = kept
-        self._check_clock(self.clock.now())
-
-    async def run(self) -> None:
-        """Look until cancelled, then keep what was seen."""
-        await keep_looking(
-            self.look,
-            history=self.history,
-            file=self._file,
-            cpu_s=self.cpu_s,
-            share=_SHARE,
-            every_s=lambda: _EVERY_S,
-        )
 
     async def look(self) -> None:
         """Look once."""
@@ -153,7 +117,7 @@ class LoadWatch:
             for name, answer in zip(addresses, answers, strict=True)
             if answer is not None
         }
-        self._check_clock(at)
+        self.check_clock(at)
         self.history.look(at)
         known = self.known()
         for number, arm in enumerate(arms, start=1):
@@ -164,12 +128,6 @@ class LoadWatch:
     async def _ask(self, address: str) -> list[ModelLoad] | None:
         async with self._asking:
             return await self.ask(address)
-
-    def _check_clock(self, now: float) -> None:
-        """Begin anew if the clock was set back: what is of the future would hide what comes."""
-        if (self.history.looked_at or 0.0) > now + _SKEW_S:
-            _LOG.warning("the clock was set back: the history of load begins anew")
-            self.history.clear()
 
 
 def _reading(
