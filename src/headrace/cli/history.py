@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from headrace.cli.failures import NOT_READY
 from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
 
 _Endpoint = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
@@ -93,8 +92,8 @@ def undo(
         headrace undo fraud --to 3 --wait
     """
     from headrace.cli.connection import connect
-    from headrace.cli.output import progress, say, write_json
-    from headrace.cli.spec import changes_text, not_ready_text
+    from headrace.cli.output import progress
+    from headrace.cli.spec import tell_applied
 
     api = connect(server, home)
     body = {} if to is None else {"generation": to}
@@ -105,10 +104,4 @@ def undo(
             timeout_s=wait_s + 30,
             wait_s=wait_s if wait else None,
         )
-    if json:
-        write_json(answer)
-    else:
-        for line in (*changes_text(answer), *not_ready_text(answer)):
-            say(line)
-    if not answer.get("ready", True):
-        raise typer.Exit(NOT_READY)
+    tell_applied(answer, json=json)

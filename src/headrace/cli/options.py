@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.models import OptionInfo
 
 
 class LogFormat(StrEnum):
@@ -122,3 +123,28 @@ def check_log_level(level: str) -> str:
         msg = f"'{level}' is no log level; use debug, info, warning or error"
         raise typer.BadParameter(msg, param_hint="--log-level")
     return name
+
+
+def port_option(name: str, text: str, *, shown: str | None = None) -> OptionInfo:
+    """The option `--NAME-port`; 0 picks a free one."""
+    made: OptionInfo = typer.Option(
+        f"--{name}-port",
+        envvar=f"HEADRACE_{name.upper()}_PORT",
+        min=0,
+        max=65535,
+        help=text,
+        show_default=shown or True,
+    )
+    return made
+
+
+def file_option(name: str, text: str, *, shown: str = "none") -> OptionInfo:
+    """The option `--NAME`, a file."""
+    made: OptionInfo = typer.Option(
+        f"--{name}",
+        envvar=f"HEADRACE_{name.upper().replace('-', '_')}",
+        dir_okay=False,
+        help=text,
+        show_default=shown,
+    )
+    return made

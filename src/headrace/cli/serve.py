@@ -16,6 +16,7 @@ from headrace.cli.options import (
     LogFormatOption,
     LogLevel,
     check_log_level,
+    port_option,
 )
 
 if TYPE_CHECKING:
@@ -47,24 +48,11 @@ def serve(
     ] = HTTP_PORT,
     grpc_port: Annotated[
         int | None,
-        typer.Option(
-            "--grpc-port",
-            envvar="HEADRACE_GRPC_PORT",
-            min=0,
-            max=65535,
-            help="Also serve gRPC, streaming included.",
-            show_default="off",
-        ),
+        port_option("grpc", "Also serve gRPC, streaming included.", shown="off"),
     ] = None,
     metrics_port: Annotated[
         int,
-        typer.Option(
-            "--metrics-port",
-            envvar="HEADRACE_METRICS_PORT",
-            min=0,
-            max=65535,
-            help="For Prometheus; the HTTP port serves /metrics too.",
-        ),
+        port_option("metrics", "For Prometheus; the HTTP port serves /metrics too."),
     ] = METRICS_PORT,
     max_batch_size: Annotated[
         int | None, typer.Option("--max-batch-size", min=1, help="Rows.", show_default="32")

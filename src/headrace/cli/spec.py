@@ -48,7 +48,7 @@ def apply(
         headrace apply -f headrace.yaml --server http://gpu-box:8080
     """
     from headrace.cli.connection import connect
-    from headrace.cli.output import progress, say, write_json
+    from headrace.cli.output import progress
 
     spec = read_spec(file)
     api = connect(server, home)
@@ -60,13 +60,7 @@ def apply(
             timeout_s=wait_s + 30,
             wait_s=wait_s if wait else None,
         )
-    if json:
-        write_json(answer)
-    else:
-        for line in (*changes_text(answer), *not_ready_text(answer)):
-            say(line)
-    if not answer.get("ready", True):
-        raise typer.Exit(NOT_READY)
+    tell_applied(answer, json=json)
 
 
 def document_for(api: "Management", spec: "SystemSpec") -> dict[str, Any]:
@@ -80,6 +74,23 @@ def document_for(api: "Management", spec: "SystemSpec") -> dict[str, Any]:
     from headrace.cli.uploads import with_stored_models
 
     return with_stored_models(api, spec.document())
+
+
+def tell_applied(answer: dict[str, Any], *, json: bool) -> None:
+    """Say what an apply changed, and what is not ready.
+
+    Raises:
+        Exit: Something is not ready though it was waited for.
+    """
+    from headrace.cli.output import say, write_json
+
+    if json:
+        write_json(answer)
+    else:
+        for line in (*changes_text(answer), *not_ready_text(answer)):
+            say(line)
+    if not answer.get("ready", True):
+        raise typer.Exit(NOT_READY)
 
 
 def not_ready_text(answer: dict[str, Any]) -> list[str]:

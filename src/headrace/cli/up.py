@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.failures import NOT_READY
 from headrace.cli.options import (
     DEFAULT_HOME,
     Home,
@@ -18,6 +17,8 @@ from headrace.cli.options import (
     LogLevel,
     StateUrl,
     check_log_level,
+    file_option,
+    port_option,
 )
 
 if TYPE_CHECKING:
@@ -58,46 +59,16 @@ def up(
     host: Host = None,
     http_port: Annotated[
         int | None,
-        typer.Option(
-            "--http-port",
-            envvar="HEADRACE_HTTP_PORT",
-            min=0,
-            max=65535,
-            help="HTTP and gRPC on one port; 0 picks a free one, here and below.",
-            show_default="8000",
+        port_option(
+            "http", "HTTP and gRPC on one port; 0 picks a free one, here and below.", shown="8000"
         ),
     ] = None,
     grpc_port: Annotated[
         int | None,
-        typer.Option(
-            "--grpc-port",
-            envvar="HEADRACE_GRPC_PORT",
-            min=0,
-            max=65535,
-            help="The same again, where gRPC clients expect it.",
-            show_default="8001",
-        ),
+        port_option("grpc", "The same again, where gRPC clients expect it.", shown="8001"),
     ] = None,
-    metrics_port: Annotated[
-        int,
-        typer.Option(
-            "--metrics-port",
-            envvar="HEADRACE_METRICS_PORT",
-            min=0,
-            max=65535,
-            help="/metrics for Prometheus.",
-        ),
-    ] = 8002,
-    admin_port: Annotated[
-        int,
-        typer.Option(
-            "--admin-port",
-            envvar="HEADRACE_ADMIN_PORT",
-            min=0,
-            max=65535,
-            help="Management API.",
-        ),
-    ] = 8080,
+    metrics_port: Annotated[int, port_option("metrics", "/metrics for Prometheus.")] = 8002,
+    admin_port: Annotated[int, port_option("admin", "Management API.")] = 8080,
     admin_host: Annotated[
         str,
         typer.Option(
@@ -109,34 +80,20 @@ def up(
     ] = "127.0.0.1",
     tls_cert: Annotated[
         Path | None,
-        typer.Option(
-            "--tls-cert",
-            envvar="HEADRACE_TLS_CERT",
-            dir_okay=False,
-            help="Encrypt the gateway's ports: its certificate with its chain (PEM). Replaced "
+        file_option(
+            "tls-cert",
+            "Encrypt the gateway's ports: its certificate with its chain (PEM). Replaced "
             "files are in force within a second, here and below.",
-            show_default="the spec's gateway.tls",
+            shown="the spec's gateway.tls",
         ),
     ] = None,
     tls_key: Annotated[
         Path | None,
-        typer.Option(
-            "--tls-key",
-            envvar="HEADRACE_TLS_KEY",
-            dir_okay=False,
-            help="The certificate's private key (PEM, mode 0600).",
-            show_default="none",
-        ),
+        file_option("tls-key", "The certificate's private key (PEM, mode 0600)."),
     ] = None,
     client_ca: Annotated[
         Path | None,
-        typer.Option(
-            "--client-ca",
-            envvar="HEADRACE_CLIENT_CA",
-            dir_okay=False,
-            help="Take client certificates that these authorities signed (PEM).",
-            show_default="none",
-        ),
+        file_option("client-ca", "Take client certificates that these authorities signed (PEM)."),
     ] = None,
     require_client_cert: Annotated[
         bool,
@@ -144,23 +101,13 @@ def up(
     ] = False,
     admin_tls_cert: Annotated[
         Path | None,
-        typer.Option(
-            "--admin-tls-cert",
-            envvar="HEADRACE_ADMIN_TLS_CERT",
-            dir_okay=False,
-            help="Encrypt the management API and metrics: their certificate (PEM).",
-            show_default="none",
+        file_option(
+            "admin-tls-cert", "Encrypt the management API and metrics: their certificate (PEM)."
         ),
     ] = None,
     admin_tls_key: Annotated[
         Path | None,
-        typer.Option(
-            "--admin-tls-key",
-            envvar="HEADRACE_ADMIN_TLS_KEY",
-            dir_okay=False,
-            help="The private key of that (PEM, mode 0600).",
-            show_default="none",
-        ),
+        file_option("admin-tls-key", "The private key of that (PEM, mode 0600)."),
     ] = None,
     insecure_admin: Annotated[
         bool,
@@ -196,12 +143,9 @@ def up(
     ] = "",
     oidc_file: Annotated[
         Path | None,
-        typer.Option(
-            "--oidc-file",
-            envvar="HEADRACE_OIDC_FILE",
-            dir_okay=False,
-            help="How people log in by a browser: a YAML file with the settings below, and more.",
-            show_default="none",
+        file_option(
+            "oidc-file",
+            "How people log in by a browser: a YAML file with the settings below, and more.",
         ),
     ] = None,
     oidc_issuer: Annotated[
@@ -483,7 +427,7 @@ def _change_running(
 ) -> None:
     from headrace.cli.connection import local_management
     from headrace.cli.output import progress, say
-    from headrace.cli.spec import changes_text, not_ready_text
+    from headrace.cli.spec import tell_applied
 
     api = local_management(control, home)
     say(f"already running on {home} (pid {control.pid}); its ports stay as they are")
@@ -492,12 +436,7 @@ def _change_running(
         return
     with progress("applying, until a real request is answered"):
         answer = api.post("/api/v1/apply", document, timeout_s=wait_s + 30, wait_s=wait_s)
-    for line in changes_text(answer):
-        say(line)
-    if not answer.get("ready", True):
-        for line in not_ready_text(answer):
-            say(line)
-        raise typer.Exit(NOT_READY)
+    tell_applied(answer, json=False)
     _announce(control, home=home, json=json)
 
 
