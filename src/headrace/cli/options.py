@@ -109,8 +109,7 @@ Host = Annotated[
     typer.Option(
         "--host",
         envvar="HEADRACE_HOST",
-        help="Address to listen on; 0.0.0.0 lets other machines in, and there is no "
-        "authentication yet.",
+        help="Address to listen on; 0.0.0.0 lets other machines in.",
         show_default="127.0.0.1",
     ),
 ]

@@ -64,6 +64,8 @@ def serve(
 ) -> None:
     """Serve one model alone, without gateway and supervision: for containers, or in Triton's place.
 
+    It asks nobody for a key.
+
     For example:
 
         headrace serve model.onnx --host 0.0.0.0

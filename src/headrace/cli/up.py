@@ -68,7 +68,7 @@ def up(
         port_option("grpc", "The same again, where gRPC clients expect it.", shown="8001"),
     ] = None,
     metrics_port: Annotated[int, port_option("metrics", "/metrics for Prometheus.")] = 8002,
-    admin_port: Annotated[int, port_option("admin", "Management API.")] = 8080,
+    admin_port: Annotated[int, port_option("admin", "Management API and console.")] = 8080,
     admin_host: Annotated[
         str,
         typer.Option(
