@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _REFRESH_S = 1.0
 _AWAY_S = 60.0
 """How long a control plane that does not answer is waited for."""
-_STRATEGY = "Strategy"
+_option = partial(typer.Option, rich_help_panel="Strategy")
 
 
 def start(
@@ -51,151 +52,114 @@ def start(
     ] = None,
     strategy: Annotated[
         Strategy | None,
-        typer.Option(
-            "--strategy",
-            help="How it takes over.",
-            show_default="the endpoint's own, else canary",
-            rich_help_panel=_STRATEGY,
+        _option(
+            "--strategy", help="How it takes over.", show_default="the endpoint's own, else canary"
         ),
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option(
+        _option(
             "--file",
             "-f",
             help="A plan as under `rollout` in the spec; options win over it.",
             exists=True,
             dir_okay=False,
-            rich_help_panel=_STRATEGY,
         ),
     ] = None,
     steps: Annotated[
         str | None,
-        typer.Option(
-            "--steps",
-            help="Canary: percentages.",
-            show_default="5,25,50",
-            rich_help_panel=_STRATEGY,
-        ),
+        _option("--steps", help="Canary: percentages.", show_default="5,25,50"),
     ] = None,
     pause_s: Annotated[
         float | None,
-        typer.Option(
+        _option(
             "--pause-s",
             min=0,
             help="Canary: how long each step is held at least.",
             show_default="0",
-            rich_help_panel=_STRATEGY,
         ),
     ] = None,
     until: Annotated[
         StepUntil | None,
-        typer.Option(
-            "--until",
-            help="Canary: what each step waits for.",
-            show_default="verdict",
-            rich_help_panel=_STRATEGY,
-        ),
+        _option("--until", help="Canary: what each step waits for.", show_default="verdict"),
     ] = None,
     baseline: Annotated[
         bool,
-        typer.Option(
+        _option(
             "--baseline",
             help="Canary: compare with fresh copies of the old version at equal weight.",
-            rich_help_panel=_STRATEGY,
         ),
     ] = False,
     weight: Annotated[
         int | None,
-        typer.Option(
+        _option(
             "--weight",
             min=1,
             max=99,
             help="A/B: the new version's share in percent.",
             show_default="50",
-            rich_help_panel=_STRATEGY,
         ),
     ] = None,
     mirror_percent: Annotated[
         int | None,
-        typer.Option(
+        _option(
             "--mirror-percent",
             min=1,
             max=100,
             help="Shadow: share of the requests copied.",
             show_default="100",
-            rich_help_panel=_STRATEGY,
         ),
     ] = None,
     promotes: Annotated[
         bool,
-        typer.Option(
-            "--promotes", help="Shadow: a good verdict promotes it.", rich_help_panel=_STRATEGY
-        ),
+        _option("--promotes", help="Shadow: a good verdict promotes it."),
     ] = False,
     preview_s: Annotated[
         float | None,
-        typer.Option(
+        _option(
             "--preview-s",
             min=0,
             help="Blue-green: reached by its own path only, for so long.",
             show_default="0",
-            rich_help_panel=_STRATEGY,
         ),
     ] = None,
     keep_s: Annotated[
         float | None,
-        typer.Option(
+        _option(
             "--keep-s",
             min=0,
             help="Blue-green: how long the old version is kept after the switch.",
             show_default="600",
-            rich_help_panel=_STRATEGY,
         ),
     ] = None,
     approval: Annotated[
         bool,
-        typer.Option(
-            "--approval", help="Blue-green: switch on `promote` only.", rich_help_panel=_STRATEGY
-        ),
+        _option("--approval", help="Blue-green: switch on `promote` only."),
     ] = False,
     alpha: Annotated[
         float | None,
-        typer.Option(
+        _option(
             "--alpha",
             help="Probability that a version as good as the old one is rolled back.",
             show_default="0.05",
-            rich_help_panel=_STRATEGY,
         ),
     ] = None,
     min_samples: Annotated[
         int | None,
-        typer.Option(
+        _option(
             "--min-samples",
             min=1,
             help="Requests per version and step before a verdict counts.",
             show_default="200",
-            rich_help_panel=_STRATEGY,
         ),
     ] = None,
     max_duration_s: Annotated[
         float | None,
-        typer.Option(
-            "--max-duration-s",
-            min=0,
-            help="Then --on-timeout holds.",
-            show_default="3600",
-            rich_help_panel=_STRATEGY,
-        ),
+        _option("--max-duration-s", min=0, help="Then --on-timeout holds.", show_default="3600"),
     ] = None,
     on_timeout: Annotated[
         str | None,
-        typer.Option(
-            "--on-timeout",
-            help="rollback, pause or promote.",
-            show_default="rollback",
-            rich_help_panel=_STRATEGY,
-        ),
+        _option("--on-timeout", help="rollback, pause or promote.", show_default="rollback"),
     ] = None,
     wait: Annotated[
         bool,
