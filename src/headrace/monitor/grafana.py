@@ -4,7 +4,7 @@ Schema: https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ class Look(StrEnum):
     HEATMAP = "heatmap"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Query:
     """A question in PromQL; `legend` names its series, with `{{label}}`."""
 
@@ -35,7 +35,7 @@ class Query:
     legend: str = "__auto"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Panel:
     """One picture.
 
@@ -47,6 +47,7 @@ class Panel:
     unit: str
     axis: str
     queries: tuple[Query, ...]
+    _: KW_ONLY
     help: str = ""
     look: Look = Look.LINES
     width: int = 12
@@ -55,7 +56,7 @@ class Panel:
     limit: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """Panels that belong together."""
 
