@@ -5,8 +5,8 @@ import signal
 from pathlib import Path
 from typing import Final
 
+from headrace.control.gateway_record import GatewayRecord, read_gateway_record
 from headrace.control.home import Home
-from headrace.control.keeper import GatewayRecord, read_gateway_record
 from headrace.control.local import LocalDriver
 from headrace.control.process import Process
 from headrace.control.shutdown import stop_replicas

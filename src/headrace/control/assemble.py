@@ -20,15 +20,11 @@ from headrace.control.access.home_token import ensure_home_token
 from headrace.control.access.parts import make_access
 from headrace.control.admin_tls import AdminTls
 from headrace.control.certificates import Certificates
+from headrace.control.gateway_record import GatewayRecord, read_gateway_record, read_routes
 from headrace.control.gateway_tls import GatewayTls, listener_tls
 from headrace.control.home import Home
 from headrace.control.inspection import InspectApart
-from headrace.control.keeper import (
-    GatewayKeeper,
-    GatewayRecord,
-    read_gateway_record,
-    read_routes,
-)
+from headrace.control.keeper import GatewayKeeper
 from headrace.control.limits.limiter import Limiter
 from headrace.control.limits.service import LimitService
 from headrace.control.local import LocalDriver

@@ -13,16 +13,14 @@ from headrace.control.backoff import CRASHED, STABLE_AFTER_S
 from headrace.control.counting import ArmTotals, GatewayReading
 from headrace.control.desired import POOL_PREFIX
 from headrace.control.files import write_atomic
+from headrace.control.gateway_record import GatewayRecord, read_gateway_record
+from headrace.control.gateway_routes import endpoint_route
 from headrace.control.gateway_tls import GatewayTls, lacks_secret
 from headrace.control.limits.rules import LimitedEndpoint, Rules, make_rules
 from headrace.control.observed import Route
-from headrace.control.process import start_ticks
-from headrace.control.routes import live_weights
 from headrace.core import Clock, HeadraceError
-from headrace.core.observe_settings import RequestLogSettings, TracingSettings
-from headrace.core.upstream_settings import StickySettings, UpstreamSettings
+from headrace.core.upstream_settings import UpstreamSettings
 from headrace.gateway import (
-    WATCHED_FILES,
     EndpointRoute,
     EnvoyGateway,
     GatewayPolicy,
@@ -30,9 +28,6 @@ from headrace.gateway import (
     GatewayStatistics,
     GatewayUnavailableError,
     Handshakes,
-    ListenerTls,
-    MirrorTarget,
-    RevisionTarget,
     SecretFiles,
     SnapshotBuilder,
     SnapshotRejectedError,
@@ -41,103 +36,6 @@ from headrace.gateway import (
 _LOG: Final = logging.getLogger("headrace.control")
 _WATCH_LOGS_S: Final = 30.0
 _UP_TIMEOUT_S: Final = 15.0
-
-
-class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Which Envoy runs, and with what of its settings that it cannot change.
-
-    `tls`, `request_log`, `tracing` and `counts_all` it can change, while callers' connections end
-    in their own time.
-    """
-
-    pid: int
-    start_ticks: int
-    host: str
-    http_port: int
-    grpc_port: int
-    max_body_bytes: int
-    access_log: bool
-    request_log: RequestLogSettings = RequestLogSettings()
-    tracing: TracingSettings | None = None
-    tls: ListenerTls | None = None
-    files: tuple[str, ...] = ()
-    counts_all: bool = False
-
-
-def read_gateway_record(path: Path) -> GatewayRecord | None:
-    """The record of an Envoy that still runs."""
-    try:
-        record = msgspec.json.decode(path.read_bytes(), type=GatewayRecord)
-    except (OSError, msgspec.DecodeError):
-        return None
-    return record if start_ticks(record.pid) == record.start_ticks else None
-
-
-def read_routes(path: Path) -> tuple[Route, ...] | None:
-    """The routes that a gateway acknowledged last; None if that is not known."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=tuple[Route, ...])
-    except (OSError, msgspec.DecodeError):
-        return None
-
-
-def endpoint_route(route: Route, missing: frozenset[str] = frozenset()) -> EndpointRoute:
-    """`route` in the gateway's words: weights of versions that cannot answer go to the others.
-
-    In a sticky split the gateway does that, so that no other caller is moved.
-
-    Args:
-        missing: Secrets that there are none of: upstreams that need one get no requests.
-    """
-    route = _without(route, missing)
-    weights = {arm.key: arm.weight for arm in route.arms}
-    if route.sticky is None:
-        weights = live_weights(route)
-    targets = tuple(
-        RevisionTarget(
-            version=arm.version,
-            replicas=arm.replicas,
-            weight=weights[arm.key],
-            role=arm.role,
-            upstream=arm.upstream,
-            pooled=arm.pooled,
-        )
-        for arm in route.arms
-    )
-    mirror = route.mirror
-    return EndpointRoute(
-        name=route.name,
-        revisions=targets,
-        timeout_s=route.timeout_s,
-        sticky=_salted(route),
-        mirror=None if mirror is None else MirrorTarget(key=mirror.key, percent=mirror.percent),
-        split_id=route.split_id,
-        held=route.held,
-        hold_s=route.hold_s,
-        access=route.access,
-        limits=route.limits,
-        slo_latency_s=route.slo_latency_s,
-        request_log=route.request_log,
-    )
-
-
-def _without(route: Route, missing: frozenset[str]) -> Route:
-    """`route`, with nobody behind the arms whose upstream cannot be spoken to."""
-    if not any(lacks_secret(arm.upstream, missing) for arm in route.arms):
-        return route
-    arms = tuple(
-        msgspec.structs.replace(arm, upstream=None) if lacks_secret(arm.upstream, missing) else arm
-        for arm in route.arms
-    )
-    return msgspec.structs.replace(route, arms=arms)
-
-
-def _salted(route: Route) -> StickySettings | None:
-    """Each endpoint splits its callers anew: two on one key are independent."""
-    sticky = route.sticky
-    if sticky is None or sticky.salt:
-        return sticky
-    return msgspec.structs.replace(sticky, salt=route.name)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -376,7 +274,7 @@ class GatewayKeeper:
             raise GatewayUnavailableError(message) from None
 
     async def _adopt(self, record: GatewayRecord) -> bool:
-        if _binding(self.settings) != _recorded_binding(record):
+        if not record.fits(self.settings):
             _LOG.info("gateway runs with other settings: starting it anew")
             await self._end_other(record)
             return False
@@ -438,21 +336,7 @@ class GatewayKeeper:
             _LOG.warning("cannot rotate the gateway's logs", extra={"error": str(error)})
 
     def _keep_record(self, pid: int) -> None:
-        settings = self.settings
-        record = GatewayRecord(
-            pid=pid,
-            start_ticks=start_ticks(pid) or 0,
-            host=settings.host,
-            http_port=settings.http_port,
-            grpc_port=settings.grpc_port,
-            max_body_bytes=settings.max_body_bytes,
-            access_log=settings.access_log,
-            request_log=settings.request_log,
-            tracing=settings.tracing,
-            tls=settings.tls,
-            files=WATCHED_FILES,
-            counts_all=settings.counts_all,
-        )
+        record = GatewayRecord.of(self.settings, pid)
         self._keep(self.record_path, msgspec.json.encode(record))
 
     def _keep_routes(self, routes: Sequence[Route]) -> None:
@@ -477,29 +361,3 @@ def _totals(statistics: GatewayStatistics) -> dict[tuple[str, str], ArmTotals]:
         )
         for key, arm in statistics.arms.items()
     }
-
-
-_Binding = tuple[str, int, int, int, bool, tuple[str, ...]]
-
-
-def _binding(settings: GatewaySettings) -> _Binding:
-    """What a running Envoy cannot change."""
-    return (
-        settings.host,
-        settings.http_port,
-        settings.grpc_port,
-        settings.max_body_bytes,
-        settings.access_log,
-        WATCHED_FILES,
-    )
-
-
-def _recorded_binding(record: GatewayRecord) -> _Binding:
-    return (
-        record.host,
-        record.http_port,
-        record.grpc_port,
-        record.max_body_bytes,
-        record.access_log,
-        record.files,
-    )

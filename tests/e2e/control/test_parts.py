@@ -25,13 +25,9 @@ from headrace.control.desired import (
 )
 from headrace.control.fetch import fetch
 from headrace.control.first_request import send_first_request
+from headrace.control.gateway_record import GatewayRecord, read_gateway_record, read_routes
 from headrace.control.home import Home
-from headrace.control.keeper import (
-    GatewayKeeper,
-    GatewayRecord,
-    read_gateway_record,
-    read_routes,
-)
+from headrace.control.keeper import GatewayKeeper
 from headrace.control.local import LocalDriver
 from headrace.control.observed import Health, Phase, Route
 from headrace.control.ports import listen, pick_ports

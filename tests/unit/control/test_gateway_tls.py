@@ -1,7 +1,7 @@
 """What the gateway needs to encrypt, and what becomes of routes whose certificates are missing."""
 
+from headrace.control.gateway_routes import endpoint_route
 from headrace.control.gateway_tls import lacks_secret, listener_files, listener_tls, upstream_files
-from headrace.control.keeper import endpoint_route
 from headrace.control.observed import Arm, Route
 from headrace.core.access_settings import TlsSettings
 from headrace.core.upstream_settings import UpstreamSettings, UpstreamTls

@@ -1,0 +1,76 @@
+"""What is known of an Envoy that an earlier control plane started? Two files beside its own."""
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.control.observed import Route
+from headrace.control.process import start_ticks
+from headrace.core.observe_settings import RequestLogSettings, TracingSettings
+from headrace.gateway import WATCHED_FILES, GatewaySettings, ListenerTls
+
+_FIXED: Final = ("host", "http_port", "grpc_port", "max_body_bytes", "access_log")
+"""What a running Envoy cannot change."""
+
+
+class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Which Envoy runs, and with what of its settings that it cannot change.
+
+    `tls`, `request_log`, `tracing` and `counts_all` it can change, while callers' connections end
+    in their own time.
+    """
+
+    pid: int
+    start_ticks: int
+    host: str
+    http_port: int
+    grpc_port: int
+    max_body_bytes: int
+    access_log: bool
+    request_log: RequestLogSettings = RequestLogSettings()
+    tracing: TracingSettings | None = None
+    tls: ListenerTls | None = None
+    files: tuple[str, ...] = ()
+    counts_all: bool = False
+
+    @classmethod
+    def of(cls, settings: GatewaySettings, pid: int) -> "GatewayRecord":
+        """Of an Envoy that was started with `settings`."""
+        return cls(
+            pid=pid,
+            start_ticks=start_ticks(pid) or 0,
+            host=settings.host,
+            http_port=settings.http_port,
+            grpc_port=settings.grpc_port,
+            max_body_bytes=settings.max_body_bytes,
+            access_log=settings.access_log,
+            request_log=settings.request_log,
+            tracing=settings.tracing,
+            tls=settings.tls,
+            files=WATCHED_FILES,
+            counts_all=settings.counts_all,
+        )
+
+    def fits(self, settings: GatewaySettings) -> bool:
+        """Whether it can become what `settings` ask for while it runs."""
+        return self.files == WATCHED_FILES and all(
+            getattr(self, name) == getattr(settings, name) for name in _FIXED
+        )
+
+
+def read_gateway_record(path: Path) -> GatewayRecord | None:
+    """The record of an Envoy that still runs."""
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=GatewayRecord)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return record if start_ticks(record.pid) == record.start_ticks else None
+
+
+def read_routes(path: Path) -> tuple[Route, ...] | None:
+    """The routes that a gateway acknowledged last; None if that is not known."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=tuple[Route, ...])
+    except (OSError, msgspec.DecodeError):
+        return None
