@@ -5,13 +5,15 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 
 from headrace.core import FailedPreconditionError, UnavailableError
+
+if TYPE_CHECKING:
+    import httpx
 
 _LOG: Final = logging.getLogger("headrace.control")
 _TIMEOUT_S: Final = 5.0
@@ -94,7 +96,7 @@ class PrometheusHistory:
     """Reads a Prometheus' HTTP API at `url`; `transport` is the network unless a test says else."""
 
     url: str
-    transport: httpx.AsyncBaseTransport | None = None
+    transport: "httpx.AsyncBaseTransport | None" = None
     _told: bool = field(default=False)
 
     def __post_init__(self) -> None:
@@ -115,6 +117,8 @@ class PrometheusHistory:
 
         The first step ends at `first_end`. Nothing if it does not answer; the log says why.
         """
+        import httpx  # noqa: PLC0415  # it loads rich, and few have a Prometheus to ask
+
         asked = queries(endpoint, version, step_s)
         span = {"start": f"{first_end:.3f}", "end": f"{last_end:.3f}", "step": f"{step_s:g}"}
         try:
@@ -133,7 +137,7 @@ class PrometheusHistory:
         pairs = zip(asked, answers, strict=True)
         return {name: _by_step(answer, first_end, step_s) for name, answer in pairs}
 
-    async def _ask(self, client: httpx.AsyncClient, query: Mapping[str, str]) -> _Answer:
+    async def _ask(self, client: "httpx.AsyncClient", query: Mapping[str, str]) -> _Answer:
         url = f"{self.url.rstrip('/')}/api/v1/query_range"
         content = bytearray()
         async with client.stream("GET", url, params=dict(query)) as response:

@@ -5,7 +5,7 @@ Secrets never stand in a spec: it names files, and the environment by `${NAME}` 
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import Field, Strict, model_validator
 
 from headrace.core.access_settings import (
     AccessSettings,
@@ -19,6 +19,7 @@ from headrace.core.access_settings import (
     TlsSettings,
 )
 from headrace.core.names import NAME_PATTERN
+from headrace.core.spec_base import SpecModel
 
 _DAY_S: Final = 86_400.0
 _MOST: Final = 1_000_000_000
@@ -30,11 +31,7 @@ Scopes = Annotated[tuple[Annotated[str, Field(pattern=_SCOPE_PATTERN)], ...], St
 Method_ = Annotated[str, Field(pattern=_METHOD_PATTERN)]
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class JwtSpec(_Spec):
+class JwtSpec(SpecModel):
     """One identity provider whose tokens are taken; `exp`, issuer and audience are required."""
 
     name: str = Field(pattern=NAME_PATTERN, description="What it is called here.")
@@ -96,7 +93,7 @@ class JwtSpec(_Spec):
         )
 
 
-class CertificateSpec(_Spec):
+class CertificateSpec(SpecModel):
     """Callers by their client certificate; needs the gateway's `tls.client_ca_file`."""
 
     name: str = Field(pattern=NAME_PATTERN, description="What these callers are called here.")
@@ -133,7 +130,7 @@ class CertificateSpec(_Spec):
         )
 
 
-class AuthSpec(_Spec):
+class AuthSpec(SpecModel):
     """How callers show who they are, besides API keys (`headrace keys create`)."""
 
     jwt: Annotated[tuple[JwtSpec, ...], Strict(strict=False)] = Field(
@@ -144,7 +141,7 @@ class AuthSpec(_Spec):
     )
 
 
-class LimitSpec(_Spec):
+class LimitSpec(SpecModel):
     """How much may come; null for no limit."""
 
     requests_per_s: float | None = Field(default=None, gt=0.0, le=_MOST, description="On average.")
@@ -210,7 +207,7 @@ class TierSpec(LimitSpec):
         return TierSettings(name=self.name, limits=self.limits(), priority=self.priority)
 
 
-class TlsSpec(_Spec):
+class TlsSpec(SpecModel):
     """Encryption of the gateway's ports; files are read again when they are replaced."""
 
     certificate_file: Path = Field(description="The chain, PEM (relative to the spec file).")
@@ -241,7 +238,7 @@ class TlsSpec(_Spec):
         )
 
 
-class UpstreamTlsSpec(_Spec):
+class UpstreamTlsSpec(SpecModel):
     """How a server that someone else runs is verified, and what it is shown (mutual TLS)."""
 
     ca_file: Path | None = Field(
@@ -261,7 +258,7 @@ class UpstreamTlsSpec(_Spec):
         return self
 
 
-class SecuritySpec(_Spec):
+class SecuritySpec(SpecModel):
     """What may be loaded."""
 
     require_signature: bool = Field(

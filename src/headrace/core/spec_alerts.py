@@ -5,9 +5,10 @@ Secrets stand in files, or in the environment by `${NAME}`; never in the spec.
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import Field, Strict, model_validator
 
 from headrace.core.names import NAME_PATTERN
+from headrace.core.spec_base import SpecModel
 
 _DAY_S: Final = 86_400.0
 
@@ -16,11 +17,7 @@ _Path = Annotated[str, Field(min_length=1, max_length=4096)]
 _Address = Annotated[str, Field(pattern=r"^[^\s@<>,;:]+@[^\s@<>,;:]+$", max_length=254)]
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class _UrlSpec(_Spec):
+class _UrlSpec(SpecModel):
     url: _Url | None = Field(
         default=None, description="Where it is posted to; may name the environment by `${NAME}`."
     )
@@ -50,7 +47,7 @@ class SlackSpec(_UrlSpec):
     channel: str = Field(default="", max_length=80, description="Empty for the webhook's own.")
 
 
-class EmailSpec(_Spec):
+class EmailSpec(SpecModel):
     """Gets an email."""
 
     to: Annotated[tuple[_Address, ...], Strict(strict=False)] = Field(
@@ -76,7 +73,7 @@ class EmailSpec(_Spec):
         return self
 
 
-class ReceiverSpec(_Spec):
+class ReceiverSpec(SpecModel):
     """Somebody who hears of alerts, in one way."""
 
     name: str = Field(pattern=NAME_PATTERN, description="What it is called here.")
@@ -95,7 +92,7 @@ class ReceiverSpec(_Spec):
         return self
 
 
-class AlertsSpec(_Spec):
+class AlertsSpec(SpecModel):
     """Who hears of what is wrong, and how often."""
 
     group_wait_s: float = Field(

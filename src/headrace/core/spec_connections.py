@@ -1,14 +1,14 @@
 """What may stand under `gateway.connections`: what one caller's connection may cost."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from headrace.core.spec_base import SpecModel
 
 _DAY_S = 86_400.0
 
 
-class ConnectionsSpec(BaseModel):
+class ConnectionsSpec(SpecModel):
     """How many connections the gateway keeps, and how long it waits for what comes over them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     max: int = Field(
         default=10_000, ge=16, le=1_000_000, description="Open at once; more are closed at once."

@@ -2,17 +2,16 @@
 
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from headrace.core.drift_settings import DriftSettings
+from headrace.core.spec_base import SpecModel
 
 _DEFAULTS: Final = DriftSettings()
 
 
-class DriftSpec(BaseModel):
+class DriftSpec(SpecModel):
     """Watches inputs and answers for drift from a reference."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     alpha: float = Field(
         default=_DEFAULTS.alpha,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import Field, Strict, model_validator
 
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
 from headrace.core.settings import DEFAULT_MAX_BODY_BYTES, BatchingSettings, PaddingSettings
@@ -16,6 +16,7 @@ from headrace.core.spec_access import (
     TlsSpec,
 )
 from headrace.core.spec_alerts import AlertsSpec
+from headrace.core.spec_base import SpecModel
 from headrace.core.spec_connections import ConnectionsSpec
 from headrace.core.spec_drift import DriftSpec
 from headrace.core.spec_limits import limit_disagreements
@@ -50,11 +51,7 @@ _Replicas = Annotated[
 ]
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class PaddingSpec(_Spec):
+class PaddingSpec(SpecModel):
     """How requests of different lengths share a batch."""
 
     axis: int = Field(
@@ -75,7 +72,7 @@ class PaddingSpec(_Spec):
         return PaddingSettings(axis=self.axis, values=dict(self.values), max_ratio=self.max_ratio)
 
 
-class BatchingSpec(_Spec):
+class BatchingSpec(SpecModel):
     """How each replica queues requests and runs them together."""
 
     max_batch_size: int = Field(
@@ -116,7 +113,7 @@ class BatchingSpec(_Spec):
         )
 
 
-class VersionSpec(_Spec):
+class VersionSpec(SpecModel):
     """One model version behind an endpoint, and its share of the requests."""
 
     model: _ModelField | None = None
@@ -137,7 +134,7 @@ class VersionSpec(_Spec):
     replicas: _Replicas = 1
 
 
-class EndpointSpec(_Spec):
+class EndpointSpec(SpecModel):
     """The stable name that callers use, and what answers there."""
 
     name: str = Field(pattern=NAME_PATTERN, description="What callers name in the URL.")
@@ -225,7 +222,7 @@ class EndpointSpec(_Spec):
         return (VersionSpec(model=self.model, weight=FULL_WEIGHT, replicas=self.replicas),)
 
 
-class GatewaySpec(_Spec):
+class GatewaySpec(SpecModel):
     """Where callers reach the system."""
 
     host: str = Field(
@@ -264,7 +261,7 @@ class GatewaySpec(_Spec):
     )
 
 
-class SystemSpec(_Spec):
+class SystemSpec(SpecModel):
     """Everything one installation serves."""
 
     version: Literal[1] = Field(default=1, description="Version of this file format.")

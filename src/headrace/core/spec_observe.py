@@ -3,7 +3,7 @@
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
+from pydantic import Field, Strict, field_validator
 
 from headrace.core.observe_settings import (
     EndpointLog,
@@ -12,6 +12,7 @@ from headrace.core.observe_settings import (
     RequestLogSettings,
     TracingSettings,
 )
+from headrace.core.spec_base import SpecModel
 
 _Mode = Literal["off", "sampled", "all"]
 _Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -22,11 +23,7 @@ _Columns = Annotated[
 ]
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class RequestLogSpec(_Spec):
+class RequestLogSpec(SpecModel):
     """Which requests get a line in the gateway's request log."""
 
     mode: _Mode = Field(
@@ -47,7 +44,7 @@ class RequestLogSpec(_Spec):
         )
 
 
-class EndpointLogSpec(_Spec):
+class EndpointLogSpec(SpecModel):
     """One endpoint's own request log."""
 
     mode: _Mode | None = Field(default=None, description="Null: as the gateway's.")
@@ -59,7 +56,7 @@ class EndpointLogSpec(_Spec):
         return EndpointLog(mode=mode, slow_s=self.slow_s)
 
 
-class TracingSpec(_Spec):
+class TracingSpec(SpecModel):
     """Traces of requests, by OpenTelemetry; needs the extra `otel`."""
 
     collector: str = Field(
@@ -87,7 +84,7 @@ class TracingSpec(_Spec):
         return TracingSettings(collector=self.collector, sample_ratio=self.sample_ratio)
 
 
-class PayloadLogSpec(_Spec):
+class PayloadLogSpec(SpecModel):
     """Sampled requests and answers, kept in Parquet files; needs the extra `data`."""
 
     sample_ratio: _Ratio = Field(default=0.01, description="Share of requests that are kept.")

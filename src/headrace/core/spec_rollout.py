@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import Field, Strict, model_validator
 
 from headrace.core.rollout_settings import (
     AbSettings,
@@ -22,6 +22,7 @@ from headrace.core.rollout_settings import (
     ShadowSettings,
     Until,
 )
+from headrace.core.spec_base import SpecModel
 from headrace.core.upstream_settings import StickySettings
 
 _Settings = TypeVar("_Settings", bound=msgspec.Struct)
@@ -32,11 +33,7 @@ _MAX_STEPS: Final = 100
 _YEAR_S: Final = 366 * 86_400.0
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class ErrorsSpec(_Spec):
+class ErrorsSpec(SpecModel):
     """Requests that the version failed: HTTP 5xx and 429, and their gRPC counterparts."""
 
     margin: Ratio = Field(
@@ -48,7 +45,7 @@ class ErrorsSpec(_Spec):
     )
 
 
-class RejectionsSpec(_Spec):
+class RejectionsSpec(SpecModel):
     """Requests that the version refused as the caller's mistake (other HTTP 4xx)."""
 
     margin: Ratio = Field(
@@ -57,7 +54,7 @@ class RejectionsSpec(_Spec):
     )
 
 
-class LatencySpec(_Spec):
+class LatencySpec(SpecModel):
     """A quantile of the latency that the gateway measured."""
 
     quantile: float = Field(
@@ -84,7 +81,7 @@ class LatencySpec(_Spec):
     )
 
 
-class PredictionsSpec(_Spec):
+class PredictionsSpec(SpecModel):
     """The largest change of a class's share of the answers, or of a score's distribution."""
 
     margin: Ratio = Field(
@@ -93,7 +90,7 @@ class PredictionsSpec(_Spec):
     output: str = Field(default="", max_length=256, description="Empty for the first output.")
 
 
-class DisagreementSpec(_Spec):
+class DisagreementSpec(SpecModel):
     """Answers to one and the same request that differ between baseline and shadow."""
 
     max_ratio: Ratio = Field(
@@ -117,7 +114,7 @@ class DisagreementSpec(_Spec):
     )
 
 
-class RewardSpec(_Spec):
+class RewardSpec(SpecModel):
     """What answers earn, as the feedback API is told; more is better."""
 
     margin: float = Field(
@@ -139,7 +136,7 @@ class RewardSpec(_Spec):
     )
 
 
-class MetricsSpec(_Spec):
+class MetricsSpec(SpecModel):
     """What judges the new version; null leaves a metric out. They share one error budget."""
 
     errors: ErrorsSpec | None = Field(default=ErrorsSpec(), description="See ErrorsSpec.")
@@ -174,7 +171,7 @@ class MetricsSpec(_Spec):
         return MetricsSettings(**found)  # type: ignore[arg-type]  # each by its own name
 
 
-class _RolloutSpec(_Spec):
+class _RolloutSpec(SpecModel):
     alpha: float = Field(
         default=0.05,
         gt=0.0,
@@ -209,7 +206,7 @@ class _RolloutSpec(_Spec):
     metrics: MetricsSpec = Field(default=MetricsSpec(), description="See MetricsSpec.")
 
 
-class CanaryStepSpec(_Spec):
+class CanaryStepSpec(SpecModel):
     """One step: its weight, and how long it is held."""
 
     weight: int = Field(ge=1, le=100, description="The new version's share. Unit: percent.")
@@ -332,7 +329,7 @@ RolloutSpec = Annotated[
 ]
 
 
-class StickySpec(_Spec):
+class StickySpec(SpecModel):
     """What keeps a caller on the version it saw: a header, a cookie or a token's claim."""
 
     header: str | None = Field(
@@ -365,7 +362,7 @@ class StickySpec(_Spec):
         )
 
 
-class SloSpec(_Spec):
+class SloSpec(SpecModel):
     """What callers were promised; replica counts, admission and verdicts follow from it."""
 
     latency_s: float | None = Field(
@@ -391,7 +388,7 @@ def _common(spec: _RolloutSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in names}
 
 
-def _as(kind: type[_Settings], spec: BaseModel | None) -> _Settings | None:
+def _as(kind: type[_Settings], spec: SpecModel | None) -> _Settings | None:
     return None if spec is None else kind(**spec.model_dump())
 
 

@@ -4,11 +4,12 @@ from datetime import UTC, datetime
 from typing import Annotated, Final, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import Field, Strict, model_validator
 
 from headrace.core.autoscale_settings import AutoscaleSettings, MachineBudget, ScheduleHint
 from headrace.core.names import NAME_PATTERN
 from headrace.core.spec_access import UpstreamTlsSpec
+from headrace.core.spec_base import SpecModel
 from headrace.core.upstream_settings import UpstreamProtocol, UpstreamSettings, UpstreamTls
 
 _DAY_S: Final = 86_400.0
@@ -16,11 +17,7 @@ _CRON_FIELDS: Final = 5
 _DEFAULT: Final = AutoscaleSettings()
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class ScheduleSpec(_Spec):
+class ScheduleSpec(SpecModel):
     """At least so many copies for some time after each moment that a cron line names."""
 
     cron: str = Field(min_length=9, max_length=200, description="Five fields: `0 8 * * 1-5`.")
@@ -49,7 +46,7 @@ class ScheduleSpec(_Spec):
         return self
 
 
-class AutoscaleSpec(_Spec):
+class AutoscaleSpec(SpecModel):
     """How many copies run, by load."""
 
     min_replicas: int = Field(
@@ -132,7 +129,7 @@ class AutoscaleSpec(_Spec):
         return AutoscaleSettings(**fields, schedule=hints, slo_latency_s=slo_latency_s)
 
 
-class BudgetSpec(_Spec):
+class BudgetSpec(SpecModel):
     """What all copies together may use."""
 
     cpus: float | None = Field(
@@ -147,7 +144,7 @@ class BudgetSpec(_Spec):
         return MachineBudget(cpus=self.cpus, memory_bytes=self.memory_bytes)
 
 
-class UpstreamSpec(_Spec):
+class UpstreamSpec(SpecModel):
     """A server that someone else runs, instead of a model."""
 
     url: str = Field(
@@ -186,7 +183,7 @@ class UpstreamSpec(_Spec):
         return UpstreamSettings(**fields, protocol=UpstreamProtocol(self.protocol), tls=tls)
 
 
-class PoolSpec(_Spec):
+class PoolSpec(SpecModel):
     """Processes that host several small models, loaded when first asked for."""
 
     name: str = Field(pattern=NAME_PATTERN, description="What endpoints call it.")
