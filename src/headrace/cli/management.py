@@ -18,7 +18,6 @@ from headrace.core import (
     UnauthenticatedError,
     UnavailableError,
 )
-from headrace.protocol import error_from_grpc, error_from_http
 
 Document = dict[str, Any]
 Sent = Callable[[int], None]
@@ -285,6 +284,8 @@ def _exchange(
 
 def error_from_problem(status: int, body: bytes) -> HeadraceError:
     """The error that a problem document (RFC 9457) tells, with every mistake on its own line."""
+    from headrace.protocol import error_from_grpc, error_from_http  # noqa: PLC0415  # only here
+
     try:
         problem = json.loads(body)
         code = Code(problem["code"])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from headrace.cli.interval_bar import Marks, interval_bar, marks_for
+from headrace.core import span
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,9 +22,6 @@ _STYLES: Final = {
     "aborted": "red",
     "paused": "yellow",
 }
-_MINUTE: Final = 60
-_HOUR: Final = 3600
-_DAY: Final = 86_400
 
 
 def render(status: Document, *, now: float) -> "RenderableType":
@@ -56,7 +54,7 @@ def headline(status: Document, *, now: float) -> "Text":
         (f"rollout {status['id']}", "bold"),
         f" of {status['endpoint']}: {status['strategy']}, ",
         (phase, _STYLES.get(status["phase"], "cyan")),
-        f"{progress_of(status)}, {duration(now - status['since'])}",
+        f"{progress_of(status)}, {span(now - status['since'])}",
     )
     if status["reason"]:
         text.append(f"\n{status['reason']}")
@@ -92,7 +90,7 @@ def summary_rows(rollouts: Sequence[Document], *, now: float) -> list[Sequence["
                 Text(phase, style=_STYLES.get(status["phase"], "")),
                 f"{status['from_version']} to {status['to_version']}",
                 f"{status['weight']}%",
-                duration(now - status["began"]),
+                span(now - status["began"]),
                 status["actor"],
                 status["reason"].partition("\n")[0],
             )
@@ -195,18 +193,6 @@ def _seconds(value: float) -> str:
     if value < 0.001:  # noqa: PLR2004  # a millisecond
         return f"{1e6 * value:.3g} us"
     return f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
-
-
-def duration(seconds: float) -> str:
-    """A time span in its two largest units: `4 min 10 s`."""
-    whole = max(round(seconds), 0)
-    if whole < _MINUTE:
-        return f"{whole} s"
-    if whole < _HOUR:
-        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
-    if whole < _DAY:
-        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
-    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
 
 
 def clock_text(at: float) -> str:

@@ -13,7 +13,6 @@ from headrace.control.log_files import LogFiles, merged_tail, render_line
 from headrace.control.secret_references import resolve_url
 from headrace.control.state import home_url, references_in
 from headrace.core import HeadraceError, NotFoundError, UnavailableError
-from headrace.gateway.pem import read_certificates
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -74,6 +73,8 @@ def gateway(target: Target) -> Gateway:
 
 def _name_in(certificate: Path, host: str) -> str:
     """A name that a certificate holds, for `host` if it does not hold that; empty for none."""
+    from headrace.gateway.pem import read_certificates  # noqa: PLC0415  # few gateways encrypt
+
     try:
         names = read_certificates(certificate.read_bytes())[0].names
     except (OSError, HeadraceError):

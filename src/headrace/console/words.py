@@ -4,6 +4,8 @@ import math
 from datetime import UTC, datetime
 from typing import Final
 
+from headrace.core import span as span  # noqa: PLC0414  # pages say `words.span`
+
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 _DAY: Final = 86_400
@@ -52,18 +54,6 @@ def size(value: float | None) -> str:
             return f"{number(left)} {unit}"
         left /= _KIB
     return f"{number(left)} TiB"
-
-
-def span(value: float) -> str:
-    """A time span in its two largest units: `4 min 10 s`."""
-    whole = max(round(value), 0)
-    if whole < _MINUTE:
-        return f"{whole} s"
-    if whole < _HOUR:
-        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
-    if whole < _DAY:
-        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
-    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
 
 
 def about(value: float) -> str:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from headrace.control.files import make_private_dir
 from headrace.core import FailedPreconditionError
-from headrace.gateway import runtime_dir
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,4 +129,6 @@ class Home:
         Raises:
             FailedPreconditionError: Somebody else owns that directory.
         """
+        from headrace.gateway import runtime_dir  # noqa: PLC0415  # few who have a home need it
+
         return runtime_dir(self.root)

@@ -1,7 +1,12 @@
-"""Names, tensors, requests, errors, settings: plain data and rules, no I/O, no async."""
+"""Names, tensors, requests, errors, settings: plain data and rules, no I/O, no async.
+
+What needs NumPy is loaded when somebody asks for it: most commands never do.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from headrace.core.clock import Clock, SystemClock
-from headrace.core.datatypes import DTYPES, Datatype, datatype_of
 from headrace.core.errors import (
     AlreadyExistsError,
     ArtifactCorruptError,
@@ -26,8 +31,6 @@ from headrace.core.errors import (
     UnsupportedError,
     UnsupportedModelError,
 )
-from headrace.core.examples import example_inputs
-from headrace.core.inspected import Inspect, Inspected
 from headrace.core.names import (
     NAME_PATTERN,
     VERSION_PATTERN,
@@ -37,13 +40,6 @@ from headrace.core.names import (
     check_name,
     check_version,
 )
-from headrace.core.requests import (
-    InferRequest,
-    InferResponse,
-    Parameter,
-    Parameters,
-    RequestedOutput,
-)
 from headrace.core.settings import (
     DEFAULT_MAX_BODY_BYTES,
     BatchingSettings,
@@ -52,16 +48,29 @@ from headrace.core.settings import (
     ReplicaSettings,
     SignedSettings,
 )
-from headrace.core.signature import (
-    VARIABLE,
-    Array,
-    ModelSignature,
-    Tensors,
-    TensorSpec,
-    check_inputs,
-    wrong_datatype,
-    wrong_shape,
-)
+from headrace.core.spans import span
+
+if TYPE_CHECKING:
+    from headrace.core.datatypes import DTYPES, Datatype, datatype_of
+    from headrace.core.examples import example_inputs
+    from headrace.core.inspected import Inspect, Inspected
+    from headrace.core.requests import (
+        InferRequest,
+        InferResponse,
+        Parameter,
+        Parameters,
+        RequestedOutput,
+    )
+    from headrace.core.signature import (
+        VARIABLE,
+        Array,
+        ModelSignature,
+        Tensors,
+        TensorSpec,
+        check_inputs,
+        wrong_datatype,
+        wrong_shape,
+    )
 
 __all__ = [
     "DEFAULT_MAX_BODY_BYTES",
@@ -118,6 +127,32 @@ __all__ = [
     "check_version",
     "datatype_of",
     "example_inputs",
+    "span",
     "wrong_datatype",
     "wrong_shape",
 ]
+
+_WITH_NUMPY = {
+    "datatypes": ("DTYPES", "Datatype", "datatype_of"),
+    "examples": ("example_inputs",),
+    "inspected": ("Inspect", "Inspected"),
+    "requests": ("InferRequest", "InferResponse", "Parameter", "Parameters", "RequestedOutput"),
+    "signature": (
+        "Array",
+        "ModelSignature",
+        "TensorSpec",
+        "Tensors",
+        "VARIABLE",
+        "check_inputs",
+        "wrong_datatype",
+        "wrong_shape",
+    ),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _WITH_NUMPY.items():
+        if name in names:
+            return getattr(import_module(f"headrace.core.{module}"), name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -38,7 +38,7 @@ def _shape(spec: TensorSpec, batched: bool, rows: int, variable: int) -> tuple[i
     return tuple(shape)
 
 
-def _example(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+def _example(spec: TensorSpec, shape: tuple[int, ...], rng: "np.random.Generator") -> Array:
     dtype = spec.datatype.dtype
     if spec.datatype is Datatype.BYTES:
         return np.full(shape, b"a", dtype)

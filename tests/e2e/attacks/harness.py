@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import grpc
 import httpx
 import psutil
 
 from headrace.testing import models
+from tests.e2e.attacks.frames import GRPC_PATH
 from tests.e2e.control.system import System, replicas
 from tests.e2e.replicas import Replica, free_port, running
 from tests.e2e.serving.raw import BODY, post
@@ -38,6 +40,9 @@ HEADERS_TIMEOUT_S: Final = 2.0
 BODY_TIMEOUT_S: Final = 4.0
 IDLE_TIMEOUT_S: Final = 60.0
 MAX_BODY_BYTES: Final = 8 << 20
+_MODEL: Final = b"\x0a\x01m"
+_RAW: Final = b"\x3a\x80\x80\x80\x02"
+"""The head of a `ModelInferRequest` for `m`, and of 4 MiB of raw contents in it."""
 MAX_CONNECTIONS: Final = 300
 CONNECTIONS: Final = {
     "max": MAX_CONNECTIONS,
@@ -262,6 +267,14 @@ def _warm(site: Site) -> None:
         with httpx.Client(base_url=door.url) as client:
             for _ in range(50):
                 client.post("/v2/models/m/infer", content=BODY)
+    with grpc.insecure_channel(site.replica.target) as channel:
+        # A lone replica's own front keeps arenas of the size of the largest messages.
+        send = channel.unary_unary(GRPC_PATH)
+        for _ in range(8):
+            with suppress(grpc.RpcError):
+                send(_MODEL + b"\x2a\x00" * 199_000, timeout=30)
+            with suppress(grpc.RpcError):
+                send(_MODEL + _RAW + bytes(4 << 20), timeout=30)
     for port in (site.admin_port, site.metrics_port):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
         for path in ("/metrics", "/api/v1/status"):

@@ -16,8 +16,8 @@ from headrace.cli.history import versions_text
 from headrace.cli.interval_bar import ASCII, UNICODE, WIDTH, interval_bar, marks_for
 from headrace.cli.rollout_plan import PlanOptions, StepUntil, Strategy, rollout_plan
 from headrace.cli.rollout_start import read_plan
-from headrace.cli.rollout_table import duration, effect_text, own_text, render, summary_rows
-from headrace.core import InvalidArgumentError
+from headrace.cli.rollout_table import effect_text, own_text, render, summary_rows
+from headrace.core import InvalidArgumentError, span
 from headrace.core.spec_rollout import RolloutSpec
 from tests.unit.cli.conftest import Command
 
@@ -188,7 +188,7 @@ def test_pictures_are_plain_where_a_terminal_knows_no_better() -> None:
     [(-5, "0 s"), (59, "59 s"), (250, "4 min 10 s"), (3700, "1 h 1 min"), (90_000, "1 d 1 h")],
 )
 def test_time_spans_have_two_units(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert span(seconds) == text
 
 
 @pytest.mark.parametrize(
