@@ -3,18 +3,20 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect
 
 from headrace.control.desired import DesiredState
 from headrace.control.state import home_url, open_store, references_in
 from headrace.control.state.database import Database
 from headrace.control.state.opening import open_sql_store
 from headrace.control.state.retention import Bounds
-from headrace.control.state.schema import NEWEST
+from headrace.control.state.schema import NEWEST, migrate
 from headrace.control.state.sql_store import SqlStore
 from headrace.control.state.tables import METADATA
 from headrace.control.store import Assignment, Feedback, QuotaUse, UnitReward
@@ -392,9 +394,53 @@ def set_schema(url: str, version: str) -> None:
     database.close()
 
 
-def test_the_migrations_make_the_tables_that_the_code_uses(url: str, store: SqlStore) -> None:
+def test_a_new_database_is_what_the_migrations_make_of_an_empty_one(
+    url: str, store: SqlStore
+) -> None:
+    made = content(url)
     store.close()
     database = Database(url)
+    with database.writing("empty it") as connection:
+        METADATA.drop_all(connection)
+        connection.exec_driver_sql("DROP TABLE headrace_schema")
+
+    with database.writing("migrate") as connection:
+        migrate(connection)
+    database.close()
+
+    assert content(url) == made
+    assert made["tables"].keys() == METADATA.tables.keys() | {"headrace_schema"}
+
+
+def content(url: str) -> dict[str, Any]:
+    """The schema as the database tells it, and every row."""
+    database = Database(url)
+    with database.reading("look") as connection:
+        seen = inspect(connection)
+        names = seen.get_table_names()
+        tables = {
+            name: {
+                "columns": [{**c, "type": repr(c["type"])} for c in seen.get_columns(name)],
+                "key": seen.get_pk_constraint(name),
+                "indexes": sorted(seen.get_indexes(name), key=str),
+                "unique": sorted(seen.get_unique_constraints(name), key=str),
+                "foreign": sorted(seen.get_foreign_keys(name), key=str),
+                "checks": sorted(seen.get_check_constraints(name), key=str),
+            }
+            for name in names
+        }
+        rows = {
+            name: sorted(map(tuple, connection.exec_driver_sql(f"SELECT * FROM {name}")))  # noqa: S608  # ours
+            for name in names
+        }
+    database.close()
+    return {"tables": tables, "rows": rows}
+
+
+def test_the_migrations_make_the_tables_that_the_code_uses(url: str) -> None:
+    database = Database(url)
+    with database.writing("migrate") as connection:
+        migrate(connection)
     with database.reading("compare the schema") as connection:
         options = {"compare_type": True, "version_table": "headrace_schema"}
         found = compare_metadata(MigrationContext.configure(connection, opts=options), METADATA)
@@ -423,15 +469,17 @@ def test_a_state_that_is_not_whole_is_told(url: str, store: SqlStore, statement:
         store.load()
 
 
-def test_a_store_opens_again_without_the_migration_tool(tmp_path: Path) -> None:
+def test_a_store_is_made_and_opens_again_without_the_migration_tool(tmp_path: Path) -> None:
     open_store(home_url(tmp_path)).close()
     script = (
         "import sys; from headrace.control.state import open_store, references_in\n"
         "references_in(sys.argv[1]); assert 'sqlalchemy' not in sys.modules\n"
-        "open_store(sys.argv[1]).load(); assert 'alembic' not in sys.modules"
+        "open_store(sys.argv[1]).load(); open_store(sys.argv[2]).load()\n"
+        "assert 'alembic' not in sys.modules"
     )
 
-    command = [sys.executable, "-c", script, home_url(tmp_path)]
+    new = f"sqlite:///{tmp_path / 'new.db'}"
+    command = [sys.executable, "-c", script, home_url(tmp_path), new]
     assert subprocess.run(command, check=False, timeout=60).returncode == 0  # noqa: S603  # ours
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from headrace.control.state.database import Database
+from headrace.control.state.tables import COUNTERS, METADATA, STATE
 from headrace.core import FailedPreconditionError
 
 NEWEST: Final = "0002"
@@ -20,8 +21,9 @@ _LOCK_KEY: Final = 0x6865_6164_7261_6365  # "headrace"; any number that nobody e
 def ensure_schema(database: Database) -> None:
     """Bring the schema to the newest version; one plain read where it is there already.
 
-    All migrations run in one transaction, by one process at a time: a crash or an error leaves the
-    old schema, and a second control plane that starts meanwhile waits and finds the new one.
+    What is empty gets the newest at once. All migrations run in one transaction, by one process at
+    a time: a crash or an error leaves the old schema, and a second control plane that starts
+    meanwhile waits and finds the new one.
 
     Raises:
         FailedPreconditionError: A newer version of Headrace made it, or it cannot be changed.
@@ -34,8 +36,10 @@ def ensure_schema(database: Database) -> None:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), key)
         found = _stored_version(connection)
         _check(found, database.name)
-        if found != NEWEST:
-            _migrate(connection)
+        if found is None:
+            _make(connection)
+        elif found != NEWEST:
+            migrate(connection)
 
 
 def _version(database: Database) -> str | None:
@@ -70,7 +74,26 @@ def _check(found: str | None, name: str) -> None:
         raise FailedPreconditionError(message)
 
 
-def _migrate(connection: Connection) -> None:
+def _make(connection: Connection) -> None:
+    """The newest schema, and the rows that are updated but never inserted.
+
+    A test holds it against what the migrations make, whose tool takes as long to load as all else
+    that a control plane needs of its database.
+    """
+    METADATA.create_all(connection)
+    state = {"id": 1, "generation": 0, "at": 0.0, "spec": "{}", "pools": "[]", "endpoints": "[]"}
+    connection.execute(STATE.insert(), state)
+    names = ("events", "rollouts", "trail")
+    connection.execute(COUNTERS.insert(), [{"name": name, "value": 0} for name in names])
+    key = f"CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY (version_num)"
+    connection.execute(
+        text(f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL, {key})")
+    )
+    connection.execute(text(f"INSERT INTO {VERSION_TABLE} VALUES ('{NEWEST}')"))  # noqa: S608  # a constant
+
+
+def migrate(connection: Connection) -> None:
+    """Run the migrations that are missing."""
     # Costly to load, and needed once.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
