@@ -26,7 +26,6 @@ from tests.e2e.serving.raw import INFER
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HEAD_BYTES: Final = 9
 CANCEL: Final = 8
-GRPC_PATH: Final = "/inference.GRPCInferenceService/ModelInfer"
 JSON: Final = (("content-type", "application/json"),)
 
 

@@ -17,7 +17,6 @@ import httpx
 import psutil
 
 from headrace.testing import models
-from tests.e2e.attacks.frames import GRPC_PATH
 from tests.e2e.control.system import System, replicas
 from tests.e2e.replicas import Replica, free_port, running
 from tests.e2e.serving.raw import BODY, post
@@ -40,6 +39,7 @@ HEADERS_TIMEOUT_S: Final = 2.0
 BODY_TIMEOUT_S: Final = 4.0
 IDLE_TIMEOUT_S: Final = 60.0
 MAX_BODY_BYTES: Final = 8 << 20
+GRPC_PATH: Final = "/inference.GRPCInferenceService/ModelInfer"
 _MODEL: Final = b"\x0a\x01m"
 _RAW: Final = b"\x3a\x80\x80\x80\x02"
 """The head of a `ModelInferRequest` for `m`, and of 4 MiB of raw contents in it."""

@@ -8,8 +8,8 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2
 
-from tests.e2e.attacks.frames import GRPC_PATH, Caller, data
-from tests.e2e.attacks.harness import MAX_BODY_BYTES, Door, Site
+from tests.e2e.attacks.frames import Caller, data
+from tests.e2e.attacks.harness import GRPC_PATH, MAX_BODY_BYTES, Door, Site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.usefixtures("watched")]
 

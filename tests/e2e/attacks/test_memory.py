@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.attacks.frames import GRPC_PATH, Caller, data
-from tests.e2e.attacks.harness import MAX_BODY_BYTES, Site, started
+from tests.e2e.attacks.frames import Caller, data
+from tests.e2e.attacks.harness import GRPC_PATH, MAX_BODY_BYTES, Site, started
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
