@@ -137,8 +137,16 @@ class View:
 
     @property
     def in_force(self) -> bool:
-        """Whether the gateway acknowledged what the rollout asks for."""
-        return is_routed_as_desired(self.endpoint, self.route)
+        """Whether the gateway acknowledged what the rollout asks for.
+
+        The candidate can be reached too, though it may get no share: a preview asks it by name.
+        """
+        if self.route is None or not is_routed_as_desired(self.endpoint, self.route):
+            return False
+        candidate = self.candidate
+        if candidate is None or self.route.held:
+            return True
+        return any(arm.is_live for arm in self.route.arms if arm.key == candidate.key)
 
     def is_ready(self, healthy: Mapping[str, bool]) -> bool:
         """Whether all replicas that the new split needs were ready.
