@@ -17,6 +17,7 @@ import numpy as np
 from headrace.core import HeadraceError, PayloadTooLargeError, UnavailableError
 from headrace.protocol import Body, Buffer, encode_error
 from headrace.serving.exchange import Exchange, send_error
+from headrace.serving.memory import LARGE_ABOVE
 
 if TYPE_CHECKING:
     from headrace.serving.server import HttpServer
@@ -26,8 +27,6 @@ MAX_PIPELINED: Final = 128
 _SLICE_BYTES: Final = 16 << 10
 _DIRECT_ABOVE: Final = 32 << 10
 """A larger body is read straight into memory of its own."""
-_LARGE_ABOVE: Final = 1 << 20
-"""What a larger body is decoded to may be many times more, and worth giving back."""
 _ALIGNMENT: Final = 16
 _FRAMING_RATIO: Final = 16
 """Bytes around chunks for each byte in them: chunks of one byte need five."""
@@ -373,8 +372,8 @@ class Connection(asyncio.BufferedProtocol):
             pipeline.popleft()
             size = len(head.body)
             self._server.body_bytes -= size
-            if size > _LARGE_ABOVE:
-                self._server.had_large_body()
+            if size > LARGE_ABOVE:
+                self._server.relief.had(size)
             self._write(answer)
             if not head.keep_alive:
                 self._finish()

@@ -23,6 +23,7 @@ from headrace.protocol.grpc_codec import GrpcInferCodec
 from headrace.protocol.grpc_messages import encode_stream_error, encode_stream_response
 from headrace.protocol.protos import HEALTH_SERVICE, INFERENCE_SERVICE
 from headrace.serving.grpc_api import INFER, STREAM_INFER, GrpcApi
+from headrace.serving.memory import Relief
 from headrace.serving.state import ReplicaState
 
 _log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class GrpcServer:
             max_batch_size=state.max_batch_size,
         )
         limit = state.settings.max_body_bytes
+        self._relief = Relief()
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", limit),
@@ -96,6 +98,7 @@ class GrpcServer:
     async def stop(self, timeout_s: float) -> None:
         """Take no new calls; those under way have `timeout_s` to end."""
         await self._server.stop(timeout_s)
+        self._relief.stop()
 
     def _unary(self, answer: Any) -> grpc.RpcMethodHandler:  # noqa: ANN401  # bytes to bytes
         async def handle(message: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
@@ -119,6 +122,7 @@ class GrpcServer:
         """The serialised answer; cancelled, the request leaves the engine."""
         state = self._state
         ticket = AwaitedTicket()
+        self._relief.had(len(message))
         try:
             ticket.request = self._codec.decode(message)
             state.submit(ticket, limit_s)

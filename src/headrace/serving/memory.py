@@ -1,7 +1,9 @@
 """What does this process use, of memory and processor time, and what can it give back?"""
 
+import asyncio
 import ctypes
 import resource
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +13,9 @@ _STATUS: Final = Path("/proc/self/status")
 _MEMINFO: Final = Path("/proc/meminfo")
 _AVAILABLE: Final = "MemAvailable:"
 _PEAK: Final = "VmHWM:"
+_PAUSE_S: Final = 2.0
+LARGE_ABOVE: Final = 1 << 20
+"""What a larger body is decoded to may be many times more, and worth giving back."""
 
 
 def resident_bytes(pid: int | None = None) -> int:
@@ -48,6 +53,31 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+class Relief:
+    """Gives memory back once no large body has come for two seconds. For one event loop."""
+
+    __slots__ = ("_timer",)
+
+    def __init__(self) -> None:
+        self._timer: asyncio.TimerHandle | None = None
+
+    def had(self, body_bytes: int) -> None:
+        """A request with a body of that size was answered."""
+        if body_bytes <= LARGE_ABOVE:
+            return
+        self.stop()
+        self._timer = asyncio.get_running_loop().call_later(_PAUSE_S, _give_back_aside)
+
+    def stop(self) -> None:
+        """Forget it: the process ends."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _give_back_aside() -> None:
+    threading.Thread(target=give_back, name="give back", daemon=True).start()
 
 
 def cpu_s() -> float:

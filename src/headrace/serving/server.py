@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import math
 import resource
 import socket
-import threading
 import time
 from typing import Final, Protocol
 
@@ -13,13 +11,11 @@ from headrace.core import PoolSettings, ReplicaSettings
 from headrace.engine import Ticket
 from headrace.serving.connection import Connection
 from headrace.serving.exchange import Exchange
-from headrace.serving.memory import give_back
+from headrace.serving.memory import Relief
 
 MAX_ARRIVING: Final = 1024
 READ_BYTES: Final = 64 << 10
 _SWEEP_S: Final = 1.0
-_PAUSE_S: Final = 2.0
-"""So long without a large body, and the memory of what those were decoded to is given back."""
 _BACKLOG: Final = 1024
 _MIN_BODY_BYTES_IN_FLIGHT: Final = 512 << 20
 _OTHER_DESCRIPTORS: Final = 128
@@ -63,7 +59,7 @@ class HttpServer:
         self.cancel = application.cancel
         self._listeners: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
-        self._give_back_at = math.inf
+        self.relief = Relief()
 
     async def listen(self, sockets: list[socket.socket]) -> None:
         """Accept connections on `sockets`, which are bound; the server owns them from now on."""
@@ -108,10 +104,6 @@ class HttpServer:
             largest.refuse_for_room()
         return True
 
-    def had_large_body(self) -> None:
-        """A request with a large body was answered."""
-        self._give_back_at = time.monotonic() + _PAUSE_S
-
     async def drain(self, *, timeout_s: float) -> None:
         """Take no new connections, let those that wait have their answers, then close all."""
         self.is_draining = True
@@ -126,14 +118,12 @@ class HttpServer:
             connection.abort()
         if self._sweeper is not None:
             self._sweeper.cancel()
+        self.relief.stop()
 
     def _sweep(self) -> None:
         now = time.monotonic()
         for connection in list(self.connections):
             connection.sweep(now)
-        if now >= self._give_back_at:
-            self._give_back_at = math.inf
-            threading.Thread(target=give_back, name="give back", daemon=True).start()
         self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from headrace.core import ReplicaSettings
-from headrace.serving import server as module
+from headrace.serving import memory
 from headrace.serving.exchange import Exchange
 from headrace.serving.server import HttpServer
 
@@ -41,9 +41,8 @@ async def test_memory_is_given_back_after_large_bodies_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, size: int, gives: bool
 ) -> None:
     given = threading.Event()
-    monkeypatch.setattr(module, "give_back", given.set)
-    monkeypatch.setattr(module, "_SWEEP_S", 0.01)
-    monkeypatch.setattr(module, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(memory, "give_back", given.set)
+    monkeypatch.setattr(memory, "_PAUSE_S", 0.0)
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(str(tmp_path / "s"))
     server = HttpServer(Echo(), ReplicaSettings(model_name="m", model_version="1", path="m"))
