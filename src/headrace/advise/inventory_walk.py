@@ -30,10 +30,10 @@ RUNTIMES: Final[Mapping[Format, str]] = {
     Format.TORCHSCRIPT: "torchscript",
     Format.SAVEDMODEL: "savedmodel",
     Format.TFLITE: "tflite",
-    Format.XGBOOST_JSON: "trees",
-    Format.XGBOOST_UBJ: "trees",
-    Format.LIGHTGBM: "trees",
-    Format.CATBOOST: "trees",
+    Format.XGBOOST_JSON: "xgboost",
+    Format.XGBOOST_UBJ: "xgboost",
+    Format.LIGHTGBM: "lightgbm",
+    Format.CATBOOST: "catboost",
 }
 """Which runtime serves a format where it is installed."""
 _TREES: Final = "convert it to ONNX with onnxmltools"

@@ -31,7 +31,10 @@ def push(
     ],
     *,
     runtime: Annotated[
-        str, typer.Option("--runtime", help="onnx or python.", show_default="told by the file")
+        str,
+        typer.Option(
+            "--runtime", help="onnx, xgboost, python and so on.", show_default="told by the file"
+        ),
     ] = "",
     source: Annotated[
         str, typer.Option("--source", help="Where it comes from: a commit, a run, a URL.")

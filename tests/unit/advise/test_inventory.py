@@ -108,12 +108,12 @@ def test_a_runtime_of_ours_serves_it_or_a_conversion_is_named(found: dict[str, A
 
 
 def test_another_runtime_that_is_installed_serves_its_format(folder: Path) -> None:
-    known = Known(runtimes=("onnx", "savedmodel", "trees"))
+    known = Known(runtimes=("onnx", "savedmodel", "lightgbm"))
 
     served = {asset.path: asset.runtime for asset in take_inventory(folder, known).assets}
 
     assert served["saved"] == "savedmodel"
-    assert served["forest.txt"] == "trees"
+    assert served["forest.txt"] == "lightgbm"
     assert served["mine.py"] == ""
 
 

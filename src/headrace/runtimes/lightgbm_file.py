@@ -1,0 +1,199 @@
+"""What does a LightGBM text file hold, and do its trees stay within themselves?
+
+Read before LightGBM sees it: the library follows the numbers of a file's nodes, leaves and
+features, and the sizes it gives for its trees, without looking whether there are that many.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from headrace.core import Array
+from headrace.runtimes.tabular import (
+    categorical,
+    check_features,
+    corrupt,
+    read_all,
+    read_head,
+    reason_of,
+    refuse,
+)
+
+SUFFIXES: Final = (".txt", ".lgb")
+_FIRST_LINE: Final = (b"tree\n", b"tree\r\n")
+_MAX_CLASSES: Final = 100_000
+_END: Final = b"end of trees"
+_AFTER_TREES: Final = "\n\npandas_categorical:null\n"
+"""What else follows, importances and the settings of the training, plays no part in predicting, and
+a file that was cut off there ends the process."""
+_A_SPLIT: Final = (
+    "split_feature",
+    "split_gain",
+    "threshold",
+    "decision_type",
+    "left_child",
+    "right_child",
+    "internal_value",
+    "internal_weight",
+    "internal_count",
+)
+_A_LEAF: Final = ("leaf_value", "leaf_weight", "leaf_count")
+_NEEDED: Final = ("split_feature", "threshold", "decision_type", "left_child", "right_child")
+_CATEGORICAL_BIT: Final = 1
+_KEY: Final = re.compile(r"[A-Za-z_]+")
+_WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
+_REAL: Final = re.compile(r"[-+]?(?:[0-9.]+(?:e[-+]?[0-9]+)?|inf|nan)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LightgbmFile:
+    """What has to be known of a model before it is loaded; `text` is what it is loaded from."""
+
+    features: int
+    objective: str
+    text: str
+
+
+def looks_like_lightgbm(path: Path) -> bool:
+    """Whether `path` is a text file that begins as LightGBM writes them."""
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        return False
+    return read_head(path, 8).startswith(_FIRST_LINE)
+
+
+def read_lightgbm(path: Path) -> LightgbmFile:
+    """Read and check a file.
+
+    Raises:
+        UnsupportedModelError: It is damaged, or of a kind that is not served; the message says it.
+    """
+    data = read_all(path)
+    if not data.startswith(_FIRST_LINE):
+        raise refuse(path, "is no model of LightGBM's: its first line is not `tree`")
+    try:
+        return _read(path, data)
+    except (KeyError, IndexError, ValueError, OverflowError) as error:
+        raise corrupt(path, f"{type(error).__name__}: {reason_of(error)}") from error
+
+
+def _read(path: Path, data: bytes) -> LightgbmFile:
+    if b"\0" in data or b"\r" in data:
+        raise corrupt(path, "it is text with Unix line ends, and this is not")
+    start = data.index(b"Tree=")
+    header = _fields(data[:start])
+    features = _number(header["max_feature_idx"]) + 1
+    check_features(path, features)
+    for key in ("feature_names", "feature_infos"):
+        if len(header[key].split()) != features:
+            raise corrupt(path, f"not as many {key} as features")
+    _check_categories(path, header, data)
+    _check_classes(path, header)
+    end = _check_trees(path, data, start, features, header)
+    objective = header.get("objective", "").split()
+    return LightgbmFile(
+        features=features,
+        objective=objective[0] if objective else "",
+        text=data[:end].decode() + _AFTER_TREES,
+    )
+
+
+def _check_categories(path: Path, header: Mapping[str, str], data: bytes) -> None:
+    for number, info in enumerate(header["feature_infos"].split()):
+        if info != "none" and not info.startswith("["):
+            raise categorical(path, f"feature {number}")
+    _, found, rest = data.rpartition(b"\npandas_categorical:")
+    if found and rest.strip() not in {b"null", b"[]"}:
+        raise categorical(path, "a feature")
+
+
+def _check_classes(path: Path, header: Mapping[str, str]) -> None:
+    classes, trees = _number(header["num_class"]), _number(header["num_tree_per_iteration"])
+    if not (1 <= classes <= _MAX_CLASSES and trees == classes):
+        raise corrupt(path, f"{classes} classes with {trees} trees an iteration")
+    for word in header.get("objective", "").split():
+        key, _, value = word.partition(":")
+        if key == "num_class" and _number(value) != classes:
+            raise corrupt(path, "its objective has another number of classes")
+
+
+def _check_trees(
+    path: Path, data: bytes, start: int, features: int, header: Mapping[str, str]
+) -> int:
+    """Where the trees end."""
+    sizes = _numbers(header["tree_sizes"]).tolist()
+    if len(sizes) % _number(header["num_tree_per_iteration"]):
+        raise corrupt(path, "an iteration lacks trees")
+    for number, size in enumerate(sizes):
+        part = data[start : start + size]
+        first = f"Tree={number}\n".encode()
+        if size < len(first) or len(part) != size or not part.startswith(first):
+            raise corrupt(path, f"tree {number} is not where it should be")
+        _check_tree(path, f"tree {number}", _fields(part), features)
+        start += size
+    if data[start : start + len(_END)] != _END:
+        raise corrupt(path, f"`{_END.decode()}` is missing")
+    return start + len(_END)
+
+
+def _check_tree(path: Path, what: str, tree: Mapping[str, str], features: int) -> None:
+    leaves = _number(tree["num_leaves"])
+    if _number(tree["num_cat"]):
+        raise categorical(path, what)
+    if _number(tree.get("is_linear", "0")):
+        raise refuse(path, f"{what} has linear leaves, which are not served; train without them")
+    if leaves < 1 or len(tree["leaf_value"].split(" ")) != leaves:
+        raise corrupt(path, f"{what} has not as many leaves as it declares")
+    _check_lengths(path, what, tree, leaves)
+    if leaves == 1:
+        return
+    if (_numbers(tree["decision_type"]) & _CATEGORICAL_BIT).any():
+        raise categorical(path, what)
+    split = _numbers(tree["split_feature"])
+    if not (split.min() >= 0 and split.max() < features):
+        raise corrupt(path, f"{what} asks for a feature that there is not")
+    children = np.concatenate((_numbers(tree["left_child"]), _numbers(tree["right_child"])))
+    # Inner nodes count from 0, the root, and leaves from -1 downwards. Where no node has two
+    # parents and the root has none, no walk from the root comes back.
+    in_range = -leaves <= children.min() and children.max() < leaves - 1
+    if not in_range or (children == 0).any() or len(np.unique(children)) != len(children):
+        raise corrupt(path, f"the nodes of {what} are no tree")
+
+
+def _check_lengths(path: Path, what: str, tree: Mapping[str, str], leaves: int) -> None:
+    """LightGBM reads as many numbers of a list as there should be."""
+    lists = [(key, leaves) for key in _A_LEAF] + [(key, leaves - 1) for key in _A_SPLIT]
+    for key, wanted in lists:
+        if key not in tree and (leaves == 1 or key not in _NEEDED):
+            continue
+        numbers = tree[key].split(" ") if tree[key] else []
+        if len(numbers) != wanted and not (leaves == 1 and len(numbers) <= 1):
+            raise corrupt(path, f"{what} has {len(numbers)} of {wanted} {key}")
+        if not all(_REAL.fullmatch(number) for number in numbers):
+            raise corrupt(path, f"a {key} of {what} is no number")
+
+
+def _fields(data: bytes) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in data.decode().split("\n"):
+        key, equals, value = line.partition("=")
+        if equals and (key in found or not _KEY.fullmatch(key)):
+            msg = f"'{key[:100]}' stands there twice, or names nothing"
+            raise ValueError(msg)
+        found[key] = value
+    return found
+
+
+def _number(text: str) -> int:
+    """A whole number as LightGBM reads it; Python would take `1_0` and digits of other scripts."""
+    if not _WHOLE.fullmatch(text):
+        msg = f"'{text[:100]}' is no number"
+        raise ValueError(msg)
+    return int(text)
+
+
+def _numbers(text: str) -> Array:
+    return np.array([_number(item) for item in text.split(" ")], np.int64)

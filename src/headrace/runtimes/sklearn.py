@@ -1,0 +1,152 @@
+"""Run scikit-learn's estimators from skops files, which hold no code."""
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from headrace.core import Array, Datatype, ModelSignature, UnsupportedModelError
+from headrace.runtimes.base import LoadOptions, Model
+from headrace.runtimes.tabular import (
+    LABEL,
+    PREDICTION,
+    PROBABILITIES,
+    Answer,
+    as_label,
+    import_library,
+    open_tabular,
+    read_head,
+    reason_of,
+    refuse,
+)
+
+SUFFIX: Final = ".skops"
+_ZIP: Final = b"PK\x03\x04"
+_SCHEMA: Final = "schema.json"
+_MOST_UNPACKED_BYTES: Final = 64 << 20
+_TIMES_PACKED: Final = 50
+_MOST_TYPES: Final = 5
+
+
+class SklearnRuntime:
+    """Loads `.skops`, as `skops.io.dump` writes it."""
+
+    name = "sklearn"
+    runs_code = False
+
+    def recognises(self, path: Path) -> bool:
+        """Whether `path` looks like a skops file, by its name and first bytes."""
+        return path.suffix.lower() == SUFFIX and read_head(path, len(_ZIP)) == _ZIP
+
+    def inspect(self, path: Path) -> ModelSignature:
+        """Read the signature and prove that the model loads and predicts."""
+        model = _open(path, LoadOptions(device="cpu"))
+        model.close()
+        return model.signature
+
+    def load(self, path: Path, options: LoadOptions) -> Model:
+        """Load the model, for the CPU."""
+        return _open(path, options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Estimator:
+    """An estimator whose libraries are held to some threads while it predicts."""
+
+    estimator: Any
+    threads: int
+    controller: Any
+
+    def predict(self, rows: Array) -> Array:
+        """What its `predict` returns."""
+        with self.controller.limit(limits=self.threads):
+            answer: Array = self.estimator.predict(rows)
+        return answer
+
+    def label(self, rows: Array) -> Array:
+        """The class of each row."""
+        return as_label(self.predict(rows))
+
+    def probabilities(self, rows: Array) -> Array:
+        """What its `predict_proba` returns."""
+        with self.controller.limit(limits=self.threads):
+            answer: Array = self.estimator.predict_proba(rows)
+        return answer
+
+
+def _open(path: Path, options: LoadOptions) -> Model:
+    _check_archive(path)
+    estimator = _load(path)
+    base = import_library("sklearn.base", "sklearn")
+    if not hasattr(estimator, "predict"):
+        raise refuse(path, f"holds a {type(estimator).__name__}, which does not predict")
+    features = getattr(estimator, "n_features_in_", None)
+    if not isinstance(features, int):
+        raise refuse(path, "does not say how many features it takes; fit it on a table of numbers")
+    _use_no_workers(estimator)
+    controller = import_library("threadpoolctl", "sklearn").ThreadpoolController()
+    held = _Estimator(estimator=estimator, threads=options.intra_op_threads, controller=controller)
+    # Estimators compute in doubles unless they are given something else, and then round otherwise.
+    # They are Python, and nothing promises that two threads may be in one.
+    return open_tabular(
+        path,
+        _answers(path, held, is_classifier=base.is_classifier(estimator)),
+        features=features,
+        datatype=Datatype.FP64,
+        concurrent=False,
+    )
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what is no skops file, or unpacks to far more than it is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise refuse(path, f"is truncated or corrupt: {reason_of(error)}") from error
+    if _SCHEMA not in names:
+        raise refuse(path, f"is an archive without {_SCHEMA}; write it with skops.io.dump")
+    if unpacked > max(_MOST_UNPACKED_BYTES, _TIMES_PACKED * path.stat().st_size):
+        raise refuse(path, f"unpacks to {unpacked} bytes, which no model does")
+
+
+def _load(path: Path) -> Any:  # noqa: ANN401  # any estimator
+    library = import_library("skops.io", "sklearn")
+    try:
+        unknown = library.get_untrusted_types(file=path)
+        estimator = None if unknown else library.load(path)
+    except Exception as error:
+        # skops follows what the file says, so whatever is wrong in it comes as any exception.
+        what = f"{type(error).__name__}: {reason_of(error)}"
+        raise refuse(path, f"cannot be loaded by skops: {what}") from error
+    if unknown:
+        raise _untrusted(path, unknown)
+    return estimator
+
+
+def _untrusted(path: Path, types: list[str]) -> UnsupportedModelError:
+    more = f" and {len(types) - _MOST_TYPES} more" if len(types) > _MOST_TYPES else ""
+    return refuse(
+        path,
+        f"holds types that skops does not trust, {', '.join(types[:_MOST_TYPES])}{more}: code of "
+        "somebody's, or what crashes if it was tampered with; export the model to ONNX",
+    )
+
+
+def _use_no_workers(estimator: Any) -> None:  # noqa: ANN401  # any estimator
+    """Batches run side by side already, and a replica may not start processes."""
+    if hasattr(estimator, "get_params"):
+        names = [name for name in estimator.get_params() if name.rpartition("__")[2] == "n_jobs"]
+        estimator.set_params(**dict.fromkeys(names, 1))
+
+
+def _answers(path: Path, held: _Estimator, *, is_classifier: bool) -> Mapping[str, Answer]:
+    if not is_classifier:
+        return {PREDICTION: held.predict}
+    if isinstance(held.estimator.classes_, list):
+        raise refuse(path, "gives several labels to a row; one is served")
+    if not hasattr(held.estimator, "predict_proba"):
+        return {LABEL: held.label}
+    return {LABEL: held.label, PROBABILITIES: held.probabilities}

@@ -1,0 +1,204 @@
+"""What do models of tables have in common? One matrix in; a number, or classes, out.
+
+`xgboost`, `lightgbm`, `catboost` and `sklearn` all give the same names, so that a caller need not
+know which library made the model.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+import numpy as np
+
+from headrace.core import (
+    VARIABLE,
+    Array,
+    Datatype,
+    FailedPreconditionError,
+    HeadraceError,
+    InvalidArgumentError,
+    ModelSignature,
+    RuntimeFailedError,
+    Tensors,
+    TensorSpec,
+    UnsupportedModelError,
+)
+
+INPUT: Final = "input"
+PREDICTION: Final = "prediction"
+LABEL: Final = "label"
+PROBABILITIES: Final = "probabilities"
+MAX_FEATURES: Final = 1_000_000
+_MAX_REASON: Final = 400
+_DATATYPES: Final = {np.dtype(kind.dtype): kind for kind in Datatype if kind is not Datatype.BYTES}
+
+Answer = Callable[[Array], Array]
+"""One output for a matrix of rows and features."""
+
+
+class TabularModel:
+    """A loaded model of a table, whichever library runs it."""
+
+    def __init__(
+        self, signature: ModelSignature, answers: Mapping[str, Answer], *, concurrent: bool
+    ) -> None:
+        self.signature = signature
+        self.concurrent = concurrent
+        self._answers: Mapping[str, Answer] | None = answers
+
+    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
+        """Run one batch; computes only what is asked for."""
+        if self._answers is None:
+            msg = "the model is closed"
+            raise RuntimeFailedError(msg)
+        rows = inputs[INPUT]
+        try:
+            return {
+                name: np.ascontiguousarray(self._answers[name](rows))
+                for name in outputs or self._answers
+            }
+        except HeadraceError:
+            raise
+        except Exception as error:
+            raise _run_error(rows, error) from error
+
+    def close(self) -> None:
+        """Let go of the library's model; may be called again."""
+        self._answers = None
+
+
+def open_tabular(
+    path: Path,
+    answers: Mapping[str, Answer],
+    *,
+    features: int,
+    datatype: Datatype,
+    concurrent: bool,
+) -> TabularModel:
+    """A model whose outputs are declared as they come out for two rows of zeros.
+
+    This first run also does what libraries put off until then and guard by no lock.
+
+    Args:
+        answers: By output, in the order of the signature; text as object arrays of `bytes`.
+        features: Columns of the input.
+        datatype: Of the input.
+
+    Raises:
+        UnsupportedModelError: The model does not predict, or what it gives has no row for each.
+    """
+    check_features(path, features)
+    rows = np.zeros((2, features), datatype.dtype)
+    outputs = tuple(_output(path, name, answer, rows) for name, answer in answers.items())
+    spec = TensorSpec(name=INPUT, datatype=datatype, shape=(VARIABLE, features))
+    signature = ModelSignature(inputs=(spec,), outputs=outputs, batched=True)
+    return TabularModel(signature, answers, concurrent=concurrent)
+
+
+def check_features(path: Path, features: int) -> None:
+    """Refuse a model that takes nothing, or more than anybody sends.
+
+    Raises:
+        UnsupportedModelError: It does.
+    """
+    if features < 1:
+        raise refuse(path, "has no features, so that there is nothing to send it")
+    if features > MAX_FEATURES:
+        raise refuse(path, f"declares {features} features; at most {MAX_FEATURES} are served")
+
+
+def import_library(module: str, extra: str) -> ModuleType:
+    """The library that runs a format.
+
+    Raises:
+        FailedPreconditionError: It is not installed; the message says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        msg = (
+            f"the runtime '{extra}' needs the package '{module}', which cannot be imported "
+            f"({reason_of(error)}): pip install 'headrace[{extra}]'"
+        )
+        raise FailedPreconditionError(msg) from error
+
+
+def read_head(path: Path, size_bytes: int) -> bytes:
+    """The first bytes of a file; none if `path` is no file that can be read."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(size_bytes)
+    except OSError:
+        return b""
+
+
+def read_all(path: Path) -> bytes:
+    """The bytes of a model's file.
+
+    Raises:
+        UnsupportedModelError: It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise refuse(path, error.strerror or str(error)) from error
+
+
+def two_classes(positive: Array) -> Array:
+    """Probabilities of both classes from those of the second."""
+    return np.stack((1 - positive, positive), axis=1)
+
+
+def as_label(classes: Array) -> Array:
+    """One class a row as the protocol has it: text as `bytes`, whole numbers as INT64."""
+    if classes.dtype.kind in "OSU":
+        encoded = np.empty(classes.size, np.object_)
+        encoded[:] = [str(item).encode() for item in classes.ravel().tolist()]
+        return encoded.reshape(classes.shape)
+    return classes.astype(np.int64) if classes.dtype.kind in "iu" else classes
+
+
+def refuse(path: Path, reason: str) -> UnsupportedModelError:
+    """The error for a model at `path`."""
+    return UnsupportedModelError(f"{path}: {reason}")
+
+
+def corrupt(path: Path, reason: str) -> UnsupportedModelError:
+    """The error for a model at `path` that is not what its library writes."""
+    return refuse(path, f"is truncated or corrupt: {reason}")
+
+
+def categorical(path: Path, what: str) -> UnsupportedModelError:
+    """The error for a model at `path` with a feature that is no number."""
+    return refuse(
+        path,
+        f"{what} is categorical, and a matrix of numbers cannot say which category a number "
+        "stands for; encode categories before training",
+    )
+
+
+def reason_of(error: BaseException) -> str:
+    """A library's message on one line, of a length that can be read."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "..."
+
+
+def _run_error(rows: Array, error: Exception) -> HeadraceError:
+    if not np.isfinite(rows).all():
+        msg = f"the model takes no missing or infinite values such as these: {reason_of(error)}"
+        return InvalidArgumentError(msg)
+    return RuntimeFailedError(f"the model failed: {reason_of(error)}")
+
+
+def _output(path: Path, name: str, answer: Answer, rows: Array) -> TensorSpec:
+    try:
+        array = answer(rows)
+    except Exception as error:
+        # The libraries' errors share no base class but Exception.
+        raise refuse(path, f"does not predict: {reason_of(error)}") from error
+    datatype = Datatype.BYTES if array.dtype.kind == "O" else _DATATYPES.get(array.dtype)
+    if datatype is None or array.shape[:1] != rows.shape[:1]:
+        raise refuse(path, f"gives '{name}' as {array.dtype} of the shape {list(array.shape)}")
+    return TensorSpec(name=name, datatype=datatype, shape=(VARIABLE, *array.shape[1:]))

@@ -1,0 +1,216 @@
+"""What does an XGBoost file hold, and do its trees stay within themselves?
+
+Read before XGBoost sees it: the library follows the numbers of a file's nodes and features without
+looking whether there are that many.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from headrace.core import Array, UnsupportedModelError
+from headrace.runtimes.tabular import (
+    categorical,
+    check_features,
+    corrupt,
+    read_all,
+    read_head,
+    reason_of,
+    refuse,
+)
+from headrace.runtimes.ubjson import decode_ubjson
+
+SUFFIXES: Final = (".json", ".ubj")
+_HEAD_BYTES: Final = 4096
+_MAX_OUTPUTS: Final = 100_000
+_BOOSTERS: Final = ("gbtree", "dart")
+_NO_PARENT: Final = (1 << 31) - 1
+_A_NODE: Final = ("left_children", "right_children", "parents", "split_indices", "split_conditions")
+_ALSO_A_NODE: Final = ("default_left", "split_type", "parents", "loss_changes", "sum_hessian")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XgboostFile:
+    """What has to be known of a model before it is loaded.
+
+    `groups`: classes or targets that have trees of their own. `rounds`: how many boosting rounds
+    count, 0 for all of them.
+    """
+
+    features: int
+    groups: int
+    objective: str
+    rounds: int
+
+
+def looks_like_xgboost(path: Path) -> bool:
+    """Whether `path` is a JSON or UBJSON file that begins as XGBoost writes them."""
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        return False
+    head = read_head(path, _HEAD_BYTES)
+    if path.suffix.lower() == ".ubj":
+        return head[:1] == b"{" and b"learner" in head[:64]
+    # Its keys are sorted, so these come first.
+    return b"".join(head.split()).startswith(b'{"learner":{"attributes":{')
+
+
+def read_xgboost(path: Path) -> XgboostFile:
+    """Read and check a file.
+
+    Raises:
+        UnsupportedModelError: It is damaged, or of a kind that is not served; the message says it.
+    """
+    try:
+        document = _decode(path, read_all(path))
+        learner = document["learner"]
+        found = _read_learner(path, learner)
+        _check_booster(path, learner["gradient_booster"], found)
+    except UnsupportedModelError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        what = f"{type(error).__name__}: {reason_of(error)}"
+        raise corrupt(path, f"it does not read as XGBoost writes it ({what})") from error
+    except RecursionError as error:
+        raise corrupt(path, "it nests too deeply") from error
+    return found
+
+
+def _decode(path: Path, data: bytes) -> Mapping[str, Any]:
+    if path.suffix.lower() == ".ubj":
+        document = decode_ubjson(data)
+    else:
+        document = json.loads(data, object_pairs_hook=_once)
+    if not isinstance(document, dict):
+        raise refuse(path, "is no model of XGBoost's")
+    return document
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Of two values by one name XGBoost might follow the one that was not looked at."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        msg = "a name stands there twice"
+        raise ValueError(msg)
+    return found
+
+
+def _read_learner(path: Path, learner: Mapping[str, Any]) -> XgboostFile:
+    params = learner["learner_model_param"]
+    features = int(params["num_feature"])
+    check_features(path, features)
+    classes, targets = int(params["num_class"]), int(params.get("num_target", 1))
+    if not (0 <= classes <= _MAX_OUTPUTS and 1 <= targets <= _MAX_OUTPUTS):
+        raise refuse(path, f"declares {classes} classes and {targets} targets")
+    objective = learner["objective"]
+    if int(objective.get("softmax_multiclass_param", {}).get("num_class", classes)) != classes:
+        raise corrupt(path, "its objective has another number of classes")
+    if targets > 1 and str(objective["name"]).startswith(("binary:", "multi:")):
+        raise refuse(path, "gives several labels to a row; one is served")
+    types = learner.get("feature_types", [])
+    if "c" in types:
+        raise categorical(path, f"feature {list(types).index('c')}")
+    for key in ("feature_names", "feature_types"):
+        if len(learner.get(key, [])) not in {0, features}:
+            raise corrupt(path, f"not as many {key} as features")
+    return XgboostFile(
+        features=features,
+        groups=max(1, classes, targets),
+        objective=str(objective["name"]),
+        rounds=_rounds(learner.get("attributes", {})),
+    )
+
+
+def _rounds(attributes: Mapping[str, Any]) -> int:
+    """XGBoost's scikit-learn classes stop at the best iteration; its `Booster` does not."""
+    if "scikit_learn" not in attributes or "best_iteration" not in attributes:
+        return 0
+    best = int(attributes["best_iteration"])
+    if best < 0:
+        msg = f"its best iteration is {best}"
+        raise ValueError(msg)
+    return best + 1
+
+
+def _check_booster(path: Path, booster: Mapping[str, Any], found: XgboostFile) -> None:
+    name = booster["name"]
+    if name not in _BOOSTERS:
+        known = ", ".join(_BOOSTERS)
+        raise refuse(path, f"has the booster '{name}'; only trees ({known}) are served")
+    model = (booster["gbtree"] if name == "dart" else booster)["model"]
+    trees = model["trees"]
+    if model.get("cats", {}).get("enc"):
+        raise categorical(path, "a feature")
+    if len(trees) != int(model["gbtree_model_param"]["num_trees"]):
+        raise corrupt(path, "not as many trees as it declares")
+    if name == "dart" and len(booster["weight_drop"]) != len(trees):
+        raise corrupt(path, "not every tree has a weight")
+    for number, tree in enumerate(trees):
+        if int(tree["id"]) != number:  # where XGBoost puts it
+            raise corrupt(path, f"tree {number} calls itself {tree['id']}")
+        _check_tree(path, f"tree {number}", tree, found.features)
+    _check_order(path, model, len(trees), found.groups)
+
+
+def _check_order(path: Path, model: Mapping[str, Any], trees: int, groups: int) -> None:
+    """Each tree belongs to a class that there is, and to a round."""
+    info = np.asarray(model["tree_info"], np.int64)
+    bounds = np.asarray(model.get("iteration_indptr", [0, trees]), np.int64)
+    if len(info) != trees or (info.size and not (info.min() >= 0 and info.max() < groups)):
+        raise corrupt(path, "a tree belongs to no class")
+    if bounds[0] != 0 or bounds[-1] != trees or (np.diff(bounds) < 0).any():
+        raise corrupt(path, "its rounds do not cover its trees")
+
+
+def _check_tree(path: Path, what: str, tree: Mapping[str, Any], features: int) -> None:
+    params = tree["tree_param"]
+    nodes = int(params["num_nodes"])
+    arrays = {key: _array(tree[key]) for key in _A_NODE}
+    lengths = {len(array) for array in arrays.values()}
+    lengths |= {len(tree[key]) for key in _ALSO_A_NODE if key in tree}
+    if nodes < 1 or lengths != {nodes}:
+        raise corrupt(path, f"{what} has lists of different lengths")
+    if len(tree.get("categories_nodes", [])) or np.any(_array(tree.get("split_type", []))):
+        raise categorical(path, what)
+    if int(params["num_feature"]) != features:
+        raise corrupt(path, f"{what} has {params['num_feature']} features")
+    left, right = arrays["left_children"], arrays["right_children"]
+    inner = left != -1
+    _check_children(path, what, np.concatenate((left[inner], right[inner])), nodes)
+    _check_parents(path, what, _array(tree["parents"]), (left, right))
+    split = arrays["split_indices"][inner]
+    if split.size and not (split.min() >= 0 and split.max() < features):
+        raise corrupt(path, f"{what} asks for a feature that there is not")
+    if int(params.get("size_leaf_vector", 1)) not in {0, 1}:
+        raise refuse(path, "has trees of several outputs (multi_output_tree); they are not served")
+
+
+def _check_children(path: Path, what: str, children: Array, nodes: int) -> None:
+    """Where no node has two parents and the root has none, no walk from the root comes back."""
+    if not children.size:
+        return
+    in_range = children.min() > 0 and children.max() < nodes
+    if not in_range or len(np.unique(children)) != len(children):
+        raise corrupt(path, f"the nodes of {what} are no tree")
+
+
+def _check_parents(path: Path, what: str, parents: Array, children: tuple[Array, Array]) -> None:
+    """XGBoost walks up as well, where it counts what is left of a pruned tree."""
+    wanted = np.where((parents >= 0) & (parents < len(parents)), parents, _NO_PARENT)
+    wanted[0] = _NO_PARENT
+    for below in children:
+        inner = np.flatnonzero(below != -1)
+        wanted[below[inner]] = inner
+    if not np.array_equal(parents, wanted):
+        raise corrupt(path, f"the nodes of {what} are no tree")
+
+
+def _array(values: object) -> Array:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iufb":
+        msg = "a list of numbers is none"
+        raise ValueError(msg)
+    return array

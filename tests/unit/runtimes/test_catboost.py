@@ -1,0 +1,166 @@
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headrace.core import Array, UnsupportedModelError
+from headrace.runtimes import load_model
+from headrace.runtimes.catboost_file import read_catboost
+from headrace.runtimes.flatbuffer import Table
+from tests.tabular_models import AMOUNTS, CLASSES, ROWS, asked, catboost, library
+
+
+def _list_at(data: bytes, field: int) -> int:
+    """Where the numbers of a list of the trees begin in a file."""
+    trees = Table.root(data[8:]).table(1)
+    assert trees is not None
+    place = trees._target(field)
+    assert place is not None
+    return 8 + place + 4
+
+
+@pytest.mark.parametrize(
+    ("field", "layout", "value", "reason"),
+    [
+        (1, "<i", 9999, "a border that there is not"),
+        (1, "<i", -1, "a border that there is not"),
+        (2, "<i", 40, "another number of splits"),
+        (2, "<i", -3, "another number of splits"),
+        (3, "<i", 1, "begins where it should not"),
+        (17, "<H", 999, "a feature that there is not"),
+    ],
+)
+def test_trees_that_would_crash_the_library_are_refused(
+    field: int, layout: str, value: int, reason: str, tmp_path: Path
+) -> None:
+    path = catboost(tmp_path, "multiclass").path
+    data = bytearray(path.read_bytes())
+    struct.pack_into(layout, data, _list_at(bytes(data), field), value)
+    path.write_bytes(data)
+
+    with pytest.raises(UnsupportedModelError, match=reason) as refused:
+        read_catboost(path)
+    assert path.name in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "layout", "value", "reason"),
+    [(10, "<H", 60000, "in another tree"), (11, "<I", 9999, "a leaf that there is not")],
+)
+def test_uneven_trees_that_would_crash_the_library_are_refused(
+    field: int, layout: str, value: int, reason: str, tmp_path: Path
+) -> None:
+    path = catboost(tmp_path, "multiclass", grow_policy="Lossguide").path
+    data = bytearray(path.read_bytes())
+    at = _list_at(bytes(data), field)
+    for node in range(4):
+        struct.pack_into(layout, data, at + 4 * node, value)
+    path.write_bytes(data)
+
+    with pytest.raises(UnsupportedModelError, match=reason):
+        read_catboost(path)
+
+
+@pytest.mark.parametrize("policy", ["SymmetricTree", "Lossguide", "Depthwise"])
+def test_trees_of_every_shape_answer_as_the_library_does(policy: str, tmp_path: Path) -> None:
+    trained = catboost(tmp_path, "multiclass", grow_policy=policy)
+    rows = asked()
+    answers = load_model(trained.path).run({"input": rows})
+
+    for got, want in zip(answers.values(), trained.expected(rows), strict=True):
+        assert np.array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+    ("loss", "target"),
+    [
+        ("Poisson", np.abs(AMOUNTS)),
+        ("Tweedie:variance_power=1.5", np.abs(AMOUNTS)),
+        ("RMSEWithUncertainty", AMOUNTS),
+        ("MultiRMSE", ROWS[:, :2]),
+    ],
+)
+def test_a_loss_with_its_own_scale_answers_as_the_regressor_does(
+    loss: str, target: Array, tmp_path: Path
+) -> None:
+    model = library("catboost", "catboost").CatBoostRegressor(
+        loss_function=loss, iterations=5, depth=3, verbose=0, allow_writing_files=False
+    )
+    model.fit(ROWS, target).save_model(str(tmp_path / "loss.cbm"))
+    rows = asked()
+    (prediction,) = load_model(tmp_path / "loss.cbm").run({"input": rows}).values()
+
+    assert np.array_equal(prediction, model.predict(rows))
+
+
+def test_classes_that_are_words_come_as_words(tmp_path: Path) -> None:
+    model = _classifier().fit(ROWS, np.array(["low", "middle", "high"])[CLASSES])
+    model.save_model(str(tmp_path / "words.cbm"))
+    label = load_model(tmp_path / "words.cbm").run({"input": asked()}, ["label"])["label"]
+
+    assert label.tolist() == [str(word).encode() for word in model.predict(asked()).ravel()]
+
+
+def test_a_threshold_of_the_models_own_decides_the_label(tmp_path: Path) -> None:
+    model = _classifier().fit(ROWS, CLASSES > 0)
+    model.set_probability_threshold(0.9)
+    model.save_model(str(tmp_path / "sure.cbm"))
+    rows = asked()
+    label, probabilities = load_model(tmp_path / "sure.cbm").run({"input": rows}).values()
+
+    assert np.array_equal(label, probabilities[:, 1] > 0.9)
+
+
+def test_many_borders_take_several_bytes(tmp_path: Path) -> None:
+    model = _classifier(border_count=1000, iterations=20).fit(ROWS, CLASSES > 0)
+    model.save_model(str(tmp_path / "fine.cbm"))
+    rows = asked()
+    answer = load_model(tmp_path / "fine.cbm").run({"input": rows}, ["probabilities"])
+
+    assert np.array_equal(answer["probabilities"], model.predict_proba(rows))
+
+
+def test_categories_are_refused(tmp_path: Path) -> None:
+    model = _classifier()
+    model.fit([["a", 1], ["b", 2]] * 20, [0, 1] * 20, cat_features=[0])
+    model.save_model(str(tmp_path / "categories.cbm"))
+
+    with pytest.raises(UnsupportedModelError, match="a categorical feature"):
+        load_model(tmp_path / "categories.cbm")
+
+
+def test_several_labels_are_refused(tmp_path: Path) -> None:
+    model = _classifier(loss_function="MultiLogloss").fit(ROWS, (ROWS[:, :2] > 0).astype(int))
+    model.save_model(str(tmp_path / "labels.cbm"))
+
+    with pytest.raises(UnsupportedModelError, match="several labels"):
+        load_model(tmp_path / "labels.cbm")
+
+
+def test_settings_that_are_no_json_are_refused(tmp_path: Path) -> None:
+    path = catboost(tmp_path, "binary").path
+    path.write_bytes(path.read_bytes().replace(b'{"detailed', b"\x00}detailed", 1))
+
+    with pytest.raises(UnsupportedModelError, match="truncated or corrupt"):
+        load_model(path)
+
+
+def test_something_behind_the_model_is_refused(tmp_path: Path) -> None:
+    path = catboost(tmp_path, "binary").path
+    path.write_bytes(path.read_bytes() + b"more")
+
+    with pytest.raises(UnsupportedModelError, match="more follows"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 8, b"\x04\0\0\0\xff\xff\xff\x7f"])
+def test_offsets_that_lead_out_of_a_flat_buffer_are_value_errors(data: bytes) -> None:
+    with pytest.raises(ValueError, match="out of the data"):
+        Table.root(data).text(0)
+
+
+def _classifier(**params: Any) -> Any:  # noqa: ANN401  # any setting, and it ships no types
+    settings = {"iterations": 5, "depth": 3, "verbose": 0, "allow_writing_files": False}
+    return library("catboost", "catboost").CatBoostClassifier(**(settings | params))

@@ -1,0 +1,124 @@
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headrace.core import UnsupportedModelError
+from headrace.runtimes import load_model
+from tests.tabular_models import CLASSES, ROWS, asked, library, sklearn
+
+
+def _archive(path: Path, files: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    path.write_bytes(buffer.getvalue())
+    return path
+
+
+def test_types_that_skops_does_not_trust_are_named_and_refused(tmp_path: Path) -> None:
+    trees = library("sklearn.tree", "sklearn")
+    path = sklearn(tmp_path, "binary", trees.DecisionTreeClassifier(max_depth=2)).path
+
+    with pytest.raises(UnsupportedModelError, match=r"sklearn\.tree\._tree\.Tree.*ONNX"):
+        load_model(path)
+
+
+def test_a_function_of_another_module_is_named_and_refused(tmp_path: Path) -> None:
+    library("skops.io", "sklearn")
+    node = {
+        "__class__": "system",
+        "__module__": "os",
+        "__loader__": "FunctionNode",
+        "__id__": 1,
+        "content": {"module_path": "os", "function": "system"},
+        "protocol": 2,
+        "_skops_version": "0.16.0",
+    }
+    path = _archive(tmp_path / "evil.skops", {"schema.json": json.dumps(node).encode()})
+
+    with pytest.raises(UnsupportedModelError, match=r"evil\.skops.*does not trust, os\.system"):
+        load_model(path)
+
+
+def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = _archive(tmp_path / "other.skops", {"readme.txt": b"hello"})
+
+    with pytest.raises(UnsupportedModelError, match=r"without schema\.json"):
+        load_model(path)
+
+
+@pytest.mark.slow
+def test_an_archive_that_unpacks_without_end_is_refused(tmp_path: Path) -> None:
+    files = {"schema.json": b"{}", "zeros.npy": bytes(65 << 20)}
+    path = _archive(tmp_path / "bomb.skops", files, zipfile.ZIP_DEFLATED)
+
+    with pytest.raises(UnsupportedModelError, match="unpacks to"):
+        load_model(path)
+
+
+def test_what_does_not_predict_is_refused(tmp_path: Path) -> None:
+    scaler = library("sklearn.preprocessing", "sklearn").StandardScaler().fit(ROWS)
+    library("skops.io", "sklearn").dump(scaler, tmp_path / "scaler.skops")
+
+    with pytest.raises(UnsupportedModelError, match="StandardScaler, which does not predict"):
+        load_model(tmp_path / "scaler.skops")
+
+
+def test_what_does_not_say_how_many_features_it_takes_is_refused(tmp_path: Path) -> None:
+    ridge = library("sklearn.linear_model", "sklearn").Ridge()
+    library("skops.io", "sklearn").dump(ridge, tmp_path / "unfitted.skops")
+
+    with pytest.raises(UnsupportedModelError, match="how many features"):
+        load_model(tmp_path / "unfitted.skops")
+
+
+def test_several_labels_are_refused(tmp_path: Path) -> None:
+    linear = library("sklearn.linear_model", "sklearn")
+    several = library("sklearn.multioutput", "sklearn").MultiOutputClassifier(
+        linear.LogisticRegression()
+    )
+    several.fit(ROWS, np.stack((CLASSES, CLASSES > 0), axis=1))
+    library("skops.io", "sklearn").dump(several, tmp_path / "several.skops")
+
+    with pytest.raises(UnsupportedModelError, match="several labels"):
+        load_model(tmp_path / "several.skops")
+
+
+def test_a_classifier_that_is_not_sure_of_anything_gives_labels_only(tmp_path: Path) -> None:
+    linear = library("sklearn.linear_model", "sklearn")
+    trained = linear.RidgeClassifier().fit(ROWS, np.array(["a", "b", "c"])[CLASSES])
+    library("skops.io", "sklearn").dump(trained, tmp_path / "words.skops")
+    rows = asked(missing=False).astype(np.float64)
+    answers = load_model(tmp_path / "words.skops").run({"input": rows})
+
+    assert list(answers) == ["label"]
+    assert answers["label"].tolist() == [str(word).encode() for word in trained.predict(rows)]
+
+
+def test_a_pipeline_is_one_model(tmp_path: Path) -> None:
+    steps = library("sklearn.pipeline", "sklearn")
+    scale = library("sklearn.preprocessing", "sklearn").StandardScaler()
+    linear = library("sklearn.linear_model", "sklearn").LogisticRegression()
+    trained = sklearn(tmp_path, "multiclass", steps.make_pipeline(scale, linear))
+    rows = asked(missing=False).astype(np.float64)
+    answers = load_model(trained.path).run({"input": rows})
+
+    for got, want in zip(answers.values(), trained.expected(rows), strict=True):
+        assert np.array_equal(got, want)
+
+
+def test_an_estimator_starts_no_processes_of_its_own(tmp_path: Path) -> None:
+    linear = library("sklearn.linear_model", "sklearn")
+    scale = library("sklearn.preprocessing", "sklearn").StandardScaler()
+    descent = linear.SGDClassifier(loss="log_loss", n_jobs=2)
+    pipeline = library("sklearn.pipeline", "sklearn").make_pipeline(scale, descent)
+    trained = sklearn(tmp_path, "multiclass", pipeline)
+    model: Any = load_model(trained.path)
+
+    assert model._answers["label"].__self__.estimator[-1].n_jobs == 1

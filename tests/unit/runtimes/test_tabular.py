@@ -1,0 +1,220 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headrace.core import (
+    Array,
+    Datatype,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    RuntimeFailedError,
+    UnsupportedModelError,
+)
+from headrace.runtimes import LoadOptions, detect_runtime, inspect_model, load_model, tabular
+from headrace.runtimes.catboost_file import read_catboost
+from headrace.runtimes.lightgbm_file import read_lightgbm
+from headrace.runtimes.tabular import as_label, import_library, open_tabular
+from headrace.runtimes.xgboost_file import read_xgboost
+from tests import tabular_models
+from tests.tabular_models import FEATURES, KINDS, Trained, asked
+
+Train = Callable[[Path, str], Trained]
+TRAIN: dict[str, Train] = {
+    "xgboost": tabular_models.xgboost,
+    "lightgbm": tabular_models.lightgbm,
+    "catboost": tabular_models.catboost,
+    "sklearn": tabular_models.sklearn,
+}
+TAKES_MISSING = ("xgboost", "lightgbm", "catboost")
+INPUTS = {name: "FP64" if name in {"lightgbm", "sklearn"} else "FP32" for name in TRAIN}
+
+
+@pytest.mark.slow  # imports the libraries
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", TRAIN)
+def test_answers_are_those_of_the_library_bit_for_bit(name: str, kind: str, tmp_path: Path) -> None:
+    trained = TRAIN[name](tmp_path, kind)
+    rows = asked(missing=name in TAKES_MISSING).astype(Datatype(INPUTS[name]).dtype)
+    model = load_model(trained.path)
+    answers = list(model.run({"input": rows}).values())
+    model.close()
+
+    for got, want in zip(answers, trained.expected(rows), strict=True):
+        assert got.dtype.kind == want.dtype.kind
+        assert np.array_equal(got, want)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", TRAIN)
+def test_all_libraries_give_the_same_names_and_shapes(name: str, kind: str, tmp_path: Path) -> None:
+    seen = inspect_model(TRAIN[name](tmp_path, kind).path)
+    (spec,) = seen.signature.inputs
+    outputs = {spec.name: list(spec.shape) for spec in seen.signature.outputs}
+
+    assert (seen.runtime, seen.runs_code, seen.signature.batched) == (name, False, True)
+    assert (spec.name, spec.datatype, spec.shape) == ("input", INPUTS[name], (-1, FEATURES))
+    if kind == "regression":
+        assert outputs == {"prediction": [-1]}
+    else:
+        classes = 2 if kind == "binary" else 3
+        assert outputs == {"label": [-1], "probabilities": [-1, classes]}
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_more_threads_answer_the_same(name: str, tmp_path: Path) -> None:
+    path = TRAIN[name](tmp_path, "multiclass").path
+    rows = asked(missing=False).astype(Datatype(INPUTS[name]).dtype)
+    one, two = (load_model(path, options=LoadOptions(intra_op_threads=n)) for n in (1, 2))
+
+    for got, want in zip(
+        one.run({"input": rows}).values(), two.run({"input": rows}).values(), strict=True
+    ):
+        assert np.array_equal(got, want)
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_a_file_that_is_cut_off_or_empty_is_refused(name: str, tmp_path: Path) -> None:
+    path = TRAIN[name](tmp_path, "binary").path
+    data = path.read_bytes()
+    for size in (0, 1, 8, len(data) // 3, len(data) // 2):
+        path.write_bytes(data[:size])
+        with pytest.raises(UnsupportedModelError, match=path.name):
+            inspect_model(path, name)
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_a_file_that_is_not_there_is_refused(name: str, tmp_path: Path) -> None:
+    path = TRAIN[name](tmp_path, "binary").path
+    gone = path.with_name("gone" + path.suffix)
+
+    with pytest.raises(UnsupportedModelError, match="gone"):
+        load_model(gone, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", '{"learner": {"rate": 1}}'),
+        ("a.json", '{"version": [1]}'),
+        ("a.ubj", "{}"),
+        ("a.txt", "trees are green\n"),
+        ("a.lgb", ""),
+        ("a.cbm", "CBM2"),
+        ("a.skops", "{}"),
+    ],
+)
+def test_a_file_of_somebody_elses_is_not_recognised(name: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+
+    with pytest.raises(UnsupportedModelError, match="no runtime recognises"):
+        detect_runtime(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [("xgboost", read_xgboost), ("lightgbm", read_lightgbm), ("catboost", read_catboost)],
+)
+@settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+def test_a_damaged_file_is_read_or_refused(
+    name: str, read: Callable[[Path], object], at: float, byte: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "multiclass"
+    if not path.exists():
+        TRAIN[name](tmp_path, "multiclass").path.rename(path)
+    data = bytearray(path.read_bytes())
+    data[int(at * len(data))] = byte
+    damaged = tmp_path / "damaged.json"
+    damaged.write_bytes(data)
+
+    try:
+        read(damaged)
+    except UnsupportedModelError as error:
+        assert "damaged.json" in str(error)  # noqa: PT017  # most damage is refused, not all
+
+
+def test_an_absent_library_is_told_with_what_installs_it() -> None:
+    with pytest.raises(FailedPreconditionError, match=r"pip install 'headrace\[xgboost\]'"):
+        import_library("no_such_library", "xgboost")
+
+
+def test_a_model_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="has no features"):
+        _open(tmp_path, lambda rows: rows[:, 0], features=0)
+
+
+def test_a_model_of_more_features_than_anybody_sends_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="at most"):
+        _open(tmp_path, lambda rows: rows[:, 0], features=tabular.MAX_FEATURES + 1)
+
+
+def test_a_model_that_does_not_predict_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="does not predict: no trees"):
+        _open(tmp_path, _fail)
+
+
+def test_an_answer_without_a_row_for_each_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="gives 'prediction'"):
+        _open(tmp_path, lambda rows: rows[:1, 0])
+
+
+def test_values_that_the_model_cannot_take_are_the_callers_fault(tmp_path: Path) -> None:
+    model = _open(tmp_path, _picky)
+
+    with pytest.raises(InvalidArgumentError, match="missing or infinite"):
+        model.run({"input": np.full((1, 2), np.nan, np.float32)})
+
+
+def test_a_failure_on_plain_values_is_the_models(tmp_path: Path) -> None:
+    model = _open(tmp_path, _picky)
+
+    with pytest.raises(RuntimeFailedError, match="no such rows"):
+        model.run({"input": np.ones((1, 2), np.float32)})
+
+
+def test_a_closed_model_says_so(tmp_path: Path) -> None:
+    model = _open(tmp_path, lambda rows: rows[:, 0])
+    model.close()
+
+    with pytest.raises(RuntimeFailedError, match="closed"):
+        model.run({"input": np.ones((1, 2), np.float32)})
+
+
+def test_classes_that_are_text_come_as_bytes() -> None:
+    assert as_label(np.array(["no", "yes"])).tolist() == [b"no", b"yes"]
+    assert as_label(np.array([1, 2], np.int32)).dtype == np.int64
+    assert as_label(np.array([True])).dtype == np.bool_
+
+
+def _open(
+    folder: Path, answer: Callable[[Array], Array], features: int = 2
+) -> tabular.TabularModel:
+    return open_tabular(
+        folder / "model",
+        {"prediction": answer},
+        features=features,
+        datatype=Datatype.FP32,
+        concurrent=False,
+    )
+
+
+def _fail(rows: Array) -> Array:
+    del rows
+    msg = "no trees"
+    raise OSError(msg)
+
+
+def _picky(rows: Array) -> Array:
+    if rows.any():
+        msg = "no such rows"
+        raise ValueError(msg)
+    return rows[:, 0]
