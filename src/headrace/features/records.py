@@ -183,14 +183,22 @@ class RecordLayout:
         position = self._heap_features.index(feature)
         starts = read[f"f{self._heap_features[position - 1]}"] if position else [0] * len(read)
         size = self._dtype.itemsize
-        values = np.empty(len(records), dtype=np.object_)
-        values[:] = [
-            record[size + int(start) : size + int(end)]
-            for record, start, end in zip(records, starts, read[f"f{feature}"], strict=True)
-        ]
-        return values
+        ends = read[f"f{feature}"]
+        return objects(
+            [
+                record[size + int(start) : size + int(end)]
+                for record, start, end in zip(records, starts, ends, strict=True)
+            ]
+        )
 
 
 def record_time_us(record: Record) -> int:
     """When the values of a record became true."""
     return int(_TIME.unpack_from(record)[0])
+
+
+def objects(values: Sequence[object]) -> Array:
+    """An array of Python's own objects, as BYTES are."""
+    made = np.empty(len(values), dtype=np.object_)
+    made[:] = values
+    return made
