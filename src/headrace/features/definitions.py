@@ -47,7 +47,7 @@ class Policy(StrEnum):
     REJECT = "reject"
     """The read fails, and says for which entity."""
     FLAG = "flag"
-    """A stale value is given as it is; the status tells. Missing ones take their defaults."""
+    """A stale value is given as it is, and its status tells. A missing one cannot be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,10 @@ class DataSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureView:
-    """Features of one kind of entity, from one source. Without `ttl_s` they never go stale."""
+    """Features of one kind of entity, from one source. Without `ttl_s` they never go stale.
+
+    `on_missing` is DEFAULTS or REJECT.
+    """
 
     name: str
     entities: tuple[Entity, ...]

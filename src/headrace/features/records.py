@@ -51,8 +51,8 @@ class ValueColumn:
 class DecodedRecords:
     """What could be read.
 
-    `rows` says which of the records; all other fields follow it. `columns` are the view's features
-    in order, and `reasons` says why a record that is there cannot be read, by its position.
+    `rows` says which of the records; all other fields follow it. `columns` are the features that
+    were asked for, and `reasons` says why a record that is there cannot be read, by its position.
     """
 
     rows: Integers
@@ -100,8 +100,14 @@ class RecordLayout:
         data, size = made.tobytes(), self._dtype.itemsize
         return [data[row * size : (row + 1) * size] + heap for row, heap in enumerate(heaps)]
 
-    def decode(self, records: Sequence[Record | None]) -> DecodedRecords:
-        """What `records` say; one of another schema, or a damaged one, only has a reason."""
+    def decode(
+        self, records: Sequence[Record | None], features: Sequence[int] | None = None
+    ) -> DecodedRecords:
+        """What `records` say; one of another schema, or a damaged one, only has a reason.
+
+        Args:
+            features: Which of the view's features, by position; None for all, in order.
+        """
         rows: list[int] = []
         reasons: dict[int, str] = {}
         for row, record in enumerate(records):
@@ -122,7 +128,7 @@ class RecordLayout:
             event_us=read["event_us"],
             columns=tuple(
                 ValueColumn(values=self._values(i, read, good), is_present=flags[:, i])
-                for i in range(len(self._view.features))
+                for i in (range(len(self._view.features)) if features is None else features)
             ),
             reasons=reasons,
         )

@@ -33,7 +33,6 @@ _MAX_TTL_S: Final = 3_155_760_000.0  # 100 years
 
 _Name = Annotated[str, Field(pattern=_NAME)]
 _Column = Annotated[str, Field(pattern=_COLUMN)]
-_Policy = Literal["defaults", "reject", "flag"]
 
 
 class EntitySpec(SpecModel):
@@ -93,11 +92,12 @@ class FeatureViewSpec(SpecModel):
         le=_MAX_TTL_S,
         description="Older values are stale, in joins and when served. Null: never. Unit: s.",
     )
-    on_missing: _Policy = Field(
-        default="defaults", description="`defaults` or `flag`: defaults are served; `reject`."
+    on_missing: Literal["defaults", "reject"] = Field(
+        default="defaults", description="What a request gets of an entity without values."
     )
-    on_stale: _Policy = Field(
-        default="defaults", description="`defaults`, as a join; `flag`: as it is; `reject`."
+    on_stale: Literal["defaults", "reject", "flag"] = Field(
+        default="defaults",
+        description="And of one with older values; `flag` gives them, and says so.",
     )
 
 
