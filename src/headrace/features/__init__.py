@@ -22,27 +22,62 @@ from headrace.features.definitions import (
 )
 
 if TYPE_CHECKING:
+    from headrace.features.applied import (
+        DefinitionChange,
+        applied_definitions,
+        apply_definitions,
+        default_online_store,
+    )
+    from headrace.features.lookup import FeatureReader, FeatureRows, FeaturesNotFoundError
+    from headrace.features.materializing import MaterializeReport, materialize
+    from headrace.features.offline import join_as_of
     from headrace.features.online import OnlineStore, open_online_store
+    from headrace.features.pushing import push_rows
+    from headrace.features.readiness import ViewReadiness, service_readiness
     from headrace.features.spec import parse_definitions, read_definitions
 
 __all__ = [
     "DataSource",
+    "DefinitionChange",
     "Definitions",
     "Entity",
     "Feature",
+    "FeatureReader",
+    "FeatureRows",
     "FeatureService",
     "FeatureView",
+    "FeaturesNotFoundError",
+    "MaterializeReport",
     "OnlineStore",
     "Policy",
     "ServiceColumn",
     "Status",
+    "ViewReadiness",
+    "applied_definitions",
+    "apply_definitions",
+    "default_online_store",
+    "join_as_of",
+    "materialize",
     "open_online_store",
     "parse_definitions",
+    "push_rows",
     "read_definitions",
+    "service_readiness",
 ]
 
 _LAZY = {
+    "applied": (
+        "DefinitionChange",
+        "applied_definitions",
+        "apply_definitions",
+        "default_online_store",
+    ),
+    "lookup": ("FeatureReader", "FeatureRows", "FeaturesNotFoundError"),
+    "materializing": ("MaterializeReport", "materialize"),
+    "offline": ("join_as_of",),
     "online": ("OnlineStore", "open_online_store"),
+    "pushing": ("push_rows",),
+    "readiness": ("ViewReadiness", "service_readiness"),
     "spec": ("parse_definitions", "read_definitions"),
 }
 

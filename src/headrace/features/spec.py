@@ -135,14 +135,7 @@ def read_definitions(path: Path) -> Definitions:
         SpecError: With every mistake, its place and line.
         FailedPreconditionError: It cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidArgumentError(f"{path} is no UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise FailedPreconditionError(f"cannot read {path}: {error.strerror}") from error
-    return parse_definitions(text, base_dir=path.absolute().parent)
+    return parse_definitions(read_text(path), base_dir=path.absolute().parent)
 
 
 def parse_definitions(source: str | Mapping[str, Any], *, base_dir: Path) -> Definitions:
@@ -151,6 +144,22 @@ def parse_definitions(source: str | Mapping[str, Any], *, base_dir: Path) -> Def
     Raises:
         SpecError: With every mistake, its place, and its line if `source` is text.
     """
+    return _definitions(checked(source), base_dir)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of definitions; FailedPreconditionError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(f"{path} is no UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise FailedPreconditionError(f"cannot read {path}: {error.strerror}") from error
+
+
+def checked(source: str | Mapping[str, Any]) -> FeaturesSpec:
+    """What `source` says, if it is right; see `parse_definitions`."""
     if isinstance(source, str):
         document = read_yaml(source)
         value, lines, mistakes = document.value, document.lines, document.mistakes
@@ -170,7 +179,26 @@ def parse_definitions(source: str | Mapping[str, Any], *, base_dir: Path) -> Def
     mistakes = [*mistakes, *(with_line(mistake, lines) for mistake in dict.fromkeys(found))]
     if mistakes or spec is None:
         raise SpecError(sorted(mistakes, key=lambda mistake: mistake.line or 0))
-    return _definitions(spec, base_dir)
+    return spec
+
+
+def with_absolute_sources(spec: FeaturesSpec, base_dir: Path) -> FeaturesSpec:
+    """The same, to be read from anywhere."""
+    views = [
+        view.model_copy(
+            update={
+                "source": view.source.model_copy(
+                    update={"path": str(_absolute(view.source.path, base_dir))}
+                )
+            }
+        )
+        for view in spec.feature_views
+    ]
+    return spec.model_copy(update={"feature_views": tuple(views)})
+
+
+def _absolute(path: str, base_dir: Path) -> Path:
+    return base_dir.absolute() / Path(path).expanduser()
 
 
 def _definitions(spec: FeaturesSpec, base_dir: Path) -> Definitions:
@@ -189,13 +217,12 @@ def _definitions(spec: FeaturesSpec, base_dir: Path) -> Definitions:
 
 
 def _view(spec: FeatureViewSpec, entities: Mapping[str, Entity], base_dir: Path) -> FeatureView:
-    path = Path(spec.source.path).expanduser()
     return FeatureView(
         name=spec.name,
         entities=tuple(entities[name] for name in spec.entities),
         features=tuple(_feature(one) for one in spec.features),
         source=DataSource(
-            path=path if path.is_absolute() else base_dir / path,
+            path=_absolute(spec.source.path, base_dir),
             timestamp_field=spec.source.timestamp_field,
             created_field=spec.source.created_timestamp_column or "",
         ),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from headrace.features import Status
 from headrace.features.lookup import FeatureReader
-from headrace.features.materialize import materialize
+from headrace.features.materializing import materialize
 from headrace.features.offline import join_as_of
 from headrace.features.online_sqlite import SqliteOnlineStore
 from tests.unit.features.stores import MemoryStore

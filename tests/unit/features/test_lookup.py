@@ -16,7 +16,7 @@ from headrace.core import (
 )
 from headrace.features import Entity, Feature, FeatureService, Policy, ServiceColumn
 from headrace.features.lookup import MAX_ROWS, FeatureReader, FeaturesNotFoundError
-from headrace.features.push import push
+from headrace.features.pushing import push_rows
 from tests.unit.features.stores import MemoryStore
 from tests.unit.features.tables import CUSTOMER, at, service, view
 
@@ -53,9 +53,9 @@ class TurnedClock:
 @pytest.fixture
 def store() -> MemoryStore:
     made = MemoryStore()
-    push(STATS, made, [stats(1, age=30, spend=0.5), stats(2, age=40, spend=None)])
+    push_rows(STATS, made, [stats(1, age=30, spend=0.5), stats(2, age=40, spend=None)])
     pair = {"customer_id": 1, "shop": "é", "event_timestamp": at(0)}
-    push(PAIR, made, [pair | {"note": "often", "is_new": False}])
+    push_rows(PAIR, made, [pair | {"note": "often", "is_new": False}])
     return made
 
 
@@ -253,7 +253,7 @@ def test_a_deadline_bounds_the_read(store: MemoryStore, clock: TurnedClock) -> N
 def test_the_cache_answers_for_as_long_as_it_says(store: MemoryStore, clock: TurnedClock) -> None:
     reader = FeatureReader(service(STATS), store, clock=clock, cache_ttl_s=10.0)
     reader.read({"customer_id": [1, 7]})
-    push(STATS, store, [stats(1, age=31, spend=1.0), stats(7, age=32, spend=1.0)])
+    push_rows(STATS, store, [stats(1, age=31, spend=1.0), stats(7, age=32, spend=1.0)])
 
     clock.passed_s = 9.9
     kept = reader.read({"customer_id": [7, 1]})

@@ -10,10 +10,10 @@ import pytest
 
 from headrace.core import Datatype, InvalidArgumentError
 from headrace.features import Feature
-from headrace.features.push import push
+from headrace.features.pushing import push_rows
 from tests.unit.features.stores import MemoryStore
 from tests.unit.features.tables import at, view
-from tests.unit.features.test_materialize import stored
+from tests.unit.features.test_materializing import stored
 
 KINDS = {
     "f32": Datatype.FP32,
@@ -33,7 +33,7 @@ def row(**changes: object) -> dict[str, Any]:
 def told(*rows: dict[str, Any]) -> str:
     store = MemoryStore()
     with pytest.raises(InvalidArgumentError) as caught:
-        push(VIEW, store, rows)
+        push_rows(VIEW, store, rows)
     assert store.records == {}
     return str(caught.value)
 
@@ -41,7 +41,7 @@ def told(*rows: dict[str, Any]) -> str:
 def test_rows_are_written() -> None:
     store = MemoryStore()
 
-    assert push(VIEW, store, [row(), row(customer_id=2, s=b"\xff")]) == 2
+    assert push_rows(VIEW, store, [row(), row(customer_id=2, s=b"\xff")]) == 2
 
     assert stored(store, VIEW, 1) == (at(5), 0.5, 1.0, 3, True, "é".encode())
     assert stored(store, VIEW, 2) == (at(5), 0.5, 1.0, 3, True, b"\xff")
@@ -50,7 +50,7 @@ def test_rows_are_written() -> None:
 def test_missing_values_nan_and_infinity_are_kept() -> None:
     store = MemoryStore()
 
-    push(VIEW, store, [row(f32=math.inf, f64=math.nan, i=None, b=None, s=None)])
+    push_rows(VIEW, store, [row(f32=math.inf, f64=math.nan, i=None, b=None, s=None)])
 
     found = stored(store, VIEW)
     assert found is not None
@@ -60,15 +60,15 @@ def test_missing_values_nan_and_infinity_are_kept() -> None:
 
 
 def test_no_rows_are_no_mistake() -> None:
-    assert push(VIEW, MemoryStore(), []) == 0
+    assert push_rows(VIEW, MemoryStore(), []) == 0
 
 
 def test_an_older_row_is_not_written() -> None:
     store = MemoryStore()
-    push(VIEW, store, [row()])
+    push_rows(VIEW, store, [row()])
 
-    assert push(VIEW, store, [row(event_timestamp=at(4))]) == 0
-    assert push(VIEW, store, [row(f32=0.25)]) == 1
+    assert push_rows(VIEW, store, [row(event_timestamp=at(4))]) == 0
+    assert push_rows(VIEW, store, [row(f32=0.25)]) == 1
     assert (stored(store, VIEW) or ())[1] == 0.25
 
 

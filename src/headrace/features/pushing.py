@@ -20,7 +20,7 @@ _INT64: Final = np.iinfo(np.int64)
 _LARGEST_FP32: Final = float(np.finfo(np.float32).max)
 
 
-def push(view: FeatureView, store: OnlineStore, rows: Sequence[Mapping[str, object]]) -> int:
+def push_rows(view: FeatureView, store: OnlineStore, rows: Sequence[Mapping[str, object]]) -> int:
     """Write rows; how many were not older than what stood there.
 
     Args:

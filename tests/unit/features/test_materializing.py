@@ -10,7 +10,7 @@ import pytest
 from headrace.core import Datatype, InvalidArgumentError
 from headrace.features import Feature, FeatureView
 from headrace.features.keys import encode_keys
-from headrace.features.materialize import materialize
+from headrace.features.materializing import materialize
 from headrace.features.records import RecordLayout
 from headrace.features.times import moment
 from tests.unit.features.stores import MemoryStore

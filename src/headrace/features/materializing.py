@@ -15,6 +15,7 @@ from headrace.core import Array, Datatype
 from headrace.features.definitions import FeatureView
 from headrace.features.keys import encode_keys
 from headrace.features.online import OnlineStore
+from headrace.features.readiness import watermark_name
 from headrace.features.records import RecordLayout, ValueColumn, objects
 from headrace.features.source import CREATED, TIME, scan_source, telling
 from headrace.features.times import microseconds, moment
@@ -64,7 +65,7 @@ def materialize(
         FailedPreconditionError: It cannot be written; the message says how to mend it.
     """
     until_us = microseconds(until)
-    watermark = f"{view.name}:{view.schema_hash.hex()}"
+    watermark = watermark_name(view)
     since_us = store.watermark(watermark) if incremental else None
     rows = _newest(view, since_us=since_us, until_us=until_us)
     layout = RecordLayout(view)
