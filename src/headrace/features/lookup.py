@@ -27,7 +27,6 @@ from headrace.features.records import (
     DecodedRecords,
     Record,
     RecordLayout,
-    ValueColumn,
 )
 
 MAX_ROWS: Final = 10_000
@@ -133,10 +132,10 @@ class FeatureReader:
         """The keys of each view's rows; views of the same entities share them."""
         made: dict[tuple[str, ...], list[Key]] = {}
         for view in self._views:
-            if view.names not in made:
+            if view.entity_names not in made:
                 values = [columns[name] for name in view.view.join_keys]
-                made[view.names] = encode_keys(view.view, values)
-        return [made[view.names] for view in self._views]
+                made[view.entity_names] = encode_keys(view.view, values)
+        return [made[view.entity_names] for view in self._views]
 
     def _records(
         self, places: Mapping[Place, None], deadline: float | None
@@ -172,11 +171,13 @@ class _ViewReader:
 
     def __init__(self, view: FeatureView, service: FeatureService) -> None:
         self.view = view
-        self.names = tuple(entity.name for entity in view.entities)
+        self.entity_names = tuple(entity.name for entity in view.entities)
         self._layout = RecordLayout(view)
-        self._columns = [column for column in service.columns if column.view == view]
+        columns = [column for column in service.columns if column.view == view]
         positions = {feature.name: i for i, feature in enumerate(view.features)}
-        self._positions = [positions[column.feature.name] for column in self._columns]
+        self._positions = [positions[column.feature.name] for column in columns]
+        self._names = [column.name for column in columns]
+        self._fillings = [column.feature.filling for column in columns]
         self._ttl_us = None if view.ttl_s is None else round(view.ttl_s * _US)
 
     def read(self, records: Sequence[Record | None], keys: Sequence[Key], now_us: int) -> _ViewRows:
@@ -186,33 +187,40 @@ class _ViewReader:
             np.zeros(len(age_us), dtype=np.bool_) if self._ttl_us is None else age_us > self._ttl_us
         )
         self._reject(decoded, is_stale, keys)
-        is_taken = ~is_stale if self.view.on_stale is Policy.DEFAULTS else np.ones_like(is_stale)
+        is_known = decoded.is_present
+        if self.view.on_stale is Policy.DEFAULTS:
+            is_known = is_known & ~is_stale[:, np.newaxis]
         ages_s = np.full(len(records), np.nan)
         ages_s[decoded.rows] = age_us / _US
         return _ViewRows(
-            columns={
-                column.name: _filled(
-                    values, column.feature.filling, decoded, is_taken, len(records)
-                )
-                for column, values in zip(self._columns, decoded.columns, strict=True)
-            },
+            columns=self._filled(decoded, is_known, len(records)),
             statuses=_statuses(decoded, is_stale, len(records)),
             ages_s=ages_s,
             reasons=decoded.reasons,
         )
+
+    def _filled(self, decoded: DecodedRecords, is_known: Booleans, rows: int) -> dict[str, Array]:
+        """A value for each row and column: what is known, else the feature's default."""
+        if len(decoded.rows) == rows and is_known.all():
+            return dict(zip(self._names, map(np.ascontiguousarray, decoded.columns), strict=True))
+        made = {}
+        for i, (name, filling) in enumerate(zip(self._names, self._fillings, strict=True)):
+            values, known = decoded.columns[i], is_known[:, i]
+            made[name] = np.full(rows, filling, dtype=values.dtype)
+            made[name][decoded.rows[known]] = values[known]
+        return made
 
     def _reject(self, decoded: DecodedRecords, is_stale: Booleans, keys: Sequence[Key]) -> None:
         """Raise for the first row that the view does not let pass."""
         if self.view.on_missing is Policy.REJECT and len(decoded.rows) < len(keys):
             there = set(decoded.rows.tolist())
             row = next(row for row in range(len(keys)) if row not in there)
-            why = (
-                f"value that can be read ({decoded.reasons[row]})"
-                if row in decoded.reasons
-                else "value"
-            )
+            reason = decoded.reasons.get(row)
             raise FeaturesNotFoundError(
-                entity=show_key(keys[row]), view=self.view.name, status=Status.MISSING, why=why
+                entity=show_key(keys[row]),
+                view=self.view.name,
+                status=Status.MISSING,
+                why="value" if reason is None else f"value that can be read ({reason})",
             )
         if self.view.on_stale is Policy.REJECT and is_stale.any():
             row = int(decoded.rows[int(is_stale.argmax())])
@@ -222,18 +230,6 @@ class _ViewReader:
                 status=Status.STALE,
                 why=f"value that is at most {self.view.ttl_s:g} s old",
             )
-
-
-def _filled(
-    column: ValueColumn, filling: object, decoded: DecodedRecords, is_taken: Booleans, rows: int
-) -> Array:
-    """A value for each row: what is known, else the filling."""
-    is_known = column.is_present & is_taken
-    if len(is_known) == rows and is_known.all():
-        return column.values.copy()
-    made = np.full(rows, filling, dtype=column.values.dtype)
-    made[decoded.rows[is_known]] = column.values[is_known]
-    return made
 
 
 def _statuses(decoded: DecodedRecords, is_stale: Booleans, rows: int) -> list[Status]:

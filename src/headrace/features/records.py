@@ -52,12 +52,14 @@ class DecodedRecords:
     """What could be read.
 
     `rows` says which of the records; all other fields follow it. `columns` are the features that
-    were asked for, and `reasons` says why a record that is there cannot be read, by its position.
+    were asked for, `is_present` [rows, features] says where they have values. `reasons` says why a
+    record that is there cannot be read, by its position.
     """
 
     rows: Integers
     event_us: Integers
-    columns: tuple[ValueColumn, ...]
+    columns: tuple[Array, ...]
+    is_present: Booleans
     reasons: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -75,6 +77,8 @@ class RecordLayout:
         ]
         fields += [(f"f{i}", _STORED[one.datatype]) for i, one in enumerate(view.features)]
         self._dtype = np.dtype(fields)
+        self._names = [f"f{i}" for i in range(len(view.features))]
+        self._kinds = [feature.datatype for feature in view.features]
         self._heap_features = [
             i for i, one in enumerate(view.features) if one.datatype is Datatype.BYTES
         ]
@@ -120,16 +124,15 @@ class RecordLayout:
                 rows.append(row)
         size = self._dtype.itemsize
         good = [records[row] or b"" for row in rows]
-        fixed = b"".join([record[:size] for record in good])
-        read = np.frombuffer(fixed, dtype=self._dtype)
+        fixed = bytearray().join([record[:size] for record in good])
+        read = np.frombuffer(fixed, dtype=self._dtype)  # of a bytearray: the caller may write to it
         flags = np.unpackbits(read["flags"], axis=1, bitorder="little").view(np.bool_)
+        chosen = list(range(len(self._view.features)) if features is None else features)
         return DecodedRecords(
             rows=np.array(rows, dtype=np.int64),
             event_us=read["event_us"],
-            columns=tuple(
-                ValueColumn(values=self._values(i, read, good), is_present=flags[:, i])
-                for i in (range(len(self._view.features)) if features is None else features)
-            ),
+            columns=tuple([self._values(i, read, good) for i in chosen]),
+            is_present=flags[:, chosen],
             reasons=reasons,
         )
 
@@ -176,14 +179,11 @@ class RecordLayout:
         return int(fields[f"f{feature}"][1])
 
     def _values(self, feature: int, read: Array, records: Sequence[Record]) -> Array:
-        stored: Array = read[f"f{feature}"]
-        match self._view.features[feature].datatype:
-            case Datatype.BOOL:
-                return stored.astype(np.bool_)
-            case Datatype.BYTES:
-                return self._bytes(feature, read, records)
-            case _:
-                return stored
+        stored: Array = read[self._names[feature]]
+        kind = self._kinds[feature]
+        if kind is Datatype.BYTES:
+            return self._bytes(feature, read, records)
+        return stored.astype(np.bool_) if kind is Datatype.BOOL else stored
 
     def _bytes(self, feature: int, read: Array, records: Sequence[Record]) -> Array:
         position = self._heap_features.index(feature)

@@ -33,7 +33,8 @@ def stored(store: MemoryStore, of: FeatureView, key: int = 1) -> tuple[object, .
     read = RecordLayout(of).decode([store.records.get((encoded, of.name))])
     if not len(read.rows):
         return None
-    values = [c.values[0] if c.is_present[0] else None for c in read.columns]
+    flags = read.is_present[0]
+    values = [c[0] if there else None for c, there in zip(read.columns, flags, strict=True)]
     return (moment(int(read.event_us[0])), *values)
 
 

@@ -84,12 +84,10 @@ def test_records_come_back_as_they_were(
     read = layout.decode(records)
 
     assert [record_time_us(one) for one in records] == times == read.event_us.tolist()
-    for back, before in zip(read.columns, columns, strict=True):
-        got = [
-            v if there else None
-            for v, there in zip(back.values.tolist(), back.is_present, strict=True)
-        ]
-        assert all(map(same, got, before))
+    for i, before in enumerate(columns):
+        flags = read.is_present[:, i]
+        back = zip(read.columns[i].tolist(), flags, strict=True)
+        assert all(map(same, [value if there else None for value, there in back], before))
 
 
 @given(st.binary(max_size=64), st.integers(0, 60))
