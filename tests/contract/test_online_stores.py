@@ -236,6 +236,26 @@ def test_a_message_never_shows_a_password() -> None:
     store = open_online_store("redis://anna:s3cret@localhost:1/0")
 
     assert store.name == "redis://anna@localhost:1/0"
-    with pytest.raises(InvalidArgumentError) as caught:
-        open_online_store("redis://anna:s3cret@localhost:port/0")
-    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://anna:s3cret@localhost:port/0",
+        "redis://anna:s3/cret@localhost:1/0",
+        "redis://anna:s3cret@[localhost/0",
+        "redis://anna:s3cret@localhost/0?option=unknown",
+        "redis://anna:s3cret@localhost/0?socket_timeout=long",
+    ],
+)
+def test_a_url_that_cannot_be_read_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="cannot be read") as caught:
+        open_online_store(url)
+
+    assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "x" * 200])
+def test_a_namespace_is_a_name(name: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="namespace name"):
+        open_online_store("redis://localhost", namespace=name)

@@ -194,9 +194,8 @@ def join(
 
     Every row stays, in its order; VIEW__status says how its values were found.
     """
-    from headrace.cli.features_tables import join_files
     from headrace.cli.output import progress, say, write_json
-    from headrace.features import applied_definitions
+    from headrace.features import applied_definitions, join_files
 
     found = applied_definitions(home).service(service)
     with progress(f"joining {entities}"):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         apply_definitions,
         default_online_store,
     )
+    from headrace.features.files import join_files
     from headrace.features.lookup import FeatureReader, FeatureRows, FeaturesNotFoundError
     from headrace.features.materializing import MaterializeReport, materialize
     from headrace.features.offline import join_as_of
@@ -57,6 +58,7 @@ __all__ = [
     "apply_definitions",
     "default_online_store",
     "join_as_of",
+    "join_files",
     "materialize",
     "open_online_store",
     "parse_definitions",
@@ -72,6 +74,7 @@ _LAZY = {
         "apply_definitions",
         "default_online_store",
     ),
+    "files": ("join_files",),
     "lookup": ("FeatureReader", "FeatureRows", "FeaturesNotFoundError"),
     "materializing": ("MaterializeReport", "materialize"),
     "offline": ("join_as_of",),

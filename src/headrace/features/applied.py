@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from headrace.core import FailedPreconditionError
+from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.features.definitions import Definitions
 from headrace.features.spec import (
     checked,
@@ -43,7 +43,10 @@ def apply_definitions(path: Path, home: Path) -> list[DefinitionChange]:
     """
     spec = with_absolute_sources(checked(read_text(path)), path.absolute().parent)
     text = spec.model_dump_json(indent=2)
-    before = _read(home)
+    try:
+        before = _read(home)
+    except FailedPreconditionError:
+        before = None  # damaged: replaced by what is right
     after = parse_definitions(text, base_dir=home)
     try:
         _write(home / _APPLIED, text)
@@ -69,7 +72,13 @@ def default_online_store(home: Path) -> str:
 
 def _read(home: Path) -> Definitions | None:
     path = home / _APPLIED
-    return parse_definitions(read_text(path), base_dir=home) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return parse_definitions(read_text(path), base_dir=home)
+    except InvalidArgumentError as error:
+        message = f"{path} is damaged; run `headrace features apply` again ({error})"
+        raise FailedPreconditionError(message) from error
 
 
 def _write(path: Path, text: str) -> None:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-import polars as pl
-
 from headrace.core import Array, Datatype
 from headrace.features.definitions import FeatureView
+from headrace.features.frames import pl
 from headrace.features.keys import encode_keys
 from headrace.features.online import OnlineStore
 from headrace.features.readiness import watermark_name

@@ -6,8 +6,6 @@ live too: training sees what serving would have seen.
 
 from typing import Final
 
-import polars as pl
-
 from headrace.core import InvalidArgumentError
 from headrace.features.definitions import (
     EVENT_TIMESTAMP,
@@ -16,12 +14,14 @@ from headrace.features.definitions import (
     ServiceColumn,
     Status,
 )
+from headrace.features.frames import pl
 from headrace.features.source import (
     CREATED,
     TIME,
     check_entities,
     key_column,
     polars_type,
+    reason_of,
     scan_source,
     telling,
     time_column,
@@ -59,8 +59,7 @@ def join_as_of(
     try:
         rows = entities.select(*keys, time_column(EVENT_TIMESTAMP)).with_row_index(_ROW).sort(TIME)
     except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0][:300]
-        raise InvalidArgumentError(f"entity rows: {reason}") from error
+        raise InvalidArgumentError(f"entity rows: {reason_of(error)}") from error
     found = {view.name: _join(rows, view) for view in service.views}
     columns = [
         _column(column, found[column.view.name], fill_defaults) for column in service.columns

@@ -90,10 +90,13 @@ def open_online_store(url: str, *, namespace: str = "default") -> OnlineStore:
 
 def without_password(url: str) -> str:
     """`url` for messages: who, where, and nothing secret."""
-    parts = urlsplit(url)
-    user = f"{parts.username}@" if parts.username else ""
+    scheme = url.partition("://")[0]
     try:
+        parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        port = ""
-    return f"{parts.scheme}://{user}{parts.hostname or ''}{port}{parts.path}"
+        return f"{scheme}://…"
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        return f"{scheme}://…"  # a password with a slash that is not escaped
+    user = f"{parts.username}@" if parts.username else ""
+    return f"{scheme}://{user}{parts.hostname or ''}{port}{parts.path}"

@@ -83,8 +83,10 @@ class RedisOnlineStore:
                 socket_connect_timeout=_CONNECT_TIMEOUT_S,
                 retry=Retry(NoBackoff(), 0),  # the caller's time is better spent on telling it
             )
-        except ValueError:
-            reason = "special characters of the password are written as %XX"
+            # Not connected yet: of options that nobody knows it is told here, not in a request.
+            self._pool.connection_class(**self._pool.connection_kwargs)
+        except (ValueError, TypeError):
+            reason = "special characters of the password are written as %XX, options are Redis's"
             message = f"the URL of the online store cannot be read ({self.name}); {reason}"
             raise InvalidArgumentError(message) from None  # the cause may show the password
         self._client = redis.Redis(connection_pool=self._pool)

@@ -8,18 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError
+from headrace.core import Datatype, InvalidArgumentError
 from headrace.features.definitions import Entity, FeatureView
-
-try:
-    import polars as pl
-except ModuleNotFoundError as error:
-    message = "features are read from Parquet by Polars: pip install 'headrace[features]'"
-    raise FailedPreconditionError(message) from error
+from headrace.features.frames import pl
 
 TIME: Final = "\0time"
 """The column of the event time: microseconds since 1970, INT64. No other can be called so."""
 CREATED: Final = "\0created"
+UNREADABLE: Final = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+"""What Polars raises for a file that it cannot read: of some damaged ones, a panic."""
 _LARGEST_FP32: Final = 3.4028234663852886e38
 _TYPES: Final[dict[Datatype, pl.DataType]] = {
     Datatype.FP32: pl.Float32(),
@@ -112,9 +109,14 @@ def telling(view: FeatureView) -> Iterator[None]:
     where = f"view '{view.name}', {view.source.path}"
     try:
         yield
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).splitlines()[0][:300]
-        raise InvalidArgumentError(f"{where} cannot be read as Parquet: {reason}") from error
+    except UNREADABLE as error:
+        message = f"{where} cannot be read as Parquet: {reason_of(error)}"
+        raise InvalidArgumentError(message) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """What Polars says, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _wrong_keys(entities: Sequence[Entity], schema: pl.Schema) -> Iterator[str]:

@@ -9,6 +9,8 @@ import pytest
 
 from tests.unit.cli.conftest import Command
 
+pytestmark = pytest.mark.slow  # several commands each, and Parquet files
+
 DEFINITIONS = """
 entities:
   - {name: customer, join_key: customer_id, datatype: INT64}

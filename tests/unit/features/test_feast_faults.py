@@ -103,6 +103,7 @@ def test_features_have_the_same_order_in_each_process() -> None:
 _ROW = st.tuples(st.integers(1, 2), st.integers(0, 30), st.none() | st.floats(width=32))
 
 
+@pytest.mark.slow
 @given(st.lists(_ROW, min_size=1, max_size=10), st.integers(0, 40), st.integers(1, 20))
 def test_serving_gives_what_training_saw(
     known: list[tuple[int, int, float | None]], now: int, ttl: int

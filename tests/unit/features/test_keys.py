@@ -35,6 +35,7 @@ def test_text_and_its_bytes_are_the_same_entity() -> None:
     assert encode_keys(view(TEXT), [["é", "é".encode()]]) == [b"shop:\xc3\xa9"] * 2
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(st.text(min_size=1, max_size=4), st.text(min_size=1, max_size=4)),

@@ -297,6 +297,7 @@ _KNOWN = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.none() | _KEY, _TIME), max_size=12),
     st.lists(_KNOWN, max_size=15),

@@ -72,6 +72,7 @@ def same(left: object, right: object) -> bool:
     return left == right
 
 
+@pytest.mark.slow
 @given(tables())
 def test_records_come_back_as_they_were(
     table: tuple[tuple[Datatype, ...], list[int], list[list[Value | None]]],

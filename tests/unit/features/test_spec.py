@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from headrace.core.spec_mistakes import SpecError
 from headrace.features import Definitions, Policy, parse_definitions, read_definitions
+from headrace.features.spec import FeaturesSpec
 
 BASE = Path("/project")
 FULL = """
@@ -283,6 +284,7 @@ _ANYTHING = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(st.sampled_from(["entities", "feature_views", "feature_services"]), _ANYTHING)
 )
@@ -310,3 +312,13 @@ def test_sources_are_relative_to_the_file(tmp_path: Path) -> None:
     found = read_definitions(tmp_path / "features.yaml")
 
     assert found.view("customer_stats").source.path == tmp_path / "data/customers.parquet"
+
+
+def test_every_setting_is_documented() -> None:
+    page = Path(__file__).parents[3] / "docs" / "how-to" / "features.md"
+    text = page.read_text()
+    schema = FeaturesSpec.model_json_schema()
+    models = [schema, *schema["$defs"].values()]
+    names = {name for model in models for name in model["properties"]}
+
+    assert [name for name in sorted(names) if name not in text] == []

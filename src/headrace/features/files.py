@@ -1,14 +1,13 @@
-"""What a join reads and writes: Parquet, of people's own."""
+"""A join of files: what people bring as Parquet, and what they get, as Parquet."""
 
 from pathlib import Path
 from typing import Any
 
-# Without Polars this says how to install it, which an import of Polars itself would not.
-from headrace.features import FeatureService, join_as_of  # isort: split
-
-import polars as pl
-
 from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.features.definitions import FeatureService
+from headrace.features.frames import pl
+from headrace.features.offline import join_as_of
+from headrace.features.source import UNREADABLE, reason_of
 
 
 def join_files(
@@ -22,18 +21,18 @@ def join_files(
     """
     try:
         rows = pl.read_parquet(entities, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).splitlines()[0][:300]
-        raise InvalidArgumentError(f"{entities} cannot be read as Parquet: {reason}") from error
+    except UNREADABLE as error:
+        message = f"{entities} cannot be read as Parquet: {reason_of(error)}"
+        raise InvalidArgumentError(message) from error
     joined = join_as_of(rows, service, fill_defaults=fill_defaults)
     part = output.with_name(f".{output.name}.part")
     try:
         joined.write_parquet(part)
         part.replace(output)
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except UNREADABLE as error:
         part.unlink(missing_ok=True)
-        reason = str(error).splitlines()[0][:300]
-        raise FailedPreconditionError(f"{output} cannot be written: {reason}") from error
+        message = f"{output} cannot be written: {reason_of(error)}"
+        raise FailedPreconditionError(message) from error
     counts = {
         view.name: dict(joined[view.status_column].value_counts().sort("count").iter_rows())
         for view in service.views
