@@ -61,6 +61,23 @@ def test_a_damaged_page_is_no_answer(path: Path) -> None:
         store.read([key("17")], ["stats"])
 
 
+def test_a_new_file_in_place_of_a_damaged_one_is_read_at_once(path: Path) -> None:
+    with closing(SqliteOnlineStore(path)) as store:
+        store.write("stats", [key(str(i)) for i in range(2000)], [record(i) for i in range(2000)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+
+    with closing(SqliteOnlineStore(path)) as store:
+        for _ in range(2):
+            with pytest.raises(FailedPreconditionError, match="malformed"):
+                store.read([key("17")], ["stats"])
+        for one in path.parent.iterdir():
+            one.unlink()
+
+        assert store.write("stats", [key("17")], [record(5)]) == 1
+        assert time_of(store, "17") == 5
+
+
 def test_the_database_of_something_else_is_left_alone(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as other:
         other.execute("CREATE TABLE precious (x)")

@@ -26,6 +26,7 @@ _KEYS_AT_ONCE: Final = 500
 _APPLICATION: Final = 0x48524654  # "HRFT": whose file this is, as `file` and we tell it
 _FORMAT: Final = 1
 _PRIMARY_CODE: Final = 0xFF
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 # The key comes first: all views of an entity stand on one page.
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS records (
@@ -70,7 +71,7 @@ class SqliteOnlineStore:
         if not self._reader.lock.acquire(timeout=max(timeout_s, 0.0)):
             raise DeadlineExceededError(f"{self.name} was not free to read within {timeout_s:g} s")
         try:
-            with self._telling("read features"):
+            with self._telling("read features", self._reader):
                 connection = self._opened(self._reader)
                 for start in range(0, len(keys), _KEYS_AT_ONCE):
                     some = keys[start : start + _KEYS_AT_ONCE]
@@ -92,7 +93,7 @@ class SqliteOnlineStore:
 
     def watermark(self, name: str) -> int | None:
         """Up to which event time `name` was written; None at first."""
-        with self._reader.lock, self._telling("read a watermark"):
+        with self._reader.lock, self._telling("read a watermark", self._reader):
             found = (
                 self._opened(self._reader)
                 .execute("SELECT event_us FROM watermarks WHERE name = ?", (name,))
@@ -109,14 +110,12 @@ class SqliteOnlineStore:
         """Close both connections; twice is once."""
         for held in (self._reader, self._writer):
             with held.lock:
-                if held.opened is not None:
-                    held.opened.close()
-                    held.opened = None
+                held.close()
 
     @contextmanager
     def _writing(self, doing: str) -> Iterator[sqlite3.Connection]:
         """A transaction that is kept if the block ends well."""
-        with self._writer.lock, self._telling(doing):
+        with self._writer.lock, self._telling(doing, self._writer):
             connection = self._opened(self._writer)
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -169,23 +168,25 @@ class SqliteOnlineStore:
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     @contextmanager
-    def _telling(self, doing: str) -> Iterator[None]:
+    def _telling(self, doing: str, held: "_Connection") -> Iterator[None]:
         try:
             yield
         except OSError as error:
             reason = error.strerror or str(error)
             raise FailedPreconditionError(f"cannot {doing} in {self.name}: {reason}") from error
         except sqlite3.DatabaseError as error:
+            if _code(error) in _DAMAGED:
+                held.close()  # a new file in its place is then read without a restart
             raise self._told(error, doing) from error
 
     def _told(self, error: sqlite3.DatabaseError, doing: str) -> HeadraceError:
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE
+        code = _code(error)
         cannot = f"cannot {doing} in {self.name}"
         if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
             held = f"another process has held it for {self._lock_timeout_s:g} s; try again"
             return UnavailableError(f"{cannot}: {held}")
         reason = str(error)
-        if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        if code in _DAMAGED:
             reason += (
                 "; move the file and those beside it (-wal, -shm) away, and fill a new one with "
                 "`headrace features materialize`"
@@ -201,6 +202,17 @@ class _Connection:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.opened: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        """Close it, if it is open; by whoever holds the lock."""
+        if self.opened is not None:
+            self.opened.close()
+            self.opened = None
+
+
+def _code(error: sqlite3.DatabaseError) -> int:
+    """What went wrong, as SQLite numbers it: https://www.sqlite.org/rescode.html."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE
 
 
 def _read_statement(keys: int, views: int) -> str:
