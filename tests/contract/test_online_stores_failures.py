@@ -217,6 +217,10 @@ def test_what_something_else_wrote_is_not_misread(server: RedisServer) -> None:
             store.write("stats", [key("anna")], [record(1)])
         assert store.write("stats", [key("bert")], [record(1)]) == 1
 
+        client.hset(b"headrace:features:default:watermarks", "stats", b"soon")
+        with pytest.raises(FailedPreconditionError, match="no number; something else wrote"):
+            store.watermark("stats")
+
 
 @pytest.mark.e2e
 def test_a_wrong_password_is_told_without_showing_it(server: RedisServer) -> None:

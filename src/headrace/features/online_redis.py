@@ -129,7 +129,11 @@ class RedisOnlineStore:
         """Up to which event time `name` was written; None at first."""
         with self._telling("read a watermark"):
             found = cast("bytes | None", self._client.hget(self._watermarks, name))
-        return None if found is None else int(found)
+        try:
+            return None if found is None else int(found)
+        except ValueError as error:
+            message = f"the watermark of {name} in {self.name} is no number{_way_out('WRONGTYPE')}"
+            raise FailedPreconditionError(message) from error
 
     def raise_watermark(self, name: str, event_us: int) -> None:
         """Remember that; a watermark never falls."""
