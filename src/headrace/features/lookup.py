@@ -202,7 +202,9 @@ class _ViewReader:
     def _filled(self, decoded: DecodedRecords, is_known: Booleans, rows: int) -> dict[str, Array]:
         """A value for each row and column: what is known, else the feature's default."""
         if len(decoded.rows) == rows and is_known.all():
-            return dict(zip(self._names, map(np.ascontiguousarray, decoded.columns), strict=True))
+            # Copies: what was decoded is neither writable nor aligned, as runtimes expect it.
+            copies = [column.copy() for column in decoded.columns]
+            return dict(zip(self._names, copies, strict=True))
         made = {}
         for i, (name, filling) in enumerate(zip(self._names, self._fillings, strict=True)):
             values, known = decoded.columns[i], is_known[:, i]

@@ -124,8 +124,8 @@ class RecordLayout:
                 rows.append(row)
         size = self._dtype.itemsize
         good = [records[row] or b"" for row in rows]
-        fixed = bytearray().join([record[:size] for record in good])
-        read = np.frombuffer(fixed, dtype=self._dtype)  # of a bytearray: the caller may write to it
+        fixed = b"".join([record[:size] for record in good])
+        read = np.frombuffer(fixed, dtype=self._dtype)
         flags = np.unpackbits(read["flags"], axis=1, bitorder="little").view(np.bool_)
         chosen = list(range(len(self._view.features)) if features is None else features)
         return DecodedRecords(

@@ -210,6 +210,20 @@ def test_a_matrix_has_the_columns_side_by_side(store: MemoryStore, clock: Turned
         texts.read({"customer_id": [1], "shop": ["é"]}).matrix()
 
 
+@pytest.mark.parametrize("customers", [[1], [1, 1], [1, 7]])
+def test_columns_are_as_runtimes_take_them(
+    store: MemoryStore, clock: TurnedClock, customers: list[int]
+) -> None:
+    keys: dict[str, list[object]] = {
+        "customer_id": [*customers],
+        "shop": ["é"] * len(customers),
+    }
+
+    found = FeatureReader(service(PAIR, STATS), store, clock=clock).read(keys)
+
+    assert all(column.flags.carray for column in found.columns.values())
+
+
 def test_what_is_given_out_is_the_callers_own(store: MemoryStore, clock: TurnedClock) -> None:
     reader = FeatureReader(service(STATS), store, clock=clock, cache_ttl_s=10.0)
     reader.read({"customer_id": [1]}).columns["age"][0] = 99
