@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from headrace.core.spec import SystemSpec, parse_spec
+from headrace.features import parse_definitions
 from scripts.gen_reference import pages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +35,7 @@ STORIES = (
     "docs/how-to/python-model.md docs/how-to/kserve-v1.md",
     "docs/how-to/triton-repository.md",
     "docs/how-to/serve.md",
+    "docs/how-to/features.md",
     "docs/how-to/secure-models.md",
     "docs/how-to/history.md",
     "docs/how-to/manage-remotely.md",
@@ -83,6 +85,9 @@ def all_blocks(language: str) -> list[Any]:
 
 @pytest.mark.parametrize("block", all_blocks("yaml"))
 def test_yaml_blocks_are_specs(block: Block) -> None:
+    if block.title == "features.yaml":
+        assert parse_definitions(block.text, base_dir=ROOT).services
+        return
     spec = parse_spec(block.text, base_dir=ROOT, exists=lambda _: True)
 
     assert isinstance(spec, SystemSpec)

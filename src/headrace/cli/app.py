@@ -25,6 +25,7 @@ from headrace.cli import (
     drift,
     events,
     export,
+    features,
     history,
     infer,
     keys,
@@ -137,6 +138,7 @@ app.add_typer(autoscale.app, name="autoscale", rich_help_panel=_LOOK)
 app.add_typer(export.app, name="export", rich_help_panel=_WRITE)
 app.add_typer(drift.app, name="drift", rich_help_panel=_LOOK)
 app.add_typer(models.app, name="models", rich_help_panel=_WRITE)
+app.add_typer(features.app, name="features", rich_help_panel=_WRITE)
 app.add_typer(certs.app, name="certs", rich_help_panel=_WRITE)
 app.add_typer(context.app, name="context", rich_help_panel=_WRITE)
 app.add_typer(users.app, name="users", rich_help_panel=_ACCESS)

@@ -3,17 +3,15 @@
 Not imported by `headrace.core` itself: replicas must not pay for pydantic.
 """
 
-import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
-from headrace.core.errors import InvalidArgumentError
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
+from headrace.core.spec_mistakes import SpecError, mistakes_of, shown, with_line
 from headrace.core.spec_models import (
     BatchingSpec,
     EndpointSpec,
@@ -24,7 +22,7 @@ from headrace.core.spec_models import (
     disagreements,
     json_schema,
 )
-from headrace.core.spec_yaml import Place, SpecMistake, read_yaml, show_place
+from headrace.core.spec_yaml import SpecMistake, read_yaml
 
 __all__ = [
     "BatchingSpec",
@@ -41,17 +39,6 @@ __all__ = [
 ]
 
 _REFERENCE: Final = re.compile(f"{NAME_PATTERN[:-1]}(:{VERSION_PATTERN[1:-1]})?$")
-_SHOWN_INPUT: Final = 60
-
-
-class SpecError(InvalidArgumentError):
-    """The spec cannot be right; `mistakes` holds everything that is wrong with it."""
-
-    def __init__(self, mistakes: Sequence[SpecMistake]) -> None:
-        self.mistakes = tuple(mistakes)
-        count = len(self.mistakes)
-        head = f"{count} mistake{'s' if count > 1 else ''} in the spec"
-        super().__init__("\n  ".join([f"{head}:", *map(str, self.mistakes)]))
 
 
 def parse_spec(
@@ -87,8 +74,8 @@ def parse_spec(
     try:
         spec = SystemSpec.model_validate(value)
     except ValidationError as error:
-        found = [_mistake(detail) for detail in error.errors() if not _is_echo(detail)] + found
-    mistakes = [*mistakes, *(_with_line(mistake, lines) for mistake in dict.fromkeys(found))]
+        found = mistakes_of(error, SystemSpec) + found
+    mistakes = [*mistakes, *(with_line(mistake, lines) for mistake in dict.fromkeys(found))]
     if mistakes or spec is None:
         raise SpecError(sorted(mistakes, key=lambda mistake: mistake.line or 0))
     return spec
@@ -97,57 +84,6 @@ def parse_spec(
 def is_model_path(model: str) -> bool:
     """Whether a parsed spec's `model` is a file or directory; else it is a registry reference."""
     return model.startswith("/")
-
-
-def _is_echo(detail: ErrorDetails) -> bool:
-    """Whether this only repeats other mistakes: the whole spec's, or a list emptied by them."""
-    emptied = detail["type"] == "too_short" and len(detail["input"]) > 0
-    return not detail["loc"] or emptied
-
-
-def _mistake(detail: ErrorDetails) -> SpecMistake:
-    loc = detail["loc"]
-    match detail["type"]:
-        case "extra_forbidden":
-            message = f"is not a setting{_did_you_mean(loc)}"
-        case "missing":
-            message = "is missing"
-        case "string_pattern_mismatch":
-            pattern = detail.get("ctx", {}).get("pattern")
-            message = f"is {_shown(detail['input'])}, which does not fit {pattern}"
-        case "tuple_type":
-            message = f"should be a list, got {_shown(detail['input'])}"
-        case "model_type" | "dict_type":
-            message = f"should be a mapping, got {_shown(detail['input'])}"
-        case _:
-            text = detail["msg"].removeprefix("Input ")
-            message = f"{text}, got {_shown(detail['input'])}"
-    return SpecMistake(place=show_place(loc), message=message)
-
-
-def _did_you_mean(loc: Place) -> str:
-    model = _model_at(loc[:-1])
-    known = list(model.model_fields) if model else []
-    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else f"; known here: {', '.join(known)}"
-
-
-def _model_at(loc: Place) -> type[BaseModel] | None:
-    """The model whose fields stand at `loc`."""
-    model: type[BaseModel] | None = SystemSpec
-    for part in loc:
-        if isinstance(part, int):
-            continue
-        field = model.model_fields.get(part) if model else None
-        model = None if field is None else _model_in(field.annotation)
-    return model
-
-
-def _model_in(annotation: object) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = (_model_in(argument) for argument in get_args(annotation))
-    return next((model for model in found if model is not None), None)
 
 
 def _with_absolute_models(
@@ -231,22 +167,7 @@ def _is_wrong(model: object) -> bool:
 
 def _model_mistake(place: str, model: object) -> SpecMistake:
     message = (
-        f"{_shown(model)} is neither an absolute path nor a registry reference NAME[:VERSION]"
+        f"{shown(model)} is neither an absolute path nor a registry reference NAME[:VERSION]"
         " (relative paths are for spec files)"
     )
     return SpecMistake(place=place, message=message)
-
-
-def _with_line(mistake: SpecMistake, lines: Mapping[Place, int]) -> SpecMistake:
-    """`mistake` with the line of its place, or of the nearest thing around it that has one."""
-    by_text = {show_place(place): line for place, line in lines.items()}
-    place = mistake.place
-    while place not in by_text and place:
-        place = place[: max(place.rfind("."), place.rfind("["), 0)]
-    line = by_text.get(place)
-    return SpecMistake(place=mistake.place, message=mistake.message, line=line)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_INPUT else f"{text[:_SHOWN_INPUT]}…"

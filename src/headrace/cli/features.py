@@ -1,0 +1,331 @@
+"""`headrace features`: what is known about entities, for training and for serving."""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headrace.cli.failures import NOT_READY
+from headrace.cli.options import DEFAULT_HOME, Home, Json
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from headrace.features import FeatureRows, FeatureService, OnlineStore
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Features of entities: apply, materialize, get, join, serve-check.",
+)
+
+_TIME = "%Y-%m-%d %H:%M:%S"
+_Service = Annotated[str, typer.Argument(help="The feature service.", show_default=False)]
+_Store = Annotated[
+    str,
+    typer.Option(
+        "--online-store",
+        envvar="HEADRACE_ONLINE_STORE",
+        metavar="URL",
+        help="sqlite:///PATH, redis://HOST:PORT/DB, rediss:// or unix:///SOCKET.",
+        show_default="features/online.db in --home",
+    ),
+]
+
+
+@app.command()
+def apply(
+    path: Annotated[Path, typer.Argument(help="What is defined.", dir_okay=False)] = Path(
+        "features.yaml"
+    ),
+    *,
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Put a file of definitions in force: entities, feature views, feature services.
+
+    All mistakes are told at once, and then nothing changes. Data is not read.
+    """
+    from headrace.cli.output import say, write_json
+    from headrace.features import apply_definitions
+
+    changes = apply_definitions(path, home)
+    if json:
+        write_json([_plain(change) for change in changes])
+        return
+    for change in changes:
+        again = change.has_other_schema and change.kind == "view"
+        after = "; materialize it again" if again else ""
+        say(f"{change.kind} {change.name} is {change.what}{after}")
+    if not changes:
+        say("nothing changed")
+
+
+@app.command()
+def materialize(
+    views: Annotated[
+        list[str] | None, typer.Argument(metavar="[VIEW]...", help="Which.", show_default="all")
+    ] = None,
+    *,
+    until: Annotated[
+        str,
+        typer.Option(
+            "--until",
+            metavar="TIME",
+            help="Rows of later times are left out: 2026-11-27T06:00:00Z.",
+            show_default="now",
+        ),
+    ] = "",
+    incremental: Annotated[
+        bool, typer.Option("--incremental", help="Only from the newest time of the last run on.")
+    ] = False,
+    online_store: _Store = "",
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Bring the newest values of each entity from Parquet to the online store.
+
+    Safe to end and to run again. An older value never replaces a newer one.
+
+    For example:
+
+        headrace features materialize
+
+        headrace features materialize customer_stats --incremental
+    """
+    from headrace.cli.output import progress, say, write_json
+    from headrace.features import applied_definitions
+    from headrace.features import materialize as run
+
+    definitions = applied_definitions(home)
+    chosen = [definitions.view(name) for name in views or definitions.views]
+    end = _time(until)
+    reports = []
+    with _opened(online_store, home) as store:
+        for view in chosen:
+            with progress(f"materializing {view.name}"):
+                report = run(view, store, until=end, incremental=incremental)
+            reports.append(report)
+            if not json:
+                when = (
+                    "" if report.newest is None else f", the newest of {report.newest:{_TIME}} UTC"
+                )
+                say(f"{view.name}: {report.written} of {report.entities} entities written{when}")
+    if json:
+        write_json([_plain(report) for report in reports])
+
+
+@app.command()
+def get(
+    service: _Service,
+    *,
+    key: Annotated[
+        list[str],
+        typer.Option(
+            "--key",
+            "-k",
+            metavar="NAME=VALUE",
+            help="A join key; again for more keys, and for more rows.",
+            show_default=False,
+        ),
+    ],
+    online_store: _Store = "",
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Show what a request with these entities would get, and how it was found.
+
+    For example:
+
+        headrace features get fraud -k customer_id=17
+
+        headrace features get fraud -k customer_id=17 -k customer_id=18 --json
+    """
+    from headrace.cli.output import show, table, write_json
+    from headrace.features import FeatureReader, applied_definitions
+
+    found = applied_definitions(home).service(service)
+    with _opened(online_store, home) as store:
+        rows = FeatureReader(found, store).read(_keys(key, found))
+    if json:
+        write_json(_documents(rows, found))
+        return
+    of_view = {column.name: column.view.name for column in found.columns}
+    lines = [
+        (name, _text(value), of_view[name], rows.statuses[of_view[name]][row].value)
+        for row in range(_count(rows))
+        for name, value in ((name, column[row]) for name, column in rows.columns.items())
+    ]
+    show(table(lines, "feature", "value", "view", "status"))
+
+
+@app.command()
+def join(
+    service: _Service,
+    entities: Annotated[
+        Path,
+        typer.Argument(
+            help="Parquet with the join keys and event_timestamp.",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
+    ],
+    *,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Parquet to write.", dir_okay=False, show_default=False
+        ),
+    ],
+    fill_defaults: Annotated[
+        bool,
+        typer.Option(
+            "--fill-defaults", help="Put defaults where nothing was known, as serving does."
+        ),
+    ] = False,
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """For each row of entities, the values that were known at its time: data to train with.
+
+    Every row stays, in its order; VIEW__status says how its values were found.
+    """
+    from headrace.cli.output import progress, say, write_json
+    from headrace.features import applied_definitions, join_files
+
+    found = applied_definitions(home).service(service)
+    with progress(f"joining {entities}"):
+        counts = join_files(found, entities, output, fill_defaults=fill_defaults)
+    if json:
+        write_json(counts)
+        return
+    for view, of_view in counts["views"].items():
+        told = ", ".join(f"{count} {status}" for status, count in of_view.items())
+        say(f"{view}: {told}")
+    say(f"{counts['rows']} rows are in {output}")
+
+
+@app.command("serve-check")
+def serve_check(
+    service: _Service,
+    *,
+    online_store: _Store = "",
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Say whether each view of a service was materialized, and lately enough to be served.
+
+    Exit status 3 if one was not. Values that were pushed are not counted.
+    """
+    from headrace.cli.output import show, table, write_json
+    from headrace.core import SystemClock
+    from headrace.features import Status, applied_definitions, service_readiness
+
+    found = applied_definitions(home).service(service)
+    with _opened(online_store, home) as store:
+        views = service_readiness(found, store, SystemClock())
+    is_ready = all(one.status is Status.PRESENT for one in views)
+    if json:
+        document = {"service": service, "schema_hash": found.schema_hash, "is_ready": is_ready}
+        write_json({**document, "views": [_plain(one) for one in views]})
+    else:
+        lines = [
+            (one.view, one.status.value, _seconds(one.age_s), _seconds(one.ttl_s)) for one in views
+        ]
+        show(table(lines, "view", "status", "age", "time to live"))
+    if not is_ready:
+        raise typer.Exit(NOT_READY)
+
+
+@contextmanager
+def _opened(url: str, home: Path) -> "Iterator[OnlineStore]":
+    from headrace.features import default_online_store, open_online_store
+
+    store = open_online_store(url or default_online_store(home))
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _time(text: str) -> "datetime":
+    from datetime import UTC, datetime
+
+    from headrace.core import SystemClock
+
+    if not text:
+        return datetime.fromtimestamp(SystemClock().now(), UTC)
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        msg = f"'{text}' is no time; write it as 2026-11-27T06:00:00Z"
+        raise typer.BadParameter(msg, param_hint="--until") from None
+
+
+def _keys(given: Sequence[str], service: "FeatureService") -> dict[str, list[object]]:
+    """The values of each join key, as its entity has them."""
+    from headrace.core import Datatype
+
+    kinds = {entity.join_key: entity.datatype for entity in service.entities}
+    found: dict[str, list[object]] = {}
+    for item in given:
+        name, equals, text = item.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"'{item}' is no NAME=VALUE", param_hint="--key")
+        value: object = text
+        if kinds.get(name) is Datatype.INT64:
+            try:
+                value = int(text)
+            except ValueError:
+                msg = f"{name} has whole numbers, and '{text}' is none"
+                raise typer.BadParameter(msg, param_hint="--key") from None
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def _documents(rows: "FeatureRows", service: "FeatureService") -> dict[str, Any]:
+    return {
+        "service": service.name,
+        "schema_hash": service.schema_hash,
+        "rows": [
+            {
+                "features": {name: _value(c[row]) for name, c in rows.columns.items()},
+                "statuses": {view: of[row].value for view, of in rows.statuses.items()},
+                "ages_s": {view: _value(of[row]) for view, of in rows.ages_s.items()},
+                "reasons": {v: of[row] for v, of in rows.reasons.items() if row in of},
+            }
+            for row in range(_count(rows))
+        ],
+    }
+
+
+def _count(rows: "FeatureRows") -> int:
+    return len(next(iter(rows.columns.values())))
+
+
+def _value(value: Any) -> object:  # noqa: ANN401  # of an array
+    """As JSON has it: text where it is, NaN and infinity as null."""
+    import math
+
+    plain = value.item() if hasattr(value, "item") else value
+    if isinstance(plain, bytes):
+        return plain.decode(errors="backslashreplace")
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def _seconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:,.0f} s"
+
+
+def _plain(value: object) -> object:
+    import msgspec
+
+    return msgspec.to_builtins(value)

@@ -1,0 +1,95 @@
+"""How is a wrong document told? Every mistake with its place, its line, and what was meant."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Final, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from headrace.core.errors import InvalidArgumentError
+from headrace.core.spec_yaml import Place, SpecMistake, show_place
+
+_SHOWN_INPUT: Final = 60
+
+
+class SpecError(InvalidArgumentError):
+    """The spec cannot be right; `mistakes` holds everything that is wrong with it."""
+
+    def __init__(self, mistakes: Sequence[SpecMistake]) -> None:
+        self.mistakes = tuple(mistakes)
+        count = len(self.mistakes)
+        head = f"{count} mistake{'s' if count > 1 else ''} in the spec"
+        super().__init__("\n  ".join([f"{head}:", *map(str, self.mistakes)]))
+
+
+def mistakes_of(error: ValidationError, root: type[BaseModel]) -> list[SpecMistake]:
+    """What a document that should have been a `root` gets wrong."""
+    return [_mistake(detail, root) for detail in error.errors() if not _is_echo(detail)]
+
+
+def with_line(mistake: SpecMistake, lines: Mapping[Place, int]) -> SpecMistake:
+    """`mistake` with the line of its place, or of the nearest thing around it that has one."""
+    by_text = {show_place(place): line for place, line in lines.items()}
+    place = mistake.place
+    while place not in by_text and place:
+        place = place[: max(place.rfind("."), place.rfind("["), 0)]
+    line = by_text.get(place)
+    return SpecMistake(place=mistake.place, message=mistake.message, line=line)
+
+
+def shown(value: object) -> str:
+    """`value` as it was written, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN_INPUT else f"{text[:_SHOWN_INPUT]}…"
+
+
+def _is_echo(detail: ErrorDetails) -> bool:
+    """Whether this only repeats other mistakes: the whole spec's, or a list emptied by them."""
+    emptied = detail["type"] == "too_short" and len(detail["input"]) > 0
+    return not detail["loc"] or emptied
+
+
+def _mistake(detail: ErrorDetails, root: type[BaseModel]) -> SpecMistake:
+    loc = detail["loc"]
+    match detail["type"]:
+        case "extra_forbidden":
+            message = f"is not a setting{_did_you_mean(loc, root)}"
+        case "missing":
+            message = "is missing"
+        case "string_pattern_mismatch":
+            pattern = detail.get("ctx", {}).get("pattern")
+            message = f"is {shown(detail['input'])}, which does not fit {pattern}"
+        case "tuple_type":
+            message = f"should be a list, got {shown(detail['input'])}"
+        case "model_type" | "dict_type":
+            message = f"should be a mapping, got {shown(detail['input'])}"
+        case _:
+            text = detail["msg"].removeprefix("Input ")
+            message = f"{text}, got {shown(detail['input'])}"
+    return SpecMistake(place=show_place(loc), message=message)
+
+
+def _did_you_mean(loc: Place, root: type[BaseModel]) -> str:
+    model = _model_at(loc[:-1], root)
+    known = list(model.model_fields) if model else []
+    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known here: {', '.join(known)}"
+
+
+def _model_at(loc: Place, root: type[BaseModel]) -> type[BaseModel] | None:
+    """The model whose fields stand at `loc`."""
+    model: type[BaseModel] | None = root
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part) if model else None
+        model = None if field is None else _model_in(field.annotation)
+    return model
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_in(argument) for argument in get_args(annotation))
+    return next((model for model in found if model is not None), None)

@@ -1,0 +1,203 @@
+"""What is known about which entities? Entities, features, views and services, in Feast's words.
+
+A feature view says where the features of an entity come from; a feature service lists what a model
+takes, in the order in which it takes it. Both have a hash of their schema: what was stored or
+trained with another one is never taken for this one.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.core import Datatype, NotFoundError
+
+EVENT_TIMESTAMP: Final = "event_timestamp"
+"""The column of entity rows that says when their features have to be known."""
+STATUS_SUFFIX: Final = "__status"
+"""What follows a view's name in the column that says how its values were found."""
+HASH_BYTES: Final = 8
+_FORMAT: Final = 1
+"""Of stored records; a new one makes all hashes new, so that older records are not misread."""
+
+Value = bool | int | float | bytes
+"""One value of a feature. None stands beside it for a missing one."""
+
+
+class Status(StrEnum):
+    """How the values of one view were found for one row."""
+
+    PRESENT = "PRESENT"
+    STALE = "STALE"
+    """There is a value, older than the view's time to live."""
+    MISSING = "MISSING"
+    """There is none, or one of another schema."""
+
+
+class Policy(StrEnum):
+    """What becomes of a row whose values are missing or stale."""
+
+    DEFAULTS = "defaults"
+    """Each feature takes its default, as if nothing were known."""
+    REJECT = "reject"
+    """The read fails, and says for which entity."""
+    FLAG = "flag"
+    """A stale value is given as it is, and its status tells. A missing one cannot be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entity:
+    """What features are known about: a customer, a card, a shop.
+
+    `join_key` is the column that names one of them, INT64 or BYTES (text).
+    """
+
+    name: str
+    join_key: str
+    datatype: Datatype = Datatype.BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feature:
+    """One column. `default` takes the place of a missing value; None takes NaN, 0, False, b""."""
+
+    name: str
+    datatype: Datatype
+    default: Value | None = None
+
+    @property
+    def filling(self) -> Value:
+        """What stands where nothing is known."""
+        return _NOTHING[self.datatype] if self.default is None else self.default
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSource:
+    """Parquet: a file, a directory of files, or a pattern such as `/data/day=*/part.parquet`.
+
+    `created_field` decides between rows of the same entity and time: the later one counts.
+    """
+
+    path: Path
+    timestamp_field: str = EVENT_TIMESTAMP
+    created_field: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureView:
+    """Features of one kind of entity, from one source. Without `ttl_s` they never go stale.
+
+    `on_missing` is DEFAULTS or REJECT.
+    """
+
+    name: str
+    entities: tuple[Entity, ...]
+    features: tuple[Feature, ...]
+    source: DataSource
+    ttl_s: float | None = None
+    on_missing: Policy = Policy.DEFAULTS
+    on_stale: Policy = Policy.DEFAULTS
+
+    @property
+    def join_keys(self) -> tuple[str, ...]:
+        """The columns that name an entity, in order."""
+        return tuple(entity.join_key for entity in self.entities)
+
+    @property
+    def schema_hash(self) -> bytes:
+        """Equal where records can be read as this view's; stable over processes."""
+        return _view_hash(self)
+
+    @property
+    def status_column(self) -> str:
+        """The column of a join that says how this view's values were found."""
+        return f"{self.name}{STATUS_SUFFIX}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceColumn:
+    """One feature as a service gives it, called `name`."""
+
+    name: str
+    view: FeatureView
+    feature: Feature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureService:
+    """What a model takes: columns in the order in which it takes them."""
+
+    name: str
+    columns: tuple[ServiceColumn, ...]
+
+    @property
+    def views(self) -> tuple[FeatureView, ...]:
+        """The views that it reads, in the order of their first column."""
+        return tuple(dict.fromkeys(column.view for column in self.columns))
+
+    @property
+    def entities(self) -> tuple[Entity, ...]:
+        """The entities that a row has to name, in the order of the views."""
+        return tuple(dict.fromkeys(e for view in self.views for e in view.entities))
+
+    @property
+    def schema_hash(self) -> str:
+        """Equal where a model trained with one service can be served with the other."""
+        columns = [
+            [column.name, column.feature.name, column.feature.datatype.value]
+            for column in self.columns
+        ]
+        views = [column.view.schema_hash.hex() for column in self.columns]
+        return _hash([_FORMAT, columns, views]).hex()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definitions:
+    """All that one `features.yaml` defines, by name, in its order."""
+
+    entities: Mapping[str, Entity]
+    views: Mapping[str, FeatureView]
+    services: Mapping[str, FeatureService]
+
+    def view(self, name: str) -> FeatureView:
+        """The view of this name; NotFoundError says which there are."""
+        found = self.views.get(name)
+        if found is None:
+            raise NotFoundError(_unknown("feature view", name, self.views))
+        return found
+
+    def service(self, name: str) -> FeatureService:
+        """The service of this name; NotFoundError says which there are."""
+        found = self.services.get(name)
+        if found is None:
+            raise NotFoundError(_unknown("feature service", name, self.services))
+        return found
+
+
+_NOTHING: Final[Mapping[Datatype, Value]] = {
+    Datatype.FP32: float("nan"),
+    Datatype.FP64: float("nan"),
+    Datatype.INT64: 0,
+    Datatype.BOOL: False,
+    Datatype.BYTES: b"",
+}
+
+
+def _unknown(kind: str, name: str, known: Mapping[str, object]) -> str:
+    return f"there is no {kind} {name[:200]!r}; there are: {', '.join(known) or 'none'}"
+
+
+@cache
+def _view_hash(view: FeatureView) -> bytes:
+    entities = [[entity.name, entity.datatype.value] for entity in view.entities]
+    features = [[feature.name, feature.datatype.value] for feature in view.features]
+    return _hash([_FORMAT, view.name, entities, features])
+
+
+def _hash(document: object) -> bytes:
+    return hashlib.sha256(msgspec.json.encode(document)).digest()[:HASH_BYTES]

@@ -1,0 +1,102 @@
+"""Where do the newest values of each entity stand, to be read in a request?"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+from urllib.parse import urlsplit
+
+from headrace.core import InvalidArgumentError
+from headrace.features.keys import Key
+from headrace.features.records import Record
+
+Place = tuple[Key, str]
+"""Where a record stands: an entity's key, and the name of a view."""
+DEFAULT_TIMEOUT_S: Final = 5.0
+_SQLITE: Final = "sqlite:///"
+_REDIS: Final = frozenset({"redis", "rediss", "unix", "valkey", "valkeys"})
+
+
+class OnlineStore(Protocol):
+    """One record for each view and entity. Safe to use from several threads and processes.
+
+    `name` is how messages call it, without passwords.
+    """
+
+    name: str
+
+    def read(
+        self, keys: Sequence[Key], views: Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> Mapping[Place, Record]:
+        """The records that there are of any of `keys` in any of `views`, as of one moment each.
+
+        Raises:
+            DeadlineExceededError: It took longer than `timeout_s`.
+            UnavailableError: The store cannot be reached; waiting may help.
+            FailedPreconditionError: It cannot be read; the message says how to mend it.
+        """
+
+    def write(self, view: str, keys: Sequence[Key], records: Sequence[Record]) -> int:
+        """Put a record in the place of each key; how many were.
+
+        One whose event time is before that of the record that stands there is left out, so that an
+        older value never replaces a newer one, whoever writes last. At equal times the later write
+        counts: it is how a value is corrected. Each record is written whole or not at all.
+
+        Raises:
+            UnavailableError: The store cannot be reached, or others write for too long.
+            FailedPreconditionError: It cannot be written; the message says how to mend it.
+        """
+
+    def watermark(self, name: str) -> int | None:
+        """Up to which event time, in microseconds since 1970, `name` was written; None at first."""
+
+    def raise_watermark(self, name: str, event_us: int) -> None:
+        """Remember that; a watermark never falls."""
+
+    def close(self) -> None:
+        """Close all connections; twice is once."""
+
+
+def open_online_store(url: str, *, namespace: str = "default") -> OnlineStore:
+    """The store that `url` names; nothing is connected to before it is used.
+
+    Args:
+        url: `sqlite:///PATH` (`sqlite:////abs/path`), a path, or Redis's or Valkey's:
+            `redis://[USER:PASSWORD@]HOST:PORT/DB`, `rediss://` with TLS, `unix:///SOCKET`.
+        namespace: Keeps several projects apart in one Redis.
+
+    Raises:
+        InvalidArgumentError: The URL names no store.
+        FailedPreconditionError: It is Redis's, and the client is not installed.
+    """
+    scheme, is_url, _ = url.partition("://")
+    if not url or "\0" in url:
+        raise InvalidArgumentError("the URL of the online store is empty, or has a zero byte")
+    if url.startswith(_SQLITE) or not is_url:
+        from headrace.features.online_sqlite import SqliteOnlineStore  # noqa: PLC0415  # as below
+
+        return SqliteOnlineStore(Path(url.removeprefix(_SQLITE)))
+    if scheme.lower() not in _REDIS:
+        message = (
+            f"{scheme[:20]}:// names no online store; use sqlite:///PATH, redis://HOST:PORT/DB, "
+            "rediss:// (TLS) or unix:///SOCKET"
+        )
+        raise InvalidArgumentError(message)
+    # Loaded where it is used: the client is an extra, and slow to load.
+    from headrace.features.online_redis import RedisOnlineStore  # noqa: PLC0415
+
+    return RedisOnlineStore(url, namespace=namespace)
+
+
+def without_password(url: str) -> str:
+    """`url` for messages: who, where, and nothing secret."""
+    scheme = url.partition("://")[0]
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return f"{scheme}://…"
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        return f"{scheme}://…"  # a password with a slash that is not escaped
+    user = f"{parts.username}@" if parts.username else ""
+    return f"{scheme}://{user}{parts.hostname or ''}{port}{parts.path}"

@@ -1,0 +1,121 @@
+"""Writes values as they happen, row by row, without a source: all of them are right, or none is."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+import numpy as np
+
+from headrace.core import Datatype, InvalidArgumentError
+from headrace.features.definitions import FeatureView
+from headrace.features.keys import encode_keys
+from headrace.features.online import OnlineStore
+from headrace.features.records import RecordLayout, ValueColumn, objects
+from headrace.features.times import microseconds
+
+_SHOWN: Final = 60
+_TOLD: Final = 20
+_INT64: Final = np.iinfo(np.int64)
+_LARGEST_FP32: Final = float(np.finfo(np.float32).max)
+
+
+def push_rows(view: FeatureView, store: OnlineStore, rows: Sequence[Mapping[str, object]]) -> int:
+    """Write rows; how many were not older than what stood there.
+
+    Args:
+        rows: Each with the view's join keys, its time column (a datetime with a zone) and all of
+            its features, of which None is a missing value.
+
+    Raises:
+        InvalidArgumentError: With all that is wrong; nothing was written then.
+        UnavailableError: The store cannot be reached.
+        FailedPreconditionError: It cannot be written; the message says how to mend it.
+    """
+    wrong = [f"rows[{i}]: {said}" for i, row in enumerate(rows) for said in _wrong(view, row)]
+    if wrong:
+        rest = [f"and {len(wrong) - _TOLD} more"] if len(wrong) > _TOLD else []
+        message = "\n  ".join([f"view '{view.name}': {wrong[0]}", *wrong[1:_TOLD], *rest])
+        raise InvalidArgumentError(message)
+    keys = encode_keys(view, [[row[name] for row in rows] for name in view.join_keys])
+    times = [_microseconds(row[view.source.timestamp_field]) for row in rows]
+    columns = [_column(one.datatype, [row[one.name] for row in rows]) for one in view.features]
+    records = RecordLayout(view).encode(np.array(times, dtype=np.int64), columns)
+    return store.write(view.name, keys, records)
+
+
+def _column(datatype: Datatype, values: Sequence[object]) -> ValueColumn:
+    is_present = np.array([value is not None for value in values], dtype=np.bool_)
+    if datatype is Datatype.BYTES:
+        as_bytes = [value.encode() if isinstance(value, str) else value for value in values]
+        return ValueColumn(values=objects(as_bytes), is_present=is_present)
+    filled = [0 if value is None else value for value in values]
+    return ValueColumn(values=np.array(filled, dtype=datatype.dtype), is_present=is_present)
+
+
+def _wrong(view: FeatureView, row: Mapping[str, object]) -> Iterator[str]:
+    time = view.source.timestamp_field
+    wanted = [*view.join_keys, time, *(feature.name for feature in view.features)]
+    for name in wanted:
+        if name not in row:
+            yield f"{name!r} is missing"
+    for name in row:
+        if name not in wanted and name != view.source.created_field:
+            yield f"{str(name)[:_SHOWN]!r} is no column of the view; it has: {', '.join(wanted)}"
+    if time in row:
+        try:
+            _microseconds(row[time])
+        except InvalidArgumentError as error:
+            yield f"{time!r}: {error}"
+    for feature in view.features:
+        value = row.get(feature.name)
+        wanted_value = None if value is None else _misfit(feature.datatype, value)
+        if wanted_value:
+            shown = repr(value)[:_SHOWN]
+            yield f"{feature.name!r} is {feature.datatype} and takes {wanted_value}, not {shown}"
+
+
+def _microseconds(time: object) -> int:
+    if not isinstance(time, datetime):
+        raise InvalidArgumentError(f"{repr(time)[:_SHOWN]} is no datetime")
+    return microseconds(time)
+
+
+def _misfit(datatype: Datatype, value: object) -> str:
+    """What a feature takes, if `value` is something else; empty if it fits."""
+    match datatype:
+        case Datatype.BOOL:
+            return "" if isinstance(value, bool | np.bool_) else "true or false"
+        case Datatype.BYTES:
+            return "" if _is_text(value) else "text (UTF-8) or bytes"
+        case Datatype.INT64:
+            return "" if _is_whole(value) else "whole numbers of 64 bits"
+        case _:
+            largest = _LARGEST_FP32 if datatype is Datatype.FP32 else math.inf
+            return "" if _is_number(value, largest) else "numbers of that size"
+
+
+def _is_text(value: object) -> bool:
+    if not isinstance(value, str):
+        return isinstance(value, bytes)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_whole(value: object) -> bool:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        return False
+    return bool(_INT64.min <= value <= _INT64.max)
+
+
+def _is_number(value: object, largest: float) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        return False
+    try:
+        number = float(value)
+    except OverflowError:
+        return False
+    return not math.isfinite(number) or abs(number) <= largest

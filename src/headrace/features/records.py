@@ -1,0 +1,210 @@
+"""How do the values of one view and entity become bytes, and back? Both for many rows at once.
+
+A record is, little-endian and without gaps:
+
+    8 bytes   event time, microseconds since 1970
+    8 bytes   the view's schema hash, which also stands for this layout
+    1 bit     for each feature, whether it has a value; filled up to whole bytes
+    fixed     each feature's value: FP32 4, FP64 8, INT64 8, BOOL 1; BYTES 4, where its bytes end
+    heap      the bytes of all BYTES features
+
+Its first part is a NumPy record, so that a batch of records is decoded column by column.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.core import Array, Datatype, InvalidArgumentError
+from headrace.features.definitions import HASH_BYTES, FeatureView
+
+MAX_RECORD_BYTES: Final = 1 << 20
+MAX_EVENT_US: Final = 1 << 53
+"""Times beyond (the year 2255) are refused: Redis compares them as floats of 64 bits."""
+_TIME: Final = struct.Struct("<q")
+_STORED: Final = {
+    Datatype.FP32: "<f4",
+    Datatype.FP64: "<f8",
+    Datatype.INT64: "<i8",
+    Datatype.BOOL: "u1",
+    Datatype.BYTES: "<u4",
+}
+
+Record = bytes
+Integers = npt.NDArray[np.int64]
+Booleans = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueColumn:
+    """A feature's values, whatever stands where `is_present` is False."""
+
+    values: Array
+    is_present: Booleans
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedRecords:
+    """What could be read.
+
+    `rows` says which of the records; all other fields follow it. `columns` are the features that
+    were asked for, `is_present` [rows, features] says where they have values. `reasons` says why a
+    record that is there cannot be read, by its position.
+    """
+
+    rows: Integers
+    event_us: Integers
+    columns: tuple[Array, ...]
+    is_present: Booleans
+    reasons: Mapping[int, str] = field(default_factory=dict)
+
+
+class RecordLayout:
+    """Packs and unpacks the records of one view."""
+
+    def __init__(self, view: FeatureView) -> None:
+        self._view = view
+        self._hash = view.schema_hash
+        self._flag_bytes = -(-len(view.features) // 8)
+        fields: list[tuple[Any, ...]] = [
+            ("event_us", "<i8"),
+            ("schema", "<u8"),
+            ("flags", "u1", (self._flag_bytes,)),
+        ]
+        fields += [(f"f{i}", _STORED[one.datatype]) for i, one in enumerate(view.features)]
+        self._dtype = np.dtype(fields)
+        self._names = [f"f{i}" for i in range(len(view.features))]
+        self._kinds = [feature.datatype for feature in view.features]
+        self._heap_features = [
+            i for i, one in enumerate(view.features) if one.datatype is Datatype.BYTES
+        ]
+
+    def encode(self, event_us: Integers, columns: Sequence[ValueColumn]) -> list[Record]:
+        """A record for each row; `columns` are the view's features in order.
+
+        Raises:
+            InvalidArgumentError: A record would be too large, or a time cannot be stored.
+        """
+        if np.any((event_us >= MAX_EVENT_US) | (event_us <= -MAX_EVENT_US)):
+            raise InvalidArgumentError(f"view '{self._view.name}': a time is beyond the year 2255")
+        made = np.zeros(len(event_us), dtype=self._dtype)
+        made["event_us"] = event_us
+        made["schema"] = int.from_bytes(self._hash, "little")
+        flags = np.stack([column.is_present for column in columns], axis=1)
+        made["flags"] = np.packbits(flags, axis=1, bitorder="little")
+        for i, column in enumerate(columns):
+            if i not in self._heap_features:
+                # What stands in place of a missing value may be anything, and is not stored.
+                made[f"f{i}"] = np.where(column.is_present, column.values, 0)
+        heaps = self._heaps(made, columns)
+        data, size = made.tobytes(), self._dtype.itemsize
+        return [data[row * size : (row + 1) * size] + heap for row, heap in enumerate(heaps)]
+
+    def decode(
+        self, records: Sequence[Record | None], features: Sequence[int] | None = None
+    ) -> DecodedRecords:
+        """What `records` say; one of another schema, or a damaged one, only has a reason.
+
+        Args:
+            features: Which of the view's features, by position; None for all, in order.
+        """
+        rows: list[int] = []
+        reasons: dict[int, str] = {}
+        for row, record in enumerate(records):
+            if record is None:
+                continue
+            reason = self._unreadable(record)
+            if reason:
+                reasons[row] = reason
+            else:
+                rows.append(row)
+        size = self._dtype.itemsize
+        good = [records[row] or b"" for row in rows]
+        fixed = b"".join([record[:size] for record in good])
+        read = np.frombuffer(fixed, dtype=self._dtype)
+        flags = np.unpackbits(read["flags"], axis=1, bitorder="little").view(np.bool_)
+        chosen = list(range(len(self._view.features)) if features is None else features)
+        return DecodedRecords(
+            rows=np.array(rows, dtype=np.int64),
+            event_us=read["event_us"],
+            columns=tuple([self._values(i, read, good) for i in chosen]),
+            is_present=flags[:, chosen],
+            reasons=reasons,
+        )
+
+    def _heaps(self, made: Array, columns: Sequence[ValueColumn]) -> list[bytes]:
+        """The bytes of each row's BYTES features; says in `made` where they end."""
+        heaps = [b""] * len(made)
+        for i in self._heap_features:
+            values, is_present = columns[i].values, columns[i].is_present
+            heaps = [
+                heap + value if there else heap
+                for heap, value, there in zip(heaps, values, is_present, strict=True)
+            ]
+            lengths = [len(heap) for heap in heaps]
+            if max(lengths, default=0) + self._dtype.itemsize > MAX_RECORD_BYTES:
+                message = (
+                    f"view '{self._view.name}': the values of one entity take more than "
+                    f"{MAX_RECORD_BYTES} bytes; keep large ones elsewhere, and their name here"
+                )
+                raise InvalidArgumentError(message)
+            made[f"f{i}"] = lengths
+        return heaps
+
+    def _unreadable(self, record: Record) -> str:
+        if len(record) < _TIME.size + HASH_BYTES:
+            return "the stored record is damaged"
+        if record[_TIME.size : _TIME.size + HASH_BYTES] != self._hash:
+            return "the stored record has another schema; materialize the view again"
+        if len(record) < self._dtype.itemsize or not self._is_heap_whole(record):
+            return "the stored record is damaged"
+        return ""
+
+    def _is_heap_whole(self, record: Record) -> bool:
+        size, before = len(record) - self._dtype.itemsize, 0
+        for i in self._heap_features:
+            (end,) = struct.unpack_from("<I", record, self._offset(i))
+            if not before <= end <= size:
+                return False
+            before = end
+        return before == size
+
+    def _offset(self, feature: int) -> int:
+        fields = self._dtype.fields
+        assert fields is not None
+        return int(fields[f"f{feature}"][1])
+
+    def _values(self, feature: int, read: Array, records: Sequence[Record]) -> Array:
+        stored: Array = read[self._names[feature]]
+        kind = self._kinds[feature]
+        if kind is Datatype.BYTES:
+            return self._bytes(feature, read, records)
+        return stored.astype(np.bool_) if kind is Datatype.BOOL else stored
+
+    def _bytes(self, feature: int, read: Array, records: Sequence[Record]) -> Array:
+        position = self._heap_features.index(feature)
+        starts = read[f"f{self._heap_features[position - 1]}"] if position else [0] * len(read)
+        size = self._dtype.itemsize
+        ends = read[f"f{feature}"]
+        return objects(
+            [
+                record[size + int(start) : size + int(end)]
+                for record, start, end in zip(records, starts, ends, strict=True)
+            ]
+        )
+
+
+def record_time_us(record: Record) -> int:
+    """When the values of a record became true."""
+    return int(_TIME.unpack_from(record)[0])
+
+
+def objects(values: Sequence[object]) -> Array:
+    """An array of Python's own objects, as BYTES are."""
+    made = np.empty(len(values), dtype=np.object_)
+    made[:] = values
+    return made
