@@ -55,7 +55,7 @@ ON_DIGITS = (
 )
 """Pages whose blocks expect the digits model to be served."""
 SEPARATOR = "\x1e"
-STORY_LIMIT_S = 180
+STORY_LIMIT_S = 400
 USUAL_PORTS = (8000, 8001, 8002, 8080)
 
 _FENCE = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
