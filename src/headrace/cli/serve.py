@@ -106,7 +106,7 @@ def _refuse_code(model: str, settings: "ReplicaSettings") -> None:
 
     path = Path(settings.path)
     runtime = get_runtime(settings.runtime) if settings.runtime else detect_runtime(path)
-    if runs_code(runtime):
+    if runs_code(runtime, path):
         raise CodeNotAllowedError(model, runtime.name)
 
 

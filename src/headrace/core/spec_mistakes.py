@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Final, get_args
+from typing import Final, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -62,6 +62,13 @@ def _mistake(detail: ErrorDetails, root: type[BaseModel]) -> SpecMistake:
             message = f"is {shown(detail['input'])}, which does not fit {pattern}"
         case "tuple_type":
             message = f"should be a list, got {shown(detail['input'])}"
+        case "union_tag_invalid":
+            known = detail.get("ctx", {}).get("expected_tags")
+            tag = detail.get("ctx", {}).get("discriminator", "'kind'").strip("'")
+            loc = (*loc, tag)
+            message = f"is {shown(detail['input'].get(tag))}; known here: {known}"
+        case "union_tag_not_found":
+            message = f"has no {detail.get('ctx', {}).get('discriminator')}, which says what it is"
         case "model_type" | "dict_type":
             message = f"should be a mapping, got {shown(detail['input'])}"
         case _:
@@ -78,18 +85,28 @@ def _did_you_mean(loc: Place, root: type[BaseModel]) -> str:
 
 
 def _model_at(loc: Place, root: type[BaseModel]) -> type[BaseModel] | None:
-    """The model whose fields stand at `loc`."""
-    model: type[BaseModel] | None = root
+    """The model whose fields stand at `loc`; in a union by its tag, the part named like it."""
+    found: list[type[BaseModel]] = [root]
     for part in loc:
         if isinstance(part, int):
             continue
-        field = model.model_fields.get(part) if model else None
-        model = None if field is None else _model_in(field.annotation)
-    return model
+        tagged = [model for model in found if part in _tags(model)]
+        fields = (model.model_fields.get(part) for model in found)
+        found = tagged or [
+            model for field in fields if field for model in _models_in(field.annotation)
+        ]
+    return found[0] if found else None
 
 
-def _model_in(annotation: object) -> type[BaseModel] | None:
+def _tags(model: type[BaseModel]) -> list[object]:
+    """What tells a model from the others of its union."""
+    literals = (f.annotation for f in model.model_fields.values() if f.is_required())
+    return [
+        tag for literal in literals if get_origin(literal) is Literal for tag in get_args(literal)
+    ]
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = (_model_in(argument) for argument in get_args(annotation))
-    return next((model for model in found if model is not None), None)
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]

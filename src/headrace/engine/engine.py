@@ -77,6 +77,7 @@ class Engine:
         self._delay_s = settings.max_queue_delay_s
         self._max_runs = (settings.max_concurrent_runs or usable_cores()) if model.concurrent else 1
         self._inline_limit_s = INLINE_LIMIT_S if self._max_runs > 1 else INLINE_LIMIT_ALONE_S
+        self._may_inline = model.concurrent and not getattr(model, "may_wait", False)
         self._plan = plan
         self._times = times
         self._clock = clock
@@ -318,7 +319,7 @@ class Engine:
             if ticket.length > length:  # noqa: PLR1730  # a third of the cost of `max`
                 length = ticket.length
         batch = Batch(tickets=tickets, rows=rows, formed_at=now, length=length)
-        if self.model.concurrent:
+        if self._may_inline:
             estimate_s = self._times.estimate(rows=rows, length=length)
             if estimate_s is not None and estimate_s < self._inline_limit_s:
                 run_batch(self.model, batch, self._plan)

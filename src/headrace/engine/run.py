@@ -3,13 +3,23 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
-from headrace.core import HeadraceError, RuntimeFailedError, Tensors
+from headrace.core import (
+    DeadlineExceededError,
+    HeadraceError,
+    RuntimeFailedError,
+    Tensors,
+    UnavailableError,
+)
 from headrace.engine.collate import PaddingPlan, join, split
 from headrace.engine.ticket import Ticket
 from headrace.runtimes import Model
 
 Result = Tensors | HeadraceError
+_NOBODYS: Final = (UnavailableError, DeadlineExceededError)
+"""What no row of a batch has caused: what a run waited for did not come, and would not for half of
+the rows either."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,7 +55,10 @@ def run_batch(model: Model, batch: Batch, plan: PaddingPlan | None) -> None:
     except Exception as error:  # noqa: BLE001  # a plug-in call: whatever it raises is its failure
         batch.joined_at = batch.joined_at or batch.formed_at
         batch.computed_at = time.monotonic()
-        batch.results = _apart(model, batch, plan) if len(tickets) > 1 else [as_failure(error)]
+        if len(tickets) > 1 and not isinstance(error, _NOBODYS):
+            batch.results = _apart(model, batch, plan)
+        else:
+            batch.results = [as_failure(error)] * len(tickets)
     batch.split_at = time.monotonic()
 
 

@@ -11,6 +11,7 @@ from headrace.runtimes.padding import (
     OutputLengthAxes,
     VerifiedPadding,
     find_padding,
+    mask_input,
     pad_inputs,
     verify_padding,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "get_runtime",
     "inspect_model",
     "load_model",
+    "mask_input",
     "pad_inputs",
     "probe_batch",
     "runs_code",

@@ -28,7 +28,11 @@ class Model(Protocol):
 
     signature: ModelSignature
     concurrent: bool
-    """Whether `run` may be called from several threads at once."""
+    """Whether `run` may be called from several threads at once.
+
+    A model may also say `may_wait`: that a run can wait for others, such as a database. It then
+    never runs on the event loop, however short its runs are measured to be.
+    """
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
         """Run one batch; blocks, and releases the GIL while computing where the format allows it.
@@ -52,13 +56,15 @@ class Model(Protocol):
 class Runtime(Protocol):
     """Loads models of one format.
 
-    Made without arguments; holds no state.
+    Made without arguments; holds no state. One whose models say themselves what they are, by a file
+    in their directory, sets `has_manifest`: no runtime that recognises another file there is asked.
     """
 
     name: str
     runs_code: bool
     """Whether loading or running a model of this format runs code of its author's: it then needs an
-    explicit allow. A runtime that does not say counts as one that does."""
+    explicit allow. A runtime that does not say counts as one that does. Where it depends on the
+    model, a method `runs_code_of(path)` beside it decides."""
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` looks like this format, by its name and first bytes."""

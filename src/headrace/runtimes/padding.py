@@ -96,6 +96,15 @@ def pad_inputs(
     }
 
 
+def mask_input(signature: ModelSignature) -> str | None:
+    """The input that says what of the variable axis is real, if the model has both."""
+    axis = _length_axis(signature)
+    if axis is None:
+        return None
+    found = (s.name for s in signature.inputs if _MASK.search(s.name) and _varies(s, axis))
+    return next(found, None)
+
+
 def _length_axis(signature: ModelSignature) -> int | None:
     """The one variable axis besides the batch, if the model has one and a mask along it."""
     axes = {

@@ -73,6 +73,8 @@ def detect_runtime(path: Path) -> Runtime:
         msg = f"{path}: no such file or directory"
         raise UnsupportedModelError(msg)
     found = [name for name in runtime_names() if _recognises(name, path)]
+    # A file that says what a directory is stands above what else lies there.
+    found = [n for n in found if getattr(get_runtime(n), "has_manifest", False)] or found
     if len(found) == 1:
         return get_runtime(found[0])
     if not found and (reason := code_in(path)):
@@ -123,21 +125,29 @@ def inspect_model(path: Path, runtime: str = "", *, allow_code: bool = False) ->
         FailedPreconditionError: The runtime itself cannot be loaded.
     """
     plugin = _choose(path, runtime)
-    if runs_code(plugin) and not allow_code:
+    has_code = runs_code(plugin, path)
+    if has_code and not allow_code:
         raise CodeNotAllowedError(str(path), plugin.name)
-    if not runs_code(plugin) and (reason := code_in(path)):
+    if not has_code and (reason := code_in(path)):
         # It may lie there unused, but nobody who takes the model elsewhere would know.
         raise UnsupportedModelError(f"{path}: {reason}")
     try:
-        return Inspected(plugin.name, plugin.inspect(path), runs_code(plugin))
+        return Inspected(plugin.name, plugin.inspect(path), has_code)
     except HeadraceError:
         raise
     except Exception as error:
         raise _failed(plugin, path, error) from error
 
 
-def runs_code(runtime: Runtime) -> bool:
-    """Whether models of this runtime run their authors' code; a plug-in that is silent does."""
+def runs_code(runtime: Runtime, path: Path) -> bool:
+    """Whether the model at `path` runs its author's code; a plug-in that is silent does.
+
+    Raises:
+        UnsupportedModelError: It cannot be told, as the model is of several parts and one is wrong.
+    """
+    of_path = getattr(runtime, "runs_code_of", None)
+    if of_path is not None:
+        return bool(of_path(path))
     return getattr(runtime, "runs_code", True) is not False
 
 

@@ -74,7 +74,7 @@ def read_class(file: Path) -> type[PythonModel]:
     Raises:
         UnsupportedModelError: The file does not run, or holds no such class, or several.
     """
-    module = _execute(file)
+    module = run_file(file)
     chosen = getattr(module, "MODEL", None)
     if chosen is not None:
         if not isinstance(chosen, type):
@@ -143,8 +143,12 @@ def forget(file: Path) -> None:
             del sys.modules[name]
 
 
-def _execute(file: Path) -> ModuleType:
-    """Run the file as a module of its own; files beside it can be imported."""
+def run_file(file: Path) -> ModuleType:
+    """Run a file as a module of its own; files beside it can be imported, until `forget`.
+
+    Raises:
+        UnsupportedModelError: It does not run; the message names the line.
+    """
     module = ModuleType(f"headrace_model_{file.parent.name}_{file.stem}".replace("-", "_"))
     module.__file__ = str(file)
     writes_bytecode = sys.dont_write_bytecode

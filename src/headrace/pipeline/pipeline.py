@@ -1,0 +1,167 @@
+"""Several steps as one model: what one gives, a later one takes, by name.
+
+A step is a `Model`, as a runtime loads it; a pipeline is one too. So the engine batches a pipeline
+as it batches any model, rollouts and registries know it as one version, and a pipeline may be a
+step of another.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from headrace.core import (
+    VARIABLE,
+    HeadraceError,
+    ModelSignature,
+    RuntimeFailedError,
+    Tensors,
+    TensorSpec,
+    UnsupportedModelError,
+    example_inputs,
+)
+from headrace.observe import Histogram
+from headrace.runtimes import Model
+
+
+@dataclass(slots=True, kw_only=True)
+class Step:
+    """A model within a pipeline.
+
+    `reads`: for each of its inputs the tensor that it takes. `writes`: what its outputs are called.
+    `seconds`: how long its runs took, one value a batch.
+    """
+
+    name: str
+    model: Model
+    reads: Mapping[str, str]
+    writes: Mapping[str, str]
+    seconds: Histogram = field(default_factory=Histogram)
+
+
+class Pipeline:
+    """Steps that run in order on the same rows. Implements `Model`; closes its steps.
+
+    Raises:
+        UnsupportedModelError: The steps do not fit together; the message names the step.
+    """
+
+    def __init__(self, steps: Sequence[Step], outputs: Sequence[str] | None = None) -> None:
+        self.steps = tuple(steps)
+        self.signature = _signature(self.steps, outputs)
+        self.concurrent = all(step.model.concurrent for step in self.steps)
+        self.may_wait = any(getattr(step.model, "may_wait", False) for step in self.steps)
+        self._lock = threading.Lock()
+
+    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
+        """Run all steps on one batch."""
+        known = dict(inputs)
+        for step in self.steps:
+            started = time.perf_counter()
+            given = {own: known[name] for own, name in step.reads.items()}
+            try:
+                answers = step.model.run(given)
+            except HeadraceError as error:
+                error.add_note(f"in step '{step.name}' of the pipeline")
+                raise
+            except Exception as error:
+                msg = f"step '{step.name}' of the pipeline failed ({type(error).__name__})"
+                raise RuntimeFailedError(msg) from error
+            for own, name in step.writes.items():
+                known[name] = answers[own]
+            took_s = time.perf_counter() - started
+            with self._lock:
+                step.seconds.observe(took_s)
+        wanted = outputs or [spec.name for spec in self.signature.outputs]
+        return {name: known[name] for name in wanted}
+
+    def example_inputs(self, *, rows: int = 1, variable: int = 1) -> Tensors:
+        """Inputs that the first steps take: a picture where they take pictures."""
+        made = example_inputs(self.signature, rows=rows, variable=variable)
+        for step in self.steps:
+            example = getattr(step.model, "example_inputs", None)
+            if example is None:
+                continue
+            own = example(rows=rows, variable=variable)
+            made |= {step.reads[n]: a for n, a in own.items() if step.reads[n] in made}
+        return made
+
+    def close(self) -> None:
+        """Close all steps; may be called again."""
+        close_all([step.model.close for step in reversed(self.steps)])
+
+
+def close_all(closers: Sequence[Callable[[], None]]) -> None:
+    """Call all of them; one that fails keeps no other from it."""
+    for close in closers:
+        with suppress(Exception):  # whoever closes wants to be rid of it
+            close()
+
+
+def _signature(steps: Sequence[Step], outputs: Sequence[str] | None) -> ModelSignature:
+    """What goes in and comes out; what no step gives is asked of the caller."""
+    known: dict[str, TensorSpec] = {}
+    asked: dict[str, TensorSpec] = {}
+    batched = all(step.model.signature.batched for step in steps)
+    for step in steps:
+        own = step.model.signature
+        for spec in own.inputs:
+            name = step.reads[spec.name]
+            there = known.get(name)
+            if there is None:
+                known[name] = asked[name] = _called(spec, name)
+            elif name in asked:
+                known[name] = asked[name] = _both(step, spec, there)
+            else:
+                _check(step, spec, there)
+        for spec in own.outputs:
+            name = step.writes[spec.name]
+            if name in asked:
+                msg = f"step '{step.name}' gives '{name}', which an earlier step takes already"
+                raise UnsupportedModelError(f"{msg}; map it to another name")
+            known[name] = _called(spec, name)
+    last = steps[-1]
+    names = outputs or [last.writes[spec.name] for spec in last.model.signature.outputs]
+    missing = [name for name in names if name not in known or name in asked]
+    if missing:
+        given = ", ".join(name for name in known if name not in asked)
+        msg = f"the output '{missing[0]}' is given by no step; there are: {given}"
+        raise UnsupportedModelError(msg)
+    labels = {
+        step.writes[name]: texts
+        for step in steps
+        for name, texts in step.model.signature.labels.items()
+        if step.writes[name] in names
+    }
+    return ModelSignature(
+        inputs=tuple(asked.values()),
+        outputs=tuple(known[name] for name in names),
+        batched=batched,
+        labels=labels,
+    )
+
+
+def _called(spec: TensorSpec, name: str) -> TensorSpec:
+    return TensorSpec(name=name, datatype=spec.datatype, shape=spec.shape)
+
+
+def _check(step: Step, wanted: TensorSpec, there: TensorSpec) -> None:
+    """Raise unless what is there can be what a step wants."""
+    place = f"step '{step.name}' takes '{there.name}'"
+    if wanted.datatype is not there.datatype:
+        msg = f"{place} as {wanted.datatype}, but it is {there.datatype}"
+        raise UnsupportedModelError(msg)
+    if len(wanted.shape) != len(there.shape) or any(
+        VARIABLE not in sizes and sizes[0] != sizes[1]
+        for sizes in zip(wanted.shape, there.shape, strict=False)
+    ):
+        msg = f"{place} with the shape {list(wanted.shape)}, but it has {list(there.shape)}"
+        raise UnsupportedModelError(msg)
+
+
+def _both(step: Step, spec: TensorSpec, there: TensorSpec) -> TensorSpec:
+    """What fits both of two steps that take the same input of the caller's."""
+    _check(step, spec, there)
+    shape = tuple(a if b == VARIABLE else b for a, b in zip(spec.shape, there.shape, strict=True))
+    return TensorSpec(name=there.name, datatype=there.datatype, shape=shape)

@@ -1,0 +1,125 @@
+"""Text to token ids, as the tokenizer did it that the model was trained with."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from headrace.core import (
+    VARIABLE,
+    Array,
+    Datatype,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ModelSignature,
+    Tensors,
+    TensorSpec,
+    UnsupportedModelError,
+)
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TEXT: Final = "text"
+IDS: Final = "input_ids"
+MASK: Final = "attention_mask"
+TYPES: Final = "token_type_ids"
+MAX_FILE_BYTES: Final = 64 << 20
+MAX_TEXT_BYTES: Final = 1 << 20
+_NEEDED: Final = "a tokenizer needs the package tokenizers: pip install 'headrace[text]'"
+
+
+class TokenizerStep:
+    """`text` BYTES [N] to `input_ids`, `attention_mask` and `token_type_ids` [N, tokens].
+
+    Rows are padded at their end to the longest. Implements `Model`.
+    """
+
+    concurrent = True
+
+    def __init__(self, tokenizer: "Tokenizer", *, max_length: int, datatype: Datatype) -> None:
+        shape = (VARIABLE, VARIABLE)
+        self.signature = ModelSignature(
+            inputs=(TensorSpec(name=TEXT, datatype=Datatype.BYTES, shape=(VARIABLE,)),),
+            outputs=tuple(
+                TensorSpec(name=name, datatype=datatype, shape=shape) for name in (IDS, MASK, TYPES)
+            ),
+            batched=True,
+        )
+        self._dtype = datatype.dtype
+        padding = tokenizer.padding or {}
+        tokenizer.enable_truncation(max_length)
+        tokenizer.no_padding()  # rows are padded here, without a list of lists in between
+        self._pad_id = int(padding.get("pad_id", _pad_id(tokenizer)))
+        self._pad_type = int(padding.get("pad_type_id", 0))
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def open(cls, path: Path, *, max_length: int, datatype: Datatype) -> "TokenizerStep":
+        """The tokenizer that a `tokenizer.json` describes.
+
+        Raises:
+            FailedPreconditionError: The library is not installed.
+            UnsupportedModelError: The file is none.
+        """
+        # One thread: batches run beside each other already, one for each core.
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        try:
+            from tokenizers import Tokenizer  # noqa: PLC0415  # an extra
+        except ImportError as error:
+            raise FailedPreconditionError(_NEEDED) from error
+        if path.stat().st_size > MAX_FILE_BYTES:
+            msg = f"{path}: is larger than {MAX_FILE_BYTES} bytes"
+            raise UnsupportedModelError(msg)
+        try:
+            made = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            return cls(made, max_length=max_length, datatype=datatype)
+        except Exception as error:  # the library raises bare ones
+            msg = f"{path}: is no tokenizer.json that can be read: {str(error)[:300]}"
+            raise UnsupportedModelError(msg) from error
+
+    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
+        """Tokenize one batch."""
+        del outputs
+        texts = [_text(raw, row) for row, raw in enumerate(inputs[TEXT].reshape(-1).tolist())]
+        found = self._tokenizer.encode_batch_fast(texts)
+        return {
+            IDS: self._padded([one.ids for one in found], self._pad_id),
+            MASK: self._padded([one.attention_mask for one in found], 0),
+            TYPES: self._padded([one.type_ids for one in found], self._pad_type),
+        }
+
+    def example_inputs(self, *, rows: int, variable: int) -> Tensors:
+        """Texts of about so many tokens."""
+        texts = np.empty(rows, np.object_)
+        texts[:] = [b"a word " * max(variable // 2, 1)] * rows
+        return {TEXT: texts}
+
+    def close(self) -> None:
+        """Holds nothing but memory."""
+
+    def _padded(self, lists: list[list[int]], filling: int) -> Array:
+        longest = max(map(len, lists), default=0)
+        made = np.full((len(lists), longest), filling, self._dtype)
+        for row, values in enumerate(lists):
+            made[row, : len(values)] = values
+        return made
+
+
+def _text(raw: Any, row: int) -> str:  # noqa: ANN401  # an element of BYTES
+    if len(raw) > MAX_TEXT_BYTES:
+        msg = f"text {row} has {len(raw)} bytes, more than {MAX_TEXT_BYTES}"
+        raise InvalidArgumentError(msg)
+    try:
+        return raw if isinstance(raw, str) else bytes(raw).decode()
+    except UnicodeDecodeError as error:
+        msg = f"text {row} is not UTF-8 (byte {error.start})"
+        raise InvalidArgumentError(msg) from None
+
+
+def _pad_id(tokenizer: "Tokenizer") -> int:
+    """What such tokenizers call their padding."""
+    found = (tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>", "<|endoftext|>"))
+    return next((number for number in found if number is not None), 0)
