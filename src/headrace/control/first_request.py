@@ -29,6 +29,7 @@ _VARIABLE_SIZES: Final = (1, 16, 224)
 """Sizes tried for variable dimensions: tokens, then images; one that the model takes is enough."""
 _OK: Final = range(200, 300)
 _BAD_REQUEST: Final = 400
+_NOT_FOUND: Final = 404
 _INTERNAL: Final = 500
 _SHOWN: Final = 500
 
@@ -67,11 +68,11 @@ async def send_first_request(
     for _ in range(_RETRIES):
         began = clock.monotonic()
         try:
-            answer = await _ask(address, name)
+            answer, spoke = await _ask(address, name)
         except (HeadraceError, msgspec.DecodeError) as error:
             result = replace(result, message=str(error))
         else:
-            result = _judge(answer, clock.monotonic() - began, revisions)
+            result = _judge(answer, clock.monotonic() - began, revisions, spoke=spoke)
             if result.answered or result.status == _INTERNAL:
                 return result
         await asyncio.sleep(_RETRY_S)
@@ -95,11 +96,14 @@ def infer_body(inputs: Tensors) -> bytes:
     return msgspec.json.encode({"inputs": rows})
 
 
-async def _ask(address: str, name: str) -> Answer:
-    """The answer to an inference, or to the question for the model's inputs if that fails."""
+async def _ask(address: str, name: str) -> tuple[Answer, bool]:
+    """The answer to an inference, or to the question for the model's inputs if that fails.
+
+    The second value tells whether the model itself spoke.
+    """
     described = await fetch(address, f"/v2/models/{name}", timeout_s=_TIMEOUT_S)
     if described.status not in _OK:
-        return described
+        return described, False
     signature = _signature(described.body)
     answer = described
     for size in _VARIABLE_SIZES:
@@ -113,7 +117,7 @@ async def _ask(address: str, name: str) -> Answer:
         )
         if _is_answer(answer.status) or not _has_variable(signature):
             break
-    return answer
+    return answer, _is_answer(answer.status)
 
 
 def _signature(body: bytes) -> ModelSignature:
@@ -132,15 +136,20 @@ def _has_variable(signature: ModelSignature) -> bool:
 
 
 def _is_answer(status: int) -> bool:
-    """Whether the model itself spoke; it may refuse made-up values for good reasons."""
-    return status in _OK or status == _BAD_REQUEST
+    """Whether the model itself spoke; it may refuse made-up values for good reasons.
+
+    Asked for what it takes, it was there: what is not found then is an entity that was made up.
+    """
+    return status in _OK or status in {_BAD_REQUEST, _NOT_FOUND}
 
 
-def _judge(answer: Answer, latency_s: float, revisions: tuple[str, ...]) -> FirstRequest:
+def _judge(
+    answer: Answer, latency_s: float, revisions: tuple[str, ...], *, spoke: bool
+) -> FirstRequest:
     is_ok = answer.status in _OK
     said = "" if is_ok else answer.body[:_SHOWN].decode("utf-8", "replace")
     return FirstRequest(
-        answered=_is_answer(answer.status),
+        answered=spoke,
         status=answer.status,
         latency_s=latency_s,
         message=said,

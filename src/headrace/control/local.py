@@ -13,10 +13,11 @@ from headrace.control.desired import Revision
 from headrace.control.files import make_private_dir
 from headrace.control.home import Home
 from headrace.control.log_files import last_line
+from headrace.control.online_stores import OnlineStores
 from headrace.control.process import Process, find_by_arguments, python_module, start_ticks
 from headrace.control.records import RecordStore, ReplicaRecord, digest_of
 from headrace.control.sandbox import Isolation, Sandbox
-from headrace.core import ReplicaSettings
+from headrace.core import HeadraceError, ReplicaSettings
 
 _LOG: Final = logging.getLogger("headrace.control")
 _MODULE: Final = "headrace.serving"
@@ -51,12 +52,14 @@ class LocalDriver:
     """What is run as `python -m`; tests put a stand-in here."""
     sandbox: Sandbox | None = None
     """None starts processes that may do whatever this one may."""
+    stores: OnlineStores = field(init=False)
     _running: dict[str, Running] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
     _records: RecordStore = field(init=False)
 
     def __post_init__(self) -> None:
         self._records = RecordStore(self.home)
+        self.stores = OnlineStores(self.home.root)
 
     def address_of(self, serial: int) -> str:
         """Where the replica with `serial` listens."""
@@ -178,6 +181,7 @@ class LocalDriver:
 
     def close(self) -> None:
         """Stop watching; the replicas go on."""
+        self.stores.close()
         for running in self._running.values():
             if running.process is not None:
                 running.process.close()
@@ -198,7 +202,7 @@ class LocalDriver:
             name=name,
             serial=running.record.serial,
             own=[self._run_dir(running.record.serial), settings],
-            keep=[self._model_of(told)],
+            keep=[self._model_of(told), *self._store_of(told)],
             network=running.network,
         )
 
@@ -211,6 +215,18 @@ class LocalDriver:
             return self.home.artifacts
         path = Path(told["path"])
         return path if path.is_dir() else path.parent
+
+    def _store_of(self, settings: bytes) -> list[Path]:
+        """Where the online store lies that a replica reads, if it is a file."""
+        told = msgspec.json.decode(settings).get("features")
+        if told is None or self.sandbox is None:
+            return []
+        for_others = not self.sandbox.abilities().user
+        try:
+            directory = self.stores.prepare(told["online_store"], for_others=for_others)
+        except HeadraceError as error:
+            raise OSError(str(error)) from error
+        return [] if directory is None else [directory]
 
     def isolation_of(self, name: str) -> Isolation | None:
         """How a replica's process is kept apart; None if nobody knows."""

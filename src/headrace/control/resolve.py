@@ -4,7 +4,7 @@ Blocking: reads and hashes model files, and loads new ones once to prove that th
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +15,7 @@ from headrace.control.payloads.files import check_pyarrow
 from headrace.core import (
     CodeNotAllowedError,
     EndpointName,
+    FeatureSettings,
     HeadraceError,
     Inspect,
     InvalidArgumentError,
@@ -65,6 +66,7 @@ class Pinned:
     max_batch_size: int | None = None
     runs_code: bool = False
     signed: SignedSettings | None = None
+    features: FeatureSettings | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -138,6 +140,10 @@ class Resolver:
             )
             self._wrong(place, message)
             return []
+        if endpoint.features is not None:
+            message = f"{path} is a repository; give each of its models an endpoint of its own"
+            self._wrong(place.replace(".model", ".features"), message)
+            return []
         newest: dict[str, FoundModel] = {}
         allow_code = self._allows_code(endpoint)
         for found in open_repository(path, self.inspect, allow_code=allow_code):
@@ -165,7 +171,8 @@ class Resolver:
                     f"but the endpoint asks for '{endpoint.runtime}'"
                 )
                 raise InvalidArgumentError(message)
-            return _pin_stored(stored, self.registry.path(stored), self._signed(stored))
+            pinned = _pin_stored(stored, self.registry.path(stored), self._signed(stored))
+            return replace(pinned, features=self._features(endpoint, stored, pinned.path))
         except HeadraceError as error:
             self._wrong(place, str(error))
             return None
@@ -187,6 +194,8 @@ class Resolver:
         self, endpoint: EndpointSpec, name: str, pinned: Pinned, version: VersionSpec
     ) -> DesiredArm:
         settings = replica_settings(endpoint, name, pinned, self.max_body_bytes)
+        if pinned.features is not None:
+            settings = msgspec.structs.replace(settings, features=pinned.features)
         revision = make_revision(
             endpoint=EndpointName(name),
             model=pinned.reference,
@@ -225,6 +234,22 @@ class Resolver:
         signature = check_signed(stored, self.registry.signatures(stored), self._trusted)
         self.registry.verify(stored)
         return told(stored, signature)
+
+    def _features(
+        self, endpoint: EndpointSpec, stored: ModelVersion, path: Path
+    ) -> FeatureSettings | None:
+        """Which features the model gets, checked against its signature."""
+        if endpoint.features is None:
+            return None
+        from headrace.control.feature_settings import feature_settings  # noqa: PLC0415  # few do
+
+        return feature_settings(
+            endpoint.features,
+            self.registry.home,
+            model=path,
+            runtime=stored.runtime,
+            signature=stored.signature,
+        )
 
     def _allows_code(self, endpoint: EndpointSpec) -> bool:
         return self.allow_code or endpoint.allow_code

@@ -15,6 +15,7 @@ from headrace.core.errors import (
     ConflictError,
     DeadlineExceededError,
     FailedPreconditionError,
+    FeaturesUnavailableError,
     HeadraceError,
     InvalidArgumentError,
     ModelNotFoundError,
@@ -31,6 +32,7 @@ from headrace.core.errors import (
     UnsupportedError,
     UnsupportedModelError,
 )
+from headrace.core.feature_settings import FeatureSettings, OnUnavailable
 from headrace.core.names import (
     NAME_PATTERN,
     VERSION_PATTERN,
@@ -53,6 +55,7 @@ from headrace.core.spans import span
 if TYPE_CHECKING:
     from headrace.core.datatypes import DTYPES, Datatype, datatype_of
     from headrace.core.examples import example_inputs
+    from headrace.core.feature_source import FeatureSource, FetchedFeatures
     from headrace.core.inspected import Inspect, Inspected
     from headrace.core.requests import (
         InferRequest,
@@ -91,6 +94,10 @@ __all__ = [
     "Digest",
     "EndpointName",
     "FailedPreconditionError",
+    "FeatureSettings",
+    "FeatureSource",
+    "FeaturesUnavailableError",
+    "FetchedFeatures",
     "HeadraceError",
     "InferRequest",
     "InferResponse",
@@ -103,6 +110,7 @@ __all__ = [
     "ModelSignature",
     "NotFoundError",
     "NotSignedError",
+    "OnUnavailable",
     "OverloadedError",
     "PaddingSettings",
     "Parameter",
@@ -135,6 +143,7 @@ __all__ = [
 _WITH_NUMPY = {
     "datatypes": ("DTYPES", "Datatype", "datatype_of"),
     "examples": ("example_inputs",),
+    "feature_source": ("FeatureSource", "FetchedFeatures"),
     "inspected": ("Inspect", "Inspected"),
     "requests": ("InferRequest", "InferResponse", "Parameter", "Parameters", "RequestedOutput"),
     "signature": (

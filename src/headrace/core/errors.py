@@ -120,6 +120,13 @@ class UnavailableError(HeadraceError):
         self.retry_after_s = retry_after_s
 
 
+class FeaturesUnavailableError(HeadraceError):
+    """The online store that has a request's features does not answer; no other replica's would."""
+
+    code = Code.UNAVAILABLE
+    retry_after_s = 1.0
+
+
 class ModelNotReadyError(UnavailableError):
     """The model is known but not ready."""
 

@@ -8,6 +8,8 @@ from typing import Final
 
 import msgspec
 
+from headrace.core.feature_settings import FeatureSettings
+
 DEFAULT_MAX_BODY_BYTES: Final = 64 << 20
 
 
@@ -62,7 +64,8 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `uds` (a socket path) and `port` (TCP, with `host`; 0 picks one) may both be set. `sha256` is
     checked before loading; empty skips the check. `grpc_port` also starts a `grpc.aio` server.
     `intra_op_threads`: threads inside one run; None lets the replica plan it. `signed`: the model
-    is loaded only if this holds of it. With more than `max_connections` (or than there are
+    is loaded only if this holds of it. `features`: requests name entities, whose features it looks
+    up. With more than `max_connections` (or than there are
     descriptors for), those idle longest are closed.
     """
 
@@ -89,6 +92,7 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     labels: dict[str, list[str]] = {}
     # Left out where it is not given: older settings, and the revisions made of them, stay the same.
     signed: SignedSettings | msgspec.UnsetType = msgspec.UNSET
+    features: FeatureSettings | msgspec.UnsetType = msgspec.UNSET
 
 
 class PoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

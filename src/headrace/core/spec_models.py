@@ -19,6 +19,7 @@ from headrace.core.spec_alerts import AlertsSpec
 from headrace.core.spec_base import SpecModel
 from headrace.core.spec_connections import ConnectionsSpec
 from headrace.core.spec_drift import DriftSpec
+from headrace.core.spec_features import FeaturesSpec, feature_disagreements
 from headrace.core.spec_limits import limit_disagreements
 from headrace.core.spec_observe import (
     EndpointLogSpec,
@@ -210,6 +211,9 @@ class EndpointSpec(SpecModel):
     payload_log: PayloadLogSpec | None = Field(
         default=None, description="Null keeps no payloads. See PayloadLogSpec."
     )
+    features: FeaturesSpec | None = Field(
+        default=None, description="Looks up features of the entities that callers name."
+    )
 
     def split(self) -> tuple[VersionSpec, ...]:
         """The traffic split; the short form `model` is one version at weight 100."""
@@ -354,6 +358,7 @@ def _endpoint_disagreements(endpoint: Mapping[Any, Any], place: str) -> list[Spe
     if given == ["upstream"] and endpoint.get("payload_log") is not None:
         message = "stands beside 'upstream': only replicas of ours keep payloads"
         found.append(SpecMistake(place=f"{place}.payload_log", message=message))
+    found += feature_disagreements(endpoint, place)
     if endpoint.get("pool") is not None and endpoint.get("network") is True:
         message = "stands beside 'pool', whose processes have no network; take one of the two"
         found.append(SpecMistake(place=f"{place}.network", message=message))

@@ -3,10 +3,11 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 from headrace.core import (
     DeadlineExceededError,
+    FeaturesUnavailableError,
     HeadraceError,
     RuntimeFailedError,
     Tensors,
@@ -14,10 +15,10 @@ from headrace.core import (
 )
 from headrace.engine.collate import PaddingPlan, join, split
 from headrace.engine.ticket import Ticket
-from headrace.runtimes import Model
+from headrace.runtimes import DeadlineModel, Model
 
 Result = Tensors | HeadraceError
-_NOBODYS: Final = (UnavailableError, DeadlineExceededError)
+_NOBODYS: Final = (FeaturesUnavailableError, UnavailableError, DeadlineExceededError)
 """What no row of a batch has caused: what a run waited for did not come, and would not for half of
 the rows either."""
 
@@ -49,7 +50,7 @@ def run_batch(model: Model, batch: Batch, plan: PaddingPlan | None) -> None:
         wanted = _wanted_outputs(tickets)
         batch.joined_at = time.monotonic()
         batch.executions += 1
-        outputs = model.run(inputs, wanted)
+        outputs = _run(model, inputs, wanted, tickets)
         batch.computed_at = time.monotonic()
         batch.results = split(outputs, tickets, plan=plan, padded_to=batch.length)
     except Exception as error:  # noqa: BLE001  # a plug-in call: whatever it raises is its failure
@@ -60,6 +61,15 @@ def run_batch(model: Model, batch: Batch, plan: PaddingPlan | None) -> None:
         else:
             batch.results = [as_failure(error)] * len(tickets)
     batch.split_at = time.monotonic()
+
+
+def _run(
+    model: Model, inputs: Tensors, wanted: tuple[str, ...] | None, tickets: Sequence[Ticket]
+) -> Tensors:
+    if not getattr(model, "takes_deadline", False):
+        return model.run(inputs, wanted)
+    until = min(ticket.deadline for ticket in tickets)
+    return cast("DeadlineModel", model).run(inputs, wanted, deadline=until)
 
 
 def _apart(model: Model, batch: Batch, plan: PaddingPlan | None) -> list[Result]:

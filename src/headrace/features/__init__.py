@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     from headrace.features.pushing import push_rows
     from headrace.features.readiness import ViewReadiness, service_readiness
     from headrace.features.spec import parse_definitions, read_definitions
+    from headrace.features.wire import (
+        column_specs,
+        decode_service,
+        encode_service,
+        key_specs,
+    )
 
 __all__ = [
     "DataSource",
@@ -56,9 +62,13 @@ __all__ = [
     "ViewReadiness",
     "applied_definitions",
     "apply_definitions",
+    "column_specs",
+    "decode_service",
     "default_online_store",
+    "encode_service",
     "join_as_of",
     "join_files",
+    "key_specs",
     "materialize",
     "open_online_store",
     "parse_definitions",
@@ -82,6 +92,7 @@ _LAZY = {
     "pushing": ("push_rows",),
     "readiness": ("ViewReadiness", "service_readiness"),
     "spec": ("parse_definitions", "read_definitions"),
+    "wire": ("column_specs", "decode_service", "encode_service", "key_specs"),
 }
 
 

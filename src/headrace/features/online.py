@@ -57,13 +57,21 @@ class OnlineStore(Protocol):
         """Close all connections; twice is once."""
 
 
-def open_online_store(url: str, *, namespace: str = "default") -> OnlineStore:
+def open_online_store(
+    url: str,
+    *,
+    namespace: str = "default",
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    read_only: bool = False,
+) -> OnlineStore:
     """The store that `url` names; nothing is connected to before it is used.
 
     Args:
         url: `sqlite:///PATH` (`sqlite:////abs/path`), a path, or Redis's or Valkey's:
             `redis://[USER:PASSWORD@]HOST:PORT/DB`, `rediss://` with TLS, `unix:///SOCKET`.
         namespace: Keeps several projects apart in one Redis.
+        timeout_s: How long a connection, a write or a lock is waited for; a read brings its own.
+        read_only: For a process that may not write: the store has to be there.
 
     Raises:
         InvalidArgumentError: The URL names no store.
@@ -75,7 +83,8 @@ def open_online_store(url: str, *, namespace: str = "default") -> OnlineStore:
     if url.startswith(_SQLITE) or not is_url:
         from headrace.features.online_sqlite import SqliteOnlineStore  # noqa: PLC0415  # as below
 
-        return SqliteOnlineStore(Path(url.removeprefix(_SQLITE)))
+        path = Path(url.removeprefix(_SQLITE))
+        return SqliteOnlineStore(path, lock_timeout_s=timeout_s, read_only=read_only)
     if scheme.lower() not in _REDIS:
         message = (
             f"{scheme[:20]}:// names no online store; use sqlite:///PATH, redis://HOST:PORT/DB, "
@@ -85,7 +94,7 @@ def open_online_store(url: str, *, namespace: str = "default") -> OnlineStore:
     # Loaded where it is used: the client is an extra, and slow to load.
     from headrace.features.online_redis import RedisOnlineStore  # noqa: PLC0415
 
-    return RedisOnlineStore(url, namespace=namespace)
+    return RedisOnlineStore(url, namespace=namespace, timeout_s=timeout_s)
 
 
 def without_password(url: str) -> str:

@@ -80,7 +80,7 @@ class RedisOnlineStore:
             self._pool = redis.ConnectionPool.from_url(
                 address,
                 socket_timeout=timeout_s,
-                socket_connect_timeout=_CONNECT_TIMEOUT_S,
+                socket_connect_timeout=min(_CONNECT_TIMEOUT_S, timeout_s),
                 retry=Retry(NoBackoff(), 0),  # the caller's time is better spent on telling it
             )
             # Not connected yet: of options that nobody knows it is told here, not in a request.

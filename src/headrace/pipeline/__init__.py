@@ -2,18 +2,50 @@
 
 A pipeline is a directory with `pipeline.yaml` and the files of its steps, pushed and served as any
 model is. `load_pipeline` gives the object that serving runs.
+
+What reads `pipeline.yaml` is loaded when it is asked for: a model with features only needs none.
 """
 
-from headrace.pipeline.build import load_pipeline
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from headrace.pipeline.pipeline import Pipeline, Step
-from headrace.pipeline.runtime import PipelineRuntime
-from headrace.pipeline.spec import PipelineSpec, parse_spec
+
+if TYPE_CHECKING:
+    from headrace.pipeline.bound import BoundFeatures, bind, is_remote, load_with_features
+    from headrace.pipeline.build import check_features, load_pipeline
+    from headrace.pipeline.feature_step import FeatureStep, plan_assemblies, with_features
+    from headrace.pipeline.runtime import PipelineRuntime
+    from headrace.pipeline.spec import PipelineSpec, parse_spec
 
 __all__ = [
+    "BoundFeatures",
+    "FeatureStep",
     "Pipeline",
     "PipelineRuntime",
     "PipelineSpec",
     "Step",
+    "bind",
+    "check_features",
+    "is_remote",
     "load_pipeline",
+    "load_with_features",
     "parse_spec",
+    "plan_assemblies",
+    "with_features",
 ]
+
+_LAZY = {
+    "bound": ("BoundFeatures", "bind", "is_remote", "load_with_features"),
+    "build": ("check_features", "load_pipeline"),
+    "feature_step": ("FeatureStep", "plan_assemblies", "with_features"),
+    "runtime": ("PipelineRuntime",),
+    "spec": ("PipelineSpec", "parse_spec"),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _LAZY.items():
+        if name in names:
+            return getattr(import_module(f"headrace.pipeline.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """From what `pipeline.yaml` says to steps that run: each opened, and wired to those before it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +13,13 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.pipeline.function import open_function
+from headrace.pipeline.given import check_service, open_features
 from headrace.pipeline.lengths import ByLength
 from headrace.pipeline.pipeline import Pipeline, Step
 from headrace.pipeline.pooling import MASK, VECTORS, PoolStep
 from headrace.pipeline.spec import (
     AnyStepSpec,
+    FeaturesStepSpec,
     FunctionSpec,
     ModelStepSpec,
     PipelineSpec,
@@ -100,6 +102,18 @@ def code_steps(directory: Path) -> Iterator[str]:
                 yield f"step '{name}' (runtime '{runtime.name}')"
 
 
+def check_features(directory: Path, service: str, columns: Sequence[TensorSpec]) -> bool:
+    """Whether a pipeline takes features itself; compares them with what `service` gives.
+
+    Raises:
+        UnsupportedModelError: It was made with other ones.
+    """
+    steps = [one for one in read_spec(directory).steps if isinstance(one, FeaturesStepSpec)]
+    for one in steps:
+        check_service(one, service, columns)
+    return bool(steps)
+
+
 def file_in(directory: Path, name: str) -> Path:
     """What a step names, which has to lie in the pipeline's directory.
 
@@ -130,6 +144,8 @@ def _open(spec: AnyStepSpec, place: str, around: Surroundings) -> Model:
             return _open_model(spec, around)
         case PoolSpec():
             return _open_pool(spec, around)
+        case FeaturesStepSpec():
+            return open_features(spec, around.options.features)
 
 
 def _open_model(spec: ModelStepSpec, around: Surroundings) -> Model:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import cast
 
 from headrace.core import (
     VARIABLE,
@@ -22,7 +23,7 @@ from headrace.core import (
     example_inputs,
 )
 from headrace.observe import Histogram
-from headrace.runtimes import Model
+from headrace.runtimes import DeadlineModel, Model
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,16 +53,26 @@ class Pipeline:
         self.signature = _signature(self.steps, outputs)
         self.concurrent = all(step.model.concurrent for step in self.steps)
         self.may_wait = any(getattr(step.model, "may_wait", False) for step in self.steps)
+        self.takes_features = any(
+            getattr(step.model, "takes_features", False) for step in self.steps
+        )
+        self.takes_deadline = any(_takes_deadline(step.model) for step in self.steps)
         self._lock = threading.Lock()
 
-    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
+    def run(
+        self,
+        inputs: Tensors,
+        outputs: Sequence[str] | None = None,
+        *,
+        deadline: float | None = None,
+    ) -> Tensors:
         """Run all steps on one batch."""
         known = dict(inputs)
         for step in self.steps:
             started = time.perf_counter()
             given = {own: known[name] for own, name in step.reads.items()}
             try:
-                answers = step.model.run(given)
+                answers = _run(step.model, given, deadline)
             except HeadraceError as error:
                 error.add_note(f"in step '{step.name}' of the pipeline")
                 raise
@@ -90,6 +101,16 @@ class Pipeline:
     def close(self) -> None:
         """Close all steps; may be called again."""
         close_all([step.model.close for step in reversed(self.steps)])
+
+
+def _takes_deadline(model: Model) -> bool:
+    return getattr(model, "takes_deadline", False) is True
+
+
+def _run(model: Model, given: Tensors, deadline: float | None) -> Tensors:
+    if _takes_deadline(model):
+        return cast("DeadlineModel", model).run(given, deadline=deadline)
+    return model.run(given)
 
 
 def close_all(closers: Sequence[Callable[[], None]]) -> None:

@@ -1,11 +1,14 @@
 """The runtime that loads pipelines, so that they are pushed, versioned and served as models are."""
 
 from pathlib import Path
+from typing import Final
 
 from headrace.core import ModelSignature
-from headrace.pipeline.build import code_steps, load_pipeline
-from headrace.pipeline.spec import FILE_NAME
 from headrace.runtimes import LoadOptions, Model
+
+FILE_NAME: Final = "pipeline.yaml"
+
+# What reads that file is loaded only for a pipeline: every model is shown to every runtime.
 
 
 class PipelineRuntime:
@@ -21,11 +24,13 @@ class PipelineRuntime:
 
     def runs_code_of(self, path: Path) -> bool:
         """Whether a step of this pipeline runs code of its author's."""
-        return any(True for _ in code_steps(path))
+        from headrace.pipeline.build import code_steps  # noqa: PLC0415  # see above
+
+        return next(iter(code_steps(path)), None) is not None
 
     def inspect(self, path: Path) -> ModelSignature:
-        """Open all steps, and run them once on made-up inputs where that means something."""
-        pipeline = load_pipeline(path)
+        """Open all steps, which proves that they load and fit together."""
+        pipeline = self.load(path, LoadOptions())
         try:
             return pipeline.signature
         finally:
@@ -33,4 +38,6 @@ class PipelineRuntime:
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Open all steps."""
+        from headrace.pipeline.build import load_pipeline  # noqa: PLC0415  # see above
+
         return load_pipeline(path, options)

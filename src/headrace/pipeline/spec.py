@@ -11,8 +11,8 @@ from headrace.core import Datatype, TensorSpec, UnsupportedModelError
 from headrace.core.spec_base import SpecModel
 from headrace.core.spec_mistakes import SpecError, mistakes_of, shown, with_line
 from headrace.core.spec_yaml import MAX_BYTES, SpecMistake, read_yaml
+from headrace.pipeline.runtime import FILE_NAME
 
-FILE_NAME: Final = "pipeline.yaml"
 MAX_STEPS: Final = 64
 _MAX_DIMENSION: Final = 1 << 31
 _NAME: Final = r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$"
@@ -93,8 +93,28 @@ class PoolSpec(StepSpec):
     normalize: bool = Field(default=False, description="To length 1.")
 
 
+class FeaturesStepSpec(StepSpec):
+    """Features of the entities that a row names, from the endpoint's online store.
+
+    Where nothing is bound, as in training, the columns themselves are taken from the caller.
+    """
+
+    kind: Literal["features"]
+    service: str = Field(min_length=1, max_length=128, description="The feature service's name.")
+    columns: dict[Name, Literal["FP32", "FP64", "INT64", "BOOL", "BYTES"]] = Field(
+        min_length=1,
+        max_length=4096,
+        description="What the service gives, in its order; another service is refused.",
+    )
+    matrices: dict[Name, Names] = Field(
+        default_factory=dict,
+        description="FP32 [-1, columns] of columns and of values that come with the request; a "
+        "column that is in none is given by itself.",
+    )
+
+
 AnyStepSpec = Annotated[
-    FunctionSpec | TokenizerSpec | ModelStepSpec | PoolSpec,
+    FunctionSpec | TokenizerSpec | ModelStepSpec | PoolSpec | FeaturesStepSpec,
     Field(discriminator="kind"),
 ]
 

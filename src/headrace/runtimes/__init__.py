@@ -6,7 +6,7 @@ import os
 # reads this once, when it is imported. Whoever wants to send sets it to 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-from headrace.runtimes.base import LoadOptions, Model, Runtime
+from headrace.runtimes.base import DeadlineModel, LoadOptions, Model, Runtime
 from headrace.runtimes.padding import (
     OutputLengthAxes,
     VerifiedPadding,
@@ -29,6 +29,7 @@ from headrace.runtimes.python_class import PythonModel
 
 __all__ = [
     "ENTRY_POINT_GROUP",
+    "DeadlineModel",
     "LoadOptions",
     "Model",
     "OutputLengthAxes",

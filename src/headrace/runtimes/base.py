@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from headrace.core import ModelSignature, Tensors
+from headrace.core import FeatureSource, ModelSignature, Tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,11 +13,13 @@ class LoadOptions:
     """How to load a model into this process.
 
     `intra_op_threads`: threads inside one run. `device`: "auto" takes an accelerator if there is
-    one, "cpu" never does.
+    one, "cpu" never does. `features`: what a model that says that it takes features asks for them;
+    None where nobody does.
     """
 
     intra_op_threads: int = 1
     device: str = "auto"
+    features: FeatureSource | None = None
 
 
 class Model(Protocol):
@@ -31,7 +33,9 @@ class Model(Protocol):
     """Whether `run` may be called from several threads at once.
 
     A model may also say `may_wait`: that a run can wait for others, such as a database. It then
-    never runs on the event loop, however short its runs are measured to be.
+    never runs on the event loop, however short its runs are measured to be. With `takes_deadline`
+    its `run` takes `deadline=`: the monotonic time at which the first caller stops waiting,
+    infinity for never.
     """
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
@@ -51,6 +55,19 @@ class Model(Protocol):
 
         `run` must not be called again.
         """
+
+
+class DeadlineModel(Model, Protocol):
+    """A model that says `takes_deadline`."""
+
+    def run(
+        self,
+        inputs: Tensors,
+        outputs: Sequence[str] | None = None,
+        *,
+        deadline: float | None = None,
+    ) -> Tensors:
+        """As `Model.run`; what waits for others waits no longer than that."""
 
 
 class Runtime(Protocol):

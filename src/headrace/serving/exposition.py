@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from headrace.observe import Exemplars, Histogram, told
+from headrace.pipeline import Pipeline
 from headrace.serving.memory import cpu_s, resident_bytes
 
 if TYPE_CHECKING:
@@ -101,6 +102,9 @@ def _model(state: "ReplicaState", labels: str, exemplars: Exemplars | None = Non
     rows = state.phases.batch_rows
     places = tuple(range(len(rows.bounds)))
     yield from _histogram("headrace_batch_rows", "Rows per run of the model.", rows, labels, places)
+    model = state.served.loaded.model if state.served else None
+    if isinstance(model, Pipeline):
+        yield from _pipeline(model, labels)
     yield from _kserve(state)
     in_flight = state.waiting + (state.served.engine.in_flight if state.served else 0)
     yield from single(
@@ -166,6 +170,37 @@ def _triton(state: "ReplicaState", labels: str) -> Iterator[str]:
         ),
     ):
         yield from single(name, kind, text, labels, value)
+
+
+def _pipeline(pipeline: Pipeline, labels: str) -> Iterator[str]:
+    """Where a pipeline's time goes, and what its features came to."""
+    name = "headrace_pipeline_step_seconds"
+    yield from metric_head(name, "histogram", "Seconds of a batch in one step of the pipeline.")
+    for step in pipeline.steps:
+        lines = _histogram(name, "", step.seconds, f'{labels},step="{step.name}"', _MEDIUM)
+        yield from (line for line in lines if not line.startswith("#"))
+    counts = [c for c in (getattr(s.model, "counts", None) for s in pipeline.steps) if c]
+    if not counts:
+        return
+    name = "headrace_feature_rows_total"
+    yield from metric_head(name, "counter", "Rows by how a view's values were found.")
+    for one in counts:
+        for (view, status), rows in one.rows.items():
+            yield f'{name}{{{labels},view="{view}",status="{status}"}} {rows}'
+    yield from single(
+        "headrace_feature_read_failures_total",
+        "counter",
+        "Reads of the online store that failed or took too long.",
+        labels,
+        sum(one.failures for one in counts),
+    )
+    yield from single(
+        "headrace_feature_reads_skipped_total",
+        "counter",
+        "Batches that did not ask the online store, as it had failed a moment before.",
+        labels,
+        sum(one.pauses for one in counts),
+    )
 
 
 def _kserve(state: "ReplicaState") -> Iterator[str]:

@@ -75,7 +75,12 @@ def load_model(settings: ReplicaSettings, *, warm_up_s: float, device: str = "au
     # One thread inside a run and as many runs as cores: faster than the reverse (measured; see
     # docs/explain/batching.md), unless the operator asks for low latency of single runs.
     options = LoadOptions(intra_op_threads=settings.intra_op_threads or 1, device=device)
-    model = runtime.load(path, options)
+    if settings.features is msgspec.UNSET:
+        model = runtime.load(path, options)
+    else:
+        from headrace.pipeline import load_with_features  # noqa: PLC0415  # few need it
+
+        model = load_with_features(runtime, path, options, settings.features)
     signature = with_labels(model.signature, settings.labels)
     plan = _padding(model, settings)
     max_batch_size = settings.batching.max_batch_size if signature.batched else 1

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from headrace.core import (
     BatchingSettings,
     DeadlineExceededError,
+    FeaturesUnavailableError,
     HeadraceError,
     InferRequest,
     InferResponse,
@@ -19,6 +20,7 @@ from headrace.core import (
     PaddingSettings,
     RequestedOutput,
     RuntimeFailedError,
+    Tensors,
     UnavailableError,
 )
 from headrace.engine import Engine, PaddingPlan, ServiceTimes, padding_plan
@@ -246,6 +248,59 @@ async def test_one_bad_row_fails_alone(position: int, seconds: float) -> None:
     assert [value_of(o) for i, o in enumerate(found) if i != position] == [
         2 * v for v in values if v != 99
     ]
+    await engine.stop(timeout_s=1)
+
+
+async def test_what_no_row_has_caused_is_not_tried_again_for_half_of_them() -> None:
+    model = Doubling(bad=7, error=lambda: FeaturesUnavailableError("no store"))
+    engine = an_engine(model)
+    tickets = [a_ticket(value=7 if i == 3 else i) for i in range(8)]
+    for ticket in tickets:
+        engine.submit(ticket, 0.0)
+    for ticket in tickets:
+        await outcome(ticket)
+    assert model.batches == [8]
+    assert {str(ticket.outcomes[0]) for ticket in tickets} == {"no store"}
+    await engine.stop(timeout_s=1)
+
+
+async def test_a_model_that_may_wait_never_runs_on_the_event_loop() -> None:
+    model = Doubling()
+    model.may_wait = True  # type: ignore[attr-defined]
+    model.gate.clear()
+    engine = an_engine(model)
+    ticket = a_ticket()
+    engine.submit(ticket, 0.0)
+    await asyncio.sleep(0.02)  # on the loop, it would not come back from here
+    assert not ticket.outcomes
+    model.gate.set()
+    await outcome(ticket)
+    await engine.stop(timeout_s=1)
+
+
+async def test_a_model_that_asks_is_told_when_the_first_caller_stops_waiting() -> None:
+    told: list[float | None] = []
+
+    class Asking(Doubling):
+        takes_deadline = True
+
+        def run(
+            self,
+            inputs: Tensors,
+            outputs: Sequence[str] | None = None,
+            *,
+            deadline: float | None = None,
+        ) -> Tensors:
+            told.append(deadline)
+            return super().run(inputs, outputs)
+
+    engine = an_engine(Asking(), clock=Time())
+    tickets = [a_ticket(deadline=math.inf), a_ticket(deadline=30.0), a_ticket(deadline=20.0)]
+    for ticket in tickets:
+        engine.submit(ticket, 0.0)
+    for ticket in tickets:
+        await outcome(ticket)
+    assert told == [20.0]
     await engine.stop(timeout_s=1)
 
 

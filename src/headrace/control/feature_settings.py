@@ -1,0 +1,62 @@
+"""Which features does an endpoint's model get, and do they fit it? Checked before anything runs."""
+
+from pathlib import Path
+
+from headrace.control.online_stores import SQLITE
+from headrace.core import (
+    FeatureSettings,
+    HeadraceError,
+    InvalidArgumentError,
+    ModelSignature,
+    OnUnavailable,
+)
+from headrace.core.spec_features import FeaturesSpec
+from headrace.features import (
+    applied_definitions,
+    column_specs,
+    default_online_store,
+    encode_service,
+    key_specs,
+)
+from headrace.pipeline import check_features, plan_assemblies
+
+
+def feature_settings(
+    spec: FeaturesSpec, home: Path, *, model: Path, runtime: str, signature: ModelSignature
+) -> FeatureSettings:
+    """What the replicas of an endpoint are told, with the definitions that are in force now.
+
+    Raises:
+        InvalidArgumentError: The service's columns do not fit the model.
+        NotFoundError: There is no such service.
+        FailedPreconditionError: Nothing is defined yet, or a library is missing.
+    """
+    service = applied_definitions(home).service(spec.service)
+    keys, columns = key_specs(service), column_specs(service)
+    try:
+        itself = runtime == "pipeline" and check_features(model, service.name, columns)
+        if not itself:
+            plan_assemblies(signature, keys=keys, columns=columns, inputs=spec.inputs)
+    except HeadraceError as error:
+        message = f"features of '{service.name}' do not fit the model: {error}"
+        raise InvalidArgumentError(message) from error
+    if itself and spec.inputs:
+        message = "the pipeline says itself what it makes of features; leave 'inputs' out"
+        raise InvalidArgumentError(message)
+    url = spec.online_store or default_online_store(home)
+    return FeatureSettings(
+        service=encode_service(service),
+        online_store=_absolute(url),
+        inputs={name: list(columns) for name, columns in spec.inputs.items()},
+        timeout_s=spec.timeout_s,
+        cache_ttl_s=spec.cache_ttl_s,
+        on_unavailable=OnUnavailable(spec.on_unavailable),
+        show_status=spec.show_status,
+    )
+
+
+def _absolute(url: str) -> str:
+    """The same for a process that works elsewhere."""
+    if "://" in url and not url.startswith(SQLITE):
+        return url
+    return f"{SQLITE}{Path(url.removeprefix(SQLITE)).absolute()}"

@@ -1,0 +1,46 @@
+"""What gives a model its features, whoever looks them up: what a runtime may be handed."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from headrace.core.signature import Array, Tensors, TensorSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedFeatures:
+    """The features of a batch.
+
+    `columns` [rows] by name; `statuses` BYTES [rows] by view: `PRESENT`, `STALE` or `MISSING`.
+    """
+
+    columns: Tensors
+    statuses: dict[str, Array]
+
+
+class FeatureSource(Protocol):
+    """One feature service, ready to be asked. Safe to use from several threads.
+
+    `keys`: the join keys that a row has to name, and `columns` what it gets, in the service's
+    order; all of shape [-1]. `may_wait`: whether asking can wait for another machine.
+    """
+
+    service: str
+    keys: tuple[TensorSpec, ...]
+    columns: tuple[TensorSpec, ...]
+    views: tuple[str, ...]
+    may_wait: bool
+
+    def fetch(self, keys: Tensors, *, deadline: float | None = None) -> FetchedFeatures:
+        """The features of the entities that each row names.
+
+        Args:
+            deadline: Monotonic time at which the first caller stops waiting; None for never.
+
+        Raises:
+            InvalidArgumentError: A key is none.
+            NotFoundError: An entity is not known, and the view wants it to be.
+            FeaturesUnavailableError: The store cannot be read in time, and nothing stands in.
+        """
+
+    def close(self) -> None:
+        """Let go of the store; may be called again."""

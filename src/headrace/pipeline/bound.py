@@ -1,0 +1,229 @@
+"""A feature service bound to its online store, and what happens while the store is away.
+
+A run never waits longer than it may. A store that failed is left alone for a moment, longer each
+time: requests would otherwise wait for it one after the other, and it for them.
+"""
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from headrace.core import (
+    Array,
+    Clock,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    FeatureSettings,
+    FeaturesUnavailableError,
+    FetchedFeatures,
+    OnUnavailable,
+    SystemClock,
+    Tensors,
+    TensorSpec,
+    UnavailableError,
+)
+from headrace.features import (
+    FeatureReader,
+    FeatureRows,
+    FeatureService,
+    OnlineStore,
+    Status,
+    column_specs,
+    decode_service,
+    key_specs,
+    open_online_store,
+)
+from headrace.pipeline.feature_step import with_features
+from headrace.runtimes import LoadOptions, Model, Runtime
+
+_log = logging.getLogger(__name__)
+
+MAX_PAUSE_S: Final = 2.0
+_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_AWAY: Final = (UnavailableError, DeadlineExceededError, FailedPreconditionError)
+
+OnRows = Callable[[float, Mapping[str, Array], FeatureRows], None]
+"""Called with the time, the join keys and what was found, of each batch that was looked up."""
+
+
+class FeatureCounts:
+    """What was found, and what was not: rows by view and status, and reads that failed."""
+
+    def __init__(self, views: tuple[str, ...]) -> None:
+        self.rows = {(view, status): 0 for view in views for status in Status}
+        self.failures = 0
+        self.pauses = 0
+        self._lock = threading.Lock()
+
+    def found(self, statuses: Mapping[str, Sequence[Status]]) -> None:
+        """Count the rows of a batch."""
+        with self._lock:
+            for view, of_rows in statuses.items():
+                for status in of_rows:
+                    self.rows[view, status] += 1
+
+    def failed(self, *, asked: bool) -> None:
+        """Count a batch whose features could not be read; `asked`: the store was tried."""
+        with self._lock:
+            self.failures += asked
+            self.pauses += not asked
+
+
+class BoundFeatures:
+    """Asks one online store for the columns of one service. Implements `FeatureSource`."""
+
+    def __init__(
+        self,
+        service: FeatureService,
+        store: OnlineStore,
+        *,
+        timeout_s: float,
+        cache_ttl_s: float = 0.0,
+        on_unavailable: OnUnavailable = OnUnavailable.REJECT,
+        may_wait: bool = True,
+        clock: Clock | None = None,
+    ) -> None:
+        self.service = service.name
+        self.keys = key_specs(service)
+        self.columns = column_specs(service)
+        self.views = tuple(view.name for view in service.views)
+        self.may_wait = may_wait
+        self.counts = FeatureCounts(self.views)
+        self.on_rows: OnRows | None = None
+        self._fillings = [column.feature.filling for column in service.columns]
+        self._store = store
+        self._clock = clock or SystemClock()
+        self._reader = FeatureReader(
+            service, store, clock=self._clock, cache_ttl_s=cache_ttl_s, timeout_s=timeout_s
+        )
+        self._timeout_s = timeout_s
+        self._on_unavailable = on_unavailable
+        self._failed_in_a_row = 0
+        self._paused_until = 0.0
+
+    def fetch(self, keys: Tensors, *, deadline: float | None = None) -> FetchedFeatures:
+        """The features of the entities that each row names; see `FeatureSource`."""
+        now = self._clock.monotonic()
+        if now < self._paused_until:
+            self.counts.failed(asked=False)
+            return self._without(keys, UnavailableError("it failed a moment ago"))
+        # Half of the time that is left is the model's.
+        until = now + self._timeout_s
+        until = until if deadline is None else min(until, now + (deadline - now) / 2)
+        try:
+            found = self._reader.read(keys, deadline=until)
+        except _AWAY as error:
+            self._note_failure(error)
+            return self._without(keys, error)
+        self._failed_in_a_row = 0
+        self.counts.found(found.statuses)
+        if self.on_rows is not None:
+            self.on_rows(self._clock.now(), keys, found)
+        return FetchedFeatures(
+            columns=dict(found.columns),
+            statuses={view: _texts(some) for view, some in found.statuses.items()},
+        )
+
+    def close(self) -> None:
+        """Close the store."""
+        self._store.close()
+
+    def _note_failure(self, error: Exception) -> None:
+        self.counts.failed(asked=True)
+        pause_s = min(self._timeout_s * 2**self._failed_in_a_row, MAX_PAUSE_S)
+        self._paused_until = self._clock.monotonic() + pause_s
+        if self._failed_in_a_row == 0:
+            _log.warning("features cannot be read: %s", error, extra={"service": self.service})
+        self._failed_in_a_row = min(self._failed_in_a_row + 1, 16)
+
+    def _without(self, keys: Tensors, error: Exception) -> FetchedFeatures:
+        """What stands for features that cannot be read; or else the error."""
+        if self._on_unavailable is OnUnavailable.REJECT:
+            message = f"features of '{self.service}' cannot be read: {error}"
+            raise FeaturesUnavailableError(message) from error
+        rows = len(next(iter(keys.values())))
+        missing = [Status.MISSING] * rows
+        self.counts.found(dict.fromkeys(self.views, missing))
+        return FetchedFeatures(
+            columns={
+                spec.name: _filled(spec, filling, rows)
+                for spec, filling in zip(self.columns, self._fillings, strict=True)
+            },
+            statuses=dict.fromkeys(self.views, _texts(missing)),
+        )
+
+
+def bind(settings: FeatureSettings) -> BoundFeatures:
+    """The features that a replica was told of; nothing is connected to before the first read.
+
+    Raises:
+        InvalidArgumentError: The settings make no sense.
+        FailedPreconditionError: A library or a variable of the environment is missing.
+    """
+    url = _VARIABLE.sub(_variable, settings.online_store)
+    store = open_online_store(url, timeout_s=settings.timeout_s, read_only=True)
+    return BoundFeatures(
+        decode_service(settings.service),
+        store,
+        timeout_s=settings.timeout_s,
+        cache_ttl_s=settings.cache_ttl_s,
+        on_unavailable=settings.on_unavailable,
+        may_wait=is_remote(url),
+    )
+
+
+def load_with_features(
+    runtime: Runtime, path: Path, options: LoadOptions, settings: FeatureSettings
+) -> Model:
+    """A model that looks up features: where it says itself, or else before all that it does.
+
+    Raises:
+        InvalidArgumentError: The service's columns do not fit the model.
+        HeadraceError: As `bind` and `Runtime.load`.
+    """
+    features = bind(settings)
+    try:
+        model = runtime.load(path, replace(options, features=features))
+        if getattr(model, "takes_features", False):
+            return model
+        return with_features(model, features, settings.inputs, show_status=settings.show_status)
+    except BaseException:
+        features.close()
+        raise
+
+
+def is_remote(url: str) -> bool:
+    """Whether a store is reached over a connection, so that it may keep one waiting."""
+    return "://" in url and not url.startswith("sqlite:///")
+
+
+def _variable(match: "re.Match[str]") -> str:
+    value = os.environ.get(match[1])
+    if value is None:
+        message = f"the URL of the online store names ${{{match[1]}}}, which is not set"
+        raise FailedPreconditionError(message)
+    return value
+
+
+def _texts(statuses: Sequence[Status]) -> Array:
+    made = np.empty(len(statuses), np.object_)
+    made[:] = [_BYTES[status] for status in statuses]
+    return made
+
+
+def _filled(spec: TensorSpec, filling: object, rows: int) -> Array:
+    if spec.datatype.dtype.kind == "O":
+        made = np.empty(rows, np.object_)
+        made[:] = [filling] * rows
+        return made
+    return np.full(rows, filling, spec.datatype.dtype)
+
+
+_BYTES: Final = {status: status.value.encode() for status in Status}

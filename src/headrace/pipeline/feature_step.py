@@ -1,0 +1,272 @@
+"""Entity keys in, features out: a step before the model, in the order that the model wants.
+
+Values that are no features come with the request: a caller sends keys and values together.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from headrace.core import (
+    VARIABLE,
+    Array,
+    Datatype,
+    FeatureSource,
+    InvalidArgumentError,
+    ModelSignature,
+    Tensors,
+    TensorSpec,
+)
+from headrace.pipeline.pipeline import Pipeline, Step
+from headrace.runtimes import Model
+
+STATUS_SUFFIX: Final = "__status"
+_MATRIX: Final = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembly:
+    """One tensor of the model's, made of columns beside each other, or of one alone.
+
+    `spec`: as the model declares it, of shape [-1], [-1, 1] or [-1, columns].
+    """
+
+    spec: TensorSpec
+    columns: tuple[str, ...]
+
+    def make(self, columns: Mapping[str, Array], rows: int) -> Array:
+        """The tensor for `rows` rows."""
+        dtype = self.spec.datatype.dtype
+        if len(self.columns) == 1:
+            column = columns[self.columns[0]].astype(dtype, copy=False)
+            return column if len(self.spec.shape) == 1 else column.reshape(rows, 1)
+        made = np.empty((rows, len(self.columns)), dtype)
+        for i, name in enumerate(self.columns):
+            made[:, i] = columns[name]
+        return made
+
+
+class FeatureStep:
+    """Fetches features, and makes the model's inputs of them. Implements `Model`.
+
+    Args:
+        assemblies: The tensors to give; None for each column by itself.
+        show_status: Gives `VIEW__status` of each view too.
+    """
+
+    concurrent = True
+    takes_deadline = True
+    takes_features = True
+
+    def __init__(
+        self,
+        source: FeatureSource,
+        assemblies: Sequence[Assembly] | None = None,
+        *,
+        show_status: bool = False,
+    ) -> None:
+        self.source = source
+        self.may_wait = source.may_wait
+        self._assemblies = (
+            [Assembly(spec=spec, columns=(spec.name,)) for spec in source.columns]
+            if assemblies is None
+            else list(assemblies)
+        )
+        self._values = request_values(self._assemblies, source.columns)
+        self._status = [f"{view}{STATUS_SUFFIX}" for view in source.views] if show_status else []
+        self.signature = ModelSignature(
+            inputs=(*source.keys, *self._values),
+            outputs=(
+                *(one.spec for one in self._assemblies),
+                *(_status_spec(name) for name in self._status),
+            ),
+            batched=True,
+        )
+
+    @property
+    def counts(self) -> object:
+        """What its source counts, if it does."""
+        return getattr(self.source, "counts", None)
+
+    @property
+    def status_outputs(self) -> tuple[str, ...]:
+        """What tells how a view's values were found."""
+        return tuple(self._status)
+
+    def run(
+        self,
+        inputs: Tensors,
+        outputs: Sequence[str] | None = None,
+        *,
+        deadline: float | None = None,
+    ) -> Tensors:
+        """Fetch the features of one batch."""
+        del outputs
+        keys = {spec.name: inputs[spec.name] for spec in self.source.keys}
+        rows = len(next(iter(keys.values())))
+        found = self.source.fetch(keys, deadline=deadline)
+        columns = found.columns | {spec.name: inputs[spec.name] for spec in self._values}
+        made = {one.spec.name: one.make(columns, rows) for one in self._assemblies}
+        for name, view in zip(self._status, self.source.views, strict=False):
+            made[name] = found.statuses[view]
+        return made
+
+    def close(self) -> None:
+        """Let go of the store."""
+        self.source.close()
+
+
+def with_features(
+    model: Model,
+    source: FeatureSource,
+    inputs: Mapping[str, Sequence[str]],
+    *,
+    show_status: bool = False,
+) -> Pipeline:
+    """`model`, which takes entity keys in place of its features.
+
+    Args:
+        inputs: As `plan_assemblies`.
+
+    Raises:
+        InvalidArgumentError: The service's columns do not fit the model.
+    """
+    assemblies = plan_assemblies(
+        model.signature, keys=source.keys, columns=source.columns, inputs=inputs
+    )
+    step = FeatureStep(source, assemblies, show_status=show_status)
+    names = [spec.name for spec in model.signature.outputs]
+    return Pipeline(
+        [_step("features", step), _step("model", model)], [*names, *step.status_outputs]
+    )
+
+
+def plan_assemblies(
+    signature: ModelSignature,
+    *,
+    keys: Sequence[TensorSpec],
+    columns: Sequence[TensorSpec],
+    inputs: Mapping[str, Sequence[str]],
+) -> list[Assembly]:
+    """Which of a model's inputs are made of which columns, checked against its signature.
+
+    Args:
+        inputs: For an input its columns in order, features or values that the caller sends. Empty:
+            columns go to inputs of their names; where there are none such, all of them in the
+            service's order to the one input that is a matrix.
+
+    Raises:
+        InvalidArgumentError: They do not fit; the message says what the model takes.
+    """
+    if not signature.batched:
+        raise InvalidArgumentError("the model is not batched, so its rows are no entities")
+    chosen = {name: tuple(some) for name, some in inputs.items()} or _by_itself(signature, columns)
+    known = {spec.name: spec for spec in columns}
+    assemblies = []
+    for name, some in chosen.items():
+        spec = signature.input(name)
+        if spec is None:
+            raise InvalidArgumentError(f"the model has no input '{name}'; {_takes(signature)}")
+        check_fit(spec, some, known, {key.name for key in keys})
+        assemblies.append(Assembly(spec=spec, columns=some))
+    used = {column for one in assemblies for column in one.columns}
+    if not used & known.keys():
+        raise InvalidArgumentError("no input of the model is made of features")
+    return assemblies
+
+
+def request_values(
+    assemblies: Sequence[Assembly], columns: Sequence[TensorSpec]
+) -> tuple[TensorSpec, ...]:
+    """What the caller sends beside the keys: the columns that are no features."""
+    features = {spec.name for spec in columns}
+    found: dict[str, TensorSpec] = {}
+    for one in assemblies:
+        for name in one.columns:
+            if name not in features:
+                found[name] = TensorSpec(name=name, datatype=one.spec.datatype, shape=(VARIABLE,))
+    return tuple(found.values())
+
+
+def _by_itself(
+    signature: ModelSignature, columns: Sequence[TensorSpec]
+) -> dict[str, tuple[str, ...]]:
+    names = [spec.name for spec in columns]
+    if all(signature.input(name) is not None for name in names):
+        return {name: (name,) for name in names}
+    matrices = [
+        spec
+        for spec in signature.inputs
+        if len(spec.shape) == _MATRIX and spec.datatype is not Datatype.BYTES
+    ]
+    if len(matrices) == 1:
+        return {matrices[0].name: tuple(names)}
+    msg = (
+        f"it is not clear which inputs the features ({', '.join(names)[:300]}) are for: "
+        f"{_takes(signature)}; say it, as in inputs: {{NAME: [COLUMN, ...]}}"
+    )
+    raise InvalidArgumentError(msg)
+
+
+def check_fit(
+    spec: TensorSpec,
+    columns: Sequence[str],
+    known: Mapping[str, TensorSpec],
+    keys: set[str],
+) -> None:
+    """Raise InvalidArgumentError unless a tensor of `spec` can be made of `columns`.
+
+    Args:
+        known: The features by name; what is none is a value of the caller's.
+        keys: The join keys, which are neither.
+    """
+    place = f"input '{spec.name}' of the model"
+    if len(set(columns)) < len(columns):
+        twice = next(name for name in columns if columns.count(name) > 1)
+        raise InvalidArgumentError(f"{place} gets the column '{twice}' twice")
+    for name in columns:
+        if name in keys and name not in known:
+            msg = f"{place} gets '{name}', which is a join key; give it another name"
+            raise InvalidArgumentError(msg)
+    width = spec.shape[1] if len(spec.shape) == _MATRIX else 1
+    if len(spec.shape) > _MATRIX or width not in {VARIABLE, len(columns)}:
+        msg = (
+            f"{place} has the shape {list(spec.shape)}, but {len(columns)} columns would be put "
+            f"there ({', '.join(columns)[:300]})"
+        )
+        raise InvalidArgumentError(msg)
+    for name in columns:
+        column = known.get(name)
+        if column is not None and not _converts(column.datatype, spec.datatype):
+            msg = f"{place} is {spec.datatype}, which the {column.datatype} '{name}' cannot become"
+            raise InvalidArgumentError(msg)
+
+
+def _converts(column: Datatype, wanted: Datatype) -> bool:
+    """Whether values keep their meaning: numbers become floats; nothing else changes its kind."""
+    if Datatype.BYTES in {column, wanted}:
+        return column is wanted
+    if wanted.dtype.kind == "f":
+        return True
+    return bool(np.can_cast(column.dtype, wanted.dtype, "safe"))
+
+
+def _takes(signature: ModelSignature) -> str:
+    shown = (f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in signature.inputs)
+    return f"it takes {', '.join(shown)[:500]}"
+
+
+def _status_spec(name: str) -> TensorSpec:
+    return TensorSpec(name=name, datatype=Datatype.BYTES, shape=(VARIABLE,))
+
+
+def _step(name: str, model: Model) -> Step:
+    signature = model.signature
+    return Step(
+        name=name,
+        model=model,
+        reads={spec.name: spec.name for spec in signature.inputs},
+        writes={spec.name: spec.name for spec in signature.outputs},
+    )

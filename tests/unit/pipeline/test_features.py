@@ -1,0 +1,314 @@
+"""A model that takes entity keys: what it is given, and what happens without a store."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headrace.core import (
+    Datatype,
+    DeadlineExceededError,
+    FeatureSettings,
+    FeaturesUnavailableError,
+    InvalidArgumentError,
+    ModelSignature,
+    NotFoundError,
+    OnUnavailable,
+    TensorSpec,
+    UnavailableError,
+    UnsupportedModelError,
+)
+from headrace.features import (
+    FeatureService,
+    OnlineStore,
+    decode_service,
+    encode_service,
+    open_online_store,
+    parse_definitions,
+    push_rows,
+)
+from headrace.pipeline import (
+    BoundFeatures,
+    bind,
+    load_pipeline,
+    plan_assemblies,
+    with_features,
+)
+from headrace.runtimes import LoadOptions, load_model
+from headrace.testing import models
+
+Write = Callable[..., Path]
+
+DEFINITIONS = {
+    "entities": [
+        {"name": "customer", "join_key": "customer_id", "datatype": "INT64"},
+        {"name": "shop", "datatype": "BYTES"},
+    ],
+    "feature_views": [
+        {
+            "name": "stats",
+            "entities": ["customer"],
+            "ttl_s": 3600.0,
+            "source": {"path": "customers.parquet"},
+            "features": [
+                {"name": "age", "datatype": "INT64", "default": -1},
+                {"name": "spend", "datatype": "FP32", "default": 0.0},
+            ],
+        },
+        {
+            "name": "place",
+            "entities": ["shop"],
+            "on_missing": "reject",
+            "source": {"path": "shops.parquet"},
+            "features": [{"name": "rank", "datatype": "FP64"}],
+        },
+    ],
+    "feature_services": [
+        {"name": "fraud", "features": ["stats", "place"]},
+        {"name": "people", "features": ["stats"]},
+    ],
+}
+
+
+class Away:
+    """A store that does not answer."""
+
+    name = "redis://away"
+
+    def __init__(self, error: Exception, takes_s: float = 0.0) -> None:
+        self.error: Exception | None = error
+        self.takes_s = takes_s
+        self.asked = 0
+
+    def read(
+        self, keys: Sequence[bytes], views: Sequence[str], *, timeout_s: float = 5.0
+    ) -> Mapping[tuple[bytes, str], bytes]:
+        del keys, views
+        self.asked += 1
+        time.sleep(min(self.takes_s, timeout_s))
+        if self.error is not None:
+            raise self.error
+        return {}
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> OnlineStore:
+    made = open_online_store(str(tmp_path / "online.db"))
+    definitions = parse_definitions(DEFINITIONS, base_dir=tmp_path)
+    at = datetime.now(UTC)
+    push_rows(
+        definitions.view("stats"),
+        made,
+        [
+            {"customer_id": 17, "event_timestamp": at, "age": 34, "spend": 20.25},
+            {
+                "customer_id": 18,
+                "event_timestamp": at - timedelta(hours=3),
+                "age": 51,
+                "spend": 1.0,
+            },
+        ],
+    )
+    push_rows(
+        definitions.view("place"), made, [{"shop": "hat", "event_timestamp": at, "rank": 0.5}]
+    )
+    return made
+
+
+def service(name: str = "people") -> FeatureService:
+    return parse_definitions(DEFINITIONS, base_dir=Path("/nowhere")).service(name)
+
+
+def bound(store: object, name: str = "people", **settings: object) -> BoundFeatures:
+    return BoundFeatures(
+        service(name),
+        store,  # type: ignore[arg-type]
+        **{"timeout_s": 1.0, **settings},  # type: ignore[arg-type]
+    )
+
+
+def keys(*numbers: int) -> np.ndarray:
+    return np.array(numbers, np.int64)
+
+
+def signature(**inputs: tuple[str, Sequence[int]]) -> ModelSignature:
+    return ModelSignature(
+        inputs=tuple(
+            TensorSpec(name=name, datatype=Datatype(kind), shape=tuple(shape))
+            for name, (kind, shape) in inputs.items()
+        ),
+        outputs=(TensorSpec(name="y", datatype=Datatype.FP32, shape=(-1,)),),
+        batched=True,
+    )
+
+
+def test_a_service_is_the_same_after_its_message() -> None:
+    there = service("fraud")
+    again = decode_service(encode_service(there))
+
+    assert again == there
+    assert again.schema_hash == there.schema_hash
+    with pytest.raises(InvalidArgumentError, match="cannot be read"):
+        decode_service('{"name": "x", "views": [], "columns": [["a", 3, 0]]}')
+
+
+def test_a_model_gets_the_features_of_the_entities_that_rows_name(
+    store: OnlineStore, tmp_path: Path
+) -> None:
+    path = tmp_path / "matmul.onnx"
+    path.write_bytes(models.matmul())
+    model = load_model(path)
+    inputs = {"x": ["spend", "amount", "age", "hour"]}
+    asks = with_features(model, bound(store), inputs, show_status=True)
+    assert [spec.name for spec in asks.signature.inputs] == ["customer_id", "amount", "hour"]
+
+    given = {"amount": np.array([5, 6, 7], "f4"), "hour": np.array([1, 2, 3], "f4")}
+    answer = asks.run({"customer_id": keys(17, 18, 99), **given})
+
+    # 18 is stale and 99 unknown: both take the defaults, as training saw nothing either.
+    x = np.array([[20.25, 5, 34, 1], [0, 6, -1, 2], [0, 7, -1, 3]], np.float32)
+    assert answer["y"].tolist() == model.run({"x": x})["y"].tolist()
+    assert answer["stats__status"].tolist() == [b"PRESENT", b"STALE", b"MISSING"]
+
+
+def test_one_row_that_is_rejected_says_who_it_is(store: OnlineStore) -> None:
+    source = bound(store, "fraud")
+    shops = np.array([b"hat", b"cap"], object)
+    with pytest.raises(NotFoundError, match="shop:cap has no value in feature view 'place'"):
+        source.fetch({"customer_id": keys(17, 17), "shop": shops})
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "said"),
+    [
+        (signature(a=("FP32", [-1, 3])), {}, "has the shape .-1, 3., but 2 columns"),
+        (signature(a=("FP32", [-1, 2]), b=("FP32", [-1, 2])), {}, "not clear which inputs"),
+        (signature(a=("INT32", [-1, 2])), {}, "INT32, which the INT64 'age' cannot become"),
+        (signature(a=("FP32", [-1, 2])), {"b": ["age"]}, "has no input 'b'; it takes a FP32"),
+        (signature(a=("FP32", [-1, 2])), {"a": ["age", "age"]}, "gets the column 'age' twice"),
+        (signature(a=("FP32", [-1, 2])), {"a": ["age", "customer_id"]}, "which is a join key"),
+        (signature(a=("FP32", [-1, 2])), {"a": ["agee", "spent"]}, "no input .* of features"),
+        (signature(a=("FP32", [-1, 2, 2])), {}, "not clear"),
+    ],
+)
+def test_columns_that_do_not_fit_the_model_are_refused(
+    model: ModelSignature, inputs: dict[str, list[str]], said: str
+) -> None:
+    source = bound(None)
+    with pytest.raises(InvalidArgumentError, match=said):
+        plan_assemblies(model, keys=source.keys, columns=source.columns, inputs=inputs)
+
+
+def test_columns_go_to_inputs_of_their_names_and_the_rest_comes_with_the_request() -> None:
+    model = signature(age=("INT64", [-1, 1]), spend=("FP32", [-1]), note=("BYTES", [-1]))
+    source = bound(None)
+    found = plan_assemblies(model, keys=source.keys, columns=source.columns, inputs={})
+    assert [(one.spec.name, one.columns) for one in found] == [
+        ("age", ("age",)),
+        ("spend", ("spend",)),
+    ]
+
+
+@pytest.mark.parametrize("error", [UnavailableError("no"), DeadlineExceededError("late")])
+def test_a_store_that_is_away_is_not_asked_again_at_once(error: Exception) -> None:
+    away = Away(error)
+    source = bound(away, timeout_s=30.0)
+    for _ in range(5):
+        with pytest.raises(FeaturesUnavailableError, match="features of 'people' cannot be read"):
+            source.fetch({"customer_id": keys(17)})
+    assert away.asked == 1
+    assert (source.counts.failures, source.counts.pauses) == (1, 4)
+
+
+def test_defaults_stand_in_for_a_store_that_is_away() -> None:
+    source = bound(Away(UnavailableError("no")), on_unavailable=OnUnavailable.DEFAULTS)
+    found = source.fetch({"customer_id": keys(17, 18)})
+    assert {name: column.tolist() for name, column in found.columns.items()} == {
+        "age": [-1, -1],
+        "spend": [0.0, 0.0],
+    }
+    assert found.statuses["stats"].tolist() == [b"MISSING"] * 2
+
+
+def test_a_store_that_came_back_is_asked_again() -> None:
+    away = Away(UnavailableError("no"))
+    source = bound(away, timeout_s=0.01, on_unavailable=OnUnavailable.DEFAULTS)
+    source.fetch({"customer_id": keys(17)})
+    away.error = None
+    time.sleep(0.02)
+    source.fetch({"customer_id": keys(17)})
+    assert away.asked == 2
+    assert source.counts.failures == 1
+
+
+def test_half_of_the_callers_time_is_the_models() -> None:
+    slow = Away(DeadlineExceededError("late"), takes_s=60.0)
+    source = bound(slow, timeout_s=30.0, on_unavailable=OnUnavailable.DEFAULTS)
+    started = time.monotonic()
+    source.fetch({"customer_id": keys(17)}, deadline=started + 0.2)
+    assert time.monotonic() < started + 5  # not 30: that it is about 0.1 is no matter of this test
+
+
+@pytest.mark.usefixtures("store")
+def test_a_replica_reads_a_store_that_it_may_not_write(tmp_path: Path) -> None:
+    file = tmp_path / "online.db"
+    settings = FeatureSettings(service=encode_service(service()), online_store=f"sqlite:///{file}")
+    source = bind(settings)
+    assert not source.may_wait
+    assert source.fetch({"customer_id": keys(17)}).columns["age"].tolist() == [34]
+    source.close()
+
+
+def test_a_store_that_is_not_there_is_told_and_not_made(tmp_path: Path) -> None:
+    file = tmp_path / "gone.db"
+    settings = FeatureSettings(service=encode_service(service()), online_store=f"sqlite:///{file}")
+    with pytest.raises(FeaturesUnavailableError, match="unable to open"):
+        bind(settings).fetch({"customer_id": keys(17)})
+    assert not file.exists()
+
+
+def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STORE_PASSWORD", raising=False)
+    settings = FeatureSettings(
+        service=encode_service(service()), online_store="redis://:${STORE_PASSWORD}@h/0"
+    )
+    with pytest.raises(Exception, match=r"STORE_PASSWORD.*not set"):
+        bind(settings)
+
+
+STEPS = """\
+steps:
+  - kind: features
+    service: people
+    columns: {age: INT64, spend: FP32}
+    matrices: {x: [spend, amount, age, hour]}
+  - {kind: model, path: model.onnx}
+"""
+
+
+def test_a_pipeline_takes_columns_in_training_and_keys_where_a_store_is_bound(
+    write: Write, store: OnlineStore
+) -> None:
+    directory = write(STEPS, model__onnx=models.matmul())
+    given = {"amount": np.array([5], "f4"), "hour": np.array([1], "f4")}
+
+    training = load_pipeline(directory)
+    serving = load_pipeline(directory, LoadOptions(features=bound(store)))
+
+    columns = {"age": keys(34), "spend": np.array([20.25], "f4")}
+    want = training.run({**columns, **given})["y"]
+    assert serving.run({"customer_id": keys(17), **given})["y"].tolist() == want.tolist()
+    assert not training.may_wait
+    assert serving.takes_features
+
+
+def test_a_pipeline_made_with_other_columns_is_refused(write: Write, store: OnlineStore) -> None:
+    yaml = STEPS.replace("age: INT64, spend: FP32", "spend: FP32, age: INT64")
+    directory = write(yaml, model__onnx=models.matmul())
+    with pytest.raises(UnsupportedModelError, match="column 1 is age INT64, and was spend FP32"):
+        load_pipeline(directory, LoadOptions(features=bound(store)))
