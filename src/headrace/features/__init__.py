@@ -16,6 +16,8 @@ from headrace.features.definitions import (
     Feature,
     FeatureService,
     FeatureView,
+    OnDemandInput,
+    OnDemandView,
     Policy,
     ServiceColumn,
     Status,
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
         default_online_store,
     )
     from headrace.features.files import join_files
-    from headrace.features.lookup import FeatureReader, FeatureRows, FeaturesNotFoundError
+    from headrace.features.lookup import FeatureReader, FeatureRows
+    from headrace.features.lookup_view import FeaturesNotFoundError
     from headrace.features.materializing import MaterializeReport, materialize
     from headrace.features.offline import join_as_of
     from headrace.features.online import OnlineStore, open_online_store
@@ -49,6 +52,8 @@ __all__ = [
     "FeatureView",
     "FeaturesNotFoundError",
     "MaterializeReport",
+    "OnDemandInput",
+    "OnDemandView",
     "OnlineStore",
     "Policy",
     "ServiceColumn",
@@ -75,7 +80,8 @@ _LAZY = {
         "default_online_store",
     ),
     "files": ("join_files",),
-    "lookup": ("FeatureReader", "FeatureRows", "FeaturesNotFoundError"),
+    "lookup": ("FeatureReader", "FeatureRows"),
+    "lookup_view": ("FeaturesNotFoundError",),
     "materializing": ("MaterializeReport", "materialize"),
     "offline": ("join_as_of",),
     "online": ("OnlineStore", "open_online_store"),

@@ -245,3 +245,32 @@ def test_a_home_without_features_says_how_to_begin(headrace: Command) -> None:
     told = headrace("features", "get", "fraud", "-k", "customer_id=1")
 
     assert "`headrace features apply features.yaml` defines them" in told.err
+
+
+def test_an_on_demand_view_is_applied_with_its_code_and_read_with_its_request_columns(
+    headrace: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "made.py").write_text("def add(x):\n    return {'sum': x['age'] + x['more']}\n")
+    on_demand = """
+on_demand_views:
+  - name: sums
+    function: made.py:add
+    inputs: ["stats:age"]
+    request_columns: [{name: more, datatype: INT64}]
+    features: [{name: sum, datatype: INT64}]
+feature_services:
+  - {name: added, features: [sums]}
+"""
+    whole = DEFINITIONS[: DEFINITIONS.index("feature_services")] + on_demand
+    (tmp_path / "features.yaml").write_text(whole)
+    refused = headrace("features", "apply")
+    told = headrace("features", "apply", "--allow-code")
+    headrace("features", "materialize", "stats")
+
+    got = headrace("features", "get", "added", "-k", "customer_id=17", "-k", "more=9", "--json")
+    wrong = headrace("features", "get", "added", "-k", "customer_id=17", "-k", "more=x")
+
+    assert "runs the code of made.py:add" in refused.err
+    assert "on-demand view sums is created" in told.err
+    assert json.loads(got.out)["rows"][0]["features"] == {"sum": 42}
+    assert "more has whole numbers, and 'x' is none" in wrong.err
