@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.failures import NOT_READY
+from headrace.cli.features_skew import skew
 from headrace.cli.options import DEFAULT_HOME, Home, Json
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Features of entities: apply, materialize, get, join, serve-check.",
+    help="Features of entities: apply, materialize, get, join, serve-check, skew.",
 )
 
 _TIME = "%Y-%m-%d %H:%M:%S"
@@ -249,6 +250,9 @@ def serve_check(
         show(table(lines, "view", "status", "age", "time to live"))
     if not is_ready:
         raise typer.Exit(NOT_READY)
+
+
+app.command()(skew)
 
 
 @contextmanager

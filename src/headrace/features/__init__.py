@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from headrace.features.online import OnlineStore, open_online_store
     from headrace.features.pushing import push_rows
     from headrace.features.readiness import ViewReadiness, service_readiness
+    from headrace.features.served import ServedRow, ServedRows, read_served, served_directory
+    from headrace.features.served_offline import OfflineRows, offline_rows
+    from headrace.features.served_writer import ServedFeaturesWriter
+    from headrace.features.skew import FeatureSkew, SkewCause, SkewReport, compare_served
     from headrace.features.spec import parse_definitions, read_definitions
 
 __all__ = [
@@ -49,26 +53,37 @@ __all__ = [
     "FeatureReader",
     "FeatureRows",
     "FeatureService",
+    "FeatureSkew",
     "FeatureView",
     "FeaturesNotFoundError",
     "MaterializeReport",
+    "OfflineRows",
     "OnDemandInput",
     "OnDemandView",
     "OnlineStore",
     "Policy",
+    "ServedFeaturesWriter",
+    "ServedRow",
+    "ServedRows",
     "ServiceColumn",
+    "SkewCause",
+    "SkewReport",
     "Status",
     "ViewReadiness",
     "applied_definitions",
     "apply_definitions",
+    "compare_served",
     "default_online_store",
     "join_as_of",
     "join_files",
     "materialize",
+    "offline_rows",
     "open_online_store",
     "parse_definitions",
     "push_rows",
     "read_definitions",
+    "read_served",
+    "served_directory",
     "service_readiness",
 ]
 
@@ -87,6 +102,10 @@ _LAZY = {
     "online": ("OnlineStore", "open_online_store"),
     "pushing": ("push_rows",),
     "readiness": ("ViewReadiness", "service_readiness"),
+    "served": ("ServedRow", "ServedRows", "read_served", "served_directory"),
+    "served_offline": ("OfflineRows", "offline_rows"),
+    "served_writer": ("ServedFeaturesWriter",),
+    "skew": ("FeatureSkew", "SkewCause", "SkewReport", "compare_served"),
     "spec": ("parse_definitions", "read_definitions"),
 }
 
