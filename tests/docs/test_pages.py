@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from headrace.core.spec import SystemSpec, parse_spec
-from headrace.features import parse_definitions
+from headrace.features.spec import checked
 from scripts.gen_reference import pages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,7 +86,7 @@ def all_blocks(language: str) -> list[Any]:
 @pytest.mark.parametrize("block", all_blocks("yaml"))
 def test_yaml_blocks_are_specs(block: Block) -> None:
     if block.title == "features.yaml":
-        assert parse_definitions(block.text, base_dir=ROOT).services
+        assert checked(block.text).feature_services
         return
     spec = parse_spec(block.text, base_dir=ROOT, exists=lambda _: True)
 

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.failures import NOT_READY
+from headrace.cli.features_skew import skew
 from headrace.cli.options import DEFAULT_HOME, Home, Json
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from headrace.core import Datatype
     from headrace.features import FeatureRows, FeatureService, OnlineStore
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Features of entities: apply, materialize, get, join, serve-check.",
+    help="Features of entities: apply, materialize, get, join, serve-check, skew.",
 )
 
 _TIME = "%Y-%m-%d %H:%M:%S"
@@ -42,17 +44,25 @@ def apply(
         "features.yaml"
     ),
     *,
+    allow_code: Annotated[
+        bool,
+        typer.Option(
+            "--allow-code",
+            help="Of on-demand views: their functions run, here once and then in replicas.",
+        ),
+    ] = False,
     json: Json = False,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Put a file of definitions in force: entities, feature views, feature services.
 
-    All mistakes are told at once, and then nothing changes. Data is not read.
+    All mistakes are told at once, and then nothing changes. Data is not read. The code of on-demand
+    views is kept as it is now: change it, and apply it again.
     """
     from headrace.cli.output import say, write_json
     from headrace.features import apply_definitions
 
-    changes = apply_definitions(path, home)
+    changes = apply_definitions(path, home, allow_code=allow_code)
     if json:
         write_json([_plain(change) for change in changes])
         return
@@ -128,7 +138,7 @@ def get(
             "--key",
             "-k",
             metavar="NAME=VALUE",
-            help="A join key; again for more keys, and for more rows.",
+            help="A join key or request column; again for more of them, and for more rows.",
             show_default=False,
         ),
     ],
@@ -149,7 +159,8 @@ def get(
 
     found = applied_definitions(home).service(service)
     with _opened(online_store, home) as store:
-        rows = FeatureReader(found, store).read(_keys(key, found))
+        keys, values = _keys(key, found)
+        rows = FeatureReader(found, store).read(keys, values=values)
     if json:
         write_json(_documents(rows, found))
         return
@@ -241,6 +252,9 @@ def serve_check(
         raise typer.Exit(NOT_READY)
 
 
+app.command()(skew)
+
+
 @contextmanager
 def _opened(url: str, home: Path) -> "Iterator[OnlineStore]":
     from headrace.features import default_online_store, open_online_store
@@ -266,25 +280,45 @@ def _time(text: str) -> "datetime":
         raise typer.BadParameter(msg, param_hint="--until") from None
 
 
-def _keys(given: Sequence[str], service: "FeatureService") -> dict[str, list[object]]:
-    """The values of each join key, as its entity has them."""
-    from headrace.core import Datatype
-
+def _keys(
+    given: Sequence[str], service: "FeatureService"
+) -> tuple[dict[str, list[object]], dict[str, list[object]]]:
+    """The values of each join key, and of each request column, as they are defined."""
     kinds = {entity.join_key: entity.datatype for entity in service.entities}
-    found: dict[str, list[object]] = {}
+    of_request = {column.name: column.datatype for column in service.request_columns}
+    keys: dict[str, list[object]] = {}
+    values: dict[str, list[object]] = {}
     for item in given:
         name, equals, text = item.partition("=")
         if not equals:
             raise typer.BadParameter(f"'{item}' is no NAME=VALUE", param_hint="--key")
-        value: object = text
-        if kinds.get(name) is Datatype.INT64:
-            try:
-                value = int(text)
-            except ValueError:
-                msg = f"{name} has whole numbers, and '{text}' is none"
-                raise typer.BadParameter(msg, param_hint="--key") from None
-        found.setdefault(name, []).append(value)
-    return found
+        value = _typed(name, text, of_request.get(name, kinds.get(name)))
+        (values if name in of_request else keys).setdefault(name, []).append(value)
+    return keys, values
+
+
+def _typed(name: str, text: str, datatype: "Datatype | None") -> object:
+    from headrace.core import Datatype
+
+    match datatype:
+        case Datatype.INT64:
+            kind: type = int
+            has = "whole numbers"
+        case Datatype.FP32 | Datatype.FP64:
+            kind, has = float, "numbers"
+        case Datatype.BOOL:
+            if text not in {"true", "false"}:
+                msg = f"{name} is true or false, and not '{text}'"
+                raise typer.BadParameter(msg, param_hint="--key")
+            return text == "true"
+        case _:
+            return text
+    try:
+        value: object = kind(text)
+    except ValueError:
+        msg = f"{name} has {has}, and '{text}' is none"
+        raise typer.BadParameter(msg, param_hint="--key") from None
+    return value
 
 
 def _documents(rows: "FeatureRows", service: "FeatureService") -> dict[str, Any]:

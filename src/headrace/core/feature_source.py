@@ -20,24 +20,29 @@ class FetchedFeatures:
 class FeatureSource(Protocol):
     """One feature service, ready to be asked. Safe to use from several threads.
 
-    `keys`: the join keys that a row has to name, and `columns` what it gets, in the service's
-    order; all of shape [-1]. `may_wait`: whether asking can wait for another machine.
+    `keys`: the join keys that a row has to name; `request`: values that it brings besides, for
+    features that are computed of them; `columns`: what it gets, in the service's order. All are of
+    shape [-1]. `may_wait`: whether asking can wait for another machine.
     """
 
     service: str
     keys: tuple[TensorSpec, ...]
+    request: tuple[TensorSpec, ...]
     columns: tuple[TensorSpec, ...]
     views: tuple[str, ...]
     may_wait: bool
 
-    def fetch(self, keys: Tensors, *, deadline: float | None = None) -> FetchedFeatures:
+    def fetch(
+        self, keys: Tensors, request: Tensors, *, deadline: float | None = None
+    ) -> FetchedFeatures:
         """The features of the entities that each row names.
 
         Args:
+            request: What each row brings besides.
             deadline: Monotonic time at which the first caller stops waiting; None for never.
 
         Raises:
-            InvalidArgumentError: A key is none.
+            InvalidArgumentError: A key, or a value of the request, is none.
             NotFoundError: An entity is not known, and the view wants it to be.
             FeaturesUnavailableError: The store cannot be read in time, and nothing stands in.
         """

@@ -16,6 +16,8 @@ from headrace.features.definitions import (
     Feature,
     FeatureService,
     FeatureView,
+    OnDemandInput,
+    OnDemandView,
     Policy,
     ServiceColumn,
     Status,
@@ -29,18 +31,24 @@ if TYPE_CHECKING:
         default_online_store,
     )
     from headrace.features.files import join_files
-    from headrace.features.lookup import FeatureReader, FeatureRows, FeaturesNotFoundError
+    from headrace.features.lookup import FeatureReader, FeatureRows
+    from headrace.features.lookup_view import FeaturesNotFoundError
     from headrace.features.materializing import MaterializeReport, materialize
     from headrace.features.offline import join_as_of
     from headrace.features.online import OnlineStore, open_online_store
     from headrace.features.pushing import push_rows
     from headrace.features.readiness import ViewReadiness, service_readiness
+    from headrace.features.served import ServedRow, ServedRows, read_served, served_directory
+    from headrace.features.served_offline import OfflineRows, offline_rows
+    from headrace.features.served_writer import ServedFeaturesWriter
+    from headrace.features.skew import FeatureSkew, SkewCause, SkewReport, compare_served
     from headrace.features.spec import parse_definitions, read_definitions
     from headrace.features.wire import (
         column_specs,
         decode_service,
         encode_service,
         key_specs,
+        request_specs,
     )
 
 __all__ = [
@@ -52,17 +60,27 @@ __all__ = [
     "FeatureReader",
     "FeatureRows",
     "FeatureService",
+    "FeatureSkew",
     "FeatureView",
     "FeaturesNotFoundError",
     "MaterializeReport",
+    "OfflineRows",
+    "OnDemandInput",
+    "OnDemandView",
     "OnlineStore",
     "Policy",
+    "ServedFeaturesWriter",
+    "ServedRow",
+    "ServedRows",
     "ServiceColumn",
+    "SkewCause",
+    "SkewReport",
     "Status",
     "ViewReadiness",
     "applied_definitions",
     "apply_definitions",
     "column_specs",
+    "compare_served",
     "decode_service",
     "default_online_store",
     "encode_service",
@@ -70,10 +88,14 @@ __all__ = [
     "join_files",
     "key_specs",
     "materialize",
+    "offline_rows",
     "open_online_store",
     "parse_definitions",
     "push_rows",
     "read_definitions",
+    "read_served",
+    "request_specs",
+    "served_directory",
     "service_readiness",
 ]
 
@@ -85,14 +107,19 @@ _LAZY = {
         "default_online_store",
     ),
     "files": ("join_files",),
-    "lookup": ("FeatureReader", "FeatureRows", "FeaturesNotFoundError"),
+    "lookup": ("FeatureReader", "FeatureRows"),
+    "lookup_view": ("FeaturesNotFoundError",),
     "materializing": ("MaterializeReport", "materialize"),
     "offline": ("join_as_of",),
     "online": ("OnlineStore", "open_online_store"),
     "pushing": ("push_rows",),
     "readiness": ("ViewReadiness", "service_readiness"),
+    "served": ("ServedRow", "ServedRows", "read_served", "served_directory"),
+    "served_offline": ("OfflineRows", "offline_rows"),
+    "served_writer": ("ServedFeaturesWriter",),
+    "skew": ("FeatureSkew", "SkewCause", "SkewReport", "compare_served"),
     "spec": ("parse_definitions", "read_definitions"),
-    "wire": ("column_specs", "decode_service", "encode_service", "key_specs"),
+    "wire": ("column_specs", "decode_service", "encode_service", "key_specs", "request_specs"),
 }
 
 

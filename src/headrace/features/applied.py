@@ -2,23 +2,34 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError
-from headrace.features.definitions import Definitions
+from headrace.features.definitions import (
+    Definitions,
+    FeatureService,
+    FeatureView,
+    OnDemandView,
+)
+from headrace.features.on_demand import OnDemandFunction
 from headrace.features.spec import (
     checked,
     parse_definitions,
     read_text,
-    with_absolute_sources,
+    self_contained,
 )
+from headrace.features.spec_on_demand import check_code_allowed
 
 _APPLIED: Final = Path("features", "definitions.json")
 _ONLINE: Final = Path("features", "online.db")
 _PRIVATE: Final = 0o700
+
+_Defined = FeatureView | OnDemandView | FeatureService
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,20 +45,35 @@ class DefinitionChange:
     has_other_schema: bool = False
 
 
-def apply_definitions(path: Path, home: Path) -> list[DefinitionChange]:
+def apply_definitions(
+    path: Path, home: Path, *, allow_code: bool = False
+) -> list[DefinitionChange]:
     """Put what the file at `path` defines in force; what changed by that.
+
+    The code of on-demand views is kept with it: what runs is what was applied.
+
+    Args:
+        allow_code: Whether on-demand views may run their author's code. It is run here once, with
+            the defaults of its inputs.
 
     Raises:
         SpecError: With every mistake, its place and line; nothing changed.
-        FailedPreconditionError: The file cannot be read, or the home not be written.
+        FailedPreconditionError: The file cannot be read, or the home not be written, or code is not
+            allowed.
+        UnsupportedModelError: The function of an on-demand view cannot be loaded.
+        RuntimeFailedError: It fails with what it is to get, or gives something else.
     """
-    spec = with_absolute_sources(checked(read_text(path)), path.absolute().parent)
+    spec = checked(read_text(path))
+    check_code_allowed(spec, allow_code=allow_code)
+    spec = self_contained(spec, path.absolute().parent)
     text = spec.model_dump_json(indent=2)
     try:
         before = _read(home)
     except FailedPreconditionError:
         before = None  # damaged: replaced by what is right
-    after = parse_definitions(text, base_dir=home)
+    after = _parsed(text, home)
+    for view in after.on_demand_views.values():
+        OnDemandFunction(view).probe()
     try:
         _write(home / _APPLIED, text)
     except OSError as error:
@@ -75,10 +101,18 @@ def _read(home: Path) -> Definitions | None:
     if not path.exists():
         return None
     try:
-        return parse_definitions(read_text(path), base_dir=home)
-    except InvalidArgumentError as error:
+        return _parsed(path.read_bytes(), home)
+    except OSError as error:
+        raise FailedPreconditionError(f"cannot read {path}: {error.strerror}") from error
+    except (InvalidArgumentError, msgspec.DecodeError) as error:
         message = f"{path} is damaged; run `headrace features apply` again ({error})"
         raise FailedPreconditionError(message) from error
+
+
+def _parsed(text: str | bytes, home: Path) -> Definitions:
+    # As JSON, not as YAML: code may hold what YAML cannot, and a file with it may be long.
+    document = msgspec.json.decode(text, type=dict[str, Any])
+    return parse_definitions(document, base_dir=home, allow_code=True)
 
 
 def _write(path: Path, text: str) -> None:
@@ -96,30 +130,24 @@ def _write(path: Path, text: str) -> None:
 
 
 def _changes(before: Definitions | None, after: Definitions) -> Iterator[DefinitionChange]:
-    old_views = {} if before is None else before.views
-    old_services = {} if before is None else before.services
-    for name, view in after.views.items():
-        old = old_views.get(name)
+    views = {} if before is None else before.views
+    yield from _changed("view", views, after.views)
+    on_demand = {} if before is None else before.on_demand_views
+    yield from _changed("on-demand view", on_demand, after.on_demand_views)
+    services = {} if before is None else before.services
+    yield from _changed("service", services, after.services)
+
+
+def _changed(
+    kind: str, before: Mapping[str, _Defined], after: Mapping[str, _Defined]
+) -> Iterator[DefinitionChange]:
+    for name, one in after.items():
+        old = before.get(name)
         if old is None:
-            yield DefinitionChange(kind="view", name=name, what="created")
-        elif old != view:
-            is_other = old.schema_hash != view.schema_hash
-            yield DefinitionChange(
-                kind="view", name=name, what="changed", has_other_schema=is_other
-            )
-    for name, service in after.services.items():
-        before_it = old_services.get(name)
-        if before_it is None:
-            yield DefinitionChange(kind="service", name=name, what="created")
-        elif before_it != service:
-            is_other = before_it.schema_hash != service.schema_hash
-            yield DefinitionChange(
-                kind="service", name=name, what="changed", has_other_schema=is_other
-            )
-    for kind, old_names, new_names in (
-        ("view", old_views.keys(), after.views.keys()),
-        ("service", old_services.keys(), after.services.keys()),
-    ):
-        for name in old_names:
-            if name not in new_names:
-                yield DefinitionChange(kind=kind, name=name, what="removed")
+            yield DefinitionChange(kind=kind, name=name, what="created")
+        elif old != one:
+            is_other = old.schema_hash != one.schema_hash
+            yield DefinitionChange(kind=kind, name=name, what="changed", has_other_schema=is_other)
+    for name in before:
+        if name not in after:
+            yield DefinitionChange(kind=kind, name=name, what="removed")

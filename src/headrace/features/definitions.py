@@ -7,7 +7,7 @@ trained with another one is never taken for this one.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -120,11 +120,57 @@ class FeatureView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OnDemandInput:
+    """A feature of a view that a function gets as `name`."""
+
+    name: str
+    view: FeatureView
+    feature: Feature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnDemandView:
+    """Features that a function makes of others, for training and in a request alike.
+
+    `function` is `FILE.py:NAME`, and `source` the text of that file: exactly this text is run.
+    `request` are columns that come with the request, and stand in the entity rows of training data;
+    one without a default has to be given.
+    """
+
+    name: str
+    function: str
+    source: str
+    inputs: tuple[OnDemandInput, ...]
+    request: tuple[Feature, ...]
+    features: tuple[Feature, ...]
+
+    @property
+    def views(self) -> tuple[FeatureView, ...]:
+        """The views that it takes values of, in the order of its inputs."""
+        return tuple(dict.fromkeys(one.view for one in self.inputs))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the function's file."""
+        return hashlib.sha256(self.source.encode()).hexdigest()
+
+    @property
+    def schema_hash(self) -> bytes:
+        """Equal where the same function makes the same columns of the same inputs."""
+        return _on_demand_hash(self)
+
+    @property
+    def status_column(self) -> str:
+        """The column of a join that says how this view's inputs were found."""
+        return f"{self.name}{STATUS_SUFFIX}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceColumn:
     """One feature as a service gives it, called `name`."""
 
     name: str
-    view: FeatureView
+    view: FeatureView | OnDemandView
     feature: Feature
 
 
@@ -137,8 +183,28 @@ class FeatureService:
 
     @property
     def views(self) -> tuple[FeatureView, ...]:
-        """The views that it reads, in the order of their first column."""
-        return tuple(dict.fromkeys(column.view for column in self.columns))
+        """The views that it reads, also for on-demand views, in the order of their first column."""
+        found: dict[FeatureView, None] = {}
+        for column in self.columns:
+            one = column.view
+            found |= dict.fromkeys(one.views if isinstance(one, OnDemandView) else (one,))
+        return tuple(found)
+
+    @property
+    def on_demand_views(self) -> tuple[OnDemandView, ...]:
+        """The on-demand views that it computes, in the order of their first column."""
+        some = (column.view for column in self.columns)
+        return tuple(dict.fromkeys(one for one in some if isinstance(one, OnDemandView)))
+
+    @property
+    def all_views(self) -> tuple[FeatureView | OnDemandView, ...]:
+        """Those that it reads, then those that it computes."""
+        return (*self.views, *self.on_demand_views)
+
+    @property
+    def request_columns(self) -> tuple[Feature, ...]:
+        """What a request has to bring besides entities, in the order of the on-demand views."""
+        return tuple(dict.fromkeys(one for view in self.on_demand_views for one in view.request))
 
     @property
     def entities(self) -> tuple[Entity, ...]:
@@ -163,6 +229,7 @@ class Definitions:
     entities: Mapping[str, Entity]
     views: Mapping[str, FeatureView]
     services: Mapping[str, FeatureService]
+    on_demand_views: Mapping[str, OnDemandView] = field(default_factory=dict)
 
     def view(self, name: str) -> FeatureView:
         """The view of this name; NotFoundError says which there are."""
@@ -197,6 +264,17 @@ def _view_hash(view: FeatureView) -> bytes:
     entities = [[entity.name, entity.datatype.value] for entity in view.entities]
     features = [[feature.name, feature.datatype.value] for feature in view.features]
     return _hash([_FORMAT, view.name, entities, features])
+
+
+@cache
+def _on_demand_hash(view: OnDemandView) -> bytes:
+    inputs = [[one.name, one.view.schema_hash.hex(), one.feature.name] for one in view.inputs]
+    columns = [
+        [[feature.name, feature.datatype.value] for feature in some]
+        for some in (view.request, view.features)
+    ]
+    function = view.function.rpartition(":")[2]
+    return _hash([_FORMAT, view.name, function, view.digest, inputs, columns])
 
 
 def _hash(document: object) -> bytes:

@@ -35,6 +35,6 @@ def join_files(
         raise FailedPreconditionError(message) from error
     counts = {
         view.name: dict(joined[view.status_column].value_counts().sort("count").iter_rows())
-        for view in service.views
+        for view in service.all_views
     }
     return {"rows": joined.height, "output": str(output), "views": counts}

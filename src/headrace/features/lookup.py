@@ -5,7 +5,7 @@ leaves them out too.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -15,32 +15,19 @@ from headrace.core import (
     Clock,
     DeadlineExceededError,
     InvalidArgumentError,
-    NotFoundError,
     SystemClock,
 )
-from headrace.features.definitions import Entity, FeatureService, FeatureView, Policy, Status
-from headrace.features.keys import Key, encode_keys, show_key
+from headrace.features.definitions import FeatureService, Status
+from headrace.features.keys import Key, encode_keys
+from headrace.features.lookup_asked import asked_of
 from headrace.features.lookup_cache import RecordCache
+from headrace.features.lookup_view import ViewReader, ViewRows, computed_rows
+from headrace.features.on_demand import OnDemandFunction
+from headrace.features.on_demand_request import request_arrays
 from headrace.features.online import DEFAULT_TIMEOUT_S, OnlineStore, Place
-from headrace.features.records import (
-    Booleans,
-    DecodedRecords,
-    Record,
-    RecordLayout,
-)
+from headrace.features.records import Record
 
-MAX_ROWS: Final = 10_000
 _US: Final = 1_000_000
-
-
-class FeaturesNotFoundError(NotFoundError):
-    """An entity has no value in a view, or none that is fresh, and the view says `reject`."""
-
-    def __init__(self, *, entity: str, view: str, status: Status, why: str) -> None:
-        super().__init__(f"{entity} has no {why} in feature view '{view}'")
-        self.entity = entity
-        self.view = view
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +35,17 @@ class FeatureRows:
     """What a service says of some rows.
 
     `columns`, in the service's order, and `ages_s`, by view and NaN where MISSING, have a value for
-    each row. `reasons` says of MISSING rows why a record that is there was not taken.
+    each row. `reasons` says of MISSING rows why a record that is there was not taken. Of an
+    on-demand view they are those of its worst input. `request`: the values that came with the
+    request, by request column. `at`: when it was read, in Unix time.
     """
 
     columns: Mapping[str, Array]
     statuses: Mapping[str, Sequence[Status]]
     ages_s: Mapping[str, Array]
     reasons: Mapping[str, Mapping[int, str]]
+    request: Mapping[str, Array] = field(default_factory=dict)
+    at: float = 0.0
 
     def matrix(self) -> Array:
         """All columns beside each other as FP32 [rows, columns]; InvalidArgumentError for BYTES."""
@@ -71,6 +62,9 @@ class FeatureReader:
         cache_ttl_s: How long what was read, also that there is nothing, is taken to be still so.
             0 asks the store each time. How old a value is counts from its event all the same.
         timeout_s: How long a read may take whose caller has no deadline.
+
+    Raises:
+        UnsupportedModelError: The function of an on-demand view cannot be loaded.
     """
 
     def __init__(
@@ -88,44 +82,60 @@ class FeatureReader:
         self._clock = clock or SystemClock()
         self._timeout_s = timeout_s
         self._cache = RecordCache(ttl_s=cache_ttl_s, entries=cache_entries)
-        self._entities = service.entities
-        self._views = [_ViewReader(view, service) for view in service.views]
-        self._names = [column.name for column in service.columns]
+        self._views = [ViewReader(view, service) for view in service.views]
+        self._request = service.request_columns
+        self._functions = [OnDemandFunction(view) for view in service.on_demand_views]
+        self._names = [
+            (column.view.name, column.feature.name, column.name) for column in service.columns
+        ]
 
     def read(
-        self, keys: Mapping[str, Sequence[object] | Array], *, deadline: float | None = None
+        self,
+        keys: Mapping[str, Sequence[object] | Array],
+        *,
+        values: Mapping[str, Sequence[object] | Array] | None = None,
+        deadline: float | None = None,
     ) -> FeatureRows:
         """The service's columns for each row.
 
         Args:
             keys: For each join key of the service, a value for each row: [rows] or [rows, 1].
+            values: The same for each request column of the service's on-demand views; those with a
+                default may be left out, or have None in some rows.
             deadline: Monotonic time at which the caller stops waiting; None for never.
 
         Raises:
-            InvalidArgumentError: With all that is wrong with `keys`.
+            InvalidArgumentError: With all that is wrong with `keys` or `values`.
+            RuntimeFailedError: The function of an on-demand view failed.
             FeaturesNotFoundError: A view says `reject`, of the first such row.
             DeadlineExceededError: The store did not answer in time.
             UnavailableError: The store cannot be reached.
             FailedPreconditionError: It cannot be read; the message says how to mend it.
         """
-        columns = _checked(self._entities, keys)
-        keys_of = self._encoded(columns)
+        asked = asked_of(self.service, keys, values or {})
+        request = request_arrays(self._request, asked.values, asked.rows)
+        keys_of = self._encoded(asked.keys)
         names = [view.view.name for view in self._views]
         places = dict.fromkeys(
             (key, name) for name, some in zip(names, keys_of, strict=True) for key in some
         )
         records = self._records(places, deadline)
-        now_us = round(self._clock.now() * _US)
-        read = [
-            view.read([records.get((key, view.view.name)) for key in some], some, now_us)
+        now = self._clock.now()
+        read: dict[str, ViewRows] = {
+            view.view.name: view.read(
+                [records.get((key, view.view.name)) for key in some], some, round(now * _US)
+            )
             for view, some in zip(self._views, keys_of, strict=True)
-        ]
-        found = {name: column for one in read for name, column in one.columns.items()}
+        }
+        for function in self._functions:
+            read[function.view.name] = computed_rows(function, read, request, asked.rows)
         return FeatureRows(
-            columns={name: found[name] for name in self._names},
-            statuses=dict(zip(names, (one.statuses for one in read), strict=True)),
-            ages_s=dict(zip(names, (one.ages_s for one in read), strict=True)),
-            reasons=dict(zip(names, (one.reasons for one in read), strict=True)),
+            columns={name: read[view].columns[feature] for view, feature, name in self._names},
+            statuses={name: one.statuses for name, one in read.items()},
+            ages_s={name: one.ages_s for name, one in read.items()},
+            reasons={name: one.reasons for name, one in read.items()},
+            request=request,
+            at=now,
         )
 
     def _encoded(self, columns: Mapping[str, Sequence[object]]) -> list[list[Key]]:
@@ -154,125 +164,3 @@ class FeatureReader:
         fresh = self._store.read(keys, views, timeout_s=timeout_s)
         self._cache.put({place: fresh.get(place) for place in wanted}, now)
         return {**known, **fresh}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ViewRows:
-    """What one view says of the rows; columns by the service's names."""
-
-    columns: dict[str, Array]
-    statuses: list[Status]
-    ages_s: Array
-    reasons: Mapping[int, str]
-
-
-class _ViewReader:
-    """Makes columns of a view's records."""
-
-    def __init__(self, view: FeatureView, service: FeatureService) -> None:
-        self.view = view
-        self.entity_names = tuple(entity.name for entity in view.entities)
-        self._layout = RecordLayout(view)
-        columns = [column for column in service.columns if column.view == view]
-        positions = {feature.name: i for i, feature in enumerate(view.features)}
-        self._positions = [positions[column.feature.name] for column in columns]
-        self._names = [column.name for column in columns]
-        self._fillings = [column.feature.filling for column in columns]
-        self._ttl_us = None if view.ttl_s is None else round(view.ttl_s * _US)
-
-    def read(self, records: Sequence[Record | None], keys: Sequence[Key], now_us: int) -> _ViewRows:
-        decoded = self._layout.decode(records, self._positions)
-        age_us = now_us - decoded.event_us
-        is_stale = (
-            np.zeros(len(age_us), dtype=np.bool_) if self._ttl_us is None else age_us > self._ttl_us
-        )
-        self._reject(decoded, is_stale, keys)
-        is_known = decoded.is_present
-        if self.view.on_stale is Policy.DEFAULTS:
-            is_known = is_known & ~is_stale[:, np.newaxis]
-        ages_s = np.full(len(records), np.nan)
-        ages_s[decoded.rows] = age_us / _US
-        return _ViewRows(
-            columns=self._filled(decoded, is_known, len(records)),
-            statuses=_statuses(decoded, is_stale, len(records)),
-            ages_s=ages_s,
-            reasons=decoded.reasons,
-        )
-
-    def _filled(self, decoded: DecodedRecords, is_known: Booleans, rows: int) -> dict[str, Array]:
-        """A value for each row and column: what is known, else the feature's default."""
-        if len(decoded.rows) == rows and is_known.all():
-            # Copies: what was decoded is neither writable nor aligned, as runtimes expect it.
-            copies = [column.copy() for column in decoded.columns]
-            return dict(zip(self._names, copies, strict=True))
-        made = {}
-        for i, (name, filling) in enumerate(zip(self._names, self._fillings, strict=True)):
-            values, known = decoded.columns[i], is_known[:, i]
-            made[name] = np.full(rows, filling, dtype=values.dtype)
-            made[name][decoded.rows[known]] = values[known]
-        return made
-
-    def _reject(self, decoded: DecodedRecords, is_stale: Booleans, keys: Sequence[Key]) -> None:
-        """Raise for the first row that the view does not let pass."""
-        if self.view.on_missing is Policy.REJECT and len(decoded.rows) < len(keys):
-            there = set(decoded.rows.tolist())
-            row = next(row for row in range(len(keys)) if row not in there)
-            reason = decoded.reasons.get(row)
-            raise FeaturesNotFoundError(
-                entity=show_key(keys[row]),
-                view=self.view.name,
-                status=Status.MISSING,
-                why="value" if reason is None else f"value that can be read ({reason})",
-            )
-        if self.view.on_stale is Policy.REJECT and is_stale.any():
-            row = int(decoded.rows[int(is_stale.argmax())])
-            raise FeaturesNotFoundError(
-                entity=show_key(keys[row]),
-                view=self.view.name,
-                status=Status.STALE,
-                why=f"value that is at most {self.view.ttl_s:g} s old",
-            )
-
-
-def _statuses(decoded: DecodedRecords, is_stale: Booleans, rows: int) -> list[Status]:
-    if len(decoded.rows) == rows and not is_stale.any():
-        return [Status.PRESENT] * rows
-    made = [Status.MISSING] * rows
-    for row, stale in zip(decoded.rows.tolist(), is_stale.tolist(), strict=True):
-        made[row] = Status.STALE if stale else Status.PRESENT
-    return made
-
-
-def _checked(
-    entities: Sequence[Entity], keys: Mapping[str, Sequence[object] | Array]
-) -> dict[str, Sequence[object]]:
-    """A list of values for each join key, all of one length."""
-    wanted = [entity.join_key for entity in entities]
-    wrong = [f"the join key {name!r} is missing" for name in wanted if name not in keys]
-    known = f"the service takes: {', '.join(wanted)}"
-    wrong += [f"{str(name)[:60]!r} is no join key; {known}" for name in keys if name not in wanted]
-    columns: dict[str, Sequence[object]] = {}
-    for name in wanted:
-        if name in keys:
-            column = _listed(keys[name])
-            if column is None:
-                wrong.append(f"{name!r} should be a list of values, one a row")
-            else:
-                columns[name] = column
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        wrong.append(f"join keys have different numbers of rows: {lengths}")
-    if max(lengths.values(), default=0) > MAX_ROWS:
-        wrong.append(f"there are more than {MAX_ROWS} rows; ask in several parts")
-    if wrong:
-        raise InvalidArgumentError("; ".join(wrong))
-    return columns
-
-
-def _listed(column: object) -> Sequence[object] | None:
-    if isinstance(column, np.ndarray):
-        is_column = column.ndim == 1 or (column.ndim == 2 and column.shape[1] == 1)  # noqa: PLR2004  # [rows, 1]
-        return column.reshape(-1).tolist() if is_column else None
-    if isinstance(column, Sequence) and not isinstance(column, str | bytes | bytearray):
-        return column
-    return None

@@ -5,146 +5,60 @@ Loaded by whoever reads the file; a replica that got its definitions does not pa
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any
 
-from pydantic import Field, Strict, ValidationError
+from pydantic import ValidationError
 
 from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError
-from headrace.core.spec_base import SpecModel
 from headrace.core.spec_mistakes import SpecError, mistakes_of, shown, with_line
 from headrace.core.spec_yaml import MAX_BYTES, SpecMistake, read_yaml
 from headrace.features.definitions import (
-    EVENT_TIMESTAMP,
     DataSource,
     Definitions,
     Entity,
-    Feature,
     FeatureService,
     FeatureView,
+    OnDemandView,
     Policy,
     ServiceColumn,
 )
 from headrace.features.spec_agreement import disagreements
-
-_NAME: Final = r"^[A-Za-z][A-Za-z0-9_-]{0,127}$"
-# Columns of Parquet are called what their writers like; a colon stands between view and feature.
-_COLUMN: Final = r"^[^\x00-\x1f\x7f:]{1,128}$"
-_MAX_TTL_S: Final = 3_155_760_000.0  # 100 years
-
-_Name = Annotated[str, Field(pattern=_NAME)]
-_Column = Annotated[str, Field(pattern=_COLUMN)]
-
-
-class EntitySpec(SpecModel):
-    """What features are known about."""
-
-    name: _Name = Field(description="Such as `customer`.")
-    join_key: _Column | None = Field(
-        default=None, description="The column that names one of them. Null: as `name`."
-    )
-    datatype: Literal["INT64", "BYTES"] = Field(
-        default="BYTES", description="Of the join key: whole numbers, or text."
-    )
+from headrace.features.spec_models import FeatureServiceSpec, FeaturesSpec, FeatureViewSpec
+from headrace.features.spec_on_demand import (
+    check_code_allowed,
+    feature_of,
+    on_demand_view,
+    read_code,
+)
 
 
-class FeatureSpec(SpecModel):
-    """One column of a view."""
+def read_definitions(path: Path, *, allow_code: bool = False) -> Definitions:
+    """What the file at `path` defines; sources and functions are relative to its directory.
 
-    name: _Column = Field(description="The source's column.")
-    datatype: Literal["FP32", "FP64", "INT64", "BOOL", "BYTES"] = Field(
-        description="As in the Open Inference Protocol; BYTES is text, or bytes."
-    )
-    default: bool | int | float | str | None = Field(
-        default=None, description="Stands for a missing value. Null: NaN, 0, false, empty."
-    )
-
-
-class SourceSpec(SpecModel):
-    """Where a view's values come from."""
-
-    path: str = Field(
-        min_length=1,
-        max_length=4096,
-        description="Parquet: a file, a directory or a pattern, relative to this file.",
-    )
-    timestamp_field: _Column = Field(
-        default=EVENT_TIMESTAMP, description="When a row's values became true; with a time zone."
-    )
-    created_timestamp_column: _Column | None = Field(
-        default=None, description="Decides between rows of one entity and time: the later counts."
-    )
-
-
-class FeatureViewSpec(SpecModel):
-    """Features of one kind of entity, from one source."""
-
-    name: _Name = Field(description="Such as `customer_stats`.")
-    entities: Annotated[tuple[_Name, ...], Strict(strict=False)] = Field(
-        min_length=1, max_length=8, description="Whose features these are; several for a pair."
-    )
-    source: SourceSpec
-    features: Annotated[tuple[FeatureSpec, ...], Strict(strict=False)] = Field(
-        min_length=1, max_length=4096
-    )
-    ttl_s: float | None = Field(
-        default=None,
-        gt=0.0,
-        le=_MAX_TTL_S,
-        description="Older values are stale, in joins and when served. Null: never. Unit: s.",
-    )
-    on_missing: Literal["defaults", "reject"] = Field(
-        default="defaults", description="What a request gets of an entity without values."
-    )
-    on_stale: Literal["defaults", "reject", "flag"] = Field(
-        default="defaults",
-        description="And of one with older values; `flag` gives them, and says so.",
-    )
-
-
-class FeatureServiceSpec(SpecModel):
-    """What a model takes, in its order."""
-
-    name: _Name = Field(description="Such as `fraud`.")
-    features: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Strict(strict=False)] = (
-        Field(
-            min_length=1,
-            max_length=4096,
-            description="`VIEW` for all of a view's features, or `VIEW:FEATURE`.",
-        )
-    )
-    full_feature_names: bool = Field(
-        default=False, description="Calls columns `VIEW__FEATURE`, where names meet otherwise."
-    )
-
-
-class FeaturesSpec(SpecModel):
-    """The whole of `features.yaml`."""
-
-    version: Literal[1] = 1
-    entities: Annotated[tuple[EntitySpec, ...], Strict(strict=False)] = Field(min_length=1)
-    feature_views: Annotated[tuple[FeatureViewSpec, ...], Strict(strict=False)] = Field(
-        min_length=1
-    )
-    feature_services: Annotated[tuple[FeatureServiceSpec, ...], Strict(strict=False)] = ()
-
-
-def read_definitions(path: Path) -> Definitions:
-    """What the file at `path` defines; sources are relative to its directory.
+    Args:
+        allow_code: Whether there may be on-demand views, whose functions run their author's code
+            wherever they are used. Reading runs none.
 
     Raises:
         SpecError: With every mistake, its place and line.
-        FailedPreconditionError: It cannot be read.
+        FailedPreconditionError: It cannot be read, or code is not allowed.
     """
-    return parse_definitions(read_text(path), base_dir=path.absolute().parent)
+    base_dir = path.absolute().parent
+    return parse_definitions(read_text(path), base_dir=base_dir, allow_code=allow_code)
 
 
-def parse_definitions(source: str | Mapping[str, Any], *, base_dir: Path) -> Definitions:
-    """The definitions that `source` says, as YAML text or plain data.
+def parse_definitions(
+    source: str | Mapping[str, Any], *, base_dir: Path, allow_code: bool = False
+) -> Definitions:
+    """The definitions that `source` says, as YAML text or plain data; see `read_definitions`.
 
     Raises:
         SpecError: With every mistake, its place, and its line if `source` is text.
+        FailedPreconditionError: A function's file cannot be read, or code is not allowed.
     """
-    return _definitions(checked(source), base_dir)
+    spec = checked(source)
+    check_code_allowed(spec, allow_code=allow_code)
+    return _definitions(self_contained(spec, base_dir), base_dir)
 
 
 def read_text(path: Path) -> str:
@@ -182,8 +96,13 @@ def checked(source: str | Mapping[str, Any]) -> FeaturesSpec:
     return spec
 
 
-def with_absolute_sources(spec: FeaturesSpec, base_dir: Path) -> FeaturesSpec:
-    """The same, to be read from anywhere."""
+def self_contained(spec: FeaturesSpec, base_dir: Path) -> FeaturesSpec:
+    """The same, to be read from anywhere: sources are absolute, and functions have their code.
+
+    Raises:
+        InvalidArgumentError: The file of a function is none, or too large.
+        FailedPreconditionError: It cannot be read.
+    """
     views = [
         view.model_copy(
             update={
@@ -194,7 +113,12 @@ def with_absolute_sources(spec: FeaturesSpec, base_dir: Path) -> FeaturesSpec:
         )
         for view in spec.feature_views
     ]
-    return spec.model_copy(update={"feature_views": tuple(views)})
+    on_demand = [
+        one.model_copy(update={"code": read_code(one, base_dir)}) for one in spec.on_demand_views
+    ]
+    return spec.model_copy(
+        update={"feature_views": tuple(views), "on_demand_views": tuple(on_demand)}
+    )
 
 
 def _absolute(path: str, base_dir: Path) -> Path:
@@ -209,18 +133,19 @@ def _definitions(spec: FeaturesSpec, base_dir: Path) -> Definitions:
         for one in spec.entities
     }
     views = {one.name: _view(one, entities, base_dir) for one in spec.feature_views}
+    on_demand = {one.name: on_demand_view(one, views) for one in spec.on_demand_views}
     services = {
-        one.name: FeatureService(name=one.name, columns=tuple(_columns(one, views)))
+        one.name: FeatureService(name=one.name, columns=tuple(_columns(one, views, on_demand)))
         for one in spec.feature_services
     }
-    return Definitions(entities=entities, views=views, services=services)
+    return Definitions(entities=entities, views=views, services=services, on_demand_views=on_demand)
 
 
 def _view(spec: FeatureViewSpec, entities: Mapping[str, Entity], base_dir: Path) -> FeatureView:
     return FeatureView(
         name=spec.name,
         entities=tuple(entities[name] for name in spec.entities),
-        features=tuple(_feature(one) for one in spec.features),
+        features=tuple(feature_of(one) for one in spec.features),
         source=DataSource(
             path=_absolute(spec.source.path, base_dir),
             timestamp_field=spec.source.timestamp_field,
@@ -232,19 +157,14 @@ def _view(spec: FeatureViewSpec, entities: Mapping[str, Entity], base_dir: Path)
     )
 
 
-def _feature(spec: FeatureSpec) -> Feature:
-    datatype, default = Datatype(spec.datatype), spec.default
-    if isinstance(default, str):
-        return Feature(name=spec.name, datatype=datatype, default=default.encode())
-    if datatype in {Datatype.FP32, Datatype.FP64} and default is not None:
-        default = float(default)
-    return Feature(name=spec.name, datatype=datatype, default=default)
-
-
-def _columns(spec: FeatureServiceSpec, views: Mapping[str, FeatureView]) -> Iterator[ServiceColumn]:
+def _columns(
+    spec: FeatureServiceSpec,
+    views: Mapping[str, FeatureView],
+    on_demand: Mapping[str, OnDemandView],
+) -> Iterator[ServiceColumn]:
     for item in spec.features:
         name, _, wanted = item.partition(":")
-        view = views[name]
+        view = views[name] if name in views else on_demand[name]
         for feature in view.features:
             if not wanted or feature.name == wanted:
                 shown_as = f"{name}__{feature.name}" if spec.full_feature_names else feature.name

@@ -3,31 +3,69 @@
 Views stand once, though many columns are theirs.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from headrace.core import Datatype, InvalidArgumentError, TensorSpec
-from headrace.features.definitions import FeatureService, FeatureView, ServiceColumn
+from headrace.features.definitions import (
+    Feature,
+    FeatureService,
+    FeatureView,
+    OnDemandInput,
+    OnDemandView,
+    ServiceColumn,
+)
+
+
+class _OnDemand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`inputs`: the name, the view's position, and the feature's position in the view."""
+
+    name: str
+    function: str
+    source: str
+    inputs: tuple[tuple[str, int, int], ...]
+    request: tuple[Feature, ...]
+    features: tuple[Feature, ...]
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`columns`: the name, the view's position, and the feature's position in the view."""
+    """A service.
+
+    `columns`: the name, the position of the view, on-demand ones after the others, and of the
+    feature in the view.
+    """
 
     name: str
     views: tuple[FeatureView, ...]
+    on_demand: tuple[_OnDemand, ...] = ()
     columns: tuple[tuple[str, int, int], ...]
 
 
 def encode_service(service: FeatureService) -> str:
     """`service` as text; equal for equal ones."""
-    views = service.views
+    views, every = service.views, service.all_views
+    on_demand = tuple(
+        _OnDemand(
+            name=view.name,
+            function=view.function,
+            source=view.source,
+            inputs=tuple(
+                (one.name, views.index(one.view), one.view.features.index(one.feature))
+                for one in view.inputs
+            ),
+            request=view.request,
+            features=view.features,
+        )
+        for view in service.on_demand_views
+    )
     columns = tuple(
-        (column.name, views.index(column.view), column.view.features.index(column.feature))
+        (column.name, every.index(column.view), column.view.features.index(column.feature))
         for column in service.columns
     )
-    message = _Message(name=service.name, views=views, columns=columns)
+    message = _Message(name=service.name, views=views, on_demand=on_demand, columns=columns)
     return msgspec.json.encode(message, enc_hook=_told, order="deterministic").decode()
 
 
@@ -39,10 +77,13 @@ def decode_service(text: str) -> FeatureService:
     """
     try:
         message = msgspec.json.decode(text, type=_Message, dec_hook=_read)
+        views = message.views
+        every: tuple[FeatureView | OnDemandView, ...] = (
+            *views,
+            *(_on_demand(one, views) for one in message.on_demand),
+        )
         columns = tuple(
-            ServiceColumn(
-                name=name, view=message.views[view], feature=message.views[view].features[feature]
-            )
+            ServiceColumn(name=name, view=every[view], feature=every[view].features[feature])
             for name, view, feature in message.columns
         )
     except (msgspec.MsgspecError, IndexError) as error:
@@ -63,6 +104,28 @@ def column_specs(service: FeatureService) -> tuple[TensorSpec, ...]:
     return tuple(
         TensorSpec(name=column.name, datatype=Datatype(column.feature.datatype), shape=(-1,))
         for column in service.columns
+    )
+
+
+def request_specs(service: FeatureService) -> tuple[TensorSpec, ...]:
+    """What a request brings besides entities, as tensors."""
+    return tuple(
+        TensorSpec(name=one.name, datatype=one.datatype, shape=(-1,))
+        for one in service.request_columns
+    )
+
+
+def _on_demand(message: _OnDemand, views: Sequence[FeatureView]) -> OnDemandView:
+    return OnDemandView(
+        name=message.name,
+        function=message.function,
+        source=message.source,
+        inputs=tuple(
+            OnDemandInput(name=name, view=views[view], feature=views[view].features[feature])
+            for name, view, feature in message.inputs
+        ),
+        request=message.request,
+        features=message.features,
     )
 
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 
@@ -23,10 +23,10 @@ from headrace.core import (
     FeatureSettings,
     FeaturesUnavailableError,
     FetchedFeatures,
+    NotFoundError,
     OnUnavailable,
     SystemClock,
     Tensors,
-    TensorSpec,
     UnavailableError,
 )
 from headrace.features import (
@@ -39,6 +39,7 @@ from headrace.features import (
     decode_service,
     key_specs,
     open_online_store,
+    request_specs,
 )
 from headrace.pipeline.feature_step import with_features
 from headrace.runtimes import LoadOptions, Model, Runtime
@@ -93,13 +94,14 @@ class BoundFeatures:
         self.service = service.name
         self.keys = key_specs(service)
         self.columns = column_specs(service)
-        self.views = tuple(view.name for view in service.views)
+        self.request = request_specs(service)
+        self.views = tuple(view.name for view in service.all_views)
         self.may_wait = may_wait
         self.counts = FeatureCounts(self.views)
         self.on_rows: OnRows | None = None
-        self._fillings = [column.feature.filling for column in service.columns]
-        self._store = store
         self._clock = clock or SystemClock()
+        self._blank = FeatureReader(service, cast("OnlineStore", _Nothing()), clock=self._clock)
+        self._store = store
         self._reader = FeatureReader(
             service, store, clock=self._clock, cache_ttl_s=cache_ttl_s, timeout_s=timeout_s
         )
@@ -108,28 +110,26 @@ class BoundFeatures:
         self._failed_in_a_row = 0
         self._paused_until = 0.0
 
-    def fetch(self, keys: Tensors, *, deadline: float | None = None) -> FetchedFeatures:
+    def fetch(
+        self, keys: Tensors, request: Tensors, *, deadline: float | None = None
+    ) -> FetchedFeatures:
         """The features of the entities that each row names; see `FeatureSource`."""
         now = self._clock.monotonic()
         if now < self._paused_until:
             self.counts.failed(asked=False)
-            return self._without(keys, UnavailableError("it failed a moment ago"))
+            return self._without(keys, request, UnavailableError("it failed a moment ago"))
         # Half of the time that is left is the model's.
         until = now + self._timeout_s
         until = until if deadline is None else min(until, now + (deadline - now) / 2)
         try:
-            found = self._reader.read(keys, deadline=until)
+            found = self._reader.read(keys, values=request, deadline=until)
         except _AWAY as error:
             self._note_failure(error)
-            return self._without(keys, error)
+            return self._without(keys, request, error)
         self._failed_in_a_row = 0
-        self.counts.found(found.statuses)
         if self.on_rows is not None:
             self.on_rows(self._clock.now(), keys, found)
-        return FetchedFeatures(
-            columns=dict(found.columns),
-            statuses={view: _texts(some) for view, some in found.statuses.items()},
-        )
+        return self._fetched(found)
 
     def close(self) -> None:
         """Close the store."""
@@ -143,21 +143,41 @@ class BoundFeatures:
             _log.warning("features cannot be read: %s", error, extra={"service": self.service})
         self._failed_in_a_row = min(self._failed_in_a_row + 1, 16)
 
-    def _without(self, keys: Tensors, error: Exception) -> FetchedFeatures:
+    def _without(self, keys: Tensors, request: Tensors, error: Exception) -> FetchedFeatures:
         """What stands for features that cannot be read; or else the error."""
+        message = f"features of '{self.service}' cannot be read: {error}"
         if self._on_unavailable is OnUnavailable.REJECT:
-            message = f"features of '{self.service}' cannot be read: {error}"
             raise FeaturesUnavailableError(message) from error
-        rows = len(next(iter(keys.values())))
-        missing = [Status.MISSING] * rows
-        self.counts.found(dict.fromkeys(self.views, missing))
+        try:
+            found = self._blank.read(keys, values=request)
+        except NotFoundError as refused:
+            # Whether the entity is known is just what nobody can say now.
+            raise FeaturesUnavailableError(message) from refused
+        return self._fetched(found)
+
+    def _fetched(self, found: FeatureRows) -> FetchedFeatures:
+        self.counts.found(found.statuses)
         return FetchedFeatures(
-            columns={
-                spec.name: _filled(spec, filling, rows)
-                for spec, filling in zip(self.columns, self._fillings, strict=True)
-            },
-            statuses=dict.fromkeys(self.views, _texts(missing)),
+            columns=dict(found.columns),
+            statuses={view: _texts(some) for view, some in found.statuses.items()},
         )
+
+
+class _Nothing:
+    """An online store in which nothing stands."""
+
+    name = "nothing"
+
+    def read(
+        self,
+        keys: Sequence[bytes],
+        views: Sequence[str],
+        *,
+        timeout_s: float = 0.0,
+    ) -> Mapping[tuple[bytes, str], bytes]:
+        """No record of any."""
+        del keys, views, timeout_s
+        return {}
 
 
 def bind(settings: FeatureSettings) -> BoundFeatures:
@@ -216,14 +236,6 @@ def _texts(statuses: Sequence[Status]) -> Array:
     made = np.empty(len(statuses), np.object_)
     made[:] = [_BYTES[status] for status in statuses]
     return made
-
-
-def _filled(spec: TensorSpec, filling: object, rows: int) -> Array:
-    if spec.datatype.dtype.kind == "O":
-        made = np.empty(rows, np.object_)
-        made[:] = [filling] * rows
-        return made
-    return np.full(rows, filling, spec.datatype.dtype)
 
 
 _BYTES: Final = {status: status.value.encode() for status in Status}

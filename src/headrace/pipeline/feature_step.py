@@ -74,10 +74,10 @@ class FeatureStep:
             if assemblies is None
             else list(assemblies)
         )
-        self._values = request_values(self._assemblies, source.columns)
+        self._values = request_values(self._assemblies, source)
         self._status = [f"{view}{STATUS_SUFFIX}" for view in source.views] if show_status else []
         self.signature = ModelSignature(
-            inputs=(*source.keys, *self._values),
+            inputs=(*source.keys, *source.request, *self._values),
             outputs=(
                 *(one.spec for one in self._assemblies),
                 *(_status_spec(name) for name in self._status),
@@ -106,8 +106,10 @@ class FeatureStep:
         del outputs
         keys = {spec.name: inputs[spec.name] for spec in self.source.keys}
         rows = len(next(iter(keys.values())))
-        found = self.source.fetch(keys, deadline=deadline)
-        columns = found.columns | {spec.name: inputs[spec.name] for spec in self._values}
+        request = {spec.name: inputs[spec.name] for spec in self.source.request}
+        found = self.source.fetch(keys, request, deadline=deadline)
+        columns = found.columns | request
+        columns |= {spec.name: inputs[spec.name] for spec in self._values}
         made = {one.spec.name: one.make(columns, rows) for one in self._assemblies}
         for name, view in zip(self._status, self.source.views, strict=False):
             made[name] = found.statuses[view]
@@ -177,11 +179,9 @@ def plan_assemblies(
     return assemblies
 
 
-def request_values(
-    assemblies: Sequence[Assembly], columns: Sequence[TensorSpec]
-) -> tuple[TensorSpec, ...]:
-    """What the caller sends beside the keys: the columns that are no features."""
-    features = {spec.name for spec in columns}
+def request_values(assemblies: Sequence[Assembly], source: FeatureSource) -> tuple[TensorSpec, ...]:
+    """What the caller sends for the model alone: columns that are no features, nor make any."""
+    features = {spec.name for spec in (*source.columns, *source.request)}
     found: dict[str, TensorSpec] = {}
     for one in assemblies:
         for name in one.columns:

@@ -21,14 +21,17 @@ class GivenFeatures:
 
     may_wait = False
     views: tuple[str, ...] = ()
+    request: tuple[TensorSpec, ...] = ()
 
     def __init__(self, service: str, columns: Sequence[TensorSpec]) -> None:
         self.service = service
         self.keys = self.columns = tuple(columns)
 
-    def fetch(self, keys: Tensors, *, deadline: float | None = None) -> FetchedFeatures:
+    def fetch(
+        self, keys: Tensors, request: Tensors, *, deadline: float | None = None
+    ) -> FetchedFeatures:
         """What it is given."""
-        del deadline
+        del request, deadline
         return FetchedFeatures(columns=dict(keys), statuses={})
 
     def close(self) -> None:

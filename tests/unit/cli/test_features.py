@@ -7,6 +7,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from headrace.features import (
+    FeatureReader,
+    ServedFeaturesWriter,
+    applied_definitions,
+    default_online_store,
+    open_online_store,
+    served_directory,
+)
 from tests.unit.cli.conftest import Command
 
 pytestmark = pytest.mark.slow  # several commands each, and Parquet files
@@ -245,3 +253,69 @@ def test_a_home_without_features_says_how_to_begin(headrace: Command) -> None:
     told = headrace("features", "get", "fraud", "-k", "customer_id=1")
 
     assert "`headrace features apply features.yaml` defines them" in told.err
+
+
+def test_an_on_demand_view_is_applied_with_its_code_and_read_with_its_request_columns(
+    headrace: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "made.py").write_text("def add(x):\n    return {'sum': x['age'] + x['more']}\n")
+    on_demand = """
+on_demand_views:
+  - name: sums
+    function: made.py:add
+    inputs: ["stats:age"]
+    request_columns: [{name: more, datatype: INT64}]
+    features: [{name: sum, datatype: INT64}]
+feature_services:
+  - {name: added, features: [sums]}
+"""
+    whole = DEFINITIONS[: DEFINITIONS.index("feature_services")] + on_demand
+    (tmp_path / "features.yaml").write_text(whole)
+    refused = headrace("features", "apply")
+    told = headrace("features", "apply", "--allow-code")
+    headrace("features", "materialize", "stats")
+
+    got = headrace("features", "get", "added", "-k", "customer_id=17", "-k", "more=9", "--json")
+    wrong = headrace("features", "get", "added", "-k", "customer_id=17", "-k", "more=x")
+
+    assert "runs the code of made.py:add" in refused.err
+    assert "on-demand view sums is created" in told.err
+    assert json.loads(got.out)["rows"][0]["features"] == {"sum": 42}
+    assert "more has whole numbers, and 'x' is none" in wrong.err
+
+
+def test_skew_names_what_was_served_otherwise_than_a_join_says(
+    headrace: Command, tmp_path: Path
+) -> None:
+    headrace("features", "apply")
+    nothing = headrace("features", "skew", "fraud")
+    headrace("features", "materialize", "stats")
+    serve(tmp_path / "home")
+    good = headrace("features", "skew", "fraud")
+    stats = pl.read_parquet(tmp_path / "stats.parquet")
+    stats.with_columns(pl.col("age") + 1).write_parquet(tmp_path / "stats.parquet")
+    bad = headrace("features", "skew", "fraud", "--json")
+    later = headrace("features", "skew", "fraud", "--since", "2100-01-01T00:00:00Z")
+    no_time = headrace("features", "skew", "fraud", "--since", "yesterday")
+
+    assert "there is no " in nothing.err
+    assert (good.status, good.err) == (0, "0 of 3 features differ in 2 rows\n")
+    assert bad.status == 3
+    (age,) = [one for one in json.loads(bad.out)["features"] if one["differing"]]
+    assert (age["feature"], age["causes"]) == ("age", {"OTHER_VALUE": 1})
+    assert (age["examples"][0]["served"], age["examples"][0]["offline"]) == (33, 34)
+    assert (later.status, no_time.status) == (1, 2)
+    assert "no row that service 'fraud' gave" in later.err
+    assert "'yesterday' is no time with a zone" in no_time.err
+
+
+def serve(home: Path) -> None:
+    """Read as a replica does, and keep what was read."""
+    service = applied_definitions(home).service("fraud")
+    store = open_online_store(default_online_store(home))
+    keys = {"customer_id": [17, 18]}
+    rows = FeatureReader(service, store).read(keys)
+    writer = ServedFeaturesWriter(service, served_directory(home, "fraud"))
+    writer.add(rows.at, keys, rows)
+    writer.stop()
+    store.close()

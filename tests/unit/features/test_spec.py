@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from headrace.core.spec_mistakes import SpecError
 from headrace.features import Definitions, Policy, parse_definitions, read_definitions
-from headrace.features.spec import FeaturesSpec
+from headrace.features.spec_models import FeaturesSpec
 
 BASE = Path("/project")
 FULL = """

@@ -180,7 +180,7 @@ def test_one_row_that_is_rejected_says_who_it_is(store: OnlineStore) -> None:
     source = bound(store, "fraud")
     shops = np.array([b"hat", b"cap"], object)
     with pytest.raises(NotFoundError, match="shop:cap has no value in feature view 'place'"):
-        source.fetch({"customer_id": keys(17, 17), "shop": shops})
+        source.fetch({"customer_id": keys(17, 17), "shop": shops}, {})
 
 
 @pytest.mark.parametrize(
@@ -220,14 +220,14 @@ def test_a_store_that_is_away_is_not_asked_again_at_once(error: Exception) -> No
     source = bound(away, timeout_s=30.0)
     for _ in range(5):
         with pytest.raises(FeaturesUnavailableError, match="features of 'people' cannot be read"):
-            source.fetch({"customer_id": keys(17)})
+            source.fetch({"customer_id": keys(17)}, {})
     assert away.asked == 1
     assert (source.counts.failures, source.counts.pauses) == (1, 4)
 
 
 def test_defaults_stand_in_for_a_store_that_is_away() -> None:
     source = bound(Away(UnavailableError("no")), on_unavailable=OnUnavailable.DEFAULTS)
-    found = source.fetch({"customer_id": keys(17, 18)})
+    found = source.fetch({"customer_id": keys(17, 18)}, {})
     assert {name: column.tolist() for name, column in found.columns.items()} == {
         "age": [-1, -1],
         "spend": [0.0, 0.0],
@@ -238,10 +238,10 @@ def test_defaults_stand_in_for_a_store_that_is_away() -> None:
 def test_a_store_that_came_back_is_asked_again() -> None:
     away = Away(UnavailableError("no"))
     source = bound(away, timeout_s=0.01, on_unavailable=OnUnavailable.DEFAULTS)
-    source.fetch({"customer_id": keys(17)})
+    source.fetch({"customer_id": keys(17)}, {})
     away.error = None
     time.sleep(0.02)
-    source.fetch({"customer_id": keys(17)})
+    source.fetch({"customer_id": keys(17)}, {})
     assert away.asked == 2
     assert source.counts.failures == 1
 
@@ -250,7 +250,7 @@ def test_half_of_the_callers_time_is_the_models() -> None:
     slow = Away(DeadlineExceededError("late"), takes_s=60.0)
     source = bound(slow, timeout_s=30.0, on_unavailable=OnUnavailable.DEFAULTS)
     started = time.monotonic()
-    source.fetch({"customer_id": keys(17)}, deadline=started + 0.2)
+    source.fetch({"customer_id": keys(17)}, {}, deadline=started + 0.2)
     assert time.monotonic() < started + 5  # not 30: that it is about 0.1 is no matter of this test
 
 
@@ -260,7 +260,7 @@ def test_a_replica_reads_a_store_that_it_may_not_write(tmp_path: Path) -> None:
     settings = FeatureSettings(service=encode_service(service()), online_store=f"sqlite:///{file}")
     source = bind(settings)
     assert not source.may_wait
-    assert source.fetch({"customer_id": keys(17)}).columns["age"].tolist() == [34]
+    assert source.fetch({"customer_id": keys(17)}, {}).columns["age"].tolist() == [34]
     source.close()
 
 
@@ -268,7 +268,7 @@ def test_a_store_that_is_not_there_is_told_and_not_made(tmp_path: Path) -> None:
     file = tmp_path / "gone.db"
     settings = FeatureSettings(service=encode_service(service()), online_store=f"sqlite:///{file}")
     with pytest.raises(FeaturesUnavailableError, match="unable to open"):
-        bind(settings).fetch({"customer_id": keys(17)})
+        bind(settings).fetch({"customer_id": keys(17)}, {})
     assert not file.exists()
 
 
@@ -312,3 +312,64 @@ def test_a_pipeline_made_with_other_columns_is_refused(write: Write, store: Onli
     directory = write(yaml, model__onnx=models.matmul())
     with pytest.raises(UnsupportedModelError, match="column 1 is age INT64, and was spend FP32"):
         load_pipeline(directory, LoadOptions(features=bound(store)))
+
+
+WITH_FUNCTION = {
+    **DEFINITIONS,
+    "on_demand_views": [
+        {
+            "name": "ratio",
+            "function": "ratios.py:ratio",
+            "inputs": ["stats:spend"],
+            "request_columns": [{"name": "amount", "datatype": "FP32"}],
+            "features": [{"name": "share", "datatype": "FP32"}],
+        }
+    ],
+    "feature_services": [{"name": "shares", "features": ["stats", "ratio"]}],
+}
+RATIO = """\
+def ratio(columns):
+    return {"share": columns["amount"] / (columns["spend"] + 1)}
+"""
+
+
+@pytest.fixture
+def shares(tmp_path: Path) -> FeatureService:
+    (tmp_path / "ratios.py").write_text(RATIO)
+    return parse_definitions(WITH_FUNCTION, base_dir=tmp_path).service("shares")
+
+
+def test_features_that_a_function_makes_of_the_request_go_the_same_way(
+    store: OnlineStore, shares: FeatureService, tmp_path: Path
+) -> None:
+    service = decode_service(encode_service(shares))
+    assert service == shares
+    source = BoundFeatures(service, store, timeout_s=1.0)
+    path = tmp_path / "matmul.onnx"
+    path.write_bytes(models.matmul())
+    model = load_model(path)
+    asks = with_features(model, source, {"x": ["spend", "amount", "age", "share"]})
+    assert [spec.name for spec in asks.signature.inputs] == ["customer_id", "amount"]
+
+    answer = asks.run({"customer_id": keys(17), "amount": np.array([8.5], "f4")})
+
+    x = np.array([[20.25, 8.5, 34, 0.4]], np.float32)
+    assert answer["y"].tolist() == model.run({"x": x})["y"].tolist()
+
+
+def test_defaults_that_stand_in_go_through_functions_too(shares: FeatureService) -> None:
+    away = Away(UnavailableError("no"))
+    source = BoundFeatures(
+        shares,
+        away,  # type: ignore[arg-type]
+        timeout_s=1.0,
+        on_unavailable=OnUnavailable.DEFAULTS,
+    )
+    found = source.fetch({"customer_id": keys(17)}, {"amount": np.array([3], "f4")})
+    assert found.columns["share"].tolist() == [3.0]
+
+
+def test_a_view_that_wants_its_entities_known_has_no_stand_in() -> None:
+    source = bound(Away(UnavailableError("no")), "fraud", on_unavailable=OnUnavailable.DEFAULTS)
+    with pytest.raises(FeaturesUnavailableError):
+        source.fetch({"customer_id": keys(17), "shop": np.array([b"hat"], object)}, {})

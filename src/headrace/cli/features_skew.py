@@ -1,0 +1,194 @@
+"""`headrace features skew`: was what was served what training will see?"""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headrace.cli.failures import NOT_READY
+from headrace.cli.options import DEFAULT_HOME, Home, Json
+
+if TYPE_CHECKING:
+    from headrace.features import FeatureSkew, ServedRows, SkewReport
+
+
+def skew(
+    service: Annotated[str, typer.Argument(help="The feature service.", show_default=False)],
+    *,
+    served: Annotated[
+        Path | None,
+        typer.Option(
+            "--served",
+            metavar="PATH",
+            help="A file of served rows, or a directory of them.",
+            show_default="features/served/SERVICE in --home",
+        ),
+    ] = None,
+    since: Annotated[
+        str,
+        typer.Option(
+            "--since",
+            metavar="TIME",
+            help="Only what was served from then on: 2026-11-27T06:00:00Z.",
+            show_default="all",
+        ),
+    ] = "",
+    grace_s: Annotated[
+        float,
+        typer.Option(
+            "--grace",
+            metavar="SECONDS",
+            min=0.0,
+            help="How long a newer value may take to come to the online store.",
+        ),
+    ] = 0.0,
+    tolerance: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="How much numbers may differ, of the larger one."),
+    ] = 1e-6,
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Compare a sample of what was served with what a join says of the same moments.
+
+    Names each feature that differs, how much, and why as far as that can be told. Exit status 3 if
+    one does.
+
+    For example:
+
+        headrace features skew fraud
+
+        headrace features skew fraud --since 2026-11-27T06:00:00Z --grace 600 --json
+    """
+    from headrace.cli.output import progress, say, write_json
+    from headrace.core import FailedPreconditionError
+    from headrace.features import (
+        applied_definitions,
+        compare_served,
+        offline_rows,
+        read_served,
+        served_directory,
+    )
+
+    found = applied_definitions(home).service(service)
+    path = served or served_directory(home, service)
+    samples = read_served(path, found, since_us=_since(since))
+    if not samples.rows:
+        left = (
+            f" ({samples.other_schema} are of other definitions, " if samples.other_schema else ""
+        )
+        left += f"{samples.unreadable} lines cannot be read)" if left else ""
+        message = f"no row that service '{service}' gave is in {path}{left}"
+        raise FailedPreconditionError(message)
+    with progress(f"comparing {len(samples.rows)} rows"):
+        offline = offline_rows(samples.rows, found)
+    grace = {view.name: grace_s for view in found.views}
+    report = compare_served(samples, found, offline, grace_s=grace, tolerance=tolerance)
+    if json:
+        write_json(_document(report))
+    else:
+        _show(report)
+        count = f"{len(report.skewed)} of {len(report.features)} features differ"
+        say(f"{count} in {report.rows} rows{_left_out(samples)}")
+    if report.skewed:
+        raise typer.Exit(NOT_READY)
+
+
+def _left_out(samples: "ServedRows") -> str:
+    told = f"; {samples.other_schema} are of other definitions" if samples.other_schema else ""
+    unreadable = samples.unreadable
+    return told + (f"; {unreadable} lines cannot be read" if unreadable else "")
+
+
+def _since(text: str) -> int | None:
+    from datetime import datetime
+
+    from headrace.core import InvalidArgumentError
+    from headrace.features.times import microseconds
+
+    if not text:
+        return None
+    try:
+        return microseconds(datetime.fromisoformat(text))
+    except (ValueError, InvalidArgumentError):
+        msg = f"'{text}' is no time with a zone; write it as 2026-11-27T06:00:00Z"
+        raise typer.BadParameter(msg, param_hint="--since") from None
+
+
+def _show(report: "SkewReport") -> None:
+    from headrace.cli.output import show, table
+
+    lines = [
+        (
+            one.feature,
+            one.view,
+            f"{one.differing} of {one.rows}",
+            _number(one.largest_absolute),
+            _reasons(one),
+        )
+        for one in report.features
+    ]
+    show(table(lines, "feature", "view", "rows that differ", "by at most", "why"))
+
+
+def _reasons(one: "FeatureSkew") -> str:
+    told = [f"{cause} {count}" for cause, count in one.causes.items()]
+    if one.lag_s is not None:
+        told.append(f"late by {one.lag_s:,.0f} s")
+    if one.looks_like:
+        told.append(f"looks like {one.looks_like}")
+    if one.waiting:
+        told.append(f"{one.waiting} within the grace")
+    return ", ".join(told) or "-"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"
+
+
+def _document(report: "SkewReport") -> dict[str, Any]:
+    return {
+        "service": report.service,
+        "rows": report.rows,
+        "since": report.since,
+        "until": report.until,
+        "other_schema": report.other_schema,
+        "unreadable": report.unreadable,
+        "is_skewed": bool(report.skewed),
+        "features": [
+            {
+                "feature": one.feature,
+                "view": one.view,
+                "rows": one.rows,
+                "differing": one.differing,
+                "waiting": one.waiting,
+                "share_ratio": one.share_ratio,
+                "largest_absolute": one.largest_absolute,
+                "median_relative": one.median_relative,
+                "causes": {str(cause): count for cause, count in one.causes.items()},
+                "lag_s": one.lag_s,
+                "looks_like": one.looks_like,
+                "examples": [
+                    {
+                        "at": example.at,
+                        "keys": dict(example.keys),
+                        "served": _value(example.served),
+                        "offline": _value(example.offline),
+                        "cause": str(example.cause),
+                    }
+                    for example in one.examples
+                ],
+            }
+            for one in report.features
+        ],
+    }
+
+
+def _value(value: object) -> object:
+    import math
+
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    return None if isinstance(value, float) and not math.isfinite(value) else value

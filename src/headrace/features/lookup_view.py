@@ -1,0 +1,157 @@
+"""What do the records of one view say of some rows? Defaults stand where they say nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from headrace.core import Array, NotFoundError
+from headrace.features.definitions import Feature, FeatureService, FeatureView, Policy, Status
+from headrace.features.keys import Key, show_key
+from headrace.features.on_demand import OnDemandFunction
+from headrace.features.records import Booleans, DecodedRecords, Record, RecordLayout
+
+_US: Final = 1_000_000
+_BADNESS: Final = {status: i for i, status in enumerate(Status)}
+
+
+class FeaturesNotFoundError(NotFoundError):
+    """An entity has no value in a view, or none that is fresh, and the view says `reject`."""
+
+    def __init__(self, *, entity: str, view: str, status: Status, why: str) -> None:
+        super().__init__(f"{entity} has no {why} in feature view '{view}'")
+        self.entity = entity
+        self.view = view
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewRows:
+    """What one view says of the rows, by feature.
+
+    `inputs` are what on-demand views get of it: other than `columns` only where stale values are
+    served, as training has defaults in their place.
+    """
+
+    columns: dict[str, Array]
+    inputs: dict[str, Array]
+    statuses: Sequence[Status]
+    ages_s: Array
+    reasons: Mapping[int, str]
+
+
+class ViewReader:
+    """Makes columns of a view's records."""
+
+    def __init__(self, view: FeatureView, service: FeatureService) -> None:
+        self.view = view
+        self.entity_names = tuple(entity.name for entity in view.entities)
+        self._layout = RecordLayout(view)
+        self._features = _needed(view, service)
+        positions = {feature.name: i for i, feature in enumerate(view.features)}
+        self._positions = [positions[feature.name] for feature in self._features]
+        self._ttl_us = None if view.ttl_s is None else round(view.ttl_s * _US)
+
+    def read(self, records: Sequence[Record | None], keys: Sequence[Key], now_us: int) -> ViewRows:
+        """A record for each row, and its key for messages; FeaturesNotFoundError if refused."""
+        decoded = self._layout.decode(records, self._positions)
+        age_us = now_us - decoded.event_us
+        is_stale = (
+            np.zeros(len(age_us), dtype=np.bool_) if self._ttl_us is None else age_us > self._ttl_us
+        )
+        self._reject(decoded, is_stale, keys)
+        is_fresh = decoded.is_present & ~is_stale[:, np.newaxis]
+        is_flagged = self.view.on_stale is Policy.FLAG and bool(is_stale.any())
+        ages_s = np.full(len(records), np.nan)
+        ages_s[decoded.rows] = age_us / _US
+        columns = inputs = self._filled(decoded, is_fresh, len(records))
+        if is_flagged:
+            columns = self._filled(decoded, decoded.is_present, len(records))
+        return ViewRows(
+            columns=columns,
+            inputs=inputs,
+            statuses=_statuses(decoded, is_stale, len(records)),
+            ages_s=ages_s,
+            reasons=decoded.reasons,
+        )
+
+    def _filled(self, decoded: DecodedRecords, is_known: Booleans, rows: int) -> dict[str, Array]:
+        """A value for each row and column: what is known, else the feature's default."""
+        if len(decoded.rows) == rows and is_known.all():
+            # Copies: what was decoded is neither writable nor aligned, as runtimes expect it.
+            return {
+                one.name: column.copy()
+                for one, column in zip(self._features, decoded.columns, strict=True)
+            }
+        made = {}
+        for i, one in enumerate(self._features):
+            values, known = decoded.columns[i], is_known[:, i]
+            made[one.name] = np.full(rows, one.filling, dtype=values.dtype)
+            made[one.name][decoded.rows[known]] = values[known]
+        return made
+
+    def _reject(self, decoded: DecodedRecords, is_stale: Booleans, keys: Sequence[Key]) -> None:
+        """Raise for the first row that the view does not let pass."""
+        if self.view.on_missing is Policy.REJECT and len(decoded.rows) < len(keys):
+            there = set(decoded.rows.tolist())
+            row = next(row for row in range(len(keys)) if row not in there)
+            reason = decoded.reasons.get(row)
+            raise FeaturesNotFoundError(
+                entity=show_key(keys[row]),
+                view=self.view.name,
+                status=Status.MISSING,
+                why="value" if reason is None else f"value that can be read ({reason})",
+            )
+        if self.view.on_stale is Policy.REJECT and is_stale.any():
+            row = int(decoded.rows[int(is_stale.argmax())])
+            raise FeaturesNotFoundError(
+                entity=show_key(keys[row]),
+                view=self.view.name,
+                status=Status.STALE,
+                why=f"value that is at most {self.view.ttl_s:g} s old",
+            )
+
+
+def _statuses(decoded: DecodedRecords, is_stale: Booleans, rows: int) -> list[Status]:
+    if len(decoded.rows) == rows and not is_stale.any():
+        return [Status.PRESENT] * rows
+    made = [Status.MISSING] * rows
+    for row, stale in zip(decoded.rows.tolist(), is_stale.tolist(), strict=True):
+        made[row] = Status.STALE if stale else Status.PRESENT
+    return made
+
+
+def _needed(view: FeatureView, service: FeatureService) -> list[Feature]:
+    """The features of a view that are served or that functions take, each once."""
+    found = [column.feature for column in service.columns if column.view == view]
+    for one in service.on_demand_views:
+        found += [taken.feature for taken in one.inputs if taken.view == view]
+    return list(dict.fromkeys(found))
+
+
+def computed_rows(
+    function: OnDemandFunction,
+    read: Mapping[str, ViewRows],
+    request: Mapping[str, Array],
+    rows: int,
+) -> ViewRows:
+    """What an on-demand view makes of what was read; as old, and as present, as its worst input."""
+    view = function.view
+    inputs = {one.name: read[one.view.name].inputs[one.feature.name] for one in view.inputs}
+    columns = function(inputs | {one.name: request[one.name] for one in view.request}, rows)
+    of_views = [read[one.name] for one in view.views]
+    return ViewRows(
+        columns=columns,
+        inputs={},
+        statuses=worst_statuses([one.statuses for one in of_views], rows),
+        ages_s=np.max([np.zeros(rows), *(one.ages_s for one in of_views)], axis=0),
+        reasons={},
+    )
+
+
+def worst_statuses(of_views: Sequence[Sequence[Status]], rows: int) -> list[Status]:
+    """For each row the worst of several views' statuses; PRESENT where there are none."""
+    if not of_views:
+        return [Status.PRESENT] * rows
+    return [max(some, key=_BADNESS.__getitem__) for some in zip(*of_views, strict=True)]

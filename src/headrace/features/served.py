@@ -1,0 +1,165 @@
+"""Which values were served, to whom, and when? Records of served rows, and the files they are in.
+
+A file holds one row a line, as JSON, so that a replica writes it without Parquet's libraries and a
+crash costs a line at most. Numbers that JSON has not (NaN, infinity) are text. Files hold keys of
+entities: only their owner may read them.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import msgspec
+
+from headrace.core import Datatype, FailedPreconditionError
+from headrace.features.definitions import FeatureService, Value
+
+SUFFIX: Final = ".jsonl"
+MAX_ROWS: Final = 100_000
+"""The newest of them are compared."""
+_MAX_LINE_BYTES: Final = 1 << 22
+_NAME: Final = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f-]+\.jsonl")
+
+Plain = bool | int | float | str
+"""A value as a line has it: BYTES as text of one character a byte (Latin-1)."""
+
+
+class ServedRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a service gave for one row.
+
+    `at_us`: when, in microseconds since 1970. `keys`, `request` and `columns` by name; `statuses`
+    and `event_us`, when the served values became true, by view. A view without a record is in
+    `statuses` only.
+    """
+
+    at_us: int
+    service: str
+    schema_hash: str
+    keys: dict[str, int | str]
+    columns: dict[str, Plain]
+    statuses: dict[str, str]
+    event_us: dict[str, int] = {}
+    request: dict[str, Plain] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedRows:
+    """Rows that were read, the oldest first. `other_schema`: those of other definitions.
+
+    `unreadable`: lines that are none; a last one that is written just now is not counted.
+    """
+
+    rows: Sequence[ServedRow]
+    other_schema: int = 0
+    unreadable: int = 0
+
+
+def served_directory(home: Path, service: str) -> Path:
+    """Where a home keeps what a service gave."""
+    return home / "features" / "served" / service
+
+
+def list_served(directory: Path) -> list[Path]:
+    """The files of one service, the oldest first."""
+    if not directory.is_dir():
+        return []
+    return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
+
+
+def read_served(
+    path: Path, service: FeatureService, *, since_us: int | None = None, limit: int = MAX_ROWS
+) -> ServedRows:
+    """The newest rows of a file or directory that the service, as it is now, gave.
+
+    Raises:
+        FailedPreconditionError: There is nothing at `path`, or it cannot be read.
+    """
+    files = list_served(path) if path.is_dir() else [path]
+    found: list[ServedRow] = []
+    other = unreadable = 0
+    for file in reversed(files):
+        of_file: list[ServedRow] = []
+        for row in _lines(file):
+            if row is None or not _is_whole(row, service):
+                unreadable += 1
+            elif since_us is not None and row.at_us < since_us:
+                continue
+            elif (row.service, row.schema_hash) != (service.name, service.schema_hash):
+                other += 1
+            else:
+                of_file.append(row)
+        found = of_file + found
+        if len(found) >= limit:
+            break
+    found.sort(key=lambda row: row.at_us)
+    return ServedRows(rows=found[-limit:], other_schema=other, unreadable=unreadable)
+
+
+def plain(value: Value) -> Plain:
+    """A value for a line."""
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if isinstance(value, float) and (value != value or value in {float("inf"), float("-inf")}):  # noqa: PLR0124  # NaN
+        return str(value)
+    return value
+
+
+def value_of(datatype: Datatype, value: Plain) -> Value:
+    """A value of a line as its datatype has it; ValueError if it is none."""
+    match datatype:
+        case Datatype.BYTES if isinstance(value, str):
+            return value.encode("latin-1")
+        case Datatype.FP32 | Datatype.FP64 if not isinstance(value, bool):
+            return float(value)
+        case Datatype.BOOL if isinstance(value, bool):
+            return value
+        case Datatype.INT64 if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    raise ValueError(f"{value!r} is no {datatype}")
+
+
+def _lines(path: Path) -> Iterator[ServedRow | None]:
+    """The rows of a file; None for a line that is none."""
+    decoder = msgspec.json.Decoder(ServedRow)
+    try:
+        with path.open("rb") as file:
+            for line in _bounded(file):
+                try:
+                    yield decoder.decode(line)
+                except msgspec.MsgspecError:
+                    if line.endswith(b"\n"):
+                        yield None
+    except FileNotFoundError:
+        raise FailedPreconditionError(f"there is no {path}") from None
+    except OSError as error:
+        raise FailedPreconditionError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _bounded(file: BinaryIO) -> Iterator[bytes]:
+    """Lines; of one that is too long what fits, so that it counts as unreadable."""
+    while line := file.readline(_MAX_LINE_BYTES):
+        yield line if len(line) < _MAX_LINE_BYTES else b"\n"
+
+
+def _is_whole(row: ServedRow, service: FeatureService) -> bool:
+    """Whether a row of this service has all of its parts; others are not looked at."""
+    if (row.service, row.schema_hash) != (service.name, service.schema_hash):
+        return True
+    try:
+        for column in service.columns:
+            value_of(column.feature.datatype, row.columns[column.name])
+        for one in service.request_columns:
+            value_of(one.datatype, row.request[one.name])
+        for entity in service.entities:
+            is_number = isinstance(row.keys[entity.join_key], int)
+            if is_number != (entity.datatype is Datatype.INT64):
+                return False
+    except (KeyError, ValueError):
+        return False
+    return _are_views(row.statuses, service)
+
+
+def _are_views(statuses: Mapping[str, str], service: FeatureService) -> bool:
+    return all(view.name in statuses for view in service.views)

@@ -1,0 +1,156 @@
+"""What may stand in `features.yaml`? Its parts, each with what it means."""
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, Strict
+
+from headrace.core.spec_base import SpecModel
+from headrace.features.definitions import EVENT_TIMESTAMP
+
+_NAME: Final = r"^[A-Za-z][A-Za-z0-9_-]{0,127}$"
+# Columns of Parquet are called what their writers like; a colon stands between view and feature.
+_COLUMN: Final = r"^[^\x00-\x1f\x7f:]{1,128}$"
+MAX_CODE_CHARACTERS: Final = 1 << 17
+_MAX_TTL_S: Final = 3_155_760_000.0  # 100 years
+
+_Name = Annotated[str, Field(pattern=_NAME)]
+_Column = Annotated[str, Field(pattern=_COLUMN)]
+
+
+class EntitySpec(SpecModel):
+    """What features are known about."""
+
+    name: _Name = Field(description="Such as `customer`.")
+    join_key: _Column | None = Field(
+        default=None, description="The column that names one of them. Null: as `name`."
+    )
+    datatype: Literal["INT64", "BYTES"] = Field(
+        default="BYTES", description="Of the join key: whole numbers, or text."
+    )
+
+
+class FeatureSpec(SpecModel):
+    """One column of a view."""
+
+    name: _Column = Field(description="The source's column.")
+    datatype: Literal["FP32", "FP64", "INT64", "BOOL", "BYTES"] = Field(
+        description="As in the Open Inference Protocol; BYTES is text, or bytes."
+    )
+    default: bool | int | float | str | None = Field(
+        default=None, description="Stands for a missing value. Null: NaN, 0, false, empty."
+    )
+
+
+class SourceSpec(SpecModel):
+    """Where a view's values come from."""
+
+    path: str = Field(
+        min_length=1,
+        max_length=4096,
+        description="Parquet: a file, a directory or a pattern, relative to this file.",
+    )
+    timestamp_field: _Column = Field(
+        default=EVENT_TIMESTAMP, description="When a row's values became true; with a time zone."
+    )
+    created_timestamp_column: _Column | None = Field(
+        default=None, description="Decides between rows of one entity and time: the later counts."
+    )
+
+
+class FeatureViewSpec(SpecModel):
+    """Features of one kind of entity, from one source."""
+
+    name: _Name = Field(description="Such as `customer_stats`.")
+    entities: Annotated[tuple[_Name, ...], Strict(strict=False)] = Field(
+        min_length=1, max_length=8, description="Whose features these are; several for a pair."
+    )
+    source: SourceSpec
+    features: Annotated[tuple[FeatureSpec, ...], Strict(strict=False)] = Field(
+        min_length=1, max_length=4096
+    )
+    ttl_s: float | None = Field(
+        default=None,
+        gt=0.0,
+        le=_MAX_TTL_S,
+        description="Older values are stale, in joins and when served. Null: never. Unit: s.",
+    )
+    on_missing: Literal["defaults", "reject"] = Field(
+        default="defaults", description="What a request gets of an entity without values."
+    )
+    on_stale: Literal["defaults", "reject", "flag"] = Field(
+        default="defaults",
+        description="And of one with older values; `flag` gives them, and says so.",
+    )
+
+
+class RequestColumnSpec(SpecModel):
+    """A value that a request brings, and that entity rows have when training."""
+
+    name: _Column = Field(description="What the function, requests and entity rows call it.")
+    datatype: Literal["FP32", "FP64", "INT64", "BOOL", "BYTES"] = Field(
+        description="As of a feature."
+    )
+    default: bool | int | float | str | None = Field(
+        default=None, description="Stands for one that did not come. Null: it has to come."
+    )
+
+
+class OnDemandViewSpec(SpecModel):
+    """Features that a function makes of others, in training and in a request alike."""
+
+    name: _Name = Field(description="Such as `ratios`; no feature view is called so.")
+    function: str = Field(
+        min_length=1,
+        max_length=4096,
+        description="`FILE.py:NAME`, relative to this file. It takes and gives a dict of NumPy "
+        "arrays, one value a row. Its file is kept when it is applied, and runs as it was then.",
+    )
+    inputs: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Strict(strict=False)] = (
+        Field(default=(), max_length=4096, description="`VIEW`, or `VIEW:FEATURE`.")
+    )
+    request_columns: Annotated[tuple[RequestColumnSpec, ...], Strict(strict=False)] = Field(
+        default=(), max_length=4096
+    )
+    features: Annotated[tuple[FeatureSpec, ...], Strict(strict=False)] = Field(
+        min_length=1,
+        max_length=4096,
+        description="What it gives; a default stands where an array is masked.",
+    )
+    full_feature_names: bool = Field(
+        default=False,
+        description="Calls the function's inputs `VIEW__FEATURE`, where names meet otherwise.",
+    )
+    code: str | None = Field(
+        default=None,
+        max_length=MAX_CODE_CHARACTERS,
+        description="The text of the function's file. Null: it is read.",
+    )
+
+
+class FeatureServiceSpec(SpecModel):
+    """What a model takes, in its order."""
+
+    name: _Name = Field(description="Such as `fraud`.")
+    features: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Strict(strict=False)] = (
+        Field(
+            min_length=1,
+            max_length=4096,
+            description="`VIEW` for all of a view's features, or `VIEW:FEATURE`; also of on-demand "
+            "views.",
+        )
+    )
+    full_feature_names: bool = Field(
+        default=False, description="Calls columns `VIEW__FEATURE`, where names meet otherwise."
+    )
+
+
+class FeaturesSpec(SpecModel):
+    """The whole of `features.yaml`."""
+
+    version: Literal[1] = 1
+    entities: Annotated[tuple[EntitySpec, ...], Strict(strict=False)] = Field(min_length=1)
+    feature_views: Annotated[tuple[FeatureViewSpec, ...], Strict(strict=False)] = Field(
+        min_length=1
+    )
+    on_demand_views: Annotated[tuple[OnDemandViewSpec, ...], Strict(strict=False)] = ()
+    feature_services: Annotated[tuple[FeatureServiceSpec, ...], Strict(strict=False)] = ()
