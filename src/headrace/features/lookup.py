@@ -84,6 +84,8 @@ class FeatureReader:
         self._cache = RecordCache(ttl_s=cache_ttl_s, entries=cache_entries)
         self._views = [ViewReader(view, service) for view in service.views]
         self._request = service.request_columns
+        self._joins = [entity.join_key for entity in service.entities]
+        self._taken = [column.name for column in self._request]
         self._functions = [OnDemandFunction(view) for view in service.on_demand_views]
         self._names = [
             (column.view.name, column.feature.name, column.name) for column in service.columns
@@ -112,7 +114,7 @@ class FeatureReader:
             UnavailableError: The store cannot be reached.
             FailedPreconditionError: It cannot be read; the message says how to mend it.
         """
-        asked = asked_of(self.service, keys, values or {})
+        asked = asked_of(self._joins, self._taken, keys, values or {})
         request = request_arrays(self._request, asked.values, asked.rows)
         keys_of = self._encoded(asked.keys)
         names = [view.view.name for view in self._views]

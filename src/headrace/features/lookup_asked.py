@@ -7,7 +7,6 @@ from typing import Final
 import numpy as np
 
 from headrace.core import Array, InvalidArgumentError
-from headrace.features.definitions import FeatureService
 
 MAX_ROWS: Final = 10_000
 
@@ -23,13 +22,15 @@ class Asked:
     rows: int
 
 
-def asked_of(service: FeatureService, keys: Given, values: Given) -> Asked:
+def asked_of(joins: Sequence[str], taken: Sequence[str], keys: Given, values: Given) -> Asked:
     """What is asked, in order; InvalidArgumentError with all that is wrong.
 
     Values themselves are looked at where they become keys and arrays.
+
+    Args:
+        joins: The service's join keys.
+        taken: Its request columns.
     """
-    joins = [entity.join_key for entity in service.entities]
-    taken = [column.name for column in service.request_columns]
     wrong = [f"the join key {name!r} is missing" for name in joins if name not in keys]
     wrong += _unknown(keys, joins, "join key") + _unknown(values, taken, "request column")
     listed: dict[str, Sequence[object]] = {}

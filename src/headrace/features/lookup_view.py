@@ -9,6 +9,7 @@ import numpy as np
 from headrace.core import Array, NotFoundError
 from headrace.features.definitions import Feature, FeatureService, FeatureView, Policy, Status
 from headrace.features.keys import Key, show_key
+from headrace.features.lookup_few import MOST_ROWS, FewReader
 from headrace.features.on_demand import OnDemandFunction
 from headrace.features.records import Booleans, DecodedRecords, Record, RecordLayout
 
@@ -52,9 +53,28 @@ class ViewReader:
         positions = {feature.name: i for i, feature in enumerate(view.features)}
         self._positions = [positions[feature.name] for feature in self._features]
         self._ttl_us = None if view.ttl_s is None else round(view.ttl_s * _US)
+        self._few = FewReader(
+            self._layout,
+            self._features,
+            self._positions,
+            ttl_us=self._ttl_us,
+            on_stale=view.on_stale,
+        )
+        policies = {Status.MISSING: view.on_missing, Status.STALE: view.on_stale}
+        self._refused = {status for status, p in policies.items() if p is Policy.REJECT}
 
     def read(self, records: Sequence[Record | None], keys: Sequence[Key], now_us: int) -> ViewRows:
         """A record for each row, and its key for messages; FeaturesNotFoundError if refused."""
+        if len(records) <= MOST_ROWS:
+            few = self._few.read(records, now_us)
+            if few is not None and not self._refused.intersection(few.statuses):
+                return ViewRows(
+                    columns=few.columns,
+                    inputs=few.inputs,
+                    statuses=few.statuses,
+                    ages_s=few.ages_s,
+                    reasons={},
+                )
         decoded = self._layout.decode(records, self._positions)
         age_us = now_us - decoded.event_us
         is_stale = (

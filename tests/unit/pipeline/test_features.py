@@ -336,7 +336,7 @@ def ratio(columns):
 @pytest.fixture
 def shares(tmp_path: Path) -> FeatureService:
     (tmp_path / "ratios.py").write_text(RATIO)
-    return parse_definitions(WITH_FUNCTION, base_dir=tmp_path).service("shares")
+    return parse_definitions(WITH_FUNCTION, base_dir=tmp_path, allow_code=True).service("shares")
 
 
 def test_features_that_a_function_makes_of_the_request_go_the_same_way(
