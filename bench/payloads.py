@@ -49,6 +49,14 @@ def json_payload(model: str, inputs: Tensors) -> Payload:
     return Payload(path=f"/v2/models/{model}/infer", body=body, headers=headers)
 
 
+def text_payload(model: str, sentence: str) -> Payload:
+    """One text as a BYTES tensor, in JSON, its answer as binary."""
+    tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": [sentence]}
+    body = orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
+    headers = {"Content-Type": "application/json"}
+    return Payload(path=f"/v2/models/{model}/infer", body=body, headers=headers)
+
+
 def binary_payload(model: str, inputs: Tensors) -> Payload:
     """V2 with the binary tensor extension in both directions."""
     tensors = [

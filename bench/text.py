@@ -40,17 +40,22 @@ def drawn_rows(count: int) -> list[Array]:
 
 def sentence_rows(tokenizer: Path, data: Path, count: int) -> list[Array]:
     """The first `count` sentences of the SST-2 dev set as tokens."""
+    return tokenise(tokenizer, sentences(data, count))
+
+
+def sentences(data: Path, count: int) -> list[str]:
+    """The first `count` sentences of the SST-2 dev set."""
     lines = (data / "sst2" / "sst2-dev.tsv").read_text().splitlines()
-    return tokenise(tokenizer, [line.rsplit(maxsplit=1)[0] for line in lines[:count]])
+    return [line.rsplit(maxsplit=1)[0] for line in lines[:count]]
 
 
-def tokenise(tokenizer: Path, sentences: Sequence[str]) -> list[Array]:
+def tokenise(tokenizer: Path, texts: Sequence[str]) -> list[Array]:
     """Token rows without padding."""
     from tokenizers import Tokenizer  # noqa: PLC0415  (only needed with labelled text)
 
     encoder = Tokenizer.from_file(str(tokenizer))
     encoder.no_padding()
-    return [np.array(one.ids, np.int64) for one in encoder.encode_batch(list(sentences))]
+    return [np.array(one.ids, np.int64) for one in encoder.encode_batch(list(texts))]
 
 
 def spearman_on_stsb(bare: ort.InferenceSession, tokenizer: Path, data: Path) -> float:
