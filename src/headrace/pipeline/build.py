@@ -43,7 +43,7 @@ class Surroundings:
     known: Mapping[str, TensorSpec]
 
 
-def load_pipeline(directory: Path, options: LoadOptions | None = None) -> Pipeline:
+def load_pipeline(directory: Path | str, options: LoadOptions | None = None) -> Pipeline:
     """The pipeline in a directory with `pipeline.yaml`, ready to run; the caller closes it.
 
     The one to train with, too: what it does to data is what serving does. Steps of Python run
@@ -53,6 +53,7 @@ def load_pipeline(directory: Path, options: LoadOptions | None = None) -> Pipeli
         UnsupportedModelError: It cannot be loaded; the message names the step and the reason.
         FailedPreconditionError: A library is missing; the message says what to install.
     """
+    directory = Path(directory)
     spec = read_spec(directory)
     with ExitStack() as opened:
         steps: list[Step] = []
