@@ -32,11 +32,17 @@ from headrace.control.process import rss_bytes
 from headrace.control.prometheus import PrometheusHistory
 from headrace.control.reconciler import Reconciler
 from headrace.control.recorder import Recorder
-from headrace.control.recordings import Recordings, payload_logs, recorded_replicas
+from headrace.control.recordings import (
+    Recordings,
+    features_ratios,
+    payload_logs,
+    recorded_replicas,
+)
 from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
 from headrace.control.scaling import Scaler
 from headrace.control.scaling_memory import ScalerMemory
+from headrace.control.served_features import ServedFeaturesKeeper
 from headrace.control.store_thread import StoreThread
 from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Fulfiller
@@ -149,6 +155,8 @@ def make_plane(
         replicas=lambda: recorded_replicas(aims),
         payload_logs=lambda: payload_logs(aims),
         payloads=payloads,
+        features=ServedFeaturesKeeper(home.root),
+        features_ratios=lambda: features_ratios(aims),
         monotonic=clock.monotonic,
         spans=None if tracing is None else OtlpExporter(tracing.collector, service="headrace"),
     )

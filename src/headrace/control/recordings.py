@@ -21,7 +21,13 @@ from headrace.control.pools import hosted_replicas
 from headrace.core import HeadraceError
 from headrace.core.observe_settings import PayloadLogSettings
 from headrace.observe.spans import SpanRecord
-from headrace.serving.report import PayloadSample, Record, SamplesPage, SpansPage
+from headrace.serving.report import (
+    FeaturesPage,
+    PayloadSample,
+    Record,
+    SamplesPage,
+    SpansPage,
+)
 
 _LOG: Final = logging.getLogger("headrace.control")
 _EVERY_S: Final = 1.0
@@ -33,7 +39,7 @@ _MOST_PAGES: Final = 100
 _HTTP_OK: Final = 200
 _NOTHING: Final = Record()
 
-PageT = TypeVar("PageT", SpansPage, SamplesPage)
+PageT = TypeVar("PageT", SpansPage, SamplesPage, FeaturesPage)
 
 
 class SpanSink(Protocol):
@@ -75,6 +81,13 @@ class Ask(Protocol):
         """The answer of a replica; HeadraceError if there is none."""
 
 
+class FeatureSink(Protocol):
+    """Where served features go. Blocking."""
+
+    def append(self, service: str, lines: Sequence[str]) -> None:
+        """Keep lines of `headrace.features.ServedRow`, or drop and count them."""
+
+
 @dataclass(slots=True)
 class _Told:
     """What a replica's process was told, and how far it was read."""
@@ -90,14 +103,17 @@ class _Told:
 class Recordings:
     """Tells replicas what to record, and fetches it every second.
 
-    `replicas`: those that are ready. `payload_logs`: by endpoint. `spans`: None where nothing is
-    traced. `monotonic`: the clock. `ask`: how a replica is asked.
+    `replicas`: those that are ready. `payload_logs`, `features_ratios`: by endpoint; of others
+    nothing is kept. `features`: where what was served goes. `spans`: None where nothing is traced.
+    `monotonic`: the clock. `ask`: how a replica is asked.
     """
 
     replicas: Callable[[], Iterable[Replica]]
     payload_logs: Callable[[], Mapping[str, PayloadLogSettings]]
     payloads: PayloadSink
     monotonic: Callable[[], float]
+    features: FeatureSink | None = None
+    features_ratios: Callable[[], Mapping[str, float]] = dict
     spans: SpanSink | None = None
     ask: Ask = fetch
     spans_sent: int = 0
@@ -109,18 +125,28 @@ class Recordings:
     async def run(self) -> None:
         """Fetch until cancelled. A collector that is slow holds up no payload."""
         async with asyncio.TaskGroup() as group:
-            for turn in (self.tell, self.fetch_spans, self.fetch_payloads):
+            for turn in (
+                self.tell,
+                self.fetch_spans,
+                self.fetch_payloads,
+                self.fetch_features,
+            ):
                 group.create_task(_every_second(turn))
 
     async def tell(self) -> None:
         """Tell each replica once what to record."""
-        logs = self.payload_logs()
-        if self.spans is None and not logs and not self._told:
+        logs, ratios = self.payload_logs(), self.features_ratios()
+        if self.spans is None and not logs and not ratios and not self._told:
             return
         replicas = list(self.replicas())
         for name in self._told.keys() - {replica.name for replica in replicas}:
             del self._told[name]
-        await asyncio.gather(*(self._tell(r, self._wish(logs.get(r.endpoint))) for r in replicas))
+        await asyncio.gather(
+            *(
+                self._tell(r, self._wish(logs.get(r.endpoint), ratios.get(r.endpoint, 0.0)))
+                for r in replicas
+            )
+        )
 
     async def fetch_spans(self) -> None:
         """Fetch all spans and send them on."""
@@ -154,6 +180,15 @@ class Recordings:
             if settings is not None and page.samples:
                 self.payloads.add(replica.endpoint, replica.version, settings, page.samples)
 
+    async def fetch_features(self) -> None:
+        """Fetch what features were served, and keep it."""
+        if self.features is None or not self._told:
+            return
+        replicas = [r for r in self.replicas() if self._wish_told(r).features_ratio > 0]
+        for _, page in await self._pages(replicas, "features", _decode_features):
+            if page.lines:
+                await asyncio.to_thread(self.features.append, page.service, page.lines)
+
     def exposition(self) -> str:
         """How many spans went on, and how many were lost."""
         if self.spans is None:
@@ -167,11 +202,12 @@ class Recordings:
             [(none, self.spans_dropped)],
         )
 
-    def _wish(self, log: PayloadLogSettings | None) -> Record:
+    def _wish(self, log: PayloadLogSettings | None, features_ratio: float) -> Record:
         return Record(
             traces=self.spans is not None,
             sample_ratio=0.0 if log is None else log.sample_ratio,
             drop=() if log is None else log.drop,
+            features_ratio=features_ratio,
         )
 
     def _wish_told(self, replica: Replica) -> Record:
@@ -256,6 +292,19 @@ def payload_logs(aims: Aims) -> dict[str, PayloadLogSettings]:
         for endpoint in aims.desired.endpoints
         if endpoint.payload_log is not None
     }
+
+
+def features_ratios(aims: Aims) -> dict[str, float]:
+    """Of how many look-ups endpoints keep what they gave, by their names."""
+    return {
+        endpoint.name: endpoint.features_ratio
+        for endpoint in aims.desired.endpoints
+        if endpoint.features_ratio
+    }
+
+
+def _decode_features(body: bytes) -> FeaturesPage:
+    return msgspec.json.decode(body, type=FeaturesPage)
 
 
 def _decode_spans(body: bytes) -> SpansPage:

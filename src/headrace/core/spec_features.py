@@ -51,6 +51,13 @@ class FeaturesSpec(SpecModel):
         description="While the store cannot be read in time: `reject` fails at once, `defaults` "
         "goes on as if nothing were known.",
     )
+    sample_ratio: float = Field(
+        default=0.01,
+        ge=0.0,
+        le=1.0,
+        description="Of how many look-ups what they gave is kept in the home, so that skew can be "
+        "found: keys of entities and values. 0 keeps nothing.",
+    )
     show_status: bool = Field(
         default=False,
         description="Answers have `VIEW__status` too: `PRESENT`, `STALE` or `MISSING`.",

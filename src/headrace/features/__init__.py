@@ -40,7 +40,14 @@ if TYPE_CHECKING:
     from headrace.features.readiness import ViewReadiness, service_readiness
     from headrace.features.served import ServedRow, ServedRows, read_served, served_directory
     from headrace.features.served_offline import OfflineRows, offline_rows
-    from headrace.features.served_writer import ServedFeaturesWriter
+    from headrace.features.served_writer import (
+        EvenShare,
+        ServedFeaturesWriter,
+        ServedFile,
+        ServedSample,
+        served_rows,
+        served_sample,
+    )
     from headrace.features.skew import FeatureSkew, SkewCause, SkewReport, compare_served
     from headrace.features.spec import parse_definitions, read_definitions
     from headrace.features.wire import (
@@ -56,6 +63,7 @@ __all__ = [
     "DefinitionChange",
     "Definitions",
     "Entity",
+    "EvenShare",
     "Feature",
     "FeatureReader",
     "FeatureRows",
@@ -70,8 +78,10 @@ __all__ = [
     "OnlineStore",
     "Policy",
     "ServedFeaturesWriter",
+    "ServedFile",
     "ServedRow",
     "ServedRows",
+    "ServedSample",
     "ServiceColumn",
     "SkewCause",
     "SkewReport",
@@ -96,6 +106,8 @@ __all__ = [
     "read_served",
     "request_specs",
     "served_directory",
+    "served_rows",
+    "served_sample",
     "service_readiness",
 ]
 
@@ -116,7 +128,14 @@ _LAZY = {
     "readiness": ("ViewReadiness", "service_readiness"),
     "served": ("ServedRow", "ServedRows", "read_served", "served_directory"),
     "served_offline": ("OfflineRows", "offline_rows"),
-    "served_writer": ("ServedFeaturesWriter",),
+    "served_writer": (
+        "EvenShare",
+        "ServedFeaturesWriter",
+        "ServedFile",
+        "ServedSample",
+        "served_rows",
+        "served_sample",
+    ),
     "skew": ("FeatureSkew", "SkewCause", "SkewReport", "compare_served"),
     "spec": ("parse_definitions", "read_definitions"),
     "wire": ("column_specs", "decode_service", "encode_service", "key_specs", "request_specs"),

@@ -29,8 +29,8 @@ _PRIVATE: Final = 0o600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Sample:
-    """Some rows of one read; arrays are copies."""
+class ServedSample:
+    """Some rows of one read, `count` of them; arrays are copies."""
 
     at: float
     keys: Mapping[str, Sequence[object]]
@@ -75,16 +75,15 @@ class ServedFeaturesWriter:
         self._service = service.name
         self._hash = service.schema_hash
         self._keys = [entity.join_key for entity in service.entities]
-        self._ratio = ratio
-        self._credit = 1.0 - ratio if ratio > 0.0 else 0.0  # the first read is taken
+        self._share = EvenShare(ratio)
         self._rows_of_read = rows_of_read
         self._max_waiting_rows = max_waiting_rows
-        self._waiting: deque[_Sample] = deque()
+        self._waiting: deque[ServedSample] = deque()
         self._waiting_rows = 0
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_stopping = False
-        self._file = _ServedFile(directory, max_file_bytes, max_total_bytes)
+        self._file = ServedFile(directory, max_file_bytes, max_total_bytes)
         self._complained_at = -_COMPLAIN_S
 
     def add(
@@ -97,17 +96,15 @@ class ServedFeaturesWriter:
             keys: As they were given to `FeatureReader.read`.
         """
         with self._changed:
-            self._credit += self._ratio
-            if self._credit < 1.0:
+            if not self._share.takes():
                 return
-            self._credit -= 1.0
             count = len(next(iter(rows.columns.values()), ()))
             taken = min(count, self._rows_of_read)
             if self._is_stopping or self._waiting_rows + taken > self._max_waiting_rows:
                 self.dropped["queue"] += taken
                 return
             self._waiting_rows += taken
-        sample = _sample(now, {name: keys[name] for name in self._keys}, rows, count, taken)
+        sample = served_sample(now, {name: keys[name] for name in self._keys}, rows, count, taken)
         with self._changed:
             if self._is_stopping:
                 self.dropped["queue"] += taken
@@ -142,7 +139,7 @@ class ServedFeaturesWriter:
                 self._write(some)
         self._file.close()
 
-    def _write(self, some: Sequence[_Sample]) -> None:
+    def _write(self, some: Sequence[ServedSample]) -> None:
         count = sum(sample.count for sample in some)
         try:
             encode = msgspec.json.Encoder().encode
@@ -172,10 +169,31 @@ class ServedFeaturesWriter:
             _LOG.error("cannot write served features", extra=extra)
 
 
-class _ServedFile:
+class EvenShare:
+    """Takes a share of what comes, evenly spread, the first among it; `ratio` is 0 to 1."""
+
+    def __init__(self, ratio: float) -> None:
+        self.ratio = ratio
+        self._credit = 1.0 - ratio if ratio > 0.0 else 0.0
+
+    def takes(self) -> bool:
+        """Whether the one that comes now is taken."""
+        self._credit += self.ratio
+        if self._credit < 1.0:
+            return False
+        self._credit -= 1.0
+        return True
+
+
+class ServedFile:
     """The file that is written now, and the bound of all beside it. For one thread."""
 
-    def __init__(self, directory: Path, max_file_bytes: int, max_total_bytes: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        max_file_bytes: int = 8 << 20,
+        max_total_bytes: int = 64 << 20,
+    ) -> None:
         self._directory = directory
         self._max_file_bytes = max_file_bytes
         self._max_total_bytes = max_total_bytes
@@ -267,14 +285,14 @@ def _key(value: object) -> int | str:
     return value if isinstance(value, str) else int(value)  # type: ignore[call-overload]  # was read as a key
 
 
-def _sample(
+def served_sample(
     now: float,
     keys: Mapping[str, Sequence[object] | Array],
     rows: FeatureRows,
     count: int,
     taken: int,
-) -> _Sample:
-    """Copies of `taken` rows."""
+) -> ServedSample:
+    """Copies of `taken` of the `count` rows of a read, evenly spread."""
     some = np.arange(taken) * count // max(taken, 1)
     listed = some.tolist()
     part = FeatureRows(
@@ -286,7 +304,7 @@ def _sample(
         at=rows.at,
     )
     flat = {n: v.reshape(-1) if isinstance(v, np.ndarray) else v for n, v in keys.items()}
-    return _Sample(
+    return ServedSample(
         at=now,
         keys={name: [_item(values[i]) for i in listed] for name, values in flat.items()},
         rows=part,

@@ -92,6 +92,7 @@ class BoundFeatures:
         clock: Clock | None = None,
     ) -> None:
         self.service = service.name
+        self.schema_hash = service.schema_hash
         self.keys = key_specs(service)
         self.columns = column_specs(service)
         self.request = request_specs(service)

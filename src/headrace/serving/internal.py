@@ -56,6 +56,7 @@ class InternalApi:
             (b"PUT", b"/internal/record"): self.record,
             (b"GET", b"/internal/spans"): self.spans,
             (b"GET", b"/internal/samples"): self.samples,
+            (b"GET", b"/internal/features"): self.features,
         }
         return {key: local_only(handler) for key, handler in handlers.items()}
 
@@ -87,6 +88,9 @@ class InternalApi:
         if not 0.0 <= wanted.sample_ratio <= 1.0:
             msg = f"sample_ratio is 0 to 1, got {wanted.sample_ratio:g}"
             raise InvalidArgumentError(msg)
+        if not 0.0 <= wanted.features_ratio <= 1.0:
+            msg = f"features_ratio is 0 to 1, got {wanted.features_ratio:g}"
+            raise InvalidArgumentError(msg)
         self._record(wanted)
         if self._lease is not None:
             self._lease.cancel()
@@ -107,6 +111,10 @@ class InternalApi:
         """GET /internal/samples?after=CURSOR, in MessagePack: tensors are bytes."""
         page = self._recorder.samples_page(_cursor(exchange))
         exchange.send(200, msgspec.msgpack.encode(page), content_type=b"application/msgpack")
+
+    def features(self, exchange: Exchange) -> None:
+        """GET /internal/features?after=CURSOR."""
+        exchange.send_json(msgspec.json.encode(self._recorder.features_page(_cursor(exchange))))
 
 
 def make_report(state: "ReplicaState", observer: Observer) -> ReplicaReport:

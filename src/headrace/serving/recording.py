@@ -13,12 +13,13 @@ from headrace.core import HeadraceError, InferResponse
 from headrace.engine import Batch
 from headrace.observe.spans import sampled_parent, trace_id_of
 from headrace.serving.exchange import Exchange, Wire
-from headrace.serving.report import Record, SamplesPage, SpansPage
+from headrace.serving.report import FeaturesPage, Record, SamplesPage, SpansPage
 from headrace.serving.routing import Handler
 from headrace.serving.samples import Sampler
 from headrace.serving.spans import SpanLog, TracedRequest, begin, traced_batch
 
 if TYPE_CHECKING:
+    from headrace.serving.served_features import ServedFeatures
     from headrace.serving.state import ReplicaState
 
 _log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Recorder:
             model=state.name, version=state.version, replica=state.settings.replica
         )
         self.samples = Sampler()
+        self.features: ServedFeatures | None = None
 
     @property
     def is_on(self) -> bool:
@@ -55,6 +57,12 @@ class Recorder:
         if not wanted.traces:
             self.spans.shelf.clear()
         self._state.watch_batches(self._saw if wanted.traces else None)
+        if wanted.features_ratio and self.features is None and self._state.served is not None:
+            from headrace.serving.served_features import served_of  # noqa: PLC0415  # few need it
+
+            self.features = served_of(self._state.served.loaded.model)
+        if self.features is not None:
+            self.features.keep(wanted.features_ratio)
 
     def spans_page(self, after: int) -> SpansPage:
         """Spans after a cursor."""
@@ -64,6 +72,12 @@ class Recorder:
     def samples_page(self, after: int) -> SamplesPage:
         """Sampled payloads after a cursor."""
         return self.samples.page(after)
+
+    def features_page(self, after: int) -> FeaturesPage:
+        """Features that were served after a cursor."""
+        if self.features is None:
+            return FeaturesPage(cursor=after, service="", lines=[])
+        return self.features.page(after)
 
     def wrap(self, handler: Handler) -> Handler:
         """`handler` of an inference, so that its outcome is recorded."""

@@ -160,11 +160,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     `traces`: spans of those whose `traceparent` says that they are traced. `sample_ratio`: of how
     many the payload is kept, without the tensors (`input.NAME`, `output.NAME`, `caller`) in `drop`.
+    `features_ratio`: of how many look-ups what they gave is kept.
     """
 
     traces: bool = False
     sample_ratio: float = 0.0
     drop: tuple[str, ...] = ()
+    features_ratio: float = 0.0
 
 
 class SpansPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,6 +205,15 @@ class SamplesPage(msgspec.Struct, frozen=True, kw_only=True):
 
     cursor: int
     samples: list[PayloadSample]
+    dropped: int = 0
+
+
+class FeaturesPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Features that were served, a line of JSON each; as `SpansPage`."""
+
+    cursor: int
+    service: str
+    lines: list[str]
     dropped: int = 0
 
 

@@ -7,14 +7,17 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from headrace.client import Client
@@ -25,6 +28,7 @@ from headrace.features import (
     applied_definitions,
     apply_definitions,
     default_online_store,
+    materialize,
     open_online_store,
     push_rows,
 )
@@ -239,10 +243,10 @@ def test_a_store_that_stops_slows_down_or_forgets_follows_the_policy(
     store.close()
 
 
-def seen(system: System) -> str:
+def seen(system: System, customer: int = 17) -> str:
     """How the features of one request were found; its HTTP status where it failed."""
     started = time.monotonic()
-    status, answer = system.infer("fraud", asked(17))
+    status, answer = system.infer("fraud", asked(customer))
     assert time.monotonic() - started < 20, "a request hung"
     if status != 200:
         assert "features of 'people' cannot be read" in answer["error"]
@@ -271,3 +275,63 @@ def test_what_does_not_fit_is_refused_before_anything_runs(system: System, matmu
         status, answer = system.manage("POST", "/api/v1/apply", document)
         assert status == 400, answer
         assert said_of_it in json.dumps(answer), answer
+
+
+def test_what_was_served_is_compared_with_what_training_will_see(
+    system: System, matmul: Path, tmp_path: Path
+) -> None:
+    at = datetime.now(UTC) - timedelta(hours=1)
+    source = {
+        "customer_id": [17, 18],
+        "event_timestamp": [at, at],
+        "age": [34, 51],
+        "spend": [20.25, 1.0],
+        "rank": [1.0, 2.0],
+    }
+    pl.DataFrame(source).write_parquet(tmp_path / "customers.parquet")
+    file = tmp_path / "features.yaml"
+    file.write_text(json.dumps(DEFINITIONS))
+    apply_definitions(file, system.home)
+    store = open_online_store(default_online_store(system.home))
+    materialize(view(system.home), store, until=datetime.now(UTC))
+    system.start(endpoint(matmul, sample_ratio=1.0))
+    system.wait_ready()
+
+    def skew() -> dict[str, Any]:
+        headrace = str(Path(sys.executable).with_name("headrace"))
+        command = [headrace, "features", "skew", "people", "--json"]
+        done = subprocess.run(  # ours
+            [*command, "--home", str(system.home)], capture_output=True, check=False, timeout=60
+        )
+        return json.loads(done.stdout) if done.stdout else {"rows": 0, "error": done.stderr}
+
+    def served() -> bool:  # replicas are told within a second what to keep
+        assert {seen(system, customer) for customer in (17, 18)} == {"PRESENT"}
+        return int(skew()["rows"]) >= 3
+
+    until(served)
+    assert {one["feature"]: one["differing"] for one in skew()["features"]} == {
+        "age": 0,
+        "spend": 0,
+    }
+
+    # Somebody writes the amounts in cents, at the time of the true ones.
+    row = {"customer_id": 17, "event_timestamp": at, "age": 34, "spend": 2025.0}
+    push_rows(view(system.home), store, [row])
+    store.close()
+
+    def differs() -> bool:
+        assert seen(system, 17) == "PRESENT"
+        return any(one["differing"] for one in skew()["features"])
+
+    until(differs)
+    (found,) = [one for one in skew()["features"] if one["differing"]]
+    assert found["feature"] == "spend"
+    assert set(found["causes"]) == {"OTHER_VALUE"}
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 40
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.3)

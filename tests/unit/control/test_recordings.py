@@ -12,7 +12,13 @@ from headrace.control.recordings import Recordings
 from headrace.core import UnavailableError
 from headrace.core.observe_settings import PayloadLogSettings
 from headrace.observe.spans import SpanContext, SpanRecord
-from headrace.serving.report import PayloadSample, Record, SamplesPage, SpansPage
+from headrace.serving.report import (
+    FeaturesPage,
+    PayloadSample,
+    Record,
+    SamplesPage,
+    SpansPage,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -42,6 +48,9 @@ class World:
     logs: dict[str, PayloadLogSettings] = field(default_factory=dict)
     spans: list[SpanRecord] = field(default_factory=list)
     samples: list[PayloadSample] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    ratios: dict[str, float] = field(default_factory=dict)
+    kept: list[tuple[str, str]] = field(default_factory=list)
     spans_lost: int = 0
     samples_lost: int = 0
     is_silent: bool = False
@@ -71,6 +80,11 @@ class World:
         if what == "record":
             self.told.append(msgspec.json.decode(body, type=Record))
             page = b"{}"
+        elif what == "features":
+            lines = self.lines[after : after + 2]
+            page = msgspec.json.encode(
+                FeaturesPage(cursor=after + len(lines), service="fraud", lines=lines)
+            )
         elif what == "spans":
             spans = self.spans[after : after + 2]
             page = msgspec.json.encode(
@@ -97,6 +111,9 @@ class World:
         assert settings == self.logs[endpoint]
         self.written += [(endpoint, version, sample.request_id) for sample in samples]
 
+    def append(self, service: str, lines: Sequence[str]) -> None:
+        self.kept += [(service, line) for line in lines]
+
     def lost(self, endpoint: str, count: int) -> None:
         self.dropped[endpoint] = self.dropped.get(endpoint, 0) + count
 
@@ -106,6 +123,8 @@ class World:
             payload_logs=lambda: self.logs,
             payloads=self,
             monotonic=lambda: self.now,
+            features=self,
+            features_ratios=lambda: self.ratios,
             spans=self if traces else None,
             ask=self.ask,
         )
@@ -223,3 +242,20 @@ async def test_a_replica_that_left_is_forgotten() -> None:
     await turn(recordings)
 
     assert len(world.told) == 2
+
+
+async def test_features_that_were_served_are_fetched_once_and_kept() -> None:
+    world = World(ratios={"m": 0.25}, lines=["one", "two", "three"])
+    recordings = world.recordings()
+    await recordings.tell()
+    await recordings.fetch_features()
+    await recordings.fetch_features()
+    assert world.told == [Record(features_ratio=0.25)]
+    assert world.kept == [("fraud", "one"), ("fraud", "two"), ("fraud", "three")]
+
+    world.ratios = {}
+    await recordings.tell()
+    world.lines.append("four")
+    await recordings.fetch_features()
+    assert world.told[-1] == Record()
+    assert len(world.kept) == 3
