@@ -42,12 +42,14 @@ class ModelSignature:
 
     `batched`: axis 0 of every input and output is the batch, and rows do not depend on each other.
     `labels`: for an output's name, the class names that the classification extension answers with.
+    `columns`: for an input that is a matrix, what its columns are called, where the model knows.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batched: bool
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def input(self, name: str) -> TensorSpec | None:
         """The input of this name, if there is one."""

@@ -156,8 +156,9 @@ def plan_assemblies(
 
     Args:
         inputs: For an input its columns in order, features or values that the caller sends. Empty:
-            columns go to inputs of their names; where there are none such, all of them in the
-            service's order to the one input that is a matrix.
+            columns go to inputs of their names; where there are none such, to the one input that
+            is a matrix, in the order that the model was trained with, where it knows (what is no
+            feature then comes with the request), else all of them in the service's order.
 
     Raises:
         InvalidArgumentError: They do not fit; the message says what the model takes.
@@ -172,6 +173,7 @@ def plan_assemblies(
         if spec is None:
             raise InvalidArgumentError(f"the model has no input '{name}'; {_takes(signature)}")
         check_fit(spec, some, known, {key.name for key in keys})
+        _check_names(spec, some, signature.columns.get(name, ()))
         assemblies.append(Assembly(spec=spec, columns=some))
     used = {column for one in assemblies for column in one.columns}
     if not used & known.keys():
@@ -202,7 +204,15 @@ def _by_itself(
         if len(spec.shape) == _MATRIX and spec.datatype is not Datatype.BYTES
     ]
     if len(matrices) == 1:
-        return {matrices[0].name: tuple(names)}
+        trained = signature.columns.get(matrices[0].name, ())
+        unknown = [name for name in names if name not in trained]
+        if trained and unknown:
+            msg = (
+                f"the model was not trained with {', '.join(unknown)[:200]}, but with "
+                f"{', '.join(trained)[:300]}"
+            )
+            raise InvalidArgumentError(msg)
+        return {matrices[0].name: trained or tuple(names)}
     msg = (
         f"it is not clear which inputs the features ({', '.join(names)[:300]}) are for: "
         f"{_takes(signature)}; say it, as in inputs: {{NAME: [COLUMN, ...]}}"
@@ -241,6 +251,17 @@ def check_fit(
         column = known.get(name)
         if column is not None and not _converts(column.datatype, spec.datatype):
             msg = f"{place} is {spec.datatype}, which the {column.datatype} '{name}' cannot become"
+            raise InvalidArgumentError(msg)
+
+
+def _check_names(spec: TensorSpec, columns: Sequence[str], trained: Sequence[str]) -> None:
+    """Compare the order with the one that the model was trained with, where it knows."""
+    for i, (got, want) in enumerate(zip(columns, trained, strict=False)):
+        if got != want:
+            msg = (
+                f"column {i + 1} of input '{spec.name}' was '{want}' in training, and '{got}' "
+                f"would be put there; the order is {', '.join(trained)[:300]}"
+            )
             raise InvalidArgumentError(msg)
 
 

@@ -160,6 +160,12 @@ def _signature(steps: Sequence[Step], outputs: Sequence[str] | None) -> ModelSig
         outputs=tuple(known[name] for name in names),
         batched=batched,
         labels=labels,
+        columns={
+            step.reads[name]: texts
+            for step in steps
+            for name, texts in step.model.signature.columns.items()
+            if step.reads[name] in asked
+        },
     )
 
 

@@ -92,6 +92,7 @@ def _open(path: Path, options: LoadOptions) -> Model:
         features=found.features,
         datatype=Datatype.FP32,
         concurrent=True,
+        names=model.feature_names_,
     )
 
 

@@ -63,6 +63,7 @@ def _open(path: Path, options: LoadOptions) -> Model:
         features=found.features,
         datatype=Datatype.FP64,
         concurrent=True,
+        names=booster.feature_name(),
     )
 
 

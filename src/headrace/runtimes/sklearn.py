@@ -95,6 +95,7 @@ def _open(path: Path, options: LoadOptions) -> Model:
         features=features,
         datatype=Datatype.FP64,
         concurrent=False,
+        names=getattr(estimator, "feature_names_in_", None),
     )
 
 

@@ -5,6 +5,7 @@ know which library made the model.
 """
 
 import importlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +32,8 @@ PREDICTION: Final = "prediction"
 LABEL: Final = "label"
 PROBABILITIES: Final = "probabilities"
 MAX_FEATURES: Final = 1_000_000
+_MAX_NAMES: Final = 4096
+_NUMBERED: Final = re.compile(r"(Column_|f|x)?\d+")
 _MAX_REASON: Final = 400
 _DATATYPES: Final = {np.dtype(kind.dtype): kind for kind in Datatype if kind is not Datatype.BYTES}
 
@@ -76,6 +79,7 @@ def open_tabular(
     features: int,
     datatype: Datatype,
     concurrent: bool,
+    names: Sequence[str] | None = None,
 ) -> TabularModel:
     """A model whose outputs are declared as they come out for two rows of zeros.
 
@@ -85,6 +89,8 @@ def open_tabular(
         answers: By output, in the order of the signature; text as object arrays of `bytes`.
         features: Columns of the input.
         datatype: Of the input.
+        names: What the columns were called in training, if the library kept it; names that it made
+            up itself count for none.
 
     Raises:
         UnsupportedModelError: The model does not predict, or what it gives has no row for each.
@@ -93,8 +99,19 @@ def open_tabular(
     rows = np.zeros((2, features), datatype.dtype)
     outputs = tuple(_output(path, name, answer, rows) for name, answer in answers.items())
     spec = TensorSpec(name=INPUT, datatype=datatype, shape=(VARIABLE, features))
-    signature = ModelSignature(inputs=(spec,), outputs=outputs, batched=True)
+    known = _meant(names, features)
+    signature = ModelSignature(
+        inputs=(spec,), outputs=outputs, batched=True, columns={INPUT: known} if known else {}
+    )
     return TabularModel(signature, answers, concurrent=concurrent)
+
+
+def _meant(names: Sequence[str] | None, features: int) -> tuple[str, ...]:
+    """Names that somebody gave; none where the library numbered the columns."""
+    found = tuple(map(str, () if names is None else names))
+    if len(found) != features or len(set(found)) < len(found) or len(found) > _MAX_NAMES:
+        return ()
+    return () if all(_NUMBERED.fullmatch(name) for name in found) else found
 
 
 def check_features(path: Path, features: int) -> None:

@@ -68,6 +68,7 @@ def _open(path: Path, options: LoadOptions) -> Model:
         features=found.features,
         datatype=Datatype.FP32,
         concurrent=True,
+        names=booster.feature_names,
     )
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -373,3 +374,22 @@ def test_a_view_that_wants_its_entities_known_has_no_stand_in() -> None:
     source = bound(Away(UnavailableError("no")), "fraud", on_unavailable=OnUnavailable.DEFAULTS)
     with pytest.raises(FeaturesUnavailableError):
         source.fetch({"customer_id": keys(17), "shop": np.array([b"hat"], object)}, {})
+
+
+def test_a_model_that_knows_its_columns_decides_their_order() -> None:
+    model = replace(
+        signature(input=("FP32", [-1, 3])), columns={"input": ("spend", "amount", "age")}
+    )
+    source = bound(None)
+    (found,) = plan_assemblies(model, keys=source.keys, columns=source.columns, inputs={})
+    assert found.columns == ("spend", "amount", "age")  # an amount comes with the request
+
+    wrong = {"input": ["age", "amount", "spend"]}
+    with pytest.raises(
+        InvalidArgumentError, match="column 1 of input 'input' was 'spend' in train"
+    ):
+        plan_assemblies(model, keys=source.keys, columns=source.columns, inputs=wrong)
+
+    other = replace(model, columns={"input": ("spend", "amount", "years")})
+    with pytest.raises(InvalidArgumentError, match="was not trained with age, but with spend"):
+        plan_assemblies(other, keys=source.keys, columns=source.columns, inputs={})

@@ -64,6 +64,42 @@ def test_all_libraries_give_the_same_names_and_shapes(name: str, kind: str, tmp_
         assert outputs == {"label": [-1], "probabilities": [-1, classes]}
 
 
+def named(folder: Path, library: str, names: list[str]) -> Path:
+    """A model that was trained on a table whose columns are called so."""
+    import catboost  # noqa: PLC0415  # slow, and for these alone
+    import lightgbm  # noqa: PLC0415
+    import xgboost  # noqa: PLC0415
+
+    rows = np.random.default_rng(0).random((64, len(names)))
+    target = (rows[:, 0] > 0.5).astype(int)
+    if library == "xgboost":
+        path = folder / "m.json"
+        data = xgboost.DMatrix(rows, target, feature_names=names)
+        xgboost.train({"objective": "binary:logistic"}, data, 2).save_model(path)
+    elif library == "lightgbm":
+        path = folder / "m.txt"
+        table = lightgbm.Dataset(rows, target, feature_name=names)
+        lightgbm.train({"objective": "binary", "verbose": -1}, table, 2).save_model(path)
+    else:
+        path = folder / "m.cbm"
+        pool = catboost.Pool(rows, target, feature_names=names)
+        model = catboost.CatBoostClassifier(iterations=2, verbose=0, allow_writing_files=False)
+        model.fit(pool).save_model(str(path))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["xgboost", "lightgbm", "catboost"])
+def test_columns_keep_the_names_that_they_were_trained_with(library: str, tmp_path: Path) -> None:
+    seen = inspect_model(named(tmp_path, library, ["spend", "age"]))
+    assert seen.signature.columns == {"input": ("spend", "age")}
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_columns_without_names_get_none(name: str, tmp_path: Path) -> None:
+    assert not inspect_model(TRAIN[name](tmp_path, "binary").path).signature.columns
+
+
 @pytest.mark.parametrize("name", TRAIN)
 def test_more_threads_answer_the_same(name: str, tmp_path: Path) -> None:
     path = TRAIN[name](tmp_path, "multiclass").path
