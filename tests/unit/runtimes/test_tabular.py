@@ -66,10 +66,9 @@ def test_all_libraries_give_the_same_names_and_shapes(name: str, kind: str, tmp_
 
 def named(folder: Path, library: str, names: list[str]) -> Path:
     """A model that was trained on a table whose columns are called so."""
-    import catboost  # noqa: PLC0415  # slow, and for these alone
-    import lightgbm  # noqa: PLC0415
-    import xgboost  # noqa: PLC0415
-
+    catboost, lightgbm, xgboost = (
+        tabular_models.library(name, name) for name in ("catboost", "lightgbm", "xgboost")
+    )
     rows = np.random.default_rng(0).random((64, len(names)))
     target = (rows[:, 0] > 0.5).astype(int)
     if library == "xgboost":
