@@ -36,6 +36,11 @@ DRIFT_REASONS: Final[Mapping[str, str]] = {
     "DriftEnded": "They are again.",
     "DriftReferenceTaken": "The first requests are the reference now, where none was given.",
 }
+FEATURES_REASONS: Final[Mapping[str, str]] = {
+    "Materialized": "The first scheduled run of a feature view, as it is now, worked.",
+    "MaterializeFailed": "One failed; told again when the reason is another.",
+    "MaterializeRecovered": "The next one worked.",
+}
 _PHASE_MEANINGS: Final[Mapping[Phase, str]] = {
     Phase.PROGRESSING: "The new version's replicas are ready and it has its share; or resumed.",
     Phase.PAUSED: "By hand, by the plan (a step that waits for approval) or by `on_timeout`.",
@@ -75,6 +80,7 @@ def _events() -> Iterator[tuple[str, str, str]]:
     yield from (("gateway", reason, text) for reason, text in GATEWAY_REASONS.items())
     yield from (("alert", reason, text) for reason, text in ALERT_REASONS.items())
     yield from (("drift", reason, text) for reason, text in DRIFT_REASONS.items())
+    yield from (("features", reason, text) for reason, text in FEATURES_REASONS.items())
     for reason, text in meanings(Reason).items():
         yield "scale", reason, text or _SCALE_MEANINGS[reason]
 

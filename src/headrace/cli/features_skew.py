@@ -36,14 +36,15 @@ def skew(
         ),
     ] = "",
     grace_s: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--grace",
             metavar="SECONDS",
             min=0.0,
             help="How long a newer value may take to come to the online store.",
+            show_default="two runs of the view's schedule; 0 without one",
         ),
-    ] = 0.0,
+    ] = None,
     tolerance: Annotated[
         float,
         typer.Option(min=0.0, max=1.0, help="How much numbers may differ, of the larger one."),
@@ -63,13 +64,14 @@ def skew(
         headrace features skew fraud --since 2026-11-27T06:00:00Z --grace 600 --json
     """
     from headrace.cli.output import progress, say, write_json
-    from headrace.core import FailedPreconditionError
+    from headrace.core import FailedPreconditionError, SystemClock
     from headrace.features import (
         applied_definitions,
         compare_served,
         offline_rows,
         read_served,
         served_directory,
+        usual_grace_s,
     )
 
     found = applied_definitions(home).service(service)
@@ -84,7 +86,10 @@ def skew(
         raise FailedPreconditionError(message)
     with progress(f"comparing {len(samples.rows)} rows"):
         offline = offline_rows(samples.rows, found)
-    grace = {view.name: grace_s for view in found.views}
+    now = SystemClock().now()
+    grace = {
+        view.name: usual_grace_s(view, now) if grace_s is None else grace_s for view in found.views
+    }
     report = compare_served(samples, found, offline, grace_s=grace, tolerance=tolerance)
     if json:
         write_json(_document(report))

@@ -98,6 +98,7 @@ def render(document: dict[str, Any]) -> "RenderableType":
     parts += [Text(line, style="cyan") for line in _rollouts(document.get("rollouts", []))]
     parts += [Text(line, style="dim") for line in _advice(document)]
     parts += [Text(line, style="dim") for line in _certificates(document)]
+    parts += [Text(line, style="dim") for line in _features(document)]
     parts += [Text(), addresses(document.get("addresses", {}))]
     return Group(*parts)
 
@@ -165,8 +166,26 @@ def _certificates(document: dict[str, Any]) -> list[str]:
     ]
 
 
+def _features(document: dict[str, Any]) -> list[str]:
+    """A line for each feature view that is materialized by itself, and works."""
+    lines = []
+    for view in document.get("features", []):
+        if view["state"] in {"unscheduled", "failing"}:
+            continue
+        age = "nothing yet" if view["age_s"] is None else f"newest {view['age_s']:,.0f} s old"
+        doing = f", {view['done']} of {view['of']} written" if view["state"] == "running" else ""
+        lines.append(f"feature view '{view['name']}': {view['state']}{doing}, {age}")
+    return lines
+
+
 def _troubles(document: dict[str, Any]) -> list[str]:
     lines = [
+        f"feature view '{view['name']}': cannot be materialized ({view['failures']} times): "
+        f"{view['message']}"
+        for view in document.get("features", [])
+        if view["failures"]
+    ]
+    lines += [
         f"certificate '{one['name']}': {one['problem']}"
         for one in document.get("gateway", {}).get("certificates", [])
         if one.get("problem")

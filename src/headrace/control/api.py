@@ -16,6 +16,7 @@ from headrace.control.api_answers import add_message_schemas
 from headrace.control.api_drift import add_drift
 from headrace.control.api_endpoints import add_endpoints
 from headrace.control.api_events import add_events
+from headrace.control.api_features import add_features
 from headrace.control.api_history import add_history
 from headrace.control.api_keys import add_keys
 from headrace.control.api_login import add_login
@@ -78,6 +79,7 @@ def management_app(plane: ControlPlane, access: Access) -> FastAPI:
     add_rollouts(api, plane)
     add_drift(api, plane)
     add_events(api, plane)
+    add_features(api, plane)
     add_history(api, plane)
     add_models(api, plane)
     add_logs(api, plane)

@@ -90,6 +90,11 @@ class Home:
         return self.root / "alerts.json"
 
     @property
+    def materialized_file(self) -> Path:
+        """What became of scheduled runs of feature views."""
+        return self.root / "features" / "materialized.json"
+
+    @property
     def lock_file(self) -> Path:
         """Held by the one control plane of this home."""
         return self.run / "control.lock"

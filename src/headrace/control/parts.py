@@ -1,5 +1,6 @@
 """How are the parts that decide put together? Around one reconciler and one gateway keeper."""
 
+import asyncio
 import os
 from collections.abc import Iterable
 
@@ -21,6 +22,9 @@ from headrace.control.limits.service import LimitService
 from headrace.control.load_watch import LoadWatch, loaded_arms
 from headrace.control.log_files import LogFiles
 from headrace.control.machine import machine_budget
+from headrace.control.materialize_memory import MaterializeMemory
+from headrace.control.materialize_process import MaterializeApart
+from headrace.control.materializer import Materializer
 from headrace.control.notify.notifier import Notifier
 from headrace.control.notify.send import send
 from headrace.control.observed import Replica
@@ -49,6 +53,7 @@ from headrace.control.wishes import Fulfiller
 from headrace.core import Clock, Inspect
 from headrace.core.autoscale_settings import MachineBudget
 from headrace.core.spec_scale import BudgetSpec
+from headrace.features import APPLIED, applied_definitions
 from headrace.observe.otlp import OtlpExporter, check_otel
 from headrace.registry import Registry
 
@@ -160,6 +165,15 @@ def make_plane(
         monotonic=clock.monotonic,
         spans=None if tracing is None else OtlpExporter(tracing.collector, service="headrace"),
     )
+    materializer = Materializer(
+        path=home.root / APPLIED,
+        read=lambda: asyncio.to_thread(applied_definitions, home.root),
+        work=MaterializeApart(home=home.root, log=home.log_of("features"), clock=clock),
+        emit=journal.write,
+        clock=clock,
+        memory=MaterializeMemory(path=home.materialized_file),
+    )
+    materializer.load()
     activator = Activator(limits_of=lambda name: hold_limits(aims, name), wake=scaler.wake)
     plane = ControlPlane(
         home=home,
@@ -199,6 +213,7 @@ def make_plane(
         log_files=log_files,
         recordings=recordings,
         payloads=payloads,
+        materializer=materializer,
         limits=limits,
         prometheus=prometheus,
         sends_first_requests=sends_first_requests,

@@ -27,6 +27,7 @@ from headrace.control.keys import Keys
 from headrace.control.limits.service import LimitService
 from headrace.control.load_watch import LoadWatch
 from headrace.control.log_files import LogFiles
+from headrace.control.materializer import Materializer
 from headrace.control.notify.notifier import Notifier
 from headrace.control.orders import Orders
 from headrace.control.payloads.writer import PayloadWriter
@@ -102,6 +103,7 @@ class ControlPlane:
     log_files: LogFiles
     recordings: Recordings
     payloads: PayloadWriter
+    materializer: Materializer
     limits: LimitService | None = None
     gpus: Gpus = field(default_factory=Gpus)
     prometheus: PrometheusHistory | None = None
@@ -302,6 +304,7 @@ class ControlPlane:
                 "metrics": self.addresses.metrics_url,
                 "admin": self.addresses.admin_url,
             },
+            features=self.materializer.statuses(),
         )
 
     def endpoint_statuses(

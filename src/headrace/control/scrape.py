@@ -129,6 +129,7 @@ def own_metrics(plane: "ControlPlane") -> str:
         + plane.alerting.exposition()
         + plane.recordings.exposition()
         + plane.payloads.exposition()
+        + plane.materializer.exposition()
     )
 
 

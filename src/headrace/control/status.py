@@ -7,6 +7,7 @@ from typing import Final
 from headrace.control.certificates import CertificateStatus
 from headrace.control.desired import POOL_PREFIX, DesiredArm, DesiredEndpoint, Mirror
 from headrace.control.first_request import FirstRequest
+from headrace.control.materialize_status import FeatureViewStatus
 from headrace.control.observed import Observed, Phase, Replica, Route
 from headrace.control.sandbox import Isolation
 
@@ -89,6 +90,8 @@ class Status:
     gateway: GatewayStatus
     endpoints: tuple[EndpointStatus, ...]
     addresses: Mapping[str, str]
+    features: tuple[FeatureViewStatus, ...] = ()
+    """Feature views that are applied in the home."""
 
 
 MANY_FAILURES: Final = 3

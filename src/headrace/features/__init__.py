@@ -16,6 +16,7 @@ from headrace.features.definitions import (
     Feature,
     FeatureService,
     FeatureView,
+    MaterializeSchedule,
     OnDemandInput,
     OnDemandView,
     Policy,
@@ -25,19 +26,28 @@ from headrace.features.definitions import (
 
 if TYPE_CHECKING:
     from headrace.features.applied import (
+        APPLIED,
         DefinitionChange,
         applied_definitions,
         apply_definitions,
         default_online_store,
+        online_store_url,
     )
     from headrace.features.files import join_files
     from headrace.features.lookup import FeatureReader, FeatureRows
     from headrace.features.lookup_view import FeaturesNotFoundError
+    from headrace.features.materialize_messages import (
+        ApartMessage,
+        MaterializeFailed,
+        MaterializeFinished,
+        MaterializeProgress,
+    )
     from headrace.features.materializing import MaterializeReport, materialize
     from headrace.features.offline import join_as_of
     from headrace.features.online import OnlineStore, open_online_store
     from headrace.features.pushing import push_rows
     from headrace.features.readiness import ViewReadiness, service_readiness
+    from headrace.features.schedules import usual_grace_s
     from headrace.features.served import ServedRow, ServedRows, read_served, served_directory
     from headrace.features.served_offline import OfflineRows, offline_rows
     from headrace.features.served_writer import (
@@ -59,6 +69,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "APPLIED",
+    "ApartMessage",
     "DataSource",
     "DefinitionChange",
     "Definitions",
@@ -71,7 +83,11 @@ __all__ = [
     "FeatureSkew",
     "FeatureView",
     "FeaturesNotFoundError",
+    "MaterializeFailed",
+    "MaterializeFinished",
+    "MaterializeProgress",
     "MaterializeReport",
+    "MaterializeSchedule",
     "OfflineRows",
     "OnDemandInput",
     "OnDemandView",
@@ -99,6 +115,7 @@ __all__ = [
     "key_specs",
     "materialize",
     "offline_rows",
+    "online_store_url",
     "open_online_store",
     "parse_definitions",
     "push_rows",
@@ -109,23 +126,33 @@ __all__ = [
     "served_rows",
     "served_sample",
     "service_readiness",
+    "usual_grace_s",
 ]
 
 _LAZY = {
     "applied": (
+        "APPLIED",
         "DefinitionChange",
         "applied_definitions",
         "apply_definitions",
         "default_online_store",
+        "online_store_url",
     ),
     "files": ("join_files",),
     "lookup": ("FeatureReader", "FeatureRows"),
     "lookup_view": ("FeaturesNotFoundError",),
+    "materialize_messages": (
+        "ApartMessage",
+        "MaterializeFailed",
+        "MaterializeFinished",
+        "MaterializeProgress",
+    ),
     "materializing": ("MaterializeReport", "materialize"),
     "offline": ("join_as_of",),
     "online": ("OnlineStore", "open_online_store"),
     "pushing": ("push_rows",),
     "readiness": ("ViewReadiness", "service_readiness"),
+    "schedules": ("usual_grace_s",),
     "served": ("ServedRow", "ServedRows", "read_served", "served_directory"),
     "served_offline": ("OfflineRows", "offline_rows"),
     "served_writer": (

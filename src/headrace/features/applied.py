@@ -25,7 +25,8 @@ from headrace.features.spec import (
 )
 from headrace.features.spec_on_demand import check_code_allowed
 
-_APPLIED: Final = Path("features", "definitions.json")
+ONLINE_STORE_VARIABLE: Final = "HEADRACE_ONLINE_STORE"
+APPLIED: Final = Path("features", "definitions.json")
 _ONLINE: Final = Path("features", "online.db")
 _PRIVATE: Final = 0o700
 
@@ -75,9 +76,9 @@ def apply_definitions(
     for view in after.on_demand_views.values():
         OnDemandFunction(view).probe()
     try:
-        _write(home / _APPLIED, text)
+        _write(home / APPLIED, text)
     except OSError as error:
-        message = f"cannot write {home / _APPLIED}: {error.strerror}"
+        message = f"cannot write {home / APPLIED}: {error.strerror}"
         raise FailedPreconditionError(message) from error
     return list(_changes(before, after))
 
@@ -96,8 +97,13 @@ def default_online_store(home: Path) -> str:
     return f"sqlite:///{home.absolute() / _ONLINE}"
 
 
+def online_store_url(home: Path) -> str:
+    """The URL of the store that whatever runs in a home uses: the environment's, else its own."""
+    return os.environ.get(ONLINE_STORE_VARIABLE) or default_online_store(home)
+
+
 def _read(home: Path) -> Definitions | None:
-    path = home / _APPLIED
+    path = home / APPLIED
     if not path.exists():
         return None
     try:

@@ -89,6 +89,20 @@ class DataSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MaterializeSchedule:
+    """When the control plane materializes a view: every `every_s`, or at the moments of `cron`.
+
+    A run that takes longer than `timeout_s` or more than `max_memory_bytes` is ended.
+    """
+
+    every_s: float | None = None
+    cron: str = ""
+    timezone: str = "UTC"
+    timeout_s: float = 3600.0
+    max_memory_bytes: int = 4 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureView:
     """Features of one kind of entity, from one source. Without `ttl_s` they never go stale.
 
@@ -102,6 +116,7 @@ class FeatureView:
     ttl_s: float | None = None
     on_missing: Policy = Policy.DEFAULTS
     on_stale: Policy = Policy.DEFAULTS
+    schedule: MaterializeSchedule | None = None
 
     @property
     def join_keys(self) -> tuple[str, ...]:

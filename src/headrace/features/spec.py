@@ -18,12 +18,18 @@ from headrace.features.definitions import (
     Entity,
     FeatureService,
     FeatureView,
+    MaterializeSchedule,
     OnDemandView,
     Policy,
     ServiceColumn,
 )
 from headrace.features.spec_agreement import disagreements
-from headrace.features.spec_models import FeatureServiceSpec, FeaturesSpec, FeatureViewSpec
+from headrace.features.spec_models import (
+    FeatureServiceSpec,
+    FeaturesSpec,
+    FeatureViewSpec,
+    MaterializeSpec,
+)
 from headrace.features.spec_on_demand import (
     check_code_allowed,
     feature_of,
@@ -154,6 +160,17 @@ def _view(spec: FeatureViewSpec, entities: Mapping[str, Entity], base_dir: Path)
         ttl_s=spec.ttl_s,
         on_missing=Policy(spec.on_missing),
         on_stale=Policy(spec.on_stale),
+        schedule=None if spec.materialize is None else _schedule(spec.materialize),
+    )
+
+
+def _schedule(spec: MaterializeSpec) -> MaterializeSchedule:
+    return MaterializeSchedule(
+        every_s=spec.every_s,
+        cron=spec.cron or "",
+        timezone=spec.timezone,
+        timeout_s=spec.timeout_s,
+        max_memory_bytes=spec.max_memory_bytes,
     )
 
 

@@ -1,8 +1,10 @@
 """What may stand in `features.yaml`? Its parts, each with what it means."""
 
-from typing import Annotated, Final, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Final, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, Strict
+from pydantic import Field, Strict, model_validator
 
 from headrace.core.spec_base import SpecModel
 from headrace.features.definitions import EVENT_TIMESTAMP
@@ -11,6 +13,7 @@ _NAME: Final = r"^[A-Za-z][A-Za-z0-9_-]{0,127}$"
 # Columns of Parquet are called what their writers like; a colon stands between view and feature.
 _COLUMN: Final = r"^[^\x00-\x1f\x7f:]{1,128}$"
 MAX_CODE_CHARACTERS: Final = 1 << 17
+_CRON_FIELDS: Final = 5
 _MAX_TTL_S: Final = 3_155_760_000.0  # 100 years
 
 _Name = Annotated[str, Field(pattern=_NAME)]
@@ -57,6 +60,38 @@ class SourceSpec(SpecModel):
     )
 
 
+class MaterializeSpec(SpecModel):
+    """When a running system materializes a view by itself: `every_s` or `cron`."""
+
+    every_s: float | None = Field(
+        default=None,
+        ge=1.0,
+        le=31_536_000.0,
+        description="From the beginning of one run to that of the next. Unit: s.",
+    )
+    cron: str | None = Field(
+        default=None, max_length=200, description="Five fields: `*/5 * * * *`."
+    )
+    timezone: str = Field(
+        default="UTC", max_length=64, description="Of `cron`, such as Europe/Berlin."
+    )
+    timeout_s: float = Field(
+        default=3600.0, gt=0.0, le=604_800.0, description="A run that takes longer is ended."
+    )
+    max_memory_bytes: int = Field(
+        default=4 << 30, ge=1 << 28, description="One that takes more is ended. Unit: bytes."
+    )
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> Self:
+        if (self.every_s is None) == (self.cron is None):
+            msg = "says neither or both of `every_s` and `cron`; give one of them"
+            raise ValueError(msg)
+        if self.cron is not None:
+            _check_cron(self.cron, self.timezone)
+        return self
+
+
 class FeatureViewSpec(SpecModel):
     """Features of one kind of entity, from one source."""
 
@@ -80,6 +115,9 @@ class FeatureViewSpec(SpecModel):
     on_stale: Literal["defaults", "reject", "flag"] = Field(
         default="defaults",
         description="And of one with older values; `flag` gives them, and says so.",
+    )
+    materialize: MaterializeSpec | None = Field(
+        default=None, description="Null: by hand, with `headrace features materialize`."
     )
 
 
@@ -154,3 +192,22 @@ class FeaturesSpec(SpecModel):
     )
     on_demand_views: Annotated[tuple[OnDemandViewSpec, ...], Strict(strict=False)] = ()
     feature_services: Annotated[tuple[FeatureServiceSpec, ...], Strict(strict=False)] = ()
+
+
+def _check_cron(cron: str, timezone: str) -> None:
+    # Loaded only by those who have a schedule, as in `headrace.core.spec_scale`.
+    from cronsim import CronSim, CronSimError  # noqa: PLC0415
+
+    if len(cron.split()) != _CRON_FIELDS:
+        msg = f"'{cron}' has not five fields: minute, hour, day, month, day of the week"
+        raise ValueError(msg)
+    try:
+        CronSim(cron, datetime.now(UTC))
+    except CronSimError as error:
+        msg = f"'{cron}' is no cron line: {error}"
+        raise ValueError(msg) from error
+    try:
+        ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        msg = f"there is no time zone '{timezone}'"
+        raise ValueError(msg) from error

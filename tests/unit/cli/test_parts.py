@@ -273,6 +273,23 @@ def test_rollouts_under_way_and_advice_are_told(capsys: pytest.CaptureFixture[st
     assert lines[3] == "m version 1: 2 threads, 200 MB"
 
 
+def test_feature_views_are_told_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    view = {"failures": 0, "message": "", "age_s": 41.0, "done": 0, "of": 0}
+    views = [
+        view | {"name": "a", "state": "waiting"},
+        view | {"name": "b", "state": "running", "age_s": None, "done": 3, "of": 9},
+        view | {"name": "c", "state": "failing", "failures": 4, "message": "no such file"},
+        view | {"name": "d", "state": "unscheduled"},
+    ]
+    output.show(render({"running": True, "endpoints": [], "features": views}))
+
+    lines = capsys.readouterr().out.splitlines()
+    assert "feature view 'a': waiting, newest 41 s old" in lines
+    assert "feature view 'b': running, 3 of 9 written, nothing yet" in lines
+    assert "feature view 'c': cannot be materialized (4 times): no such file" in lines
+    assert not [line for line in lines if "'d'" in line]
+
+
 def test_the_status_of_nothing_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     output.show(render({"running": True, "endpoints": [], "addresses": {}}))
     output.show(render({"running": False, "message": "nothing runs"}))

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from headrace.core.spec_mistakes import SpecError
-from headrace.features import Definitions, Policy, parse_definitions, read_definitions
+from headrace.features import (
+    Definitions,
+    MaterializeSchedule,
+    Policy,
+    parse_definitions,
+    read_definitions,
+)
 from headrace.features.spec_models import FeaturesSpec
 
 BASE = Path("/project")
@@ -312,6 +318,46 @@ def test_sources_are_relative_to_the_file(tmp_path: Path) -> None:
     found = read_definitions(tmp_path / "features.yaml")
 
     assert found.view("customer_stats").source.path == tmp_path / "data/customers.parquet"
+
+
+@pytest.mark.parametrize(
+    ("given", "schedule"),
+    [
+        ({"every_s": 300}, MaterializeSchedule(every_s=300.0)),
+        (
+            {"cron": "0 8 * * 1-5", "timezone": "Europe/Berlin", "timeout_s": 60},
+            MaterializeSchedule(cron="0 8 * * 1-5", timezone="Europe/Berlin", timeout_s=60.0),
+        ),
+    ],
+)
+def test_a_view_has_a_schedule(given: dict[str, Any], schedule: MaterializeSchedule) -> None:
+    views = [document()["feature_views"][0] | {"materialize": given}]
+
+    found = parse_definitions(document(feature_views=views), base_dir=BASE)
+
+    (view,) = found.views.values()
+    assert view.schedule == schedule
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, "neither or both of `every_s` and `cron`"),
+        ({"every_s": 60, "cron": "* * * * *"}, "neither or both"),
+        ({"every_s": 0.5}, "1"),
+        ({"cron": "* * * *"}, "has not five fields"),
+        ({"cron": "61 * * * *"}, "is no cron line"),
+        ({"cron": "* * 30 2 *"}, "is no cron line: Bad day-of-month"),
+        ({"cron": "* * * * *", "timezone": "Mars/Olympus"}, "no time zone 'Mars/Olympus'"),
+        ({"every_s": 60, "max_memory_bytes": 1}, "268435456"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_told(given: dict[str, Any], told: str) -> None:
+    views = [document()["feature_views"][0] | {"materialize": given}]
+
+    found = mistakes(document(feature_views=views))
+
+    assert any(told in message for message in found.values()), found
 
 
 def test_every_setting_is_documented() -> None:

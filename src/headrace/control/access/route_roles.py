@@ -101,6 +101,8 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("POST", "/api/v1/models/{name}/versions/{version}/signatures"): _OPERATE_MODEL,
     ("PUT", "/api/v1/models/{name}/versions/{version}/reference"): _OPERATE_MODEL,
     ("POST", "/api/v1/gc"): _OPERATE_SYSTEM,
+    # Features, which no endpoint owns.
+    ("GET", "/api/v1/features"): _VIEW_SYSTEM,
     # API keys.
     ("GET", "/api/v1/keys"): _VIEW_OWN,
     ("POST", "/api/v1/keys"): _OPERATE_OWN,

@@ -1,0 +1,186 @@
+"""A run is a process that is watched: what it says counts, and it takes no more than it may."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from headrace.control.materialize_process import MaterializeApart
+from headrace.control.process import start_ticks
+from headrace.core import FailedPreconditionError, HeadraceError, SystemClock, UnavailableError
+from headrace.features import (
+    DataSource,
+    FeatureView,
+    MaterializeProgress,
+    MaterializeSchedule,
+    applied_definitions,
+    apply_definitions,
+    default_online_store,
+    open_online_store,
+    service_readiness,
+)
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow]
+SCHEDULE = MaterializeSchedule(every_s=60.0)
+VIEW = FeatureView(
+    name="stats",
+    entities=(),
+    features=(),
+    source=DataSource(path=Path("none")),
+    schedule=SCHEDULE,
+)
+YAML = """
+entities: [{name: customer, datatype: INT64}]
+feature_views:
+  - name: stats
+    entities: [customer]
+    source: {path: stats.parquet}
+    materialize: {every_s: 60}
+    features: [{name: age, datatype: INT64}]
+feature_services: [{name: s, features: [stats]}]
+"""
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def apart(folder: Path, code: str = "") -> MaterializeApart:
+    """What runs `code` in place of the real thing, if there is any."""
+
+    def command(view: str) -> Sequence[str]:
+        return [sys.executable, "-c", code, view]
+
+    return MaterializeApart(
+        home=folder,
+        log=folder / "features.log",
+        clock=SystemClock(),
+        command=command if code else None,
+    )
+
+
+def ignore(_: MaterializeProgress) -> None:
+    pass
+
+
+async def test_a_real_run_writes_the_online_store_and_tells_how_it_goes(tmp_path: Path) -> None:
+    (tmp_path / "features.yaml").write_text(YAML)
+    time = pl.Series("event_timestamp", [0, 5]).cast(pl.Datetime("us", "UTC"))
+    table = pl.DataFrame({"customer": [1, 2], "age": [30, 40], "event_timestamp": time})
+    table.write_parquet(tmp_path / "stats.parquet")
+    apply_definitions(tmp_path / "features.yaml", tmp_path)
+    told: list[MaterializeProgress] = []
+
+    definitions = applied_definitions(tmp_path)
+    done = await apart(tmp_path)(definitions.view("stats"), told.append)
+
+    assert (done.entities, done.written, done.newest_us) == (2, 2, 5)
+    assert told == [MaterializeProgress(done=2, entities=2)]
+    store = open_online_store(default_online_store(tmp_path))
+    (readiness,) = service_readiness(definitions.service("s"), store, SystemClock())
+    store.close()
+    assert readiness.newest is not None
+
+
+async def test_what_is_wrong_is_told_as_the_command_tells_it(tmp_path: Path) -> None:
+    (tmp_path / "features.yaml").write_text(YAML)
+    apply_definitions(tmp_path / "features.yaml", tmp_path)
+    (tmp_path / "stats.parquet").write_bytes(b"no Parquet")
+    view = applied_definitions(tmp_path).view("stats")
+
+    with pytest.raises(HeadraceError, match=r"view 'stats', .*cannot be read as Parquet") as told:
+        await apart(tmp_path)(view, ignore)
+
+    assert told.value.code == "INVALID_ARGUMENT"
+
+
+async def test_a_run_that_hangs_is_ended_and_told(tmp_path: Path) -> None:
+    view = replace(VIEW, schedule=replace(SCHEDULE, timeout_s=0.3))
+    pid = tmp_path / "pid"
+    code = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+
+    with pytest.raises(FailedPreconditionError, match=r"longer than 0.3 s .*was ended"):
+        await apart(tmp_path, code)(view, ignore)
+
+    assert not pid.exists() or start_ticks(int(pid.read_text())) is None
+
+
+async def test_a_run_that_takes_too_much_memory_is_ended_and_told(tmp_path: Path) -> None:
+    view = replace(VIEW, schedule=replace(SCHEDULE, max_memory_bytes=40 << 20))
+    code = "import time; x = bytearray(90 << 20); x[::4096] = x[::4096]; time.sleep(600)"
+
+    with pytest.raises(FailedPreconditionError, match="more memory than 40 MiB"):
+        await apart(tmp_path, code)(view, ignore)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import sys; sys.exit(7)", "ended with status 7; see .*features.log"),
+        ("import os; os.kill(os.getpid(), 9)", "ended with status -9"),
+        ("print('no JSON'); print('x' * 200_000); print('{}')", "ended with status 0"),
+    ],
+)
+async def test_a_process_that_ends_without_a_word_is_told(
+    tmp_path: Path, code: str, told: str
+) -> None:
+    with pytest.raises(UnavailableError, match=told):
+        await apart(tmp_path, code)(VIEW, ignore)
+
+
+async def test_what_it_complains_of_is_in_the_log(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError):
+        await apart(tmp_path, "import sys; sys.exit('no memory')")(VIEW, ignore)
+
+    assert "no memory" in (tmp_path / "features.log").read_text()
+
+
+async def test_a_process_that_cannot_be_started_is_told(tmp_path: Path) -> None:
+    made = MaterializeApart(
+        home=tmp_path,
+        log=tmp_path / "log",
+        clock=SystemClock(),
+        command=lambda _: [str(tmp_path / "none")],
+    )
+
+    with pytest.raises(UnavailableError, match="cannot start a process: No such file"):
+        await made(VIEW, ignore)
+
+
+async def test_who_is_cancelled_leaves_no_process(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    told = asyncio.Event()
+    line = '{"type": "progress", "done": 1, "entities": 2}'
+    code = (
+        f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid()))\n"
+        f"print({line!r}, flush=True); time.sleep(600)"
+    )
+    run = asyncio.create_task(apart(tmp_path, code)(VIEW, lambda _: told.set()))
+    await told.wait()
+
+    run.cancel()
+    await asyncio.wait({run})
+
+    assert run.cancelled()
+    assert start_ticks(int(pid.read_text())) is None
+
+
+async def test_a_process_ends_with_whoever_started_it(tmp_path: Path) -> None:
+    (tmp_path / "features.yaml").write_text(YAML)
+    apply_definitions(tmp_path / "features.yaml", tmp_path)
+    os.mkfifo(tmp_path / "stats.parquet")  # whoever reads it waits
+    command = [sys.executable, "-m", "headrace.features.materialize_apart", str(tmp_path), "stats"]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+    assert process.stdin is not None
+
+    process.stdin.close()
+
+    assert await process.wait() == 4
+    process._transport.close()  # type: ignore[attr-defined]  # its output was not read
