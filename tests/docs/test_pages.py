@@ -23,6 +23,7 @@ import pytest
 
 from headrace.core.spec import SystemSpec, parse_spec
 from headrace.features import parse_definitions
+from headrace.pipeline import parse_spec as parse_pipeline
 from scripts.gen_reference import pages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +37,7 @@ STORIES = (
     "docs/how-to/triton-repository.md",
     "docs/how-to/serve.md",
     "docs/how-to/features.md",
+    "docs/how-to/pipelines.md",
     "docs/how-to/secure-models.md",
     "docs/how-to/history.md",
     "docs/how-to/manage-remotely.md",
@@ -87,6 +89,9 @@ def all_blocks(language: str) -> list[Any]:
 def test_yaml_blocks_are_specs(block: Block) -> None:
     if block.title == "features.yaml":
         assert parse_definitions(block.text, base_dir=ROOT).services
+        return
+    if block.title.endswith("pipeline.yaml"):
+        assert parse_pipeline(block.text).steps
         return
     spec = parse_spec(block.text, base_dir=ROOT, exists=lambda _: True)
 

@@ -1,0 +1,145 @@
+"""What may stand at a step of `pipeline.yaml`? One class for each kind of step."""
+
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, Strict, model_validator
+
+from headrace.core import Datatype, TensorSpec
+from headrace.core.spec_base import SpecModel
+
+MAX_LABELS: Final = 1 << 20
+_MAX_DIMENSION: Final = 1 << 31
+_NAME: Final = r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$"
+_FUNCTION: Final = r"^[A-Za-z0-9_./-]{1,255}\.py:[A-Za-z_][A-Za-z0-9_]{0,127}$"
+_STEP: Final = r"^[a-z][a-z0-9_-]{0,63}$"
+
+Name = Annotated[str, Field(pattern=_NAME)]
+Names = Annotated[tuple[Name, ...], Strict(strict=False)]
+File = Annotated[str, Field(min_length=1, max_length=1024)]
+Label = Annotated[str, Field(min_length=1, max_length=1024)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+Size = Annotated[tuple[Side, Side], Strict(strict=False)]
+Channels = Annotated[
+    tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...], Field(max_length=3), Strict(strict=False)
+]
+ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
+Declared = Annotated[
+    tuple[
+        Annotated[Datatype, Strict(strict=False)],
+        Annotated[
+            tuple[Annotated[int, Field(ge=-1, lt=_MAX_DIMENSION)], ...], Strict(strict=False)
+        ],
+    ],
+    Strict(strict=False),
+]
+"""A tensor's datatype and shape, as in `[FP32, [-1, 4]]`; axis 0 is the batch, -1 any size."""
+
+
+class StepSpec(SpecModel):
+    """What all steps have.
+
+    A step has names of its own for what it takes and gives; `inputs` and `outputs` map them to the
+    names that the other steps know. What is not mapped keeps its name.
+    """
+
+    name: str = Field(
+        default="", pattern=rf"{_STEP}|^$", description="In metrics and errors; else its kind."
+    )
+    inputs: dict[Name, Name] = Field(
+        default_factory=dict, description="The step's own name of an input: the tensor it reads."
+    )
+    outputs: dict[Name, Name] = Field(
+        default_factory=dict, description="The step's own name of an output: what it is called."
+    )
+
+
+class FunctionSpec(SpecModel):
+    """A Python function on arrays: of its author's code, so the model needs an explicit allow."""
+
+    kind: Literal["python"]
+    name: str = Field(default="", pattern=rf"{_STEP}|^$")
+    function: str = Field(
+        pattern=_FUNCTION, description="FILE.py:NAME; takes a dict of arrays and returns one."
+    )
+    inputs: dict[Name, Declared] = Field(min_length=1, max_length=1024)
+    outputs: dict[Name, Declared] = Field(min_length=1, max_length=1024)
+
+
+class TokenizerSpec(StepSpec):
+    """Text to token ids, by a `tokenizer.json` of Hugging Face's Tokenizers."""
+
+    kind: Literal["tokenizer"]
+    file: File = Field(default="tokenizer.json")
+    max_length: int = Field(
+        default=512, ge=1, le=1 << 20, description="Longer texts are cut. Unit: tokens."
+    )
+    datatype: Literal["INT64", "INT32"] = Field(default="INT64")
+
+
+class ModelStepSpec(StepSpec):
+    """A model of any format that a runtime here loads, or another pipeline."""
+
+    kind: Literal["model"]
+    path: File = Field(description="A file or directory beside `pipeline.yaml`.")
+    runtime: str = Field(default="", pattern=r"^[a-z0-9_]{0,64}$")
+
+
+class PoolSpec(StepSpec):
+    """Token vectors [rows, tokens, size] to one vector a row."""
+
+    kind: Literal["pool"]
+    mode: Literal["mean", "first", "max"] = Field(
+        default="mean", description="Over the tokens that the mask names; `first` is the first one."
+    )
+    normalize: bool = Field(default=False, description="To length 1.")
+
+
+class ClassifySpec(StepSpec):
+    """A model's numbers to the names of classes, and how sure it is."""
+
+    kind: Literal["classify"]
+    labels: Annotated[tuple[Label, ...], Strict(strict=False)] | None = Field(
+        default=None, min_length=1, max_length=MAX_LABELS, description="In the model's order."
+    )
+    labels_file: File | None = Field(
+        default=None, description="Or a text file with one label on each line."
+    )
+    activation: Literal["softmax", "sigmoid", "none"] = Field(
+        default="softmax",
+        description="What makes probabilities of the model's numbers; `none` where they are some.",
+    )
+    top_k: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="That many `labels` and `scores`, best first. Null: one `label`, one `score`.",
+    )
+    threshold: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="Below it `other_label` stands for the label.",
+    )
+    other_label: Label = Field(default="other")
+
+    @model_validator(mode="after")
+    def _has_labels(self) -> Self:
+        if (self.labels is None) == (self.labels_file is None):
+            raise ValueError("needs either 'labels' or 'labels_file'")
+        if self.threshold is None and "other_label" in self.model_fields_set:
+            raise ValueError("'other_label' needs a 'threshold'")
+        return self
+
+
+AnyStepSpec = Annotated[
+    FunctionSpec | TokenizerSpec | ModelStepSpec | PoolSpec | ClassifySpec,
+    Field(discriminator="kind"),
+]
+
+
+def tensor_specs(declared: Mapping[str, tuple[Datatype, tuple[int, ...]]]) -> list[TensorSpec]:
+    """Tensors as a step of Python declares them."""
+    return [
+        TensorSpec(name=name, datatype=datatype, shape=shape)
+        for name, (datatype, shape) in declared.items()
+    ]
