@@ -9,6 +9,7 @@ from typing import assert_never
 from headrace.core import Datatype, FailedPreconditionError, TensorSpec, UnsupportedModelError
 from headrace.pipeline.classifying import open_classify
 from headrace.pipeline.function import open_function
+from headrace.pipeline.images import open_image
 from headrace.pipeline.pipeline import Pipeline, Step
 from headrace.pipeline.pooling import open_pool
 from headrace.pipeline.spec import PipelineSpec, read_spec
@@ -16,6 +17,7 @@ from headrace.pipeline.step_specs import (
     AnyStepSpec,
     ClassifySpec,
     FunctionSpec,
+    ImageSpec,
     ModelStepSpec,
     PoolSpec,
     TokenizerSpec,
@@ -99,6 +101,8 @@ def _open(spec: AnyStepSpec, place: str, around: Surroundings) -> Model:  # noqa
                 max_length=spec.max_length,
                 datatype=Datatype(spec.datatype),
             )
+        case ImageSpec():
+            return open_image(spec)
         case ModelStepSpec():
             return around.model(spec.path, spec.runtime)
         case PoolSpec():

@@ -95,6 +95,63 @@ class PoolSpec(StepSpec):
     normalize: bool = Field(default=False, description="To length 1.")
 
 
+class ImageSpec(StepSpec):
+    """Encoded pictures to pixels, as the model's training did it. Needs the extra `image`."""
+
+    kind: Literal["image"]
+    size: Size = Field(description="Height and width of what the model takes. Unit: pixels.")
+    resize: Literal["stretch", "crop", "pad"] = Field(
+        default="stretch",
+        description="`crop` keeps the middle, `pad` keeps all and fills what is left.",
+    )
+    shorter_side: Side | None = Field(
+        default=None,
+        description="With `crop`: what the shorter side is resized to before, 256 for a size of "
+        "224 as ImageNet is evaluated. Null: as little is cut off as can be. Unit: pixels.",
+    )
+    fill: Annotated[int, Field(ge=0, le=255)] = Field(
+        default=0, description="With `pad`: the value of all channels beside the picture."
+    )
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = Field(default="bilinear")
+    color: Literal["rgb", "bgr", "gray"] = Field(default="rgb", description="`gray` is 1 channel.")
+    layout: Literal["nchw", "nhwc"] = Field(default="nchw")
+    datatype: Literal["FP32", "UINT8"] = Field(default="FP32")
+    scale: float = Field(
+        default=1 / 255, gt=0.0, le=1e6, description="By which values of 0 to 255 are multiplied."
+    )
+    mean: Channels = Field(default=(), description="Taken off after `scale`; one, or one each.")
+    std: Channels = Field(default=(), description="Divided by after `mean`; one, or one each.")
+    orient: bool = Field(default=True, description="Turn a picture as its Exif data says.")
+    formats: Annotated[tuple[ImageFormat, ...], Strict(strict=False)] = Field(
+        default=("JPEG", "PNG", "WEBP", "GIF", "BMP"), min_length=1, max_length=8
+    )
+    max_pixels: int = Field(
+        default=50_000_000,
+        ge=1,
+        le=89_000_000,
+        description="Of one picture; a larger one is refused before it is decoded.",
+    )
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Self:
+        channels = 1 if self.color == "gray" else 3
+        given = self.model_fields_set
+        if self.datatype == "UINT8" and given & {"scale", "mean", "std"}:
+            raise ValueError("'scale', 'mean' and 'std' need the datatype FP32")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in {0, 1, channels}:
+                raise ValueError(f"'{name}' has {len(values)} values for {channels} channel(s)")
+        if any(value <= 0 for value in self.std):
+            raise ValueError("'std' has to be above 0")
+        if self.resize != "crop" and self.shorter_side is not None:
+            raise ValueError("'shorter_side' needs resize: crop")
+        if self.resize != "pad" and "fill" in given:
+            raise ValueError("'fill' needs resize: pad")
+        if self.shorter_side is not None and self.shorter_side < max(self.size):
+            raise ValueError(f"'shorter_side' is less than the size {list(self.size)}")
+        return self
+
+
 class ClassifySpec(StepSpec):
     """A model's numbers to the names of classes, and how sure it is."""
 
@@ -132,7 +189,7 @@ class ClassifySpec(StepSpec):
 
 
 AnyStepSpec = Annotated[
-    FunctionSpec | TokenizerSpec | ModelStepSpec | PoolSpec | ClassifySpec,
+    FunctionSpec | TokenizerSpec | ImageSpec | ModelStepSpec | PoolSpec | ClassifySpec,
     Field(discriminator="kind"),
 ]
 

@@ -5,10 +5,31 @@ import pytest
 from headrace.core.spec_mistakes import SpecError
 from headrace.pipeline import parse_spec
 
+IMAGE = "{kind: image, size: [8, 8], %s}"
+
 
 @pytest.mark.parametrize(
     ("step", "place", "said"),
     [
+        ("{kind: image}", "size", "is missing"),
+        ("{kind: image, size: 224}", "size", "should be a list"),
+        ("{kind: image, size: [224]}", r"size\[1\]", "is missing"),
+        ("{kind: image, size: [0, 8]}", r"size\[0\]", "greater than or equal to 1"),
+        ("{kind: image, size: [8, 5000]}", r"size\[1\]", "less than or equal to 4096"),
+        (IMAGE % "resize: zoom", "resize", "'stretch', 'crop' or 'pad'"),
+        (IMAGE % "interpolation: lanczos", "interpolation", "'nearest', 'bilinear' or 'bicubic'"),
+        (IMAGE % "formats: [EPS]", r"formats\[0\]", "'JPEG', 'PNG'"),
+        (IMAGE % "formats: []", "formats", "at least 1"),
+        (IMAGE % "color: RGB", "color", "'rgb', 'bgr' or 'gray'"),
+        (IMAGE % "mean: [1, 2]", "", "'mean' has 2 values for 3 channel"),
+        (IMAGE % "std: [1, 2, 3], color: gray", "", "'std' has 3 values for 1 channel"),
+        (IMAGE % "std: [1, 0, 1]", "", "'std' has to be above 0"),
+        (IMAGE % "datatype: UINT8, mean: [1]", "", "need the datatype FP32"),
+        (IMAGE % "shorter_side: 9", "", "'shorter_side' needs resize: crop"),
+        (IMAGE % "resize: crop, shorter_side: 7", "", "is less than the size"),
+        (IMAGE % "fill: 3", "", "'fill' needs resize: pad"),
+        (IMAGE % "max_pixels: 100000000", "max_pixels", "less than or equal to 89000000"),
+        (IMAGE % "maen: [1]", "maen", "did you mean 'mean'"),
         ("{kind: classify}", "", "needs either 'labels' or 'labels_file'"),
         ("{kind: classify, labels: [a], labels_file: b}", "", "needs either"),
         ("{kind: classify, labels: []}", "labels", "at least 1"),
