@@ -21,9 +21,11 @@ from headrace.pipeline.step_specs import (
     ModelStepSpec,
     PoolSpec,
     TokenizerSpec,
+    VectorizerSpec,
 )
 from headrace.pipeline.surroundings import Surroundings, code_of
 from headrace.pipeline.tokenizing import TokenizerStep
+from headrace.pipeline.vectorizing import open_vectorizer
 from headrace.runtimes import LoadOptions, Model
 
 
@@ -101,6 +103,8 @@ def _open(spec: AnyStepSpec, place: str, around: Surroundings) -> Model:  # noqa
                 max_length=spec.max_length,
                 datatype=Datatype(spec.datatype),
             )
+        case VectorizerSpec():
+            return open_vectorizer(spec, around)
         case ImageSpec():
             return open_image(spec)
         case ModelStepSpec():

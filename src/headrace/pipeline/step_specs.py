@@ -152,6 +152,16 @@ class ImageSpec(StepSpec):
         return self
 
 
+class VectorizerSpec(StepSpec):
+    """A vectorizer or transformer of scikit-learn, as skops wrote it. Needs the extra `sklearn`."""
+
+    kind: Literal["vectorizer"]
+    path: File = Field(description="A `.skops` file beside `pipeline.yaml`.")
+    datatype: Literal["FP32", "FP64"] = Field(
+        default="FP32", description="FP64 for an estimator of scikit-learn that comes after it."
+    )
+
+
 class ClassifySpec(StepSpec):
     """A model's numbers to the names of classes, and how sure it is."""
 
@@ -189,7 +199,13 @@ class ClassifySpec(StepSpec):
 
 
 AnyStepSpec = Annotated[
-    FunctionSpec | TokenizerSpec | ImageSpec | ModelStepSpec | PoolSpec | ClassifySpec,
+    FunctionSpec
+    | TokenizerSpec
+    | VectorizerSpec
+    | ImageSpec
+    | ModelStepSpec
+    | PoolSpec
+    | ClassifySpec,
     Field(discriminator="kind"),
 ]
 

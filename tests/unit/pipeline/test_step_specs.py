@@ -30,6 +30,7 @@ IMAGE = "{kind: image, size: [8, 8], %s}"
         (IMAGE % "fill: 3", "", "'fill' needs resize: pad"),
         (IMAGE % "max_pixels: 100000000", "max_pixels", "less than or equal to 89000000"),
         (IMAGE % "maen: [1]", "maen", "did you mean 'mean'"),
+        ("{kind: vectorizer}", "path", "is missing"),
         ("{kind: classify}", "", "needs either 'labels' or 'labels_file'"),
         ("{kind: classify, labels: [a], labels_file: b}", "", "needs either"),
         ("{kind: classify, labels: []}", "labels", "at least 1"),
