@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import assert_never
 
 from headrace.core import Datatype, FailedPreconditionError, TensorSpec, UnsupportedModelError
+from headrace.pipeline.cascade import open_cascade
 from headrace.pipeline.classifying import open_classify
+from headrace.pipeline.ensemble import open_ensemble
 from headrace.pipeline.function import open_function
 from headrace.pipeline.images import open_image
 from headrace.pipeline.pipeline import Pipeline, Step
@@ -15,7 +17,9 @@ from headrace.pipeline.pooling import open_pool
 from headrace.pipeline.spec import PipelineSpec, read_spec
 from headrace.pipeline.step_specs import (
     AnyStepSpec,
+    CascadeSpec,
     ClassifySpec,
+    EnsembleSpec,
     FunctionSpec,
     ImageSpec,
     ModelStepSpec,
@@ -90,6 +94,8 @@ def _models_of(spec: AnyStepSpec) -> list[tuple[str, str]]:
     """Models that a step loads, each with the runtime that it names."""
     if isinstance(spec, ModelStepSpec):
         return [(spec.path, spec.runtime)]
+    if isinstance(spec, EnsembleSpec | CascadeSpec):
+        return [(path, "") for path in spec.models]
     return []
 
 
@@ -109,6 +115,10 @@ def _open(spec: AnyStepSpec, place: str, around: Surroundings) -> Model:  # noqa
             return open_image(spec)
         case ModelStepSpec():
             return around.model(spec.path, spec.runtime)
+        case EnsembleSpec():
+            return open_ensemble(spec, around)
+        case CascadeSpec():
+            return open_cascade(spec, around)
         case PoolSpec():
             return open_pool(spec, around)
         case ClassifySpec():

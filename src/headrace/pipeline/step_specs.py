@@ -17,6 +17,8 @@ _STEP: Final = r"^[a-z][a-z0-9_-]{0,63}$"
 Name = Annotated[str, Field(pattern=_NAME)]
 Names = Annotated[tuple[Name, ...], Strict(strict=False)]
 File = Annotated[str, Field(min_length=1, max_length=1024)]
+Paths = Annotated[tuple[File, ...], Strict(strict=False)]
+Weight = Annotated[float, Field(ge=0.0, le=1e6)]
 Label = Annotated[str, Field(min_length=1, max_length=1024)]
 Side = Annotated[int, Field(ge=1, le=4096)]
 Size = Annotated[tuple[Side, Side], Strict(strict=False)]
@@ -198,12 +200,55 @@ class ClassifySpec(StepSpec):
         return self
 
 
+class EnsembleSpec(StepSpec):
+    """Several models on the same inputs, and what comes of their answers."""
+
+    kind: Literal["ensemble"]
+    models: Paths = Field(min_length=2, max_length=64, description="All of one signature.")
+    combine: Literal["mean", "weighted", "max", "vote"] = Field(
+        default="mean",
+        description="`vote` is for labels: what most models say; of equals what the first says.",
+    )
+    weights: Annotated[tuple[Weight, ...], Strict(strict=False)] = Field(
+        default=(), max_length=64, description="One for each model; they need not sum to 1."
+    )
+    combined: Names | None = Field(
+        default=None, min_length=1, max_length=1024, description="Outputs; null for all."
+    )
+
+    @model_validator(mode="after")
+    def _weights_agree(self) -> Self:
+        if (self.combine == "weighted") != bool(self.weights):
+            raise ValueError("'weights' and combine: weighted need each other")
+        if self.weights and len(self.weights) != len(self.models):
+            raise ValueError(f"has {len(self.weights)} weights for {len(self.models)} models")
+        if self.weights and not sum(self.weights):
+            raise ValueError("'weights' are all 0")
+        return self
+
+
+class CascadeSpec(StepSpec):
+    """Models in order, cheap ones first: only rows that one is unsure of go on to the next."""
+
+    kind: Literal["cascade"]
+    models: Paths = Field(min_length=2, max_length=64, description="All of one signature.")
+    confidence: Name = Field(
+        description="The output that says how sure a model is: one number a row, or "
+        "probabilities, of which the largest counts."
+    )
+    threshold: float = Field(
+        allow_inf_nan=False, description="From this on a model's answer is taken."
+    )
+
+
 AnyStepSpec = Annotated[
     FunctionSpec
     | TokenizerSpec
     | VectorizerSpec
     | ImageSpec
     | ModelStepSpec
+    | EnsembleSpec
+    | CascadeSpec
     | PoolSpec
     | ClassifySpec,
     Field(discriminator="kind"),

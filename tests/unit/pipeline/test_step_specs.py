@@ -6,6 +6,8 @@ from headrace.core.spec_mistakes import SpecError
 from headrace.pipeline import parse_spec
 
 IMAGE = "{kind: image, size: [8, 8], %s}"
+MODELS = "models: [a, b]"
+CASCADE = "{kind: cascade, models: [a, b], confidence: p, %s}"
 
 
 @pytest.mark.parametrize(
@@ -39,9 +41,29 @@ IMAGE = "{kind: image, size: [8, 8], %s}"
         ("{kind: classify, labels: [a], threshold: .nan}", "threshold", "finite"),
         ("{kind: classify, labels: [a], other_label: b}", "", "'other_label' needs a 'threshold'"),
         ("{kind: classify, labels: [a], activation: relu}", "activation", "'softmax'"),
+        ("{kind: ensemble, models: [a]}", "models", "at least 2"),
+        (f"{{kind: ensemble, {MODELS}, combine: median}}", "combine", "'mean', 'weighted'"),
+        (f"{{kind: ensemble, {MODELS}, combine: weighted}}", "", "need each other"),
+        (f"{{kind: ensemble, {MODELS}, weights: [1, 2]}}", "", "need each other"),
+        (f"{{kind: ensemble, {MODELS}, combine: weighted, weights: [1]}}", "", "1 weights for 2"),
+        (f"{{kind: ensemble, {MODELS}, combine: weighted, weights: [0, 0]}}", "", "are all 0"),
+        (
+            f"{{kind: ensemble, {MODELS}, combine: weighted, weights: [1, -1]}}",
+            r"weights\[1\]",
+            "greater than or equal to 0",
+        ),
+        (CASCADE % "threshold: .inf", "threshold", "finite"),
+        (CASCADE % "name: x", "threshold", "is missing"),
+        ("{kind: cascade, models: [a, b], threshold: 1}", "confidence", "is missing"),
     ],
 )
 def test_a_mistake_at_a_step_is_told_with_its_place(step: str, place: str, said: str) -> None:
     where = rf"steps\[1\]\.{place}" if place else r"steps\[1\]"
     with pytest.raises(SpecError, match=rf"{where} \(line 3\): .*{said}"):
         parse_spec(f"steps:\n  - {{kind: tokenizer}}\n  - {step}\n")
+
+
+def test_all_mistakes_come_at_once() -> None:
+    yaml = "steps:\n  - {kind: image}\n  - {kind: classify}\n  - {kind: ensemble, models: [a]}\n"
+    with pytest.raises(SpecError, match="3 mistakes"):
+        parse_spec(yaml)
