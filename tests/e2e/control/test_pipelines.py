@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -16,8 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from headrace.cli import first_call
 from headrace.client import Client
-from headrace.core import Array, InvalidArgumentError, Tensors
+from headrace.control.first_request import infer_body
+from headrace.core import Array, InvalidArgumentError, Tensors, example_inputs
 from headrace.pipeline import Pipeline, load_pipeline
 from headrace.testing import models
 from tests.e2e.control.system import System
@@ -201,6 +204,22 @@ def test_a_wrong_text_or_picture_is_told_with_its_row(served: System) -> None:
     assert "image 1 is no picture" in picture[1]["error"]
     assert "image 0 is no picture: it is none of JPEG, PNG" in words[1]["error"]
     assert "text 1 is not UTF-8" in text[1]["error"]
+
+
+def test_requests_that_are_made_up_for_people_are_answered(served: System) -> None:
+    url = served.where().http_url
+    for name in ("texts", "pictures"):
+        with Client(url) as client:
+            inputs = example_inputs(client.signature(name))
+        answer = served.call(
+            "POST", f"{url}/v2/models/{name}/infer", json.loads(infer_body(inputs))
+        )
+        words = shlex.split(first_call.command(url, name))
+        shown = subprocess.run(words, capture_output=True, check=True, timeout=30)
+
+        assert answer[0] == 200, answer
+        assert "error" not in json.loads(shown.stdout)
+    assert words[2] == f"{url}/v1/models/pictures:predict"
 
 
 def _ask(url: str, name: str, rows: Array) -> Tensors | str:
