@@ -48,6 +48,7 @@ class ImageStep:
             max_pixels=spec.max_pixels,
             orient=spec.orient,
             gray=spec.color == "gray",
+            shrink_to=2 * max(*spec.size, spec.shorter_side or 0) if spec.shrink_on_load else 0,
         )
         self._example = self._make_example()
 

@@ -55,7 +55,12 @@ def import_pillow(formats: tuple[str, ...]) -> Any:  # noqa: ANN401  # a module
 
 
 class PictureReader:
-    """Decodes one picture after the other. Safe to share between threads."""
+    """Decodes one picture after the other. Safe to share between threads.
+
+    Args:
+        shrink_to: Formats that can (JPEG) may give a picture smaller, to no less than this along
+            both sides; 0 for never.
+    """
 
     def __init__(
         self,
@@ -65,12 +70,14 @@ class PictureReader:
         max_pixels: int,
         orient: bool,
         gray: bool,
+        shrink_to: int = 0,
     ) -> None:
         self._library = library
         self._formats = formats
         self._max_pixels = max_pixels
         self._orients = orient
         self._mode = "L" if gray else "RGB"
+        self._shrink_to = shrink_to
 
     def read(self, raw: object, row: int) -> "Image.Image":
         """The picture in `raw`, the first one of several; 8 bits a channel, alpha left away.
@@ -86,6 +93,8 @@ class PictureReader:
         try:
             with library.open(io.BytesIO(raw), formats=self._formats) as picture:
                 self._check_size(picture.size, row)
+                if self._shrink_to:
+                    picture.draft(None, (self._shrink_to, self._shrink_to))
                 picture.load()
                 return self._converted(self._upright(picture), row)
         except (InvalidArgumentError, MemoryError):

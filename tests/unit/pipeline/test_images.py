@@ -156,6 +156,24 @@ def test_a_picture_is_turned_as_its_exif_data_says(orientation: int) -> None:
     assert np.array_equal(plain, np.asarray(picture()))
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_jpegs_may_be_decoded_smaller_and_look_the_same(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    raw = encoded(picture(800, 600), "JPEG", quality=95, exif=exif)
+    shrinking = step(
+        (64, 64), resize="crop", shorter_side=70, datatype="UINT8", shrink_on_load=True
+    )
+
+    assert sorted(shrinking._reader.read(raw, 0).size) == [150, 200]
+    exact = pixels(step((64, 64), resize="crop", shorter_side=70, datatype="UINT8"), raw)
+    difference = np.abs(pixels(shrinking, raw).astype(int) - exact)
+    assert 0 < difference.mean() < 1
+    small = encoded(picture(100, 100), "JPEG")
+    assert shrinking._reader.read(small, 0).size == (100, 100)
+    assert shrinking._reader.read(encoded(picture(800, 600)), 0).size == (800, 600)
+
+
 def test_exif_data_that_cannot_be_read_is_none() -> None:
     raw = encoded(picture(16, 24), exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff\xff\xff")
 
