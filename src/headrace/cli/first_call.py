@@ -1,5 +1,6 @@
 """A command line that asks an endpoint something real, to copy and change."""
 
+import base64
 import json
 from typing import Any, Final
 
@@ -23,12 +24,15 @@ def command(http_url: str, endpoint: str, flag: str = "", *, gateway_ca: str = "
         return short
     try:
         document = Management(http_url).get(f"/v2/models/{endpoint}")
-        body = example_body([_spec(tensor) for tensor in document["inputs"]])
+        inputs = [_spec(tensor) for tensor in document["inputs"]]
     except (HeadraceError, KeyError, ValueError):
         return short
+    path, body = f"v2/models/{endpoint}/infer", example_body(inputs)
+    if coded := _coded(inputs):
+        path, body = f"v1/models/{endpoint}:predict", coded
     if len(body) > _LONGEST_BODY:
         return short
-    return f"curl -s {http_url}/v2/models/{endpoint}/infer -d '{body}'"
+    return f"curl -s {http_url}/{path} -d '{body}'"
 
 
 def example_body(inputs: list[TensorSpec]) -> str:
@@ -45,6 +49,19 @@ def example_body(inputs: list[TensorSpec]) -> str:
         for spec, array in zip(inputs, example_inputs(signature).values(), strict=True)
     ]
     return json.dumps({"inputs": tensors}, separators=(",", ":"))
+
+
+def _coded(inputs: list[TensorSpec]) -> str:
+    """A V1 request with one made-up row, if it is a file that nobody could read; else empty."""
+    if len(inputs) != 1 or inputs[0].datatype is not Datatype.BYTES or inputs[0].shape != (-1,):
+        return ""
+    signature = ModelSignature(inputs=tuple(inputs), outputs=(), batched=True)
+    (array,) = example_inputs(signature).values()
+    raw: bytes = array[0]
+    if raw.decode().isprintable():
+        return ""
+    rows = [{"b64": base64.b64encode(raw).decode()}]
+    return json.dumps({"instances": rows}, separators=(",", ":"))
 
 
 def _data(array: Array) -> list[Any]:

@@ -10,6 +10,12 @@ from headrace.core.signature import VARIABLE, Array, ModelSignature, Tensors, Te
 _ALL_ONES: Final = ("mask", "length")
 """Inputs named like this tell what of the others is real: with a random 0 a whole row may be none,
 and its answer not a number."""
+_PICTURES: Final = ("image", "picture", "photo", "jpeg", "png")
+"""Inputs of BYTES named like this are files of pictures."""
+_PICTURE: Final = (
+    b"GIF89a\x01\x00\x01\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;"
+)
+"""One pixel; ASCII throughout, so that it can stand in JSON as text does."""
 
 
 def example_inputs(
@@ -18,7 +24,8 @@ def example_inputs(
     """Valid inputs for `signature`, the same ones for the same arguments.
 
     Floating-point values lie in [0, 1), which models of pixels, prices and logarithms take too;
-    integers are 0 or 1, which indexes any table; BYTES are `b"a"`.
+    integers are 0 or 1, which indexes any table; BYTES are `b"a"`, or a picture where the input is
+    named like one.
 
     Args:
         rows: Size of axis 0 where the model is batched.
@@ -41,7 +48,8 @@ def _shape(spec: TensorSpec, batched: bool, rows: int, variable: int) -> tuple[i
 def _example(spec: TensorSpec, shape: tuple[int, ...], rng: "np.random.Generator") -> Array:
     dtype = spec.datatype.dtype
     if spec.datatype is Datatype.BYTES:
-        return np.full(shape, b"a", dtype)
+        is_picture = any(word in spec.name.lower() for word in _PICTURES)
+        return np.full(shape, _PICTURE if is_picture else b"a", dtype)
     if dtype.kind == "f":
         return rng.random(shape).astype(dtype)
     if any(word in spec.name.lower() for word in _ALL_ONES):

@@ -46,7 +46,8 @@ def shown(value: object) -> str:
 
 def _is_echo(detail: ErrorDetails) -> bool:
     """Whether this only repeats other mistakes: the whole spec's, or a list emptied by them."""
-    emptied = detail["type"] == "too_short" and len(detail["input"]) > 0
+    kept = detail.get("ctx", {}).get("actual_length")
+    emptied = detail["type"] == "too_short" and kept != len(detail["input"])
     return not detail["loc"] or emptied
 
 

@@ -2,45 +2,37 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import assert_never
 
-from headrace.core import (
-    Datatype,
-    FailedPreconditionError,
-    HeadraceError,
-    TensorSpec,
-    UnsupportedModelError,
-)
+from headrace.core import Datatype, FailedPreconditionError, TensorSpec, UnsupportedModelError
+from headrace.pipeline.cascade import open_cascade
+from headrace.pipeline.classifying import open_classify
+from headrace.pipeline.ensemble import open_ensemble
 from headrace.pipeline.function import open_function
 from headrace.pipeline.given import check_service, open_features
-from headrace.pipeline.lengths import ByLength
+from headrace.pipeline.images import open_image
 from headrace.pipeline.pipeline import Pipeline, Step
-from headrace.pipeline.pooling import MASK, VECTORS, PoolStep
-from headrace.pipeline.spec import (
+from headrace.pipeline.pooling import open_pool
+from headrace.pipeline.spec import PipelineSpec, read_spec
+from headrace.pipeline.step_specs import (
     AnyStepSpec,
+    CascadeSpec,
+    ClassifySpec,
+    EnsembleSpec,
     FeaturesStepSpec,
     FunctionSpec,
+    ImageSpec,
     ModelStepSpec,
-    PipelineSpec,
     PoolSpec,
     TokenizerSpec,
-    read_spec,
+    VectorizerSpec,
 )
+from headrace.pipeline.surroundings import Surroundings, code_of
 from headrace.pipeline.tokenizing import TokenizerStep
-from headrace.runtimes import LoadOptions, Model, detect_runtime, get_runtime, runs_code
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What a step is opened with: where its files lie, how to load, what is known before it.
-
-    `known`: the tensors that earlier steps give, by the pipeline's names.
-    """
-
-    directory: Path
-    options: LoadOptions
-    known: Mapping[str, TensorSpec]
+from headrace.pipeline.vectorizing import open_vectorizer
+from headrace.runtimes import LoadOptions, Model
 
 
 def load_pipeline(directory: Path | str, options: LoadOptions | None = None) -> Pipeline:
@@ -96,11 +88,9 @@ def code_steps(directory: Path) -> Iterator[str]:
     for name, one in named_steps(read_spec(directory)):
         if isinstance(one, FunctionSpec):
             yield f"step '{name}' ({one.function})"
-        elif isinstance(one, ModelStepSpec):
-            path = file_in(directory, one.path)
-            runtime = get_runtime(one.runtime) if one.runtime else detect_runtime(path)
-            if runs_code(runtime, path):
-                yield f"step '{name}' (runtime '{runtime.name}')"
+        for path, runtime in _models_of(one):
+            if runs := code_of(directory, path, runtime):
+                yield f"step '{name}' ({path}, runtime '{runs}')"
 
 
 def check_features(directory: Path, service: str, columns: Sequence[TensorSpec]) -> bool:
@@ -115,72 +105,43 @@ def check_features(directory: Path, service: str, columns: Sequence[TensorSpec])
     return bool(steps)
 
 
-def file_in(directory: Path, name: str) -> Path:
-    """What a step names, which has to lie in the pipeline's directory.
-
-    Raises:
-        UnsupportedModelError: It lies elsewhere, or there is none.
-    """
-    path = directory / name
-    if not path.resolve().is_relative_to(directory.resolve()) or Path(name).is_absolute():
-        msg = f"'{name}' does not lie in the pipeline's directory, which is all that is pushed"
-        raise UnsupportedModelError(msg)
-    if not path.exists():
-        raise UnsupportedModelError(f"there is no '{name}' beside pipeline.yaml")
-    return path
+def _models_of(spec: AnyStepSpec) -> list[tuple[str, str]]:
+    """Models that a step loads, each with the runtime that it names."""
+    if isinstance(spec, ModelStepSpec):
+        return [(spec.path, spec.runtime)]
+    if isinstance(spec, EnsembleSpec | CascadeSpec):
+        return [(path, "") for path in spec.models]
+    return []
 
 
-def _open(spec: AnyStepSpec, place: str, around: Surroundings) -> Model:
+def _open(spec: AnyStepSpec, place: str, around: Surroundings) -> Model:  # noqa: C901, PLR0911  # one for each kind
     match spec:
         case FunctionSpec():
-            file = file_in(around.directory, spec.function.rpartition(":")[0])
-            return open_function(spec, file, place)
+            return open_function(spec, around.file(spec.function.rpartition(":")[0]), place)
         case TokenizerSpec():
             return TokenizerStep.open(
-                file_in(around.directory, spec.file),
+                around.file(spec.file),
                 max_length=spec.max_length,
                 datatype=Datatype(spec.datatype),
             )
+        case VectorizerSpec():
+            return open_vectorizer(spec, around)
+        case ImageSpec():
+            return open_image(spec)
         case ModelStepSpec():
-            return _open_model(spec, around)
+            return around.model(spec.path, spec.runtime)
+        case EnsembleSpec():
+            return open_ensemble(spec, around)
+        case CascadeSpec():
+            return open_cascade(spec, around)
         case PoolSpec():
-            return _open_pool(spec, around)
+            return open_pool(spec, around)
         case FeaturesStepSpec():
             return open_features(spec, around.options.features)
-
-
-def _open_model(spec: ModelStepSpec, around: Surroundings) -> Model:
-    path = file_in(around.directory, spec.path)
-    if path.resolve() == around.directory.resolve():
-        raise UnsupportedModelError("a pipeline cannot be a step of itself")
-    runtime = get_runtime(spec.runtime) if spec.runtime else detect_runtime(path)
-    model = runtime.load(path, around.options)
-    try:
-        return ByLength.around(model)
-    except HeadraceError:
-        model.close()
-        raise
-
-
-def _open_pool(spec: PoolSpec, around: Surroundings) -> Model:
-    vectors = _known(spec, around, VECTORS)
-    mask = _known(spec, around, MASK)
-    return PoolStep(
-        spec.mode,
-        normalize=spec.normalize,
-        mask=mask.datatype,
-        size=vectors.shape[-1] if vectors.shape else -1,
-    )
-
-
-def _known(spec: AnyStepSpec, around: Surroundings, own: str) -> TensorSpec:
-    """The tensor that a step reads under a name of its own, where its kind depends on it."""
-    name = spec.inputs.get(own, own) if not isinstance(spec, FunctionSpec) else own
-    there = around.known.get(name)
-    if there is None:
-        msg = f"no earlier step gives '{name}'; there are: {', '.join(around.known) or 'none'}"
-        raise UnsupportedModelError(f"{msg}; map it, as in inputs: {{{own}: NAME}}")
-    return there
+        case ClassifySpec():
+            return open_classify(spec, around)
+        case _:
+            assert_never(spec)
 
 
 def _wired(spec: AnyStepSpec, place: str, model: Model) -> Step:

@@ -13,7 +13,7 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.pipeline.feature_step import Assembly, FeatureStep, check_fit
-from headrace.pipeline.spec import FeaturesStepSpec
+from headrace.pipeline.step_specs import FeaturesStepSpec
 
 
 class GivenFeatures:

@@ -6,6 +6,8 @@ from typing import Final, Literal
 import numpy as np
 
 from headrace.core import VARIABLE, Datatype, ModelSignature, Tensors, TensorSpec
+from headrace.pipeline.step_specs import PoolSpec
+from headrace.pipeline.surroundings import Surroundings
 
 VECTORS: Final = "last_hidden_state"
 MASK: Final = "attention_mask"
@@ -57,3 +59,18 @@ class PoolStep:
 
     def close(self) -> None:
         """Holds nothing."""
+
+
+def open_pool(spec: PoolSpec, around: Surroundings) -> PoolStep:
+    """The step that `spec` describes, for the vectors that an earlier one gives.
+
+    Raises:
+        UnsupportedModelError: None does.
+    """
+    vectors = around.tensor(VECTORS, spec.inputs)
+    return PoolStep(
+        spec.mode,
+        normalize=spec.normalize,
+        mask=around.tensor(MASK, spec.inputs).datatype,
+        size=vectors.shape[-1] if vectors.shape else -1,
+    )

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -12,12 +12,12 @@ from headrace.core import (
     Array,
     Datatype,
     FailedPreconditionError,
-    InvalidArgumentError,
     ModelSignature,
     Tensors,
     TensorSpec,
     UnsupportedModelError,
 )
+from headrace.pipeline.texts import texts_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -27,7 +27,6 @@ IDS: Final = "input_ids"
 MASK: Final = "attention_mask"
 TYPES: Final = "token_type_ids"
 MAX_FILE_BYTES: Final = 64 << 20
-MAX_TEXT_BYTES: Final = 1 << 20
 _NEEDED: Final = "a tokenizer needs the package tokenizers: pip install 'headrace[text]'"
 
 
@@ -83,8 +82,7 @@ class TokenizerStep:
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
         """Tokenize one batch."""
         del outputs
-        texts = [_text(raw, row) for row, raw in enumerate(inputs[TEXT].reshape(-1).tolist())]
-        found = self._tokenizer.encode_batch_fast(texts)
+        found = self._tokenizer.encode_batch_fast(texts_of(inputs[TEXT]))
         return {
             IDS: self._padded([one.ids for one in found], self._pad_id),
             MASK: self._padded([one.attention_mask for one in found], 0),
@@ -106,17 +104,6 @@ class TokenizerStep:
         for row, values in enumerate(lists):
             made[row, : len(values)] = values
         return made
-
-
-def _text(raw: Any, row: int) -> str:  # noqa: ANN401  # an element of BYTES
-    if len(raw) > MAX_TEXT_BYTES:
-        msg = f"text {row} has {len(raw)} bytes, more than {MAX_TEXT_BYTES}"
-        raise InvalidArgumentError(msg)
-    try:
-        return raw if isinstance(raw, str) else bytes(raw).decode()
-    except UnicodeDecodeError as error:
-        msg = f"text {row} is not UTF-8 (byte {error.start})"
-        raise InvalidArgumentError(msg) from None
 
 
 def _pad_id(tokenizer: "Tokenizer") -> int:

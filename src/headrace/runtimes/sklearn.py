@@ -75,16 +75,27 @@ class _Estimator:
         return answer
 
 
-def _open(path: Path, options: LoadOptions) -> Model:
+def load_estimator(path: Path) -> Any:  # noqa: ANN401  # any estimator
+    """What a skops file holds, if skops trusts all its types; it starts no workers of its own.
+
+    Raises:
+        UnsupportedModelError: It is no skops file, or holds what skops does not trust.
+        FailedPreconditionError: skops is not installed.
+    """
     _check_archive(path)
     estimator = _load(path)
+    _use_no_workers(estimator)
+    return estimator
+
+
+def _open(path: Path, options: LoadOptions) -> Model:
+    estimator = load_estimator(path)
     base = import_library("sklearn.base", "sklearn")
     if not hasattr(estimator, "predict"):
         raise refuse(path, f"holds a {type(estimator).__name__}, which does not predict")
     features = getattr(estimator, "n_features_in_", None)
     if not isinstance(features, int):
         raise refuse(path, "does not say how many features it takes; fit it on a table of numbers")
-    _use_no_workers(estimator)
     controller = import_library("threadpoolctl", "sklearn").ThreadpoolController()
     held = _Estimator(estimator=estimator, threads=options.intra_op_threads, controller=controller)
     # Estimators compute in doubles unless they are given something else, and then round otherwise.

@@ -1,7 +1,10 @@
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from headrace.core import Datatype, ModelSignature, TensorSpec, check_inputs, example_inputs
 
@@ -66,6 +69,15 @@ def test_values_lie_between_0_and_1(datatype: Datatype) -> None:
 
 def test_bytes_are_one_letter() -> None:
     assert example_inputs(one("x", Datatype.BYTES, 2))["x"].tolist() == [b"a", b"a"]
+
+
+@pytest.mark.parametrize("name", ["image", "Photo_2", "jpeg_bytes"])
+def test_bytes_named_like_a_picture_are_one_that_json_can_hold(name: str) -> None:
+    raw = example_inputs(one(name, Datatype.BYTES, 1))[name][0]
+
+    with Image.open(io.BytesIO(raw)) as picture:
+        assert picture.convert("RGB").size == (1, 1)
+    assert raw.isascii()
 
 
 def test_a_mask_hides_nothing() -> None:
