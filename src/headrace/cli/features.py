@@ -15,7 +15,7 @@ from headrace.cli.options import DEFAULT_HOME, Home, Json
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from headrace.features import FeatureRows, FeatureService, OnlineStore
+    from headrace.features import FeatureRows, FeatureService, LeftOut, OnlineStore
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,8 +30,8 @@ _Store = Annotated[
         "--online-store",
         envvar="HEADRACE_ONLINE_STORE",
         metavar="URL",
-        help="sqlite:///PATH, redis://HOST:PORT/DB, rediss:// or unix:///SOCKET.",
-        show_default="features/online.db in --home",
+        help="sqlite:///PATH, redis://HOST:PORT/DB, rediss://, unix:///SOCKET or feast://REPO.",
+        show_default="features/online.db in --home, or Feast's",
     ),
 ]
 
@@ -42,20 +42,44 @@ def apply(
         "features.yaml"
     ),
     *,
+    from_feast: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-feast",
+            metavar="REPO",
+            help="Instead of a file: what this repository of Feast's defines. Its online store is "
+            "then read.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Put a file of definitions in force: entities, feature views, feature services.
 
     All mistakes are told at once, and then nothing changes. Data is not read.
+
+    For example:
+
+        headrace features apply features.yaml
+
+        headrace features apply --from-feast ../feature_repo
     """
     from headrace.cli.output import say, write_json
-    from headrace.features import apply_definitions
+    from headrace.features import apply_definitions, apply_feast
 
-    changes = apply_definitions(path, home)
+    if from_feast is None:
+        changes = apply_definitions(path, home)
+        left_out: Sequence[LeftOut] = ()
+    else:
+        changes, left_out = apply_feast(from_feast, home)
     if json:
-        write_json([_plain(change) for change in changes])
+        told = [_plain(change) for change in changes]
+        left = [_plain(one) for one in left_out]
+        write_json(told if from_feast is None else {"changes": told, "left_out": left})
         return
+    for one in left_out:
+        say(f"left out: {one.kind} {one.name}, as {one.reason}")
     for change in changes:
         again = change.has_other_schema and change.kind == "view"
         after = "; materialize it again" if again else ""

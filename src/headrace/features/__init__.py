@@ -26,13 +26,15 @@ if TYPE_CHECKING:
         DefinitionChange,
         applied_definitions,
         apply_definitions,
+        apply_feast,
         default_online_store,
     )
+    from headrace.features.feast.importing import LeftOut
     from headrace.features.files import join_files
     from headrace.features.lookup import FeatureReader, FeatureRows, FeaturesNotFoundError
     from headrace.features.materializing import MaterializeReport, materialize
     from headrace.features.offline import join_as_of
-    from headrace.features.online import OnlineStore, open_online_store
+    from headrace.features.online import ForeignStore, OnlineStore, open_online_store
     from headrace.features.pushing import push_rows
     from headrace.features.readiness import ViewReadiness, service_readiness
     from headrace.features.spec import parse_definitions, read_definitions
@@ -48,6 +50,8 @@ __all__ = [
     "FeatureService",
     "FeatureView",
     "FeaturesNotFoundError",
+    "ForeignStore",
+    "LeftOut",
     "MaterializeReport",
     "OnlineStore",
     "Policy",
@@ -56,6 +60,7 @@ __all__ = [
     "ViewReadiness",
     "applied_definitions",
     "apply_definitions",
+    "apply_feast",
     "default_online_store",
     "join_as_of",
     "join_files",
@@ -72,13 +77,15 @@ _LAZY = {
         "DefinitionChange",
         "applied_definitions",
         "apply_definitions",
+        "apply_feast",
         "default_online_store",
     ),
+    "feast.importing": ("LeftOut",),
     "files": ("join_files",),
     "lookup": ("FeatureReader", "FeatureRows", "FeaturesNotFoundError"),
     "materializing": ("MaterializeReport", "materialize"),
     "offline": ("join_as_of",),
-    "online": ("OnlineStore", "open_online_store"),
+    "online": ("ForeignStore", "OnlineStore", "open_online_store"),
     "pushing": ("push_rows",),
     "readiness": ("ViewReadiness", "service_readiness"),
     "spec": ("parse_definitions", "read_definitions"),

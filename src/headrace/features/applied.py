@@ -2,14 +2,19 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.features.definitions import Definitions
+from headrace.features.feast.importing import LeftOut, import_definitions
+from headrace.features.feast.repository import read_repository
 from headrace.features.spec import (
+    FeaturesSpec,
     checked,
     parse_definitions,
     read_text,
@@ -19,6 +24,7 @@ from headrace.features.spec import (
 _APPLIED: Final = Path("features", "definitions.json")
 _ONLINE: Final = Path("features", "online.db")
 _PRIVATE: Final = 0o700
+_SHOWN: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +47,27 @@ def apply_definitions(path: Path, home: Path) -> list[DefinitionChange]:
         SpecError: With every mistake, its place and line; nothing changed.
         FailedPreconditionError: The file cannot be read, or the home not be written.
     """
-    spec = with_absolute_sources(checked(read_text(path)), path.absolute().parent)
-    text = spec.model_dump_json(indent=2)
+    return _put_in_force(checked(read_text(path)), path.absolute().parent, home)
+
+
+def apply_feast(repo: Path, home: Path) -> tuple[list[DefinitionChange], Sequence[LeftOut]]:
+    """Put what a repository of Feast's defines in force; what changed, and what was left out.
+
+    Raises:
+        SpecError: Something of it fits no definition of ours; nothing changed.
+        FailedPreconditionError: The repository cannot be read, or the home not be written.
+    """
+    repository = read_repository(repo)
+    found = import_definitions(repository)
+    if not found.document["feature_views"]:
+        why = "; ".join(f"{one.kind} {one.name}: {one.reason}" for one in found.left_out[:_SHOWN])
+        message = f"{repository.path} has no feature view of project {repository.project!r} to take"
+        raise FailedPreconditionError(f"{message} ({why})" if why else message)
+    return _put_in_force(checked(found.document), repository.path, home), found.left_out
+
+
+def _put_in_force(spec: FeaturesSpec, base_dir: Path, home: Path) -> list[DefinitionChange]:
+    text = with_absolute_sources(spec, base_dir).model_dump_json(indent=2)
     try:
         before = _read(home)
     except FailedPreconditionError:
@@ -66,8 +91,21 @@ def applied_definitions(home: Path) -> Definitions:
 
 
 def default_online_store(home: Path) -> str:
-    """The URL of the store that a home has by itself."""
-    return f"sqlite:///{home.absolute() / _ONLINE}"
+    """The URL of the store that a home has by itself: Feast's, if what is in force says so."""
+    try:
+        text = (home / _APPLIED).read_bytes()
+        feast_repo = msgspec.json.decode(text, type=_StoreOf).feast_repo
+    except (OSError, msgspec.MsgspecError):
+        feast_repo = None  # nothing is in force, or it is damaged, which whoever reads it says
+    return (
+        f"sqlite:///{home.absolute() / _ONLINE}" if feast_repo is None else f"feast://{feast_repo}"
+    )
+
+
+class _StoreOf(msgspec.Struct):
+    """What is read of definitions to know where their values stand."""
+
+    feast_repo: str | None = None
 
 
 def _read(home: Path) -> Definitions | None:

@@ -21,7 +21,7 @@ from headrace.core import (
 from headrace.features.definitions import Entity, FeatureService, FeatureView, Policy, Status
 from headrace.features.keys import Key, encode_keys, show_key
 from headrace.features.lookup_cache import RecordCache
-from headrace.features.online import DEFAULT_TIMEOUT_S, OnlineStore, Place
+from headrace.features.online import DEFAULT_TIMEOUT_S, ForeignStore, OnlineStore, Place
 from headrace.features.records import (
     Booleans,
     DecodedRecords,
@@ -84,6 +84,8 @@ class FeatureReader:
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
         self.service = service
+        if isinstance(store, ForeignStore):
+            store.expect(service.views)
         self._store = store
         self._clock = clock or SystemClock()
         self._timeout_s = timeout_s

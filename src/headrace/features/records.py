@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.core import Array, Datatype, InvalidArgumentError
-from headrace.features.definitions import HASH_BYTES, FeatureView
+from headrace.features.definitions import HASH_BYTES, FeatureView, Value
 
 MAX_RECORD_BYTES: Final = 1 << 20
 MAX_EVENT_US: Final = 1 << 53
@@ -32,6 +32,13 @@ _STORED: Final = {
     Datatype.INT64: "<i8",
     Datatype.BOOL: "u1",
     Datatype.BYTES: "<u4",
+}
+_CODES: Final = {
+    Datatype.FP32: "f",
+    Datatype.FP64: "d",
+    Datatype.INT64: "q",
+    Datatype.BOOL: "B",
+    Datatype.BYTES: "I",
 }
 
 Record = bytes
@@ -79,6 +86,8 @@ class RecordLayout:
         self._dtype = np.dtype(fields)
         self._names = [f"f{i}" for i in range(len(view.features))]
         self._kinds = [feature.datatype for feature in view.features]
+        codes = "".join(_CODES[kind] for kind in self._kinds)
+        self._packer = struct.Struct(f"<q{HASH_BYTES}s{self._flag_bytes}s{codes}")
         self._heap_features = [
             i for i, one in enumerate(view.features) if one.datatype is Datatype.BYTES
         ]
@@ -103,6 +112,28 @@ class RecordLayout:
         heaps = self._heaps(made, columns)
         data, size = made.tobytes(), self._dtype.itemsize
         return [data[row * size : (row + 1) * size] + heap for row, heap in enumerate(heaps)]
+
+    def pack(self, event_us: int, values: Sequence[Value | None]) -> Record:
+        """The record of one row: the same as `encode` makes of many, in less time for one.
+
+        Args:
+            values: One for each feature, of its type; None is a missing one.
+        """
+        flags, heap = 0, b""
+        stored: list[Value] = []
+        for i, value in enumerate(values):
+            if value is not None:
+                flags |= 1 << i
+            if isinstance(value, bytes):
+                heap += value
+            if self._kinds[i] is Datatype.BYTES:
+                stored.append(len(heap))
+            else:
+                stored.append(0 if value is None else value)
+        fixed = self._packer.pack(
+            event_us, self._hash, flags.to_bytes(self._flag_bytes, "little"), *stored
+        )
+        return fixed + heap
 
     def decode(
         self, records: Sequence[Record | None], features: Sequence[int] | None = None

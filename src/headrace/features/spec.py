@@ -62,16 +62,24 @@ class FeatureSpec(SpecModel):
 class SourceSpec(SpecModel):
     """Where a view's values come from."""
 
-    path: str = Field(
+    path: str | None = Field(
+        default=None,
         min_length=1,
         max_length=4096,
-        description="Parquet: a file, a directory or a pattern, relative to this file.",
+        description="Parquet: a file, a directory or a pattern, relative to this file. Null: there "
+        "is none; the view is served from what is pushed or what others write, and never joined.",
     )
     timestamp_field: _Column = Field(
         default=EVENT_TIMESTAMP, description="When a row's values became true; with a time zone."
     )
     created_timestamp_column: _Column | None = Field(
         default=None, description="Decides between rows of one entity and time: the later counts."
+    )
+    field_mapping: Mapping[_Column, _Column] = Field(
+        default_factory=dict, description="A column's name in the file ▸ what the view calls it."
+    )
+    naive_times: Literal["refuse", "utc"] = Field(
+        default="refuse", description="What times without a zone are taken for."
     )
 
 
@@ -126,6 +134,12 @@ class FeaturesSpec(SpecModel):
         min_length=1
     )
     feature_services: Annotated[tuple[FeatureServiceSpec, ...], Strict(strict=False)] = ()
+    feast_repo: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=4096,
+        description="A repository of Feast's whose online store is read. Null: our own store.",
+    )
 
 
 def read_definitions(path: Path) -> Definitions:
@@ -188,13 +202,18 @@ def with_absolute_sources(spec: FeaturesSpec, base_dir: Path) -> FeaturesSpec:
         view.model_copy(
             update={
                 "source": view.source.model_copy(
-                    update={"path": str(_absolute(view.source.path, base_dir))}
+                    update={"path": _absolute_text(view.source.path, base_dir)}
                 )
             }
         )
         for view in spec.feature_views
     ]
-    return spec.model_copy(update={"feature_views": tuple(views)})
+    feast_repo = _absolute_text(spec.feast_repo, base_dir)
+    return spec.model_copy(update={"feature_views": tuple(views), "feast_repo": feast_repo})
+
+
+def _absolute_text(path: str | None, base_dir: Path) -> str | None:
+    return None if path is None else str(_absolute(path, base_dir))
 
 
 def _absolute(path: str, base_dir: Path) -> Path:
@@ -213,7 +232,8 @@ def _definitions(spec: FeaturesSpec, base_dir: Path) -> Definitions:
         one.name: FeatureService(name=one.name, columns=tuple(_columns(one, views)))
         for one in spec.feature_services
     }
-    return Definitions(entities=entities, views=views, services=services)
+    feast_repo = None if spec.feast_repo is None else _absolute(spec.feast_repo, base_dir)
+    return Definitions(entities=entities, views=views, services=services, feast_repo=feast_repo)
 
 
 def _view(spec: FeatureViewSpec, entities: Mapping[str, Entity], base_dir: Path) -> FeatureView:
@@ -222,9 +242,11 @@ def _view(spec: FeatureViewSpec, entities: Mapping[str, Entity], base_dir: Path)
         entities=tuple(entities[name] for name in spec.entities),
         features=tuple(_feature(one) for one in spec.features),
         source=DataSource(
-            path=_absolute(spec.source.path, base_dir),
+            path=None if spec.source.path is None else _absolute(spec.source.path, base_dir),
             timestamp_field=spec.source.timestamp_field,
             created_field=spec.source.created_timestamp_column or "",
+            renamed=tuple(spec.source.field_mapping.items()),
+            is_naive_utc=spec.source.naive_times == "utc",
         ),
         ttl_s=spec.ttl_s,
         on_missing=Policy(spec.on_missing),
