@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from headrace.core import (
@@ -92,7 +93,10 @@ class FeatureReader:
         self._cache = RecordCache(ttl_s=cache_ttl_s, entries=cache_entries)
         self._entities = service.entities
         self._views = [_ViewReader(view, service) for view in service.views]
+        self._view_names = [view.name for view in service.views]
         self._names = [column.name for column in service.columns]
+        # As most services are: all columns of one view, then those of the next.
+        self._is_in_order = self._names == [name for view in self._views for name in view.names]
 
     def read(
         self, keys: Mapping[str, Sequence[object] | Array], *, deadline: float | None = None
@@ -112,23 +116,21 @@ class FeatureReader:
         """
         columns = _checked(self._entities, keys)
         keys_of = self._encoded(columns)
-        names = [view.view.name for view in self._views]
-        places = dict.fromkeys(
-            (key, name) for name, some in zip(names, keys_of, strict=True) for key in some
-        )
-        records = self._records(places, deadline)
+        names = self._view_names
+        records = self._records(keys_of, deadline)
         now_us = round(self._clock.now() * _US)
         read = [
-            view.read([records.get((key, view.view.name)) for key in some], some, now_us)
-            for view, some in zip(self._views, keys_of, strict=True)
+            view.read([records.get((key, name)) for key in some], some, now_us)
+            for view, name, some in zip(self._views, names, keys_of, strict=True)
         ]
-        found = {name: column for one in read for name, column in one.columns.items()}
-        return FeatureRows(
-            columns={name: found[name] for name in self._names},
-            statuses=dict(zip(names, (one.statuses for one in read), strict=True)),
-            ages_s=dict(zip(names, (one.ages_s for one in read), strict=True)),
-            reasons=dict(zip(names, (one.reasons for one in read), strict=True)),
-        )
+        found: dict[str, Array] = {}
+        statuses, ages_s, reasons = {}, {}, {}
+        for name, one in zip(names, read, strict=True):
+            found |= one.columns
+            statuses[name], ages_s[name], reasons[name] = one.statuses, one.ages_s, one.reasons
+        if not self._is_in_order:
+            found = {name: found[name] for name in self._names}
+        return FeatureRows(columns=found, statuses=statuses, ages_s=ages_s, reasons=reasons)
 
     def _encoded(self, columns: Mapping[str, Sequence[object]]) -> list[list[Key]]:
         """The keys of each view's rows; views of the same entities share them."""
@@ -140,13 +142,21 @@ class FeatureReader:
         return [made[view.entity_names] for view in self._views]
 
     def _records(
-        self, places: Mapping[Place, None], deadline: float | None
+        self, keys_of: Sequence[Sequence[Key]], deadline: float | None
     ) -> Mapping[Place, Record | None]:
-        """What stands in `places`, from the cache where that is young enough."""
+        """What each view has of its keys, from the cache where that is young enough."""
         now = self._clock.monotonic()
         timeout_s = self._timeout_s if deadline is None else min(self._timeout_s, deadline - now)
         if timeout_s <= 0:
             raise DeadlineExceededError("the deadline passed before features were read")
+        if not self._cache.is_used:
+            keys = list(dict.fromkeys(key for some in keys_of for key in some))
+            return self._store.read(keys, self._view_names, timeout_s=timeout_s)
+        places = dict.fromkeys(
+            (key, name)
+            for name, some in zip(self._view_names, keys_of, strict=True)
+            for key in some
+        )
         known = self._cache.get(places, now)
         wanted = [place for place in places if place not in known]
         if not wanted:
@@ -158,8 +168,7 @@ class FeatureReader:
         return {**known, **fresh}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ViewRows:
+class _ViewRows(msgspec.Struct, frozen=True, kw_only=True):
     """What one view says of the rows; columns by the service's names."""
 
     columns: dict[str, Array]
@@ -177,14 +186,23 @@ class _ViewReader:
         self._layout = RecordLayout(view)
         columns = [column for column in service.columns if column.view == view]
         positions = {feature.name: i for i, feature in enumerate(view.features)}
-        self._positions = [positions[column.feature.name] for column in columns]
-        self._names = [column.name for column in columns]
+        chosen = [positions[column.feature.name] for column in columns]
+        # None: all of them in order, as most services take a view.
+        self._positions = None if chosen == list(range(len(view.features))) else chosen
+        self.names = [column.name for column in columns]
         self._fillings = [column.feature.filling for column in columns]
         self._ttl_us = None if view.ttl_s is None else round(view.ttl_s * _US)
 
     def read(self, records: Sequence[Record | None], keys: Sequence[Key], now_us: int) -> _ViewRows:
         decoded = self._layout.decode(records, self._positions)
         age_us = now_us - decoded.event_us
+        if decoded.is_whole and len(age_us) == len(records) and self._is_fresh(age_us):
+            return _ViewRows(
+                columns=dict(zip(self.names, decoded.columns, strict=True)),
+                statuses=[Status.PRESENT] * len(records),
+                ages_s=age_us / _US,
+                reasons=decoded.reasons,
+            )
         is_stale = (
             np.zeros(len(age_us), dtype=np.bool_) if self._ttl_us is None else age_us > self._ttl_us
         )
@@ -201,14 +219,17 @@ class _ViewReader:
             reasons=decoded.reasons,
         )
 
+    def _is_fresh(self, age_us: Array) -> bool:
+        """Whether none is older than the view's time to live."""
+        if self._ttl_us is None or not len(age_us):
+            return True
+        # Of one row, as most requests have, NumPy's maximum would take longer than all the rest.
+        return bool((age_us[0] if len(age_us) == 1 else age_us.max()) <= self._ttl_us)
+
     def _filled(self, decoded: DecodedRecords, is_known: Booleans, rows: int) -> dict[str, Array]:
         """A value for each row and column: what is known, else the feature's default."""
-        if len(decoded.rows) == rows and is_known.all():
-            # Copies: what was decoded is neither writable nor aligned, as runtimes expect it.
-            copies = [column.copy() for column in decoded.columns]
-            return dict(zip(self._names, copies, strict=True))
         made = {}
-        for i, (name, filling) in enumerate(zip(self._names, self._fillings, strict=True)):
+        for i, (name, filling) in enumerate(zip(self.names, self._fillings, strict=True)):
             values, known = decoded.columns[i], is_known[:, i]
             made[name] = np.full(rows, filling, dtype=values.dtype)
             made[name][decoded.rows[known]] = values[known]

@@ -56,10 +56,11 @@ class RedisOnlineStore:
         """The records that there are; see `OnlineStore`."""
         deadline = time.monotonic() + timeout_s
         found: dict[Place, Record] = {}
+        fields = [view.encode() for view in views]
         with self._link.telling("read features"):
             for start in range(0, len(keys), _KEYS_AT_ONCE):
                 some = keys[start : start + _KEYS_AT_ONCE]
-                reads = [(self._entity + key, views) for key in some]
+                reads = [(self._entity + key, fields) for key in some]
                 for key, records in zip(some, self._link.fetch(reads, deadline), strict=True):
                     for view, record in zip(views, records, strict=True):
                         if record is not None:

@@ -26,14 +26,12 @@ except ModuleNotFoundError as error:
 
 _CONNECT_TIMEOUT_S: Final = 1.0
 
-HashRead = tuple[bytes, Sequence[str | bytes]]
+HashRead = tuple[bytes, Sequence[bytes]]
 """A key, and the fields of its hash."""
 
 
 class _Connection(Protocol):
     """What is used of the client's connections, which have no types."""
-
-    def pack_commands(self, commands: Sequence[tuple[str | bytes, ...]]) -> list[bytes]: ...
 
     def send_packed_command(self, command: list[bytes]) -> None: ...
 
@@ -74,10 +72,7 @@ class RedisLink:
         taken = self._pool.get_connection()
         connection = cast("_Connection", taken)
         try:
-            commands: list[tuple[str | bytes, ...]] = [
-                ("HMGET", key, *fields) for key, fields in reads
-            ]
-            connection.send_packed_command(connection.pack_commands(commands))
+            connection.send_packed_command([b"".join([_packed(*read) for read in reads])])
             return [self._answer(connection, deadline) for _ in reads]
         except BaseException:
             # Answers that were not read would be taken for the next caller's.
@@ -109,6 +104,13 @@ class RedisLink:
         if remaining_s <= 0 or not connection.can_read(remaining_s):
             raise DeadlineExceededError(f"{self.name} did not answer before the deadline")
         return connection.read_response(disable_decoding=True)
+
+
+def _packed(key: bytes, fields: Sequence[bytes]) -> bytes:
+    """The command that reads them, in the protocol's words; the client takes four times as long."""
+    parts = [b"*%d\r\n$5\r\nHMGET\r\n$%d\r\n%b\r\n" % (2 + len(fields), len(key), key)]
+    parts += [b"$%d\r\n%b\r\n" % (len(field), field) for field in fields]
+    return b"".join(parts)
 
 
 def way_out(said: str) -> str:
