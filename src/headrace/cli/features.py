@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.failures import NOT_READY
+from headrace.cli.failures import FAILED, NOT_READY
+from headrace.cli.features_begin import DEFAULT_PATH, HOW_TO_BEGIN, check_exists
 from headrace.cli.options import DEFAULT_HOME, Home, Json
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Features of entities: apply, materialize, get, join, serve-check.",
+    help=f"""Features of entities: apply, materialize, push, get, join, serve-check.
+
+{HOW_TO_BEGIN}""",
 )
 
 _TIME = "%Y-%m-%d %H:%M:%S"
@@ -38,9 +41,7 @@ _Store = Annotated[
 
 @app.command()
 def apply(
-    path: Annotated[Path, typer.Argument(help="What is defined.", dir_okay=False)] = Path(
-        "features.yaml"
-    ),
+    path: Annotated[Path, typer.Argument(help="What is defined.", dir_okay=False)] = DEFAULT_PATH,
     *,
     from_feast: Annotated[
         Path | None,
@@ -69,6 +70,7 @@ def apply(
     from headrace.features import apply_definitions, apply_feast
 
     if from_feast is None:
+        check_exists(path)
         changes = apply_definitions(path, home)
         left_out: Sequence[LeftOut] = ()
     else:
@@ -140,6 +142,56 @@ def materialize(
                 say(f"{view.name}: {report.written} of {report.entities} entities written{when}")
     if json:
         write_json([_plain(report) for report in reports])
+
+
+@app.command()
+def push(
+    view: Annotated[str, typer.Argument(help="The feature view.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Rows as Parquet, JSON lines or CSV; - for standard input.",
+            allow_dash=True,
+            show_default=False,
+        ),
+    ],
+    *,
+    online_store: _Store = "",
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Write values as they happen to the online store, without a source.
+
+    A row has the view's join keys, its time with a zone, and all of its features; what is null, or
+    empty in CSV, is missing. An older value never replaces a newer one. Rows that are wrong are
+    refused and told, with exit status 1; the others are written.
+
+    For example:
+
+        headrace features push customer_stats rows.jsonl
+
+        tail -f events.jsonl | headrace features push customer_stats -
+    """
+    from headrace.cli.features_push import push_file
+    from headrace.cli.output import say, write_json
+    from headrace.features import applied_definitions
+
+    found = applied_definitions(home).view(view)
+    with _opened(online_store, home) as store:
+        report = push_file(found, store, file)
+    if json:
+        write_json(_plain(report))
+    else:
+        for one in report.refused:
+            say(f"row {one.row} is refused: {one.why}")
+        if report.refused_rows > len(report.refused):
+            say(f"and {report.refused_rows - len(report.refused)} more")
+        say(
+            f"{view}: {report.written} of {report.rows} rows written, {report.older} older than "
+            f"what stood there, {report.refused_rows} refused"
+        )
+    if report.refused_rows:
+        raise typer.Exit(FAILED)
 
 
 @app.command()

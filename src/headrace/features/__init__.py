@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from headrace.features.materializing import MaterializeReport, materialize
     from headrace.features.offline import join_as_of
     from headrace.features.online import ForeignStore, OnlineStore, open_online_store
-    from headrace.features.pushing import push_rows
+    from headrace.features.pushing import push_rows, refusals
     from headrace.features.readiness import ViewReadiness, service_readiness
     from headrace.features.spec import parse_definitions, read_definitions
 
@@ -69,6 +69,7 @@ __all__ = [
     "parse_definitions",
     "push_rows",
     "read_definitions",
+    "refusals",
     "service_readiness",
 ]
 
@@ -86,7 +87,7 @@ _LAZY = {
     "materializing": ("MaterializeReport", "materialize"),
     "offline": ("join_as_of",),
     "online": ("ForeignStore", "OnlineStore", "open_online_store"),
-    "pushing": ("push_rows",),
+    "pushing": ("push_rows", "refusals"),
     "readiness": ("ViewReadiness", "service_readiness"),
     "spec": ("parse_definitions", "read_definitions"),
 }
