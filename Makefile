@@ -50,6 +50,21 @@ e2e: setup ## only the tests that start real processes
 bench: setup .venv/.ready-bench ## measure speed; prints a table and writes bench/results/
 	$(BIN)/python -m bench $(ARGS)
 
+.PHONY: feast
+feast: .venv-feast/.ready ## install Feast in an environment of its own, to be compared with
+
+.venv-feast/.ready: scripts/setup_feast.sh | setup
+	scripts/setup_feast.sh
+	@touch $@
+
+.PHONY: test-feast
+test-feast: setup feast ## the tests of the adapter, also on what Feast itself writes now
+	$(BIN)/pytest tests/contract/test_feast.py tests/unit/features/feast $(ARGS)
+
+.PHONY: feast-fixtures
+feast-fixtures: setup feast ## let Feast write anew what the tests of the adapter read
+	$(BIN)/python -m tests.contract.feast_repositories
+
 .PHONY: mutants
 mutants: setup .venv/.ready-mutants ## change the engine and the rollouts on purpose: do tests notice? half an hour
 	HYPOTHESIS_PROFILE=dev $(BIN)/python scripts/mutants.py $(ARGS)
@@ -114,4 +129,4 @@ clean: ## remove .venv, caches and built documentation; models in .headrace stay
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

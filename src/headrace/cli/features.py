@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.failures import NOT_READY
+from headrace.cli.failures import FAILED, NOT_READY
+from headrace.cli.features_begin import DEFAULT_PATH, HOW_TO_BEGIN, check_exists
 from headrace.cli.features_skew import skew
 from headrace.cli.options import DEFAULT_HOME, Home, Json
 
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from headrace.core import Datatype
-    from headrace.features import FeatureRows, FeatureService, OnlineStore
+    from headrace.features import FeatureRows, FeatureService, LeftOut, OnlineStore
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Features of entities: apply, materialize, get, join, serve-check, skew.",
+    help=f"""Features of entities: apply, materialize, push, get, join, serve-check, skew.
+
+{HOW_TO_BEGIN}""",
 )
 
 _TIME = "%Y-%m-%d %H:%M:%S"
@@ -32,17 +35,15 @@ _Store = Annotated[
         "--online-store",
         envvar="HEADRACE_ONLINE_STORE",
         metavar="URL",
-        help="sqlite:///PATH, redis://HOST:PORT/DB, rediss:// or unix:///SOCKET.",
-        show_default="features/online.db in --home",
+        help="sqlite:///PATH, redis://HOST:PORT/DB, rediss://, unix:///SOCKET or feast://REPO.",
+        show_default="features/online.db in --home, or Feast's",
     ),
 ]
 
 
 @app.command()
 def apply(
-    path: Annotated[Path, typer.Argument(help="What is defined.", dir_okay=False)] = Path(
-        "features.yaml"
-    ),
+    path: Annotated[Path, typer.Argument(help="What is defined.", dir_okay=False)] = DEFAULT_PATH,
     *,
     allow_code: Annotated[
         bool,
@@ -51,6 +52,16 @@ def apply(
             help="Of on-demand views: their functions run, here once and then in replicas.",
         ),
     ] = False,
+    from_feast: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-feast",
+            metavar="REPO",
+            help="Instead of a file: what this repository of Feast's defines. Its online store is "
+            "then read.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
     home: Home = DEFAULT_HOME,
 ) -> None:
@@ -58,14 +69,29 @@ def apply(
 
     All mistakes are told at once, and then nothing changes. Data is not read. The code of on-demand
     views is kept as it is now: change it, and apply it again.
+
+    For example:
+
+        headrace features apply features.yaml
+
+        headrace features apply --from-feast ../feature_repo
     """
     from headrace.cli.output import say, write_json
-    from headrace.features import apply_definitions
+    from headrace.features import apply_definitions, apply_feast
 
-    changes = apply_definitions(path, home, allow_code=allow_code)
+    if from_feast is None:
+        check_exists(path)
+        changes = apply_definitions(path, home, allow_code=allow_code)
+        left_out: Sequence[LeftOut] = ()
+    else:
+        changes, left_out = apply_feast(from_feast, home)
     if json:
-        write_json([_plain(change) for change in changes])
+        told = [_plain(change) for change in changes]
+        left = [_plain(one) for one in left_out]
+        write_json(told if from_feast is None else {"changes": told, "left_out": left})
         return
+    for one in left_out:
+        say(f"left out: {one.kind} {one.name}, as {one.reason}")
     for change in changes:
         again = change.has_other_schema and change.kind == "view"
         after = "; materialize it again" if again else ""
@@ -126,6 +152,56 @@ def materialize(
                 say(f"{view.name}: {report.written} of {report.entities} entities written{when}")
     if json:
         write_json([_plain(report) for report in reports])
+
+
+@app.command()
+def push(
+    view: Annotated[str, typer.Argument(help="The feature view.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Rows as Parquet, JSON lines or CSV; - for standard input.",
+            allow_dash=True,
+            show_default=False,
+        ),
+    ],
+    *,
+    online_store: _Store = "",
+    json: Json = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Write values as they happen to the online store, without a source.
+
+    A row has the view's join keys, its time with a zone, and all of its features; what is null, or
+    empty in CSV, is missing. An older value never replaces a newer one. Rows that are wrong are
+    refused and told, with exit status 1; the others are written.
+
+    For example:
+
+        headrace features push customer_stats rows.jsonl
+
+        tail -f events.jsonl | headrace features push customer_stats -
+    """
+    from headrace.cli.features_push import push_file
+    from headrace.cli.output import say, write_json
+    from headrace.features import applied_definitions
+
+    found = applied_definitions(home).view(view)
+    with _opened(online_store, home) as store:
+        report = push_file(found, store, file)
+    if json:
+        write_json(_plain(report))
+    else:
+        for one in report.refused:
+            say(f"row {one.row} is refused: {one.why}")
+        if report.refused_rows > len(report.refused):
+            say(f"and {report.refused_rows - len(report.refused)} more")
+        say(
+            f"{view}: {report.written} of {report.rows} rows written, {report.older} older than "
+            f"what stood there, {report.refused_rows} refused"
+        )
+    if report.refused_rows:
+        raise typer.Exit(FAILED)
 
 
 @app.command()

@@ -30,9 +30,11 @@ if TYPE_CHECKING:
         DefinitionChange,
         applied_definitions,
         apply_definitions,
+        apply_feast,
         default_online_store,
         online_store_url,
     )
+    from headrace.features.feast.importing import LeftOut
     from headrace.features.files import join_files
     from headrace.features.lookup import FeatureReader, FeatureRows
     from headrace.features.lookup_view import FeaturesNotFoundError
@@ -44,8 +46,8 @@ if TYPE_CHECKING:
     )
     from headrace.features.materializing import MaterializeReport, materialize
     from headrace.features.offline import join_as_of
-    from headrace.features.online import OnlineStore, open_online_store
-    from headrace.features.pushing import push_rows
+    from headrace.features.online import ForeignStore, OnlineStore, open_online_store
+    from headrace.features.pushing import push_rows, refusals
     from headrace.features.readiness import ViewReadiness, service_readiness
     from headrace.features.schedules import usual_grace_s
     from headrace.features.served import ServedRow, ServedRows, read_served, served_directory
@@ -83,6 +85,8 @@ __all__ = [
     "FeatureSkew",
     "FeatureView",
     "FeaturesNotFoundError",
+    "ForeignStore",
+    "LeftOut",
     "MaterializeFailed",
     "MaterializeFinished",
     "MaterializeProgress",
@@ -105,6 +109,7 @@ __all__ = [
     "ViewReadiness",
     "applied_definitions",
     "apply_definitions",
+    "apply_feast",
     "column_specs",
     "compare_served",
     "decode_service",
@@ -121,6 +126,7 @@ __all__ = [
     "push_rows",
     "read_definitions",
     "read_served",
+    "refusals",
     "request_specs",
     "served_directory",
     "served_rows",
@@ -135,9 +141,11 @@ _LAZY = {
         "DefinitionChange",
         "applied_definitions",
         "apply_definitions",
+        "apply_feast",
         "default_online_store",
         "online_store_url",
     ),
+    "feast.importing": ("LeftOut",),
     "files": ("join_files",),
     "lookup": ("FeatureReader", "FeatureRows"),
     "lookup_view": ("FeaturesNotFoundError",),
@@ -149,8 +157,8 @@ _LAZY = {
     ),
     "materializing": ("MaterializeReport", "materialize"),
     "offline": ("join_as_of",),
-    "online": ("OnlineStore", "open_online_store"),
-    "pushing": ("push_rows",),
+    "online": ("ForeignStore", "OnlineStore", "open_online_store"),
+    "pushing": ("push_rows", "refusals"),
     "readiness": ("ViewReadiness", "service_readiness"),
     "schedules": ("usual_grace_s",),
     "served": ("ServedRow", "ServedRows", "read_served", "served_directory"),

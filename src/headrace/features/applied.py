@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,8 @@ from headrace.features.definitions import (
     FeatureView,
     OnDemandView,
 )
+from headrace.features.feast.importing import LeftOut, import_definitions
+from headrace.features.feast.repository import read_repository
 from headrace.features.on_demand import OnDemandFunction
 from headrace.features.spec import (
     checked,
@@ -23,12 +25,14 @@ from headrace.features.spec import (
     read_text,
     self_contained,
 )
+from headrace.features.spec_models import FeaturesSpec
 from headrace.features.spec_on_demand import check_code_allowed
 
 ONLINE_STORE_VARIABLE: Final = "HEADRACE_ONLINE_STORE"
 APPLIED: Final = Path("features", "definitions.json")
 _ONLINE: Final = Path("features", "online.db")
 _PRIVATE: Final = 0o700
+_SHOWN: Final = 5
 
 _Defined = FeatureView | OnDemandView | FeatureService
 
@@ -66,7 +70,27 @@ def apply_definitions(
     """
     spec = checked(read_text(path))
     check_code_allowed(spec, allow_code=allow_code)
-    spec = self_contained(spec, path.absolute().parent)
+    return _put_in_force(self_contained(spec, path.absolute().parent), home)
+
+
+def apply_feast(repo: Path, home: Path) -> tuple[list[DefinitionChange], Sequence[LeftOut]]:
+    """Put what a repository of Feast's defines in force; what changed, and what was left out.
+
+    Raises:
+        SpecError: Something of it fits no definition of ours; nothing changed.
+        FailedPreconditionError: The repository cannot be read, or the home not be written.
+    """
+    repository = read_repository(repo)
+    found = import_definitions(repository)
+    if not found.document["feature_views"]:
+        why = "; ".join(f"{one.kind} {one.name}: {one.reason}" for one in found.left_out[:_SHOWN])
+        message = f"{repository.path} has no feature view of project {repository.project!r} to take"
+        raise FailedPreconditionError(f"{message} ({why})" if why else message)
+    spec = self_contained(checked(found.document), repository.path)
+    return _put_in_force(spec, home), found.left_out
+
+
+def _put_in_force(spec: FeaturesSpec, home: Path) -> list[DefinitionChange]:
     text = spec.model_dump_json(indent=2)
     try:
         before = _read(home)
@@ -93,8 +117,21 @@ def applied_definitions(home: Path) -> Definitions:
 
 
 def default_online_store(home: Path) -> str:
-    """The URL of the store that a home has by itself."""
-    return f"sqlite:///{home.absolute() / _ONLINE}"
+    """The URL of the store that a home has by itself: Feast's, if what is in force says so."""
+    try:
+        text = (home / APPLIED).read_bytes()
+        feast_repo = msgspec.json.decode(text, type=_StoreOf).feast_repo
+    except (OSError, msgspec.MsgspecError):
+        feast_repo = None  # nothing is in force, or it is damaged, which whoever reads it says
+    return (
+        f"sqlite:///{home.absolute() / _ONLINE}" if feast_repo is None else f"feast://{feast_repo}"
+    )
+
+
+class _StoreOf(msgspec.Struct):
+    """What is read of definitions to know where their values stand."""
+
+    feast_repo: str | None = None
 
 
 def online_store_url(home: Path) -> str:

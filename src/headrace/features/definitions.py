@@ -81,11 +81,16 @@ class DataSource:
     """Parquet: a file, a directory of files, or a pattern such as `/data/day=*/part.parquet`.
 
     `created_field` decides between rows of the same entity and time: the later one counts.
+    `renamed` has pairs of a column's name in the file, and what the view calls it. Times without a
+    zone are UTC's if `is_naive_utc`, and refused else.
     """
 
-    path: Path
+    path: Path | None
+    """None: there is no file; the view's values can be served, but not joined."""
     timestamp_field: str = EVENT_TIMESTAMP
     created_field: str = ""
+    renamed: tuple[tuple[str, str], ...] = ()
+    is_naive_utc: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,12 +244,16 @@ class FeatureService:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definitions:
-    """All that one `features.yaml` defines, by name, in its order."""
+    """All that one `features.yaml` defines, by name, in its order.
+
+    `feast_repo` is the repository of Feast's whose online store holds the values; None for our own.
+    """
 
     entities: Mapping[str, Entity]
     views: Mapping[str, FeatureView]
     services: Mapping[str, FeatureService]
     on_demand_views: Mapping[str, OnDemandView] = field(default_factory=dict)
+    feast_repo: Path | None = None
 
     def view(self, name: str) -> FeatureView:
         """The view of this name; NotFoundError says which there are."""

@@ -43,6 +43,19 @@ def encode_keys(view: FeatureView, columns: Sequence[Sequence[object]]) -> list[
     ]
 
 
+def decode_key(view: FeatureView, key: Key) -> list[bytes]:
+    """What `encode_keys` made a key of: the text of each of the view's join keys, in order."""
+    rest = key.removeprefix(key_prefix(view))
+    if len(view.entities) == 1:
+        return [rest]
+    values = []
+    for _ in view.entities:
+        length, _, rest = rest.partition(b":")
+        values.append(rest[: int(length)])
+        rest = rest[int(length) + 1 :]
+    return values
+
+
 def show_key(key: Key) -> str:
     """A key for people: `customer:17`."""
     text = key.decode(errors="replace")

@@ -24,7 +24,7 @@ from headrace.features.lookup_cache import RecordCache
 from headrace.features.lookup_view import ViewReader, ViewRows, computed_rows
 from headrace.features.on_demand import OnDemandFunction
 from headrace.features.on_demand_request import request_arrays
-from headrace.features.online import DEFAULT_TIMEOUT_S, OnlineStore, Place
+from headrace.features.online import DEFAULT_TIMEOUT_S, ForeignStore, OnlineStore, Place
 from headrace.features.records import Record
 
 _US: Final = 1_000_000
@@ -78,11 +78,14 @@ class FeatureReader:
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
         self.service = service
+        if isinstance(store, ForeignStore):
+            store.expect(service.views)
         self._store = store
         self._clock = clock or SystemClock()
         self._timeout_s = timeout_s
         self._cache = RecordCache(ttl_s=cache_ttl_s, entries=cache_entries)
         self._views = [ViewReader(view, service) for view in service.views]
+        self._view_names = [view.view.name for view in self._views]
         self._request = service.request_columns
         self._joins = [entity.join_key for entity in service.entities]
         self._taken = [column.name for column in self._request]
@@ -117,17 +120,12 @@ class FeatureReader:
         asked = asked_of(self._joins, self._taken, keys, values or {})
         request = request_arrays(self._request, asked.values, asked.rows)
         keys_of = self._encoded(asked.keys)
-        names = [view.view.name for view in self._views]
-        places = dict.fromkeys(
-            (key, name) for name, some in zip(names, keys_of, strict=True) for key in some
-        )
-        records = self._records(places, deadline)
+        records = self._records(keys_of, deadline)
         now = self._clock.now()
+        now_us = round(now * _US)
         read: dict[str, ViewRows] = {
-            view.view.name: view.read(
-                [records.get((key, view.view.name)) for key in some], some, round(now * _US)
-            )
-            for view, some in zip(self._views, keys_of, strict=True)
+            name: view.read([records.get((key, name)) for key in some], some, now_us)
+            for view, name, some in zip(self._views, self._view_names, keys_of, strict=True)
         }
         for function in self._functions:
             read[function.view.name] = computed_rows(function, read, request, asked.rows)
@@ -150,13 +148,21 @@ class FeatureReader:
         return [made[view.entity_names] for view in self._views]
 
     def _records(
-        self, places: Mapping[Place, None], deadline: float | None
+        self, keys_of: Sequence[Sequence[Key]], deadline: float | None
     ) -> Mapping[Place, Record | None]:
-        """What stands in `places`, from the cache where that is young enough."""
+        """What each view has of its keys, from the cache where that is young enough."""
         now = self._clock.monotonic()
         timeout_s = self._timeout_s if deadline is None else min(self._timeout_s, deadline - now)
         if timeout_s <= 0:
             raise DeadlineExceededError("the deadline passed before features were read")
+        if not self._cache.is_used:
+            keys = list(dict.fromkeys(key for some in keys_of for key in some))
+            return self._store.read(keys, self._view_names, timeout_s=timeout_s)
+        places = dict.fromkeys(
+            (key, name)
+            for name, some in zip(self._view_names, keys_of, strict=True)
+            for key in some
+        )
         known = self._cache.get(places, now)
         wanted = [place for place in places if place not in known]
         if not wanted:

@@ -17,11 +17,14 @@ class RecordCache:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Place, tuple[float, Record | None]] = OrderedDict()
 
+    @property
+    def is_used(self) -> bool:
+        """Whether anything is kept at all."""
+        return self._limit > 0
+
     def get(self, places: Iterable[Place], now: float) -> dict[Place, Record | None]:
         """What is known about `places` and young enough; None of a place where nothing stands."""
         found: dict[Place, Record | None] = {}
-        if not self._limit:
-            return found
         with self._lock:
             for place in places:
                 kept = self._kept.get(place)
@@ -32,8 +35,6 @@ class RecordCache:
 
     def put(self, records: Mapping[Place, Record | None], now: float) -> None:
         """Remember what was read at `now`, in monotonic time."""
-        if not self._limit:
-            return
         with self._lock:
             for place, record in records.items():
                 self._kept[place] = (now + self._ttl_s, record)

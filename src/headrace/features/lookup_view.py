@@ -9,7 +9,6 @@ import numpy as np
 from headrace.core import Array, NotFoundError
 from headrace.features.definitions import Feature, FeatureService, FeatureView, Policy, Status
 from headrace.features.keys import Key, show_key
-from headrace.features.lookup_few import MOST_ROWS, FewReader
 from headrace.features.on_demand import OnDemandFunction
 from headrace.features.records import Booleans, DecodedRecords, Record, RecordLayout
 
@@ -51,32 +50,25 @@ class ViewReader:
         self._layout = RecordLayout(view)
         self._features = _needed(view, service)
         positions = {feature.name: i for i, feature in enumerate(view.features)}
-        self._positions = [positions[feature.name] for feature in self._features]
+        self._feature_names = [feature.name for feature in self._features]
+        chosen = [positions[name] for name in self._feature_names]
+        # None: all of them in order, as most services take a view.
+        self._positions = None if chosen == list(range(len(view.features))) else chosen
         self._ttl_us = None if view.ttl_s is None else round(view.ttl_s * _US)
-        self._few = FewReader(
-            self._layout,
-            self._features,
-            self._positions,
-            ttl_us=self._ttl_us,
-            on_stale=view.on_stale,
-        )
-        policies = {Status.MISSING: view.on_missing, Status.STALE: view.on_stale}
-        self._refused = {status for status, p in policies.items() if p is Policy.REJECT}
 
     def read(self, records: Sequence[Record | None], keys: Sequence[Key], now_us: int) -> ViewRows:
         """A record for each row, and its key for messages; FeaturesNotFoundError if refused."""
-        if len(records) <= MOST_ROWS:
-            few = self._few.read(records, now_us)
-            if few is not None and not self._refused.intersection(few.statuses):
-                return ViewRows(
-                    columns=few.columns,
-                    inputs=few.inputs,
-                    statuses=few.statuses,
-                    ages_s=few.ages_s,
-                    reasons={},
-                )
         decoded = self._layout.decode(records, self._positions)
         age_us = now_us - decoded.event_us
+        if decoded.is_whole and len(age_us) == len(records) and self._is_fresh(age_us):
+            columns = dict(zip(self._feature_names, decoded.columns, strict=True))
+            return ViewRows(
+                columns=columns,
+                inputs=columns,
+                statuses=[Status.PRESENT] * len(records),
+                ages_s=age_us / _US,
+                reasons=decoded.reasons,
+            )
         is_stale = (
             np.zeros(len(age_us), dtype=np.bool_) if self._ttl_us is None else age_us > self._ttl_us
         )
@@ -96,14 +88,15 @@ class ViewReader:
             reasons=decoded.reasons,
         )
 
+    def _is_fresh(self, age_us: Array) -> bool:
+        """Whether none is older than the view's time to live."""
+        if self._ttl_us is None or not len(age_us):
+            return True
+        # Of one row, as most requests have, NumPy's maximum would take longer than all the rest.
+        return bool((age_us[0] if len(age_us) == 1 else age_us.max()) <= self._ttl_us)
+
     def _filled(self, decoded: DecodedRecords, is_known: Booleans, rows: int) -> dict[str, Array]:
         """A value for each row and column: what is known, else the feature's default."""
-        if len(decoded.rows) == rows and is_known.all():
-            # Copies: what was decoded is neither writable nor aligned, as runtimes expect it.
-            return {
-                one.name: column.copy()
-                for one, column in zip(self._features, decoded.columns, strict=True)
-            }
         made = {}
         for i, one in enumerate(self._features):
             values, known = decoded.columns[i], is_known[:, i]

@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from headrace.core import InvalidArgumentError
 from headrace.features.keys import Key
 from headrace.features.records import Record
 
+if TYPE_CHECKING:
+    from headrace.features.definitions import FeatureView
+
 Place = tuple[Key, str]
 """Where a record stands: an entity's key, and the name of a view."""
 DEFAULT_TIMEOUT_S: Final = 5.0
 _SQLITE: Final = "sqlite:///"
+_FEAST: Final = "feast://"
 _REDIS: Final = frozenset({"redis", "rediss", "unix", "valkey", "valkeys"})
 
 
@@ -57,6 +61,18 @@ class OnlineStore(Protocol):
         """Close all connections; twice is once."""
 
 
+@runtime_checkable
+class ForeignStore(Protocol):
+    """A store whose values others wrote, in a form of theirs: it makes records of them."""
+
+    def expect(self, views: "Sequence[FeatureView]") -> None:
+        """Called by each reader, before it reads, with the views that it knows.
+
+        Raises:
+            FailedPreconditionError: There is nothing in the store to make their records of.
+        """
+
+
 def open_online_store(
     url: str,
     *,
@@ -68,14 +84,16 @@ def open_online_store(
 
     Args:
         url: `sqlite:///PATH` (`sqlite:////abs/path`), a path, or Redis's or Valkey's:
-            `redis://[USER:PASSWORD@]HOST:PORT/DB`, `rediss://` with TLS, `unix:///SOCKET`.
+            `redis://[USER:PASSWORD@]HOST:PORT/DB`, `rediss://` with TLS, `unix:///SOCKET`. Or
+            `feast://PATH`: whatever a repository of Feast's names in its feature_store.yaml.
         namespace: Keeps several projects apart in one Redis.
         timeout_s: How long a connection, a write or a lock is waited for; a read brings its own.
         read_only: For a process that may not write: the store has to be there.
 
     Raises:
         InvalidArgumentError: The URL names no store.
-        FailedPreconditionError: It is Redis's, and the client is not installed.
+        FailedPreconditionError: It is Redis's, and the client is not installed; or Feast's, and its
+            repository cannot be read.
     """
     scheme, is_url, _ = url.partition("://")
     if not url or "\0" in url:
@@ -85,10 +103,14 @@ def open_online_store(
 
         path = Path(url.removeprefix(_SQLITE))
         return SqliteOnlineStore(path, lock_timeout_s=timeout_s, read_only=read_only)
+    if url.startswith(_FEAST):
+        from headrace.features.feast.online import open_feast_store  # noqa: PLC0415  # as below
+
+        return open_feast_store(Path(url.removeprefix(_FEAST)))
     if scheme.lower() not in _REDIS:
         message = (
             f"{scheme[:20]}:// names no online store; use sqlite:///PATH, redis://HOST:PORT/DB, "
-            "rediss:// (TLS) or unix:///SOCKET"
+            "rediss:// (TLS), unix:///SOCKET, or feast://PATH of a repository of Feast's"
         )
         raise InvalidArgumentError(message)
     # Loaded where it is used: the client is an extra, and slow to load.

@@ -18,6 +18,21 @@ _SHOWN: Final = 60
 _TOLD: Final = 20
 
 
+def refusals(view: FeatureView, rows: Sequence[Mapping[str, object]]) -> dict[int, str]:
+    """Which of `rows` cannot be pushed, by position, and all that is wrong with each."""
+    found = {}
+    for i, row in enumerate(rows):
+        wrong = list(_wrong(view, row))
+        if all(name in row for name in view.join_keys):
+            try:
+                encode_keys(view, [[row[name]] for name in view.join_keys])
+            except InvalidArgumentError as error:
+                wrong.append(str(error).replace("[0]:", ":", 1))
+        if wrong:
+            found[i] = "; ".join(wrong)
+    return found
+
+
 def push_rows(view: FeatureView, store: OnlineStore, rows: Sequence[Mapping[str, object]]) -> int:
     """Write rows; how many were not older than what stood there.
 

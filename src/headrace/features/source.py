@@ -48,11 +48,17 @@ def scan_source(view: FeatureView) -> pl.LazyFrame:
         InvalidArgumentError: The source cannot be read, or is not what the view says.
     """
     source = view.source
+    if source.path is None:
+        message = (
+            f"view '{view.name}' has no Parquet (source.path): its values can be served, but "
+            "neither joined nor materialized from here"
+        )
+        raise InvalidArgumentError(message)
     with telling(view):
-        frame = pl.scan_parquet(source.path)
+        frame = pl.scan_parquet(source.path).rename(dict(source.renamed), strict=False)
         schema = frame.collect_schema()
         wrong = [*_wrong_keys(view.entities, schema)]
-        wrong += wrong_time(source.timestamp_field, schema)
+        wrong += wrong_time(source.timestamp_field, schema, is_naive_utc=source.is_naive_utc)
         if source.created_field and source.created_field not in schema:
             wrong.append(f"there is no column {source.created_field!r}")
         for feature in view.features:
@@ -89,14 +95,14 @@ def time_column(name: str) -> pl.Expr:
     return pl.col(name).dt.epoch("us").alias(TIME)
 
 
-def wrong_time(name: str, schema: pl.Schema) -> Iterator[str]:
+def wrong_time(name: str, schema: pl.Schema, *, is_naive_utc: bool = False) -> Iterator[str]:
     """What is wrong with a column that should hold times."""
     dtype = schema.get(name)
     if dtype is None:
         yield f"there is no column {name!r}"
     elif not isinstance(dtype, pl.Datetime):
         yield f"{name!r} should hold times and holds {dtype}"
-    elif dtype.time_zone is None:
+    elif dtype.time_zone is None and not is_naive_utc:
         yield (
             f"{name!r} holds times without a zone; say which they are in, in Polars "
             f"`.dt.replace_time_zone('UTC')`, in pandas `.dt.tz_localize('UTC')`"

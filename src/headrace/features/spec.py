@@ -113,7 +113,7 @@ def self_contained(spec: FeaturesSpec, base_dir: Path) -> FeaturesSpec:
         view.model_copy(
             update={
                 "source": view.source.model_copy(
-                    update={"path": str(_absolute(view.source.path, base_dir))}
+                    update={"path": _absolute_text(view.source.path, base_dir)}
                 )
             }
         )
@@ -123,8 +123,16 @@ def self_contained(spec: FeaturesSpec, base_dir: Path) -> FeaturesSpec:
         one.model_copy(update={"code": read_code(one, base_dir)}) for one in spec.on_demand_views
     ]
     return spec.model_copy(
-        update={"feature_views": tuple(views), "on_demand_views": tuple(on_demand)}
+        update={
+            "feature_views": tuple(views),
+            "on_demand_views": tuple(on_demand),
+            "feast_repo": _absolute_text(spec.feast_repo, base_dir),
+        }
     )
+
+
+def _absolute_text(path: str | None, base_dir: Path) -> str | None:
+    return None if path is None else str(_absolute(path, base_dir))
 
 
 def _absolute(path: str, base_dir: Path) -> Path:
@@ -144,7 +152,14 @@ def _definitions(spec: FeaturesSpec, base_dir: Path) -> Definitions:
         one.name: FeatureService(name=one.name, columns=tuple(_columns(one, views, on_demand)))
         for one in spec.feature_services
     }
-    return Definitions(entities=entities, views=views, services=services, on_demand_views=on_demand)
+    feast_repo = None if spec.feast_repo is None else _absolute(spec.feast_repo, base_dir)
+    return Definitions(
+        entities=entities,
+        views=views,
+        services=services,
+        on_demand_views=on_demand,
+        feast_repo=feast_repo,
+    )
 
 
 def _view(spec: FeatureViewSpec, entities: Mapping[str, Entity], base_dir: Path) -> FeatureView:
@@ -153,9 +168,11 @@ def _view(spec: FeatureViewSpec, entities: Mapping[str, Entity], base_dir: Path)
         entities=tuple(entities[name] for name in spec.entities),
         features=tuple(feature_of(one) for one in spec.features),
         source=DataSource(
-            path=_absolute(spec.source.path, base_dir),
+            path=None if spec.source.path is None else _absolute(spec.source.path, base_dir),
             timestamp_field=spec.source.timestamp_field,
             created_field=spec.source.created_timestamp_column or "",
+            renamed=tuple(spec.source.field_mapping.items()),
+            is_naive_utc=spec.source.naive_times == "utc",
         ),
         ttl_s=spec.ttl_s,
         on_missing=Policy(spec.on_missing),

@@ -66,6 +66,8 @@ def _columns_of_source(view: Document, taken: dict[str, str], place: str) -> Ite
     if isinstance(path, str) and ("://" in path or "\0" in path):
         message = "is no path; only files of this machine are read, so mount or copy it"
         yield SpecMistake(place=f"{place}.source.path", message=message)
+    yield from _repeated_names(source.get("field_mapping"), f"{place}.source.field_mapping")
+    yield from _repeated_names(source.get("field_mapping"), f"{place}.source.field_mapping")
     columns = [
         ("source.timestamp_field", source.get("timestamp_field", EVENT_TIMESTAMP), "the time"),
         ("source.created_timestamp_column", source.get("created_timestamp_column"), "the creation"),
@@ -81,3 +83,14 @@ def _columns_of_source(view: Document, taken: dict[str, str], place: str) -> Ite
             message = f"{name!r} is already {taken[name]} of this view"
             yield SpecMistake(place=f"{place}.{at}", message=message)
         taken.setdefault(name, part)
+
+
+def _repeated_names(mapping: object, place: str) -> Iterator[SpecMistake]:
+    """Two columns of a file that a view would call the same."""
+    taken: dict[object, object] = {}
+    for column, name in (mapping if isinstance(mapping, Mapping) else {}).items():
+        if isinstance(name, str) and name in taken:
+            message = f"{name!r} is already what column {taken[name]!r} is called"
+            yield SpecMistake(place=f"{place}.{column}", message=message)
+        elif isinstance(name, str):
+            taken[name] = column

@@ -1,5 +1,6 @@
 """What may stand in `features.yaml`? Its parts, each with what it means."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -47,16 +48,24 @@ class FeatureSpec(SpecModel):
 class SourceSpec(SpecModel):
     """Where a view's values come from."""
 
-    path: str = Field(
+    path: str | None = Field(
+        default=None,
         min_length=1,
         max_length=4096,
-        description="Parquet: a file, a directory or a pattern, relative to this file.",
+        description="Parquet: a file, a directory or a pattern, relative to this file. Null: there "
+        "is none; the view is served from what is pushed or what others write, and never joined.",
     )
     timestamp_field: _Column = Field(
         default=EVENT_TIMESTAMP, description="When a row's values became true; with a time zone."
     )
     created_timestamp_column: _Column | None = Field(
         default=None, description="Decides between rows of one entity and time: the later counts."
+    )
+    field_mapping: Mapping[_Column, _Column] = Field(
+        default_factory=dict, description="A column's name in the file ▸ what the view calls it."
+    )
+    naive_times: Literal["refuse", "utc"] = Field(
+        default="refuse", description="What times without a zone are taken for."
     )
 
 
@@ -192,6 +201,12 @@ class FeaturesSpec(SpecModel):
     )
     on_demand_views: Annotated[tuple[OnDemandViewSpec, ...], Strict(strict=False)] = ()
     feature_services: Annotated[tuple[FeatureServiceSpec, ...], Strict(strict=False)] = ()
+    feast_repo: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=4096,
+        description="A repository of Feast's whose online store is read. Null: our own store.",
+    )
 
 
 def _check_cron(cron: str, timezone: str) -> None:

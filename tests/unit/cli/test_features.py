@@ -249,6 +249,32 @@ def test_a_file_that_cannot_be_written_leaves_nothing(headrace: Command, tmp_pat
     assert "cannot be written: No such file" in told.err
 
 
+def test_a_repository_of_feasts_is_applied_and_read(headrace: Command) -> None:
+    repo = Path(__file__).parents[2] / "contract" / "feast"
+
+    applied = headrace("features", "apply", "--from-feast", repo)
+    again = json.loads(headrace("features", "apply", "--from-feast", repo, "--json").out)
+    got = headrace("features", "get", "fraud", "-k", "customer_id=-7", "--json")
+    written = headrace("features", "materialize", "customer_stats")
+
+    assert "left out: view share, as it runs code of Feast's on demand\n" in applied.err
+    assert "service fraud is created\n" in applied.err
+    assert again["changes"] == []
+    assert {"kind", "name", "reason"} == set(again["left_out"][0])
+    (row,) = json.loads(got.out)["rows"]
+    assert list(row["features"]) == ["age", "level", "spend", "score", "is_new", "city"]
+    assert list(row["statuses"].values()) in (["PRESENT"], ["STALE"])
+    assert written.status == 1
+    assert "it is Feast's, and `feast materialize`" in written.err
+
+
+def test_without_a_repository_of_feasts_it_is_told(headrace: Command, tmp_path: Path) -> None:
+    told = headrace("features", "apply", "--from-feast", tmp_path / "none")
+
+    assert told.status == 1
+    assert "name the folder where it stands" in told.err
+
+
 def test_a_home_without_features_says_how_to_begin(headrace: Command) -> None:
     told = headrace("features", "get", "fraud", "-k", "customer_id=1")
 

@@ -12,7 +12,15 @@ from headrace.features import open_online_store
 def forget(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     """As if `package` were not installed, and nothing that needs it loaded."""
     monkeypatch.setitem(sys.modules, package, None)
-    for name in ("frames", "source", "offline", "materializing", "files", "online_redis"):
+    for name in (
+        "frames",
+        "source",
+        "offline",
+        "materializing",
+        "files",
+        "online_redis",
+        "redis_link",
+    ):
         monkeypatch.delitem(sys.modules, f"headrace.features.{name}", raising=False)
 
 

@@ -1,7 +1,7 @@
 """A join gives each row what was known at its time: every row once, nothing from the future."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -330,3 +330,23 @@ def test_a_join_equals_a_slow_and_obvious_one(
     assert joined["number"].to_list() == list(range(len(asked)))
     got = list(zip(joined["score"], joined["stats__status"], strict=True))
     assert got == slow_join(asked, known, ttl)
+
+
+def test_times_without_a_zone_are_utc_where_the_view_says_so(path: Path) -> None:
+    pl.DataFrame({"customer_id": [1], "event_timestamp": [NAIVE], "n": [2.5]}).write_parquet(path)
+    of = view(path)
+    source = replace(of.source, is_naive_utc=True, renamed=(("n", "score"), ("none", "x")))
+
+    joined = join_as_of(
+        rows(customer_id=[1, 1], event_timestamp=[-1, 0]), service(replace(of, source=source))
+    )
+
+    assert joined["score"].to_list() == [None, 2.5]
+
+
+def test_a_view_without_a_file_is_not_joined(path: Path) -> None:
+    of = view(path)
+    without = replace(of, source=replace(of.source, path=None))
+
+    with pytest.raises(InvalidArgumentError, match=r"'stats' has no Parquet \(source.path\)"):
+        join_as_of(rows(customer_id=[1], event_timestamp=[0]), service(without))

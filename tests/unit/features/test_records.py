@@ -91,6 +91,33 @@ def test_records_come_back_as_they_were(
         assert all(map(same, [value if there else None for value, there in back], before))
 
 
+@pytest.mark.slow
+@given(tables(), st.data())
+def test_a_record_is_read_alone_as_among_others(
+    table: tuple[tuple[Datatype, ...], list[int], list[list[Value | None]]], data: st.DataObject
+) -> None:
+    """One is read in another way than many, for speed."""
+    datatypes, times, columns = table
+    layout = RecordLayout(view(*datatypes))
+    given_columns = [column(one, of) for one, of in zip(datatypes, columns, strict=True)]
+    records = layout.encode(np.array(times, dtype=np.int64), given_columns)
+    position = st.integers(0, len(datatypes) - 1)
+    chosen = data.draw(st.none() | st.lists(position, max_size=len(datatypes), unique=True))
+    all_read = layout.decode([*records, None], chosen)
+
+    for row, record in enumerate(records):
+        read = layout.decode([record], chosen)
+
+        assert read.rows.tolist() == [0]
+        assert read.event_us.tolist() == [times[row]]
+        assert read.is_present.tolist() == [all_read.is_present[row].tolist()]
+        assert read.is_whole == all(of[row] is not None for of in columns)
+        for alone, among in zip(read.columns, all_read.columns, strict=True):
+            assert alone.dtype == among.dtype
+            assert alone.flags.writeable
+            assert same(alone.tolist()[0], among.tolist()[row])
+
+
 @given(st.binary(max_size=64), st.integers(0, 60))
 def test_a_damaged_record_is_told_or_read_but_never_fails(noise: bytes, at: int) -> None:
     layout = RecordLayout(view(Datatype.BYTES, Datatype.BOOL, Datatype.BYTES))

@@ -208,6 +208,11 @@ def test_a_default_has_to_fit(datatype: str, default: object, fits: bool) -> Non
 @pytest.mark.parametrize(
     ("changes", "place", "words"),
     [
+        (
+            {"source": {"path": "x", "field_mapping": {"a": "b", "c": "b"}}},
+            "source.field_mapping.c",
+            "what column 'a' is called",
+        ),
         ({"source": {"path": "s3://bucket/x"}}, "source.path", "only files of this machine"),
         ({"source": {"path": "a\0b"}}, "source.path", "is no path"),
         ({"entities": ["customer", "customer"]}, "entities[1]", "has the join key 'customer'"),

@@ -1,0 +1,137 @@
+"""Feast's online store in SQLite: a table for each view, a row for each entity and feature."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Final
+from urllib.parse import quote
+
+from headrace.core import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    UnavailableError,
+)
+from headrace.features.feast.online import FeastView, StoredRow, Wanted
+from headrace.features.feast.repository import FeastRepository
+from headrace.features.times import microseconds
+
+_KEYS_AT_ONCE: Final = 500
+_BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_PRIMARY_CODE: Final = 0xFF
+_DEFAULT_PATH: Final = "data/online.db"
+
+
+class SqliteFetcher:
+    """Reads the file that `feature_store.yaml` names; never writes it."""
+
+    def __init__(self, repository: FeastRepository) -> None:
+        self._path = repository.path / str(repository.online.get("path", _DEFAULT_PATH))
+        self.name = str(self._path)
+        self._project = repository.project
+        self._lock = threading.Lock()
+        self._opened: sqlite3.Connection | None = None
+
+    def fetch(
+        self, wanted: Wanted, *, timeout_s: float
+    ) -> Iterator[tuple[FeastView, bytes, StoredRow]]:
+        """What there is of them; see `FeastFetcher`."""
+        deadline = time.monotonic() + timeout_s
+        if not self._lock.acquire(timeout=max(timeout_s, 0.0)):
+            raise DeadlineExceededError(f"{self.name} was not free to read within {timeout_s:g} s")
+        try:
+            with self._telling():
+                return iter(self._fetched(wanted, deadline))
+        finally:
+            self._lock.release()
+
+    def close(self) -> None:
+        """Close the connection; twice is once."""
+        with self._lock:
+            self._forget()
+
+    def _fetched(self, wanted: Wanted, deadline: float) -> list[tuple[FeastView, bytes, StoredRow]]:
+        found = []
+        for view, keys in wanted:
+            for start in range(0, len(keys), _KEYS_AT_ONCE):
+                some = keys[start : start + _KEYS_AT_ONCE]
+                remaining_s = deadline - time.monotonic()
+                if remaining_s <= 0:
+                    raise DeadlineExceededError(f"{self.name} was not read before the deadline")
+                connection = self._connection()
+                connection.execute(f"PRAGMA busy_timeout = {int(remaining_s * 1000)}")
+                rows = connection.execute(self._statement(view, len(some)), some)
+                for key, of_key in groupby(rows, key=lambda row: row[0]):
+                    stored = _stored(view, list(of_key))
+                    if stored is not None:
+                        found.append((view, key, stored))
+        return found
+
+    def _statement(self, view: FeastView, keys: int) -> str:
+        table = f"{self._project}_{view.stored_as}".replace('"', '""')
+        marks = ",".join("?" * keys)
+        return (
+            f'SELECT entity_key, feature_name, value, event_ts FROM "{table}" '  # noqa: S608  # quoted, and marks
+            f"WHERE entity_key IN ({marks}) ORDER BY entity_key"
+        )
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._opened is None:
+            self._opened = sqlite3.connect(
+                f"file:{quote(str(self._path.absolute()))}?mode=ro",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,  # the lock beside it keeps threads apart
+            )
+        return self._opened
+
+    def _forget(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            self._forget()  # a new file in its place is then read without a restart
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE
+            cannot = f"cannot read features in Feast's {self.name}"
+            if code in _BUSY:
+                message = f"{cannot}: another process holds it; try again"
+                raise UnavailableError(message) from error
+            message = f"{cannot}: {error}; `feast apply` and `feast materialize` make and fill it"
+            raise FailedPreconditionError(message) from error
+
+
+def _stored(view: FeastView, rows: list[tuple[bytes, str, bytes, object]]) -> StoredRow | None:
+    by_name = {feature: (value, time) for _, feature, value, time in rows}
+    there = [by_name.get(name, (None, None)) for name in view.features]
+    # Where Feast was given some features only, the others are older: the oldest one counts.
+    times = {stored for value, stored in there if value is not None}
+    if not times:
+        return None
+    read = [_time_us(stored) for stored in times]
+    event_us = None if None in read else min(time for time in read if time is not None)
+    return StoredRow(event_us=event_us, values=[value for value, _ in there])
+
+
+def _time_us(stored: object) -> int | None:
+    """Microseconds since 1970 of what Feast wrote.
+
+    It writes times of UTC as if they were local ones, as whole seconds; who reads them has to be in
+    the same zone, as Feast's own reader has to. Older versions wrote text.
+    """
+    try:
+        if isinstance(stored, int):
+            return microseconds(datetime.fromtimestamp(stored).replace(tzinfo=UTC))  # noqa: DTZ006  # as above
+        if isinstance(stored, str):
+            read = datetime.fromisoformat(stored)
+            return microseconds(read if read.tzinfo else read.replace(tzinfo=UTC))
+    except (ValueError, OverflowError, OSError):
+        return None
+    return None

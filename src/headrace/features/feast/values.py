@@ -1,0 +1,107 @@
+"""What do the bytes of Feast's values say? They are protobuf messages of one field each.
+
+Read by hand, as a request has thirty of them: a message object for each would cost more than all
+the rest of the read.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from headrace.core import Datatype
+from headrace.features.definitions import Value
+from headrace.features.records import Record, RecordLayout
+
+DAMAGED: Final[Record] = b""
+"""Stands for what cannot be read: it is no record of any view, and so MISSING with a reason."""
+_FLOAT: Final = struct.Struct("<f").unpack_from
+_DOUBLE: Final = struct.Struct("<d").unpack_from
+_NULL: Final = b"\x98\x01"
+_SIGN: Final = 1 << 63
+_US: Final = 1_000_000
+_MORE: Final = 0x80
+"""Of a byte of a whole number: another one follows."""
+# The first byte of a message: number of the field, and how its value is written.
+_BYTES, _STRING, _INT32, _INT64, _FP64, _FP32, _BOOL = 0x0A, 0x12, 0x18, 0x20, 0x29, 0x35, 0x38
+_SECONDS, _NANOS = 0x08, 0x10
+_FITTING: Final[Mapping[Datatype, frozenset[int]]] = {
+    Datatype.FP32: frozenset({_FP32}),
+    Datatype.FP64: frozenset({_FP64, _FP32}),
+    Datatype.INT64: frozenset({_INT64, _INT32}),
+    Datatype.BOOL: frozenset({_BOOL}),
+    Datatype.BYTES: frozenset({_BYTES, _STRING}),
+}
+
+
+class WrongValueError(ValueError):
+    """These bytes are no value, or one of another type."""
+
+
+class RecordWriter:
+    """Writes what Feast has of one view and entity as one of our records."""
+
+    def __init__(self, layout: RecordLayout, datatypes: Sequence[Datatype]) -> None:
+        self._layout = layout
+        self._fitting = [_FITTING[datatype] for datatype in datatypes]
+
+    def write(self, event_us: int, values: Sequence[bytes | None]) -> Record:
+        """The record, of a message or None for each feature; `DAMAGED` if one cannot be read."""
+        read: list[Value | None] = []
+        try:
+            for data, fitting in zip(values, self._fitting, strict=True):
+                read.append(read_value(data, fitting) if data else None)
+        except (WrongValueError, struct.error, IndexError):
+            return DAMAGED
+        return self._layout.pack(event_us, read)
+
+
+def read_value(data: bytes, fitting: frozenset[int]) -> Value | None:
+    """What a message says, if it is of one of these kinds; None if it is null."""
+    kind = data[0]
+    if kind not in fitting:
+        if data[:2] == _NULL:
+            return None
+        raise WrongValueError
+    value: Value
+    if kind == _FP32:
+        (value,), end = _FLOAT(data, 1), 5
+    elif kind == _FP64:
+        (value,), end = _DOUBLE(data, 1), 9
+    else:
+        number, end = _varint(data, 1)
+        if kind in {_BYTES, _STRING}:
+            value, end = data[end : end + number], end + number
+        elif kind == _BOOL:
+            value = number != 0
+        else:
+            value = number - (number & _SIGN) * 2
+    if end != len(data):
+        raise WrongValueError
+    return value
+
+
+def read_time_us(data: bytes) -> int:
+    """Microseconds since 1970 in a protobuf `Timestamp`; `WrongValueError` if it is none."""
+    seconds = nanos = end = 0
+    while end < len(data):
+        kind = data[end]
+        number, end = _varint(data, end + 1)
+        if kind == _SECONDS:
+            seconds = number - (number & _SIGN) * 2
+        elif kind == _NANOS:
+            nanos = number
+        else:
+            raise WrongValueError
+    return seconds * _US + nanos // 1000
+
+
+def _varint(data: bytes, start: int) -> tuple[int, int]:
+    """A whole number as protobuf writes it, and where it ends."""
+    number = shift = 0
+    for end in range(start, min(start + 10, len(data))):
+        byte = data[end]
+        number |= (byte & ~_MORE) << shift
+        if byte < _MORE:
+            return number, end + 1
+        shift += 7
+    raise WrongValueError
