@@ -4,10 +4,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
+import polars as pl
 import pytest
 
 from headrace.core import Datatype, InvalidArgumentError
@@ -15,12 +18,23 @@ from headrace.features import (
     DataSource,
     Entity,
     Feature,
+    FeatureReader,
+    FeatureService,
     FeatureView,
+    OnDemandInput,
+    OnDemandView,
     OnlineStore,
+    ServedRows,
+    ServiceColumn,
+    compare_served,
+    join_as_of,
+    materialize,
+    offline_rows,
     open_online_store,
 )
 from headrace.features.keys import encode_keys
 from headrace.features.records import Record, RecordLayout, ValueColumn, record_time_us
+from headrace.features.served_writer import served_rows
 from tests.contract.redis_servers import NoServerError, RedisServer, running_server
 
 VIEW = FeatureView(
@@ -224,6 +238,43 @@ def test_a_closed_store_opens_again(store: OnlineStore) -> None:
     store.close()
 
     assert time_of(store) == 5
+
+
+def test_what_is_read_and_computed_is_what_a_join_gives(store: OnlineStore, tmp_path: Path) -> None:
+    path = tmp_path / "stats.parquet"
+    now = datetime.now(UTC)
+    known = {"customer": ["anna", "é"], "event_timestamp": [now - timedelta(hours=1)] * 2}
+    pl.DataFrame({**known, "score": [0.1, None]}).write_parquet(path)
+    view = replace(VIEW, source=DataSource(path=path))
+    (score,) = view.features
+    doubled = OnDemandView(
+        name="doubled",
+        function="made.py:make",
+        source="def make(x):\n    return {'double': x['score'] * 2 + x['more']}",
+        inputs=(OnDemandInput(name="score", view=view, feature=score),),
+        request=(Feature(name="more", datatype=Datatype.FP32, default=1.0),),
+        features=(Feature(name="double", datatype=Datatype.FP32),),
+    )
+    service = FeatureService(
+        name="s",
+        columns=(
+            ServiceColumn(name="score", view=view, feature=score),
+            ServiceColumn(name="double", view=doubled, feature=doubled.features[0]),
+        ),
+    )
+    people = ["é", "anna", "nobody"]
+    materialize(view, store, until=now)
+
+    rows = FeatureReader(service, store).read({"customer": people})
+    asked = pl.DataFrame({"customer": people, "event_timestamp": [datetime.now(UTC)] * 3})
+    joined = join_as_of(asked, service, fill_defaults=True)
+    served = served_rows("s", service.schema_hash, rows.at, {"customer": people}, rows)
+    report = compare_served(ServedRows(rows=served), service, offline_rows(served, service))
+
+    for name, column in rows.columns.items():
+        assert column.tobytes() == joined[name].to_numpy().tobytes()
+    assert report.skewed == ()
+    assert report.rows == 3
 
 
 def test_a_url_of_something_else_is_refused() -> None:

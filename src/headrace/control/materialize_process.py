@@ -51,7 +51,7 @@ class MaterializeApart:
             HeadraceError: It failed, took too long or too much memory, or cannot be started.
         """
         process = await self._start(view.name)
-        pidfd = os.pidfd_open(process.pid)
+        pidfd = _pidfd_of(process)
         reasons: list[str] = []
         try:
             async with asyncio.TaskGroup() as group:
@@ -99,7 +99,7 @@ class MaterializeApart:
             raise UnavailableError(f"cannot start a process: {reason}") from error
 
     async def _bound(
-        self, process: Process, pidfd: int, view: FeatureView, reasons: list[str]
+        self, process: Process, pidfd: int | None, view: FeatureView, reasons: list[str]
     ) -> None:
         """Kill the process when it takes too much, and say so."""
         schedule = view.schedule
@@ -137,7 +137,15 @@ async def _listen(
         progress(message)
 
 
-async def _end(process: Process, pidfd: int) -> None:
+def _pidfd_of(process: Process) -> int | None:
+    """What names the process for as long as it is held; None if it ended already."""
+    try:
+        return os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+
+
+async def _end(process: Process, pidfd: int | None) -> None:
     """Let the process end, and make it if it does not by itself."""
     try:
         if process.stdin is not None:
@@ -145,10 +153,12 @@ async def _end(process: Process, pidfd: int) -> None:
         _kill(pidfd)
         await process.wait()
     finally:
-        os.close(pidfd)
+        if pidfd is not None:
+            os.close(pidfd)
 
 
-def _kill(pidfd: int) -> None:
+def _kill(pidfd: int | None) -> None:
     # Not by `Process.kill`: that polls, and so takes the status away from asyncio's own watcher.
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    if pidfd is not None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)

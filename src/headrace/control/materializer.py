@@ -118,6 +118,11 @@ class Materializer:
                 done = await self.work(view, lambda told: self._note(view, told))
         except HeadraceError as error:
             after = failed(before, str(error), began=began, now=self.clock.now())
+        except Exception as error:  # noqa: BLE001  # a supervisor's edge
+            # Requests are served on, whatever becomes of one view.
+            _LOG.exception("materializing failed", extra={"view": view.name})
+            message = f"{type(error).__name__}: {error}"
+            after = failed(before, message, began=began, now=self.clock.now())
         else:
             after = succeeded(before, done, began=began, now=self.clock.now())
         finally:

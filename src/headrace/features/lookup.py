@@ -19,7 +19,7 @@ from headrace.core import (
 )
 from headrace.features.definitions import FeatureService, Status
 from headrace.features.keys import Key, encode_keys
-from headrace.features.lookup_asked import asked_of
+from headrace.features.lookup_asked import Asking
 from headrace.features.lookup_cache import RecordCache
 from headrace.features.lookup_view import ViewReader, ViewRows, computed_rows
 from headrace.features.on_demand import OnDemandFunction
@@ -86,9 +86,8 @@ class FeatureReader:
         self._cache = RecordCache(ttl_s=cache_ttl_s, entries=cache_entries)
         self._views = [ViewReader(view, service) for view in service.views]
         self._view_names = [view.view.name for view in self._views]
+        self._asking = Asking(service)
         self._request = service.request_columns
-        self._joins = [entity.join_key for entity in service.entities]
-        self._taken = [column.name for column in self._request]
         self._functions = [OnDemandFunction(view) for view in service.on_demand_views]
         self._names = [
             (column.view.name, column.feature.name, column.name) for column in service.columns
@@ -117,7 +116,7 @@ class FeatureReader:
             UnavailableError: The store cannot be reached.
             FailedPreconditionError: It cannot be read; the message says how to mend it.
         """
-        asked = asked_of(self._joins, self._taken, keys, values or {})
+        asked = self._asking.asked(keys, values or {})
         request = request_arrays(self._request, asked.values, asked.rows)
         keys_of = self._encoded(asked.keys)
         records = self._records(keys_of, deadline)

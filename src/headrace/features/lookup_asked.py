@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from headrace.core import Array, InvalidArgumentError
+from headrace.features.definitions import FeatureService
 
 MAX_ROWS: Final = 10_000
 
@@ -22,51 +23,52 @@ class Asked:
     rows: int
 
 
-def asked_of(joins: Sequence[str], taken: Sequence[str], keys: Given, values: Given) -> Asked:
-    """What is asked, in order; InvalidArgumentError with all that is wrong.
+class Asking:
+    """What one service takes; made once, as its names are asked for at each read."""
 
-    Values themselves are looked at where they become keys and arrays.
+    def __init__(self, service: FeatureService) -> None:
+        self._joins = [entity.join_key for entity in service.entities]
+        self._taken = [column.name for column in service.request_columns]
 
-    Args:
-        joins: The service's join keys.
-        taken: Its request columns.
-    """
-    wrong = [f"the join key {name!r} is missing" for name in joins if name not in keys]
-    wrong += _unknown(keys, joins, "join key") + _unknown(values, taken, "request column")
-    listed: dict[str, Sequence[object]] = {}
-    arrays: dict[str, Sequence[object] | Array] = {}
-    for name in joins:
-        if name in keys:
-            column = _column(keys[name])
-            listed[name] = column.tolist() if isinstance(column, np.ndarray) else (column or [])
+    def asked(self, keys: Given, values: Given) -> Asked:
+        """What is asked, in order; InvalidArgumentError with all that is wrong.
+
+        Values themselves are looked at where they become keys and arrays.
+        """
+        joins, taken = self._joins, self._taken
+        wrong = [f"the join key {name!r} is missing" for name in joins if name not in keys]
+        wrong += _unknown(keys, joins, "join key") + _unknown(values, taken, "request column")
+        columns: dict[str, Sequence[object] | Array] = {}
+        for name, given in (*keys.items(), *values.items()):
+            column = _column(given)
             if column is None:
-                wrong.append(_no_list(name))
-    for name in taken:
-        if name in values:
-            given = _column(values[name])
-            if given is None:
-                wrong.append(_no_list(name))
+                wrong.append(f"{name!r} should be a list of values, one a row")
             else:
-                arrays[name] = given
-    lengths = {name: len(column) for name, column in {**listed, **arrays}.items()}
-    if len(set(lengths.values())) > 1 and not wrong:
-        what = "columns" if arrays else "join keys"
-        wrong.append(f"{what} have different numbers of rows: {lengths}")
-    rows = max(lengths.values(), default=0)
-    if rows > MAX_ROWS:
-        wrong.append(f"there are more than {MAX_ROWS} rows; ask in several parts")
-    if wrong:
-        raise InvalidArgumentError("; ".join(wrong))
-    return Asked(keys=listed, values=arrays, rows=rows)
+                columns[name] = column
+        lengths = {name: len(columns[name]) for name in (*joins, *taken) if name in columns}
+        if len(set(lengths.values())) > 1:
+            what = "columns" if values else "join keys"
+            wrong.append(f"{what} have different numbers of rows: {lengths}")
+        rows = max(lengths.values(), default=0)
+        if rows > MAX_ROWS:
+            wrong.append(f"there are more than {MAX_ROWS} rows; ask in several parts")
+        if wrong:
+            raise InvalidArgumentError("; ".join(wrong))
+        return Asked(
+            keys={name: _listed(columns[name]) for name in joins},
+            values={name: columns[name] for name in taken if name in columns},
+            rows=rows,
+        )
+
+
+def _listed(column: Sequence[object] | Array) -> Sequence[object]:
+    return column.tolist() if isinstance(column, np.ndarray) else column
 
 
 def _unknown(given: Given, known: Sequence[str], what: str) -> list[str]:
-    takes = f"the service takes: {', '.join(known) or 'none'}"
-    return [f"{str(name)[:60]!r} is no {what}; {takes}" for name in given if name not in known]
-
-
-def _no_list(name: str) -> str:
-    return f"{name!r} should be a list of values, one a row"
+    wrong = [name for name in given if name not in known]
+    takes = f"the service takes: {', '.join(known) or 'none'}" if wrong else ""
+    return [f"{str(name)[:60]!r} is no {what}; {takes}" for name in wrong]
 
 
 def _column(column: object) -> Sequence[object] | Array | None:

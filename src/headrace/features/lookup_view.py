@@ -73,12 +73,14 @@ class ViewReader:
             np.zeros(len(age_us), dtype=np.bool_) if self._ttl_us is None else age_us > self._ttl_us
         )
         self._reject(decoded, is_stale, keys)
-        is_fresh = decoded.is_present & ~is_stale[:, np.newaxis]
-        is_flagged = self.view.on_stale is Policy.FLAG and bool(is_stale.any())
+        has_stale = bool(is_stale.any())
+        is_fresh = decoded.is_present
+        if has_stale:
+            is_fresh = is_fresh & ~is_stale[:, np.newaxis]
         ages_s = np.full(len(records), np.nan)
         ages_s[decoded.rows] = age_us / _US
         columns = inputs = self._filled(decoded, is_fresh, len(records))
-        if is_flagged:
+        if has_stale and self.view.on_stale is Policy.FLAG:
             columns = self._filled(decoded, decoded.is_present, len(records))
         return ViewRows(
             columns=columns,

@@ -6,7 +6,7 @@ entities: only their owner may read them.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -77,17 +77,18 @@ def read_served(
         FailedPreconditionError: There is nothing at `path`, or it cannot be read.
     """
     files = list_served(path) if path.is_dir() else [path]
+    of_service = _Served(service)
     found: list[ServedRow] = []
     other = unreadable = 0
     for file in reversed(files):
         of_file: list[ServedRow] = []
         for row in _lines(file):
-            if row is None or not _is_whole(row, service):
-                unreadable += 1
-            elif since_us is not None and row.at_us < since_us:
+            if row is not None and since_us is not None and row.at_us < since_us:
                 continue
-            elif (row.service, row.schema_hash) != (service.name, service.schema_hash):
+            if row is not None and not of_service.gave(row):
                 other += 1
+            elif row is None or not of_service.is_whole(row):
+                unreadable += 1
             else:
                 of_file.append(row)
         found = of_file + found
@@ -143,23 +144,31 @@ def _bounded(file: BinaryIO) -> Iterator[bytes]:
         yield line if len(line) < _MAX_LINE_BYTES else b"\n"
 
 
-def _is_whole(row: ServedRow, service: FeatureService) -> bool:
-    """Whether a row of this service has all of its parts; others are not looked at."""
-    if (row.service, row.schema_hash) != (service.name, service.schema_hash):
-        return True
-    try:
-        for column in service.columns:
-            value_of(column.feature.datatype, row.columns[column.name])
-        for one in service.request_columns:
-            value_of(one.datatype, row.request[one.name])
-        for entity in service.entities:
-            is_number = isinstance(row.keys[entity.join_key], int)
-            if is_number != (entity.datatype is Datatype.INT64):
-                return False
-    except (KeyError, ValueError):
-        return False
-    return _are_views(row.statuses, service)
+class _Served:
+    """What rows of one service have; its parts are asked for once, as there are many rows."""
 
+    def __init__(self, service: FeatureService) -> None:
+        self._service = (service.name, service.schema_hash)
+        self._columns = [(one.name, one.feature.datatype) for one in service.columns]
+        self._request = [(one.name, one.datatype) for one in service.request_columns]
+        self._keys = [
+            (entity.join_key, int if entity.datatype is Datatype.INT64 else str)
+            for entity in service.entities
+        ]
+        self._views = [view.name for view in service.views]
 
-def _are_views(statuses: Mapping[str, str], service: FeatureService) -> bool:
-    return all(view.name in statuses for view in service.views)
+    def gave(self, row: ServedRow) -> bool:
+        """Whether a row is of this service, as it is now defined."""
+        return (row.service, row.schema_hash) == self._service
+
+    def is_whole(self, row: ServedRow) -> bool:
+        """Whether a row has all of its parts, and values of their types."""
+        try:
+            for name, datatype in self._columns:
+                value_of(datatype, row.columns[name])
+            for name, datatype in self._request:
+                value_of(datatype, row.request[name])
+            keys = all(isinstance(row.keys[name], kind) for name, kind in self._keys)
+        except (KeyError, ValueError):
+            return False
+        return keys and all(name in row.statuses for name in self._views)

@@ -20,7 +20,7 @@ from headrace.features.frames import pl
 from headrace.features.offline import array_of, compute_on_demand
 from headrace.features.offline_known import SEEN, STATUS, feature_column, known_as_of
 from headrace.features.served import Plain, ServedRow, value_of
-from headrace.features.source import TIME, key_column, polars_type, scan_source, telling
+from headrace.features.source import CREATED, TIME, key_column, polars_type, scan_source, telling
 
 _ROW: Final = "\0row"
 _AFTER: Final = "\0after"
@@ -34,14 +34,16 @@ class OfflineRows:
     """A value for each served row.
 
     `columns` by the service's names, defaults where nothing is known. By view: `statuses`,
-    `event_us` of what was found, and `newer_us`, the time of the first value after the one that was
-    served, if there was one by then.
+    `event_us` of what was found, `created_us`, when that came to the source, as far as it says so,
+    and `newer_us`, the time of the first value after the one that was served, if there was one by
+    then.
     """
 
     columns: Mapping[str, Array]
     statuses: Mapping[str, Sequence[Status]]
     event_us: Mapping[str, Times]
     newer_us: Mapping[str, Times]
+    created_us: Mapping[str, Times]
 
 
 def offline_rows(rows: Sequence[ServedRow], service: FeatureService) -> OfflineRows:
@@ -69,7 +71,16 @@ def offline_rows(rows: Sequence[ServedRow], service: FeatureService) -> OfflineR
         statuses={n: [Status(s) for s in of[STATUS].to_list()] for n, of in found.items()},
         event_us={name: of[SEEN].to_list() for name, of in found.items()},
         newer_us={view.name: _newer(rows, table, view) for view in service.views},
+        created_us={name: _created(of) for name, of in found.items()},
     )
+
+
+def _created(found: pl.DataFrame) -> Times:
+    """When the found rows came to their source; None where that is not said as a time."""
+    dtype = found.schema.get(CREATED)
+    if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
+        return [None] * found.height
+    return found[CREATED].dt.epoch("us").to_list()
 
 
 def _newer(rows: Sequence[ServedRow], table: pl.DataFrame, view: FeatureView) -> Times:

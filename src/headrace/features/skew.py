@@ -38,6 +38,8 @@ class SkewCause(StrEnum):
     """The source had a newer value by then, which had not come to the online store."""
     MISSING_ONLINE = "MISSING_ONLINE"
     """The source had a value, and the online store had none."""
+    ARRIVED_LATE = "ARRIVED_LATE"
+    """The source got the value after the moment, with an earlier time: nobody could serve it."""
     ONLY_ONLINE = "ONLY_ONLINE"
     """The online store had a value, or a newer one, that the source has not: it was pushed."""
     DEFAULT_SERVED = "DEFAULT_SERVED"
@@ -222,10 +224,13 @@ class _Comparison:
         lag_us = None if newer_us is None else self._rows[row].at_us - newer_us
         if served_us == found_us:
             return None, None
+        if found_us is None or (served_us is not None and found_us < served_us):
+            return SkewCause.ONLY_ONLINE, None
+        created_us = self._offline.created_us[view.name][row]
+        if created_us is not None and created_us > self._rows[row].at_us:
+            return SkewCause.ARRIVED_LATE, None
         if served_us is None:
             return SkewCause.MISSING_ONLINE, lag_us
-        if found_us is None or found_us < served_us:
-            return SkewCause.ONLY_ONLINE, None
         return SkewCause.NOT_MATERIALIZED, lag_us
 
     def _cause_of_made(self, made: OnDemandView, row: int) -> tuple[SkewCause, int | None]:

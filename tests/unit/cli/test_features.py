@@ -345,3 +345,57 @@ def serve(home: Path) -> None:
     writer.add(rows.at, keys, rows)
     writer.stop()
     store.close()
+
+
+def test_skew_tells_how_late_a_value_is_and_what_it_looks_like(
+    headrace: Command, tmp_path: Path
+) -> None:
+    headrace("features", "apply")
+    headrace("features", "materialize", "stats")
+    serve(tmp_path / "home")
+    stats = pl.read_parquet(tmp_path / "stats.parquet")
+    newer = stats.head(1).with_columns(
+        event_timestamp=pl.lit(NOW - timedelta(minutes=30)).cast(stats.schema["event_timestamp"]),
+        spend=pl.lit(None, pl.Float64),
+    )
+    pl.concat([stats, newer]).write_parquet(tmp_path / "stats.parquet")
+    told = headrace("features", "skew", "fraud")
+    waits = headrace("features", "skew", "fraud", "--grace", "7200")
+    as_json = headrace("features", "skew", "fraud", "--json")
+
+    assert told.status == 3
+    (line,) = [one for one in told.out.splitlines() if one.startswith("spend")]
+    assert "1 of 2" in line
+    assert "NOT_MATERIALIZED 1, late by 1,8" in line
+    assert (waits.status, "1 within the grace" in waits.out) == (0, True)
+    (spend,) = [one for one in json.loads(as_json.out)["features"] if one["differing"]]
+    assert spend["examples"][0]["offline"] is None  # NaN
+
+
+def test_request_columns_are_read_as_their_types(headrace: Command, tmp_path: Path) -> None:
+    (tmp_path / "made.py").write_text(
+        "def make(x):\n    return {'y': x['f'] * x['b'] + 0.0, 't': x['t']}\n"
+    )
+    (tmp_path / "features.yaml").write_text("""
+entities: [{name: customer, datatype: INT64}]
+feature_views:
+  - {name: v, entities: [customer], source: {path: a}, features: [{name: z, datatype: BOOL}]}
+on_demand_views:
+  - name: made
+    function: made.py:make
+    request_columns:
+      - {name: f, datatype: FP64}
+      - {name: b, datatype: BOOL}
+      - {name: t, datatype: BYTES}
+    features: [{name: y, datatype: FP64}, {name: t, datatype: BYTES}]
+feature_services: [{name: s, features: ["made:y"]}]
+""")
+    headrace("features", "apply", "--allow-code")
+
+    got = headrace("features", "get", "s", "-k", "f=2.5", "-k", "b=true", "-k", "t=x", "--json")
+    no_number = headrace("features", "get", "s", "-k", "f=much", "-k", "b=true", "-k", "t=x")
+    no_bool = headrace("features", "get", "s", "-k", "f=1", "-k", "b=yes", "-k", "t=x")
+
+    assert json.loads(got.out)["rows"][0]["features"] == {"y": 2.5}
+    assert "f has numbers, and 'much' is none" in no_number.err
+    assert "b is true or false, and not 'yes'" in no_bool.err

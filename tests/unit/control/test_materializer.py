@@ -55,7 +55,7 @@ class Lab:
 
     folder: Path
     takes_s: float = 5.0
-    fails: HeadraceError | None = None
+    fails: Exception | None = None
     cannot_read: HeadraceError | None = None
     runs: list[tuple[str, float]] = field(default_factory=list)
     cancelled: int = 0
@@ -199,6 +199,18 @@ async def test_failures_are_told_once_and_tried_again_ever_later(lab: Lab) -> No
     assert "'a' cannot be materialized: no such file" in lab.events[0].message
     assert lab.events[2].data["failures"] >= 8
     assert gaps[-1] == 60  # as before
+
+
+async def test_a_bug_of_one_view_is_its_failure_and_no_more(lab: Lab) -> None:
+    lab.apply(view("a"), view("b"))
+    lab.fails = OSError("no descriptors")
+    materializer = lab.make()
+
+    async with running(materializer):
+        await asyncio.sleep(6.0)
+        messages = [one.message for one in materializer.statuses()]
+
+    assert messages == ["OSError: no descriptors"] * 2
 
 
 async def test_what_is_applied_later_counts_without_a_restart(lab: Lab) -> None:

@@ -49,9 +49,13 @@ PEOPLE = [1, 2, 3, 4, 5]
 class World:
     """Real files, a real online store, a real reader: what is served is recorded."""
 
-    def __init__(self, folder: Path, *, on_stale: Policy = Policy.DEFAULTS) -> None:
+    def __init__(
+        self, folder: Path, *, on_stale: Policy = Policy.DEFAULTS, created: str = ""
+    ) -> None:
         self.path = folder / "stats.parquet"
-        self.view: FeatureView = view(self.path, *FEATURES, ttl_s=1000.0, on_stale=on_stale)
+        self.view: FeatureView = view(
+            self.path, *FEATURES, ttl_s=1000.0, on_stale=on_stale, created=created
+        )
         made = OnDemandView(
             name="made",
             function="made.py:make",
@@ -66,7 +70,7 @@ class World:
         self.store = SqliteOnlineStore(folder / "online.db")
         self.clock = TurnedClock()
         self.folder = folder / "served"
-        self.write([0] * 5)
+        self.write([0] * 5, **({created: [at(0)] * 5} if created else {}))
 
     def write(self, times: Sequence[int], **changes: Sequence[object]) -> None:
         """The source: who is there, known since when."""
@@ -198,6 +202,18 @@ def test_entities_that_never_came_online_are_named(world: World) -> None:
     }
     assert found["age"].lag_s == 50.0
     assert (found["age"].examples[0].served, found["age"].examples[0].offline) == (-1, 30)
+
+
+def test_what_came_to_the_source_after_the_moment_is_told_apart(tmp_path: Path) -> None:
+    world = World(tmp_path, created="created")
+    world.materialize()
+    world.append(10, height=1.51, created=at(60))
+    world.serve()
+
+    found = world.found(grace_s=1000.0)
+
+    assert causes(found) == {"height": {"ARRIVED_LATE": 1}, "doubled": {"INPUT_DIFFERS": 1}}
+    assert found["height"].lag_s is None
 
 
 def test_what_was_only_pushed_is_named(world: World) -> None:
