@@ -308,6 +308,19 @@ def test_damaged_bytes_are_a_picture_or_told_as_none(kind: str) -> None:
     assert [said for said in refused if not said.startswith("image 0 ")] == []
 
 
+def test_floating_point_pixels_are_refused() -> None:
+    raw = encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF")
+
+    with pytest.raises(InvalidArgumentError, match=r"image 0 is no picture: .*floating-point"):
+        pixels(step(formats=("TIFF",)), raw)
+
+
+def test_a_warning_of_pillows_counts_as_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 700)
+    with pytest.raises(InvalidArgumentError, match="image 0 has too many pixels"):
+        pixels(step(), encoded(picture()))
+
+
 def test_pixels_are_counted_before_a_picture_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(_: Image.Image) -> None:
         raise AssertionError("decoded")
