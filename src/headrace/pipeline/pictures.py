@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.pipeline.jpeg_scans import MAX_SCANS, has_too_many_scans
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -89,6 +90,8 @@ class PictureReader:
             raise _refused(row, f"it is of the type {type(raw).__name__}, not bytes")
         if not raw:
             raise _refused(row, "it is empty")
+        if has_too_many_scans(raw):
+            raise _refused(row, f"its JPEG data has more than {MAX_SCANS} scans; save it anew")
         library = self._library
         try:
             with library.open(io.BytesIO(raw), formats=self._formats) as picture:

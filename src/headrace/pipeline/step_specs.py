@@ -167,6 +167,13 @@ class VectorizerSpec(StepSpec):
     datatype: Literal["FP32", "FP64"] = Field(
         default="FP32", description="FP64 for an estimator of scikit-learn that comes after it."
     )
+    columns: dict[Name, Literal["BYTES", "FP64", "INT64", "BOOL"]] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        description="For a transformer that was fitted on a data frame: its columns, each an input "
+        "of its own. Needs pandas.",
+    )
 
 
 class ClassifySpec(StepSpec):

@@ -47,9 +47,7 @@ class Surroundings:
         Raises:
             UnsupportedModelError: It cannot be loaded.
         """
-        path = self.file(name)
-        if path.resolve() == self.directory.resolve():
-            raise UnsupportedModelError("a pipeline cannot be a step of itself")
+        path = _model_in(self.directory, name)
         plugin = get_runtime(runtime) if runtime else detect_runtime(path)
         model = plugin.load(path, self.options)
         try:
@@ -76,6 +74,13 @@ def file_in(directory: Path, name: str) -> Path:
 
 def code_of(directory: Path, name: str, runtime: str = "") -> str:
     """The name of the runtime by which a model of a step runs code; empty if it runs none."""
-    path = file_in(directory, name)
+    path = _model_in(directory, name)
     plugin = get_runtime(runtime) if runtime else detect_runtime(path)
     return plugin.name if runs_code(plugin, path) else ""
+
+
+def _model_in(directory: Path, name: str) -> Path:
+    path = file_in(directory, name)
+    if path.resolve() == directory.resolve():
+        raise UnsupportedModelError("a pipeline cannot be a step of itself")
+    return path

@@ -1,6 +1,7 @@
-"""A vectorizer or transformer of scikit-learn as a step: texts or numbers to a matrix."""
+"""A vectorizer or transformer of scikit-learn as a step: texts, numbers or a table to a matrix."""
 
-from collections.abc import Iterator, Sequence
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +12,8 @@ from headrace.core import (
     VARIABLE,
     Array,
     Datatype,
+    FailedPreconditionError,
+    HeadraceError,
     InvalidArgumentError,
     ModelSignature,
     RuntimeFailedError,
@@ -19,11 +22,10 @@ from headrace.core import (
 )
 from headrace.pipeline.step_specs import VectorizerSpec
 from headrace.pipeline.surroundings import Surroundings
-from headrace.pipeline.texts import texts_of
+from headrace.pipeline.vectorizer_inputs import Matrix, Table, Taken, Texts
 from headrace.runtimes.sklearn import load_estimator
-from headrace.runtimes.tabular import INPUT, check_features, import_library, reason_of, refuse
+from headrace.runtimes.tabular import check_features, import_library, reason_of, refuse
 
-TEXT: Final = "text"
 FEATURES: Final = "features"
 MAX_COLUMNS: Final = 1 << 20
 MAX_VALUES: Final = 64 << 20
@@ -47,16 +49,13 @@ class Transformer:
 
 
 class VectorizerStep:
-    """`text` BYTES [N] or `input` FP64 [N, columns] to `features` [N, columns].
-
-    Implements `Model`.
-    """
+    """Texts, a matrix or a table to `features` [N, columns]. Implements `Model`."""
 
     # It is Python, and nothing promises that two threads may be in one.
     concurrent = False
 
-    def __init__(self, transformer: Transformer, taken: TensorSpec, given: TensorSpec) -> None:
-        self.signature = ModelSignature(inputs=(taken,), outputs=(given,), batched=True)
+    def __init__(self, transformer: Transformer, taken: Taken, given: TensorSpec) -> None:
+        self.signature = ModelSignature(inputs=taken.specs, outputs=(given,), batched=True)
         self._transformer = transformer
         self._taken = taken
         self._columns = given.shape[1]
@@ -70,30 +69,25 @@ class VectorizerStep:
                 answer would be too large.
         """
         del outputs
-        rows: Any = inputs[self._taken.name]
-        if len(rows) * self._columns > MAX_VALUES:
+        rows = len(next(iter(inputs.values())))
+        if rows * self._columns > MAX_VALUES:
             msg = (
-                f"{len(rows)} rows of {self._columns} features are more than {MAX_VALUES} values; "
+                f"{rows} rows of {self._columns} features are more than {MAX_VALUES} values; "
                 "send fewer rows at once"
             )
             raise InvalidArgumentError(msg)
-        if not len(rows):
+        if not rows:
             return {FEATURES: np.zeros((0, self._columns), self._dtype)}
-        if self._taken.datatype is Datatype.BYTES:
-            rows = texts_of(rows)
+        taken = self._taken.rows(inputs)
         try:
-            found = self._transformer.transform(rows)
+            found = self._transformer.transform(taken)
         except Exception as error:
-            raise _run_error(rows, error) from error
+            raise _run_error(inputs, error) from error
         return {FEATURES: _dense(found, self._dtype)}
 
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
-        """Texts of so many words, or zeros."""
-        shape = (rows, *self._taken.shape[1:])
-        made = np.zeros(shape, self._taken.datatype.dtype)
-        if self._taken.datatype is Datatype.BYTES:
-            made[:] = [b"a word " * max(variable // 2, 1)] * rows
-        return {self._taken.name: made}
+        """What a transformer of this kind may take."""
+        return self._taken.example(rows, variable)
 
     def close(self) -> None:
         """Holds nothing but memory."""
@@ -105,6 +99,7 @@ def open_vectorizer(spec: VectorizerSpec, around: Surroundings) -> VectorizerSte
     Raises:
         UnsupportedModelError: The file holds nothing that transforms, or gives more columns than
             can be served.
+        FailedPreconditionError: A library is missing.
     """
     path = around.file(spec.path)
     estimator = load_estimator(path)
@@ -116,29 +111,60 @@ def open_vectorizer(spec: VectorizerSpec, around: Surroundings) -> VectorizerSte
         controller=import_library("threadpoolctl", "sklearn").ThreadpoolController(),
         threads=around.options.intra_op_threads,
     )
-    taken = _taken(path, estimator)
-    rows: Any = ["a word"] if taken.datatype is Datatype.BYTES else np.zeros((1, taken.shape[1]))
-    try:
-        found = transformer.transform(rows)
-        shape = found.shape
-    except Exception as error:
-        # The library's errors share no base class but Exception.
-        raise refuse(path, f"does not transform {_shown(taken)}: {reason_of(error)}") from error
-    if len(shape) != 2 or shape[0] != 1:  # noqa: PLR2004  # a matrix
-        raise refuse(path, f"gives the shape {list(shape)} for one row, not [1, columns]")
-    if not 0 < shape[1] <= MAX_COLUMNS:
-        raise refuse(path, f"gives {shape[1]} columns; 1 to {MAX_COLUMNS} are served")
-    given = TensorSpec(name=FEATURES, datatype=Datatype(spec.datatype), shape=(VARIABLE, shape[1]))
+    taken = _taken(path, estimator, spec.columns)
+    columns = _columns(path, transformer, taken)
+    if not 0 < columns <= MAX_COLUMNS:
+        raise refuse(path, f"gives {columns} columns; 1 to {MAX_COLUMNS} are served")
+    given = TensorSpec(name=FEATURES, datatype=Datatype(spec.datatype), shape=(VARIABLE, columns))
     return VectorizerStep(transformer, taken, given)
 
 
-def _taken(path: Path, estimator: Any) -> TensorSpec:  # noqa: ANN401  # any estimator
+def _taken(path: Path, estimator: Any, columns: Mapping[str, str] | None) -> Taken:  # noqa: ANN401  # any estimator
     """What it takes: texts, unless it counted columns when it was fitted."""
+    if columns is not None:
+        fitted = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
+        if fitted != list(columns):
+            known = f"the columns {', '.join(fitted)}" if fitted else "something without names"
+            raise refuse(path, f"was fitted on {known}; 'columns' has to name them in this order")
+        try:
+            return Table(columns, importlib.import_module("pandas"))
+        except ImportError as error:
+            msg = "a vectorizer with 'columns' needs the package pandas: pip install pandas"
+            raise FailedPreconditionError(msg) from error
     features = getattr(estimator, "n_features_in_", None)
     if features is None:
-        return TensorSpec(name=TEXT, datatype=Datatype.BYTES, shape=(VARIABLE,))
+        return Texts()
     check_features(path, features)
-    return TensorSpec(name=INPUT, datatype=Datatype.FP64, shape=(VARIABLE, features))
+    return Matrix(features)
+
+
+def _columns(path: Path, transformer: Transformer, taken: Taken) -> int:
+    """How many it gives: of an example, or where that means nothing to it as it says itself."""
+    estimator = transformer.estimator
+    try:
+        shape = transformer.transform(taken.rows(taken.example(1, 2))).shape
+    except Exception as error:
+        # The library's errors share no base class but Exception.
+        if isinstance(taken, Table) and isinstance(error, ValueError):
+            return _told_columns(path, estimator, error)
+        hint = ""
+        if isinstance(taken, Table):
+            hint = "; are the datatypes in 'columns' those of the training?"
+        elif hasattr(estimator, "feature_names_in_"):
+            hint = "; it was fitted on a data frame: declare its 'columns'"
+        reason = f"does not transform {taken.described}: {reason_of(error)}{hint}"
+        raise refuse(path, reason) from error
+    if len(shape) != 2 or shape[0] != 1:  # noqa: PLR2004  # a matrix
+        raise refuse(path, f"gives the shape {list(shape)} for one row, not [1, columns]")
+    return int(shape[1])
+
+
+def _told_columns(path: Path, estimator: Any, error: Exception) -> int:  # noqa: ANN401  # any estimator
+    """By the names of what it gives; an encoder may know no category of an example."""
+    try:
+        return len(estimator.get_feature_names_out())
+    except Exception:  # noqa: BLE001  # a library call: the first error says more
+        raise refuse(path, f"does not transform a row: {reason_of(error)}") from error
 
 
 def _refuse_file_names(path: Path, estimator: Any) -> None:  # noqa: ANN401  # any estimator
@@ -173,17 +199,18 @@ def _dense(found: Any, dtype: "np.dtype[Any]") -> Array:  # noqa: ANN401  # a ma
     return np.ascontiguousarray(found, dtype)
 
 
-def _run_error(rows: Any, error: Exception) -> Exception:  # noqa: ANN401  # texts or a matrix
-    if isinstance(rows, np.ndarray) and not np.isfinite(rows).all():
-        row = int((~np.isfinite(rows)).any(axis=1).argmax())
-        msg = f"row {row} has a missing or infinite value: {reason_of(error)}"
-        return InvalidArgumentError(msg)
-    if isinstance(error, ValueError):
-        return InvalidArgumentError(f"the vectorizer takes no such values: {reason_of(error)}")
-    return RuntimeFailedError(f"the vectorizer failed: {reason_of(error)}")
+def _run_error(inputs: Tensors, error: Exception) -> HeadraceError:
+    reason = reason_of(error)
+    if not isinstance(error, ValueError):
+        return RuntimeFailedError(f"the vectorizer failed: {reason}")
+    place = _missing(inputs) if "NaN" in reason or "infinity" in reason else ""
+    return InvalidArgumentError(f"the vectorizer takes no such values{place}: {reason}")
 
 
-def _shown(taken: TensorSpec) -> str:
-    if taken.datatype is Datatype.BYTES:
-        return "texts"
-    return f"a matrix of {taken.shape[1]} numbers"
+def _missing(inputs: Tensors) -> str:
+    """Where the first value is that is missing or infinite."""
+    for name, array in inputs.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            wrong = (~np.isfinite(array)).reshape(len(array), -1).any(axis=1)
+            return f" as in row {int(wrong.argmax())} of '{name}'"
+    return ""

@@ -206,21 +206,23 @@ def test_a_wrong_text_or_picture_is_told_with_its_row(served: System) -> None:
     assert "text 1 is not UTF-8" in text[1]["error"]
 
 
-def test_requests_that_are_made_up_for_people_are_answered(served: System) -> None:
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("texts", "/v2/models/texts/infer"), ("pictures", "/v1/models/pictures:predict")],
+)
+def test_requests_that_are_made_up_for_people_are_answered(
+    served: System, name: str, path: str
+) -> None:
     url = served.where().http_url
-    words: list[str] = []
-    for name in ("texts", "pictures"):
-        with Client(url) as client:
-            inputs = example_inputs(client.signature(name))
-        answer = served.call(
-            "POST", f"{url}/v2/models/{name}/infer", json.loads(infer_body(inputs))
-        )
-        words = shlex.split(first_call.command(url, name))
-        shown = subprocess.run(words, capture_output=True, check=True, timeout=30)
+    with Client(url) as client:
+        body = infer_body(example_inputs(client.signature(name)))
+    answer = served.call("POST", f"{url}/v2/models/{name}/infer", json.loads(body))
+    words = shlex.split(first_call.command(url, name))
+    shown = subprocess.run(words, capture_output=True, check=True, timeout=30)
 
-        assert answer[0] == 200, answer
-        assert "error" not in json.loads(shown.stdout)
-    assert words[2] == f"{url}/v1/models/pictures:predict"
+    assert answer[0] == 200, answer
+    assert words[2] == url + path
+    assert "error" not in json.loads(shown.stdout)
 
 
 def _ask(url: str, name: str, rows: Array) -> Tensors | str:

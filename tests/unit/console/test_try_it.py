@@ -36,6 +36,21 @@ def test_the_form_begins_with_a_row_that_the_model_takes() -> None:
     assert x.problem == text.problem == ""
 
 
+def test_the_form_begins_with_a_picture_where_one_is_wanted() -> None:
+    image = TensorSpec(name="image", datatype=Datatype.BYTES, shape=(-1,))
+    fields = fields_of(ModelSignature(inputs=(image,), outputs=(), batched=True), {})
+
+    program = python_of(PLAIN, "cats", fields, needs_key=False)
+
+    assert fields[0].problem == ""
+    (text,) = json.loads(fields[0].data)
+    assert text.startswith("GIF89a")
+    strings = [
+        node.value for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Constant)
+    ]
+    assert text in strings
+
+
 @pytest.mark.parametrize(
     ("given", "problem"),
     [

@@ -181,6 +181,18 @@ def test_models_that_do_not_fit_are_refused(
         load_pipeline(directory)
 
 
+def test_a_cascade_knows_no_better_example_than_its_models(write: Write) -> None:
+    directory = write(YAML.format("prob"), a__onnx=models.mlp(), b__onnx=models.mlp(seed=2))
+    pipeline = load_pipeline(directory)
+
+    made = pipeline.run(pipeline.example_inputs(rows=3))
+
+    assert made["prob"].shape == (3, 2)
+    pipeline.close()
+    with pytest.raises(RuntimeFailedError):
+        pipeline.run(pipeline.example_inputs(rows=1))
+
+
 def test_a_confidence_that_is_no_float_is_refused(write: Write) -> None:
     data = models.wrong_declaration()
     directory = write(YAML.format("label"), a__onnx=data, b__onnx=data)

@@ -1,5 +1,6 @@
 """Several models give one answer; those that do not fit together are refused."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -148,6 +149,30 @@ def test_models_that_do_not_fit_are_refused(
     directory = write(YAML.format(settings), a__onnx=models.matmul(), b__onnx=other)
     with pytest.raises(UnsupportedModelError, match=f"step 'ensemble': .*{said}"):
         load_pipeline(directory)
+
+
+def test_labels_have_no_maximum(write: Write) -> None:
+    data = models.strings()
+    directory = write(YAML.format(", combine: max"), a__onnx=data, b__onnx=data)
+    with pytest.raises(UnsupportedModelError, match="'echo' is BYTES, and combine: max needs num"):
+        load_pipeline(directory)
+
+
+def test_pipelines_vote_and_their_examples_are_known(text_pipeline: Path, tmp_path: Path) -> None:
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    for name in ("a", "b"):
+        shutil.copytree(text_pipeline, outer / name)
+    (outer / "pipeline.yaml").write_text("steps: [{kind: ensemble, models: [a, b]}]")
+    pipeline = load_pipeline(outer)
+
+    example = pipeline.example_inputs(rows=2, variable=8)
+    got = pipeline.run({"text": elements("the sea", "a river runs")})["embedding"]
+
+    assert example["text"].tolist() == [b"a word " * 4] * 2
+    alone = load_pipeline(text_pipeline)
+    want = alone.run({"text": elements("the sea", "a river runs")})["embedding"]
+    np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 def test_models_are_closed_when_a_later_one_cannot_be_opened() -> None:

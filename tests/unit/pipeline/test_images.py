@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from headrace.core import Array, FailedPreconditionError, InvalidArgumentError
 from headrace.pipeline import Pipeline, load_pipeline
 from headrace.pipeline.images import ImageStep, open_image
+from headrace.pipeline.jpeg_scans import has_too_many_scans
 from headrace.pipeline.step_specs import ImageSpec
 from tests.unit.pipeline.elements import elements, one_by_one
 
@@ -306,6 +307,48 @@ def test_damaged_bytes_are_a_picture_or_told_as_none(kind: str) -> None:
             refused.append(str(error))
     assert refused
     assert [said for said in refused if not said.startswith("image 0 ")] == []
+
+
+def _with_scans(more: int) -> bytes:
+    """A progressive JPEG whose last scan comes so many times more."""
+    raw = encoded(picture(), "JPEG", progressive=True)
+    return raw[:-2] + raw[raw.rindex(b"\xff\xda") : -2] * more + raw[-2:]
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_a_jpeg_that_is_to_be_gone_over_without_end_is_refused(kind: type) -> None:
+    assert pixels(step(), _with_scans(80)).shape == (1, 3, 24, 16)
+
+    with pytest.raises(
+        InvalidArgumentError, match=r"image 0 is no picture: .* more than 100 scans"
+    ):
+        pixels(step(), kind(_with_scans(100)))
+
+
+def test_what_only_looks_like_scans_does_not_count() -> None:
+    scans = b"\xff\xda" * 500
+    behind = encoded(picture(), "JPEG") + scans
+    inside = encoded(picture(), "JPEG", comment=scans)
+    restarting = encoded(picture(400, 300), "JPEG", restart_marker_blocks=1)
+
+    want = pixels(step(), encoded(picture(), "JPEG"))[0]
+    got = pixels(step(), behind, inside, restarting)
+    assert np.array_equal(got[0], want)
+    assert np.array_equal(got[1], want)
+    assert not has_too_many_scans(b"\xff\xd8" + b"\xff" * 1000)
+
+
+def test_floating_point_pixels_are_refused() -> None:
+    raw = encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF")
+
+    with pytest.raises(InvalidArgumentError, match=r"image 0 is no picture: .*floating-point"):
+        pixels(step(formats=("TIFF",)), raw)
+
+
+def test_a_warning_of_pillows_counts_as_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 700)
+    with pytest.raises(InvalidArgumentError, match="image 0 has too many pixels"):
+        pixels(step(), encoded(picture()))
 
 
 def test_pixels_are_counted_before_a_picture_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

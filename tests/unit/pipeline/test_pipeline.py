@@ -107,6 +107,24 @@ def test_a_pipeline_may_be_a_step(text_pipeline: Path, tmp_path: Path) -> None:
     assert np.linalg.norm(answer["embedding"]) == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        "{kind: model, path: %s}",
+        "{kind: ensemble, models: [%s, %s]}",
+        "{kind: cascade, models: [%s, %s], confidence: y, threshold: 1}",
+    ],
+)
+@pytest.mark.parametrize("name", [".", "loop"])
+def test_a_pipeline_is_no_step_of_itself(write: Write, step: str, name: str) -> None:
+    directory = write(f"steps: [{step.replace('%s', name)}]")
+    (directory / "loop").symlink_to(directory)
+
+    for check in (load_pipeline, inspect_model):
+        with pytest.raises(UnsupportedModelError, match="cannot be a step of itself"):
+            check(directory)
+
+
 def test_each_step_is_timed(text_pipeline: Path) -> None:
     pipeline = load_pipeline(text_pipeline)
     pipeline.run({"text": texts("a river")})

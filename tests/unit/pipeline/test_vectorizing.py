@@ -99,8 +99,8 @@ def test_a_column_transformer_takes_a_matrix(load: Load) -> None:
     rows[5, 3] = 7
     with pytest.raises(InvalidArgumentError, match="takes no such values: Found unknown categor"):
         pipeline.run({"input": rows})
-    rows[5, 1] = np.nan
-    with pytest.raises(InvalidArgumentError, match="row 5 has a missing or infinite value"):
+    rows[5] = [0, np.inf, 0, 0]
+    with pytest.raises(InvalidArgumentError, match="such values as in row 5 of 'input'"):
         pipeline.run({"input": rows})
 
 
@@ -219,3 +219,97 @@ steps:
 
     want = classifier.predict_proba(vectorizer.transform(TEXTS).toarray())
     assert np.array_equal(got["probabilities"], want)
+
+
+def _table(pandas: Any) -> Any:  # noqa: ANN401  # a module, and a data frame
+    return pandas.DataFrame(
+        {
+            "town": ["Ulm", "Bonn", "Ulm", "Köln"],
+            "age": [1.0, np.nan, 3.0, 4.5],
+            "rooms": [1, 2, 3, 2],
+            "note": ["by the river", "no river", "a sea view", "by the sea"],
+        }
+    )
+
+
+def _mixed(*, unknown: str = "ignore") -> Any:  # noqa: ANN401  # any estimator
+    from sklearn.compose import ColumnTransformer  # noqa: PLC0415
+    from sklearn.impute import SimpleImputer  # noqa: PLC0415
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler  # noqa: PLC0415
+
+    numbers = make_pipeline(SimpleImputer(), StandardScaler())
+    return ColumnTransformer(
+        [
+            ("town", OneHotEncoder(handle_unknown=unknown), ["town"]),
+            ("numbers", numbers, ["age", "rooms"]),
+            ("note", text.TfidfVectorizer(), "note"),
+        ]
+    )
+
+
+COLUMNS = "columns: {town: BYTES, age: FP64, rooms: INT64, note: BYTES}"
+TABLE = f"steps: [{{kind: vectorizer, path: v.skops, {COLUMNS}}}]"
+
+
+@pytest.mark.parametrize("unknown", ["ignore", "error"])
+def test_a_transformer_of_a_data_frame_takes_its_columns(write: Write, unknown: str) -> None:
+    table = _table(pytest.importorskip("pandas"))
+    transformer = _mixed(unknown=unknown).fit(table)
+    pipeline = load_pipeline(write(TABLE, v__skops=skops.dumps(transformer)))
+    inputs = {
+        "town": elements(*table["town"]),
+        "age": table["age"].to_numpy(),
+        "rooms": table["rooms"].to_numpy(),
+        "note": elements(*table["note"]),
+    }
+
+    got = pipeline.run(inputs)["features"]
+
+    want = transformer.transform(table)
+    want = want.toarray() if hasattr(want, "toarray") else want
+    assert np.array_equal(got, want.astype(np.float32))
+    assert np.array_equal(got, one_by_one(pipeline, inputs)["features"])
+    assert pipeline.signature.outputs[0].shape == (-1, got.shape[1])
+    strange = inputs | {"town": elements("Ulm", "Rom", "Ulm", "Ulm")}
+    if unknown == "ignore":
+        assert pipeline.run(strange)["features"][1, :3].tolist() == [0, 0, 0]
+    else:
+        with pytest.raises(InvalidArgumentError, match=r"no such values.*'Rom'"):
+            pipeline.run(strange)
+    with pytest.raises(InvalidArgumentError, match="'note': text 3 is not UTF-8"):
+        pipeline.run(inputs | {"note": elements("a", "b", "c", b"\xff")})
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ("", "was fitted on a data frame: declare its 'columns'"),
+        (", columns: {town: BYTES}", "was fitted on the columns town, age, rooms, note; 'columns'"),
+        (
+            ", columns: {town: FP64, age: FP64, rooms: FP64, note: FP64}",
+            "are the datatypes in 'columns' those",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_columns_that_do_not_fit_are_refused(write: Write, columns: str, said: str) -> None:
+    transformer = _mixed().fit(_table(pytest.importorskip("pandas")))
+    yaml = f"steps: [{{kind: vectorizer, path: v.skops{columns}}}]"
+    with pytest.raises(UnsupportedModelError, match=said):
+        load_pipeline(write(yaml, v__skops=skops.dumps(transformer)))
+
+
+def test_columns_of_what_was_fitted_without_names_are_refused(write: Write) -> None:
+    yaml = "steps: [{kind: vectorizer, path: v.skops, columns: {a: FP64}}]"
+    raw = skops.dumps(text.TfidfVectorizer().fit(TEXTS))
+    with pytest.raises(UnsupportedModelError, match="was fitted on something without names"):
+        load_pipeline(write(yaml, v__skops=raw))
+
+
+def test_without_pandas_it_is_named(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    transformer = _mixed().fit(_table(pytest.importorskip("pandas")))
+    directory = write(TABLE, v__skops=skops.dumps(transformer))
+    monkeypatch.setitem(__import__("sys").modules, "pandas", None)
+    with pytest.raises(FailedPreconditionError, match="'columns' needs the package pandas"):
+        load_pipeline(directory)

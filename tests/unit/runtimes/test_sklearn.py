@@ -122,3 +122,35 @@ def test_an_estimator_starts_no_processes_of_its_own(tmp_path: Path) -> None:
     model: Any = load_model(trained.path)
 
     assert model._answers["label"].__self__.estimator[-1].n_jobs == 1
+
+
+def test_an_imputer_keeps_a_dtype_that_is_read_without_code(tmp_path: Path) -> None:
+    linear = library("sklearn.linear_model", "sklearn")
+    impute = library("sklearn.impute", "sklearn")
+    pipeline = library("sklearn.pipeline", "sklearn")
+    estimator = pipeline.make_pipeline(impute.SimpleImputer(), linear.LogisticRegression())
+    trained = sklearn(tmp_path, "binary", estimator)
+    rows = asked().astype(np.float64)
+
+    answer = load_model(trained.path).run({"input": rows})
+
+    for got, want in zip(answer.values(), trained.expected(rows), strict=True):
+        assert np.array_equal(got, want)
+
+
+@pytest.mark.parametrize("loader", ["ObjectNode", "ReduceNode", "FunctionNode", "MethodNode"])
+def test_a_dtype_that_is_to_be_made_otherwise_is_refused(tmp_path: Path, loader: str) -> None:
+    library("skops.io", "sklearn")
+    node = {
+        "__class__": "dtype",
+        "__module__": "numpy",
+        "__loader__": loader,
+        "__id__": 1,
+        "content": {"module_path": "numpy", "function": "dtype"},
+        "protocol": 2,
+        "_skops_version": "0.16.0",
+    }
+    path = _archive(tmp_path / "odd.skops", {"schema.json": json.dumps(node).encode()})
+
+    with pytest.raises(UnsupportedModelError, match=r"odd\.skops"):
+        load_model(path)
