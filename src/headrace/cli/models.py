@@ -57,8 +57,9 @@ def push(
 ) -> None:
     """Store a model as the next version of NAME; the same content gives the same version.
 
-    The model is loaded once to prove that it can be, and its inputs and outputs are read from it.
-    One that runs its author's code, as a Python model does, needs --allow-code.
+    The format is told by the content. The model is loaded and run once, in a process that sees
+    little, and what was found is shown: inputs and outputs, whether rows are batched, the time of
+    one inference. One that runs its author's code, as a Python model does, needs --allow-code.
 
     For example:
 
@@ -85,8 +86,9 @@ def push(
 
         model_store(target).set_reference(version, sketch(reference, version.signature))
     if json:
-        write_json(version)
+        write_json(_document(version, model_store(target).signatures([version])[version.reference]))
         return
+    _show_found(version)
     say(f"{version.reference} is stored; serve it with `model: {version.reference}`")
 
 
@@ -198,20 +200,17 @@ def _document(
 
     return {
         **msgspec.to_builtins(version),
+        "reference": version.reference,
         "runs_code": version.executes_code,
         "signatures": msgspec.to_builtins(signatures),
     }
 
 
 def _show(version: "ModelVersion", signatures: "tuple[VersionSignature, ...]") -> None:
+    from headrace.cli.model_found import found_rows, lineage_rows
     from headrace.cli.model_signing import signed_text
     from headrace.cli.output import bytes_text, show, table
 
-    signature = version.signature
-    tensors = [
-        *(("input", spec) for spec in signature.inputs),
-        *(("output", spec) for spec in signature.outputs),
-    ]
     rows = [
         ("model", version.reference),
         ("runtime", version.runtime),
@@ -222,11 +221,23 @@ def _show(version: "ModelVersion", signatures: "tuple[VersionSignature, ...]") -
         *(("signed", signed_text(signature)) for signature in signatures),
         ("pushed", f"{version.created_at:%Y-%m-%d %H:%M:%S} UTC by {version.created_by or '?'}"),
         ("source", version.source),
-        ("batched", "yes" if signature.batched else "no"),
-        *((kind, f"{spec.name}  {spec.datatype}  {_shape(spec.shape)}") for kind, spec in tensors),
+        *lineage_rows(version.metadata),
+        *found_rows(version),
     ]
     show(table(rows))
 
 
-def _shape(shape: tuple[int, ...]) -> str:
-    return "[" + ", ".join("any" if size < 0 else str(size) for size in shape) + "]"
+def _show_found(version: "ModelVersion") -> None:
+    """What a push found out, as the rows of `show` that matter then."""
+    from headrace.cli.model_found import found_rows, lineage_rows
+    from headrace.cli.output import bytes_text, show, table
+
+    rows = [
+        ("model", version.reference),
+        ("runtime", version.runtime + (" (runs code)" if version.executes_code else "")),
+        ("size", bytes_text(version.size_bytes)),
+        ("digest", version.digest),
+        *lineage_rows(version.metadata),
+        *found_rows(version),
+    ]
+    show(table(rows))

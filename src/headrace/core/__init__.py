@@ -53,7 +53,7 @@ from headrace.core.spans import span
 if TYPE_CHECKING:
     from headrace.core.datatypes import DTYPES, Datatype, datatype_of
     from headrace.core.examples import example_inputs
-    from headrace.core.inspected import Inspect, Inspected
+    from headrace.core.inspected import FirstRun, Inspect, Inspected
     from headrace.core.requests import (
         InferRequest,
         InferResponse,
@@ -91,6 +91,7 @@ __all__ = [
     "Digest",
     "EndpointName",
     "FailedPreconditionError",
+    "FirstRun",
     "HeadraceError",
     "InferRequest",
     "InferResponse",
@@ -135,7 +136,7 @@ __all__ = [
 _WITH_NUMPY = {
     "datatypes": ("DTYPES", "Datatype", "datatype_of"),
     "examples": ("example_inputs",),
-    "inspected": ("Inspect", "Inspected"),
+    "inspected": ("FirstRun", "Inspect", "Inspected"),
     "requests": ("InferRequest", "InferResponse", "Parameter", "Parameters", "RequestedOutput"),
     "signature": (
         "Array",

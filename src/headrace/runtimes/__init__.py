@@ -22,6 +22,7 @@ from headrace.runtimes.plugins import (
     load_model,
     runs_code,
     runtime_names,
+    usable_runtimes,
 )
 from headrace.runtimes.probe import Probe, difference_ratio, probe_batch
 from headrace.runtimes.python_class import PythonModel
@@ -45,5 +46,6 @@ __all__ = [
     "probe_batch",
     "runs_code",
     "runtime_names",
+    "usable_runtimes",
     "verify_padding",
 ]

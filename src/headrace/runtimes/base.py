@@ -52,7 +52,9 @@ class Model(Protocol):
 class Runtime(Protocol):
     """Loads models of one format.
 
-    Made without arguments; holds no state.
+    Made without arguments; holds no state. It may say what it needs: `libraries`, a tuple of
+    packages as they are imported, and `extra`, the one of Headrace's that brings them. Neither
+    importing nor `recognises` may need them, so that a model is told apart from an unknown file.
     """
 
     name: str
@@ -63,16 +65,9 @@ class Runtime(Protocol):
     def recognises(self, path: Path) -> bool:
         """Whether `path` looks like this format, by its name and first bytes."""
 
-    def inspect(self, path: Path) -> ModelSignature:
-        """Read the signature and prove that the model can be loaded.
-
-        Raises:
-            UnsupportedModelError: It cannot; the message names the file and the reason.
-        """
-
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model, ready to run.
 
         Raises:
-            UnsupportedModelError: As `inspect`.
+            UnsupportedModelError: It cannot be; the message names the file and the reason.
         """

@@ -62,12 +62,6 @@ class OnnxRuntime:
         """Whether `path` looks like ONNX, by its name and first bytes."""
         return looks_like_onnx(path)
 
-    def inspect(self, path: Path) -> ModelSignature:
-        """Read the signature and prove that the model loads; runs it a few times on the CPU."""
-        model = OnnxModel.open(path, LoadOptions(device="cpu"))
-        model.close()
-        return model.signature
-
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model; on an accelerator if there is one and `options` allows it."""
         return OnnxModel.open(path, options)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from headrace.core import Array, Datatype, ModelSignature, UnsupportedModelError
+from headrace.core import Array, Datatype, UnsupportedModelError
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.tabular import (
     LABEL,
@@ -34,16 +34,12 @@ class SklearnRuntime:
 
     name = "sklearn"
     runs_code = False
+    libraries = ("sklearn", "skops")
+    extra = "sklearn"
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` looks like a skops file, by its name and first bytes."""
         return path.suffix.lower() == SUFFIX and read_head(path, len(_ZIP)) == _ZIP
-
-    def inspect(self, path: Path) -> ModelSignature:
-        """Read the signature and prove that the model loads and predicts."""
-        model = _open(path, LoadOptions(device="cpu"))
-        model.close()
-        return model.signature
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model, for the CPU."""

@@ -160,7 +160,9 @@ def test_a_map_is_refused_with_the_exporters_way_out(open_onnx: Open) -> None:
 def test_weights_in_a_second_file_are_found_in_a_directory(tmp_path: Path) -> None:
     file = models.write_external(tmp_path / "model")
 
-    assert OnnxRuntime().inspect(tmp_path / "model") == OnnxRuntime().inspect(file)
+    directory = OnnxRuntime().load(tmp_path / "model", CPU)
+
+    assert directory.signature == OnnxRuntime().load(file, CPU).signature
 
 
 def test_weights_that_are_missing_are_said_to_be(tmp_path: Path) -> None:
@@ -168,22 +170,22 @@ def test_weights_that_are_missing_are_said_to_be(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").unlink()
 
     with pytest.raises(UnsupportedModelError, match="name the directory"):
-        OnnxRuntime().inspect(file)
+        OnnxRuntime().load(file, CPU)
 
 
 def test_a_directory_has_to_hold_one_model(tmp_path: Path) -> None:
     runtime = OnnxRuntime()
     with pytest.raises(UnsupportedModelError, match=r"holds no \.onnx file"):
-        runtime.inspect(tmp_path)
+        runtime.load(tmp_path, CPU)
     put(tmp_path / "a.onnx", models.matmul())
     put(tmp_path / ".hidden.onnx", b"")
     assert runtime.recognises(tmp_path)
-    assert runtime.inspect(tmp_path).batched
+    assert runtime.load(tmp_path, CPU).signature.batched
 
     put(tmp_path / "b.onnx", models.matmul())
     assert not runtime.recognises(tmp_path)
     with pytest.raises(UnsupportedModelError, match=r"several ONNX files \(a.onnx, b.onnx\)"):
-        runtime.inspect(tmp_path)
+        runtime.load(tmp_path, CPU)
 
 
 def test_a_python_model_with_an_onnx_file_is_not_ours(tmp_path: Path) -> None:
