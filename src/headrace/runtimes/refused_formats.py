@@ -55,7 +55,7 @@ def _or_else(suffix: str) -> str:
         return " with torch.onnx.export"
     return (
         ", or write scikit-learn's with skops.io.dump, and XGBoost's, LightGBM's and CatBoost's "
-        "with save_model"
+        "with save_model; one of scikit-learn's can be pushed with `--convert onnx --allow-code`"
     )
 
 

@@ -1,7 +1,7 @@
 """Run scikit-learn's estimators from skops files, which hold no code."""
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -72,8 +72,17 @@ class _Estimator:
 
 
 def _open(path: Path, options: LoadOptions) -> Model:
-    _check_archive(path)
-    estimator = _load(path)
+    if unknown := untrusted_types(path):
+        raise _untrusted(path, unknown)
+    return open_estimator(path, read_estimator(path), options)
+
+
+def open_estimator(path: Path, estimator: Any, options: LoadOptions) -> Model:  # noqa: ANN401  # any estimator
+    """A model that runs an estimator, which was read from `path`.
+
+    Raises:
+        UnsupportedModelError: It cannot be served; the message says why.
+    """
     base = import_library("sklearn.base", "sklearn")
     if not hasattr(estimator, "predict"):
         raise refuse(path, f"holds a {type(estimator).__name__}, which does not predict")
@@ -108,18 +117,41 @@ def _check_archive(path: Path) -> None:
         raise refuse(path, f"unpacks to {unpacked} bytes, which no model does")
 
 
-def _load(path: Path) -> Any:  # noqa: ANN401  # any estimator
+def untrusted_types(path: Path) -> list[str]:
+    """The types in a skops file that skops does not trust; nothing of it is loaded.
+
+    Raises:
+        UnsupportedModelError: It is damaged.
+    """
+    _check_archive(path)
     library = import_library("skops.io", "sklearn")
     try:
-        unknown = library.get_untrusted_types(file=path)
-        estimator = None if unknown else library.load(path)
+        return list(library.get_untrusted_types(file=path))
     except Exception as error:
-        # skops follows what the file says, so whatever is wrong in it comes as any exception.
-        what = f"{type(error).__name__}: {reason_of(error)}"
-        raise refuse(path, f"cannot be loaded by skops: {what}") from error
-    if unknown:
-        raise _untrusted(path, unknown)
-    return estimator
+        raise _unreadable(path, error) from error
+
+
+def read_estimator(path: Path, trusted: Sequence[str] = ()) -> Any:  # noqa: ANN401  # any estimator
+    """The estimator in a skops file.
+
+    Args:
+        trusted: Types to load besides those that skops trusts.
+
+    Raises:
+        UnsupportedModelError: It cannot be loaded.
+    """
+    _check_archive(path)
+    library = import_library("skops.io", "sklearn")
+    try:
+        return library.load(path, trusted=list(trusted))
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UnsupportedModelError:
+    # skops follows what the file says, so whatever is wrong in it comes as any exception.
+    what = f"{type(error).__name__}: {reason_of(error)}"
+    return refuse(path, f"cannot be loaded by skops: {what}")
 
 
 def _untrusted(path: Path, types: list[str]) -> UnsupportedModelError:
@@ -127,7 +159,8 @@ def _untrusted(path: Path, types: list[str]) -> UnsupportedModelError:
     return refuse(
         path,
         f"holds types that skops does not trust, {', '.join(types[:_MOST_TYPES])}{more}: code of "
-        "somebody's, or what crashes if it was tampered with; export the model to ONNX",
+        "somebody's, or what crashes if it was tampered with; export the model to ONNX, or push it "
+        "with `--convert onnx --allow-code`",
     )
 
 
