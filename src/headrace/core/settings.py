@@ -8,6 +8,8 @@ from typing import Final
 
 import msgspec
 
+from headrace.core.devices import Device
+
 DEFAULT_MAX_BODY_BYTES: Final = 64 << 20
 
 
@@ -62,8 +64,9 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `uds` (a socket path) and `port` (TCP, with `host`; 0 picks one) may both be set. `sha256` is
     checked before loading; empty skips the check. `grpc_port` also starts a `grpc.aio` server.
     `intra_op_threads`: threads inside one run; None lets the replica plan it. `signed`: the model
-    is loaded only if this holds of it. With more than `max_connections` (or than there are
-    descriptors for), those idle longest are closed.
+    is loaded only if this holds of it. `device`: what has to run it, one of
+    `headrace.core.devices.Device`; left out for `auto`. With more than `max_connections` (or than
+    there are descriptors for), those idle longest are closed.
     """
 
     model_name: str
@@ -89,6 +92,7 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     labels: dict[str, list[str]] = {}
     # Left out where it is not given: older settings, and the revisions made of them, stay the same.
     signed: SignedSettings | msgspec.UnsetType = msgspec.UNSET
+    device: Device | msgspec.UnsetType = msgspec.UNSET
 
 
 class PoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -12,8 +12,9 @@ from headrace.core import ModelSignature, Tensors
 class LoadOptions:
     """How to load a model into this process.
 
-    `intra_op_threads`: threads inside one run. `device`: "auto" takes an accelerator if there is
-    one, "cpu" never does.
+    `intra_op_threads`: threads inside one run. `device`: one of `headrace.core.devices.Device`;
+    "auto" takes an accelerator if there is one that starts, "cpu" never does, and any other one has
+    to be what runs the model.
     """
 
     intra_op_threads: int = 1
@@ -23,7 +24,8 @@ class LoadOptions:
 class Model(Protocol):
     """A loaded model: an instance.
 
-    Closed by whoever loaded it.
+    Closed by whoever loaded it. It may say in `device`, a `headrace.core.devices.DeviceUse`, on
+    what it runs; one that does not say is refused where a device was asked for.
     """
 
     signature: ModelSignature
