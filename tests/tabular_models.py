@@ -96,9 +96,8 @@ def sklearn(folder: Path, kind: str, estimator: Any = None) -> Trained:  # noqa:
     """A skops file; of a linear model unless another is given."""
     skops = library("skops.io", "sklearn")
     linear = library("sklearn.linear_model", "sklearn")
-    chosen = estimator or (
-        linear.Ridge() if kind == "regression" else linear.LogisticRegression(max_iter=1000)
-    )
+    usual = linear.Ridge() if kind == "regression" else linear.LogisticRegression(max_iter=1000)
+    chosen = usual if estimator is None else estimator  # an ensemble has a length, of 0 so far
     chosen.fit(ROWS.astype(np.float64), _target(kind))
     path = folder / f"{kind}.skops"
     skops.dump(chosen, path)

@@ -39,6 +39,7 @@ STORIES = (
     "docs/how-to/features.md",
     "docs/how-to/pipelines.md",
     "docs/how-to/secure-models.md",
+    "docs/how-to/push-models.md",
     "docs/how-to/history.md",
     "docs/how-to/manage-remotely.md",
     "docs/how-to/tls.md",

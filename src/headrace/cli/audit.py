@@ -301,13 +301,13 @@ def _known(home: Path) -> "Known":
     from headrace.advise.inventory_opset import highest_opset, opens_here
     from headrace.advise.inventory_walk import Known
     from headrace.registry import Registry
-    from headrace.runtimes import runtime_names
+    from headrace.runtimes import usable_runtimes
 
     return Known(
         references={
             str(one.digest): (one.reference, _has_signature(home, one.name, one.version))
             for one in Registry(home).list()
         },
-        runtimes=runtime_names(),
+        runtimes=usable_runtimes(),
         max_opset=highest_opset(opens_here),
     )

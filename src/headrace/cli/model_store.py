@@ -1,8 +1,8 @@
 """Where are a command's model versions: on this machine's home, or on a control plane elsewhere?"""
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,13 +14,22 @@ from headrace.cli.trail_note import note_here
 from headrace.registry import ModelVersion, VersionSignature
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pushed:
+    """What is to be stored: where it lies, and what is said of it. As `Registry.push`."""
+
+    path: Path
+    runtime: str = ""
+    source: str = ""
+    allow_code: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
 class ModelStore(Protocol):
     """What `headrace models` does, wherever the models are."""
 
-    def push(
-        self, name: str, path: Path, *, runtime: str, source: str, allow_code: bool
-    ) -> ModelVersion:
-        """Store what lies at `path` as the next version of `name`."""
+    def push(self, name: str, pushed: Pushed) -> ModelVersion:
+        """Store a model as the next version of `name`."""
 
     def list(self, name: str | None) -> tuple[list[ModelVersion], list[str]]:
         """The versions, and what is damaged."""
@@ -67,20 +76,23 @@ class LocalModels:
     home: Path
     state_url: str = ""
 
-    def push(
-        self, name: str, path: Path, *, runtime: str, source: str, allow_code: bool
-    ) -> ModelVersion:
-        """Store what lies at `path` as the next version of `name`."""
+    def push(self, name: str, pushed: Pushed) -> ModelVersion:
+        """Store a model as the next version of `name`."""
         from headrace.control.inspection import InspectApart  # noqa: PLC0415  # only here
         from headrace.registry import Registry  # noqa: PLC0415  # only here
 
         with contextlib.closing(InspectApart.of_home(self.home)) as inspect:
-            pushed = Registry(self.home, inspect).push(
-                name, path, runtime=runtime, source=source, allow_code=allow_code
+            stored = Registry(self.home, inspect).push(
+                name,
+                pushed.path,
+                runtime=pushed.runtime,
+                source=pushed.source,
+                allow_code=pushed.allow_code,
+                metadata=pushed.metadata,
             )
-        after = {"digest": pushed.digest, "source": pushed.source}
-        note_here(self.home, "model.push", pushed.reference, after=after)
-        return pushed
+        after = {"digest": stored.digest, "source": stored.source}
+        note_here(self.home, "model.push", stored.reference, after=after)
+        return stored
 
     def list(self, name: str | None) -> tuple[list[ModelVersion], list[str]]:
         """The versions, and what is damaged."""
@@ -154,14 +166,18 @@ class RemoteModels:
 
     api: Management
 
-    def push(
-        self, name: str, path: Path, *, runtime: str, source: str, allow_code: bool
-    ) -> ModelVersion:
-        """Upload what lies at `path` as the next version of `name`, unless it is there already."""
+    def push(self, name: str, pushed: Pushed) -> ModelVersion:
+        """Upload a model as the next version of `name`, unless it is there already."""
         from headrace.cli.uploads import stored_on  # noqa: PLC0415  # only here
 
         stored = stored_on(
-            self.api, name, path, runtime=runtime, source=source, allow_code=allow_code
+            self.api,
+            name,
+            pushed.path,
+            runtime=pushed.runtime,
+            source=pushed.source,
+            allow_code=pushed.allow_code,
+            metadata=pushed.metadata,
         )
         return _version(stored)
 

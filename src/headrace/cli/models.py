@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,13 @@ app = typer.Typer(no_args_is_help=True, help="Keep model versions: push, list, s
 app.command("keygen")(model_signing.keygen)
 app.command("sign")(model_signing.sign)
 app.command("verify")(model_signing.verify)
+
+
+class ConvertTo(StrEnum):
+    """What a model can be converted to."""
+
+    ONNX = "onnx"
+
 
 _Reference = Annotated[
     str, typer.Argument(metavar="NAME:VERSION", help="Which version.", show_default=False)
@@ -50,6 +58,51 @@ def push(
             show_default="none",
         ),
     ] = None,
+    convert: Annotated[
+        ConvertTo | None,
+        typer.Option(
+            "--convert",
+            help="Convert it first, and compare the answers with its own library's; models of "
+            "xgboost, lightgbm, catboost and sklearn.",
+            show_default="no",
+        ),
+    ] = None,
+    convert_data: Annotated[
+        Path | None,
+        typer.Option(
+            "--convert-data",
+            help="Rows (.parquet, .csv, .npz, .npy, .json) to compare with, besides those that are "
+            "made up.",
+            exists=True,
+            dir_okay=False,
+            show_default="none",
+        ),
+    ] = None,
+    convert_tolerance: Annotated[
+        float | None,
+        typer.Option(
+            "--convert-tolerance",
+            min=0.0,
+            help="The largest relative difference of an answer that is taken for rounding.",
+            show_default="1e-4 for one that computes in FP32, 1e-6 in FP64",
+        ),
+    ] = None,
+    convert_max_changed: Annotated[
+        float,
+        typer.Option(
+            "--convert-max-changed",
+            min=0.0,
+            max=1.0,
+            help="The share of rows that may get another class.",
+        ),
+    ] = 0.001,
+    convert_no_missing: Annotated[
+        bool,
+        typer.Option(
+            "--convert-no-missing",
+            help="No row ever lacks a value: do not compare answers to missing ones.",
+        ),
+    ] = False,
     allow_code: AllowCode = False,
     json: Json = False,
     server: Server = None,
@@ -57,8 +110,9 @@ def push(
 ) -> None:
     """Store a model as the next version of NAME; the same content gives the same version.
 
-    The model is loaded once to prove that it can be, and its inputs and outputs are read from it.
-    One that runs its author's code, as a Python model does, needs --allow-code.
+    The format is told by the content. The model is loaded and run once, in a process that sees
+    little, and what was found is shown: inputs and outputs, whether rows are batched, the time of
+    one inference. One that runs its author's code, as a Python model does, needs --allow-code.
 
     For example:
 
@@ -66,27 +120,39 @@ def push(
 
         headrace models push fraud model.onnx --reference train.csv
 
+        headrace models push fraud model.ubj --convert onnx --convert-data test.parquet
+
         headrace models push fraud model.onnx --server http://gpu-box:8080
     """
     from contextlib import nullcontext
 
     from headrace.cli.connection import find_target
-    from headrace.cli.model_store import model_store
+    from headrace.cli.model_convert import Wish, converted, difference_text
+    from headrace.cli.model_store import Pushed, model_store
     from headrace.cli.output import progress, say, write_json
 
     target = find_target(server, home)
-    text = f"checking and storing {path}"
-    with nullcontext() if target.is_remote else progress(text):  # an upload shows its own
-        version = model_store(target).push(
-            name, path, runtime=runtime, source=source, allow_code=allow_code
-        )
+    given = Pushed(path=path, runtime=runtime, source=source, allow_code=allow_code)
+    wish = Wish(
+        data=convert_data,
+        tolerance=convert_tolerance,
+        max_changed_ratio=convert_max_changed,
+        no_missing=convert_no_missing,
+    )
+    with nullcontext(given) if convert is None else converted(given, wish, home) as pushed:
+        text = f"checking and storing {path}"
+        with nullcontext() if target.is_remote else progress(text):  # an upload shows its own
+            version = model_store(target).push(name, pushed)
     if reference is not None:
         from headrace.cli.drift import sketch
 
         model_store(target).set_reference(version, sketch(reference, version.signature))
     if json:
-        write_json(version)
+        write_json(_document(version, model_store(target).signatures([version])[version.reference]))
         return
+    _show_found(version)
+    if convert is not None:
+        say(difference_text(pushed.metadata))
     say(f"{version.reference} is stored; serve it with `model: {version.reference}`")
 
 
@@ -198,20 +264,17 @@ def _document(
 
     return {
         **msgspec.to_builtins(version),
+        "reference": version.reference,
         "runs_code": version.executes_code,
         "signatures": msgspec.to_builtins(signatures),
     }
 
 
 def _show(version: "ModelVersion", signatures: "tuple[VersionSignature, ...]") -> None:
+    from headrace.cli.model_found import found_rows, lineage_rows
     from headrace.cli.model_signing import signed_text
     from headrace.cli.output import bytes_text, show, table
 
-    signature = version.signature
-    tensors = [
-        *(("input", spec) for spec in signature.inputs),
-        *(("output", spec) for spec in signature.outputs),
-    ]
     rows = [
         ("model", version.reference),
         ("runtime", version.runtime),
@@ -222,11 +285,23 @@ def _show(version: "ModelVersion", signatures: "tuple[VersionSignature, ...]") -
         *(("signed", signed_text(signature)) for signature in signatures),
         ("pushed", f"{version.created_at:%Y-%m-%d %H:%M:%S} UTC by {version.created_by or '?'}"),
         ("source", version.source),
-        ("batched", "yes" if signature.batched else "no"),
-        *((kind, f"{spec.name}  {spec.datatype}  {_shape(spec.shape)}") for kind, spec in tensors),
+        *lineage_rows(version.metadata),
+        *found_rows(version),
     ]
     show(table(rows))
 
 
-def _shape(shape: tuple[int, ...]) -> str:
-    return "[" + ", ".join("any" if size < 0 else str(size) for size in shape) + "]"
+def _show_found(version: "ModelVersion") -> None:
+    """What a push found out, as the rows of `show` that matter then."""
+    from headrace.cli.model_found import found_rows, lineage_rows
+    from headrace.cli.output import bytes_text, show, table
+
+    rows = [
+        ("model", version.reference),
+        ("runtime", version.runtime + (" (runs code)" if version.executes_code else "")),
+        ("size", bytes_text(version.size_bytes)),
+        ("digest", version.digest),
+        *lineage_rows(version.metadata),
+        *found_rows(version),
+    ]
+    show(table(rows))

@@ -277,13 +277,11 @@ def _reference(target: "Target", endpoint: str, model: str, *, allow_code: bool)
     path = Path(model)
     if not path.exists():
         return model
-    from headrace.cli.model_store import model_store
+    from headrace.cli.model_store import Pushed, model_store
     from headrace.cli.output import progress, say
 
     with progress(f"checking and storing {path}"):
-        stored = model_store(target).push(
-            endpoint, path, runtime="", source="", allow_code=allow_code
-        )
+        stored = model_store(target).push(endpoint, Pushed(path=path, allow_code=allow_code))
     say(f"{path} is {stored.reference}")
     return stored.reference
 

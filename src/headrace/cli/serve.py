@@ -18,6 +18,7 @@ from headrace.cli.options import (
     check_log_level,
     port_option,
 )
+from headrace.core.devices import Device
 
 if TYPE_CHECKING:
     from headrace.core import BatchingSettings, ReplicaSettings
@@ -57,6 +58,14 @@ def serve(
     max_batch_size: Annotated[
         int | None, typer.Option("--max-batch-size", min=1, help="Rows.", show_default="32")
     ] = None,
+    device: Annotated[
+        Device,
+        typer.Option(
+            "--device",
+            envvar="HEADRACE_DEVICE",
+            help="What has to run the model; only `auto` falls back to the CPU.",
+        ),
+    ] = Device.AUTO,
     allow_code: AllowCode = False,
     log_format: LogFormatOption = None,
     log_level: LogLevel = "info",
@@ -89,6 +98,7 @@ def serve(
         metrics_port=metrics_port,
         batching=batching,
         log_format=str(log_format or LogFormat.TEXT),
+        device=device,
     )
     if not allow_code:
         _refuse_code(model, settings)
@@ -121,6 +131,7 @@ def replica_settings(
     metrics_port: int,
     batching: "BatchingSettings",
     log_format: str,
+    device: Device = Device.AUTO,
 ) -> "ReplicaSettings":
     """What the replica is told; `model` is a path, or a reference if no such path exists."""
     from headrace.cli.naming import name_from
@@ -146,6 +157,7 @@ def replica_settings(
         batching=batching,
         log_format=log_format,
         labels=labels,
+        device=device,
     )
 
 

@@ -127,7 +127,7 @@ def _endpoints(endpoints: list[dict[str, Any]]) -> "RenderableType":
 
     if not endpoints:
         return Text("no endpoints yet; `headrace apply -f headrace.yaml` adds some")
-    names = ("endpoint", "ready", "version", "model", "weight", "replicas", "restarts", "memory")
+    names = ("endpoint", "ready", "version", "model", "weight", "replicas", "restarts")
     rows: list[tuple[str | Text, ...]] = []
     for endpoint in endpoints:
         ready = Text("yes", style="green") if endpoint["ready"] else Text("no", style="red")
@@ -135,14 +135,14 @@ def _endpoints(endpoints: list[dict[str, Any]]) -> "RenderableType":
         for revision in endpoint["revisions"] or [{}]:
             rows.append((*head, *_revision(revision)))
             head = (Text(), Text())
-    return table(rows, *names)
+    return table(rows, *names, "memory", "device")
 
 
 def _revision(revision: dict[str, Any]) -> tuple[str, ...]:
     from headrace.cli.output import bytes_text
 
     if not revision:
-        return ("-",) * 6
+        return ("-",) * 7
     replicas = revision["replicas"]
     ready = sum(replica["state"] == "ready" for replica in replicas)
     memory = sum(replica.get("rss_bytes") or 0 for replica in replicas)
@@ -153,7 +153,14 @@ def _revision(revision: dict[str, Any]) -> tuple[str, ...]:
         f"{ready}/{len(replicas)}",
         str(sum(replica.get("restarts", 0) for replica in replicas)),
         bytes_text(memory or None),
+        _devices(replicas),
     )
+
+
+def _devices(replicas: list[dict[str, Any]]) -> str:
+    """What runs a version: `CUDA, CPU`; several where its replicas differ."""
+    used = (", ".join(one["device"]["used"]) for one in replicas if one.get("device"))
+    return " or ".join(dict.fromkeys(used)) or "-"
 
 
 def _certificates(document: dict[str, Any]) -> list[str]:
@@ -199,7 +206,18 @@ def _troubles(document: dict[str, Any]) -> list[str]:
                 for replica in revision["replicas"]
                 if replica.get("reason")
             ]
-    return lines + _not_isolated(document)
+    return lines + _not_started(document) + _not_isolated(document)
+
+
+def _not_started(document: dict[str, Any]) -> list[str]:
+    """A line for each device that should run a model and does not."""
+    return [
+        f"{replica['name']}: {name} is here and cannot be used: {why}"
+        for endpoint in document["endpoints"]
+        for revision in endpoint["revisions"]
+        for replica in revision["replicas"]
+        for name, why in ((replica.get("device") or {}).get("failed") or {}).items()
+    ]
 
 
 def _not_isolated(document: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 A directory goes as a tar stream that is made while it is sent.
 """
 
+import json
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ def stored_on(
     runtime: str = "",
     source: str = "",
     allow_code: bool = False,
+    metadata: Mapping[str, str] | None = None,
 ) -> Document:
     """The model version on the server that is what lies at `path`; uploaded if it has none.
 
@@ -35,7 +37,16 @@ def stored_on(
     known = find_stored(api, name, content, runtime=runtime)
     if known is not None:
         return known
-    return _upload(api, name, path, content, runtime=runtime, source=source, allow_code=allow_code)
+    return _upload(
+        api,
+        name,
+        path,
+        content,
+        runtime=runtime,
+        source=source,
+        allow_code=allow_code,
+        metadata=metadata,
+    )
 
 
 def _upload(
@@ -47,6 +58,7 @@ def _upload(
     runtime: str,
     source: str,
     allow_code: bool,
+    metadata: Mapping[str, str] | None = None,
 ) -> Document:
     is_file = path.is_file()
     length = content.size_bytes if is_file else tar_size(content)
@@ -63,6 +75,7 @@ def _upload(
             runtime=runtime,
             allow_code=allow_code,
             source=source or str(path.absolute()),
+            **({"metadata": json.dumps(dict(metadata))} if metadata else {}),
         )
 
 

@@ -190,5 +190,7 @@ MODEL: Final[dict[str, Any]] = {
     "source": "git:4f442bb",
     "labels": {},
     "metadata": {},
+    "runs_code": False,
+    "first_run": {"run_s": 0.00012, "error": ""},
     "schema": 1,
 }

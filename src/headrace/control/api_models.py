@@ -15,7 +15,7 @@ from headrace.control.access.roles import Caller, Role
 from headrace.control.api_answers import Actor, ModelName, Version, WhoAsks, answer, shown
 from headrace.control.api_uploads import Upload, UploadFormat, Uploads
 from headrace.control.plane import ControlPlane
-from headrace.core import ArtifactCorruptError, RequestCancelledError
+from headrace.core import ArtifactCorruptError, InvalidArgumentError, RequestCancelledError
 from headrace.registry import ModelVersion, VersionNotFoundError, VersionSignature
 
 _CREATED: Final = 201
@@ -84,6 +84,14 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
             Query(description="Whether it may be of a format that runs code of its author's."),
         ] = False,
         source: Annotated[str, Query(max_length=_MAX_TEXT)] = "",
+        metadata: Annotated[
+            str,
+            Query(
+                max_length=_MAX_TEXT,
+                description="What to keep beside the version: a JSON object of texts.",
+                examples=['{"run": "2025-11-24"}'],
+            ),
+        ] = "",
         content_length: Annotated[int | None, Header(ge=0)] = None,
     ) -> Response:
         wanted = Upload(
@@ -94,6 +102,7 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
             runtime=runtime,
             allow_code=allow_code,
             source=source,
+            metadata=_metadata(metadata),
             actor=actor,
             length_bytes=content_length,
         )
@@ -102,6 +111,19 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
         location = f"/api/v1/models/{version.name}/versions/{version.version}"
         document = await asyncio.to_thread(_document, plane, version)
         return answer(document, status=_CREATED, headers={"location": location})
+
+
+def _metadata(text: str) -> dict[str, str]:
+    """What an upload's `metadata` says.
+
+    Raises:
+        InvalidArgumentError: It is no JSON object of texts.
+    """
+    try:
+        return msgspec.json.decode(text, type=dict[str, str]) if text else {}
+    except msgspec.MsgspecError as error:
+        msg = f"metadata has to be a JSON object of texts: {error}"
+        raise InvalidArgumentError(msg) from None
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:

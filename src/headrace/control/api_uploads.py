@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +45,7 @@ class Upload:
     runtime: str = ""
     allow_code: bool = False
     source: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
     actor: str = ""
     length_bytes: int | None = None
 
@@ -152,4 +153,5 @@ class Uploads:
             allow_code=upload.allow_code or self.allow_code,
             source=upload.source or f"uploaded as {upload.filename}",
             by=upload.actor or "the management API",
+            metadata=upload.metadata,
         )

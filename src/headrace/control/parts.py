@@ -27,7 +27,7 @@ from headrace.control.materialize_process import MaterializeApart
 from headrace.control.materializer import Materializer
 from headrace.control.notify.notifier import Notifier
 from headrace.control.notify.send import send
-from headrace.control.observed import Replica
+from headrace.control.observed import Phase, Replica
 from headrace.control.orders import Orders
 from headrace.control.payloads.writer import PayloadWriter
 from headrace.control.plane import Addresses, ControlPlane
@@ -80,7 +80,9 @@ def make_plane(
     journal = Journal(store=store)
     rollouts = RolloutDriver(store=store, journal=journal, aims=aims, gateway=keeper, clock=clock)
     reports = Reports(
-        wanted=lambda: _wanted(rollouts.wanted(), scaler.wanted(), advisor.wanted()),
+        wanted=lambda: _wanted(
+            rollouts.wanted(), scaler.wanted(), advisor.wanted(), _silent(reconciler, reports)
+        ),
         observe=rollouts.observe,
         known=reconciler.replicas.keys,
     )
@@ -239,6 +241,12 @@ def hold_limits(aims: Aims, name: str) -> HoldLimits | None:
 def _wanted(*by_whom: Iterable[Replica]) -> list[Replica]:
     """Replicas whose reports somebody needs, each once."""
     return list({replica.name: replica for found in by_whom for replica in found}.values())
+
+
+def _silent(reconciler: Reconciler, reports: Reports) -> list[Replica]:
+    """Replicas that are ready and were never asked: what they run on is not known."""
+    ready = (one for one in reconciler.replicas.values() if one.phase is Phase.READY)
+    return [one for one in ready if reports.latest(one.name) is None]
 
 
 def _names(aims: Aims) -> set[str]:

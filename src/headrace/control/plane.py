@@ -53,6 +53,7 @@ from headrace.control.store_thread import StoreThread
 from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Applied as Applied  # noqa: PLC0414  # part of this API
 from headrace.core import Clock, Inspect
+from headrace.core.devices import DeviceUse
 from headrace.monitor import History, LoadHistory
 from headrace.registry import Registry
 
@@ -322,7 +323,13 @@ class ControlPlane:
             advice=self.advice,
             trouble=self.upstream_trouble,
             isolation=self.reconciler.driver.isolation_of,
+            device=self.device_of,
         )
+
+    def device_of(self, replica: str) -> DeviceUse | None:
+        """On what a replica runs its model; None if it did not say yet."""
+        report = self.reports.latest(replica)
+        return None if report is None else report.device
 
     def advice(self, endpoint: str, arm: str) -> str:
         """What one copy of an arm should have, and why; empty if that cannot be said yet."""

@@ -23,6 +23,7 @@ from headrace.core import (
     ReplicaSettings,
     SignedSettings,
 )
+from headrace.core.devices import Device
 from headrace.core.observe_settings import PayloadLogSettings
 from headrace.core.rollout_settings import RolloutSettings
 from headrace.core.spec import (
@@ -302,6 +303,7 @@ def replica_settings(
         max_body_bytes=max_body_bytes,
         labels={output: list(names) for output, names in labels.items()},
         signed=msgspec.UNSET if pinned.signed is None else pinned.signed,
+        device=msgspec.UNSET if endpoint.device == "auto" else Device(endpoint.device),
     )
 
 

@@ -10,9 +10,12 @@ from headrace.control.first_request import FirstRequest
 from headrace.control.materialize_status import FeatureViewStatus
 from headrace.control.observed import Observed, Phase, Replica, Route
 from headrace.control.sandbox import Isolation
+from headrace.core.devices import DeviceUse
 
 IsolationOf = Callable[[str], Isolation | None]
 """How the process of the replica of a name is kept apart."""
+DeviceOf = Callable[[str], DeviceUse | None]
+"""On what the replica of a name runs its model, as it last said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +31,8 @@ class ReplicaStatus:
     rss_bytes: int | None
     isolation: Isolation | None = None
     """How its process is kept apart; null if nobody knows."""
+    device: DeviceUse | None = None
+    """On what its model runs; null until it is loaded, of a pool, and where nobody knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +113,7 @@ def endpoint_statuses(
     advice: Callable[[str, str], str] = lambda _endpoint, _arm: "",
     trouble: Callable[[str, DesiredArm], str] = lambda _endpoint, _arm: "",
     isolation: IsolationOf = lambda _: None,
+    device: DeviceOf = lambda _: None,
 ) -> tuple[EndpointStatus, ...]:
     """The status of every one of `endpoints`.
 
@@ -117,6 +123,7 @@ def endpoint_statuses(
         advice: What one copy of an endpoint's arm should have.
         trouble: Why the upstream of an endpoint's arm cannot be spoken to; empty if it can.
         isolation: How the process of the replica of a name is kept apart.
+        device: On what the replica of a name runs its model.
     """
     published = {route.name: route for route in observed.published or ()}
     by_host: dict[str, list[Replica]] = {}
@@ -133,6 +140,7 @@ def endpoint_statuses(
             advice=advice,
             trouble=trouble,
             isolation=isolation,
+            device=device,
         )
         for endpoint in endpoints
     )
@@ -181,6 +189,7 @@ def _endpoint(
     advice: Callable[[str, str], str],
     trouble: Callable[[str, DesiredArm], str],
     isolation: IsolationOf,
+    device: DeviceOf,
 ) -> EndpointStatus:
     problems = [line for arm in _serving_arms(endpoint) for line in _arm_problems(arm, replicas)]
     problems += [
@@ -197,7 +206,7 @@ def _endpoint(
         ready=not problems,
         failed=_has_failed(endpoint, replicas, first_requests if _is_asked(endpoint) else None),
         url=f"{http_url}/v2/models/{endpoint.name}/infer",
-        revisions=_revisions(endpoint, replicas, route, rss_bytes, advice, isolation),
+        revisions=_revisions(endpoint, replicas, route, rss_bytes, advice, isolation, device),
         message="; ".join(problems),
     )
 
@@ -262,6 +271,7 @@ def _revisions(  # noqa: PLR0917  # each is another kind of fact
     rss_bytes: Mapping[int, int | None],
     advice: Callable[[str, str], str],
     isolation: IsolationOf,
+    device: DeviceOf,
 ) -> tuple[RevisionStatus, ...]:
     weights = {arm.key: arm.weight for arm in route.arms} if route else {}
     wanted = {arm.revision.id: arm for arm in endpoint.arms}
@@ -288,7 +298,7 @@ def _revisions(  # noqa: PLR0917  # each is another kind of fact
                 desired_weight=arm.weight if arm else 0,
                 desired_replicas=arm.replicas if arm else 0,
                 replicas=tuple(
-                    _replica(replica, rss_bytes, isolation)
+                    _replica(replica, rss_bytes, isolation, device)
                     for replica in sorted(replicas, key=lambda r: r.serial)
                     if _runs(replica, revision_id, arm)
                 ),
@@ -305,7 +315,10 @@ def _runs(replica: Replica, revision_id: str, arm: DesiredArm | None) -> bool:
 
 
 def _replica(
-    replica: Replica, rss_bytes: Mapping[int, int | None], isolation: IsolationOf
+    replica: Replica,
+    rss_bytes: Mapping[int, int | None],
+    isolation: IsolationOf,
+    device: DeviceOf,
 ) -> ReplicaStatus:
     return ReplicaStatus(
         name=replica.name,
@@ -316,4 +329,5 @@ def _replica(
         reason=replica.reason,
         rss_bytes=None if replica.pid is None else rss_bytes.get(replica.pid),
         isolation=None if replica.pid is None else isolation(replica.name),
+        device=device(replica.name) if replica.phase is Phase.READY else None,
     )

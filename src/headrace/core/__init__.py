@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from headrace.core.datatypes import DTYPES, Datatype, datatype_of
     from headrace.core.examples import example_inputs
     from headrace.core.feature_source import FeatureSource, FetchedFeatures
-    from headrace.core.inspected import Inspect, Inspected
+    from headrace.core.inspected import FirstRun, Inspect, Inspected
     from headrace.core.requests import (
         InferRequest,
         InferResponse,
@@ -98,6 +98,7 @@ __all__ = [
     "FeatureSource",
     "FeaturesUnavailableError",
     "FetchedFeatures",
+    "FirstRun",
     "HeadraceError",
     "InferRequest",
     "InferResponse",
@@ -144,7 +145,7 @@ _WITH_NUMPY = {
     "datatypes": ("DTYPES", "Datatype", "datatype_of"),
     "examples": ("example_inputs",),
     "feature_source": ("FeatureSource", "FetchedFeatures"),
-    "inspected": ("Inspect", "Inspected"),
+    "inspected": ("FirstRun", "Inspect", "Inspected"),
     "requests": ("InferRequest", "InferResponse", "Parameter", "Parameters", "RequestedOutput"),
     "signature": (
         "Array",

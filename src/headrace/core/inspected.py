@@ -1,20 +1,33 @@
 """What is found out about a model before anybody serves it, and who finds it out."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from headrace.core.signature import ModelSignature
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstRun:
+    """One inference of one row on made-up inputs, on the CPU with one thread.
+
+    `run_s`: how long it took; None if the model did not run on them, with the reason in `error`.
+    """
+
+    run_s: float | None = None
+    error: str = ""
+
+
 class Inspected(NamedTuple):
     """A model that was proved to load.
 
-    `runs_code`: its format runs code of the model's author.
+    `runs_code`: its format runs code of the model's author. `first_run`: None where nobody tried.
     """
 
     runtime: str
     signature: ModelSignature
     runs_code: bool = False
+    first_run: FirstRun | None = None
 
 
 class Inspect(Protocol):

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from headrace.core.devices import Device
 from headrace.core.feature_settings import FeatureSettings
 
 DEFAULT_MAX_BODY_BYTES: Final = 64 << 20
@@ -65,8 +66,9 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     checked before loading; empty skips the check. `grpc_port` also starts a `grpc.aio` server.
     `intra_op_threads`: threads inside one run; None lets the replica plan it. `signed`: the model
     is loaded only if this holds of it. `features`: requests name entities, whose features it looks
-    up. With more than `max_connections` (or than there are
-    descriptors for), those idle longest are closed.
+    up. `device`: what has to run it, one of `headrace.core.devices.Device`; left out for `auto`.
+    With more than `max_connections` (or than there are descriptors for), those idle longest are
+    closed.
     """
 
     model_name: str
@@ -93,6 +95,7 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     # Left out where it is not given: older settings, and the revisions made of them, stay the same.
     signed: SignedSettings | msgspec.UnsetType = msgspec.UNSET
     features: FeatureSettings | msgspec.UnsetType = msgspec.UNSET
+    device: Device | msgspec.UnsetType = msgspec.UNSET
 
 
 class PoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -167,6 +167,11 @@ class EndpointSpec(SpecModel):
         pattern=r"^[a-z0-9_]{0,64}$",
         description="Which runtime loads the model; empty detects it from the file.",
     )
+    device: Literal["auto", "cpu", "gpu", "cuda", "tensorrt", "openvino"] = Field(
+        default="auto",
+        description="What has to run the model: `auto` takes an accelerator if there is one, else "
+        "the CPU; with any other one that cannot be had, no copy starts.",
+    )
     labels: dict[str, Labels] = Field(
         default_factory=dict, description="Class names by output name, for `classification`."
     )

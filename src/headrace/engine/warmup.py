@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from headrace.core import VARIABLE, ModelSignature, example_inputs
+from headrace.core import VARIABLE, ModelSignature
 from headrace.engine.service_time import ServiceTimes
-from headrace.runtimes import Model
+from headrace.runtimes import Model, made_up_inputs
 
 _log = logging.getLogger(__name__)
 
@@ -77,11 +77,7 @@ def _time_run(
     model: Model, *, rows: int, length: int, clock: Callable[[], float], until: float
 ) -> float | None:
     """Seconds of the fastest of some runs; None if the model does not take such inputs."""
-    example = getattr(model, "example_inputs", None)
-    if example is None:
-        inputs = example_inputs(model.signature, rows=rows, variable=length)
-    else:  # it knows better what means something to it
-        inputs = example(rows=rows, variable=length)
+    inputs = made_up_inputs(model, rows=rows, variable=length)
     best = float("inf")
     for _ in range(_REPEATS):
         before = clock()

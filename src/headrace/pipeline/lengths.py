@@ -23,6 +23,7 @@ class ByLength:
     def __init__(self, model: Model, padding: VerifiedPadding, mask: str) -> None:
         self.signature: ModelSignature = model.signature
         self.concurrent = model.concurrent
+        self.device = getattr(model, "device", None)
         self._model = model
         self._axis = padding.settings.axis
         self._mask = mask

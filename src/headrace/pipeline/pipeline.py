@@ -22,6 +22,7 @@ from headrace.core import (
     UnsupportedModelError,
     example_inputs,
 )
+from headrace.core.devices import ON_CPU, DeviceUse
 from headrace.observe import Histogram
 from headrace.runtimes import DeadlineModel, Model
 
@@ -57,6 +58,10 @@ class Pipeline:
             getattr(step.model, "takes_features", False) for step in self.steps
         )
         self.takes_deadline = any(_takes_deadline(step.model) for step in self.steps)
+        uses = [use for use in (getattr(s.model, "device", None) for s in self.steps) if use]
+        self.device: DeviceUse | None = next(
+            (use for use in uses if use.used != ON_CPU), uses[0] if uses else None
+        )
         self._lock = threading.Lock()
 
     def run(

@@ -28,10 +28,10 @@ def inspect_staged(
         return inspect(staged, runtime, allow_code=allow_code)
     except CodeNotAllowedError as error:
         raise CodeNotAllowedError(str(path), error.runtime) from error
-    except UnsupportedModelError as error:
+    except (UnsupportedModelError, FailedPreconditionError) as error:
         # Whoever inspects it may have been told where it is from the root.
         message = str(error).replace(str(staged.absolute()), str(path))
-        raise UnsupportedModelError(message.replace(str(staged), str(path))) from error
+        raise type(error)(message.replace(str(staged), str(path))) from error
 
 
 def check_labels(signature: ModelSignature, labels: Mapping[str, tuple[str, ...]]) -> None:

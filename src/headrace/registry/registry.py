@@ -172,6 +172,7 @@ class Registry:
                     runtime=seen.runtime,
                     signature=seen.signature,
                     runs_code=seen.runs_code,
+                    first_run=seen.first_run,
                     created_at=datetime.fromtimestamp(self._clock.now(), UTC),
                     created_by=by or user_name(),
                     source=source or str(path),

@@ -115,7 +115,7 @@ def _read_version(
     runtime, signature, runs_code = "", None, False
     if not reason and inspect is not None:
         try:
-            runtime, signature, runs_code = inspect(path, "", allow_code=allow_code)
+            runtime, signature, runs_code, _ = inspect(path, "", allow_code=allow_code)
         except HeadraceError as error:
             reason = str(error)
     return FoundModel(

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.core import ArtifactCorruptError, Digest, ModelName, ModelSignature
+from headrace.core import ArtifactCorruptError, Digest, FirstRun, ModelName, ModelSignature
 
 SCHEMA: Final = 1
 
@@ -38,6 +38,7 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     `filename` is the file or directory inside the artifact that a runtime loads. `labels`: for an
     output's name, its class names. `metadata` is whatever the one who pushed it wanted to keep.
     `runs_code`: its format runs code of its author's; None where an older Headrace did not say.
+    `first_run`: how an inference went when it was pushed; None where nobody tried.
     """
 
     name: ModelName
@@ -54,6 +55,7 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, tuple[str, ...]] = {}
     metadata: Mapping[str, str] = {}
     runs_code: bool | None = None
+    first_run: FirstRun | None = None
     schema: int = SCHEMA
 
     @property

@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from headrace.runtimes.base import DeadlineModel, LoadOptions, Model, Runtime
+from headrace.runtimes.first_run import made_up_inputs
 from headrace.runtimes.padding import (
     OutputLengthAxes,
     VerifiedPadding,
@@ -23,6 +24,7 @@ from headrace.runtimes.plugins import (
     load_model,
     runs_code,
     runtime_names,
+    usable_runtimes,
 )
 from headrace.runtimes.probe import Probe, difference_ratio, probe_batch
 from headrace.runtimes.python_class import PythonModel
@@ -43,10 +45,12 @@ __all__ = [
     "get_runtime",
     "inspect_model",
     "load_model",
+    "made_up_inputs",
     "mask_input",
     "pad_inputs",
     "probe_batch",
     "runs_code",
     "runtime_names",
+    "usable_runtimes",
     "verify_padding",
 ]

@@ -12,9 +12,10 @@ from headrace.core import FeatureSource, ModelSignature, Tensors
 class LoadOptions:
     """How to load a model into this process.
 
-    `intra_op_threads`: threads inside one run. `device`: "auto" takes an accelerator if there is
-    one, "cpu" never does. `features`: what a model that says that it takes features asks for them;
-    None where nobody does.
+    `intra_op_threads`: threads inside one run. `device`: one of `headrace.core.devices.Device`;
+    "auto" takes an accelerator if there is one that starts, "cpu" never does, and any other one has
+    to be what runs the model. `features`: what a model that says that it takes features asks
+    for them; None where nobody does.
     """
 
     intra_op_threads: int = 1
@@ -25,7 +26,8 @@ class LoadOptions:
 class Model(Protocol):
     """A loaded model: an instance.
 
-    Closed by whoever loaded it.
+    Closed by whoever loaded it. It may say in `device`, a `headrace.core.devices.DeviceUse`, on
+    what it runs; one that does not say is refused where a device was asked for.
     """
 
     signature: ModelSignature
@@ -73,8 +75,11 @@ class DeadlineModel(Model, Protocol):
 class Runtime(Protocol):
     """Loads models of one format.
 
-    Made without arguments; holds no state. One whose models say themselves what they are, by a file
-    in their directory, sets `has_manifest`: no runtime that recognises another file there is asked.
+    Made without arguments; holds no state. It may say what it needs: `libraries`, a tuple of
+    packages as they are imported, and `extra`, the one of Headrace's that brings them. Neither
+    importing nor `recognises` may need them, so that a model is told apart from an unknown file.
+    One whose models say themselves what they are, by a file in their directory, sets
+    `has_manifest`: no runtime that recognises another file there is asked.
     """
 
     name: str
@@ -86,16 +91,9 @@ class Runtime(Protocol):
     def recognises(self, path: Path) -> bool:
         """Whether `path` looks like this format, by its name and first bytes."""
 
-    def inspect(self, path: Path) -> ModelSignature:
-        """Read the signature and prove that the model can be loaded.
-
-        Raises:
-            UnsupportedModelError: It cannot; the message names the file and the reason.
-        """
-
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model, ready to run.
 
         Raises:
-            UnsupportedModelError: As `inspect`.
+            UnsupportedModelError: It cannot be; the message names the file and the reason.
         """

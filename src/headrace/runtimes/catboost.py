@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from headrace.core import Array, Datatype, ModelSignature
+from headrace.core import Array, Datatype
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.catboost_file import looks_like_catboost, read_catboost
 from headrace.runtimes.tabular import (
@@ -36,16 +36,12 @@ class CatboostRuntime:
 
     name = "catboost"
     runs_code = False
+    libraries = ("catboost",)
+    extra = "catboost"
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` looks like CatBoost's, by its name and first bytes."""
         return looks_like_catboost(path)
-
-    def inspect(self, path: Path) -> ModelSignature:
-        """Read the signature and prove that the model loads and predicts."""
-        model = _open(path, LoadOptions(device="cpu"))
-        model.close()
-        return model.signature
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model, for the CPU."""

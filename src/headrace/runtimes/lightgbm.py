@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from headrace.core import Array, Datatype, ModelSignature
+from headrace.core import Array, Datatype
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.lightgbm_file import looks_like_lightgbm, read_lightgbm
 from headrace.runtimes.tabular import (
@@ -31,16 +31,12 @@ class LightgbmRuntime:
 
     name = "lightgbm"
     runs_code = False
+    libraries = ("lightgbm",)
+    extra = "lightgbm"
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` looks like LightGBM's, by its name and first line."""
         return looks_like_lightgbm(path)
-
-    def inspect(self, path: Path) -> ModelSignature:
-        """Read the signature and prove that the model loads and predicts."""
-        model = _open(path, LoadOptions(device="cpu"))
-        model.close()
-        return model.signature
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model, for the CPU."""

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -21,11 +22,15 @@ from headrace.core import (
     Tensors,
     TensorSpec,
     UnsupportedModelError,
+    example_inputs,
 )
+from headrace.core.devices import Device, DeviceUse
 from headrace.runtimes.base import LoadOptions, Model
+from headrace.runtimes.onnx_choice import is_worth_it, without
 from headrace.runtimes.onnx_file import find_onnx_file, looks_like_onnx
+from headrace.runtimes.onnx_providers import OPENVINO, short
 from headrace.runtimes.onnx_scan import scan_onnx
-from headrace.runtimes.onnx_session import open_session, reason_of
+from headrace.runtimes.onnx_session import OpenSession, open_session, reason_of
 from headrace.runtimes.probe import Probe, probe_batch
 
 _DATATYPES: Final = {
@@ -62,12 +67,6 @@ class OnnxRuntime:
         """Whether `path` looks like ONNX, by its name and first bytes."""
         return looks_like_onnx(path)
 
-    def inspect(self, path: Path) -> ModelSignature:
-        """Read the signature and prove that the model loads; runs it a few times on the CPU."""
-        model = OnnxModel.open(path, LoadOptions(device="cpu"))
-        model.close()
-        return model.signature
-
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model; on an accelerator if there is one and `options` allows it."""
         return OnnxModel.open(path, options)
@@ -78,9 +77,11 @@ class OnnxModel:
 
     concurrent = True
 
-    def __init__(self, session: ort.InferenceSession, signature: ModelSignature) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, signature: ModelSignature, device: DeviceUse
+    ) -> None:
         self.signature = signature
-        self.providers: tuple[str, ...] = tuple(session.get_providers())
+        self.device = device
         self._session: ort.InferenceSession | None = session
         self._run = session.run
         self._outputs = [spec.name for spec in signature.outputs]
@@ -96,18 +97,38 @@ class OnnxModel:
         """
         file = find_onnx_file(path)
         scan_onnx(file)
-        session = open_session(file, options)
+        model, probe = cls._proved(file, open_session(file, options))
+        _tell(file, probe)
+        if options.device == Device.AUTO and model.device.used[0] == short(OPENVINO):
+            return model._or_on_cpu(file, options, variable=probe.variable or 1)  # noqa: SLF001  # its own
+        return model
+
+    @classmethod
+    def _proved(cls, file: Path, opened: OpenSession) -> "tuple[OnnxModel, Probe]":
+        session = opened.session
         inputs = tuple(_spec(file, "input", arg) for arg in session.get_inputs())
         outputs = tuple(_spec(file, "output", arg) for arg in session.get_outputs())
         _check_sizes(file, inputs)
         declared = ModelSignature(inputs=inputs, outputs=outputs, batched=False)
-        model = cls(session, declared)
+        model = cls(session, declared, opened.device)
         probe = probe_batch(model.run, inputs, outputs, axis_names=_axis_names(session))
-        _tell(file, probe)
         model.signature = ModelSignature(
             inputs=inputs, outputs=probe.outputs, batched=probe.batched
         )
-        return model
+        return model, probe
+
+    def _or_on_cpu(self, file: Path, options: LoadOptions, *, variable: int) -> "OnnxModel":
+        """Itself, or the same model on the CPU's own provider where that is faster."""
+        plain = open_session(file, replace(options, device=Device.CPU))
+        other = OnnxModel(plain.session, self.signature, self.device)
+        inputs = example_inputs(self.signature, variable=variable)
+        worth_it, why = is_worth_it(self.run, other.run, inputs)
+        chosen, left = (self, other) if worth_it else (other, self)
+        left.close()
+        if not worth_it:
+            other.device = without(self.device, short(OPENVINO), why)
+        _log.info("%s runs on %s: OpenVINO: %s", file.name, chosen.device.used[0], why)
+        return chosen
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
         """Run one batch."""

@@ -2,21 +2,17 @@
 
 import logging
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import onnxruntime as ort
 
 from headrace.core import UnsupportedModelError
+from headrace.core.devices import DeviceUse
 from headrace.runtimes.base import LoadOptions
+from headrace.runtimes.onnx_providers import CPU, check_used, plan, short, why_not_started
 
-_ACCELERATORS: Final = {
-    "auto": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
-    "cuda": ("CUDAExecutionProvider",),
-    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
-    "cpu": (),
-}
-_CPU: Final = "CPUExecutionProvider"
 _NO_LOGS: Final = 4  # fatal only: what goes wrong comes as an exception, once
 
 _PREFIX: Final = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
@@ -26,24 +22,60 @@ _MAX_REASON: Final = 400
 _log = logging.getLogger(__name__)
 
 
-def open_session(file: Path, options: LoadOptions) -> ort.InferenceSession:
-    """Load the model; on an accelerator if `options` wants one and it can be used, else the CPU.
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """A session, and on what it runs."""
+
+    session: ort.InferenceSession
+    device: DeviceUse
+
+
+def open_session(file: Path, options: LoadOptions) -> OpenSession:
+    """Load the model on what `options` asks for; what is left out is said in the log, and why.
 
     Raises:
         UnsupportedModelError: ONNX Runtime refuses the model.
+        FailedPreconditionError: It cannot run on the device that was asked for.
     """
-    wanted = _accelerators(options.device)
-    if wanted:
+    planned = plan(options.device, ort.get_available_providers())
+    session, failed = _started(file, options, planned.tried)
+    used = session.get_providers()
+    for name, why in failed.items():
+        _log.warning("%s cannot be used, %s is: %s", name, short(used[0]), why)
+    check_used(options.device, used, failed)
+    return OpenSession(
+        session,
+        DeviceUse(
+            asked=options.device,
+            used=tuple(map(short, used)),
+            failed={short(name): why for name, why in failed.items()},
+            unused=planned.unused,
+        ),
+    )
+
+
+def _started(
+    file: Path, options: LoadOptions, tried: tuple[str, ...]
+) -> tuple[ort.InferenceSession, dict[str, str]]:
+    """A session on what of `tried` can be started, or the CPU; what cannot, and why."""
+    failed: dict[str, str] = {}
+    while tried:
         try:
-            session = _create(file, options, [*wanted, _CPU])
+            session = _create(file, options, [*tried, CPU])
         except Exception as error:  # noqa: BLE001  # drivers and libraries fail in many ways
-            _log.warning("%s cannot be used, the CPU is: %s", wanted[0], reason_of(error))
-        else:
-            if set(session.get_providers()) & set(wanted):
-                return session
-            _log.warning("%s could not be started, the CPU is used", wanted[0])
+            # Whose fault it is nobody says: the most particular one is tried no more.
+            failed[tried[0]] = reason_of(error)
+            tried = tried[1:]
+            continue
+        # Without its libraries a provider is left out, and nothing is said.
+        used = session.get_providers()
+        libraries = Path(ort.__file__).parent / "capi"
+        failed |= {name: why_not_started(name, libraries) for name in tried if name not in used}
+        if set(tried) & set(used):
+            return session, failed
+        break  # on the CPU alone it is loaded with other options
     try:
-        return _create(file, options, [_CPU])
+        return _create(file, options, [CPU]), failed
     except Exception as error:
         # The binding's errors share no base class but Exception.
         raise UnsupportedModelError(f"{file}: {_load_reason(error)}") from error
@@ -55,19 +87,8 @@ def reason_of(error: Exception) -> str:
     return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "..."
 
 
-def _accelerators(device: str) -> list[str]:
-    if device not in _ACCELERATORS:
-        msg = f"there is no device '{device}'; use one of {', '.join(_ACCELERATORS)}"
-        raise UnsupportedModelError(msg)
-    installed = ort.get_available_providers()
-    found = [name for name in _ACCELERATORS[device] if name in installed]
-    if device not in ("auto", "cpu") and not found:
-        _log.warning("this build of ONNX Runtime has no %s provider, the CPU is used", device)
-    return found
-
-
 def _create(file: Path, options: LoadOptions, providers: list[str]) -> ort.InferenceSession:
-    on_cpu = providers == [_CPU]
+    on_cpu = providers == [CPU]
     session = ort.InferenceSession(
         str(file),
         _session_options(options),

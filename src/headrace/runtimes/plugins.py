@@ -21,6 +21,9 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.runtimes.base import LoadOptions, Model, Runtime
+from headrace.runtimes.first_run import first_run
+from headrace.runtimes.libraries import how_to_install, missing_library
+from headrace.runtimes.other_formats import what_else
 from headrace.runtimes.refused_formats import code_in
 
 ENTRY_POINT_GROUP: Final = "headrace.runtimes"
@@ -45,15 +48,27 @@ def runtime_names() -> tuple[str, ...]:
     return tuple(_entry_points())
 
 
+def usable_runtimes() -> tuple[str, ...]:
+    """The names of runtimes that can load a model here: they, and what they need, are installed."""
+    return tuple(name for name in runtime_names() if not _why_not(name))
+
+
+def runtimes_text() -> str:
+    """Which runtimes can be used, and what the others lack."""
+    usable = ", ".join(usable_runtimes()) or "none"
+    others = [f"'{name}' {why}" for name in runtime_names() if (why := _why_not(name))]
+    return f"those that can be used are {usable}" + "".join(f"; {other}" for other in others)
+
+
 def get_runtime(name: str) -> Runtime:
     """The runtime of this name.
 
     Raises:
-        InvalidArgumentError: There is none; the message lists those that are installed.
+        InvalidArgumentError: There is none; the message lists those that can be used.
         FailedPreconditionError: It is installed but cannot be imported; the message says why.
     """
     if name not in _entry_points():
-        msg = f"there is no runtime '{name}'; installed are {', '.join(runtime_names()) or 'none'}"
+        msg = f"there is no runtime '{name}'; {runtimes_text()}"
         raise InvalidArgumentError(msg)
     try:
         return _load(name)
@@ -77,17 +92,10 @@ def detect_runtime(path: Path) -> Runtime:
     found = [n for n in found if getattr(get_runtime(n), "has_manifest", False)] or found
     if len(found) == 1:
         return get_runtime(found[0])
-    if not found and (reason := code_in(path)):
-        raise UnsupportedModelError(f"{path}: {reason}")
     if found:
         msg = f"{path}: several runtimes recognise it ({', '.join(found)}); name the one to use"
-    else:
-        what = "directory" if path.is_dir() else "file"
-        msg = (
-            f"{path}: no runtime recognises this {what}; installed are "
-            f"{', '.join(runtime_names()) or 'none'}"
-        )
-    raise UnsupportedModelError(msg)
+        raise UnsupportedModelError(msg)
+    raise UnsupportedModelError(f"{path}: {code_in(path) or _unknown(path)}")
 
 
 def load_model(path: Path, runtime: str = "", options: LoadOptions | None = None) -> Model:
@@ -112,7 +120,7 @@ def load_model(path: Path, runtime: str = "", options: LoadOptions | None = None
 
 
 def inspect_model(path: Path, runtime: str = "", *, allow_code: bool = False) -> Inspected:
-    """The name of the model's runtime and its signature, once it is proved to load.
+    """The model's runtime and signature, once it is proved to load, and how a first run went.
 
     Args:
         runtime: Name of the runtime; empty detects it.
@@ -128,15 +136,34 @@ def inspect_model(path: Path, runtime: str = "", *, allow_code: bool = False) ->
     has_code = runs_code(plugin, path)
     if has_code and not allow_code:
         raise CodeNotAllowedError(str(path), plugin.name)
+    check_libraries(plugin, path)
     if not has_code and (reason := code_in(path)):
         # It may lie there unused, but nobody who takes the model elsewhere would know.
         raise UnsupportedModelError(f"{path}: {reason}")
     try:
-        return Inspected(plugin.name, plugin.inspect(path), has_code)
+        model = plugin.load(path, LoadOptions(device="cpu"))
+        try:
+            return Inspected(plugin.name, model.signature, has_code, first_run(model))
+        finally:
+            model.close()
     except HeadraceError:
         raise
     except Exception as error:
         raise _failed(plugin, path, error) from error
+
+
+def check_libraries(runtime: Runtime, path: Path) -> None:
+    """Refuse a model whose library is not installed.
+
+    Raises:
+        FailedPreconditionError: It is not; the message says what to install.
+    """
+    if package := missing_library(runtime):
+        msg = (
+            f"{path} is a model of the runtime '{runtime.name}', whose package '{package}' is not "
+            f"installed here: {how_to_install(runtime)}"
+        )
+        raise FailedPreconditionError(msg)
 
 
 def runs_code(runtime: Runtime, path: Path) -> bool:
@@ -159,6 +186,27 @@ def _choose(path: Path, runtime: str) -> Runtime:
         msg = f"{path}: no such file or directory"
         raise UnsupportedModelError(msg)
     return plugin
+
+
+def _unknown(path: Path) -> str:
+    """Why nothing can load a path that no runtime recognises, and what is loaded."""
+    if reason := what_else(path):
+        return f"{reason} (no runtime here loads it; {runtimes_text()})"
+    what = "directory" if path.is_dir() else "file"
+    return (
+        f"no runtime recognises this {what}; {runtimes_text()}; "
+        "export the model to ONNX if its library is none of these"
+    )
+
+
+def _why_not(name: str) -> str:
+    """Why the runtime of this name cannot be used; empty if it can."""
+    try:
+        runtime = get_runtime(name)
+    except HeadraceError:
+        return "cannot be loaded"
+    package = missing_library(runtime)
+    return f"lacks '{package}' ({how_to_install(runtime)})" if package else ""
 
 
 def _recognises(name: str, path: Path) -> bool:

@@ -43,12 +43,6 @@ class PythonRuntime:
         """Whether `path` is a `.py` file or a directory with `model.py`; nothing is run."""
         return (path / FILE_NAME).is_file() if path.is_dir() else path.suffix == ".py"
 
-    def inspect(self, path: Path) -> ModelSignature:
-        """Read the signature and prove that the class can be made and loaded. Runs its code."""
-        model = UserModel.open(path)
-        model.close()
-        return model.signature
-
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model. Runs its code; `options` are its own business."""
         del options

@@ -45,7 +45,17 @@ def _code_in_file(file: Path, name: str) -> str:
         return ""
     return (
         f"'{name}' is {what}, which runs whatever code it was made to run when it is loaded, and "
-        "no runtime here loads it; export the model to ONNX"
+        f"no runtime here loads it; export the model to ONNX{_or_else(suffix)}"
+    )
+
+
+def _or_else(suffix: str) -> str:
+    """What else can be done about a file of this suffix."""
+    if suffix in _TORCH_SUFFIXES:
+        return " with torch.onnx.export"
+    return (
+        ", or write scikit-learn's with skops.io.dump, and XGBoost's, LightGBM's and CatBoost's "
+        "with save_model; one of scikit-learn's can be pushed with `--convert onnx --allow-code`"
     )
 
 

@@ -1,12 +1,12 @@
 """Run scikit-learn's estimators from skops files, which hold no code."""
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from headrace.core import Array, Datatype, ModelSignature, UnsupportedModelError
+from headrace.core import Array, Datatype, UnsupportedModelError
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.tabular import (
     LABEL,
@@ -37,16 +37,12 @@ class SklearnRuntime:
 
     name = "sklearn"
     runs_code = False
+    libraries = ("sklearn", "skops")
+    extra = "sklearn"
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` looks like a skops file, by its name and first bytes."""
         return path.suffix.lower() == SUFFIX and read_head(path, len(_ZIP)) == _ZIP
-
-    def inspect(self, path: Path) -> ModelSignature:
-        """Read the signature and prove that the model loads and predicts."""
-        model = _open(path, LoadOptions(device="cpu"))
-        model.close()
-        return model.signature
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model, for the CPU."""
@@ -85,14 +81,23 @@ def load_estimator(path: Path) -> Any:  # noqa: ANN401  # any estimator
         UnsupportedModelError: It is no skops file, or holds what skops does not trust.
         FailedPreconditionError: skops is not installed.
     """
-    _check_archive(path)
-    estimator = _load(path)
+    if unknown := untrusted_types(path):
+        raise _untrusted(path, unknown)
+    estimator = read_estimator(path)
     _use_no_workers(estimator)
     return estimator
 
 
 def _open(path: Path, options: LoadOptions) -> Model:
-    estimator = load_estimator(path)
+    return open_estimator(path, load_estimator(path), options)
+
+
+def open_estimator(path: Path, estimator: Any, options: LoadOptions) -> Model:  # noqa: ANN401  # any estimator
+    """A model that runs an estimator, which was read from `path`.
+
+    Raises:
+        UnsupportedModelError: It cannot be served; the message says why.
+    """
     base = import_library("sklearn.base", "sklearn")
     if not hasattr(estimator, "predict"):
         raise refuse(path, f"holds a {type(estimator).__name__}, which does not predict")
@@ -127,18 +132,41 @@ def _check_archive(path: Path) -> None:
         raise refuse(path, f"unpacks to {unpacked} bytes, which no model does")
 
 
-def _load(path: Path) -> Any:  # noqa: ANN401  # any estimator
+def untrusted_types(path: Path) -> list[str]:
+    """The types in a skops file that skops does not trust; nothing of it is loaded.
+
+    Raises:
+        UnsupportedModelError: It is damaged.
+    """
+    _check_archive(path)
     library = import_library("skops.io", "sklearn")
     try:
-        unknown = [n for n in library.get_untrusted_types(file=path) if n not in _TRUSTED]
-        estimator = None if unknown else library.load(path, trusted=_TRUSTED)
+        return [n for n in library.get_untrusted_types(file=path) if n not in _TRUSTED]
     except Exception as error:
-        # skops follows what the file says, so whatever is wrong in it comes as any exception.
-        what = f"{type(error).__name__}: {reason_of(error)}"
-        raise refuse(path, f"cannot be loaded by skops: {what}") from error
-    if unknown:
-        raise _untrusted(path, unknown)
-    return estimator
+        raise _unreadable(path, error) from error
+
+
+def read_estimator(path: Path, trusted: Sequence[str] = ()) -> Any:  # noqa: ANN401  # any estimator
+    """The estimator in a skops file.
+
+    Args:
+        trusted: Types to load besides those that skops trusts.
+
+    Raises:
+        UnsupportedModelError: It cannot be loaded.
+    """
+    _check_archive(path)
+    library = import_library("skops.io", "sklearn")
+    try:
+        return library.load(path, trusted=[*_TRUSTED, *trusted])
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UnsupportedModelError:
+    # skops follows what the file says, so whatever is wrong in it comes as any exception.
+    what = f"{type(error).__name__}: {reason_of(error)}"
+    return refuse(path, f"cannot be loaded by skops: {what}")
 
 
 def _untrusted(path: Path, types: list[str]) -> UnsupportedModelError:
@@ -146,7 +174,8 @@ def _untrusted(path: Path, types: list[str]) -> UnsupportedModelError:
     return refuse(
         path,
         f"holds types that skops does not trust, {', '.join(types[:_MOST_TYPES])}{more}: code of "
-        "somebody's, or what crashes if it was tampered with; export the model to ONNX",
+        "somebody's, or what crashes if it was tampered with; export the model to ONNX, or push it "
+        "with `--convert onnx --allow-code`",
     )
 
 

@@ -26,6 +26,7 @@ from headrace.core import (
     TensorSpec,
     UnsupportedModelError,
 )
+from headrace.core.devices import ON_CPU, Device, DeviceUse
 
 INPUT: Final = "input"
 PREDICTION: Final = "prediction"
@@ -49,6 +50,7 @@ class TabularModel:
     ) -> None:
         self.signature = signature
         self.concurrent = concurrent
+        self.device = DeviceUse(asked=Device.CPU, used=ON_CPU)
         self._answers: Mapping[str, Answer] | None = answers
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from headrace.core import Array, Datatype, ModelSignature
+from headrace.core import Array, Datatype
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.tabular import (
     LABEL,
@@ -32,16 +32,12 @@ class XgboostRuntime:
 
     name = "xgboost"
     runs_code = False
+    libraries = ("xgboost",)
+    extra = "xgboost"
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` looks like XGBoost's, by its name and first bytes."""
         return looks_like_xgboost(path)
-
-    def inspect(self, path: Path) -> ModelSignature:
-        """Read the signature and prove that the model loads and predicts."""
-        model = _open(path, LoadOptions(device="cpu"))
-        model.close()
-        return model.signature
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model, for the CPU."""

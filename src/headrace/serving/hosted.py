@@ -92,4 +92,5 @@ class HostedModel:
             loads=self.loads,
             unloads=self.unloads,
             reason=self.reason,
+            device=self.state.served.loaded.device if self.state.served else None,
         )

@@ -153,6 +153,7 @@ def make_report(state: "ReplicaState", observer: Observer) -> ReplicaReport:
         max_concurrent_runs=engine.max_concurrent_runs if engine else 0,
         predictions=observer.predictions(),
         observing=observer.asked,
+        device=state.served.loaded.device if state.served else None,
     )
 
 

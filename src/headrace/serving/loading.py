@@ -12,10 +12,12 @@ import msgspec
 
 from headrace.core import (
     ArtifactCorruptError,
+    FailedPreconditionError,
     InvalidArgumentError,
     ModelSignature,
     ReplicaSettings,
 )
+from headrace.core.devices import ON_CPU, Device, DeviceUse
 from headrace.engine import PaddingPlan, ServiceTimes, padding_plan, warm_up
 from headrace.runtimes import (
     LoadOptions,
@@ -41,6 +43,8 @@ class LoadedModel:
     signature: ModelSignature
     times: ServiceTimes
     plan: PaddingPlan | None
+    device: DeviceUse | None = None
+    """On what it runs; None if its runtime does not say."""
 
 
 def load(settings: ReplicaSettings) -> LoadedModel:
@@ -51,19 +55,23 @@ def load(settings: ReplicaSettings) -> LoadedModel:
     return loaded
 
 
-def load_model(settings: ReplicaSettings, *, warm_up_s: float, device: str = "auto") -> LoadedModel:
+def load_model(
+    settings: ReplicaSettings, *, warm_up_s: float, device: Device | None = None
+) -> LoadedModel:
     """Load, verify and warm up the model that `settings` names.
 
     Args:
         warm_up_s: How long the warm-up may take beyond its first run.
-        device: As in `LoadOptions`.
+        device: What runs it whatever `settings` say; None for what they say.
 
     Raises:
         UnsupportedModelError: The file is no model that can be served.
         ArtifactCorruptError: The file is not the one whose digest `settings` gives.
         NotSignedError: It is not what was signed, where that is asked for.
         InvalidArgumentError: The settings do not fit the model.
+        FailedPreconditionError: It cannot run on the device that was asked for.
     """
+    asked = device or (settings.device if isinstance(settings.device, Device) else Device.AUTO)
     started = time.monotonic()
     path = Path(settings.path)
     check_digest(path, settings.sha256)
@@ -74,23 +82,51 @@ def load_model(settings: ReplicaSettings, *, warm_up_s: float, device: str = "au
         check_told(path, runtime.name, settings.signed)
     # One thread inside a run and as many runs as cores: faster than the reverse (measured; see
     # docs/explain/batching.md), unless the operator asks for low latency of single runs.
-    options = LoadOptions(intra_op_threads=settings.intra_op_threads or 1, device=device)
+    options = LoadOptions(intra_op_threads=settings.intra_op_threads or 1, device=asked)
     if settings.features is msgspec.UNSET:
         model = runtime.load(path, options)
     else:
         from headrace.pipeline import load_with_features  # noqa: PLC0415  # few need it
 
         model = load_with_features(runtime, path, options, settings.features)
+    use = device_of(model, runtime.name, asked)
     signature = with_labels(model.signature, settings.labels)
     plan = _padding(model, settings)
     max_batch_size = settings.batching.max_batch_size if signature.batched else 1
     times = ServiceTimes(max_batch_size=max_batch_size)
     warm_up(model, times, max_batch_size=max_batch_size, budget_s=warm_up_s)
     seconds = time.monotonic() - started
-    _log.info("model loaded", extra={"model": settings.model_name, "seconds": f"{seconds:.2f}"})
-    return LoadedModel(
-        model=model, runtime=runtime.name, signature=signature, times=times, plan=plan
+    _log.info(
+        "model loaded",
+        extra={
+            "model": settings.model_name,
+            "seconds": f"{seconds:.2f}",
+            "device": ", ".join(use.used) if use else "not told",
+        },
     )
+    return LoadedModel(
+        model=model,
+        runtime=runtime.name,
+        signature=signature,
+        times=times,
+        plan=plan,
+        device=use,
+    )
+
+
+def device_of(model: Model, runtime: str, asked: Device) -> DeviceUse | None:
+    """On what a loaded model runs; None if it does not say.
+
+    Raises:
+        FailedPreconditionError: It is not what was asked for. The model is closed then.
+    """
+    use: DeviceUse | None = getattr(model, "device", None)
+    if asked in {Device.AUTO, Device.CPU} or (use is not None and use.used != ON_CPU):
+        return use and replace(use, asked=asked)
+    model.close()
+    what = "runs on the CPU only" if use else "leaves the choice of a device to the model's code"
+    msg = f"device '{asked}' was asked for, and the runtime '{runtime}' {what}; leave `device` out"
+    raise FailedPreconditionError(msg)
 
 
 def check_digest(path: Path, sha256: str) -> None:

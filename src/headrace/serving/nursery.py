@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 import msgspec
 
 from headrace.core import CodeNotAllowedError, HeadraceError
+from headrace.core.devices import Device
 from headrace.runtimes import (
     inspect_model,
     onnx,  # noqa: F401  # imported before the forks, not by each
@@ -183,7 +184,7 @@ def _tried(request: TrialRequest) -> TrialResult:
         return TrialResult(inspected=seen)
     assert request.settings is not None, "there is something to try"
     before = private_bytes()
-    loaded = load_model(request.settings, warm_up_s=_WARM_UP_S, device="cpu")
+    loaded = load_model(request.settings, warm_up_s=_WARM_UP_S, device=Device.CPU)
     gc.collect()
     size_bytes = max(private_bytes() - before, _MIN_SIZE_BYTES)
     del loaded

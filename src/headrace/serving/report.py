@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import msgspec
 
 from headrace.core import ReplicaSettings
+from headrace.core.devices import DeviceUse
 from headrace.observe.spans import SpanRecord
 
 
@@ -57,7 +58,8 @@ class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):
 
     For the autoscaler: `request_s` is the sum of all answered requests' durations, `run_s` that of
     all answered requests' runs, `busy_s` of all runs (a batch counts once), and `loop_s` the
-    processor time of the event loop's thread. 0 where it is not known.
+    processor time of the event loop's thread. 0 where it is not known. `device`: on what the model
+    runs; None before it is loaded, of a pool's copy, and where its runtime does not say.
     """
 
     replica: str
@@ -85,6 +87,7 @@ class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrent_runs: int = 0
     predictions: PredictionCounts | None = None
     observing: str = ""
+    device: DeviceUse | None = None
 
 
 class ModelLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +115,7 @@ class HostedReport(msgspec.Struct, frozen=True, kw_only=True):
 
     `phase`: `unloaded`, `loading`, `loaded` or `failed`, with the `reason`. `size_bytes`: what it
     takes when loaded, as measured when it was tried; 0 before. `waiting`: requests that wait for it
-    to be loaded. `loads` and `unloads` count since it was declared.
+    to be loaded. `loads` and `unloads` count since it was declared. `device`: as `ReplicaReport`.
     """
 
     model: str
@@ -124,6 +127,7 @@ class HostedReport(msgspec.Struct, frozen=True, kw_only=True):
     loads: int = 0
     unloads: int = 0
     reason: str = ""
+    device: DeviceUse | None = None
 
 
 class PoolReport(msgspec.Struct, frozen=True, kw_only=True):

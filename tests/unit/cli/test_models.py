@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from tests.unit.cli.conftest import Command
 
 pytestmark = pytest.mark.slow  # a model is loaded to prove that it can be
 
+PUSHED = {"reference", "runtime", "runs_code", "signature", "size_bytes", "digest", "first_run"}
+"""What docs/how-to/push-models.md promises that stays, among others."""
+
 
 def test_a_model_is_pushed_listed_shown_and_removed(headrace: Command, model: Path) -> None:
     pushed = headrace("models", "push", "fraud", model, "--source", "git:4f442bb")
@@ -21,6 +25,9 @@ def test_a_model_is_pushed_listed_shown_and_removed(headrace: Command, model: Pa
     empty = headrace("models", "list")
 
     assert pushed.err == "fraud:1 is stored; serve it with `model: fraud:1`\n"
+    assert "runtime    onnx\n" in pushed.out
+    assert "batched    yes\ninput      input  FP32  [any, 32]\n" in pushed.out
+    assert re.search(r"inference  about [0-9.]+ ms for one row", pushed.out)
     assert listed.out.splitlines()[1].startswith("fraud:1  onnx     26 kB  -           20")
     assert "input      input  FP32  [any, 32]\n" in shown.out
     assert "source     git:4f442bb\n" in shown.out
@@ -36,7 +43,9 @@ def test_json_stands_alone_on_standard_output(headrace: Command, model: Path) ->
     shown = headrace("models", "show", "fraud:1", "--json")
     freed = headrace("models", "gc", "--json")
 
-    assert json.loads(pushed.out)["version"] == "1"
+    assert json.loads(pushed.out) == json.loads(shown.out)
+    assert json.loads(pushed.out).keys() >= PUSHED
+    assert json.loads(pushed.out)["first_run"]["run_s"] > 0
     assert json.loads(listed.out) == [json.loads(shown.out)]
     assert json.loads(freed.out) == {"artifacts": [], "temporary": 0, "freed_bytes": 0}
     assert pushed.err == ""
@@ -63,12 +72,16 @@ def test_a_damaged_entry_is_named_and_the_others_are_listed(
         (["rm", "nobody:1"], "the registry holds no"),
         (["push", "no good", "mlp.onnx"], "'no good' is not allowed"),
         (["push", "bad", "bad.onnx"], "bad.onnx"),
+        (["push", "bad", "bad.joblib"], "write scikit-learn's with skops.io.dump"),
+        (["push", "bad", "bad.engine"], "bad.engine: is a TensorRT engine"),
+        (["push", "bad", "bad.onnx", "--runtime", "x"], "those that can be used are"),
     ],
 )
 def test_what_cannot_be_done_says_why(
     headrace: Command, model: Path, arguments: list[str], text: str
 ) -> None:
-    model.with_name("bad.onnx").write_text("no model")
+    for name in ("bad.onnx", "bad.joblib", "bad.engine"):
+        model.with_name(name).write_text("no model")
     headrace("models", "push", "fraud", model)
 
     outcome = headrace("models", *arguments)
@@ -143,3 +156,15 @@ def test_a_python_model_is_pushed_only_where_its_code_may_run(
     assert pushed.status == 0
     assert "python (runs code)" in listed.out
     assert (served.status, "runs its author's code" in served.err) == (1, True)
+
+
+def test_a_model_that_cannot_take_made_up_inputs_is_stored_all_the_same(
+    headrace: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "picky.py"
+    path.write_text(models.python_double().replace("return {", "raise ValueError('no'); {"))
+
+    pushed = headrace("models", "push", "picky", path, "--allow-code")
+
+    assert pushed.status == 0
+    assert "inference  fails on made-up inputs: the model failed: ValueError: no" in pushed.out

@@ -210,7 +210,16 @@ STATUS = {
                     "model": "m:1",
                     "weight": 90,
                     "replicas": [
-                        {"name": "m-1", "state": "ready", "restarts": 1, "rss_bytes": 5e7},
+                        {
+                            "name": "m-1",
+                            "state": "ready",
+                            "restarts": 1,
+                            "rss_bytes": 5e7,
+                            "device": {
+                                "used": ["CUDA", "CPU"],
+                                "failed": {"Tensorrt": "libnvinfer.so.10 is not there"},
+                            },
+                        },
                         {"name": "m-2", "state": "ready", "restarts": 0, "rss_bytes": None},
                     ],
                 },
@@ -233,12 +242,13 @@ def test_the_status_is_a_table_with_troubles_and_addresses(
     output.show(render(STATUS))
 
     assert capsys.readouterr().out.splitlines() == [
-        "endpoint  ready  version  model  weight  replicas  restarts  memory",
-        "m         no     1        m:1    90%     2/2       1         50 MB",
-        "                 2        m:2    10%     0/1       0         -",
-        "empty     yes    -        -      -       -         -         -",
+        "endpoint  ready  version  model  weight  replicas  restarts  memory  device",
+        "m         no     1        m:1    90%     2/2       1         50 MB   CUDA, CPU",
+        "                 2        m:2    10%     0/1       0         -       -",
+        "empty     yes    -        -      -       -         -         -       -",
         "m: version 2: 0 of 1 replicas ready",
         "m-3: exited, [boom]",
+        "m-1: Tensorrt is here and cannot be used: libnvinfer.so.10 is not there",
         "",
         "HTTP, gRPC  http://127.0.0.1:8000",
     ]

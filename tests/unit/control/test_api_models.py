@@ -65,6 +65,17 @@ async def test_an_uploaded_file_is_the_next_version_and_the_same_content_the_sam
     assert list((plane.home.root / "artifacts" / "tmp").iterdir()) == []
 
 
+async def test_what_is_said_of_an_upload_is_kept_beside_it(api: httpx.AsyncClient) -> None:
+    path = "/models/fraud?filename=m.onnx&metadata="
+    kept = await api.post(path + '{"converted_from": "sha256:00"}', content=b"model")
+    refused = [await api.post(path + text, content=b"x") for text in ("[1]", "{", '{"a": 1}')]
+
+    assert kept.json()["metadata"] == {"converted_from": "sha256:00"}
+    for answer in refused:
+        assert answer.status_code == 400
+        assert "metadata has to be a JSON object of texts" in answer.text
+
+
 async def test_a_directory_comes_as_an_archive_with_the_same_digest(
     api: httpx.AsyncClient, tmp_path: Path
 ) -> None:

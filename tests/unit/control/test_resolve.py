@@ -9,6 +9,7 @@ import pytest
 from headrace.control.desired import DesiredEndpoint
 from headrace.control.resolve import Resolver, check_still_trusted
 from headrace.core import NotSignedError, SignedSettings
+from headrace.core.devices import Device
 from headrace.core.spec import SpecError, parse_spec
 from headrace.core.spec_access import SecuritySpec
 from headrace.registry import Registry
@@ -185,6 +186,21 @@ def test_what_an_endpoint_allows_changes_no_revision_but_the_network_does(
     assert plain.arms[0].revision.id == with_code.arms[0].revision.id
     assert plain.arms[0].revision.id != connected.arms[0].revision.id
     assert connected.arms[0].revision.network
+
+
+def test_what_has_to_run_a_model_is_told_only_where_it_is_asked_for(
+    registry: Registry, model: Path
+) -> None:
+    [free] = resolve(registry, {"name": "m", "model": str(model)})
+    [auto] = resolve(registry, {"name": "m", "model": str(model), "device": "auto"})
+    [gpu] = resolve(registry, {"name": "m", "model": str(model), "device": "gpu"})
+
+    assert free.arms[0].revision.settings.device is msgspec.UNSET
+    assert auto.arms[0].revision.id == free.arms[0].revision.id
+    assert gpu.arms[0].revision.settings.device == Device.GPU
+    assert gpu.arms[0].revision.id != free.arms[0].revision.id
+    with pytest.raises(SpecError, match=r"endpoints\[0\]\.device"):
+        resolve(registry, {"name": "m", "model": str(model), "device": "tpu"})
 
 
 def signed_only(

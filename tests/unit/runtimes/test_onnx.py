@@ -9,10 +9,12 @@ import pytest
 
 from headrace.core import (
     Datatype,
+    FailedPreconditionError,
     InvalidArgumentError,
     RuntimeFailedError,
     UnsupportedModelError,
 )
+from headrace.core.devices import DeviceUse
 from headrace.runtimes import LoadOptions
 from headrace.runtimes.onnx import OnnxModel, OnnxRuntime
 from headrace.testing import models
@@ -160,7 +162,9 @@ def test_a_map_is_refused_with_the_exporters_way_out(open_onnx: Open) -> None:
 def test_weights_in_a_second_file_are_found_in_a_directory(tmp_path: Path) -> None:
     file = models.write_external(tmp_path / "model")
 
-    assert OnnxRuntime().inspect(tmp_path / "model") == OnnxRuntime().inspect(file)
+    directory = OnnxRuntime().load(tmp_path / "model", CPU)
+
+    assert directory.signature == OnnxRuntime().load(file, CPU).signature
 
 
 def test_weights_that_are_missing_are_said_to_be(tmp_path: Path) -> None:
@@ -168,22 +172,22 @@ def test_weights_that_are_missing_are_said_to_be(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").unlink()
 
     with pytest.raises(UnsupportedModelError, match="name the directory"):
-        OnnxRuntime().inspect(file)
+        OnnxRuntime().load(file, CPU)
 
 
 def test_a_directory_has_to_hold_one_model(tmp_path: Path) -> None:
     runtime = OnnxRuntime()
     with pytest.raises(UnsupportedModelError, match=r"holds no \.onnx file"):
-        runtime.inspect(tmp_path)
+        runtime.load(tmp_path, CPU)
     put(tmp_path / "a.onnx", models.matmul())
     put(tmp_path / ".hidden.onnx", b"")
     assert runtime.recognises(tmp_path)
-    assert runtime.inspect(tmp_path).batched
+    assert runtime.load(tmp_path, CPU).signature.batched
 
     put(tmp_path / "b.onnx", models.matmul())
     assert not runtime.recognises(tmp_path)
     with pytest.raises(UnsupportedModelError, match=r"several ONNX files \(a.onnx, b.onnx\)"):
-        runtime.inspect(tmp_path)
+        runtime.load(tmp_path, CPU)
 
 
 def test_a_python_model_with_an_onnx_file_is_not_ours(tmp_path: Path) -> None:
@@ -261,9 +265,19 @@ def test_an_accelerator_that_cannot_start_leaves_the_cpu(
     with pytest.warns(UserWarning, match="CUDAExecutionProvider"):
         model = OnnxModel.open(path, LoadOptions(device="auto"))
 
-    assert model.providers == ("CPUExecutionProvider",)
-    assert "CUDAExecutionProvider" in caplog.text
+    assert model.device.used == ("CPU",)
+    assert model.device.failed == {"CUDA": "ONNX Runtime did not start it"}
+    assert "CUDAExecutionProvider cannot be used, CPU is: ONNX Runtime did not" in caplog.text
     assert model.run({"x": np.zeros((1, 4), np.float32)})
+
+
+def test_on_the_cpu_what_is_here_and_not_used_is_told(tmp_path: Path) -> None:
+    path = put(tmp_path / "m.onnx", models.matmul())
+
+    for device in ("auto", "cpu"):
+        use = OnnxModel.open(path, LoadOptions(device=device)).device
+        assert (use.asked, use.used, use.failed) == (device, ("CPU",), {})
+        assert "over the network" in use.unused["Azure"]
 
 
 def test_an_accelerator_that_fails_to_load_leaves_the_cpu(
@@ -281,16 +295,28 @@ def test_an_accelerator_that_fails_to_load_leaves_the_cpu(
     monkeypatch.setattr(ort, "InferenceSession", fails_on_gpu)
     path = put(tmp_path / "m.onnx", models.matmul())
 
-    assert OnnxModel.open(path, LoadOptions()).providers == ("CPUExecutionProvider",)
-    assert "TensorrtExecutionProvider cannot be used, the CPU is: libnvinfer" in caplog.text
+    reason = "libnvinfer.so.10: cannot open shared object file"
+    assert OnnxModel.open(path, LoadOptions()).device == DeviceUse(
+        asked="auto", used=("CPU",), failed={"Tensorrt": reason}
+    )
+    assert f"TensorrtExecutionProvider cannot be used, CPU is: {reason}" in caplog.text
+    with pytest.raises(FailedPreconditionError, match=r"'gpu' was asked .* Tensorrt: libnvinfer"):
+        OnnxModel.open(path, LoadOptions(device="gpu"))
 
 
-def test_a_device_that_is_not_there_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
     path = put(tmp_path / "m.onnx", models.matmul())
 
-    assert OnnxModel.open(path, LoadOptions(device="cuda")).signature.batched
-    assert "no cuda provider" in caplog.text
+    for device, package in (
+        ("cuda", "onnxruntime-gpu"),
+        ("gpu", "onnxruntime-gpu"),
+        ("tensorrt", "onnxruntime-gpu"),
+        ("openvino", "onnxruntime-openvino"),
+    ):
+        with pytest.raises(
+            FailedPreconditionError,
+            match=rf"device '{device}' was asked .* has Azure, CPU only; install {package}",
+        ):
+            OnnxModel.open(path, LoadOptions(device=device))
     with pytest.raises(UnsupportedModelError, match="no device 'tpu'; use one of auto"):
         OnnxModel.open(path, LoadOptions(device="tpu"))

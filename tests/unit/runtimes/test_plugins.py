@@ -9,7 +9,6 @@ from headrace.core import (
     FailedPreconditionError,
     Inspected,
     InvalidArgumentError,
-    ModelSignature,
     UnsupportedModelError,
 )
 from headrace.runtimes import (
@@ -36,16 +35,12 @@ class PickyRuntime:
             raise ValueError(msg)
         return path.suffix in (".picky", ".py")
 
-    def inspect(self, path: Path) -> ModelSignature:
-        msg = f"surprise at {path.name}"
-        raise KeyError(msg)
-
     def load(self, path: Path, options: LoadOptions) -> Model:
         del options
         if path.stem == "refused":
             msg = "refused"
             raise UnsupportedModelError(msg)
-        msg = "surprise"
+        msg = f"surprise at {path.name}"
         raise KeyError(msg)
 
 
@@ -80,7 +75,9 @@ def test_the_built_in_runtimes_are_plug_ins_too() -> None:
 
 
 def test_an_unknown_runtime_is_answered_with_those_there_are() -> None:
-    with pytest.raises(InvalidArgumentError, match=r"no runtime 'onxx'; installed are .*onnx"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"no runtime 'onxx'; those that can be used are .*onnx"
+    ):
         get_runtime("onxx")
 
 
@@ -107,8 +104,10 @@ def test_a_broken_plug_in_does_not_hide_the_others(
 
     assert detect_runtime(path).name == "onnx"
     assert "runtime 'gone' is passed over" in caplog.text
-    with pytest.raises(UnsupportedModelError, match="no runtime recognises this file"):
-        detect_runtime(put(tmp_path / "m.crash"))
+    with pytest.raises(
+        UnsupportedModelError, match=r"recognises this file; .*'gone' cannot be loa"
+    ):
+        detect_runtime(put(tmp_path / "m.crash", b"x"))
     assert "ValueError: recognises() crashed" in caplog.text
 
 
@@ -135,7 +134,11 @@ def test_a_model_is_loaded_by_the_runtime_that_knows_it(tmp_path: Path) -> None:
     path = put(tmp_path / "m.onnx", models.matmul())
     model = load_model(path, options=LoadOptions(device="cpu"))
 
-    assert inspect_model(path) == Inspected("onnx", model.signature, runs_code=False)
+    seen = inspect_model(path)
+
+    assert seen == Inspected("onnx", model.signature, runs_code=False, first_run=seen.first_run)
+    assert seen.first_run is not None
+    assert seen.first_run.run_s is not None
     assert inspect_model(path, "onnx")[0] == "onnx"
     with pytest.raises(UnsupportedModelError, match=r"m\.onnx: "):
         inspect_model(path, "python", allow_code=True)
@@ -164,5 +167,8 @@ def test_what_is_not_there_or_unknown_is_refused(tmp_path: Path) -> None:
     for runtime in ("", "onnx"):
         with pytest.raises(UnsupportedModelError, match="no such file or directory"):
             load_model(tmp_path / "nothing", runtime)
+    with pytest.raises(UnsupportedModelError, match="is an empty directory"):
+        load_model(tmp_path)
+    put(tmp_path / "notes.txt", b"x")
     with pytest.raises(UnsupportedModelError, match="no runtime recognises this directory"):
         load_model(tmp_path)

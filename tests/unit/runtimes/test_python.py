@@ -171,7 +171,7 @@ def test_a_file_that_is_no_model_is_refused_with_the_reason(
     write: Write, source: str, reason: str
 ) -> None:
     with pytest.raises(InvalidArgumentError, match=reason):
-        PythonRuntime().inspect(write(source))
+        PythonRuntime().load(write(source), LoadOptions())
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""What was found out about a model version when it was pushed, as rows for people."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from headrace.core import FirstRun
+    from headrace.registry import ModelVersion
+
+
+def found_rows(version: "ModelVersion") -> list[tuple[str, str]]:
+    """Its inputs and outputs, whether rows are batched, and how its first inference went."""
+    signature = version.signature
+    tensors = [
+        *(("input", spec) for spec in signature.inputs),
+        *(("output", spec) for spec in signature.outputs),
+    ]
+    return [
+        ("batched", "yes" if signature.batched else "no"),
+        *((kind, f"{spec.name}  {spec.datatype}  {shape(spec.shape)}") for kind, spec in tensors),
+        ("inference", _first_run_text(version.first_run)),
+    ]
+
+
+def lineage_rows(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What was kept beside the version: where it was converted from, for one."""
+    return [(key.replace("_", " "), value) for key, value in metadata.items()]
+
+
+def shape(sizes: tuple[int, ...]) -> str:
+    """A shape for people: `[any, 32]`."""
+    return "[" + ", ".join("any" if size < 0 else str(size) for size in sizes) + "]"
+
+
+def seconds_text(seconds: float) -> str:
+    """A duration for people: `0.12 ms`."""
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.2g} ms"
+
+
+def _first_run_text(run: "FirstRun | None") -> str:
+    if run is None:
+        return "was not tried"
+    if run.run_s is None:
+        return f"fails on made-up inputs: {run.error}"
+    return f"about {seconds_text(run.run_s)} for one row, on one CPU thread"

@@ -1,0 +1,146 @@
+"""How far apart are the answers of two models to the same inputs? Pure.
+
+A relative difference is one over the value itself or, where the value is smaller, over the median
+of its output: a score of 1e-9 that becomes 2e-9 is no doubling that anybody would notice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from headrace.core import Array, Datatype, ModelSignature, Tensors
+
+TOLERANCES: Final = {Datatype.FP64: 1e-6, Datatype.FP32: 1e-4, Datatype.FP16: 1e-2}
+"""By the datatype that a model computes in: the largest relative difference that is rounding."""
+MAX_CHANGED_RATIO: Final = 1e-3
+"""Rows that may get another class: where two classes tie, rounding decides."""
+_MATRIX: Final = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How far apart answers may be. `tolerance` is of the relative difference."""
+
+    tolerance: float
+    max_changed_ratio: float = MAX_CHANGED_RATIO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """The differences over some rows.
+
+    `output`: where the largest relative difference is. `beyond_rows`: rows with a difference above
+    the tolerance. `changed_rows`: rows with another class, or with another value of an output that
+    is no number with a fraction. `inputs`: what was asked.
+    """
+
+    inputs: str
+    rows: int
+    largest_absolute: float = 0.0
+    largest_relative: float = 0.0
+    output: str = ""
+    beyond_rows: int = 0
+    changed_rows: int = 0
+
+    @property
+    def changed_ratio(self) -> float:
+        """The share of rows with another class."""
+        return self.changed_rows / self.rows if self.rows else 0.0
+
+    def problem(self, limits: Limits) -> str:
+        """Why these differences are too large; empty if they are not."""
+        said = []
+        if not self.largest_relative <= limits.tolerance:
+            said.append(
+                f"output '{self.output}' differs by up to {self.largest_relative:.2g} of its "
+                f"value ({self.largest_absolute:.2g} absolute), in {self.beyond_rows} of "
+                f"{self.rows} rows by more than the tolerance of {limits.tolerance:g}"
+            )
+        if not self.changed_ratio <= limits.max_changed_ratio:
+            said.append(
+                f"{self.changed_rows} of {self.rows} rows ({self.changed_ratio:.2%}) get another "
+                f"class; {limits.max_changed_ratio:.2%} may"
+            )
+        return f"on {self.inputs}, " + ", and ".join(said) if said else ""
+
+
+def compare(
+    signature: ModelSignature, want: Tensors, got: Tensors, *, inputs: str, tolerance: float
+) -> Comparison:
+    """The differences between `want`, from the source, and `got`, row by row.
+
+    Args:
+        signature: Of the source; a model that is not batched counts as one row.
+        inputs: What was asked, for people.
+        tolerance: Rows above it are counted.
+    """
+    rows = next(iter(want.values())).shape[0] if signature.batched else 1
+    absolute, relative, where = 0.0, 0.0, ""
+    beyond, changed = np.zeros(rows, bool), np.zeros(rows, bool)
+    has_classes = any(array.dtype.kind not in "fc" for array in want.values())
+    for name, wanted in want.items():
+        found = got[name]
+        if wanted.shape != found.shape:
+            where, absolute, relative = name, np.inf, np.inf
+            beyond[:] = True
+            continue
+        if wanted.dtype.kind not in "fc":
+            changed |= _by_row(wanted != found, rows)
+            continue
+        apart, ratio = _apart(wanted, found)
+        beyond |= _by_row(~(ratio <= tolerance), rows)
+        if not has_classes and rows > 1 and wanted.ndim == _MATRIX and wanted.shape[1] > 1:
+            changed |= _by_row(wanted.argmax(axis=1) != found.argmax(axis=1), rows)
+        absolute = max(absolute, _largest(apart))
+        if _largest(ratio) >= relative:
+            relative, where = _largest(ratio), name
+    return Comparison(
+        inputs=inputs,
+        rows=rows,
+        largest_absolute=absolute,
+        largest_relative=relative,
+        output=where,
+        beyond_rows=int(beyond.sum()),
+        changed_rows=int(changed.sum()),
+    )
+
+
+def worst(comparisons: Sequence[Comparison]) -> Comparison:
+    """All of them as one."""
+    largest = max(comparisons, key=lambda one: one.largest_relative)
+    return Comparison(
+        inputs=" and ".join(one.inputs for one in comparisons),
+        rows=sum(one.rows for one in comparisons),
+        largest_absolute=max(one.largest_absolute for one in comparisons),
+        largest_relative=largest.largest_relative,
+        output=largest.output,
+        beyond_rows=sum(one.beyond_rows for one in comparisons),
+        changed_rows=sum(one.changed_rows for one in comparisons),
+    )
+
+
+def _apart(want: Array, got: Array) -> tuple[Array, Array]:
+    """Absolute and relative differences; equal infinities and not-a-numbers are none."""
+    wide_want, wide_got = want.astype(np.float64), got.astype(np.float64)
+    same = (wide_want == wide_got) | (np.isnan(wide_want) & np.isnan(wide_got))
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = np.where(same, 0.0, np.abs(wide_got - wide_want))
+        apart[np.isnan(apart)] = np.inf  # a number on one side only
+        sizes = np.abs(wide_want)
+        finite = sizes[np.isfinite(sizes)]
+        usual = float(np.median(finite)) if finite.size else 0.0
+        scale = np.maximum(np.where(np.isfinite(sizes), sizes, 0.0), usual)
+        tiny = float(np.finfo(np.float64).tiny)
+        ratio = np.where(same, 0.0, apart / np.maximum(scale, tiny))
+    return apart, ratio
+
+
+def _by_row(found: Array, rows: int) -> Array:
+    """Whether something is found in each row."""
+    return np.asarray(np.asarray(found, bool).reshape(rows, -1).any(axis=1))
+
+
+def _largest(array: Array) -> float:
+    return float(array.max()) if array.size else 0.0

@@ -1,0 +1,119 @@
+"""How does a converter's ONNX graph become one that takes and gives what its source did?
+
+Converters have names, datatypes and shapes of their own. Afterwards callers need not know that the
+model was converted, and a rollout can send them from one to the other.
+"""
+
+from typing import Any, Final
+
+import onnx
+from onnx import TensorProto, compose, helper
+
+from headrace.core import VARIABLE, Datatype, ModelSignature, TensorSpec, UnsupportedModelError
+
+_PREFIX: Final = "converted_"
+_OPSET: Final = 15
+"""Of the nodes that are added, where the graph has none of the plain domain."""
+_TYPES: Final = {
+    Datatype.BOOL: TensorProto.BOOL,
+    Datatype.UINT8: TensorProto.UINT8,
+    Datatype.UINT16: TensorProto.UINT16,
+    Datatype.UINT32: TensorProto.UINT32,
+    Datatype.UINT64: TensorProto.UINT64,
+    Datatype.INT8: TensorProto.INT8,
+    Datatype.INT16: TensorProto.INT16,
+    Datatype.INT32: TensorProto.INT32,
+    Datatype.INT64: TensorProto.INT64,
+    Datatype.FP16: TensorProto.FLOAT16,
+    Datatype.FP32: TensorProto.FLOAT,
+    Datatype.FP64: TensorProto.DOUBLE,
+    Datatype.BYTES: TensorProto.STRING,
+}
+
+Graph = Any  # onnx ships no types
+
+
+def like_its_source(model: Graph, signature: ModelSignature) -> Graph:
+    """`model` with the names, datatypes and shapes of `signature`, in its order.
+
+    Raises:
+        UnsupportedModelError: It has another number of inputs or outputs.
+    """
+    _without_zipmaps(model)
+    _with_plain_opset(model)
+    inner = compose.add_prefix(model, _PREFIX, inplace=False)
+    graph = inner.graph
+    _check_count("inputs", len(graph.input), len(signature.inputs))
+    _check_count("outputs", len(graph.output), len(signature.outputs))
+    first, last = [], []
+    for value, spec in zip(graph.input, signature.inputs, strict=True):
+        kind = value.type.tensor_type.elem_type
+        first.append(helper.make_node("Cast", [spec.name], [value.name], to=kind))
+    constants: list[Graph] = []
+    for value, spec in zip(graph.output, signature.outputs, strict=True):
+        last += _as_declared(value.name, spec, constants)
+    nodes = [*first, *graph.node, *last]
+    del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(constants)
+    graph.input.extend(map(_value, signature.inputs))
+    graph.output.extend(map(_value, signature.outputs))
+    graph.name = "model"
+    onnx.checker.check_model(inner)
+    return inner
+
+
+def plain_opset(model: Graph) -> int:
+    """The version of ONNX's own operators that a graph is written in."""
+    return max((one.version for one in model.opset_import if one.domain == ""), default=_OPSET)
+
+
+def _without_zipmaps(model: Graph) -> None:
+    """Give tensors where a converter gives a list of dictionaries."""
+    graph = model.graph
+    for node in [node for node in graph.node if node.op_type == "ZipMap"]:
+        graph.node.remove(node)
+        for i, output in enumerate(graph.output):
+            if output.name == node.output[0]:
+                tensor = helper.make_tensor_value_info(node.input[0], TensorProto.FLOAT, None)
+                graph.output.remove(output)
+                graph.output.insert(i, tensor)
+
+
+def _with_plain_opset(model: Graph) -> None:
+    """Each domain once, and the plain one in any case."""
+    versions: dict[str, int] = {"": plain_opset(model)}
+    for one in model.opset_import:
+        versions[one.domain] = max(one.version, versions.get(one.domain, 0))
+    del model.opset_import[:]
+    model.opset_import.extend(helper.make_opsetid(*item) for item in versions.items())
+    model.ir_version = max(model.ir_version, helper.find_min_ir_version_for(model.opset_import))
+
+
+def _as_declared(name: str, spec: TensorSpec, constants: list[Graph]) -> list[Graph]:
+    """Nodes that bring an output into the shape and datatype of its source's."""
+    nodes = []
+    if VARIABLE not in spec.shape[1:]:  # else no one shape says it, and the converter's is kept
+        sizes = [-1 if i == 0 else size for i, size in enumerate(spec.shape)]
+        constants.append(
+            helper.make_tensor(f"{name}_shape", TensorProto.INT64, [len(sizes)], sizes)
+        )
+        nodes.append(helper.make_node("Reshape", [name, f"{name}_shape"], [f"{name}_shaped"]))
+        name = f"{name}_shaped"
+    if spec.datatype is Datatype.BYTES:
+        return [*nodes, helper.make_node("Identity", [name], [spec.name])]
+    return [*nodes, helper.make_node("Cast", [name], [spec.name], to=_TYPES[spec.datatype])]
+
+
+def _value(spec: TensorSpec) -> Graph:
+    sizes = [
+        ("N" if i == 0 else f"{spec.name}_{i}") if size == VARIABLE else size
+        for i, size in enumerate(spec.shape)
+    ]
+    return helper.make_tensor_value_info(spec.name, _TYPES[spec.datatype], sizes)
+
+
+def _check_count(what: str, got: int, want: int) -> None:
+    if got != want:
+        msg = f"the converter gives {got} {what}, and the model has {want}"
+        raise UnsupportedModelError(msg)

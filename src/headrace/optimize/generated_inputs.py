@@ -1,0 +1,123 @@
+"""Which inputs show whether two models are the same? Made up, the same ones every time.
+
+What a model of trees compares with is known, so that values between any two of these numbers are
+tried: every branch is then taken by some row. Other models get values of many magnitudes.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+
+from headrace.core import VARIABLE, Array, ModelSignature, Tensors, TensorSpec, example_inputs
+
+ROWS: Final = 1024
+MISSING_ROWS: Final = 256
+_MISSING_RATIO: Final = 0.15
+_MOST_ELEMENTS: Final = 4_000_000
+"""In all rows of an input: a model of images is asked fewer rows."""
+_BLOCKS: Final = 4
+_MATRIX: Final = 2
+_SEED: Final = 20_250_711
+
+Thresholds = Mapping[int, Array]
+"""By feature: the numbers that trees compare it with, ascending."""
+
+
+def generated_inputs(
+    signature: ModelSignature, *, variable: int = 1, thresholds: Thresholds | None = None
+) -> Tensors:
+    """Rows for a model, or one request for a model that is not batched.
+
+    Args:
+        variable: Size of variable dimensions besides the batch.
+        thresholds: Of the only input's features.
+    """
+    rng = np.random.default_rng(_SEED)
+    rows = _rows(signature, variable)
+    made = example_inputs(signature, rows=rows, variable=variable, seed=_SEED)
+    for spec in signature.inputs:
+        array = made[spec.name]
+        if spec.datatype.dtype.kind != "f":
+            continue
+        if thresholds and len(signature.inputs) == 1 and array.ndim == _MATRIX:
+            _fill_matrix(array, thresholds, rng)
+        elif signature.batched:
+            part = rows // _BLOCKS
+            array[part : 2 * part] = rng.normal(size=array[part : 2 * part].shape)
+            array[2 * part :] = _magnitudes(array[2 * part :].shape, rng)
+        # A model that computes in FP32 is not to be blamed for digits that it cannot be told.
+        made[spec.name] = array.astype(np.float32).astype(array.dtype)
+    return made
+
+
+def with_missing(inputs: Tensors) -> Tensors:
+    """Some of the rows, with values missing here and there; none where nothing can be missing."""
+    rng = np.random.default_rng(_SEED + 1)
+    made = {name: array[:MISSING_ROWS].copy() for name, array in inputs.items()}
+    floats = [array for array in made.values() if array.dtype.kind == "f"]
+    for array in floats:
+        array[rng.random(array.shape) < _MISSING_RATIO] = np.nan
+    return made if floats else {}
+
+
+def tree_thresholds(model: Any) -> dict[int, Array]:  # noqa: ANN401  # onnx ships no types
+    """What the trees in an ONNX graph compare each feature with.
+
+    Empty where the graph computes something from its input first: then these are no inputs.
+    """
+    found: dict[int, list[float]] = {}
+    inputs = {value.name for value in model.graph.input}
+    passed_on = {"Cast", "Identity"}
+    for node in model.graph.node:
+        if node.op_type in passed_on and set(node.input) <= inputs:
+            inputs |= set(node.output)
+        if not node.op_type.startswith("TreeEnsemble"):
+            continue
+        if not set(node.input) <= inputs:
+            return {}
+        told = {attribute.name: attribute for attribute in node.attribute}
+        if "nodes_values" not in told or "nodes_featureids" not in told:
+            continue
+        modes = [mode.decode() for mode in told["nodes_modes"].strings]
+        features, values = told["nodes_featureids"].ints, told["nodes_values"].floats
+        for feature, value, mode in zip(features, values, modes, strict=False):
+            if mode != "LEAF" and math.isfinite(value):
+                found.setdefault(feature, []).append(value)
+    return {feature: np.unique(values) for feature, values in found.items()}
+
+
+def _rows(signature: ModelSignature, variable: int) -> int:
+    if not signature.batched:
+        return 1
+    sizes = (_row_size(spec, variable) for spec in signature.inputs)
+    return min(ROWS, max(_BLOCKS, _MOST_ELEMENTS // max(1, *sizes, 1)))
+
+
+def _row_size(spec: TensorSpec, variable: int) -> int:
+    inner = replace(spec, shape=spec.shape[1:])
+    return math.prod(variable if size == VARIABLE else size for size in inner.shape)
+
+
+def _fill_matrix(array: Array, thresholds: Thresholds, rng: np.random.Generator) -> None:
+    """Columns that trees look at: a number from between two thresholds, or from beyond all."""
+    rows = len(array)
+    for feature in range(array.shape[1]):
+        cuts = thresholds.get(feature)
+        if cuts is None:
+            array[:, feature] = rng.normal(size=rows)
+            continue
+        width = max(float(cuts[-1] - cuts[0]), abs(float(cuts[0])), 1e-3)
+        edges = np.concatenate(([cuts[0] - width], cuts, [cuts[-1] + width]))
+        place = rng.integers(0, len(edges) - 1, rows)
+        low, high = edges[place], edges[place + 1]
+        array[:, feature] = low + (high - low) * rng.uniform(0.1, 0.9, rows)
+
+
+def _magnitudes(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Normal values, each row of a magnitude of its own between a hundredth and a thousand."""
+    scale = 10.0 ** rng.uniform(-2, 3, (shape[0], *([1] * (len(shape) - 1))))
+    values: Array = rng.normal(size=shape) * scale
+    return values

@@ -1,0 +1,136 @@
+"""Which of ONNX Runtime's execution providers should run a model? Decided by what there is.
+
+TensorRT comes before CUDA, which comes before OpenVINO; each leaves what it cannot run to the next,
+and the CPU runs everything.
+"""
+
+import ctypes
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from headrace.core import FailedPreconditionError, UnsupportedModelError
+from headrace.core.devices import Device
+
+CPU: Final = "CPUExecutionProvider"
+TENSORRT: Final = "TensorrtExecutionProvider"
+CUDA: Final = "CUDAExecutionProvider"
+OPENVINO: Final = "OpenVINOExecutionProvider"
+_SUFFIX: Final = "ExecutionProvider"
+_TRIED: Final[dict[Device, tuple[str, ...]]] = {
+    Device.AUTO: (TENSORRT, CUDA, OPENVINO),
+    Device.CPU: (),
+    Device.GPU: (TENSORRT, CUDA),
+    Device.CUDA: (CUDA,),
+    Device.TENSORRT: (TENSORRT, CUDA),
+    Device.OPENVINO: (OPENVINO,),
+}
+_ONE_OF: Final[dict[Device, tuple[str, ...]]] = {
+    **_TRIED,
+    Device.AUTO: (),
+    Device.TENSORRT: (TENSORRT,),
+}
+"""Of these at least one has to run the model; none where that does not matter."""
+_PACKAGES: Final = {
+    TENSORRT: "onnxruntime-gpu",
+    CUDA: "onnxruntime-gpu",
+    OPENVINO: "onnxruntime-openvino",
+}
+_LIBRARIES: Final = {
+    TENSORRT: "libonnxruntime_providers_tensorrt.so",
+    CUDA: "libonnxruntime_providers_cuda.so",
+    OPENVINO: "libonnxruntime_providers_openvino.so",
+}
+_WHY_UNUSED: Final = {
+    "AzureExecutionProvider": "it calls a service over the network, and is never chosen",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """`tried`: providers besides the CPU's, in their order. `unused`: the others, and why."""
+
+    tried: tuple[str, ...]
+    unused: dict[str, str]
+
+
+def plan(device: str, available: Sequence[str]) -> Plan:
+    """What to try for `device`, of the providers that this build of ONNX Runtime has.
+
+    Raises:
+        UnsupportedModelError: There is no such device.
+        FailedPreconditionError: The build has no provider for it; the message says which does.
+    """
+    wanted = as_device(device)
+    tried = tuple(name for name in _TRIED[wanted] if name in available)
+    needed = _ONE_OF[wanted]
+    if needed and not set(needed) & set(available):
+        packages = sorted({_PACKAGES[name] for name in needed})
+        reason = (
+            f"this build of ONNX Runtime has {', '.join(map(short, available))} only; install "
+            f"{' or '.join(packages)} in its place"
+        )
+        raise not_to_be_had(device, reason)
+    others = (name for name in available if name not in (*tried, CPU))
+    return Plan(tried=tried, unused={short(name): _why_unused(name, wanted) for name in others})
+
+
+def check_used(device: str, used: Collection[str], failed: dict[str, str]) -> None:
+    """Compare what runs a model with what was asked for.
+
+    Raises:
+        FailedPreconditionError: It is something else; the message says why.
+    """
+    needed = _ONE_OF[as_device(device)]
+    if needed and not set(needed) & set(used):
+        reasons = "; ".join(f"{short(name)}: {why}" for name, why in failed.items())
+        raise not_to_be_had(device, reasons or "ONNX Runtime did not start it")
+
+
+def as_device(device: str) -> Device:
+    """The device of a name.
+
+    Raises:
+        UnsupportedModelError: There is none.
+    """
+    try:
+        return Device(device)
+    except ValueError:
+        msg = f"there is no device '{device}'; use one of {', '.join(Device)}"
+        raise UnsupportedModelError(msg) from None
+
+
+def not_to_be_had(device: str, reason: str) -> FailedPreconditionError:
+    """The error for a device that was asked for."""
+    return FailedPreconditionError(
+        f"device '{device}' was asked for and cannot be had: {reason}. `device: auto` takes the "
+        "CPU then"
+    )
+
+
+def short(provider: str) -> str:
+    """A provider for people: `CUDA`."""
+    return provider.removesuffix(_SUFFIX)
+
+
+def why_not_started(provider: str, libraries: Path) -> str:
+    """Why ONNX Runtime has left out a provider, which it does without a word.
+
+    Args:
+        libraries: The directory of its shared libraries.
+    """
+    name = _LIBRARIES.get(provider)
+    if name is None or not (libraries / name).exists():
+        return "ONNX Runtime did not start it"
+    try:
+        ctypes.CDLL(str(libraries / name))
+    except OSError as error:
+        return f"its library cannot be loaded: {error}"
+    return "ONNX Runtime did not start it: there is no device for it, or its driver does not fit"
+
+
+def _why_unused(provider: str, device: Device) -> str:
+    if provider in _TRIED[Device.AUTO]:
+        return f"device '{device}' was asked for"
+    return _WHY_UNUSED.get(provider, "it is never chosen by itself")

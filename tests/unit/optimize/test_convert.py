@@ -1,0 +1,218 @@
+"""What is converted answers as its own library does, or is refused with the difference."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+
+from headrace.core import (
+    CodeNotAllowedError,
+    Datatype,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    UnsupportedModelError,
+)
+from headrace.optimize import Conversion, convert, convertible_runtimes
+from headrace.optimize.sources import PICKLE, import_converter, open_source, source_runtime
+from headrace.runtimes import inspect_model, load_model
+from headrace.testing import models
+from tests import tabular_models
+from tests.tabular_models import CLASSES, FEATURES, KINDS, ROWS, Trained, asked, library
+
+pytestmark = pytest.mark.slow
+
+library("onnxmltools", "convert")
+library("skl2onnx", "convert")
+
+TRAIN: dict[str, Callable[[Path, str], Trained]] = {
+    "xgboost": tabular_models.xgboost,
+    "lightgbm": tabular_models.lightgbm,
+    "catboost": tabular_models.catboost,
+    "sklearn": tabular_models.sklearn,
+}
+TAKES_MISSING = ("xgboost", "lightgbm", "catboost")
+
+
+def made(path: Path, *, allow_code: bool = False, **options: Any) -> tuple[Path, Conversion]:  # noqa: ANN401  # as `convert` takes them
+    source = open_source(path, source_runtime(path), allow_code=allow_code)
+    target = path.with_suffix(".onnx")
+    return target, convert(source, target, **{"max_changed_ratio": 0.001} | options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", TRAIN)
+def test_each_library_is_converted_and_answers_the_same(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    trained = TRAIN[name](tmp_path, kind)
+    target, conversion = made(trained.path)
+    before, after = inspect_model(trained.path), inspect_model(target)
+    rows = asked(missing=name in TAKES_MISSING)
+    model = load_model(target)
+    (spec,) = after.signature.inputs
+    answers = model.run({"input": rows.astype(spec.datatype.dtype)})
+
+    assert after.runtime == "onnx"
+    assert after.signature == before.signature
+    for got, want in zip(answers.values(), trained.expected(rows), strict=True):
+        assert np.allclose(got, want, rtol=1e-5, atol=1e-6)
+    found = conversion.differences
+    assert found.largest_relative < 1e-5
+    assert found.changed_rows == 0
+    assert ("with missing values" in found.inputs) is (name in TAKES_MISSING)
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_the_same_model_is_converted_to_the_same_bytes(name: str, tmp_path: Path) -> None:
+    path = TRAIN[name](tmp_path, "binary").path
+
+    first = made(path)[0].read_bytes()
+
+    assert made(path)[0].read_bytes() == first
+
+
+def test_a_model_stopped_early_is_converted_as_it_predicts(tmp_path: Path) -> None:
+    xgb = library("xgboost", "xgboost")
+    model = xgb.XGBClassifier(n_estimators=60, early_stopping_rounds=3, n_jobs=1)
+    half = len(ROWS) // 2
+    noise = np.random.default_rng(3).permutation(CLASSES[half:])
+    model.fit(ROWS[:half], CLASSES[:half], eval_set=[(ROWS[half:], noise)], verbose=False)
+    path = tmp_path / "early.json"
+    model.save_model(path)
+    assert model.best_iteration < 50
+
+    target, _ = made(path)
+
+    got = load_model(target).run({"input": asked()})["probabilities"]
+    assert np.allclose(got, model.predict_proba(asked()), atol=1e-6)
+
+
+def test_words_as_classes_stay_words(tmp_path: Path) -> None:
+    catboost = library("catboost", "catboost")
+    words = np.array(["low", "mid", "high"])[CLASSES]
+    model = catboost.CatBoostClassifier(iterations=5, verbose=0, allow_writing_files=False)
+    path = tmp_path / "words.cbm"
+    model.fit(ROWS, words).save_model(str(path))
+
+    target, _ = made(path)
+
+    labels = load_model(target).run({"input": asked()})["label"]
+    assert set(labels) <= {b"low", b"mid", b"high"}
+
+
+def forest(folder: Path) -> Any:  # noqa: ANN401  # ships no types
+    ensemble = library("sklearn.ensemble", "sklearn")
+    estimator = ensemble.RandomForestClassifier(10, random_state=0)
+    tabular_models.sklearn(folder, "multiclass", estimator)
+    return estimator
+
+
+def test_a_forest_is_converted_where_its_types_are_trusted(tmp_path: Path) -> None:
+    estimator = forest(tmp_path)
+    path = tmp_path / "multiclass.skops"
+    with pytest.raises(FailedPreconditionError, match=r"sklearn\.tree.*add --allow-code"):
+        made(path)
+    with pytest.raises(UnsupportedModelError, match=r"missing values.*say --convert-no-missing"):
+        made(path, allow_code=True)
+
+    target, conversion = made(path, allow_code=True, no_missing=True)
+
+    got = load_model(target).run({"input": ROWS.astype(np.float64)})["probabilities"]
+    assert np.allclose(got, estimator.predict_proba(ROWS.astype(np.float64)), atol=1e-6)
+    assert "missing" not in conversion.differences.inputs
+    assert not inspect_model(target).runs_code
+
+
+@pytest.mark.parametrize("name", ["forest.joblib", "forest.pkl"])
+def test_a_pickle_is_converted_where_its_code_may_run(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    joblib.dump(forest(tmp_path), path)
+    with pytest.raises(CodeNotAllowedError):
+        made(path)
+
+    target, conversion = made(path, allow_code=True, no_missing=True)
+
+    assert source_runtime(path) == PICKLE
+    assert conversion.converter.startswith("skl2onnx ")
+    assert inspect_model(target).runtime == "onnx"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(["a list"], "holds a list, which does not predict"), (None, "unpickl")]
+)
+def test_a_pickle_of_something_else_is_refused(
+    tmp_path: Path, content: object, reason: str
+) -> None:
+    path = tmp_path / "a.pkl"
+    path.write_bytes(b"\x80\x04 broken") if content is None else joblib.dump(content, path)
+
+    with pytest.raises(UnsupportedModelError, match=rf"a\.pkl: .*{reason}"):
+        made(path, allow_code=True)
+
+
+def test_what_skl2onnx_does_not_know_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    ensemble = library("sklearn.ensemble", "sklearn")
+    boosting = ensemble.HistGradientBoostingRegressor(max_iter=3, loss="poisson")
+    boosting.fit(ROWS, np.abs(ROWS[:, 0]))
+    path = tmp_path / "boosting.joblib"
+    joblib.dump(boosting, path)
+
+    with pytest.raises(UnsupportedModelError, match=r"boosting\.joblib.*(LightGBM|differently)"):
+        made(path, allow_code=True)
+
+
+def test_beyond_the_tolerance_nothing_is_left(tmp_path: Path) -> None:
+    path = tabular_models.xgboost(tmp_path, "multiclass").path
+
+    with pytest.raises(UnsupportedModelError, match=r"'probabilities' differs by up to .*1e-12"):
+        made(path, tolerance=1e-12)
+    assert not path.with_suffix(".onnx").exists()
+
+
+def test_given_rows_are_compared_too(tmp_path: Path) -> None:
+    path = tabular_models.lightgbm(tmp_path, "binary").path
+    given = {"input": ROWS.astype(np.float64)}
+
+    _, conversion = made(path, given=given)
+
+    assert conversion.differences.inputs.endswith(f"{len(ROWS)} given rows")
+    assert conversion.computes is Datatype.FP32
+
+
+def test_rows_that_the_model_does_not_take_are_refused(tmp_path: Path) -> None:
+    path = tabular_models.sklearn(tmp_path, "binary").path
+    given = {"input": np.full((3, FEATURES), np.nan)}
+
+    with pytest.raises(InvalidArgumentError, match="does not take the rows that were given"):
+        made(path, given=given)
+
+
+def test_a_version_keeps_where_it_comes_from(tmp_path: Path) -> None:
+    _, conversion = made(tabular_models.xgboost(tmp_path, "binary").path)
+
+    kept = conversion.metadata(digest="sha256:00", runtime="xgboost", filename="binary.json")  # type: ignore[arg-type]  # as good as a digest
+
+    assert kept["converted_from"] == "sha256:00"
+    assert kept["converter"].startswith("onnxmltools ")
+    assert kept["converter_library"].startswith("xgboost ")
+    assert float(kept["largest_relative_difference"]) < float(kept["tolerance"]) == 1e-4
+
+
+def test_what_cannot_be_converted_is_said_to_be(tmp_path: Path) -> None:
+    onnx, python = tmp_path / "a.onnx", tmp_path / "a.py"
+    onnx.write_bytes(models.matmul())
+    python.write_text(models.python_double())
+
+    with pytest.raises(UnsupportedModelError, match=r"a\.onnx is ONNX already"):
+        source_runtime(onnx)
+    with pytest.raises(UnsupportedModelError, match="'python', and those of catboost, lightgbm"):
+        source_runtime(python)
+    assert convertible_runtimes() == ("catboost", "lightgbm", "sklearn", "xgboost")
+
+
+def test_a_converter_that_is_absent_says_what_to_install() -> None:
+    with pytest.raises(FailedPreconditionError, match=r"pip install 'headrace\[convert\]'"):
+        import_converter("no_such_converter")

@@ -1,0 +1,106 @@
+"""What is tried is decided by what there is; what may be missing, by what was asked for."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.core import FailedPreconditionError
+from headrace.core.devices import Device
+from headrace.runtimes.onnx_providers import (
+    CPU,
+    CUDA,
+    OPENVINO,
+    TENSORRT,
+    check_used,
+    plan,
+    short,
+    why_not_started,
+)
+
+ALL = [TENSORRT, CUDA, OPENVINO, "DnnlExecutionProvider", "AzureExecutionProvider", CPU]
+
+
+@pytest.mark.parametrize(
+    ("device", "tried"),
+    [
+        ("auto", (TENSORRT, CUDA, OPENVINO)),
+        ("cpu", ()),
+        ("gpu", (TENSORRT, CUDA)),
+        ("cuda", (CUDA,)),
+        ("tensorrt", (TENSORRT, CUDA)),
+        ("openvino", (OPENVINO,)),
+    ],
+)
+def test_what_is_tried_for_each_device(device: str, tried: tuple[str, ...]) -> None:
+    planned = plan(device, ALL)
+
+    assert planned.tried == tried
+    assert planned.unused["Dnnl"] == "it is never chosen by itself"
+    for name in {TENSORRT, CUDA, OPENVINO} - set(tried):
+        assert planned.unused[short(name)] == f"device '{device}' was asked for"
+
+
+@given(st.sampled_from(Device), st.lists(st.sampled_from(ALL), unique=True))
+def test_every_provider_that_is_here_is_tried_or_said_not_to_be(
+    device: Device, others: list[str]
+) -> None:
+    available = [*others, CPU] if CPU not in others else others
+    needed = {
+        Device.GPU: {TENSORRT, CUDA},
+        Device.CUDA: {CUDA},
+        Device.TENSORRT: {TENSORRT},
+        Device.OPENVINO: {OPENVINO},
+    }.get(device)
+    if needed is not None and not needed & set(available):
+        with pytest.raises(FailedPreconditionError, match="install onnxruntime-"):
+            plan(device, available)
+        return
+    planned = plan(device, available)
+
+    told = {*map(short, planned.tried), *planned.unused, "CPU"}
+    assert told == set(map(short, available))
+
+
+@pytest.mark.parametrize(
+    ("device", "used"),
+    [
+        ("auto", [CPU]),
+        ("cpu", [CPU]),
+        ("gpu", [CUDA, CPU]),
+        ("gpu", [TENSORRT, CUDA, CPU]),
+        ("tensorrt", [TENSORRT, CUDA, CPU]),
+        ("openvino", [OPENVINO, CPU]),
+    ],
+)
+def test_what_was_asked_for_and_runs_is_right(device: str, used: list[str]) -> None:
+    check_used(device, used, {})
+
+
+@pytest.mark.parametrize(
+    ("device", "used"),
+    [
+        ("gpu", [CPU]),
+        ("cuda", [OPENVINO, CPU]),
+        ("tensorrt", [CUDA, CPU]),
+        ("openvino", [CPU]),
+    ],
+)
+def test_something_else_in_its_place_is_refused(device: str, used: list[str]) -> None:
+    with pytest.raises(
+        FailedPreconditionError, match=rf"'{device}' was asked for.*CUDA: no driver"
+    ):
+        check_used(device, used, {CUDA: "no driver"})
+
+
+def test_why_a_provider_was_left_out_is_found_in_its_library(tmp_path: Path) -> None:
+    library = tmp_path / "libonnxruntime_providers_cuda.so"
+    assert why_not_started(CUDA, tmp_path) == "ONNX Runtime did not start it"
+    library.write_bytes(b"no library")
+
+    told = why_not_started(CUDA, tmp_path)
+
+    assert told.startswith("its library cannot be loaded: ")
+    assert re.search("invalid ELF header|file too short", told)
