@@ -43,9 +43,10 @@ def _code_in_file(file: Path, name: str) -> str:
         what = f"{kind} with a pickle in it ({inner})"
     if not what:
         return ""
+    torch = ", or save it with torch.export.save or torch.jit.save"
     return (
         f"'{name}' is {what}, which runs whatever code it was made to run when it is loaded, and "
-        "no runtime here loads it; export the model to ONNX"
+        f"no runtime here loads it; export the model to ONNX{torch * (suffix in _TORCH_SUFFIXES)}"
     )
 
 
