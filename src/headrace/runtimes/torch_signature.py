@@ -22,6 +22,7 @@ from headrace.core import (
 )
 from headrace.runtimes.tabular import refuse
 from headrace.runtimes.torch_archive import MAX_TEXT_BYTES, SIGNATURE_NAME, read_record
+from headrace.runtimes.torch_triton import find_config, read_config
 
 Value = bool | int | float | str
 _MAX_RANK: Final = 64
@@ -62,7 +63,9 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_declared(path: Path, file: Path) -> Declared:
-    """What was written down for the model `file` at `path`; what lies beside it comes first.
+    """What was written down for the model `file` at `path`.
+
+    What lies beside it comes first, then what is in it, then what Triton's configuration says.
 
     Raises:
         UnsupportedModelError: It makes no sense; the message says where and why.
@@ -73,9 +76,13 @@ def read_declared(path: Path, file: Path) -> Declared:
             raise refuse(beside, f"has more than {MAX_TEXT_BYTES} bytes")
         return parse_declared(beside, beside.read_bytes())
     inside = read_record(file, f"extra/{SIGNATURE_NAME}")
-    if inside is None:
+    if inside is not None:
+        return parse_declared(file / "extra" / SIGNATURE_NAME, inside)
+    config = find_config(path)
+    if config is None:
         return Declared()
-    return parse_declared(file / "extra" / SIGNATURE_NAME, inside)
+    inputs, outputs = read_config(config)
+    return Declared(inputs=inputs, outputs=outputs)
 
 
 def parse_declared(origin: Path, data: bytes) -> Declared:
@@ -130,14 +137,14 @@ def match_names(
     own = ", ".join(f"'{name}'" for name in names) or "nothing"
     if known or len(declared) > len(names):
         stray = next(spec.name for spec in declared if spec.name not in names)
-        raise refuse(path, f"{SIGNATURE_NAME} names '{stray}', but the module has {own}")
+        raise refuse(path, f"'{stray}' is declared, but the module has {own}")
     if None in numbers:
         return dict(zip(names, declared, strict=False))
     found: dict[str, TensorSpec] = {}
     for spec, number in zip(declared, numbers, strict=True):
         assert number is not None, "looked for above"
         if number >= len(names) or names[number] in found:
-            raise refuse(path, f"{SIGNATURE_NAME} names '{spec.name}', but the module has {own}")
+            raise refuse(path, f"'{spec.name}' is declared, but the module has {own}")
         found[names[number]] = spec
     return found
 

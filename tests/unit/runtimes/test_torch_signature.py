@@ -111,6 +111,6 @@ def test_names_are_matched_by_name_number_or_place() -> None:
 )
 def test_names_that_do_not_fit_are_refused(declared: list[str], stray: str) -> None:
     with pytest.raises(
-        UnsupportedModelError, match=f"names '{stray}', but the module has 'ids', 'mask'"
+        UnsupportedModelError, match=f"'{stray}' is declared, but the module has 'ids', 'mask'"
     ):
         match_names(PATH, [spec(name) for name in declared], ["ids", "mask"])

@@ -389,7 +389,7 @@ DECLARED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "too many": (
         Double,
         {"inputs": [{"name": n, "datatype": "FP32", "shape": [-1]} for n in "ab"]},
-        "names 'a', but the module has 'x'",
+        "'a' is declared, but the module has 'x'",
     ),
     "a list": (
         Lists,
@@ -546,3 +546,23 @@ def test_what_runs_on_no_made_up_input_is_believed_and_then_checked(tmp_path: Pa
         model.run({"x": x + 100})
     with pytest.raises(UnsupportedModelError, match=r"refuses it: small; check .* its outputs too"):
         opened(silent)
+
+
+def test_a_model_from_tritons_layout_brings_its_configuration(tmp_path: Path) -> None:
+    version = tmp_path / "net" / "1"
+    version.mkdir(parents=True)
+    script(version / "model.pt", trained())
+    (tmp_path / "net" / "config.pbtxt").write_text(
+        f"""
+        platform: "pytorch_libtorch"
+        max_batch_size: 8
+        input [ {{ name: "INPUT__0" data_type: TYPE_FP32 dims: [ {FEATURES} ] }} ]
+        output [ {{ name: "OUTPUT__0" data_type: TYPE_FP32 dims: [ 3 ] }} ]
+        """
+    )
+
+    model = load_model(version / "model.pt", "", CPU)
+    answer = model.run({"INPUT__0": rows()})["OUTPUT__0"]
+
+    assert model.signature.batched
+    assert np.abs(answer - answered(trained(), rows())).max() <= 1e-6
