@@ -1,5 +1,6 @@
 """PyTorch's files answer through Envoy, from confined replicas, as their modules do in process."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 
 from headrace.client import Client
+from headrace.control.inspection import InspectApart
+from headrace.core import UnsupportedModelError
 from tests.e2e.control.system import System
 from tests.torch_models import PERCEPTRONS, ROWS, SILERO, answered, no_warnings, silero, torch
 
@@ -44,3 +47,52 @@ def test_each_kind_of_file_answers_as_in_process(system: System, tmp_path: Path)
         assert np.abs(answer - heard).max() <= TOLERANCE
         assert answer.shape == (1, 8)
         assert client.metadata("traced").platform == "pytorch_libtorch"
+
+
+def rewritten(path: Path, code: str) -> Path:
+    """A TorchScript file whose module has this code."""
+    hostile = path.with_name("hostile.pt")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(hostile, "w") as new:
+        for entry in old.infolist():
+            data = old.read(entry)
+            if entry.filename.endswith("code/__torch__/tests/torch_models.py"):
+                before, _, after = data.decode().partition("  def forward(")
+                body = after.partition(":\n")[0]
+                data = f"{before}  def forward({body}:\n{code}".encode()
+            new.writestr(entry.filename, data)
+    return hostile
+
+
+LOOP = """\
+    y = x
+    _0 = True
+    while _0:
+      y = torch.mul(y, y)
+      _0 = bool(torch.ge(torch.rand([1]), 0.))
+    return y
+"""
+HOSTILE = {
+    "nested without end": ("    return " + "(" * 300_000 + "x" + ")" * 300_000, "was ended by SIG"),
+    "a loop without end": (
+        LOOP,
+        "did not load within 20 s",
+    ),
+    "more memory than there is": (
+        "    return torch.zeros([1000000000000, 1000])\n",
+        "does not run on made-up inputs",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_code_that_ends_its_process_ends_no_other(tmp_path: Path, what: str) -> None:
+    code, reason = HOSTILE[what]
+    path = rewritten(PERCEPTRONS["scripted"](tmp_path).path, code)
+    inspect = InspectApart.of_home(tmp_path / "home")
+    inspect.timeout_s = 20.0
+
+    try:
+        with pytest.raises(UnsupportedModelError, match=reason):
+            inspect(path, allow_code=True)
+    finally:
+        inspect.close()
