@@ -38,6 +38,10 @@ setup: $(READY) ## fill .venv with the locked requirements and this package
 test: setup ## every test; ARGS="-k gateway" narrows, JOBS=0 debugs, COV=1 fails below 95 % coverage
 	$(if $(COV),scripts/coverage.sh,$(BIN)/pytest) $(PYTEST_JOBS) $(ARGS)
 
+.PHONY: test-all
+test-all: setup ## as test, and what needs PyTorch or TensorFlow: installs them into .venv-all, 2 GB
+	scripts/test_all.sh $(PYTEST_JOBS) $(ARGS)
+
 .PHONY: unit
 unit: setup ## only the tests that start nothing
 	$(BIN)/pytest -m "not e2e" $(PYTEST_JOBS) $(ARGS)
@@ -119,8 +123,8 @@ proto: setup .venv/.ready-build ## regenerate the protobuf descriptors
 	$(BIN)/python scripts/generate_proto.py
 
 .PHONY: clean
-clean: ## remove .venv, caches and built documentation; models in .headrace stay
-	rm -rf .venv site dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache \
+clean: ## remove .venv, .venv-all, caches and built documentation; models in .headrace stay
+	rm -rf .venv .venv-all site dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache \
 		.ruff_cache .import_linter_cache .headrace-demo
 	find src tests scripts examples bench -name __pycache__ -type d -prune -exec rm -rf {} + \
 		2>/dev/null || true

@@ -11,7 +11,7 @@ from headrace.core.spec import is_model_path
 
 _WRITES: Final = 2
 _STRONG_KINDS: Final = frozenset({"Ed25519", "Ed448"})
-_CODE_RUNTIMES: Final = frozenset({"python"})
+_CODE_RUNTIMES: Final = frozenset({"python", "torch_export", "torchscript"})
 _SIGNED: Final = "security:\n  require_signature: true\n  trusted_keys: [./signer.pub.pem]"
 
 

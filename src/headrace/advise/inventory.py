@@ -59,7 +59,16 @@ SUFFIXES: Final = {
     ".pmml": Format.PMML,
 }
 """What a name promises; the content has to keep it."""
-CODE_FORMATS: Final = frozenset({Format.PYTHON, Format.PICKLE, Format.SKLEARN, Format.TORCH_PICKLE})
+CODE_FORMATS: Final = frozenset(
+    {
+        Format.PYTHON,
+        Format.PICKLE,
+        Format.SKLEARN,
+        Format.TORCH_PICKLE,
+        Format.TORCHSCRIPT,  # its operators read and write files
+        Format.TORCH_EXPORT,  # loading one loads pickles
+    }
+)
 _LFS: Final = b"version https://git-lfs"
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 _HEAD: Final = 4096

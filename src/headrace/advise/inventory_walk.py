@@ -28,6 +28,7 @@ RUNTIMES: Final[Mapping[Format, str]] = {
     Format.PYTHON: "python",
     Format.OPENVINO: "openvino",
     Format.TORCHSCRIPT: "torchscript",
+    Format.TORCH_EXPORT: "torch_export",
     Format.SAVEDMODEL: "savedmodel",
     Format.TFLITE: "tflite",
     Format.XGBOOST_JSON: "xgboost",

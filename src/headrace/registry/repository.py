@@ -160,7 +160,7 @@ def _read_config(model: Path) -> _Config:
     filename = _DEFAULT_FILENAME.search(text)
     _log.warning(
         "%s: only max_batch_size, default_model_filename and label_filename are read; inputs and "
-        "outputs come from the model itself",
+        "outputs come from the model itself, if it says them",
         file,
     )
     return _Config(

@@ -24,9 +24,9 @@ from headrace.core import (
 
 Run = Callable[[Tensors], Tensors]
 
-VARIABLE_SIZES: Final = (2, 1, 8, 32, 64, 224)
+VARIABLE_SIZES: Final = (2, 1, 8, 32, 64, 224, 1024)
 """Sizes tried for variable dimensions until the model runs. 2 comes first, because an axis of
-size 1 hides what happens along it; 224 is the usual side of an image."""
+size 1 hides what happens along it; 224 is the usual side of an image, and sound takes more."""
 
 SAME_RATIO: Final = 1e-3
 """Largest difference, over the output's largest value, that counts as rounding: kernels for

@@ -52,7 +52,7 @@ def _code_in_file(file: Path, name: str) -> str:
 def _or_else(suffix: str) -> str:
     """What else can be done about a file of this suffix."""
     if suffix in _TORCH_SUFFIXES:
-        return " with torch.onnx.export"
+        return " with torch.onnx.export, or save it with torch.export.save or torch.jit.save"
     return (
         ", or write scikit-learn's with skops.io.dump, and XGBoost's, LightGBM's and CatBoost's "
         "with save_model; one of scikit-learn's can be pushed with `--convert onnx --allow-code`"

@@ -258,6 +258,7 @@ IN_SPEC = [
             put("endpoints.0.allow_code", value=True),
         ),
         ("HR408", "Python", f"{FIRST}.model", put("endpoints.0.runtime", "python")),
+        ("HR408", "TorchScript", f"{FIRST}.model", put("endpoints.0.runtime", "torchscript")),
         ("HR409", "network", f"{FIRST}.network", put("endpoints.0.network", value=True)),
         (
             "HR701",

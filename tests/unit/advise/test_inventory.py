@@ -425,6 +425,11 @@ def test_a_folder_is_what_the_one_model_in_it_is(folder: Path, tmp_path: Path) -
     assert recognise(folder / "python").runs_code
 
 
+@pytest.mark.parametrize("name", ["script.pt", "exported.pt2", "checkpoint.pth"])
+def test_files_of_pytorch_run_code(folder: Path, name: str) -> None:
+    assert recognise(folder / name).runs_code
+
+
 def test_what_is_not_there_is_unknown_and_says_why(tmp_path: Path) -> None:
     kind, details = examine(tmp_path / "gone")
 

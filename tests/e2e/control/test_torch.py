@@ -1,0 +1,98 @@
+"""PyTorch's files answer through Envoy, from confined replicas, as their modules do in process."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headrace.client import Client
+from headrace.control.inspection import InspectApart
+from headrace.core import UnsupportedModelError
+from tests.e2e.control.system import System
+from tests.torch_models import PERCEPTRONS, ROWS, SILERO, answered, no_warnings, silero, torch
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.frameworks]
+
+AT_ONCE = 32
+"""Rows that one request may have unless the endpoint says else."""
+TOLERANCE = 1e-6
+"""Of a probability: the kernels are the same, but may sum in another order for other rows."""
+
+
+def test_each_kind_of_file_answers_as_in_process(system: System, tmp_path: Path) -> None:
+    saved = {name: PERCEPTRONS[name](tmp_path) for name in ("traced", "exported")}
+    folder = tmp_path / "speech"
+    folder.mkdir()
+    (folder / "model.jit").write_bytes(silero().read_bytes())
+    (folder / "signature.json").write_text(SILERO)
+    paths: dict[str, Any] = {name: one.path for name, one in saved.items()} | {"speech": folder}
+    system.start(
+        *({"name": name, "model": str(path), "allow_code": True} for name, path in paths.items())
+    )
+    status = system.wait_ready(300)
+    noise = np.random.default_rng(2).normal(size=(1, 4000)).astype(np.float32) / 10
+    with no_warnings(), torch.inference_mode():
+        own = torch.jit.load(str(silero())).eval()
+        heard = own.audio_forward(torch.from_numpy(noise), 16000).numpy()
+
+    assert status["ready"]
+    with Client(system.where().http_url) as client:
+        for name, one in saved.items():
+            answer = client.infer(name, {"x": ROWS[:AT_ONCE]}).outputs["output"]
+            want = answered(one.module, ROWS[:AT_ONCE])
+            assert np.abs(answer - want).max() <= TOLERANCE, name
+        answer = client.infer("speech", {"audio": noise}).outputs["speech"]
+        assert np.abs(answer - heard).max() <= TOLERANCE
+        assert answer.shape == (1, 8)
+        assert client.metadata("traced").platform == "pytorch_libtorch"
+
+
+def rewritten(path: Path, code: str) -> Path:
+    """A TorchScript file whose module has this code."""
+    hostile = path.with_name("hostile.pt")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(hostile, "w") as new:
+        for entry in old.infolist():
+            data = old.read(entry)
+            if entry.filename.endswith("code/__torch__/tests/torch_models.py"):
+                before, _, after = data.decode().partition("  def forward(")
+                body = after.partition(":\n")[0]
+                data = f"{before}  def forward({body}:\n{code}".encode()
+            new.writestr(entry.filename, data)
+    return hostile
+
+
+LOOP = """\
+    y = x
+    _0 = True
+    while _0:
+      y = torch.mul(y, y)
+      _0 = bool(torch.ge(torch.rand([1]), 0.))
+    return y
+"""
+HOSTILE = {
+    "nested without end": ("    return " + "(" * 300_000 + "x" + ")" * 300_000, "was ended by SIG"),
+    "a loop without end": (
+        LOOP,
+        "did not load within 20 s",
+    ),
+    "more memory than there is": (
+        "    return torch.zeros([1000000000000, 1000])\n",
+        "does not run on made-up inputs",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_code_that_ends_its_process_ends_no_other(tmp_path: Path, what: str) -> None:
+    code, reason = HOSTILE[what]
+    path = rewritten(PERCEPTRONS["scripted"](tmp_path).path, code)
+    inspect = InspectApart.of_home(tmp_path / "home")
+    inspect.timeout_s = 20.0
+
+    try:
+        with pytest.raises(UnsupportedModelError, match=reason):
+            inspect(path, allow_code=True)
+    finally:
+        inspect.close()
