@@ -52,7 +52,8 @@ class Model(Protocol):
 class Runtime(Protocol):
     """Loads models of one format.
 
-    Made without arguments; holds no state.
+    Made without arguments; holds no state. A runtime of which some models run code, not all, also
+    has `code_in(path) -> str`: what in a model is that code, empty for none.
     """
 
     name: str

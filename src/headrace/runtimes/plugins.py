@@ -123,13 +123,14 @@ def inspect_model(path: Path, runtime: str = "", *, allow_code: bool = False) ->
         FailedPreconditionError: The runtime itself cannot be loaded.
     """
     plugin = _choose(path, runtime)
-    if runs_code(plugin) and not allow_code:
-        raise CodeNotAllowedError(str(path), plugin.name)
+    code = code_of_model(plugin, path)
+    if (runs_code(plugin) or code) and not allow_code:
+        raise CodeNotAllowedError(str(path), plugin.name, code)
     if not runs_code(plugin) and (reason := code_in(path)):
         # It may lie there unused, but nobody who takes the model elsewhere would know.
         raise UnsupportedModelError(f"{path}: {reason}")
     try:
-        return Inspected(plugin.name, plugin.inspect(path), runs_code(plugin))
+        return Inspected(plugin.name, plugin.inspect(path), runs_code(plugin) or bool(code))
     except HeadraceError:
         raise
     except Exception as error:
@@ -139,6 +140,19 @@ def inspect_model(path: Path, runtime: str = "", *, allow_code: bool = False) ->
 def runs_code(runtime: Runtime) -> bool:
     """Whether models of this runtime run their authors' code; a plug-in that is silent does."""
     return getattr(runtime, "runs_code", True) is not False
+
+
+def code_of_model(runtime: Runtime, path: Path) -> str:
+    """What in this one model is code of its author's, where not all of its format are; else empty.
+
+    Raises:
+        UnsupportedModelError: The model is damaged.
+    """
+    look = getattr(runtime, "code_in", None)
+    if look is None or runs_code(runtime):
+        return ""
+    found: str = look(path)
+    return found
 
 
 def _choose(path: Path, runtime: str) -> Runtime:
