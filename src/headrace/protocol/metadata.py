@@ -32,8 +32,8 @@ EXTENSIONS: Final = (
 )
 """Those that are implemented: perf_analyzer and others read the list and rely on it."""
 
-_PLATFORMS: Final = {"onnx": "onnxruntime_onnx"}
-_BACKENDS: Final = {"onnx": "onnxruntime"}
+_PLATFORMS: Final = {"onnx": "onnxruntime_onnx", "savedmodel": "tensorflow_savedmodel"}
+_BACKENDS: Final = {"onnx": "onnxruntime", "savedmodel": "tensorflow"}
 _MICROSECONDS: Final = 1_000_000
 
 
