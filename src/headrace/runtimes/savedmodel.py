@@ -1,6 +1,7 @@
 """Run SavedModels: with TensorFlow where it is installed, else with OpenVINO."""
 
 import importlib.util
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from headrace.runtimes.openvino_model import OpenvinoModel, open_openvino
 from headrace.runtimes.savedmodel_file import looks_like_savedmodel, read_savedmodel
 from headrace.runtimes.tabular import refuse
 from headrace.runtimes.tensorflow_model import open_tensorflow
+
+_log = logging.getLogger(__name__)
 
 
 class SavedmodelRuntime:
@@ -71,7 +74,11 @@ def open_by_openvino(path: Path, options: LoadOptions) -> OpenvinoModel:
 
 def _open(path: Path, options: LoadOptions) -> Model:
     if importlib.util.find_spec("tensorflow") is not None:
-        return open_tensorflow(path, read_savedmodel(path), options)
+        found = read_savedmodel(path)
+        if found.assigns:
+            names = ", ".join(found.assigns[:8])
+            _log.warning("%s keeps a state that all callers share (%s)", path.name, names)
+        return open_tensorflow(path, found, options)
     if importlib.util.find_spec("openvino") is not None:
         return open_by_openvino(path, options)
     msg = (

@@ -18,7 +18,13 @@ from headrace.runtimes.file_bytes import (
     signed,
     text,
 )
-from headrace.runtimes.savedmodel_graph import Graph, check_calls, read_graph, unsafe_operators
+from headrace.runtimes.savedmodel_graph import (
+    Graph,
+    assigning_operators,
+    check_calls,
+    read_graph,
+    unsafe_operators,
+)
 from headrace.runtimes.savedmodel_variables import INDEX, check_variables
 from headrace.runtimes.tabular import read_head, refuse
 
@@ -64,11 +70,16 @@ class Named:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedModelFile:
-    """The signature of a SavedModel, and the operators for which it needs an explicit allow."""
+    """The signature of a SavedModel.
+
+    `unsafe`: the operators for which it needs an explicit allow. `assigns`: those by which one
+    request may reach another.
+    """
 
     inputs: tuple[Named, ...]
     outputs: tuple[Named, ...]
     unsafe: tuple[str, ...]
+    assigns: tuple[str, ...]
 
     def specs(self, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         """The signature as callers see it.
@@ -115,9 +126,13 @@ def read_savedmodel(path: Path) -> SavedModelFile:
         inputs, outputs = _signature(meta)
     except (BrokenFileError, OSError) as error:
         raise refuse(path, f"{FILE} {error}") from error
-    served = [one.tensor for one in (*inputs, *outputs)] + meta.started
-    unsafe = unsafe_operators(meta.graph, served, meta.stored)
-    return SavedModelFile(inputs=inputs, outputs=outputs, unsafe=tuple(unsafe))
+    served = [one.tensor for one in (*inputs, *outputs)]
+    return SavedModelFile(
+        inputs=inputs,
+        outputs=outputs,
+        unsafe=tuple(unsafe_operators(meta.graph, served + meta.started, meta.stored)),
+        assigns=tuple(assigning_operators(meta.graph, served)),
+    )
 
 
 def _check_files(path: Path) -> None:

@@ -34,6 +34,11 @@ _CHECKPOINT: Final = frozenset(
     {"Save", "SaveV2", "SaveSlices", "MergeV2Checkpoints", "Restore", "RestoreV2", "RestoreSlice"}
 )
 """What every SavedModel has to store and read its variables; unsafe where requests reach it."""
+_ASSIGNS: Final = re.compile(
+    r"^(Assign|Resource(Scatter|Apply|Sparse|Strided)|LookupTable(Insert|Import|Remove)|Scatter(?!Nd$)"
+    r"|Queue(En|De)queue|Stage$|Unstage$|MutableHash)"
+)
+"""What a run may leave for the next one."""
 _MOST_NODES: Final = 500_000
 _MOST_EXPANDED: Final = 20_000_000
 _MOST_DEPTH: Final = 200
@@ -81,6 +86,15 @@ def unsafe_operators(graph: Graph, served: Iterable[str], stored: Iterable[str])
             key = (kind, name)
             if key in by_requests or key not in by_storing:
                 found |= body.operators & _CHECKPOINT
+    return sorted(found)
+
+
+def assigning_operators(graph: Graph, served: Iterable[str]) -> list[str]:
+    """The operators by which a request may leave something for the next one."""
+    found: set[str] = set()
+    for kind, name in _reached(graph, served):
+        body = (graph.nodes if kind == "node" else graph.functions)[name]
+        found.update(operator for operator in body.operators if _ASSIGNS.search(operator))
     return sorted(found)
 
 

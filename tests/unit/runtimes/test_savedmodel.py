@@ -176,6 +176,28 @@ def test_storing_that_nothing_asks_for_is_not_trusted(tmp_path: Path) -> None:
     assert read_savedmodel(path).unsafe == ("SaveV2",)
 
 
+@pytest.mark.parametrize(
+    ("operator", "found"),
+    [
+        ("AssignVariableOp", ("AssignVariableOp",)),
+        ("ResourceScatterUpdate", ("ResourceScatterUpdate",)),
+        ("QueueEnqueueV2", ("QueueEnqueueV2",)),
+        ("ReadVariableOp", ()),
+        ("ScatterNd", ()),
+        ("TensorArrayWriteV3", ()),
+    ],
+)
+def test_a_state_is_told_where_requests_reach_it(
+    operator: str, found: tuple[str, ...], tmp_path: Path
+) -> None:
+    inner = [function("f", node("a", operator))]
+    unreached = graph([*PERCEPTRON, node("lone", "f")], inner)
+    reached = graph([*PERCEPTRON[:3], node("soft", "f", "sum")], inner)
+
+    assert read_savedmodel(write(tmp_path / "a", unreached)).assigns == ()
+    assert read_savedmodel(write(tmp_path / "b", reached)).assigns == found
+
+
 @pytest.mark.usefixtures("by_openvino")
 def test_a_graph_that_reads_files_needs_the_allow(tmp_path: Path) -> None:
     path = write(tmp_path, graph([*PERCEPTRON, node("lone", "ReadFile")]))

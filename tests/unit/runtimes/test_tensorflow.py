@@ -138,6 +138,21 @@ def test_a_graph_that_reads_files_runs_only_where_code_is_allowed(tmp_path: Path
     assert answer["content"].item() == b"42"
 
 
+def test_a_state_that_callers_share_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tf: Any = tensorflow()
+    module = tf.Module()
+    module.seen = tf.Variable(0.0)
+    module.serve = tf.function(
+        lambda x: {"seen": module.seen.assign_add(tf.reduce_sum(x))},
+        input_signature=[tf.TensorSpec([None], tf.float32, name="x")],
+    )
+    load_model(saved(tmp_path, module, module.serve)).close()
+
+    assert "keeps a state that all callers share (AssignAddVariableOp)" in caplog.text
+
+
 def test_what_fails_in_the_graph_is_the_models_failure(tmp_path: Path) -> None:
     tf: Any = tensorflow()
     module = tf.Module()
