@@ -8,7 +8,6 @@ from typing import Final
 
 from headrace.advise.inventory_archive import MAGIC as ZIP
 from headrace.advise.inventory_archive import archive_details, archive_format
-from headrace.advise.inventory_bytes import BrokenFileError, Source
 from headrace.advise.inventory_model import Details, Format, Trouble, problem
 from headrace.advise.inventory_onnx import looks_like_onnx, onnx_details
 from headrace.advise.inventory_pickle import (
@@ -35,6 +34,7 @@ from headrace.advise.inventory_weights import (
     safetensors_details,
 )
 from headrace.advise.inventory_xml import openvino_details, xml_root
+from headrace.runtimes.file_bytes import BrokenFileError, Source
 
 SAVED_MODEL: Final = "saved_model.pb"
 PYTHON_FILE: Final = "model.py"

@@ -14,9 +14,9 @@ from typing import Final
 
 import msgspec
 
-from headrace.advise.inventory_bytes import BrokenFileError, Source
 from headrace.advise.inventory_model import Details, Format, Problem, Trouble, problem
 from headrace.advise.inventory_pickle import Opcodes, pickle_details, pickle_problems, read_opcodes
+from headrace.runtimes.file_bytes import BrokenFileError, Source
 
 MAGIC: Final = b"PK\x03\x04"
 _MOST_DIRECTORY: Final = 32 << 20

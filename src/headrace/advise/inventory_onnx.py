@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from headrace.advise.inventory_bytes import Field, Source, fields, inside, numbers, signed, text
 from headrace.advise.inventory_model import Details, Problem, TensorInfo, Trouble, bits_of, problem
+from headrace.runtimes.file_bytes import Field, Source, fields, inside, numbers, signed, text
 
 _KNOWN_DOMAINS: Final = frozenset(
     {

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from headrace.advise.inventory_bytes import Source
 from headrace.advise.inventory_model import Details, Format, Problem, Trouble, problem
+from headrace.runtimes.file_bytes import Source
 
 _MOST_BYTES: Final = 8 << 20
 _MOST_MEMORY: Final = 128 << 20  # a header may ask for gigabytes

@@ -4,7 +4,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from headrace.advise.inventory_bytes import (
+from headrace.advise.inventory_model import Details, Problem, TensorInfo, Trouble, problem
+from headrace.runtimes.file_bytes import (
     BrokenFileError,
     Field,
     Source,
@@ -13,7 +14,8 @@ from headrace.advise.inventory_bytes import (
     signed,
     text,
 )
-from headrace.advise.inventory_model import Details, Problem, TensorInfo, Trouble, problem
+from headrace.runtimes.savedmodel_file import variables_problem
+from headrace.runtimes.savedmodel_graph import unsafe_in
 
 _TYPES: Final = {
     1: "FP32",
@@ -50,7 +52,6 @@ _LITE_TYPES: Final = {
     18: "BF16",
 }
 _CODE: Final = frozenset({"PyFunc", "EagerPyFunc", "PyFuncStateless"})
-_FILES: Final = frozenset({"ReadFile", "WriteFile", "MatchingFiles"})
 _MOST_NODES: Final = 500_000
 _MOST_TABLES: Final = 200_000
 _MOST_SHOWN: Final = 64
@@ -115,32 +116,20 @@ def _operator(source: Source, node: Field) -> str:
 
 def _graph_problems(operators: Counter[str]) -> list[Problem]:
     code = sorted(_CODE & operators.keys())
-    files = sorted(_FILES & operators.keys())
+    files = [name for name in unsafe_in(operators) if name not in _CODE]
     found = []
     if code:
         message = f"its graph calls Python: {', '.join(code)}"
         found.append(problem(Trouble.RUNS_CODE, message))
     if files:
-        message = f"its graph reads or writes files: {', '.join(files)}"
+        message = f"its graph reaches for files or the network: {', '.join(files[:8])}"
         found.append(problem(Trouble.DANGEROUS_CODE, message))
     return found
 
 
 def _variable_problems(folder: Path) -> list[Problem]:
-    variables = folder / "variables"
-    if not variables.is_dir():
-        return []
-    names = sorted(entry.name for entry in variables.iterdir())
-    has_index = "variables.index" in names
-    shards = [name for name in names if name.startswith("variables.data-")]
-    if has_index != bool(shards):
-        lacking = "variables.index" if shards else "variables.data-*"
-        return [problem(Trouble.MISSING_PART, f"variables/{lacking} is not there")]
-    totals = {name.rpartition("-of-")[2] for name in shards}
-    if len(totals) == 1 and (total := totals.pop()).isdigit() and int(total) != len(shards):
-        message = f"{len(shards)} of {int(total)} files of its variables are there"
-        return [problem(Trouble.MISSING_PART, message)]
-    return []
+    lacking = variables_problem(folder / "variables")
+    return [problem(Trouble.MISSING_PART, lacking)] if lacking else []
 
 
 def _signature(

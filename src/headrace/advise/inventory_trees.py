@@ -5,7 +5,6 @@ from typing import Final
 
 import msgspec
 
-from headrace.advise.inventory_bytes import BrokenFileError, Source
 from headrace.advise.inventory_model import (
     Details,
     Format,
@@ -14,6 +13,7 @@ from headrace.advise.inventory_model import (
     Trouble,
     problem,
 )
+from headrace.runtimes.file_bytes import BrokenFileError, Source
 
 _MOST_JSON: Final = 256 << 20
 _CHUNK: Final = 1 << 16

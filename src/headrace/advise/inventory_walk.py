@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from headrace.advise.inventory import PYTHON_FILE, SAVED_MODEL, SUFFIXES, examine
-from headrace.advise.inventory_bytes import BrokenFileError, Source
 from headrace.advise.inventory_model import Asset, Details, Format, Problem, Trouble, problem
 from headrace.core import HeadraceError, InvalidArgumentError
 from headrace.registry import read_content
+from headrace.runtimes.file_bytes import BrokenFileError, Source
 
 _IGNORED: Final = frozenset({"__pycache__", ".git", ".hg", ".venv", "node_modules", ".DS_Store"})
 _MOST_ENTRIES: Final = 500_000

@@ -5,8 +5,8 @@ from typing import Final
 
 import msgspec
 
-from headrace.advise.inventory_bytes import BrokenFileError, Source
 from headrace.advise.inventory_model import Details, Trouble, bits_of, problem
+from headrace.runtimes.file_bytes import BrokenFileError, Source
 
 _MOST_HEADER: Final = 64 << 20
 _MOST_TENSORS: Final = 200_000

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final
 from xml.parsers import expat
 
-from headrace.advise.inventory_bytes import BrokenFileError, Source
 from headrace.advise.inventory_model import Details, Problem, TensorInfo, Trouble, problem
+from headrace.runtimes.file_bytes import BrokenFileError, Source
 
 _MOST_XML: Final = 256 << 20
 _CHUNK: Final = 1 << 16

@@ -112,12 +112,12 @@ def serve(
 def _refuse_code(model: str, settings: "ReplicaSettings") -> None:
     """Raise CodeNotAllowedError if loading the model would run code of its author's."""
     from headrace.core import CodeNotAllowedError
-    from headrace.runtimes import detect_runtime, get_runtime, runs_code
+    from headrace.runtimes import code_of_model, detect_runtime, get_runtime, runs_code
 
     path = Path(settings.path)
     runtime = get_runtime(settings.runtime) if settings.runtime else detect_runtime(path)
     if runs_code(runtime, path):
-        raise CodeNotAllowedError(model, runtime.name)
+        raise CodeNotAllowedError(model, runtime.name, code_of_model(runtime, path))
 
 
 def replica_settings(

@@ -151,7 +151,7 @@ class InspectApart:
 
 def _error(path: Path, result: TrialResult) -> HeadraceError:
     if result.needs_code:
-        return CodeNotAllowedError(str(path), result.needs_code)
+        return CodeNotAllowedError(str(path), result.needs_code, result.why_code)
     match result.code:
         case Code.FAILED_PRECONDITION:
             return FailedPreconditionError(result.error)

@@ -170,16 +170,22 @@ class UnsupportedModelError(InvalidArgumentError):
 
 
 class CodeNotAllowedError(FailedPreconditionError):
-    """The model is of a format that runs its author's code, and nobody allowed that."""
+    """The model runs its author's code, by its format or by what is in it, and nobody allowed that.
 
-    def __init__(self, what: str, runtime: str) -> None:
+    `reason`: what is in it; empty if all models of its runtime run code.
+    """
+
+    def __init__(self, what: str, runtime: str, reason: str = "") -> None:
+        why = (
+            reason or f"a model of runtime '{runtime}' runs its author's code wherever it is loaded"
+        )
         super().__init__(
-            f"{what}: a model of runtime '{runtime}' runs its author's code wherever it is loaded; "
-            "if you trust the author, say so: `allow_code: true` at the endpoint in the spec, "
-            "`--allow-code` on the command line"
+            f"{what}: {why}; if you trust the author, say so: `allow_code: true` at the endpoint "
+            "in the spec, `--allow-code` on the command line"
         )
         self.what = what
         self.runtime = runtime
+        self.reason = reason
 
 
 class NotSignedError(FailedPreconditionError):

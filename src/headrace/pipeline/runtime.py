@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Final
 
-from headrace.core import ModelSignature
 from headrace.runtimes import LoadOptions, Model
 
 FILE_NAME: Final = "pipeline.yaml"
@@ -22,19 +21,12 @@ class PipelineRuntime:
         """Whether it is a directory with `pipeline.yaml`."""
         return path.is_dir() and (path / FILE_NAME).is_file()
 
-    def runs_code_of(self, path: Path) -> bool:
-        """Whether a step of this pipeline runs code of its author's."""
+    def code_in(self, path: Path) -> str:
+        """Which step of this pipeline runs code of its author's; empty if none does."""
         from headrace.pipeline.build import code_steps  # noqa: PLC0415  # see above
 
-        return next(iter(code_steps(path)), None) is not None
-
-    def inspect(self, path: Path) -> ModelSignature:
-        """Open all steps, which proves that they load and fit together."""
-        pipeline = self.load(path, LoadOptions())
-        try:
-            return pipeline.signature
-        finally:
-            pipeline.close()
+        step = next(iter(code_steps(path)), "")
+        return step and f"{step} runs code of its author's"
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Open all steps."""

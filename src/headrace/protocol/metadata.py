@@ -32,8 +32,12 @@ EXTENSIONS: Final = (
 )
 """Those that are implemented: perf_analyzer and others read the list and rely on it."""
 
-_PLATFORMS: Final = {"onnx": "onnxruntime_onnx", "torchscript": "pytorch_libtorch"}
-_BACKENDS: Final = {"onnx": "onnxruntime", "torchscript": "pytorch"}
+_PLATFORMS: Final = {
+    "onnx": "onnxruntime_onnx",
+    "savedmodel": "tensorflow_savedmodel",
+    "torchscript": "pytorch_libtorch",
+}
+_BACKENDS: Final = {"onnx": "onnxruntime", "savedmodel": "tensorflow", "torchscript": "pytorch"}
 _MICROSECONDS: Final = 1_000_000
 
 

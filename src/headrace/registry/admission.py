@@ -27,7 +27,7 @@ def inspect_staged(
     try:
         return inspect(staged, runtime, allow_code=allow_code)
     except CodeNotAllowedError as error:
-        raise CodeNotAllowedError(str(path), error.runtime) from error
+        raise CodeNotAllowedError(str(path), error.runtime, error.reason) from error
     except (UnsupportedModelError, FailedPreconditionError) as error:
         # Whoever inspects it may have been told where it is from the root.
         message = str(error).replace(str(staged.absolute()), str(path))

@@ -1,7 +1,7 @@
 """Open a directory of models as Triton lays it out: `MODEL/VERSION/model.onnx`.
 
-Versions keep their numbers. Of `config.pbtxt` the fields that can be honoured are read: the maximum
-batch size and the file of class names; the rest is ignored, with a warning.
+Versions keep their numbers. Of `config.pbtxt` the fields that can be honoured are read: platform or
+backend, the maximum batch size and the file of class names; the rest is ignored, with a warning.
 """
 
 import logging
@@ -27,7 +27,16 @@ _FIELD: Final = re.compile(r'\b(name|label_filename)\s*:\s*"([^"]+)"')
 _OUTPUT_BLOCK: Final = re.compile(
     r"\boutput\s*:?\s*(?:\[(.*?)\]\s*(?=\n\S|\Z)|\{(.*?)\})", re.DOTALL
 )
-_DEFAULT_NAMES: Final = ("model.onnx", "model.py")
+_DEFAULT_NAMES: Final = ("model.onnx", "model.py", "model.savedmodel")
+_RUNNER: Final = re.compile(r'^\s*(platform|backend)\s*:\s*"([^"]+)"', re.MULTILINE)
+_RUNTIMES: Final = {
+    "onnxruntime": "onnx",
+    "onnxruntime_onnx": "onnx",
+    "openvino": "openvino",
+    "tensorflow": "savedmodel",
+    "tensorflow_savedmodel": "savedmodel",
+}
+"""By Triton's name for what runs a model; what is not here is told by its files."""
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +66,7 @@ class _Config:
 
     max_batch_size: int | None = None
     filename: str = ""
+    runtime: str = ""
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -115,7 +125,7 @@ def _read_version(
     runtime, signature, runs_code = "", None, False
     if not reason and inspect is not None:
         try:
-            runtime, signature, runs_code, _ = inspect(path, "", allow_code=allow_code)
+            runtime, signature, runs_code, _ = inspect(path, config.runtime, allow_code=allow_code)
         except HeadraceError as error:
             reason = str(error)
     return FoundModel(
@@ -134,6 +144,9 @@ def _read_version(
 def _model_path(directory: Path, config: _Config) -> Path:
     """The model's own file if nothing lies beside it, else the directory with its other files."""
     names = [config.filename] if config.filename else _DEFAULT_NAMES
+    folders = [directory / name for name in names if (directory / name).is_dir()]
+    if len(folders) == 1:
+        return folders[0]
     files = [entry for entry in directory.iterdir() if not entry.name.startswith(".")]
     if len(files) == 1 and (files[0].name in names or files[0].is_file()):
         return files[0]
@@ -158,14 +171,16 @@ def _read_config(model: Path) -> _Config:
     text = re.sub(r"#.*", "", text)
     size = _MAX_BATCH_SIZE.search(text)
     filename = _DEFAULT_FILENAME.search(text)
+    runtimes = {_RUNTIMES[name] for _, name in _RUNNER.findall(text) if name in _RUNTIMES}
     _log.warning(
-        "%s: only max_batch_size, default_model_filename and label_filename are read; inputs and "
-        "outputs come from the model itself, if it says them",
+        "%s: only platform, backend, max_batch_size, default_model_filename and label_filename are "
+        "read; inputs and outputs come from the model itself, if it says them",
         file,
     )
     return _Config(
         max_batch_size=int(size[1]) if size else None,
         filename=filename[1] if filename else "",
+        runtime=runtimes.pop() if len(runtimes) == 1 else "",
         labels=_read_labels(model, text),
     )
 

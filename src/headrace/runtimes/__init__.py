@@ -18,6 +18,7 @@ from headrace.runtimes.padding import (
 )
 from headrace.runtimes.plugins import (
     ENTRY_POINT_GROUP,
+    code_of_model,
     detect_runtime,
     get_runtime,
     inspect_model,
@@ -39,6 +40,7 @@ __all__ = [
     "PythonModel",
     "Runtime",
     "VerifiedPadding",
+    "code_of_model",
     "detect_runtime",
     "difference_ratio",
     "find_padding",

@@ -79,14 +79,14 @@ class Runtime(Protocol):
     packages as they are imported, and `extra`, the one of Headrace's that brings them. Neither
     importing nor `recognises` may need them, so that a model is told apart from an unknown file.
     One whose models say themselves what they are, by a file in their directory, sets
-    `has_manifest`: no runtime that recognises another file there is asked.
+    `has_manifest`: no runtime that recognises another file there is asked. One of which some models
+    run code, not all, has `code_in(path) -> str`: what in a model is that code, empty for none.
     """
 
     name: str
     runs_code: bool
     """Whether loading or running a model of this format runs code of its author's: it then needs an
-    explicit allow. A runtime that does not say counts as one that does. Where it depends on the
-    model, a method `runs_code_of(path)` beside it decides."""
+    explicit allow. A runtime that does not say counts as one that does."""
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` looks like this format, by its name and first bytes."""

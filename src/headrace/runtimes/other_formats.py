@@ -10,29 +10,28 @@ from typing import Final
 
 _HEAD_BYTES: Final = 512
 _MOST_NAMES: Final = 1000
-_TO_ONNX_TF: Final = (
-    "convert it with `python -m tf2onnx.convert --saved-model DIRECTORY --output model.onnx`"
-)
+_SAVED_MODEL: Final = "export it with `model.export(DIRECTORY)`, and push that directory"
+_NOT_INSIDE: Final = "by its name, but not by its first bytes"
 _TORCH_EXPORT: Final = "export the model to ONNX with torch.onnx.export"
 _BY_SUFFIX: Final = {
     ".bst": ("an XGBoost file of the old binary format", "save it again as .json or .ubj"),
-    ".cbm": ("a CatBoost file by its name, but not by its first bytes", "save it again"),
+    ".cbm": (f"a CatBoost file {_NOT_INSIDE}", "save it again"),
     ".engine": ("a TensorRT engine, which fits one GPU and version only", "push its ONNX file"),
     ".ggml": ("a GGML file", "serve it with llama.cpp and name that server as an `upstream`"),
-    ".h5": ("a Keras file", f"export it with `model.export(DIRECTORY)`, then {_TO_ONNX_TF}"),
-    ".hdf5": ("a Keras file", f"export it with `model.export(DIRECTORY)`, then {_TO_ONNX_TF}"),
-    ".keras": ("a Keras file", f"export it with `model.export(DIRECTORY)`, then {_TO_ONNX_TF}"),
+    ".h5": ("a Keras file", _SAVED_MODEL),
+    ".hdf5": ("a Keras file", _SAVED_MODEL),
+    ".keras": ("a Keras file", _SAVED_MODEL),
     ".mlmodel": ("a Core ML model, which runs on Apple's systems only", "export to ONNX instead"),
     ".mlpackage": ("a Core ML model, which runs on Apple's systems only", "export to ONNX instead"),
-    ".pb": ("a TensorFlow graph", "push its SavedModel directory, or convert that to ONNX"),
-    ".pdmodel": ("a PaddlePaddle model", "convert it to ONNX with paddle2onnx"),
+    ".pb": ("a TensorFlow graph", "push the SavedModel directory that it lies in"),
+    ".pdmodel": ("a PaddlePaddle model", "name what runs it: `--runtime openvino`"),
     ".plan": ("a TensorRT engine, which fits one GPU and version only", "push its ONNX file"),
     ".pmml": ("a PMML file", "export the model to ONNX from the library that trained it"),
-    ".pt2": ("a PyTorch program of torch.export", _TORCH_EXPORT),
+    ".pt2": (f"a PyTorch program {_NOT_INSIDE}", "save it again with torch.export.save"),
     ".rds": ("an object of R", "export the model to ONNX, or save XGBoost's as .json"),
     ".safetensors": ("weights without the model that they belong to", _TORCH_EXPORT),
-    ".tflite": ("a TensorFlow Lite model", "convert it to ONNX with tf2onnx (--tflite)"),
-    ".xml": ("an OpenVINO model, perhaps", "install a runtime for it, or export it to ONNX"),
+    ".tflite": (f"a TensorFlow Lite file {_NOT_INSIDE}", "convert it again"),
+    ".xml": (f"an OpenVINO file {_NOT_INSIDE}", "save it again with openvino.save_model"),
 }
 _BY_HEAD: Final = (
     (b"version https://git-lfs", "a Git LFS pointer, not the model", "run `git lfs pull`"),
@@ -48,7 +47,7 @@ _BY_HEAD: Final = (
     (b"binf", "an XGBoost file of the old binary format", "save it again as .json or .ubj"),
 )
 _IN_DIRECTORIES: Final = (
-    ("saved_model.pb", "a TensorFlow SavedModel", _TO_ONNX_TF),
+    ("saved_model.pb", f"a SavedModel {_NOT_INSIDE}", _SAVED_MODEL),
     ("MLmodel", "an MLflow folder", "push the model file in it"),
     ("model_index.json", "a diffusers pipeline", "export its parts to ONNX with optimum"),
     (
@@ -56,7 +55,7 @@ _IN_DIRECTORIES: Final = (
         "a Hugging Face folder",
         "export it with `optimum-cli export onnx --model DIRECTORY OUT` and push what that writes",
     ),
-    ("metadata.json", "a Keras folder", f"export it with `model.export(...)`, then {_TO_ONNX_TF}"),
+    ("metadata.json", "a Keras folder", _SAVED_MODEL),
     ("config.pbtxt", "a model of a Triton repository", "push the file in its version's folder"),
 )
 
@@ -84,8 +83,6 @@ def _file(path: Path) -> tuple[str, str] | None:
     for magic, what, advice in _BY_HEAD:
         if head.startswith(magic):
             return what, advice
-    if head[4:8] == b"TFL3":
-        return _BY_SUFFIX[".tflite"]
     if head.startswith(b"PK\x03\x04"):
         return _archive(path)
     return _BY_SUFFIX.get(path.suffix.lower())
@@ -100,10 +97,8 @@ def _archive(path: Path) -> tuple[str, str] | None:
     ends = {name.rpartition("/")[2] for name in names}
     if "model.weights.h5" in ends:
         return _BY_SUFFIX[".keras"]
-    if "serialized_exported_program.json" in ends or path.suffix == ".pt2":
+    if path.suffix == ".pt2":
         return _BY_SUFFIX[".pt2"]
-    if "constants.pkl" in ends:
-        return "a TorchScript archive", _TORCH_EXPORT
     if {"model.ini"} <= ends:
         return "an H2O MOJO", "export the model to ONNX, or serve it with H2O as an `upstream`"
     return "an archive", "unpack it and push the directory"

@@ -135,7 +135,7 @@ def inspect_model(path: Path, runtime: str = "", *, allow_code: bool = False) ->
     plugin = _choose(path, runtime)
     has_code = runs_code(plugin, path)
     if has_code and not allow_code:
-        raise CodeNotAllowedError(str(path), plugin.name)
+        raise CodeNotAllowedError(str(path), plugin.name, code_of_model(plugin, path))
     check_libraries(plugin, path)
     if not has_code and (reason := code_in(path)):
         # It may lie there unused, but nobody who takes the model elsewhere would know.
@@ -170,12 +170,22 @@ def runs_code(runtime: Runtime, path: Path) -> bool:
     """Whether the model at `path` runs its author's code; a plug-in that is silent does.
 
     Raises:
-        UnsupportedModelError: It cannot be told, as the model is of several parts and one is wrong.
+        UnsupportedModelError: It cannot be told, as the model is damaged.
     """
-    of_path = getattr(runtime, "runs_code_of", None)
-    if of_path is not None:
-        return bool(of_path(path))
-    return getattr(runtime, "runs_code", True) is not False
+    return getattr(runtime, "runs_code", True) is not False or bool(code_of_model(runtime, path))
+
+
+def code_of_model(runtime: Runtime, path: Path) -> str:
+    """What in this one model is code of its author's, where not all of its format are; else empty.
+
+    Raises:
+        UnsupportedModelError: The model is damaged.
+    """
+    look = getattr(runtime, "code_in", None)
+    if look is None or getattr(runtime, "runs_code", True) is not False:
+        return ""
+    found: str = look(path)
+    return found
 
 
 def _choose(path: Path, runtime: str) -> Runtime:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from headrace.core import VARIABLE, Datatype, ModelSignature, RuntimeFailedError, TensorSpec
+from headrace.core import VARIABLE, Datatype, RuntimeFailedError, TensorSpec
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.tabular import refuse
 from headrace.runtimes.torch_archive import (
@@ -42,16 +42,12 @@ class TorchExportRuntime:
 
     name = "torch_export"
     runs_code = True
+    libraries = ("torch",)
+    extra = "torch"
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` looks like an exported program, by the names in the archive."""
         return find_torch_file(path, Kind.PROGRAM) is not None
-
-    def inspect(self, path: Path) -> ModelSignature:
-        """Read the signature and prove that the program loads and answers."""
-        model = _open(path, LoadOptions(device="cpu"))
-        model.close()
-        return model.signature
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the program; on CUDA if it is there and `options` allows it."""

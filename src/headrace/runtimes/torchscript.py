@@ -57,16 +57,12 @@ class TorchScriptRuntime:
 
     name = "torchscript"
     runs_code = True
+    libraries = ("torch",)
+    extra = "torch"
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` looks like TorchScript, by the names in the archive."""
         return find_torch_file(path, Kind.SCRIPT) is not None
-
-    def inspect(self, path: Path) -> ModelSignature:
-        """Read the signature and prove that the module loads and answers. Runs its code."""
-        model = _open(path, LoadOptions(device="cpu"))
-        model.close()
-        return model.signature
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the module; on CUDA if it is there and `options` allows it. Runs its code."""

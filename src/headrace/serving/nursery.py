@@ -165,7 +165,9 @@ def _be_trial(request: TrialRequest, answer: int) -> NoReturn:
         resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
         result = _tried(request)
     except CodeNotAllowedError as error:
-        result = TrialResult(error=str(error), needs_code=error.runtime)
+        result = TrialResult(
+            error=str(error), needs_code=error.runtime, why_code=error.reason[:_MAX_ERROR]
+        )
     except HeadraceError as error:
         result = TrialResult(error=str(error)[:_MAX_ERROR], code=error.code)
     except MemoryError as error:

@@ -50,12 +50,13 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
     """`error` is empty if it went well; `code` is then no error's.
 
     `size_bytes` is what the process grew by. `needs_code`: the runtime that would have run code of
-    the model's author, which was not allowed.
+    the model's author, which was not allowed; `why_code`: what in the model is that code.
     """
 
     error: str = ""
     code: str = ""
     needs_code: str = ""
+    why_code: str = ""
     size_bytes: int = 0
     inspected: Inspected | None = None
 

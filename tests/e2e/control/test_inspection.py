@@ -13,6 +13,7 @@ from headrace.control.sandbox import Abilities, Sandbox
 from headrace.core import CodeNotAllowedError, InvalidArgumentError, UnsupportedModelError
 from headrace.registry import Registry
 from headrace.testing import models
+from tests import savedmodels
 from tests.e2e.control.test_sandbox import needs_namespaces
 
 pytestmark = pytest.mark.e2e
@@ -61,6 +62,16 @@ def test_code_runs_only_where_that_is_allowed(inspect: InspectApart, folder: Pat
         inspect(path)
     with pytest.raises(UnsupportedModelError, match="it ran"):
         inspect(path, allow_code=True)
+
+
+def test_a_graph_that_reads_files_is_named_by_its_operators(
+    inspect: InspectApart, folder: Path
+) -> None:
+    nodes = [*savedmodels.PERCEPTRON, savedmodels.node("lone", "ReadFile")]
+    path = savedmodels.write(folder / "reads", savedmodels.graph(nodes))
+
+    with pytest.raises(CodeNotAllowedError, match=r"reads: its graph .*\(ReadFile\); if you"):
+        inspect(path)
 
 
 @needs_namespaces

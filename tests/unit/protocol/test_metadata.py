@@ -41,6 +41,8 @@ def test_a_model_is_described_as_the_protocol_says() -> None:
         ],
     }
     assert model_metadata("m", ["1"], ROW, runtime="python")["platform"] == "python"
+    saved = model_metadata("m", ["1"], ROW, runtime="savedmodel")
+    assert saved["platform"] == "tensorflow_savedmodel"
 
 
 def test_a_config_leaves_out_the_batch_axis() -> None:

@@ -132,3 +132,42 @@ def test_a_model_that_runs_code_is_no_model_until_that_is_allowed(tmp_path: Path
 
     assert "`allow_code: true`" in refused.reason
     assert (allowed.reason, allowed.runs_code) == ("", True)
+
+
+@pytest.mark.parametrize(
+    ("config", "runtime"),
+    [
+        ('platform: "tensorflow_savedmodel"', "savedmodel"),
+        ('backend: "tensorflow"\nplatform: "tensorflow_savedmodel"', "savedmodel"),
+        ('backend: "openvino"', "openvino"),
+        ('platform: "onnxruntime_onnx"', "onnx"),
+        ('backend: "dali"', ""),
+        ('backend: "openvino"\nplatform: "onnxruntime_onnx"', ""),
+        ('#backend: "openvino"', ""),
+    ],
+)
+def test_what_triton_ran_a_model_with_chooses_the_runtime(
+    config: str, runtime: str, tmp_path: Path
+) -> None:
+    put(tmp_path / "a" / "1" / "model.onnx")
+    put(tmp_path / "a" / "config.pbtxt", config)
+    asked: list[str] = []
+
+    def look(path: Path, runtime: str = "", *, allow_code: bool = False) -> Inspected:
+        asked.append(runtime)
+        return inspect(path, allow_code=allow_code)
+
+    open_repository(tmp_path, look)
+    assert asked == [runtime]
+
+
+def test_a_savedmodel_is_the_directory_that_triton_names_so(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "1" / "model.savedmodel" / "saved_model.pb")
+    put(tmp_path / "b" / "1" / "model.savedmodel" / "saved_model.pb")
+    put(tmp_path / "b" / "1" / "notes.txt")
+    put(tmp_path / "c" / "1" / "mine" / "saved_model.pb")
+    put(tmp_path / "c" / "config.pbtxt", 'default_model_filename: "mine"')
+
+    assert [model.path.name for model in open_repository(tmp_path)] == [
+        *("model.savedmodel", "model.savedmodel", "mine")
+    ]

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -9,6 +9,8 @@ from headrace.core import (
     FailedPreconditionError,
     Inspected,
     InvalidArgumentError,
+    ModelSignature,
+    Tensors,
     UnsupportedModelError,
 )
 from headrace.runtimes import (
@@ -44,13 +46,45 @@ class PickyRuntime:
         raise KeyError(msg)
 
 
+class OddRuntime(PickyRuntime):
+    """A third-party runtime of which some models run code."""
+
+    name = "odd"
+    runs_code = False
+
+    def recognises(self, path: Path) -> bool:
+        del path
+        return False
+
+    def code_in(self, path: Path) -> str:
+        return "it has an odd operator" if path.suffix == ".odd" else ""
+
+    def load(self, path: Path, options: LoadOptions) -> Model:
+        del path, options
+        return Nothing()
+
+
+class Nothing:
+    """A model that takes nothing and gives nothing."""
+
+    signature = ModelSignature(inputs=(), outputs=(), batched=False)
+    concurrent = True
+
+    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
+        del inputs, outputs
+        return {}
+
+    def close(self) -> None: ...
+
+
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As if two more packages were installed: one that works and one that is broken."""
     here = EntryPoint("picky", f"{__name__}:PickyRuntime", plugins.ENTRY_POINT_GROUP)
     gone = EntryPoint("gone", "no_such_package:Runtime", plugins.ENTRY_POINT_GROUP)
     real = list(entry_points(group=plugins.ENTRY_POINT_GROUP))
-    monkeypatch.setattr(plugins, "entry_points", lambda **_: [*real, here, gone])
+    odd = EntryPoint("odd", f"{__name__}:OddRuntime", plugins.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(plugins, "entry_points", lambda **_: [*real, here, gone, odd])
     monkeypatch.setattr(EntryPoint, "load", _load_here(EntryPoint.load))
     plugins._entry_points.cache_clear()
     plugins._load.cache_clear()
@@ -61,7 +95,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def _load_here(load: object) -> object:
     # pytest imports test files under names that importlib cannot find again.
-    return lambda entry: PickyRuntime if entry.name == "picky" else load(entry)  # type: ignore[operator]  # the real method
+    ours = {"picky": PickyRuntime, "odd": OddRuntime}
+    return lambda entry: ours.get(entry.name) or load(entry)  # type: ignore[operator]  # the real method
 
 
 def put(path: Path, content: bytes = b"") -> Path:
@@ -161,6 +196,16 @@ def test_a_file_that_would_run_is_not_run_until_that_is_allowed(tmp_path: Path) 
 def test_a_plug_in_that_does_not_say_counts_as_one_that_runs_code(tmp_path: Path) -> None:
     with pytest.raises(CodeNotAllowedError, match="runtime 'picky' runs its author's code"):
         inspect_model(put(tmp_path / "m.picky"))
+
+
+@pytest.mark.usefixtures("installed")
+def test_of_some_formats_only_the_models_with_code_in_them_need_the_allow(tmp_path: Path) -> None:
+    odd = put(tmp_path / "m.odd")
+    with pytest.raises(CodeNotAllowedError, match=r"m\.odd: it has an odd operator; if you trust"):
+        inspect_model(odd, "odd")
+
+    assert inspect_model(odd, "odd", allow_code=True).runs_code
+    assert not inspect_model(put(tmp_path / "m.even"), "odd").runs_code
 
 
 def test_what_is_not_there_or_unknown_is_refused(tmp_path: Path) -> None:

@@ -65,6 +65,13 @@ class Source:
         begin = offset - self._start
         return self._block[begin : begin + size]
 
+    def byte(self, offset: int) -> int:
+        """The byte at a place."""
+        place = offset - self._start
+        if 0 <= place < len(self._block):
+            return self._block[place]
+        return self.read(offset, 1)[0]
+
     def _from_disk(self, offset: int, size: int) -> bytes:
         data = os.pread(self._descriptor, size, offset)
         if len(data) < size:
@@ -104,16 +111,16 @@ def fields(source: Source, start: int = 0, end: int | None = None) -> Iterator[F
         source.fields_left -= 1
         if source.fields_left < 0:
             raise BrokenFileError(f"has more than {_MOST_FIELDS} fields")
-        key, start = _varint(source, start, end)
+        key, start = varint(source, start, end)
         number, kind = key >> 3, key & 7
         value, begin = 0, start
         match kind:
             case 0:
-                value, start = _varint(source, start, end)
+                value, start = varint(source, start, end)
             case 1:
                 start += 8
             case 2:
-                length, begin = _varint(source, start, end)
+                length, begin = varint(source, start, end)
                 start = begin + length
             case 5:
                 start += 4
@@ -146,7 +153,7 @@ def numbers(source: Source, field: Field, limit: int = 64) -> list[int]:
     found: list[int] = []
     start = field.start
     while start < field.end and len(found) < limit:
-        value, start = _varint(source, start, field.end)
+        value, start = varint(source, start, field.end)
         found.append(signed(value))
     return found
 
@@ -157,7 +164,14 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def _varint(source: Source, start: int, end: int) -> tuple[int, int]:
+def varint(source: Source, start: int, end: int) -> tuple[int, int]:
+    """The number of variable length at a place, and where it ends.
+
+    Raises:
+        BrokenFileError: It does not end before `end`.
+    """
+    if start < end and (first := source.byte(start)) < 0x80:  # noqa: PLR2004  # most are one byte
+        return first, start + 1
     data = source.read(start, min(_MOST_VARINT_BYTES, end - start, source.size - start))
     value = 0
     for i, byte in enumerate(data):

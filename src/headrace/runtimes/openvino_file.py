@@ -1,0 +1,219 @@
+"""Which file would OpenVINO read, and may it?
+
+Checked before OpenVINO sees it: weights that lie outside of the `.bin` or the directory, entities
+and nesting without end, lists that cannot be true.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+from xml.parsers import expat
+
+from headrace.runtimes.file_bytes import BrokenFileError, Source, fields, inside
+from headrace.runtimes.onnx_file import find_onnx_file
+from headrace.runtimes.onnx_scan import scan_onnx
+from headrace.runtimes.savedmodel_file import looks_like_savedmodel, read_savedmodel
+from headrace.runtimes.tabular import corrupt, read_head, refuse
+from headrace.runtimes.tflite_file import read_tflite
+
+_HEAD_BYTES: Final = 1024
+_IR: Final = re.compile(
+    rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*\?>\s*)?(<!--.*?-->\s*)*<net[\s>]", re.DOTALL
+)
+_MOST_XML_BYTES: Final = 512 << 20
+_CHUNK_BYTES: Final = 1 << 16
+_MOST_DEPTH: Final = 64
+_MOST_LAYERS: Final = 2_000_000
+_OLDEST_VERSION: Final = 10
+"""Of the IR: OpenVINO 2020.1 wrote the first that this one reads."""
+_MAX_ELEMENTS: Final = 1 << 40
+_BITS: Final = {"boolean": 8, "bf16": 16, "nf4": 4, "string": 8, "f8e4m3": 8, "f8e5m2": 8}
+
+
+class Kind(StrEnum):
+    """What OpenVINO reads."""
+
+    IR = ".xml"
+    ONNX = ".onnx"
+    PADDLE = ".pdmodel"
+    TFLITE = ".tflite"
+    SAVEDMODEL = "saved_model.pb"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenvinoFile:
+    """What to hand to OpenVINO."""
+
+    kind: Kind
+    path: Path
+
+
+def looks_like_openvino(path: Path) -> bool:
+    """Whether `path` is an IR, or a directory with exactly one; no other format is claimed."""
+    if path.is_dir():
+        found = [file for file in _entries(path, {Kind.IR.value}) if _begins_like_ir(file)]
+        return len(found) == 1 and not (path / "model.py").exists()
+    return path.suffix.lower() == Kind.IR and _begins_like_ir(path)
+
+
+def find_openvino_file(path: Path) -> OpenvinoFile:
+    """The model at `path`, checked.
+
+    Raises:
+        UnsupportedModelError: There is none, or several, or it is damaged.
+    """
+    if looks_like_savedmodel(path):
+        read_savedmodel(path)
+        return OpenvinoFile(kind=Kind.SAVEDMODEL, path=path)
+    file = _only_file(path) if path.is_dir() else path
+    if not file.is_file():
+        raise refuse(file, "no such file")
+    match file.suffix.lower():
+        case Kind.IR.value:
+            _check_ir(file)
+        case Kind.ONNX.value:
+            scan_onnx(find_onnx_file(file))
+        case Kind.PADDLE.value:
+            _check_paddle(file)
+        case Kind.TFLITE.value:
+            read_tflite(file)
+        case _:
+            raise refuse(file, f"is none of what OpenVINO reads ({', '.join(Kind)})")
+    return OpenvinoFile(kind=Kind(file.suffix.lower()), path=file)
+
+
+def _entries(directory: Path, suffixes: set[str]) -> list[Path]:
+    return sorted(
+        file
+        for file in directory.iterdir()
+        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
+    )
+
+
+def _begins_like_ir(file: Path) -> bool:
+    return _IR.match(read_head(file, _HEAD_BYTES)) is not None
+
+
+def _only_file(directory: Path) -> Path:
+    found = _entries(directory, {kind.value for kind in Kind})
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(file.name for file in found[:8])
+    have = f"several models ({names})" if found else "no model"
+    raise refuse(directory, f"holds {have} that OpenVINO reads; one is needed")
+
+
+def _check_ir(file: Path) -> None:
+    if not _begins_like_ir(file):
+        raise refuse(file, "is no OpenVINO IR: it does not begin with <net>")
+    if file.stat().st_size > _MOST_XML_BYTES:
+        raise refuse(file, f"is larger than {_MOST_XML_BYTES} bytes")
+    reader = _Ir()
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = reader.start
+    parser.EndElementHandler = reader.end
+    parser.EntityDeclHandler = _no_entities
+    try:
+        with Source(file) as source:
+            for offset in range(0, source.size, _CHUNK_BYTES):
+                size = min(_CHUNK_BYTES, source.size - offset)
+                parser.Parse(source.read(offset, size), False)  # noqa: FBT003  # expat's
+            parser.Parse(b"", True)  # noqa: FBT003  # expat's own signature: the end
+    except expat.ExpatError as error:
+        raise corrupt(file, f"no whole XML ({error})") from error
+    except BrokenFileError as error:
+        raise refuse(file, str(error)) from error
+    _check_weights(file, reader.end_bytes)
+
+
+def _check_weights(file: Path, end: int) -> None:
+    if not end:
+        return
+    weights = file.with_suffix(".bin")
+    if not weights.is_file():
+        msg = f"its weights, {weights.name}, are not beside it; put both files into a directory"
+        raise refuse(file, f"{msg} and name that")
+    if weights.resolve().parent != file.resolve().parent:
+        raise refuse(file, f"its weights, {weights.name}, are a link that leads elsewhere")
+    size = weights.stat().st_size
+    if size < end:
+        raise refuse(file, f"{weights.name} has {size} bytes, and the weights end at {end}")
+
+
+def _check_paddle(file: Path) -> None:
+    """Read the outer two levels of the program: OpenVINO's own reader has no bound."""
+    try:
+        with Source(file) as source:
+            blocks = [one for one in fields(source) if one.number == 1]
+            for block in blocks:
+                for _ in inside(source, block):
+                    pass
+    except (BrokenFileError, OSError) as error:
+        raise refuse(file, f"cannot be read as a Paddle program: {error}") from error
+    if not blocks:
+        raise refuse(file, "is no Paddle program: it has no blocks")
+    weights = file.with_suffix(".pdiparams")
+    if weights.exists() and weights.resolve().parent != file.resolve().parent:
+        raise refuse(file, f"its weights, {weights.name}, are a link that leads elsewhere")
+
+
+def _no_entities(*_: object) -> None:
+    raise BrokenFileError("declares XML entities, which no model needs")
+
+
+class _Ir:
+    """Looks at an IR's elements as they come."""
+
+    def __init__(self) -> None:
+        self.end_bytes = 0
+        self._depth = self._layers = 0
+        self._kind = self._layer = ""
+
+    def start(self, element: str, attributes: dict[str, str]) -> None:
+        self._depth += 1
+        if self._depth > _MOST_DEPTH:
+            raise BrokenFileError(f"nests deeper than {_MOST_DEPTH} elements")
+        if self._depth == 1:
+            _check_version(attributes.get("version", ""))
+        elif element == "layer":
+            self._layers += 1
+            if self._layers > _MOST_LAYERS:
+                raise BrokenFileError(f"has more than {_MOST_LAYERS} layers")
+            self._kind, self._layer = attributes.get("type", ""), attributes.get("name", "")
+        elif element == "data" and self._kind == "Const":
+            self._constant(attributes)
+
+    def end(self, _: str) -> None:
+        self._depth -= 1
+
+    def _constant(self, attributes: dict[str, str]) -> None:
+        what = f"the constant '{self._layer[:100]}'"
+        offset, size = _whole(attributes.get("offset", "")), _whole(attributes.get("size", ""))
+        dims = [_whole(part) for part in attributes.get("shape", "").split(",") if part.strip()]
+        if min([offset, size, *dims]) < 0:
+            raise BrokenFileError(f"is damaged: {what} says no place or shape that can be")
+        elements = math.prod(dims)
+        kind = attributes.get("element_type", "")
+        if elements > _MAX_ELEMENTS or elements * _bits(kind) > 8 * size + 7:
+            raise BrokenFileError(f"{what} declares {elements} elements and has {size} bytes")
+        self.end_bytes = max(self.end_bytes, offset + size)
+
+
+def _check_version(version: str) -> None:
+    if _whole(version) < _OLDEST_VERSION:
+        msg = f"is an IR of version {version[:20] or '?'}; convert the model again with OpenVINO"
+        raise BrokenFileError(f"{msg} 2022 or newer")
+
+
+def _bits(kind: str) -> int:
+    if kind == "string":
+        return 0  # of any length
+    return _BITS.get(kind) or int(re.sub(r"\D", "", kind)[:2] or 0)
+
+
+def _whole(digits: str) -> int:
+    digits = digits.strip()
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 18 else -1  # noqa: PLR2004  # 64 bits

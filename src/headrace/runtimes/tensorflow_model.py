@@ -1,0 +1,106 @@
+"""Run a SavedModel with TensorFlow."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+
+from headrace.core import ModelSignature, RuntimeFailedError, Tensors
+from headrace.runtimes.base import LoadOptions
+from headrace.runtimes.probe import probe_batch
+from headrace.runtimes.savedmodel_file import SERVE, SavedModelFile
+from headrace.runtimes.tabular import import_library, reason_of, refuse
+
+_ERRORS_ONLY: Final = "2"
+_log = logging.getLogger(__name__)
+
+
+class TensorflowModel:
+    """A session with a loaded graph. Thread-safe, as sessions are; they release the GIL."""
+
+    concurrent = True
+
+    def __init__(self, session: Any, found: SavedModelFile, signature: ModelSignature) -> None:  # noqa: ANN401  # ships no types that mypy reads
+        self.signature = signature
+        self._session: Any = session
+        self._inputs = [one.name for one in found.inputs]
+        self._outputs = [one.name for one in found.outputs]
+        # One for all outputs: TensorFlow keeps whatever is made for each choice of them.
+        self._call: Any = session.make_callable(
+            [one.tensor for one in found.outputs], [one.tensor for one in found.inputs]
+        )
+
+    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
+        """Run one batch in the thread of whoever calls."""
+        call = self._call
+        if call is None:
+            msg = "the model is closed"
+            raise RuntimeFailedError(msg)
+        try:
+            values = call(*(inputs[name] for name in self._inputs))
+        except Exception as error:
+            # TensorFlow blames the caller for what fails in the middle of the graph, too.
+            raise RuntimeFailedError(f"the model failed: {reason_of(error)}") from error
+        answers = {
+            name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)
+        }
+        return {name: answers[name] for name in outputs} if outputs else answers
+
+    def close(self) -> None:
+        """Close the session; may be called again."""
+        self._call = None
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+
+def open_tensorflow(path: Path, found: SavedModelFile, options: LoadOptions) -> TensorflowModel:
+    """Load a SavedModel that was read, as TensorFlow Serving does, and try it.
+
+    Keras and `tf.saved_model.load` build Python objects again, which fails for what older versions
+    stored; the graph alone still loads.
+
+    Raises:
+        UnsupportedModelError: TensorFlow refuses it.
+    """
+    inputs, outputs = found.specs(path)
+    library = _import()
+    v1 = library.compat.v1
+    session = v1.Session(graph=library.Graph(), config=_settings(v1, options))
+    try:
+        with session.graph.as_default():
+            v1.saved_model.load(session, [SERVE], str(path))
+        declared = ModelSignature(inputs=inputs, outputs=outputs, batched=False)
+        model = TensorflowModel(session, found, declared)
+    except Exception as error:
+        session.close()
+        raise refuse(path, f"TensorFlow refuses it: {reason_of(error)}") from error
+    probe = probe_batch(model.run, inputs, outputs)
+    if not probe.batched or probe.variable is None:
+        how = "batched" if probe.batched else "unbatched"
+        _log.info("%s is served %s: %s", path.name, how, probe.reason)
+    model.signature = ModelSignature(inputs=inputs, outputs=probe.outputs, batched=probe.batched)
+    return model
+
+
+def _import() -> ModuleType:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _ERRORS_ONLY)  # read once, when it is imported
+    library = import_library("tensorflow", "tensorflow")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it calls its own loader deprecated
+    return library
+
+
+def _settings(v1: Any, options: LoadOptions) -> Any:  # noqa: ANN401  # ships no types that mypy reads
+    settings = v1.ConfigProto(
+        intra_op_parallelism_threads=max(1, options.intra_op_threads),
+        # Below zero, a run stays in its caller's thread: several go on at once anyway.
+        inter_op_parallelism_threads=-1,
+        use_per_session_threads=True,
+    )
+    if options.device == "cpu":
+        settings.device_count["GPU"] = 0
+    return settings
