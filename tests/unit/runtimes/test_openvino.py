@@ -300,6 +300,16 @@ def test_a_directory_needs_one_model(tmp_path: Path) -> None:
         find_openvino_file(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["model.xml", "openvino_model.xml"])
+def test_what_is_called_the_model_is_it(name: str, tmp_path: Path) -> None:
+    path = openvino_models.perceptron(tmp_path)
+    for suffix in (".xml", ".bin"):
+        (tmp_path / name).with_suffix(suffix).write_bytes(path.with_suffix(suffix).read_bytes())
+
+    assert find_openvino_file(tmp_path).path.name == name
+    assert detect_runtime(tmp_path).name == "openvino"
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
     path.write_bytes(b"GGUF")
