@@ -87,6 +87,14 @@ def attention(folder: Path) -> Path:
     return _save(ov, ov.Model([_output(ov, y, "y")], [x], "attention"), folder, "attention")
 
 
+def twice(folder: Path, *sizes: int) -> Path:
+    """x + x of any shape; without sizes, of a constant, and so without an input."""
+    ov: Any = library()
+    x = _input(ov, list(sizes), ov.Type.f32, "x") if sizes else ov.opset13.constant(np.ones(2))
+    model = ov.Model([_output(ov, ov.opset13.add(x, x), "y")], [x] if sizes else [], "twice")
+    return _save(ov, model, folder, "twice")
+
+
 TYPES: Final = ("boolean", "u8", "i8", "i32", "i64", "f16", "f64")
 
 

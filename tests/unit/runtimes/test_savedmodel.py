@@ -89,6 +89,27 @@ def test_what_openvino_cannot_run_says_so(tmp_path: Path) -> None:
         SavedmodelRuntime().load(write(tmp_path, graph(nodes)), LoadOptions())
 
 
+@pytest.mark.usefixtures("by_openvino")
+def test_two_names_of_one_output_need_tensorflow(tmp_path: Path) -> None:
+    same = tensor("soft:0", -1, 3)
+    made = signature({"x": tensor("ask_x:0", -1, 4)}, {"a": same, "b": same})
+    path = write(tmp_path, graph(signatures={"serving_default": made}))
+
+    with pytest.raises(UnsupportedModelError, match=r"lost its outputs b; install headrace\[tens"):
+        load_model(path)
+
+
+@pytest.mark.usefixtures("by_openvino")
+def test_an_input_that_nothing_reads_is_taken(tmp_path: Path) -> None:
+    spare = node("spare", "Placeholder", dtype=number(6, 1), shape=field(7, shape(-1, 4)))
+    asked = {"x": tensor("ask_x:0", -1, 4), "z": tensor("spare:0", -1, 4)}
+    made = signature(asked, {"y": tensor("soft:0", -1, 3)})
+    path = write(tmp_path, graph([*PERCEPTRON, spare], signatures={"serving_default": made}))
+    model = load_model(path)
+
+    assert [spec.name for spec in model.signature.inputs] == ["x", "z"]
+
+
 def test_a_model_that_carries_its_python_is_not_claimed(tmp_path: Path) -> None:
     path = write(tmp_path)
     assert looks_like_savedmodel(path)

@@ -198,6 +198,13 @@ def test_graphs_that_call_each_other_in_a_circle_are_refused(body: int, tmp_path
         read_tflite(path)
 
 
+def test_an_operator_that_consists_of_itself_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "composite.tflite", tflite_models.composite())
+
+    with pytest.raises(UnsupportedModelError, match="a graph calls itself"):
+        read_tflite(path)
+
+
 def test_a_graph_that_is_not_there_is_not_called(tmp_path: Path) -> None:
     path = write(tmp_path / "loop.tflite", tflite_models.looping(body=7))
 
