@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from headrace.core import Array, Datatype, ModelSignature, Tensors
+from headrace.runtimes.tabular import PREDICTION
 
 TOLERANCES: Final = {Datatype.FP64: 1e-6, Datatype.FP32: 1e-4, Datatype.FP16: 1e-2}
 """By the datatype that a model computes in: the largest relative difference that is rounding."""
@@ -91,7 +92,7 @@ def compare(
             continue
         apart, ratio = _apart(wanted, found)
         beyond |= _by_row(~(ratio <= tolerance), rows)
-        if not has_classes and rows > 1 and wanted.ndim == _MATRIX and wanted.shape[1] > 1:
+        if not has_classes and rows > 1 and _are_scores(name, wanted):
             changed |= _by_row(wanted.argmax(axis=1) != found.argmax(axis=1), rows)
         absolute = max(absolute, _largest(apart))
         if _largest(ratio) >= relative:
@@ -119,6 +120,11 @@ def worst(comparisons: Sequence[Comparison]) -> Comparison:
         beyond_rows=sum(one.beyond_rows for one in comparisons),
         changed_rows=sum(one.changed_rows for one in comparisons),
     )
+
+
+def _are_scores(name: str, answers: Array) -> bool:
+    """Whether the largest of a row's answers says its class."""
+    return name != PREDICTION and answers.ndim == _MATRIX and answers.shape[1] > 1
 
 
 def _apart(want: Array, got: Array) -> tuple[Array, Array]:

@@ -22,6 +22,7 @@ from headrace.runtimes.probe import VARIABLE_SIZES
 from headrace.runtimes.tabular import reason_of
 
 __all__ = ["Conversion", "convert", "convertible_runtimes"]
+_CANNOT: Final = "cannot convert it"
 _MISSING: Final = "with missing values"
 _NO_MISSING: Final = "; if no row ever lacks a value, say --convert-no-missing"
 
@@ -112,7 +113,10 @@ def convert(
         what = f"converted to compute in {way.computes} it answers differently: {why}{hint}"
         problems.append(what)
     target.unlink(missing_ok=True)
-    raise UnsupportedModelError("; ".join(dict.fromkeys(problems)))
+    if all(_CANNOT in problem for problem in problems):
+        problems = problems[:1]  # in one datatype as in the other
+    said = "; ".join(problems)
+    raise UnsupportedModelError(f"{said}. {source.hint}" if source.hint else said)
 
 
 def _tried(

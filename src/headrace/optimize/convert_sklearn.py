@@ -10,13 +10,18 @@ from typing import Any, Final
 
 from headrace.core import Datatype, FailedPreconditionError, UnsupportedModelError
 from headrace.optimize.sources import Graph, Source, Way, import_converter, with_version
-from headrace.runtimes import LoadOptions
+from headrace.runtimes import LoadOptions, Model
 from headrace.runtimes.sklearn import open_estimator, read_estimator, untrusted_types
-from headrace.runtimes.tabular import INPUT, import_library, reason_of
+from headrace.runtimes.tabular import INPUT, reason_of
 
 OPSET: Final = 17
 _MOST_TYPES: Final = 5
-_NOT_ALWAYS: Final = ("HistGradientBoostingClassifier", "HistGradientBoostingRegressor")
+_HALF_KNOWN: Final = ("HistGradientBoostingClassifier", "HistGradientBoostingRegressor")
+_HINT: Final = (
+    "Of scikit-learn's histogram boosting skl2onnx leaves out categories, and the logarithm of the "
+    "losses poisson and gamma, and converts nothing with protobuf 7.34 or newer: train with "
+    "LightGBM or XGBoost, whose files are served as they are, or serve a Python model"
+)
 
 
 def open_source(path: Path, *, allow_code: bool) -> Source:
@@ -36,46 +41,46 @@ def source_of(path: Path, estimator: Any) -> Source:  # noqa: ANN401  # any esti
     """What converts an estimator that is loaded already."""
     tools = import_converter("skl2onnx")
     model = open_estimator(path, estimator, LoadOptions(device="cpu"))
-    (spec,) = model.signature.inputs
-    features = spec.shape[1]
+    kinds = (Datatype.FP64, Datatype.FP32)
+    names = {type(part).__name__ for part in _parts(estimator)}
     return Source(
         model=model,
         ways=tuple(
-            Way(computes=kind, convert=partial(_convert, path, tools, estimator, kind, features))
-            for kind in (Datatype.FP64, Datatype.FP32)
+            Way(computes=kind, convert=partial(_convert, path, tools, estimator, kind, model))
+            for kind in kinds
         ),
         converter=with_version("skl2onnx"),
         library=with_version("scikit-learn"),
+        hint="" if names.isdisjoint(_HALF_KNOWN) else _HINT,
     )
 
 
-def _convert(path: Path, tools: Any, estimator: Any, kind: Datatype, features: int) -> Graph:  # noqa: ANN401  # ship no types
+def _convert(path: Path, tools: Any, estimator: Any, kind: Datatype, model: Model) -> Graph:  # noqa: ANN401  # ship no types
     types = import_converter("skl2onnx.common.data_types")
-    base = import_library("sklearn.base", "sklearn")
     tensor = types.DoubleTensorType if kind is Datatype.FP64 else types.FloatTensorType
-    options = {id(estimator): {"zipmap": False}} if base.is_classifier(estimator) else None
+    (spec,) = model.signature.inputs
+    given = [(INPUT, tensor([None, spec.shape[1]]))]
+    options: Any = {"zipmap": False}
     try:
-        return tools.convert_sklearn(
-            estimator,
-            name="model",
-            initial_types=[(INPUT, tensor([None, features]))],
-            target_opset=OPSET,
-            options=options,
-        )
+        graph = _with_options(tools, estimator, given, {id(estimator): options})
     except Exception as error:
         # Converters are registered by anybody, and fail as they like.
-        raise UnsupportedModelError(f"{path}: {_why(estimator, error)}") from error
+        what = f"{type(error).__name__}: {reason_of(error)}"
+        raise UnsupportedModelError(f"{path}: skl2onnx cannot convert it: {what}") from error
+    # Of a classifier without probabilities it also gives the scores that decide.
+    del graph.graph.output[len(model.signature.outputs) :]
+    return graph
 
 
-def _why(estimator: Any, error: Exception) -> str:  # noqa: ANN401  # any estimator
-    said = f"skl2onnx cannot convert it: {type(error).__name__}: {reason_of(error)}"
-    names = {type(part).__name__ for part in _parts(estimator)}
-    if not names.isdisjoint(_NOT_ALWAYS):
-        return (
-            f"{said}; of scikit-learn's histogram boosting it knows some models only. Train with "
-            "LightGBM or XGBoost, whose files are served as they are, or serve a Python model"
-        )
-    return said
+def _with_options(tools: Any, estimator: Any, given: Any, options: Any) -> Graph:  # noqa: ANN401  # ship no types
+    """Converted with `options` or, if it has none of them, without."""
+    convert = partial(
+        tools.convert_sklearn, estimator, name="model", initial_types=given, target_opset=OPSET
+    )
+    try:
+        return convert(options=options)
+    except NameError:  # so it says that an estimator knows no such option
+        return convert()
 
 
 def _parts(estimator: Any) -> list[Any]:  # noqa: ANN401  # any estimator

@@ -12,6 +12,10 @@ from headrace.runtimes.xgboost_file import read_xgboost
 
 OPSET: Final = 15
 """The newest that onnxmltools writes."""
+_HINT: Final = (
+    "Of XGBoost's models onnxmltools knows those of the booster gbtree with one target; the file "
+    "is served as it is, without --convert"
+)
 
 
 def open_source(path: Path, *, allow_code: bool) -> Source:
@@ -31,6 +35,7 @@ def open_source(path: Path, *, allow_code: bool) -> Source:
         ways=(Way(computes=Datatype.FP32, convert=convert),),
         converter=with_version("onnxmltools"),
         library=with_version("xgboost", "xgboost-cpu"),
+        hint=_HINT,
     )
 
 

@@ -42,12 +42,14 @@ class Source:
     """A model that is to be converted, loaded by its own library.
 
     `ways`: the most exact one first. `converter` and `library`: packages with their versions.
+    `hint`: what the converter is known to get wrong in such a model, and what to do instead.
     """
 
     model: Model
     ways: tuple[Way, ...]
     converter: str
     library: str
+    hint: str = ""
 
 
 def convertible_runtimes() -> tuple[str, ...]:

@@ -84,6 +84,15 @@ def test_without_a_label_the_likeliest_column_is_the_class() -> None:
     assert of(want, got).changed_rows == 1
 
 
+def test_amounts_of_several_targets_are_no_classes() -> None:
+    want = {"prediction": np.array([[0.4, 0.6], [0.9, 0.1]])}
+    got = {"prediction": np.array([[0.6, 0.4], [0.9, 0.1]])}
+
+    found = compare(BATCHED, want, got, inputs="rows", tolerance=1e-4)
+
+    assert (found.changed_rows, found.beyond_rows) == (0, 1)
+
+
 def test_an_answer_of_another_shape_is_infinitely_far_away() -> None:
     found = of(np.ones((3, 2)), np.ones((3, 1)))
 

@@ -1,6 +1,7 @@
 """What is converted answers as its own library does, or is refused with the difference."""
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -153,15 +154,79 @@ def test_a_pickle_of_something_else_is_refused(
         made(path, allow_code=True)
 
 
-def test_what_skl2onnx_does_not_know_is_refused_with_a_way_out(tmp_path: Path) -> None:
-    ensemble = library("sklearn.ensemble", "sklearn")
-    boosting = ensemble.HistGradientBoostingRegressor(max_iter=3, loss="poisson")
-    boosting.fit(ROWS, np.abs(ROWS[:, 0]))
-    path = tmp_path / "boosting.joblib"
-    joblib.dump(boosting, path)
+boosts = pytest.mark.filterwarnings("ignore:Field onnx.AttributeProto.ints:DeprecationWarning")
+"""skl2onnx gives protobuf booleans for numbers, which it takes until 7.34."""
 
-    with pytest.raises(UnsupportedModelError, match=r"boosting\.joblib.*(LightGBM|differently)"):
+
+@boosts
+@pytest.mark.parametrize("options", [{"loss": "poisson"}, {"categorical_features": [4]}])
+def test_what_skl2onnx_converts_wrongly_is_found_and_told(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"(differs|cannot).* train with LightGBM"):
+        made(boosting(tmp_path, **options), allow_code=True)
+
+
+@boosts
+@pytest.mark.skipif(
+    tuple(map(int, version("protobuf").split(".")[:2])) >= (7, 34),
+    reason="skl2onnx gives protobuf what it does not take any more",
+)
+def test_histogram_boosting_is_converted_where_skl2onnx_knows_it(tmp_path: Path) -> None:
+    _, conversion = made(boosting(tmp_path), allow_code=True)
+
+    assert conversion.differences.inputs.endswith("with missing values")
+
+
+def boosting(folder: Path, **options: object) -> Path:
+    ensemble = library("sklearn.ensemble", "sklearn")
+    rows = ROWS.astype(np.float64)
+    rows[:, 4] = np.round(np.abs(rows[:, 4]) * 3)
+    estimator = ensemble.HistGradientBoostingRegressor(max_iter=5, **options)
+    path = folder / "boosting.joblib"
+    joblib.dump(estimator.fit(rows, np.abs(ROWS[:, 0]) + rows[:, 4]), path)
+    return path
+
+
+def test_what_skl2onnx_does_not_know_is_said(tmp_path: Path) -> None:
+    neighbors = library("sklearn.semi_supervised", "sklearn")
+    path = tmp_path / "spread.joblib"
+    joblib.dump(neighbors.LabelSpreading().fit(ROWS, CLASSES), path)
+
+    with pytest.raises(
+        UnsupportedModelError, match=r"spread\.joblib: skl2onnx cannot convert it: "
+    ):
         made(path, allow_code=True)
+
+
+def test_a_classifier_without_probabilities_gives_its_label_alone(tmp_path: Path) -> None:
+    svm = library("sklearn.svm", "sklearn")
+    trained = tabular_models.sklearn(tmp_path, "multiclass", svm.LinearSVC())
+    target, _ = made(trained.path)
+
+    seen = inspect_model(target)
+    got = load_model(target).run({"input": ROWS.astype(np.float64)})
+
+    assert [spec.name for spec in seen.signature.outputs] == ["label"]
+    want = load_model(trained.path).run({"input": ROWS.astype(np.float64)})
+    assert np.array_equal(got["label"], want["label"])
+
+
+@pytest.mark.parametrize("kind", ["targets", "dart"])
+def test_what_onnxmltools_does_not_know_is_refused_with_a_way_out(
+    tmp_path: Path, kind: str
+) -> None:
+    xgb = library("xgboost", "xgboost")
+    targets = ROWS[:, :2] if kind == "targets" else ROWS[:, 0]
+    booster = "gbtree" if kind == "targets" else "dart"
+    model = xgb.XGBRegressor(n_estimators=4, booster=booster, n_jobs=1).fit(ROWS, targets)
+    path = tmp_path / "model.json"
+    model.save_model(path)
+
+    with pytest.raises(
+        UnsupportedModelError, match=r"gbtree with one target; .* without --convert"
+    ):
+        made(path)
 
 
 def test_beyond_the_tolerance_nothing_is_left(tmp_path: Path) -> None:

@@ -304,6 +304,50 @@ def test_an_accelerator_that_fails_to_load_leaves_the_cpu(
         OnnxModel.open(path, LoadOptions(device="gpu"))
 
 
+class Repeating:
+    """A session that says it runs on OpenVINO, and runs everything several times."""
+
+    def __init__(self, session: ort.InferenceSession, times: int) -> None:
+        self._session, self._times = session, times
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._session, name)
+
+    def get_providers(self) -> list[str]:
+        return ["OpenVINOExecutionProvider", "CPUExecutionProvider"]
+
+    def run(self, *args: object) -> object:
+        for _ in range(self._times - 1):
+            self._session.run(*args)
+        return self._session.run(*args)
+
+
+@pytest.mark.parametrize(("special", "plain", "used"), [(100, 1, "CPU"), (1, 100, "OpenVINO")])
+def test_of_two_that_use_the_same_cores_the_faster_one_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, special: int, plain: int, used: str
+) -> None:
+    real = ort.InferenceSession
+
+    def opened(*args: object, providers: list[str], **options: object) -> object:
+        session = Repeating(real(*args, providers=["CPUExecutionProvider"], **options), special)
+        if providers[0] == "OpenVINOExecutionProvider":
+            return session
+        session._times = plain
+        monkeypatch.setattr(session, "get_providers", lambda: ["CPUExecutionProvider"])
+        return session
+
+    monkeypatch.setattr(ort, "InferenceSession", opened)
+    names = ["OpenVINOExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: names)
+    path = put(tmp_path / "m.onnx", models.mlp())
+    model = OnnxModel.open(path, LoadOptions())
+
+    assert model.device.used[0] == used
+    assert ("OpenVINO" in model.device.unused) is (used == "CPU")
+    assert model.run({"input": np.zeros((1, 32), np.float32)})["prob"].shape == (1, 2)
+    assert OnnxModel.open(path, LoadOptions(device="openvino")).device.used[0] == "OpenVINO"
+
+
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
     path = put(tmp_path / "m.onnx", models.matmul())
 
