@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from headrace.control.process import python_module
-from headrace.control.sandbox import Probe, Sandbox
+from headrace.control.sandbox import Probe, Sandbox, files_of
 from headrace.core import (
     Code,
     CodeNotAllowedError,
@@ -90,9 +90,10 @@ class InspectApart:
             self._nursery()
 
     def _spec(self, path: Path, own: Path) -> dict[str, object]:
-        keep = [path if path.is_dir() else path.parent]
         limits = {"file_bytes": _DATA_BYTES}
-        spec = self.sandbox.spec(own=[own], keep=keep, network=False, serial=_SERIAL, limits=limits)
+        spec = self.sandbox.spec(
+            own=[own], keep=files_of(path), network=False, serial=_SERIAL, limits=limits
+        )
         return {**spec}
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from headrace.control.log_files import last_line
 from headrace.control.online_stores import OnlineStores
 from headrace.control.process import Process, find_by_arguments, python_module, start_ticks
 from headrace.control.records import RecordStore, ReplicaRecord, digest_of
-from headrace.control.sandbox import Isolation, Sandbox
+from headrace.control.sandbox import Isolation, Sandbox, files_of
 from headrace.core import HeadraceError, ReplicaSettings
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -202,19 +202,18 @@ class LocalDriver:
             name=name,
             serial=running.record.serial,
             own=[self._run_dir(running.record.serial), settings],
-            keep=[self._model_of(told), *self._store_of(told)],
+            keep=[*self._read_by(told), *self._store_of(told)],
             network=running.network,
         )
 
-    def _model_of(self, settings: bytes) -> Path:
+    def _read_by(self, settings: bytes) -> list[Path]:
         """What a replica reads: its model, with what lies beside it; a pool may get any version."""
         told = msgspec.json.decode(settings)
         if "path" not in told:
             self.home.artifacts.mkdir(parents=True, exist_ok=True)
             self.home.artifacts.chmod(0o755)  # the home around it is private
-            return self.home.artifacts
-        path = Path(told["path"])
-        return path if path.is_dir() else path.parent
+            return [self.home.artifacts]
+        return files_of(Path(told["path"]))
 
     def _store_of(self, settings: bytes) -> list[Path]:
         """Where the online store lies that a replica reads, if it is a file."""

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import resource
+import stat
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ _LOG: Final = logging.getLogger("headrace.control")
 _PROGRAM: Final = Path(confine.__file__)
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _PROBE_TIMEOUT_S: Final = 10.0
+_CONFIG: Final = "config.pbtxt"
 FIRST_UID: Final = 60_578
 """Replicas of a root process run as one of the users that systemd leaves unused: no other process
 is one of them, and there need not be a name for it."""
@@ -110,6 +112,20 @@ def libraries() -> Libraries:
         needed=tuple(dict.fromkeys(needed)),
         others=tuple(path for path in dict.fromkeys(others) if path not in needed),
     )
+
+
+def files_of(model: Path) -> list[Path]:
+    """What a process reads that loads a model: its directory, and what Triton's layout says of it.
+
+    There a numbered directory holds the file, and the one above what it takes and gives.
+    """
+    directory = model if model.is_dir() else model.parent
+    config = directory.parent / _CONFIG
+    if not directory.name.isdecimal() or not config.is_file():
+        return [directory]
+    # Whoever may not read it can still serve what needs no such file, as the user it should be.
+    readable = config.stat().st_mode & stat.S_IROTH
+    return [directory, config] if readable else [directory]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,7 +11,17 @@ from headrace.client import Client
 from headrace.control.inspection import InspectApart
 from headrace.core import UnsupportedModelError
 from tests.e2e.control.system import System
-from tests.torch_models import PERCEPTRONS, ROWS, SILERO, answered, no_warnings, silero, torch
+from tests.torch_models import (
+    PERCEPTRONS,
+    ROWS,
+    SILERO,
+    answered,
+    no_warnings,
+    script,
+    silero,
+    torch,
+    trained,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.frameworks]
 
@@ -19,6 +29,14 @@ AT_ONCE = 32
 """Rows that one request may have unless the endpoint says else."""
 TOLERANCE = 1e-6
 """Of a probability: the kernels are the same, but may sum in another order for other rows."""
+
+CONFIG = """
+platform: "pytorch_libtorch"
+max_batch_size: 8
+input [ { name: "INPUT__0" data_type: TYPE_FP32 dims: [ 5 ] } ]
+output [ { name: "OUTPUT__0" data_type: TYPE_FP32 dims: [ 3 ] } ]
+"""
+"""What Triton was told of the module that was moved here from there."""
 
 
 def test_each_kind_of_file_answers_as_in_process(system: System, tmp_path: Path) -> None:
@@ -28,6 +46,11 @@ def test_each_kind_of_file_answers_as_in_process(system: System, tmp_path: Path)
     (folder / "model.jit").write_bytes(silero().read_bytes())
     (folder / "signature.json").write_text(SILERO)
     paths: dict[str, Any] = {name: one.path for name, one in saved.items()} | {"speech": folder}
+    version = tmp_path / "repository" / "moved" / "4"
+    version.mkdir(parents=True)
+    moved = script(version / "model.pt", trained())
+    (version.parent / "config.pbtxt").write_text(CONFIG)
+    paths["repository"] = tmp_path / "repository"
     system.start(
         *({"name": name, "model": str(path), "allow_code": True} for name, path in paths.items())
     )
@@ -46,6 +69,8 @@ def test_each_kind_of_file_answers_as_in_process(system: System, tmp_path: Path)
         answer = client.infer("speech", {"audio": noise}).outputs["speech"]
         assert np.abs(answer - heard).max() <= TOLERANCE
         assert answer.shape == (1, 8)
+        answer = client.infer("moved", {"INPUT__0": ROWS[:8]}).outputs["OUTPUT__0"]
+        assert np.abs(answer - answered(moved.module, ROWS[:8])).max() <= TOLERANCE
         assert client.metadata("traced").platform == "pytorch_libtorch"
 
 
