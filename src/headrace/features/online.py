@@ -17,6 +17,7 @@ Place = tuple[Key, str]
 DEFAULT_TIMEOUT_S: Final = 5.0
 _SQLITE: Final = "sqlite:///"
 _FEAST: Final = "feast://"
+_HOPSWORKS: Final = frozenset({"hopsworks", "hopsworks+http"})
 _REDIS: Final = frozenset({"redis", "rediss", "unix", "valkey", "valkeys"})
 
 
@@ -79,7 +80,8 @@ def open_online_store(url: str, *, namespace: str = "default") -> OnlineStore:
     Args:
         url: `sqlite:///PATH` (`sqlite:////abs/path`), a path, or Redis's or Valkey's:
             `redis://[USER:PASSWORD@]HOST:PORT/DB`, `rediss://` with TLS, `unix:///SOCKET`. Or
-            `feast://PATH`: whatever a repository of Feast's names in its feature_store.yaml.
+            `feast://PATH`: whatever a repository of Feast's names in its feature_store.yaml. Or
+            `hopsworks://HOST:PORT/FEATURE_STORE`.
         namespace: Keeps several projects apart in one Redis.
 
     Raises:
@@ -98,10 +100,15 @@ def open_online_store(url: str, *, namespace: str = "default") -> OnlineStore:
         from headrace.features.feast.online import open_feast_store  # noqa: PLC0415  # as below
 
         return open_feast_store(Path(url.removeprefix(_FEAST)))
+    if scheme in _HOPSWORKS:
+        from headrace.features.hopsworks.online import open_hopsworks_store  # noqa: PLC0415
+
+        return open_hopsworks_store(url)
     if scheme.lower() not in _REDIS:
         message = (
             f"{scheme[:20]}:// names no online store; use sqlite:///PATH, redis://HOST:PORT/DB, "
-            "rediss:// (TLS), unix:///SOCKET, or feast://PATH of a repository of Feast's"
+            "rediss:// (TLS), unix:///SOCKET, feast://PATH of a repository of Feast's, or "
+            "hopsworks://HOST:PORT/FEATURE_STORE"
         )
         raise InvalidArgumentError(message)
     # Loaded where it is used: the client is an extra, and slow to load.

@@ -84,7 +84,7 @@ def _wrong(view: FeatureView, row: Mapping[str, object]) -> Iterator[str]:
             yield f"{time!r}: {error}"
     for feature in view.features:
         value = row.get(feature.name)
-        wanted_value = None if value is None else _misfit(feature.datatype, value)
+        wanted_value = None if value is None else misfit(feature.datatype, value)
         if wanted_value:
             shown = repr(value)[:_SHOWN]
             yield f"{feature.name!r} is {feature.datatype} and takes {wanted_value}, not {shown}"
@@ -96,7 +96,7 @@ def _microseconds(time: object) -> int:
     return microseconds(time)
 
 
-def _misfit(datatype: Datatype, value: object) -> str:
+def misfit(datatype: Datatype, value: object) -> str:
     """What a feature takes, if `value` is something else; empty if it fits."""
     match datatype:
         case Datatype.BOOL:
