@@ -4,9 +4,10 @@ import json
 import math
 import re
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -34,6 +35,7 @@ from headrace.features import (
     open_online_store,
     service_readiness,
 )
+from headrace.testing.online_stores import ForeignStoreContract
 from tests.certificates import Authority
 from tests.contract.hopsworks_server import (
     KEY,
@@ -125,6 +127,24 @@ def store(server: HopsworksServer) -> Iterator[OnlineStore]:
 def service(*views: FeatureView) -> FeatureService:
     columns = [ServiceColumn(name=f.name, view=v, feature=f) for v in views for f in v.features]
     return FeatureService(name="all", columns=tuple(columns))
+
+
+class TestContract(ForeignStoreContract):
+    @pytest.fixture
+    def url(self, server: HopsworksServer) -> str:
+        return server.url()
+
+    @pytest.fixture
+    def service(self) -> FeatureService:
+        return service(replace(STATS, ttl_s=None), VISITS)
+
+    @pytest.fixture
+    def known(self) -> Mapping[str, object]:
+        return {"id": 1, "shop": "a:b,c"}
+
+    @pytest.fixture
+    def unknown(self) -> Mapping[str, object]:
+        return {"id": 99, "shop": "a:b,c"}
 
 
 def test_vectors_are_read_with_their_types_and_times(store: OnlineStore) -> None:

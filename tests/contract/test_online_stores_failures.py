@@ -10,8 +10,8 @@ import pytest
 from headrace.core import DeadlineExceededError, FailedPreconditionError, UnavailableError
 from headrace.features import OnlineStore, open_online_store
 from headrace.features.online_sqlite import SqliteOnlineStore
+from headrace.testing.online_stores import key, record, time_of
 from tests.contract.redis_servers import NoServerError, RedisServer, running_server
-from tests.contract.test_online_stores import key, record, time_of
 
 
 @pytest.fixture

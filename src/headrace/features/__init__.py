@@ -31,12 +31,14 @@ if TYPE_CHECKING:
     )
     from headrace.features.feast.importing import LeftOut
     from headrace.features.files import join_files
+    from headrace.features.keys import Key
     from headrace.features.lookup import FeatureReader, FeatureRows, FeaturesNotFoundError
     from headrace.features.materializing import MaterializeReport, materialize
     from headrace.features.offline import join_as_of
-    from headrace.features.online import ForeignStore, OnlineStore, open_online_store
+    from headrace.features.online import ForeignStore, OnlineStore, Place, open_online_store
     from headrace.features.pushing import push_rows, refusals
     from headrace.features.readiness import ViewReadiness, service_readiness
+    from headrace.features.records import Record, RecordLayout, record_time_us
     from headrace.features.spec import parse_definitions, read_definitions
 
 __all__ = [
@@ -51,10 +53,14 @@ __all__ = [
     "FeatureView",
     "FeaturesNotFoundError",
     "ForeignStore",
+    "Key",
     "LeftOut",
     "MaterializeReport",
     "OnlineStore",
+    "Place",
     "Policy",
+    "Record",
+    "RecordLayout",
     "ServiceColumn",
     "Status",
     "ViewReadiness",
@@ -69,6 +75,7 @@ __all__ = [
     "parse_definitions",
     "push_rows",
     "read_definitions",
+    "record_time_us",
     "refusals",
     "service_readiness",
 ]
@@ -86,8 +93,10 @@ _LAZY = {
     "lookup": ("FeatureReader", "FeatureRows", "FeaturesNotFoundError"),
     "materializing": ("MaterializeReport", "materialize"),
     "offline": ("join_as_of",),
-    "online": ("ForeignStore", "OnlineStore", "open_online_store"),
+    "keys": ("Key",),
+    "online": ("ForeignStore", "OnlineStore", "Place", "open_online_store"),
     "pushing": ("push_rows", "refusals"),
+    "records": ("Record", "RecordLayout", "record_time_us"),
     "readiness": ("ViewReadiness", "service_readiness"),
     "spec": ("parse_definitions", "read_definitions"),
 }

@@ -1,12 +1,12 @@
 """Where do the newest values of each entity stand, to be read in a request?"""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from headrace.core import InvalidArgumentError
 from headrace.features.keys import Key
+from headrace.features.online_plugins import store_opener
 from headrace.features.records import Record
 
 if TYPE_CHECKING:
@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 Place = tuple[Key, str]
 """Where a record stands: an entity's key, and the name of a view."""
 DEFAULT_TIMEOUT_S: Final = 5.0
-_SQLITE: Final = "sqlite:///"
-_FEAST: Final = "feast://"
-_HOPSWORKS: Final = frozenset({"hopsworks", "hopsworks+http"})
-_REDIS: Final = frozenset({"redis", "rediss", "unix", "valkey", "valkeys"})
 
 
 class OnlineStore(Protocol):
@@ -81,40 +77,19 @@ def open_online_store(url: str, *, namespace: str = "default") -> OnlineStore:
         url: `sqlite:///PATH` (`sqlite:////abs/path`), a path, or Redis's or Valkey's:
             `redis://[USER:PASSWORD@]HOST:PORT/DB`, `rediss://` with TLS, `unix:///SOCKET`. Or
             `feast://PATH`: whatever a repository of Feast's names in its feature_store.yaml. Or
-            `hopsworks://HOST:PORT/FEATURE_STORE`.
+            `hopsworks://HOST:PORT/FEATURE_STORE`. Or one of an entry point in the group
+            `headrace.online_stores`, by its scheme.
         namespace: Keeps several projects apart in one Redis.
 
     Raises:
         InvalidArgumentError: The URL names no store.
-        FailedPreconditionError: It is Redis's, and the client is not installed; or Feast's, and its
-            repository cannot be read.
+        FailedPreconditionError: What reads it is not installed, or cannot be loaded; or it is
+            Feast's, and its repository cannot be read.
     """
-    scheme, is_url, _ = url.partition("://")
     if not url or "\0" in url:
         raise InvalidArgumentError("the URL of the online store is empty, or has a zero byte")
-    if url.startswith(_SQLITE) or not is_url:
-        from headrace.features.online_sqlite import SqliteOnlineStore  # noqa: PLC0415  # as below
-
-        return SqliteOnlineStore(Path(url.removeprefix(_SQLITE)))
-    if url.startswith(_FEAST):
-        from headrace.features.feast.online import open_feast_store  # noqa: PLC0415  # as below
-
-        return open_feast_store(Path(url.removeprefix(_FEAST)))
-    if scheme in _HOPSWORKS:
-        from headrace.features.hopsworks.online import open_hopsworks_store  # noqa: PLC0415
-
-        return open_hopsworks_store(url)
-    if scheme.lower() not in _REDIS:
-        message = (
-            f"{scheme[:20]}:// names no online store; use sqlite:///PATH, redis://HOST:PORT/DB, "
-            "rediss:// (TLS), unix:///SOCKET, feast://PATH of a repository of Feast's, or "
-            "hopsworks://HOST:PORT/FEATURE_STORE"
-        )
-        raise InvalidArgumentError(message)
-    # Loaded where it is used: the client is an extra, and slow to load.
-    from headrace.features.online_redis import RedisOnlineStore  # noqa: PLC0415
-
-    return RedisOnlineStore(url, namespace=namespace)
+    scheme, is_url, _ = url.partition("://")
+    return store_opener(scheme.lower() if is_url else "sqlite")(url, namespace=namespace)
 
 
 def without_password(url: str) -> str:

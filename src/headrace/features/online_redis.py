@@ -102,3 +102,8 @@ class RedisOnlineStore:
     def close(self) -> None:
         """Close all connections; twice is once."""
         self._link.close()
+
+
+def open_redis_store(url: str, *, namespace: str) -> RedisOnlineStore:
+    """The store in the server that `url` names."""
+    return RedisOnlineStore(url, namespace=namespace)

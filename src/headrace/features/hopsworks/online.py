@@ -177,7 +177,10 @@ class HopsworksOnlineStore:
 
 
 def open_hopsworks_store(
-    url: str, *, environment: Mapping[str, str] = os.environ
+    url: str,
+    *,
+    namespace: str,  # noqa: ARG001  # as `StoreOpener`
+    environment: Mapping[str, str] = os.environ,
 ) -> HopsworksOnlineStore:
     """The store that `url` names; nothing is connected to before it is used.
 
