@@ -3,7 +3,9 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -12,7 +14,7 @@ from headrace.features import (
     OnlineStore,
     open_online_store,
 )
-from headrace.testing.online_stores import OnlineStoreContract, time_of
+from headrace.testing.online_stores import OnlineStoreContract, key, record, time_of
 from tests.contract.redis_servers import NoServerError, RedisServer, running_server
 
 
@@ -34,6 +36,27 @@ def _running(kind: str) -> Iterator[RedisServer]:
         pytest.skip(str(error))
 
 
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("redis", marks=pytest.mark.e2e),
+        pytest.param("valkey", marks=pytest.mark.e2e),
+    ]
+)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'online.db'}"
+    running: RedisServer = request.getfixturevalue(f"{request.param}_server")
+    return running.url
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[OnlineStore]:
+    opened = open_online_store(url, namespace=uuid4().hex)
+    yield opened
+    opened.close()
+
+
 _WRITER = """
 import sys
 from headrace.features import open_online_store
@@ -45,18 +68,9 @@ for i in range(int(sys.argv[3]), 100, 2):
 
 
 class TestOurs(OnlineStoreContract):
-    @pytest.fixture(
-        params=[
-            "sqlite",
-            pytest.param("redis", marks=pytest.mark.e2e),
-            pytest.param("valkey", marks=pytest.mark.e2e),
-        ]
-    )
-    def url(self, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-        if request.param == "sqlite":
-            return f"sqlite:///{tmp_path / 'online.db'}"
-        running: RedisServer = request.getfixturevalue(f"{request.param}_server")
-        return running.url
+    @pytest.fixture
+    def url(self, url: str) -> str:
+        return url
 
     @pytest.mark.e2e
     def test_the_newest_of_two_processes_stays(
@@ -110,7 +124,7 @@ def test_a_namespace_is_a_name(name: str) -> None:
 _PLUGIN = """
 from pathlib import Path
 from headrace.features.online_sqlite import SqliteOnlineStore
-def open_it(url, *, namespace):
+def open_it(url, *, namespace, timeout_s, read_only):
     return SqliteOnlineStore(Path(f"{url.removeprefix('mine://')}-{namespace}"))
 """
 
@@ -148,3 +162,18 @@ def test_a_plugin_that_cannot_be_loaded_is_told(
 def test_a_url_of_sqlite_names_a_file() -> None:
     with pytest.raises(InvalidArgumentError, match="names no file; write sqlite:///PATH"):
         open_online_store("sqlite://online.db")
+
+
+def test_a_store_that_is_only_read_has_to_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "online.db"
+    with closing(open_online_store(str(path), read_only=True)) as store:
+        with pytest.raises(FailedPreconditionError, match="unable to open"):
+            time_of(store)
+        path.touch()
+        with pytest.raises(FailedPreconditionError, match="is empty; fill it"):
+            time_of(store)
+        with closing(open_online_store(str(path))) as writer:
+            writer.write("stats", [key()], [record(5)])
+        assert time_of(store) == 5
+        with pytest.raises(FailedPreconditionError, match="readonly"):
+            store.write("stats", [key()], [record(6)])

@@ -70,7 +70,13 @@ class ForeignStore(Protocol):
         """
 
 
-def open_online_store(url: str, *, namespace: str = "default") -> OnlineStore:
+def open_online_store(
+    url: str,
+    *,
+    namespace: str = "default",
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    read_only: bool = False,
+) -> OnlineStore:
     """The store that `url` names; nothing is connected to before it is used.
 
     Args:
@@ -80,6 +86,8 @@ def open_online_store(url: str, *, namespace: str = "default") -> OnlineStore:
             `hopsworks://HOST:PORT/FEATURE_STORE`. Or one of an entry point in the group
             `headrace.online_stores`, by its scheme.
         namespace: Keeps several projects apart in one Redis.
+        timeout_s: How long a connection, a write or a lock is waited for; a read brings its own.
+        read_only: For a process that may not write: the store has to be there.
 
     Raises:
         InvalidArgumentError: The URL names no store.
@@ -89,7 +97,8 @@ def open_online_store(url: str, *, namespace: str = "default") -> OnlineStore:
     if not url or "\0" in url:
         raise InvalidArgumentError("the URL of the online store is empty, or has a zero byte")
     scheme, is_url, _ = url.partition("://")
-    return store_opener(scheme.lower() if is_url else "sqlite")(url, namespace=namespace)
+    opener = store_opener(scheme.lower() if is_url else "sqlite")
+    return opener(url, namespace=namespace, timeout_s=timeout_s, read_only=read_only)
 
 
 def without_password(url: str) -> str:

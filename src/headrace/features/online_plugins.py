@@ -35,7 +35,9 @@ _SHOWN: Final = 20
 class StoreOpener(Protocol):
     """Makes the store that a URL names; connects to nothing yet."""
 
-    def __call__(self, url: str, *, namespace: str) -> "OnlineStore":
+    def __call__(
+        self, url: str, *, namespace: str, timeout_s: float, read_only: bool
+    ) -> "OnlineStore":
         """As `open_online_store` does it."""
 
 

@@ -116,7 +116,13 @@ class RedisOnlineStore:
         self._link.close()
 
 
-def open_redis_store(url: str, *, namespace: str) -> RedisOnlineStore:
+def open_redis_store(
+    url: str,
+    *,
+    namespace: str,
+    timeout_s: float,
+    read_only: bool,  # noqa: ARG001  # as `StoreOpener`; the user in the URL says what may be done
+) -> RedisOnlineStore:
     """The store in the server that `url` names; `?expire_s=SECONDS` is our own option.
 
     Raises:
@@ -136,4 +142,4 @@ def open_redis_store(url: str, *, namespace: str) -> RedisOnlineStore:
                 raise InvalidArgumentError(message)
     rest = "&".join("".join(option) for option in options if option[0] != "expire_s")
     url = f"{address}?{rest}" if rest else address
-    return RedisOnlineStore(url, namespace=namespace, expire_s=expire_s)
+    return RedisOnlineStore(url, namespace=namespace, timeout_s=timeout_s, expire_s=expire_s)

@@ -55,12 +55,20 @@ class SqliteOnlineStore:
 
     Args:
         lock_timeout_s: How long a write waits for another process's.
+        read_only: Nothing is written, and the file has to be there; for a process that may not.
     """
 
-    def __init__(self, path: Path, *, lock_timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        lock_timeout_s: float = DEFAULT_TIMEOUT_S,
+        read_only: bool = False,
+    ) -> None:
         self.name = str(path)
         self._path = path
         self._lock_timeout_s = lock_timeout_s
+        self._read_only = read_only
         # One connection each, so that a long write keeps no reader of this process waiting.
         self._reader = _Connection()
         self._writer = _Connection()
@@ -129,9 +137,11 @@ class SqliteOnlineStore:
 
     def _opened(self, held: "_Connection") -> sqlite3.Connection:
         if held.opened is None:
-            self._make_private()
+            if not self._read_only:
+                self._make_private()
             made = sqlite3.connect(
-                self._path,
+                f"{self._path.absolute().as_uri()}?mode={'ro' if self._read_only else 'rw'}",
+                uri=True,
                 timeout=self._lock_timeout_s,
                 isolation_level=None,  # transactions begin and end where we say so
                 check_same_thread=False,  # the lock beside it keeps threads apart
@@ -153,6 +163,11 @@ class SqliteOnlineStore:
             what = "of another version" if application == _APPLICATION else "something else"
             message = f"{self.name} holds {what}; give the online store another file"
             raise FailedPreconditionError(message)
+        if self._read_only:
+            if not tables:
+                message = f"{self.name} is empty; fill it with `headrace features materialize`"
+                raise FailedPreconditionError(message)
+            return
         connection.execute("PRAGMA journal_mode = WAL")
         # A loss of power may cost the last writes, never the file; materializing brings them back.
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -198,12 +213,18 @@ class SqliteOnlineStore:
         return FailedPreconditionError(f"{cannot}: {reason}")
 
 
-def open_sqlite_store(url: str, *, namespace: str) -> SqliteOnlineStore:  # noqa: ARG001  # as `StoreOpener`
+def open_sqlite_store(
+    url: str,
+    *,
+    namespace: str,  # noqa: ARG001  # as `StoreOpener`
+    timeout_s: float,
+    read_only: bool,
+) -> SqliteOnlineStore:
     """The store in the file that `sqlite:///PATH`, or a path alone, names."""
     path = url.removeprefix("sqlite:///")
     if path.startswith("sqlite:"):
         raise InvalidArgumentError(f"{url[:60]!r} names no file; write sqlite:///PATH")
-    return SqliteOnlineStore(Path(path))
+    return SqliteOnlineStore(Path(path), lock_timeout_s=timeout_s, read_only=read_only)
 
 
 class _Connection:

@@ -1,23 +1,21 @@
 """Writes values as they happen, row by row, without a source: all of them are right, or none is."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
 import numpy as np
 
-from headrace.core import Datatype, InvalidArgumentError
+from headrace.core import InvalidArgumentError
 from headrace.features.definitions import FeatureView
 from headrace.features.keys import encode_keys
 from headrace.features.online import OnlineStore
-from headrace.features.records import RecordLayout, ValueColumn, objects
+from headrace.features.records import RecordLayout
 from headrace.features.times import microseconds
+from headrace.features.values import misfit, value_column
 
 _SHOWN: Final = 60
 _TOLD: Final = 20
-_INT64: Final = np.iinfo(np.int64)
-_LARGEST_FP32: Final = float(np.finfo(np.float32).max)
 
 
 def refusals(view: FeatureView, rows: Sequence[Mapping[str, object]]) -> dict[int, str]:
@@ -54,18 +52,9 @@ def push_rows(view: FeatureView, store: OnlineStore, rows: Sequence[Mapping[str,
         raise InvalidArgumentError(message)
     keys = encode_keys(view, [[row[name] for row in rows] for name in view.join_keys])
     times = [_microseconds(row[view.source.timestamp_field]) for row in rows]
-    columns = [_column(one.datatype, [row[one.name] for row in rows]) for one in view.features]
+    columns = [value_column(one.datatype, [row[one.name] for row in rows]) for one in view.features]
     records = RecordLayout(view).encode(np.array(times, dtype=np.int64), columns)
     return store.write(view.name, keys, records)
-
-
-def _column(datatype: Datatype, values: Sequence[object]) -> ValueColumn:
-    is_present = np.array([value is not None for value in values], dtype=np.bool_)
-    if datatype is Datatype.BYTES:
-        as_bytes = [value.encode() if isinstance(value, str) else value for value in values]
-        return ValueColumn(values=objects(as_bytes), is_present=is_present)
-    filled = [0 if value is None else value for value in values]
-    return ValueColumn(values=np.array(filled, dtype=datatype.dtype), is_present=is_present)
 
 
 def _wrong(view: FeatureView, row: Mapping[str, object]) -> Iterator[str]:
@@ -94,43 +83,3 @@ def _microseconds(time: object) -> int:
     if not isinstance(time, datetime):
         raise InvalidArgumentError(f"{repr(time)[:_SHOWN]} is no datetime")
     return microseconds(time)
-
-
-def misfit(datatype: Datatype, value: object) -> str:
-    """What a feature takes, if `value` is something else; empty if it fits."""
-    match datatype:
-        case Datatype.BOOL:
-            return "" if isinstance(value, bool | np.bool_) else "true or false"
-        case Datatype.BYTES:
-            return "" if _is_text(value) else "text (UTF-8) or bytes"
-        case Datatype.INT64:
-            return "" if _is_whole(value) else "whole numbers of 64 bits"
-        case _:
-            largest = _LARGEST_FP32 if datatype is Datatype.FP32 else math.inf
-            return "" if _is_number(value, largest) else "numbers of that size"
-
-
-def _is_text(value: object) -> bool:
-    if not isinstance(value, str):
-        return isinstance(value, bytes)
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _is_whole(value: object) -> bool:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        return False
-    return bool(_INT64.min <= value <= _INT64.max)
-
-
-def _is_number(value: object, largest: float) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        return False
-    try:
-        number = float(value)
-    except OverflowError:
-        return False
-    return not math.isfinite(number) or abs(number) <= largest

@@ -166,7 +166,13 @@ class FeastOnlineStore:
         raise FailedPreconditionError(message)
 
 
-def open_feast_store(url: str, *, namespace: str) -> FeastOnlineStore:  # noqa: ARG001  # as `StoreOpener`
+def open_feast_store(
+    url: str,
+    *,
+    namespace: str,  # noqa: ARG001  # as `StoreOpener`
+    timeout_s: float,  # noqa: ARG001  # a read brings its own
+    read_only: bool,  # noqa: ARG001  # it always is
+) -> FeastOnlineStore:
     """The online store of the repository at `feast://PATH`; connects to nothing yet.
 
     Raises:

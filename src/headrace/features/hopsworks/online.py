@@ -180,6 +180,8 @@ def open_hopsworks_store(
     url: str,
     *,
     namespace: str,  # noqa: ARG001  # as `StoreOpener`
+    timeout_s: float,  # noqa: ARG001  # a read brings its own
+    read_only: bool,  # noqa: ARG001  # it always is
     environment: Mapping[str, str] = os.environ,
 ) -> HopsworksOnlineStore:
     """The store that `url` names; nothing is connected to before it is used.

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from headrace.core import Datatype, InvalidArgumentError
 from headrace.features.definitions import FeatureView, Value
-from headrace.features.pushing import misfit
 from headrace.features.records import Record, RecordLayout
 from headrace.features.times import microseconds
+from headrace.features.values import misfit
 
 DAMAGED: Final[Record] = b""
 _US: Final = 1_000
