@@ -27,6 +27,7 @@ from headrace.core import (
     TensorSpec,
 )
 from headrace.core.spec import json_schema
+from headrace.features import ForeignStore, OnlineStore
 from headrace.runtimes import LoadOptions, Model, PythonModel, Runtime
 from scripts.reference.api import class_head, class_section
 from scripts.reference.enums import word_table
@@ -55,6 +56,7 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "errors": error_table,
     "events": event_table,
     "management": management_sections,
+    "online stores": lambda: "\n".join(map(class_section, (OnlineStore, ForeignStore))),
     "phases": phase_table,
     "pool metrics": pool_metric_table,
     "replica metrics": replica_metric_table,

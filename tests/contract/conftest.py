@@ -10,7 +10,7 @@ from headrace.control.state.opening import open_sql_store
 from headrace.control.state.sql_store import SqlStore
 from tests.contract.postgres import NoPostgresError, PostgresServer, running_postgres
 
-pytest.register_assert_rewrite("headrace.testing.contracts")
+pytest.register_assert_rewrite("headrace.testing.contracts", "headrace.testing.online_stores")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +28,9 @@ from headrace.features import (
 )
 from headrace.features.keys import encode_keys
 from headrace.features.records import RecordLayout, record_time_us
+from headrace.testing.online_stores import ForeignStoreContract
 from tests.contract.feast_repositories import (
+    COMMITTED,
     FEAST,
     NO_FEAST,
     ROOT,
@@ -95,6 +98,41 @@ def store(home: Path) -> Iterator[OnlineStore]:
     opened = open_online_store(default_online_store(home))
     yield opened
     opened.close()
+
+
+class TestContract(ForeignStoreContract):
+    @pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.e2e)])
+    def url(
+        self,
+        request: pytest.FixtureRequest,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> str:
+        there = committed(tmp_path / "repo")
+        if request.param == "redis":
+            running: RedisServer = request.getfixturevalue("server")
+            monkeypatch.setenv("FEAST_TEST_SOCKET", str(running.socket))
+            in_redis(there, running)
+        return f"feast://{there.path}"
+
+    @pytest.fixture
+    def service(self, tmp_path: Path) -> FeatureService:
+        apply_feast(COMMITTED, tmp_path)
+        found = applied_definitions(tmp_path).service("wide")
+        columns = [
+            replace(c, view=replace(c.view, ttl_s=None))
+            for c in found.columns
+            if isinstance(c.view, FeatureView)
+        ]
+        return FeatureService(name="wide", columns=tuple(columns))
+
+    @pytest.fixture
+    def known(self) -> Mapping[str, object]:
+        return {"customer_id": 1, "shop_id": "süd"}
+
+    @pytest.fixture
+    def unknown(self) -> Mapping[str, object]:
+        return {"customer_id": 99, "shop_id": "süd"}
 
 
 def test_all_that_can_be_taken_is_defined(repository: Repository, definitions: Definitions) -> None:

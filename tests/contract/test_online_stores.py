@@ -3,24 +3,21 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
-import numpy as np
 import polars as pl
 import pytest
 
-from headrace.core import Datatype, InvalidArgumentError
+from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError
 from headrace.features import (
     DataSource,
-    Entity,
     Feature,
     FeatureReader,
     FeatureService,
-    FeatureView,
     OnDemandInput,
     OnDemandView,
     OnlineStore,
@@ -32,32 +29,9 @@ from headrace.features import (
     offline_rows,
     open_online_store,
 )
-from headrace.features.keys import encode_keys
-from headrace.features.records import Record, RecordLayout, ValueColumn, record_time_us
 from headrace.features.served_writer import served_rows
+from headrace.testing.online_stores import VIEW, OnlineStoreContract, key, record, time_of
 from tests.contract.redis_servers import NoServerError, RedisServer, running_server
-
-VIEW = FeatureView(
-    name="stats",
-    entities=(Entity(name="customer", join_key="customer"),),
-    features=(Feature(name="score", datatype=Datatype.FP32),),
-    source=DataSource(path=Path("unused.parquet")),
-)
-LAYOUT = RecordLayout(VIEW)
-
-
-def record(event_us: int, score: float = 0.0) -> Record:
-    column = ValueColumn(values=np.array([score]), is_present=np.array([True]))
-    return LAYOUT.encode(np.array([event_us]), [column])[0]
-
-
-def key(name: str = "anna") -> bytes:
-    return encode_keys(VIEW, [[name]])[0]
-
-
-def time_of(store: OnlineStore, name: str = "anna", view: str = "stats") -> int | None:
-    found = store.read([key(name)], [view]).get((key(name), view))
-    return None if found is None else record_time_us(found)
 
 
 @pytest.fixture(scope="session")
@@ -93,151 +67,39 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def namespace() -> str:
-    return uuid4().hex
-
-
-@pytest.fixture
-def store(url: str, namespace: str) -> Iterator[OnlineStore]:
-    opened = open_online_store(url, namespace=namespace)
+def store(url: str) -> Iterator[OnlineStore]:
+    opened = open_online_store(url, namespace=uuid4().hex)
     yield opened
     opened.close()
 
 
-def test_what_is_written_is_read(store: OnlineStore) -> None:
-    written = store.write("stats", [key()], [record(7, 0.5)])
-
-    assert written == 1
-    assert store.read([key()], ["stats"]) == {(key(), "stats"): record(7, 0.5)}
-
-
-def test_what_nobody_wrote_is_not_there(store: OnlineStore) -> None:
-    store.write("stats", [key("anna")], [record(7)])
-
-    assert store.read([key("bert")], ["stats"]) == {}
-    assert store.read([key("anna")], ["other"]) == {}
-    assert store.read([], ["stats"]) == {}
-
-
-def test_one_read_brings_several_views_of_several_entities(store: OnlineStore) -> None:
-    store.write("stats", [key("anna"), key("bert")], [record(1), record(2)])
-    store.write("risk", [key("bert")], [record(3)])
-
-    found = store.read([key("anna"), key("bert"), key("carl")], ["stats", "risk"])
-
-    assert {place: record_time_us(one) for place, one in found.items()} == {
-        (key("anna"), "stats"): 1,
-        (key("bert"), "stats"): 2,
-        (key("bert"), "risk"): 3,
-    }
-
-
-def test_an_older_value_never_replaces_a_newer_one(store: OnlineStore) -> None:
-    store.write("stats", [key()], [record(20)])
-
-    written = store.write("stats", [key()], [record(10)])
-
-    assert written == 0
-    assert time_of(store) == 20
-
-
-def test_of_equal_times_the_later_write_counts(store: OnlineStore) -> None:
-    store.write("stats", [key()], [record(20, 1.0)])
-
-    written = store.write("stats", [key()], [record(20, 2.0)])
-
-    assert written == 1
-    assert store.read([key()], ["stats"]) == {(key(), "stats"): record(20, 2.0)}
-
-
-def test_times_are_compared_to_the_microsecond_also_before_1970(store: OnlineStore) -> None:
-    late = (1 << 53) - 1
-    store.write("stats", [key("anna"), key("bert")], [record(late), record(-5)])
-
-    store.write("stats", [key("anna"), key("bert")], [record(late - 1), record(-6)])
-
-    assert time_of(store, "anna") == late
-    assert time_of(store, "bert") == -5
-
-
-def test_within_one_write_the_newest_of_an_entity_stays(store: OnlineStore) -> None:
-    store.write("stats", [key(), key(), key()], [record(1), record(3), record(2)])
-
-    assert time_of(store) == 3
-
-
-def test_more_entities_than_fit_one_round_trip(store: OnlineStore) -> None:
-    keys = [key(str(i)) for i in range(1_201)]
-    written = store.write("stats", keys, [record(i) for i in range(1_201)])
-
-    found = store.read(keys, ["stats"])
-
-    assert written == 1_201
-    assert [record_time_us(found[one, "stats"]) for one in keys] == list(range(1_201))
-
-
-@pytest.mark.parametrize(
-    "name", ["Ж 東京 🚂", "a\0b", "'; DROP TABLE records; --", "\r\nGET x", "x" * 1024]
-)
-def test_any_text_names_an_entity(store: OnlineStore, name: str) -> None:
-    store.write("stats", [key(name)], [record(5)])
-
-    assert time_of(store, name) == 5
-    assert time_of(store, name[:-1] or "y") is None
-
-
-def test_a_watermark_never_falls(store: OnlineStore) -> None:
-    before = store.watermark("stats:1")
-    store.raise_watermark("stats:1", 1_800_000_000_000_000)
-    store.raise_watermark("stats:1", 5)
-
-    assert before is None
-    assert store.watermark("stats:1") == 1_800_000_000_000_000
-    assert store.watermark("stats:2") is None
-
-
-def test_the_newest_of_many_writers_stays(url: str, namespace: str) -> None:
-    def write(first: int) -> None:
-        own = open_online_store(url, namespace=namespace)
-        for i in range(first, 200, 4):
-            own.write("stats", [key(), key("bert")], [record(i), record(500 - i)])
-        own.close()
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(write, range(4)))
-
-    store = open_online_store(url, namespace=namespace)
-    assert (time_of(store, "anna"), time_of(store, "bert")) == (199, 500)
-    store.close()
-
-
 _WRITER = """
 import sys
-from tests.contract.test_online_stores import key, open_online_store, record
+from headrace.features import open_online_store
+from headrace.testing.online_stores import key, record
 store = open_online_store(sys.argv[1], namespace=sys.argv[2])
 for i in range(int(sys.argv[3]), 100, 2):
     store.write("stats", [key()], [record(i)])
 """
 
 
-@pytest.mark.e2e
-def test_the_newest_of_two_processes_stays(url: str, namespace: str, store: OnlineStore) -> None:
-    writers = [
-        subprocess.Popen([sys.executable, "-c", _WRITER, url, namespace, str(first)])  # noqa: S603  # ours
-        for first in (0, 1)
-    ]
-    codes = [writer.wait(timeout=60) for writer in writers]
+class TestOurs(OnlineStoreContract):
+    @pytest.fixture
+    def url(self, url: str) -> str:
+        return url
 
-    assert codes == [0, 0]
-    assert time_of(store) == 99
+    @pytest.mark.e2e
+    def test_the_newest_of_two_processes_stays(
+        self, url: str, namespace: str, store: OnlineStore
+    ) -> None:
+        writers = [
+            subprocess.Popen([sys.executable, "-c", _WRITER, url, namespace, str(first)])  # noqa: S603  # ours
+            for first in (0, 1)
+        ]
+        codes = [writer.wait(timeout=60) for writer in writers]
 
-
-def test_a_closed_store_opens_again(store: OnlineStore) -> None:
-    store.write("stats", [key()], [record(5)])
-    store.close()
-    store.close()
-
-    assert time_of(store) == 5
+        assert codes == [0, 0]
+        assert time_of(store) == 99
 
 
 def test_what_is_read_and_computed_is_what_a_join_gives(store: OnlineStore, tmp_path: Path) -> None:
@@ -310,3 +172,61 @@ def test_a_url_that_cannot_be_read_is_refused_without_its_password(url: str) -> 
 def test_a_namespace_is_a_name(name: str) -> None:
     with pytest.raises(InvalidArgumentError, match="namespace name"):
         open_online_store("redis://localhost", namespace=name)
+
+
+_PLUGIN = """
+from pathlib import Path
+from headrace.features.online_sqlite import SqliteOnlineStore
+def open_it(url, *, namespace, timeout_s, read_only):
+    return SqliteOnlineStore(Path(f"{url.removeprefix('mine://')}-{namespace}"))
+"""
+
+
+def install(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package with an entry point `mine`, as pip would install it."""
+    (folder / f"{name}.py").write_text(text)
+    information = folder / f"{name}-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(
+        f"[headrace.online_stores]\nmine = {name}:open_it\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+
+
+class TestPlugin(OnlineStoreContract):
+    @pytest.fixture
+    def url(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        install(tmp_path, "my_stores_of_this_test", _PLUGIN, monkeypatch)
+        return f"mine://{tmp_path}/online.db"
+
+
+def test_a_plugin_that_cannot_be_loaded_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "broken_stores_of_this_test", "raise ValueError('broken')", monkeypatch)
+
+    with pytest.raises(FailedPreconditionError, match=r"'mine' .* cannot be loaded: ValueError"):
+        open_online_store("mine://x")
+    with pytest.raises(InvalidArgumentError, match=r"mysql:// names no .*, mine://\.\.\."):
+        open_online_store("mysql://x")
+
+
+def test_a_url_of_sqlite_names_a_file() -> None:
+    with pytest.raises(InvalidArgumentError, match="names no file; write sqlite:///PATH"):
+        open_online_store("sqlite://online.db")
+
+
+def test_a_store_that_is_only_read_has_to_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "online.db"
+    with closing(open_online_store(str(path), read_only=True)) as store:
+        with pytest.raises(FailedPreconditionError, match="unable to open"):
+            time_of(store)
+        path.touch()
+        with pytest.raises(FailedPreconditionError, match="is empty; fill it"):
+            time_of(store)
+        with closing(open_online_store(str(path))) as writer:
+            writer.write("stats", [key()], [record(5)])
+        assert time_of(store) == 5
+        with pytest.raises(FailedPreconditionError, match="readonly"):
+            store.write("stats", [key()], [record(6)])

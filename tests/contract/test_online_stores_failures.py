@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from headrace.core import DeadlineExceededError, FailedPreconditionError, UnavailableError
+from headrace.core import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    UnavailableError,
+)
 from headrace.features import OnlineStore, open_online_store
 from headrace.features.online_sqlite import SqliteOnlineStore
+from headrace.testing.online_stores import key, record, time_of
 from tests.contract.redis_servers import NoServerError, RedisServer, running_server
-from tests.contract.test_online_stores import key, record, time_of
 
 
 @pytest.fixture
@@ -189,6 +194,32 @@ def test_a_late_answer_is_not_taken_for_the_next_one(server: RedisServer) -> Non
                 store.read([key("anna")], ["stats"], timeout_s=0.02)
 
             assert time_of(store, "bert") == 2
+
+
+@pytest.mark.e2e
+def test_entities_expire_where_the_url_says_so(server: RedisServer) -> None:
+    key_of = b"headrace:features:default:entity:" + key()
+    with (
+        closing(open_online_store(f"{server.url}?db=0&expire_s=600")) as store,
+        closing(open_online_store(server.url)) as without,
+    ):
+        client = store._client  # type: ignore[attr-defined]  # Redis's only
+        store.write("stats", [key()], [record(5)])
+        assert 590 < client.ttl(key_of) <= 600
+        client.expire(key_of, 60)
+
+        assert store.write("stats", [key()], [record(4)]) == 0
+        assert client.ttl(key_of) <= 60  # what is older proves nothing
+        assert store.write("stats", [key()], [record(6)]) == 1
+        assert client.ttl(key_of) > 590
+        without.write("stats", [key("bert")], [record(1)])
+        assert client.ttl(b"headrace:features:default:entity:" + key("bert")) == -1
+
+
+@pytest.mark.parametrize("seconds", ["", "0", "-1", "1.5", "a", "²", "99999999999"])
+def test_a_time_to_expire_is_whole_seconds(seconds: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="should be whole seconds"):
+        open_online_store(f"redis://localhost/0?expire_s={seconds}")
 
 
 @pytest.mark.e2e

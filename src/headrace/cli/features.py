@@ -35,7 +35,8 @@ _Store = Annotated[
         "--online-store",
         envvar="HEADRACE_ONLINE_STORE",
         metavar="URL",
-        help="sqlite:///PATH, redis://HOST:PORT/DB, rediss://, unix:///SOCKET or feast://REPO.",
+        help="sqlite:///PATH, redis://HOST:PORT/DB, rediss://, unix:///SOCKET, feast://REPO "
+        "or hopsworks://HOST/STORE.",
         show_default="features/online.db in --home, or Feast's",
     ),
 ]

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from headrace.features.feast.importing import LeftOut
     from headrace.features.files import join_files
+    from headrace.features.keys import Key
     from headrace.features.lookup import FeatureReader, FeatureRows
     from headrace.features.lookup_view import FeaturesNotFoundError
     from headrace.features.materialize_messages import (
@@ -46,9 +47,10 @@ if TYPE_CHECKING:
     )
     from headrace.features.materializing import MaterializeReport, materialize
     from headrace.features.offline import join_as_of
-    from headrace.features.online import ForeignStore, OnlineStore, open_online_store
+    from headrace.features.online import ForeignStore, OnlineStore, Place, open_online_store
     from headrace.features.pushing import push_rows, refusals
     from headrace.features.readiness import ViewReadiness, service_readiness
+    from headrace.features.records import Record, RecordLayout, record_time_us
     from headrace.features.schedules import usual_grace_s
     from headrace.features.served import ServedRow, ServedRows, read_served, served_directory
     from headrace.features.served_offline import OfflineRows, offline_rows
@@ -86,6 +88,7 @@ __all__ = [
     "FeatureView",
     "FeaturesNotFoundError",
     "ForeignStore",
+    "Key",
     "LeftOut",
     "MaterializeFailed",
     "MaterializeFinished",
@@ -96,7 +99,10 @@ __all__ = [
     "OnDemandInput",
     "OnDemandView",
     "OnlineStore",
+    "Place",
     "Policy",
+    "Record",
+    "RecordLayout",
     "ServedFeaturesWriter",
     "ServedFile",
     "ServedRow",
@@ -126,6 +132,7 @@ __all__ = [
     "push_rows",
     "read_definitions",
     "read_served",
+    "record_time_us",
     "refusals",
     "request_specs",
     "served_directory",
@@ -157,8 +164,10 @@ _LAZY = {
     ),
     "materializing": ("MaterializeReport", "materialize"),
     "offline": ("join_as_of",),
-    "online": ("ForeignStore", "OnlineStore", "open_online_store"),
+    "keys": ("Key",),
+    "online": ("ForeignStore", "OnlineStore", "Place", "open_online_store"),
     "pushing": ("push_rows", "refusals"),
+    "records": ("Record", "RecordLayout", "record_time_us"),
     "readiness": ("ViewReadiness", "service_readiness"),
     "schedules": ("usual_grace_s",),
     "served": ("ServedRow", "ServedRows", "read_served", "served_directory"),

@@ -1,12 +1,12 @@
 """Where do the newest values of each entity stand, to be read in a request?"""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from headrace.core import InvalidArgumentError
 from headrace.features.keys import Key
+from headrace.features.online_plugins import store_opener
 from headrace.features.records import Record
 
 if TYPE_CHECKING:
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 Place = tuple[Key, str]
 """Where a record stands: an entity's key, and the name of a view."""
 DEFAULT_TIMEOUT_S: Final = 5.0
-_SQLITE: Final = "sqlite:///"
-_FEAST: Final = "feast://"
-_REDIS: Final = frozenset({"redis", "rediss", "unix", "valkey", "valkeys"})
 
 
 class OnlineStore(Protocol):
@@ -85,38 +82,23 @@ def open_online_store(
     Args:
         url: `sqlite:///PATH` (`sqlite:////abs/path`), a path, or Redis's or Valkey's:
             `redis://[USER:PASSWORD@]HOST:PORT/DB`, `rediss://` with TLS, `unix:///SOCKET`. Or
-            `feast://PATH`: whatever a repository of Feast's names in its feature_store.yaml.
+            `feast://PATH`: whatever a repository of Feast's names in its feature_store.yaml. Or
+            `hopsworks://HOST:PORT/FEATURE_STORE`. Or one of an entry point in the group
+            `headrace.online_stores`, by its scheme.
         namespace: Keeps several projects apart in one Redis.
         timeout_s: How long a connection, a write or a lock is waited for; a read brings its own.
         read_only: For a process that may not write: the store has to be there.
 
     Raises:
         InvalidArgumentError: The URL names no store.
-        FailedPreconditionError: It is Redis's, and the client is not installed; or Feast's, and its
-            repository cannot be read.
+        FailedPreconditionError: What reads it is not installed, or cannot be loaded; or it is
+            Feast's, and its repository cannot be read.
     """
-    scheme, is_url, _ = url.partition("://")
     if not url or "\0" in url:
         raise InvalidArgumentError("the URL of the online store is empty, or has a zero byte")
-    if url.startswith(_SQLITE) or not is_url:
-        from headrace.features.online_sqlite import SqliteOnlineStore  # noqa: PLC0415  # as below
-
-        path = Path(url.removeprefix(_SQLITE))
-        return SqliteOnlineStore(path, lock_timeout_s=timeout_s, read_only=read_only)
-    if url.startswith(_FEAST):
-        from headrace.features.feast.online import open_feast_store  # noqa: PLC0415  # as below
-
-        return open_feast_store(Path(url.removeprefix(_FEAST)))
-    if scheme.lower() not in _REDIS:
-        message = (
-            f"{scheme[:20]}:// names no online store; use sqlite:///PATH, redis://HOST:PORT/DB, "
-            "rediss:// (TLS), unix:///SOCKET, or feast://PATH of a repository of Feast's"
-        )
-        raise InvalidArgumentError(message)
-    # Loaded where it is used: the client is an extra, and slow to load.
-    from headrace.features.online_redis import RedisOnlineStore  # noqa: PLC0415
-
-    return RedisOnlineStore(url, namespace=namespace, timeout_s=timeout_s)
+    scheme, is_url, _ = url.partition("://")
+    opener = store_opener(scheme.lower() if is_url else "sqlite")
+    return opener(url, namespace=namespace, timeout_s=timeout_s, read_only=read_only)
 
 
 def without_password(url: str) -> str:

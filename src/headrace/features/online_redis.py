@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
-from headrace.core import FailedPreconditionError, check_name
+from headrace.core import FailedPreconditionError, InvalidArgumentError, check_name
 from headrace.features.keys import Key
 from headrace.features.online import DEFAULT_TIMEOUT_S, Place
 from headrace.features.records import Record
@@ -21,8 +21,12 @@ if old and #old >= 8 and struct.unpack('<i8', old) > struct.unpack('<i8', ARGV[2
   return 0
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+if ARGV[3] ~= '0' then
+  redis.call('EXPIRE', KEYS[1], ARGV[3])
+end
 return 1
 """
+_MAX_EXPIRE_S: Final = 10**9
 _RAISE: Final = """
 local old = redis.call('HGET', KEYS[1], ARGV[1])
 if not old or tonumber(old) < tonumber(ARGV[2]) then
@@ -36,10 +40,16 @@ class RedisOnlineStore:
 
     Args:
         timeout_s: How long a write waits for one answer; a read brings its own.
+        expire_s: An entity of which nothing was written for so long is forgotten; 0 for never.
     """
 
     def __init__(
-        self, url: str, *, namespace: str = "default", timeout_s: float = DEFAULT_TIMEOUT_S
+        self,
+        url: str,
+        *,
+        namespace: str = "default",
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        expire_s: int = 0,
     ) -> None:
         prefix = f"headrace:features:{check_name(namespace, kind='namespace')}:".encode()
         self._entity = prefix + b"entity:"
@@ -47,6 +57,7 @@ class RedisOnlineStore:
         self._link = RedisLink(url, timeout_s=timeout_s)
         self.name = self._link.name
         self._client = self._link.client
+        self._expire_s = expire_s
         self._write = self._client.register_script(_WRITE)
         self._raise = self._client.register_script(_RAISE)
 
@@ -75,7 +86,8 @@ class RedisOnlineStore:
                 pipeline = self._client.pipeline(transaction=False)
                 end = start + _KEYS_AT_ONCE
                 for key, record in zip(keys[start:end], records[start:end], strict=True):
-                    self._write(keys=[self._entity + key], args=[view, record], client=pipeline)
+                    arguments: list[str | bytes | int] = [view, record, self._expire_s]
+                    self._write(keys=[self._entity + key], args=arguments, client=pipeline)
                 # Raised by the client, an error would begin with the command, which is long.
                 answers = pipeline.execute(raise_on_error=False)
                 for answer in answers:
@@ -102,3 +114,32 @@ class RedisOnlineStore:
     def close(self) -> None:
         """Close all connections; twice is once."""
         self._link.close()
+
+
+def open_redis_store(
+    url: str,
+    *,
+    namespace: str,
+    timeout_s: float,
+    read_only: bool,  # noqa: ARG001  # as `StoreOpener`; the user in the URL says what may be done
+) -> RedisOnlineStore:
+    """The store in the server that `url` names; `?expire_s=SECONDS` is our own option.
+
+    Raises:
+        InvalidArgumentError: It cannot be read.
+    """
+    address, _, query = url.partition("?")
+    options = [option.partition("=") for option in query.split("&") if option]
+    expire_s = 0
+    for name, _, text in options:
+        if name == "expire_s":
+            expire_s = int(text) if text.isascii() and text.isdigit() else -1
+            if not 0 < expire_s <= _MAX_EXPIRE_S:
+                message = (
+                    f"expire_s={text[:20]} in the URL of the online store should be whole seconds, "
+                    "longer than any ttl_s of a view"
+                )
+                raise InvalidArgumentError(message)
+    rest = "&".join("".join(option) for option in options if option[0] != "expire_s")
+    url = f"{address}?{rest}" if rest else address
+    return RedisOnlineStore(url, namespace=namespace, timeout_s=timeout_s, expire_s=expire_s)

@@ -17,6 +17,7 @@ from headrace.core import (
     DeadlineExceededError,
     FailedPreconditionError,
     HeadraceError,
+    InvalidArgumentError,
     UnavailableError,
 )
 from headrace.features.keys import Key
@@ -210,6 +211,20 @@ class SqliteOnlineStore:
         elif code == sqlite3.SQLITE_FULL:
             reason += "; free some space, and run the same again: it goes on where it stood"
         return FailedPreconditionError(f"{cannot}: {reason}")
+
+
+def open_sqlite_store(
+    url: str,
+    *,
+    namespace: str,  # noqa: ARG001  # as `StoreOpener`
+    timeout_s: float,
+    read_only: bool,
+) -> SqliteOnlineStore:
+    """The store in the file that `sqlite:///PATH`, or a path alone, names."""
+    path = url.removeprefix("sqlite:///")
+    if path.startswith("sqlite:"):
+        raise InvalidArgumentError(f"{url[:60]!r} names no file; write sqlite:///PATH")
+    return SqliteOnlineStore(Path(path), lock_timeout_s=timeout_s, read_only=read_only)
 
 
 class _Connection:

@@ -1,6 +1,7 @@
 """Public fakes, virtual time and contract suites. Production code never imports this.
 
 - `headrace.testing.contracts`: what a plug-in has to pass before it ships (needs pytest)
+- `headrace.testing.online_stores`: what an online store has to pass (needs pytest)
 - `headrace.testing.models`: small models made in code (needs onnx)
 - `VirtualTimeLoop`: tests in which an hour passes at once
 """

@@ -242,9 +242,9 @@ def test_a_type_that_no_request_carries_is_refused(tmp_path: Path) -> None:
 
 def test_inputs_that_nobody_can_send_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="no request may have more than"):
-        OpenvinoRuntime().inspect(openvino_models.twice(tmp_path / "huge", -1, 10**9))
+        OpenvinoRuntime().load(openvino_models.twice(tmp_path / "huge", -1, 10**9), LoadOptions())
     with pytest.raises(UnsupportedModelError, match="has no inputs"):
-        OpenvinoRuntime().inspect(openvino_models.twice(tmp_path / "none"))
+        OpenvinoRuntime().load(openvino_models.twice(tmp_path / "none"), LoadOptions())
 
 
 def test_a_model_that_is_no_table_is_served(tmp_path: Path) -> None:

@@ -166,14 +166,20 @@ class FeastOnlineStore:
         raise FailedPreconditionError(message)
 
 
-def open_feast_store(path: Path) -> FeastOnlineStore:
-    """The online store of the repository at `path`; nothing is connected to before it is used.
+def open_feast_store(
+    url: str,
+    *,
+    namespace: str,  # noqa: ARG001  # as `StoreOpener`
+    timeout_s: float,  # noqa: ARG001  # a read brings its own
+    read_only: bool,  # noqa: ARG001  # it always is
+) -> FeastOnlineStore:
+    """The online store of the repository at `feast://PATH`; connects to nothing yet.
 
     Raises:
         FailedPreconditionError: The repository cannot be read, its store is of a kind that is not
             read, or Redis's client is not installed.
     """
-    repository = read_repository(path)
+    repository = read_repository(Path(url.removeprefix("feast://")))
     kind = repository.online.get("type")
     # Each loaded where it is used, as Redis's client is an extra.
     if kind == "sqlite":

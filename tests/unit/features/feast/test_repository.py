@@ -95,6 +95,13 @@ def test_a_registry_that_is_damaged_is_told(repo: Path, tmp_path: Path, content:
         apply_feast(repo, tmp_path)
 
 
+def test_a_file_that_is_no_text_is_told(repo: Path, tmp_path: Path) -> None:
+    (repo / "feature_store.yaml").write_bytes(b"\xff\xfe")
+
+    with pytest.raises(FailedPreconditionError, match="no UTF-8 text"):
+        apply_feast(repo, tmp_path)
+
+
 def test_an_empty_registry_has_nothing_to_take(repo: Path, tmp_path: Path) -> None:
     (repo / "registry.db").write_bytes(b"")
 
@@ -148,11 +155,14 @@ def test_a_store_that_somebody_holds_is_told_in_time(repo: Path) -> None:
         closing(opened(repo)) as store,
         closing(sqlite3.connect(repo / "online.db", isolation_level=None)) as other,
     ):
+        store.read([NOBODY], ["customer_stats"])
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(UnavailableError, match="another process holds it"):
-            store.read([NOBODY], ["customer_stats"], timeout_s=0.01)
+            store.read([NOBODY], ["customer_stats"], timeout_s=0.2)
         with pytest.raises(DeadlineExceededError):
             store.read([NOBODY], ["customer_stats"], timeout_s=-1.0)
+        with store._fetcher._lock, pytest.raises(DeadlineExceededError, match="not free to read"):  # type: ignore[attr-defined]  # Feast's only
+            store.read([NOBODY], ["customer_stats"], timeout_s=0.0)
 
 
 def test_a_store_of_feasts_is_not_written(repo: Path) -> None:

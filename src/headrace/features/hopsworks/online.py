@@ -1,0 +1,230 @@
+"""The newest values in Hopsworks' online store, in the form of ours. Read only.
+
+Its server gives vectors of feature views. Where a vector has the view's time column, a time to live
+counts from that; else a value counts as of the moment at which it was read.
+"""
+
+import os
+import ssl
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NoReturn
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
+
+from headrace.core import (
+    Datatype,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    UnavailableError,
+)
+from headrace.features.definitions import FeatureView
+from headrace.features.hopsworks.connections import Answer, RestConnections
+from headrace.features.hopsworks.values import VectorReader
+from headrace.features.keys import Key, decode_key, key_prefix
+from headrace.features.online import DEFAULT_TIMEOUT_S, Place
+from headrace.features.records import Record
+
+API_KEY: Final = "HOPSWORKS_API_KEY"
+_DEFAULT_PORT: Final = 4406
+_PATH: Final = "/0.1.0/batch_feature_store"
+_KEYS_AT_ONCE: Final = 500
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_OK: Final = 200
+_REFUSED: Final = frozenset({401, 403})
+_BUSY: Final = frozenset({429, 500, 502, 503, 504})
+_SHOWN: Final = 300
+
+
+class _Column(msgspec.Struct, frozen=True):
+    name: str = msgspec.field(name="featureName", default="")
+    kind: str = msgspec.field(name="featureType", default="")
+
+
+class _Vectors(msgspec.Struct, frozen=True):
+    features: list[list[Any] | None]
+    metadata: list[_Column]
+    status: list[str]
+
+
+class HopsworksOnlineStore:
+    """An `OnlineStore` on a Hopsworks feature store.
+
+    Args:
+        versions: Of views that are asked for in another version than 1.
+    """
+
+    def __init__(
+        self, connections: RestConnections, store: str, *, versions: Mapping[str, int]
+    ) -> None:
+        self.name = f"hopsworks://{connections.name}/{store}"
+        self._connections = connections
+        self._store = store
+        self._versions = versions
+        self._views: dict[str, tuple[FeatureView, VectorReader]] = {}
+
+    def expect(self, views: Sequence[FeatureView]) -> None:
+        """Give records in the form of these views; there are no others."""
+        for view in views:
+            self._views[view.name] = (view, VectorReader(view))
+
+    def read(
+        self, keys: Sequence[Key], views: Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> Mapping[Place, Record]:
+        """The records that there are; see `OnlineStore`."""
+        deadline = time.monotonic() + timeout_s
+        asked = list(self._parts(keys, views))
+        answers = self._connections.post(
+            [(_PATH, self._question(view, some)) for view, some in asked], deadline=deadline
+        )
+        now_us = time.time_ns() // 1000
+        found: dict[Place, Record] = {}
+        for (view, some), answer in zip(asked, answers, strict=True):
+            for key, record in self._records(view, some, answer, now_us):
+                found[key, view.name] = record
+        return found
+
+    def write(self, view: str, keys: Sequence[Key], records: Sequence[Record]) -> int:  # noqa: ARG002  # as `OnlineStore`
+        """Refused: Hopsworks writes its store itself."""
+        self._refuse(f"the values of {view}")
+
+    def watermark(self, name: str) -> int | None:  # noqa: ARG002  # as `OnlineStore`
+        """None: the server does not say how far a view was written."""
+        return None
+
+    def raise_watermark(self, name: str, event_us: int) -> None:  # noqa: ARG002  # as `OnlineStore`
+        """Refused: Hopsworks writes its store itself."""
+        self._refuse(f"how far {name} is materialized")
+
+    def close(self) -> None:
+        """Close all connections; twice is once."""
+        self._connections.close()
+
+    def _parts(
+        self, keys: Sequence[Key], views: Sequence[str]
+    ) -> Iterator[tuple[FeatureView, list[Key]]]:
+        for name in views:
+            known = self._views.get(name)
+            if known is None:
+                message = f"nobody said what view {name!r} is; read it through a FeatureReader"
+                raise InvalidArgumentError(message)
+            view, _ = known
+            prefix = key_prefix(view)
+            theirs = [key for key in keys if key.startswith(prefix)]
+            for start in range(0, len(theirs), _KEYS_AT_ONCE):
+                yield view, theirs[start : start + _KEYS_AT_ONCE]
+
+    def _question(self, view: FeatureView, keys: Sequence[Key]) -> bytes:
+        entries = []
+        for key in keys:
+            entry: dict[str, int | str] = {}
+            for entity, text in zip(view.entities, decode_key(view, key), strict=True):
+                is_number = entity.datatype is Datatype.INT64
+                entry[entity.join_key] = int(text) if is_number else text.decode()
+            entries.append(entry)
+        question = {
+            "featureStoreName": self._store,
+            "featureViewName": view.name,
+            "featureViewVersion": self._versions.get(view.name, 1),
+            "entries": entries,
+            "passedFeatures": [],
+            "metadataOptions": {"featureName": True, "featureType": True},
+            "options": {"validatePassedFeatures": False, "includeDetailedStatus": False},
+        }
+        return msgspec.json.encode(question)
+
+    def _records(
+        self, view: FeatureView, keys: Sequence[Key], answer: Answer, now_us: int
+    ) -> Iterator[tuple[Key, Record]]:
+        vectors = self._vectors(view, answer)
+        _, reader = self._views[view.name]
+        columns = reader.columns([(one.name, one.kind) for one in vectors.metadata])
+        if not len(vectors.features) == len(vectors.status) == len(keys):
+            message = f"{self.name} answers for {len(vectors.features)} entities of {len(keys)}"
+            raise UnavailableError(message)
+        for key, vector, status in zip(keys, vectors.features, vectors.status, strict=True):
+            if status == "ERROR" or (vector is None and status != "MISSING"):
+                raise UnavailableError(f"{self.name} could not read a vector of view '{view.name}'")
+            record = None if vector is None else reader.record(vector, columns, now_us)
+            if record is not None:
+                yield key, record
+
+    def _vectors(self, view: FeatureView, answer: Answer) -> _Vectors:
+        said = answer.body[:_SHOWN].decode(errors="replace").strip()
+        cannot = f"cannot read view '{view.name}' of {self.name}"
+        if answer.status in _REFUSED:
+            message = f"{cannot}: the key in {API_KEY} is refused ({answer.status}: {said})"
+            raise FailedPreconditionError(message)
+        if answer.status in _BUSY:
+            raise UnavailableError(f"{cannot}: {answer.status}: {said}")
+        if answer.status != _OK:
+            version = self._versions.get(view.name, 1)
+            message = (
+                f"{cannot}: {answer.status}: {said}; is there a version {version} of it? Others "
+                f"are named in the URL, ?{view.name}=2"
+            )
+            raise FailedPreconditionError(message)
+        try:
+            return msgspec.json.decode(answer.body, type=_Vectors)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            message = f"{cannot}: its answer is not what Hopsworks' server gives: {error}"
+            raise FailedPreconditionError(message) from error
+
+    def _refuse(self, what: str) -> NoReturn:
+        message = f"{what} cannot be written in {self.name}: Hopsworks writes it, Headrace reads it"
+        raise FailedPreconditionError(message)
+
+
+def open_hopsworks_store(
+    url: str,
+    *,
+    namespace: str,  # noqa: ARG001  # as `StoreOpener`
+    timeout_s: float,  # noqa: ARG001  # a read brings its own
+    read_only: bool,  # noqa: ARG001  # it always is
+    environment: Mapping[str, str] = os.environ,
+) -> HopsworksOnlineStore:
+    """The store that `url` names; nothing is connected to before it is used.
+
+    Args:
+        url: `hopsworks://HOST[:PORT]/FEATURE_STORE[?VIEW=VERSION&ca_file=PATH]`, with TLS;
+            `hopsworks+http://` without, on this machine only.
+
+    Raises:
+        InvalidArgumentError: The URL cannot be read.
+        FailedPreconditionError: There is no API key in the environment, or no such CA file.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or _DEFAULT_PORT
+        options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+        ca_file = options.pop("ca_file", None)
+        versions = {name: int(version) for name, version in options.items()}
+    except ValueError:
+        host, port, ca_file, versions, parts = "", 0, None, {}, urlsplit("")
+    store = unquote(parts.path.strip("/"))
+    if not host or not store or "/" in store or "@" in parts.netloc:
+        message = (
+            "the URL of the Hopsworks store cannot be read; write "
+            f"hopsworks://HOST:{_DEFAULT_PORT}/FEATURE_STORE?VIEW=VERSION, and the key in {API_KEY}"
+        )
+        raise InvalidArgumentError(message)
+    is_plain = parts.scheme == "hopsworks+http"
+    if is_plain and host not in _LOOPBACK:
+        message = f"the API key is not sent to {host} in plain text; write hopsworks://"
+        raise InvalidArgumentError(message)
+    key = environment.get(API_KEY, "").strip()
+    if not key or not key.isascii() or not key.isprintable():
+        raise FailedPreconditionError(f"Hopsworks asks for an API key; put it in {API_KEY}")
+    headers = {"X-API-KEY": key, "Content-Type": "application/json"}
+    tls = None if is_plain else _tls(ca_file)
+    connections = RestConnections(host, port, tls=tls, headers=headers)
+    return HopsworksOnlineStore(connections, store, versions=versions)
+
+
+def _tls(ca_file: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FailedPreconditionError(f"cannot read ca_file {ca_file}: {reason}") from error
