@@ -40,6 +40,8 @@ FEATURES_REASONS: Final[Mapping[str, str]] = {
     "Materialized": "The first scheduled run of a feature view, as it is now, worked.",
     "MaterializeFailed": "One failed; told again when the reason is another.",
     "MaterializeRecovered": "The next one worked.",
+    "FeatureSkew": "Features were served other than training will see them; `data` names them.",
+    "FeatureSkewEnded": "They are served so again, as far as the sample goes.",
 }
 _PHASE_MEANINGS: Final[Mapping[Phase, str]] = {
     Phase.PROGRESSING: "The new version's replicas are ready and it has its share; or resumed.",

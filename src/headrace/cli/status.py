@@ -193,6 +193,13 @@ def _troubles(document: dict[str, Any]) -> list[str]:
         if view["failures"]
     ]
     lines += [
+        f"feature '{one['feature']}' of '{service['service']}': {one['differing']} of "
+        f"{one['rows']} rows were served other than training will see them; see "
+        f"`headrace features skew {service['service']}`"
+        for service in document.get("feature_skew", [])
+        for one in service["features"]
+    ]
+    lines += [
         f"certificate '{one['name']}': {one['problem']}"
         for one in document.get("gateway", {}).get("certificates", [])
         if one.get("problem")

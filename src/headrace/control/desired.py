@@ -8,6 +8,7 @@ import msgspec
 from headrace.core import (
     DEFAULT_MAX_BODY_BYTES,
     EndpointName,
+    FeatureWatch,
     PoolSettings,
     ReplicaSettings,
 )
@@ -78,8 +79,7 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     version takes over. `autoscale`: None keeps each arm's `replicas`. `scaled_to_zero`: nothing
     runs until somebody asks. `access`: None leaves it to the gateway (nobody is asked on loopback).
     `request_log`: None as the gateway's; `payload_log`: None keeps nothing.
-    `drift`: None watches nothing. `features_ratio`: of how many look-ups of features what they gave
-    is kept.
+    `drift`: None watches nothing. `features`: None looks for no skew.
     """
 
     name: EndpointName
@@ -98,7 +98,7 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     request_log: EndpointLog | None = None
     payload_log: PayloadLogSettings | None = None
     drift: DriftSettings | None = None
-    features_ratio: float = 0.0
+    features: FeatureWatch | None = None
 
     def arm(self, key: str) -> DesiredArm | None:
         """The arm of this key, if there is one."""

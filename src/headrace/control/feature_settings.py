@@ -14,9 +14,9 @@ from headrace.core.spec_features import FeaturesSpec
 from headrace.features import (
     applied_definitions,
     column_specs,
-    default_online_store,
     encode_service,
     key_specs,
+    online_store_reference,
 )
 from headrace.pipeline import check_features, plan_assemblies
 
@@ -43,7 +43,7 @@ def feature_settings(
     if itself and spec.inputs:
         message = "the pipeline says itself what it makes of features; leave 'inputs' out"
         raise InvalidArgumentError(message)
-    url = spec.online_store or default_online_store(home)
+    url = spec.online_store or online_store_reference(home)
     return FeatureSettings(
         service=encode_service(service),
         online_store=_absolute(url),
@@ -57,6 +57,6 @@ def feature_settings(
 
 def _absolute(url: str) -> str:
     """The same for a process that works elsewhere."""
-    if "://" in url and not url.startswith(SQLITE):
+    if url.startswith("${") or ("://" in url and not url.startswith(SQLITE)):
         return url
     return f"{SQLITE}{Path(url.removeprefix(SQLITE)).absolute()}"

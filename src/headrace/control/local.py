@@ -17,6 +17,7 @@ from headrace.control.online_stores import OnlineStores
 from headrace.control.process import Process, find_by_arguments, python_module, start_ticks
 from headrace.control.records import RecordStore, ReplicaRecord, digest_of
 from headrace.control.sandbox import Isolation, Sandbox, files_of
+from headrace.control.secret_references import resolve_url
 from headrace.core import HeadraceError, ReplicaSettings
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -222,7 +223,8 @@ class LocalDriver:
             return []
         for_others = not self.sandbox.abilities().user
         try:
-            directory = self.stores.prepare(told["online_store"], for_others=for_others)
+            url = resolve_url(told["online_store"])
+            directory = self.stores.prepare(url, for_others=for_others)
         except HeadraceError as error:
             raise OSError(str(error)) from error
         return [] if directory is None else [directory]

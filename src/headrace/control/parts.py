@@ -47,6 +47,7 @@ from headrace.control.rollouts import RolloutDriver
 from headrace.control.scaling import Scaler
 from headrace.control.scaling_memory import ScalerMemory
 from headrace.control.served_features import ServedFeaturesKeeper
+from headrace.control.skew_watch import CompareApart, SkewWatch, feature_watches
 from headrace.control.store_thread import StoreThread
 from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Fulfiller
@@ -176,6 +177,12 @@ def make_plane(
         memory=MaterializeMemory(path=home.materialized_file),
     )
     materializer.load()
+    skew = SkewWatch(
+        watches=lambda: feature_watches(aims),
+        compare=CompareApart(home=home.root, log=home.log_of("features")),
+        emit=journal.write,
+        clock=clock,
+    )
     activator = Activator(limits_of=lambda name: hold_limits(aims, name), wake=scaler.wake)
     plane = ControlPlane(
         home=home,
@@ -216,6 +223,7 @@ def make_plane(
         recordings=recordings,
         payloads=payloads,
         materializer=materializer,
+        skew=skew,
         limits=limits,
         prometheus=prometheus,
         sends_first_requests=sends_first_requests,

@@ -40,6 +40,7 @@ from headrace.control.recordings import Recordings
 from headrace.control.reports import Reports
 from headrace.control.rollouts import RolloutDriver
 from headrace.control.scaling import Scaler
+from headrace.control.skew_watch import SkewWatch
 from headrace.control.status import (
     EndpointStatus,
     GatewayStatus,
@@ -105,6 +106,7 @@ class ControlPlane:
     recordings: Recordings
     payloads: PayloadWriter
     materializer: Materializer
+    skew: SkewWatch
     limits: LimitService | None = None
     gpus: Gpus = field(default_factory=Gpus)
     prometheus: PrometheusHistory | None = None
@@ -306,6 +308,7 @@ class ControlPlane:
                 "admin": self.addresses.admin_url,
             },
             features=self.materializer.statuses(),
+            feature_skew=self.skew.statuses(),
         )
 
     def endpoint_statuses(

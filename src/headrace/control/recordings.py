@@ -297,9 +297,9 @@ def payload_logs(aims: Aims) -> dict[str, PayloadLogSettings]:
 def features_ratios(aims: Aims) -> dict[str, float]:
     """Of how many look-ups endpoints keep what they gave, by their names."""
     return {
-        endpoint.name: endpoint.features_ratio
+        endpoint.name: endpoint.features.sample_ratio
         for endpoint in aims.desired.endpoints
-        if endpoint.features_ratio
+        if endpoint.features is not None
     }
 
 

@@ -334,7 +334,7 @@ def desired_endpoint(
         request_log=endpoint.request_log.settings() if endpoint.request_log else None,
         payload_log=_payload_log(endpoint),
         drift=endpoint.drift.settings() if endpoint.drift else None,
-        features_ratio=endpoint.features.sample_ratio if endpoint.features else 0.0,
+        features=endpoint.features.watch() if endpoint.features else None,
     )
 
 

@@ -10,6 +10,7 @@ from headrace.control.first_request import FirstRequest
 from headrace.control.materialize_status import FeatureViewStatus
 from headrace.control.observed import Observed, Phase, Replica, Route
 from headrace.control.sandbox import Isolation
+from headrace.control.skew_watch import FeatureSkewStatus
 from headrace.core.devices import DeviceUse
 
 IsolationOf = Callable[[str], Isolation | None]
@@ -97,6 +98,8 @@ class Status:
     addresses: Mapping[str, str]
     features: tuple[FeatureViewStatus, ...] = ()
     """Feature views that are applied in the home."""
+    feature_skew: tuple[FeatureSkewStatus, ...] = ()
+    """What was found of services whose features are served."""
 
 
 MANY_FAILURES: Final = 3

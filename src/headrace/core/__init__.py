@@ -32,7 +32,7 @@ from headrace.core.errors import (
     UnsupportedError,
     UnsupportedModelError,
 )
-from headrace.core.feature_settings import FeatureSettings, OnUnavailable
+from headrace.core.feature_settings import FeatureSettings, FeatureWatch, OnUnavailable
 from headrace.core.names import (
     NAME_PATTERN,
     VERSION_PATTERN,
@@ -96,6 +96,7 @@ __all__ = [
     "FailedPreconditionError",
     "FeatureSettings",
     "FeatureSource",
+    "FeatureWatch",
     "FeaturesUnavailableError",
     "FetchedFeatures",
     "FirstRun",

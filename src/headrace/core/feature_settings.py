@@ -14,6 +14,18 @@ class OnUnavailable(StrEnum):
     """Each feature takes its default, as if nothing were known."""
 
 
+class FeatureWatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an endpoint's features are watched for skew.
+
+    `sample_ratio`: of how many look-ups what they gave is kept. `skew_every_s`: how often that is
+    compared with what training will see.
+    """
+
+    service: str
+    sample_ratio: float = 0.01
+    skew_every_s: float = 900.0
+
+
 class FeatureSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which features, and from where.
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, Strict
 
-from headrace.core.feature_settings import FeatureSettings
+from headrace.core.feature_settings import FeatureSettings, FeatureWatch
 from headrace.core.spec_base import SpecModel
 from headrace.core.spec_yaml import SpecMistake
 
@@ -58,10 +58,27 @@ class FeaturesSpec(SpecModel):
         description="Of how many look-ups what they gave is kept in the home, so that skew can be "
         "found: keys of entities and values. 0 keeps nothing.",
     )
+    skew_every_s: float = Field(
+        default=900.0,
+        ge=1.0,
+        le=604_800.0,
+        description="How often what was kept is compared with what training will see. Unit: "
+        "seconds.",
+    )
     show_status: bool = Field(
         default=False,
         description="Answers have `VIEW__status` too: `PRESENT`, `STALE` or `MISSING`.",
     )
+
+    def watch(self) -> FeatureWatch | None:
+        """How skew is looked for; None where nothing is kept to look at."""
+        if not self.sample_ratio:
+            return None
+        return FeatureWatch(
+            service=self.service,
+            sample_ratio=self.sample_ratio,
+            skew_every_s=self.skew_every_s,
+        )
 
 
 def feature_disagreements(endpoint: Mapping[Any, Any], place: str) -> list[SpecMistake]:

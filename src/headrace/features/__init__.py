@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         apply_definitions,
         apply_feast,
         default_online_store,
+        online_store_reference,
         online_store_url,
     )
     from headrace.features.feast.importing import LeftOut
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
         served_sample,
     )
     from headrace.features.skew import FeatureSkew, SkewCause, SkewReport, compare_served
+    from headrace.features.skew_messages import SkewedFeature, SkewSummary
     from headrace.features.spec import parse_definitions, read_definitions
     from headrace.features.wire import (
         column_specs,
@@ -111,6 +113,8 @@ __all__ = [
     "ServiceColumn",
     "SkewCause",
     "SkewReport",
+    "SkewSummary",
+    "SkewedFeature",
     "Status",
     "ViewReadiness",
     "applied_definitions",
@@ -126,6 +130,7 @@ __all__ = [
     "key_specs",
     "materialize",
     "offline_rows",
+    "online_store_reference",
     "online_store_url",
     "open_online_store",
     "parse_definitions",
@@ -150,6 +155,7 @@ _LAZY = {
         "apply_definitions",
         "apply_feast",
         "default_online_store",
+        "online_store_reference",
         "online_store_url",
     ),
     "feast.importing": ("LeftOut",),
@@ -181,6 +187,7 @@ _LAZY = {
         "served_sample",
     ),
     "skew": ("FeatureSkew", "SkewCause", "SkewReport", "compare_served"),
+    "skew_messages": ("SkewSummary", "SkewedFeature"),
     "spec": ("parse_definitions", "read_definitions"),
     "wire": ("column_specs", "decode_service", "encode_service", "key_specs", "request_specs"),
 }

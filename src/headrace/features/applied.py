@@ -139,6 +139,13 @@ def online_store_url(home: Path) -> str:
     return os.environ.get(ONLINE_STORE_VARIABLE) or default_online_store(home)
 
 
+def online_store_reference(home: Path) -> str:
+    """The same, to be kept: what stands in the environment may hold a password, so it is named."""
+    if os.environ.get(ONLINE_STORE_VARIABLE):
+        return f"${{{ONLINE_STORE_VARIABLE}}}"
+    return default_online_store(home)
+
+
 def _read(home: Path) -> Definitions | None:
     path = home / APPLIED
     if not path.exists():

@@ -15,7 +15,7 @@ def status_seen_by(caller: Caller, status: Status) -> Status:
         return status
     endpoints = tuple(endpoint for endpoint in status.endpoints if endpoint.name in mine)
     ready = status.gateway.ready and all(endpoint.ready for endpoint in endpoints)
-    return replace(status, ready=ready, endpoints=endpoints, features=())
+    return replace(status, ready=ready, endpoints=endpoints, features=(), feature_skew=())
 
 
 def spec_seen_by(caller: Caller, document: dict[str, Any]) -> dict[str, Any]:

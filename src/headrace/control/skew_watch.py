@@ -1,0 +1,203 @@
+"""Is what was served what training will see? Looked at now and then, in a process beside us."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.control.aims import Aims
+from headrace.control.metrics import gauge
+from headrace.control.process import python_module
+from headrace.control.store import Event
+from headrace.core import Clock, FeatureWatch, HeadraceError, UnavailableError
+from headrace.features import SkewedFeature, SkewSummary
+
+_LOG: Final = logging.getLogger("headrace.control")
+_LOOK_S: Final = 1.0
+_TIMEOUT_S: Final = 600.0
+_SHOWN: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureSkewStatus:
+    """What the last comparison of a service's served features with training's came to.
+
+    `checked_at` is in seconds since 1970. `features`: those that differ, each with the rows that
+    do, of how many, and why. `message`: why they could not be compared.
+    """
+
+    service: str
+    checked_at: float
+    rows: int
+    features: tuple[SkewedFeature, ...] = ()
+    message: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class SkewWatch:
+    """Compares what each watched service served.
+
+    `watches`: by endpoint. `compare`: one comparison of a service, which may take its time.
+    """
+
+    watches: Callable[[], Mapping[str, FeatureWatch]]
+    compare: Callable[[str], Awaitable[SkewSummary]]
+    emit: Callable[[Sequence[Event]], Awaitable[None]]
+    clock: Clock
+    found: dict[str, SkewSummary] = field(default_factory=dict)
+    """The last comparison of each service."""
+    checked_at: dict[str, float] = field(default_factory=dict)
+    """When, in Unix time."""
+    _due: dict[str, float] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Compare what is due until cancelled, one service at a time."""
+        while True:
+            for service in self.due():
+                await self._check(service)
+            await asyncio.sleep(_LOOK_S)
+
+    def due(self) -> list[str]:
+        """Services to compare now: each after its time, the first time too."""
+        every: dict[str, float] = {}
+        for watch in self.watches().values():
+            every[watch.service] = min(watch.skew_every_s, every.get(watch.service, float("inf")))
+        now = self.clock.monotonic()
+        self._due = {
+            service: min(self._due.get(service, now + period), now + period)
+            for service, period in every.items()
+        }
+        for gone in self.found.keys() - every.keys():
+            del self.found[gone]
+        return [service for service, at in self._due.items() if at <= now]
+
+    def statuses(self) -> tuple[FeatureSkewStatus, ...]:
+        """What was found of each service."""
+        return tuple(
+            FeatureSkewStatus(
+                service=service,
+                checked_at=self.checked_at[service],
+                rows=summary.rows,
+                features=tuple(summary.skewed),
+                message=summary.message,
+            )
+            for service, summary in self.found.items()
+        )
+
+    def exposition(self) -> str:
+        """Of each feature that was compared and differs the share of rows."""
+        samples = [
+            ((("service", service), ("feature", one.feature)), one.differing / max(one.rows, 1))
+            for service, summary in self.found.items()
+            for one in summary.skewed
+        ]
+        text = "Of the rows that were served those that training will see otherwise."
+        return gauge("headrace_feature_skew_ratio", text, samples) if samples else ""
+
+    async def _check(self, service: str) -> None:
+        self._due.pop(service, None)
+        try:
+            summary = await self.compare(service)
+        except HeadraceError as error:
+            summary = SkewSummary(service=service, rows=0, message=str(error))
+        except Exception as error:  # noqa: BLE001  # a supervisor's edge
+            _LOG.exception("looking for skew failed", extra={"service": service})
+            summary = SkewSummary(service=service, rows=0, message=type(error).__name__)
+        before = self.found.get(service)
+        self.found[service] = summary
+        self.checked_at[service] = self.clock.now()
+        event = skew_event(before, summary, at=self.clock.now())
+        if event is None:
+            return
+        _LOG.log(logging.WARNING if summary.skewed else logging.INFO, event.message)
+        try:
+            await self.emit([event])
+        except HeadraceError as error:
+            _LOG.error("cannot write an event", extra={"error": str(error)})
+
+
+def skew_event(before: SkewSummary | None, after: SkewSummary, *, at: float) -> Event | None:
+    """What is told of a comparison: other features that differ than the last time."""
+    if after.message or not after.rows:
+        return None
+    was = set() if before is None else {one.feature for one in before.skewed}
+    names = [one.feature for one in after.skewed]
+    if set(names) == was:
+        return None
+    shown = ", ".join(
+        f"{one.feature} in {one.differing} of {one.rows} rows ({_causes(one.causes)})"
+        for one in after.skewed[:_SHOWN]
+    )
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    message = f"features of '{after.service}' were served other than training will see them: "
+    return Event(
+        at=at,
+        endpoint="",
+        kind="features",
+        reason="FeatureSkew" if names else "FeatureSkewEnded",
+        message=f"{message}{shown}{more}"
+        if names
+        else f"features of '{after.service}' are served as training will see them again",
+        data={"service": after.service, "features": names, "rows": after.rows},
+    )
+
+
+def feature_watches(aims: Aims) -> dict[str, FeatureWatch]:
+    """How endpoints are watched for skew, by their names."""
+    return {
+        endpoint.name: endpoint.features
+        for endpoint in aims.desired.endpoints
+        if endpoint.features is not None
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareApart:
+    """Compares in a process that is ended when it takes too long. `log`: what it complains of."""
+
+    home: Path
+    log: Path
+    timeout_s: float = _TIMEOUT_S
+
+    async def __call__(self, service: str) -> SkewSummary:
+        """What was found.
+
+        Raises:
+            UnavailableError: The process could not be started, or did not end well.
+        """
+        command = python_module("headrace.features.skew_apart", str(self.home), service)
+        try:
+            with self.log.open("ab") as log:
+                process = await asyncio.create_subprocess_exec(
+                    *command, stdin=DEVNULL, stdout=PIPE, stderr=log, start_new_session=True
+                )
+            pidfd = os.pidfd_open(process.pid)
+        except OSError as error:
+            raise UnavailableError(f"cannot start a process: {error}") from error
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                said, _ = await process.communicate()
+            return msgspec.json.decode(said, type=SkewSummary)
+        except TimeoutError:
+            msg = f"comparing took longer than {self.timeout_s:g} s and was ended"
+            raise UnavailableError(msg) from None
+        except msgspec.MsgspecError:
+            status = process.returncode
+            msg = f"the process ended with status {status}; see {self.log}"
+            raise UnavailableError(msg) from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
+
+
+def _causes(causes: Mapping[str, int]) -> str:
+    return ", ".join(f"{cause} {count}" for cause, count in causes.items())
