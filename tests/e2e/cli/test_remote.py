@@ -12,6 +12,7 @@ import pytest
 
 from headrace.control.api_events import MAX_WATCHERS
 from headrace.testing import models
+from tests import tabular_models
 from tests.e2e.cli.conftest import PORTS, MakeShell, Shell
 
 if TYPE_CHECKING:
@@ -74,6 +75,19 @@ def served(laptop: Laptop) -> Laptop:
     assert done.returncode == 0, done.stderr
     assert "mlp.onnx is m:1 on http://127.0.0.1:" in done.stderr
     return laptop
+
+
+def test_what_was_converted_here_is_stored_there_with_its_lineage(laptop: Laptop) -> None:
+    tabular_models.library("onnxmltools", "convert")
+    path = tabular_models.lightgbm(laptop.shell.folder, "regression").path
+    pushed = laptop.json("models", "push", "trees", path, "--convert", "onnx")
+    shown = laptop.json("models", "show", "trees:1")
+    kept = shown["metadata"]
+
+    assert shown == pushed
+    assert isinstance(kept, dict)
+    assert (kept["converted_runtime"], kept["converted_file"]) == ("lightgbm", "regression.txt")
+    assert str(kept["converted_from"]).startswith("sha256:")
 
 
 def test_models_of_this_machine_are_uploaded_and_served(served: Laptop) -> None:
