@@ -2,7 +2,8 @@
 
 Shapes are those of its documentation and of what its client (`hopsworks` 5.2.1,
 `hsfs/core/online_store_rest_client_api.py`) sends and reads. It refuses what the real one refuses:
-a wrong key, an unknown view, and keys that are null or missing.
+a wrong key, an unknown view, and keys that are null or missing. The client itself was run against
+it: it sends the same question as our store, and reads the answer.
 """
 
 import json

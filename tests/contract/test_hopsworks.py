@@ -204,6 +204,14 @@ def test_another_version_is_named_in_the_url(server: HopsworksServer) -> None:
     assert str(rows.columns["visits"].tolist()) == "[2.0, nan]"
 
 
+def test_a_store_may_be_called_as_the_client_shows_it(server: HopsworksServer) -> None:
+    with closing(open_online_store(f"{server.url()}_featurestore")) as store:
+        rows = FeatureReader(service(STATS), store).read({"id": [1]})
+
+    assert store.name.endswith("/shop")
+    assert rows.columns["age"].tolist() == [33]
+
+
 def test_many_entities_are_asked_in_parts(server: HopsworksServer, store: OnlineStore) -> None:
     rows = FeatureReader(service(STATS), store).read({"id": list(range(1_201))})
 

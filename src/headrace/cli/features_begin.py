@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Final
 
-from headrace.core import FailedPreconditionError
-
 DEFAULT_PATH: Final = Path("features.yaml")
 EXAMPLE: Final = """\
 entities:
@@ -27,13 +25,14 @@ To begin, say in features.yaml what there is, and then:
 
     headrace features get fraud -k customer_id=17
 
-`headrace features apply` without a features.yaml shows a short one; where there is a repository of
-Feast's, `headrace features apply --from-feast REPO` needs none.
+`headrace features apply` without a features.yaml shows a short one; `--from-feast REPO` needs none.
 """
 
 
 def check_exists(path: Path) -> None:
     """Show somebody who has no file yet what one looks like; FailedPreconditionError."""
+    from headrace.core import FailedPreconditionError  # noqa: PLC0415  # loaded by every command
+
     if path != DEFAULT_PATH or path.exists():
         return
     message = (

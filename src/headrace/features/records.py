@@ -141,6 +141,8 @@ class RecordLayout:
         Args:
             values: One for each feature, of its type; None is a missing one.
         """
+        if self._is_flat and None not in values:
+            return self._packer.pack(event_us, self._hash, self._all_flags, *values)
         flags, heap = 0, b""
         stored: list[Value] = []
         for i, value in enumerate(values):

@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import groupby
+from operator import itemgetter
 from typing import Final
 from urllib.parse import quote
 
@@ -22,6 +24,7 @@ from headrace.features.times import microseconds
 _KEYS_AT_ONCE: Final = 500
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _PRIMARY_CODE: Final = 0xFF
+_KEY_OF: Final = itemgetter(0)
 _DEFAULT_PATH: Final = "data/online.db"
 
 
@@ -34,6 +37,7 @@ class SqliteFetcher:
         self._project = repository.project
         self._lock = threading.Lock()
         self._opened: sqlite3.Connection | None = None
+        self._waits_ms = 0
 
     def fetch(
         self, wanted: Wanted, *, timeout_s: float
@@ -61,31 +65,32 @@ class SqliteFetcher:
                 remaining_s = deadline - time.monotonic()
                 if remaining_s <= 0:
                     raise DeadlineExceededError(f"{self.name} was not read before the deadline")
-                connection = self._connection()
-                connection.execute(f"PRAGMA busy_timeout = {int(remaining_s * 1000)}")
-                rows = connection.execute(self._statement(view, len(some)), some)
-                for key, of_key in groupby(rows, key=lambda row: row[0]):
+                connection = self._connection(remaining_s)
+                table = f"{self._project}_{view.stored_as}"
+                rows = connection.execute(_statement(table, len(some)), some)
+                for key, of_key in groupby(rows, key=_KEY_OF):
                     stored = _stored(view, list(of_key))
                     if stored is not None:
                         found.append((view, key, stored))
         return found
 
-    def _statement(self, view: FeastView, keys: int) -> str:
-        table = f"{self._project}_{view.stored_as}".replace('"', '""')
-        marks = ",".join("?" * keys)
-        return (
-            f'SELECT entity_key, feature_name, value, event_ts FROM "{table}" '  # noqa: S608  # quoted, and marks
-            f"WHERE entity_key IN ({marks}) ORDER BY entity_key"
-        )
+    def _connection(self, timeout_s: float) -> sqlite3.Connection:
+        """The connection, which then waits for a writer: at least half of the time that there is.
 
-    def _connection(self) -> sqlite3.Connection:
+        To tell it each time exactly how long takes a tenth of a read.
+        """
         if self._opened is None:
+            self._waits_ms = 0
             self._opened = sqlite3.connect(
                 f"file:{quote(str(self._path.absolute()))}?mode=ro",
                 uri=True,
                 isolation_level=None,
                 check_same_thread=False,  # the lock beside it keeps threads apart
             )
+        waits_ms = 1 << int(timeout_s * 1000).bit_length() >> 1
+        if waits_ms != self._waits_ms:
+            self._opened.execute(f"PRAGMA busy_timeout = {waits_ms}")
+            self._waits_ms = waits_ms
         return self._opened
 
     def _forget(self) -> None:
@@ -106,6 +111,15 @@ class SqliteFetcher:
                 raise UnavailableError(message) from error
             message = f"{cannot}: {error}; `feast apply` and `feast materialize` make and fill it"
             raise FailedPreconditionError(message) from error
+
+
+@lru_cache(maxsize=512)
+def _statement(table: str, keys: int) -> str:
+    name, marks = table.replace('"', '""'), ",".join("?" * keys)
+    return (
+        f'SELECT entity_key, feature_name, value, event_ts FROM "{name}" '  # noqa: S608  # quoted, and marks
+        f"WHERE entity_key IN ({marks}) ORDER BY entity_key"
+    )
 
 
 def _stored(view: FeastView, rows: list[tuple[bytes, str, bytes, object]]) -> StoredRow | None:

@@ -202,7 +202,8 @@ def open_hopsworks_store(
         versions = {name: int(version) for name, version in options.items()}
     except ValueError:
         host, port, ca_file, versions, parts = "", 0, None, {}, urlsplit("")
-    store = unquote(parts.path.strip("/"))
+    # The client shows projects' stores with this ending, and leaves it out when it asks.
+    store = unquote(parts.path.strip("/")).removesuffix("_featurestore")
     if not host or not store or "/" in store or "@" in parts.netloc:
         message = (
             "the URL of the Hopsworks store cannot be read; write "

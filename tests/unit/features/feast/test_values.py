@@ -122,6 +122,31 @@ def test_a_row_becomes_the_record_that_encoding_makes() -> None:
     assert WRITER.write(7, values) == LAYOUT.encode(np.array([7]), columns)[0]
 
 
+@pytest.mark.slow
+@given(
+    st.lists(
+        st.one_of(
+            st.floats(width=32).map(lambda value: said(float_val=value)),
+            st.none(),
+            st.just(b""),
+            st.just(said(null_val=0)),
+            st.just(said(double_val=1.0)),
+            st.binary(max_size=9),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_a_row_of_floats_is_read_at_once_as_one_by_one(values: list[bytes | None]) -> None:
+    kinds = [Datatype.FP32] * len(values)
+    of = view(Path("x"), *(Feature(name=f"f{i}", datatype=kind) for i, kind in enumerate(kinds)))
+    at_once = RecordWriter(RecordLayout(of), kinds)
+    one_by_one = RecordWriter(RecordLayout(of), kinds)
+    one_by_one._floats = None
+
+    assert at_once.write(7, values) == one_by_one.write(7, values)
+
+
 @pytest.mark.parametrize("nothing", [None, b"", said(null_val=0)])
 def test_what_is_not_there_is_missing(nothing: bytes | None) -> None:
     decoded = LAYOUT.decode([WRITER.write(7, [nothing] * len(KINDS))])
