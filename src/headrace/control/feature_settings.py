@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from headrace.control.online_stores import SQLITE
+from headrace.control.online_stores import FEAST, SQLITE
 from headrace.core import (
     FeatureSettings,
     HeadraceError,
@@ -22,9 +22,18 @@ from headrace.pipeline import check_features, plan_assemblies
 
 
 def feature_settings(
-    spec: FeaturesSpec, home: Path, *, model: Path, runtime: str, signature: ModelSignature
+    spec: FeaturesSpec,
+    home: Path,
+    *,
+    model: Path,
+    runtime: str,
+    signature: ModelSignature,
+    network: bool,
 ) -> FeatureSettings:
     """What the replicas of an endpoint are told, with the definitions that are in force now.
+
+    Args:
+        network: Whether they may open connections.
 
     Raises:
         InvalidArgumentError: The service's columns do not fit the model.
@@ -44,6 +53,8 @@ def feature_settings(
         message = "the pipeline says itself what it makes of features; leave 'inputs' out"
         raise InvalidArgumentError(message)
     url = spec.online_store or online_store_reference(home)
+    if url.startswith(FEAST) and not network:
+        _check_feast(Path(url.removeprefix(FEAST)))
     return FeatureSettings(
         service=encode_service(service),
         online_store=_absolute(url),
@@ -53,6 +64,19 @@ def feature_settings(
         on_unavailable=OnUnavailable(spec.on_unavailable),
         show_status=spec.show_status,
     )
+
+
+def _check_feast(repo: Path) -> None:
+    """Refuse a repository whose online store replicas could not reach."""
+    from headrace.features.feast.repository import read_repository  # noqa: PLC0415  # few have one
+
+    kind = str(read_repository(repo).online.get("type", "sqlite"))
+    if kind != "sqlite":
+        message = (
+            f"Feast's online store is in '{kind}', which is reached over the network, and replicas "
+            "may not use that; add `network: true`"
+        )
+        raise InvalidArgumentError(message)
 
 
 def _absolute(url: str) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from headrace.features import OnlineStore
 
 SQLITE: Final = "sqlite:///"
+FEAST: Final = "feast://"
 _BESIDE: Final = ("", "-wal", "-shm")
 _ALL_MAY_READ: Final = 0o004
 
@@ -36,6 +37,8 @@ class OnlineStores:
         Raises:
             FailedPreconditionError: The store cannot be read; the message says how to mend it.
         """
+        if url.startswith(FEAST):
+            return Path(url.removeprefix(FEAST))  # its files are Feast's, and read as they are
         if not url.startswith(SQLITE):
             return None
         from headrace.features import open_online_store  # noqa: PLC0415  # few need it

@@ -250,6 +250,7 @@ class Resolver:
             model=path,
             runtime=stored.runtime,
             signature=stored.signature,
+            network=endpoint.network,
         )
 
     def _allows_code(self, endpoint: EndpointSpec) -> bool:

@@ -86,7 +86,7 @@ class SkewWatch:
                 service=service,
                 checked_at=self.checked_at[service],
                 rows=summary.rows,
-                features=tuple(summary.skewed),
+                features=summary.skewed,
                 message=summary.message,
             )
             for service, summary in self.found.items()
@@ -197,6 +197,7 @@ class CompareApart:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             os.close(pidfd)
+            await process.communicate()  # what is left of its output, so that the pipe is closed
 
 
 def _causes(causes: Mapping[str, int]) -> str:

@@ -102,4 +102,5 @@ def feature_disagreements(endpoint: Mapping[Any, Any], place: str) -> list[SpecM
 
 def _is_tcp(url: str) -> bool:
     scheme = url.partition("://")[0].lower() if "://" in url else ""
-    return scheme not in {"", "sqlite", "unix"}
+    # What a repository of Feast's names is not known here; whoever reads it says so.
+    return scheme not in {"", "sqlite", "unix", "feast"}

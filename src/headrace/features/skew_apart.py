@@ -53,7 +53,7 @@ def compare(home: Path, service: str) -> SkewSummary:
     return SkewSummary(
         service=service,
         rows=report.rows,
-        skewed=[
+        skewed=tuple(
             SkewedFeature(
                 feature=one.feature,
                 view=one.view,
@@ -63,7 +63,7 @@ def compare(home: Path, service: str) -> SkewSummary:
                 looks_like=one.looks_like,
             )
             for one in report.skewed
-        ],
+        ),
     )
 
 

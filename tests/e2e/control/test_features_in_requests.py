@@ -294,7 +294,7 @@ def test_what_was_served_is_compared_with_what_training_will_see(
     apply_definitions(file, system.home)
     store = open_online_store(default_online_store(system.home))
     materialize(view(system.home), store, until=datetime.now(UTC))
-    system.start(endpoint(matmul, sample_ratio=1.0))
+    system.start(endpoint(matmul, sample_ratio=1.0, skew_every_s=1.0))
     system.wait_ready()
 
     def skew() -> dict[str, Any]:
@@ -328,6 +328,12 @@ def test_what_was_served_is_compared_with_what_training_will_see(
     (found,) = [one for one in skew()["features"] if one["differing"]]
     assert found["feature"] == "spend"
     assert set(found["causes"]) == {"OTHER_VALUE"}
+
+    # The system finds it too, without anybody who asks.
+    until(lambda: any(one["features"] for one in system.status()["feature_skew"]))
+    assert 'headrace_feature_skew_ratio{service="people",feature="spend"}' in metrics(system)
+    events = system.get("/api/v1/events?kind=features")["events"]
+    assert "FeatureSkew" in [event["reason"] for event in events]
 
 
 def until(condition: Callable[[], bool]) -> None:
