@@ -42,6 +42,10 @@ test: setup ## every test; ARGS="-k gateway" narrows, JOBS=0 debugs, COV=1 fails
 test-all: setup ## as test, and what needs PyTorch or TensorFlow: installs them into .venv-all, 2 GB
 	scripts/test_all.sh $(PYTEST_JOBS) $(ARGS)
 
+.PHONY: frameworks
+frameworks: setup ## only the tests that need PyTorch or TensorFlow, in .venv-all
+	ONLY=frameworks scripts/test_all.sh $(PYTEST_JOBS) $(ARGS)
+
 .PHONY: unit
 unit: setup ## only the tests that start nothing
 	$(BIN)/pytest -m "not e2e" $(PYTEST_JOBS) $(ARGS)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Every test, those too that need frameworks of gigabytes: `make test`'s in .venv, then those marked
-# `frameworks` in .venv-all, which sees .venv and what is installed on top. Arguments go to pytest.
+# Every test, those too that need frameworks of gigabytes: `make test`'s in .venv, and those marked
+# `frameworks` in .venv-all, which sees .venv and what is installed on top. Arguments go to pytest;
+# ONLY=frameworks leaves out the first.
 #
 # The frameworks are not locked and stay out of .venv: which build fits a machine (CPU, CUDA) is for
 # its pip to decide, and uv would take CUDA's. Needs make setup before it; nothing of .venv changes.
@@ -83,6 +84,6 @@ fi
 collected=0
 failed=0
 run "$python" "tests that need frameworks, in $env" -m frameworks "$@" "${named[@]}" || failed=1
-run "$dev" "every other test, in .venv; what is skipped for want of a framework has just run" -m "not frameworks" "$@" || failed=1
+[ "${ONLY:-}" = frameworks ] || run "$dev" "every other test, in .venv; what is skipped for want of a framework has just run" -m "not frameworks" "$@" || failed=1
 [ "$collected" -eq 1 ] || fail "no test has this name"
 exit "$failed"
