@@ -26,7 +26,7 @@ class PipelineRuntime:
         from headrace.pipeline.build import code_steps  # noqa: PLC0415  # see above
 
         step = next(iter(code_steps(path)), "")
-        return step and f"{step} runs code of its author's"
+        return step and f"{step} runs its author's code"
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Open all steps."""

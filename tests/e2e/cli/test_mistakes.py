@@ -51,7 +51,7 @@ class Mistake:
 COLD: Final = (
     Mistake(command="up nowhere.onnx", status=2, told=("no file or directory 'nowhere.onnx'",)),
     Mistake(command="up", status=2, told=("nothing to serve", "headrace up model.onnx")),
-    Mistake(command="up notes.txt", status=1, told=("notes.txt", "no runtime", "onnx, python")),
+    Mistake(command="up notes.txt", status=1, told=("notes.txt", "no runtime", "onnx, openvino")),
     Mistake(command="up cut.onnx", status=1, told=("cut.onnx", "truncated or corrupt")),
     Mistake(command="up empty.onnx", status=1, told=("empty.onnx: is empty (0 bytes)",)),
     Mistake(command="up nothing-in-it", status=1, told=("the directory holds no file",)),
