@@ -17,7 +17,14 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.optimize import Conversion, convert, convertible_runtimes
-from headrace.optimize.sources import PICKLE, import_converter, open_source, source_runtime
+from headrace.optimize.sources import (
+    PICKLE,
+    Source,
+    Way,
+    import_converter,
+    open_source,
+    source_runtime,
+)
 from headrace.runtimes import inspect_model, load_model
 from headrace.testing import models
 from tests import tabular_models
@@ -281,3 +288,46 @@ def test_what_cannot_be_converted_is_said_to_be(tmp_path: Path) -> None:
 def test_a_converter_that_is_absent_says_what_to_install() -> None:
     with pytest.raises(FailedPreconditionError, match=r"pip install 'headrace\[convert\]'"):
         import_converter("no_such_converter")
+
+
+def lengths(factor: str) -> Any:  # noqa: ANN401  # onnx ships no types
+    """x times the number of its columns; or times what that was once."""
+    onnx = import_converter("onnx")
+    floats = onnx.TensorProto.FLOAT
+    make = onnx.helper.make_node
+    nodes = [
+        make("Shape", ["x"], ["size"], start=1),
+        make("Cast", ["size"], ["wide"], to=floats),
+        make("Mul", ["x", factor], ["y"]),
+    ]
+    once = [
+        onnx.helper.make_tensor("number", floats, [1], [2.0]),
+        onnx.helper.make_tensor("row", floats, [2], [2.0, 2.0]),
+    ]
+    values = [onnx.helper.make_tensor_value_info(name, floats, ["n", "m"]) for name in "xy"]
+    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:], once)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+
+
+@pytest.mark.parametrize(
+    ("factor", "reason"),
+    [
+        ("number", "rows of size 1, output 'y' differs"),
+        ("row", "of size 8: the model failed"),
+    ],
+)
+def test_a_size_that_is_baked_in_is_found(factor: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "lengths.onnx"
+    path.write_bytes(lengths("wide").SerializeToString())
+
+    def source(factor: str) -> Source:
+        way = Way(computes=Datatype.FP32, convert=lambda: lengths(factor))
+        return Source(model=load_model(path), ways=(way,), converter="mine", library="mine")
+
+    good = convert(source("wide"), tmp_path / "a.onnx", max_changed_ratio=0, no_missing=True)
+    with pytest.raises(UnsupportedModelError, match=reason):
+        convert(source(factor), tmp_path / "b.onnx", max_changed_ratio=0)
+
+    found = good.differences.inputs
+    assert found == " and ".join(f"1024 made-up rows of size {size}" for size in (2, 1, 8))
+    assert not (tmp_path / "b.onnx").exists()
