@@ -150,7 +150,9 @@ def _tried(
         raise UnsupportedModelError(f"{source.converter} cannot convert it: {said}") from error
     made = get_runtime("onnx").load(target, LoadOptions(device="cpu"))
     try:
-        asked = _asked(source.model, graph, given, no_missing=no_missing)
+        asked = _asked(
+            source.model, graph, given, no_missing=no_missing or not source.takes_missing
+        )
         return plain_opset(graph), [
             compare(
                 signature,

@@ -57,6 +57,7 @@ class ConvertResult(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     code: str = ""
     needs_code: str = ""
+    why_code: str = ""
     signature: ModelSignature | None = None
     conversion: Conversion | None = None
 
@@ -88,7 +89,7 @@ def outcome(request: ConvertRequest, folder: Path) -> ConvertResult:
             no_missing=request.no_missing,
         )
     except CodeNotAllowedError as error:
-        return ConvertResult(error=str(error), needs_code=error.runtime)
+        return ConvertResult(error=str(error), needs_code=error.runtime, why_code=error.reason)
     except HeadraceError as error:
         return ConvertResult(error=str(error)[:_MAX_ERROR], code=error.code)
     except MemoryError as error:

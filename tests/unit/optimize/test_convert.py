@@ -1,5 +1,6 @@
 """What is converted answers as its own library does, or is refused with the difference."""
 
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +28,7 @@ from headrace.optimize.sources import (
 )
 from headrace.runtimes import inspect_model, load_model
 from headrace.testing import models
-from tests import tabular_models
+from tests import savedmodels, tabular_models
 from tests.tabular_models import CLASSES, FEATURES, KINDS, ROWS, Trained, asked, library
 
 pytestmark = pytest.mark.slow
@@ -282,12 +283,51 @@ def test_what_cannot_be_converted_is_said_to_be(tmp_path: Path) -> None:
         source_runtime(onnx)
     with pytest.raises(UnsupportedModelError, match="'python', and those of catboost, lightgbm"):
         source_runtime(python)
-    assert convertible_runtimes() == ("catboost", "lightgbm", "sklearn", "xgboost")
+    assert convertible_runtimes() == (
+        "catboost",
+        "lightgbm",
+        "sklearn",
+        "torch_export",
+        "torchscript",
+        "xgboost",
+    )
+
+
+def test_what_nothing_loads_is_told_with_what_can_be_converted(tmp_path: Path) -> None:
+    keras = tmp_path / "a.keras"
+    keras.write_bytes(b"\x89HDF\r\n\x1a\n")
+
+    with pytest.raises(
+        UnsupportedModelError, match=r"model\.export.*torchscript.* can be converted"
+    ):
+        source_runtime(keras)
+    with pytest.raises(UnsupportedModelError, match=r"no such file or directory$"):
+        source_runtime(tmp_path / "gone")
 
 
 def test_a_converter_that_is_absent_says_what_to_install() -> None:
     with pytest.raises(FailedPreconditionError, match=r"pip install 'headrace\[convert\]'"):
         import_converter("no_such_converter")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "package", "extra"),
+    [
+        ("torchscript", "onnxscript", "convert-torch"),
+        ("torch_export", "onnxscript", "convert-torch"),
+    ],
+)
+def test_a_framework_that_is_absent_is_named_with_its_extra(
+    runtime: str, package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    path = savedmodels.write(tmp_path / "saved")
+
+    with pytest.raises(FailedPreconditionError) as caught:
+        open_source(path, runtime, allow_code=True)
+
+    assert f"needs the package '{package}'" in str(caught.value)
+    assert str(caught.value).endswith(f"pip install 'headrace[{extra}]'")
 
 
 def lengths(factor: str) -> Any:  # noqa: ANN401  # onnx ships no types
