@@ -63,7 +63,7 @@ def push(
         typer.Option(
             "--convert",
             help="Convert it first, and compare the answers with its own library's; models of "
-            "XGBoost, LightGBM, CatBoost, scikit-learn and PyTorch.",
+            "XGBoost, LightGBM, CatBoost, scikit-learn, PyTorch, TensorFlow and TFLite.",
             show_default="no",
         ),
     ] = None,

@@ -36,11 +36,20 @@ class _Converter(NamedTuple):
 _TORCH: Final = _Converter(
     "headrace.optimize.convert_torch", ("onnx", "onnxscript", "torch"), "convert-torch"
 )
+_TENSORFLOW: Final = ("onnx", "tensorflow", "tf2onnx")
 _CONVERTERS: Final = {
     "catboost": _Converter("headrace.optimize.convert_catboost"),
     "lightgbm": _Converter("headrace.optimize.convert_lightgbm"),
     PICKLE: _Converter("headrace.optimize.convert_pickle"),
+    "savedmodel": _Converter(
+        "headrace.optimize.convert_savedmodel", _TENSORFLOW, "convert-tensorflow"
+    ),
     "sklearn": _Converter("headrace.optimize.convert_sklearn"),
+    "tflite": _Converter(
+        "headrace.optimize.convert_tflite",
+        (*_TENSORFLOW, "ai_edge_litert"),
+        "convert-tensorflow,tflite",
+    ),
     "torch_export": _TORCH,
     "torchscript": _TORCH,
     "xgboost": _Converter("headrace.optimize.convert_xgboost"),

@@ -286,7 +286,9 @@ def test_what_cannot_be_converted_is_said_to_be(tmp_path: Path) -> None:
     assert convertible_runtimes() == (
         "catboost",
         "lightgbm",
+        "savedmodel",
         "sklearn",
+        "tflite",
         "torch_export",
         "torchscript",
         "xgboost",
@@ -298,7 +300,7 @@ def test_what_nothing_loads_is_told_with_what_can_be_converted(tmp_path: Path) -
     keras.write_bytes(b"\x89HDF\r\n\x1a\n")
 
     with pytest.raises(
-        UnsupportedModelError, match=r"model\.export.*torchscript.* can be converted"
+        UnsupportedModelError, match=r"model\.export.*savedmodel.* can be converted"
     ):
         source_runtime(keras)
     with pytest.raises(UnsupportedModelError, match=r"no such file or directory$"):
@@ -315,6 +317,8 @@ def test_a_converter_that_is_absent_says_what_to_install() -> None:
     [
         ("torchscript", "onnxscript", "convert-torch"),
         ("torch_export", "onnxscript", "convert-torch"),
+        ("savedmodel", "tensorflow", "convert-tensorflow"),
+        ("tflite", "tensorflow", "convert-tensorflow,tflite"),
     ],
 )
 def test_a_framework_that_is_absent_is_named_with_its_extra(
