@@ -86,6 +86,41 @@ def test_sizes_that_vary_stay_open_and_names_stay(tmp_path: Path) -> None:
     assert conversion.differences.inputs.endswith("rows of size 1 and 1024 made-up rows of size 8")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_tensorflow_1_saved_is_converted(tmp_path: Path) -> None:
+    v1: Any = tensorflow().compat.v1
+    path = tmp_path / "first"
+    with v1.Session(graph=tensorflow().Graph()) as session:
+        x = v1.placeholder(v1.float32, [None, 3], name="ask")
+        weights = v1.get_variable(
+            "w", initializer=np.eye(3, dtype=np.float32) * 2, use_resource=False
+        )
+        y = v1.matmul(x, weights)
+        session.run(v1.global_variables_initializer())
+        v1.saved_model.simple_save(session, str(path), inputs={"x": x}, outputs={"y": y})
+    rows = np.random.default_rng(4).normal(size=(6, 3)).astype(np.float32)
+
+    answers = load_model(made(path, tmp_path)[0]).run({"x": rows})
+
+    assert np.array_equal(answers["y"], rows * 2)
+
+
+def test_a_state_is_refused_by_its_operators(tmp_path: Path) -> None:
+    tf: Any = tensorflow()
+    module = tf.Module()
+    module.seen = tf.Variable(0.0)
+    x = tf.TensorSpec([None], tf.float32, name="x")
+    module.serve = tf.function(
+        lambda x: {"seen": module.seen.assign_add(tf.reduce_sum(x))}, input_signature=[x]
+    )
+    tf.saved_model.save(module, str(tmp_path / "state"), signatures=module.serve)
+
+    with pytest.raises(
+        UnsupportedModelError, match=r"tf2onnx .* cannot convert it|operators Assign"
+    ):
+        made(tmp_path / "state", tmp_path)
+
+
 @pytest.fixture(scope="module")
 def pitch(request: pytest.FixtureRequest) -> Path:
     inside = "basic_pitch/saved_models/icassp_2022/"
