@@ -16,9 +16,11 @@ from headrace.optimize.convert_graph import check_operators
 from headrace.optimize.sources import Graph, Source, Way, computes_in, with_version
 from headrace.runtimes import LoadOptions
 from headrace.runtimes.savedmodel_file import SavedModelFile, read_savedmodel
+from headrace.runtimes.tabular import refuse
 from headrace.runtimes.tensorflow_model import open_session, open_tensorflow
 
 OPSET: Final = 17
+_MOST_NAMES: Final = 8
 _OPTIONS: Final = LoadOptions(device="cpu")
 
 
@@ -26,6 +28,10 @@ def open_source(path: Path, *, allow_code: bool) -> Source:
     """A directory with a `saved_model.pb`; what is code in some was asked for at the door."""
     del allow_code
     found = read_savedmodel(path)
+    if found.assigns:
+        names = ", ".join(found.assigns[:_MOST_NAMES])
+        what = f"keeps a state between requests ({names}), which ONNX does not"
+        raise refuse(path, f"{what}; let it take the state as an input and give it as an output")
     model = open_tensorflow(path, found, _OPTIONS)
     way = Way(computes=computes_in(model.signature), convert=partial(_convert, path, found))
     return Source(
