@@ -63,7 +63,7 @@ def push(
         typer.Option(
             "--convert",
             help="Convert it first, and compare the answers with its own library's; models of "
-            "xgboost, lightgbm, catboost and sklearn.",
+            "XGBoost, LightGBM, CatBoost, scikit-learn, PyTorch, TensorFlow and TFLite.",
             show_default="no",
         ),
     ] = None,

@@ -229,7 +229,7 @@ def _take(file: Path, to: Path) -> None:
 
 def _error(path: Path, copy: Path, result: ConvertResult) -> HeadraceError:
     if result.needs_code:
-        return CodeNotAllowedError(str(path), result.needs_code)
+        return CodeNotAllowedError(str(path), result.needs_code, result.why_code)
     text = result.error.replace(str(copy), str(path))
     match result.code:
         case Code.FAILED_PRECONDITION:

@@ -112,7 +112,7 @@ def worst(comparisons: Sequence[Comparison]) -> Comparison:
     """All of them as one."""
     largest = max(comparisons, key=lambda one: one.largest_relative)
     return Comparison(
-        inputs=" and ".join(one.inputs for one in comparisons),
+        inputs=" and ".join(dict.fromkeys(one.inputs for one in comparisons)),
         rows=sum(one.rows for one in comparisons),
         largest_absolute=max(one.largest_absolute for one in comparisons),
         largest_relative=largest.largest_relative,

@@ -1,5 +1,6 @@
 """From a model of another library to ONNX, with the proof that it answers the same. Blocking."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,17 +13,23 @@ from headrace.core import (
     ModelSignature,
     Tensors,
     UnsupportedModelError,
-    example_inputs,
 )
 from headrace.optimize.compare import TOLERANCES, Comparison, Limits, compare, worst
-from headrace.optimize.generated_inputs import generated_inputs, tree_thresholds, with_missing
+from headrace.optimize.generated_inputs import (
+    generated_inputs,
+    sizes_that_run,
+    tree_thresholds,
+    with_missing,
+)
 from headrace.optimize.sources import Graph, Source, Way, convertible_runtimes
 from headrace.runtimes import LoadOptions, Model, get_runtime
-from headrace.runtimes.probe import VARIABLE_SIZES
 from headrace.runtimes.tabular import reason_of
 
 __all__ = ["Conversion", "convert", "convertible_runtimes"]
 _CANNOT: Final = "cannot convert it"
+_REQUESTS: Final = 4
+"""To a model that takes one at a time."""
+_ALONE: Final = "made-up requests"
 _MISSING: Final = "with missing values"
 _NO_MISSING: Final = "; if no row ever lacks a value, say --convert-no-missing"
 
@@ -143,12 +150,14 @@ def _tried(
         raise UnsupportedModelError(f"{source.converter} cannot convert it: {said}") from error
     made = get_runtime("onnx").load(target, LoadOptions(device="cpu"))
     try:
-        asked = _asked(source.model, graph, given, no_missing=no_missing)
+        asked = _asked(
+            source.model, graph, given, no_missing=no_missing or not source.takes_missing
+        )
         return plain_opset(graph), [
             compare(
                 signature,
                 want,
-                made.run(inputs, [spec.name for spec in signature.outputs]),
+                _converted_answers(made, signature, inputs, what),
                 inputs=what,
                 tolerance=tolerance,
             )
@@ -163,12 +172,11 @@ def _asked(
 ) -> list[tuple[str, Tensors, Tensors]]:
     """What both models are asked, in words and as tensors, and what the source answers."""
     signature = model.signature
-    inputs = generated_inputs(
-        signature, variable=_variable(model), thresholds=tree_thresholds(graph)
-    )
-    asked = [(f"{_rows(signature, inputs)} made-up rows", inputs, model.run(inputs))]
-    missing = with_missing(inputs)
-    if missing and signature.batched and not no_missing:
+    asked = []
+    for what, inputs in _made_up(model, graph):
+        asked.append((what, inputs, model.run(inputs)))
+    missing = {} if no_missing or not signature.batched else with_missing(asked[0][1])
+    if missing:
         try:
             answers = model.run(missing)
         except HeadraceError:
@@ -181,24 +189,34 @@ def _asked(
     return asked
 
 
+def _made_up(model: Model, graph: Graph) -> Iterator[tuple[str, Tensors]]:
+    """Inputs in words and as tensors: of several sizes where one varies, as it may be baked in."""
+    signature, thresholds = model.signature, tree_thresholds(graph)
+    sizes = sizes_that_run(model)
+    for size in sizes:
+        with_size = f" of size {size}" if len(sizes) > 1 else ""
+        for draw in range(1 if signature.batched else _REQUESTS):
+            made = generated_inputs(signature, variable=size, thresholds=thresholds, draw=draw)
+            what = f"{_rows(signature, made)} made-up rows" if signature.batched else _ALONE
+            yield f"{what}{with_size}", made
+
+
+def _converted_answers(
+    made: Model, signature: ModelSignature, inputs: Tensors, what: str
+) -> Tensors:
+    try:
+        return made.run(inputs, [spec.name for spec in signature.outputs])
+    except HeadraceError as error:
+        msg = f"converted, it fails on {what}: {error}"
+        raise UnsupportedModelError(msg) from error
+
+
 def _answers(model: Model, given: Tensors) -> Tensors:
     try:
         return model.run(given)
     except HeadraceError as error:
         msg = f"the model does not take the rows that were given: {error}"
         raise InvalidArgumentError(msg) from error
-
-
-def _variable(model: Model) -> int:
-    """A size of variable dimensions with which the model runs."""
-    for size in VARIABLE_SIZES:
-        try:
-            model.run(example_inputs(model.signature, variable=size))
-        except HeadraceError:
-            continue
-        return size
-    msg = "the model does not run on made-up inputs, so that nothing can be compared"
-    raise UnsupportedModelError(msg)
 
 
 def _rows(signature: ModelSignature, inputs: Tensors) -> int:

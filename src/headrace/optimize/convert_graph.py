@@ -14,6 +14,7 @@ from headrace.core import VARIABLE, Datatype, ModelSignature, TensorSpec, Unsupp
 _PREFIX: Final = "converted_"
 _OPSET: Final = 15
 """Of the nodes that are added, where the graph has none of the plain domain."""
+_MOST_NAMES: Final = 8
 _TYPES: Final = {
     Datatype.BOOL: TensorProto.BOOL,
     Datatype.UINT8: TensorProto.UINT8,
@@ -61,6 +62,19 @@ def like_its_source(model: Graph, signature: ModelSignature) -> Graph:
     graph.name = "model"
     onnx.checker.check_model(inner)
     return inner
+
+
+def check_operators(model: Graph) -> None:
+    """Refuse a graph in which a converter left what it does not know.
+
+    Raises:
+        UnsupportedModelError: The message names the operators.
+    """
+    plain = {node.op_type for node in model.graph.node if not node.domain}
+    unknown = sorted(name for name in plain if not onnx.defs.has(name))
+    if unknown:
+        names = ", ".join(unknown[:_MOST_NAMES])
+        raise UnsupportedModelError(f"ONNX has nothing like its operators {names}")
 
 
 def plain_opset(model: Graph) -> int:

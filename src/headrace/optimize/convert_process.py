@@ -49,14 +49,15 @@ class ConvertRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConvertResult(msgspec.Struct, frozen=True, kw_only=True):
-    """`error` is empty if it went well. `needs_code`: what would have run code, as `TrialResult`.
+    """`error` is empty if it went well. `signature`: of the source.
 
-    `signature`: of the source.
+    `needs_code`, `why_code`: what would have run code, and what that is, as `TrialResult`.
     """
 
     error: str = ""
     code: str = ""
     needs_code: str = ""
+    why_code: str = ""
     signature: ModelSignature | None = None
     conversion: Conversion | None = None
 
@@ -88,7 +89,9 @@ def outcome(request: ConvertRequest, folder: Path) -> ConvertResult:
             no_missing=request.no_missing,
         )
     except CodeNotAllowedError as error:
-        return ConvertResult(error=str(error), needs_code=error.runtime)
+        return ConvertResult(
+            error=str(error), needs_code=error.runtime, why_code=error.reason[:_MAX_ERROR]
+        )
     except HeadraceError as error:
         return ConvertResult(error=str(error)[:_MAX_ERROR], code=error.code)
     except MemoryError as error:

@@ -11,13 +11,26 @@ from typing import Any, Final
 
 import numpy as np
 
-from headrace.core import VARIABLE, Array, ModelSignature, Tensors, TensorSpec, example_inputs
+from headrace.core import (
+    VARIABLE,
+    Array,
+    HeadraceError,
+    ModelSignature,
+    Tensors,
+    TensorSpec,
+    UnsupportedModelError,
+    example_inputs,
+)
+from headrace.runtimes import Model
+from headrace.runtimes.probe import VARIABLE_SIZES
 
 ROWS: Final = 1024
 MISSING_ROWS: Final = 256
 _MISSING_RATIO: Final = 0.15
 _MOST_ELEMENTS: Final = 4_000_000
 """In all rows of an input: a model of images is asked fewer rows."""
+_MOST_SIZES: Final = 3
+"""Two may still be alike: an axis of size 1 fits any other one."""
 _BLOCKS: Final = 4
 _MATRIX: Final = 2
 _SEED: Final = 20_250_711
@@ -27,17 +40,22 @@ Thresholds = Mapping[int, Array]
 
 
 def generated_inputs(
-    signature: ModelSignature, *, variable: int = 1, thresholds: Thresholds | None = None
+    signature: ModelSignature,
+    *,
+    variable: int = 1,
+    thresholds: Thresholds | None = None,
+    draw: int = 0,
 ) -> Tensors:
     """Rows for a model, or one request for a model that is not batched.
 
     Args:
         variable: Size of variable dimensions besides the batch.
         thresholds: Of the only input's features.
+        draw: Which of many such inputs.
     """
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(_SEED + draw)
     rows = _rows(signature, variable)
-    made = example_inputs(signature, rows=rows, variable=variable, seed=_SEED)
+    made = example_inputs(signature, rows=rows, variable=variable, seed=_SEED + draw)
     for spec in signature.inputs:
         array = made[spec.name]
         if spec.datatype.dtype.kind != "f":
@@ -51,6 +69,30 @@ def generated_inputs(
         # A model that computes in FP32 is not to be blamed for digits that it cannot be told.
         made[spec.name] = array.astype(np.float32).astype(array.dtype)
     return made
+
+
+def sizes_that_run(model: Model) -> tuple[int, ...]:
+    """Sizes of variable dimensions with which a model runs, three at most.
+
+    Raises:
+        UnsupportedModelError: There is none.
+    """
+    signature = model.signature
+    shapes = (spec.shape[1:] if signature.batched else spec.shape for spec in signature.inputs)
+    sizes = VARIABLE_SIZES if any(VARIABLE in shape for shape in shapes) else VARIABLE_SIZES[:1]
+    found: list[int] = []
+    for size in sizes:
+        try:
+            model.run(example_inputs(signature, variable=size))
+        except HeadraceError:
+            continue
+        found.append(size)
+        if len(found) == _MOST_SIZES:
+            break
+    if not found:
+        msg = "the model does not run on made-up inputs, so that nothing can be compared"
+        raise UnsupportedModelError(msg)
+    return tuple(found)
 
 
 def with_missing(inputs: Tensors) -> Tensors:

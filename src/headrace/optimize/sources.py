@@ -9,20 +9,50 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from headrace.core import Datatype, FailedPreconditionError, UnsupportedModelError
-from headrace.runtimes import Model, detect_runtime
+from headrace.core import (
+    CodeNotAllowedError,
+    Datatype,
+    FailedPreconditionError,
+    ModelSignature,
+    UnsupportedModelError,
+)
+from headrace.runtimes import Model, code_of_model, detect_runtime, get_runtime, runs_code
 from headrace.runtimes.refused_formats import code_in
 
 PICKLE: Final = "pickle"
 """What no runtime loads, and is converted where its code may run."""
-_MODULES: Final = {
-    "catboost": "headrace.optimize.convert_catboost",
-    "lightgbm": "headrace.optimize.convert_lightgbm",
-    PICKLE: "headrace.optimize.convert_pickle",
-    "sklearn": "headrace.optimize.convert_sklearn",
-    "xgboost": "headrace.optimize.convert_xgboost",
+
+
+class _Converter(NamedTuple):
+    """A module, what it imports, and the extras that bring that."""
+
+    module: str
+    packages: tuple[str, ...] = ("onnx",)
+    extra: str = "convert"
+
+
+_TORCH: Final = _Converter(
+    "headrace.optimize.convert_torch", ("onnx", "onnxscript", "torch"), "convert-torch"
+)
+_TENSORFLOW: Final = ("onnx", "tensorflow", "tf2onnx")
+_CONVERTERS: Final = {
+    "catboost": _Converter("headrace.optimize.convert_catboost"),
+    "lightgbm": _Converter("headrace.optimize.convert_lightgbm"),
+    PICKLE: _Converter("headrace.optimize.convert_pickle"),
+    "savedmodel": _Converter(
+        "headrace.optimize.convert_savedmodel", _TENSORFLOW, "convert-tensorflow"
+    ),
+    "sklearn": _Converter("headrace.optimize.convert_sklearn"),
+    "tflite": _Converter(
+        "headrace.optimize.convert_tflite",
+        (*_TENSORFLOW, "ai_edge_litert"),
+        "convert-tensorflow,tflite",
+    ),
+    "torch_export": _TORCH,
+    "torchscript": _TORCH,
+    "xgboost": _Converter("headrace.optimize.convert_xgboost"),
 }
 _PICKLES: Final = frozenset({".pkl", ".pickle", ".joblib"})
 
@@ -43,6 +73,7 @@ class Source:
 
     `ways`: the most exact one first. `converter` and `library`: packages with their versions.
     `hint`: what the converter is known to get wrong in such a model, and what to do instead.
+    `takes_missing`: whether such models are made for rows that lack values.
     """
 
     model: Model
@@ -50,11 +81,12 @@ class Source:
     converter: str
     library: str
     hint: str = ""
+    takes_missing: bool = True
 
 
 def convertible_runtimes() -> tuple[str, ...]:
     """The names of runtimes whose models can be converted, sorted."""
-    return tuple(name for name in sorted(_MODULES) if name != PICKLE)
+    return tuple(name for name in sorted(_CONVERTERS) if name != PICKLE)
 
 
 def source_runtime(path: Path, runtime: str = "") -> str:
@@ -65,8 +97,14 @@ def source_runtime(path: Path, runtime: str = "") -> str:
     """
     if not runtime and path.suffix.lower() in _PICKLES and path.is_file():
         return PICKLE
-    name = runtime or detect_runtime(path).name
-    if name in _MODULES:
+    try:
+        name = runtime or detect_runtime(path).name
+    except UnsupportedModelError as error:
+        if not path.exists():
+            raise
+        msg = f"{error}; models of {', '.join(convertible_runtimes())} can be converted"
+        raise UnsupportedModelError(msg) from error
+    if name in _CONVERTERS:
         return name
     if name == "onnx":
         msg = f"{path} is ONNX already; push it without --convert"
@@ -88,15 +126,36 @@ def open_source(path: Path, runtime: str, *, allow_code: bool) -> Source:
         UnsupportedModelError: It cannot be loaded.
         FailedPreconditionError: A package is not installed; the message says which.
     """
-    if runtime != PICKLE and (reason := code_in(path)):
-        raise UnsupportedModelError(f"{path}: {reason}")
-    import_converter("onnx")
-    module = importlib.import_module(_MODULES[runtime])
+    if runtime != PICKLE:
+        _check_code(path, runtime, allow_code=allow_code)
+    converter = _CONVERTERS[runtime]
+    for package in converter.packages:
+        import_converter(package, converter.extra)
+    module = importlib.import_module(converter.module)
     source: Source = module.open_source(path, allow_code=allow_code)
     return source
 
 
-def import_converter(module: str) -> ModuleType:
+def _check_code(path: Path, runtime: str, *, allow_code: bool) -> None:
+    """Raise if loading a model runs code that nobody allowed, or that none of its format has."""
+    plugin = get_runtime(runtime)
+    if runs_code(plugin, path):
+        if not allow_code:
+            raise CodeNotAllowedError(str(path), runtime, code_of_model(plugin, path))
+    elif reason := code_in(path):
+        raise UnsupportedModelError(f"{path}: {reason}")
+
+
+def computes_in(signature: ModelSignature) -> Datatype:
+    """The datatype that a network computes in, by what it takes and gives."""
+    found = {spec.datatype for spec in (*signature.inputs, *signature.outputs)}
+    if Datatype.FP16 in found:
+        return Datatype.FP16
+    is_double = Datatype.FP64 in found and Datatype.FP32 not in found
+    return Datatype.FP64 if is_double else Datatype.FP32
+
+
+def import_converter(module: str, extra: str = "convert") -> ModuleType:
     """A package that converts.
 
     Raises:
@@ -107,7 +166,7 @@ def import_converter(module: str) -> ModuleType:
     except ImportError as error:
         msg = (
             f"converting needs the package '{module}', which cannot be imported ({error}): "
-            "pip install 'headrace[convert]'"
+            f"pip install 'headrace[{extra}]'"
         )
         raise FailedPreconditionError(msg) from error
 

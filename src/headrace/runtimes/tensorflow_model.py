@@ -59,21 +59,14 @@ class TensorflowModel:
 
 
 def open_tensorflow(path: Path, found: SavedModelFile, options: LoadOptions) -> TensorflowModel:
-    """Load a SavedModel that was read, as TensorFlow Serving does, and try it.
-
-    Keras and `tf.saved_model.load` build Python objects again, which fails for what older versions
-    stored; the graph alone still loads.
+    """Load a SavedModel that was read, and try it.
 
     Raises:
         UnsupportedModelError: TensorFlow refuses it.
     """
     inputs, outputs = found.specs(path)
-    library = _import()
-    v1 = library.compat.v1
-    session = v1.Session(graph=library.Graph(), config=_settings(v1, options))
+    session = open_session(path, options)
     try:
-        with session.graph.as_default():
-            v1.saved_model.load(session, [SERVE], str(path))
         declared = ModelSignature(inputs=inputs, outputs=outputs, batched=False)
         model = TensorflowModel(session, found, declared)
     except Exception as error:
@@ -85,6 +78,27 @@ def open_tensorflow(path: Path, found: SavedModelFile, options: LoadOptions) -> 
         _log.info("%s is served %s: %s", path.name, how, probe.reason)
     model.signature = ModelSignature(inputs=inputs, outputs=probe.outputs, batched=probe.batched)
     return model
+
+
+def open_session(path: Path, options: LoadOptions) -> Any:  # noqa: ANN401  # ships no types that mypy reads
+    """A session with the graph of a SavedModel, loaded as TensorFlow Serving does; to be closed.
+
+    Keras and `tf.saved_model.load` build Python objects again, which fails for what older versions
+    stored; the graph alone still loads.
+
+    Raises:
+        UnsupportedModelError: TensorFlow refuses it.
+    """
+    library = _import()
+    v1 = library.compat.v1
+    session = v1.Session(graph=library.Graph(), config=_settings(v1, options))
+    try:
+        with session.graph.as_default():
+            v1.saved_model.load(session, [SERVE], str(path))
+    except Exception as error:
+        session.close()
+        raise refuse(path, f"TensorFlow refuses it: {reason_of(error)}") from error
+    return session
 
 
 def _import() -> ModuleType:

@@ -116,6 +116,7 @@ def _program(torch: Any, exported: Any, leaves: Sequence[_Leaf], device: str) ->
         device=device,
         keeps_state=keeps_state,
         writes_inputs=writes_inputs,
+        loaded=exported,
     )
 
 

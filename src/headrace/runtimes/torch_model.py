@@ -31,7 +31,7 @@ class Program:
 
     `inputs`: as they are asked for. `casts`: by input, what it is on the way to the module.
     `keeps_state`: whether a run changes the module. `writes_inputs`: whether one changes what it is
-    given.
+    given. `loaded`: what PyTorch made of the file, a module or an exported program.
     """
 
     call: Callable[[Mapping[str, Any]], object]
@@ -40,6 +40,7 @@ class Program:
     device: str
     keeps_state: bool
     writes_inputs: bool
+    loaded: object
 
 
 class TorchModel:
@@ -57,12 +58,21 @@ class TorchModel:
         self._threads = threads
         self._torch, self._values = import_torch()
 
-    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
-        """Run one batch."""
-        program = self._program
-        if program is None:
+    @property
+    def program(self) -> Program:
+        """What is run.
+
+        Raises:
+            RuntimeFailedError: The model is closed.
+        """
+        if self._program is None:
             msg = "the model is closed"
             raise RuntimeFailedError(msg)
+        return self._program
+
+    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
+        """Run one batch."""
+        program = self.program
         torch = self._torch
         if torch.get_num_threads() != self._threads:
             # Of this thread, so that models of one process keep to their own numbers.

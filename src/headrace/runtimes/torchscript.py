@@ -103,6 +103,7 @@ def _open(path: Path, options: LoadOptions) -> TorchModel:
             device=device,
             keeps_state=keeps_state,
             writes_inputs=writes_inputs,
+            loaded=module,
         )
 
     if declared.inputs:

@@ -14,7 +14,7 @@ from headrace.control.conversion import ConvertApart
 from headrace.control.sandbox import Abilities, Sandbox
 from headrace.core import CodeNotAllowedError, FailedPreconditionError, UnsupportedModelError
 from headrace.optimize.convert_process import ConvertRequest
-from tests import tabular_models
+from tests import savedmodels, tabular_models
 from tests.e2e.cli.conftest import Shell
 from tests.e2e.control.system import System
 from tests.e2e.control.test_sandbox import needs_namespaces
@@ -140,6 +140,18 @@ def test_code_runs_only_where_that_is_allowed(folder: Path) -> None:
         pass
 
     assert not mark.exists()
+
+
+def test_what_is_code_in_a_graph_is_told(folder: Path) -> None:
+    nodes = [*savedmodels.PERCEPTRON, savedmodels.node("lone", "ReadFile")]
+    path = savedmodels.write(folder / "reads", savedmodels.graph(nodes))
+    request = ConvertRequest(path=str(path), runtime="savedmodel")
+
+    with (
+        pytest.raises(CodeNotAllowedError, match=r"reads: .*\(ReadFile\); if you trust"),
+        apart(folder).convert(request, filename="m.onnx"),
+    ):
+        pass
 
 
 def test_without_namespaces_a_model_is_converted_all_the_same(folder: Path) -> None:

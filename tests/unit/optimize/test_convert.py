@@ -1,5 +1,6 @@
 """What is converted answers as its own library does, or is refused with the difference."""
 
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -17,10 +18,17 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.optimize import Conversion, convert, convertible_runtimes
-from headrace.optimize.sources import PICKLE, import_converter, open_source, source_runtime
+from headrace.optimize.sources import (
+    PICKLE,
+    Source,
+    Way,
+    import_converter,
+    open_source,
+    source_runtime,
+)
 from headrace.runtimes import inspect_model, load_model
 from headrace.testing import models
-from tests import tabular_models
+from tests import savedmodels, tabular_models
 from tests.tabular_models import CLASSES, FEATURES, KINDS, ROWS, Trained, asked, library
 
 pytestmark = pytest.mark.slow
@@ -275,9 +283,95 @@ def test_what_cannot_be_converted_is_said_to_be(tmp_path: Path) -> None:
         source_runtime(onnx)
     with pytest.raises(UnsupportedModelError, match="'python', and those of catboost, lightgbm"):
         source_runtime(python)
-    assert convertible_runtimes() == ("catboost", "lightgbm", "sklearn", "xgboost")
+    assert convertible_runtimes() == (
+        "catboost",
+        "lightgbm",
+        "savedmodel",
+        "sklearn",
+        "tflite",
+        "torch_export",
+        "torchscript",
+        "xgboost",
+    )
+
+
+def test_what_nothing_loads_is_told_with_what_can_be_converted(tmp_path: Path) -> None:
+    keras = tmp_path / "a.keras"
+    keras.write_bytes(b"\x89HDF\r\n\x1a\n")
+
+    with pytest.raises(
+        UnsupportedModelError, match=r"model\.export.*savedmodel.* can be converted"
+    ):
+        source_runtime(keras)
+    with pytest.raises(UnsupportedModelError, match=r"no such file or directory$"):
+        source_runtime(tmp_path / "gone")
 
 
 def test_a_converter_that_is_absent_says_what_to_install() -> None:
     with pytest.raises(FailedPreconditionError, match=r"pip install 'headrace\[convert\]'"):
         import_converter("no_such_converter")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "package", "extra"),
+    [
+        ("torchscript", "onnxscript", "convert-torch"),
+        ("torch_export", "onnxscript", "convert-torch"),
+        ("savedmodel", "tensorflow", "convert-tensorflow"),
+        ("tflite", "tensorflow", "convert-tensorflow,tflite"),
+    ],
+)
+def test_a_framework_that_is_absent_is_named_with_its_extra(
+    runtime: str, package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    path = savedmodels.write(tmp_path / "saved")
+
+    with pytest.raises(FailedPreconditionError) as caught:
+        open_source(path, runtime, allow_code=True)
+
+    assert f"needs the package '{package}'" in str(caught.value)
+    assert str(caught.value).endswith(f"pip install 'headrace[{extra}]'")
+
+
+def lengths(factor: str) -> Any:  # noqa: ANN401  # onnx ships no types
+    """x times the number of its columns; or times what that was once."""
+    onnx = import_converter("onnx")
+    floats = onnx.TensorProto.FLOAT
+    make = onnx.helper.make_node
+    nodes = [
+        make("Shape", ["x"], ["size"], start=1),
+        make("Cast", ["size"], ["wide"], to=floats),
+        make("Mul", ["x", factor], ["y"]),
+    ]
+    once = [
+        onnx.helper.make_tensor("number", floats, [1], [2.0]),
+        onnx.helper.make_tensor("row", floats, [2], [2.0, 2.0]),
+    ]
+    values = [onnx.helper.make_tensor_value_info(name, floats, ["n", "m"]) for name in "xy"]
+    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:], once)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+
+
+@pytest.mark.parametrize(
+    ("factor", "reason"),
+    [
+        ("number", "rows of size 1, output 'y' differs"),
+        ("row", "of size 8: the model failed"),
+    ],
+)
+def test_a_size_that_is_baked_in_is_found(factor: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "lengths.onnx"
+    path.write_bytes(lengths("wide").SerializeToString())
+
+    def source(factor: str) -> Source:
+        way = Way(computes=Datatype.FP32, convert=lambda: lengths(factor))
+        return Source(model=load_model(path), ways=(way,), converter="mine", library="mine")
+
+    good = convert(source("wide"), tmp_path / "a.onnx", max_changed_ratio=0, no_missing=True)
+    with pytest.raises(UnsupportedModelError, match=reason):
+        convert(source(factor), tmp_path / "b.onnx", max_changed_ratio=0)
+
+    found = good.differences.inputs
+    assert found == " and ".join(f"1024 made-up rows of size {size}" for size in (2, 1, 8))
+    assert not (tmp_path / "b.onnx").exists()
