@@ -19,8 +19,9 @@ from headrace.core import (
 )
 from headrace.features.definitions import FeatureService, Status
 from headrace.features.keys import Key, encode_keys
-from headrace.features.lookup_asked import Asking
+from headrace.features.lookup_asked import Asked, Asking
 from headrace.features.lookup_cache import RecordCache
+from headrace.features.lookup_row import RowLayout
 from headrace.features.lookup_view import ViewReader, ViewRows, computed_rows
 from headrace.features.on_demand import OnDemandFunction
 from headrace.features.on_demand_request import request_arrays
@@ -87,6 +88,7 @@ class FeatureReader:
         self._views = [ViewReader(view, service) for view in service.views]
         self._view_names = [view.view.name for view in self._views]
         self._asking = Asking(service)
+        self._row = RowLayout(service)
         self._request = service.request_columns
         self._functions = [OnDemandFunction(view) for view in service.on_demand_views]
         self._names = [
@@ -117,9 +119,38 @@ class FeatureReader:
             FailedPreconditionError: It cannot be read; the message says how to mend it.
         """
         asked = self._asking.asked(keys, values or {})
-        request = request_arrays(self._request, asked.values, asked.rows)
+        keys_of = self._encoded(asked.keys)
+        return self._rows(asked, keys_of, self._records(keys_of, deadline))
+
+    def read_row(
+        self,
+        keys: Mapping[str, Sequence[object] | Array],
+        *,
+        values: Mapping[str, Sequence[object] | Array] | None = None,
+        deadline: float | None = None,
+    ) -> list[float] | FeatureRows:
+        """As `read`, but of one row in which nothing is missing or stale just the numbers.
+
+        They stand in the service's order, and become the same floats as those of `read` do.
+        """
+        asked = self._asking.asked(keys, values or {})
         keys_of = self._encoded(asked.keys)
         records = self._records(keys_of, deadline)
+        if asked.rows == 1 and self._row.is_usable:
+            now_us = round(self._clock.now() * _US)
+            found = self._row.values([some[0] for some in keys_of], records, now_us)
+            if found is not None:
+                return found
+        return self._rows(asked, keys_of, records)
+
+    def _rows(
+        self,
+        asked: Asked,
+        keys_of: Sequence[Sequence[Key]],
+        records: Mapping[Place, Record | None],
+    ) -> FeatureRows:
+        """What the records say of the rows."""
+        request = request_arrays(self._request, asked.values, asked.rows)
         now = self._clock.now()
         now_us = round(now * _US)
         read: dict[str, ViewRows] = {

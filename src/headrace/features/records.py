@@ -197,6 +197,16 @@ class RecordLayout:
             reasons=reasons,
         )
 
+    def unpack_whole(self, record: Record) -> tuple[float, ...] | None:
+        """When a record's values became true, its head, and the values of all features in order.
+
+        None for a record that lacks a value or cannot be read, and for views with text.
+        """
+        is_whole = record[_TIME.size : self._flags_end] == self._whole_head
+        if not is_whole or not self._is_flat or len(record) != self._dtype.itemsize:
+            return None
+        return self._packer.unpack(record)
+
     def _decode_one(self, record: Record, features: Sequence[int] | None) -> DecodedRecords | None:
         """The same for a whole record without text, as most requests read them; None for others.
 

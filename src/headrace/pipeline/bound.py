@@ -59,6 +59,7 @@ class FeatureCounts:
 
     def __init__(self, views: tuple[str, ...]) -> None:
         self.rows = {(view, status): 0 for view in views for status in Status}
+        self._views = views
         self.failures = 0
         self.pauses = 0
         self._lock = threading.Lock()
@@ -69,6 +70,12 @@ class FeatureCounts:
             for view, of_rows in statuses.items():
                 for status in of_rows:
                     self.rows[view, status] += 1
+
+    def whole(self) -> None:
+        """Count a row of which all views had fresh values."""
+        with self._lock:
+            for view in self._views:
+                self.rows[view, Status.PRESENT] += 1
 
     def failed(self, *, asked: bool) -> None:
         """Count a batch whose features could not be read; `asked`: the store was tried."""
@@ -100,6 +107,8 @@ class BoundFeatures:
         self.may_wait = may_wait
         self.counts = FeatureCounts(self.views)
         self.on_rows: OnRows | None = None
+        self.wants_rows: Callable[[], bool] = _always
+        """Whether `on_rows` wants the read that comes now."""
         self._clock = clock or SystemClock()
         self._blank = FeatureReader(service, cast("OnlineStore", _Nothing()), clock=self._clock)
         self._store = store
@@ -115,6 +124,31 @@ class BoundFeatures:
         self, keys: Tensors, request: Tensors, *, deadline: float | None = None
     ) -> FetchedFeatures:
         """The features of the entities that each row names; see `FeatureSource`."""
+        wanted = self._is_wanted()
+        found = self._fetch(keys, request, deadline, self._reader.read, is_wanted=wanted)
+        assert not isinstance(found, list), "read gives rows"
+        return found
+
+    def fetch_row(
+        self, keys: Tensors, request: Tensors, *, deadline: float | None = None
+    ) -> list[float] | FetchedFeatures:
+        """The same of one row; just its numbers, in order, where all are there and fresh."""
+        wanted = self._is_wanted()
+        read = self._reader.read if wanted else self._reader.read_row
+        return self._fetch(keys, request, deadline, read, is_wanted=wanted)
+
+    def _is_wanted(self) -> bool:
+        return self.on_rows is not None and self.wants_rows()
+
+    def _fetch(
+        self,
+        keys: Tensors,
+        request: Tensors,
+        deadline: float | None,
+        read: Callable[..., FeatureRows | list[float]],
+        *,
+        is_wanted: bool,
+    ) -> FetchedFeatures | list[float]:
         now = self._clock.monotonic()
         if now < self._paused_until:
             self.counts.failed(asked=False)
@@ -123,12 +157,15 @@ class BoundFeatures:
         until = now + self._timeout_s
         until = until if deadline is None else min(until, now + (deadline - now) / 2)
         try:
-            found = self._reader.read(keys, values=request, deadline=until)
+            found = read(keys, values=request, deadline=until)
         except _AWAY as error:
             self._note_failure(error)
             return self._without(keys, request, error)
         self._failed_in_a_row = 0
-        if self.on_rows is not None:
+        if isinstance(found, list):
+            self.counts.whole()
+            return found
+        if is_wanted and self.on_rows is not None:
             self.on_rows(self._clock.now(), keys, found)
         return self._fetched(found)
 
@@ -231,6 +268,10 @@ def _variable(match: "re.Match[str]") -> str:
         message = f"the URL of the online store names ${{{match[1]}}}, which is not set"
         raise FailedPreconditionError(message)
     return value
+
+
+def _always() -> bool:
+    return True
 
 
 def _texts(statuses: Sequence[Status]) -> Array:

@@ -5,7 +5,7 @@ Values that are no features come with the request: a caller sends keys and value
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from headrace.core import (
     Array,
     Datatype,
     FeatureSource,
+    FetchedFeatures,
     InvalidArgumentError,
     ModelSignature,
     Tensors,
@@ -48,6 +49,16 @@ class Assembly:
         return made
 
 
+@runtime_checkable
+class RowSource(Protocol):
+    """A source that gives one row sooner than several."""
+
+    def fetch_row(
+        self, keys: Tensors, request: Tensors, *, deadline: float | None = None
+    ) -> list[float] | FetchedFeatures:
+        """As `FeatureSource.fetch`, or just the numbers of all columns, in order."""
+
+
 class FeatureStep:
     """Fetches features, and makes the model's inputs of them. Implements `Model`.
 
@@ -76,6 +87,8 @@ class FeatureStep:
         )
         self._values = request_values(self._assemblies, source)
         self._status = [f"{view}{STATUS_SUFFIX}" for view in source.views] if show_status else []
+        self._places = self._places_of_row()
+        self._row = source if self._places and isinstance(source, RowSource) else None
         self.signature = ModelSignature(
             inputs=(*source.keys, *source.request, *self._values),
             outputs=(
@@ -84,6 +97,17 @@ class FeatureStep:
             ),
             batched=True,
         )
+
+    def _places_of_row(self) -> list[int]:
+        """For each column of the one matrix its feature, -1 for a value; empty if there is more."""
+        if len(self._assemblies) != 1 or self._status:
+            return []
+        (one,) = self._assemblies
+        is_float = one.spec.datatype.dtype.kind == "f"
+        if not is_float or len(one.spec.shape) != _MATRIX or len(one.columns) == 1:
+            return []
+        features = [spec.name for spec in self.source.columns]
+        return [features.index(name) if name in features else -1 for name in one.columns]
 
     @property
     def counts(self) -> object:
@@ -107,10 +131,29 @@ class FeatureStep:
         keys = {spec.name: inputs[spec.name] for spec in self.source.keys}
         rows = len(next(iter(keys.values())))
         request = {spec.name: inputs[spec.name] for spec in self.source.request}
+        if rows == 1 and self._row is not None:
+            row = self._row.fetch_row(keys, request, deadline=deadline)
+            if isinstance(row, list):
+                return self._of_row(row, inputs)
+            return self._of(row, request, inputs, rows)
         found = self.source.fetch(keys, request, deadline=deadline)
+        return self._of(found, request, inputs, rows)
+
+    def _of_row(self, row: Sequence[float], inputs: Tensors) -> Tensors:
+        """The matrix of one row, whose features are given as numbers."""
+        (one,) = self._assemblies
+        cells = [
+            row[at] if at >= 0 else inputs[name].item(0)
+            for at, name in zip(self._places, one.columns, strict=True)
+        ]
+        with np.errstate(over="ignore"):  # too large a double is infinite as a float
+            return {one.spec.name: np.array([cells], one.spec.datatype.dtype)}
+
+    def _of(self, found: FetchedFeatures, request: Tensors, inputs: Tensors, rows: int) -> Tensors:
         columns = found.columns | request
         columns |= {spec.name: inputs[spec.name] for spec in self._values}
-        made = {one.spec.name: one.make(columns, rows) for one in self._assemblies}
+        with np.errstate(over="ignore"):  # as above
+            made = {one.spec.name: one.make(columns, rows) for one in self._assemblies}
         for name, view in zip(self._status, self.source.views, strict=False):
             made[name] = found.statuses[view]
         return made

@@ -37,17 +37,20 @@ class ServedFeatures:
             self._share = EvenShare(ratio)
             if not ratio:
                 self._shelf.clear()
+        self._source.wants_rows = self._takes
         self._source.on_rows = self.add if ratio else None
 
     def add(self, now: float, keys: Mapping[str, Array], rows: FeatureRows) -> None:
-        """Keep some rows of one look-up, if it is its turn."""
-        with self._lock:
-            if not self._share.takes():
-                return
+        """Keep some rows of one look-up."""
         count = len(next(iter(keys.values()), ()))
         sample = served_sample(now, keys, rows, count, min(count, _ROWS_OF_READ))
         with self._lock:
             self._shelf.add(sample, sample.count * len(rows.columns) * _VALUE_BYTES)
+
+    def _takes(self) -> bool:
+        """Whether the look-up that comes now is kept."""
+        with self._lock:
+            return self._share.takes()
 
     def page(self, after: int) -> FeaturesPage:
         """What was kept after a cursor."""

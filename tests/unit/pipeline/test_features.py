@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.core import (
     Datatype,
@@ -38,6 +40,7 @@ from headrace.pipeline import (
     plan_assemblies,
     with_features,
 )
+from headrace.pipeline.feature_step import Assembly, FeatureStep
 from headrace.runtimes import LoadOptions, load_model
 from headrace.testing import models
 
@@ -393,3 +396,60 @@ def test_a_model_that_knows_its_columns_decides_their_order() -> None:
     other = replace(model, columns={"input": ("spend", "amount", "years")})
     with pytest.raises(InvalidArgumentError, match="was not trained with age, but with spend"):
         plan_assemblies(other, keys=source.keys, columns=source.columns, inputs={})
+
+
+@given(data=st.data())
+def test_one_row_is_read_as_many_are(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    kinds = data.draw(st.lists(st.sampled_from(["FP32", "FP64", "INT64", "BOOL"]), min_size=2))
+    split = data.draw(st.integers(1, len(kinds) - 1))
+    values = [data.draw(_VALUES[kind]) for kind in kinds]
+    document = {
+        "entities": [{"name": "customer", "datatype": "INT64"}],
+        "feature_views": [
+            {
+                "name": name,
+                "entities": ["customer"],
+                "ttl_s": 60.0,
+                "source": {"path": "x"},
+                "features": [
+                    {"name": f"c{i}", "datatype": kinds[i], "default": None} for i in part
+                ],
+            }
+            for name, part in (("a", range(split)), ("b", range(split, len(kinds))))
+        ],
+        "feature_services": [{"name": "s", "features": data.draw(st.permutations(["a", "b"]))}],
+    }
+    folder = tmp_path_factory.mktemp("row")
+    definitions = parse_definitions(document, base_dir=folder)
+    store = open_online_store(str(folder / "o.db"))
+    age_s = data.draw(st.sampled_from([0, 120]))
+    for name, part in (("a", range(split)), ("b", range(split, len(kinds)))):
+        row = {"customer": 1, "event_timestamp": datetime.now(UTC) - timedelta(seconds=age_s)}
+        push_rows(definitions.view(name), store, [row | {f"c{i}": values[i] for i in part}])
+    service = definitions.service("s")
+    source = BoundFeatures(service, store, timeout_s=5.0)
+    names = [column.name for column in service.columns]
+    order = data.draw(st.permutations([*names, "amount"]))
+    datatype = data.draw(st.sampled_from([Datatype.FP32, Datatype.FP64]))
+    spec = TensorSpec(name="x", datatype=datatype, shape=(-1, len(order)))
+    step = FeatureStep(source, [Assembly(spec=spec, columns=tuple(order))])
+    customer = data.draw(st.sampled_from([1, 1, 2]))
+    amount = np.array([0.1], datatype.dtype)
+
+    alone = step.run({"customer": keys(customer), "amount": amount})["x"]
+    two = {"customer": keys(customer, customer), "amount": np.repeat(amount, 2)}
+    many = step.run(two)["x"]
+    store.close()
+
+    assert alone.dtype == many.dtype
+    assert alone[0].tobytes() == many[0].tobytes()
+
+
+_VALUES = {
+    "FP32": st.floats(width=32, allow_nan=False) | st.none(),
+    "FP64": st.floats(allow_nan=False, width=64) | st.none(),
+    "INT64": st.integers(-(2**63), 2**63 - 1) | st.none(),
+    "BOOL": st.booleans() | st.none(),
+}

@@ -21,7 +21,11 @@ from headrace.runtimes.tensorflow_model import TensorflowModel
 from tests import openvino_models
 from tests.savedmodels import Exported, keras_images, tensorflow
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.frameworks,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 
 ROUNDING = 2e-6
 CONVERTED = 2e-5
