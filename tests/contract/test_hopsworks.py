@@ -161,7 +161,7 @@ def test_vectors_are_read_with_their_types_and_times(store: OnlineStore) -> None
     assert rows.columns["is_new"].tolist() == [True, False, False, False, False]
     assert rows.columns["photo"].tolist() == [b"\xff\x00\x01", b"", b"", b"", b""]
     assert str(rows.columns["spend"].tolist()) == "[0.5, nan, nan, nan, 3.0]"
-    assert 3600 <= rows.ages_s["stats"][0] < 3700
+    assert 3600 <= rows.ages_s["stats"][0] < 10_000  # since this file was imported
 
 
 def test_what_is_asked_is_what_hopsworks_client_asks(
