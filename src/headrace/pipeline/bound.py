@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, cast
+from urllib.parse import quote
 
 import numpy as np
 
@@ -42,6 +43,7 @@ from headrace.features import (
     request_specs,
 )
 from headrace.pipeline.feature_step import with_features
+from headrace.pipeline.pipeline import close_all
 from headrace.runtimes import LoadOptions, Model, Runtime
 
 _log = logging.getLogger(__name__)
@@ -225,7 +227,7 @@ def bind(settings: FeatureSettings) -> BoundFeatures:
         InvalidArgumentError: The settings make no sense.
         FailedPreconditionError: A library or a variable of the environment is missing.
     """
-    url = _VARIABLE.sub(_variable, settings.online_store)
+    url = _resolved(settings.online_store)
     store = open_online_store(url, timeout_s=settings.timeout_s, read_only=True)
     return BoundFeatures(
         decode_service(settings.service),
@@ -249,17 +251,29 @@ def load_with_features(
     features = bind(settings)
     try:
         model = runtime.load(path, replace(options, features=features))
-        if getattr(model, "takes_features", False):
-            return model
-        return with_features(model, features, settings.inputs, show_status=settings.show_status)
     except BaseException:
         features.close()
+        raise
+    if getattr(model, "takes_features", False):
+        return model
+    try:
+        return with_features(model, features, settings.inputs, show_status=settings.show_status)
+    except BaseException:
+        close_all([model.close, features.close])
         raise
 
 
 def is_remote(url: str) -> bool:
     """Whether a store is reached over a connection, so that it may keep one waiting."""
     return "://" in url and not url.startswith("sqlite:///")
+
+
+def _resolved(url: str) -> str:
+    """What a URL means, as the control plane reads it: a variable within one may be any text."""
+    whole = _VARIABLE.fullmatch(url)
+    if whole is not None:
+        return _variable(whole)
+    return _VARIABLE.sub(lambda match: quote(_variable(match), safe=""), url)
 
 
 def _variable(match: "re.Match[str]") -> str:

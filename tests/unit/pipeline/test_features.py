@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.control.secret_references import resolve_url
 from headrace.core import (
     Datatype,
     DeadlineExceededError,
@@ -37,6 +38,7 @@ from headrace.pipeline import (
     BoundFeatures,
     bind,
     load_pipeline,
+    load_with_features,
     plan_assemblies,
     with_features,
 )
@@ -283,6 +285,47 @@ def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) ->
     )
     with pytest.raises(Exception, match=r"STORE_PASSWORD.*not set"):
         bind(settings)
+
+
+def test_a_password_may_have_any_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def opens(url: str, **_: object) -> Away:
+        opened.append(url)
+        return Away(UnavailableError("no"))
+
+    monkeypatch.setattr("headrace.pipeline.bound.open_online_store", opens)
+    monkeypatch.setenv("STORE_PASSWORD", "a/b@c:d")
+    monkeypatch.setenv("STORE_URL", "redis://h:1/0")
+    for url in ("redis://:${STORE_PASSWORD}@h:1/0", "${STORE_URL}"):
+        bind(FeatureSettings(service=encode_service(service()), online_store=url))
+        assert opened[-1] == resolve_url(url)  # as the control plane, which checks it, reads it
+    assert opened == ["redis://:a%2Fb%40c%3Ad@h:1/0", "redis://h:1/0"]
+
+
+def test_a_model_that_takes_other_columns_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+
+    class Other:
+        signature = signature(a=("FP32", [-1, 3]))
+
+        def close(self) -> None:
+            closed.append("model")
+
+    class OtherRuntime:
+        def load(self, path: Path, options: LoadOptions) -> Other:
+            del path, options
+            return Other()
+
+    monkeypatch.setattr(BoundFeatures, "close", lambda _: closed.append("store"))
+    settings = FeatureSettings(
+        service=encode_service(service()), online_store=f"sqlite:///{tmp_path / 'o.db'}"
+    )
+    with pytest.raises(InvalidArgumentError, match="2 columns"):
+        load_with_features(OtherRuntime(), tmp_path, LoadOptions(), settings)  # type: ignore[arg-type]
+    assert closed == ["model", "store"]
 
 
 STEPS = """\
