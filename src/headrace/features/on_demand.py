@@ -7,7 +7,6 @@ depends on that row of its inputs only.
 """
 
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import ModuleType
@@ -24,6 +23,7 @@ from headrace.core import (
 )
 from headrace.features.definitions import Feature, OnDemandView
 from headrace.features.records import objects
+from headrace.runtimes import where_it_failed
 
 ROWS_AT_ONCE: Final = 10_000
 """A function gets at most so many rows, as a read has; a join calls it several times."""
@@ -139,16 +139,6 @@ class OnDemandFunction:
 
     def _wrong(self, reason: str) -> RuntimeFailedError:
         return RuntimeFailedError(f"{self._where} {reason} ({self._file})")
-
-
-def where_it_failed(file: str, error: BaseException) -> str:
-    """`ValueError: no (prices.py, line 12)`: the error, and the last line of that file."""
-    if isinstance(error, SyntaxError) and error.filename == file:
-        return f"SyntaxError: {error.msg} ({file}, line {error.lineno})"
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == file]
-    what = f"{type(error).__name__}: {error}"
-    return f"{what} ({file}, line {lines[-1]})" if lines else what
 
 
 def _function(view: OnDemandView, module: ModuleType) -> Callable[[Mapping[str, Array]], object]:

@@ -28,7 +28,7 @@ from headrace.runtimes.plugins import (
     usable_runtimes,
 )
 from headrace.runtimes.probe import Probe, difference_ratio, probe_batch
-from headrace.runtimes.python_class import PythonModel
+from headrace.runtimes.python_class import PythonModel, where_it_failed
 
 __all__ = [
     "ENTRY_POINT_GROUP",
@@ -55,4 +55,5 @@ __all__ = [
     "runtime_names",
     "usable_runtimes",
     "verify_padding",
+    "where_it_failed",
 ]

@@ -120,8 +120,13 @@ def read_signature(file: Path, cls: type[PythonModel]) -> ModelSignature:
     return ModelSignature(inputs=inputs, outputs=outputs, batched=batched)
 
 
-def where_it_failed(file: Path, error: BaseException) -> str:
-    """`ValueError: no (model.py, line 12)`: the error and the last line of the user's own file."""
+def where_it_failed(file: Path | str, error: BaseException) -> str:
+    """`ValueError: no (model.py, line 12)`: the error and the last line of the user's own file.
+
+    Args:
+        file: As it was named when it was compiled.
+    """
+    file = Path(file)
     what = f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError) and error.filename == str(file):
         return f"SyntaxError: {error.msg} ({file.name}, line {error.lineno})"
