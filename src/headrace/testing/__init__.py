@@ -3,9 +3,9 @@
 - `headrace.testing.contracts`: what a plug-in has to pass before it ships (needs pytest)
 - `headrace.testing.online_stores`: what an online store has to pass (needs pytest)
 - `headrace.testing.models`: small models made in code (needs onnx)
-- `VirtualTimeLoop`: tests in which an hour passes at once
+- `VirtualTimeLoop`: tests in which an hour passes at once; `LoopClock` tells its time
 """
 
-from headrace.testing.virtual_time import VirtualTimeLoop
+from headrace.testing.virtual_time import LoopClock, VirtualTimeLoop
 
-__all__ = ["VirtualTimeLoop"]
+__all__ = ["LoopClock", "VirtualTimeLoop"]

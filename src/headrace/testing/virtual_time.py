@@ -30,6 +30,21 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self._jumping.now
 
 
+class LoopClock:
+    """The running loop's time as both clocks; `start` is the Unix time at which the loop begins."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        self._start = start
+
+    def now(self) -> float:
+        """Unix time."""
+        return self._start + self.monotonic()
+
+    def monotonic(self) -> float:
+        """Virtual seconds since the loop was made."""
+        return asyncio.get_running_loop().time()
+
+
 class _JumpingSelector(selectors.DefaultSelector):
     """Polls; where nothing is ready, moves its clock by the timeout instead of waiting."""
 

@@ -15,9 +15,8 @@ from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.upstream_settings import UpstreamSettings
 from headrace.monitor import LoadWindow
 from headrace.serving.report import ModelLoad
-from headrace.testing import VirtualTimeLoop
+from headrace.testing import LoopClock, VirtualTimeLoop
 from tests.unit.control.played import TurnedClock
-from tests.unit.control.test_recorder import LoopClock
 
 _NOON = 1_800_000_000.0
 _UPSTREAM = UpstreamSettings(url="https://models.example")
@@ -103,7 +102,7 @@ def watch(replicas: Replicas, *, path: Path | None = None, copies: int = 2) -> L
     return LoadWatch(
         arms=lambda: [one],
         known=lambda: {copy.name for copy in one.copies},
-        clock=LoopClock(),
+        clock=LoopClock(_NOON),
         path=path,
         ask=replicas.ask,
         save_every_s=10_000.0,  # in a thread, which virtual time cannot see

@@ -22,7 +22,7 @@ from headrace.features import (
     MaterializeProgress,
     MaterializeSchedule,
 )
-from headrace.testing import VirtualTimeLoop
+from headrace.testing import LoopClock, VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 START = 1764000000.0
@@ -31,16 +31,6 @@ START = 1764000000.0
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
     return ("asyncio", {"loop_factory": VirtualTimeLoop})
-
-
-class LoopClock:
-    """The loop's time, as both clocks."""
-
-    def now(self) -> float:
-        return START + asyncio.get_running_loop().time()
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
 
 
 def view(name: str, every_s: float | None = 60.0, *, path: str = "/a") -> FeatureView:
@@ -72,7 +62,7 @@ class Lab:
             read=self._read,
             work=self._work,
             emit=self._emit,
-            clock=LoopClock(),
+            clock=LoopClock(START),
             memory=MaterializeMemory(path=self.folder / "features" / "materialized.json"),
         )
         made.load()

@@ -35,7 +35,7 @@ from headrace.control.pools import (
 )
 from headrace.core import EndpointName, ReplicaSettings, UnavailableError
 from headrace.serving.report import PoolReport
-from headrace.testing import VirtualTimeLoop
+from headrace.testing import LoopClock, VirtualTimeLoop
 
 
 def revision(
@@ -201,14 +201,6 @@ class World:
     def put(self, *replicas: Replica) -> None:
         self.replicas.update({replica.name: replica for replica in replicas})
         self.note_change()
-
-
-class LoopClock:
-    def now(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
 
 
 @dataclass

@@ -10,21 +10,10 @@ import pytest
 from headrace.control.counting import ArmTotals, GatewayReading
 from headrace.control.recorder import Recorder
 from headrace.core import HeadraceError, UnavailableError
-from headrace.testing import VirtualTimeLoop
+from headrace.testing import LoopClock, VirtualTimeLoop
 from tests.unit.control.played import TurnedClock
 
 _NOON = 1_800_000_000.0
-
-
-@dataclass(slots=True)
-class LoopClock:
-    """Shows the loop's time as everybody's."""
-
-    def now(self) -> float:
-        return _NOON + self.monotonic()
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
 
 
 @dataclass(slots=True)
@@ -54,7 +43,7 @@ def recorder(gateway: FakeGateway, path: Path | None = None) -> Recorder:
     return Recorder(
         gateway=gateway,
         names=lambda: ("fraud",),
-        clock=LoopClock(),
+        clock=LoopClock(_NOON),
         path=path,
         save_every_s=10_000.0,  # in a thread, which virtual time cannot see
     )

@@ -13,7 +13,7 @@ from headrace.control.skew_watch import CompareApart, SkewWatch, skew_event
 from headrace.control.store import Event
 from headrace.core import FeatureWatch, UnavailableError
 from headrace.features import SkewedFeature, SkewSummary
-from headrace.testing import VirtualTimeLoop
+from headrace.testing import LoopClock, VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 START = 1764000000.0
@@ -22,14 +22,6 @@ START = 1764000000.0
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
     return ("asyncio", {"loop_factory": VirtualTimeLoop})
-
-
-class LoopClock:
-    def now(self) -> float:
-        return START + asyncio.get_running_loop().time()
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
 
 
 @dataclass
@@ -57,7 +49,7 @@ class Lab:
             watches=lambda: self.watches,
             compare=self.compare,
             emit=self.emit,
-            clock=LoopClock(),
+            clock=LoopClock(START),
         )
         task = asyncio.ensure_future(watch.run())
         try:
