@@ -155,10 +155,18 @@ def test_callers_add_no_series_whatever_they_send(system: System) -> None:
             with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(request):  # noqa: S310  # as above
                 pass
 
-    ask("first")
-    before = _series(_scrape(system))
-    for number in range(25):
-        ask(f"w{number}x{number * 7919}")
-    after = _series(_scrape(system))
+    def added(round_: int) -> set[str]:
+        """The series that twenty-five words nobody has sent before brought."""
+        before = _series(_scrape(system))
+        for number in range(25):
+            ask(f"w{round_}x{number * 7919}")
+        return _series(_scrape(system)) - before
 
-    assert after - before == set()
+    # Envoy shows what it counts from its first time on: a connection reset, a flush that was late.
+    # Such there are only so many, and a series by word would come in every round.
+    rounds = [added(0)]
+    while rounds[-1] and len(rounds) < 6:
+        rounds.append(added(len(rounds)))
+
+    assert rounds[-1] == set()
+    assert not [series for found in rounds for series in found if re.search(r"w\dx\d", series)]
