@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from headrace.core import FeatureSource, ModelSignature, Tensors
+from headrace.runtimes.tuning import UNTUNED, Tuning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,12 +16,13 @@ class LoadOptions:
     `intra_op_threads`: threads inside one run. `device`: one of `headrace.core.devices.Device`;
     "auto" takes an accelerator if there is one that starts, "cpu" never does, and any other one has
     to be what runs the model. `features`: what a model that says that it takes features asks
-    for them; None where nobody does.
+    for them; None where nobody does. `tuning`: what the optimizer found best for this model.
     """
 
     intra_op_threads: int = 1
     device: str = "auto"
     features: FeatureSource | None = None
+    tuning: Tuning = UNTUNED
 
 
 class Model(Protocol):
