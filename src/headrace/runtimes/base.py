@@ -16,13 +16,20 @@ class LoadOptions:
     `intra_op_threads`: threads inside one run. `device`: one of `headrace.core.devices.Device`;
     "auto" takes an accelerator if there is one that starts, "cpu" never does, and any other one has
     to be what runs the model. `features`: what a model that says that it takes features asks
-    for them; None where nobody does. `tuning`: what the optimizer found best for this model.
+    for them; None where nobody does. `tuning`: what the optimizer found best for this model. What
+    loads an optimized model gives its own, in which `intra_op_threads` pins what the optimizer only
+    wished for.
     """
 
     intra_op_threads: int = 1
     device: str = "auto"
     features: FeatureSource | None = None
     tuning: Tuning = UNTUNED
+
+    @property
+    def threads(self) -> int:
+        """Threads inside one run: as tuned, where it was."""
+        return self.tuning.intra_op_threads or self.intra_op_threads
 
 
 class Model(Protocol):

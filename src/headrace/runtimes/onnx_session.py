@@ -12,12 +12,20 @@ from headrace.core import UnsupportedModelError
 from headrace.core.devices import DeviceUse
 from headrace.runtimes.base import LoadOptions
 from headrace.runtimes.onnx_providers import CPU, check_used, plan, short, why_not_started
+from headrace.runtimes.tuning import Tuning, check_tuning
 
 _NO_LOGS: Final = 4  # fatal only: what goes wrong comes as an exception, once
 
 _PREFIX: Final = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 _LOAD_PREFIX: Final = re.compile(r"^Load model from .*? failed:")
 _MAX_REASON: Final = 400
+_LEVELS: Final = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+"""By what `Tuning.graph_optimizations` calls them."""
 
 _log = logging.getLogger(__name__)
 
@@ -34,9 +42,10 @@ def open_session(file: Path, options: LoadOptions) -> OpenSession:
     """Load the model on what `options` asks for; what is left out is said in the log, and why.
 
     Raises:
-        UnsupportedModelError: ONNX Runtime refuses the model.
+        UnsupportedModelError: ONNX Runtime refuses the model, or its tuning is none.
         FailedPreconditionError: It cannot run on the device that was asked for.
     """
+    check_tuning(options.tuning)
     planned = plan(options.device, ort.get_available_providers())
     session, failed = _started(file, options, planned.tried)
     used = session.get_providers()
@@ -88,33 +97,41 @@ def reason_of(error: Exception) -> str:
 
 
 def _create(file: Path, options: LoadOptions, providers: list[str]) -> ort.InferenceSession:
-    on_cpu = providers == [CPU]
     session = ort.InferenceSession(
         str(file),
         _session_options(options),
         providers=providers,
-        # On the CPU the fused kernel takes five times as long as the two it replaces: without it
-        # a quantised encoder runs 7 % faster.
-        disabled_optimizers=["SkipLayerNormFusion"] if on_cpu else None,
+        disabled_optimizers=_disabled(options.tuning, on_cpu=providers == [CPU]),
     )
     # The binding's own fall-back prints to standard output and changes the session under way.
     session.disable_fallback()
     return session
 
 
+def _disabled(tuning: Tuning, *, on_cpu: bool) -> list[str] | None:
+    """Which optimizers are left out; None for none."""
+    if tuning.disabled_optimizers is not None:
+        return list(tuning.disabled_optimizers) or None
+    # On the CPU the fused kernel takes five times as long as the two it replaces: without it a
+    # quantised encoder runs 7 % faster.
+    return ["SkipLayerNormFusion"] if on_cpu else None
+
+
 def _session_options(options: LoadOptions) -> ort.SessionOptions:
+    tuning = options.tuning
     settings = ort.SessionOptions()
     settings.log_severity_level = _NO_LOGS
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    settings.graph_optimization_level = _LEVELS[tuning.graph_optimizations]
     settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    settings.intra_op_num_threads = options.intra_op_threads
+    settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
     # Threads that spin between runs take the core from every other session and process.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    spinning = "1" if tuning.spinning else "0"
+    settings.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
     # The arena keeps the largest batch's memory for ever (+160 MB for a 22 M encoder after one
     # batch of 32), and was no faster than the system's allocator at any size tried.
-    settings.enable_cpu_mem_arena = False
+    settings.enable_cpu_mem_arena = tuning.arena
     return settings
 
 

@@ -22,6 +22,7 @@ from headrace.core import (
 from headrace.runtimes.base import LoadOptions
 from headrace.runtimes.probe import probe_batch
 from headrace.runtimes.tabular import import_library, reason_of, refuse
+from headrace.runtimes.tuning import PRECISIONS, check_tuning
 
 MAX_INPUT_BYTES: Final = 2_000_000_000
 """As much as the gateway's limit of a body may be set to."""
@@ -40,7 +41,6 @@ _DATATYPES: Final = {
     "f64": Datatype.FP64,
 }
 _PRECISION: Final = "INFERENCE_PRECISION_HINT"
-_PRECISIONS: Final = ("f32", "bf16", "f16")
 _NOISE: Final = re.compile(r"(Exception from|Check '.*?' failed at) \S+?:\d+:?|Exception from \S+")
 _log = logging.getLogger(__name__)
 
@@ -106,8 +106,9 @@ def open_openvino(path: Path, options: LoadOptions, *, named: Named) -> Openvino
         named: What callers call each tensor: from its names, and OpenVINO's own for its node.
 
     Raises:
-        UnsupportedModelError: It cannot be served; the message says why.
+        UnsupportedModelError: It cannot be served, or its tuning is none; the message says why.
     """
+    check_tuning(options.tuning)
     library = import_openvino()
     core = library.Core()
     try:
@@ -121,6 +122,7 @@ def open_openvino(path: Path, options: LoadOptions, *, named: Named) -> Openvino
         compiled = core.compile_model(model, "CPU", openvino_settings(model, options))
     except Exception as error:
         raise refuse(path, f"OpenVINO cannot compile it: {openvino_reason(error)}") from error
+    _tell_precision(path, compiled, options)
     declared = ModelSignature(inputs=inputs, outputs=outputs, batched=False)
     loaded = OpenvinoModel(compiled, library.Tensor, declared)
     probe = probe_batch(loaded.run, inputs, outputs)
@@ -158,20 +160,20 @@ def openvino_precision(model: Any) -> str:  # noqa: ANN401  # ships no types tha
     """
     place = ["runtime_options", _PRECISION]
     if not model.has_rt_info(place):
-        return _PRECISIONS[0]
+        return PRECISIONS[0]
     wanted = str(model.get_rt_info(place).value).lower()
-    if wanted not in _PRECISIONS:
+    if wanted not in PRECISIONS:
         _log.warning("the model asks for the precision %r, which there is not", wanted[:40])
-        return _PRECISIONS[0]
+        return PRECISIONS[0]
     return wanted
 
 
 def openvino_settings(model: Any, options: LoadOptions) -> Mapping[str, object]:  # noqa: ANN401
     """As many streams as there are cores for runs that use `intra_op_threads` each."""
-    threads = max(1, options.intra_op_threads)
+    threads = max(1, options.threads)
     streams = max(1, len(os.sched_getaffinity(0)) // threads)
     return {
-        _PRECISION: openvino_precision(model),
+        _PRECISION: options.tuning.precision or openvino_precision(model),
         # Activations of models with compressed weights would be rounded to eight bits.
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         "NUM_STREAMS": streams,
@@ -181,6 +183,22 @@ def openvino_settings(model: Any, options: LoadOptions) -> Mapping[str, object]:
         # Each process would pin itself to the same first cores.
         "ENABLE_CPU_PINNING": False,
     }
+
+
+def _tell_precision(path: Path, compiled: Any, options: LoadOptions) -> None:  # noqa: ANN401  # ships no types that mypy reads
+    """Say in the log where the processor cannot do what was asked: OpenVINO then takes another."""
+    asked = options.tuning.precision
+    if not asked:
+        return
+    used = str(compiled.get_property(_PRECISION).get_type_name())
+    if used != asked:
+        _log.warning(
+            "%s was tuned to compute in %s, which this processor does not do; OpenVINO takes %s, "
+            "and what was measured elsewhere does not hold here",
+            path.name,
+            asked,
+            used,
+        )
 
 
 def _specs(path: Path, kind: str, ports: Sequence[Any], named: Named) -> tuple[TensorSpec, ...]:
