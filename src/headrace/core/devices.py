@@ -28,10 +28,12 @@ class DeviceUse:
 
     `asked`: the device that was asked for. `used`: what runs it, the first that can run a part of
     it comes first. `failed`: what should have run it and could not be started; `unused`: what is
-    here and was not tried; each with the reason.
+    here and was not tried; each with the reason. `optimized`: how the optimizer has it run, and on
+    what that was verified; empty for a model that nobody optimized.
     """
 
     asked: str
     used: tuple[str, ...]
     failed: Mapping[str, str] = field(default_factory=dict)
     unused: Mapping[str, str] = field(default_factory=dict)
+    optimized: str = ""

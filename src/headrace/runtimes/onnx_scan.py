@@ -63,15 +63,26 @@ def scan_onnx(file: Path) -> None:
     Raises:
         UnsupportedModelError: It does; the message names the tensor and the claim.
     """
+    external_files(file)
+
+
+def external_files(file: Path) -> tuple[Path, ...]:
+    """The files that hold weights of an ONNX file besides itself, sorted; some may be missing.
+
+    Raises:
+        UnsupportedModelError: As `scan_onnx`.
+    """
     if file.stat().st_size == 0:
-        return
+        return ()
     with (
         file.open("rb") as stream,
         mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
     ):
         if data[4:8] == _ORT_MARK:
-            return  # a flat buffer: ONNX Runtime checks its offsets itself
-        _Scan(file, data).run()
+            return ()  # a flat buffer: ONNX Runtime checks its offsets itself
+        scan = _Scan(file, data)
+        scan.run()
+    return tuple(file.parent / location for location in sorted(scan.external))
 
 
 class _Scan:
@@ -81,6 +92,7 @@ class _Scan:
         self._file = file
         self._data = data
         self._fields = 0
+        self.external: set[str] = set()
 
     def run(self) -> None:
         """Look at every tensor."""
@@ -141,6 +153,7 @@ class _Scan:
         if not there.is_relative_to(directory):
             message = f"{what} has its data in {location[:200]!r}, a link that leads out"
             raise self._refuse(message)
+        self.external.add(str(path))
         if not there.is_file():
             return 1 << 62  # ONNX Runtime tells it better, with what to do
         size = there.stat().st_size

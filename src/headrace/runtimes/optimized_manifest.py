@@ -13,11 +13,16 @@ SCHEMA: Final = 1
 
 
 class OtherProcessor(StrEnum):
-    """What to do at load where the processor lacks features that the model was verified with."""
+    """What to do at load where the processor has other features than the model was verified with.
+
+    Fewer or more: see `headrace.runtimes.processor.Change`.
+    """
 
     VERIFY = "verify"
+    """Ask again what it was asked then, and refuse it if the answers differ."""
     REFUSE = "refuse"
     ALLOW = "allow"
+    """Serve it, and say so in the log."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,7 +42,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     `path`: an `.npz` with `in/NUMBER/NAME` and `out/NUMBER/NAME`. `tolerance`: how far an answer
     may be from that, relative to the largest magnitude in its output; a share of
-    `max_changed_ratio` of the rows may get another class.
+    `max_changed_ratio` of the rows may get another class. Both from 0 to 1.
     """
 
     path: str

@@ -128,7 +128,7 @@ def parse_cpuinfo(text: str) -> Processor:
     if not name and maker:
         name = f"{_ARM_MAKERS.get(maker, f'maker {maker}')} {part}"
     return Processor(
-        name=_shown(name),
+        name=plain(name),
         features=tuple(feature for feature in FEATURES if feature in (common or ())),
     )
 
@@ -148,6 +148,7 @@ def change(verified: Processor, here: Processor) -> Change:
     return Change(lacks=missing_features(verified, here), adds=missing_features(here, verified))
 
 
-def _shown(name: str) -> str:
+def plain(name: str) -> str:
+    """A name on one short line, without what would command a terminal."""
     printable = "".join(letter for letter in name if letter.isprintable())
     return " ".join(printable.split())[:_MAX_NAME].strip()

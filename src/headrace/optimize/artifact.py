@@ -1,0 +1,169 @@
+"""From what the optimizer chose to a directory that is pushed and served as any model is."""
+
+import math
+import re
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.core import AlreadyExistsError, InvalidArgumentError
+from headrace.optimize.candidate import Candidate
+from headrace.registry import copy_content
+from headrace.runtimes.check_file import Asked, write_check
+from headrace.runtimes.onnx_scan import external_files
+from headrace.runtimes.optimized import prove
+from headrace.runtimes.optimized_manifest import (
+    FILE_NAME,
+    Check,
+    Member,
+    OptimizedManifest,
+    OtherProcessor,
+    Processor,
+)
+from headrace.runtimes.optimized_policy import CANDIDATE
+
+CHECK_FILE: Final = "check.npz"
+TOLERANCE: Final = 0.02
+"""A step of eight bits is about 0.008 of the largest value; a few of them add up to rounding."""
+MAX_CHANGED_RATIO: Final = 0.02
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def write_artifact(
+    target: Path,
+    members: Sequence[tuple[Candidate, int | None]],
+    *,
+    processor: Processor,
+    check: Sequence[Asked] = (),
+    policy: OtherProcessor = OtherProcessor.VERIFY,
+    tolerance: float = TOLERANCE,
+    max_changed_ratio: float = MAX_CHANGED_RATIO,
+    source_digest: str = "",
+    calibration_sha256: str = "",
+    recipe: Mapping[str, str] | None = None,
+    versions: Mapping[str, str] | None = None,
+    figures: Mapping[str, float] | None = None,
+) -> Path:
+    """Write the directory, prove that it loads here and passes its own check, and put it in place.
+
+    Args:
+        target: Where it is to be; nothing is there, or an empty directory.
+        members: Candidates, each with the most rows of a batch that goes to it; the last with None.
+        processor: What the candidates were verified on.
+        check: Requests with what the chosen candidate answered, to be asked again elsewhere.
+        tolerance: As `max_changed_ratio`: see `headrace.runtimes.optimized_manifest.Check`.
+        recipe: What was done, besides what the candidates say of themselves.
+        figures: What was measured; finite.
+
+    Returns:
+        `target`.
+
+    Raises:
+        AlreadyExistsError: Something is at `target`.
+        InvalidArgumentError: The members, the check or the figures make no sense.
+        FailedPreconditionError: What was written does not answer as `check` says.
+        OSError: Reading or writing fails.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise AlreadyExistsError(f"{target}: is there already; name a directory that is not")
+    if policy is OtherProcessor.VERIFY and not check:
+        msg = "to be verified on another processor, a model needs requests to check it by"
+        raise InvalidArgumentError(f"{msg}; give some, or the policy 'refuse' or 'allow'")
+    for name, value in (figures or {}).items():
+        if not math.isfinite(value):
+            raise InvalidArgumentError(f"the figure '{name}' is {value}, which is none")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        manifest = OptimizedManifest(
+            members=_copied(partial, members),
+            processor=processor,
+            on_other_processor=policy,
+            check=_written(partial, check, tolerance, max_changed_ratio) if check else None,
+            source_digest=source_digest,
+            calibration_sha256=calibration_sha256,
+            recipe={**_recipes(members), **(recipe or {})},
+            versions=dict(versions or {}),
+            figures=dict(figures or {}),
+        )
+        encoded = msgspec.json.encode(manifest)
+        (partial / FILE_NAME).write_bytes(msgspec.json.format(encoded, indent=2) + b"\n")
+        prove(partial)
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return target
+
+
+def _copied(directory: Path, members: Sequence[tuple[Candidate, int | None]]) -> tuple[Member, ...]:
+    """Each candidate's files in a directory of its name; those of one path only once."""
+    directory.mkdir()
+    places: dict[Path, str] = {}
+    made = []
+    for candidate, up_to_rows in members:
+        place = places.get(candidate.path)
+        if place is None:
+            place = places[candidate.path] = _copy(candidate, directory)
+        made.append(
+            Member(
+                runtime=candidate.runtime,
+                path=place,
+                tuning=candidate.tuning,
+                up_to_rows=up_to_rows,
+            )
+        )
+    return tuple(made)
+
+
+def _copy(candidate: Candidate, directory: Path) -> str:
+    """Copy what a candidate consists of; its path within the directory."""
+    if _NAME.fullmatch(candidate.name) is None or candidate.name in {FILE_NAME, CHECK_FILE}:
+        msg = f"a candidate is called {candidate.name[:100]!r}, which is no name of a directory"
+        raise InvalidArgumentError(msg)
+    folder = directory / candidate.name
+    if folder.exists():
+        raise InvalidArgumentError(f"two candidates are called '{candidate.name}'")
+    if candidate.path.is_dir():
+        copy_content(candidate.path, folder)
+        return candidate.name
+    for file in (candidate.path, *_beside(candidate.path)):
+        place = folder / file.relative_to(candidate.path.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        copy_content(file, place)
+    return f"{candidate.name}/{candidate.path.name}"
+
+
+def _beside(file: Path) -> tuple[Path, ...]:
+    """The files that hold a model's weights besides its own."""
+    match file.suffix.lower():
+        case ".onnx":
+            return external_files(file)
+        case ".xml":
+            beside = file.with_suffix(".bin")
+        case ".pdmodel":
+            beside = file.with_suffix(".pdiparams")
+        case _:
+            return ()
+    return (beside,) if beside.exists() else ()
+
+
+def _written(
+    directory: Path, check: Sequence[Asked], tolerance: float, max_changed_ratio: float
+) -> Check:
+    write_check(directory / CHECK_FILE, check)
+    return Check(path=CHECK_FILE, tolerance=tolerance, max_changed_ratio=max_changed_ratio)
+
+
+def _recipes(members: Sequence[tuple[Candidate, int | None]]) -> dict[str, str]:
+    """What the candidates say of themselves; where there are several, under each one's name."""
+    names = list(dict.fromkeys(candidate.name for candidate, _ in members))
+    found = {CANDIDATE: " and ".join(names)}
+    for candidate, _ in members:
+        prefix = f"{candidate.name}: " if len(names) > 1 else ""
+        found |= {f"{prefix}{key}": text for key, text in candidate.recipe.items()}
+    return found

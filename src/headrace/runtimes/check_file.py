@@ -1,0 +1,160 @@
+"""How are requests and their answers kept, to be asked again? An `.npz` without pickles.
+
+Text, which NumPy would pickle, is kept as its bytes and how many belong to each element.
+"""
+
+import io
+import math
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, unquote
+
+import numpy as np
+
+from headrace.core import Array, InvalidArgumentError, Tensors, UnsupportedModelError
+from headrace.core.datatypes import DTYPES
+
+MAX_BYTES: Final = 1 << 29
+"""Of all requests and answers together."""
+MOST_REQUESTS: Final = 4096
+_MOST_ARRAYS: Final = 65_536
+_MOST_HEADER: Final = 10_000
+_HEADERS_BYTES: Final = 16 << 20
+_ENTRY: Final = re.compile(r"(in|out)/([0-9]{1,4})/([^/#]*)(#text|#sizes)?\.npy")
+"""A name is quoted, so that neither `/` nor `#` stands in it."""
+_TEXT, _SIZES = "#text", "#sizes"
+_DTYPES: Final = frozenset(dtype for dtype in DTYPES.values() if not dtype.hasobject)
+
+Asked = tuple[Tensors, Tensors]
+"""A request's inputs, and what was answered."""
+
+
+def write_check(file: Path, asked: Sequence[Asked]) -> None:
+    """Write requests and their answers.
+
+    Raises:
+        InvalidArgumentError: There are none, or too many, or a tensor is of no dtype of the
+            protocol's.
+    """
+    if not 1 <= len(asked) <= MOST_REQUESTS:
+        msg = f"{len(asked)} requests are given to check a model by; 1 to {MOST_REQUESTS} can be"
+        raise InvalidArgumentError(msg)
+    left = MAX_BYTES
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in _entries(asked):
+            left -= array.nbytes
+            if left < 0:
+                msg = f"the requests to check a model by take more than {MAX_BYTES} bytes"
+                raise InvalidArgumentError(f"{msg}; give fewer")
+            # With a fixed date the same content has the same digest.
+            entry = zipfile.ZipInfo(f"{name}.npy")
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            stream = io.BytesIO()
+            np.lib.format.write_array(stream, array, version=(1, 0), allow_pickle=False)
+            archive.writestr(entry, stream.getvalue())
+
+
+def read_check(file: Path) -> tuple[Asked, ...]:
+    """What `write_check` wrote.
+
+    Raises:
+        UnsupportedModelError: It is damaged, or claims more than it may hold.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return _paired(_arrays(archive))
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        OSError,
+        EOFError,
+        ValueError,
+        RuntimeError,  # encrypted
+        NotImplementedError,
+    ) as error:
+        msg = f"{file}: holds no requests to check a model by: {str(error)[:200]}"
+        raise UnsupportedModelError(msg) from error
+
+
+def _entries(asked: Sequence[Asked]) -> Iterator[tuple[str, Array]]:
+    for number, pair in enumerate(asked):
+        for side, tensors in zip(("in", "out"), pair, strict=True):
+            for name, array in tensors.items():
+                place = f"{side}/{number}/{quote(name, safe='')}"
+                if array.dtype.kind == "O":
+                    items = array.ravel().tolist()
+                    if not all(isinstance(item, bytes) for item in items):
+                        msg = f"tensor '{name}' holds objects that are no bytes"
+                        raise InvalidArgumentError(msg)
+                    sizes = np.array(list(map(len, items)), np.int64).reshape(array.shape)
+                    yield place + _TEXT, np.frombuffer(b"".join(items), np.uint8)
+                    yield place + _SIZES, sizes
+                elif array.dtype in _DTYPES:
+                    yield place, np.ascontiguousarray(array).reshape(array.shape)
+                else:
+                    msg = f"tensor '{name}' is of {array.dtype}, which no request can carry"
+                    raise InvalidArgumentError(msg)
+
+
+def _arrays(archive: zipfile.ZipFile) -> dict[str, Array]:
+    """Every array, by side, number, name and part; read within bounds."""
+    found = archive.infolist()
+    if len(found) > _MOST_ARRAYS:
+        raise ValueError(f"{len(found)} arrays; at most {_MOST_ARRAYS} can be")
+    if sum(entry.file_size for entry in found) > MAX_BYTES + _HEADERS_BYTES:
+        raise ValueError(f"it would take more than {MAX_BYTES} bytes")
+    return {entry.filename: _array(archive, entry) for entry in found}
+
+
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Array:
+    with archive.open(entry) as file:
+        data = file.read(entry.file_size)
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    if version != (1, 0):
+        raise ValueError(f"'{entry.filename[:100]}' is an array of the version {version}")
+    header = np.lib.format.read_array_header_1_0(stream, max_header_size=_MOST_HEADER)
+    shape, in_fortran_order, dtype = header
+    if dtype not in _DTYPES or in_fortran_order:
+        raise ValueError(f"'{entry.filename[:100]}' holds {dtype}, which is not read")
+    held = len(data) - stream.tell()
+    if any(size < 0 for size in shape) or math.prod(shape) * dtype.itemsize != held:
+        raise ValueError(f"'{entry.filename[:100]}' claims the shape {shape} of {held} bytes")
+    array: Array = np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape)
+    return array
+
+
+def _paired(arrays: Mapping[str, Array]) -> tuple[Asked, ...]:
+    sides: dict[int, Asked] = {}
+    for entry, array in arrays.items():
+        match = _ENTRY.fullmatch(entry)
+        if match is None:
+            raise ValueError(f"'{entry[:100]}' is no tensor of a request or answer")
+        side, number, name, part = match.groups()
+        if part == _SIZES:
+            continue
+        tensors = sides.setdefault(int(number), ({}, {}))[side == "out"]
+        sizes = arrays.get(entry.replace(_TEXT, _SIZES))
+        tensors[unquote(name)] = _text(entry, array, sizes) if part else array
+    if not sides or sorted(sides) != list(range(len(sides))):
+        raise ValueError("its requests are not numbered from 0 on")
+    if any(not answers for _, answers in sides.values()):
+        raise ValueError("a request has no answer")
+    return tuple(sides[number] for number in sorted(sides))
+
+
+def _text(entry: str, data: Array, sizes: Array | None) -> Array:
+    if sizes is None or sizes.dtype != np.int64 or data.dtype != np.uint8 or data.ndim != 1:
+        raise ValueError(f"'{entry[:100]}' is no text")
+    counts: list[int] = sizes.ravel().tolist()
+    if min(counts, default=0) < 0 or sum(counts) != data.size:
+        raise ValueError(f"'{entry[:100]}' is text of another size than it says")
+    whole, array = data.tobytes(), np.empty(sizes.size, np.object_)
+    ends = accumulate(counts)
+    array[:] = [whole[end - size : end] for end, size in zip(ends, counts, strict=True)]
+    return array.reshape(sizes.shape)
