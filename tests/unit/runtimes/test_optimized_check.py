@@ -1,0 +1,182 @@
+"""What counts as an answer that differs?"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.core import (
+    Array,
+    Datatype,
+    ModelSignature,
+    RuntimeFailedError,
+    Tensors,
+    TensorSpec,
+)
+from headrace.runtimes.optimized_check import Outcome, ask_again
+from headrace.runtimes.optimized_manifest import Check
+
+
+class Recorded:
+    """Gives the answers that it was made with, one after the other; None fails."""
+
+    concurrent = False
+
+    def __init__(self, answers: Sequence[Array | None], *, batched: bool = True) -> None:
+        self.answers = list(answers)
+        spec = TensorSpec(name="y", datatype=Datatype.FP32, shape=(-1, -1))
+        self.signature = ModelSignature(inputs=(), outputs=(spec,), batched=batched)
+
+    def run(self, _inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
+        assert outputs == ("y",)
+        answer = self.answers.pop(0)
+        if answer is None:
+            raise RuntimeFailedError("the model failed: out of luck")
+        return {"y": answer}
+
+    def close(self) -> None:
+        pass
+
+
+def compared(
+    want: Sequence[Array],
+    got: Sequence[Array | None],
+    *,
+    tolerance: float = 0.1,
+    max_changed_ratio: float = 0.0,
+    batched: bool = True,
+) -> Outcome:
+    check = Check(path="", tolerance=tolerance, max_changed_ratio=max_changed_ratio)
+    asked: list[tuple[Tensors, Tensors]] = [({}, {"y": array}) for array in want]
+    return ask_again(Recorded(got, batched=batched), asked, check)
+
+
+def scores(*rows: Sequence[float]) -> Array:
+    return np.array(rows, np.float32)
+
+
+def text(*items: bytes) -> Array:
+    array = np.empty(len(items), np.object_)
+    array[:] = items
+    return array
+
+
+def test_equal_answers_are_fine() -> None:
+    one = scores([1, math.nan], [math.inf, -math.inf])
+
+    assert compared([one], [one.copy()]) == Outcome(rows=2)
+
+
+def test_what_is_off_is_measured_by_the_outputs_largest_value() -> None:
+    want = [scores([1, 0]), scores([-10, 0])]
+    got = [scores([1.5, 0]), scores([-10, 0])]
+
+    assert compared(want, got).worst_ratio == pytest.approx(0.05)
+    assert not compared(want, got).problem
+    assert compared(want, got, tolerance=0.04).problem == (
+        "1 of 2 answers differ, by up to 0.05 of the largest value"
+    )
+
+
+def test_one_row_that_is_far_is_one_too_many() -> None:
+    want = scores(*[[1, 0]] * 50)
+    got = want.copy()
+    got[17, 0] = 2
+
+    outcome = compared([want], [got], max_changed_ratio=1.0)
+    assert (outcome.rows, outcome.far, outcome.changed) == (50, 1, 0)
+    assert outcome.problem.startswith("1 of 50 answers differ, by up to 1 of")
+
+
+def test_a_few_classes_may_tip_over() -> None:
+    want = scores(*[[1, 1.01]] * 10)
+    got = want.copy()
+    got[3] = [1.01, 1]
+
+    assert not compared([want], [got], max_changed_ratio=0.1).problem
+    assert compared([want], [got], max_changed_ratio=0.09).problem == "1 of 10 answers differ"
+
+
+@pytest.mark.parametrize(
+    ("want", "got"),
+    [
+        (np.array([1, 2, 3]), np.array([1, 2, 4])),
+        (np.array([True, False, True]), np.array([True, False, False])),
+        (text(b"a", b"b", b"c"), text(b"a", b"b", b"")),
+    ],
+)
+def test_what_is_no_float_is_equal_or_changed(want: Array, got: Array) -> None:
+    outcome = compared([want], [got])
+
+    assert (outcome.rows, outcome.far, outcome.changed) == (3, 0, 1)
+    assert not compared([want], [want.copy()]).problem
+    assert not compared([want], [got], max_changed_ratio=0.34).problem
+
+
+@pytest.mark.parametrize(
+    "got",
+    [
+        scores([1, math.nan]),
+        scores([1, math.inf]),
+        scores([1, 2, 3]),
+        scores([1], [2]),
+        np.array([[1, 2]], np.float64),
+    ],
+)
+def test_what_cannot_be_compared_is_far(got: Array) -> None:
+    outcome = compared([scores([1, 2])], [got], tolerance=1.0, max_changed_ratio=1.0)
+
+    assert outcome.far == 1
+    assert outcome.worst_ratio == math.inf
+    assert outcome.problem
+
+
+def test_a_row_that_differs_in_both_ways_is_one() -> None:
+    outcome = compared([scores([0, 1])], [scores([1, 0])])
+
+    assert (outcome.far, outcome.changed, outcome.differing) == (1, 1, 1)
+
+
+def test_a_request_that_fails_is_told() -> None:
+    outcome = compared([scores([1, 2])] * 2, [scores([1, 2]), None])
+
+    assert outcome.problem == (
+        "request 1, which it answered then, fails: the model failed: out of luck"
+    )
+
+
+def test_answers_of_a_model_without_a_batch_are_one_row_each() -> None:
+    want = np.ones((3, 2), np.float32)
+    got = want.copy()
+    got[1, 1] = 9
+
+    outcome = compared([want, want], [got, want], batched=False)
+    assert (outcome.rows, outcome.far, outcome.changed) == (2, 1, 0)
+
+
+def test_answers_without_a_value_are_alike() -> None:
+    for shape in ((2, 0), (2, 0, 3)):
+        empty = np.zeros(shape, np.float32)
+        assert not compared([empty], [empty.copy()]).problem
+    nothing = np.full((2, 2), math.nan, np.float32)
+    assert not compared([nothing], [nothing.copy()]).problem
+
+
+@given(
+    st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=20),
+    st.floats(0, 1),
+    st.integers(0, 2**32 - 1),
+)
+def test_noise_within_the_tolerance_passes_and_beyond_it_fails(
+    values: list[float], tolerance: float, seed: int
+) -> None:
+    want = np.array(values, np.float64)[:, np.newaxis] + 1.0
+    scale = np.abs(want).max()
+    noise = np.random.default_rng(seed).uniform(-1, 1, want.shape)
+
+    assert not compared([want], [want + 0.99 * tolerance * scale * noise], tolerance=tolerance).far
+    beyond = want + np.sign(noise) * scale * (tolerance + 0.01)
+    assert compared([want], [beyond], tolerance=tolerance).far == len(values)
