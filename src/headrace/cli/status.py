@@ -96,6 +96,7 @@ def render(document: dict[str, Any]) -> "RenderableType":
     parts: list[RenderableType] = [_endpoints(document["endpoints"])]
     parts += [Text(line, style="yellow") for line in _troubles(document)]
     parts += [Text(line, style="cyan") for line in _rollouts(document.get("rollouts", []))]
+    parts += [Text(line, style="dim") for line in _optimized(document)]
     parts += [Text(line, style="dim") for line in _advice(document)]
     parts += [Text(line, style="dim") for line in _certificates(document)]
     parts += [Text(line, style="dim") for line in _features(document)]
@@ -214,6 +215,18 @@ def _troubles(document: dict[str, Any]) -> list[str]:
                 if replica.get("reason")
             ]
     return lines + _not_started(document) + _not_isolated(document)
+
+
+def _optimized(document: dict[str, Any]) -> list[str]:
+    """A line for each way in which the optimizer has a version run, and where that was verified."""
+    lines = [
+        f"{endpoint['name']} {revision['version']}: {text}"
+        for endpoint in document["endpoints"]
+        for revision in endpoint["revisions"]
+        for replica in revision["replicas"]
+        if (text := (replica.get("device") or {}).get("optimized"))
+    ]
+    return list(dict.fromkeys(lines))
 
 
 def _not_started(document: dict[str, Any]) -> list[str]:

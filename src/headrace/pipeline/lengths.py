@@ -24,6 +24,7 @@ class ByLength:
         self.signature: ModelSignature = model.signature
         self.concurrent = model.concurrent
         self.device = getattr(model, "device", None)
+        self.intra_op_threads: int | None = getattr(model, "intra_op_threads", None)
         self._model = model
         self._axis = padding.settings.axis
         self._mask = mask

@@ -62,6 +62,9 @@ class Pipeline:
         self.device: DeviceUse | None = next(
             (use for use in uses if use.used != ON_CPU), uses[0] if uses else None
         )
+        self.intra_op_threads = max(
+            (getattr(step.model, "intra_op_threads", None) or 0 for step in self.steps), default=0
+        )
         self._lock = threading.Lock()
 
     def run(

@@ -46,7 +46,8 @@ class Model(Protocol):
     A model may also say `may_wait`: that a run can wait for others, such as a database. It then
     never runs on the event loop, however short its runs are measured to be. With `takes_deadline`
     its `run` takes `deadline=`: the monotonic time at which the first caller stops waiting,
-    infinity for never.
+    infinity for never. One that was optimized for another number of threads than was planned says
+    so in `intra_op_threads`.
     """
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:

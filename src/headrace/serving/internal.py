@@ -149,7 +149,7 @@ def make_report(state: "ReplicaState", observer: Observer) -> ReplicaReport:
         loop_s=time.thread_time(),
         rss_bytes=resident_bytes(),
         peak_rss_bytes=peak_bytes(),
-        intra_op_threads=state.settings.intra_op_threads or 1,
+        intra_op_threads=state.intra_op_threads,
         max_concurrent_runs=engine.max_concurrent_runs if engine else 0,
         predictions=observer.predictions(),
         observing=observer.asked,

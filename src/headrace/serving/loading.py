@@ -27,6 +27,7 @@ from headrace.runtimes import (
     get_runtime,
     verify_padding,
 )
+from headrace.runtimes.tuning import Tuning
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class LoadedModel:
     plan: PaddingPlan | None
     device: DeviceUse | None = None
     """On what it runs; None if its runtime does not say."""
+    intra_op_threads: int | None = None
+    """Threads inside one run, where the optimizer chose them; None for what the settings say."""
 
 
 def load(settings: ReplicaSettings) -> LoadedModel:
@@ -82,7 +85,10 @@ def load_model(
         check_told(path, runtime.name, settings.signed)
     # One thread inside a run and as many runs as cores: faster than the reverse (measured; see
     # docs/explain/batching.md), unless the operator asks for low latency of single runs.
-    options = LoadOptions(intra_op_threads=settings.intra_op_threads or 1, device=asked)
+    threads = settings.intra_op_threads
+    options = LoadOptions(
+        intra_op_threads=threads or 1, device=asked, tuning=Tuning(intra_op_threads=threads)
+    )
     if settings.features is msgspec.UNSET:
         model = runtime.load(path, options)
     else:
@@ -111,6 +117,7 @@ def load_model(
         times=times,
         plan=plan,
         device=use,
+        intra_op_threads=getattr(model, "intra_op_threads", None) or None,
     )
 
 

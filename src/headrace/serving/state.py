@@ -5,8 +5,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from headrace.core import HeadraceError, ModelNotReadyError, ModelSignature, ReplicaSettings
-from headrace.engine import Accounts, Batch, Engine, Ticket, TicketState
+import msgspec
+
+from headrace.core import (
+    BatchingSettings,
+    HeadraceError,
+    ModelNotReadyError,
+    ModelSignature,
+    ReplicaSettings,
+)
+from headrace.engine import Accounts, Batch, Engine, Ticket, TicketState, usable_cores
 from headrace.observe import ModelStatistics, PhaseHistograms
 from headrace.protocol import IndexEntry
 from headrace.serving.loading import LoadedModel
@@ -110,7 +118,7 @@ class ReplicaState:
         """Take over a loaded model: requests may come from now on."""
         engine = Engine(
             loaded.model,
-            settings=self.settings.batching,
+            settings=planned_batching(self.settings, loaded.intra_op_threads),
             statistics=self.statistics,
             phases=self.phases,
             times=loaded.times,
@@ -120,6 +128,12 @@ class ReplicaState:
         self.served = ServedModel(loaded=loaded, engine=engine)
         self.described = Described(runtime=loaded.runtime, signature=loaded.signature)
         return engine
+
+    @property
+    def intra_op_threads(self) -> int:
+        """Threads inside one run: as pinned, or else as the optimizer chose, or one."""
+        chosen = self.served and self.served.loaded.intra_op_threads
+        return chosen or self.settings.intra_op_threads or 1
 
     def cancel(self, ticket: Ticket) -> None:
         """The caller left before its answer."""
@@ -147,3 +161,20 @@ class ReplicaState:
     def index_entry(self) -> IndexEntry:
         """The model in the repository index."""
         return IndexEntry(self.name, self.version, "READY" if self.is_ready else "UNAVAILABLE")
+
+
+def planned_batching(
+    settings: ReplicaSettings, threads: int | None, cores: Callable[[], int] = usable_cores
+) -> BatchingSettings:
+    """How to batch a model that takes so many threads for a run.
+
+    As many runs as cores, of one thread each, is what the engine does by itself. A model that was
+    optimized to take more threads gets as many runs as its threads leave room for; numbers that
+    are pinned stay as they are.
+    """
+    batching = settings.batching
+    is_pinned = batching.max_concurrent_runs is not None or settings.intra_op_threads is not None
+    if is_pinned or threads is None or threads <= 1:
+        return batching
+    runs = max(1, cores() // threads)
+    return msgspec.structs.replace(batching, max_concurrent_runs=runs)

@@ -300,6 +300,19 @@ def test_feature_views_are_told_as_they_are(capsys: pytest.CaptureFixture[str]) 
     assert not [line for line in lines if "'d'" in line]
 
 
+def test_how_an_optimized_version_runs_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "openvino-int8, verified on Xeon; verified again on this processor, which lacks amx_int8"
+    plain = {"name": "m-1", "state": "ready"}
+    optimized = plain | {"device": {"used": ["CPU"], "optimized": text}}
+    revision = {"version": "1", "model": "m:1", "weight": 100}
+    revision |= {"replicas": [optimized, optimized, plain]}
+    endpoint = {"name": "m", "ready": True, "revisions": [revision]}
+    output.show(render({"running": True, "endpoints": [endpoint]}))
+
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.count(f"m 1: {text}") == 1
+
+
 def test_the_status_of_nothing_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     output.show(render({"running": True, "endpoints": [], "addresses": {}}))
     output.show(render({"running": False, "message": "nothing runs"}))
