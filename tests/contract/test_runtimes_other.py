@@ -1,4 +1,4 @@
-"""OpenVINO, SavedModels and TFLite pass the suite that plug-ins have to pass."""
+"""OpenVINO, SavedModels, TFLite and optimized models pass the suite that plug-ins have to pass."""
 
 import sys
 from collections.abc import Callable
@@ -8,11 +8,13 @@ import pytest
 
 from headrace.runtimes import LoadOptions, Runtime
 from headrace.runtimes.openvino import OpenvinoRuntime
+from headrace.runtimes.optimized import OptimizedRuntime
 from headrace.runtimes.savedmodel import SavedmodelRuntime
 from headrace.runtimes.tflite import TfliteRuntime
+from headrace.runtimes.tuning import Tuning
 from headrace.testing import models
 from headrace.testing.contracts import RuntimeContract
-from tests import openvino_models, savedmodels, tflite_models
+from tests import openvino_models, optimized_models, savedmodels, tflite_models
 
 
 class OpenvinoContract(RuntimeContract):
@@ -125,6 +127,64 @@ class TestTfliteOfOneRow(TfliteContract):
     @pytest.fixture
     def model_path(self, tmp_path: Path) -> Path:
         return tflite_models.write(tmp_path / "net.tflite", tflite_models.perceptron(rows=1))
+
+
+class OptimizedContract(RuntimeContract):
+    runtimes: tuple[str, ...] = ("onnx",)
+    bounds: tuple[int | None, ...] = (None,)
+    model_name = "mlp"
+    tuning = Tuning(arena=True, disabled_optimizers=())
+
+    @pytest.fixture
+    def runtime(self) -> Runtime:
+        return OptimizedRuntime()
+
+    @pytest.fixture
+    def model_path(self, tmp_path: Path) -> Path:
+        if "openvino" in self.runtimes:
+            openvino_models.library()
+        return optimized_models.write(
+            tmp_path,
+            runtimes=self.runtimes,
+            bounds=self.bounds,
+            tuning=self.tuning,
+            model=self.model_name,
+        )
+
+    @pytest.fixture
+    def broken_path(self, tmp_path: Path) -> Path:
+        path = optimized_models.write(tmp_path / "half", model=self.model_name)
+        (file,) = path.rglob("*.onnx")
+        file.write_bytes(file.read_bytes()[:60])
+        return path
+
+
+class TestOptimizedByOnnxRuntime(OptimizedContract):
+    pass
+
+
+class TestOptimizedByOpenvino(OptimizedContract):
+    runtimes = ("openvino",)
+    tuning = Tuning(precision="f32", intra_op_threads=2)
+
+
+class TestOptimizedByBoth(OptimizedContract):
+    runtimes = ("onnx", "openvino")
+    bounds = (2, None)
+
+
+class TestOptimizedEncoder(OptimizedContract):
+    runtimes = ("openvino",)
+    model_name = "encoder"
+    variable = 5
+
+
+class TestOptimizedText(OptimizedContract):
+    model_name = "strings"
+
+
+class TestOptimizedUnbatched(OptimizedContract):
+    model_name = "unbatched"
 
 
 def test_openvino_reads_onnx_where_it_is_named(tmp_path: Path) -> None:
