@@ -1,0 +1,147 @@
+"""How much of the processors do others use? By Linux's `/proc/stat`."""
+
+import math
+import os
+import resource
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+_PROC: Final = Path("/proc")
+_IDLE, _IOWAIT = 3, 4
+_PARENT: Final = 1  # fields of /proc/PID/stat by proc(5), counted from 0 after the name
+_CPU_TIMES: Final = slice(11, 15)  # utime, stime, and those of children that were waited for
+_LOOK_EVERY_S: Final = 1.0
+
+TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
+"""How exact the kernel's sums are."""
+
+
+class CpuWatch(Protocol):
+    """Tells how busy others keep the cores that this process may run on."""
+
+    @property
+    def cpus(self) -> int:
+        """How many cores those are."""
+
+    def foreign_s(self) -> float | None:
+        """CPU seconds that others took on them since some fixed point; None if that is unseen."""
+
+    def why_blind(self) -> str:
+        """Why `foreign_s` says nothing; empty while it does."""
+
+
+class ProcStat:
+    """Time in which the cores were not idle, less that of this process and of its children.
+
+    Children are looked for once a second. `cores`: None for those of the affinity.
+
+    So it counts other processes, interrupts, and what the hypervisor gave to other machines
+    (steal). Only cores of this process's affinity count: in a container with a cpuset, its own. In
+    others `/proc/stat` is the host's, and neighbours are seen. What LXCFS shows instead leaves them
+    out, and so does a hypervisor that reports no steal: slow windows remain that nobody marks.
+    """
+
+    def __init__(
+        self,
+        *,
+        cores: Collection[int] | None = None,
+        proc: Path = _PROC,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._proc = proc
+        self._monotonic = monotonic
+        self._cores = os.sched_getaffinity(0) if cores is None else cores
+        self._why_blind = ""
+        self._family: set[int] = set()
+        self._look_again_at = -math.inf
+
+    @property
+    def cpus(self) -> int:
+        """How many cores this process may run on."""
+        return len(self._cores)
+
+    def why_blind(self) -> str:
+        """Why `foreign_s` says nothing; empty while it does."""
+        return self._why_blind
+
+    def foreign_s(self) -> float | None:
+        """CPU seconds that others took since some fixed point."""
+        if self._why_blind:
+            return None
+        try:
+            text = (self._proc / "stat").read_text("ascii")
+            at_s = self._monotonic()
+            idle_s = idle_seconds(text, self._cores)
+        except (OSError, ValueError, IndexError) as error:
+            self._why_blind = f"{self._proc / 'stat'} does not tell how busy the cores are: {error}"
+            return None
+        return len(self._cores) * at_s - idle_s - self._own_s(at_s)
+
+    def _own_s(self, at_s: float) -> float:
+        if at_s >= self._look_again_at:
+            self._family = descendants(_stats(self._proc, _pids(self._proc)), os.getpid())
+            self._look_again_at = at_s + _LOOK_EVERY_S
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        mine = time.process_time() + children.ru_utime + children.ru_stime
+        return mine + cpu_seconds(_stats(self._proc, self._family).values())
+
+
+def idle_seconds(stat: str, cores: Collection[int]) -> float:
+    """How long these cores were idle in all, by the text of `/proc/stat`.
+
+    Raises:
+        ValueError: A core is not there, or nothing was ever counted, as in some sandboxes.
+    """
+    lines = {words[0]: words[1:] for words in map(str.split, stat.splitlines()) if words}
+    missing = [core for core in sorted(cores) if f"cpu{core}" not in lines]
+    if missing:
+        raise ValueError(f"core {missing[0]} is not in it")
+    counts = [[int(word) for word in lines[f"cpu{core}"]] for core in cores]
+    if not any(map(sum, counts)):
+        raise ValueError("all its counts are 0")
+    return sum(ticks[_IDLE] + ticks[_IOWAIT] for ticks in counts) * TICK_S
+
+
+def descendants(stats: Mapping[int, str], pid: int) -> set[int]:
+    """A process's living children and theirs.
+
+    Args:
+        stats: The text of `/proc/PID/stat` by PID.
+    """
+    parents = {number: int(fields[_PARENT]) for number, fields in _fields(stats)}
+    family, found = {pid}, True
+    while found:
+        more = {n for n, parent in parents.items() if parent in family and n not in family}
+        family |= more
+        found = bool(more)
+    return family - {pid}
+
+
+def cpu_seconds(stats: Iterable[str]) -> float:
+    """CPU seconds of processes, with those of children that they waited for."""
+    fields = (fields for _, fields in _fields(dict(enumerate(stats))))
+    return sum(int(ticks) for words in fields for ticks in words[_CPU_TIMES]) * TICK_S
+
+
+def _fields(stats: Mapping[int, str]) -> Iterator[tuple[int, Sequence[str]]]:
+    for number, text in stats.items():
+        # A program chooses its name, which may hold spaces and brackets: count from its end.
+        fields = text[text.rfind(")") + 1 :].split()
+        if len(fields) >= _CPU_TIMES.stop:
+            yield number, fields
+
+
+def _pids(proc: Path) -> Iterator[int]:
+    return (int(entry.name) for entry in os.scandir(proc) if entry.name.isdigit())
+
+
+def _stats(proc: Path, pids: Iterable[int]) -> Mapping[int, str]:
+    found = {}
+    for pid in pids:
+        try:
+            found[pid] = (proc / str(pid) / "stat").read_text("utf-8", "replace")
+        except OSError:  # it has just ended, or is not ours to see
+            continue
+    return found

@@ -1,0 +1,287 @@
+"""Contenders take turns, in time, and one that fails takes none of the others with it."""
+
+import gc
+import math
+from collections import Counter
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.core.errors import InvalidArgumentError
+from headrace.optimize.timing import Contender, TimingSettings, Window, failures, measure, summarize
+from headrace.optimize.timing.measure import foreign_cores
+from tests.unit.optimize.timing.machine import QUIET, Machine, World
+
+NAMES = ("a", "b", "c")
+
+
+class Blind(Machine):
+    def foreign_s(self) -> float | None:
+        return None
+
+    def why_blind(self) -> str:
+        return "there is no /proc"
+
+
+def windows_of(
+    machine: Machine,
+    *contenders: Contender,
+    until: float = math.inf,
+    settings: TimingSettings | None = None,
+    on_window: Callable[[Window], None] | None = None,
+) -> list[Window]:
+    return measure(
+        contenders or [machine.contender(name, 0.01) for name in NAMES],
+        settings=settings or TimingSettings(blocks=8),
+        until=until,
+        clock=machine,
+        cpu=machine,
+        rng=np.random.default_rng(1),
+        on_window=on_window,
+    )
+
+
+def test_each_block_has_a_window_of_each_contender() -> None:
+    windows = windows_of(Machine(QUIET, 1))
+
+    for block, group in groupby(windows, key=lambda window: window.block):
+        assert {window.name for window in group} == set(NAMES)
+        assert block < 8
+    assert len(windows) == 8 * len(NAMES)
+
+
+def test_the_order_is_drawn_anew_for_each_block() -> None:
+    windows = windows_of(Machine(QUIET, 1), settings=TimingSettings(blocks=30))
+
+    first = Counter(windows[i].name for i in range(0, len(windows), len(NAMES)))
+
+    assert min(first[name] for name in NAMES) >= 5
+
+
+def test_windows_are_quiet_on_a_quiet_machine() -> None:
+    windows = windows_of(Machine(QUIET, 1))
+
+    assert not any(window.disturbed for window in windows)
+    assert all((window.foreign_cores or 0) < 0.1 for window in windows)
+
+
+def test_disturbed_windows_are_kept_marked_and_made_again() -> None:
+    machine = Machine(World(gap_s=1.5, burst_s=0.5, seen_ratio=1.0), 2)
+
+    windows = windows_of(machine, settings=TimingSettings(blocks=20))
+
+    disturbed = [window for window in windows if window.disturbed]
+    quiet = Counter(window.name for window in windows if not window.disturbed)
+    assert disturbed
+    assert all((window.foreign_cores or 0) > 0.35 for window in disturbed)
+    assert min(quiet[name] for name in NAMES) >= 20
+
+
+def test_a_machine_that_is_never_quiet_is_not_waited_for() -> None:
+    machine = Machine(World(gap_s=0.001, burst_s=5.0, seen_ratio=1.0), 2)
+
+    windows = windows_of(machine, settings=TimingSettings(blocks=20))
+
+    assert len(windows) <= 23 * len(NAMES)
+    timings = summarize(windows, baseline="a", rng=np.random.default_rng(1))
+    assert all(timing.disturbed for timing in timings.values())
+
+
+def test_others_may_have_a_tenth_of_the_cores_that_are_left_on_a_large_machine() -> None:
+    made = TimingSettings(threads=4, max_foreign_cores=0.35)
+
+    assert made.foreign_limit_cores(64) == 6.0
+    assert made.foreign_limit_cores(2) == 0.35
+
+
+def test_where_others_cannot_be_seen_nothing_is_marked() -> None:
+    windows = windows_of(Blind(World(), 1))
+
+    assert {window.foreign_cores for window in windows} == {None}
+    assert not any(window.disturbed for window in windows)
+
+
+@given(st.floats(0.0, 8.0), st.floats(5e-3, 3.0), st.integers(0, 5))
+@settings(max_examples=15, deadline=None)
+def test_no_call_is_begun_that_is_known_to_end_too_late(
+    time_s: float, call_s: float, seed: int
+) -> None:
+    machine = Machine(QUIET, seed)
+    until = machine.at + time_s
+    begun = []
+    contenders = [machine.contender(name, call_s) for name in NAMES]
+
+    def watched(contender: Contender) -> Contender:
+        def run() -> None:
+            begun.append(machine.at)
+            contender.run()
+
+        return Contender(name=contender.name, run=run)
+
+    windows = windows_of(machine, *map(watched, contenders), until=until)
+
+    assert all(at <= until for at in begun)
+    assert machine.at <= until + 1.1 * call_s + 0.01
+    if time_s > len(NAMES) * (8 * call_s + 0.4):
+        assert Counter(window.block for window in windows)[0] == len(NAMES)
+
+
+def test_windows_are_shortened_so_that_all_blocks_are_made_in_time() -> None:
+    machine = Machine(QUIET, 1)
+
+    windows = windows_of(machine, until=machine.at + 4.0, settings=TimingSettings(blocks=20))
+
+    assert {window.block for window in windows} >= set(range(20))
+    assert machine.at <= 1004.0 + 0.02
+
+
+def test_no_time_gives_no_window() -> None:
+    machine = Machine(QUIET, 1)
+
+    assert windows_of(machine, until=machine.at) == []
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 40])
+def test_a_contender_that_raises_is_dropped_with_its_reason(fails_at: int) -> None:
+    machine = Machine(QUIET, 1)
+    calls = iter(range(1, 10_000))
+    good = machine.contender("good", 0.01)
+
+    def run() -> None:
+        good.run()
+        if next(calls) == fails_at:
+            raise ValueError("input 'x' has another shape")
+
+    windows = windows_of(machine, good, Contender(name="bad", run=run))
+
+    assert failures(windows) == {"bad": "ValueError: input 'x' has another shape"}
+    assert next(calls) == fails_at + 1
+    assert sum(window.name == "good" for window in windows) == 8
+    assert list(summarize(windows, baseline="good", rng=np.random.default_rng(1))) == ["good"]
+
+
+def test_where_all_are_dropped_their_reasons_are_left() -> None:
+    def run() -> None:
+        raise MemoryError
+
+    windows = windows_of(Machine(QUIET, 1), Contender(name="bad", run=run))
+
+    assert failures(windows) == {"bad": "MemoryError"}
+
+
+def test_what_was_measured_before_an_interrupt_has_been_told() -> None:
+    machine = Machine(QUIET, 1)
+    told: list[Window] = []
+    good = machine.contender("good", 0.01)
+
+    def run() -> None:
+        if len(told) == 9:
+            raise KeyboardInterrupt
+        good.run()
+
+    with pytest.raises(KeyboardInterrupt):
+        windows_of(machine, Contender(name="good", run=run), good_twin(good), on_window=told.append)
+
+    assert len(told) == 9
+    assert summarize(told, baseline="good", rng=np.random.default_rng(1))["twin"].blocks == 4
+    assert gc.isenabled()
+
+
+def good_twin(contender: Contender) -> Contender:
+    return Contender(name="twin", run=contender.run)
+
+
+def test_python_does_not_collect_in_the_midst_of_a_window() -> None:
+    machine = Machine(QUIET, 1)
+    collecting = []
+
+    def run() -> None:
+        collecting.append(gc.isenabled())
+        machine.at += 0.01
+
+    windows_of(machine, Contender(name="a", run=run))
+
+    assert not any(collecting)
+    assert gc.isenabled()
+
+
+def test_caches_are_driven_out_before_each_call_that_counts_where_asked_to() -> None:
+    machine = Machine(QUIET, 1)
+    evictions = []
+
+    def evict() -> None:
+        evictions.append(machine.at)
+        machine.at += 0.03
+
+    windows = measure(
+        [machine.contender("a", 0.01)],
+        settings=TimingSettings(blocks=6, cold=True),
+        until=math.inf,
+        clock=machine,
+        cpu=machine,
+        rng=np.random.default_rng(1),
+        evict=evict,
+    )
+
+    assert all(window.cold for window in windows)
+    readings = sum(window.latencies_s.size for window in windows)
+    assert len(evictions) == readings + 2  # before the first window it is timed itself
+    assert np.median(windows[0].latencies_s) == pytest.approx(0.01, rel=0.1)
+
+
+def test_windows_survive_a_journal() -> None:
+    windows = windows_of(Machine(World(), 3))
+
+    read = msgspec.json.decode(msgspec.json.encode(windows), type=list[Window])
+
+    assert read == windows
+    assert read[0].latencies_s.dtype == np.float64
+
+
+@pytest.mark.parametrize("names", [[], ["a", "a"]])
+def test_contenders_need_names_of_their_own(names: list[str]) -> None:
+    machine = Machine(QUIET, 1)
+
+    with pytest.raises(InvalidArgumentError, match="each its own"):
+        measure(
+            [machine.contender(name, 0.01) for name in names],
+            settings=TimingSettings(),
+            until=math.inf,
+            clock=machine,
+            cpu=machine,
+            rng=np.random.default_rng(1),
+        )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"blocks": 0},
+        {"window_s": 0.0},
+        {"window_s": math.nan},
+        {"max_foreign_cores": -0.1},
+        {"confidence": 1.0},
+        {"confidence": math.nan},
+        {"threads": 0},
+        {"warmup_s": math.inf},
+        {"window_warmup_s": -1.0},
+        {"retries": -1},
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError, match="has to be"):
+        TimingSettings(**wrong)
+
+
+def test_a_tick_more_or_less_is_no_foreign_load() -> None:
+    assert foreign_cores(5.0, 5.01, 0.1) == pytest.approx(0.0)
+    assert foreign_cores(5.0, 5.11, 0.1) == pytest.approx(1.0)
+    assert foreign_cores(5.0, 4.0, 0.1) == 0.0
+    assert foreign_cores(None, 4.0, 0.1) is None
