@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from headrace.core.errors import InvalidArgumentError
 from headrace.optimize.timing import Contender, TimingSettings, Window, failures, measure, summarize
-from headrace.optimize.timing.measure import foreign_cores
+from headrace.optimize.timing.bench import foreign_cores
 from tests.unit.optimize.timing.machine import QUIET, Machine, World
 
 NAMES = ("a", "b", "c")
@@ -191,6 +191,22 @@ def test_what_was_measured_before_an_interrupt_has_been_told() -> None:
     assert len(told) == 9
     assert summarize(told, baseline="good", rng=np.random.default_rng(1))["twin"].blocks == 4
     assert gc.isenabled()
+
+
+def test_what_goes_on_after_an_interrupt_has_blocks_of_its_own() -> None:
+    machine = Machine(QUIET, 1)
+
+    windows = measure(
+        [machine.contender(name, 0.01) for name in NAMES],
+        settings=TimingSettings(blocks=3),
+        until=math.inf,
+        clock=machine,
+        cpu=machine,
+        rng=np.random.default_rng(1),
+        first_block=7,
+    )
+
+    assert [window.block for window in windows] == [7, 7, 7, 8, 8, 8, 9, 9, 9]
 
 
 def good_twin(contender: Contender) -> Contender:
