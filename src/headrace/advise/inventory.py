@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +11,7 @@ from headrace.advise.inventory_archive import MAGIC as ZIP
 from headrace.advise.inventory_archive import archive_details, archive_format
 from headrace.advise.inventory_model import Details, Format, Trouble, problem
 from headrace.advise.inventory_onnx import looks_like_onnx, onnx_details
+from headrace.advise.inventory_optimized import optimized_details
 from headrace.advise.inventory_pickle import (
     looks_like_pickle,
     pickle_details,
@@ -35,6 +37,7 @@ from headrace.advise.inventory_weights import (
 )
 from headrace.advise.inventory_xml import openvino_details, xml_root
 from headrace.runtimes.file_bytes import BrokenFileError, Source
+from headrace.runtimes.optimized_manifest import FILE_NAME as OPTIMIZED_FILE
 
 SAVED_MODEL: Final = "saved_model.pb"
 PYTHON_FILE: Final = "model.py"
@@ -123,6 +126,9 @@ def _broken(error: BrokenFileError) -> Details:
 
 
 def _examine_folder(path: Path, max_opset: int | None) -> tuple[Format, Details]:
+    if (path / OPTIMIZED_FILE).is_file():
+        found = optimized_details(path, partial(examine, max_opset=max_opset))
+        return Format.OPTIMIZED, found
     if (path / SAVED_MODEL).is_file():
         return examine(path / SAVED_MODEL, max_opset=max_opset)
     if (path / PYTHON_FILE).is_file():

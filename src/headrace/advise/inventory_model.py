@@ -32,6 +32,7 @@ class Format(StrEnum):
     GGUF = "gguf"
     PMML = "pmml"
     PYTHON = "python"
+    OPTIMIZED = "optimized"
     UNKNOWN = "unknown"
 
 

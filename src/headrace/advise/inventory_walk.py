@@ -13,6 +13,7 @@ from headrace.advise.inventory_model import Asset, Details, Format, Problem, Tro
 from headrace.core import HeadraceError, InvalidArgumentError
 from headrace.registry import read_content
 from headrace.runtimes.file_bytes import BrokenFileError, Source
+from headrace.runtimes.optimized_manifest import FILE_NAME as OPTIMIZED_FILE
 
 _IGNORED: Final = frozenset({"__pycache__", ".git", ".hg", ".venv", "node_modules", ".DS_Store"})
 _MOST_ENTRIES: Final = 500_000
@@ -35,6 +36,7 @@ RUNTIMES: Final[Mapping[Format, str]] = {
     Format.XGBOOST_UBJ: "xgboost",
     Format.LIGHTGBM: "lightgbm",
     Format.CATBOOST: "catboost",
+    Format.OPTIMIZED: "optimized",
 }
 """Which runtime serves a format where it is installed."""
 _TREES: Final = "convert it to ONNX with onnxmltools"
@@ -60,6 +62,7 @@ CONVERSIONS: Final[Mapping[Format, str]] = {
     Format.ORT: "",
     Format.ONNX: "",
     Format.PYTHON: "",
+    Format.OPTIMIZED: "",
     Format.UNKNOWN: "",
 }
 
@@ -145,7 +148,7 @@ class _Walk:
             self.incomplete = f"{folder} cannot be read: {error.strerror or error}"
             return
         names = {entry.name for entry in entries}
-        if SAVED_MODEL in names or PYTHON_FILE in names:
+        if not names.isdisjoint({SAVED_MODEL, PYTHON_FILE, OPTIMIZED_FILE}):
             yield from self._whole_folder(folder)
             return
         for entry in entries:
@@ -185,7 +188,7 @@ class _Walk:
         yield self._asset(path, kind, details, size=size, digest=digest)
 
     def _whole_folder(self, folder: Path) -> Iterator[Asset]:
-        """A SavedModel or a Python model is its folder, with all that lies in it."""
+        """A SavedModel, a Python or an optimized model is its folder, with all that lies in it."""
         kind, details = examine(folder, max_opset=self._known.max_opset)
         try:
             content = read_content(folder)

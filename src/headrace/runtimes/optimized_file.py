@@ -36,7 +36,7 @@ def read_manifest(directory: Path) -> OptimizedManifest:
         UnsupportedModelError: It is damaged, claims what cannot be, or leaves the directory.
         FailedPreconditionError: A member's library is not installed.
     """
-    manifest = _decoded(directory / FILE_NAME)
+    manifest = decode_manifest(directory / FILE_NAME)
     members = manifest.members
     if not 1 <= len(members) <= MOST_MEMBERS:
         raise refuse(directory, f"has {len(members)} members; 1 to {MOST_MEMBERS} can be")
@@ -85,7 +85,12 @@ def refuse(directory: Path, why: str) -> UnsupportedModelError:
     return UnsupportedModelError(f"{directory}: the optimized model {why}")
 
 
-def _decoded(file: Path) -> OptimizedManifest:
+def decode_manifest(file: Path) -> OptimizedManifest:
+    """What stands in an `optimized.json`; whether it can be, is not looked at.
+
+    Raises:
+        UnsupportedModelError: It is no manifest.
+    """
     try:
         with Source(file) as source:
             if source.size > MAX_BYTES:
