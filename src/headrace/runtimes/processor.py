@@ -45,6 +45,7 @@ then ARM's. One that is added here makes models that were verified before be ver
 _MAX_BYTES: Final = 16 << 20
 """A few kilobytes for each core."""
 _MAX_NAME: Final = 100
+_MOST_TOLD: Final = 6
 _ARM_MAKERS: Final = {
     "0x41": "Arm",
     "0x46": "Fujitsu",
@@ -81,8 +82,8 @@ class Change:
         """As a half-sentence about this processor."""
         if self.is_unknown:
             return "whose features are not known to be the same"
-        parts = [f"which lacks {', '.join(self.lacks)}"] if self.lacks else []
-        parts += [f"which has {', '.join(self.adds)} besides"] if self.adds else []
+        parts = [f"which lacks {_some(self.lacks)}"] if self.lacks else []
+        parts += [f"which has {_some(self.adds)} besides"] if self.adds else []
         return " and ".join(parts)
 
 
@@ -146,6 +147,12 @@ def change(verified: Processor, here: Processor) -> Change:
     if not verified.features or not here.features:
         return Change(is_unknown=True)
     return Change(lacks=missing_features(verified, here), adds=missing_features(here, verified))
+
+
+def _some(features: tuple[str, ...]) -> str:
+    more = len(features) - _MOST_TOLD
+    told = ", ".join(features[:_MOST_TOLD])
+    return f"{told} and {more} more" if more > 0 else told
 
 
 def plain(name: str) -> str:
