@@ -16,9 +16,9 @@ class LoadOptions:
     `intra_op_threads`: threads inside one run. `device`: one of `headrace.core.devices.Device`;
     "auto" takes an accelerator if there is one that starts, "cpu" never does, and any other one has
     to be what runs the model. `features`: what a model that says that it takes features asks
-    for them; None where nobody does. `tuning`: what the optimizer found best for this model. What
-    loads an optimized model gives its own, in which `intra_op_threads` pins what the optimizer only
-    wished for.
+    for them; None where nobody does. `tuning`: what the optimizer found best for this model; its
+    `intra_op_threads` stands above the other. A model that was optimized brings its own, of which
+    only the threads can be pinned so.
     """
 
     intra_op_threads: int = 1
