@@ -42,6 +42,21 @@ def perceptron(folder: Path, *, rows: int = -1, precision: str = "") -> Path:
     return _save(ov, model, folder, "perceptron")
 
 
+def eight_bits(folder: Path) -> Path:
+    """x @ ones in eight bits, whose sums are larger than what a processor without VNNI can hold."""
+    ov: Any = library()
+    op = ov.opset13
+    x = _input(ov, [-1, 64], ov.Type.f32, "x")
+
+    def quantised(value: Any, low: float, levels: int) -> Any:  # noqa: ANN401  # ships no types
+        bounds = [op.constant(np.float32(bound)) for bound in (low, 1.0, low, 1.0)]
+        return op.fake_quantize(value, *bounds, levels)
+
+    weights = quantised(op.constant(np.ones((64, 8), np.float32)), -1.0, 255)
+    y = op.matmul(quantised(x, 0.0, 256), weights, transpose_a=False, transpose_b=False)
+    return _save(ov, ov.Model([_output(ov, y, "y")], [x], "eight_bits"), folder, "eight_bits")
+
+
 def total(folder: Path) -> Path:
     """A running sum over axis 0: rows depend on each other."""
     ov: Any = library()

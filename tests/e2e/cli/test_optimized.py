@@ -5,10 +5,16 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from headrace.client import Client
-from tests import optimized_models
+from headrace.optimize.artifact import write_artifact
+from headrace.optimize.candidate import Candidate
+from headrace.runtimes import load_model
+from headrace.runtimes.optimized import prove
+from headrace.runtimes.processor import this_processor
+from tests import openvino_models, optimized_models
 from tests.e2e.cli.conftest import Shell
 from tests.e2e.replicas import free_port
 
@@ -41,6 +47,29 @@ def test_a_directory_is_pushed_and_served(shell: Shell, tmp_path: Path) -> None:
             _, err = running.communicate(timeout=30)
         assert answer.outputs["prob"].shape == (1, 2)
         assert "onnx-0, verified on" in err
+
+
+def test_eight_bits_that_saturate_without_vnni_are_found_out(shell: Shell, tmp_path: Path) -> None:
+    here = this_processor()
+    if not {"avx512_vnni", "avx_vnni"} & set(here.features):
+        pytest.skip("this processor has no VNNI to be verified with")
+    source = openvino_models.eight_bits(tmp_path / "source")
+    model = load_model(source)
+    inputs = {"x": np.linspace(0.5, 1, 4 * 64, dtype=np.float32).reshape(4, 64)}
+    made = write_artifact(
+        tmp_path / "made",
+        [(Candidate(name="openvino-int8", title="", runtime="openvino", path=source), None)],
+        processor=here,
+        check=[(inputs, model.run(inputs))],
+    )
+    optimized_models.changed(made, processor={"name": "Elsewhere", "features": ["avx512_vnni"]})
+    prove(made)
+
+    shell.environment["ONEDNN_MAX_CPU_ISA"] = "AVX2"  # as if it had no more
+    refused = shell.run("serve", str(made), "--port", "0", "--metrics-port", "0")
+
+    assert refused.returncode == 3
+    assert "4 of 4 answers differ, by up to" in refused.stderr
 
 
 def test_what_is_damaged_is_refused_at_the_push(shell: Shell, tmp_path: Path) -> None:
