@@ -116,10 +116,11 @@ def plan(
     """The windows of a contender whose call takes `call_s`.
 
     Args:
+        call_s: As the trial tells, which reads the clock at each call.
         overhead_s: Of one reading of the clock.
         fit: By how much windows have to be shorter than wanted for all blocks to be made in time.
     """
-    call_s = max(call_s, _SHORTEST_CALL_S)
+    call_s = max(call_s - overhead_s, overhead_s / 10, _SHORTEST_CALL_S)
     shortest = min(settings.window_s, _SHORTEST_WINDOW_S)
     window_s = max(settings.window_s * min(fit, 1.0), shortest)
     calls = 1
