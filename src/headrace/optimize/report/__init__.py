@@ -1,0 +1,6 @@
+"""What an optimization found: as data, at a terminal, as a page."""
+
+from headrace.optimize.report.data import CandidateReport, Circumstances, Evidence, OptimizeReport
+from headrace.optimize.report.text import text_report
+
+__all__ = ["CandidateReport", "Circumstances", "Evidence", "OptimizeReport", "text_report"]

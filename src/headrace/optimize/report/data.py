@@ -1,0 +1,141 @@
+"""What an optimization found, as data: for programs, for the registry, and for the two renderings.
+
+Whatever was not measured is None. A ratio is 0 to 1: a cut of 0.6 is 60 % less time than the
+baseline takes, a loss of 0.005 half a percentage point of accuracy; both may be negative.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from headrace.runtimes.optimized_manifest import Processor
+
+Interval = tuple[float, float]
+
+
+class CandidateReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to run the model.
+
+    `p50_s` and the other times: of one request at a time, with hot caches; `cold_p50_s` where other
+    work drove the model out of the caches before each call. `cut_ratio`: against the baseline, in
+    the same blocks of time. `accuracy`: by the report's metric, on labels. `accuracy_loss`: the
+    baseline's less this one's, on the same `n` examples; `lost` and `gained` are those that only
+    one of the two answers right, `p_value` says how likely as uneven a split is if neither is
+    better. `agreement_ratio`: examples with the baseline's answer. `memory_bytes`: more in the
+    process once it is loaded and warm. `cost_per_million`: of requests, in the user's currency.
+    `reason`: why it was chosen or rejected, or could not be built. `disturbed`: others used the
+    processor in too many windows to leave those out.
+    """
+
+    name: str
+    title: str = ""
+    p50_s: float | None = None
+    p50_ci_s: Interval | None = None
+    p90_s: float | None = None
+    p99_s: float | None = None
+    cold_p50_s: float | None = None
+    cold_cut_ratio: float | None = None
+    cold_cut_ci_ratio: Interval | None = None
+    throughput_per_s: float | None = None
+    cut_ratio: float | None = None
+    cut_ci_ratio: Interval | None = None
+    accuracy: float | None = None
+    accuracy_loss: float | None = None
+    accuracy_loss_ci: Interval | None = None
+    p_value: float | None = None
+    lost: int | None = None
+    gained: int | None = None
+    n: int | None = None
+    agreement_ratio: float | None = None
+    size_bytes: int | None = None
+    memory_bytes: int | None = None
+    cost_per_million: float | None = None
+    reason: str = ""
+    recipe: dict[str, str] = {}
+    build_s: float | None = None
+    disturbed: bool = False
+
+
+class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
+    """How it was measured, and what was wanted.
+
+    `length`: of sequences, where the model takes some. `target`: what was to be made better.
+    `max_loss`: the largest loss of the metric that is tolerated. `blocks`: rounds in which each
+    candidate was timed once. `shape`: of the request's inputs, for people.
+    """
+
+    threads: int = 1
+    batch: int = 1
+    length: int | None = None
+    shape: str = ""
+    target: str = "latency"
+    max_loss: float = 0.01
+    confidence: float = 0.95
+    blocks: int | None = None
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What quality was judged by.
+
+    `n`: labelled examples; 0 where there are none, and `why_weaker` says what that means. `metric`:
+    `accuracy`, or another of which more is better. `smallest_loss`: the smallest loss that so many
+    examples would show. `calibration_sha256`: of the examples that candidates were calibrated with,
+    `calibration_n` in number.
+    """
+
+    n: int = 0
+    metric: str = "accuracy"
+    source: str = ""
+    smallest_loss: float | None = None
+    calibration_n: int = 0
+    calibration_sha256: str = ""
+    why_weaker: str = ""
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether answers were compared with the truth, and not only with the baseline's."""
+        return self.n > 0
+
+
+class OptimizeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole result.
+
+    `baseline`: what all cuts are against. `chosen`: the best that passed; the baseline again where
+    nothing better did. `references`: other ways to run the model as it was, a framework's own, say.
+    `candidates`: those that passed and are not the best. `rejected`: those that did not, or could
+    not be built. `model_digest`: of its files. `at`: when, in ISO 8601. `notes`: what else a reader
+    has to know, and what is not proved.
+    """
+
+    model: str
+    model_digest: str = ""
+    model_class: str = "other"
+    processor: Processor
+    versions: dict[str, str] = {}
+    settings: Circumstances = Circumstances()
+    data: Evidence = Evidence()
+    baseline: CandidateReport
+    chosen: CandidateReport
+    references: list[CandidateReport] = []
+    candidates: list[CandidateReport] = []
+    rejected: list[CandidateReport] = []
+    notes: list[str] = []
+    elapsed_s: float | None = None
+    at: str = ""
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether anything better than the baseline was found."""
+        return self.chosen.name != self.baseline.name
+
+    def accepted(self) -> Iterator[CandidateReport]:
+        """The baseline, the references, the chosen one, and all others that passed; each once.
+
+        Others come by their time, the shortest first.
+        """
+        others = sorted(self.candidates, key=lambda one: (one.p50_s is None, one.p50_s or 0.0))
+        seen = set()
+        for one in (self.baseline, *self.references, self.chosen, *others):
+            if one.name not in seen:
+                seen.add(one.name)
+                yield one

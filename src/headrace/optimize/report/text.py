@@ -1,0 +1,124 @@
+"""The result at a terminal: a table with intervals, what was rejected and why, some sentences."""
+
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from headrace.optimize.report import sentences, words
+from headrace.optimize.report.data import CandidateReport, OptimizeReport
+
+WIDTH: Final = 100
+_NAME: Final = 30
+_CHOSEN: Final = "▸ "
+_PLAIN: Final = str.maketrans({"▸": ">", "µ": "u", "…": "~"})
+
+
+def text_report(report: OptimizeReport, *, encoding: str | None = "utf-8") -> str:
+    """The result as lines of at most 100 columns, in letters that `encoding` has.
+
+    Control characters in names and errors are shown, not sent to the terminal.
+    """
+    lines = [
+        *_wrapped(f"{report.model} ({report.model_class}), {_where(report)}"),
+        "",
+        *_candidates(report),
+        "",
+        *_before_and_after(report),
+        *_rejected(report),
+    ]
+    for paragraph in (sentences.gain(report), sentences.price(report), sentences.unproved(report)):
+        said = " ".join(paragraph)
+        lines += ["", *_wrapped(said)] if said else []
+    text = "\n".join(lines)
+    try:
+        text.encode(encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return text.translate(_PLAIN).encode("ascii", "backslashreplace").decode()
+    return text
+
+
+def _where(report: OptimizeReport) -> str:
+    processor = report.processor.name or "an unknown processor"
+    return f"{sentences.conditions(report.settings)}, on {processor}"
+
+
+def _candidates(report: OptimizeReport) -> Iterator[str]:
+    data = report.data
+    labelled = data.is_labelled
+    head = ["", "candidate", "p50", "less time", words.quality_head(data)]
+    rows = [[*head, "loss, points" if words.in_percent(data) else "loss"][: 6 if labelled else 5]]
+    for one in report.accepted():
+        is_baseline = one.name == report.baseline.name
+        cut = "baseline" if is_baseline else words.percent(one.cut_ratio, one.cut_ci_ratio)
+        mark = _CHOSEN if one.name == report.chosen.name else ""
+        p50 = words.seconds(one.p50_s, one.p50_ci_s)
+        lost = words.NONE if is_baseline else words.loss(one, data)
+        row = [mark, _short(one.name), p50, cut, words.quality(one, data), lost]
+        rows.append(row[: len(rows[0])])
+    yield from _table(rows)
+
+
+def _before_and_after(report: OptimizeReport) -> Iterator[str]:
+    before, after = report.baseline, report.chosen
+    pairs = [
+        ("p99", words.seconds(before.p99_s), words.seconds(after.p99_s)),
+        ("p50, cold caches", words.seconds(before.cold_p50_s), words.seconds(after.cold_p50_s)),
+        ("one caller", words.rate(before.throughput_per_s), words.rate(after.throughput_per_s)),
+        ("files", words.size(before.size_bytes), words.size(after.size_bytes)),
+        ("memory", words.size(before.memory_bytes), words.size(after.memory_bytes)),
+        (
+            "cost per million",
+            words.cost(before.cost_per_million),
+            words.cost(after.cost_per_million),
+        ),
+    ]
+    known = [pair for pair in pairs if pair[1:] != (words.NONE, words.NONE)]
+    if known and report.is_changed:
+        yield from _table([("", "", "baseline", "chosen"), *(("", *pair) for pair in known)])
+
+
+def _rejected(report: OptimizeReport) -> Iterator[str]:
+    if not report.rejected:
+        return
+    yield ""
+    yield "rejected"
+    for one in report.rejected:
+        yield from textwrap.wrap(
+            words.printable(
+                f"{one.name}: {_figures(one, report)}{one.reason or 'no reason is known'}"
+            ),
+            WIDTH,
+            initial_indent="  ",
+            subsequent_indent="    ",
+        )
+
+
+def _figures(one: CandidateReport, report: OptimizeReport) -> str:
+    """What was measured of a rejected candidate, in short."""
+    known = [
+        (one.p50_s, words.seconds(one.p50_s)),
+        (one.cut_ratio, sentences.less(one.cut_ratio or 0.0)),
+        (
+            one.accuracy if report.data.is_labelled else one.agreement_ratio,
+            f"{words.quality_head(report.data)} {words.quality(one, report.data)}",
+        ),
+    ]
+    said = [text for value, text in known if value is not None]
+    return f"{', '.join(said)}; " if said else ""
+
+
+def _short(name: str) -> str:
+    name = words.printable(name)
+    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows below each other; the first column holds marks."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        mark, *rest = (f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
+        yield f"{mark:<{len(_CHOSEN)}}{'  '.join(rest)}".rstrip()
+
+
+def _wrapped(text: str) -> Iterable[str]:
+    return textwrap.wrap(words.printable(text), WIDTH)
