@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from headrace.optimize.report import words
-from headrace.optimize.report.data import CandidateReport, Circumstances, Interval, OptimizeReport
+from headrace.optimize.report.data import Circumstances, Interval, OptimizeReport
 
 
 def headline(report: OptimizeReport) -> str:
@@ -11,13 +11,16 @@ def headline(report: OptimizeReport) -> str:
     chosen, baseline = report.chosen, report.baseline
     if not report.is_changed:
         return f"Nothing that was tried is better than {baseline.name}: keep it"
-    return f"{chosen.name} {_changed(chosen, report)}"
+    return f"{chosen.name} {_changed(report, None)}"
 
 
 def gain(report: OptimizeReport) -> Iterator[str]:
     """What was gained in time, and in which circumstances."""
     chosen, baseline, settings = report.chosen, report.baseline, report.settings
-    yield f"{headline(report)}."
+    if report.is_changed:
+        yield f"{chosen.name} {_changed(report, chosen.cut_ci_ratio)}."
+    else:
+        yield f"{headline(report)}."
     if report.is_changed and chosen.p50_s is not None:
         yield (
             f"Half of its answers take at most {words.seconds(chosen.p50_s, chosen.p50_ci_s)}, "
@@ -63,8 +66,8 @@ def price(report: OptimizeReport) -> Iterator[str]:
     yield f"{said}."
     if data.smallest_loss is not None:
         yield (
-            f"So many examples show a loss of {_points(data.smallest_loss, report)} or more; "
-            f"{_points(report.settings.max_loss, report)} was tolerated."
+            f"So many examples show a loss of {points(data.smallest_loss, report)} or more; "
+            f"{points(report.settings.max_loss, report)} was tolerated."
         )
 
 
@@ -109,12 +112,12 @@ def sureness(settings: Circumstances) -> str:
     return f"{words.digits(100 * settings.confidence)} % intervals{blocks}".replace(".0 %", " %")
 
 
-def _changed(chosen: CandidateReport, report: OptimizeReport) -> str:
+def _changed(report: OptimizeReport, bounds: Interval | None) -> str:
     """What is different with the chosen one, first in what was asked for."""
-    baseline, target = report.baseline, report.settings.target
+    chosen, baseline, target = report.chosen, report.baseline, report.settings.target
     cut = ""
     if chosen.cut_ratio is not None:
-        cut = f"takes {less(chosen.cut_ratio, chosen.cut_ci_ratio)} than {baseline.name}"
+        cut = f"takes {less(chosen.cut_ratio, bounds)} than {baseline.name}"
     others = {
         "throughput": ("answers", words.rate, chosen.throughput_per_s, baseline.throughput_per_s),
         "memory": ("needs", words.size, chosen.memory_bytes, baseline.memory_bytes),
@@ -129,7 +132,8 @@ def _changed(chosen: CandidateReport, report: OptimizeReport) -> str:
     return f"{wanted}, and {cut}" if cut else wanted
 
 
-def _points(ratio: float, report: OptimizeReport) -> str:
+def points(ratio: float, report: OptimizeReport) -> str:
+    """A difference of the metric: `0.46 points`."""
     if not words.in_percent(report.data):
         return f"{ratio:.2g}"
     return "1 point" if ratio == 0.01 else f"{100 * ratio:.2g} points"  # noqa: PLR2004  # one hundredth

@@ -29,9 +29,14 @@ def seconds(value: float | None, bounds: Interval | None = None) -> str:
     """A time in the unit that suits it: `4.71 ms`, with bounds `4.71 ms [4.66, 4.80]`."""
     if value is None:
         return NONE
-    rounded = abs(float(f"{value:.3g}"))
-    unit, size = next(((u, size) for u, size in _UNITS_S if rounded >= size), _UNITS_S[-1])
+    unit, size = unit_s(value)
     return f"{digits(value / size)} {unit}{_interval(bounds, lambda x: digits(x / size))}"
+
+
+def unit_s(value: float) -> tuple[str, float]:
+    """The unit that suits a time, and how many seconds it has."""
+    rounded = abs(float(f"{value:.3g}"))
+    return next(((unit, size) for unit, size in _UNITS_S if rounded >= size), _UNITS_S[-1])
 
 
 def percent(ratio: float | None, bounds: Interval | None = None) -> str:
