@@ -1,10 +1,10 @@
 """Run CatBoost's trees with CatBoost."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from headrace.core import Array, Datatype
 from headrace.runtimes.base import LoadOptions, Model
@@ -13,7 +13,7 @@ from headrace.runtimes.tabular import (
     LABEL,
     PREDICTION,
     PROBABILITIES,
-    Answer,
+    Answers,
     as_label,
     import_library,
     open_tabular,
@@ -29,6 +29,9 @@ _PREDICTION_TYPES: Final = {
     "RMSEWithUncertainty": "RMSEWithUncertainty",
 }
 """By loss: what `CatBoostRegressor.predict` returns where it is not the sum of the leaves."""
+_TWO: Final = 2
+_ROUNDING: Final = 1e-9
+"""Far more than the probabilities are rounded by."""
 
 
 class CatboostRuntime:
@@ -56,16 +59,66 @@ class _Predictor:
     model: Any
     threads: int
 
-    def __call__(self, kind: str, rows: Array) -> Array:
-        pool = self.library.Pool(rows, thread_count=self.threads)
+    def pool(self, rows: Array) -> Any:  # noqa: ANN401  # ships no types
+        """What rows become before CatBoost predicts."""
+        return self.library.Pool(rows, thread_count=self.threads)
+
+    def predict(self, pool: Any, kind: str) -> Array:  # noqa: ANN401  # ships no types
+        """What its `predict` returns."""
         answer: Array = self.model.predict(
             pool, prediction_type=kind, thread_count=self.threads, task_type="CPU"
         )
         return answer
 
-    def label(self, rows: Array) -> Array:
-        """Not the likeliest class by the probabilities: a model may have a threshold of its own."""
-        return as_label(self("Class", rows).reshape(len(rows)))
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A batch, and the probabilities of its rows."""
+
+    pool: Any
+    probabilities: Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Classifier:
+    """A model of classes. To ask for the class takes longer than all the rest, and says little new.
+
+    `labels`: by column of the probabilities; None where that is not known. `threshold`: the
+    probability above which the second of two classes is meant; a model may have one of its own.
+    """
+
+    predictor: _Predictor
+    labels: Array | None
+    threshold: float
+
+    def find(self, rows: Array) -> _Found:
+        """What all answers are made of."""
+        pool = self.predictor.pool(rows)
+        return _Found(pool=pool, probabilities=self.predictor.predict(pool, "Probability"))
+
+    def label(self, found: _Found) -> Array:
+        """The class of each row: by its probabilities, or by CatBoost where rounding could decide.
+
+        CatBoost compares the sums of the leaves. Probabilities rise with them, but two sums can
+        become the same one.
+        """
+        by_class = found.probabilities
+        column = None if self.labels is None else self._likeliest(by_class)
+        if column is None or self.labels is None:
+            asked = self.predictor.predict(found.pool, "Class")
+            return as_label(asked.reshape(len(by_class)))
+        labels: Array = self.labels[column]
+        return labels
+
+    def _likeliest(self, by_class: Array) -> Array | None:
+        """Which column each row's class has; None where that is too close to say."""
+        if by_class.shape[1] == _TWO:
+            second = by_class[:, 1]
+            is_clear = (np.abs(second - self.threshold) > _ROUNDING).all()
+            return (second > self.threshold).astype(np.intp) if is_clear else None
+        first = np.partition(by_class, -2, axis=1)
+        is_clear = (first[:, -1] - first[:, -2] > _ROUNDING).all()
+        return np.asarray(by_class.argmax(axis=1)) if is_clear else None
 
 
 def _open(path: Path, options: LoadOptions) -> Model:
@@ -76,15 +129,17 @@ def _open(path: Path, options: LoadOptions) -> Model:
         msg = "does not say which loss it was trained with, so what it predicts is not known"
         raise refuse(path, msg)
     library = import_library("catboost", "catboost")
+    is_classifier = found.loss in _CLASSES
     try:
-        model = library.CatBoost().load_model(blob=found.data)
+        kind = library.CatBoostClassifier if is_classifier else library.CatBoost
+        model = kind().load_model(blob=found.data)
     except Exception as error:
         raise refuse(path, f"CatBoost refuses it: {reason_of(error)}") from error
-    predict = _Predictor(library=library, model=model, threads=options.intra_op_threads)
+    predictor = _Predictor(library=library, model=model, threads=options.intra_op_threads)
     # Applying a model changes nothing in it and releases the GIL; only making the Pool keeps it.
     return open_tabular(
         path,
-        _answers(found.loss, predict),
+        _classes(predictor, found.features) if is_classifier else _values(predictor, found.loss),
         features=found.features,
         datatype=Datatype.FP32,
         concurrent=True,
@@ -92,7 +147,27 @@ def _open(path: Path, options: LoadOptions) -> Model:
     )
 
 
-def _answers(loss: str, predict: _Predictor) -> Mapping[str, Answer]:
-    if loss in _CLASSES:
-        return {LABEL: predict.label, PROBABILITIES: partial(predict, "Probability")}
-    return {PREDICTION: partial(predict, _PREDICTION_TYPES.get(loss, "RawFormulaVal"))}
+def _classes(predictor: _Predictor, features: int) -> Answers[_Found]:
+    probe = predictor.pool(np.zeros((1, features), np.float32))
+    asked = as_label(predictor.predict(probe, "Class").reshape(1))
+    columns = predictor.predict(probe, "Probability").shape[1]
+    labels = as_label(np.asarray(predictor.model.classes_))
+    is_known = labels.dtype == asked.dtype and labels.shape == (columns,) and columns >= _TWO
+    threshold = predictor.model.get_probability_threshold()
+    classifier = _Classifier(
+        predictor=predictor,
+        labels=labels if is_known else None,
+        threshold=0.5 if threshold is None else float(threshold),
+    )
+    return Answers(
+        predict=classifier.find,
+        outputs={LABEL: classifier.label, PROBABILITIES: lambda found: found.probabilities},
+    )
+
+
+def _values(predictor: _Predictor, loss: str) -> Answers[Array]:
+    kind = _PREDICTION_TYPES.get(loss, "RawFormulaVal")
+    return Answers(
+        predict=lambda rows: predictor.predict(predictor.pool(rows), kind),
+        outputs={PREDICTION: lambda found: found},
+    )

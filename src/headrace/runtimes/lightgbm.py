@@ -1,20 +1,21 @@
 """Run LightGBM's trees with LightGBM."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from headrace.core import Array, Datatype
+from headrace.core import Datatype
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.lightgbm_file import looks_like_lightgbm, read_lightgbm
+from headrace.runtimes.lightgbm_predict import DirectPredictor
 from headrace.runtimes.tabular import (
     LABEL,
     PREDICTION,
     PROBABILITIES,
     Answer,
+    Answers,
     import_library,
     open_tabular,
     reason_of,
@@ -47,36 +48,31 @@ def _open(path: Path, options: LoadOptions) -> Model:
     found = read_lightgbm(path)
     library = import_library("lightgbm", "lightgbm")
     try:
-        booster = library.Booster(model_str=found.text)
+        names = library.Booster(model_str=found.text).feature_name()
+        predict = DirectPredictor(library, found.text, threads=options.intra_op_threads)
     except Exception as error:
         raise refuse(path, f"LightGBM refuses it: {reason_of(error)}") from error
-    predict = partial(_predict, booster, options.intra_op_threads)
     # Predictions share a read lock inside the library, and ctypes releases the GIL. It compares in
     # doubles: a value rounded to FP32 could go down the other branch.
     return open_tabular(
         path,
-        _answers(found.objective, predict),
+        Answers(predict=predict, outputs=_outputs(found.objective)),
         features=found.features,
         datatype=Datatype.FP64,
         concurrent=True,
-        names=booster.feature_name(),
+        names=names,
     )
 
 
-def _predict(booster: Any, threads: int, rows: Array) -> Array:  # noqa: ANN401  # ships no types
-    answer: Array = booster.predict(rows, num_threads=threads)
-    return answer
-
-
-def _answers(objective: str, predict: Answer) -> Mapping[str, Answer]:
+def _outputs(objective: str) -> Mapping[str, Answer]:
     if objective == _BINARY:
         return {
-            LABEL: lambda rows: two_classes(predict(rows)).argmax(axis=1).astype(np.int64),
-            PROBABILITIES: lambda rows: two_classes(predict(rows)),
+            LABEL: lambda found: (found > 1 - found).astype(np.int64),
+            PROBABILITIES: two_classes,
         }
     if objective in _CLASSES:
         return {
-            LABEL: lambda rows: predict(rows).argmax(axis=1).astype(np.int64),
-            PROBABILITIES: predict,
+            LABEL: lambda found: found.argmax(axis=1).astype(np.int64),
+            PROBABILITIES: lambda found: found,
         }
-    return {PREDICTION: predict}
+    return {PREDICTION: lambda found: found}

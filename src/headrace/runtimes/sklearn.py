@@ -13,6 +13,7 @@ from headrace.runtimes.tabular import (
     PREDICTION,
     PROBABILITIES,
     Answer,
+    Answers,
     as_label,
     import_library,
     open_tabular,
@@ -110,7 +111,10 @@ def open_estimator(path: Path, estimator: Any, options: LoadOptions) -> Model:  
     # They are Python, and nothing promises that two threads may be in one.
     return open_tabular(
         path,
-        _answers(path, held, is_classifier=base.is_classifier(estimator)),
+        Answers(
+            predict=lambda rows: rows,  # `predict` and `predict_proba` share nothing
+            outputs=_answers(path, held, is_classifier=base.is_classifier(estimator)),
+        ),
         features=features,
         datatype=Datatype.FP64,
         concurrent=False,

@@ -7,9 +7,10 @@ know which library made the model.
 import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 
@@ -40,18 +41,37 @@ _DATATYPES: Final = {np.dtype(kind.dtype): kind for kind in Datatype if kind is 
 
 Answer = Callable[[Array], Array]
 """One output for a matrix of rows and features."""
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers(Generic[Found]):
+    """How a model answers. `predict`: what a matrix's outputs are made of, computed once for all.
+
+    `outputs`: each of them, in the order of the signature; text as object arrays of `bytes`.
+    """
+
+    predict: Callable[[Array], Found]
+    outputs: Mapping[str, Callable[[Found], Array]]
+
+    def of(self, rows: Array, names: Sequence[str] | None = None) -> Tensors:
+        """The outputs of these names, or all."""
+        found = self.predict(rows)
+        return {
+            name: np.ascontiguousarray(self.outputs[name](found)) for name in names or self.outputs
+        }
 
 
 class TabularModel:
     """A loaded model of a table, whichever library runs it."""
 
     def __init__(
-        self, signature: ModelSignature, answers: Mapping[str, Answer], *, concurrent: bool
+        self, signature: ModelSignature, answers: Answers[Any], *, concurrent: bool
     ) -> None:
         self.signature = signature
         self.concurrent = concurrent
         self.device = DeviceUse(asked=Device.CPU, used=ON_CPU)
-        self._answers: Mapping[str, Answer] | None = answers
+        self._answers: Answers[Any] | None = answers
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
         """Run one batch; computes only what is asked for."""
@@ -60,10 +80,7 @@ class TabularModel:
             raise RuntimeFailedError(msg)
         rows = inputs[INPUT]
         try:
-            return {
-                name: np.ascontiguousarray(self._answers[name](rows))
-                for name in outputs or self._answers
-            }
+            return self._answers.of(rows, outputs)
         except HeadraceError:
             raise
         except Exception as error:
@@ -76,7 +93,7 @@ class TabularModel:
 
 def open_tabular(
     path: Path,
-    answers: Mapping[str, Answer],
+    answers: Answers[Any],
     *,
     features: int,
     datatype: Datatype,
@@ -88,7 +105,6 @@ def open_tabular(
     This first run also does what libraries put off until then and guard by no lock.
 
     Args:
-        answers: By output, in the order of the signature; text as object arrays of `bytes`.
         features: Columns of the input.
         datatype: Of the input.
         names: What the columns were called in training, if the library kept it; names that it made
@@ -99,7 +115,7 @@ def open_tabular(
     """
     check_features(path, features)
     rows = np.zeros((2, features), datatype.dtype)
-    outputs = tuple(_output(path, name, answer, rows) for name, answer in answers.items())
+    outputs = _outputs(path, answers, rows)
     spec = TensorSpec(name=INPUT, datatype=datatype, shape=(VARIABLE, features))
     known = _meant(names, features)
     signature = ModelSignature(
@@ -167,7 +183,16 @@ def read_all(path: Path) -> bytes:
 
 def two_classes(positive: Array) -> Array:
     """Probabilities of both classes from those of the second."""
-    return np.stack((1 - positive, positive), axis=1)
+    both = np.empty((len(positive), 2), positive.dtype)
+    np.subtract(1, positive, out=both[:, 0])
+    both[:, 1] = positive
+    return both
+
+
+def dense(rows: Array, dtype: type[np.generic]) -> Array:
+    """`rows` as a library that is given their address may read them; a copy only if it must be."""
+    is_plain = rows.dtype == dtype and rows.flags.c_contiguous and rows.flags.aligned
+    return rows if is_plain else np.require(rows, dtype, ["C", "A"])
 
 
 def as_label(classes: Array) -> Array:
@@ -211,12 +236,16 @@ def _run_error(rows: Array, error: Exception) -> HeadraceError:
     return RuntimeFailedError(f"the model failed: {reason_of(error)}")
 
 
-def _output(path: Path, name: str, answer: Answer, rows: Array) -> TensorSpec:
+def _outputs(path: Path, answers: Answers[Any], rows: Array) -> tuple[TensorSpec, ...]:
     try:
-        array = answer(rows)
+        found = answers.of(rows)
     except Exception as error:
         # The libraries' errors share no base class but Exception.
         raise refuse(path, f"does not predict: {reason_of(error)}") from error
+    return tuple(_output(path, name, array, rows) for name, array in found.items())
+
+
+def _output(path: Path, name: str, array: Array, rows: Array) -> TensorSpec:
     datatype = Datatype.BYTES if array.dtype.kind == "O" else _DATATYPES.get(array.dtype)
     if datatype is None or array.shape[:1] != rows.shape[:1]:
         raise refuse(path, f"gives '{name}' as {array.dtype} of the shape {list(array.shape)}")

@@ -1,19 +1,19 @@
 """Run XGBoost's trees with XGBoost."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from headrace.core import Array, Datatype
+from headrace.core import Datatype
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.tabular import (
     LABEL,
     PREDICTION,
     PROBABILITIES,
     Answer,
+    Answers,
     import_library,
     open_tabular,
     reason_of,
@@ -21,6 +21,7 @@ from headrace.runtimes.tabular import (
     two_classes,
 )
 from headrace.runtimes.xgboost_file import looks_like_xgboost, read_xgboost
+from headrace.runtimes.xgboost_predict import DirectPredictor
 
 _BINARY: Final = "binary:logistic"
 _CLASSES: Final = ("multi:softprob", "multi:softmax")
@@ -53,14 +54,15 @@ def _open(path: Path, options: LoadOptions) -> Model:
         if found.objective == "multi:softmax":
             # It only says which class; its sibling, from the same trees, also how sure it is.
             booster.set_param({"objective": "multi:softprob"})
+        predict = DirectPredictor(library, booster, rounds=found.rounds)
     except Exception as error:
         raise refuse(path, f"XGBoost refuses it: {reason_of(error)}") from error
-    predict = partial(_predict, booster, found.rounds)
-    # `inplace_predict` takes no lock and is documented as safe to call from several threads; it
-    # is called by ctypes, which releases the GIL. What it sets up once, the first run below does.
+    # `XGBoosterPredictFromDense` takes no lock and is documented as safe to call from several
+    # threads; it is called by ctypes, which releases the GIL. What it sets up once, the first run
+    # below does.
     return open_tabular(
         path,
-        _answers(found.objective, predict),
+        Answers(predict=predict, outputs=_outputs(found.objective)),
         features=found.features,
         datatype=Datatype.FP32,
         concurrent=True,
@@ -68,23 +70,15 @@ def _open(path: Path, options: LoadOptions) -> Model:
     )
 
 
-def _predict(booster: Any, rounds: int, rows: Array) -> Array:  # noqa: ANN401  # ships no types
-    """As its `predict` answers, bit for bit, without a DMatrix for each batch."""
-    answer: Array = booster.inplace_predict(
-        rows, iteration_range=(0, rounds), missing=np.nan, validate_features=False
-    )
-    return answer
-
-
-def _answers(objective: str, predict: Answer) -> Mapping[str, Answer]:
+def _outputs(objective: str) -> Mapping[str, Answer]:
     if objective == _BINARY:
         return {
-            LABEL: lambda rows: (predict(rows) > _HALF).astype(np.int64),
-            PROBABILITIES: lambda rows: two_classes(predict(rows)),
+            LABEL: lambda found: (found > _HALF).astype(np.int64),
+            PROBABILITIES: two_classes,
         }
     if objective in _CLASSES:
         return {
-            LABEL: lambda rows: predict(rows).argmax(axis=1).astype(np.int64),
-            PROBABILITIES: predict,
+            LABEL: lambda found: found.argmax(axis=1).astype(np.int64),
+            PROBABILITIES: lambda found: found,
         }
-    return {PREDICTION: predict}
+    return {PREDICTION: lambda found: found}

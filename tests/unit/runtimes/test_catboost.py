@@ -113,6 +113,30 @@ def test_a_threshold_of_the_models_own_decides_the_label(tmp_path: Path) -> None
     assert np.array_equal(label, probabilities[:, 1] > 0.9)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_classes_that_are_as_likely_are_told_apart_as_the_library_does(
+    classes: int, tmp_path: Path
+) -> None:
+    # The one feature says nothing: each class has as many rows of either value.
+    of_no_use = np.arange(60)[:, None] // 30
+    model = _classifier(iterations=2, l2_leaf_reg=1e-3).fit(of_no_use, np.arange(60) % classes)
+    model.save_model(str(tmp_path / "tie.cbm"))
+    rows = np.zeros((3, 1), np.float32)
+    label, probabilities = load_model(tmp_path / "tie.cbm").run({"input": rows}).values()
+
+    assert np.ptp(probabilities) < 1e-12
+    assert np.array_equal(label, model.predict(rows).reshape(3))
+
+
+def test_a_label_alone_is_the_one_that_comes_with_the_probabilities(tmp_path: Path) -> None:
+    model = load_model(catboost(tmp_path, "multiclass").path)
+    rows = asked()
+
+    assert np.array_equal(
+        model.run({"input": rows}, ["label"])["label"], model.run({"input": rows})["label"]
+    )
+
+
 def test_many_borders_take_several_bytes(tmp_path: Path) -> None:
     model = _classifier(border_count=1000, iterations=20).fit(ROWS, CLASSES > 0)
     model.save_model(str(tmp_path / "fine.cbm"))

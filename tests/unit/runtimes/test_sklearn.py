@@ -121,7 +121,7 @@ def test_an_estimator_starts_no_processes_of_its_own(tmp_path: Path) -> None:
     trained = sklearn(tmp_path, "multiclass", pipeline)
     model: Any = load_model(trained.path)
 
-    assert model._answers["label"].__self__.estimator[-1].n_jobs == 1
+    assert model._answers.outputs["label"].__self__.estimator[-1].n_jobs == 1
 
 
 def test_an_imputer_keeps_a_dtype_that_is_read_without_code(tmp_path: Path) -> None:

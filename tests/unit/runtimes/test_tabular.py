@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from headrace.core import (
 from headrace.runtimes import LoadOptions, detect_runtime, inspect_model, load_model, tabular
 from headrace.runtimes.catboost_file import read_catboost
 from headrace.runtimes.lightgbm_file import read_lightgbm
-from headrace.runtimes.tabular import as_label, import_library, open_tabular
+from headrace.runtimes.tabular import Answers, as_label, import_library, open_tabular
 from headrace.runtimes.xgboost_file import read_xgboost
 from tests import tabular_models
 from tests.tabular_models import FEATURES, KINDS, Trained, asked
@@ -177,6 +178,107 @@ def test_a_damaged_file_is_read_or_refused(
         assert "damaged.json" in str(error)  # noqa: PT017  # most damage is refused, not all
 
 
+DIRECT = ("xgboost", "lightgbm")
+"""Are given the address of the rows."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", TRAIN)
+def test_a_row_alone_is_answered_as_in_a_batch(name: str, kind: str, tmp_path: Path) -> None:
+    model = load_model(TRAIN[name](tmp_path, kind).path)
+    rows = asked(missing=name in TAKES_MISSING).astype(Datatype(INPUTS[name]).dtype)
+    batch = model.run({"input": rows})
+
+    alone = [model.run({"input": rows[i : i + 1]}) for i in range(len(rows))]
+
+    for output, want in batch.items():
+        got = np.concatenate([answer[output] for answer in alone])
+        if name == "sklearn" and want.dtype.kind == "f":  # multiplies matrices
+            assert np.allclose(got, want, rtol=1e-12)
+        else:
+            assert np.array_equal(got, want)
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("name", DIRECT)
+def test_rows_are_read_right_however_they_lie_in_memory(
+    name: str, rows: int, tmp_path: Path
+) -> None:
+    model = load_model(TRAIN[name](tmp_path, "multiclass").path)
+    plain = asked(rows).astype(Datatype(INPUTS[name]).dtype)
+    want = model.run({"input": plain})["probabilities"]
+    shifted = np.frombuffer(b"." + plain.tobytes(), plain.dtype, offset=1).reshape(plain.shape)
+    wide = np.repeat(plain, 2, axis=1)
+    other = {
+        "unaligned": shifted,
+        "by column": np.asfortranarray(plain),
+        "every second column": wide[:, ::2],
+        "upside down": plain[::-1].copy()[::-1],
+        "of another size": plain.astype(np.longdouble),
+    }
+    assert not shifted.flags.aligned
+
+    for how, array in other.items():
+        got = model.run({"input": array})["probabilities"]
+        assert np.array_equal(got, want), how
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("columns", [FEATURES - 1, FEATURES + 1])
+@pytest.mark.parametrize("name", DIRECT)
+def test_another_number_of_columns_is_refused_by_the_library(
+    name: str, columns: int, rows: int, tmp_path: Path
+) -> None:
+    model = load_model(TRAIN[name](tmp_path, "binary").path)
+    wrong = np.ones((rows, columns), Datatype(INPUTS[name]).dtype)
+
+    with pytest.raises(RuntimeFailedError, match=rf"{columns}"):
+        model.run({"input": wrong})
+
+
+@pytest.mark.parametrize("name", DIRECT)
+def test_no_rows_get_no_answers(name: str, tmp_path: Path) -> None:
+    model = load_model(TRAIN[name](tmp_path, "regression").path)
+
+    answers = model.run({"input": np.ones((0, FEATURES), Datatype(INPUTS[name]).dtype)})
+
+    assert len(answers["prediction"]) == 0
+
+
+@pytest.mark.parametrize("name", [*DIRECT, "catboost"])
+def test_two_threads_in_one_model_get_answers_of_their_own(name: str, tmp_path: Path) -> None:
+    model = load_model(TRAIN[name](tmp_path, "multiclass").path)
+    rows = asked().astype(Datatype(INPUTS[name]).dtype)
+    parts = [rows[i : i + 1 + i % 3] for i in range(30)]
+    want = [model.run({"input": part})["probabilities"] for part in parts]
+    assert model.concurrent
+
+    with ThreadPoolExecutor(2) as pool:
+        got = list(pool.map(lambda part: model.run({"input": part})["probabilities"], parts * 5))
+
+    assert all(np.array_equal(a, b) for a, b in zip(got, want * 5, strict=True))
+
+
+def test_outputs_are_made_of_one_prediction(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def predict(rows: Array) -> Array:
+        asked.append(len(rows))
+        return rows[:, 0]
+
+    model = open_tabular(
+        tmp_path / "model",
+        Answers(predict=predict, outputs={"same": lambda x: x, "twice": lambda x: x * 2}),
+        features=2,
+        datatype=Datatype.FP32,
+        concurrent=False,
+    )
+    answers = model.run({"input": np.ones((3, 2), np.float32)})
+
+    assert asked == [2, 3]  # once to find out what it gives
+    assert answers["twice"].tolist() == [2, 2, 2]
+
+
 def test_an_absent_library_is_told_with_what_installs_it() -> None:
     with pytest.raises(FailedPreconditionError, match=r"pip install 'headrace\[xgboost\]'"):
         import_library("no_such_library", "xgboost")
@@ -235,7 +337,7 @@ def _open(
 ) -> tabular.TabularModel:
     return open_tabular(
         folder / "model",
-        {"prediction": answer},
+        Answers(predict=lambda rows: rows, outputs={"prediction": answer}),
         features=features,
         datatype=Datatype.FP32,
         concurrent=False,
