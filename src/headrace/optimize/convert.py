@@ -108,7 +108,7 @@ def convert(
         why = next((why for one in found if (why := one.problem(limits))), "")
         if not why:
             return Conversion(
-                converter=source.converter,
+                converter=way.converter or source.converter,
                 library=source.library,
                 opset=opset,
                 computes=way.computes,
@@ -147,7 +147,8 @@ def _tried(
     except Exception as error:
         # Converters fail in all ways; theirs is no bug of ours.
         said = f"{type(error).__name__}: {reason_of(error)}"
-        raise UnsupportedModelError(f"{source.converter} cannot convert it: {said}") from error
+        by = way.converter or source.converter
+        raise UnsupportedModelError(f"{by} cannot convert it: {said}") from error
     made = get_runtime("onnx").load(target, LoadOptions(device="cpu"))
     try:
         asked = _asked(

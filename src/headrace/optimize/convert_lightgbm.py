@@ -1,10 +1,13 @@
-"""LightGBM's trees as ONNX, by onnxmltools."""
+"""LightGBM's trees as ONNX: in doubles, by Headrace itself.
+
+What that does not know is left to onnxmltools, and compares in FP32 then.
+"""
 
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from headrace.core import Datatype
+from headrace.core import Datatype, UnsupportedModelError
 from headrace.optimize.sources import Graph, Source, Way, import_converter, with_version
 from headrace.runtimes import load_model
 from headrace.runtimes.lightgbm_file import read_lightgbm
@@ -24,10 +27,26 @@ def open_source(path: Path, *, allow_code: bool) -> Source:
     convert = partial(_convert, tools, booster, found.features)
     return Source(
         model=model,
-        ways=(Way(computes=Datatype.FP32, convert=convert),),
+        ways=(
+            Way(
+                computes=Datatype.FP64,
+                convert=partial(_in_doubles, path, found.text),
+                converter=with_version("headrace"),
+            ),
+            Way(computes=Datatype.FP32, convert=convert),
+        ),
         converter=with_version("onnxmltools"),
         library=with_version("lightgbm"),
     )
+
+
+def _in_doubles(path: Path, text: str) -> Graph:
+    from headrace.optimize.lightgbm_graph import lightgbm_graph  # noqa: PLC0415  # needs onnx, which an extra brings
+
+    try:
+        return lightgbm_graph(text)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{path}: {error}") from error
 
 
 def _convert(tools: Any, booster: Any, features: int) -> Graph:  # noqa: ANN401  # ship no types

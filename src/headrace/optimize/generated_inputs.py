@@ -5,7 +5,7 @@ tried: every branch is then taken by some row. Other models get values of many m
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -121,14 +121,27 @@ def tree_thresholds(model: Any) -> dict[int, Array]:  # noqa: ANN401  # onnx shi
         if not set(node.input) <= inputs:
             return {}
         told = {attribute.name: attribute for attribute in node.attribute}
-        if "nodes_values" not in told or "nodes_featureids" not in told:
-            continue
-        modes = [mode.decode() for mode in told["nodes_modes"].strings]
-        features, values = told["nodes_featureids"].ints, told["nodes_values"].floats
-        for feature, value, mode in zip(features, values, modes, strict=False):
-            if mode != "LEAF" and math.isfinite(value):
+        for feature, value in _splits(told):
+            if math.isfinite(value):
                 found.setdefault(feature, []).append(value)
     return {feature: np.unique(values) for feature, values in found.items()}
+
+
+def _splits(told: Mapping[str, Any]) -> Iterator[tuple[int, float]]:
+    """Features with what they are compared with, of one operator's attributes."""
+    if "nodes_featureids" not in told:
+        return
+    features = told["nodes_featureids"].ints
+    if "nodes_splits" in told:  # as ai.onnx.ml has it from 5 on, where leaves are no nodes
+        from onnx import numpy_helper  # noqa: PLC0415  # an extra brings it
+
+        values = numpy_helper.to_array(told["nodes_splits"].t).ravel().tolist()
+        yield from zip(features, values, strict=False)
+    elif "nodes_values" in told:
+        modes = told["nodes_modes"].strings
+        for feature, value, mode in zip(features, told["nodes_values"].floats, modes, strict=False):
+            if mode != b"LEAF":
+                yield feature, value
 
 
 def _rows(signature: ModelSignature, variable: int) -> int:

@@ -61,10 +61,14 @@ Graph = Any  # an `onnx.ModelProto`; onnx ships no types
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """One way to make ONNX of a model; `computes`: the datatype that the result computes in."""
+    """One way to make ONNX of a model; `computes`: the datatype that the result computes in.
+
+    `converter`: what does it, with its version, where that is not the source's.
+    """
 
     computes: Datatype
     convert: Callable[[], Graph]
+    converter: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

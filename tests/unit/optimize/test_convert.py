@@ -252,7 +252,7 @@ def test_given_rows_are_compared_too(tmp_path: Path) -> None:
     _, conversion = made(path, given=given)
 
     assert conversion.differences.inputs.endswith(f"{len(ROWS)} given rows")
-    assert conversion.computes is Datatype.FP32
+    assert conversion.computes is Datatype.FP64
 
 
 def test_rows_that_the_model_does_not_take_are_refused(tmp_path: Path) -> None:

@@ -92,5 +92,19 @@ def test_thresholds_are_read_from_the_trees() -> None:
     assert {feature: list(cuts) for feature, cuts in found.items()} == {0: [1.0, 2.0], 1: [0.0]}
 
 
+def test_thresholds_are_read_from_trees_of_the_newer_operator() -> None:
+    model = tree("x", [])
+    splits = onnx.numpy_helper.from_array(np.array([5.0, np.inf, -1e300]))
+    node = onnx.helper.make_node(
+        "TreeEnsemble", ["x"], ["y"], nodes_featureids=[2, 2, 0], nodes_splits=splits
+    )
+    del model.graph.node[:]
+    model.graph.node.append(node)
+
+    found = tree_thresholds(model)
+
+    assert {feature: list(cuts) for feature, cuts in found.items()} == {2: [5.0], 0: [-1e300]}
+
+
 def test_thresholds_of_what_was_computed_first_are_none_of_the_input() -> None:
     assert tree_thresholds(tree("scaled", [2.0])) == {}
