@@ -11,7 +11,7 @@ round otherwise; `why_not_mixed` says whether that can be seen.
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 from typing import Final, Protocol
@@ -66,6 +66,7 @@ def choose_by_batch(
     measured: Mapping[str, Measured],
     *,
     sizes: Sequence[int] | None = None,
+    unlike: Collection[frozenset[str]] = (),
     gain_ratio: float = GAIN_RATIO,
     slack_ratio: float = SLACK_RATIO,
 ) -> list[Choice]:
@@ -78,6 +79,7 @@ def choose_by_batch(
     Args:
         measured: By engine; one that is listed earlier wins where two are the same.
         sizes: Batches that are served, in rows; None for all that were measured.
+        unlike: Pairs that do not answer alike, as `why_not_mixed` has it.
         gain_ratio: Another engine has to be so much faster at some size, beyond both intervals.
         slack_ratio: And may be so much slower at any other.
 
@@ -92,7 +94,8 @@ def choose_by_batch(
         worth = [
             plan
             for plan in _plans(tuple(times), members, len(served))
-            if _is_never_slower(plan, alone, times, slack_ratio)
+            if not any(pair <= set(plan.engines) for pair in unlike)
+            and _is_never_slower(plan, alone, times, slack_ratio)
             and _is_never_slower(plan, best, times, slack_ratio)
             and all(
                 _gains(plan, other, times, gain_ratio)

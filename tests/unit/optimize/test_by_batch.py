@@ -99,6 +99,19 @@ def test_three_engines_share_what_each_is_best_at() -> None:
     assert [name for name, _ in choose_by_batch(measured)] == ["small", "middle", "large"]
 
 
+def test_engines_that_do_not_answer_alike_are_not_mixed() -> None:
+    measured = {
+        "fp32": times(10, 20, 40, 150, 2000),
+        "native": times(90, 92, 95, 100, 300),
+        "double": times(10.2, 20.4, 41, 150, 2000),
+    }
+    unlike = {frozenset({"fp32", "native"}), frozenset({"fp32", "double"})}
+
+    assert [name for name, _ in choose_by_batch(measured)] == ["fp32", "native"]
+    found = choose_by_batch(measured, unlike=unlike)
+    assert [name for name, _ in found] == ["double", "native"]
+
+
 def test_of_two_that_are_the_same_the_first_is_taken() -> None:
     assert choose_by_batch({"a": times(10, 20), "b": times(10, 20)}) == [("a", None)]
     assert choose_by_batch({"b": times(10, 20), "a": times(10, 20)}) == [("b", None)]

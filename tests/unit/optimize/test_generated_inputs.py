@@ -1,5 +1,7 @@
 """Made-up rows reach every branch of trees, and many magnitudes elsewhere."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -93,7 +95,7 @@ def test_thresholds_are_read_from_the_trees() -> None:
 
 
 def test_thresholds_are_read_from_trees_of_the_newer_operator() -> None:
-    model = tree("x", [])
+    model: Any = tree("x", [])
     splits = onnx.numpy_helper.from_array(np.array([5.0, np.inf, -1e300]))
     node = onnx.helper.make_node(
         "TreeEnsemble", ["x"], ["y"], nodes_featureids=[2, 2, 0], nodes_splits=splits
