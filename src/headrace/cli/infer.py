@@ -2,12 +2,20 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headrace.cli.caller import (
+    AllowInsecure,
+    Cert,
+    CertKey,
+    Key,
+    Token,
+    certificate_of,
+    read_secret,
+)
 from headrace.cli.options import DEFAULT_HOME, Home, OutputFormat, Server
 
 if TYPE_CHECKING:
@@ -50,25 +58,8 @@ def infer(
             show_default="the gateway of --server or --home",
         ),
     ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            "--key",
-            envvar="HEADRACE_API_KEY",
-            help="An API key that says who asks; @FILE reads it, so that no list of processes "
-            "shows it.",
-            show_default="none",
-        ),
-    ] = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            "--token",
-            envvar="HEADRACE_INFER_TOKEN",
-            help="A bearer token (JWT) that says who asks; @FILE reads it.",
-            show_default="none",
-        ),
-    ] = None,
+    key: Key = None,
+    token: Token = None,
     ca_file: Annotated[
         Path | None,
         typer.Option(
@@ -78,30 +69,9 @@ def infer(
             show_default="what --home knows, else the machine's",
         ),
     ] = None,
-    cert: Annotated[
-        Path | None,
-        typer.Option(
-            "--cert",
-            envvar="HEADRACE_CLIENT_CERT",
-            help="A certificate (PEM) that says who asks.",
-            show_default="none",
-        ),
-    ] = None,
-    cert_key: Annotated[
-        Path | None,
-        typer.Option(
-            "--cert-key",
-            envvar="HEADRACE_CLIENT_CERT_KEY",
-            help="Its private key (PEM).",
-            show_default="none",
-        ),
-    ] = None,
-    allow_insecure: Annotated[
-        bool,
-        typer.Option(
-            "--allow-insecure", help="Send a key or a token to another machine in plain text, too."
-        ),
-    ] = False,
+    cert: Cert = None,
+    cert_key: CertKey = None,
+    allow_insecure: AllowInsecure = False,
     timeout_s: Annotated[float, typer.Option("--timeout-s", help="Seconds for everything.")] = 60.0,
     server: Server = None,
     home: Home = DEFAULT_HOME,
@@ -125,7 +95,7 @@ def infer(
     from headrace.cli import running
     from headrace.cli.connection import find_target
     from headrace.cli.output import write_json
-    from headrace.cli.read_inputs import Inputs, read_inputs, with_batch_axis
+    from headrace.cli.read_inputs import Inputs, read_file, read_inputs, with_batch_axis
     from headrace.cli.show_outputs import to_document
     from headrace.client import Client
     from headrace.core import (
@@ -137,12 +107,12 @@ def infer(
 
     target = find_target(server, home)
     gateway = running.Gateway(url=url) if url else running.gateway(target)
-    certificate = _certificate(cert, cert_key)
+    certificate = certificate_of(cert, cert_key)
     client = Client(
         gateway.url,
         timeout_s=timeout_s,
-        api_key=_secret(key, "--key"),
-        token=_secret(token, "--token"),
+        api_key=read_secret(key, "--key"),
+        token=read_secret(token, "--token"),
         ca_file=ca_file or gateway.ca_file,
         server_name="" if ca_file else gateway.server_name,
         client_certificate=certificate,
@@ -164,7 +134,7 @@ def infer(
         if file is None:
             inputs: Inputs = dict(example_inputs(signature, rows=rows or 1))
         else:
-            inputs = with_batch_axis(read_inputs(_read(file), signature), signature)
+            inputs = with_batch_axis(read_inputs(read_file(file), signature), signature)
             if rows is not None and signature.batched:
                 inputs = {name: value[:rows] for name, value in inputs.items()}
         response = client.infer(endpoint, inputs, version=version)
@@ -172,35 +142,6 @@ def infer(
         write_json(to_document(response))
     else:
         _show_table(response, batched=signature.batched)
-
-
-def _secret(given: str | None, flag: str) -> str | None:
-    """A secret, read from a file if `given` is `@FILE`."""
-    if given is None or not given.startswith("@"):
-        return given
-    path = Path(given[1:])
-    if not path.is_file():
-        raise typer.BadParameter(f"there is no file '{path}'", param_hint=flag)
-    return path.read_text().strip()
-
-
-def _certificate(cert: Path | None, key: Path | None) -> tuple[Path, Path] | None:
-    if cert is None and key is None:
-        return None
-    if cert is None or key is None:
-        hint = "--cert" if cert is None else "--cert-key"
-        raise typer.BadParameter("--cert and --cert-key go together", param_hint=hint)
-    return cert, key
-
-
-def _read(file: str) -> bytes:
-    if file == "-":
-        return sys.stdin.buffer.read()
-    path = Path(file)
-    if not path.is_file():
-        msg = f"there is no file '{file}'"
-        raise typer.BadParameter(msg, param_hint="--input")
-    return path.read_bytes()
 
 
 def _show_table(response: "InferResponse", *, batched: bool) -> None:

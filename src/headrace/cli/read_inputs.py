@@ -3,10 +3,13 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import typer
 
 from headrace.core import (
     VARIABLE,
@@ -24,6 +27,21 @@ _TRUTH: Final = {"true": True, "false": False, "1": True, "0": False}
 
 Inputs = dict[str, Any]
 """Arrays or nested lists by input name; the client turns them into tensors."""
+
+
+def read_file(file: str) -> bytes:
+    """A file's bytes; standard input's for `-`.
+
+    Raises:
+        BadParameter: There is no such file.
+    """
+    if file == "-":
+        return sys.stdin.buffer.read()
+    path = Path(file)
+    if not path.is_file():
+        msg = f"there is no file '{file}'"
+        raise typer.BadParameter(msg, param_hint="--input")
+    return path.read_bytes()
 
 
 def read_inputs(data: bytes, signature: ModelSignature) -> Inputs:

@@ -1,0 +1,243 @@
+"""What does a load look like? Drawings of it; needs matplotlib."""
+
+# ruff: noqa: PLC0415  # matplotlib is an extra, and slow to import
+
+import io
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from headrace.cli.load_report import quantile_name, report, steps_report
+from headrace.cli.rollout_plot import require_matplotlib
+from headrace.core import InvalidArgumentError
+from headrace.load import LoadResult
+from headrace.load.intervals import Floats
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_KINDS: Final = (".html", ".svg", ".png")
+_MOST_BINS: Final = 120
+_SLOWEST: Final = 400
+_LONGEST_TITLE: Final = 140
+_P50, _P99, _FAILED, _LIMIT = "#2f6690", "#b3123b", "#e08a00", "#5c636b"
+_MILLI: Final = 1e3
+_PAGE: Final = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ margin: 2rem auto; max-width: 72rem; padding: 0 1rem; background: #fff; color: #1c1e21;
+  font: 16px/1.5 system-ui, sans-serif }}
+svg {{ width: 100%; height: auto }} h1 {{ font-size: 1.3rem; overflow-wrap: anywhere }}
+pre {{ overflow-x: auto; background: #f5f6f8; padding: 1rem; border-radius: 6px }}
+</style></head><body><h1>{title}</h1>
+{picture}
+<pre>{text}</pre>
+</body></html>
+"""
+
+
+def check_plot(path: Path) -> None:
+    """Fail before the load, not after it.
+
+    Raises:
+        InvalidArgumentError: The file's name tells no kind of picture, or its folder is missing.
+        FailedPreconditionError: matplotlib is not installed.
+    """
+    if path.suffix.lower() not in _KINDS:
+        msg = f"'{path}' names no kind of picture: end it in {', '.join(_KINDS)}"
+        raise InvalidArgumentError(msg)
+    if not path.absolute().parent.is_dir():
+        msg = f"there is no folder '{path.parent}' for the picture"
+        raise InvalidArgumentError(msg)
+    require_matplotlib()
+
+
+def draw(path: Path, results: Sequence[LoadResult], *, title: str) -> None:
+    """One run over time and by quantile; several by their rates.
+
+    Args:
+        title: Whatever stands in it, it is shown as text.
+    """
+    shown = "".join(letter if letter.isprintable() else "?" for letter in title)[:_LONGEST_TITLE]
+    figure = _of_one(results[0]) if len(results) == 1 else _of_steps(results)
+    figure.suptitle(shown, fontsize=11, parse_math=False)
+    kind = path.suffix.lower()
+    if kind == ".png":
+        figure.savefig(path, dpi=120)
+        return
+    picture = _svg(figure)
+    if kind == ".svg":
+        path.write_text(picture)
+        return
+    parts = report(results[0]) if len(results) == 1 else steps_report(results)
+    text = "\n".join(part.plain for part in parts)
+    inline = picture[picture.index("<svg") :]
+    path.write_text(_PAGE.format(title=escape(shown), picture=inline, text=escape(text)))
+
+
+def _svg(figure: "Figure") -> str:
+    import matplotlib as mpl
+
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none"}):  # text stays text: to be found and read aloud
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _of_one(result: LoadResult) -> "Figure":
+    figure = _figure(11.0, 8.0)
+    over_time, by_quantile = figure.subplots(2, 1)
+    _draw_over_time(over_time, result)
+    _draw_by_quantile(by_quantile, result)
+    return figure
+
+
+def _draw_over_time(axes: "Axes", result: LoadResult) -> None:
+    """p50 and p99 of each second, the slowest answers one by one, and when requests failed."""
+    sample = result.sample
+    at = sample.intended - result.plan.warm_up_s
+    good = sample.succeeded
+    latency_ms = sample.latency_s[good] * _MILLI
+    slowest = np.argsort(latency_ms)[-_SLOWEST:]
+    axes.plot(
+        at[good][slowest],
+        latency_ms[slowest],
+        linestyle="none",
+        marker=".",
+        markersize=3,
+        color="#9aa2ab",
+        label=f"the slowest {len(slowest)}",
+    )
+    middle, p50, p99 = _by_time(at[good], latency_ms, result.seconds)
+    axes.plot(middle, p50, color=_P50, label="p50")
+    axes.plot(middle, p99, color=_P99, label="p99")
+    failed = at[~good]
+    if len(failed):
+        axes.plot(
+            failed[:: -(-len(failed) // 2000)],
+            np.full(len(failed[:: -(-len(failed) // 2000)]), 0.98),
+            linestyle="none",
+            marker="|",
+            color=_FAILED,
+            transform=axes.get_xaxis_transform(),
+            label=f"{len(failed):,} failed",
+        )
+    _draw_limits(axes, result)
+    axes.set(xlabel="seconds", ylabel="latency from the intended time, ms")
+    axes.set_xlim(0, max(result.seconds, 0.1))
+    _finish(axes)
+
+
+def _by_time(at: Floats, latency_ms: Floats, seconds: float) -> tuple[Floats, Floats, Floats]:
+    """The middle of each bin, and p50 and p99 of what was due in it; not a number of nothing."""
+    bins = max(1, min(round(seconds), _MOST_BINS))
+    width = max(seconds, 0.1) / bins
+    bin_of = np.clip((at / width).astype(np.int64), 0, bins - 1)
+    figures = np.full((2, bins), np.nan)
+    for i in range(bins):
+        inside = latency_ms[bin_of == i]
+        if len(inside):
+            figures[:, i] = np.quantile(inside, (0.5, 0.99))
+    middle: Floats = (np.arange(bins, dtype=np.float64) + 0.5) * width
+    return middle, figures[0], figures[1]
+
+
+def _draw_by_quantile(axes: "Axes", result: LoadResult) -> None:
+    """Latency against the share that is slower, with an interval where there is one."""
+    latency_ms = np.sort(result.sample.latency_s[result.sample.succeeded]) * _MILLI
+    count = len(latency_ms)
+    if count:
+        ranks = np.unique(np.geomspace(1, count, 400).astype(np.int64))  # from the slowest
+        axes.plot(count / ranks, latency_ms[count - ranks], color=_P50, drawstyle="steps-post")
+    marks = []
+    for quantile, interval in result.latency_s.items():
+        if interval is None:
+            continue
+        place = 1 / (1 - quantile)
+        marks.append((place, quantile_name(quantile)))
+        if interval.low is not None and interval.high is not None:
+            axes.plot(
+                [place, place],
+                [interval.low * _MILLI, interval.high * _MILLI],
+                color=_P99,
+                linewidth=2,
+                marker="_",
+                label=None if len(marks) > 1 else "95 % interval",
+            )
+    _draw_limits(axes, result)
+    axes.set_xscale("log")
+    axes.set_xticks([place for place, _ in marks], [name for _, name in marks])
+    axes.minorticks_off()
+    axes.set(xlabel="quantile", ylabel="latency, ms")
+    axes.set_xlim(1, max(count, 1000))
+    _finish(axes)
+
+
+def _draw_limits(axes: "Axes", result: LoadResult) -> None:
+    for judgement in result.judgements:
+        objective = judgement.objective
+        if objective.quantile is not None:
+            axes.axhline(
+                objective.limit * _MILLI,
+                color=_LIMIT,
+                linestyle="--",
+                linewidth=1,
+                label=f"limit of {objective.name}",
+            )
+
+
+def _of_steps(results: Sequence[LoadResult]) -> "Figure":
+    """p50 and p99 against the rate that was asked for, and what was achieved."""
+    figure = _figure(11.0, 5.0)
+    latency, achieved = figure.subplots(1, 2)
+    rates = [result.plan.rate_per_s for result in results]
+    for quantile, colour in ((0.5, _P50), (0.99, _P99)):
+        known = [
+            (rate, interval)
+            for rate, result in zip(rates, results, strict=True)
+            if (interval := result.latency_s[quantile]) is not None
+        ]
+        latency.plot(
+            [rate for rate, _ in known],
+            [interval.value * _MILLI for _, interval in known],
+            marker="o",
+            color=colour,
+            label=quantile_name(quantile),
+        )
+        for rate, interval in known:
+            if interval.low is not None and interval.high is not None:
+                bounds = [interval.low * _MILLI, interval.high * _MILLI]
+                latency.plot([rate, rate], bounds, color=colour, marker="_", linewidth=1)
+    _draw_limits(latency, results[0])
+    latency.set_yscale("log")
+    latency.set(xlabel="requests per second, asked", ylabel="latency, ms")
+    achieved.plot(rates, rates, color=_LIMIT, linestyle="--", linewidth=1, label="as asked")
+    achieved.plot(
+        rates, [result.achieved_per_s for result in results], marker="o", color=_P50, label="good"
+    )
+    achieved.set(xlabel="requests per second, asked", ylabel="good answers per second")
+    for axes in (latency, achieved):
+        _finish(axes)
+    return figure
+
+
+def _finish(axes: "Axes") -> None:
+    axes.grid(visible=True, color="#e3e6ea", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_yscale() == "linear":
+        axes.set_ylim(bottom=0)
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        axes.legend(handles, labels, loc="upper left", fontsize=8, frameon=False)

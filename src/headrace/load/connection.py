@@ -1,0 +1,176 @@
+"""One connection to the server: a request out, its answer in, and what went wrong between.
+
+Hand-made over httptools, as the replica's side is: the generator must cost less than what it
+measures. One request at a time, as clients of HTTP/1.1 do.
+"""
+
+import asyncio
+import time
+from typing import Final, Protocol, cast
+
+import httptools
+
+from headrace.load.answers import is_infer_response
+
+MAX_ANSWER_BYTES: Final = 256 << 20
+NOBODY: Final = -1
+_INFORMATIONAL: Final = 200
+_SUCCESS: Final = range(200, 300)
+_CONTENT_LENGTH: Final = b"content-length"
+_TRANSFER_ENCODING: Final = b"transfer-encoding"
+_HEAD_LENGTH: Final = b"inference-header-content-length"
+_LENGTHS: Final = frozenset(map(len, (_CONTENT_LENGTH, _TRANSFER_ENCODING, _HEAD_LENGTH)))
+
+CLOSED: Final = "closed"
+RESET: Final = "reset"
+MALFORMED: Final = "malformed"
+TOO_LARGE: Final = "too_large"
+
+
+class Pool(Protocol):
+    """Who owns connections."""
+
+    def finished(self, connection: "Connection", number: int, kind: str, now: float) -> None:
+        """Request `number` is over since `now` (monotonic); `kind` is empty if it went well."""
+
+    def gone(self, connection: "Connection") -> None:
+        """The connection is closed; it carries no request."""
+
+
+class Connection(asyncio.Protocol):
+    """Carries the request `number`, or `NOBODY`'s while it is idle."""
+
+    __slots__ = (
+        "_body",
+        "_has_length",
+        "_head_length",
+        "_headers_done",
+        "_parser",
+        "_parts",
+        "_pool",
+        "_size",
+        "_transport",
+        "is_open",
+        "number",
+    )
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.number = NOBODY
+        self.is_open = True
+        self._reset()
+
+    def _reset(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._next()
+
+    def _next(self) -> None:
+        """Forget the answer that was read; the parser itself is ready for another."""
+        self._body = b""
+        self._parts: list[bytes] | None = None
+        self._size = 0
+        self._head_length = b""
+        self._has_length = self._headers_done = False
+
+    def send(self, number: int, request: bytes) -> None:
+        """Send a request; the pool hears of its end."""
+        self.number = number
+        self._transport.write(request)
+
+    def close(self) -> None:
+        """Close it and forget the request that is under way: its answer would come too late."""
+        self.number = NOBODY
+        self.is_open = False
+        self._transport.abort()
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember where to write."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the answer, or that nobody asked for."""
+        if self.number == NOBODY:
+            self.close()
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._fail(MALFORMED)
+
+    def eof_received(self) -> bool:
+        """The server will send no more: an answer without a length ends here."""
+        if self.number != NOBODY and self._headers_done and not self._has_length:
+            self._is_whole(keep_alive=False)
+        self.is_open = False
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The server left, or we closed."""
+        self.is_open = False
+        if self.number != NOBODY:
+            kind = RESET if isinstance(exc, ConnectionResetError | BrokenPipeError) else CLOSED
+            self._report(kind, time.monotonic())
+        self._pool.gone(self)
+        del self._parser  # it refers back to this connection
+
+    # What httptools calls
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Notice what says where the answer ends."""
+        if len(name) not in _LENGTHS:
+            return
+        name = name.lower()
+        if name == _HEAD_LENGTH:
+            self._head_length = value
+        elif name in (_CONTENT_LENGTH, _TRANSFER_ENCODING):
+            self._has_length = True
+
+    def on_headers_complete(self) -> None:
+        """Only a body may end with the connection, never a head."""
+        self._headers_done = True
+
+    def on_body(self, data: bytes) -> None:
+        """A part of the body; most come in one."""
+        self._size += len(data)
+        if self._size > MAX_ANSWER_BYTES:
+            self._fail(TOO_LARGE)
+        elif not self._body:
+            self._body = data
+        elif self._parts is None:
+            self._parts = [self._body, data]
+        else:
+            self._parts.append(data)
+
+    def on_message_complete(self) -> None:
+        """The answer is whole."""
+        if self._parser.get_status_code() < _INFORMATIONAL:
+            self._next()
+        elif self.number != NOBODY:
+            self._is_whole(keep_alive=self._parser.should_keep_alive())
+
+    def _is_whole(self, *, keep_alive: bool) -> None:
+        now = time.monotonic()
+        status = self._parser.get_status_code()
+        body = self._body if self._parts is None else b"".join(self._parts)
+        if status not in _SUCCESS:
+            kind = f"http_{status}"
+        else:
+            kind = "" if is_infer_response(body, self._head_length) else MALFORMED
+        self._next()
+        if not keep_alive:
+            self.is_open = False
+        self._report(kind, now)
+        if not keep_alive:
+            self._transport.close()
+
+    def _fail(self, kind: str) -> None:
+        if self.number != NOBODY:
+            self.is_open = False
+            self._report(kind, time.monotonic())
+            self._transport.abort()
+
+    def _report(self, kind: str, now: float) -> None:
+        number, self.number = self.number, NOBODY
+        self._pool.finished(self, number, kind, now)

@@ -1,0 +1,289 @@
+"""Sends requests at their intended times, over as many connections as that takes."""
+
+import asyncio
+import gc
+import itertools
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+from headrace.load.connection import Connection
+from headrace.load.pacing import Alarm
+from headrace.load.record import LEFT_OUT, NOT_SENT, PENDING, SUCCEEDED, Record
+
+CONNECTIONS_AT_START: Final = 8
+BEHIND_S: Final = 1.0
+"""How long after the end the generator may still send what it was too slow for."""
+_AT_ONCE: Final = 64
+"""Requests that are sent before answers are read again."""
+_SWEEP_S: Final = 0.02
+_TICK_S: Final = 1.0
+
+TIMEOUT: Final = "timeout"
+NO_CONNECTION: Final = "no_connection"
+REFUSED: Final = "refused"
+UNREACHABLE: Final = "unreachable"
+
+
+class Dialler(Protocol):
+    """Opens connections to one server."""
+
+    async def connect(self, make: Callable[[], Connection]) -> Connection:
+        """A new connection; raises an OSError if there is none."""
+
+
+class Generator:
+    """One run. `started_at` is the monotonic time that the record's times count from.
+
+    Attributes:
+        in_flight: Requests that are due and not over.
+        waited: Requests that found no connection free and none to open.
+        opened: Connections that were opened in all.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        requests: Sequence[bytes],
+        dialler: Dialler,
+        *,
+        connections: int,
+        timeout_s: float,
+        end_s: float,
+    ) -> None:
+        self.record = record
+        self.in_flight = 0
+        self.waited = 0
+        self.opened = 0
+        self.started_at = 0.0
+        self.taken = 0
+        self._requests = requests
+        self._dialler = dialler
+        self._limit = connections
+        self._timeout_s = timeout_s
+        self._end_s = end_s
+        self._last = len(record.intended)
+        self._idle: list[Connection] = []
+        self._carriers: dict[int, Connection] = {}
+        self._waiting: deque[int] = deque()
+        self._open = 0
+        self._dialling = 0
+        self._oldest = 0
+        self._dials: set[asyncio.Task[None]] = set()
+        self._done = asyncio.Event()
+
+    async def run(self, on_tick: Callable[[float], None] | None = None) -> None:
+        """Send everything and wait for the end of all of it.
+
+        Args:
+            on_tick: Called once a second with the seconds since the start; has to be quick, because
+                nothing is sent meanwhile.
+        """
+        loop = asyncio.get_running_loop()
+        await self._prepare()
+        self._alarm = Alarm(loop, self._send_due)
+        with _without_garbage_collection():
+            self.started_at = time.monotonic()
+            beside = [loop.create_task(self._sweep())]
+            if on_tick is not None:
+                beside.append(loop.create_task(self._tick(on_tick)))
+            try:
+                self._send_due()
+                await self._done.wait()
+            finally:
+                self._alarm.close()
+                self._close()
+                await _end(*beside, *self._dials)
+        # Transports say that they are closed in the next turn of the loop.
+        await asyncio.sleep(0)
+
+    def stop(self) -> None:
+        """Send no more; called again, wait no more either."""
+        if self.taken < self._last:
+            self.record.code[self.taken : self._last] = array(
+                "h", [LEFT_OUT] * (self._last - self.taken)
+            )
+            self._last = self.taken
+            self._end_if_over()
+            return
+        for number in range(self._oldest, self.taken):
+            if self.record.code[number] == PENDING:
+                self.record.code[number] = LEFT_OUT
+        self.in_flight = 0
+        self._end_if_over()
+
+    # Sending
+
+    def _send_due(self) -> None:
+        record, clock, start = self.record, time.monotonic, self.started_at
+        intended, handled = record.intended, record.handled
+        number, last, most = self.taken, self._last, self.taken + _AT_ONCE
+        now = clock() - start
+        while number < last:
+            if intended[number] > now:
+                self.taken = number
+                self._alarm.set(intended[number] + start, now + start)
+                return
+            if number >= most:
+                break
+            handled[number] = now
+            self.in_flight += 1
+            self._dispatch(number)
+            number += 1
+            now = clock() - start
+        self.taken = number
+        if now > self._end_s + BEHIND_S:
+            for late in range(number, last):
+                record.code[late] = NOT_SENT
+            self._last = number
+        if number < self._last:
+            asyncio.get_running_loop().call_soon(self._send_due)
+        else:
+            self._end_if_over()
+
+    def _dispatch(self, number: int) -> None:
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if connection.is_open:
+                self._carriers[number] = connection
+                connection.send(number, self._requests[number % len(self._requests)])
+                return
+        self._waiting.append(number)
+        if self._open + self._dialling >= self._limit:
+            self.waited += 1
+        self._dial_if_needed()
+
+    def _dial_if_needed(self) -> None:
+        if self._dialling < len(self._waiting) and self._open + self._dialling < self._limit:
+            self._dialling += 1
+            task = asyncio.get_running_loop().create_task(self._dial())
+            self._dials.add(task)
+            task.add_done_callback(self._dials.discard)
+
+    async def _dial(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                connection = await self._dialler.connect(lambda: Connection(self))
+        except (OSError, TimeoutError) as error:
+            self._dialling -= 1
+            self._fail_oldest(REFUSED if isinstance(error, ConnectionRefusedError) else UNREACHABLE)
+            return
+        self._dialling -= 1
+        self._open += 1
+        self.opened += 1
+        self._use(connection)
+
+    async def _prepare(self) -> None:
+        """Have a few connections open before the first request is due."""
+        count = min(CONNECTIONS_AT_START, self._limit)
+        self._dialling += count
+        await asyncio.gather(*(self._dial() for _ in range(count)))
+
+    def _use(self, connection: Connection) -> None:
+        """Give a free connection to whoever has waited longest."""
+        if not connection.is_open:
+            return
+        waiting, code = self._waiting, self.record.code
+        while waiting:
+            number = waiting.popleft()
+            if code[number] == PENDING:
+                self._carriers[number] = connection
+                connection.send(number, self._requests[number % len(self._requests)])
+                return
+        self._idle.append(connection)
+
+    # Ends
+
+    def finished(self, connection: Connection, number: int, kind: str, now: float) -> None:
+        """A request is over; see `Pool`."""
+        self._carriers.pop(number, None)
+        self._settle(number, kind, now)
+        if connection.is_open:
+            self._use(connection)
+
+    def gone(self, connection: Connection) -> None:  # noqa: ARG002  # idle ones are found closed later
+        """A connection is closed; see `Pool`."""
+        self._open -= 1
+        self._dial_if_needed()
+
+    def _settle(self, number: int, kind: str, now: float) -> None:
+        record = self.record
+        if record.code[number] != PENDING:
+            return
+        record.code[number] = record.code_of(kind) if kind else SUCCEEDED
+        record.done[number] = now - self.started_at
+        self.in_flight -= 1
+        self._end_if_over()
+
+    def _fail_oldest(self, kind: str) -> None:
+        while self._waiting:
+            number = self._waiting.popleft()
+            if self.record.code[number] == PENDING:
+                self._settle(number, kind, time.monotonic())
+                break
+        self._dial_if_needed()
+
+    def _end_if_over(self) -> None:
+        if self.taken >= self._last and self.in_flight == 0:
+            self._done.set()
+
+    async def _sweep(self) -> None:
+        """Give up what was not answered in time, for as long as the run takes."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            self._give_up_before(time.monotonic() - self.started_at - self._timeout_s)
+
+    def _give_up_before(self, intended_before: float) -> None:
+        record = self.record
+        number = self._oldest
+        while number < self.taken and (
+            record.code[number] != PENDING or record.intended[number] < intended_before
+        ):
+            if record.code[number] == PENDING:
+                self._give_up(number)
+            number += 1
+        self._oldest = number
+
+    def _give_up(self, number: int) -> None:
+        carrier = self._carriers.pop(number, None)
+        self._settle(number, TIMEOUT if carrier else NO_CONNECTION, time.monotonic())
+        if carrier is not None:
+            carrier.close()
+
+    async def _tick(self, on_tick: Callable[[float], None]) -> None:
+        for count in itertools.count(1):
+            await asyncio.sleep(max(self.started_at + count * _TICK_S - time.monotonic(), 0.0))
+            on_tick(time.monotonic() - self.started_at)
+
+    def _close(self) -> None:
+        for connection in (*self._idle, *self._carriers.values()):
+            if connection.is_open:
+                connection.close()
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    """Cancel tasks; raises what one failed with before."""
+    for task in tasks:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, Exception):
+            raise result
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Nothing here makes cycles fast, and a collection would be a lag of milliseconds."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()

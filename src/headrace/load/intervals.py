@@ -1,0 +1,180 @@
+"""How sure is a quantile of latencies, or a ratio of errors, that one run has measured? Pure.
+
+Requests that follow each other share a queue, so their latencies resemble each other and a run says
+less than as many independent requests would. How much less is measured by batch means: the run is
+cut into batches, and the variance of their means, times their number, is set against that of
+independent requests (the design effect; Meketon and Schmeiser 1984 for the method, Kish 1965 for
+the word). Several lengths of batch are tried and the worst one counts. The interval is then that of
+order statistics (Woodruff 1952), with the effective number of requests in place of the counted one.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL: Final = 0.95
+_TAIL: Final = (1 - LEVEL) / 2
+_Z: Final = NormalDist().inv_cdf(1 - _TAIL)
+_BATCHES: Final = {10: 2.262, 20: 2.093, 40: 2.023}
+"""How many batches, and Student's t at 97.5 % for their variance."""
+_SMALLEST_BATCH: Final = 2
+_FEWEST: Final = 15
+"""Of fewer effective requests nothing is said: the longest batches resemble each other too then."""
+_NORMAL_ABOVE: Final = 200.0
+"""The variance above which a binomial is as good as normal."""
+
+Floats = NDArray[np.float64]
+Hits = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A figure and where it lies with 95 % confidence.
+
+    Attributes:
+        value: As measured; infinite for a quantile that fell on a failed request.
+        low: The lower bound; None where the run is too short for one.
+        high: The upper bound; likewise.
+        effective: How many independent requests would say as much.
+        needed: How many requests a run of this kind needs for both bounds; 0 if it had enough.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    effective: float
+    needed: int = 0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether both bounds are there."""
+        return self.low is not None and self.high is not None
+
+
+def design_effect(hits: Hits) -> float:
+    """How many times wider than for independent requests the variance of a share is; at least 1.
+
+    Args:
+        hits: Whether each request was one of those that are counted, in order of time.
+    """
+    n = len(hits)
+    share = float(np.mean(hits)) if n else 0.0
+    alone = share * (1 - share)
+    if alone == 0.0:
+        return 1.0
+    worst = 1.0
+    for batches, t in _BATCHES.items():
+        size = n // batches
+        if size < _SMALLEST_BATCH:
+            continue
+        means = hits[: size * batches].reshape(batches, size).mean(axis=1)
+        together = float(np.var(means, ddof=1)) * size
+        worst = max(worst, together / alone * (t / _Z) ** 2)
+    return min(worst, float(n))
+
+
+def quantile_interval(values: Floats, quantile: float) -> Interval | None:
+    """A quantile of latencies, and its bounds; None of no values.
+
+    Args:
+        values: In order of time; infinite for requests that failed.
+        quantile: Above 0, below 1.
+    """
+    n = len(values)
+    if not n:
+        return None
+    ranked = np.sort(values)
+    at = min(max(math.ceil(quantile * n) - 1, 0), n - 1)
+    found = float(ranked[at])
+    # A tail of few requests looks independent by chance just where it makes an interval possible,
+    # so the effect on a tail ten times as long counts too.
+    longer = float(ranked[max(math.ceil(max(1 - 10 * (1 - quantile), 0.5) * n) - 1, 0)])
+    effect = max(design_effect(values >= found), design_effect(values >= longer))
+    effective = n / effect
+    above = tail_bounds(int(effective), 1 - quantile) if effective >= _FEWEST else None
+    low = high = None
+    if above is not None:
+        fewest, most = above
+        if fewest is not None:
+            high = float(ranked[n - 1 - min(math.floor(fewest * effect), n - 1)])
+        if most is not None:
+            low = float(ranked[max(n - 1 - math.ceil(most * effect), 0)])
+    needed = 0 if high is not None and low is not None else least_requests(quantile, effect)
+    return Interval(value=found, low=low, high=high, effective=effective, needed=needed)
+
+
+def quantile_intervals(values: Floats, quantiles: Sequence[float]) -> dict[float, Interval | None]:
+    """Several quantiles of the same latencies."""
+    return {quantile: quantile_interval(values, quantile) for quantile in quantiles}
+
+
+def least_requests(quantile: float, effect: float = 1.0) -> int:
+    """How many requests a run needs before a quantile has bounds on both sides.
+
+    Fewer independent ones may all lie on one side of it by chance. Kept from falling on a number
+    that the run just had by rounding up.
+    """
+    side = max(quantile, 1 - quantile)
+    return math.ceil((math.ceil(math.log(_TAIL) / math.log(side)) + 1) * effect)
+
+
+def tail_bounds(trials: int, chance: float) -> tuple[int | None, int | None] | None:
+    """Between which counts a binomial lies with 95 % probability, as ranks from the top.
+
+    Returns:
+        The largest `j` with P(count <= j) <= 2.5 %, and the smallest `k` with
+        P(count > k) <= 2.5 %; None for one that no count reaches. None for no trials.
+    """
+    if trials < 1:
+        return None
+    mean, variance = trials * chance, trials * chance * (1 - chance)
+    if variance > _NORMAL_ABOVE:
+        half = _Z * math.sqrt(variance)
+        return math.floor(mean - half - 0.5), math.ceil(mean + half + 0.5)
+    return _exact_bounds(trials, chance)
+
+
+def _exact_bounds(trials: int, chance: float) -> tuple[int | None, int | None]:
+    log_chance, log_other = math.log(chance), math.log1p(-chance)
+    fewest: int | None = None
+    below = 0.0
+    for count in range(trials + 1):
+        below += math.exp(
+            math.lgamma(trials + 1)
+            - math.lgamma(count + 1)
+            - math.lgamma(trials - count + 1)
+            + count * log_chance
+            + (trials - count) * log_other
+        )
+        if below <= _TAIL:
+            fewest = count
+        if below >= 1 - _TAIL:
+            return fewest, (count if count < trials else None)
+    return fewest, None
+
+
+def wilson_interval(hits: Hits) -> Interval | None:
+    """A share and its bounds by Wilson (1927), for the effective number of requests; None of none.
+
+    Args:
+        hits: In order of time.
+    """
+    n = len(hits)
+    if not n:
+        return None
+    effective = n / design_effect(hits)
+    share = float(np.mean(hits))
+    scale = 1 + _Z**2 / effective
+    centre = (share + _Z**2 / (2 * effective)) / scale
+    half = _Z / scale * math.sqrt(share * (1 - share) / effective + (_Z / (2 * effective)) ** 2)
+    return Interval(
+        value=share,
+        low=max(centre - half, 0.0) if share > 0 else 0.0,
+        high=min(centre + half, 1.0) if share < 1 else 1.0,
+        effective=effective,
+    )

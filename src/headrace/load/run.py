@@ -1,0 +1,243 @@
+"""Carries out a plan: the one place of this package that opens sockets."""
+
+import asyncio
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, cast
+from urllib.parse import urlsplit
+
+import numpy as np
+import uvloop
+
+from headrace.client.credentials import tls_context
+from headrace.core import UnavailableError
+from headrace.load.connection import Connection
+from headrace.load.generator import Generator
+from headrace.load.plan import LoadPlan, check_plan, intended_times
+from headrace.load.record import PENDING, SUCCEEDED, Record
+from headrace.load.slo import Objective
+from headrace.load.summary import LoadResult, summarize
+from headrace.load.target import Target
+
+_TLS_PORT: Final = 443
+_PORT: Final = 80
+_SHOWN: Final = 20_000
+"""Of the last second, at most so many requests are looked at while others are due."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """How a run goes; latencies and lag are of the last second, None without requests in it.
+
+    Attributes:
+        elapsed_s: Since the first request was due.
+        left_s: Until the last one is.
+        sent: Requests that were due so far.
+        in_flight: Those that are not over.
+        failed: Those that failed, so far.
+    """
+
+    elapsed_s: float
+    left_s: float
+    sent: int
+    in_flight: int
+    failed: int
+    p50_s: float | None
+    p99_s: float | None
+    lag_p99_s: float | None
+
+
+def run_load(
+    plan: LoadPlan,
+    target: Target,
+    *,
+    objectives: Sequence[Objective] = (),
+    on_tick: Callable[[Tick], None] | None = None,
+) -> LoadResult:
+    """Send `target.requests` as `plan` says and say what came of it. Blocks; main thread or not.
+
+    In the main thread, Ctrl-C ends the run early and what was measured counts; pressed again, what
+    is under way is not waited for.
+
+    Args:
+        on_tick: Called once a second. Nothing is sent meanwhile, so it has to be quick.
+
+    Raises:
+        InvalidArgumentError: The plan cannot be carried out.
+        UnavailableError: The server's name means no address.
+    """
+    check_plan(plan)
+    assert target.requests, "a target has requests"
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(plan, target, objectives, on_tick))
+
+
+async def _run(
+    plan: LoadPlan,
+    target: Target,
+    objectives: Sequence[Objective],
+    on_tick: Callable[[Tick], None] | None,
+) -> LoadResult:
+    record = Record.of(intended_times(plan))
+    generator = Generator(
+        record,
+        target.requests,
+        await dialler(target),
+        connections=plan.connections,
+        timeout_s=plan.timeout_s,
+        end_s=plan.total_s,
+    )
+    stopped = _on_interrupt(generator)
+    watch = None if on_tick is None else _Watch(plan, generator, on_tick)
+    try:
+        await generator.run(watch)
+    finally:
+        _stop_listening()
+    return summarize(
+        record.sample(),
+        plan,
+        objectives=objectives,
+        stopped_at_s=stopped[0] if stopped else None,
+        connections=generator.opened,
+        waited=generator.waited,
+    )
+
+
+def _on_interrupt(generator: Generator) -> list[float]:
+    """Let Ctrl-C end the run; the list gets the time of the first one."""
+    stopped: list[float] = []
+
+    def stop() -> None:
+        if not stopped:
+            stopped.append(max(time.monotonic() - generator.started_at, 0.0))
+        generator.stop()
+
+    with suppress(ValueError, RuntimeError):  # not the main thread: somebody else hears of it
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop)
+    return stopped
+
+
+def _stop_listening() -> None:
+    with suppress(ValueError, RuntimeError):
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+
+
+class _Watch:
+    """Makes a tick of each second."""
+
+    def __init__(
+        self, plan: LoadPlan, generator: Generator, on_tick: Callable[[Tick], None]
+    ) -> None:
+        self._plan = plan
+        self._generator = generator
+        self._on_tick = on_tick
+        self._from = 0
+        self._failed = 0
+        self._counted = 0
+
+    def __call__(self, elapsed_s: float) -> None:
+        generator, record = self._generator, self._generator.record
+        until = generator.taken
+        begin = max(self._from, until - _SHOWN)
+        code = np.array(record.code[begin:until], dtype=np.int16)
+        intended = np.array(record.intended[begin:until])
+        latency = np.array(record.done[begin:until]) - intended
+        lag = np.array(record.handled[begin:until]) - intended
+        good = latency[code == SUCCEEDED]
+        self._from = until
+        self._count_failures(until)
+        self._on_tick(
+            Tick(
+                elapsed_s=elapsed_s,
+                left_s=max(self._plan.total_s - elapsed_s, 0.0),
+                sent=until,
+                in_flight=generator.in_flight,
+                failed=self._failed,
+                p50_s=_quantile(good, 0.5),
+                p99_s=_quantile(good, 0.99),
+                lag_p99_s=_quantile(lag, 0.99),
+            )
+        )
+
+    def _count_failures(self, until: int) -> None:
+        """Count those before the first that is still under way, and no more than once."""
+        code = np.array(self._generator.record.code[self._counted : until], dtype=np.int16)
+        pending = np.flatnonzero(code == PENDING)
+        over = code if not len(pending) else code[: pending[0]]
+        self._failed += int(np.count_nonzero(over > SUCCEEDED))
+        self._counted += len(over)
+
+
+def _quantile(values: np.ndarray, quantile: float) -> float | None:
+    if not len(values):
+        return None
+    at = min(int(quantile * len(values)), len(values) - 1)
+    return float(np.partition(values, at)[at])
+
+
+async def dialler(target: Target) -> "SocketDialler":
+    """What opens connections to `target`; its name is looked up once, not for each.
+
+    Raises:
+        UnavailableError: The name means no address.
+    """
+    server = target.server
+    if server.uds:
+        return SocketDialler(uds=server.uds)
+    parts = urlsplit(f"//{server.authority}")
+    host = parts.hostname or ""
+    port = parts.port or (_TLS_PORT if server.tls else _PORT)
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        msg = f"cannot connect to {server.authority}: {error.strerror or error}"
+        raise UnavailableError(msg, retry_after_s=None) from error
+    context = tls_context(target.manner.trust) if server.tls else None
+    if context is True:
+        context = ssl.create_default_context()
+    return SocketDialler(
+        addresses=[str(info[4][0]) for info in found],
+        port=port,
+        context=context or None,
+        server_name=target.manner.trust.server_name or host,
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class SocketDialler:
+    """Opens connections to the first address that takes one."""
+
+    uds: str = ""
+    addresses: Sequence[str] = ()
+    port: int = 0
+    context: ssl.SSLContext | None = None
+    server_name: str = ""
+
+    async def connect(self, make: Callable[[], Connection]) -> Connection:
+        """See `Dialler`."""
+        loop = asyncio.get_running_loop()
+        if self.uds:
+            _, connection = await loop.create_unix_connection(make, self.uds)
+            return connection
+        failure: OSError | None = None
+        for address in self.addresses:
+            try:
+                _, connection = await loop.create_connection(
+                    make,
+                    address,
+                    self.port,
+                    ssl=self.context,
+                    server_hostname=self.server_name if self.context else None,
+                )
+            except OSError as error:
+                failure = failure or error
+            else:
+                self.addresses = [address]
+                return connection
+        raise cast("OSError", failure)

@@ -1,0 +1,249 @@
+"""Where does load go? A URL taken apart, and what is asked there before the run."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from headrace.client.answers import ModelMetadata, signature_from
+from headrace.client.conversation import Exchange, Send
+from headrace.client.credentials import Manner, Trust, manner
+from headrace.client.http_transport import BlockingHttpTransport, HttpMessage, HttpReply
+from headrace.client.http_wire import HttpWire, decode_infer
+from headrace.client.target import Target as Server
+from headrace.client.target import parse_target
+from headrace.core import (
+    InvalidArgumentError,
+    ModelSignature,
+    NotFoundError,
+    UnsupportedError,
+)
+from headrace.load.messages import http_request
+
+_MODEL_PATH: Final = re.compile(
+    r"(?P<before>.*?)/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/infer)?/?"
+)
+_SHOWN: Final = 8
+_OK: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A model on a server, and what it is asked.
+
+    Attributes:
+        url: As it was given, for people to read.
+        server: Its address.
+        model: The model's name; empty until it is known.
+        version: By number; empty leaves the choice to the server.
+        manner: What is sent with every request, and what TLS is made with.
+        headers: Sent besides, by lower-case name.
+        requests: Whole HTTP requests, sent in turn.
+    """
+
+    url: str
+    server: Server
+    model: str
+    version: str = ""
+    manner: Manner = field(default_factory=Manner)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    requests: tuple[bytes, ...] = field(default=(), repr=False)
+
+    @property
+    def path(self) -> str:
+        """Where infer requests go."""
+        return f"{_prefix(self.server)}{_model_path(self.model, self.version)}/infer"
+
+    def with_messages(self, messages: list[tuple[dict[str, str], bytes]]) -> "Target":
+        """The same with requests of these headers and bodies."""
+        secret = self.manner.credentials.headers
+        requests = tuple(
+            http_request(
+                self.path,
+                self.server.authority,
+                headers | dict(self.manner.headers) | dict(self.headers) | dict(secret),
+                body,
+            )
+            for headers, body in messages
+        )
+        return replace(self, requests=requests)
+
+
+def parse_url(url: str, *, model: str = "", version: str = "") -> tuple[Server, str, str]:
+    """The server, the model and the version that `url` means, with what was said besides.
+
+    Raises:
+        InvalidArgumentError: It is no URL of a V2 server, or names another model.
+    """
+    base, found = url, None
+    if not url.startswith("unix:"):
+        full = url if "://" in url else f"http://{url}"
+        try:
+            parts = urlsplit(full)
+        except ValueError as error:
+            msg = f"'{url}' is no URL: {error}"
+            raise InvalidArgumentError(msg) from None
+        if parts.query or parts.fragment:
+            msg = f"'{url}' has a query or a fragment; a V2 server takes neither"
+            raise InvalidArgumentError(msg)
+        found = _MODEL_PATH.fullmatch(parts.path)
+        if found is not None:
+            base = parts._replace(path=found["before"]).geturl()
+    server = parse_target(base)
+    if server.protocol != "http":
+        msg = f"'{url}': load is sent by HTTP; use http://, https:// or unix:/PATH"
+        raise InvalidArgumentError(msg)
+    named = unquote(found["model"]) if found else ""
+    numbered = unquote(found["version"] or "") if found else ""
+    if model and named and model != named:
+        msg = f"the URL names the model '{named}', --model '{model}'"
+        raise InvalidArgumentError(msg)
+    return server, _checked(model or named), _checked(version or numbered)
+
+
+def _checked(name: str) -> str:
+    if any(letter in "/?#%\\" or not letter.isprintable() or letter == " " for letter in name):
+        msg = f"{name!r} cannot be a model's name or version in a URL"
+        raise InvalidArgumentError(msg)
+    return name
+
+
+def open_target(
+    url: str,
+    *,
+    model: str = "",
+    version: str = "",
+    headers: Mapping[str, str] | None = None,
+    api_key: str | None = None,
+    token: str | None = None,
+    trust: Trust | None = None,
+    allow_insecure: bool = False,
+) -> Target:
+    """The target at `url`, without requests; nothing is sent yet.
+
+    Args:
+        url: `http[s]://HOST:PORT`, that with `/v2/models/NAME[/versions/V][/infer]`, or
+            `unix:/PATH`.
+        model: Where the URL names none; empty for the only one that the server has.
+        headers: Sent with every request, by lower-case name.
+
+    Raises:
+        InvalidArgumentError: The URL is none, or credentials would travel unencrypted.
+    """
+    server, name, number = parse_url(url, model=model, version=version)
+    others = dict(headers or {})
+    made = manner(
+        server,
+        headers=others,
+        api_key=api_key,
+        token=token,
+        trust=trust or Trust(),
+        allow_insecure=allow_insecure,
+    )
+    return Target(url=url, server=server, model=name, version=number, manner=made)
+
+
+class Asker:
+    """Asks a target about itself, one question after the other. Close it."""
+
+    def __init__(self, target: Target, *, timeout_s: float = 10.0) -> None:
+        self._target = target
+        self._timeout_s = timeout_s
+        self._transport = BlockingHttpTransport(target.server, target.manner)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def only_model(self) -> str:
+        """The name of the only model that the server has.
+
+        Raises:
+            InvalidArgumentError: It has none, several, or does not tell.
+        """
+        reply = self._send(
+            HttpMessage(
+                method="POST",
+                path="/v2/repository/index",
+                headers={"content-type": "application/json"},
+                content=b'{"ready": true}',
+            )
+        )
+        names = _names(reply)
+        if names is None:
+            msg = "the server lists no models; name one with --model"
+            raise InvalidArgumentError(msg)
+        if len(names) != 1:
+            listed = ", ".join(f"'{name}'" for name in names[:_SHOWN])
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            has = f"the server has {listed}{more}" if names else "the server has no model ready"
+            msg = f"{has}; name one with --model"
+            raise InvalidArgumentError(msg)
+        return _checked(names[0])
+
+    def signature(self) -> ModelSignature:
+        """What the model takes and gives."""
+        model, version = self._target.model, self._target.version
+        metadata: ModelMetadata = self._read(HttpWire().metadata(model, version))
+        try:
+            config = self._read(HttpWire().config(model, version))
+        except (NotFoundError, UnsupportedError):
+            config = None  # an extension that other servers of the protocol lack
+        return _signature(metadata, config)
+
+    def try_out(self, messages: list[tuple[dict[str, str], bytes]]) -> None:
+        """Send some requests, and fail where the run would.
+
+        Raises:
+            HeadraceError: What the server says to one of them.
+        """
+        path = f"{_model_path(self._target.model, self._target.version)}/infer"
+        for headers, body in messages[:_SHOWN]:
+            message = HttpMessage(method="POST", path=path, headers=headers, content=body)
+            decode_infer(self._send(message))
+
+    def _read(self, exchange: Exchange[Any]) -> Any:  # noqa: ANN401  # what the exchange reads
+        return exchange.read(self._send(exchange.message))
+
+    def _send(self, message: HttpMessage) -> HttpReply:
+        return self._transport.send(Send(message, self._timeout_s))
+
+
+def _signature(metadata: ModelMetadata, config: dict[str, Any] | None) -> ModelSignature:
+    try:
+        signature = signature_from(metadata, config)
+    except ValueError as error:
+        msg = f"the model's metadata names a datatype that the protocol does not have: {error}"
+        raise InvalidArgumentError(msg) from None
+    if not signature.inputs:
+        msg = f"the server says that '{metadata.name}' takes no inputs"
+        raise InvalidArgumentError(msg)
+    return signature
+
+
+class _Entry(msgspec.Struct):
+    name: str
+    state: str = ""
+
+
+def _names(reply: HttpReply) -> list[str] | None:
+    """The models in a repository index; None if it is none."""
+    if reply.status != _OK:
+        return None
+    try:
+        entries = msgspec.json.decode(reply.body, type=list[_Entry])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    ready = [entry.name for entry in entries if entry.state in {"", "READY"}]
+    return list(dict.fromkeys(ready))
+
+
+def _prefix(server: Server) -> str:
+    return urlsplit(server.base_url).path
+
+
+def _model_path(model: str, version: str) -> str:
+    return f"/v2/models/{model}/versions/{version}" if version else f"/v2/models/{model}"
