@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from headrace.cli.top_view import latency_text
 from headrace.load import Interval, Judgement, LoadPlan, LoadResult, Target, Verdict
+from headrace.load.slo import rounded_up
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -113,7 +114,7 @@ def _bounds(interval: Interval) -> str:
 def _needed(interval: Interval) -> str:
     if interval.is_known or not interval.needed:
         return ""
-    return f"an interval takes about {interval.needed:,} requests"
+    return f"an interval takes about {rounded_up(interval.needed):,} requests"
 
 
 def _judgement_cells(judgement: Judgement) -> "tuple[Text | str, ...]":

@@ -45,6 +45,7 @@ class Connection(asyncio.Protocol):
         "_has_length",
         "_head_length",
         "_headers_done",
+        "_max_answer_bytes",
         "_parser",
         "_parts",
         "_pool",
@@ -54,8 +55,9 @@ class Connection(asyncio.Protocol):
         "number",
     )
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, *, max_answer_bytes: int = MAX_ANSWER_BYTES) -> None:
         self._pool = pool
+        self._max_answer_bytes = max_answer_bytes
         self.number = NOBODY
         self.is_open = True
         self._reset()
@@ -134,7 +136,7 @@ class Connection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         """A part of the body; most come in one."""
         self._size += len(data)
-        if self._size > MAX_ANSWER_BYTES:
+        if self._size > self._max_answer_bytes:
             self._fail(TOO_LARGE)
         elif not self._body:
             self._body = data

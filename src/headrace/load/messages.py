@@ -68,7 +68,7 @@ def parse_headers(texts: Sequence[str]) -> dict[str, str]:
     headers = {}
     for text in texts:
         name, separator, value = text.partition(":")
-        name, value = name.strip().lower(), value.strip()
+        name, value = name.strip(" \t").lower(), value.strip(" \t")
         if not separator or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
             msg = "a header is written NAME: VALUE, without line ends"
             raise InvalidArgumentError(msg)

@@ -110,11 +110,11 @@ def judge(
     if is_below or measured.value == objective.limit == 0:
         return judged(Verdict.UNKNOWN, shortfall) if shortfall else judged(Verdict.MET)
     if measured.needed:
-        return judged(Verdict.UNKNOWN, f"it takes about {_rounded(measured.needed):,} requests")
+        return judged(Verdict.UNKNOWN, f"it takes about {rounded_up(measured.needed):,} requests")
     return judged(Verdict.UNKNOWN, "the limit lies within the interval: measure longer")
 
 
-def _rounded(count: int) -> int:
+def rounded_up(count: int) -> int:
     """`count` rounded up to two digits."""
     step: int = 10 ** max(len(str(count)) - 2, 0)
     return -(-count // step) * step

@@ -1,0 +1,154 @@
+import numpy as np
+import pytest
+
+from headrace.load.plan import LoadPlan
+from headrace.load.record import LEFT_OUT, NOT_SENT, SUCCEEDED, Record, Sample
+from headrace.load.slo import Verdict, parse_objectives
+from headrace.load.summary import summarize
+
+PLAN = LoadPlan(rate_per_s=100.0, seconds=10.0, warm_up_s=2.0)
+COUNT = 1200
+
+
+def run(latency_s: float = 0.01, lag_s: float = 0.0) -> Record:
+    """A run of `PLAN` in which each answer took as long."""
+    record = Record.of(np.arange(COUNT) / 100)
+    for i, intended in enumerate(record.intended):
+        record.handled[i] = intended + lag_s + 1e-9
+        record.done[i] = intended + latency_s
+        record.code[i] = SUCCEEDED
+    return record
+
+
+def fail(record: Record, numbers: range, kind: str) -> None:
+    for i in numbers:
+        record.code[i] = record.code_of(kind)
+
+
+def test_figures_are_of_what_was_due_after_the_warm_up() -> None:
+    record = run()
+    for i in range(200):
+        record.done[i] += 1.0  # slow while it warmed up
+
+    result = summarize(record.sample(), PLAN)
+
+    assert result.requests == 1000
+    assert result.seconds == 10
+    assert result.latency_s[0.999] is not None
+    assert result.latency_s[0.999].value == pytest.approx(0.01)
+    assert result.failed == 0
+    assert result.verdict is None
+
+
+def test_what_comes_too_late_is_not_achieved_in_time() -> None:
+    result = summarize(run(latency_s=5.0).sample(), PLAN)
+
+    assert result.requests == 1000
+    assert result.achieved_per_s == pytest.approx(70.0)  # those due in 7 of 10 s
+
+
+def test_failures_are_counted_by_kind_and_are_no_fast_successes() -> None:
+    record = run()
+    fail(record, range(300, 400), "http_503")
+    fail(record, range(600, 620), "timeout")
+
+    result = summarize(record.sample(), PLAN, objectives=parse_objectives("p99=20ms,error=50%"))
+
+    assert list(result.errors.items()) == [("http_503", 100), ("timeout", 20)]
+    assert result.failed == 120
+    assert result.error_ratio is not None
+    assert result.error_ratio.value == pytest.approx(0.12)
+    assert result.latency_s[0.99] is not None
+    assert result.latency_s[0.99].value == pytest.approx(0.01)
+    assert result.latency_of_all_s[0.99] is not None
+    assert result.latency_of_all_s[0.99].value == np.inf
+    assert result.judgements[0].verdict is not Verdict.MET
+    assert result.judgements[1].verdict is Verdict.MET
+
+
+def test_the_worst_objective_is_the_verdict() -> None:
+    def verdict(objectives: str) -> Verdict | None:
+        return summarize(run().sample(), PLAN, objectives=parse_objectives(objectives)).verdict
+
+    assert verdict("p50=20ms,p99=30ms") is Verdict.MET
+    assert verdict("p50=20ms,p99.9=30ms") is Verdict.UNKNOWN
+    assert verdict("p50=2ms,p99.9=30ms") is Verdict.MISSED
+
+
+def test_a_lag_that_is_a_good_part_of_the_latency_is_told() -> None:
+    late = summarize(run(latency_s=0.01, lag_s=0.005).sample(), PLAN)
+    punctual = summarize(run(latency_s=0.01, lag_s=0.0005).sample(), PLAN)
+
+    assert late.lag is not None
+    assert late.lag.p99_s == pytest.approx(0.005, rel=1e-3)
+    assert late.lag.share_p50 == pytest.approx(0.5, rel=1e-3)
+    assert "50% of the p50 is its own lag" in late.limited_by
+    assert punctual.limited_by == ""
+
+
+def test_a_server_is_not_blamed_for_a_late_generator() -> None:
+    result = summarize(
+        run(latency_s=0.01, lag_s=0.008).sample(), PLAN, objectives=parse_objectives("p50=5ms")
+    )
+
+    assert result.verdict is Verdict.UNKNOWN
+
+
+def test_requests_that_were_never_sent_are_no_errors_but_end_all_verdicts() -> None:
+    record = run()
+    for i in range(1000, COUNT):
+        record.code[i], record.handled[i], record.done[i] = NOT_SENT, 0.0, 0.0
+
+    result = summarize(record.sample(), PLAN, objectives=parse_objectives("p50=1s"))
+
+    assert (result.requests, result.not_sent, result.failed) == (800, 200, 0)
+    assert "200 of 1,000 requests were never sent" in result.limited_by
+    assert result.verdict is Verdict.UNKNOWN
+
+
+def test_a_run_that_was_ended_by_hand_counts_until_then() -> None:
+    record = run()
+    for i in range(690, COUNT):
+        record.code[i] = LEFT_OUT
+
+    result = summarize(record.sample(), PLAN, stopped_at_s=7.0)
+
+    assert result.interrupted
+    assert result.seconds == 5
+    assert (result.requests, result.left_out) == (490, 10)
+    assert result.achieved_per_s == pytest.approx(98.0, abs=0.5)
+
+
+@pytest.mark.parametrize("stopped_at_s", [0.0, 1.0, 2.0])
+def test_a_run_that_ended_while_it_warmed_up_has_no_figures(stopped_at_s: float) -> None:
+    result = summarize(
+        run().sample(), PLAN, stopped_at_s=stopped_at_s, objectives=parse_objectives("p50=1s")
+    )
+
+    assert (result.requests, result.achieved_per_s, result.lag) == (0, 0.0, None)
+    assert result.latency_s[0.5] is None
+    assert result.error_ratio is None
+    assert result.verdict is Verdict.UNKNOWN
+
+
+def test_nothing_but_failures_has_no_latency() -> None:
+    record = run()
+    fail(record, range(COUNT), "refused")
+
+    result = summarize(record.sample(), PLAN, objectives=parse_objectives("p50=1s,error=1%"))
+
+    assert result.latency_s[0.5] is None
+    assert result.achieved_per_s == 0
+    assert [judged.verdict for judged in result.judgements] == [Verdict.MISSED, Verdict.MISSED]
+
+
+def test_an_empty_run_is_no_error() -> None:
+    empty = Sample(
+        intended=np.empty(0),
+        handled=np.empty(0),
+        done=np.empty(0),
+        code=np.empty(0, np.int16),
+        kinds=("ok",),
+    )
+
+    assert summarize(empty, PLAN).requests == 0
