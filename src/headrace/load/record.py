@@ -108,6 +108,11 @@ class Sample:
         return np.where(self.succeeded, self.done - self.intended, np.inf)
 
     @property
+    def latency_from_sent_s(self) -> Floats:
+        """The same without the generator's lag: from when the request was taken up."""
+        return np.where(self.succeeded, self.done - self.handled, np.inf)
+
+    @property
     def lag_s(self) -> Floats:
         """How late the generator was; of what was not sent it is not known, and left out."""
         taken = self.handled > 0

@@ -87,15 +87,19 @@ def _error_objective(text: str, number: float, unit: str) -> Objective:
 
 
 def judge(
-    objective: Objective, measured: Interval | None, *, doubt: str = "", shortfall: str = ""
+    objective: Objective,
+    measured: Interval | None,
+    *,
+    from_sent: Interval | None = None,
+    shortfall: str = "",
 ) -> Judgement:
     """What an interval says about a bound.
 
     A limit of no errors at all is met by a run without one: no interval could prove it.
 
     Args:
-        doubt: Why the generator, not the server, may have been the limit; empty if it was not. What
-            it measured is then too slow rather than too fast, so that a bound may still be met.
+        from_sent: The same with the generator's lag taken off: a server has missed a bound only if
+            it missed this one too. None for what knows no lag.
         shortfall: Why less was sent than planned; then nothing is met.
     """
 
@@ -105,7 +109,9 @@ def judge(
     if measured is None:
         return judged(Verdict.UNKNOWN, "no request was measured")
     if measured.low is not None and measured.low > objective.limit:
-        return judged(Verdict.UNKNOWN, doubt) if doubt else judged(Verdict.MISSED)
+        if from_sent is None or (from_sent.low is not None and from_sent.low > objective.limit):
+            return judged(Verdict.MISSED)
+        return judged(Verdict.UNKNOWN, "only with the generator's own lag is it missed")
     is_below = measured.high is not None and measured.high <= objective.limit
     if is_below or measured.value == objective.limit == 0:
         return judged(Verdict.UNKNOWN, shortfall) if shortfall else judged(Verdict.MET)

@@ -115,7 +115,6 @@ def summarize(
     lag = _lag(measured)
     not_sent = int(np.count_nonzero(due.code == NOT_SENT))
     shortfall = _shortfall(not_sent, len(due))
-    doubt = shortfall or _doubt(lag)
     error_ratio = wilson_interval(~measured.succeeded)
     return LoadResult(
         plan=plan,
@@ -132,19 +131,24 @@ def summarize(
         connections=connections,
         waited=waited,
         interrupted=stopped_at_s is not None,
-        limited_by=doubt,
+        limited_by=shortfall or _doubt(lag),
         judgements=[
-            judge(
-                objective,
-                error_ratio
-                if objective.quantile is None
-                else quantile_interval(latency_s, objective.quantile),
-                doubt=doubt,
-                shortfall=shortfall,
-            )
-            for objective in objectives
+            _judged(objective, measured, error_ratio, shortfall) for objective in objectives
         ],
         sample=measured,
+    )
+
+
+def _judged(
+    objective: Objective, measured: Sample, error_ratio: Interval | None, shortfall: str
+) -> Judgement:
+    if objective.quantile is None:
+        return judge(objective, error_ratio, shortfall=shortfall)
+    return judge(
+        objective,
+        quantile_interval(measured.latency_s, objective.quantile),
+        from_sent=quantile_interval(measured.latency_from_sent_s, objective.quantile),
+        shortfall=shortfall,
     )
 
 
@@ -160,7 +164,7 @@ def _lag(sample: Sample) -> Lag | None:
     if not len(lag_s):
         return None
     good = sample.where(sample.succeeded)
-    from_intended, from_sent = good.latency_s, good.done - good.handled
+    from_intended, from_sent = good.latency_s, good.latency_from_sent_s
     return Lag(
         p50_s=float(np.quantile(lag_s, 0.5)),
         p99_s=float(np.quantile(lag_s, 0.99)),

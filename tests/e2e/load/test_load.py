@@ -192,7 +192,7 @@ def test_a_server_that_lists_no_models_asks_for_a_name(shell: Shell) -> None:
     assert "name one with --model" in done.stderr
 
 
-def test_a_unix_socket_is_a_server_too(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_unix_socket_is_a_server_too() -> None:
     with tempfile.TemporaryDirectory(prefix="hr-") as directory:
         folder = Path(directory)
         (folder / "mlp.onnx").write_bytes(models.mlp())

@@ -11,11 +11,12 @@ COUNT = 1200
 
 
 def run(latency_s: float = 0.01, lag_s: float = 0.0) -> Record:
-    """A run of `PLAN` in which each answer took as long."""
+    """A run of `PLAN` in which each answer took as long, to the microsecond."""
     record = Record.of(np.arange(COUNT) / 100)
+    jitter_s = np.random.default_rng(1).random(COUNT) * 1e-6
     for i, intended in enumerate(record.intended):
         record.handled[i] = intended + lag_s + 1e-9
-        record.done[i] = intended + latency_s
+        record.done[i] = intended + latency_s + jitter_s[i]
         record.code[i] = SUCCEEDED
     return record
 
@@ -35,7 +36,7 @@ def test_figures_are_of_what_was_due_after_the_warm_up() -> None:
     assert result.requests == 1000
     assert result.seconds == 10
     assert result.latency_s[0.999] is not None
-    assert result.latency_s[0.999].value == pytest.approx(0.01)
+    assert result.latency_s[0.999].value == pytest.approx(0.01, rel=1e-3)
     assert result.failed == 0
     assert result.verdict is None
 
@@ -59,7 +60,7 @@ def test_failures_are_counted_by_kind_and_are_no_fast_successes() -> None:
     assert result.error_ratio is not None
     assert result.error_ratio.value == pytest.approx(0.12)
     assert result.latency_s[0.99] is not None
-    assert result.latency_s[0.99].value == pytest.approx(0.01)
+    assert result.latency_s[0.99].value == pytest.approx(0.01, rel=1e-3)
     assert result.latency_of_all_s[0.99] is not None
     assert result.latency_of_all_s[0.99].value == np.inf
     assert result.judgements[0].verdict is not Verdict.MET
@@ -88,10 +89,12 @@ def test_a_lag_that_is_a_good_part_of_the_latency_is_told() -> None:
 
 def test_a_server_is_not_blamed_for_a_late_generator() -> None:
     result = summarize(
-        run(latency_s=0.01, lag_s=0.008).sample(), PLAN, objectives=parse_objectives("p50=5ms")
+        run(latency_s=0.01, lag_s=0.008).sample(),
+        PLAN,
+        objectives=parse_objectives("p50=5ms,p90=1ms"),
     )
 
-    assert result.verdict is Verdict.UNKNOWN
+    assert [judged.verdict for judged in result.judgements] == [Verdict.UNKNOWN, Verdict.MISSED]
 
 
 def test_requests_that_were_never_sent_are_no_errors_but_end_all_verdicts() -> None:
