@@ -25,6 +25,8 @@ _BATCHES: Final = {10: 2.262, 20: 2.093, 40: 2.023}
 _SMALLEST_BATCH: Final = 2
 _FEWEST: Final = 15
 """Of fewer effective requests nothing is said: the longest batches resemble each other too then."""
+_TAIL_REQUESTS: Final = 100
+"""A tail of at least so many requests tells by itself how alike they are."""
 _NORMAL_ABOVE: Final = 200.0
 """The variance above which a binomial is as good as normal."""
 
@@ -92,8 +94,9 @@ def quantile_interval(values: Floats, quantile: float) -> Interval | None:
     at = min(max(math.ceil(quantile * n) - 1, 0), n - 1)
     found = float(ranked[at])
     # A tail of few requests looks independent by chance just where it makes an interval possible,
-    # so the effect on a tail ten times as long counts too.
-    longer = float(ranked[max(math.ceil(max(1 - 10 * (1 - quantile), 0.5) * n) - 1, 0)])
+    # so the effect on a longer one counts too.
+    beyond = n - at
+    longer = float(ranked[max(n - min(max(beyond, _TAIL_REQUESTS), 10 * beyond), 0)])
     effect = max(design_effect(values >= found), design_effect(values >= longer))
     effective = n / effect
     above = tail_bounds(int(effective), 1 - quantile) if effective >= _FEWEST else None
