@@ -90,16 +90,19 @@ def judge(
     objective: Objective,
     measured: Interval | None,
     *,
-    from_sent: Interval | None = None,
+    slower: Interval | None = None,
     shortfall: str = "",
 ) -> Judgement:
     """What an interval says about a bound.
 
-    A limit of no errors at all is met by a run without one: no interval could prove it.
+    A latency is met if the interval of its quantile lies within the limit. It is missed if too many
+    requests were slower than the limit: that is certain also where latency grows all the time and
+    its quantile has no interval. A limit of no errors at all is met by a run without one: no
+    interval could prove it.
 
     Args:
-        from_sent: The same with the generator's lag taken off: a server has missed a bound only if
-            it missed this one too. None for what knows no lag.
+        slower: Of a latency, the share of requests beyond the limit with the generator's lag taken
+            off: a server that misses only with that has not missed.
         shortfall: Why less was sent than planned; then nothing is met.
     """
 
@@ -108,9 +111,14 @@ def judge(
 
     if measured is None:
         return judged(Verdict.UNKNOWN, "no request was measured")
-    if measured.low is not None and measured.low > objective.limit:
-        if from_sent is None or (from_sent.low is not None and from_sent.low > objective.limit):
-            return judged(Verdict.MISSED)
+    exceeds = measured.low is not None and measured.low > objective.limit
+    if objective.quantile is None or slower is None:
+        is_missed = exceeds
+    else:
+        is_missed = slower.low is not None and slower.low > 1 - objective.quantile
+    if is_missed:
+        return judged(Verdict.MISSED)
+    if exceeds:
         return judged(Verdict.UNKNOWN, "only with the generator's own lag is it missed")
     is_below = measured.high is not None and measured.high <= objective.limit
     if is_below or measured.value == objective.limit == 0:

@@ -147,7 +147,7 @@ def _judged(
     return judge(
         objective,
         quantile_interval(measured.latency_s, objective.quantile),
-        from_sent=quantile_interval(measured.latency_from_sent_s, objective.quantile),
+        slower=wilson_interval(measured.latency_from_sent_s > objective.limit),
         shortfall=shortfall,
     )
 

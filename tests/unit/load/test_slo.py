@@ -87,9 +87,9 @@ def test_what_is_missing_is_told_in_round_numbers() -> None:
 def test_a_late_generator_accuses_no_server_but_may_acquit_it() -> None:
     slow, fast = measured(0.03, 0.025, 0.04), measured(0.01, 0.008, 0.015)
 
-    assert judge(P99, slow, from_sent=slow).verdict is Verdict.MISSED
-    assert judge(P99, fast, from_sent=fast).verdict is Verdict.MET
-    late = judge(P99, slow, from_sent=fast)
+    assert judge(P99, slow, slower=measured(0.04, 0.03, 0.05)).verdict is Verdict.MISSED
+    assert judge(P99, fast, slower=measured(0.001, 0.0, 0.004)).verdict is Verdict.MET
+    late = judge(P99, slow, slower=measured(0.012, 0.008, 0.02))
     assert late.verdict is Verdict.UNKNOWN
     assert late.reason == "only with the generator's own lag is it missed"
 

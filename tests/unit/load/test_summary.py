@@ -97,6 +97,18 @@ def test_a_server_is_not_blamed_for_a_late_generator() -> None:
     assert [judged.verdict for judged in result.judgements] == [Verdict.UNKNOWN, Verdict.MISSED]
 
 
+def test_an_overload_that_grows_all_the_time_is_missed_without_an_interval() -> None:
+    record = run()
+    for i, intended in enumerate(record.intended):
+        record.done[i] = intended + 0.1 + intended / 2
+
+    result = summarize(record.sample(), PLAN, objectives=parse_objectives("p95=50ms"))
+
+    assert result.latency_s[0.5] is not None
+    assert not result.latency_s[0.5].is_known
+    assert result.verdict is Verdict.MISSED
+
+
 def test_requests_that_were_never_sent_are_no_errors_but_end_all_verdicts() -> None:
     record = run()
     for i in range(1000, COUNT):
