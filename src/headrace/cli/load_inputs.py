@@ -49,10 +49,10 @@ def ready_target(target: Target, given: Given) -> tuple[Target, str]:
     Raises:
         HeadraceError: The server cannot be reached, has no such model, or refuses the requests.
     """
-    with _asking(target) as asker:
+    with Asker(target) as asker:
         if not target.model:
             target = replace(target, model=asker.only_model())
-    with _asking(target) as asker:
+    with Asker(target) as asker:
         requests = list(tensors_of(asker.signature(), given, target.model))
         make = binary_message if given.binary else json_message
         messages, total = [], 0
@@ -109,19 +109,6 @@ def _in_rows(tensors: Tensors, rows: int) -> Iterator[Tensors]:
     count = min(len(array) for array in tensors.values())
     for begin in range(0, max(count - rows, 0) + 1, rows):
         yield {name: array[begin : begin + rows] for name, array in tensors.items()}
-
-
-class _asking:  # noqa: N801  # a context manager that reads as a word
-    """An `Asker` that is closed at the end."""
-
-    def __init__(self, target: Target) -> None:
-        self._asker = Asker(target)
-
-    def __enter__(self) -> Asker:
-        return self._asker
-
-    def __exit__(self, *_: object) -> None:
-        self._asker.close()
 
 
 def _words(

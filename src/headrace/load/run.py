@@ -1,22 +1,17 @@
-"""Carries out a plan: the one place of this package that opens sockets."""
+"""Carries out a plan, from the first intended time to the figures."""
 
 import asyncio
 import signal
-import socket
-import ssl
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, cast
-from urllib.parse import urlsplit
+from typing import Final
 
 import numpy as np
 import uvloop
 
-from headrace.client.credentials import tls_context
-from headrace.core import UnavailableError
-from headrace.load.connection import Connection
+from headrace.load.dialling import dialler
 from headrace.load.generator import Generator
 from headrace.load.plan import LoadPlan, check_plan, intended_times
 from headrace.load.record import PENDING, SUCCEEDED, Record
@@ -24,8 +19,6 @@ from headrace.load.slo import Objective
 from headrace.load.summary import LoadResult, summarize
 from headrace.load.target import Target
 
-_TLS_PORT: Final = 443
-_PORT: Final = 80
 _SHOWN: Final = 20_000
 """Of the last second, at most so many requests are looked at while others are due."""
 
@@ -178,66 +171,3 @@ def _quantile(values: np.ndarray, quantile: float) -> float | None:
         return None
     at = min(int(quantile * len(values)), len(values) - 1)
     return float(np.partition(values, at)[at])
-
-
-async def dialler(target: Target) -> "SocketDialler":
-    """What opens connections to `target`; its name is looked up once, not for each.
-
-    Raises:
-        UnavailableError: The name means no address.
-    """
-    server = target.server
-    if server.uds:
-        return SocketDialler(uds=server.uds)
-    parts = urlsplit(f"//{server.authority}")
-    host = parts.hostname or ""
-    port = parts.port or (_TLS_PORT if server.tls else _PORT)
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        msg = f"cannot connect to {server.authority}: {error.strerror or error}"
-        raise UnavailableError(msg, retry_after_s=None) from error
-    context = tls_context(target.manner.trust) if server.tls else None
-    if context is True:
-        context = ssl.create_default_context()
-    return SocketDialler(
-        addresses=[str(info[4][0]) for info in found],
-        port=port,
-        context=context or None,
-        server_name=target.manner.trust.server_name or host,
-    )
-
-
-@dataclass(slots=True, kw_only=True)
-class SocketDialler:
-    """Opens connections to the first address that takes one."""
-
-    uds: str = ""
-    addresses: Sequence[str] = ()
-    port: int = 0
-    context: ssl.SSLContext | None = None
-    server_name: str = ""
-
-    async def connect(self, make: Callable[[], Connection]) -> Connection:
-        """See `Dialler`."""
-        loop = asyncio.get_running_loop()
-        if self.uds:
-            _, connection = await loop.create_unix_connection(make, self.uds)
-            return connection
-        failure: OSError | None = None
-        for address in self.addresses:
-            try:
-                _, connection = await loop.create_connection(
-                    make,
-                    address,
-                    self.port,
-                    ssl=self.context,
-                    server_hostname=self.server_name if self.context else None,
-                )
-            except OSError as error:
-                failure = failure or error
-            else:
-                self.addresses = [address]
-                return connection
-        raise cast("OSError", failure)

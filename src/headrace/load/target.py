@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -147,7 +147,7 @@ def open_target(
 
 
 class Asker:
-    """Asks a target about itself, one question after the other. Close it."""
+    """Asks a target about itself, one question after the other. Close it, or use it in a `with`."""
 
     def __init__(self, target: Target, *, timeout_s: float = 10.0) -> None:
         self._target = target
@@ -157,6 +157,12 @@ class Asker:
     def close(self) -> None:
         """Close the connections."""
         self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def only_model(self) -> str:
         """The name of the only model that the server has.

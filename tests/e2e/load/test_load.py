@@ -199,9 +199,8 @@ def test_a_unix_socket_is_a_server_too() -> None:
         sock = folder / "m.sock"
         with running(folder, folder / "mlp.onnx", uds=str(sock)):
             target = open_target(f"unix:{sock}", model="m")
-            asker = Asker(target)
-            inputs = example_inputs(asker.signature())
-            asker.close()
+            with Asker(target) as asker:
+                inputs = example_inputs(asker.signature())
             ready = target.with_messages([json_message("m", "", inputs)])
             result = run_load(LoadPlan(rate_per_s=100, seconds=1, warm_up_s=0), ready)
 
