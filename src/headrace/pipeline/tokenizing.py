@@ -48,11 +48,10 @@ class TokenizerStep:
             batched=True,
         )
         self._dtype = datatype.dtype
-        padding = tokenizer.padding or {}
+        self._pad_id = pad_id(tokenizer)
+        self._pad_type = int((tokenizer.padding or {}).get("pad_type_id", 0))
         tokenizer.enable_truncation(max_length)
         tokenizer.no_padding()  # rows are padded here, without a list of lists in between
-        self._pad_id = int(padding.get("pad_id", _pad_id(tokenizer)))
-        self._pad_type = int(padding.get("pad_type_id", 0))
         self._tokenizer = tokenizer
 
     @classmethod
@@ -63,21 +62,8 @@ class TokenizerStep:
             FailedPreconditionError: The library is not installed.
             UnsupportedModelError: The file is none.
         """
-        # One thread: batches run beside each other already, one for each core.
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        try:
-            from tokenizers import Tokenizer  # noqa: PLC0415  # an extra
-        except ImportError as error:
-            raise FailedPreconditionError(_NEEDED) from error
-        if path.stat().st_size > MAX_FILE_BYTES:
-            msg = f"{path}: is larger than {MAX_FILE_BYTES} bytes"
-            raise UnsupportedModelError(msg)
-        try:
-            made = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-            return cls(made, max_length=max_length, datatype=datatype)
-        except Exception as error:  # the library raises bare ones
-            msg = f"{path}: is no tokenizer.json that can be read: {str(error)[:300]}"
-            raise UnsupportedModelError(msg) from error
+        tokenizer = open_tokenizer(path, max_length=max_length)
+        return cls(tokenizer, max_length=max_length, datatype=datatype)
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
         """Tokenize one batch."""
@@ -106,7 +92,33 @@ class TokenizerStep:
         return made
 
 
-def _pad_id(tokenizer: "Tokenizer") -> int:
-    """What such tokenizers call their padding."""
+def open_tokenizer(path: Path, *, max_length: int) -> "Tokenizer":
+    """What a `tokenizer.json` describes, cutting texts to `max_length` tokens.
+
+    Raises:
+        FailedPreconditionError: The library is not installed.
+        UnsupportedModelError: The file is none.
+    """
+    # One thread: batches run beside each other already, one for each core.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        from tokenizers import Tokenizer  # noqa: PLC0415  # an extra
+    except ImportError as error:
+        raise FailedPreconditionError(_NEEDED) from error
+    if path.stat().st_size > MAX_FILE_BYTES:
+        msg = f"{path}: is larger than {MAX_FILE_BYTES} bytes"
+        raise UnsupportedModelError(msg)
+    try:
+        made = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        made.enable_truncation(max_length)
+    except Exception as error:  # the library raises bare ones
+        msg = f"{path}: is no tokenizer.json that can be read: {str(error)[:300]}"
+        raise UnsupportedModelError(msg) from error
+    return made
+
+
+def pad_id(tokenizer: "Tokenizer") -> int:
+    """The token that fills a row: the tokenizer's own, or what such ones call it."""
     found = (tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>", "<|endoftext|>"))
-    return next((number for number in found if number is not None), 0)
+    usual = next((number for number in found if number is not None), 0)
+    return int((tokenizer.padding or {}).get("pad_id", usual))
