@@ -1,0 +1,147 @@
+"""What is a model judged on? Requests of one row each, with what they should be answered, if known.
+
+Rows of different lengths stay apart: padding would be part of what is measured.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, overload
+
+import numpy as np
+
+from headrace.core import Array, InvalidArgumentError, Tensors
+
+ORDER_SEED: Final = 20_261_124
+"""Of the order in which examples are asked: part of them is then a fair sample of all."""
+
+
+class StackedRows(Sequence[Tensors]):
+    """Rows of arrays `[n, ...]` as requests, cut out when they are asked for.
+
+    `has_batch_axis`: whether a request keeps axis 0, of size 1.
+    """
+
+    def __init__(self, arrays: Mapping[str, Array], *, has_batch_axis: bool) -> None:
+        self._arrays = dict(arrays)
+        self._has_batch_axis = has_batch_axis
+        self._rows = len(next(iter(arrays.values())))
+
+    def __len__(self) -> int:
+        return self._rows
+
+    @overload
+    def __getitem__(self, index: int) -> Tensors: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Tensors]: ...
+    def __getitem__(self, index: int | slice) -> Tensors | Sequence[Tensors]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        row = range(self._rows)[index]
+        if self._has_batch_axis:
+            return {name: array[row : row + 1] for name, array in self._arrays.items()}
+        return {name: array[row, ...] for name, array in self._arrays.items()}
+
+
+class ChosenRows(Sequence[Tensors]):
+    """Some of other rows, in an order of their own."""
+
+    def __init__(self, rows: Sequence[Tensors], indices: Array) -> None:
+        self._rows = rows
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensors: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Tensors]: ...
+    def __getitem__(self, index: int | slice) -> Tensors | Sequence[Tensors]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._rows[int(self._indices[index])]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """Requests that a model is judged on.
+
+    `inputs`: one request of one row each; axis 0 is 1 where the model is `batched`. `labels`: what
+    each should be answered: int64 for classes, float64 for values, `[n]`; None where nobody knows.
+    `names`: of the classes, by number, where the labels were texts. `notes`: for people, what a
+    reader took for what where that was not certain.
+    """
+
+    inputs: Sequence[Tensors]
+    labels: Array | None = None
+    names: tuple[str, ...] = ()
+    batched: bool = True
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and self.labels.shape != (len(self.inputs),):
+            msg = f"{len(self.inputs)} examples have labels of shape {self.labels.shape}"
+            raise InvalidArgumentError(msg)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def subset(self, indices: Sequence[int] | Array) -> "Examples":
+        """Those at `indices`, in that order."""
+        chosen = np.asarray(indices, np.int64).reshape(-1)
+        labels = None if self.labels is None else self.labels[chosen]
+        return replace(self, inputs=ChosenRows(self.inputs, chosen), labels=labels)
+
+    def split(self, first: int, *, seed: int) -> tuple["Examples", "Examples"]:
+        """`first` of them, drawn at random, and the others; both in the order they have here."""
+        chosen = np.zeros(len(self), bool)
+        order = np.random.default_rng(seed).permutation(len(self))
+        chosen[order[: max(first, 0)]] = True
+        return self.subset(np.flatnonzero(chosen)), self.subset(np.flatnonzero(~chosen))
+
+    def sha256(self) -> str:
+        """Of inputs and labels, in their order: the same for the same content, however read."""
+        found = hashlib.sha256()
+        for request in self.inputs:
+            for name in sorted(request):
+                _add(found, name, request[name])
+        if self.labels is not None:
+            _add(found, "", self.labels)
+        found.update(repr(self.names).encode())
+        return found.hexdigest()
+
+
+def batches(examples: Examples, max_rows: int) -> Iterator[tuple[Array, Tensors]]:
+    """Requests of up to `max_rows` rows of equal shapes, with the examples' indices.
+
+    In an order without regard to length or label, the same one every time, so that those that come
+    first are a sample of all. An example of a model that is not batched comes alone.
+    """
+    order = np.random.default_rng(ORDER_SEED).permutation(len(examples))
+    groups: dict[tuple[tuple[str, tuple[int, ...]], ...], list[int]] = {}
+    for index in order.tolist():
+        request = examples.inputs[index]
+        shapes = tuple((name, array.shape) for name, array in request.items())
+        groups.setdefault(shapes, []).append(index)
+    rows = max(max_rows, 1) if examples.batched else 1
+    parts = [group[i : i + rows] for group in groups.values() for i in range(0, len(group), rows)]
+    for number in np.random.default_rng(ORDER_SEED).permutation(len(parts)).tolist():
+        part = parts[number]
+        yield np.array(part, np.int64), _together([examples.inputs[index] for index in part])
+
+
+def _together(requests: Sequence[Tensors]) -> Tensors:
+    if len(requests) == 1:
+        return dict(requests[0])
+    return {name: np.concatenate([one[name] for one in requests]) for name in requests[0]}
+
+
+def _add(found: "hashlib._Hash", name: str, array: Array) -> None:
+    found.update(f"{name!r} {array.dtype.str} {array.shape};".encode())
+    if array.dtype.kind != "O":
+        found.update(np.ascontiguousarray(array).tobytes())
+        return
+    for element in array.reshape(-1).tolist():
+        raw = element if isinstance(element, bytes) else str(element).encode()
+        found.update(len(raw).to_bytes(8, "little") + raw)

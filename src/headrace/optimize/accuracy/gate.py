@@ -1,0 +1,176 @@
+"""May a candidate be accepted, by labels? Decided on the examples that both models answered. Pure.
+
+A candidate is rejected if
+
+1. it fails, or answers with no finite number or in another shape, where the baseline does not;
+2. its loss is significant (p < 0.05): by the exact McNemar test for classes, by a paired bootstrap
+   for everything else;
+3. its loss, as it is, exceeds `max_loss`;
+4. there are too few labels to say so: neither does the one-sided bound of its loss stay below
+   `max_loss`, nor would a loss of `max_loss` have been found in four of five cases.
+
+What the fourth rule promises, and what it does not: "the bound is below" is the strict test of
+non-inferiority, and a candidate that changes nothing passes it from about 270 labels on (for one
+point). "It would have been seen, and was not" is weaker: a candidate whose true loss is exactly
+`max_loss` gets through it in one of five cases, one whose loss is half as large again in one of a
+hundred. A sceptic may ask for the bound alone, and finds it in the verdict (`loss_bound`, and a
+warning where it is above); but then a candidate with no loss at all would need four times the
+labels that its small number of changed answers calls for, and a user with 2,700 labels would be
+refused one that lost half a point that may be chance. The field's practice, rule 3 alone (MLPerf's
+99 % of the baseline), lets a loss of `max_loss` through in one of two cases.
+
+The second rule is strict on purpose: with very many labels it finds losses far below `max_loss`,
+and rejects them though they are proved to be within the limit (the reason says so). What passes
+has lost nothing that could be measured.
+
+Where all answers are the same and all numbers differ by rounding only, the candidate computes what
+the baseline does, and a lack of labels is a warning: nothing that labels could show is left.
+"""
+
+from dataclasses import replace
+from statistics import NormalDist
+from typing import Final
+
+import numpy as np
+
+from headrace.core import Array, InvalidArgumentError
+from headrace.optimize.accuracy.asking import Answers
+from headrace.optimize.accuracy.measuring import (
+    LEAST_RESAMPLED,
+    comparable,
+    flips,
+    measured,
+    why_broken,
+)
+from headrace.optimize.accuracy.metrics import MetricChoice
+from headrace.optimize.accuracy.paired import SIGNIFICANCE, is_refuted, needed_examples
+from headrace.optimize.accuracy.rounding import only_rounding
+from headrace.optimize.accuracy.scoring import Metric, bootstrap_losses
+from headrace.optimize.accuracy.verdict import Verdict, because, rejected, said_loss
+
+CONFIDENCE: Final = 0.95
+ALPHA: Final = 1e-3
+"""How often a candidate within `max_loss` may be given up before all examples are asked."""
+_LEAST_FOR_EARLY: Final = 100
+_LOOKS: Final = 16
+
+
+def judge(
+    base: Answers,
+    candidate: Answers,
+    labels: Array,
+    *,
+    metric: MetricChoice,
+    max_loss: float,
+    rng: np.random.Generator,
+    confidence: float = CONFIDENCE,
+) -> Verdict:
+    """Whether a candidate may be accepted, by the rules above.
+
+    Args:
+        base: The baseline's answers to the same examples.
+        labels: `[n]`.
+        max_loss: 0.01 for one point of accuracy, AUC or correlation, or for one per cent more of
+            an error, relative to the baseline's.
+        rng: Draws the resamples.
+
+    Raises:
+        InvalidArgumentError: Answers and labels do not match, or the limit is none.
+    """
+    if not 0 <= max_loss < 1:
+        raise InvalidArgumentError(f"a loss of {max_loss:g} cannot be the limit; give 0 to 1")
+    if not base.n == candidate.n == len(labels):
+        msg = f"{base.n} and {candidate.n} answers for {len(labels)} labels"
+        raise InvalidArgumentError(msg)
+    chosen = comparable(base, candidate, metric.output)
+    broken = why_broken(base, candidate, metric.output, chosen)
+    if broken:
+        return rejected(broken, metric.metric, n=len(chosen))
+    was, now = base.stacked(metric.output, chosen), candidate.stacked(metric.output, chosen)
+    assert was is not None  # else it was broken
+    assert now is not None
+    truth = labels[chosen].astype(np.float64)
+    found = measured(
+        truth, metric.read(was), metric.read(now), metric.metric, confidence=confidence, rng=rng
+    )
+    has_flips = found.metric is Metric.ACCURACY and found.agreement_ratio < 1.0
+    is_same = not has_flips and only_rounding(base, candidate)
+    verdict = _decided(found, max_loss, is_same=is_same)
+    if len(chosen) < base.n and candidate.stopped:
+        told = f"judged on {len(chosen):,} of {base.n:,} examples, as {candidate.stopped}"
+        return replace(verdict, warning="; ".join(filter(None, (verdict.warning, told))))
+    return verdict
+
+
+def is_hopeless(
+    base: Answers,
+    candidate: Answers,
+    labels: Array,
+    *,
+    metric: MetricChoice,
+    max_loss: float,
+    rng: np.random.Generator,
+) -> bool:
+    """Whether a candidate that answered only part of the examples may be given up.
+
+    For classes, fewer than one in 1,000 candidates whose loss is within `max_loss` ever is,
+    however often one looks: see `is_refuted`. For other metrics that holds about, for up to 16
+    looks from 100 examples on: each one takes a sixteenth of the risk (Bonferroni), and the loss
+    counts as normally distributed. A candidate that fails where the baseline does not is given up
+    at once.
+    """
+    chosen = comparable(base, candidate, metric.output)
+    if not len(chosen) and not candidate.failures:
+        return False
+    if why_broken(base, candidate, metric.output, chosen):
+        return True
+    was, now = base.stacked(metric.output, chosen), candidate.stacked(metric.output, chosen)
+    assert was is not None  # else it was broken
+    assert now is not None
+    truth, first, second = labels[chosen].astype(np.float64), metric.read(was), metric.read(now)
+    if metric.metric is Metric.ACCURACY:
+        lost, gained = flips(truth, first, second)
+        return is_refuted(lost, gained, len(chosen), max_loss=max_loss, alpha=ALPHA)
+    if len(chosen) < _LEAST_FOR_EARLY:
+        return False
+    losses = bootstrap_losses(metric.metric, truth, first, second, rng)
+    z = NormalDist().inv_cdf(1 - ALPHA / _LOOKS)
+    return bool(len(losses)) and float(losses.mean() - z * losses.std()) > max_loss
+
+
+def _decided(found: Verdict, max_loss: float, *, is_same: bool) -> Verdict:
+    """The rules 2 to 4, of what was measured."""
+    limit = said_loss(max_loss, found.metric)
+    if found.loss > 0 and found.p_value < SIGNIFICANCE:
+        within = f", though within {limit}" if found.loss_bound <= max_loss else ""
+        return because(found, f"it is worse, and not by chance{within}")
+    if found.loss > max_loss:
+        return because(found, f"it loses more than {limit}, if perhaps by chance")
+    is_bounded = found.loss_bound <= max_loss
+    would_be_seen = found.detectable_loss <= max_loss
+    has_enough = found.metric is Metric.ACCURACY or found.n >= LEAST_RESAMPLED
+    if has_enough and (is_bounded or would_be_seen):
+        passed = because(replace(found, passes=True), "no significant loss")
+        if is_bounded:
+            return passed
+        bound = said_loss(found.loss_bound, found.metric)
+        warning = f"its loss is below {bound} with 95 % confidence, not below {limit}"
+        return replace(passed, warning=warning)
+    needed = _needed(found, max_loss)
+    told = f"n = {found.n:,}, and a limit of {limit} needs "
+    told += f"about {needed:,}" if needed else "more than there can be"
+    if is_same:
+        passed = because(replace(found, passes=True, needed=needed), "the same answers")
+        warning = f"not enough labels to prove it ({told}); all numbers differ by rounding only"
+        return replace(passed, warning=warning)
+    return because(replace(found, needed=needed), f"not enough labels: {told}")
+
+
+def _needed(found: Verdict, max_loss: float) -> int | None:
+    if found.metric is Metric.ACCURACY:
+        changed = (found.lost + found.gained) / found.n
+        return needed_examples(changed, found.loss, max_loss)
+    if max_loss < found.detectable_loss * 1e-6:
+        return None
+    by_test = found.n * (found.detectable_loss / max_loss) ** 2 if max_loss else 0.0
+    return max(LEAST_RESAMPLED, int(np.ceil(by_test)))

@@ -1,0 +1,233 @@
+"""Lines of text to a table: CSV, and what is separated by tabs.
+
+A file is read a line at a time, and a sample of its rows is kept, so that a large one costs time
+but no memory. What cannot be read is told with its line.
+"""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+
+from headrace.core import InvalidArgumentError
+
+MAX_FILE_BYTES: Final = 4 << 30
+MAX_KEPT_BYTES: Final = 1 << 30
+MAX_LINE_BYTES: Final = 4 << 20
+MAX_EXAMPLES: Final = 100_000
+"""Of a larger file a sample of so many is drawn: more labels find no smaller loss that matters."""
+SEED: Final = 20_261_124
+_BOM: Final = b"\xef\xbb\xbf"
+_UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
+_LOOK_AHEAD: Final = 100
+_LABEL_AFTER_SPACE: Final = re.compile(r"^(.*\S)\s+([-+]?\d+(?:\.\d+)?)$", re.DOTALL)
+
+Cells = Sequence[object]
+IsHeader = Callable[[Sequence[str], Sequence[str]], bool]
+"""Whether the first row is names, told from the first two."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Some rows of a file.
+
+    `columns`: cells by name, texts as they stand where the format has no types; without names they
+    are called "1", "2" and so on. `lines`: where each row stands in the file, from 1. `rows`: how
+    many the file has.
+    """
+
+    path: Path
+    columns: dict[str, list[object]]
+    lines: Sequence[int]
+    rows: int
+    is_named: bool
+
+    def wrong(self, row: int, message: str) -> InvalidArgumentError:
+        """The error for a row that cannot be used."""
+        return InvalidArgumentError(f"{self.path}, line {self.lines[row]}: {message}")
+
+    def told(self) -> str:
+        """Its columns, for people."""
+        shown = 12
+        listed = list(self.columns)
+        names = ", ".join(repr(name) for name in listed[:shown])
+        more = f" and {len(listed) - shown} more" if len(listed) > shown else ""
+        return f"{'columns' if self.is_named else 'unnamed columns'} {names}{more}"
+
+
+class Sample:
+    """Keeps `limit` of the rows that come, each with equal chance; all where there are no more.
+
+    Algorithm R, Vitter 1985, "Random Sampling with a Reservoir".
+    """
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self.seen = 0
+        self._path = path
+        self._limit = limit
+        self._kept: list[tuple[int, Cells, int]] = []
+        self._bytes = 0
+        self._rng = np.random.default_rng(SEED)
+
+    def offer(self, line: int, cells: Cells, size_bytes: int) -> None:
+        """Keep a row, or not."""
+        self.seen += 1
+        place = len(self._kept)
+        if self.seen > self._limit:
+            place = int(self._rng.integers(self.seen))
+            if place >= self._limit:
+                return
+            self._bytes -= self._kept[place][2]
+        self._kept[place : place + 1] = [(line, cells, size_bytes)]
+        self._bytes += size_bytes
+        if self._bytes > MAX_KEPT_BYTES:
+            msg = (
+                f"{self._path}: {len(self._kept)} rows hold more than {MAX_KEPT_BYTES >> 20} MiB; "
+                "set a smaller limit of examples"
+            )
+            raise InvalidArgumentError(msg)
+
+    def table(self, names: Sequence[str], *, is_named: bool) -> Table:
+        """What was kept, in the file's order."""
+        if not self._kept:
+            msg = f"{self._path} holds no rows; each line is one example, with its label"
+            raise InvalidArgumentError(msg)
+        kept = sorted(self._kept, key=lambda row: row[0])
+        return Table(
+            path=self._path,
+            columns={name: [row[1][i] for row in kept] for i, name in enumerate(names)},
+            lines=[row[0] for row in kept],
+            rows=self.seen,
+            is_named=is_named,
+        )
+
+
+def check_size(path: Path) -> None:
+    """Refuse what is no file, or too large to be read in a minute.
+
+    Raises:
+        InvalidArgumentError: It is so.
+    """
+    if not path.is_file():
+        raise InvalidArgumentError(f"{path} is no file")
+    size = path.stat().st_size
+    if size == 0:
+        raise InvalidArgumentError(f"{path} is empty")
+    if size > MAX_FILE_BYTES:
+        msg = (
+            f"{path} has {size / 2**30:.1f} GiB, more than {MAX_FILE_BYTES >> 30} GiB; give a "
+            "sample of it: a few thousand examples are enough"
+        )
+        raise InvalidArgumentError(msg)
+
+
+def text_lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, str]]:
+    """Lines of UTF-8 text with their numbers, each with its end.
+
+    Raises:
+        InvalidArgumentError: One is too long, or not UTF-8.
+    """
+    number = 0
+    while raw := file.readline(MAX_LINE_BYTES):
+        number += 1
+        if number == 1:
+            if raw.startswith(_UTF16):
+                raise InvalidArgumentError(f"{path} is UTF-16; save it as UTF-8")
+            raw = raw.removeprefix(_BOM)
+        if len(raw) >= MAX_LINE_BYTES and not raw.endswith(b"\n"):
+            msg = f"{path}, line {number}: longer than {MAX_LINE_BYTES >> 20} MiB"
+            raise InvalidArgumentError(msg)
+        try:
+            yield number, raw.decode()
+        except UnicodeDecodeError as error:
+            msg = f"{path}, line {number}: not UTF-8 (byte {error.start}); save it as UTF-8"
+            raise InvalidArgumentError(msg) from None
+
+
+def read_separated(path: Path, *, limit: int, is_header: IsHeader) -> Table:
+    """A table of texts: `.csv` with quotes, every other one with tabs and none.
+
+    A line of a table with tabs and without names may have its last value, a number, after a space.
+
+    Raises:
+        InvalidArgumentError: It is none; the message names the line.
+    """
+    check_size(path)
+    with path.open("rb") as file:
+        lines = text_lines(file, path)
+        is_csv = path.suffix.lower() == ".csv"
+        rows = _csv_rows(lines, path) if is_csv else _tab_rows(lines)
+        ahead = list(islice(rows, _LOOK_AHEAD))
+        if not ahead:
+            raise InvalidArgumentError(f"{path} holds no rows")
+        second = ahead[1][1] if len(ahead) > 1 else []
+        is_named = is_header(ahead[0][1], second)
+        names = _names(ahead[0][1], path) if is_named else []
+        width = len(names) if is_named else _usual_width(ahead, has_tabs=not is_csv)
+        sample = Sample(path, limit)
+        for number, found in chain(ahead[is_named:], rows):
+            cells = found
+            if len(cells) == width - 1 and not is_csv and not is_named:
+                cells = _split_at_space(cells)
+            if len(cells) != width:
+                how = "comma" if is_csv else "tab"
+                msg = (
+                    f"{path}, line {number}: {len(cells)} values where there should be {width} "
+                    f"({how} separated); correct or remove the line"
+                )
+                raise InvalidArgumentError(msg)
+            sample.offer(number, cells, sum(map(len, cells)) + 64 * width)
+    names = names or [str(i) for i in range(1, width + 1)]
+    return sample.table(names, is_named=is_named)
+
+
+def _csv_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[tuple[int, list[str]]]:
+    numbered = iter(lines)
+    first = next(numbered, (1, ""))
+    at = [first[0]]
+
+    def plain() -> Iterator[str]:
+        for number, line in chain([first], numbered):
+            at[0] = number
+            yield line
+
+    separators = [mark for mark in ",;\t" if mark in first[1]] or [","]
+    try:
+        for cells in csv.reader(plain(), strict=True, delimiter=separators[0]):
+            if any(cell.strip() for cell in cells):
+                yield at[0], cells
+    except csv.Error as error:
+        msg = f"{path}, line {at[0]}: {error}; quote texts as CSV does, or use tabs (.tsv)"
+        raise InvalidArgumentError(msg) from None
+
+
+def _tab_rows(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
+    for number, line in lines:
+        if line.strip():
+            yield number, line.rstrip("\r\n").split("\t")
+
+
+def _usual_width(rows: Sequence[tuple[int, list[str]]], *, has_tabs: bool) -> int:
+    width = Counter(len(cells) for _, cells in rows).most_common(1)[0][0]
+    if width == 1 and has_tabs and all(len(_split_at_space(cells)) > 1 for _, cells in rows):
+        return 2
+    return width
+
+
+def _split_at_space(cells: list[str]) -> list[str]:
+    found = _LABEL_AFTER_SPACE.match(cells[-1].rstrip())
+    return [*cells[:-1], *found.groups()] if found else cells
+
+
+def _names(cells: Sequence[str], path: Path) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InvalidArgumentError(f"{path}: two columns are called {twice[0]!r}; rename one")
+    return names

@@ -1,0 +1,196 @@
+"""Answers that stay alike pass, those that do not are rejected, and cosines deceive nobody."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.core import Array, InvalidArgumentError
+from headrace.optimize.accuracy import Answers, Fidelity, measure_fidelity
+from headrace.optimize.accuracy.output_fidelity import tells_class
+from tests.unit.optimize.accuracy.answered import answered, logits
+
+RNG = np.random.default_rng(3)
+CLASSES: Array = RNG.integers(0, 2, 500)
+VECTORS: Array = RNG.normal(size=(500, 16)).astype(np.float32)
+
+
+def of_classes(changed: int, n: int = 500) -> Fidelity:
+    now = CLASSES[:n].copy()
+    now[:changed] = 1 - now[:changed]
+    return measure_fidelity(
+        answered({"logits": logits(CLASSES[:n])}), answered({"logits": logits(now, noise=0.1)})
+    )
+
+
+def of_vectors(want: Array, got: Array, **more: float) -> Fidelity:
+    return measure_fidelity(answered({"embedding": want}), answered({"embedding": got}), **more)
+
+
+@pytest.mark.parametrize(("changed", "passes"), [(0, True), (10, True), (11, False), (138, False)])
+def test_twice_the_allowed_loss_may_change(
+    changed: int,
+    passes: bool,  # noqa: FBT001  # a parameter
+) -> None:
+    found = of_classes(changed)
+
+    assert found.passes is passes
+    assert found.agreement_ratio == pytest.approx(1 - changed / 500)
+    assert "fidelity only" in found.reason
+
+
+def test_few_examples_prove_little() -> None:
+    found = of_classes(0, n=148)
+
+    assert not found.passes
+    assert found.reason.startswith("not enough examples: n = 148, and about 149 are needed")
+    assert of_classes(0, n=149).passes
+
+
+def test_rounding_passes_on_any_number_of_examples() -> None:
+    one, other = (answered({"logits": logits(CLASSES[:3], noise=e)}) for e in (0.0, 1e-4))
+
+    assert measure_fidelity(one, other).passes
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.sampled_from(["p", "embedding"]))
+def test_the_same_answers_agree_wholly(seed: int, n: int, name: str) -> None:
+    base = answered({name: np.random.default_rng(seed).normal(size=(n, 3))})
+
+    found = measure_fidelity(base, base)
+
+    assert found.passes
+    assert (found.agreement_ratio, found.error_ratio, found.largest_relative) == (1.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("error", "passes"), [(0.1, True), (0.13, True), (0.16, False)])
+def test_numbers_may_differ_by_a_part_of_their_spread(
+    error: float,
+    passes: bool,  # noqa: FBT001  # a parameter
+) -> None:
+    noise = RNG.normal(size=VECTORS.shape)
+
+    found = of_vectors(VECTORS, (VECTORS + error * noise).astype(np.float32))
+
+    assert found.passes is passes
+    assert found.error_ratio == pytest.approx(error, rel=0.05)
+    median, most_of_them, largest = found.outputs["embedding"].quantiles
+    assert median < most_of_them < largest
+
+
+def test_the_limit_is_where_correlations_lose_what_may_be_lost() -> None:
+    truth = RNG.normal(size=200_000)
+    error = np.sqrt(1 / 0.99**2 - 1)
+
+    loss = 1 - np.corrcoef(truth, truth + error * RNG.normal(size=truth.shape))[0, 1]
+
+    assert loss == pytest.approx(0.01, abs=5e-4)
+    assert of_vectors(VECTORS, VECTORS * 1.0, max_loss=0.01).passes
+
+
+def test_a_cosine_near_one_does_not_hide_that_all_answers_became_the_same() -> None:
+    shared = np.full((1, 16), 20.0, np.float32)
+    want, got = VECTORS + shared, np.repeat(shared, 500, axis=0)
+    cosine = (want * got).sum(axis=1) / np.linalg.norm(want, axis=1) / np.linalg.norm(got, axis=1)
+
+    found = of_vectors(want, got)
+
+    assert cosine.mean() > 0.99
+    assert not found.passes
+    assert found.error_ratio == pytest.approx(1.0, rel=0.05)
+
+
+def test_ragged_answers_are_compared_row_by_row() -> None:
+    rows = [RNG.normal(size=(length, 4)) for length in RNG.integers(1, 9, 60).tolist()]
+    base = answered({"hidden": np.zeros(60)})
+    object.__setattr__(base, "rows", {"hidden": rows})
+    other = answered({"hidden": np.zeros(60)})
+    object.__setattr__(other, "rows", {"hidden": [row + 0.5 for row in rows]})
+
+    found = measure_fidelity(base, other)
+
+    assert found.n == 60
+    assert found.error_ratio == pytest.approx(0.5, rel=0.15)
+    assert not found.passes
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_answer_that_is_no_number_rejects_at_once(bad: float) -> None:
+    got = VECTORS.copy()
+    got[7, 3] = bad
+
+    found = of_vectors(VECTORS, got)
+
+    assert not found.passes
+    assert "output 'embedding' answers with what is no finite number" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("got", "told"),
+    [
+        ({"embedding": VECTORS[:, :4]}, "is float32 [4] instead of float32 [16]"),
+        ({"embedding": VECTORS.astype(np.int64)}, "is int64 [16] instead of float32 [16]"),
+        ({"other": VECTORS}, "it answers nothing in output 'embedding'"),
+    ],
+)
+def test_other_shapes_and_outputs_reject_at_once(got: dict[str, Array], told: str) -> None:
+    found = measure_fidelity(answered({"embedding": VECTORS}), answered(got))
+
+    assert not found.passes
+    assert told in found.reason
+
+
+def test_failing_rejects_at_once() -> None:
+    base, broken = answered({"y": VECTORS}), answered({"y": VECTORS}, failures={0: "no kernel"})
+
+    assert "it fails on 1 examples that the baseline answers: no kernel" in (
+        measure_fidelity(base, broken).reason
+    )
+    nothing = Answers(n=500, rows={})
+    assert "answers nothing to compare with" in measure_fidelity(nothing, base).reason
+
+
+def test_classes_that_are_numbers_or_names_are_compared_as_they_stand() -> None:
+    names = np.array([b"no", b"yes"], np.object_)
+    now = CLASSES.copy()
+    now[:20] = 1 - now[:20]
+
+    found = measure_fidelity(
+        answered({"label": CLASSES, "name": names[CLASSES]}),
+        answered({"label": now, "name": names[now]}),
+    )
+
+    assert found.agreement_ratio == pytest.approx(0.96)
+    assert not found.passes
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "expected"),
+    [
+        ("logits", np.zeros(3), True),
+        ("output", np.array([3.0, -1.0]), True),
+        ("output", np.array([[0.2, 0.8], [0.5, 0.5]]), True),
+        ("output", np.array([[3.0, 0.8], [0.5, 0.5]]), False),
+        ("output", np.array([0.6, -0.8]), False),
+        ("sentence_embedding", np.array([0.2, 0.8]), False),
+        ("probability", np.array([0.2]), False),
+        ("score", np.array(0.2), False),
+    ],
+)
+def test_scores_are_told_from_embeddings(
+    name: str,
+    row: Array,
+    expected: bool,  # noqa: FBT001  # a parameter
+) -> None:
+    assert tells_class(name, [row]) is expected
+
+
+@pytest.mark.parametrize("limit", [-0.1, 1.0, float("nan")])
+def test_a_limit_that_is_none_is_refused(limit: float) -> None:
+    with pytest.raises(InvalidArgumentError, match="cannot be compared"):
+        of_vectors(VECTORS, VECTORS, max_loss=limit)
+
+
+def test_without_any_allowed_loss_only_rounding_passes() -> None:
+    assert of_vectors(VECTORS, VECTORS, max_loss=0.0).passes
+    assert not of_vectors(VECTORS, VECTORS + np.float32(0.01), max_loss=0.0).passes

@@ -1,0 +1,310 @@
+"""Candidates that lose are rejected, those that do not pass, and too few labels say so."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.core import Array, InvalidArgumentError
+from headrace.optimize.accuracy import (
+    Answers,
+    Metric,
+    Verdict,
+    is_hopeless,
+    judge,
+    worse,
+)
+from tests.unit.optimize.accuracy.answered import answered, choice_for, flipped, logits
+
+N = 2_693
+
+
+def judged(
+    labels: Array, base: Answers, candidate: Answers, *, max_loss: float = 0.01, wish: str = ""
+) -> Verdict:
+    return judge(
+        base,
+        candidate,
+        labels,
+        metric=choice_for(labels, base, wish),
+        max_loss=max_loss,
+        rng=np.random.default_rng(0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "passes"),
+    [
+        (12, 13, True),
+        (19, 20, True),
+        (13, 16, True),
+        (49, 36, True),
+        (73, 48, False),
+        (164, 85, False),
+        (610, 136, False),
+        (26, 0, False),
+    ],
+)
+def test_measured_candidates_get_the_verdict_that_they_deserve(
+    lost: int,
+    gained: int,
+    passes: bool,  # noqa: FBT001  # a parameter
+) -> None:
+    verdict = judged(*flipped(N, lost, gained))
+
+    assert verdict.passes is passes
+    assert (verdict.lost, verdict.gained, verdict.n) == (lost, gained, N)
+    assert verdict.loss == pytest.approx((lost - gained) / N)
+    assert verdict.accuracy == pytest.approx(verdict.base_accuracy - verdict.loss)
+
+
+def test_what_passes_by_the_tests_power_alone_says_so() -> None:
+    verdict = judged(*flipped(N, 49, 36))
+
+    assert verdict.passes
+    assert verdict.loss_bound > 0.01 >= verdict.detectable_loss
+    assert (
+        verdict.warning
+        == "its loss is below 1.06 points with 95 % confidence, not below 1.00 points"
+    )
+    assert verdict.reason == (
+        "no significant loss: 88.86% to 88.38% accuracy, a loss of 0.48 points [-0.19, +1.18] "
+        "(p = 0.19; 49 lost, 36 gained of 2,693; a loss of 0.96 points would be seen in four of "
+        "five cases)"
+    )
+
+
+def test_a_small_loss_that_is_no_chance_is_rejected_and_told_to_be_small() -> None:
+    verdict = judged(*flipped(N, 14, 2))
+
+    assert not verdict.passes
+    assert verdict.reason.startswith("it is worse, and not by chance, though within 1.00 points: ")
+
+
+def test_a_loss_that_may_be_chance_still_counts_above_the_limit() -> None:
+    verdict = judged(*flipped(400, 20, 13))
+
+    assert not verdict.passes
+    assert verdict.p_value > 0.05
+    assert verdict.reason.startswith("it loses more than 1.00 points, if perhaps by chance")
+
+
+def test_too_few_labels_are_said_with_how_many_are_needed() -> None:
+    verdict = judged(*flipped(100, 1, 1, wrong=20))
+
+    assert not verdict.passes
+    assert verdict.needed == 542
+    assert verdict.reason.startswith(
+        "not enough labels: n = 100, and a limit of 1.00 points needs about 542"
+    )
+
+
+def test_answers_that_all_stay_need_270_labels() -> None:
+    assert judged(*flipped(270, 0, 0, wrong=20)).passes
+    assert not judged(*flipped(260, 0, 0, wrong=20)).passes
+
+
+def test_rounding_needs_no_labels_to_be_harmless() -> None:
+    labels = np.arange(50) % 2
+    base, candidate = (answered({"logits": logits(labels, noise=noise)}) for noise in (0.0, 1e-4))
+
+    verdict = judged(labels, base, candidate)
+
+    assert verdict.passes
+    assert verdict.warning == (
+        "not enough labels to prove it (n = 50, and a limit of 1.00 points needs about 271); all "
+        "numbers differ by rounding only"
+    )
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.floats(0, 0.5))
+def test_identical_answers_pass_without_a_loss(seed: int, n: int, max_loss: float) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, n)
+    base = answered({"logits": rng.normal(size=(n, 2)).astype(np.float32)})
+
+    verdict = judged(labels, base, base, max_loss=max_loss)
+
+    assert verdict.passes
+    assert (verdict.loss, verdict.p_value, verdict.agreement_ratio) == (0.0, 1.0, 1.0)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_swapping_base_and_candidate_mirrors_the_verdict(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, 60)
+    first, second = (
+        answered({"s": (labels[:, None] * [[-1, 1]] + rng.normal(size=(60, 2)))}) for _ in range(2)
+    )
+
+    there, back = judged(labels, first, second), judged(labels, second, first)
+
+    low, high = there.loss_ci
+    assert back.loss == -there.loss
+    assert back.loss_ci == (-high, -low)
+    assert back.p_value == there.p_value
+    assert (back.lost, back.gained) == (there.gained, there.lost)
+
+
+@pytest.mark.slow
+def test_candidates_without_a_loss_are_rarely_rejected_for_one() -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, 400)
+    was = np.where(rng.random(400) < 0.9, labels, 1 - labels)
+    rejected = 0
+    for _ in range(150):
+        # As many turn wrong as turn right, on average.
+        turned = np.where(was == labels, rng.random(400) < 0.02, rng.random(400) < 0.18)
+        now = np.where(turned, 1 - was, was)
+        verdict = judged(labels, answered({"c": was}), answered({"c": now}))
+        rejected += verdict.loss > 0 and verdict.p_value < 0.05
+
+    assert rejected / 150 <= 0.05
+
+
+def test_a_failing_candidate_is_rejected_with_its_error() -> None:
+    labels, base, _ = flipped(N, 0, 0)
+    failing = answered({"logits": logits(labels)}, failures={7: "no kernel", 9: "no kernel"})
+
+    verdict = judged(labels, base, failing)
+
+    assert not verdict.passes
+    assert verdict.reason == "it fails on 2 examples that the baseline answers: no kernel"
+
+
+def test_examples_on_which_both_fail_do_not_count() -> None:
+    labels, base, _ = flipped(1_000, 0, 0)
+    both = answered({"logits": logits(labels)}, failures={7: "too long"})
+
+    verdict = judged(labels, both, both)
+
+    assert verdict.passes
+    assert verdict.n == 999
+    del base
+
+
+def test_one_answer_that_is_no_number_rejects() -> None:
+    labels, base, _ = flipped(1_000, 0, 0)
+    scores = logits(labels)
+    scores[3, 0] = np.nan
+
+    verdict = judged(labels, base, answered({"logits": scores}))
+
+    assert verdict.reason == "it answers 1 examples with what is no finite number"
+
+
+def test_answers_of_another_shape_reject() -> None:
+    labels, base, _ = flipped(1_000, 0, 0)
+
+    verdict = judged(labels, base, answered({"logits": np.zeros((1_000, 3), np.float32)}))
+
+    assert verdict.reason == "its answers have another shape than the baseline's"
+
+
+def test_an_output_that_the_candidate_lacks_rejects() -> None:
+    labels, base, _ = flipped(100, 0, 0, wrong=10)
+
+    verdict = judged(labels, base, answered({"other": np.zeros(100)}))
+
+    assert verdict.reason == "it answered no example in output 'logits'"
+
+
+def of_values(error: float, n: int = 700) -> tuple[Array, Answers, Answers]:
+    rng = np.random.default_rng(2)
+    labels = np.clip(np.round(rng.normal(2.5, 1.2, n), 1), 0, 5)
+    similarity = labels / 5 + rng.normal(size=n) * 0.15 - 3
+    worse_one = similarity + rng.normal(size=n) * error
+    return labels, answered({"s": similarity[:, None]}), answered({"s": worse_one[:, None]})
+
+
+@pytest.mark.parametrize(("error", "passes"), [(0.0, True), (0.01, True), (0.1, False)])
+def test_rank_correlation_is_judged_by_a_paired_bootstrap(
+    error: float,
+    passes: bool,  # noqa: FBT001  # a parameter
+) -> None:
+    verdict = judged(*of_values(error))
+
+    assert verdict.metric is Metric.SPEARMAN
+    assert verdict.passes is passes
+    assert verdict.loss_ci[0] <= verdict.loss <= verdict.loss_ci[1]
+    assert "spearman, a loss of" in verdict.reason
+
+
+def test_an_error_may_grow_by_a_part_of_itself() -> None:
+    labels, base, _ = of_values(0.0)
+    on_scale = answered({"s": np.stack([(r[0] + 3) * 5 for r in base.rows["s"] if r is not None])})
+    noise = np.random.default_rng(4).normal(size=len(labels))
+    moved = [r + 0.4 * e for r, e in zip(on_scale.rows["s"], noise, strict=True) if r is not None]
+
+    verdict = judged(labels, on_scale, answered({"s": np.stack(moved)}))
+
+    assert verdict.metric is Metric.RMSE
+    assert not verdict.passes
+    assert verdict.loss == pytest.approx(verdict.accuracy / verdict.base_accuracy - 1)
+    assert "%" in verdict.reason
+
+
+def test_answers_that_never_vary_lose_all_correlation() -> None:
+    labels, base, _ = of_values(0.0)
+
+    verdict = judged(labels, base, answered({"s": np.ones((len(labels), 1))}))
+
+    assert not verdict.passes
+    assert verdict.accuracy == 0.0
+
+
+def test_a_dozen_values_are_not_enough() -> None:
+    verdict = judged(*of_values(0.05, n=12), max_loss=0.5)
+
+    assert not verdict.passes
+    assert verdict.reason.startswith("not enough labels: n = 12")
+
+
+def test_the_worse_of_two_verdicts_counts() -> None:
+    passing, losing = judged(*flipped(N, 12, 13)), judged(*flipped(N, 610, 136))
+    also_passing = judged(*flipped(N, 20, 13))
+
+    assert worse(passing, losing) is losing
+    assert worse(losing, passing) is losing
+    assert worse(passing, also_passing) is also_passing
+    assert worse(also_passing, passing) is also_passing
+
+
+@pytest.mark.parametrize("limit", [-0.01, 1.0, float("nan")])
+def test_a_limit_that_is_none_is_refused(limit: float) -> None:
+    with pytest.raises(InvalidArgumentError, match="cannot be the limit"):
+        judged(*flipped(N, 0, 0), max_loss=limit)
+
+
+def test_answers_to_other_examples_are_refused() -> None:
+    labels, base, _ = flipped(100, 0, 0, wrong=10)
+    _, other, _ = flipped(90, 0, 0, wrong=10)
+
+    with pytest.raises(InvalidArgumentError, match="100 and 90 answers for 100 labels"):
+        judged(labels, base, other)
+
+
+def hopeless(labels: Array, base: Answers, candidate: Answers) -> bool:
+    return is_hopeless(
+        base,
+        candidate,
+        labels,
+        metric=choice_for(labels, base),
+        max_loss=0.01,
+        rng=np.random.default_rng(0),
+    )
+
+
+def test_only_ruined_candidates_are_hopeless() -> None:
+    assert hopeless(*flipped(300, 68, 15, wrong=60))
+    assert not hopeless(*flipped(300, 9, 5, wrong=60))
+    assert hopeless(*of_values(0.4, n=300))
+    assert not hopeless(*of_values(0.02, n=300))
+    assert not hopeless(*of_values(0.4, n=60))
+
+
+def test_failing_is_hopeless_and_not_having_been_asked_is_not() -> None:
+    labels, base, _ = flipped(300, 0, 0, wrong=60)
+
+    assert hopeless(labels, base, answered({"logits": logits(labels)}, failures={1: "crash"}))
+    assert not hopeless(labels, base, Answers(n=300, rows={}))
