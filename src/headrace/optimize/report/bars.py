@@ -1,5 +1,6 @@
 """Intervals below each other on one scale, each a small picture in its row of a table."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -9,6 +10,7 @@ from headrace.optimize.report.data import Interval
 _WIDTH: Final = 132
 _HEIGHT: Final = 14
 _ROOM: Final = 6.0
+_LARGEST: Final = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +24,7 @@ class Bars:
 
     def bar(self, value: float | None, bounds: Interval | None) -> str:
         """One row's picture; empty where nothing is known. The figures stand beside it."""
-        if value is None:
+        if value is None or not math.isfinite(value):
             return ""
         return "".join(self._parts(value, bounds))
 
@@ -33,7 +35,7 @@ class Bars:
         for kind, at in (("neutral", self.neutral), ("limit", self.limit)):
             if at is not None:
                 yield f'<path class="{kind}" d="M{self._place(at)} 0V{_HEIGHT}"/>'
-        if bounds is not None:
+        if bounds is not None and not any(map(math.isnan, bounds)):
             low, high = map(self._place, bounds)
             yield f'<path class="reach" d="M{low} {middle}H{high}"/>'
         yield f'<circle cx="{self._place(value)}" cy="{middle}" r="3.2"/></svg>'
@@ -54,5 +56,6 @@ def bars(
     known = [value for value in values if value is not None]
     known += [x for pair in bounds if pair is not None for x in pair]
     known += [x for x in (neutral, limit) if x is not None]
+    known = [value for value in known if abs(value) <= _LARGEST]
     low, high = min(known, default=0.0), max(known, default=1.0)
     return Bars(low=low, high=high, neutral=neutral, limit=limit)

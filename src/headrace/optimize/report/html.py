@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from html import escape
 from typing import Final
 
 from headrace.optimize.report import sentences, words
@@ -35,7 +34,7 @@ def html_report(report: OptimizeReport) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             # Nothing is loaded and nothing runs, whatever a name in it may hold.
             f'<meta http-equiv="content-security-policy" content="{_POLICY}">',
-            f"<title>{escape(words.printable(title))}</title>",
+            f"<title>{words.markup(title)}</title>",
             f"<style>\n{STYLE}\n</style>",
             "</head>",
             "<body>",
@@ -50,11 +49,11 @@ def html_report(report: OptimizeReport) -> str:
 
 
 def _body(report: OptimizeReport) -> Iterator[str]:
-    yield f"<h1>{escape(words.printable(sentences.headline(report)))}</h1>"
+    yield f"<h1>{words.markup(sentences.headline(report))}</h1>"
     yield (
-        f'<p class="soft">{escape(words.printable(report.model))} '
-        f"({escape(words.printable(report.model_class))}), on "
-        f"{escape(words.printable(report.processor.name or 'an unknown processor'))}</p>"
+        f'<p class="soft">{words.markup(report.model)} '
+        f"({words.markup(report.model_class)}), on "
+        f"{words.markup(report.processor.name or 'an unknown processor')}</p>"
     )
     yield from _tiles(report)
     yield _paragraph(sentences.gain(report))
@@ -94,8 +93,8 @@ def _tiles(report: OptimizeReport) -> Iterator[str]:
     yield '<dl class="tiles">'
     for name, was, now in pairs:
         if now != words.NONE:
-            was_text = "" if was == words.NONE else f"<small>was {escape(was)}</small>"
-            yield f"<div><dt>{escape(name)}</dt><dd>{escape(now)}{was_text}</dd></div>"
+            was_text = "" if was == words.NONE else f"<small>was {words.markup(was)}</small>"
+            yield f"<div><dt>{words.markup(name)}</dt><dd>{words.markup(now)}{was_text}</dd></div>"
     yield "</dl>"
 
 
@@ -114,8 +113,9 @@ def _picture(report: OptimizeReport) -> Iterator[str]:
         (_STROKE.format(kind="limit"), "largest loss tolerated"),
     ]
     yield '<ul class="legend">'
-    yield from (f"<li>{look}{escape(said)}</li>" for look, said in legend)
+    yield from (f"<li>{look}{words.markup(said)}</li>" for look, said in legend)
     yield "</ul>"
+    sureness = words.markup(sentences.sureness(report.settings))
     loss = (
         " upright ones of the loss against the baseline on the same examples."
         if report.data.is_labelled
@@ -123,7 +123,7 @@ def _picture(report: OptimizeReport) -> Iterator[str]:
     )
     yield (
         f'<figcaption class="small soft">The area of a circle is the size of its files. Bars are '
-        f"{escape(sentences.sureness(report.settings))}: level ones of the median latency,{loss} "
+        f"{sureness}: level ones of the median latency,{loss} "
         f"A triangle stands for what is far below.{_not_drawn(report)}</figcaption></figure>"
     )
 
@@ -131,7 +131,7 @@ def _picture(report: OptimizeReport) -> Iterator[str]:
 def _not_drawn(report: OptimizeReport) -> str:
     drawn = {one.numbered.number for one in points(report)}
     names = [one.candidate.name for one in numbered(report) if one.number not in drawn]
-    return f" Not drawn, for want of figures: {escape(', '.join(names))}." if names else ""
+    return f" Not drawn, for want of figures: {words.markup(', '.join(names))}." if names else ""
 
 
 def _facts(report: OptimizeReport) -> Iterator[str]:
@@ -162,7 +162,7 @@ def _facts(report: OptimizeReport) -> Iterator[str]:
     yield '<dl class="facts">'
     for name, said in facts:
         if said:
-            yield f"<dt>{name}</dt><dd>{escape(words.printable(said))}</dd>"
+            yield f"<dt>{name}</dt><dd>{words.markup(said)}</dd>"
     yield "</dl>"
 
 
@@ -179,5 +179,5 @@ def _described(one: CandidateReport) -> str:
 def _paragraph(said: Iterable[str]) -> str:
     text = " ".join(said)
     # A figure and its unit stay on one line.
-    whole = re.sub(r"(?<=\d) (?=%|ms|µs)", "\u00a0", escape(words.printable(text)))
+    whole = re.sub(r"(?<=\d) (?=%|ms|µs)", "\u00a0", words.markup(text))
     return f"<p>{whole}</p>" if text else ""

@@ -1,7 +1,6 @@
 """Latency against quality as a picture: SVG that needs nothing else."""
 
 from collections.abc import Iterator
-from html import escape
 
 from headrace.optimize.report import words
 from headrace.optimize.report.data import OptimizeReport
@@ -20,7 +19,7 @@ def plot(report: OptimizeReport, form: Format) -> str:
     frame = frame_of(report, those, form)
     look = f'class="plot {form.name}" viewBox="0 0 {form.width} {form.height}"'
     parts = [
-        f'<svg {look} role="img" aria-label="{escape(summary(report))}">',
+        f'<svg {look} role="img" aria-label="{words.markup(summary(report))}">',
         *_grid(frame),
         *_tolerance(frame),
         *_front(frame),
@@ -67,7 +66,7 @@ def _grid(frame: Frame) -> Iterator[str]:
     middle = (area.left + area.right) / 2
     scale = ", by ratio" if frame.x.is_logarithmic else ""
     yield svg_text(middle, area.bottom + 40, f"median latency{scale}: less is better", "middle")
-    head = escape(words.quality_head(frame.report.data))
+    head = words.markup(words.quality_head(frame.report.data))
     yield svg_text(area.left + 6, area.top + 10, f"↑ {head}", "start", "soft")
 
 

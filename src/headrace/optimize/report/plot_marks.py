@@ -1,7 +1,6 @@
 """Points of the picture with their intervals and names, as SVG."""
 
 from collections.abc import Iterator
-from html import escape
 from typing import Final
 
 from headrace.optimize.report import words
@@ -32,7 +31,7 @@ def marks(frame: Frame) -> Iterator[str]:
 def _mark(frame: Frame, point: Point, dot: Dot) -> Iterator[str]:
     kind, (x, y) = point.numbered.kind, (dot.x, dot.y)
     is_below = not frame.y.holds(point.quality)
-    yield f'<g class="{kind}"><title>{escape(_hint(frame, point))}</title>'
+    yield f'<g class="{kind}"><title>{words.markup(_hint(frame, point))}</title>'
     yield f'<circle class="size" cx="{x}" cy="{y}" r="{dot.radius}"/>'
     if point.latency_ci_s is not None:
         low, high = map(frame.x.place, point.latency_ci_s)
@@ -62,7 +61,11 @@ def _label(frame: Frame, point: Point, dot: Dot, label: Label) -> Iterator[str]:
         yield f'<path class="lead" d="M{dot.x} {dot.y}L{x:.1f} {y:.1f}"/>'
     kind = point.numbered.kind
     yield svg_text(
-        box.left + 1, box.bottom - 4, escape(_label_text(frame, point)), "start", f"name {kind}"
+        box.left + 1,
+        box.bottom - 4,
+        words.markup(_label_text(frame, point)),
+        "start",
+        f"name {kind}",
     )
 
 

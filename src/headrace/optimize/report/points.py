@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from headrace.optimize.report.data import CandidateReport, Interval, OptimizeReport
+
+_SHORTEST_S: Final = 1e-9
+_LARGEST: Final = 1e6
 
 
 class Kind(StrEnum):
@@ -61,20 +65,29 @@ def points(report: OptimizeReport) -> list[Point]:
     found = []
     for one in numbered(report):
         candidate = one.candidate
-        quality = _quality(candidate, report)
-        if candidate.p50_s is None or candidate.p50_s <= 0 or quality is None:
+        latency_s, quality = candidate.p50_s, _quality(candidate, report)
+        if latency_s is None or quality is None:
             continue
+        if not _SHORTEST_S <= latency_s <= _LARGEST or not abs(quality) <= _LARGEST:
+            continue  # no figure that was measured
         found.append(
             Point(
                 numbered=one,
-                latency_s=candidate.p50_s,
-                latency_ci_s=candidate.p50_ci_s,
+                latency_s=latency_s,
+                latency_ci_s=_within(candidate.p50_ci_s, _SHORTEST_S),
                 quality=quality,
-                quality_ci=_quality_interval(candidate, report),
+                quality_ci=_within(_quality_interval(candidate, report), -_LARGEST),
                 size_bytes=candidate.size_bytes,
             )
         )
     return found
+
+
+def _within(bounds: Interval | None, least: float) -> Interval | None:
+    """An interval that can be drawn."""
+    if bounds is None or not least <= bounds[0] <= bounds[1] <= _LARGEST:
+        return None
+    return bounds
 
 
 def front(those: Sequence[Point]) -> list[Point]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Final
 
 from headrace.optimize.report import words
@@ -47,15 +46,17 @@ def rejected_table(report: OptimizeReport) -> Iterator[str]:
     """Those that may not be served, and why."""
     rows = [one for one in numbered(report) if one.kind is Kind.REJECTED]
     quality, lost = words.quality_head(report.data), _loss_head(report)
-    yield from _head(["candidate", "median latency", "less time", quality, lost, "why"])
+    losses = [lost] if report.data.is_labelled else []
+    yield from _head(["candidate", "median latency", "less time", quality, *losses, "why"])
     for one in rows:
         candidate = one.candidate
         yield f'<tr class="{one.kind}" role="row">{_name(one)}'
         yield _cell("median latency", _known(words.seconds(candidate.p50_s, candidate.p50_ci_s)))
         yield _cell("less time", _known(words.percent(candidate.cut_ratio, candidate.cut_ci_ratio)))
         yield _cell(quality, _known(words.quality(candidate, report.data)))
-        yield _cell(lost, _known(words.loss(candidate, report.data)))
-        reason = escape(candidate.reason or "no reason is known")
+        if losses:
+            yield _cell(lost, _known(words.loss(candidate, report.data)))
+        reason = words.markup(candidate.reason or "no reason is known")
         yield f'<td class="reason" role="cell" data-label="why">{reason}</td></tr>'
     yield "</tbody></table>"
 
@@ -97,7 +98,7 @@ def _split(candidate: CandidateReport) -> str:
         return ""
     said = f"{candidate.lost:,} lost, {candidate.gained:,} gained"
     chance = words.p_value(candidate.p_value)
-    return f'<span class="small soft">{said}{f" ({escape(chance)})" if chance else ""}</span>'
+    return f'<span class="small soft">{said}{f" ({words.markup(chance)})" if chance else ""}</span>'
 
 
 def _scales(rows: Sequence[CandidateReport], report: OptimizeReport) -> _Scales:
@@ -119,7 +120,7 @@ def _scales(rows: Sequence[CandidateReport], report: OptimizeReport) -> _Scales:
 
 def _head(heads: Sequence[str]) -> Iterator[str]:
     # Roles are said, for a phone's layout of these elements would make them forgotten.
-    cells = (f'<th scope="col" role="columnheader">{escape(head)}</th>' for head in heads)
+    cells = (f'<th scope="col" role="columnheader">{words.markup(head)}</th>' for head in heads)
     yield '<table class="rows" role="table"><thead role="rowgroup"><tr role="row">'
     yield from cells
     yield '</tr></thead><tbody role="rowgroup">'
@@ -127,18 +128,20 @@ def _head(heads: Sequence[str]) -> Iterator[str]:
 
 def _name(one: Numbered) -> str:
     candidate, mark = one.candidate, _MARKS[one.kind]
-    said = f'<span class="no">{one.number}</span>{escape(words.printable(candidate.name))}'
+    said = f'<span class="no">{one.number}</span>{words.markup(candidate.name)}'
     said += f' <span class="mark">{mark}</span>' if mark else ""
     if candidate.title and candidate.title != candidate.name:
-        said += f"<small>{escape(words.printable(candidate.title))}</small>"
+        said += f"<small>{words.markup(candidate.title)}</small>"
     if candidate.recipe:
-        steps = (f"<div>{escape(k)}: {escape(v)}</div>" for k, v in candidate.recipe.items())
+        steps = (
+            f"<div>{words.markup(k)}: {words.markup(v)}</div>" for k, v in candidate.recipe.items()
+        )
         said += f"<details><summary>recipe</summary>{''.join(steps)}</details>"
     return f'<th scope="row" role="rowheader">{said}</th>'
 
 
 def _cell(head: str, cell: str) -> str:
-    return f'<td role="cell" data-label="{escape(head)}">{cell}</td>'
+    return f'<td role="cell" data-label="{words.markup(head)}">{cell}</td>'
 
 
 def _barred(text: str, bar: str) -> str:
@@ -150,8 +153,10 @@ def _known(text: str) -> str:
     if text == words.NONE:
         return ""
     figure, bracket, interval = text.partition(" [")
-    said = f'<span class="figure">{escape(figure)}</span>'
-    return said + (f' <span class="figure soft">[{escape(interval)}</span>' if bracket else "")
+    said = f'<span class="figure">{words.markup(figure)}</span>'
+    return said + (
+        f' <span class="figure soft">[{words.markup(interval)}</span>' if bracket else ""
+    )
 
 
 def _loss_head(report: OptimizeReport) -> str:

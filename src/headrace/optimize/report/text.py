@@ -8,7 +8,7 @@ from headrace.optimize.report import sentences, words
 from headrace.optimize.report.data import CandidateReport, OptimizeReport
 
 WIDTH: Final = 100
-_NAME: Final = 30
+_LEAST_NAME: Final = 12
 _CHOSEN: Final = "▸ "
 _PLAIN: Final = str.maketrans({"▸": ">", "µ": "u", "…": "~"})
 
@@ -53,7 +53,7 @@ def _candidates(report: OptimizeReport) -> Iterator[str]:
         mark = _CHOSEN if one.name == report.chosen.name else ""
         p50 = words.seconds(one.p50_s, one.p50_ci_s)
         lost = words.NONE if is_baseline else words.loss(one, data)
-        row = [mark, _short(one.name), p50, cut, words.quality(one, data), lost]
+        row = [mark, words.printable(one.name), p50, cut, words.quality(one, data), lost]
         rows.append(row[: len(rows[0])])
     yield from _table(rows)
 
@@ -107,17 +107,14 @@ def _figures(one: CandidateReport, report: OptimizeReport) -> str:
     return f"{', '.join(said)}; " if said else ""
 
 
-def _short(name: str) -> str:
-    name = words.printable(name)
-    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
-
-
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows below each other; the first column holds marks."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for cells in rows:
-        mark, *rest = (f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
-        yield f"{mark:<{len(_CHOSEN)}}{'  '.join(rest)}".rstrip()
+    """Rows below each other: a mark, a name that is cut where there is no room, figures."""
+    names, *figures = ([max(map(len, column)) for column in zip(*rows, strict=True)])[1:]
+    names = min(names, max(WIDTH - len(_CHOSEN) - sum(figures) - 2 * len(figures), _LEAST_NAME))
+    for mark, name, *rest in rows:
+        cells = [name if len(name) <= names else f"{name[: names - 1]}…", *rest]
+        row = (f"{cell:<{width}}" for cell, width in zip(cells, [names, *figures], strict=True))
+        yield f"{mark:<{len(_CHOSEN)}}{'  '.join(row)}".rstrip()
 
 
 def _wrapped(text: str) -> Iterable[str]:

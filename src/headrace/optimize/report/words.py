@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from html import escape
 from typing import Final
 
 from headrace.optimize.report.data import CandidateReport, Evidence, Interval
@@ -11,15 +12,18 @@ _UNITS_S: Final = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
 _UNITS_BYTES: Final = ("B", "kB", "MB", "GB", "TB")
 _THOUSAND: Final = 1000
 _TINY: Final = 1e-12
+_HUGE: Final = 1e15
 _LEAST_P: Final = 0.001
 
 
 def digits(value: float, count: int = 3) -> str:
-    """A number with so many digits that count, never in powers of ten: `4.71`, `14.6`, `1,280`."""
+    """A number with so many digits that count, written out: `4.71`, `14.6`, `1,280`."""
     if not math.isfinite(value):
         return "unbounded" if math.isinf(value) else NONE
     if abs(value) < _TINY:
         return "0"
+    if abs(value) > _HUGE:
+        return f"{value:.{count}g}"
     rounded = float(f"{value:.{count}g}")
     before = math.floor(math.log10(abs(rounded))) + 1
     return f"{rounded:,.{min(max(count - before, 0), 9)}f}"
@@ -79,6 +83,8 @@ def quality(candidate: CandidateReport, data: Evidence) -> str:
         return percent(candidate.agreement_ratio)
     if candidate.accuracy is None:
         return NONE
+    if not math.isfinite(candidate.accuracy):
+        return NONE
     if not in_percent(data):
         return f"{candidate.accuracy:.4g}"
     return f"{100 * candidate.accuracy:.{_places(candidate.n or data.n)}f} %"
@@ -93,6 +99,8 @@ def loss(candidate: CandidateReport, data: Evidence) -> str:
     places = _places(candidate.n or data.n) if in_percent(data) else 4
 
     def text(x: float) -> str:
+        if not math.isfinite(x):
+            return digits(x)
         rounded = round(factor * x, places)
         return f"{rounded + 0.0:.{places}f}"
 
@@ -110,11 +118,20 @@ def in_percent(data: Evidence) -> bool:
 
 
 def printable(text: str) -> str:
-    """`text` with everything escaped that a terminal might take for a command."""
+    """`text` on one line, with everything escaped that a terminal might take for a command."""
     return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        letter
+        if letter.isprintable()
+        else " "
+        if letter.isspace()
+        else letter.encode("unicode_escape").decode()
         for letter in text.encode("utf-8", "replace").decode()
     )
+
+
+def markup(text: str) -> str:
+    """Others' words as text of a page: no letter of them is taken for markup."""
+    return escape(printable(text))
 
 
 def _places(n: int) -> int:

@@ -1,0 +1,141 @@
+"""The terminal shows what was gained, how surely, at what cost, and what was rejected."""
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from headrace.optimize.report import CandidateReport, Evidence, OptimizeReport, text_report
+from tests.unit.optimize.report.reports import BASELINE, REPORT, passed
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_the_baseline_comes_first_and_the_chosen_one_is_marked() -> None:
+    lines = text_report(REPORT).splitlines()
+    head = next(i for i, line in enumerate(lines) if "candidate" in line)
+
+    assert "onnxruntime-fp32" in lines[head + 1]
+    assert "baseline" in lines[head + 1]
+    chosen = [line for line in lines if line.startswith("▸")]
+    assert [" ".join(line.split()) for line in chosen] == [
+        "▸ openvino-int8 4.71 ms [4.66, 4.80] 67.8 % [67.5, 68.1] 88.49 % -0.04 [-0.41, 0.33]"
+    ]
+
+
+def test_it_fits_a_hundred_columns() -> None:
+    assert max(map(len, text_report(REPORT).splitlines())) <= 100
+
+
+def test_long_names_do_not_break_the_table() -> None:
+    long = replace(REPORT.candidates[0], name="x" * 200)
+
+    text = text_report(replace(REPORT, candidates=[long]))
+
+    assert max(map(len, text.splitlines())) <= 100
+    assert "x" * 20 in text
+    assert "x…" in text
+
+
+def test_the_rejected_have_their_reason_and_what_was_measured() -> None:
+    text = flat(text_report(REPORT))
+
+    assert (
+        "openvino-int8-no-model-type: 4.60 ms, 68.6 % less time, accuracy 70.85 %; loses 17.6"
+    ) in text
+    assert "tensorrt-fp16: there is no GPU" in text
+
+
+def test_a_rejected_one_that_is_slower_takes_more_time() -> None:
+    slow = passed("dynamic", 3.4 * 14.64e-3, 0.88, 1, reason="it is slower than the baseline")
+
+    text = flat(text_report(replace(REPORT, rejected=[slow])))
+
+    assert "dynamic: 49.8 ms, 240 % more time, accuracy 88.00 %; it is slower" in text
+
+
+def test_sentences_name_gain_baseline_confidence_processor_and_price() -> None:
+    text = flat(text_report(REPORT))
+
+    for said in (
+        "openvino-int8 takes 67.8 % [67.5, 68.1] less time than onnxruntime-fp32.",
+        "(1 thread, batch 1, length 128, one request at a time, hot caches)",
+        "Brackets are 95 % intervals, by 20 blocks of turns.",
+        "between calls, it takes 62.1 % [61.2, 62.9] less time.",
+        "Against torch-eager (31.5 ms) it takes 85.0 % less time.",
+        "On 2,693 labelled examples its accuracy is 88.49 %, the baseline's 88.45 %",
+        "12 answers lost and 13 gained (p = 1.0)",
+        "So many examples show a loss of 0.46 points or more; 1 point was tolerated.",
+        "All this holds for AMD EPYC 9V45 (avx2, avx512_bf16, avx512_vnni, avx_vnni)",
+    ):
+        assert said in text
+
+
+def test_without_labels_it_says_fidelity_only_and_why_that_is_weaker() -> None:
+    text = flat(text_report(replace(REPORT, data=Evidence())))
+
+    assert "Fidelity only: it gives the baseline's answer in 99.1 % of the examples." in text
+    assert "Without labels nobody knows" in text
+    assert "accuracy 70.85" not in text
+    assert "agreement" in text
+
+
+def test_where_nothing_is_better_the_baseline_is_kept() -> None:
+    text = flat(text_report(replace(REPORT, chosen=BASELINE)))
+
+    assert "Nothing that was tried is better than onnxruntime-fp32: keep it." in text
+    assert text.count("▸") == 1
+    assert "labelled examples its" not in text
+
+
+def test_a_machine_that_was_never_quiet_is_told_of() -> None:
+    busy = replace(REPORT, baseline=replace(BASELINE, disturbed=True))
+
+    assert "Others used the processor nearly all the time" in flat(text_report(busy))
+    assert "Others used" not in flat(text_report(REPORT))
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("throughput", "openvino-int8 answers 211/s instead of 68.1/s, and takes 67.8 %"),
+        ("memory", "openvino-int8 needs 145 MB instead of 130 MB, and takes"),
+        ("cost", "openvino-int8 costs - instead of - per million requests, and takes"),
+    ],
+)
+def test_what_was_asked_for_is_told_first(target: str, said: str) -> None:
+    settings = replace(REPORT.settings, target=target)
+
+    assert said in flat(text_report(replace(REPORT, settings=settings)))
+
+
+def test_a_terminal_of_few_letters_gets_those() -> None:
+    text = text_report(replace(REPORT, model="modèle.onnx"), encoding="ascii")
+
+    assert text.isascii()
+    assert "> openvino-int8" in text
+    assert "mod\\xe8le.onnx" in text
+
+
+def test_names_cannot_command_the_terminal() -> None:
+    hostile = CandidateReport(name="\x1b]0;x\x07", reason="boom\x1b[31m\r\nok")
+
+    text = text_report(replace(REPORT, model="\x1b[2J", rejected=[hostile]))
+
+    assert all(letter.isprintable() or letter == "\n" for letter in text)
+
+
+def test_the_json_has_the_keys_that_programs_read() -> None:
+    document = msgspec.to_builtins(REPORT)
+
+    assert {"baseline", "chosen", "rejected"} <= document.keys()
+    for one in (document["baseline"], document["chosen"], *document["rejected"]):
+        assert {"p50_s", "p50_ci_s", "accuracy", "reason"} <= one.keys()
+    assert document["chosen"]["cut_ratio"] == 0.678
+
+
+def test_a_report_survives_being_kept() -> None:
+    kept = msgspec.json.encode(REPORT)
+
+    assert msgspec.json.decode(kept, type=OptimizeReport) == REPORT
