@@ -110,8 +110,9 @@ def _picture(report: OptimizeReport) -> Iterator[str]:
         (_CIRCLE.format(kind="passed"), "passed"),
         (_CIRCLE.format(kind="rejected"), "rejected"),
         (_STROKE.format(kind="front"), "the best for so much time"),
-        (_STROKE.format(kind="limit"), "largest loss tolerated"),
     ]
+    if report.data.is_labelled:
+        legend.append((_STROKE.format(kind="limit"), "largest loss tolerated"))
     yield '<ul class="legend">'
     yield from (f"<li>{look}{words.markup(said)}</li>" for look, said in legend)
     yield "</ul>"

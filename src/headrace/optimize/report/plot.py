@@ -1,6 +1,7 @@
 """Latency against quality as a picture: SVG that needs nothing else."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from headrace.optimize.report import words
 from headrace.optimize.report.data import OptimizeReport
@@ -9,6 +10,8 @@ from headrace.optimize.report.plot_marks import marks, quality_at, svg_text
 from headrace.optimize.report.points import Kind, Point, front, points
 
 __all__ = ["NARROW", "WIDE", "plot", "summary"]
+
+_TICK_ROOM: Final = 54.0
 
 
 def plot(report: OptimizeReport, form: Format) -> str:
@@ -54,8 +57,12 @@ def summary(report: OptimizeReport) -> str:
 
 def _grid(frame: Frame) -> Iterator[str]:
     area = frame.area
+    last = -_TICK_ROOM
     for mark in frame.x.marks():
         x = frame.x.place(mark)
+        if x - last < _TICK_ROOM:
+            continue
+        last = x
         yield f'<path class="grid" d="M{x} {area.top}V{area.bottom}"/>'
         yield svg_text(x, area.bottom + 18, _time(mark, frame.x.high), "middle")
     for mark in frame.y.marks():
@@ -64,7 +71,7 @@ def _grid(frame: Frame) -> Iterator[str]:
         yield svg_text(area.left - 8, y + 4, quality_at(mark, frame.report), "end")
     yield f'<path class="axis" d="M{area.left} {area.top}V{area.bottom}H{area.right}"/>'
     middle = (area.left + area.right) / 2
-    scale = ", by ratio" if frame.x.is_logarithmic else ""
+    scale = ", logarithmic" if frame.x.is_logarithmic else ""
     yield svg_text(middle, area.bottom + 40, f"median latency{scale}: less is better", "middle")
     head = words.markup(words.quality_head(frame.report.data))
     yield svg_text(area.left + 6, area.top + 10, f"↑ {head}", "start", "soft")

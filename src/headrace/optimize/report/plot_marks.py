@@ -10,6 +10,7 @@ from headrace.optimize.report.plot_frame import Frame
 from headrace.optimize.report.points import Kind, Point
 
 _LETTER: Final = 6.7
+_BOLD: Final = 7.5
 _LINE: Final = 15.0
 _MOST_LETTERS: Final = 30
 _ORDER: Final = (Kind.CHOSEN, Kind.BASELINE, Kind.PASSED, Kind.REFERENCE, Kind.REJECTED)
@@ -50,7 +51,8 @@ def _mark(frame: Frame, point: Point, dot: Dot) -> Iterator[str]:
 def _dot(frame: Frame, point: Point) -> Dot:
     x, y = frame.at(point)
     text = _label_text(frame, point)
-    return Dot(x=x, y=y, radius=frame.radius(point), width=_LETTER * len(text) + 2, height=_LINE)
+    letter = _BOLD if point.numbered.kind in {Kind.CHOSEN, Kind.BASELINE} else _LETTER
+    return Dot(x=x, y=y, radius=frame.radius(point), width=letter * len(text) + 2, height=_LINE)
 
 
 def _label(frame: Frame, point: Point, dot: Dot, label: Label) -> Iterator[str]:

@@ -140,6 +140,7 @@ def test_without_labels_the_page_says_fidelity_only() -> None:
     assert "Nobody knows the truth." in page.text
     assert "none with labels" in page.text
     assert "loss, points" not in page.text
+    assert "largest loss tolerated" not in page.text
 
 
 def test_where_nothing_is_better_the_page_says_so() -> None:
