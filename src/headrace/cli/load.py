@@ -43,8 +43,8 @@ def load(
     url: Annotated[
         str,
         typer.Argument(
-            help="http[s]://HOST:PORT, that with /v2/models/NAME[/versions/V]/infer, or "
-            "unix:/PATH.",
+            help="http://HOST:PORT, https://…, those with /v2/models/NAME/infer or "
+            "/v2/models/NAME/versions/V/infer, or unix:/PATH.",
             show_default=False,
         ),
     ],
@@ -54,7 +54,7 @@ def load(
         typer.Option(
             "--rate",
             "-r",
-            metavar="RATE[,RATE…]",
+            metavar="RATE,…",
             help="Requests per second. Several are tried one after the other, as long as no "
             "objective is missed.",
             rich_help_panel=_LOAD,

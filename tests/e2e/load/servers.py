@@ -1,6 +1,7 @@
 """Small servers on loopback that answer as they should not: raw sockets, a thread a connection."""
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -69,7 +70,9 @@ class Server:
 
 
 @contextmanager
-def serving(handle: Callable[[Caller], None]) -> Iterator[Server]:
+def serving(
+    handle: Callable[[Caller], None], *, tls: ssl.SSLContext | None = None
+) -> Iterator[Server]:
     """A server that gives each connection to `handle`, and closes it afterwards."""
     server = Server(socket.create_server(("127.0.0.1", 0), backlog=256))
     callers: list[socket.socket] = []
@@ -78,7 +81,8 @@ def serving(handle: Callable[[Caller], None]) -> Iterator[Server]:
     def one(sock: socket.socket) -> None:
         with sock, suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            handle(Caller(sock))
+            with sock if tls is None else tls.wrap_socket(sock, server_side=True) as carried:
+                handle(Caller(carried))
 
     def accept() -> None:
         with suppress(OSError):

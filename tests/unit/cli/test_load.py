@@ -214,6 +214,13 @@ def test_a_bad_line_is_named(tmp_path: Path, text: str, said: str) -> None:
         list(tensors_of(SIGNATURE, Given(file=str(file)), "m"))
 
 
+def test_help_says_what_the_exit_status_means(headrace: Command) -> None:
+    outcome = headrace("load", "--help")
+
+    assert outcome.status == 0
+    assert "Exit status: 0 every objective is met" in outcome.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said", "status"),
     [
