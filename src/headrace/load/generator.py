@@ -19,6 +19,8 @@ BEHIND_S: Final = 1.0
 """How long after the end the generator may still send what it was too slow for."""
 _AT_ONCE: Final = 64
 """Requests that are sent before answers are read again."""
+_DIAL_S: Final = 5.0
+"""How long a connection may take at least: requests that wait for it have timeouts of their own."""
 _SWEEP_S: Final = 0.02
 _TICK_S: Final = 1.0
 
@@ -166,7 +168,7 @@ class Generator:
 
     async def _dial(self) -> None:
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(max(self._timeout_s, _DIAL_S)):
                 connection = await self._dialler.connect(lambda: Connection(self))
         except (OSError, TimeoutError) as error:
             self._dialling -= 1
