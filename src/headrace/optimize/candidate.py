@@ -87,9 +87,13 @@ class Workshop:
 class Recipe(Protocol):
     """One way to make candidates of a model."""
 
-    name: str
-    """As its candidate's, or the beginning of theirs."""
-    title: str
+    @property
+    def name(self) -> str:
+        """As its candidate's, or the beginning of theirs."""
+
+    @property
+    def title(self) -> str:
+        """For people."""
 
     def why_not(self, workshop: Workshop) -> str:
         """Why it does not apply here, told without trying: a package that is missing, say."""

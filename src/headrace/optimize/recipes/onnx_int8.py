@@ -1,0 +1,175 @@
+"""INT8 in ONNX Runtime: activations measured as they come, or beforehand by examples.
+
+Its tools' defaults, one scale for a whole weight and every operator in INT8, are recipes too: they
+cost a transformer answers, which is for the gate to find out.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from headrace.core import Tensors
+from headrace.optimize.candidate import Candidate, CannotBuildError, Workshop
+from headrace.optimize.onnx_facts import read_onnx_facts
+from headrace.optimize.recipes.building import (
+    MOST_EXAMPLES,
+    NO_EXAMPLES,
+    check_can_quantize,
+    checked,
+    facts_of,
+    missing_package,
+    remove,
+    simplified,
+    told_by,
+    versions,
+)
+
+_FILE: Final = "model.onnx"
+_FLOAT: Final = 1
+"""What operators of ONNX Runtime's own give, of which it cannot tell: `TensorProto.FLOAT`."""
+_WHAT: Final = "ONNX Runtime's quantizer"
+_NO_LAYER: Final = "nothing in it can be quantized: it has none of the operators that would be"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamicInt8:
+    """Weights in INT8; activations are measured and rounded in each run."""
+
+    name: str
+    title: str
+    per_channel: bool
+    reduce_range: bool = False
+
+    def why_not(self, _: Workshop) -> str:
+        """Only without the package."""
+        return missing_package("onnx")
+
+    def build(self, workshop: Workshop) -> Sequence[Candidate]:
+        """One file."""
+        check_can_quantize(facts_of(workshop))
+        target = workshop.folder / _FILE
+        simple = simplified(workshop)
+        workshop.say("rounding the weights to INT8")
+        with told_by(_WHAT), _quiet():
+            from onnxruntime.quantization import quantize_dynamic  # noqa: PLC0415  # needs onnx, which an extra brings
+
+            quantize_dynamic(
+                simple,
+                target,
+                per_channel=self.per_channel,
+                reduce_range=self.reduce_range,
+                extra_options={"DefaultTensorType": _FLOAT},
+            )
+        remove(simple)
+        told = {
+            "activations": "UINT8, each run's own scale",
+            "weights": "INT8, " + _scales(per_channel=self.per_channel),
+            "reduce_range": str(self.reduce_range),
+        }
+        return [_candidate(self, target, workshop, told)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaticInt8:
+    """Weights in INT8, activations in UINT8 with scales that examples have shown.
+
+    `operators`: which are quantized; None for all that can be.
+    """
+
+    name: str
+    title: str
+    operators: tuple[str, ...] | None
+    reduce_range: bool = False
+
+    def why_not(self, workshop: Workshop) -> str:
+        """Without examples, or the package."""
+        return missing_package("onnx") or ("" if workshop.calibration else NO_EXAMPLES)
+
+    def build(self, workshop: Workshop) -> Sequence[Candidate]:
+        """One file."""
+        check_can_quantize(facts_of(workshop))
+        target = workshop.folder / _FILE
+        simple = simplified(workshop)
+        examples = workshop.calibration[:MOST_EXAMPLES]
+        workshop.say(f"calibrating with {len(examples)} examples")
+        with told_by(_WHAT), _quiet():
+            _quantize_static(self, simple, target, examples)
+        remove(simple)
+        told = {
+            "activations": "UINT8, scales by the smallest and largest of the examples",
+            "weights": "INT8, " + _scales(per_channel=True),
+            "operators": ", ".join(self.operators or ("all",)),
+            "examples": str(len(examples)),
+            "reduce_range": str(self.reduce_range),
+        }
+        return [_candidate(self, target, workshop, told)]
+
+
+def _quantize_static(
+    recipe: StaticInt8, simple: Path, target: Path, examples: Sequence[Tensors]
+) -> None:
+    from onnxruntime.quantization import QuantType, quantize_static  # noqa: PLC0415  # needs onnx, which an extra brings
+
+    quantize_static(
+        simple,
+        target,
+        _Examples(examples),
+        op_types_to_quantize=list(recipe.operators) if recipe.operators else None,
+        per_channel=True,
+        reduce_range=recipe.reduce_range,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        extra_options={"DefaultTensorType": _FLOAT},
+    )
+
+
+class _Examples:
+    """Requests, as the calibration asks for them."""
+
+    def __init__(self, examples: Sequence[Tensors]) -> None:
+        self._left = iter(examples)
+
+    def get_next(self) -> Tensors | None:
+        """The next one, until there are no more."""
+        return next(self._left, None)
+
+
+def _candidate(
+    recipe: DynamicInt8 | StaticInt8, target: Path, workshop: Workshop, told: dict[str, str]
+) -> Candidate:
+    with told_by(_WHAT):
+        after = read_onnx_facts(target)
+    if not after.is_quantized:
+        raise CannotBuildError(_NO_LAYER)
+    candidate = Candidate(
+        name=recipe.name,
+        title=recipe.title,
+        runtime="onnx",
+        path=target,
+        recipe={"what": recipe.title, **told, **versions("onnxruntime", "onnx")},
+    )
+    return checked(candidate, workshop)
+
+
+def _scales(*, per_channel: bool) -> str:
+    return "a scale for each channel" if per_channel else "one scale for all"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to itself that another script should have been called before."""
+    log, nowhere = logging.getLogger(), logging.NullHandler()
+    log.addFilter(_is_not_theirs)
+    log.addHandler(nowhere)  # without any handler its first warning would add one, for good
+    try:
+        yield
+    finally:
+        log.removeHandler(nowhere)
+        log.removeFilter(_is_not_theirs)
+
+
+def _is_not_theirs(record: logging.LogRecord) -> bool:
+    return "onnxruntime" not in record.pathname
