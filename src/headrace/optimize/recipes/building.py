@@ -8,13 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-import onnxruntime as ort
+import numpy as np
 
-from headrace.core import HeadraceError, ModelSignature
+from headrace.core import HeadraceError, ModelSignature, Tensors
 from headrace.optimize.candidate import Candidate, CannotBuildError, Workshop
 from headrace.optimize.onnx_facts import OnnxFacts, read_onnx_facts
 from headrace.runtimes import LoadOptions, load_model
-from headrace.runtimes.onnx_file import find_onnx_file
+from headrace.runtimes.openvino_model import openvino_reason
 from headrace.runtimes.tabular import reason_of
 from headrace.runtimes.tuning import UNTUNED, Tuning
 
@@ -23,8 +23,6 @@ MOST_EXAMPLES: Final = 128
 NO_EXAMPLES: Final = "needs examples of requests to calibrate with, and there are none"
 _MOST_BYTES: Final = 2_000_000_000
 """What a protobuf message may have, and the quantizers' copies of a model are such messages."""
-_SIMPLE: Final = "simple.onnx"
-_NO_LOGS: Final = 4
 _ALONE: Final = "none: rows answer differently together than alone, so that each is run by itself"
 
 
@@ -66,7 +64,8 @@ def told_by(what: str) -> Iterator[None]:
         raise CannotBuildError(reason_of(error)) from error
     except Exception as error:
         # Converters fail in all ways; theirs is no bug of ours.
-        msg = f"{what} cannot do it: {type(error).__name__}: {reason_of(error)}"
+        kind = "" if type(error) is RuntimeError else f"{type(error).__name__}: "
+        msg = f"{what} cannot do it: {kind}{openvino_reason(error)}"
         raise CannotBuildError(msg) from error
 
 
@@ -108,51 +107,45 @@ def check_no_text(facts: OnnxFacts) -> None:
         raise CannotBuildError("it takes text, which OpenVINO does not; leave tokenizing to a step")
 
 
-def simplified(workshop: Workshop) -> Path:
-    """The source with constants folded and layers merged, as one file in the recipe's folder.
-
-    A normalisation beside a convolution that is quantized can no longer be merged into it, so this
-    comes first; nor do the quantizers read weights that lie in other files.
-
-    Raises:
-        CannotBuildError: ONNX Runtime does not load the model.
-    """
-    target = workshop.folder / _SIMPLE
-    options = ort.SessionOptions()
-    options.log_severity_level = _NO_LOGS
-    options.intra_op_num_threads = max(1, workshop.threads)
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(target)
-    with told_by("ONNX Runtime"):
-        file = str(find_onnx_file(workshop.source))
-        ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    return target
-
-
 def checked(candidate: Candidate, workshop: Workshop) -> Candidate:
-    """The candidate, which loads and takes and gives what the source does; what differs is told.
+    """The candidate, which loads, runs, and takes and gives what the source does.
 
     Raises:
-        CannotBuildError: It is called in another way; the message says how.
+        CannotBuildError: It does not; the message says what is different.
     """
-    with told_by("loading what was made"):
-        wanted = _signature(workshop.source, workshop.runtime, workshop, UNTUNED)
-        found = _signature(candidate.path, candidate.runtime, workshop, candidate.tuning)
-    if why := _why_different(wanted, found):
-        raise CannotBuildError(f"what was made is called in another way: {why}")
+    example = workshop.calibration[0] if workshop.calibration else None
+    with told_by("running what was made"):
+        wanted, before = _run(workshop.source, workshop.runtime, UNTUNED, workshop, example)
+        found, after = _run(candidate.path, candidate.runtime, candidate.tuning, workshop, example)
+    if why := _why_different(wanted, found) or _why_wrong(before, after):
+        raise CannotBuildError(f"what was made cannot take the model's place: {why}")
     if wanted.batched and not found.batched:
         return replace(candidate, recipe={**candidate.recipe, "batches": _ALONE})
     return candidate
 
 
-def _signature(path: Path, runtime: str, workshop: Workshop, tuning: Tuning) -> ModelSignature:
+def _run(
+    path: Path, runtime: str, tuning: Tuning, workshop: Workshop, example: Tensors | None
+) -> tuple[ModelSignature, Tensors]:
+    """A model's signature, and what it answers."""
     threads = max(1, workshop.threads)
     options = LoadOptions(device="cpu", intra_op_threads=threads, tuning=tuning)
     model = load_model(path, runtime, options)
     try:
-        return model.signature
+        return model.signature, {} if example is None else model.run(example)
     finally:
         model.close()
+
+
+def _why_wrong(before: Tensors, after: Tensors) -> str:
+    for name, want in before.items():
+        got = after[name]
+        if want.shape != got.shape:
+            return f"output '{name}' has the shape {list(got.shape)}, not {list(want.shape)}"
+        is_number = want.dtype.kind == "f"
+        if is_number and np.isfinite(want).all() and not np.isfinite(got).all():
+            return f"output '{name}' is no longer finite"
+    return ""
 
 
 def _why_different(wanted: ModelSignature, found: ModelSignature) -> str:
@@ -169,9 +162,3 @@ def _why_different(wanted: ModelSignature, found: ModelSignature) -> str:
 
 def _told(specs: Mapping[str, object]) -> str:
     return ", ".join(f"'{name}' {datatype}" for name, datatype in specs.items())[:300]
-
-
-def remove(*files: Path) -> None:
-    """Delete what a recipe needed only on the way."""
-    for file in files:
-        file.unlink(missing_ok=True)

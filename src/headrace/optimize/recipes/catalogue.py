@@ -8,6 +8,7 @@ from typing import Final
 
 from headrace.optimize.candidate import ModelClass, Recipe
 from headrace.optimize.recipes.as_it_is import BASELINE_RECIPE, BASIC, EXTENDED, SERVED
+from headrace.optimize.recipes.gpu import HALF, INT8
 from headrace.optimize.recipes.onnx_int8 import DynamicInt8, StaticInt8
 from headrace.optimize.recipes.openvino_int8 import PostTrainingInt8
 from headrace.optimize.recipes.openvino_ir import ByteWeights, HalfWeights, InPrecision
@@ -55,7 +56,8 @@ def recipes_for(
     nncf, *forgotten = _post_training(model_class, has)
     options = EXTENDED if model_class is ModelClass.CONV_NET else BASIC
     small = (HalfWeights(), ByteWeights())
-    return (BASELINE_RECIPE, SERVED, bf16, nncf, *int8, fp32, options, *forgotten, fp16, *small)
+    first = (BASELINE_RECIPE, SERVED, HALF, INT8, bf16, nncf)
+    return (*first, *int8, fp32, options, *forgotten, fp16, *small)
 
 
 def _in_precisions(has: frozenset[str]) -> tuple[InPrecision, InPrecision, InPrecision]:

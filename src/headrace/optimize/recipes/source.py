@@ -1,0 +1,88 @@
+"""What do all recipes start from? The model as ONNX; and its framework is a baseline of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from headrace.core import Tensors
+from headrace.optimize.candidate import Candidate
+from headrace.optimize.compare import MAX_CHANGED_RATIO
+from headrace.optimize.convert import Conversion, convert
+from headrace.optimize.sources import open_source, source_runtime
+
+_FILE: Final = "model.onnx"
+_ONNX: Final = "onnx"
+_FRAMEWORKS: Final = {
+    "savedmodel": ("savedmodel", "TensorFlow, the SavedModel as it is"),
+    "tflite": ("tflite", "LiteRT, the file as it is"),
+    "torch_export": ("torch-eager", "PyTorch, the exported program as it is"),
+    "torchscript": ("torch-eager", "PyTorch, the TorchScript file as it is"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A model that recipes can rewrite.
+
+    `onnx`: where it is. `frameworks`: the source, run by its own library, to compare with. `notes`:
+    what was done, for people.
+    """
+
+    onnx: Path
+    frameworks: Sequence[Candidate] = ()
+    notes: Sequence[str] = ()
+
+
+def prepare(
+    source: Path,
+    runtime: str,
+    folder: Path,
+    *,
+    allow_code: bool = False,
+    given: Tensors | None = None,
+    tolerance: float | None = None,
+    max_changed_ratio: float = MAX_CHANGED_RATIO,
+) -> Prepared:
+    """A model as ONNX whose answers were compared with the source's; ONNX is left alone.
+
+    Args:
+        runtime: Of the source; empty tells by the file.
+        folder: Where to write; an empty directory.
+        allow_code: Whether loading may run code of the model's author.
+        given: Rows to compare with besides those that are made up.
+        tolerance: Of the relative difference; None goes by the datatype it computes in.
+        max_changed_ratio: The share of rows that may get another class.
+
+    Raises:
+        CodeNotAllowedError: Loading it would run code; nothing of it was run.
+        UnsupportedModelError: It cannot be converted, or the answers are too far apart.
+        FailedPreconditionError: A package is not installed; the message says which.
+    """
+    if runtime == _ONNX:
+        return Prepared(onnx=source)
+    name = source_runtime(source, runtime)
+    opened = open_source(source, name, allow_code=allow_code)
+    target = folder / _FILE
+    try:
+        made = convert(
+            opened,
+            target,
+            given=given,
+            tolerance=tolerance,
+            max_changed_ratio=max_changed_ratio,
+        )
+    finally:
+        opened.model.close()
+    title = _FRAMEWORKS.get(name, (name, f"{name}, the file as it is"))
+    told = {"what": "nothing is rewritten", "library": made.library}
+    framework = Candidate(name=title[0], title=title[1], runtime=name, path=source, recipe=told)
+    return Prepared(onnx=target, frameworks=(framework,), notes=(_told(name, made),))
+
+
+def _told(runtime: str, made: Conversion) -> str:
+    found = made.differences
+    return (
+        f"converted from {runtime} to ONNX by {made.converter}, opset {made.opset}: on "
+        f"{found.inputs} the answers differ by at most {found.largest_relative:.2g} of their value"
+    )
