@@ -37,8 +37,8 @@ def test_what_was_converted_is_shown_and_kept(shell: Shell) -> None:
 
     assert status == 0, err
     assert "converted from               sha256:" in out
-    assert "converter                    onnxmltools" in listed
-    assert "converted by onnxmltools" in err
+    assert "converter                    headrace " in listed
+    assert "converted by headrace " in err
     assert "0.00% of the rows get another class" in err
     assert (shown["runtime"], shown["filename"]) == ("onnx", "binary.onnx")
     assert shown["source"] == str(shell.folder / "binary.txt")
