@@ -1,0 +1,20 @@
+"""Make a network smaller: whole hidden units, heads and channels go, and the others make up for it.
+
+Files of other formats are pruned in their ONNX form, whatever framework they come from: a
+TorchScript file has no layers that `torch-pruning` could take (it changes nothing and says
+nothing), and the module of an exported program cannot be put into its evaluation mode.
+"""
+
+from headrace.optimize.prune.cut import Importance, Method, PruneCut, Pruned, Unit
+from headrace.optimize.prune.recipes import COMPRESSION_RECIPES, RECIPES, PruneRecipe
+
+__all__ = [
+    "COMPRESSION_RECIPES",
+    "RECIPES",
+    "Importance",
+    "Method",
+    "PruneCut",
+    "PruneRecipe",
+    "Pruned",
+    "Unit",
+]

@@ -1,0 +1,246 @@
+"""Who makes and who reads each tensor of an ONNX graph, and what is constant in it?"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from headrace.core import Array
+from headrace.optimize.candidate import CannotBuildError
+
+Node = Any  # onnx ships no types
+Proto = Any
+
+_MOST_BYTES: Final = 2**31 - 2**20
+"""What one protobuf message, and so a session made from memory, can hold."""
+_OLDEST_IR: Final = 4
+"""The first in which an initializer need not be an input too."""
+_AXES_AS_INPUT: Final = 2
+
+
+@dataclass(slots=True)
+class Graph:
+    """A graph that is going to be rewritten; constants are arrays, whatever they were in the file.
+
+    `nodes` are in the order in which they can run. `shown_inside`: tensors that a subgraph of a
+    loop or branch reads.
+    """
+
+    model: Proto
+    nodes: list[Node]
+    constants: dict[str, Array]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    shown_inside: frozenset[str]
+    makers: dict[str, int] = field(init=False)
+    readers: dict[str, list[tuple[int, int]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.index()
+
+    def index(self) -> None:
+        """Find makers and readers again after nodes have changed."""
+        self.makers = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
+        self.readers = {}
+        for i, node in enumerate(self.nodes):
+            for slot, name in enumerate(node.input):
+                if name:
+                    self.readers.setdefault(name, []).append((i, slot))
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all floating-point constants."""
+        return sum(a.size for a in self.constants.values() if a.dtype.kind == "f")
+
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's own operators."""
+        return max((one.version for one in self.model.opset_import if not one.domain), default=1)
+
+    def attribute(self, i: int, name: str, default: Any = None) -> Any:  # noqa: ANN401  # whatever it is
+        """An attribute of node `i`."""
+        for one in self.nodes[i].attribute:
+            if one.name == name:
+                return onnx.helper.get_attribute_value(one)
+        return default
+
+    def fresh(self, name: str) -> str:
+        """A name like this one that no tensor has."""
+        taken = self.constants.keys() | self.makers.keys() | set(self.inputs) | self.shown_inside
+        return next(n for n in (f"{name}_{i}" for i in range(len(taken) + 1)) if n not in taken)
+
+    def proto(self, *, show: Sequence[str] | None = None) -> Proto:
+        """The graph as a message; `show`: tensors that it answers instead of its own outputs."""
+        nodes = self.nodes if show is None else self._before(show)
+        made = self._message(nodes, self.outputs if show is None else show)
+        if show is not None:
+            _answer(made, show)
+        return made
+
+    def piece(
+        self, nodes: Sequence[Node], inputs: Sequence[Proto], outputs: Sequence[str]
+    ) -> Proto:
+        """Some of its nodes as a message, with inputs as declared."""
+        made = self._message(nodes, outputs)
+        del made.graph.input[:]
+        made.graph.input.extend(inputs)
+        _answer(made, outputs)
+        return made
+
+    def _message(self, nodes: Sequence[Node], outputs: Sequence[str]) -> Proto:
+        made = onnx.ModelProto()
+        made.CopyFrom(self.model)
+        made.graph.node.extend(nodes)
+        used = names_read(nodes).union(outputs)
+        made.graph.initializer.extend(
+            numpy_helper.from_array(np.asarray(array, order="C"), name)
+            for name, array in self.constants.items()
+            if name in used
+        )
+        return made
+
+    def _before(self, names: Sequence[str]) -> list[Node]:
+        """Nodes that these tensors need."""
+        wanted = set(names)
+        found = []
+        for node in reversed(self.nodes):
+            if wanted.intersection(node.output):
+                wanted |= names_read([node])
+                found.append(node)
+        return found[::-1]
+
+    def copy(self) -> "Graph":
+        """One that can be changed without changing this one; arrays are shared until replaced."""
+        nodes = []
+        for node in self.nodes:
+            nodes.append(onnx.NodeProto())
+            nodes[-1].CopyFrom(node)
+        return Graph(
+            model=self.model,
+            nodes=nodes,
+            constants=dict(self.constants),
+            inputs=self.inputs,
+            outputs=self.outputs,
+            shown_inside=self.shown_inside,
+        )
+
+
+def load_graph(path: Path) -> Graph:
+    """A model's graph.
+
+    Raises:
+        CannotBuildError: It is no ONNX file, or one too large to be rewritten in memory.
+    """
+    try:
+        model = onnx.load_model(str(path))
+    except Exception as error:  # protobuf and onnx raise what they like at a file
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CannotBuildError(f"{path.name} is no ONNX file that can be read: {first}") from error
+    return as_graph(model)
+
+
+def as_graph(model: Proto) -> Graph:
+    """A model's graph, of a message that becomes the graph's own.
+
+    Raises:
+        CannotBuildError: It is larger than one message may be.
+    """
+    if model.ByteSize() > _MOST_BYTES:
+        size = model.ByteSize() / 2**30
+        raise CannotBuildError(f"it has {size:.1f} GiB; what has 2 GiB or more is not rewritten")
+    graph = model.graph
+    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    inside = frozenset(name for node in graph.node for name in _inside(node))
+    nodes = [node for node in graph.node if not _fold(node, constants)]
+    kept = [value for value in graph.input if value.name not in constants]
+    outputs = tuple(value.name for value in graph.output)
+    # What is declared of tensors inside would be wrong afterwards; runtimes infer it themselves.
+    del graph.node[:], graph.initializer[:], graph.value_info[:], graph.input[:]
+    graph.input.extend(kept)
+    model.ir_version = max(model.ir_version, _OLDEST_IR)
+    names = tuple(value.name for value in kept)
+    return Graph(model, nodes, constants, names, outputs, inside)
+
+
+def names_read(nodes: Iterable[Node]) -> set[str]:
+    """Tensors that nodes read, those that their subgraphs read among them."""
+    found: set[str] = set()
+    for node in nodes:
+        found.update(name for name in node.input if name)
+        found.update(_inside(node))
+    return found
+
+
+def users(graph: Graph) -> Counter[str]:
+    """How often each tensor is read."""
+    counts = Counter({name: len(found) for name, found in graph.readers.items()})
+    counts.update(graph.outputs)
+    counts.update(graph.shown_inside)
+    return counts
+
+
+def _answer(model: Proto, names: Sequence[str]) -> None:
+    """Make these the outputs; ONNX Runtime infers their types."""
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+
+
+def _inside(node: Node) -> Iterable[str]:
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs]:
+            for inner in graph.node:
+                yield from inner.input
+                yield from _inside(inner)
+            yield from (value.name for value in graph.output)
+
+
+def _fold(node: Node, constants: dict[str, Array]) -> bool:
+    """Make a constant of what a node makes of constants, where exporters leave such nodes."""
+    if node.op_type == "Constant" and not node.domain:
+        return _fold_constant(node, constants)
+    given = [constants.get(name) for name in node.input if name]
+    if node.domain or not given or any(array is None for array in given):
+        return False
+    arrays = [array for array in given if array is not None]
+    told = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+    made: Array
+    match node.op_type:
+        case "Identity":
+            made = arrays[0]
+        case "Transpose":
+            made = np.transpose(arrays[0], told.get("perm"))
+        case "Cast":
+            made = arrays[0].astype(onnx.helper.tensor_dtype_to_np_dtype(told["to"]))
+        case "Concat" if arrays[0].dtype.kind == "i":
+            made = np.concatenate(arrays, told["axis"])
+        case "Unsqueeze":
+            axes = arrays[1] if len(arrays) == _AXES_AS_INPUT else np.array(told["axes"])
+            made = np.expand_dims(arrays[0], tuple(int(i) for i in axes.reshape(-1)))
+        case _:
+            return False
+    constants[node.output[0]] = made
+    return True
+
+
+def _fold_constant(node: Node, constants: dict[str, Array]) -> bool:
+    (attribute,) = node.attribute
+    match attribute.name:
+        case "value":
+            value = numpy_helper.to_array(attribute.t)
+        case "value_float":
+            value = np.array(attribute.f, np.float32)
+        case "value_floats":
+            value = np.array(attribute.floats, np.float32)
+        case "value_int":
+            value = np.array(attribute.i, np.int64)
+        case "value_ints":
+            value = np.array(attribute.ints, np.int64)
+        case _:  # strings and sparse tensors stay as they are
+            return False
+    constants[node.output[0]] = value
+    return True

@@ -1,0 +1,256 @@
+"""Make a smaller network of an ONNX file: find units, choose, fit, cut, check and teach."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+
+from headrace.core import Array, Tensors
+from headrace.optimize.candidate import CannotBuildError, Teaching
+from headrace.optimize.prune.cut import (
+    FEWEST_EXAMPLES,
+    MOST_EXAMPLES,
+    Importance,
+    Method,
+    PruneCut,
+    Pruned,
+    kept_count,
+)
+from headrace.optimize.prune.graph import Graph, load_graph
+from headrace.optimize.prune.groups import Group, find_groups
+from headrace.optimize.prune.moments import matrix
+from headrace.optimize.prune.reconstruct import reconstruct
+from headrace.optimize.prune.running import open_session, run, traced_shapes
+from headrace.optimize.prune.site import Shape
+from headrace.optimize.prune.slicing import without_units
+
+_ROWS_FOR_INPUT: Final = 3
+"""Rows that a weight should have read for each of its inputs; the ridge helps with fewer."""
+_ENOUGH_EXAMPLES: Final = 64
+"""Never fewer where they are there: rows of one example are alike."""
+_ROUNDING_RATIO: Final = 1e-3
+"""Of the largest answer: a sum in another order changes less, and a wrong cut more."""
+_DEFAULT_METHOD: Final = Method()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Means:
+    """What may be used. `tell`: says what goes on, and stops it when there is no time left."""
+
+    method: Method
+    threads: int
+    seed: int
+    deadline: float
+    clock: Callable[[], float]
+    tell: Callable[[str], None]
+
+
+def prune(
+    source: Path,
+    target: Path,
+    *,
+    cut: PruneCut,
+    calibration: Sequence[Tensors],
+    teaching: Teaching | None = None,
+    method: Method = _DEFAULT_METHOD,
+    threads: int = 1,
+    seed: int = 0,
+    deadline: float = math.inf,
+    clock: Callable[[], float] = time.monotonic,
+    say: Callable[[str], None] = lambda _: None,
+) -> Pruned:
+    """Write a smaller network to `target`.
+
+    Args:
+        calibration: Requests of one row; the teaching's examples are taken instead where they are
+            given. Neither may be what the result is judged by.
+        deadline: Of `clock`: teaching ends by it, and what is not cut by then is given up.
+
+    Raises:
+        CannotBuildError: There is nothing to cut, no data, or no time.
+    """
+    started = clock()
+
+    def tell(words: str) -> None:
+        if clock() >= deadline:
+            raise CannotBuildError(f"there was not enough time: it ran out when {words}")
+        say(words)
+
+    means = _Means(
+        method=method, threads=threads, seed=seed, deadline=deadline, clock=clock, tell=tell
+    )
+    given = _shuffled(calibration, teaching, seed)
+    graph = load_graph(source)
+    tell("looking for what can be cut")
+    shapes = traced_shapes(graph, given[0], threads=threads)
+    groups = _groups(graph, cut, shapes)
+    examples = given[: _enough(graph, groups, shapes)]
+    smaller = _cut(graph, groups, cut, examples, means)
+    before, after = graph.parameters, smaller.parameters
+    taught = _teach(graph, smaller, teaching, means)
+    made = smaller.proto()
+    onnx.checker.check_model(made)
+    onnx.save(made, str(target))
+    return Pruned(
+        path=target,
+        cut=cut,
+        method=method,
+        parameters_before=before,
+        parameters_after=after,
+        layers=Counter(one.unit for one in groups),
+        examples=len(examples),
+        taught=taught,
+        build_s=clock() - started,
+    )
+
+
+def check_same_answers(
+    fitted: Graph, smaller: Graph, examples: Sequence[Tensors], *, threads: int
+) -> None:
+    """Prove a cut: the smaller graph answers as the one in which nothing reads what was cut out.
+
+    Raises:
+        CannotBuildError: It does not, or it does not run.
+    """
+    old = open_session(fitted.proto(), threads)
+    new: list[list[Array]] = []
+    given, expected = [], []
+    for example in [*examples, *_doubled(examples[:1])]:
+        try:
+            expected.append(run(old, example))
+        except CannotBuildError:
+            continue  # a model that takes one row only; each single example ran before
+        given.append(example)
+    try:
+        session = open_session(smaller.proto(), threads)
+        new = [run(session, example) for example in given]
+    except CannotBuildError as error:
+        raise CannotBuildError(f"a size in it does not follow the cut: {error}") from error
+    for answers, wanted in zip(new, expected, strict=True):
+        for got, want in zip(answers, wanted, strict=True):
+            if got.shape != want.shape or _difference(got, want) > _ROUNDING_RATIO:
+                msg = "cutting it changes more than what was cut, so that it is left whole"
+                raise CannotBuildError(msg)
+
+
+def _cut(
+    graph: Graph,
+    groups: Sequence[Group],
+    cut: PruneCut,
+    examples: Sequence[Tensors],
+    means: _Means,
+) -> Graph:
+    scores = None
+    if means.method.importance is Importance.TAYLOR:
+        scores = _taylor(graph, groups, examples, means)
+    fitted, cuttings = reconstruct(
+        graph,
+        groups,
+        [kept_count(one.units, cut.ratio(one.unit)) for one in groups],
+        examples,
+        method=means.method,
+        threads=means.threads,
+        scores=scores,
+        say=means.tell,
+    )
+    smaller = without_units(fitted, cuttings)
+    means.tell("checking the cut")
+    check_same_answers(fitted, smaller, examples[:2], threads=means.threads)
+    return smaller
+
+
+def _difference(got: Array, want: Array) -> float:
+    """Largest difference, of the largest number."""
+    if want.dtype.kind not in "fiu":
+        return float(not np.array_equal(got, want))
+    scale = float(np.max(np.abs(want), initial=1e-6))
+    return float(np.max(np.abs(got.astype(np.float64) - want), initial=0.0)) / scale
+
+
+def _doubled(examples: Sequence[Tensors]) -> list[Tensors]:
+    """Two rows of each: a shape with a fixed batch shows."""
+    return [
+        {name: np.concatenate([array, array]) for name, array in example.items()}
+        for example in examples
+        if all(array.ndim and len(array) == 1 for array in example.values())
+    ]
+
+
+def _shuffled(
+    calibration: Sequence[Tensors], teaching: Teaching | None, seed: int
+) -> list[Tensors]:
+    given = teaching.examples if teaching is not None and teaching.examples else calibration
+    if len(given) < FEWEST_EXAMPLES:
+        msg = f"it needs {FEWEST_EXAMPLES} examples to tell what matters, and has {len(given)}"
+        raise CannotBuildError(msg)
+    return [given[i] for i in np.random.default_rng(seed).permutation(len(given))]
+
+
+def _enough(graph: Graph, groups: Sequence[Group], shapes: dict[str, Shape]) -> int:
+    """How many examples the widest weight needs; long texts bring many rows each."""
+    wanted = 0
+    for consumer in (one for group in groups for one in group.consumers):
+        shape = list(shapes[consumer.tensor])
+        features = 1 if graph.nodes[consumer.node].op_type == "Conv" else -1
+        del shape[features]
+        inputs = len(matrix(graph, consumer.node))
+        wanted = max(wanted, _ROWS_FOR_INPUT * inputs // max(1, math.prod(shape)))
+    return min(MOST_EXAMPLES, max(_ENOUGH_EXAMPLES, wanted))
+
+
+def _groups(graph: Graph, cut: PruneCut, shapes: dict[str, Shape]) -> list[Group]:
+    found = find_groups(graph, shapes)
+    for unit in cut.units:
+        if not any(group.unit is unit for group in found.groups):
+            raise CannotBuildError(found.why_none(unit))
+    groups = [
+        group
+        for group in found.groups
+        if kept_count(group.units, cut.ratio(group.unit)) < group.units
+    ]
+    if not groups:
+        raise CannotBuildError(f"its layers are too narrow to take {cut} out")
+    return groups
+
+
+def _taylor(
+    graph: Graph, groups: Sequence[Group], examples: Sequence[Tensors], means: _Means
+) -> dict[int, Array]:
+    if find_spec("torch") is None:
+        raise CannotBuildError("Taylor importance needs PyTorch: pip install 'headrace[torch]'")
+    from headrace.optimize.prune.torch_taylor import taylor_scores  # noqa: PLC0415  # an extra
+
+    means.tell("asking for gradients")
+    return taylor_scores(graph, groups, examples)
+
+
+def _teach(graph: Graph, smaller: Graph, teaching: Teaching | None, means: _Means) -> str:
+    """Teach the smaller graph in place; how, or why not."""
+    if teaching is None:
+        return "no: there are no examples to learn from but those it is judged by"
+    if not means.method.distil_s:
+        return "no: not asked for"
+    if find_spec("torch") is None:
+        return "no: PyTorch is not installed (pip install 'headrace[torch]')"
+    from headrace.optimize.prune.torch_distil import distil  # noqa: PLC0415  # an extra
+
+    try:
+        return distil(
+            graph,
+            smaller,
+            teaching,
+            deadline=min(means.deadline, means.clock() + means.method.distil_s),
+            threads=means.threads,
+            seed=means.seed,
+            clock=means.clock,
+            say=means.tell,
+        )
+    except CannotBuildError as error:
+        return f"no: {error}"

@@ -1,0 +1,271 @@
+"""If units lie along an axis of one tensor of a node, where do they lie in its other tensors?
+
+Each rule is asked for one kind of node, with a slot and the layout there, and tells the slots that
+have to be cut together with it. A rule that is missing stops a cut; it never makes a wrong one.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from headrace.optimize.prune.layout import Layout, through_reshape
+from headrace.optimize.prune.site import (
+    INPUT,
+    MATRIX,
+    OUTPUT,
+    NotCutError,
+    Site,
+    Slot,
+    is_depthwise,
+    is_weighing,
+    weight_axes,
+)
+
+_MICROSOFT: Final = "com.microsoft"
+_LAST_AXIS_OPSET: Final = 13
+"""Since then Softmax is over the last axis where nothing else is said."""
+
+Ties = dict[Slot, Layout]
+Rule = Callable[[Site, Slot, Layout], Ties]
+
+
+def ties(site: Site, slot: Slot, layout: Layout) -> Ties:
+    """The other tensors of a node that have to be cut, and where.
+
+    Raises:
+        NotCutError: This kind of node mixes the units, or is not known.
+    """
+    node = site.graph.nodes[site.index]
+    known = _MICROSOFT_RULES if node.domain == _MICROSOFT else _RULES if not node.domain else {}
+    rule = known.get(site.kind)
+    if rule is None:
+        raise NotCutError(f"{site.kind} reads or makes them")
+    return {at: found for at, found in rule(site, slot, layout).items() if at != slot}
+
+
+def _weighing(site: Site, slot: Slot, layout: Layout, *, axis: int) -> Ties:
+    """A product with a constant: units are its inputs or its outputs, never both."""
+    if not is_weighing(site):
+        raise NotCutError(f"{site.kind} has no constant weight")
+    if layout.axis != axis:
+        raise NotCutError(f"{site.kind} does not have them on its axis of features")
+    into, out_of = weight_axes(site)
+    weight = Slot(out=False, at=1)
+    if not slot.out:
+        return {weight: layout.at(into)}
+    found = {weight: layout.at(out_of)}
+    bias = Slot(out=False, at=2)
+    if site.name(bias):
+        if site.constant(2) is None:
+            raise NotCutError("a bias is computed")
+        shape = site.shape(bias)
+        if shape and shape[-1] == layout.extent:
+            found[bias] = layout.at(len(shape) - 1)
+    return found
+
+
+def _matmul(site: Site, slot: Slot, layout: Layout) -> Ties:
+    left, right = INPUT, Slot(out=False, at=1)
+    rank = len(site.shape(slot))
+    if site.constant(1) is not None:
+        if layout.axis == rank - 1:
+            return _weighing(site, slot, layout, axis=rank - 1)
+        return {INPUT: layout, OUTPUT: layout}
+    if site.constant(0) is not None:
+        raise NotCutError("a constant is multiplied from the left")
+    if layout.axis < rank - MATRIX:
+        return _broadcast(site, slot, layout, (left, right, OUTPUT))
+    is_row = layout.axis == rank - MATRIX
+    if is_row and slot != right:
+        return {left: layout, OUTPUT: layout}
+    if not is_row and slot != left:
+        return {right: layout, OUTPUT: layout}
+    raise NotCutError("MatMul sums over them")
+
+
+def _gemm(site: Site, slot: Slot, layout: Layout) -> Ties:
+    return _weighing(site, slot, layout, axis=1)
+
+
+def _conv(site: Site, slot: Slot, layout: Layout) -> Ties:
+    if not is_depthwise(site):
+        return _weighing(site, slot, layout, axis=1)
+    if layout.axis != 1:
+        raise NotCutError("Conv does not have them on its axis of channels")
+    found = {INPUT: layout, OUTPUT: layout, Slot(out=False, at=1): layout.at(0)}
+    if site.name(Slot(out=False, at=2)):
+        found[Slot(out=False, at=2)] = layout.at(0)
+    return found
+
+
+def _broadcast(site: Site, slot: Slot, layout: Layout, slots: Sequence[Slot]) -> Ties:
+    """Tensors of which each has this axis, counted from the last, or is repeated along it."""
+    back = layout.axis - len(site.shape(slot))
+    found = {}
+    for other in slots:
+        shape = site.shape(other)
+        if len(shape) >= -back and shape[back] != 1:
+            if shape[back] != layout.extent:
+                raise NotCutError(f"{site.kind} has an input of another size")
+            found[other] = layout.at(len(shape) + back)
+    return found
+
+
+def _elementwise(site: Site, slot: Slot, layout: Layout) -> Ties:
+    inputs = [Slot(out=False, at=i) for i in site.is_fed]
+    return _broadcast(site, slot, layout, [*inputs, OUTPUT])
+
+
+def _first_only(site: Site, slot: Slot, layout: Layout) -> Ties:
+    """One tensor in and out; other inputs are settings."""
+    del site
+    if not slot.out and slot.at:
+        raise NotCutError("they are a setting of a node")
+    return {INPUT: layout, OUTPUT: layout}
+
+
+def _per_channel(site: Site, slot: Slot, layout: Layout) -> Ties:
+    """Normalizations whose vectors have a number for each channel."""
+    if layout.axis != 1:
+        raise NotCutError(f"{site.kind} does not have them on its axis of channels")
+    vectors = {Slot(out=False, at=i): layout.at(0) for i in site.is_fed[1:]}
+    return _first_only(site, slot, layout) | vectors
+
+
+def _within_channels(site: Site, slot: Slot, layout: Layout) -> Ties:
+    """Pooling and the like: axes 0 and 1 stay."""
+    if layout.axis > 1:
+        raise NotCutError(f"{site.kind} mixes them")
+    return _first_only(site, slot, layout)
+
+
+def _same_size(site: Site, slot: Slot, layout: Layout) -> Ties:
+    """Padding and slicing, which leave the axis alone; its size shows that they do."""
+    if site.shape(INPUT)[layout.axis] != site.shape(OUTPUT)[layout.axis]:
+        raise NotCutError(f"{site.kind} changes their number")
+    return _first_only(site, slot, layout)
+
+
+def _over_later_axes(site: Site, slot: Slot, layout: Layout) -> Ties:
+    """Softmax and LayerNormalization: what is before the axis is apart."""
+    rank = len(site.shape(slot))
+    axis = site.attribute("axis", -1 if site.graph.opset >= _LAST_AXIS_OPSET else 1)
+    if layout.axis >= (axis + rank if axis < 0 else axis):
+        raise NotCutError(f"{site.kind} mixes them")
+    return _first_only(site, slot, layout)
+
+
+def _transpose(site: Site, slot: Slot, layout: Layout) -> Ties:
+    rank = len(site.shape(slot))
+    order = list(site.attribute("perm", range(rank)[::-1]))
+    if slot.out:
+        return {INPUT: layout.at(order[layout.axis])}
+    return {OUTPUT: layout.at(order.index(layout.axis))}
+
+
+def _reshape(site: Site, slot: Slot, layout: Layout) -> Ties:
+    if not slot.out and slot.at:
+        raise NotCutError("they are a shape")
+    other = INPUT if slot.out else OUTPUT
+    found = through_reshape(layout, site.shape(slot), site.shape(other))
+    if found is None:
+        raise NotCutError(f"{site.kind} tears them apart")
+    return {other: found}
+
+
+def _reduce(site: Site, slot: Slot, layout: Layout) -> Ties:
+    before, after = site.shape(INPUT), site.shape(OUTPUT)
+    if not site.attribute("keepdims", 1):
+        return _reshape_like_reduced(site, slot, layout)
+    if before[layout.axis] != after[layout.axis]:
+        raise NotCutError(f"{site.kind} mixes them")
+    return _first_only(site, slot, layout)
+
+
+def _reshape_like_reduced(site: Site, slot: Slot, layout: Layout) -> Ties:
+    rank = len(site.shape(INPUT))
+    told = site.constant(1) if len(site.is_fed) > 1 else site.attribute("axes")
+    if told is None:
+        raise NotCutError(f"{site.kind} mixes them")
+    gone = {int(axis) % rank for axis in told}
+    stay = [axis for axis in range(rank) if axis not in gone]
+    if slot.out:
+        return {INPUT: layout.at(stay[layout.axis])}
+    if layout.axis in gone:
+        raise NotCutError(f"{site.kind} mixes them")
+    return {OUTPUT: layout.at(stay.index(layout.axis))}
+
+
+def _split(site: Site, slot: Slot, layout: Layout) -> Ties:
+    outputs = [Slot(out=True, at=i) for i in range(len(site.graph.nodes[site.index].output))]
+    axis = site.attribute("axis", 0) % len(site.shape(slot))
+    if axis != layout.axis:
+        return {INPUT: layout, **dict.fromkeys(outputs, layout)}
+    sizes = {site.shape(one)[axis] for one in outputs}
+    parts = len(outputs)
+    outer = layout.outer * parts if slot.out else layout.outer
+    told = site.attribute("split") or (len(site.is_fed) > 1 and site.constant(1) is None)
+    if len(sizes) > 1 or outer % parts or told:
+        raise NotCutError("Split tears them apart")
+    whole = Layout(axis=axis, units=layout.units, outer=outer, inner=layout.inner)
+    part = Layout(axis=axis, units=layout.units, outer=outer // parts, inner=layout.inner)
+    return {INPUT: whole, **dict.fromkeys(outputs, part)}
+
+
+def _gather(site: Site, slot: Slot, layout: Layout) -> Ties:
+    """Rows of what is computed, by constant places on another axis."""
+    places = site.constant(1)
+    if places is None or (not slot.out and slot.at):
+        raise NotCutError("Gather picks among what is computed")
+    axis = site.attribute("axis", 0) % len(site.shape(INPUT))
+    added = places.ndim - 1
+    if slot.out:
+        inner = layout.axis if layout.axis < axis else layout.axis - added
+        if layout.axis >= axis and inner <= axis:
+            raise NotCutError("Gather picks among them")
+        return {INPUT: layout.at(inner)}
+    if layout.axis == axis:
+        raise NotCutError("Gather picks among them")
+    return {OUTPUT: layout.at(layout.axis if layout.axis < axis else layout.axis + added)}
+
+
+def _concat(site: Site, slot: Slot, layout: Layout) -> Ties:
+    if site.attribute("axis") % len(site.shape(slot)) == layout.axis:
+        raise NotCutError("Concat puts them among others")
+    slots = [*(Slot(out=False, at=i) for i in site.is_fed), OUTPUT]
+    return dict.fromkeys(slots, layout)
+
+
+def _asked_for_shape(site: Site, slot: Slot, layout: Layout) -> Ties:
+    """Shape tells sizes, which are checked by running what was cut."""
+    del site, slot, layout
+    return {}
+
+
+def _rules(rule: Rule, names: str) -> dict[str, Rule]:
+    return dict.fromkeys(names.split(), rule)
+
+
+_ELEMENTWISE: Final = (
+    "Abs Add And Ceil Celu Clip Cos Div Elu Equal Erf Exp Floor Gelu Greater HardSigmoid HardSwish"
+    " Identity IsNaN LeakyRelu Less Log Max Mean Min Mish Mul Neg Not Or PRelu Pow Reciprocal Relu"
+    " Round Selu Sigmoid Sign Sin Softplus Softsign Sqrt Sub Sum Tan Tanh ThresholdedRelu Where"
+)
+_RULES: Final[dict[str, Rule]] = {
+    **_rules(_elementwise, _ELEMENTWISE),
+    **_rules(_first_only, "Cast Dropout"),
+    **_rules(_within_channels, "AveragePool GlobalAveragePool GlobalMaxPool LpPool MaxPool"),
+    **_rules(_per_channel, "BatchNormalization InstanceNormalization"),
+    **_rules(_same_size, "Pad Slice Resize Upsample"),
+    **_rules(_over_later_axes, "Softmax LogSoftmax LayerNormalization"),
+    **_rules(_reshape, "Reshape Flatten Squeeze Unsqueeze"),
+    **_rules(_reduce, "ReduceMean ReduceSum ReduceMax ReduceMin ReduceL2"),
+    "Concat": _concat,
+    "Conv": _conv,
+    "Gather": _gather,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "Shape": _asked_for_shape,
+    "Split": _split,
+    "Transpose": _transpose,
+}
+_MICROSOFT_RULES: Final[dict[str, Rule]] = _rules(_elementwise, "BiasGelu FastGelu Gelu QuickGelu")
