@@ -42,13 +42,14 @@ _DEFAULT_METHOD: Final = Method()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Means:
-    """What may be used. `tell`: says what goes on, and stops it when there is no time left."""
+    """What may be used. `tell`: as `say`, and stops it when there is no time left."""
 
     method: Method
     threads: int
     seed: int
     deadline: float
     clock: Callable[[], float]
+    say: Callable[[str], None]
     tell: Callable[[str], None]
 
 
@@ -84,7 +85,13 @@ def prune(
         say(words)
 
     means = _Means(
-        method=method, threads=threads, seed=seed, deadline=deadline, clock=clock, tell=tell
+        method=method,
+        threads=threads,
+        seed=seed,
+        deadline=deadline,
+        clock=clock,
+        say=say,
+        tell=tell,
     )
     given = _shuffled(calibration, teaching, seed)
     graph = load_graph(source)
@@ -250,7 +257,7 @@ def _teach(graph: Graph, smaller: Graph, teaching: Teaching | None, means: _Mean
             threads=means.threads,
             seed=means.seed,
             clock=means.clock,
-            say=means.tell,
+            say=means.say,
         )
     except CannotBuildError as error:
         return f"no: {error}"

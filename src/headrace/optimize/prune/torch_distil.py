@@ -1,0 +1,204 @@
+"""Teach a pruned graph to answer as its source did, for a bounded time.
+
+The loss is the distance to the source's answers, and cross entropy where labels are given. A part
+of the examples is held out, and the weights that came nearest on it are kept, those from before
+teaching among them.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch.nn import functional as F  # noqa: N812  # so it is called everywhere
+
+from headrace.core import Array, Tensors
+from headrace.optimize.candidate import CannotBuildError, Teaching
+from headrace.optimize.prune.graph import Graph
+from headrace.optimize.prune.running import open_session, run
+from headrace.optimize.prune.torch_graph import TorchGraph, stacked
+
+_ROWS: Final = 32
+_HELD_OUT: Final = 10
+"""One example in so many is not learned from."""
+_MOST_HELD_OUT: Final = 96
+_LOOKS: Final = 4
+"""How often the held-out part is looked at."""
+_RATE_NORMED: Final = 5e-5
+"""With LayerNormalization, for weights that are nearly right."""
+_RATE: Final = 2e-4
+_WARM_UP_STEPS: Final = 10
+_ROUNDING_RATIO: Final = 1e-3
+_CLASSES: Final = 2
+"""Axes of an output that scores classes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lesson:
+    """A batch of examples of one shape: what the source answers to them, and their labels."""
+
+    inputs: dict[str, Any]
+    answers: list[Any]
+    labels: Any
+
+
+def distil(
+    source: Graph,
+    smaller: Graph,
+    teaching: Teaching,
+    *,
+    deadline: float,
+    threads: int,
+    seed: int,
+    clock: Callable[[], float] = time.monotonic,
+    say: Callable[[str], None] = lambda _: None,
+) -> str:
+    """Teach `smaller` in place until `deadline`; how it went.
+
+    Raises:
+        CannotBuildError: PyTorch cannot run the graph, or runs it differently.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        pupil = _Pupil(source, smaller, teaching, threads=threads, seed=seed)
+        return pupil.learn(deadline=deadline, clock=clock, say=say)
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Pupil:
+    """A graph that is taught."""
+
+    def __init__(
+        self, source: Graph, smaller: Graph, teaching: Teaching, *, threads: int, seed: int
+    ) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._teaching = teaching
+        self._graph = smaller
+        self._module = _checked(smaller, teaching.examples[0], threads=threads)
+        self._session = open_session(source.proto(), threads)
+        order = self._rng.permutation(len(teaching.examples))
+        count = min(len(order) // _HELD_OUT, _MOST_HELD_OUT)
+        self._held_out = [self._lesson(part) for part in self._parts(order[:count])]
+        self._order = order[count:]
+        kinds = {node.op_type for node in smaller.nodes}
+        self._rate = _RATE_NORMED if "LayerNormalization" in kinds else _RATE
+
+    def learn(
+        self, *, deadline: float, clock: Callable[[], float], say: Callable[[str], None]
+    ) -> str:
+        started = clock()
+        whole = max(deadline - started, 1e-9)
+        optimizer = torch.optim.AdamW(self._module.parameters(), lr=self._rate, weight_decay=0.01)
+        first = best = self._held_out_loss()
+        kept = self._module.learned()
+        steps, looked = 0, 1
+        for lesson in self._endless():
+            gone = (clock() - started) / whole
+            if gone >= looked / _LOOKS or gone >= 1:
+                looked = math.floor(gone * _LOOKS) + 1
+                say(f"teaching it, {min(gone, 1):.0%}")
+                if (now := self._held_out_loss()) < best:
+                    best, kept = now, self._module.learned()
+            if gone >= 1:
+                break
+            steps += 1
+            self._step(optimizer, lesson, share=min(1, steps / _WARM_UP_STEPS) * (1 - gone))
+        for name, array in kept.items():
+            self._graph.constants[name] = array
+        return (
+            f"{steps} steps of up to {_ROWS} rows in {clock() - started:.0f} s; loss on "
+            f"examples held out {first:.4g} before, {best:.4g} after"
+        )
+
+    def _step(self, optimizer: Any, lesson: _Lesson, *, share: float) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = self._rate * share
+        optimizer.zero_grad()
+        self._loss(lesson).backward()
+        torch.nn.utils.clip_grad_norm_(self._module.parameters(), 1.0)
+        optimizer.step()
+
+    def _loss(self, lesson: _Lesson) -> Any:
+        answers = self._module(lesson.inputs)
+        loss = _distance(answers, lesson.answers)
+        scores = answers[0]
+        if lesson.labels is None or not _scores_classes(lesson, scores):
+            return loss
+        told = lesson.answers[0]
+        are_shares = bool((told >= 0).all()) and bool(torch.allclose(told.sum(1), torch.ones(1)))
+        logs = torch.log(scores.clamp_min(1e-9)) if are_shares else F.log_softmax(scores, dim=1)
+        return loss + F.nll_loss(logs, lesson.labels.long())
+
+    def _held_out_loss(self) -> float:
+        """Of the examples that are not learned from, per row."""
+        rows = total = 0.0
+        with torch.no_grad():
+            for lesson in self._held_out:
+                size = len(next(iter(lesson.inputs.values())))
+                total += size * float(self._loss(lesson))
+                rows += size
+        return total / rows if rows else math.inf
+
+    def _endless(self) -> Iterator[_Lesson]:
+        while True:
+            parts = list(self._parts(self._rng.permutation(self._order)))
+            for i in self._rng.permutation(len(parts)):
+                yield self._lesson(parts[i])
+
+    def _parts(self, order: Array) -> Iterator[Array]:
+        """Examples of one shape each, `_ROWS` at most."""
+        by_shape: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        for i in order:
+            example = self._teaching.examples[i]
+            by_shape.setdefault(tuple(one.shape for one in example.values()), []).append(int(i))
+        for found in by_shape.values():
+            for begin in range(0, len(found), _ROWS):
+                yield np.array(found[begin : begin + _ROWS])
+
+    def _lesson(self, part: Array) -> _Lesson:
+        examples = [self._teaching.examples[i] for i in part]
+        together = {
+            name: np.concatenate([example[name] for example in examples]) for name in examples[0]
+        }
+        answers = [torch.from_numpy(np.array(one)) for one in run(self._session, together)]
+        labels = self._teaching.labels
+        told = None if labels is None else torch.tensor([float(labels[i]) for i in part])
+        return _Lesson(inputs=stacked(examples), answers=answers, labels=told)
+
+
+def _checked(graph: Graph, example: Tensors, *, threads: int) -> TorchGraph:
+    module = TorchGraph(graph)
+    (wanted, *_) = run(open_session(graph.proto(), threads), example)
+    try:
+        with torch.no_grad():
+            (got, *_) = module(stacked([example]))
+    except Exception as error:  # PyTorch raises what it likes at a graph
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CannotBuildError(f"PyTorch cannot run it: {first}") from error
+    scale = float(np.max(np.abs(wanted), initial=1e-6))
+    if got.shape != wanted.shape or np.abs(got.numpy() - wanted).max() > _ROUNDING_RATIO * scale:
+        raise CannotBuildError("PyTorch answers otherwise than ONNX Runtime")
+    return module
+
+
+def _distance(answers: Sequence[Any], wanted: Sequence[Any]) -> Any:
+    """Mean square of the differences, over what the answers are worth, of outputs that are FP32."""
+    total = torch.zeros(())
+    for got, want in zip(answers, wanted, strict=True):
+        if got.dtype == torch.float32:
+            total = total + F.mse_loss(got, want) / want.square().mean().clamp_min(1e-6)
+    return total
+
+
+def _scores_classes(lesson: _Lesson, scores: Any) -> bool:
+    """Whether labels are numbers of classes that the first output scores."""
+    if scores.ndim != _CLASSES or scores.dtype != torch.float32 or scores.shape[1] < _CLASSES:
+        return False
+    labels = lesson.labels
+    are_classes = bool((labels == labels.floor()).all()) and bool((labels >= 0).all())
+    return are_classes and bool((labels < scores.shape[1]).all())
