@@ -301,6 +301,7 @@ def replica_settings(
         runtime=pinned.runtime,
         sha256=pinned.sha256,
         batching=batching,
+        intra_op_threads=endpoint.batching.intra_op_threads,
         max_body_bytes=max_body_bytes,
         labels={output: list(names) for output, names in labels.items()},
         signed=msgspec.UNSET if pinned.signed is None else pinned.signed,

@@ -97,6 +97,12 @@ class BatchingSpec(SpecModel):
         le=1024,
         description="Runs of the model at once; null for one per usable core.",
     )
+    intra_op_threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Threads inside one run; null for one. Of no effect in a pool.",
+    )
     padding: PaddingSpec | None = Field(
         default=None,
         description="Null batches equal lengths only, unless the model is known to mask.",

@@ -129,6 +129,18 @@ def test_the_specs_batch_size_goes_over_the_repositorys(registry: Registry, tmp_
     assert found.arms[0].revision.settings.batching.max_batch_size == 16
 
 
+def test_threads_inside_a_run_are_told_only_where_the_spec_says_them(
+    registry: Registry, model: Path
+) -> None:
+    plain = {"name": "m", "model": str(model)}
+    [open_] = resolve(registry, plain)
+    [pinned] = resolve(registry, {**plain, "batching": {"intra_op_threads": 2}})
+
+    assert open_.arms[0].revision.settings.intra_op_threads is None
+    assert pinned.arms[0].revision.settings.intra_op_threads == 2
+    assert open_.arms[0].revision.id != pinned.arms[0].revision.id
+
+
 def test_a_broken_model_of_a_repository_is_named(registry: Registry, tmp_path: Path) -> None:
     root = repository(tmp_path / "r", "a/1/model.onnx", "b/7/model.onnx")
     (root / "b/7/model.onnx").write_bytes(b"bad")
