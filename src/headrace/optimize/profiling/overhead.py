@@ -1,0 +1,182 @@
+"""What does a request cost besides its run? Asked of a replica in blocks, and concluded from them.
+
+The replica says itself how long its runs took, so that the rest is the same requests', whatever
+else this machine does meanwhile.
+"""
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from headrace.engine.engine import INLINE_LIMIT_ALONE_S, INLINE_LIMIT_S
+from headrace.optimize.profiling.messages import Overhead
+from headrace.optimize.profiling.timing import kept
+
+BLOCK: Final = 10
+_WARM: Final = 20
+_MOST_BLOCKS: Final = 60
+_LEAST_BLOCKS: Final = 3
+_MAX_PAUSE_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """What a replica says of itself: answers, and seconds of all runs; of its event loop, too.
+
+    `answer_s`: of all answers, the seconds of their runs: those of a batch count for each of them.
+    """
+
+    answers: int
+    answer_s: float
+    run_s: float
+    loop_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Some requests, each alone or all at once: their times, and what the replica did for them.
+
+    `paused`: there were pauses between them.
+    """
+
+    walls_s: list[float]
+    answers: int
+    run_s: float
+    answer_s: float
+    loop_s: float
+    paused: bool = False
+
+
+def overhead_of(
+    alone: Sequence[Block], together: Sequence[Block], *, way: str, max_runs: int
+) -> Overhead:
+    """The overhead, as medians over blocks: one that was disturbed does not count.
+
+    Args:
+        together: Blocks of as many requests at once as each has answers; may be empty.
+    """
+    run_s = statistics.median(block.answer_s / block.answers for block in alone)
+    limit_s = INLINE_LIMIT_S if max_runs > 1 else INLINE_LIMIT_ALONE_S
+    is_inline = run_s < limit_s
+    # After a pause caches are cold, and between requests that follow each other they are not: a
+    # busy replica pays for its event loop as the latter do.
+    hot = [block for block in alone if not block.paused] or alone
+
+    def loop_s(block: Block) -> float:
+        return max(block.loop_s - (block.run_s if is_inline else 0.0), 0.0)
+
+    beyond = [(sum(block.walls_s) - block.answer_s) / len(block.walls_s) for block in alone]
+    wall_s = max(statistics.median(beyond), 0.0)
+    one_s = min(statistics.median(loop_s(block) / block.answers for block in hot), wall_s)
+    cpu_s = one_s
+    if together:
+        size = together[0].answers
+        many_s = statistics.median(loop_s(block) for block in together)
+        cpu_s = min(max((many_s - one_s) / (size - 1), 0.0), one_s)
+    single = [one for block in alone for one in block.walls_s]
+    return Overhead(
+        way=way,
+        count=sum(block.answers for block in (*alone, *together)),
+        p50_s=statistics.median(single),
+        run_s=run_s,
+        wall_s=wall_s,
+        wake_s=one_s - cpu_s,
+        cpu_s=cpu_s,
+        spread=_spread(hot, run_s) if is_inline else (),
+    )
+
+
+def _spread(blocks: Sequence[Block], run_s: float) -> tuple[float, ...]:
+    """What each request cost besides its run, over the mean of that; runs hardly vary here."""
+    beyond = np.array([max(one - run_s, 0.0) for block in blocks for one in block.walls_s])
+    mean = float(beyond.mean())
+    return kept(np.sort(beyond / mean)) if mean else ()
+
+
+def ask_alone(
+    ask: Callable[[], object],
+    totals: Callable[[], Totals],
+    *,
+    budget_s: float,
+    seed: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[Block]:
+    """Ask one by one, in every other block with pauses by chance, about as long as an answer takes.
+
+    Args:
+        ask: One request and its answer.
+        totals: What the replica says.
+    """
+    rng = random.Random(seed)  # noqa: S311  # pauses
+    until = clock() + budget_s
+    for _ in range(_WARM):
+        ask()
+    pause_s = 0.001
+
+    def one(*, paused: bool) -> float:
+        if paused:
+            sleep(min(rng.expovariate(1.0 / pause_s), _MAX_PAUSE_S))
+        before = clock()
+        ask()
+        return clock() - before
+
+    found: list[Block] = []
+    while _goes_on(found, clock(), until=until, budget_s=budget_s):
+        paused = len(found) % 2 == 1
+        block = _block(lambda: [one(paused=paused) for _ in range(BLOCK)], totals)  # noqa: B023  # called at once
+        found += [replace(one_block, paused=paused) for one_block in block]
+        if found:
+            pause_s = statistics.fmean(found[-1].walls_s)
+    return found
+
+
+def ask_together(
+    ask_all: Callable[[], float],
+    totals: Callable[[], Totals],
+    *,
+    budget_s: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Block]:
+    """Ask by many connections at once, over and over.
+
+    Args:
+        ask_all: Sends all requests, and gives the seconds until the last was answered.
+        totals: What the replica says.
+    """
+    until = clock() + budget_s
+    found: list[Block] = []
+    while _goes_on(found, clock(), until=until, budget_s=budget_s):
+        found += _block(lambda: [ask_all()], totals)
+    return found
+
+
+def _goes_on(found: Sequence[Block], now: float, *, until: float, budget_s: float) -> bool:
+    """Whether more is asked: a few blocks are, in up to twice the time."""
+    if now < until:
+        return len(found) < _MOST_BLOCKS
+    return len(found) < _LEAST_BLOCKS and now < until + budget_s
+
+
+def _block(asked: Callable[[], list[float]], totals: Callable[[], Totals]) -> list[Block]:
+    """What came of some requests; nothing where the replica says that it answered none."""
+    before = totals()
+    walls_s = asked()
+    after = totals()
+    answers = after.answers - before.answers
+    if answers <= 0:
+        return []
+    return [
+        Block(
+            walls_s=walls_s,
+            answers=answers,
+            run_s=after.run_s - before.run_s,
+            answer_s=after.answer_s - before.answer_s,
+            loop_s=after.loop_s - before.loop_s,
+        )
+    ]

@@ -1,0 +1,126 @@
+"""How much can one replica take, and how late are its answers at a given load? By simulation."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from headrace.optimize.profiling.service import Service
+from headrace.optimize.profiling.simulate import Outcome, Replica, poisson, simulate
+
+SHARES: Final = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+"""Of the capacity: the loads at which latency is predicted."""
+KNEE: Final = 3.0
+"""The knee is where p99 passes this multiple of the p50 of a replica that has nothing else to do,
+where no other limit was given."""
+REQUESTS: Final = 30_000
+"""How many are simulated for each load."""
+_FEW: Final = 10_000
+_STEPS: Final = 8
+_NEARLY: Final = 0.98
+
+NewService = Callable[[int], Service]
+"""A service by a seed."""
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """What is predicted at `rate` requests a second, which is `load_ratio` of the capacity."""
+
+    load_ratio: float
+    rate: float
+    p50_s: float
+    p95_s: float
+    p99_s: float
+    p999_s: float
+    busy_ratio: float
+    batch_rows: float
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """What one replica can take. Rates are requests of one row a second.
+
+    `capacity`: the highest rate that it can keep up with. `knee_rate`: where p99 passes
+    `knee_p99_s`; None if it is beyond that always. `curve`: by load, ascending.
+    """
+
+    capacity: float
+    knee_rate: float | None
+    knee_p99_s: float
+    curve: tuple[Point, ...]
+
+    def at(self, load_ratio: float) -> Point:
+        """The point of the curve that is nearest to this load."""
+        return min(self.curve, key=lambda point: abs(point.load_ratio - load_ratio))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictor:
+    """Predicts for one replica; the same seed, the same answer."""
+
+    replica: Replica
+    service: NewService
+    seed: int = 1
+    requests: int = REQUESTS
+
+    def predict(self, *, p99_s: float | None = None) -> Prediction:
+        """Capacity, knee, and latency by load.
+
+        Args:
+            p99_s: What p99 may be at the knee; None for a multiple of an idle replica's p50.
+        """
+        capacity = self.capacity()
+        curve = tuple(self.point(share * capacity, capacity) for share in SHARES)
+        limit_s = p99_s if p99_s is not None else KNEE * curve[0].p50_s
+        return Prediction(
+            capacity=capacity,
+            knee_rate=self.rate_within(limit_s, capacity=capacity),
+            knee_p99_s=limit_s,
+            curve=curve,
+        )
+
+    def capacity(self) -> float:
+        """Answers a second while requests always wait."""
+        at_once = np.zeros(min(self.requests, _FEW))
+        return len(at_once) / self._run(at_once).makespan_s
+
+    def point(self, rate: float, capacity: float) -> Point:
+        """The latency at one rate."""
+        outcome = self._run(poisson(self.requests, rate, seed=self.seed))
+        p50, p95, p99, p999 = np.quantile(outcome.latency_s, (0.5, 0.95, 0.99, 0.999))
+        return Point(
+            load_ratio=rate / capacity,
+            rate=rate,
+            p50_s=float(p50),
+            p95_s=float(p95),
+            p99_s=float(p99),
+            p999_s=float(p999),
+            busy_ratio=outcome.busy_ratio,
+            batch_rows=outcome.batch_rows,
+        )
+
+    def rate_within(self, p99_s: float, *, capacity: float) -> float | None:
+        """The highest rate at which p99 stays within the limit; None if it never does.
+
+        By bisection: each rate meets the same chances, closer together.
+        """
+        gaps = np.diff(poisson(min(self.requests, _FEW), 1.0, seed=self.seed), prepend=0.0)
+
+        def holds(rate: float) -> bool:
+            return self._run(np.cumsum(gaps / rate)).quantile_s(0.99) <= p99_s
+
+        low, high = 0.01 * capacity, _NEARLY * capacity
+        if not holds(low):
+            return None
+        if holds(high):
+            return high
+        for _ in range(_STEPS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if holds(middle) else (low, middle)
+        return low
+
+    def _run(
+        self, arrivals: "Sequence[float] | np.ndarray[tuple[int], np.dtype[np.float64]]"
+    ) -> Outcome:
+        return simulate(self.replica, self.service(self.seed), arrivals)
