@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.failures import FAILED, USAGE, report
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.options import DEFAULT_HOME, Home, Json, Server, Tuned
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -29,6 +29,7 @@ def diff(
         ),
     ],
     *,
+    tuned: Tuned = False,
     json: Json = False,
     server: Server = None,
     home: Home = DEFAULT_HOME,
@@ -49,7 +50,7 @@ def diff(
     from headrace.core import HeadraceError
 
     try:
-        found = _ask(file, server, home)
+        found = _ask(file, server, home, tuned=tuned)
     except HeadraceError as error:
         code = report(error, debug=False)
         raise typer.Exit(USAGE if code == FAILED else code) from None
@@ -58,13 +59,16 @@ def diff(
         raise typer.Exit(CHANGES)
 
 
-def _ask(file: Path, server: str | None, home: Path) -> dict[str, Any]:
-    from headrace.cli.connection import connect
+def _ask(file: Path, server: str | None, home: Path, *, tuned: bool) -> dict[str, Any]:
+    from headrace.cli.connection import find_target
     from headrace.cli.output import progress
-    from headrace.cli.spec import document_for, read_spec
+    from headrace.cli.spec import document_for, read_spec, tuned_spec
 
     spec = read_spec(file)
-    api = connect(server, home)
+    target = find_target(server, home)
+    if tuned:
+        spec = tuned_spec(spec, target)
+    api = target.management()
     document = document_for(api, spec)
     with progress("comparing"):
         return api.post("/api/v1/diff", document, timeout_s=300.0)

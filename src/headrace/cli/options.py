@@ -75,6 +75,14 @@ AllowCode = Annotated[
         "models do.",
     ),
 ]
+Tuned = Annotated[
+    bool,
+    typer.Option(
+        "--tuned",
+        help="Fill in what the spec leaves open of batching and copies from the models' profiles, "
+        "which `headrace profile` makes.",
+    ),
+]
 StateUrl = Annotated[
     str,
     typer.Option(

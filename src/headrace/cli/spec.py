@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.failures import NOT_READY
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.options import DEFAULT_HOME, Home, Json, Server, Tuned
 
 if TYPE_CHECKING:
+    from headrace.cli.connection import Target
     from headrace.cli.management import Management
     from headrace.core.spec import SystemSpec
 
@@ -33,6 +34,7 @@ def apply(
     wait_s: Annotated[
         float, typer.Option("--wait-s", min=0.1, help="Seconds that --wait waits.")
     ] = 120.0,
+    tuned: Tuned = False,
     json: Json = False,
     server: Server = None,
     home: Home = DEFAULT_HOME,
@@ -46,12 +48,17 @@ def apply(
         headrace apply -f headrace.yaml --wait
 
         headrace apply -f headrace.yaml --server http://gpu-box:8080
+
+        headrace apply -f headrace.yaml --tuned
     """
-    from headrace.cli.connection import connect
+    from headrace.cli.connection import find_target
     from headrace.cli.output import progress
 
     spec = read_spec(file)
-    api = connect(server, home)
+    target = find_target(server, home)
+    if tuned:
+        spec = tuned_spec(spec, target)
+    api = target.management()
     document = document_for(api, spec)
     with progress("waiting until everything is ready" if wait else "applying"):
         answer = api.post(
@@ -61,6 +68,31 @@ def apply(
             wait_s=wait_s if wait else None,
         )
     tell_applied(answer, json=json)
+
+
+def tuned_spec(spec: "SystemSpec", target: "Target") -> "SystemSpec":
+    """The spec with what it leaves open filled in from profiles; says what that is, and why.
+
+    Raises:
+        FailedPreconditionError: A model has no profile that holds where it will be served.
+    """
+    from headrace.core.spec import SystemSpec
+
+    return SystemSpec.model_validate(tuned_document(spec.document(), target))
+
+
+def tuned_document(document: dict[str, Any], target: "Target") -> dict[str, Any]:
+    """As `tuned_spec`, as plain data."""
+    from headrace.cli.model_store import model_store
+    from headrace.cli.output import say
+    from headrace.cli.tuned import tuned
+
+    filled, lines = tuned(
+        document, home=target.home, store=model_store(target), is_here=not target.is_remote
+    )
+    for line in lines:
+        say(line)
+    return filled
 
 
 def document_for(api: "Management", spec: "SystemSpec") -> dict[str, Any]:

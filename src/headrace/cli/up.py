@@ -16,6 +16,7 @@ from headrace.cli.options import (
     LogFormatOption,
     LogLevel,
     StateUrl,
+    Tuned,
     check_log_level,
     file_option,
     port_option,
@@ -206,6 +207,7 @@ def up(
             "models do: says `allow_code: true` at every endpoint.",
         ),
     ] = False,
+    tuned: Tuned = False,
     wait_s: Annotated[
         float, typer.Option("--wait-s", min=0.1, help="Seconds that --detach waits for it.")
     ] = 120.0,
@@ -236,6 +238,8 @@ def up(
     )
     if allow_code and document is not None:
         document = _with_code(document)
+    if tuned:
+        document = _tuned(document, home)
     running = read_control_file(home)
     if running is not None:
         _change_running(running, document, home=home, wait_s=wait_s, json=json)
@@ -309,6 +313,17 @@ def _with_code(document: dict[str, Any]) -> dict[str, Any]:
     """`document` whose endpoints may all have models that run their authors' code."""
     endpoints = [{**entry, "allow_code": True} for entry in document.get("endpoints", [])]
     return {**document, "endpoints": endpoints}
+
+
+def _tuned(document: dict[str, Any] | None, home: Path) -> dict[str, Any]:
+    """`document` with what it leaves open filled in from profiles."""
+    from headrace.cli.connection import Target
+    from headrace.cli.spec import tuned_document
+
+    if document is None:
+        msg = "what ran last goes on as it was; name a spec or a model"
+        raise typer.BadParameter(msg, param_hint="--tuned")
+    return tuned_document(document, Target(home=home))
 
 
 def _env_allows_code() -> bool:

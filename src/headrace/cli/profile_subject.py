@@ -1,0 +1,76 @@
+"""What is profiled? A path, a version of the registry, or what an endpoint serves."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headrace.cli.connection import find_target
+from headrace.core import HeadraceError, NotFoundError
+from headrace.registry import Registry, read_content
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is profiled. `endpoint`: empty for a model."""
+
+    name: str
+    path: Path
+    runtime: str
+    digest: str
+    allow_code: bool
+    endpoint: str = ""
+
+
+def find_subject(
+    target: str, *, server: str | None, home: Path, runtime: str, allow_code: bool
+) -> Subject:
+    """What `target` names: a path, else an endpoint that runs, else a model of the registry.
+
+    Raises:
+        NotFoundError: There is none of these.
+    """
+    path = Path(target)
+    if path.exists():
+        digest = str(read_content(path).digest)
+        return Subject(
+            name=target,
+            path=path.absolute(),
+            runtime=runtime,
+            digest=digest,
+            allow_code=allow_code,
+        )
+    endpoint, reference = "", target
+    if ":" not in target and (served := _served(target, server, home)):
+        endpoint, reference = target, served
+    registry = Registry(home)
+    try:
+        version = registry.get(reference)
+    except HeadraceError as error:
+        if endpoint:
+            msg = f"endpoint '{target}' serves {reference}, which is not in {home}: {error}"
+            raise NotFoundError(msg) from None
+        msg = f"there is no file or directory and no endpoint '{target}', and {error}"
+        raise NotFoundError(msg) from None
+    registry.verify(version)
+    return Subject(
+        name=version.reference,
+        path=registry.path(version),
+        runtime=version.runtime,
+        digest=str(version.digest),
+        allow_code=allow_code or bool(endpoint),
+        endpoint=endpoint,
+    )
+
+
+def _served(name: str, server: str | None, home: Path) -> str:
+    """The model version with the most requests of an endpoint; empty if there is none such."""
+    try:
+        status = find_target(server, home).management().get("/api/v1/status")
+    except HeadraceError:
+        return ""
+    for endpoint in status["endpoints"]:
+        if endpoint["name"] == name:
+            versions = [one for one in endpoint["revisions"] if ":" in str(one.get("model", ""))]
+            best: dict[str, Any] = max(versions, key=lambda one: one.get("weight", 0), default={})
+            return str(best.get("model", ""))
+    return ""
