@@ -132,7 +132,7 @@ def test_the_specs_batch_size_goes_over_the_repositorys(registry: Registry, tmp_
 def test_threads_inside_a_run_are_told_only_where_the_spec_says_them(
     registry: Registry, model: Path
 ) -> None:
-    plain = {"name": "m", "model": str(model)}
+    plain: dict[str, object] = {"name": "m", "model": str(model)}
     [open_] = resolve(registry, plain)
     [pinned] = resolve(registry, {**plain, "batching": {"intra_op_threads": 2}})
 

@@ -18,6 +18,7 @@ _LEAST_SIZES: Final = 4
 """So many are tried in any case where there is time: 1, 2, 4 and 8 rows."""
 _OF_BUDGET: Final = 0.04
 """No single run may take more than this share of the whole time."""
+_FEW_ROWS: Final = 4
 _MIN_WINDOW_S: Final = 0.05
 _MAX_WINDOW_S: Final = 4.0
 
@@ -97,32 +98,35 @@ def best_rows(cells: Iterable[Cell]) -> int:
     return min(rows for rows, rate in rates.items() if rate >= best * _FLAT)
 
 
-def remaining(plan: Plan, rows: Sequence[int], *, cores: int) -> list[Setting]:
+def remaining(plan: Plan, rows: Sequence[int], best: int, *, cores: int) -> list[Setting]:
     """What is measured once it is known which batches are worth it, the most important first.
+
+    That is runs at once, then threads, then other lengths, of which the long ones take the longest.
 
     Args:
         rows: The batch sizes that were measured one at a time, ascending.
+        best: The best of these.
     """
-    few = tuple(dict.fromkeys((1, *(r for r in rows if r in (4, 16)), rows[-1])))
+    most = max(plan.runs)
     found = [
         Setting(threads=1, runs=runs, rows=r, length=plan.length)
         for runs in reversed(plan.runs)
         for r in rows
         if runs > 1
     ]
-    most = max(plan.runs)
-    found += [
-        Setting(threads=1, runs=runs, rows=r, length=length)
-        for length in plan.lengths
-        for runs in dict.fromkeys((1, most))
-        for r in few
-    ]
+    few = tuple(dict.fromkeys((1, *(r for r in rows if r == _FEW_ROWS), best)))
     found += [
         Setting(threads=threads, runs=runs, rows=r, length=plan.length)
         for threads in plan.threads
         for runs in dict.fromkeys((1, max(1, min(cores // threads, most))))
-        for r in rows
+        for r in few
         if threads > 1
+    ]
+    found += [
+        Setting(threads=1, runs=runs, rows=r, length=length)
+        for length in sorted(plan.lengths)
+        for runs in dict.fromkeys((1, most))
+        for r in dict.fromkeys((1, best))
     ]
     return found
 

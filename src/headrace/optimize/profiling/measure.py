@@ -4,6 +4,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ from headrace.core import VARIABLE, HeadraceError, ModelSignature, UnsupportedMo
 from headrace.optimize.profiling.grid import (
     LENGTHS,
     Plan,
+    best_rows,
     is_worth_more,
     main_length,
     plan_of,
@@ -82,10 +84,10 @@ class Measuring:
                     length=plan.length,
                 )
             )
-            left = remaining(plan, rows, cores=self._request.cores)
-            shared = [setting for setting in left if setting.threads == 1]
-            self._grid(model, shared, behind=len(left) - len(shared))
-        self._other_threads([setting for setting in left if setting.threads > 1])
+            left = remaining(plan, rows, best_rows(cells), cores=self._request.cores)
+            here = [one for one in left if one.threads == 1 and one.length == plan.length]
+            self._grid(model, here, behind=len(left) - len(here))
+        self._other_sessions(left[len(here) :])
         self._operators(plan, runtime)
         self._tell_foreign()
         self._say(Done())
@@ -192,23 +194,25 @@ class Measuring:
         for place, setting in enumerate(settings):
             left = self._left_s()
             if left <= 0.0:
-                count = len(settings) - place
-                self._say(Note(text=f"{count} settings were not measured: --budget is used up"))
+                text = f"{_what(settings[place:])} not measured: --budget is used up"
+                self._say(Note(text=text))
                 return
             self._measure(
                 model, setting, window_s(left_s=left, settings_left=len(settings) - place + behind)
             )
 
-    def _other_threads(self, settings: list[Setting]) -> None:
-        for threads in dict.fromkeys(setting.threads for setting in settings):
+    def _other_sessions(self, settings: list[Setting]) -> None:
+        """Measure the rest, loading the model again for each number of threads."""
+        done = 0
+        for threads, group in groupby(settings, key=lambda setting: setting.threads):
+            own = list(group)
+            done += len(own)
             if self._left_s() <= 0.0:
-                self._say(Note(text=f"{threads} threads were not measured: --budget is used up"))
-                return
-            own = [setting for setting in settings if setting.threads == threads]
-            behind = sum(setting.threads > threads for setting in settings)
+                self._say(Note(text=f"{_what(own)} not measured: --budget is used up"))
+                continue
             with self._loaded(threads) as (model, _, _):
                 self._run_once(model, own[0].length)
-                self._grid(model, own, behind=behind)
+                self._grid(model, own, behind=len(settings) - done)
 
     def _measure(self, model: Model, setting: Setting, seconds: float) -> Cell | None:
         self._say(Progress(text=setting.text, left_s=max(self._until - self._clock(), 0.0)))
@@ -246,6 +250,15 @@ class Measuring:
                 f"{max(ratios):.0%}: figures are worse than on a quiet one"
             )
             self._say(Note(text=text))
+
+
+def _what(settings: list[Setting]) -> str:
+    """`3 settings (4 rows, length 64; ...) were`."""
+    first = "; ".join(setting.text for setting in settings[:2])
+    if len(settings) == 1:
+        return f"one setting ({first}) was"
+    more = "; ..." if len(settings) > 2 else ""  # noqa: PLR2004  # as many are named
+    return f"{len(settings)} settings ({first}{more}) were"
 
 
 def has_variable(signature: ModelSignature) -> bool:

@@ -51,16 +51,26 @@ def test_what_was_asked_for_is_measured_and_nothing_else() -> None:
 
     assert plan.rows == (1, 8)
     assert plan.runs == (1, 3)
-    assert {setting.threads for setting in remaining(plan, (1, 8), cores=4)} == {1}
+    assert {setting.threads for setting in remaining(plan, (1, 8), 8, cores=4)} == {1}
 
 
 def test_threads_times_runs_never_exceed_the_cores() -> None:
     plan = plan_of(request(cores=6), batched=True, concurrent=True, lengths=(0,), length=0)
 
-    found = remaining(plan, (1, 2, 4), cores=6)
+    found = remaining(plan, (1, 2, 4), 2, cores=6)
 
     assert all(one.threads * one.runs <= 6 for one in found)
     assert len(set(found)) == len(found)
+
+
+def test_long_inputs_come_last_as_they_take_the_longest() -> None:
+    lengths = (256, 16, 32)
+    plan = plan_of(request(cores=2), batched=True, concurrent=True, lengths=lengths, length=32)
+
+    found = remaining(plan, (1, 2, 4), 4, cores=2)
+
+    kinds = [(one.threads, one.length) for one in found]
+    assert list(dict.fromkeys(kinds)) == [(1, 32), (2, 32), (1, 16), (1, 256)]
 
 
 def test_a_batch_that_costs_each_row_more_ends_the_search() -> None:
