@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from headrace.core import Array, Tensors
-from headrace.testing.models import FLOAT, INT64, Node, build
+from headrace.testing.models import FLOAT, INT64, Node, Value, build
 
 WIDTH: Final = 32
 HEADS: Final = 2
@@ -52,7 +52,7 @@ def encoder_layer(*, seed: int = 0) -> bytes:
         ("ReduceMean", ["hidden"], ["pooled"], {"axes": [1], "keepdims": 0}),
         *made.linear("pooled", "logits", WIDTH, 2),
     ]
-    ids = [(name, INT64, ["N", "S"]) for name in ("input_ids", "attention_mask")]
+    ids: list[Value] = [(name, INT64, ["N", "S"]) for name in ("input_ids", "attention_mask")]
     return build(nodes, ids, [("logits", FLOAT, ["N", 2])], made.weights)
 
 
@@ -70,7 +70,7 @@ def conv_net(*, seed: int = 0) -> bytes:
         ("Flatten", ["pooled"], ["features"], {}),
         ("Gemm", ["features", made.of("w", 16, 5), made.of("b", 5)], ["logits"], {}),
     ]
-    image = [("image", FLOAT, ["N", 3, SIZE, SIZE])]
+    image: list[Value] = [("image", FLOAT, ["N", 3, SIZE, SIZE])]
     return build(nodes, image, [("logits", FLOAT, ["N", 5])], made.weights)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from headrace.core import UnsupportedModelError
+from headrace.core import Array, UnsupportedModelError
 from headrace.optimize.candidate import ModelClass
 from headrace.optimize.model_class import classify, classify_facts
 from headrace.optimize.onnx_facts import OnnxFacts, read_onnx_facts
@@ -91,8 +91,11 @@ def test_other_formats_wait_for_their_conversion(tmp_path: Path) -> None:
 
 
 def quantized_shares() -> bytes:
-    scale = {"scale": np.array(0.01, np.float32), "zero": np.array(0, np.uint8)}
-    weights = {"v": np.ones((4, 4), np.float32)}
+    weights: dict[str, Array] = {
+        "scale": np.array(0.01, np.float32),
+        "zero": np.array(0, np.uint8),
+        "v": np.ones((4, 4), np.float32),
+    }
     return build(
         [
             ("MatMul", ["x", "v"], ["scores"], {}),
@@ -103,7 +106,7 @@ def quantized_shares() -> bytes:
         ],
         [("x", FLOAT, ["N", 4])],
         [("y", FLOAT, ["N", 4])],
-        scale | weights,
+        weights,
     )
 
 

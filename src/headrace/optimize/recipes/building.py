@@ -1,6 +1,7 @@
 """What do recipes have in common? They check, rewrite, and prove that callers notice nothing."""
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +21,8 @@ from headrace.runtimes.tuning import UNTUNED, Tuning
 
 MOST_EXAMPLES: Final = 128
 """To calibrate with: with 300 a BERT-like was no more exact, and took twice as long to make."""
+_LEAST_EXAMPLES: Final = 16
+_LEAST_S: Final = 1e-6
 NO_EXAMPLES: Final = "needs examples of requests to calibrate with, and there are none"
 _MOST_BYTES: Final = 2_000_000_000
 """What a protobuf message may have, and the quantizers' copies of a model are such messages."""
@@ -107,6 +110,35 @@ def check_no_text(facts: OnnxFacts) -> None:
         raise CannotBuildError("it takes text, which OpenVINO does not; leave tokenizing to a step")
 
 
+def examples_in_time(workshop: Workshop, *, runs: float) -> Sequence[Tensors]:
+    """As many examples as can be looked at in half of the time that is left, but a few in any case.
+
+    Args:
+        runs: How many runs of the source each of them takes as long as.
+
+    Raises:
+        CannotBuildError: The model does not run on one.
+    """
+    found = workshop.calibration[:MOST_EXAMPLES]
+    with told_by("running the model on an example"):
+        model = load_model(workshop.source, workshop.runtime, _options(workshop, UNTUNED))
+        try:
+            model.run(found[0])  # what is set up once
+            began = time.monotonic()
+            model.run(found[0])
+            ended = time.monotonic()
+        finally:
+            model.close()
+    fitting = how_many(ended - began, runs=runs, left_s=workshop.deadline - ended)
+    return found[:fitting]
+
+
+def how_many(run_s: float, *, runs: float, left_s: float) -> int:
+    """How many examples are looked at, each for as long as `runs` runs of `run_s`."""
+    one_s = max(runs * run_s, _LEAST_S)
+    return int(min(max(left_s / 2 / one_s, _LEAST_EXAMPLES), MOST_EXAMPLES))
+
+
 def checked(candidate: Candidate, workshop: Workshop) -> Candidate:
     """The candidate, which loads, runs, and takes and gives what the source does.
 
@@ -128,13 +160,15 @@ def _run(
     path: Path, runtime: str, tuning: Tuning, workshop: Workshop, example: Tensors | None
 ) -> tuple[ModelSignature, Tensors]:
     """A model's signature, and what it answers."""
-    threads = max(1, workshop.threads)
-    options = LoadOptions(device="cpu", intra_op_threads=threads, tuning=tuning)
-    model = load_model(path, runtime, options)
+    model = load_model(path, runtime, _options(workshop, tuning))
     try:
         return model.signature, {} if example is None else model.run(example)
     finally:
         model.close()
+
+
+def _options(workshop: Workshop, tuning: Tuning) -> LoadOptions:
+    return LoadOptions(device="cpu", intra_op_threads=max(1, workshop.threads), tuning=tuning)
 
 
 def _why_wrong(before: Tensors, after: Tensors) -> str:

@@ -17,10 +17,10 @@ from headrace.core import Tensors
 from headrace.optimize.candidate import Candidate, CannotBuildError, Workshop
 from headrace.optimize.onnx_facts import read_onnx_facts
 from headrace.optimize.recipes.building import (
-    MOST_EXAMPLES,
     NO_EXAMPLES,
     check_can_quantize,
     checked,
+    examples_in_time,
     facts_of,
     missing_package,
     told_by,
@@ -31,6 +31,8 @@ from headrace.optimize.recipes.simplify import simplified
 _FILE: Final = "model.onnx"
 _WARNING, _FATAL = 2, 4
 """Of ONNX Runtime's levels: its own default, and what comes as an exception too."""
+_RUNS: Final = 3
+"""Of the model, as long as which it takes to see the range of every tensor for an example."""
 _FLOAT: Final = 1
 """What operators of ONNX Runtime's own give, of which it cannot tell: `TensorProto.FLOAT`."""
 _WHAT: Final = "ONNX Runtime's quantizer"
@@ -102,7 +104,7 @@ class StaticInt8:
         check_can_quantize(facts_of(workshop))
         target = workshop.folder / _FILE
         simple = simplified(workshop)
-        examples = workshop.calibration[:MOST_EXAMPLES]
+        examples = examples_in_time(workshop, runs=_RUNS)
         workshop.say(f"calibrating with {len(examples)} examples")
         with told_by(_WHAT), _quiet():
             _quantize_static(self, simple, target, examples)

@@ -11,10 +11,10 @@ from typing import Final
 from headrace.core import Tensors
 from headrace.optimize.candidate import Candidate, ModelClass, Workshop
 from headrace.optimize.recipes.building import (
-    MOST_EXAMPLES,
     NO_EXAMPLES,
     check_can_quantize,
     check_no_text,
+    examples_in_time,
     facts_of,
     missing_package,
     told_by,
@@ -29,6 +29,8 @@ from headrace.optimize.recipes.openvino_ir import (
 )
 
 _BF16: Final = "-bf16"
+_RUNS: Final = 6
+"""Of the model, as long as which it takes to look at an example, up to three times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,7 @@ class PostTrainingInt8:
         check_no_text(facts)
         check_can_quantize(facts)
         graph = read_graph(workshop)
-        examples = workshop.calibration[:MOST_EXAMPLES]
+        examples = examples_in_time(workshop, runs=_RUNS)
         workshop.say(f"calibrating with {len(examples)} examples")
         transformer = self.tells_class and workshop.model_class is ModelClass.TRANSFORMER
         file = save(
