@@ -132,11 +132,18 @@ def _copy(candidate: Candidate, directory: Path) -> str:
     if candidate.path.is_dir():
         copy_content(candidate.path, folder)
         return candidate.name
-    for file in (candidate.path, *_beside(candidate.path)):
+    for file in files_of(candidate.path):
         place = folder / file.relative_to(candidate.path.parent)
         place.parent.mkdir(parents=True, exist_ok=True)
         copy_content(file, place)
     return f"{candidate.name}/{candidate.path.name}"
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files of a candidate: those of its directory, or its file and the weights beside it."""
+    if path.is_dir():
+        return tuple(sorted(file for file in path.rglob("*") if file.is_file()))
+    return (path, *_beside(path))
 
 
 def _beside(file: Path) -> tuple[Path, ...]:

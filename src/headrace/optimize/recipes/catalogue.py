@@ -57,7 +57,7 @@ def recipes_for(
     options = EXTENDED if model_class is ModelClass.CONV_NET else BASIC
     small = (HalfWeights(), ByteWeights())
     first = (BASELINE_RECIPE, SERVED, HALF, INT8, bf16, nncf)
-    return (*first, *int8, fp32, options, *forgotten, fp16, *small)
+    return (*first, *int8, *forgotten, fp32, options, fp16, *small)
 
 
 def _in_precisions(has: frozenset[str]) -> tuple[InPrecision, InPrecision, InPrecision]:

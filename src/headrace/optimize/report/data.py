@@ -104,7 +104,7 @@ class OptimizeReport(msgspec.Struct, frozen=True, kw_only=True):
     nothing better did. `references`: other ways to run the model as it was, a framework's own, say.
     `candidates`: those that passed and are not the best. `rejected`: those that did not, or could
     not be built. `model_digest`: of its files. `at`: when, in ISO 8601. `notes`: what else a reader
-    has to know, and what is not proved.
+    has to know, and what is not proved. `version`: what the chosen one is stored as.
     """
 
     model: str
@@ -122,6 +122,7 @@ class OptimizeReport(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
     elapsed_s: float | None = None
     at: str = ""
+    version: str = ""
 
     @property
     def is_changed(self) -> bool:

@@ -41,15 +41,16 @@ def gain(report: OptimizeReport) -> Iterator[str]:
 def price(report: OptimizeReport) -> Iterator[str]:
     """What it cost in answers, and how small a loss would have been seen."""
     chosen, data = report.chosen, report.data
-    if not report.is_changed:
-        return
     if not data.is_labelled:
-        agrees = words.percent(chosen.agreement_ratio)
-        yield f"Fidelity only: it gives the baseline's answer in {agrees} of the examples."
+        if report.is_changed:
+            agrees = words.percent(chosen.agreement_ratio)
+            yield f"Fidelity only: it gives the baseline's answer in {agrees} of the examples."
         yield data.why_weaker or (
             "Without labels nobody knows which of two answers that differ is right, "
             "so a loss of accuracy is not measured."
         )
+        return
+    if not report.is_changed:
         return
     n = chosen.n or data.n
     said = f"On {n:,} labelled examples its {data.metric} is {words.quality(chosen, data)}"

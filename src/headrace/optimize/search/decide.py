@@ -1,0 +1,153 @@
+"""Which candidate is chosen, and why is each other one not? Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from headrace.optimize.search.asked import SearchRequest, Target
+from headrace.optimize.search.plan import best, is_worth_judging
+from headrace.optimize.search.state import State, Tried
+from headrace.optimize.timing import Timing
+
+_NEVER: Final = "not tried: the budget of {:g} s was over before its turn"
+
+
+class Standing(StrEnum):
+    """What became of a candidate."""
+
+    BASELINE = "baseline"
+    CHOSEN = "chosen"
+    REFERENCE = "reference"
+    GOOD = "good"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standings:
+    """Who was chosen (the baseline where nothing is better), and why the others were not.
+
+    `timings`: the last word on each; `reasons`: by name, as all below.
+    """
+
+    chosen: str
+    timings: Mapping[str, Timing]
+    standing: Mapping[str, Standing]
+    reasons: Mapping[str, str]
+
+
+def decide(
+    state: State,
+    request: SearchRequest,
+    timed: Mapping[str, Timing],
+    final: Mapping[str, Timing],
+) -> Standings:
+    """The candidates' standings.
+
+    Args:
+        timed: Each alone with the baseline.
+        final: The finalists and the baseline together, on measurements of their own; may be empty.
+    """
+    timings = {**timed, **final}
+    chosen = _chosen(state, request, timed, final)
+    standing, reasons = {}, {}
+    for name, tried in state.tried.items():
+        standing[name], reasons[name] = _standing(state, request, tried, timings, chosen)
+    started = state.started
+    for recipe in (*started.recipes, *started.later) if started else ():
+        if recipe not in state.ended and recipe not in state.tried:
+            standing[recipe] = Standing.REJECTED
+            reasons[recipe] = _NEVER.format(request.budget_s)
+    return Standings(chosen=chosen, timings=timings, standing=standing, reasons=reasons)
+
+
+def members_of(state: State, chosen: str) -> list[tuple[str, int | None]]:
+    """What the result consists of: engines by the batch's size where that was found out."""
+    if state.mixed is not None and state.mixed.members:
+        return list(state.mixed.members)
+    return [(chosen, None)]
+
+
+def _chosen(
+    state: State,
+    request: SearchRequest,
+    timed: Mapping[str, Timing],
+    final: Mapping[str, Timing],
+) -> str:
+    """The best finalist that is better than the baseline beyond doubt."""
+    known = {name: timing for name, timing in (final or timed).items() if name in timed}
+    ranked = best(state, request, known)
+    if request.target is Target.MEMORY:
+        before = state.tried[state.baseline].memory_bytes if state.baseline else None
+        smaller = [
+            tried
+            for tried in ranked
+            if tried.memory_bytes is not None and before and tried.memory_bytes < before
+        ]
+        return smaller[0].name if smaller else state.baseline
+    sure = [tried for tried in ranked if _least_cut(known[tried.name]) > 0]
+    return sure[0].name if sure else state.baseline
+
+
+def _standing(  # noqa: PLR0911  # a reason each
+    state: State,
+    request: SearchRequest,
+    tried: Tried,
+    timings: Mapping[str, Timing],
+    chosen: str,
+) -> tuple[Standing, str]:
+    name = tried.name
+    if name == chosen:
+        return Standing.CHOSEN, _why_chosen(state, request, tried)
+    if name == state.baseline:
+        return Standing.BASELINE, "what the others are measured against"
+    if tried.failed:
+        return Standing.REJECTED, tried.failed
+    if tried.is_reference:
+        return Standing.REFERENCE, "the model in its own framework, to compare with"
+    timing = timings.get(name)
+    if timing is None:
+        return Standing.REJECTED, "it was not timed: the search ended before"
+    judged = tried.verdict or tried.fidelity
+    if judged is not None and not judged.passes:
+        return Standing.REJECTED, judged.reason
+    if request.target is not Target.MEMORY and _least_cut(timing) <= 0:
+        return Standing.REJECTED, slower_text(timing)
+    if judged is None:
+        what = "the budget was over before its answers were looked at"
+        kind = state.started.model_class if state.started else ""
+        if not is_worth_judging(request, timing, kind):
+            what = slower_text(timing)
+        return Standing.REJECTED, what
+    return Standing.GOOD, f"{judged.reason}; {chosen} is better"
+
+
+def _why_chosen(state: State, request: SearchRequest, tried: Tried) -> str:
+    if tried.name == state.baseline:
+        return "nothing that was tried is better beyond doubt: serve the model as it is"
+    what = {
+        Target.LATENCY: "the lowest p50",
+        Target.THROUGHPUT: "the highest throughput",
+        Target.COST: "the lowest cost",
+        Target.MEMORY: "the least memory",
+    }[request.target]
+    judged = tried.verdict or tried.fidelity
+    said = f"; {judged.reason}" if judged else ""
+    return f"{what} of all that lose no more than they may{said}"
+
+
+def slower_text(timing: Timing) -> str:
+    """Why a candidate is no gain: slower, or not surely faster."""
+    if timing.cut_ci_ratio is None:
+        return "it was timed too seldom to say whether it is faster"
+    low, high = timing.cut_ci_ratio
+    if high < 0:
+        bounds = f"[{1 - high:.2f}, {1 - low:.2f}]"
+        return f"slower than the baseline: {1 - timing.cut_ratio:.2f} times its p50 {bounds}"
+    cut = f"{timing.cut_ratio:.1%} [{low:.1%}, {high:.1%}]"
+    return f"no difference to the baseline beyond doubt: cut {cut}"
+
+
+def _least_cut(timing: Timing) -> float:
+    """What a candidate gains at least; nothing where that is not known."""
+    return 0.0 if timing.cut_ci_ratio is None else timing.cut_ci_ratio[0]

@@ -1,0 +1,143 @@
+"""What do candidates lose? Their answers to the examples, beside the baseline's."""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from headrace.core import HeadraceError, InvalidArgumentError
+from headrace.optimize.accuracy import (
+    Answers,
+    MetricChoice,
+    Trial,
+    Verdict,
+    answers,
+    choose_metric,
+    judge,
+    measure_fidelity,
+    try_candidate,
+)
+from headrace.optimize.accuracy.paired import SIGNIFICANCE
+from headrace.optimize.search.journal import Compared, Judged, Scored
+from headrace.optimize.search.materials import subset_of
+from headrace.optimize.search.plan import Step
+from headrace.optimize.search.run import Run
+from headrace.runtimes import Model
+
+_ASKED_BY: Final = 0.88
+"""The share of the budget after which no more examples are asked: part of them says something."""
+
+
+@dataclass(slots=True)
+class Judging:
+    """Asks the baseline once, and every candidate what that was asked."""
+
+    run: Run
+    _labelled: tuple[Answers, MetricChoice] | None = None
+    _unlabelled: Answers | None = None
+
+    def score(self, _: Step) -> None:
+        """Choose by what candidates are judged, and what the baseline reaches.
+
+        Raises:
+            InvalidArgumentError: The labels fit no output, or the model answers no example.
+        """
+        base, choice = self._baseline()
+        labels = self.run.materials.examples.labels
+        assert labels is not None, "scored only then"
+        answered = np.flatnonzero(base.has(choice.output))
+        stacked = base.stacked(choice.output, answered)
+        if stacked is None:
+            msg = f"the model answers none of the examples in output '{choice.output}'"
+            raise InvalidArgumentError(msg)
+        self.run.record(
+            Scored(
+                at_s=self.run.now_s(),
+                metric=choice.metric,
+                output=choice.output,
+                value=choice.score(labels[answered], choice.read(stacked)),
+                n=len(answered),
+                why=choice.why,
+                warning=choice.warning,
+            )
+        )
+
+    def judge(self, step: Step) -> None:
+        """Ask a candidate, and say what it lost: on labels, or against the baseline's answers."""
+        run, name = self.run, step.name
+        try:
+            with run.loaded(name) as model:
+                if run.materials.examples.labels is None:
+                    found = measure_fidelity(
+                        self._alone(), self._asked(model), max_loss=run.request.max_loss
+                    )
+                    run.record(Compared(at_s=run.now_s(), name=name, fidelity=found))
+                    return
+                trial = self._tried(model)
+                verdict, early = self._also_unseen(trial), trial.given_up
+                run.record(Judged(at_s=run.now_s(), name=name, verdict=verdict, early=early))
+        except HeadraceError as error:
+            run.give_up(name, run.state.tried[name].title, error)
+
+    def _baseline(self) -> tuple[Answers, MetricChoice]:
+        """The baseline's answers to all examples, and by what they are judged."""
+        if self._labelled is None:
+            with self.run.loaded(self.run.state.baseline) as model:
+                base = self._asked(model)
+            examples, request = self.run.materials.examples, self.run.request
+            assert examples.labels is not None, "judged only then"
+            wish = ":".join(filter(None, (request.metric, request.output)))
+            choice = choose_metric(examples.labels, base, wish, names=examples.names)
+            self._labelled = base, choice
+        return self._labelled
+
+    def _alone(self) -> Answers:
+        """The baseline's answers, where nobody knows the right ones."""
+        if self._unlabelled is None:
+            with self.run.loaded(self.run.state.baseline) as model:
+                self._unlabelled = self._asked(model)
+        return self._unlabelled
+
+    def _asked(self, model: Model) -> Answers:
+        return answers(
+            model.run,
+            self.run.materials.examples,
+            threads=self.run.threads_for(model),
+            deadline=self._deadline(),
+        )
+
+    def _tried(self, model: Model) -> Trial:
+        base, choice = self._baseline()
+        return try_candidate(
+            model.run,
+            self.run.materials.examples,
+            base,
+            metric=choice,
+            max_loss=self.run.request.max_loss,
+            rng=self.run.rng,
+            threads=self.run.threads_for(model),
+            deadline=self._deadline(),
+        )
+
+    def _also_unseen(self, trial: Trial) -> Verdict:
+        """The verdict, unless a candidate is worse on the examples that calibrated nothing."""
+        held_out, labels = self.run.materials.held_out, self.run.materials.examples.labels
+        assert labels is not None, "judged only then"
+        if not trial.verdict.passes or not held_out:
+            return trial.verdict
+        base, choice = self._baseline()
+        unseen = judge(
+            subset_of(base, held_out),
+            subset_of(trial.answers, held_out),
+            labels[np.asarray(held_out)],
+            metric=choice,
+            max_loss=self.run.request.max_loss,
+            rng=self.run.rng,
+        )
+        # Fewer examples may be too few to prove anything, which is no reason to reject.
+        if unseen.passes or unseen.loss <= 0 or unseen.p_value >= SIGNIFICANCE:
+            return trial.verdict
+        return replace(unseen, reason=f"on examples it was not calibrated with, {unseen.reason}")
+
+    def _deadline(self) -> float:
+        return self.run.deadline(_ASKED_BY * self.run.request.budget_s)

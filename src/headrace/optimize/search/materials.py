@@ -1,0 +1,308 @@
+"""What a search works with: the model, the examples, the recipes. Made anew in each process."""
+
+import fnmatch
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from headrace.core import (
+    CodeNotAllowedError,
+    InvalidArgumentError,
+    ModelSignature,
+    RuntimeFailedError,
+    Tensors,
+    check_inputs,
+)
+from headrace.optimize.accuracy import (
+    Answers,
+    DataWish,
+    Examples,
+    generated_examples,
+    read_labelled,
+)
+from headrace.optimize.candidate import ModelClass, Recipe, Teaching
+from headrace.optimize.search.asked import DEFAULT_LENGTH, SearchRequest, Target
+from headrace.optimize.search.journal import Started
+from headrace.optimize.search.offers import Offer, offer
+from headrace.optimize.search.requests import has_length, shapes_text, timed_request
+from headrace.runtimes import (
+    LoadOptions,
+    Model,
+    code_of_model,
+    detect_runtime,
+    get_runtime,
+    runs_code,
+)
+from headrace.runtimes.processor import this_processor
+
+_MADE_UP: Final = 256
+"""Examples where nobody gave any."""
+_MOST_TAUGHT: Final = 20_000
+_AT_ONCE: Final = 4
+"""Runs for each core in a round, where throughput counts: enough that no core ends early."""
+_PACKAGES: Final = ("headrace", "onnxruntime", "openvino", "nncf", "onnx", "numpy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Materials:
+    """What is searched with.
+
+    `request`: what is timed. `examples`: what candidates are judged by; `calibration`: what they
+    are calibrated with, of which `overlap` are judged by as well (their places in `examples`).
+    """
+
+    asked: SearchRequest
+    source: Path
+    signature: ModelSignature
+    examples: Examples
+    calibration: Examples
+    overlap: frozenset[int]
+    teaching: Teaching | None
+    request: Tensors
+    offer: Offer
+    started: Started
+
+    @property
+    def held_out(self) -> Sequence[int]:
+        """Places of examples that nothing was calibrated with; none where that is all of them."""
+        if not self.overlap:
+            return ()
+        return [place for place in range(len(self.examples)) if place not in self.overlap]
+
+    def recipe(self, name: str) -> Recipe:
+        """The recipe of a name."""
+        return next(recipe for recipe in self.offer.recipes if recipe.name == name)
+
+    def load_of(self, model: Model) -> Callable[[], None]:
+        """One call that is timed: a run, or a round of runs on all cores, by the target."""
+        request, run = self.request, model.run
+        if self.asked.target not in {Target.THROUGHPUT, Target.COST}:
+
+            def one() -> None:
+                run(request)
+
+            return one
+        rounds = [request] * self.started.calls
+        pool = ThreadPoolExecutor(callers(self.asked) if model.concurrent else 1)
+
+        def once() -> None:
+            for _ in pool.map(run, rounds):
+                pass
+
+        return once
+
+    def check(self, want: Tensors, got: Tensors) -> None:
+        """Raise RuntimeFailedError if answers cannot stand for the source's at all."""
+        for name, array in want.items():
+            if name not in got:
+                msg = f"it gives no output '{name}'"
+                raise RuntimeFailedError(msg)
+            found = got[name]
+            if found.shape != array.shape:
+                shapes = f"{list(found.shape)} instead of {list(array.shape)}"
+                msg = f"output '{name}' has the shape {shapes}"
+                raise RuntimeFailedError(msg)
+            if found.dtype != array.dtype:
+                msg = f"output '{name}' is {found.dtype} instead of {array.dtype}"
+                raise RuntimeFailedError(msg)
+            if (
+                found.dtype.kind == "f"
+                and not np.isfinite(found).all()
+                and np.isfinite(array).all()
+            ):
+                msg = f"output '{name}' is not a number everywhere"
+                raise RuntimeFailedError(msg)
+
+
+def open_materials(
+    asked: SearchRequest, folder: Path, *, at_s: float, say: Callable[[str], None]
+) -> Materials:
+    """Read everything that was given.
+
+    Raises:
+        CodeNotAllowedError: The model runs code, and nobody allowed that.
+        UnsupportedModelError: It cannot be loaded.
+        InvalidArgumentError: The data does not fit it.
+    """
+    source = Path(asked.source)
+    runtime = asked.runtime or detect_runtime(source).name
+    plugin = get_runtime(runtime)
+    if runs_code(plugin, source) and not asked.allow_code:
+        raise CodeNotAllowedError(str(source), runtime, code_of_model(plugin, source))
+    model = plugin.load(source, LoadOptions(device="cpu"))
+    try:
+        signature = model.signature
+        say("reading the examples")
+        examples, made_up = _examples(asked, model, source)
+        calibration, overlap = _calibration(asked, examples, signature, source)
+        teaching = _teaching(asked, signature, source)
+        offered = offer(
+            source,
+            runtime,
+            folder,
+            allow_code=asked.allow_code,
+            target=asked.target,
+            given=calibration.inputs if asked.data else (),
+            features=this_processor().features,
+        )
+        recipes = _wanted(offered.recipes, asked.only)
+        length = _length(asked, signature, offered.model_class)
+        request = _request(asked, examples, signature, length)
+        check_inputs(source.name, signature, request)
+        model.run(request)
+        is_concurrent = model.concurrent
+    finally:
+        model.close()
+    labelled = 0 if examples.labels is None else len(examples)
+    processor = this_processor()
+    return Materials(
+        asked=asked,
+        source=source,
+        signature=signature,
+        examples=examples,
+        calibration=calibration,
+        overlap=overlap,
+        teaching=teaching,
+        request=request,
+        offer=offered,
+        started=Started(
+            at_s=at_s,
+            runtime=runtime,
+            model_class=offered.model_class,
+            why_class=offered.why_class,
+            recipes=tuple(recipe.name for recipe in recipes if recipe.name not in offered.later),
+            later=tuple(recipe.name for recipe in recipes if recipe.name in offered.later),
+            examples=len(examples),
+            labelled=labelled,
+            made_up=made_up,
+            calibration=len(calibration),
+            calibration_sha256=calibration.sha256() if len(calibration) else "",
+            overlapping=bool(overlap),
+            request=shapes_text(request),
+            length=length,
+            calls=calls_at_once(asked, concurrent=is_concurrent),
+            cores=len(os.sched_getaffinity(0)),
+            processor_name=processor.name,
+            processor_features=processor.features,
+            versions=versions(),
+            notes=(*examples.notes, *offered.notes),
+        ),
+    )
+
+
+def callers(asked: SearchRequest) -> int:
+    """How many runs go on at once, where throughput counts: as many as there are cores for."""
+    return max(1, len(os.sched_getaffinity(0)) // asked.threads)
+
+
+def calls_at_once(asked: SearchRequest, *, concurrent: bool) -> int:
+    """Runs in a call that is timed."""
+    if asked.target not in {Target.THROUGHPUT, Target.COST}:
+        return 1
+    return _AT_ONCE * (callers(asked) if concurrent else 1)
+
+
+def subset_of(answers: Answers, places: Sequence[int]) -> Answers:
+    """The answers to some of the examples, as if only those had been asked."""
+    at = {place: index for index, place in enumerate(places)}
+    return Answers(
+        n=len(places),
+        rows={name: [rows[place] for place in places] for name, rows in answers.rows.items()},
+        failures={at[place]: why for place, why in answers.failures.items() if place in at},
+        output=answers.output,
+        stopped=answers.stopped,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that matter."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _wish(asked: SearchRequest, limit: int | None = None) -> DataWish:
+    return DataWish(
+        label=asked.label,
+        text=asked.text,
+        tokenizer=Path(asked.tokenizer) if asked.tokenizer else None,
+        limit=limit,
+    )
+
+
+def _examples(asked: SearchRequest, model: Model, source: Path) -> tuple[Examples, bool]:
+    if not asked.data:
+        return generated_examples(model, model.signature, _MADE_UP, asked.seed), True
+    found = read_labelled(Path(asked.data), model.signature, _wish(asked), beside=source)
+    if not len(found):
+        msg = f"{asked.data} holds no examples"
+        raise InvalidArgumentError(msg)
+    return found, False
+
+
+def _calibration(
+    asked: SearchRequest, examples: Examples, signature: ModelSignature, source: Path
+) -> tuple[Examples, frozenset[int]]:
+    """What is calibrated with, without labels, and which places of `examples` that is."""
+    if asked.teach:
+        found = read_labelled(
+            Path(asked.teach), signature, _wish(asked, asked.calibrate or 1), beside=source
+        )
+        return found.subset(range(min(asked.calibrate, len(found)))), frozenset()
+    count = min(asked.calibrate, len(examples))
+    order = np.random.default_rng(asked.seed).permutation(len(examples))[:count]
+    places = np.sort(order)
+    overlap = frozenset(places.tolist()) if asked.data else frozenset()
+    return examples.subset(places), overlap
+
+
+def _teaching(asked: SearchRequest, signature: ModelSignature, source: Path) -> Teaching | None:
+    if not asked.teach:
+        return None
+    found = read_labelled(Path(asked.teach), signature, _wish(asked, _MOST_TAUGHT), beside=source)
+    labels = None if found.labels is None else found.labels.tolist()
+    return Teaching(examples=found.inputs, labels=labels)
+
+
+def _length(asked: SearchRequest, signature: ModelSignature, kind: ModelClass) -> int | None:
+    """Of variable axes in what is timed; None for what the example has."""
+    if not has_length(signature):
+        return None
+    default = DEFAULT_LENGTH if kind is ModelClass.TRANSFORMER else None
+    return default if asked.length is None else asked.length
+
+
+def _request(
+    asked: SearchRequest, examples: Examples, signature: ModelSignature, length: int | None
+) -> Tensors:
+    # One of middle size: the longest is no more what is usual than the shortest.
+    sizes = [sum(array.size for array in one.values()) for one in examples.inputs[:_MADE_UP]]
+    middle = int(np.argsort(sizes, kind="stable")[len(sizes) // 2])
+    rows = asked.rows if signature.batched else 1
+    return timed_request(examples.inputs[middle], signature, rows=rows, length=length)
+
+
+def _wanted(recipes: Sequence[Recipe], only: Sequence[str]) -> Sequence[Recipe]:
+    """The baseline, and the recipes that were named."""
+    if not only:
+        return recipes
+    names = [recipe.name for recipe in recipes]
+    for pattern in only:
+        if not fnmatch.filter(names, pattern):
+            msg = f"there is no recipe '{pattern}' for this model; there are: {', '.join(names)}"
+            raise InvalidArgumentError(msg)
+    return [
+        recipe
+        for place, recipe in enumerate(recipes)
+        if place == 0 or any(fnmatch.fnmatch(recipe.name, pattern) for pattern in only)
+    ]

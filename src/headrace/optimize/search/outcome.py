@@ -1,0 +1,238 @@
+"""What a search found, as a report, and as what a version keeps of it. Pure."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from headrace.optimize.report import CandidateReport, Circumstances, Evidence, OptimizeReport
+from headrace.optimize.search.asked import SearchRequest, Target
+from headrace.optimize.search.decide import Standing, Standings, decide
+from headrace.optimize.search.journal import AGAIN
+from headrace.optimize.search.state import State, Tried
+from headrace.optimize.search.timings import Timings
+from headrace.optimize.timing import Timing
+from headrace.runtimes.optimized_manifest import Processor
+
+_NO_LABELS: Final = (
+    "Without labels, fidelity only: answers were compared with the model's own, on {} examples. "
+    "That shows how many changed, not whether they got worse; labelled examples (--data) would."
+)
+_MADE_UP: Final = " The examples were made up, and real requests may fare otherwise."
+
+
+def report_of(
+    state: State, request: SearchRequest, *, reference: str, at: float = 0.0
+) -> OptimizeReport:
+    """The report of a search, finished or not.
+
+    Args:
+        reference: The model, as people call it.
+        at: When, in seconds since 1970.
+    """
+    started = state.started
+    assert started is not None, "a search that found a baseline has begun"
+    timings = Timings(request.seed)
+    alone, final, cold = timings.alone(state), timings.final(state), timings.cold(state)
+    standings = decide(state, request, alone, final)
+    entries = {name: _entry(state, request, name, standings, cold) for name in standings.standing}
+    baseline = entries[state.baseline]
+    by: dict[Standing, list[CandidateReport]] = {kind: [] for kind in Standing}
+    for name, kind in standings.standing.items():
+        by[kind].append(entries[name])
+    return OptimizeReport(
+        model=reference,
+        model_digest=request.digest,
+        model_class=started.model_class,
+        processor=Processor(name=started.processor_name, features=started.processor_features),
+        versions=dict(started.versions),
+        settings=Circumstances(
+            threads=request.threads,
+            batch=request.rows,
+            length=started.length,
+            shape=started.request,
+            target=request.target,
+            max_loss=request.max_loss,
+            blocks=final[state.baseline].blocks if state.baseline in final else None,
+        ),
+        data=_evidence(state, request),
+        baseline=baseline,
+        chosen=entries[standings.chosen],
+        references=by[Standing.REFERENCE],
+        candidates=sorted(by[Standing.GOOD], key=_by_cut),
+        rejected=sorted(by[Standing.REJECTED], key=_by_cut),
+        notes=_notes(state, final),
+        elapsed_s=state.at_s,
+        at=datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds") if at else "",
+    )
+
+
+def lineage(report: OptimizeReport, *, runtime: str, filename: str) -> dict[str, str]:
+    """What the version that came of it keeps, beside its manifest."""
+    chosen, base = report.chosen, report.baseline
+    kept = {
+        "optimized_from": report.model_digest,
+        "optimized_model": report.model,
+        "optimized_file": filename,
+        "optimized_runtime": runtime,
+        "optimized_by": chosen.name,
+        "optimized_target": report.settings.target,
+        "optimized_on": report.processor.name,
+        "optimized_features": " ".join(report.processor.features),
+        "baseline": base.name,
+        "baseline_p50_s": _number(base.p50_s),
+        "p50_s": _number(chosen.p50_s),
+        "p50_ci_s": _interval(chosen.p50_ci_s),
+        "cut_ratio": _number(chosen.cut_ratio),
+        "cut_ci_ratio": _interval(chosen.cut_ci_ratio),
+        "calibration_sha256": report.data.calibration_sha256,
+        "metric": report.data.metric if report.data.is_labelled else "",
+        "metric_value": _number(chosen.accuracy),
+        "metric_loss": _number(chosen.accuracy_loss),
+        "metric_loss_ci": _interval(chosen.accuracy_loss_ci),
+        "judged_examples": str(chosen.n or ""),
+        "agreement_ratio": _number(chosen.agreement_ratio),
+    }
+    return {name: value for name, value in kept.items() if value}
+
+
+def _by_cut(entry: CandidateReport) -> float:
+    return -(entry.cut_ratio if entry.cut_ratio is not None else -10.0)
+
+
+def _entry(
+    state: State,
+    request: SearchRequest,
+    name: str,
+    standings: Standings,
+    cold: Mapping[str, Timing],
+) -> CandidateReport:
+    tried = state.tried.get(name) or Tried(name, name)
+    built, timing = tried.built, standings.timings.get(name)
+    found = CandidateReport(
+        name=name,
+        title=tried.title,
+        reason=standings.reasons[name],
+        recipe=dict(built.recipe) if built else {},
+        build_s=built.build_s if built else None,
+        size_bytes=built.size_bytes if built else None,
+        memory_bytes=tried.memory_bytes or None,
+    )
+    found = _with_times(found, timing, cold.get(name), calls=_calls(state, request))
+    return _with_answers(found, state, tried)
+
+
+def _with_times(
+    entry: CandidateReport, timing: Timing | None, cold: Timing | None, *, calls: int
+) -> CandidateReport:
+    """With seconds of a run; `calls` of them make what was timed at once."""
+    if timing is None:
+        return entry
+    interval = timing.p50_ci_s
+    more: dict[str, Any] = (
+        {}
+        if cold is None
+        else {
+            "cold_p50_s": cold.p50_s / calls,
+            "cold_cut_ratio": cold.cut_ratio,
+            "cold_cut_ci_ratio": cold.cut_ci_ratio,
+        }
+    )
+    return replace(
+        entry,
+        p50_s=timing.p50_s / calls,
+        p50_ci_s=None if interval is None else (interval[0] / calls, interval[1] / calls),
+        p90_s=timing.p90_s / calls,
+        p99_s=timing.p99_s / calls,
+        throughput_per_s=timing.throughput_per_s * calls,
+        cut_ratio=timing.cut_ratio,
+        cut_ci_ratio=timing.cut_ci_ratio,
+        disturbed=timing.disturbed,
+        **more,
+    )
+
+
+def _with_answers(entry: CandidateReport, state: State, tried: Tried) -> CandidateReport:
+    if tried.name == state.baseline and state.scored is not None:
+        scored = state.scored
+        return replace(
+            entry, accuracy=scored.value, n=scored.n, accuracy_loss=0.0, agreement_ratio=1.0
+        )
+    if tried.verdict is not None:
+        verdict = tried.verdict
+        return replace(
+            entry,
+            accuracy=verdict.accuracy,
+            accuracy_loss=verdict.loss,
+            accuracy_loss_ci=verdict.loss_ci,
+            p_value=verdict.p_value,
+            lost=verdict.lost,
+            gained=verdict.gained,
+            n=verdict.n,
+            agreement_ratio=verdict.agreement_ratio,
+        )
+    if tried.fidelity is not None:
+        fidelity = tried.fidelity
+        return replace(entry, agreement_ratio=fidelity.agreement_ratio, n=fidelity.n)
+    return entry
+
+
+def _calls(state: State, request: SearchRequest) -> int:
+    """Runs in what was timed at once."""
+    at_once = request.target in {Target.THROUGHPUT, Target.COST}
+    return state.started.calls if state.started and at_once else 1
+
+
+def _evidence(state: State, request: SearchRequest) -> Evidence:
+    started, scored = state.started, state.scored
+    assert started is not None, "checked before"
+    why = ""
+    if not started.labelled:
+        why = _NO_LABELS.format(started.examples) + (_MADE_UP if started.made_up else "")
+    losses = [
+        tried.verdict.detectable_loss
+        for tried in state.tried.values()
+        if tried.verdict is not None and tried.verdict.passes
+    ]
+    return Evidence(
+        n=scored.n if scored else 0,
+        metric=scored.metric if scored else request.metric or "accuracy",
+        source=request.data,
+        smallest_loss=max(losses) if losses else None,
+        calibration_n=started.calibration,
+        calibration_sha256=started.calibration_sha256,
+        why_weaker=why,
+    )
+
+
+def _notes(state: State, final: Mapping[str, Timing]) -> list[str]:
+    started = state.started
+    assert started is not None, "checked before"
+    notes = [f"class of model: {started.model_class} ({started.why_class})", *started.notes]
+    if started.overlapping:
+        notes.append(
+            f"calibrated with {started.calibration} of the examples that it is judged by, without "
+            "their labels; no candidate was accepted that does worse on the others"
+        )
+    if state.scored and state.scored.warning:
+        notes.append(state.scored.warning)
+    if state.mixed is not None:
+        notes += [text for text in (state.mixed.said, *state.mixed.notes) if text]
+    notes += [f"a step was given up: {why}" for why in state.problems]
+    again = final.get(AGAIN)
+    if again is not None and again.cut_ci_ratio is not None:
+        low, high = again.cut_ci_ratio
+        notes.append(
+            f"the baseline against itself, among the others: {again.cut_ratio:+.2%} "
+            f"[{low:+.2%}, {high:+.2%}], which is noise"
+        )
+    return [text[:1].upper() + text[1:].rstrip(".") + "." for text in notes]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _interval(bounds: tuple[float, float] | None) -> str:
+    return "" if bounds is None else f"{bounds[0]:.6g} to {bounds[1]:.6g}"

@@ -1,0 +1,182 @@
+"""What does a search do next? Pure: the state and the time decide."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from headrace.optimize.candidate import ModelClass
+from headrace.optimize.search.asked import SearchRequest, Target
+from headrace.optimize.search.journal import FINAL
+from headrace.optimize.search.state import State, Tried
+from headrace.optimize.timing import Timing
+
+FINALISTS: Final = 3
+"""Accepted candidates that are compared once more, on measurements that chose none of them."""
+_BUILD, _JUDGE, _FINAL = 0.50, 0.82, 0.92
+"""Shares of the budget by which each part is over; what ends early leaves its time to the rest."""
+_OF_MORE: Final = 0.55
+"""With recipes that build on the best of the others, those get only so much of their shares,"""
+LEAST_FOR_MORE_S: Final = 290.0
+"""where the budget suffices for both; else others get what is left."""
+_LEAST_FINAL_S: Final = 3.0
+_LEAST_MIX_S: Final = 10.0
+_WORTH_JUDGING: Final = 0.02
+"""A candidate that is slower than the baseline by more than so much is not asked for answers."""
+
+
+class StepKind(StrEnum):
+    """What a search does at a time."""
+
+    BUILD = "build"
+    TRY = "try"
+    SCORE = "score"
+    JUDGE = "judge"
+    COMPARE = "compare"
+    WEIGH = "weigh"
+    MIX = "mix"
+    WRITE = "write"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step. `name`: of a recipe or candidate; `names`: several; `until_s`: by when it ends."""
+
+    kind: StepKind
+    name: str = ""
+    names: tuple[str, ...] = ()
+    until_s: float = 0.0
+
+
+def next_step(  # noqa: PLR0911  # a step each, in their order
+    state: State,
+    request: SearchRequest,
+    timed: Mapping[str, Timing],
+    *,
+    now_s: float,
+) -> Step:
+    """The step that is next.
+
+    Args:
+        timed: Of each candidate that was timed alone with the baseline.
+        now_s: How long the search has run.
+    """
+    if StepKind.WRITE in state.ended:
+        return Step(kind=StepKind.DONE)
+    budget_s = request.budget_s
+    assert state.started is not None, "the journal begins with it"
+    first, later = state.started.recipes, state.started.later
+    less = _OF_MORE if later and budget_s >= LEAST_FOR_MORE_S else 1.0
+    parts = ((first, _BUILD * less, _JUDGE * less), (later, (_BUILD + _JUDGE) / 2, _JUDGE))
+    for recipes, build, judge in parts:
+        if step := _build(state, recipes, now_s=now_s, until_s=build * budget_s):
+            return step
+        if step := _judge(state, request, timed, now_s=now_s, until_s=judge * budget_s):
+            return step
+    finalists = best(state, request, timed)[:FINALISTS]
+    if request.target is Target.MEMORY and (step := _weigh(state, finalists, budget_s)):
+        return step
+    if finalists and not {FINAL, StepKind.COMPARE} & state.ended:
+        until_s = max(_FINAL * budget_s, now_s + _LEAST_FINAL_S)
+        names = (state.baseline, *(tried.name for tried in finalists))
+        return Step(kind=StepKind.COMPARE, names=names, until_s=until_s)
+    if now_s < budget_s and (step := _weigh(state, finalists, budget_s)):
+        return step
+    is_trees = state.started.model_class == ModelClass.TREES
+    if is_trees and state.mixed is None and StepKind.MIX not in state.ended:
+        names = (state.baseline, *(tried.name for tried in _usable(state)))
+        return Step(kind=StepKind.MIX, names=names, until_s=max(budget_s, now_s + _LEAST_MIX_S))
+    return Step(kind=StepKind.WRITE)
+
+
+def _usable(state: State) -> list[Tried]:
+    """The accepted candidates, however fast at the size of batch that was timed."""
+    return [
+        tried
+        for name, tried in state.tried.items()
+        if name != state.baseline and tried.is_accepted and not tried.is_reference
+    ]
+
+
+def best(state: State, request: SearchRequest, timed: Mapping[str, Timing]) -> list[Tried]:
+    """The accepted candidates that are better than the baseline, the best one first."""
+    accepted = [
+        tried
+        for name, tried in state.tried.items()
+        if name != state.baseline and tried.is_accepted and name in timed and not tried.is_reference
+    ]
+    if request.target is Target.MEMORY:
+        return sorted(accepted, key=lambda tried: _size(state, tried))
+    faster = [tried for tried in accepted if timed[tried.name].cut_ratio > 0]
+    # The share that was cut in blocks shared with the baseline, as absolute times drift.
+    return sorted(faster, key=lambda tried: -timed[tried.name].cut_ratio)
+
+
+def _size(state: State, tried: Tried) -> float:
+    built = state.tried[tried.name].built
+    on_disk = built.size_bytes if built else float("inf")
+    return float(tried.memory_bytes if tried.memory_bytes is not None else on_disk)
+
+
+def _build(state: State, recipes: Sequence[str], *, now_s: float, until_s: float) -> Step | None:
+    """The next recipe, or a candidate of the last one that was not run yet."""
+    for name, tried in state.tried.items():
+        is_new = name != state.baseline and name not in state.windows
+        if is_new and tried.built and not tried.failed:
+            return Step(kind=StepKind.TRY, name=name, until_s=until_s)
+    for recipe in recipes:
+        is_needed = not state.baseline
+        if recipe not in state.ended and (now_s < until_s or is_needed):
+            return Step(kind=StepKind.BUILD, name=recipe, until_s=until_s)
+    return None
+
+
+def _judge(
+    state: State,
+    request: SearchRequest,
+    timed: Mapping[str, Timing],
+    *,
+    now_s: float,
+    until_s: float,
+) -> Step | None:
+    """The fastest candidate whose answers nobody looked at; the baseline's come first."""
+    assert state.started is not None, "the journal begins with it"
+    if state.started.labelled and state.scored is None:
+        return Step(kind=StepKind.SCORE, name=state.baseline, until_s=until_s)
+    if now_s >= until_s:
+        return None
+    waiting = [
+        tried
+        for name, tried in state.tried.items()
+        if name != state.baseline
+        and name in timed
+        and not tried.failed
+        and not tried.is_reference
+        and not tried.is_judged
+        and is_worth_judging(request, timed[name], state.started.model_class)
+    ]
+    if not waiting:
+        return None
+    if request.target is Target.MEMORY:
+        chosen = min(waiting, key=lambda tried: _size(state, tried))
+    else:
+        chosen = max(waiting, key=lambda tried: timed[tried.name].cut_ratio)
+    return Step(kind=StepKind.JUDGE, name=chosen.name, until_s=until_s)
+
+
+def is_worth_judging(
+    request: SearchRequest, timing: Timing, model_class: str = ModelClass.OTHER
+) -> bool:
+    """Whether a candidate can be chosen, if its answers are good: trees for other batches too."""
+    can_be_small = request.target is Target.MEMORY or model_class == ModelClass.TREES
+    return can_be_small or timing.cut_ratio > -_WORTH_JUDGING
+
+
+def _weigh(state: State, finalists: Sequence[Tried], budget_s: float) -> Step | None:
+    """Who was not weighed: the baseline and those that may be chosen."""
+    candidates = [state.tried[state.baseline], *finalists] if finalists else []
+    for tried in candidates:
+        if tried.memory_bytes is None and not tried.failed:
+            return Step(kind=StepKind.WEIGH, name=tried.name, until_s=budget_s)
+    return None

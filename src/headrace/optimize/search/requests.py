@@ -1,0 +1,59 @@
+"""Which request is timed? One of as many rows and as long as was asked, made of an example."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from headrace.core import VARIABLE, Array, ModelSignature, Tensors
+
+
+def timed_request(
+    example: Tensors, signature: ModelSignature, *, rows: int, length: int | None
+) -> Tensors:
+    """An example, repeated along axis 0 to `rows` and along variable axes to `length`.
+
+    Repeated and not padded: whatever is real in the example is real throughout, so that no mask
+    makes the request easier than it looks.
+
+    Args:
+        example: One row.
+        length: None leaves variable axes as they are.
+    """
+    made = {}
+    for spec in signature.inputs:
+        array = example[spec.name]
+        for axis, size in enumerate(spec.shape):
+            if axis == 0 and signature.batched:
+                array = _repeated(array, 0, rows)
+            elif size == VARIABLE and length is not None:
+                array = _repeated(array, axis, length)
+        made[spec.name] = np.ascontiguousarray(array)
+    return made
+
+
+def batch_of(examples: Sequence[Tensors], rows: int) -> Tensors:
+    """A batch of examples, over and over: equal rows would be easier than real ones."""
+    chosen = [examples[place % len(examples)] for place in range(rows)]
+    return {
+        name: np.ascontiguousarray(np.concatenate([one[name] for one in chosen]))
+        for name in chosen[0]
+    }
+
+
+def has_length(signature: ModelSignature) -> bool:
+    """Whether some axis besides the batch is variable."""
+    skip = 1 if signature.batched else 0
+    return any(VARIABLE in spec.shape[skip:] for spec in signature.inputs)
+
+
+def shapes_text(request: Tensors) -> str:
+    """What is timed, for people: `input_ids [1, 128], attention_mask [1, 128]`."""
+    return ", ".join(f"{name} {list(array.shape)}" for name, array in request.items())
+
+
+def _repeated(array: Array, axis: int, size: int) -> Array:
+    if array.shape[axis] == 0:
+        return array
+    places = np.arange(size) % array.shape[axis]
+    taken: Array = np.take(array, places, axis=axis)
+    return taken

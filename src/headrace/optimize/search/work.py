@@ -1,0 +1,262 @@
+"""Carries out a search, step by step, in the process in which candidates run."""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from headrace.core import HeadraceError, Tensors
+from headrace.optimize.artifact import files_of, write_artifact
+from headrace.optimize.candidate import Candidate, CannotBuildError, Recipe, Workshop
+from headrace.optimize.prune.recipes import PruneRecipe
+from headrace.optimize.search.asked import SearchRequest
+from headrace.optimize.search.decide import decide, members_of
+from headrace.optimize.search.journal import (
+    AGAIN,
+    FINAL,
+    Begun,
+    Built,
+    Ended,
+    Journal,
+    Weighed,
+    Wrote,
+    read_journal,
+)
+from headrace.optimize.search.judging import Judging
+from headrace.optimize.search.materials import open_materials, versions
+from headrace.optimize.search.mixing import mix
+from headrace.optimize.search.offers import PrunedThen, Ready
+from headrace.optimize.search.plan import Step, StepKind, best, next_step
+from headrace.optimize.search.run import Run
+from headrace.optimize.search.state import state_of
+from headrace.optimize.search.timings import COLD
+from headrace.optimize.search.weigh import Weight, weigh
+from headrace.optimize.timing import Contender, TimingSettings
+from headrace.runtimes import Model
+from headrace.runtimes.processor import this_processor
+
+_CANDIDATES: Final = "candidates"
+_RESULT: Final = "result"
+_QUICK: Final = TimingSettings(blocks=8, window_s=0.06, warmup_s=0.05)
+_QUICK_S: Final = 12.0
+_FINAL: Final = TimingSettings(blocks=40, window_s=0.15)
+_COLD: Final = TimingSettings(blocks=8, window_s=0.1, cold=True)
+_COLD_S: Final = 4.0
+_CHECKED: Final = 16
+"""Requests that the result is asked again elsewhere."""
+
+
+def search(request: SearchRequest, folder: Path) -> None:
+    """Search until the budget is over, and leave what was chosen in `folder`.
+
+    Raises:
+        HeadraceError: The model cannot be loaded, or the data not be used.
+    """
+    state = state_of(read_journal(folder))
+    journal = Journal(folder)
+    try:
+        with contextlib.ExitStack() as kept:
+            run = Run(
+                request=request, folder=folder.resolve(), journal=journal, state=state, kept=kept
+            )
+            _to_the_end(run)
+    finally:
+        journal.close()
+
+
+def _to_the_end(run: Run) -> None:
+    """One step after the other."""
+    run.say("reading the model and the data")
+    run.materials = open_materials(run.request, run.folder, at_s=run.now_s(), say=run.say)
+    if run.state.started is None:
+        run.record(run.materials.started)
+    judging = Judging(run)
+    do: dict[StepKind, Callable[[Step], None]] = {
+        StepKind.BUILD: partial(_build, run),
+        StepKind.TRY: partial(_try, run),
+        StepKind.SCORE: judging.score,
+        StepKind.JUDGE: judging.judge,
+        StepKind.COMPARE: partial(_compare, run),
+        StepKind.WEIGH: partial(_weigh, run),
+        StepKind.MIX: partial(mix, run),
+        StepKind.WRITE: partial(_write, run),
+    }
+    while True:
+        alone = run.timings.alone(run.state)
+        step = next_step(run.state, run.request, alone, now_s=run.now_s())
+        if step.kind is StepKind.DONE:
+            return
+        name = step.name or ", ".join(step.names)
+        run.record(Begun(at_s=run.now_s(), step=step.kind, name=name))
+        do[step.kind](step)
+
+
+def _build(run: Run, step: Step) -> None:
+    """Make the candidates of a recipe."""
+    recipe = run.materials.recipe(step.name)
+    if isinstance(recipe, PruneRecipe):
+        recipe = PrunedThen(cut=recipe, then=_best_recipe(run))
+    place = run.folder / _CANDIDATES / recipe.name
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    workshop = _workshop(run, place, deadline=run.deadline(step.until_s))
+    began = time.monotonic()
+    try:
+        if why := recipe.why_not(workshop):
+            raise CannotBuildError(why)
+        made = recipe.build(workshop)
+    except HeadraceError as error:
+        run.give_up(recipe.name, recipe.title, error)
+        return
+    for candidate in made:
+        _built(run, recipe, candidate, time.monotonic() - began)
+    run.record(Ended(at_s=run.now_s(), name=step.name))
+
+
+def _workshop(run: Run, folder: Path, *, deadline: float) -> Workshop:
+    materials = run.materials
+    return Workshop(
+        source=materials.offer.source,
+        runtime=materials.offer.runtime,
+        model_class=materials.offer.model_class,
+        folder=folder,
+        calibration=materials.calibration.inputs,
+        threads=run.cores,
+        seed=run.request.seed,
+        deadline=deadline,
+        teaching=materials.teaching,
+        say=run.say,
+    )
+
+
+def _best_recipe(run: Run) -> Recipe | None:
+    """What made the best candidate so far."""
+    for tried in best(run.state, run.request, run.timings.alone(run.state)):
+        of = tried.built.of if tried.built else ""
+        if of not in run.materials.started.later:
+            return run.materials.recipe(of)
+    return None
+
+
+def _built(run: Run, recipe: Recipe, candidate: Candidate, build_s: float) -> None:
+    path = candidate.path.resolve()
+    inside = path.is_relative_to(run.folder)
+    run.record(
+        Built(
+            at_s=run.now_s(),
+            of=recipe.name,
+            name=candidate.name,
+            title=candidate.title,
+            runtime=candidate.runtime,
+            path=str(path.relative_to(run.folder) if inside else path),
+            tuning=candidate.tuning,
+            recipe=candidate.recipe,
+            size_bytes=sum(file.stat().st_size for file in files_of(path)),
+            build_s=build_s,
+            is_baseline=not run.state.baseline,
+            is_reference=isinstance(recipe, Ready),
+        )
+    )
+
+
+def _try(run: Run, step: Step) -> None:
+    """Run a candidate at all, then beside the baseline."""
+    name, base_name = step.name, run.state.baseline
+    title = run.state.tried[name].title
+    until = time.monotonic() + _QUICK_S
+    try:
+        with run.loaded(base_name) as base, run.loaded(name) as model:
+            request = run.materials.request
+            run.materials.check(base.run(request), model.run(request))
+            contenders = [_contender(run, base_name, base), _contender(run, name, model)]
+            run.measure(contenders, _QUICK, group=name, until=until)
+    except HeadraceError as error:
+        run.give_up(name, title, error)
+        return
+    windows = run.state.windows.get(name, [])
+    why = next((w.error for w in windows if w.name == name and w.error), "")
+    if why or name not in run.timings.alone(run.state):
+        run.give_up(name, title, CannotBuildError(why or "not one window of it could be timed"))
+
+
+def _contender(run: Run, name: str, model: Model) -> Contender:
+    return Contender(name=name, run=run.materials.load_of(model))
+
+
+def _compare(run: Run, step: Step) -> None:
+    """The finalists, the baseline, and that once more, interleaved."""
+    until = run.deadline(step.until_s)
+    with contextlib.ExitStack() as stack:
+        models = {name: stack.enter_context(run.loaded(name)) for name in step.names}
+        contenders = [_contender(run, name, model) for name, model in models.items()]
+        contenders.append(_contender(run, AGAIN, models[run.state.baseline]))
+        run.measure(contenders, _FINAL, group=FINAL, until=until)
+        alone, final = run.timings.alone(run.state), run.timings.final(run.state)
+        chosen = decide(run.state, run.request, alone, final).chosen
+        pair = [each for each in contenders if each.name in {run.state.baseline, chosen}]
+        run.measure(pair, _COLD, group=COLD, until=time.monotonic() + _COLD_S)
+    run.record(Ended(at_s=run.now_s(), name=FINAL))
+
+
+def _weigh(run: Run, step: Step) -> None:
+    """How much memory a candidate takes."""
+    built = run.built(step.name)
+    try:
+        weight = weigh(
+            run.path(built),
+            built.runtime,
+            built.tuning,
+            threads=run.request.threads,
+            request=run.materials.request,
+        )
+    except HeadraceError as error:
+        if step.name != run.state.baseline:
+            run.give_up(step.name, built.title, error)
+            return
+        weight = Weight(0, 0.0)
+    run.record(
+        Weighed(
+            at_s=run.now_s(),
+            name=step.name,
+            memory_bytes=weight.memory_bytes,
+            load_s=weight.load_s,
+        )
+    )
+
+
+def _write(run: Run, step: Step) -> None:
+    """Put the chosen candidate where it can be taken, and prove that it loads from there."""
+    alone, final = run.timings.alone(run.state), run.timings.final(run.state)
+    standings = decide(run.state, run.request, alone, final)
+    members = members_of(run.state, standings.chosen)
+    if [name for name, _ in members] != [run.state.baseline]:
+        first = members[0][0]
+        timing = standings.timings[first]
+        target = run.folder / _RESULT
+        shutil.rmtree(target, ignore_errors=True)
+        write_artifact(
+            target,
+            [(run.candidate(name), up_to) for name, up_to in members],
+            processor=this_processor(),
+            check=_check(run, first),
+            policy=run.request.on_other_processor,
+            source_digest=run.request.digest,
+            calibration_sha256=run.materials.started.calibration_sha256,
+            versions=versions(),
+            figures={"p50_s": timing.p50_s, "cut_ratio": timing.cut_ratio},
+        )
+        run.record(Wrote(at_s=run.now_s(), name=first, path=_RESULT))
+    run.record(Ended(at_s=run.now_s(), name=step.kind))
+
+
+def _check(run: Run, name: str) -> list[tuple[Tensors, Tensors]]:
+    """Requests with the chosen candidate's answers, to be asked again elsewhere."""
+    inputs = run.materials.examples.inputs
+    places = np.linspace(0, len(inputs) - 1, min(len(inputs), _CHECKED), dtype=int)
+    with run.loaded(name) as model:
+        return [(inputs[place], model.run(inputs[place])) for place in places.tolist()]

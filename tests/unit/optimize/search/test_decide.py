@@ -1,0 +1,113 @@
+"""Which candidate is chosen, and why are the others not?"""
+
+from headrace.optimize.search.asked import SearchRequest, Target
+from headrace.optimize.search.decide import Standing, Standings, decide
+from headrace.optimize.search.journal import FINAL, Event, Weighed
+from headrace.optimize.search.state import state_of
+from headrace.optimize.search.timings import Timings
+from tests.unit.optimize.search.made import (
+    BASE,
+    SCORED,
+    built,
+    compared,
+    failed,
+    judged,
+    started,
+    timed,
+)
+
+REQUEST = SearchRequest(source="m", budget_s=100.0)
+
+
+def decided(events: list[Event], request: SearchRequest = REQUEST) -> Standings:
+    state, timings = state_of(events), Timings(0)
+    return decide(state, request, timings.alone(state), timings.final(state))
+
+
+def made(*candidates: tuple[str, float, bool]) -> list[Event]:
+    events: list[Event] = [started(*(name for name, _, _ in candidates)), *built(BASE), SCORED]
+    for name, ratio, passes in candidates:
+        events += [*built(name), *timed(name, (name, ratio)), judged(name, passes=passes)]
+    return events
+
+
+def test_the_fastest_of_those_that_lose_nothing_is_chosen() -> None:
+    found = decided(made(("good", 0.5, True), ("better", 0.4, True), ("wrong", 0.3, False)))
+
+    assert found.chosen == "better"
+    assert found.standing == {
+        BASE: Standing.BASELINE,
+        "good": Standing.GOOD,
+        "better": Standing.CHOSEN,
+        "wrong": Standing.REJECTED,
+    }
+    assert found.reasons["wrong"] == "it loses accuracy, and not by chance"
+
+
+def test_a_slower_one_is_rejected_with_how_much_slower_it_is() -> None:
+    events = [started("slow"), *built(BASE), SCORED, *built("slow"), *timed("slow", ("slow", 3.4))]
+
+    found = decided(events)
+
+    assert found.chosen == BASE
+    assert found.reasons["slow"].startswith("slower than the baseline: 3.4")
+
+
+def test_nothing_is_chosen_on_noise() -> None:
+    events = [started("same"), *built(BASE), SCORED, *built("same"), judged("same", passes=True)]
+    events += timed("same", ("same", 0.999), spread=0.1)
+
+    found = decided(events)
+
+    assert found.chosen == BASE
+    assert found.standing["same"] is Standing.REJECTED
+    assert "no difference" in found.reasons["same"]
+    assert "as it is" in found.reasons[BASE]
+
+
+def test_the_comparison_of_the_best_has_the_last_word() -> None:
+    events = made(("first", 0.4, True), ("second", 0.42, True))
+    events += timed(FINAL, ("first", 0.45), ("second", 0.41), blocks=20)
+
+    found = decided(events)
+
+    assert found.chosen == "second"
+    assert round(found.timings["second"].cut_ratio, 2) == 0.59
+
+
+def test_a_recipe_that_could_not_be_made_says_why() -> None:
+    events = [started("impossible"), *built(BASE), SCORED, failed("impossible", "it takes text")]
+
+    assert decided(events).reasons["impossible"] == "it takes text"
+
+
+def test_what_the_budget_did_not_reach_says_so() -> None:
+    events = [started("fast", "late"), *built(BASE), *built("fast"), *timed("fast", ("fast", 0.5))]
+
+    found = decided(events)
+
+    assert "budget of 100 s" in found.reasons["late"]
+    assert "before its answers were looked at" in found.reasons["fast"]
+    assert found.chosen == BASE
+
+
+def test_without_labels_fidelity_decides() -> None:
+    events = [started("fast", "wild", labelled=0), *built(BASE)]
+    for name, passes in (("fast", True), ("wild", False)):
+        events += [*built(name), *timed(name, (name, 0.5)), compared(name, passes=passes)]
+
+    found = decided(events)
+
+    assert found.chosen == "fast"
+    assert found.standing["wild"] is Standing.REJECTED
+
+
+def test_for_memory_the_smallest_is_chosen_though_it_is_slower() -> None:
+    request = SearchRequest(source="m", target=Target.MEMORY)
+    events = made(("small", 1.3, True), ("fast", 0.5, True))
+    events += [
+        Weighed(at_s=4.0, name=name, memory_bytes=size, load_s=0.1)
+        for name, size in ((BASE, 100), ("small", 40), ("fast", 90))
+    ]
+
+    assert decided(events, request).chosen == "small"

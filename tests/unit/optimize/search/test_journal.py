@@ -1,0 +1,77 @@
+"""Is nothing that was measured lost?"""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.optimize.search.journal import (
+    FILE_NAME,
+    Journal,
+    JournalReader,
+    Said,
+    decode,
+    read_journal,
+)
+from tests.unit.optimize.search.made import BASE, SCORED, built, judged, started, timed
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    events = [started("a"), *built(BASE), SCORED, *timed("a", ("a", 0.5)), judged("a", passes=True)]
+    journal = Journal(tmp_path)
+    for event in events:
+        journal.write(event)
+    journal.close()
+
+    assert read_journal(tmp_path) == events
+
+
+def test_a_line_that_was_torn_costs_only_itself(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.write(SCORED)
+    journal.close()
+    with (tmp_path / FILE_NAME).open("ab") as stream:
+        stream.write(b'{"type":"said","te')
+    journal = Journal(tmp_path)
+    journal.write(Said(at_s=1.0, text="on"))
+    journal.close()
+
+    assert read_journal(tmp_path) == [SCORED, Said(at_s=1.0, text="on")]
+
+
+def test_a_reader_waits_for_the_end_of_a_line(tmp_path: Path) -> None:
+    reader = JournalReader(tmp_path)
+    assert list(reader.read()) == []
+    file = tmp_path / FILE_NAME
+    file.write_bytes(b'{"type":"said","at_s":1.0,')
+    assert list(reader.read()) == []
+    with file.open("ab") as stream:
+        stream.write(b'"text":"on"}\n')
+
+    assert list(reader.read()) == [Said(at_s=1.0, text="on")]
+
+
+def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b'{"type":"said","at_s":1.0,"text":"secret"}\n')
+    (tmp_path / FILE_NAME).symlink_to(secret)
+
+    assert read_journal(tmp_path) == []
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FILE_NAME)
+
+    assert read_journal(tmp_path) == []
+
+
+@pytest.mark.parametrize("line", [b"", b"null", b"[]", b'{"type":"unheard-of"}', b"\xff\xfe"])
+def test_a_line_that_is_no_event_is_passed_over(line: bytes) -> None:
+    assert decode(line) is None
+
+
+@given(line=st.binary(max_size=200))
+def test_no_bytes_break_the_reader(line: bytes) -> None:
+    decode(line)

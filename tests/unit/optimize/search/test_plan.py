@@ -1,0 +1,186 @@
+"""What does a search do next?"""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.optimize.search.asked import SearchRequest, Target
+from headrace.optimize.search.journal import FINAL, Ended, Event, Weighed, Wrote
+from headrace.optimize.search.plan import Step, StepKind, next_step
+from headrace.optimize.search.state import state_of
+from headrace.optimize.search.timings import Timings
+from tests.unit.optimize.search.made import (
+    BASE,
+    SCORED,
+    built,
+    failed,
+    judged,
+    started,
+    timed,
+)
+
+REQUEST = SearchRequest(source="m", budget_s=100.0)
+
+
+def step(events: list[Event], *, now_s: float = 5.0, request: SearchRequest = REQUEST) -> Step:
+    state = state_of(events)
+    return next_step(state, request, Timings(0).alone(state), now_s=now_s)
+
+
+def test_the_baseline_is_made_first() -> None:
+    assert step([started("fast")]).kind is StepKind.BUILD
+    assert step([started("fast")]).name == BASE
+
+
+def test_the_baseline_is_made_even_if_the_budget_is_over() -> None:
+    assert step([started("fast")], now_s=1000.0).name == BASE
+
+
+def test_a_candidate_is_timed_before_the_next_one_is_made() -> None:
+    events = [started("fast", "small"), *built(BASE), *built("fast")]
+
+    assert step(events) == Step(kind=StepKind.TRY, name="fast", until_s=50.0)
+
+
+def test_recipes_are_left_out_once_half_of_the_budget_is_over() -> None:
+    events = [started("fast", "small"), *built(BASE), *built("fast"), *timed("fast", ("fast", 0.5))]
+
+    assert step(events, now_s=49.0).name == "small"
+    assert step(events, now_s=51.0).kind is StepKind.SCORE
+
+
+def test_the_fastest_is_judged_first() -> None:
+    events = [started("fast", "faster"), *built(BASE)]
+    for name, ratio in (("fast", 0.5), ("faster", 0.3)):
+        events += [*built(name), *timed(name, (name, ratio))]
+
+    assert step([*events, SCORED]).name == "faster"
+    assert step([*events, SCORED, judged("faster", passes=False)]).name == "fast"
+
+
+def test_a_candidate_that_is_slower_is_not_asked_for_answers() -> None:
+    events = [started("slow"), *built(BASE), *built("slow"), *timed("slow", ("slow", 3.0))]
+
+    assert step([*events, SCORED]).kind is StepKind.WRITE
+
+
+def test_a_candidate_that_failed_is_not_tried_again() -> None:
+    events = [started("broken"), *built(BASE), *built("broken"), failed("broken", "it crashed")]
+
+    assert step([*events, SCORED]).kind is StepKind.WRITE
+
+
+def test_a_recipe_that_ended_the_process_is_not_tried_again() -> None:
+    events = [started("deadly"), *built(BASE), failed("deadly", "SIGSEGV")]
+
+    assert step([*events, SCORED]).kind is StepKind.WRITE
+
+
+def test_those_that_build_on_the_best_come_after_it_was_judged() -> None:
+    events = [
+        started("fast", later=("pruned",)),
+        *built(BASE),
+        *built("fast"),
+        *timed("fast", ("fast", 0.5)),
+        SCORED,
+    ]
+
+    assert step(events).name == "fast"
+    assert step([*events, judged("fast", passes=True)]).name == "pruned"
+
+
+def test_time_is_set_aside_for_them_where_the_budget_suffices() -> None:
+    events = [started("fast", "small", later=("pruned",)), *built(BASE), *built("fast")]
+    events += timed("fast", ("fast", 0.5))
+    ample = SearchRequest(source="m", budget_s=1000.0)
+
+    assert step(events, now_s=49.0).name == "small"
+    assert step(events, now_s=499.0, request=ample).kind is StepKind.SCORE
+
+
+def test_the_best_are_compared_on_measurements_that_chose_none_of_them() -> None:
+    events = [started("a", "b", "c", "d"), *built(BASE), SCORED]
+    for name, ratio in (("a", 0.5), ("b", 0.4), ("c", 0.3), ("d", 0.2)):
+        events += [*built(name), *timed(name, (name, ratio)), judged(name, passes=name != "d")]
+
+    found = step(events)
+
+    assert (found.kind, found.names) == (StepKind.COMPARE, (BASE, "c", "b", "a"))
+    assert step([*events, Ended(at_s=4.0, name=FINAL)]).kind is StepKind.WEIGH
+
+
+def test_the_best_are_compared_even_where_the_budget_is_over() -> None:
+    events = [started("a"), *built(BASE), *built("a"), *timed("a", ("a", 0.5)), SCORED]
+
+    found = step([*events, judged("a", passes=True)], now_s=500.0)
+
+    assert (found.kind, found.until_s) == (StepKind.COMPARE, 503.0)
+
+
+def test_for_memory_candidates_are_weighed_before_one_is_chosen() -> None:
+    request = SearchRequest(source="m", budget_s=100.0, target=Target.MEMORY)
+    events = [started("small"), *built(BASE), *built("small", size_bytes=10), SCORED]
+    events += [*timed("small", ("small", 1.5)), judged("small", passes=True)]
+
+    assert step(events, request=request).kind is StepKind.WEIGH
+    weighed = [Weighed(at_s=4.0, name=name, memory_bytes=5, load_s=0.1) for name in (BASE, "small")]
+    assert step([*events, *weighed], request=request).kind is StepKind.COMPARE
+
+
+def test_it_ends_after_the_result_was_written() -> None:
+    events = [started("x"), *built(BASE), failed("x", "no"), SCORED]
+    events += [Wrote(at_s=5.0, name="x", path="result"), Ended(at_s=5.0, name=StepKind.WRITE)]
+
+    assert step(events).kind is StepKind.DONE
+
+
+@given(
+    outcomes=st.lists(
+        st.tuples(st.sampled_from(["fails", "slow", "bad", "good"]), st.floats(0.1, 0.9)),
+        max_size=6,
+    ),
+    seconds=st.lists(st.floats(0.0, 40.0), min_size=40, max_size=40),
+)
+def test_every_search_ends_and_does_nothing_twice(
+    outcomes: list[tuple[str, float]], seconds: list[float]
+) -> None:
+    names = [f"c{number}" for number in range(len(outcomes))]
+    of = dict(zip(names, outcomes, strict=True))
+    events: list[Event] = [started(*names)]
+    now_s, steps = 0.0, []
+    for took_s in seconds:
+        found = step(events, now_s=now_s)
+        if found.kind is StepKind.DONE:
+            break
+        assert found not in steps
+        steps.append(found)
+        now_s += took_s
+        events += _outcome(found, of, now_s)
+
+    assert step(events, now_s=now_s).kind is StepKind.DONE
+
+
+def _outcome(  # noqa: PLR0911  # one for each step
+    found: Step, of: dict[str, tuple[str, float]], now_s: float
+) -> list[Event]:
+    name = found.name
+    kind, ratio = of.get(name, ("good", 1.0))
+    match found.kind:
+        case StepKind.BUILD:
+            if kind == "fails":
+                return [failed(name, "cannot", at_s=now_s)]
+            return built(name, at_s=now_s)
+        case StepKind.TRY:
+            return timed(name, (name, ratio if kind != "slow" else 1 / ratio), at_s=now_s)
+        case StepKind.SCORE:
+            return [SCORED]
+        case StepKind.JUDGE:
+            return [judged(name, passes=kind == "good", at_s=now_s)]
+        case StepKind.COMPARE:
+            return [Ended(at_s=now_s, name=FINAL)]
+        case StepKind.WEIGH:
+            return [Weighed(at_s=now_s, name=name, memory_bytes=1, load_s=0.1)]
+        case StepKind.WRITE:
+            return [Ended(at_s=now_s, name=StepKind.WRITE)]
+        case StepKind.MIX | StepKind.DONE:
+            pytest.fail("asked for no more")

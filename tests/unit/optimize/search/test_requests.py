@@ -1,0 +1,50 @@
+"""Which request is timed?"""
+
+import numpy as np
+
+from headrace.core import Datatype, ModelSignature, TensorSpec
+from headrace.optimize.search.requests import has_length, shapes_text, timed_request
+
+IDS = TensorSpec(name="ids", datatype=Datatype.INT64, shape=(-1, -1))
+TEXT = ModelSignature(inputs=(IDS,), outputs=(), batched=True)
+FIXED = ModelSignature(
+    inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(1, 3)),), outputs=(), batched=False
+)
+
+
+def test_an_example_is_repeated_to_rows_and_length() -> None:
+    made = timed_request({"ids": np.array([[1, 2, 3]])}, TEXT, rows=2, length=5)
+
+    assert made["ids"].tolist() == [[1, 2, 3, 1, 2], [1, 2, 3, 1, 2]]
+
+
+def test_a_longer_example_is_cut() -> None:
+    made = timed_request({"ids": np.array([[1, 2, 3]])}, TEXT, rows=1, length=2)
+
+    assert made["ids"].tolist() == [[1, 2]]
+
+
+def test_without_a_length_examples_stay_as_they_are() -> None:
+    made = timed_request({"ids": np.array([[1, 2, 3]])}, TEXT, rows=1, length=None)
+
+    assert made["ids"].tolist() == [[1, 2, 3]]
+
+
+def test_a_model_that_is_not_batched_is_asked_as_it_is() -> None:
+    x = np.ones((1, 3), np.float32)
+
+    assert timed_request({"x": x}, FIXED, rows=7, length=9)["x"].shape == (1, 3)
+
+
+def test_an_empty_axis_stays_empty() -> None:
+    made = timed_request({"ids": np.zeros((1, 0), np.int64)}, TEXT, rows=2, length=5)
+
+    assert made["ids"].shape == (2, 0)
+
+
+def test_only_an_axis_besides_the_batch_is_a_length() -> None:
+    row = TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 3))
+
+    assert has_length(TEXT)
+    assert not has_length(ModelSignature(inputs=(row,), outputs=(), batched=True))
+    assert shapes_text({"ids": np.zeros((1, 5))}) == "ids [1, 5]"
