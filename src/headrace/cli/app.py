@@ -32,6 +32,7 @@ from headrace.cli import (
     load,
     logs,
     models,
+    optimize,
     payloads,
     profile,
     rollouts,
@@ -132,6 +133,7 @@ for _command, _panel in (
     (profile.profile, _LOOK),
     (history.history, _LOOK),
     (events.feedback, _LOOK),
+    (optimize.optimize, _WRITE),
     (spec.check, _WRITE),
     (spec.schema, _WRITE),
 ):

@@ -116,7 +116,7 @@ class ConvertApart:
         with tempfile.TemporaryDirectory(prefix="headrace-convert-") as outer:
             folder = Path(outer) / "own"  # the outer one stays ours
             folder.mkdir(mode=0o700)
-            copy = _copied(path, Path(outer) / "source")
+            copy = readable_copy(path, Path(outer) / "source")
             here = msgspec.structs.replace(request, path=str(copy))
             (folder / REQUEST).write_bytes(msgspec.json.encode(here))
             if given is not None:
@@ -158,7 +158,7 @@ class ConvertApart:
                     os.killpg(process.pid, signal.SIGKILL)  # what it started ends with it
                 code = process.wait()
             log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_WORDS))
-            return why or _how_it_ended(code, log.read().decode(errors="replace"))
+            return why or how_it_ended(code, log.read().decode(errors="replace"))
 
     def _watch(self, process: subprocess.Popen[bytes], most_bytes: int) -> str:
         """Why the process has to be ended; empty once it ended by itself."""
@@ -173,7 +173,7 @@ class ConvertApart:
         return ""
 
 
-def _copied(path: Path, folder: Path) -> Path:
+def readable_copy(path: Path, folder: Path) -> Path:
     """A copy that anybody may read: the process may be a user that the file is closed to.
 
     Raises:
@@ -198,12 +198,13 @@ def _size_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _how_it_ended(code: int, said: str) -> str:
+def how_it_ended(code: int, said: str) -> str:
+    """Why a process is no more, with its last line; empty if it ended well."""
     if code == 0:
         return ""
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
     last = said.strip().rpartition("\n")[2]
-    return f"the process that converted it {how}" + (f": {last}" if last else "")
+    return f"its process {how}" + (f": {last}" if last else "")
 
 
 def _read(file: Path) -> ConvertResult | None:

@@ -100,7 +100,7 @@ raise ValueError(" ".join(said))
     [
         (
             "import os; os.kill(os.getpid(), 11)",
-            "the process that converted it was ended by SIGSEGV",
+            "its process was ended by SIGSEGV",
         ),
         ("import os; os._exit(7)", "ended with status 7"),
         ("import os; os._exit(0)", "it left no result"),
