@@ -177,7 +177,7 @@ def _profile(
     from headrace.cli.output import progress
     from headrace.control.profiling import ProfileApart
     from headrace.optimize.profiling.document import conclude
-    from headrace.optimize.profiling.processor import this_processor
+    from headrace.runtimes.processor import this_processor
 
     apart = ProfileApart.of_home(home)
     asked = msgspec.structs.replace(

@@ -14,9 +14,9 @@ from headrace.cli.profile_view import profile_text
 from headrace.cli.tuned import tuned
 from headrace.core import ArtifactCorruptError, FailedPreconditionError
 from headrace.optimize.profiling.document import Profile
-from headrace.optimize.profiling.processor import this_processor
 from headrace.registry import read_content
 from headrace.runtimes.optimized_manifest import Processor
+from headrace.runtimes.processor import this_processor
 from headrace.testing import models
 from tests.unit.cli.conftest import Command
 from tests.unit.optimize.profiling import made

@@ -1,8 +1,7 @@
 """ONNX's operators as PyTorch computes them, with gradients; those of encoders and of conv nets.
 
-Imported only where PyTorch is. `onnx2torch` (Apache-2.0, last released in July 2024) knows more of
-them, but needs torchvision, knows no operator of `com.microsoft`, and keeps weights of MatMul as
-buffers, which nothing trains.
+Imported only where PyTorch is. `onnx2torch` (Apache-2.0) knows more of them, but was last released
+in July 2024 and needs torchvision.
 """
 
 from collections.abc import Callable, Sequence
