@@ -220,6 +220,11 @@ def _notes(state: State, final: Mapping[str, Timing]) -> list[str]:
     if state.mixed is not None:
         notes += [text for text in (state.mixed.said, *state.mixed.notes) if text]
     notes += [f"a step was given up: {why}" for why in state.problems]
+    if final:
+        notes.append(
+            "the chosen one and the baseline were timed in the last comparison, the others in "
+            "minutes of their own: the time that they save is comparable, their latency is less so"
+        )
     again = final.get(AGAIN)
     if again is not None and again.cut_ci_ratio is not None:
         low, high = again.cut_ci_ratio

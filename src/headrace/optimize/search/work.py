@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -75,8 +75,21 @@ def _to_the_end(run: Run) -> None:
     run.materials = open_materials(run.request, run.folder, at_s=run.now_s(), say=run.say)
     if run.state.started is None:
         run.record(run.materials.started)
+    do = _steps(run)
+    while True:
+        alone = run.timings.alone(run.state)
+        step = next_step(run.state, run.request, alone, now_s=run.now_s())
+        if step.kind is StepKind.DONE:
+            return
+        name = step.name or ", ".join(step.names)
+        run.record(Begun(at_s=run.now_s(), step=step.kind, name=name))
+        do[step.kind](step)
+
+
+def _steps(run: Run) -> Mapping[StepKind, Callable[[Step], None]]:
+    """What does each step."""
     judging = Judging(run)
-    do: dict[StepKind, Callable[[Step], None]] = {
+    return {
         StepKind.BUILD: partial(_build, run),
         StepKind.TRY: partial(_try, run),
         StepKind.SCORE: judging.score,
@@ -86,14 +99,6 @@ def _to_the_end(run: Run) -> None:
         StepKind.MIX: partial(mix, run),
         StepKind.WRITE: partial(_write, run),
     }
-    while True:
-        alone = run.timings.alone(run.state)
-        step = next_step(run.state, run.request, alone, now_s=run.now_s())
-        if step.kind is StepKind.DONE:
-            return
-        name = step.name or ", ".join(step.names)
-        run.record(Begun(at_s=run.now_s(), step=step.kind, name=name))
-        do[step.kind](step)
 
 
 def _build(run: Run, step: Step) -> None:
