@@ -10,6 +10,8 @@ from headrace.runtimes.optimized_manifest import OtherProcessor
 DEFAULT_BUDGET_S: Final = 180.0
 DEFAULT_LENGTH: Final = 128
 """Of a variable axis besides the batch, in what is timed: usual for encoders of text."""
+DEFAULT_SIDE: Final = 224
+"""The same for conv nets, where no data says how large images are: usual for classifiers."""
 
 
 class Target(StrEnum):

@@ -27,7 +27,8 @@ from headrace.optimize.accuracy import (
     read_labelled,
 )
 from headrace.optimize.candidate import ModelClass, Recipe, Teaching
-from headrace.optimize.search.asked import DEFAULT_LENGTH, SearchRequest, Target
+from headrace.optimize.generated_inputs import generated_inputs
+from headrace.optimize.search.asked import DEFAULT_LENGTH, DEFAULT_SIDE, SearchRequest, Target
 from headrace.optimize.search.journal import Started
 from headrace.optimize.search.offers import Offer, offer
 from headrace.optimize.search.requests import has_length, shapes_text, timed_request
@@ -153,6 +154,9 @@ def open_materials(
         )
         recipes = _wanted(offered.recipes, asked.only)
         length = _length(asked, signature, offered.model_class)
+        if made_up and length is not None and offered.model_class is ModelClass.CONV_NET:
+            examples = _of_size(signature, length, asked.seed)
+            calibration, overlap = _calibration(asked, examples, signature, source)
         request = _request(asked, examples, signature, length)
         check_inputs(source.name, signature, request)
         model.run(request)
@@ -278,8 +282,26 @@ def _length(asked: SearchRequest, signature: ModelSignature, kind: ModelClass) -
     """Of variable axes in what is timed; None for what the example has."""
     if not has_length(signature):
         return None
-    default = DEFAULT_LENGTH if kind is ModelClass.TRANSFORMER else None
-    return default if asked.length is None else asked.length
+    default = {ModelClass.TRANSFORMER: DEFAULT_LENGTH}
+    if not asked.data:
+        default[ModelClass.CONV_NET] = DEFAULT_SIDE
+    return default.get(kind) if asked.length is None else asked.length
+
+
+def _of_size(signature: ModelSignature, size: int, seed: int) -> Examples:
+    """Made-up examples whose variable axes have one size."""
+    rows: list[Tensors] = []
+    draw = seed
+    while len(rows) < _MADE_UP:
+        made = generated_inputs(signature, variable=size, draw=draw)
+        draw += 1
+        if not signature.batched:
+            rows.append(made)
+            continue
+        count = len(next(iter(made.values())))
+        rows += [{name: array[i : i + 1] for name, array in made.items()} for i in range(count)]
+    note = f"made-up inputs of size {size}, as no data was given"
+    return Examples(inputs=rows[:_MADE_UP], batched=signature.batched, notes=(note,))
 
 
 def _request(

@@ -27,7 +27,7 @@ def timed_request(
                 array = _repeated(array, 0, rows)
             elif size == VARIABLE and length is not None:
                 array = _repeated(array, axis, length)
-        made[spec.name] = np.ascontiguousarray(array)
+        made[spec.name] = np.array(array, order="C")  # `ascontiguousarray` makes a scalar a row
     return made
 
 

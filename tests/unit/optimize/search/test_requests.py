@@ -36,6 +36,15 @@ def test_a_model_that_is_not_batched_is_asked_as_it_is() -> None:
     assert timed_request({"x": x}, FIXED, rows=7, length=9)["x"].shape == (1, 3)
 
 
+def test_a_scalar_stays_one() -> None:
+    rate = TensorSpec(name="sr", datatype=Datatype.INT64, shape=())
+    signature = ModelSignature(inputs=(rate,), outputs=(), batched=False)
+
+    made = timed_request({"sr": np.array(16000)}, signature, rows=1, length=9)
+
+    assert made["sr"].shape == ()
+
+
 def test_an_empty_axis_stays_empty() -> None:
     made = timed_request({"ids": np.zeros((1, 0), np.int64)}, TEXT, rows=2, length=5)
 
