@@ -19,7 +19,13 @@ from headrace.cli.naming import name_from
 from headrace.cli.optimize_progress import search_progress
 from headrace.cli.output import say, show, write_json
 from headrace.control.searching import Given, SearchApart, check_folder
-from headrace.core import FailedPreconditionError, InvalidArgumentError, SystemClock, check_name
+from headrace.core import (
+    FailedPreconditionError,
+    HeadraceError,
+    InvalidArgumentError,
+    SystemClock,
+    check_name,
+)
 from headrace.optimize.report import OptimizeReport, html_report, text_report
 from headrace.optimize.search.asked import SearchRequest
 from headrace.optimize.search.outcome import lineage, report_of
@@ -112,6 +118,10 @@ def _searched(
     try:
         with search_progress(source.reference, request.budget_s) as on_event:
             return apart.run(request, given, on_event=on_event)
+    except HeadraceError:
+        if not apart.state().baseline:
+            apart.forget()  # nothing was found out, and it holds copies of the data
+        raise
     except KeyboardInterrupt:
         state = apart.state()
         if state.baseline:

@@ -150,6 +150,9 @@ class SearchApart:
 
     def _lay(self, request: SearchRequest, given: Given) -> None:
         """Put what is given where the process may read it, and what is asked beside."""
+        home = self.folder.parent.parent
+        if not home.exists():
+            home.mkdir(parents=True, mode=0o700)  # copies of the data lie below
         self.own.mkdir(parents=True, exist_ok=True, mode=0o700)
         place = self.folder / _GIVEN
         shutil.rmtree(place, ignore_errors=True)

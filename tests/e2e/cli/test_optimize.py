@@ -166,6 +166,8 @@ def test_mistakes_are_told_at_once(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert str(shell.home) not in done.stderr
+    assert not list(shell.home.glob("optimize/*"))
+    assert not shell.home.exists() or shell.home.stat().st_mode & 0o077 == 0
 
 
 def test_the_result_is_rolled_out_with_one_flag(shell: Shell) -> None:

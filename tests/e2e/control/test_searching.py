@@ -1,0 +1,101 @@
+"""A candidate that spoils the process of a search is given up, and the search goes on."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace.control.sandbox import Abilities, Sandbox
+from headrace.control.searching import Given, SearchApart
+from headrace.core import HeadraceError, InvalidArgumentError, UnsupportedModelError
+from headrace.optimize.search.asked import SearchRequest
+from headrace.optimize.search.journal import Ended, Event, Wrote
+from headrace.optimize.search.state import State
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+PROGRAM = """
+import os, sys, time
+from pathlib import Path
+from headrace.optimize.search.journal import Begun, Ended, Journal, read_journal
+from headrace.optimize.search.process import ERROR, SearchError
+import msgspec
+
+def leave(code, message):
+    Path(ERROR).write_bytes(msgspec.json.encode(SearchError(code=code, message=message)))
+    sys.exit(1)
+
+events = read_journal(Path())
+journal = Journal(Path())
+if not any(type(event).__name__ == "Failed" for event in events):
+    journal.write(Begun(at_s=1.0, step={step!r}, name="deadly"))
+    {what}
+journal.write(Ended(at_s=2.0, name="write"))
+"""
+
+
+@pytest.fixture
+def apart() -> Iterator[SearchApart]:
+    with tempfile.TemporaryDirectory(prefix="hr-") as directory:
+        home = Path(directory)
+        sandbox = Sandbox(hide=(), reports=home, abilities=Abilities)  # as where nothing is granted
+        yield SearchApart(
+            folder=home / "optimize" / "key", sandbox=sandbox, step_limit_s=3.0, program="program"
+        )
+
+
+def searched(apart: SearchApart, what: str, *, step: str = "build") -> tuple[State, list[Event]]:
+    model = apart.folder.parent.parent / "model.onnx"
+    model.write_bytes(b"a model")
+    apart.own.mkdir(parents=True)
+    (apart.own / "program.py").write_text(
+        PROGRAM.replace("{what}", what).replace("{step!r}", repr(step))
+    )
+    heard: list[Event] = []
+    request = SearchRequest(source="", budget_s=10.0)
+    state = apart.run(request, Given(model=model), on_event=lambda event, _: heard.append(event))
+    return state, heard
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("os.kill(os.getpid(), 11)", "its process was ended by SIGSEGV"),
+        ("os._exit(7)", "ended with status 7"),
+        ("time.sleep(60)", "it took longer than 3 s"),
+        ("raise ValueError('a bug')", "ValueError: a bug"),
+        ("leave('INVALID_ARGUMENT', 'it cannot be')", "it cannot be"),
+    ],
+)
+def test_what_ends_the_process_is_tried_no_more(apart: SearchApart, what: str, reason: str) -> None:
+    state, heard = searched(apart, what)
+
+    assert reason in state.tried["deadly"].failed
+    assert heard[-1] == Ended(at_s=2.0, name="write")
+
+
+def test_without_the_baselines_answers_there_is_no_search(apart: SearchApart) -> None:
+    with pytest.raises(InvalidArgumentError, match="labels fit no output"):
+        searched(apart, "leave('INVALID_ARGUMENT', 'the labels fit no output')", step="score")
+
+
+def test_a_process_that_begins_nothing_is_not_started_again(apart: SearchApart) -> None:
+    with pytest.raises(HeadraceError, match="ended with status 9"):
+        searched(apart, "pass\nos._exit(9)", step="")
+
+
+@pytest.mark.parametrize("spoil", ["link", "pipe"])
+def test_only_plain_files_are_taken_of_what_it_leaves(apart: SearchApart, spoil: str) -> None:
+    result = apart.own / "result"
+    result.mkdir(parents=True)
+    (result / "optimized.json").write_text("{}")
+    if spoil == "link":
+        (result / "secret").symlink_to("/etc/passwd")
+    else:
+        os.mkfifo(result / "secret")
+    state = State(wrote=Wrote(at_s=1.0, name="x", path="result"))
+
+    with pytest.raises(UnsupportedModelError, match="no plain file: secret"):
+        apart.artifact(state, apart.folder / "taken")
