@@ -151,6 +151,7 @@ def silent_nncf() -> Iterator[ModuleType]:
         import nncf  # noqa: PLC0415  # takes seconds, and an extra brings it
     finally:
         logging.setLoggerClass(kind)  # else every later logger would be one of its own kind
-    nncf.set_log_level(logging.CRITICAL)
+    # Its own `set_log_level` would change handlers too, which others may have added.
+    logging.getLogger("nncf").setLevel(logging.CRITICAL)
     with contextlib.redirect_stdout(io.StringIO()):
         yield nncf
