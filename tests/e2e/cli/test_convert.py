@@ -60,7 +60,7 @@ def test_rows_of_a_file_are_compared_too_and_make_no_other_version(shell: Shell)
     [
         (["--convert-data", "narrow.npz"], "narrow.npz does not fit the model: unexpected shape"),
         (["--convert-data", "words.csv"], "'input' takes numbers, and column 1 is text"),
-        (["--convert-tolerance", "1e-15"], "than the tolerance of 1e-15"),
+        (["--convert-tolerance", "1e-17"], "than the tolerance of 1e-17"),
         (["--runtime", "xgboost"], "binary.txt: "),
         (["--runtime", "nobody"], "'nobody', and those of catboost, lightgbm"),
     ],

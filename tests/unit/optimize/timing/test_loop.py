@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from headrace.optimize.timing import TimingSettings
@@ -96,6 +96,7 @@ def test_the_first_call_counts_where_there_is_time_for_no_other() -> None:
 def test_reading_the_clock_takes_less_than_a_hundredth_of_what_is_read(
     call_s: float, read_s: float
 ) -> None:
+    assume(call_s >= read_s / 10)  # calling a function takes as long as that
     ticking = Ticking(call_s, read_s)
     made = plan(call_s + read_s, overhead_s=read_s, settings=TimingSettings())
 
