@@ -43,7 +43,8 @@ PROGRAM: Final = "headrace.optimize.search.process"
 _OWN: Final = "own"
 _GIVEN: Final = "given"
 _SERIAL: Final = 603
-"""Of the user that searches run as under root: no replica is it before the 603rd, and neither a profile nor a conversion."""
+"""Of the user that searches run as under root: no replica is it before the 603rd, and neither a
+profile nor a conversion ever is."""
 _FILE_BYTES: Final = 1 << 40
 _LOOK_S: Final = 0.1
 _MOST_STARTS: Final = 40
