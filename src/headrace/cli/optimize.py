@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from headrace.cli.options import DEFAULT_HOME, AllowCode, Home, Json, Server
-from headrace.cli.quantities import parse_duration, parse_share
+from headrace.cli.profile_arguments import seconds
+from headrace.cli.quantities import parse_share
 
 _data = partial(typer.Option, rich_help_panel="Data")
 _how = partial(typer.Option, rich_help_panel="What is timed")
@@ -202,7 +203,7 @@ def optimize(
         calibrate=calibrate,
         target=Target(target),
         max_loss=parse_share(max_loss),
-        budget_s=parse_duration(budget),
+        budget_s=seconds(budget, "--budget"),
         threads=threads,
         rows=rows,
         length=length,

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import Final
 
 import msgspec
 
+from headrace.control.conversion import how_it_ended, readable_copy
 from headrace.control.process import python_module
 from headrace.control.sandbox import Probe, Sandbox
 from headrace.core import (
@@ -88,7 +88,7 @@ class ProfileApart:
         """
         path = Path(request.path)
         most = self.memory_bytes or int(available_bytes() * _OF_AVAILABLE)
-        with readable_copy(path) as (copy, outer):
+        with copied_for_anybody(path) as (copy, outer):
             folder = outer / "own"
             folder.mkdir(mode=0o700)
             here = msgspec.structs.replace(request, path=str(copy), memory_bytes=most)
@@ -208,7 +208,7 @@ def confined(sandbox: Sandbox, program: list[str], *, own: Path, report: Path) -
 
 
 @contextlib.contextmanager
-def readable_copy(path: Path) -> Iterator[tuple[Path, Path]]:
+def copied_for_anybody(path: Path) -> Iterator[tuple[Path, Path]]:
     """A copy that another user may read, and the directory around it; gone afterwards.
 
     Raises:
@@ -216,18 +216,7 @@ def readable_copy(path: Path) -> Iterator[tuple[Path, Path]]:
     """
     with tempfile.TemporaryDirectory(prefix="headrace-profile-") as outer:
         Path(outer).chmod(0o711)
-        folder = Path(outer) / "source"
-        folder.mkdir(mode=0o755)
-        copy = folder / path.name
-        try:
-            if path.is_dir():
-                shutil.copytree(path, copy)
-            else:
-                shutil.copyfile(path, copy)
-            for made in (copy, *(copy.rglob("*") if copy.is_dir() else ())):
-                made.chmod(0o755 if made.is_dir() else 0o644)
-        except OSError as error:
-            raise UnsupportedModelError(f"{path}: {error.strerror or error}") from error
+        copy = readable_copy(path, Path(outer) / "source")
         yield copy, Path(outer)
 
 
@@ -240,15 +229,6 @@ def end(process: "subprocess.Popen[bytes]") -> int:
     if process.stdout is not None:
         process.stdout.close()
     return process.wait()
-
-
-def how_it_ended(code: int, said: str) -> str:
-    """Why a process ended that should not have; empty if it went well."""
-    if code == 0:
-        return ""
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-    last = said.strip().rpartition("\n")[2]
-    return f"the process that measured it {how}" + (f": {last}" if last else "")
 
 
 def _error(path: Path, copy: Path, failed: Failed) -> HeadraceError:

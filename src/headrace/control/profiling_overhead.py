@@ -15,8 +15,9 @@ import msgspec
 
 from headrace.client import Client
 from headrace.client.http_wire import HttpWire
+from headrace.control.conversion import how_it_ended
 from headrace.control.process import python_module
-from headrace.control.profiling import confined, end, how_it_ended, readable_copy
+from headrace.control.profiling import confined, copied_for_anybody, end
 from headrace.control.sandbox import Sandbox
 from headrace.core import (
     BatchingSettings,
@@ -62,7 +63,7 @@ def replica_overhead(
     Raises:
         HeadraceError: It does not start, or does not answer.
     """
-    with readable_copy(path) as (copy, outer):
+    with copied_for_anybody(path) as (copy, outer):
         folder = outer / "own"
         folder.mkdir(mode=0o700)
         settings = ReplicaSettings(
