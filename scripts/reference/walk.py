@@ -23,8 +23,8 @@ from headrace.core import ReplicaSettings
 from headrace.observe import ModelStatistics
 from headrace.protocol.grpc_codec import frame
 from headrace.protocol.protos import message_class
+from headrace.scoring.loading import load
 from headrace.serving.application import Application
-from headrace.serving.loading import load
 from headrace.serving.server import HttpServer
 from headrace.serving.state import ReplicaState
 from headrace.testing import models

@@ -4,8 +4,8 @@ import gc
 from typing import Final
 
 from headrace.core import ReplicaSettings
+from headrace.scoring.loading import LoadedModel, load_model
 from headrace.serving.daemon import in_daemon_thread
-from headrace.serving.loading import LoadedModel, load_model
 from headrace.serving.memory import give_back
 
 WARM_UP_S: Final = 0.2

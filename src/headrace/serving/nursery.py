@@ -25,8 +25,8 @@ from headrace.runtimes import (
     inspect_model,
     onnx,  # noqa: F401  # imported before the forks, not by each
 )
+from headrace.scoring.loading import load_model
 from headrace.serving import confine
-from headrace.serving.loading import load_model
 from headrace.serving.memory import available_bytes, private_bytes, resident_bytes
 from headrace.serving.trial import LENGTH, MAX_MESSAGE_BYTES, TrialRequest, TrialResult
 

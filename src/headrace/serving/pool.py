@@ -19,10 +19,10 @@ from headrace.core import (
     UnavailableError,
     UnsupportedModelError,
 )
+from headrace.scoring.loading import LoadedModel
 from headrace.serving.application import send_refusal
 from headrace.serving.exchange import Exchange
 from headrace.serving.hosted import HostedModel, HostedPhase
-from headrace.serving.loading import LoadedModel
 from headrace.serving.report import PoolReport, models_digest
 from headrace.serving.room import Key, make_room
 from headrace.serving.state import ReplicaState

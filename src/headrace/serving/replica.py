@@ -8,9 +8,9 @@ import uvloop
 
 from headrace.core import HeadraceError, ReplicaSettings
 from headrace.observe import ModelStatistics
+from headrace.scoring.loading import LoadedModel, load
 from headrace.serving.application import Application, MetricsApplication
 from headrace.serving.listening import listen, stop_event
-from headrace.serving.loading import LoadedModel, load
 from headrace.serving.server import HttpServer
 from headrace.serving.state import ReplicaState
 

@@ -17,7 +17,7 @@ from headrace.core import (
 from headrace.engine import Accounts, Batch, Engine, Ticket, TicketState, usable_cores
 from headrace.observe import ModelStatistics, PhaseHistograms
 from headrace.protocol import IndexEntry
-from headrace.serving.loading import LoadedModel
+from headrace.scoring.loading import LoadedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

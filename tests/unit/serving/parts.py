@@ -9,9 +9,9 @@ import msgspec
 from headrace.core import InvalidArgumentError, ModelSignature, ReplicaSettings
 from headrace.engine import ServiceTimes
 from headrace.observe import ModelStatistics
+from headrace.scoring.loading import LoadedModel
 from headrace.serving.application import Application
 from headrace.serving.exchange import Exchange
-from headrace.serving.loading import LoadedModel
 from headrace.serving.state import ReplicaState
 from tests.unit.engine.models import Doubling
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from headrace.core import PoolSettings, ReplicaSettings, UnsupportedModelError
+from headrace.scoring.loading import LoadedModel
 from headrace.serving.exchange import Exchange
-from headrace.serving.loading import LoadedModel
 from headrace.serving.pool import Pool
 from headrace.serving.pool_application import PoolApplication
 from headrace.serving.report import HostedReport

@@ -7,7 +7,7 @@ import pytest
 
 from headrace.core import FailedPreconditionError, ReplicaSettings
 from headrace.core.devices import Device
-from headrace.serving.loading import load_model
+from headrace.scoring.loading import load_model
 from headrace.testing import models
 from tests import tabular_models
 

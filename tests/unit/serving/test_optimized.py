@@ -11,7 +11,7 @@ from headrace.core.devices import Device
 from headrace.observe import ModelStatistics
 from headrace.runtimes.processor import this_processor
 from headrace.runtimes.tuning import Tuning
-from headrace.serving.loading import LoadedModel, load_model
+from headrace.scoring.loading import LoadedModel, load_model
 from headrace.serving.state import ReplicaState, planned_batching
 from tests import optimized_models
 

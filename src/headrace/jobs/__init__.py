@@ -1,0 +1,1 @@
+"""data set ▸ infer ▸ data set: resumable, scheduled, the same answers as the endpoint's."""

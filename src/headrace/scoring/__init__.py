@@ -1,0 +1,1 @@
+"""Runs rows through a model as its endpoint would: what serving, streams and jobs share."""
