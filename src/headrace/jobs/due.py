@@ -1,0 +1,164 @@
+"""When is a scheduled job due, and what becomes of moments that passed while nobody could run it?
+
+Pure: the caller says what time it is, what ran last and whether something runs. A cron line means
+what Debian's cron means by it, which is what croniter means but for two things. In the hour that
+the clocks go through twice, a line that names hours runs once, not twice (in the hour that is left
+out it runs right after; where all hours are meant, each that passes counts). And a day such as
+`*/10` counts as any day beside a day of the week. Monday is 1, 0 and 7 are Sunday; a day of the
+month and one of the week are alternatives.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from itertools import takewhile
+from typing import Final
+from zoneinfo import ZoneInfo
+
+import msgspec
+from cronsim import CronSim
+
+MOST_MISSED: Final = 1_000
+"""So many moments that passed are told one by one, the newest ones."""
+_ON_TIME_S: Final = 60.0
+"""A moment that passed no longer ago needs no catching up."""
+_WEEK_S: Final = 7 * 86_400.0
+
+
+class CatchUp(StrEnum):
+    """What becomes of moments that passed while no control plane ran."""
+
+    NONE = "none"
+    """They are left out."""
+    LAST = "last"
+    """The newest of them is made up for."""
+    ALL = "all"
+    """Each is made up for, the oldest first, one after the other."""
+
+
+class Overlap(StrEnum):
+    """What becomes of a moment at which the run before has not ended."""
+
+    SKIP = "skip"
+    """It is left out; those that are caught up wait."""
+    WAIT = "wait"
+    """It runs when that has ended; of several that wait the newest, unless all are caught up."""
+    ALLOW = "allow"
+    """Both run at once."""
+
+
+class JobSchedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a job runs by itself.
+
+    `cron`: five fields, in `timezone`. `catch_up_within_s`: moments older than that are left out
+    whatever `catch_up` says. `late_after_s`: a run that has not succeeded so long after its moment
+    is late; None for never.
+    """
+
+    cron: str
+    timezone: str = "UTC"
+    catch_up: CatchUp = CatchUp.LAST
+    catch_up_within_s: float = 86_400.0
+    overlap: Overlap = Overlap.SKIP
+    late_after_s: float | None = None
+
+
+class Skipped(msgspec.Struct, frozen=True, kw_only=True):
+    """A moment for which nothing ran, and why."""
+
+    at: float
+    why: str
+
+
+class Due(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do now. `starts`: the moments whose runs begin, the oldest first."""
+
+    starts: tuple[float, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    waits: tuple[float, ...] = ()
+
+    @property
+    def handled_to(self) -> float | None:
+        """The newest moment that need not be looked at again; None where none was handled."""
+        done = [*self.starts, *(one.at for one in self.skipped)]
+        return max((at for at in done if not self.waits or at < min(self.waits)), default=None)
+
+
+def moments(schedule: JobSchedule, after: float) -> Iterator[float]:
+    """The moments of a schedule after a time, exclusive, in Unix time; ends where there are none.
+
+    Raises:
+        CronSimError, ZoneInfoNotFoundError: The schedule is malformed; the spec refuses such.
+    """
+    start = datetime.fromtimestamp(after, UTC).astimezone(ZoneInfo(schedule.timezone))
+    for moment in CronSim(schedule.cron, start):
+        at = moment.timestamp()
+        if at > after:  # a moment within a skipped hour is told as the time right after
+            yield at
+
+
+def next_moment(schedule: JobSchedule, after: float) -> float | None:
+    """The first moment after a time; None where there is none for decades."""
+    return next(moments(schedule, after), None)
+
+
+def due(schedule: JobSchedule, *, handled: float, now: float, running: int) -> Due:
+    """What to start now, and what is left out.
+
+    Args:
+        handled: The newest moment that was started or left out; where there is none, the time at
+            which the schedule came into force. Moments are looked at after it.
+        running: How many runs of this job have not ended.
+    """
+    wanted, skipped = _wanted(schedule, _passed(schedule, handled, now), now)
+    if schedule.overlap is Overlap.ALLOW:
+        return Due(starts=wanted, skipped=skipped)
+    if not running:
+        # One after the other: what is left is due as soon as the first has ended.
+        return Due(starts=wanted[:1], skipped=skipped, waits=wanted[1:])
+    if schedule.overlap is Overlap.WAIT:
+        return Due(skipped=skipped, waits=wanted)
+    on_time = tuple(
+        Skipped(at=at, why="the run before had not ended") for at in wanted if _is_on_time(at, now)
+    )
+    waits = tuple(at for at in wanted if not _is_on_time(at, now))
+    return Due(skipped=(*skipped, *on_time), waits=waits)
+
+
+def is_late(schedule: JobSchedule, *, moment: float, succeeded: float | None, now: float) -> bool:
+    """Whether the run of a moment has not succeeded in time.
+
+    Args:
+        succeeded: When the newest run succeeded of this moment or a later one; None for never.
+    """
+    if schedule.late_after_s is None:
+        return False
+    return (now if succeeded is None else succeeded) > moment + schedule.late_after_s
+
+
+def _passed(schedule: JobSchedule, after: float, now: float) -> list[float]:
+    """The moments in (after, now]; of very many the newest."""
+    # What is too old to be made up for is not gone through, after years of standing still.
+    since = max(after, now - schedule.catch_up_within_s - _WEEK_S)
+    return list(takewhile(lambda at: at <= now, moments(schedule, since)))[-MOST_MISSED:]
+
+
+def _wanted(
+    schedule: JobSchedule, passed: Sequence[float], now: float
+) -> tuple[tuple[float, ...], tuple[Skipped, ...]]:
+    """The moments that are to run, and those that nobody will make up for."""
+    skipped: dict[float, str] = {}
+    for at in passed:
+        if now - at > max(schedule.catch_up_within_s, _ON_TIME_S):
+            skipped[at] = f"over {schedule.catch_up_within_s:g} s had passed"
+        elif schedule.catch_up is CatchUp.NONE and not _is_on_time(at, now):
+            skipped[at] = "nothing could run it then"
+    wanted = [at for at in passed if at not in skipped]
+    if schedule.catch_up is not CatchUp.ALL:
+        skipped |= dict.fromkeys(wanted[:-1], "a later moment had passed too")
+        wanted = wanted[-1:]
+    return tuple(wanted), tuple(Skipped(at=at, why=skipped[at]) for at in sorted(skipped))
+
+
+def _is_on_time(at: float, now: float) -> bool:
+    return now - at <= _ON_TIME_S

@@ -1,0 +1,262 @@
+"""When scheduled jobs run: beside croniter, when clocks change, and after standing still."""
+
+import itertools
+import math
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from croniter import croniter  # type: ignore[import-untyped]  # ships no types
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from headrace.jobs.due import (
+    CatchUp,
+    Due,
+    JobSchedule,
+    Overlap,
+    due,
+    is_late,
+    moments,
+    next_moment,
+)
+
+HOUR_S, DAY_S = 3_600.0, 86_400.0
+ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu")
+
+times = st.floats(
+    min_value=datetime(2024, 1, 1, tzinfo=UTC).timestamp(),
+    max_value=datetime(2032, 1, 1, tzinfo=UTC).timestamp(),
+)
+fields = st.tuples(
+    st.sampled_from(["*", "*/7", "0", "30", "5,35", "10-40/10"]),
+    st.sampled_from(["*", "*/5", "2", "0", "1-3", "9,17"]),
+    st.sampled_from(["*", "1", "29", "1-7", "*/10"]),
+    st.sampled_from(["*", "2", "3,10", "*/2"]),
+    st.sampled_from(["*", "0", "7", "mon", "1-5", "sun-tue"]),
+)
+
+
+def at(*parts: int, zone: str = "UTC", fold: int = 0) -> float:
+    year, month, day, hour = (*parts, 0)[:4]
+    return datetime(year, month, day, hour, tzinfo=ZoneInfo(zone), fold=fold).timestamp()
+
+
+def shown(schedule: JobSchedule, after: float, count: int) -> list[str]:
+    zone = ZoneInfo(schedule.timezone)
+    found = itertools.islice(moments(schedule, after), count)
+    return [datetime.fromtimestamp(moment, zone).strftime("%m-%d %H:%M%z") for moment in found]
+
+
+@given(line=fields, after=times, zone=st.sampled_from(ZONES))
+@example(line=("0", "0", "29", "2", "*"), after=at(2027, 1, 1), zone="UTC")
+def test_moments_are_croniters_but_for_the_hour_that_comes_twice(
+    line: tuple[str, ...], after: float, zone: str
+) -> None:
+    # To cron a day of "*/10" is any day, so that the day of the week counts too; to croniter not.
+    assume(not (line[2] == "*/10" and line[4] != "*"))
+    schedule = JobSchedule(cron=" ".join(line), timezone=zone)
+    ours = list(itertools.islice(moments(schedule, after), 5))
+    start = datetime.fromtimestamp(after, ZoneInfo(zone))
+    theirs: list[float] = []
+    for moment in croniter(schedule.cron, start).all_next(datetime):
+        theirs.append(moment.timestamp())
+        if len(theirs) == 5:
+            break
+    assume(not any(_near_a_change(moment, zone) for moment in (after, *theirs, *ours)))
+    assert ours == theirs
+
+
+def _near_a_change(moment: float, zone: str) -> bool:
+    around = [
+        datetime.fromtimestamp(moment + hours * HOUR_S, ZoneInfo(zone)).utcoffset()
+        for hours in (-26, 0, 26)
+    ]
+    return len(set(around)) > 1
+
+
+@given(line=fields, after=times, zone=st.sampled_from(ZONES))
+def test_moments_ascend_and_none_is_told_twice(
+    line: tuple[str, ...], after: float, zone: str
+) -> None:
+    found = list(
+        itertools.islice(moments(JobSchedule(cron=" ".join(line), timezone=zone), after), 8)
+    )
+    assert all(a < b for a, b in itertools.pairwise([after, *found]))
+
+
+@given(line=fields, after=times, zone=st.sampled_from(ZONES), cut=st.integers(1, 7))
+def test_it_is_the_same_wherever_one_begins_to_look(
+    line: tuple[str, ...], after: float, zone: str, cut: int
+) -> None:
+    schedule = JobSchedule(cron=" ".join(line), timezone=zone)
+    found = list(itertools.islice(moments(schedule, after), 8))
+    assume(len(found) == 8)
+    assert list(itertools.islice(moments(schedule, found[cut - 1]), 8 - cut)) == found[cut:]
+
+
+def test_a_line_that_names_hours_runs_once_when_the_clocks_go_back() -> None:
+    daily = JobSchedule(cron="30 2 * * *", timezone="Europe/Berlin")
+    assert shown(daily, at(2026, 10, 24, 12), 2) == ["10-25 02:30+0200", "10-26 02:30+0100"]
+
+
+def test_a_line_of_every_hour_runs_in_each_that_passes() -> None:
+    hourly = JobSchedule(cron="0 * * * *", timezone="Europe/Berlin")
+    found = shown(hourly, at(2026, 10, 24, 23, 30), 3)
+    assert found == ["10-25 02:00+0200", "10-25 02:00+0100", "10-25 03:00+0100"]
+
+
+def test_what_falls_into_the_hour_that_is_left_out_runs_right_after() -> None:
+    daily = JobSchedule(cron="30 2 * * *", timezone="Europe/Berlin")
+    assert shown(daily, at(2026, 3, 28, 12), 2) == ["03-29 03:00+0200", "03-30 02:30+0200"]
+
+
+def test_the_leap_day_comes_every_fourth_year() -> None:
+    rare = JobSchedule(cron="0 0 29 2 *")
+    assert next_moment(rare, at(2026, 1, 1)) == at(2028, 2, 29)
+    assert next_moment(rare, at(2028, 2, 29)) == at(2032, 2, 29)
+
+
+def test_monday_is_1_and_7_is_sunday() -> None:
+    found = next_moment(JobSchedule(cron="0 0 * * 1"), at(2026, 11, 27))
+    assert found is not None
+    assert datetime.fromtimestamp(found, UTC).weekday() == 0
+    assert next_moment(JobSchedule(cron="0 0 * * 7"), 0.0) == next_moment(
+        JobSchedule(cron="0 0 * * 0"), 0.0
+    )
+
+
+# What becomes of moments that pass.
+
+
+def hourly(**changes: object) -> JobSchedule:
+    return JobSchedule(cron="0 * * * *", **changes)  # type: ignore[arg-type]  # of any setting
+
+
+MIDNIGHT = at(2026, 11, 27)
+
+
+def test_a_moment_that_comes_is_started_once() -> None:
+    found = due(hourly(), handled=MIDNIGHT, now=MIDNIGHT + HOUR_S + 0.4, running=0)
+    assert found == Due(starts=(MIDNIGHT + HOUR_S,))
+    after = found.handled_to
+    assert after == MIDNIGHT + HOUR_S
+    assert due(hourly(), handled=after, now=MIDNIGHT + HOUR_S + 1.4, running=0) == Due()
+
+
+def test_after_hours_of_standing_still_the_newest_moment_is_made_up_for() -> None:
+    found = due(hourly(), handled=MIDNIGHT, now=MIDNIGHT + 5.5 * HOUR_S, running=0)
+    assert found.starts == (MIDNIGHT + 5 * HOUR_S,)
+    assert [one.at for one in found.skipped] == [MIDNIGHT + i * HOUR_S for i in (1, 2, 3, 4)]
+    assert {one.why for one in found.skipped} == {"a later moment had passed too"}
+
+
+def test_or_each_of_them_one_after_the_other() -> None:
+    schedule = hourly(catch_up=CatchUp.ALL)
+    handled = MIDNIGHT
+    started: list[float] = []
+    for _ in range(5):
+        found = due(schedule, handled=handled, now=MIDNIGHT + 3.5 * HOUR_S, running=0)
+        started += found.starts
+        handled = found.handled_to or handled
+    assert started == [MIDNIGHT + i * HOUR_S for i in (1, 2, 3)]
+
+
+def test_or_none() -> None:
+    found = due(
+        hourly(catch_up=CatchUp.NONE), handled=MIDNIGHT, now=MIDNIGHT + 3.5 * HOUR_S, running=0
+    )
+    assert found.starts == ()
+    assert {one.why for one in found.skipped} == {"nothing could run it then"}
+    assert found.handled_to == MIDNIGHT + 3 * HOUR_S
+
+
+def test_what_is_too_old_is_left_out() -> None:
+    schedule = hourly(catch_up=CatchUp.ALL, catch_up_within_s=2 * HOUR_S)
+    found = due(schedule, handled=MIDNIGHT, now=MIDNIGHT + 5.5 * HOUR_S, running=0)
+    assert found.starts == (MIDNIGHT + 4 * HOUR_S,)
+    assert found.waits == (MIDNIGHT + 5 * HOUR_S,)
+    assert [one.at for one in found.skipped] == [MIDNIGHT + i * HOUR_S for i in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("overlap", "starts", "skips", "waits"),
+    [
+        (Overlap.SKIP, 0, 1, 0),
+        (Overlap.WAIT, 0, 0, 1),
+        (Overlap.ALLOW, 1, 0, 0),
+    ],
+)
+def test_a_moment_while_the_run_before_has_not_ended(
+    overlap: Overlap, starts: int, skips: int, waits: int
+) -> None:
+    found = due(hourly(overlap=overlap), handled=MIDNIGHT, now=MIDNIGHT + HOUR_S + 1.0, running=1)
+    assert (len(found.starts), len(found.skipped), len(found.waits)) == (starts, skips, waits)
+
+
+def test_of_moments_that_wait_the_newest_runs() -> None:
+    schedule = hourly(overlap=Overlap.WAIT)
+    found = due(schedule, handled=MIDNIGHT, now=MIDNIGHT + 3.2 * HOUR_S, running=1)
+    assert found.waits == (MIDNIGHT + 3 * HOUR_S,)
+    handled = found.handled_to or MIDNIGHT
+    after = due(schedule, handled=handled, now=MIDNIGHT + 3.3 * HOUR_S, running=0)
+    assert after.starts == (MIDNIGHT + 3 * HOUR_S,)
+
+
+def test_years_of_standing_still_are_not_gone_through_minute_by_minute() -> None:
+    schedule = JobSchedule(cron="* * * * *", catch_up=CatchUp.ALL, catch_up_within_s=HOUR_S)
+    found = due(schedule, handled=at(1990, 1, 1), now=MIDNIGHT, running=0)
+    assert 58 <= len(found.starts) + len(found.waits) <= 61
+
+
+@given(
+    line=fields,
+    begin=times,
+    steps=st.lists(st.tuples(st.floats(0.5, 40 * HOUR_S), st.integers(0, 1)), max_size=12),
+    catch_up=st.sampled_from(CatchUp),
+    overlap=st.sampled_from(Overlap),
+)
+def test_no_moment_is_started_twice_and_each_is_started_or_left_out_or_waits(
+    line: tuple[str, ...],
+    begin: float,
+    steps: list[tuple[float, int]],
+    catch_up: CatchUp,
+    overlap: Overlap,
+) -> None:
+    schedule = JobSchedule(
+        cron=" ".join(line), catch_up=catch_up, overlap=overlap, catch_up_within_s=2 * DAY_S
+    )
+    now = handled = begin
+    started: list[float] = []
+    left_out: set[float] = set()
+    waits: tuple[float, ...] = ()
+    for pause, running in steps:
+        now += pause
+        found = due(schedule, handled=handled, now=now, running=running)
+        started += found.starts
+        left_out |= {one.at for one in found.skipped}
+        waits = found.waits
+        handled = max(handled, found.handled_to or -math.inf)
+    assert len(started) == len(set(started))
+    assert started == sorted(started)
+    assert not set(started) & left_out
+    told = {*started, *left_out, *waits}
+    recent = itertools.takewhile(lambda m: m <= now, moments(schedule, max(begin, now - DAY_S)))
+    missing = [moment for moment in recent if moment not in told]
+    assert missing == [] or len(told) >= 1_000
+
+
+def test_a_run_is_late_once_its_time_is_over() -> None:
+    schedule = hourly(late_after_s=600.0)
+    assert not is_late(schedule, moment=MIDNIGHT, succeeded=None, now=MIDNIGHT + 599)
+    assert is_late(schedule, moment=MIDNIGHT, succeeded=None, now=MIDNIGHT + 601)
+    assert not is_late(schedule, moment=MIDNIGHT, succeeded=MIDNIGHT + 300, now=MIDNIGHT + DAY_S)
+    assert is_late(schedule, moment=MIDNIGHT, succeeded=MIDNIGHT + 700, now=MIDNIGHT + DAY_S)
+    assert not is_late(hourly(), moment=MIDNIGHT, succeeded=None, now=MIDNIGHT + DAY_S)
+
+
+def test_a_zone_is_one_by_name() -> None:
+    berlin = JobSchedule(cron="0 6 * * *", timezone="Europe/Berlin")
+    first = next_moment(berlin, at(2026, 7, 1))
+    assert first == at(2026, 7, 1, 6, zone="Europe/Berlin")
+    assert first == at(2026, 7, 1) + timedelta(hours=4).total_seconds()
