@@ -34,6 +34,7 @@ from headrace.cli import (
     models,
     optimize,
     payloads,
+    plan_mode,
     profile,
     rollouts,
     serve,
@@ -145,6 +146,7 @@ app.add_typer(export.app, name="export", rich_help_panel=_WRITE)
 app.add_typer(drift.app, name="drift", rich_help_panel=_LOOK)
 app.add_typer(models.app, name="models", rich_help_panel=_WRITE)
 app.add_typer(features.app, name="features", rich_help_panel=_WRITE)
+app.add_typer(plan_mode.app, name="plan", rich_help_panel=_WRITE)
 app.add_typer(certs.app, name="certs", rich_help_panel=_WRITE)
 app.add_typer(context.app, name="context", rich_help_panel=_WRITE)
 app.add_typer(users.app, name="users", rich_help_panel=_ACCESS)

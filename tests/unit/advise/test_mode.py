@@ -1,0 +1,106 @@
+"""Which mode a model is run in: the arithmetic, and what each need rules out."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.advise.mode import Arrival, Costs, Mode, ModePlan, Needs, plan_mode
+
+MILLISECONDS = Costs(row_s=0.002, batch_row_s=0.0002)
+
+
+def plan(arrival: Arrival, costs: Costs = MILLISECONDS, **needs: float | None) -> ModePlan:
+    rate = needs.pop("rate", 200.0) or 0.0
+    peak = needs.pop("peak_rate", 3 * rate) or 0.0
+    return plan_mode(Needs(arrival=arrival, rate=rate, peak_rate=peak, **needs), costs)  # type: ignore[arg-type]  # of the needs
+
+
+def option(found: ModePlan, mode: Mode):  # type: ignore[no-untyped-def]  # noqa: ANN201  # an Option
+    return next(one for one in found.options if one.mode is mode)
+
+
+def test_who_waits_for_an_answer_is_served_online() -> None:
+    found = plan(Arrival.REQUESTS, latency_s=0.05)
+    assert found.recommended is Mode.ONLINE
+    assert not option(found, Mode.STREAMING).fits
+    assert "known only once somebody asks" in option(found, Mode.BATCH).why[-1]
+
+
+def test_answers_that_can_be_computed_beforehand_are_where_that_is_cheaper() -> None:
+    assert plan(Arrival.REQUESTS, entities=100_000, freshness_s=86_400.0).recommended is Mode.BATCH
+    many = plan(Arrival.REQUESTS, entities=2_000_000_000, freshness_s=86_400.0)
+    assert many.recommended is Mode.ONLINE
+
+
+def test_events_that_have_to_be_fresh_are_a_stream() -> None:
+    found = plan(Arrival.EVENTS, freshness_s=5.0)
+    assert found.recommended is Mode.STREAMING
+    assert "that is a stream" in option(found, Mode.BATCH).why[-1]
+
+
+def test_tables_are_batches() -> None:
+    found = plan(Arrival.TABLE, rate=8_000_000 / 86_400)
+    assert found.recommended is Mode.BATCH
+    assert not option(found, Mode.ONLINE).fits
+
+
+def test_an_online_model_that_is_too_slow_does_not_fit_and_what_would_help_is_said() -> None:
+    slow = Costs(row_s=0.1, batch_row_s=0.1)
+    found = plan(Arrival.REQUESTS, slow, latency_s=0.05)
+    assert found.recommended is None
+    assert "headrace optimize" in option(found, Mode.ONLINE).why[-1]
+    assert found.notes[0].startswith("no mode gives all that is asked for")
+
+
+def test_the_cores_of_online_by_hand() -> None:
+    # 600 rows/s x (2 ms + 0.3 ms) = 1.38 cores; at 70 % that is 2.
+    online = option(plan(Arrival.EVENTS), Mode.ONLINE)
+    assert online.cores == math.ceil(600 * 0.0023 / 0.7) == 2
+    assert online.cost_per_month == pytest.approx(2 * 730 * 0.05)
+    assert online.cost_per_million == pytest.approx(73 / (200 * 730 * 3600) * 1e6)
+
+
+def test_a_stream_that_may_lag_for_an_hour_needs_no_cores_for_the_busiest_minute() -> None:
+    heavy = Costs(row_s=0.02, batch_row_s=0.01)
+    soon = option(plan(Arrival.EVENTS, heavy, freshness_s=10.0), Mode.STREAMING)
+    later = option(plan(Arrival.EVENTS, heavy, freshness_s=7200.0), Mode.STREAMING)
+    assert (soon.cores, later.cores) == (8, 3)
+
+
+def test_nothing_at_all_is_planned_without_a_fault() -> None:
+    found = plan(Arrival.EVENTS, rate=0.0, peak_rate=0.0)
+    assert all(one.cost_per_million is None for one in found.options)
+    assert found.recommended is not None
+
+
+@given(
+    needs=st.builds(
+        Needs,
+        arrival=st.sampled_from(Arrival),
+        rate=st.floats(0.001, 1e4),
+        peak_rate=st.floats(1e4, 1e6),
+        freshness_s=st.none() | st.floats(0.01, 1e7),
+        latency_s=st.none() | st.floats(0.001, 100.0),
+        entities=st.none() | st.integers(1, 10**9),
+    ),
+    row_s=st.floats(1e-6, 10.0),
+    gain=st.floats(1.0, 100.0),
+)
+def test_what_is_recommended_fits_and_nothing_that_fits_is_cheaper(
+    needs: Needs, row_s: float, gain: float
+) -> None:
+    found = plan_mode(needs, Costs(row_s=row_s, batch_row_s=row_s / gain))
+    fitting = [one for one in found.options if one.fits]
+    assert (found.recommended is None) == (not fitting)
+    for one in found.options:
+        assert one.cores >= 1
+        assert one.why
+        # Enough cores for what comes on average, whatever the mode.
+        if one.mode is not Mode.BATCH:
+            assert one.cores >= needs.rate * row_s / gain * 0.99
+    if fitting:
+        best = option(found, found.recommended or Mode.ONLINE)
+        assert best.fits
+        assert all(best.cost_per_month <= one.cost_per_month for one in fitting)
