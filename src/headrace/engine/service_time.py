@@ -12,6 +12,11 @@ _REFRESH: Final = 32
 _EXPLORE: Final = 8
 """Every so many looks twice the best size is allowed, so that a stale figure is renewed."""
 
+_SLOWER: Final = 2.0
+"""A run that takes so many times what was known may mean that the model is no longer as it was."""
+_IN_A_ROW: Final = 4
+"""So many of them, one after the other, do mean it."""
+
 _Cell = tuple[int, int]
 
 
@@ -24,12 +29,19 @@ class ServiceTimes:
     """Moving averages of the seconds per row of a run, by batch size and by length.
 
     Both are bucketed by powers of two. Where nothing was observed, the nearest bucket answers.
+
+    A model may become slower as a whole: what it waits for is slow, or others use its cores. What
+    is known of smaller batches then looks good only for being old, and a replica that believed it
+    would run ever smaller batches, one size after the other, when it can afford that least. So
+    these figures are dropped as soon as runs in a row are much slower than known.
     """
 
     def __init__(self, *, max_batch_size: int) -> None:
         self._max_batch_size = max_batch_size
         self._row_s: dict[_Cell, float] = {}
         self._limits: dict[int, int] = {}
+        self._slower: list[tuple[_Cell, float]] = []
+        self._before: dict[_Cell, float] = {}
         self._runs = 0
         self._looks = 0
 
@@ -44,6 +56,8 @@ class ServiceTimes:
             self._runs = 0
             self._looks += 1
             self._limits.clear()
+        if known is not None:
+            self._compare(cell, row_s, self._before.get(cell, known))
 
     def estimate(self, *, rows: int, length: int) -> float | None:
         """Seconds that a run of `rows` at `length` will take; None before the first observation."""
@@ -57,6 +71,36 @@ class ServiceTimes:
         if limit is None:
             limit = self._limits[bucket] = self._look(bucket)
         return limit
+
+    def _compare(self, cell: _Cell, row_s: float, before: float) -> None:
+        """Notice when runs in a row are much slower than was known `before` them."""
+        if row_s <= before * _SLOWER:
+            if self._slower:
+                self._slower, self._before = [], {}
+            return
+        self._before[cell] = before
+        self._slower.append((cell, row_s))
+        if len(self._slower) == _IN_A_ROW:
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Believe the slow runs, and drop what is known of smaller batches from before them.
+
+        Larger ones stay: if they look too good they are run next, and that puts them right.
+        """
+        seen: dict[_Cell, float] = {}
+        largest: dict[int, int] = {}
+        for cell, row_s in self._slower:
+            seen[cell] = min(row_s, seen.get(cell, row_s))
+            largest[cell[1]] = max(cell[0], largest.get(cell[1], 0))
+        kept = {
+            (rows, length): row_s
+            for (rows, length), row_s in self._row_s.items()
+            if rows >= largest.get(length, 0)
+        }
+        self._row_s = kept | seen
+        self._slower, self._before = [], {}
+        self._limits.clear()
 
     def _look(self, length_bucket: int) -> int:
         known = {

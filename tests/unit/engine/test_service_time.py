@@ -1,5 +1,6 @@
 """What is learned from runs."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,6 +72,62 @@ def test_a_length_without_figures_borrows_the_nearest_lengths_best_size() -> Non
         times.observe(rows=rows, length=16, seconds=seconds)
 
     assert times.best_rows(512) == 2
+
+
+def rows_run(times: ServiceTimes, *, runs: int, run_s: float) -> list[int]:
+    """The sizes of batches of one length, where always more waits than may run together."""
+    sizes = []
+    for _ in range(runs):
+        sizes.append(times.best_rows(1))
+        times.observe(rows=sizes[-1], length=1, seconds=run_s)
+    return sizes
+
+
+@pytest.mark.parametrize("runs_before", range(0, 40, 3))
+def test_a_model_that_becomes_slow_goes_on_with_large_batches(runs_before: int) -> None:
+    times = ServiceTimes(max_batch_size=32)
+    for number in range(64 + runs_before):  # when the next look is due is another each time
+        times.observe(rows=1 << (number % 6), length=1, seconds=0.005)
+
+    sizes = rows_run(times, runs=200, run_s=0.6)
+
+    assert sum(sizes) > 0.95 * 200 * 32
+    assert sizes[-100:] == [32] * 100
+
+
+def test_three_slow_runs_in_a_row_leave_what_is_known_of_other_sizes() -> None:
+    times = ServiceTimes(max_batch_size=32)
+    for rows, seconds in ((1, 0.0030), (2, 0.0050), (4, 0.0080), (8, 0.0160), (16, 0.040)):
+        times.observe(rows=rows, length=1, seconds=seconds)
+
+    for number in range(30):
+        is_slow = number % 10 < 3
+        times.observe(rows=4, length=1, seconds=0.040 if is_slow else 0.0080)
+
+    assert times.estimate(rows=1, length=1) == 0.0030
+    assert times.estimate(rows=2, length=1) == 0.0050
+    assert times.estimate(rows=8, length=1) == 0.0160
+
+
+def test_a_model_that_becomes_slow_is_known_to_be_slow_after_four_runs() -> None:
+    times = ServiceTimes(max_batch_size=32)
+    times.observe(rows=8, length=1, seconds=0.005)
+    for _ in range(4):
+        times.observe(rows=8, length=1, seconds=0.6)
+
+    assert times.estimate(rows=8, length=1) == pytest.approx(0.6)
+
+
+def test_other_lengths_keep_their_figures_when_one_becomes_slow() -> None:
+    times = ServiceTimes(max_batch_size=32)
+    for rows in (1, 8):
+        for length in (16, 64):
+            times.observe(rows=rows, length=length, seconds=0.005)
+    for _ in range(4):
+        times.observe(rows=8, length=64, seconds=0.6)
+
+    assert times.estimate(rows=1, length=16) == 0.005
+    assert times.estimate(rows=1, length=64) == pytest.approx(0.6 / 8)
 
 
 @given(
