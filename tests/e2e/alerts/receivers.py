@@ -28,14 +28,17 @@ class Web:
 
     def wait_for(self, condition: Callable[[Any], bool]) -> Any:
         """The first body that is as wanted."""
-        return wait_for(lambda: next((body for body in self.bodies if condition(body)), None))
+        return wait_for(
+            lambda: next((body for body in self.bodies if condition(body)), None),
+            lambda: f"no such post among {self.bodies}",
+        )
 
 
-def wait_for(look: Callable[[], Any]) -> Any:
-    """What `look` finds, as soon as it finds anything."""
+def wait_for(look: Callable[[], Any], describe: Callable[[], str] = lambda: "nothing came") -> Any:
+    """What `look` finds, as soon as it finds anything; `describe` says how things are if not."""
     deadline = time.monotonic() + WITHIN_S
     while (found := look()) is None:
-        assert time.monotonic() < deadline, "nothing came"
+        assert time.monotonic() < deadline, f"after {WITHIN_S:g} s: {describe()}"
         time.sleep(0.02)
     return found
 
