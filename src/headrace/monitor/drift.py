@@ -226,14 +226,16 @@ class Watch:
     def _report(self, index: int, one: FeatureReference) -> FeatureReport:
         name = one.bins.name
         drift = self.memory.drifted.get(name)
+        needed = self._needed(one)
         number, counts = self._newest(index, name, 0 if drift is None else drift.since)
         made = FeatureReport(
             name=name,
             role=one.bins.role,
             state=self._state(one, counts, drift),
             rows=counts.rows,
-            evidence=max(0.0, self._evidence.get(name, 0.0)),
-            needed=self._needed(one),
+            # Of a drift found before a restart or more references, only that it was enough is kept.
+            evidence=max(0.0, self._evidence.get(name, 0.0 if drift is None else needed)),
+            needed=needed,
             since=None if drift is None else drift.at,
             label=one.bins.label,
         )

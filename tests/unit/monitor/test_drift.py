@@ -184,3 +184,17 @@ def test_nothing_comes_of_no_rows() -> None:
 
     assert watch.add([], now=1.0) == []
     assert watch.memory == Memory()
+
+
+def test_what_had_drifted_before_a_restart_still_has_the_evidence_for_it() -> None:
+    watch = ten()
+    table = normal(500, 10, 6)
+    table[:, 7] += 1.0
+    see(watch, table, step=50)
+    again = Watch(reference=watch.reference, settings=watch.settings, memory=watch.memory)
+    see(again, table[:50])
+
+    drifted = [one for one in again.reports() if one.state is DRIFTED]
+
+    assert [one.name for one in drifted] == ["x[7]"]
+    assert drifted[0].evidence == drifted[0].needed
