@@ -1,6 +1,12 @@
 """Which recipes are tried with which kind of model? Those that promise most for least come first.
 
 No list says which of them spoil a model or slow it down: that is measured.
+
+Two options are in no recipe of their own: the baseline has both, and what is served has neither.
+An arena saved no time at any size that was tried (a perceptron, an encoder, conv nets), and keeps
+the largest batch's memory. Threads that spin between runs take the cores from whatever else runs:
+beside other load a run on two threads took 1.2 to 1.7 times as long, and a search, which times a
+model alone, would not see what they cost other models.
 """
 
 from collections.abc import Collection, Sequence

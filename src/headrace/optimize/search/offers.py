@@ -13,6 +13,7 @@ from headrace.optimize.prune.recipes import COMPRESSION_RECIPES, PruneRecipe, Sp
 from headrace.optimize.prune.recipes import RECIPES as PRUNE_RECIPES
 from headrace.optimize.recipes.catalogue import recipes_for
 from headrace.optimize.recipes.source import prepare
+from headrace.optimize.recipes.threads import in_more_threads
 from headrace.optimize.recipes.trees import TREE_RECIPES, as_rows
 from headrace.optimize.search.asked import Target
 
@@ -162,6 +163,8 @@ def offer(
     if runtime != ONNX:
         found = classify(prepared.onnx, ONNX)
     first, *others = recipes_for(found.model_class, ONNX, features)
+    if target in {Target.THROUGHPUT, Target.COST}:
+        others = in_more_threads(others)
     later: list[PruneRecipe | SparseRecipe] = []
     if given:
         later += [one for one in PRUNE_RECIPES if found.model_class in one.model_classes]
