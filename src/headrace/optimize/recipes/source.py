@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from headrace.core import Tensors
 from headrace.optimize.candidate import Candidate
 from headrace.optimize.compare import MAX_CHANGED_RATIO
@@ -12,6 +14,7 @@ from headrace.optimize.convert import Conversion, convert
 from headrace.optimize.sources import open_source, source_runtime
 
 _FILE: Final = "model.onnx"
+_DONE: Final = "prepared.json"
 _ONNX: Final = "onnx"
 _FRAMEWORKS: Final = {
     "savedmodel": ("savedmodel", "TensorFlow, the SavedModel as it is"),
@@ -34,6 +37,13 @@ class Prepared:
     notes: Sequence[str] = ()
 
 
+class _Done(msgspec.Struct, frozen=True, kw_only=True):
+    """What a conversion leaves beside the model once its answers were compared."""
+
+    library: str
+    note: str
+
+
 def prepare(
     source: Path,
     runtime: str,
@@ -48,7 +58,8 @@ def prepare(
 
     Args:
         runtime: Of the source; empty tells by the file.
-        folder: Where to write; an empty directory.
+        folder: Where to write; an empty directory, or what this left there for the same source and
+            arguments: that is taken as it is, as converting may take half a minute.
         allow_code: Whether loading may run code of the model's author.
         given: Rows to compare with besides those that are made up.
         tolerance: Of the relative difference; None goes by the datatype it computes in.
@@ -62,22 +73,39 @@ def prepare(
     if runtime == _ONNX:
         return Prepared(onnx=source)
     name = source_runtime(source, runtime)
-    opened = open_source(source, name, allow_code=allow_code)
-    target = folder / _FILE
-    try:
-        made = convert(
-            opened,
-            target,
-            given=given,
-            tolerance=tolerance,
-            max_changed_ratio=max_changed_ratio,
-        )
-    finally:
-        opened.model.close()
+    target, done = folder / _FILE, _done(folder)
+    if done is None:
+        opened = open_source(source, name, allow_code=allow_code)
+        try:
+            made = convert(
+                opened,
+                target,
+                given=given,
+                tolerance=tolerance,
+                max_changed_ratio=max_changed_ratio,
+            )
+        finally:
+            opened.model.close()
+        done = _Done(library=made.library, note=_told(name, made))
+        (folder / _DONE).write_bytes(msgspec.json.encode(done))  # last: it says that all is there
     title = _FRAMEWORKS.get(name, (name, f"{name}, the file as it is"))
-    told = {"what": "nothing is rewritten", "library": made.library}
+    told = {"what": "nothing is rewritten", "library": done.library}
     framework = Candidate(name=title[0], title=title[1], runtime=name, path=source, recipe=told)
-    return Prepared(onnx=target, frameworks=(framework,), notes=(_told(name, made),))
+    return Prepared(onnx=target, frameworks=(framework,), notes=(done.note,))
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a conversion was finished there."""
+    return _done(folder) is not None
+
+
+def _done(folder: Path) -> _Done | None:
+    if not (folder / _FILE).is_file():
+        return None
+    try:
+        return msgspec.json.decode((folder / _DONE).read_bytes(), type=_Done)
+    except (OSError, msgspec.MsgspecError):
+        return None
 
 
 def _told(runtime: str, made: Conversion) -> str:

@@ -12,7 +12,7 @@ from headrace.optimize.model_class import classify
 from headrace.optimize.prune.recipes import COMPRESSION_RECIPES, PruneRecipe, SparseRecipe
 from headrace.optimize.prune.recipes import RECIPES as PRUNE_RECIPES
 from headrace.optimize.recipes.catalogue import recipes_for
-from headrace.optimize.recipes.source import prepare
+from headrace.optimize.recipes.source import is_prepared, prepare
 from headrace.optimize.recipes.threads import in_more_threads
 from headrace.optimize.recipes.trees import TREE_RECIPES, as_rows
 from headrace.optimize.search.asked import Target
@@ -137,7 +137,8 @@ def offer(
     """What can be tried with a model.
 
     Args:
-        folder: Where it is converted, if it has to be.
+        folder: Where it is converted, if it has to be; a search that goes on in another process
+            finds it there.
         given: Examples of the user's own; with none nothing is pruned, and conversions are compared
             on made-up inputs only.
         features: Of the processor, by Linux's names.
@@ -157,8 +158,9 @@ def offer(
             recipes=TREE_RECIPES,
         )
     converted = folder / "converted"
-    shutil.rmtree(converted, ignore_errors=True)
-    converted.mkdir()
+    if not is_prepared(converted):
+        shutil.rmtree(converted, ignore_errors=True)
+        converted.mkdir()
     prepared = prepare(source, runtime, converted, allow_code=allow_code, given=_rows(given))
     if runtime != ONNX:
         found = classify(prepared.onnx, ONNX)

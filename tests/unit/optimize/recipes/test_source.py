@@ -7,6 +7,7 @@ import pytest
 
 from headrace.core import CodeNotAllowedError, UnsupportedModelError
 from headrace.optimize.recipes import prepare
+from headrace.optimize.recipes.source import is_prepared
 from headrace.runtimes import LoadOptions, load_model
 from headrace.testing.models import mlp, write_external
 from tests.network_models import write
@@ -64,6 +65,22 @@ def test_another_library_is_a_baseline_beside_its_conversion(tmp_path: Path) -> 
     assert np.abs(want - got).max() < 1e-5
     (note,) = made.notes
     assert note.startswith("converted from xgboost to ONNX by onnxmltools")
+    source.write_bytes(b"no model any more")
+    assert is_prepared(tmp_path)
+    assert prepare(source, "xgboost", tmp_path) == made
+
+
+@pytest.mark.parametrize("left", [b"", b"{}", b'{"library": 1, "note": ""}'])
+def test_a_conversion_that_was_not_finished_is_none(tmp_path: Path, left: bytes) -> None:
+    (tmp_path / "prepared.json").write_bytes(b'{"library": "x 1", "note": "made"}')
+    assert not is_prepared(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(mlp())
+    assert is_prepared(tmp_path)
+    (tmp_path / "prepared.json").write_bytes(left)
+
+    assert not is_prepared(tmp_path)
+    with pytest.raises(UnsupportedModelError):
+        prepare(tmp_path / "absent.ubj", "xgboost", tmp_path)
 
 
 @pytest.mark.frameworks
