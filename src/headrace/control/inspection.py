@@ -11,14 +11,13 @@ import subprocess
 import tempfile
 import threading
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from headrace.control.process import python_module
-from headrace.control.sandbox import Probe, Sandbox, files_of
+from headrace.control.sandbox import Occasion, Sandbox, files_of
 from headrace.core import (
     Code,
     CodeNotAllowedError,
@@ -39,8 +38,6 @@ from headrace.serving.trial import (
 TIMEOUT_S: Final = 600.0
 _GRACE_S: Final = 5.0
 _END_S: Final = 2.0
-_SERIAL: Final = 605
-"""Of the user that inspections run as under root: no replica is it before the 605th."""
 _DATA_BYTES: Final = 1 << 40
 
 
@@ -62,8 +59,7 @@ class InspectApart:
     @classmethod
     def of_home(cls, home: Path) -> "InspectApart":
         """For a command that works on a home without a control plane."""
-        ask = cache(lambda: Probe().result())  # only a new model needs to know
-        return cls(Sandbox(hide=(home.resolve(),), reports=home, abilities=ask))
+        return cls(Sandbox.of_home(home))
 
     def __call__(self, path: Path, runtime: str = "", *, allow_code: bool = False) -> Inspected:
         """As `headrace.core.Inspect`.
@@ -92,7 +88,11 @@ class InspectApart:
     def _spec(self, path: Path, own: Path) -> dict[str, object]:
         limits = {"file_bytes": _DATA_BYTES}
         spec = self.sandbox.spec(
-            own=[own], keep=files_of(path), network=False, serial=_SERIAL, limits=limits
+            own=[own],
+            keep=files_of(path),
+            network=False,
+            serial=Occasion.INSPECTION,
+            limits=limits,
         )
         return {**spec}
 

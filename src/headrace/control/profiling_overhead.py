@@ -3,22 +3,20 @@
 import os
 import socket
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from headrace.client import Client
 from headrace.client.http_wire import HttpWire
-from headrace.control.conversion import how_it_ended
-from headrace.control.process import python_module
-from headrace.control.profiling import confined, copied_for_anybody, end
-from headrace.control.sandbox import Sandbox
+from headrace.control.confined import Confined
+from headrace.control.profiling import FILE_BYTES
+from headrace.control.sandbox import Occasion, Sandbox
 from headrace.core import (
     BatchingSettings,
     HeadraceError,
@@ -36,6 +34,9 @@ from headrace.optimize.profiling.overhead import (
     ask_together,
     overhead_of,
 )
+
+if TYPE_CHECKING:
+    import subprocess
 
 NAME: Final = "profiled"
 _TOGETHER: Final = 32
@@ -63,24 +64,26 @@ def replica_overhead(
     Raises:
         HeadraceError: It does not start, or does not answer.
     """
-    with copied_for_anybody(path) as (copy, outer):
-        folder = outer / "own"
-        folder.mkdir(mode=0o700)
+    with Confined.beside_copy(path, sandbox, Occasion.PROFILE, file_bytes=FILE_BYTES) as (
+        place,
+        copy,
+    ):
         settings = ReplicaSettings(
             model_name=NAME,
             model_version="1",
             path=str(copy),
             runtime=runtime,
-            uds=str(folder / "http.sock"),
+            uds=str(place.own / "http.sock"),
             batching=BatchingSettings(),
         )
+        mine = sorted(os.sched_getaffinity(0))
         if len(settings.uds) > _LONGEST_SOCKET:
             raise UnavailableError(f"the path of a socket would be too long: {settings.uds}")
         with (
-            _started(settings, sandbox, folder, outer, cores=cores) as process,
+            _started(settings, place, mine[:cores]) as process,
             Client(f"unix:{settings.uds}", timeout_s=_ANSWER_S) as client,
             _connections(settings.uds, _TOGETHER) as many,
-            _elsewhere(cores),
+            _pinned(mine[cores:]),  # where the replica is not, if there is such a core
         ):
             message = _message(example_inputs(client.signature(NAME), variable=max(length, 1)))
             totals = partial(_totals, client, NAME, process.pid)
@@ -134,38 +137,31 @@ def endpoint_overhead(
 
 @contextmanager
 def _started(
-    settings: ReplicaSettings, sandbox: Sandbox, folder: Path, outer: Path, *, cores: int
+    settings: ReplicaSettings, place: Confined, cores: Sequence[int]
 ) -> "Iterator[subprocess.Popen[bytes]]":
-    file = folder / "settings.json"
-    file.write_bytes(msgspec.json.encode(settings))
-    file.chmod(0o644)  # it may be another user
-    program = python_module("headrace.serving", "--settings", str(file))
-    command = confined(sandbox, program, own=folder, report=outer / "isolation")
-    mine = os.sched_getaffinity(0)
-    with (outer / "log").open("w+b") as log:
-        os.sched_setaffinity(0, sorted(mine)[:cores])
+    file = place.ask("settings.json", settings)
+    with ExitStack() as stack:
+        with _pinned(cores):
+            started = place.started("headrace.serving", "--settings", str(file))
+            running = stack.enter_context(started)
         try:
-            process = subprocess.Popen(  # noqa: S603  # ourselves
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=os.environ | {"HOME": str(folder), "TMPDIR": str(folder)},
-            )
-        finally:
-            os.sched_setaffinity(0, mine)
-        try:
-            _wait_ready(process, settings.uds)
-            yield process
+            _wait_ready(running.process, settings.uds)
+            yield running.process
         except HeadraceError as error:
-            if process.poll() is None:
+            if running.process.poll() is None:
                 raise
-            log.seek(max(0, log.seek(0, os.SEEK_END) - 400))
-            said = how_it_ended(process.returncode, log.read().decode(errors="replace"))
-            raise UnavailableError(said or str(error)) from error
-        finally:
-            end(process)
+            raise UnavailableError(running.how_it_ended() or str(error)) from error
+
+
+@contextmanager
+def _pinned(cores: Sequence[int]) -> Iterator[None]:
+    """Have this thread, and what it starts, on these cores; on all of them if none is named."""
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores or mine)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mine)
 
 
 def _wait_ready(process: "subprocess.Popen[bytes]", uds: str) -> None:
@@ -186,19 +182,6 @@ def _is_ready(uds: str) -> bool:
             return connection.recv(_CHUNK_BYTES).startswith(_OK)
         except OSError:  # it does not listen yet
             return False
-
-
-@contextmanager
-def _elsewhere(cores: int) -> Iterator[None]:
-    """Ask from another core than the replica's, if there is one."""
-    mine = os.sched_getaffinity(0)
-    others = sorted(mine)[cores:]
-    if others:
-        os.sched_setaffinity(0, others)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, mine)
 
 
 def _message(inputs: Tensors) -> bytes:

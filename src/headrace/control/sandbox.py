@@ -14,6 +14,8 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -34,6 +36,18 @@ OPEN_FILES: Final = 65_536
 PROCESSES: Final = 512
 """Processes and threads of a replica, besides those for each core."""
 PROCESSES_A_CORE: Final = 16
+
+
+class Occasion(IntEnum):
+    """Why something runs besides replicas: the serial of the user it is, which no other has.
+
+    No replica is one of them before the 603rd.
+    """
+
+    PROFILE = 602
+    SEARCH = 603
+    CONVERSION = 604
+    INSPECTION = 605
 
 
 class Abilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +155,15 @@ class Sandbox:
     reports: Path
     abilities: Callable[[], Abilities]
     libraries: Libraries = field(default_factory=libraries)
+    has_warned: bool = False
+    """Whether somebody was told that what runs is less apart than it should be."""
     _known: dict[str, tuple[int, Isolation]] = field(default_factory=dict)
+
+    @classmethod
+    def of_home(cls, home: Path) -> "Sandbox":
+        """For a command: `home` is hidden, and the kernel is asked once that is needed."""
+        ask = cache(lambda: Probe().result())
+        return cls(hide=(home.resolve(),), reports=home, abilities=ask)
 
     def command(
         self,

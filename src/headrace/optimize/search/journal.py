@@ -190,14 +190,22 @@ _encoder = msgspec.json.Encoder()
 
 
 class Journal:
-    """Appends events; each is on disk when `write` returns. Closed by whoever opened it."""
+    """Appends events; each is on disk when `write` returns. Closed by whoever opened it.
+
+    Links and pipes that candidates may have put in its place are not written to: an OSError.
+    """
 
     def __init__(self, folder: Path) -> None:
-        file = folder / FILE_NAME
-        is_torn = file.exists() and not file.read_bytes().endswith(b"\n")
-        self._stream = file.open("ab", buffering=0)
-        if is_torn:
-            self._stream.write(b"\n")  # half a line stays alone, and is passed over
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(folder / FILE_NAME, flags, 0o666)
+        self._stream = os.fdopen(descriptor, "r+b", buffering=0)
+        try:
+            size = self._stream.seek(0, os.SEEK_END)
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                self._stream.write(b"\n")  # half a line stays alone, and is passed over
+        except OSError:
+            self._stream.close()
+            raise
 
     def write(self, event: Event) -> None:
         """Keep an event."""

@@ -75,3 +75,21 @@ def test_a_line_that_is_no_event_is_passed_over(line: bytes) -> None:
 @given(line=st.binary(max_size=200))
 def test_no_bytes_break_the_reader(line: bytes) -> None:
     decode(line)
+
+
+@pytest.mark.parametrize("spoil", ["link", "pipe", "directory"])
+def test_what_candidates_put_in_its_place_is_not_written_to(tmp_path: Path, spoil: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"half a line")
+    file = tmp_path / FILE_NAME
+    match spoil:
+        case "link":
+            file.symlink_to(secret)
+        case "pipe":
+            os.mkfifo(file)
+        case _:
+            file.mkdir()
+
+    with pytest.raises(OSError):  # noqa: PT011  # each kind has its own
+        Journal(tmp_path)
+    assert secret.read_bytes() == b"half a line"

@@ -1,0 +1,233 @@
+"""How does a program run once where it can spoil nothing, and how did it end?
+
+It runs in a directory of its own (`own`), beside copies of what it is given, and leaves there what
+came of it; the directory around both is ours.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final
+
+import msgspec
+
+from headrace.control.files import write_atomic
+from headrace.control.process import python_module
+from headrace.control.sandbox import Occasion, Sandbox
+from headrace.core import UnsupportedModelError
+from headrace.serving import confine
+from headrace.serving.memory import resident_bytes
+
+OWN: Final = "own"
+_GIVEN: Final = "given"
+_LOOK_S: Final = 0.1
+_LAST_WORDS: Final = 400
+_MAX_PART_BYTES: Final = 1 << 16
+_LOG: Final = logging.getLogger("headrace.control")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What a program may take, and what is said of one that took more."""
+
+    limit_s: float
+    too_long: str
+    memory_bytes: int
+    while_what: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Running:
+    """A program that runs. `since`: what its time counts from, in monotonic seconds.
+
+    `why` it had to be ended, or ended by itself: empty while it runs, and if it ended well.
+    """
+
+    process: "subprocess.Popen[bytes]"
+    log: IO[bytes]
+    since: float = field(default_factory=time.monotonic)
+    why: str = ""
+
+    def looks(self, bounds: Bounds) -> Iterator[bytes]:
+        """What it said since the last look, if it is heard; goes on until it ends or has to."""
+        while not self.why:
+            has_ended, said = self._wait()
+            yield said
+            if has_ended or self.why:
+                return
+            if time.monotonic() > self.since + bounds.limit_s:
+                self.why = bounds.too_long
+            elif resident_bytes(self.process.pid) > bounds.memory_bytes:
+                most = f"{bounds.memory_bytes} bytes of memory{bounds.while_what}"
+                self.why = f"it took more than {most}"
+
+    def _wait(self) -> tuple[bool, bytes]:
+        """Whether it ended, or closed its output, and a part of that."""
+        if self.process.stdout is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_LOOK_S)
+            return self.process.returncode is not None, b""
+        waiting = select.poll()
+        waiting.register(self.process.stdout, select.POLLIN)
+        if not waiting.poll(_LOOK_S * 1000):
+            return False, b""
+        said = os.read(self.process.stdout.fileno(), _MAX_PART_BYTES)
+        return not said, said
+
+    def how_it_ended(self) -> str:
+        """Why it is no more, with its last line; empty if it ended well."""
+        code = self.process.wait()
+        if code == 0:
+            return ""
+        signalled = f"was ended by {signal.Signals(-code).name}" if code < 0 else ""
+        self.log.seek(max(0, self.log.seek(0, os.SEEK_END) - _LAST_WORDS))
+        last = self.log.read().decode(errors="replace").strip().rpartition("\n")[2]
+        how = signalled or f"ended with status {code}"
+        return f"its process {how}" + (f": {last}" if last else "")
+
+    def end(self) -> None:
+        """End it with what it started, and say why in `why`."""
+        if not self.why:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_LOOK_S)
+        with contextlib.suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self.process.wait()
+        self.why = self.why or self.how_it_ended()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confined:
+    """A directory that programs run in, one after the other, as the user of their occasion.
+
+    `file_bytes`: how large the files may become that they write.
+    """
+
+    sandbox: Sandbox
+    folder: Path
+    occasion: Occasion
+    file_bytes: int = 1 << 40
+
+    @classmethod
+    @contextlib.contextmanager
+    def beside_copy(
+        cls, path: Path, sandbox: Sandbox, occasion: Occasion, *, file_bytes: int = 1 << 40
+    ) -> "Iterator[tuple[Confined, Path]]":
+        """A new directory and the copy of `path` in it; gone afterwards.
+
+        Raises:
+            UnsupportedModelError: It cannot be read.
+        """
+        prefix = f"headrace-{occasion.name.lower()}-"
+        with tempfile.TemporaryDirectory(prefix=prefix) as folder:
+            made = cls(
+                sandbox=sandbox, folder=Path(folder), occasion=occasion, file_bytes=file_bytes
+            )
+            made.own.mkdir(mode=0o700)
+            yield made, made.give(path)
+
+    @property
+    def own(self) -> Path:
+        """The directory of the programs."""
+        return self.folder / OWN
+
+    @property
+    def given(self) -> Path:
+        """Where copies of what they are given lie."""
+        return self.folder / _GIVEN
+
+    def give(self, path: Path, kind: str = "model") -> Path:
+        """A copy that the program may read, who may be a user that `path` is closed to.
+
+        Raises:
+            UnsupportedModelError: It cannot be read.
+        """
+        folder = self.given / kind
+        for made in (self.given, folder):
+            made.mkdir(exist_ok=True)
+            made.chmod(0o755)
+        copy = folder / path.name
+        try:
+            if path.is_dir():
+                shutil.copytree(path, copy)
+            else:
+                shutil.copyfile(path, copy)
+            for made in (copy, *(copy.rglob("*") if copy.is_dir() else ())):
+                made.chmod(0o755 if made.is_dir() else 0o644)
+        except OSError as error:
+            raise UnsupportedModelError(f"{path}: {error.strerror or error}") from error
+        return copy
+
+    def ask(self, name: str, request: msgspec.Struct) -> Path:
+        """The file that says what to do; a link that a program left there is replaced."""
+        write_atomic(self.own / name, msgspec.json.encode(request), mode=0o644, durable=False)
+        return self.own / name
+
+    @contextlib.contextmanager
+    def started(self, module: str, *arguments: str, is_heard: bool = False) -> Iterator[Running]:
+        """`module`, running in `own` without a network; ended with all it started afterwards.
+
+        Args:
+            is_heard: Whether its output is what `looks` gives, and not a part of its log.
+        """
+        report = self.folder / "isolation"
+        with (self.folder / "log").open("w+b") as log:
+            process = subprocess.Popen(  # noqa: S603  # ourselves
+                self._command(python_module(module, *arguments), report),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if is_heard else log,
+                stderr=log,
+                start_new_session=True,
+                env=os.environ | {"HOME": str(self.own), "TMPDIR": str(self.own)},
+            )
+            running = Running(process=process, log=log)
+            try:
+                yield running
+            finally:
+                running.end()
+                self._tell(report)
+
+    def _command(self, program: list[str], report: Path) -> list[str]:
+        spec = self.sandbox.spec(
+            own=[self.own],
+            keep=[self.given],
+            network=False,
+            serial=self.occasion,
+            report=str(report),
+            limits={"file_bytes": self.file_bytes},
+        )
+        # Copies of what may be secret are for root and that user, and nobody else.
+        if spec["uid"] is not None:
+            os.chown(self.folder, -1, spec["uid"])
+            self.folder.chmod(0o710)
+        return [sys.executable, "-I", "-S", confine.__file__, json.dumps(spec), *program]
+
+    def _tell(self, report: Path) -> None:
+        """Warn, once, where it ran as root and might have reached what is not its own."""
+        try:
+            done = json.loads(report.read_bytes())
+        except (OSError, ValueError):  # it ended before it could say
+            return
+        problems = done["problems"]
+        way_out = "run this as another user than root"
+        if problems:
+            way_out = f"let others read that and pass on the way there (chmod o+rX), or {way_out}"
+        elif done["user"] == 0 and not done["files"]:
+            problems = [f"ran as root and saw all files, as {self.sandbox.abilities().files}"]
+        if problems and not self.sandbox.has_warned:
+            self.sandbox.has_warned = True
+            name = self.occasion.name.lower()
+            _LOG.warning("the %s %s: %s", name, "; ".join(problems), way_out)
