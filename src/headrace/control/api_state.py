@@ -18,8 +18,8 @@ from headrace.control.api_answers import (
     shown,
 )
 from headrace.control.api_metrics import Names, metrics_answer
+from headrace.control.differences import Diff
 from headrace.control.limited import check_receivers
-from headrace.control.orders import Diff
 from headrace.control.plane import ControlPlane
 from headrace.control.scrape import all_metrics
 from headrace.control.status import Status

@@ -1,55 +1,41 @@
 """What may an operator order, and what does it mean for the desired state?"""
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from headrace.control.aims import Aims, same_endpoint
-from headrace.control.changes import changes_between
-from headrace.control.desired import DesiredEndpoint, DesiredPool, DesiredState
+from headrace.control.aims import Aims
+from headrace.control.desired import DesiredEndpoint, DesiredState
+from headrace.control.differences import Diff, diff_between
+from headrace.control.former import check_there, former
 from headrace.control.limited import check_document, check_endpoints
+from headrace.control.order_documents import (
+    entry_of_source,
+    only_entry,
+    pools_of,
+    reloads_of,
+    with_entry,
+)
 from headrace.control.resolve import Resolver, check_still_trusted
 from headrace.control.store import EndpointGeneration, RolloutRecord
 from headrace.control.store_thread import StoreThread
-from headrace.control.wishes import Applied, Fulfiller, Wish, names_of
+from headrace.control.wishes import Applied, Fulfiller, Wish
 from headrace.core import (
     ConflictError,
     FailedPreconditionError,
     Inspect,
     InvalidArgumentError,
     ModelNotFoundError,
-    NotFoundError,
 )
 from headrace.core.rollout_settings import RolloutSettings
-from headrace.core.spec import SystemSpec, is_model_path, parse_spec
+from headrace.core.spec import SystemSpec, parse_spec
 from headrace.registry import Registry
-from headrace.rollout.state import Phase
 
-_LOG = logging.getLogger("headrace.control")
 _SOURCES: Final = ("model", "versions", "upstream", "version")
-_MOST_SEARCHED: Final = 1000
 _OF_OUR_COPIES: Final = ("replicas", "pool", "autoscale")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """An endpoint's part of the spec before and after; None where there is none."""
-
-    before: Mapping[str, Any] | None
-    after: Mapping[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Diff:
-    """What an apply would change."""
-
-    changes: list[str]
-    endpoints: Mapping[str, Difference]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -122,13 +108,7 @@ class Orders:
             endpoints=tuple(endpoints),
             pools=pools_of(spec),
         )
-        names = dict.fromkeys([*names_of(old), *names_of(new)])
-        found = {
-            name: Difference(before=old.entry(name), after=new.entry(name))
-            for name in names
-            if not same_endpoint(old.endpoint(name), new.endpoint(name))
-        }
-        return Diff(changes=changes_between(old, new), endpoints=found)
+        return diff_between(old, new)
 
     async def put_endpoint(
         self,
@@ -218,11 +198,11 @@ class Orders:
             FailedPreconditionError: A model of it is gone from the registry.
         """
         async with self.aims.lock:
-            former = await self._former(name, generation)
+            found = await former(self.store, name, generation)
             desired = self.aims.desired
-            document = with_entry(desired.spec, name, former.document)
-            reason = f"undone to generation {former.generation}"
-            if former.endpoint is None:
+            document = with_entry(desired.spec, name, found.document)
+            reason = f"undone to generation {found.generation}"
+            if found.endpoint is None:
                 rest = tuple(e for e in desired.endpoints if e.name != name)
                 wish = Wish(
                     document=document,
@@ -233,12 +213,12 @@ class Orders:
                     actor=actor,
                 )
             else:
-                await asyncio.to_thread(_check_there, former.endpoint)
+                await asyncio.to_thread(check_there, found.endpoint)
                 security = parse_spec(document).security
-                await asyncio.to_thread(check_still_trusted, former.endpoint, security)
+                await asyncio.to_thread(check_still_trusted, found.endpoint, security)
                 wish = self._wish(
                     document,
-                    former.endpoint,
+                    found.endpoint,
                     reason=reason,
                     action="endpoint.undo",
                     actor=actor,
@@ -280,7 +260,7 @@ class Orders:
             assert entry is not None, "checked by _own"
             left_out = _SOURCES if upstream is None else (*_SOURCES, *_OF_OUR_COPIES)
             new = {key: value for key, value in entry.items() if key not in left_out}
-            new |= _source(served, model=model, version=version, upstream=upstream)
+            new |= entry_of_source(served, model=model, version=version, upstream=upstream)
             if allow_code:
                 new["allow_code"] = True
             plan = rollout or entry.get("rollout") or {"strategy": "canary"}
@@ -348,41 +328,6 @@ class Orders:
             message = f"endpoint '{name}' serves version {target.arms[0].key} already"
             raise InvalidArgumentError(message)
 
-    async def _former(self, name: str, generation: int | None) -> EndpointGeneration:
-        store = self.store.store
-        if generation is None:
-            return await self._served_before(name)
-        found = await self.store.run(store.generation, name, generation)
-        if found is None:
-            known = await self.store.run(store.history, name, limit=1)
-            there = f"the newest is {known[0].generation}" if known else "there is no such endpoint"
-            raise NotFoundError(f"endpoint '{name}' has no generation {generation}; {there}")
-        return found
-
-    async def _served_before(self, name: str) -> EndpointGeneration:
-        """The newest generation that served something else than what is asked for now.
-
-        One that a rollout held back never served, so it is none to go back to.
-        """
-        store = self.store.store
-        history = await self.store.run(store.history, name, limit=_MOST_SEARCHED)
-        if not history:
-            raise ModelNotFoundError(name)
-        rollouts = await self.store.run(store.rollouts, name, limit=_MOST_SEARCHED)
-        held_back = {
-            record.target.generation
-            for record in rollouts
-            if record.state.phase is not Phase.PROMOTED
-        }
-        newest = history[0]
-        for entry in history[1:]:
-            is_same = same_endpoint(entry.endpoint, newest.endpoint)
-            is_other = newest.generation in held_back or not is_same
-            if is_other and entry.generation not in held_back:
-                return entry
-        message = f"endpoint '{name}' never served anything else; there is nothing to undo"
-        raise FailedPreconditionError(message)
-
     def _wish(
         self,
         document: dict[str, Any],
@@ -415,7 +360,7 @@ class Orders:
     async def _resolve_one(
         self, document: Mapping[str, Any], name: str, *, reload: bool = False
     ) -> DesiredEndpoint:
-        spec = _only(parse_spec(document), name)
+        spec = only_entry(parse_spec(document), name)
         found = await self._resolve(spec, reload=name if reload else "")
         endpoint = next((e for e in found if e.name == name), None)
         if endpoint is None:
@@ -423,7 +368,7 @@ class Orders:
         return endpoint
 
     async def _resolve(self, spec: SystemSpec, *, reload: str = "") -> tuple[DesiredEndpoint, ...]:
-        reloads = _reloads(self.aims.desired)
+        reloads = reloads_of(self.aims.desired)
         if reload:
             reloads[reload] = reloads.get(reload, 0) + 1
         resolver = Resolver(
@@ -435,73 +380,3 @@ class Orders:
             allow_code=self.allow_code,
         )
         return await asyncio.to_thread(resolver.resolve)
-
-
-def pools_of(spec: SystemSpec) -> tuple[DesiredPool, ...]:
-    """The pools that a spec names."""
-    return tuple(
-        DesiredPool(
-            name=pool.name,
-            replicas=pool.replicas,
-            memory_bytes=pool.memory_bytes,
-            max_loaded=pool.max_loaded,
-            load_timeout_s=pool.load_timeout_s,
-        )
-        for pool in spec.pools
-    )
-
-
-def with_entry(
-    document: Mapping[str, Any], name: str, entry: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """`document` with the line of endpoint `name` replaced, added, or taken out (None)."""
-    entries: list[Mapping[str, Any]] = list(document.get("endpoints", []))
-    if entry is None:
-        entries = [old for old in entries if old.get("name") != name]
-    elif any(old.get("name") == name for old in entries):
-        entries = [entry if old.get("name") == name else old for old in entries]
-    else:
-        entries.append(entry)
-    return {"version": 1, **document, "endpoints": [dict(item) for item in entries]}
-
-
-def _source(
-    served: DesiredEndpoint, *, model: str, version: str, upstream: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """What is to be served instead, in the words of the spec."""
-    if upstream is not None:
-        return {"upstream": dict(upstream), "version": version or _next_version(served)}
-    if model:
-        return {"model": f"{model}:{version}" if version and ":" not in model else model}
-    if not version:
-        raise InvalidArgumentError("name the version to roll out, or a model or an upstream")
-    line = max(served.arms, key=lambda arm: arm.weight).revision
-    if line.upstream is not None or is_model_path(line.model):
-        message = f"'{line.model}' has no versions in the registry; name a model instead"
-        raise InvalidArgumentError(message)
-    return {"model": f"{line.model.partition(':')[0]}:{version}"}
-
-
-def _next_version(served: DesiredEndpoint) -> str:
-    return str(1 + max(int(arm.revision.version) for arm in served.arms))
-
-
-def _reloads(desired: DesiredState) -> dict[str, int]:
-    """How often each endpoint was loaded anew."""
-    return {e.name: max(arm.revision.reload for arm in e.arms) for e in desired.endpoints if e.arms}
-
-
-def _only(spec: SystemSpec, name: str) -> SystemSpec:
-    """`spec` with the entry of endpoint `name`, or else those that may be repositories."""
-    mine = tuple(entry for entry in spec.endpoints if entry.name == name)
-    others = tuple(e for e in spec.endpoints if e.model is not None and is_model_path(e.model))
-    return spec.model_copy(update={"endpoints": mine or others})
-
-
-def _check_there(endpoint: DesiredEndpoint) -> None:
-    """Raise FailedPreconditionError if a model's files are gone."""
-    for arm in endpoint.arms:
-        settings = arm.revision.settings
-        if arm.revision.upstream is None and not Path(settings.path).exists():
-            message = f"model {arm.revision.model} of that generation is gone from the registry"
-            raise FailedPreconditionError(message)

@@ -4,7 +4,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from headrace.control.orders import with_entry
+from headrace.control.order_documents import with_entry
 from headrace.control.plane import ControlPlane
 from headrace.control.store import RolloutRecord
 from headrace.control.wishes import can_roll

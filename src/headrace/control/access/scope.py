@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from headrace.control.access.roles import Caller, Role
-from headrace.control.orders import Diff
+from headrace.control.differences import Diff
 from headrace.control.status import Status
 
 
