@@ -3,7 +3,7 @@
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,12 +23,7 @@ from headrace.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from headrace.control import ControlFile, ControlSettings
     from headrace.core.access_settings import TlsSettings
-
-SPEC_NAME = "headrace.yaml"
-_STATE_FILES = ("state.db", "state.json")
-_SPEC_SUFFIXES = {".yaml", ".yml", ".json"}
 
 
 def up(
@@ -229,7 +224,9 @@ def up(
 
         headrace up models/ --name fraud --replicas 2 --http-port 9000
     """
+    from headrace.cli import up_start
     from headrace.cli.oidc import oidc_settings
+    from headrace.cli.up_document import document_for, with_code, with_tuning
     from headrace.control import ControlSettings, read_control_file
     from headrace.control.secret_references import absolute_reference
 
@@ -237,12 +234,12 @@ def up(
         target, name=name, replicas=replicas, home=home, has_state=bool(state_url)
     )
     if allow_code and document is not None:
-        document = _with_code(document)
+        document = with_code(document)
     if tuned:
-        document = _tuned(document, home)
+        document = with_tuning(document, home)
     running = read_control_file(home)
     if running is not None:
-        _change_running(running, document, home=home, wait_s=wait_s, json=json)
+        up_start.change_running(running, document, home=home, wait_s=wait_s, json=json)
         return
     settings = ControlSettings(
         home=str(home.absolute()),
@@ -274,9 +271,9 @@ def up(
         copy_logs=not detach,
     )
     if detach:
-        _start_detached(settings, home=home, wait_s=wait_s, json=json)
+        up_start.detach(settings, home=home, wait_s=wait_s, json=json)
     else:
-        raise typer.Exit(_run_here(settings, home))
+        raise typer.Exit(up_start.run_here(settings, home))
 
 
 def _tls(
@@ -309,178 +306,8 @@ def _tls(
     )
 
 
-def _with_code(document: dict[str, Any]) -> dict[str, Any]:
-    """`document` whose endpoints may all have models that run their authors' code."""
-    endpoints = [{**entry, "allow_code": True} for entry in document.get("endpoints", [])]
-    return {**document, "endpoints": endpoints}
-
-
-def _tuned(document: dict[str, Any] | None, home: Path) -> dict[str, Any]:
-    """`document` with what it leaves open filled in from profiles."""
-    from headrace.cli.connection import Target
-    from headrace.cli.spec import tuned_document
-
-    if document is None:
-        msg = "what ran last goes on as it was; name a spec or a model"
-        raise typer.BadParameter(msg, param_hint="--tuned")
-    return tuned_document(document, Target(home=home))
-
-
 def _env_allows_code() -> bool:
     """Whether this whole control plane takes models that run code, whatever its spec says."""
     import os
 
     return os.environ.get("HEADRACE_ALLOW_CODE", "").lower() in {"1", "true", "yes"}
-
-
-def document_for(
-    target: Path | None,
-    *,
-    name: str | None,
-    replicas: int | None,
-    home: Path,
-    has_state: bool = False,
-) -> dict[str, Any] | None:
-    """The spec that `target` means, as plain data; None goes on with what is stored.
-
-    Args:
-        has_state: Whether the state is elsewhere than in `home`.
-    """
-    if target is None:
-        if Path(SPEC_NAME).is_file():
-            target = Path(SPEC_NAME)
-        elif has_state or any((home / file).is_file() for file in _STATE_FILES):
-            return None
-        else:
-            msg = (
-                f"nothing to serve: there is no {SPEC_NAME} here and nothing ran on {home} before; "
-                "name a model, as in `headrace up model.onnx`"
-            )
-            raise typer.BadParameter(msg, param_hint="MODEL_FILE")
-    elif not target.exists():
-        msg = f"there is no file or directory '{target}'"
-        raise typer.BadParameter(msg, param_hint="MODEL_FILE")
-    if target.is_dir() and (target / SPEC_NAME).is_file():
-        target /= SPEC_NAME
-    if target.is_file() and target.suffix in _SPEC_SUFFIXES:
-        return _from_spec(target, name=name, replicas=replicas)
-    return _from_model(target, name=name, replicas=replicas)
-
-
-def _from_spec(file: Path, *, name: str | None, replicas: int | None) -> dict[str, Any]:
-    from headrace.cli.spec import read_spec
-
-    for flag, value in (("--name", name), ("--replicas", replicas)):
-        if value is not None:
-            msg = f"a spec file says this itself; set it in {file}"
-            raise typer.BadParameter(msg, param_hint=flag)
-    return read_spec(file).document()
-
-
-def _from_model(path: Path, *, name: str | None, replicas: int | None) -> dict[str, Any]:
-    from headrace.cli.naming import name_from
-
-    endpoint: dict[str, Any] = {"name": name or name_from(path), "model": str(path.absolute())}
-    if replicas is not None:
-        endpoint["replicas"] = replicas
-    return {"version": 1, "endpoints": [endpoint]}
-
-
-def _start_detached(settings: "ControlSettings", *, home: Path, wait_s: float, json: bool) -> None:
-    from headrace.cli.output import progress
-    from headrace.control import start_detached
-
-    with progress("starting, until a real request is answered"):
-        control = start_detached(settings, timeout_s=wait_s)
-    _announce(control, home=home, json=json)
-
-
-def _run_here(settings: "ControlSettings", home: Path) -> int:
-    """Be the control plane in this process; a thread prints the addresses once all is ready.
-
-    Raises:
-        FailedPreconditionError: Why nothing came up, once everything is stopped: below the log of
-            several processes that ended, nobody would look for it.
-    """
-    import os
-    import threading
-
-    import msgspec
-
-    from headrace.control import read_control_file, run
-    from headrace.core import FailedPreconditionError
-
-    reader, writer = os.pipe()
-    why = ""
-
-    def announce() -> None:
-        nonlocal why
-        with os.fdopen(reader, "rb") as notices:
-            line = notices.readline()
-        notice = msgspec.json.decode(line) if line else {}
-        why = notice.get("error", "")
-        control = read_control_file(home)
-        if control is not None and notice.get("ready"):
-            _announce(control, home=home, json=False, stop_with="Ctrl-C")
-
-    announcing = threading.Thread(target=announce, name="announce", daemon=True)
-    announcing.start()
-    status = run(msgspec.structs.replace(settings, notify_fd=writer))
-    announcing.join(timeout=1.0)
-    if status and why:
-        raise FailedPreconditionError(why)
-    return status
-
-
-def _change_running(
-    control: "ControlFile",
-    document: dict[str, Any] | None,
-    *,
-    home: Path,
-    wait_s: float,
-    json: bool,
-) -> None:
-    from headrace.cli.connection import local_management
-    from headrace.cli.output import progress, say
-    from headrace.cli.spec import tell_applied
-
-    api = local_management(control, home)
-    say(f"already running on {home} (pid {control.pid}); its ports stay as they are")
-    if document is None:
-        _announce(control, home=home, json=json)
-        return
-    with progress("applying, until a real request is answered"):
-        answer = api.post("/api/v1/apply", document, timeout_s=wait_s + 30, wait_s=wait_s)
-    tell_applied(answer, json=False)
-    _announce(control, home=home, json=json)
-
-
-def _announce(
-    control: "ControlFile", *, home: Path, json: bool, stop_with: str | None = None
-) -> None:
-    from headrace.cli import first_call
-    from headrace.cli.connection import local_management
-    from headrace.cli.output import columns, write, write_json
-    from headrace.cli.status import grpc_url
-
-    if json:
-        write_json(control)
-        return
-    endpoints = local_management(control, home).get("/api/v1/status")["endpoints"]
-    flag = "" if home == DEFAULT_HOME else f" --home {home}"
-    ready = sum(endpoint["ready"] for endpoint in endpoints)
-    rows = [
-        ("HTTP, gRPC", control.http_url),
-        ("gRPC", grpc_url(control.http_url, control.grpc_target)),
-        ("metrics", control.metrics_url),
-        ("console, API", control.admin_url),
-        ("log in with", f"headrace token show{flag}"),
-        ("stop with", stop_with or f"headrace down{flag}"),
-    ]
-    lines = [f"up: {ready} of {len(endpoints)} endpoints ready", "", *columns(rows)]
-    if endpoints:
-        call = first_call.command(
-            control.http_url, endpoints[0]["name"], flag, gateway_ca=control.gateway_ca
-        )
-        lines += ["", "try it:", call]
-    write("\n".join(lines))

@@ -1,0 +1,113 @@
+"""How does `headrace up` begin: here, in the background, or in what runs already?"""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headrace.cli.options import DEFAULT_HOME
+
+if TYPE_CHECKING:
+    from headrace.control import ControlFile, ControlSettings
+
+
+def detach(settings: "ControlSettings", *, home: Path, wait_s: float, json: bool) -> None:
+    """Start all in the background, and say where it is reached once it answers."""
+    from headrace.cli.output import progress
+    from headrace.control import start_detached
+
+    with progress("starting, until a real request is answered"):
+        control = start_detached(settings, timeout_s=wait_s)
+    _announce(control, home=home, json=json)
+
+
+def run_here(settings: "ControlSettings", home: Path) -> int:
+    """Be the control plane in this process; a thread prints the addresses once all is ready.
+
+    Raises:
+        FailedPreconditionError: Why nothing came up, once everything is stopped: below the log of
+            several processes that ended, nobody would look for it.
+    """
+    import os
+    import threading
+
+    import msgspec
+
+    from headrace.control import read_control_file, run
+    from headrace.core import FailedPreconditionError
+
+    reader, writer = os.pipe()
+    why = ""
+
+    def announce() -> None:
+        nonlocal why
+        with os.fdopen(reader, "rb") as notices:
+            line = notices.readline()
+        notice = msgspec.json.decode(line) if line else {}
+        why = notice.get("error", "")
+        control = read_control_file(home)
+        if control is not None and notice.get("ready"):
+            _announce(control, home=home, json=False, stop_with="Ctrl-C")
+
+    announcing = threading.Thread(target=announce, name="announce", daemon=True)
+    announcing.start()
+    status = run(msgspec.structs.replace(settings, notify_fd=writer))
+    announcing.join(timeout=1.0)
+    if status and why:
+        raise FailedPreconditionError(why)
+    return status
+
+
+def change_running(
+    control: "ControlFile",
+    document: dict[str, Any] | None,
+    *,
+    home: Path,
+    wait_s: float,
+    json: bool,
+) -> None:
+    """Apply a spec to what runs already; None leaves that as it is."""
+    from headrace.cli.connection import local_management
+    from headrace.cli.output import progress, say
+    from headrace.cli.spec import tell_applied
+
+    api = local_management(control, home)
+    say(f"already running on {home} (pid {control.pid}); its ports stay as they are")
+    if document is None:
+        _announce(control, home=home, json=json)
+        return
+    with progress("applying, until a real request is answered"):
+        answer = api.post("/api/v1/apply", document, timeout_s=wait_s + 30, wait_s=wait_s)
+    tell_applied(answer, json=False)
+    _announce(control, home=home, json=json)
+
+
+def _announce(
+    control: "ControlFile", *, home: Path, json: bool, stop_with: str | None = None
+) -> None:
+    from headrace.cli import first_call
+    from headrace.cli.connection import local_management
+    from headrace.cli.output import columns, write, write_json
+    from headrace.cli.status import grpc_url
+
+    if json:
+        write_json(control)
+        return
+    endpoints = local_management(control, home).get("/api/v1/status")["endpoints"]
+    flag = "" if home == DEFAULT_HOME else f" --home {home}"
+    ready = sum(endpoint["ready"] for endpoint in endpoints)
+    rows = [
+        ("HTTP, gRPC", control.http_url),
+        ("gRPC", grpc_url(control.http_url, control.grpc_target)),
+        ("metrics", control.metrics_url),
+        ("console, API", control.admin_url),
+        ("log in with", f"headrace token show{flag}"),
+        ("stop with", stop_with or f"headrace down{flag}"),
+    ]
+    lines = [f"up: {ready} of {len(endpoints)} endpoints ready", "", *columns(rows)]
+    if endpoints:
+        call = first_call.command(
+            control.http_url, endpoints[0]["name"], flag, gateway_ca=control.gateway_ca
+        )
+        lines += ["", "try it:", call]
+    write("\n".join(lines))
