@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.models import OptionInfo
 
 Key = Annotated[
     str | None,
@@ -51,6 +52,17 @@ AllowInsecure = Annotated[
         "--allow-insecure", help="Send a key or a token to another machine in plain text, too."
     ),
 ]
+
+
+def ca_file_option(shown: str) -> OptionInfo:
+    """The option `--ca-file`; `shown`: who is trusted without it."""
+    made: OptionInfo = typer.Option(
+        "--ca-file",
+        envvar="HEADRACE_CA_FILE",
+        help="The authorities (PEM) that sign for the server.",
+        show_default=shown,
+    )
+    return made
 
 
 def read_secret(given: str | None, flag: str) -> str | None:

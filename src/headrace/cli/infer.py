@@ -13,6 +13,7 @@ from headrace.cli.caller import (
     CertKey,
     Key,
     Token,
+    ca_file_option,
     certificate_of,
     read_secret,
 )
@@ -60,15 +61,7 @@ def infer(
     ] = None,
     key: Key = None,
     token: Token = None,
-    ca_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--ca-file",
-            envvar="HEADRACE_CA_FILE",
-            help="The authorities (PEM) that sign for the server.",
-            show_default="what --home knows, else the machine's",
-        ),
-    ] = None,
+    ca_file: Annotated[Path | None, ca_file_option("what --home knows, else the machine's")] = None,
     cert: Cert = None,
     cert_key: CertKey = None,
     allow_insecure: AllowInsecure = False,

@@ -15,6 +15,7 @@ from headrace.cli.caller import (
     CertKey,
     Key,
     Token,
+    ca_file_option,
     certificate_of,
     read_secret,
 )
@@ -187,15 +188,7 @@ def load(
     ] = None,
     key: Key = None,
     token: Token = None,
-    ca_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--ca-file",
-            envvar="HEADRACE_CA_FILE",
-            help="The authorities (PEM) that sign for the server.",
-            show_default="the machine's",
-        ),
-    ] = None,
+    ca_file: Annotated[Path | None, ca_file_option("the machine's")] = None,
     cert: Cert = None,
     cert_key: CertKey = None,
     allow_insecure: AllowInsecure = False,
@@ -230,6 +223,7 @@ def load(
         headrace load http://127.0.0.1:8000 -r 100,200,400,800 --slo p99=20ms --plot load.html
     """
     from headrace.cli.load_inputs import Given
+    from headrace.client.credentials import trust_of
     from headrace.load import Arrivals, LoadPlan, check_plan, open_target, parse_objectives
     from headrace.load.messages import parse_headers
 
@@ -253,8 +247,6 @@ def load(
         )
         for each in _rates(rate)
     ]
-    from headrace.client.credentials import trust_of
-
     target = open_target(
         url,
         model=model,
