@@ -1,0 +1,77 @@
+"""Which broker does a URL name? Its module is loaded when it is asked for, with its client."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.streaming.broker import Broker
+
+__all__ = ["open_broker"]
+
+
+class _Kind(NamedTuple):
+    """Where a kind of broker is, and the package that speaks to it, which is also our extra."""
+
+    module: str
+    name: str
+    extra: str
+
+
+_LOG: Final = "log"
+_REDIS: Final = _Kind("redis", "RedisBroker", "redis")
+_PULSAR: Final = _Kind("pulsar", "PulsarBroker", "pulsar")
+_KINDS: Final[Mapping[str, _Kind]] = {
+    "kafka": _Kind("kafka", "KafkaBroker", "kafka"),
+    "nats": _Kind("nats", "NatsBroker", "nats"),
+    **dict.fromkeys(("redis", "rediss", "valkey", "valkeys"), _REDIS),
+    **dict.fromkeys(("pulsar", "pulsar+ssl"), _PULSAR),
+}
+_OURS: Final = "headrace"
+_SHOWN: Final = 20
+
+
+def open_broker(url: str, *, home: Path) -> Broker:
+    """The broker that `url` names.
+
+    Args:
+        url: `log:NAME` or `log:///PATH` (an embedded log, nothing to install), `kafka://HOST:PORT`,
+            `nats://HOST:PORT`, `redis://HOST:PORT/DB` (or `valkey://`), `pulsar://HOST:PORT`.
+        home: Where logs lie that have a name only.
+
+    Raises:
+        InvalidArgumentError: The URL names no broker.
+        FailedPreconditionError: What speaks to it is not installed.
+        HeadraceError: It cannot be used; the message says why.
+    """
+    if not url or "\0" in url:
+        raise InvalidArgumentError("the URL of the broker is empty, or has a zero byte")
+    scheme = url.partition(":")[0].lower()
+    if scheme == _LOG:
+        from headrace.streaming.brokers.log import open_log  # noqa: PLC0415  # as the others
+
+        return open_log(url, home=home)
+    kind = _KINDS.get(scheme)
+    if kind is None:
+        message = (
+            f"{scheme[:_SHOWN]!r} names no broker; use log:NAME or log:///PATH (embedded, nothing "
+            "to install), kafka://HOST:PORT, nats://HOST:PORT, redis://HOST:PORT/DB or "
+            "pulsar://HOST:PORT"
+        )
+        raise InvalidArgumentError(message)
+    opened: Broker = getattr(_loaded(kind), kind.name)(url)
+    return opened
+
+
+def _loaded(kind: _Kind) -> object:
+    try:
+        return import_module(f"{__name__}.{kind.module}")
+    except ModuleNotFoundError as error:
+        if (error.name or _OURS).partition(".")[0] == _OURS:
+            raise  # a mistake of ours, no package that is missing
+        message = (
+            f"streams over {kind.module} need the package {error.name}: "
+            f"pip install 'headrace[{kind.extra}]'"
+        )
+        raise FailedPreconditionError(message) from error

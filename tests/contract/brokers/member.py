@@ -1,0 +1,88 @@
+"""A member of a group in a process of its own, to be killed.
+
+`hold` takes records and does nothing with them; `half` is done with the first of them only;
+`copy` copies them to `sink` until nothing has come for a while, and ends.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from headrace.streaming.broker import Delivery, Membership, Session, Start
+from headrace.streaming.brokers import open_broker
+from headrace.streaming.records import NewRecord, Place, Record
+
+MOST = 100
+IDLE_S = 3.0
+
+
+class Silent:
+    """Keeps no state of its own."""
+
+    def gained(self, places: Sequence[Place]) -> Mapping[Place, int] | None: ...
+    def losing(self, places: Sequence[Place]) -> None: ...
+    def lost(self, places: Sequence[Place]) -> None: ...
+
+
+def main() -> None:
+    said = json.loads(sys.argv[1])
+    broker = open_broker(said["url"], home=Path(said["home"]))
+    membership = Membership(
+        group=said["group"],
+        member=said["member"],
+        topics=(said["topic"],),
+        delivery=Delivery(said["delivery"]),
+        start=Start.EARLIEST,
+        session_timeout_s=said["session_timeout_s"],
+    )
+    session = broker.join(membership, Silent())
+    print("joined", flush=True)  # noqa: T201  # the parent reads it
+    if said["mode"] == "copy":
+        copy(session, said["sink"])
+        session.flush(30)
+        session.close()
+        broker.close()
+        return
+    found: list[Record] = []
+    while len(found) < 2:  # so that `half` has halves
+        found += session.poll(MOST, 0.5)
+    if said["mode"] == "half":
+        first = found[: len(found) // 2]
+        session.deliver(copies(first, said["sink"]), after(first))
+        session.flush(30)
+        found = found[len(found) // 2 :]
+    print("holds", len(found), flush=True)  # noqa: T201  # the parent reads it
+    while True:
+        session.poll(0, 0.2)
+
+
+def copy(session: Session, sink: str) -> None:
+    idle_since = time.monotonic()
+    started = False
+    while time.monotonic() - idle_since < IDLE_S or session.trouble:
+        found = session.poll(MOST, 0.2)
+        if found:
+            session.deliver(copies(found, sink), after(found))
+            idle_since = time.monotonic()
+            if not started:
+                print("copies", flush=True)  # noqa: T201  # the parent reads it
+                started = True
+
+
+def copies(records: Sequence[Record], sink: str) -> list[NewRecord]:
+    return [
+        NewRecord(
+            topic=sink, key=one.key, value=one.value, id=f"{one.place.partition}-{one.offset}"
+        )
+        for one in records
+    ]
+
+
+def after(records: Sequence[Record]) -> dict[Place, int]:
+    return {one.place: one.offset + 1 for one in records}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""What the tests of every broker share: the broker under test, and ways to drive sessions."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+from headrace.streaming.broker import Broker, Delivery, Membership, Session, Start
+from headrace.streaming.brokers import open_broker
+from headrace.streaming.records import NewRecord, Place, Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rig:
+    """A broker, and what may be asked of it.
+
+    Args:
+        session_timeout_s: After how long a member that died is replaced.
+        settles_s: By when a group has surely handed its places over.
+        counts_deliveries: Whether records say how often they were handed out.
+        cannot: Names of tests ▸ why this server cannot do that, for stand-ins that fall short of
+            what they stand in for. Never for what our own code does not do.
+        stop: Stops the server; None if there is none, or several tests share it.
+        start: Starts it again, with all that it had.
+    """
+
+    url: str
+    home: Path
+    session_timeout_s: float = 2.0
+    settles_s: float = 15.0
+    counts_deliveries: bool = False
+    cannot: Mapping[str, str] = field(default_factory=dict)
+    stop: Callable[[], None] | None = None
+    start: Callable[[], None] | None = None
+
+    def open(self) -> Broker:
+        """A broker, for the caller to close."""
+        return open_broker(self.url, home=self.home)
+
+    def membership(self, topic: str, **changes: object) -> Membership:
+        """Of a group of its own from the beginning on, unless `changes` say otherwise."""
+        said: dict[str, object] = {
+            "group": new_name("group"),
+            "member": "one",
+            "start": Start.EARLIEST,
+            "session_timeout_s": self.session_timeout_s,
+            **changes,
+        }
+        return Membership(topics=(topic,), **said)  # type: ignore[arg-type]  # as the caller says
+
+
+@dataclass
+class Listener:
+    """Remembers what it heard; `before` is done in `losing`, `offsets` are its own state."""
+
+    offsets: Mapping[Place, int] | None = None
+    before: Callable[[Sequence[Place]], None] | None = None
+    held: set[Place] = field(default_factory=set)
+    lost_places: list[Place] = field(default_factory=list)
+    given_away: list[Place] = field(default_factory=list)
+    told: int = 0
+
+    def gained(self, places: Sequence[Place]) -> Mapping[Place, int] | None:
+        self.told += 1
+        assert not self.held & set(places), "a place is gained once"
+        self.held |= set(places)
+        mine = self.offsets or {}
+        return {place: offset for place, offset in mine.items() if place in places} or None
+
+    def losing(self, places: Sequence[Place]) -> None:
+        assert set(places) <= self.held
+        if self.before is not None:
+            self.before(places)
+        self.given_away += places
+        self.held -= set(places)
+
+    def lost(self, places: Sequence[Place]) -> None:
+        assert set(places) <= self.held
+        self.lost_places += places
+        self.held -= set(places)
+
+
+def new_name(what: str) -> str:
+    """A name that nobody else has."""
+    return f"{what}-{uuid4().hex[:12]}"
+
+
+def new_topic(broker: Broker, *, partitions: int = 1) -> str:
+    """A topic of this test's own; of one partition where the broker has no others."""
+    topic = new_name("topic")
+    broker.create_topic(topic, partitions=partitions if broker.abilities.partitions else 1)
+    return topic
+
+
+def numbered(topic: str, numbers: Iterable[int], *, keys: int = 0) -> list[NewRecord]:
+    """Records that say their number; over so many keys, or without."""
+    return [
+        NewRecord(topic=topic, key=b"%d" % (n % keys) if keys else None, value=b"%d" % n)
+        for n in numbers
+    ]
+
+
+def numbers(records: Iterable[Record]) -> list[int]:
+    """What those say."""
+    return [int(record.value or b"") for record in records]
+
+
+def after(records: Iterable[Record]) -> dict[Place, int]:
+    """The offsets that are next when these are done."""
+    done: dict[Place, int] = {}
+    for record in records:
+        done[record.place] = max(done.get(record.place, 0), record.offset + 1)
+    return done
+
+
+def take(session: Session, count: int, *, within_s: float, most: int = 1000) -> list[Record]:
+    """At least `count` records, or as many as came in that time."""
+    found: list[Record] = []
+    deadline = time.monotonic() + within_s
+    while len(found) < count and time.monotonic() < deadline:
+        found += session.poll(most, 0.2)
+    return found
+
+
+def settle(session: Session, holds: Callable[[], bool], *, within_s: float) -> None:
+    """Poll for nothing until that holds."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {within_s} s; {session.trouble!r}"
+        assert session.poll(0, 0.05) == []
+
+
+def everything(broker: Broker, topic: str) -> list[Record]:
+    """All records that `read` shows of a topic."""
+    position = {place: first for place, (first, _) in broker.ends(topic).items()}
+    found: list[Record] = []
+    while some := broker.read(topic, after=position, most=1000):
+        found += some
+        position |= after(some)
+    return found
+
+
+@contextmanager
+def joined(
+    broker: Broker, membership: Membership, listener: Listener | None = None
+) -> Iterator[Session]:
+    """A session that is closed at the end."""
+    session = broker.join(membership, listener or Listener())
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+@contextmanager
+def member_process(
+    rig: Rig,
+    mode: str,
+    topic: str,
+    *,
+    group: str,
+    member: str = "one",
+    sink: str = "",
+    delivery: Delivery = Delivery.AT_LEAST_ONCE,
+) -> Iterator[subprocess.Popen[str]]:
+    """A member in a process of its own, which is ended by force at the end; see `member.py`."""
+    said = {
+        "url": rig.url,
+        "home": str(rig.home),
+        "mode": mode,
+        "topic": topic,
+        "group": group,
+        "member": member,
+        "sink": sink,
+        "delivery": delivery,
+        "session_timeout_s": rig.session_timeout_s,
+    }
+    script = Path(__file__).with_name("member.py")
+    with subprocess.Popen(  # noqa: S603  # ours
+        [sys.executable, str(script), json.dumps(said)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    """What it says next; empty if it ended."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()

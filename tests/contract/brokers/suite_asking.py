@@ -1,0 +1,153 @@
+"""Topics are made and looked at by people, who also mistype them; servers stop and start."""
+
+import time
+
+import pytest
+
+from headrace.core import InvalidArgumentError, NotFoundError, UnsupportedError
+from headrace.streaming.broker import Broker
+from headrace.streaming.records import Place
+from tests.contract.brokers.rig import (
+    Listener,
+    Rig,
+    after,
+    everything,
+    joined,
+    new_name,
+    new_topic,
+    numbered,
+    numbers,
+    take,
+)
+
+
+class Asking:
+    def test_a_topic_is_made_once(self, broker: Broker) -> None:
+        topic = new_topic(broker)
+        broker.send(numbered(topic, range(3)))
+
+        broker.create_topic(topic, partitions=1)
+
+        assert numbers(everything(broker, topic)) == [0, 1, 2]
+
+    def test_a_topic_has_the_partitions_that_were_asked_for(self, broker: Broker) -> None:
+        topic = new_topic(broker, partitions=3)
+        count = 3 if broker.abilities.partitions else 1
+
+        assert set(broker.ends(topic)) == {Place(topic, number) for number in range(count)}
+
+    @pytest.mark.parametrize("partitions", [0, -1])
+    def test_a_topic_of_no_partitions_is_refused(self, broker: Broker, partitions: int) -> None:
+        with pytest.raises(InvalidArgumentError, match="partitions"):
+            broker.create_topic(new_name("topic"), partitions=partitions)
+
+    @pytest.mark.parametrize("topic", ["", "two words", "a/b", "..", "é", "x" * 250, "a\0b"])
+    def test_a_name_that_no_topic_can_have_is_refused(self, broker: Broker, topic: str) -> None:
+        with pytest.raises(InvalidArgumentError, match="topic"):
+            broker.create_topic(topic)
+
+    def test_a_topic_that_is_not_there_is_named(self, rig: Rig, broker: Broker) -> None:
+        topic = new_name("nowhere")
+
+        with pytest.raises(NotFoundError, match=topic):
+            broker.ends(topic)
+        with pytest.raises(NotFoundError, match=topic):
+            broker.read(topic, after={Place(topic, 0): 0}, most=1)
+        with pytest.raises(NotFoundError, match=topic):
+            broker.send(numbered(topic, [1]))
+        with pytest.raises(NotFoundError, match=topic):
+            broker.join(rig.membership(topic), Listener())
+
+    def test_ends_tell_how_much_there_is(self, broker: Broker) -> None:
+        topic = new_topic(broker)
+        ((place, (first, following)),) = broker.ends(topic).items()
+        assert first == following
+
+        broker.send(numbered(topic, range(10)))
+        ((_, (first, following)),) = broker.ends(topic).items()
+        found = broker.read(topic, after={place: first}, most=100)
+
+        assert found[0].offset >= first
+        assert found[-1].offset < following
+        assert broker.read(topic, after={place: following}, most=100) == []
+
+    def test_a_time_has_an_offset(self, broker: Broker) -> None:
+        topic = new_topic(broker)
+        before_s = time.time()  # noqa: TID251  # the times that are asked for
+        if not broker.abilities.by_time:
+            with pytest.raises(UnsupportedError):
+                broker.offsets_at(topic, before_s)
+            return
+        time.sleep(0.1)
+        broker.send(numbered(topic, range(5)))
+        time.sleep(0.1)
+        between_s = time.time()  # noqa: TID251  # as above
+        time.sleep(0.1)
+        broker.send(numbered(topic, range(5, 8)))
+
+        at = {
+            when_s: numbers(broker.read(topic, after=broker.offsets_at(topic, when_s), most=100))
+            for when_s in (0.0, before_s, between_s, between_s + 3600)
+        }
+
+        assert at == {
+            0.0: list(range(8)),
+            before_s: list(range(8)),
+            between_s: [5, 6, 7],
+            between_s + 3600: [],
+        }
+
+    def test_lag_counts_what_is_not_done(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker)
+        place = Place(topic, 0)
+        broker.send(numbered(topic, range(10)))
+        with joined(broker, rig.membership(topic)) as session:
+            found = take(session, 10, within_s=rig.settles_s)
+            seen = {}
+            for done in (0, 4, 10):
+                session.deliver([], after(found[:done]))
+                assert session.flush(rig.settles_s)
+                deadline = time.monotonic() + rig.settles_s
+                while (lag := session.lag()[place]).records != 10 - done:
+                    assert time.monotonic() < deadline, lag
+                    session.poll(0, 0.1)
+                seen[done] = lag.seconds
+
+        assert seen[0] is None or 0 < seen[0] < 600
+        assert seen[10] in {0, None}
+
+    def test_a_server_that_stops_and_starts_loses_nothing(self, rig: Rig, broker: Broker) -> None:
+        if rig.stop is None or rig.start is None:
+            pytest.skip("no server of this test's own")
+        topic, sink = new_topic(broker), new_topic(broker)
+        broker.send(numbered(topic, range(10)))
+        with joined(broker, rig.membership(topic)) as session:
+            found = take(session, 10, within_s=rig.settles_s)
+            session.deliver(numbered(sink, numbers(found)), after(found))
+            assert session.flush(rig.settles_s)
+            assert session.trouble == ""
+            rig.stop()
+            deadline = time.monotonic() + rig.settles_s
+            while not session.trouble:
+                assert time.monotonic() < deadline, "nobody says that the server is away"
+                assert session.poll(10, 0.2) == []
+            rig.start()
+            self._send(broker, topic, rig.settles_s)
+            again = take(session, 5, within_s=2 * rig.settles_s)
+            session.deliver(numbered(sink, numbers(again)), after(again))
+            assert session.flush(rig.settles_s)
+
+            assert session.trouble == ""
+        assert set(numbers(everything(broker, sink))) == set(range(15))
+
+    @staticmethod
+    def _send(broker: Broker, topic: str, within_s: float) -> None:
+        """When the server is back, which the broker may hear a little later."""
+        deadline = time.monotonic() + within_s
+        while True:
+            try:
+                return broker.send(numbered(topic, range(10, 15)))
+            except Exception:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)

@@ -1,0 +1,277 @@
+"""A group goes on where it was, whoever of its members dies, comes and goes."""
+
+import time
+
+import pytest
+
+from headrace.core import FailedPreconditionError, HeadraceError
+from headrace.streaming.broker import Broker, Delivery, Session, Start
+from headrace.streaming.records import Place, Record
+from tests.contract.brokers.rig import (
+    Listener,
+    Rig,
+    after,
+    everything,
+    joined,
+    line_of,
+    member_process,
+    new_name,
+    new_topic,
+    numbered,
+    numbers,
+    settle,
+    take,
+)
+
+
+class Groups:
+    def test_a_new_group_begins_at_the_earliest_record(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker)
+        broker.send(numbered(topic, range(5)))
+
+        with joined(broker, rig.membership(topic, start=Start.EARLIEST)) as session:
+            assert numbers(take(session, 5, within_s=rig.settles_s)) == [0, 1, 2, 3, 4]
+
+    def test_a_new_group_begins_at_the_latest_record(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker)
+        broker.send(numbered(topic, range(5)))
+        listener = Listener()
+
+        with joined(broker, rig.membership(topic, start=Start.LATEST), listener) as session:
+            settle(session, lambda: bool(listener.held), within_s=rig.settles_s)
+            broker.send(numbered(topic, range(5, 8)))
+            found = take(session, 3, within_s=rig.settles_s)
+
+        assert numbers(found) == [5, 6, 7]
+
+    def test_a_new_group_begins_at_a_time(self, rig: Rig, broker: Broker) -> None:
+        if not broker.abilities.by_time:
+            pytest.skip("this broker knows no times")
+        topic = new_topic(broker)
+        broker.send(numbered(topic, range(5)))
+        time.sleep(0.1)
+        start_s = time.time()  # noqa: TID251  # the time that is asked for
+        time.sleep(0.1)
+        broker.send(numbered(topic, range(5, 8)))
+
+        membership = rig.membership(topic, start=Start.LATEST, start_s=start_s)
+        with joined(broker, membership) as session:
+            assert numbers(take(session, 3, within_s=rig.settles_s)) == [5, 6, 7]
+
+    def test_a_group_that_has_read_goes_on_whatever_its_start(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        topic = new_topic(broker)
+        broker.send(numbered(topic, range(10)))
+        membership = rig.membership(topic)
+        with joined(broker, membership) as session:
+            found = take(session, 4, within_s=rig.settles_s, most=4)
+            session.deliver([], after(found[:4]))
+            assert session.flush(rig.settles_s)
+
+        again = rig.membership(topic, group=membership.group, start=Start.LATEST)
+        with joined(broker, again) as session:
+            assert numbers(take(session, 6, within_s=rig.settles_s)) == [4, 5, 6, 7, 8, 9]
+
+    def test_what_is_done_stays_done_and_what_is_not_comes_again(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        topic = new_topic(broker)
+        broker.send(numbered(topic, range(10)))
+        membership = rig.membership(topic)
+        with joined(broker, membership) as session:
+            found = take(session, 10, within_s=rig.settles_s)
+            session.deliver([], after(found[:6]))
+            assert session.flush(rig.settles_s)
+
+        with joined(broker, membership) as session:
+            again = take(session, 4, within_s=rig.settles_s)
+        other = rig.membership(topic, group=membership.group, member="two")
+        with joined(broker, other) as session:
+            once_more = take(session, 4, within_s=rig.settles_s)
+
+        assert {record.deliveries for record in found} == {1}
+        assert numbers(again) == [6, 7, 8, 9]
+        assert numbers(once_more) == [6, 7, 8, 9]
+        assert {one.deliveries for one in once_more} == {3 if rig.counts_deliveries else 1}
+
+    def test_a_member_with_a_state_of_its_own_says_where_it_reads(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        topic = new_topic(broker)
+        broker.send(numbered(topic, range(10)))
+        membership = rig.membership(topic)
+        with joined(broker, membership) as session:
+            found = take(session, 10, within_s=rig.settles_s)
+            session.deliver([], after(found[:8]))
+            assert session.flush(rig.settles_s)
+
+        own = Listener(offsets={found[0].place: found[3].offset})
+        with joined(broker, membership, own) as session:
+            assert numbers(take(session, 7, within_s=rig.settles_s)) == [3, 4, 5, 6, 7, 8, 9]
+
+    def test_two_groups_read_all_each(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker)
+        broker.send(numbered(topic, range(5)))
+
+        with (
+            joined(broker, rig.membership(topic)) as one,
+            joined(broker, rig.membership(topic)) as two,
+        ):
+            assert numbers(take(one, 5, within_s=rig.settles_s)) == [0, 1, 2, 3, 4]
+            assert numbers(take(two, 5, within_s=rig.settles_s)) == [0, 1, 2, 3, 4]
+
+    @pytest.mark.parametrize("heir", ["one", "two"])
+    def test_a_member_that_is_killed_is_replaced(self, rig: Rig, broker: Broker, heir: str) -> None:
+        topic, sink, group = new_topic(broker), new_topic(broker), new_name("group")
+        broker.send(numbered(topic, range(20)))
+        with member_process(rig, "half", topic, group=group, sink=sink) as process:
+            assert line_of(process) == "joined"
+            assert line_of(process).startswith("holds")
+            process.kill()
+            process.wait()
+        done = numbers(everything(broker, sink))
+
+        with joined(broker, rig.membership(topic, group=group, member=heir)) as session:
+            found = take(session, 20 - len(done), within_s=rig.settles_s + rig.session_timeout_s)
+
+        assert done
+        assert numbers(found) == list(range(len(done), 20))
+
+    def test_members_share_what_comes_and_nothing_is_lost_when_one_goes(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        topic, group = new_topic(broker, partitions=4), new_name("group")
+        broker.send(numbered(topic, range(100), keys=20))
+        found: list[Record] = []
+        first, second = Listener(), Listener()
+        can = broker.abilities.rebalances and broker.abilities.partitions
+
+        with joined(broker, rig.membership(topic, group=group), first) as one:
+            self._work(one, found)
+            two = broker.join(rig.membership(topic, group=group, member="two"), second)
+            try:
+                deadline = time.monotonic() + rig.settles_s
+                while can and not (len(first.held) == len(second.held) == 2):
+                    assert time.monotonic() < deadline, (first, second)
+                    self._work(one, found)
+                    self._work(two, found)
+                assert not first.held & second.held or not can
+                broker.send(numbered(topic, range(100, 200), keys=20))
+                self._work(one, found)
+                self._work(two, found)
+            finally:
+                two.close()
+            deadline = time.monotonic() + rig.settles_s + rig.session_timeout_s
+            while len(set(numbers(found))) < 200 or (can and len(first.held) < 4):
+                assert time.monotonic() < deadline, sorted(set(range(200)) - set(numbers(found)))
+                self._work(one, found)
+
+        assert set(numbers(found)) == set(range(200))
+        if can:
+            assert len(first.given_away) == 2
+
+    @staticmethod
+    def _work(session: Session, found: list[Record]) -> None:
+        some = session.poll(10, 0.1)
+        session.deliver([], after(some))
+        found += some
+
+    def test_what_is_done_while_a_place_is_given_away_is_not_read_again(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        if not (broker.abilities.rebalances and broker.abilities.partitions):
+            pytest.skip("places do not move between members of this broker")
+        topic, group = new_topic(broker, partitions=2), new_name("group")
+        broker.send(numbered(topic, range(40), keys=10))
+        first, second = Listener(), Listener()
+        with joined(broker, rig.membership(topic, group=group), first) as one:
+            found = take(one, 40, within_s=rig.settles_s)
+            first.before = lambda _: one.deliver([], after(found))
+            two = broker.join(rig.membership(topic, group=group, member="two"), second)
+            try:
+                again: list[Record] = []
+                deadline = time.monotonic() + rig.settles_s
+                while not second.held:
+                    assert time.monotonic() < deadline
+                    again += one.poll(10, 0.1) + two.poll(10, 0.1)
+                again += two.poll(10, 0.3) + one.poll(10, 0.3)
+            finally:
+                two.close()
+
+        assert sorted(numbers(found)) == list(range(40))
+        assert again == []
+        assert first.lost_places == []
+
+    def test_a_group_says_where_it_is(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker)
+        broker.send(numbered(topic, range(10)))
+        membership = rig.membership(topic)
+
+        assert broker.committed(new_name("nobody"), topic) == {}
+        with joined(broker, membership) as session:
+            found = take(session, 10, within_s=rig.settles_s)
+            session.deliver([], after(found[:6]))
+            assert session.flush(rig.settles_s)
+            (committed,) = broker.committed(membership.group, topic).items()
+        place, offset = committed
+
+        assert place == Place(topic, 0)
+        assert found[5].offset < offset <= found[6].offset
+
+    def test_a_group_is_put_elsewhere_while_no_member_runs(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker)
+        broker.send(numbered(topic, range(10)))
+        membership = rig.membership(topic)
+        with joined(broker, membership) as session:
+            found = take(session, 10, within_s=rig.settles_s)
+            session.deliver([], after(found))
+            assert session.flush(rig.settles_s)
+            with pytest.raises(FailedPreconditionError, match=membership.group):
+                broker.set_committed(membership.group, {found[0].place: found[7].offset})
+
+        self._put(rig, broker, membership.group, {found[0].place: found[7].offset})
+        with joined(broker, membership) as session:
+            assert numbers(take(session, 3, within_s=rig.settles_s)) == [7, 8, 9]
+
+    def test_a_group_that_never_was_is_put_somewhere(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker)
+        broker.send(numbered(topic, range(10)))
+        found = everything(broker, topic)
+        membership = rig.membership(topic, start=Start.LATEST)
+        broker.set_committed(membership.group, {found[0].place: found[4].offset})
+
+        with joined(broker, membership) as session:
+            assert numbers(take(session, 6, within_s=rig.settles_s)) == [4, 5, 6, 7, 8, 9]
+
+    @staticmethod
+    def _put(rig: Rig, broker: Broker, group: str, offsets: dict[Place, int]) -> None:
+        """A server may take a while to know that a member which comes back by name has left."""
+        deadline = time.monotonic() + rig.settles_s + rig.session_timeout_s
+        while True:
+            try:
+                return broker.set_committed(group, offsets)
+            except FailedPreconditionError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def test_a_member_that_was_replaced_can_go_on_no_more(self, rig: Rig, broker: Broker) -> None:
+        if not broker.abilities.exactly_once:
+            pytest.skip("this broker does not keep members apart")
+        topic, sink = new_topic(broker), new_topic(broker)
+        broker.send(numbered(topic, range(10)))
+        membership = rig.membership(topic, delivery=Delivery.EXACTLY_ONCE)
+        zombie = broker.join(membership, Listener())
+        try:
+            found = take(zombie, 10, within_s=rig.settles_s)
+            with joined(broker, membership) as heir:
+                again = take(heir, 10, within_s=rig.settles_s)
+                with pytest.raises(HeadraceError):
+                    zombie.deliver(numbered(sink, range(100, 110)), after(found))
+                heir.deliver(numbered(sink, numbers(again)), after(again))
+        finally:
+            zombie.close()
+
+        assert numbers(again) == list(range(10))
+        assert numbers(everything(broker, sink)) == list(range(10))

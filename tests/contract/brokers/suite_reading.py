@@ -1,0 +1,235 @@
+"""What comes out of a broker is what went in, in order and on time."""
+
+import threading
+import time
+
+import pytest
+
+from headrace.core import HeadraceError
+from headrace.streaming.broker import Broker
+from headrace.streaming.records import NewRecord, Place, Record
+from tests.contract.brokers.rig import (
+    Listener,
+    Rig,
+    after,
+    everything,
+    joined,
+    new_topic,
+    numbered,
+    numbers,
+    take,
+)
+
+LARGE_BYTES = 900_000
+LONG_S = 60.0  # a wait that a test does not survive
+
+
+class Reading:
+    def test_records_of_a_place_come_in_their_order(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker, partitions=3)
+        for start in range(0, 300, 50):
+            broker.send(numbered(topic, range(start, start + 50), keys=7))
+
+        with joined(broker, rig.membership(topic)) as session:
+            found = take(session, 300, within_s=rig.settles_s)
+
+        assert sorted(numbers(found)) == list(range(300))
+        for place in {record.place for record in found}:
+            mine = [record for record in found if record.place == place]
+            assert numbers(mine) == sorted(numbers(mine))
+            offsets = [record.offset for record in mine]
+            assert offsets == sorted(set(offsets))
+
+    def test_a_key_stays_at_its_place(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker, partitions=4)
+        broker.send(numbered(topic, range(40), keys=8))
+        other = rig.open()
+        try:
+            other.send(numbered(topic, range(40, 80), keys=8))
+        finally:
+            other.close()
+
+        places: dict[bytes | None, set[Place]] = {}
+        for record in everything(broker, topic):
+            places.setdefault(record.key, set()).add(record.place)
+
+        assert len(places) == 8
+        assert all(len(of_key) == 1 for of_key in places.values())
+        if broker.abilities.partitions:
+            assert len(set.union(*places.values())) > 1
+
+    def test_a_record_can_say_its_partition(self, broker: Broker) -> None:
+        topic = new_topic(broker, partitions=3)
+        last = len(broker.ends(topic)) - 1
+        broker.send(
+            [NewRecord(topic=topic, key=b"%d" % n, value=b"", partition=last) for n in (1, 2)]
+        )
+
+        assert [record.place for record in everything(broker, topic)] == [Place(topic, last)] * 2
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            (None, b"value"),
+            (b"", b"value"),
+            (b"key", None),
+            (b"key", b""),
+            (None, None),
+            (bytes(range(256)), bytes(range(255, -1, -1))),
+            ("clé".encode(), "värde\n\0".encode()),
+        ],
+    )
+    def test_keys_and_values_are_any_bytes_and_none_is_not_empty(
+        self, rig: Rig, broker: Broker, key: bytes | None, value: bytes | None
+    ) -> None:
+        topic = new_topic(broker)
+        broker.send([NewRecord(topic=topic, key=key, value=value)])
+
+        with joined(broker, rig.membership(topic)) as session:
+            (found,) = take(session, 1, within_s=rig.settles_s)
+        (read,) = everything(broker, topic)
+
+        assert (found.key, found.value) == (key, value)
+        assert (read.key, read.value) == (key, value)
+
+    def test_headers_keep_their_order_their_doubles_and_their_bytes(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        topic = new_topic(broker)
+        headers = (("b", b"1"), ("a", b""), ("b", bytes(range(256))), ("trace-id", b"\xff\x00"))
+        broker.send([NewRecord(topic=topic, key=b"k", value=b"v", headers=headers)])
+
+        with joined(broker, rig.membership(topic)) as session:
+            (found,) = take(session, 1, within_s=rig.settles_s)
+        (read,) = everything(broker, topic)
+
+        assert found.headers == headers
+        assert read.headers == headers
+
+    def test_a_record_of_900_kb_arrives(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker)
+        value = bytes(range(250)) * (LARGE_BYTES // 250)
+        broker.send([NewRecord(topic=topic, key=b"large", value=value)])
+
+        with joined(broker, rig.membership(topic)) as session:
+            (found,) = take(session, 1, within_s=rig.settles_s)
+
+        assert found.value == value
+
+    def test_a_record_says_when_it_was_written(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker)
+        before_s = time.time()  # noqa: TID251  # what the broker's clock is compared with
+        broker.send(numbered(topic, [1]))
+        after_s = time.time()  # noqa: TID251  # as above
+
+        with joined(broker, rig.membership(topic)) as session:
+            (found,) = take(session, 1, within_s=rig.settles_s)
+
+        assert before_s - 1 <= found.timestamp_s <= after_s + 1
+
+    def test_poll_gives_what_is_there_and_waits_for_no_more(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker)
+        with joined(broker, rig.membership(topic)) as session:
+            broker.send(numbered(topic, range(3)))
+            began = time.monotonic()
+            found = session.poll(1000, LONG_S)
+            while len(found) < 3:
+                found += session.poll(1000, LONG_S)
+
+            assert numbers(found) == [0, 1, 2]
+            assert time.monotonic() - began < LONG_S / 2
+
+    def test_poll_ends_when_nothing_comes(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker)
+        with joined(broker, rig.membership(topic)) as session:
+            assert session.poll(10, 0.2) == []
+            assert session.poll(10, 0.0) == []
+
+    def test_poll_gives_no_more_than_most(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker, partitions=2)
+        broker.send(numbered(topic, range(100), keys=5))
+
+        found: list[Record] = []
+        with joined(broker, rig.membership(topic)) as session:
+            deadline = time.monotonic() + rig.settles_s
+            while len(found) < 100 and time.monotonic() < deadline:
+                assert session.poll(0, 0.0) == []
+                some = session.poll(7, 0.2)
+                assert len(some) <= 7
+                found += some
+
+        assert sorted(numbers(found)) == list(range(100))
+
+    def test_a_place_that_is_paused_hands_out_nothing_until_it_is_resumed(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        topic = new_topic(broker)
+        place = Place(topic, 0)
+        with joined(broker, rig.membership(topic)) as session:
+            broker.send(numbered(topic, range(10)))
+            first = take(session, 1, within_s=rig.settles_s, most=1)
+            session.pause([place])
+            paused = [session.poll(100, 0.1) for _ in range(5)]
+            session.resume([place])
+            rest = take(session, 9, within_s=rig.settles_s)
+
+        assert paused == [[]] * 5
+        assert numbers(first + rest) == list(range(10))
+
+    def test_another_thread_wakes_a_poll(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker)
+        listener = Listener()
+        with joined(broker, rig.membership(topic), listener) as session:
+            session.poll(1, 0.5)
+            waker = threading.Timer(0.3, session.wake)
+            waker.start()
+            began = time.monotonic()
+            found = session.poll(1, LONG_S)
+            took_s = time.monotonic() - began
+            waker.join()
+
+        assert found == []
+        assert took_s < LONG_S / 2
+
+    def test_a_wake_before_a_poll_is_not_forgotten(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker)
+        with joined(broker, rig.membership(topic)) as session:
+            session.poll(1, 0.5)
+            session.wake()
+            began = time.monotonic()
+            session.poll(1, LONG_S)
+
+            assert time.monotonic() - began < LONG_S / 2
+
+    def test_reading_by_nobody_goes_on_where_it_is_told(self, broker: Broker) -> None:
+        topic = new_topic(broker)
+        broker.send(numbered(topic, range(10)))
+        ((place, (first, _)),) = broker.ends(topic).items()
+
+        some = broker.read(topic, after={place: first}, most=4)
+        rest = broker.read(topic, after=after(some), most=100)
+
+        assert numbers(some) == [0, 1, 2, 3]
+        assert numbers(rest) == [4, 5, 6, 7, 8, 9]
+        assert broker.read(topic, after=after(rest), most=100) == []
+
+    def test_sessions_and_brokers_close_twice(self, rig: Rig) -> None:
+        broker = rig.open()
+        topic = new_topic(broker)
+        session = broker.join(rig.membership(topic), Listener())
+        session.poll(1, 0.1)
+
+        session.close()
+        session.close()
+        broker.close()
+        broker.close()
+
+    def test_a_session_that_is_closed_says_so(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker)
+        session = broker.join(rig.membership(topic), Listener())
+        session.close()
+
+        with pytest.raises(HeadraceError, match="closed"):
+            session.poll(1, 0.1)
+        with pytest.raises(HeadraceError, match="closed"):
+            session.deliver(numbered(topic, [1]), {})
