@@ -1,0 +1,227 @@
+"""The file of an embedded log: how it is made, opened, read and written, and what can be wrong.
+
+WAL: readers and one writer do not wait for each other, also from several processes. The file is not
+mapped into memory: a mapped file that somebody cuts short ends the process that reads it.
+"""
+
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from headrace.core import FailedPreconditionError, HeadraceError, UnavailableError
+
+_NAME: Final = "log.db"
+_APPLICATION: Final = 0x48524C47  # "HRLG": whose file this is, as `file` and we tell it
+_FORMAT: Final = 1
+_PRIMARY_CODE: Final = 0xFF
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_AWAY: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR})
+_TRY_EVERY_S: Final = 0.0003  # what writes lasts some milliseconds; SQLite itself would wait longer
+_WAL_KEPT_BYTES: Final = 64 << 20
+# records.id is place << 40 | offset: one integer finds a record, and a place's lie side by side.
+# A segment is a stretch of a place that goes at once when it is too old; `high_s` is the newest
+# timestamp up to its end, `written_s` when it was last written to.
+_SCHEMA: Final = """
+CREATE TABLE topics (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+    retention_s REAL NOT NULL, retention_bytes INTEGER NOT NULL
+) STRICT;
+CREATE TABLE places (
+    id INTEGER PRIMARY KEY, topic INTEGER NOT NULL, partition INTEGER NOT NULL,
+    first INTEGER NOT NULL DEFAULT 0, next INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL DEFAULT 0, UNIQUE (topic, partition)
+) STRICT;
+CREATE TABLE records (
+    id INTEGER PRIMARY KEY, key BLOB, value BLOB, headers BLOB, timestamp_s REAL NOT NULL
+) STRICT;
+CREATE TABLE segments (
+    place INTEGER NOT NULL, first INTEGER NOT NULL, next INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    high_s REAL NOT NULL, written_s REAL NOT NULL, PRIMARY KEY (place, first)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE groups (
+    name TEXT PRIMARY KEY, generation INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE members (
+    "group" TEXT NOT NULL, name TEXT NOT NULL, epoch INTEGER NOT NULL, topics BLOB NOT NULL,
+    seen_s REAL NOT NULL, timeout_s REAL NOT NULL, PRIMARY KEY ("group", name)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE claims (
+    "group" TEXT NOT NULL, place INTEGER NOT NULL, epoch INTEGER NOT NULL,
+    PRIMARY KEY ("group", place)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE positions (
+    "group" TEXT NOT NULL, place INTEGER NOT NULL, next INTEGER NOT NULL,
+    PRIMARY KEY ("group", place)
+) STRICT, WITHOUT ROWID
+"""
+
+
+class Sync(StrEnum):
+    """What a loss of power may cost; a process that is killed costs nothing in either."""
+
+    NORMAL = "normal"
+    """The last second or so, outputs and offsets alike; the file stays whole."""
+    FULL = "full"
+    """Nothing: every write waits for the disk."""
+
+
+class LogFullError(FailedPreconditionError):
+    """There is no space left for the log; what was to be written was not."""
+
+
+class LogFile:
+    """One connection to the log in a folder, which is made when it is not there.
+
+    For one thread at a time.
+    """
+
+    def __init__(self, folder: Path, *, sync: Sync, lock_timeout_s: float) -> None:
+        self.name = str(folder)
+        self._lock_timeout_s = lock_timeout_s
+        self._version: int | None = None
+        with self._telling("open"):
+            self._db = self._open(folder, sync)
+
+    @contextmanager
+    def writing(self, doing: str) -> Iterator[sqlite3.Connection]:
+        """A transaction that is kept if the block ends well; no other is written meanwhile."""
+        with self._telling(doing):
+            self._begin()
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def reading(self, doing: str) -> Iterator[sqlite3.Connection]:
+        """All that is read in the block is of one moment."""
+        with self._telling(doing):
+            self._db.execute("BEGIN")
+            try:
+                yield self._db
+            finally:
+                self._db.execute("ROLLBACK")
+
+    def has_changed(self) -> bool:
+        """Whether another connection has written since this was asked last; costs little."""
+        with self._telling("look"):
+            (version,) = self._db.execute("PRAGMA data_version").fetchone()
+        changed: bool = version != self._version
+        self._version = version
+        return changed
+
+    def close(self) -> None:
+        """Let go of the file; twice is once."""
+        self._db.close()
+
+    def _begin(self) -> None:
+        deadline = time.monotonic() + self._lock_timeout_s
+        self._db.execute("PRAGMA busy_timeout = 0")
+        try:
+            while True:
+                try:
+                    self._db.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError as error:
+                    if _code(error) not in _BUSY or time.monotonic() > deadline:
+                        raise
+                    time.sleep(_TRY_EVERY_S)
+                else:
+                    return
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout = {int(self._lock_timeout_s * 1000)}")
+
+    def _open(self, folder: Path, sync: Sync) -> sqlite3.Connection:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = folder / _NAME
+        if not path.exists():
+            _make(path)
+        db = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=rw",
+            uri=True,
+            timeout=self._lock_timeout_s,
+            isolation_level=None,  # transactions begin and end where we say so
+            check_same_thread=False,  # who uses it keeps threads apart
+        )
+        try:
+            self._check(db)
+            db.execute(f"PRAGMA synchronous = {sync}")
+            db.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _check(self, db: sqlite3.Connection) -> None:
+        (application,) = db.execute("PRAGMA application_id").fetchone()
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if (application, version) != (_APPLICATION, _FORMAT):
+            what = "of another version" if application == _APPLICATION else "something else"
+            message = f"{_NAME} in {self.name} holds {what}; give the log another folder"
+            raise FailedPreconditionError(message)
+
+    @contextmanager
+    def _telling(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            message = f"cannot {doing} the log in {self.name}: {reason}"
+            raise FailedPreconditionError(message) from error
+        except sqlite3.Error as error:
+            raise self._told(error, doing) from error
+
+    def _told(self, error: sqlite3.Error, doing: str) -> HeadraceError:
+        code = _code(error)
+        cannot = f"cannot {doing} the log in {self.name}: "
+        if code in _BUSY:
+            held = f"another process has held it for {self._lock_timeout_s:g} s"
+            return UnavailableError(f"{cannot}{held}; end that one, or try again")
+        if code == sqlite3.SQLITE_FULL:
+            return LogFullError(f"{cannot}no space is left; free some, nothing was lost")
+        if code in _AWAY:
+            return UnavailableError(f"{cannot}{error}; look whether its disk is there")
+        if code == sqlite3.SQLITE_READONLY:
+            return FailedPreconditionError(f"{cannot}it is read-only; a log is written by readers")
+        reason = str(error)
+        if code in _DAMAGED:
+            reason += (
+                f"; save what `sqlite3 {_NAME} .recover` finds, then move {_NAME} and those beside "
+                "it (-wal, -shm) away to begin a new log"
+            )
+        return FailedPreconditionError(f"{cannot}{reason}")
+
+
+def _make(path: Path) -> None:
+    """Make it aside, so that nobody sees half of it and of two who make it one wins.
+
+    It is readable by its owner only, as are those that SQLite puts beside it. A file that SQLite
+    has open must not be opened for that: closing it would let go of SQLite's locks
+    (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    """
+    descriptor, aside = tempfile.mkstemp(prefix=f".{_NAME}-", dir=path.parent)
+    os.close(descriptor)
+    try:
+        with closing(sqlite3.connect(aside, isolation_level=None)) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            for statement in _SCHEMA.split(";"):
+                db.execute(statement)
+            db.execute(f"PRAGMA application_id = {_APPLICATION}")
+            db.execute(f"PRAGMA user_version = {_FORMAT}")
+        with suppress(FileExistsError):
+            Path(path).hardlink_to(aside)
+    finally:
+        Path(aside).unlink()
+
+
+def _code(error: sqlite3.Error) -> int:
+    """What went wrong, as SQLite numbers it: https://www.sqlite.org/rescode.html."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE

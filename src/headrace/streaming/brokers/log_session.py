@@ -1,0 +1,230 @@
+"""A member of a group that reads an embedded log, and what it writes there."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from headrace.core import (
+    FailedPreconditionError,
+    HeadraceError,
+    InvalidArgumentError,
+    UnavailableError,
+)
+from headrace.core.clock import Clock
+from headrace.streaming.broker import Membership, Rebalanced
+from headrace.streaming.brokers import log_group as group
+from headrace.streaming.brokers.log_file import LogFile, LogFullError
+from headrace.streaming.brokers.log_reader import LogReader
+from headrace.streaming.brokers.log_records import (
+    Catalogue,
+    append,
+    check_new,
+    ends,
+    forget_old,
+    time_of,
+)
+from headrace.streaming.records import Lag, NewRecord, Place, Record
+
+_FIRST_PAUSE_S: Final = 0.0005
+_LONGEST_PAUSE_S: Final = 0.005
+_BEATS: Final = 3  # signs of life within the time after which a member counts as dead
+_AWAY: Final = (UnavailableError, LogFullError)
+_AWAY_PAUSE_S: Final = 0.1
+
+
+class LogSession:
+    """See `Session`. Both deliveries are one transaction of outputs and offsets.
+
+    Args:
+        file: Its own connection; it closes it.
+    """
+
+    def __init__(
+        self, file: LogFile, membership: Membership, listener: Rebalanced, clock: Clock
+    ) -> None:
+        self._file = file
+        self._membership = membership
+        self._listener = listener
+        self._clock = clock
+        self._topics = Catalogue()
+        self._reader = LogReader(membership.group)
+        self._woken = threading.Event()
+        self._trouble = ""
+        self._ended: HeadraceError | None = None
+        self._generation = -1
+        self._look_at = 0.0
+        self._may_have_more = True
+        with file.writing("join a group of") as db:
+            self._epoch = group.enter(db, self._topics, membership, clock.now())
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing comes or goes; see `Session`."""
+        return self._trouble
+
+    def poll(self, most: int, timeout_s: float) -> list[Record]:
+        """Records that are there; see `Session`. At most some 32 MB of them at once."""
+        self._check_open()
+        deadline = self._clock.monotonic() + timeout_s
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                found = self._step(most)
+                self._trouble = ""
+            except _AWAY as error:
+                found, pause_s, self._trouble = [], _AWAY_PAUSE_S, str(error)
+            left_s = deadline - self._clock.monotonic()
+            if found or left_s <= 0:
+                return found
+            if self._woken.wait(min(pause_s, left_s)):
+                self._woken.clear()
+                return []
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+    def pause(self, places: Sequence[Place]) -> None:
+        """Hand out nothing of these; see `Session`."""
+        self._reader.pause(places)
+
+    def resume(self, places: Sequence[Place]) -> None:
+        """Hand them out again; see `Session`."""
+        self._reader.resume(places)
+        self._may_have_more = True
+
+    def deliver(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
+        """Outputs and offsets in one transaction; see `Session`."""
+        self._check_open()
+        if not (records or done):
+            return
+        try:
+            check_new(records)
+            now_s = self._clock.now()
+            with self._file.writing("deliver to") as db:
+                group.check_not_replaced(db, self._membership, self._epoch, gone_is_fine=False)
+                ids = {self._topics.place_id(db, place): place for place in done}
+                names = {id_: f"{place.topic}/{place.partition}" for id_, place in ids.items()}
+                group.check_claims(db, self._membership, self._epoch, names)
+                append(db, self._topics, records, now_s)
+                group.move(
+                    db, self._membership.group, {id_: done[place] for id_, place in ids.items()}
+                )
+        except HeadraceError as error:
+            self._ended = error
+            raise
+        self._may_have_more = True  # one may read what it writes, and is not told of its own writes
+
+    def flush(self, timeout_s: float) -> bool:  # noqa: ARG002  # what was delivered is safe
+        """True; see `Session`."""
+        self._check_open()
+        return True
+
+    def lag(self) -> Mapping[Place, Lag]:
+        """Read from the file; see `Session`."""
+        self._check_open()
+        now_s = self._clock.now()
+        found: dict[Place, Lag] = {}
+        with self._file.reading("look at") as db:
+            for place, place_id in self._reader.held.items():
+                first, following = ends(db, place_id)
+                at = max(group.position(db, self._membership.group, place_id) or 0, first)
+                oldest_s = time_of(db, place_id, at)
+                waits_s = 0.0 if oldest_s is None else max(now_s - oldest_s, 0.0)
+                found[place] = Lag(records=max(following - at, 0), seconds=waits_s)
+        return found
+
+    def wake(self) -> None:
+        """Let `poll` return; from any thread."""
+        self._woken.set()
+
+    def close(self) -> None:
+        """Leave the group; see `Session`. Twice is once."""
+        if self._reader.is_closed:
+            return
+        self._reader.is_closed = True
+        self._ended = FailedPreconditionError("this session is closed; join again")
+        try:
+            with self._file.writing("leave a group of") as db:
+                group.leave(db, self._membership, self._epoch)
+        except _AWAY:
+            pass  # the others see it when its time is over
+        finally:
+            self._file.close()
+
+    def _check_open(self) -> None:
+        if self._ended is not None:
+            raise type(self._ended)(*self._ended.args) from self._ended
+
+    def _step(self, most: int) -> list[Record]:
+        """What is there now, after places have come and gone."""
+        changed = self._file.has_changed()
+        if changed or self._clock.monotonic() >= self._look_at:
+            self._may_have_more = self._may_have_more or changed
+            self._regroup()
+        if not self._may_have_more or most <= 0:
+            return []
+        with self._file.reading("read") as db:
+            found, self._may_have_more = self._reader.take(db, most)
+        return found
+
+    def _regroup(self) -> None:
+        is_due = self._clock.monotonic() >= self._look_at
+        if not is_due:
+            with self._file.reading("look at") as db:
+                if group.generation(db, self._membership.group) == self._generation:
+                    return
+        now_s = self._clock.now()
+        held = {id_: place for place, id_ in self._reader.held.items()}
+        try:
+            with self._file.writing("look at") as db:
+                moves = group.look(
+                    db,
+                    self._topics,
+                    self._membership,
+                    self._epoch,
+                    held=frozenset(held),
+                    now_s=now_s,
+                )
+                for name in self._membership.topics:
+                    forget_old(db, self._topics.topic(db, name), now_s)
+                self._generation = group.generation(db, self._membership.group)
+        except _AWAY:
+            raise
+        except HeadraceError as error:
+            self._ended = error
+            raise
+        beat_s = self._membership.session_timeout_s / _BEATS
+        self._look_at = self._clock.monotonic() + beat_s
+        if moves.lost:
+            self._lose(moves.lost, held)
+        if moves.surplus:
+            self._give_away(moves.surplus, held)
+        if moves.gained:
+            self._gain(moves.gained)
+
+    def _lose(self, ids: Sequence[int], held: Mapping[int, Place]) -> None:
+        places = [held[id_] for id_ in ids]
+        self._reader.drop(places)
+        self._listener.lost(places)
+
+    def _give_away(self, ids: Sequence[int], held: Mapping[int, Place]) -> None:
+        places = [held[id_] for id_ in ids]
+        self._listener.losing(places)
+        self._reader.drop(places)
+        with self._file.writing("give away a part of") as db:
+            group.give_away(db, self._membership.group, self._epoch, ids)
+
+    def _gain(self, ids: Sequence[int]) -> None:
+        with self._file.reading("look at") as db:
+            names = (self._topics.topic(db, name) for name in self._membership.topics)
+            all_places = {
+                id_: Place(topic.name, number)
+                for topic in names
+                for number, id_ in enumerate(topic.places)
+            }
+        places = {all_places[id_]: id_ for id_ in sorted(ids)}
+        own = self._listener.gained(list(places)) or {}
+        strange = set(own) - set(places)
+        if strange:
+            raise InvalidArgumentError(f"{min(strange)} was not gained, and has an offset to read")
+        with self._file.reading("look at") as db:
+            self._reader.add(db, places, own)
+        self._may_have_more = True
