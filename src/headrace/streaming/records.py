@@ -1,7 +1,13 @@
-"""What a stream reads and writes: records at places of a log."""
+"""What a stream reads and writes: records at places of a log.
+
+Records are Structs: making two frozen dataclasses took most of the 10 µs that there are for a
+record at 100,000 a second. They can be in no cycle, so the collector of garbage leaves them alone.
+"""
 
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 Header = tuple[str, bytes]
 
@@ -13,8 +19,7 @@ class Place(NamedTuple):
     partition: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A record that was read.
 
     `offset`: its position; those of one place ascend, gaps are possible. `timestamp_s`: when it was
@@ -31,8 +36,7 @@ class Record:
     deliveries: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewRecord:
+class NewRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A record that is to be written.
 
     `partition`: None lets the key decide. `timestamp_s`: None for when it is written. `id`: the
