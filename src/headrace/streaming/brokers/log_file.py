@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core import FailedPreconditionError, HeadraceError, UnavailableError
+from headrace.streaming.brokers.log_bell import Bell
 
 _NAME: Final = "log.db"
 _APPLICATION: Final = 0x48524C47  # "HRLG": whose file this is, as `file` and we tell it
@@ -88,6 +89,11 @@ class LogFile:
         self._version: int | None = None
         with self._telling("open"):
             self._db = self._open(folder, sync)
+            try:
+                self.bell = Bell(folder)
+            except BaseException:
+                self._db.close()
+                raise
 
     @contextmanager
     def writing(self, doing: str) -> Iterator[sqlite3.Connection]:
@@ -100,6 +106,7 @@ class LogFile:
             finally:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+        self.bell.ring()
 
     @contextmanager
     def reading(self, doing: str) -> Iterator[sqlite3.Connection]:
@@ -121,6 +128,7 @@ class LogFile:
 
     def close(self) -> None:
         """Let go of the file; twice is once."""
+        self.bell.close()
         self._db.close()
 
     def _begin(self) -> None:

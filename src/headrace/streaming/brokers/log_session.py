@@ -26,7 +26,8 @@ from headrace.streaming.brokers.log_records import (
 from headrace.streaming.records import Lag, NewRecord, Place, Record
 
 _FIRST_PAUSE_S: Final = 0.0005
-_LONGEST_PAUSE_S: Final = 0.005
+_DEAF_PAUSE_S: Final = 0.005
+_LONGEST_PAUSE_S: Final = 0.05  # of who is rung; against what nobody rings for
 _BEATS: Final = 3  # signs of life within the time after which a member counts as dead
 _AWAY: Final = (UnavailableError, LogFullError)
 _AWAY_PAUSE_S: Final = 0.1
@@ -56,6 +57,7 @@ class LogSession:
         self._may_have_more = True
         with file.writing("join a group of") as db:
             self._epoch = group.enter(db, self._topics, membership, clock.now())
+        self._is_rung = file.bell.listen(f"{self._epoch:x}")
 
     @property
     def trouble(self) -> str:
@@ -76,10 +78,12 @@ class LogSession:
             left_s = deadline - self._clock.monotonic()
             if found or left_s <= 0:
                 return found
-            if self._woken.wait(min(pause_s, left_s)):
+            if not self._woken.is_set():
+                self._file.bell.wait(min(pause_s, left_s))
+            if self._woken.is_set():
                 self._woken.clear()
                 return []
-            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S if self._is_rung else _DEAF_PAUSE_S)
 
     def pause(self, places: Sequence[Place]) -> None:
         """Hand out nothing of these; see `Session`."""
@@ -134,6 +138,7 @@ class LogSession:
     def wake(self) -> None:
         """Let `poll` return; from any thread."""
         self._woken.set()
+        self._file.bell.wake()
 
     def close(self) -> None:
         """Leave the group; see `Session`. Twice is once."""
