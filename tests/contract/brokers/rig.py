@@ -25,6 +25,7 @@ class Rig:
         counts_deliveries: Whether records say how often they were handed out.
         cannot: Names of tests ▸ why this server cannot do that, for stand-ins that fall short of
             what they stand in for. Never for what our own code does not do.
+        copied: Records that are copied while the copier is killed so often (`kills`).
         stop: Stops the server; None if there is none, or several tests share it.
         start: Starts it again, with all that it had.
     """
@@ -35,6 +36,8 @@ class Rig:
     settles_s: float = 15.0
     counts_deliveries: bool = False
     cannot: Mapping[str, str] = field(default_factory=dict)
+    copied: int = 4000
+    kills: int = 8
     stop: Callable[[], None] | None = None
     start: Callable[[], None] | None = None
 

@@ -24,9 +24,6 @@ from tests.contract.brokers.rig import (
     take,
 )
 
-KILLS = 8
-COPIED = 4000
-
 
 class Delivering:
     @pytest.fixture(params=list(Delivery))
@@ -151,8 +148,8 @@ class Delivering:
     ) -> None:
         topic, sink, group = new_topic(broker, partitions=2), new_topic(broker), new_name("group")
         rng = random.Random(9)  # noqa: S311  # moments, no secrets
-        for kill in range(KILLS):
-            part = range(kill * COPIED // KILLS, (kill + 1) * COPIED // KILLS)
+        for kill in range(rig.kills):
+            part = range(kill * rig.copied // rig.kills, (kill + 1) * rig.copied // rig.kills)
             broker.send(numbered(topic, part, keys=50))
             with member_process(
                 rig, "copy", topic, group=group, sink=sink, delivery=delivery
@@ -167,6 +164,6 @@ class Delivering:
             assert process.wait(timeout=120) == 0
 
         copied = numbers(everything(broker, sink))
-        assert set(copied) == set(range(COPIED))
+        assert set(copied) == set(range(rig.copied))
         if delivery is Delivery.EXACTLY_ONCE:
-            assert len(copied) == COPIED
+            assert len(copied) == rig.copied

@@ -196,7 +196,8 @@ class LogFile:
         if code == sqlite3.SQLITE_FULL:
             return LogFullError(f"{cannot}no space is left; free some, nothing was lost")
         if code in _AWAY:
-            return UnavailableError(f"{cannot}{error}; look whether its disk is there")
+            hint = "look whether its disk is there, and whether this user may write in the folder"
+            return UnavailableError(f"{cannot}{error}; {hint}")
         if code == sqlite3.SQLITE_READONLY:
             return FailedPreconditionError(f"{cannot}it is read-only; a log is written by readers")
         reason = str(error)

@@ -79,6 +79,8 @@ def look(
     """
     group = membership.group
     check_not_replaced(db, membership, epoch, gone_is_fine=True)
+    if _epoch_of(db, group, membership.member) is None:
+        _tell(db, group)  # it counted as dead, and is back
     _register(db, membership, epoch, now_s)
     _remove_dead(db, group, now_s)
     claims: dict[int, int] = dict(

@@ -1,0 +1,240 @@
+"""An embedded log that is damaged, full, busy or away says so, and how to mend it."""
+
+import contextlib
+import os
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace.core import (
+    ConflictError,
+    FailedPreconditionError,
+    HeadraceError,
+    InvalidArgumentError,
+    UnavailableError,
+)
+from headrace.streaming.brokers.log import LogBroker
+from headrace.streaming.brokers.log_file import LogFullError
+from headrace.streaming.records import NewRecord, Place
+from tests.contract.brokers.rig import Rig, after, everything, joined, numbered, numbers, take
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(url="unused:", home=tmp_path, session_timeout_s=0.3)
+
+
+@contextlib.contextmanager
+def opened(folder: Path, *, lock_timeout_s: float = 5.0) -> Iterator[LogBroker]:
+    broker = LogBroker(folder, lock_timeout_s=lock_timeout_s)
+    try:
+        broker.create_topic("t")
+        broker.create_topic("out")
+        yield broker
+    finally:
+        broker.close()
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[sqlite3.Connection]:
+    """Another process, as far as the file can tell, that writes and does not end."""
+    with contextlib.closing(
+        sqlite3.connect(folder / "log.db", isolation_level=None, check_same_thread=False)
+    ) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield other
+
+
+def test_a_file_that_is_no_database_says_how_to_begin_anew(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "log.db").write_bytes(b"this is no database, whatever its name says" * 100)
+
+    with pytest.raises(FailedPreconditionError, match=r"move log\.db .* away"):
+        LogBroker(folder)
+
+
+@pytest.mark.parametrize("content", ["", "CREATE TABLE mine (x)"])
+def test_the_database_of_something_else_is_left_alone(folder: Path, content: str) -> None:
+    folder.mkdir()
+    with contextlib.closing(sqlite3.connect(folder / "log.db")) as other:
+        other.execute("PRAGMA user_version = 3")
+        other.execute(content)
+
+    with pytest.raises(FailedPreconditionError, match="something else"):
+        LogBroker(folder)
+
+
+def test_a_log_of_a_later_version_is_left_alone(folder: Path) -> None:
+    with opened(folder):
+        pass
+    with contextlib.closing(sqlite3.connect(folder / "log.db")) as later:
+        later.execute("PRAGMA user_version = 99")
+
+    with pytest.raises(FailedPreconditionError, match="of another version"):
+        LogBroker(folder)
+
+
+def test_damaged_pages_are_told_with_the_way_to_save_the_rest(folder: Path, rig: Rig) -> None:
+    with opened(folder) as broker:
+        broker.send(numbered("t", range(20_000)))
+    path = folder / "log.db"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3 :] = b"\xff" * (len(content) - len(content) // 3)
+    path.write_bytes(content)
+    broker = LogBroker(folder)
+    try:
+        with pytest.raises(FailedPreconditionError, match=r"malformed.*\.recover"):
+            everything(broker, "t")
+        with joined(broker, rig.membership("t")) as session, pytest.raises(FailedPreconditionError):
+            take(session, 20_000, within_s=5)
+    finally:
+        broker.close()
+
+
+def test_a_folder_that_is_a_file_is_told(folder: Path) -> None:
+    folder.write_text("a file")
+
+    with pytest.raises(FailedPreconditionError, match=r"log.*exists"):
+        LogBroker(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user")
+def test_a_log_that_this_user_may_not_write_is_told() -> None:
+    with tempfile.TemporaryDirectory(prefix="hr-log-") as name:
+        folder = Path(name) / "log"
+        with opened(folder):
+            pass
+        Path(name).chmod(0o755)
+        folder.chmod(0o755)
+        (folder / "log.db").chmod(0o644)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(HeadraceError, match=r"may write|read-only"):
+                LogBroker(folder).create_topic("new")
+            with pytest.raises(FailedPreconditionError, match="denied"):
+                LogBroker(Path(name) / "another")
+        finally:
+            os.seteuid(0)
+
+
+def test_a_full_disk_delivers_nothing_and_loses_nothing(folder: Path, rig: Rig) -> None:
+    membership = rig.membership("t")
+    large = [NewRecord(topic="out", key=None, value=bytes(100_000)) for _ in range(10)]
+    with opened(folder) as broker:
+        broker.send(numbered("t", range(5)))
+        with joined(broker, membership) as session:
+            found = take(session, 5, within_s=10)
+            session._file._db.execute("PRAGMA max_page_count = 40")  # type: ignore[attr-defined]
+            with pytest.raises(LogFullError, match="no space is left; free some"):
+                session.deliver(large, after(found))
+            with pytest.raises(LogFullError):
+                session.poll(1, 0)
+
+        with joined(broker, membership) as session:
+            again = take(session, 5, within_s=10)
+            session.deliver(large, after(again))
+            assert len(everything(broker, "out")) == 10
+
+    assert numbers(again) == [0, 1, 2, 3, 4]
+
+
+def test_a_writer_that_stays_is_waited_for(folder: Path, rig: Rig) -> None:
+    with opened(folder) as broker, joined(broker, rig.membership("t")) as session:
+        broker.send(numbered("t", range(3)))
+        found = take(session, 3, within_s=10)
+        with held(folder) as other:
+            ends = threading.Timer(0.2, other.execute, ["ROLLBACK"])
+            ends.start()
+            session.deliver(numbered("out", range(3)), after(found))
+            ends.join()
+
+        assert numbers(everything(broker, "out")) == [0, 1, 2]
+
+
+def test_a_writer_that_never_ends_is_trouble_to_a_poll_and_an_error_to_a_delivery(
+    folder: Path, rig: Rig
+) -> None:
+    membership = rig.membership("t")
+    with opened(folder, lock_timeout_s=0.05) as broker, joined(broker, membership) as session:
+        broker.send(numbered("t", range(3)))
+        found = take(session, 3, within_s=10)
+        with held(folder):
+            for _ in range(10):
+                assert session.poll(1, 0.1) == []
+            assert "another process has held it" in session.trouble
+        assert session.poll(1, 0.5) == []
+        assert session.trouble == ""
+        with (
+            held(folder),
+            pytest.raises(UnavailableError, match="another process has held it"),
+        ):
+            session.deliver(numbered("out", range(3)), after(found))
+
+        assert everything(broker, "out") == []
+
+
+def test_a_record_that_no_log_takes_is_refused_before_anything_is_written(folder: Path) -> None:
+    huge = NewRecord(topic="out", key=None, value=bytes((64 << 20) + 1))
+    never = NewRecord(topic="out", key=None, value=b"", timestamp_s=float("nan"))
+    with opened(folder) as broker:
+        for bad, told in ((huge, "exceeds the limit of 67108864 bytes"), (never, "time nan")):
+            with pytest.raises(InvalidArgumentError, match=told):
+                broker.send([*numbered("out", [1]), bad])
+        assert everything(broker, "out") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"group": ""}, "group ''"),
+        ({"group": "a\nb"}, "can be seen"),
+        ({"member": "x" * 300}, "member 'xxx"),
+        ({"session_timeout_s": 0.0}, "session_timeout_s"),
+        ({"start_s": float("nan")}, "start_s"),
+    ],
+)
+def test_a_membership_that_cannot_be_is_refused(
+    folder: Path, rig: Rig, changes: dict[str, object], told: str
+) -> None:
+    with opened(folder) as broker, pytest.raises(InvalidArgumentError, match=told):
+        broker.join(rig.membership("t", **changes), None)  # type: ignore[arg-type]  # never asked
+
+
+def test_a_group_is_put_only_where_records_are(folder: Path) -> None:
+    with opened(folder) as broker:
+        broker.send(numbered("t", range(3)))
+        for offset in (-1, 4):
+            with pytest.raises(InvalidArgumentError, match=r"t/0 ends at 3"):
+                broker.set_committed("g", {Place("t", 0): offset})
+        broker.set_committed("g", {Place("t", 0): 3})
+
+        assert broker.committed("g", "t") == {Place("t", 0): 3}
+
+
+def test_two_brokers_in_one_process_keep_the_file_when_one_closes(folder: Path) -> None:
+    """Closing a file drops all locks of a process on it: nothing of ours may open it beside."""
+    with opened(folder) as broker:
+        with opened(folder) as other:
+            other.send(numbered("t", range(10)))
+        broker.send(numbered("t", range(10, 20)))
+        with opened(folder) as third:
+            assert numbers(everything(third, "t")) == list(range(20))
+
+
+def test_a_conflict_is_no_trouble_that_passes(folder: Path, rig: Rig) -> None:
+    membership = rig.membership("t")
+    with opened(folder) as broker, joined(broker, membership) as replaced:
+        replaced.poll(1, 0)
+        with joined(broker, membership):
+            for _ in range(2):
+                with pytest.raises(ConflictError, match="was replaced by another of that name"):
+                    take(replaced, 1, within_s=5)
