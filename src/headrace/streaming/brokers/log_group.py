@@ -89,23 +89,32 @@ def look(
     mine = {place_id for place_id, owner in claims.items() if owner == epoch}
     members = _members(db, group)
     surplus: list[int] = []
-    gained = list(mine - held)  # of the one whose name this is
+    gained: list[int] = []
     for topic in (topics.topic(db, name) for name in membership.topics):
         holding = {
             name: sum(claims.get(place_id) == of for place_id in topic.places)
             for name, (of, subscribed) in members.items()
             if topic.name in subscribed
         }
-        has = [place_id for place_id in topic.places if place_id in mine]
+        # What it has from the one whose name it took, and does not read yet, it gives away first.
+        has = sorted(mine.intersection(topic.places), key=lambda one: (one not in held, one))
         share = shares(holding, len(topic.places), topic=topic.name)[membership.member]
         surplus += has[share:]
         free = [place_id for place_id in topic.places if place_id not in claims]
+        gained += [one for one in has[:share] if one not in held]
         gained += free[: max(share - len(has), 0)]
     for place_id in gained:
         db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (group, place_id, epoch))
     if set(gained) - mine:
         _tell(db, group)
-    return Moves(lost=tuple(held - mine), surplus=tuple(surplus), gained=tuple(gained))
+    unread = [place_id for place_id in surplus if place_id not in held]
+    if unread:
+        give_away(db, group, epoch, unread)
+    return Moves(
+        lost=tuple(held - mine),
+        surplus=tuple(place_id for place_id in surplus if place_id in held),
+        gained=tuple(gained),
+    )
 
 
 def give_away(db: sqlite3.Connection, group: str, epoch: int, places: Sequence[int]) -> None:

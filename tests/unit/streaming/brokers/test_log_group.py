@@ -93,7 +93,7 @@ def test_shares_sum_to_all_places_and_differ_by_one_at_most(
 
 @given(
     partitions=st.integers(1, 9),
-    steps=st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(["look", "leave"]))),
+    steps=st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(["look", "leave", "crash"]))),
 )
 def test_members_that_come_and_go_never_share_a_place_and_end_with_all_of_them(
     partitions: int, steps: list[tuple[str, str]]
@@ -101,7 +101,7 @@ def test_members_that_come_and_go_never_share_a_place_and_end_with_all_of_them(
     db = new_db(t=partitions)
     members: dict[str, Member] = {}
     for name, step in steps:
-        if name not in members:
+        if name not in members or step == "crash":
             members[name] = Member(db, name)
         elif step == "leave":
             members.pop(name).leave()
@@ -204,3 +204,19 @@ def test_the_generation_grows_when_a_member_that_was_removed_is_back(
 
     assert group.generation(db, "g") > before
     assert len(heir.look(100.0).surplus) == 2
+
+
+def test_a_member_that_is_back_gives_away_at_once_what_others_should_have(
+    db: sqlite3.Connection,
+) -> None:
+    Member(db, "one").look()
+    two = Member(db, "two")
+    back = Member(db, "one")
+
+    moves = back.look()
+    two.look()
+
+    assert (moves.lost, moves.surplus) == ((), ())
+    assert len(moves.gained) == 2
+    assert len(two.held) == 2
+    assert not back.held & two.held
