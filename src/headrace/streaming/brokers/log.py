@@ -26,17 +26,11 @@ from headrace.core import (
 )
 from headrace.core.names import check_name
 from headrace.streaming.broker import Abilities, Membership, Rebalanced
-from headrace.streaming.brokers import log_group as group
+from headrace.streaming.brokers import log_group as groups
 from headrace.streaming.brokers.log_file import LogFile, Sync
-from headrace.streaming.brokers.log_records import (
-    Catalogue,
-    append,
-    check_new,
-    ends,
-    offset_at,
-    read,
-)
+from headrace.streaming.brokers.log_records import append, check_new, ends, offset_at, read
 from headrace.streaming.brokers.log_session import LogSession
+from headrace.streaming.brokers.log_topics import Catalogue
 from headrace.streaming.brokers.topics import check_topic
 from headrace.streaming.records import NewRecord, Place, Record
 
@@ -148,19 +142,19 @@ class LogBroker:
                 Place(topic, number): offset_at(db, id_, at_s) for number, id_ in enumerate(places)
             }
 
-    def committed(self, group_name: str, topic: str) -> Mapping[Place, int]:
+    def committed(self, group: str, topic: str) -> Mapping[Place, int]:
         """Where a group is; see `Broker`."""
         with self._file() as file, file.reading("look at") as db:
             places = self._topics.topic(db, topic).places
             found = {
-                Place(topic, number): group.position(db, group_name, id_)
+                Place(topic, number): groups.position(db, group, id_)
                 for number, id_ in enumerate(places)
             }
         return {place: offset for place, offset in found.items() if offset is not None}
 
-    def set_committed(self, group_name: str, offsets: Mapping[Place, int]) -> None:
+    def set_committed(self, group: str, offsets: Mapping[Place, int]) -> None:
         """Put a group elsewhere; see `Broker`."""
-        _check_text("group", group_name)
+        _check_text("group", group)
         with self._file() as file, file.writing("move a group in") as db:
             positions: dict[int, int] = {}
             for place, offset in offsets.items():
@@ -170,10 +164,10 @@ class LogBroker:
                     message = f"{place.topic}/{place.partition} ends at {following}, not {offset}"
                     raise InvalidArgumentError(message)
                 positions[place_id] = offset
-            if group.is_alive(db, group_name, self._clock.now()):
-                message = f"a member of group '{group_name}' runs; stop the stream first"
+            if groups.is_alive(db, group, self._clock.now()):
+                message = f"a member of group '{group}' runs; stop the stream first"
                 raise FailedPreconditionError(message)
-            group.move(db, group_name, positions)
+            groups.move(db, group, positions)
 
     def close(self) -> None:
         """Let go of the file; sessions have their own. Twice is once."""

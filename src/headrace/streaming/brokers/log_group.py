@@ -17,7 +17,8 @@ import msgspec
 
 from headrace.core import ConflictError
 from headrace.streaming.broker import Membership, Start
-from headrace.streaming.brokers.log_records import Catalogue, ends, offset_at
+from headrace.streaming.brokers.log_records import ends, offset_at
+from headrace.streaming.brokers.log_topics import Catalogue
 
 _EPOCH_BITS: Final = 62
 _encode: Final = msgspec.json.Encoder().encode

@@ -12,17 +12,12 @@ from headrace.core import (
 )
 from headrace.core.clock import Clock
 from headrace.streaming.broker import Membership, Rebalanced
-from headrace.streaming.brokers import log_group as group
+from headrace.streaming.brokers import log_group as groups
 from headrace.streaming.brokers.log_file import LogFile, LogFullError
+from headrace.streaming.brokers.log_forget import forget_old
 from headrace.streaming.brokers.log_reader import LogReader
-from headrace.streaming.brokers.log_records import (
-    Catalogue,
-    append,
-    check_new,
-    ends,
-    forget_old,
-    time_of,
-)
+from headrace.streaming.brokers.log_records import append, check_new, ends, time_of
+from headrace.streaming.brokers.log_topics import Catalogue
 from headrace.streaming.records import Lag, NewRecord, Place, Record
 
 _FIRST_PAUSE_S: Final = 0.0005
@@ -56,7 +51,7 @@ class LogSession:
         self._look_at = 0.0
         self._may_have_more = True
         with file.writing("join a group of") as db:
-            self._epoch = group.enter(db, self._topics, membership, clock.now())
+            self._epoch = groups.enter(db, self._topics, membership, clock.now())
         self._is_rung = file.bell.listen(f"{self._epoch:x}")
 
     @property
@@ -103,12 +98,12 @@ class LogSession:
             check_new(records)
             now_s = self._clock.now()
             with self._file.writing("deliver to") as db:
-                group.check_not_replaced(db, self._membership, self._epoch, gone_is_fine=False)
+                groups.check_not_replaced(db, self._membership, self._epoch, gone_is_fine=False)
                 ids = {self._topics.place_id(db, place): place for place in done}
                 names = {id_: f"{place.topic}/{place.partition}" for id_, place in ids.items()}
-                group.check_claims(db, self._membership, self._epoch, names)
+                groups.check_claims(db, self._membership, self._epoch, names)
                 append(db, self._topics, records, now_s)
-                group.move(
+                groups.move(
                     db, self._membership.group, {id_: done[place] for id_, place in ids.items()}
                 )
         except HeadraceError as error:
@@ -129,7 +124,7 @@ class LogSession:
         with self._file.reading("look at") as db:
             for place, place_id in self._reader.held.items():
                 first, following = ends(db, place_id)
-                at = max(group.position(db, self._membership.group, place_id) or 0, first)
+                at = max(groups.position(db, self._membership.group, place_id) or 0, first)
                 oldest_s = time_of(db, place_id, at)
                 waits_s = 0.0 if oldest_s is None else max(now_s - oldest_s, 0.0)
                 found[place] = Lag(records=max(following - at, 0), seconds=waits_s)
@@ -148,7 +143,7 @@ class LogSession:
         self._ended = FailedPreconditionError("this session is closed; join again")
         try:
             with self._file.writing("leave a group of") as db:
-                group.leave(db, self._membership, self._epoch)
+                groups.leave(db, self._membership, self._epoch)
         except _AWAY:
             pass  # the others see it when its time is over
         finally:
@@ -174,13 +169,13 @@ class LogSession:
         is_due = self._clock.monotonic() >= self._look_at
         if not is_due:
             with self._file.reading("look at") as db:
-                if group.generation(db, self._membership.group) == self._generation:
+                if groups.generation(db, self._membership.group) == self._generation:
                     return
         now_s = self._clock.now()
         held = {id_: place for place, id_ in self._reader.held.items()}
         try:
             with self._file.writing("look at") as db:
-                moves = group.look(
+                moves = groups.look(
                     db,
                     self._topics,
                     self._membership,
@@ -190,7 +185,7 @@ class LogSession:
                 )
                 for name in self._membership.topics:
                     forget_old(db, self._topics.topic(db, name), now_s)
-                self._generation = group.generation(db, self._membership.group)
+                self._generation = groups.generation(db, self._membership.group)
         except _AWAY:
             raise
         except HeadraceError as error:
@@ -215,7 +210,7 @@ class LogSession:
         self._listener.losing(places)
         self._reader.drop(places)
         with self._file.writing("give away a part of") as db:
-            group.give_away(db, self._membership.group, self._epoch, ids)
+            groups.give_away(db, self._membership.group, self._epoch, ids)
 
     def _gain(self, ids: Sequence[int]) -> None:
         with self._file.reading("look at") as db:
