@@ -8,4 +8,5 @@ pytest.register_assert_rewrite(
     "tests.contract.brokers.suite_delivering",
     "tests.contract.brokers.suite_groups",
     "tests.contract.brokers.suite_reading",
+    "tests.contract.brokers.suite_sharing",
 )

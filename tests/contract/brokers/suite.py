@@ -10,9 +10,10 @@ from tests.contract.brokers.suite_asking import Asking
 from tests.contract.brokers.suite_delivering import Delivering
 from tests.contract.brokers.suite_groups import Groups
 from tests.contract.brokers.suite_reading import Reading
+from tests.contract.brokers.suite_sharing import Sharing
 
 
-class BrokerContract(Reading, Groups, Delivering, Asking):
+class BrokerContract(Reading, Groups, Sharing, Delivering, Asking):
     """All of them.
 
     For a server that falls short of what it stands in for, `Rig.cannot` names the tests (without

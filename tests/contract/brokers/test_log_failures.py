@@ -3,6 +3,8 @@
 import contextlib
 import os
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -220,11 +222,17 @@ def test_a_group_is_put_only_where_records_are(folder: Path) -> None:
         assert broker.committed("g", "t") == {Place("t", 0): 3}
 
 
-def test_two_brokers_in_one_process_keep_the_file_when_one_closes(folder: Path) -> None:
+def test_another_process_that_closes_the_log_takes_nothing_from_who_has_it_open(
+    folder: Path,
+) -> None:
     """Closing a file drops all locks of a process on it: nothing of ours may open it beside."""
+    script = "import sys, pathlib; from headrace.streaming.brokers.log import LogBroker as Log; "
+    script += "Log(pathlib.Path(sys.argv[1])).close()"
     with opened(folder) as broker:
         with opened(folder) as other:
             other.send(numbered("t", range(10)))
+        subprocess.run([sys.executable, "-c", script, str(folder)], check=True, timeout=60)  # noqa: S603  # ours
+        assert (folder / "log.db-wal").exists(), "it thought that it was the last"
         broker.send(numbered("t", range(10, 20)))
         with opened(folder) as third:
             assert numbers(everything(third, "t")) == list(range(20))

@@ -28,20 +28,25 @@ class LogReader:
         """The places that it has, with their ids."""
         return self._ids
 
-    def add(
-        self, db: sqlite3.Connection, places: Mapping[Place, int], own: Mapping[Place, int]
-    ) -> None:
-        """Read these too, from `own` offsets or from where the group is."""
+    def starts(self, db: sqlite3.Connection, places: Mapping[Place, int]) -> Mapping[Place, int]:
+        """Where the group is at each of these places (and their ids)."""
+        found = {}
         for place, place_id in places.items():
             first, _ = ends(db, place_id)
-            at = own.get(place, position(db, self._group, place_id) or 0)
+            at = position(db, self._group, place_id) or 0
             if at < first:
                 _LOGGER.warning(
                     "%s/%d: records %d to %d were forgotten before group '%s' read them; keep "
                     "more (retention_s, retention_bytes) or read faster",
                     *(place.topic, place.partition, at, first - 1, self._group),
                 )
-            self._ids[place], self._next[place] = place_id, max(at, first)
+            found[place] = max(at, first)
+        return found
+
+    def add(self, places: Mapping[Place, int], starts: Mapping[Place, int]) -> None:
+        """Read these too (with their ids), from there on."""
+        self._ids.update(places)
+        self._next.update(starts)
 
     def drop(self, places: Sequence[Place]) -> None:
         """Read these no more."""

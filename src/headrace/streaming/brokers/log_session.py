@@ -220,11 +220,11 @@ class LogSession:
                 for topic in names
                 for number, id_ in enumerate(topic.places)
             }
-        places = {all_places[id_]: id_ for id_ in sorted(ids)}
+            places = {all_places[id_]: id_ for id_ in sorted(ids)}
+            starts = self._reader.starts(db, places)
         own = self._listener.gained(list(places)) or {}
         strange = set(own) - set(places)
         if strange:
             raise InvalidArgumentError(f"{min(strange)} was not gained, and has an offset to read")
-        with self._file.reading("look at") as db:
-            self._reader.add(db, places, own)
+        self._reader.add(places, {**starts, **own})
         self._may_have_more = True

@@ -1,0 +1,148 @@
+"""Members of a group die, come and go, and what they share is neither lost nor fought over."""
+
+import time
+
+import pytest
+
+from headrace.core import HeadraceError
+from headrace.streaming.broker import Broker, Delivery, Session
+from headrace.streaming.records import Place, Record
+from tests.contract.brokers.rig import (
+    Listener,
+    Rig,
+    after,
+    everything,
+    joined,
+    line_of,
+    member_process,
+    new_name,
+    new_topic,
+    numbered,
+    numbers,
+    settle,
+    take,
+)
+
+
+class Sharing:
+    @pytest.mark.parametrize("heir", ["one", "two"])
+    def test_a_member_that_is_killed_is_replaced(self, rig: Rig, broker: Broker, heir: str) -> None:
+        topic, sink, group = new_topic(broker), new_topic(broker), new_name("group")
+        broker.send(numbered(topic, range(20)))
+        with member_process(rig, "half", topic, group=group, sink=sink) as process:
+            assert line_of(process) == "joined"
+            assert line_of(process).startswith("holds")
+            process.kill()
+            process.wait()
+        done = numbers(everything(broker, sink))
+
+        with joined(broker, rig.membership(topic, group=group, member=heir)) as session:
+            found = take(session, 20 - len(done), within_s=rig.settles_s + rig.session_timeout_s)
+
+        assert done
+        assert numbers(found) == list(range(len(done), 20))
+
+    def test_members_share_what_comes_and_nothing_is_lost_when_one_goes(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        topic, group = new_topic(broker, partitions=4), new_name("group")
+        broker.send(numbered(topic, range(100), keys=20))
+        found: list[Record] = []
+        first, second = Listener(), Listener()
+        can = broker.abilities.rebalances and broker.abilities.partitions
+
+        with joined(broker, rig.membership(topic, group=group), first) as one:
+            self._work(one, found)
+            two = broker.join(rig.membership(topic, group=group, member="two"), second)
+            try:
+                deadline = time.monotonic() + rig.settles_s
+                while can and not (len(first.held) == len(second.held) == 2):
+                    assert time.monotonic() < deadline, (first, second)
+                    self._work(one, found)
+                    self._work(two, found)
+                assert not first.held & second.held or not can
+                broker.send(numbered(topic, range(100, 200), keys=20))
+                self._work(one, found)
+                self._work(two, found)
+            finally:
+                two.close()
+            deadline = time.monotonic() + rig.settles_s + rig.session_timeout_s
+            while len(set(numbers(found))) < 200 or (can and len(first.held) < 4):
+                assert time.monotonic() < deadline, sorted(set(range(200)) - set(numbers(found)))
+                self._work(one, found)
+
+        assert set(numbers(found)) == set(range(200))
+        if can:
+            assert len(first.given_away) == 2
+
+    @staticmethod
+    def _work(session: Session, found: list[Record]) -> None:
+        some = session.poll(10, 0.1)
+        session.deliver([], after(some))
+        found += some
+
+    def test_what_is_done_while_a_place_is_given_away_is_not_read_again(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        if not (broker.abilities.rebalances and broker.abilities.partitions):
+            pytest.skip("places do not move between members of this broker")
+        topic, group = new_topic(broker, partitions=2), new_name("group")
+        broker.send(numbered(topic, range(40), keys=10))
+        first, second = Listener(), Listener()
+        with joined(broker, rig.membership(topic, group=group), first) as one:
+            found = take(one, 40, within_s=rig.settles_s)
+            first.before = lambda _: one.deliver([], after(found))
+            two = broker.join(rig.membership(topic, group=group, member="two"), second)
+            try:
+                again: list[Record] = []
+                deadline = time.monotonic() + rig.settles_s
+                while not second.held:
+                    assert time.monotonic() < deadline
+                    again += one.poll(10, 0.1) + two.poll(10, 0.1)
+                again += two.poll(10, 0.3) + one.poll(10, 0.3)
+            finally:
+                two.close()
+
+        assert sorted(numbers(found)) == list(range(40))
+        assert again == []
+        assert first.lost_places == []
+
+    def test_a_member_that_polls_for_nothing_while_it_works_keeps_its_places(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        topic = new_topic(broker)
+        broker.send(numbered(topic, range(5)))
+        membership = rig.membership(topic)
+        listener = Listener()
+        with joined(broker, membership, listener) as session:
+            found = take(session, 5, within_s=rig.settles_s)
+            ends = time.monotonic() + 1.5 * rig.session_timeout_s
+            settle(session, lambda: time.monotonic() > ends, within_s=rig.settles_s + 60)
+            session.deliver([], after(found))
+            assert session.flush(rig.settles_s)
+            assert listener.held == {Place(topic, 0)}
+            assert listener.told == 1
+
+        broker.send(numbered(topic, [5]))
+        with joined(broker, membership) as session:
+            assert numbers(take(session, 1, within_s=rig.settles_s)) == [5]
+
+    def test_a_member_that_was_replaced_can_go_on_no_more(self, rig: Rig, broker: Broker) -> None:
+        if not broker.abilities.exactly_once:
+            pytest.skip("this broker does not keep members apart")
+        topic, sink = new_topic(broker), new_topic(broker)
+        broker.send(numbered(topic, range(10)))
+        membership = rig.membership(topic, delivery=Delivery.EXACTLY_ONCE)
+        zombie = broker.join(membership, Listener())
+        try:
+            found = take(zombie, 10, within_s=rig.settles_s)
+            with joined(broker, membership) as heir:
+                again = take(heir, 10, within_s=rig.settles_s)
+                with pytest.raises(HeadraceError):
+                    zombie.deliver(numbered(sink, range(100, 110)), after(found))
+                heir.deliver(numbered(sink, numbers(again)), after(again))
+        finally:
+            zombie.close()
+
+        assert numbers(again) == list(range(10))
+        assert numbers(everything(broker, sink)) == list(range(10))
