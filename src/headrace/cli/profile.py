@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from headrace.optimize.profiling.messages import Event, Measured, Overhead, ProfileRequest
     from headrace.optimize.profiling.options import Wishes
 
-_MEASURED_SHARE: Final = 0.75
-"""Of the budget, for the model itself; then a replica is asked, and the rest is for predictions."""
+_MEASURED_SHARE: Final = 0.7
+"""Of the budget, for the model itself; then a replica is asked, and the rest is for predictions,
+and for processes that start."""
 _OVERHEAD_SHARE: Final = 0.12
 _MOST_OVERHEAD_S: Final = 8.0
 _SUFFIXES: Final = frozenset({".png", ".svg", ".pdf"})

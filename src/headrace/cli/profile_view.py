@@ -7,6 +7,7 @@ from headrace.cli.output import bytes_text, table
 from headrace.optimize.profiling.document import Profile
 from headrace.optimize.profiling.messages import Cell
 from headrace.optimize.profiling.options import duration
+from headrace.optimize.profiling.predict import Point
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -23,7 +24,7 @@ def profile_text(profile: Profile) -> "list[Text | str]":
         f"{profile.processor.name}"
     )
     parts: list[Text | str] = [head, "", _grid(measured.cells)]
-    parts += ["", f"capacity of one replica: {profile.prediction.capacity:.4g} requests/s"]
+    parts += ["", _capacity(profile)]
     parts += [_knee(profile), "", _curve(profile)]
     if len(profile.by_length) > 1:
         parts += ["", _lengths(profile)]
@@ -53,6 +54,18 @@ def _grid(cells: Sequence[Cell]) -> "Text":
     return table(rows, "length", "rows", "threads", "at once", "p50", "p99", "rows/s", "others")
 
 
+def _capacity(profile: Profile) -> str:
+    found = profile.prediction.capacity_ci
+    sure = f" [{found[0]:.4g}, {found[1]:.4g}]" if found else ""
+    return f"capacity of one replica: {profile.prediction.capacity:.4g}{sure} requests/s"
+
+
+def _p99(point: Point) -> str:
+    found = point.p99_ci_s
+    sure = f" [{duration(found[0])}, {duration(found[1])}]" if found else ""
+    return duration(point.p99_s) + sure
+
+
 def _knee(profile: Profile) -> str:
     prediction = profile.prediction
     limit = duration(prediction.knee_p99_s)
@@ -69,7 +82,7 @@ def _curve(profile: Profile) -> "Text":
             f"{point.rate:.4g}",
             duration(point.p50_s),
             duration(point.p95_s),
-            duration(point.p99_s),
+            _p99(point),
             f"{point.batch_rows:.3g}",
         )
         for point in profile.prediction.curve

@@ -7,9 +7,15 @@ import msgspec
 
 from headrace.core import ArtifactCorruptError
 from headrace.optimize.profiling.messages import Measured, Overhead
-from headrace.optimize.profiling.options import USUAL_LOAD, Wishes, predictor_for
+from headrace.optimize.profiling.options import USUAL_LOAD, Wishes, predictor_for, variations
 from headrace.optimize.profiling.predict import REQUESTS, Point, Prediction
 from headrace.optimize.profiling.recommend import Recommendation, recommend
+from headrace.optimize.profiling.sureness import (
+    FEW_REQUESTS,
+    RESAMPLES,
+    surely_predicted,
+    surely_recommended,
+)
 from headrace.runtimes.optimized_manifest import Processor
 
 SCHEMA: Final = 1
@@ -68,13 +74,13 @@ def conclude(
     headrace: str,
     requests: int = REQUESTS,
 ) -> Profile:
-    """The profile: what was measured, with prediction and recommendation.
+    """The profile: what was measured, with prediction and recommendation, and how sure they are.
 
     Args:
         measured: With at least one cell.
         requests: How many are simulated for each load of the curve, and half as many elsewhere.
     """
-    recommendation = recommend(measured, overhead, wishes, cores=cores, requests=requests // 2)
+    recommendation = recommend(measured, overhead, wishes, cores=cores, requests=requests)
     threads, runs = recommendation.intra_op_threads, recommendation.max_concurrent_runs
     length = measured.loaded.length
     predictor = predictor_for(
@@ -86,6 +92,17 @@ def conclude(
         max_batch_size=recommendation.max_batch_size,
         requests=requests,
     )
+    varied = variations(
+        measured,
+        overhead,
+        threads=threads,
+        runs=runs,
+        length=length,
+        max_batch_size=recommendation.max_batch_size,
+        requests=min(requests, FEW_REQUESTS),
+        count=RESAMPLES,
+    )
+    prediction = surely_predicted(predictor.predict(p99_s=wishes.p99_s), predictor, varied)
     return Profile(
         model=model,
         digest=digest,
@@ -97,9 +114,9 @@ def conclude(
         wishes=wishes,
         measured=measured,
         overhead=overhead,
-        prediction=predictor.predict(p99_s=wishes.p99_s),
+        prediction=prediction,
         by_length=_by_length(measured, overhead, runs=runs, requests=requests // 2),
-        recommendation=recommendation,
+        recommendation=surely_recommended(recommendation, prediction, predictor, varied),
     )
 
 

@@ -20,7 +20,7 @@ _OF_BUDGET: Final = 0.04
 """No single run may take more than this share of the whole time."""
 _FEW_ROWS: Final = 4
 _MIN_WINDOW_S: Final = 0.05
-_MAX_WINDOW_S: Final = 4.0
+MAX_WINDOW_S: Final = 4.0
 
 
 def doubling(most: int) -> tuple[int, ...]:
@@ -131,6 +131,23 @@ def remaining(plan: Plan, rows: Sequence[int], best: int, *, cores: int) -> list
     return found
 
 
-def window_s(*, left_s: float, settings_left: int) -> float:
+def in_rounds(cells: Iterable[Cell], plan: Plan, best: int) -> list[Cell]:
+    """The cells that predictions rest on, which are measured again and again.
+
+    That is one run at a time, and as many as there may be, of the batches that a replica forms: up
+    to the best, and one step further, which it tries now and then.
+    """
+    most = max(plan.runs)
+    largest = best * 2 if best > 1 else _FEW_ROWS
+    here = [
+        cell
+        for cell in cells
+        if cell.threads == 1 and cell.length == plan.length and cell.runs in {1, most}
+    ]
+    least = min((cell.rows for cell in here), default=1)
+    return [cell for cell in here if cell.rows <= max(largest, least)]
+
+
+def window_s(*, left_s: float, settings_left: int, most_s: float = MAX_WINDOW_S) -> float:
     """How long one setting is measured, so that all that are left get their turn."""
-    return min(max(left_s / max(settings_left, 1), _MIN_WINDOW_S), _MAX_WINDOW_S)
+    return min(max(left_s / max(settings_left, 1), _MIN_WINDOW_S), most_s)

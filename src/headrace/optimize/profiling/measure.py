@@ -2,25 +2,26 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from headrace.core import VARIABLE, HeadraceError, ModelSignature, UnsupportedModelError
+from headrace.core import HeadraceError, UnsupportedModelError
 from headrace.optimize.profiling.grid import (
-    LENGTHS,
+    MAX_WINDOW_S,
     Plan,
     best_rows,
+    in_rounds,
     is_worth_more,
     main_length,
     plan_of,
     remaining,
     window_s,
 )
+from headrace.optimize.profiling.lengths import find_lengths, run_once
 from headrace.optimize.profiling.messages import (
-    NO_LENGTH,
     Cell,
     Done,
     Event,
@@ -31,15 +32,19 @@ from headrace.optimize.profiling.messages import (
     Progress,
 )
 from headrace.optimize.profiling.operators import by_operator
+from headrace.optimize.profiling.rounds import Rounds, Run
 from headrace.optimize.profiling.timing import Setting, time_runs
 from headrace.runtimes import LoadOptions, Model, find_padding, load_model, made_up_inputs
-from headrace.runtimes.probe import VARIABLE_SIZES
 
 Say = Callable[[Event], None]
 _STATM: Final = Path("/proc/self/statm")
 _PAGE_BYTES: Final = 4096
-_FIRST_SHARE: Final = 0.3
+_FIRST_SHARE: Final = 0.2
 """Of the time for the batches that are run one at a time."""
+_FIRST_WINDOW_S: Final = 1.0
+"""At most for a setting that is measured in rounds later."""
+_ROUNDS_SHARE: Final = 0.45
+"""Of the time for rounds: half of it before other lengths and threads, and what these leave."""
 _OPERATORS_SHARE: Final = 0.05
 _OF_MEMORY: Final = 0.8
 _FOREIGN: Final = 0.05
@@ -57,6 +62,7 @@ class Measuring:
         self._clock = clock
         self._path = Path(request.path)
         self._until = clock() + request.budget_s
+        self._reserved_s = request.budget_s * _ROUNDS_SHARE
         self._cells: list[Cell] = []
 
     def run(self) -> None:
@@ -69,7 +75,7 @@ class Measuring:
         with self._loaded(1) as (model, load_s, runtime):
             after_load = resident_bytes()
             plan = self._open(model, load_s=load_s, runtime=runtime)
-            self._run_once(model, plan.length)
+            run_once(model, plan.length)
             after_one = resident_bytes()
             cells = self._batches(model, plan)
             rows = [cell.rows for cell in cells]
@@ -86,8 +92,19 @@ class Measuring:
             )
             left = remaining(plan, rows, best_rows(cells), cores=self._request.cores)
             here = [one for one in left if one.threads == 1 and one.length == plan.length]
-            self._grid(model, here, behind=len(left) - len(here))
-        self._other_sessions(left[len(here) :])
+            others = left[len(here) :]
+            self._grid(model, here, behind=len(others), most_s=_FIRST_WINDOW_S)
+            rounds = self._new_rounds(in_rounds(self._cells, plan, best_rows(cells)))
+            if others:
+                self._reserved_s /= 2
+                keep_s = max(self._left_s() - self._reserved_s, 0.0)
+                self._in_rounds(model, rounds, keep_s=keep_s)
+            else:
+                self._in_rounds(model, rounds)
+        self._other_sessions(others)
+        if others and self._left_s() > rounds.takes_s:
+            with self._loaded(1) as (model, _, _):
+                self._in_rounds(model, rounds)
         self._operators(plan, runtime)
         self._tell_foreign()
         self._say(Done())
@@ -104,7 +121,9 @@ class Measuring:
 
     def _open(self, model: Model, *, load_s: float, runtime: str) -> Plan:
         wanted = self._request.lengths
-        lengths = self._lengths(model, wanted)
+        lengths, refused = find_lengths(model, wanted, where=str(self._path))
+        for one in refused:
+            self._say(Note(text=f"the model does not run with a length of {one}"))
         length = main_length(lengths, wanted)
         self._say(
             Loaded(
@@ -125,38 +144,6 @@ class Measuring:
             length=length,
         )
 
-    def _lengths(self, model: Model, wanted: tuple[int, ...]) -> tuple[int, ...]:
-        """Those of the wanted or usual lengths with which the model runs.
-
-        Raises:
-            UnsupportedModelError: It runs with none.
-        """
-        if not has_variable(model.signature):
-            self._run_once(model, NO_LENGTH)
-            return (NO_LENGTH,)
-        tried = wanted or LENGTHS
-        found = tuple(length for length in tried if self._runs(model, length))
-        if found or wanted:
-            for length in wanted:
-                if length not in found:
-                    self._say(Note(text=f"the model does not run with a length of {length}"))
-        if not found and not wanted:
-            found = tuple(size for size in VARIABLE_SIZES if self._runs(model, size))[:1]
-        if not found:
-            msg = f"{self._path}: the model runs with none of the lengths that were tried ({tried})"
-            raise UnsupportedModelError(msg)
-        return found
-
-    def _runs(self, model: Model, length: int) -> bool:
-        try:
-            self._run_once(model, length)
-        except HeadraceError:
-            return False
-        return True
-
-    def _run_once(self, model: Model, length: int, rows: int = 1) -> None:
-        model.run(made_up_inputs(model, rows=rows, variable=max(length, 1)))
-
     def _batches(self, model: Model, plan: Plan) -> list[Cell]:
         """Batches of growing size, one at a time, until they are no longer worth it."""
         found: list[Cell] = []
@@ -173,7 +160,9 @@ class Measuring:
                 self._say(Note(text=f"batches of {rows} rows and more were not tried: {why}"))
                 break
             likely_left = min(len(plan.rows) - place, 7)
-            seconds = window_s(left_s=until - self._clock(), settings_left=likely_left)
+            seconds = window_s(
+                left_s=until - self._clock(), settings_left=likely_left, most_s=_FIRST_WINDOW_S
+            )
             setting = Setting(threads=1, runs=1, rows=rows, length=plan.length)
             cell = self._measure(model, setting, seconds)
             if cell is None:
@@ -190,16 +179,52 @@ class Measuring:
         inputs = made_up_inputs(model, rows=cell.rows, variable=max(cell.length, 1))
         time_runs(lambda: model.run(inputs), setting, seconds=0.0)
 
-    def _grid(self, model: Model, settings: list[Setting], *, behind: int) -> None:
+    def _new_rounds(self, cells: Sequence[Cell]) -> Rounds:
+        return Rounds(
+            {
+                Setting(
+                    threads=cell.threads, runs=cell.runs, rows=cell.rows, length=cell.length
+                ): cell
+                for cell in cells
+            },
+            total_s=max(self._left_s(), 0.0),
+            clock=self._clock,
+        )
+
+    def _in_rounds(self, model: Model, rounds: Rounds, *, keep_s: float = 0.0) -> None:
+        """Measure in rounds until only so much time is left."""
+        runs = {setting: _run_of(model, setting) for setting in rounds.settings}
+        while self._left_s() - keep_s > rounds.takes_s:
+            text = f"round {rounds.count + 1} over {len(runs)} settings"
+            self._say(Progress(text=text, left_s=max(self._until - self._clock(), 0.0)))
+            try:
+                rounds.measure(runs)
+            except HeadraceError as error:
+                self._say(Note(text=f"no more rounds were measured: {error}"))
+                return
+            for cell in rounds.cells():
+                self._say(cell)
+
+    def _grid(
+        self,
+        model: Model,
+        settings: list[Setting],
+        *,
+        behind: int,
+        most_s: float = MAX_WINDOW_S,
+    ) -> None:
         for place, setting in enumerate(settings):
             left = self._left_s()
             if left <= 0.0:
                 text = f"{_what(settings[place:])} not measured: --budget is used up"
                 self._say(Note(text=text))
                 return
-            self._measure(
-                model, setting, window_s(left_s=left, settings_left=len(settings) - place + behind)
+            seconds = window_s(
+                left_s=left - self._reserved_s,
+                settings_left=len(settings) - place + behind,
+                most_s=most_s,
             )
+            self._measure(model, setting, seconds)
 
     def _other_sessions(self, settings: list[Setting]) -> None:
         """Measure the rest, loading the model again for each number of threads."""
@@ -211,15 +236,15 @@ class Measuring:
                 self._say(Note(text=f"{_what(own)} not measured: --budget is used up"))
                 continue
             with self._loaded(threads) as (model, _, _):
-                self._run_once(model, own[0].length)
+                run_once(model, own[0].length)
                 self._grid(model, own, behind=len(settings) - done)
 
     def _measure(self, model: Model, setting: Setting, seconds: float) -> Cell | None:
         self._say(Progress(text=setting.text, left_s=max(self._until - self._clock(), 0.0)))
-        inputs = made_up_inputs(model, rows=setting.rows, variable=max(setting.length, 1))
+        run = _run_of(model, setting)
         try:
-            model.run(inputs)
-            cell = time_runs(lambda: model.run(inputs), setting, seconds=seconds, clock=self._clock)
+            run()
+            cell = time_runs(run, setting, seconds=seconds, clock=self._clock)
         except HeadraceError as error:
             self._say(Note(text=f"{setting.text}: {error}"))
             return None
@@ -252,6 +277,11 @@ class Measuring:
             self._say(Note(text=text))
 
 
+def _run_of(model: Model, setting: Setting) -> Run:
+    inputs = made_up_inputs(model, rows=setting.rows, variable=max(setting.length, 1))
+    return lambda: model.run(inputs)
+
+
 def _what(settings: list[Setting]) -> str:
     """`3 settings (4 rows, length 64; ...) were`."""
     first = "; ".join(setting.text for setting in settings[:2])
@@ -259,12 +289,6 @@ def _what(settings: list[Setting]) -> str:
         return f"one setting ({first}) was"
     more = "; ..." if len(settings) > 2 else ""  # noqa: PLR2004  # as many are named
     return f"{len(settings)} settings ({first}{more}) were"
-
-
-def has_variable(signature: ModelSignature) -> bool:
-    """Whether an input has a variable dimension besides the batch."""
-    first = 1 if signature.batched else 0
-    return any(VARIABLE in spec.shape[first:] for spec in signature.inputs)
 
 
 def resident_bytes() -> int:

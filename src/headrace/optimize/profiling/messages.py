@@ -30,13 +30,34 @@ class ProfileRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     memory_bytes: int = 1 << 40
 
 
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """The mean time of a cell's runs in one round; `at_s`: when that began, since measuring did."""
+
+    at_s: float
+    mean_s: float
+
+
+class Paused(msgspec.Struct, frozen=True, kw_only=True):
+    """How long single runs took that each began after a pause of about `pause_s`.
+
+    `samples_s`, `count`: as of a cell.
+    """
+
+    pause_s: float
+    samples_s: tuple[float, ...]
+    count: int
+    mean_s: float
+
+
 class Cell(msgspec.Struct, frozen=True, kw_only=True, tag="cell"):
     """How long runs took in one setting.
 
     `threads`: inside one run. `runs`: at once, sharing one instance. `samples_s`: the times of
     single runs, ascending; of many, each is the mean of as many neighbours, so that their mean is
     that of all. `count`: how many were timed. `rows_per_s`: of all runs together.
-    `foreign_ratio`: the share of the machine that others used meanwhile.
+    `foreign_ratio`: the share of the machine that others used meanwhile. `rounds`: if it was
+    measured in rounds, the mean of each; all cells that were have the same rounds. `paused`: runs
+    that began after a pause, by its length; empty where that was not measured.
     """
 
     threads: int
@@ -50,6 +71,13 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, tag="cell"):
     p99_s: float
     rows_per_s: float
     foreign_ratio: float = 0.0
+    rounds: tuple[Round, ...] = ()
+    paused: tuple[Paused, ...] = ()
+
+    @property
+    def setting(self) -> tuple[int, int, int, int]:
+        """What tells it from other cells."""
+        return (self.threads, self.runs, self.rows, self.length)
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True, tag="memory"):
@@ -161,7 +189,10 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def gathered(events: list[Event]) -> Measured | None:
-    """What a worker said, put together; None if it did not come as far as loading the model."""
+    """What a worker said, put together; None if it did not come as far as loading the model.
+
+    Of a cell that was told several times, the last is the one that knows most.
+    """
     loaded = next((event for event in events if isinstance(event, Loaded)), None)
     if loaded is None:
         return None
@@ -169,7 +200,7 @@ def gathered(events: list[Event]) -> Measured | None:
     memory = [event for event in events if isinstance(event, Memory)]
     return Measured(
         loaded=loaded,
-        cells=tuple(event for event in events if isinstance(event, Cell)),
+        cells=tuple({one.setting: one for one in events if isinstance(one, Cell)}.values()),
         memory=memory[-1] if memory else None,
         operators=operators[-1] if operators else Operators(reason="not measured"),
         notes=tuple(event.text for event in events if isinstance(event, Note)),

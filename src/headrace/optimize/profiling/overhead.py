@@ -87,12 +87,16 @@ def overhead_of(
         wall_s=wall_s,
         wake_s=one_s - cpu_s,
         cpu_s=cpu_s,
-        spread=_spread(hot, run_s) if is_inline else (),
+        spread=_spread(hot) if is_inline else (),
     )
 
 
-def _spread(blocks: Sequence[Block], run_s: float) -> tuple[float, ...]:
-    """What each request cost besides its run, over the mean of that; runs hardly vary here."""
+def _spread(blocks: Sequence[Block]) -> tuple[float, ...]:
+    """What each request cost besides its run, over the mean of that; runs hardly vary here.
+
+    That runs are slower after a pause is no part of it: a prediction draws these apart.
+    """
+    run_s = statistics.median(block.answer_s / block.answers for block in blocks)
     beyond = np.array([max(one - run_s, 0.0) for block in blocks for one in block.walls_s])
     mean = float(beyond.mean())
     return kept(np.sort(beyond / mean)) if mean else ()

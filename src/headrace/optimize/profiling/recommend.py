@@ -20,7 +20,7 @@ from headrace.optimize.profiling.options import (
     options_of,
     predictor_for,
 )
-from headrace.optimize.profiling.predict import Point
+from headrace.optimize.profiling.predict import Interval, Point
 
 _WORTH: Final = 1.05
 _CLEARLY: Final = 1.1
@@ -43,7 +43,9 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     `replicas`: for the wished rate; None without one. `spare_replicas`: as many, and one that may
     fail. `rate_per_replica`: the highest within the wishes. `busy_ratio`, `p99_s`: at that share of
     the rate that each replica gets, or at `rate_per_replica`. `cost_per_million`: requests, at that
-    rate. `padding`: None leaves it to the engine.
+    rate. `padding`: None leaves it to the engine. `rate`: of each replica, for which `p99_s` is
+    predicted. `p99_ci_s`: as of a point. `check_s`: so long a load at that rate has to last until
+    its p99 is known to about 10 %.
     """
 
     intra_op_threads: int
@@ -60,6 +62,9 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     spare_replicas: int | None = None
     cost_per_million: float | None = None
     reasons: tuple[Reason, ...] = ()
+    rate: float | None = None
+    p99_ci_s: Interval | None = None
+    check_s: float | None = None
 
 
 def recommend(
@@ -69,9 +74,9 @@ def recommend(
 
     Args:
         measured: With at least one cell.
-        requests: How many are simulated for each load.
+        requests: How many are simulated for each load, and half as many to compare options.
     """
-    options = options_of(measured, overhead, wishes, cores=cores, requests=requests)
+    options = options_of(measured, overhead, wishes, cores=cores, requests=requests // 2)
     best, why = best_option(options, wishes)
     alone = [
         cell
@@ -84,12 +89,21 @@ def recommend(
     share = within or best.capacity * USUAL_LOAD
     if count is not None and wishes.rate is not None:
         share = wishes.rate / count
-    point = best.predictor.point(share, best.capacity)
+    max_rows, rows_why = _limit(measured, overhead, best, alone, rows)
+    predictor = predictor_for(
+        measured,
+        overhead,
+        threads=best.threads,
+        runs=best.runs,
+        length=measured.loaded.length,
+        max_batch_size=max_rows,
+        requests=requests,
+    )
+    point = predictor.point(share, best.capacity)
     cost = None
     if wishes.cost_per_hour is not None:
         cost = wishes.cost_per_hour / (share * _PER_HOUR) * 1e6
     padding, padding_why = _padding(measured, alone, rows)
-    max_rows, rows_why = _limit(measured, overhead, best, alone, rows)
     reasons = [
         Reason(name="intra_op_threads", value=str(best.threads), why=why),
         Reason(
@@ -127,6 +141,7 @@ def recommend(
         spare_replicas=None if count is None else count + 1,
         cost_per_million=cost,
         reasons=tuple(reasons),
+        rate=share,
     )
 
 

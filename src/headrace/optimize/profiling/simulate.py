@@ -3,10 +3,12 @@
 It follows the engine: requests wait in order; when a run may start, what waits is taken, up to the
 batch that the engine has learned to be worth it; runs that are learned to be short happen on the
 event loop, where nothing else happens meanwhile. What the event loop itself needs for a request is
-part of the time of its run, as the two share the processor.
+part of the time of its run, as the two share the processor. All of that is slower in some phases of
+the machine than in others.
 """
 
 import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +18,7 @@ import numpy as np
 from headrace.core import Array
 from headrace.engine import ServiceTimes
 from headrace.engine.engine import INLINE_LIMIT_ALONE_S, INLINE_LIMIT_S
+from headrace.optimize.profiling.phases import Phases
 from headrace.optimize.profiling.service import Service
 
 _SKIPPED: Final = 0.05
@@ -65,23 +68,30 @@ def poisson(count: int, rate: float, *, seed: int) -> Array:
 
 
 def simulate(
-    replica: Replica, service: Service, arrivals: Sequence[float] | Array, *, seed: int = 1
+    replica: Replica,
+    service: Service,
+    arrivals: Sequence[float] | Array,
+    *,
+    seed: int = 1,
+    phases: Phases | None = None,
 ) -> Outcome:
     """Serve requests of one row that arrive at ascending times, and see when each is answered.
 
     Args:
         seed: Of how the replica's own part varies; runs are drawn by `service`.
+        phases: Of the machine; None for one that does not vary.
     """
     times = ServiceTimes(max_batch_size=replica.max_batch_size)
     for rows in _powers(replica.max_batch_size):  # as the warm-up does
-        times.observe(rows=rows, length=1, seconds=service.run_s(rows, 1))
+        times.observe(rows=rows, length=1, seconds=service.run_s(rows, 1, 0.0))
     limit_s = INLINE_LIMIT_S if replica.max_runs > 1 else INLINE_LIMIT_ALONE_S
+    factors, each_s = (phases.factors, phases.each_s) if phases else ((1.0,), math.inf)
     came = [float(at) for at in arrivals]
     count = len(came)
     varies, fixed_s = _drawn(replica, count, seed=seed)
     latency: list[float] = []
     free = [0.0] * replica.max_runs
-    loop_free = busy_s = end = 0.0
+    loop_free = busy_s = end = last_end = 0.0
     head = batches = 0
     while head < count:
         start = max(came[head], free[0], loop_free)
@@ -90,13 +100,15 @@ def simulate(
         while rows < most and head + rows < count and came[head + rows] <= start:
             rows += 1
         busy = 1 if replica.max_runs == 1 else 1 + sum(at > start for at in free)
-        run_s = service.run_s(rows, busy)
+        factor = factors[int(start / each_s) % len(factors)]
+        run_s = factor * service.run_s(rows, busy, max(start - last_end, 0.0))
         estimate_s = times.estimate(rows=rows, length=1) or 0.0
         is_inline = replica.may_inline and estimate_s < limit_s
         # A loop that has just run a batch does not sleep before the next; one that waited for a
         # thread, or for a request, does.
         wake_s = 0.0 if is_inline and came[head] < loop_free else replica.wake_s
-        end = start + run_s + (wake_s + rows * replica.cpu_s) * varies[batches]
+        end = start + run_s + factor * (wake_s + rows * replica.cpu_s) * varies[batches]
+        last_end = max(last_end, end)
         if is_inline:
             loop_free = end
         else:

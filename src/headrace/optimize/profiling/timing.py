@@ -43,6 +43,15 @@ class Setting:
         return f"{self.rows} row{'' if self.rows == 1 else 's'}{length}{at_once}{threads}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """The times of runs that followed each other, as they came."""
+
+    samples_s: list[float]
+    elapsed_s: float
+    foreign_ratio: float
+
+
 def time_runs(
     run: Callable[[], object],
     setting: Setting,
@@ -50,18 +59,41 @@ def time_runs(
     seconds: float,
     clock: Clock = time.perf_counter,
 ) -> Cell:
+    """The figures of one window of about `seconds`.
+
+    Raises:
+        Exception: What `run` raised, in whichever thread.
+    """
+    least = max(1, -(-_LEAST_RUNS // setting.runs))
+    window = time_window(run, setting, seconds=seconds, least=least, clock=clock)
+    return cell_of(
+        setting,
+        window.samples_s,
+        elapsed_s=window.elapsed_s,
+        foreign_ratio=window.foreign_ratio,
+    )
+
+
+def time_window(
+    run: Callable[[], object],
+    setting: Setting,
+    *,
+    seconds: float = 0.0,
+    least: int,
+    clock: Clock = time.perf_counter,
+) -> Window:
     """Call `run` over and over, from as many threads as the setting has runs at once.
 
     Args:
         run: One run; may be called from several threads at once.
-        seconds: For how long; a few calls are made however long they take.
+        seconds: For how long.
+        least: So many calls are made of each thread, however long they take.
 
     Raises:
         Exception: What `run` raised, in whichever thread.
     """
     busy, own = _busy_s(_STAT.read_text()), time.process_time()
     callers = [_Caller(run=run, clock=clock) for _ in range(setting.runs)]
-    least = max(1, -(-_LEAST_RUNS // setting.runs))
     started = clock()
     if len(callers) == 1:
         callers[0].call(until=started + seconds, least=least)
@@ -83,8 +115,10 @@ def time_runs(
     foreign = _busy_s(_STAT.read_text()) - busy - (time.process_time() - own)
     samples = [sample for caller in callers for sample in caller.samples]
     machine_s = elapsed * (os.cpu_count() or 1)
-    return cell_of(
-        setting, samples, elapsed_s=elapsed, foreign_ratio=min(max(foreign / machine_s, 0.0), 1.0)
+    return Window(
+        samples_s=samples,
+        elapsed_s=elapsed,
+        foreign_ratio=min(max(foreign / machine_s, 0.0), 1.0),
     )
 
 
@@ -108,9 +142,11 @@ def cell_of(
     )
 
 
-def kept(ascending: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> tuple[float, ...]:
-    """At most `KEPT` values with the same mean: of many, the means of neighbours."""
-    parts = np.array_split(ascending, KEPT) if len(ascending) > KEPT else ascending
+def kept(
+    ascending: "np.ndarray[tuple[int], np.dtype[np.float64]]", most: int = KEPT
+) -> tuple[float, ...]:
+    """At most so many values with the same mean: of many, the means of neighbours."""
+    parts = np.array_split(ascending, most) if len(ascending) > most else ascending
     return tuple(round(float(np.mean(part)), 9) for part in parts)
 
 

@@ -16,8 +16,8 @@ class Fixed:
     def __init__(self, run_s: float = RUN_S) -> None:
         self._run_s = run_s
 
-    def run_s(self, rows: int, busy: int) -> float:
-        del rows, busy
+    def run_s(self, rows: int, busy: int, idle_s: float) -> float:
+        del rows, busy, idle_s
         return self._run_s
 
 
@@ -27,16 +27,16 @@ class Chance:
     def __init__(self) -> None:
         self._rng = np.random.default_rng(3)
 
-    def run_s(self, rows: int, busy: int) -> float:
-        del rows, busy
+    def run_s(self, rows: int, busy: int, idle_s: float) -> float:
+        del rows, busy, idle_s
         return float(self._rng.exponential(RUN_S))
 
 
 class PerRow:
     """Each row takes its time."""
 
-    def run_s(self, rows: int, busy: int) -> float:
-        del busy
+    def run_s(self, rows: int, busy: int, idle_s: float) -> float:
+        del busy, idle_s
         return RUN_S * rows
 
 

@@ -1,0 +1,124 @@
+"""How did the machine's speed vary while it was measured, and how else might it have? Pure.
+
+By the rounds, each of which saw all cells in one phase of the machine. What differs between rounds
+in all cells alike is the machine; what differs in one cell alone is chance.
+"""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from headrace.core import Array
+from headrace.optimize.profiling.messages import Cell
+
+LEAST_ROUNDS: Final = 4
+"""With fewer nothing is said about drift."""
+
+
+_NORMAL: Final = 1.4826
+"""A normal standard deviation, over the median distance from the middle."""
+_MEDIAN: Final = 1.57
+"""The variance of a median of normal values, over that of their mean."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phases:
+    """The machine's phases, one after the other, over and over.
+
+    `factors`: the time of a run in each, over the mean of all. `each_s`: how long one lasts.
+    """
+
+    factors: tuple[float, ...]
+    each_s: float
+
+    @property
+    def speed(self) -> float:
+        """The work done in all of them, over that at a factor of one."""
+        return float(np.mean(1.0 / np.asarray(self.factors)))
+
+    @property
+    def spread_ratio(self) -> float:
+        """The standard deviation of the factors."""
+        return float(np.std(self.factors))
+
+
+def find_phases(cells: Iterable[Cell]) -> Phases | None:
+    """The phases by cells that were measured in the same rounds; None with too few rounds."""
+    found = [cell for cell in cells if len(cell.rounds) >= LEAST_ROUNDS]
+    if not found:
+        return None
+    times = _relative(found)
+    factors: Array = np.median(times, axis=0)  # a run that was held up is not the machine's phase
+    factors = factors / factors.mean()
+    varies = float(factors.var(ddof=1))
+    if len(found) > 1 and varies > 0.0:
+        # Between cells of one round there is chance alone, some of which is left in their median.
+        apart = np.abs(times / factors - 1.0)
+        chance = (_NORMAL * float(np.median(apart))) ** 2 * _MEDIAN / (len(found) - 1)
+        factors = 1.0 + (factors - 1.0) * max(1.0 - chance / varies, 0.0) ** 0.5
+    began_s = [one.at_s for one in found[0].rounds]
+    return Phases(
+        factors=tuple(float(one) for one in factors),
+        each_s=max(float(np.median(np.diff(began_s))), 1e-3),
+    )
+
+
+def without_drift(cell: Cell, phases: Phases | None) -> Cell:
+    """The cell as it is in each phase: its runs vary by less than those of all phases together."""
+    if phases is None or not cell.rounds:
+        return cell
+    samples = np.asarray(cell.samples_s)
+    whole = float(samples.var()) / cell.mean_s**2
+    share = max(1.0 - phases.spread_ratio**2 / whole, 0.0) ** 0.5 if whole > 0.0 else 1.0
+    steady = cell.mean_s + (samples - cell.mean_s) * share
+    return msgspec.structs.replace(cell, samples_s=tuple(float(one) for one in steady))
+
+
+def resampled(
+    cells: Sequence[Cell], phases: Phases, *, rng: random.Random
+) -> tuple[list[Cell], Phases]:
+    """What another stretch of the machine, as long as this one, might have shown.
+
+    Rounds are drawn with their neighbours, as phases last longer than a round (block bootstrap:
+    Kuensch, Annals of Statistics 1989). Half as many are drawn as there were: the mean of this
+    stretch is uncertain, too, and the two differ by twice the variance of one.
+    """
+    count = len(phases.factors)
+    rounds = _blocks(count, -(-count // 2), rng=rng)
+    drawn = Phases(factors=tuple(phases.factors[at] for at in rounds), each_s=phases.each_s)
+    common = float(np.mean(drawn.factors))
+    found = []
+    for cell in cells:
+        if len(cell.rounds) != count:
+            found.append(cell)
+            continue
+        own = float(_relative([cell])[0][rounds].mean()) / common
+        found.append(
+            msgspec.structs.replace(
+                cell,
+                mean_s=cell.mean_s * own,
+                samples_s=tuple(one * own for one in cell.samples_s),
+            )
+        )
+    return found, drawn
+
+
+def _relative(cells: Sequence[Cell]) -> Array:
+    """The mean of each round over the mean of all, `[cells, rounds]`."""
+    least = min(len(cell.rounds) for cell in cells)
+    times = np.array([[one.mean_s for one in cell.rounds[:least]] for cell in cells])
+    relative: Array = times / times.mean(axis=1, keepdims=True)
+    return relative
+
+
+def _blocks(count: int, wanted: int, *, rng: random.Random) -> list[int]:
+    length = max(1, round(count ** (1 / 3)))
+    found: list[int] = []
+    while len(found) < wanted:
+        first = rng.randrange(count)
+        found += [(first + step) % count for step in range(length)]
+    return found[:wanted]
