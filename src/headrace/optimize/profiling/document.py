@@ -7,15 +7,10 @@ import msgspec
 
 from headrace.core import ArtifactCorruptError
 from headrace.optimize.profiling.messages import Measured, Overhead
-from headrace.optimize.profiling.options import USUAL_LOAD, Wishes, predictor_for, variations
-from headrace.optimize.profiling.predict import REQUESTS, Point, Prediction
+from headrace.optimize.profiling.options import Wishes, predictor_for
+from headrace.optimize.profiling.predict import REQUESTS, USUAL_LOAD, Point, Prediction
 from headrace.optimize.profiling.recommend import Recommendation, recommend
-from headrace.optimize.profiling.sureness import (
-    FEW_REQUESTS,
-    RESAMPLES,
-    surely_predicted,
-    surely_recommended,
-)
+from headrace.optimize.profiling.sureness import surely_predicted, surely_recommended
 from headrace.runtimes.optimized_manifest import Processor
 
 SCHEMA: Final = 1
@@ -92,17 +87,7 @@ def conclude(
         max_batch_size=recommendation.max_batch_size,
         requests=requests,
     )
-    varied = variations(
-        measured,
-        overhead,
-        threads=threads,
-        runs=runs,
-        length=length,
-        max_batch_size=recommendation.max_batch_size,
-        requests=min(requests, FEW_REQUESTS),
-        count=RESAMPLES,
-    )
-    prediction = surely_predicted(predictor.predict(p99_s=wishes.p99_s), predictor, varied)
+    prediction = surely_predicted(predictor.predict(p99_s=wishes.p99_s), predictor)
     return Profile(
         model=model,
         digest=digest,
@@ -116,7 +101,7 @@ def conclude(
         overhead=overhead,
         prediction=prediction,
         by_length=_by_length(measured, overhead, runs=runs, requests=requests // 2),
-        recommendation=surely_recommended(recommendation, prediction, predictor, varied),
+        recommendation=surely_recommended(recommendation, prediction, predictor),
     )
 
 

@@ -1,6 +1,5 @@
 """Which threads inside a run, and how many runs at once, serve the wishes best? Pure."""
 
-import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -9,14 +8,12 @@ import msgspec
 
 from headrace.core import BatchingSettings
 from headrace.optimize.profiling.messages import Cell, Measured, Overhead
-from headrace.optimize.profiling.phases import Phases, find_phases, resampled, without_drift
-from headrace.optimize.profiling.predict import REQUESTS, Predictor
+from headrace.optimize.profiling.phases import find_phases, without_drift
+from headrace.optimize.profiling.predict import REQUESTS, USUAL_LOAD, Predictor
 from headrace.optimize.profiling.service import MeasuredService, Service
 from headrace.optimize.profiling.simulate import Replica
 
 DEFAULT_ROWS: Final = BatchingSettings().max_batch_size
-USUAL_LOAD: Final = 0.7
-"""How much of its capacity a replica is given where no p99 says it."""
 _NEARLY: Final = 0.97
 _MILLISECOND: Final = 1e-3
 
@@ -59,58 +56,8 @@ def predictor_for(
 
     Without an overhead, what a request costs besides its run counts as nothing.
     """
-    return _predictor(
-        measured,
-        overhead,
-        cells_of(measured.cells, threads=threads, length=length),
-        find_phases(measured.cells),
-        runs=runs,
-        max_batch_size=max_batch_size,
-        requests=requests,
-    )
-
-
-def variations(
-    measured: Measured,
-    overhead: Overhead | None,
-    *,
-    threads: int,
-    runs: int,
-    length: int,
-    max_batch_size: int = DEFAULT_ROWS,
-    requests: int,
-    count: int,
-    seed: int = 1,
-) -> list[Predictor]:
-    """The same, as other stretches of the machine would predict it; none with too few rounds."""
-    cells = cells_of(measured.cells, threads=threads, length=length)
     phases = find_phases(measured.cells)
-    if phases is None:
-        return []
-    rng = random.Random(seed)  # noqa: S311  # a bootstrap
-    return [
-        _predictor(
-            measured,
-            overhead,
-            *resampled(cells, phases, rng=rng),
-            runs=runs,
-            max_batch_size=max_batch_size,
-            requests=requests,
-        )
-        for _ in range(count)
-    ]
-
-
-def _predictor(
-    measured: Measured,
-    overhead: Overhead | None,
-    cells: Sequence[Cell],
-    phases: Phases | None,
-    *,
-    runs: int,
-    max_batch_size: int,
-    requests: int,
-) -> Predictor:
+    cells = cells_of(measured.cells, threads=threads, length=length)
     steady = [without_drift(cell, phases) for cell in cells]
     loaded = measured.loaded
     replica = Replica(

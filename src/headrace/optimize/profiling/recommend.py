@@ -11,7 +11,6 @@ from headrace.optimize.profiling.grid import best_rows
 from headrace.optimize.profiling.messages import Cell, Measured, Overhead
 from headrace.optimize.profiling.options import (
     DEFAULT_ROWS,
-    USUAL_LOAD,
     Option,
     Wishes,
     best_option,
@@ -20,7 +19,7 @@ from headrace.optimize.profiling.options import (
     options_of,
     predictor_for,
 )
-from headrace.optimize.profiling.predict import Interval, Point
+from headrace.optimize.profiling.predict import USUAL_LOAD, Interval, Point
 
 _WORTH: Final = 1.05
 _CLEARLY: Final = 1.1
@@ -98,7 +97,7 @@ def recommend(
         length=measured.loaded.length,
         max_batch_size=max_rows,
         requests=requests,
-    )
+    ).surely()
     point = predictor.point(share, best.capacity)
     cost = None
     if wishes.cost_per_hour is not None:

@@ -1,7 +1,6 @@
 """How sure is a prediction, and how long must a load last that checks it? By simulating again."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -9,62 +8,63 @@ import msgspec
 import numpy as np
 
 from headrace.core import Array
-from headrace.optimize.profiling.options import USUAL_LOAD, duration
-from headrace.optimize.profiling.predict import Interval, Prediction, Predictor
+from headrace.optimize.profiling.options import duration
+from headrace.optimize.profiling.predict import (
+    USUAL_LOAD,
+    Interval,
+    Point,
+    Prediction,
+    Predictor,
+    point_of,
+)
 from headrace.optimize.profiling.recommend import Reason, Recommendation
 
-RESAMPLES: Final = 50
-FEW_REQUESTS: Final = 5_000
-"""Are simulated for each of these."""
 KNOWN_RATIO: Final = 0.1
 """The standard deviation of a load's p99 from which on it counts as known."""
 _WIDE: Final = 0.3
 """An interval that is wider than this share of the p99 is worth more time."""
-_WINDOWS: Final = 30
+_WINDOWS: Final = 60
 _LEAST_WINDOWS: Final = 10
 _LEAST_REQUESTS: Final = 300
 _LONGEST_S: Final = 3600.0
-_NEARLY: Final = 0.01
+_LEVELS: Final = 5
+_SEEDS: Final = 3
+_LEAST_REACH: Final = 0.05
 
 
-def surely_predicted(
-    prediction: Prediction, predictor: Predictor, varied: Sequence[Predictor]
-) -> Prediction:
-    """The prediction with intervals, of the capacity and of the p99 at the usual load.
+def surely_predicted(prediction: Prediction, predictor: Predictor) -> Prediction:
+    """The prediction with intervals: of the capacity, and of p99 at the usual share of it.
 
     Args:
         predictor: That made it.
-        varied: As other stretches of the machine would predict; may be empty.
     """
-    if not varied or predictor.phases is None:
+    phases = predictor.phases
+    if phases is None:
         return prediction
     usual = prediction.at(USUAL_LOAD)
-    sure = msgspec.structs.replace(usual, p99_ci_s=p99_interval(usual.rate, predictor, varied))
-    capacity = replace(predictor, requests=varied[0].requests).capacity()
-    ratios = [one.capacity() / capacity for one in varied]
+    sure = msgspec.structs.replace(usual, p99_ci_s=p99_interval(predictor, usual))
     return msgspec.structs.replace(
         prediction,
         curve=tuple(sure if point is usual else point for point in prediction.curve),
-        capacity_ci=_interval(prediction.capacity, ratios),
-        drift_ratio=predictor.phases.spread_ratio,
+        capacity_ci=(
+            prediction.capacity / phases.next_ratio,
+            prediction.capacity * phases.next_ratio,
+        ),
+        drift_ratio=phases.spread_ratio,
     )
 
 
 def surely_recommended(
-    recommendation: Recommendation,
-    prediction: Prediction,
-    predictor: Predictor,
-    varied: Sequence[Predictor],
+    recommendation: Recommendation, prediction: Prediction, predictor: Predictor
 ) -> Recommendation:
     """The recommendation with an interval of its p99, and how that can be checked."""
     rate = recommendation.rate
     assert rate is not None, "it was just made"
-    usual = prediction.at(USUAL_LOAD)
-    found = usual.p99_ci_s
-    if varied and abs(rate / usual.rate - 1.0) > _NEARLY:
-        found = p99_interval(rate, predictor, varied)
-    check_s = seconds_to_know(predictor.outcome(rate).latency_s, rate=rate)
-    reasons = [_why_sure(recommendation.p99_s, found, prediction.drift_ratio)]
+    outcome = predictor.surely().outcome(rate)
+    point = point_of(outcome, rate, prediction.capacity)
+    found = p99_interval(predictor, point)
+    check_s = seconds_to_know(outcome.latency_s, rate=rate)
+    reasons = [_why_sure(point.p99_s, found, prediction.drift_ratio)]
     if check_s is not None:
         value = f"headrace load URL --rate {rate:.4g} --seconds {check_s:.0f}"
         why = "so long takes a load until its p99 is known to about 10 %"
@@ -77,15 +77,33 @@ def surely_recommended(
     )
 
 
-def p99_interval(rate: float, predictor: Predictor, varied: Sequence[Predictor]) -> Interval:
-    """Where the p99 at one rate lies in 95 of 100 other stretches of the machine.
+def p99_interval(predictor: Predictor, point: Point) -> Interval | None:
+    """Where the p99 at the point's rate lies in 95 of 100 other stretches of the machine.
 
-    What the resamples say is taken relative to what as few requests say of the measurement itself:
-    all of them meet the same arrivals, so that the chance in these cancels.
+    That is what a machine has that takes as much more, or less, for everything, at the same rate.
+    What an engine learns of its batches makes single simulations jump, so that a curve is laid
+    through several: a parabola through the logarithms. None where nothing is known of its phases.
     """
-    point = predictor.point(rate, rate).p99_s
-    base = replace(predictor, requests=varied[0].requests).outcome(rate).quantile_s(0.99)
-    return _interval(point, [one.outcome(rate).quantile_s(0.99) / base for one in varied])
+    rough, phases = predictor.roughly(), predictor.phases
+    if phases is None:
+        return None
+    reach = math.log(phases.next_ratio)
+    levels = np.linspace(-1.0, 1.0, _LEVELS) * max(reach, _LEAST_REACH)
+    p99s_s = [
+        [
+            replace(rough, seed=seed, phases=phases.times(math.exp(level)))
+            .outcome(point.rate)
+            .quantile_s(0.99)
+            for level in levels
+        ]
+        for seed in range(1, _SEEDS + 1)
+    ]
+    curve = np.polyfit(levels, np.log(p99s_s).mean(axis=0), 2)
+    low, usual, high = np.polyval(curve, (-reach, 0.0, reach))
+    return (
+        point.p99_s * math.exp(min(low - usual, 0.0)),
+        point.p99_s * math.exp(max(high - usual, 0.0)),
+    )
 
 
 def seconds_to_know(latency_s: Array, *, rate: float) -> float | None:
@@ -113,9 +131,3 @@ def _why_sure(p99_s: float, found: Interval | None, drift_ratio: float | None) -
         why += "; that is wide: more --budget or a quieter machine is needed to know it better"
     value = f"{duration(p99_s)} [{duration(low)}, {duration(high)}]"
     return Reason(name="p99", value=value, why=why)
-
-
-def _interval(value: float, ratios: Sequence[float]) -> Interval:
-    low, high = np.quantile(ratios, (0.025, 0.975))
-    assert math.isfinite(high), "every simulation ends"
-    return float(value * min(low, 1.0)), float(value * max(high, 1.0))
