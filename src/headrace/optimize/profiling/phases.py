@@ -22,6 +22,8 @@ LEAST_ROUNDS: Final = 4
 _STRETCHES: Final = LEAST_ROUNDS
 _STUDENT: Final = 3.182
 """Student's t of 97.5 % with one degree of freedom less than there are stretches."""
+_STUDENT_MANY: Final = 2.0
+"""The same for all rounds, about."""
 _LARGEST: Final = math.log(10.0)
 _NORMAL: Final = 1.4826
 """A normal standard deviation, over the median distance from the middle."""
@@ -86,11 +88,13 @@ def _next_ratio(factors: Array) -> float:
     Phases last longer than a round, so that rounds are no independent readings: whole rounds drawn
     again by chance (a bootstrap) held the truth in half of the cases where phases lasted a tenth of
     the measurement, and these intervals in 95 of 100. Twice, as the next stretch varies as this one
-    does.
+    does. Never less than if rounds were independent: a few stretches may be alike by chance.
     """
-    logs = [float(np.log(part).mean()) for part in np.array_split(factors, _STRETCHES)]
-    error = float(np.std(logs, ddof=1)) / math.sqrt(_STRETCHES)
-    return math.exp(min(_STUDENT * math.sqrt(2.0) * error, _LARGEST))
+    logs = np.log(factors)
+    means = [float(part.mean()) for part in np.array_split(logs, _STRETCHES)]
+    error = _STUDENT * float(np.std(means, ddof=1)) / math.sqrt(_STRETCHES)
+    independent = _STUDENT_MANY * float(logs.std(ddof=1)) / math.sqrt(len(logs))
+    return math.exp(min(max(error, independent) * math.sqrt(2.0), _LARGEST))
 
 
 def without_drift(cell: Cell, phases: Phases | None) -> Cell:

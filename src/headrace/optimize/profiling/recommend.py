@@ -43,8 +43,8 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     fail. `rate_per_replica`: the highest within the wishes. `busy_ratio`, `p99_s`: at that share of
     the rate that each replica gets, or at `rate_per_replica`. `cost_per_million`: requests, at that
     rate. `padding`: None leaves it to the engine. `rate`: of each replica, for which `p99_s` is
-    predicted. `p99_ci_s`: as of a point. `check_s`: so long a load at that rate has to last until
-    its p99 is known to about 10 %.
+    predicted. `p99_ci_s`: as of a point. `check_s`: how long a load at that rate has to last
+    until its p99 is known to about 10 %.
     """
 
     intra_op_threads: int

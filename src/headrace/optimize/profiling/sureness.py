@@ -7,25 +7,22 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from headrace.core import Array
 from headrace.optimize.profiling.options import duration
-from headrace.optimize.profiling.predict import (
-    USUAL_LOAD,
-    Interval,
-    Point,
-    Prediction,
-    Predictor,
-    point_of,
-)
+from headrace.optimize.profiling.predict import USUAL_LOAD, Interval, Point, Prediction, Predictor
 from headrace.optimize.profiling.recommend import Reason, Recommendation
 
-KNOWN_RATIO: Final = 0.1
-"""The standard deviation of a load's p99 from which on it counts as known."""
+_TO_KNOW: Final = (
+    (0.3, 1_000),
+    (0.5, 1_650),
+    (0.6, 3_350),
+    (0.7, 6_700),
+    (0.8, 18_500),
+    (0.9, 85_000),
+)
+"""Requests by load: of one place with equal runs (M/D/1), by 300 simulations at each load."""
 _WIDE: Final = 0.3
 """An interval that is wider than this share of the p99 is worth more time."""
-_WINDOWS: Final = 60
-_LEAST_WINDOWS: Final = 10
-_LEAST_REQUESTS: Final = 300
+_SHORTEST_S: Final = 10.0
 _LONGEST_S: Final = 3600.0
 _LEVELS: Final = 5
 _SEEDS: Final = 3
@@ -60,15 +57,13 @@ def surely_recommended(
     """The recommendation with an interval of its p99, and how that can be checked."""
     rate = recommendation.rate
     assert rate is not None, "it was just made"
-    outcome = predictor.surely().outcome(rate)
-    point = point_of(outcome, rate, prediction.capacity)
+    point = predictor.surely().point(rate, prediction.capacity)
     found = p99_interval(predictor, point)
-    check_s = seconds_to_know(outcome.latency_s, rate=rate)
+    check_s = seconds_to_know(rate=rate, load_ratio=point.load_ratio)
     reasons = [_why_sure(point.p99_s, found, prediction.drift_ratio)]
-    if check_s is not None:
-        value = f"headrace load URL --rate {rate:.4g} --seconds {check_s:.0f}"
-        why = "so long takes a load until its p99 is known to about 10 %"
-        reasons.append(Reason(name="to check", value=value, why=why))
+    value = f"headrace load URL --rate {rate:.4g} --seconds {math.ceil(check_s)}"
+    why = "after that its p99 is known to about 10 %, on a machine that does not drift"
+    reasons.append(Reason(name="to check", value=value, why=why))
     return msgspec.structs.replace(
         recommendation,
         p99_ci_s=found,
@@ -106,19 +101,18 @@ def p99_interval(predictor: Predictor, point: Point) -> Interval | None:
     )
 
 
-def seconds_to_know(latency_s: Array, *, rate: float) -> float | None:
-    """How long a load has to last for a standard deviation of its p99 of `KNOWN_RATIO`.
+def seconds_to_know(*, rate: float, load_ratio: float) -> float:
+    """How long a load has to last until the standard deviation of its p99 is a tenth.
 
-    By the p99 of stretches of a simulation, whose deviation falls as the root of their length.
-    None where the simulation is too short to tell.
+    At least, where every request has its own run; sharing runs evens a queue out, and half of that
+    is enough then. A machine that drifts takes longer.
+
+    Args:
+        load_ratio: What share of the capacity `rate` is.
     """
-    windows = min(_WINDOWS, len(latency_s) // _LEAST_REQUESTS)
-    if windows < _LEAST_WINDOWS:
-        return None
-    size = len(latency_s) // windows
-    p99s = np.quantile(latency_s[: windows * size].reshape(windows, size), 0.99, axis=1)
-    deviation = float(p99s.std(ddof=1) / p99s.mean())
-    return min(max(size / rate * (deviation / KNOWN_RATIO) ** 2, 1.0), _LONGEST_S)
+    loads, requests = zip(*_TO_KNOW, strict=True)
+    count = math.exp(float(np.interp(load_ratio, loads, np.log(requests))))
+    return min(max(count / rate, _SHORTEST_S), _LONGEST_S)
 
 
 def _why_sure(p99_s: float, found: Interval | None, drift_ratio: float | None) -> Reason:
