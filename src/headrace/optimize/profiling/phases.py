@@ -25,6 +25,7 @@ _STUDENT: Final = 3.182
 _STUDENT_MANY: Final = 2.0
 """The same for all rounds, about."""
 _LARGEST: Final = math.log(10.0)
+_LEAST_FACTOR: Final = 0.1
 _NORMAL: Final = 1.4826
 """A normal standard deviation, over the median distance from the middle."""
 _MEDIAN: Final = 1.57
@@ -49,9 +50,10 @@ class Phases:
         """The work done in all of them, over that at a factor of one."""
         return float(np.mean(1.0 / np.asarray(self.factors)))
 
-    def times(self, factor: float) -> "Phases":
-        """A machine that takes so many times as long in all of them."""
-        return replace(self, factors=tuple(one * factor for one in self.factors))
+    def times(self, factor: float, *, swing: float = 1.0) -> "Phases":
+        """A machine that takes so many times as long in all of them, and varies so much more."""
+        varied = [max(1.0 + (one - 1.0) * swing, _LEAST_FACTOR) for one in self.factors]
+        return replace(self, factors=tuple(one * factor for one in varied))
 
     @property
     def spread_ratio(self) -> float:

@@ -24,6 +24,9 @@ _WIDE: Final = 0.3
 """An interval that is wider than this share of the p99 is worth more time."""
 _SHORTEST_S: Final = 10.0
 _LONGEST_S: Final = 3600.0
+_SWING: Final = 1.4
+"""How much larger, or smaller, the deviation of the speed may be than that of some 15 phases that
+do not depend on each other (by chi-squared, 90 %)."""
 _LEVELS: Final = 5
 _SEEDS: Final = 3
 _LEAST_REACH: Final = 0.05
@@ -75,7 +78,8 @@ def surely_recommended(
 def p99_interval(predictor: Predictor, point: Point) -> Interval | None:
     """Where the p99 at the point's rate lies in 95 of 100 other stretches of the machine.
 
-    That is what a machine has that takes as much more, or less, for everything, at the same rate.
+    That is what a machine has that takes as much more, or less, for everything, at the same rate,
+    and whose speed varies more, or less: a few phases say little of how slow the slowest are.
     What an engine learns of its batches makes single simulations jump, so that a curve is laid
     through several: a parabola through the logarithms. None where nothing is known of its phases.
     """
@@ -83,10 +87,15 @@ def p99_interval(predictor: Predictor, point: Point) -> Interval | None:
     if phases is None:
         return None
     reach = math.log(phases.next_ratio)
-    levels = np.linspace(-1.0, 1.0, _LEVELS) * max(reach, _LEAST_REACH)
+    most = max(reach, _LEAST_REACH)
+    levels = np.linspace(-most, most, _LEVELS)
     p99s_s = [
         [
-            replace(rough, seed=seed, phases=phases.times(math.exp(level)))
+            replace(
+                rough,
+                seed=seed,
+                phases=phases.times(math.exp(level), swing=_SWING ** (level / most)),
+            )
             .outcome(point.rate)
             .quantile_s(0.99)
             for level in levels

@@ -1,3 +1,5 @@
+import json
+
 import msgspec
 import pytest
 
@@ -10,6 +12,23 @@ from tests.unit.optimize.profiling.made import cell, measured, profile
 
 def test_a_profile_comes_back_as_it_was_written() -> None:
     assert decode_profile(encode_profile(profile()), where="x") == profile()
+
+
+def test_a_profile_from_before_there_were_rounds_is_still_read() -> None:
+    document = json.loads(encode_profile(profile()))
+    for cell in document["measured"]["cells"]:
+        del cell["rounds"], cell["paused"]
+    for point in document["prediction"]["curve"]:
+        del point["p99_ci_s"]
+    for new in ("capacity_ci", "drift_ratio"):
+        del document["prediction"][new]
+    for new in ("rate", "p99_ci_s", "check_s"):
+        del document["recommendation"][new]
+
+    old = decode_profile(json.dumps(document).encode(), where="x")
+
+    assert old.measured == profile().measured
+    assert old.recommendation.check_s is None
 
 
 def test_another_processor_or_number_of_cores_is_another_file() -> None:
