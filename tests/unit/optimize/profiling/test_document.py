@@ -16,8 +16,8 @@ def test_a_profile_comes_back_as_it_was_written() -> None:
 
 def test_a_profile_from_before_there_were_rounds_is_still_read() -> None:
     document = json.loads(encode_profile(profile()))
-    for cell in document["measured"]["cells"]:
-        del cell["rounds"], cell["paused"]
+    for one in document["measured"]["cells"]:
+        del one["rounds"], one["paused"]
     for point in document["prediction"]["curve"]:
         del point["p99_ci_s"]
     for new in ("capacity_ci", "drift_ratio"):
