@@ -31,7 +31,7 @@ FEW: Final = 4
 """With fewer rounds, what was measured before them counts as well."""
 _MOST: Final = 40
 """About so many rounds fit the time: with more, each would say too little."""
-_WINDOW_S: Final = 0.1
+_WINDOW_S: Final = 0.02
 _LEAST_RUNS: Final = 2
 _KEPT: Final = 1000
 _PAUSES: Final = (0.25, 1.0, 4.0)
