@@ -16,6 +16,7 @@ _STEPS = {
     "build": "making",
     "try": "timing",
     "score": "asking the baseline for its answers:",
+    "screen": "screening",
     "judge": "judging",
     "compare": "comparing the best:",
     "weigh": "weighing",
@@ -62,6 +63,8 @@ def _line(event: Event, tell: Callable[[str], None]) -> None:
     match event:
         case Failed():
             tell(f"  {event.name}: given up: {event.reason}")
+        case Judged(is_part=True):
+            tell(f"  {event.name}: so far: {event.verdict.reason}")
         case Judged():
             tell(_judged(event.name, event.verdict))
         case Compared():

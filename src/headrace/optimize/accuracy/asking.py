@@ -60,6 +60,10 @@ class Answers:
             return None
         return np.stack(chosen) if chosen else None
 
+    def size_bytes(self) -> int:
+        """What they take in memory, about."""
+        return sum(row.nbytes for rows in self.rows.values() for row in rows if row is not None)
+
     def merged(self, other: "Answers") -> "Answers":
         """With another's answers to other ones of the same examples."""
         names = [*self.rows, *(name for name in other.rows if name not in self.rows)]

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Final
 
 from headrace.optimize.search.asked import SearchRequest, Target
-from headrace.optimize.search.plan import best, is_worth_judging
+from headrace.optimize.search.plan import beaten_by, best, is_worth_judging
 from headrace.optimize.search.state import State, Tried
 from headrace.optimize.timing import Timing
 
@@ -114,12 +114,24 @@ def _standing(  # noqa: PLR0911  # a reason each
     if request.target is not Target.MEMORY and _least_cut(timing) <= 0:
         return Standing.REJECTED, slower_text(timing)
     if judged is None:
-        what = "the budget was over before its answers were looked at"
-        kind = state.started.model_class if state.started else ""
-        if not is_worth_judging(request, timing, kind):
-            what = slower_text(timing)
-        return Standing.REJECTED, what
+        return Standing.REJECTED, _why_unjudged(state, request, tried, timings)
     return Standing.GOOD, f"{judged.reason}; {chosen} is better"
+
+
+def _why_unjudged(
+    state: State, request: SearchRequest, tried: Tried, timings: Mapping[str, Timing]
+) -> str:
+    """Why nobody knows whether a candidate that is faster is good enough."""
+    kind = state.started.model_class if state.started else ""
+    if not is_worth_judging(request, timings[tried.name], kind):
+        return slower_text(timings[tried.name])
+    faster = beaten_by(state, request, timings, tried.name)
+    if tried.screened is not None:
+        why = f"{faster} is faster beyond doubt" if faster else "the budget was over"
+        return f"{tried.screened.reason}; the others were not asked, as {why}"
+    if faster:
+        return f"{faster} is faster beyond doubt; its answers were not looked at in the budget"
+    return "the budget was over before its answers were looked at"
 
 
 def _why_chosen(state: State, request: SearchRequest, tried: Tried) -> str:
@@ -133,6 +145,8 @@ def _why_chosen(state: State, request: SearchRequest, tried: Tried) -> str:
     }[request.target]
     judged = tried.verdict or tried.fidelity
     said = f"; {judged.reason}" if judged else ""
+    if judged is None and tried.screened is not None:
+        said = f"; {tried.screened.reason}; the budget was over before any was asked all of them"
     return f"{what} of all that lose no more than they may{said}"
 
 

@@ -105,12 +105,16 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True, tag="timed"):
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True, tag="judged"):
-    """What a candidate lost on labels; `early`: told before all were asked."""
+    """What a candidate lost on labels.
+
+    `early`: given up before all were asked. `is_part`: only the first ones were asked so far.
+    """
 
     at_s: float
     name: str
     verdict: Verdict
     early: bool = False
+    is_part: bool = False
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True, tag="compared"):

@@ -1,6 +1,6 @@
 """What do candidates lose? Their answers to the examples, beside the baseline's."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -20,21 +20,27 @@ from headrace.optimize.accuracy import (
 from headrace.optimize.accuracy.paired import SIGNIFICANCE
 from headrace.optimize.search.journal import Compared, Judged, Scored
 from headrace.optimize.search.materials import subset_of
-from headrace.optimize.search.plan import Step
+from headrace.optimize.search.plan import SCREENED, Step
 from headrace.optimize.search.run import Run
 from headrace.runtimes import Model
 
 _ASKED_BY: Final = 0.88
 """The share of the budget after which no more examples are asked: part of them says something."""
+_MOST_KEPT_BYTES: Final = 1 << 29
+"""Of answers to the first examples, over all candidates; the others' are asked for again."""
 
 
 @dataclass(slots=True)
 class Judging:
-    """Asks the baseline once, and every candidate what that was asked."""
+    """Asks the baseline once, and every candidate what that was asked.
+
+    `_begun`: trials of candidates that were screened, to go on with in this process.
+    """
 
     run: Run
     _labelled: tuple[Answers, MetricChoice] | None = None
     _unlabelled: Answers | None = None
+    _begun: dict[str, Trial] = field(default_factory=dict)
 
     def score(self, _: Step) -> None:
         """Choose by what candidates are judged, and what the baseline reaches.
@@ -62,22 +68,52 @@ class Judging:
             )
         )
 
+    def screen(self, step: Step) -> None:
+        """Ask a candidate the first of the examples, which is enough to give up a ruined one."""
+        self._lost(step.name, most=SCREENED)
+
     def judge(self, step: Step) -> None:
         """Ask a candidate, and say what it lost: on labels, or against the baseline's answers."""
-        run, name = self.run, step.name
+        if self.run.materials.examples.labels is None:
+            self._changed(step.name)
+        else:
+            self._lost(step.name, most=None)
+
+    def _lost(self, name: str, *, most: int | None) -> None:
+        run = self.run
         try:
             with run.loaded(name) as model:
-                if run.materials.examples.labels is None:
-                    found = measure_fidelity(
-                        self._alone(), self._asked(model), max_loss=run.request.max_loss
-                    )
-                    run.record(Compared(at_s=run.now_s(), name=name, fidelity=found))
-                    return
-                trial = self._tried(model)
-                verdict, early = self._also_unseen(trial), trial.given_up
-                run.record(Judged(at_s=run.now_s(), name=name, verdict=verdict, early=early))
+                trial = self._tried(model, self._begun.pop(name, None), most=most)
+                verdict = self._also_unseen(trial)
         except HeadraceError as error:
             run.give_up(name, run.state.tried[name].title, error)
+            return
+        is_part = trial.is_part and not trial.answers.stopped
+        if is_part and self._kept_bytes() + trial.answers.size_bytes() <= _MOST_KEPT_BYTES:
+            self._begun[name] = trial
+        run.record(
+            Judged(
+                at_s=run.now_s(),
+                name=name,
+                verdict=verdict,
+                early=trial.given_up,
+                is_part=trial.is_part,
+            )
+        )
+
+    def _changed(self, name: str) -> None:
+        run = self.run
+        try:
+            with run.loaded(name) as model:
+                found = measure_fidelity(
+                    self._alone(), self._asked(model), max_loss=run.request.max_loss
+                )
+                run.record(Compared(at_s=run.now_s(), name=name, fidelity=found))
+        except HeadraceError as error:
+            run.give_up(name, run.state.tried[name].title, error)
+
+    def _kept_bytes(self) -> int:
+        return sum(trial.answers.size_bytes() for trial in self._begun.values())
 
     def _baseline(self) -> tuple[Answers, MetricChoice]:
         """The baseline's answers to all examples, and by what they are judged."""
@@ -106,7 +142,7 @@ class Judging:
             deadline=self._deadline(),
         )
 
-    def _tried(self, model: Model) -> Trial:
+    def _tried(self, model: Model, begun: Trial | None, *, most: int | None) -> Trial:
         base, choice = self._baseline()
         return try_candidate(
             model.run,
@@ -117,6 +153,8 @@ class Judging:
             rng=self.run.rng,
             threads=self.run.threads_for(model),
             deadline=self._deadline(),
+            most=most,
+            begun=begun,
         )
 
     def _also_unseen(self, trial: Trial) -> Verdict:

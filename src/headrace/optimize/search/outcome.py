@@ -159,8 +159,8 @@ def _with_answers(entry: CandidateReport, state: State, tried: Tried) -> Candida
         return replace(
             entry, accuracy=scored.value, n=scored.n, accuracy_loss=0.0, agreement_ratio=1.0
         )
-    if tried.verdict is not None:
-        verdict = tried.verdict
+    verdict = tried.verdict or tried.screened
+    if verdict is not None:
         return replace(
             entry,
             accuracy=verdict.accuracy,

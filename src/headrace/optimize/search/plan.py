@@ -19,6 +19,11 @@ _OF_MORE: Final = 0.55
 """With recipes that build on the best of the others, those get only so much of their shares,"""
 LEAST_FOR_MORE_S: Final = 290.0
 """where the budget suffices for both; else others get what is left."""
+SCREENED: Final = 512
+"""Of how many examples every candidate is asked, before one is asked the others: enough to give up
+what a wrong option ruined. At most half of all, else it is not worth two rounds."""
+_SCREEN: Final = 0.4
+"""Of the share for judging: what was not screened by then waits until it is judged fully."""
 _LEAST_FINAL_S: Final = 3.0
 _LEAST_MIX_S: Final = 10.0
 _WORTH_JUDGING: Final = 0.02
@@ -31,6 +36,7 @@ class StepKind(StrEnum):
     BUILD = "build"
     TRY = "try"
     SCORE = "score"
+    SCREEN = "screen"
     JUDGE = "judge"
     COMPARE = "compare"
     WEIGH = "weigh"
@@ -72,7 +78,11 @@ def next_step(  # noqa: PLR0911  # a step each, in their order
     for recipes, build, judge in parts:
         if step := _build(state, recipes, now_s=now_s, until_s=build * budget_s):
             return step
-        if step := _judge(state, request, timed, now_s=now_s, until_s=judge * budget_s):
+        screen = build + _SCREEN * (judge - build)
+        waiting = _waiting(state, request, timed)
+        if step := _screen(state, waiting, now_s=now_s, until_s=screen * budget_s):
+            return step
+        if step := _judge(state, request, timed, waiting, now_s=now_s, until_s=judge * budget_s):
             return step
     finalists = best(state, request, timed)[:FINALISTS]
     if request.target is Target.MEMORY and (step := _weigh(state, finalists, budget_s)):
@@ -100,12 +110,17 @@ def _usable(state: State) -> list[Tried]:
 
 
 def best(state: State, request: SearchRequest, timed: Mapping[str, Timing]) -> list[Tried]:
-    """The accepted candidates that are better than the baseline, the best one first."""
-    accepted = [
+    """The accepted candidates that are better than the baseline, the best one first.
+
+    If no candidate was asked all examples and passed, those that pass in what they were asked.
+    """
+    able = [
         tried
         for name, tried in state.tried.items()
-        if name != state.baseline and tried.is_accepted and name in timed and not tried.is_reference
+        if name != state.baseline and name in timed and not tried.is_reference
     ]
+    accepted = [tried for tried in able if tried.is_accepted]
+    accepted = accepted or [tried for tried in able if tried.passes_so_far]
     if request.target is Target.MEMORY:
         return sorted(accepted, key=lambda tried: _size(state, tried))
     faster = [tried for tried in accepted if timed[tried.name].cut_ratio > 0]
@@ -132,20 +147,9 @@ def _build(state: State, recipes: Sequence[str], *, now_s: float, until_s: float
     return None
 
 
-def _judge(
-    state: State,
-    request: SearchRequest,
-    timed: Mapping[str, Timing],
-    *,
-    now_s: float,
-    until_s: float,
-) -> Step | None:
-    """The fastest candidate whose answers nobody looked at; the baseline's come first."""
+def _waiting(state: State, request: SearchRequest, timed: Mapping[str, Timing]) -> list[Tried]:
+    """The candidates that have to be judged, the fastest or smallest first."""
     assert state.started is not None, "the journal begins with it"
-    if state.started.labelled and state.scored is None:
-        return Step(kind=StepKind.SCORE, name=state.baseline, until_s=until_s)
-    if now_s >= until_s:
-        return None
     waiting = [
         tried
         for name, tried in state.tried.items()
@@ -156,13 +160,59 @@ def _judge(
         and not tried.is_judged
         and is_worth_judging(request, timed[name], state.started.model_class)
     ]
-    if not waiting:
-        return None
     if request.target is Target.MEMORY:
-        chosen = min(waiting, key=lambda tried: _size(state, tried))
-    else:
-        chosen = max(waiting, key=lambda tried: timed[tried.name].cut_ratio)
+        return sorted(waiting, key=lambda tried: _size(state, tried))
+    return sorted(waiting, key=lambda tried: -timed[tried.name].cut_ratio)
+
+
+def _screen(state: State, waiting: Sequence[Tried], *, now_s: float, until_s: float) -> Step | None:
+    """The fastest candidate that was asked nothing yet, where there are many examples."""
+    assert state.started is not None, "the journal begins with it"
+    labelled = state.started.labelled
+    if labelled and state.scored is None:
+        return Step(kind=StepKind.SCORE, name=state.baseline, until_s=until_s)
+    if labelled <= 2 * SCREENED or now_s >= until_s or len(waiting) == 1:
+        return None
+    new = (tried for tried in waiting if tried.screened is None)
+    return next((Step(kind=StepKind.SCREEN, name=one.name, until_s=until_s) for one in new), None)
+
+
+def _judge(
+    state: State,
+    request: SearchRequest,
+    timed: Mapping[str, Timing],
+    waiting: Sequence[Tried],
+    *,
+    now_s: float,
+    until_s: float,
+) -> Step | None:
+    """The fastest candidate that may win; then the most doubtful of those that can win no more."""
+    if now_s >= until_s or not waiting:
+        return None
+    may_win = [one for one in waiting if not beaten_by(state, request, timed, one.name)]
+    # The loss so far decides: a report is to show what a recipe costs, and which ones to avoid.
+    chosen = may_win[0] if may_win else max(waiting, key=_loss_so_far)
     return Step(kind=StepKind.JUDGE, name=chosen.name, until_s=until_s)
+
+
+def _loss_so_far(tried: Tried) -> float:
+    return tried.screened.loss if tried.screened is not None else 0.0
+
+
+def beaten_by(state: State, request: SearchRequest, timed: Mapping[str, Timing], name: str) -> str:
+    """Which accepted candidate is faster than this one beyond doubt; empty for none.
+
+    That is not asked where speed, or that with one size of batch, decides too little.
+    """
+    kind = state.started.model_class if state.started else ""
+    mine = timed[name].cut_ci_ratio if name in timed else None
+    if mine is None or request.target is Target.MEMORY or kind == ModelClass.TREES:
+        return ""
+    for other in best(state, request, timed):
+        theirs = timed[other.name].cut_ci_ratio
+        if other.is_accepted and theirs is not None and theirs[0] > mine[1]:
+            return other.name
+    return ""
 
 
 def is_worth_judging(

@@ -30,14 +30,18 @@ OF_SEVERAL: Final = frozenset({"compare", "mix", "write"})
 
 @dataclass(slots=True)
 class Tried:
-    """One candidate, or a recipe that made none. `failed`: why it was given up."""
+    """One candidate, or a recipe that made none.
+
+    `failed`: why it was given up. `verdict`: after all examples were asked, or enough to give it
+    up; `screened`: after the first ones, until then.
+    """
 
     name: str
     title: str
     built: Built | None = None
     failed: str = ""
     verdict: Verdict | None = None
-    is_early: bool = False
+    screened: Verdict | None = None
     fidelity: Fidelity | None = None
     memory_bytes: int | None = None
     load_s: float | None = None
@@ -51,6 +55,12 @@ class Tried:
     def is_judged(self) -> bool:
         """Whether its answers were looked at."""
         return self.verdict is not None or self.fidelity is not None
+
+    @property
+    def passes_so_far(self) -> bool:
+        """Whether it was not fully judged, and loses no more than it may in what was asked."""
+        known = self.screened is not None and self.screened.passes
+        return known and not self.is_judged and not self.failed
 
     @property
     def is_accepted(self) -> bool:
@@ -101,8 +111,11 @@ class State:
                 self.windows.setdefault(event.group, []).append(event.window)
                 self.begun = None if event.group == FINAL else self.begun
             case Judged():
-                tried = self.tried[event.name]
-                tried.verdict, tried.is_early, self.begun = event.verdict, event.early, None
+                tried, self.begun = self.tried[event.name], None
+                if event.is_part:
+                    tried.screened = event.verdict
+                else:
+                    tried.verdict = event.verdict
             case Compared():
                 self.tried[event.name].fidelity, self.begun = event.fidelity, None
             case Scored():

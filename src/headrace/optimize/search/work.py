@@ -93,6 +93,7 @@ def _steps(run: Run) -> Mapping[StepKind, Callable[[Step], None]]:
         StepKind.BUILD: partial(_build, run),
         StepKind.TRY: partial(_try, run),
         StepKind.SCORE: judging.score,
+        StepKind.SCREEN: judging.screen,
         StepKind.JUDGE: judging.judge,
         StepKind.COMPARE: partial(_compare, run),
         StepKind.WEIGH: partial(_weigh, run),

@@ -32,7 +32,13 @@ class Net:
 BASE = answers(Net(WEIGHTS).run, EXAMPLES, max_rows=64)
 
 
-def tried(net: Net, *, deadline: float | None = None) -> Trial:
+def tried(
+    net: Net,
+    *,
+    deadline: float | None = None,
+    most: int | None = None,
+    begun: Trial | None = None,
+) -> Trial:
     return try_candidate(
         net.run,
         EXAMPLES,
@@ -42,6 +48,8 @@ def tried(net: Net, *, deadline: float | None = None) -> Trial:
         rng=np.random.default_rng(0),
         max_rows=64,
         deadline=deadline,
+        most=most,
+        begun=begun,
     )
 
 
@@ -67,6 +75,28 @@ def test_a_ruined_candidate_is_given_up_soon() -> None:
     assert trial.verdict.reason.startswith(f"given up after {net.rows} of 2,000 examples, as it is")
 
 
+def test_a_trial_that_went_on_after_a_part_is_one_that_was_made_at_once() -> None:
+    net = Net(WEIGHTS + np.float32(0.001))
+
+    part = tried(net, most=512)
+    asked = net.rows
+    whole = tried(net, begun=part)
+
+    assert (asked, net.rows) == (512, N)
+    assert part.is_part
+    assert not whole.is_part
+    assert part.verdict.n == 512
+    assert part.verdict.reason.startswith("on the first 512 of 2,000 examples, ")
+    assert whole.verdict == tried(net).verdict
+
+
+def test_a_part_is_enough_to_give_up_a_ruined_candidate() -> None:
+    trial = tried(Net(WEIGHTS[::-1].copy()), most=512)
+
+    assert trial.given_up
+    assert not trial.is_part
+
+
 def test_a_candidate_that_loses_a_little_is_asked_everything_and_rejected() -> None:
     trial = tried(Net(WEIGHTS + np.array([[0, 0], [0, 0], [0.15, -0.15], [0, 0]], np.float32)))
 
@@ -86,6 +116,7 @@ def test_a_failing_candidate_is_given_up_at_its_first_look() -> None:
 def test_time_that_is_up_is_told_in_the_verdict() -> None:
     trial = tried(Net(WEIGHTS), deadline=0.0)
 
+    assert trial.is_part
     assert trial.verdict.n == 64
     assert trial.verdict.passes
     assert "judged on 64 of 2,000 examples, as time was up" in trial.verdict.warning

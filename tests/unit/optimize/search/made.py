@@ -1,5 +1,7 @@
 """Events of a search, made by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from headrace.optimize.accuracy import Fidelity, Metric, Verdict
@@ -104,6 +106,12 @@ def verdict(*, passes: bool, loss: float = 0.0) -> Verdict:
 
 def judged(name: str, *, passes: bool, loss: float = 0.0, at_s: float = 3.0) -> Event:
     return Judged(at_s=at_s, name=name, verdict=verdict(passes=passes, loss=loss))
+
+
+def screened(name: str, *, passes: bool = True, loss: float = 0.0, at_s: float = 2.8) -> Event:
+    """Asked the first 512 of 5,000 examples."""
+    so_far = replace(verdict(passes=passes, loss=loss), n=512, reason="on the first 512 of 5,000")
+    return Judged(at_s=at_s, name=name, verdict=so_far, is_part=True)
 
 
 def compared(name: str, *, passes: bool, at_s: float = 3.0) -> Event:

@@ -12,6 +12,7 @@ from tests.unit.optimize.search.made import (
     compared,
     failed,
     judged,
+    screened,
     started,
     timed,
 )
@@ -89,6 +90,45 @@ def test_what_the_budget_did_not_reach_says_so() -> None:
     assert "budget of 100 s" in found.reasons["late"]
     assert "before its answers were looked at" in found.reasons["fast"]
     assert found.chosen == BASE
+
+
+def some_screened() -> list[Event]:
+    events: list[Event] = [started("fast", "faster", labelled=5000), *built(BASE), SCORED]
+    for name, ratio in (("fast", 0.5), ("faster", 0.3)):
+        events += [*built(name), *timed(name, (name, ratio)), screened(name)]
+    return events
+
+
+def test_one_that_was_only_screened_loses_to_one_that_was_fully_judged() -> None:
+    found = decided([*some_screened(), judged("fast", passes=True)])
+
+    assert found.chosen == "fast"
+    assert found.standing["faster"] is Standing.REJECTED
+    assert found.reasons["faster"].startswith("on the first 512 of 5,000; the others were not ask")
+    assert "the budget was over" in found.reasons["faster"]
+
+
+def test_one_that_is_slower_beyond_doubt_says_than_which() -> None:
+    found = decided([*some_screened(), judged("faster", passes=True)])
+
+    assert found.chosen == "faster"
+    assert found.reasons["fast"].endswith("not asked, as faster is faster beyond doubt")
+
+
+def test_one_that_was_only_screened_is_chosen_where_no_other_passed_and_says_so() -> None:
+    found = decided([*some_screened(), judged("faster", passes=False)])
+
+    assert found.chosen == "fast"
+    assert "on the first 512 of 5,000; the budget was over" in found.reasons["fast"]
+
+
+def test_one_that_fails_in_what_it_was_asked_is_not_chosen() -> None:
+    events: list[Event] = [started("fast", labelled=5000), *built(BASE), SCORED, *built("fast")]
+
+    found = decided([*events, *timed("fast", ("fast", 0.5)), screened("fast", passes=False)])
+
+    assert found.chosen == BASE
+    assert found.standing["fast"] is Standing.REJECTED
 
 
 def test_without_labels_fidelity_decides() -> None:

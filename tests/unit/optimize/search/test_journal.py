@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,14 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     journal.close()
 
     assert read_journal(tmp_path) == events
+
+
+def test_a_verdict_of_an_older_version_was_after_all_examples() -> None:
+    line = msgspec.json.encode(judged("a", passes=True))
+    older = line.replace(b',"is_part":false', b"")
+
+    assert older != line
+    assert decode(older) == judged("a", passes=True)
 
 
 def test_a_line_that_was_torn_costs_only_itself(tmp_path: Path) -> None:

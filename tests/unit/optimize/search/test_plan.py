@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from headrace.optimize.search.asked import SearchRequest, Target
 from headrace.optimize.search.journal import FINAL, Ended, Event, Weighed, Wrote
-from headrace.optimize.search.plan import Step, StepKind, next_step
+from headrace.optimize.search.plan import SCREENED, Step, StepKind, beaten_by, next_step
 from headrace.optimize.search.state import state_of
 from headrace.optimize.search.timings import Timings
 from tests.unit.optimize.search.made import (
@@ -15,6 +15,7 @@ from tests.unit.optimize.search.made import (
     built,
     failed,
     judged,
+    screened,
     started,
     timed,
 )
@@ -56,6 +57,67 @@ def test_the_fastest_is_judged_first() -> None:
 
     assert step([*events, SCORED]).name == "faster"
     assert step([*events, SCORED, judged("faster", passes=False)]).name == "fast"
+
+
+def several(*candidates: tuple[str, float], labelled: int = 5000) -> list[Event]:
+    """Candidates that were timed, and a baseline that was asked all examples."""
+    names = [name for name, _ in candidates]
+    events: list[Event] = [started(*names, labelled=labelled), *built(BASE), SCORED]
+    for name, ratio in candidates:
+        events += [*built(name), *timed(name, (name, ratio))]
+    return events
+
+
+def test_of_many_examples_all_candidates_are_asked_some_before_one_is_asked_all() -> None:
+    events = several(("fast", 0.5), ("faster", 0.3), ("slow", 3.0))
+
+    assert (step(events).kind, step(events).name) == (StepKind.SCREEN, "faster")
+    events += [screened("faster")]
+    assert (step(events).kind, step(events).name) == (StepKind.SCREEN, "fast")
+    events += [judged("fast", passes=False)]
+    assert (step(events).kind, step(events).name) == (StepKind.JUDGE, "faster")
+
+
+def test_of_few_examples_all_are_asked_at_once() -> None:
+    few = several(("fast", 0.5), ("faster", 0.3), labelled=2 * SCREENED)
+
+    assert (step(few).kind, step(few).name) == (StepKind.JUDGE, "faster")
+
+
+def test_a_single_candidate_is_asked_all_examples_at_once() -> None:
+    assert step(several(("fast", 0.5))).kind is StepKind.JUDGE
+
+
+def test_screening_leaves_most_of_the_time_for_judging() -> None:
+    events = several(("fast", 0.5), ("faster", 0.3))
+
+    assert step(events, now_s=62.0).kind is StepKind.SCREEN
+    assert step(events, now_s=63.0).kind is StepKind.JUDGE
+
+
+def test_who_may_still_win_is_judged_before_who_cannot() -> None:
+    events = several(("best", 0.3), ("near", 0.3001), ("good", 0.6), ("doubtful", 0.7))
+    events += [screened("near"), screened("good"), screened("doubtful", loss=0.02)]
+    events += [judged("best", passes=True)]
+
+    assert step(events).name == "near"
+    assert step([*events, judged("near", passes=True)]).name == "doubtful"
+    assert step([*events, judged("near", passes=True)]).kind is StepKind.JUDGE
+
+
+def test_for_memory_the_faster_one_excludes_nobody() -> None:
+    request = SearchRequest(source="m", budget_s=100.0, target=Target.MEMORY)
+    events = several(("fast", 0.3), ("other", 0.6), labelled=100)
+    events += [judged("fast", passes=True)]
+
+    assert not beaten_by(state_of(events), request, Timings(0).alone(state_of(events)), "other")
+
+
+def test_those_that_were_asked_some_are_compared_where_none_was_asked_all() -> None:
+    events = [*several(("a", 0.5), ("b", 0.3)), screened("a"), screened("b", passes=False)]
+
+    assert step(events, now_s=83.0).names == (BASE, "a")
+    assert step([*events, judged("b", passes=True)], now_s=83.0).names == (BASE, "b")
 
 
 def test_a_candidate_that_is_slower_is_not_asked_for_answers() -> None:
@@ -140,13 +202,14 @@ def test_it_ends_after_the_result_was_written() -> None:
         max_size=6,
     ),
     seconds=st.lists(st.floats(0.0, 40.0), min_size=40, max_size=40),
+    labelled=st.sampled_from([0, 1000, 5000]),
 )
 def test_every_search_ends_and_does_nothing_twice(
-    outcomes: list[tuple[str, float]], seconds: list[float]
+    outcomes: list[tuple[str, float]], seconds: list[float], labelled: int
 ) -> None:
     names = [f"c{number}" for number in range(len(outcomes))]
     of = dict(zip(names, outcomes, strict=True))
-    events: list[Event] = [started(*names)]
+    events: list[Event] = [started(*names, labelled=labelled)]
     now_s, steps = 0.0, []
     for took_s in seconds:
         found = step(events, now_s=now_s)
@@ -160,7 +223,7 @@ def test_every_search_ends_and_does_nothing_twice(
     assert step(events, now_s=now_s).kind is StepKind.DONE
 
 
-def _outcome(  # noqa: PLR0911  # one for each step
+def _outcome(  # noqa: C901, PLR0911  # one for each step
     found: Step, of: dict[str, tuple[str, float]], now_s: float
 ) -> list[Event]:
     name = found.name
@@ -174,6 +237,8 @@ def _outcome(  # noqa: PLR0911  # one for each step
             return timed(name, (name, ratio if kind != "slow" else 1 / ratio), at_s=now_s)
         case StepKind.SCORE:
             return [SCORED]
+        case StepKind.SCREEN:
+            return [screened(name, passes=kind == "good", at_s=now_s)]
         case StepKind.JUDGE:
             return [judged(name, passes=kind == "good", at_s=now_s)]
         case StepKind.COMPARE:
