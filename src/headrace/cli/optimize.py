@@ -4,6 +4,7 @@
 
 from enum import StrEnum
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -103,6 +104,15 @@ def optimize(
             "--max-loss", help="How much of the metric may be lost: 1% is one point of accuracy."
         ),
     ] = "1%",
+    cost_per_hour: Annotated[
+        float | None,
+        typer.Option(
+            "--cost-per-hour",
+            min=0.0,
+            help="What this machine's cores cost in an hour, in any currency.",
+            show_default="none: costs are not shown",
+        ),
+    ] = None,
     budget: Annotated[
         str, typer.Option("--budget", help="How long it may take: 90s, 5m, 1h.")
     ] = "3m",
@@ -182,6 +192,8 @@ def optimize(
 
         headrace optimize fraud:3 --data test.parquet --label is_fraud --target throughput
 
+        headrace optimize fraud:3 --target cost --cost-per-hour 0.17
+
         headrace optimize sentiment:1 --data dev.tsv --teach train.tsv --canary sentiment
     """
     from headrace.cli.optimize_run import Wishes, run
@@ -210,6 +222,8 @@ def optimize(
         only=tuple(only or ()),
         on_other_processor=OtherProcessor(on_other_processor),
     )
+    if cost_per_hour is not None and not isfinite(cost_per_hour):
+        raise typer.BadParameter(f"{cost_per_hour} is no price", param_hint="--cost-per-hour")
     if teach is not None and data is None:
         msg = "--teach without --data: there is nothing that candidates could be judged by"
         raise InvalidArgumentError(msg)
@@ -225,6 +239,7 @@ def optimize(
             out=out,
             report=report,
             canary=canary,
+            cost_per_hour=cost_per_hour,
             resume=resume,
             json=json,
             server=server,

@@ -51,6 +51,7 @@ class Wishes:
     out: Path | None
     report: Path | None
     canary: str
+    cost_per_hour: float | None
     resume: bool
     json: bool
     server: str | None
@@ -92,7 +93,13 @@ def run(model: str, request: SearchRequest, wishes: Wishes) -> None:
     else:
         apart.forget()
     state = _searched(apart, request, given, source, wishes)
-    report = report_of(state, request, reference=source.reference, at=SystemClock().now())
+    report = report_of(
+        state,
+        request,
+        reference=source.reference,
+        at=SystemClock().now(),
+        cost_per_hour=wishes.cost_per_hour,
+    )
     version = None
     if state.wrote is not None:
         version = _kept(apart, state, report, source=source, wishes=wishes, target=target)
@@ -125,7 +132,9 @@ def _searched(
     except KeyboardInterrupt:
         state = apart.state()
         if state.baseline:
-            _tell(report_of(state, request, reference=source.reference), None, source, wishes)
+            price, reference = wishes.cost_per_hour, source.reference
+            report = report_of(state, request, reference=reference, cost_per_hour=price)
+            _tell(report, None, source, wishes)
         say("interrupted; what was measured is kept: the same command with --resume goes on")
         raise
 

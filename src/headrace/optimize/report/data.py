@@ -22,9 +22,10 @@ class CandidateReport(msgspec.Struct, frozen=True, kw_only=True):
     baseline's less this one's, on the same `n` examples; `lost` and `gained` are those that only
     one of the two answers right, `p_value` says how likely as uneven a split is if neither is
     better. `agreement_ratio`: examples with the baseline's answer. `memory_bytes`: more in the
-    process once it is loaded and warm. `cost_per_million`: of requests, in the user's currency.
-    `reason`: why it was chosen or rejected, or could not be built. `disturbed`: others used the
-    processor in too many windows to leave those out.
+    process once it is loaded and warm. `load_s`: until it was loaded there.
+    `cost_per_million`: of requests, in the user's currency. `reason`: why it was chosen or
+    rejected, or could not be built. `disturbed`: others used the processor in too many windows to
+    leave those out.
     """
 
     name: str
@@ -49,6 +50,7 @@ class CandidateReport(msgspec.Struct, frozen=True, kw_only=True):
     agreement_ratio: float | None = None
     size_bytes: int | None = None
     memory_bytes: int | None = None
+    load_s: float | None = None
     cost_per_million: float | None = None
     reason: str = ""
     recipe: dict[str, str] = {}

@@ -81,9 +81,14 @@ def _tiles(report: OptimizeReport) -> Iterator[str]:
         ("p99", words.seconds(before.p99_s), words.seconds(after.p99_s)),
         ("with cold caches", words.seconds(before.cold_p50_s), words.seconds(after.cold_p50_s)),
         (quality, words.quality(before, data), words.quality(after, data)),
-        ("one caller", words.rate(before.throughput_per_s), words.rate(after.throughput_per_s)),
+        (
+            sentences.callers(report.settings),
+            words.rate(before.throughput_per_s),
+            words.rate(after.throughput_per_s),
+        ),
         ("files", words.size(before.size_bytes), words.size(after.size_bytes)),
         ("memory", words.size(before.memory_bytes), words.size(after.memory_bytes)),
+        ("time to load", words.seconds(before.load_s), words.seconds(after.load_s)),
         (
             "cost per million",
             words.cost(before.cost_per_million),

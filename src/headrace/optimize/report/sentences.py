@@ -1,9 +1,12 @@
 """The result in sentences: what was gained, against what, how surely, and at what cost."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from headrace.optimize.report import words
 from headrace.optimize.report.data import Circumstances, Interval, OptimizeReport
+
+_ALONE: Final = "one request at a time"
 
 
 def headline(report: OptimizeReport) -> str:
@@ -102,9 +105,18 @@ def conditions(settings: Circumstances) -> str:
     """`1 thread, batch 1, length 128, one request at a time, hot caches`."""
     threads = "1 thread" if settings.threads == 1 else f"{settings.threads} threads"
     length = [] if settings.length is None else [f"length {settings.length}"]
-    return ", ".join(
-        [threads, f"batch {settings.batch}", *length, "one request at a time", "hot caches"]
-    )
+    at_once = "requests on all cores at once" if is_on_all_cores(settings) else _ALONE
+    return ", ".join([threads, f"batch {settings.batch}", *length, at_once, "hot caches"])
+
+
+def is_on_all_cores(settings: Circumstances) -> bool:
+    """Whether requests were timed side by side, and times are those of a request's share."""
+    return settings.target in {"throughput", "cost"}
+
+
+def callers(settings: Circumstances) -> str:
+    """Who a rate of requests was answered to."""
+    return "all cores" if is_on_all_cores(settings) else "one caller"
 
 
 def sureness(settings: Circumstances) -> str:
@@ -124,6 +136,8 @@ def _changed(report: OptimizeReport, bounds: Interval | None) -> str:
         "memory": ("needs", words.size, chosen.memory_bytes, baseline.memory_bytes),
         "cost": ("costs", words.cost, chosen.cost_per_million, baseline.cost_per_million),
     }
+    if target == "cost" and chosen.cost_per_million is None:
+        target = "throughput"  # which the cost is of, whatever the price
     if target not in others:
         return cut or f"is chosen over {baseline.name}"
     verb, text, now, before = others[target]

@@ -45,15 +45,18 @@ def _where(report: OptimizeReport) -> str:
 def _candidates(report: OptimizeReport) -> Iterator[str]:
     data = report.data
     labelled = data.is_labelled
-    head = ["", "candidate", "p50", "less time", words.quality_head(data)]
+    is_priced = report.settings.target == "cost" and report.baseline.cost_per_million is not None
+    first = "per million" if is_priced else "p50"
+    head = ["", "candidate", first, "less time", words.quality_head(data)]
     rows = [[*head, "loss, points" if words.in_percent(data) else "loss"][: 6 if labelled else 5]]
     for one in report.accepted():
         is_baseline = one.name == report.baseline.name
         cut = "baseline" if is_baseline else words.percent(one.cut_ratio, one.cut_ci_ratio)
         mark = _CHOSEN if one.name == report.chosen.name else ""
-        p50 = words.seconds(one.p50_s, one.p50_ci_s)
+        figure = words.seconds(one.p50_s, one.p50_ci_s)
+        figure = words.cost(one.cost_per_million) if is_priced else figure
         lost = words.NONE if is_baseline else words.loss(one, data)
-        row = [mark, words.printable(one.name), p50, cut, words.quality(one, data), lost]
+        row = [mark, words.printable(one.name), figure, cut, words.quality(one, data), lost]
         rows.append(row[: len(rows[0])])
     yield from _table(rows)
 
@@ -63,9 +66,14 @@ def _before_and_after(report: OptimizeReport) -> Iterator[str]:
     pairs = [
         ("p99", words.seconds(before.p99_s), words.seconds(after.p99_s)),
         ("p50, cold caches", words.seconds(before.cold_p50_s), words.seconds(after.cold_p50_s)),
-        ("one caller", words.rate(before.throughput_per_s), words.rate(after.throughput_per_s)),
+        (
+            sentences.callers(report.settings),
+            words.rate(before.throughput_per_s),
+            words.rate(after.throughput_per_s),
+        ),
         ("files", words.size(before.size_bytes), words.size(after.size_bytes)),
         ("memory", words.size(before.memory_bytes), words.size(after.memory_bytes)),
+        ("time to load", words.seconds(before.load_s), words.seconds(after.load_s)),
         (
             "cost per million",
             words.cost(before.cost_per_million),

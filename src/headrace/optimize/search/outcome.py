@@ -7,7 +7,8 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from headrace.optimize.report import CandidateReport, Circumstances, Evidence, OptimizeReport
-from headrace.optimize.search.asked import SearchRequest, Target
+from headrace.optimize.search.asked import SearchRequest
+from headrace.optimize.search.costs import cost_per_million, is_of_all_cores, said_of_cost
 from headrace.optimize.search.decide import Standing, Standings, decide
 from headrace.optimize.search.journal import AGAIN
 from headrace.optimize.search.state import State, Tried
@@ -23,20 +24,29 @@ _MADE_UP: Final = " The examples were made up, and real requests may fare otherw
 
 
 def report_of(
-    state: State, request: SearchRequest, *, reference: str, at: float = 0.0
+    state: State,
+    request: SearchRequest,
+    *,
+    reference: str,
+    at: float = 0.0,
+    cost_per_hour: float | None = None,
 ) -> OptimizeReport:
     """The report of a search, finished or not.
 
     Args:
         reference: The model, as people call it.
         at: When, in seconds since 1970.
+        cost_per_hour: Of the machine's cores, in any currency.
     """
     started = state.started
     assert started is not None, "a search that found a baseline has begun"
     timings = Timings(request.seed)
     alone, final, cold = timings.alone(state), timings.final(state), timings.cold(state)
     standings = decide(state, request, alone, final)
-    entries = {name: _entry(state, request, name, standings, cold) for name in standings.standing}
+    entries = {
+        name: _priced(_entry(state, request, name, standings, cold), cost_per_hour, state, request)
+        for name in standings.standing
+    }
     baseline = entries[state.baseline]
     by: dict[Standing, list[CandidateReport]] = {kind: [] for kind in Standing}
     for name, kind in standings.standing.items():
@@ -62,7 +72,7 @@ def report_of(
         references=by[Standing.REFERENCE],
         candidates=sorted(by[Standing.GOOD], key=_by_cut),
         rejected=sorted(by[Standing.REJECTED], key=_by_cut),
-        notes=_notes(state, final),
+        notes=_notes(state, final, said_of_cost(cost_per_hour, started, request)),
         elapsed_s=state.at_s,
         at=datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds") if at else "",
     )
@@ -118,9 +128,20 @@ def _entry(
         build_s=built.build_s if built else None,
         size_bytes=built.size_bytes if built else None,
         memory_bytes=tried.memory_bytes or None,
+        load_s=tried.load_s or None,
     )
     found = _with_times(found, timing, cold.get(name), calls=_calls(state, request))
     return _with_answers(found, state, tried)
+
+
+def _priced(
+    entry: CandidateReport, price: float | None, state: State, request: SearchRequest
+) -> CandidateReport:
+    """With what a million requests cost, where that is known."""
+    if entry.throughput_per_s is None or state.started is None:
+        return entry
+    cost = cost_per_million(price, entry.throughput_per_s, state.started, request)
+    return replace(entry, cost_per_million=cost)
 
 
 def _with_times(
@@ -180,8 +201,7 @@ def _with_answers(entry: CandidateReport, state: State, tried: Tried) -> Candida
 
 def _calls(state: State, request: SearchRequest) -> int:
     """Runs in what was timed at once."""
-    at_once = request.target in {Target.THROUGHPUT, Target.COST}
-    return state.started.calls if state.started and at_once else 1
+    return state.started.calls if state.started and is_of_all_cores(request) else 1
 
 
 def _evidence(state: State, request: SearchRequest) -> Evidence:
@@ -206,7 +226,7 @@ def _evidence(state: State, request: SearchRequest) -> Evidence:
     )
 
 
-def _notes(state: State, final: Mapping[str, Timing]) -> list[str]:
+def _notes(state: State, final: Mapping[str, Timing], cost: str) -> list[str]:
     started = state.started
     assert started is not None, "checked before"
     notes = [f"class of model: {started.model_class} ({started.why_class})", *started.notes]
@@ -217,6 +237,8 @@ def _notes(state: State, final: Mapping[str, Timing]) -> list[str]:
         )
     if state.scored and state.scored.warning:
         notes.append(state.scored.warning)
+    if cost:
+        notes.append(cost)
     if state.mixed is not None:
         notes += [text for text in (state.mixed.said, *state.mixed.notes) if text]
     notes += [f"a step was given up: {why}" for why in state.problems]

@@ -188,6 +188,7 @@ candidate = st.builds(
     agreement_ratio=figure,
     size_bytes=st.none() | st.integers(0, 2**63),
     memory_bytes=st.none() | st.integers(-(2**63), 2**63),
+    load_s=figure,
     cost_per_million=figure,
     reason=st.text(max_size=6),
 )

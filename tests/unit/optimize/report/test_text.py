@@ -101,13 +101,30 @@ def test_a_machine_that_was_never_quiet_is_told_of() -> None:
     [
         ("throughput", "openvino-int8 answers 211/s instead of 68.1/s, and takes 67.8 %"),
         ("memory", "openvino-int8 needs 145 MB instead of 130 MB, and takes"),
-        ("cost", "openvino-int8 costs - instead of - per million requests, and takes"),
+        ("cost", "openvino-int8 answers 211/s instead of 68.1/s, and takes 67.8 %"),
     ],
 )
 def test_what_was_asked_for_is_told_first(target: str, said: str) -> None:
     settings = replace(REPORT.settings, target=target)
 
     assert said in flat(text_report(replace(REPORT, settings=settings)))
+
+
+def test_with_a_price_costs_are_told_first_and_of_every_candidate() -> None:
+    others = [replace(one, cost_per_million=0.75) for one in REPORT.candidates]
+    priced = replace(
+        REPORT,
+        settings=replace(REPORT.settings, target="cost"),
+        baseline=replace(BASELINE, cost_per_million=1.23),
+        chosen=replace(REPORT.chosen, cost_per_million=0.398),
+        candidates=others,
+    )
+
+    text = text_report(priced)
+
+    assert "openvino-int8 costs 0.398 instead of 1.23 per million requests" in flat(text)
+    assert text.count("0.750") == len(others)
+    assert "requests on all cores at once" in flat(text)
 
 
 def test_a_terminal_of_few_letters_gets_those() -> None:
