@@ -90,11 +90,14 @@ def _rejected(report: OptimizeReport) -> Iterator[str]:
         return
     yield ""
     yield "rejected"
+    # Of many nothing was measured, and few reasons are behind that.
+    lines: dict[str, list[str]] = {}
     for one in report.rejected:
+        said = f"{_figures(one, report)}{one.reason or 'no reason is known'}"
+        lines.setdefault(said, []).append(one.name)
+    for said, names in lines.items():
         yield from textwrap.wrap(
-            words.printable(
-                f"{one.name}: {_figures(one, report)}{one.reason or 'no reason is known'}"
-            ),
+            words.printable(f"{', '.join(names)}: {said}"),
             WIDTH,
             initial_indent="  ",
             subsequent_indent="    ",

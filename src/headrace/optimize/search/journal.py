@@ -167,11 +167,10 @@ class Wrote(msgspec.Struct, frozen=True, kw_only=True, tag="wrote"):
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True, tag="said"):
-    """What goes on, for people. `done_ratio`: of the whole search."""
+    """What goes on, for people."""
 
     at_s: float
     text: str
-    done_ratio: float = 0.0
 
 
 Event = (

@@ -3,7 +3,7 @@
 import fnmatch
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +28,8 @@ from headrace.optimize.accuracy import (
 )
 from headrace.optimize.candidate import ModelClass, Recipe, Teaching
 from headrace.optimize.generated_inputs import generated_inputs
-from headrace.optimize.search.asked import DEFAULT_LENGTH, DEFAULT_SIDE, SearchRequest, Target
+from headrace.optimize.search.asked import DEFAULT_LENGTH, DEFAULT_SIDE, SearchRequest
+from headrace.optimize.search.costs import is_of_all_cores
 from headrace.optimize.search.journal import Started
 from headrace.optimize.search.offers import Offer, offer
 from headrace.optimize.search.requests import has_length, shapes_text, timed_request
@@ -80,23 +81,24 @@ class Materials:
         """The recipe of a name."""
         return next(recipe for recipe in self.offer.recipes if recipe.name == name)
 
-    def load_of(self, model: Model) -> Callable[[], None]:
-        """One call that is timed: a run, or a round of runs on all cores, by the target."""
-        request, run = self.request, model.run
-        if self.asked.target not in {Target.THROUGHPUT, Target.COST}:
+    def load_of(self, model: Model, pool: Executor) -> Callable[[], None]:
+        """One call that is timed: a run, or a round of runs on all cores, by the target.
 
-            def one() -> None:
+        Args:
+            pool: With as many threads as there are callers.
+        """
+        rounds = [self.request] * self.started.calls
+        run = model.run
+
+        def one_by_one() -> None:
+            for request in rounds:
                 run(request)
 
-            return one
-        rounds = [request] * self.started.calls
-        pool = ThreadPoolExecutor(callers(self.asked) if model.concurrent else 1)
-
-        def once() -> None:
+        def at_once() -> None:
             for _ in pool.map(run, rounds):
                 pass
 
-        return once
+        return at_once if is_of_all_cores(self.asked) and model.concurrent else one_by_one
 
     def check(self, want: Tensors, got: Tensors) -> None:
         """Raise RuntimeFailedError if answers cannot stand for the source's at all."""
@@ -141,8 +143,8 @@ def open_materials(
         signature = model.signature
         say("reading the examples")
         examples, made_up = _examples(asked, model, source)
-        calibration, overlap = _calibration(asked, examples, signature, source)
-        teaching = _teaching(asked, signature, source)
+        taught = _taught(asked, signature, source)
+        calibration, overlap = _calibration(asked, examples, taught)
         offered = offer(
             source,
             runtime,
@@ -156,7 +158,7 @@ def open_materials(
         length = _length(asked, signature, offered.model_class)
         if made_up and length is not None and offered.model_class is ModelClass.CONV_NET:
             examples = _of_size(signature, length, asked.seed)
-            calibration, overlap = _calibration(asked, examples, signature, source)
+            calibration, overlap = _calibration(asked, examples, taught)
         request = _request(asked, examples, signature, length)
         check_inputs(source.name, signature, request)
         model.run(request)
@@ -172,7 +174,7 @@ def open_materials(
         examples=examples,
         calibration=calibration,
         overlap=overlap,
-        teaching=teaching,
+        teaching=_teaching(taught),
         request=request,
         offer=offered,
         started=Started(
@@ -207,7 +209,7 @@ def callers(asked: SearchRequest) -> int:
 
 def calls_at_once(asked: SearchRequest, *, concurrent: bool) -> int:
     """Runs in a call that is timed."""
-    if asked.target not in {Target.THROUGHPUT, Target.COST}:
+    if not is_of_all_cores(asked):
         return 1
     return _AT_ONCE * (callers(asked) if concurrent else 1)
 
@@ -254,26 +256,30 @@ def _examples(asked: SearchRequest, model: Model, source: Path) -> tuple[Example
     return found, False
 
 
-def _calibration(
-    asked: SearchRequest, examples: Examples, signature: ModelSignature, source: Path
-) -> tuple[Examples, frozenset[int]]:
-    """What is calibrated with, without labels, and which places of `examples` that is."""
-    if asked.teach:
-        found = read_labelled(
-            Path(asked.teach), signature, _wish(asked, asked.calibrate or 1), beside=source
-        )
-        return found.subset(range(min(asked.calibrate, len(found)))), frozenset()
-    count = min(asked.calibrate, len(examples))
-    order = np.random.default_rng(asked.seed).permutation(len(examples))[:count]
-    places = np.sort(order)
-    overlap = frozenset(places.tolist()) if asked.data else frozenset()
-    return examples.subset(places), overlap
-
-
-def _teaching(asked: SearchRequest, signature: ModelSignature, source: Path) -> Teaching | None:
+def _taught(asked: SearchRequest, signature: ModelSignature, source: Path) -> Examples | None:
+    """The examples that none are judged by; None where nobody gave any."""
     if not asked.teach:
         return None
-    found = read_labelled(Path(asked.teach), signature, _wish(asked, _MOST_TAUGHT), beside=source)
+    wish = _wish(asked, max(_MOST_TAUGHT, asked.calibrate))
+    return read_labelled(Path(asked.teach), signature, wish, beside=source)
+
+
+def _calibration(
+    asked: SearchRequest, examples: Examples, taught: Examples | None
+) -> tuple[Examples, frozenset[int]]:
+    """What is calibrated with, without labels, and which places of `examples` that is."""
+    given = examples if taught is None else taught
+    count = min(asked.calibrate, len(given))
+    places = np.sort(np.random.default_rng(asked.seed).permutation(len(given))[:count])
+    is_judged_by = asked.data and taught is None
+    return given.subset(places), frozenset(places.tolist()) if is_judged_by else frozenset()
+
+
+def _teaching(taught: Examples | None) -> Teaching | None:
+    """What is learnt from."""
+    if taught is None:
+        return None
+    found = taught.subset(range(min(len(taught), _MOST_TAUGHT)))
     labels = None if found.labels is None else found.labels.tolist()
     return Teaching(examples=found.inputs, labels=labels)
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,7 @@ from headrace.core import SystemClock
 from headrace.optimize.candidate import Candidate
 from headrace.optimize.search.asked import SearchRequest
 from headrace.optimize.search.journal import Built, Event, Failed, Journal, Said, Timed
-from headrace.optimize.search.materials import Materials
+from headrace.optimize.search.materials import Materials, callers
 from headrace.optimize.search.state import State
 from headrace.optimize.search.timings import Timings
 from headrace.optimize.timing import Contender, ProcStat, TimingSettings, Window, measure
@@ -42,6 +43,7 @@ class Run:
     _before_s: float = field(init=False)
     _began: float = field(init=False)
     _base: Model | None = None
+    _pool: ThreadPoolExecutor | None = None
 
     def __post_init__(self) -> None:
         self.timings = Timings(self.request.seed)
@@ -116,6 +118,12 @@ class Run:
             yield model
         finally:
             model.close()
+
+    def contender(self, name: str, model: Model) -> Contender:
+        """A candidate as it is timed; all of them share the threads that call them."""
+        if self._pool is None:
+            self._pool = self.kept.enter_context(ThreadPoolExecutor(callers(self.request)))
+        return Contender(name=name, run=self.materials.load_of(model, self._pool))
 
     def threads_for(self, model: Model) -> int:
         """How many callers may ask it at once."""

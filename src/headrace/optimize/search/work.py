@@ -36,8 +36,7 @@ from headrace.optimize.search.run import Run
 from headrace.optimize.search.state import state_of
 from headrace.optimize.search.timings import COLD
 from headrace.optimize.search.weigh import Weight, weigh
-from headrace.optimize.timing import Contender, TimingSettings
-from headrace.runtimes import Model
+from headrace.optimize.timing import TimingSettings
 from headrace.runtimes.processor import this_processor
 
 _CANDIDATES: Final = "candidates"
@@ -179,7 +178,7 @@ def _try(run: Run, step: Step) -> None:
         with run.loaded(base_name) as base, run.loaded(name) as model:
             request = run.materials.request
             run.materials.check(base.run(request), model.run(request))
-            contenders = [_contender(run, base_name, base), _contender(run, name, model)]
+            contenders = [run.contender(base_name, base), run.contender(name, model)]
             run.measure(contenders, _QUICK, group=name, until=until)
     except HeadraceError as error:
         run.give_up(name, title, error)
@@ -190,17 +189,13 @@ def _try(run: Run, step: Step) -> None:
         run.give_up(name, title, CannotBuildError(why or "not one window of it could be timed"))
 
 
-def _contender(run: Run, name: str, model: Model) -> Contender:
-    return Contender(name=name, run=run.materials.load_of(model))
-
-
 def _compare(run: Run, step: Step) -> None:
     """The finalists, the baseline, and that once more, interleaved."""
     until = run.deadline(step.until_s)
     with contextlib.ExitStack() as stack:
         models = {name: stack.enter_context(run.loaded(name)) for name in step.names}
-        contenders = [_contender(run, name, model) for name, model in models.items()]
-        contenders.append(_contender(run, AGAIN, models[run.state.baseline]))
+        contenders = [run.contender(name, model) for name, model in models.items()]
+        contenders.append(run.contender(AGAIN, models[run.state.baseline]))
         run.measure(contenders, _FINAL, group=FINAL, until=until)
         alone, final = run.timings.alone(run.state), run.timings.final(run.state)
         chosen = decide(run.state, run.request, alone, final).chosen

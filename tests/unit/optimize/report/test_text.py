@@ -127,6 +127,14 @@ def test_with_a_price_costs_are_told_first_and_of_every_candidate() -> None:
     assert "requests on all cores at once" in flat(text)
 
 
+def test_what_was_rejected_for_one_reason_shares_a_line() -> None:
+    alike = [CandidateReport(name=name, reason="needs a GPU") for name in ("fp16", "int8")]
+
+    text = text_report(replace(REPORT, rejected=[*REPORT.rejected, *alike]))
+
+    assert "  fp16, int8: needs a GPU\n" in text
+
+
 def test_a_terminal_of_few_letters_gets_those() -> None:
     text = text_report(replace(REPORT, model="modèle.onnx"), encoding="ascii")
 
