@@ -20,7 +20,7 @@ from headrace.optimize.accuracy import (
 from headrace.optimize.accuracy.paired import SIGNIFICANCE
 from headrace.optimize.search.journal import Compared, Judged, Scored
 from headrace.optimize.search.materials import subset_of
-from headrace.optimize.search.plan import SCREENED, Step
+from headrace.optimize.search.plan import SCREENED, Step, asked_until_s
 from headrace.optimize.search.run import Run
 from headrace.runtimes import Model
 
@@ -82,9 +82,10 @@ class Judging:
     def _lost(self, name: str, *, most: int | None) -> None:
         run = self.run
         try:
+            base, choice = self._baseline()
             with run.loaded(name) as model:
-                trial = self._tried(model, self._begun.pop(name, None), most=most)
-                verdict = self._also_unseen(trial)
+                trial = self._tried(model, base, choice, self._begun.pop(name, None), most=most)
+                verdict = self._also_unseen(trial, base, choice)
         except HeadraceError as error:
             run.give_up(name, run.state.tried[name].title, error)
             return
@@ -104,10 +105,10 @@ class Judging:
     def _changed(self, name: str) -> None:
         run = self.run
         try:
+            base = self._alone()
             with run.loaded(name) as model:
-                found = measure_fidelity(
-                    self._alone(), self._asked(model), max_loss=run.request.max_loss
-                )
+                asked = self._asked(model, self._deadline())
+                found = measure_fidelity(base, asked, max_loss=run.request.max_loss)
                 run.record(Compared(at_s=run.now_s(), name=name, fidelity=found))
         except HeadraceError as error:
             run.give_up(name, run.state.tried[name].title, error)
@@ -116,10 +117,9 @@ class Judging:
         return sum(trial.answers.size_bytes() for trial in self._begun.values())
 
     def _baseline(self) -> tuple[Answers, MetricChoice]:
-        """The baseline's answers to all examples, and by what they are judged."""
+        """The baseline's answers to the examples, and by what they are judged."""
         if self._labelled is None:
-            with self.run.loaded(self.run.state.baseline) as model:
-                base = self._asked(model)
+            base = self._of_baseline()
             examples, request = self.run.materials.examples, self.run.request
             assert examples.labels is not None, "judged only then"
             wish = ":".join(filter(None, (request.metric, request.output)))
@@ -130,20 +130,32 @@ class Judging:
     def _alone(self) -> Answers:
         """The baseline's answers, where nobody knows the right ones."""
         if self._unlabelled is None:
-            with self.run.loaded(self.run.state.baseline) as model:
-                self._unlabelled = self._asked(model)
+            self._unlabelled = self._of_baseline()
         return self._unlabelled
 
-    def _asked(self, model: Model) -> Answers:
+    def _of_baseline(self) -> Answers:
+        """Its answers, or what it can answer while there is time left for the candidates."""
+        deadline = self.run.deadline(asked_until_s(self.run.now_s(), self.run.request.budget_s))
+        with self.run.loaded(self.run.state.baseline) as model:
+            return self._asked(model, deadline)
+
+    def _asked(self, model: Model, deadline: float) -> Answers:
         return answers(
             model.run,
             self.run.materials.examples,
             threads=self.run.threads_for(model),
-            deadline=self._deadline(),
+            deadline=deadline,
         )
 
-    def _tried(self, model: Model, begun: Trial | None, *, most: int | None) -> Trial:
-        base, choice = self._baseline()
+    def _tried(
+        self,
+        model: Model,
+        base: Answers,
+        choice: MetricChoice,
+        begun: Trial | None,
+        *,
+        most: int | None,
+    ) -> Trial:
         return try_candidate(
             model.run,
             self.run.materials.examples,
@@ -157,13 +169,12 @@ class Judging:
             begun=begun,
         )
 
-    def _also_unseen(self, trial: Trial) -> Verdict:
+    def _also_unseen(self, trial: Trial, base: Answers, choice: MetricChoice) -> Verdict:
         """The verdict, unless a candidate is worse on the examples that calibrated nothing."""
         held_out, labels = self.run.materials.held_out, self.run.materials.examples.labels
         assert labels is not None, "judged only then"
         if not trial.verdict.passes or not held_out:
             return trial.verdict
-        base, choice = self._baseline()
         unseen = judge(
             subset_of(base, held_out),
             subset_of(trial.answers, held_out),

@@ -235,6 +235,11 @@ def _notes(state: State, final: Mapping[str, Timing], cost: str) -> list[str]:
             f"calibrated with {started.calibration} of the examples that it is judged by, without "
             "their labels; no candidate was accepted that does worse on the others"
         )
+    if state.scored and state.scored.n < started.labelled:
+        notes.append(
+            f"the baseline was asked {state.scored.n:,} of {started.labelled:,} examples, which is "
+            "what all are judged by: the others would have left no time for candidates (--budget)"
+        )
     if state.scored and state.scored.warning:
         notes.append(state.scored.warning)
     if cost:

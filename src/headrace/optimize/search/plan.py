@@ -22,6 +22,10 @@ LEAST_FOR_MORE_S: Final = 290.0
 SCREENED: Final = 512
 """Of how many examples every candidate is asked, before one is asked the others: enough to give up
 what a wrong option ruined. At most half of all, else it is not worth two rounds."""
+_SCORE: Final = 0.4
+"""Of the time that is left until nobody is judged any more, for the baseline's own answers: no
+candidate is judged on more than those. Where they take longer, the first ones have to do."""
+_LEAST_SCORE_S: Final = 5.0
 _SCREEN: Final = 0.4
 """Of the share for judging: what was not screened by then waits until it is judged fully."""
 _LEAST_FINAL_S: Final = 3.0
@@ -78,11 +82,8 @@ def next_step(  # noqa: PLR0911  # a step each, in their order
     for recipes, build, judge in parts:
         if step := _build(state, recipes, now_s=now_s, until_s=build * budget_s):
             return step
-        screen = build + _SCREEN * (judge - build)
-        waiting = _waiting(state, request, timed)
-        if step := _screen(state, waiting, now_s=now_s, until_s=screen * budget_s):
-            return step
-        if step := _judge(state, request, timed, waiting, now_s=now_s, until_s=judge * budget_s):
+        built_s, until_s = build * budget_s, judge * budget_s
+        if step := _ask(state, request, timed, now_s=now_s, built_s=built_s, until_s=until_s):
             return step
     finalists = best(state, request, timed)[:FINALISTS]
     if request.target is Target.MEMORY and (step := _weigh(state, finalists, budget_s)):
@@ -98,6 +99,11 @@ def next_step(  # noqa: PLR0911  # a step each, in their order
         names = (state.baseline, *(tried.name for tried in _usable(state)))
         return Step(kind=StepKind.MIX, names=names, until_s=max(budget_s, now_s + _LEAST_MIX_S))
     return Step(kind=StepKind.WRITE)
+
+
+def asked_until_s(now_s: float, budget_s: float) -> float:
+    """By when the baseline has to have answered, so that there is time left for candidates."""
+    return now_s + max(_SCORE * (_JUDGE * budget_s - now_s), _LEAST_SCORE_S)
 
 
 def _usable(state: State) -> list[Tried]:
@@ -165,13 +171,30 @@ def _waiting(state: State, request: SearchRequest, timed: Mapping[str, Timing]) 
     return sorted(waiting, key=lambda tried: -timed[tried.name].cut_ratio)
 
 
+def _ask(
+    state: State,
+    request: SearchRequest,
+    timed: Mapping[str, Timing],
+    *,
+    now_s: float,
+    built_s: float,
+    until_s: float,
+) -> Step | None:
+    """Whose answers are looked at next: the baseline's, then some of all candidates', then all."""
+    assert state.started is not None, "the journal begins with it"
+    if state.started.labelled and state.scored is None:
+        return Step(kind=StepKind.SCORE, name=state.baseline, until_s=until_s)
+    waiting = _waiting(state, request, timed)
+    screened_s = built_s + _SCREEN * (until_s - built_s)
+    return _screen(state, waiting, now_s=now_s, until_s=screened_s) or _judge(
+        state, request, timed, waiting, now_s=now_s, until_s=until_s
+    )
+
+
 def _screen(state: State, waiting: Sequence[Tried], *, now_s: float, until_s: float) -> Step | None:
     """The fastest candidate that was asked nothing yet, where there are many examples."""
-    assert state.started is not None, "the journal begins with it"
-    labelled = state.started.labelled
-    if labelled and state.scored is None:
-        return Step(kind=StepKind.SCORE, name=state.baseline, until_s=until_s)
-    if labelled <= 2 * SCREENED or now_s >= until_s or len(waiting) == 1:
+    answered = state.scored.n if state.scored is not None else 0
+    if answered <= 2 * SCREENED or now_s >= until_s or len(waiting) == 1:
         return None
     new = (tried for tried in waiting if tried.screened is None)
     return next((Step(kind=StepKind.SCREEN, name=one.name, until_s=until_s) for one in new), None)

@@ -123,4 +123,8 @@ def failed(name: str, reason: str, *, at_s: float = 1.0) -> Event:
     return Failed(at_s=at_s, name=name, title=name.upper(), reason=reason)
 
 
-SCORED = Scored(at_s=2.5, metric="accuracy", output="logits", value=0.9, n=1000)
+def scored(n: int = 1000) -> Scored:
+    return Scored(at_s=2.5, metric="accuracy", output="logits", value=0.9, n=n)
+
+
+SCORED = scored()

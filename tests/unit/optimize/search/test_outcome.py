@@ -10,6 +10,7 @@ from tests.unit.optimize.search.made import (
     SCORED,
     built,
     judged,
+    scored,
     screened,
     started,
     timed,
@@ -39,6 +40,11 @@ def test_one_that_was_only_screened_shows_what_it_reached_and_on_how_many() -> N
 
     assert (faster.n, faster.accuracy, faster.accuracy_loss) == (512, 0.88, 0.02)
     assert "on the first 512 of 5,000" in faster.reason
+
+
+def test_a_baseline_that_had_no_time_for_all_examples_is_told_of() -> None:
+    assert any("asked 1,000 of 5,000 examples" in note for note in reported().notes)
+    assert not any("asked" in note for note in reported([scored(5000)]).notes)
 
 
 def test_with_a_price_each_one_that_was_timed_has_a_cost() -> None:

@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from headrace.optimize.search.asked import SearchRequest, Target
 from headrace.optimize.search.journal import FINAL, Ended, Event, Weighed, Wrote
-from headrace.optimize.search.plan import SCREENED, Step, StepKind, beaten_by, next_step
+from headrace.optimize.search.plan import (
+    SCREENED,
+    Step,
+    StepKind,
+    asked_until_s,
+    beaten_by,
+    next_step,
+)
 from headrace.optimize.search.state import state_of
 from headrace.optimize.search.timings import Timings
 from tests.unit.optimize.search.made import (
@@ -15,6 +22,7 @@ from tests.unit.optimize.search.made import (
     built,
     failed,
     judged,
+    scored,
     screened,
     started,
     timed,
@@ -62,7 +70,7 @@ def test_the_fastest_is_judged_first() -> None:
 def several(*candidates: tuple[str, float], labelled: int = 5000) -> list[Event]:
     """Candidates that were timed, and a baseline that was asked all examples."""
     names = [name for name, _ in candidates]
-    events: list[Event] = [started(*names, labelled=labelled), *built(BASE), SCORED]
+    events: list[Event] = [started(*names, labelled=labelled), *built(BASE), scored(labelled)]
     for name, ratio in candidates:
         events += [*built(name), *timed(name, (name, ratio))]
     return events
@@ -82,6 +90,20 @@ def test_of_few_examples_all_are_asked_at_once() -> None:
     few = several(("fast", 0.5), ("faster", 0.3), labelled=2 * SCREENED)
 
     assert (step(few).kind, step(few).name) == (StepKind.JUDGE, "faster")
+
+
+def test_what_counts_is_how_many_the_baseline_had_time_to_answer() -> None:
+    events = [
+        scored(300) if event == scored(5000) else event for event in several(("a", 0.5), ("b", 0.3))
+    ]
+
+    assert step(events).kind is StepKind.JUDGE
+
+
+def test_the_baseline_leaves_most_of_the_time_to_the_candidates() -> None:
+    assert asked_until_s(50.0, 100.0) == pytest.approx(50 + 0.4 * 32)
+    assert asked_until_s(81.0, 100.0) == 86.0
+    assert asked_until_s(90.0, 100.0) == 95.0
 
 
 def test_a_single_candidate_is_asked_all_examples_at_once() -> None:
@@ -218,13 +240,13 @@ def test_every_search_ends_and_does_nothing_twice(
         assert found not in steps
         steps.append(found)
         now_s += took_s
-        events += _outcome(found, of, now_s)
+        events += _outcome(found, of, now_s, labelled)
 
     assert step(events, now_s=now_s).kind is StepKind.DONE
 
 
 def _outcome(  # noqa: C901, PLR0911  # one for each step
-    found: Step, of: dict[str, tuple[str, float]], now_s: float
+    found: Step, of: dict[str, tuple[str, float]], now_s: float, labelled: int
 ) -> list[Event]:
     name = found.name
     kind, ratio = of.get(name, ("good", 1.0))
@@ -236,7 +258,7 @@ def _outcome(  # noqa: C901, PLR0911  # one for each step
         case StepKind.TRY:
             return timed(name, (name, ratio if kind != "slow" else 1 / ratio), at_s=now_s)
         case StepKind.SCORE:
-            return [SCORED]
+            return [scored(labelled)]
         case StepKind.SCREEN:
             return [screened(name, passes=kind == "good", at_s=now_s)]
         case StepKind.JUDGE:
