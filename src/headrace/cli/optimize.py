@@ -85,7 +85,7 @@ def optimize(
         str,
         _data(
             "--metric",
-            help="accuracy, auc, spearman, rmse, mae or r2.",
+            help="accuracy, auc, spearman, pearson, rmse, mae or r2.",
             show_default="told by the labels",
         ),
     ] = "",

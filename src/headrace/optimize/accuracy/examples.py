@@ -11,6 +11,7 @@ from typing import Final, overload
 import numpy as np
 
 from headrace.core import Array, InvalidArgumentError, Tensors
+from headrace.optimize.accuracy.pair_requests import Texts, first_of
 
 ORDER_SEED: Final = 20_261_124
 """Of the order in which examples are asked: part of them is then a fair sample of all."""
@@ -70,7 +71,7 @@ class Examples:
     `inputs`: one request of one row each; axis 0 is 1 where the model is `batched`. `labels`: what
     each should be answered: int64 for classes, float64 for values, `[n]`; None where nobody knows.
     `names`: of the classes, by number, where the labels were texts. `notes`: for people, what a
-    reader took for what where that was not certain.
+    reader took for what where that was not certain. `texts`: of a row, one or two and how.
     """
 
     inputs: Sequence[Tensors]
@@ -78,6 +79,7 @@ class Examples:
     names: tuple[str, ...] = ()
     batched: bool = True
     notes: tuple[str, ...] = ()
+    texts: Texts = Texts.ONE
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.labels.shape != (len(self.inputs),):
@@ -92,6 +94,14 @@ class Examples:
         chosen = np.asarray(indices, np.int64).reshape(-1)
         labels = None if self.labels is None else self.labels[chosen]
         return replace(self, inputs=ChosenRows(self.inputs, chosen), labels=labels)
+
+    def alone(self) -> "Examples":
+        """Requests that the model itself takes: of texts apart the first ones, without a score."""
+        if self.texts is not Texts.APART:
+            return self
+        return replace(
+            self, inputs=[first_of(pair) for pair in self.inputs], labels=None, texts=Texts.ONE
+        )
 
     def split(self, first: int, *, seed: int) -> tuple["Examples", "Examples"]:
         """`first` of them, drawn at random, and the others; both in the order they have here."""

@@ -16,6 +16,7 @@ from headrace.optimize.accuracy.label_cells import (
     number_of,
 )
 from headrace.optimize.accuracy.numpy_files import read_npz
+from headrace.optimize.accuracy.pair_requests import Texts, apart
 from headrace.optimize.accuracy.picture_folders import read_pictures
 from headrace.optimize.accuracy.tables import MAX_EXAMPLES, IsHeader, Table, read_separated
 from headrace.optimize.accuracy.text_cells import (
@@ -33,6 +34,9 @@ from headrace.optimize.accuracy.typed_tables import read_json_lines, read_parque
 _FORMATS: Final = (
     ".csv, .tsv, .txt (tab separated), .parquet, .jsonl, .npz, or a folder of pictures"
 )
+_COSINES: Final = (
+    "the model embeds one text at a time, so that pairs are judged by the cosine of two embeddings"
+)
 _KNOWN: Final = frozenset(
     (*LABEL_NAMES, *TEXT_NAMES, *(name for pair in PAIR_NAMES for name in pair))
 )
@@ -45,7 +49,8 @@ class DataWish:
     `label`: the column of labels. `text`: the column of texts, or two with a comma between them.
     Columns without names are called "1", "2" and so on. `tokenizer`: a `tokenizer.json`; None for
     the one beside the model. `max_length`: in tokens. `limit`: how many examples at most; of more,
-    a sample is drawn, the same one every time.
+    a sample is drawn, the same one every time. `is_apart`: the model embeds one text, so that two
+    in a row are asked one by one.
     """
 
     label: str = ""
@@ -53,6 +58,7 @@ class DataWish:
     tokenizer: Path | None = None
     max_length: int = 128
     limit: int | None = None
+    is_apart: bool = False
 
 
 def read_labelled(
@@ -85,8 +91,9 @@ def read_labelled(
         return read_npz(path, signature, label=wish.label, limit=limit)
     table = _table(path, suffix, limit=limit, is_header=_header_rule(signature, wish))
     label = label_column(table, wish.label, inputs={spec.name for spec in signature.inputs})
-    label, inputs, notes = _inputs(table, label, signature, wish, beside)
-    found = Examples(inputs=inputs, batched=signature.batched, notes=(*notes, *_sampled(table)))
+    label, inputs, notes, texts = _inputs(table, label, signature, wish, beside)
+    told = (*notes, *_sampled(table))
+    found = Examples(inputs=inputs, batched=signature.batched, notes=told, texts=texts)
     if label is None:
         return found
     labels, names = labels_of(table, label, signature)
@@ -108,20 +115,24 @@ def _table(path: Path, suffix: str, *, limit: int, is_header: IsHeader) -> Table
 
 def _inputs(
     table: Table, label: str | None, signature: ModelSignature, wish: DataWish, beside: Path
-) -> tuple[str | None, Sequence[Tensors], Sequence[str]]:
-    """The column of labels, requests, and notes."""
+) -> tuple[str | None, Sequence[Tensors], Sequence[str], Texts]:
+    """The column of labels, requests, notes, and what the texts of a row are."""
     names = {spec.name for spec in signature.inputs}
     if table.is_named and names <= table.columns.keys() and not wish.text:
-        return label, named_inputs(table, signature), ()
+        return label, named_inputs(table, signature), (), Texts.ONE
     if takes_tokens(signature) or takes_text(signature):
         columns, note = text_columns(table, wish.text, label=label)
         # A column of numbers beside texts can only be their labels, whatever it is called.
         label = label or numeric_rest(table, columns)
         notes = [note] if note else []
-        return label, _text_inputs(table, columns, signature, wish, beside), notes
+        texts = Texts.ONE
+        if len(columns) > 1:
+            texts = Texts.APART if wish.is_apart else Texts.TOGETHER
+            notes += [_COSINES] if wish.is_apart else []
+        return label, _text_inputs(table, columns, signature, wish, beside), notes, texts
     if len(signature.inputs) == 1:
         requests, told = matrix_inputs(table, signature, label=label)
-        return label, requests, told
+        return label, requests, told, Texts.ONE
     missing = ", ".join(sorted(names - table.columns.keys()))
     msg = f"{table.path} has no column for input {missing}: {table.told()}"
     raise InvalidArgumentError(msg)
@@ -135,14 +146,17 @@ def _text_inputs(
     beside: Path,
 ) -> Sequence[Tensors]:
     if takes_tokens(signature):
-        return token_inputs(
+        tokens: Callable[[Sequence[str]], Sequence[Tensors]] = lambda those: token_inputs(  # noqa: E731  # short, and used three times
             table,
-            columns,
+            those,
             signature,
             tokenizer=wish.tokenizer,
             beside=beside,
             max_length=wish.max_length,
         )
+        if len(columns) > 1 and wish.is_apart:
+            return apart(tokens(columns[:1]), tokens(columns[1:]))
+        return tokens(columns)
     if len(columns) > 1:
         msg = f"the model takes one text a row, not {' and '.join(map(repr, columns))}"
         raise InvalidArgumentError(msg)

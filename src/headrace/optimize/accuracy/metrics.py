@@ -8,6 +8,8 @@ import numpy as np
 
 from headrace.core import Array, InvalidArgumentError
 from headrace.optimize.accuracy.asking import Answers
+from headrace.optimize.accuracy.examples import Examples
+from headrace.optimize.accuracy.pair_requests import Texts
 from headrace.optimize.accuracy.readings import Read, class_reads, value_reads
 from headrace.optimize.accuracy.scoring import Metric, Values, score
 
@@ -83,6 +85,21 @@ def choose_metric(
     if wished:
         return replace(best.choice, why=f"{wished} of output '{best.choice.output}', as asked")
     return _with_rare_classes(best, labels, base)
+
+
+def usual_metric(examples: Examples) -> Metric | None:
+    """By what pairs of texts are judged; None where labels and answers decide.
+
+    A score of two texts is of use for their order only, and a cosine is on no scale of labels.
+    """
+    labels = examples.labels
+    if labels is None or examples.texts is Texts.ONE:
+        return None
+    if labels.dtype.kind == "f":
+        return Metric.SPEARMAN
+    if examples.texts is Texts.TOGETHER:
+        return None
+    return Metric.AUC if len(np.unique(labels)) == 2 else Metric.SPEARMAN  # noqa: PLR2004  # alike, or not
 
 
 def _parse(wish: str, base: Answers) -> tuple[Metric | None, str]:

@@ -16,6 +16,7 @@ from headrace.optimize.accuracy import (
     judge,
     measure_fidelity,
     try_candidate,
+    usual_metric,
 )
 from headrace.optimize.accuracy.paired import SIGNIFICANCE
 from headrace.optimize.search.journal import Compared, Judged, Scored
@@ -122,7 +123,8 @@ class Judging:
             base = self._of_baseline()
             examples, request = self.run.materials.examples, self.run.request
             assert examples.labels is not None, "judged only then"
-            wish = ":".join(filter(None, (request.metric, request.output)))
+            metric = request.metric or usual_metric(examples)
+            wish = ":".join(filter(None, (metric, request.output)))
             choice = choose_metric(examples.labels, base, wish, names=examples.names)
             self._labelled = base, choice
         return self._labelled
@@ -141,7 +143,7 @@ class Judging:
 
     def _asked(self, model: Model, deadline: float) -> Answers:
         return answers(
-            model.run,
+            self.run.materials.run_of(model),
             self.run.materials.examples,
             threads=self.run.threads_for(model),
             deadline=deadline,
@@ -157,7 +159,7 @@ class Judging:
         most: int | None,
     ) -> Trial:
         return try_candidate(
-            model.run,
+            self.run.materials.run_of(model),
             self.run.materials.examples,
             base,
             metric=choice,

@@ -13,6 +13,7 @@ import numpy as np
 
 from headrace.core import (
     CodeNotAllowedError,
+    HeadraceError,
     InvalidArgumentError,
     ModelSignature,
     RuntimeFailedError,
@@ -23,9 +24,13 @@ from headrace.optimize.accuracy import (
     Answers,
     DataWish,
     Examples,
+    Texts,
+    cosine_run,
     generated_examples,
+    gives_embeddings,
     read_labelled,
 )
+from headrace.optimize.accuracy.text_cells import takes_tokens
 from headrace.optimize.candidate import ModelClass, Recipe, Teaching
 from headrace.optimize.generated_inputs import generated_inputs
 from headrace.optimize.search.asked import DEFAULT_LENGTH, DEFAULT_SIDE, SearchRequest
@@ -45,6 +50,8 @@ from headrace.runtimes.processor import this_processor
 
 _MADE_UP: Final = 256
 """Examples where nobody gave any."""
+_TOKENS: Final = 7
+"""In a made-up text: no usual width."""
 _MOST_TAUGHT: Final = 20_000
 _AT_ONCE: Final = 4
 """Runs for each core in a round, where throughput counts: enough that no core ends early."""
@@ -80,6 +87,10 @@ class Materials:
     def recipe(self, name: str) -> Recipe:
         """The recipe of a name."""
         return next(recipe for recipe in self.offer.recipes if recipe.name == name)
+
+    def run_of(self, model: Model) -> Callable[[Tensors], Tensors]:
+        """What answers the examples: a run, or two whose embeddings are compared."""
+        return cosine_run(model.run) if self.examples.texts is Texts.APART else model.run
 
     def load_of(self, model: Model, pool: Executor) -> Callable[[], None]:
         """One call that is timed: a run, or a round of runs on all cores, by the target.
@@ -143,7 +154,7 @@ def open_materials(
         signature = model.signature
         say("reading the examples")
         examples, made_up = _examples(asked, model, source)
-        taught = _taught(asked, signature, source)
+        taught = _taught(asked, examples, signature, source)
         calibration, overlap = _calibration(asked, examples, taught)
         offered = offer(
             source,
@@ -159,7 +170,7 @@ def open_materials(
         if made_up and length is not None and offered.model_class is ModelClass.CONV_NET:
             examples = _of_size(signature, length, asked.seed)
             calibration, overlap = _calibration(asked, examples, taught)
-        request = _request(asked, examples, signature, length)
+        request = _request(asked, examples.alone(), signature, length)
         check_inputs(source.name, signature, request)
         model.run(request)
         is_concurrent = model.concurrent
@@ -237,30 +248,48 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _wish(asked: SearchRequest, limit: int | None = None) -> DataWish:
+def _wish(asked: SearchRequest, limit: int | None = None, *, is_apart: bool) -> DataWish:
     return DataWish(
         label=asked.label,
         text=asked.text,
         tokenizer=Path(asked.tokenizer) if asked.tokenizer else None,
         limit=limit,
+        is_apart=is_apart,
     )
+
+
+def _embeds(model: Model) -> bool:
+    """Whether a model of token ids gives embeddings, which are compared with those of others."""
+    if not takes_tokens(model.signature) or not model.signature.batched:
+        return False
+    rows = generated_inputs(model.signature, variable=_TOKENS)
+    sizes = {array.shape[1] for array in rows.values()}
+    one = {name: array[:1] for name, array in rows.items()}
+    try:
+        return gives_embeddings(model.run(one), length=max(sizes))
+    except HeadraceError:
+        return False
 
 
 def _examples(asked: SearchRequest, model: Model, source: Path) -> tuple[Examples, bool]:
     if not asked.data:
         return generated_examples(model, model.signature, _MADE_UP, asked.seed), True
-    found = read_labelled(Path(asked.data), model.signature, _wish(asked), beside=source)
+    wish = _wish(asked, is_apart=_embeds(model))
+    found = read_labelled(Path(asked.data), model.signature, wish, beside=source)
     if not len(found):
         msg = f"{asked.data} holds no examples"
         raise InvalidArgumentError(msg)
     return found, False
 
 
-def _taught(asked: SearchRequest, signature: ModelSignature, source: Path) -> Examples | None:
+def _taught(
+    asked: SearchRequest, examples: Examples, signature: ModelSignature, source: Path
+) -> Examples | None:
     """The examples that none are judged by; None where nobody gave any."""
     if not asked.teach:
         return None
-    wish = _wish(asked, max(_MOST_TAUGHT, asked.calibrate))
+    most, is_apart = max(_MOST_TAUGHT, asked.calibrate), examples.texts is Texts.APART
+    wish = _wish(asked, most, is_apart=is_apart)
     return read_labelled(Path(asked.teach), signature, wish, beside=source)
 
 
@@ -272,14 +301,14 @@ def _calibration(
     count = min(asked.calibrate, len(given))
     places = np.sort(np.random.default_rng(asked.seed).permutation(len(given))[:count])
     is_judged_by = asked.data and taught is None
-    return given.subset(places), frozenset(places.tolist()) if is_judged_by else frozenset()
+    return given.subset(places).alone(), frozenset(places.tolist()) if is_judged_by else frozenset()
 
 
 def _teaching(taught: Examples | None) -> Teaching | None:
     """What is learnt from."""
     if taught is None:
         return None
-    found = taught.subset(range(min(len(taught), _MOST_TAUGHT)))
+    found = taught.subset(range(min(len(taught), _MOST_TAUGHT))).alone()
     labels = None if found.labels is None else found.labels.tolist()
     return Teaching(examples=found.inputs, labels=labels)
 

@@ -22,7 +22,7 @@ LEAST_FOR_MORE_S: Final = 290.0
 SCREENED: Final = 512
 """Of how many examples every candidate is asked, before one is asked the others: enough to give up
 what a wrong option ruined. At most half of all, else it is not worth two rounds."""
-_SCORE: Final = 0.4
+_SCORE: Final = 0.5
 """Of the time that is left until nobody is judged any more, for the baseline's own answers: no
 candidate is judged on more than those. Where they take longer, the first ones have to do."""
 _LEAST_SCORE_S: Final = 5.0

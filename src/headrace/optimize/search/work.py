@@ -257,7 +257,7 @@ def _write(run: Run, step: Step) -> None:
 
 def _check(run: Run, name: str) -> list[tuple[Tensors, Tensors]]:
     """Requests with the chosen candidate's answers, to be asked again elsewhere."""
-    inputs = run.materials.examples.inputs
+    inputs = run.materials.examples.alone().inputs
     places = np.linspace(0, len(inputs) - 1, min(len(inputs), _CHECKED), dtype=int)
     with run.loaded(name) as model:
         return [(inputs[place], model.run(inputs[place])) for place in places.tolist()]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from headrace.core import Array, InvalidArgumentError
-from headrace.optimize.accuracy import Metric, choose_metric
+from headrace.optimize.accuracy import Examples, Metric, Texts, choose_metric, usual_metric
 from tests.unit.optimize.accuracy.answered import answered, logits
 
 RNG = np.random.default_rng(1)
@@ -178,3 +178,22 @@ def test_outputs_with_answers_that_are_no_numbers_are_not_chosen() -> None:
 def test_a_model_that_answered_nothing_fits_nothing() -> None:
     with pytest.raises(InvalidArgumentError, match="p \\(of varying shape a row\\)"):
         choose_metric(CLASSES, answered({"p": logits(CLASSES)}, dict.fromkeys(range(200), "no")))
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "metric"),
+    [
+        (Texts.TOGETHER, [2.5, 4.0, 1.0], Metric.SPEARMAN),
+        (Texts.TOGETHER, [0, 1, 2], None),
+        (Texts.APART, [2.5, 4.0, 1.0], Metric.SPEARMAN),
+        (Texts.APART, [0, 5, 3], Metric.SPEARMAN),
+        (Texts.APART, [0, 1, 1], Metric.AUC),
+        (Texts.ONE, [2.5, 4.0, 1.0], None),
+    ],
+)
+def test_pairs_with_a_score_are_judged_by_its_order(
+    texts: Texts, labels: list[float], metric: Metric | None
+) -> None:
+    examples = Examples(inputs=[{}, {}, {}], labels=np.array(labels), texts=texts)
+
+    assert usual_metric(examples) is metric

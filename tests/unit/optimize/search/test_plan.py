@@ -101,7 +101,7 @@ def test_what_counts_is_how_many_the_baseline_had_time_to_answer() -> None:
 
 
 def test_the_baseline_leaves_most_of_the_time_to_the_candidates() -> None:
-    assert asked_until_s(50.0, 100.0) == pytest.approx(50 + 0.4 * 32)
+    assert asked_until_s(50.0, 100.0) == pytest.approx(50 + 0.5 * 32)
     assert asked_until_s(81.0, 100.0) == 86.0
     assert asked_until_s(90.0, 100.0) == 95.0
 
