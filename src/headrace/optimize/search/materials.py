@@ -13,28 +13,24 @@ import numpy as np
 
 from headrace.core import (
     CodeNotAllowedError,
-    HeadraceError,
     InvalidArgumentError,
     ModelSignature,
     RuntimeFailedError,
     Tensors,
     check_inputs,
 )
-from headrace.optimize.accuracy import (
-    Answers,
-    DataWish,
-    Examples,
-    Texts,
-    cosine_run,
-    generated_examples,
-    gives_embeddings,
-    read_labelled,
-)
-from headrace.optimize.accuracy.text_cells import takes_tokens
+from headrace.optimize.accuracy import Answers, Examples, Texts, cosine_run
 from headrace.optimize.candidate import ModelClass, Recipe, Teaching
-from headrace.optimize.generated_inputs import generated_inputs
 from headrace.optimize.search.asked import DEFAULT_LENGTH, DEFAULT_SIDE, SearchRequest
 from headrace.optimize.search.costs import is_of_all_cores
+from headrace.optimize.search.given import (
+    MADE_UP,
+    calibration_of,
+    judged_examples,
+    made_of_size,
+    taught_examples,
+    teaching_of,
+)
 from headrace.optimize.search.journal import Started
 from headrace.optimize.search.offers import Offer, offer
 from headrace.optimize.search.requests import has_length, shapes_text, timed_request
@@ -48,11 +44,6 @@ from headrace.runtimes import (
 )
 from headrace.runtimes.processor import this_processor
 
-_MADE_UP: Final = 256
-"""Examples where nobody gave any."""
-_TOKENS: Final = 7
-"""In a made-up text: no usual width."""
-_MOST_TAUGHT: Final = 20_000
 _AT_ONCE: Final = 4
 """Runs for each core in a round, where throughput counts: enough that no core ends early."""
 _PACKAGES: Final = ("headrace", "onnxruntime", "openvino", "nncf", "onnx", "numpy")
@@ -153,9 +144,9 @@ def open_materials(
     try:
         signature = model.signature
         say("reading the examples")
-        examples, made_up = _examples(asked, model, source)
-        taught = _taught(asked, examples, signature, source)
-        calibration, overlap = _calibration(asked, examples, taught)
+        examples, made_up = judged_examples(asked, model, source)
+        taught = taught_examples(asked, examples, signature, source)
+        calibration, overlap = calibration_of(asked, examples, taught)
         offered = offer(
             source,
             runtime,
@@ -168,8 +159,8 @@ def open_materials(
         recipes = _wanted(offered.recipes, asked.only)
         length = _length(asked, signature, offered.model_class)
         if made_up and length is not None and offered.model_class is ModelClass.CONV_NET:
-            examples = _of_size(signature, length, asked.seed)
-            calibration, overlap = _calibration(asked, examples, taught)
+            examples = made_of_size(signature, length, asked.seed)
+            calibration, overlap = calibration_of(asked, examples, taught)
         request = _request(asked, examples.alone(), signature, length)
         check_inputs(source.name, signature, request)
         model.run(request)
@@ -185,7 +176,7 @@ def open_materials(
         examples=examples,
         calibration=calibration,
         overlap=overlap,
-        teaching=_teaching(taught),
+        teaching=teaching_of(taught),
         request=request,
         offer=offered,
         started=Started(
@@ -248,71 +239,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _wish(asked: SearchRequest, limit: int | None = None, *, is_apart: bool) -> DataWish:
-    return DataWish(
-        label=asked.label,
-        text=asked.text,
-        tokenizer=Path(asked.tokenizer) if asked.tokenizer else None,
-        limit=limit,
-        is_apart=is_apart,
-    )
-
-
-def _embeds(model: Model) -> bool:
-    """Whether a model of token ids gives embeddings, which are compared with those of others."""
-    if not takes_tokens(model.signature) or not model.signature.batched:
-        return False
-    rows = generated_inputs(model.signature, variable=_TOKENS)
-    sizes = {array.shape[1] for array in rows.values()}
-    one = {name: array[:1] for name, array in rows.items()}
-    try:
-        return gives_embeddings(model.run(one), length=max(sizes))
-    except HeadraceError:
-        return False
-
-
-def _examples(asked: SearchRequest, model: Model, source: Path) -> tuple[Examples, bool]:
-    if not asked.data:
-        return generated_examples(model, model.signature, _MADE_UP, asked.seed), True
-    wish = _wish(asked, is_apart=_embeds(model))
-    found = read_labelled(Path(asked.data), model.signature, wish, beside=source)
-    if not len(found):
-        msg = f"{asked.data} holds no examples"
-        raise InvalidArgumentError(msg)
-    return found, False
-
-
-def _taught(
-    asked: SearchRequest, examples: Examples, signature: ModelSignature, source: Path
-) -> Examples | None:
-    """The examples that none are judged by; None where nobody gave any."""
-    if not asked.teach:
-        return None
-    most, is_apart = max(_MOST_TAUGHT, asked.calibrate), examples.texts is Texts.APART
-    wish = _wish(asked, most, is_apart=is_apart)
-    return read_labelled(Path(asked.teach), signature, wish, beside=source)
-
-
-def _calibration(
-    asked: SearchRequest, examples: Examples, taught: Examples | None
-) -> tuple[Examples, frozenset[int]]:
-    """What is calibrated with, without labels, and which places of `examples` that is."""
-    given = examples if taught is None else taught
-    count = min(asked.calibrate, len(given))
-    places = np.sort(np.random.default_rng(asked.seed).permutation(len(given))[:count])
-    is_judged_by = asked.data and taught is None
-    return given.subset(places).alone(), frozenset(places.tolist()) if is_judged_by else frozenset()
-
-
-def _teaching(taught: Examples | None) -> Teaching | None:
-    """What is learnt from."""
-    if taught is None:
-        return None
-    found = taught.subset(range(min(len(taught), _MOST_TAUGHT))).alone()
-    labels = None if found.labels is None else found.labels.tolist()
-    return Teaching(examples=found.inputs, labels=labels)
-
-
 def _length(asked: SearchRequest, signature: ModelSignature, kind: ModelClass) -> int | None:
     """Of variable axes in what is timed; None for what the example has."""
     if not has_length(signature):
@@ -323,27 +249,11 @@ def _length(asked: SearchRequest, signature: ModelSignature, kind: ModelClass) -
     return default.get(kind) if asked.length is None else asked.length
 
 
-def _of_size(signature: ModelSignature, size: int, seed: int) -> Examples:
-    """Made-up examples whose variable axes have one size."""
-    rows: list[Tensors] = []
-    draw = seed
-    while len(rows) < _MADE_UP:
-        made = generated_inputs(signature, variable=size, draw=draw)
-        draw += 1
-        if not signature.batched:
-            rows.append(made)
-            continue
-        count = len(next(iter(made.values())))
-        rows += [{name: array[i : i + 1] for name, array in made.items()} for i in range(count)]
-    note = f"made-up inputs of size {size}, as no data was given"
-    return Examples(inputs=rows[:_MADE_UP], batched=signature.batched, notes=(note,))
-
-
 def _request(
     asked: SearchRequest, examples: Examples, signature: ModelSignature, length: int | None
 ) -> Tensors:
     # One of middle size: the longest is no more what is usual than the shortest.
-    sizes = [sum(array.size for array in one.values()) for one in examples.inputs[:_MADE_UP]]
+    sizes = [sum(array.size for array in one.values()) for one in examples.inputs[:MADE_UP]]
     middle = int(np.argsort(sizes, kind="stable")[len(sizes) // 2])
     rows = asked.rows if signature.batched else 1
     return timed_request(examples.inputs[middle], signature, rows=rows, length=length)
