@@ -22,7 +22,7 @@ LEAST_FOR_MORE_S: Final = 290.0
 SCREENED: Final = 512
 """Of how many examples every candidate is asked, before one is asked the others: enough to give up
 what a wrong option ruined. At most half of all, else it is not worth two rounds."""
-_SCORE: Final = 0.5
+_SCORE: Final = 0.4
 """Of the time that is left until nobody is judged any more, for the baseline's own answers: no
 candidate is judged on more than those. Where they take longer, the first ones have to do."""
 _LEAST_SCORE_S: Final = 5.0
@@ -185,7 +185,8 @@ def _ask(
     if state.started.labelled and state.scored is None:
         return Step(kind=StepKind.SCORE, name=state.baseline, until_s=until_s)
     waiting = _waiting(state, request, timed)
-    screened_s = built_s + _SCREEN * (until_s - built_s)
+    begun_s = max(built_s, state.scored.at_s if state.scored is not None else 0.0)
+    screened_s = begun_s + _SCREEN * (until_s - begun_s)
     return _screen(state, waiting, now_s=now_s, until_s=screened_s) or _judge(
         state, request, timed, waiting, now_s=now_s, until_s=until_s
     )

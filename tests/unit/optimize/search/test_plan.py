@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from headrace.optimize.search.asked import SearchRequest, Target
 from headrace.optimize.search.journal import FINAL, Ended, Event, Weighed, Wrote
@@ -101,7 +102,7 @@ def test_what_counts_is_how_many_the_baseline_had_time_to_answer() -> None:
 
 
 def test_the_baseline_leaves_most_of_the_time_to_the_candidates() -> None:
-    assert asked_until_s(50.0, 100.0) == pytest.approx(50 + 0.5 * 32)
+    assert asked_until_s(50.0, 100.0) == pytest.approx(50 + 0.4 * 32)
     assert asked_until_s(81.0, 100.0) == 86.0
     assert asked_until_s(90.0, 100.0) == 95.0
 
@@ -115,6 +116,14 @@ def test_screening_leaves_most_of_the_time_for_judging() -> None:
 
     assert step(events, now_s=62.0).kind is StepKind.SCREEN
     assert step(events, now_s=63.0).kind is StepKind.JUDGE
+
+
+def test_candidates_are_screened_though_the_baseline_took_long() -> None:
+    late = replace(scored(5000), at_s=70.0)
+    events = [late if event == scored(5000) else event for event in several(("a", 0.5), ("b", 0.3))]
+
+    assert step(events, now_s=74.0).kind is StepKind.SCREEN
+    assert step(events, now_s=75.0).kind is StepKind.JUDGE
 
 
 def test_who_may_still_win_is_judged_before_who_cannot() -> None:
