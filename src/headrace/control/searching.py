@@ -4,6 +4,7 @@ A candidate that ends the process, hangs or takes too much memory is given up wi
 the search goes on in another process: its journal says how far it was.
 """
 
+import os
 import shutil
 import stat
 import time
@@ -135,6 +136,8 @@ class SearchApart:
             home.mkdir(parents=True, mode=0o700)  # copies of the data lie below
         for made in (self.folder, self.own):
             made.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.geteuid() == 0:
+            _let_anybody_write(self.own)
         shutil.rmtree(place.given, ignore_errors=True)
 
         def laid(path: Path | None, kind: str) -> str:
@@ -196,6 +199,19 @@ class SearchApart:
         # People know what lies in the process's directories by its name.
         kinds = ("model", "data", "teach", "tokenizer")
         return told.error({f"{place.given / kind}/": "" for kind in kinds})
+
+
+def _let_anybody_write(folder: Path) -> None:
+    """Open what an earlier process left to whoever owns `folder` now: it may have been another.
+
+    Nobody else gets there. No process of the search runs meanwhile; links are left alone.
+    """
+    for path in folder.rglob("*"):
+        found = path.lstat()
+        if stat.S_ISDIR(found.st_mode):
+            path.chmod(0o777)
+        elif stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            path.chmod(0o666)
 
 
 def _plain_files(folder: Path) -> Iterator[Path]:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Final
 
 from headrace.optimize.search.asked import SearchRequest, Target
+from headrace.optimize.search.journal import AGAIN
 from headrace.optimize.search.plan import beaten_by, best, is_worth_judging
 from headrace.optimize.search.state import State, Tried
 from headrace.optimize.timing import Timing
@@ -49,10 +50,13 @@ def decide(
         final: The finalists and the baseline together, on measurements of their own; may be empty.
     """
     timings = {**timed, **final}
-    chosen = _chosen(state, request, timed, final)
+    noise_ratio = _noise_ratio(final)
+    chosen = _chosen(state, request, timed, final, noise_ratio)
     standing, reasons = {}, {}
     for name, tried in state.tried.items():
-        standing[name], reasons[name] = _standing(state, request, tried, timings, chosen)
+        standing[name], reasons[name] = _standing(
+            state, request, tried, timings, chosen, noise_ratio
+        )
     started = state.started
     for recipe in (*started.recipes, *started.later) if started else ():
         if recipe not in state.ended and recipe not in state.tried:
@@ -73,6 +77,7 @@ def _chosen(
     request: SearchRequest,
     timed: Mapping[str, Timing],
     final: Mapping[str, Timing],
+    noise_ratio: float,
 ) -> str:
     """The best finalist that is better than the baseline beyond doubt."""
     known = {name: timing for name, timing in (final or timed).items() if name in timed}
@@ -85,16 +90,17 @@ def _chosen(
             if tried.memory_bytes is not None and before and tried.memory_bytes < before
         ]
         return smaller[0].name if smaller else state.baseline
-    sure = [tried for tried in ranked if _least_cut(known[tried.name]) > 0]
+    sure = [tried for tried in ranked if _is_sure(known[tried.name], noise_ratio)]
     return sure[0].name if sure else state.baseline
 
 
-def _standing(  # noqa: PLR0911  # a reason each
+def _standing(  # noqa: PLR0911, PLR0917  # a reason each, of all that is known
     state: State,
     request: SearchRequest,
     tried: Tried,
     timings: Mapping[str, Timing],
     chosen: str,
+    noise_ratio: float,
 ) -> tuple[Standing, str]:
     name = tried.name
     if name == chosen:
@@ -115,6 +121,9 @@ def _standing(  # noqa: PLR0911  # a reason each
         return Standing.REJECTED, slower_text(timing)
     if judged is None:
         return Standing.REJECTED, _why_unjudged(state, request, tried, timings)
+    if request.target is not Target.MEMORY and not _is_sure(timing, noise_ratio):
+        what = f"the baseline differed from itself by up to {noise_ratio:.1%} meanwhile"
+        return Standing.REJECTED, f"cut {timing.cut_ratio:.1%}, and {what}: no gain beyond doubt"
     return Standing.GOOD, f"{judged.reason}; {chosen} is better"
 
 
@@ -160,6 +169,17 @@ def slower_text(timing: Timing) -> str:
         return f"slower than the baseline: {1 - timing.cut_ratio:.2f} times its p50 {bounds}"
     cut = f"{timing.cut_ratio:.1%} [{low:.1%}, {high:.1%}]"
     return f"no difference to the baseline beyond doubt: cut {cut}"
+
+
+def _noise_ratio(final: Mapping[str, Timing]) -> float:
+    """By how much the baseline may have been faster than itself, in the same minutes."""
+    again = final.get(AGAIN)
+    return max(again.cut_ci_ratio[1], 0.0) if again and again.cut_ci_ratio else 0.0
+
+
+def _is_sure(timing: Timing, noise_ratio: float) -> bool:
+    """Whether a candidate is better by more than chance and the machine would make it."""
+    return _least_cut(timing) > 0 and timing.cut_ratio > noise_ratio
 
 
 def _least_cut(timing: Timing) -> float:

@@ -32,7 +32,7 @@ from headrace.optimize.search.given import (
     teaching_of,
 )
 from headrace.optimize.search.journal import Started
-from headrace.optimize.search.offers import Offer, offer
+from headrace.optimize.search.offers import Offer, Ready, offer
 from headrace.optimize.search.requests import has_length, shapes_text, timed_request
 from headrace.runtimes import (
     LoadOptions,
@@ -204,16 +204,16 @@ def open_materials(
     )
 
 
-def callers(asked: SearchRequest) -> int:
-    """How many runs go on at once, where throughput counts: as many as there are cores for."""
-    return max(1, len(os.sched_getaffinity(0)) // asked.threads)
+def callers(threads: int) -> int:
+    """How many runs of so many threads go on at once, where throughput counts: what cores allow."""
+    return max(1, len(os.sched_getaffinity(0)) // threads)
 
 
 def calls_at_once(asked: SearchRequest, *, concurrent: bool) -> int:
     """Runs in a call that is timed."""
     if not is_of_all_cores(asked):
         return 1
-    return _AT_ONCE * (callers(asked) if concurrent else 1)
+    return _AT_ONCE * (callers(asked.threads) if concurrent else 1)
 
 
 def subset_of(answers: Answers, places: Sequence[int]) -> Answers:
@@ -260,7 +260,7 @@ def _request(
 
 
 def _wanted(recipes: Sequence[Recipe], only: Sequence[str]) -> Sequence[Recipe]:
-    """The baseline, and the recipes that were named."""
+    """The baselines, and the recipes that were named."""
     if not only:
         return recipes
     names = [recipe.name for recipe in recipes]
@@ -271,5 +271,7 @@ def _wanted(recipes: Sequence[Recipe], only: Sequence[str]) -> Sequence[Recipe]:
     return [
         recipe
         for place, recipe in enumerate(recipes)
-        if place == 0 or any(fnmatch.fnmatch(recipe.name, pattern) for pattern in only)
+        if place == 0
+        or isinstance(recipe, Ready)
+        or any(fnmatch.fnmatch(recipe.name, pattern) for pattern in only)
     ]

@@ -43,7 +43,7 @@ class Run:
     _before_s: float = field(init=False)
     _began: float = field(init=False)
     _base: Model | None = None
-    _pool: ThreadPoolExecutor | None = None
+    _pools: dict[int, ThreadPoolExecutor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.timings = Timings(self.request.seed)
@@ -120,10 +120,16 @@ class Run:
             model.close()
 
     def contender(self, name: str, model: Model) -> Contender:
-        """A candidate as it is timed; all of them share the threads that call them."""
-        if self._pool is None:
-            self._pool = self.kept.enter_context(ThreadPoolExecutor(callers(self.request)))
-        return Contender(name=name, run=self.materials.load_of(model, self._pool))
+        """A candidate, or the baseline again, as it is timed.
+
+        Those with as many threads inside a run share the threads that call them.
+        """
+        tried = self.state.tried.get(name)
+        tuned = tried.built.tuning.intra_op_threads if tried and tried.built else None
+        most = callers(tuned or self.request.threads)
+        if most not in self._pools:
+            self._pools[most] = self.kept.enter_context(ThreadPoolExecutor(most))
+        return Contender(name=name, run=self.materials.load_of(model, self._pools[most]))
 
     def threads_for(self, model: Model) -> int:
         """How many callers may ask it at once."""

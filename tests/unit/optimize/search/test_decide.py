@@ -2,7 +2,7 @@
 
 from headrace.optimize.search.asked import SearchRequest, Target
 from headrace.optimize.search.decide import Standing, Standings, decide
-from headrace.optimize.search.journal import FINAL, Event, Weighed
+from headrace.optimize.search.journal import AGAIN, FINAL, Event, Weighed
 from headrace.optimize.search.state import state_of
 from headrace.optimize.search.timings import Timings
 from tests.unit.optimize.search.made import (
@@ -151,3 +151,21 @@ def test_for_memory_the_smallest_is_chosen_though_it_is_slower() -> None:
     ]
 
     assert decided(events, request).chosen == "small"
+
+
+def test_a_gain_that_the_baseline_has_over_itself_is_none() -> None:
+    events = made(("served", 0.98, True))
+    events += timed(FINAL, ("served", 0.98), (AGAIN, 0.96), blocks=20)
+
+    found = decided(events)
+
+    assert found.chosen == BASE
+    assert found.standing["served"] is Standing.REJECTED
+    assert "the baseline differed from itself by up to 4" in found.reasons["served"]
+
+
+def test_a_gain_beyond_what_the_baseline_has_over_itself_is_one() -> None:
+    events = made(("better", 0.5, True))
+    events += timed(FINAL, ("better", 0.5), (AGAIN, 0.96), blocks=20)
+
+    assert decided(events).chosen == "better"
