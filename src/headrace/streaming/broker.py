@@ -122,7 +122,7 @@ class Session(Protocol):
         """How far this member is behind, by place; of the last known state, without waiting."""
 
     def wake(self) -> None:
-        """Let a `poll` that waits return; may be called by another thread."""
+        """Let a `poll` that waits return, or the next one if none does; for other threads too."""
 
     def close(self) -> None:
         """Leave the group; what was delivered and is not safe by then may be delivered again."""
