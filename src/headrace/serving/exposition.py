@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from headrace.observe import Exemplars, Histogram, told
+from headrace.observe import Exemplars, told
+from headrace.observe.text import histogram_lines, metric_head, single
 from headrace.pipeline import Pipeline
 from headrace.serving.memory import cpu_s, resident_bytes
 
@@ -95,13 +96,15 @@ def _model(state: "ReplicaState", labels: str, exemplars: Exemplars | None = Non
     yield from _triton(state, labels)
     for phase, (text, places) in _PHASES.items():
         histogram = getattr(state.phases, phase)
-        lines = _histogram(f"headrace_{phase}_seconds", text, histogram, labels, places)
+        lines = histogram_lines(f"headrace_{phase}_seconds", text, histogram, labels, places)
         if phase == "request" and exemplars is not None:
             lines = _with_exemplars(lines, places, exemplars)
         yield from lines
     rows = state.phases.batch_rows
     places = tuple(range(len(rows.bounds)))
-    yield from _histogram("headrace_batch_rows", "Rows per run of the model.", rows, labels, places)
+    yield from histogram_lines(
+        "headrace_batch_rows", "Rows per run of the model.", rows, labels, places
+    )
     model = state.served.loaded.model if state.served else None
     if isinstance(model, Pipeline):
         yield from _pipeline(model, labels)
@@ -177,7 +180,7 @@ def _pipeline(pipeline: Pipeline, labels: str) -> Iterator[str]:
     name = "headrace_pipeline_step_seconds"
     yield from metric_head(name, "histogram", "Seconds of a batch in one step of the pipeline.")
     for step in pipeline.steps:
-        lines = _histogram(name, "", step.seconds, f'{labels},step="{step.name}"', _MEDIUM)
+        lines = histogram_lines(name, "", step.seconds, f'{labels},step="{step.name}"', _MEDIUM)
         yield from (line for line in lines if not line.startswith("#"))
     counts = [c for c in (getattr(s.model, "counts", None) for s in pipeline.steps) if c]
     if not counts:
@@ -212,7 +215,7 @@ def _kserve(state: "ReplicaState") -> Iterator[str]:
         ("request_postprocess_seconds", state.phases.postprocess),
     ):
         text = f"KServe's {name.removeprefix('request_').removesuffix('_seconds')} latency."
-        yield from _histogram(name, text, phase, labels, _COARSE)
+        yield from histogram_lines(name, text, phase, labels, _COARSE)
 
 
 def process_lines(labels: str) -> Iterator[str]:
@@ -231,31 +234,6 @@ def process_lines(labels: str) -> Iterator[str]:
         labels,
         resident_bytes(),
     )
-
-
-def metric_head(name: str, kind: str, text: str) -> Iterator[str]:
-    """What precedes a metric's samples."""
-    yield f"# HELP {name} {text}"
-    yield f"# TYPE {name} {kind}"
-
-
-def single(name: str, kind: str, text: str, labels: str, value: float) -> Iterator[str]:
-    """A metric with one sample."""
-    yield from metric_head(name, kind, text)
-    yield f"{name}{{{labels}}} {value}"
-
-
-def _histogram(
-    name: str, text: str, histogram: Histogram, labels: str, places: Sequence[int]
-) -> Iterator[str]:
-    """A histogram with the bounds at `places` only."""
-    yield from metric_head(name, "histogram", text)
-    below = histogram.below(places)
-    bounds = (*(histogram.bounds[place] for place in places), "+Inf")
-    for bound, count in zip(bounds, below, strict=True):
-        yield f'{name}_bucket{{{labels},le="{bound}"}} {count}'
-    yield f"{name}_sum{{{labels}}} {histogram.sum}"
-    yield f"{name}_count{{{labels}}} {below[-1]}"
 
 
 def _with_exemplars(

@@ -4,13 +4,8 @@ import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from headrace.serving.exposition import (
-    JoinedExposition,
-    metric_head,
-    model_labels,
-    process_lines,
-    single,
-)
+from headrace.observe.text import metric_head, single
+from headrace.serving.exposition import JoinedExposition, model_labels, process_lines
 from headrace.serving.hosted import HostedPhase
 
 if TYPE_CHECKING:

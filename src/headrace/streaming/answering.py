@@ -1,0 +1,181 @@
+"""Records to answers: decode, run together what may be, encode. A record that fails costs itself.
+
+Which records may share a run, and how they are padded, is what the endpoint's engine does with its
+requests.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headrace.core import HeadraceError, InferRequest, Tensors
+from headrace.core.priorities import DEFAULT_LEVEL
+from headrace.engine import BatchQueue, Ticket
+from headrace.engine.collate import Shapes, join, split
+from headrace.scoring.scorer import Scored, Scorer
+from headrace.streaming.backoff import may_pass
+from headrace.streaming.codec import Codec, Group
+from headrace.streaming.outcomes import Result, TooOldError
+from headrace.streaming.records import Record
+
+
+class _Part(Ticket):
+    """A group of records, as the engine's queue takes requests."""
+
+    __slots__ = ("of",)
+
+    def __init__(self, group: Group) -> None:
+        super().__init__()
+        self.of = group
+        self.rows = len(group.places) * group.rows_each
+        self.level = DEFAULT_LEVEL
+        self.request = InferRequest(model_name="", inputs=group.inputs, rows=self.rows)
+
+
+@dataclass(slots=True)
+class Counted:
+    """What a thread counted: runs of the model, rows in them."""
+
+    runs: int = 0
+    rows: int = 0
+
+
+class Answerer:
+    """Scores records. Used by one thread."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        codec: Codec,
+        *,
+        max_batch_size: int,
+        outputs: Sequence[str] | None = None,
+        max_age_s: float | None = None,
+    ) -> None:
+        self._scorer = scorer
+        self._codec = codec
+        self._outputs = outputs
+        self._max_batch_size = max_batch_size
+        self._max_age_s = math.inf if max_age_s is None else max_age_s
+        self._plan = scorer.loaded.plan
+        self._shapes = Shapes(scorer.signature, self._plan)
+        self.counted = Counted()
+
+    def answer(self, records: Sequence[Record], *, now_s: float) -> list[Result]:
+        """The answer to each record, or why it has none.
+
+        Args:
+            now_s: Unix time, to know which ones are too old.
+
+        Raises:
+            HeadraceError: What stands in the way of all of them, and may pass.
+        """
+        results: dict[int, Result] = {}
+        fresh = records
+        places: Sequence[int] = range(len(records))
+        if self._max_age_s != math.inf:
+            results = self._too_old(records, now_s)
+            places = [at for at in places if at not in results]
+            fresh = [records[at] for at in places]
+        if fresh:
+            decoded = self._codec.decode(fresh)
+            results.update((places[at], error) for at, error in decoded.errors.items())
+            for run in self._runs(decoded.groups):
+                self._run(run, places, results)
+        return [results[at] for at in range(len(records))]
+
+    def _too_old(self, records: Sequence[Record], now_s: float) -> dict[int, Result]:
+        found: dict[int, Result] = {}
+        for at, record in enumerate(records):
+            age_s = now_s - record.timestamp_s
+            if record.timestamp_s > 0 and age_s > self._max_age_s:
+                msg = f"the record is {age_s:.1f} s old; only those up to {self._max_age_s:g} s are"
+                found[at] = TooOldError(f"{msg} scored")
+        return found
+
+    def _runs(self, groups: Sequence[Group]) -> list[list[_Part]]:
+        """Which groups are run together, within `max_batch_size` rows."""
+        parts = [_Part(group) for group in groups]
+        if len(parts) < 2 or not self._scorer.signature.batched:  # noqa: PLR2004  # no company
+            return [[part] for part in parts]
+        queue = BatchQueue(
+            max_size=len(parts),
+            max_padding_ratio=None if self._plan is None else self._plan.max_ratio,
+        )
+        for part in parts:
+            if not self._shapes.is_uniform:
+                self._shapes.mark(part)
+            queue.push(part)
+        runs = []
+        while queue.size:
+            taken = queue.take(lambda _: self._max_batch_size)
+            runs.append([part for part in taken if isinstance(part, _Part)])
+        return runs
+
+    def _run(self, parts: list[_Part], places: Sequence[int], results: dict[int, Result]) -> None:
+        inputs, length = join(parts, self._plan)
+        rows = sum(part.rows for part in parts)
+        self.counted.runs += 1
+        self.counted.rows += rows
+        try:
+            scored = self._scorer.score(inputs, self._outputs)
+        except HeadraceError as error:
+            if may_pass(error):
+                raise
+            results.update((places[at], error) for part in parts for at in part.of.places)
+            return
+        if not scored.errors:
+            outputs = split(scored.outputs, parts, plan=self._plan, padded_to=length)
+            for part, mine in zip(parts, outputs, strict=True):
+                self._encode(part.of, mine, range(len(part.of.places)), places, results)
+            return
+        self._run_with_errors(parts, scored, length, places, results)
+
+    def _run_with_errors(
+        self,
+        parts: list[_Part],
+        scored: Scored,
+        length: int,
+        places: Sequence[int],
+        results: dict[int, Result],
+    ) -> None:
+        """Take apart a run in which some rows failed."""
+        kept: list[list[int]] = []
+        first = 0
+        for part in parts:
+            group, end = part.of, first + part.rows
+            good = []
+            for index, at in enumerate(group.places):
+                start = first + index * group.rows_each
+                rows = range(start, start + group.rows_each)
+                bad = next((scored.errors[row] for row in rows if row in scored.errors), None)
+                if bad is None:
+                    good.append(index)
+                else:
+                    results[places[at]] = bad
+            kept.append(good)
+            part.rows = sum(row not in scored.errors for row in range(first, end))
+            first = end
+        if not scored.outputs:
+            return
+        outputs = split(scored.outputs, parts, plan=self._plan, padded_to=length)
+        for part, mine, good in zip(parts, outputs, kept, strict=True):
+            if good:
+                self._encode(part.of, mine, good, places, results)
+
+    def _encode(
+        self,
+        group: Group,
+        outputs: Tensors,
+        kept: Sequence[int],
+        places: Sequence[int],
+        results: dict[int, Result],
+    ) -> None:
+        try:
+            answers: Sequence[Result] = self._codec.encode(group, outputs, kept)
+        except HeadraceError as error:
+            if may_pass(error):
+                raise
+            answers = [error] * len(kept)
+        for index, answer in zip(kept, answers, strict=True):
+            results[places[group.places[index]]] = answer

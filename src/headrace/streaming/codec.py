@@ -1,0 +1,61 @@
+"""How do records become rows of tensors, and a model's outputs the answers to records?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from headrace.core import HeadraceError, Tensors
+from headrace.streaming.records import Record
+
+
+class Answer(NamedTuple):
+    """What is written for one record."""
+
+    key: bytes | None
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Records whose tensors have the same shapes, and so are one.
+
+    `places`: which of the records that were decoded, in their order. `rows_each`: how many rows
+    each of them has; for a model without a batch axis one record is a group. `keys`: of their
+    answers. `context`: what the codec wants back for the answers.
+    """
+
+    places: Sequence[int]
+    inputs: Tensors
+    rows_each: int = 1
+    keys: Sequence[bytes | None] = ()
+    context: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """Records as tensors. `errors`: why a record is none, by its place."""
+
+    groups: Sequence[Group]
+    errors: dict[int, HeadraceError] = field(default_factory=dict)
+
+
+class Codec(Protocol):
+    """Turns records into tensors and back. Used by one thread."""
+
+    def decode(self, records: Sequence[Record]) -> Decoded:
+        """Every record is in a group or in the errors.
+
+        Raises:
+            HeadraceError: What stands in the way of every record.
+        """
+
+    def encode(self, group: Group, outputs: Tensors, kept: Sequence[int]) -> list[Answer]:
+        """The answers to those records of a group that have one.
+
+        Args:
+            outputs: Of these records only, in their order.
+            kept: Which ones of the group.
+
+        Raises:
+            HeadraceError: They cannot be written.
+        """

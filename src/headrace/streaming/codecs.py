@@ -1,0 +1,170 @@
+"""Which codec reads a stream's records and writes its answers, by its settings and its model?"""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
+
+from headrace.core import InvalidArgumentError, ModelSignature, TensorSpec, UnsupportedError
+from headrace.protocol.inputs import InputTensor, ModelInputs
+from headrace.scoring.scorer import Scorer
+from headrace.streaming.codec import Codec
+from headrace.streaming.fields import FieldCodec, Source, Written
+from headrace.streaming.formats import FieldSpec, Format, Layout
+from headrace.streaming.open_inference import OpenInferenceCodec
+from headrace.streaming.settings import FormatKind, FormatSettings, StreamSettings
+
+_MODULES: Final = {
+    FormatKind.JSON: "json_objects",
+    FormatKind.RAW: "raw",
+    FormatKind.AVRO: "avro",
+    FormatKind.PROTOBUF: "protobuf",
+}
+_MATRIX_RANK: Final = 2
+
+
+def make_codec(settings: StreamSettings, scorer: Scorer) -> Codec:
+    """A codec, for one thread.
+
+    Raises:
+        InvalidArgumentError: The format does not fit the model; the text says why.
+        UnsupportedError: What the format needs is not installed.
+    """
+    reads, writes = settings.format, settings.sink_format or settings.format
+    signature = scorer.signature
+    if FormatKind.OPEN_INFERENCE in {reads.kind, writes.kind}:
+        return _open_inference(settings, scorer)
+    sources, inputs = _sources(reads, signature, ModelInputs(scorer.name, signature))
+    outputs = wanted_outputs(settings, signature)
+    answered = tuple(settings.output.fields)
+    key = settings.output.key
+    passed = tuple(dict.fromkeys((*answered, *((key,) if key else ()))))
+    _check_names(inputs, passed, outputs, answered)
+    known = {spec.name for spec in inputs}
+    reading = Layout(
+        inputs=inputs, outputs=(), passed=tuple(name for name in passed if name not in known)
+    )
+    writing = Layout(
+        inputs=(),
+        outputs=tuple(_field(spec.name, spec, batched=signature.batched) for spec in outputs),
+        answered=answered,
+    )
+    written = Written(
+        format=make_format(writes, writing),
+        answered=answered,
+        outputs=tuple(spec.name for spec in outputs),
+        key=key,
+    )
+    return FieldCodec(make_format(reads, reading), sources, written, batched=signature.batched)
+
+
+def make_format(settings: FormatSettings, layout: Layout) -> Format:
+    """The format that settings name.
+
+    Raises:
+        UnsupportedError: What it needs is not installed.
+    """
+    name = f"headrace.streaming.formats.{_MODULES[settings.kind]}"
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        msg = f"format '{settings.kind}' needs the package '{error.name}', which is not installed"
+        raise UnsupportedError(msg) from error
+    made: Format = module.make_format(settings, layout)
+    return made
+
+
+def wanted_outputs(settings: StreamSettings, signature: ModelSignature) -> list[TensorSpec]:
+    """The outputs that answers have.
+
+    Raises:
+        InvalidArgumentError: The model has no such output.
+    """
+    names = settings.output.outputs
+    if not names:
+        return list(signature.outputs)
+    found = []
+    for name in names:
+        spec = signature.output(name)
+        if spec is None:
+            there = ", ".join(spec.name for spec in signature.outputs)
+            msg = f"output.outputs names '{name}', but the model has: {there}"
+            raise InvalidArgumentError(msg)
+        found.append(spec)
+    return found
+
+
+def _open_inference(settings: StreamSettings, scorer: Scorer) -> Codec:
+    other = settings.sink_format
+    is_whole = settings.format.kind is FormatKind.OPEN_INFERENCE and (
+        other is None or other.kind is FormatKind.OPEN_INFERENCE
+    )
+    if not is_whole or settings.output.fields or settings.output.key or settings.output.outputs:
+        msg = (
+            "the format open_inference is for both ways, and each request says which outputs it "
+            "wants: leave sink_format, output.key, output.fields and output.outputs out"
+        )
+        raise InvalidArgumentError(msg)
+    return OpenInferenceCodec(scorer.name, scorer.version, scorer.signature)
+
+
+def _sources(
+    settings: FormatSettings, signature: ModelSignature, inputs: ModelInputs
+) -> tuple[list[Source], tuple[FieldSpec, ...]]:
+    for name in (*settings.fields, *settings.columns):
+        if name not in inputs.tensors:
+            there = ", ".join(inputs.tensors)
+            msg = f"the format names input '{name}', but the model has: {there}"
+            raise InvalidArgumentError(msg)
+    sources, fields = [], []
+    for name, tensor in inputs.tensors.items():
+        if name in settings.columns:
+            names = _columns(settings, signature, tensor)
+            sources.append(Source(tensor=tensor, fields=names, is_matrix=True))
+            fields += [FieldSpec(name=one, datatype=tensor.spec.datatype) for one in names]
+        else:
+            field = settings.fields.get(name, name)
+            sources.append(Source(tensor=tensor, fields=(field,)))
+            fields.append(_field(field, tensor.spec, batched=signature.batched))
+    return sources, tuple(fields)
+
+
+def _columns(
+    settings: FormatSettings, signature: ModelSignature, tensor: InputTensor
+) -> tuple[str, ...]:
+    names = tuple(settings.columns[tensor.name]) or tuple(signature.columns.get(tensor.name, ()))
+    shape = tensor.spec.shape
+    if not signature.batched or len(shape) != _MATRIX_RANK:
+        msg = f"input '{tensor.name}' is no matrix of rows, so it has no columns: {list(shape)}"
+        raise InvalidArgumentError(msg)
+    if not names:
+        msg = f"columns of input '{tensor.name}' are not known to the model: name them"
+        raise InvalidArgumentError(msg)
+    if shape[1] not in (-1, len(names)):
+        msg = f"input '{tensor.name}' has {shape[1]} columns, but {len(names)} are named"
+        raise InvalidArgumentError(msg)
+    return names
+
+
+def _field(name: str, spec: TensorSpec, *, batched: bool) -> FieldSpec:
+    shape = spec.shape[1:] if batched else spec.shape
+    return FieldSpec(name=name, datatype=spec.datatype, shape=shape)
+
+
+def _check_names(
+    inputs: Sequence[FieldSpec],
+    passed: Sequence[str],
+    outputs: Sequence[TensorSpec],
+    answered: Sequence[str],
+) -> None:
+    names = [spec.name for spec in inputs]
+    twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    if twice is not None:
+        msg = f"field '{twice}' would be two inputs or columns at once"
+        raise InvalidArgumentError(msg)
+    both = next((spec.name for spec in outputs if spec.name in answered), None)
+    if both is not None:
+        msg = f"answers would have '{both}' twice: as an output, and as a field of the input"
+        raise InvalidArgumentError(msg)
+    if "" in (*names, *passed):
+        msg = "a field has no name"
+        raise InvalidArgumentError(msg)

@@ -1,0 +1,51 @@
+"""What does a stream count? Written by the thread that owns the session, read by others."""
+
+from dataclasses import dataclass, field
+
+from headrace.core import Code
+from headrace.observe import Histogram
+from headrace.streaming.ledger import Due
+
+ROWS_BOUNDS = tuple(float(1 << power) for power in range(14))
+"""Upper bounds for the sizes of micro-batches: 1, 2, 4, ... 8192 records."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the worker started.
+
+    `latency`: from a record's timestamp until its answer was handed to the broker. `without`:
+    records that have no answer, by why; `letters` of them are in the dead-letter topic.
+    """
+
+    read: int = 0
+    answered: int = 0
+    letters: int = 0
+    without: dict[Code, int] = field(default_factory=dict)
+    batches: Histogram = field(default_factory=lambda: Histogram(ROWS_BOUNDS))
+    score: Histogram = field(default_factory=Histogram)
+    latency: Histogram = field(default_factory=Histogram)
+    deliver: Histogram = field(default_factory=Histogram)
+    retries: int = 0
+    sessions: int = 0
+    gained: int = 0
+    given_up: int = 0
+    lost: int = 0
+
+    def delivered(self, due: Due, *, now_s: float, seconds: float) -> None:
+        """Some answers were handed to the broker.
+
+        Args:
+            now_s: Unix time.
+            seconds: How long that took.
+        """
+        self.deliver.observe(seconds)
+        self.answered += len(due.answered)
+        observe = self.latency.observe
+        for record in due.answered:
+            if record.timestamp_s > 0:
+                observe(max(now_s - record.timestamp_s, 0.0))
+        for one in due.without:
+            code = one.error.code
+            self.without[code] = self.without.get(code, 0) + 1
+            self.letters += one.letter is not None

@@ -1,0 +1,101 @@
+"""An endpoint that scores, through its gateway: to the stream a model like another."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from headrace.client import NO_RETRIES, Client, ConnectionLostError
+from headrace.core import (
+    Code,
+    FailedPreconditionError,
+    HeadraceError,
+    ModelSignature,
+    Tensors,
+    UnavailableError,
+)
+from headrace.engine import ServiceTimes
+from headrace.scoring.loading import LoadedModel
+from headrace.scoring.scorer import Scorer
+from headrace.streaming.settings import EndpointSettings
+
+_OF_NO_RECORD = frozenset(
+    {
+        Code.NOT_FOUND,
+        Code.UNAUTHENTICATED,
+        Code.PERMISSION_DENIED,
+        Code.FAILED_PRECONDITION,
+        Code.UNIMPLEMENTED,
+        Code.CANCELLED,
+    }
+)
+"""Errors that a person has to see to, at the endpoint: no record is to blame."""
+
+
+class EndpointModel:
+    """Calls an endpoint. The stream tries again, so the client does not."""
+
+    concurrent = True
+
+    def __init__(self, client: Client, settings: EndpointSettings) -> None:
+        self._client = client
+        self._settings = settings
+        self.signature: ModelSignature = client.signature(settings.name, settings.version)
+
+    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
+        """As `Model.run`.
+
+        Raises:
+            UnavailableError: It cannot be asked at the moment, or not by us.
+        """
+        try:
+            response = self._client.infer(
+                self._settings.name, inputs, outputs=outputs, version=self._settings.version
+            )
+        except ConnectionLostError as error:  # a run changes nothing, so it may be tried again
+            raise UnavailableError(str(error)) from error
+        except HeadraceError as error:
+            if error.code in _OF_NO_RECORD:
+                msg = f"endpoint '{self._settings.name}': {error}"
+                raise UnavailableError(msg) from error
+            raise
+        return response.outputs
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+
+def endpoint_scorer(settings: EndpointSettings, *, max_batch_size: int) -> Scorer:
+    """A scorer that asks an endpoint, which has to answer now for what it takes and gives.
+
+    Raises:
+        FailedPreconditionError: A file of credentials cannot be read.
+        HeadraceError: The endpoint cannot be asked.
+    """
+    client = Client(
+        settings.url,
+        timeout_s=settings.timeout_s,
+        api_key=_read(settings.api_key_file) if settings.api_key_file else None,
+        ca_file=settings.ca_file or None,
+        retry=NO_RETRIES,
+    )
+    try:
+        model = EndpointModel(client, settings)
+    except HeadraceError:
+        client.close()
+        raise
+    loaded = LoadedModel(
+        model=model,
+        runtime="endpoint",
+        signature=model.signature,
+        times=ServiceTimes(max_batch_size=max_batch_size),
+        plan=None,
+    )
+    return Scorer(loaded, name=settings.name, version=settings.version)
+
+
+def _read(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"cannot read the API key in {file}: {error}"
+        raise FailedPreconditionError(msg) from error

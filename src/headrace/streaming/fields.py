@@ -1,0 +1,238 @@
+"""Fields of records to tensors: values are checked as the endpoint checks a request's.
+
+Records of one shape become one array by one pass over their values. Where that fails, each is tried
+alone, so that the bad ones are known and the others stay together.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from headrace.core import Array, HeadraceError, InvalidArgumentError, Tensors
+from headrace.protocol.inputs import InputTensor
+from headrace.protocol.values import flatten, nested_shape
+from headrace.streaming.codec import Answer, Decoded, Group
+from headrace.streaming.formats import Column, Fields, Format
+from headrace.streaming.records import Record
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where an input's values come from: one field, or one for each column of a matrix."""
+
+    tensor: InputTensor
+    fields: tuple[str, ...]
+    is_matrix: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """How answers are written: `answered` fields of the input, then the model's `outputs`."""
+
+    format: Format
+    answered: tuple[str, ...]
+    outputs: tuple[str, ...]
+    key: str = ""
+
+
+class FieldCodec:
+    """A `Codec` of any `Format`."""
+
+    def __init__(
+        self, reads: Format, sources: Sequence[Source], written: Written, *, batched: bool
+    ) -> None:
+        self._reads = reads
+        self._sources = sources
+        self._written = written
+        self._batched = batched
+
+    def decode(self, records: Sequence[Record]) -> Decoded:
+        """As `Codec.decode`."""
+        fields = self._reads.decode(records)
+        errors = dict(fields.errors)
+        if errors:
+            good: Sequence[int] = [at for at in range(len(records)) if at not in errors]
+        else:
+            good = range(len(records))
+        if not good:
+            return Decoded(groups=(), errors=errors)
+        groups: list[Group] = []
+        for indexes in self._alike(fields.columns, len(good), good, errors):
+            groups += self._groups(fields, indexes, good, records, errors)
+        return Decoded(groups=groups, errors=errors)
+
+    def encode(self, group: Group, outputs: Tensors, kept: Sequence[int]) -> list[Answer]:
+        """As `Codec.encode`."""
+        written = self._written
+        columns: dict[str, Column] = {
+            name: [group.context[name][at] for at in kept] for name in written.answered
+        }
+        for name in written.outputs:
+            columns[name] = outputs[name] if self._batched else outputs[name][np.newaxis]
+        values = written.format.encode(columns, len(kept))
+        keys = group.keys
+        return [Answer(keys[at], value) for at, value in zip(kept, values, strict=True)]
+
+    def _alike(
+        self,
+        columns: Mapping[str, Column],
+        count: int,
+        good: Sequence[int],
+        errors: dict[int, HeadraceError],
+    ) -> list[Sequence[int]]:
+        """Which records have the same shapes, as indexes into the columns."""
+        if not self._batched:
+            return [[at] for at in range(count)]
+        shapes = [
+            found
+            for source in self._sources
+            if not source.is_matrix
+            and (found := _shapes(columns[source.fields[0]], source.tensor)) is not None
+        ]
+        if not shapes:
+            return [range(count)]
+        alike: dict[object, list[int]] = {}
+        for at, key in enumerate(zip(*shapes, strict=True)):
+            error = next((one for one in key if isinstance(one, HeadraceError)), None)
+            if error is None:
+                alike.setdefault(key, []).append(at)
+            else:
+                errors[good[at]] = error
+        return list(alike.values())
+
+    def _groups(
+        self,
+        fields: Fields,
+        indexes: Sequence[int],
+        good: Sequence[int],
+        records: Sequence[Record],
+        errors: dict[int, HeadraceError],
+    ) -> list[Group]:
+        """Records of the same shapes as one group; those that are no tensors go to `errors`."""
+        try:
+            return [self._group(fields, indexes, good, records)]
+        except InvalidArgumentError as error:
+            if len(indexes) == 1:
+                errors[good[indexes[0]]] = error
+                return []
+        fine, alone = [], []
+        for at in indexes:
+            try:
+                alone.append(self._group(fields, [at], good, records))
+                fine.append(at)
+            except InvalidArgumentError as error:
+                errors[good[at]] = error
+        if not fine:
+            return []
+        try:
+            return [self._group(fields, fine, good, records)]
+        except InvalidArgumentError:  # fine alone, but not together
+            return alone
+
+    def _group(
+        self,
+        fields: Fields,
+        indexes: Sequence[int],
+        good: Sequence[int],
+        records: Sequence[Record],
+    ) -> Group:
+        whole = len(indexes) == len(good)
+        columns = fields.columns
+        if not whole:
+            columns = {name: _pick(column, indexes) for name, column in columns.items()}
+        inputs = {
+            source.tensor.name: self._array(source, columns, len(indexes), typed=fields.typed)
+            for source in self._sources
+        }
+        places = good if whole else [good[at] for at in indexes]
+        key = self._written.key
+        keys = _keys(columns[key]) if key else [records[place].key for place in places]
+        context = {name: columns[name] for name in self._written.answered}
+        return Group(places=places, inputs=inputs, keys=keys, context=context)
+
+    def _array(
+        self, source: Source, columns: Mapping[str, Column], count: int, *, typed: bool
+    ) -> Array:
+        tensor = source.tensor
+        make = tensor.from_numbers if typed else tensor.from_flat
+        if source.is_matrix:
+            many = [columns[name] for name in source.fields]
+            plan = tensor.plan((count, len(many)))
+            return make(plan, list(chain.from_iterable(zip(*many, strict=True))))
+        column = columns[source.fields[0]]
+        if isinstance(column, np.ndarray):
+            array = column if self._batched else column[0]
+            tensor.plan(array.shape)
+            return array
+        first = column[0]
+        if isinstance(first, np.ndarray):
+            array = np.stack(column) if self._batched else first
+            tensor.plan(array.shape)
+            return array
+        shape = _value_shape(first, tensor)
+        plan = tensor.plan((count, *shape) if self._batched else shape)
+        return make(plan, _flat(tensor.name, column, shape))
+
+
+def _shapes(column: Column, tensor: InputTensor) -> list[Shape | HeadraceError] | None:
+    """Of each value; None if all are the same."""
+    if isinstance(column, np.ndarray):
+        return None
+    rank = len(tensor.spec.shape) - 1
+    if rank == 1 and all(type(value) is list for value in column):
+        lengths = list(map(len, column))
+        if lengths.count(lengths[0]) == len(lengths):
+            return None
+        return [(length,) for length in lengths]
+    if rank == 0:
+        return None
+    shapes: list[Shape | HeadraceError] = []
+    for value in column:
+        try:
+            shapes.append(_value_shape(value, tensor))
+        except InvalidArgumentError as error:
+            shapes.append(error)
+    return None if all(shape == shapes[0] for shape in shapes) else shapes
+
+
+def _value_shape(value: object, tensor: InputTensor) -> Shape:
+    """The shape of one value, which may be bare where the model wants a column."""
+    if isinstance(value, np.ndarray):
+        given: Shape = value.shape
+        return given
+    shape = nested_shape(value)
+    wanted = tensor.spec.shape
+    return (1,) if not shape and len(wanted) == 2 and wanted[1] in (1, -1) else shape  # noqa: PLR2004  # [n, 1]
+
+
+def _flat(name: str, column: Sequence[Any], shape: Shape) -> list[Any]:
+    """All values in row-major order, if each is nested as `shape` says."""
+    if not shape:
+        return list(column)
+    if len(shape) == 1:
+        if all(type(value) is list for value in column):
+            return list(chain.from_iterable(column))
+        return [item for value in column for item in (value if type(value) is list else (value,))]
+    return list(chain.from_iterable(flatten(name, value, shape) for value in column))
+
+
+def _pick(column: Column, indexes: Sequence[int]) -> Column:
+    if isinstance(column, np.ndarray):
+        return column[list(indexes)]
+    return [column[at] for at in indexes]
+
+
+def _keys(column: Column) -> list[bytes | None]:
+    """Keys of answers: texts as they are, what else there is as JSON."""
+    return [
+        value
+        if value is None or isinstance(value, bytes)
+        else (value.encode() if isinstance(value, str) else msgspec.json.encode(value))
+        for value in column
+    ]

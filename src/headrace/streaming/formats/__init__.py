@@ -1,0 +1,93 @@
+"""What a format is: it reads fields out of records' values, and writes answers as values.
+
+Which fields there are, and what they mean to the model, it is told in a `Layout`. To make tensors
+of them is `headrace.streaming.fields`' work, so a format knows no tensors but as columns.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from headrace.core import Array, Datatype, HeadraceError, InvalidArgumentError
+from headrace.streaming.records import Record
+
+Column = Sequence[Any] | Array
+"""One field of many records, a value for each: numbers, texts, `bytes`, or lists of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldSpec:
+    """One field: its name, and what its values are.
+
+    `shape`: of one value; empty for a scalar, -1 for any size.
+    """
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The fields of the records that come and of the answers that go.
+
+    `passed`: fields of any type that are read as well. `answered`: those of `passed` that answers
+    have. `outputs` follow them.
+    """
+
+    inputs: tuple[FieldSpec, ...]
+    outputs: tuple[FieldSpec, ...]
+    passed: tuple[str, ...] = ()
+    answered: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fields:
+    """The fields of those records that could be read.
+
+    `columns`: by name, of `Layout.inputs` and `Layout.passed`; values in the order of the records
+    that are not in `errors`. `errors`: why a record could not be read, by its place. `typed`: every
+    value is known to be of its field's kind (not that it is in range), so nobody looks again.
+    """
+
+    columns: Mapping[str, Column]
+    errors: Mapping[int, HeadraceError] = field(default_factory=dict)
+    typed: bool = False
+
+
+class Format(Protocol):
+    """Reads and writes one kind of value. Used by several threads at once.
+
+    Its module has `make_format(settings: FormatSettings, layout: Layout) -> Format`. It is called
+    twice: for what is read, with a layout without `outputs` and `answered`, and for what is
+    written, with one that has nothing else; the two may be different formats.
+    """
+
+    def decode(self, records: Sequence[Record]) -> Fields:
+        """The fields of records; one that is unreadable costs itself only.
+
+        A number that its field's datatype cannot hold may be left to who makes tensors of it.
+
+        Raises:
+            HeadraceError: What stands in the way of every record, such as a registry that is away.
+        """
+
+    def encode(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
+        """The values of answers.
+
+        Args:
+            columns: By name, of `Layout.answered` and `Layout.outputs`; each has `rows` values.
+
+        Raises:
+            HeadraceError: The answers cannot be written so.
+        """
+
+
+def without_value() -> InvalidArgumentError:
+    """The error for a record that is nothing but a key."""
+    return InvalidArgumentError("the record has no value (it is a tombstone)")
+
+
+def unreadable(kind: str, reason: object) -> InvalidArgumentError:
+    """The error for a value that is not of its format."""
+    return InvalidArgumentError(f"the value is not readable as {kind}: {str(reason)[:300]}")

@@ -1,0 +1,147 @@
+"""JSON: each record an object with a field for each input, each answer one for each output.
+
+Both ways are made for speed: objects are parsed into typed structs, which checks every value at the
+parser's speed, and the outputs of a whole batch are written at once and then cut into rows.
+"""
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Final, cast
+
+import msgspec
+import numpy as np
+import orjson
+
+from headrace.core import Array, Datatype, HeadraceError, InvalidArgumentError
+from headrace.protocol.json_bounds import check_parts, check_values
+from headrace.streaming.formats import (
+    Column,
+    Fields,
+    FieldSpec,
+    Layout,
+    unreadable,
+    without_value,
+)
+from headrace.streaming.records import Record
+from headrace.streaming.settings import FormatSettings
+
+_FLOATS: Final = frozenset({Datatype.FP16, Datatype.FP32, Datatype.FP64})
+_BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class JsonObjects:
+    """The format `json`.
+
+    A field that answers have from the input is as it was; one that is missing is null. NaN and
+    infinity become null; BYTES that are not UTF-8 become `{"b64": "..."}`.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._names = [*(spec.name for spec in layout.inputs), *layout.passed]
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(_row_type(layout)).decode
+        self._getters = [attrgetter(f"f{at}") for at in range(len(self._names))]
+        self._passed = frozenset(layout.answered)
+        self._answer = [*layout.answered, *(spec.name for spec in layout.outputs)]
+        self._pattern = _pattern(self._answer)
+
+    def decode(self, records: Sequence[Record]) -> Fields:
+        """As `Format.decode`; types are checked, ranges are not."""
+        rows: list[Any] = []
+        errors: dict[int, HeadraceError] = {}
+        decode, add = self._decode, rows.append
+        for place, record in enumerate(records):
+            value = record.value
+            if value is None:
+                errors[place] = without_value()
+                continue
+            try:
+                check_parts(value)
+                check_values(value)
+                add(decode(value))
+            except _BROKEN as error:
+                errors[place] = unreadable("JSON", error)
+            except InvalidArgumentError as error:
+                errors[place] = error
+        columns = {
+            name: list(map(get, rows)) for name, get in zip(self._names, self._getters, strict=True)
+        }
+        return Fields(columns=columns, errors=errors, typed=True)
+
+    def encode(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
+        """As `Format.encode`."""
+        if not self._answer:
+            return [b"{}"] * rows
+        texts = [
+            list(map(msgspec.json.encode, columns[name]))
+            if name in self._passed
+            else row_texts(cast("Array", columns[name]))
+            for name in self._answer
+        ]
+        pattern = self._pattern
+        return [pattern % one for one in zip(*texts, strict=True)]
+
+
+def row_texts(array: Array) -> list[bytes]:
+    """Each row of `array` as JSON; axis 0 are the rows."""
+    if array.dtype.kind in "OSU":
+        return [orjson.dumps(_plain(row)) for row in array.tolist()]
+    if not array.size:
+        return [orjson.dumps(row) for row in array.tolist()]
+    text = orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
+    depth = array.ndim - 1
+    opening, closing = b"[" * depth, b"]" * depth
+    cut = text[depth + 1 : -depth - 1].split(closing + b"," + opening)
+    return [b"%b%b%b" % (opening, row, closing) for row in cut] if depth else cut
+
+
+def _plain(value: object) -> object:
+    """Texts in place of `bytes`, in lists of any depth."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"b64": base64.b64encode(value).decode()}
+
+
+def _pattern(names: Sequence[str]) -> bytes:
+    """An object of these names, with a place for each value."""
+    members = (orjson.dumps(name).replace(b"%", b"%%") + b":%b" for name in names)
+    return b"{" + b",".join(members) + b"}"
+
+
+def _row_type(layout: Layout) -> type:
+    """A struct of the fields that are read; what else an object has is skipped, unparsed."""
+    fields: list[Any] = []
+    rename = {}
+    for at, spec in enumerate(layout.inputs):
+        fields.append((f"f{at}", _value_type(spec)))
+        rename[f"f{at}"] = spec.name
+    for at, name in enumerate(layout.passed, start=len(fields)):
+        fields.append((f"f{at}", Any, None))
+        rename[f"f{at}"] = name
+    return msgspec.defstruct("Row", fields, rename=rename, gc=False)
+
+
+def _value_type(spec: FieldSpec) -> Any:  # noqa: ANN401  # a type that is made
+    if spec.datatype in _FLOATS:
+        scalar: Any = float
+    elif spec.datatype is Datatype.BYTES:
+        scalar = str
+    elif spec.datatype is Datatype.BOOL:
+        scalar = bool
+    else:
+        scalar = int
+    value: Any = scalar
+    for _ in spec.shape:
+        value = list[value]
+    is_column = len(spec.shape) == 1 and spec.shape[0] in (1, -1)
+    return value | scalar if is_column else value
+
+
+def make_format(_: FormatSettings, layout: Layout) -> JsonObjects:
+    """The format `json`."""
+    return JsonObjects(layout)

@@ -1,0 +1,93 @@
+"""What is written for a record: its answer, or by the stream's policy what takes its place."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from headrace.core import Code, HeadraceError
+from headrace.streaming.codec import Answer
+from headrace.streaming.dead_letters import answer_id, dead_letter
+from headrace.streaming.ledger import NoAnswer, Outcome
+from headrace.streaming.records import NewRecord, Record
+from headrace.streaming.settings import Policy, StreamSettings
+
+Result = Answer | HeadraceError
+"""What a model came to for one record."""
+
+
+class TooOldError(HeadraceError):
+    """A record was written longer ago than its stream scores."""
+
+    code = Code.DEADLINE_EXCEEDED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writer:
+    """Makes what is written of results. Holds no state."""
+
+    stream: str
+    sink: str
+    dead_letters: str
+    policy: Policy
+    headers: frozenset[str]
+
+    def outcomes(
+        self, records: Sequence[Record], results: Sequence[Result], *, attempts: int, now_s: float
+    ) -> list[Outcome]:
+        """What came of each record.
+
+        Args:
+            attempts: How often they were tried.
+            now_s: Unix time.
+        """
+        return [
+            self._answer(record, result)
+            if isinstance(result, Answer)
+            else self.failed(record, result, attempts=attempts, now_s=now_s)
+            for record, result in zip(records, results, strict=True)
+        ]
+
+    def failed(
+        self, record: Record, error: HeadraceError, *, attempts: int, now_s: float
+    ) -> NoAnswer:
+        """What comes of a record that has no answer; one that is too old stops nothing."""
+        match self.policy:
+            case Policy.DEAD_LETTER:
+                letter = dead_letter(
+                    record,
+                    error,
+                    topic=self.dead_letters,
+                    stream=self.stream,
+                    attempts=attempts,
+                    now_s=now_s,
+                )
+                return NoAnswer(error=error, letter=letter)
+            case Policy.SKIP:
+                return NoAnswer(error=error)
+            case Policy.STOP:
+                return NoAnswer(error=error, stops=not isinstance(error, TooOldError))
+            case other:
+                assert_never(other)
+
+    def _answer(self, record: Record, answer: Answer) -> NewRecord:
+        headers = record.headers
+        if headers:
+            headers = tuple(header for header in headers if header[0] in self.headers)
+        return NewRecord(
+            topic=self.sink,
+            key=answer.key,
+            value=answer.value,
+            headers=headers,
+            id=answer_id(self.stream, record),
+        )
+
+
+def writer_of(settings: StreamSettings) -> Writer:
+    """What writes the results of a stream."""
+    return Writer(
+        stream=settings.name,
+        sink=settings.sink,
+        dead_letters=settings.dead_letters,
+        policy=settings.errors.policy,
+        headers=frozenset(settings.output.headers),
+    )

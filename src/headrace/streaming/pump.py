@@ -1,0 +1,292 @@
+"""Records in, answers out, in turns: what the thread that owns a session does.
+
+Each turn collects what the model finished, lets it run what is due, delivers what may be, and
+polls. A poll is never far away, however slow the model is, so membership is never lost for that.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from headrace.core import Clock, FailedPreconditionError, HeadraceError
+from headrace.streaming.backoff import Backoff
+from headrace.streaming.broker import Session
+from headrace.streaming.counters import Counters
+from headrace.streaming.intake import Intake
+from headrace.streaming.ledger import Batch, Due, Ledger, Outcome
+from headrace.streaming.outcomes import Writer
+from headrace.streaming.records import Place
+
+LONGEST_POLL_S: Final = 0.25
+HOLD_AFTER_S: Final = 0.1
+"""So long the queue has to be full before the broker is told to hand out nothing."""
+
+
+class StoppedByRecordError(FailedPreconditionError):
+    """A record has no answer, and the stream's policy is to stop before it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What came of a batch: its outcomes, or what stands in the way of all its records.
+
+    `seconds`: how long it took.
+    """
+
+    batch: Batch
+    result: Sequence[Outcome] | HeadraceError
+    seconds: float
+
+
+class Runner(Protocol):
+    """Runs batches on other threads."""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether one that is submitted would run at once."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one may be submitted: it runs at once, or is the only one that waits."""
+
+    def submit(self, batch: Batch) -> None:
+        """Run a batch; the session is woken when it is finished."""
+
+    def finished(self) -> list[Finished]:
+        """Batches that were finished since the last call."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Until one is finished, or that time is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PumpSettings:
+    """How a pump behaves; see `StreamSettings`."""
+
+    max_batch_size: int
+    max_delay_s: float
+    commit_interval_s: float
+    handover_s: float
+
+
+class Pump:
+    """Moves the records of one session; its listener too. Used by one thread."""
+
+    session: Session
+
+    def __init__(
+        self,
+        settings: PumpSettings,
+        runner: Runner,
+        writer: Writer,
+        backoff: Backoff,
+        counters: Counters,
+        *,
+        clock: Clock,
+        chance: Callable[[], float],
+    ) -> None:
+        self.intake = Intake(
+            max_batch_size=settings.max_batch_size, max_delay_s=settings.max_delay_s
+        )
+        self.ledger = Ledger()
+        self.places: set[Place] = set()
+        self.is_paused = False
+        self.last_error = ""
+        self._settings = settings
+        self._runner = runner
+        self._writer = writer
+        self._backoff = backoff
+        self._counters = counters
+        self._clock = clock
+        self._chance = chance
+        self._commit_at = 0.0
+        self._full_since: float | None = None
+        self._held: set[Place] = set()
+        self._is_ending = False
+        self._over: HeadraceError | None = None
+
+    def turn(self) -> None:
+        """One turn.
+
+        Raises:
+            StoppedByRecordError: By policy; what comes before that record is delivered.
+            HeadraceError: This session is over.
+        """
+        now = self._clock.monotonic()
+        self._advance(now)
+        room = 0 if self.is_paused or self._is_ending else self.intake.room
+        self._hold(now, room)
+        records = self.session.poll(
+            min(room, self._settings.max_batch_size), self._pause_s(self._clock.monotonic(), room)
+        )
+        if self._over is not None:
+            raise self._over
+        if records:
+            self._counters.read += len(records)
+            self.intake.put(records, self._clock.monotonic())
+
+    def end(self, *, until: float) -> None:
+        """Take nothing more; deliver what is under way until that (monotonic) time.
+
+        Raises:
+            HeadraceError: As `turn`.
+        """
+        self._is_ending = True
+        self.intake.clear()
+        while len(self.ledger) and not self.ledger.waiting() and self._clock.monotonic() < until:
+            self.turn()
+        self._deliver(force=True)
+        self.session.flush(max(until - self._clock.monotonic(), 0.0))
+
+    def gained(self, places: Sequence[Place]) -> Mapping[Place, int] | None:
+        """As `Rebalanced`: read from where the group is."""
+        self.places.update(places)
+        self._counters.gained += len(places)
+        return None
+
+    def losing(self, places: Sequence[Place]) -> None:
+        """As `Rebalanced`: what is under way is finished and delivered, within `handover_s`."""
+        gone = set(places)
+        self.intake.drop(gone)
+        try:
+            self._finish(gone, until=self._clock.monotonic() + self._settings.handover_s)
+        except HeadraceError as error:  # through the broker's own code it might not come whole
+            self._over = error
+        self.ledger.drop(gone)
+        self._forget(gone)
+        self._counters.given_up += len(places)
+
+    def lost(self, places: Sequence[Place]) -> None:
+        """As `Rebalanced`: what is under way of these places is nobody's."""
+        gone = set(places)
+        self.intake.drop(gone)
+        self.ledger.drop(gone)
+        self._forget(gone)
+        self._counters.lost += len(places)
+
+    def _finish(self, places: set[Place], *, until: float) -> None:
+        """Deliver what is under way of these places, and wait until it is safe."""
+        while self.ledger.touches(places) and not self.ledger.waiting():
+            left = until - self._clock.monotonic()
+            if left <= 0:
+                break
+            self._runner.wait(left)
+            self._collect(self._clock.monotonic())
+            self._deliver(force=True)
+        self._deliver(force=True)
+        self.session.flush(max(until - self._clock.monotonic(), 0.0))
+
+    def _forget(self, gone: set[Place]) -> None:
+        self.places -= gone
+        self._held -= gone
+
+    def _advance(self, now: float) -> None:
+        self._collect(now)
+        for batch in self.ledger.waiting():
+            if batch.again_at is not None and batch.again_at <= now and self._runner.has_room:
+                batch.again_at = None
+                self._counters.retries += 1
+                self._run(batch)
+        while self._runner.has_room:
+            due = self.intake.due_at(is_free=self._runner.is_free)
+            if due is None or due > now or self.ledger.waiting():
+                break
+            batch = Batch(records=self.intake.take(), taken_at=now)
+            self._counters.batches.observe(len(batch.records))
+            self.ledger.add(batch)
+            self._run(batch)
+        self._deliver(force=False)
+
+    def _run(self, batch: Batch) -> None:
+        batch.tries += 1
+        self._runner.submit(batch)
+
+    def _collect(self, now: float) -> None:
+        for one in self._runner.finished():
+            self._counters.score.observe(one.seconds)
+            if isinstance(one.result, HeadraceError):
+                self._failed(one.batch, one.result, now)
+            else:
+                one.batch.outcomes = one.result
+                one.batch.failing_since = None
+
+    def _failed(self, batch: Batch, error: HeadraceError, now: float) -> None:
+        """What stands in the way of all records may pass: the batch waits, or has had its time."""
+        self.last_error = str(error)
+        if batch.is_of_nobody:
+            return
+        if batch.failing_since is None:
+            batch.failing_since = now
+        batch.again_at = self._backoff.again_at(
+            tries=batch.tries,
+            since=batch.failing_since,
+            now=now,
+            chance=self._chance(),
+            asked_s=error.retry_after_s,
+        )
+        if batch.again_at is None:
+            now_s = self._clock.now()
+            batch.outcomes = [
+                self._writer.failed(record, error, attempts=batch.tries, now_s=now_s)
+                for record in batch.records
+            ]
+
+    def _deliver(self, *, force: bool) -> None:
+        """All that may be; what is exactly once not too often, unless forced."""
+        started = self._clock.monotonic()
+        if not self.ledger.has_due() or (started < self._commit_at and not force):
+            return
+        due = self.ledger.take_due()
+        if due.done or due.writes:
+            self.session.deliver(due.writes, due.done)
+            ended = self._clock.monotonic()
+            self._commit_at = ended + self._settings.commit_interval_s
+            self._counters.delivered(due, now_s=self._clock.now(), seconds=ended - started)
+            if due.without:
+                self.last_error = str(due.without[-1].error)
+        if due.stops is not None:
+            raise self._stopped(due)
+
+    def _stopped(self, due: Due) -> StoppedByRecordError:
+        assert due.stops is not None
+        record, error = due.stops
+        topic, partition = record.place
+        self.ledger.clear()
+        self.intake.clear()
+        return StoppedByRecordError(
+            f"record {record.offset} of {topic}, partition {partition}, has no answer: {error}; "
+            "by its policy the stream stops before it"
+        )
+
+    def _hold(self, now: float, room: int) -> None:
+        """Tell the broker to hand out nothing, once nothing has been taken for a while."""
+        if room:
+            self._full_since = None
+        elif self._full_since is None:
+            self._full_since = now
+        is_held = self._full_since is not None and (
+            self.is_paused or now - self._full_since >= HOLD_AFTER_S
+        )
+        wanted = self.places if is_held else set()
+        if wanted != self._held:
+            if more := wanted - self._held:
+                self.session.pause(sorted(more))
+            if fewer := self._held - wanted:
+                self.session.resume(sorted(fewer))
+            self._held = set(wanted)
+
+    def _pause_s(self, now: float, room: int) -> float:
+        """How long a poll may wait: until something is due, a wake-up apart."""
+        times = [now + LONGEST_POLL_S]
+        if self._runner.has_room:
+            again = [one.again_at for one in self.ledger.waiting() if one.again_at is not None]
+            due = self.intake.due_at(is_free=self._runner.is_free)
+            if again:
+                times.append(min(again))
+            elif due is not None:
+                times.append(due)
+        if self.ledger.has_due():
+            times.append(self._commit_at)
+        if not room and self._full_since is not None and self._held != self.places:
+            times.append(self._full_since + HOLD_AFTER_S)
+        return max(min(times) - now, 0.0)

@@ -1,0 +1,52 @@
+"""What does a stream worker tell of itself?"""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class State(StrEnum):
+    """What a worker is at."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    """It takes no records, and stays a member."""
+    RETRYING = "retrying"
+    """What scores is away: the stream waits for it."""
+    RECONNECTING = "reconnecting"
+    """It is no member of its group at the moment."""
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class PlaceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One place that is this member's. Lag as in `records.Lag`; None where it is not known."""
+
+    topic: str
+    partition: int
+    lag_records: int | None = None
+    lag_s: float | None = None
+
+
+class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker at one moment.
+
+    `trouble`: why nothing comes or goes, now; `last_error`: the last one there was. `waiting` and
+    `in_flight` are records. `at`: when lag was taken, in Unix time.
+    """
+
+    stream: str
+    member: str
+    state: State = State.STARTING
+    places: list[PlaceStatus] = []
+    waiting: int = 0
+    in_flight: int = 0
+    trouble: str = ""
+    last_error: str = ""
+    at: float = 0.0
+    read: int = 0
+    answered: int = 0
+    dead_letters: int = 0
+    without_answer: int = 0
+    retries: int = 0

@@ -1,0 +1,104 @@
+"""Runs batches on threads of their own, so that a slow model never keeps a session from polling."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+
+from headrace.core import Clock, HeadraceError
+from headrace.streaming.answering import Answerer
+from headrace.streaming.ledger import Batch, Outcome
+from headrace.streaming.outcomes import Writer
+from headrace.streaming.pump import Finished
+
+_log = logging.getLogger(__name__)
+
+
+class ModelThreads:
+    """One thread for each answerer. All but `wake` is for the thread that owns the session.
+
+    Threads are daemons: one that hangs in its model does not keep the process from ending.
+    """
+
+    def __init__(
+        self,
+        answerers: Sequence[Answerer],
+        writer: Writer,
+        *,
+        clock: Clock,
+        wake: Callable[[], None],
+    ) -> None:
+        self._answerers = answerers
+        self._writer = writer
+        self._clock = clock
+        self._wake = wake
+        self._queue: SimpleQueue[Batch | None] = SimpleQueue()
+        self._finished: deque[Finished | BaseException] = deque()
+        self._is_finished = threading.Event()
+        self._in_flight = 0
+        for at, answerer in enumerate(answerers):
+            threading.Thread(
+                target=self._work, args=(answerer,), name=f"model-{at}", daemon=True
+            ).start()
+
+    @property
+    def is_free(self) -> bool:
+        """As `Runner`."""
+        return self._in_flight < len(self._answerers)
+
+    @property
+    def has_room(self) -> bool:
+        """As `Runner`."""
+        return self._in_flight <= len(self._answerers)
+
+    def submit(self, batch: Batch) -> None:
+        """As `Runner`."""
+        self._in_flight += 1
+        self._queue.put(batch)
+
+    def finished(self) -> list[Finished]:
+        """As `Runner`."""
+        self._is_finished.clear()
+        found = []
+        while self._finished:
+            one = self._finished.popleft()
+            self._in_flight -= 1
+            if isinstance(one, BaseException):
+                raise one  # a bug: the worker ends and says so
+            found.append(one)
+        return found
+
+    def wait(self, timeout_s: float) -> None:
+        """As `Runner`."""
+        self._is_finished.wait(timeout_s)
+
+    def close(self) -> None:
+        """Let the threads end when they are through with what they have."""
+        for _ in self._answerers:
+            self._queue.put(None)
+
+    def _work(self, answerer: Answerer) -> None:
+        while (batch := self._queue.get()) is not None:
+            started = time.perf_counter()
+            one: Finished | BaseException
+            try:
+                result: Sequence[Outcome] | HeadraceError = self._outcomes(answerer, batch)
+            except HeadraceError as error:
+                result = error
+            except Exception as error:  # noqa: BLE001  # whoever collects raises it
+                self._add(error)
+                continue
+            one = Finished(batch=batch, result=result, seconds=time.perf_counter() - started)
+            self._add(one)
+
+    def _outcomes(self, answerer: Answerer, batch: Batch) -> list[Outcome]:
+        now_s = self._clock.now()
+        results = answerer.answer(batch.records, now_s=now_s)
+        return self._writer.outcomes(batch.records, results, attempts=batch.tries, now_s=now_s)
+
+    def _add(self, one: Finished | BaseException) -> None:
+        self._finished.append(one)
+        self._is_finished.set()
+        self._wake()

@@ -1,0 +1,241 @@
+"""One stream, from join to leave: sessions come and go, the worker stays.
+
+The thread that calls `run` owns the session. Others may pause, resume, stop and ask.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from headrace.core import Clock, ConflictError, HeadraceError, SystemClock
+from headrace.core.errors import Code
+from headrace.streaming.backoff import Backoff, backoff_of
+from headrace.streaming.broker import Broker, Delivery, Membership, Session
+from headrace.streaming.counters import Counters
+from headrace.streaming.outcomes import writer_of
+from headrace.streaming.pump import Pump, PumpSettings, Runner, StoppedByRecordError
+from headrace.streaming.settings import StreamSettings
+from headrace.streaming.status import PlaceStatus, State, StreamStatus
+
+if TYPE_CHECKING:
+    from headrace.streaming.records import Lag, Place
+
+_log = logging.getLogger(__name__)
+
+REJOIN: Final = Backoff(first_delay_s=0.5, max_delay_s=30.0, retry_for_s=None)
+STATUS_EVERY_S: Final = 0.5
+LAST_FLUSH_S: Final = 5.0
+_FOR_EVER: Final = frozenset({Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED})
+"""Errors of joining that no waiting will change."""
+
+
+class Worker:
+    """Runs one stream. `runner` has to call `wake` when it has finished a batch.
+
+    `wait`: sleeps at most so long, less if the event is set; for tests with a clock of their own.
+    """
+
+    def __init__(
+        self,
+        settings: StreamSettings,
+        broker: Broker,
+        *,
+        clock: Clock | None = None,
+        random: Random | None = None,
+        wait: Callable[[threading.Event, float], object] = threading.Event.wait,
+    ) -> None:
+        self.settings = settings
+        self.counters = Counters()
+        self.status = StreamStatus(stream=settings.name, member=settings.member)
+        self._broker = broker
+        self._clock = clock or SystemClock()
+        self._random = random or Random()  # noqa: S311  # jitter, no secret
+        self._wait = wait
+        self._session: Session | None = None
+        self._stopping = threading.Event()
+        self._is_paused = settings.paused
+        self._has_topics = False
+        self._last_error = ""
+        self._status_at = 0.0
+        self._lag: dict[Place, Lag] = {}
+
+    def run(self, runner: Runner) -> None:
+        """Stream until `stop` is called.
+
+        Raises:
+            StoppedByRecordError: By policy, at a record that has no answer.
+            ConflictError: Another member has this one's name.
+            HeadraceError: The group cannot be joined as the settings say, now or later.
+        """
+        failures = 0
+        while not self._stopping.is_set():
+            before = self.counters.sessions, self._clock.monotonic()
+            try:
+                self._run_session(runner)
+            except (StoppedByRecordError, ConflictError):
+                raise
+            except HeadraceError as error:
+                has_joined = self.counters.sessions > before[0]
+                if not has_joined and error.code in _FOR_EVER:
+                    raise
+                ran_s = self._clock.monotonic() - before[1]
+                failures = 1 if has_joined and ran_s > REJOIN.max_delay_s else failures + 1
+                self._pause_after(error, failures)
+
+    def pause(self) -> None:
+        """Take no more records until `resume`; stay a member."""
+        self._is_paused = True
+        self.wake()
+
+    def resume(self) -> None:
+        """The contrary."""
+        self._is_paused = False
+        self.wake()
+
+    def stop(self) -> None:
+        """Let `run` deliver what is under way and return."""
+        self._stopping.set()
+        self.wake()
+
+    def wake(self) -> None:
+        """Let a poll that waits return."""
+        session = self._session
+        if session is not None:
+            session.wake()
+
+    def _run_session(self, runner: Runner) -> None:
+        settings = self.settings
+        self._make_topics()
+        pump = self._pump(runner)
+        session = self._broker.join(_membership(settings), pump)
+        self.counters.sessions += 1
+        pump.session = self._session = session
+        _log.info("joined", extra={"stream": settings.name, "group": settings.group})
+        try:
+            while not self._stopping.is_set():
+                pump.is_paused = self._is_paused
+                pump.turn()
+                self._tell(pump, session)
+            self._tell(pump, session, State.STOPPING, at_once=True)
+            pump.end(until=self._clock.monotonic() + settings.drain_timeout_s)
+        except StoppedByRecordError:
+            session.flush(LAST_FLUSH_S)
+            raise
+        finally:
+            self._last_error = pump.last_error or self._last_error
+            self._session = None
+            session.close()
+            self._lag = {}
+            self._tell(pump, session, State.STOPPED, at_once=True)
+
+    def _make_topics(self) -> None:
+        """Those that are written to, with as many partitions as what is read first."""
+        if self._has_topics:
+            return
+        settings, broker = self.settings, self._broker
+        partitions = len(broker.ends(settings.topics[0])) if broker.abilities.partitions else 1
+        for topic in filter(None, (settings.sink, settings.dead_letters)):
+            broker.create_topic(topic, partitions=partitions)
+        self._has_topics = True
+
+    def _pump(self, runner: Runner) -> Pump:
+        settings = self.settings
+        is_exact = settings.delivery is Delivery.EXACTLY_ONCE
+        return Pump(
+            PumpSettings(
+                max_batch_size=settings.max_batch_size,
+                max_delay_s=settings.max_delay_s,
+                commit_interval_s=settings.commit_interval_s if is_exact else 0.0,
+                handover_s=settings.handover_s,
+            ),
+            runner,
+            writer_of(settings),
+            backoff_of(settings.errors),
+            self.counters,
+            clock=self._clock,
+            chance=self._random.random,
+        )
+
+    def _pause_after(self, error: HeadraceError, failures: int) -> None:
+        """Wait before the next session, and say why."""
+        now = self._clock.monotonic()
+        again_at = REJOIN.again_at(tries=failures, since=now, now=now, chance=self._random.random())
+        assert again_at is not None
+        text = str(error)
+        _log.warning("not in the group; trying again", extra={"error": text})
+        self._last_error = text
+        self.status = msgspec.structs.replace(
+            self._counted(), state=State.RECONNECTING, trouble=text, last_error=text
+        )
+        self._wait(self._stopping, again_at - now)
+
+    def _tell(
+        self, pump: Pump, session: Session, state: State | None = None, *, at_once: bool = False
+    ) -> None:
+        """Renew the status, which others read whole, if it is time."""
+        now = self._clock.monotonic()
+        if now < self._status_at and not at_once:
+            return
+        self._status_at = now + STATUS_EVERY_S
+        is_over = state is State.STOPPED
+        if not is_over:
+            self._lag = dict(session.lag())
+        retrying = bool(pump.ledger.waiting())
+        self.status = msgspec.structs.replace(
+            self._counted(),
+            state=state or _state(is_paused=self._is_paused, is_retrying=retrying),
+            places=[] if is_over else self._places(pump),
+            waiting=len(pump.intake),
+            in_flight=pump.ledger.records,
+            trouble="" if is_over else session.trouble or (pump.last_error if retrying else ""),
+            last_error=pump.last_error or self._last_error,
+        )
+
+    def _places(self, pump: Pump) -> list[PlaceStatus]:
+        found = []
+        for place in sorted(pump.places):
+            lag = self._lag.get(place)
+            found.append(
+                PlaceStatus(
+                    topic=place.topic,
+                    partition=place.partition,
+                    lag_records=lag.records if lag else None,
+                    lag_s=lag.seconds if lag else None,
+                )
+            )
+        return found
+
+    def _counted(self) -> StreamStatus:
+        counters = self.counters
+        return StreamStatus(
+            stream=self.settings.name,
+            member=self.settings.member,
+            at=self._clock.now(),
+            read=counters.read,
+            answered=counters.answered,
+            dead_letters=counters.letters,
+            without_answer=sum(counters.without.values()),
+            retries=counters.retries,
+        )
+
+
+def _state(*, is_paused: bool, is_retrying: bool) -> State:
+    if is_paused:
+        return State.PAUSED
+    return State.RETRYING if is_retrying else State.RUNNING
+
+
+def _membership(settings: StreamSettings) -> Membership:
+    return Membership(
+        group=settings.group,
+        member=settings.member,
+        topics=tuple(settings.topics),
+        delivery=settings.delivery,
+        start=settings.start,
+        start_s=settings.start_s,
+        session_timeout_s=settings.session_timeout_s,
+    )
