@@ -92,7 +92,7 @@ class OutputSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     key: str = ""
     outputs: list[str] = []
     fields: list[str] = []
-    headers: list[str] = ["traceparent", "tracestate"]
+    headers: tuple[str, ...] = ("traceparent", "tracestate")
 
 
 class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

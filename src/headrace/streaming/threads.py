@@ -53,6 +53,11 @@ class ModelThreads:
         """As `Runner`."""
         return self._in_flight <= len(self._answerers)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether none runs that has not been collected."""
+        return self._in_flight == 0
+
     def submit(self, batch: Batch) -> None:
         """As `Runner`."""
         self._in_flight += 1

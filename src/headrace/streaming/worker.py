@@ -3,6 +3,7 @@
 The thread that calls `run` owns the session. Others may pause, resume, stop and ask.
 """
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -29,6 +30,8 @@ _log = logging.getLogger(__name__)
 REJOIN: Final = Backoff(first_delay_s=0.5, max_delay_s=30.0, retry_for_s=None)
 STATUS_EVERY_S: Final = 0.5
 LAST_FLUSH_S: Final = 5.0
+CONFLICTS: Final = 3
+"""So often in a row a member may find itself replaced: once, it was only taken for dead."""
 _FOR_EVER: Final = frozenset({Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED})
 """Errors of joining that no waiting will change."""
 
@@ -76,7 +79,7 @@ class Worker:
             before = self.counters.sessions, self._clock.monotonic()
             try:
                 self._run_session(runner)
-            except (StoppedByRecordError, ConflictError):
+            except StoppedByRecordError:
                 raise
             except HeadraceError as error:
                 has_joined = self.counters.sessions > before[0]
@@ -84,6 +87,8 @@ class Worker:
                     raise
                 ran_s = self._clock.monotonic() - before[1]
                 failures = 1 if has_joined and ran_s > REJOIN.max_delay_s else failures + 1
+                if isinstance(error, ConflictError) and failures >= CONFLICTS:
+                    raise
                 self._pause_after(error, failures)
 
     def pause(self) -> None:
@@ -183,7 +188,8 @@ class Worker:
         self._status_at = now + STATUS_EVERY_S
         is_over = state is State.STOPPED
         if not is_over:
-            self._lag = dict(session.lag())
+            with contextlib.suppress(HeadraceError):  # what is known already has to do
+                self._lag = dict(session.lag())
         retrying = bool(pump.ledger.waiting())
         self.status = msgspec.structs.replace(
             self._counted(),

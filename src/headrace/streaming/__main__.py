@@ -1,0 +1,37 @@
+"""`python -m headrace.streaming --settings FILE`: one worker, as the control plane starts it."""
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from headrace.observe import configure_logging
+from headrace.streaming.run import EXIT_SETTINGS, run
+from headrace.streaming.settings import StreamSettings
+
+_USAGE = "usage: python -m headrace.streaming --settings FILE.json"
+
+
+def main(arguments: list[str]) -> int:
+    """Stream as FILE says.
+
+    Returns:
+        The process's exit status, 2 if the settings cannot be read.
+    """
+    match arguments:
+        case ["--settings", file]:
+            pass
+        case _:
+            print(_USAGE, file=sys.stderr)  # noqa: T201  # there is no log yet
+            return EXIT_SETTINGS
+    try:
+        settings = msgspec.json.decode(Path(file).read_bytes(), type=StreamSettings)
+    except (OSError, msgspec.MsgspecError) as error:
+        print(f"cannot read {file}: {error}", file=sys.stderr)  # noqa: T201  # as above
+        return EXIT_SETTINGS
+    configure_logging(log_format="json" if settings.log_format == "json" else "text")
+    return run(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

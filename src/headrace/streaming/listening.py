@@ -1,0 +1,169 @@
+"""What the control plane and Prometheus ask a stream worker, over HTTP; what it may be told.
+
+`GET /metrics` and `GET /internal/status`; on the Unix socket alone, `POST /internal/pause` and
+`POST /internal/resume`. A few requests a minute, so the standard library's server will do.
+"""
+
+import socket
+import threading
+from functools import partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import StreamRequestHandler, TCPServer, ThreadingMixIn, UnixStreamServer
+from stat import S_ISSOCK
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+
+from headrace.core import FailedPreconditionError
+from headrace.streaming.counters import Counters
+from headrace.streaming.exposition import CONTENT_TYPE, exposition
+from headrace.streaming.settings import StreamSettings
+from headrace.streaming.status import StreamStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PATIENCE_S: Final = 10.0
+_MOST_AT_ONCE: Final = 16
+_JSON: Final = "application/json"
+
+
+class Asked(Protocol):
+    """Who answers: a `Worker`."""
+
+    counters: Counters
+    status: StreamStatus
+
+    def pause(self) -> None:
+        """Take no more records."""
+
+    def resume(self) -> None:
+        """The contrary."""
+
+
+class _Server(ThreadingMixIn):
+    """Bounded: who asks when too many do is not heard."""
+
+    daemon_threads = True
+    block_on_close = False
+    allow_reuse_address = True
+    slots: threading.BoundedSemaphore
+
+    def process_request(self, request: object, client_address: object) -> None:
+        """A thread for each, as long as there are few."""
+        if self.slots.acquire(blocking=False):
+            super().process_request(request, client_address)  # type: ignore[arg-type]  # as it came
+        else:
+            self.shutdown_request(request)  # type: ignore[attr-defined]  # the other base has it
+
+    def process_request_thread(self, request: object, client_address: object) -> None:
+        """In that thread."""
+        try:
+            super().process_request_thread(request, client_address)  # type: ignore[arg-type]  # as above
+        finally:
+            self.slots.release()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Who asked has gone, or spoke no HTTP: nobody is to be told."""
+
+
+class _Unix(_Server, UnixStreamServer):
+    pass
+
+
+class _Tcp(_Server, TCPServer):
+    pass
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One request, one answer."""
+
+    timeout = _PATIENCE_S
+    server_version = "headrace"
+    sys_version = ""
+
+    def __init__(self, asked: Asked, *arguments: object, is_local: bool) -> None:
+        self._asked = asked
+        self._is_local = is_local
+        StreamRequestHandler.__init__(self, *arguments)  # type: ignore[arg-type]  # the server's
+
+    def do_GET(self) -> None:  # the library's name
+        """What there is to see."""
+        asked = self._asked
+        match self.path.partition("?")[0]:
+            case "/metrics":
+                self._answer(exposition(asked.counters, asked.status), CONTENT_TYPE)
+            case "/internal/status":
+                self._answer(msgspec.json.encode(asked.status), _JSON)
+            case _:
+                self.send_error(HTTPStatus.NOT_FOUND)
+
+    def do_POST(self) -> None:  # as above
+        """What there is to do, on the Unix socket."""
+        actions: dict[str, Callable[[], None]] = {
+            "/internal/pause": self._asked.pause,
+            "/internal/resume": self._asked.resume,
+        }
+        action = actions.get(self.path)
+        if action is None or not self._is_local:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        action()
+        self._answer(msgspec.json.encode(self._asked.status), _JSON)
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002  # the library's
+        """Requests are not logged."""
+
+    def address_string(self) -> str:
+        """A Unix socket's clients have none."""
+        return ""
+
+    def _answer(self, body: bytes, content_type: str) -> None:
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def listen(settings: StreamSettings, asked: Asked) -> list[TCPServer]:
+    """Servers where `settings` say, each in a thread of its own until the process ends.
+
+    Raises:
+        FailedPreconditionError: An address cannot be had.
+    """
+    servers: list[TCPServer] = []
+    if settings.uds:
+        servers.append(_unix(Path(settings.uds), asked))
+    if settings.metrics_port is not None:
+        servers.append(_tcp(settings.host, settings.metrics_port, asked))
+    for server in servers:
+        server.slots = threading.BoundedSemaphore(_MOST_AT_ONCE)  # type: ignore[attr-defined]  # _Server
+        threading.Thread(target=server.serve_forever, name="listen", daemon=True).start()
+    return servers
+
+
+def _unix(path: Path, asked: Asked) -> TCPServer:
+    try:
+        if path.exists() and S_ISSOCK(path.stat().st_mode):
+            path.unlink()  # left by a worker that was killed
+        server = _Unix(str(path), partial(_Handler, asked, is_local=True))
+        path.chmod(0o600)
+    except OSError as error:
+        msg = f"cannot listen on {path}: {error.strerror or error}"
+        raise FailedPreconditionError(msg) from error
+    return server
+
+
+def _tcp(host: str, port: int, asked: Asked) -> TCPServer:
+    kind = type(
+        "_Tcp", (_Tcp,), {"address_family": socket.AF_INET6 if ":" in host else socket.AF_INET}
+    )
+    try:
+        server: TCPServer = kind((host, port), partial(_Handler, asked, is_local=False))
+    except OSError as error:
+        msg = f"cannot listen on {host} port {port}: {error.strerror or error}; choose another port"
+        raise FailedPreconditionError(msg) from error
+    return server

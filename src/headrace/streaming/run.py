@@ -1,0 +1,161 @@
+"""One stream worker, from start to stop: listen, load, join, stream, leave."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+from headrace.core import ConflictError, HeadraceError, SystemClock
+from headrace.scoring.loading import load
+from headrace.scoring.scorer import Scorer
+from headrace.streaming.answering import Answerer
+from headrace.streaming.broker import Broker
+from headrace.streaming.brokers import open_broker
+from headrace.streaming.codecs import make_codec
+from headrace.streaming.endpoint import endpoint_scorer
+from headrace.streaming.listening import listen
+from headrace.streaming.outcomes import writer_of
+from headrace.streaming.pump import StoppedByRecordError
+from headrace.streaming.settings import StreamSettings, check_settings
+from headrace.streaming.threads import ModelThreads
+from headrace.streaming.worker import Worker
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+EXIT_SETTINGS: Final = 2
+"""The settings cannot work, or do not fit the model or the broker."""
+EXIT_CANNOT_LOAD: Final = 3
+"""The model cannot be loaded, or the endpoint not be asked what it takes."""
+EXIT_CANNOT_LISTEN: Final = 4
+"""An address cannot be had."""
+EXIT_CANNOT_JOIN: Final = 5
+"""The broker refuses, for good."""
+EXIT_REPLACED: Final = 6
+"""Another member has this one's name: two workers of one stream were given the same."""
+EXIT_STOPPED_BY_RECORD: Final = 7
+"""By its policy the stream stopped before a record that has no answer."""
+
+
+def run(settings: StreamSettings) -> int:
+    """Stream until SIGTERM or SIGINT; the second one ends the process.
+
+    Returns:
+        The process's exit status: 0 after a stop, else one of `EXIT_...`.
+    """
+    stop = _Stop()
+    stop.install()
+    try:
+        check_settings(settings)
+        scorer = _tried(lambda: _scorer(settings), EXIT_CANNOT_LOAD)
+        answerers = _tried(lambda: _answerers(settings, scorer), EXIT_SETTINGS)
+        home = Path(settings.home) if settings.home else Path.cwd()
+        broker = _tried(lambda: open_broker(settings.broker, home=home), EXIT_CANNOT_JOIN)
+        worker = Worker(settings, broker)
+        _tried(lambda: listen(settings, worker), EXIT_CANNOT_LISTEN)
+    except _EndError as end:
+        _log.error("stream '%s': %s", settings.name, end)  # the message says it all
+        return end.status
+    except HeadraceError as error:
+        _log.error("%s", error)  # as above
+        return EXIT_SETTINGS
+    except KeyboardInterrupt:  # told to stop before there was anything to stop
+        return 0
+    stop.tells(worker.stop)
+    return _stream(settings, worker, broker, scorer, answerers)
+
+
+def _stream(
+    settings: StreamSettings,
+    worker: Worker,
+    broker: Broker,
+    scorer: Scorer,
+    answerers: list[Answerer],
+) -> int:
+    threads = ModelThreads(answerers, writer_of(settings), clock=SystemClock(), wake=worker.wake)
+    try:
+        worker.run(threads)
+    except StoppedByRecordError as error:
+        _log.error("stream '%s': %s", settings.name, error)  # as above
+        return EXIT_STOPPED_BY_RECORD
+    except ConflictError as error:
+        _log.error("stream '%s': %s", settings.name, error)  # as above
+        return EXIT_REPLACED
+    except HeadraceError as error:
+        _log.error("stream '%s': %s", settings.name, error)  # as above
+        return EXIT_CANNOT_JOIN
+    except KeyboardInterrupt:
+        return 130
+    broker.close()
+    if threads.is_idle:  # a model that runs must not be freed
+        threads.close()
+        scorer.close()
+    _log.info("stopped")
+    return 0
+
+
+def _scorer(settings: StreamSettings) -> Scorer:
+    if settings.endpoint is not None:
+        return endpoint_scorer(settings.endpoint, max_batch_size=settings.max_batch_size)
+    model = settings.model
+    assert model is not None  # checked
+    return Scorer(load(model), name=model.model_name, version=model.model_version)
+
+
+def _answerers(settings: StreamSettings, scorer: Scorer) -> list[Answerer]:
+    count = settings.model_threads or 1
+    if not scorer.concurrent and count > 1:
+        _log.warning("the model takes one run at a time: model_threads is 1")
+        count = 1
+    return [
+        Answerer(
+            scorer,
+            make_codec(settings, scorer),
+            max_batch_size=settings.max_batch_size,
+            outputs=settings.output.outputs or None,
+            max_age_s=settings.errors.max_age_s,
+        )
+        for _ in range(count)
+    ]
+
+
+class _EndError(Exception):
+    """The process ends with this status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def _tried(work: Callable[[], T], status: int) -> T:
+    try:
+        return work()
+    except HeadraceError as error:
+        raise _EndError(str(error), status) from error
+
+
+class _Stop:
+    """Turns the first signal into a stop, the next one into an interrupt."""
+
+    def __init__(self) -> None:
+        self._was_told = False
+        self._stop: Callable[[], None] | None = None
+
+    def install(self) -> None:
+        """Hear SIGTERM and SIGINT from now on."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._hear)
+
+    def tells(self, stop: Callable[[], None]) -> None:
+        """Whom to tell."""
+        self._stop = stop
+
+    def _hear(self, *_: object) -> None:
+        if self._was_told or self._stop is None:
+            raise KeyboardInterrupt
+        self._was_told = True
+        # Not here: this thread may hold the very lock that waking its session takes.
+        threading.Thread(target=self._stop, name="stop", daemon=True).start()
