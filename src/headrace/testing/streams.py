@@ -1,0 +1,492 @@
+"""A broker in memory, on a clock that is turned: what streams rest on, without anything that waits.
+
+It has partitions, groups whose places move when a test says so, answers that become safe some time
+after they were delivered, and sessions that crash. Nothing here is for real use.
+"""
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from headrace.core import (
+    ConflictError,
+    FailedPreconditionError,
+    HeadraceError,
+    NotFoundError,
+    UnavailableError,
+)
+from headrace.streaming.broker import Abilities, Delivery, Membership, Rebalanced, Start
+from headrace.streaming.ledger import Batch, Outcome
+from headrace.streaming.pump import Finished
+from headrace.streaming.records import Lag, NewRecord, Place, Record
+
+_BEGINNING_S = 1_700_000_000.0
+
+
+class TurnedClock:
+    """A `Clock` that moves when it is told to, and does on its way what is due."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._order = count()
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+
+    def monotonic(self) -> float:
+        """Seconds since the clock was made."""
+        return self._now
+
+    def now(self) -> float:
+        """The same as a Unix time."""
+        return _BEGINNING_S + self._now
+
+    def later(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Do something when it is that time."""
+        heapq.heappush(self._events, (self._now + delay_s, next(self._order), action))
+
+    def next_at(self) -> float | None:
+        """When the next thing is due; None if nothing is."""
+        return self._events[0][0] if self._events else None
+
+    def turn(self, seconds: float) -> None:
+        """Let so much time pass."""
+        until = self._now + seconds
+        while self._events and self._events[0][0] <= until:
+            at, _, action = heapq.heappop(self._events)
+            self._now = max(self._now, at)
+            action()
+        self._now = max(self._now, until)
+
+    def turn_until(self, is_over: Callable[[], bool], *, most_s: float) -> None:
+        """Let time pass until something holds, from one event to the next."""
+        until = self._now + most_s
+        while not is_over():
+            following = self.next_at()
+            if following is None or following > until:
+                self.turn(until - self._now)
+                return
+            self.turn(following - self._now)
+
+
+@dataclass
+class _Group:
+    """`claims`: who has a place, and a number that is another one each time it moves."""
+
+    committed: dict[Place, int] = field(default_factory=dict)
+    claims: dict[Place, tuple["MemorySession", int]] = field(default_factory=dict)
+    members: dict[str, "MemorySession"] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=count)
+
+    def hand(self, place: Place, to: "MemorySession") -> None:
+        self.claims[place] = to, next(self.numbers)
+
+    def of(self, session: "MemorySession | None") -> dict[Place, int]:
+        """The places of a member, and their numbers."""
+        return {p: number for p, (owner, number) in self.claims.items() if owner is session}
+
+
+class MemoryBroker:
+    """See `Broker`. Safe with one thread only.
+
+    Args:
+        safe_after_s: After what time what is delivered at least once is safe.
+        spreads: Whether who joins gets what is free; else a test gives places with `give`.
+    """
+
+    abilities = Abilities(exactly_once="in one step", partitions=True, rebalances=True)
+
+    def __init__(
+        self, clock: TurnedClock, *, safe_after_s: float = 0.0, spreads: bool = True
+    ) -> None:
+        self.clock = clock
+        self.safe_after_s = safe_after_s
+        self.is_away = False
+        """Whether it cannot be reached: sessions have trouble, and nobody joins."""
+        self.sessions: list[MemorySession] = []
+        """All that ever were."""
+        self._spreads = spreads
+        self._places: dict[Place, list[Record]] = {}
+        self._groups: dict[str, _Group] = {}
+
+    def join(self, membership: Membership, listener: Rebalanced) -> "MemorySession":
+        """Become a member; one of the same name is replaced, and its places come back."""
+        if self.is_away:
+            raise UnavailableError("the broker in memory is away")
+        for topic in membership.topics:
+            self._of(topic)
+        group = self._groups.setdefault(membership.group, _Group())
+        session = MemorySession(self, group, membership, listener)
+        before = group.members.get(membership.member)
+        group.members[membership.member] = session
+        if before is not None:
+            for place in group.of(before):
+                group.hand(place, session)
+            before.end(ConflictError(f"member '{membership.member}' was replaced"))
+        if self._spreads:
+            for topic in membership.topics:
+                for place in self._of(topic):
+                    if place not in group.claims:
+                        group.hand(place, session)
+        self.sessions.append(session)
+        return session
+
+    def owner(self, group: str, place: Place) -> "MemorySession | None":
+        """Who has a place."""
+        claim = self._groups[group].claims.get(place)
+        return None if claim is None else claim[0]
+
+    def give(self, group: str, place: Place, to: "MemorySession", *, is_seized: bool) -> None:
+        """Let a place go to another member: asked for, or taken without a word."""
+        found = self._groups[group]
+        owner = self.owner(group, place)
+        if owner is to:
+            return
+        if owner is not None and not is_seized:
+            owner.asked_for[place] = to
+            return
+        found.hand(place, to)
+
+    def create_topic(self, topic: str, *, partitions: int = 1) -> None:
+        """Make a topic if it is not there."""
+        if not any(place.topic == topic for place in self._places):
+            self._places.update((Place(topic, number), []) for number in range(partitions))
+
+    def send(self, records: Sequence[NewRecord]) -> None:
+        """Write records; without a partition, the key says which."""
+        for new in records:
+            places = self._of(new.topic)
+            at = new.partition
+            if at is None:
+                at = sum(new.key or b"") % len(places)
+            log = self._places[places[at]]
+            log.append(
+                Record(
+                    place=places[at],
+                    offset=len(log),
+                    key=new.key,
+                    value=new.value,
+                    headers=new.headers,
+                    timestamp_s=self.clock.now() if new.timestamp_s is None else new.timestamp_s,
+                )
+            )
+
+    def read(self, topic: str, *, after: Mapping[Place, int], most: int) -> list[Record]:
+        """Records from these offsets on."""
+        places = [place for place in self._of(topic) if place in after]
+        return [one for place in places for one in self._places[place][after[place] :]][:most]
+
+    def ends(self, topic: str) -> Mapping[Place, tuple[int, int]]:
+        """First and next offsets."""
+        return {place: (0, len(self._places[place])) for place in self._of(topic)}
+
+    def offsets_at(self, topic: str, at_s: float) -> Mapping[Place, int]:
+        """The first offsets of a time."""
+        return {
+            place: next(
+                (one.offset for one in self._places[place] if one.timestamp_s >= at_s),
+                len(self._places[place]),
+            )
+            for place in self._of(topic)
+        }
+
+    def committed(self, group: str, topic: str) -> Mapping[Place, int]:
+        """Where a group is."""
+        found = self._groups.get(group, _Group()).committed
+        return {place: offset for place, offset in found.items() if place.topic == topic}
+
+    def set_committed(self, group: str, offsets: Mapping[Place, int]) -> None:
+        """Put a group elsewhere."""
+        found = self._groups.setdefault(group, _Group())
+        if found.members:
+            msg = f"a member of group '{group}' runs"
+            raise FailedPreconditionError(msg)
+        found.committed.update(offsets)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def all(self, topic: str) -> list[Record]:
+        """What a topic has, place by place."""
+        return [record for place in self._of(topic) for record in self._places[place]]
+
+    def _of(self, topic: str) -> list[Place]:
+        found = sorted(place for place in self._places if place.topic == topic)
+        if not found:
+            msg = f"there is no topic '{topic}'"
+            raise NotFoundError(msg)
+        return found
+
+    def position(self, group: _Group, membership: Membership, place: Place) -> int:
+        """Where a member begins to read."""
+        at = group.committed.get(place)
+        if at is not None:
+            return at
+        if membership.start_s is not None:
+            return self.offsets_at(place.topic, membership.start_s)[place]
+        return 0 if membership.start is Start.EARLIEST else len(self._places[place])
+
+
+class MemorySession:
+    """See `Session`.
+
+    `waits`: whether `poll` lets time pass; else the test does. `fails`: the next `deliver` raises
+    this, and the session is over. To be looked at: `polled_at`, `paused`, what was `delivered`, and
+    where it `began` to read.
+    """
+
+    def __init__(
+        self, broker: MemoryBroker, group: _Group, membership: Membership, listener: Rebalanced
+    ) -> None:
+        self.membership = membership
+        self.asked_for: dict[Place, MemorySession] = {}
+        self.waits = True
+        self.fails: HeadraceError | None = None
+        self.paused: set[Place] = set()
+        self.polled_at: list[float] = []
+        self.delivered: list[tuple[list[NewRecord], dict[Place, int]]] = []
+        self._broker = broker
+        self._group = group
+        self._listener = listener
+        self.began: set[tuple[Place, int]] = set()
+        self._positions: dict[Place, int] = {}
+        self._numbers: dict[Place, int] = {}
+        self._unsafe: list[tuple[list[NewRecord], dict[Place, int]]] = []
+        self._is_woken = False
+        self._ended: HeadraceError | None = None
+
+    @property
+    def trouble(self) -> str:
+        """Whether the broker is away."""
+        return "the broker in memory is away" if self._broker.is_away else ""
+
+    def poll(self, most: int, timeout_s: float) -> list[Record]:
+        """Records that are there; lets time pass until there are some."""
+        self._check()
+        clock = self._broker.clock
+        self.polled_at.append(clock.monotonic())
+        self._rebalance()
+        found = self._take(most)
+        if not found and self.waits and not self._is_woken:
+            until = clock.monotonic() + timeout_s
+
+            def is_over() -> bool:
+                nonlocal found
+                found = self._take(most)
+                return bool(found) or self._is_woken
+
+            clock.turn_until(is_over, most_s=max(until - clock.monotonic(), 0.0))
+        self._is_woken = False
+        return found
+
+    def pause(self, places: Sequence[Place]) -> None:
+        """Hand out nothing of these."""
+        self.paused.update(places)
+
+    def resume(self, places: Sequence[Place]) -> None:
+        """The contrary."""
+        self.paused.difference_update(places)
+
+    def deliver(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
+        """At once what is exactly once; the rest when it is time, or in `flush`."""
+        self._check()
+        if self.fails is not None:
+            error, self.fails = self.fails, None
+            self.end(error)
+            raise error
+        batch = list(records), dict(done)
+        if self.membership.delivery is Delivery.EXACTLY_ONCE:
+            foreign = [place for place in done if not self._has(place)]
+            if foreign:
+                error = UnavailableError(f"{foreign[0]} is another member's")
+                self.end(error)
+                raise error
+            self._write(*batch)
+        else:
+            self._unsafe.append(batch)
+            self._broker.clock.later(self._broker.safe_after_s, self._settle_one)
+        self.delivered.append(batch)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Whether all was safe in that time."""
+        self._check()
+        if timeout_s < self._broker.safe_after_s and self._unsafe:
+            return False
+        while self._unsafe:
+            self._settle_one()
+        return True
+
+    def lag(self) -> Mapping[Place, Lag]:
+        """Of the places that are this member's."""
+        now_s = self._broker.clock.now()
+        found = {}
+        for place in self._positions:
+            at = self._broker.position(self._group, self.membership, place)
+            waiting = self._broker.read(place.topic, after={place: at}, most=1 << 30)
+            oldest_s = waiting[0].timestamp_s if waiting else now_s
+            found[place] = Lag(records=len(waiting), seconds=now_s - oldest_s)
+        return found
+
+    def wake(self) -> None:
+        """Let a poll return, this one or the next."""
+        self._is_woken = True
+
+    def close(self) -> None:
+        """Leave: what is not safe by now is forgotten, and places are free."""
+        self._leave()
+        self._ended = FailedPreconditionError("this session is closed")
+
+    def crash(self, *, written: int = 0) -> None:
+        """The process is gone. Of what was not safe, so many records were written, none done."""
+        self._broker.send([new for news, _ in self._unsafe for new in news][:written])
+        self._leave()
+        self._ended = FailedPreconditionError("this process is dead")
+
+    def end(self, error: HeadraceError) -> None:
+        """Let whatever comes next raise this."""
+        self._unsafe.clear()
+        self._ended = error
+
+    def _leave(self) -> None:
+        self._unsafe.clear()
+        group = self._group
+        if group.members.get(self.membership.member) is self:
+            del group.members[self.membership.member]
+        for place in group.of(self):
+            del group.claims[place]
+            heir = self.asked_for.get(place)
+            if heir is not None:
+                group.hand(place, heir)
+
+    def _check(self) -> None:
+        if self._ended is not None:
+            raise self._ended
+
+    def _rebalance(self) -> None:
+        lost = sorted(place for place in self._positions if not self._has(place))
+        if lost:
+            self._forget(lost)
+            self._listener.lost(lost)
+        going = sorted(place for place in self.asked_for if place in self._positions)
+        if going:
+            self._listener.losing(going)
+            heirs = {place: self.asked_for[place] for place in going}
+            self._forget(going)
+            for place, heir in heirs.items():
+                self._group.hand(place, heir)
+        mine = self._group.of(self)
+        new = sorted(mine.keys() - self._positions.keys())
+        if new:
+            own = self._listener.gained(new) or {}
+            for place in new:
+                at = own.get(place)
+                if at is None:
+                    at = self._broker.position(self._group, self.membership, place)
+                self._positions[place] = at
+                self._numbers[place] = mine[place]
+                self.began.add((place, at))
+
+    def _has(self, place: Place) -> bool:
+        """Whether a place is this member's, and was all the time since it was told."""
+        return self._group.claims.get(place) == (self, self._numbers.get(place))
+
+    def _forget(self, places: Sequence[Place]) -> None:
+        for place in places:
+            del self._positions[place]
+            del self._numbers[place]
+            self.asked_for.pop(place, None)
+
+    def _take(self, most: int) -> list[Record]:
+        if self._broker.is_away:
+            return []
+        found: list[Record] = []
+        for place in sorted(self._positions):
+            if place not in self.paused and len(found) < most:
+                at = self._positions[place]
+                some = self._broker.read(place.topic, after={place: at}, most=most - len(found))
+                self._positions[place] = at + len(some)
+                found += some
+        return found
+
+    def _settle_one(self) -> None:
+        if self._unsafe:
+            self._write(*self._unsafe.pop(0))
+
+    def _write(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
+        self._broker.send(records)
+        for place, offset in done.items():
+            if self._has(place):
+                self._group.committed[place] = offset
+
+
+class TurnedRunner:
+    """A `Runner` whose batches take the time that a test says.
+
+    Args:
+        answer: What comes of a batch.
+        seconds: How long it takes.
+        threads: How many run at once.
+        wake: Called when one is finished.
+    """
+
+    def __init__(
+        self,
+        clock: TurnedClock,
+        answer: Callable[[Batch], Iterable[Outcome] | HeadraceError],
+        *,
+        seconds: Callable[[Batch], float] = lambda _: 0.0,
+        threads: int = 1,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.submitted: list[Batch] = []
+        self.wake = wake
+        self._clock = clock
+        self._answer = answer
+        self._seconds = seconds
+        self._threads = threads
+        self._waiting: list[Batch] = []
+        self._running = 0
+        self._finished: list[Finished] = []
+
+    @property
+    def is_free(self) -> bool:
+        """As `Runner`."""
+        return self._in_flight < self._threads
+
+    @property
+    def has_room(self) -> bool:
+        """As `Runner`."""
+        return self._in_flight <= self._threads
+
+    def submit(self, batch: Batch) -> None:
+        """As `Runner`."""
+        self.submitted.append(batch)
+        self._waiting.append(batch)
+        self._start()
+
+    def finished(self) -> list[Finished]:
+        """As `Runner`."""
+        found, self._finished = self._finished, []
+        return found
+
+    def wait(self, timeout_s: float) -> None:
+        """As `Runner`."""
+        self._clock.turn_until(lambda: bool(self._finished), most_s=timeout_s)
+
+    @property
+    def _in_flight(self) -> int:
+        return self._running + len(self._waiting) + len(self._finished)
+
+    def _start(self) -> None:
+        while self._waiting and self._running < self._threads:
+            batch = self._waiting.pop(0)
+            self._running += 1
+            seconds = self._seconds(batch)
+            self._clock.later(seconds, lambda b=batch, s=seconds: self._finish(b, s))  # type: ignore[misc]  # bound now
+
+    def _finish(self, batch: Batch, seconds: float) -> None:
+        self._running -= 1
+        result = self._answer(batch)
+        outcomes = result if isinstance(result, HeadraceError) else list(result)
+        self._finished.append(Finished(batch=batch, result=outcomes, seconds=seconds))
+        self._start()
+        self.wake()

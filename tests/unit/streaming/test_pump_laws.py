@@ -1,0 +1,187 @@
+"""Whatever polls, completions, rebalances, failures and crashes come in which order: laws hold."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.core import UnavailableError
+from headrace.streaming.broker import Delivery
+from headrace.streaming.records import Place
+from headrace.testing.streams import MemoryBroker, TurnedClock
+from tests.unit.streaming.world import DEAD, GROUP, IN, OUT, Member, broker_with, inputs, where
+
+PARTITIONS = 3
+RECORDS = 60
+SETTLE_TURNS = 3000
+
+events = st.one_of(
+    st.tuples(st.just("turn"), st.integers(0, 1), st.floats(0, 0.05)),
+    st.tuples(st.just("turn"), st.integers(0, 1), st.floats(0, 0.05)),
+    st.tuples(st.just("turn"), st.integers(0, 1), st.floats(0, 0.05)),
+    st.tuples(st.just("send"), st.integers(1, 12), st.just(0.0)),
+    st.tuples(st.just("give"), st.integers(0, 2 * PARTITIONS - 1), st.just(0.0)),
+    st.tuples(st.just("seize"), st.integers(0, 2 * PARTITIONS - 1), st.just(0.0)),
+    st.tuples(st.just("crash"), st.integers(0, 1), st.integers(0, 8)),
+    st.tuples(st.just("refuse"), st.integers(0, 1), st.just(0.0)),
+    st.tuples(st.just("away"), st.integers(0, 1), st.just(0.0)),
+    st.tuples(st.just("back"), st.integers(0, 1), st.just(0.0)),
+    st.tuples(st.just("broker away"), st.integers(0, 1), st.just(0.0)),
+    st.tuples(st.just("broker back"), st.integers(0, 1), st.just(0.0)),
+)
+
+
+class World:
+    """Two members that share three partitions; a script of what happens, then calm."""
+
+    def __init__(self, delivery: Delivery, durations: list[float], poison: frozenset[int]) -> None:
+        self.clock = TurnedClock()
+        self.broker: MemoryBroker = broker_with(
+            self.clock, partitions=PARTITIONS, safe_after_s=0.01, spreads=False
+        )
+        self.left = inputs(RECORDS, partitions=PARTITIONS, poison=poison)
+        self.poison = poison
+        at = iter(range(1 << 30))
+        self.members = [
+            Member(
+                name=name,
+                broker=self.broker,
+                delivery=delivery,
+                clock=self.clock,
+                seconds=lambda _: durations[next(at) % len(durations)],
+            )
+            for name in ("a", "b")
+        ]
+
+    def play(self, script: list[tuple[str, int, float]]) -> None:
+        for what, which, amount in script:
+            self.clock.turn(amount if what == "turn" else 0.0)
+            self.do(what, which, amount)
+
+    def do(self, what: str, which: int, amount: float) -> None:
+        member = self.members[which % 2]
+        match what:
+            case "turn":
+                member.turn()
+            case "send":
+                some, self.left = self.left[:which], self.left[which:]
+                self.broker.send(some)
+            case "give" | "seize":
+                place = Place(IN, which // 2)
+                self.broker.give(GROUP, place, member.session, is_seized=what == "seize")
+            case "crash" if not self.broker.is_away:
+                member.crash(written=int(amount))
+            case "refuse" if not self.broker.is_away:
+                member.session.fails = UnavailableError("a broken transaction")
+            case "away" | "back":
+                member.away = what == "away"
+            case "broker away" | "broker back":
+                self.broker.is_away = what == "broker away"
+
+    def settle(self) -> None:
+        """All is well again: everything has to come to its end."""
+        self.broker.is_away = False
+        self.broker.send(self.left)
+        for member in self.members:
+            member.away = False
+            member.session.fails = None
+        for turn in range(SETTLE_TURNS):
+            for number in range(PARTITIONS):
+                place = Place(IN, number)
+                if self.broker.owner(GROUP, place) not in [one.session for one in self.members]:
+                    self.broker.give(GROUP, place, self.members[0].session, is_seized=True)
+            for member in self.members:
+                member.turn()
+            self.clock.turn(0.02)
+            if turn > 5 and self.is_done():
+                break
+        for member in self.members:
+            member.session.flush(1.0)
+
+    def is_done(self) -> bool:
+        ends = {place: end for place, (_, end) in self.broker.ends(IN).items()}
+        reached = self.broker.committed(GROUP, IN)
+        return all(reached.get(place, 0) == end for place, end in ends.items())
+
+    def results(self) -> dict[str, list[int]]:
+        """The offsets that were answered or dead-lettered, by place, in the order of the log."""
+        found: dict[str, list[int]] = {f"{IN}/{number}": [] for number in range(PARTITIONS)}
+        for topic in (OUT, DEAD):
+            for record in self.broker.all(topic):
+                place, offset = where(record)
+                found[place].append(offset)
+        return found
+
+
+def firsts(numbers: list[int]) -> list[int]:
+    return list(dict.fromkeys(numbers))
+
+
+scripts = st.lists(events, max_size=60)
+durations = st.lists(st.floats(0, 0.3), min_size=1, max_size=5)
+poisons = st.frozensets(st.integers(0, RECORDS - 1), max_size=4)
+
+
+@given(script=scripts, durations=durations, poison=poisons)
+def test_nothing_is_lost_and_answers_of_a_place_come_in_order(
+    script: list[tuple[str, int, float]], durations: list[float], poison: frozenset[int]
+) -> None:
+    world = World(Delivery.AT_LEAST_ONCE, durations, poison)
+    world.play(script)
+    world.settle()
+
+    each = RECORDS // PARTITIONS
+    assert {place: set(found) for place, found in world.results().items()} == {
+        f"{IN}/{number}": set(range(each)) for number in range(PARTITIONS)
+    }
+    for number in range(PARTITIONS):
+        mine = [where(one)[1] for one in world.broker.all(OUT) if one.place.partition == number]
+        assert firsts(mine) == sorted(set(mine))
+
+
+@given(script=scripts, durations=durations, poison=poisons)
+def test_exactly_once_is_once_and_in_order(
+    script: list[tuple[str, int, float]], durations: list[float], poison: frozenset[int]
+) -> None:
+    world = World(Delivery.EXACTLY_ONCE, durations, poison)
+    world.play(script)
+    world.settle()
+
+    each = RECORDS // PARTITIONS
+    assert {place: sorted(found) for place, found in world.results().items()} == {
+        f"{IN}/{number}": list(range(each)) for number in range(PARTITIONS)
+    }
+    assert len(world.broker.all(DEAD)) == len(poison)
+    for number in range(PARTITIONS):
+        mine = [where(one)[1] for one in world.broker.all(OUT) if one.place.partition == number]
+        assert mine == sorted(mine)
+
+
+@given(script=scripts, durations=durations, poison=poisons, delivery=st.sampled_from(Delivery))
+def test_what_is_done_is_all_that_was_answered_up_to_there(
+    script: list[tuple[str, int, float]],
+    durations: list[float],
+    poison: frozenset[int],
+    delivery: Delivery,
+) -> None:
+    world = World(delivery, durations, poison)
+    world.play(script)
+    world.settle()
+
+    for session in world.broker.sessions:
+        reached: dict[Place, int] = {}
+        for records, done in session.delivered:
+            answered: dict[Place, list[int]] = {}
+            for new in records:
+                if new.topic == OUT:
+                    number, _, offset = (new.value or b"").decode().rpartition("@")
+                else:
+                    headers = dict(new.headers)
+                    number = headers["headrace-partition"].decode()
+                    offset = headers["headrace-offset"].decode()
+                place = Place(IN, int(number.rpartition("/")[2]))
+                answered.setdefault(place, []).append(int(offset))
+            assert set(answered) == set(done)
+            for place, end in done.items():
+                mine = answered[place]
+                assert mine == list(range(mine[0], end))
+                assert mine[0] == reached.get(place) or (place, mine[0]) in session.began
+                reached[place] = end

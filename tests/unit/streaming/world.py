@@ -1,0 +1,159 @@
+"""Streams in a world that is turned: two members, one broker, whatever goes wrong."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from headrace.core import HeadraceError, InvalidArgumentError, UnavailableError
+from headrace.streaming.backoff import Backoff
+from headrace.streaming.broker import Delivery, Membership, Start
+from headrace.streaming.counters import Counters
+from headrace.streaming.ledger import Batch, Outcome
+from headrace.streaming.outcomes import Writer
+from headrace.streaming.pump import Pump, PumpSettings
+from headrace.streaming.records import NewRecord, Record
+from headrace.streaming.settings import Policy
+from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
+
+IN, OUT, DEAD, GROUP = "in", "out", "dead", "readers"
+
+
+def writer(policy: Policy = Policy.DEAD_LETTER) -> Writer:
+    return Writer(
+        stream="s", sink=OUT, dead_letters=DEAD, policy=policy, headers=frozenset({"kept"})
+    )
+
+
+def is_poison(record: Record) -> bool:
+    return record.value == b"poison"
+
+
+def where(record: Record) -> tuple[str, int]:
+    """Which input an answer or a dead letter is of: its place and offset."""
+    headers = dict(record.headers)
+    if "headrace-offset" in headers:
+        place = f"{headers['headrace-topic'].decode()}/{headers['headrace-partition'].decode()}"
+        return place, int(headers["headrace-offset"])
+    place, _, offset = (record.value or b"").decode().rpartition("@")
+    return place, int(offset)
+
+
+@dataclass
+class Member:
+    """A pump, the session it has, the threads it has, and how it fares."""
+
+    name: str
+    broker: MemoryBroker
+    delivery: Delivery
+    clock: TurnedClock
+    seconds: Callable[[Batch], float]
+    policy: Policy = Policy.DEAD_LETTER
+    away: bool = False
+    threads: int = 2
+    max_batch_size: int = 4
+    max_delay_s: float = 0.0
+    handover_s: float = 0.5
+    retry_for_s: float | None = 60.0
+    waits: bool = False
+    errors: list[HeadraceError] = field(default_factory=list)
+    counters: Counters = field(default_factory=Counters)
+    pump: Pump = field(init=False)
+    session: MemorySession = field(init=False)
+    runner: TurnedRunner = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.runner = TurnedRunner(
+            self.clock,
+            self._answer,
+            seconds=self.seconds,
+            threads=self.threads,
+            wake=lambda: self.session.wake(),  # noqa: PLW0108  # sessions come and go
+        )
+        self.join()
+
+    def join(self) -> None:
+        self.pump = Pump(
+            PumpSettings(
+                max_batch_size=self.max_batch_size,
+                max_delay_s=self.max_delay_s,
+                commit_interval_s=0.005 if self.delivery is Delivery.EXACTLY_ONCE else 0.0,
+                handover_s=self.handover_s,
+            ),
+            self.runner,
+            writer(self.policy),
+            Backoff(first_delay_s=0.1, max_delay_s=1.0, retry_for_s=self.retry_for_s),
+            self.counters,
+            clock=self.clock,
+            chance=lambda: 0.5,
+        )
+        membership = Membership(
+            group=GROUP,
+            member=self.name,
+            topics=(IN,),
+            delivery=self.delivery,
+            start=Start.EARLIEST,
+        )
+        self.session = self.broker.join(membership, self.pump)
+        self.session.waits = self.waits
+        self.pump.session = self.session
+
+    def turn(self) -> None:
+        """One turn; a session that is over is followed by another, as the worker does."""
+        try:
+            self.pump.turn()
+        except HeadraceError as error:
+            self.errors.append(error)
+            self.session.close()
+            self.join()
+
+    def crash(self, written: int) -> None:
+        """The process is killed, and another is started; what ran is gone."""
+        self.session.crash(written=written)
+        self.runner = TurnedRunner(
+            self.clock, self._answer, seconds=self.seconds, threads=self.threads
+        )
+        self.join()
+
+    def _answer(self, batch: Batch) -> list[Outcome] | HeadraceError:
+        if self.away:
+            return UnavailableError("the store is away")
+        return [
+            writer(self.policy).failed(
+                record, InvalidArgumentError("poison"), attempts=batch.tries, now_s=self.clock.now()
+            )
+            if is_poison(record)
+            else answer(record)
+            for record in batch.records
+        ]
+
+
+def answer(record: Record) -> NewRecord:
+    place = f"{record.place.topic}/{record.place.partition}"
+    return NewRecord(
+        topic=OUT,
+        partition=record.place.partition,
+        key=record.key,
+        value=f"{place}@{record.offset}".encode(),
+    )
+
+
+def inputs(
+    count: int, *, partitions: int = 1, poison: frozenset[int] = frozenset()
+) -> list[NewRecord]:
+    return [
+        NewRecord(
+            topic=IN,
+            key=b"k",
+            partition=number % partitions,
+            value=b"poison" if number in poison else b"%d" % number,
+        )
+        for number in range(count)
+    ]
+
+
+def broker_with(
+    clock: TurnedClock, *, partitions: int = 1, safe_after_s: float = 0.0, spreads: bool = True
+) -> MemoryBroker:
+    broker = MemoryBroker(clock, safe_after_s=safe_after_s, spreads=spreads)
+    for topic in (IN, OUT, DEAD):
+        broker.create_topic(topic, partitions=partitions)
+    return broker
