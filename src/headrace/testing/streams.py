@@ -230,8 +230,9 @@ class MemorySession:
     """See `Session`.
 
     `waits`: whether `poll` lets time pass; else the test does. `fails`: the next `deliver` raises
-    this, and the session is over. To be looked at: `polled_at`, `paused`, what was `delivered`, and
-    where it `began` to read.
+    this, and the session is over. To be looked at: `polled_at`, `paused`, what was `delivered`,
+    where it `began` to read, and `strays`, places of which something was delivered when they were
+    known to be others'.
     """
 
     def __init__(
@@ -247,6 +248,7 @@ class MemorySession:
         self._broker = broker
         self._group = group
         self._listener = listener
+        self.strays: list[Place] = []
         self.began: set[tuple[Place, int]] = set()
         self._positions: dict[Place, int] = {}
         self._numbers: dict[Place, int] = {}
@@ -293,6 +295,7 @@ class MemorySession:
             error, self.fails = self.fails, None
             self.end(error)
             raise error
+        self.strays += [place for place in done if place not in self._positions]
         batch = list(records), dict(done)
         if self.membership.delivery is Delivery.EXACTLY_ONCE:
             foreign = [place for place in done if not self._has(place)]

@@ -48,7 +48,7 @@ class Member:
     seconds: Callable[[Batch], float]
     policy: Policy = Policy.DEAD_LETTER
     away: bool = False
-    threads: int = 2
+    threads: int = 1
     max_batch_size: int = 4
     max_delay_s: float = 0.0
     handover_s: float = 0.5
