@@ -109,6 +109,10 @@ class Ledger:
         """Batches that wait for another try."""
         return [batch for batch in self._batches if batch.again_at is not None]
 
+    def is_failing(self) -> bool:
+        """Whether what scores was away when it was asked last: nothing new need be tried."""
+        return any(batch.failing_since is not None for batch in self._batches)
+
     def has_due(self) -> bool:
         """Whether `take_due` would give something."""
         return bool(self._batches) and self._is_over(self._batches[0])
@@ -134,7 +138,7 @@ class Ledger:
         for batch in self._batches:
             batch.gone.update(places)
             if batch.is_of_nobody:
-                batch.again_at = None
+                batch.again_at = batch.failing_since = None
 
     def clear(self) -> None:
         """Nothing that is under way is delivered any more."""

@@ -189,7 +189,7 @@ class Pump:
                 self._run(batch)
         while self._runner.has_room:
             due = self.intake.due_at(is_free=self._runner.is_free)
-            if due is None or due > now or self.ledger.waiting():
+            if due is None or due > now or self.ledger.is_failing():
                 break
             batch = Batch(records=self.intake.take(), taken_at=now)
             self._counters.batches.observe(len(batch.records))
@@ -225,6 +225,7 @@ class Pump:
             asked_s=error.retry_after_s,
         )
         if batch.again_at is None:
+            batch.failing_since = None
             now_s = self._clock.now()
             batch.outcomes = [
                 self._writer.failed(record, error, attempts=batch.tries, now_s=now_s)
@@ -265,7 +266,7 @@ class Pump:
         elif self._full_since is None:
             self._full_since = now
         is_held = self._full_since is not None and (
-            self.is_paused or now - self._full_since >= HOLD_AFTER_S
+            self.is_paused or now >= self._full_since + HOLD_AFTER_S
         )
         wanted = self.places if is_held else set()
         if wanted != self._held:
@@ -283,7 +284,7 @@ class Pump:
             due = self.intake.due_at(is_free=self._runner.is_free)
             if again:
                 times.append(min(again))
-            elif due is not None:
+            elif due is not None and not self.ledger.is_failing():
                 times.append(due)
         if self.ledger.has_due():
             times.append(self._commit_at)

@@ -64,7 +64,7 @@ class Member:
         self.runner = TurnedRunner(
             self.clock,
             self._answer,
-            seconds=self.seconds,
+            seconds=lambda batch: self.seconds(batch),  # noqa: PLW0108  # tests change it
             threads=self.threads,
             wake=lambda: self.session.wake(),  # noqa: PLW0108  # sessions come and go
         )
@@ -115,7 +115,7 @@ class Member:
 
     def _answer(self, batch: Batch) -> list[Outcome] | HeadraceError:
         if self.away:
-            return UnavailableError("the store is away")
+            return UnavailableError("the store is away", retry_after_s=None)
         return [
             writer(self.policy).failed(
                 record, InvalidArgumentError("poison"), attempts=batch.tries, now_s=self.clock.now()

@@ -1,0 +1,321 @@
+"""One session, turn by turn: when batches are taken, tried again, delivered, and let go."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from headrace.core import UnavailableError
+from headrace.streaming.broker import Delivery
+from headrace.streaming.ledger import Batch
+from headrace.streaming.pump import HOLD_AFTER_S, LONGEST_POLL_S, StoppedByRecordError
+from headrace.streaming.records import Place
+from headrace.streaming.settings import Policy
+from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock
+from tests.unit.streaming.world import DEAD, GROUP, IN, OUT, Member, broker_with, inputs, where
+
+HERE = Place(IN, 0)
+
+
+class Stream:
+    """One member whose polls let time pass."""
+
+    def __init__(
+        self,
+        *,
+        seconds: float = 0.0,
+        delivery: Delivery = Delivery.AT_LEAST_ONCE,
+        policy: Policy = Policy.DEAD_LETTER,
+        max_batch_size: int = 4,
+        max_delay_s: float = 0.0,
+        retry_for_s: float | None = 60.0,
+        handover_s: float = 5.0,
+        partitions: int = 1,
+    ) -> None:
+        self.clock = TurnedClock()
+        self.broker: MemoryBroker = broker_with(self.clock, partitions=partitions)
+        self.member = Member(
+            name="a",
+            broker=self.broker,
+            delivery=delivery,
+            clock=self.clock,
+            seconds=lambda _: seconds,
+            policy=policy,
+            max_batch_size=max_batch_size,
+            max_delay_s=max_delay_s,
+            retry_for_s=retry_for_s,
+            handover_s=handover_s,
+            waits=True,
+        )
+
+    @property
+    def batches(self) -> list[Batch]:
+        return self.member.runner.submitted
+
+    def sizes(self) -> list[int]:
+        return [len(batch.records) for batch in self.batches]
+
+    def run(self, seconds: float) -> None:
+        until = self.clock.monotonic() + seconds
+        while self.clock.monotonic() < until:
+            self.member.pump.turn()
+
+    def answered(self) -> list[int]:
+        return [where(record)[1] for record in self.broker.all(OUT)]
+
+
+def test_what_is_there_is_taken_at_once() -> None:
+    stream = Stream()
+    stream.broker.send(inputs(3))
+    stream.run(0.3)
+
+    assert stream.sizes() == [3]
+    assert stream.batches[0].taken_at == 0.0
+    assert stream.answered() == [0, 1, 2]
+
+
+def test_a_batch_waits_for_company_as_long_as_it_may() -> None:
+    stream = Stream(max_delay_s=0.05)
+    stream.broker.send(inputs(1))
+    stream.clock.later(0.03, lambda: stream.broker.send(inputs(1)))
+    stream.clock.later(0.06, lambda: stream.broker.send(inputs(1)))
+    stream.run(0.3)
+
+    assert stream.sizes() == [2, 1]
+    assert stream.batches[0].taken_at == pytest.approx(0.05)
+    assert stream.batches[1].taken_at == pytest.approx(0.11)
+
+
+def test_a_full_batch_does_not_wait() -> None:
+    stream = Stream(max_delay_s=5.0)
+    stream.broker.send(inputs(4))
+    stream.run(0.3)
+
+    assert stream.sizes() == [4]
+    assert stream.batches[0].taken_at == 0.0
+
+
+def test_batches_grow_while_the_model_is_busy() -> None:
+    stream = Stream(seconds=1.0)
+    for at in range(8):
+        stream.clock.later(at * 0.1, lambda: stream.broker.send(inputs(1)))
+    stream.run(4.0)
+
+    assert stream.sizes() == [1, 4, 3]
+    assert stream.answered() == list(range(8))
+
+
+def test_a_model_that_takes_half_a_minute_never_keeps_it_from_polling() -> None:
+    stream = Stream(seconds=30.0)
+    stream.broker.send(inputs(40))
+    stream.run(100.0)
+
+    times = stream.member.session.polled_at
+    assert max(b - a for a, b in pairwise(times)) <= LONGEST_POLL_S + 1e-9
+    assert stream.answered() == list(range(12))
+
+
+def test_a_full_queue_is_held_at_the_broker_and_let_go_again() -> None:
+    stream = Stream(seconds=10.0)
+    stream.broker.send(inputs(17))
+    stream.run(HOLD_AFTER_S / 2)
+    held_at_once = set(stream.member.session.paused)
+    stream.run(1.0)
+    held_later = set(stream.member.session.paused)
+    stream.run(60.0)
+
+    assert (held_at_once, held_later) == (set(), {HERE})
+    assert stream.member.session.paused == set()
+    assert stream.answered() == list(range(17))
+
+
+def test_a_paused_stream_reads_nothing_and_stays_a_member() -> None:
+    stream = Stream()
+    stream.member.pump.is_paused = True
+    stream.broker.send(inputs(5))
+    stream.run(1.0)
+    polls = len(stream.member.session.polled_at)
+    read = stream.member.counters.read
+    stream.member.pump.is_paused = False
+    stream.run(1.0)
+
+    assert (read, stream.member.counters.read) == (0, 5)
+    assert polls >= 4
+    assert stream.answered() == list(range(5))
+
+
+def test_what_is_away_is_tried_again_with_longer_and_longer_pauses() -> None:
+    stream = Stream()
+    stream.member.away = True
+    tried: list[float] = []
+    stream.member.seconds = lambda _: noted(tried, stream.clock.monotonic())
+    stream.broker.send(inputs(3))
+    stream.run(1.6)
+    stream.member.away = False
+    stream.run(2.0)
+
+    pauses = [round(b - a, 3) for a, b in pairwise(tried)]
+    assert pauses[:4] == [0.075, 0.15, 0.3, 0.6]
+    assert stream.answered() == [0, 1, 2]
+    assert stream.member.counters.retries == len(tried) - 1
+    assert stream.broker.all(DEAD) == []
+
+
+def test_while_something_is_away_nothing_new_is_tried() -> None:
+    stream = Stream()
+    stream.member.away = True
+    stream.broker.send(inputs(4))
+    stream.run(1.0)
+    stream.broker.send(inputs(30))
+    stream.run(20.0)
+
+    assert {batch.records[0].offset for batch in stream.batches} == {0}
+
+
+def test_what_stays_away_goes_to_the_dead_letters_in_the_end() -> None:
+    stream = Stream(retry_for_s=5.0)
+    stream.member.away = True
+    stream.broker.send(inputs(2))
+    stream.run(4.9)
+    before = len(stream.broker.all(DEAD))
+    stream.run(0.3)
+
+    assert before == 0
+    letters = stream.broker.all(DEAD)
+    assert [where(one)[1] for one in letters] == [0, 1]
+    assert dict(letters[0].headers)["headrace-error-code"] == b"UNAVAILABLE"
+    assert dict(letters[0].headers)["headrace-attempts"] == b"%d" % stream.batches[0].tries
+
+
+def test_a_poisoned_record_costs_itself() -> None:
+    stream = Stream()
+    stream.broker.send(inputs(6, poison=frozenset({2})))
+    stream.run(0.3)
+
+    assert stream.answered() == [0, 1, 3, 4, 5]
+    assert [where(one)[1] for one in stream.broker.all(DEAD)] == [2]
+    assert stream.broker.committed(GROUP, IN) == {HERE: 6}
+
+
+def test_a_poisoned_record_may_be_skipped() -> None:
+    stream = Stream(policy=Policy.SKIP)
+    stream.broker.send(inputs(3, poison=frozenset({2})))
+    stream.run(0.3)
+
+    assert stream.answered() == [0, 1]
+    assert stream.broker.all(DEAD) == []
+    assert stream.broker.committed(GROUP, IN) == {HERE: 3}
+
+
+def test_a_stream_may_stop_before_a_poisoned_record() -> None:
+    stream = Stream(policy=Policy.STOP)
+    stream.broker.send(inputs(7, poison=frozenset({5})))
+    with pytest.raises(StoppedByRecordError, match=r"record 5 of in, partition 0.*poison"):
+        stream.run(1.0)
+
+    stream.member.session.flush(1.0)
+    assert stream.answered() == [0, 1, 2, 3, 4]
+    assert stream.broker.committed(GROUP, IN) == {HERE: 5}
+
+
+def test_what_is_exactly_once_is_committed_now_and_then() -> None:
+    stream = Stream(delivery=Delivery.EXACTLY_ONCE, max_batch_size=1)
+    for at in range(20):
+        stream.clock.later(at * 0.001, lambda: stream.broker.send(inputs(1)))
+    stream.run(0.5)
+
+    assert stream.answered() == list(range(20))
+    assert 4 <= len(stream.member.session.delivered) <= 6
+
+
+def test_a_place_that_goes_is_finished_first() -> None:
+    stream = Stream(seconds=2.0)
+    other = other_member(stream)
+    stream.broker.send(inputs(10))
+    stream.run(0.5)
+    stream.broker.give(GROUP, HERE, other, is_seized=False)
+    stream.run(0.3)
+
+    assert stream.answered() == list(range(8))
+    assert stream.broker.committed(GROUP, IN) == {HERE: 8}
+    assert len(stream.member.pump.intake) == 0
+
+
+def test_a_place_that_goes_is_not_waited_for_too_long() -> None:
+    stream = Stream(seconds=60.0, handover_s=3.0)
+    other = other_member(stream)
+    stream.broker.send(inputs(4))
+    stream.run(0.5)
+    stream.broker.give(GROUP, HERE, other, is_seized=False)
+    started = stream.clock.monotonic()
+    stream.member.pump.turn()
+    took = stream.clock.monotonic() - started
+    stream.run(100.0)
+
+    assert 3.0 <= took <= 3.0 + 2 * LONGEST_POLL_S
+    assert stream.answered() == []
+    assert stream.broker.committed(GROUP, IN) == {}
+
+
+def test_the_end_delivers_what_is_under_way_and_takes_nothing_more() -> None:
+    stream = Stream(seconds=1.0)
+    stream.broker.send(inputs(12))
+    stream.run(0.1)
+    stream.member.pump.end(until=stream.clock.monotonic() + 30.0)
+
+    assert stream.answered() == list(range(8))
+    assert stream.broker.committed(GROUP, IN) == {HERE: 8}
+
+
+def test_the_end_does_not_wait_for_what_is_away() -> None:
+    stream = Stream()
+    stream.member.away = True
+    stream.broker.send(inputs(3))
+    stream.run(0.3)
+    started = stream.clock.monotonic()
+    stream.member.pump.end(until=started + 30.0)
+
+    assert stream.clock.monotonic() - started < 1.0
+    assert stream.broker.committed(GROUP, IN) == {}
+
+
+def test_an_error_of_the_session_is_passed_on() -> None:
+    stream = Stream()
+    stream.broker.send(inputs(1))
+    stream.member.session.fails = UnavailableError("fenced")
+    with pytest.raises(UnavailableError, match="fenced"):
+        stream.run(1.0)
+
+
+def test_an_error_while_a_place_is_let_go_is_passed_on_afterwards() -> None:
+    stream = Stream(seconds=1.0)
+    other = other_member(stream)
+    stream.broker.send(inputs(1))
+    stream.run(0.3)
+    stream.broker.give(GROUP, HERE, other, is_seized=False)
+    stream.member.session.fails = UnavailableError("fenced")
+    with pytest.raises(UnavailableError, match="fenced"):
+        stream.run(1.0)
+
+    assert stream.broker.owner(GROUP, HERE) is other
+
+
+def noted(times: list[float], now: float) -> float:
+    times.append(now)
+    return 0.0
+
+
+def other_member(stream: Stream) -> MemorySession:
+    membership = replace(stream.member.session.membership, member="b")
+    return stream.broker.join(membership, _Nobody())
+
+
+class _Nobody:
+    def gained(self, places: object) -> None:
+        del places
+
+    def losing(self, places: object) -> None:
+        del places
+
+    def lost(self, places: object) -> None:
+        del places
