@@ -102,6 +102,8 @@ class Pump:
         self._commit_at = 0.0
         self._full_since: float | None = None
         self._held: set[Place] = set()
+        self._fresh: set[Place] = set()
+        """Places that came; brokers differ on whether one that was paused comes back so."""
         self._is_ending = False
         self._over: HeadraceError | None = None
 
@@ -141,6 +143,7 @@ class Pump:
     def gained(self, places: Sequence[Place]) -> Mapping[Place, int] | None:
         """As `Rebalanced`: read from where the group is."""
         self.places.update(places)
+        self._fresh.update(places)
         self._counters.gained += len(places)
         return None
 
@@ -269,12 +272,14 @@ class Pump:
             self.is_paused or now >= self._full_since + HOLD_AFTER_S
         )
         wanted = self.places if is_held else set()
-        if wanted != self._held:
-            if more := wanted - self._held:
+        fresh = self._fresh & self.places
+        if wanted != self._held or fresh:
+            if more := wanted - (self._held - fresh):
                 self.session.pause(sorted(more))
-            if fewer := self._held - wanted:
+            if fewer := (self._held | fresh) - wanted:
                 self.session.resume(sorted(fewer))
             self._held = set(wanted)
+            self._fresh.clear()
 
     def _pause_s(self, now: float, room: int) -> float:
         """How long a poll may wait: until something is due, a wake-up apart."""

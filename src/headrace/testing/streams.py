@@ -5,6 +5,7 @@ after they were delivered, and sessions that crash. Nothing here is for real use
 """
 
 import heapq
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -49,8 +50,10 @@ class TurnedClock:
         return self._events[0][0] if self._events else None
 
     def turn(self, seconds: float) -> None:
-        """Let so much time pass."""
+        """Let so much time pass; some does, however little is asked for."""
         until = self._now + seconds
+        if seconds > 0:
+            until = max(until, math.nextafter(self._now, math.inf))
         while self._events and self._events[0][0] <= until:
             at, _, action = heapq.heappop(self._events)
             self._now = max(self._now, at)

@@ -1,5 +1,7 @@
 """Whatever polls, completions, rebalances, failures and crashes come in which order: laws hold."""
 
+from random import Random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,23 +12,26 @@ from headrace.testing.streams import MemoryBroker, TurnedClock
 from tests.unit.streaming.world import DEAD, GROUP, IN, OUT, Member, broker_with, inputs, where
 
 PARTITIONS = 3
-RECORDS = 60
-SETTLE_TURNS = 3000
+RECORDS = 90
+SETTLE_TURNS = 2000
 
-events = st.one_of(
-    st.tuples(st.just("turn"), st.integers(0, 1), st.floats(0, 0.05)),
-    st.tuples(st.just("turn"), st.integers(0, 1), st.floats(0, 0.05)),
-    st.tuples(st.just("turn"), st.integers(0, 1), st.floats(0, 0.05)),
-    st.tuples(st.just("send"), st.integers(1, 12), st.just(0.0)),
-    st.tuples(st.just("give"), st.integers(0, 2 * PARTITIONS - 1), st.just(0.0)),
-    st.tuples(st.just("seize"), st.integers(0, 2 * PARTITIONS - 1), st.just(0.0)),
-    st.tuples(st.just("crash"), st.integers(0, 1), st.integers(0, 8)),
-    st.tuples(st.just("refuse"), st.integers(0, 1), st.just(0.0)),
-    st.tuples(st.just("away"), st.integers(0, 1), st.just(0.0)),
-    st.tuples(st.just("back"), st.integers(0, 1), st.just(0.0)),
-    st.tuples(st.just("broker away"), st.integers(0, 1), st.just(0.0)),
-    st.tuples(st.just("broker back"), st.integers(0, 1), st.just(0.0)),
-)
+KINDS = (*["turn"] * 12, "send", "give", "give", "seize", "seize", "crash", "refuse")
+OUTAGES = ("away", "back", "back", "broker away", "broker back", "broker back")
+Step = tuple[str, int, float]
+
+
+def script_of(seed: int, steps: int) -> list[Step]:
+    """What happens: long scripts find what short ones that chance upon it do not."""
+    random = Random(seed)  # noqa: S311  # no secret
+    kinds = random.choices(KINDS + OUTAGES, k=steps)
+    return [
+        (
+            kind,
+            random.randint(1, 12) if kind == "send" else random.randrange(2 * PARTITIONS),
+            random.randrange(8) if kind == "crash" else random.uniform(0, 0.1),
+        )
+        for kind in kinds
+    ]
 
 
 class World:
@@ -51,7 +56,7 @@ class World:
             for name in ("a", "b")
         ]
 
-    def play(self, script: list[tuple[str, int, float]]) -> None:
+    def play(self, script: list[Step]) -> None:
         """From a start at which there is more than the model can take at once."""
         self.do("send", RECORDS // 2, 0)
         for which in (0, 2, 5):
@@ -68,12 +73,12 @@ class World:
             case "send":
                 some, self.left = self.left[:which], self.left[which:]
                 self.broker.send(some)
-            case "give" | "seize":
+            case "give" | "seize" if not member.is_out:
                 place = Place(IN, which // 2)
                 self.broker.give(GROUP, place, member.session, is_seized=what == "seize")
-            case "crash" if not self.broker.is_away:
+            case "crash" if not self.broker.is_away and not member.is_out:
                 member.crash(written=int(amount))
-            case "refuse" if not self.broker.is_away:
+            case "refuse":
                 member.session.fails = UnavailableError("a broken transaction")
             case "away" | "back":
                 member.away = what == "away"
@@ -83,7 +88,8 @@ class World:
     def settle(self) -> None:
         """All is well again: everything has to come to its end."""
         self.broker.is_away = False
-        self.broker.send(self.left)
+        some, self.left = self.left, []
+        self.broker.send(some)
         for member in self.members:
             member.away = False
             member.session.fails = None
@@ -94,10 +100,11 @@ class World:
                     self.broker.give(GROUP, place, self.members[0].session, is_seized=True)
             for member in self.members:
                 member.turn()
-            self.clock.turn(0.02)
+            self.clock.turn(0.05)
             if turn > 5 and self.is_done():
                 break
         for member in self.members:
+            member.turn()
             member.session.flush(1.0)
 
     def is_done(self) -> bool:
@@ -119,14 +126,14 @@ def firsts(numbers: list[int]) -> list[int]:
     return list(dict.fromkeys(numbers))
 
 
-scripts = st.lists(events, max_size=60)
-durations = st.lists(st.floats(0, 1.0), min_size=1, max_size=5)
+scripts = st.builds(script_of, st.integers(0, 1 << 32), st.integers(0, 120))
+durations = st.lists(st.floats(0, 0.7), min_size=1, max_size=5)
 poisons = st.frozensets(st.integers(0, RECORDS - 1), max_size=4)
 
 
 @given(script=scripts, durations=durations, poison=poisons)
 def test_nothing_is_lost_and_answers_of_a_place_come_in_order(
-    script: list[tuple[str, int, float]], durations: list[float], poison: frozenset[int]
+    script: list[Step], durations: list[float], poison: frozenset[int]
 ) -> None:
     world = World(Delivery.AT_LEAST_ONCE, durations, poison)
     world.play(script)
@@ -143,7 +150,7 @@ def test_nothing_is_lost_and_answers_of_a_place_come_in_order(
 
 @given(script=scripts, durations=durations, poison=poisons)
 def test_exactly_once_is_once_and_in_order(
-    script: list[tuple[str, int, float]], durations: list[float], poison: frozenset[int]
+    script: list[Step], durations: list[float], poison: frozenset[int]
 ) -> None:
     world = World(Delivery.EXACTLY_ONCE, durations, poison)
     world.play(script)
@@ -161,7 +168,7 @@ def test_exactly_once_is_once_and_in_order(
 
 @given(script=scripts, durations=durations, poison=poisons, delivery=st.sampled_from(Delivery))
 def test_what_is_done_is_all_that_was_answered_up_to_there(
-    script: list[tuple[str, int, float]],
+    script: list[Step],
     durations: list[float],
     poison: frozenset[int],
     delivery: Delivery,

@@ -54,6 +54,7 @@ class Member:
     handover_s: float = 0.5
     retry_for_s: float | None = 60.0
     waits: bool = False
+    is_out: bool = False
     errors: list[HeadraceError] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
     pump: Pump = field(init=False)
@@ -71,6 +72,7 @@ class Member:
         self.join()
 
     def join(self) -> None:
+        self.is_out = False
         self.pump = Pump(
             PumpSettings(
                 max_batch_size=self.max_batch_size,
@@ -98,12 +100,16 @@ class Member:
 
     def turn(self) -> None:
         """One turn; a session that is over is followed by another, as the worker does."""
+        if self.is_out and self.broker.is_away:
+            return
+        if self.is_out:
+            self.join()
         try:
             self.pump.turn()
         except HeadraceError as error:
             self.errors.append(error)
             self.session.close()
-            self.join()
+            self.is_out = True
 
     def crash(self, written: int) -> None:
         """The process is killed, and another is started; what ran is gone."""
