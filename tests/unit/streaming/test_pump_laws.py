@@ -2,6 +2,7 @@
 
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -131,6 +132,7 @@ durations = st.lists(st.floats(0, 0.7), min_size=1, max_size=5)
 poisons = st.frozensets(st.integers(0, RECORDS - 1), max_size=4)
 
 
+@pytest.mark.slow
 @given(script=scripts, durations=durations, poison=poisons)
 def test_nothing_is_lost_and_answers_of_a_place_come_in_order(
     script: list[Step], durations: list[float], poison: frozenset[int]
@@ -148,6 +150,7 @@ def test_nothing_is_lost_and_answers_of_a_place_come_in_order(
         assert firsts(mine) == sorted(set(mine))
 
 
+@pytest.mark.slow
 @given(script=scripts, durations=durations, poison=poisons)
 def test_exactly_once_is_once_and_in_order(
     script: list[Step], durations: list[float], poison: frozenset[int]
@@ -166,6 +169,7 @@ def test_exactly_once_is_once_and_in_order(
         assert mine == sorted(mine)
 
 
+@pytest.mark.slow
 @given(script=scripts, durations=durations, poison=poisons, delivery=st.sampled_from(Delivery))
 def test_what_is_done_is_all_that_was_answered_up_to_there(
     script: list[Step],

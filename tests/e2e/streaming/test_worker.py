@@ -1,0 +1,291 @@
+"""A stream worker as a process: a real model, a real log, real signals."""
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import msgspec
+import numpy as np
+import pytest
+
+from headrace.core import Array
+from headrace.streaming.broker import Broker, Delivery
+from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.settings import (
+    EndpointSettings,
+    ErrorSettings,
+    FormatKind,
+    FormatSettings,
+    OutputSettings,
+    Policy,
+)
+from headrace.streaming.status import State
+from headrace.testing import models
+from tests.e2e import replicas
+from tests.e2e.streaming.workers import (
+    DEAD,
+    GROUP,
+    IN,
+    OUT,
+    everything,
+    opened,
+    running,
+    settings,
+    start,
+    wait_until_done,
+)
+
+pytestmark = pytest.mark.e2e
+
+FEATURES = 4
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(models.mlp(features=FEATURES))
+    return path
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    found = opened(tmp_path)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def rows(count: int) -> Array:
+    return np.random.default_rng(7).normal(size=(count, FEATURES)).astype(np.float32)
+
+
+def as_json(data: Array) -> list[NewRecord]:
+    return [
+        NewRecord(
+            topic=IN,
+            key=b"%d" % at,
+            value=msgspec.json.encode({"input": [float(one) for one in row], "n": at}),
+        )
+        for at, row in enumerate(data)
+    ]
+
+
+def as_raw(data: Array) -> list[NewRecord]:
+    return [NewRecord(topic=IN, key=b"%d" % at, value=row.tobytes()) for at, row in enumerate(data)]
+
+
+def test_answers_are_the_endpoints_for_the_same_rows(
+    tmp_path: Path, model: Path, broker: Broker
+) -> None:
+    broker.create_topic(IN, partitions=2)
+    data = rows(500)
+    broker.send(as_json(data))
+    told = settings(tmp_path, model, output=OutputSettings(fields=["n"]))
+    with running(tmp_path, told) as worker:
+        status = worker.wait_until(lambda s: s.answered == 500)
+        wait_until_done(broker)
+        text = worker.metrics()
+        code = worker.stop()
+    with replicas.running(tmp_path, model) as replica:
+        tensor = {
+            "name": "input",
+            "shape": list(data.shape),
+            "datatype": "FP32",
+            "data": data.ravel().tolist(),
+        }
+        answer = httpx.post(f"{replica.url}/v2/models/m/infer", json={"inputs": [tensor]}).json()
+
+    expected = np.array(answer["outputs"][0]["data"]).reshape(500, 2)
+    found = {
+        int(one.key or b""): msgspec.json.decode(one.value or b"")
+        for one in everything(broker, OUT)
+    }
+    assert code == 0
+    assert len(status.places) == 2
+    assert len(broker.ends(OUT)) == 2
+    assert sorted(found) == list(range(500))
+    assert {n: value["n"] for n, value in found.items()} == {n: n for n in range(500)}
+    np.testing.assert_allclose([found[n]["prob"] for n in range(500)], expected, rtol=1e-6)
+    assert 'headrace_stream_records_answered_total{stream="s"} 500' in text
+    assert 'headrace_stream_latency_seconds_count{stream="s"} 500' in text
+
+
+def test_what_cannot_be_scored_is_a_dead_letter_and_nothing_waits_for_it(
+    tmp_path: Path, model: Path, broker: Broker
+) -> None:
+    broker.create_topic(IN)
+    good = as_json(rows(20))
+    broker.send([*good[:10], NewRecord(topic=IN, key=b"bad", value=b"{"), *good[10:]])
+    with running(tmp_path, settings(tmp_path, model)) as worker:
+        worker.wait_until(lambda s: s.answered == 20 and s.dead_letters == 1)
+        text = worker.metrics()
+        worker.stop()
+
+    (letter,) = everything(broker, DEAD)
+    headers = dict(letter.headers)
+    assert (letter.key, letter.value) == (b"bad", b"{")
+    assert headers["headrace-topic"] == IN.encode()
+    assert headers["headrace-offset"] == b"10"
+    assert headers["headrace-error-code"] == b"INVALID_ARGUMENT"
+    assert b"not readable as JSON" in headers["headrace-error"]
+    assert 'without_answer_total{stream="s",code="INVALID_ARGUMENT"} 1' in text
+
+
+def test_a_stream_that_stops_at_errors_says_at_which(
+    tmp_path: Path, model: Path, broker: Broker
+) -> None:
+    broker.create_topic(IN)
+    good = as_json(rows(4))
+    broker.send([*good[:3], NewRecord(topic=IN, key=b"bad", value=None), good[3]])
+    told = settings(tmp_path, model, errors=ErrorSettings(policy=Policy.STOP))
+    with running(tmp_path, told) as worker:
+        code = worker.process.wait(60)
+        text = worker.log_text()
+
+    assert code == 7
+    assert "record 3 of in, partition 0, has no answer" in text
+    assert len(everything(broker, OUT)) == 3
+    assert broker.committed(GROUP, IN) == {Place(IN, 0): 3}
+
+
+@pytest.mark.parametrize("delivery", Delivery)
+def test_a_worker_that_is_killed_again_and_again_loses_nothing(
+    tmp_path: Path, model: Path, broker: Broker, delivery: Delivery
+) -> None:
+    broker.create_topic(IN, partitions=2)
+    count, kills = 30_000, 6
+    broker.send(as_raw(rows(count)))
+    told = settings(
+        tmp_path,
+        model,
+        delivery=delivery,
+        format=FormatSettings(kind=FormatKind.RAW),
+        max_batch_size=32,
+    )
+    chance = random.Random(5)
+    for _ in range(kills):
+        with running(tmp_path, told) as worker:
+            before = worker.wait_until(lambda s: s.answered > 0 or s.state is State.RUNNING)
+            time.sleep(chance.uniform(0.0, 0.3))
+            worker.kill()
+            del before
+    with running(tmp_path, told) as worker:
+        wait_until_done(broker)
+        worker.stop()
+
+    found = everything(broker, OUT)
+    numbers = Counter(int(one.key or b"") for one in found)
+    assert set(numbers) == set(range(count))
+    for number in range(2):
+        mine = [int(one.key or b"") for one in found if one.place == Place(OUT, number)]
+        assert list(dict.fromkeys(mine)) == sorted(set(mine))
+    if delivery is Delivery.EXACTLY_ONCE:
+        assert max(numbers.values()) == 1
+
+
+def test_two_members_share_and_the_one_that_leaves_loses_nothing(
+    tmp_path: Path, model: Path, broker: Broker
+) -> None:
+    broker.create_topic(IN, partitions=4)
+    data = as_json(rows(4000))
+    told = [
+        settings(tmp_path, model, member=name, delivery=Delivery.EXACTLY_ONCE)
+        for name in ("one", "two")
+    ]
+    with running(tmp_path, told[0]) as one, running(tmp_path, told[1]) as two:
+        one.wait_until(lambda s: len(s.places) == 2)
+        two.wait_until(lambda s: len(s.places) == 2)
+        broker.send(data[:2000])
+        two.wait_until(lambda s: s.answered > 100)
+        assert two.stop() == 0
+        broker.send(data[2000:])
+        one.wait_until(lambda s: len(s.places) == 4)
+        wait_until_done(broker)
+
+    numbers = Counter(int(one.key or b"") for one in everything(broker, OUT))
+    assert numbers == Counter(range(4000))
+
+
+def test_a_paused_stream_takes_nothing_until_it_is_resumed(
+    tmp_path: Path, model: Path, broker: Broker
+) -> None:
+    broker.create_topic(IN)
+    told = settings(tmp_path, model, paused=True)
+    with running(tmp_path, told) as worker:
+        worker.wait_until(lambda s: s.state is State.PAUSED and bool(s.places))
+        broker.send(as_json(rows(5)))
+        waiting = worker.wait_until(lambda s: s.places[0].lag_records == 5)
+        worker.client.post("/internal/resume").raise_for_status()
+        resumed = worker.wait_until(lambda s: s.answered == 5)
+
+        assert worker.client.post("/internal/elsewhere").status_code == 404
+        worker.stop()
+
+    assert waiting.read == 0
+    assert resumed.state is State.RUNNING
+
+
+def test_an_endpoint_that_is_away_is_waited_for(
+    tmp_path: Path, model: Path, broker: Broker
+) -> None:
+    broker.create_topic(IN)
+    with replicas.running(tmp_path, model) as replica:
+        told = settings(
+            tmp_path, None, endpoint=EndpointSettings(url=replica.url, name="m", timeout_s=5.0)
+        )
+        with running(tmp_path, told) as worker:
+            broker.send(as_json(rows(10)))
+            worker.wait_until(lambda s: s.answered == 10)
+            replicas.stop(replica)
+            broker.send(as_json(rows(10)))
+            retrying = worker.wait_until(lambda s: s.state is State.RETRYING and s.retries > 0)
+            again = replicas.start(tmp_path, model, port=replica.port)
+            try:
+                worker.wait_until(lambda s: s.answered == 20)
+            finally:
+                replicas.stop(again)
+            worker.stop()
+
+    assert retrying.trouble != ""
+    assert everything(broker, DEAD) == []
+
+
+def test_a_slow_model_keeps_its_membership(tmp_path: Path, broker: Broker) -> None:
+    broker.create_topic(IN)
+    slow = tmp_path / "slow.py"
+    slow.write_text(models.python_double(delay_s=3.0))
+    broker.send([NewRecord(topic=IN, key=None, value=b'{"x": [1.0]}')])
+    told = settings(tmp_path, slow, session_timeout_s=1.0)
+    with running(tmp_path, told) as worker:
+        worker.wait_until(lambda s: s.answered == 1)
+        assert 'headrace_stream_sessions_total{stream="s"} 1' in worker.metrics()
+        assert 'headrace_stream_places_lost_total{stream="s"} 0' in worker.metrics()
+        worker.stop()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "text"),
+    [
+        ({"sink": IN}, 2, "answers would be scored again"),
+        ({"output": OutputSettings(outputs=["none"])}, 2, "the model has: prob"),
+        ({"broker": "carrier:pigeon"}, 5, "names no broker"),
+        ({"uds": "/nowhere/at/all.sock"}, 4, "cannot listen"),
+    ],
+)
+def test_settings_that_cannot_work_end_the_process_with_a_reason(
+    tmp_path: Path, model: Path, changes: dict[str, object], code: int, text: str
+) -> None:
+    told = msgspec.structs.replace(settings(tmp_path, model), **changes)
+    with running(tmp_path, told) as worker:
+        assert worker.process.wait(60) == code
+        assert text in worker.log_text()
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_process(tmp_path: Path) -> None:
+    with running(tmp_path, settings(tmp_path, tmp_path / "none.onnx")) as worker:
+        assert worker.process.wait(60) == 3

@@ -1,0 +1,151 @@
+"""Real stream workers on a real log, stopped by pid whatever happens."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+from headrace.core import ReplicaSettings
+from headrace.streaming.broker import Broker, Start
+from headrace.streaming.brokers import open_broker
+from headrace.streaming.records import Place, Record
+from headrace.streaming.settings import StreamSettings
+from headrace.streaming.status import StreamStatus
+
+IN, OUT, DEAD, GROUP = "in", "out", "dead", "readers"
+WITHIN_S = 60.0
+
+
+@dataclass(kw_only=True)
+class Worker:
+    """A worker's process, and what it was told."""
+
+    settings: StreamSettings
+    process: subprocess.Popen[bytes]
+    log: Path
+    client: httpx.Client = field(init=False)
+
+    def __post_init__(self) -> None:
+        transport = httpx.HTTPTransport(uds=self.settings.uds)
+        self.client = httpx.Client(transport=transport, base_url="http://worker", timeout=5)
+
+    def status(self) -> StreamStatus:
+        body = self.client.get("/internal/status").content
+        return msgspec.json.decode(body, type=StreamStatus)
+
+    def metrics(self) -> str:
+        return self.client.get("/metrics").text
+
+    def wait_until(self, holds: Callable[[StreamStatus], bool]) -> StreamStatus:
+        until = time.monotonic() + WITHIN_S
+        status = None
+        while time.monotonic() < until:
+            assert self.process.poll() is None, self.log_text()
+            try:
+                status = self.status()
+            except httpx.TransportError:
+                pass
+            else:
+                if holds(status):
+                    return status
+            time.sleep(0.02)
+        message = f"not within {WITHIN_S} s: {status}\n{self.log_text()}"
+        raise AssertionError(message)
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+    def log_text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+def settings(folder: Path, model: Path | None, **changes: Any) -> StreamSettings:
+    said: dict[str, Any] = {
+        "name": "s",
+        "broker": f"log://{folder}/log",
+        "topics": [IN],
+        "sink": OUT,
+        "dead_letters": DEAD,
+        "group": GROUP,
+        "member": "one",
+        "model": None
+        if model is None
+        else ReplicaSettings(model_name="m", model_version="1", path=str(model)),
+        "start": Start.EARLIEST,
+        "session_timeout_s": 2.0,
+        "home": str(folder),
+        **changes,
+    }
+    return StreamSettings(uds=str(folder / f"{said['member']}.sock"), **said)
+
+
+def start(folder: Path, told: StreamSettings) -> Worker:
+    file = folder / f"{told.member}.json"
+    file.write_bytes(msgspec.json.encode(told))
+    log = folder / f"{told.member}.log"
+    with log.open("ab") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "headrace.streaming", "--settings", str(file)],
+            stderr=stderr,
+            stdout=stderr,
+        )
+    return Worker(settings=told, process=process, log=log)
+
+
+@contextmanager
+def running(folder: Path, told: StreamSettings) -> Iterator[Worker]:
+    """A worker; it is ended, and its log must be free of tracebacks."""
+    worker = start(folder, told)
+    try:
+        yield worker
+    finally:
+        if worker.process.poll() is None:
+            worker.process.kill()
+            worker.process.wait(10)
+        worker.client.close()
+    assert "Traceback" not in worker.log_text()
+
+
+def opened(folder: Path) -> Broker:
+    return open_broker(f"log://{folder}/log", home=folder)
+
+
+def everything(broker: Broker, topic: str) -> list[Record]:
+    """All records of a topic, place by place."""
+    found: list[Record] = []
+    for place, (first, end) in broker.ends(topic).items():
+        at = first
+        while at < end:
+            some = broker.read(topic, after={place: at}, most=1000)
+            found += some
+            at = some[-1].offset + 1
+    return found
+
+
+def lag(broker: Broker) -> int:
+    """How many records no member has done."""
+    reached = broker.committed(GROUP, IN)
+    return sum(
+        end - reached.get(Place(place.topic, place.partition), 0)
+        for place, (_, end) in broker.ends(IN).items()
+    )
+
+
+def wait_until_done(broker: Broker) -> None:
+    until = time.monotonic() + WITHIN_S
+    while lag(broker):
+        assert time.monotonic() < until, f"{lag(broker)} records are not done"
+        time.sleep(0.02)

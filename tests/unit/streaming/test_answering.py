@@ -1,0 +1,346 @@
+"""Records to answers, in every format: each answer is its record's, each error costs itself."""
+
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.core import (
+    Datatype,
+    HeadraceError,
+    InvalidArgumentError,
+    ModelSignature,
+    RuntimeFailedError,
+    UnavailableError,
+)
+from headrace.engine import PaddingPlan
+from headrace.streaming.answering import Answerer
+from headrace.streaming.codec import Answer
+from headrace.streaming.codecs import make_codec
+from headrace.streaming.outcomes import Result, TooOldError
+from headrace.streaming.records import Record
+from headrace.streaming.settings import FormatKind, FormatSettings, OutputSettings, StreamSettings
+from tests.unit.streaming.parts import (
+    MATRIX,
+    TOKENS,
+    Adder,
+    record,
+    records,
+    scorer,
+    signature,
+    spec,
+)
+
+JSON = FormatSettings()
+RAW = FormatSettings(kind=FormatKind.RAW)
+OIP = FormatSettings(kind=FormatKind.OPEN_INFERENCE)
+
+
+def settings(
+    format_: FormatSettings = JSON,
+    *,
+    output: OutputSettings | None = None,
+    sink: FormatSettings | None = None,
+) -> StreamSettings:
+    return StreamSettings(
+        name="s",
+        broker="log:x",
+        topics=["in"],
+        sink="out",
+        group="g",
+        member="m",
+        format=format_,
+        sink_format=sink,
+        output=output or OutputSettings(),
+    )
+
+
+def answerer(
+    of: ModelSignature,
+    said: StreamSettings | None = None,
+    *,
+    model: Adder | None = None,
+    plan: PaddingPlan | None = None,
+    max_batch_size: int = 256,
+    max_age_s: float | None = None,
+) -> Answerer:
+    scores = scorer(of, plan=plan, model=model)
+    return Answerer(
+        scores,
+        make_codec(said or settings(), scores),
+        max_batch_size=max_batch_size,
+        max_age_s=max_age_s,
+    )
+
+
+def answers(of: ModelSignature, found: list[Record], **more: Any) -> list[Any]:  # noqa: ANN401  # as `answerer` takes them
+    """Values as JSON, errors as texts."""
+    return [shown(one) for one in answerer(of, **more).answer(found, now_s=1000.0)]
+
+
+def shown(result: Result) -> Any:  # noqa: ANN401  # JSON
+    return msgspec.json.decode(result.value) if isinstance(result, Answer) else str(result)
+
+
+def test_objects_become_rows_and_rows_objects() -> None:
+    found = answerer(MATRIX).answer(
+        records(b'{"x": [1, 2, 3]}', b'{"x": [4.5, 0, 0], "more": {"a": [1]}}'), now_s=1000.0
+    )
+
+    assert found == [Answer(b"k0", b'{"sum":6.0}'), Answer(b"k1", b'{"sum":4.5}')]
+
+
+@given(
+    rows=st.lists(
+        st.one_of(
+            st.lists(st.integers(0, 50), min_size=3, max_size=3),
+            st.lists(st.integers(-9, 50), max_size=5),
+            st.sampled_from([None, "text", [1, "2", 3], [[1, 2, 3]], {"x": 1}, [1e39, 0, 0]]),
+        ),
+        min_size=1,
+        max_size=20,
+    ),
+    most=st.integers(1, 8),
+)
+def test_each_good_row_is_answered_and_each_bad_one_is_told_why(rows: list[Any], most: int) -> None:
+    values = [msgspec.json.encode({"x": row}) for row in rows]
+    found = answerer(MATRIX, max_batch_size=most).answer(records(*values), now_s=1000.0)
+
+    for row, result in zip(rows, found, strict=True):
+        is_good = (
+            isinstance(row, list)
+            and len(row) == 3
+            and all(isinstance(one, int) and one >= 0 for one in row)
+        )
+        if is_good:
+            assert shown(result) == {"sum": sum(row)}
+        else:
+            assert isinstance(result, HeadraceError)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "no value"),
+        (b"", "not readable as JSON"),
+        (b"{", "not readable as JSON"),
+        (b'{"x": "\xff"}', "not readable as JSON"),
+        (b"[" * 100_000, "not readable as JSON"),
+        (b"{}", "missing required field `x`"),
+        (b'{"x": [1, 2]}', "Expected [-1,3], got [1,2]"),
+        (b'{"x": [1, 2, 1e40]}', "out of range for FP32"),
+        (b'{"x": [1, 2, null]}', "not readable as JSON"),
+        (b'{"x": [1, 2, -3]}', "a number is negative"),
+    ],
+)
+def test_a_bad_record_costs_itself_only(value: bytes | None, text: str) -> None:
+    good = b'{"x": [1, 1, 1]}'
+    found = answerer(MATRIX).answer(records(good, value, good), now_s=1000.0)
+
+    assert [shown(found[0]), shown(found[2])] == [{"sum": 3.0}] * 2
+    assert isinstance(found[1], InvalidArgumentError)
+    assert text in str(found[1])
+
+
+def test_columns_are_fields_of_their_own() -> None:
+    said = settings(FormatSettings(columns={"x": ["b", "a", "c"]}))
+    three = signature(spec("x", Datatype.FP32, -1, 3))
+    model = Adder(three)
+    found = answers(
+        three, records(b'{"a": 1, "b": 2, "c": 3}', b'{"a": 1, "b": 2}'), said=said, model=model
+    )
+
+    assert found[0] == {"sum": 6.0}
+    assert "missing required field `c`" in found[1]
+
+
+def test_columns_that_the_model_knows_need_not_be_named() -> None:
+    known = signature(spec("x", Datatype.FP32, -1, 2), columns={"x": ("age", "income")})
+    said = settings(FormatSettings(columns={"x": []}))
+
+    assert answers(known, records(b'{"age": 1, "income": 5}'), said=said) == [{"sum": 6.0}]
+
+
+def test_a_column_may_be_a_bare_value() -> None:
+    column = signature(spec("x", Datatype.FP32, -1, 1))
+    found = answers(column, records(b'{"x": 1}', b'{"x": [2]}', b'{"x": [3, 4]}'))
+
+    assert found[:2] == [{"sum": 1.0}, {"sum": 2.0}]
+    assert "got [1,2]" in found[2]
+
+
+def test_fields_keys_and_headers_of_the_input_are_passed_on() -> None:
+    said = settings(output=OutputSettings(key="user", fields=["id", "x", "none"]))
+    found = answerer(MATRIX, said).answer(
+        records(b'{"x": [1, 2, 3], "user": "u\xc3\xa9", "id": {"a": 18446744073709551616}}'),
+        now_s=1000.0,
+    )
+
+    (answer,) = found
+    assert isinstance(answer, Answer)
+    assert answer.key == "ué".encode()
+    assert msgspec.json.decode(answer.value) == {
+        "id": {"a": 18446744073709551616},
+        "x": [1.0, 2.0, 3.0],
+        "none": None,
+        "sum": 6.0,
+    }
+
+
+def test_lengths_that_differ_are_run_apart() -> None:
+    model = Adder(TOKENS)
+    found = answers(
+        TOKENS, records(b'{"ids": [1, 2]}', b'{"ids": [3]}', b'{"ids": [4, 5]}'), model=model
+    )
+
+    assert found == [{"twice": [2, 4]}, {"twice": [6]}, {"twice": [8, 10]}]
+    assert sorted(model.shapes) == [(1, 1), (2, 2)]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12), bad=st.sets(st.integers(0, 11))
+)
+def test_padding_changes_no_answer(lengths: list[int], bad: set[int]) -> None:
+    plan = PaddingPlan(axis=1, values={"ids": 0.0}, output_axes={"twice": (1,)}, max_ratio=3.0)
+    rows = [[-1 if at in bad else 1] * length for at, length in enumerate(lengths)]
+    found = answers(
+        TOKENS, records(*(msgspec.json.encode({"ids": row}) for row in rows)), plan=plan
+    )
+
+    for at, (row, answer) in enumerate(zip(rows, found, strict=True)):
+        assert answer == (
+            "a number is negative" if at in bad else {"twice": [2 * one for one in row]}
+        )
+
+
+def test_padding_shares_runs() -> None:
+    plan = PaddingPlan(axis=1, values={"ids": 0.0}, output_axes={"twice": (1,)}, max_ratio=3.0)
+    model = Adder(TOKENS)
+    answers(TOKENS, records(b'{"ids": [1, 2]}', b'{"ids": [3]}'), plan=plan, model=model)
+
+    assert model.shapes == [(2, 2)]
+
+
+def test_a_model_without_a_batch_axis_takes_one_record_a_run() -> None:
+    alone = signature(spec("x", Datatype.FP32, -1), batched=False)
+    model = Adder(alone)
+    found = answers(alone, records(b'{"x": [1, 2]}', b'{"x": [3]}', b'{"x": [-1]}'), model=model)
+
+    assert found == [{"sum": 3.0}, {"sum": 3.0}, "a number is negative"]
+
+
+def test_raw_tensors_are_bytes_both_ways() -> None:
+    rows = np.arange(6, dtype=np.float32).reshape(2, 3)
+    found = answerer(MATRIX, settings(RAW)).answer(
+        records(rows[0].tobytes(), b"123", rows[1].tobytes()), now_s=1000.0
+    )
+
+    assert found[0] == Answer(b"k0", np.float32(3).tobytes())
+    assert found[2] == Answer(b"k2", np.float32(12).tobytes())
+    assert "expected 12 bytes, got 3" in str(found[1])
+
+
+def test_raw_tensors_of_different_lengths_are_told_apart_by_their_size() -> None:
+    found = answerer(TOKENS, settings(RAW)).answer(
+        records(np.array([1, 2]).tobytes(), np.array([3]).tobytes(), b""), now_s=1000.0
+    )
+
+    assert found[0] == Answer(b"k0", np.array([2, 4]).tobytes())
+    assert found[1] == Answer(b"k1", np.array([6]).tobytes())
+    assert "expected a multiple of 8 bytes, got 0" in str(found[2])
+
+
+def test_raw_tensors_may_be_answered_in_json() -> None:
+    found = answers(
+        MATRIX, records(np.ones(3, np.float32).tobytes()), said=settings(RAW, sink=JSON)
+    )
+
+    assert found == [{"sum": 3.0}]
+
+
+def oip(rows: list[list[float]], **more: object) -> bytes:
+    flat = [value for row in rows for value in row]
+    tensor = {"name": "x", "shape": [len(rows), 3], "datatype": "FP32", "data": flat}
+    return msgspec.json.encode({"inputs": [tensor], **more})
+
+
+def test_requests_of_the_protocol_are_answered_by_its_responses() -> None:
+    found = answers(
+        MATRIX,
+        records(oip([[1, 2, 3], [4, 5, 6]], id="a"), b"{}", oip([[1, 1, 1]])),
+        said=settings(OIP),
+    )
+
+    assert found[0]["id"] == "a"
+    assert found[0]["outputs"][0]["data"] == [6.0, 15.0]
+    assert "inputs" in found[1]
+    assert found[2]["outputs"][0]["data"] == [3.0]
+
+
+def test_a_request_of_which_one_row_fails_has_no_answer_and_its_neighbours_have() -> None:
+    found = answers(
+        MATRIX,
+        records(oip([[1, 1, 1]]), oip([[1, 2, 3], [-1, 0, 0], [1, 1, 2]]), oip([[2, 2, 2]])),
+        said=settings(OIP),
+    )
+
+    assert found[0]["outputs"][0]["data"] == [3.0]
+    assert found[1] == "a number is negative"
+    assert found[2]["outputs"][0]["data"] == [6.0]
+
+
+def test_a_request_for_binary_data_is_refused() -> None:
+    body = oip([[1, 1, 1]], parameters={"binary_data_output": True})
+
+    assert "binary data" in answers(MATRIX, records(body), said=settings(OIP))[0]
+
+
+def test_what_may_pass_is_raised_for_all_of_them() -> None:
+    broken = answerer(MATRIX, model=Adder(MATRIX, UnavailableError("the store is away")))
+    with pytest.raises(UnavailableError, match="the store is away"):
+        broken.answer(records(b'{"x": [1, 1, 1]}'), now_s=1000.0)
+
+
+def test_what_will_not_pass_is_each_records() -> None:
+    broken = answerer(MATRIX, model=Adder(MATRIX, RuntimeFailedError("a bug in the model")))
+    found = broken.answer(records(*[b'{"x": [1, 1, 1]}'] * 3), now_s=1000.0)
+
+    assert [shown(one) for one in found] == ["a bug in the model"] * 3
+
+
+def test_records_that_are_too_old_are_not_scored() -> None:
+    one = b'{"x": [1, 1, 1]}'
+    found = answerer(MATRIX, max_age_s=10.0).answer(
+        [
+            record(one, timestamp_s=989.0),
+            record(one, timestamp_s=991.0),
+            record(one, timestamp_s=0.0),
+        ],
+        now_s=1000.0,
+    )
+
+    assert isinstance(found[0], TooOldError)
+    assert "11.0 s old" in str(found[0])
+    assert [shown(one) for one in found[1:]] == [{"sum": 3.0}] * 2
+
+
+def test_runs_are_no_larger_than_a_batch() -> None:
+    model = Adder(MATRIX)
+    many = answerer(MATRIX, settings(OIP), model=model, max_batch_size=4)
+    many.answer(records(*[oip([[1, 1, 1]] * 3)] * 3), now_s=1000.0)
+
+    assert [shape[0] for shape in model.shapes] == [3, 3, 3]
+    assert (many.counted.runs, many.counted.rows) == (3, 9)
+
+
+def test_nan_has_no_json_and_is_null() -> None:
+    nan = signature(spec("x", Datatype.FP32, -1, 1))
+    model = Adder(nan)
+    said = settings(RAW, sink=JSON)
+    found = answers(nan, records(np.float32(math.nan).tobytes()), said=said, model=model)
+
+    assert found == [{"sum": None}]
