@@ -1,6 +1,7 @@
 """Real stream workers on a real log, stopped by pid whatever happens."""
 
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -37,6 +38,11 @@ class Worker:
         transport = httpx.HTTPTransport(uds=self.settings.uds)
         self.client = httpx.Client(transport=transport, base_url="http://worker", timeout=5)
 
+    def listens(self) -> bool:
+        """Asked first, as httpx leaves a Unix socket open that it cannot connect."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(self.settings.uds) == 0
+
     def status(self) -> StreamStatus:
         body = self.client.get("/internal/status").content
         return msgspec.json.decode(body, type=StreamStatus)
@@ -49,11 +55,8 @@ class Worker:
         status = None
         while time.monotonic() < until:
             assert self.process.poll() is None, self.log_text()
-            try:
+            if self.listens():
                 status = self.status()
-            except httpx.TransportError:
-                pass
-            else:
                 if holds(status):
                     return status
             time.sleep(0.02)
