@@ -48,13 +48,14 @@ def make_codec(settings: StreamSettings, scorer: Scorer) -> Codec:
         outputs=tuple(_field(spec.name, spec, batched=signature.batched) for spec in outputs),
         answered=answered,
     )
+    reader = make_format(reads, reading)
     written = Written(
         format=make_format(writes, writing),
         answered=answered,
         outputs=tuple(spec.name for spec in outputs),
         key=key,
     )
-    return FieldCodec(make_format(reads, reading), sources, written, batched=signature.batched)
+    return FieldCodec(reader, sources, written, batched=signature.batched)
 
 
 def make_format(settings: FormatSettings, layout: Layout) -> Format:

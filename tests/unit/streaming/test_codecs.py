@@ -1,0 +1,104 @@
+"""Settings that do not fit the model, or one another, are refused with the way out."""
+
+from typing import Any
+
+import pytest
+
+from headrace.core import Datatype, InvalidArgumentError, ModelSignature
+from headrace.streaming.codecs import make_codec
+from headrace.streaming.settings import (
+    EndpointSettings,
+    ErrorSettings,
+    FormatKind,
+    FormatSettings,
+    OutputSettings,
+    Policy,
+    StreamSettings,
+    check_settings,
+)
+from tests.unit.streaming.parts import MATRIX, TOKENS, scorer, signature, spec
+
+TWO = signature(
+    spec("a", Datatype.FP32, -1),
+    spec("b", Datatype.FP32, -1),
+    outputs=[spec("p", Datatype.FP32, -1), spec("q", Datatype.FP32, -1)],
+)
+OPEN = signature(spec("x", Datatype.FP32, -1, -1, -1))
+
+
+def told(**changes: Any) -> StreamSettings:  # noqa: ANN401  # as the settings take them
+    said: dict[str, Any] = {
+        "name": "s",
+        "broker": "log:x",
+        "topics": ["in"],
+        "sink": "out",
+        "dead_letters": "dead",
+        "group": "g",
+        "member": "m",
+        "endpoint": EndpointSettings(url="http://127.0.0.1:8000", name="m"),
+        **changes,
+    }
+    return StreamSettings(**said)
+
+
+def of(kind: str) -> FormatSettings:
+    return FormatSettings(kind=FormatKind(kind))
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "text"),
+    [
+        (MATRIX, {"format": FormatSettings(fields={"y": "z"})}, "input 'y', but the model has: x"),
+        (MATRIX, {"format": FormatSettings(columns={"x": []})}, "not known to the model"),
+        (MATRIX, {"format": FormatSettings(columns={"x": ["a"]})}, "3 columns, but 1 are named"),
+        (MATRIX, {"format": FormatSettings(columns={"x": ["a", "a", "b"]})}, "'a' would be two"),
+        (TWO, {"format": FormatSettings(columns={"a": ["c"]})}, "no matrix"),
+        (TWO, {"format": FormatSettings(fields={"a": "b"})}, "'b' would be two"),
+        (MATRIX, {"output": OutputSettings(outputs=["p"])}, "'p', but the model has: sum"),
+        (MATRIX, {"output": OutputSettings(fields=["sum"])}, "'sum' twice"),
+        (MATRIX, {"output": OutputSettings(fields=[""])}, "no name"),
+        (TWO, {"format": of("raw")}, "models with one input"),
+        (OPEN, {"format": of("raw")}, "more than one dimension is variable"),
+        (MATRIX, {"format": of("raw"), "output": OutputSettings(key="id")}, "no fields to pass on"),
+        (TWO, {"sink_format": of("raw")}, "choose one in output.outputs"),
+        (MATRIX, {"sink_format": of("open_inference")}, "for both ways"),
+        (MATRIX, {"format": of("open_inference"), "output": OutputSettings(key="id")}, "leave"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(
+    model: ModelSignature, changes: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=text):
+        make_codec(told(**changes), scorer(model))
+
+
+@pytest.mark.parametrize("kind", ["json", "open_inference"])
+def test_every_model_has_a_codec_of(kind: str) -> None:
+    for model in (MATRIX, TOKENS, TWO, OPEN):
+        assert make_codec(told(format=of(kind)), scorer(model)) is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"topics": []}, "topics names none"),
+        ({"sink": "in"}, "answers would be scored again"),
+        ({"dead_letters": "in"}, "would never end"),
+        ({"dead_letters": ""}, "has to name a topic"),
+        ({"endpoint": None}, "name one of model and endpoint"),
+        ({"max_batch_size": 0}, "max_batch_size"),
+        ({"max_delay_s": -1.0}, "max_delay_s"),
+        ({"commit_interval_s": -1.0}, "commit_interval_s"),
+        ({"model_threads": 0}, "model_threads"),
+        ({"errors": ErrorSettings(first_delay_s=0.0)}, "errors.first_delay_s"),
+        ({"errors": ErrorSettings(max_delay_s=0.01)}, "errors.max_delay_s"),
+        ({"name": "a/b"}, "name"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=text):
+        check_settings(told(**changes))
+
+
+def test_a_stream_that_skips_needs_no_topic_for_dead_letters() -> None:
+    check_settings(told(dead_letters="", errors=ErrorSettings(policy=Policy.SKIP)))

@@ -1,0 +1,84 @@
+"""What is written of a record: an answer, a dead letter, or nothing."""
+
+from headrace.core import InvalidArgumentError
+from headrace.streaming.codec import Answer
+from headrace.streaming.dead_letters import HEADERS, dead_letter
+from headrace.streaming.ledger import NoAnswer
+from headrace.streaming.outcomes import TooOldError
+from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.settings import Policy
+from tests.unit.streaming.parts import record
+from tests.unit.streaming.world import DEAD, OUT, writer
+
+REASON = InvalidArgumentError("no\nsuch\tfield: " + "x" * 5000)
+
+
+def test_an_answer_keeps_the_headers_that_were_asked_for_and_has_one_id() -> None:
+    one = record(b"v", offset=7, headers=(("kept", b"1"), ("other", b"2")))
+    (found,) = writer().outcomes([one], [Answer(b"k", b"a")], attempts=1, now_s=5.0)
+
+    assert found == NewRecord(
+        topic=OUT, key=b"k", value=b"a", headers=(("kept", b"1"),), id="s/in/0/7"
+    )
+
+
+def test_a_dead_letter_is_the_record_and_says_where_it_was_and_why_it_died() -> None:
+    one = record(b"v", offset=7, key=b"k", headers=(("other", b"2"),), timestamp_s=3.25)
+    (found,) = writer().outcomes([one], [REASON], attempts=4, now_s=5.5)
+
+    assert isinstance(found, NoAnswer)
+    letter = found.letter
+    assert letter is not None
+    assert (letter.topic, letter.key, letter.value, letter.id) == (
+        DEAD,
+        b"k",
+        b"v",
+        "s/in/0/7/dead",
+    )
+    headers = dict(letter.headers)
+    text = headers.pop("headrace-error").decode()
+    assert headers == {
+        "other": b"2",
+        "headrace-topic": b"in",
+        "headrace-partition": b"0",
+        "headrace-offset": b"7",
+        "headrace-timestamp": b"3.250",
+        "headrace-error-code": b"INVALID_ARGUMENT",
+        "headrace-attempts": b"4",
+        "headrace-stream": b"s",
+        "headrace-time": b"5.500",
+    }
+    assert text.startswith("no such field: xxx")
+    assert len(text) == 1000
+    assert text.isprintable()
+
+
+def test_who_dies_twice_has_the_headers_of_the_last_death_and_all_attempts() -> None:
+    first = dead_letter(record(b"v"), REASON, topic=DEAD, stream="s", attempts=2, now_s=1.0)
+    again = Record(
+        place=Place("redriven", 3), offset=9, key=None, value=b"v", headers=first.headers
+    )
+    second = dead_letter(again, REASON, topic=DEAD, stream="s", attempts=3, now_s=2.0)
+
+    assert len(second.headers) == len(HEADERS)
+    headers = dict(second.headers)
+    assert headers["headrace-attempts"] == b"5"
+    assert headers["headrace-topic"] == b"redriven"
+
+
+def test_a_strange_count_of_attempts_is_not_believed() -> None:
+    odd = record(b"v", headers=(("headrace-attempts", b"-1e9"),))
+    found = dead_letter(odd, REASON, topic=DEAD, stream="s", attempts=1, now_s=1.0)
+
+    assert dict(found.headers)["headrace-attempts"] == b"1"
+
+
+def test_what_is_too_old_stops_no_stream() -> None:
+    stops = writer(Policy.STOP)
+
+    assert stops.failed(record(b"v"), REASON, attempts=1, now_s=1.0).stops
+    assert not stops.failed(record(b"v"), TooOldError("old"), attempts=1, now_s=1.0).stops
+
+
+def test_what_is_skipped_is_not_written() -> None:
+    assert writer(Policy.SKIP).failed(record(b"v"), REASON, attempts=1, now_s=1.0).letter is None

@@ -1,0 +1,212 @@
+"""A worker over many sessions: it joins again, pauses, tells and stops."""
+
+from threading import Event
+
+import pytest
+
+from headrace.core import (
+    ConflictError,
+    HeadraceError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
+from headrace.streaming.broker import Membership, Rebalanced, Start
+from headrace.streaming.ledger import Batch, Outcome
+from headrace.streaming.pump import StoppedByRecordError
+from headrace.streaming.settings import ErrorSettings, Policy, StreamSettings
+from headrace.streaming.status import State
+from headrace.streaming.worker import CONFLICTS, Worker
+from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
+from tests.unit.streaming.world import (
+    DEAD,
+    GROUP,
+    IN,
+    OUT,
+    answer,
+    inputs,
+    is_poison,
+    where,
+    writer,
+)
+
+
+class Stage:
+    """A worker on a clock that is turned; what happens is arranged before it runs."""
+
+    def __init__(self, *, policy: Policy = Policy.DEAD_LETTER, paused: bool = False) -> None:
+        self.clock = TurnedClock()
+        self.broker = Refusing(self.clock)
+        self.broker.create_topic(IN, partitions=2)
+        self.policy = policy
+        self.worker = Worker(
+            StreamSettings(
+                name="s",
+                broker="memory",
+                topics=[IN],
+                sink=OUT,
+                dead_letters=DEAD,
+                group=GROUP,
+                member="one",
+                start=Start.EARLIEST,
+                errors=ErrorSettings(policy=policy),
+                paused=paused,
+            ),
+            self.broker,
+            clock=self.clock,
+            wait=self.wait,
+        )
+        self.runner = TurnedRunner(self.clock, self.answer, wake=self.worker.wake)
+        self.away = False
+        self.states: list[State] = []
+
+    def answer(self, batch: Batch) -> list[Outcome] | HeadraceError:
+        if self.away:
+            return UnavailableError("the store is away")
+        return [
+            writer(self.policy).failed(one, InvalidArgumentError("poison"), attempts=1, now_s=0.0)
+            if is_poison(one)
+            else answer(one)
+            for one in batch.records
+        ]
+
+    def wait(self, event: Event, seconds: float) -> None:
+        self.states.append(self.worker.status.state)
+        self.clock.turn_until(event.is_set, most_s=seconds)
+
+    def run(self, seconds: float) -> None:
+        self.clock.later(seconds, self.worker.stop)
+        self.worker.run(self.runner)
+
+    def answered(self) -> list[int]:
+        return sorted(where(one)[1] for one in self.broker.all(OUT))
+
+
+class Refusing(MemoryBroker):
+    """Refuses to be joined as long as it is told to."""
+
+    def __init__(self, clock: TurnedClock) -> None:
+        super().__init__(clock)
+        self.refusals: list[HeadraceError] = []
+
+    def join(self, membership: Membership, listener: Rebalanced) -> MemorySession:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        return super().join(membership, listener)
+
+
+def test_it_streams_until_it_is_stopped_and_leaves_its_group() -> None:
+    stage = Stage()
+    stage.broker.send(inputs(10, partitions=2))
+    stage.run(5.0)
+
+    assert stage.answered() == sorted([*range(5), *range(5)])
+    assert stage.worker.status.state is State.STOPPED
+    assert (stage.worker.status.read, stage.worker.status.answered) == (10, 10)
+    stage.broker.set_committed(GROUP, {})  # refused while a member is there
+
+
+def test_what_is_written_to_has_as_many_partitions_as_what_is_read() -> None:
+    stage = Stage()
+    stage.run(1.0)
+
+    assert len(stage.broker.ends(OUT)) == len(stage.broker.ends(DEAD)) == 2
+
+
+def test_a_session_that_is_over_is_followed_by_another() -> None:
+    stage = Stage()
+    stage.broker.send(inputs(4))
+    stage.clock.later(2.0, lambda: broken(stage))
+    stage.clock.later(2.0, lambda: stage.broker.send(inputs(4)))
+    stage.run(20.0)
+
+    assert stage.states == [State.RECONNECTING]
+    assert stage.worker.counters.sessions == 2
+    assert stage.answered() == list(range(8))
+    assert stage.worker.status.last_error == "a broken transaction"
+
+
+def broken(stage: Stage) -> None:
+    stage.broker.sessions[-1].fails = UnavailableError("a broken transaction")
+
+
+def test_a_topic_that_is_not_there_yet_is_waited_for() -> None:
+    stage = Stage()
+    stage.broker.refusals = [NotFoundError("there is no topic 'in'") for _ in range(4)]
+    stage.broker.send(inputs(1))
+    stage.run(60.0)
+
+    assert stage.states == [State.RECONNECTING] * 4
+    assert stage.answered() == [0]
+
+
+def test_a_broker_that_refuses_for_good_ends_it() -> None:
+    stage = Stage()
+    stage.broker.refusals = [InvalidArgumentError("no group has such a name")]
+    with pytest.raises(InvalidArgumentError, match="no group"):
+        stage.run(60.0)
+
+
+def test_who_is_replaced_once_comes_back_and_who_is_again_and_again_gives_up() -> None:
+    once = Stage()
+    once.broker.refusals = [ConflictError("replaced")]
+    once.run(60.0)
+    again = Stage()
+    again.broker.refusals = [ConflictError("replaced") for _ in range(CONFLICTS)]
+    with pytest.raises(ConflictError):
+        again.run(60.0)
+
+    assert once.worker.counters.sessions == 1
+    assert again.worker.counters.sessions == 0
+
+
+def test_a_stop_does_not_wait_for_a_broker_that_is_away() -> None:
+    stage = Stage()
+    stage.broker.refusals = [UnavailableError("away") for _ in range(100)]
+    stage.run(7.0)
+
+    assert stage.clock.monotonic() == pytest.approx(7.0, abs=0.01)
+
+
+def test_it_may_be_paused_and_resumed() -> None:
+    stage = Stage(paused=True)
+    stage.broker.send(inputs(4))
+    seen: list[tuple[State, int]] = []
+    for at in (1.9, 3.9):
+        stage.clock.later(
+            at, lambda: seen.append((stage.worker.status.state, stage.worker.status.read))
+        )
+    stage.clock.later(2.0, stage.worker.resume)
+    stage.run(5.0)
+
+    assert seen == [(State.PAUSED, 0), (State.RUNNING, 4)]
+
+
+def test_what_is_away_is_told() -> None:
+    stage = Stage()
+    stage.away = True
+    stage.broker.send(inputs(2))
+    seen: list[tuple[State, str, int | None]] = []
+    stage.clock.later(
+        5.0,
+        lambda: seen.append(
+            (
+                stage.worker.status.state,
+                stage.worker.status.trouble,
+                stage.worker.status.places[0].lag_records,
+            )
+        ),
+    )
+    stage.run(6.0)
+
+    assert seen == [(State.RETRYING, "the store is away", 2)]
+
+
+def test_a_stream_that_stops_before_a_record_has_delivered_what_is_before_it() -> None:
+    stage = Stage(policy=Policy.STOP)
+    stage.broker.send(inputs(4, poison=frozenset({3})))
+    with pytest.raises(StoppedByRecordError):
+        stage.run(60.0)
+
+    assert stage.answered() == [0, 1, 2]
+    assert list(stage.broker.committed(GROUP, IN).values()) == [3]
