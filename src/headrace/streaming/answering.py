@@ -6,7 +6,7 @@ requests.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from headrace.core import HeadraceError, InferRequest, Tensors
 from headrace.core.priorities import DEFAULT_LEVEL
@@ -32,9 +32,8 @@ class _Part(Ticket):
         self.request = InferRequest(model_name="", inputs=group.inputs, rows=self.rows)
 
 
-@dataclass(slots=True)
-class Counted:
-    """What a thread counted: runs of the model, rows in them."""
+class Counted(NamedTuple):
+    """Runs of the model, and rows in them."""
 
     runs: int = 0
     rows: int = 0
@@ -59,7 +58,7 @@ class Answerer:
         self._max_age_s = math.inf if max_age_s is None else max_age_s
         self._plan = scorer.loaded.plan
         self._shapes = Shapes(scorer.signature, self._plan)
-        self.counted = Counted()
+        self._counted = Counted()
 
     def answer(self, records: Sequence[Record], *, now_s: float) -> list[Result]:
         """The answer to each record, or why it has none.
@@ -83,6 +82,11 @@ class Answerer:
             for run in self._runs(decoded.groups):
                 self._run(run, places, results)
         return [results[at] for at in range(len(records))]
+
+    def count(self) -> Counted:
+        """What was run since the last call."""
+        found, self._counted = self._counted, Counted()
+        return found
 
     def _too_old(self, records: Sequence[Record], now_s: float) -> dict[int, Result]:
         found: dict[int, Result] = {}
@@ -115,8 +119,7 @@ class Answerer:
     def _run(self, parts: list[_Part], places: Sequence[int], results: dict[int, Result]) -> None:
         inputs, length = join(parts, self._plan)
         rows = sum(part.rows for part in parts)
-        self.counted.runs += 1
-        self.counted.rows += rows
+        self._counted = Counted(self._counted.runs + 1, self._counted.rows + rows)
         try:
             scored = self._scorer.score(inputs, self._outputs)
         except HeadraceError as error:

@@ -14,6 +14,7 @@ ROWS_BOUNDS = tuple(float(1 << power) for power in range(14))
 class Counters:
     """What happened since the worker started.
 
+    `runs` of the model, and `rows` in them: a batch of records with several shapes is several runs.
     `latency`: from a record's timestamp until its answer was handed to the broker. `without`:
     records that have no answer, by why; `letters` of them are in the dead-letter topic.
     """
@@ -26,11 +27,19 @@ class Counters:
     score: Histogram = field(default_factory=Histogram)
     latency: Histogram = field(default_factory=Histogram)
     deliver: Histogram = field(default_factory=Histogram)
+    runs: int = 0
+    rows: int = 0
     retries: int = 0
     sessions: int = 0
     gained: int = 0
     given_up: int = 0
     lost: int = 0
+
+    def scored(self, *, seconds: float, runs: int, rows: int) -> None:
+        """A batch was scored, or tried."""
+        self.score.observe(seconds)
+        self.runs += runs
+        self.rows += rows
 
     def delivered(self, due: Due, *, now_s: float, seconds: float) -> None:
         """Some answers were handed to the broker.

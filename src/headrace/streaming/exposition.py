@@ -33,6 +33,8 @@ def _counts(counters: Counters, labels: str) -> Iterator[str]:
         ("records_answered", "Records whose answers were handed to the broker.", counters.answered),
         ("dead_letters", "Records that went to the dead-letter topic.", counters.letters),
         ("batches", "Micro-batches that were taken.", counters.batches.count),
+        ("model_runs", "Runs of the model.", counters.runs),
+        ("rows", "Rows that were run.", counters.rows),
         ("retries", "Batches that were tried again.", counters.retries),
         ("sessions", "How often the worker joined its group.", counters.sessions),
         ("places_gained", "Partitions that came to this member.", counters.gained),

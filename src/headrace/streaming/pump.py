@@ -30,12 +30,14 @@ class StoppedByRecordError(FailedPreconditionError):
 class Finished:
     """What came of a batch: its outcomes, or what stands in the way of all its records.
 
-    `seconds`: how long it took.
+    `seconds`: how long it took. `runs` of the model it took, with so many `rows` in them.
     """
 
     batch: Batch
     result: Sequence[Outcome] | HeadraceError
     seconds: float
+    runs: int = 0
+    rows: int = 0
 
 
 class Runner(Protocol):
@@ -206,7 +208,7 @@ class Pump:
 
     def _collect(self, now: float) -> None:
         for one in self._runner.finished():
-            self._counters.score.observe(one.seconds)
+            self._counters.scored(seconds=one.seconds, runs=one.runs, rows=one.rows)
             if isinstance(one.result, HeadraceError):
                 self._failed(one.batch, one.result, now)
             else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from headrace.core import ConflictError, HeadraceError, SystemClock
+from headrace.engine import usable_cores
 from headrace.scoring.loading import load
 from headrace.scoring.scorer import Scorer
 from headrace.streaming.answering import Answerer
@@ -25,6 +26,9 @@ from headrace.streaming.worker import Worker
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_MOST_THREADS: Final = 4
+"""Beyond, records are decoded and encoded no faster: that is Python's."""
 
 EXIT_SETTINGS: Final = 2
 """The settings cannot work, or do not fit the model or the broker."""
@@ -106,9 +110,8 @@ def _scorer(settings: StreamSettings) -> Scorer:
 
 
 def _answerers(settings: StreamSettings, scorer: Scorer) -> list[Answerer]:
-    count = settings.model_threads or 1
-    if not scorer.concurrent and count > 1:
-        _log.warning("the model takes one run at a time: model_threads is 1")
+    count = settings.model_threads or min(usable_cores(), _MOST_THREADS)
+    if not scorer.concurrent:
         count = 1
     return [
         Answerer(

@@ -87,7 +87,6 @@ class ModelThreads:
     def _work(self, answerer: Answerer) -> None:
         while (batch := self._queue.get()) is not None:
             started = time.perf_counter()
-            one: Finished | BaseException
             try:
                 result: Sequence[Outcome] | HeadraceError = self._outcomes(answerer, batch)
             except HeadraceError as error:
@@ -95,8 +94,9 @@ class ModelThreads:
             except Exception as error:  # noqa: BLE001  # whoever collects raises it
                 self._add(error)
                 continue
-            one = Finished(batch=batch, result=result, seconds=time.perf_counter() - started)
-            self._add(one)
+            runs, rows = answerer.count()
+            seconds = time.perf_counter() - started
+            self._add(Finished(batch=batch, result=result, seconds=seconds, runs=runs, rows=rows))
 
     def _outcomes(self, answerer: Answerer, batch: Batch) -> list[Outcome]:
         now_s = self._clock.now()

@@ -334,7 +334,8 @@ def test_runs_are_no_larger_than_a_batch() -> None:
     many.answer(records(*[oip([[1, 1, 1]] * 3)] * 3), now_s=1000.0)
 
     assert [shape[0] for shape in model.shapes] == [3, 3, 3]
-    assert (many.counted.runs, many.counted.rows) == (3, 9)
+    assert many.count() == (3, 9)
+    assert many.count() == (0, 0)
 
 
 def test_nan_has_no_json_and_is_null() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from headrace.core import SystemClock, UnavailableError
+from headrace.streaming.answering import Counted
 from headrace.streaming.codec import Answer
 from headrace.streaming.ledger import Batch
 from headrace.streaming.outcomes import Result
@@ -33,6 +34,9 @@ class Scripted:
         if self.error is not None:
             raise self.error
         return [Answer(one.key, b"done") for one in found]
+
+    def count(self) -> Counted:
+        return Counted(1, 2)
 
 
 def threads_of(*scripted: Scripted) -> tuple[ModelThreads, threading.Semaphore]:
@@ -72,6 +76,7 @@ def test_outcomes_come_back_with_their_batch() -> None:
     (found,) = collected(threads, woken)
 
     assert found.batch is batch
+    assert (found.runs, found.rows) == (1, 2)
     assert isinstance(found.result, list)
     assert [one.key for one in found.result if isinstance(one, NewRecord)] == [b"k0", b"k1"]
     threads.close()
