@@ -1,13 +1,15 @@
 """When do records that wait become a batch? Decides; the caller brings the time."""
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from typing import Final
 
 from headrace.streaming.records import Place, Record
 
 _BATCHES_AHEAD: Final = 2
+MAX_BYTES: Final = 64 << 20
+"""With so many bytes in records that wait, nothing more is read, however few records these are."""
 
 
 class Intake:
@@ -24,6 +26,7 @@ class Intake:
         self._records: deque[Record] = deque()
         self._came: deque[tuple[float, int]] = deque()
         """When how many came; the sums are as many as wait."""
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._records)
@@ -31,6 +34,8 @@ class Intake:
     @property
     def room(self) -> int:
         """How many more records may be read."""
+        if self._bytes >= MAX_BYTES:
+            return 0
         return max(_BATCHES_AHEAD * self.max_batch_size - len(self._records), 0)
 
     def put(self, records: Sequence[Record], now: float) -> None:
@@ -38,6 +43,7 @@ class Intake:
         if records:
             self._records.extend(records)
             self._came.append((now, len(records)))
+            self._bytes += _size(records)
 
     def due_at(self, *, is_free: bool) -> float | None:
         """Monotonic time at which the next batch is due; None if it is not a matter of time."""
@@ -54,6 +60,7 @@ class Intake:
         batch = list(islice(self._records, count))
         for _ in range(count):
             self._records.popleft()
+        self._bytes -= _size(batch)
         while count:
             came, many = self._came.popleft()
             if many > count:
@@ -72,9 +79,14 @@ class Intake:
             if stays:
                 kept.extend(stays)
                 came.append((at, len(stays)))
-        self._records, self._came = kept, came
+        self._records, self._came, self._bytes = kept, came, _size(kept)
 
     def clear(self) -> None:
         """Forget all that waits."""
         self._records.clear()
         self._came.clear()
+        self._bytes = 0
+
+
+def _size(records: Iterable[Record]) -> int:
+    return sum([len(record.value) for record in records if record.value is not None])

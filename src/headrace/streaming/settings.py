@@ -101,10 +101,10 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `broker`: a URL, whose scheme says which kind. `member`: the same over restarts. One of `model`
     and `endpoint` is given. `sink_format`: None for the same as `format`. `max_delay_s`: how long a
     batch waits for company although the model is free. `commit_interval_s`: what is exactly once is
-    delivered at most so often. `model_threads`: how many batches run at once; None for one per usable
-    core, at most 4. `handover_s`: how long what is under
-    way may take when a place goes to another member. `paused`: whether it starts paused. `home`:
-    where embedded logs lie that have a name only.
+    delivered at most so often. `model_threads`: batches that run at once; None for one per usable
+    core, at most 4. `handover_s`: how long what is under way may take when a place goes to another
+    member. `paused`: whether it starts paused. `home`: where embedded logs lie that have a name
+    only.
     """
 
     name: str

@@ -1,6 +1,7 @@
 """A stream worker as a process: a real model, a real log, real signals."""
 
 import random
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -210,6 +211,54 @@ def test_two_members_share_and_the_one_that_leaves_loses_nothing(
 
     numbers = Counter(int(one.key or b"") for one in everything(broker, OUT))
     assert numbers == Counter(range(4000))
+
+
+def test_what_a_member_that_is_killed_had_is_done_once_by_the_others(
+    tmp_path: Path, model: Path, broker: Broker
+) -> None:
+    broker.create_topic(IN, partitions=4)
+    told = [
+        settings(tmp_path, model, member=name, delivery=Delivery.EXACTLY_ONCE, max_batch_size=2)
+        for name in ("one", "two")
+    ]
+    with running(tmp_path, told[0]) as one, running(tmp_path, told[1]) as two:
+        one.wait_until(lambda s: len(s.places) == 2)
+        two.wait_until(lambda s: len(s.places) == 2)
+        broker.send(as_json(rows(5000)))
+        two.wait_until(lambda s: s.answered > 50)
+        two.kill()
+        left = lag(broker)
+        one.wait_until(lambda s: len(s.places) == 4)
+        wait_until_done(broker)
+
+    assert left > 0
+    assert Counter(int(one.key or b"") for one in everything(broker, OUT)) == Counter(range(5000))
+
+
+def test_metrics_are_on_a_port_too_and_commands_are_not(
+    tmp_path: Path, model: Path, broker: Broker
+) -> None:
+    broker.create_topic(IN)
+    port = replicas.free_port()
+    with running(tmp_path, settings(tmp_path, model, metrics_port=port)) as worker:
+        worker.wait_until(lambda s: s.state is State.RUNNING)
+        url = f"http://127.0.0.1:{port}"
+        text = httpx.get(f"{url}/metrics").text
+        codes = [
+            httpx.post(f"{url}/internal/pause").status_code,
+            httpx.get(f"{url}/elsewhere").status_code,
+            httpx.delete(f"{url}/metrics").status_code,
+        ]
+        with socket.create_connection(("127.0.0.1", port)) as rude:
+            rude.sendall(b"\x00\xff\r\n\r\n")
+            answer = rude.makefile("rb").read()
+        state = worker.status().state
+        worker.stop()
+
+    assert 'headrace_stream_state{stream="s",state="running"} 1' in text
+    assert codes == [404, 404, 501]
+    assert b"Error response" in answer
+    assert state is State.RUNNING
 
 
 def test_a_paused_stream_takes_nothing_until_it_is_resumed(

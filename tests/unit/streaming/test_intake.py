@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.streaming.intake import Intake
+from headrace.streaming.intake import MAX_BYTES, Intake
 from headrace.streaming.records import Place, Record
 
 
@@ -50,6 +50,20 @@ def test_places_that_went_are_dropped_and_others_keep_their_order() -> None:
 
     assert intake.due_at(is_free=True) == 11.0
     assert [record.offset for record in intake.take()] == [0, 1]
+
+
+def test_few_large_records_leave_no_room_for_more() -> None:
+    intake = Intake(max_batch_size=256, max_delay_s=0.0)
+    large = Record(place=Place("in", 0), offset=0, key=None, value=bytes(MAX_BYTES))
+    none = Record(place=Place("in", 1), offset=0, key=None, value=None)
+    intake.put([large, none], 0.0)
+    full = intake.room
+    intake.drop({Place("in", 0)})
+    dropped = intake.room
+    intake.put([large], 0.0)
+    intake.take()
+
+    assert (full, dropped, intake.room) == (0, 511, 512)
 
 
 @given(
