@@ -5,6 +5,7 @@ parser's speed, and the outputs of a whole batch are written at once and then cu
 """
 
 import base64
+import re
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final, cast
@@ -27,6 +28,8 @@ from headrace.streaming.records import Record
 from headrace.streaming.settings import FormatSettings
 
 _FLOATS: Final = frozenset({Datatype.FP16, Datatype.FP32, Datatype.FP64})
+_NAME: Final = re.compile(r"[^\"\\\x00-\x1f]*")
+"""What msgspec takes as a name."""
 _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -123,6 +126,13 @@ def _row_type(layout: Layout) -> type:
     for at, name in enumerate(layout.passed, start=len(fields)):
         fields.append((f"f{at}", Any, None))
         rename[f"f{at}"] = name
+    for name in rename.values():
+        if not _NAME.fullmatch(name):
+            msg = (
+                f"field {name!r} has a quote, a backslash or a control character in its name: "
+                "give the input another name in the format's `fields`"
+            )
+            raise InvalidArgumentError(msg)
     return msgspec.defstruct("Row", fields, rename=rename, gc=False)
 
 

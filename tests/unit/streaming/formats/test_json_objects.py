@@ -1,0 +1,72 @@
+"""Outputs of a batch are written at once and cut into rows: as if each were written alone."""
+
+import msgspec
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from headrace.core import Array, Datatype, InvalidArgumentError
+from headrace.streaming.formats import FieldSpec, Layout
+from headrace.streaming.formats.json_objects import JsonObjects, row_texts
+from tests.unit.streaming.parts import records
+
+DTYPES = ["<f4", "<f8", "<f2", "<i8", "<u8", "|i1", "|b1"]
+
+
+@given(
+    array=st.sampled_from(DTYPES).flatmap(
+        lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=1, max_dims=4, min_side=0))
+    )
+)
+def test_each_row_is_as_if_it_were_alone(array: Array) -> None:
+    texts = row_texts(array)
+
+    assert texts == [
+        orjson.dumps(np.ascontiguousarray(row), option=orjson.OPT_SERIALIZE_NUMPY)
+        if array.ndim > 1 and array.size
+        else orjson.dumps(array[at : at + 1], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+        if array.size
+        else orjson.dumps(row.tolist())
+        for at, row in enumerate(array)
+    ]
+
+
+@given(
+    elements=st.lists(st.one_of(st.binary(max_size=9), st.text(max_size=9)), min_size=1, max_size=6)
+)
+def test_texts_are_texts_and_other_bytes_are_base64(elements: list[bytes | str]) -> None:
+    raw = [one.encode() if isinstance(one, str) else one for one in elements]
+    array = np.empty((len(raw), 1), dtype=object)
+    array[:, 0] = raw
+
+    for text, one in zip(row_texts(array), raw, strict=True):
+        (found,) = msgspec.json.decode(text)
+        try:
+            assert found == one.decode()
+        except UnicodeDecodeError:
+            assert msgspec.convert(found["b64"], bytes) == one
+
+
+@pytest.mark.parametrize("name", ["a b", "100%", "é", "%b%s", "self", "class", "__x", "f0"])
+def test_any_name_can_be_a_field(name: str) -> None:
+    spec = FieldSpec(name=name, datatype=Datatype.INT64)
+    reads = JsonObjects(Layout(inputs=(spec,), outputs=()))
+    writes = JsonObjects(Layout(inputs=(), outputs=(spec,)))
+    (value,) = writes.encode({name: np.array([7])}, 1)
+
+    assert msgspec.json.decode(value) == {name: 7}
+    assert reads.decode(records(value)).columns == {name: [7]}
+
+
+@pytest.mark.parametrize("name", ['a "b"', "a\\b", "a\n"])
+def test_a_name_that_has_to_be_escaped_is_refused_with_the_way_out(name: str) -> None:
+    spec = FieldSpec(name=name, datatype=Datatype.INT64)
+    with pytest.raises(InvalidArgumentError, match="`fields`"):
+        JsonObjects(Layout(inputs=(spec,), outputs=()))
+
+
+def test_answers_without_fields_are_empty_objects() -> None:
+    assert JsonObjects(Layout(inputs=(), outputs=())).encode({}, 2) == [b"{}", b"{}"]
