@@ -12,14 +12,13 @@ from headrace.core import Clock, FailedPreconditionError, HeadraceError
 from headrace.streaming.backoff import Backoff
 from headrace.streaming.broker import Session
 from headrace.streaming.counters import Counters
+from headrace.streaming.holding import Holding
 from headrace.streaming.intake import Intake
 from headrace.streaming.ledger import Batch, Due, Ledger, Outcome
 from headrace.streaming.outcomes import Writer
 from headrace.streaming.records import Place
 
 LONGEST_POLL_S: Final = 0.25
-HOLD_AFTER_S: Final = 0.1
-"""So long the queue has to be full before the broker is told to hand out nothing."""
 
 
 class StoppedByRecordError(FailedPreconditionError):
@@ -102,10 +101,7 @@ class Pump:
         self._clock = clock
         self._chance = chance
         self._commit_at = 0.0
-        self._full_since: float | None = None
-        self._held: set[Place] = set()
-        self._fresh: set[Place] = set()
-        """Places that came; brokers differ on whether one that was paused comes back so."""
+        self._holding = Holding()
         self._is_ending = False
         self._over: HeadraceError | None = None
 
@@ -121,7 +117,7 @@ class Pump:
         room = 0 if self.is_paused or self._is_ending else self.intake.room
         self._hold(now, room)
         records = self.session.poll(
-            min(room, self._settings.max_batch_size), self._pause_s(self._clock.monotonic(), room)
+            min(room, self._settings.max_batch_size), self._pause_s(self._clock.monotonic())
         )
         if self._over is not None:
             raise self._over
@@ -145,7 +141,7 @@ class Pump:
     def gained(self, places: Sequence[Place]) -> Mapping[Place, int] | None:
         """As `Rebalanced`: read from where the group is."""
         self.places.update(places)
-        self._fresh.update(places)
+        self._holding.gained(places)
         self._counters.gained += len(places)
         return None
 
@@ -183,7 +179,7 @@ class Pump:
 
     def _forget(self, gone: set[Place]) -> None:
         self.places -= gone
-        self._held -= gone
+        self._holding.gone(gone)
 
     def _advance(self, now: float) -> None:
         self._collect(now)
@@ -266,24 +262,15 @@ class Pump:
 
     def _hold(self, now: float, room: int) -> None:
         """Tell the broker to hand out nothing, once nothing has been taken for a while."""
-        if room:
-            self._full_since = None
-        elif self._full_since is None:
-            self._full_since = now
-        is_held = self._full_since is not None and (
-            self.is_paused or now >= self._full_since + HOLD_AFTER_S
+        pause, resume = self._holding.change(
+            self.places, has_room=room > 0, is_paused=self.is_paused, now=now
         )
-        wanted = self.places if is_held else set()
-        fresh = self._fresh & self.places
-        if wanted != self._held or fresh:
-            if more := wanted - (self._held - fresh):
-                self.session.pause(sorted(more))
-            if fewer := (self._held | fresh) - wanted:
-                self.session.resume(sorted(fewer))
-            self._held = set(wanted)
-            self._fresh.clear()
+        if pause:
+            self.session.pause(pause)
+        if resume:
+            self.session.resume(resume)
 
-    def _pause_s(self, now: float, room: int) -> float:
+    def _pause_s(self, now: float) -> float:
         """How long a poll may wait: until something is due, a wake-up apart."""
         times = [now + LONGEST_POLL_S]
         if self._runner.has_room:
@@ -295,6 +282,7 @@ class Pump:
                 times.append(due)
         if self.ledger.has_due():
             times.append(self._commit_at)
-        if not room and self._full_since is not None and self._held != self.places:
-            times.append(self._full_since + HOLD_AFTER_S)
+        hold_at = self._holding.due_at()
+        if hold_at is not None and hold_at > now:
+            times.append(hold_at)
         return max(min(times) - now, 0.0)

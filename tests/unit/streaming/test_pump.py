@@ -7,8 +7,9 @@ import pytest
 
 from headrace.core import UnavailableError
 from headrace.streaming.broker import Delivery
+from headrace.streaming.holding import HOLD_AFTER_S
 from headrace.streaming.ledger import Batch
-from headrace.streaming.pump import HOLD_AFTER_S, LONGEST_POLL_S, StoppedByRecordError
+from headrace.streaming.pump import LONGEST_POLL_S, StoppedByRecordError
 from headrace.streaming.records import Place
 from headrace.streaming.settings import Policy
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock
