@@ -266,3 +266,28 @@ def test_a_wrong_password_is_told_without_showing_it(server: RedisServer) -> Non
             store.read([key()], ["stats"])
         assert "s3cret" not in str(told.value)
         assert "password" in str(told.value)
+
+
+def test_the_locks_of_a_connection_stand_when_another_is_opened(path: Path) -> None:
+    with closing(SqliteOnlineStore(path)) as store, closing(SqliteOnlineStore(path)) as other:
+        store.write("stats", [key("1")], [record(1)])
+        with contextlib.closing(sqlite3.connect(path)) as held:
+            held.execute("BEGIN IMMEDIATE")
+            held.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            before = locks_of(path)
+            other.read([key("1")], ["stats"])
+
+            assert before
+            assert locks_of(path) >= before
+
+
+def locks_of(path: Path) -> set[str]:
+    """POSIX locks on a database and what lies beside it, as the kernel lists them."""
+    files = {one.stat().st_ino: one.name for one in path.parent.iterdir()}
+    found = set()
+    for line in Path("/proc/locks").read_text().splitlines():
+        _, kind, _, mode, _, device, first, last = line.split()[:8]
+        inode = int(device.rpartition(":")[2])
+        if kind == "POSIX" and inode in files:
+            found.add(f"{files[inode]} {mode} {first} {last}")
+    return found

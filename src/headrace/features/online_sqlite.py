@@ -4,11 +4,12 @@ Readers and one writer do not wait for each other (WAL), also from several proce
 not mapped into memory: a mapped file that somebody cuts short ends the process that reads it.
 """
 
+import errno
 import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final
@@ -180,9 +181,15 @@ class SqliteOnlineStore:
             connection.execute("COMMIT")
 
     def _make_private(self) -> None:
-        # SQLite would make it readable by everybody; its other files get the same mode.
+        # SQLite would make it readable by everybody; its other files get the same mode. One that is
+        # there is not opened: closing it would let go of the locks of whoever has it open in this
+        # process (https://www.sqlite.org/howtocorrupt.html, 2.2).
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with suppress(FileExistsError):
+            os.close(os.open(self._path, flags, 0o600))
+        if self._path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self._path))
 
     @contextmanager
     def _telling(self, doing: str, held: "_Connection") -> Iterator[None]:
