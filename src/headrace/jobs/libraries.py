@@ -1,0 +1,23 @@
+"""Polars and pyarrow, or how to get them: they come with an extra, as serving does without."""
+
+from typing import Any
+
+from headrace.core import FailedPreconditionError
+
+NEEDED = "batches of data are read by Polars and pyarrow: pip install 'headrace[batch]'"
+
+try:
+    import polars as pl
+    import pyarrow as pa
+    import pyarrow.compute
+    import pyarrow.ipc  # noqa: F401  # `pa.ipc` is there then
+    import pyarrow.parquet as pq
+except ModuleNotFoundError as error:
+    raise FailedPreconditionError(NEEDED) from error
+
+Batch = Any
+"""A `pyarrow.RecordBatch`, which has no types."""
+Schema = Any
+"""A `pyarrow.Schema`."""
+
+__all__ = ["Batch", "Schema", "pa", "pl", "pq"]

@@ -1,0 +1,259 @@
+"""Which columns does each input of the model get? Decided from schemas, before any row is read.
+
+All that is wrong is told at once, each with the way out.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from headrace.core import Datatype, InvalidArgumentError, ModelSignature, TensorSpec
+from headrace.jobs.columns import convertible, innermost, is_list, is_text, row_shape, width
+from headrace.jobs.libraries import Schema, pa
+from headrace.jobs.messages import ColumnPlan, InputColumns
+
+RESERVED: Final = frozenset({"model_version", "error"})
+"""Columns that every output has."""
+LABEL: Final = "_label"
+_RANGE: Final = re.compile(r"(?P<stem>.*?)(?P<first>\d+)\.\.(?P<same>.*?)(?P<last>\d+)")
+_MAX_COLUMNS: Final = 100_000
+_SHOWN: Final = 8
+
+
+class MappingError(InvalidArgumentError):
+    """Columns and inputs do not fit; `mistakes` are all there are."""
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        many = len(mistakes) > 1
+        head = f"{len(mistakes)} mistakes, and nothing was read:\n  " if many else ""
+        super().__init__(head + "\n  ".join(mistakes))
+        self.mistakes = tuple(mistakes)
+
+
+def parse_map(texts: Sequence[str]) -> dict[str, list[str]]:
+    """`INPUT=COLUMN`, `INPUT=A,B,C` or `INPUT=f0..f31`, as columns by input.
+
+    Raises:
+        InvalidArgumentError: It is none of these, or an input stands twice.
+    """
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, columns = text.partition("=")
+        name = name.strip()
+        parts = [part.strip() for part in columns.split(",")]
+        if not equals or not name or not all(parts):
+            msg = f"'{text}' is no mapping; write INPUT=COLUMN, INPUT=A,B,C or INPUT=f0..f31"
+            raise InvalidArgumentError(msg)
+        if name in found:
+            raise InvalidArgumentError(f"input '{name}' is mapped twice; put its columns together")
+        found[name] = [column for part in parts for column in _expanded(part)]
+    return found
+
+
+def parse_keys(texts: Sequence[str]) -> dict[str, str]:
+    """`COLUMN` or `NAME=COLUMN`, several between commas, as columns by what they are called.
+
+    Raises:
+        InvalidArgumentError: One is empty, or stands twice.
+    """
+    found: dict[str, str] = {}
+    for part in (part.strip() for text in texts for part in text.split(",")):
+        name, _, column = part.partition("=")
+        name, column = name.strip(), (column or name).strip()
+        if not name or not column:
+            raise InvalidArgumentError(f"'{part}' is no key; write COLUMN or NAME=COLUMN")
+        if name in found:
+            raise InvalidArgumentError(f"the key '{name}' stands twice")
+        found[name] = column
+    return found
+
+
+def plan_columns(
+    signature: ModelSignature,
+    schema: Schema,
+    *,
+    given: Mapping[str, Sequence[str]],
+    keys: Mapping[str, str],
+    outputs: Sequence[str],
+    has_types: bool = True,
+) -> ColumnPlan:
+    """What to read and what it becomes.
+
+    An input that `given` does not name takes the column of its name; a matrix takes the columns
+    that the model was trained with, where it knows, or `NAME_0`, `NAME_1`, ... or `f0`, `f1`, ...
+
+    Args:
+        has_types: Whether the schema's types mean something; text may else be read as numbers.
+
+    Raises:
+        MappingError: Something does not fit; all that does not is in it.
+    """
+    mistakes: list[str] = []
+    kinds = {name: schema.field(name).type for name in dict.fromkeys(schema.names)}
+    inputs = []
+    mistakes += [
+        f"the model has no input '{name}'{_near(name, [s.name for s in signature.inputs])}"
+        for name in given
+        if signature.input(name) is None
+    ]
+    for spec in signature.inputs:
+        shape = row_shape(spec, batched=signature.batched)
+        columns = list(given.get(spec.name, ())) or _by_itself(spec, shape, signature, kinds)
+        if not columns:
+            mistakes.append(_no_columns(spec, kinds))
+            continue
+        mistakes += _wrong(spec, shape, columns, kinds, has_types=has_types)
+        inputs.append(InputColumns(input=spec.name, columns=columns))
+    wanted, wrong = _outputs(signature, outputs)
+    mistakes += wrong
+    mistakes += _wrong_keys(keys, kinds, [*wanted, *_labels(signature, wanted)])
+    if mistakes:
+        raise MappingError(mistakes)
+    return ColumnPlan(inputs=inputs, keys=dict(keys), outputs=wanted)
+
+
+def _expanded(text: str) -> list[str]:
+    """`f0..f31` as thirty-two names; anything else as it is."""
+    found = _RANGE.fullmatch(text)
+    if found is None or found["same"] not in {"", found["stem"]}:
+        return [text]
+    first, last = int(found["first"]), int(found["last"])
+    if not first <= last < first + _MAX_COLUMNS:
+        raise InvalidArgumentError(f"'{text}' is no range of columns")
+    digits = len(found["first"]) if found["first"].startswith("0") and first else 0
+    return [f"{found['stem']}{i:0{digits}d}" for i in range(first, last + 1)]
+
+
+def _by_itself(
+    spec: TensorSpec, shape: tuple[int, ...], signature: ModelSignature, kinds: Mapping[str, Any]
+) -> list[str]:
+    if spec.name in kinds:
+        return [spec.name]
+    trained = list(signature.columns.get(spec.name, ()))
+    size = width(shape)
+    if trained and all(column in kinds for column in trained):
+        return trained
+    if size is None or len(shape) != 1 or spec.datatype is Datatype.BYTES:
+        return []
+    stems = [f"{spec.name}_", spec.name, *(["f"] if len(signature.inputs) == 1 else [])]
+    for stem in stems:
+        columns = [f"{stem}{i}" for i in range(size)]
+        # One more than the model takes is another table than it was made for.
+        if all(column in kinds for column in columns) and f"{stem}{size}" not in kinds:
+            return columns
+    return []
+
+
+def _no_columns(spec: TensorSpec, kinds: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(spec.name, kinds, n=1)
+    example = near[0] if near else "COLUMN[,COLUMN...]"
+    return (
+        f"input '{spec.name}' ({spec.datatype} {list(spec.shape)}) has no column; the data has "
+        f"{_listed(kinds)}: say --map {spec.name}={example}"
+    )
+
+
+def _wrong(
+    spec: TensorSpec,
+    shape: tuple[int, ...],
+    columns: Sequence[str],
+    kinds: Mapping[str, Any],
+    *,
+    has_types: bool,
+) -> list[str]:
+    place = f"input '{spec.name}' ({spec.datatype} {list(spec.shape)})"
+    missing = [name for name in columns if name not in kinds]
+    if missing:
+        return [
+            f"{place}: there is no column '{name}'{_near(name, kinds)}" for name in missing[:_SHOWN]
+        ] + (
+            [f"{place}: {len(missing)} columns are missing in all"] if len(missing) > _SHOWN else []
+        )
+    twice = next((name for name in columns if list(columns).count(name) > 1), None)
+    if twice is not None:
+        return [f"{place}: column '{twice}' is given twice"]
+    found = []
+    size = width(shape)
+    several = len(columns) > 1
+    if several and size not in {None, len(columns)}:
+        found.append(f"{place} takes {size} values a row, and {len(columns)} columns are given")
+    for name in columns:
+        kind = kinds[name]
+        if several and is_list(kind):
+            found.append(
+                f"{place}: column '{name}' is {kind}; of several columns, each is a scalar"
+            )
+        elif not several and not is_list(kind) and size not in {1, None}:
+            found.append(
+                f"{place} takes {size} values a row, and column '{name}' is one ({kind}); give "
+                f"{size} columns, or one of lists"
+            )
+        elif pa.types.is_fixed_size_list(kind) and size not in {None, _fixed(kind)}:
+            found.append(f"{place} takes {size} values a row, and '{name}' holds {_fixed(kind)}")
+        elif has_types and not convertible(innermost(kind), spec.datatype):
+            found.append(f"{place}: column '{name}' is {kind}, which cannot become {spec.datatype}")
+    if shape.count(-1) > 1 or (-1 in shape and len(shape) > 1 and several):
+        found.append(f"{place} has several variable axes, which rows of columns cannot tell apart")
+    return found[:_SHOWN]
+
+
+def _fixed(kind: Any) -> int | None:  # noqa: ANN401  # pyarrow has no types
+    size = 1
+    while pa.types.is_fixed_size_list(kind):
+        size *= kind.list_size
+        kind = kind.value_type
+    return None if is_list(kind) else size
+
+
+def _outputs(signature: ModelSignature, wanted: Sequence[str]) -> tuple[list[str], list[str]]:
+    known = [spec.name for spec in signature.outputs]
+    wrong = [
+        f"the model has no output '{name}'{_near(name, known)}"
+        for name in wanted
+        if name not in known
+    ]
+    return [name for name in known if not wanted or name in wanted], wrong
+
+
+def _labels(signature: ModelSignature, outputs: Sequence[str]) -> list[str]:
+    return [f"{name}{LABEL}" for name in outputs if name in signature.labels]
+
+
+def _wrong_keys(
+    keys: Mapping[str, str], kinds: Mapping[str, Any], outputs: Sequence[str]
+) -> list[str]:
+    found = []
+    for name, column in keys.items():
+        if column not in kinds:
+            found.append(f"--keys: there is no column '{column}'{_near(column, kinds)}")
+        elif name in outputs or name in RESERVED:
+            found.append(
+                f"--keys: the output has a column '{name}' already; say {name}_in={column}"
+            )
+        elif not _is_plain(kinds[column]):
+            found.append(f"--keys: column '{column}' is {kinds[column]}, and a key is a scalar")
+    found += [
+        f"output '{name}' is called as a column that every output has; leave it out"
+        for name in outputs
+        if name in RESERVED
+    ]
+    return found
+
+
+def _is_plain(kind: Any) -> bool:  # noqa: ANN401  # as above
+    types = pa.types
+    return is_text(kind) or bool(
+        types.is_primitive(kind) or types.is_decimal(kind) or types.is_boolean(kind)
+    )
+
+
+def _near(name: str, known: "Sequence[str] | Mapping[str, Any]") -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else f"; there are {_listed(known)}"
+
+
+def _listed(names: "Sequence[str] | Mapping[str, Any]") -> str:
+    listed = list(names)
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return (", ".join(listed[:_SHOWN]) or "none") + more

@@ -1,0 +1,164 @@
+"""What jobs write down, and what is told to whatever runs a shard: plain data, as JSON.
+
+A shard may be run in another process or on another machine, so all that it needs is here.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from headrace.core import ReplicaSettings
+
+
+class Format(StrEnum):
+    """How the output is written."""
+
+    PARQUET = "parquet"
+    CSV = "csv"
+    JSONL = "jsonl"
+    ARROW = "arrow"
+
+
+class ErrorsTo(StrEnum):
+    """Where the errors of rows go."""
+
+    COLUMN = "column"
+    """Into the column `error`, beside outputs that are null."""
+    FILE = "file"
+    """Into a file of their own; the output holds rows without errors only."""
+
+
+class Nulls(StrEnum):
+    """What a null in a column of floats is to the model."""
+
+    ERROR = "error"
+    NAN = "nan"
+
+
+class Shard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the input that is read, scored and written on its own.
+
+    `begin` and `end` count what the kind of source counts: row groups, bytes, batches, files, keys.
+    `fingerprint` changes when the input does. `rows`: None where nobody knows before it is read.
+    """
+
+    number: int
+    file: str
+    begin: int
+    end: int
+    fingerprint: str
+    rows: int | None = None
+    size_bytes: int = 0
+
+    @property
+    def name(self) -> str:
+        """What its output is called, without an ending."""
+        return f"part-{self.number:05d}"
+
+
+class SourceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where rows come from. `query`, `key`: of databases. `kind`: a module of `jobs.sources`."""
+
+    kind: str
+    url: str
+    query: str = ""
+    key: str = ""
+
+
+class InputColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of which columns an input of the model is made: one, or several scalars beside each other."""
+
+    input: str
+    columns: list[str]
+
+
+class ColumnPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is read, and what it becomes. `keys`: what a key is called, and its column."""
+
+    inputs: list[InputColumns]
+    keys: dict[str, str]
+    outputs: list[str]
+
+    @property
+    def columns(self) -> list[str]:
+        """All that has to be read, each once."""
+        fed = [column for one in self.inputs for column in one.columns]
+        return list(dict.fromkeys([*self.keys.values(), *fed]))
+
+
+class Sizes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much is taken at once; the same in a run that goes on, so that its digits are the same.
+
+    `run_rows`: rows of one run of the model. `window_rows`: rows that are read, sorted and answered
+    together. `buffer_bytes`: results that wait to be written together.
+    """
+
+    shard_rows: int
+    shard_bytes: int
+    run_rows: int
+    window_rows: int
+    buffer_bytes: int
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every shard of a job has in common. `digest` stands for what its answers depend on."""
+
+    model: ReplicaSettings
+    source: SourceSettings
+    plan: ColumnPlan
+    sizes: Sizes
+    output: str
+    format: Format = Format.PARQUET
+    errors: ErrorsTo = ErrorsTo.COLUMN
+    nulls: Nulls = Nulls.ERROR
+    digest: str = ""
+
+
+class Written(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file of the output, by its name within the folder."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A shard that is done: a line of the manifest."""
+
+    shard: int
+    fingerprint: str
+    digest: str
+    rows: int
+    errors: int
+    files: list[Written]
+    seconds: float = 0.0
+
+
+class JobModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model of a job: what answers depend on.
+
+    `features`, `labels`: digests of what they are; empty for none.
+    """
+
+    reference: str
+    version: str
+    digest: str
+    runtime: str
+    features: str = ""
+    labels: str = ""
+
+
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a folder of output is: written before the first shard, read by whoever goes on."""
+
+    id: str
+    begun_at: str
+    headrace: str
+    model: JobModel
+    source: SourceSettings
+    plan: ColumnPlan
+    sizes: Sizes
+    format: Format
+    errors: ErrorsTo
+    nulls: Nulls
+    shards: list[Shard]

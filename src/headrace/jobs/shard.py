@@ -1,0 +1,143 @@
+"""One shard: read, answered, written aside, renamed. Pure of who runs it, and where.
+
+The same function is what any engine calls; what it says of itself is the manifest's line.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final
+
+from headrace.core import Datatype, ModelSignature
+from headrace.jobs.answering import Answerer, StoppedError
+from headrace.jobs.feeding import feed
+from headrace.jobs.libraries import Schema, pa, pl
+from headrace.jobs.messages import ColumnPlan, Done, ErrorsTo, Shard, Task
+from headrace.jobs.results import Layout, keys_of
+from headrace.jobs.sources.source import Source, Wanted
+from headrace.jobs.writing import aside, error_lines, open_writer, written
+from headrace.scoring.scorer import Scorer
+
+ERRORS: Final = "_errors"
+"""The folder of side files, within the output. Readers of whole folders leave such names out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """How a runner watches and stops a shard.
+
+    `on_rows`: called with how many rows were answered, and what was wrong with some, from any
+    thread. `is_stopped`: asked often; a shard that is stopped leaves nothing. `pool`: where runs of one window go.
+    `lock`: held for each run of a model that takes one at a time.
+    """
+
+    on_rows: Callable[[int, list[str]], None] = lambda *_: None
+    is_stopped: Callable[[], bool] = lambda: False
+    pool: Executor | None = None
+    lock: AbstractContextManager[object] = field(default_factory=threading.Lock)
+
+
+def run_shard(task: Task, shard: Shard, source: Source, scorer: Scorer, hooks: Hooks) -> Done:
+    """Answer the rows of one shard, into the file of its name in the folder of the task.
+
+    The same shard comes to the same bytes, whoever runs it and however often.
+
+    Raises:
+        StoppedError: It was stopped; there is nothing of it under a final name.
+        HeadraceError: It cannot be read, answered or written.
+    """
+    began = time.monotonic()
+    folder = Path(task.output)
+    layout = layout_of(task.plan, source.schema(), scorer, task.errors)
+    names = [f"{shard.name}.{task.format}"]
+    with ExitStack() as stack:
+        side: IO[bytes] | None = None
+        if task.errors is ErrorsTo.FILE:
+            names.append(f"{ERRORS}/{shard.name}.jsonl")
+            (folder / ERRORS).mkdir(exist_ok=True)
+            side = stack.enter_context(aside(folder / ERRORS, f"{shard.name}.jsonl"))
+        file = stack.enter_context(aside(folder, names[0]))
+        count = _fill(task, shard, source, scorer, hooks, layout, file=file, side=side)
+    return Done(
+        shard=shard.number,
+        fingerprint=shard.fingerprint,
+        digest=task.digest,
+        rows=count.rows,
+        errors=count.errors,
+        files=[written(folder, name) for name in names],
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+def layout_of(plan: ColumnPlan, schema: Schema, scorer: Scorer, errors: ErrorsTo) -> Layout:
+    """The columns of the output, which follow from the input's alone."""
+    fields = [schema.field(column) for column in dict.fromkeys(plan.keys.values())]
+    empty = pl.from_arrow(pa.schema(fields).empty_table())
+    assert isinstance(empty, pl.DataFrame)
+    return Layout(
+        plan=plan,
+        signature=scorer.signature,
+        version=scorer.version,
+        errors=errors,
+        keys=keys_of(empty, plan).schema,
+    )
+
+
+def numbers_of(plan: ColumnPlan, signature: ModelSignature) -> dict[str, Datatype]:
+    """Which columns of text are read as numbers: those that inputs of numbers are made of."""
+    found: dict[str, Datatype] = {}
+    for one in plan.inputs:
+        spec = signature.input(one.input)
+        if spec is not None and spec.datatype is not Datatype.BYTES:
+            found |= dict.fromkeys(one.columns, spec.datatype)
+    return found
+
+
+@dataclass(slots=True, kw_only=True)
+class _Count:
+    rows: int = 0
+    errors: int = 0
+
+
+def _fill(  # noqa: PLR0917  # what a shard is run with
+    task: Task,
+    shard: Shard,
+    source: Source,
+    scorer: Scorer,
+    hooks: Hooks,
+    layout: Layout,
+    *,
+    file: IO[bytes],
+    side: IO[bytes] | None,
+) -> _Count:
+    """Answer a shard window by window."""
+    plan, sizes = task.plan, task.sizes
+    numbers = {} if source.has_types else numbers_of(plan, scorer.signature)
+    wanted = Wanted(columns=plan.columns, rows=sizes.window_rows, numbers=numbers)
+    answerer = Answerer(
+        scorer=scorer,
+        run_rows=sizes.run_rows,
+        pool=hooks.pool,
+        is_stopped=hooks.is_stopped,
+        lock=hooks.lock,
+    )
+    writer = open_writer(file, layout.schema, task.format, buffer_bytes=sizes.buffer_bytes)
+    count = _Count()
+    for part in source.read(shard, wanted):
+        if hooks.is_stopped():
+            raise StoppedError("the job was stopped")
+        fed = feed(part.frame, plan, scorer.signature, broken=part.broken, nulls=task.nulls)
+        keys = keys_of(part.frame, plan).cast(layout.keys)
+        table, errors = layout.table(keys, answerer.answer(fed, plan.outputs))
+        writer.write(table)
+        if side is not None and errors:
+            side.write(error_lines(keys, errors, count.rows))
+        count.rows += part.frame.height
+        count.errors += len(errors)
+        hooks.on_rows(part.frame.height, list(errors.values()))
+    writer.close()
+    return count

@@ -1,0 +1,1 @@
+"""Where rows come from: each kind of source cuts its input into shards, and reads one."""

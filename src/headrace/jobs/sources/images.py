@@ -1,0 +1,104 @@
+"""Pictures in a folder: a row each, its `path` within the folder and its bytes as `image`."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from headrace.core import InvalidArgumentError
+from headrace.jobs.libraries import Schema, pa, pl
+from headrace.jobs.messages import Shard, Sizes
+from headrace.jobs.sources.files import is_url, open_file
+from headrace.jobs.sources.parquet import runs
+from headrace.jobs.sources.source import Rows, Wanted
+
+PATH: Final = "path"
+IMAGE: Final = "image"
+_MOST_BYTES: Final = 8 << 20
+"""Of pictures in one window, beyond its first."""
+_MAX_FILE_BYTES: Final = 256 << 20
+
+
+class ImagesSource:
+    """Files of pictures, in the order of their names."""
+
+    has_types = True
+
+    def __init__(self, files: Sequence[str], root: str) -> None:
+        for name in files:
+            if is_url(name):
+                raise InvalidArgumentError(
+                    f"{name}: pictures are read from a folder of this machine"
+                )
+        self._files = list(files)
+        self._root = Path(root) if Path(root).is_dir() else Path()
+
+    def schema(self) -> Schema:
+        """The two columns."""
+        return pa.schema([(PATH, pa.large_string()), (IMAGE, pa.large_binary())])
+
+    def row_bytes(self, columns: Sequence[str]) -> float:
+        """Not known: a window is bounded by what the files take."""
+        del columns
+        return 0.0
+
+    def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
+        """Neighbours together; what tells that they changed is their names, sizes and times."""
+        del columns
+        found = [Path(name).stat() for name in self._files]
+        counted = [(1, one.st_size) for one in found]
+        shards: list[Shard] = []
+        for begin, end in runs(counted, sizes):
+            digest = hashlib.sha256()
+            for name, one in zip(self._files[begin:end], found[begin:end], strict=True):
+                digest.update(f"{name}\0{one.st_size}\0{one.st_mtime_ns}\0".encode())
+            shards.append(
+                Shard(
+                    number=len(shards),
+                    file=str(self._root),
+                    begin=begin,
+                    end=end,
+                    fingerprint=digest.hexdigest()[:32],
+                    rows=end - begin,
+                    size_bytes=sum(size for _, size in counted[begin:end]),
+                )
+            )
+        return shards
+
+    def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
+        """A few files at once."""
+        names: list[str] = []
+        images: list[bytes | None] = []
+        broken: dict[int, str] = {}
+        size = 0
+        for name in self._files[shard.begin : shard.end]:
+            data, why = _read(name) if IMAGE in wanted.columns else (b"", "")
+            if names and (len(names) == wanted.rows or size + len(data) > _MOST_BYTES):
+                yield _rows(names, images, broken, wanted)
+                names, images, broken, size = [], [], {}, 0
+            if why:
+                broken[len(names)] = why
+            names.append(str(Path(name).relative_to(self._root)))
+            images.append(None if why else data)
+            size += len(data)
+        if names:
+            yield _rows(names, images, broken, wanted)
+
+
+def _read(name: str) -> tuple[bytes, str]:
+    """A picture's bytes, or why there are none."""
+    try:
+        with open_file(name) as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
+    except OSError as error:
+        return b"", f"{name} cannot be read: {error.strerror or error}"
+    if len(data) > _MAX_FILE_BYTES:
+        return b"", f"{name} has more than {_MAX_FILE_BYTES} bytes"
+    return data, ""
+
+
+def _rows(
+    names: Sequence[str], images: Sequence[bytes | None], broken: dict[int, str], wanted: Wanted
+) -> Rows:
+    frame = pl.DataFrame({PATH: names, IMAGE: images}, schema={PATH: pl.String, IMAGE: pl.Binary})
+    return Rows(frame=frame.select(wanted.columns), broken=broken)

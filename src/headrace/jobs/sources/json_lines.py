@@ -1,0 +1,164 @@
+"""JSON lines, an object each: cut at ends of lines; a line that is none costs itself only."""
+
+import io
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+
+from headrace.core import InvalidArgumentError
+from headrace.jobs.libraries import Schema, pa, pl
+from headrace.jobs.messages import Shard, Sizes
+from headrace.jobs.sources.files import open_file, read_at, unreadable
+from headrace.jobs.sources.lines import MAX_LINE_BYTES, MAX_SHARD_BYTES, cut_file
+from headrace.jobs.sources.source import Rows, Wanted, windows
+
+_HEAD_LINES: Final = 20
+
+
+class JsonLinesSource:
+    """Files of JSON lines. What a column is, is told by the first lines of the first file."""
+
+    has_types = True
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self._files = list(files)
+        self._schema: Schema = None
+
+    def schema(self) -> Schema:
+        """The names and kinds of values in the first lines."""
+        if self._schema is None:
+            self._schema = _schema(self._files[0])
+        return self._schema
+
+    def row_bytes(self, columns: Sequence[str]) -> float:
+        """Not known."""
+        del columns
+        return 0.0
+
+    def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
+        """Parts of about the size of a shard, at most 16 MiB."""
+        del columns
+        found: list[Shard] = []
+        for name in self._files:
+            wanted = min(sizes.shard_bytes, MAX_SHARD_BYTES)
+            found += cut_file(name, begin=0, shard_bytes=wanted, quoted=False, first=len(found))
+        return found
+
+    def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
+        """Parsed at once."""
+        try:
+            data = read_at(shard.file, shard.begin, shard.end)
+        except OSError as error:
+            raise unreadable(shard.file, error) from error
+        types = {name: _polars(self.schema().field(name).type) for name in wanted.columns}
+        frame, broken = parse(data, types)
+        yield from windows(frame, wanted.rows, broken)
+
+
+def parse(data: bytes, types: dict[str, Any]) -> tuple[pl.DataFrame, dict[int, str]]:
+    """Lines as columns of these types; what is not so is told by its row. Empty lines are none."""
+    if b"\n\n" not in data and b"\n\r\n" not in data and not data.startswith((b"\n", b"\r\n")):
+        try:
+            return pl.read_ndjson(io.BytesIO(data), schema=types), {}
+        except (pl.exceptions.PolarsError, ValueError):
+            pass
+    broken: dict[int, str] = {}
+    columns: dict[str, list[Any]] = {name: [] for name in types}
+    lines = (line for line in data.split(b"\n") if line.strip())
+    for row, line in enumerate(lines):
+        found = _object(line)
+        if isinstance(found, str):
+            broken[row], found = found, {}
+        for name, kind in types.items():
+            value = found.get(name)
+            if not _fits(value, kind):
+                broken.setdefault(row, f"column '{name}': {str(value)[:40]!r} is no {_told(kind)}")
+                value = None
+            columns[name].append(value)
+    return pl.DataFrame(columns, schema=types, strict=False), broken
+
+
+def _object(line: bytes) -> dict[str, Any] | str:
+    try:
+        found = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return f"is no JSON: {str(error)[:100]}"
+    return found if isinstance(found, dict) else "is no JSON object"
+
+
+def _fits(value: object, kind: Any) -> bool:  # noqa: ANN401  # a Polars datatype
+    if isinstance(kind, pl.List) and isinstance(value, list):
+        return all(_fits(one, kind.inner) for one in value)
+    match value:
+        case None:
+            return True
+        case bool():
+            return bool(kind == pl.Boolean)
+        case int():
+            return kind == pl.Float64 or (kind == pl.Int64 and -(2**63) <= value < 2**63)
+        case float():
+            return bool(kind == pl.Float64)
+        case _:
+            return isinstance(value, str) and kind == pl.String
+
+
+def _told(kind: Any) -> str:  # noqa: ANN401  # as above
+    if isinstance(kind, pl.List):
+        return f"list of {_told(kind.inner)}s"
+    return {pl.String: "text", pl.Boolean: "truth value", pl.Int64: "whole number"}.get(
+        kind, "number"
+    )
+
+
+def _schema(name: str) -> Schema:
+    try:
+        with open_file(name) as file:
+            lines = [file.readline(MAX_LINE_BYTES) for _ in range(_HEAD_LINES)]
+    except OSError as error:
+        raise unreadable(name, error) from error
+    found: dict[str, Any] = {}
+    for line in islice((line for line in lines if line.strip()), _HEAD_LINES):
+        row = _object(line)
+        if isinstance(row, str):
+            continue
+        for column, value in row.items():
+            found[column] = _wider(found.get(column), _kind(value))
+    if not found:
+        raise InvalidArgumentError(f"{name} does not begin with lines that are JSON objects")
+    return pa.schema([(column, kind or pa.large_string()) for column, kind in found.items()])
+
+
+def _kind(value: object) -> Any:  # noqa: ANN401  # pyarrow has no types
+    match value:
+        case bool():
+            return pa.bool_()
+        case int():
+            return pa.int64()
+        case float():
+            return pa.float64()
+        case str():
+            return pa.large_string()
+        case list():
+            inner = None
+            for one in value:
+                inner = _wider(inner, _kind(one))
+            return pa.large_list(inner or pa.float64())
+        case _:
+            return None
+
+
+def _wider(one: Any, other: Any) -> Any:  # noqa: ANN401  # as above
+    """What holds both; texts where nothing else does."""
+    if one is None or other is None or one == other:
+        return one or other
+    if {one, other} == {pa.int64(), pa.float64()}:
+        return pa.float64()
+    if pa.types.is_large_list(one) and pa.types.is_large_list(other):
+        return pa.large_list(_wider(one.value_type, other.value_type))
+    return pa.large_string()
+
+
+def _polars(kind: Any) -> Any:  # noqa: ANN401  # as above
+    return pl.from_arrow(pa.nulls(0, kind)).dtype  # type: ignore[union-attr]  # of an array: a Series

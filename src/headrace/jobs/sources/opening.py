@@ -1,0 +1,77 @@
+"""What a person names, as a source: by its URL, or by the endings of the files."""
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+from headrace.core import InvalidArgumentError
+from headrace.jobs.messages import SourceSettings
+from headrace.jobs.sources.arrow import ArrowSource
+from headrace.jobs.sources.csv import CsvSource
+from headrace.jobs.sources.files import is_url, kind_of, list_files
+from headrace.jobs.sources.images import ImagesSource
+from headrace.jobs.sources.json_lines import JsonLinesSource
+from headrace.jobs.sources.parquet import ParquetSource
+from headrace.jobs.sources.source import Source
+from headrace.jobs.sources.sql import SqlSource, is_database, without_password
+
+KINDS = ("parquet", "csv", "jsonl", "arrow", "images", "sql")
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def open_source(
+    url: str, *, kind: str = "", query: str = "", key: str = ""
+) -> tuple[SourceSettings, Source]:
+    """The source, and what may be written down of it.
+
+    Args:
+        url: A path, a glob, a folder or a URL. `${NAME}` stands for a variable of the environment.
+        kind: One of `KINDS`; empty finds out.
+
+    Raises:
+        InvalidArgumentError: There is nothing such.
+        FailedPreconditionError: A library is missing.
+    """
+    whole = _VARIABLE.sub(_value, url)
+    if kind not in {"", *KINDS}:
+        raise InvalidArgumentError(f"'{kind}' is no format of an input; use {', '.join(KINDS)}")
+    if is_database(whole):
+        settings = SourceSettings(kind="sql", url=without_password(url), query=query, key=key)
+        return settings, SqlSource(settings, whole)
+    if query or key:
+        msg = f"--sql asks a database, and {url} is none: sqlite:///PATH or postgresql://HOST/NAME"
+        raise InvalidArgumentError(msg)
+    files = list_files(whole)
+    if not kind:
+        kind, files = kind_of(files)
+    told = url if is_url(url) else str(Path(os.path.abspath(url)))  # noqa: PTH100  # a glob is no file
+    settings = SourceSettings(kind=kind, url=without_password(told))
+    if not is_url(whole):
+        files = [str(Path(name).absolute()) for name in files]
+    return settings, _opened(kind, files, whole)
+
+
+def _opened(kind: str, files: list[str], url: str) -> Source:
+    match kind:
+        case "parquet":
+            return ParquetSource(files)
+        case "csv":
+            return CsvSource(files)
+        case "jsonl":
+            return JsonLinesSource(files)
+        case "arrow":
+            return ArrowSource(files)
+        case "images":
+            return ImagesSource(files, str(Path(url).absolute()))
+        case _:
+            raise InvalidArgumentError(
+                f"{url} is no database: sqlite:///PATH or postgresql://HOST/NAME"
+            )
+
+
+def _value(match: "re.Match[str]") -> str:
+    value = os.environ.get(match[1])
+    if value is None:
+        raise InvalidArgumentError(f"the input names ${{{match[1]}}}, which is not set")
+    return quote(value, safe="/:@")

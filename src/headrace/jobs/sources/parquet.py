@@ -1,0 +1,124 @@
+"""Parquet: shards are runs of row groups; only the columns that are needed are read."""
+
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+from headrace.core import InvalidArgumentError
+from headrace.jobs.libraries import Schema, pa, pq
+from headrace.jobs.messages import Shard, Sizes
+from headrace.jobs.sources.files import fingerprint, is_url, open_file, unreadable
+from headrace.jobs.sources.source import Rows, Wanted, framed
+
+_BUFFER_BYTES = 1 << 20
+
+
+class ParquetSource:
+    """Files of Parquet with the same columns."""
+
+    has_types = True
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self._files = list(files)
+
+    def schema(self) -> Schema:
+        """Of the first file."""
+        return _schema(self._files[0])
+
+    def row_bytes(self, columns: Sequence[str]) -> float:
+        """As the first file's footer says."""
+        found = _opened(self._files[0])
+        with found as file:
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            sizes = [_size(group, columns) / max(group.num_rows, 1) for group in groups]
+        return max(sizes, default=0.0)
+
+    def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
+        """Row groups together, up to the size of a shard."""
+        first = self.schema()
+        shards: list[Shard] = []
+        for name in self._files:
+            mark, _ = fingerprint(name)
+            with _opened(name) as file:
+                _check_same(name, file.schema_arrow, first, self._files[0], columns)
+                groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+                counted = [(group.num_rows, _size(group, columns)) for group in groups]
+            for begin, end in runs(counted, sizes):
+                shards.append(
+                    Shard(
+                        number=len(shards),
+                        file=name,
+                        begin=begin,
+                        end=end,
+                        fingerprint=mark,
+                        rows=sum(rows for rows, _ in counted[begin:end]),
+                        size_bytes=sum(size for _, size in counted[begin:end]),
+                    )
+                )
+        return shards
+
+    def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
+        """Decoded a batch at a time, so that a wide row group is never whole in memory."""
+        try:
+            with _opened(shard.file) as file:
+                for batch in file.iter_batches(
+                    wanted.rows,
+                    row_groups=list(range(shard.begin, shard.end)),
+                    columns=list(wanted.columns),
+                ):
+                    yield Rows(frame=framed(batch, wanted.columns))
+        except (OSError, pa.ArrowException) as error:
+            raise unreadable(shard.file, error) from error
+
+
+def runs(counted: Sequence[tuple[int, int]], sizes: Sizes) -> list[tuple[int, int]]:
+    """Bounds of neighbours that together are at most a shard; one that is larger stays alone.
+
+    Args:
+        counted: Rows and bytes of each.
+    """
+    found: list[tuple[int, int]] = []
+    start = rows = size = 0
+    for i, (more_rows, more_bytes) in enumerate(counted):
+        too_many = rows + more_rows > sizes.shard_rows or size + more_bytes > sizes.shard_bytes
+        if i > start and too_many:
+            found.append((start, i))
+            start, rows, size = i, 0, 0
+        rows, size = rows + more_rows, size + more_bytes
+    return [*found, (start, len(counted))] if counted else []
+
+
+def _opened(name: str) -> Any:  # noqa: ANN401  # pyarrow has no types
+    source: str | IO[bytes] = name
+    try:
+        if is_url(name):
+            source = open_file(name)
+        return pq.ParquetFile(source, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(name, error) from error
+
+
+def _schema(name: str) -> Schema:
+    with _opened(name) as file:
+        return file.schema_arrow
+
+
+def _size(group: Any, columns: Sequence[str]) -> int:  # noqa: ANN401  # as above
+    parts = (group.column(i) for i in range(group.num_columns))
+    wanted = set(columns)
+    return sum(
+        part.total_uncompressed_size
+        for part in parts
+        if part.path_in_schema.partition(".")[0] in wanted or part.path_in_schema in wanted
+    )
+
+
+def _check_same(
+    name: str, schema: Schema, first: Schema, first_name: str, columns: Sequence[str]
+) -> None:
+    for column in columns:
+        if schema.get_field_index(column) < 0:
+            raise InvalidArgumentError(f"{name} has no column '{column}', which {first_name} has")
+        got, want = schema.field(column).type, first.field(column).type
+        if got != want:
+            msg = f"{name}: column '{column}' is {got}, and {want} in {first_name}"
+            raise InvalidArgumentError(msg)

@@ -1,0 +1,71 @@
+"""What a source is: columns known before data is read, shards, and rows a part at a time."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from headrace.core import Datatype
+from headrace.jobs.libraries import Batch, Schema, pl
+from headrace.jobs.messages import Shard, Sizes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Some rows. `broken`: why a row could not be read, by its place; its columns are null."""
+
+    frame: pl.DataFrame
+    broken: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is read of a shard. `numbers`: columns of text that hold numbers, and of which kind."""
+
+    columns: Sequence[str]
+    rows: int
+    numbers: Mapping[str, Datatype] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """One input of a job, opened; holds nothing that has to be closed."""
+
+    has_types: bool
+    """Whether its columns have datatypes; if not, all are text that is read as what is wanted."""
+
+    def schema(self) -> Schema:
+        """The columns, read from the head of the first file only.
+
+        Raises:
+            InvalidArgumentError: There is none, or it is damaged; the message names it.
+        """
+
+    def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
+        """All shards, in the input's order: the same for the same input.
+
+        Raises:
+            InvalidArgumentError: A file is damaged, or has other columns than the first.
+        """
+
+    def row_bytes(self, columns: Sequence[str]) -> float:
+        """About how large a row is in memory; 0 where it is not known before it is read."""
+
+    def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
+        """The rows in order, at most `wanted.rows` at once, each with the columns in order.
+
+        Raises:
+            InvalidArgumentError: The input cannot be read on.
+        """
+
+
+def framed(batch: Batch, columns: Sequence[str]) -> pl.DataFrame:
+    """Columns of a record batch, in this order."""
+    found = pl.from_arrow(batch.select(list(columns)))
+    assert isinstance(found, pl.DataFrame)
+    return found
+
+
+def windows(frame: pl.DataFrame, rows: int, broken: Mapping[int, str]) -> Iterator[Rows]:
+    """A frame in parts of at most `rows`."""
+    for start in range(0, frame.height, rows):
+        some = {i - start: why for i, why in broken.items() if start <= i < start + rows}
+        yield Rows(frame=frame.slice(start, rows), broken=some)

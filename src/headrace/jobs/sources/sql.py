@@ -1,0 +1,203 @@
+"""Rows of a query, by ADBC: streamed as Arrow, whole or in ranges of a key.
+
+Without a key there is one shard, as a database promises no order; with one, ranges of it are read,
+each by a query of its own.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.jobs.libraries import Schema, pa, pl
+from headrace.jobs.messages import Shard, Sizes, SourceSettings
+from headrace.jobs.sources.files import fingerprint
+from headrace.jobs.sources.source import Rows, Wanted, framed
+
+SQLITE: Final = "sqlite:///"
+_POSTGRES: Final = ("postgresql://", "postgres://")
+_NEEDED: Final = "queries are read by ADBC: pip install 'headrace[sql]'"
+_HEAD_ROWS: Final = 100
+_STREAM_BYTES: Final = "adbc.sqlite.query.batch_rows"
+
+
+def is_database(url: str) -> bool:
+    """Whether it names a database that can be asked."""
+    return url.startswith((SQLITE, *_POSTGRES))
+
+
+def without_password(url: str) -> str:
+    """A URL that may be written down."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}@{host}"))
+
+
+class SqlSource:
+    """A query. `url` may hold a password; what is written down of the source does not."""
+
+    has_types = True
+
+    def __init__(self, settings: SourceSettings, url: str) -> None:
+        self._settings, self._url = settings, url
+        self._query = settings.query.strip().rstrip(";").strip()
+        if not self._query:
+            msg = f"what is asked of {settings.url} is not said: --sql 'SELECT ...'"
+            raise InvalidArgumentError(msg)
+        self._schema: Schema = None
+
+    def schema(self) -> Schema:
+        """The columns, as the first rows are: SQLite knows no others."""
+        if self._schema is None:
+            with self._asked(self._head()) as reader:
+                self._schema = reader.schema
+                list(reader)
+        return self._schema
+
+    def row_bytes(self, columns: Sequence[str]) -> float:
+        """Not known."""
+        del columns
+        return 0.0
+
+    def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
+        """One, or ranges of the key of about the size of a shard."""
+        del columns
+        mark = self._fingerprint()
+        key = self._settings.key
+        if not key:
+            return [Shard(number=0, file=self._settings.url, begin=0, end=0, fingerprint=mark)]
+        low, high, rows, missing = self._bounds(key)
+        if missing:
+            msg = (
+                f"{missing} rows have no '{key}', so no range has them; leave them out of the query"
+            )
+            raise InvalidArgumentError(msg)
+        if not rows:
+            return []
+        parts = max(1, math.ceil(rows / sizes.shard_rows))
+        step = max(1, math.ceil((high - low + 1) / parts))
+        return [
+            Shard(
+                number=i,
+                file=self._settings.url,
+                begin=begin,
+                end=min(begin + step, high + 1),
+                fingerprint=hashlib.sha256(f"{mark}:{begin}:{step}".encode()).hexdigest()[:32],
+            )
+            for i, begin in enumerate(range(low, high + 1, step))
+        ]
+
+    def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
+        """Streamed, in the order of the key if there is one."""
+        names = ", ".join(_quoted(name) for name in wanted.columns)
+        query = f"SELECT {names} FROM ({self._query}) AS q"  # noqa: S608  # the query is the owner's
+        if key := self._settings.key:
+            query += (
+                f" WHERE {_quoted(key)} >= {shard.begin} AND {_quoted(key)} < {shard.end}"
+                f" ORDER BY {_quoted(key)}"
+            )
+        types = self.schema()
+        with self._asked(query, wanted.rows) as reader:
+            for batch in reader:
+                for start in range(0, batch.num_rows, wanted.rows):
+                    frame = framed(batch.slice(start, wanted.rows), wanted.columns)
+                    yield Rows(frame=_as_planned(frame, types))
+
+    def _head(self) -> str:
+        return f"SELECT * FROM ({self._query}) AS q LIMIT {_HEAD_ROWS}"  # noqa: S608  # the query is the owner's
+
+    def _bounds(self, key: str) -> tuple[int, int, int, int]:
+        if key not in self.schema().names:
+            msg = f"--sql-key: the query gives no column '{key}'"
+            raise InvalidArgumentError(msg)
+        if not pa.types.is_integer(self.schema().field(key).type):
+            msg = (
+                f"--sql-key: '{key}' is {self.schema().field(key).type}; ranges need whole numbers"
+            )
+            raise InvalidArgumentError(msg)
+        name = _quoted(key)
+        asked = (
+            f"SELECT MIN({name}) AS low, MAX({name}) AS high, COUNT({name}) AS n, "  # noqa: S608  # as above
+            f"COUNT(*) - COUNT({name}) AS missing FROM ({self._query}) AS q"
+        )
+        with self._asked(asked) as reader:
+            (row,) = reader.read_all().to_pylist()
+        return row["low"] or 0, row["high"] or 0, row["n"], row["missing"]
+
+    def _fingerprint(self) -> str:
+        """Of SQLite's file; what a server has can only be known by what is asked of it."""
+        mark = ""
+        if self._url.startswith(SQLITE):
+            path = self._url.removeprefix(SQLITE)
+            mark, _ = fingerprint(path)
+            wal = Path(f"{path}-wal")
+            if wal.exists() and wal.stat().st_size:
+                mark += fingerprint(str(wal))[0]
+        return hashlib.sha256(f"{mark}\0{self._query}".encode()).hexdigest()[:32]
+
+    @contextmanager
+    def _asked(self, query: str, rows: int = 1024) -> Iterator[Any]:
+        """A reader of record batches."""
+        dbapi, target, error_types = self._driver()
+        try:
+            with dbapi.connect(target) as connection, connection.cursor() as cursor:
+                if self._url.startswith(SQLITE):
+                    cursor.adbc_statement.set_options(**{_STREAM_BYTES: str(rows)})
+                cursor.execute(query)
+                yield cursor.fetch_record_batch()
+        except (*error_types, pa.ArrowException, OSError) as error:
+            why = _redacted(str(error), self._url)[:500]
+            raise InvalidArgumentError(
+                f"the query failed at {self._settings.url}: {why}"
+            ) from error
+
+    def _driver(self) -> tuple[Any, str, tuple[type[Exception], ...]]:
+        try:
+            import adbc_driver_manager.dbapi as manager  # noqa: PLC0415  # an extra
+
+            if self._url.startswith(SQLITE):
+                import adbc_driver_sqlite.dbapi as sqlite  # noqa: PLC0415  # as above
+
+                path = self._url.removeprefix(SQLITE)
+                if not Path(path).is_file():  # it would be made
+                    raise InvalidArgumentError(f"there is no database {path}")
+                # Read only: a job must not be what makes a lock or a file.
+                return sqlite, f"file:{Path(path).absolute()}?mode=ro", (manager.Error,)
+            import adbc_driver_postgresql.dbapi as driver  # noqa: PLC0415  # as above
+        except ModuleNotFoundError as error:
+            raise FailedPreconditionError(_NEEDED) from error
+        return driver, self._url, (manager.Error,)
+
+
+def _as_planned(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
+    """A frame whose columns have the types that the first rows had.
+
+    SQLite gives a column of which a batch has nulls only as numbers.
+    """
+    empty = pl.from_arrow(pa.schema([schema.field(name) for name in frame.columns]).empty_table())
+    assert isinstance(empty, pl.DataFrame)
+    try:
+        return frame.cast(dict(empty.schema))  # type: ignore[arg-type]  # datatypes by column
+    except pl.exceptions.PolarsError as error:
+        msg = (
+            f"a column of the query has values of another kind than its first {_HEAD_ROWS} rows: "
+            f"{str(error).partition(chr(10))[0][:200]}; CAST it in the query"
+        )
+        raise InvalidArgumentError(msg) from error
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _redacted(text: str, url: str) -> str:
+    password = urlsplit(url).password
+    text = re.sub(r"\s+", " ", text)
+    return text.replace(password, "***") if password else text

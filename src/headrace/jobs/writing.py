@@ -1,0 +1,207 @@
+"""Writes a file of output: aside, then on disk, then under its name, so that none is partial.
+
+What a crash leaves is called `.NAME.tmp`, which nobody takes for output.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final, Protocol
+
+import msgspec
+
+from headrace.core import FailedPreconditionError
+from headrace.jobs.libraries import Schema, pa, pl, pq
+from headrace.jobs.messages import Format, Written
+
+TEMPORARY: Final = ".tmp"
+_ROWS: Final = 1 << 17
+"""Of a group in the output, at most."""
+_BLOCK: Final = 1 << 20
+
+
+class Writer(Protocol):
+    """Takes tables of one schema, in order."""
+
+    def write(self, table: Any) -> None:  # noqa: ANN401  # a pyarrow.Table
+        """Add rows."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+def open_writer(file: IO[bytes], schema: Schema, form: Format, *, buffer_bytes: int) -> Writer:
+    """What writes tables in a format."""
+    match form:
+        case Format.PARQUET:
+            floats = [field.name for field in schema if _is_text(field.type)]
+            parquet = pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=floats)
+            return _Grouped(parquet, buffer_bytes)
+        case Format.ARROW:
+            return _Grouped(pa.ipc.new_file(file, schema), buffer_bytes)
+        case Format.CSV:
+            return _Csv(file, schema)
+        case Format.JSONL:
+            return _JsonLines(file)
+
+
+class _Grouped:
+    """Writes some tables together, as a group each is slow to read."""
+
+    def __init__(self, writer: Any, buffer_bytes: int) -> None:  # noqa: ANN401  # pyarrow has no types
+        self._writer, self._most = writer, buffer_bytes
+        self._tables: list[Any] = []
+        self._rows = self._bytes = 0
+
+    def write(self, table: Any) -> None:  # noqa: ANN401  # as above
+        self._tables.append(table)
+        self._rows += table.num_rows
+        self._bytes += table.nbytes
+        if self._rows >= _ROWS or self._bytes >= self._most:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.concat_tables(self._tables), max(self._rows, 1))
+        self._tables, self._rows, self._bytes = [], 0, 0
+
+
+class _Csv:
+    """Values between commas; a list of fixed size is a column for each of its values."""
+
+    def __init__(self, file: IO[bytes], schema: Schema) -> None:
+        self._file = file
+        empty = _flattened(schema.empty_table())
+        file.write(empty.write_csv(include_header=True).encode())
+
+    def write(self, table: Any) -> None:  # noqa: ANN401  # as above
+        _flattened(table).write_csv(self._file, include_header=False)
+
+    def close(self) -> None:
+        """Nothing is left."""
+
+
+class _JsonLines:
+    """An object each line."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def write(self, table: Any) -> None:  # noqa: ANN401  # as above
+        _frame(table).write_ndjson(self._file)
+
+    def close(self) -> None:
+        """Nothing is left."""
+
+
+def check_writable(schema: Schema, form: Format) -> str:
+    """Why a format cannot hold such rows; empty if it can."""
+    if form is not Format.CSV:
+        return ""
+    wrong = [field.name for field in schema if _is_variable(field.type)]
+    if not wrong:
+        return ""
+    return f"output '{wrong[0]}' is as long as its row is, which CSV cannot hold; write jsonl"
+
+
+@contextmanager
+def aside(folder: Path, name: str) -> Iterator[IO[bytes]]:
+    """A file that gets its name when the block ends well, and only then; on disk by then.
+
+    Raises:
+        FailedPreconditionError: The disk is full, or the folder may not be written.
+    """
+    path = folder / name
+    part = path.with_name(f".{path.name}{TEMPORARY}")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        why = error.strerror or str(error)
+        raise FailedPreconditionError(f"{path} cannot be written: {why}") from error
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames in it last; some file systems cannot, and then it is not worth failing."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def written(folder: Path, name: str) -> Written:
+    """A file as it is: its size and digest.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    path = folder / name
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return Written(name=name, size_bytes=path.stat().st_size, sha256=digest.hexdigest())
+
+
+def error_lines(keys: Any, errors: dict[int, str], first: int) -> bytes:  # noqa: ANN401  # a pyarrow.Table
+    """JSON lines: of each row its place in the shard, its keys, and what is wrong.
+
+    Args:
+        first: The place of the window's first row.
+    """
+    lines = []
+    for row, text in sorted(errors.items()):
+        (values,) = keys.slice(row, 1).to_pylist() or [{}]
+        lines.append(msgspec.json.encode({"row": first + row, "keys": values, "error": text}))
+    return b"".join(line + b"\n" for line in lines)
+
+
+def _frame(table: Any) -> pl.DataFrame:  # noqa: ANN401  # as above
+    found = pl.from_arrow(table)
+    assert isinstance(found, pl.DataFrame)
+    return found
+
+
+def _flattened(table: Any) -> pl.DataFrame:  # noqa: ANN401  # as above
+    frame = _frame(table)
+    columns: list[pl.Series] = []
+    for column in frame.iter_columns():
+        columns += _parts(column)
+    return pl.DataFrame(columns)
+
+
+def _parts(column: pl.Series) -> list[pl.Series]:
+    kind = column.dtype
+    if not isinstance(kind, pl.Array):
+        return [column]
+    parts = [column.arr.get(i).alias(f"{column.name}_{i}") for i in range(kind.shape[0])]
+    return [one for part in parts for one in _parts(part)]
+
+
+def _is_variable(kind: Any) -> bool:  # noqa: ANN401  # as above
+    while pa.types.is_fixed_size_list(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_large_list(kind) or pa.types.is_list(kind))
+
+
+def _is_text(kind: Any) -> bool:  # noqa: ANN401  # as above
+    return bool(pa.types.is_large_string(kind) or pa.types.is_string(kind))
