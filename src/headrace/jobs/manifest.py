@@ -8,7 +8,7 @@ _SUCCESS                   last
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -38,11 +38,14 @@ class OutputFolder:
         Raises:
             FailedPreconditionError: Another run works here, or the folder cannot be made.
         """
+        with ExitStack() as stack:
+            self._lock(stack)
+            yield
+
+    def _lock(self, stack: ExitStack) -> None:
         try:
             self._own.mkdir(parents=True, exist_ok=True)
-            held = exclusive(self._own / _LOCK, timeout_s=0.0)
-            with held:
-                yield
+            stack.enter_context(exclusive(self._own / _LOCK, timeout_s=0.0))
         except UnavailableError:
             msg = f"another run works on {self.path} now; wait for it, or name another folder"
             raise FailedPreconditionError(msg) from None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from headrace.core import Datatype, ModelSignature
-from headrace.jobs.answering import Answerer, StoppedError
+from headrace.jobs.answering import Answerer
 from headrace.jobs.feeding import feed
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import ColumnPlan, Done, ErrorsTo, Shard, Task
@@ -31,8 +31,8 @@ class Hooks:
     """How a runner watches and stops a shard.
 
     `on_rows`: called with how many rows were answered, and what was wrong with some, from any
-    thread. `is_stopped`: asked often; a shard that is stopped leaves nothing. `pool`: where runs of one window go.
-    `lock`: held for each run of a model that takes one at a time.
+    thread. `is_stopped`: asked often; a shard that is stopped leaves nothing. `pool`: where runs of
+    one window go. `lock`: held for each run of a model that takes one at a time.
     """
 
     on_rows: Callable[[int, list[str]], None] = lambda *_: None
@@ -127,17 +127,19 @@ def _fill(  # noqa: PLR0917  # what a shard is run with
     )
     writer = open_writer(file, layout.schema, task.format, buffer_bytes=sizes.buffer_bytes)
     count = _Count()
-    for part in source.read(shard, wanted):
-        if hooks.is_stopped():
-            raise StoppedError("the job was stopped")
-        fed = feed(part.frame, plan, scorer.signature, broken=part.broken, nulls=task.nulls)
-        keys = keys_of(part.frame, plan).cast(layout.keys)
-        table, errors = layout.table(keys, answerer.answer(fed, plan.outputs))
-        writer.write(table)
-        if side is not None and errors:
-            side.write(error_lines(keys, errors, count.rows))
-        count.rows += part.frame.height
-        count.errors += len(errors)
-        hooks.on_rows(part.frame.height, list(errors.values()))
+    try:
+        for part in source.read(shard, wanted):
+            fed = feed(part.frame, plan, scorer.signature, broken=part.broken, nulls=task.nulls)
+            keys = keys_of(part.frame, plan).cast(layout.keys)
+            table, errors = layout.table(keys, answerer.answer(fed, plan.outputs))
+            writer.write(table)
+            if side is not None and errors:
+                side.write(error_lines(keys, errors, count.rows))
+            count.rows += part.frame.height
+            count.errors += len(errors)
+            hooks.on_rows(part.frame.height, list(errors.values()))
+    except BaseException:
+        writer.abandon()
+        raise
     writer.close()
     return count

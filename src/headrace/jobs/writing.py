@@ -32,6 +32,9 @@ class Writer(Protocol):
     def close(self) -> None:
         """Write what is left."""
 
+    def abandon(self) -> None:
+        """Let go of the file without regard to what is in it."""
+
 
 def open_writer(file: IO[bytes], schema: Schema, form: Format, *, buffer_bytes: int) -> Writer:
     """What writes tables in a format."""
@@ -67,6 +70,10 @@ class _Grouped:
         self._flush()
         self._writer.close()
 
+    def abandon(self) -> None:
+        with contextlib.suppress(OSError, pa.ArrowException):  # as on a disk that is full
+            self._writer.close()
+
     def _flush(self) -> None:
         if self._rows:
             self._writer.write_table(pa.concat_tables(self._tables), max(self._rows, 1))
@@ -87,6 +94,9 @@ class _Csv:
     def close(self) -> None:
         """Nothing is left."""
 
+    def abandon(self) -> None:
+        """As well."""
+
 
 class _JsonLines:
     """An object each line."""
@@ -99,6 +109,9 @@ class _JsonLines:
 
     def close(self) -> None:
         """Nothing is left."""
+
+    def abandon(self) -> None:
+        """As well."""
 
 
 def check_writable(schema: Schema, form: Format) -> str:

@@ -49,12 +49,7 @@ class ArrowSource:
             mark, size = fingerprint(name)
             with _opened(name) as (reader, is_file):
                 _check_same(name, reader.schema, first, self._files[0], columns)
-                counted = [
-                    (batch.num_rows, batch.select(list(columns)).nbytes)
-                    for batch in map(
-                        reader.get_batch, range(reader.num_record_batches if is_file else 0)
-                    )
-                ]
+                counted = _counted(reader, columns) if is_file else []
             parts = runs(counted, sizes) if is_file else [(0, _ALL)]
             for begin, end in parts:
                 some = counted[begin:end]
@@ -80,6 +75,12 @@ class ArrowSource:
             for batch in found:
                 for start in range(0, batch.num_rows, wanted.rows):
                     yield Rows(frame=framed(batch.slice(start, wanted.rows), wanted.columns))
+
+
+def _counted(reader: Any, columns: Sequence[str]) -> list[tuple[int, int]]:  # noqa: ANN401  # pyarrow has no types
+    """Rows and bytes of each batch; the file is mapped, so that nothing is read for it."""
+    batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+    return [(batch.num_rows, batch.select(list(columns)).nbytes) for batch in batches]
 
 
 @contextmanager
