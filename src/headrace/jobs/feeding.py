@@ -45,20 +45,20 @@ def feed(
         if len(one.columns) == 1 and first.dtype.is_nested():
             _lists(first, spec, shape, fed)
         elif spec.datatype is Datatype.BYTES:
-            _texts(frame.select(one.columns), spec, shape, fed)
+            _texts([frame[name] for name in one.columns], spec, shape, fed)
         else:
-            _scalars(frame.select(one.columns), spec, shape, fed, nulls)
+            _scalars([frame[name] for name in one.columns], spec, shape, fed, nulls)
     return fed
 
 
 def _scalars(
-    some: pl.DataFrame, spec: TensorSpec, shape: tuple[int, ...], fed: Fed, nulls: Nulls
+    some: Sequence[pl.Series], spec: TensorSpec, shape: tuple[int, ...], fed: Fed, nulls: Nulls
 ) -> None:
     """Numbers beside each other; Polars turns columns into rows faster than NumPy does."""
     wanted = POLARS[spec.datatype]
     may_be_nan = nulls is Nulls.NAN and spec.datatype.dtype.kind == "f"
     made = []
-    for column in some.iter_columns():
+    for column in some:
         cast = column if column.dtype == wanted else column.cast(wanted, strict=False)
         if column.dtype == pl.Float64 and wanted == pl.Float32:
             _told_infinite(column, cast, spec, fed)
@@ -87,9 +87,9 @@ def _told_infinite(column: pl.Series, cast: pl.Series, spec: TensorSpec, fed: Fe
         )
 
 
-def _texts(some: pl.DataFrame, spec: TensorSpec, shape: tuple[int, ...], fed: Fed) -> None:
-    array = np.empty((fed.rows, some.width), np.object_)
-    for i, column in enumerate(some.iter_columns()):
+def _texts(some: Sequence[pl.Series], spec: TensorSpec, shape: tuple[int, ...], fed: Fed) -> None:
+    array = np.empty((fed.rows, len(some)), np.object_)
+    for i, column in enumerate(some):
         for row in column.is_null().arg_true().to_list():
             fed.bad.setdefault(row, f"column '{column.name}' is null")
         array[:, i] = _bytes(column)

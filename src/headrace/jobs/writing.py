@@ -40,8 +40,8 @@ def open_writer(file: IO[bytes], schema: Schema, form: Format, *, buffer_bytes: 
     """What writes tables in a format."""
     match form:
         case Format.PARQUET:
-            floats = [field.name for field in schema if _is_text(field.type)]
-            parquet = pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=floats)
+            texts = [field.name for field in schema if _is_text(field.type)]
+            parquet = pq.ParquetWriter(file, schema, compression="snappy", use_dictionary=texts)
             return _Grouped(parquet, buffer_bytes)
         case Format.ARROW:
             return _Grouped(pa.ipc.new_file(file, schema), buffer_bytes)
