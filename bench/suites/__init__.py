@@ -20,6 +20,7 @@ NAMES: Final = (
     "publish",
     "auth",
     "observe",
+    "jobs",
 )
 
 
