@@ -30,9 +30,9 @@ class TooManyErrorsError(HeadraceError):
     code = Code.FAILED_PRECONDITION
 
     def __init__(self, *, errors: int, limit: int, samples: list[str], run_id: str) -> None:
-        shown = "; ".join(dict.fromkeys(samples))[:600]
+        shown = f": {'; '.join(dict.fromkeys(samples))[:600]}" if samples else ""
         super().__init__(
-            f"{errors} rows have errors, more than --max-errors {limit} allows: {shown}. What is "
+            f"{errors} rows have errors, more than --max-errors {limit} allows{shown}. What is "
             f"done stays; --resume {run_id} with a larger limit goes on"
         )
         self.errors, self.limit = errors, limit

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
-from headrace.core import Datatype, ModelSignature
+from headrace.core import Datatype, FailedPreconditionError, ModelSignature
 from headrace.jobs.answering import Answerer
 from headrace.jobs.feeding import feed
 from headrace.jobs.libraries import Schema, pa, pl
@@ -62,6 +62,9 @@ def run_shard(task: Task, shard: Shard, source: Source, scorer: Scorer, hooks: H
             side = stack.enter_context(aside(folder / ERRORS, f"{shard.name}.jsonl"))
         file = stack.enter_context(aside(folder, names[0]))
         count = _fill(task, shard, source, scorer, hooks, layout, file=file, side=side)
+        if source.mark(shard) != shard.fingerprint:
+            msg = f"{shard.file} changed while it was read; begin again in another folder"
+            raise FailedPreconditionError(msg)
     return Done(
         shard=shard.number,
         fingerprint=shard.fingerprint,

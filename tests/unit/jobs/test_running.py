@@ -1,6 +1,7 @@
 """Whatever a kill leaves, a run that goes on comes to the same files."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from headrace.core import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    Tensors,
     UnavailableError,
 )
 from headrace.jobs.manifest import OutputFolder
@@ -230,6 +232,22 @@ def test_an_input_that_changed_is_named(tmp_path: Path) -> None:
         "of the input is new: c.parquet",
         "of the input is changed: a.parquet",
     )
+
+
+def test_an_input_that_changes_while_it_is_read_ends_the_job(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    table(10).write_parquet(path)
+    data = path.read_bytes()
+
+    def touching(inputs: Tensors) -> Tensors:
+        path.write_bytes(data)
+        os.utime(path, ns=(1, 1))
+        return sums(inputs)
+
+    job = prepared(path, tmp_path / "out", model=Fake(SUMS, touching))
+    with pytest.raises(FailedPreconditionError, match="changed while it was read"):
+        run(job)
+    assert files(tmp_path / "out") == {}
 
 
 def test_a_folder_with_something_else_in_it_is_refused(source: Path, tmp_path: Path) -> None:

@@ -66,6 +66,10 @@ class ArrowSource:
                 )
         return shards
 
+    def mark(self, shard: Shard) -> str:
+        """Of its file."""
+        return fingerprint(shard.file)[0]
+
     def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
         """Batch by batch, each in parts."""
         with _opened(shard.file) as (reader, is_file):

@@ -9,7 +9,7 @@ from headrace.core import Datatype, InvalidArgumentError
 from headrace.jobs.columns import PARSED
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes
-from headrace.jobs.sources.files import open_file, read_at, unreadable
+from headrace.jobs.sources.files import fingerprint, open_file, read_at, unreadable
 from headrace.jobs.sources.lines import MAX_SHARD_BYTES, cut_file
 from headrace.jobs.sources.source import Rows, Wanted, windows
 
@@ -51,6 +51,10 @@ class CsvSource:
             wanted = min(sizes.shard_bytes, MAX_SHARD_BYTES)
             found += cut_file(name, begin=begin, shard_bytes=wanted, quoted=True, first=len(found))
         return found
+
+    def mark(self, shard: Shard) -> str:
+        """Of its file."""
+        return fingerprint(shard.file)[0]
 
     def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
         """Parsed at once."""

@@ -8,7 +8,7 @@ from typing import Final
 from headrace.core import InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes
-from headrace.jobs.sources.files import is_url, open_file
+from headrace.jobs.sources.files import is_url, open_file, unreadable
 from headrace.jobs.sources.parquet import runs
 from headrace.jobs.sources.source import Rows, Wanted
 
@@ -45,25 +45,35 @@ class ImagesSource:
     def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
         """Neighbours together; what tells that they changed is their names, sizes and times."""
         del columns
-        found = [Path(name).stat() for name in self._files]
-        counted = [(1, one.st_size) for one in found]
+        counted = [(1, Path(name).stat().st_size) for name in self._files]
         shards: list[Shard] = []
         for begin, end in runs(counted, sizes):
-            digest = hashlib.sha256()
-            for name, one in zip(self._files[begin:end], found[begin:end], strict=True):
-                digest.update(f"{name}\0{one.st_size}\0{one.st_mtime_ns}\0".encode())
             shards.append(
                 Shard(
                     number=len(shards),
                     file=str(self._root),
                     begin=begin,
                     end=end,
-                    fingerprint=digest.hexdigest()[:32],
+                    fingerprint=self._mark(begin, end),
                     rows=end - begin,
                     size_bytes=sum(size for _, size in counted[begin:end]),
                 )
             )
         return shards
+
+    def mark(self, shard: Shard) -> str:
+        """Of all its files."""
+        return self._mark(shard.begin, shard.end)
+
+    def _mark(self, begin: int, end: int) -> str:
+        digest = hashlib.sha256()
+        for name in self._files[begin:end]:
+            try:
+                one = Path(name).stat()
+            except OSError as error:
+                raise unreadable(name, error) from error
+            digest.update(f"{name}\0{one.st_size}\0{one.st_mtime_ns}\0".encode())
+        return digest.hexdigest()[:32]
 
     def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
         """A few files at once."""

@@ -10,7 +10,7 @@ import msgspec
 from headrace.core import InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes
-from headrace.jobs.sources.files import open_file, read_at, unreadable
+from headrace.jobs.sources.files import fingerprint, open_file, read_at, unreadable
 from headrace.jobs.sources.lines import MAX_LINE_BYTES, MAX_SHARD_BYTES, cut_file
 from headrace.jobs.sources.source import Rows, Wanted, windows
 
@@ -45,6 +45,10 @@ class JsonLinesSource:
             wanted = min(sizes.shard_bytes, MAX_SHARD_BYTES)
             found += cut_file(name, begin=0, shard_bytes=wanted, quoted=False, first=len(found))
         return found
+
+    def mark(self, shard: Shard) -> str:
+        """Of its file."""
+        return fingerprint(shard.file)[0]
 
     def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
         """Parsed at once."""

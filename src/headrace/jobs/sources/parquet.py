@@ -56,6 +56,10 @@ class ParquetSource:
                 )
         return shards
 
+    def mark(self, shard: Shard) -> str:
+        """Of its file."""
+        return fingerprint(shard.file)[0]
+
     def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
         """Decoded a batch at a time, so that a wide row group is never whole in memory."""
         try:

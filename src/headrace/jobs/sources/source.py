@@ -46,6 +46,13 @@ class Source(Protocol):
             InvalidArgumentError: A file is damaged, or has other columns than the first.
         """
 
+    def mark(self, shard: Shard) -> str:
+        """The fingerprint that the shard's input has now.
+
+        Raises:
+            InvalidArgumentError: It is gone.
+        """
+
     def row_bytes(self, columns: Sequence[str]) -> float:
         """About how large a row is in memory; 0 where it is not known before it is read."""
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl
@@ -69,9 +69,9 @@ class SqlSource:
     def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
         """One, or ranges of the key of about the size of a shard."""
         del columns
-        mark = self._fingerprint()
         key = self._settings.key
         if not key:
+            mark = self._range_mark(0, 0)
             return [Shard(number=0, file=self._settings.url, begin=0, end=0, fingerprint=mark)]
         low, high, rows, missing = self._bounds(key)
         if missing:
@@ -89,10 +89,14 @@ class SqlSource:
                 file=self._settings.url,
                 begin=begin,
                 end=min(begin + step, high + 1),
-                fingerprint=hashlib.sha256(f"{mark}:{begin}:{step}".encode()).hexdigest()[:32],
+                fingerprint=self._range_mark(begin, min(begin + step, high + 1)),
             )
             for i, begin in enumerate(range(low, high + 1, step))
         ]
+
+    def mark(self, shard: Shard) -> str:
+        """Of the database, if it is a file, and the range."""
+        return self._range_mark(shard.begin, shard.end)
 
     def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
         """Streamed, in the order of the key if there is one."""
@@ -130,6 +134,9 @@ class SqlSource:
         with self._asked(asked) as reader:
             (row,) = reader.read_all().to_pylist()
         return row["low"] or 0, row["high"] or 0, row["n"], row["missing"]
+
+    def _range_mark(self, begin: int, end: int) -> str:
+        return hashlib.sha256(f"{self._fingerprint()}:{begin}:{end}".encode()).hexdigest()[:32]
 
     def _fingerprint(self) -> str:
         """Of SQLite's file; what a server has can only be known by what is asked of it."""
@@ -200,4 +207,7 @@ def _quoted(name: str) -> str:
 def _redacted(text: str, url: str) -> str:
     password = urlsplit(url).password
     text = re.sub(r"\s+", " ", text)
-    return text.replace(password, "***") if password else text
+    for told in (password, unquote(password or "")):
+        if told:
+            text = text.replace(told, "***")
+    return text
