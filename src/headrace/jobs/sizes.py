@@ -15,7 +15,8 @@ _SHARD_ROWS: Final = 1 << 18
 _SLOW_SHARD_ROWS: Final = 1 << 14
 """Of models that take texts or pictures: about as much work as the others' shards are."""
 _SHARD_BYTES: Final = 64 << 20
-_WINDOW_ROWS: Final = 8192
+_WINDOW_ROWS: Final = 1 << 15
+"""Enough that what a window costs beside its rows is little; smaller where rows are large."""
 _SORTED_ROWS: Final = 4096
 _RUN_BYTES: Final = 256 << 10
 """Inputs of one run: they and what is computed of them should stay in a core's cache."""
