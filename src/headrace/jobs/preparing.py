@@ -20,7 +20,7 @@ from headrace.core import (
     OnUnavailable,
     ReplicaSettings,
 )
-from headrace.jobs.manifest import OutputFolder, leftovers
+from headrace.jobs.manifest import SUCCESS, OutputFolder, leftovers
 from headrace.jobs.mapping import MappingError, plan_columns
 from headrace.jobs.messages import (
     Done,
@@ -244,6 +244,8 @@ def settle(
 
     left = left_to_do(begun, folder.entries(), task.digest, find)
     kept: list[Done] = left.done
+    # What says that all is there goes first, should something not be.
+    folder.remove([SUCCESS] if left.todo else [])
     folder.remove(leftovers(folder.names(), kept))
     return begun, left
 

@@ -5,9 +5,9 @@ Whatever ends it, at whatever moment, leaves whole files only, and a manifest th
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -114,11 +114,12 @@ def run_job(
     new_rows = 0
     with folder.appending(done) as manifest:
         if not state.is_beyond:
-            for one in _each(job, state, workers, watch):
-                manifest.add(one)
-                watch.on_shard(one, job.record.shards[one.shard])
-                done.append(one)
-                new_rows += one.rows
+            with closing(_each(job, state, workers, watch)) as finished:
+                for one in finished:
+                    manifest.add(one)
+                    watch.on_shard(one, job.record.shards[one.shard])
+                    done.append(one)
+                    new_rows += one.rows
         if state.is_beyond:
             assert max_errors is not None
             raise TooManyErrorsError(
@@ -147,7 +148,7 @@ def run_job(
     return summary
 
 
-def _each(job: Job, state: _State, workers: int, watch: Watch) -> Iterator[Done]:
+def _each(job: Job, state: _State, workers: int, watch: Watch) -> Generator[Done]:
     """Shards as they are done, in whatever order."""
 
     def on_rows(rows: int, errors: list[str]) -> None:

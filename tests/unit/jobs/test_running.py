@@ -189,6 +189,17 @@ def test_a_run_that_is_done_is_proved_and_not_done_again(source: Path, tmp_path:
     assert (summary.skipped, summary.rows, model.runs) == (SHARDS, ROWS, [])
 
 
+def test_nothing_says_done_while_something_is_done_again(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run(prepared(source, output))
+    (output / "part-00002.parquet").unlink()
+    job = prepared(source, output)
+    assert not (output / "_SUCCESS").exists()
+    assert job.left.redo == {2: "part-00002.parquet is gone"}
+    run(job)
+    assert (output / "_SUCCESS").exists()
+
+
 def test_an_error_of_every_row_ends_the_job_and_leaves_whole_files_only(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
