@@ -1,0 +1,233 @@
+"""An Avro schema as it is read here: whole, without logical types, and safe for any bytes.
+
+What a schema promises, a hostile record breaks. So a schema is refused by which a few bytes could
+be read as values without number or end: an array whose items take no bytes, and a record that holds
+itself (fastavro recurses in C without a limit: a deep enough value kills the process).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import fastavro
+import msgspec
+from fastavro.schema import SchemaParseException
+
+from headrace.core import InvalidArgumentError
+
+Node = Any
+"""A schema or a part of one, as JSON has it."""
+
+_LEAST_BYTES: Final = {
+    "null": 0,
+    "boolean": 1,
+    "int": 1,
+    "long": 1,
+    "float": 4,
+    "double": 8,
+    "bytes": 1,
+    "string": 1,
+}
+_MAX_DEPTH: Final = 64
+_MAX_FIXED: Final = 1 << 24
+_MAX_NODES: Final = 10_000
+_MAX_SCALE: Final = 64
+_RECORDS: Final = frozenset({"record", "error"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AvroSchema:
+    """A schema that is read or written with.
+
+    `root`: a record, with all that it refers to, without logical types; `scale` is where decimals
+    were. `named`: the definitions in it. `text`: as it was given.
+    """
+
+    root: Node
+    named: Mapping[str, Node]
+    text: str
+
+    def resolved(self, node: Node) -> Node:
+        """The definition that `node` is, or is the name of."""
+        return self.named.get(node, node) if isinstance(node, str) else node
+
+    def find(self, path: str) -> Node:
+        """The type of the field at a dotted path, which may lead through nullable records.
+
+        Raises:
+            InvalidArgumentError: There is none.
+        """
+        node = self.root
+        for part in path.split("."):
+            record = self._only_record(node)
+            there = [] if record is None else record["fields"]
+            found = next((one for one in there if one["name"] == part), None)
+            if found is None:
+                names = ", ".join(one["name"] for one in there[:20])
+                msg = f"the record's schema has no field '{path}'; where '{part}' would be there is"
+                raise InvalidArgumentError(f"{msg}: {names or 'no record'}")
+            node = found["type"]
+        return self.resolved(node)
+
+    def _only_record(self, node: Node) -> Node | None:
+        node = self.resolved(node)
+        if isinstance(node, list):
+            rest = [one for one in map(self.resolved, node) if one != "null"]
+            node = rest[0] if len(rest) == 1 else None
+        return node if isinstance(node, dict) and node["type"] in _RECORDS else None
+
+
+def read_schema(text: str, others: Mapping[str, str] | None = None) -> AvroSchema:
+    """The schema in `text`.
+
+    Args:
+        others: The schemas that it refers to, by full name.
+
+    Raises:
+        InvalidArgumentError: It is none, is not a record, or is not safe to read with.
+    """
+    walk = _Walk({name: _json(other) for name, other in (others or {}).items()})
+    root, _ = walk.visit(_json(text), "", 0)
+    if not isinstance(root, dict) or root["type"] not in _RECORDS:
+        msg = "the Avro schema is no record, so it has no fields"
+        raise InvalidArgumentError(msg)
+    schema = AvroSchema(root=root, named=walk.named, text=text)
+    parse(root)
+    return schema
+
+
+def parse(root: Node) -> Node:
+    """What fastavro reads and writes by.
+
+    Raises:
+        InvalidArgumentError: It is no schema.
+    """
+    try:
+        return fastavro.parse_schema(root)
+    except (SchemaParseException, ValueError, TypeError, KeyError) as error:
+        raise _bad(f"{type(error).__name__}: {error}") from None
+
+
+def _json(text: str) -> Node:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise _bad(error) from None
+
+
+def _bad(reason: object) -> InvalidArgumentError:
+    return InvalidArgumentError(f"the Avro schema cannot be used: {str(reason)[:300]}")
+
+
+@dataclass(slots=True)
+class _Walk:
+    """Goes through a schema once; each visit tells how few bytes a value can have."""
+
+    others: Mapping[str, Node]
+    named: dict[str, Node] = field(default_factory=dict)
+    least: dict[str, int] = field(default_factory=dict)
+    under_way: set[str] = field(default_factory=set)
+    nodes: int = 0
+
+    def visit(self, node: Node, namespace: str, depth: int) -> tuple[Node, int]:
+        self.nodes += 1
+        if depth > _MAX_DEPTH or self.nodes > _MAX_NODES:
+            raise _bad(f"it has more than {_MAX_DEPTH} levels or {_MAX_NODES} parts")
+        if isinstance(node, str):
+            return self._name(node, namespace, depth)
+        if isinstance(node, list):
+            parts = [self.visit(one, namespace, depth + 1) for one in node]
+            if not parts:
+                raise _bad("it has a union of nothing")
+            return [part for part, _ in parts], 1 + min(least for _, least in parts)
+        if not isinstance(node, dict) or "type" not in node:
+            raise _bad(f"{str(node)[:80]} is no type")
+        return self._definition(node, namespace, depth)
+
+    def _name(self, name: str, namespace: str, depth: int) -> tuple[Node, int]:
+        if name in _LEAST_BYTES:
+            return name, _LEAST_BYTES[name]
+        full = _full(name, namespace)
+        for one in (full, name):
+            if one in self.under_way:
+                raise _bad(f"'{one}' holds itself, so its values could be of any depth")
+            if one in self.named:
+                return one, self.least[one]
+            if one in self.others:
+                return self.visit(self.others[one], "", depth + 1)
+        raise _bad(f"it uses '{full}', which nothing defines")
+
+    def _definition(self, node: Node, namespace: str, depth: int) -> tuple[Node, int]:
+        kind = node["type"]
+        if kind == "array":
+            items, least = self.visit(node.get("items"), namespace, depth + 1)
+            if not least:
+                raise _bad("it has an array whose items take no bytes, so it could have any length")
+            return {"type": "array", "items": items}, 1
+        if kind == "map":
+            values, _ = self.visit(node.get("values"), namespace, depth + 1)
+            return {"type": "map", "values": values}, 1
+        if kind in ("enum", "fixed") or (isinstance(kind, str) and kind in _RECORDS):
+            return self._named(node, kind, namespace, depth)
+        inner, least = self.visit(kind, namespace, depth + 1)
+        if isinstance(inner, str) and inner == "bytes":
+            return {"type": "bytes", **_scale(node)}, least
+        return inner, least
+
+    def _named(self, node: Node, kind: str, namespace: str, depth: int) -> tuple[Node, int]:
+        name = node.get("name")
+        if not isinstance(name, str):
+            raise _bad(f"it has a {kind} without a name")
+        given = node.get("namespace")
+        full = _full(name, given if isinstance(given, str) else namespace)
+        if full in self.named or full in self.under_way:
+            raise _bad(f"it defines '{full}' twice")
+        made: Node = {"type": kind, "name": full}
+        if aliases := node.get("aliases"):
+            made["aliases"] = aliases
+        if kind == "enum":
+            made |= {key: node[key] for key in ("symbols", "default") if key in node}
+            least = 1
+        elif kind == "fixed":
+            least = node.get("size", -1)
+            if type(least) is not int or not 0 <= least <= _MAX_FIXED:
+                raise _bad(f"'{full}' is fixed, but not of 0 to {_MAX_FIXED} bytes")
+            made |= {"size": least, **_scale(node)}
+        else:
+            self.under_way.add(full)
+            made["fields"], least = self._fields(node, full, depth)
+            self.under_way.remove(full)
+        self.named[full] = made
+        self.least[full] = least
+        return made, least
+
+    def _fields(self, node: Node, full: str, depth: int) -> tuple[list[Node], int]:
+        fields: list[Node] = []
+        total = 0
+        given = node.get("fields")
+        if not isinstance(given, list):
+            raise _bad(f"the record '{full}' has no list of fields")
+        for one in given:
+            if not isinstance(one, dict) or not isinstance(one.get("name"), str):
+                raise _bad(f"the record '{full}' has a field without a name")
+            if any(one["name"] == other["name"] for other in fields):
+                raise _bad(f"the record '{full}' has two fields '{one['name']}'")
+            inner, least = self.visit(one.get("type"), full.rpartition(".")[0], depth + 1)
+            kept = {key: one[key] for key in ("default", "aliases") if key in one}
+            fields.append({"name": one["name"], "type": inner, **kept})
+            total += least
+        return fields, total
+
+
+def _scale(node: Node) -> dict[str, int]:
+    """Where the point of a decimal is; nothing for other types."""
+    if node.get("logicalType") != "decimal":
+        return {}
+    scale = node.get("scale", 0)
+    if type(scale) is not int or not 0 <= scale <= _MAX_SCALE:
+        raise _bad(f"it has a decimal whose scale is not from 0 to {_MAX_SCALE}")
+    return {"scale": scale}
+
+
+def _full(name: str, namespace: str) -> str:
+    return name if "." in name or not namespace else f"{namespace}.{name}"

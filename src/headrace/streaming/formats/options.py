@@ -1,0 +1,196 @@
+"""What a stream's `options` say to a format that has schemas, and what they may not say."""
+
+import os
+import re
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError
+
+_NAMED: Final = re.compile(r"\$\{(\w+)\}")
+_MAX_FILE: Final = 16 << 20
+
+
+class SchemaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `options` of the formats `avro` and `protobuf`.
+
+    Attributes:
+        registry: URL of a schema registry; empty for records without one, which are nothing but
+            their values. `${NAME}` is a variable of the environment, here and in the next four.
+        user: Name for basic authentication.
+        password: Only as `${NAME}`: secrets never stand in a spec.
+        password_file: Read at each request, so that it can be changed.
+        token: A bearer token, as `password`.
+        token_file: As `password_file`.
+        ca_file: The certificates that the registry's is checked with; empty for the system's.
+        timeout_s: Of one request.
+        subject: Of the answers' schema.
+        register: Whether a schema that the subject does not have is registered.
+        schema_file: Read: the schema of records without a registry. Written: that of the answers;
+            empty for the subject's newest, or one made from the model's outputs.
+        reader_schema_file: Avro: what fields and defaults are read, by Avro's schema resolution.
+        descriptor_file: Protobuf: a serialized FileDescriptorSet, in place of `schema_file`.
+        message: Protobuf: full name of the records' message; empty where there is but one.
+        names: What an output or a field that is passed on is called in the answers.
+        types: Datatypes of fields that are passed on, for schemas that are made.
+    """
+
+    registry: str = ""
+    user: str = ""
+    password: str = ""
+    password_file: str = ""
+    token: str = ""
+    token_file: str = ""
+    ca_file: str = ""
+    timeout_s: float = 10.0
+    subject: str = ""
+    register: bool = False
+    schema_file: str = ""
+    reader_schema_file: str = ""
+    descriptor_file: str = ""
+    message: str = ""
+    names: dict[str, str] = {}
+    types: dict[str, Datatype] = {}
+
+
+def read_options(
+    kind: str, given: Mapping[str, Any], unused: frozenset[str] = frozenset()
+) -> SchemaOptions:
+    """The options, if they make sense together.
+
+    Args:
+        unused: What this format has no use for.
+
+    Raises:
+        InvalidArgumentError: The text names the option.
+    """
+    try:
+        options = msgspec.convert(dict(given), SchemaOptions)
+    except msgspec.ValidationError as error:
+        msg = f"options of the format {kind}: {error}"
+        raise InvalidArgumentError(msg) from None
+    for wrong, why in (
+        (next((name for name in unused if given.get(name)), None), "{} is not for this format"),
+        (_literal(options), "{} is a secret: write ${{NAME}}, for a variable, or name a file"),
+        (_without_registry(options), "{} is of a registry, and options.registry names none"),
+        ("timeout_s" if options.timeout_s <= 0 else None, "{} is more than 0"),
+        ("register" if options.register and not options.subject else None,
+         "{} needs options.subject: the subject whose schemas the answers have"),
+        ("registry" if _has_secret_url(options.registry) else None,
+         "{} holds a password: name user and password_file instead"),
+        ("registry" if not _is_url(options) else None,
+         "{} is no URL as http://registry:8081"),
+        ("token" if _has_both(options) else None,
+         "{} and user are two ways to prove the same: name one"),
+    ):  # fmt: skip
+        if wrong is not None:
+            msg = f"options of the format {kind}: {why.format(wrong)}"
+            raise InvalidArgumentError(msg)
+    return options
+
+
+def expand(text: str, environment: Mapping[str, str] = os.environ) -> str:
+    """`text` with the environment's variables in place of `${NAME}`.
+
+    Raises:
+        FailedPreconditionError: There is no such variable.
+    """
+
+    def value_of(match: re.Match[str]) -> str:
+        found = environment.get(match[1])
+        if found is None:
+            msg = f"the variable {match[1]} that the options name is not in the environment"
+            raise FailedPreconditionError(msg)
+        return found
+
+    return _NAMED.sub(value_of, text)
+
+
+def read_file(path: str, what: str) -> bytes:
+    """The content of a file that an option names.
+
+    Raises:
+        FailedPreconditionError: It cannot be read, or is larger than any schema.
+    """
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            content = file.read(_MAX_FILE + 1)
+    except OSError as error:
+        msg = f"options.{what}: '{path}' cannot be read: {error.strerror or error}"
+        raise FailedPreconditionError(msg) from None
+    if len(content) > _MAX_FILE:
+        msg = f"options.{what}: '{path}' is larger than {_MAX_FILE} bytes"
+        raise FailedPreconditionError(msg)
+    return content
+
+
+def authorization(options: SchemaOptions) -> tuple[str, str] | str | None:
+    """User and password, or a bearer token, as they are at this moment; None for neither."""
+    token = expand(options.token)
+    if options.token_file:
+        token = _secret(options.token_file, "token_file")
+    if token:
+        return token
+    if not options.user:
+        return None
+    password = expand(options.password)
+    if options.password_file:
+        password = _secret(options.password_file, "password_file")
+    return expand(options.user), password
+
+
+def tls(options: SchemaOptions) -> ssl.SSLContext | bool:
+    """What the registry's certificate is checked with."""
+    if not options.ca_file:
+        return True
+    try:
+        return ssl.create_default_context(cafile=str(Path(options.ca_file).expanduser()))
+    except (OSError, ssl.SSLError) as error:
+        msg = f"options.ca_file: '{options.ca_file}' cannot be used: {error}"
+        raise FailedPreconditionError(msg) from None
+
+
+def _secret(path: str, what: str) -> str:
+    try:
+        return read_file(path, what).decode("ascii").strip()
+    except UnicodeDecodeError:
+        msg = f"options.{what}: '{path}' holds something else than a secret in ASCII"
+        raise FailedPreconditionError(msg) from None
+
+
+def _literal(options: SchemaOptions) -> str | None:
+    for name in ("password", "token"):
+        value = getattr(options, name)
+        if value and not _NAMED.fullmatch(value):
+            return name
+    return None
+
+
+def _without_registry(options: SchemaOptions) -> str | None:
+    names = ("user", "password", "password_file", "token", "token_file", "ca_file", "subject")
+    given = (name for name in (*names, "register") if getattr(options, name))
+    return None if options.registry else next(given, None)
+
+
+def _has_secret_url(url: str) -> bool:
+    return "@" in _NAMED.sub("", url).partition("://")[2].partition("/")[0]
+
+
+def _is_url(options: SchemaOptions) -> bool:
+    url = options.registry
+    if not url or url.startswith("${"):
+        return True
+    try:
+        parts = urlsplit(_NAMED.sub("x", url))
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)
+
+
+def _has_both(options: SchemaOptions) -> bool:
+    return bool((options.token or options.token_file) and options.user)

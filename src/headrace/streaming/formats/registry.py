@@ -1,0 +1,279 @@
+"""A client of schema registries that speak Confluent's HTTP API: which schema has this id?
+
+Confluent's own, Karapace, Redpanda's and Apicurio's `ccompat` do
+(https://docs.confluent.io/platform/current/schema-registry/develop/api.html).
+"""
+
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from headrace.core import (
+    FailedPreconditionError,
+    HeadraceError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
+from headrace.streaming.formats.options import SchemaOptions, authorization, expand, tls
+
+if TYPE_CHECKING:
+    import httpx
+
+_ACCEPTED: Final = "application/vnd.schemaregistry.v1+json, application/json;q=0.9"
+_CONTENT: Final = "application/vnd.schemaregistry.v1+json"
+_MAX_ANSWER_BYTES: Final = 16 << 20
+_MAX_REFERENCES: Final = 256
+_REMEMBERED: Final = 4096
+_UNKNOWN_FOR_S: Final = 10.0
+_TRIES: Final = 3
+_FIRST_PAUSE_S: Final = 0.1
+_NO_SUCH: Final = frozenset({40401, 40402, 40403})
+"""The registry's own codes for: no such subject, version, schema."""
+_REFUSED: Final = frozenset({400, 409, 422})
+_T = TypeVar("_T", bound=msgspec.Struct)
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """A schema that another one uses: by `name` there, as a version of `subject`."""
+
+    name: str
+    subject: str
+    version: int
+
+
+class Schema(msgspec.Struct, frozen=True, rename="camel"):
+    """A schema as a registry has it. `text`: Protobuf may be text or a descriptor in base64."""
+
+    text: str = msgspec.field(name="schema")
+    schema_type: str = "AVRO"
+    references: tuple[Reference, ...] = ()
+
+
+class Registered(Schema, frozen=True, rename="camel", kw_only=True):
+    """A version of a subject."""
+
+    id: int
+
+
+class _Id(msgspec.Struct, frozen=True):
+    id: int
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    error_code: int = 0
+    message: str = ""
+
+
+class SchemaRegistry:
+    """Asks a registry, and remembers what cannot change. Thread-safe: used by several at once.
+
+    A registry that is away, or that refuses whoever asks, is an `UnavailableError` after a few
+    tries: no record is to blame, so they wait. Only its own word that something does not exist is
+    `NotFoundError`.
+
+    Args:
+        transport: The network unless a test says else. `monotonic`, `pause` and `chance` too.
+    """
+
+    def __init__(
+        self,
+        options: SchemaOptions,
+        *,
+        transport: "httpx.BaseTransport | None" = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        import httpx  # noqa: PLC0415  # it loads rich, and few streams have a registry
+
+        url = expand(options.registry).rstrip("/")
+        self._host = _host(url)
+        self._options = options
+        self._client = httpx.Client(
+            base_url=url,
+            timeout=options.timeout_s,
+            verify=tls(options),
+            transport=transport,
+            headers={"accept": _ACCEPTED},
+            trust_env=False,
+        )
+        self._monotonic = monotonic
+        self._pause = pause
+        self._chance = chance
+        self._by_id: dict[tuple[int, str], Schema] = {}
+        self._versions: dict[tuple[str, int, str], Schema] = {}
+        self._unknown: dict[str, tuple[float, NotFoundError]] = {}
+
+    def by_id(self, number: int, *, wire: str = "") -> Schema:
+        """The schema of this id.
+
+        Args:
+            wire: How it is wanted, such as `serialized`; a registry may not know of it.
+
+        Raises:
+            NotFoundError: There is none, as was asked within the last seconds.
+            UnavailableError: The registry cannot tell now.
+        """
+        found = self._by_id.get((number, wire))
+        if found is not None:
+            return found
+        schema = self._read(self._ask("GET", f"/schemas/ids/{number}", wire=wire), Schema)
+        if len(self._by_id) >= _REMEMBERED:
+            self._by_id.clear()
+        self._by_id[number, wire] = schema
+        return schema
+
+    def newest(self, subject: str, *, wire: str = "") -> Registered:
+        """The newest version of a subject.
+
+        Raises:
+            NotFoundError: It has none.
+            UnavailableError: The registry cannot tell now.
+        """
+        path = f"/subjects/{quote(subject, safe='')}/versions/latest"
+        return self._read(self._ask("GET", path, wire=wire), Registered)
+
+    def find(self, subject: str, schema: Schema) -> int:
+        """The id of just this schema in a subject.
+
+        Raises:
+            NotFoundError: The subject does not have it.
+            UnavailableError: The registry cannot tell now.
+        """
+        path = f"/subjects/{quote(subject, safe='')}"
+        return self._read(self._ask("POST", path, schema), _Id).id
+
+    def register(self, subject: str, schema: Schema) -> int:
+        """The id of this schema, which becomes the subject's newest if it does not have it.
+
+        Raises:
+            FailedPreconditionError: It is not compatible with those before it, or is no schema.
+            UnavailableError: The registry cannot tell now.
+        """
+        path = f"/subjects/{quote(subject, safe='')}/versions"
+        return self._read(self._ask("POST", path, schema), _Id).id
+
+    def referenced(self, schema: Schema, *, wire: str = "") -> dict[str, Schema]:
+        """All that a schema uses, directly or not, by the names that it has there.
+
+        Raises:
+            InvalidArgumentError: They are more than any schema has.
+            NotFoundError: One does not exist any more.
+            UnavailableError: The registry cannot tell now.
+        """
+        found: dict[str, Schema] = {}
+        waiting = list(schema.references)
+        while waiting:
+            one = waiting.pop()
+            if one.name in found:
+                continue
+            if len(found) >= _MAX_REFERENCES:
+                msg = f"the schema refers to more than {_MAX_REFERENCES} others"
+                raise InvalidArgumentError(msg)
+            found[one.name] = self._version(one, wire)
+            waiting += found[one.name].references
+        return found
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _version(self, one: Reference, wire: str) -> Schema:
+        key = (one.subject, one.version, wire)
+        if key not in self._versions:
+            path = f"/subjects/{quote(one.subject, safe='')}/versions/{one.version}"
+            schema = self._read(self._ask("GET", path, wire=wire), Schema)
+            if len(self._versions) >= _REMEMBERED:
+                self._versions.clear()
+            self._versions[key] = schema
+            return schema
+        return self._versions[key]
+
+    def _ask(self, method: str, path: str, schema: Schema | None = None, wire: str = "") -> bytes:
+        """The answer's body, after a few tries."""
+        missing = self._unknown.get(path)
+        if missing is not None and schema is None and self._monotonic() < missing[0]:
+            raise missing[1].with_traceback(None)
+        body = None if schema is None else msgspec.json.encode(schema)
+        params = {"format": wire} if wire else {}
+        for tried in range(1, _TRIES + 1):
+            try:
+                return self._ask_once(method, path, body, params)
+            except UnavailableError:
+                if tried == _TRIES:
+                    raise
+            except NotFoundError as error:
+                if len(self._unknown) >= _REMEMBERED:
+                    self._unknown.clear()
+                self._unknown[path] = (self._monotonic() + _UNKNOWN_FOR_S, error)
+                raise
+            self._pause(_FIRST_PAUSE_S * 2 ** (tried - 1) * (0.5 + self._chance() / 2))
+        raise AssertionError(path)
+
+    def _ask_once(
+        self, method: str, path: str, body: bytes | None, params: dict[str, str]
+    ) -> bytes:
+        import httpx  # noqa: PLC0415  # as above
+
+        who = authorization(self._options)
+        headers = {"authorization": f"Bearer {who}"} if isinstance(who, str) else {}
+        if body is not None:
+            headers["content-type"] = _CONTENT
+        auth = who if isinstance(who, tuple) else None
+        read = bytearray()
+        try:
+            with self._client.stream(
+                method, path, content=body, params=params, headers=headers, auth=auth
+            ) as answer:
+                for part in answer.iter_bytes():
+                    read += part
+                    if len(read) > _MAX_ANSWER_BYTES:
+                        raise self._away(f"answers more than {_MAX_ANSWER_BYTES} bytes")
+        except httpx.HTTPError as error:
+            raise self._away(f"does not answer: {str(error) or type(error).__name__}") from None
+        if answer.status_code == httpx.codes.OK:
+            return bytes(read)
+        raise self._problem(answer.status_code, path, bytes(read))
+
+    def _problem(self, status: int, path: str, body: bytes) -> HeadraceError:
+        try:
+            problem = msgspec.json.decode(body, type=_Problem)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            problem = _Problem()
+        said = problem.message[:300]
+        if problem.error_code in _NO_SUCH:
+            return NotFoundError(f"the schema registry at {self._host} has no {path}: {said}")
+        if status in _REFUSED:
+            msg = f"the schema registry at {self._host} refuses it ({status}): {said}"
+            return FailedPreconditionError(msg)
+        if status in {401, 403}:
+            return self._away(f"refuses who asks ({status}); see user, password_file, token_file")
+        if status == 404:  # noqa: PLR2004  # without a code of its own: some other server's page
+            return self._away(f"does not know {path} (404): is that URL a schema registry's?")
+        return self._away(f"answers {status}: {said}")
+
+    def _away(self, why: str) -> UnavailableError:
+        return UnavailableError(f"the schema registry at {self._host} {why}")
+
+    def _read(self, body: bytes, kind: type[_T]) -> _T:
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise self._away(f"answers something else than its API says: {error}") from None
+
+
+def _host(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:  # a port that is none
+        parts, port = urlsplit(""), ""
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        msg = "options.registry is no URL as http://registry:8081"
+        raise InvalidArgumentError(msg)
+    return f"{parts.hostname}{port}"
