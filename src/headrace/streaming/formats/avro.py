@@ -40,7 +40,8 @@ class AvroReader:
         self._target = None
         if options.reader_schema_file:
             self._target = _from_file(options.reader_schema_file, "reader_schema_file")
-        self._readers: dict[int, RowReader | HeadraceError] = {}
+        self._heads: dict[bytes, RowReader] = {}
+        self._unreadable: dict[int, HeadraceError] = {}
         self._plain: RowReader | None = None
         if registry is None:
             if not options.schema_file:
@@ -59,13 +60,13 @@ class AvroReader:
         errors: dict[int, HeadraceError] = {}
         rows: list[Row] = []
         readers: list[RowReader] = []
-        plain = self._plain
+        plain, heads = self._plain, self._heads
         for place, record in enumerate(records):
             value = record.value
             try:
                 if value is None:
                     raise without_value()
-                reader = plain or self._reader_of(schema_id(value))
+                reader = plain or heads.get(value[:HEAD_BYTES]) or self._reader_of(value)
                 rows.append(reader.read(value, 0 if plain else HEAD_BYTES))
                 readers.append(reader)
             except (InvalidArgumentError, NotFoundError) as error:
@@ -90,23 +91,21 @@ class AvroReader:
                     merged[name][at] = value
         return dict(merged)
 
-    def _reader_of(self, number: int) -> RowReader:
-        found = self._readers.get(number)
-        if found is None:
-            found = self._new_reader(number)
-            self._readers[number] = found
-        if isinstance(found, HeadraceError):
-            raise found.with_traceback(None)
-        return found
-
-    def _new_reader(self, number: int) -> RowReader | HeadraceError:
-        """The reader of a schema's id, or why its records cannot be read, which stays so."""
+    def _reader_of(self, value: bytes) -> RowReader:
+        """The reader of a value's schema, which was not met before or cannot be read."""
         assert self._registry is not None
+        number = schema_id(value)
+        if number in self._unreadable:
+            raise self._unreadable[number].with_traceback(None)
         schema = self._registry.by_id(number)
         try:
-            return self._reader(_from_registry(self._registry, schema))
-        except InvalidArgumentError as error:
-            return InvalidArgumentError(f"schema {number} of the registry: {error}")
+            reader = self._reader(_from_registry(self._registry, schema))
+        except InvalidArgumentError as error:  # schemas do not change, so it stays so
+            told = InvalidArgumentError(f"schema {number} of the registry: {error}")
+            self._unreadable[number] = told
+            raise told from None
+        self._heads[value[:HEAD_BYTES]] = reader
+        return reader
 
     def _reader(self, schema: AvroSchema) -> RowReader:
         return RowReader(schema, self._target, inputs=self._inputs, passed=self._passed)

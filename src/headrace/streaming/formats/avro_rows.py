@@ -1,53 +1,23 @@
-"""Avro values to columns, by the schema that they were written with.
-
-fastavro reads them. To it, neighbouring floats and booleans of a record are one `fixed`: NumPy cuts
-that up for all records of a batch at once, which takes a fraction of the time.
-"""
+"""Avro values to columns, by the schema that they were written with, and maybe one to read as."""
 
 import io
-import struct
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 import fastavro
-import numpy as np
 from fastavro.read import SchemaResolutionError
 
-from headrace.core import Array, InvalidArgumentError
+from headrace.core import InvalidArgumentError
 from headrace.streaming.formats import Column, unreadable
+from headrace.streaming.formats.avro_decoding import BROKEN, Step, decoder
 from headrace.streaming.formats.avro_schemas import AvroSchema, Node, parse
 
-Row = dict[str, Any]
+Row = list[Any]
+"""The values of the record's fields, in the schema's order."""
 
-_BROKEN: Final = (
-    EOFError,
-    IndexError,
-    KeyError,
-    ValueError,
-    OverflowError,
-    struct.error,
-    SchemaResolutionError,
-)
-_PACKED: Final = {"boolean": "u1", "float": "<f4", "double": "<f8"}
+_UNRESOLVED: Final = (*BROKEN, KeyError, OverflowError, SchemaResolutionError)
 _MAX_DECIMAL_BYTES: Final = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
-    """Neighbouring fields of one size each, read as one; `key` is where rows have them."""
-
-    key: str
-    dtype: np.dtype
-    booleans: frozenset[str]
-
-    def columns(self, rows: Sequence[Row], names: Iterable[str]) -> dict[str, Column]:
-        key = self.key
-        cut: Array = np.frombuffer(b"".join([row[key] for row in rows]), self.dtype)
-        return {
-            name: (cut[name] != 0 if name in self.booleans else cut[name]).tolist()
-            for name in names
-        }
 
 
 class RowReader:
@@ -72,23 +42,14 @@ class RowReader:
         passed: Sequence[str],
     ) -> None:
         final = target or schema
-        self._runs: list[tuple[_Run, list[str]]] = []
+        places = {one["name"]: at for at, one in enumerate(final.root["fields"])}
         self._getters: dict[str, Callable[[Row], Any]] = {}
-        root, runs = (schema.root, []) if target else _packed(schema.root)
-        self._schema = parse(root)
-        self._target = None if target is None else parse(target.root)
-        in_run = {name: run for run in runs for name in run.dtype.names or ()}
-        by_run: dict[str, list[str]] = {}
         for name in (*inputs, *passed):
-            node = final.find(name)
-            if name in in_run:
-                by_run.setdefault(in_run[name].key, []).append(name)
-                continue
-            scale = _scale_of(final, node)
+            scale = _scale_of(final, final.find(name))
             if scale is not None and target is not None:
                 _check_scale(schema, name, scale)
-            self._getters[name] = _getter(name, scale, exact=name in passed)
-        self._runs = [(run, by_run[run.key]) for run in runs if run.key in by_run]
+            self._getters[name] = _getter(places, name, scale, exact=name in passed)
+        self._step = decoder(schema) if target is None else _resolving(schema, target)
 
     def read(self, value: bytes, at: int) -> Row:
         """The record whose bytes begin at `at`.
@@ -96,75 +57,54 @@ class RowReader:
         Raises:
             InvalidArgumentError: They are not a record of this schema, or more than one.
         """
-        buffer = io.BytesIO(value)
-        buffer.seek(at)
+        row: Row = []
         try:
-            row: Any = fastavro.schemaless_reader(buffer, self._schema, self._target)
-        except _BROKEN as error:
+            end = self._step(value, at, row)
+        except _UNRESOLVED as error:
             reason = f"{type(error).__name__}: {error}"
             raise unreadable("Avro of its schema", reason) from None
-        left = len(value) - buffer.tell()
-        if left:
-            reason = f"{left} bytes are left over; was it written with another schema?"
+        if end != len(value):
+            reason = f"{len(value) - end} bytes are left over; was it written with another schema?"
             raise unreadable("Avro of its schema", reason)
-        found: Row = row
-        return found
+        return row
 
     def columns(self, rows: Sequence[Row]) -> dict[str, Column]:
         """The wanted fields of rows that `read` gave."""
-        columns: dict[str, Column] = {
-            name: [get(row) for row in rows] for name, get in self._getters.items()
-        }
-        for run, names in self._runs:
-            columns.update(run.columns(rows, names))
-        return columns
+        return {name: list(map(get, rows)) for name, get in self._getters.items()}
 
 
-def _packed(root: Node) -> tuple[Node, list[_Run]]:
-    """The record, with each run of fields of fixed size as one field."""
-    fields: list[Node] = []
-    runs: list[_Run] = []
-    run: list[Node] = []
-    taken = {one["name"] for one in root["fields"]}
+def _resolving(schema: AvroSchema, target: AvroSchema) -> Step:
+    """A step that leaves schema resolution to fastavro."""
+    written, wanted = parse(schema.root), parse(target.root)
+    names = [one["name"] for one in target.root["fields"]]
 
-    def close() -> None:
-        if len(run) < 2:  # noqa: PLR2004  # nothing to win
-            fields.extend(run)
-        else:
-            key = f"run{len(runs)}"
-            while key in taken:
-                key += "_"
-            dtype = np.dtype([(one["name"], _PACKED[one["type"]]) for one in run])
-            booleans = frozenset(one["name"] for one in run if one["type"] == "boolean")
-            runs.append(_Run(key=key, dtype=dtype, booleans=booleans))
-            kind = {"type": "fixed", "name": f"headrace.packed.{key}", "size": dtype.itemsize}
-            fields.append({"name": key, "type": kind})
-        run.clear()
+    def step(data: bytes, at: int, out: list[Any]) -> int:
+        buffer = io.BytesIO(data)
+        buffer.seek(at)
+        row: Any = fastavro.schemaless_reader(buffer, written, wanted)
+        out += [row[name] for name in names]
+        return buffer.tell()
 
-    for one in root["fields"]:
-        if isinstance(one["type"], str) and one["type"] in _PACKED:
-            run.append(one)
-        else:
-            close()
-            fields.append(one)
-    close()
-    return {**root, "fields": fields}, runs
+    return step
 
 
-def _getter(name: str, scale: int | None, *, exact: bool) -> Callable[[Row], Any]:
-    parts = name.split(".")
+def _getter(
+    places: dict[str, int], name: str, scale: int | None, *, exact: bool
+) -> Callable[[Row], Any]:
+    first, *parts = name.split(".")
+    outer: Callable[[Row], Any] = itemgetter(places[first])
+    if not parts and scale is None:
+        return outer
 
     def get(row: Row) -> Any:  # noqa: ANN401  # whatever the field is
-        value: Any = row
+        value = outer(row)
         for part in parts:
             if value is None:
                 return None
             value = value[part]
-        return value
+        return value if scale is None else _decimal(value, scale, exact=exact)
 
-    if scale is None:
-        return get
-    return lambda row: _decimal(get(row), scale, exact=exact)
+    return get
 
 
 def _decimal(value: object, scale: int, *, exact: bool) -> object:
@@ -178,7 +118,7 @@ def _decimal(value: object, scale: int, *, exact: bool) -> object:
     if not exact:
         return unscaled / 10**scale
     sign, digits = "-" if unscaled < 0 else "", str(abs(unscaled)).rjust(scale + 1, "0")
-    return f"{sign}{digits[: len(digits) - scale]}.{digits[-scale:]}" if scale else sign + digits
+    return f"{sign}{digits[:-scale]}.{digits[-scale:]}" if scale else sign + digits
 
 
 def _scale_of(schema: AvroSchema, node: Node) -> int | None:

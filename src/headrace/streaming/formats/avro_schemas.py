@@ -2,7 +2,8 @@
 
 What a schema promises, a hostile record breaks. So a schema is refused by which a few bytes could
 be read as values without number or end: an array whose items take no bytes, and a record that holds
-itself (fastavro recurses in C without a limit: a deep enough value kills the process).
+itself. For the latter fastavro, which does schema resolution, recurses in C without a limit: a
+value that is deep enough kills the process.
 """
 
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ _MAX_DEPTH: Final = 64
 _MAX_FIXED: Final = 1 << 24
 _MAX_NODES: Final = 10_000
 _MAX_SCALE: Final = 64
-_RECORDS: Final = frozenset({"record", "error"})
+RECORD_KINDS: Final = frozenset({"record", "error"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,7 @@ class AvroSchema:
         if isinstance(node, list):
             rest = [one for one in map(self.resolved, node) if one != "null"]
             node = rest[0] if len(rest) == 1 else None
-        return node if isinstance(node, dict) and node["type"] in _RECORDS else None
+        return node if isinstance(node, dict) and node["type"] in RECORD_KINDS else None
 
 
 def read_schema(text: str, others: Mapping[str, str] | None = None) -> AvroSchema:
@@ -88,7 +89,7 @@ def read_schema(text: str, others: Mapping[str, str] | None = None) -> AvroSchem
     """
     walk = _Walk({name: _json(other) for name, other in (others or {}).items()})
     root, _ = walk.visit(_json(text), "", 0)
-    if not isinstance(root, dict) or root["type"] not in _RECORDS:
+    if not isinstance(root, dict) or root["type"] not in RECORD_KINDS:
         msg = "the Avro schema is no record, so it has no fields"
         raise InvalidArgumentError(msg)
     schema = AvroSchema(root=root, named=walk.named, text=text)
@@ -167,7 +168,7 @@ class _Walk:
         if kind == "map":
             values, _ = self.visit(node.get("values"), namespace, depth + 1)
             return {"type": "map", "values": values}, 1
-        if kind in ("enum", "fixed") or (isinstance(kind, str) and kind in _RECORDS):
+        if kind in ("enum", "fixed") or (isinstance(kind, str) and kind in RECORD_KINDS):
             return self._named(node, kind, namespace, depth)
         inner, least = self.visit(kind, namespace, depth + 1)
         if isinstance(inner, str) and inner == "bytes":

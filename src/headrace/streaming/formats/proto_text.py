@@ -16,7 +16,7 @@ from headrace.core import InvalidArgumentError
 
 _TOKEN: Final = re.compile(
     r"""\s+|//[^\n]*|/\*.*?\*/"""
-    r"""|(?P<word>\.?[A-Za-z_][\w.]*)|(?P<number>[+-]?\.?\d[\w.]*(?:[eE][+-]\d+)?)"""
+    r"""|(?P<word>\.?[A-Za-z_][\w.]*)|(?P<number>[+-]?\.?\d(?:[eE][+-](?=\d)|[\w.])*)"""
     r"""|(?P<text>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|(?P<sign>[{}()\[\]<>=;,:/+-])""",
     re.DOTALL,
 )
@@ -265,7 +265,8 @@ def _default(words: list[str], made: Any) -> str:  # noqa: ANN401  # as above
     """The text that descriptors have for a default."""
     word = words[0] + words[1] if words[0] in ("-", "+") and len(words) > 1 else words[0]
     if word[:1] not in "\"'":
-        return word.removeprefix("+")
+        is_hex = re.fullmatch("[+-]?0[xX][0-9a-fA-F]{1,16}", word)
+        return str(int(word, 16)) if is_hex else word.removeprefix("+")
     raw = word[1:-1]
     if made.type == _SCALARS["bytes"]:
         return raw  # escaped there as well

@@ -17,7 +17,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.streaming.formats import Column, Fields, Layout, without_value
-from headrace.streaming.formats.framing import message_head, message_path, schema_id
+from headrace.streaming.formats.framing import HEAD_BYTES, message_head, message_path, schema_id
 from headrace.streaming.formats.options import SchemaOptions, read_file, read_options
 from headrace.streaming.formats.proto_answers import MessageWriter, made_schema
 from headrace.streaming.formats.proto_descriptors import (
@@ -34,6 +34,7 @@ from headrace.streaming.settings import FormatSettings
 
 _AVRO_ONLY: Final = frozenset({"reader_schema_file"})
 _MAX_READERS: Final = 1024
+_FIRST_BYTES: Final = HEAD_BYTES + 1  # those before a schema's first message
 
 
 class ProtobufReader:
@@ -48,6 +49,7 @@ class ProtobufReader:
         self._registry = registry
         self._files: dict[int, ProtoFile | HeadraceError] = {}
         self._readers: dict[tuple[int, tuple[int, ...]], MessageReader | HeadraceError] = {}
+        self._firsts: dict[bytes, MessageReader] = {}
         self._given: MessageReader | None = None
         file = _given_file(options)
         if file is not None:
@@ -95,6 +97,9 @@ class ProtobufReader:
         if self._registry is None:
             assert self._given is not None
             return self._given, 0
+        known = self._firsts.get(value[:_FIRST_BYTES])
+        if known is not None:
+            return known, _FIRST_BYTES
         number = schema_id(value)
         path, at = message_path(value)
         if self._given is not None:  # the file says how; that is what it was given for
@@ -107,6 +112,8 @@ class ProtobufReader:
             self._readers[number, path] = found
         if isinstance(found, HeadraceError):
             raise found.with_traceback(None)
+        if at == _FIRST_BYTES:
+            self._firsts[value[:at]] = found
         return found, at
 
     def _new_reader(self, number: int, path: tuple[int, ...]) -> MessageReader | HeadraceError:
