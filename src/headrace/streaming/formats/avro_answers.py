@@ -3,7 +3,7 @@
 import io
 import struct
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Final
 
 import fastavro
@@ -197,7 +197,7 @@ def _unscaled(name: str, value: object, scale: int, size: int) -> object:
             number = int(exact)
             length = size or (number.bit_length() + 8) // 8
             return number.to_bytes(length, "big", signed=True)
-    except (InvalidOperation, OverflowError):  # it is too large for its bytes
+    except ArithmeticError:  # no number, or too large for its bytes
         pass
     msg = f"'{name}' is {str(value)[:40]}, which is no decimal with {scale} places"
     raise InvalidArgumentError(msg)

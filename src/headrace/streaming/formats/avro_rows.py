@@ -74,16 +74,21 @@ class RowReader:
 
 
 def _resolving(schema: AvroSchema, target: AvroSchema) -> Step:
-    """A step that leaves schema resolution to fastavro."""
+    """A step that leaves schema resolution to fastavro.
+
+    It passes over what nobody wants without a look, so the value is read here first.
+    """
+    check = decoder(schema)
     written, wanted = parse(schema.root), parse(target.root)
     names = [one["name"] for one in target.root["fields"]]
 
     def step(data: bytes, at: int, out: list[Any]) -> int:
+        end = check(data, at, [])
         buffer = io.BytesIO(data)
         buffer.seek(at)
         row: Any = fastavro.schemaless_reader(buffer, written, wanted)
         out += [row[name] for name in names]
-        return buffer.tell()
+        return end
 
     return step
 

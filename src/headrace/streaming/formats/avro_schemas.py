@@ -112,7 +112,7 @@ def parse(root: Node) -> Node:
 def _json(text: str) -> Node:
     try:
         return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise _bad(error) from None
 
 
@@ -204,6 +204,7 @@ class _Walk:
 
     def _fields(self, node: Node, full: str, depth: int) -> tuple[list[Node], int]:
         fields: list[Node] = []
+        seen: set[str] = set()
         total = 0
         given = node.get("fields")
         if not isinstance(given, list):
@@ -211,8 +212,9 @@ class _Walk:
         for one in given:
             if not isinstance(one, dict) or not isinstance(one.get("name"), str):
                 raise _bad(f"the record '{full}' has a field without a name")
-            if any(one["name"] == other["name"] for other in fields):
+            if one["name"] in seen:
                 raise _bad(f"the record '{full}' has two fields '{one['name']}'")
+            seen.add(one["name"])
             inner, least = self.visit(one.get("type"), full.rpartition(".")[0], depth + 1)
             kept = {key: one[key] for key in ("default", "aliases") if key in one}
             fields.append({"name": one["name"], "type": inner, **kept})

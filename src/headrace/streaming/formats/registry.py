@@ -101,6 +101,7 @@ class SchemaRegistry:
             transport=transport,
             headers={"accept": _ACCEPTED},
             trust_env=False,
+            limits=httpx.Limits(max_keepalive_connections=0),  # asked so seldom, nobody closes it
         )
         self._monotonic = monotonic
         self._pause = pause
@@ -178,10 +179,6 @@ class SchemaRegistry:
             found[one.name] = self._version(one, wire)
             waiting += found[one.name].references
         return found
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
 
     def _version(self, one: Reference, wire: str) -> Schema:
         key = (one.subject, one.version, wire)

@@ -1,0 +1,65 @@
+"""Records, layouts and formats for the tests of formats."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import fastavro
+import numpy as np
+
+from headrace.core import Array, Datatype
+from headrace.streaming.formats import FieldSpec, Layout
+from headrace.streaming.formats.options import SchemaOptions
+from headrace.streaming.formats.registry import SchemaRegistry
+from headrace.streaming.records import Place, Record
+from headrace.streaming.settings import FormatKind, FormatSettings
+from tests.schema_registries import Registry
+
+
+def record(value: bytes | None) -> Record:
+    return Record(place=Place("in", 0), offset=0, key=b"k", value=value)
+
+
+def spec(name: str, datatype: Datatype = Datatype.FP32, *shape: int) -> FieldSpec:
+    return FieldSpec(name=name, datatype=datatype, shape=shape)
+
+
+def reads(*inputs: FieldSpec, passed: Sequence[str] = ()) -> Layout:
+    return Layout(inputs=inputs, outputs=(), passed=tuple(passed))
+
+
+def writes(*outputs: FieldSpec, answered: Sequence[str] = ()) -> Layout:
+    return Layout(inputs=(), outputs=outputs, answered=tuple(answered))
+
+
+def settings(kind: FormatKind, **options: Any) -> FormatSettings:  # noqa: ANN401  # as they are
+    return FormatSettings(kind=kind, options=options)
+
+
+def client(registry: Registry, **more: Any) -> SchemaRegistry:  # noqa: ANN401  # as its own
+    options = more.pop("options", {})
+    return SchemaRegistry(
+        SchemaOptions(**{"registry": "http://registry:8081", **options}),
+        transport=registry.transport(),
+        **{"pause": lambda _: None, "chance": lambda: 0.0, **more},
+    )
+
+
+def avro_bytes(schema: object, row: Mapping[str, Any], head: bytes = b"") -> bytes:
+    """A value as another producer writes it."""
+    buffer = io.BytesIO()
+    buffer.write(head)
+    fastavro.schemaless_writer(buffer, fastavro.parse_schema(schema), row)  # type: ignore[arg-type]  # as JSON has it
+    return buffer.getvalue()
+
+
+def array(values: object, datatype: Datatype) -> Array:
+    return np.array(values, datatype.dtype)
+
+
+def avro_record(*fields: tuple[str, Any], name: str = "R") -> dict[str, Any]:
+    return {
+        "type": "record",
+        "name": name,
+        "fields": [{"name": one, "type": kind} for one, kind in fields],
+    }

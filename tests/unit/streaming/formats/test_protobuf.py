@@ -1,0 +1,415 @@
+"""Protobuf messages become columns, and columns Protobuf messages."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import descriptor_pb2
+
+from headrace.core import (
+    Datatype,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    UnavailableError,
+)
+from headrace.streaming.formats import Layout
+from headrace.streaming.formats.framing import message_head
+from headrace.streaming.formats.proto_descriptors import ProtoFile, from_text, message_class
+from headrace.streaming.formats.protobuf import ProtobufFormat, make_format
+from headrace.streaming.settings import FormatKind
+from tests.schema_registries import Registry
+from tests.unit.streaming.formats.rows import array, client, reads, record, settings, spec, writes
+
+URL = "http://registry:8081"
+TEXT = """
+syntax = "proto3";
+package shop;
+import "google/protobuf/timestamp.proto";
+import "google/protobuf/wrappers.proto";
+message Click {
+  float x = 1;
+  repeated float vector = 2;
+  string id = 3;
+  optional double maybe = 4;
+  User user = 5;
+  google.protobuf.Timestamp when = 6;
+  google.protobuf.DoubleValue boxed = 7;
+  Kind kind = 8;
+  repeated Kind kinds = 9;
+  map<string, int64> counts = 10;
+  bytes raw = 11;
+  repeated User friends = 12;
+  int64 big = 13;
+  bool flag = 14;
+  enum Kind { NONE = 0; SOME = 1; }
+  message User { int32 age = 1; User boss = 2; }
+}
+message Other { string far = 99; float x = 1; }
+"""
+FILE = from_text(TEXT)
+CLICK = message_class(FILE.at((0,)))
+OTHER = message_class(FILE.at((1,)))
+
+
+def of_registry(registry: Registry, layout: Layout, **options: Any) -> ProtobufFormat:  # noqa: ANN401  # as they are
+    return make_format(
+        settings(FormatKind.PROTOBUF, registry=URL, **options), layout, client(registry)
+    )
+
+
+def of_text(path: Path, text: str, layout: Layout, **options: Any) -> ProtobufFormat:  # noqa: ANN401  # as they are
+    file = path / "schema.proto"
+    file.write_text(text)
+    return make_format(settings(FormatKind.PROTOBUF, schema_file=str(file), **options), layout)
+
+
+def click(number: int, **fields: Any) -> bytes:  # noqa: ANN401  # as they are
+    head = message_head(number, (0,))
+    value: bytes = CLICK(**fields).SerializeToString()
+    return head + value
+
+
+def test_fields_are_read_by_name_with_the_schema_of_each_record() -> None:
+    registry = Registry()
+    first = registry.add("in-value", TEXT, schemaType="PROTOBUF")
+    newer = 'syntax = "proto3"; message Click { string id = 1; double x = 2; }'
+    second = registry.add("in-value", newer, schemaType="PROTOBUF")
+    kind = message_class(from_text(newer).at((0,)))
+    value = message_head(second, (0,)) + kind(id="b", x=1.5).SerializeToString()
+    read = of_registry(registry, reads(spec("x"), passed=["id"]))
+
+    found = read.decode(
+        [record(one) for one in (click(first, x=0.5, id="a"), value, click(first, id="c"))]
+    )
+
+    assert found.errors == {}
+    assert found.columns == {"x": [0.5, 1.5, 0.0], "id": ["a", "b", "c"]}
+
+
+def test_bad_records_cost_themselves_only() -> None:
+    registry = Registry()
+    number = registry.add("in-value", TEXT, schemaType="PROTOBUF")
+    avro = registry.add("avro-value", '"string"')
+    broken = registry.add("bad-value", "message {", schemaType="PROTOBUF")
+    good = click(number, x=0.5)
+    other = message_head(number, (1,)) + OTHER(x=1).SerializeToString()
+    lost = message_head(number, (1, 3)) + b""
+    strange = message_head(number, (0,)) + OTHER(far="away").SerializeToString()
+    deep = message_head(number, (0,)) + nested(500)
+    values = [good, None, b"{}", good[:-1], other, lost, click(avro), click(broken), click(77),
+              strange, deep, b"\0\0\0\0\1\xff", good]  # fmt: skip
+    read = of_registry(registry, reads(spec("x")), message="shop.Click")
+
+    found = read.decode([record(value) for value in values])
+
+    assert found.columns == {"x": [0.5, 0.5]}
+    texts = {at: str(error) for at, error in found.errors.items()}
+    assert sorted(texts) == list(range(1, 12))
+    for at, why in (
+        (1, "tombstone"),
+        (2, "too short"),
+        (3, "not readable as Protobuf message shop.Click"),
+        (4, "it is a shop.Other, but options.message is shop.Click"),
+        (5, "lead to no message"),
+        (6, "it is AVRO, not PROTOBUF"),
+        (7, "the .proto text cannot be read"),
+        (8, "/schemas/ids/77"),
+        (9, "only unknown ones; is it another message?"),
+        (10, "not readable as Protobuf message shop.Click"),
+        (11, "message indexes"),
+    ):
+        assert why in texts[at], at
+
+
+def nested(depth: int) -> bytes:
+    """A user whose boss has a boss, and so on."""
+    value = b""
+    for _ in range(depth):
+        value = b"\x12" + _varint(len(value)) + value
+    return b"\x2a" + _varint(len(value)) + value
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
+
+
+def test_kinds_of_values_are_read_as_models_take_them(tmp_path: Path) -> None:
+    value = CLICK(
+        x=0.5, vector=[1, 2, 3, 4], id="a", user={"age": 40},
+        when={"seconds": 5, "nanos": 500000000}, boxed={"value": 2.5}, kind=1,
+        kinds=[0, 1, 7], raw=b"\0\xff", big=1 << 62, flag=True,
+    ).SerializeToString()  # fmt: skip
+    layout = reads(
+        spec("x"),
+        spec("vector", Datatype.FP32, -1, 2),
+        spec("maybe"),
+        spec("user.age", Datatype.INT32),
+        spec("user.boss.age", Datatype.INT32),
+        spec("when", Datatype.FP64),
+        spec("boxed"),
+        spec("kind", Datatype.INT32),
+        spec("kinds", Datatype.BYTES, -1),
+        spec("raw", Datatype.BYTES),
+        spec("big", Datatype.INT64),
+        spec("flag", Datatype.BOOL),
+        passed=["id", "user.boss.boss.age"],
+    )
+    read = of_text(tmp_path, TEXT, layout, message="shop.Click")
+
+    found = read.decode([record(value), record(b"")])
+
+    assert {name: column[0] for name, column in found.columns.items()} == {
+        "x": 0.5, "vector": [[1.0, 2.0], [3.0, 4.0]], "maybe": None, "user.age": 40,
+        "user.boss.age": None, "when": 5.5, "boxed": 2.5, "kind": 1, "kinds": ["NONE", "SOME", "7"],
+        "raw": b"\0\xff", "big": 1 << 62, "flag": True, "id": "a", "user.boss.boss.age": None,
+    }  # fmt: skip
+    assert found.columns["vector"][1] == []
+    assert found.columns["boxed"][1] is None
+    assert found.errors == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "why"),
+    [
+        ("nothing", "no field 'nothing'"),
+        ("x.y", "no field 'x.y'"),
+        ("friends.age", "no field 'friends.age'"),
+        ("user", r"is a message \(shop.Click.User\).*name a field of it, such as age, boss"),
+        ("friends", "is a message"),
+        ("counts", "is a map"),
+    ],
+)
+def test_field_that_is_no_value_is_refused(tmp_path: Path, field: str, why: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=why):
+        of_text(tmp_path, TEXT, reads(spec(field)), message="shop.Click")
+
+
+def test_flat_list_does_not_tell_two_open_dimensions(tmp_path: Path) -> None:
+    layout = reads(spec("vector", Datatype.FP32, -1, -1))
+
+    with pytest.raises(InvalidArgumentError, match="does not tell the shape"):
+        of_text(tmp_path, TEXT, layout, message="shop.Click")
+
+
+def test_registry_that_gives_descriptors_needs_no_text() -> None:
+    registry = Registry()
+    registry.add("user", "user text", schemaType="PROTOBUF")
+    more = [{"name": "user.proto", "subject": "user", "version": 1}]
+    number = registry.add("in-value", "text", schemaType="PROTOBUF", references=more)
+    user = descriptor_pb2.FileDescriptorProto(syntax="proto3", package="u")
+    user.message_type.add(name="User").field.add(name="age", number=1, label=1, type=5)
+    main = descriptor_pb2.FileDescriptorProto(syntax="proto3", dependency=["user.proto"])
+    main.message_type.add(name="M").field.add(name="u", number=1, label=1, type_name=".u.User")
+    registry.descriptors = {
+        "user text": user.SerializeToString(),
+        "text": main.SerializeToString(),
+    }
+    read = of_registry(registry, reads(spec("u.age", Datatype.INT32)))
+
+    found = read.decode([record(message_head(number, (0,)) + b"\x0a\x02\x08\x07")])
+
+    assert (found.columns, found.errors) == ({"u.age": [7]}, {})
+
+
+def test_files_that_import_each_other_are_refused() -> None:
+    registry = Registry()
+    for name, other in (("a", "b"), ("b", "a")):
+        more = [{"name": f"{other}.proto", "subject": other, "version": 1}]
+        text = f'import "{other}.proto"; message M{name} {{ }}'
+        registry.add(name, text, schemaType="PROTOBUF", references=more)
+    read = of_registry(registry, reads(spec("x")))
+
+    found = read.decode([record(message_head(1, (0,)))])
+
+    assert "imports itself" in str(found.errors[0])
+
+
+@pytest.mark.parametrize("text", ["CgNhYmM", "/////w==", "AAAA"])
+def test_descriptor_that_is_none_is_refused(text: str) -> None:
+    registry = Registry()
+    number = registry.add("in-value", text, schemaType="PROTOBUF")
+    read = of_registry(registry, reads(spec("x")))
+
+    found = read.decode([record(message_head(number, (0,)))])
+
+    assert f"schema {number} of the registry" in str(found.errors[0])
+
+
+def descriptor_set(*files: ProtoFile) -> bytes:
+    made = descriptor_pb2.FileDescriptorSet()
+    for at, file in enumerate(files):
+        file.file.name = f"f{at}.proto"
+        made.file.append(file.file)
+    content: bytes = made.SerializeToString()
+    return content
+
+
+def test_descriptor_file_says_how_records_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "shop.pb"
+    path.write_bytes(descriptor_set(from_text(TEXT), from_text("message Alone { }")))
+    layout = reads(spec("x"))
+    options = {"descriptor_file": str(path), "message": "shop.Other"}
+    plain = make_format(settings(FormatKind.PROTOBUF, **options), layout)
+    framed = of_registry(Registry(), layout, **options)
+    value = OTHER(x=0.5).SerializeToString()
+
+    assert plain.decode([record(value)]).columns == {"x": [0.5]}
+    assert framed.decode([record(message_head(9, (1,)) + value)]).columns == {"x": [0.5]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "why"),
+    [
+        (b"\xff", "", "no FileDescriptorSet"),
+        (b"", "", "it has no messages"),
+        (descriptor_set(from_text(TEXT)), "", "name options.message; it has shop.Click"),
+        (descriptor_set(from_text(TEXT)), "shop.Nothing", "no message 'shop.Nothing'"),
+        (descriptor_set(from_text(TEXT)), "shop.Click.Nothing", "no message 'shop.Click.N"),
+    ],
+    ids=range(5),
+)
+def test_descriptor_file_without_the_message_is_refused(
+    tmp_path: Path, content: bytes, message: str, why: str
+) -> None:
+    path = tmp_path / "shop.pb"
+    path.write_bytes(content)
+    options = {"descriptor_file": str(path), "message": message}
+
+    with pytest.raises(InvalidArgumentError, match=why):
+        make_format(settings(FormatKind.PROTOBUF, **options), reads(spec("x")))
+
+
+def test_answers_have_a_schema_made_of_the_outputs() -> None:
+    registry = Registry()
+    layout = writes(
+        spec("probabilities", Datatype.FP32, 2),
+        spec("matrix", Datatype.INT64, 2, -1),
+        spec("label:0", Datatype.BYTES),
+        answered=["user.id"],
+    )
+    write = of_registry(
+        registry, layout, subject="out-value", register=True, types={"user.id": "INT64"}
+    )
+
+    values = write.encode(
+        {
+            "probabilities": array([[0.25, 0.75], [1, 0]], Datatype.FP32),
+            "matrix": array([[[1, 2], [3, 4]], [[5, 6], [7, 8]]], Datatype.INT64),
+            "label:0": array([b"yes", b"n\xc3\xb6"], Datatype.BYTES),
+            "user.id": [7, None],
+        },
+        2,
+    )
+
+    kind = message_class(from_text(registry.schemas[0]["schema"]).at((0,)))
+    assert registry.schemas[0]["schemaType"] == "PROTOBUF"
+    assert kind.DESCRIPTOR.full_name == "headrace.Answer"
+    assert [value[:6] for value in values] == [message_head(1, (0,))] * 2
+    assert [kind.FromString(value[6:]) for value in values] == [
+        kind(user_id=7, probabilities=[0.25, 0.75], matrix=[1, 2, 3, 4], label_0="yes"),
+        kind(probabilities=[1, 0], matrix=[5, 6, 7, 8], label_0="nö"),
+    ]
+
+
+def test_type_of_what_is_passed_on_has_to_be_known() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"'id' .* name it in options\.types"):
+        make_format(settings(FormatKind.PROTOBUF), writes(spec("p"), answered=["id"]))
+
+
+def test_newest_schema_of_the_subject_is_written_if_none_is_given() -> None:
+    registry = Registry()
+    number = registry.add("out-value", TEXT, schemaType="PROTOBUF")
+    write = of_registry(
+        registry,
+        writes(spec("p", Datatype.FP32, 1), spec("k", Datatype.BYTES), answered=["raw"]),
+        subject="out-value",
+        message="shop.Click",
+        names={"p": "maybe", "k": "kind"},
+    )
+
+    (value,) = write.encode(
+        {
+            "p": array([[0.5]], Datatype.FP32),
+            "k": array([b"SOME"], Datatype.BYTES),
+            "raw": [b"\xff"],
+        },
+        1,
+    )
+
+    assert value == click(number, maybe=0.5, kind=1, raw=b"\xff")
+
+
+def test_schema_that_is_not_there_is_not_registered_unasked(tmp_path: Path) -> None:
+    registry = Registry()
+    file = tmp_path / "out.proto"
+    file.write_text('syntax = "proto3"; message A { float p = 1; }')
+
+    for options in ({}, {"schema_file": str(file)}):
+        with pytest.raises(FailedPreconditionError, match=r"set options\.register to true"):
+            of_registry(registry, writes(spec("p")), subject="out-value", **options)
+
+    assert registry.schemas == []
+
+
+def test_answers_wait_for_a_registry_that_is_away_at_the_start() -> None:
+    registry = Registry(instead=lambda: (503, b""))
+    write = of_registry(registry, writes(spec("p")), subject="out-value", register=True)
+    columns = {"p": array([0.5], Datatype.FP32)}
+
+    with pytest.raises(UnavailableError):
+        write.encode(columns, 1)
+    registry.instead = lambda: None
+
+    assert write.encode(columns, 1)[0][:6] == message_head(1, (0,))
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "field", "why"),
+    [
+        (Datatype.FP32, (), "double q", "has no 'p', only: q"),
+        (Datatype.FP64, (), "float p", "is FP64, which 'A.p' cannot hold"),
+        (Datatype.INT64, (), "int32 p", "cannot hold"),
+        (Datatype.UINT32, (), "int32 p", "cannot hold"),
+        (Datatype.BYTES, (), "int32 p", "cannot hold"),
+        (Datatype.FP32, (), "A p", "cannot hold"),
+        (Datatype.FP32, (2,), "float p", "'A.p' is one value"),
+        (Datatype.FP32, (), "repeated float p", "'A.p' is repeated"),
+        (Datatype.FP32, (-1, -1), "repeated float p", "a flat list does not tell"),
+    ],
+)
+def test_message_that_answers_do_not_fit_is_refused_at_the_start(
+    tmp_path: Path, datatype: Datatype, shape: tuple[int, ...], field: str, why: str
+) -> None:
+    text = f'syntax = "proto3"; message A {{ {field} = 1; }}'
+
+    with pytest.raises(InvalidArgumentError, match=why):
+        of_text(tmp_path, text, writes(spec("p", datatype, *shape)))
+
+
+def test_required_field_that_answers_do_not_have_is_refused(tmp_path: Path) -> None:
+    text = "message A { required float p = 1; required float q = 2; }"
+
+    with pytest.raises(InvalidArgumentError, match="A requires 'q'"):
+        of_text(tmp_path, text, writes(spec("p")))
+
+
+def test_answer_that_is_not_as_the_message_says_is_refused(tmp_path: Path) -> None:
+    text = 'syntax = "proto3"; message A { int32 id = 1; string p = 2; }'
+    write = of_text(tmp_path, text, writes(spec("p", Datatype.BYTES), answered=["id"]))
+
+    for key, label in (("a", b""), (1 << 40, b""), (1, b"\xff")):
+        with pytest.raises(InvalidArgumentError):
+            write.encode({"id": [key], "p": array([label], Datatype.BYTES)}, 1)
+
+
+def test_schema_is_needed_to_read_and_a_subject_to_write() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"options\.registry, or schema_file, or"):
+        make_format(settings(FormatKind.PROTOBUF), reads(spec("x")))
+    with pytest.raises(InvalidArgumentError, match=r"options\.subject"):
+        of_registry(Registry(), writes(spec("x")))
+    with pytest.raises(InvalidArgumentError, match="give schema_file, not descriptor_file"):
+        of_registry(Registry(), writes(spec("x")), subject="s", descriptor_file="x.pb")
