@@ -26,14 +26,15 @@ Reply = tuple[int, bytes]
 class Registry:
     """Schemas by id, and the ids of each subject's versions.
 
-    `descriptors`: what is answered for `format=serialized`, by text; a registry that has none, as
-    most, answers the text. `instead`: answers in place of everything. `authorization`: what has to
-    be sent.
+    `descriptors`: what is answered for `format=serialized`, by text; a registry that has none
+    answers the text, or with 422 if it `knows_no_format`. `instead`: answers in place of
+    everything. `authorization`: what has to be sent.
     """
 
     schemas: list[dict[str, Any]] = field(default_factory=list)
     subjects: dict[str, list[int]] = field(default_factory=dict)
     descriptors: dict[str, bytes] = field(default_factory=dict)
+    knows_no_format: bool = False
     refuses: Callable[[dict[str, Any]], bool] = lambda _: False
     instead: Callable[[], Reply | None] = lambda: None
     authorization: str = ""
@@ -58,6 +59,8 @@ class Registry:
         if self.authorization and headers.get("authorization") != self.authorization:
             return _problem(401, 40101, "Unauthorized")
         wanted = parse_qs(parts.query).get("format", [""])[0]
+        if wanted and self.knows_no_format:
+            return _problem(422, 422, f"format: {wanted}")
         question = json.loads(body) if body else {}
         return self.reply(method, parts.path, wanted, question, headers.get("content-type", ""))
 

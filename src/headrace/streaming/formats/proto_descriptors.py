@@ -14,7 +14,7 @@ from typing import Any, Final
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.core import InvalidArgumentError
 from headrace.streaming.formats.proto_text import parse_proto
 from headrace.streaming.formats.registry import Schema, SchemaRegistry
 
@@ -114,11 +114,13 @@ def from_registry(registry: SchemaRegistry, schema: Schema) -> ProtoFile:
 
 
 def by_id(registry: SchemaRegistry, number: int) -> Schema:
-    """A registry's schema as a descriptor, if it does that, else as text."""
-    try:
-        return registry.by_id(number, wire=_SERIALIZED)
-    except FailedPreconditionError:  # it knows no such format
-        return registry.by_id(number)
+    """A registry's schema: as a descriptor, if it gives such, else as text.
+
+    Raises:
+        NotFoundError: There is none.
+        UnavailableError: The registry does not tell now.
+    """
+    return registry.by_id(number, wire=_SERIALIZED)
 
 
 def from_descriptor_set(content: bytes, message: str) -> ProtoFile:

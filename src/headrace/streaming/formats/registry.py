@@ -106,6 +106,7 @@ class SchemaRegistry:
         self._monotonic = monotonic
         self._pause = pause
         self._chance = chance
+        self._knows_formats = True
         self._by_id: dict[tuple[int, str], Schema] = {}
         self._versions: dict[tuple[str, int, str], Schema] = {}
         self._unknown: dict[str, tuple[float, NotFoundError]] = {}
@@ -197,10 +198,15 @@ class SchemaRegistry:
         if missing is not None and schema is None and self._monotonic() < missing[0]:
             raise missing[1].with_traceback(None)
         body = None if schema is None else msgspec.json.encode(schema)
-        params = {"format": wire} if wire else {}
         for tried in range(1, _TRIES + 1):
+            params = {"format": wire} if wire and self._knows_formats else {}
             try:
                 return self._ask_once(method, path, body, params)
+            except FailedPreconditionError:
+                if not params:
+                    raise
+                self._knows_formats = False
+                return self._ask(method, path)
             except UnavailableError:
                 if tried == _TRIES:
                     raise

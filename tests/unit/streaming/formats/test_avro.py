@@ -204,6 +204,29 @@ def test_schemas_that_refer_to_others_are_read_whole() -> None:
     assert (found.columns, found.errors) == ({"a.age": [2], "b.age": [3]}, {})
 
 
+def test_schemas_that_refer_to_each_other_in_a_circle_are_refused() -> None:
+    registry = Registry()
+    for name, other in (("A", "B"), ("B", "A")):
+        more = [{"name": other, "subject": other, "version": 1}]
+        registry.add(name, avro_record(("x", ["null", other]), name=name), references=more)
+    read = of_registry(registry, reads(spec("x")))
+
+    found = read.decode([record(head(1) + b"\x02" * 100_000)])
+
+    assert "'A' holds itself" in str(found.errors[0])
+
+
+def test_record_whose_schema_refers_to_nothing_costs_itself_only() -> None:
+    registry = Registry()
+    more = [{"name": "B", "subject": "B", "version": 1}]
+    registry.add("A", avro_record(("x", "B")), references=more)
+    read = of_registry(registry, reads(spec("x")))
+
+    found = read.decode([record(head(1) + b"\0")])
+
+    assert "no /subjects/B/versions/1" in str(found.errors[0])
+
+
 def test_answers_have_a_schema_made_of_the_outputs() -> None:
     registry = Registry()
     layout = writes(

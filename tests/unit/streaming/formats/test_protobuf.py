@@ -215,6 +215,19 @@ def test_registry_that_gives_descriptors_needs_no_text() -> None:
     assert (found.columns, found.errors) == ({"u.age": [7]}, {})
 
 
+def test_registry_that_knows_no_descriptors_is_asked_for_text() -> None:
+    registry = Registry(knows_no_format=True)
+    registry.add("user", "message User { required int32 age = 1; }", schemaType="PROTOBUF")
+    more = [{"name": "user.proto", "subject": "user", "version": 1}]
+    text = 'import "user.proto"; message M { optional User u = 1; }'
+    number = registry.add("in-value", text, schemaType="PROTOBUF", references=more)
+    read = of_registry(registry, reads(spec("u.age", Datatype.INT32)))
+
+    found = read.decode([record(message_head(number, (0,)) + b"\x0a\x02\x08\x07")])
+
+    assert (found.columns, found.errors) == ({"u.age": [7]}, {})
+
+
 def test_files_that_import_each_other_are_refused() -> None:
     registry = Registry()
     for name, other in (("a", "b"), ("b", "a")):
