@@ -1,9 +1,9 @@
 """Avro's binary encoding to Python values, made to a schema's measure.
 
-A schema becomes a row of small functions, and neighbouring floats one of them. That takes a tenth
-to a third of fastavro's time for records as models have them: fastavro spends 4 us on any record,
-and 1 us on each field. It has to be safe for any bytes: a count is believed only as far as the
-value's length allows, and `read_schema` refuses schemas that could recurse
+A schema becomes a row of small functions, and neighbouring floats one of them. Records as models
+have them take a sixth to a third of fastavro's time so (CPU, fastavro 1.13: eight floats 3.4 to
+0.5 us, eight nullable ones 11.5 to 2.2). It has to be safe for any bytes: a count is believed only
+as far as the value's length allows, and `read_schema` refuses schemas that could recurse
 (https://avro.apache.org/docs/1.12.0/specification/#binary-encoding).
 """
 
