@@ -174,11 +174,26 @@ class Answerer:
         places: Sequence[int],
         results: dict[int, Result],
     ) -> None:
+        answers: Sequence[Result]
         try:
-            answers: Sequence[Result] = self._codec.encode(group, outputs, kept)
+            answers = self._codec.encode(group, outputs, kept)
         except HeadraceError as error:
             if may_pass(error):
                 raise
-            answers = [error] * len(kept)
+            # One value that cannot be written, such as one passed on, costs its own record only.
+            answers = [error] if len(kept) == 1 else self._one_by_one(group, outputs, kept)
         for index, answer in zip(kept, answers, strict=True):
             results[places[group.places[index]]] = answer
+
+    def _one_by_one(self, group: Group, outputs: Tensors, kept: Sequence[int]) -> list[Result]:
+        found: list[Result] = []
+        for place, index in enumerate(kept):
+            rows = slice(place * group.rows_each, (place + 1) * group.rows_each)
+            mine = {name: array[rows] for name, array in outputs.items()}
+            try:
+                found += self._codec.encode(group, mine, [index])
+            except HeadraceError as error:
+                if may_pass(error):
+                    raise
+                found.append(error)
+        return found

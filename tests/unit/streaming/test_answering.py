@@ -1,8 +1,11 @@
 """Records to answers, in every format: each answer is its record's, each error costs itself."""
 
+import io
 import math
+from pathlib import Path
 from typing import Any
 
+import fastavro
 import msgspec
 import numpy as np
 import pytest
@@ -345,3 +348,31 @@ def test_nan_has_no_json_and_is_null() -> None:
     found = answers(nan, records(np.float32(math.nan).tobytes()), said=said, model=model)
 
     assert found == [{"sum": None}]
+
+
+def test_a_value_that_cannot_be_written_costs_its_own_record_only(tmp_path: Path) -> None:
+    schema = tmp_path / "answer.avsc"
+    fields = [{"name": "sum", "type": "float"}, {"name": "id", "type": "int"}]
+    schema.write_bytes(msgspec.json.encode({"type": "record", "name": "Answer", "fields": fields}))
+    avro = FormatSettings(kind=FormatKind.AVRO, options={"schema_file": str(schema)})
+    said = settings(output=OutputSettings(fields=["id"]), sink=avro)
+
+    found = answerer(MATRIX, said).answer(
+        records(
+            b'{"x": [1, 2, 3], "id": 7}',
+            b'{"x": [1, 2, 3], "id": "seven"}',
+            b'{"x": [4, 5, 6], "id": 8}',
+        ),
+        now_s=1000.0,
+    )
+
+    assert [isinstance(one, Answer) for one in found] == [True, False, True]
+    assert isinstance(found[1], InvalidArgumentError)
+    read = [
+        fastavro.schemaless_reader(
+            io.BytesIO(one.value), {"type": "record", "name": "Answer", "fields": fields}
+        )
+        for one in found
+        if isinstance(one, Answer)
+    ]
+    assert read == [{"sum": 6.0, "id": 7}, {"sum": 15.0, "id": 8}]
