@@ -1,0 +1,214 @@
+"""At least once: what is done is kept after its answers are safe, in order and without waiting."""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final, Protocol
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from headrace.core import HeadraceError
+from headrace.core.clock import Clock
+from headrace.streaming.brokers.kafka_errors import NO_OFFSET, SHOULD_WAIT, error_of, failure
+from headrace.streaming.brokers.kafka_records import Writing, partitions_of
+from headrace.streaming.records import NewRecord, Place
+
+COMMIT_EVERY_S: Final = 0.05
+_AGAIN_S: Final = 0.2
+_STEP_S: Final = 0.005
+_LATE_S: Final = 5.0
+_HANDOVER_S: Final = 10.0
+_MOVED: Final = frozenset({KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID})
+
+
+class Writer(Protocol):
+    """What a session writes with."""
+
+    @property
+    def trouble(self) -> str:
+        """Why what was delivered is not safe yet, for people; empty if that is nothing unusual."""
+
+    def begin_at(self, starts: Mapping[Place, int]) -> None:
+        """Keep where a new group begins, so that it begins nowhere else after a crash."""
+
+    def deliver(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
+        """As `Session.deliver`."""
+
+    def serve(self) -> None:
+        """Go on with what was delivered, without waiting; raises if that cannot be."""
+
+    def flush(self, timeout_s: float, serve_consumer: Callable[[], None] | None) -> bool:
+        """As `Session.flush`; `serve_consumer` is None while the consumer itself called."""
+
+    def forget(self, places: Sequence[Place]) -> None:
+        """These are no longer ours: nothing of them is kept."""
+
+    def committed(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
+        """Hears of offsets that were kept or not."""
+
+    def close(self) -> None:
+        """Let go."""
+
+
+class _Batch:
+    """Records under way, and what is done with them."""
+
+    __slots__ = ("done", "error", "left", "topic")
+
+    def __init__(self, left: int, done: dict[Place, int]) -> None:
+        self.left = left
+        self.done = done
+        self.error: KafkaError | None = None
+        self.topic = ""
+
+    def report(self, error: KafkaError | None, message: Message) -> None:
+        self.left -= 1
+        if error is not None and self.error is None:
+            self.error = error
+            self.topic = message.topic() or ""
+
+
+class Outbox:
+    """See `Writer`."""
+
+    def __init__(
+        self,
+        producer: Producer,
+        consumer: Consumer,
+        writing: Writing,
+        *,
+        address: str,
+        clock: Clock,
+    ) -> None:
+        self._producer = producer
+        self._consumer = consumer
+        self._writing = writing
+        self._address = address
+        self._clock = clock
+        self._batches: deque[_Batch] = deque()
+        self._safe: dict[Place, int] = {}
+        self._committing: dict[Place, int] = {}
+        self._commit_at = 0.0
+        self._moved_at = 0.0
+        self._refused: HeadraceError | None = None
+
+    @property
+    def trouble(self) -> str:
+        """Since when nothing has become safe."""
+        if not (self._batches or self._committing):
+            return ""
+        late_s = self._clock.monotonic() - self._moved_at
+        if late_s < _LATE_S:
+            return ""
+        what = "records" if self._batches else "offsets"
+        return f"Kafka at {self._address} has not confirmed any {what} for {late_s:.0f} s"
+
+    def begin_at(self, starts: Mapping[Place, int]) -> None:
+        """By the next commit."""
+        self._safe.update(starts)
+
+    def deliver(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
+        """Queue records; what is done follows when they are safe."""
+        if not self._batches:
+            self._moved_at = self._clock.monotonic()
+        batch = _Batch(len(records), dict(done))
+        self._batches.append(batch)
+        put, report = self._writing.put, batch.report
+        for record in records:
+            put(record, report)
+        self.serve()
+
+    def serve(self) -> None:
+        """Hear what is safe, and commit now and then."""
+        self._settle()
+        if self._safe and not self._committing and self._clock.monotonic() >= self._commit_at:
+            self._commit()
+
+    def flush(self, timeout_s: float, serve_consumer: Callable[[], None] | None) -> bool:
+        """Wait until all is safe and kept."""
+        until = self._clock.monotonic() + timeout_s
+        if serve_consumer is None:
+            return self._flush_at_once(timeout_s)
+        while self._batches or self._safe or self._committing:
+            if self._safe and not self._committing:
+                self._commit()
+            left_s = until - self._clock.monotonic()
+            if left_s <= 0:
+                return False
+            if self._batches:
+                self._writing.serve(min(_STEP_S, left_s))
+            serve_consumer()
+            self._settle()
+        return True
+
+    def forget(self, places: Sequence[Place]) -> None:
+        """Their answers may be written still; that they are done is not kept."""
+        for offsets in (self._safe, self._committing, *(one.done for one in self._batches)):
+            for place in places:
+                offsets.pop(place, None)
+
+    def committed(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
+        """Hear of a commit; those of `_flush_at_once` are heard of as well, and known already."""
+        told = {Place(one.topic, one.partition): one.offset for one in partitions}
+        if not self._committing or any(told.get(at) != it for at, it in self._committing.items()):
+            return
+        ours, self._committing = self._committing, {}
+        worst = error or next((one.error for one in partitions if one.error is not None), None)
+        self._kept(ours, worst)
+
+    def close(self) -> None:
+        """What is under way may still arrive; nothing of it is kept as done."""
+        self._producer.purge(in_queue=True, in_flight=False, blocking=False)
+        with suppress(HeadraceError):
+            self._writing.serve()
+
+    def _settle(self) -> None:
+        self._writing.serve()
+        batches = self._batches
+        while batches and not batches[0].left:
+            batch = batches.popleft()
+            self._moved_at = self._clock.monotonic()
+            if batch.error is not None:
+                raise self._writing.failed(batch.error, None, batch.topic)
+            self._safe.update(batch.done)
+        if self._refused is not None:
+            raise self._refused
+
+    def _commit(self) -> None:
+        now = self._clock.monotonic()
+        self._commit_at = now + COMMIT_EVERY_S
+        self._moved_at = now
+        self._committing, self._safe = self._safe, {}
+        try:
+            self._consumer.commit(offsets=partitions_of(self._committing), asynchronous=True)
+        except KafkaException as error:
+            ours, self._committing = self._committing, {}
+            self._kept(ours, error_of(error))
+
+    def _kept(self, offsets: dict[Place, int], error: KafkaError | None) -> None:
+        now = self._clock.monotonic()
+        self._moved_at = now
+        if error is None or error.code() == NO_OFFSET:
+            return
+        if error.code() in _MOVED:
+            return  # these places are gone, and we shall be told so
+        if error.code() in SHOULD_WAIT or error.retriable():
+            self._safe = offsets | self._safe
+            self._commit_at = now + _AGAIN_S
+            return
+        self._refused = failure(error, doing="keep what is done", address=self._address)
+
+    def _flush_at_once(self, timeout_s: float) -> bool:
+        """Within a rebalance, where the consumer hears of no commit but of one it waits for."""
+        self._producer.flush(min(timeout_s, _HANDOVER_S))
+        self._settle()
+        offsets = self._committing | self._safe
+        if offsets:
+            self._committing, self._safe = {}, {}
+            try:
+                found = self._consumer.commit(offsets=partitions_of(offsets), asynchronous=False)
+                errors = [one.error for one in found if one.error is not None]
+            except KafkaException as error:
+                errors = [error_of(error)]
+            self._kept(offsets, errors[0] if errors else None)
+        return not (self._batches or self._safe)

@@ -1,0 +1,222 @@
+"""What is in a Kafka cluster, for who is no member of a group."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from headrace.core import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
+from headrace.core.clock import Clock
+from headrace.streaming.brokers.kafka_errors import (
+    AUTHENTICATION,
+    AUTO_OFFSET_RESET,
+    CONNECTION,
+    PARTITION_EOF,
+    TIMED_OUT,
+    error_of,
+    failure,
+)
+from headrace.streaming.brokers.kafka_options import KafkaOptions
+from headrace.streaming.brokers.kafka_records import Places, milliseconds, record_of
+from headrace.streaming.records import Place, Record
+
+_log = logging.getLogger(__name__)
+
+ASK_S: Final = 8.0
+_EVENTS: Final = 20
+_AT_ONCE: Final = 500
+_T = TypeVar("_T")
+
+
+class KafkaReader:
+    """Asks and reads. Safe to use from several threads, one after the other."""
+
+    def __init__(self, options: KafkaOptions, clock: Clock) -> None:
+        self._address = options.address
+        self._clock = clock
+        self._heard: KafkaError | None = None
+        self._known: dict[str, int] = {}
+        self._lock = threading.Lock()
+        settings = {**options.reader(), "error_cb": self._hear, "logger": _log}
+        self._consumer: Consumer | None = made(lambda: Consumer(settings), options.address)
+
+    def check_topic(self, topic: str) -> None:
+        """Raises NotFoundError if it is not there; asks once for each that is."""
+        if topic not in self._known:
+            self.partitions(topic)
+
+    def partitions(self, topic: str) -> int:
+        """How many a topic has; asked anew.
+
+        Raises:
+            NotFoundError: There is no such topic. Asking makes none.
+        """
+        with self._open() as consumer:
+            return self._count(consumer, topic)
+
+    def ends(self, topic: str) -> dict[Place, tuple[int, int]]:
+        """First and next offsets; see `Broker`."""
+        with self._open() as consumer:
+            count = self._count(consumer, topic)
+            return {
+                Place(topic, number): self._watermarks(consumer, topic, number)
+                for number in range(count)
+            }
+
+    def offsets_at(self, topic: str, at_s: float) -> dict[Place, int]:
+        """The first offsets of a time; see `Broker`."""
+        at_ms = milliseconds(at_s)
+        with self._open() as consumer:
+            wanted = [
+                TopicPartition(topic, number, at_ms)
+                for number in range(self._count(consumer, topic))
+            ]
+            found = self._asked(
+                f"find a time in topic '{topic}'",
+                lambda: consumer.offsets_for_times(wanted, timeout=ASK_S),
+            )
+            return {
+                Place(topic, one.partition): one.offset
+                if one.offset >= 0
+                else self._watermarks(consumer, topic, one.partition)[1]
+                for one in found
+            }
+
+    def read(self, topic: str, after: Mapping[Place, int], most: int) -> list[Record]:
+        """Records from these offsets on; see `Broker`."""
+        with self._open() as consumer:
+            count = self._count(consumer, topic)
+            for place in after:
+                if place.topic != topic or not 0 <= place.partition < count:
+                    message = f"topic '{topic}' of {count} partitions has no place {place}"
+                    raise InvalidArgumentError(message)
+            starts = [TopicPartition(topic, one.partition, at) for one, at in after.items()]
+            consumer.assign(starts)
+            try:
+                return self._collect(consumer, topic, set(after), most)
+            finally:
+                consumer.unassign()
+
+    def close(self) -> None:
+        """Twice is once."""
+        with self._lock:
+            if self._consumer is not None:
+                self._consumer.close()
+                self._consumer = None
+
+    def _collect(self, consumer: Consumer, topic: str, left: set[Place], most: int) -> list[Record]:
+        """Until each place has told its end."""
+        found: list[Record] = []
+        places = Places()
+        until = self._clock.monotonic() + ASK_S
+        while left and len(found) < most:
+            for message in consumer.consume(min(most - len(found), _AT_ONCE), 0.01):
+                place = places[message.topic(), message.partition()]
+                error = message.error()
+                if error is None:
+                    found.append(record_of(message, places))
+                    until = self._clock.monotonic() + ASK_S
+                elif not self._is_end(consumer, message, place):
+                    raise self._failure(error, f"read topic '{topic}'")
+                else:
+                    left.discard(place)
+            if self._clock.monotonic() >= until:
+                error = KafkaError(TIMED_OUT)
+                raise self._failure(error, f"read topic '{topic}'")
+        return found
+
+    def _is_end(self, consumer: Consumer, message: Message, place: Place) -> bool:
+        """Whether nothing more is there; what was forgotten before it was read is gone over."""
+        error = message.error()
+        assert error is not None
+        if error.code() == PARTITION_EOF:
+            return True
+        if error.code() != AUTO_OFFSET_RESET:
+            return False
+        first, following = self._watermarks(consumer, *place)
+        offset = message.offset()
+        if offset is not None and 0 <= offset < first < following:
+            consumer.incremental_unassign([TopicPartition(*place)])
+            consumer.incremental_assign([TopicPartition(*place, first)])
+            return False
+        return True
+
+    def _count(self, consumer: Consumer, topic: str) -> int:
+        metadata = self._asked(
+            f"look for topic '{topic}'", lambda: consumer.list_topics(topic, timeout=ASK_S)
+        )
+        found = metadata.topics.get(topic)
+        error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART) if found is None else found.error
+        if error is not None and error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            self._known.pop(topic, None)
+            message = (
+                f"there is no topic '{topic}' in Kafka at {self._address}; make it first, or look "
+                "for a typing mistake"
+            )
+            raise NotFoundError(message)
+        if error is not None and error.code() != KafkaError.LEADER_NOT_AVAILABLE:
+            raise self._failure(error, f"look for topic '{topic}'")
+        self._known[topic] = len(found.partitions)
+        return self._known[topic]
+
+    def _watermarks(self, consumer: Consumer, topic: str, number: int) -> tuple[int, int]:
+        return self._asked(
+            f"look at partition {number} of topic '{topic}'",
+            lambda: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=ASK_S),
+        )
+
+    def _asked(self, doing: str, ask: Callable[[], _T]) -> _T:
+        try:
+            answer = ask()
+        except KafkaException as error:
+            raise self._failure(error_of(error), doing) from error
+        if answer is None:
+            raise UnavailableError(f"Kafka at {self._address}: cannot {doing}: no answer")
+        return answer
+
+    def _failure(self, error: KafkaError, doing: str) -> Exception:
+        """With what the connection said, which comes as an event of its own."""
+        consumer = self._consumer
+        for _ in range(_EVENTS):
+            if consumer is None or self._heard is not None:
+                break
+            consumer.poll(0.01)
+        heard, self._heard = self._heard, None
+        if heard is None:
+            return failure(error, doing=doing, address=self._address)
+        if heard.code() == AUTHENTICATION:
+            error = heard
+        return failure(error, doing=doing, address=self._address, reason=heard.str())
+
+    def _hear(self, error: KafkaError) -> None:
+        is_refused = self._heard is not None and self._heard.code() == AUTHENTICATION
+        if error.code() in CONNECTION and not is_refused:
+            self._heard = error
+
+    @contextmanager
+    def _open(self) -> Iterator[Consumer]:
+        with self._lock:
+            if self._consumer is None:
+                raise FailedPreconditionError("this broker is closed; open it again")
+            yield self._consumer
+
+
+def made(make: Callable[[], _T], address: str) -> _T:
+    """A client, if its options can be.
+
+    Raises:
+        InvalidArgumentError: They cannot.
+    """
+    try:
+        return make()
+    except (KafkaException, TypeError, ValueError) as error:
+        said = error_of(error).str()
+        raise InvalidArgumentError(f"an option for Kafka at {address}: {said}") from error

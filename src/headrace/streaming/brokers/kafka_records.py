@@ -1,0 +1,161 @@
+"""How do records cross between us and Kafka's client?"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from headrace.core import InvalidArgumentError, UnavailableError
+from headrace.core.clock import Clock
+from headrace.streaming.brokers.kafka_errors import error_of, failure
+from headrace.streaming.records import NewRecord, Place, Record
+
+_MILLISECONDS: Final = 1000
+_ANY_PARTITION: Final = -1
+_LONGEST_FULL_S: Final = 30.0
+_FULL_STEP_S: Final = 0.02
+_LAST_MS: Final = (1 << 63) - 1
+_TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+
+Report = Callable[[KafkaError | None, Message], None]
+
+
+class Places(dict[tuple[str | None, int | None], Place]):
+    """Makes each place once: making it anew for each record would cost as much as the record."""
+
+    def __missing__(self, key: tuple[str | None, int | None]) -> Place:
+        topic, partition = key
+        assert topic is not None
+        assert partition is not None
+        place = self[key] = Place(topic, partition)
+        return place
+
+
+def record_of(message: Message, places: Places) -> Record:
+    """What was read."""
+    _, at_ms = message.timestamp()
+    headers: Sequence[tuple[str, object]] | None = message.headers()  # type: ignore[assignment]  # a list, when read
+    offset = message.offset()
+    assert offset is not None
+    return Record(
+        place=places[message.topic(), message.partition()],
+        offset=offset,
+        key=message.key(),
+        value=message.value(),
+        headers=tuple((name, _bytes(value)) for name, value in headers) if headers else (),
+        timestamp_s=at_ms / _MILLISECONDS if at_ms > 0 else 0.0,
+    )
+
+
+def milliseconds(at_s: float) -> int:
+    """Kafka's time; rounded up, so that what is asked for by time is of that time or later."""
+    if not math.isfinite(at_s):
+        raise InvalidArgumentError(f"a time has to be a Unix time, not {at_s}")
+    return min(max(math.ceil(at_s * _MILLISECONDS), 0), _LAST_MS)
+
+
+def check_new(records: Sequence[NewRecord], *, limit_bytes: int) -> None:
+    """Raises InvalidArgumentError for a record that Kafka would not take."""
+    for record in records:
+        size = len(record.value or b"") + len(record.key or b"")
+        if size > limit_bytes:
+            raise _too_large(record, limit_bytes)
+        if record.timestamp_s is not None and not 0 <= record.timestamp_s < math.inf:
+            message = f"a record for {record.topic} is of the time {record.timestamp_s}"
+            raise InvalidArgumentError(message)
+
+
+class Writing:
+    """Puts records into a producer's queue, and waits where it is full."""
+
+    def __init__(self, producer: Producer, *, limit_bytes: int, address: str, clock: Clock) -> None:
+        self._producer = producer
+        self._limit_bytes = limit_bytes
+        self._address = address
+        self._clock = clock
+
+    def put(self, record: NewRecord, report: Report | None = None) -> None:
+        """Queue one.
+
+        Args:
+            report: Hears what became of it, within the producer's `poll`.
+
+        Raises:
+            HeadraceError: It cannot be written.
+        """
+        at_s = record.timestamp_s
+        until: float | None = None
+        while True:
+            try:
+                self._producer.produce(
+                    record.topic,
+                    record.value,
+                    record.key,
+                    _ANY_PARTITION if record.partition is None else record.partition,
+                    on_delivery=report,
+                    # 0 means now to the client, so the first millisecond of 1970 cannot be said.
+                    timestamp=0 if at_s is None else max(milliseconds(at_s), 1),
+                    headers=list(record.headers) or None,
+                )
+            except BufferError:
+                now = self._clock.monotonic()
+                until = now + _LONGEST_FULL_S if until is None else until
+                if now >= until:
+                    message = (
+                        f"Kafka at {self._address} has taken nothing for {_LONGEST_FULL_S:g} s, and "
+                        f"no more than {len(self._producer)} records may wait for it"
+                    )
+                    raise UnavailableError(message) from None
+                self.serve(_FULL_STEP_S)
+            except KafkaException as error:
+                raise self.failed(error_of(error), record) from error
+            else:
+                return
+
+    def serve(self, timeout_s: float = 0.0) -> None:
+        """Hear what became of records.
+
+        Raises:
+            HeadraceError: The producer can go on no more; its client raises that from here.
+        """
+        try:
+            self._producer.poll(timeout_s)
+        except KafkaException as error:
+            raise failure(error_of(error), doing="write", address=self._address) from error
+
+    def failed(self, error: KafkaError, record: NewRecord | None, topic: str = "") -> Exception:
+        """What to raise for a record that was not written."""
+        name = topic if record is None else record.topic
+        if error.code() in _TOO_LARGE and record is not None:
+            return _too_large(record, self._limit_bytes)
+        where = f"write to topic '{name}'"
+        if record is not None and record.partition is not None:
+            where = f"write to partition {record.partition} of topic '{name}'"
+        if error.code() in _TOO_LARGE:
+            where += (
+                f" a record within our own limit of {self._limit_bytes} bytes, over the topic's,"
+            )
+        return failure(error, doing=where, address=self._address)
+
+
+def partitions_of(offsets: dict[Place, int]) -> list[TopicPartition]:
+    """As the client wants them."""
+    return [TopicPartition(topic, number, at) for (topic, number), at in offsets.items()]
+
+
+def _bytes(value: object) -> bytes:
+    if value is None:
+        return b""
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+def _too_large(record: NewRecord, limit_bytes: int) -> InvalidArgumentError:
+    size = len(record.value or b"") + len(record.key or b"")
+    size += sum(len(name) + len(value) for name, value in record.headers)
+    message = (
+        f"a record of {size} bytes for {record.topic} exceeds the limit of {limit_bytes} bytes, "
+        "its frame counted in; allow more by ?message.max.bytes= here and max.message.bytes of the "
+        "topic, or put what is large elsewhere and its address here"
+    )
+    return InvalidArgumentError(message)
