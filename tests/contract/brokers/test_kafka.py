@@ -1,4 +1,4 @@
-"""Kafka keeps every broker's promises: what stands in for it here, and a cluster if one is named."""
+"""Kafka keeps every broker's promises: what stands in for it, and a cluster if one is named."""
 
 import os
 from collections.abc import Iterator
@@ -24,7 +24,23 @@ _NOIDA_CANNOT: Final = {
         "noida takes no offsets of a member that is about to give places away"
     ),
 }
-_TANSU_CANNOT: Final = {}
+_WRONG_ENDS: Final = "tansu counts batches where it should count records, so that it knows no end"
+_TANSU_CANNOT: Final = {
+    "test_ends_tell_how_much_there_is": _WRONG_ENDS,
+    "test_a_time_has_an_offset": _WRONG_ENDS,
+    "test_a_new_group_begins_at_the_latest_record": _WRONG_ENDS,
+    "test_lag_counts_what_is_not_done": _WRONG_ENDS,
+    "test_nothing_is_delivered_and_nothing_done_without_harm": (
+        "tansu forgets the offsets of a transaction that writes no records"
+    ),
+    "test_what_cannot_be_written_moves_nothing": "tansu shows records of aborted transactions",
+    "test_killed_at_random_moments_nothing_is_lost_and_exactly_once_nothing_doubled": (
+        "tansu shows records of aborted transactions"
+    ),
+    "test_a_member_that_was_replaced_can_go_on_no_more": (
+        "nobody is replaced by name where membership is dynamic"
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +57,12 @@ def tansu_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.mark.e2e
 class TestKafka(BrokerContract):
+    @pytest.fixture(autouse=True)
+    def _skipped(self, request: pytest.FixtureRequest) -> None:
+        said = getattr(request.node, "callspec").params  # noqa: B009  # pytest has no type for it
+        if said["rig"] == NOIDA and said.get("heir") == "two":
+            pytest.skip(_STAYS)
+
     @pytest.fixture(params=[NOIDA, TANSU, CLUSTER])
     def rig(self, request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
         if request.param == NOIDA:
@@ -50,6 +72,8 @@ class TestKafka(BrokerContract):
                 home=tmp_path,
                 session_timeout_s=6.0,
                 cannot=_NOIDA_CANNOT,
+                stop=server.stop,
+                start=server.start,
             )
         if request.param == TANSU:
             server = request.getfixturevalue("tansu_server")

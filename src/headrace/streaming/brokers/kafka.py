@@ -28,7 +28,7 @@ from headrace.streaming.brokers.kafka_admin import Following, KafkaAdmin
 from headrace.streaming.brokers.kafka_options import kafka_options
 from headrace.streaming.brokers.kafka_outbox import Outbox, Writer
 from headrace.streaming.brokers.kafka_places import Assigning
-from headrace.streaming.brokers.kafka_reader import ASK_S, KafkaReader, made
+from headrace.streaming.brokers.kafka_reader import KafkaReader, made
 from headrace.streaming.brokers.kafka_records import Writing, check_new
 from headrace.streaming.brokers.kafka_session import KafkaSession
 from headrace.streaming.brokers.kafka_transactions import Transactions
@@ -122,8 +122,7 @@ class KafkaBroker:
         with self._lock:
             producer = self._sender()
             writing = self._writing(producer)
-            for record in records:
-                writing.put(record, report)
+            writing.put(records, report)
             left = producer.flush(_SEND_S)
             if failed:
                 raise writing.failed(failed[0][0], None, failed[0][1])

@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from confluent_kafka import (
     ConsumerGroupTopicPartitions,
@@ -21,8 +20,12 @@ from headrace.streaming.brokers.kafka_options import KafkaOptions
 from headrace.streaming.brokers.kafka_reader import ASK_S, made
 from headrace.streaming.records import Place
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
 _log = logging.getLogger(__name__)
 
+_LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # has no types
 _LOOK_EVERY_S: Final = 1.0
 _THE_CLUSTERS_OWN: Final = -1
 _MEMBERS_RUN: Final = frozenset(
@@ -87,7 +90,7 @@ class KafkaAdmin:
 
     def ask_ends(self, places: Sequence[Place]) -> dict[Place, "Future[Any]"]:
         """Ask for the next offsets that will be written, without waiting for the answers."""
-        wanted = {TopicPartition(*place): OffsetSpec.latest() for place in places}
+        wanted = {TopicPartition(*place): _LATEST for place in places}
         told = self._client.list_offsets(wanted, request_timeout=ASK_S)
         return {Place(one.topic, one.partition): future for one, future in told.items()}
 
@@ -120,7 +123,7 @@ class KafkaAdmin:
 
 
 class Following:
-    """The next offsets of places that nothing is fetched of: asked each second, never waited for."""
+    """The next offsets of places that nothing is fetched of; asked each second, not waited for."""
 
     def __init__(self, admin: KafkaAdmin, clock: Clock) -> None:
         self._admin = admin

@@ -113,9 +113,7 @@ class Outbox:
             self._moved_at = self._clock.monotonic()
         batch = _Batch(len(records), dict(done))
         self._batches.append(batch)
-        put, report = self._writing.put, batch.report
-        for record in records:
-            put(record, report)
+        self._writing.put(records, batch.report)
         self.serve()
 
     def serve(self) -> None:

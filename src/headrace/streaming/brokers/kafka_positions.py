@@ -43,20 +43,12 @@ class Positions:
         for place in places:
             self._held.pop(place, None)
 
-    def handed_out(self, records: Sequence[Record]) -> None:
-        """Those of one poll, in order of each place."""
-        before: Place | None = None
-        for record in records:
-            place = record.place
-            if place is before:
-                continue
-            before = place
-            position = self._held[place]
-            if len(position.marks) < _MOST_MARKS:
-                position.marks.append((record.offset, record.timestamp_s))
-        last = {record.place: record.offset + 1 for record in records}
-        for place, offset in last.items():
-            self._held[place].read = offset
+    def handed_out(self, first: Record, following: int) -> None:
+        """A run of records of one place: its first, and the offset after its last."""
+        position = self._held[first.place]
+        position.read = following
+        if len(position.marks) < _MOST_MARKS:
+            position.marks.append((first.offset, first.timestamp_s))
 
     def reached_end(self, place: Place, offset: int) -> None:
         """Up to here there is nothing that was not handed out, only marks of transactions."""

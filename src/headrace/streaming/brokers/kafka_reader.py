@@ -122,7 +122,7 @@ class KafkaReader:
                 place = places[message.topic(), message.partition()]
                 error = message.error()
                 if error is None:
-                    found.append(record_of(message, places))
+                    found.append(record_of(message, place))
                     until = self._clock.monotonic() + ASK_S
                 elif not self._is_end(consumer, message, place):
                     raise self._failure(error, f"read topic '{topic}'")

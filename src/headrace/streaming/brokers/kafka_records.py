@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
@@ -32,18 +32,16 @@ class Places(dict[tuple[str | None, int | None], Place]):
         return place
 
 
-def record_of(message: Message, places: Places) -> Record:
-    """What was read."""
-    _, at_ms = message.timestamp()
-    headers: Sequence[tuple[str, object]] | None = message.headers()  # type: ignore[assignment]  # a list, when read
-    offset = message.offset()
-    assert offset is not None
+def record_of(message: Message, place: Place) -> Record:
+    """What was read. Called for each record, so that it calls no more than it has to."""
+    at_ms = message.timestamp()[1]
+    headers: Any = message.headers()  # a list of names and bytes, when it is read
     return Record(
-        place=places[message.topic(), message.partition()],
-        offset=offset,
+        place=place,
+        offset=message.offset(),  # type: ignore[arg-type]  # what was read has one
         key=message.key(),
         value=message.value(),
-        headers=tuple((name, _bytes(value)) for name, value in headers) if headers else (),
+        headers=tuple([(name, value or b"") for name, value in headers]) if headers else (),
         timestamp_s=at_ms / _MILLISECONDS if at_ms > 0 else 0.0,
     )
 
@@ -75,43 +73,34 @@ class Writing:
         self._address = address
         self._clock = clock
 
-    def put(self, record: NewRecord, report: Report | None = None) -> None:
-        """Queue one.
+    def put(self, records: Sequence[NewRecord], report: Report) -> None:
+        """Queue them, in order.
 
         Args:
-            report: Hears what became of it, within the producer's `poll`.
+            report: Hears what became of each, within `serve`.
 
         Raises:
-            HeadraceError: It cannot be written.
+            HeadraceError: One cannot be written; those before it are under way.
         """
-        at_s = record.timestamp_s
-        until: float | None = None
-        while True:
+        produce = self._producer.produce
+        for record in records:
             try:
-                self._producer.produce(
-                    record.topic,
-                    record.value,
-                    record.key,
-                    _ANY_PARTITION if record.partition is None else record.partition,
-                    on_delivery=report,
-                    # 0 means now to the client, so the first millisecond of 1970 cannot be said.
-                    timestamp=0 if at_s is None else max(milliseconds(at_s), 1),
-                    headers=list(record.headers) or None,
-                )
-            except BufferError:
-                now = self._clock.monotonic()
-                until = now + _LONGEST_FULL_S if until is None else until
-                if now >= until:
-                    message = (
-                        f"Kafka at {self._address} has taken nothing for {_LONGEST_FULL_S:g} s, and "
-                        f"no more than {len(self._producer)} records may wait for it"
+                if record.headers or record.partition is not None or record.timestamp_s is not None:
+                    produce(
+                        record.topic,
+                        record.value,
+                        record.key,
+                        _ANY_PARTITION if record.partition is None else record.partition,
+                        report,
+                        **_more(record),
                     )
-                    raise UnavailableError(message) from None
-                self.serve(_FULL_STEP_S)
+                else:
+                    produce(record.topic, record.value, record.key, _ANY_PARTITION, report)
+            except BufferError:
+                self._wait_for_room()
+                self.put([record], report)
             except KafkaException as error:
                 raise self.failed(error_of(error), record) from error
-            else:
-                return
 
     def serve(self, timeout_s: float = 0.0) -> None:
         """Hear what became of records.
@@ -123,6 +112,18 @@ class Writing:
             self._producer.poll(timeout_s)
         except KafkaException as error:
             raise failure(error_of(error), doing="write", address=self._address) from error
+
+    def _wait_for_room(self) -> None:
+        until = self._clock.monotonic() + _LONGEST_FULL_S
+        before = len(self._producer)
+        while len(self._producer) >= before:
+            if self._clock.monotonic() >= until:
+                message = (
+                    f"Kafka at {self._address} has taken nothing for {_LONGEST_FULL_S:g} s, and "
+                    f"no more than {before} records may wait for it"
+                )
+                raise UnavailableError(message)
+            self.serve(_FULL_STEP_S)
 
     def failed(self, error: KafkaError, record: NewRecord | None, topic: str = "") -> Exception:
         """What to raise for a record that was not written."""
@@ -144,10 +145,15 @@ def partitions_of(offsets: dict[Place, int]) -> list[TopicPartition]:
     return [TopicPartition(topic, number, at) for (topic, number), at in offsets.items()]
 
 
-def _bytes(value: object) -> bytes:
-    if value is None:
-        return b""
-    return value if isinstance(value, bytes) else str(value).encode()
+def _more(record: NewRecord) -> dict[str, Any]:
+    """What most records do without."""
+    more: dict[str, Any] = {}
+    if record.headers:
+        more["headers"] = list(record.headers)
+    if record.timestamp_s is not None:
+        # 0 means now to the client, so the first millisecond of 1970 cannot be said.
+        more["timestamp"] = max(milliseconds(record.timestamp_s), 1)
+    return more
 
 
 def _too_large(record: NewRecord, limit_bytes: int) -> InvalidArgumentError:

@@ -256,21 +256,30 @@ class KafkaSession:
         found = self._records(messages)
         if found:
             self._is_away = False
-            self._positions.handed_out(found)
         return found
 
     def _records(self, messages: Sequence[Message]) -> list[Record]:
         """Without those of places that went away meanwhile."""
         places, held = self._places, self._positions
-        found = []
+        found: list[Record] = []
+        run: Place | None = None
+        is_held = False
+        first = 0
         for message in messages:
             error = message.error()
             if error is not None:
                 self._read_failed(error, message)
                 continue
-            record = record_of(message, places)
-            if record.place in held:
-                found.append(record)
+            place = places[message.topic(), message.partition()]
+            if place is not run:
+                if first < len(found):
+                    held.handed_out(found[first], found[-1].offset + 1)
+                run, first = place, len(found)
+                is_held = place in held
+            if is_held:
+                found.append(record_of(message, place))
+        if first < len(found):
+            held.handed_out(found[first], found[-1].offset + 1)
         return found
 
     def _read_failed(self, error: KafkaError, message: Message) -> None:

@@ -68,9 +68,7 @@ class Transactions:
         except KafkaException as error:
             raise self._error(error_of(error), doing) from error
         try:
-            put = self._writing.put
-            for record in records:
-                put(record, self._report)
+            self._writing.put(records, self._report)
             if done:
                 metadata = self._consumer.consumer_group_metadata()
                 offsets = partitions_of(dict(done))
