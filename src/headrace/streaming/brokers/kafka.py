@@ -38,6 +38,7 @@ from headrace.streaming.records import NewRecord, Place, Record
 _log = logging.getLogger(__name__)
 
 _LONGEST_NAME: Final = 249
+_MOST_PARTITIONS: Final = 100_000
 _SEND_S: Final = 30.0
 _MADE_S: Final = 10.0
 _LOOK_EVERY_S: Final = 0.02
@@ -100,8 +101,9 @@ class KafkaBroker:
     def create_topic(self, topic: str, *, partitions: int = 1) -> None:
         """Make a topic if it is not there; see `Broker`."""
         check_topic(topic)
-        if partitions < 1:
-            raise InvalidArgumentError(f"a topic has 1 or more partitions, not {partitions}")
+        if not 1 <= partitions <= _MOST_PARTITIONS:
+            message = f"a topic has 1 to {_MOST_PARTITIONS} partitions, not {partitions}"
+            raise InvalidArgumentError(message)
         try:
             self._reader.partitions(topic)
         except NotFoundError:

@@ -104,7 +104,9 @@ class KafkaOptions:
     def client(self) -> Settings:
         """What every client is made with."""
         return {
-            "log_level": "3",
+            # Each attempt to connect that fails would be a line, ten a second; errors and
+            # `trouble` say it once.
+            "log_level": "2",
             "reconnect.backoff.max.ms": "2000",
             **self.settings,
             "bootstrap.servers": self.address,

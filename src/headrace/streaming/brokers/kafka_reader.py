@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 ASK_S: Final = 8.0
 _EVENTS: Final = 20
+_ENDS: Final = frozenset({PARTITION_EOF, AUTO_OFFSET_RESET})
 _AT_ONCE: Final = 500
 _T = TypeVar("_T")
 
@@ -98,6 +99,8 @@ class KafkaReader:
                 if place.topic != topic or not 0 <= place.partition < count:
                     message = f"topic '{topic}' of {count} partitions has no place {place}"
                     raise InvalidArgumentError(message)
+                if after[place] < 0:
+                    raise InvalidArgumentError(f"no offset of {topic} is {after[place]}")
             starts = [TopicPartition(topic, one.partition, at) for one, at in after.items()]
             consumer.assign(starts)
             try:
@@ -124,29 +127,25 @@ class KafkaReader:
                 if error is None:
                     found.append(record_of(message, place))
                     until = self._clock.monotonic() + ASK_S
-                elif not self._is_end(consumer, message, place):
+                elif error.code() not in _ENDS:
                     raise self._failure(error, f"read topic '{topic}'")
-                else:
+                elif not self._goes_on(consumer, message, place):
                     left.discard(place)
             if self._clock.monotonic() >= until:
                 error = KafkaError(TIMED_OUT)
                 raise self._failure(error, f"read topic '{topic}'")
         return found
 
-    def _is_end(self, consumer: Consumer, message: Message, place: Place) -> bool:
-        """Whether nothing more is there; what was forgotten before it was read is gone over."""
-        error = message.error()
-        assert error is not None
-        if error.code() == PARTITION_EOF:
-            return True
-        if error.code() != AUTO_OFFSET_RESET:
+    def _goes_on(self, consumer: Consumer, message: Message, place: Place) -> bool:
+        """Whether more is there: what was forgotten before it was read is gone over."""
+        error, offset = message.error(), message.offset()
+        if error is None or error.code() == PARTITION_EOF or offset is None:
             return False
         first, following = self._watermarks(consumer, *place)
-        offset = message.offset()
-        if offset is not None and 0 <= offset < first < following:
-            consumer.incremental_unassign([TopicPartition(*place)])
-            consumer.incremental_assign([TopicPartition(*place, first)])
+        if not 0 <= offset < first < following:
             return False
+        consumer.incremental_unassign([TopicPartition(*place)])
+        consumer.incremental_assign([TopicPartition(*place, first)])
         return True
 
     def _count(self, consumer: Consumer, topic: str) -> int:
