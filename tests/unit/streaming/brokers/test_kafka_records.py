@@ -1,0 +1,147 @@
+"""Records cross to Kafka and back as they are, or are refused with the reason."""
+
+import math
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException, Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.core import (
+    ConflictError,
+    FailedPreconditionError,
+    HeadraceError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from headrace.streaming.brokers.kafka_errors import error_of, failure
+from headrace.streaming.brokers.kafka_records import (
+    Places,
+    check_new,
+    milliseconds,
+    partitions_of,
+    record_of,
+)
+from headrace.streaming.records import NewRecord, Place, Record
+
+
+@given(
+    key=st.none() | st.binary(),
+    value=st.none() | st.binary(),
+    headers=st.lists(st.tuples(st.text(min_size=1), st.binary())),
+    offset=st.integers(0, 1 << 62),
+    at_ms=st.integers(1, 1 << 40),
+)
+def test_a_message_becomes_a_record(
+    key: bytes | None,
+    value: bytes | None,
+    headers: list[tuple[str, str | bytes | None]],
+    offset: int,
+    at_ms: int,
+) -> None:
+    message = Message(
+        topic="t",
+        partition=3,
+        offset=offset,
+        key=key,
+        value=value,
+        headers=headers,
+        timestamp=(1, at_ms),
+    )
+
+    assert record_of(message, Place("t", 3)) == Record(
+        place=Place("t", 3),
+        offset=offset,
+        key=key,
+        value=value,
+        headers=tuple(headers),  # type: ignore[arg-type]  # of bytes
+        timestamp_s=at_ms / 1000,
+    )
+
+
+def test_a_header_without_a_value_and_a_time_that_is_not_known_are_empty() -> None:
+    message = Message(topic="t", partition=0, offset=0, headers=[("a", None)], timestamp=(0, -1))
+    record = record_of(message, Place("t", 0))
+
+    assert record.headers == (("a", b""),)
+    assert record.timestamp_s == 0.0
+
+
+def test_a_place_is_made_once() -> None:
+    places = Places()
+
+    assert places["t", 1] == Place("t", 1)
+    assert places["t", 1] is places["t", 1]
+
+
+@given(st.floats(0, 1e10))
+def test_what_is_asked_for_by_time_is_not_before_it(at_s: float) -> None:
+    assert 0 <= milliseconds(at_s) - at_s * 1000 <= 1
+
+
+def test_times_outside_of_kafkas_are_its_first_and_last() -> None:
+    assert milliseconds(-5.0) == 0
+    assert milliseconds(1e300) == (1 << 63) - 1
+    for strange in (math.nan, math.inf):
+        with pytest.raises(InvalidArgumentError, match="Unix time"):
+            milliseconds(strange)
+
+
+def test_a_record_that_is_too_large_is_refused_with_both_sizes() -> None:
+    record = NewRecord(topic="t", key=b"ab", value=bytes(999))
+
+    check_new([record], limit_bytes=1001)
+    with pytest.raises(InvalidArgumentError, match=r"1001 bytes for t exceeds.* 1000 bytes"):
+        check_new([record], limit_bytes=1000)
+
+
+@pytest.mark.parametrize("at_s", [-1.0, math.nan, math.inf])
+def test_a_record_of_no_time_is_refused(at_s: float) -> None:
+    with pytest.raises(InvalidArgumentError, match="of the time"):
+        check_new([NewRecord(topic="t", key=None, value=b"", timestamp_s=at_s)], limit_bytes=9)
+
+
+def test_offsets_keep_their_places() -> None:
+    (one,) = partitions_of({Place("t", 4): 7})
+
+    assert (one.topic, one.partition, one.offset) == ("t", 4, 7)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (KafkaError._TRANSPORT, UnavailableError),
+        (KafkaError.NOT_ENOUGH_REPLICAS, UnavailableError),
+        (KafkaError._AUTHENTICATION, UnauthenticatedError),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, PermissionDeniedError),
+        (KafkaError.UNKNOWN_TOPIC_OR_PART, NotFoundError),
+        (KafkaError.FENCED_INSTANCE_ID, ConflictError),
+        (KafkaError._FENCED, ConflictError),
+        (KafkaError.MSG_SIZE_TOO_LARGE, InvalidArgumentError),
+        (KafkaError._FAIL, FailedPreconditionError),
+    ],
+)
+def test_an_error_says_what_was_tried_where_and_who_has_to_act(
+    code: int, kind: type[HeadraceError]
+) -> None:
+    error = failure(KafkaError(code), doing="read topic 't'", address="a:1", reason="because")
+
+    assert type(error) is kind
+    assert str(error).startswith("Kafka at a:1: cannot read topic 't': ")
+    assert "because" in str(error)
+
+
+def test_an_error_that_passes_by_itself_is_one_of_being_away() -> None:
+    error = KafkaError(KafkaError._FAIL, "busy", retriable=True)
+
+    assert isinstance(failure(error, doing="x", address="a:1"), UnavailableError)
+
+
+def test_the_error_of_an_exception_without_one_keeps_its_text() -> None:
+    error = KafkaError(KafkaError._TRANSPORT)
+
+    assert error_of(KafkaException(error)) == error
+    assert error_of(RuntimeError("closed")).str() == "closed"
