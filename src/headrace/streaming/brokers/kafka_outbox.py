@@ -198,8 +198,11 @@ class Outbox:
 
     def _flush_at_once(self, timeout_s: float) -> bool:
         """Within a rebalance, where the consumer hears of no commit but of one it waits for."""
-        self._producer.flush(min(timeout_s, _HANDOVER_S))
+        until = self._clock.monotonic() + min(timeout_s, _HANDOVER_S)
         self._settle()
+        while self._batches and self._clock.monotonic() < until:
+            self._writing.serve(_STEP_S)
+            self._settle()
         offsets = self._committing | self._safe
         if offsets:
             self._committing, self._safe = {}, {}

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -31,6 +31,7 @@ from headrace.streaming.records import Place, Record
 _log = logging.getLogger(__name__)
 
 ASK_S: Final = 8.0
+_PART_S: Final = 1.0
 _EVENTS: Final = 20
 _ENDS: Final = frozenset({PARTITION_EOF, AUTO_OFFSET_RESET})
 _AT_ONCE: Final = 500
@@ -149,9 +150,7 @@ class KafkaReader:
         return True
 
     def _count(self, consumer: Consumer, topic: str) -> int:
-        metadata = self._asked(
-            f"look for topic '{topic}'", lambda: consumer.list_topics(topic, timeout=ASK_S)
-        )
+        metadata = self._metadata(consumer, topic)
         found = metadata.topics.get(topic)
         error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART) if found is None else found.error
         if error is not None and error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
@@ -165,6 +164,19 @@ class KafkaReader:
             raise self._failure(error, f"look for topic '{topic}'")
         self._known[topic] = len(found.partitions)
         return self._known[topic]
+
+    def _metadata(self, consumer: Consumer, topic: str) -> Any:  # noqa: ANN401  # has no type
+        """In parts, as the client would wait its whole time though it was refused."""
+        until = self._clock.monotonic() + ASK_S
+        while True:
+            try:
+                return consumer.list_topics(topic, timeout=_PART_S)
+            except KafkaException as error:
+                consumer.poll(0)
+                is_refused = self._heard is not None and self._heard.code() == AUTHENTICATION
+                if is_refused or self._clock.monotonic() >= until:
+                    doing = f"look for topic '{topic}'"
+                    raise self._failure(error_of(error), doing) from error
 
     def _watermarks(self, consumer: Consumer, topic: str, number: int) -> tuple[int, int]:
         return self._asked(

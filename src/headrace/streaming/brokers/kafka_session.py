@@ -95,6 +95,8 @@ class KafkaSession:
     @property
     def trouble(self) -> str:
         """Why nothing comes or goes; see `Session`."""
+        if self._is_closed:
+            return ""
         if self._is_away:
             return self._reason or f"Kafka at {self._address} does not answer"
         return self._writer.trouble
@@ -119,6 +121,8 @@ class KafkaSession:
 
     def pause(self, places: Sequence[Place]) -> None:
         """Hand out nothing of these; see `Session`."""
+        if self._is_closed:
+            return
         fresh = [
             place for place in places if place in self._positions and place not in self._paused
         ]
@@ -128,6 +132,8 @@ class KafkaSession:
 
     def resume(self, places: Sequence[Place]) -> None:
         """The contrary."""
+        if self._is_closed:
+            return
         again = [place for place in places if place in self._paused]
         self._paused.difference_update(again)
         if again and not self._is_held:
@@ -195,6 +201,7 @@ class KafkaSession:
         self._is_closed = True
         self._over = FailedPreconditionError("this session is closed; join again")
         self._writer.close()
+        del self._writer  # with its producer, whose threads would else run on until a collection
         self._consumer.close()
 
     def failed(self, error: KafkaError) -> None:
@@ -214,7 +221,8 @@ class KafkaSession:
         """Hears of offsets that were kept or not, within the consumer's `poll`."""
         if error is None:
             self._is_away = False
-        self._writer.committed(error, partitions)
+        if not self._is_closed:
+            self._writer.committed(error, partitions)
 
     def counted(self, statistics: str) -> None:
         """Hears of the client's state each second: nothing else says that a server is back."""
