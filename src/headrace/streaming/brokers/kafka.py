@@ -25,13 +25,14 @@ from headrace.core import (
 )
 from headrace.streaming.broker import Abilities, Delivery, Membership, Rebalanced
 from headrace.streaming.brokers.kafka_admin import Following, KafkaAdmin
-from headrace.streaming.brokers.kafka_options import kafka_options
+from headrace.streaming.brokers.kafka_health import Health
 from headrace.streaming.brokers.kafka_outbox import Outbox, Writer
 from headrace.streaming.brokers.kafka_places import Assigning
 from headrace.streaming.brokers.kafka_reader import KafkaReader, made
 from headrace.streaming.brokers.kafka_records import Writing, check_new
 from headrace.streaming.brokers.kafka_session import KafkaSession
 from headrace.streaming.brokers.kafka_transactions import Transactions
+from headrace.streaming.brokers.kafka_url import kafka_options
 from headrace.streaming.brokers.topics import check_topic
 from headrace.streaming.records import NewRecord, Place, Record
 
@@ -74,25 +75,27 @@ class KafkaBroker:
             address=address,
             clock=self._clock,
         )
+        health = Health(address)
         session = KafkaSession(
             membership,
             listener,
             assigning,
             following=Following(self._admin, self._clock),
             check_topic=self._reader.check_topic,
+            health=health,
             address=address,
             clock=self._clock,
         )
         settings = {
             **options.member(membership),
-            "error_cb": session.failed,
+            "error_cb": health.failed,
             "on_commit": session.committed,
-            "stats_cb": session.counted,
+            "stats_cb": health.counted,
             "logger": _log,
         }
         consumer = made(lambda: Consumer(settings), address)
         try:
-            session.start(consumer, self._writer(membership, consumer, session))
+            session.start(consumer, self._writer(membership, consumer, health))
         except BaseException:
             consumer.close()
             raise
@@ -202,12 +205,12 @@ class KafkaBroker:
             producer, limit_bytes=options.limit_bytes, address=options.address, clock=self._clock
         )
 
-    def _writer(self, membership: Membership, consumer: Consumer, session: KafkaSession) -> Writer:
+    def _writer(self, membership: Membership, consumer: Consumer, health: Health) -> Writer:
         is_exact = membership.delivery is Delivery.EXACTLY_ONCE
         id_ = f"headrace/{membership.group}/{membership.member}" if is_exact else ""
         settings = {
             **self._options.producer(transactional_id=id_),
-            "error_cb": session.failed,
+            "error_cb": health.failed,
             "logger": _log,
         }
         producer = made(lambda: Producer(settings), self._options.address)

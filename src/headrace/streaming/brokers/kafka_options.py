@@ -1,68 +1,11 @@
-"""What does `kafka://HOST:PORT,HOST:PORT?option=value` say about a cluster and how to speak to it?
+"""With which settings are a cluster's readers, members and writers made?"""
 
-Options are librdkafka's, so that all ways to log in and to encrypt are there, and a few of our own.
-`${NAME}` in an option stands for a variable of the environment.
-"""
-
-import os
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
 
-from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.streaming.broker import Membership
 
-_PORT: Final = 9092
-_SERVER: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
-_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_NAME: Final = re.compile(r"[a-z][a-z0-9._]{0,99}")
-_FILE: Final = "properties_file"
-_MEMBERSHIP: Final = "membership"
-_COMPRESSION: Final = "compression"
-_STATIC: Final = "static"
-_DYNAMIC: Final = "dynamic"
-_MOST_BYTES: Final = 1 << 20
-_SHOWN: Final = 60
-_OURS: Final[Mapping[str, str]] = {
-    **dict.fromkeys(
-        ("bootstrap.servers", "metadata.broker.list"), "the servers stand before the '?'"
-    ),
-    **dict.fromkeys(
-        (
-            "group.id",
-            "group.instance.id",
-            "transactional.id",
-            "client.id",
-            "session.timeout.ms",
-            "heartbeat.interval.ms",
-            "auto.offset.reset",
-        ),
-        "the stream's own settings say that",
-    ),
-    **dict.fromkeys(
-        (
-            "enable.auto.commit",
-            "auto.commit.enable",
-            "auto.commit.interval.ms",
-            "enable.auto.offset.store",
-            "enable.idempotence",
-            "enable.partition.eof",
-            "isolation.level",
-            "acks",
-            "request.required.acks",
-            "statistics.interval.ms",
-            "delivery.report.only.error",
-        ),
-        "what is promised depends on it",
-    ),
-    **dict.fromkeys(
-        ("plugin.library.paths", "ssl.engine.location", "ssl.providers"),
-        "it would load code into this process",
-    ),
-}
 _LONGEST_TRANSACTION_MS: Final = 15_000
 _TRANSACTION_MS: Final = 10_000
 _SHORTEST_POLL_INTERVAL_MS: Final = 30_000
@@ -71,7 +14,8 @@ _LONGEST_HEARTBEAT_MS: Final = 3_000
 COOPERATIVE: Final = "cooperative-sticky"
 _STRATEGY: Final = "partition.assignment.strategy"
 _PROTOCOL: Final = "group.protocol"
-_LIMIT: Final = "message.max.bytes"
+LIMIT: Final = "message.max.bytes"
+TRANSACTION: Final = "transaction.timeout.ms"
 _DEFAULT_LIMIT_BYTES: Final = 1_000_000
 
 Settings = dict[str, str | int | float | bool]
@@ -87,7 +31,7 @@ class KafkaOptions:
 
     address: str
     is_static: bool
-    settings: Mapping[str, str]
+    settings: Mapping[str, str] = field(repr=False)
 
     @property
     def is_cooperative(self) -> bool:
@@ -99,7 +43,7 @@ class KafkaOptions:
     @property
     def limit_bytes(self) -> int:
         """How large a record may be that is written."""
-        return int(self.settings.get(_LIMIT, _DEFAULT_LIMIT_BYTES))
+        return int(self.settings.get(LIMIT, _DEFAULT_LIMIT_BYTES))
 
     def client(self) -> Settings:
         """What every client is made with."""
@@ -167,11 +111,11 @@ class KafkaOptions:
             "enable.idempotence": True,
         }
         if transactional_id:
-            given = int(self.settings.get("transaction.timeout.ms", _TRANSACTION_MS))
+            given = int(self.settings.get(TRANSACTION, _TRANSACTION_MS))
             timeout_ms = min(given, _LONGEST_TRANSACTION_MS)
             made |= {
                 "transactional.id": transactional_id,
-                "transaction.timeout.ms": timeout_ms,
+                TRANSACTION: timeout_ms,
                 "message.timeout.ms": timeout_ms,
                 "delivery.report.only.error": True,
             }
@@ -180,113 +124,3 @@ class KafkaOptions:
     @property
     def _is_kip_848(self) -> bool:
         return self.settings.get(_PROTOCOL) == "consumer"
-
-
-def kafka_options(url: str, environment: Mapping[str, str] | None = None) -> KafkaOptions:
-    """What a URL says.
-
-    Args:
-        environment: None for this process's.
-
-    Raises:
-        InvalidArgumentError: It says something that cannot be.
-        FailedPreconditionError: A variable or a file that it names is not there.
-    """
-    given = os.environ if environment is None else environment
-    parts = urlsplit(url)
-    if "@" in parts.netloc:
-        message = (
-            "a Kafka URL has no user before the host: say ?security.protocol=SASL_SSL&"
-            "sasl.mechanism=SCRAM-SHA-512&sasl.username=NAME&sasl.password=${VARIABLE}"
-        )
-        raise InvalidArgumentError(message)
-    if parts.path.strip("/") or parts.fragment:
-        message = (
-            f"a Kafka URL has no path or fragment: {(parts.path or parts.fragment)[:_SHOWN]!r}"
-        )
-        raise InvalidArgumentError(f"{message}; topics are named in the stream")
-    said = _checked(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=False))
-    said = {name: _resolved(value, given) for name, value in said.items()}
-    file = said.pop(_FILE, None)
-    if file is not None:
-        said = _properties(Path(file), given) | said
-    membership = said.pop(_MEMBERSHIP, _STATIC)
-    if membership not in {_STATIC, _DYNAMIC}:
-        message = f"membership={membership[:_SHOWN]!r} of Kafka: use {_STATIC} or {_DYNAMIC}"
-        raise InvalidArgumentError(message)
-    if _COMPRESSION in said:
-        said["compression.type"] = said.pop(_COMPRESSION)
-    _check_numbers(said)
-    return KafkaOptions(
-        address=_servers(parts.netloc), is_static=membership == _STATIC, settings=said
-    )
-
-
-def _servers(netloc: str) -> str:
-    """`HOST:PORT,HOST:PORT`, each with its port."""
-    found = []
-    for server in netloc.split(","):
-        match = _SERVER.fullmatch(server)
-        port = int(match[2] or _PORT) if match is not None else 0
-        if match is None or not 1 <= port <= 65535:  # noqa: PLR2004  # the largest port there is
-            message = (
-                f"{server[:_SHOWN]!r} is no server of Kafka: kafka://HOST:PORT, or several with "
-                "commas between them"
-            )
-            raise InvalidArgumentError(message)
-        found.append(f"{match[1]}:{port}")
-    return ",".join(found)
-
-
-def _checked(pairs: list[tuple[str, str]]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, value in pairs:
-        if name in _OURS:
-            raise InvalidArgumentError(f"'{name}' cannot be set for Kafka: {_OURS[name]}")
-        if _NAME.fullmatch(name) is None:
-            raise InvalidArgumentError(f"{name[:_SHOWN]!r} is no option of Kafka's client")
-        if name in found:
-            raise InvalidArgumentError(f"'{name}' stands twice among the options of Kafka")
-        found[name] = value
-    return found
-
-
-def _check_numbers(said: Mapping[str, str]) -> None:
-    for name in (_LIMIT, "transaction.timeout.ms"):
-        text = said.get(name, "1")
-        if not (text.isascii() and text.isdecimal() and int(text) > 0):
-            raise InvalidArgumentError(f"{name}={text[:_SHOWN]!r} of Kafka has to be a number")
-
-
-def _resolved(value: str, environment: Mapping[str, str]) -> str:
-    def variable(match: re.Match[str]) -> str:
-        if match[1] not in environment:
-            message = f"the options of Kafka name ${{{match[1]}}}, which is not set"
-            raise FailedPreconditionError(message)
-        return environment[match[1]]
-
-    return _VARIABLE.sub(variable, value)
-
-
-def _properties(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """Lines of `name=value`, comments and empty ones apart."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-        text = data.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
-        raise FailedPreconditionError(f"cannot read the options in {path}: {reason}") from error
-    if len(data) > _MOST_BYTES:
-        raise FailedPreconditionError(f"the options in {path} exceed {_MOST_BYTES} bytes")
-    pairs = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        stripped = line.strip()
-        if not stripped or stripped[0] in "#!":
-            continue
-        name, equals, value = stripped.partition("=")
-        if not equals or name.strip() in {_FILE, _MEMBERSHIP, _COMPRESSION}:
-            message = f"line {number} of {path} is no name=value of Kafka's client"
-            raise InvalidArgumentError(message)
-        pairs.append((name.strip(), value.strip()))
-    return {name: _resolved(value, environment) for name, value in _checked(pairs).items()}

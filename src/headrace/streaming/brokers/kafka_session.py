@@ -4,38 +4,25 @@ The client's own `poll` cannot be ended from outside, so that a wait is cut into
 first and longer as it lasts: who calls `wake` after some work waits a quarter longer at most.
 """
 
-import json
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from headrace.core import ConflictError, FailedPreconditionError, HeadraceError
 from headrace.core.clock import Clock
 from headrace.streaming.broker import Membership, Rebalanced
-from headrace.streaming.brokers.kafka_errors import (
-    ALL_BROKERS_DOWN,
-    AUTHENTICATION,
-    CONNECTION,
-    MAX_POLL_EXCEEDED,
-    PARTITION_EOF,
-    SHOULD_WAIT,
-    error_of,
-    failure,
-)
+from headrace.streaming.brokers.kafka_health import Health
 from headrace.streaming.brokers.kafka_outbox import Writer
 from headrace.streaming.brokers.kafka_places import Assigning
 from headrace.streaming.brokers.kafka_positions import Positions
-from headrace.streaming.brokers.kafka_records import Places, record_of
+from headrace.streaming.brokers.kafka_source import KafkaSource
 from headrace.streaming.records import Lag, NewRecord, Place, Record
 
 _FIRST_PART_S: Final = 0.001
 _LONGEST_PART_S: Final = 0.02
 _PART_RATIO: Final = 0.25
-_SERVE_EVERY_S: Final = 0.02
-_MOST_ASIDE: Final = 200
 _HANDOVER_S: Final = 10.0
 
 
@@ -57,6 +44,7 @@ class KafkaSession:
         *,
         following: Callable[[Sequence[Place]], Mapping[Place, int]],
         check_topic: Callable[[str], None],
+        health: Health,
         address: str,
         clock: Clock,
     ) -> None:
@@ -65,25 +53,21 @@ class KafkaSession:
         self._assigning = assigning
         self._following = following
         self._check_topic = check_topic
+        self._health = health
         self._address = address
         self._clock = clock
-        self._places = Places()
         self._positions = Positions()
-        self._paused: set[Place] = set()
-        self._is_held = False
-        self._aside: deque[Record] = deque()
         self._woken = threading.Event()
-        self._over: HeadraceError | None = None
-        self._reason = ""
-        self._is_away = False
         self._is_rebalancing = False
         self._is_closed = False
         self._consumer: Consumer
+        self._source: KafkaSource
         self._writer: Writer
 
     def start(self, consumer: Consumer, writer: Writer) -> None:
         """Join the group; both are the session's to close."""
         self._consumer = consumer
+        self._source = KafkaSource(consumer, self._positions, self._health, address=self._address)
         self._writer = writer
         consumer.subscribe(
             list(self._membership.topics),
@@ -97,9 +81,7 @@ class KafkaSession:
         """Why nothing comes or goes; see `Session`."""
         if self._is_closed:
             return ""
-        if self._is_away:
-            return self._reason or f"Kafka at {self._address} does not answer"
-        return self._writer.trouble
+        return self._health.trouble or self._writer.trouble
 
     def poll(self, most: int, timeout_s: float) -> list[Record]:
         """Records that are there; see `Session`."""
@@ -111,7 +93,7 @@ class KafkaSession:
             part_s = max(min(part_s, until - now), 0.0)
             if self._woken.is_set():
                 part_s = 0.0
-            found = self._take(most, part_s) if most > 0 else self._wait(part_s)
+            found = self._source.take(most, part_s) if most > 0 else self._wait(part_s)
             self._writer.serve()
             self._check_open()
             now = self._clock.monotonic()
@@ -121,23 +103,13 @@ class KafkaSession:
 
     def pause(self, places: Sequence[Place]) -> None:
         """Hand out nothing of these; see `Session`."""
-        if self._is_closed:
-            return
-        fresh = [
-            place for place in places if place in self._positions and place not in self._paused
-        ]
-        self._paused.update(fresh)
-        if fresh and not self._is_held:
-            self._consumer.pause([TopicPartition(*place) for place in fresh])
+        if not self._is_closed:
+            self._source.pause(places)
 
     def resume(self, places: Sequence[Place]) -> None:
         """The contrary."""
-        if self._is_closed:
-            return
-        again = [place for place in places if place in self._paused]
-        self._paused.difference_update(again)
-        if again and not self._is_held:
-            self._consumer.resume([TopicPartition(*place) for place in again])
+        if not self._is_closed:
+            self._source.resume(places)
 
     def deliver(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
         """Write and be done; see `Session`."""
@@ -157,24 +129,24 @@ class KafkaSession:
             self._writer.deliver(records, done)
             self._positions.done(done)
         except HeadraceError as error:
-            self._over = error
+            self._health.ends(error)
             raise
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all is safe and kept; see `Session`."""
         self._check_open()
         try:
-            serve = None if self._is_rebalancing else self._put_aside
+            serve = None if self._is_rebalancing else self._source.put_aside
             return self._writer.flush(timeout_s, serve)
         except HeadraceError as error:
-            self._over = error
+            self._health.ends(error)
             return False
 
     def lag(self) -> Mapping[Place, Lag]:
         """From what the last fetch of each place brought along; see `Session`."""
         self._check_open()
         now_s = self._clock.now()
-        still = list(self._positions) if self._is_held else sorted(self._paused)
+        still = self._source.still
         asked = self._following(still) if still else {}
         found = {}
         for place in self._positions:
@@ -199,134 +171,31 @@ class KafkaSession:
         if self._is_closed:
             return
         self._is_closed = True
-        self._over = FailedPreconditionError("this session is closed; join again")
+        self._health.over = FailedPreconditionError("this session is closed; join again")
         self._writer.close()
         del self._writer  # with its producer, whose threads would else run on until a collection
         self._consumer.close()
 
-    def failed(self, error: KafkaError) -> None:
-        """Hears of what the clients meet, within their `poll`."""
-        code = error.code()
-        if error.fatal():
-            self._over = self._over or failure(
-                error, doing="go on as a member", address=self._address
-            )
-        elif code in CONNECTION:
-            self._reason = f"Kafka at {self._address}: {error.str()}"
-            self._is_away = self._is_away or code == AUTHENTICATION
-        elif code == ALL_BROKERS_DOWN:
-            self._is_away = True
-
     def committed(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
         """Hears of offsets that were kept or not, within the consumer's `poll`."""
         if error is None:
-            self._is_away = False
+            self._health.answered()
         if not self._is_closed:
             self._writer.committed(error, partitions)
 
-    def counted(self, statistics: str) -> None:
-        """Hears of the client's state each second: nothing else says that a server is back."""
-        if not self._is_away:
-            return
-        servers = json.loads(statistics)["brokers"].values()
-        self._is_away = not any(one["state"] == "UP" for one in servers)
-
     def _check_open(self) -> None:
-        if self._over is not None:
-            raise type(self._over)(*self._over.args) from self._over
+        over = self._health.over
+        if over is not None:
+            raise type(over)(*over.args) from over
 
     def _wait(self, part_s: float) -> list[Record]:
         """Live, and hand out nothing."""
-        self._put_aside()
+        self._source.put_aside()
         self._woken.wait(part_s)
         return []
 
-    def _take(self, most: int, part_s: float) -> list[Record]:
-        if self._aside:
-            found = self._from_aside(most)
-            if found:
-                return found
-        if self._is_held and not self._aside:
-            self._hold(is_held=False)
-        return self._polled(most, part_s)
-
-    def _polled(self, most: int, part_s: float) -> list[Record]:
-        try:
-            first = self._consumer.poll(part_s)
-            if first is None:
-                return []
-            messages = [first]
-            if most > 1:
-                messages += self._consumer.consume(most - 1, 0)
-        except KafkaException as error:
-            self._over = failure(error_of(error), doing="read", address=self._address)
-            return []
-        found = self._records(messages)
-        if found:
-            self._is_away = False
-        return found
-
-    def _records(self, messages: Sequence[Message]) -> list[Record]:
-        """Without those of places that went away meanwhile."""
-        places, held = self._places, self._positions
-        found: list[Record] = []
-        run: Place | None = None
-        is_held = False
-        first = 0
-        for message in messages:
-            error = message.error()
-            if error is not None:
-                self._read_failed(error, message)
-                continue
-            place = places[message.topic(), message.partition()]
-            if place is not run:
-                if first < len(found):
-                    held.handed_out(found[first], found[-1].offset + 1)
-                run, first = place, len(found)
-                is_held = place in held
-            if is_held:
-                found.append(record_of(message, place))
-        if first < len(found):
-            held.handed_out(found[first], found[-1].offset + 1)
-        return found
-
-    def _read_failed(self, error: KafkaError, message: Message) -> None:
-        code = error.code()
-        if code == PARTITION_EOF:
-            offset = message.offset()
-            assert offset is not None
-            self._positions.reached_end(self._places[message.topic(), message.partition()], offset)
-        elif error.fatal():
-            self.failed(error)
-        elif code not in SHOULD_WAIT and code != MAX_POLL_EXCEEDED and not error.retriable():
-            topic = message.topic()
-            doing = f"read topic '{topic}'" if topic else "read"
-            self._over = self._over or failure(error, doing=doing, address=self._address)
-
-    def _put_aside(self) -> None:
-        """Serve the consumer without handing out what it may give: the next `poll` does."""
-        if len(self._aside) >= _MOST_ASIDE and not self._is_held:
-            self._hold(is_held=True)
-        self._aside += self._polled(1, 0)
-
-    def _from_aside(self, most: int) -> list[Record]:
-        found: list[Record] = []
-        kept: deque[Record] = deque()
-        for record in self._aside:
-            is_next = len(found) < most and record.place not in self._paused
-            (found if is_next else kept).append(record)
-        self._aside = kept
-        return found
-
-    def _hold(self, *, is_held: bool) -> None:
-        """Let the client fetch nothing of any place, or again of those that are not paused."""
-        self._is_held = is_held
-        places = [TopicPartition(*one) for one in self._positions if one not in self._paused]
-        if places:
-            (self._consumer.pause if is_held else self._consumer.resume)(places)
-
     def _gain(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        places = [self._places[one.topic, one.partition] for one in partitions]
+        places = [self._source.places[one.topic, one.partition] for one in partitions]
         if not places or self._is_closed:
             return
         self._is_rebalancing = True
@@ -335,43 +204,39 @@ class KafkaSession:
             starts, fresh = self._assigning.starts(consumer, places, own)
             self._positions.hold(starts)
             self._assigning.take(consumer, starts)
-            if self._is_held:
-                consumer.pause([TopicPartition(*one) for one in places])
+            self._source.gained(places)
             if fresh:
                 self._writer.begin_at(fresh)
         except HeadraceError as error:
-            self._over = error
+            self._health.ends(error)
         finally:
             self._is_rebalancing = False
 
     def _give_away(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        places = [self._places[one.topic, one.partition] for one in partitions]
+        places = [self._source.places[one.topic, one.partition] for one in partitions]
         if not places or self._is_closed:
             return
         self._is_rebalancing = True
         try:
-            self._drop_aside(places)
+            self._source.drop(places)
             self._listener.losing(places)
             self._writer.flush(_HANDOVER_S, None)
         except HeadraceError as error:
-            self._over = error
+            self._health.ends(error)
         finally:
             self._is_rebalancing = False
             self._forget(consumer, places)
 
     def _lose(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        places = [self._places[one.topic, one.partition] for one in partitions]
+        places = [self._source.places[one.topic, one.partition] for one in partitions]
         if not places or self._is_closed:
             return
-        self._drop_aside(places)
+        self._source.drop(places)
         self._listener.lost(places)
         self._forget(consumer, places)
-
-    def _drop_aside(self, places: Sequence[Place]) -> None:
-        self._aside = deque(one for one in self._aside if one.place not in set(places))
 
     def _forget(self, consumer: Consumer, places: Sequence[Place]) -> None:
         self._writer.forget(places)
         self._positions.drop(places)
-        self._paused.difference_update(places)
+        self._source.drop(places)
         self._assigning.leave(consumer, places)
