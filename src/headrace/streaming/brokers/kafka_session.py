@@ -1,7 +1,8 @@
 """A member of a group that reads Kafka, and what it writes there.
 
 The client's own `poll` cannot be ended from outside, so that a wait is cut into parts, short at
-first and longer as it lasts: who calls `wake` after some work waits a quarter longer at most.
+first and longer as it lasts: who calls `wake` after some work waits a quarter longer, or 2 ms. A
+part costs the processor some 30 µs: 1% of a core while nothing comes.
 """
 
 import threading
@@ -20,7 +21,7 @@ from headrace.streaming.brokers.kafka_positions import Positions
 from headrace.streaming.brokers.kafka_source import KafkaSource
 from headrace.streaming.records import Lag, NewRecord, Place, Record
 
-_FIRST_PART_S: Final = 0.001
+_FIRST_PART_S: Final = 0.002
 _LONGEST_PART_S: Final = 0.02
 _PART_RATIO: Final = 0.25
 _HANDOVER_S: Final = 10.0
