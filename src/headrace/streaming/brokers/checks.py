@@ -1,0 +1,114 @@
+"""Can what is asked of a broker be? Checked before anything goes over a network."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from headrace.core import ConflictError, InvalidArgumentError, UnsupportedError
+from headrace.streaming.broker import Membership
+from headrace.streaming.brokers.topics import check_topic
+from headrace.streaming.records import NewRecord, Place
+
+_LONGEST_NAME: Final = 249
+_SHOWN: Final = 60
+
+
+def check_membership(membership: Membership) -> None:
+    """Raises InvalidArgumentError if nobody can read like that."""
+    check_text("group", membership.group)
+    check_text("member", membership.member)
+    if not membership.topics:
+        raise InvalidArgumentError(f"group '{membership.group}' reads no topic; name one")
+    for topic in membership.topics:
+        check_topic(topic)
+    if not 0 < membership.session_timeout_s < math.inf:
+        message = f"session_timeout_s has to be over 0, not {membership.session_timeout_s}"
+        raise InvalidArgumentError(message)
+    if membership.start_s is not None and not math.isfinite(membership.start_s):
+        raise InvalidArgumentError(f"start_s has to be a Unix time, not {membership.start_s}")
+
+
+def check_text(what: str, name: str) -> None:
+    """Raises InvalidArgumentError if `name` cannot name a group or a member."""
+    if not 1 <= len(name) <= _LONGEST_NAME or not name.isprintable():
+        message = (
+            f"{what} {name[:_SHOWN]!r} has to be 1 to {_LONGEST_NAME} characters that can be seen"
+        )
+        raise InvalidArgumentError(message)
+
+
+def check_one_partition(partitions: int, *, kind: str) -> None:
+    """Raises if a topic of a broker without partitions is to have others than one."""
+    if partitions < 1:
+        raise InvalidArgumentError(f"a topic has 1 or more partitions, not {partitions}")
+    if partitions > 1:
+        message = (
+            f"a topic of {kind} has one partition, which members share record by record; "
+            f"ask for 1 instead of {partitions}"
+        )
+        raise UnsupportedError(message)
+
+
+def check_records(records: Sequence[NewRecord]) -> None:
+    """Raises InvalidArgumentError if one of these goes to a place that cannot be."""
+    for record in records:
+        check_topic(record.topic)
+        if record.partition not in {None, 0}:
+            message = f"{record.topic} has partition 0 only, and a record is for {record.partition}"
+            raise InvalidArgumentError(message)
+
+
+def check_place(place: Place) -> None:
+    """Raises InvalidArgumentError if a broker without partitions has no such place."""
+    check_topic(place.topic)
+    if place.partition != 0:
+        raise InvalidArgumentError(f"{place.topic} has partition 0 only, not {place.partition}")
+
+
+def check_done(membership: Membership, done: Mapping[Place, int]) -> None:
+    """Raises ConflictError if a member says that it is done with what it does not read."""
+    for place in done:
+        if place.topic not in membership.topics or place.partition != 0:
+            message = (
+                f"{place.topic}/{place.partition} is not with member '{membership.member}' of "
+                f"group '{membership.group}'"
+            )
+            raise ConflictError(message)
+
+
+def split_options(url: str, names: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """`url` without those of its options that are ours, and these."""
+    parts = urlsplit(url)
+    said = parse_qsl(parts.query, keep_blank_values=True)
+    ours = {name: value for name, value in said if name in names}
+    rest = urlencode([(name, value) for name, value in said if name not in names])
+    return urlunsplit(parts._replace(query=rest)), ours
+
+
+def positive(options: Mapping[str, str], name: str, default: float) -> float:
+    """A number over 0 of the options of a URL."""
+    text = options.get(name)
+    if text is None:
+        return default
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        message = f"{name}={text[:_SHOWN]!r} of a broker has to be a number over 0"
+        raise InvalidArgumentError(message)
+    return number
+
+
+def shown(url: str) -> str:
+    """`url` for messages: where, and nothing secret."""
+    scheme = url.partition(":")[0][:_SHOWN]
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return f"{scheme}://…"
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        return f"{scheme}://…"  # a password with a slash that is not escaped
+    return f"{scheme}://{parts.hostname or ''}{port}{parts.path.rstrip('/')}"
