@@ -187,6 +187,11 @@ class Inbox(Generic[T]):
         with self._changed:
             return [held for line in self._lines.values() for held in line.clear()]
 
+    def open_places(self) -> list[Place]:
+        """Those that may be read."""
+        with self._changed:
+            return self._open_places()
+
     def _open_places(self) -> list[Place]:
         """Those that may be read: they are not paused, and have nothing that waits its turn."""
         return [

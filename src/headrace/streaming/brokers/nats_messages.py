@@ -1,0 +1,120 @@
+"""How is a record written in a message of NATS, whose headers are lines of text, one for each name?
+
+The value is the payload. A key is the header `Headrace-Key`, in quotes and with %XX for what is no
+plain character. A record's headers are the message's if lines of text can hold them; else all are
+in `Headrace-Headers`, as in the query of a URL. Messages of others are read the same way.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import quote, unquote_to_bytes
+
+from headrace.streaming.records import Header, NewRecord, Place, Record
+
+MESSAGE_ID: Final = "Nats-Msg-Id"
+STATUS: Final = "Status"
+_KEY: Final = "Headrace-Key"
+_NULL: Final = "Headrace-Null"
+_TIMESTAMP: Final = "Headrace-Timestamp"
+_PACKED: Final = "Headrace-Headers"
+_OURS: Final = ("nats-", "headrace-", "status", "description")
+_SAFE: Final = " !#$'()*+,-./:;<>?@[]^_`{|}~"
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
+_LINE: Final = re.compile(rb"[!-~]([ -~]*[!-~])?")
+
+
+def headers_of(record: NewRecord, *, sender: str) -> dict[str, str]:
+    """The headers of the message.
+
+    Args:
+        sender: Put before the record's id: of two groups that write the same ids to one topic, one
+            would be dropped.
+    """
+    found: dict[str, str] = {}
+    if record.id:
+        found[MESSAGE_ID] = quote(f"{sender}/{record.id}" if sender else record.id, safe="/:-_.")
+    if record.key is not None:
+        found[_KEY] = f'"{quote(record.key, safe=_SAFE)}"'
+    if record.value is None:
+        found[_NULL] = "value"
+    if record.timestamp_s is not None:
+        found[_TIMESTAMP] = f"{record.timestamp_s:.6f}"
+    if record.headers and _are_plain(record.headers):
+        found |= {name: value.decode("ascii") for name, value in record.headers}
+    elif record.headers:
+        found[_PACKED] = "&".join(
+            f"{quote(name.encode('utf-8', 'surrogateescape'), safe='')}={quote(value, safe='')}"
+            for name, value in record.headers
+        )
+    return found
+
+
+def record_of(
+    place: Place,
+    offset: int,
+    payload: bytes,
+    headers: Mapping[str, str] | None,
+    *,
+    written_s: float,
+    deliveries: int = 1,
+) -> Record:
+    """What a message says."""
+    said = headers or {}
+    key = said.get(_KEY)
+    return Record(
+        place=place,
+        offset=offset,
+        key=None if key is None else _unquoted(key),
+        value=None if _NULL in said and not payload else payload,
+        headers=_headers(said),
+        timestamp_s=_number(said.get(_TIMESTAMP), written_s),
+        deliveries=deliveries,
+    )
+
+
+def token_of(name: str) -> str:
+    """`name` as one part of a subject, and as the name of a consumer."""
+    return "".join(
+        part if part.isascii() and (part.isalnum() or part in "-_") else _escaped(part)
+        for part in name
+    )
+
+
+def _escaped(character: str) -> str:
+    return "".join(f"={byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+
+
+def _are_plain(headers: tuple[Header, ...]) -> bool:
+    names = {name.lower() for name, _ in headers}
+    return len(names) == len(headers) and all(
+        _NAME.fullmatch(name) and not name.lower().startswith(_OURS) and _LINE.fullmatch(value)
+        for name, value in headers
+    )
+
+
+def _headers(said: Mapping[str, str]) -> tuple[Header, ...]:
+    packed = said.get(_PACKED)
+    if packed is not None:
+        parts = (part.partition("=") for part in packed.split("&"))
+        return tuple(
+            (unquote_to_bytes(name).decode("utf-8", "surrogateescape"), unquote_to_bytes(value))
+            for name, _, value in parts
+        )
+    return tuple(
+        (name, value.encode("utf-8", "surrogateescape"))
+        for name, value in said.items()
+        if not name.lower().startswith(_OURS)
+    )
+
+
+def _unquoted(key: str) -> bytes:
+    inner = key[1:-1] if len(key) > 1 and key[0] == key[-1] == '"' else key
+    return unquote_to_bytes(inner)
+
+
+def _number(said: str | None, default: float) -> float:
+    try:
+        return default if said is None else float(said)
+    except ValueError:
+        return default
