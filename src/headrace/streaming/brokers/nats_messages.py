@@ -8,8 +8,9 @@ in `Headrace-Headers`, as in the query of a URL. Messages of others are read the
 import re
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 
+from headrace.streaming.brokers.packing import packed, quoted, unpacked, unquoted
 from headrace.streaming.records import Header, NewRecord, Place, Record
 
 MESSAGE_ID: Final = "Nats-Msg-Id"
@@ -19,7 +20,6 @@ _NULL: Final = "Headrace-Null"
 _TIMESTAMP: Final = "Headrace-Timestamp"
 _PACKED: Final = "Headrace-Headers"
 _OURS: Final = ("nats-", "headrace-", "status", "description")
-_SAFE: Final = " !#$'()*+,-./:;<>?@[]^_`{|}~"
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _LINE: Final = re.compile(rb"[!-~]([ -~]*[!-~])?")
 
@@ -35,7 +35,7 @@ def headers_of(record: NewRecord, *, sender: str) -> dict[str, str]:
     if record.id:
         found[MESSAGE_ID] = quote(f"{sender}/{record.id}" if sender else record.id, safe="/:-_.")
     if record.key is not None:
-        found[_KEY] = f'"{quote(record.key, safe=_SAFE)}"'
+        found[_KEY] = quoted(record.key)
     if record.value is None:
         found[_NULL] = "value"
     if record.timestamp_s is not None:
@@ -43,10 +43,7 @@ def headers_of(record: NewRecord, *, sender: str) -> dict[str, str]:
     if record.headers and _are_plain(record.headers):
         found |= {name: value.decode("ascii") for name, value in record.headers}
     elif record.headers:
-        found[_PACKED] = "&".join(
-            f"{quote(name.encode('utf-8', 'surrogateescape'), safe='')}={quote(value, safe='')}"
-            for name, value in record.headers
-        )
+        found[_PACKED] = packed(record.headers)
     return found
 
 
@@ -65,7 +62,7 @@ def record_of(
     return Record(
         place=place,
         offset=offset,
-        key=None if key is None else _unquoted(key),
+        key=None if key is None else unquoted(key),
         value=None if _NULL in said and not payload else payload,
         headers=_headers(said),
         timestamp_s=_number(said.get(_TIMESTAMP), written_s),
@@ -94,23 +91,14 @@ def _are_plain(headers: tuple[Header, ...]) -> bool:
 
 
 def _headers(said: Mapping[str, str]) -> tuple[Header, ...]:
-    packed = said.get(_PACKED)
-    if packed is not None:
-        parts = (part.partition("=") for part in packed.split("&"))
-        return tuple(
-            (unquote_to_bytes(name).decode("utf-8", "surrogateescape"), unquote_to_bytes(value))
-            for name, _, value in parts
-        )
+    text = said.get(_PACKED)
+    if text is not None:
+        return unpacked(text)
     return tuple(
         (name, value.encode("utf-8", "surrogateescape"))
         for name, value in said.items()
         if not name.lower().startswith(_OURS)
     )
-
-
-def _unquoted(key: str) -> bytes:
-    inner = key[1:-1] if len(key) > 1 and key[0] == key[-1] == '"' else key
-    return unquote_to_bytes(inner)
 
 
 def _number(said: str | None, default: float) -> float:

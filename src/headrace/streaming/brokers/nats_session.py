@@ -268,6 +268,7 @@ class NatsSession:
                 fail=self._fail,
             )
             await self._pulls[place].open()
+        await self._measure()
 
     async def _hear(self, message: Msg) -> None:
         """Another has the name of this member."""
