@@ -1,12 +1,29 @@
 """NATS JetStream keeps every broker's promises, and some of its own."""
 
+import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import nats
 import pytest
 
-from tests.contract.brokers.nats_servers import NatsServer, running_nats
-from tests.contract.brokers.rig import Rig
+from headrace.core import FailedPreconditionError, InvalidArgumentError, UnavailableError
+from headrace.streaming.broker import Broker
+from headrace.streaming.brokers import open_broker
+from headrace.streaming.records import NewRecord
+from tests.contract.brokers.nats_servers import NatsServer, free_port, running_nats
+from tests.contract.brokers.rig import (
+    Rig,
+    after,
+    everything,
+    joined,
+    new_name,
+    new_topic,
+    numbered,
+    numbers,
+    take,
+)
 from tests.contract.brokers.suite import BrokerContract
 
 
@@ -28,3 +45,166 @@ class TestNats(BrokerContract):
             stop=server.stop,
             start=server.start,
         )
+
+
+@pytest.fixture
+def rig(server: NatsServer, tmp_path: Path) -> Rig:
+    return Rig(url=server.url, home=tmp_path, session_timeout_s=1.0)
+
+
+@pytest.fixture
+def broker(rig: Rig) -> Iterator[Broker]:
+    opened = rig.open()
+    yield opened
+    opened.close()
+
+
+@pytest.mark.e2e
+def test_a_live_member_keeps_what_it_has_in_hand_however_long_it_takes(
+    broker: Broker, rig: Rig
+) -> None:
+    topic, group = new_topic(broker), new_name("group")
+    broker.send(numbered(topic, range(5)))
+    with joined(broker, rig.membership(topic, group=group)) as slow:
+        found = take(slow, 5, within_s=10)
+        with joined(broker, rig.membership(topic, group=group, member="two")) as other:
+            deadline = time.monotonic() + 3 * rig.session_timeout_s
+            while time.monotonic() < deadline:
+                assert slow.poll(0, 0.1) == []
+                assert other.poll(10, 0.1) == []
+            slow.deliver([], after(found))
+            assert slow.flush(10)
+            assert other.poll(10, 0.2) == []
+
+
+@pytest.mark.e2e
+def test_members_are_done_with_their_own_messages_only(broker: Broker, rig: Rig) -> None:
+    topic, group = new_topic(broker), new_name("group")
+    broker.send(numbered(topic, range(2)))
+    with joined(broker, rig.membership(topic, group=group)) as one:
+        first = take(one, 1, within_s=10, most=1)
+        with joined(broker, rig.membership(topic, group=group, member="two")) as two:
+            second = take(two, 1, within_s=10, most=1)
+            two.deliver([], after(second))
+            assert two.flush(10)
+            (committed,) = broker.committed(group, topic).values()
+
+    assert numbers(first + second) == [0, 1]
+    assert committed == first[0].offset
+
+
+@pytest.mark.e2e
+def test_an_answer_that_is_there_is_not_written_again_but_another_groups_is(
+    broker: Broker, rig: Rig
+) -> None:
+    topic, sink = new_topic(broker), new_topic(broker)
+    answer = NewRecord(topic=sink, key=b"k", value=b"1", id="t/0/1")
+    group = new_name("group")
+    for name in (group, group, new_name("group")):
+        with joined(broker, rig.membership(topic, group=name)) as session:
+            session.deliver([answer], {})
+
+    assert numbers(everything(broker, sink)) == [1, 1]
+
+
+@pytest.mark.e2e
+def test_a_topic_that_another_stream_keeps_is_read_from_there(
+    broker: Broker, rig: Rig, server: NatsServer
+) -> None:
+    prefix = new_name("orders")
+    topic = f"{prefix}.new"
+
+    async def make() -> None:
+        async with await nats.connect(server.url) as client:
+            stream = client.jetstream()
+            await stream.add_stream(name=prefix, subjects=[f"{prefix}.>"])
+            await stream.publish(f"{prefix}.old", b"7")
+            await stream.publish(topic, b"8", headers={"traceparent": "00"})
+
+    asyncio.run(make())
+    broker.create_topic(topic)
+
+    with joined(broker, rig.membership(topic)) as session:
+        (found,) = take(session, 1, within_s=10)
+    assert (found.value, found.headers, found.offset) == (b"8", (("traceparent", b"00"),), 2)
+    assert numbers(everything(broker, topic)) == [8]
+
+
+@pytest.mark.e2e
+def test_a_topic_with_dots_is_a_subject_with_parts(broker: Broker) -> None:
+    topic = f"{new_name('a')}.b.c_d"
+    broker.create_topic(topic)
+    broker.send(numbered(topic, [1, 2]))
+
+    assert numbers(everything(broker, topic)) == [1, 2]
+    with pytest.raises(InvalidArgumentError, match="no part between its dots"):
+        broker.create_topic("a..b")
+
+
+@pytest.mark.e2e
+def test_a_record_larger_than_the_server_takes_is_refused_and_harms_nobody(
+    broker: Broker,
+) -> None:
+    topic = new_topic(broker)
+
+    with pytest.raises(InvalidArgumentError, match="max_payload"):
+        broker.send([NewRecord(topic=topic, key=None, value=bytes(2_000_000))])
+    broker.send(numbered(topic, [1]))
+    assert numbers(everything(broker, topic)) == [1]
+
+
+@pytest.mark.e2e
+def test_a_group_that_is_deleted_under_its_member_is_said(
+    broker: Broker, rig: Rig, server: NatsServer
+) -> None:
+    topic, group = new_topic(broker), new_name("group")
+
+    async def delete() -> None:
+        async with await nats.connect(server.url) as client:
+            await client.jetstream().delete_consumer(topic, group)
+
+    with joined(broker, rig.membership(topic, group=group)) as session:
+        assert session.poll(1, 0.1) == []
+        asyncio.run(delete())
+        with pytest.raises(FailedPreconditionError, match="was deleted or moved"):
+            take(session, 1, within_s=10)
+
+
+@pytest.mark.e2e
+def test_a_wrong_password_is_said_and_not_shown(tmp_path: Path) -> None:
+    with running_nats("--user", "stream", "--pass", "open") as server:
+        right = open_broker(f"nats://stream:open@127.0.0.1:{server.port}", home=tmp_path)
+        right.create_topic("t")
+        right.close()
+        wrong = open_broker(f"nats://stream:sesame@127.0.0.1:{server.port}", home=tmp_path)
+        with pytest.raises(FailedPreconditionError, match="refuses who is named") as told:
+            wrong.create_topic("t")
+        wrong.close()
+
+    assert "sesame" not in str(told.value)
+
+
+def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
+    port = free_port()
+    broker = open_broker(f"nats://127.0.0.1:{port}", home=tmp_path)
+
+    with pytest.raises(UnavailableError, match=f"127.0.0.1:{port}"):
+        broker.create_topic("t")
+    broker.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("nats://h:1?keep=1", "its options are"),
+        ("nats://", "names no host"),
+        ("nats://h:port", "cannot be read"),
+        ("nats://h:1?tls_ca_file=/nonexistent", "a file for TLS"),
+    ],
+)
+def test_a_url_that_says_something_wrong_is_refused(tmp_path: Path, url: str, told: str) -> None:
+    broker = open_broker(url, home=tmp_path)
+
+    with pytest.raises((InvalidArgumentError, FailedPreconditionError), match=told):
+        broker.create_topic("t")
+    broker.close()

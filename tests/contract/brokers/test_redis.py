@@ -1,20 +1,36 @@
 """Redis and Valkey keep every broker's promises, and some of their own."""
 
-import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
-from tests.contract.brokers.rig import Rig
+from headrace.core import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
+from headrace.streaming.broker import Broker
+from headrace.streaming.brokers import open_broker
+from headrace.streaming.records import Place
+from tests.contract.brokers.nats_servers import free_port
+from tests.contract.brokers.rig import (
+    Listener,
+    Rig,
+    after,
+    everything,
+    joined,
+    new_name,
+    new_topic,
+    numbered,
+    numbers,
+    take,
+)
 from tests.contract.brokers.suite import BrokerContract
 from tests.contract.redis_servers import NoServerError, RedisServer, running_server
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module", params=["redis", "valkey"])
@@ -42,3 +58,157 @@ class TestRedis(BrokerContract):
             stop=running.stop,
             start=lambda: running.start("--port", str(port), "--appendonly", "yes"),
         )
+
+
+@pytest.fixture
+def broker(server: tuple[RedisServer, int], tmp_path: Path) -> Iterator[Broker]:
+    opened = open_broker(f"redis://127.0.0.1:{server[1]}/0?maxlen=100", home=tmp_path)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def rig(server: tuple[RedisServer, int], tmp_path: Path) -> Rig:
+    return Rig(url=f"redis://127.0.0.1:{server[1]}/0", home=tmp_path, session_timeout_s=1.0)
+
+
+@pytest.mark.e2e
+def test_a_topic_keeps_about_as_many_records_as_it_may(broker: Broker) -> None:
+    topic = new_topic(broker)
+    broker.send(numbered(topic, range(2000)))
+
+    kept = numbers(everything(broker, topic))
+    assert 100 <= len(kept) < 400
+    assert kept[-1] == 1999
+
+
+@pytest.mark.e2e
+def test_records_that_were_trimmed_while_in_hand_are_skipped(broker: Broker, rig: Rig) -> None:
+    topic = new_topic(broker)
+    broker.send(numbered(topic, range(3)))
+    membership = rig.membership(topic)
+    with joined(broker, membership) as session:
+        assert numbers(take(session, 3, within_s=10)) == [0, 1, 2]
+    broker.send(numbered(topic, range(3, 1000)))
+
+    with joined(broker, membership) as session:
+        found = numbers(take(session, 1, within_s=10))
+        lag = session.lag()[Place(topic, 0)]
+    assert found[0] > 2
+    assert lag.records >= len(found)
+
+
+@pytest.mark.e2e
+def test_a_live_member_keeps_what_it_has_in_hand_however_long_it_takes(
+    broker: Broker, rig: Rig
+) -> None:
+    topic, group = new_topic(broker), new_name("group")
+    broker.send(numbered(topic, range(5)))
+    with joined(broker, rig.membership(topic, group=group)) as slow:
+        found = take(slow, 5, within_s=10)
+        with joined(broker, rig.membership(topic, group=group, member="two")) as other:
+            deadline = time.monotonic() + 3 * rig.session_timeout_s
+            while time.monotonic() < deadline:
+                assert slow.poll(0, 0.1) == []
+                assert other.poll(10, 0.1) == []
+            slow.deliver([], after(found))
+            assert slow.flush(10)
+            assert other.poll(10, 0.2) == []
+
+
+@pytest.mark.e2e
+def test_what_was_taken_over_is_not_acknowledged_by_who_had_it(broker: Broker, rig: Rig) -> None:
+    topic, group = new_topic(broker), new_name("group")
+    broker.send(numbered(topic, range(5)))
+    silent = broker.join(rig.membership(topic, group=group), Listener())
+    try:
+        found = take(silent, 5, within_s=10)
+        time.sleep(1.5 * rig.session_timeout_s)
+        membership = rig.membership(topic, group=group, member="two")
+        with joined(broker, membership) as other:
+            assert numbers(take(other, 5, within_s=10)) == [0, 1, 2, 3, 4]
+            silent.deliver([], after(found))
+            (committed,) = broker.committed(group, topic).values()
+    finally:
+        silent.close()
+
+    assert committed == found[0].offset
+
+
+@pytest.mark.e2e
+def test_a_key_of_another_kind_is_no_topic(
+    server: tuple[RedisServer, int], broker: Broker, rig: Rig
+) -> None:
+    name = new_name("text")
+    with redis.Redis(port=server[1]) as client:
+        client.set(name, "x")
+
+    with pytest.raises(FailedPreconditionError, match="a string is there under this key"):
+        broker.create_topic(name)
+    with pytest.raises(FailedPreconditionError, match="something else than a stream"):
+        broker.send(numbered(name, [1]))
+    with pytest.raises(NotFoundError, match=name):
+        broker.join(rig.membership(name), Listener())
+
+
+@pytest.mark.e2e
+def test_a_full_server_is_waited_for(
+    server: tuple[RedisServer, int], broker: Broker, rig: Rig
+) -> None:
+    topic, sink = new_topic(broker), new_topic(broker)
+    broker.send(numbered(topic, range(5)))
+    with redis.Redis(port=server[1]) as client, joined(broker, rig.membership(topic)) as session:
+        found = take(session, 5, within_s=10)
+        client.config_set("maxmemory", "1")
+        try:
+            session.deliver(numbered(sink, numbers(found)), after(found))
+            assert "memory is full" in session.trouble
+            assert not session.flush(0.3)
+        finally:
+            client.config_set("maxmemory", "0")
+        assert session.flush(10)
+        assert session.trouble == ""
+
+    assert numbers(everything(broker, sink)) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.e2e
+def test_a_wrong_password_is_said_and_not_shown(
+    server: tuple[RedisServer, int], tmp_path: Path
+) -> None:
+    url = f"redis://:sesame@127.0.0.1:{server[1]}/0"
+    with redis.Redis(port=server[1]) as client:
+        client.config_set("requirepass", "other")
+    try:
+        broker = open_broker(url, home=tmp_path)
+        with pytest.raises(FailedPreconditionError, match="refuses the name or password") as told:
+            broker.create_topic("t")
+        broker.close()
+    finally:
+        with redis.Redis(port=server[1], password="other") as client:  # noqa: S106  # a test's
+            client.config_set("requirepass", "")
+
+    assert "sesame" not in str(told.value)
+
+
+def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
+    port = free_port()
+    broker = open_broker(f"valkey://127.0.0.1:{port}", home=tmp_path)
+
+    with pytest.raises(UnavailableError, match=f"127.0.0.1:{port}"):
+        broker.create_topic("t")
+    broker.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("redis://h:1?maxlen=-1", "maxlen='-1'"),
+        ("redis://h:1?maxlen=5&retention_s=5", "not by both"),
+        ("redis://h:1?keep=1", "cannot be read"),
+        ("redis://u:p/w@h:x", "cannot be read"),
+    ],
+)
+def test_a_url_that_says_something_wrong_is_refused(tmp_path: Path, url: str, told: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=told):
+        open_broker(url, home=tmp_path)

@@ -106,9 +106,17 @@ class NatsLink:
     async def _connect(self) -> None:
         # Tried once, so that what is wrong is told; the client would try for ever.
         trial = Client()
-        await trial.connect(
-            **self._said, allow_reconnect=False, connect_timeout=_CONNECT_TIMEOUT_S, error_cb=_drop
-        )
+        try:
+            await trial.connect(
+                **self._said,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,  # 0 would be for ever
+                reconnect_time_wait=0,
+                connect_timeout=_CONNECT_TIMEOUT_S,
+                error_cb=self._on_error,
+            )
+        except nats.errors.NoServersError:
+            raise UnavailableError(self._trouble) from None
         await trial.close()
         await self.client.connect(
             **self._said,
@@ -122,8 +130,9 @@ class NatsLink:
         )
 
     async def _hang_up(self) -> None:
-        with suppress(nats.errors.Error, OSError):
-            await self.client.close()
+        if self.client.is_connected or self.client.is_reconnecting:
+            with suppress(nats.errors.Error, OSError):
+                await self.client.close()
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:
             task.cancel()
@@ -205,7 +214,3 @@ def _tls(options: Mapping[str, str]) -> ssl.SSLContext:
     except OSError as error:
         raise FailedPreconditionError(f"a file for TLS to NATS cannot be read: {error}") from error
     return context
-
-
-async def _drop(error: Exception) -> None:
-    """It is raised as well."""

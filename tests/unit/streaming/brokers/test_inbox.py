@@ -1,0 +1,145 @@
+"""What a member has in hand ascends, so that "done up to here" is never done with more than that."""
+
+import threading
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.streaming.brokers.inbox import Inbox, Line
+from headrace.streaming.records import Place, Record
+
+PLACE, OTHER = Place("t", 0), Place("u", 0)
+
+
+def record(offset: int, place: Place = PLACE) -> Record:
+    return Record(place=place, offset=offset, key=None, value=b"%d" % offset)
+
+
+def offsets(records: list[Record] | None) -> list[int]:
+    return [one.offset for one in records or ()]
+
+
+def test_an_older_record_waits_until_the_newer_ones_in_hand_are_done() -> None:
+    inbox: Inbox[str] = Inbox([PLACE])
+    inbox.offer([(record(10), "a"), (record(11), "b")])
+    assert offsets(inbox.poll(10, 0)) == [10, 11]
+    inbox.offer([(record(3), "c"), (record(12), "d")])
+
+    assert inbox.poll(10, 0) is None
+    assert [token for _, token in inbox.done(PLACE, 11)] == ["a"]
+    assert inbox.poll(10, 0) is None
+    assert [token for _, token in inbox.done(PLACE, 12)] == ["b"]
+    assert offsets(inbox.poll(10, 0)) == [3, 12]
+
+
+def test_done_takes_nothing_that_was_not_handed_out() -> None:
+    inbox: Inbox[str] = Inbox([PLACE])
+    inbox.offer([(record(n), str(n)) for n in range(5)])
+    inbox.poll(2, 0)
+
+    assert [token for _, token in inbox.done(PLACE, 100)] == ["0", "1"]
+    assert inbox.waiting() == 3
+
+
+def test_what_comes_again_while_in_hand_is_not_handed_out_twice_and_its_last_token_counts() -> None:
+    inbox: Inbox[str] = Inbox([PLACE])
+    inbox.offer([(record(1), "first")])
+    inbox.poll(10, 0)
+    inbox.offer([(record(1), "second")])
+
+    assert inbox.poll(10, 0) is None
+    assert [token for _, token in inbox.done(PLACE, 2)] == ["second"]
+
+
+def test_places_take_turns() -> None:
+    inbox: Inbox[str] = Inbox([PLACE, OTHER])
+    inbox.offer([(record(n, place), "") for n in range(4) for place in (PLACE, OTHER)])
+
+    first = {one.place for one in inbox.poll(4, 0) or ()}
+    second = {one.place for one in inbox.poll(4, 0) or ()}
+
+    assert first | second == {PLACE, OTHER}
+    assert first != second
+
+
+def test_a_paused_place_is_neither_handed_out_nor_wanted() -> None:
+    inbox: Inbox[str] = Inbox([PLACE, OTHER])
+    inbox.offer([(record(1), "")])
+    inbox.pause([PLACE], is_paused=True)
+
+    assert inbox.poll(10, 0) is None
+    assert inbox.open_places() == [OTHER]
+    inbox.pause([PLACE], is_paused=False)
+    assert offsets(inbox.poll(10, 0)) == [1]
+
+
+def test_a_place_where_an_older_record_waits_its_turn_is_not_read_on() -> None:
+    inbox: Inbox[str] = Inbox([PLACE])
+    inbox.offer([(record(5), "")])
+    inbox.poll(10, 0)
+    inbox.offer([(record(2), "")])
+
+    assert inbox.open_places() == []
+    inbox.done(PLACE, 6)
+    assert inbox.open_places() == [PLACE]
+
+
+def test_a_wake_ends_one_poll_only() -> None:
+    inbox: Inbox[str] = Inbox([PLACE])
+    inbox.wake()
+
+    assert inbox.poll(1, 60) == []
+    assert inbox.poll(1, 0) is None
+
+
+def test_a_reader_hears_how_much_is_wanted_while_a_poll_waits() -> None:
+    inbox: Inbox[str] = Inbox([PLACE])
+    heard: list[int] = []
+
+    def read() -> None:
+        most, _ = inbox.wait_for_want(10)
+        heard.append(most)
+        inbox.offer([(record(1), "")])
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    found = inbox.poll(7, 10)
+    reader.join()
+
+    assert heard == [7]
+    assert offsets(found) == [1]
+    assert inbox.wait_for_want(0)[0] == 0
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("offer"), st.integers(0, 30)),
+            st.tuples(st.just("take"), st.integers(0, 5)),
+            st.tuples(st.just("done"), st.integers(0, 32)),
+        ),
+        max_size=60,
+    )
+)
+def test_nothing_is_lost_and_what_is_in_hand_ascends(steps: list[tuple[str, int]]) -> None:
+    line: Line[int] = Line()
+    offered: set[int] = set()
+    hand: list[int] = []
+    finished: set[int] = set()
+    for step, number in steps:
+        if step == "offer" and number not in finished:
+            line.offer(record(number), number)
+            offered.add(number)
+        elif step == "take":
+            hand += offsets(line.take(number))
+        elif step == "done":
+            done = [token for _, token in line.done(number)]
+            assert done == [offset for offset in hand if offset < number]
+            finished |= set(done)
+            hand = [offset for offset in hand if offset >= number]
+        assert hand == sorted(set(hand))
+    while some := offsets(line.take(10)) + [token for _, token in line.done(1000)]:
+        finished |= set(some)
+
+    assert finished == offered
+    assert line.held == []

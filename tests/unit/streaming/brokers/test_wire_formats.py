@@ -1,0 +1,135 @@
+"""What is written in a broker's own form comes back as it was, and what others wrote is read."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.streaming.brokers import nats_messages, pulsar_messages, redis_entries
+from headrace.streaming.brokers.packing import packed, quoted, unpacked, unquoted
+from headrace.streaming.brokers.redis_writing import Trim, add_arguments
+from headrace.streaming.records import Header, NewRecord, Place
+
+PLACE = Place("t", 0)
+KEYS = st.none() | st.binary(max_size=20)
+HEADERS = st.lists(
+    st.tuples(st.text(min_size=1, max_size=8), st.binary(max_size=8)), max_size=4
+).map(tuple)
+
+
+@given(ms=st.integers(0, 2**42 - 1), sequence=st.integers(0, 2**21 - 1))
+def test_an_id_of_redis_and_its_offset_are_one(ms: int, sequence: int) -> None:
+    offset = redis_entries.offset_of(b"%d-%d" % (ms, sequence))
+
+    assert offset < 2**63
+    assert redis_entries.id_of(offset) == b"%d-%d" % (ms, sequence)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**42 - 1), st.integers(0, 2**21 - 1)), max_size=9))
+def test_offsets_have_the_order_of_ids(ids: list[tuple[int, int]]) -> None:
+    by_offset = sorted(ids, key=lambda one: redis_entries.offset_of(b"%d-%d" % one))
+
+    assert by_offset == sorted(ids)
+
+
+def test_an_id_that_no_offset_holds_is_named() -> None:
+    with pytest.raises(FailedPreconditionError, match="5-2097152"):
+        redis_entries.offset_of(b"5-2097152")
+
+
+@given(KEYS, KEYS, HEADERS)
+def test_a_record_comes_back_from_an_entry(
+    key: bytes | None, value: bytes | None, headers: tuple[Header, ...]
+) -> None:
+    record = NewRecord(topic="t", key=key, value=value, headers=headers, timestamp_s=12.5)
+    fields = redis_entries.fields_of(record)
+    found = redis_entries.record_of(PLACE, b"7-1", fields)
+
+    assert (found.key, found.value, found.headers) == (key, value, headers)
+    assert found.timestamp_s == 12.5
+
+
+@pytest.mark.parametrize(
+    ("fields", "value", "headers"),
+    [
+        ([b"data", b"{}"], b"{}", ()),
+        ([b"a", b"1", b"b", b"2"], None, (("a", b"1"), ("b", b"2"))),
+        ([b"value", b"x", b"trace", b"y"], b"x", (("trace", b"y"),)),
+        ([b"value", b"x", b"timestamp", b"soon"], b"x", ()),
+    ],
+)
+def test_entries_of_others_are_read(
+    fields: list[bytes], value: bytes | None, headers: tuple[Header, ...]
+) -> None:
+    found = redis_entries.record_of(PLACE, b"7000-1", fields)
+
+    assert (found.value, found.headers, found.timestamp_s) == (value, headers, 7.0)
+
+
+def test_more_headers_than_redis_takes_are_refused() -> None:
+    headers = tuple((f"h{n}", b"") for n in range(1001))
+    trim = Trim(maxlen=0, retention_s=1)
+
+    with pytest.raises(InvalidArgumentError, match="over 1000 headers"):
+        add_arguments(NewRecord(topic="t", key=None, value=None, headers=headers), trim, 0)
+
+
+@given(KEYS, KEYS, HEADERS)
+def test_a_record_comes_back_from_a_message_of_nats(
+    key: bytes | None, value: bytes | None, headers: tuple[Header, ...]
+) -> None:
+    record = NewRecord(topic="t", key=key, value=value, headers=headers)
+    lines = nats_messages.headers_of(record, sender="g")
+    found = nats_messages.record_of(PLACE, 3, value or b"", lines, written_s=1)
+
+    assert (found.key, found.value, found.headers) == (key, value, headers)
+    assert all(line.isascii() and line.isprintable() for line in lines.values())
+
+
+def test_plain_headers_stay_plain_in_nats_and_ids_have_their_sender() -> None:
+    headers = (("traceparent", b"00-1"), ("error", b"no model"))
+    record = NewRecord(topic="t", key=b"user 7", value=b"", headers=headers, id="t/0/5")
+
+    assert nats_messages.headers_of(record, sender="g") == {
+        "Nats-Msg-Id": "g/t/0/5",
+        "Headrace-Key": '"user 7"',
+        "traceparent": "00-1",
+        "error": "no model",
+    }
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_two_names_are_two_tokens(one: str, two: str) -> None:
+    tokens = nats_messages.token_of(one), nats_messages.token_of(two)
+
+    assert (tokens[0] == tokens[1]) == (one == two)
+    assert not set("".join(tokens)) & set(".*> \t\r\n/\\")
+
+
+@given(st.binary(max_size=30))
+def test_a_quoted_key_comes_back(key: bytes) -> None:
+    assert unquoted(quoted(key)) == key
+
+
+@given(HEADERS)
+def test_packed_headers_come_back(headers: tuple[Header, ...]) -> None:
+    if headers:
+        assert unpacked(packed(headers)) == headers
+
+
+class Id:
+    def __init__(self, ledger: int, entry: int, batch: int) -> None:
+        self.ledger_id = lambda: ledger
+        self.entry_id = lambda: entry
+        self.batch_index = lambda: batch
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 49_999), st.integers(0, 999))),
+)
+def test_offsets_of_pulsar_have_the_order_of_its_ids(ids: list[tuple[int, int, int]]) -> None:
+    found = [pulsar_messages.offset_of(Id(*one)) for one in sorted(ids)]
+
+    assert found == sorted(found)
+    assert len(set(found)) == len(set(ids))
+    assert all(offset < 2**63 for offset in found)
