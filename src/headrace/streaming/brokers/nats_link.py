@@ -117,7 +117,8 @@ class NatsLink:
             )
         except nats.errors.NoServersError:
             raise UnavailableError(self._trouble) from None
-        await trial.close()
+        finally:
+            await trial.close()
         await self.client.connect(
             **self._said,
             connect_timeout=_CONNECT_TIMEOUT_S,
