@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from headrace.core import UnsupportedError
+from headrace.core import InvalidArgumentError, UnavailableError, UnsupportedError
 from headrace.streaming.broker import Broker
+from headrace.streaming.brokers import open_broker
 from tests.contract.brokers.nats_servers import end, free_port, wait_for_port
 from tests.contract.brokers.rig import Listener, Rig, everything, joined, new_topic, numbered
 from tests.contract.brokers.suite import BrokerContract
@@ -98,3 +99,20 @@ class TestPulsar(BrokerContract):
             session.poll(1, 0.1)
         with pytest.raises(UnsupportedError, match="earliest or latest"):
             broker.join(rig.membership(topic, start_s=1.0), Listener())
+
+
+def test_a_broker_that_is_not_there_is_named(tmp_path: Path) -> None:
+    port = free_port()
+    broker = open_broker(f"pulsar://127.0.0.1:{port}", home=tmp_path)
+
+    with pytest.raises(UnavailableError, match=f"127.0.0.1:{port}"):
+        broker.create_topic("t")
+    broker.close()
+
+
+@pytest.mark.parametrize("url", ["pulsar://", "pulsar://who:secret@h:1", "pulsar://h:1?keep=1"])
+def test_a_url_that_says_something_wrong_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="cannot be read") as told:
+        open_broker(url, home=tmp_path)
+
+    assert "secret" not in str(told.value)

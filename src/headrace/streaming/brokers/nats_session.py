@@ -3,13 +3,9 @@
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
-
-import nats.errors
-from nats.aio.msg import Msg
+from typing import Final, NamedTuple
 
 from headrace.core import (
-    ConflictError,
     FailedPreconditionError,
     HeadraceError,
     InvalidArgumentError,
@@ -21,7 +17,7 @@ from headrace.streaming.brokers import nats_groups as groups
 from headrace.streaming.brokers.checks import check_done, check_records
 from headrace.streaming.brokers.inbox import Inbox
 from headrace.streaming.brokers.nats_link import NatsLink
-from headrace.streaming.brokers.nats_pull import NatsPull
+from headrace.streaming.brokers.nats_member import NatsMember
 from headrace.streaming.brokers.nats_writing import (
     Message,
     acknowledge,
@@ -30,16 +26,9 @@ from headrace.streaming.brokers.nats_writing import (
 )
 from headrace.streaming.records import Lag, NewRecord, Place, Record
 
-if TYPE_CHECKING:
-    from nats.aio.subscription import Subscription
-
 _BEATS: Final = 3  # words of progress within the time after which a message is handed out again
 _LAG_EVERY_S: Final = 1.0
 _AWAY_PAUSE_S: Final = 0.1
-_PROGRESS: Final = b"+WPI"
-_NOT_DONE: Final = b"-NAK"
-_JOINS: Final = b"joins"
-_IS_BACK: Final = b"is back"
 
 
 class _Unsent(NamedTuple):
@@ -58,21 +47,17 @@ class NatsSession:
         self._clock = clock
         places = [Place(topic, 0) for topic in dict.fromkeys(membership.topics)]
         self._inbox: Inbox[str] = Inbox(places)
-        self._epoch = int(clock.now() * 1e9)
-        self._pulls: dict[Place, NatsPull] = {}
-        self._listens: list[Subscription] = []
         self._unsent: deque[_Unsent] = deque()
         self._unconfirmed: dict[Place, str] = {}
         self._trouble = ""
         self._ended: HeadraceError | None = None
         self._is_closed = False
         self._has_begun = False
-        self._is_alone = True
         self._beat_at = self._lag_at = self._retry_at = 0.0
-        self._lag: dict[Place, Lag] = {}
         self._link = NatsLink(url, on_back=self._came_back)
+        self._member = NatsMember(self._link, membership, self._inbox, clock, fail=self._fail)
         try:
-            self._link.ask(f"join group {membership.group}", self._join())
+            self._link.ask(f"join group {membership.group}", self._member.join())
         except BaseException:
             self._link.close()
             raise
@@ -163,7 +148,7 @@ class NatsSession:
     def lag(self) -> Mapping[Place, Lag]:
         """As it was a second ago; see `Session`."""
         self._check_open()
-        return self._lag
+        return self._member.lag
 
     def wake(self) -> None:
         """Let `poll` return; from any thread."""
@@ -177,7 +162,7 @@ class NatsSession:
         try:
             if self._ended is None and self._unsent:
                 self._send()
-            self._link.ask("leave", self._leave())
+            self._link.ask("leave", self._member.leave())
         except HeadraceError:
             pass  # the server hands out again what it hears nothing of
         finally:
@@ -194,7 +179,7 @@ class NatsSession:
         strange = set(own) - set(self._inbox.places)
         if strange:
             raise InvalidArgumentError(f"{min(strange)} was not gained, and has an offset to read")
-        if own and not self._is_alone:
+        if own and not self._member.is_alone:
             message = (
                 f"other members of group '{self._membership.group}' run, and a member that brings "
                 "offsets of its own has to be alone; stop them first"
@@ -203,7 +188,7 @@ class NatsSession:
         for place, offset in own.items():
             work = groups.move(
                 self._link,
-                self._pulls[place].stream,
+                self._member.pulls[place].stream,
                 place.topic,
                 self._membership.group,
                 offset=offset,
@@ -214,9 +199,9 @@ class NatsSession:
     def _ask(self, most: int) -> None:
         waiting = self._inbox.waiting()
         for place in self._inbox.open_places():
-            missing = self._pulls[place].missing(most - waiting)
+            missing = self._member.pulls[place].missing(most - waiting)
             if missing > 0:
-                self._link.begin(self._pulls[place].ask(missing))
+                self._link.begin(self._member.pulls[place].ask(missing))
 
     def _tend(self) -> None:
         """What is due besides reading: words of progress, what was not sent, the lag."""
@@ -230,10 +215,10 @@ class NatsSession:
                 self._trouble = str(error)
                 self._retry_at = now + _AWAY_PAUSE_S
         if now >= self._beat_at:
-            self._link.begin(self._say_all([token for _, token in self._inbox.held()], _PROGRESS))
+            self._link.begin(self._member.say_progress())
             self._beat_at = now + min(self._membership.session_timeout_s / _BEATS, _LAG_EVERY_S)
         if now >= self._lag_at:
-            self._link.begin(self._measure())
+            self._link.begin(self._member.measure())
             self._lag_at = now + _LAG_EVERY_S
 
     def _send(self) -> None:
@@ -247,88 +232,9 @@ class NatsSession:
         await publish(self._link, unsent.messages)
         await acknowledge(self._link, unsent.replies, is_confirmed=is_confirmed)
 
-    async def _join(self) -> None:
-        said = self._membership
-        for place in self._inbox.places:
-            stream = await groups.stream_of(self._link, place.topic)
-            await groups.ensure(self._link, said, place.topic, stream)
-            mine = groups.member_subject(place.topic, said.group, said.member)
-            everyones = groups.group_subject(place.topic, said.group)
-            await groups.is_heard(self._link, mine, b"%d %b" % (self._epoch, _JOINS))
-            self._is_alone = self._is_alone and not await groups.is_heard(self._link, everyones)
-            client = self._link.client
-            self._listens.append(await client.subscribe(mine, cb=self._hear))
-            self._listens.append(await client.subscribe(everyones, cb=_answer))
-            self._pulls[place] = NatsPull(
-                self._link,
-                place,
-                stream=stream,
-                consumer=groups.consumer_of(said.group),
-                inbox=self._inbox,
-                fail=self._fail,
-            )
-            await self._pulls[place].open()
-        await self._measure()
-
-    async def _hear(self, message: Msg) -> None:
-        """Another has the name of this member."""
-        epoch, _, word = message.data.partition(b" ")
-        if not epoch.isdigit() or int(epoch) == self._epoch:
-            return
-        if word == _JOINS or int(epoch) > self._epoch:
-            who = f"member '{self._membership.member}' of group '{self._membership.group}'"
-            reason = "was replaced by another of that name"
-            message_ = f"{who} {reason}; what it delivers now would be there twice"
-            self._fail(ConflictError(message_))
-            await self._let_go()
-        if message.reply:
-            await message.respond(b"left")
-
     async def _came_back(self) -> None:
-        """The server is back, and may have forgotten what it was asked."""
-        said = self._membership
-        for place, pull in self._pulls.items():
-            pull.forget()
-            mine = groups.member_subject(place.topic, said.group, said.member)
-            await self._link.client.publish(mine, b"%d %b" % (self._epoch, _IS_BACK))
-        self._inbox.wake()
-
-    async def _leave(self) -> None:
-        for listen in self._listens:
-            await listen.unsubscribe()
-        await self._let_go()
-
-    async def _let_go(self) -> None:
-        """Let others have what is not done, at once."""
-        for pull in self._pulls.values():
-            await pull.close()
-        await self._say_all([token for _, token in self._inbox.clear()], _NOT_DONE)
-        await self._link.client.flush()
-
-    async def _say_all(self, replies: Sequence[str], word: bytes) -> None:
-        with suppress(nats.errors.Error):
-            for reply in replies:
-                await self._link.client.publish(reply, word)
-
-    async def _measure(self) -> None:
-        with suppress(nats.errors.Error):
-            for place, pull in self._pulls.items():
-                found = await groups.lag_of(self._link, pull.stream, pull.consumer, place.topic)
-                if found is None:
-                    self._fail(pull.gone())
-                    return
-                records, oldest_s = found
-                seconds = 0.0 if not records else None
-                if oldest_s is not None:
-                    seconds = max(self._clock.now() - oldest_s, 0)
-                self._lag[place] = Lag(records=records, seconds=seconds)
+        await self._member.come_back()
 
     def _fail(self, error: HeadraceError) -> None:
         self._ended = self._ended or error
         self._inbox.wake()
-
-
-async def _answer(message: Msg) -> None:
-    """A member lives here."""
-    if message.reply:
-        await message.respond(b"lives")
