@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from headrace.cli.batch_jobs import cancel, list_, runs, start
 from headrace.cli.options import DEFAULT_HOME, AllowCode, Home, Json, Server
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ TOO_MANY_ERRORS: Final = 4
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Run a model over a data set: run, status.",
+    help="Run a model over a data set: run, status. Jobs of the spec: list, runs, start, cancel.",
 )
 
 
@@ -333,6 +334,12 @@ def status(
         return
     for line in columns([(name, str(value)) for name, value in found.items()]):
         write(line)
+
+
+app.command("list")(list_)
+app.command()(runs)
+app.command()(start)
+app.command()(cancel)
 
 
 @contextmanager

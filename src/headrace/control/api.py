@@ -18,6 +18,7 @@ from headrace.control.api_endpoints import add_endpoints
 from headrace.control.api_events import add_events
 from headrace.control.api_features import add_features
 from headrace.control.api_history import add_history
+from headrace.control.api_jobs import add_jobs
 from headrace.control.api_keys import add_keys
 from headrace.control.api_login import add_login
 from headrace.control.api_logs import add_logs
@@ -81,6 +82,7 @@ def management_app(plane: ControlPlane, access: Access) -> FastAPI:
     add_events(api, plane)
     add_features(api, plane)
     add_history(api, plane)
+    add_jobs(api, plane)
     add_models(api, plane)
     add_logs(api, plane)
     add_payloads(api, plane)

@@ -16,7 +16,7 @@ def changes_between(old: DesiredState, new: DesiredState) -> list[str]:
         lines.append("the budget of all replicas changed")
     lines += [
         f"{key} changed"
-        for key in ("auth", "tiers", "security", "alerts")
+        for key in ("auth", "tiers", "security", "alerts", "jobs")
         if old.generation and old.spec.get(key) != new.spec.get(key)
     ]
     lines += _pools(old, new)

@@ -95,6 +95,11 @@ class Home:
         return self.root / "features" / "materialized.json"
 
     @property
+    def planner_file(self) -> Path:
+        """What tells this home from others that have jobs in the same database."""
+        return self.root / "planner-id"
+
+    @property
     def lock_file(self) -> Path:
         """Held by the one control plane of this home."""
         return self.run / "control.lock"

@@ -12,6 +12,7 @@ from headrace.control.aims import same_endpoint
 from headrace.control.desired import DesiredEndpoint, DesiredState
 from headrace.core import PermissionDeniedError
 from headrace.core.spec_alerts import AlertsSpec
+from headrace.core.spec_jobs import JobSpec
 
 _WAY_OUT: Final = "change your own by `PUT /api/v1/endpoints/NAME`, or ask an operator of all"
 
@@ -37,10 +38,10 @@ def check_document(
 
 
 def check_receivers(before: Mapping[str, Any], after: Mapping[str, Any], *, is_admin: bool) -> None:
-    """Refuse other receivers of alerts from whoever is no admin.
+    """Refuse other receivers of alerts, and other jobs, from whoever is no admin.
 
-    They name files and variables of the control plane's, and servers that it sends those to: an
-    operator could have the owner's token sent.
+    They name files and variables of the control plane's, and servers and folders that it sends
+    those to: an operator could have the owner's token sent.
 
     Raises:
         PermissionDeniedError: Somebody else names them.
@@ -48,6 +49,18 @@ def check_receivers(before: Mapping[str, Any], after: Mapping[str, Any], *, is_a
     if not is_admin and _receivers(before) != _receivers(after):
         message = "`alerts` names secrets, and where they are sent: only an admin changes it"
         raise PermissionDeniedError(message)
+    if not is_admin and _jobs(before) != _jobs(after):
+        message = "`jobs` reads and writes files as the control plane: only an admin changes it"
+        raise PermissionDeniedError(message)
+
+
+def _jobs(document: Mapping[str, Any]) -> object:
+    """What it says of jobs; as `_receivers` does."""
+    given = document.get("jobs") or ()
+    try:
+        return [JobSpec.model_validate(one) for one in given]
+    except (ValidationError, TypeError):
+        return given
 
 
 def _receivers(document: Mapping[str, Any]) -> object:

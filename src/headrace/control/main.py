@@ -165,6 +165,7 @@ class Life:
             group.create_task(system.plane.recordings.run())
             group.create_task(system.plane.drift.run())
             group.create_task(system.plane.materializer.run())
+            group.create_task(system.plane.jobs.run())
             group.create_task(system.plane.skew.run())
             group.create_task(system.plane.pools.run())
             group.create_task(system.plane.release_held())

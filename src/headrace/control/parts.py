@@ -14,6 +14,7 @@ from headrace.control.caller_policy import CallerPolicy
 from headrace.control.drift import DriftKeeper
 from headrace.control.drift_files import DriftFiles
 from headrace.control.home import Home
+from headrace.control.job_parts import make_jobs
 from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.keys import Keys
@@ -177,6 +178,7 @@ def make_plane(
         memory=MaterializeMemory(path=home.materialized_file),
     )
     materializer.load()
+    jobs = make_jobs(home=home, store=store, emit=journal.write, clock=clock)
     skew = SkewWatch(
         watches=lambda: feature_watches(aims),
         compare=CompareApart(home=home.root, log=home.log_of("features")),
@@ -223,6 +225,7 @@ def make_plane(
         recordings=recordings,
         payloads=payloads,
         materializer=materializer,
+        jobs=jobs,
         skew=skew,
         limits=limits,
         prometheus=prometheus,

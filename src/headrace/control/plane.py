@@ -21,6 +21,7 @@ from headrace.control.drift import DriftKeeper
 from headrace.control.first_request import FirstRequest, send_first_request
 from headrace.control.gpu_metrics import Gpus
 from headrace.control.home import Home
+from headrace.control.job_scheduler import JobScheduler
 from headrace.control.journal import Journal
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.keys import Keys
@@ -106,6 +107,7 @@ class ControlPlane:
     recordings: Recordings
     payloads: PayloadWriter
     materializer: Materializer
+    jobs: JobScheduler
     skew: SkewWatch
     limits: LimitService | None = None
     gpus: Gpus = field(default_factory=Gpus)

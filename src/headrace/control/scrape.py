@@ -130,6 +130,7 @@ def own_metrics(plane: "ControlPlane") -> str:
         + plane.recordings.exposition()
         + plane.payloads.exposition()
         + plane.materializer.exposition()
+        + plane.jobs.exposition()
         + plane.skew.exposition()
     )
 

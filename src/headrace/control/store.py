@@ -11,6 +11,7 @@ import msgspec
 from headrace.control.access.credentials import Credential, CredentialKind, Principal
 from headrace.control.access.trail import Change, Entry, Head
 from headrace.control.desired import DesiredEndpoint, DesiredState
+from headrace.control.job_records import JobStore
 from headrace.core import FailedPreconditionError
 from headrace.rollout.readings import RewardSums
 from headrace.rollout.state import RolloutState
@@ -111,6 +112,10 @@ class Store(Protocol):
     Every method is blocking and atomic, and is called from one thread at a time; other processes
     may write to the same database.
     """
+
+    @property
+    def jobs(self) -> JobStore:
+        """Scheduled jobs and their runs, in the same database."""
 
     def load(self) -> DesiredState:
         """The newest state; generation 0 if there was none.

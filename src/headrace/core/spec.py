@@ -11,6 +11,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
+from headrace.core.spec_jobs import JobSpec, with_absolute_job_paths
 from headrace.core.spec_mistakes import SpecError, mistakes_of, shown, with_line
 from headrace.core.spec_models import (
     BatchingSpec,
@@ -28,6 +29,7 @@ __all__ = [
     "BatchingSpec",
     "EndpointSpec",
     "GatewaySpec",
+    "JobSpec",
     "PaddingSpec",
     "SpecError",
     "SpecMistake",
@@ -69,6 +71,7 @@ def parse_spec(
         message = f"has to be a mapping with 'version' and 'endpoints', but holds {got}"
         raise SpecError([*mistakes, SpecMistake(place="", message=message)])
     value = _with_absolute_files(_with_absolute_models(value, base_dir, exists), base_dir)
+    value = with_absolute_job_paths(value, base_dir)
     found = _model_mistakes(value) + disagreements(value)
     spec: SystemSpec | None = None
     try:
@@ -102,10 +105,15 @@ def _with_absolute_models(
             changed["versions"] = [absolute(version) for version in versions]
         return changed
 
-    endpoints = document.get("endpoints")
-    if not isinstance(endpoints, list | tuple):
-        return dict(document)
-    return {**document, "endpoints": [absolute(endpoint) for endpoint in endpoints]}
+    lists = {key: document.get(key) for key in ("endpoints", "jobs")}
+    return {
+        **document,
+        **{
+            key: [absolute(item) for item in items]
+            for key, items in lists.items()
+            if isinstance(items, list | tuple)
+        },
+    }
 
 
 def _with_absolute_files(value: object, base_dir: Path | None) -> Any:  # noqa: ANN401  # as it came

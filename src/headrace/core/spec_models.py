@@ -20,6 +20,7 @@ from headrace.core.spec_base import SpecModel
 from headrace.core.spec_connections import ConnectionsSpec
 from headrace.core.spec_drift import DriftSpec
 from headrace.core.spec_features import FeaturesSpec, feature_disagreements
+from headrace.core.spec_jobs import JobSpec, job_disagreements
 from headrace.core.spec_limits import limit_disagreements
 from headrace.core.spec_observe import (
     EndpointLogSpec,
@@ -297,6 +298,9 @@ class SystemSpec(SpecModel):
     endpoints: Annotated[tuple[EndpointSpec, ...], Strict(strict=False)] = Field(
         default=(), max_length=10_000, description="What is served; names are unique."
     )
+    jobs: Annotated[tuple[JobSpec, ...], Strict(strict=False)] = Field(
+        default=(), max_length=1000, description="Models over data sets. See JobSpec."
+    )
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
@@ -328,6 +332,7 @@ def disagreements(document: object) -> list[SpecMistake]:
     """
     top = document if isinstance(document, Mapping) else {}
     found = [SpecMistake(place=p, message=said) for p, said in limit_disagreements(top)]
+    found += job_disagreements(top)
     first_use: dict[str, int] = {}
     pools = [p.get("name") for p in _items(top.get("pools")) if isinstance(p, Mapping)]
     for i, endpoint in enumerate(_items(top.get("endpoints"))):

@@ -103,6 +103,12 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("POST", "/api/v1/gc"): _OPERATE_SYSTEM,
     # Features, which no endpoint owns.
     ("GET", "/api/v1/features"): _VIEW_SYSTEM,
+    # Jobs, which read and write files as the control plane does.
+    ("GET", "/api/v1/jobs"): _VIEW_SYSTEM,
+    ("GET", "/api/v1/jobs/{name}/runs"): _VIEW_SYSTEM,
+    ("GET", "/api/v1/jobs/{name}/runs/{run_id}"): _VIEW_SYSTEM,
+    ("POST", "/api/v1/jobs/{name}/run"): _OPERATE_SYSTEM,
+    ("POST", "/api/v1/jobs/{name}/cancel"): _OPERATE_SYSTEM,
     # API keys.
     ("GET", "/api/v1/keys"): _VIEW_OWN,
     ("POST", "/api/v1/keys"): _OPERATE_OWN,

@@ -14,6 +14,7 @@ from headrace.control.state import (
     trail_rows,
 )
 from headrace.control.state.database import Database
+from headrace.control.state.job_rows import SqlJobs
 from headrace.control.state.retention import Bounds, forget
 from headrace.control.store import (
     Assignment,
@@ -33,6 +34,7 @@ class SqlStore:
     def __init__(self, database: Database, *, bounds: Bounds) -> None:
         self._database = database
         self._bounds = bounds
+        self.jobs = SqlJobs(database)
 
     def load(self) -> DesiredState:
         """The newest state; generation 0 if there was none."""

@@ -175,3 +175,30 @@ QUOTAS: Final = Table(
     Column("subject", Text, primary_key=True),
     Column("used", BigInteger, nullable=False),
 )
+
+JOBS: Final = Table(
+    "jobs",
+    METADATA,
+    Column("job", Text, primary_key=True),
+    Column("schedule", Text, nullable=False),
+    Column("since", Double, nullable=False),
+    Column("handled", Double, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+)
+
+# The id of a scheduled run is made of its job and moment: no two start the same one.
+JOB_RUNS: Final = Table(
+    "job_runs",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("job", Text, nullable=False),
+    Column("moment", Double, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("beat", BigInteger, nullable=False),
+    Column("cancelled_by", Text, nullable=False),
+    Column("record", Text, nullable=False),
+    Index("job_runs_of_job", "job", "moment"),
+    Index("job_runs_by_state", "state"),
+)

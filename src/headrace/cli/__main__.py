@@ -1,0 +1,8 @@
+"""`python -m headrace.cli` is `headrace`."""
+
+import sys
+
+from headrace.cli.app import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""What is kept of scheduled jobs and their runs, and who may write it?"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, Protocol
+
+import msgspec
+
+
+class RunState(StrEnum):
+    """Where a run is."""
+
+    WAITING = "waiting"
+    """Somebody will begin it, or go on with it, from `next_try_at` on."""
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+    """Its moment passed and nothing ran; `message` says why."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will become of it."""
+        return self not in {RunState.WAITING, RunState.RUNNING}
+
+
+class JobRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of a job. Times are in seconds since 1970.
+
+    `moment`: of the schedule, or when somebody asked for it (`trigger` is `manual`, by `actor`).
+    `document`: the job as the spec had it then. `tries`: how often it was begun and not interrupted
+    from outside. `owner`: the control plane whose process it is; empty for none. `fence` grows by
+    one with each owner, `beat` with each sign of life of the owner's.
+    """
+
+    id: str
+    job: str
+    moment: float
+    state: RunState
+    document: dict[str, Any]
+    trigger: str = "schedule"
+    actor: str = ""
+    created: float = 0.0
+    began: float | None = None
+    ended: float | None = None
+    next_try_at: float = 0.0
+    tries: int = 0
+    output: str = ""
+    rows: int = 0
+    errors: int = 0
+    shards: int = 0
+    shards_done: int = 0
+    message: str = ""
+    cancelled_by: str = ""
+    owner: str = ""
+    fence: int = 0
+    beat: int = 0
+
+
+class JobMark(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a job's schedule was gone through.
+
+    `schedule`: in words, so that another one is noticed; in force since `since`. `handled`: the
+    newest moment that was started or left out. `revision` grows by one with every change.
+    """
+
+    job: str
+    schedule: str
+    since: float
+    handled: float
+    revision: int = 0
+
+
+class JobsLook(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a planner decides by, of one moment of the database.
+
+    `open`: runs that are not over. `succeeded`, `ended`: of each job the newest of those.
+    `generation`: of the desired state.
+    """
+
+    generation: int
+    marks: dict[str, JobMark]
+    open: tuple[JobRun, ...]
+    succeeded: dict[str, JobRun]
+    ended: dict[str, JobRun]
+
+
+class JobStore(Protocol):
+    """Keeps jobs' marks and runs. Every method is blocking and atomic, also between processes."""
+
+    def look(self) -> JobsLook:
+        """What there is now."""
+
+    def advance(self, mark: JobMark, runs: Sequence[JobRun]) -> bool:
+        """Replace a job's mark and add runs; nothing, and False, if its revision is another.
+
+        That is 0 where there is no mark yet, and one higher afterwards. A run whose id is taken
+        stays as it is.
+        """
+
+    def add_run(self, run: JobRun) -> None:
+        """Add a run.
+
+        Raises:
+            AlreadyExistsError: Its id is taken.
+        """
+
+    def take(self, run: JobRun, owner: str) -> JobRun | None:
+        """Make `owner` the owner of `run` as it was read; None if anything became of it since."""
+
+    def save(self, run: JobRun, *, release: bool = False) -> JobRun | None:
+        """Replace a run of one's own, its beat one higher; None if it has another owner by now.
+
+        `cancelled_by` stays what is stored: others write it.
+
+        Args:
+            release: Nobody owns it afterwards.
+        """
+
+    def cancel(self, id_: str, actor: str, at: float) -> JobRun | None:
+        """Ask that a run end; as stored. One that nobody owns is over at once. None: no such."""
+
+    def run(self, id_: str) -> JobRun | None:
+        """The run of this id."""
+
+    def runs(self, job: str, *, limit: int) -> list[JobRun]:
+        """Runs of a job, by moment, the newest first."""
+
+    def forget(self, job: str, *, keep: int) -> int:
+        """Drop all but the `keep` newest that are over, and the newest that succeeded; how many."""

@@ -1,0 +1,282 @@
+"""Who runs jobs when they are due? Looks every second, and carries runs out in processes.
+
+A run whose control plane ended goes on under another one, or under the next of the same home: its
+id is the same, so what is done stays done. See `job_planner` for how two agree.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from headrace.control.job_events import late_event, planned_events, run_event
+from headrace.control.job_plan import Attempt, after_attempt, is_late, new_run
+from headrace.control.job_planner import LEASE_S, Planner, Step
+from headrace.control.job_process import JobProcess, lease_clock, progress_of
+from headrace.control.job_records import JobRun, JobsLook, RunState
+from headrace.control.job_status import job_families
+from headrace.control.store import Event
+from headrace.control.store_thread import StoreThread
+from headrace.core import Clock, HeadraceError, NotFoundError
+from headrace.core.spec_jobs import JobSpec
+
+_LOG: Final = logging.getLogger("headrace.control")
+_LOOK_S: Final = 1.0
+BEAT_S: Final = 4.0
+"""How often a run gives a sign of life."""
+MARGIN_S: Final = 4.0
+"""So long before anybody takes it over a run is ended whose signs of life do not get through."""
+_END_S: Final = 5.0
+"""How long runs may take to end with their control plane."""
+
+Start = Callable[[JobRun, float], Awaitable[JobProcess]]
+
+
+@dataclass(slots=True, kw_only=True)
+class JobScheduler:
+    """Runs the jobs of one control plane.
+
+    `start`: begins the process of a run. `emit`: writes events.
+    """
+
+    store: StoreThread
+    planner: Planner
+    start: Start
+    emit: Callable[[Sequence[Event]], Awaitable[None]]
+    clock: Clock
+    jobs: Mapping[str, JobSpec] = field(default_factory=dict)
+    look: JobsLook | None = None
+    """What the last step saw; None before the first."""
+    problem: str = ""
+    """Why the last step saw nothing."""
+    _mine: dict[str, JobRun] = field(default_factory=dict)
+    _late: frozenset[str] = frozenset()
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Run what is due until cancelled; runs under way are interrupted then, and go on later."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                step = await self._step()
+                for run in () if step is None else step.begun:
+                    self._mine[run.id] = run
+                    group.create_task(self._carry_out(run))
+                if step is not None:
+                    await self._announce(step)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_S):
+                        await self._wake.wait()
+                self._wake.clear()
+
+    async def begin(self, name: str, *, by: str) -> JobRun:
+        """Run a job now, whatever its schedule says.
+
+        Raises:
+            NotFoundError: There is no such job.
+        """
+        job = await self.known(name)
+        now = self.clock.now()
+        run = new_run(job, now, now=now, by=by, salt=secrets.token_hex(3))
+        await self.store.run(self.store.store.jobs.add_run, run)
+        self._wake.set()
+        return run
+
+    async def cancel(self, name: str, *, by: str, id_: str = "") -> list[JobRun]:
+        """End a run of a job, or all that are not over; those that this ends.
+
+        Raises:
+            NotFoundError: There is no such job or run.
+        """
+        jobs = self.store.store.jobs
+        if id_:
+            found = await self.store.run(jobs.run, id_)
+            if found is None or found.job != name:
+                raise NotFoundError(f"job '{name}' has no run '{id_[:150]}'")
+            wanted = [found]
+        else:
+            look = await self.store.run(jobs.look)
+            wanted = [run for run in look.open if run.job == name]
+            if not wanted:
+                await self.known(name)
+        ended = [
+            await self.store.run(jobs.cancel, run.id, by, self.clock.now())
+            for run in wanted
+            if not run.state.is_over
+        ]
+        self._wake.set()
+        return [run for run in ended if run is not None]
+
+    def exposition(self) -> str:
+        """The metrics of jobs."""
+        return job_families(self.jobs, self.look, now=self.clock.now())
+
+    async def now(self) -> Step:
+        """What there is now, read afresh; what was seen last if that cannot be read.
+
+        Raises:
+            HeadraceError: It cannot be, and nothing was seen yet.
+        """
+        try:
+            return await self.store.run(self.planner.read)
+        except HeadraceError as error:
+            self.problem = str(error)
+            if self.look is None:
+                raise
+            return Step(look=self.look, jobs=self.jobs)
+
+    async def known(self, name: str) -> JobSpec:
+        """The job of this name.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        jobs = (await self.now()).jobs
+        found = jobs.get(name)
+        if found is None:
+            known = ", ".join(jobs) or "none; `jobs` in the spec names them"
+            raise NotFoundError(f"there is no job '{name[:150]}'; there are: {known[:500]}")
+        return found
+
+    async def _step(self) -> Step | None:
+        now, monotonic = self.clock.now(), self.clock.monotonic()
+        mine = frozenset(self._mine)
+        try:
+            step = await self.store.run(self.planner.step, now=now, monotonic=monotonic, mine=mine)
+        except HeadraceError as error:
+            if str(error) != self.problem:
+                _LOG.error("cannot look after jobs", extra={"error": str(error)})
+            self.problem = str(error)
+            return None
+        self.problem, self.look, self.jobs = "", step.look, step.jobs
+        return step
+
+    async def _carry_out(self, run: JobRun) -> None:
+        """One try of a run, and what becomes of it."""
+        try:
+            await self._try(run)
+        except HeadraceError as error:
+            # The run stays ours in the database; the next step finds that nobody carries it out.
+            _LOG.error("a run was given up", extra={"run": run.id, "error": str(error)})
+        except Exception:  # noqa: BLE001  # a supervisor's edge: other jobs and requests go on
+            _LOG.exception("a run was given up", extra={"run": run.id})
+        finally:
+            self._mine.pop(run.id, None)
+            self._wake.set()
+
+    async def _try(self, run: JobRun) -> None:
+        jobs, now = self.store.store.jobs, self.clock.now()
+        if run.cancelled_by:
+            await self._finish(run, Attempt())
+            return
+        until = lease_clock() + LEASE_S - MARGIN_S
+        is_resumed = run.state is RunState.RUNNING or run.began is not None
+        begun = msgspec.structs.replace(
+            run,
+            state=RunState.RUNNING,
+            tries=run.tries + (run.state is RunState.WAITING),
+            began=now if run.began is None else run.began,
+        )
+        saved = await self.store.run(jobs.save, begun)
+        if saved is None:
+            return
+        if is_resumed:
+            _LOG.info("a job goes on", extra={"run": run.id, "rows": run.rows})
+        try:
+            process = await self.start(saved, until)
+        except HeadraceError as error:
+            await self._finish(saved, Attempt(message=str(error)))
+            return
+        await self._follow(saved, process)
+
+    async def _follow(self, run: JobRun, process: JobProcess) -> None:
+        """Keep a run's lease while its process runs, then say how it ended."""
+        ends = self.clock.monotonic() + JobSpec.model_validate(run.document).timeout_s
+        waiting = asyncio.create_task(process.wait())
+        over: Attempt | None = None
+        try:
+            while not (await asyncio.wait({waiting}, timeout=BEAT_S))[0]:
+                beaten = await self._beat(run, process)
+                if beaten is None:
+                    process.kill()
+                    await waiting
+                    _LOG.warning("a run belongs to another by now", extra={"run": run.id})
+                    return
+                run = self._mine[run.id] = beaten
+                if run.cancelled_by:
+                    process.stop()
+                elif over is None and self.clock.monotonic() >= ends:
+                    limit = JobSpec.model_validate(run.document).timeout_s
+                    over = Attempt(message=f"took longer than {limit:g} s (`timeout_s`)")
+                    process.stop()
+        except asyncio.CancelledError:
+            await self._interrupt(run, process, waiting)
+            raise
+        finally:
+            process.kill()
+        attempt = waiting.result()
+        run = await asyncio.to_thread(progress_of, run)
+        await self._finish(run, over if over is not None and not attempt.ok else attempt)
+
+    async def _beat(self, run: JobRun, process: JobProcess) -> JobRun | None:
+        """Give a sign of life, with how far the run is; None if it is another's by now."""
+        asked = lease_clock()
+        told = await asyncio.to_thread(progress_of, run)
+        try:
+            saved = await self.store.run(self.store.store.jobs.save, told)
+        except HeadraceError as error:
+            # The process ends by itself if this goes on.
+            _LOG.warning("no sign of life of a run", extra={"run": run.id, "error": str(error)})
+            return run
+        if saved is not None:
+            process.extend(asked + LEASE_S - MARGIN_S)
+        return saved
+
+    async def _interrupt(
+        self, run: JobRun, process: JobProcess, waiting: "asyncio.Task[Attempt]"
+    ) -> None:
+        """End a run with this control plane; it goes on with the next one."""
+        process.stop()
+        await asyncio.wait({waiting}, timeout=_END_S)
+        process.kill()
+        attempt = await waiting
+        if not attempt.ok:
+            attempt = Attempt(
+                interrupted=True, message="interrupted by the end of its control plane"
+            )
+        await self._finish(run, attempt)
+
+    async def _finish(self, run: JobRun, attempt: Attempt) -> None:
+        jobs = self.store.store.jobs
+        after = after_attempt(run, attempt, now=self.clock.now())
+        before = None if self.look is None else self.look.ended.get(run.job)
+        saved = await self.store.run(jobs.save, after, release=not after.state.is_over)
+        if saved is None or not saved.state.is_over:
+            return
+        keep = JobSpec.model_validate(run.document).keep_runs
+        await self.store.run(jobs.forget, run.job, keep=keep)
+        event = run_event(saved, before)
+        if event is not None:
+            await self._tell([event])
+
+    async def _announce(self, step: Step) -> None:
+        now = self.clock.now()
+        late = frozenset(n for n, job in step.jobs.items() if is_late(job, step.look, now=now))
+        events = planned_events(step.planned, now=now)
+        events += [late_event(step.jobs[name], step.look, now=now) for name in late - self._late]
+        self._late = late
+        await self._tell(events)
+
+    async def _tell(self, events: Sequence[Event]) -> None:
+        if not events:
+            return
+        for event in events:
+            _LOG.info(event.message, extra={"reason": event.reason, **event.data})
+        try:
+            await self.emit(events)
+        except HeadraceError as error:
+            _LOG.error("cannot write an event", extra={"error": str(error)})

@@ -1,0 +1,147 @@
+"""How are the jobs? As documents and as metrics. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from headrace.control.job_plan import is_late, lateness_s, next_run_at
+from headrace.control.job_records import JobRun, JobsLook, RunState
+from headrace.control.metrics import Labels, gauge
+from headrace.core.spec_jobs import JobSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRunView:
+    """One run. Times are in seconds since 1970; `state` as the history has it."""
+
+    id: str
+    job: str
+    state: str
+    trigger: str
+    actor: str
+    moment: float
+    began: float | None
+    ended: float | None
+    duration_s: float | None
+    tries: int
+    next_try_at: float | None
+    output: str
+    rows: int
+    errors: int
+    shards: int
+    shards_done: int
+    message: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView:
+    """One job. `lateness_s`: how long a moment is over for which no run succeeded."""
+
+    name: str
+    model: str
+    input: str
+    output: str
+    cron: str
+    timezone: str
+    next_run_at: float | None
+    lateness_s: float | None
+    is_late: bool
+    running: list[JobRunView]
+    last_success: JobRunView | None
+    last_run: JobRunView | None
+
+
+def run_view(run: JobRun) -> JobRunView:
+    """What is told of a run."""
+    waits = run.state is RunState.WAITING and run.tries > 0
+    return JobRunView(
+        id=run.id,
+        job=run.job,
+        state=run.state.value,
+        trigger=run.trigger,
+        actor=run.actor,
+        moment=run.moment,
+        began=run.began,
+        ended=run.ended,
+        duration_s=_duration_s(run),
+        tries=run.tries,
+        next_try_at=run.next_try_at if waits else None,
+        output=run.output,
+        rows=run.rows,
+        errors=run.errors,
+        shards=run.shards,
+        shards_done=run.shards_done,
+        message=run.message,
+        owner=run.owner,
+    )
+
+
+def job_view(job: JobSpec, look: JobsLook, *, now: float) -> JobView:
+    """What is told of a job."""
+    last, success = look.ended.get(job.name), look.succeeded.get(job.name)
+    return JobView(
+        name=job.name,
+        model=job.model,
+        input=job.input,
+        output=job.output,
+        cron="" if job.schedule is None else job.schedule.cron,
+        timezone="" if job.schedule is None else job.schedule.timezone,
+        next_run_at=next_run_at(job, now=now),
+        lateness_s=lateness_s(job, look, now=now),
+        is_late=is_late(job, look, now=now),
+        running=[run_view(run) for run in look.open if run.job == job.name],
+        last_success=None if success is None else run_view(success),
+        last_run=None if last is None else run_view(last),
+    )
+
+
+def job_families(jobs: Mapping[str, JobSpec], look: JobsLook | None, *, now: float) -> str:
+    """Metrics of jobs, as text; empty without any."""
+    if look is None or not jobs:
+        return ""
+    views = [job_view(job, look, now=now) for job in jobs.values()]
+    good = {view.name: view.last_success for view in views}
+    values: dict[str, list[tuple[str, float | None]]] = {
+        "last_success_timestamp_seconds": [
+            (n, None if r is None else r.ended) for n, r in good.items()
+        ],
+        "duration_seconds": [(n, None if r is None else r.duration_s) for n, r in good.items()],
+        "rows": [(n, None if r is None else r.rows) for n, r in good.items()],
+        "errors": [(n, None if r is None else r.errors) for n, r in good.items()],
+        "lateness_seconds": [(view.name, view.lateness_s) for view in views],
+        "late": [(view.name, float(view.is_late)) for view in views],
+        "running": [(view.name, float(len(view.running))) for view in views],
+        "failed": [(view.name, float(_failed(view))) for view in views],
+    }
+    return "".join(
+        gauge(
+            f"headrace_job_{name}", _HELP[name], [(_of(n), v) for n, v in samples if v is not None]
+        )
+        for name, samples in values.items()
+    )
+
+
+_HELP: Final = {
+    "last_success_timestamp_seconds": "When the newest run that succeeded ended.",
+    "duration_seconds": "How long it took.",
+    "rows": "Rows that it answered.",
+    "errors": "Of them those that have errors.",
+    "lateness_seconds": "Since the first moment that no run has succeeded for; 0 for none.",
+    "late": "1 while that is longer than late_after_s.",
+    "running": "Runs that are not over.",
+    "failed": "1 if the newest run that ended failed.",
+}
+
+
+def _failed(view: JobView) -> bool:
+    return view.last_run is not None and view.last_run.state == RunState.FAILED.value
+
+
+def _duration_s(run: JobRun) -> float | None:
+    ended = run.ended if run.state.is_over else None
+    return None if run.began is None or ended is None else max(ended - run.began, 0.0)
+
+
+def _of(job: str) -> Labels:
+    return (("job", job),)
