@@ -47,16 +47,18 @@ class SqlJobs:
         is_same = (JOBS.c.job == mark.job) & (JOBS.c.revision == mark.revision)
         with self._database.writing("store a job's runs") as connection:
             dialect = connection.dialect.name
+            # By what comes back: an insert tells no number of rows in Postgres.
             if mark.revision == 0:
-                change = upsert_into(JOBS, dialect=dialect).values(values).on_conflict_do_nothing()
-                moved = connection.execute(change).rowcount
+                new = upsert_into(JOBS, dialect=dialect).values(values).on_conflict_do_nothing()
+                moved = connection.execute(new.returning(JOBS.c.job)).scalar()
             else:
-                moved = connection.execute(update(JOBS).where(is_same).values(values)).rowcount
-            if moved != 1:
+                change = update(JOBS).where(is_same).values(values)
+                moved = connection.execute(change.returning(JOBS.c.job)).scalar()
+            if moved is None:
                 return False
             for run in runs:
-                new = upsert_into(JOB_RUNS, dialect=dialect).values(_values(run))
-                connection.execute(new.on_conflict_do_nothing())
+                row = upsert_into(JOB_RUNS, dialect=dialect).values(_values(run))
+                connection.execute(row.on_conflict_do_nothing())
         return True
 
     def add_run(self, run: JobRun) -> None:
