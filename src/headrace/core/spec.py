@@ -164,6 +164,11 @@ def _model_mistakes(document: Mapping[str, Any]) -> list[SpecMistake]:
             model = version.get("model") if isinstance(version, Mapping) else None
             places.append((f"endpoints[{i}].versions[{j}].model", model))
         found += [_model_mistake(place, model) for place, model in places if _is_wrong(model)]
+    jobs = document.get("jobs")
+    for i, job in enumerate(jobs if isinstance(jobs, list) else []):
+        model = job.get("model") if isinstance(job, Mapping) else None
+        if _is_wrong(model):
+            found.append(_model_mistake(f"jobs[{i}].model", model))
     return found
 
 
