@@ -20,12 +20,14 @@ _DAY_S: Final = 86_400.0
 class FactsReader:
     """Reads them from the parts that know.
 
-    `drifted`: how many features of an endpoint drifted; None if nobody looks.
+    `drifted`: how many features of an endpoint drifted; None if nobody looks. `jobs_late`: how many
+    jobs are late; None if that is not known.
     """
 
     reconciler: Reconciler
     keeper: GatewayKeeper
     drifted: Callable[[str], int | None] = lambda _endpoint: None
+    jobs_late: Callable[[], int | None] = lambda: None
 
     async def read(self) -> Facts:
         """All of them, now."""
@@ -35,7 +37,9 @@ class FactsReader:
             replicas.setdefault(replica.endpoint, []).append(replica)
         return Facts(
             system=SystemFacts(
-                gateway_ready=self.keeper.is_ready, certificate_left_s=self._certificate_left_s()
+                gateway_ready=self.keeper.is_ready,
+                certificate_left_s=self._certificate_left_s(),
+                jobs_late=self.jobs_late(),
             ),
             endpoints={
                 endpoint.name: replace(

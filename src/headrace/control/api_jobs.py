@@ -77,7 +77,6 @@ class RunList:
 
 def add_jobs(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of jobs."""
-    jobs = plane.jobs
 
     @api.get(
         "/api/v1/jobs",
@@ -86,10 +85,10 @@ def add_jobs(api: FastAPI, plane: ControlPlane) -> None:
         responses=shown({"jobs": [_JOB], "problem": ""}),
     )
     async def list_jobs() -> Response:
-        found = await jobs.now()
+        found = await plane.jobs.now()
         now = plane.clock.now()
         views = [job_view(job, found.look, now=now) for job in found.jobs.values()]
-        return answer(JobList(jobs=views, problem=jobs.problem))
+        return answer(JobList(jobs=views, problem=plane.jobs.problem))
 
     @api.get(
         "/api/v1/jobs/{name}/runs",
@@ -102,7 +101,7 @@ def add_jobs(api: FastAPI, plane: ControlPlane) -> None:
     ) -> Response:
         runs = await plane.store.run(plane.store.store.jobs.runs, name, limit=limit)
         if not runs:
-            await jobs.known(name)
+            await plane.jobs.known(name)
         return answer(RunList(runs=[run_view(run) for run in runs]))
 
     @api.get(
@@ -125,7 +124,7 @@ def add_jobs(api: FastAPI, plane: ControlPlane) -> None:
         responses=shown(_RUN | {"state": "waiting", "trigger": "manual"}, status=_CREATED),
     )
     async def begin(name: JobName, actor: Actor) -> Response:
-        run = await jobs.begin(name, by=actor)
+        run = await plane.jobs.begin(name, by=actor)
         headers = {"location": f"/api/v1/jobs/{name}/runs/{run.id}"}
         return answer(run_view(run), status=_CREATED, headers=headers)
 
@@ -140,5 +139,5 @@ def add_jobs(api: FastAPI, plane: ControlPlane) -> None:
         actor: Actor,
         wanted: Annotated[Cancel, Body()] = Cancel(),  # noqa: B008  # frozen
     ) -> Response:
-        ended = await jobs.cancel(name, by=actor, id_=wanted.run)
+        ended = await plane.jobs.cancel(name, by=actor, id_=wanted.run)
         return answer(RunList(runs=[run_view(run) for run in ended]))

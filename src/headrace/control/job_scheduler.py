@@ -27,8 +27,8 @@ from headrace.core.spec_jobs import JobSpec
 
 _LOG: Final = logging.getLogger("headrace.control")
 _LOOK_S: Final = 1.0
-BEAT_S: Final = 4.0
-"""How often a run gives a sign of life."""
+BEAT_S: Final = 2.0
+"""How often a run gives a sign of life, and hears whether it is cancelled."""
 MARGIN_S: Final = 4.0
 """So long before anybody takes it over a run is ended whose signs of life do not get through."""
 _END_S: Final = 5.0
@@ -110,6 +110,13 @@ class JobScheduler:
         ]
         self._wake.set()
         return [run for run in ended if run is not None]
+
+    def late(self) -> int | None:
+        """How many jobs are late; None before the first look, or without jobs."""
+        look, now = self.look, self.clock.now()
+        if look is None or not self.jobs:
+            return None
+        return sum(is_late(job, look, now=now) for job in self.jobs.values())
 
     def exposition(self) -> str:
         """The metrics of jobs."""

@@ -145,10 +145,13 @@ def make_plane(
         clock=clock,
         emit=journal.write,
     )
+    jobs = make_jobs(home=home, store=store, emit=journal.write, clock=clock)
     alerting = Alerting(
         history=recorder.history,
         spec=lambda: aims.desired.spec,
-        facts=FactsReader(reconciler=reconciler, keeper=keeper, drifted=drift.drifted).read,
+        facts=FactsReader(
+            reconciler=reconciler, keeper=keeper, drifted=drift.drifted, jobs_late=jobs.late
+        ).read,
         emit=journal.write,
         tell=notifier.offer,
         clock=clock,
@@ -178,7 +181,6 @@ def make_plane(
         memory=MaterializeMemory(path=home.materialized_file),
     )
     materializer.load()
-    jobs = make_jobs(home=home, store=store, emit=journal.write, clock=clock)
     skew = SkewWatch(
         watches=lambda: feature_watches(aims),
         compare=CompareApart(home=home.root, log=home.log_of("features")),

@@ -16,6 +16,7 @@ from headrace.monitor.slo import (
     ErrorBurn,
     ErrorsOver,
     GatewayDown,
+    JobsLate,
     LatencyBurn,
     LatencyOver,
     NoReplica,
@@ -48,7 +49,7 @@ class AlertKind:
     @property
     def is_of_system(self) -> bool:
         """Whether it concerns no single endpoint."""
-        return isinstance(self.condition, GatewayDown | NotScraped | CertificateEnds)
+        return isinstance(self.condition, GatewayDown | NotScraped | CertificateEnds | JobsLate)
 
 
 def _both(
@@ -266,6 +267,15 @@ ALERTS: Final = (
         summary="features of {endpoint} are not what they were, and not by chance: {value} of them",
         action="See which ones on the endpoint's page: a broken source shows as missing values, a "
         "changed world wants a new model.",
+    ),
+    _both(
+        "HeadraceJobLate",
+        Severity.TICKET,
+        JobsLate(),
+        unit="jobs",
+        summary="no run has succeeded in time of scheduled jobs: {value} of them",
+        action="`headrace batch list` names them, `headrace batch runs JOB` says how their runs "
+        "ended; `headrace batch start JOB` runs one at once.",
     ),
 )
 """All of them. A test holds the documentation's table against it."""

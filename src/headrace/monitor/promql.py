@@ -14,6 +14,7 @@ from headrace.monitor.slo import (
     ErrorBurn,
     ErrorsOver,
     GatewayDown,
+    JobsLate,
     LatencyBurn,
     LatencyOver,
     NoReplica,
@@ -153,7 +154,7 @@ def _labels(scale: float) -> str:
     return f'{{windows="{scale_text(scale)}"}}'
 
 
-def _plain(condition: Condition) -> str:  # noqa: PLR0911  # a case each
+def _plain(condition: Condition) -> str:  # noqa: C901, PLR0911  # a case each
     """Conditions whose windows nobody scales."""
     match condition:
         case RefusedOver():
@@ -186,6 +187,8 @@ def _plain(condition: Condition) -> str:  # noqa: PLR0911  # a case each
             return f"{left} < {condition.within_s:.12g}"
         case Drifted():
             return 'sum by (endpoint) (headrace_drift_score{statistic="drifted"}) >= 1'
+        case JobsLate():
+            return "count(max by (job) (headrace_job_late) > 0)"
         case ErrorBurn() | LatencyBurn() | LatencyOver() | ErrorsOver():
             raise AssertionError(condition)
         case _:

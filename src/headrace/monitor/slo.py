@@ -139,6 +139,11 @@ class Drifted:
     """What an endpoint gets is no longer what it was made for, and not by chance."""
 
 
+@dataclass(frozen=True, slots=True)
+class JobsLate:
+    """Scheduled jobs for whose moments no run has succeeded in time."""
+
+
 Condition = (
     ErrorBurn
     | LatencyBurn
@@ -152,6 +157,7 @@ Condition = (
     | NotScraped
     | CertificateEnds
     | Drifted
+    | JobsLate
 )
 
 
@@ -199,10 +205,14 @@ class EndpointFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemFacts:
-    """What is known of the whole system. `certificate_left_s`: of the one that ends first."""
+    """What is known of the whole system.
+
+    `certificate_left_s`: of the one that ends first. `jobs_late`: how many; None without a look.
+    """
 
     gateway_ready: bool | None = None
     certificate_left_s: float | None = None
+    jobs_late: int | None = None
 
 
 def read_endpoint(
@@ -255,6 +265,8 @@ def read_system(condition: Condition, facts: SystemFacts) -> Reading | None:
     if isinstance(condition, CertificateEnds) and facts.certificate_left_s is not None:
         left, within = facts.certificate_left_s, condition.within_s
         return Reading(value=left, threshold=within, is_bad=left < within)
+    if isinstance(condition, JobsLate) and facts.jobs_late is not None:
+        return Reading(value=facts.jobs_late, threshold=1, is_bad=facts.jobs_late >= 1)
     return None
 
 

@@ -37,13 +37,13 @@ def wait_for(look: Callable[[], T | None], timeout_s: float = 90.0) -> T:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Rows in groups of five, and a model that takes a tenth of a second for each row."""
+    """Rows in groups of five, and a model that takes a fifth of a second for each row."""
     values = np.arange(2 * ROWS, dtype=np.float32).reshape(ROWS, 2)
     table = pl.DataFrame({"id": range(ROWS), "a": values[:, 0], "b": values[:, 1]})
     table.write_parquet(tmp_path / "in.parquet", row_group_size=5)
     slow = tmp_path / "slow"
     slow.mkdir()
-    (slow / "model.py").write_text(models.python_double(delay_s=0.1))
+    (slow / "model.py").write_text(models.python_double(delay_s=0.2))
     return tmp_path
 
 
