@@ -1,0 +1,145 @@
+"""A run's process ends when its lease does, when it is asked to, and with whoever started it."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from headrace.control.job_plan import Attempt
+from headrace.control.job_process import JobProcess, JobStarter, lease_clock
+from headrace.control.job_records import JobRun, RunState
+
+pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
+RUN = JobRun(id="j-1", job="j", moment=1.0, state=RunState.RUNNING, document={})
+STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print(); time.sleep(60)"
+T = TypeVar("T")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def within(seconds: float, waited: Awaitable[T]) -> T:
+    async with asyncio.timeout(seconds):
+        return await waited
+
+
+async def start(folder: Path, code: str, *, lease_s: float = 60.0) -> JobProcess:
+    def command(_: JobRun) -> list[str]:
+        mark = f"import pathlib, os; pathlib.Path({str(folder / 'pid')!r}).write_text(str(os.getpid()))"
+        return [sys.executable, "-S", "-c", f"{mark}\n{code}"]
+
+    starter = JobStarter(home=folder, log=folder / "jobs.log", command=command)
+    return await starter(RUN, lease_clock() + lease_s)
+
+
+async def pid_of(folder: Path) -> int:
+    path = folder / "pid"
+    async with asyncio.timeout(20):
+        while not path.exists() or not path.read_text():  # a test may
+            await asyncio.sleep(0.02)
+    return int(path.read_text())  # as above
+
+
+async def is_gone(pid: int) -> bool:
+    def look() -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().split(") ")[-1][0] in "ZX"
+        except OSError:
+            return True
+
+    return await until(look)
+
+
+async def until(look: Callable[[], bool], seconds: float = 10.0) -> bool:
+    for _ in range(int(seconds / 0.05)):
+        if look():
+            return True
+        await asyncio.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("code", "attempt"),
+    [
+        ("", Attempt(ok=True)),
+        ("raise SystemExit(4)", Attempt(final=True, message="")),
+        ("raise SystemExit(2)", Attempt(final=True, message="")),
+        ("raise SystemExit('headrace: no such file')", Attempt(message="no such file")),
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            Attempt(message="was killed; most likely it took more memory than there is"),
+        ),
+    ],
+)
+async def test_how_a_process_ended_is_told(tmp_path: Path, code: str, attempt: Attempt) -> None:
+    process = await start(tmp_path, code)
+    found = await within(30, process.wait())
+
+    assert (found.ok, found.interrupted, found.final) == (attempt.ok, False, attempt.final)
+    assert attempt.message in found.message
+
+
+async def test_a_process_without_news_is_killed_when_its_lease_ends(tmp_path: Path) -> None:
+    process = await start(tmp_path, STUBBORN, lease_s=2.0)
+    pid = await pid_of(tmp_path)
+    process.extend(lease_clock() + 1.0)
+
+    found = await within(20, process.wait())
+
+    assert found == Attempt(interrupted=True, message="interrupted")
+    assert await is_gone(pid)
+
+
+async def test_news_let_a_process_go_on(tmp_path: Path) -> None:
+    process = await start(tmp_path, "import time; time.sleep(3)", lease_s=2.0)
+    for _ in range(8):
+        await asyncio.sleep(0.5)
+        process.extend(lease_clock() + 2.0)
+
+    assert (await within(20, process.wait())).ok
+
+
+async def test_one_that_is_asked_to_end_may_tidy_up(tmp_path: Path) -> None:
+    code = (
+        "import signal, time, pathlib, sys\n"
+        f"signal.signal(15, lambda *_: (pathlib.Path({str(tmp_path / 'tidy')!r}).touch(), sys.exit(130)))\n"
+        f"pathlib.Path({str(tmp_path / 'up')!r}).touch()\n"
+        "time.sleep(60)"
+    )
+    process = await start(tmp_path, code)
+    assert await until((tmp_path / "up").exists)
+    process.stop()
+
+    assert (await within(20, process.wait())).interrupted
+    assert (tmp_path / "tidy").exists()  # a test may
+
+
+async def test_nothing_is_left_of_one_whose_watcher_is_killed(tmp_path: Path) -> None:
+    process = await start(tmp_path, STUBBORN)
+    pid = await pid_of(tmp_path)
+    process.kill()
+
+    assert (await within(20, process.wait())).interrupted
+    assert await is_gone(pid)
+
+
+async def test_what_it_says_is_in_the_log_and_the_last_line_is_the_reason(tmp_path: Path) -> None:
+    long = (
+        "import sys; sys.stderr.write('x' * 3_000_000 + '\\nheadrace: full disk\\n'); sys.exit(1)"
+    )
+    process = await start(tmp_path, long)
+    found = await within(30, process.wait())
+
+    log = (tmp_path / "jobs.log").read_text()  # a test may
+    assert found == Attempt(message="full disk")
+    assert "j-1: headrace: full disk\n" in log
+    assert (tmp_path / "jobs.log").stat().st_mode & 0o777 == 0o600  # as above
+    with pytest.raises(ProcessLookupError):
+        os.kill(process.process.pid, signal.SIGKILL)
