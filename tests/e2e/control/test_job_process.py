@@ -32,7 +32,8 @@ async def within(seconds: float, waited: Awaitable[T]) -> T:
 
 async def start(folder: Path, code: str, *, lease_s: float = 60.0) -> JobProcess:
     def command(_: JobRun) -> list[str]:
-        mark = f"import pathlib, os; pathlib.Path({str(folder / 'pid')!r}).write_text(str(os.getpid()))"
+        path = str(folder / "pid")
+        mark = f"import os, pathlib; pathlib.Path({path!r}).write_text(str(os.getpid()))"
         return [sys.executable, "-S", "-c", f"{mark}\n{code}"]
 
     starter = JobStarter(home=folder, log=folder / "jobs.log", command=command)
@@ -41,10 +42,8 @@ async def start(folder: Path, code: str, *, lease_s: float = 60.0) -> JobProcess
 
 async def pid_of(folder: Path) -> int:
     path = folder / "pid"
-    async with asyncio.timeout(20):
-        while not path.exists() or not path.read_text():  # a test may
-            await asyncio.sleep(0.02)
-    return int(path.read_text())  # as above
+    assert await until(lambda: path.exists() and bool(path.read_text()), 20.0)
+    return int(path.read_text())  # a test may
 
 
 async def is_gone(pid: int) -> bool:
@@ -109,7 +108,8 @@ async def test_news_let_a_process_go_on(tmp_path: Path) -> None:
 async def test_one_that_is_asked_to_end_may_tidy_up(tmp_path: Path) -> None:
     code = (
         "import signal, time, pathlib, sys\n"
-        f"signal.signal(15, lambda *_: (pathlib.Path({str(tmp_path / 'tidy')!r}).touch(), sys.exit(130)))\n"
+        f"tidy = pathlib.Path({str(tmp_path / 'tidy')!r})\n"
+        "signal.signal(15, lambda *_: (tidy.touch(), sys.exit(130)))\n"
         f"pathlib.Path({str(tmp_path / 'up')!r}).touch()\n"
         "time.sleep(60)"
     )
@@ -131,10 +131,8 @@ async def test_nothing_is_left_of_one_whose_watcher_is_killed(tmp_path: Path) ->
 
 
 async def test_what_it_says_is_in_the_log_and_the_last_line_is_the_reason(tmp_path: Path) -> None:
-    long = (
-        "import sys; sys.stderr.write('x' * 3_000_000 + '\\nheadrace: full disk\\n'); sys.exit(1)"
-    )
-    process = await start(tmp_path, long)
+    said = "'x' * 3_000_000 + '\\nheadrace: full disk\\n'"
+    process = await start(tmp_path, f"import sys; sys.stderr.write({said}); sys.exit(1)")
     found = await within(30, process.wait())
 
     log = (tmp_path / "jobs.log").read_text()  # a test may
