@@ -43,6 +43,14 @@ FEATURES_REASONS: Final[Mapping[str, str]] = {
     "FeatureSkew": "Features were served other than training will see them; `data` names them.",
     "FeatureSkewEnded": "They are served so again, as far as the sample goes.",
 }
+JOB_REASONS: Final[Mapping[str, str]] = {
+    "JobSucceeded": "The first run of a [job](../how-to/scheduled-jobs.md) worked.",
+    "JobFailed": "One failed, and is not tried again.",
+    "JobRecovered": "The next one worked.",
+    "JobCancelled": "Somebody ended a run.",
+    "JobSkipped": "Moments of its schedule were left out; the message says why.",
+    "JobLate": "No run has succeeded `late_after_s` after a moment.",
+}
 _PHASE_MEANINGS: Final[Mapping[Phase, str]] = {
     Phase.PROGRESSING: "The new version's replicas are ready and it has its share; or resumed.",
     Phase.PAUSED: "By hand, by the plan (a step that waits for approval) or by `on_timeout`.",
@@ -83,6 +91,7 @@ def _events() -> Iterator[tuple[str, str, str]]:
     yield from (("alert", reason, text) for reason, text in ALERT_REASONS.items())
     yield from (("drift", reason, text) for reason, text in DRIFT_REASONS.items())
     yield from (("features", reason, text) for reason, text in FEATURES_REASONS.items())
+    yield from (("job", reason, text) for reason, text in JOB_REASONS.items())
     for reason, text in meanings(Reason).items():
         yield "scale", reason, text or _SCALE_MEANINGS[reason]
 
