@@ -159,6 +159,11 @@ class JobScheduler:
                 _LOG.error("cannot look after jobs", extra={"error": str(error)})
             self.problem = str(error)
             return None
+        except Exception as error:  # noqa: BLE001  # a supervisor's edge: requests are served on
+            if repr(error) != self.problem:
+                _LOG.exception("cannot look after jobs")
+            self.problem = repr(error)
+            return None
         self.problem, self.look, self.jobs = "", step.look, step.jobs
         return step
 

@@ -1,4 +1,4 @@
-"""What a member has in hand ascends, so that "done up to here" is never done with more than that."""
+"""What a member has in hand ascends, so that "done up to here" is never done with more."""
 
 import threading
 
