@@ -20,6 +20,7 @@ def changes_between(old: DesiredState, new: DesiredState) -> list[str]:
         if old.generation and old.spec.get(key) != new.spec.get(key)
     ]
     lines += _pools(old, new)
+    lines += _streams(old, new)
     lines += _promises(old, new)
     for name, endpoint in after.items():
         former = before.get(name)
@@ -75,6 +76,20 @@ def _pools(old: DesiredState, new: DesiredState) -> list[str]:
     for name, pool in after.items():
         if before.get(name) != pool:
             lines.append(f"pool '{name}' {'changed' if name in before else 'added'}")
+    return lines
+
+
+def _streams(old: DesiredState, new: DesiredState) -> list[str]:
+    before = {stream.name: stream for stream in old.streams}
+    after = {stream.name: stream for stream in new.streams}
+    lines = [f"stream '{name}' removed" for name in before if name not in after]
+    for name, stream in after.items():
+        former = before.get(name)
+        if former is None:
+            source, sink = ", ".join(stream.settings.topics), stream.settings.sink
+            lines.append(f"stream '{name}' added: {source} to {sink} by {stream.model}")
+        elif former != stream:
+            lines.append(f"stream '{name}' changed; its workers are replaced one by one")
     return lines
 
 

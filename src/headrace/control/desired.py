@@ -18,6 +18,7 @@ from headrace.core.drift_settings import DriftSettings
 from headrace.core.observe_settings import EndpointLog, PayloadLogSettings
 from headrace.core.rollout_settings import RolloutSettings
 from headrace.core.upstream_settings import StickySettings, UpstreamSettings
+from headrace.streaming.settings import StreamSettings
 
 
 class Revision(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +117,22 @@ class DesiredPool(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
 
 
+class DesiredStream(msgspec.Struct, frozen=True, kw_only=True):
+    """One stream: its workers are told `settings`, each with a member's name and a socket.
+
+    `model`: the registry reference, or `endpoint NAME`. With `min_workers` less than `max_workers`
+    their number goes by how far they are behind.
+    """
+
+    name: str
+    model: str
+    settings: StreamSettings
+    min_workers: int = 1
+    max_workers: int = 1
+    target_lag_s: float = 10.0
+    runs_code: bool = False
+
+
 class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that should run, and the spec document that said so.
 
@@ -126,6 +143,7 @@ class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
     spec: dict[str, Any] = {}
     endpoints: tuple[DesiredEndpoint, ...] = ()
     pools: tuple[DesiredPool, ...] = ()
+    streams: tuple[DesiredStream, ...] = ()
 
     def endpoint(self, name: str) -> DesiredEndpoint | None:
         """The endpoint of this name, if there is one."""

@@ -19,7 +19,7 @@ from headrace.control.order_documents import (
     reloads_of,
     with_entry,
 )
-from headrace.control.resolve import Resolver, check_still_trusted
+from headrace.control.resolve import Resolved, Resolver, check_still_trusted
 from headrace.control.store import EndpointGeneration, RolloutRecord
 from headrace.control.store_thread import StoreThread
 from headrace.control.wishes import Applied, Fulfiller, Wish
@@ -74,12 +74,13 @@ class Orders:
             for name, generation in (expected or {}).items():
                 self._expect(name, generation)
             check_document(self.aims.desired.spec, spec.document(), only)
-            endpoints = await self._resolve(spec)
-            check_endpoints(self.aims.desired, endpoints, only)
+            found = await self._resolve_all(spec)
+            check_endpoints(self.aims.desired, found.endpoints, only)
             wish = Wish(
                 document=spec.document(),
-                endpoints=endpoints,
+                endpoints=found.endpoints,
                 pools=pools_of(spec),
+                streams=found.streams,
                 reason="applied",
                 action="apply",
                 actor=actor,
@@ -101,12 +102,13 @@ class Orders:
         spec = parse_spec(document)
         old = self.aims.desired
         check_document(old.spec, spec.document(), only)
-        endpoints = await self._resolve(spec)
+        resolved = await self._resolve_all(spec)
         new = DesiredState(
             generation=old.generation,
             spec=spec.document(),
-            endpoints=tuple(endpoints),
+            endpoints=resolved.endpoints,
             pools=pools_of(spec),
+            streams=resolved.streams,
         )
         return diff_between(old, new)
 
@@ -158,6 +160,7 @@ class Orders:
                 document=with_entry(desired.spec, name, None),
                 endpoints=rest,
                 pools=desired.pools,
+                streams=desired.streams,
                 reason="removed",
                 action="endpoint.remove",
                 actor=actor,
@@ -208,6 +211,7 @@ class Orders:
                     document=document,
                     endpoints=rest,
                     pools=desired.pools,
+                    streams=desired.streams,
                     reason=reason,
                     action="endpoint.undo",
                     actor=actor,
@@ -350,6 +354,7 @@ class Orders:
             document=document,
             endpoints=endpoints,
             pools=desired.pools,
+            streams=desired.streams,
             reason=reason,
             action=action,
             actor=actor,
@@ -368,10 +373,16 @@ class Orders:
         return endpoint
 
     async def _resolve(self, spec: SystemSpec, *, reload: str = "") -> tuple[DesiredEndpoint, ...]:
+        return await asyncio.to_thread(self._resolver(spec, reload=reload).resolve)
+
+    async def _resolve_all(self, spec: SystemSpec) -> Resolved:
+        return await asyncio.to_thread(self._resolver(spec).resolve_all)
+
+    def _resolver(self, spec: SystemSpec, *, reload: str = "") -> Resolver:
         reloads = reloads_of(self.aims.desired)
         if reload:
             reloads[reload] = reloads.get(reload, 0) + 1
-        resolver = Resolver(
+        return Resolver(
             registry=self.registry,
             inspect=self.inspect,
             spec=spec,
@@ -379,4 +390,3 @@ class Orders:
             max_body_bytes=self.max_body_bytes,
             allow_code=self.allow_code,
         )
-        return await asyncio.to_thread(resolver.resolve)

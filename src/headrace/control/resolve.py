@@ -6,12 +6,13 @@ Blocking: reads and hashes model files, and loads new ones once to prove that th
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
-from headrace.control.desired import DesiredArm, DesiredEndpoint, make_revision
+from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredStream, make_revision
 from headrace.control.payloads.files import check_pyarrow
+from headrace.control.resolve_streams import StreamModel, resolve_streams
 from headrace.core import (
     CodeNotAllowedError,
     EndpointName,
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
 FULL_WEIGHT: Final = 100
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pinned:
@@ -70,6 +73,14 @@ class Pinned:
     features: FeatureSettings | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """What a spec means today."""
+
+    endpoints: tuple[DesiredEndpoint, ...]
+    streams: tuple[DesiredStream, ...] = ()
+
+
 @dataclass(slots=True, kw_only=True)
 class Resolver:
     """Pins one spec; use once.
@@ -87,7 +98,7 @@ class Resolver:
     allow_code: bool = False
     reloads: Mapping[str, int] = field(default_factory=dict)
     _mistakes: list[SpecMistake] = field(default_factory=list)
-    _trusted: "list[PublicKey]" = field(default_factory=list)
+    _trusted: "list[PublicKey] | None" = None
 
     def resolve(self) -> tuple[DesiredEndpoint, ...]:
         """The endpoints, every model pinned and verified.
@@ -95,16 +106,45 @@ class Resolver:
         Raises:
             SpecError: With every model that is missing, damaged or cannot be served.
         """
-        self._read_trusted()
+        return self._told(self._endpoints())
+
+    def resolve_streams(self) -> tuple[DesiredStream, ...]:
+        """The streams; otherwise as `resolve`."""
+        return self._told(resolve_streams(self.spec.streams, self._pin_for_stream))
+
+    def resolve_all(self) -> Resolved:
+        """The endpoints and streams; otherwise as `resolve`."""
+        endpoints = self._endpoints()
+        streams = resolve_streams(self.spec.streams, self._pin_for_stream)
+        return self._told(Resolved(endpoints=endpoints, streams=streams))
+
+    def _told(self, found: T) -> T:
+        if self._mistakes:
+            raise SpecError(self._mistakes)
+        return found
+
+    def _endpoints(self) -> tuple[DesiredEndpoint, ...]:
+        if self.spec.security.require_signature:
+            self._read_trusted()
         endpoints: list[DesiredEndpoint] = []
         for i, endpoint in enumerate(self.spec.endpoints):
             for found in self._expand(endpoint, f"endpoints[{i}]"):
                 if any(found.name == other.name for other in endpoints):
                     self._wrong(f"endpoints[{i}]", f"there are two endpoints called {found.name!r}")
                 endpoints.append(found)
-        if self._mistakes:
-            raise SpecError(self._mistakes)
         return tuple(endpoints)
+
+    def _pin_for_stream(self, endpoint: EndpointSpec, place: str) -> StreamModel | None:
+        """What a stream's workers load, as an endpoint of these settings would."""
+        pinned = self._pin(endpoint, endpoint.split()[0], f"{place}.model")
+        if pinned is None:
+            return None
+        settings = replica_settings(endpoint, endpoint.name, pinned, self.max_body_bytes)
+        if pinned.features is not None:
+            settings = msgspec.structs.replace(settings, features=pinned.features)
+        return StreamModel(
+            reference=pinned.reference, settings=settings, runs_code=pinned.runs_code
+        )
 
     def _expand(self, endpoint: EndpointSpec, place: str) -> list[DesiredEndpoint]:
         """The endpoints that one line stands for: several if it names a repository."""
@@ -210,17 +250,19 @@ class Resolver:
         replicas = 0 if endpoint.pool else first_replicas(endpoint, version.replicas)
         return DesiredArm(revision=revision, weight=version.weight, replicas=replicas)
 
-    def _read_trusted(self) -> None:
+    def _read_trusted(self) -> "list[PublicKey]":
         """The keys of whoever may sign; a file that holds none is a mistake of the spec."""
-        if not self.spec.security.require_signature:
-            return
+        if self._trusted is not None:
+            return self._trusted
         from headrace.registry.signing import read_public_keys  # noqa: PLC0415  # only then
 
+        self._trusted = []
         for i, path in enumerate(self.spec.security.trusted_keys):
             try:
                 self._trusted += read_public_keys(Path(path))
             except HeadraceError as error:
                 self._wrong(f"security.trusted_keys[{i}]", str(error))
+        return self._trusted
 
     def _signed(self, stored: ModelVersion) -> SignedSettings | None:
         """What the replica has to prove; None where nothing has to be signed.
@@ -232,7 +274,7 @@ class Resolver:
             return None
         from headrace.registry.signing import check_signed, told  # noqa: PLC0415  # only then
 
-        signature = check_signed(stored, self.registry.signatures(stored), self._trusted)
+        signature = check_signed(stored, self.registry.signatures(stored), self._read_trusted())
         self.registry.verify(stored)
         return told(stored, signature)
 

@@ -10,7 +10,7 @@ import msgspec
 from headrace.control.access.spec_changes import spec_change
 from headrace.control.aims import Aims, same_endpoint
 from headrace.control.changes import changes_between
-from headrace.control.desired import DesiredEndpoint, DesiredPool, DesiredState
+from headrace.control.desired import DesiredEndpoint, DesiredPool, DesiredState, DesiredStream
 from headrace.control.journal import Journal
 from headrace.control.store import Event, RolloutRecord
 from headrace.control.store_thread import StoreThread
@@ -41,6 +41,7 @@ class Wish:
     document: dict[str, Any]
     endpoints: Sequence[DesiredEndpoint]
     pools: tuple[DesiredPool, ...]
+    streams: tuple[DesiredStream, ...]
     reason: str
     action: str
     actor: str
@@ -66,6 +67,7 @@ class Fulfiller:
             spec=wish.document,
             endpoints=endpoints,
             pools=wish.pools,
+            streams=wish.streams,
         )
         changes = changes_between(old, new)
         if not changes and old.generation and not wish.anew:

@@ -23,6 +23,7 @@ from headrace.core.spec_models import (
     disagreements,
     json_schema,
 )
+from headrace.core.spec_streams import StreamSpec
 from headrace.core.spec_yaml import SpecMistake, read_yaml
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "PaddingSpec",
     "SpecError",
     "SpecMistake",
+    "StreamSpec",
     "SystemSpec",
     "VersionSpec",
     "is_model_path",
@@ -105,7 +107,7 @@ def _with_absolute_models(
             changed["versions"] = [absolute(version) for version in versions]
         return changed
 
-    lists = {key: document.get(key) for key in ("endpoints", "jobs")}
+    lists = {key: document.get(key) for key in ("endpoints", "streams", "jobs")}
     return {
         **document,
         **{
@@ -164,11 +166,12 @@ def _model_mistakes(document: Mapping[str, Any]) -> list[SpecMistake]:
             model = version.get("model") if isinstance(version, Mapping) else None
             places.append((f"endpoints[{i}].versions[{j}].model", model))
         found += [_model_mistake(place, model) for place, model in places if _is_wrong(model)]
-    jobs = document.get("jobs")
-    for i, job in enumerate(jobs if isinstance(jobs, list) else []):
-        model = job.get("model") if isinstance(job, Mapping) else None
-        if _is_wrong(model):
-            found.append(_model_mistake(f"jobs[{i}].model", model))
+    for key in ("streams", "jobs"):
+        items = document.get(key)
+        for i, entry in enumerate(items if isinstance(items, list) else []):
+            model = entry.get("model") if isinstance(entry, Mapping) else None
+            if _is_wrong(model):
+                found.append(_model_mistake(f"{key}[{i}].model", model))
     return found
 
 

@@ -30,6 +30,7 @@ from headrace.core.spec_observe import (
 )
 from headrace.core.spec_rollout import RolloutSpec, SloSpec, StickySpec
 from headrace.core.spec_scale import AutoscaleSpec, BudgetSpec, PoolSpec, UpstreamSpec
+from headrace.core.spec_streams import StreamSpec, stream_disagreements
 from headrace.core.spec_yaml import SpecMistake
 
 FULL_WEIGHT: Final = 100
@@ -298,6 +299,9 @@ class SystemSpec(SpecModel):
     endpoints: Annotated[tuple[EndpointSpec, ...], Strict(strict=False)] = Field(
         default=(), max_length=10_000, description="What is served; names are unique."
     )
+    streams: Annotated[tuple[StreamSpec, ...], Strict(strict=False)] = Field(
+        default=(), max_length=1024, description="Logs that are scored. See StreamSpec."
+    )
     jobs: Annotated[tuple[JobSpec, ...], Strict(strict=False)] = Field(
         default=(), max_length=1000, description="Models over data sets. See JobSpec."
     )
@@ -348,7 +352,7 @@ def disagreements(document: object) -> list[SpecMistake]:
         if isinstance(name, str) and first_use.setdefault(name, i) != i:
             message = f"{name!r} is already the name of endpoints[{first_use[name]}]"
             found.append(SpecMistake(place=f"endpoints[{i}].name", message=message))
-    return found
+    return found + stream_disagreements(top)
 
 
 def _endpoint_disagreements(endpoint: Mapping[Any, Any], place: str) -> list[SpecMistake]:

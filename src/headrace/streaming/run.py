@@ -19,6 +19,7 @@ from headrace.streaming.endpoint import endpoint_scorer
 from headrace.streaming.listening import listen
 from headrace.streaming.outcomes import writer_of
 from headrace.streaming.pump import StoppedByRecordError
+from headrace.streaming.secrets import resolve_broker
 from headrace.streaming.settings import StreamSettings, check_settings
 from headrace.streaming.threads import ModelThreads
 from headrace.streaming.worker import Worker
@@ -57,7 +58,8 @@ def run(settings: StreamSettings) -> int:
         scorer = _tried(lambda: _scorer(settings), EXIT_CANNOT_LOAD)
         answerers = _tried(lambda: _answerers(settings, scorer), EXIT_SETTINGS)
         home = Path(settings.home) if settings.home else Path.cwd()
-        broker = _tried(lambda: open_broker(settings.broker, home=home), EXIT_CANNOT_JOIN)
+        url = _tried(lambda: resolve_broker(settings.broker), EXIT_SETTINGS)
+        broker = _tried(lambda: open_broker(url, home=home), EXIT_CANNOT_JOIN)
         worker = Worker(settings, broker)
         _tried(lambda: listen(settings, worker), EXIT_CANNOT_LISTEN)
     except _EndError as end:

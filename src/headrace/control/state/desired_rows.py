@@ -5,7 +5,12 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from headrace.control.desired import DesiredEndpoint, DesiredPool, DesiredState
+from headrace.control.desired import (
+    DesiredEndpoint,
+    DesiredPool,
+    DesiredState,
+    DesiredStream,
+)
 from headrace.control.state.documents import put_together, take_apart
 from headrace.control.state.encoding import check_readable, clean, decoded, encoded, maybe_document
 from headrace.control.state.tables import ENDPOINTS, GENERATIONS, STATE, AnyRow
@@ -34,6 +39,7 @@ def load_state(connection: Connection) -> DesiredState:
                 decoded(found[name].pinned, DesiredEndpoint, what=name) for name in names
             ),
             pools=decoded(state.pools, tuple[DesiredPool, ...], what="the pools"),
+            streams=decoded(state.streams, tuple[DesiredStream, ...], what="the streams"),
         )
     except KeyError as error:
         message = f"the stored state is not whole: endpoint {error} is missing"
@@ -66,6 +72,7 @@ def save_state(
         at=at,
         spec=encoded(spec),
         pools=encoded(state.pools),
+        streams=encoded(state.streams),
         endpoints=encoded([endpoint.name for endpoint in state.endpoints]),
     )
     wanted = [_endpoint_row(endpoint, documents.get(endpoint.name)) for endpoint in state.endpoints]

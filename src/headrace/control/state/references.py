@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from headrace.control.desired import DesiredEndpoint
+from headrace.control.desired import DesiredEndpoint, DesiredStream
 from headrace.control.state.address import sqlite_path
 from headrace.control.state.encoding import decoded
 from headrace.control.store import RolloutRecord
@@ -17,6 +17,8 @@ _NEWEST_ROLLOUTS: Final = """
     SELECT record FROM rollouts
     WHERE serial IN (SELECT max(serial) FROM rollouts GROUP BY endpoint)
 """
+_STATE: Final = "SELECT * FROM state"  # one of an earlier version has no streams
+_STREAMS: Final = "streams"
 _LOCK_TIMEOUT_S: Final = 5.0
 
 
@@ -41,25 +43,35 @@ def references_in(url: str, *, legacy: Path | None = None) -> set[str]:
     return set() if legacy is None else _legacy_references(legacy)
 
 
-def _read_sqlite(path: Path) -> tuple[list[str], list[str]]:
+_Texts = tuple[list[str], list[str], str]
+"""Endpoints, rollouts, and the streams."""
+
+
+def _read_sqlite(path: Path) -> _Texts:
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S)) as connection:
             connection.execute("PRAGMA query_only = ON")
             pinned = [text for (text,) in connection.execute(_PINNED)]
-            return pinned, [text for (text,) in connection.execute(_NEWEST_ROLLOUTS)]
+            rollouts = [text for (text,) in connection.execute(_NEWEST_ROLLOUTS)]
+            found = connection.execute(_STATE)
+            names = [column[0] for column in found.description]
+            state = dict(zip(names, found.fetchone() or (), strict=False))
+            return pinned, rollouts, state.get(_STREAMS, "[]")
     except sqlite3.Error as error:
         message = f"cannot read the desired state in {path}: {error}"
         raise FailedPreconditionError(message) from error
 
 
-def _read_postgres(url: str) -> tuple[list[str], list[str]]:
+def _read_postgres(url: str) -> _Texts:
     from headrace.control.state.database import Database  # noqa: PLC0415  # costly to load
 
     database = Database(url)
     try:
         with database.reading("read the desired state") as connection:
             pinned = connection.exec_driver_sql(_PINNED).scalars().all()
-            return list(pinned), list(connection.exec_driver_sql(_NEWEST_ROLLOUTS).scalars())
+            rollouts = list(connection.exec_driver_sql(_NEWEST_ROLLOUTS).scalars())
+            state = connection.exec_driver_sql(_STATE).mappings().first() or {}
+            return list(pinned), rollouts, state.get(_STREAMS, "[]")
     finally:
         database.close()
 
@@ -71,11 +83,12 @@ def _legacy_references(path: Path) -> set[str]:
     return set() if state is None else _models(state.endpoints)
 
 
-def _references(pinned: list[str], rollouts: list[str]) -> set[str]:
+def _references(pinned: list[str], rollouts: list[str], streams: str) -> set[str]:
     desired = [decoded(text, DesiredEndpoint, what="an endpoint") for text in pinned]
     records = [decoded(text, RolloutRecord, what="a rollout") for text in rollouts]
     moving = [endpoint for record in records for endpoint in (record.source, record.target)]
-    return _models([*desired, *moving])
+    running = decoded(streams, tuple[DesiredStream, ...], what="the streams")
+    return _models([*desired, *moving]) | {stream.model for stream in running}
 
 
 def _models(endpoints: Iterable[DesiredEndpoint]) -> set[str]:

@@ -32,6 +32,7 @@ STATE: Final = Table(
     Column("spec", Text, nullable=False),
     Column("pools", Text, nullable=False),
     Column("endpoints", Text, nullable=False),
+    Column("streams", Text, nullable=False, server_default="[]"),
 )
 
 # Append-only; a row without `document` and `pinned` says that the endpoint went.

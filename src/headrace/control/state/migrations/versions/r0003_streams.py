@@ -1,0 +1,15 @@
+"""Streams, with what their workers are told."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make the column: there were none before."""
+    column = sa.Column("streams", sa.Text, nullable=False, server_default="[]")
+    op.add_column("state", column)
