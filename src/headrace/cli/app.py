@@ -41,6 +41,7 @@ from headrace.cli import (
     serve,
     spec,
     status,
+    stream,
     tokens,
     top,
     trail,
@@ -142,6 +143,7 @@ for _command, _panel in (
     app.command(rich_help_panel=_panel)(_command)
 app.add_typer(rollouts.app, name="rollout", rich_help_panel=_RUN)
 app.add_typer(batch.app, name="batch", rich_help_panel=_RUN)
+app.add_typer(stream.app, name="stream", rich_help_panel=_RUN)
 app.add_typer(audit.app, name="audit", rich_help_panel=_LOOK)
 app.add_typer(autoscale.app, name="autoscale", rich_help_panel=_LOOK)
 app.add_typer(export.app, name="export", rich_help_panel=_WRITE)

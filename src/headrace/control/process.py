@@ -138,6 +138,11 @@ class Process:
         self._reap()
         return start_ticks(self.pid) == self.start_ticks
 
+    def poll(self) -> tuple[bool, int | None]:
+        """Whether it lives, and its exit status if it ended just now; None where nobody can say."""
+        code = self._reap()
+        return code is None and start_ticks(self.pid) == self.start_ticks, code
+
     async def wait(self) -> int | None:
         """The exit status once it ended: negative for a signal, None if it is not our child.
 
@@ -154,10 +159,10 @@ class Process:
 
     def _reap(self) -> int | None:
         try:
-            _, status = os.waitpid(self.pid, os.WNOHANG)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
         except ChildProcessError:
             return None
-        return os.waitstatus_to_exitcode(status)
+        return os.waitstatus_to_exitcode(status) if pid else None
 
     def close(self) -> None:
         """Stop watching; the process goes on."""

@@ -1,4 +1,4 @@
-"""What is each stream's worker told? Its line of the spec, with the model pinned as endpoints' are."""
+"""What is each stream's worker told? What the spec says, with the model pinned as endpoints do."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

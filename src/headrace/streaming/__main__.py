@@ -1,6 +1,12 @@
-"""`python -m headrace.streaming --settings FILE`: one worker, as the control plane starts it."""
+"""`python -m headrace.streaming --settings FILE`: one worker, as the control plane starts it.
 
+With `--attached` it ends with the process that started it, whose end of descriptor 3 then closes.
+"""
+
+import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -9,7 +15,8 @@ from headrace.observe import configure_logging
 from headrace.streaming.run import EXIT_SETTINGS, run
 from headrace.streaming.settings import StreamSettings
 
-_USAGE = "usage: python -m headrace.streaming --settings FILE.json"
+_USAGE = "usage: python -m headrace.streaming --settings FILE.json [--attached]"
+_PARENT_FD = 3
 
 
 def main(arguments: list[str]) -> int:
@@ -21,6 +28,8 @@ def main(arguments: list[str]) -> int:
     match arguments:
         case ["--settings", file]:
             pass
+        case ["--settings", file, "--attached"]:
+            threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
         case _:
             print(_USAGE, file=sys.stderr)  # noqa: T201  # there is no log yet
             return EXIT_SETTINGS
@@ -31,6 +40,16 @@ def main(arguments: list[str]) -> int:
         return EXIT_SETTINGS
     configure_logging(log_format="json" if settings.log_format == "json" else "text")
     return run(settings)
+
+
+def _end_with_parent() -> None:
+    while True:
+        try:
+            if not os.read(_PARENT_FD, 1):
+                break
+        except OSError:
+            break
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

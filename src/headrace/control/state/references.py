@@ -70,8 +70,9 @@ def _read_postgres(url: str) -> _Texts:
         with database.reading("read the desired state") as connection:
             pinned = connection.exec_driver_sql(_PINNED).scalars().all()
             rollouts = list(connection.exec_driver_sql(_NEWEST_ROLLOUTS).scalars())
-            state = connection.exec_driver_sql(_STATE).mappings().first() or {}
-            return list(pinned), rollouts, state.get(_STREAMS, "[]")
+            state = connection.exec_driver_sql(_STATE).mappings().first()
+            streams = "[]" if state is None else state.get(_STREAMS, "[]")
+            return list(pinned), rollouts, streams
     finally:
         database.close()
 

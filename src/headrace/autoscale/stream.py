@@ -1,0 +1,163 @@
+"""How many workers does a stream need? As many as bring its lag to the target, and keep it there.
+
+Up goes at once by what lag and its slope say of arrivals; down goes by one, after it has been quiet
+for long, and only if the rest have room. Never more than partitions: the others would read nothing.
+"""
+
+import math
+from typing import Final
+
+import msgspec
+
+from headrace.autoscale.reasons import Reason, Wish
+
+WINDOW_S: Final = 30.0
+"""Over which lag's slope and rates are taken."""
+LEAST_S: Final = 5.0
+"""A slope over less says nothing."""
+SETTLE_S: Final = 20.0
+"""After a change nothing follows for so long: workers start, partitions move."""
+QUIET_S: Final = 300.0
+"""So long fewer have to be enough."""
+HEADROOM: Final = 0.7
+"""Of what fewer workers can do, arrivals may take so much."""
+_QUIET_RATIO: Final = 0.5
+
+
+class StreamScale(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds, and how old the oldest record may be that waits."""
+
+    min_workers: int
+    max_workers: int
+    target_lag_s: float
+
+
+class StreamLook(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream at one moment.
+
+    `now`: in seconds, of any clock that does not jump. `lag_records`, `lag_s`: None if not known.
+    `rate`: records answered per second, by all workers. `partitions`: None where a broker shares
+    them out one by one.
+    """
+
+    now: float
+    lag_records: int | None
+    lag_s: float | None
+    rate: float
+    partitions: int | None = None
+
+
+class StreamScaleState(msgspec.Struct, frozen=True, kw_only=True):
+    """What is remembered of a stream.
+
+    `looks`: those of the window that knew the lag. `quiet_since`: since when fewer might do.
+    `capacity`: records per second that a worker is known to manage.
+    """
+
+    workers: int
+    changed_at: float = -math.inf
+    looks: tuple[StreamLook, ...] = ()
+    quiet_since: float | None = None
+    capacity: float | None = None
+
+
+def scale_stream(
+    scale: StreamScale, look: StreamLook, state: StreamScaleState
+) -> tuple[Wish, StreamScaleState]:
+    """How many workers there should be, why, and what to remember.
+
+    Without a lag the count is kept: missing data never changes anything.
+    """
+    cap = scale.max_workers if look.partitions is None else min(scale.max_workers, look.partitions)
+    cap = max(cap, scale.min_workers)
+    current = min(max(state.workers, scale.min_workers), cap)
+    if look.lag_records is None or look.lag_s is None:
+        wish = Wish(count=current, reason=Reason.MISSING, message="the lag is not known")
+        return wish, msgspec.structs.replace(state, workers=current, quiet_since=None)
+    state = _remember(state, look, current)
+    if look.now - state.changed_at < SETTLE_S:
+        wish = Wish(count=current, reason=Reason.SETTLING, message="the last change takes effect")
+        return wish, state
+    wish = _up(scale, look, state, cap) or _down(scale, look, state)
+    if wish.count != current:
+        state = msgspec.structs.replace(
+            state, workers=wish.count, changed_at=look.now, looks=(), quiet_since=None
+        )
+    return wish, state
+
+
+def slope(looks: tuple[StreamLook, ...]) -> float | None:
+    """By how many records a second the lag grows; None if that cannot be said yet."""
+    if not looks or looks[-1].now - looks[0].now < LEAST_S:
+        return None
+    first, last = looks[0], looks[-1]
+    return ((last.lag_records or 0) - (first.lag_records or 0)) / (last.now - first.now)
+
+
+def _remember(state: StreamScaleState, look: StreamLook, current: int) -> StreamScaleState:
+    looks = (*(one for one in state.looks if look.now - one.now <= WINDOW_S), look)
+    state = msgspec.structs.replace(state, workers=current, looks=looks)
+    grows = slope(looks)
+    capacity = state.capacity
+    if grows is not None and all(one.lag_records for one in looks):  # busy all the time
+        seen = _rate(looks) / current
+        capacity = seen if grows >= 0 else max(seen, capacity or 0.0)
+    quiet = _is_quiet(look, state, grows)
+    return msgspec.structs.replace(
+        state, capacity=capacity, quiet_since=(state.quiet_since or look.now) if quiet else None
+    )
+
+
+def _is_quiet(look: StreamLook, state: StreamScaleState, grows: float | None) -> bool:
+    if state.workers <= 1 or grows is None:
+        return False
+    if state.capacity:
+        arrivals = _rate(state.looks) + max(grows, 0.0)
+        if arrivals > HEADROOM * state.capacity * (state.workers - 1):
+            return False
+    # What waits is less than what is answered in a moment: the lag does not stand.
+    return (look.lag_records or 0) <= max(_rate(state.looks), 1.0)
+
+
+def _rate(looks: tuple[StreamLook, ...]) -> float:
+    return sum(one.rate for one in looks) / len(looks)
+
+
+def _up(scale: StreamScale, look: StreamLook, state: StreamScaleState, cap: int) -> Wish | None:
+    """More workers, if the lag is or will be more than it may; None if not."""
+    lag, lag_s, grows = look.lag_records or 0, look.lag_s or 0.0, slope(state.looks)
+    if grows is None:
+        return None
+    rate, target_s = _rate(state.looks), scale.target_lag_s
+    ahead = lag + grows * target_s
+    will_be_late = grows > 0 and ahead > target_s * max(rate, 1.0)
+    if lag_s <= target_s and not will_be_late:
+        return None
+    left_s = lag / -grows if grows < 0 else math.inf
+    numbers = f"lag {lag:,} records, {lag_s:.1f} s, {grows:+,.0f} records/s; target {target_s:g} s"
+    if left_s <= target_s:
+        return Wish(count=state.workers, reason=Reason.STEADY, message=f"catching up: {numbers}")
+    wanted = state.workers + 1
+    if state.capacity:
+        needed = (rate + grows + lag / target_s) / state.capacity
+        wanted = max(wanted, min(math.ceil(needed), 2 * state.workers))
+    if state.workers >= cap:
+        return Wish(count=cap, reason=Reason.MAXIMUM, message=f"no more are of use: {numbers}")
+    return Wish(count=min(wanted, cap), reason=Reason.LOAD, message=numbers)
+
+
+def _down(scale: StreamScale, look: StreamLook, state: StreamScaleState) -> Wish:
+    """One worker less, if that has been enough for long."""
+    current = state.workers
+    if current <= scale.min_workers:
+        return Wish(count=current, reason=Reason.MINIMUM if current > 1 else Reason.STEADY)
+    is_far = (look.lag_s or 0.0) <= _QUIET_RATIO * scale.target_lag_s
+    if state.quiet_since is None or not is_far:
+        return Wish(count=current, reason=Reason.STEADY)
+    quiet_s = look.now - state.quiet_since
+    if quiet_s < QUIET_S:
+        message = f"fewer would do, for {quiet_s:.0f} of {QUIET_S:g} s"
+        return Wish(count=current, reason=Reason.SETTLING, message=message)
+    return Wish(
+        count=current - 1, reason=Reason.LESS_LOAD, message=f"fewer have done for {quiet_s:.0f} s"
+    )

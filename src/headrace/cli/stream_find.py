@@ -1,0 +1,136 @@
+"""Which stream does a command mean? One of a file, of what runs, or of options alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from headrace.core import InvalidArgumentError, NotFoundError
+from headrace.core.spec import SystemSpec, parse_spec
+
+if TYPE_CHECKING:
+    from headrace.core.spec_streams import StreamSpec
+    from headrace.streaming.broker import Broker
+
+SPEC_FILE: Final = Path("headrace.yaml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShortForm:
+    """A stream as options say it. `model`: a path or a reference; or else `endpoint`."""
+
+    broker: str
+    sources: tuple[str, ...]
+    sink: str
+    model: str = ""
+    endpoint: str = ""
+    name: str = ""
+    exactly_once: bool = False
+    allow_code: bool = False
+
+
+def short_spec(form: ShortForm) -> SystemSpec:
+    """The spec that says the same.
+
+    Raises:
+        SpecError: With all mistakes.
+        InvalidArgumentError: An option is missing.
+    """
+    missing = [
+        option
+        for option, given in (
+            ("--model or --endpoint", form.model or form.endpoint),
+            ("--broker", form.broker),
+            ("--from", form.sources),
+            ("--to", form.sink),
+        )
+        if not given
+    ]
+    if missing:
+        message = f"a stream without a file (-f) also needs {', '.join(missing)}"
+        raise InvalidArgumentError(message)
+    stream: dict[str, Any] = {
+        "name": form.name or _name_of(form),
+        "source": {"broker": form.broker, "topics": list(form.sources)},
+        "sink": {"topic": form.sink},
+    }
+    document: dict[str, Any] = {"version": 1, "streams": [stream]}
+    if form.model:
+        stream["model"] = form.model
+    if form.endpoint:
+        stream["endpoint"] = form.endpoint
+        # It is the running system's; here only its name counts.
+        document["endpoints"] = [{"name": form.endpoint, "model": "running"}]
+    if form.exactly_once:
+        stream["delivery"] = "exactly_once"
+    if form.allow_code:
+        stream["allow_code"] = True
+    return parse_spec(document, base_dir=Path.cwd())
+
+
+def _name_of(form: ShortForm) -> str:
+    from headrace.cli.naming import name_from  # noqa: PLC0415  # only here
+
+    if form.endpoint:
+        return form.endpoint
+    path = Path(form.model)
+    return name_from(path) if path.exists() else form.model.partition(":")[0]
+
+
+def chosen(spec: SystemSpec, names: list[str], *, where: str) -> "list[StreamSpec]":
+    """The streams of these names; all if none is named.
+
+    Raises:
+        NotFoundError: One is not there, or there is none at all.
+    """
+    if not spec.streams:
+        raise NotFoundError(f"{where} has no 'streams'")
+    known = {stream.name: stream for stream in spec.streams}
+    for name in names:
+        if name not in known:
+            raise NotFoundError(f"{where} has no stream '{name[:200]}'; it has: {', '.join(known)}")
+    return [known[name] for name in names] if names else list(spec.streams)
+
+
+def find_stream(name: str, *, file: Path | None, server: str | None, home: Path) -> "StreamSpec":
+    """The stream of this name: in `file`, else in what runs, else in `headrace.yaml` here.
+
+    Raises:
+        NotFoundError: There is none.
+        HeadraceError: The file is wrong, or what runs cannot be asked.
+    """
+    spec, where = _spec(file, server, home)
+    return chosen(spec, [name], where=where)[0]
+
+
+def _spec(file: Path | None, server: str | None, home: Path) -> tuple[SystemSpec, str]:
+    from headrace.cli.connection import find_target  # noqa: PLC0415  # only here
+    from headrace.cli.spec import read_spec  # noqa: PLC0415  # as above
+    from headrace.control import read_control_file  # noqa: PLC0415  # as above
+
+    if file is not None:
+        return read_spec(file), str(file)
+    target = find_target(server, home)
+    if target.is_remote or read_control_file(home) is not None:
+        document = target.management().get("/api/v1/spec")["spec"]
+        return parse_spec(document or {"version": 1}), "what runs"
+    if SPEC_FILE.is_file():
+        return read_spec(SPEC_FILE), str(SPEC_FILE)
+    message = (
+        f"nothing runs on {home}, and there is no {SPEC_FILE} here: name the file with the "
+        "stream by -f"
+    )
+    raise NotFoundError(message)
+
+
+def open_broker_of(url: str, home: Path) -> "Broker":
+    """The broker of a URL that may name variables.
+
+    Raises:
+        HeadraceError: It cannot be used; the message says why.
+    """
+    from headrace.streaming.brokers import open_broker  # noqa: PLC0415  # only here
+    from headrace.streaming.secrets import resolve_broker  # noqa: PLC0415  # as above
+
+    if not url:
+        raise InvalidArgumentError("name the broker: --broker log:demo, or kafka://HOST:PORT")
+    return open_broker(resolve_broker(url), home=home.absolute())

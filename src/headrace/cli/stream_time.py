@@ -1,0 +1,39 @@
+"""Which moment does a person mean? `2026-11-27T06:00Z`, or `-2h` for so long ago."""
+
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+from headrace.core import InvalidArgumentError
+
+_AGO: Final = re.compile(r"-(\d+(?:\.\d+)?)([smhd])")
+_UNIT_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_SHOWN: Final = 60
+
+
+def moment(text: str, *, now: float) -> float:
+    """The Unix time of `text`; one without a zone is UTC.
+
+    Raises:
+        InvalidArgumentError: It is no time, or not yet over.
+    """
+    ago = _AGO.fullmatch(text.strip())
+    if ago is not None:
+        return now - float(ago[1]) * _UNIT_S[ago[2]]
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        message = (
+            f"{text[:_SHOWN]!r} is no time: write it as 2026-11-27T06:00Z, or as -2h "
+            "(s, m, h or d ago)"
+        )
+        raise InvalidArgumentError(message) from None
+    at = (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+    if at > now:
+        raise InvalidArgumentError(f"{text[:_SHOWN]!r} is yet to come")
+    return at
+
+
+def time_text(at_s: float) -> str:
+    """A moment for people, to the second, in UTC."""
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

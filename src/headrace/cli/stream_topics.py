@@ -1,0 +1,241 @@
+"""`headrace stream send` and `read`: put lines into a topic, and look what is in one."""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import itertools
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
+
+import typer
+
+from headrace.cli.options import DEFAULT_HOME, Home
+
+if TYPE_CHECKING:
+    from headrace.streaming.broker import Broker
+    from headrace.streaming.records import NewRecord, Place, Record
+
+_AT_ONCE: Final = 1000
+_LOOK_S: Final = 0.2
+MAX_LINE_BYTES: Final = 16 << 20
+
+BrokerUrl = Annotated[
+    str,
+    typer.Option(
+        "--broker",
+        envvar="HEADRACE_BROKER",
+        metavar="URL",
+        help="log:NAME (embedded, in --home), kafka://HOST:PORT, nats://, redis://, pulsar://; "
+        "${NAME} in it is a variable.",
+        show_default=False,
+    ),
+]
+_Topic = Annotated[str, typer.Argument(help="The topic.", show_default=False)]
+
+
+def send(
+    topic: _Topic,
+    *,
+    broker: BrokerUrl = "",
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", "-f", exists=True, dir_okay=False, help="Lines.", show_default="stdin"
+        ),
+    ] = None,
+    key: Annotated[
+        str,
+        typer.Option(
+            "--key",
+            metavar="FIELD",
+            help="The field of JSON objects that is the key: records of one key keep their order.",
+            show_default="none",
+        ),
+    ] = "",
+    partitions: Annotated[
+        int, typer.Option("--partitions", min=1, max=1024, help="Of a topic that is made.")
+    ] = 1,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Write each line of the input as a record; the topic is made if it is not there.
+
+    For example:
+
+        headrace stream send in --broker log:demo < rows.jsonl
+
+        headrace stream send in --broker kafka://localhost:9092 --key customer -f rows.jsonl
+    """
+    from contextlib import closing
+
+    from headrace.cli.output import say
+    from headrace.cli.stream_find import open_broker_of
+
+    count = 0
+    with closing(open_broker_of(broker, home)) as opened:
+        opened.create_topic(topic, partitions=partitions)
+        stream = sys.stdin.buffer if file is None else file.open("rb")
+        try:
+            records = new_records(topic, lines_of(stream), key=key)
+            while some := list(itertools.islice(records, _AT_ONCE)):
+                opened.send(some)
+                count += len(some)
+        finally:
+            if file is not None:
+                stream.close()
+    say(f"sent {count:,} record{'' if count == 1 else 's'} to {topic}")
+
+
+def lines_of(stream: BinaryIO) -> Iterator[bytes]:
+    """Lines without their ends; empty ones are left out.
+
+    Raises:
+        InvalidArgumentError: A line is longer than records may be.
+    """
+    from headrace.core import InvalidArgumentError
+
+    for number in itertools.count(1):
+        line = stream.readline(MAX_LINE_BYTES + 1)
+        if not line:
+            return
+        if len(line) > MAX_LINE_BYTES:
+            msg = f"line {number} has more than {MAX_LINE_BYTES >> 20} MiB; nothing of it was sent"
+            raise InvalidArgumentError(msg)
+        line = line.rstrip(b"\r\n")
+        if line:
+            yield line
+
+
+def new_records(topic: str, lines: Iterable[bytes], *, key: str) -> "Iterator[NewRecord]":
+    """A record for each line; its key is the field `key`, if there is a name.
+
+    Raises:
+        InvalidArgumentError: A line has no such field.
+    """
+    from headrace.streaming.records import NewRecord
+
+    for number, line in enumerate(lines, start=1):
+        yield NewRecord(topic=topic, key=_key(line, key, number) if key else None, value=line)
+
+
+def _key(line: bytes, field: str, number: int) -> bytes:
+    import msgspec
+
+    from headrace.core import InvalidArgumentError
+
+    try:
+        value = msgspec.json.decode(line, type=dict[str, Any]).get(field)
+    except (msgspec.DecodeError, RecursionError):
+        value = None
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        msg = f"record {number} is no JSON object whose field '{field}' is a text or whole number"
+        raise InvalidArgumentError(msg)
+    return str(value).encode()
+
+
+def read(
+    topic: _Topic,
+    *,
+    broker: BrokerUrl = "",
+    since: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="TIME",
+            help="Only what was written since then: 2026-11-27T06:00Z, or -2h.",
+            show_default="all there is",
+        ),
+    ] = "",
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", "-n", min=1, help="So many at most.", show_default="all"),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on with what comes, until Ctrl-C.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="An object a record: key, value, headers, offset, time.")
+    ] = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Print the values of a topic's records, one a line; nobody's offsets move.
+
+    For example:
+
+        headrace stream read out --broker log:demo
+
+        headrace stream read out --broker kafka://localhost:9092 --from -5m --follow --json
+    """
+    from contextlib import closing
+
+    from headrace.cli.output import write
+    from headrace.cli.stream_find import open_broker_of
+    from headrace.cli.stream_time import moment
+    from headrace.core import SystemClock
+
+    with closing(open_broker_of(broker, home)) as opened:
+        after = {place: first for place, (first, _) in opened.ends(topic).items()}
+        if since:
+            after = dict(opened.offsets_at(topic, moment(since, now=SystemClock().now())))
+        found = records_of(opened, topic, after, follow=follow)
+        for record in itertools.islice(found, limit):
+            write(record_json(record) if json else value_text(record))
+
+
+def records_of(
+    broker: "Broker", topic: str, after: "dict[Place, int]", *, follow: bool
+) -> "Iterator[Record]":
+    """Records from these offsets on, in order of each partition; without `follow` up to the end."""
+    import time
+
+    after = dict(after)
+    while True:
+        ends = {place: end for place, (_, end) in broker.ends(topic).items()}
+        wanted = {place: at for place, at in after.items() if at < ends.get(place, 0)}
+        some = broker.read(topic, after=wanted, most=_AT_ONCE) if wanted else []
+        for record in some:
+            after[record.place] = record.offset + 1
+        yield from some
+        if not some and not follow:
+            return
+        if not some:
+            time.sleep(_LOOK_S)
+
+
+def value_text(record: "Record") -> str:
+    """A value as a line; what is no text is told as Python writes bytes."""
+    if record.value is None:
+        return ""
+    try:
+        return record.value.decode("utf-8")
+    except UnicodeDecodeError:
+        return repr(record.value)
+
+
+def record_json(record: "Record") -> str:
+    """A record as a JSON object in one line; bytes that are no text in base64."""
+    import msgspec
+
+    return msgspec.json.encode(
+        {
+            "topic": record.place.topic,
+            "partition": record.place.partition,
+            "offset": record.offset,
+            "timestamp_s": record.timestamp_s,
+            "key": text_or_base64(record.key),
+            "value": text_or_base64(record.value),
+            "headers": {name: text_or_base64(value) for name, value in record.headers},
+        }
+    ).decode()
+
+
+def text_or_base64(value: bytes | None) -> object:
+    """Bytes as JSON can hold them: as text, or `{"b64": ...}`."""
+    import base64
+
+    if value is None:
+        return None
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return {"b64": base64.b64encode(value).decode()}

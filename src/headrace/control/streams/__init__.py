@@ -1,0 +1,1 @@
+"""Who runs streams? Worker processes, kept at their number, replaced one by one."""

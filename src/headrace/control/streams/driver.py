@@ -1,0 +1,252 @@
+"""How do stream workers become processes of this machine, and come back to a new control plane?"""
+
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from headrace.control.files import make_private_dir, write_atomic
+from headrace.control.process import Process, find_by_arguments, python_module, start_ticks
+from headrace.control.sandbox import Isolation, Sandbox, files_of
+from headrace.streaming.settings import StreamSettings
+
+_LOG: Final = logging.getLogger("headrace.control")
+_MODULE: Final = "headrace.streaming"
+_SERIAL: Final = 604
+"""Of the user that all workers run as under root: they share the embedded log."""
+_LOG_FILES: Final = "log.db*"
+
+
+class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker as last started.
+
+    `pid` is 0 between the record and the start of its process: who finds it so looks for a process
+    with the worker's settings file.
+    """
+
+    stream: str
+    index: int
+    serial: int
+    revision: str
+    pid: int = 0
+    start_ticks: int = 0
+    restarts: int = 0
+    was_ready: bool = False
+
+    @property
+    def member(self) -> str:
+        """What the broker, logs and metrics call it."""
+        return member_of(self.stream, self.index)
+
+
+def member_of(stream: str, index: int) -> str:
+    """The name of a stream's member."""
+    return f"{stream}-{index}"
+
+
+@dataclass(slots=True, kw_only=True)
+class StreamDriver:
+    """Starts, adopts and ends workers; methods belong to one thread.
+
+    `run`: a directory with records and settings. `sockets`: a directory with a short path.
+    `log_of`: the log of a process by its name. `home`: where embedded logs lie. `sandbox`: None
+    starts processes that may do whatever this one may. `attached`: they end with this process,
+    which then needs no records of them.
+    """
+
+    run: Path
+    sockets: Path
+    home: Path
+    log_of: Callable[[str], Path]
+    sandbox: Sandbox | None = None
+    attached: bool = False
+    log_format: str = "text"
+    _serial: int = 0
+    _ends: dict[str, int] = field(default_factory=dict)
+
+    def adopt(self) -> list[tuple[WorkerRecord, Process | None]]:
+        """Every worker that an earlier control plane left, dead ones included."""
+        found = []
+        for path in sorted(self.run.glob("*.json")) if self.run.is_dir() else []:
+            if path.name.endswith(".settings.json"):
+                continue
+            try:
+                record = msgspec.json.decode(path.read_bytes(), type=WorkerRecord)
+            except (OSError, msgspec.DecodeError) as error:
+                _LOG.warning("removed an unreadable worker record", extra={"error": str(error)})
+                path.unlink(missing_ok=True)
+                continue
+            self._serial = max(self._serial, record.serial)
+            found.append((record, self._find(record)))
+        return found
+
+    def start(
+        self, stream: str, index: int, settings: StreamSettings, *, revision: str, restarts: int
+    ) -> tuple[WorkerRecord, Process]:
+        """Start a member.
+
+        Raises:
+            OSError: The process could not be started, or the disk is full.
+        """
+        self._serial += 1
+        record = WorkerRecord(
+            stream=stream, index=index, serial=self._serial, revision=revision, restarts=restarts
+        )
+        told = msgspec.structs.replace(
+            settings,
+            member=record.member,
+            uds=self.address_of(record).removeprefix("unix:"),
+            home=str(self.home),
+            log_format=self.log_format,
+        )
+        make_private_dir(self.run)
+        make_private_dir(self._run_dir(record))
+        write_atomic(self._settings(record.member), msgspec.json.encode(told), durable=False)
+        # The record comes first: a crash between the two leaves a process that can be found.
+        self._write(record)
+        process = self._spawn(record, told)
+        record = msgspec.structs.replace(record, pid=process.pid, start_ticks=process.start_ticks)
+        self.note(record)
+        return record, process
+
+    def note(self, record: WorkerRecord) -> None:
+        """Write what the next control plane could also find out; a full disk ends no worker."""
+        try:
+            self._write(record)
+        except OSError as error:
+            _LOG.error("cannot write a worker's record", extra={"error": str(error)})
+
+    def address_of(self, record: WorkerRecord) -> str:
+        """Where a worker is asked."""
+        return f"unix:{self._run_dir(record) / 'w.sock'}"
+
+    def clean(self, record: WorkerRecord) -> None:
+        """Remove what the process of a worker left behind, its log excepted."""
+        shutil.rmtree(self._run_dir(record), ignore_errors=True)
+        self._let_go(record.member)
+
+    def forget(self, record: WorkerRecord) -> None:
+        """As `clean`, and what would bring it back."""
+        self.clean(record)
+        self._path(record.member).unlink(missing_ok=True)
+        self._settings(record.member).unlink(missing_ok=True)
+        if self.sandbox is not None:
+            self.sandbox.forget(_report(record.member))
+
+    def isolation_of(self, record: WorkerRecord) -> Isolation | None:
+        """How a worker's process is kept apart; None if nobody knows."""
+        if self.sandbox is None or not record.pid:
+            return None
+        return self.sandbox.isolation(_report(record.member), record.pid)
+
+    def _spawn(self, record: WorkerRecord, told: StreamSettings) -> Process:
+        command = python_module(_MODULE, *self._arguments(record.member))
+        log = self.log_of(f"stream-{record.member}")
+        if self.sandbox is not None:
+            command = self._confined(command, record, told, self.sandbox)
+        if not self.attached:
+            return Process.spawn(command, log=log)
+        # The worker reads the other end: it hears when this process is no more.
+        reader, writer = os.pipe()
+        try:
+            process = Process.spawn([*command, "--attached"], log=log, pass_fd=reader)
+        except OSError:
+            os.close(writer)
+            raise
+        finally:
+            os.close(reader)
+        self._let_go(record.member)
+        self._ends[record.member] = writer
+        return process
+
+    def _let_go(self, member: str) -> None:
+        writer = self._ends.pop(member, None)
+        if writer is not None:
+            os.close(writer)
+
+    def _confined(
+        self, command: list[str], record: WorkerRecord, told: StreamSettings, sandbox: Sandbox
+    ) -> list[str]:
+        own = [self._run_dir(record), self._settings(record.member)]
+        keep = [] if told.model is None else files_of(Path(told.model.path))
+        if told.endpoint is not None and told.endpoint.ca_file:
+            keep.append(Path(told.endpoint.ca_file))
+        folder = embedded_log(told.broker, self.home)
+        if folder is not None:
+            own += self._shared(folder, sandbox)
+        return sandbox.command(
+            command,
+            name=_report(record.member),
+            serial=_SERIAL,
+            own=own,
+            keep=keep,
+            network=folder is None or told.endpoint is not None or _has_features(told),
+        )
+
+    def _shared(self, folder: Path, sandbox: Sandbox) -> list[Path]:
+        """The folder of an embedded log, made, and its files the workers' user's.
+
+        What root makes there later, SQLite gives to the owner of the file that it belongs to.
+        Another's folder that holds no log stays as it is.
+        """
+        is_logs = not folder.exists() or any(folder.glob(_LOG_FILES))
+        if not (is_logs or folder.is_relative_to(self.home)):
+            return []
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        uid = sandbox.spec(own=(), keep=(), network=True, serial=_SERIAL)["uid"]
+        if uid is not None:
+            for path in (folder, *folder.glob(_LOG_FILES)):
+                os.chown(path, uid, uid, follow_symlinks=False)
+        return [folder]
+
+    def _arguments(self, member: str) -> list[str]:
+        return ["--settings", str(self._settings(member))]
+
+    def _run_dir(self, record: WorkerRecord) -> Path:
+        return self.sockets / f"s{record.serial}"
+
+    def _settings(self, member: str) -> Path:
+        return self.run / f"{member}.settings.json"
+
+    def _path(self, member: str) -> Path:
+        return self.run / f"{member}.json"
+
+    def _write(self, record: WorkerRecord) -> None:
+        write_atomic(self._path(record.member), msgspec.json.encode(record), durable=False)
+
+    def _find(self, record: WorkerRecord) -> Process | None:
+        if record.pid:
+            return Process.adopt(record.pid, record.start_ticks)
+        pid = find_by_arguments(self._arguments(record.member))
+        ticks = None if pid is None else start_ticks(pid)
+        return None if pid is None or ticks is None else Process.adopt(pid, ticks)
+
+
+def _report(member: str) -> str:
+    """What the report of its isolation is called: no replica is called so."""
+    return f"stream~{member}"
+
+
+def _has_features(told: StreamSettings) -> bool:
+    return told.model is not None and told.model.features is not msgspec.UNSET
+
+
+def embedded_log(url: str, home: Path) -> Path | None:
+    """The folder of the embedded log that a URL names; None for another broker."""
+    if not url.lower().startswith("log:"):
+        return None
+    path = unquote(urlsplit(url).path)
+    return Path(path) if path.startswith("/") else home / "streams" / path
+
+
+def send(process: Process | None, signum: signal.Signals) -> None:
+    """Send a signal, if there is a process."""
+    if process is not None:
+        process.send(signum)

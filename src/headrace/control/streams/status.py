@@ -1,0 +1,152 @@
+"""How is a stream? What its workers say, put together."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from headrace.control.metrics import Labels, counter, gauge
+from headrace.streaming.status import PlaceStatus, State, StreamStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerView:
+    """One member.
+
+    `state`: what it says it is at, else `starting`, `stopping` or `waiting` (to be started again).
+    `rate`: records answered per second. `outdated`: it still runs what the spec said before.
+    """
+
+    member: str
+    state: str
+    pid: int | None = None
+    restarts: int = 0
+    partitions: tuple[str, ...] = ()
+    lag_records: int | None = None
+    rate: float = 0.0
+    answered: int = 0
+    dead_letters: int = 0
+    message: str = ""
+    outdated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamView:
+    """One stream. Counts are since its workers started; lag is None where nobody knows it.
+
+    `state`: `running`, `paused`, `starting`, `retrying` (what scores, or the broker, is away),
+    `degraded` (some workers are away), or `failed` (all are). `lag_s`: how old the oldest record
+    is that waits. `message`: why it is not running.
+    """
+
+    name: str
+    state: str
+    model: str
+    topics: tuple[str, ...]
+    sink: str
+    group: str
+    ready: int
+    workers: int
+    min_workers: int
+    max_workers: int
+    lag_records: int | None
+    lag_s: float | None
+    rate: float
+    answered: int
+    dead_letters: int
+    retries: int
+    restarts: int
+    message: str
+    scaling: str
+    members: tuple[WorkerView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lagging:
+    """How far a stream is behind, over all places that its workers have.
+
+    `partitions`: how many places there are; None where members share one.
+    """
+
+    records: int | None
+    seconds: float | None
+    partitions: int | None
+
+
+def lag_of(statuses: Iterable[StreamStatus]) -> Lagging:
+    """The lag of all members; a place that several share counts once."""
+    found: dict[tuple[str, int], PlaceStatus] = {}
+    seen = 0
+    for status in statuses:
+        for place in status.places:
+            seen += 1
+            key = place.topic, place.partition
+            before = found.get(key)
+            if before is None or (place.lag_records or 0) >= (before.lag_records or 0):
+                found[key] = place
+    records = [place.lag_records for place in found.values() if place.lag_records is not None]
+    seconds = [place.lag_s for place in found.values() if place.lag_s is not None]
+    return Lagging(
+        records=sum(records) if records else None,
+        seconds=max(seconds) if seconds else None,
+        partitions=len(found) if found and seen == len(found) else None,
+    )
+
+
+def state_of(workers: Sequence[WorkerView], *, wanted: int, paused: bool) -> str:
+    """The stream's state in one word."""
+    states = [worker.state for worker in workers]
+    at_work = sum(state in _AT_WORK for state in states)
+    if paused and all(state in {*_AT_WORK, "starting"} for state in states):
+        return "paused"
+    if at_work >= wanted and not any(worker.outdated for worker in workers):
+        return "retrying" if any(state in _AWAY for state in states) else "running"
+    failing = [worker for worker in workers if worker.state == "waiting" and worker.message]
+    if failing:
+        return "degraded" if at_work else "failed"
+    return "starting"
+
+
+_AWAY = frozenset({State.RETRYING.value, State.RECONNECTING.value})
+_AT_WORK = frozenset({State.RUNNING.value, State.PAUSED.value, *_AWAY})
+
+
+def rates(before: Mapping[str, StreamStatus], now: Mapping[str, StreamStatus]) -> dict[str, float]:
+    """Records answered per second by member, between two looks; a new process begins at 0."""
+    found = {}
+    for member, status in now.items():
+        earlier = before.get(member)
+        passed_s = 0.0 if earlier is None else status.at - earlier.at
+        answered = 0 if earlier is None else status.answered - earlier.answered
+        found[member] = answered / passed_s if passed_s > 0 and answered >= 0 else 0.0
+    return found
+
+
+def families(views: Iterable[StreamView]) -> str:
+    """What is counted of streams here, besides what each worker tells itself."""
+    views = list(views)
+    if not views:
+        return ""
+    restarts = [(_labels(view), float(view.restarts)) for view in views]
+    return "".join(
+        gauge(name, text, samples)
+        for name, text, samples in (
+            (
+                "headrace_stream_workers",
+                "Workers that a stream should have.",
+                [(_labels(view), float(view.workers)) for view in views],
+            ),
+            (
+                "headrace_stream_workers_ready",
+                "Workers that are members of its group.",
+                [(_labels(view), float(view.ready)) for view in views],
+            ),
+            (
+                "headrace_stream_up",
+                "1 while it runs, or is paused as it should be.",
+                [(_labels(view), float(view.state in {"running", "paused"})) for view in views],
+            ),
+        )
+    ) + counter("headrace_stream_worker_restarts_total", "Starts after a crash.", restarts)
+
+
+def _labels(view: StreamView) -> Labels:
+    return (("stream", view.name),)
