@@ -51,6 +51,13 @@ JOB_REASONS: Final[Mapping[str, str]] = {
     "JobSkipped": "Moments of its schedule were left out; the message says why.",
     "JobLate": "No run has succeeded `late_after_s` after a moment.",
 }
+STREAM_REASONS: Final[Mapping[str, str]] = {
+    "StreamRunning": "A stream runs: all of its workers are members of its group.",
+    "StreamPaused": "It takes no records, as it was told.",
+    "StreamRetrying": "What scores, or the broker, is away; it waits for it.",
+    "StreamDegraded": "Some of its workers ended, and are started again; the message says why.",
+    "StreamFailed": "None of its workers runs.",
+}
 _PHASE_MEANINGS: Final[Mapping[Phase, str]] = {
     Phase.PROGRESSING: "The new version's replicas are ready and it has its share; or resumed.",
     Phase.PAUSED: "By hand, by the plan (a step that waits for approval) or by `on_timeout`.",
@@ -92,6 +99,7 @@ def _events() -> Iterator[tuple[str, str, str]]:
     yield from (("drift", reason, text) for reason, text in DRIFT_REASONS.items())
     yield from (("features", reason, text) for reason, text in FEATURES_REASONS.items())
     yield from (("job", reason, text) for reason, text in JOB_REASONS.items())
+    yield from (("stream", reason, text) for reason, text in STREAM_REASONS.items())
     for reason, text in meanings(Reason).items():
         yield "scale", reason, text or _SCALE_MEANINGS[reason]
 

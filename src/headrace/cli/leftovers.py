@@ -11,7 +11,10 @@ from headrace.control.local import LocalDriver
 from headrace.control.process import Process
 from headrace.control.shutdown import stop_replicas
 from headrace.control.store import HomeLock
-from headrace.core import FailedPreconditionError, HeadraceError
+from headrace.control.streams.driver import make_stream_driver
+from headrace.control.streams.memory import StreamMemory
+from headrace.control.streams.supervisor import StreamSupervisor
+from headrace.core import FailedPreconditionError, HeadraceError, SystemClock
 from headrace.gateway import EnvoyGateway, GatewaySettings
 
 _LOCK_TRIES: Final = 20
@@ -34,11 +37,29 @@ async def stop_leftovers(path: Path, *, drain_s: float) -> int:
         driver = LocalDriver(home=home, socket_dir=home.socket_dir())
         ended += sum(running.process is not None for running in driver.adopt_all())
         await stop_replicas(driver, drain_s=drain_s)
+        ended += await _stop_workers(home, driver, drain_s=drain_s)
         for file in (home.control_file, home.gateway_file, home.routes_file):
             file.unlink(missing_ok=True)
     finally:
         lock.release()
     return ended
+
+
+async def _stop_workers(home: Home, replicas: LocalDriver, *, drain_s: float) -> int:
+    supervisor = StreamSupervisor(
+        driver=make_stream_driver(home, replicas),
+        wanted=tuple,
+        prepare=lambda settings: settings,
+        emit=_unheard,
+        clock=SystemClock(),
+        memory=StreamMemory(),
+    )
+    supervisor.load()
+    return await supervisor.stop(drain_s)
+
+
+async def _unheard(_: object) -> None:
+    """There is nobody to tell."""
 
 
 async def _acquire(lock: HomeLock) -> None:

@@ -145,8 +145,9 @@ def check(file: _File) -> None:
     from headrace.cli.output import say
 
     spec = read_spec(file)
-    count = len(spec.endpoints)
-    say(f"{file}: no mistakes, {count} endpoint{'' if count == 1 else 's'}")
+    count, streams = len(spec.endpoints), len(spec.streams)
+    more = f", {streams} stream{'' if streams == 1 else 's'}" if streams else ""
+    say(f"{file}: no mistakes, {count} endpoint{'' if count == 1 else 's'}{more}")
 
 
 def schema() -> None:

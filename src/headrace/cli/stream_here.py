@@ -151,6 +151,7 @@ class Foreground:
         try:
             failures = await self._watch(supervisor, screen)
         finally:
+            await supervisor.ask()
             views = list(supervisor.views())
             drain_s = max(stream.settings.drain_timeout_s for stream in self.streams)
             ending = asyncio.create_task(supervisor.stop(drain_s))

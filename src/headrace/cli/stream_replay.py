@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
+import math
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from headrace.streaming.settings import StreamSettings
 
 _IDLE_S: Final = 10.0
+_TOLD_AFTER_S: Final = 2.0
 _MOST_NAMED: Final = 128
 
 
@@ -207,7 +209,7 @@ def _done(broker: "Broker", span: "Span", settings: "StreamSettings") -> "IsDone
 
     from headrace.streaming.replay import committed
 
-    seen = {"answered": -1, "at": time.monotonic(), "looked": 0.0}
+    seen = {"answered": -1.0, "at": time.monotonic(), "looked": 0.0, "reached": math.inf}
 
     async def is_done(view: "StreamView") -> bool:
         now = time.monotonic()
@@ -218,6 +220,10 @@ def _done(broker: "Broker", span: "Span", settings: "StreamSettings") -> "IsDone
             return False
         seen["looked"] = now
         reached = await asyncio.to_thread(committed, broker, settings.group, settings.topics)
-        return span.is_done(reached) or (total > 0 and now - seen["at"] > _IDLE_S)
+        if span.is_done(reached):
+            seen["reached"] = min(seen["reached"], now)
+        # What it counted is told a moment later.
+        is_idle = total > 0 and now - seen["at"] > _IDLE_S
+        return now - seen["reached"] > _TOLD_AFTER_S or is_idle
 
     return is_done

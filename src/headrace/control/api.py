@@ -27,6 +27,7 @@ from headrace.control.api_models import add_models
 from headrace.control.api_payloads import add_payloads
 from headrace.control.api_rollouts import add_rollouts
 from headrace.control.api_state import add_state
+from headrace.control.api_streams import add_streams
 from headrace.control.api_triton import add_repository, add_statistics
 from headrace.control.edge import Shared
 from headrace.control.guards import App, BodyLimit, Guard
@@ -81,6 +82,7 @@ def management_app(plane: ControlPlane, access: Access) -> FastAPI:
     add_drift(api, plane)
     add_events(api, plane)
     add_features(api, plane)
+    add_streams(api, plane)
     add_history(api, plane)
     add_jobs(api, plane)
     add_models(api, plane)

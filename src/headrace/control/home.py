@@ -45,6 +45,11 @@ class Home:
         return self.run / "settings"
 
     @property
+    def stream_workers(self) -> Path:
+        """A record and a settings file per worker of a stream."""
+        return self.run / "streams"
+
+    @property
     def artifacts(self) -> Path:
         """The content of all model versions."""
         return self.root / "artifacts" / "sha256"
@@ -98,6 +103,11 @@ class Home:
     def planner_file(self) -> Path:
         """What tells this home from others that have jobs in the same database."""
         return self.root / "planner-id"
+
+    @property
+    def streams_file(self) -> Path:
+        """What was ordered of streams besides the spec."""
+        return self.root / "streams.json"
 
     @property
     def lock_file(self) -> Path:

@@ -38,7 +38,7 @@ def check_document(
 
 
 def check_receivers(before: Mapping[str, Any], after: Mapping[str, Any], *, is_admin: bool) -> None:
-    """Refuse other receivers of alerts, and other jobs, from whoever is no admin.
+    """Refuse other receivers of alerts, other jobs and streams' secrets from whoever is no admin.
 
     They name files and variables of the control plane's, and servers and folders that it sends
     those to: an operator could have the owner's token sent.
@@ -51,6 +51,9 @@ def check_receivers(before: Mapping[str, Any], after: Mapping[str, Any], *, is_a
         raise PermissionDeniedError(message)
     if not is_admin and _jobs(before) != _jobs(after):
         message = "`jobs` reads and writes files as the control plane: only an admin changes it"
+        raise PermissionDeniedError(message)
+    if not is_admin and _brokers(before) != _brokers(after):
+        message = "a stream names secrets, and where they are sent: only an admin changes that"
         raise PermissionDeniedError(message)
 
 
@@ -70,6 +73,21 @@ def _receivers(document: Mapping[str, Any]) -> object:
         return AlertsSpec.model_validate(given or {})
     except ValidationError:
         return given
+
+
+def _brokers(document: Mapping[str, Any]) -> list[tuple[object, object]]:
+    """Where streams send secrets: brokers whose URLs name variables, and files of keys."""
+    streams = document.get("streams")
+    found = []
+    for stream in streams if isinstance(streams, list | tuple) else ():
+        if not isinstance(stream, Mapping):
+            continue
+        source = stream.get("source")
+        url = source.get("broker") if isinstance(source, Mapping) else None
+        names_secret = isinstance(url, str) and "${" in url
+        if names_secret or stream.get("api_key_file") is not None:
+            found.append((url if names_secret else None, stream.get("api_key_file")))
+    return found
 
 
 def check_endpoints(

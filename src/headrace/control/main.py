@@ -168,6 +168,7 @@ class Life:
             group.create_task(system.plane.jobs.run())
             group.create_task(system.plane.skew.run())
             group.create_task(system.plane.pools.run())
+            group.create_task(system.plane.streams.run())
             group.create_task(system.plane.release_held())
             group.create_task(system.plane.alerting.run())
             group.create_task(system.plane.notifier.run())
@@ -220,8 +221,10 @@ class Life:
         _LOG.info("stopped")
 
     async def _drain(self, drain_s: float) -> None:
+        streams = asyncio.create_task(self.system.plane.streams.stop(drain_s))
         await self.system.keeper.stop(drain_s=drain_s)
         await stop_replicas(self.system.driver, drain_s=drain_s)
+        await streams
 
     async def _copy_logs(self) -> None:
         while self._follower is not None:

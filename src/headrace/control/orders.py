@@ -154,6 +154,7 @@ class Orders:
         async with self.aims.lock:
             self._expect(name, expected)
             self._own(name)
+            self._check_unused(name)
             desired = self.aims.desired
             rest = tuple(e for e in desired.endpoints if e.name != name)
             wish = Wish(
@@ -206,6 +207,7 @@ class Orders:
             document = with_entry(desired.spec, name, found.document)
             reason = f"undone to generation {found.generation}"
             if found.endpoint is None:
+                self._check_unused(name)
                 rest = tuple(e for e in desired.endpoints if e.name != name)
                 wish = Wish(
                     document=document,
@@ -315,6 +317,16 @@ class Orders:
             message = f"'{name}' comes from a model repository; take that out of the spec"
             raise FailedPreconditionError(message)
         return found
+
+    def _check_unused(self, name: str) -> None:
+        """Refuse to take away what a stream asks."""
+        for stream in self.aims.desired.streams:
+            endpoint = stream.settings.endpoint
+            if endpoint is not None and endpoint.name == name:
+                message = (
+                    f"stream '{stream.name}' asks endpoint '{name}'; take the stream out first"
+                )
+                raise FailedPreconditionError(message)
 
     def _check_idle(self, name: str) -> None:
         record = self.aims.rollout(name)

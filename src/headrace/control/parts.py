@@ -4,6 +4,8 @@ import asyncio
 import os
 from collections.abc import Iterable
 
+import msgspec
+
 from headrace.control.activator import Activator, HoldLimits
 from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
@@ -50,6 +52,9 @@ from headrace.control.scaling_memory import ScalerMemory
 from headrace.control.served_features import ServedFeaturesKeeper
 from headrace.control.skew_watch import CompareApart, SkewWatch, feature_watches
 from headrace.control.store_thread import StoreThread
+from headrace.control.streams.driver import make_stream_driver
+from headrace.control.streams.memory import StreamMemory
+from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Fulfiller
 from headrace.core import Clock, Inspect
@@ -58,6 +63,7 @@ from headrace.core.spec_scale import BudgetSpec
 from headrace.features import APPLIED, applied_definitions
 from headrace.observe.otlp import OtlpExporter, check_otel
 from headrace.registry import Registry
+from headrace.streaming.settings import StreamSettings
 
 
 def make_plane(
@@ -187,6 +193,15 @@ def make_plane(
         emit=journal.write,
         clock=clock,
     )
+    streams = StreamSupervisor(
+        driver=make_stream_driver(home, reconciler.driver),
+        wanted=lambda: aims.desired.streams,
+        prepare=lambda settings: _through_gateway(settings, addresses, home, keeper),
+        emit=journal.write,
+        clock=clock,
+        memory=StreamMemory(home.streams_file),
+    )
+    streams.load()
     activator = Activator(limits_of=lambda name: hold_limits(aims, name), wake=scaler.wake)
     plane = ControlPlane(
         home=home,
@@ -229,6 +244,7 @@ def make_plane(
         materializer=materializer,
         jobs=jobs,
         skew=skew,
+        streams=streams,
         limits=limits,
         prometheus=prometheus,
         sends_first_requests=sends_first_requests,
@@ -238,6 +254,20 @@ def make_plane(
         keeper.tls.certificates.emit = journal.write
         keeper.tls.certificates.on_first = plane.take_certificate
     return plane
+
+
+def _through_gateway(
+    settings: StreamSettings, addresses: Addresses, home: Home, keeper: GatewayKeeper
+) -> StreamSettings:
+    """What workers are told, with the way to the gateway for those that ask an endpoint."""
+    if settings.endpoint is None:
+        return settings
+    endpoint = msgspec.structs.replace(
+        settings.endpoint,
+        url=addresses.http_url,
+        ca_file=str(home.gateway_certificate) if keeper.settings.tls else "",
+    )
+    return msgspec.structs.replace(settings, endpoint=endpoint)
 
 
 def hold_limits(aims: Aims, name: str) -> HoldLimits | None:

@@ -52,6 +52,7 @@ from headrace.control.status import (
 )
 from headrace.control.store import EndpointGeneration, Feedback, RolloutRecord
 from headrace.control.store_thread import StoreThread
+from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Applied as Applied  # noqa: PLC0414  # part of this API
 from headrace.core import Clock, Inspect
@@ -109,6 +110,7 @@ class ControlPlane:
     materializer: Materializer
     jobs: JobScheduler
     skew: SkewWatch
+    streams: StreamSupervisor
     limits: LimitService | None = None
     gpus: Gpus = field(default_factory=Gpus)
     prometheus: PrometheusHistory | None = None

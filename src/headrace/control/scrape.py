@@ -38,6 +38,7 @@ async def all_metrics(plane: "ControlPlane") -> Families:
         Source(text=text, labels={"replica": replica.name})
         for replica, text in zip(replicas, replica_texts, strict=True)
     ]
+    sources += await plane.streams.metrics()
     own = Source(text=own_metrics(plane) + requests + gpus)
     envoys = Source(text=gateway_text, help=_ENVOYS)
     # Thousands of replicas tell a million lines, and the loop has others to serve.
@@ -92,6 +93,7 @@ def _processes(plane: "ControlPlane") -> dict[str, int]:
     replicas = plane.reconciler.replicas.values()
     running = {replica.name: replica.pid for replica in replicas}
     running |= {"control": os.getpid(), "gateway": plane.keeper.pid}
+    running |= plane.streams.pids()
     return {name: pid for name, pid in running.items() if pid is not None}
 
 
@@ -132,6 +134,7 @@ def own_metrics(plane: "ControlPlane") -> str:
         + plane.materializer.exposition()
         + plane.jobs.exposition()
         + plane.skew.exposition()
+        + plane.streams.exposition()
     )
 
 

@@ -109,6 +109,11 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/api/v1/jobs/{name}/runs/{run_id}"): _VIEW_SYSTEM,
     ("POST", "/api/v1/jobs/{name}/run"): _OPERATE_SYSTEM,
     ("POST", "/api/v1/jobs/{name}/cancel"): _OPERATE_SYSTEM,
+    # Streams, which no endpoint owns.
+    ("GET", "/api/v1/streams"): _VIEW_SYSTEM,
+    ("GET", "/api/v1/streams/{stream}"): _VIEW_SYSTEM,
+    ("POST", "/api/v1/streams/{stream}/pause"): _OPERATE_SYSTEM,
+    ("POST", "/api/v1/streams/{stream}/resume"): _OPERATE_SYSTEM,
     # API keys.
     ("GET", "/api/v1/keys"): _VIEW_OWN,
     ("POST", "/api/v1/keys"): _OPERATE_OWN,

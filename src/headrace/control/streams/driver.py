@@ -13,6 +13,8 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from headrace.control.files import make_private_dir, write_atomic
+from headrace.control.home import Home
+from headrace.control.local import LocalDriver
 from headrace.control.process import Process, find_by_arguments, python_module, start_ticks
 from headrace.control.sandbox import Isolation, Sandbox, files_of
 from headrace.streaming.settings import StreamSettings
@@ -227,6 +229,18 @@ class StreamDriver:
         pid = find_by_arguments(self._arguments(record.member))
         ticks = None if pid is None else start_ticks(pid)
         return None if pid is None or ticks is None else Process.adopt(pid, ticks)
+
+
+def make_stream_driver(home: Home, replicas: LocalDriver) -> StreamDriver:
+    """What starts the workers of a home's streams, as its replicas are started."""
+    return StreamDriver(
+        run=home.stream_workers,
+        sockets=replicas.socket_dir,
+        home=home.root,
+        log_of=home.log_of,
+        sandbox=replicas.sandbox,
+        log_format=replicas.log_format,
+    )
 
 
 def _report(member: str) -> str:

@@ -75,6 +75,7 @@ class _Worker:
     start_at: float = 0.0
     message: str = ""
     code: int | None = None
+    asks_endpoint: bool = False
     status: StreamStatus | None = None
     rate: float = 0.0
 
@@ -147,7 +148,7 @@ class StreamSupervisor:
         self._collect()
         if self.clock.monotonic() - self._asked_at >= _ASK_EVERY_S:
             self._asked_at = self.clock.monotonic()
-            await self._ask()
+            await self.ask()
             self._rescale()
             await self._announce()
         wanted = {stream.name: stream for stream in self.wanted()}
@@ -215,7 +216,7 @@ class StreamSupervisor:
             if not paused and worker.phase is Phase.ENDED:
                 worker.start_at = 0.0  # whoever says so has seen to what it stopped before
             await self._tell(worker, "pause" if paused else "resume")
-        await self._ask()
+        await self.ask()
         return self._view(stream)
 
     def dead_ends(self) -> list[str]:
@@ -304,7 +305,9 @@ class StreamSupervisor:
         stream.restarts += 1
         said = last_line(self.driver.log_of(f"stream-{worker.record.member}"))
         worker.message = _why(code, said)
-        policy = CANNOT_LOAD if code in _SLOWLY else CRASHED
+        # An endpoint that cannot be asked yet is soon there; a model stays as it is.
+        is_soon = code == EXIT_CANNOT_LOAD and worker.asks_endpoint
+        policy = CANNOT_LOAD if code in _SLOWLY and not is_soon else CRASHED
         delay_s = policy.delay_s(worker.failures)
         worker.start_at = math.inf if code == EXIT_STOPPED_BY_RECORD else now + delay_s
         extra = {"worker": worker.record.member, "why": worker.message}
@@ -312,7 +315,8 @@ class StreamSupervisor:
 
     # What workers say.
 
-    async def _ask(self) -> None:
+    async def ask(self) -> None:
+        """Hear from all workers how they are."""
         workers = [w for s in self._streams.values() for w in s.workers.values() if _runs(w)]
         before = {w.record.member: w.status for w in workers if w.status is not None}
         answers = await asyncio.gather(*(self._status(worker) for worker in workers))
@@ -460,7 +464,12 @@ class StreamSupervisor:
             return
         message = "" if former is None else former.message
         stream.workers[index] = _Worker(
-            record=record, process=process, since=now, failures=failures, message=message
+            record=record,
+            process=process,
+            since=now,
+            failures=failures,
+            message=message,
+            asks_endpoint=told.endpoint is not None,
         )
 
     def _send(self, worker: _Worker, signum: signal.Signals) -> None:
