@@ -73,7 +73,8 @@ def _name_of(form: ShortForm) -> str:
     if form.endpoint:
         return form.endpoint
     path = Path(form.model)
-    return name_from(path) if path.exists() else form.model.partition(":")[0]
+    is_path = "/" in form.model or path.exists()
+    return name_from(path) if is_path else form.model.partition(":")[0]
 
 
 def chosen(spec: SystemSpec, names: list[str], *, where: str) -> "list[StreamSpec]":

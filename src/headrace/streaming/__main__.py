@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 
 from headrace.observe import configure_logging
-from headrace.streaming.run import EXIT_SETTINGS, run
+from headrace.streaming.exits import EXIT_SETTINGS
+from headrace.streaming.run import run
 from headrace.streaming.settings import StreamSettings
 
 _USAGE = "usage: python -m headrace.streaming --settings FILE.json [--attached]"

@@ -16,6 +16,14 @@ from headrace.streaming.broker import Broker
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.codecs import make_codec
 from headrace.streaming.endpoint import endpoint_scorer
+from headrace.streaming.exits import (
+    EXIT_CANNOT_JOIN,
+    EXIT_CANNOT_LISTEN,
+    EXIT_CANNOT_LOAD,
+    EXIT_REPLACED,
+    EXIT_SETTINGS,
+    EXIT_STOPPED_BY_RECORD,
+)
 from headrace.streaming.listening import listen
 from headrace.streaming.outcomes import writer_of
 from headrace.streaming.pump import StoppedByRecordError
@@ -30,19 +38,6 @@ T = TypeVar("T")
 
 _MOST_THREADS: Final = 4
 """Beyond, records are decoded and encoded no faster: that is Python's."""
-
-EXIT_SETTINGS: Final = 2
-"""The settings cannot work, or do not fit the model or the broker."""
-EXIT_CANNOT_LOAD: Final = 3
-"""The model cannot be loaded, or the endpoint not be asked what it takes."""
-EXIT_CANNOT_LISTEN: Final = 4
-"""An address cannot be had."""
-EXIT_CANNOT_JOIN: Final = 5
-"""The broker refuses, for good."""
-EXIT_REPLACED: Final = 6
-"""Another member has this one's name: two workers of one stream were given the same."""
-EXIT_STOPPED_BY_RECORD: Final = 7
-"""By its policy the stream stopped before a record that has no answer."""
 
 
 def run(settings: StreamSettings) -> int:

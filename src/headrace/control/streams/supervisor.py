@@ -5,100 +5,39 @@ to endpoints are none of its business.
 """
 
 import asyncio
-import hashlib
 import logging
 import math
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 import msgspec
 
-from headrace.autoscale.stream import (
-    StreamLook,
-    StreamScale,
-    StreamScaleState,
-    scale_stream,
-)
-from headrace.control.backoff import CANNOT_LOAD, CRASHED, STABLE_AFTER_S
+from headrace.control.backoff import CRASHED
 from headrace.control.desired import DesiredStream
-from headrace.control.fetch import fetch
 from headrace.control.log_files import last_line
 from headrace.control.metrics import Source
-from headrace.control.process import Process
 from headrace.control.store import Event
-from headrace.control.streams.driver import StreamDriver, WorkerRecord, member_of
+from headrace.control.streams.asking import metrics_of, status_of, tell
+from headrace.control.streams.driver import StreamDriver, member_of
 from headrace.control.streams.memory import StreamMemory, StreamOrders, begin
-from headrace.control.streams.plan import Forget, Kill, Phase, Seen, Start, Stop, plan
-from headrace.control.streams.status import (
-    StreamView,
-    WorkerView,
-    families,
-    lag_of,
-    rates,
-    state_of,
-)
+from headrace.control.streams.plan import Forget, Kill, Phase, Start, Stop, plan
+from headrace.control.streams.scaling import count_of, is_scaled, rescale
+from headrace.control.streams.status import StreamView, families, rates
+from headrace.control.streams.views import event_of, view_of
+from headrace.control.streams.workers import Team, Worker, note_end, revision_of
 from headrace.core import Clock, HeadraceError, NotFoundError
-from headrace.streaming.run import (
-    EXIT_CANNOT_JOIN,
-    EXIT_CANNOT_LISTEN,
-    EXIT_CANNOT_LOAD,
-    EXIT_REPLACED,
-    EXIT_SETTINGS,
-    EXIT_STOPPED_BY_RECORD,
-)
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import State, StreamStatus
 
 _LOG: Final = logging.getLogger("headrace.control")
 _EVERY_S: Final = 0.2
 _ASK_EVERY_S: Final = 1.0
-_ASK_TIMEOUT_S: Final = 2.0
-_OK: Final = 200
+_LOOK_S: Final = 0.05
+_DRAIN_S: Final = 30.0
+"""How long a worker may take of a stream that is not wanted any more."""
 _JOINED: Final = frozenset({State.RUNNING, State.PAUSED, State.RETRYING})
-_SLOWLY: Final = frozenset(
-    {EXIT_SETTINGS, EXIT_CANNOT_LOAD, EXIT_CANNOT_LISTEN, EXIT_CANNOT_JOIN, EXIT_REPLACED}
-)
-"""Ends of a worker that another try will hardly change."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _Worker:
-    """A member and its process; None once that ended."""
-
-    record: WorkerRecord
-    process: Process | None
-    since: float
-    phase: Phase = Phase.STARTING
-    failures: int = 0
-    start_at: float = 0.0
-    message: str = ""
-    code: int | None = None
-    asks_endpoint: bool = False
-    status: StreamStatus | None = None
-    rate: float = 0.0
-
-    def seen(self) -> Seen:
-        """As planning sees it."""
-        return Seen(
-            index=self.record.index,
-            revision=self.record.revision,
-            phase=self.phase,
-            since=self.since,
-            start_at=self.start_at,
-        )
-
-
-@dataclass(slots=True, kw_only=True)
-class _Stream:
-    """What is remembered of a stream that should run, or has workers left."""
-
-    scale: StreamScaleState
-    workers: dict[int, _Worker] = field(default_factory=dict)
-    scaling: str = ""
-    restarts: int = 0
-    told: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,10 +54,9 @@ class StreamSupervisor:
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     clock: Clock
     memory: StreamMemory
-    _streams: dict[str, _Stream] = field(default_factory=dict)
+    _teams: dict[str, Team] = field(default_factory=dict)
     _orders: dict[str, StreamOrders] = field(default_factory=dict)
     _asked_at: float = -math.inf
-    _is_ending: bool = False
 
     def load(self) -> None:
         """Remember orders, and adopt the workers that run; before `run`. Blocking."""
@@ -128,9 +66,9 @@ class StreamSupervisor:
             phase = Phase.ENDED if process is None else Phase.STARTING
             if record.was_ready and process is not None:
                 phase = Phase.READY
-            worker = _Worker(record=record, process=process, since=now, phase=phase)
-            self._stream(record.stream, 1).workers[record.index] = worker
-            self._stream(record.stream, 1).restarts += record.restarts
+            worker = Worker(record=record, process=process, since=now, phase=phase)
+            self._team(record.stream, 1).workers[record.index] = worker
+            self._team(record.stream, 1).restarts += record.restarts
             if process is not None:
                 _LOG.info("adopted stream worker", extra={"worker": record.member})
 
@@ -152,7 +90,7 @@ class StreamSupervisor:
             self._rescale()
             await self._announce()
         wanted = {stream.name: stream for stream in self.wanted()}
-        for name in dict.fromkeys([*wanted, *self._streams]):
+        for name in dict.fromkeys([*wanted, *self._teams]):
             self._act(name, wanted.get(name))
 
     async def stop(self, drain_s: float) -> int:
@@ -160,33 +98,25 @@ class StreamSupervisor:
 
         `run` has to be over.
         """
-        running = [w for stream in self._streams.values() for w in stream.workers.values()]
-        running = [worker for worker in running if worker.process is not None]
+        running = [worker for team in self._teams.values() for worker in team.running()]
         for worker in running:
-            assert worker.process is not None, "just chosen"
-            worker.process.send(signal.SIGTERM)
+            worker.send(signal.SIGTERM)
         deadline = self.clock.monotonic() + drain_s
-        while any(w.process is not None and w.process.is_running() for w in running):
+        while any(one.process is not None and one.process.is_running() for one in running):
             if self.clock.monotonic() >= deadline:
-                for worker in running:
-                    if worker.process is not None:
-                        worker.process.send(signal.SIGKILL)
-                deadline = math.inf
-            await asyncio.sleep(0.05)
-        for stream in self._streams.values():
-            for worker in stream.workers.values():
-                if worker.process is not None:
-                    worker.process.close()
-                self.driver.forget(worker.record)
-        self._streams.clear()
+                self.kill()
+            await asyncio.sleep(_LOOK_S)
+        for worker in self._workers():
+            if worker.process is not None:
+                worker.process.close()
+            self.driver.forget(worker.record)
+        self._teams.clear()
         return len(running)
 
     def kill(self) -> None:
         """End all workers now, while `stop` waits for them."""
-        for stream in self._streams.values():
-            for worker in stream.workers.values():
-                if worker.process is not None:
-                    worker.process.send(signal.SIGKILL)
+        for worker in self._workers():
+            worker.send(signal.SIGKILL)
 
     def views(self) -> tuple[StreamView, ...]:
         """How each stream is."""
@@ -212,10 +142,12 @@ class StreamSupervisor:
             before, paused=paused, spec_paused=stream.settings.paused
         )
         self._keep_orders()
-        for worker in self._stream(name, stream.min_workers).workers.values():
+        for worker in self._team(name, stream.min_workers).workers.values():
             if not paused and worker.phase is Phase.ENDED:
                 worker.start_at = 0.0  # whoever says so has seen to what it stopped before
-            await self._tell(worker, "pause" if paused else "resume")
+            if worker.process is not None:
+                address = self.driver.address_of(worker.record)
+                await tell(address, "pause" if paused else "resume")
         await self.ask()
         return self._view(stream)
 
@@ -223,15 +155,15 @@ class StreamSupervisor:
         """Why workers ended that will hardly do better the next time."""
         return [
             f"stream '{worker.record.stream}': {worker.message}"
-            for stream in self._streams.values()
-            for worker in stream.workers.values()
-            if worker.phase is Phase.ENDED and worker.code in {*_SLOWLY, EXIT_STOPPED_BY_RECORD}
+            for worker in self._workers()
+            if worker.is_dead_end
         ]
 
     async def metrics(self) -> list[Source]:
         """What each worker counts, and its name."""
-        workers = [w for s in self._streams.values() for w in s.workers.values() if _runs(w)]
-        texts = await asyncio.gather(*(self._text(worker) for worker in workers))
+        workers = [worker for worker in self._workers() if worker.process is not None]
+        addresses = [self.driver.address_of(worker.record) for worker in workers]
+        texts = await asyncio.gather(*map(metrics_of, addresses))
         return [
             Source(text=text, labels={"worker": worker.record.member})
             for worker, text in zip(workers, texts, strict=True)
@@ -245,10 +177,12 @@ class StreamSupervisor:
         """Processes by name."""
         return {
             f"stream-{worker.record.member}": worker.process.pid
-            for stream in self._streams.values()
-            for worker in stream.workers.values()
+            for worker in self._workers()
             if worker.process is not None
         }
+
+    def _workers(self) -> Iterator[Worker]:
+        return (worker for team in self._teams.values() for worker in team.workers.values())
 
     def _find(self, name: str) -> DesiredStream:
         found = next((stream for stream in self.wanted() if stream.name == name), None)
@@ -259,10 +193,10 @@ class StreamSupervisor:
             )
         return found
 
-    def _stream(self, name: str, least: int) -> _Stream:
-        if name not in self._streams:
-            self._streams[name] = _Stream(scale=begin(self._orders.get(name), least=least))
-        return self._streams[name]
+    def _team(self, name: str, least: int) -> Team:
+        if name not in self._teams:
+            self._teams[name] = Team(scale=begin(self._orders.get(name), least=least))
+        return self._teams[name]
 
     def _is_paused(self, stream: DesiredStream) -> bool:
         orders = self._orders.get(stream.name)
@@ -281,45 +215,30 @@ class StreamSupervisor:
     def _collect(self) -> None:
         """Let go of processes that ended, and decide when they start again."""
         now = self.clock.monotonic()
-        for stream in self._streams.values():
-            for worker in stream.workers.values():
-                if worker.process is None:
-                    continue
+        for team in self._teams.values():
+            for worker in list(team.running()):
+                assert worker.process is not None, "it runs"
                 lives, code = worker.process.poll()
-                if not lives:
-                    self._note_end(stream, worker, code, now)
-
-    def _note_end(self, stream: _Stream, worker: _Worker, code: int | None, now: float) -> None:
-        assert worker.process is not None, "it ran until now"
-        worker.process.close()
-        worker.process = None
-        self.driver.clean(worker.record)
-        was, worker.phase, worker.status, worker.rate = worker.phase, Phase.ENDED, None, 0.0
-        if was is Phase.STOPPING:
-            worker.failures, worker.start_at, worker.message = 0, 0.0, ""
-            return
-        if was is Phase.READY and now - worker.since >= STABLE_AFTER_S:
-            worker.failures = 0
-        worker.failures += 1
-        worker.code = code
-        stream.restarts += 1
-        said = last_line(self.driver.log_of(f"stream-{worker.record.member}"))
-        worker.message = _why(code, said)
-        # An endpoint that cannot be asked yet is soon there; a model stays as it is.
-        is_soon = code == EXIT_CANNOT_LOAD and worker.asks_endpoint
-        policy = CANNOT_LOAD if code in _SLOWLY and not is_soon else CRASHED
-        delay_s = policy.delay_s(worker.failures)
-        worker.start_at = math.inf if code == EXIT_STOPPED_BY_RECORD else now + delay_s
-        extra = {"worker": worker.record.member, "why": worker.message}
-        _LOG.warning("stream worker ended", extra=extra)
+                if lives:
+                    continue
+                worker.process.close()
+                worker.process = None
+                self.driver.clean(worker.record)
+                member = worker.record.member
+                said = last_line(self.driver.log_of(f"stream-{member}"))
+                if note_end(worker, code, said=said, now=now):
+                    team.restarts += 1
+                    extra = {"worker": member, "why": worker.message}
+                    _LOG.warning("stream worker ended", extra=extra)
 
     # What workers say.
 
     async def ask(self) -> None:
         """Hear from all workers how they are."""
-        workers = [w for s in self._streams.values() for w in s.workers.values() if _runs(w)]
+        workers = [worker for worker in self._workers() if worker.process is not None]
         before = {w.record.member: w.status for w in workers if w.status is not None}
-        answers = await asyncio.gather(*(self._status(worker) for worker in workers))
+        addresses = [self.driver.address_of(worker.record) for worker in workers]
+        answers = await asyncio.gather(*map(status_of, addresses))
         now = {
             worker.record.member: status
             for worker, status in zip(workers, answers, strict=True)
@@ -337,82 +256,39 @@ class StreamSupervisor:
                 self.driver.note(worker.record)
             await self._agree(worker, status)
 
-    async def _agree(self, worker: _Worker, status: StreamStatus) -> None:
+    async def _agree(self, worker: Worker, status: StreamStatus) -> None:
         """Pause or resume a worker that is not as it should be."""
         stream = next((s for s in self.wanted() if s.name == worker.record.stream), None)
         if stream is None or worker.phase is not Phase.READY:
             return
-        paused = self._is_paused(stream)
+        paused, address = self._is_paused(stream), self.driver.address_of(worker.record)
         if status.state is State.PAUSED and not paused:
-            await self._tell(worker, "resume")
+            await tell(address, "resume")
         elif status.state is State.RUNNING and paused:
-            await self._tell(worker, "pause")
+            await tell(address, "pause")
 
-    async def _status(self, worker: _Worker) -> StreamStatus | None:
-        body = await self._fetch(worker, "/internal/status")
-        if body is None:
-            return None
-        try:
-            return msgspec.json.decode(body, type=StreamStatus)
-        except msgspec.DecodeError:
-            return None
-
-    async def _text(self, worker: _Worker) -> str:
-        body = await self._fetch(worker, "/metrics")
-        return "" if body is None else body.decode("utf-8", "replace")
-
-    async def _tell(self, worker: _Worker, verb: str) -> None:
-        if _runs(worker):
-            await self._fetch(worker, f"/internal/{verb}", method="POST")
-
-    async def _fetch(self, worker: _Worker, path: str, method: str = "GET") -> bytes | None:
-        address = self.driver.address_of(worker.record)
-        try:
-            answer = await fetch(address, path, timeout_s=_ASK_TIMEOUT_S, method=method)
-        except HeadraceError:
-            return None  # it starts, or hangs; its process says more
-        return answer.body if answer.status == _OK else None
+    def _rescale(self) -> None:
+        for wanted in filter(is_scaled, self.wanted()):
+            team, now = self._team(wanted.name, wanted.min_workers), self.clock.monotonic()
+            if not rescale(team, wanted, paused=self._is_paused(wanted), now=now):
+                continue
+            count = team.scale.workers
+            extra = {"stream": wanted.name, "workers": count, "why": team.scaling}
+            _LOG.info("stream scaled", extra=extra)
+            orders = self._orders.get(wanted.name, StreamOrders())
+            self._orders[wanted.name] = msgspec.structs.replace(orders, workers=count)
+            self._keep_orders()
 
     # What is to be done.
 
-    def _rescale(self) -> None:
-        for wanted in self.wanted():
-            if wanted.min_workers >= wanted.max_workers:
-                continue
-            stream = self._stream(wanted.name, wanted.min_workers)
-            statuses = [w.status for w in stream.workers.values() if w.status is not None]
-            lag = lag_of(statuses)
-            is_whole = len(statuses) >= stream.scale.workers and not self._is_paused(wanted)
-            look = StreamLook(
-                now=self.clock.monotonic(),
-                lag_records=lag.records if is_whole else None,
-                lag_s=lag.seconds if is_whole else None,
-                rate=sum(worker.rate for worker in stream.workers.values()),
-                partitions=lag.partitions,
-            )
-            scale = StreamScale(
-                min_workers=wanted.min_workers,
-                max_workers=wanted.max_workers,
-                target_lag_s=wanted.target_lag_s,
-            )
-            before = stream.scale.workers
-            wish, stream.scale = scale_stream(scale, look, stream.scale)
-            stream.scaling = f"{wish.reason}: {wish.message}" if wish.message else wish.reason
-            if stream.scale.workers != before:
-                extra = {"stream": wanted.name, "workers": wish.count, "why": wish.message}
-                _LOG.info("stream scaled", extra=extra)
-                orders = self._orders.get(wanted.name, StreamOrders())
-                self._orders[wanted.name] = msgspec.structs.replace(orders, workers=wish.count)
-                self._keep_orders()
-
     def _act(self, name: str, wanted: DesiredStream | None) -> None:
-        stream = self._stream(name, 0 if wanted is None else wanted.min_workers)
+        stream = self._team(name, 0 if wanted is None else wanted.min_workers)
         told = None if wanted is None else self.prepare(wanted.settings)
         actions = plan(
             [worker.seen() for worker in stream.workers.values()],
             revision="" if told is None else revision_of(told),
-            count=0 if wanted is None else self._count(wanted, stream),
-            drain_timeout_s=_DEFAULT_DRAIN_S if told is None else told.drain_timeout_s,
+            count=0 if wanted is None else count_of(wanted, stream),
+            drain_timeout_s=_DRAIN_S if told is None else told.drain_timeout_s,
             now=self.clock.monotonic(),
         )
         for action in actions:
@@ -431,19 +307,14 @@ class StreamSupervisor:
                 case other:
                     assert_never(other)
         if wanted is None and not stream.workers:
-            del self._streams[name]
+            del self._teams[name]
             if self._orders.pop(name, None) is not None:
                 self._keep_orders()
 
-    def _count(self, wanted: DesiredStream, stream: _Stream) -> int:
-        if wanted.min_workers >= wanted.max_workers:
-            return wanted.min_workers
-        return min(max(stream.scale.workers, wanted.min_workers), wanted.max_workers)
-
-    def _start(
-        self, stream: _Stream, wanted: DesiredStream, told: StreamSettings, index: int
-    ) -> None:
+    def _start(self, stream: Team, wanted: DesiredStream, told: StreamSettings, index: int) -> None:
         former, now = stream.workers.get(index), self.clock.monotonic()
+        if now < stream.hold_until:
+            return
         revision = revision_of(told)
         failures = 0 if former is None or former.record.revision != revision else former.failures
         restarts = 0 if former is None else former.record.restarts + bool(former.failures)
@@ -457,13 +328,12 @@ class StreamSupervisor:
                 "cannot start a stream worker",
                 extra={"worker": member_of(wanted.name, index), "error": why},
             )
-            if former is not None:
-                former.failures += 1
-                former.start_at = now + CRASHED.delay_s(former.failures)
-                former.message = f"cannot start a process: {why}"
+            stream.start_failures += 1
+            stream.hold_until = now + CRASHED.delay_s(stream.start_failures)
             return
+        stream.start_failures = 0
         message = "" if former is None else former.message
-        stream.workers[index] = _Worker(
+        stream.workers[index] = Worker(
             record=record,
             process=process,
             since=now,
@@ -472,7 +342,7 @@ class StreamSupervisor:
             asks_endpoint=told.endpoint is not None,
         )
 
-    def _send(self, worker: _Worker, signum: signal.Signals) -> None:
+    def _send(self, worker: Worker, signum: signal.Signals) -> None:
         if worker.process is not None:
             worker.process.send(signum)
         if worker.phase is not Phase.STOPPING:
@@ -484,11 +354,11 @@ class StreamSupervisor:
         """An event whenever the state of a stream is another, but for what passes in a moment."""
         events = []
         for view in self.views():
-            stream = self._streams.get(view.name)
+            stream = self._teams.get(view.name)
             if stream is None or view.state in {"starting", stream.told}:
                 continue
             before, stream.told = stream.told, view.state
-            events.append(_event(view, before, at=self.clock.now()))
+            events.append(event_of(view, before=before, at=self.clock.now()))
         if events:
             try:
                 await self.emit(events)
@@ -496,96 +366,9 @@ class StreamSupervisor:
                 _LOG.error("cannot write an event", extra={"error": str(error)})
 
     def _view(self, wanted: DesiredStream) -> StreamView:
-        stream = self._stream(wanted.name, wanted.min_workers)
-        revision = revision_of(self.prepare(wanted.settings))
-        members = tuple(
-            _worker_view(worker, revision) for _, worker in sorted(stream.workers.items())
+        return view_of(
+            wanted,
+            self._team(wanted.name, wanted.min_workers),
+            revision=revision_of(self.prepare(wanted.settings)),
+            paused=self._is_paused(wanted),
         )
-        statuses = [w.status for w in stream.workers.values() if w.status is not None]
-        lag, count = lag_of(statuses), self._count(wanted, stream)
-        paused = self._is_paused(wanted)
-        return StreamView(
-            name=wanted.name,
-            state=state_of(members, wanted=count, paused=paused) if members else "starting",
-            model=wanted.model,
-            topics=tuple(wanted.settings.topics),
-            sink=wanted.settings.sink,
-            group=wanted.settings.group,
-            ready=sum(worker.phase is Phase.READY for worker in stream.workers.values()),
-            workers=count,
-            min_workers=wanted.min_workers,
-            max_workers=wanted.max_workers,
-            lag_records=lag.records,
-            lag_s=lag.seconds,
-            rate=sum(worker.rate for worker in stream.workers.values()),
-            answered=sum(status.answered for status in statuses),
-            dead_letters=sum(status.dead_letters for status in statuses),
-            retries=sum(status.retries for status in statuses),
-            restarts=stream.restarts,
-            message=next((member.message for member in members if member.message), ""),
-            scaling=stream.scaling,
-            members=members,
-        )
-
-
-_DEFAULT_DRAIN_S: Final = 30.0
-
-
-def revision_of(settings: StreamSettings) -> str:
-    """The digest of everything that a running worker depends on; whether it is paused is not."""
-    same = msgspec.structs.replace(settings, paused=False)
-    return hashlib.sha256(msgspec.json.encode(same, order="deterministic")).hexdigest()[:16]
-
-
-def _runs(worker: _Worker) -> bool:
-    return worker.process is not None
-
-
-def _why(code: int | None, said: str) -> str:
-    if code is not None and code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return said or f"ended with status {code}"
-
-
-def _worker_view(worker: _Worker, revision: str) -> WorkerView:
-    status = worker.status
-    state = str(worker.phase) if status is None else str(status.state)
-    if worker.phase is Phase.ENDED:
-        state = "waiting"
-    elif worker.phase is Phase.STOPPING:
-        state = str(worker.phase)
-    elif status is None:
-        state = "starting"  # adopted, and not asked yet
-    places = [] if status is None else status.places
-    lags = [place.lag_records for place in places if place.lag_records is not None]
-    return WorkerView(
-        member=worker.record.member,
-        state=state,
-        pid=None if worker.process is None else worker.process.pid,
-        restarts=worker.record.restarts,
-        partitions=tuple(f"{place.topic}/{place.partition}" for place in places),
-        lag_records=sum(lags) if lags else None,
-        rate=worker.rate,
-        answered=0 if status is None else status.answered,
-        dead_letters=0 if status is None else status.dead_letters,
-        message=worker.message if status is None else status.trouble or worker.message,
-        outdated=worker.record.revision != revision,
-    )
-
-
-def _event(view: StreamView, before: str, *, at: float) -> Event:
-    reason, text = _TOLD[view.state]
-    message = f"stream '{view.name}' {text}"
-    if view.message and view.state not in {"running", "paused"}:
-        message = f"{message}: {view.message}"
-    data = {"stream": view.name, "before": before, "workers": view.workers, "ready": view.ready}
-    return Event(at=at, endpoint="", kind="stream", reason=reason, message=message, data=data)
-
-
-_TOLD: Final = {
-    "running": ("StreamRunning", "runs"),
-    "paused": ("StreamPaused", "is paused"),
-    "retrying": ("StreamRetrying", "waits for what it needs"),
-    "degraded": ("StreamDegraded", "has lost workers"),
-    "failed": ("StreamFailed", "does not run"),
-}

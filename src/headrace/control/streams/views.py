@@ -1,0 +1,63 @@
+"""What is told of a stream: to people, programs, and in events."""
+
+from typing import Final
+
+from headrace.control.desired import DesiredStream
+from headrace.control.store import Event
+from headrace.control.streams.plan import Phase
+from headrace.control.streams.scaling import count_of
+from headrace.control.streams.status import StreamView, lag_of, state_of
+from headrace.control.streams.workers import Team, worker_view
+
+
+def view_of(wanted: DesiredStream, team: Team, *, revision: str, paused: bool) -> StreamView:
+    """How a stream is; `revision`: what its workers should run."""
+    members = tuple(worker_view(worker, revision) for _, worker in sorted(team.workers.items()))
+    statuses = team.statuses()
+    lag, count = lag_of(statuses), count_of(wanted, team)
+    return StreamView(
+        name=wanted.name,
+        state=state_of(members, wanted=count, paused=paused) if members else "starting",
+        model=wanted.model,
+        topics=tuple(wanted.settings.topics),
+        sink=wanted.settings.sink,
+        group=wanted.settings.group,
+        ready=sum(worker.phase is Phase.READY for worker in team.workers.values()),
+        workers=count,
+        min_workers=wanted.min_workers,
+        max_workers=wanted.max_workers,
+        lag_records=lag.records,
+        lag_s=lag.seconds,
+        rate=sum(worker.rate for worker in team.workers.values()),
+        answered=sum(status.answered for status in statuses),
+        dead_letters=sum(status.dead_letters for status in statuses),
+        retries=sum(status.retries for status in statuses),
+        restarts=team.restarts,
+        message=next((member.message for member in members if member.message), ""),
+        scaling=team.scaling,
+        members=members,
+    )
+
+
+def event_of(view: StreamView, *, before: str, at: float) -> Event:
+    """That a stream is in another state now.
+
+    Args:
+        before: The state that was told last; empty for none.
+        at: Unix time.
+    """
+    reason, text = _TOLD[view.state]
+    message = f"stream '{view.name}' {text}"
+    if view.message and view.state not in {"running", "paused"}:
+        message = f"{message}: {view.message}"
+    data = {"stream": view.name, "before": before, "workers": view.workers, "ready": view.ready}
+    return Event(at=at, endpoint="", kind="stream", reason=reason, message=message, data=data)
+
+
+_TOLD: Final = {
+    "running": ("StreamRunning", "runs"),
+    "paused": ("StreamPaused", "is paused"),
+    "retrying": ("StreamRetrying", "waits for what it needs"),
+    "degraded": ("StreamDegraded", "has lost workers"),
+    "failed": ("StreamFailed", "does not run"),
+}

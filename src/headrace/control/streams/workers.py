@@ -1,0 +1,161 @@
+"""What is remembered of a stream's workers, and what does the end of one mean?"""
+
+import hashlib
+import math
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from headrace.autoscale.stream import StreamScaleState
+from headrace.control.backoff import CANNOT_LOAD, CRASHED, STABLE_AFTER_S
+from headrace.control.process import Process
+from headrace.control.streams.driver import WorkerRecord
+from headrace.control.streams.plan import Phase, Seen
+from headrace.control.streams.status import WorkerView
+from headrace.streaming.exits import (
+    EXIT_CANNOT_JOIN,
+    EXIT_CANNOT_LISTEN,
+    EXIT_CANNOT_LOAD,
+    EXIT_REPLACED,
+    EXIT_SETTINGS,
+    EXIT_STOPPED_BY_RECORD,
+)
+from headrace.streaming.settings import StreamSettings
+from headrace.streaming.status import StreamStatus
+
+_SLOWLY: Final = frozenset(
+    {EXIT_SETTINGS, EXIT_CANNOT_LOAD, EXIT_CANNOT_LISTEN, EXIT_CANNOT_JOIN, EXIT_REPLACED}
+)
+"""Ends of a worker that another try will hardly change."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Worker:
+    """A member and its process; None once that ended.
+
+    `since`: when its phase began, in monotonic time. `message` and `code`: of its last end.
+    """
+
+    record: WorkerRecord
+    process: Process | None
+    since: float
+    phase: Phase = Phase.STARTING
+    failures: int = 0
+    start_at: float = 0.0
+    message: str = ""
+    code: int | None = None
+    asks_endpoint: bool = False
+    status: StreamStatus | None = None
+    rate: float = 0.0
+
+    def seen(self) -> Seen:
+        """As planning sees it."""
+        return Seen(
+            index=self.record.index,
+            revision=self.record.revision,
+            phase=self.phase,
+            since=self.since,
+            start_at=self.start_at,
+        )
+
+    def send(self, signum: signal.Signals) -> None:
+        """Send its process a signal, if there is one."""
+        if self.process is not None:
+            self.process.send(signum)
+
+    @property
+    def is_dead_end(self) -> bool:
+        """Whether it ended for a reason that will hardly pass by itself."""
+        return self.phase is Phase.ENDED and self.code in {*_SLOWLY, EXIT_STOPPED_BY_RECORD}
+
+
+@dataclass(slots=True, kw_only=True)
+class Team:
+    """What is remembered of a stream that should run, or has workers left.
+
+    `told`: the state that events know of. `hold_until`: no process is started before, in monotonic
+    time, as the last ones could not be.
+    """
+
+    scale: StreamScaleState
+    workers: dict[int, Worker] = field(default_factory=dict)
+    scaling: str = ""
+    restarts: int = 0
+    told: str = ""
+    start_failures: int = 0
+    hold_until: float = -math.inf
+
+    def running(self) -> Iterator[Worker]:
+        """Those with a process."""
+        return (worker for worker in self.workers.values() if worker.process is not None)
+
+    def statuses(self) -> list[StreamStatus]:
+        """What they said last."""
+        return [one.status for one in self.workers.values() if one.status is not None]
+
+
+def note_end(worker: Worker, code: int | None, *, said: str, now: float) -> bool:
+    """Note that a worker's process ended, and when it starts again; whether that was unasked.
+
+    Args:
+        said: The last line of its log.
+        now: Monotonic time.
+    """
+    was, worker.phase, worker.status, worker.rate = worker.phase, Phase.ENDED, None, 0.0
+    if was is Phase.STOPPING:
+        worker.failures, worker.start_at, worker.message, worker.code = 0, 0.0, "", None
+        return False
+    if was is Phase.READY and now - worker.since >= STABLE_AFTER_S:
+        worker.failures = 0
+    worker.failures += 1
+    worker.code = code
+    worker.message = _why(code, said)
+    # An endpoint that cannot be asked yet is soon there; a model stays as it is.
+    is_soon = code == EXIT_CANNOT_LOAD and worker.asks_endpoint
+    policy = CANNOT_LOAD if code in _SLOWLY and not is_soon else CRASHED
+    # By its policy it stopped before a record: a person has to see to that.
+    is_over = code == EXIT_STOPPED_BY_RECORD
+    worker.start_at = math.inf if is_over else now + policy.delay_s(worker.failures)
+    return True
+
+
+def _why(code: int | None, said: str) -> str:
+    if code is not None and code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return said or f"ended with status {code}"
+
+
+def revision_of(settings: StreamSettings) -> str:
+    """The digest of everything that a running worker depends on; whether it is paused is not."""
+    same = msgspec.structs.replace(settings, paused=False)
+    return hashlib.sha256(msgspec.json.encode(same, order="deterministic")).hexdigest()[:16]
+
+
+def worker_view(worker: Worker, revision: str) -> WorkerView:
+    """How a worker is; `revision`: what it should run."""
+    status = worker.status
+    match worker.phase:
+        case Phase.ENDED:
+            state = "waiting"
+        case Phase.STOPPING:
+            state = str(worker.phase)
+        case _:
+            state = "starting" if status is None else str(status.state)
+    places = [] if status is None else status.places
+    lags = [place.lag_records for place in places if place.lag_records is not None]
+    return WorkerView(
+        member=worker.record.member,
+        state=state,
+        pid=None if worker.process is None else worker.process.pid,
+        restarts=worker.record.restarts,
+        partitions=tuple(f"{place.topic}/{place.partition}" for place in places),
+        lag_records=sum(lags) if lags else None,
+        rate=worker.rate,
+        answered=0 if status is None else status.answered,
+        dead_letters=0 if status is None else status.dead_letters,
+        message=worker.message if status is None else status.trouble or worker.message,
+        outdated=worker.record.revision != revision,
+    )

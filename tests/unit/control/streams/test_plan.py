@@ -1,0 +1,141 @@
+"""Which worker is started, stopped or replaced next."""
+
+from dataclasses import dataclass, field, replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.control.streams.plan import (
+    KILL_AFTER_S,
+    Action,
+    Forget,
+    Kill,
+    Phase,
+    Seen,
+    Start,
+    Stop,
+    plan,
+)
+
+DRAIN_S = 30.0
+
+
+def seen(index: int, phase: Phase = Phase.READY, revision: str = "a", **more: float) -> Seen:
+    return Seen(index=index, revision=revision, phase=phase, **{"since": 0.0, **more})
+
+
+def planned(
+    *workers: Seen, count: int = 2, revision: str = "a", now: float = 100.0
+) -> list[Action]:
+    return plan(workers, revision=revision, count=count, drain_timeout_s=DRAIN_S, now=now)
+
+
+def test_members_that_are_missing_are_started() -> None:
+    assert planned(seen(1)) == [Start(0)]
+
+
+def test_members_beyond_the_count_are_told_to_stop_and_then_forgotten() -> None:
+    assert planned(seen(0), seen(1), seen(2)) == [Stop(2)]
+    assert planned(seen(0), seen(1), seen(2, Phase.ENDED)) == [Forget(2)]
+
+
+def test_a_stream_that_is_not_wanted_loses_all_members() -> None:
+    assert planned(seen(0), seen(1, Phase.STARTING), count=0) == [Stop(0), Stop(1)]
+
+
+def test_a_member_that_ended_starts_when_its_time_has_come() -> None:
+    assert planned(seen(0), seen(1, Phase.ENDED, start_at=101.0)) == []
+    assert planned(seen(0), seen(1, Phase.ENDED, start_at=100.0)) == [Start(1)]
+
+
+def test_one_that_does_not_end_is_killed_after_its_drain() -> None:
+    late = DRAIN_S + KILL_AFTER_S
+
+    assert planned(seen(0), seen(1, Phase.STOPPING, since=101.0 - late)) == []
+    assert planned(seen(0), seen(1, Phase.STOPPING, since=100.0 - late)) == [Kill(1)]
+
+
+def test_a_new_revision_takes_one_place_at_a_time() -> None:
+    assert planned(seen(0), seen(1), revision="b") == [Stop(0)]
+    assert planned(seen(0, Phase.STOPPING, since=99.0), seen(1), revision="b") == []
+    assert planned(seen(0, Phase.ENDED), seen(1), revision="b") == [Start(0)]
+    assert planned(seen(0, Phase.STARTING, "b"), seen(1), revision="b") == []
+    assert planned(seen(0, Phase.READY, "b"), seen(1), revision="b") == [Stop(1)]
+
+
+def test_a_revision_that_cannot_start_leaves_the_others_at_work() -> None:
+    broken = seen(0, Phase.ENDED, "b", start_at=500.0)
+
+    assert planned(broken, seen(1), revision="b") == []
+
+
+def test_a_new_revision_does_not_wait_for_what_was_wrong_with_the_last() -> None:
+    broken = seen(0, Phase.ENDED, "a", start_at=500.0)
+
+    assert planned(broken, seen(1, Phase.READY, "b"), revision="b") == [Start(0)]
+
+
+@dataclass
+class World:
+    """Does what is planned; processes take a second for everything."""
+
+    workers: dict[int, Seen] = field(default_factory=dict)
+    now: float = 0.0
+
+    def run(self, seconds: int, *, count: int, revision: str) -> None:
+        for _ in range(seconds):
+            self.now += 1.0
+            actions = plan(
+                list(self.workers.values()),
+                revision=revision,
+                count=count,
+                drain_timeout_s=DRAIN_S,
+                now=self.now,
+            )
+            self._pass()
+            for action in actions:
+                self._do(action, revision)
+
+    def _pass(self) -> None:
+        after = {Phase.STARTING: Phase.READY, Phase.STOPPING: Phase.ENDED}
+        for index, worker in self.workers.items():
+            phase = after.get(worker.phase, worker.phase)
+            self.workers[index] = replace(worker, phase=phase)
+
+    def _do(self, action: Action, revision: str) -> None:
+        index = action.index
+        match action:
+            case Start():
+                assert index not in self.workers or self.workers[index].phase is Phase.ENDED
+                self.workers[index] = seen(index, Phase.STARTING, revision, since=self.now)
+            case Stop() | Kill():
+                self.workers[index] = replace(self.workers[index], phase=Phase.STOPPING)
+            case Forget():
+                del self.workers[index]
+
+
+@given(
+    before=st.integers(min_value=0, max_value=6),
+    after=st.integers(min_value=0, max_value=6),
+    revision=st.sampled_from("ab"),
+)
+def test_whatever_is_wanted_comes_to_be_and_stays(before: int, after: int, revision: str) -> None:
+    world = World()
+    world.run(10, count=before, revision="a")
+    world.run(60, count=after, revision=revision)
+    then = dict(world.workers)
+    world.run(5, count=after, revision=revision)
+
+    assert set(world.workers) == set(range(after))
+    assert all(w.phase is Phase.READY and w.revision == revision for w in world.workers.values())
+    assert world.workers == then
+
+
+@given(count=st.integers(min_value=2, max_value=6))
+def test_while_a_revision_is_replaced_all_but_one_are_at_work(count: int) -> None:
+    world = World()
+    world.run(10, count=count, revision="a")
+    for _ in range(60):
+        world.run(1, count=count, revision="b")
+        ready = sum(worker.phase is Phase.READY for worker in world.workers.values())
+        assert ready >= count - 1

@@ -1,0 +1,167 @@
+"""What the end of a worker means, and what is told of it."""
+
+import math
+import signal
+
+import msgspec
+import pytest
+
+from headrace.control.backoff import STABLE_AFTER_S
+from headrace.control.streams.driver import WorkerRecord
+from headrace.control.streams.plan import Phase
+from headrace.control.streams.status import WorkerView, lag_of, rates, state_of
+from headrace.control.streams.workers import Worker, note_end, revision_of, worker_view
+from headrace.streaming.exits import EXIT_CANNOT_LOAD, EXIT_STOPPED_BY_RECORD
+from headrace.streaming.settings import EndpointSettings, StreamSettings
+from headrace.streaming.status import PlaceStatus, State, StreamStatus
+
+
+def worker(phase: Phase = Phase.READY, *, since: float = 0.0, endpoint: bool = False) -> Worker:
+    record = WorkerRecord(stream="pay", index=1, serial=1, revision="a", restarts=2)
+    return Worker(record=record, process=None, since=since, phase=phase, asks_endpoint=endpoint)
+
+
+def status(member: str = "pay-0", *, at: float = 0.0, answered: int = 0) -> StreamStatus:
+    return StreamStatus(stream="pay", member=member, state=State.RUNNING, at=at, answered=answered)
+
+
+def place(partition: int, records: int | None, seconds: float | None = 1.0) -> PlaceStatus:
+    return PlaceStatus(topic="in", partition=partition, lag_records=records, lag_s=seconds)
+
+
+def view(state: str = "running", message: str = "", *, outdated: bool = False) -> WorkerView:
+    return WorkerView(member="pay-0", state=state, message=message, outdated=outdated)
+
+
+def test_one_that_was_told_to_stop_starts_with_a_clean_record() -> None:
+    ended = worker(Phase.STOPPING)
+
+    assert not note_end(ended, 0, said="stopped", now=50.0)
+    assert (ended.phase, ended.start_at, ended.message) == (Phase.ENDED, 0.0, "")
+    assert not ended.is_dead_end
+
+
+def test_one_that_crashed_starts_later_each_time() -> None:
+    ended = worker()
+    waits = []
+    for _ in range(4):
+        ended.phase = Phase.STARTING
+        assert note_end(ended, -int(signal.SIGKILL), said="", now=100.0)
+        waits.append(ended.start_at - 100.0)
+
+    assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8])
+    assert ended.message == "was ended by SIGKILL"
+    assert not ended.is_dead_end
+
+
+def test_one_that_ran_for_long_is_forgiven() -> None:
+    ended = worker(since=0.0)
+    ended.failures = 7
+
+    note_end(ended, 1, said="why", now=STABLE_AFTER_S)
+
+    assert (ended.failures, ended.message) == (1, "why")
+
+
+def test_a_model_that_cannot_be_loaded_is_tried_seldom_an_endpoint_soon() -> None:
+    model, endpoint = worker(Phase.STARTING), worker(Phase.STARTING, endpoint=True)
+    note_end(model, EXIT_CANNOT_LOAD, said="is no model", now=0.0)
+    note_end(endpoint, EXIT_CANNOT_LOAD, said="is not ready", now=0.0)
+
+    assert model.start_at > 10 * endpoint.start_at
+    assert model.is_dead_end
+
+
+def test_one_that_stopped_before_a_record_waits_for_a_person() -> None:
+    ended = worker()
+    note_end(ended, EXIT_STOPPED_BY_RECORD, said="in/0 at 7", now=0.0)
+
+    assert ended.start_at == math.inf
+
+
+def test_pausing_is_no_new_revision_and_everything_else_is() -> None:
+    settings = StreamSettings(
+        name="pay",
+        broker="log:x",
+        topics=["in"],
+        sink="out",
+        group="pay",
+        member="",
+        endpoint=EndpointSettings(url="", name="fraud"),
+    )
+    paused = msgspec.structs.replace(settings, paused=True)
+    other = msgspec.structs.replace(settings, max_batch_size=7)
+
+    assert revision_of(settings) == revision_of(paused)
+    assert revision_of(settings) != revision_of(other)
+
+
+def test_a_worker_is_told_with_what_it_says_itself() -> None:
+    one = worker()
+    one.status = msgspec.structs.replace(
+        status(answered=5), trouble="the broker is away", places=[place(0, 3), place(1, 4)]
+    )
+    told = worker_view(one, "b")
+
+    assert (told.member, told.state, told.restarts) == ("pay-1", "running", 2)
+    assert (told.lag_records, told.partitions) == (7, ("in/0", "in/1"))
+    assert (told.message, told.outdated) == ("the broker is away", True)
+
+
+def test_a_silent_worker_is_starting_and_one_without_a_process_waits() -> None:
+    assert worker_view(worker(), "a").state == "starting"
+    assert worker_view(worker(Phase.STOPPING), "a").state == "stopping"
+    assert worker_view(worker(Phase.ENDED), "a").state == "waiting"
+
+
+def test_lag_is_of_all_places_and_the_oldest_record() -> None:
+    first = msgspec.structs.replace(status(), places=[place(0, 3, 1.5)])
+    second = msgspec.structs.replace(status(), places=[place(1, 4, 0.5), place(2, None, None)])
+    lag = lag_of([first, second])
+
+    assert (lag.records, lag.seconds, lag.partitions) == (7, 1.5, 3)
+
+
+def test_a_place_that_members_share_counts_once_and_bounds_nothing() -> None:
+    both = msgspec.structs.replace(status(), places=[place(0, 3)])
+    lag = lag_of([both, both])
+
+    assert (lag.records, lag.partitions) == (3, None)
+
+
+def test_without_a_word_the_lag_is_not_known() -> None:
+    lag = lag_of([status()])
+
+    assert (lag.records, lag.seconds, lag.partitions) == (None, None, None)
+
+
+def test_a_rate_is_between_two_looks_and_a_new_process_begins_at_zero() -> None:
+    before = {"a": status("a", at=10.0, answered=100), "b": status("b", at=10.0, answered=900)}
+    now = {
+        "a": status("a", at=12.0, answered=300),
+        "b": status("b", at=12.0, answered=5),
+        "c": status("c", at=12.0, answered=5),
+    }
+
+    assert rates(before, now) == {"a": 100.0, "b": 0.0, "c": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("members", "paused", "state"),
+    [
+        ([view(), view()], False, "running"),
+        ([view(), view("starting")], False, "starting"),
+        ([view(), view("retrying")], False, "retrying"),
+        ([view(), view(outdated=True)], False, "starting"),
+        ([view(), view("waiting", "was ended by SIGKILL")], False, "degraded"),
+        ([view("waiting", "no"), view("waiting", "no")], False, "failed"),
+        ([view("paused"), view("paused")], True, "paused"),
+        ([view("paused"), view("waiting", "no")], True, "degraded"),
+    ],
+)
+def test_the_state_of_a_stream_is_one_word(
+    members: list[WorkerView],
+    paused: bool,
+    state: str,
+) -> None:
+    assert state_of(members, wanted=2, paused=paused) == state

@@ -1,0 +1,121 @@
+"""What may stand under `streams`, and how its mistakes are told."""
+
+from pathlib import Path
+
+import pytest
+
+from headrace.core.spec import SpecError, StreamSpec, parse_spec
+
+SPEC = """
+version: 1
+endpoints:
+  - {name: fraud, model: /models/fraud.onnx}
+streams:
+  - name: pay
+    model: ./m.onnx
+    source: {broker: "log:demo", topics: [in]}
+    sink: {topic: out}
+"""
+
+
+def parsed(text: str) -> StreamSpec:
+    return parse_spec(text, base_dir=Path("/models")).streams[0]
+
+
+def test_what_is_left_out_has_a_default_that_loses_nothing() -> None:
+    stream = parsed(SPEC)
+
+    assert stream.model == "/models/m.onnx"
+    assert stream.source.start == "earliest"
+    assert (stream.delivery, stream.errors.policy) == ("at_least_once", "dead_letter")
+    assert stream.dead_letter_topic == "pay-dead-letters"
+    assert (stream.bounds.min, stream.bounds.max) == (1, 1)
+
+
+def test_a_stream_that_skips_has_no_topic_for_dead_letters() -> None:
+    stream = parsed(SPEC + "    errors: {policy: skip}\n")
+
+    assert stream.dead_letter_topic == ""
+
+
+def test_workers_may_be_a_number_or_bounds() -> None:
+    assert parsed(SPEC + "    workers: 3\n").bounds.max == 3
+    bounds = parsed(SPEC + "    workers: {min: 2, max: 8, target_lag_s: 5}\n").bounds
+    assert (bounds.min, bounds.max, bounds.target_lag_s) == (2, 8, 5.0)
+
+
+def test_a_stream_may_ask_an_endpoint_of_the_file() -> None:
+    stream = parsed(SPEC.replace("model: ./m.onnx", "endpoint: fraud"))
+
+    assert (stream.model, stream.endpoint) == (None, "fraud")
+
+
+def test_a_document_says_what_was_written_and_is_read_again() -> None:
+    spec = parse_spec(SPEC + "    workers: {max: 4}\n", base_dir=Path("/models"))
+
+    assert parse_spec(spec.document()) == spec
+    assert spec.document()["streams"][0]["workers"] == {"max": 4}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "said"),
+    [
+        ("topic: out", "topic: in", "streams[0].sink.topic (line 9)", "for ever"),
+        ("model: ./m.onnx", "endpoint: nobody", "streams[0].endpoint (line 7)", "there are: fraud"),
+        ("model: ./m.onnx", "paused: true", "streams[0] (line 6)", "needs 'model'"),
+        ("model: ./m.onnx", "model: 'a b'", "streams[0].model", "neither an absolute path"),
+        ("[in]", "[]", "streams[0].source.topics (line 8)", "at least 1"),
+        ("[in]", '["a b"]', "streams[0].source.topics[0] (line 8)", "does not fit"),
+        ("broker:", "brokr:", "streams[0].source.brokr (line 8)", "did you mean 'broker'?"),
+        ("name: pay", "name: '../x'", "streams[0].name (line 6)", "does not fit"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place(old: str, new: str, place: str, said: str) -> None:
+    text = SPEC.replace(old, new)
+
+    with pytest.raises(SpecError) as error:
+        parse_spec(text, base_dir=None if "a b" in new else Path("/models"))
+
+    assert place in str(error.value)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "said"),
+    [
+        ("workers: 0", "streams[0].workers", "greater than or equal to 1"),
+        ("workers: {min: 5, max: 2}", "streams[0].workers.min", "more than 'max', 2"),
+        ("endpoint: fraud", "streams[0].endpoint", "exclude each other"),
+        ("api_key_file: k", "streams[0].api_key_file", "is for a stream with 'endpoint'"),
+        ("dead_letters: in", "streams[0].dead_letters", "would never end"),
+        ("dead_letters: out", "streams[0].dead_letters", "take another topic"),
+        ("delivery: once", "streams[0].delivery", "'exactly_once'"),
+        ("errors: {max_delay_s: 0.01}", "streams[0].errors.max_delay_s", "less than the first"),
+        ("format: {kind: csv}", "streams[0].format.kind", "'json'"),
+    ],
+)
+def test_what_disagrees_is_told_too(line: str, place: str, said: str) -> None:
+    with pytest.raises(SpecError) as error:
+        parsed(f"{SPEC}    {line}\n")
+
+    assert place in str(error.value)
+    assert said in str(error.value)
+
+
+def test_two_streams_have_two_names() -> None:
+    again = SPEC[SPEC.index("  - name: pay") :]
+
+    with pytest.raises(SpecError, match=r"'pay' is already the name of streams\[0\]"):
+        parsed(SPEC + again)
+
+
+def test_dead_letters_of_a_stream_that_keeps_none_are_a_mistake() -> None:
+    with pytest.raises(SpecError, match="policy: stop"):
+        parsed(SPEC + "    dead_letters: dead\n    errors: {policy: stop}\n")
+
+
+def test_a_stream_with_an_endpoint_leaves_the_model_to_it() -> None:
+    text = SPEC.replace("model: ./m.onnx", "endpoint: fraud") + "    allow_code: true\n"
+
+    with pytest.raises(SpecError, match="'endpoint', which has its own"):
+        parsed(text)
