@@ -1,6 +1,7 @@
 """How many workers a stream gets, over hours of virtual time."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -71,7 +72,7 @@ def test_a_backlog_is_drained_and_then_workers_go_one_by_one() -> None:
     log.run(600, arrivals=90.0)
     peak = max(log.counts)
     log.run(3 * 3600, arrivals=90.0)
-    steps = [a - b for a, b in zip(log.counts, log.counts[1:], strict=False)]
+    steps = [a - b for a, b in pairwise(log.counts)]
 
     assert peak == 8
     assert log.lag == 0.0
@@ -96,7 +97,7 @@ def test_a_count_holds_while_the_last_change_takes_effect() -> None:
     changes = [i for i in range(1, len(log.counts)) if log.counts[i] != log.counts[i - 1]]
 
     assert len(changes) >= 2
-    assert min(b - a for a, b in zip(changes, changes[1:], strict=False)) >= SETTLE_S
+    assert min(b - a for a, b in pairwise(changes)) >= SETTLE_S
 
 
 def test_there_are_never_more_than_partitions() -> None:

@@ -161,7 +161,7 @@ def test_a_rate_is_between_two_looks_and_a_new_process_begins_at_zero() -> None:
 )
 def test_the_state_of_a_stream_is_one_word(
     members: list[WorkerView],
-    paused: bool,
+    paused: bool,  # noqa: FBT001  # a column of the table
     state: str,
 ) -> None:
     assert state_of(members, wanted=2, paused=paused) == state

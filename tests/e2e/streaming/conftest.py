@@ -1,0 +1,148 @@
+"""Streams as people run them: the command, an embedded log, a real model."""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from headrace.core import NotFoundError
+from headrace.streaming.brokers.log import LogBroker
+from headrace.streaming.records import Record
+from tests.e2e.cli.conftest import MakeShell, Shell, make_shell
+
+__all__ = ["make_shell"]
+
+PATIENCE_S = 60.0
+WIDTH = 32
+
+
+def wait_for(what: Callable[[], Any], *, timeout_s: float = PATIENCE_S) -> Any:
+    """What `what` says as soon as it is true."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"not true after {timeout_s:g} s; last: {found!r}"
+        time.sleep(0.1)
+    return found
+
+
+def rows(count: int, *, first: int = 0) -> list[dict[str, Any]]:
+    chance = np.random.default_rng(first + 1)
+    return [
+        {"id": f"c{first + i}", "input": chance.random(WIDTH).round(3).tolist()}
+        for i in range(count)
+    ]
+
+
+def lines(records: list[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(record).encode() + b"\n" for record in records)
+
+
+@dataclass(slots=True)
+class Streams:
+    """A folder with a model and an embedded log."""
+
+    shell: Shell
+
+    @property
+    def broker(self) -> str:
+        return "log:demo"
+
+    def send(self, records: list[dict[str, Any]], *, raw: bytes = b"", partitions: int = 2) -> None:
+        done = self.shell.run(
+            *("stream", "send", "in", "--broker", self.broker),
+            *("--key", "id", "--partitions", str(partitions)),
+            stdin=lines(records),
+        )
+        assert done.returncode == 0, done.stderr
+        if raw:
+            done = self.shell.run("stream", "send", "in", "--broker", self.broker, stdin=raw)
+            assert done.returncode == 0, done.stderr
+
+    def records(self, topic: str) -> list[Record]:
+        """All of a topic; nothing while it is not there."""
+        broker = LogBroker(self.shell.home / "streams" / "demo")
+        try:
+            after = {place: first for place, (first, _) in broker.ends(topic).items()}
+            return broker.read(topic, after=after, most=1_000_000)
+        except NotFoundError:
+            return []
+        finally:
+            broker.close()
+
+    def count(self, topic: str) -> int:
+        done = self.shell.run("stream", "read", topic, "--broker", self.broker)
+        return len(done.stdout.splitlines()) if done.returncode == 0 else 0
+
+    def answers(self, topic: str) -> list[dict[str, Any]]:
+        return [json.loads(record.value or b"") for record in self.records(topic)]
+
+    def json(self, *arguments: str) -> Any:
+        done = self.shell.run("stream", *arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def expected(self, records: list[dict[str, Any]]) -> Any:
+        """What the model says, asked without any of this."""
+        session = onnxruntime.InferenceSession(str(self.shell.folder / "mlp.onnx"))
+        name = session.get_inputs()[0].name
+        inputs = np.asarray([record["input"] for record in records], np.float32)
+        return session.run(None, {name: inputs})[0]
+
+    def spec(self, text: str) -> Path:
+        path = self.shell.folder / "headrace.yaml"
+        path.write_text(text)
+        return path
+
+
+@pytest.fixture
+def streams(make_shell: MakeShell) -> Streams:
+    return Streams(make_shell())
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(streams: Streams) -> Iterator[Start]:
+    """Starts commands that are ended with the test."""
+    running: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: str) -> "subprocess.Popen[str]":
+        running.append(streams.shell.start(*arguments))
+        return running[-1]
+
+    yield begin
+    for process in running:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+def children(pid: int) -> list[int]:
+    """The processes that `pid` started."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
+def workers(pid: int) -> list[int]:
+    """Those that are stream workers."""
+    return [child for child in children(pid) if is_worker(child)]
+
+
+def is_worker(pid: int) -> bool:
+    try:
+        return b"headrace.streaming" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False

@@ -1,0 +1,172 @@
+"""Streams under the control plane: adopted, replaced, paused, and no business of requests."""
+
+import json
+import os
+import signal
+import urllib.request
+from typing import Any
+
+import pytest
+
+from headrace.control.process import start_ticks
+from headrace.control.settings import read_control_file
+from tests.e2e.cli.conftest import PORTS
+from tests.e2e.streaming.conftest import Streams, is_worker, rows, wait_for
+
+pytestmark = pytest.mark.e2e
+
+SPEC = """
+version: 1
+endpoints:
+  - {name: mlp, model: ./mlp.onnx}
+streams:
+  - name: own
+    model: ./mlp.onnx
+    source: {broker: "log:demo", topics: [in]}
+    sink: {topic: out, key: id}
+    delivery: exactly_once
+    workers: 2
+  - name: through
+    endpoint: mlp
+    source: {broker: "log:demo", topics: [in]}
+    sink: {topic: out-2}
+"""
+
+
+def view(streams: Streams, name: str = "own") -> Any:
+    return streams.json("status", name)
+
+
+def is_running(streams: Streams, *names: str) -> bool:
+    return all(view(streams, name)["state"] == "running" for name in names or ("own", "through"))
+
+
+def pids(streams: Streams, name: str = "own") -> list[int]:
+    return [member["pid"] for member in view(streams, name)["members"]]
+
+
+def up(streams: Streams) -> int:
+    """Start the control plane; its pid."""
+    done = streams.shell.run("up", "headrace.yaml", "--detach", *PORTS)
+    assert done.returncode == 0, done.stderr
+    found = read_control_file(streams.shell.home)
+    assert found is not None
+    return found.pid
+
+
+@pytest.fixture
+def system(streams: Streams) -> Streams:
+    streams.spec(SPEC)
+    streams.send(rows(100))
+    up(streams)
+    wait_for(lambda: is_running(streams))
+    return streams
+
+
+def test_streams_run_pause_and_outlive_their_control_plane(system: Streams) -> None:
+    wait_for(lambda: system.count("out") == 100 and system.count("out-2") == 100)
+    before = pids(system)
+    assert system.shell.run("stream", "pause", "own").returncode == 0
+    wait_for(lambda: view(system)["state"] == "paused")
+    system.send(rows(60, first=100))
+    wait_for(lambda: system.count("out-2") == 160)
+    wait_for(lambda: view(system)["lag_records"] == 60)
+    control = read_control_file(system.shell.home)
+    assert control is not None
+    os.kill(control.pid, signal.SIGKILL)
+    wait_for(lambda: start_ticks(control.pid) is None)
+    system.send(rows(10, first=160))
+    wait_for(lambda: system.count("out-2") == 170)  # nobody looks after it, and it goes on
+    up(system)
+
+    wait_for(lambda: view(system)["state"] == "paused")
+    assert pids(system) == before
+    assert system.count("out") == 100
+    assert system.shell.run("stream", "resume", "own").returncode == 0
+    wait_for(lambda: system.count("out") == 170)
+    wait_for(lambda: is_running(system))
+    assert pids(system) == before
+    events = json.loads(system.shell.run("events", "--json", "-n", "100").stdout or "[]")
+    assert {"StreamRunning", "StreamPaused"} <= {event["reason"] for event in events}
+
+
+def test_a_new_spec_replaces_workers_and_loses_and_repeats_nothing(system: Streams) -> None:
+    wait_for(lambda: system.count("out") == 100)
+    before = pids(system)
+    system.spec(SPEC.replace("workers: 2", "workers: 2\n    max_batch_size: 16"))
+    applied = system.shell.run("apply", "-f", "headrace.yaml")
+    sent = 100
+    while any(start_ticks(pid) is not None for pid in before):
+        system.send(rows(20, first=sent))
+        sent += 20
+    wait_for(lambda: is_running(system))
+    wait_for(lambda: system.count("out") >= sent)
+
+    keys = [record.key for record in system.records("out")]
+    assert "stream 'own' changed" in applied.stderr
+    assert not set(before) & set(pids(system))
+    assert sorted(keys, key=repr) == sorted((f"c{i}".encode() for i in range(sent)), key=repr)
+
+
+def test_a_worker_that_dies_comes_back_and_requests_never_notice(system: Streams) -> None:
+    [victim, other] = pids(system)
+    os.kill(victim, signal.SIGKILL)
+    asked = system.shell.run("infer", "mlp", "-d", json.dumps([rows(1)[0]["input"]]))
+    wait_for(lambda: is_running(system, "own") and victim not in pids(system))
+
+    told = view(system)
+    assert asked.returncode == 0, asked.stderr
+    assert other in pids(system)
+    assert told["restarts"] == 1
+    control = read_control_file(system.shell.home)
+    assert control is not None
+    with urllib.request.urlopen(control.metrics_url, timeout=10) as answer:  # noqa: S310  # ours
+        metrics = answer.read().decode()
+    assert 'headrace_stream_workers_ready{stream="own"} 2' in metrics
+    assert 'headrace_stream_worker_restarts_total{stream="own"} 1' in metrics
+    assert 'headrace_stream_records_answered_total{worker="own-1",stream="own"}' in metrics
+    assert 'headrace_stream_lag_records{worker="through-0",stream="through"' in metrics
+
+
+def test_what_is_not_wanted_ends_and_so_does_everything_with_the_system(system: Streams) -> None:
+    gone, kept = pids(system, "own"), pids(system, "through")
+    only = SPEC[: SPEC.index("  - name: own")] + SPEC[SPEC.index("  - name: through") :]
+    refused = system.shell.run("apply", "-f", str(system.spec(only.replace("mlp}", "mlp2}"))))
+    system.spec(only)
+    applied = system.shell.run("apply", "-f", "headrace.yaml")
+    wait_for(lambda: not any(map(is_worker, gone)))
+    names = [one["name"] for one in system.json("status")]
+    system.shell.run("down")
+
+    assert "stream 'own' removed" in applied.stderr
+    assert names == ["through"]
+    assert refused.returncode == 1
+    assert not any(map(is_worker, kept))
+
+
+def test_down_ends_workers_whose_control_plane_was_killed(system: Streams) -> None:
+    control = read_control_file(system.shell.home)
+    assert control is not None
+    os.kill(control.pid, signal.SIGKILL)
+    running = [*pids_of_home(system)]
+    done = system.shell.run("down")
+
+    assert running
+    assert "without a control plane" in done.stderr
+    assert not any(map(is_worker, running))
+
+
+def pids_of_home(streams: Streams) -> list[int]:
+    """By what workers left on disk: nobody answers."""
+    records = (streams.shell.home / "run" / "streams").glob("*.json")
+    found = [json.loads(path.read_text()) for path in records]
+    return [record["pid"] for record in found if "pid" in record]
+
+
+def test_an_endpoint_that_a_stream_asks_cannot_be_taken_away(system: Streams) -> None:
+    undone = system.shell.run("undo", "mlp")
+    started = system.shell.run("events", "-n", "5")
+
+    assert started.returncode == 0
+    assert undone.returncode == 1
+    assert is_running(system, "through")
