@@ -34,7 +34,11 @@ from scripts.reference.enums import word_table
 from scripts.reference.errors import code_table, error_table
 from scripts.reference.events import event_table, phase_table
 from scripts.reference.management import management_sections
-from scripts.reference.metrics import pool_metric_table, replica_metric_table
+from scripts.reference.metrics import (
+    pool_metric_table,
+    replica_metric_table,
+    stream_metric_table,
+)
 from scripts.reference.settings import settings_section
 from scripts.reference.spec import spec_sections
 from scripts.reference.walk import walk_sections
@@ -62,6 +66,7 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "replica metrics": replica_metric_table,
     "replica settings": lambda: "\n".join(settings_section(kind) for kind in _SETTINGS),
     "runtimes": lambda: "\n".join(map(class_section, (Runtime, Model, LoadOptions, PythonModel))),
+    "stream metrics": stream_metric_table,
     "spec": lambda: spec_sections(json_schema()),
     "walk": walk_sections,
 }

@@ -4,12 +4,15 @@ import asyncio
 import re
 from typing import Any, cast
 
-from headrace.core import PoolSettings, ReplicaSettings
+from headrace.core import Code, PoolSettings, ReplicaSettings
 from headrace.observe import ModelStatistics
 from headrace.serving.exposition import exposition
 from headrace.serving.pool import Pool
 from headrace.serving.pool_metrics import pool_exposition
 from headrace.serving.state import ReplicaState
+from headrace.streaming.counters import Counters
+from headrace.streaming.exposition import exposition as stream_exposition
+from headrace.streaming.status import PlaceStatus, StreamStatus
 from scripts.reference.text import cell
 
 _SETTINGS = ReplicaSettings(model_name="digits", model_version="1", path="")
@@ -28,6 +31,14 @@ def pool_metric_table() -> str:
     pool = Pool(PoolSettings(name="small"), trial=unused, loader=unused)
     pool.declare([_SETTINGS])
     return _table(asyncio.run(pool_exposition(pool)).decode(), prefix="headrace_pool_")
+
+
+def stream_metric_table() -> str:
+    """The same of a stream's worker."""
+    place = PlaceStatus(topic="in", partition=0, lag_records=0, lag_s=0.0)
+    status = StreamStatus(stream="pay", member="pay-0", places=[place])
+    counters = Counters(without={Code.INVALID_ARGUMENT: 1})
+    return _table(stream_exposition(counters, status).decode())
 
 
 def _table(text: str, *, prefix: str = "") -> str:

@@ -38,6 +38,7 @@ STORIES = (
     "docs/how-to/serve.md",
     "docs/how-to/features.md",
     "docs/how-to/batch.md",
+    "docs/how-to/streams.md",
     "docs/how-to/pipelines.md",
     "docs/how-to/secure-models.md",
     "docs/how-to/push-models.md",

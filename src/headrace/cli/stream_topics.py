@@ -151,7 +151,10 @@ def read(
         typer.Option("--limit", "-n", min=1, help="So many at most.", show_default="all"),
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Go on with what comes, until Ctrl-C.")
+        bool,
+        typer.Option(
+            "--follow", help="Go on with what comes, until Ctrl-C; waits for the topic too."
+        ),
     ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="An object a record: key, value, headers, offset, time.")
@@ -174,12 +177,34 @@ def read(
     from headrace.core import SystemClock
 
     with closing(open_broker_of(broker, home)) as opened:
-        after = {place: first for place, (first, _) in opened.ends(topic).items()}
+        after = first_offsets(opened, topic, waits=follow)
         if since:
             after = dict(opened.offsets_at(topic, moment(since, now=SystemClock().now())))
         found = records_of(opened, topic, after, follow=follow)
         for record in itertools.islice(found, limit):
             write(record_json(record) if json else value_text(record))
+
+
+def first_offsets(broker: "Broker", topic: str, *, waits: bool) -> "dict[Place, int]":
+    """Where each partition begins.
+
+    Args:
+        waits: For the topic, if it is not there yet.
+
+    Raises:
+        NotFoundError: It is not there.
+    """
+    import time
+
+    from headrace.core import NotFoundError
+
+    while True:
+        try:
+            return {place: first for place, (first, _) in broker.ends(topic).items()}
+        except NotFoundError:
+            if not waits:
+                raise
+        time.sleep(_LOOK_S)
 
 
 def records_of(
