@@ -252,9 +252,8 @@ def stream_disagreements(document: Mapping[Any, Any]) -> list[SpecMistake]:
     """What is wrong between fields of streams that may each be right; of the raw document."""
     found: list[SpecMistake] = []
     first_use: dict[str, int] = {}
-    endpoints = {
-        one.get("name") for one in _items(document.get("endpoints")) if isinstance(one, Mapping)
-    }
+    items = [one for one in _items(document.get("endpoints")) if isinstance(one, Mapping)]
+    endpoints = [name for one in items if isinstance(name := one.get("name"), str)]
     for i, stream in enumerate(_items(document.get("streams"))):
         if not isinstance(stream, Mapping):
             continue
@@ -267,7 +266,7 @@ def stream_disagreements(document: Mapping[Any, Any]) -> list[SpecMistake]:
     return found
 
 
-def _of_one(stream: Mapping[Any, Any], place: str, endpoints: set[Any]) -> list[SpecMistake]:
+def _of_one(stream: Mapping[Any, Any], place: str, endpoints: list[str]) -> list[SpecMistake]:
     said = [
         *_what_scores(stream, place, endpoints),
         *_topics(stream, place),
@@ -279,7 +278,7 @@ def _of_one(stream: Mapping[Any, Any], place: str, endpoints: set[Any]) -> list[
 
 
 def _what_scores(
-    stream: Mapping[Any, Any], place: str, endpoints: set[Any]
+    stream: Mapping[Any, Any], place: str, endpoints: list[str]
 ) -> list[tuple[str, str]]:
     model, endpoint = stream.get("model"), stream.get("endpoint")
     if model is not None and endpoint is not None:
@@ -296,8 +295,7 @@ def _what_scores(
         if stream.get(key)
     ]
     if isinstance(endpoint, str) and endpoint not in endpoints:
-        known = sorted(name for name in endpoints if isinstance(name, str))
-        told = f"there are: {', '.join(known)}" if known else "'endpoints' names none"
+        told = f"there are: {', '.join(endpoints)}" if endpoints else "'endpoints' names none"
         found.append((f"{place}.endpoint", f"there is no endpoint {endpoint!r}; {told}"))
     return found
 
@@ -322,7 +320,7 @@ def _topics(stream: Mapping[Any, Any], place: str) -> list[tuple[str, str]]:
         found.append((f"{place}.dead_letters", message))
     errors = stream.get("errors")
     policy = errors.get("policy") if isinstance(errors, Mapping) else None
-    if letters is not None and policy in {"skip", "stop"}:
+    if letters is not None and policy in ("skip", "stop"):
         message = f"stands beside `policy: {policy}`, which sends nothing there"
         found.append((f"{place}.dead_letters", message))
     return found
