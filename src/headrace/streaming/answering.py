@@ -14,7 +14,7 @@ from headrace.engine import BatchQueue, Ticket
 from headrace.engine.collate import Shapes, join, split
 from headrace.scoring.scorer import Scored, Scorer
 from headrace.streaming.backoff import may_pass
-from headrace.streaming.codec import Codec, Group
+from headrace.streaming.codec import NOTHING_ADDED, Added, Codec, Group
 from headrace.streaming.outcomes import Result, TooOldError
 from headrace.streaming.records import Record
 
@@ -60,24 +60,29 @@ class Answerer:
         self._shapes = Shapes(scorer.signature, self._plan)
         self._counted = Counted()
 
-    def answer(self, records: Sequence[Record], *, now_s: float) -> list[Result]:
+    def answer(
+        self, records: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
+    ) -> list[Result]:
         """The answer to each record, or why it has none.
 
         Args:
             now_s: Unix time, to know which ones are too old.
+            added: Fields that the records have beside their own.
 
         Raises:
             HeadraceError: What stands in the way of all of them, and may pass.
         """
-        results: dict[int, Result] = {}
+        results: dict[int, Result] = dict(added.errors)
         fresh = records
         places: Sequence[int] = range(len(records))
         if self._max_age_s != math.inf:
-            results = self._too_old(records, now_s)
+            results |= self._too_old(records, now_s)
+        if results:
             places = [at for at in places if at not in results]
             fresh = [records[at] for at in places]
+            added = added.of(places)
         if fresh:
-            decoded = self._codec.decode(fresh)
+            decoded = self._codec.decode(fresh, added)
             results.update((places[at], error) for at, error in decoded.errors.items())
             for run in self._runs(decoded.groups):
                 self._run(run, places, results)

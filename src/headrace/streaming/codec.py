@@ -1,8 +1,8 @@
 """How do records become rows of tensors, and a model's outputs the answers to records?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from headrace.core import HeadraceError, Tensors
 from headrace.streaming.records import Record
@@ -39,11 +39,35 @@ class Decoded:
     errors: dict[int, HeadraceError] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Added:
+    """Fields that records have besides their own, such as what windows come to.
+
+    `columns`: by name, a value for each record; those of `errors` have one that means nothing.
+    `errors`: why a record cannot be scored, by its place.
+    """
+
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    errors: Mapping[int, HeadraceError] = field(default_factory=dict)
+
+    def of(self, places: Sequence[int]) -> "Added":
+        """For these records only, in this order."""
+        errors = {at: self.errors[place] for at, place in enumerate(places) if place in self.errors}
+        columns = {name: [one[at] for at in places] for name, one in self.columns.items()}
+        return Added(columns=columns, errors=errors)
+
+
+NOTHING_ADDED: Final = Added()
+
+
 class Codec(Protocol):
     """Turns records into tensors and back. Used by one thread."""
 
-    def decode(self, records: Sequence[Record]) -> Decoded:
+    def decode(self, records: Sequence[Record], added: Added = NOTHING_ADDED) -> Decoded:
         """Every record is in a group or in the errors.
+
+        Args:
+            added: Fields of these records beside what they hold themselves; without errors.
 
         Raises:
             HeadraceError: What stands in the way of every record.

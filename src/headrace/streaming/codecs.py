@@ -4,7 +4,13 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
-from headrace.core import InvalidArgumentError, ModelSignature, TensorSpec, UnsupportedError
+from headrace.core import (
+    Datatype,
+    InvalidArgumentError,
+    ModelSignature,
+    TensorSpec,
+    UnsupportedError,
+)
 from headrace.protocol.inputs import InputTensor, ModelInputs
 from headrace.scoring.scorer import Scorer
 from headrace.streaming.codec import Codec
@@ -12,6 +18,7 @@ from headrace.streaming.fields import FieldCodec, Source, Written
 from headrace.streaming.formats import FieldSpec, Format, Layout
 from headrace.streaming.open_inference import OpenInferenceCodec
 from headrace.streaming.settings import FormatKind, FormatSettings, StreamSettings
+from headrace.streaming.windows.settings import Function
 
 _MODULES: Final = {
     FormatKind.JSON: "json_objects",
@@ -20,6 +27,8 @@ _MODULES: Final = {
     FormatKind.PROTOBUF: "protobuf",
 }
 _MATRIX_RANK: Final = 2
+_FLOATS: Final = frozenset({Datatype.FP16, Datatype.FP32, Datatype.FP64})
+_WHOLE: Final = frozenset({Datatype.INT32, Datatype.INT64, Datatype.UINT32, Datatype.UINT64})
 
 
 def make_codec(settings: StreamSettings, scorer: Scorer) -> Codec:
@@ -39,9 +48,12 @@ def make_codec(settings: StreamSettings, scorer: Scorer) -> Codec:
     key = settings.output.key
     passed = tuple(dict.fromkeys((*answered, *((key,) if key else ()))))
     _check_names(inputs, passed, outputs, answered)
-    known = {spec.name for spec in inputs}
+    added = check_added(settings, inputs)
+    known = {*(spec.name for spec in inputs), *added}
     reading = Layout(
-        inputs=inputs, outputs=(), passed=tuple(name for name in passed if name not in known)
+        inputs=tuple(spec for spec in inputs if spec.name not in added),
+        outputs=(),
+        passed=tuple(name for name in passed if name not in known),
     )
     writing = Layout(
         inputs=(),
@@ -72,6 +84,27 @@ def make_format(settings: FormatSettings, layout: Layout) -> Format:
         raise UnsupportedError(msg) from error
     made: Format = module.make_format(settings, layout)
     return made
+
+
+def check_added(settings: StreamSettings, inputs: Sequence[FieldSpec]) -> frozenset[str]:
+    """The fields that no record has by itself, after a check that inputs can take them.
+
+    Raises:
+        InvalidArgumentError: An input that a window is mapped to is of another datatype.
+    """
+    windows = {} if settings.windows is None else {w.name: w for w in settings.windows.windows}
+    for spec in inputs:
+        window = windows.get(spec.name)
+        if window is None:
+            continue
+        whole = window.function is Function.COUNT and spec.datatype in _WHOLE
+        if not (whole or spec.datatype in _FLOATS) or spec.shape not in ((), (1,), (-1,)):
+            msg = (
+                f"window '{window.name}' is a {window.function}, which an input of datatype "
+                f"{spec.datatype} and shape {list(spec.shape)} cannot take"
+            )
+            raise InvalidArgumentError(msg)
+    return frozenset(windows)
 
 
 def wanted_outputs(settings: StreamSettings, signature: ModelSignature) -> list[TensorSpec]:

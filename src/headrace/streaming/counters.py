@@ -11,6 +11,24 @@ ROWS_BOUNDS = tuple(float(1 << power) for power in range(14))
 
 
 @dataclass(slots=True)
+class WindowCounters:
+    """What happened to windows.
+
+    `late`: records that came too late. `keys` in memory, now. `opened` states, and `rebuilt` ones:
+    those that were made again of the log, of which `incomplete` may miss what it has forgotten.
+    `restored_records`: that were read only for that.
+    """
+
+    late: int = 0
+    keys: int = 0
+    opened: int = 0
+    rebuilt: int = 0
+    incomplete: int = 0
+    restored_records: int = 0
+    checkpoints: Histogram = field(default_factory=Histogram)
+
+
+@dataclass(slots=True)
 class Counters:
     """What happened since the worker started.
 
@@ -34,6 +52,7 @@ class Counters:
     gained: int = 0
     given_up: int = 0
     lost: int = 0
+    windows: WindowCounters = field(default_factory=WindowCounters)
 
     def scored(self, *, seconds: float, runs: int, rows: int) -> None:
         """A batch was scored, or tried."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from headrace.observe import told
 from headrace.observe.text import histogram_lines, metric_head, single
-from headrace.streaming.counters import Counters
+from headrace.streaming.counters import Counters, WindowCounters
 from headrace.streaming.status import State, StreamStatus
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -21,6 +21,7 @@ def exposition(counters: Counters, status: StreamStatus) -> bytes:
     lines = (
         *_counts(counters, labels),
         *_histograms(counters, labels),
+        *_windows(counters.windows, labels),
         *_state(status, labels),
         *_process(labels),
     )
@@ -60,6 +61,24 @@ def _histograms(counters: Counters, labels: str) -> Iterator[str]:
     places = range(len(batches.bounds))
     text = "Records of a micro-batch."
     yield from histogram_lines("headrace_stream_batch_records", text, batches, labels, places)
+
+
+def _windows(counters: WindowCounters, labels: str) -> Iterator[str]:
+    """Nothing for streams that have none."""
+    if not (counters.opened or counters.rebuilt or counters.checkpoints.count):
+        return
+    for name, text, value in (
+        ("late_records", "Records that came too late for windows.", counters.late),
+        ("states_opened", "States of windows that were found and read on from.", counters.opened),
+        ("states_rebuilt", "States of windows that were made again of the log.", counters.rebuilt),
+        ("states_incomplete", "Those of them that the log had not all for.", counters.incomplete),
+        ("restored_records", "Records read again for windows only.", counters.restored_records),
+    ):
+        yield from single(f"headrace_stream_window_{name}_total", "counter", text, labels, value)
+    name, text = "headrace_stream_window_keys", "Keys whose windows are in memory."
+    yield from single(name, "gauge", text, labels, counters.keys)
+    name, text = "headrace_stream_window_checkpoint_seconds", "Seconds to write windows' states."
+    yield from histogram_lines(name, text, counters.checkpoints, labels, _PLACES)
 
 
 def _state(status: StreamStatus, labels: str) -> Iterator[str]:

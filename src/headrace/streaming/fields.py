@@ -5,7 +5,7 @@ alone, so that the bad ones are known and the others stay together.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from headrace.core import Array, HeadraceError, InvalidArgumentError, Tensors
 from headrace.protocol.inputs import InputTensor
 from headrace.protocol.values import flatten, nested_shape
-from headrace.streaming.codec import Answer, Decoded, Group
+from headrace.streaming.codec import NOTHING_ADDED, Added, Answer, Decoded, Group
 from headrace.streaming.formats import Column, Fields, Format
 from headrace.streaming.records import Record
 
@@ -52,7 +52,7 @@ class FieldCodec:
         self._written = written
         self._batched = batched
 
-    def decode(self, records: Sequence[Record]) -> Decoded:
+    def decode(self, records: Sequence[Record], added: Added = NOTHING_ADDED) -> Decoded:
         """As `Codec.decode`."""
         fields = self._reads.decode(records)
         errors = dict(fields.errors)
@@ -62,6 +62,9 @@ class FieldCodec:
             good = range(len(records))
         if not good:
             return Decoded(groups=(), errors=errors)
+        if added.columns:
+            more = {name: _pick(column, good) for name, column in added.columns.items()}
+            fields = replace(fields, columns={**fields.columns, **more})
         groups: list[Group] = []
         for indexes in self._alike(fields.columns, len(good), good, errors):
             groups += self._groups(fields, indexes, good, records, errors)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from headrace.core import HeadraceError
+from headrace.streaming.codec import NOTHING_ADDED, Added
 from headrace.streaming.records import NewRecord, Place, Record
 
 
@@ -34,10 +35,11 @@ class Batch:
 
     `taken_at`, `again_at`, `failing_since`: monotonic. `again_at`: when it is to be tried again;
     None while it runs, or is done. `outcomes`: one for each record; None while there are none.
-    `gone`: places whose records are no longer this member's.
+    `gone`: places whose records are no longer this member's. `added`: fields beside their own.
     """
 
     records: Sequence[Record]
+    added: Added = NOTHING_ADDED
     taken_at: float = 0.0
     tries: int = 0
     failing_since: float | None = None

@@ -14,7 +14,7 @@ from headrace.core import (
     Tensors,
 )
 from headrace.protocol import InferDecoder, InferEncoder
-from headrace.streaming.codec import Answer, Decoded, Group
+from headrace.streaming.codec import NOTHING_ADDED, Added, Answer, Decoded, Group
 from headrace.streaming.formats import without_value
 from headrace.streaming.records import Record
 
@@ -27,8 +27,9 @@ class OpenInferenceCodec:
         self._decoder = InferDecoder(name, version, signature)
         self._encoder = InferEncoder(name, version, signature)
 
-    def decode(self, records: Sequence[Record]) -> Decoded:
-        """As `Codec.decode`; each record is a group."""
+    def decode(self, records: Sequence[Record], added: Added = NOTHING_ADDED) -> Decoded:
+        """As `Codec.decode`; each record is a group, and nothing can be added to it."""
+        assert not added.columns  # the settings were checked
         groups: list[Group] = []
         errors: dict[int, HeadraceError] = {}
         for place, record in enumerate(records):

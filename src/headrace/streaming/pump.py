@@ -11,14 +11,18 @@ from typing import Final, Protocol
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
 from headrace.streaming.backoff import Backoff
 from headrace.streaming.broker import Session
+from headrace.streaming.codec import NOTHING_ADDED
 from headrace.streaming.counters import Counters
 from headrace.streaming.holding import Holding
 from headrace.streaming.intake import Intake
 from headrace.streaming.ledger import Batch, Due, Ledger, Outcome
 from headrace.streaming.outcomes import Writer
 from headrace.streaming.records import Place
+from headrace.streaming.windows.keeping import Windows
 
 LONGEST_POLL_S: Final = 0.25
+CHECKPOINT_S: Final = 0.5
+"""So long a checkpoint of windows waits for what was delivered to be safe, before it gives up."""
 
 
 class StoppedByRecordError(FailedPreconditionError):
@@ -85,7 +89,9 @@ class Pump:
         *,
         clock: Clock,
         chance: Callable[[], float],
+        windows: Windows | None = None,
     ) -> None:
+        self.windows = windows
         self.intake = Intake(
             max_batch_size=settings.max_batch_size, max_delay_s=settings.max_delay_s
         )
@@ -114,6 +120,8 @@ class Pump:
         """
         now = self._clock.monotonic()
         self._advance(now)
+        if self.windows is not None and self.windows.is_due(now):
+            self._checkpoint(self.windows, within_s=CHECKPOINT_S)
         room = 0 if self.is_paused or self._is_ending else self.intake.room
         self._hold(now, room)
         records = self.session.poll(
@@ -122,6 +130,8 @@ class Pump:
         if self._over is not None:
             raise self._over
         if records:
+            if self.windows is not None:
+                records = self.windows.to_score(records)
             self._counters.read += len(records)
             self.intake.put(records, self._clock.monotonic())
 
@@ -136,14 +146,20 @@ class Pump:
         while len(self.ledger) and not self.ledger.waiting() and self._clock.monotonic() < until:
             self.turn()
         self._deliver(force=True)
-        self.session.flush(max(until - self._clock.monotonic(), 0.0))
+        self._settle(until)
 
     def gained(self, places: Sequence[Place]) -> Mapping[Place, int] | None:
-        """As `Rebalanced`: read from where the group is."""
+        """As `Rebalanced`: read from where the group is, or the windows' states are."""
         self.places.update(places)
         self._holding.gained(places)
         self._counters.gained += len(places)
-        return None
+        if self.windows is None:
+            return None
+        try:
+            return self.windows.gained(places)
+        except HeadraceError as error:  # as in `losing`
+            self._over = error
+            return None
 
     def losing(self, places: Sequence[Place]) -> None:
         """As `Rebalanced`: what is under way is finished and delivered, within `handover_s`."""
@@ -162,7 +178,7 @@ class Pump:
         gone = set(places)
         self.intake.drop(gone)
         self.ledger.drop(gone)
-        self._forget(gone)
+        self._forget(gone)  # windows' states too: what is under way there is counted elsewhere
         self._counters.lost += len(places)
 
     def _finish(self, places: set[Place], *, until: float) -> None:
@@ -175,11 +191,29 @@ class Pump:
             self._collect(self._clock.monotonic())
             self._deliver(force=True)
         self._deliver(force=True)
-        self.session.flush(max(until - self._clock.monotonic(), 0.0))
+        self._settle(until, places)
+
+    def _settle(self, until: float, places: set[Place] | None = None) -> None:
+        """Wait until what was delivered is safe; windows' states are of that then."""
+        within_s = max(until - self._clock.monotonic(), 0.0)
+        if self.windows is None:
+            self.session.flush(within_s)
+        else:
+            self._checkpoint(self.windows, within_s=within_s, places=places)
+
+    def _checkpoint(
+        self, windows: Windows, *, within_s: float, places: set[Place] | None = None
+    ) -> None:
+        if self.session.flush(within_s):
+            windows.checkpoint(places)
+        else:
+            windows.postpone()
 
     def _forget(self, gone: set[Place]) -> None:
         self.places -= gone
         self._holding.gone(gone)
+        if self.windows is not None:
+            self.windows.close(gone)
 
     def _advance(self, now: float) -> None:
         self._collect(now)
@@ -192,7 +226,9 @@ class Pump:
             due = self.intake.due_at(is_free=self._runner.is_free)
             if due is None or due > now or self.ledger.is_failing():
                 break
-            batch = Batch(records=self.intake.take(), taken_at=now)
+            records = self.intake.take()
+            added = NOTHING_ADDED if self.windows is None else self.windows.count(records)
+            batch = Batch(records=records, taken_at=now, added=added)
             self._counters.batches.observe(len(batch.records))
             self.ledger.add(batch)
             self._run(batch)
@@ -241,6 +277,8 @@ class Pump:
         due = self.ledger.take_due()
         if due.done or due.writes:
             self.session.deliver(due.writes, due.done)
+            if self.windows is not None:
+                self.windows.delivered(due.done)
             ended = self._clock.monotonic()
             self._commit_at = ended + self._settings.commit_interval_s
             self._counters.delivered(due, now_s=self._clock.now(), seconds=ended - started)

@@ -3,6 +3,7 @@
 Durations are seconds, sizes bytes.
 """
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
@@ -10,6 +11,7 @@ import msgspec
 
 from headrace.core import InvalidArgumentError, ReplicaSettings
 from headrace.streaming.broker import Delivery, Start
+from headrace.streaming.windows.settings import WindowsSettings, window_mistakes
 
 
 class FormatKind(StrEnum):
@@ -104,7 +106,7 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     delivered at most so often. `model_threads`: batches that run at once; None for one per usable
     core, at most 4. `handover_s`: how long what is under way may take when a place goes to another
     member. `paused`: whether it starts paused. `home`: where embedded logs lie that have a name
-    only.
+    only, and state. `windows`: counts and sums per key, which models take as fields of a record.
     """
 
     name: str
@@ -120,6 +122,7 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     sink_format: FormatSettings | None = None
     output: OutputSettings = OutputSettings()
     errors: ErrorSettings = ErrorSettings()
+    windows: WindowsSettings | None = None
     delivery: Delivery = Delivery.AT_LEAST_ONCE
     start: Start = Start.LATEST
     start_s: float | None = None
@@ -175,7 +178,20 @@ def check_settings(settings: StreamSettings) -> None:
             "errors.max_delay_s is less than errors.first_delay_s",
         ),
         (not settings.name or "/" in settings.name, "name is not empty and has no '/'"),
+        *_of_windows(settings),
     ):
         if wrong:
             msg = f"stream '{settings.name}': {why}"
             raise InvalidArgumentError(msg)
+
+
+def _of_windows(settings: StreamSettings) -> Iterator[tuple[bool, str]]:
+    if settings.windows is None:
+        return
+    kind = settings.format.kind
+    yield (
+        kind in {FormatKind.RAW, FormatKind.OPEN_INFERENCE},
+        f"windows are added to the fields of a record, and the format {kind} has none",
+    )
+    for mistake in window_mistakes(settings.windows):
+        yield True, mistake

@@ -100,7 +100,7 @@ class ModelThreads:
 
     def _outcomes(self, answerer: Answerer, batch: Batch) -> list[Outcome]:
         now_s = self._clock.now()
-        results = answerer.answer(batch.records, now_s=now_s)
+        results = answerer.answer(batch.records, now_s=now_s, added=batch.added)
         return self._writer.outcomes(batch.records, results, attempts=batch.tries, now_s=now_s)
 
     def _add(self, one: Finished | BaseException) -> None:

@@ -21,6 +21,7 @@ from headrace.streaming.outcomes import writer_of
 from headrace.streaming.pump import Pump, PumpSettings, Runner, StoppedByRecordError
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import PlaceStatus, State, StreamStatus
+from headrace.streaming.windows.keeping import Windows
 
 if TYPE_CHECKING:
     from headrace.streaming.records import Lag, Place
@@ -116,7 +117,11 @@ class Worker:
         settings = self.settings
         self._make_topics()
         pump = self._pump(runner)
-        session = self._broker.join(_membership(settings), pump)
+        try:
+            session = self._broker.join(_membership(settings), pump)
+        except BaseException:
+            _close_windows(pump)
+            raise
         self.counters.sessions += 1
         pump.session = self._session = session
         _log.info("joined", extra={"stream": settings.name, "group": settings.group})
@@ -134,6 +139,7 @@ class Worker:
             self._last_error = pump.last_error or self._last_error
             self._session = None
             session.close()
+            _close_windows(pump)
             self._lag = {}
             self._tell(pump, session, State.STOPPED, at_once=True)
 
@@ -163,6 +169,9 @@ class Worker:
             self.counters,
             clock=self._clock,
             chance=self._random.random,
+            windows=None
+            if settings.windows is None
+            else Windows(settings, self._broker, self.counters.windows, clock=self._clock),
         )
 
     def _pause_after(self, error: HeadraceError, failures: int) -> None:
@@ -197,7 +206,7 @@ class Worker:
             places=[] if is_over else self._places(pump),
             waiting=len(pump.intake),
             in_flight=pump.ledger.records,
-            trouble="" if is_over else session.trouble or (pump.last_error if retrying else ""),
+            trouble="" if is_over else session.trouble or _trouble(pump),
             last_error=pump.last_error or self._last_error,
         )
 
@@ -227,6 +236,17 @@ class Worker:
             without_answer=sum(counters.without.values()),
             retries=counters.retries,
         )
+
+
+def _trouble(pump: Pump) -> str:
+    if pump.ledger.waiting():
+        return pump.last_error
+    return "" if pump.windows is None else pump.windows.trouble
+
+
+def _close_windows(pump: Pump) -> None:
+    if pump.windows is not None:
+        pump.windows.close()
 
 
 def _state(*, is_paused: bool, is_retrying: bool) -> State:

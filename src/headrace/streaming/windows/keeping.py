@@ -1,0 +1,288 @@
+"""The windows of a session: states come with places and go with them.
+
+Called by the thread that owns the session. Records are counted once, in the order of their places:
+when a batch is taken, or, where a state is behind the group, as soon as they are read.
+"""
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+
+from headrace.core import Clock, ConflictError, HeadraceError, UnsupportedError
+from headrace.streaming.broker import Broker, Start
+from headrace.streaming.codec import Added
+from headrace.streaming.codecs import make_format
+from headrace.streaming.counters import WindowCounters
+from headrace.streaming.formats import Layout
+from headrace.streaming.records import Place, Record
+from headrace.streaming.settings import StreamSettings
+from headrace.streaming.windows.events import Events, fields_of
+from headrace.streaming.windows.panes import Plan, plan_windows
+from headrace.streaming.windows.place_state import PlaceState, TooLateError
+from headrace.streaming.windows.restoring import Restore, restore
+from headrace.streaming.windows.settings import WindowsSettings
+from headrace.streaming.windows.state_file import Kept, StateFile, state_path
+
+_log = logging.getLogger(__name__)
+
+_FOLDER: Final = "stream-state"
+
+
+@dataclass(slots=True, kw_only=True)
+class _Held:
+    """One place. `read`: the next offset; `safe`: what is before it has been delivered."""
+
+    file: StateFile
+    state: PlaceState
+    scored_from: int
+    read: int
+    safe: int
+
+
+class Windows:
+    """Windows of one session."""
+
+    def __init__(
+        self, settings: StreamSettings, broker: Broker, counters: WindowCounters, *, clock: Clock
+    ) -> None:
+        assert settings.windows is not None
+        if not broker.abilities.partitions:
+            msg = (
+                f"stream '{settings.name}': windows need a broker whose topics have partitions, "
+                "each read by one member: log: or kafka://"
+            )
+            raise UnsupportedError(msg)
+        self._settings = settings
+        self._windows = settings.windows
+        self._plan = plan_windows(settings.windows)
+        self._events = make_events(settings, self._plan)
+        self._broker = broker
+        self._counters = counters
+        self._clock = clock
+        self._held: dict[Place, _Held] = {}
+        self._checkpoint_at = clock.monotonic() + settings.windows.checkpoint_s
+        self._failing = ""
+
+    @property
+    def trouble(self) -> str:
+        """What people should know of; empty if all is well."""
+        behind = {place: one.scored_from - one.read for place, one in self._held.items()}
+        waits = {place: count for place, count in behind.items() if count > 0}
+        if not waits:
+            return self._failing
+        place = min(waits)
+        return (
+            f"windows of {place.topic}/{place.partition} and {len(waits) - 1} more are being "
+            f"restored: {sum(waits.values())} records are read again"
+        )
+
+    def gained(self, places: Sequence[Place]) -> dict[Place, int]:
+        """Open the states of these; where each has to be read on.
+
+        Raises:
+            HeadraceError: A state cannot be opened, or the broker not be asked.
+        """
+        found = {}
+        for topic in sorted({place.topic for place in places}):
+            ends = self._broker.ends(topic)
+            committed = self._broker.committed(self._settings.group, topic)
+            for place in places:
+                if place.topic == topic:
+                    found[place] = self._open(place, committed.get(place), ends[place])
+        return found
+
+    def to_score(self, records: Sequence[Record]) -> list[Record]:
+        """Count what is only to be counted; the rest."""
+        behind: dict[Place, list[Record]] = {}
+        rest = []
+        for record in records:
+            held = self._held[record.place]
+            held.read = record.offset + 1
+            if record.offset < held.scored_from:
+                behind.setdefault(record.place, []).append(record)
+            else:
+                rest.append(record)
+        for place, some in behind.items():
+            held = self._held[place]
+            events = self._events.of(some, now_s=self._clock.now())
+            held.state.count(events, offset=some[-1].offset + 1)
+            self._counters.restored_records += len(some)
+        return rest
+
+    def count(self, records: Sequence[Record]) -> Added:
+        """Count records; the fields that each gets."""
+        events = self._events.of(records, now_s=self._clock.now())
+        rows: list[Sequence[object]] = [()] * len(records)
+        errors: dict[int, HeadraceError] = {}
+        nothing = (0,) * len(self._plan.windows)
+        by_place: dict[Place, list[int]] = {}
+        for at, record in enumerate(records):
+            by_place.setdefault(record.place, []).append(at)
+        for place, indexes in by_place.items():
+            offset = records[indexes[-1]].offset + 1
+            counted = self._held[place].state.count([events[at] for at in indexes], offset=offset)
+            for at, row in zip(indexes, counted, strict=True):
+                if isinstance(row, HeadraceError):
+                    errors[at] = row
+                    rows[at] = nothing
+                    self._counters.late += isinstance(row, TooLateError)
+                else:
+                    rows[at] = row
+        names = [window.name for window in self._plan.windows]
+        columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+        return Added(columns=columns, errors=errors)
+
+    def delivered(self, done: Mapping[Place, int]) -> None:
+        """What is before these offsets was delivered, and is safe once the session says so."""
+        for place, offset in done.items():
+            held = self._held.get(place)
+            if held is not None:
+                held.safe = max(held.safe, offset)
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time to write."""
+        return now >= self._checkpoint_at
+
+    def checkpoint(self, places: Collection[Place] | None = None) -> None:
+        """Write what is delivered, which has to be safe; where it cannot be, it is tried later.
+
+        Args:
+            places: Only these; None for all.
+        """
+        started = self._clock.monotonic()
+        self._failing = ""
+        for place, held in self._held.items():
+            if places is not None and place not in places:
+                continue
+            change = held.state.changes(held.safe)
+            if change is None:
+                continue
+            try:
+                held.file.write(change, first_kept=self._first_kept(change.newest_us))
+            except ConflictError:
+                raise
+            except HeadraceError as error:
+                self._failing = str(error)
+                continue
+            held.state.wrote(change.offset)
+        self._counters.keys = sum(len(held.state) for held in self._held.values())
+        ended = self._clock.monotonic()
+        self._counters.checkpoints.observe(ended - started)
+        self._checkpoint_at = ended + self._windows.checkpoint_s
+
+    def postpone(self) -> None:
+        """What is delivered is not safe yet: write later."""
+        self._checkpoint_at = self._clock.monotonic() + self._windows.checkpoint_s
+
+    def close(self, places: Collection[Place] | None = None) -> None:
+        """Let go of states; what was not written is read again by who has them next."""
+        for place in list(self._held) if places is None else places:
+            held = self._held.pop(place, None)
+            if held is not None:
+                held.file.close()
+
+    def _open(self, place: Place, committed: int | None, ends: tuple[int, int]) -> int:
+        settings = self._settings
+        path = state_path(state_folder(settings), place)
+        file = StateFile(path, definition=_definition(self._windows, self._plan))
+        try:
+            kept = file.kept()
+            group = self._start(place, ends) if committed is None else committed
+            how = restore(
+                None if kept is None else kept.offset,
+                group=group,
+                first=ends[0],
+                since=lambda: self._since(place, group),
+            )
+            self._tell(place, how, kept)
+            if how.is_rebuilt:
+                file.begin(how.read_from)
+        except BaseException:
+            file.close()
+            raise
+        newest_us = None if how.is_rebuilt or kept is None else kept.newest_us
+        before = self._held.pop(place, None)
+        if before is not None:
+            before.file.close()
+        self._held[place] = _Held(
+            file=file,
+            state=PlaceState(self._plan, file, newest_us=newest_us),
+            scored_from=how.scored_from,
+            read=how.read_from,
+            safe=how.scored_from,
+        )
+        return how.read_from
+
+    def _start(self, place: Place, ends: tuple[int, int]) -> int:
+        """Where a group begins that has never read."""
+        settings = self._settings
+        if settings.start_s is not None:
+            return self._broker.offsets_at(place.topic, settings.start_s).get(place, ends[1])
+        return ends[0] if settings.start is Start.EARLIEST else ends[1]
+
+    def _since(self, place: Place, group: int) -> int | None:
+        """The first record that windows at the group's offset may hold, by when it was written."""
+        if not self._broker.abilities.by_time:
+            return None
+        there = self._broker.read(place.topic, after={place: group}, most=1)
+        at_s = there[0].timestamp_s if there else self._clock.now()
+        return self._broker.offsets_at(place.topic, at_s - self._plan.horizon_us / 1e6).get(place)
+
+    def _tell(self, place: Place, how: Restore, kept: Kept | None) -> None:
+        name, behind = f"{place.topic}/{place.partition}", how.scored_from - how.read_from
+        if not how.is_rebuilt:
+            self._counters.opened += 1
+            if behind:
+                _log.info("windows of %s: %d records are read again", name, behind)
+            return
+        if kept is None and not behind and how.is_whole:
+            return  # it begins here
+        self._counters.rebuilt += 1
+        self._counters.incomplete += not how.is_whole
+        short = "" if how.is_whole else "; the log has forgotten older ones, which may be missing"
+        _log.warning("windows of %s are made again of %d records of the log%s", name, behind, short)
+
+    def _first_kept(self, newest_us: int | None) -> list[int]:
+        if newest_us is None:
+            return []
+        oldest_us = self._plan.oldest_us(newest_us)
+        return [series.first_kept(oldest_us) for series in self._plan.series]
+
+
+def make_events(settings: StreamSettings, plan: Plan) -> Events:
+    """What makes events of a stream's records.
+
+    Raises:
+        UnsupportedError: What its format needs is not installed.
+    """
+    assert settings.windows is not None
+    names = fields_of(settings.windows)
+    layout = Layout(inputs=(), outputs=(), passed=names)
+    reads = make_format(settings.format, layout) if names else None
+    return Events(settings.windows, plan, reads)
+
+
+def state_folder(settings: StreamSettings) -> Path:
+    """Where the states of a stream's group are."""
+    windows = settings.windows
+    home = Path(settings.home) if settings.home else Path.cwd()
+    root = Path(windows.state) if windows is not None and windows.state else home / _FOLDER
+    return root / _folder_name(settings.name) / _folder_name(settings.group)
+
+
+def _folder_name(name: str) -> str:
+    return quote(name, safe="").replace(".", "%2E")  # '..' is a name like another
+
+
+def _definition(settings: WindowsSettings, plan: Plan) -> str:
+    """What a state is of: equal where one may go on with the other's."""
+    series = [[plan.keys[s.key], s.field, s.pane_us, s.longest_us] for s in plan.series]
+    fields = list(plan.fields)
+    return msgspec.json.encode(
+        [settings.time, plan.lateness_us, settings.ahead_s, fields, series]
+    ).decode()

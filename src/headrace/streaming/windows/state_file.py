@@ -1,0 +1,203 @@
+"""The state of one place in one file: panes, and up to which offset they count, written at once.
+
+Whoever opens a file owns it from then on: who had it before, and thinks it still has, can write no
+more. A loss of power may cost the last transactions; what they held is read again from the log.
+"""
+
+import logging
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import quote
+
+from headrace.core import ConflictError, FailedPreconditionError, HeadraceError, UnavailableError
+from headrace.streaming.records import Place
+from headrace.streaming.windows.panes import Pane
+from headrace.streaming.windows.place_state import Change, KeyOf
+
+_log = logging.getLogger(__name__)
+
+_VERSION: Final = 1
+_LOCK_TIMEOUT_S: Final = 5.0
+_PRIVATE: Final = 0o700
+_LONGEST_NAME: Final = 200
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS state (
+    one INTEGER PRIMARY KEY CHECK (one = 1), definition TEXT NOT NULL, "offset" INTEGER NOT NULL,
+    newest_us INTEGER, owner INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS panes (
+    series INTEGER, "key" BLOB, pane INTEGER, count INTEGER NOT NULL, total REAL NOT NULL,
+    least REAL NOT NULL, greatest REAL NOT NULL, PRIMARY KEY (series, "key", pane)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS panes_by_age ON panes (series, pane);
+"""
+
+
+class Kept(NamedTuple):
+    """Up to where a state counts, and the newest event in it, in microseconds since 1970."""
+
+    offset: int
+    newest_us: int | None
+
+
+class StateFile:
+    """One place's. Used by one thread. `definition`: of what; a state of another is none."""
+
+    def __init__(self, path: Path, *, definition: str) -> None:
+        self._path = path
+        self._definition = definition
+        self._db = self._open()
+        with self._writing() as db:
+            found = db.execute("SELECT definition FROM state").fetchone()
+            if found is not None and found[0] != definition:
+                db.execute("DELETE FROM state")
+                db.execute("DELETE FROM panes")
+            owner = db.execute("UPDATE state SET owner = owner + 1 RETURNING owner").fetchall()
+        self._owner: int = owner[0][0] if owner else 0
+
+    def kept(self) -> Kept | None:
+        """What the file holds; None for nothing."""
+        with self._reading() as db:
+            row = db.execute('SELECT "offset", newest_us FROM state').fetchone()
+        return None if row is None else Kept(*row)
+
+    def begin(self, offset: int) -> None:
+        """Forget all; count from there."""
+        with self._writing() as db:
+            db.execute("DELETE FROM panes")
+            (owner,) = db.execute(
+                "INSERT INTO state VALUES (1, ?, ?, NULL, 1) ON CONFLICT (one) DO UPDATE SET "
+                'definition = excluded.definition, "offset" = excluded."offset", '
+                "newest_us = NULL, owner = owner + 1 RETURNING owner",
+                (self._definition, offset),
+            ).fetchone()
+        self._owner = owner
+
+    def read(self, keys: Sequence[KeyOf]) -> Mapping[KeyOf, Mapping[int, Pane]]:
+        """As `Panes`."""
+        found: dict[KeyOf, dict[int, Pane]] = {}
+        with self._reading() as db:
+            for of in keys:
+                rows = db.execute(
+                    "SELECT pane, count, total, least, greatest FROM panes "
+                    'WHERE series = ? AND "key" = ?',
+                    of,
+                ).fetchall()
+                if rows:
+                    found[of] = {row[0]: Pane(*row[1:]) for row in rows}
+        return found
+
+    def write(self, change: Change, *, first_kept: Sequence[int]) -> None:
+        """Panes and their offset, at once.
+
+        Args:
+            first_kept: Of each series, the first pane that anybody may need.
+
+        Raises:
+            ConflictError: The file is another's by now.
+            UnavailableError: It cannot be written; nothing was.
+        """
+        with self._writing() as db:
+            done = db.execute(
+                'UPDATE state SET "offset" = ?, newest_us = ? WHERE owner = ?',
+                (change.offset, change.newest_us, self._owner),
+            )
+            if done.rowcount != 1:
+                msg = f"{self._path} was taken over by another worker; this one writes it no more"
+                raise ConflictError(msg)
+            db.executemany(
+                "INSERT OR REPLACE INTO panes VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [(*of, *pane) for of, pane in change.panes.items()],
+            )
+            for series, first in enumerate(first_kept):
+                db.execute("DELETE FROM panes WHERE series = ? AND pane < ?", (series, first))
+
+    def close(self) -> None:
+        """Let go of the file; twice is once."""
+        self._db.close()
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            self._path.parent.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+            try:
+                return _connected(self._path)
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise
+                _set_aside(self._path)
+                return _connected(self._path)
+        except (OSError, sqlite3.Error) as error:
+            msg = f"cannot keep the state of windows in {self._path}: {error}"
+            raise FailedPreconditionError(msg) from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        try:
+            yield self._db
+        except sqlite3.Error as error:
+            raise self._unusable("read", error) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise self._unusable("write", error) from error
+
+    def _unusable(self, what: str, error: sqlite3.Error) -> HeadraceError:
+        if type(error) is sqlite3.DatabaseError:  # damaged: who opens it next begins anew
+            self._db.close()
+            _set_aside(self._path)
+        return UnavailableError(f"cannot {what} the state of windows in {self._path}: {error}")
+
+
+def state_path(folder: Path, place: Place) -> Path:
+    """The file of a place; a long topic's name is cut, and told apart by what it is a hash of."""
+    name = quote(place.topic, safe="")
+    if len(name) > _LONGEST_NAME:
+        import hashlib  # noqa: PLC0415  # few topics are so long
+
+        digest = hashlib.sha256(place.topic.encode()).hexdigest()[:16]
+        name = f"{name[:_LONGEST_NAME]}~{digest}"
+    return folder / f"{name}-{place.partition}.db"
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S, isolation_level=None)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        _check_version(db)
+        db.executescript(_SCHEMA)
+        db.execute(f"PRAGMA user_version = {_VERSION}")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _check_version(db: sqlite3.Connection) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version not in (0, _VERSION):
+        msg = f"it is of version {version}, which this Headrace cannot read; delete it"
+        raise sqlite3.OperationalError(msg)
+
+
+def _set_aside(path: Path) -> None:
+    """What is no database, or a damaged one: kept to be looked at, and in nobody's way."""
+    _log.warning("the state of windows in %s is damaged; it is made again of the log", path)
+    path.replace(path.with_name(f"{path.name}.damaged"))
+    for suffix in ("-wal", "-shm"):
+        path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)

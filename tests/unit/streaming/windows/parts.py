@@ -1,0 +1,93 @@
+"""Windows as a slow obvious version, and events for them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from headrace.core import HeadraceError
+from headrace.streaming.windows.events import Event
+from headrace.streaming.windows.panes import Number, Pane, Plan
+from headrace.streaming.windows.place_state import Change, KeyOf
+from headrace.streaming.windows.settings import Function, WindowSettings, WindowsSettings
+
+
+@dataclass
+class Stored:
+    """A state file in memory."""
+
+    panes: dict[KeyOf, dict[int, Pane]] = field(default_factory=dict)
+    offset: int = 0
+    newest_us: int | None = None
+
+    def read(self, keys: Sequence[KeyOf]) -> Mapping[KeyOf, Mapping[int, Pane]]:
+        return {of: self.panes[of] for of in keys if of in self.panes}
+
+    def write(self, change: Change, plan: Plan) -> None:
+        self.offset, self.newest_us = change.offset, change.newest_us
+        for (series, key, at), pane in change.panes.items():
+            self.panes.setdefault((series, key), {})[at] = pane
+        if change.newest_us is None:
+            return
+        oldest_us = plan.oldest_us(change.newest_us)
+        for (series, _), panes in self.panes.items():
+            first = plan.series[series].first_kept(oldest_us)
+            for at in [at for at in panes if at < first]:
+                del panes[at]
+
+
+def settings(*windows: WindowSettings, lateness_s: float = 5.0) -> WindowsSettings:
+    return WindowsSettings(windows=list(windows), lateness_s=lateness_s, time="t")
+
+
+class Reference:
+    """Remembers every event for ever, and looks at all of them each time."""
+
+    def __init__(self, told: WindowsSettings, plan: Plan) -> None:
+        self._told, self._plan = told, plan
+        self._counted: list[Event] = []
+
+    def value(self, event: Event) -> list[Number] | None:
+        """None if it is too late."""
+        newest = max((one.at_us for one in self._counted), default=event.at_us)
+        if event.at_us < newest - round(self._told.lateness_s * 1e6):
+            return None
+        self._counted.append(event)
+        return [self._of(window, event) for window in self._told.windows]
+
+    def _of(self, window: WindowSettings, event: Event) -> Number:
+        size = round(window.size_s * 1e6)
+        slide = size if window.slide_s is None else round(window.slide_s * 1e6)
+        end = math.floor(event.at_us / slide) * slide + slide
+        key = self._plan.keys.index(window.key)
+        inside = [
+            one
+            for one in self._counted
+            if end - size <= one.at_us < end and one.keys[key] == event.keys[key]
+        ]
+        if not window.field:
+            return len(inside)
+        at = self._plan.fields.index(window.field)
+        values = [value for one in inside if (value := one.values[at]) is not None]
+        match window.function:
+            case Function.COUNT:
+                return len(values)
+            case Function.SUM:
+                return math.fsum(values)
+            case Function.MIN:
+                return min(values, default=math.nan)
+            case Function.MAX:
+                return max(values, default=math.nan)
+            case Function.MEAN:
+                return math.fsum(values) / len(values) if values else math.nan
+
+
+def values_of(rows: Sequence[list[Number] | HeadraceError]) -> list[list[Number] | None]:
+    return [None if isinstance(row, HeadraceError) else row for row in rows]
+
+
+def same(found: Sequence[Number], expected: Sequence[Number]) -> bool:
+    """Equal but for the order in which floats were added up; NaN is NaN."""
+    return len(found) == len(expected) and all(
+        math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9) or (math.isnan(a) and math.isnan(b))
+        for a, b in zip(found, expected, strict=True)
+    )
