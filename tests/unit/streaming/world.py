@@ -12,6 +12,7 @@ from headrace.streaming.outcomes import Writer
 from headrace.streaming.pump import Pump, PumpSettings
 from headrace.streaming.records import NewRecord, Record
 from headrace.streaming.settings import Policy
+from headrace.streaming.windows.keeping import Windows
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
 
 IN, OUT, DEAD, GROUP = "in", "out", "dead", "readers"
@@ -55,6 +56,7 @@ class Member:
     retry_for_s: float | None = 60.0
     waits: bool = False
     is_out: bool = False
+    make_windows: Callable[[Counters], Windows | None] = lambda _: None
     errors: list[HeadraceError] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
     pump: Pump = field(init=False)
@@ -86,6 +88,7 @@ class Member:
             self.counters,
             clock=self.clock,
             chance=lambda: 0.5,
+            windows=self.make_windows(self.counters),
         )
         membership = Membership(
             group=GROUP,
@@ -109,15 +112,22 @@ class Member:
         except HeadraceError as error:
             self.errors.append(error)
             self.session.close()
+            self._close_windows()
             self.is_out = True
 
     def crash(self, written: int) -> None:
         """The process is killed, and another is started; what ran is gone."""
         self.session.crash(written=written)
+        self._close_windows()
         self.runner = TurnedRunner(
             self.clock, self._answer, seconds=self.seconds, threads=self.threads
         )
         self.join()
+
+    def _close_windows(self) -> None:
+        """As the end of a process would: nothing more is written."""
+        if self.pump.windows is not None:
+            self.pump.windows.close()
 
     def _answer(self, batch: Batch) -> list[Outcome] | HeadraceError:
         if self.away:

@@ -1,0 +1,235 @@
+"""Whatever places, crashes and outages do: each answer's windows are as if nothing had happened."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import msgspec
+import pytest
+
+from headrace.core import HeadraceError, UnavailableError
+from headrace.streaming.broker import Delivery, Start
+from headrace.streaming.counters import Counters
+from headrace.streaming.ledger import Batch, Outcome
+from headrace.streaming.records import NewRecord, Place
+from headrace.streaming.settings import StreamSettings
+from headrace.streaming.windows.events import Event
+from headrace.streaming.windows.keeping import Windows
+from headrace.streaming.windows.panes import plan_windows
+from headrace.streaming.windows.settings import Function, WindowSettings, WindowsSettings
+from headrace.testing.streams import MemoryBroker, TurnedClock
+from tests.unit.streaming.windows.parts import Reference, same
+from tests.unit.streaming.world import (
+    DEAD,
+    GROUP,
+    IN,
+    OUT,
+    Member,
+    broker_with,
+    where,
+    writer,
+)
+
+PARTITIONS, RECORDS, STEPS, SETTLE_TURNS = 2, 120, 500, 3000
+KINDS = [*["turn"] * 10, "send", "send", "give", "give", "seize", "crash", "away", "back"]
+BEGIN_S = 1_700_000_000.0
+WINDOWS = WindowsSettings(
+    windows=[
+        WindowSettings(name="n", size_s=4, slide_s=1, key="k"),
+        WindowSettings(name="s", size_s=3, function=Function.SUM, field="v", key="k"),
+        WindowSettings(
+            name="m", size_s=2.5, slide_s=1.5, function=Function.MAX, field="v", key="k"
+        ),
+    ],
+    time="t",
+    lateness_s=2.0,
+    checkpoint_s=0.02,
+)
+
+
+@dataclass
+class Watcher(Member):
+    """Answers with the windows that its records have."""
+
+    def _answer(self, batch: Batch) -> list[Outcome] | HeadraceError:
+        if self.away:
+            return UnavailableError("the store is away")
+        columns = batch.added.columns
+        found: list[Outcome] = []
+        for at, record in enumerate(batch.records):
+            error = batch.added.errors.get(at)
+            if error is not None:
+                now_s = self.clock.now()
+                found.append(writer().failed(record, error, attempts=1, now_s=now_s))
+                continue
+            values = [columns[name][at] for name in ("n", "s", "m")]
+            value = f"{record.place.topic}/{record.place.partition}@{record.offset}"
+            header = ("windows", msgspec.json.encode(values))
+            found.append(
+                NewRecord(
+                    topic=OUT,
+                    partition=record.place.partition,
+                    key=record.key,
+                    value=value.encode(),
+                    headers=(header,),
+                )
+            )
+        return found
+
+
+def events(random: Random) -> list[tuple[int, dict[str, object]]]:
+    """Partitions, and values: time goes on by fits and starts, and some come late."""
+    found, at_s = [], BEGIN_S
+    for number in range(RECORDS):
+        at_s += random.choice([0.0, 0.1, 0.3, 1.0])
+        late_s = random.choice([0.0, 0.0, 0.5, 1.9, 6.0])
+        row = {"t": at_s - late_s, "k": random.choice("abc"), "v": random.randint(-99, 99) / 7}
+        found.append((number % PARTITIONS, row))
+    return found
+
+
+def written_s(rows: list[tuple[int, dict[str, object]]]) -> float:
+    """When the last of them was: at the latest time that there had been."""
+    return max(float(str(row["t"])) for _, row in rows)
+
+
+def expected(rows: list[tuple[int, dict[str, object]]]) -> dict[tuple[str, int], object]:
+    """By place and offset; None for what is too late."""
+    plan = plan_windows(WINDOWS)
+    found: dict[tuple[str, int], object] = {}
+    for partition in range(PARTITIONS):
+        reference = Reference(WINDOWS, plan)
+        mine = [row for at, row in rows if at == partition]
+        for offset, row in enumerate(mine):
+            at_s, value = row["t"], row["v"]
+            assert isinstance(at_s, float)
+            assert isinstance(value, float)
+            event = Event(round(at_s * 1e6), (msgspec.json.encode(row["k"]),), (value,))
+            found[f"{IN}/{partition}", offset] = reference.value(event)
+    return found
+
+
+@contextmanager
+def members(
+    folder: Path, delivery: Delivery, random: Random, *, shares: bool
+) -> Iterator[tuple[MemoryBroker, list[Watcher]]]:
+    """Two, which share a machine's folder or have each their own."""
+    clock = TurnedClock()
+    broker = broker_with(clock, partitions=PARTITIONS, safe_after_s=0.01, spreads=False)
+
+    def windows(name: str, counters: Counters) -> Windows:
+        told = StreamSettings(
+            name="s",
+            broker="memory:",
+            topics=[IN],
+            sink=OUT,
+            group=GROUP,
+            member=name,
+            start=Start.EARLIEST,
+            windows=msgspec.structs.replace(
+                WINDOWS, state=str(folder if shares else folder / name)
+            ),
+        )
+        return Windows(told, broker, counters.windows, clock=clock)
+
+    found = [
+        Watcher(
+            name=name,
+            broker=broker,
+            delivery=delivery,
+            clock=clock,
+            seconds=lambda _: random.choice([0.0, 0.01, 0.05]),
+            make_windows=lambda counters, name=name: windows(name, counters),  # type: ignore[misc]  # the default binds it
+        )
+        for name in ("a", "b")
+    ]
+    try:
+        yield broker, found
+    finally:
+        for member in found:
+            if member.pump.windows is not None:
+                member.pump.windows.close()
+
+
+def step(broker: MemoryBroker, two: list[Watcher], left: list[NewRecord], random: Random) -> None:
+    """One thing that happens."""
+    member, place = random.choice(two), Place(IN, random.randrange(PARTITIONS))
+    match random.choice(KINDS):
+        case "send":
+            count = random.randint(1, 6)
+            broker.send(left[:count])
+            del left[:count]
+        case "give" | "seize" as kind if not member.is_out:
+            broker.give(GROUP, place, member.session, is_seized=kind == "seize")
+        case "crash" if not member.is_out:
+            member.crash(random.randrange(4))
+        case "away" | "back" as kind:
+            member.away = kind == "away"
+        case _:
+            member.turn()
+
+
+def settle(broker: MemoryBroker, two: list[Watcher]) -> None:
+    """Calm, until all is done."""
+    for turn in range(SETTLE_TURNS):
+        for member in two:
+            member.away = False
+            member.turn()
+        broker.clock.turn(0.02)
+        for place, (_, end) in broker.ends(IN).items():
+            if broker.owner(GROUP, place) is None and not two[turn % 2].is_out:
+                broker.give(GROUP, place, two[turn % 2].session, is_seized=True)
+            if broker.committed(GROUP, IN).get(place) != end:
+                break
+        else:
+            return
+    raise AssertionError("it never came to an end")
+
+
+def play(broker: MemoryBroker, two: list[Watcher], left: list[NewRecord], random: Random) -> None:
+    for _ in range(STEPS):
+        step(broker, two, left, random)
+        broker.clock.turn(random.choice([0.0, 0.005, 0.05]))
+    broker.send(left)
+    settle(broker, two)
+
+
+@pytest.mark.slow  # hundreds of turns, each with a file
+@pytest.mark.parametrize("shares", [True, False], ids=["one machine", "two machines"])
+@pytest.mark.parametrize("delivery", Delivery)
+@pytest.mark.parametrize("seed", range(3))
+def test_answers_have_the_windows_of_an_undisturbed_run(
+    tmp_path: Path, delivery: Delivery, seed: int, *, shares: bool
+) -> None:
+    random = Random(seed)  # noqa: S311  # no secret
+    rows = events(random)
+    # Written when they happened, so that a state can be made again of what was written since.
+    left = [
+        NewRecord(
+            topic=IN,
+            key=b"k",
+            partition=at,
+            value=msgspec.json.encode(row),
+            timestamp_s=written_s(rows[: number + 1]),
+        )
+        for number, (at, row) in enumerate(rows)
+    ]
+    with members(tmp_path, delivery, random, shares=shares) as (broker, two):
+        play(broker, two, left, random)
+        counted = [member.counters.windows for member in two]
+
+    wanted = expected(rows)
+    answers = [
+        (where(one), msgspec.json.decode(dict(one.headers)["windows"])) for one in broker.all(OUT)
+    ]
+    late = {where(one) for one in broker.all(DEAD)}
+    assert {at for at, _ in answers} == {at for at, values in wanted.items() if values is not None}
+    assert late == {at for at, values in wanted.items() if values is None}
+    for at, values in answers:
+        assert same(values, wanted[at]), (at, values, wanted[at])  # type: ignore[arg-type]  # not None
+    if not shares:
+        assert sum(one.restored_records for one in counted) > 0
+    if delivery is Delivery.EXACTLY_ONCE:
+        assert len(answers) == len({at for at, _ in answers})
