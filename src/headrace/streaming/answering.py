@@ -6,15 +6,16 @@ requests.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from headrace.core import HeadraceError, InferRequest, Tensors
 from headrace.core.priorities import DEFAULT_LEVEL
 from headrace.engine import BatchQueue, Ticket
 from headrace.engine.collate import Shapes, join, split
 from headrace.scoring.scorer import Scored, Scorer
+from headrace.streaming.arms import ArmRun
 from headrace.streaming.backoff import may_pass
-from headrace.streaming.codec import NOTHING_ADDED, Added, Codec, Group
+from headrace.streaming.codec import NOTHING_ADDED, Added, Answer, Codec, Group
 from headrace.streaming.outcomes import Result, TooOldError
 from headrace.streaming.records import Record
 
@@ -33,10 +34,23 @@ class _Part(Ticket):
 
 
 class Counted(NamedTuple):
-    """Runs of the model, and rows in them."""
+    """Runs of the model, and rows in them; what each version did, where there are several."""
 
     runs: int = 0
     rows: int = 0
+    arms: tuple[ArmRun, ...] = ()
+
+
+class Answers(Protocol):
+    """What comes of records. Used by one thread."""
+
+    def answer(
+        self, records: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
+    ) -> list[Result]:
+        """As `Answerer.answer`."""
+
+    def count(self) -> Counted:
+        """What was run since the last call."""
 
 
 class Answerer:
@@ -50,7 +64,9 @@ class Answerer:
         max_batch_size: int,
         outputs: Sequence[str] | None = None,
         max_age_s: float | None = None,
+        keeps_outputs: bool = False,
     ) -> None:
+        self._keeps_outputs = keeps_outputs
         self._scorer = scorer
         self._codec = codec
         self._outputs = outputs
@@ -187,16 +203,23 @@ class Answerer:
                 raise
             # One value that cannot be written, such as one passed on, costs its own record only.
             answers = [error] if len(kept) == 1 else self._one_by_one(group, outputs, kept)
-        for index, answer in zip(kept, answers, strict=True):
+        for at, (index, answer) in enumerate(zip(kept, answers, strict=True)):
+            if self._keeps_outputs and isinstance(answer, Answer):
+                answer = answer._replace(outputs=self._of_one(group, outputs, at))  # noqa: PLW2901  # the same, with more
             results[places[group.places[index]]] = answer
+
+    def _of_one(self, group: Group, outputs: Tensors, at: int) -> Tensors:
+        """The outputs for one record of a group."""
+        if not self._scorer.signature.batched:
+            return outputs
+        first, end = at * group.rows_each, (at + 1) * group.rows_each
+        return {name: array[first:end] for name, array in outputs.items()}
 
     def _one_by_one(self, group: Group, outputs: Tensors, kept: Sequence[int]) -> list[Result]:
         found: list[Result] = []
-        for place, index in enumerate(kept):
-            rows = slice(place * group.rows_each, (place + 1) * group.rows_each)
-            mine = {name: array[rows] for name, array in outputs.items()}
+        for at, index in enumerate(kept):
             try:
-                found += self._codec.encode(group, mine, [index])
+                found += self._codec.encode(group, self._of_one(group, outputs, at), [index])
             except HeadraceError as error:
                 if may_pass(error):
                     raise

@@ -9,10 +9,17 @@ from headrace.streaming.records import Record
 
 
 class Answer(NamedTuple):
-    """What is written for one record."""
+    """What is written for one record.
+
+    `version`: whose answer it is, where there are several. `shadow`: what another came to.
+    `outputs`: for this record, where somebody compares them.
+    """
 
     key: bytes | None
     value: bytes
+    version: str = ""
+    shadow: "Answer | None" = None
+    outputs: Tensors | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,8 +25,8 @@ class NoAnswer:
     stops: bool = False
 
 
-Outcome = NewRecord | NoAnswer
-"""What came of one record."""
+Outcome = NewRecord | tuple[NewRecord, ...] | NoAnswer
+"""What came of one record: what is written for it; an empty tuple if it is only done with."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -77,6 +77,9 @@ class Due:
         """What came of the next record; whether others may follow."""
         if isinstance(outcome, NewRecord):
             self.writes.append(outcome)
+            self.answered.append(record)
+        elif isinstance(outcome, tuple):
+            self.writes.extend(outcome)
             self.answered.append(record)
         elif outcome.stops:
             self.stops = record, outcome.error

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, assert_never
 
 from headrace.core import Code, HeadraceError
 from headrace.streaming.codec import Answer
@@ -10,9 +10,12 @@ from headrace.streaming.dead_letters import answer_id, dead_letter
 from headrace.streaming.ledger import NoAnswer, Outcome
 from headrace.streaming.records import NewRecord, Record
 from headrace.streaming.settings import Policy, StreamSettings
+from headrace.streaming.windows.place_state import TooLateError
 
-Result = Answer | HeadraceError
-"""What a model came to for one record."""
+Result = Answer | HeadraceError | None
+"""What a model came to for one record; None for a record that is done with, and has no answer."""
+VERSION: Final = "headrace-version"
+"""The header of an answer that says which version it is of, where a stream has several."""
 
 
 class TooOldError(HeadraceError):
@@ -30,6 +33,7 @@ class Writer:
     dead_letters: str
     policy: Policy
     headers: frozenset[str]
+    shadow: str = ""
 
     def outcomes(
         self, records: Sequence[Record], results: Sequence[Result], *, attempts: int, now_s: float
@@ -43,6 +47,8 @@ class Writer:
         return [
             self._answer(record, result)
             if isinstance(result, Answer)
+            else ()
+            if result is None
             else self.failed(record, result, attempts=attempts, now_s=now_s)
             for record, result in zip(records, results, strict=True)
         ]
@@ -65,21 +71,26 @@ class Writer:
             case Policy.SKIP:
                 return NoAnswer(error=error)
             case Policy.STOP:
-                return NoAnswer(error=error, stops=not isinstance(error, TooOldError))
+                return NoAnswer(
+                    error=error, stops=not isinstance(error, TooOldError | TooLateError)
+                )
             case other:
                 assert_never(other)
 
-    def _answer(self, record: Record, answer: Answer) -> NewRecord:
+    def _answer(self, record: Record, answer: Answer) -> Outcome:
+        mine = self._record(record, answer, self.sink, answer_id(self.stream, record))
+        if answer.shadow is None or not self.shadow:
+            return mine
+        id_ = f"{answer_id(self.stream, record)}/shadow"
+        return mine, self._record(record, answer.shadow, self.shadow, id_)
+
+    def _record(self, record: Record, answer: Answer, topic: str, id_: str) -> NewRecord:
         headers = record.headers
         if headers:
             headers = tuple(header for header in headers if header[0] in self.headers)
-        return NewRecord(
-            topic=self.sink,
-            key=answer.key,
-            value=answer.value,
-            headers=headers,
-            id=answer_id(self.stream, record),
-        )
+        if answer.version:
+            headers = (*headers, (VERSION, answer.version.encode()))
+        return NewRecord(topic=topic, key=answer.key, value=answer.value, headers=headers, id=id_)
 
 
 def writer_of(settings: StreamSettings) -> Writer:
@@ -89,5 +100,6 @@ def writer_of(settings: StreamSettings) -> Writer:
         sink=settings.sink,
         dead_letters=settings.dead_letters,
         policy=settings.errors.policy,
-        headers=frozenset(settings.output.headers),
+        headers=frozenset(settings.output.headers) - {VERSION},
+        shadow="" if settings.shadow is None else settings.shadow.sink,
     )

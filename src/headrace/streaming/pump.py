@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
+from headrace.streaming.arms import ArmRun
 from headrace.streaming.backoff import Backoff
 from headrace.streaming.broker import Session
 from headrace.streaming.codec import NOTHING_ADDED
@@ -33,7 +34,8 @@ class StoppedByRecordError(FailedPreconditionError):
 class Finished:
     """What came of a batch: its outcomes, or what stands in the way of all its records.
 
-    `seconds`: how long it took. `runs` of the model it took, with so many `rows` in them.
+    `seconds`: how long it took. `runs` of the model it took, with so many `rows` in them. `arms`:
+    what each version did, where there are several.
     """
 
     batch: Batch
@@ -41,6 +43,7 @@ class Finished:
     seconds: float
     runs: int = 0
     rows: int = 0
+    arms: Sequence[ArmRun] = ()
 
 
 class Runner(Protocol):
@@ -241,6 +244,8 @@ class Pump:
     def _collect(self, now: float) -> None:
         for one in self._runner.finished():
             self._counters.scored(seconds=one.seconds, runs=one.runs, rows=one.rows)
+            for run in one.arms:
+                self._counters.ran(run)
             if isinstance(one.result, HeadraceError):
                 self._failed(one.batch, one.result, now)
             else:

@@ -5,17 +5,13 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from headrace.core import ConflictError, HeadraceError, SystemClock
-from headrace.engine import usable_cores
-from headrace.scoring.loading import load
-from headrace.scoring.scorer import Scorer
-from headrace.streaming.answering import Answerer
+from headrace.streaming.answering import Answers
+from headrace.streaming.assembling import Scorers, load_scorers, make_answers
 from headrace.streaming.broker import Broker
 from headrace.streaming.brokers import open_broker
-from headrace.streaming.codecs import make_codec
-from headrace.streaming.endpoint import endpoint_scorer
 from headrace.streaming.exits import (
     EXIT_CANNOT_JOIN,
     EXIT_CANNOT_LISTEN,
@@ -36,9 +32,6 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_MOST_THREADS: Final = 4
-"""Beyond, records are decoded and encoded no faster: that is Python's."""
-
 
 def run(settings: StreamSettings) -> int:
     """Stream until SIGTERM or SIGINT; the second one ends the process.
@@ -50,8 +43,8 @@ def run(settings: StreamSettings) -> int:
     stop.install()
     try:
         check_settings(settings)
-        scorer = _tried(lambda: _scorer(settings), EXIT_CANNOT_LOAD)
-        answerers = _tried(lambda: _answerers(settings, scorer), EXIT_SETTINGS)
+        scorers = _tried(lambda: load_scorers(settings), EXIT_CANNOT_LOAD)
+        answerers = _tried(lambda: make_answers(settings, scorers), EXIT_SETTINGS)
         home = Path(settings.home) if settings.home else Path.cwd()
         url = _tried(lambda: resolve_broker(settings.broker), EXIT_SETTINGS)
         broker = _tried(lambda: open_broker(url, home=home), EXIT_CANNOT_JOIN)
@@ -66,15 +59,15 @@ def run(settings: StreamSettings) -> int:
     except KeyboardInterrupt:  # told to stop before there was anything to stop
         return 0
     stop.tells(worker.stop)
-    return _stream(settings, worker, broker, scorer, answerers)
+    return _stream(settings, worker, broker, scorers, answerers)
 
 
 def _stream(
     settings: StreamSettings,
     worker: Worker,
     broker: Broker,
-    scorer: Scorer,
-    answerers: list[Answerer],
+    scorers: Scorers,
+    answerers: list[Answers],
 ) -> int:
     threads = ModelThreads(answerers, writer_of(settings), clock=SystemClock(), wake=worker.wake)
     try:
@@ -93,33 +86,9 @@ def _stream(
     broker.close()
     if threads.is_idle:  # a model that runs must not be freed
         threads.close()
-        scorer.close()
+        scorers.close()
     _log.info("stopped")
     return 0
-
-
-def _scorer(settings: StreamSettings) -> Scorer:
-    if settings.endpoint is not None:
-        return endpoint_scorer(settings.endpoint, max_batch_size=settings.max_batch_size)
-    model = settings.model
-    assert model is not None  # checked
-    return Scorer(load(model), name=model.model_name, version=model.model_version)
-
-
-def _answerers(settings: StreamSettings, scorer: Scorer) -> list[Answerer]:
-    count = settings.model_threads or min(usable_cores(), _MOST_THREADS)
-    if not scorer.concurrent:
-        count = 1
-    return [
-        Answerer(
-            scorer,
-            make_codec(settings, scorer),
-            max_batch_size=settings.max_batch_size,
-            outputs=settings.output.outputs or None,
-            max_age_s=settings.errors.max_age_s,
-        )
-        for _ in range(count)
-    ]
 
 
 class _EndError(Exception):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
 from headrace.core import Clock, HeadraceError
-from headrace.streaming.answering import Answerer
+from headrace.streaming.answering import Answers
 from headrace.streaming.ledger import Batch, Outcome
 from headrace.streaming.outcomes import Writer
 from headrace.streaming.pump import Finished
@@ -24,7 +24,7 @@ class ModelThreads:
 
     def __init__(
         self,
-        answerers: Sequence[Answerer],
+        answerers: Sequence[Answers],
         writer: Writer,
         *,
         clock: Clock,
@@ -84,7 +84,7 @@ class ModelThreads:
         for _ in self._answerers:
             self._queue.put(None)
 
-    def _work(self, answerer: Answerer) -> None:
+    def _work(self, answerer: Answers) -> None:
         while (batch := self._queue.get()) is not None:
             started = time.perf_counter()
             try:
@@ -94,11 +94,15 @@ class ModelThreads:
             except Exception as error:  # noqa: BLE001  # whoever collects raises it
                 self._add(error)
                 continue
-            runs, rows = answerer.count()
+            runs, rows, arms = answerer.count()
             seconds = time.perf_counter() - started
-            self._add(Finished(batch=batch, result=result, seconds=seconds, runs=runs, rows=rows))
+            self._add(
+                Finished(
+                    batch=batch, result=result, seconds=seconds, runs=runs, rows=rows, arms=arms
+                )
+            )
 
-    def _outcomes(self, answerer: Answerer, batch: Batch) -> list[Outcome]:
+    def _outcomes(self, answerer: Answers, batch: Batch) -> list[Outcome]:
         now_s = self._clock.now()
         results = answerer.answer(batch.records, now_s=now_s, added=batch.added)
         return self._writer.outcomes(batch.records, results, attempts=batch.tries, now_s=now_s)

@@ -149,7 +149,8 @@ class Worker:
             return
         settings, broker = self.settings, self._broker
         partitions = len(broker.ends(settings.topics[0])) if broker.abilities.partitions else 1
-        for topic in filter(None, (settings.sink, settings.dead_letters)):
+        shadow = "" if settings.shadow is None else settings.shadow.sink
+        for topic in filter(None, (settings.sink, settings.dead_letters, shadow)):
             broker.create_topic(topic, partitions=partitions)
         self._has_topics = True
 

@@ -21,7 +21,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.engine import PaddingPlan
-from headrace.streaming.answering import Answerer
+from headrace.streaming.answering import Answerer, Counted
 from headrace.streaming.codec import Answer
 from headrace.streaming.codecs import make_codec
 from headrace.streaming.outcomes import Result, TooOldError
@@ -337,8 +337,8 @@ def test_runs_are_no_larger_than_a_batch() -> None:
     many.answer(records(*[oip([[1, 1, 1]] * 3)] * 3), now_s=1000.0)
 
     assert [shape[0] for shape in model.shapes] == [3, 3, 3]
-    assert many.count() == (3, 9)
-    assert many.count() == (0, 0)
+    assert many.count() == Counted(3, 9)
+    assert many.count() == Counted(0, 0)
 
 
 def test_nan_has_no_json_and_is_null() -> None:

@@ -2,13 +2,12 @@
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from headrace.core import SystemClock, UnavailableError
 from headrace.streaming.answering import Counted
-from headrace.streaming.codec import Answer
+from headrace.streaming.codec import NOTHING_ADDED, Added, Answer
 from headrace.streaming.ledger import Batch
 from headrace.streaming.outcomes import Result
 from headrace.streaming.pump import Finished
@@ -16,9 +15,6 @@ from headrace.streaming.records import NewRecord, Record
 from headrace.streaming.threads import ModelThreads
 from tests.unit.streaming.parts import records
 from tests.unit.streaming.world import writer
-
-if TYPE_CHECKING:
-    from headrace.streaming.answering import Answerer
 
 
 class Scripted:
@@ -28,8 +24,10 @@ class Scripted:
         self.error = error
         self.may_go = threading.Event()
 
-    def answer(self, found: Sequence[Record], *, now_s: float) -> list[Result]:
-        del now_s
+    def answer(
+        self, found: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
+    ) -> list[Result]:
+        del now_s, added
         assert self.may_go.wait(10)
         if self.error is not None:
             raise self.error
@@ -41,8 +39,7 @@ class Scripted:
 
 def threads_of(*scripted: Scripted) -> tuple[ModelThreads, threading.Semaphore]:
     woken = threading.Semaphore(0)
-    answerers = [cast("Answerer", one) for one in scripted]
-    return ModelThreads(answerers, writer(), clock=SystemClock(), wake=woken.release), woken
+    return ModelThreads(scripted, writer(), clock=SystemClock(), wake=woken.release), woken
 
 
 def collected(threads: ModelThreads, woken: threading.Semaphore) -> list[Finished]:

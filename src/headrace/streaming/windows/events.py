@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Final, NamedTuple
 
 import msgspec
@@ -10,11 +9,11 @@ import msgspec
 from headrace.core import HeadraceError, InvalidArgumentError
 from headrace.streaming.formats import Column, Format
 from headrace.streaming.records import Record
+from headrace.streaming.times import LAST_S, unix_time
 from headrace.streaming.windows.panes import Plan
 from headrace.streaming.windows.settings import WindowsSettings, microseconds
 
 _LONGEST_KEY: Final = 1024
-_LAST_S: Final = 253_402_300_800.0  # the year 10000
 _SHOWN: Final = 60
 
 
@@ -64,11 +63,11 @@ class Events:
     def _event(self, record: Record, columns: Mapping[str, Column], at: int, now_s: float) -> Event:
         plan = self._plan
         if self._time:
-            at_s = _time(self._time, columns[self._time][at])
+            at_s = unix_time(self._time, columns[self._time][at])
             written_s = record.timestamp_s or now_s
         else:
             at_s, written_s = record.timestamp_s, now_s
-            if not 0 < at_s < _LAST_S:
+            if not 0 < at_s < LAST_S:
                 msg = "the record has no timestamp, and windows go by it: name a field in `time`"
                 raise InvalidArgumentError(msg)
         if at_s - written_s > self._ahead_s:
@@ -124,31 +123,6 @@ def _value(name: str, value: object) -> float | None:
             return number
     msg = f"'{name}' is added up in windows: a finite number or null, not {_shown(value)}"
     raise InvalidArgumentError(msg)
-
-
-def _time(name: str, value: object) -> float:
-    number = math.nan
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(value) if abs(value) < _LAST_S else math.nan
-    elif isinstance(value, datetime) and value.tzinfo is not None:
-        number = value.timestamp()
-    elif isinstance(value, str):
-        number = _iso(value)
-    if 0 <= number < _LAST_S:
-        return number
-    msg = (
-        f"'{name}' is the time of windows: Unix seconds or ISO 8601 with a zone, "
-        f"not {_shown(value)}"
-    )
-    raise InvalidArgumentError(msg)
-
-
-def _iso(text: str) -> float:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return math.nan
-    return math.nan if found.tzinfo is None else found.timestamp()
 
 
 def _too_long(what: str, size: int) -> str:

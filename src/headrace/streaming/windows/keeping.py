@@ -226,10 +226,13 @@ class Windows:
         return ends[0] if settings.start is Start.EARLIEST else ends[1]
 
     def _since(self, place: Place, group: int) -> int | None:
-        """The first record that windows at the group's offset may hold, by when it was written."""
+        """The first record that windows at the group's offset may hold, by when it was written.
+
+        Counted from the last one before it: after a silence, windows still hold what was before.
+        """
         if not self._broker.abilities.by_time:
             return None
-        there = self._broker.read(place.topic, after={place: group}, most=1)
+        there = self._broker.read(place.topic, after={place: max(group - 1, 0)}, most=1)
         at_s = there[0].timestamp_s if there else self._clock.now()
         return self._broker.offsets_at(place.topic, at_s - self._plan.horizon_us / 1e6).get(place)
 

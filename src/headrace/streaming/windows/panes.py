@@ -101,9 +101,12 @@ class Plan(NamedTuple):
 
     @property
     def horizon_us(self) -> int:
-        """How long before a moment the events are that a window of then may hold."""
+        """How long before a record others were written that windows after it may hold.
+
+        True where records are written within the lateness of their time, or all as late as another.
+        """
         longest = max(window.size_us + window.slide_us for window in self.windows)
-        return longest + self.lateness_us
+        return longest + 2 * self.lateness_us
 
     def oldest_us(self, newest_us: int) -> int:
         """The oldest event that is still in time after one at `newest_us`."""

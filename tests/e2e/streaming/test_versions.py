@@ -1,0 +1,207 @@
+"""Two versions, and features, in a worker's process: real models, a real log, a real store."""
+
+import random
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from headrace.core import ReplicaSettings
+from headrace.features import (
+    FeatureReader,
+    applied_definitions,
+    apply_definitions,
+    open_online_store,
+)
+from headrace.streaming.arms import is_chosen
+from headrace.streaming.broker import Broker, Delivery
+from headrace.streaming.records import NewRecord
+from headrace.streaming.settings import (
+    CanarySettings,
+    FormatSettings,
+    OutputSettings,
+    PushSettings,
+    ShadowSettings,
+)
+from headrace.streaming.status import State
+from headrace.streaming.windows.settings import Function, WindowSettings, WindowsSettings
+from headrace.testing import models
+from tests.e2e.streaming.workers import (
+    DEAD,
+    IN,
+    OUT,
+    everything,
+    lag,
+    opened,
+    running,
+    settings,
+    wait_until_done,
+)
+
+pytestmark = pytest.mark.e2e
+
+SHADOWS = "shadows"
+FEATURES = """
+version: 1
+entities:
+  - {name: card, join_key: card, datatype: INT64}
+feature_views:
+  - name: spending
+    entities: [card]
+    source: {path: none.parquet}
+    features:
+      - {name: last, datatype: FP64}
+      - {name: spend_1h, datatype: FP64}
+feature_services:
+  - name: fraud
+    features: [spending]
+"""
+
+
+def model(folder: Path, number: int) -> ReplicaSettings:
+    path = folder / f"{number}.onnx"
+    path.write_bytes(models.matmul(seed=number))
+    return ReplicaSettings(model_name="m", model_version=str(number), path=str(path))
+
+
+def expected(number: int, rows: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]") -> object:
+    return rows @ np.random.default_rng(number).standard_normal((4, 3), dtype=np.float32)
+
+
+@pytest.mark.parametrize("kills", [0, 4])
+def test_a_canary_and_a_shadow_run_beside_the_version_that_answers(
+    tmp_path: Path, kills: int
+) -> None:
+    count = 400 if not kills else 20_000
+    broker = opened(tmp_path)
+    broker.create_topic(IN, partitions=2)
+    rows = np.random.default_rng(7).normal(size=(count, 4)).astype(np.float32)
+    broker.send(
+        [
+            NewRecord(
+                topic=IN,
+                key=b"user-%d" % (at % 200),
+                value=msgspec.json.encode({"x": [float(one) for one in row], "n": at}),
+            )
+            for at, row in enumerate(rows)
+        ]
+    )
+    told = settings(
+        tmp_path,
+        None,
+        canary=CanarySettings(model=model(tmp_path, 2), percent=30, salt="a"),
+        shadow=ShadowSettings(model=model(tmp_path, 1), sink=SHADOWS),
+        output=OutputSettings(fields=["n"]),
+        delivery=Delivery.EXACTLY_ONCE,
+        max_batch_size=16 if kills else 256,
+    )
+    told = msgspec.structs.replace(told, model=model(tmp_path, 1))
+    chance = random.Random(2)  # noqa: S311  # no secret
+    for _ in range(kills):
+        with running(tmp_path, told) as worker:
+            worker.wait_until(lambda s: s.answered > 0 or s.state is State.RUNNING)
+            time.sleep(chance.uniform(0, 0.2))
+            worker.kill()
+    left = lag(broker)
+    with running(tmp_path, told) as worker:
+        wait_until_done(broker)
+        worker.wait_until(lambda s: s.answered == left)
+        text = worker.metrics()
+        worker.stop()
+    answers, shadows = everything(broker, OUT), everything(broker, SHADOWS)
+    broker.close()
+
+    both = [expected(number, rows) for number in (1, 2)]
+    assert len(answers) == len(shadows) == count
+    for one in answers:
+        value = msgspec.json.decode(one.value or b"")
+        is_canary = is_chosen(one.key or b"", salt="a", percent=30)
+        assert dict(one.headers)["headrace-version"] == (b"2" if is_canary else b"1")
+        np.testing.assert_allclose(value["y"], both[is_canary][value["n"]], rtol=1e-4, atol=1e-5)  # type: ignore[index]  # arrays
+    for one in shadows:
+        value = msgspec.json.decode(one.value or b"")
+        np.testing.assert_allclose(value["y"], both[0][value["n"]], rtol=1e-4, atol=1e-5)  # type: ignore[index]  # an array
+    if not kills:
+        mine = sum(is_chosen(one.key or b"", salt="a", percent=30) for one in answers)
+        labels = 'stream="s",arm="{}",version="{}"'
+        name = "headrace_stream_version_records_total"
+        assert f"{name}{{{labels.format('canary', 2)}}} {mine}" in text
+        assert f"{name}{{{labels.format('primary', 1)}}} {count - mine}" in text
+        of_shadow = labels.format("shadow", 1)
+        assert f"headrace_stream_shadow_compared_total{{{of_shadow}}} {count}" in text
+        assert f"headrace_stream_shadow_agreed_total{{{of_shadow}}} {count - mine}" in text
+        assert text.count("# TYPE headrace_stream_version_seconds histogram") == 1
+
+
+def payments(count: int) -> list[NewRecord]:
+    now_s = time.time() // 3600 * 3600 - 3600  # noqa: TID251  # windows begin at a whole hour
+    return [
+        NewRecord(
+            topic=IN,
+            key=b"%d" % (at % 20),
+            value=msgspec.json.encode(
+                {"card": at % 20, "amount": at / 4, "x": [1.0, 2.0, 3.0, 4.0]}
+            ),
+            timestamp_s=now_s + at / 1000,
+        )
+        for at in range(count)
+    ]
+
+
+def spending(home: Path) -> list[list[float]]:
+    """What the online store has: the last amount and the hour's sum of each card."""
+    service = applied_definitions(home).service("fraud")
+    store = open_online_store(f"sqlite:///{home}/features/online.db", read_only=True)
+    found = FeatureReader(service, store).read({"card": np.arange(20)})
+    store.close()
+    return [[float(one) for one in found.columns[name]] for name in ("last", "spend_1h")]
+
+
+@pytest.mark.parametrize("scores", [False, True], ids=["only pushed", "pushed and scored"])
+def test_records_become_features_once_whatever_is_killed(tmp_path: Path, *, scores: bool) -> None:
+    count = 6000
+    (tmp_path / "features.yaml").write_text(FEATURES)
+    apply_definitions(tmp_path / "features.yaml", tmp_path)
+    broker: Broker = opened(tmp_path)
+    broker.create_topic(IN)
+    bad = NewRecord(topic=IN, key=b"1", value=b'{"card": "one", "amount": 1, "x": [1, 2, 3, 4]}')
+    records = payments(count)
+    last_s = records[-1].timestamp_s
+    broker.send([*records, msgspec.structs.replace(bad, timestamp_s=last_s)])
+    told = settings(
+        tmp_path,
+        None,
+        sink=OUT if scores else "",
+        format=FormatSettings(),
+        features=PushSettings(view="spending", fields={"last": "amount"}),
+        windows=WindowsSettings(
+            windows=[
+                WindowSettings(
+                    name="spend_1h", size_s=3600, function=Function.SUM, field="amount", key="card"
+                )
+            ],
+            checkpoint_s=0.05,
+        ),
+        max_batch_size=16,
+    )
+    if scores:
+        told = msgspec.structs.replace(told, model=model(tmp_path, 1))
+    chance = random.Random(3)  # noqa: S311  # no secret
+    for _ in range(3):
+        with running(tmp_path, told) as worker:
+            worker.wait_until(lambda s: s.answered > 0 or s.state is State.RUNNING)
+            time.sleep(chance.uniform(0, 0.2))
+            worker.kill()
+    with running(tmp_path, told) as worker:
+        wait_until_done(broker)
+        assert worker.stop() == 0
+    letters = everything(broker, DEAD)
+    answered = {one.key for one in everything(broker, OUT)} if scores else set()
+    broker.close()
+
+    sums = [sum(at / 4 for at in range(card, count, 20)) for card in range(20)]
+    assert spending(tmp_path) == [[(count - 20 + card) / 4 for card in range(20)], sums]
+    assert {one.value for one in letters} == {bad.value}
+    assert len(answered) == (20 if scores else 0)

@@ -1,0 +1,215 @@
+"""Records are rows of a feature view: what is right is written, what is not costs itself."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from headrace.core import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
+from headrace.features import applied_definitions, apply_definitions, open_online_store
+from headrace.features.keys import encode_keys
+from headrace.features.records import record_time_us
+from headrace.streaming.assembling import Scorers, make_answers
+from headrace.streaming.codec import Added, Answer
+from headrace.streaming.outcomes import writer_of
+from headrace.streaming.pushing import Pusher, make_pusher
+from headrace.streaming.records import Record
+from headrace.streaming.settings import (
+    FormatKind,
+    FormatSettings,
+    PushSettings,
+    ShadowSettings,
+    StreamSettings,
+    check_settings,
+)
+from headrace.streaming.windows.settings import WindowSettings, WindowsSettings
+from tests.unit.features.stores import MemoryStore
+from tests.unit.streaming.parts import MATRIX, record, scorer
+
+SPEC = """
+version: 1
+entities:
+  - {name: customer, join_key: customer_id, datatype: INT64}
+feature_views:
+  - name: stats
+    entities: [customer]
+    source: {path: none.parquet, timestamp_field: at}
+    features:
+      - {name: spend, datatype: FP32}
+      - {name: payments, datatype: INT64}
+feature_services:
+  - name: fraud
+    features: [stats]
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "features.yaml").write_text(SPEC)
+    apply_definitions(tmp_path / "features.yaml", tmp_path)
+    return tmp_path
+
+
+def settings(home: Path, **changes: Any) -> StreamSettings:  # noqa: ANN401  # any setting
+    told: dict[str, Any] = {
+        "name": "s",
+        "broker": "log:x",
+        "topics": ["in"],
+        "dead_letters": "dead",
+        "group": "g",
+        "member": "m",
+        "home": str(home),
+        "features": PushSettings(view="stats", fields={"customer_id": "customer"}),
+        **changes,
+    }
+    return StreamSettings(**told)
+
+
+def payment(**fields: object) -> Record:
+    value = {"customer": 7, "spend": 2.5, "payments": 3, **fields}
+    return record(msgspec.json.encode(value), timestamp_s=1_700_000_000.25)
+
+
+def stored(home: Path, customer: int) -> int | None:
+    """The time of what is stored, in microseconds."""
+    view = applied_definitions(home).view("stats")
+    store = open_online_store(f"sqlite:///{home}/features/online.db")
+    (key,) = encode_keys(view, [[customer]])
+    found = store.read([key], ["stats"]).get((key, "stats"))
+    store.close()
+    return None if found is None else record_time_us(found)
+
+
+def test_rows_are_written_and_bad_ones_cost_themselves(home: Path) -> None:
+    (answers,) = make_answers(settings(home), Scorers())
+    results = answers.answer(
+        [
+            payment(),
+            payment(customer="seven"),
+            payment(customer=8, payments=1.5),
+            record(b"{"),
+            payment(customer=9, spend=None, payments=None),
+            payment(customer=10, spend=None),
+        ],
+        now_s=0.0,
+    )
+
+    assert [one is None for one in results] == [True, False, False, False, False, True]
+    said = [str(one) for one in results if one is not None]
+    assert "no row of view 'stats'" in said[0]
+    assert "'payments' is INT64" in said[1]
+    assert "not readable as JSON" in said[2]
+    assert "has no feature of view 'stats' at all: spend, payments" in said[3]
+    assert stored(home, 7) == 1_700_000_000_250_000
+    assert stored(home, 10) is not None
+    assert [stored(home, one) for one in (8, 9)] == [None, None]
+
+
+def test_a_record_that_is_pushed_again_changes_nothing_and_an_older_one_neither(home: Path) -> None:
+    told = PushSettings(view="stats", fields={"customer_id": "customer"}, time="when")
+    pusher = make_pusher(settings(home, features=told))
+    newer = payment(when="2026-01-02T00:00:00+00:00")
+    for one in (newer, newer, payment(when=1_600_000_000)):
+        assert pusher.push([one], Added()) == {}
+    wrong = pusher.push([payment(when="yesterday"), payment()], Added())
+
+    assert stored(home, 7) == int(datetime(2026, 1, 2, tzinfo=UTC).timestamp() * 1e6)
+    assert ["'when' is a time" in str(wrong[at]) for at in (0, 1)] == [True, True]
+
+
+def test_windows_can_be_features(home: Path) -> None:
+    windows = WindowsSettings(windows=[WindowSettings(name="n_1h", size_s=3600)])
+    told = PushSettings(view="stats", fields={"customer_id": "customer", "payments": "n_1h"})
+    store = MemoryStore()
+    pusher = make_pusher(settings(home, features=told, windows=windows))
+    pusher._store = store
+    late = InvalidArgumentError("too late")
+    added = Added(columns={"n_1h": [5, 0, 6]}, errors={1: late})
+    found = pusher.push([payment(), payment(customer=8), payment(customer=9)], added)
+
+    assert found == {1: late}
+    assert len(store.records) == 2
+
+
+def test_what_is_pushed_is_scored_then_and_what_is_not_is_not(home: Path) -> None:
+    said = settings(home, sink="out")
+    (answers,) = make_answers(said, Scorers(primary=scorer(MATRIX)))
+    good = payment(x=[1, 2, 3])
+    results = answers.answer(
+        [payment(customer=None, x=[1, 2, 3]), good, payment(x=[-1, 0, 0])], now_s=0.0
+    )
+    outcomes = writer_of(said).outcomes([good] * 3, results, attempts=1, now_s=0.0)
+
+    assert [isinstance(one, Answer) for one in results] == [False, True, False]
+    assert "negative" in str(results[2])
+    assert len(outcomes) == 3
+    assert answers.count().runs > 0
+
+
+def test_a_record_that_is_only_pushed_writes_nothing(home: Path) -> None:
+    said = settings(home)
+    (answers,) = make_answers(said, Scorers())
+    results = answers.answer([payment()], now_s=0.0)
+
+    assert writer_of(said).outcomes([payment()], results, attempts=1, now_s=0.0) == [()]
+    assert answers.count().runs == 0
+    check_settings(said)
+
+
+def test_a_store_that_is_away_is_waited_for(home: Path) -> None:
+    told = PushSettings(
+        view="stats",
+        fields={"customer_id": "customer"},
+        online_store="redis://127.0.0.1:1/0",
+        timeout_s=0.2,
+    )
+    pusher = make_pusher(settings(home, features=told))
+
+    with pytest.raises(UnavailableError):
+        pusher.push([payment()], Added())
+
+
+def test_a_variable_stands_for_the_url(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = PushSettings(view="stats", online_store="${ELSEWHERE}")
+    with pytest.raises(FailedPreconditionError, match="ELSEWHERE"):
+        make_pusher(settings(home, features=told))
+    monkeypatch.setenv("ELSEWHERE", f"sqlite:///{home}/other.db")
+
+    assert isinstance(make_pusher(settings(home, features=told)), Pusher)
+
+
+@pytest.mark.parametrize(
+    ("features", "kind", "error", "why"),
+    [
+        (PushSettings(view="none"), FormatKind.JSON, NotFoundError, "stats"),
+        (
+            PushSettings(view="stats", fields={"cents": "x"}),
+            FormatKind.JSON,
+            InvalidArgumentError,
+            "names 'cents', but view 'stats' has: customer_id, spend, payments",
+        ),
+        (PushSettings(view="stats"), FormatKind.RAW, InvalidArgumentError, "the format raw has"),
+    ],
+)
+def test_settings_that_do_not_fit_the_view_are_refused(
+    home: Path,
+    features: PushSettings,
+    kind: FormatKind,
+    error: type[Exception],
+    why: str,
+) -> None:
+    with pytest.raises(error, match=why):
+        make_pusher(settings(home, features=features, format=FormatSettings(kind=kind)))
+
+
+def test_a_stream_that_only_pushes_has_no_versions(home: Path) -> None:
+    said = settings(home, shadow=ShadowSettings())
+    with pytest.raises(InvalidArgumentError, match="there is none"):
+        check_settings(said)
