@@ -50,13 +50,11 @@ class StateFile:
         self._path = path
         self._definition = definition
         self._db = self._open()
-        with self._writing() as db:
-            found = db.execute("SELECT definition FROM state").fetchone()
-            if found is not None and found[0] != definition:
-                db.execute("DELETE FROM state")
-                db.execute("DELETE FROM panes")
-            owner = db.execute("UPDATE state SET owner = owner + 1 RETURNING owner").fetchall()
-        self._owner: int = owner[0][0] if owner else 0
+        try:
+            self._owner = self._own()
+        except BaseException:
+            self._db.close()
+            raise
 
     def kept(self) -> Kept | None:
         """What the file holds; None for nothing."""
@@ -74,7 +72,7 @@ class StateFile:
                 "newest_us = NULL, owner = owner + 1 RETURNING owner",
                 (self._definition, offset),
             ).fetchone()
-        self._owner = owner
+        self._owner = int(owner)
 
     def read(self, keys: Sequence[KeyOf]) -> Mapping[KeyOf, Mapping[int, Pane]]:
         """As `Panes`."""
@@ -118,6 +116,15 @@ class StateFile:
     def close(self) -> None:
         """Let go of the file; twice is once."""
         self._db.close()
+
+    def _own(self) -> int:
+        with self._writing() as db:
+            found = db.execute("SELECT definition FROM state").fetchone()
+            if found is not None and found[0] != self._definition:
+                db.execute("DELETE FROM state")
+                db.execute("DELETE FROM panes")
+            owner = db.execute("UPDATE state SET owner = owner + 1 RETURNING owner").fetchall()
+        return int(owner[0][0]) if owner else 0
 
     def _open(self) -> sqlite3.Connection:
         try:

@@ -1,0 +1,246 @@
+"""Where windows' states come from, what is told of them, and what stands in their way."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from headrace.core import UnavailableError, UnsupportedError
+from headrace.streaming.broker import Abilities, Start
+from headrace.streaming.counters import Counters
+from headrace.streaming.exposition import exposition
+from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.settings import StreamSettings
+from headrace.streaming.status import StreamStatus
+from headrace.streaming.windows.keeping import Windows
+from headrace.streaming.windows.restoring import STALE_AFTER, Restore, restore
+from headrace.streaming.windows.settings import WindowSettings, WindowsSettings
+from headrace.testing.streams import MemoryBroker, TurnedClock
+
+HERE = Place("in", 0)
+STEP_S = 10.0
+
+
+class ForgetfulBroker(MemoryBroker):
+    """Keeps records from `first` on only."""
+
+    first = 0
+
+    def ends(self, topic: str) -> Mapping[Place, tuple[int, int]]:
+        return {p: (self.first, end) for p, (_, end) in super().ends(topic).items()}
+
+    def offsets_at(self, topic: str, at_s: float) -> Mapping[Place, int]:
+        return {p: max(self.first, at) for p, at in super().offsets_at(topic, at_s).items()}
+
+
+@pytest.fixture
+def broker() -> ForgetfulBroker:
+    """Twenty records, ten seconds apart."""
+    clock = TurnedClock()
+    made = ForgetfulBroker(clock)
+    made.create_topic("in")
+    for _ in range(20):
+        made.send([NewRecord(topic="in", key=b"k", value=b"")])
+        clock.turn(STEP_S)
+    return made
+
+
+def windows(broker: MemoryBroker, folder: Path, *, start: Start = Start.EARLIEST) -> Windows:
+    told = StreamSettings(
+        name="s",
+        broker="memory:",
+        topics=["in"],
+        sink="out",
+        group="g",
+        member="m",
+        start=start,
+        windows=WindowsSettings(
+            windows=[WindowSettings(name="n", size_s=35, slide_s=5)],
+            lateness_s=0.0,
+            state=str(folder),
+        ),
+    )
+    return Windows(told, broker, Counters().windows, clock=broker.clock)
+
+
+def read(broker: MemoryBroker, at: int, count: int) -> list[Record]:
+    return broker.read("in", after={HERE: at}, most=count)
+
+
+def counts(found: Windows, records: list[Record]) -> list[object]:
+    return list(found.count(records).columns["n"])
+
+
+def run(broker: MemoryBroker, folder: Path, count: int) -> None:
+    """Count some, deliver and write them."""
+    made = windows(broker, folder)
+    (at,) = made.gained([HERE]).values()
+    done = at + count
+    made.count(made.to_score(read(broker, at, count)))
+    made.delivered({HERE: done})
+    made.checkpoint()
+    made.close()
+    broker.set_committed("g", {HERE: done})
+
+
+def test_a_state_is_read_on_from(broker: ForgetfulBroker, tmp_path: Path) -> None:
+    run(broker, tmp_path, 8)
+    made = windows(broker, tmp_path)
+
+    assert made.gained([HERE]) == {HERE: 8}
+    assert made.to_score(read(broker, 8, 2)) == read(broker, 8, 2)
+    assert counts(made, read(broker, 8, 2)) == [4, 4]
+    assert (made._counters.opened, made._counters.rebuilt) == (1, 0)
+    made.close()
+
+
+def test_what_the_group_has_done_since_is_counted_and_not_scored(
+    broker: ForgetfulBroker, tmp_path: Path
+) -> None:
+    run(broker, tmp_path, 4)
+    broker.set_committed("g", {HERE: 7})
+    made = windows(broker, tmp_path)
+
+    assert made.gained([HERE]) == {HERE: 4}
+    assert "3 records are read again" in made.trouble
+    assert [one.offset for one in made.to_score(read(broker, 4, 5))] == [7, 8]
+    assert made.trouble == ""
+    assert counts(made, read(broker, 7, 2)) == [4, 4]
+    assert made._counters.restored_records == 3
+    made.close()
+
+
+@pytest.mark.parametrize("group", [2, 12])
+def test_a_group_that_was_put_back_or_lost_its_state_has_windows_made_again(
+    broker: ForgetfulBroker, tmp_path: Path, group: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    if group == 2:
+        run(broker, tmp_path, 8)
+    broker.set_committed("g", {HERE: group})
+    made = windows(broker, tmp_path)
+    (at,) = made.gained([HERE]).values()
+
+    assert at == max(group - 1 - 4, 0)
+    made.to_score(read(broker, at, group - at))
+    assert counts(made, read(broker, group, 2)) == [min(group + 1, 4), 4]
+    assert "are made again of" in caplog.text
+    assert (made._counters.rebuilt, made._counters.incomplete) == (1, 0)
+    made.close()
+
+
+def test_windows_of_what_the_log_has_forgotten_are_told_to_be_short(
+    broker: ForgetfulBroker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker.first = 10
+    broker.set_committed("g", {HERE: 12})
+    made = windows(broker, tmp_path)
+
+    assert made.gained([HERE]) == {HERE: 10}
+    assert "the log has forgotten older ones" in caplog.text
+    assert made._counters.incomplete == 1
+    made.close()
+
+
+def test_a_group_that_begins_at_the_end_has_full_windows(
+    broker: ForgetfulBroker, tmp_path: Path
+) -> None:
+    made = windows(broker, tmp_path, start=Start.LATEST)
+    (at,) = made.gained([HERE]).values()
+    assert made.to_score(read(broker, at, 20)) == []
+    broker.send([NewRecord(topic="in", key=b"k", value=b"")])
+
+    assert at < 17
+    assert counts(made, read(broker, 20, 1)) == [4]
+    made.close()
+
+
+def test_a_state_that_cannot_be_written_is_told_and_written_later(
+    broker: ForgetfulBroker, tmp_path: Path
+) -> None:
+    made = windows(broker, tmp_path)
+    made.gained([HERE])
+    made.count(made.to_score(read(broker, 0, 3)))
+    made.delivered({HERE: 3})
+    db = made._held[HERE].file._db
+    db.execute("PRAGMA query_only = 1")
+    made.checkpoint()
+    trouble = made.trouble
+    db.execute("PRAGMA query_only = 0")
+    made.checkpoint()
+
+    assert "cannot write the state of windows" in trouble
+    assert made.trouble == ""
+    assert made._held[HERE].file.kept() == (3, round((broker.clock.now() - 180) * 1e6))
+    made.close()
+
+
+def test_only_what_was_delivered_is_written(broker: ForgetfulBroker, tmp_path: Path) -> None:
+    made = windows(broker, tmp_path)
+    made.gained([HERE])
+    for at in (0, 2, 4):
+        made.count(made.to_score(read(broker, at, 2)))
+    made.delivered({HERE: 3, Place("gone", 0): 5})  # within a batch
+    made.checkpoint()
+
+    kept = made._held[HERE].file.kept()
+    assert kept is not None
+    assert kept.offset == 2
+    made.close([HERE, Place("gone", 0)])
+
+
+def test_a_broker_that_cannot_say_is_told(broker: ForgetfulBroker, tmp_path: Path) -> None:
+    made = windows(broker, tmp_path)
+
+    def away(group: str, topic: str) -> Mapping[Place, int]:
+        del group, topic
+        raise UnavailableError("away")
+
+    broker.committed = away  # type: ignore[method-assign]  # a fault
+    with pytest.raises(UnavailableError):
+        made.gained([HERE])
+
+
+def test_brokers_without_partitions_have_no_windows(
+    broker: ForgetfulBroker, tmp_path: Path
+) -> None:
+    broker.abilities = replace(broker.abilities, partitions=False)
+    assert isinstance(broker.abilities, Abilities)
+
+    with pytest.raises(
+        UnsupportedError, match="windows need a broker whose topics have partitions"
+    ):
+        windows(broker, tmp_path)
+
+
+def test_what_happens_to_windows_is_in_the_metrics(broker: ForgetfulBroker, tmp_path: Path) -> None:
+    counters = Counters()
+    quiet = exposition(counters, StreamStatus(stream="s", member="m"))
+    run(broker, tmp_path, 5)
+    made = windows(broker, tmp_path)
+    counters.windows = made._counters
+    made.gained([HERE])
+    late = msgspec.structs.replace(read(broker, 5, 1)[0], timestamp_s=1.0)
+    added = made.count([*made.to_score(read(broker, 5, 1)), late])
+    made.checkpoint()
+    text = exposition(counters, StreamStatus(stream="s", member="m")).decode()
+    made.close()
+
+    assert b"window" not in quiet
+    assert list(added.errors) == [1]
+    assert 'headrace_stream_window_late_records_total{stream="s"} 1' in text
+    assert 'headrace_stream_window_states_opened_total{stream="s"} 1' in text
+    assert 'headrace_stream_window_keys{stream="s"} 1' in text
+    assert 'headrace_stream_window_checkpoint_seconds_count{stream="s"} 1' in text
+
+
+def test_a_stale_state_is_given_up_if_less_is_read_without_it() -> None:
+    far = STALE_AFTER + 1
+
+    assert restore(0, group=far, first=0, since=lambda: far - 5) == Restore(
+        far - 5, far, is_rebuilt=True
+    )
+    assert restore(far - 9, group=far * 2, first=0, since=lambda: 3) == Restore(
+        far - 9, far * 2, is_rebuilt=False
+    )

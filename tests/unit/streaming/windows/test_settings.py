@@ -1,0 +1,142 @@
+"""Windows that cannot work are refused, each with its place and the way out."""
+
+import math
+
+import msgspec
+import pytest
+
+from headrace.core import Datatype, InvalidArgumentError, ReplicaSettings
+from headrace.streaming.codecs import make_codec
+from headrace.streaming.settings import (
+    FormatKind,
+    FormatSettings,
+    Policy,
+    StreamSettings,
+    check_settings,
+)
+from headrace.streaming.windows.keeping import state_folder
+from headrace.streaming.windows.settings import (
+    Function,
+    WindowSettings,
+    WindowsSettings,
+    window_mistakes,
+)
+from tests.unit.streaming.parts import scorer, signature, spec
+
+ONE = WindowSettings(name="n", size_s=60, slide_s=10)
+
+
+def settings(*windows: WindowSettings, kind: FormatKind = FormatKind.JSON) -> StreamSettings:
+    return StreamSettings(
+        name="s",
+        broker="log:x",
+        topics=["in"],
+        sink="out",
+        dead_letters="dead",
+        group="g",
+        member="m",
+        home="/home/x",
+        model=ReplicaSettings(model_name="m", model_version="1", path="m.onnx"),
+        format=FormatSettings(kind=kind, columns={"x": ["a", "n"]}),
+        windows=WindowsSettings(windows=list(windows)),
+    )
+
+
+def test_settings_that_know_no_windows_are_read_as_before() -> None:
+    text = b'{"name":"s","broker":"log:x","topics":["in"],"sink":"out","group":"g","member":"m"}'
+    found = msgspec.json.decode(text, type=StreamSettings)
+
+    assert [found.windows, found.canary, found.shadow, found.features] == [None] * 4
+    assert found.errors.policy is Policy.DEAD_LETTER
+
+
+def test_windows_come_from_json_and_are_fine() -> None:
+    text = (
+        b'{"windows": [{"name": "n", "size_s": 6, "slide_s": 5, "function":"mean", "field": "v"}]}'
+    )
+    found = msgspec.json.decode(text, type=WindowsSettings)
+
+    assert list(window_mistakes(found)) == []
+    assert found.windows[0].function is Function.MEAN
+    check_settings(settings(*found.windows))
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        (WindowsSettings(windows=[]), "names none"),
+        (WindowsSettings(windows=[ONE, ONE]), "two windows are called 'n'"),
+        (WindowsSettings(windows=[ONE], lateness_s=-1), "windows.lateness_s is a number"),
+        (WindowsSettings(windows=[ONE], ahead_s=math.nan), "windows.ahead_s is a number"),
+        (WindowsSettings(windows=[ONE], checkpoint_s=math.inf), "windows.checkpoint_s is a number"),
+        (
+            WindowsSettings(windows=[WindowSettings(name="", size_s=1)]),
+            r"windows\[0\]: name is empty",
+        ),
+        (
+            WindowsSettings(windows=[WindowSettings(name="s", size_s=1, function=Function.SUM)]),
+            "sum needs the field",
+        ),
+        (
+            WindowsSettings(windows=[WindowSettings(name="n", size_s=1, slide_s=2)]),
+            "is at most size_s",
+        ),
+        (WindowsSettings(windows=[WindowSettings(name="n", size_s=0)]), "at least a microsecond"),
+        (WindowsSettings(windows=[WindowSettings(name="n", size_s=math.inf)]), "both are finite"),
+        (WindowsSettings(windows=[WindowSettings(name="n", size_s=math.nan)]), "both are finite"),
+        (
+            WindowsSettings(windows=[WindowSettings(name="n", size_s=3600, slide_s=0.1)]),
+            "make windows of 36000 parts; at most 10000",
+        ),
+    ],
+)
+def test_mistakes_are_told(told: WindowsSettings, why: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=why):
+        check_settings(msgspec.structs.replace(settings(), windows=told))
+
+
+@pytest.mark.parametrize("kind", [FormatKind.RAW, FormatKind.OPEN_INFERENCE])
+def test_formats_without_fields_have_no_windows(kind: FormatKind) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"the format {kind} has none"):
+        check_settings(settings(ONE, kind=kind))
+
+
+@pytest.mark.parametrize(
+    ("datatype", "function", "fits"),
+    [
+        (Datatype.FP32, Function.SUM, True),
+        (Datatype.INT64, Function.COUNT, True),
+        (Datatype.INT64, Function.SUM, False),
+        (Datatype.BOOL, Function.COUNT, False),
+        (Datatype.BYTES, Function.COUNT, False),
+    ],
+)
+def test_an_input_has_to_be_able_to_take_a_window(
+    datatype: Datatype,
+    function: Function,
+    fits: bool,  # noqa: FBT001  # a case
+) -> None:
+    window = WindowSettings(name="n", size_s=60, function=function, field="v")
+    of = scorer(signature(spec("x", datatype, -1, 2)))
+    if fits:
+        make_codec(settings(window), of)
+        return
+    with pytest.raises(InvalidArgumentError, match=f"window 'n' is a {function}"):
+        make_codec(settings(window), of)
+
+
+def test_streams_and_groups_have_folders_of_their_own() -> None:
+    one = settings(ONE)
+    others = [
+        msgspec.structs.replace(one, group=".."),
+        msgspec.structs.replace(one, name=".."),
+        msgspec.structs.replace(one, group="a/b"),
+        msgspec.structs.replace(one, windows=WindowsSettings(windows=[ONE], state="/state")),
+    ]
+    found = [str(state_folder(told)) for told in (one, *others)]
+
+    assert found[0] == "/home/x/stream-state/s/g"
+    assert found[1] == "/home/x/stream-state/s/%2E%2E"
+    assert found[3] == "/home/x/stream-state/s/a%2Fb"
+    assert found[4] == "/state/s/g"
+    assert len(set(found)) == 5
