@@ -202,13 +202,18 @@ class Pump:
         if self.windows is None:
             self.session.flush(within_s)
         else:
-            self._checkpoint(self.windows, within_s=within_s, places=places)
+            self._checkpoint(self.windows, within_s=within_s, places=places, is_last=True)
 
     def _checkpoint(
-        self, windows: Windows, *, within_s: float, places: set[Place] | None = None
+        self,
+        windows: Windows,
+        *,
+        within_s: float,
+        places: set[Place] | None = None,
+        is_last: bool = False,
     ) -> None:
         if self.session.flush(within_s):
-            windows.checkpoint(places)
+            windows.checkpoint(places, is_last=is_last)
         else:
             windows.postpone()
 

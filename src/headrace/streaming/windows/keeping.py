@@ -5,6 +5,7 @@ when a batch is taken, or, where a state is behind the group, as soon as they ar
 """
 
 import logging
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ from headrace.streaming.windows.state_file import Kept, StateFile, state_path
 _log = logging.getLogger(__name__)
 
 _FOLDER: Final = "stream-state"
+_PANES_AT_ONCE: Final = 500
+"""Some milliseconds' work."""
+_SOON_S: Final = 0.05
 
 
 @dataclass(slots=True, kw_only=True)
@@ -148,20 +152,26 @@ class Windows:
         """Whether it is time to write."""
         return now >= self._checkpoint_at
 
-    def checkpoint(self, places: Collection[Place] | None = None) -> None:
+    def checkpoint(self, places: Collection[Place] | None = None, *, is_last: bool = False) -> None:
         """Write what is delivered, which has to be safe; where it cannot be, it is tried later.
+
+        A part at a time, as records wait meanwhile; the more there is, the more is written.
 
         Args:
             places: Only these; None for all.
+            is_last: All of it.
         """
         started = self._clock.monotonic()
         self._failing = ""
+        has_more = False
         for place, held in self._held.items():
             if places is not None and place not in places:
                 continue
-            change = held.state.changes(held.safe)
+            most = max(_PANES_AT_ONCE, held.state.unwritten // 4)
+            change = held.state.changes(held.safe, most=math.inf if is_last else most)
             if change is None:
                 continue
+            has_more = has_more or len(change.panes) >= most
             try:
                 held.file.write(change, first_kept=self._first_kept(change.newest_us))
             except ConflictError:
@@ -173,7 +183,8 @@ class Windows:
         self._counters.keys = sum(len(held.state) for held in self._held.values())
         ended = self._clock.monotonic()
         self._counters.checkpoints.observe(ended - started)
-        self._checkpoint_at = ended + self._windows.checkpoint_s
+        pause_s = self._windows.checkpoint_s
+        self._checkpoint_at = ended + (min(pause_s, _SOON_S) if has_more else pause_s)
 
     def postpone(self) -> None:
         """What is delivered is not safe yet: write later."""

@@ -5,6 +5,7 @@ is so, until it may be written: only what is delivered is. So a file never knows
 nobody got, and what follows a crash comes to the same by reading on from the file's offset.
 """
 
+import math
 from bisect import insort
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -83,12 +84,21 @@ class PlaceState:
         self._changes.append(Change(offset, panes, self._newest_us))
         return found
 
-    def changes(self, upto: int) -> Change | None:
-        """All that is so once everything before `upto` is delivered, as one; None for nothing."""
+    @property
+    def unwritten(self) -> int:
+        """How many panes changed, by batch."""
+        return sum([len(change.panes) for change in self._changes])
+
+    def changes(self, upto: int, *, most: float = math.inf) -> Change | None:
+        """What is so once everything before `upto` is delivered, as one; None for nothing.
+
+        Args:
+            most: After about so many panes the rest is left for later.
+        """
         panes: dict[PaneOf, Pane] = {}
         last = None
         for change in self._changes:
-            if change.offset > upto:
+            if change.offset > upto or len(panes) >= most:
                 break
             panes.update(change.panes)
             last = change

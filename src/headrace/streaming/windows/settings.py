@@ -54,7 +54,7 @@ class WindowsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     lateness_s: float = 60.0
     ahead_s: float = 300.0
     state: str = ""
-    checkpoint_s: float = 1.0
+    checkpoint_s: float = 0.2
 
 
 def microseconds(seconds: float) -> int:

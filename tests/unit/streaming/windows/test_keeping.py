@@ -190,6 +190,32 @@ def test_only_what_was_delivered_is_written(broker: ForgetfulBroker, tmp_path: P
     made.close([HERE, Place("gone", 0)])
 
 
+def test_much_is_written_in_parts_and_at_the_end_as_a_whole(
+    broker: ForgetfulBroker, tmp_path: Path
+) -> None:
+    clock, told = broker.clock, Place("many", 0)
+    broker.create_topic("many")
+    broker.send([NewRecord(topic="many", key=b"%d" % at, value=b"") for at in range(3000)])
+    made = windows(broker, tmp_path)
+    made.gained([told])
+    for at in range(0, 3000, 100):
+        made.count(made.to_score(broker.read("many", after={told: at}, most=100)))
+    made.delivered({told: 3000})
+    written = []
+    for _ in range(2):
+        made.checkpoint()
+        kept = made._held[told].file.kept()
+        written.append(0 if kept is None else kept.offset)
+        assert made.is_due(clock.monotonic() + 0.06)
+    made.checkpoint(is_last=True)
+    kept = made._held[told].file.kept()
+
+    assert written == [800, 1400]
+    assert kept is not None
+    assert kept.offset == 3000
+    made.close()
+
+
 def test_a_broker_that_cannot_say_is_told(broker: ForgetfulBroker, tmp_path: Path) -> None:
     made = windows(broker, tmp_path)
 
