@@ -30,6 +30,8 @@ class Engine(StrEnum):
     """What runs the shards."""
 
     LOCAL = "local"
+    RAY = "ray"
+    SPARK = "spark"
 
 
 class OutputFormat(StrEnum):
@@ -193,7 +195,24 @@ def run(
             show_default="made of the time",
         ),
     ] = "",
-    engine: Annotated[Engine, typer.Option("--engine", help="What runs it.")] = Engine.LOCAL,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            "--engine",
+            help="What runs it: this process, or the workers of a cluster, which see the input, "
+            "the model and the output under the same paths.",
+        ),
+    ] = Engine.LOCAL,
+    address: Annotated[
+        str,
+        typer.Option(
+            "--address",
+            metavar="ADDRESS",
+            help="The cluster. Ray: auto (one that runs here), HOST:PORT, ray://HOST:PORT; Spark: "
+            "a master, as spark://HOST:PORT or local[4].",
+            show_default="one on this machine, for this job",
+        ),
+    ] = "",
     chunk_rows: Annotated[
         int | None,
         typer.Option(
@@ -214,7 +233,12 @@ def run(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=1, help="Shards at once.", show_default="usable cores"),
+        typer.Option(
+            "--workers",
+            min=1,
+            help="Shards at once.",
+            show_default="usable cores; with --address the cluster's",
+        ),
     ] = None,
     memory: Annotated[
         str,
@@ -233,7 +257,8 @@ def run(
     """Answer every row of a data set, into files that are whole whatever happens.
 
     Columns are checked against the model before a row is read. The model runs in this process, as
-    this user. Ended at any moment and run again with --resume, it comes to the same files.
+    this user; with another --engine in its workers. Ended at any moment and run again with
+    --resume, it comes to the same files.
 
     For example:
 
@@ -244,13 +269,13 @@ def run(
     from headrace.cli.batch_run import Asked, run_batch
     from headrace.cli.output import say, write_json
     from headrace.engine import usable_cores
+    from headrace.jobs.engines.opening import EngineName, open_engine
     from headrace.jobs.mapping import parse_keys, parse_map
     from headrace.jobs.messages import ErrorsTo, Format, Nulls
     from headrace.jobs.preparing import Wish
     from headrace.jobs.running import TooManyErrorsError
     from headrace.jobs.sizes import parse_bytes
 
-    del engine  # there is one
     cores = workers or usable_cores()
     wish = Wish(
         output=output,
@@ -267,6 +292,9 @@ def run(
     )
     asked = Asked(
         wish=wish,
+        engine=open_engine(
+            EngineName(engine), address=address, workers=workers, cores=cores, source=source
+        ),
         model=model,
         source=source,
         file=file,

@@ -9,6 +9,7 @@ from pathlib import Path
 from headrace.cli.batch_model import Chosen, choose_model
 from headrace.cli.batch_progress import batch_progress
 from headrace.cli.output import progress, say
+from headrace.jobs.engines.engine import Engine
 from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.messages import JobRecord
 from headrace.jobs.preparing import (
@@ -30,6 +31,7 @@ class Asked:
     """The command line, taken apart."""
 
     wish: Wish
+    engine: Engine
     model: str
     source: str
     file: Path | None
@@ -110,7 +112,7 @@ def _run(asked: Asked, job: Job, folder: OutputFolder, chosen: Chosen) -> Summar
             return run_job(
                 job,
                 folder,
-                workers=asked.wish.workers,
+                engine=asked.engine,
                 max_errors=asked.max_errors,
                 clock=time.monotonic,
                 watch=watch,

@@ -128,6 +128,10 @@ class OutputFolder:
         for name in names:
             (self.path / name).unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        """Take away unfinished files, as workers leave that were lost."""
+        self.remove([name for name in self.names() if name.endswith(TEMPORARY)])
+
     def is_complete(self) -> bool:
         """Whether all is done."""
         return (self.path / SUCCESS).is_file()

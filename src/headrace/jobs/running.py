@@ -1,26 +1,23 @@
-"""The engine of one machine: shards beside each other in threads, the manifest in one.
+"""A job from its first shard to `_SUCCESS`, whatever engine runs the shards.
 
 Whatever ends it, at whatever moment, leaves whole files only, and a manifest that names them.
 """
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import msgspec
 
 from headrace.core import Code, HeadraceError
-from headrace.jobs.answering import StoppedError
+from headrace.jobs.engines.engine import Engine, Told
 from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.messages import Done, Shard
 from headrace.jobs.preparing import Job
-from headrace.jobs.shard import Hooks, run_shard
 
-_LOOK_S: Final = 0.2
 _SHOWN: Final = 5
 
 
@@ -74,11 +71,11 @@ class _State:
     samples: deque[str] = field(default_factory=lambda: deque(maxlen=_SHOWN))
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def count(self, errors: list[str]) -> None:
+    def count(self, errors: int, samples: Sequence[str]) -> None:
         with self.lock:
-            self.errors += len(errors)
+            self.errors += errors
             if len(self.samples) < _SHOWN:
-                self.samples.extend(errors[: _SHOWN - len(self.samples)])
+                self.samples.extend(samples[: _SHOWN - len(self.samples)])
             if self.is_beyond:
                 self.stop.set()
 
@@ -91,7 +88,7 @@ def run_job(
     job: Job,
     folder: OutputFolder,
     *,
-    workers: int,
+    engine: Engine,
     max_errors: int | None,
     clock: Callable[[], float],
     watch: Watch,
@@ -99,6 +96,7 @@ def run_job(
     """Run what is left of a job, under the folder's lock.
 
     Args:
+        engine: What runs the shards.
         max_errors: Rows that may have errors, in all; None for any number.
         clock: Monotonic seconds.
 
@@ -112,9 +110,15 @@ def run_job(
     state = _State(errors=before, limit=max_errors)
     done = list(job.left.done)
     new_rows = 0
+
+    def on_rows(rows: int, errors: int, samples: Sequence[str]) -> None:
+        state.count(errors, samples)
+        watch.on_rows(rows, errors)
+
+    told = Told(on_rows=on_rows, is_stopped=state.stop.is_set)
     with folder.appending(done) as manifest:
         if not state.is_beyond:
-            with closing(_each(job, state, workers, watch)) as finished:
+            with closing(engine.shards(job, told)) as finished:
                 for one in finished:
                     manifest.add(one)
                     watch.on_shard(one, job.record.shards[one.shard])
@@ -146,52 +150,3 @@ def run_job(
     )
     folder.complete(msgspec.json.encode(summary) + b"\n")
     return summary
-
-
-def _each(job: Job, state: _State, workers: int, watch: Watch) -> Generator[Done]:
-    """Shards as they are done, in whatever order."""
-
-    def on_rows(rows: int, errors: list[str]) -> None:
-        state.count(errors)
-        watch.on_rows(rows, len(errors))
-
-    with _pools(job, workers) as (shards, runs):
-        hooks = Hooks(on_rows=on_rows, is_stopped=state.stop.is_set, pool=runs)
-        todo = iter(job.left.todo)
-        waiting: set[Future[Done]] = set()
-        try:
-            while True:
-                # No more than are run at once: whoever stops has nothing to take back.
-                while len(waiting) < workers and not state.stop.is_set():
-                    shard = next(todo, None)
-                    if shard is None:
-                        break
-                    waiting.add(
-                        shards.submit(run_shard, job.task, shard, job.source, job.scorer, hooks)
-                    )
-                if not waiting:
-                    return
-                finished, waiting = wait(waiting, _LOOK_S, FIRST_COMPLETED)
-                for future in finished:
-                    try:
-                        yield future.result()
-                    except StoppedError:
-                        continue
-        finally:
-            state.stop.set()
-
-
-@contextmanager
-def _pools(
-    job: Job, workers: int
-) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor | None]]:
-    """Threads for shards and, where there are too few of these for all cores, for runs."""
-    few = len(job.left.todo) < 2 * workers and workers > 1 and job.scorer.concurrent
-    shards = ThreadPoolExecutor(workers, "shard")
-    runs = ThreadPoolExecutor(workers, "run") if few else None
-    try:
-        yield shards, runs
-    finally:
-        shards.shutdown(wait=True)
-        if runs is not None:
-            runs.shutdown(wait=True)

@@ -1,6 +1,6 @@
 """Writes a file of output: aside, then on disk, then under its name, so that none is partial.
 
-What a crash leaves is called `.NAME.tmp`, which nobody takes for output.
+What a crash leaves is called `.NAME.tmp` or `.NAME.ATTEMPT.tmp`, which nobody takes for output.
 """
 
 import contextlib
@@ -125,14 +125,17 @@ def check_writable(schema: Schema, form: Format) -> str:
 
 
 @contextmanager
-def aside(folder: Path, name: str) -> Iterator[IO[bytes]]:
+def aside(folder: Path, name: str, attempt: str = "") -> Iterator[IO[bytes]]:
     """A file that gets its name when the block ends well, and only then; on disk by then.
+
+    Args:
+        attempt: What tells who writes it from others who may write the same at the same time.
 
     Raises:
         FailedPreconditionError: The disk is full, or the folder may not be written.
     """
     path = folder / name
-    part = path.with_name(f".{path.name}{TEMPORARY}")
+    part = path.with_name(f".{path.name}{attempt and f'.{attempt}'}{TEMPORARY}")
     try:
         with part.open("wb") as file:
             yield file

@@ -18,6 +18,7 @@ from headrace.core import (
     TensorSpec,
 )
 from headrace.engine import ServiceTimes
+from headrace.jobs.engines.local import LocalEngine
 from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.messages import JobModel
 from headrace.jobs.preparing import Job, Wish, find_begun, plan_job, settle
@@ -130,7 +131,7 @@ def run(job: Job, *, workers: int = 1, max_errors: int | None = None) -> Summary
         return run_job(
             job,
             folder,
-            workers=workers,
+            engine=LocalEngine(workers=workers),
             max_errors=max_errors,
             clock=lambda: float(next(ticks)),
             watch=Watch(),
