@@ -46,6 +46,10 @@ test-all: setup ## as test, and what needs PyTorch or TensorFlow: installs them 
 frameworks: setup ## only the tests that need PyTorch or TensorFlow, in .venv-all
 	ONLY=frameworks scripts/test_all.sh $(PYTEST_JOBS) $(ARGS)
 
+.PHONY: engines
+engines: setup ## only the tests of jobs on Ray and Spark, in .venv-engines: 800 MB, five minutes
+	scripts/engines.sh $(ARGS)
+
 .PHONY: unit
 unit: setup ## only the tests that start nothing
 	$(BIN)/pytest -m "not e2e" $(PYTEST_JOBS) $(ARGS)
@@ -127,8 +131,8 @@ proto: setup .venv/.ready-build ## regenerate the protobuf descriptors
 	$(BIN)/python scripts/generate_proto.py
 
 .PHONY: clean
-clean: ## remove .venv, .venv-all, caches and built documentation; models in .headrace stay
-	rm -rf .venv .venv-all site dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache \
+clean: ## remove .venv, .venv-all, .venv-engines, caches and built documentation; models in .headrace stay
+	rm -rf .venv .venv-all .venv-engines site dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache \
 		.ruff_cache .import_linter_cache .headrace-demo
 	find src tests scripts examples bench -name __pycache__ -type d -prune -exec rm -rf {} + \
 		2>/dev/null || true
