@@ -53,6 +53,6 @@ def test_a_cluster_that_is_not_there_is_named(case: Case) -> None:
     job = case.command("ray-nowhere", "--engine", "ray", "--address", "auto")
     status, _, err = job.run(timeout_s=LIMIT_S)
 
-    assert status == 1
+    assert status == 3
     assert "no Ray cluster at --address auto" in err
     assert not list(Path(case.folder, "ray-nowhere").glob("part-*"))
