@@ -57,6 +57,6 @@ def test_a_cluster_that_is_not_there_is_named(case: Case) -> None:
     job = case.command("spark-nowhere", "--engine", "spark", "--address", "spark://127.0.0.1:1")
     status, _, err = job.run(timeout_s=LIMIT_S)
 
-    assert status == 1
+    assert status == 3
     assert "no Spark at --address spark://127.0.0.1:1" in err
     assert not list(Path(case.folder, "spark-nowhere").glob("part-*"))
