@@ -208,8 +208,8 @@ def run(
         typer.Option(
             "--address",
             metavar="ADDRESS",
-            help="The cluster. Ray: auto (one that runs here), HOST:PORT, ray://HOST:PORT; Spark: "
-            "a master, as spark://HOST:PORT or local[4].",
+            help="The cluster. Ray: auto (one that runs here) or HOST:PORT; Spark: a master, as "
+            "spark://HOST:PORT or local[4].",
             show_default="one on this machine, for this job",
         ),
     ] = "",

@@ -35,7 +35,7 @@ class RayEngine:
     """Workers of Ray.
 
     `source`: the input as a person named it. `address`: `local` for a cluster on this machine that
-    ends with the job; `auto` for one that runs here; `ray://HOST:PORT`, `HOST:PORT`. `workers`:
+    ends with the job; `auto` for one that runs here; `HOST:PORT`; what else Ray takes. `workers`:
     processes at once; None for as many as the cluster has cores.
     """
 
