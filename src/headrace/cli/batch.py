@@ -59,8 +59,9 @@ class NullsAs(StrEnum):
 
 _EXIT = (
     "Exit status: 0 every row was answered, or has its error beside it; 4 more rows have errors "
-    "than --max-errors; 1 it failed; 2 the command line is wrong; 130 it was interrupted. After "
-    "all but 0 the same command goes on where it ended, if it has a --run-id."
+    "than --max-errors; 1 it failed; 2 the command line is wrong; 3 a cluster or a database is out "
+    "of reach; 130 it was interrupted. After all but 0 the same command goes on where it ended, "
+    "if it has a --run-id."
 )
 _Output = Annotated[
     Path,
@@ -208,8 +209,7 @@ def run(
         typer.Option(
             "--address",
             metavar="ADDRESS",
-            help="The cluster. Ray: auto (one that runs here) or HOST:PORT; Spark: a master, as "
-            "spark://HOST:PORT or local[4].",
+            help="The cluster. Ray: HOST:PORT; Spark: a master, as spark://HOST:PORT or local[4].",
             show_default="one on this machine, for this job",
         ),
     ] = "",

@@ -148,5 +148,6 @@ def run_job(
         rows_per_s=round(new_rows / seconds, 1) if seconds > 0 else 0.0,
         error_samples=list(state.samples),
     )
+    folder.sweep()
     folder.complete(msgspec.json.encode(summary) + b"\n")
     return summary

@@ -311,3 +311,19 @@ def test_an_input_without_rows_is_a_job_that_is_done(tmp_path: Path) -> None:
     summary = run(prepared(tmp_path / "rows.parquet", tmp_path / "out"))
     assert summary.rows == 0
     assert (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_a_file_that_a_lost_worker_left_unfinished_is_gone_in_the_end(
+    source: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    job = prepared(source, output)
+    left = output / ".part-00001.parquet.0.tmp"
+    left.write_bytes(b"half of it")
+
+    run(job)
+
+    assert not left.exists()
+    assert sorted(one.name for one in output.iterdir()) == sorted(
+        one.name for one in undisturbed.iterdir()
+    )
