@@ -99,8 +99,9 @@ Values = Array | list[Array | None]
 
 def keys_of(frame: pl.DataFrame, plan: ColumnPlan) -> Any:  # noqa: ANN401  # a pyarrow.Table
     """The key columns by what they are called; categories become texts."""
-    # Not by `select`, whose plan costs more than all the rest here.
-    columns = [frame[column].alias(name) for name, column in plan.keys.items()]
+    # Not by `select`, whose plan costs more than all the rest here. In one piece, as the other
+    # columns of a table are: rows that were read together may lie in several.
+    columns = [frame[column].rechunk().alias(name) for name, column in plan.keys.items()]
     made = pl.DataFrame(
         [
             column.cast(pl.String) if isinstance(column.dtype, pl.Categorical | pl.Enum) else column

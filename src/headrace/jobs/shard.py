@@ -24,6 +24,8 @@ from headrace.scoring.scorer import Scorer
 
 ERRORS: Final = "_errors"
 """The folder of side files, within the output. Readers of whole folders leave such names out."""
+_WHOLE_BUFFERS: Final = 4
+"""So a shard read at once takes no more than half of the memory that a worker has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +124,12 @@ def _fill(  # noqa: PLR0917  # what a shard is run with
     """Answer a shard window by window."""
     plan, sizes = task.plan, task.sizes
     numbers = {} if source.has_types else numbers_of(plan, scorer.signature)
-    wanted = Wanted(columns=plan.columns, rows=sizes.window_rows, numbers=numbers)
+    wanted = Wanted(
+        columns=plan.columns,
+        rows=sizes.window_rows,
+        whole_bytes=_WHOLE_BUFFERS * sizes.buffer_bytes,
+        numbers=numbers,
+    )
     answerer = Answerer(
         scorer=scorer,
         run_rows=sizes.run_rows,

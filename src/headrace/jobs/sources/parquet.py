@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from headrace.core import InvalidArgumentError
-from headrace.jobs.libraries import Schema, pa, pq
+from headrace.jobs.libraries import Schema, pa, pl, pq
 from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.files import fingerprint, is_url, open_file, unreadable
-from headrace.jobs.sources.source import Rows, Wanted, framed
+from headrace.jobs.sources.source import Rows, Wanted, framed, windows
 
 _BUFFER_BYTES = 1 << 20
 
@@ -61,13 +61,19 @@ class ParquetSource:
         return fingerprint(shard.file)[0]
 
     def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
-        """Decoded a batch at a time, so that a wide row group is never whole in memory."""
+        """At once where that is little; else a batch at a time, as a row group may be large."""
         try:
             with _opened(shard.file) as file:
+                whole = _whole(file, shard, wanted)
+                if whole is not None:
+                    yield from windows(whole, wanted.rows, {})
+                    return
                 for batch in file.iter_batches(
                     wanted.rows,
                     row_groups=list(range(shard.begin, shard.end)),
                     columns=list(wanted.columns),
+                    # Shards keep all cores busy, and each column costs a wait for a thread.
+                    use_threads=False,
                 ):
                     yield Rows(frame=framed(batch, wanted.columns))
         except (OSError, pa.ArrowException) as error:
@@ -89,6 +95,36 @@ def runs(counted: Sequence[tuple[int, int]], sizes: Sizes) -> list[tuple[int, in
             start, rows, size = i, 0, 0
         rows, size = rows + more_rows, size + more_bytes
     return [*found, (start, len(counted))] if counted else []
+
+
+def fits_at_once(kinds: Sequence[Any], rows: int | None, whole_bytes: int) -> bool:
+    """Whether a shard is known to take no more memory than that: all its columns are numbers."""
+    sizes = [_fixed_bytes(kind) for kind in kinds]
+    return rows is not None and all(sizes) and rows * sum(sizes) <= whole_bytes
+
+
+def _fixed_bytes(kind: Any) -> int:  # noqa: ANN401  # pyarrow has no types
+    """What a value of a plain number takes in memory, at most; 0 for all else."""
+    types = pa.types
+    if types.is_integer(kind) or types.is_float32(kind) or types.is_float64(kind):
+        return int(kind.bit_width) // 8
+    return int(types.is_boolean(kind))
+
+
+def _whole(file: Any, shard: Shard, wanted: Wanted) -> pl.DataFrame | None:  # noqa: ANN401  # as above
+    """All rows of a shard by Polars, which decodes numbers in less time than pyarrow does.
+
+    None where it might take more memory than is wanted, or Polars does not know the encoding.
+    """
+    kinds = [file.schema_arrow.field(name).type for name in wanted.columns]
+    if is_url(shard.file) or not fits_at_once(kinds, shard.rows, wanted.whole_bytes):
+        return None
+    first = sum(file.metadata.row_group(i).num_rows for i in range(shard.begin))
+    try:
+        scan = pl.scan_parquet(shard.file, glob=False, hive_partitioning=False)
+        return scan.select(wanted.columns).slice(first, shard.rows).collect()
+    except pl.exceptions.PolarsError:
+        return None  # pyarrow reads it, or says why it cannot be read
 
 
 def _opened(name: str) -> Any:  # noqa: ANN401  # pyarrow has no types

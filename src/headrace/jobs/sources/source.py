@@ -19,10 +19,14 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What is read of a shard. `numbers`: columns of text that hold numbers, and of which kind."""
+    """What is read of a shard. `numbers`: columns of text that hold numbers, and of which kind.
+
+    `whole_bytes`: a shard that is smaller than this may be in memory at once.
+    """
 
     columns: Sequence[str]
     rows: int
+    whole_bytes: int = 0
     numbers: Mapping[str, Datatype] = field(default_factory=dict)
 
 
