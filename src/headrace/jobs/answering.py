@@ -135,11 +135,16 @@ def _length(row: Array | bytes) -> int:
     return len(row) if isinstance(row, bytes) else sum(map(len, row.ravel()))
 
 
-def _taken(fed: Fed, places: Array, *, batched: bool) -> Tensors:
-    """The inputs of some rows; without a copy where they lie beside each other."""
+def together(places: Array) -> slice | Array:
+    """The same places, as a slice where they are neighbours in order: that needs no copy."""
     first, last = int(places[0]), int(places[-1])
     is_run = last - first + 1 == len(places) and bool((np.diff(places) == 1).all())
-    chosen = slice(first, last + 1) if is_run else places
+    return slice(first, last + 1) if is_run else places
+
+
+def _taken(fed: Fed, places: Array, *, batched: bool) -> Tensors:
+    """The inputs of some rows; without a copy where they lie beside each other."""
+    chosen = together(places)
     inputs = {name: array[chosen] for name, array in fed.dense.items()}
     for name, parts in fed.ragged.items():
         inputs[name] = np.stack([parts[place] for place in places.tolist()])

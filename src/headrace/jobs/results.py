@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from headrace.core import VARIABLE, Array, Datatype, ModelSignature, RuntimeFailedError, TensorSpec
-from headrace.jobs.answering import Answers
+from headrace.jobs.answering import Answers, together
 from headrace.jobs.columns import row_shape
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.mapping import LABEL
@@ -143,7 +143,7 @@ def _gathered(
             return array
     whole = np.zeros((answers.rows, *trail), spec.datatype.dtype)
     for places, array in parts:
-        whole[places] = array
+        whole[together(places)] = array
     return whole
 
 
