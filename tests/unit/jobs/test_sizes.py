@@ -38,8 +38,8 @@ def test_a_row_larger_than_the_memory_is_told() -> None:
         ([spec("x", Datatype.FP32, -1, 32)], 2048),
         ([spec("id", Datatype.INT64, -1)], 4096),
         ([spec("x", Datatype.FP32, -1, 3, 224, 224)], 8),
-        ([spec("t", Datatype.BYTES, -1)], 32),
-        ([spec("ids", Datatype.INT64, -1, -1)], 32),
+        ([spec("t", Datatype.BYTES, -1)], 16),
+        ([spec("ids", Datatype.INT64, -1, -1)], 16),
     ],
 )
 def test_small_rows_run_by_thousands_and_large_ones_by_a_few(
