@@ -43,6 +43,7 @@ def run(settings: StreamSettings) -> int:
     stop.install()
     try:
         check_settings(settings)
+        # Before the broker: Pulsar's client keeps OpenVINO from loading models after it.
         scorers = _tried(lambda: load_scorers(settings), EXIT_CANNOT_LOAD)
         answerers = _tried(lambda: make_answers(settings, scorers), EXIT_SETTINGS)
         home = Path(settings.home) if settings.home else Path.cwd()

@@ -5,6 +5,10 @@ connection, whatever its session's time. Where a group is, and moving
 it elsewhere, is a matter of Pulsar's admin API, which is not spoken here. A broker makes a topic
 when it is first named, and forgets what all its subscriptions are done with unless the namespace
 says otherwise (`retention`).
+
+Models have to be loaded before this module is: once pulsar-client 3.13 is there, OpenVINO loads
+none in the same process (those that it has loaded run), and errors of ONNX Runtime lose their
+classes.
 """
 
 import secrets

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Final, Protocol
 
-import pulsar
-
 from headrace.streaming.brokers.packing import packed, quoted, unpacked, unquoted
 from headrace.streaming.records import Header, NewRecord, Place, Record
 
@@ -45,6 +43,8 @@ def offset_of(message_id: MessageId) -> int:
 
 def id_of(offset: int) -> object:
     """The id of the message, or of the batch, that has this offset."""
+    import pulsar  # noqa: PLC0415  # what else is here needs no client
+
     entry = offset >> _BATCH_BITS
     return pulsar.MessageId(-1, entry >> _ENTRY_BITS, entry & ((1 << _ENTRY_BITS) - 1), -1)
 
