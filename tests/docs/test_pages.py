@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from headrace.core.spec import SystemSpec, parse_spec
 from headrace.features.spec import checked
@@ -95,6 +96,9 @@ def test_yaml_blocks_are_specs(block: Block) -> None:
         return
     if block.text.startswith("steps:"):
         assert parse_pipeline(block.text).steps
+        return
+    if block.text.startswith("apiVersion:"):
+        assert YAML(typ="safe").load(block.text)["kind"] == "CronJob"
         return
     spec = parse_spec(block.text, base_dir=ROOT, exists=lambda _: True)
 

@@ -1,5 +1,6 @@
 """How do stream workers become processes of this machine, and come back to a new control plane?"""
 
+import contextlib
 import logging
 import os
 import shutil
@@ -17,6 +18,7 @@ from headrace.control.home import Home
 from headrace.control.local import LocalDriver
 from headrace.control.process import Process, find_by_arguments, python_module, start_ticks
 from headrace.control.sandbox import Isolation, Sandbox, files_of
+from headrace.streaming.brokers import log_bell as bell
 from headrace.streaming.settings import StreamSettings
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -204,8 +206,9 @@ class StreamDriver:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         uid = sandbox.spec(own=(), keep=(), network=True, serial=_SERIAL)["uid"]
         if uid is not None:
-            for path in (folder, *folder.glob(_LOG_FILES)):
-                os.chown(path, uid, uid, follow_symlinks=False)
+            for path in (folder, folder / bell.FOLDER, *folder.glob(_LOG_FILES)):
+                with contextlib.suppress(FileNotFoundError):
+                    os.chown(path, uid, uid, follow_symlinks=False)
         return [folder]
 
     def _arguments(self, member: str) -> list[str]:

@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-_FOLDER: Final = "waiting"
+FOLDER: Final = "waiting"
+"""Of a log: where those who wait can be rung."""
 _ENOUGH_BYTES: Final = 16
 _MILLISECONDS: Final = 1000
 
@@ -22,8 +23,12 @@ class Bell:
     """
 
     def __init__(self, folder: Path) -> None:
-        path = folder / _FOLDER
-        path.mkdir(mode=0o700, exist_ok=True)
+        path = folder / FOLDER
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+            if os.geteuid() == 0:  # the log may be another's, who has to get in; as SQLite does
+                owner = folder.stat()
+                os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
         # A socket's path may have 107 bytes; this one is short wherever the log lies.
         self._folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
