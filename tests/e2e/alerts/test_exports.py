@@ -55,13 +55,14 @@ OTHERS: Final = {
     "headrace_control_replica_restarts",
     "headrace_control_certificate_left_seconds",
     "headrace_alert_firing",
+    "headrace_job_late",
     "up",
     "ALERTS",
 }
 """What the gateway, the control plane and Prometheus itself say."""
 WORDS: Final = {
     "sum", "by", "rate", "increase", "changes", "histogram_quantile", "topk", "on", "and", "or",
-    "unless", "vector", "min", "max", "absent", "label_replace",
+    "unless", "vector", "min", "max", "count", "absent", "label_replace",
 }  # fmt: skip
 
 
