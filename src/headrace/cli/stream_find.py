@@ -129,9 +129,9 @@ def open_broker_of(url: str, home: Path) -> "Broker":
     Raises:
         HeadraceError: It cannot be used; the message says why.
     """
+    from headrace.core.variables import url_filled_in  # noqa: PLC0415  # as above
     from headrace.streaming.brokers import open_broker  # noqa: PLC0415  # only here
-    from headrace.streaming.secrets import resolve_broker  # noqa: PLC0415  # as above
 
     if not url:
         raise InvalidArgumentError("name the broker: --broker log:demo, or kafka://HOST:PORT")
-    return open_broker(resolve_broker(url), home=home.absolute())
+    return open_broker(url_filled_in(url, what="the broker's URL"), home=home.absolute())

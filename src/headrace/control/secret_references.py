@@ -4,16 +4,13 @@
 that file, without the line's end.
 """
 
-import os
-import re
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 from headrace.core import FailedPreconditionError
+from headrace.core.variables import VARIABLE, filled_in, url_filled_in
 
-_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _FILE: Final = "file:"
 _MOST_BYTES: Final = 1 << 20
 _OURS: Final = frozenset({"HEADRACE_TOKEN", "HEADRACE_STATE_URL"})
@@ -21,7 +18,7 @@ _OURS: Final = frozenset({"HEADRACE_TOKEN", "HEADRACE_STATE_URL"})
 
 def is_reference(text: str) -> bool:
     """Whether `text` is nothing but a reference, so that it can be told to everybody."""
-    return text.startswith(_FILE) or _VARIABLE.fullmatch(text) is not None
+    return text.startswith(_FILE) or VARIABLE.fullmatch(text) is not None
 
 
 def resolve_references(text: str, environment: Mapping[str, str] | None = None) -> str:
@@ -34,10 +31,9 @@ def resolve_references(text: str, environment: Mapping[str, str] | None = None) 
         FailedPreconditionError: A variable is not set, or a file cannot be read; the message names
             it, and never what is in it.
     """
-    given = os.environ if environment is None else environment
     if text.startswith(_FILE):
         return _read(Path(text.removeprefix(_FILE)))
-    return _VARIABLE.sub(lambda match: _variable(match[1], given), text)
+    return filled_in(text, environment=environment)
 
 
 def resolve_url(text: str, environment: Mapping[str, str] | None = None) -> str:
@@ -48,8 +44,7 @@ def resolve_url(text: str, environment: Mapping[str, str] | None = None) -> str:
     """
     if is_reference(text):
         return resolve_references(text, environment)
-    given = os.environ if environment is None else environment
-    return _VARIABLE.sub(lambda match: quote(_variable(match[1], given), safe=""), text)
+    return url_filled_in(text, environment=environment)
 
 
 def secret_reader(text: str, environment: Mapping[str, str] | None = None) -> Callable[[], str]:
@@ -69,15 +64,9 @@ def forget_secrets(texts: Iterable[str], environment: MutableMapping[str, str]) 
 
     Whatever is started later inherits the rest: models have no use for the state's password.
     """
-    named = {name for text in texts for name in _VARIABLE.findall(text)}
+    named = {name for text in texts for name in VARIABLE.findall(text)}
     for name in named | _OURS:
         environment.pop(name, None)
-
-
-def _variable(name: str, environment: Mapping[str, str]) -> str:
-    if name not in environment:
-        raise FailedPreconditionError(f"the environment has no variable {name}")
-    return environment[name]
 
 
 def _read(path: Path) -> str:

@@ -5,14 +5,11 @@ time: requests would otherwise wait for it one after the other, and it for them.
 """
 
 import logging
-import os
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, cast
-from urllib.parse import quote
 
 import numpy as np
 
@@ -30,6 +27,7 @@ from headrace.core import (
     Tensors,
     UnavailableError,
 )
+from headrace.core.variables import url_filled_in
 from headrace.features import (
     FeatureReader,
     FeatureRows,
@@ -49,7 +47,7 @@ from headrace.runtimes import LoadOptions, Model, Runtime
 _log = logging.getLogger(__name__)
 
 MAX_PAUSE_S: Final = 2.0
-_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+STORE_URL: Final = "the URL of the online store"
 _AWAY: Final = (UnavailableError, DeadlineExceededError, FailedPreconditionError)
 
 OnRows = Callable[[float, Mapping[str, Array], FeatureRows], None]
@@ -227,7 +225,7 @@ def bind(settings: FeatureSettings) -> BoundFeatures:
         InvalidArgumentError: The settings make no sense.
         FailedPreconditionError: A library or a variable of the environment is missing.
     """
-    url = _resolved(settings.online_store)
+    url = url_filled_in(settings.online_store, what=STORE_URL)
     store = open_online_store(url, timeout_s=settings.timeout_s, read_only=True)
     return BoundFeatures(
         decode_service(settings.service),
@@ -266,22 +264,6 @@ def load_with_features(
 def is_remote(url: str) -> bool:
     """Whether a store is reached over a connection, so that it may keep one waiting."""
     return "://" in url and not url.startswith("sqlite:///")
-
-
-def _resolved(url: str) -> str:
-    """What a URL means, as the control plane reads it: a variable within one may be any text."""
-    whole = _VARIABLE.fullmatch(url)
-    if whole is not None:
-        return _variable(whole)
-    return _VARIABLE.sub(lambda match: quote(_variable(match), safe=""), url)
-
-
-def _variable(match: "re.Match[str]") -> str:
-    value = os.environ.get(match[1])
-    if value is None:
-        message = f"the URL of the online store names ${{{match[1]}}}, which is not set"
-        raise FailedPreconditionError(message)
-    return value
 
 
 def _always() -> bool:

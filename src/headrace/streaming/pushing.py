@@ -4,15 +4,12 @@ A row that is not right costs itself only. To push a row again changes nothing, 
 never replaces a newer one: so nothing is lost or wrong after a crash, however often it is done.
 """
 
-import os
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
-from urllib.parse import quote
 
-from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
+from headrace.core import HeadraceError, InvalidArgumentError
+from headrace.core.variables import url_filled_in
 from headrace.features import (
     FeatureView,
     OnlineStore,
@@ -30,8 +27,6 @@ from headrace.streaming.outcomes import Result
 from headrace.streaming.records import Record
 from headrace.streaming.settings import FormatKind, StreamSettings
 from headrace.streaming.times import unix_time
-
-_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class Pusher:
@@ -172,7 +167,8 @@ def make_pusher(settings: StreamSettings) -> Pusher:
         msg = f"features are of a record's fields, and the format {settings.format.kind} has none"
         raise InvalidArgumentError(msg)
     layout = Layout(inputs=(), outputs=(), passed=tuple(dict.fromkeys(wanted)))
-    url = _resolved(told.online_store) if told.online_store else online_store_url(home)
+    url = told.online_store or online_store_url(home)
+    url = url_filled_in(url, what="the URL of the online store") if told.online_store else url
     return Pusher(
         view,
         open_online_store(url, timeout_s=told.timeout_s),
@@ -180,19 +176,3 @@ def make_pusher(settings: StreamSettings) -> Pusher:
         fields=fields,
         time=told.time,
     )
-
-
-def _resolved(url: str) -> str:
-    """As a replica reads it: a variable may be all of a URL, or any text within one."""
-    whole = _VARIABLE.fullmatch(url)
-    if whole is not None:
-        return _variable(whole)
-    return _VARIABLE.sub(lambda match: quote(_variable(match), safe=""), url)
-
-
-def _variable(match: re.Match[str]) -> str:
-    value = os.environ.get(match[1])
-    if value is None:
-        msg = f"the URL of the online store names ${{{match[1]}}}, which is not set"
-        raise FailedPreconditionError(msg)
-    return value

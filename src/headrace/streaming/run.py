@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from headrace.core import ConflictError, HeadraceError, SystemClock
+from headrace.core.variables import url_filled_in
 from headrace.streaming.answering import Answers
 from headrace.streaming.assembling import Scorers, load_scorers, make_answers
 from headrace.streaming.broker import Broker
@@ -23,7 +24,6 @@ from headrace.streaming.exits import (
 from headrace.streaming.listening import listen
 from headrace.streaming.outcomes import writer_of
 from headrace.streaming.pump import StoppedByRecordError
-from headrace.streaming.secrets import resolve_broker
 from headrace.streaming.settings import StreamSettings, check_settings
 from headrace.streaming.threads import ModelThreads
 from headrace.streaming.worker import Worker
@@ -47,7 +47,7 @@ def run(settings: StreamSettings) -> int:
         scorers = _tried(lambda: load_scorers(settings), EXIT_CANNOT_LOAD)
         answerers = _tried(lambda: make_answers(settings, scorers), EXIT_SETTINGS)
         home = Path(settings.home) if settings.home else Path.cwd()
-        url = _tried(lambda: resolve_broker(settings.broker), EXIT_SETTINGS)
+        url = _tried(lambda: url_filled_in(settings.broker, what="the broker's URL"), EXIT_SETTINGS)
         broker = _tried(lambda: open_broker(url, home=home), EXIT_CANNOT_JOIN)
         worker = Worker(settings, broker)
         _tried(lambda: listen(settings, worker), EXIT_CANNOT_LISTEN)

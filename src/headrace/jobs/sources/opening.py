@@ -1,11 +1,10 @@
 """What a person names, as a source: by its URL, or by the endings of the files."""
 
 import os
-import re
 from pathlib import Path
-from urllib.parse import quote
 
 from headrace.core import InvalidArgumentError
+from headrace.core.variables import filled_in, url_filled_in
 from headrace.jobs.messages import SourceSettings
 from headrace.jobs.sources.arrow import ArrowSource
 from headrace.jobs.sources.csv import CsvSource
@@ -17,7 +16,6 @@ from headrace.jobs.sources.source import Source
 from headrace.jobs.sources.sql import SqlSource, is_database, without_password
 
 KINDS = ("parquet", "csv", "jsonl", "arrow", "images", "sql")
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def open_source(
@@ -33,7 +31,9 @@ def open_source(
         InvalidArgumentError: There is nothing such.
         FailedPreconditionError: A library is missing.
     """
-    whole = _VARIABLE.sub(_value, url)
+    # In a path a variable is as it is: `%20` would name another file.
+    fill_in = url_filled_in if is_url(url) or is_database(url) else filled_in
+    whole = fill_in(url, what="the input")
     if kind not in {"", *KINDS}:
         raise InvalidArgumentError(f"'{kind}' is no format of an input; use {', '.join(KINDS)}")
     if is_database(whole):
@@ -68,10 +68,3 @@ def _opened(kind: str, files: list[str], url: str) -> Source:
             raise InvalidArgumentError(
                 f"{url} is no database: sqlite:///PATH or postgresql://HOST/NAME"
             )
-
-
-def _value(match: "re.Match[str]") -> str:
-    value = os.environ.get(match[1])
-    if value is None:
-        raise InvalidArgumentError(f"the input names ${{{match[1]}}}, which is not set")
-    return quote(value, safe="/:@")

@@ -8,7 +8,6 @@ made by being named.
 """
 
 import logging
-import math
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -24,6 +23,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.streaming.broker import Abilities, Delivery, Membership, Rebalanced
+from headrace.streaming.brokers.checks import check_membership, check_text
 from headrace.streaming.brokers.kafka_admin import Following, KafkaAdmin
 from headrace.streaming.brokers.kafka_health import Health
 from headrace.streaming.brokers.kafka_outbox import Outbox, Writer
@@ -38,7 +38,6 @@ from headrace.streaming.records import NewRecord, Place, Record
 
 _log = logging.getLogger(__name__)
 
-_LONGEST_NAME: Final = 249
 _MOST_PARTITIONS: Final = 100_000
 _SEND_S: Final = 30.0
 _MADE_S: Final = 10.0
@@ -65,7 +64,7 @@ class KafkaBroker:
 
     def join(self, membership: Membership, listener: Rebalanced) -> KafkaSession:
         """Become a member; see `Broker`."""
-        _check_membership(membership)
+        check_membership(membership)
         for topic in membership.topics:
             self._reader.partitions(topic)
         options, address = self._options, self._options.address
@@ -158,7 +157,7 @@ class KafkaBroker:
 
     def set_committed(self, group: str, offsets: Mapping[Place, int]) -> None:
         """Put a group elsewhere; see `Broker`."""
-        _check_text("group", group)
+        check_text("group", group)
         for topic in {place.topic for place in offsets}:
             ends = self._reader.ends(topic)
             for place, offset in offsets.items():
@@ -222,23 +221,3 @@ class KafkaBroker:
             address=self._options.address,
             clock=self._clock,
         )
-
-
-def _check_membership(membership: Membership) -> None:
-    _check_text("group", membership.group)
-    _check_text("member", membership.member)
-    if not membership.topics:
-        raise InvalidArgumentError(f"group '{membership.group}' reads no topic; name one")
-    for topic in membership.topics:
-        check_topic(topic)
-    if not 0 < membership.session_timeout_s < math.inf:
-        message = f"session_timeout_s has to be over 0, not {membership.session_timeout_s}"
-        raise InvalidArgumentError(message)
-    if membership.start_s is not None and not math.isfinite(membership.start_s):
-        raise InvalidArgumentError(f"start_s has to be a Unix time, not {membership.start_s}")
-
-
-def _check_text(what: str, name: str) -> None:
-    if not 1 <= len(name) <= _LONGEST_NAME or not name.isprintable():
-        message = f"{what} {name[:60]!r} has to be 1 to {_LONGEST_NAME} characters that can be seen"
-        raise InvalidArgumentError(message)

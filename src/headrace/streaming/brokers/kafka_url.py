@@ -4,7 +4,6 @@ Options are librdkafka's, so that all ways to log in and to encrypt are there, a
 `${NAME}` in an option stands for a variable of the environment.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +11,12 @@ from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.core.variables import filled_in, url_filled_in
 from headrace.streaming.brokers.kafka_options import LIMIT, TRANSACTION, KafkaOptions
 
 _PORT: Final = 9092
 _SERVER: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
-_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_OPTIONS: Final = "an option of Kafka"
 _NAME: Final = re.compile(r"[a-z][a-z0-9._]{0,99}")
 _FILE: Final = "properties_file"
 _MEMBERSHIP: Final = "membership"
@@ -74,8 +74,8 @@ def kafka_options(url: str, environment: Mapping[str, str] | None = None) -> Kaf
         InvalidArgumentError: It says something that cannot be.
         FailedPreconditionError: A variable or a file that it names is not there.
     """
-    given = os.environ if environment is None else environment
-    parts = urlsplit(url)
+    # Before it is taken apart: what a variable holds is never looked at for variables itself.
+    parts = urlsplit(url_filled_in(url, what=_OPTIONS, environment=environment))
     if "@" in parts.netloc:
         message = (
             "a Kafka URL has no user before the host: say ?security.protocol=SASL_SSL&"
@@ -88,10 +88,9 @@ def kafka_options(url: str, environment: Mapping[str, str] | None = None) -> Kaf
         )
         raise InvalidArgumentError(f"{message}; topics are named in the stream")
     said = _checked(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=False))
-    said = {name: _resolved(value, given) for name, value in said.items()}
     file = said.pop(_FILE, None)
     if file is not None:
-        said = _properties(Path(file), given) | said
+        said = _properties(Path(file), environment) | said
     membership = said.pop(_MEMBERSHIP, _STATIC)
     if membership not in {_STATIC, _DYNAMIC}:
         message = f"membership={membership[:_SHOWN]!r} of Kafka: use {_STATIC} or {_DYNAMIC}"
@@ -140,17 +139,7 @@ def _check_numbers(said: Mapping[str, str]) -> None:
             raise InvalidArgumentError(f"{name}={text[:_SHOWN]!r} of Kafka has to be a number")
 
 
-def _resolved(value: str, environment: Mapping[str, str]) -> str:
-    def variable(match: re.Match[str]) -> str:
-        if match[1] not in environment:
-            message = f"the options of Kafka name ${{{match[1]}}}, which is not set"
-            raise FailedPreconditionError(message)
-        return environment[match[1]]
-
-    return _VARIABLE.sub(variable, value)
-
-
-def _properties(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
+def _properties(path: Path, environment: Mapping[str, str] | None) -> dict[str, str]:
     """Lines of `name=value`, comments and empty ones apart."""
     try:
         with path.open("rb") as file:
@@ -171,4 +160,7 @@ def _properties(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
             message = f"line {number} of {path} is no name=value of Kafka's client"
             raise InvalidArgumentError(message)
         pairs.append((name.strip(), value.strip()))
-    return {name: _resolved(value, environment) for name, value in _checked(pairs).items()}
+    return {
+        name: filled_in(value, what=_OPTIONS, environment=environment)
+        for name, value in _checked(pairs).items()
+    }

@@ -10,7 +10,6 @@ as Kafka does; `?retention_s=` and `?retention_bytes=` set that for the topics t
 is used again, the file does not shrink. It has to lie on a disk of this machine, no network's.
 """
 
-import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from headrace.core import (
 from headrace.core.names import check_name
 from headrace.streaming.broker import Abilities, Membership, Rebalanced
 from headrace.streaming.brokers import log_group as groups
+from headrace.streaming.brokers.checks import check_membership, check_text, positive
 from headrace.streaming.brokers.log_file import LogFile, Sync
 from headrace.streaming.brokers.log_records import append, check_new, ends, offset_at, read
 from headrace.streaming.brokers.log_session import LogSession
@@ -38,7 +38,6 @@ RETENTION_S: Final = 7 * 86_400.0
 RETENTION_BYTES: Final = 8 << 30
 LOCK_TIMEOUT_S: Final = 10.0
 _MOST_PARTITIONS: Final = 1024
-_LONGEST_NAME: Final = 249
 _AT_ONCE: Final = 5000  # records of one transaction of `send`, so that others get their turn
 
 
@@ -79,7 +78,7 @@ class LogBroker:
 
     def join(self, membership: Membership, listener: Rebalanced) -> LogSession:
         """Become a member; see `Broker`."""
-        _check_membership(membership)
+        check_membership(membership)
         with self._file():
             pass
         file = self._open()
@@ -154,7 +153,7 @@ class LogBroker:
 
     def set_committed(self, group: str, offsets: Mapping[Place, int]) -> None:
         """Put a group elsewhere; see `Broker`."""
-        _check_text("group", group)
+        check_text("group", group)
         with self._file() as file, file.writing("move a group in") as db:
             positions: dict[int, int] = {}
             for place, offset in offsets.items():
@@ -211,39 +210,6 @@ def open_log(url: str, *, home: Path) -> LogBroker:
     return LogBroker(
         folder,
         sync=Sync(sync),
-        retention_s=_number(said, "retention_s", RETENTION_S),
-        retention_bytes=int(_number(said, "retention_bytes", RETENTION_BYTES)),
+        retention_s=positive(said, "retention_s", RETENTION_S),
+        retention_bytes=int(positive(said, "retention_bytes", RETENTION_BYTES)),
     )
-
-
-def _number(said: Mapping[str, str], name: str, default: float) -> float:
-    text = said.get(name)
-    if text is None:
-        return default
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (0 < number < math.inf):
-        raise InvalidArgumentError(f"{name}={text[:60]!r} of a log has to be a number over 0")
-    return number
-
-
-def _check_membership(membership: Membership) -> None:
-    _check_text("group", membership.group)
-    _check_text("member", membership.member)
-    if not membership.topics:
-        raise InvalidArgumentError(f"group '{membership.group}' reads no topic; name one")
-    for topic in membership.topics:
-        check_topic(topic)
-    if not 0 < membership.session_timeout_s < math.inf:
-        message = f"session_timeout_s has to be over 0, not {membership.session_timeout_s}"
-        raise InvalidArgumentError(message)
-    if membership.start_s is not None and not math.isfinite(membership.start_s):
-        raise InvalidArgumentError(f"start_s has to be a Unix time, not {membership.start_s}")
-
-
-def _check_text(what: str, name: str) -> None:
-    if not 1 <= len(name) <= _LONGEST_NAME or not name.isprintable():
-        message = f"{what} {name[:60]!r} has to be 1 to {_LONGEST_NAME} characters that can be seen"
-        raise InvalidArgumentError(message)

@@ -1,7 +1,5 @@
 """What a stream's `options` say to a format that has schemas, and what they may not say."""
 
-import os
-import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +9,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError
+from headrace.core.variables import VARIABLE, filled_in
 
-_NAMED: Final = re.compile(r"\$\{(\w+)\}")
 _MAX_FILE: Final = 16 << 20
+_WHAT: Final = "an option of the format"
 
 
 class SchemaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,23 +93,6 @@ def read_options(
     return options
 
 
-def expand(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """`text` with the environment's variables in place of `${NAME}`.
-
-    Raises:
-        FailedPreconditionError: There is no such variable.
-    """
-
-    def value_of(match: re.Match[str]) -> str:
-        found = environment.get(match[1])
-        if found is None:
-            msg = f"the variable {match[1]} that the options name is not in the environment"
-            raise FailedPreconditionError(msg)
-        return found
-
-    return _NAMED.sub(value_of, text)
-
-
 def read_file(path: str, what: str) -> bytes:
     """The content of a file that an option names.
 
@@ -131,17 +113,17 @@ def read_file(path: str, what: str) -> bytes:
 
 def authorization(options: SchemaOptions) -> tuple[str, str] | str | None:
     """User and password, or a bearer token, as they are at this moment; None for neither."""
-    token = expand(options.token)
+    token = filled_in(options.token, what=_WHAT)
     if options.token_file:
         token = _secret(options.token_file, "token_file")
     if token:
         return token
     if not options.user:
         return None
-    password = expand(options.password)
+    password = filled_in(options.password, what=_WHAT)
     if options.password_file:
         password = _secret(options.password_file, "password_file")
-    return expand(options.user), password
+    return filled_in(options.user, what=_WHAT), password
 
 
 def tls(options: SchemaOptions) -> ssl.SSLContext | bool:
@@ -166,7 +148,7 @@ def _secret(path: str, what: str) -> str:
 def _literal(options: SchemaOptions) -> str | None:
     for name in ("password", "token"):
         value = getattr(options, name)
-        if value and not _NAMED.fullmatch(value):
+        if value and not VARIABLE.fullmatch(value):
             return name
     return None
 
@@ -178,7 +160,7 @@ def _without_registry(options: SchemaOptions) -> str | None:
 
 
 def _has_secret_url(url: str) -> bool:
-    return "@" in _NAMED.sub("", url).partition("://")[2].partition("/")[0]
+    return "@" in VARIABLE.sub("", url).partition("://")[2].partition("/")[0]
 
 
 def _is_url(options: SchemaOptions) -> bool:
@@ -186,7 +168,7 @@ def _is_url(options: SchemaOptions) -> bool:
     if not url or url.startswith("${"):
         return True
     try:
-        parts = urlsplit(_NAMED.sub("x", url))
+        parts = urlsplit(VARIABLE.sub("x", url))
     except ValueError:
         return False
     return parts.scheme in {"http", "https"} and bool(parts.hostname)

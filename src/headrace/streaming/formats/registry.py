@@ -19,7 +19,8 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
-from headrace.streaming.formats.options import SchemaOptions, authorization, expand, tls
+from headrace.core.variables import filled_in
+from headrace.streaming.formats.options import SchemaOptions, authorization, tls
 
 if TYPE_CHECKING:
     import httpx
@@ -91,7 +92,7 @@ class SchemaRegistry:
     ) -> None:
         import httpx  # noqa: PLC0415  # it loads rich, and few streams have a registry
 
-        url = expand(options.registry).rstrip("/")
+        url = filled_in(options.registry, what="the registry's URL").rstrip("/")
         self._host = _host(url)
         self._options = options
         self._client = httpx.Client(

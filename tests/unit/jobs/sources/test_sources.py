@@ -171,7 +171,7 @@ def test_what_names_no_file_or_several_formats_is_refused(tmp_path: Path) -> Non
         kind_of(["rows.dat"])
     with pytest.raises(InvalidArgumentError, match="no format of an input"):
         open_source(str(tmp_path), kind="xml")
-    with pytest.raises(InvalidArgumentError, match=r"\$\{NOWHERE_SET\}, which is not set"):
+    with pytest.raises(FailedPreconditionError, match="no variable NOWHERE_SET: the input"):
         open_source("${NOWHERE_SET}/x.csv")
 
 

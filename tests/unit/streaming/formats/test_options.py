@@ -9,7 +9,6 @@ from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.streaming.formats.options import (
     SchemaOptions,
     authorization,
-    expand,
     read_file,
     read_options,
     tls,
@@ -52,13 +51,12 @@ def test_message_never_shows_the_secret() -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_variables_of_the_environment_are_put_in() -> None:
-    assert expand("http://${HOST}:${PORT}", {"HOST": "a", "PORT": "1"}) == "http://a:1"
+def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOWHERE_SET", raising=False)
+    options = read_options("avro", {"registry": "http://r", "token": "${NOWHERE_SET}"})
 
-
-def test_missing_variable_is_named() -> None:
-    with pytest.raises(FailedPreconditionError, match="HOST"):
-        expand("http://${HOST}", {})
+    with pytest.raises(FailedPreconditionError, match="no variable NOWHERE_SET"):
+        authorization(options)
 
 
 def test_secrets_are_read_from_their_files_each_time(tmp_path: Path) -> None:

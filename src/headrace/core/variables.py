@@ -1,0 +1,44 @@
+"""What does `${NAME}` stand for? A variable of the environment: no setting holds a secret."""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import quote
+
+from headrace.core.errors import FailedPreconditionError
+
+VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def filled_in(text: str, *, what: str = "", environment: Mapping[str, str] | None = None) -> str:
+    """`text` with each `${NAME}` replaced by what it stands for.
+
+    Args:
+        what: Names the text, for the error; empty for none.
+        environment: None for this process's.
+
+    Raises:
+        FailedPreconditionError: A variable is not set; the message names it.
+    """
+    given = os.environ if environment is None else environment
+    return VARIABLE.sub(lambda match: _value(match[1], given, what), text)
+
+
+def url_filled_in(url: str, *, what: str = "", environment: Mapping[str, str] | None = None) -> str:
+    """The same of a URL: a variable may be all of it, and what is a part may have any characters.
+
+    Raises:
+        FailedPreconditionError: As above.
+    """
+    if VARIABLE.fullmatch(url):
+        return filled_in(url, what=what, environment=environment)
+    given = os.environ if environment is None else environment
+    return VARIABLE.sub(lambda match: quote(_value(match[1], given, what), safe=""), url)
+
+
+def _value(name: str, environment: Mapping[str, str], what: str) -> str:
+    if name not in environment:
+        named = f": {what} names it, and it is not set" if what else ""
+        raise FailedPreconditionError(f"the environment has no variable {name}{named}")
+    return environment[name]
