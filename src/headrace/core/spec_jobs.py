@@ -2,14 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from zoneinfo import ZoneInfo
 
-from cronsim import CronSim, CronSimError
 from pydantic import Field, Strict
 
+from headrace.core.cron import cron_mistake, zone_mistake
 from headrace.core.names import NAME_PATTERN
 from headrace.core.spec_base import SpecModel
 from headrace.core.spec_yaml import SpecMistake
@@ -221,37 +219,8 @@ def _is_elsewhere(text: str) -> bool:
 
 def _schedule_mistakes(schedule: Mapping[Any, Any], place: str) -> list[SpecMistake]:
     found = []
-    zone = schedule.get("timezone", "UTC")
-    if isinstance(zone, str) and not _is_zone(zone):
-        message = f"is {zone[:60]!r}, which is no time zone known here, such as Europe/Paris"
-        found.append(SpecMistake(place=f"{place}.timezone", message=message))
-    cron = schedule.get("cron")
-    if isinstance(cron, str) and cron:
-        why = _cron_mistake(cron)
-        if why:
-            found.append(SpecMistake(place=f"{place}.cron", message=why))
+    for name, mistake in (("timezone", zone_mistake), ("cron", cron_mistake)):
+        said = schedule.get(name)
+        if isinstance(said, str) and said and (why := mistake(said)):
+            found.append(SpecMistake(place=f"{place}.{name}", message=why))
     return found
-
-
-def _is_zone(name: str) -> bool:
-    try:
-        ZoneInfo(name)
-    except (ValueError, OSError):  # unknown ones are KeyErrors; folders of zones are OSErrors
-        return False
-    except KeyError:
-        return False
-    return True
-
-
-def _cron_mistake(cron: str) -> str:
-    """Why it is no cron line; empty if it is one."""
-    if len(cron.split()) != 5:  # noqa: PLR2004  # of cron
-        return f"is {cron[:60]!r}; five fields are needed, such as '30 6 * * 1-5'"
-    try:
-        moments = CronSim(cron, datetime(2026, 1, 1, tzinfo=UTC))
-        next(moments)
-    except CronSimError as error:
-        return f"is {cron[:60]!r}: {error}"
-    except StopIteration:
-        return f"is {cron[:60]!r}, which never comes"
-    return ""

@@ -1,19 +1,17 @@
 """What may stand under `autoscale` and `upstream` of an endpoint, `budget` and `pools`."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Final, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, Strict, model_validator
 
 from headrace.core.autoscale_settings import AutoscaleSettings, MachineBudget, ScheduleHint
+from headrace.core.cron import check_schedule
 from headrace.core.names import NAME_PATTERN
 from headrace.core.spec_access import UpstreamTlsSpec
 from headrace.core.spec_base import SpecModel
 from headrace.core.upstream_settings import UpstreamProtocol, UpstreamSettings, UpstreamTls
 
 _DAY_S: Final = 86_400.0
-_CRON_FIELDS: Final = 5
 _DEFAULT: Final = AutoscaleSettings()
 
 
@@ -27,22 +25,7 @@ class ScheduleSpec(SpecModel):
 
     @model_validator(mode="after")
     def _can_be_read(self) -> Self:
-        # Loaded only by those who have a schedule: it is half of a command's start.
-        from cronsim import CronSim, CronSimError  # noqa: PLC0415
-
-        if len(self.cron.split()) != _CRON_FIELDS:
-            msg = f"'{self.cron}' has not five fields: minute, hour, day, month, day of the week"
-            raise ValueError(msg)
-        try:
-            CronSim(self.cron, datetime.now(UTC))
-        except CronSimError as error:
-            msg = f"'{self.cron}' is no cron line: {error}"
-            raise ValueError(msg) from error
-        try:
-            ZoneInfo(self.timezone)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            msg = f"there is no time zone '{self.timezone}'"
-            raise ValueError(msg) from error
+        check_schedule(self.cron, self.timezone)
         return self
 
 

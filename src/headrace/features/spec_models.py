@@ -1,12 +1,11 @@
 """What may stand in `features.yaml`? Its parts, each with what it means."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, Strict, model_validator
 
+from headrace.core.cron import check_schedule
 from headrace.core.spec_base import SpecModel
 from headrace.features.definitions import EVENT_TIMESTAMP
 
@@ -14,7 +13,6 @@ _NAME: Final = r"^[A-Za-z][A-Za-z0-9_-]{0,127}$"
 # Columns of Parquet are called what their writers like; a colon stands between view and feature.
 _COLUMN: Final = r"^[^\x00-\x1f\x7f:]{1,128}$"
 MAX_CODE_CHARACTERS: Final = 1 << 17
-_CRON_FIELDS: Final = 5
 _MAX_TTL_S: Final = 3_155_760_000.0  # 100 years
 
 _Name = Annotated[str, Field(pattern=_NAME)]
@@ -97,7 +95,7 @@ class MaterializeSpec(SpecModel):
             msg = "says neither or both of `every_s` and `cron`; give one of them"
             raise ValueError(msg)
         if self.cron is not None:
-            _check_cron(self.cron, self.timezone)
+            check_schedule(self.cron, self.timezone)
         return self
 
 
@@ -207,22 +205,3 @@ class FeaturesSpec(SpecModel):
         max_length=4096,
         description="A repository of Feast's whose online store is read. Null: our own store.",
     )
-
-
-def _check_cron(cron: str, timezone: str) -> None:
-    # Loaded only by those who have a schedule, as in `headrace.core.spec_scale`.
-    from cronsim import CronSim, CronSimError  # noqa: PLC0415
-
-    if len(cron.split()) != _CRON_FIELDS:
-        msg = f"'{cron}' has not five fields: minute, hour, day, month, day of the week"
-        raise ValueError(msg)
-    try:
-        CronSim(cron, datetime.now(UTC))
-    except CronSimError as error:
-        msg = f"'{cron}' is no cron line: {error}"
-        raise ValueError(msg) from error
-    try:
-        ZoneInfo(timezone)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        msg = f"there is no time zone '{timezone}'"
-        raise ValueError(msg) from error
