@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from headrace.cli.options import DEFAULT_HOME, Home, Json
+from headrace.cli.profile_arguments import seconds
 
 if TYPE_CHECKING:
     from headrace.advise.arrivals import Arrivals
@@ -18,15 +19,6 @@ app = typer.Typer(
     no_args_is_help=True, help="Plan before anything runs: which mode a model is best run in."
 )
 
-_UNITS: Final = {
-    "us": 1e-6,
-    "ms": 1e-3,
-    "s": 1.0,
-    "m": 60.0,
-    "min": 60.0,
-    "h": 3600.0,
-    "d": 86_400.0,
-}
 _PEAK: Final = 3.0
 """The peak over the average, where nobody says what it is."""
 
@@ -159,8 +151,8 @@ def mode(
         arrival=kind,
         rate=mean,
         peak_rate=max(peak, mean),
-        latency_s=_seconds(latency, "--latency") if latency else None,
-        freshness_s=_seconds(freshness, "--freshness") if freshness else None,
+        latency_s=seconds(latency, "--latency") if latency else None,
+        freshness_s=seconds(freshness, "--freshness") if freshness else None,
         entities=entities,
     )
     costs = _costs(
@@ -224,21 +216,6 @@ def _rate(
     )
 
 
-def _seconds(text: str, flag: str) -> float:
-    """Seconds out of `50ms`, `2h`."""
-    word = text.strip().lower()
-    number = word.rstrip("abcdefghijklmnopqrstuvwxyz")
-    unit = _UNITS.get(word[len(number) :].strip())
-    try:
-        value = float(number) * unit if unit else 0.0
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        msg = f"'{text}' is no time; write it as 50ms, 5s, 15m, 2h or 1d"
-        raise typer.BadParameter(msg, param_hint=flag)
-    return value
-
-
 def _costs(
     model: str,
     row_time: str,
@@ -255,8 +232,8 @@ def _costs(
     if not model and not row_time and is_asked:
         row_time = typer.prompt("What does a row take on one core?", default="5ms", err=True)
     if row_time:
-        row_s = _seconds(row_time, "--row-time")
-        batch_s = _seconds(batch_row_time, "--batch-row-time") if batch_row_time else row_s
+        row_s = seconds(row_time, "--row-time")
+        batch_s = seconds(batch_row_time, "--batch-row-time") if batch_row_time else row_s
         return Costs(row_s=row_s, batch_row_s=batch_s, cost_per_hour=cost_per_hour)
     if not model:
         raise typer.BadParameter(

@@ -7,7 +7,8 @@ import typer
 
 _MAX_LISTED: Final = 16
 _LARGEST: Final = 1 << 20
-_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+"""The longer ones first: `ms` ends with an `s`."""
 
 
 def numbers(text: str, flag: str) -> tuple[int, ...]:
@@ -26,14 +27,10 @@ def numbers(text: str, flag: str) -> tuple[int, ...]:
 
 
 def seconds(text: str, flag: str) -> float:
-    """A duration: seconds, or a number with `ms`, `s`, `m` or `h` behind it."""
-    number, factor = text, 1.0
-    if text.endswith("ms"):
-        number, factor = text[:-2], 1e-3
-    elif text[-1:] in _UNITS:
-        number, factor = text[:-1], _UNITS[text[-1:]]
+    """A duration: seconds, or a number with `us`, `ms`, `s`, `m`, `h` or `d` behind it."""
+    unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
     try:
-        found = float(number) * factor
+        found = float(text.removesuffix(unit)) * _UNITS.get(unit, 1.0)
     except ValueError:
         found = math.nan
     if not (math.isfinite(found) and found > 0.0):
