@@ -125,17 +125,6 @@ def due(schedule: JobSchedule, *, handled: float, now: float, running: int) -> D
     return Due(skipped=(*skipped, *on_time), waits=waits)
 
 
-def is_late(schedule: JobSchedule, *, moment: float, succeeded: float | None, now: float) -> bool:
-    """Whether the run of a moment has not succeeded in time.
-
-    Args:
-        succeeded: When the newest run succeeded of this moment or a later one; None for never.
-    """
-    if schedule.late_after_s is None:
-        return False
-    return (now if succeeded is None else succeeded) > moment + schedule.late_after_s
-
-
 def _passed(schedule: JobSchedule, after: float, now: float) -> list[float]:
     """The moments in (after, now]; of very many the newest."""
     # What is too old to be made up for is not gone through, after years of standing still.

@@ -16,7 +16,6 @@ from headrace.jobs.due import (
     JobSchedule,
     Overlap,
     due,
-    is_late,
     moments,
     next_moment,
 )
@@ -244,15 +243,6 @@ def test_no_moment_is_started_twice_and_each_is_started_or_left_out_or_waits(
     recent = itertools.takewhile(lambda m: m <= now, moments(schedule, max(begin, now - DAY_S)))
     missing = [moment for moment in recent if moment not in told]
     assert missing == [] or len(told) >= 1_000
-
-
-def test_a_run_is_late_once_its_time_is_over() -> None:
-    schedule = hourly(late_after_s=600.0)
-    assert not is_late(schedule, moment=MIDNIGHT, succeeded=None, now=MIDNIGHT + 599)
-    assert is_late(schedule, moment=MIDNIGHT, succeeded=None, now=MIDNIGHT + 601)
-    assert not is_late(schedule, moment=MIDNIGHT, succeeded=MIDNIGHT + 300, now=MIDNIGHT + DAY_S)
-    assert is_late(schedule, moment=MIDNIGHT, succeeded=MIDNIGHT + 700, now=MIDNIGHT + DAY_S)
-    assert not is_late(hourly(), moment=MIDNIGHT, succeeded=None, now=MIDNIGHT + DAY_S)
 
 
 def test_a_zone_is_one_by_name() -> None:
