@@ -204,3 +204,41 @@ def test_who_comes_back_to_its_home_goes_on_at_once() -> None:
 
         assert list(one.runs) == [id_]
         assert one.runs[id_].owner == "a/1"
+
+
+def test_without_jobs_only_the_generation_is_asked_for_until_a_spec_brings_some() -> None:
+    with TemporaryDirectory() as folder:
+        store = open_store(home_url(Path(folder)))
+        looks: list[float] = []
+        planner = Planner(store=CountingStore(store, looks), owner="a/0", home="a")  # type: ignore[arg-type]  # a store, with another `jobs`
+
+        def step(at_s: float) -> int:
+            planner.step(now=START + at_s, monotonic=at_s, mine=frozenset())
+            return len(looks)
+
+        assert [step(at_s) for at_s in (0.0, 1.0, 29.0)] == [1, 1, 1]
+        assert step(31.0) == 2
+        spec = {"version": 1, "jobs": [JOB]}
+        store.save(DesiredState(generation=1, spec=spec), at=1.0, reason="applied")
+        assert step(32.0) > 2
+        assert "j" in planner.read().jobs
+        store.close()
+
+
+@dataclass
+class CountingStore:
+    """A store that counts whole looks at its jobs."""
+
+    store: Store
+    looks: list[float]
+
+    @property
+    def jobs(self) -> "CountingStore":
+        return self
+
+    def look(self) -> object:
+        self.looks.append(0.0)
+        return self.store.jobs.look()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.store.jobs if hasattr(self.store.jobs, name) else self.store, name)

@@ -17,6 +17,8 @@ from headrace.core.spec_jobs import JobSpec
 
 LEASE_S: Final = 20.0
 """An owner that gave no sign of life for so long is gone."""
+IDLE_S: Final = 30.0
+"""Where there is neither a job nor a run, only the spec's generation is asked for so long."""
 AT_ONCE: Final = 2
 """Runs that one control plane has under way."""
 
@@ -44,6 +46,8 @@ class Planner:
     home: str = ""
     _generation: int = -1
     _jobs: dict[str, JobSpec] = field(default_factory=dict)
+    _nothing: tuple[JobsLook, float] | None = None
+    """The last look and its time, where it found nothing: most systems have no jobs."""
     _seen: dict[str, tuple[tuple[str, int, int], float]] = field(default_factory=dict)
     """Of runs of others: owner, fence and beat, and since when they are so, by our clock."""
 
@@ -56,7 +60,10 @@ class Planner:
         Raises:
             HeadraceError: The database cannot be used; nothing is half done.
         """
+        if (nothing := self._still_nothing(monotonic)) is not None:
+            return Step(look=nothing, jobs={})
         look = self._look()
+        self._nothing = None if self._jobs or look.open else (look, monotonic)
         done = []
         for job in self._jobs.values():
             wish = planned(job, look, now=now)
@@ -78,6 +85,13 @@ class Planner:
         """What there is; nothing is done. Blocking, on the thread of the steps."""
         look = self._look()
         return Step(look=look, jobs=dict(self._jobs))
+
+    def _still_nothing(self, monotonic: float) -> JobsLook | None:
+        """The last look if it found nothing and still holds."""
+        if self._nothing is None or monotonic - self._nothing[1] >= IDLE_S:
+            return None
+        same = self.store.jobs.generation() == self._generation
+        return self._nothing[0] if same else None
 
     def _look(self) -> JobsLook:
         """What there is, and the jobs that are wanted: the database's, whoever applied them."""

@@ -89,6 +89,9 @@ class JobsLook(msgspec.Struct, frozen=True, kw_only=True):
 class JobStore(Protocol):
     """Keeps jobs' marks and runs. Every method is blocking and atomic, also between processes."""
 
+    def generation(self) -> int:
+        """Of the spec that is wanted: what jobs there are follows from it."""
+
     def look(self) -> JobsLook:
         """What there is now."""
 

@@ -24,6 +24,12 @@ class SqlJobs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def generation(self) -> int:
+        """Of the spec that is wanted."""
+        with self._database.reading("read the jobs") as connection:
+            found: int = connection.execute(select(STATE.c.generation)).scalar_one()
+        return found
+
     def look(self) -> JobsLook:
         """What there is now."""
         with self._database.reading("read the jobs") as connection:
