@@ -55,9 +55,9 @@ def test_an_online_model_that_is_too_slow_does_not_fit_and_what_would_help_is_sa
 
 
 def test_the_cores_of_online_by_hand() -> None:
-    # 600 rows/s x (2 ms + 0.3 ms) = 1.38 cores; at 70 % that is 2.
+    # 600 rows/s x (2 ms + 0.2 ms) = 1.32 cores; at 70 % that is 2.
     online = option(plan(Arrival.EVENTS), Mode.ONLINE)
-    assert online.cores == math.ceil(600 * 0.0023 / 0.7) == 2
+    assert online.cores == math.ceil(600 * 0.0022 / 0.7) == 2
     assert online.cost_per_month == pytest.approx(2 * 730 * 0.05)
     assert online.cost_per_million == pytest.approx(73 / (200 * 730 * 3600) * 1e6)
 
