@@ -22,6 +22,7 @@ NAMES: Final = (
     "observe",
     "jobs",
     "streams",
+    "worker",
 )
 
 
