@@ -58,6 +58,10 @@ unit: setup ## only the tests that start nothing
 e2e: setup ## only the tests that start real processes
 	$(BIN)/pytest -m e2e $(PYTEST_JOBS) $(ARGS)
 
+.PHONY: chaos
+chaos: setup ## kill streams and jobs many times at full size: half an hour, not in `make test`
+	$(BIN)/pytest -s tests/chaos $(ARGS)
+
 .PHONY: bench
 bench: setup .venv/.ready-bench ## measure speed; prints a table and writes bench/results/
 	$(BIN)/python -m bench $(ARGS)

@@ -1,0 +1,147 @@
+"""A stream's worker that is killed fifty times over 200,000 records, over each broker.
+
+`CHAOS_KILLS` and `CHAOS_RECORDS` change the numbers, `KAFKA_BOOTSTRAP` names another Kafka than the
+stand-in.
+"""
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import pytest
+
+from headrace.core import ReplicaSettings
+from headrace.streaming.broker import Broker, Delivery, Start
+from headrace.streaming.brokers import open_broker
+from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.settings import FormatKind, FormatSettings, StreamSettings
+from headrace.streaming.status import State
+from headrace.testing import models
+from tests.contract.brokers.kafka_servers import BOOTSTRAP, noida
+from tests.contract.brokers.nats_servers import free_port, running_nats
+from tests.contract.redis_servers import running_server
+from tests.e2e.streaming import workers
+
+KILLS: Final = int(os.environ.get("CHAOS_KILLS", "50"))
+RECORDS: Final = int(os.environ.get("CHAOS_RECORDS", "200000"))
+AT_ONCE: Final = 5000
+LONGEST_S: Final = 600.0
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(params=["log", "kafka", "nats", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with ExitStack() as stack:
+        if request.param == "log":
+            yield f"log://{tmp_path}/log"
+        elif request.param == "kafka":
+            address = os.environ.get(BOOTSTRAP)
+            if address is None:
+                address = f"127.0.0.1:{stack.enter_context(noida(tmp_path)).port}"
+            yield f"kafka://{address}"
+        elif request.param == "nats":
+            yield stack.enter_context(running_nats()).url
+        else:
+            server = stack.enter_context(running_server("valkey"))
+            server.stop()
+            port = free_port()
+            server.start("--port", str(port), "--appendonly", "yes")
+            yield f"redis://127.0.0.1:{port}/0"
+
+
+@pytest.mark.parametrize("delivery", Delivery)
+def test_killed_at_random_moments_nothing_is_lost_and_exactly_once_nothing_twice(
+    tmp_path: Path, url: str, delivery: Delivery
+) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(models.matmul())
+    told = settings(tmp_path, url, delivery, model)
+    broker = open_broker(url, home=tmp_path)
+    fill(broker, told.topics[0], partitions=2 if broker.abilities.partitions else 1)
+    chance = random.Random(RECORDS + KILLS)  # noqa: S311  # moments, no secrets
+
+    kills = 0
+    while (left := behind(broker, told)) > RECORDS // 50 and kills < KILLS:
+        # A share of what is left, so that the last kill still finds some.
+        goal = int(left * chance.uniform(0.2, 1.8) / (KILLS - kills + 1))
+        with workers.running(tmp_path, told) as worker:
+            worker.wait_until(lambda status, goal=goal: status.answered >= goal)  # type: ignore[misc]
+            time.sleep(chance.uniform(0, 0.005))
+            worker.kill()
+        kills += 1
+    with workers.running(tmp_path, told) as worker:
+        worker.wait_until(lambda status: status.state is State.RUNNING)
+        wait_until(lambda: behind(broker, told) == 0)
+        assert worker.stop() == 0
+
+    seen = Counter(int(one.key or b"") for one in everything(broker, told.sink))
+    broker.close()
+    twice = sum(times - 1 for times in seen.values())
+    name = url.partition(":")[0]
+    print(f"\n{name}, {delivery}: {kills} kills, {twice} answered again")  # noqa: T201  # the figure
+    assert kills >= KILLS * 0.9
+    assert set(seen) == set(range(RECORDS))
+    if delivery is Delivery.EXACTLY_ONCE:
+        assert twice == 0
+
+
+def settings(folder: Path, url: str, delivery: Delivery, model: Path) -> StreamSettings:
+    name = f"chaos-{uuid4().hex[:8]}"
+    return StreamSettings(
+        name="chaos",
+        broker=url,
+        topics=[name],
+        group=name,
+        member="one",
+        sink=f"{name}-out",
+        dead_letters=f"{name}-dead",
+        model=ReplicaSettings(model_name="m", model_version="1", path=str(model)),
+        format=FormatSettings(kind=FormatKind.RAW),
+        delivery=delivery,
+        start=Start.EARLIEST,
+        session_timeout_s=2.0 if url.startswith("log") else 6.0,
+        max_batch_size=64,
+        home=str(folder),
+        uds=str(folder / "one.sock"),
+    )
+
+
+def fill(broker: Broker, topic: str, *, partitions: int) -> None:
+    broker.create_topic(topic, partitions=partitions)
+    for begin in range(0, RECORDS, AT_ONCE):
+        numbers = range(begin, min(begin + AT_ONCE, RECORDS))
+        broker.send([NewRecord(topic=topic, key=b"%d" % n, value=bytes(16)) for n in numbers])
+
+
+def behind(broker: Broker, told: StreamSettings) -> int:
+    """How many records nobody has done."""
+    (topic,) = told.topics
+    reached = broker.committed(told.group, topic)
+    return sum(
+        end - reached.get(place, first) for place, (first, end) in broker.ends(topic).items()
+    )
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + LONGEST_S
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def everything(broker: Broker, topic: str) -> Iterator[Record]:
+    for place, (first, end) in broker.ends(topic).items():
+        at = first
+        while at < end:
+            some = broker.read(topic, after={Place(*place): at}, most=AT_ONCE)
+            if not some:
+                break
+            yield from some
+            at = some[-1].offset + 1
