@@ -60,7 +60,7 @@ e2e: setup ## only the tests that start real processes
 
 .PHONY: chaos
 chaos: setup ## kill streams and jobs many times at full size: half an hour, not in `make test`
-	$(BIN)/pytest -s tests/chaos $(ARGS)
+	CHAOS_JOB_KILLS=20 $(BIN)/pytest -s tests/chaos tests/e2e/jobs/test_kills.py -k at_random $(ARGS)
 
 .PHONY: bench
 bench: setup .venv/.ready-bench ## measure speed; prints a table and writes bench/results/
