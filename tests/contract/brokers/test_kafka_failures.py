@@ -1,8 +1,10 @@
 """What Kafka refuses, loses or does not answer is told with the way out; noida stands in for it."""
 
+import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -227,3 +229,66 @@ def test_a_wake_soon_ends_a_wait(rig: Rig, broker: Broker) -> None:
 
     assert late_s < 1.0  # 0.02 s and what a busy machine adds
     assert time.process_time() - cpu_s < 1.0
+
+
+@dataclass
+class Hooked(Listener):
+    """Does something while it is told of its places: within the client's `poll`."""
+
+    hook: Callable[[], None] = lambda: None
+
+    def gained(self, places: Sequence[Place]) -> Mapping[Place, int] | None:
+        self.hook()
+        return super().gained(places)
+
+
+def test_a_broker_that_hangs_while_places_come_is_waited_for(tmp_path: Path) -> None:
+    with noida(tmp_path) as server:
+        rig = Rig(
+            url=f"kafka://127.0.0.1:{server.port}?partition.assignment.strategy=range",
+            home=tmp_path,
+            session_timeout_s=6.0,
+        )
+        broker = rig.open()
+        topic = new_topic(broker)
+        broker.send(numbered(topic, range(5)))
+        assert server.process is not None
+        process = server.process
+
+        def hang() -> None:
+            process.send_signal(signal.SIGSTOP)
+            threading.Timer(3.0, process.send_signal, [signal.SIGCONT]).start()
+
+        with joined(broker, rig.membership(topic), Hooked(hook=hang)) as session:
+            found = take(session, 5, within_s=30)
+        broker.close()
+
+    assert numbers(found) == [0, 1, 2, 3, 4]
+
+
+def test_a_broker_that_goes_while_places_come_ends_the_session_before_it_is_missed(
+    tmp_path: Path,
+) -> None:
+    with noida(tmp_path) as server:
+        poll_s = 9.0
+        rig = Rig(
+            url=f"kafka://127.0.0.1:{server.port}?partition.assignment.strategy=range"
+            f"&max.poll.interval.ms={poll_s * 1000:.0f}",
+            home=tmp_path,
+            session_timeout_s=6.0,
+        )
+        broker = rig.open()
+        topic = new_topic(broker, partitions=8)
+        gone: list[float] = []
+
+        def go() -> None:
+            server.stop()
+            gone.append(time.monotonic())
+
+        with joined(broker, rig.membership(topic), Hooked(hook=go)) as session:
+            with pytest.raises(UnavailableError, match="cannot find where group"):
+                take(session, 1, within_s=30)
+            took_s = time.monotonic() - gone[0]
+        broker.close()
+
+    assert took_s < poll_s

@@ -57,7 +57,7 @@ class KafkaBroker:
         self._options = kafka_options(url)
         self._clock = SystemClock() if clock is None else clock
         self._reader = KafkaReader(self._options, self._clock)
-        self._admin = KafkaAdmin(self._options)
+        self._admin = KafkaAdmin(self._options, self._clock)
         self._lock = threading.Lock()
         self._producer: Producer | None = None
         self._is_closed = False
@@ -71,6 +71,7 @@ class KafkaBroker:
         assigning = Assigning(
             membership=membership,
             is_cooperative=options.is_cooperative,
+            longest_s=options.longest_look_s,
             address=address,
             clock=self._clock,
         )

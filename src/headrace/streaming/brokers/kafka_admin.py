@@ -1,6 +1,7 @@
 """Topics and groups of a Kafka cluster: made, looked at and moved."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +16,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from headrace.core import FailedPreconditionError, HeadraceError
 from headrace.core.clock import Clock
-from headrace.streaming.brokers.kafka_errors import error_of, failure
+from headrace.streaming.brokers.kafka_errors import UNSTABLE, error_of, failure
 from headrace.streaming.brokers.kafka_options import KafkaOptions
 from headrace.streaming.brokers.kafka_reader import ASK_S, made
 from headrace.streaming.records import Place
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 _LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # has no types
 _LOOK_EVERY_S: Final = 1.0
+_AGAIN_S: Final = 0.1
 _THE_CLUSTERS_OWN: Final = -1
 _MEMBERS_RUN: Final = frozenset(
     {
@@ -42,8 +44,9 @@ _MEMBERS_RUN: Final = frozenset(
 class KafkaAdmin:
     """Keeps its client: one that goes out of scope forgets what it was asked."""
 
-    def __init__(self, options: KafkaOptions) -> None:
+    def __init__(self, options: KafkaOptions, clock: Clock) -> None:
         self._address = options.address
+        self._clock = clock
         settings = options.client()
         self._client = made(lambda: AdminClient(settings, logger=_log), options.address)
 
@@ -58,15 +61,32 @@ class KafkaAdmin:
                 raise self._failure(error, doing) from error
 
     def committed(self, group: str, places: Sequence[Place]) -> dict[Place, int]:
-        """Where a group is; places where it never was are left out."""
+        """Where a group is; places where it never was are left out.
+
+        Raises:
+            UnavailableError: A transaction that may move it has been open for long.
+        """
         doing = f"look at group '{group}'"
         asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*one) for one in places])
-        try:
-            told = self._client.list_consumer_group_offsets([asked], request_timeout=ASK_S)[group]
-            found = self._answer(told, doing).topic_partitions
-        except KafkaException as error:
-            raise self._failure(error, doing) from error
-        return {Place(one.topic, one.partition): one.offset for one in found if one.offset >= 0}
+        until = self._clock.monotonic() + ASK_S
+        while True:
+            found: list[TopicPartition] = []
+            try:
+                # Stable: what a transaction is about to keep is waited for (KIP-447).
+                told = self._client.list_consumer_group_offsets(
+                    [asked], require_stable=True, request_timeout=ASK_S
+                )[group]
+                found = self._answer(told, doing).topic_partitions
+                error = next((one.error for one in found if one.error is not None), None)
+            except KafkaException as raised:
+                error = error_of(raised)
+            if error is None:
+                return {
+                    Place(one.topic, one.partition): one.offset for one in found if one.offset >= 0
+                }
+            if error.code() != UNSTABLE or self._clock.monotonic() >= until:
+                raise failure(error, doing=doing, address=self._address)
+            time.sleep(_AGAIN_S)
 
     def set_committed(self, group: str, offsets: Mapping[Place, int]) -> None:
         """Put a group, of which no member runs, somewhere else."""

@@ -23,6 +23,7 @@ PARTITION_EOF: Final = _E._PARTITION_EOF
 AUTO_OFFSET_RESET: Final = _E._AUTO_OFFSET_RESET
 NO_OFFSET: Final = _E._NO_OFFSET
 TIMED_OUT: Final = _E._TIMED_OUT
+UNSTABLE: Final = _E.UNSTABLE_OFFSET_COMMIT
 ALL_BROKERS_DOWN: Final = _E._ALL_BROKERS_DOWN
 MAX_POLL_EXCEEDED: Final = _E._MAX_POLL_EXCEEDED
 AUTHENTICATION: Final = _E._AUTHENTICATION
@@ -118,6 +119,8 @@ _MEANS: Final[Mapping[type[HeadraceError], str]] = {
 _MEANS_OF: Final[Mapping[int, str]] = {
     _E.INVALID_SESSION_TIMEOUT: "its servers take a session_timeout_s of 6 s to 30 min unless they "
     "are told otherwise (group.min.session.timeout.ms)",
+    _E.UNSTABLE_OFFSET_COMMIT: "a transaction that covers it is open: it ends within its time "
+    "(transaction.timeout.ms), after which this can be asked again",
     _E.INCONSISTENT_GROUP_PROTOCOL: "the group's other members run with another "
     "partition.assignment.strategy or group.protocol",
 }

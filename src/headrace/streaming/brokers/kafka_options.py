@@ -9,6 +9,10 @@ from headrace.streaming.broker import Membership
 _LONGEST_TRANSACTION_MS: Final = 15_000
 _TRANSACTION_MS: Final = 10_000
 _SHORTEST_POLL_INTERVAL_MS: Final = 30_000
+_LONGEST_LOOK_S: Final = 20.0
+"""Longer than a transaction of ours lasts, whose end is waited for."""
+_LOOK_RATIO: Final = 2 / 3
+POLL_INTERVAL: Final = "max.poll.interval.ms"
 _HEARTBEATS: Final = 4  # within a session's timeout
 _LONGEST_HEARTBEAT_MS: Final = 3_000
 COOPERATIVE: Final = "cooperative-sticky"
@@ -39,6 +43,12 @@ class KafkaOptions:
         if self._is_kip_848:
             return True
         return self.settings.get(_STRATEGY, COOPERATIVE) == COOPERATIVE
+
+    @property
+    def longest_look_s(self) -> float:
+        """How long a member may ask where it begins to read, within its own `poll`."""
+        given_ms = int(self.settings.get(POLL_INTERVAL, _SHORTEST_POLL_INTERVAL_MS))
+        return min(_LONGEST_LOOK_S, given_ms / 1000 * _LOOK_RATIO)
 
     @property
     def limit_bytes(self) -> int:
@@ -75,7 +85,7 @@ class KafkaOptions:
         """A consumer that is a member of a group."""
         timeout_ms = round(membership.session_timeout_s * 1000)
         made: Settings = {
-            "max.poll.interval.ms": str(max(3 * timeout_ms, _SHORTEST_POLL_INTERVAL_MS)),
+            POLL_INTERVAL: str(max(3 * timeout_ms, _SHORTEST_POLL_INTERVAL_MS)),
             # The client's 1 s is as long as a backlog of 100,000 lasts: it would run dry.
             "fetch.queue.backoff.ms": "10",
             **self.client(),

@@ -1,6 +1,7 @@
 """What is in a Kafka cluster, for who is no member of a group."""
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ _log = logging.getLogger(__name__)
 
 ASK_S: Final = 8.0
 _PART_S: Final = 1.0
+_LEAST_S: Final = 0.1
 _EVENTS: Final = 20
 _ENDS: Final = frozenset({PARTITION_EOF, AUTO_OFFSET_RESET})
 _AT_ONCE: Final = 500
@@ -68,8 +70,9 @@ class KafkaReader:
         """First and next offsets; see `Broker`."""
         with self._open() as consumer:
             count = self._count(consumer, topic)
+            until = self._clock.monotonic() + ASK_S
             return {
-                Place(topic, number): self._watermarks(consumer, topic, number)
+                Place(topic, number): self._watermarks(consumer, topic, number, until)
                 for number in range(count)
             }
 
@@ -178,10 +181,16 @@ class KafkaReader:
                     doing = f"look for topic '{topic}'"
                     raise self._failure(error_of(error), doing) from error
 
-    def _watermarks(self, consumer: Consumer, topic: str, number: int) -> tuple[int, int]:
+    def _watermarks(
+        self, consumer: Consumer, topic: str, number: int, until: float = math.inf
+    ) -> tuple[int, int]:
+        """The ends of one partition; of many that are asked for, all of them `until` then."""
+        timeout_s = min(max(until - self._clock.monotonic(), _LEAST_S), ASK_S)
         return self._asked(
             f"look at partition {number} of topic '{topic}'",
-            lambda: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=ASK_S),
+            lambda: consumer.get_watermark_offsets(
+                TopicPartition(topic, number), timeout=timeout_s
+            ),
         )
 
     def _asked(self, doing: str, ask: Callable[[], _T]) -> _T:

@@ -200,9 +200,10 @@ class KafkaSession:
         if not places or self._is_closed:
             return
         self._is_rebalancing = True
+        until = self._assigning.due()
         try:
             own = self._listener.gained(places) or {}
-            starts, fresh = self._assigning.starts(consumer, places, own)
+            starts, fresh = self._assigning.starts(consumer, places, own, until=until)
             self._positions.hold(starts)
             self._assigning.take(consumer, starts)
             self._source.gained(places)

@@ -6,13 +6,14 @@ Options are librdkafka's, so that all ways to log in and to encrypt are there, a
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.variables import filled_in, url_filled_in
-from headrace.streaming.brokers.kafka_options import LIMIT, TRANSACTION, KafkaOptions
+from headrace.streaming.brokers.kafka_options import LIMIT, POLL_INTERVAL, TRANSACTION, KafkaOptions
 
 _PORT: Final = 9092
 _SERVER: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
@@ -103,6 +104,16 @@ def kafka_options(url: str, environment: Mapping[str, str] | None = None) -> Kaf
     )
 
 
+def options_text(url: str) -> str:
+    """What the file of options says that a URL names; empty where there is none to read."""
+    with suppress(OSError, ValueError):  # whoever needs it says what is wrong
+        named = dict(parse_qsl(urlsplit(url).query)).get(_FILE, "")
+        if named and url.startswith("kafka:"):
+            with Path(named).open("rb") as file:
+                return file.read(_MOST_BYTES).decode("utf-8")
+    return ""
+
+
 def _servers(netloc: str) -> str:
     """`HOST:PORT,HOST:PORT`, each with its port."""
     found = []
@@ -133,7 +144,7 @@ def _checked(pairs: list[tuple[str, str]]) -> dict[str, str]:
 
 
 def _check_numbers(said: Mapping[str, str]) -> None:
-    for name in (LIMIT, TRANSACTION):
+    for name in (LIMIT, TRANSACTION, POLL_INTERVAL):
         text = said.get(name, "1")
         if not (text.isascii() and text.isdecimal() and int(text) > 0):
             raise InvalidArgumentError(f"{name}={text[:_SHOWN]!r} of Kafka has to be a number")

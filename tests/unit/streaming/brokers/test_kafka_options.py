@@ -67,3 +67,12 @@ def test_what_is_promised_does_not_depend_on_options() -> None:
 
 def test_secrets_do_not_show() -> None:
     assert "hush" not in repr(kafka_options("kafka://a?sasl.password=hush", {}))
+
+
+@given(st.integers(1, 10**7))
+def test_a_member_stops_asking_where_it_begins_before_it_is_missed(poll_ms: int) -> None:
+    usual = kafka_options("kafka://a", {})
+    options = kafka_options(f"kafka://a?max.poll.interval.ms={poll_ms}", {})
+
+    assert usual.longest_look_s == pytest.approx(20.0)
+    assert options.longest_look_s <= min(20.0, 0.7 * poll_ms / 1000)

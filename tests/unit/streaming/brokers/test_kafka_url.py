@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
-from headrace.streaming.brokers.kafka_url import kafka_options
+from headrace.streaming.brokers.kafka_url import kafka_options, options_text
 
 
 @pytest.mark.parametrize(
@@ -99,3 +99,19 @@ def test_a_file_that_says_something_wrong_is_named(
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FailedPreconditionError, match=r"gone: No such file"):
         kafka_options(f"kafka://a?properties_file={tmp_path / 'gone'}", {})
+
+
+def test_a_file_of_options_is_read_as_text_for_whoever_asks_what_it_names(tmp_path: Path) -> None:
+    file = tmp_path / "client.properties"
+    file.write_text("sasl.password=${SECRET}\n")
+
+    assert options_text(f"kafka://h?properties_file={file}") == "sasl.password=${SECRET}\n"
+    for url in (
+        "kafka://h",
+        f"kafka://h?properties_file={tmp_path}",
+        f"kafka://h?properties_file={tmp_path}/none",
+        "kafka://h?properties_file=%00",
+        f"log://x?properties_file={file}",
+        "kafka://[",
+    ):
+        assert options_text(url) == ""
