@@ -191,7 +191,8 @@ class Confined:
                 stdout=subprocess.PIPE if is_heard else log,
                 stderr=log,
                 start_new_session=True,
-                env=os.environ | {"HOME": str(self.own), "TMPDIR": str(self.own)},
+                env=self.sandbox.environment.of()
+                | {"HOME": str(self.own), "TMPDIR": str(self.own)},
             )
             running = Running(process=process, log=log)
             try:

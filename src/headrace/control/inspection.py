@@ -5,7 +5,6 @@ of an interpreter. Each is confined as a replica is, and bounded in memory and t
 """
 
 import contextlib
-import os
 import socket
 import subprocess
 import tempfile
@@ -53,6 +52,7 @@ class InspectApart:
     memory_bytes: int | None = None
     """How much one may take; None goes by the model's size."""
     _process: subprocess.Popen[bytes] | None = None
+    _environment: dict[str, str] = field(default_factory=dict)
     _socket: socket.socket | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -124,8 +124,12 @@ class InspectApart:
 
     def _nursery(self) -> socket.socket:
         """The socket that a running nursery listens on."""
-        if self._process is not None and self._process.poll() is not None:
+        environment = self.sandbox.environment.of()
+        is_over = self._process is not None and self._process.poll() is not None
+        # Since it was started the spec may have named a secret that it has.
+        if is_over or self._environment.keys() - environment.keys():
             self._end()
+        self._environment = environment
         if self._socket is None:
             self._socket, theirs = socket.socketpair()
             with theirs:
@@ -135,7 +139,7 @@ class InspectApart:
                     stdin=subprocess.DEVNULL,
                     start_new_session=True,  # Ctrl-C is for who started us
                     # Threads do not survive the forks.
-                    env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+                    env=environment | {"OPENBLAS_NUM_THREADS": "1"},
                 )
         return self._socket
 

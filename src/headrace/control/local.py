@@ -207,6 +207,14 @@ class LocalDriver:
             network=running.network,
         )
 
+    def _environment(self, name: str) -> dict[str, str] | None:
+        """Without secrets of others; what a pool's process serves is told later."""
+        if self.sandbox is None:
+            return None
+        told = self._records.settings_path(name).read_text(encoding="utf-8")
+        is_pools = "path" not in msgspec.json.decode(told)
+        return self.sandbox.environment.of(told, parts=["endpoints"] if is_pools else ())
+
     def _read_by(self, settings: bytes) -> list[Path]:
         """What a replica reads: its model, with what lies beside it; a pool may get any version."""
         told = msgspec.json.decode(settings)
@@ -244,7 +252,9 @@ class LocalDriver:
         # The record comes first: a crash between the two leaves a process that can be found.
         running.record = msgspec.structs.replace(running.record, pid=0, start_ticks=0)
         self._records.write(running.record)
-        process = Process.spawn(self._command(running), log=self.home.log_of(name))
+        process = Process.spawn(
+            self._command(running), log=self.home.log_of(name), environment=self._environment(name)
+        )
         running.process = process
         running.record = _with_process(running.record, process)
         self._write_if_possible(running.record)

@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -95,13 +95,21 @@ class Process:
         return cls(pid=pid, start_ticks=ticks, _pidfd=pidfd)
 
     @classmethod
-    def spawn(cls, arguments: Sequence[str], *, log: Path, pass_fd: int | None = None) -> "Process":
+    def spawn(
+        cls,
+        arguments: Sequence[str],
+        *,
+        log: Path,
+        pass_fd: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> "Process":
         """Start `arguments` in a session of its own, so that it outlives this process.
 
         Args:
             arguments: The program's absolute path, then what it is told.
             log: Where its standard output and error are appended.
             pass_fd: A descriptor that it gets as number 3.
+            environment: None for this process's.
 
         Raises:
             OSError: It could not be started.
@@ -110,7 +118,7 @@ class Process:
         pid = os.posix_spawn(
             arguments[0],
             list(arguments),
-            os.environ,
+            os.environ if environment is None else environment,
             file_actions=[
                 *([(os.POSIX_SPAWN_DUP2, pass_fd, PASSED_FD)] if pass_fd is not None else []),
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from headrace.control.environment import Environment
 from headrace.serving import confine
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -41,12 +42,16 @@ PROCESSES_A_CORE: Final = 16
 class Occasion(IntEnum):
     """Why something runs besides replicas: the serial of the user it is, which no other has.
 
-    No replica is one of them before the 603rd.
+    No replica is one of them before the 599th.
     """
 
+    JOB = 599
+    """Of the first run of a job; another one at the same time is the next."""
+    CONVERSION = 601
     PROFILE = 602
     SEARCH = 603
-    CONVERSION = 604
+    STREAM = 604
+    """All workers of streams: they share the embedded log."""
     INSPECTION = 605
 
 
@@ -148,13 +153,14 @@ class Sandbox:
 
     `hide`: directories of which a replica sees only what it is given. `reports`: where each
     replica's process writes what was done to it. `abilities`: what the kernel grants. `libraries`:
-    what every process imports from.
+    what every process imports from. `environment`: what variables they inherit.
     """
 
     hide: tuple[Path, ...]
     reports: Path
     abilities: Callable[[], Abilities]
     libraries: Libraries = field(default_factory=libraries)
+    environment: Environment = field(default_factory=Environment)
     has_warned: bool = False
     """Whether somebody was told that what runs is less apart than it should be."""
     _known: dict[str, tuple[int, Isolation]] = field(default_factory=dict)
@@ -182,9 +188,9 @@ class Sandbox:
             keep: What it may read of `hide`; it has to be able to read it.
             network: Whether it may open connections.
         """
-        report = str(self._report(name))
+        report = str(self.report_of(name))
         spec = self.spec(own=own, keep=keep, network=network, serial=serial, report=report)
-        return [sys.executable, "-I", "-S", str(_PROGRAM), json.dumps(spec), *arguments]
+        return launched(spec, arguments)
 
     def spec(
         self,
@@ -236,11 +242,11 @@ class Sandbox:
     def forget(self, name: str) -> None:
         """Remove what a replica's process wrote."""
         self._known.pop(name, None)
-        self._report(name).unlink(missing_ok=True)
+        self.report_of(name).unlink(missing_ok=True)
 
     def _read(self, name: str) -> Isolation | None:
         try:
-            found = msgspec.json.decode(self._report(name).read_bytes(), type=Isolation)
+            found = msgspec.json.decode(self.report_of(name).read_bytes(), type=Isolation)
         except (OSError, msgspec.MsgspecError):
             return None
         able = self.abilities()
@@ -251,8 +257,14 @@ class Sandbox:
             problems.append(f"may open network connections: {able.network}")
         return replace(found, problems=tuple(problems))
 
-    def _report(self, name: str) -> Path:
+    def report_of(self, name: str) -> Path:
+        """Where the process called `name` says what was done to it."""
         return self.reports / f"{name}.isolation"
+
+
+def launched(spec: "confine.Spec", arguments: Sequence[str]) -> list[str]:
+    """The command line of a process that becomes what `spec` says, and then `arguments`."""
+    return [sys.executable, "-I", "-S", str(_PROGRAM), json.dumps(spec), *arguments]
 
 
 def harden_self() -> None:

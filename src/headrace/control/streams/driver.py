@@ -13,18 +13,18 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from headrace.control.environment import options_of
 from headrace.control.files import make_private_dir, write_atomic
 from headrace.control.home import Home
 from headrace.control.local import LocalDriver
 from headrace.control.process import Process, find_by_arguments, python_module, start_ticks
-from headrace.control.sandbox import Isolation, Sandbox, files_of
+from headrace.control.sandbox import Isolation, Occasion, Sandbox, files_of
 from headrace.streaming.brokers import log_bell as bell
 from headrace.streaming.settings import StreamSettings
 
 _LOG: Final = logging.getLogger("headrace.control")
 _MODULE: Final = "headrace.streaming"
-_SERIAL: Final = 604
-"""Of the user that all workers run as under root: they share the embedded log."""
+_SERIAL: Final = Occasion.STREAM
 _LOG_FILES: Final = "log.db*"
 
 
@@ -155,12 +155,15 @@ class StreamDriver:
         log = self.log_of(f"stream-{record.member}")
         if self.sandbox is not None:
             command = self._confined(command, record, told, self.sandbox)
+        environment = self._environment(told)
         if not self.attached:
-            return Process.spawn(command, log=log)
+            return Process.spawn(command, log=log, environment=environment)
         # The worker reads the other end: it hears when this process is no more.
         reader, writer = os.pipe()
         try:
-            process = Process.spawn([*command, "--attached"], log=log, pass_fd=reader)
+            process = Process.spawn(
+                [*command, "--attached"], log=log, pass_fd=reader, environment=environment
+            )
         except OSError:
             os.close(writer)
             raise
@@ -169,6 +172,13 @@ class StreamDriver:
         self._let_go(record.member)
         self._ends[record.member] = writer
         return process
+
+    def _environment(self, told: StreamSettings) -> dict[str, str] | None:
+        """With what its own settings name, also in a file of options, and nobody else's."""
+        if self.sandbox is None:
+            return None
+        settings = msgspec.json.encode(told).decode()
+        return self.sandbox.environment.of(settings, options_of(told.broker))
 
     def _let_go(self, member: str) -> None:
         writer = self._ends.pop(member, None)

@@ -1,0 +1,86 @@
+"""Secrets that a stream names reach its workers, and no model."""
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from headrace.control.environment import Environment
+from headrace.control.inspection import InspectApart
+from headrace.control.sandbox import Sandbox
+from tests.e2e.control.system import System
+
+pytestmark = pytest.mark.e2e
+
+SECRETS = {"BROKER_PASSWORD": "hush", "FILE_PASSWORD": "hush too"}
+OTHERS = {"HTTPS_PROXY": "http://proxy:1", "AWS_PROFILE": "prod"}
+
+
+def environment_of(system: System, module: str) -> dict[str, str]:
+    (found,) = [one for one in system.processes() if module in one.cmdline()]
+    environment: dict[str, str] = found.environ()
+    return environment
+
+
+def test_a_replica_has_no_secret_of_a_stream_and_a_worker_has_only_its_own(
+    system: System, mlp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**SECRETS, **OTHERS, "OTHER_PASSWORD": "hush"}.items():
+        monkeypatch.setenv(name, value)
+    options = system.home.parent / "client.properties"
+    options.write_text("sasl.username=${FILE_PASSWORD}\n")
+    broker = "kafka://127.0.0.1:1?sasl.password=${{{0}}}&properties_file={1}"
+    stream: dict[str, Any] = {
+        "name": "s",
+        "source": {"broker": broker.format("BROKER_PASSWORD", options), "topics": ["in"]},
+        "sink": {"topic": "out"},
+        "model": str(mlp),
+    }
+    other = {**stream, "name": "other", "paused": True}
+    other["source"] = {**stream["source"], "broker": broker.format("OTHER_PASSWORD", options)}
+    document = {
+        "version": 1,
+        "endpoints": [{"name": "m", "model": str(mlp)}],
+        "streams": [stream, other],
+    }
+    system.start(spec=document)
+    system.wait_ready()
+
+    def workers() -> list[psutil.Process]:
+        return [p for p in system.processes() if "headrace.streaming" in p.cmdline()]
+
+    system.wait_for(lambda _: len(workers()) == 2)
+    replica = environment_of(system, "headrace.serving")
+    found = {
+        name: next(p.environ() for p in workers() if any(f"/{name}-0." in w for w in p.cmdline()))
+        for name in ("s", "other")
+    }
+
+    assert replica.items() >= OTHERS.items()
+    assert not {*SECRETS, "OTHER_PASSWORD"} & set(replica)
+    assert found["s"].items() >= {**SECRETS, **OTHERS}.items()
+    assert "OTHER_PASSWORD" not in found["s"]
+    assert "BROKER_PASSWORD" not in found["other"]
+
+
+def test_what_inspects_models_forgets_a_secret_that_is_named_later(
+    mlp: Path, tmp_path: Path
+) -> None:
+    spec: dict[str, Any] = {}
+    given = {"PATH": "/bin", "LATER": "hush"}
+    sandbox = Sandbox.of_home(tmp_path)
+    sandbox.environment = Environment(given=given, document=lambda: spec)
+    inspect = InspectApart(sandbox)
+    try:
+        inspect(mlp)
+        assert inspect._process is not None
+        before = psutil.Process(inspect._process.pid).environ()
+        spec["jobs"] = ["${LATER}"]
+        inspect(mlp)
+        after = psutil.Process(inspect._process.pid).environ()
+    finally:
+        inspect.close()
+
+    assert before["LATER"] == "hush"
+    assert "LATER" not in after
