@@ -49,6 +49,7 @@ JOB_REASONS: Final[Mapping[str, str]] = {
     "JobRecovered": "The next one worked.",
     "JobCancelled": "Somebody ended a run.",
     "JobSkipped": "Moments of its schedule were left out; the message says why.",
+    "JobTooLarge": "A try took more than `memory_limit` and was ended; another follows, or none.",
     "JobLate": "No run has succeeded `late_after_s` after a moment.",
 }
 STREAM_REASONS: Final[Mapping[str, str]] = {

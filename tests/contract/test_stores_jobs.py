@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from headrace.control.job_plan import MOST_INTERRUPTIONS, begun
+from headrace.control.job_planner import LEASE_S, Planner
 from headrace.control.job_records import JobMark, JobRun, RunState
 from headrace.control.state import open_store
 from headrace.control.state.sql_store import SqlStore
@@ -143,3 +145,48 @@ def test_of_many_who_start_a_moment_or_take_a_run_one_does(url: str) -> None:
     assert stores[0].jobs.look().open[0].fence == taken
     for store in stores:
         store.close()
+
+
+def test_interruptions_are_counted_by_whoever_takes_the_run_until_it_fails(
+    store: SqlStore,
+) -> None:
+    """Each owner dies without a word, and the next one is of another home."""
+    document = {"name": "j", "model": "m", "input": "/i", "output": "/o/{run_id}"}
+    store.jobs.add_run(run(document=document))
+    seen = []
+    for life in range(MOST_INTERRUPTIONS + 1):
+        planner = Planner(store=store, owner=f"home-{life}/1", home=f"home-{life}")
+        steps = [
+            planner.step(now=100.0, monotonic=at, mine=frozenset())
+            for at in (0.0, LEASE_S)[: life + 1]
+        ]
+        (taken,) = steps[-1].begun
+        saved = store.jobs.save(begun(taken, now=100.0))
+        assert saved is not None
+        seen.append((saved.state, saved.interruptions))
+
+    *before, last = seen
+    assert before == [(RunState.RUNNING, count) for count in range(MOST_INTERRUPTIONS)]
+    assert last == (RunState.FAILED, MOST_INTERRUPTIONS)
+    stored = store.jobs.run("j-1")
+    assert stored is not None
+    assert "finished no shard" in stored.message
+    assert store.jobs.look().ended == {"j": stored}
+
+
+def test_progress_lets_a_run_be_interrupted_for_ever(store: SqlStore) -> None:
+    document = {"name": "j", "model": "m", "input": "/i", "output": "/o/{run_id}"}
+    store.jobs.add_run(run(document=document))
+    for life in range(3 * MOST_INTERRUPTIONS):
+        read = store.jobs.run("j-1")
+        assert read is not None
+        taken = store.jobs.take(read, f"owner-{life}")
+        assert taken is not None
+        under_way = store.jobs.save(begun(taken, now=100.0))
+        assert under_way is not None
+        assert store.jobs.save(msgspec.structs.replace(under_way, shards_done=life // 5))
+
+    stored = store.jobs.run("j-1")
+    assert stored is not None
+    assert stored.state is RunState.RUNNING
+    assert 1 <= stored.interruptions <= 5

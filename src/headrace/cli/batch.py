@@ -253,6 +253,9 @@ def run(
     json: Json = False,
     server: Server = None,
     home: Home = DEFAULT_HOME,
+    # What the control plane says of its own runs, and such a run to itself.
+    confined: Annotated[int | None, typer.Option("--confined", hidden=True)] = None,
+    chosen: Annotated[Path | None, typer.Option("--chosen", hidden=True)] = None,
 ) -> None:
     """Answer every row of a data set, into files that are whole whatever happens.
 
@@ -308,6 +311,8 @@ def run(
         allow_code=allow_code,
         server=server,
         home=home,
+        confined=confined,
+        chosen=chosen,
     )
     try:
         with _terminable():

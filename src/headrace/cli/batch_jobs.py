@@ -42,6 +42,9 @@ def list_(*, json: Json = False, server: Server = None, home: Home = DEFAULT_HOM
         return
     rows = [_job_row(job) for job in document["jobs"]]
     show(table(rows, "job", "schedule", "next", "now", "last run", "rows", "late"))
+    for run in (run for job in document["jobs"] for run in job["running"]):
+        for problem in (run["isolation"] or {}).get("problems", ()):
+            say(f"run {run['id']} is not isolated: {problem}")
 
 
 def runs(

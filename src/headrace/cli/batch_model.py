@@ -8,7 +8,7 @@ the same answer in a job.
 
 import contextlib
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """What runs a job: what is written down of it, and how it is loaded."""
+    """What runs a job: what is written down of it, and how it is loaded.
+
+    `network`: it may open connections, as the endpoint's replicas may.
+    """
 
     told: JobModel
     settings: ReplicaSettings
+    network: bool = False
 
 
 def choose_model(
@@ -155,7 +159,10 @@ def _of_endpoint(
 
         digest = str(read_content(Path(revision.settings.path)).digest)
     settings = msgspec.structs.replace(revision.settings, max_body_bytes=0)
-    return _chosen(f"{endpoint}={revision.model}", revision.version, digest, settings)
+    return replace(
+        _chosen(f"{endpoint}={revision.model}", revision.version, digest, settings),
+        network=revision.network,
+    )
 
 
 def _running_spec(server: str | None, home: Path) -> "SystemSpec | None":

@@ -5,7 +5,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
+from headrace.cli.batch_confined import go_on_confined, inputs_of, read_chosen
 from headrace.cli.batch_model import Chosen, choose_model
 from headrace.cli.batch_progress import batch_progress
 from headrace.cli.output import progress, say
@@ -28,7 +30,10 @@ from headrace.jobs.sources.opening import open_source
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """The command line, taken apart."""
+    """The command line, taken apart.
+
+    `confined`, `chosen`: see `go_on_confined`; what it is told, and what it leaves.
+    """
 
     wish: Wish
     engine: Engine
@@ -45,6 +50,8 @@ class Asked:
     allow_code: bool
     server: str | None
     home: Path
+    confined: int | None = None
+    chosen: Path | None = None
 
 
 def run_batch(asked: Asked) -> Summary:
@@ -58,19 +65,14 @@ def run_batch(asked: Asked) -> Summary:
     for given in (asked.run_id, asked.resume):
         if given:
             check_run_id(given)
+    if asked.confined is not None:
+        _confine(asked, asked.confined)
     told, source = open_source(asked.source, kind=asked.kind, query=asked.query, key=asked.key)
     # Before a folder is made: what cannot be is told without a trace.
     folder = OutputFolder(asked.wish.output)
     begun = find_begun(folder, run_id=asked.run_id, resume=asked.resume)
     with progress("loading the model"):
-        chosen = choose_model(
-            asked.model,
-            file=asked.file,
-            server=asked.server,
-            home=asked.home,
-            runtime=asked.runtime,
-            allow_code=asked.allow_code,
-        )
+        chosen = _choose(asked)
         scorer = load_scorer(chosen.settings)
     with closing(scorer):
         run_id = (begun.id if begun else "") or asked.run_id or new_run_id(now)
@@ -97,6 +99,36 @@ def run_batch(asked: Asked) -> Summary:
             record, left = settle(folder, job.record, job.task, again)
             job = replace(job, record=record, left=left)
             return _run(asked, job, folder, chosen)
+
+
+def _choose(asked: Asked) -> Chosen:
+    if asked.chosen is not None:
+        return read_chosen(asked.chosen)
+    return choose_model(
+        asked.model,
+        file=asked.file,
+        server=asked.server,
+        home=asked.home,
+        runtime=asked.runtime,
+        allow_code=asked.allow_code,
+    )
+
+
+def _confine(asked: Asked, serial: int) -> NoReturn:
+    """Go on in a process that can do no more than it has to.
+
+    Nothing is read here that a model wrote, in a try before this one.
+    """
+    inputs = inputs_of(asked.source)
+    go_on_confined(
+        _choose(asked),
+        inputs,
+        home=asked.home,
+        run_id=check_run_id(asked.run_id),
+        output=asked.wish.output,
+        workers=asked.wish.workers,
+        serial=serial,
+    )
 
 
 def _run(asked: Asked, job: Job, folder: OutputFolder, chosen: Chosen) -> Summary:

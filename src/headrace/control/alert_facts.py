@@ -20,14 +20,15 @@ _DAY_S: Final = 86_400.0
 class FactsReader:
     """Reads them from the parts that know.
 
-    `drifted`: how many features of an endpoint drifted; None if nobody looks. `jobs_late`: how many
-    jobs are late; None if that is not known.
+    `drifted`: how many features of an endpoint drifted; None if nobody looks. `jobs_late`,
+    `jobs_failed`: how many jobs are late, or failed last; None if that is not known.
     """
 
     reconciler: Reconciler
     keeper: GatewayKeeper
     drifted: Callable[[str], int | None] = lambda _endpoint: None
     jobs_late: Callable[[], int | None] = lambda: None
+    jobs_failed: Callable[[], int | None] = lambda: None
 
     async def read(self) -> Facts:
         """All of them, now."""
@@ -40,6 +41,7 @@ class FactsReader:
                 gateway_ready=self.keeper.is_ready,
                 certificate_left_s=self._certificate_left_s(),
                 jobs_late=self.jobs_late(),
+                jobs_failed=self.jobs_failed(),
             ),
             endpoints={
                 endpoint.name: replace(

@@ -25,6 +25,7 @@ _RUN: Final[dict[str, Any]] = {
     "ended": 1795759231.9,
     "duration_s": 31.5,
     "tries": 1,
+    "interruptions": 0,
     "next_try_at": None,
     "output": "/data/scored/nightly-20261127T060000Z",
     "rows": 1797,
@@ -33,6 +34,7 @@ _RUN: Final[dict[str, Any]] = {
     "shards_done": 1,
     "message": "",
     "owner": "host:5c0e7a1f09b2d344/9f8e7d6c",
+    "isolation": None,
 }
 _JOB: Final[dict[str, Any]] = {
     "name": "nightly",
@@ -87,7 +89,10 @@ def add_jobs(api: FastAPI, plane: ControlPlane) -> None:
     async def list_jobs() -> Response:
         found = await plane.jobs.now()
         now = plane.clock.now()
-        views = [job_view(job, found.look, now=now) for job in found.jobs.values()]
+        views = [
+            job_view(job, found.look, now=now, isolation=plane.jobs.isolation_of)
+            for job in found.jobs.values()
+        ]
         return answer(JobList(jobs=views, problem=plane.jobs.problem))
 
     @api.get(
@@ -102,7 +107,7 @@ def add_jobs(api: FastAPI, plane: ControlPlane) -> None:
         runs = await plane.store.run(plane.store.store.jobs.runs, name, limit=limit)
         if not runs:
             await plane.jobs.known(name)
-        return answer(RunList(runs=[run_view(run) for run in runs]))
+        return answer(RunList(runs=[run_view(run, plane.jobs.isolation_of) for run in runs]))
 
     @api.get(
         "/api/v1/jobs/{name}/runs/{run_id}",
@@ -114,7 +119,7 @@ def add_jobs(api: FastAPI, plane: ControlPlane) -> None:
         run = await plane.store.run(plane.store.store.jobs.run, run_id)
         if run is None or run.job != name:
             raise NotFoundError(f"job '{name}' has no run '{run_id}'")
-        return answer(run_view(run))
+        return answer(run_view(run, plane.jobs.isolation_of))
 
     @api.post(
         "/api/v1/jobs/{name}/run",

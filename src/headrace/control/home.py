@@ -49,6 +49,10 @@ class Home:
         """A record and a settings file per worker of a stream."""
         return self.run / "streams"
 
+    def job_run(self, run_id: str) -> Path:
+        """What belongs to the process of a job's run."""
+        return self.run / "jobs" / run_id
+
     @property
     def artifacts(self) -> Path:
         """The content of all model versions."""

@@ -34,6 +34,12 @@ def run_event(run: JobRun, before: JobRun | None) -> Event | None:
             return None
 
 
+def memory_event(run: JobRun, message: str, *, now: float) -> Event:
+    """What is told of a try that was ended because of its memory."""
+    data = {"job": run.job, "run": run.id, "memory_limit": run.document.get("memory_limit")}
+    return _event(now, "JobTooLarge", f"run {run.id} {message}", data)
+
+
 def planned_events(planned: Iterable[Planned], *, now: float) -> list[Event]:
     """What is told of moments that were left out."""
     return [

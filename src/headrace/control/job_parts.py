@@ -13,6 +13,7 @@ from headrace.control.home import Home
 from headrace.control.job_planner import Planner
 from headrace.control.job_process import JobStarter
 from headrace.control.job_scheduler import JobScheduler
+from headrace.control.sandbox import Sandbox
 from headrace.control.store import Event
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock
@@ -26,13 +27,18 @@ def make_jobs(
     store: StoreThread,
     emit: Callable[[Sequence[Event]], Awaitable[None]],
     clock: Clock,
+    sandbox: Sandbox | None = None,
 ) -> JobScheduler:
-    """The scheduler of a home; nothing of it runs yet. Blocking."""
+    """The scheduler of a home; nothing of it runs yet. Blocking.
+
+    Args:
+        sandbox: Keeps runs apart as it does replicas; None for none.
+    """
     name = f"{socket.gethostname()}:{home_id(home.planner_file)}"
     return JobScheduler(
         store=store,
         planner=Planner(store=store.store, owner=f"{name}/{secrets.token_hex(4)}", home=name),
-        start=JobStarter(home=home.root, log=home.log_of("jobs")),
+        start=JobStarter(home=home.root, log=home.log_of("jobs"), sandbox=sandbox),
         emit=emit,
         clock=clock,
     )

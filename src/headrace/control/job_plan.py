@@ -11,10 +11,13 @@ import msgspec
 
 from headrace.control.backoff import Backoff
 from headrace.control.job_records import JobMark, JobRun, JobsLook, RunState
+from headrace.core.sizes import size_bytes
 from headrace.core.spec_jobs import PLACEHOLDER, JobSpec
 from headrace.jobs.due import Due, JobSchedule, due, next_moment
 
 AFTER_FAILURE: Final = Backoff(first_s=10.0, limit_s=900.0)
+MOST_INTERRUPTIONS: Final = 10
+"""A run that was interrupted so often and finished no shard in between has failed."""
 MOST_SKIPPED: Final = 20
 """So many moments of one look that were left out stand in the history, the newest ones."""
 _ID_TIME: Final = "%Y%m%dT%H%M%SZ"
@@ -118,13 +121,24 @@ def filled(text: str, *, run_id: str, date: str) -> str:
     return PLACEHOLDER.sub(lambda found: values[found.group(1)], text)
 
 
+def input_of(run: JobRun) -> str:
+    """What a run reads."""
+    job = JobSpec.model_validate(run.document)
+    return filled(job.input, run_id=run.id, date=date_of(job, run.moment))
+
+
+def memory_limit_of(run: JobRun) -> tuple[str, int]:
+    """What a run may take, as it stands in the spec and in bytes; 0 for what there is."""
+    said = run.document.get("memory_limit") or ""
+    return said, size_bytes(said) or 0
+
+
 def arguments_of(run: JobRun, home: Path) -> list[str]:
     """The command line of a run, without the program: the same whenever it goes on."""
     job = JobSpec.model_validate(run.document)
-    source = filled(job.input, run_id=run.id, date=date_of(job, run.moment))
     options: dict[str, object] = {
         "model": job.model,
-        "input": source,
+        "input": input_of(run),
         "output": run.output,
         "input-format": job.input_format,
         "sql": job.sql,
@@ -153,12 +167,13 @@ def arguments_of(run: JobRun, home: Path) -> list[str]:
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """How one try of a run ended. `interrupted`: not by its own fault, so it is not counted.
 
-    `final`: another try would end the same way.
+    `final`: another try would end the same way. `too_large`: its memory was more than it may be.
     """
 
     ok: bool = False
     interrupted: bool = False
     final: bool = False
+    too_large: bool = False
     message: str = ""
 
 
@@ -172,12 +187,50 @@ def after_attempt(run: JobRun, attempt: Attempt, *, now: float) -> JobRun:
         return msgspec.structs.replace(run, state=RunState.CANCELLED, ended=now, message=message)
     run = msgspec.structs.replace(run, message=attempt.message)
     if attempt.interrupted:
-        tries = max(run.tries - 1, 0)
-        return msgspec.structs.replace(run, state=RunState.WAITING, tries=tries, next_try_at=now)
+        return _interrupted(run, attempt.message, now=now)
     if attempt.final or run.tries > job.retries:
         return msgspec.structs.replace(run, state=RunState.FAILED, ended=now)
     delay_s = AFTER_FAILURE.delay_s(max(run.tries, 1))
     return msgspec.structs.replace(run, state=RunState.WAITING, next_try_at=now + delay_s)
+
+
+def begun(run: JobRun, *, now: float) -> JobRun:
+    """A run that somebody took, as it is when a try of it begins; over where none is to begin.
+
+    One that is running has lost its owner: an interruption that nobody was left to note.
+    """
+    if run.state is RunState.RUNNING:
+        run = _interrupted(run, "its control plane or its machine was lost", now=now)
+        if run.state.is_over:
+            return run
+    return msgspec.structs.replace(
+        run,
+        state=RunState.RUNNING,
+        tries=run.tries + 1,
+        next_try_at=now,
+        began=now if run.began is None else run.began,
+    )
+
+
+def _interrupted(run: JobRun, why: str, *, now: float) -> JobRun:
+    """What becomes of a run that was ended from outside: it goes on, if that leads anywhere."""
+    again = 1 if run.shards_done > run.shards_then else run.interruptions + 1
+    run = msgspec.structs.replace(
+        run,
+        tries=max(run.tries - 1, 0),
+        interruptions=again,
+        shards_then=run.shards_done,
+        message=why,
+    )
+    if again < MOST_INTERRUPTIONS:
+        # The first time at once; who is ended again and again has to leave room for others.
+        delay_s = AFTER_FAILURE.delay_s(again - 1) if again > 1 else 0.0
+        return msgspec.structs.replace(run, state=RunState.WAITING, next_try_at=now + delay_s)
+    message = (
+        f"was interrupted {again} times and finished no shard in between, the last time: {why}; "
+        "a smaller `shard_rows` lets a shorter time suffice"
+    )
+    return msgspec.structs.replace(run, state=RunState.FAILED, ended=now, message=message)
 
 
 def takeable(

@@ -1,26 +1,33 @@
-"""How is a run of a job carried out beside the control plane? By `headrace batch run`, watched."""
+"""How is a run of a job carried out beside the control plane? By `headrace batch run`, watched.
+
+It is confined as a replica is: see `cli/batch_confined.py` for what it may read and write.
+"""
 
 import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from headrace.control import job_watch
-from headrace.control.job_plan import Attempt, arguments_of
+from headrace.control.home import Home
+from headrace.control.job_plan import Attempt, arguments_of, input_of, memory_limit_of
 from headrace.control.job_records import JobRun
 from headrace.control.process import python_module
+from headrace.control.sandbox import FIRST_UID, UIDS, Isolation, Occasion, Sandbox
 from headrace.core import UnavailableError
 from headrace.jobs.progress import read_progress
+from headrace.serving.confine import give_all
 
 _LOG: Final = logging.getLogger("headrace.control")
 _WATCH: Final = Path(job_watch.__file__)
@@ -29,6 +36,8 @@ _WRONG_ARGUMENTS: Final = 2
 _SIGNALLED: Final = 128
 _LONGEST_LINE: Final = 1 << 20
 _MESSAGE: Final = 2000
+_USERS: Final = 2
+"""As many as a control plane has runs under way: none of them is another's user."""
 
 
 def lease_clock() -> float:
@@ -52,12 +61,20 @@ def progress_of(run: JobRun) -> JobRun:
 
 @dataclass(slots=True)
 class JobProcess:
-    """A run under way. `extend` lets it go on, `stop` asks it to end."""
+    """A run under way. `extend` lets it go on, `stop` asks it to end.
+
+    `tidy`: takes away what it leaves besides its output. Blocking. `isolation`: how it is kept
+    apart; None while nobody knows.
+    """
 
     process: Process
     name: str
     log: Path
+    memory_limit: str = ""
+    tidy: Callable[[], None] = lambda: None
+    isolation: Callable[[], Isolation | None] = lambda: None
     _last: str = ""
+    _is_told: bool = False
     _reader: "asyncio.Task[None] | None" = None
 
     def extend(self, until: float) -> None:
@@ -83,7 +100,17 @@ class JobProcess:
         if self._reader is not None:
             await self._reader
         status = await self.process.wait()
+        self.tell_isolation()
+        await asyncio.to_thread(self.tidy)
         return self._attempt(status)
+
+    def tell_isolation(self) -> None:
+        """Log once what keeps it from being kept apart."""
+        found = self.isolation()
+        if found is not None and found.problems and not self._is_told:
+            self._is_told = True
+            why = "; ".join(found.problems)
+            _LOG.warning("a job is not isolated", extra={"run": self.name, "why": why})
 
     def read(self) -> None:
         """Take what it says."""
@@ -94,6 +121,12 @@ class JobProcess:
             return Attempt(ok=True)
         if status == job_watch.INTERRUPTED or status < 0:
             return Attempt(interrupted=True, message="interrupted")
+        if status == job_watch.TOO_LARGE:
+            return Attempt(
+                too_large=True,
+                message=f"took more than {self.memory_limit} of memory (`memory_limit`) and was "
+                "ended; allow more, or set lower `memory`, `workers` or `chunk_rows`",
+            )
         said = self._last or f"ended with status {status}; see {self.log}"
         if status == _SIGNALLED + signal.SIGKILL:
             said = "was killed; most likely it took more memory than there is"
@@ -127,12 +160,16 @@ async def _lines(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
 class JobStarter:
     """Starts runs of a home. `log`: what their processes say goes there.
 
-    `command`: what is run for one, if not `headrace batch run`.
+    `command`: what is run for one, if not `headrace batch run`. `sandbox`: None starts processes
+    that may do whatever this one may.
     """
 
     home: Path
     log: Path
     command: Callable[[JobRun], Sequence[str]] | None = None
+    sandbox: Sandbox | None = None
+    _serials: set[int] = field(default_factory=set)
+    """Of users that runs under way are."""
 
     async def __call__(self, run: JobRun, until: float) -> JobProcess:
         """Start one that may run until a moment of `lease_clock`.
@@ -140,12 +177,12 @@ class JobStarter:
         Raises:
             UnavailableError: No process can be started.
         """
-        command = (
-            python_module("headrace.cli", *arguments_of(run, self.home))
-            if self.command is None
-            else list(self.command(run))
-        )
-        watched = [sys.executable, "-I", "-S", str(_WATCH), *command]
+        users = range(Occasion.JOB, Occasion.JOB + _USERS)
+        serial = next((one for one in users if one not in self._serials), users[0])
+        memory_limit, most_bytes = memory_limit_of(run)
+        command = [*self._command(run), *self._confined(serial)]
+        watched = [sys.executable, "-I", "-S", str(_WATCH), str(most_bytes), *command]
+        self._tidy(run)
         try:
             process = await asyncio.create_subprocess_exec(
                 *watched,
@@ -153,13 +190,67 @@ class JobStarter:
                 stdout=DEVNULL,
                 stderr=PIPE,
                 limit=_LONGEST_LINE,
+                env=self._environment(run),
                 start_new_session=True,  # Ctrl-C is for who started us
             )
         except OSError as error:
             reason = error.strerror or str(error)
             raise UnavailableError(f"cannot start a process: {reason}") from error
-        started = JobProcess(process, run.id, self.log)
+        self._serials.add(serial)
+        owner = _owner(Path(run.output))
+        started = JobProcess(
+            process,
+            run.id,
+            self.log,
+            memory_limit=memory_limit,
+            tidy=lambda: self._end(run, serial, owner),
+            isolation=lambda: self._isolation(run, process.pid),
+        )
         started.read()
         started.extend(until)
         _LOG.info("a job runs", extra={"run": run.id, "tries": run.tries, "pid": process.pid})
         return started
+
+    def _command(self, run: JobRun) -> Sequence[str]:
+        if self.command is not None:
+            return self.command(run)
+        return python_module("headrace.cli", *arguments_of(run, self.home))
+
+    def _confined(self, serial: int) -> list[str]:
+        return [] if self.sandbox is None else [f"--confined={serial}"]
+
+    def _environment(self, run: JobRun) -> dict[str, str] | None:
+        """With what its input names, and what its model may need, which is known later."""
+        if self.sandbox is None:
+            return None
+        return self.sandbox.environment.of(input_of(run), parts=("endpoints",))
+
+    def _isolation(self, run: JobRun, pid: int) -> Isolation | None:
+        return None if self.sandbox is None else self.sandbox.isolation(report_name(run.id), pid)
+
+    def _tidy(self, run: JobRun) -> None:
+        if self.sandbox is not None:
+            self.sandbox.forget(report_name(run.id))
+        shutil.rmtree(Home(self.home).job_run(run.id), ignore_errors=True)
+
+    def _end(self, run: JobRun, serial: int, owner: tuple[int, int]) -> None:
+        """Leave the output only, to whom its folder belonged."""
+        self._serials.discard(serial)
+        self._tidy(run)
+        if self.sandbox is not None and not self.sandbox.abilities().user:
+            with contextlib.suppress(OSError):  # it was never made, or cannot be given
+                give_all(run.output, *owner)
+
+
+def _owner(folder: Path) -> tuple[int, int]:
+    """The user and group that what a run writes is to belong to when it has ended."""
+    with contextlib.suppress(OSError):
+        found = folder.lstat()
+        if found.st_uid not in range(FIRST_UID, FIRST_UID + UIDS):
+            return found.st_uid, found.st_gid
+    return os.getuid(), os.getgid()
+
+
+def report_name(run_id: str) -> str:
+    """What the report of a run's isolation is called: no replica is called so."""
+    return f"job~{run_id}"

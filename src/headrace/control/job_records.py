@@ -30,8 +30,10 @@ class JobRun(msgspec.Struct, frozen=True, kw_only=True):
 
     `moment`: of the schedule, or when somebody asked for it (`trigger` is `manual`, by `actor`).
     `document`: the job as the spec had it then. `tries`: how often it was begun and not interrupted
-    from outside. `owner`: the control plane whose process it is; empty for none. `fence` grows by
-    one with each owner, `beat` with each sign of life of the owner's.
+    from outside. `interruptions`: how often it was, in a row: since a shard was finished after the
+    `shards_then` that were done at the last one. `owner`: the control plane whose process it is;
+    empty for none. `fence` grows by one with each owner, `beat` with each sign of life of the
+    owner's.
     """
 
     id: str
@@ -46,6 +48,8 @@ class JobRun(msgspec.Struct, frozen=True, kw_only=True):
     ended: float | None = None
     next_try_at: float = 0.0
     tries: int = 0
+    interruptions: int = 0
+    shards_then: int = 0
     output: str = ""
     rows: int = 0
     errors: int = 0

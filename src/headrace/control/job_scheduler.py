@@ -12,14 +12,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import msgspec
-
-from headrace.control.job_events import late_event, planned_events, run_event
-from headrace.control.job_plan import Attempt, after_attempt, is_late, new_run
+from headrace.control.job_events import late_event, memory_event, planned_events, run_event
+from headrace.control.job_plan import Attempt, after_attempt, begun, is_late, new_run
 from headrace.control.job_planner import LEASE_S, Planner, Step
 from headrace.control.job_process import JobProcess, lease_clock, progress_of
 from headrace.control.job_records import JobRun, JobsLook, RunState
 from headrace.control.job_status import job_families
+from headrace.control.sandbox import Isolation
 from headrace.control.store import Event
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock, HeadraceError, NotFoundError
@@ -55,6 +54,7 @@ class JobScheduler:
     problem: str = ""
     """Why the last step saw nothing."""
     _mine: dict[str, JobRun] = field(default_factory=dict)
+    _processes: dict[str, JobProcess] = field(default_factory=dict)
     _late: frozenset[str] = frozenset()
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -117,6 +117,14 @@ class JobScheduler:
         if look is None or not self.jobs:
             return None
         return sum(is_late(job, look, now=now) for job in self.jobs.values())
+
+    def failed(self) -> int | None:
+        """Of how many jobs the newest run failed; None as above."""
+        look = self.look
+        if look is None or not self.jobs:
+            return None
+        ended = (look.ended.get(name) for name in self.jobs)
+        return sum(run is not None and run.state is RunState.FAILED for run in ended)
 
     def exposition(self) -> str:
         """The metrics of jobs."""
@@ -181,22 +189,16 @@ class JobScheduler:
             self._wake.set()
 
     async def _try(self, run: JobRun) -> None:
-        jobs, now = self.store.store.jobs, self.clock.now()
         if run.cancelled_by:
             await self._finish(run, Attempt())
             return
         until = lease_clock() + LEASE_S - MARGIN_S
-        is_resumed = run.state is RunState.RUNNING or run.began is not None
-        begun = msgspec.structs.replace(
-            run,
-            state=RunState.RUNNING,
-            tries=run.tries + (run.state is RunState.WAITING),
-            began=now if run.began is None else run.began,
-        )
-        saved = await self.store.run(jobs.save, begun)
-        if saved is None:
+        # Whoever had it may have got further than it could tell.
+        run = await asyncio.to_thread(progress_of, run)
+        saved = await self._save(begun(run, now=self.clock.now()))
+        if saved is None or saved.state.is_over:
             return
-        if is_resumed:
+        if run.began is not None:
             _LOG.info("a job goes on", extra={"run": run.id, "rows": run.rows})
         try:
             process = await self.start(saved, until)
@@ -208,6 +210,7 @@ class JobScheduler:
     async def _follow(self, run: JobRun, process: JobProcess) -> None:
         """Keep a run's lease while its process runs, then say how it ended."""
         ends = self.clock.monotonic() + JobSpec.model_validate(run.document).timeout_s
+        self._processes[run.id] = process
         waiting = asyncio.create_task(process.wait())
         over: Attempt | None = None
         try:
@@ -219,6 +222,7 @@ class JobScheduler:
                     _LOG.warning("a run belongs to another by now", extra={"run": run.id})
                     return
                 run = self._mine[run.id] = beaten
+                process.tell_isolation()
                 if run.cancelled_by:
                     process.stop()
                 elif over is None and self.clock.monotonic() >= ends:
@@ -230,6 +234,7 @@ class JobScheduler:
             raise
         finally:
             process.kill()
+            self._processes.pop(run.id, None)
         attempt = waiting.result()
         run = await asyncio.to_thread(progress_of, run)
         await self._finish(run, over if over is not None and not attempt.ok else attempt)
@@ -260,20 +265,31 @@ class JobScheduler:
             attempt = Attempt(
                 interrupted=True, message="interrupted by the end of its control plane"
             )
-        await self._finish(run, attempt)
+        await self._finish(await asyncio.to_thread(progress_of, run), attempt)
 
     async def _finish(self, run: JobRun, attempt: Attempt) -> None:
+        if attempt.too_large:
+            await self._tell([memory_event(run, attempt.message, now=self.clock.now())])
+        await self._save(after_attempt(run, attempt, now=self.clock.now()))
+
+    async def _save(self, run: JobRun) -> JobRun | None:
+        """Store a run of ours, and tell how it ended if it did; None if it is another's."""
         jobs = self.store.store.jobs
-        after = after_attempt(run, attempt, now=self.clock.now())
         before = None if self.look is None else self.look.ended.get(run.job)
-        saved = await self.store.run(jobs.save, after, release=not after.state.is_over)
+        saved = await self.store.run(jobs.save, run, release=run.state is RunState.WAITING)
         if saved is None or not saved.state.is_over:
-            return
+            return saved
         keep = JobSpec.model_validate(run.document).keep_runs
         await self.store.run(jobs.forget, run.job, keep=keep)
         event = run_event(saved, before)
         if event is not None:
             await self._tell([event])
+        return saved
+
+    def isolation_of(self, run_id: str) -> Isolation | None:
+        """How the process of a run is kept apart; None for one that does not run here."""
+        process = self._processes.get(run_id)
+        return None if process is None else process.isolation()
 
     async def _announce(self, step: Step) -> None:
         now = self.clock.now()

@@ -1,18 +1,30 @@
 """How are the jobs? As documents and as metrics. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from headrace.control.job_plan import is_late, lateness_s, next_run_at
 from headrace.control.job_records import JobRun, JobsLook, RunState
 from headrace.control.metrics import Labels, gauge
+from headrace.control.sandbox import Isolation
 from headrace.core.spec_jobs import JobSpec
+
+IsolationOf = Callable[[str], Isolation | None]
+"""How the process of the run of an id is kept apart."""
+
+
+def _nobody(_run_id: str) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRunView:
-    """One run. Times are in seconds since 1970; `state` as the history has it."""
+    """One run. Times are in seconds since 1970; `state` as the history has it.
+
+    `interruptions`: since it last finished a shard. `isolation`: how its process is kept apart;
+    None for one that does not run here.
+    """
 
     id: str
     job: str
@@ -24,6 +36,7 @@ class JobRunView:
     ended: float | None
     duration_s: float | None
     tries: int
+    interruptions: int
     next_try_at: float | None
     output: str
     rows: int
@@ -32,6 +45,7 @@ class JobRunView:
     shards_done: int
     message: str
     owner: str
+    isolation: Isolation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +66,7 @@ class JobView:
     last_run: JobRunView | None
 
 
-def run_view(run: JobRun) -> JobRunView:
+def run_view(run: JobRun, isolation: IsolationOf = _nobody) -> JobRunView:
     """What is told of a run."""
     waits = run.state is RunState.WAITING and run.tries > 0
     return JobRunView(
@@ -66,6 +80,7 @@ def run_view(run: JobRun) -> JobRunView:
         ended=run.ended,
         duration_s=_duration_s(run),
         tries=run.tries,
+        interruptions=run.interruptions,
         next_try_at=run.next_try_at if waits else None,
         output=run.output,
         rows=run.rows,
@@ -74,10 +89,13 @@ def run_view(run: JobRun) -> JobRunView:
         shards_done=run.shards_done,
         message=run.message,
         owner=run.owner,
+        isolation=isolation(run.id),
     )
 
 
-def job_view(job: JobSpec, look: JobsLook, *, now: float) -> JobView:
+def job_view(
+    job: JobSpec, look: JobsLook, *, now: float, isolation: IsolationOf = _nobody
+) -> JobView:
     """What is told of a job."""
     last, success = look.ended.get(job.name), look.succeeded.get(job.name)
     return JobView(
@@ -90,7 +108,7 @@ def job_view(job: JobSpec, look: JobsLook, *, now: float) -> JobView:
         next_run_at=next_run_at(job, now=now),
         lateness_s=lateness_s(job, look, now=now),
         is_late=is_late(job, look, now=now),
-        running=[run_view(run) for run in look.open if run.job == job.name],
+        running=[run_view(run, isolation) for run in look.open if run.job == job.name],
         last_success=None if success is None else run_view(success),
         last_run=None if last is None else run_view(last),
     )

@@ -1,10 +1,11 @@
 """Runs a command for as long as somebody says so; a program of its own that needs no package.
 
-    python -I -S job_watch.py COMMAND [ARGUMENT...]
+    python -I -S job_watch.py MEMORY_BYTES COMMAND [ARGUMENT...]
 
 Standard input has lines, each a moment of CLOCK_BOOTTIME in seconds until which the command may
 go on. At the last of them it is killed, for by then another machine may do its work. At the end of
-the input it is asked to end (SIGTERM), and killed if it does not.
+the input it is asked to end (SIGTERM), and killed if it does not. It is killed too once it and what
+it started hold more than MEMORY_BYTES (0: any number) that no file backs.
 """
 
 import contextlib
@@ -18,14 +19,24 @@ import time
 
 INTERRUPTED = 75
 """Exit status where the command was ended from outside."""
+TOO_LARGE = 76
+"""Exit status where it was ended because of its memory."""
 GRACE_S = 10.0
 FIRST_S = 30.0
 """How long the first line may take."""
+_LOOK_S = 0.2
+_LOOK_AROUND_S = 2.0
+"""How often its memory is looked at, and that of all that it started: that costs more."""
+_BEFORE_OTHERS = b"500"
+"""A kernel without memory ends the job before it ends what answers requests."""
+_OWN = (b"RssAnon:", b"RssShmem:", b"VmSwap:")
+_SESSION = 3  # among the fields of /proc/<pid>/stat behind the command's closing parenthesis
 _PR_SET_PDEATHSIG = 1
 
 
-def main(command: list[str]) -> int:
-    """Run `command`; its exit status, or `INTERRUPTED`."""
+def main(arguments: list[str]) -> int:
+    """Run the command; its exit status, or `INTERRUPTED`, or `TOO_LARGE`."""
+    most_bytes, command = int(arguments[0]), arguments[1:]
     parent = os.getpid()
     libc = ctypes.CDLL(None)
 
@@ -40,17 +51,23 @@ def main(command: list[str]) -> int:
         start_new_session=True,
         preexec_fn=die_with_parent,  # noqa: PLW1509  # this process has one thread
     )
-    is_over = _watch(child)
+    with contextlib.suppress(OSError), open(f"/proc/{child.pid}/oom_score_adj", "wb") as file:  # noqa: PTH123  # as below
+        file.write(_BEFORE_OTHERS)
+    ended_with = _watch(child, most_bytes)
+    # What it started goes with it. It was not waited for, so the number is still its own.
+    end_session(child.pid)
     status = child.wait()
-    if is_over:
-        return INTERRUPTED
+    if ended_with is not None:
+        return ended_with
     return status if status >= 0 else 128 - status
 
 
-def _watch(child: "subprocess.Popen[bytes]") -> bool:
-    """Wait for the child; whether it was ended by us."""
+def _watch(child: "subprocess.Popen[bytes]", most_bytes: int) -> int | None:
+    """Wait for the child; our exit status if it was ended by us."""
     deadline = _now() + FIRST_S
     ends_at: float | None = None
+    look_at = _now() if most_bytes else None
+    around_at = _now()
     pidfd = os.pidfd_open(child.pid)
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
@@ -58,13 +75,20 @@ def _watch(child: "subprocess.Popen[bytes]") -> bool:
     said = b""
     while True:
         last = deadline if ends_at is None else min(deadline, ends_at)
-        ready = {descriptor for descriptor, _ in poll.poll(max(last - _now(), 0.0) * 1000)}
+        wake_at = last if look_at is None else min(last, look_at)
+        ready = {descriptor for descriptor, _ in poll.poll(max(wake_at - _now(), 0.0) * 1000)}
         if pidfd in ready:
-            return ends_at is not None
-        if not ready and _now() >= last:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            return True
+            return None if ends_at is None else INTERRUPTED
+        now = _now()
+        if not ready and now >= last:
+            return INTERRUPTED
+        if look_at is not None and now >= look_at:
+            look_at = now + _LOOK_S
+            is_around = now >= around_at
+            around_at = now + _LOOK_AROUND_S if is_around else around_at
+            pids = members(child.pid) if is_around else [child.pid]
+            if sum(map(own_bytes, pids)) > most_bytes:
+                return TOO_LARGE
         if 0 not in ready:
             continue
         part = os.read(0, 4096)
@@ -77,6 +101,39 @@ def _watch(child: "subprocess.Popen[bytes]") -> bool:
         for line in lines:
             with contextlib.suppress(ValueError):
                 deadline = float(line)
+
+
+def end_session(session: int) -> None:
+    """Kill all processes of a session whose leader was not waited for yet."""
+    for pid in (session, *members(session)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def members(session: int) -> list[int]:
+    """The processes of a session."""
+    found = []
+    for name in os.listdir("/proc"):  # noqa: PTH208  # `pathlib` costs more than all else here
+        if name.isdigit():
+            stat = _read(f"/proc/{name}/stat")
+            fields = stat[stat.rfind(b")") + 2 :].split()
+            if len(fields) > _SESSION and int(fields[_SESSION]) == session:
+                found.append(int(name))
+    return found
+
+
+def own_bytes(pid: int) -> int:
+    """Memory of a process that no file backs, in store or swapped out; 0 once it is gone."""
+    lines = _read(f"/proc/{pid}/status").splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(_OWN))
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  # as above
+            return file.read()
+    except OSError:
+        return b""
 
 
 def _now() -> float:

@@ -151,12 +151,19 @@ def make_plane(
         clock=clock,
         emit=journal.write,
     )
-    jobs = make_jobs(home=home, store=store, emit=journal.write, clock=clock)
+    sandbox = reconciler.driver.sandbox
+    if sandbox is not None:
+        sandbox.environment.document = lambda: aims.desired.spec
+    jobs = make_jobs(home=home, store=store, emit=journal.write, clock=clock, sandbox=sandbox)
     alerting = Alerting(
         history=recorder.history,
         spec=lambda: aims.desired.spec,
         facts=FactsReader(
-            reconciler=reconciler, keeper=keeper, drifted=drift.drifted, jobs_late=jobs.late
+            reconciler=reconciler,
+            keeper=keeper,
+            drifted=drift.drifted,
+            jobs_late=jobs.late,
+            jobs_failed=jobs.failed,
         ).read,
         emit=journal.write,
         tell=notifier.offer,

@@ -9,6 +9,7 @@ from pydantic import Field, Strict
 
 from headrace.core.cron import cron_mistake, zone_mistake
 from headrace.core.names import NAME_PATTERN
+from headrace.core.sizes import size_bytes
 from headrace.core.spec_base import SpecModel
 from headrace.core.spec_yaml import SpecMistake
 
@@ -20,6 +21,7 @@ _SIZE: Final = r"^[0-9]*[1-9][0-9]*(\.[0-9]+)?\s*([bB]|[kKmMgG]([iI]?[bB])?)?$"
 _NAME: Final = NAME_PATTERN.replace("127", "99")
 """Shorter than others' names: the ids of a job's runs begin with it."""
 _DAY_S: Final = 86_400.0
+_MEMORY: Final = "512MiB"
 
 _Text = Annotated[str, Field(min_length=1, max_length=4096)]
 _Column = Annotated[str, Field(pattern=r"^[^,\x00]+$", max_length=300)]
@@ -127,10 +129,17 @@ class JobSpec(SpecModel):
         default=None, ge=1, le=1024, description="Shards at once. Null: one for each usable core."
     )
     memory: str = Field(
-        default="512MiB",
+        default=_MEMORY,
         pattern=_SIZE,
         max_length=40,
         description="What the data of all shards under way may take.",
+    )
+    memory_limit: str | None = Field(
+        default=None,
+        pattern=_SIZE,
+        max_length=40,
+        description="What a run may take in all, the model and the libraries included: a try that "
+        "takes more is ended. Null for what there is.",
     )
     runtime: str = Field(default="", max_length=100, description="What runs it. Empty: detected.")
     allow_code: bool = Field(
@@ -170,6 +179,7 @@ def job_disagreements(document: Mapping[Any, Any]) -> list[SpecMistake]:
             for key in ("input", "output", "model")
             for message in _path_mistakes(key, job.get(key))
         ]
+        found += _memory_mistakes(job, place)
         if isinstance(job.get("schedule"), Mapping):
             found += _schedule_mistakes(job["schedule"], f"{place}.schedule")
     return found
@@ -211,6 +221,17 @@ def _path_mistakes(key: str, text: object) -> list[str]:
     if key == "output" and not names:
         found.append("would be that of every run, and a folder has one run's: add {run_id}")
     return found
+
+
+def _memory_mistakes(job: Mapping[Any, Any], place: str) -> list[SpecMistake]:
+    limit, data = job.get("memory_limit"), job.get("memory", _MEMORY)
+    if not isinstance(limit, str) or not isinstance(data, str):
+        return []
+    most, planned = size_bytes(limit), size_bytes(data)
+    if most is None or planned is None or planned < most:
+        return []
+    message = f"is not more than 'memory', which is {data}: the model needs memory beside its data"
+    return [SpecMistake(place=f"{place}.memory_limit", message=message)]
 
 
 def _is_elsewhere(text: str) -> bool:

@@ -7,6 +7,7 @@ elsewhere, takes the same sizes.
 from typing import Final
 
 from headrace.core import VARIABLE, Datatype, InvalidArgumentError, ModelSignature
+from headrace.core.sizes import size_bytes
 from headrace.jobs.columns import row_shape, width
 from headrace.jobs.messages import Sizes
 
@@ -106,22 +107,7 @@ def parse_bytes(text: str) -> int:
     Raises:
         InvalidArgumentError: It is no size.
     """
-    word = text.strip().lower()
-    digits = word.rstrip("abcdefghijklmnopqrstuvwxyz ")
-    unit = word[len(digits) :].strip()
-    units = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-    units |= {
-        "k": 1 << 10,
-        "m": 1 << 20,
-        "g": 1 << 30,
-        "kib": 1 << 10,
-        "mib": 1 << 20,
-        "gib": 1 << 30,
-    }
-    try:
-        size = int(float(digits) * units[unit])
-    except (ValueError, KeyError, OverflowError):
-        size = 0
-    if size < 1:
+    size = size_bytes(text)
+    if size is None:
         raise InvalidArgumentError(f"'{text}' is no size; write 512MiB or 2GB")
     return size

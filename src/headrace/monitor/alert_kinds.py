@@ -16,6 +16,7 @@ from headrace.monitor.slo import (
     ErrorBurn,
     ErrorsOver,
     GatewayDown,
+    JobsFailed,
     JobsLate,
     LatencyBurn,
     LatencyOver,
@@ -49,7 +50,9 @@ class AlertKind:
     @property
     def is_of_system(self) -> bool:
         """Whether it concerns no single endpoint."""
-        return isinstance(self.condition, GatewayDown | NotScraped | CertificateEnds | JobsLate)
+        return isinstance(
+            self.condition, GatewayDown | NotScraped | CertificateEnds | JobsLate | JobsFailed
+        )
 
 
 def _both(
@@ -276,6 +279,15 @@ ALERTS: Final = (
         summary="no run has succeeded in time of scheduled jobs: {value} of them",
         action="`headrace batch list` names them, `headrace batch runs JOB` says how their runs "
         "ended; `headrace batch start JOB` runs one at once.",
+    ),
+    _both(
+        "HeadraceJobFailed",
+        Severity.TICKET,
+        JobsFailed(),
+        unit="jobs",
+        summary="the newest run failed, with all its tries, of jobs: {value} of them",
+        action="`headrace batch list` names them, `headrace batch runs JOB` says why. What is done "
+        "stays done; `headrace batch start JOB` runs one anew once the cause is mended.",
     ),
 )
 """All of them. A test holds the documentation's table against it."""

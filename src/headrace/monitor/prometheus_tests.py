@@ -17,6 +17,7 @@ from headrace.monitor.slo import (
     ErrorBurn,
     ErrorsOver,
     GatewayDown,
+    JobsFailed,
     JobsLate,
     LatencyBurn,
     LatencyOver,
@@ -190,6 +191,8 @@ def _series(kind: AlertKind, objective: Objective) -> Iterator[_Series]:  # noqa
             yield _Gauge(f'up{{job="{promql.JOB}",instance="one"}}', 0, 1)
         case JobsLate():
             yield _Gauge('headrace_job_late{job="nightly"}', 1, 0)
+        case JobsFailed():
+            yield _Gauge('headrace_job_failed{job="nightly"}', 1, 0)
         case CertificateEnds():
             left = 'headrace_control_certificate_left_seconds{certificate="gateway"}'
             yield _Gauge(left, kind.condition.within_s / 2, kind.condition.within_s * 2)

@@ -14,6 +14,7 @@ from headrace.monitor.slo import (
     ErrorBurn,
     ErrorsOver,
     GatewayDown,
+    JobsFailed,
     JobsLate,
     LatencyBurn,
     LatencyOver,
@@ -189,6 +190,8 @@ def _plain(condition: Condition) -> str:  # noqa: C901, PLR0911  # a case each
             return 'sum by (endpoint) (headrace_drift_score{statistic="drifted"}) >= 1'
         case JobsLate():
             return "count(max by (job) (headrace_job_late) > 0)"
+        case JobsFailed():
+            return "count(max by (job) (headrace_job_failed) > 0)"
         case ErrorBurn() | LatencyBurn() | LatencyOver() | ErrorsOver():
             raise AssertionError(condition)
         case _:

@@ -144,6 +144,11 @@ class JobsLate:
     """Scheduled jobs for whose moments no run has succeeded in time."""
 
 
+@dataclass(frozen=True, slots=True)
+class JobsFailed:
+    """Jobs whose newest run failed, with all its tries."""
+
+
 Condition = (
     ErrorBurn
     | LatencyBurn
@@ -158,6 +163,7 @@ Condition = (
     | CertificateEnds
     | Drifted
     | JobsLate
+    | JobsFailed
 )
 
 
@@ -207,12 +213,14 @@ class EndpointFacts:
 class SystemFacts:
     """What is known of the whole system.
 
-    `certificate_left_s`: of the one that ends first. `jobs_late`: how many; None without a look.
+    `certificate_left_s`: of the one that ends first. `jobs_late`, `jobs_failed`: how many; None
+    without a look.
     """
 
     gateway_ready: bool | None = None
     certificate_left_s: float | None = None
     jobs_late: int | None = None
+    jobs_failed: int | None = None
 
 
 def read_endpoint(
@@ -267,6 +275,8 @@ def read_system(condition: Condition, facts: SystemFacts) -> Reading | None:
         return Reading(value=left, threshold=within, is_bad=left < within)
     if isinstance(condition, JobsLate) and facts.jobs_late is not None:
         return Reading(value=facts.jobs_late, threshold=1, is_bad=facts.jobs_late >= 1)
+    if isinstance(condition, JobsFailed) and facts.jobs_failed is not None:
+        return Reading(value=facts.jobs_failed, threshold=1, is_bad=facts.jobs_failed >= 1)
     return None
 
 

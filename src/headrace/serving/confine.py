@@ -20,9 +20,12 @@ What SPEC (JSON) holds:
     limits      by name: `open_files`, `processes`, `address_space_bytes`, `file_bytes`; null for
                 what there is
     report      where it writes what it did
+    whole       of `own`: directories whose files belong to `uid` as well; may be left out
+    attached    dies with the process that started it; may be left out
+    problems    what the report says besides, of what was known before; may be left out
 """
 
-# ruff: noqa: PTH103, PTH108, PTH110, PTH112, PTH120, PTH123  # `pathlib` costs more than all else here
+# ruff: noqa: PTH103, PTH108, PTH110, PTH112, PTH120, PTH123, PTH208  # `pathlib` costs more than all else here
 
 from __future__ import annotations
 
@@ -32,12 +35,13 @@ import errno
 import json
 import os
 import resource
+import stat
 import sys
 
 TYPE_CHECKING = False  # `typing` costs as much as all else together
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import TypedDict
+    from typing import NotRequired, TypedDict
 
     class Spec(TypedDict):
         """What a process is to become; see above."""
@@ -54,6 +58,9 @@ if TYPE_CHECKING:
         also: list[str]
         limits: dict[str, int | None]
         report: str
+        whole: NotRequired[list[str]]
+        attached: NotRequired[bool]
+        problems: NotRequired[list[str]]
 
 
 _NEWNS, _NEWUSER, _NEWNET, _NEWIPC = 0x00020000, 0x10000000, 0x40000000, 0x08000000
@@ -61,8 +68,9 @@ _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT = 1, 2, 4, 32
 _MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
 _KEPT_FLAGS = {2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: 1 << 21}
 """By statvfs(3)'s flag: the one of mount(2) that a remount in a user namespace has to repeat."""
-_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
+_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
 _LAST_CAPABILITY = 63
+_SIGKILL = 9  # `signal` costs more than all else here
 _CAPABILITY_VERSION = 0x20080522
 _SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_RESTRICT = 444, 446
 _LANDLOCK_NO_TCP, _LANDLOCK_SCOPED = 1 | 2, 1 | 2
@@ -133,6 +141,13 @@ def give_up_capabilities() -> None:
     _check(_libc.capset(ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)())), "capset")
 
 
+def die_with(parent: int) -> None:
+    """Be killed when `parent` ends: becoming another user, or having new rights, took that away."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0), "die with the parent")
+    if os.getppid() != parent:
+        raise OSError(errno.ESRCH, "who started it is gone")
+
+
 def is_inside(path: str, directory: str) -> bool:
     """Whether `path` is `directory` or lies in it."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")
@@ -187,7 +202,7 @@ def cover(hide: list[str], keep: list[str], own: list[str]) -> None:
                 continue
             if is_directory:
                 os.makedirs(path, mode=0o755, exist_ok=True)
-            else:
+            elif not os.path.exists(path):  # else what holds it is kept as well
                 os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
                 os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
             mount(f"/proc/self/fd/{descriptor}", path, None, _MS_BIND | _MS_REC)
@@ -240,12 +255,46 @@ def give(paths: list[str], uid: int) -> None:
         os.chown(path, uid, uid, follow_symlinks=False)
 
 
+def give_all(folder: str, uid: int, gid: int) -> None:
+    """Let a directory, its files, and those of directories in it belong to somebody.
+
+    Who wrote them may be hostile: nothing is followed, and what has another name stays.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchown(descriptor, uid, gid)
+        for name in os.listdir(descriptor):
+            _give_inner(name, descriptor, uid, gid, depth=1)
+    finally:
+        os.close(descriptor)
+
+
+def _give_inner(name: str, folder: int, uid: int, gid: int, *, depth: int) -> None:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, dir_fd=folder)
+    except OSError:  # it is gone, or a link
+        return
+    try:
+        found = os.fstat(descriptor)
+        if stat.S_ISDIR(found.st_mode):
+            os.fchown(descriptor, uid, gid)
+            for inner in os.listdir(descriptor) if depth else ():
+                _give_inner(inner, descriptor, uid, gid, depth=depth - 1)
+        elif stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            os.fchown(descriptor, uid, gid)
+    finally:
+        os.close(descriptor)
+
+
 def give_back(spec: Spec) -> None:
     """Let root own what is this process's again: it has no rights beyond an owner's."""
     files = [path for path in spec["own"] if spec["files"] and not os.path.isdir(path)]
     for path in files:
         remount(path, read_only=False)
     give(spec["own"], 0)
+    for path in spec.get("whole", ()):
+        give_all(path, 0, 0)
     for path in files:
         remount(path)
 
@@ -266,10 +315,12 @@ def confine(spec: Spec) -> dict[str, object]:
     """Do what `spec` says; what was done, for the report."""
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     uid, hide, keep, own = spec["uid"], spec["hide"], spec["keep"], spec["own"]
-    problems = []
+    problems = list(spec.get("problems", ()))
     if uid is not None:
         os.setgroups([])
         give(own, uid)
+        for path in spec.get("whole", ()):
+            give_all(path, uid, uid)
         if spec["files"]:
             hide, keep = opened_up(spec, uid)
     if flags := namespaces(spec):
@@ -305,12 +356,15 @@ def confine(spec: Spec) -> dict[str, object]:
 def main(arguments: list[str]) -> int:
     """Confine this process, say what was done, and become the command."""
     spec, command = json.loads(arguments[0]), arguments[1:]
+    parent = os.getppid()
     # Its predecessor's word is no word of this one's.
     with contextlib.suppress(FileNotFoundError):
         os.unlink(spec["report"])
     report = os.open(spec["report"], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         done = confine(spec)
+        if spec.get("attached"):
+            die_with(parent)
     except OSError as error:
         print(f"cannot isolate the process: {error}", file=sys.stderr)  # noqa: T201  # it has no log
         return 5

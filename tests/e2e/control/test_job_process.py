@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import pytest
 
 from headrace.control.job_plan import Attempt
@@ -30,14 +31,14 @@ async def within(seconds: float, waited: Awaitable[T]) -> T:
         return await waited
 
 
-async def start(folder: Path, code: str, *, lease_s: float = 60.0) -> JobProcess:
+async def start(folder: Path, code: str, *, lease_s: float = 60.0, run: JobRun = RUN) -> JobProcess:
     def command(_: JobRun) -> list[str]:
         path = str(folder / "pid")
         mark = f"import os, pathlib; pathlib.Path({path!r}).write_text(str(os.getpid()))"
         return [sys.executable, "-S", "-c", f"{mark}\n{code}"]
 
     starter = JobStarter(home=folder, log=folder / "jobs.log", command=command)
-    return await starter(RUN, lease_clock() + lease_s)
+    return await starter(run, lease_clock() + lease_s)
 
 
 async def pid_of(folder: Path) -> int:
@@ -128,6 +129,56 @@ async def test_nothing_is_left_of_one_whose_watcher_is_killed(tmp_path: Path) ->
 
     assert (await within(20, process.wait())).interrupted
     assert await is_gone(pid)
+
+
+async def test_what_it_started_ends_with_it(tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    code = (
+        "import os, pathlib, time\n"
+        "if os.fork() == 0:\n"
+        f"    pathlib.Path({str(child)!r}).write_text(str(os.getpid()))\n"
+        "    time.sleep(60)\n"
+        f"while not pathlib.Path({str(child)!r}).exists(): time.sleep(0.01)\n"
+    )
+    process = await start(tmp_path, code)
+
+    assert (await within(20, process.wait())).ok
+    assert await is_gone(int(child.read_text()))  # a test may
+
+
+@pytest.mark.parametrize(
+    "who", ["", "pid = os.fork()\nif pid: os.waitpid(pid, 0); raise SystemExit\n"]
+)
+async def test_more_memory_than_it_may_take_ends_it_whoever_takes_it(
+    tmp_path: Path, who: str
+) -> None:
+    run = msgspec.structs.replace(RUN, document={"memory_limit": "100MB"})
+    code = f"import os, time\n{who}eaten = b'x' * 200_000_000\ntime.sleep(60)"
+    process = await start(tmp_path, code, run=run)
+    pid = await pid_of(tmp_path)
+
+    found = await within(30, process.wait())
+
+    assert (found.too_large, found.interrupted, found.final) == (True, False, False)
+    assert "took more than 100MB of memory (`memory_limit`)" in found.message
+    assert await is_gone(pid)
+
+
+async def test_memory_that_files_back_is_not_counted(tmp_path: Path) -> None:
+    run = msgspec.structs.replace(RUN, document={"memory_limit": "100MB"})
+    large = tmp_path / "large"
+    code = (
+        "import mmap, time\n"
+        f"with open({str(large)!r}, 'w+b') as file:\n"
+        "    for _ in range(20): file.write(b'x' * 10_000_000)\n"
+        "    file.flush()\n"
+        "    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)\n"
+        "    read = sum(mapped[i] for i in range(0, len(mapped), 4096))\n"
+        "    time.sleep(1)\n"
+    )
+    process = await start(tmp_path, code, run=run)
+
+    assert (await within(30, process.wait())).ok
 
 
 async def test_what_it_says_is_in_the_log_and_the_last_line_is_the_reason(tmp_path: Path) -> None:

@@ -8,12 +8,15 @@ import pytest
 
 from headrace.control.job_plan import (
     AFTER_FAILURE,
+    MOST_INTERRUPTIONS,
     Attempt,
     after_attempt,
     arguments_of,
+    begun,
     is_late,
     jobs_of,
     lateness_s,
+    memory_limit_of,
     new_run,
     next_run_at,
     planned,
@@ -173,6 +176,85 @@ def test_a_try_ends_as_it_did(attempt: Attempt, cancelled_by: str, state: RunSta
     assert after.state is state
     assert after.tries == (0 if state is RunState.WAITING else 1)
     assert (after.ended == SIX + 5) is state.is_over
+
+
+def interrupted(run: JobRun, *, at: float = SIX, shards_done: int = 0) -> JobRun:
+    """A run after a try that was ended from outside."""
+    under_way = msgspec.structs.replace(begun(run, now=at), shards_done=shards_done)
+    return after_attempt(under_way, Attempt(interrupted=True, message="stopped"), now=at)
+
+
+def test_a_run_that_is_interrupted_again_and_again_and_gets_nowhere_fails() -> None:
+    run = new_run(job(), SIX, now=SIX)
+    states = []
+    while not run.state.is_over:
+        run = interrupted(run, at=run.next_try_at)
+        states.append(run.state)
+
+    assert states == [RunState.WAITING] * (MOST_INTERRUPTIONS - 1) + [RunState.FAILED]
+    assert "was interrupted 10 times and finished no shard in between" in run.message
+    assert "stopped" in run.message
+    assert "`shard_rows`" in run.message
+    assert run.tries == 0, "none of them was its own fault"
+
+
+def test_a_shard_that_was_finished_lets_interruptions_count_anew() -> None:
+    run = new_run(job(), SIX, now=SIX)
+    for done in range(1, 5 * MOST_INTERRUPTIONS):
+        run = interrupted(run, shards_done=done // (MOST_INTERRUPTIONS - 2))
+    assert run.state is RunState.WAITING
+
+    for _ in range(MOST_INTERRUPTIONS):
+        run = interrupted(run, shards_done=run.shards_done)
+        if run.state.is_over:
+            break
+    assert run.state is RunState.FAILED
+
+
+def test_output_that_was_lost_moves_the_mark_of_progress_back() -> None:
+    run = interrupted(new_run(job(), SIX, now=SIX), shards_done=7)
+    back = interrupted(run, shards_done=2)
+    on = interrupted(back, shards_done=3)
+
+    assert (run.interruptions, back.interruptions, on.interruptions) == (1, 2, 1)
+
+
+def test_the_first_interruption_costs_no_time_and_later_ones_more_and_more() -> None:
+    run = new_run(job(), SIX, now=SIX)
+    waits = []
+    for _ in range(4):
+        run = interrupted(run)
+        waits.append(run.next_try_at - SIX)
+
+    assert waits == [0.0, *(AFTER_FAILURE.delay_s(n) for n in (1, 2, 3))]
+
+
+def test_a_run_whose_owner_is_gone_was_interrupted_though_nobody_noted_it() -> None:
+    run = begun(new_run(job(), SIX, now=SIX), now=SIX)
+    assert (run.state, run.tries, run.began, run.interruptions) == (RunState.RUNNING, 1, SIX, 0)
+    for count in range(1, MOST_INTERRUPTIONS):
+        run = begun(run, now=SIX + count)
+        assert (run.state, run.tries, run.began) == (RunState.RUNNING, 1, SIX)
+        assert run.interruptions == count
+
+    over = begun(run, now=SIX + 99)
+
+    assert (over.state, over.ended) == (RunState.FAILED, SIX + 99)
+    assert "its control plane or its machine was lost" in over.message
+
+
+def test_failures_do_not_wash_interruptions_away() -> None:
+    run = interrupted(interrupted(new_run(job(), SIX, now=SIX)))
+    failed = after_attempt(begun(run, now=SIX), Attempt(message="no disk"), now=SIX)
+
+    assert interrupted(failed).interruptions == 3
+
+
+def test_what_a_run_may_take_is_as_its_job_said() -> None:
+    limited = new_run(job(memory_limit="1.5GB"), SIX, now=SIX)
+
+    assert memory_limit_of(limited) == ("1.5GB", 1_500_000_000)
+    assert memory_limit_of(new_run(job(), SIX, now=SIX)) == ("", 0)
 
 
 def test_runs_are_taken_oldest_first_within_the_room_and_never_from_the_living() -> None:
