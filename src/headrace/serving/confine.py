@@ -200,11 +200,7 @@ def cover(hide: list[str], keep: list[str], own: list[str]) -> None:
         for path, (descriptor, is_directory) in held.items():
             if not is_inside(path, covered) or any(is_inside(path, other) for other in inner):
                 continue
-            if is_directory:
-                os.makedirs(path, mode=0o755, exist_ok=True)
-            elif not os.path.exists(path):  # else what holds it is kept as well
-                os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-                os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+            make_place(path, is_directory=is_directory)
             mount(f"/proc/self/fd/{descriptor}", path, None, _MS_BIND | _MS_REC)
             if path not in own or not is_directory:
                 remount(path)
@@ -213,6 +209,15 @@ def cover(hide: list[str], keep: list[str], own: list[str]) -> None:
         mount("tmpfs", covered, b"tmpfs", flags, _COVER_OPTIONS)
     for descriptor, _ in held.values():
         os.close(descriptor)
+
+
+def make_place(path: str, *, is_directory: bool) -> None:
+    """See to it that something is there to bind to."""
+    if is_directory:
+        os.makedirs(path, mode=0o755, exist_ok=True)
+    elif not os.path.exists(path):  # else what holds it is kept as well, and may be read-only
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
 
 
 def remount(path: str, *, read_only: bool = True) -> None:

@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import psutil
 import pytest
@@ -12,9 +13,11 @@ import pytest
 from headrace.control.sandbox import FIRST_UID, UIDS, Occasion, Probe
 from headrace.testing import models
 from tests.e2e.control.system import System
-from tests.e2e.jobs.commands import rows_of
+from tests.e2e.jobs.commands import Command, digests, rows_of
+from tests.e2e.jobs.test_endpoint import endpoints
 from tests.e2e.jobs.test_scheduled import begin, over, run_of, wait_for
 
+__all__ = ["endpoints"]
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 IS_ROOT = os.geteuid() == 0
@@ -155,11 +158,11 @@ def test_how_a_run_is_kept_apart_is_shown_while_it_runs(system: System, data: Pa
 
 
 def processes_of(id_: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if any(id_ in word for word in process.info["cmdline"] or []):
-            found.append(process)
-    return found
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(id_ in word for word in process.info["cmdline"] or [])
+    ]
 
 
 def test_a_confined_run_dies_with_its_watcher_and_goes_on_as_another_process(
@@ -255,3 +258,38 @@ def test_a_run_that_takes_more_memory_than_it_may_is_ended_and_that_is_told(
     assert set(events) == {"JobTooLarge", "JobFailed"}
     assert events["JobTooLarge"]["data"]["memory_limit"] == "1GiB"
     assert "1GiB" in events["JobFailed"]["message"]
+
+
+def test_a_run_of_an_endpoint_reads_the_online_store_as_its_replicas_do(
+    endpoints: System, tmp_path: Path
+) -> None:
+    rows = pl.DataFrame(
+        {
+            "customer_id": range(30),
+            "amount": np.linspace(0, 900, 30, dtype=np.float32),
+            "hour": np.arange(30, dtype=np.float32),
+        }
+    )
+    rows.write_parquet(tmp_path / "rows.parquet")
+    document = endpoints.get("/api/v1/spec")["spec"]
+    job = {
+        "name": "j",
+        "model": "fraud",
+        "input": str(tmp_path / "rows.parquet"),
+        "output": str(tmp_path / "out" / "{run_id}"),
+        "keys": ["id=customer_id"],
+    }
+    code, said = endpoints.post("/api/v1/apply", {**document, "jobs": [job]})
+    assert code == 200, said
+    id_, run = ended(endpoints)
+    by_hand = Command(
+        ["-m", "fraud", "-i", tmp_path / "rows.parquet", "-o", tmp_path / "by-hand",
+         "--keys", "id=customer_id"],
+        endpoints.home,
+    ).summary()  # fmt: skip
+
+    assert (run["state"], run["rows"], run["errors"]) == ("succeeded", 30, 0), run
+    assert by_hand["rows"] == 30
+    found = rows_of(tmp_path / "out" / id_)
+    assert found["stats__status"].value_counts().height == 2
+    assert digests(tmp_path / "out" / id_) == digests(tmp_path / "by-hand")

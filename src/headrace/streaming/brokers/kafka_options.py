@@ -72,6 +72,8 @@ class KafkaOptions:
         return {
             **self.client(),
             "group.id": "headrace-reader",
+            # A member's; less than the client's own time of sessions is refused.
+            POLL_INTERVAL: "300000",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "error",
