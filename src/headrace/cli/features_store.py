@@ -22,7 +22,7 @@ Store = Annotated[
         metavar="URL",
         help="sqlite:///PATH, redis://HOST:PORT/DB, rediss://, unix:///SOCKET, feast://REPO "
         "or hopsworks://HOST/STORE.",
-        show_default="features/online.db in --home, or Feast's",
+        show_default="features/online/online.db in --home, or Feast's",
     ),
 ]
 

@@ -4,6 +4,7 @@ A reader that may not write needs what SQLite has beside the file (`-wal`, `-shm
 the last writer that closes the file removes it. So the control plane holds the file open.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -64,7 +65,10 @@ class OnlineStores:
             file.parent.chmod(0o755)  # the home around it is private
         for suffix in _BESIDE:
             path = file.with_name(file.name + suffix)
-            mode = path.stat().st_mode if path.exists() else _ALL_MAY_READ
+            try:
+                mode = path.stat(follow_symlinks=not is_ours).st_mode
+            except FileNotFoundError:
+                continue
             if mode & _ALL_MAY_READ:
                 continue
             if not is_ours:
@@ -73,4 +77,16 @@ class OnlineStores:
                     "own; `chmod o+r` it, or leave the online store in the home"
                 )
                 raise FailedPreconditionError(message)
-            path.chmod(0o644)
+            _let_all_read(path)
+
+
+def _let_all_read(path: Path) -> None:
+    """The same as `chmod`, of the file itself: who writes the store may put a link in its place."""
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        Path(f"/proc/self/fd/{descriptor}").chmod(0o644)
+    except OSError as error:
+        message = f"{path} cannot be made readable for replicas: {error.strerror}"
+        raise FailedPreconditionError(message) from error
+    finally:
+        os.close(descriptor)

@@ -69,7 +69,9 @@ if TYPE_CHECKING:
     from headrace.features.wire import (
         column_specs,
         decode_service,
+        decode_view,
         encode_service,
+        encode_view,
         key_specs,
         request_specs,
     )
@@ -123,8 +125,10 @@ __all__ = [
     "column_specs",
     "compare_served",
     "decode_service",
+    "decode_view",
     "default_online_store",
     "encode_service",
+    "encode_view",
     "join_as_of",
     "join_files",
     "key_specs",
@@ -189,7 +193,15 @@ _LAZY = {
     "skew": ("FeatureSkew", "SkewCause", "SkewReport", "compare_served"),
     "skew_messages": ("SkewSummary", "SkewedFeature"),
     "spec": ("parse_definitions", "read_definitions"),
-    "wire": ("column_specs", "decode_service", "encode_service", "key_specs", "request_specs"),
+    "wire": (
+        "column_specs",
+        "decode_service",
+        "decode_view",
+        "encode_service",
+        "encode_view",
+        "key_specs",
+        "request_specs",
+    ),
 }
 
 

@@ -30,7 +30,9 @@ from headrace.features.spec_on_demand import check_code_allowed
 
 ONLINE_STORE_VARIABLE: Final = "HEADRACE_ONLINE_STORE"
 APPLIED: Final = Path("features", "definitions.json")
-_ONLINE: Final = Path("features", "online.db")
+_ONLINE: Final = Path("features", "online", "online.db")
+"""In a folder of its own: who writes it, such as a stream's workers, may write beside it too."""
+_ONLINE_BEFORE: Final = Path("features", "online.db")
 _PRIVATE: Final = 0o700
 _SHOWN: Final = 5
 
@@ -123,9 +125,10 @@ def default_online_store(home: Path) -> str:
         feast_repo = msgspec.json.decode(text, type=_StoreOf).feast_repo
     except (OSError, msgspec.MsgspecError):
         feast_repo = None  # nothing is in force, or it is damaged, which whoever reads it says
-    return (
-        f"sqlite:///{home.absolute() / _ONLINE}" if feast_repo is None else f"feast://{feast_repo}"
-    )
+    if feast_repo is not None:
+        return f"feast://{feast_repo}"
+    before = home.absolute() / _ONLINE_BEFORE
+    return f"sqlite:///{before if before.exists() else home.absolute() / _ONLINE}"
 
 
 class _StoreOf(msgspec.Struct):

@@ -91,6 +91,23 @@ def decode_service(text: str) -> FeatureService:
     return FeatureService(name=message.name, columns=columns)
 
 
+def encode_view(view: FeatureView) -> str:
+    """`view` as text; equal for equal ones."""
+    return msgspec.json.encode(view, enc_hook=_told, order="deterministic").decode()
+
+
+def decode_view(text: str) -> FeatureView:
+    """What `encode_view` wrote.
+
+    Raises:
+        InvalidArgumentError: It is of another version, or damaged.
+    """
+    try:
+        return msgspec.json.decode(text, type=FeatureView, dec_hook=_read)
+    except msgspec.MsgspecError as error:
+        raise InvalidArgumentError(f"the feature view cannot be read: {error}") from error
+
+
 def key_specs(service: FeatureService) -> tuple[TensorSpec, ...]:
     """The join keys that a row has to name, as tensors."""
     return tuple(

@@ -14,6 +14,7 @@ from headrace.features import (
     FeatureView,
     OnlineStore,
     applied_definitions,
+    decode_view,
     online_store_url,
     open_online_store,
     push_rows,
@@ -152,7 +153,8 @@ def make_pusher(settings: StreamSettings) -> Pusher:
     told = settings.features
     assert told is not None
     home = Path(told.home or settings.home or ".")
-    view = applied_definitions(home).view(told.view)
+    has_view = bool(told.definition)
+    view = decode_view(told.definition) if has_view else applied_definitions(home).view(told.view)
     names = [*view.join_keys, *(feature.name for feature in view.features)]
     strange = sorted(told.fields.keys() - set(names))
     if strange:

@@ -114,14 +114,16 @@ class ShadowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class PushSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Records are rows of a feature view, whose values they become in the online store.
 
-    `view`: of the definitions in force in `home`, or of the stream's home without one. `fields`:
-    what a column of the view is called in the records, or which window it is, where that is not its
-    name. `time`: the field of the event's time (Unix seconds, or ISO 8601 with a zone); empty for
-    the record's timestamp. `online_store`: a URL, with `${NAME}` for a variable of the environment;
+    `view`: of the definitions in force in `home`, or of the stream's home without one; not looked
+    up where `definition` has it, as `headrace.features.encode_view` writes it. `fields`: what a
+    column of the view is called in the records, or which window it is, where that is not its name.
+    `time`: the field of the event's time (Unix seconds, or ISO 8601 with a zone); empty for the
+    record's timestamp. `online_store`: a URL, with `${NAME}` for a variable of the environment;
     empty for the home's own. `timeout_s`: of a write.
     """
 
     view: str
+    definition: str = ""
     fields: dict[str, str] = {}
     time: str = ""
     home: str = ""

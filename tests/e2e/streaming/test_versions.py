@@ -153,7 +153,7 @@ def payments(count: int) -> list[NewRecord]:
 def spending(home: Path) -> list[list[float]]:
     """What the online store has: the last amount and the hour's sum of each card."""
     service = applied_definitions(home).service("fraud")
-    store = open_online_store(f"sqlite:///{home}/features/online.db", read_only=True)
+    store = open_online_store(f"sqlite:///{home}/features/online/online.db", read_only=True)
     found = FeatureReader(service, store).read({"card": np.arange(20)})
     store.close()
     return [[float(one) for one in found.columns[name]] for name in ("last", "spend_1h")]

@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 from headrace.core import FailedPreconditionError
-from headrace.features import applied_definitions, apply_definitions, read_definitions
+from headrace.features import (
+    applied_definitions,
+    apply_definitions,
+    default_online_store,
+    read_definitions,
+)
 from tests.unit.features.test_spec import FULL
 
 
@@ -33,6 +38,17 @@ def test_a_damaged_copy_is_told_and_can_be_mended(path: Path, tmp_path: Path) ->
         applied_definitions(home)
     assert len(apply_definitions(path, home)) == 4
     assert applied_definitions(home) == read_definitions(path)
+
+
+def test_values_stand_in_a_folder_of_their_own_unless_they_stood_elsewhere_before(
+    tmp_path: Path,
+) -> None:
+    before = default_online_store(tmp_path)
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "online.db").touch()
+
+    assert before == f"sqlite:///{tmp_path}/features/online/online.db"
+    assert default_online_store(tmp_path) == f"sqlite:///{tmp_path}/features/online.db"
 
 
 def test_a_home_that_cannot_be_written_is_told(path: Path, tmp_path: Path) -> None:

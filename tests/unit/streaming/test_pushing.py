@@ -13,7 +13,12 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
-from headrace.features import applied_definitions, apply_definitions, open_online_store
+from headrace.features import (
+    applied_definitions,
+    apply_definitions,
+    encode_view,
+    open_online_store,
+)
 from headrace.features.keys import encode_keys
 from headrace.features.records import record_time_us
 from headrace.streaming.assembling import Scorers, make_answers
@@ -80,11 +85,30 @@ def payment(**fields: object) -> Record:
 def stored(home: Path, customer: int) -> int | None:
     """The time of what is stored, in microseconds."""
     view = applied_definitions(home).view("stats")
-    store = open_online_store(f"sqlite:///{home}/features/online.db")
+    store = open_online_store(f"sqlite:///{home}/features/online/online.db")
     (key,) = encode_keys(view, [[customer]])
     found = store.read([key], ["stats"]).get((key, "stats"))
     store.close()
     return None if found is None else record_time_us(found)
+
+
+def test_a_view_that_is_told_is_not_looked_up(home: Path, tmp_path: Path) -> None:
+    definition = encode_view(applied_definitions(home).view("stats"))
+    told = PushSettings(
+        view="stats", definition=definition, fields={"customer_id": "customer"}, home="/nowhere"
+    )
+    told = msgspec.structs.replace(told, online_store=f"sqlite:///{tmp_path}/other.db")
+    pusher = make_pusher(settings(Path("/nowhere"), features=told))
+
+    assert pusher.push([payment()], Added()) == {}
+    assert (tmp_path / "other.db").exists()
+
+
+def test_a_view_that_is_told_and_cannot_be_read_is_refused(home: Path) -> None:
+    told = PushSettings(view="stats", definition='{"name": 1}')
+
+    with pytest.raises(InvalidArgumentError, match="feature view cannot be read"):
+        make_pusher(settings(home, features=told))
 
 
 def test_rows_are_written_and_bad_ones_cost_themselves(home: Path) -> None:
