@@ -127,9 +127,7 @@ def up(
     wanted = with_workers(found, workers)
     make_topics(wanted, home)
     for stream in wanted:
-        topics = ", ".join(stream.settings.topics)
-        told = f"{topics} to {stream.settings.sink} by {stream.model}"
-        say(f"stream '{stream.name}': {told}; Ctrl-C ends it")
+        say(f"stream '{stream.name}': {stream.way}; Ctrl-C ends it")
     for view in Foreground(streams=wanted, home=home, log_format=str(log_format or "text")).run():
         say(live_text(view))
 
@@ -154,7 +152,7 @@ def status(
     """
     from headrace.cli.connection import connect
     from headrace.cli.output import say, show, table, write_json
-    from headrace.cli.stream_view import members_rows, stream_rows
+    from headrace.cli.stream_view import members_rows, stream_rows, versions_rows
     from headrace.core import NotFoundError
 
     streams = connect(server, home).get("/api/v1/streams")["streams"]
@@ -175,6 +173,9 @@ def status(
     if name is not None:
         head, *rows = members_rows(streams[0])
         show("", table(rows, *head))
+        head, *rows = versions_rows(streams[0])
+        if rows:
+            show("", table(rows, *head))
     for one in streams:
         if one["message"]:
             say(f"{one['name']}: {one['message']}")

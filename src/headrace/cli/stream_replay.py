@@ -100,6 +100,9 @@ def replay(
         msg = "--move sets the stream itself back: leave --to and --group out"
         raise InvalidArgumentError(msg)
     stream = find_stream(name, file=file, server=server, home=home)
+    if to and stream.sink is None:
+        msg = f"stream '{name}' has no answers: it pushes features; leave --to out"
+        raise InvalidArgumentError(msg)
     with closing(open_broker_of(stream.source.broker, home)) as broker:
         span = span_from(broker, stream.source.topics, at_s)
         own = stream.source.group or name
@@ -115,7 +118,7 @@ def replay(
             f"puts group '{group}' back to {time_text(at_s)}: it scores {span.records:,} records "
             "again, into its sink"
             if move
-            else f"scores {what} again, into {to or stream.sink.topic}, as group '{group}'"
+            else f"scores {what} again, into {to or _goes_to(stream)}, as group '{group}'"
         )
         say(("would do: " if dry_run else "") + f"replay of '{name}' {does}")
         answered: int | None = None
@@ -147,6 +150,13 @@ def replay(
         )
 
 
+def _goes_to(stream: "StreamSpec") -> str:
+    if stream.sink is not None:
+        return stream.sink.topic
+    assert stream.push is not None, "what has no sink pushes"
+    return f"view {stream.push.view}"
+
+
 def _group(name: str, at_s: float) -> str:
     from headrace.cli.stream_time import time_text
 
@@ -167,6 +177,8 @@ def _score(
     log_format: str,
 ) -> int:
     """Run the stream as another group until it is through; how many it answered."""
+    from shutil import rmtree
+
     import msgspec
 
     from headrace.cli.output import say
@@ -174,6 +186,7 @@ def _score(
     from headrace.core.spec import SystemSpec
     from headrace.streaming.replay import committed
     from headrace.streaming.settings import check_settings
+    from headrace.streaming.windows.folders import state_folder
 
     spec = SystemSpec.model_construct(version=1, streams=(stream,))
     found = with_workers(resolved(spec, [stream], home, allow_code=allow_code), workers or 1)[0]
@@ -185,6 +198,7 @@ def _score(
         sink=to or found.settings.sink,
         start_s=at_s,
         paused=False,
+        shadow=None,  # it was compared already
     )
     check_settings(settings)
     replayed = msgspec.structs.replace(found, name=group, settings=settings)
@@ -194,7 +208,9 @@ def _score(
     is_through = span.is_done(committed(broker, group, settings.topics))
     for view in views:
         say(live_text(view))
-    if not is_through:
+    if is_through:
+        rmtree(state_folder(msgspec.structs.replace(settings, home=str(home))), ignore_errors=True)
+    else:
         say(f"not all of it is done; the same command with --group {group} goes on")
     return sum(view.answered for view in views)
 

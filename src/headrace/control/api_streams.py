@@ -46,6 +46,17 @@ _STREAM: Final[dict[str, Any]] = {
     "message": "",
     "scaling": "Steady",
     "members": [_MEMBER],
+    "versions": [
+        {
+            "role": "primary",
+            "version": "3",
+            "records": 820_800,
+            "errors": 3,
+            "skipped": 0,
+            "compared": 0,
+            "agreed": 0,
+        }
+    ],
 }
 
 

@@ -86,8 +86,7 @@ def _streams(old: DesiredState, new: DesiredState) -> list[str]:
     for name, stream in after.items():
         former = before.get(name)
         if former is None:
-            source, sink = ", ".join(stream.settings.topics), stream.settings.sink
-            lines.append(f"stream '{name}' added: {source} to {sink} by {stream.model}")
+            lines.append(f"stream '{name}' added: {stream.way}")
         elif former != stream:
             lines.append(f"stream '{name}' changed; its workers are replaced one by one")
     return lines

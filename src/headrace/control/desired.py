@@ -120,8 +120,9 @@ class DesiredPool(msgspec.Struct, frozen=True, kw_only=True):
 class DesiredStream(msgspec.Struct, frozen=True, kw_only=True):
     """One stream: its workers are told `settings`, each with a member's name and a socket.
 
-    `model`: the registry reference, or `endpoint NAME`. With `min_workers` less than `max_workers`
-    their number goes by how far they are behind.
+    `model`: the registry reference, or `endpoint NAME`, or `view NAME` where records are only
+    pushed. `others`: the same of its canary and its shadow. With `min_workers` less than
+    `max_workers` their number goes by how far they are behind.
     """
 
     name: str
@@ -131,6 +132,24 @@ class DesiredStream(msgspec.Struct, frozen=True, kw_only=True):
     max_workers: int = 1
     target_lag_s: float = 10.0
     runs_code: bool = False
+    others: tuple[str, ...] = ()
+
+    @property
+    def models(self) -> frozenset[str]:
+        """All that its workers run, or ask, as `model` says it."""
+        return frozenset((self.model, *self.others))
+
+    @property
+    def way(self) -> str:
+        """From where to where its records go, and by what, for people."""
+        told = self.settings
+        source = ", ".join(told.topics)
+        view = "" if told.features is None else f"view {told.features.view}"
+        if not told.sink:
+            return f"{source} to {view}"
+        canary = "" if told.canary is None else f", {told.canary.percent} % of keys by its canary"
+        beside = f", and to {view}" if view else ""
+        return f"{source} to {told.sink} by {self.model}{canary}{beside}"
 
 
 class DesiredState(msgspec.Struct, frozen=True, kw_only=True):

@@ -57,7 +57,7 @@ def feature_settings(
         _check_feast(Path(url.removeprefix(FEAST)))
     return FeatureSettings(
         service=encode_service(service),
-        online_store=_absolute(url),
+        online_store=absolute_store(url),
         inputs={name: list(columns) for name, columns in spec.inputs.items()},
         timeout_s=spec.timeout_s,
         cache_ttl_s=spec.cache_ttl_s,
@@ -79,7 +79,7 @@ def _check_feast(repo: Path) -> None:
         raise InvalidArgumentError(message)
 
 
-def _absolute(url: str) -> str:
+def absolute_store(url: str) -> str:
     """The same for a process that works elsewhere."""
     if url.startswith("${") or ("://" in url and not url.startswith(SQLITE)):
         return url

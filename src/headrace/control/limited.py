@@ -75,19 +75,25 @@ def _receivers(document: Mapping[str, Any]) -> object:
         return given
 
 
-def _brokers(document: Mapping[str, Any]) -> list[tuple[object, object]]:
-    """Where streams send secrets: brokers whose URLs name variables, and files of keys."""
+def _brokers(document: Mapping[str, Any]) -> list[tuple[object, ...]]:
+    """Where streams send secrets: URLs that name variables, and files of keys."""
     streams = document.get("streams")
     found = []
     for stream in streams if isinstance(streams, list | tuple) else ():
         if not isinstance(stream, Mapping):
             continue
-        source = stream.get("source")
-        url = source.get("broker") if isinstance(source, Mapping) else None
-        names_secret = isinstance(url, str) and "${" in url
-        if names_secret or stream.get("api_key_file") is not None:
-            found.append((url if names_secret else None, stream.get("api_key_file")))
+        urls = (_text_in(stream, "source", "broker"), _text_in(stream, "push", "online_store"))
+        secret = tuple(url if "${" in url else None for url in urls)
+        if any(secret) or stream.get("api_key_file") is not None:
+            found.append((*secret, stream.get("api_key_file")))
     return found
+
+
+def _text_in(stream: Mapping[str, Any], *keys: str) -> str:
+    found: object = stream
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if isinstance(found, str) else ""
 
 
 def check_endpoints(

@@ -4,8 +4,6 @@ import asyncio
 import os
 from collections.abc import Iterable
 
-import msgspec
-
 from headrace.control.activator import Activator, HoldLimits
 from headrace.control.advice import Advisor
 from headrace.control.aims import Aims
@@ -52,6 +50,7 @@ from headrace.control.scaling_memory import ScalerMemory
 from headrace.control.served_features import ServedFeaturesKeeper
 from headrace.control.skew_watch import CompareApart, SkewWatch, feature_watches
 from headrace.control.store_thread import StoreThread
+from headrace.control.streams.asked import through_gateway
 from headrace.control.streams.driver import make_stream_driver
 from headrace.control.streams.memory import StreamMemory
 from headrace.control.streams.supervisor import StreamSupervisor
@@ -267,14 +266,8 @@ def _through_gateway(
     settings: StreamSettings, addresses: Addresses, home: Home, keeper: GatewayKeeper
 ) -> StreamSettings:
     """What workers are told, with the way to the gateway for those that ask an endpoint."""
-    if settings.endpoint is None:
-        return settings
-    endpoint = msgspec.structs.replace(
-        settings.endpoint,
-        url=addresses.http_url,
-        ca_file=str(home.gateway_certificate) if keeper.settings.tls else "",
-    )
-    return msgspec.structs.replace(settings, endpoint=endpoint)
+    ca_file = str(home.gateway_certificate) if keeper.settings.tls else ""
+    return through_gateway(settings, url=addresses.http_url, ca_file=ca_file)
 
 
 def hold_limits(aims: Aims, name: str) -> HoldLimits | None:

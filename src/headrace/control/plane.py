@@ -186,7 +186,7 @@ class ControlPlane:
     def in_use(self) -> set[str]:
         """`NAME:VERSION` of what is served, will be, or is what a rollout may go back to."""
         served = {arm.revision.model for endpoint in self._served() for arm in endpoint.arms}
-        return served | {stream.model for stream in self.desired.streams}
+        return served.union(*(stream.models for stream in self.desired.streams))
 
     def users_of(self, model: str) -> frozenset[str]:
         """The endpoints that use a version of `model`, as `in_use` says."""

@@ -110,13 +110,12 @@ class Resolver:
 
     def resolve_streams(self) -> tuple[DesiredStream, ...]:
         """The streams; otherwise as `resolve`."""
-        return self._told(resolve_streams(self.spec.streams, self._pin_for_stream))
+        return self._told(self._streams())
 
     def resolve_all(self) -> Resolved:
         """The endpoints and streams; otherwise as `resolve`."""
         endpoints = self._endpoints()
-        streams = resolve_streams(self.spec.streams, self._pin_for_stream)
-        return self._told(Resolved(endpoints=endpoints, streams=streams))
+        return self._told(Resolved(endpoints=endpoints, streams=self._streams()))
 
     def _told(self, found: T) -> T:
         if self._mistakes:
@@ -133,6 +132,11 @@ class Resolver:
                     self._wrong(f"endpoints[{i}]", f"there are two endpoints called {found.name!r}")
                 endpoints.append(found)
         return tuple(endpoints)
+
+    def _streams(self) -> tuple[DesiredStream, ...]:
+        return resolve_streams(
+            self.spec.streams, self._pin_for_stream, self._wrong, self.registry.home
+        )
 
     def _pin_for_stream(self, endpoint: EndpointSpec, place: str) -> StreamModel | None:
         """What a stream's workers load, as an endpoint of these settings would."""

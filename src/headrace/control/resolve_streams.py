@@ -1,21 +1,23 @@
-"""What is each stream's worker told? What the spec says, with the model pinned as endpoints do."""
+"""What is each stream's worker told? What the spec says, with the models pinned as endpoints do."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
 
 from headrace.control.desired import DesiredStream
-from headrace.core import ReplicaSettings
+from headrace.control.stream_settings import stream_settings
+from headrace.core import InvalidArgumentError, ReplicaSettings
 from headrace.core.spec import BatchingSpec, EndpointSpec, StreamSpec
-from headrace.core.spec_streams import StreamErrorsSpec, StreamFormatSpec
-from headrace.streaming.broker import Delivery, Start
+from headrace.core.spec_stream_versions import StreamCanarySpec, StreamShadowSpec
 from headrace.streaming.settings import (
+    CanarySettings,
     EndpointSettings,
-    ErrorSettings,
-    FormatKind,
-    FormatSettings,
-    OutputSettings,
-    Policy,
+    PushSettings,
+    ShadowSettings,
     StreamSettings,
+    check_settings,
 )
 
 
@@ -30,27 +32,89 @@ class StreamModel:
 
 Pin = Callable[[EndpointSpec, str], StreamModel | None]
 """Pins the model of an endpoint, told with its place in the spec; None if it noted a mistake."""
+Wrong = Callable[[str, str], None]
+"""Notes a mistake: its place, and what it is."""
 
 
-def resolve_streams(streams: Sequence[StreamSpec], pin: Pin) -> tuple[DesiredStream, ...]:
-    """The streams whose models could be pinned."""
-    found = (_resolve(stream, f"streams[{i}]", pin) for i, stream in enumerate(streams))
+def resolve_streams(
+    streams: Sequence[StreamSpec], pin: Pin, wrong: Wrong, home: Path
+) -> tuple[DesiredStream, ...]:
+    """The streams whose models and views could be pinned.
+
+    Args:
+        home: Whose feature views they push into.
+    """
+    found = (
+        _resolve(stream, f"streams[{i}]", pin, wrong, home) for i, stream in enumerate(streams)
+    )
     return tuple(stream for stream in found if stream is not None)
 
 
-def _resolve(stream: StreamSpec, place: str, pin: Pin) -> DesiredStream | None:
-    if stream.model is None:
-        assert stream.endpoint is not None, "the spec was checked"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """A version: one of `model` and `endpoint`. `name`: what a stream's status calls it."""
+
+    name: str
+    model: ReplicaSettings | None = None
+    endpoint: EndpointSettings | None = None
+    runs_code: bool = False
+
+    @property
+    def version(self) -> str:
+        """What answers are marked with, as workers do it."""
+        return self.name if self.model is None else self.model.model_version or self.name
+
+
+def _resolve(
+    stream: StreamSpec, place: str, pin: Pin, wrong: Wrong, home: Path
+) -> DesiredStream | None:
+    wanted = {"": stream, ".canary": stream.canary, ".shadow": stream.shadow}
+    asked = {
+        where: _asked(stream, one, f"{place}{where}", pin)
+        for where, one in wanted.items()
+        if one is not None and (one.model or one.endpoint)
+    }
+    is_right = None not in asked.values()
+    push = None
+    if stream.push is not None:
+        push = _pushed(stream, place, wrong, home)
+        is_right = is_right and push is not None
+    if not is_right:
+        return None
+    versions = {where: one for where, one in asked.items() if one is not None}
+    main, canary = versions.get(""), versions.get(".canary")
+    if main is not None and canary is not None and main.version == canary.version:
+        field = "endpoint" if canary.model is None else "model"
+        wrong(f"{place}.canary.{field}", _same_version(main, canary))
+        return None
+    return _desired(stream, place, versions, push, wrong)
+
+
+def _same_version(main: _Asked, canary: _Asked) -> str:
+    if main.name == canary.name:
+        return f"is {canary.name}, which answers for the other keys too; name another version"
+    return (
+        f"is {canary.name}, and {main.name} is of the same version number: the header of answers "
+        "could not tell them apart; push it as a version of the same model"
+    )
+
+
+def _asked(
+    stream: StreamSpec,
+    one: StreamSpec | StreamCanarySpec | StreamShadowSpec,
+    place: str,
+    pin: Pin,
+) -> _Asked | None:
+    if one.model is None:
+        assert one.endpoint is not None, "the spec was checked"
         endpoint = EndpointSettings(
-            url="", name=stream.endpoint, api_key_file=stream.api_key_file or ""
+            url="", name=one.endpoint, api_key_file=stream.api_key_file or ""
         )
-        settings = _settings(stream, model=None, endpoint=endpoint)
-        return _desired(stream, f"endpoint {stream.endpoint}", settings, runs_code=False)
-    model = pin(_as_endpoint(stream, stream.model), place)
+        return _Asked(name=f"endpoint {one.endpoint}", endpoint=endpoint)
+    model = pin(_as_endpoint(stream, one.model), place)
     if model is None:
         return None
-    settings = _settings(stream, model=model.settings, endpoint=None)
-    return _desired(stream, model.reference, settings, runs_code=model.runs_code)
+    return _Asked(name=model.reference, model=model.settings, runs_code=model.runs_code)
 
 
 def _as_endpoint(stream: StreamSpec, model: str) -> EndpointSpec:
@@ -68,69 +132,72 @@ def _as_endpoint(stream: StreamSpec, model: str) -> EndpointSpec:
     )
 
 
+def _pushed(stream: StreamSpec, place: str, wrong: Wrong, home: Path) -> PushSettings | None:
+    from headrace.control.push_settings import (  # noqa: PLC0415  # few streams push
+        PushMistakeError,
+        push_settings,
+    )
+
+    assert stream.push is not None
+    try:
+        return push_settings(stream.push, home)
+    except PushMistakeError as error:
+        wrong(f"{place}.push.{error.field}", str(error))
+        return None
+
+
 def _desired(
-    stream: StreamSpec, model: str, settings: StreamSettings, *, runs_code: bool
-) -> DesiredStream:
-    bounds = stream.bounds
+    stream: StreamSpec,
+    place: str,
+    versions: dict[str, _Asked],
+    push: PushSettings | None,
+    wrong: Wrong,
+) -> DesiredStream | None:
+    settings = _with_versions(stream, stream_settings(stream), versions)
+    settings = msgspec.structs.replace(settings, features=push)
+    try:
+        check_settings(settings)
+    except InvalidArgumentError as error:
+        wrong(place, str(error))  # what the spec's own checks do not know
+        return None
+    bounds, main = stream.bounds, versions.get("")
+    pushed = "" if push is None else f"view {push.view}"
     return DesiredStream(
         name=stream.name,
-        model=model,
+        model=pushed if main is None else main.name,
         settings=settings,
         min_workers=bounds.min,
         max_workers=bounds.max,
         target_lag_s=bounds.target_lag_s,
-        runs_code=runs_code,
+        runs_code=any(one.runs_code for one in versions.values()),
+        others=tuple(one.name for where, one in versions.items() if where),
     )
 
 
-def _settings(
-    stream: StreamSpec, *, model: ReplicaSettings | None, endpoint: EndpointSettings | None
+def _with_versions(
+    stream: StreamSpec, settings: StreamSettings, versions: dict[str, _Asked]
 ) -> StreamSettings:
-    source, sink = stream.source, stream.sink
-    return StreamSettings(
-        name=stream.name,
-        broker=source.broker,
-        topics=list(source.topics),
-        sink=sink.topic,
-        group=source.group or stream.name,
-        member="",
-        dead_letters=stream.dead_letter_topic,
-        model=model,
-        endpoint=endpoint,
-        format=_format(stream.format),
-        sink_format=None if sink.format is None else _format(sink.format),
-        output=OutputSettings(
-            key=sink.key,
-            outputs=list(sink.outputs),
-            fields=list(sink.fields),
-            headers=tuple(sink.headers),
-        ),
-        errors=_errors(stream.errors),
-        delivery=Delivery(stream.delivery),
-        start=Start(source.start),
-        session_timeout_s=source.session_timeout_s,
-        max_batch_size=stream.max_batch_size,
-        max_delay_s=stream.max_delay_s,
-        model_threads=stream.model_threads,
-        drain_timeout_s=stream.drain_timeout_s,
-        paused=stream.paused,
-    )
-
-
-def _format(spec: StreamFormatSpec) -> FormatSettings:
-    return FormatSettings(
-        kind=FormatKind(spec.kind),
-        fields=dict(spec.fields),
-        columns={name: list(columns) for name, columns in spec.columns.items()},
-        options=dict(spec.options),
-    )
-
-
-def _errors(spec: StreamErrorsSpec) -> ErrorSettings:
-    return ErrorSettings(
-        policy=Policy(spec.policy),
-        first_delay_s=spec.first_delay_s,
-        max_delay_s=spec.max_delay_s,
-        retry_for_s=spec.retry_for_s,
-        max_age_s=spec.max_age_s,
-    )
+    main, canary, shadow = (versions.get(where) for where in ("", ".canary", ".shadow"))
+    if main is not None:
+        settings = msgspec.structs.replace(settings, model=main.model, endpoint=main.endpoint)
+    if canary is not None:
+        assert stream.canary is not None
+        told = CanarySettings(
+            model=canary.model,
+            endpoint=canary.endpoint,
+            percent=stream.canary.percent,
+            key=stream.canary.key,
+            # Said here: a replay is a stream of another name, and has to choose the same keys.
+            salt=stream.canary.salt or stream.name,
+        )
+        settings = msgspec.structs.replace(settings, canary=told)
+    if shadow is not None:
+        assert stream.shadow is not None
+        beside = ShadowSettings(
+            model=shadow.model,
+            endpoint=shadow.endpoint,
+            sink=stream.shadow.sink or "",
+            tolerance=stream.shadow.tolerance,
+        )
+        settings = msgspec.structs.replace(settings, shadow=beside)
+    return settings

@@ -23,6 +23,7 @@ from headrace.core.spec_models import (
     disagreements,
     json_schema,
 )
+from headrace.core.spec_stream_versions import VERSIONS
 from headrace.core.spec_streams import StreamSpec
 from headrace.core.spec_yaml import SpecMistake, read_yaml
 
@@ -100,7 +101,10 @@ def _with_absolute_models(
         if not isinstance(item, Mapping):
             return item
         model, versions = item.get("model"), item.get("versions")
-        changed = dict(item)
+        # A stream has other versions under these names.
+        changed = {
+            key: absolute(value) if key in VERSIONS else value for key, value in item.items()
+        }
         if isinstance(model, str):
             changed["model"] = _absolute(model, base_dir, exists)
         if isinstance(versions, list | tuple):
@@ -169,9 +173,13 @@ def _model_mistakes(document: Mapping[str, Any]) -> list[SpecMistake]:
     for key in ("streams", "jobs"):
         items = document.get(key)
         for i, entry in enumerate(items if isinstance(items, list) else []):
-            model = entry.get("model") if isinstance(entry, Mapping) else None
-            if _is_wrong(model):
-                found.append(_model_mistake(f"{key}[{i}].model", model))
+            named = {"": entry}
+            if key == "streams" and isinstance(entry, Mapping):
+                named |= {f".{name}": entry.get(name) for name in VERSIONS}
+            for where, one in named.items():
+                model = one.get("model") if isinstance(one, Mapping) else None
+                if _is_wrong(model):
+                    found.append(_model_mistake(f"{key}[{i}]{where}.model", model))
     return found
 
 

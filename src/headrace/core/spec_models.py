@@ -30,7 +30,8 @@ from headrace.core.spec_observe import (
 )
 from headrace.core.spec_rollout import RolloutSpec, SloSpec, StickySpec
 from headrace.core.spec_scale import AutoscaleSpec, BudgetSpec, PoolSpec, UpstreamSpec
-from headrace.core.spec_streams import StreamSpec, stream_disagreements
+from headrace.core.spec_stream_agreement import stream_disagreements
+from headrace.core.spec_streams import StreamSpec
 from headrace.core.spec_yaml import SpecMistake
 
 FULL_WEIGHT: Final = 100

@@ -1,97 +1,22 @@
 """What may stand under `streams` in the spec file: log in, answers out."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Strict, Tag
+from pydantic import Discriminator, Field, Tag
 
 from headrace.core.names import NAME_PATTERN
 from headrace.core.spec_base import SpecModel
-from headrace.core.spec_features import FeaturesSpec, feature_disagreements
-from headrace.core.spec_yaml import SpecMistake
-
-FormatName = Literal["json", "open_inference", "raw", "avro", "protobuf"]
-_TOPIC_PATTERN: Final = r"^[A-Za-z0-9._-]{1,249}$"
-_Topic = Annotated[str, Field(pattern=_TOPIC_PATTERN)]
-_Texts = Annotated[tuple[str, ...], Strict(strict=False)]
-
-
-class StreamSourceSpec(SpecModel):
-    """Where a stream reads."""
-
-    broker: str = Field(
-        min_length=1,
-        max_length=4096,
-        description="A URL: `log:NAME` or `log:///PATH` (embedded), `kafka://HOST:PORT`, "
-        "`nats://HOST:PORT`, `redis://HOST:PORT/DB`, `pulsar://HOST:PORT`. `${NAME}` in it is a "
-        "variable of the environment, for passwords.",
-    )
-    topics: Annotated[tuple[_Topic, ...], Strict(strict=False)] = Field(
-        min_length=1, max_length=64, description="What is read."
-    )
-    group: str | None = Field(
-        default=None,
-        min_length=1,
-        max_length=249,
-        description="Whose offsets say what is done; null for the stream's name.",
-    )
-    start: Literal["earliest", "latest"] = Field(
-        default="earliest",
-        description="Where it begins if the group never read: with all that is there, or what "
-        "comes from then on.",
-    )
-    session_timeout_s: float = Field(
-        default=10.0,
-        ge=1.0,
-        le=1800.0,
-        description="After how long without a sign of life others take over. Unit: seconds.",
-    )
-
-
-class StreamSinkSpec(SpecModel):
-    """Where answers go, at the same broker, and what is in them."""
-
-    topic: _Topic = Field(description="What is written; made if it is not there.")
-    key: str = Field(
-        default="",
-        max_length=300,
-        description="The field of the input that is the answer's key; empty for the input's own.",
-    )
-    outputs: _Texts = Field(
-        default=(), max_length=1000, description="The model's outputs that are wanted; empty: all."
-    )
-    fields: _Texts = Field(
-        default=(), max_length=1000, description="Fields of the input that answers have too."
-    )
-    headers: _Texts = Field(
-        default=("traceparent", "tracestate"),
-        max_length=100,
-        description="Headers of the input that answers have too.",
-    )
-    format: "StreamFormatSpec | None" = Field(
-        default=None, description="Null for the same as the stream's. See StreamFormatSpec."
-    )
-
-
-class StreamFormatSpec(SpecModel):
-    """How the values of records are written."""
-
-    kind: FormatName = Field(
-        default="json",
-        description="`json`: an object with a field for each input; `open_inference`: the body of "
-        "a request; `raw`: the bytes of the only input; the others need a schema registry.",
-    )
-    fields: dict[str, str] = Field(
-        default_factory=dict, description="What an input is called in records, if not as it is."
-    )
-    columns: dict[str, _Texts] = Field(
-        default_factory=dict,
-        description="For an input that is a matrix, the fields that are its columns, in order; an "
-        "empty list takes the names that the model knows.",
-    )
-    options: dict[str, Any] = Field(
-        default_factory=dict, description="What a format with a schema registry needs besides."
-    )
+from headrace.core.spec_features import FeaturesSpec
+from headrace.core.spec_stream_push import StreamPushSpec
+from headrace.core.spec_stream_topics import (
+    StreamFormatSpec,
+    StreamSinkSpec,
+    StreamSourceSpec,
+    Texts,
+    Topic,
+)
+from headrace.core.spec_stream_versions import StreamCanarySpec, StreamShadowSpec
+from headrace.core.spec_stream_windows import StreamWindowsSpec
 
 
 class StreamErrorsSpec(SpecModel):
@@ -151,7 +76,10 @@ _Workers = Annotated[
 
 
 class StreamSpec(SpecModel):
-    """Scores the records of a log with a model, and writes the answers to another."""
+    """Scores the records of a log with a model, and writes the answers to another.
+
+    With `push` and neither `model`, `endpoint` nor `sink`, it only fills an online store.
+    """
 
     name: str = Field(
         pattern=NAME_PATTERN, description="What commands name, and what members are called after."
@@ -171,15 +99,34 @@ class StreamSpec(SpecModel):
     api_key_file: str | None = Field(
         default=None,
         max_length=4096,
-        description="With `endpoint`: a file with the key that it asks for.",
+        description="With an endpoint: a file with the key that it asks for.",
     )
     features: FeaturesSpec | None = Field(
         default=None, description="Records name entities, whose features are looked up."
     )
     source: StreamSourceSpec = Field(description="See StreamSourceSpec.")
-    sink: StreamSinkSpec = Field(description="See StreamSinkSpec.")
+    sink: StreamSinkSpec | None = Field(
+        default=None, description="Null for a stream that only pushes. See StreamSinkSpec."
+    )
     format: StreamFormatSpec = Field(
         default=StreamFormatSpec(), description="See StreamFormatSpec."
+    )
+    windows: StreamWindowsSpec | None = Field(
+        default=None,
+        description="Counts and sums per key, which records then have as fields. See "
+        "StreamWindowsSpec.",
+    )
+    push: StreamPushSpec | None = Field(
+        default=None,
+        description="Records are rows of a feature view, and go to the online store before they "
+        "are scored. See StreamPushSpec.",
+    )
+    canary: StreamCanarySpec | None = Field(
+        default=None, description="A version that answers for some keys. See StreamCanarySpec."
+    )
+    shadow: StreamShadowSpec | None = Field(
+        default=None,
+        description="A version that is only compared with what answers. See StreamShadowSpec.",
     )
     delivery: Literal["at_least_once", "exactly_once"] = Field(
         default="at_least_once",
@@ -198,7 +145,7 @@ class StreamSpec(SpecModel):
     errors: StreamErrorsSpec = Field(
         default=StreamErrorsSpec(), description="See StreamErrorsSpec."
     )
-    dead_letters: _Topic | None = Field(
+    dead_letters: Topic | None = Field(
         default=None,
         description="Where records go that have no answer; null for `NAME-dead-letters`.",
     )
@@ -210,7 +157,7 @@ class StreamSpec(SpecModel):
     model_threads: int | None = Field(
         default=None, ge=1, le=1024, description="Runs of the model at once in a process."
     )
-    labels: dict[str, _Texts] = Field(
+    labels: dict[str, Texts] = Field(
         default_factory=dict, description="Class names by output name, for `classification`."
     )
     runtime: str = Field(
@@ -243,106 +190,3 @@ class StreamSpec(SpecModel):
         if isinstance(self.workers, int):
             return StreamWorkersSpec(min=self.workers, max=self.workers)
         return self.workers
-
-
-StreamSinkSpec.model_rebuild()
-
-
-def stream_disagreements(document: Mapping[Any, Any]) -> list[SpecMistake]:
-    """What is wrong between fields of streams that may each be right; of the raw document."""
-    found: list[SpecMistake] = []
-    first_use: dict[str, int] = {}
-    items = [one for one in _items(document.get("endpoints")) if isinstance(one, Mapping)]
-    endpoints = [name for one in items if isinstance(name := one.get("name"), str)]
-    for i, stream in enumerate(_items(document.get("streams"))):
-        if not isinstance(stream, Mapping):
-            continue
-        place = f"streams[{i}]"
-        found += _of_one(stream, place, endpoints)
-        name = stream.get("name")
-        if isinstance(name, str) and first_use.setdefault(name, i) != i:
-            message = f"{name!r} is already the name of streams[{first_use[name]}]"
-            found.append(SpecMistake(place=f"{place}.name", message=message))
-    return found
-
-
-def _of_one(stream: Mapping[Any, Any], place: str, endpoints: list[str]) -> list[SpecMistake]:
-    said = [
-        *_what_scores(stream, place, endpoints),
-        *_topics(stream, place),
-        *_numbers(stream, place),
-    ]
-    return [SpecMistake(place=p, message=m) for p, m in said] + feature_disagreements(
-        {"network": True, **stream}, place
-    )
-
-
-def _what_scores(
-    stream: Mapping[Any, Any], place: str, endpoints: list[str]
-) -> list[tuple[str, str]]:
-    model, endpoint = stream.get("model"), stream.get("endpoint")
-    if model is not None and endpoint is not None:
-        return [(f"{place}.endpoint", "'model' and 'endpoint' exclude each other; keep one")]
-    if model is None and endpoint is None:
-        return [(place, "needs 'model', or 'endpoint' for one of this file")]
-    if endpoint is None:
-        if stream.get("api_key_file") is not None:
-            return [(f"{place}.api_key_file", "is for a stream with 'endpoint'")]
-        return []
-    found = [
-        (f"{place}.{key}", "stands beside 'endpoint', which has its own")
-        for key in _OF_A_MODEL
-        if stream.get(key)
-    ]
-    if isinstance(endpoint, str) and endpoint not in endpoints:
-        told = f"there are: {', '.join(endpoints)}" if endpoints else "'endpoints' names none"
-        found.append((f"{place}.endpoint", f"there is no endpoint {endpoint!r}; {told}"))
-    return found
-
-
-_OF_A_MODEL: Final = ("features", "labels", "runtime", "allow_code")
-
-
-def _topics(stream: Mapping[Any, Any], place: str) -> list[tuple[str, str]]:
-    source, sink = stream.get("source"), stream.get("sink")
-    topics = _items(source.get("topics")) if isinstance(source, Mapping) else []
-    written = sink.get("topic") if isinstance(sink, Mapping) else None
-    letters = stream.get("dead_letters")
-    found = []
-    if written is not None and written in topics:
-        message = f"{written!r} is read too: answers would be scored again, for ever"
-        found.append((f"{place}.sink.topic", message))
-    if letters is not None and letters in topics:
-        message = f"{letters!r} is read too: its records would never end"
-        found.append((f"{place}.dead_letters", message))
-    if letters is not None and letters == written:
-        message = f"{letters!r} is where answers go; take another topic"
-        found.append((f"{place}.dead_letters", message))
-    errors = stream.get("errors")
-    policy = errors.get("policy") if isinstance(errors, Mapping) else None
-    if letters is not None and policy in ("skip", "stop"):
-        message = f"stands beside `policy: {policy}`, which sends nothing there"
-        found.append((f"{place}.dead_letters", message))
-    return found
-
-
-def _numbers(stream: Mapping[Any, Any], place: str) -> list[tuple[str, str]]:
-    found = []
-    workers, errors = stream.get("workers"), stream.get("errors")
-    if isinstance(workers, Mapping):
-        low, high = workers.get("min", 1), workers.get("max")
-        if _is_number(low) and _is_number(high) and low > high:
-            found.append((f"{place}.workers.min", f"is {low}, more than 'max', {high}"))
-    if isinstance(errors, Mapping):
-        first, last = errors.get("first_delay_s", 0.1), errors.get("max_delay_s", 10.0)
-        if _is_number(first) and _is_number(last) and first > last:
-            found.append((f"{place}.errors.max_delay_s", f"is {last}, less than the first delay"))
-    return found
-
-
-def _is_number(value: Any) -> bool:  # noqa: ANN401  # whatever stands there
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _items(value: object) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else []

@@ -29,11 +29,24 @@ class PlaceStatus(msgspec.Struct, frozen=True, kw_only=True):
     lag_s: float | None = None
 
 
+class ArmStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What one of several versions did. As in `counters.ArmCounters`; `arm` as in `arms.Arm`."""
+
+    arm: str
+    version: str
+    records: int = 0
+    errors: int = 0
+    skipped: int = 0
+    compared: int = 0
+    agreed: int = 0
+
+
 class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A worker at one moment.
 
     `trouble`: why nothing comes or goes, now; `last_error`: the last one there was. `waiting` and
-    `in_flight` are records. `at`: when lag was taken, in Unix time.
+    `in_flight` are records. `at`: when lag was taken, in Unix time. `arms`: empty where only one
+    version is asked.
     """
 
     stream: str
@@ -50,3 +63,4 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int = 0
     without_answer: int = 0
     retries: int = 0
+    arms: list[ArmStatus] = []

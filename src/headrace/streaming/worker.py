@@ -20,7 +20,7 @@ from headrace.streaming.counters import Counters
 from headrace.streaming.outcomes import writer_of
 from headrace.streaming.pump import Pump, PumpSettings, Runner, StoppedByRecordError
 from headrace.streaming.settings import StreamSettings
-from headrace.streaming.status import PlaceStatus, State, StreamStatus
+from headrace.streaming.status import ArmStatus, PlaceStatus, State, StreamStatus
 from headrace.streaming.windows.keeping import Windows
 
 if TYPE_CHECKING:
@@ -236,7 +236,23 @@ class Worker:
             dead_letters=counters.letters,
             without_answer=sum(counters.without.values()),
             retries=counters.retries,
+            arms=_arms(counters),
         )
+
+
+def _arms(counters: Counters) -> list[ArmStatus]:
+    return [
+        ArmStatus(
+            arm=str(arm),
+            version=version,
+            records=one.records,
+            errors=one.errors,
+            skipped=one.skipped,
+            compared=one.compared,
+            agreed=one.agreed,
+        )
+        for (arm, version), one in sorted(counters.arms.items())
+    ]
 
 
 def _trouble(pump: Pump) -> str:

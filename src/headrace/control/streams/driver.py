@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -17,15 +16,15 @@ from headrace.control.environment import options_of
 from headrace.control.files import make_private_dir, write_atomic
 from headrace.control.home import Home
 from headrace.control.local import LocalDriver
+from headrace.control.online_stores import OnlineStores
 from headrace.control.process import Process, find_by_arguments, python_module, start_ticks
-from headrace.control.sandbox import Isolation, Occasion, Sandbox, files_of
-from headrace.streaming.brokers import log_bell as bell
+from headrace.control.sandbox import Isolation, Occasion, Sandbox
+from headrace.control.streams.confining import Confining
 from headrace.streaming.settings import StreamSettings
+from headrace.streaming.windows.folders import group_folder
 
 _LOG: Final = logging.getLogger("headrace.control")
 _MODULE: Final = "headrace.streaming"
-_SERIAL: Final = Occasion.STREAM
-_LOG_FILES: Final = "log.db*"
 
 
 class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,9 +59,10 @@ class StreamDriver:
     """Starts, adopts and ends workers; methods belong to one thread.
 
     `run`: a directory with records and settings. `sockets`: a directory with a short path.
-    `log_of`: the log of a process by its name. `home`: where embedded logs lie. `sandbox`: None
-    starts processes that may do whatever this one may. `attached`: they end with this process,
-    which then needs no records of them.
+    `log_of`: the log of a process by its name. `home`: where embedded logs and windows' states lie.
+    `sandbox`: None starts processes that may do whatever this one may. `stores`: the online stores
+    that confined ones read. `attached`: they end with this process, which then needs no records of
+    them.
     """
 
     run: Path
@@ -70,6 +70,7 @@ class StreamDriver:
     home: Path
     log_of: Callable[[str], Path]
     sandbox: Sandbox | None = None
+    stores: OnlineStores | None = None
     attached: bool = False
     log_format: str = "text"
     _serial: int = 0
@@ -144,6 +145,13 @@ class StreamDriver:
         if self.sandbox is not None:
             self.sandbox.forget(_report(record.member))
 
+    def forget_state(self, stream: str, group: str) -> None:
+        """Remove what windows came to; its workers have to have ended."""
+        folder = group_folder(self.home, stream, group)
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another group's, or there is none
+            folder.parent.rmdir()
+
     def isolation_of(self, record: WorkerRecord) -> Isolation | None:
         """How a worker's process is kept apart; None if nobody knows."""
         if self.sandbox is None or not record.pid:
@@ -188,38 +196,16 @@ class StreamDriver:
     def _confined(
         self, command: list[str], record: WorkerRecord, told: StreamSettings, sandbox: Sandbox
     ) -> list[str]:
-        own = [self._run_dir(record), self._settings(record.member)]
-        keep = [] if told.model is None else files_of(Path(told.model.path))
-        if told.endpoint is not None and told.endpoint.ca_file:
-            keep.append(Path(told.endpoint.ca_file))
-        folder = embedded_log(told.broker, self.home)
-        if folder is not None:
-            own += self._shared(folder, sandbox)
+        assert self.stores is not None, "whoever confines workers holds what they read"
+        seen = Confining(home=self.home, sandbox=sandbox, stores=self.stores).seen(told)
         return sandbox.command(
             command,
             name=_report(record.member),
-            serial=_SERIAL,
-            own=own,
-            keep=keep,
-            network=folder is None or told.endpoint is not None or _has_features(told),
+            serial=Occasion.STREAM,
+            own=[self._run_dir(record), self._settings(record.member), *seen.own],
+            keep=seen.keep,
+            network=seen.network,
         )
-
-    def _shared(self, folder: Path, sandbox: Sandbox) -> list[Path]:
-        """The folder of an embedded log, made, and its files the workers' user's.
-
-        What root makes there later, SQLite gives to the owner of the file that it belongs to.
-        Another's folder that holds no log stays as it is.
-        """
-        is_logs = not folder.exists() or any(folder.glob(_LOG_FILES))
-        if not (is_logs or folder.is_relative_to(self.home)):
-            return []
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        uid = sandbox.spec(own=(), keep=(), network=True, serial=_SERIAL)["uid"]
-        if uid is not None:
-            for path in (folder, folder / bell.FOLDER, *folder.glob(_LOG_FILES)):
-                with contextlib.suppress(FileNotFoundError):
-                    os.chown(path, uid, uid, follow_symlinks=False)
-        return [folder]
 
     def _arguments(self, member: str) -> list[str]:
         return ["--settings", str(self._settings(member))]
@@ -252,6 +238,7 @@ def make_stream_driver(home: Home, replicas: LocalDriver) -> StreamDriver:
         home=home.root,
         log_of=home.log_of,
         sandbox=replicas.sandbox,
+        stores=replicas.stores,
         log_format=replicas.log_format,
     )
 
@@ -259,18 +246,6 @@ def make_stream_driver(home: Home, replicas: LocalDriver) -> StreamDriver:
 def _report(member: str) -> str:
     """What the report of its isolation is called: no replica is called so."""
     return f"stream~{member}"
-
-
-def _has_features(told: StreamSettings) -> bool:
-    return told.model is not None and told.model.features is not msgspec.UNSET
-
-
-def embedded_log(url: str, home: Path) -> Path | None:
-    """The folder of the embedded log that a URL names; None for another broker."""
-    if not url.lower().startswith("log:"):
-        return None
-    path = unquote(urlsplit(url).path)
-    return Path(path) if path.startswith("/") else home / "streams" / path
 
 
 def send(process: Process | None, signum: signal.Signals) -> None:

@@ -1,4 +1,4 @@
-"""What was ordered of streams besides the spec, over restarts? One file: who is paused."""
+"""What is known of streams besides the spec, over restarts? One file: who is paused, and more."""
 
 import logging
 from dataclasses import dataclass
@@ -17,12 +17,13 @@ class StreamOrders(msgspec.Struct, frozen=True, kw_only=True):
     """What is remembered of a stream.
 
     `paused`: None for what the spec says; holds for as long as the spec says `spec_paused`.
-    `workers`: how many the lag asked for last.
+    `workers`: how many the lag asked for last. `groups`: those that have states of windows here.
     """
 
     paused: bool | None = None
     spec_paused: bool = False
     workers: int | None = None
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

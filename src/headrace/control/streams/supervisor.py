@@ -19,6 +19,7 @@ from headrace.control.desired import DesiredStream
 from headrace.control.log_files import last_line
 from headrace.control.metrics import Source
 from headrace.control.store import Event
+from headrace.control.streams.asked import endpoints_of
 from headrace.control.streams.asking import metrics_of, status_of, tell
 from headrace.control.streams.driver import StreamDriver, member_of
 from headrace.control.streams.memory import StreamMemory, StreamOrders, begin
@@ -90,7 +91,7 @@ class StreamSupervisor:
             self._rescale()
             await self._announce()
         wanted = {stream.name: stream for stream in self.wanted()}
-        for name in dict.fromkeys([*wanted, *self._teams]):
+        for name in dict.fromkeys([*wanted, *self._teams, *self._orders]):
             self._act(name, wanted.get(name))
 
     async def stop(self, drain_s: float) -> int:
@@ -307,14 +308,23 @@ class StreamSupervisor:
                 case other:
                     assert_never(other)
         if wanted is None and not stream.workers:
-            del self._teams[name]
-            if self._orders.pop(name, None) is not None:
-                self._keep_orders()
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        """Nothing is left of a stream that is not wanted: neither orders nor states of windows."""
+        del self._teams[name]
+        orders = self._orders.pop(name, None)
+        if orders is None:
+            return
+        for group in orders.groups:
+            self.driver.forget_state(name, group)
+        self._keep_orders()
 
     def _start(self, stream: Team, wanted: DesiredStream, told: StreamSettings, index: int) -> None:
         former, now = stream.workers.get(index), self.clock.monotonic()
         if now < stream.hold_until:
             return
+        self._note_state(wanted)
         revision = revision_of(told)
         failures = 0 if former is None or former.record.revision != revision else former.failures
         restarts = 0 if former is None else former.record.restarts + bool(former.failures)
@@ -329,9 +339,10 @@ class StreamSupervisor:
                 extra={"worker": member_of(wanted.name, index), "error": why},
             )
             stream.start_failures += 1
+            stream.start_error = why
             stream.hold_until = now + CRASHED.delay_s(stream.start_failures)
             return
-        stream.start_failures = 0
+        stream.start_failures, stream.start_error = 0, ""
         message = "" if former is None else former.message
         stream.workers[index] = Worker(
             record=record,
@@ -339,8 +350,17 @@ class StreamSupervisor:
             since=now,
             failures=failures,
             message=message,
-            asks_endpoint=told.endpoint is not None,
+            asks_endpoint=bool(endpoints_of(told)),
         )
+
+    def _note_state(self, wanted: DesiredStream) -> None:
+        """Remember whose states of windows there will be: they go when the stream does."""
+        name, group = wanted.name, wanted.settings.group
+        orders = self._orders.get(name, StreamOrders())
+        if wanted.settings.windows is not None and group not in orders.groups:
+            groups = (*orders.groups, group)
+            self._orders[name] = msgspec.structs.replace(orders, groups=groups)
+            self._keep_orders()
 
     def _send(self, worker: Worker, signum: signal.Signals) -> None:
         if worker.process is not None:

@@ -6,7 +6,7 @@ from headrace.control.desired import DesiredStream
 from headrace.control.store import Event
 from headrace.control.streams.plan import Phase
 from headrace.control.streams.scaling import count_of
-from headrace.control.streams.status import StreamView, lag_of, state_of
+from headrace.control.streams.status import StreamView, lag_of, state_of, versions_of
 from headrace.control.streams.workers import Team, worker_view
 
 
@@ -33,9 +33,10 @@ def view_of(wanted: DesiredStream, team: Team, *, revision: str, paused: bool) -
         dead_letters=sum(status.dead_letters for status in statuses),
         retries=sum(status.retries for status in statuses),
         restarts=team.restarts,
-        message=next((member.message for member in members if member.message), ""),
+        message=next((member.message for member in members if member.message), team.start_error),
         scaling=team.scaling,
         members=members,
+        versions=versions_of(statuses),
     )
 
 

@@ -77,7 +77,7 @@ class Team:
     """What is remembered of a stream that should run, or has workers left.
 
     `told`: the state that events know of. `hold_until`: no process is started before, in monotonic
-    time, as the last ones could not be.
+    time, as the last ones could not be, because of `start_error`.
     """
 
     scale: StreamScaleState
@@ -86,6 +86,7 @@ class Team:
     restarts: int = 0
     told: str = ""
     start_failures: int = 0
+    start_error: str = ""
     hold_until: float = -math.inf
 
     def running(self) -> Iterator[Worker]:

@@ -8,9 +8,7 @@ import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 import msgspec
 
@@ -23,6 +21,7 @@ from headrace.streaming.formats import Layout
 from headrace.streaming.records import Place, Record
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.windows.events import Events, fields_of
+from headrace.streaming.windows.folders import state_folder
 from headrace.streaming.windows.panes import Plan, plan_windows
 from headrace.streaming.windows.place_state import PlaceState, TooLateError
 from headrace.streaming.windows.restoring import Restore, restore
@@ -31,7 +30,6 @@ from headrace.streaming.windows.state_file import Kept, StateFile, state_path
 
 _log = logging.getLogger(__name__)
 
-_FOLDER: Final = "stream-state"
 _PANES_AT_ONCE: Final = 500
 """Some milliseconds' work."""
 _SOON_S: Final = 0.05
@@ -279,18 +277,6 @@ def make_events(settings: StreamSettings, plan: Plan) -> Events:
     layout = Layout(inputs=(), outputs=(), passed=names)
     reads = make_format(settings.format, layout) if names else None
     return Events(settings.windows, plan, reads)
-
-
-def state_folder(settings: StreamSettings) -> Path:
-    """Where the states of a stream's group are."""
-    windows = settings.windows
-    home = Path(settings.home) if settings.home else Path.cwd()
-    root = Path(windows.state) if windows is not None and windows.state else home / _FOLDER
-    return root / _folder_name(settings.name) / _folder_name(settings.group)
-
-
-def _folder_name(name: str) -> str:
-    return quote(name, safe="").replace(".", "%2E")  # '..' is a name like another
 
 
 def _definition(settings: WindowsSettings, plan: Plan) -> str:

@@ -14,7 +14,7 @@ from headrace.streaming.settings import (
     StreamSettings,
     check_settings,
 )
-from headrace.streaming.windows.keeping import state_folder
+from headrace.streaming.windows.folders import state_folder
 from headrace.streaming.windows.settings import (
     Function,
     WindowSettings,

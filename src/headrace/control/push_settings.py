@@ -1,0 +1,68 @@
+"""Into which feature view does a stream push, and where does it stand? Checked before it runs."""
+
+from pathlib import Path
+
+from headrace.control.feature_settings import absolute_store
+from headrace.control.online_stores import FEAST
+from headrace.core import HeadraceError, InvalidArgumentError
+from headrace.core.spec_stream_push import StreamPushSpec
+from headrace.core.variables import url_filled_in
+from headrace.features import (
+    FeatureView,
+    applied_definitions,
+    encode_view,
+    online_store_reference,
+    open_online_store,
+)
+from headrace.streaming.settings import PushSettings
+
+
+class PushMistakeError(InvalidArgumentError):
+    """A stream cannot push as it says; `field` is where."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def push_settings(spec: StreamPushSpec, home: Path) -> PushSettings:
+    """What the workers of a stream are told, with the view as it is in force now.
+
+    Raises:
+        PushMistakeError: There is no such view, or no such store, or they do not fit.
+    """
+    return PushSettings(
+        view=spec.view,
+        definition=encode_view(_view(spec, home)),
+        fields=dict(spec.fields),
+        time=spec.time,
+        online_store=_store(spec, home),
+        timeout_s=spec.timeout_s,
+    )
+
+
+def _view(spec: StreamPushSpec, home: Path) -> FeatureView:
+    try:
+        view = applied_definitions(home).view(spec.view)
+    except HeadraceError as error:
+        raise PushMistakeError("view", str(error)) from error
+    names = [*view.join_keys, *(feature.name for feature in view.features)]
+    for name in spec.fields:
+        if name not in names:
+            message = f"view '{view.name}' has no '{name}'; it has: {', '.join(names)}"
+            raise PushMistakeError("fields", message)
+    return view
+
+
+def _store(spec: StreamPushSpec, home: Path) -> str:
+    """The URL as it is kept: with the names of variables, not with what they hold."""
+    url = absolute_store(spec.online_store or online_store_reference(home))
+    if url.startswith(FEAST):
+        message = "the home's online store is Feast's, which writes it itself; name another"
+        raise PushMistakeError("online_store", message)
+    try:
+        store = open_online_store(url_filled_in(url, what="the URL of the online store"))
+    except HeadraceError as error:
+        raise PushMistakeError("online_store", str(error)) from error
+    store.close()
+    return url

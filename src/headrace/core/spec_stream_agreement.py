@@ -1,0 +1,126 @@
+"""What is wrong between fields of streams that may each be right? Of the raw document."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from headrace.core.spec_features import feature_disagreements
+from headrace.core.spec_stream_push import push_disagreements
+from headrace.core.spec_stream_versions import VERSIONS, no_endpoint, version_disagreements
+from headrace.core.spec_stream_windows import window_disagreements
+from headrace.core.spec_yaml import SpecMistake
+
+_OF_A_MODEL: Final = ("features", "labels", "runtime", "allow_code")
+
+
+def stream_disagreements(document: Mapping[Any, Any]) -> list[SpecMistake]:
+    """All mistakes that only show where several fields of streams are looked at."""
+    found: list[SpecMistake] = []
+    first_use: dict[str, int] = {}
+    items = [one for one in _items(document.get("endpoints")) if isinstance(one, Mapping)]
+    endpoints = [name for one in items if isinstance(name := one.get("name"), str)]
+    for i, stream in enumerate(_items(document.get("streams"))):
+        if not isinstance(stream, Mapping):
+            continue
+        place = f"streams[{i}]"
+        found += _of_one(stream, place, endpoints)
+        name = stream.get("name")
+        if isinstance(name, str) and first_use.setdefault(name, i) != i:
+            message = f"{name!r} is already the name of streams[{first_use[name]}]"
+            found.append(SpecMistake(place=f"{place}.name", message=message))
+    return found
+
+
+def _of_one(stream: Mapping[Any, Any], place: str, endpoints: list[str]) -> list[SpecMistake]:
+    said = [
+        *_what_scores(stream, place, endpoints),
+        *_asked(stream, place),
+        *version_disagreements(stream, place, endpoints),
+        *_topics(stream, place),
+        *_numbers(stream, place),
+        *window_disagreements(stream, place),
+        *push_disagreements(stream, place),
+    ]
+    return [SpecMistake(place=p, message=m) for p, m in said] + feature_disagreements(
+        {"network": True, **stream}, place
+    )
+
+
+def _what_scores(
+    stream: Mapping[Any, Any], place: str, endpoints: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    model, endpoint = stream.get("model"), stream.get("endpoint")
+    if model is not None and endpoint is not None:
+        yield f"{place}.endpoint", "'model' and 'endpoint' exclude each other; keep one"
+    elif model is None and endpoint is None:
+        if stream.get("push") is None:
+            yield place, "needs 'model', or 'endpoint' for one of this file, or 'push' alone"
+        elif stream.get("sink") is not None:
+            yield (
+                place,
+                "needs 'model', or 'endpoint' for one of this file; without 'sink' it only pushes",
+            )
+    elif stream.get("sink") is None:
+        yield f"{place}.sink", "is missing"
+    if isinstance(endpoint, str) and model is None and endpoint not in endpoints:
+        yield f"{place}.endpoint", no_endpoint(endpoint, endpoints)
+
+
+def _asked(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
+    """Settings of models where none is named, and of endpoints likewise."""
+    others = [one for name in VERSIONS if isinstance(one := stream.get(name), Mapping)]
+    versions = [stream, *others]
+    asks = any(one.get("endpoint") is not None for one in versions)
+    if not asks and stream.get("api_key_file") is not None:
+        yield f"{place}.api_key_file", "is for a stream with 'endpoint'"
+    if any(one.get("model") is not None for one in versions):
+        return
+    has_endpoint = stream.get("endpoint") is not None
+    why = "stands beside 'endpoint', which has its own" if has_endpoint else "is of a 'model'"
+    yield from ((f"{place}.{key}", why) for key in _OF_A_MODEL if stream.get(key))
+
+
+def _topics(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
+    source, sink = stream.get("source"), stream.get("sink")
+    topics = _items(source.get("topics")) if isinstance(source, Mapping) else []
+    written = sink.get("topic") if isinstance(sink, Mapping) else None
+    letters = stream.get("dead_letters")
+    errors = stream.get("errors")
+    policy = errors.get("policy") if isinstance(errors, Mapping) else None
+    if letters is not None and policy in ("skip", "stop"):
+        yield (
+            f"{place}.dead_letters",
+            f"stands beside `policy: {policy}`, which sends nothing there",
+        )
+    elif letters is None and policy not in ("skip", "stop"):
+        letters = f"{stream.get('name')}-dead-letters"
+    if written is not None and written in topics:
+        message = f"{written!r} is read too: answers would be scored again, for ever"
+        yield f"{place}.sink.topic", message
+    if letters is not None and letters in topics:
+        yield f"{place}.dead_letters", f"{letters!r} is read too: its records would never end"
+    if letters is not None and letters == written:
+        yield f"{place}.dead_letters", f"{letters!r} is where answers go; take another topic"
+    shadow = stream.get("shadow")
+    mine = shadow.get("sink") if isinstance(shadow, Mapping) else None
+    if mine is not None and mine in (*topics, written, letters):
+        yield f"{place}.shadow.sink", f"{mine!r} is a topic of the stream already; take another"
+
+
+def _numbers(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
+    workers, errors = stream.get("workers"), stream.get("errors")
+    if isinstance(workers, Mapping):
+        low, high = workers.get("min", 1), workers.get("max")
+        if _is_number(low) and _is_number(high) and low > high:
+            yield f"{place}.workers.min", f"is {low}, more than 'max', {high}"
+    if isinstance(errors, Mapping):
+        first, last = errors.get("first_delay_s", 0.1), errors.get("max_delay_s", 10.0)
+        if _is_number(first) and _is_number(last) and first > last:
+            yield f"{place}.errors.max_delay_s", f"is {last}, less than the first delay"
+
+
+def _is_number(value: Any) -> bool:  # noqa: ANN401  # whatever stands there
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _items(value: object) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []

@@ -1,0 +1,370 @@
+"""Windows, features and other versions as a spec file says them, under the control plane."""
+
+import json
+import os
+import re
+import urllib.request
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headrace.control.settings import read_control_file
+from headrace.streaming.arms import is_chosen
+from headrace.streaming.records import Record
+from headrace.testing import models
+from tests.e2e.cli.conftest import PORTS
+from tests.e2e.streaming.conftest import Start, Streams, wait_for
+
+pytestmark = pytest.mark.e2e
+
+WIDTH = 4
+KEYS = 60
+VERSIONS = """
+version: 1
+streams:
+  - name: own
+    model: ./1.onnx
+    source: {broker: "log:demo", topics: [in]}
+    sink: {topic: out, fields: [n]}
+    delivery: exactly_once
+    workers: 2
+    canary: {model: ./2.onnx, percent: 0}
+    shadow: {model: ./1.onnx, sink: beside}
+"""
+FEATURES = """
+version: 1
+entities:
+  - {name: card, join_key: card, datatype: INT64}
+feature_views:
+  - name: spending
+    entities: [card]
+    source: {path: none.parquet}
+    features:
+      - {name: last, datatype: FP32}
+      - {name: spend_1d, datatype: FP32}
+feature_services:
+  - name: fraud
+    features: [spending]
+"""
+PUSHING = """
+version: 1
+endpoints:
+  - name: score
+    model: ./1.onnx
+    features: &features {service: fraud, inputs: {x: [last, spend_1d, amount, bias]}}
+streams:
+  - name: fill
+    source: {broker: "log:demo", topics: [payments]}
+    windows:
+      time: at
+      windows:
+        - {name: spend, size_s: 86400, function: sum, field: amount, key: card}
+    push: {view: spending, fields: {last: amount, spend_1d: spend}, time: at}
+    workers: 2
+  - name: ask
+    model: ./1.onnx
+    source: {broker: "log:demo", topics: [asked]}
+    sink: {topic: scored, fields: [n]}
+    features: &features {service: fraud, inputs: {x: [last, spend_1d, amount, bias]}}
+  - name: count
+    model: ./1.onnx
+    source: {broker: "log:demo", topics: [payments]}
+    format: {columns: {x: [amount, n, latest, spread]}}
+    windows:
+      time: at
+      windows:
+        - {name: latest, size_s: 86400, key: card}
+        - {name: spread, size_s: 86400, slide_s: 3600, function: max, field: amount}
+    sink: {topic: counted, fields: [n, latest]}
+""".replace("&features ", "")
+DAY_S = 1_764_201_600.0  # 2025-11-27T00:00:00Z: windows of a day begin there
+
+
+@pytest.fixture(autouse=True)
+def matmuls(streams: Streams) -> None:
+    for number in (1, 2):
+        (streams.shell.folder / f"{number}.onnx").write_bytes(models.matmul(seed=number))
+
+
+def expected(number: int, x: Any) -> Any:
+    weights = np.random.default_rng(number).standard_normal((WIDTH, 3), dtype=np.float32)
+    return np.asarray(x, np.float32) @ weights
+
+
+def inputs(count: int, *, first: int = 0) -> list[dict[str, Any]]:
+    return [
+        {"id": f"k{n % KEYS}", "n": n, "x": [1.0, n % 7, n % 5, float(n % 3)]}
+        for n in range(first, first + count)
+    ]
+
+
+def up(streams: Streams) -> None:
+    done = streams.shell.run("up", "headrace.yaml", "--detach", *PORTS)
+    assert done.returncode == 0, done.stderr
+
+
+def apply(streams: Streams, text: str) -> str:
+    streams.spec(text)
+    done = streams.shell.run("apply", "-f", "headrace.yaml")
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def view(streams: Streams, name: str) -> Any:
+    return streams.json("status", name)
+
+
+def wait_running(streams: Streams, *names: str) -> None:
+    wait_for(lambda: all(view(streams, name)["state"] == "running" for name in names))
+
+
+def metrics(streams: Streams) -> str:
+    control = read_control_file(streams.shell.home)
+    assert control is not None
+    with urllib.request.urlopen(control.metrics_url, timeout=10) as answer:  # noqa: S310  # ours
+        text: str = answer.read().decode()
+    return text
+
+
+def total(text: str, name: str, *labels: str) -> float:
+    """What a metric comes to over all workers."""
+    lines = re.findall(rf"^{name}\{{(.*)\}} (\S+)$", text, re.MULTILINE)
+    return sum(float(value) for of, value in lines if all(label in of for label in labels))
+
+
+def version_of(record: Record) -> int:
+    return int(dict(record.headers)["headrace-version"])
+
+
+def test_a_canary_grows_while_records_flow_and_its_keys_stay_its_own(streams: Streams) -> None:
+    sent = 0
+
+    def send(count: int) -> None:
+        nonlocal sent
+        streams.send(inputs(count, first=sent))
+        sent += count
+
+    def move(percent: int) -> int:
+        """Apply, and send until the last worker is another; where the new split holds alone."""
+        before = {member["pid"] for member in view(streams, "own")["members"]}
+        said = apply(streams, VERSIONS.replace("percent: 0", f"percent: {percent}"))
+        assert "stream 'own' changed" in said
+        while before & {member["pid"] for member in view(streams, "own")["members"]}:
+            send(40)
+        wait_running(streams, "own")
+        begins = sent
+        send(200)
+        return begins
+
+    streams.spec(VERSIONS)
+    send(100)
+    up(streams)
+    wait_running(streams, "own")
+    at_20 = move(20)
+    at_100 = move(100)
+    wait_for(lambda: streams.count("out") >= sent)
+    told = wait_for(
+        lambda: now if (now := view(streams, "own"))["lag_records"] == 0 else None,
+    )
+    text = metrics(streams)
+    table = streams.shell.run("stream", "status", "own").stdout
+    answers, shadows = streams.records("out"), streams.records("beside")
+
+    by_n = {json.loads(one.value or b"")["n"]: one for one in answers}
+    chosen = {f"k{key}" for key in range(KEYS) if is_chosen(b"k%d" % key, salt="own", percent=20)}
+    rows = {row["n"]: row for row in inputs(sent)}
+    assert 0 < len(chosen) < KEYS / 2
+    assert sorted(json.loads(one.value or b"")["n"] for one in answers) == list(range(sent))
+    assert len(shadows) == sent
+    history: dict[str, list[int]] = defaultdict(list)
+    for n, one in sorted(by_n.items()):
+        version = version_of(one)
+        history[rows[n]["id"]].append(version)
+        np.testing.assert_allclose(
+            json.loads(one.value or b"")["y"], expected(version, rows[n]["x"]), rtol=1e-4, atol=1e-5
+        )
+        if n < 100:
+            assert version == 1
+        elif at_20 <= n < at_20 + 200:
+            assert version == (2 if rows[n]["id"] in chosen else 1)
+        elif n >= at_100:
+            assert version == 2
+    assert all(found == sorted(found) for found in history.values())  # once a canary's, always
+    assert {version_of(one) for one in shadows} == {1}
+    assert {one["role"] for one in told["versions"]} >= {"canary", "shadow"}
+    assert re.search(r"^2 +canary +[\d,]+ +0 ", table, re.MULTILINE), table
+    compared = total(text, "headrace_stream_shadow_compared_total", 'stream="own"', 'version="1"')
+    assert compared >= 200
+    assert total(text, "headrace_stream_version_records_total", 'arm="canary"') == compared
+
+
+def payments(count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": str(n % 20),
+            "n": n,
+            "card": n % 20,
+            "amount": n / 4,
+            "at": DAY_S + n,
+            "x": [n / 4, n, 0, 0],
+        }
+        for n in range(count)
+    ]
+
+
+def sums(rows: list[dict[str, Any]]) -> dict[int, tuple[float, float]]:
+    """The last amount of each card, and all of them together."""
+    found: dict[int, tuple[float, float]] = {}
+    for row in rows:
+        _, before = found.get(row["card"], (0.0, 0.0))
+        found[row["card"]] = (row["amount"], before + row["amount"])
+    return found
+
+
+def send_to(streams: Streams, topic: str, rows: list[dict[str, Any]]) -> None:
+    text = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    done = streams.shell.run(
+        *("stream", "send", topic, "--broker", streams.broker, "--key", "id"),
+        *("--partitions", "2"),
+        stdin=text,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def asked_of_endpoint(streams: Streams, card: int) -> list[float]:
+    control = read_control_file(streams.shell.home)
+    assert control is not None
+    body = {
+        "inputs": [
+            {"name": "card", "datatype": "INT64", "shape": [1], "data": [card]},
+            {"name": "amount", "datatype": "FP32", "shape": [1], "data": [3]},
+            {"name": "bias", "datatype": "FP32", "shape": [1], "data": [1]},
+        ]
+    }
+    request = urllib.request.Request(  # noqa: S310  # ours
+        f"{control.http_url}/v2/models/score/infer", data=json.dumps(body).encode()
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # ours
+        return list(json.loads(answer.read())["outputs"][0]["data"])
+
+
+@pytest.fixture
+def pushing(streams: Streams) -> Streams:
+    (streams.shell.folder / "features.yaml").write_text(FEATURES)
+    done = streams.shell.run("features", "apply")
+    assert done.returncode == 0, done.stderr
+    streams.spec(PUSHING)
+    return streams
+
+
+def test_what_a_stream_pushes_is_what_requests_and_other_streams_look_up(pushing: Streams) -> None:
+    rows = payments(400)
+    send_to(pushing, "payments", rows)
+    send_to(pushing, "asked", [{"id": "warm", "n": -1, "card": 999, "amount": 3, "bias": 1}])
+    up(pushing)
+    wait_running(pushing, "fill", "ask", "count")
+    wait_for(lambda: view(pushing, "fill")["lag_records"] == 0)
+    wait_for(lambda: pushing.count("counted") == 400)
+    asks = [
+        {"id": str(card), "n": card, "card": card, "amount": 3, "bias": 1} for card in range(20)
+    ]
+    send_to(pushing, "asked", asks)
+    wait_for(lambda: pushing.count("scored") == 21)
+    scored = {answer["n"]: answer["y"] for answer in pushing.answers("scored")}
+    asked = [asked_of_endpoint(pushing, card) for card in range(20)]
+    counted = {answer["n"]: answer["latest"] for answer in pushing.answers("counted")}
+    state, store = pushing.shell.home / "stream-state", pushing.shell.home / "features" / "online"
+    worker = Path(f"/proc/{view(pushing, 'fill')['members'][0]['pid']}").stat().st_uid
+    theirs = [store, store / "online.db", state / "fill" / "fill"]
+
+    x = [[*sums(rows)[card], 3, 1] for card in range(20)]
+    np.testing.assert_allclose([scored[card] for card in range(20)], expected(1, x), rtol=1e-4)
+    np.testing.assert_allclose(asked, expected(1, x), rtol=1e-4)
+    assert counted == {n: n // 20 + 1 for n in range(400)}
+    assert view(pushing, "fill")["model"] == "view spending"
+    assert {path.stat().st_uid for path in theirs} == {worker}
+    assert (pushing.shell.home / "features").stat().st_uid == os.geteuid()
+    assert pushing.shell.run("stream", "pause", "count").returncode == 0
+    said = apply(pushing, PUSHING.replace("workers: 2", "workers: 1"))
+    wait_running(pushing, "fill")
+    assert "stream 'fill' changed" in said
+    assert {path.name for path in state.iterdir()} == {"fill", "count"}
+
+    only = PUSHING[: PUSHING.index("  - name: fill")] + PUSHING[PUSHING.index("  - name: ask") :]
+    apply(pushing, only)
+    wait_for(lambda: not (state / "fill").exists())
+    assert (state / "count" / "count").is_dir()
+    pushing.shell.run("down")
+    assert (state / "count" / "count").is_dir()
+
+
+def test_a_view_that_is_not_there_is_told_before_anything_changes(pushing: Streams) -> None:
+    up(pushing)
+    pushing.spec(PUSHING.replace("{view: spending,", "{view: nobody,"))
+    refused = pushing.shell.run("apply", "-f", "headrace.yaml")
+
+    assert refused.returncode == 1
+    assert "streams[0].push.view" in refused.stderr
+    assert "nobody" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ("size_s: 86400, function", "size_s: 0, function", "streams[0].windows.windows[0].size_s"),
+        ("log:demo", "redis://nowhere", "streams[0].windows"),
+        ("push: {view", "push: {online_store: 'feast:///x', view", "streams[0].push.online_store"),
+    ],
+)
+def test_mistakes_are_told_with_their_places_by_the_check_alone(
+    pushing: Streams, old: str, new: str, place: str
+) -> None:
+    pushing.spec(PUSHING.replace(old, new, 1))
+    done = pushing.shell.run("check", "headrace.yaml")
+
+    assert done.returncode == 1
+    assert place in done.stderr + done.stdout
+
+
+def test_the_foreground_runs_all_of_it_too(pushing: Streams, start: Start) -> None:
+    rows = payments(200)
+    send_to(pushing, "payments", rows)
+    path = pushing.spec(
+        PUSHING
+        + """
+  - name: own
+    model: ./1.onnx
+    source: {broker: "log:demo", topics: [payments]}
+    sink: {topic: out, fields: [n]}
+    canary: {model: ./2.onnx, percent: 50, key: card}
+    shadow: {model: ./2.onnx}
+"""
+    )
+    running = start("stream", "up", "-f", path.name, "fill", "count", "own")
+    wait_for(lambda: pushing.count("out") == 200 and pushing.count("counted") == 200)
+    wait_for(lambda: read_features(pushing) == sums(rows))
+    running.terminate()
+    _, said = running.communicate(timeout=60)
+
+    assert running.returncode == 0, said
+    assert "stream 'fill': payments to view spending" in said
+    for one in pushing.records("out"):
+        row = rows[json.loads(one.value or b"")["n"]]
+        chosen = is_chosen(str(row["card"]).encode(), salt="own", percent=50)
+        assert version_of(one) == (2 if chosen else 1)
+    assert (Path(pushing.shell.home) / "stream-state" / "fill" / "fill").is_dir()
+
+
+def read_features(streams: Streams) -> dict[int, tuple[float, float]]:
+    names = [f"card={card}" for card in range(20)]
+    options = [word for name in names for word in ("-k", name)]
+    done = streams.shell.run("features", "get", "fraud", *options, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    return {
+        card: (row["last"], row["spend_1d"])
+        for card, row in enumerate(row["features"] for row in found["rows"])
+    }

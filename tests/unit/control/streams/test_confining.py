@@ -1,0 +1,209 @@
+"""What workers of streams see of this machine, and what is made ready for them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from headrace.control.online_stores import OnlineStores
+from headrace.control.sandbox import Abilities, Libraries, Sandbox
+from headrace.control.streams.confining import SERIAL, Confining, embedded_log
+from headrace.core import FeatureSettings, ReplicaSettings
+from headrace.streaming.settings import (
+    CanarySettings,
+    EndpointSettings,
+    PushSettings,
+    ShadowSettings,
+    StreamSettings,
+)
+from headrace.streaming.windows.settings import WindowSettings, WindowsSettings
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[OnlineStores]:
+    found = OnlineStores(tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def confining(tmp_path: Path, stores: OnlineStores) -> Confining:
+    """On a machine whose workers are whoever starts them."""
+    return Confining(home=tmp_path, sandbox=sandbox(tmp_path, user="not root"), stores=stores)
+
+
+def sandbox(home: Path, *, user: str) -> Sandbox:
+    able = Abilities(files="", network="", user=user)
+    libraries = Libraries(needed=(), others=())
+    return Sandbox(hide=(home,), reports=home, abilities=lambda: able, libraries=libraries)
+
+
+def model(folder: Path, online_store: str = "") -> ReplicaSettings:
+    features = FeatureSettings(service="", online_store=online_store)
+    return ReplicaSettings(
+        model_name="m",
+        model_version="1",
+        path=str(folder / "m.onnx"),
+        features=features if online_store else msgspec.UNSET,
+    )
+
+
+def settings(**changes: object) -> StreamSettings:
+    told: dict[str, object] = {
+        "name": "pay",
+        "broker": "log:demo",
+        "topics": ["in"],
+        "group": "a/b",
+        "member": "pay-0",
+        **changes,
+    }
+    return msgspec.convert(told, StreamSettings)
+
+
+def pushing(url: str) -> StreamSettings:
+    return msgspec.structs.replace(settings(), features=PushSettings(view="v", online_store=url))
+
+
+WINDOWS = WindowsSettings(windows=[WindowSettings(name="n", size_s=5)])
+
+
+def test_a_worker_of_an_embedded_log_has_the_log_and_no_network(
+    tmp_path: Path, confining: Confining
+) -> None:
+    found = confining.seen(msgspec.structs.replace(settings(), model=model(tmp_path / "a")))
+
+    assert found.own == [tmp_path / "streams" / "demo"]
+    assert found.own[0].is_dir()
+    assert not found.network
+
+
+def test_a_worker_reads_every_version_and_nothing_else(
+    tmp_path: Path, confining: Confining
+) -> None:
+    told = msgspec.structs.replace(
+        settings(),
+        model=model(tmp_path / "a"),
+        canary=CanarySettings(model=model(tmp_path / "b")),
+        shadow=ShadowSettings(model=model(tmp_path / "c")),
+    )
+
+    assert confining.seen(told).keep == [tmp_path / name for name in "abc"]
+
+
+@pytest.mark.parametrize("beside", ["endpoint", "canary", "shadow"])
+def test_an_endpoint_of_any_kind_needs_the_network_and_its_certificate(
+    tmp_path: Path, confining: Confining, beside: str
+) -> None:
+    endpoint = EndpointSettings(url="", name="m", ca_file="/ca.pem")
+    told = msgspec.structs.replace(settings(), model=model(tmp_path))
+    match beside:
+        case "endpoint":
+            told = msgspec.structs.replace(told, model=None, endpoint=endpoint)
+        case "canary":
+            told = msgspec.structs.replace(told, canary=CanarySettings(endpoint=endpoint))
+        case _:
+            told = msgspec.structs.replace(told, shadow=ShadowSettings(endpoint=endpoint))
+    found = confining.seen(told)
+
+    assert found.network
+    assert Path("/ca.pem") in found.keep
+
+
+def test_another_broker_needs_the_network(confining: Confining) -> None:
+    found = confining.seen(settings(broker="kafka://host"))
+
+    assert (found.own, found.network) == ([], True)
+
+
+def test_windows_have_a_folder_of_their_stream_and_group(
+    tmp_path: Path, confining: Confining
+) -> None:
+    found = confining.seen(msgspec.structs.replace(settings(), windows=WINDOWS))
+
+    assert found.own[-1] == tmp_path / "stream-state" / "pay" / "a%2Fb"
+    assert found.own[-1].is_dir()
+
+
+def test_a_store_in_the_home_is_made_and_the_workers(tmp_path: Path, confining: Confining) -> None:
+    file = tmp_path / "features" / "online" / "online.db"
+    found = confining.seen(pushing(f"sqlite:///{file}"))
+
+    assert found.own[-1] == file.parent
+    assert file.stat().st_size > 0
+    assert not found.network
+
+
+def test_a_store_beside_other_files_is_not_handed_over(
+    tmp_path: Path, confining: Confining
+) -> None:
+    (tmp_path / "definitions.json").touch()
+
+    with pytest.raises(OSError, match=r"definitions\.json lies there too; move online\.db"):
+        confining.seen(pushing(f"sqlite:///{tmp_path}/online.db"))
+
+
+def test_a_store_elsewhere_is_its_owners(tmp_path: Path, stores: OnlineStores) -> None:
+    home = tmp_path / "home"
+    others = Confining(home=home, sandbox=sandbox(home, user=""), stores=stores)
+    own = Confining(home=home, sandbox=sandbox(home, user="not root"), stores=stores)
+    url = f"sqlite:///{tmp_path}/online.db"
+    broker = {"broker": "kafka://host"}
+    told = msgspec.structs.replace(settings(**broker), features=pushing(url).features)
+    uid = others.sandbox.spec(own=(), keep=(), network=True, serial=SERIAL)["uid"]
+
+    with pytest.raises(OSError, match=f"run as user {uid}, who may not write"):
+        others.seen(told)
+    assert own.seen(told).own == []
+    tmp_path.chmod(0o777)
+    assert others.seen(told).own == []
+
+
+def test_a_store_on_the_network_is_reached_over_it(
+    confining: Confining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORE", "redis://host/0")
+    found = confining.seen(pushing("${STORE}"))
+
+    assert found.network
+    assert found.own[1:] == []
+
+
+def test_a_variable_that_is_not_set_is_told(
+    confining: Confining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STORE", raising=False)
+
+    with pytest.raises(OSError, match="no variable STORE"):
+        confining.seen(pushing("${STORE}"))
+
+
+def test_features_are_looked_up_in_a_file_without_the_network(
+    tmp_path: Path, confining: Confining
+) -> None:
+    file = tmp_path / "features" / "online" / "online.db"
+    file.parent.mkdir(parents=True)
+    told = msgspec.structs.replace(settings(), model=model(tmp_path, f"sqlite:///{file}"))
+    found = confining.seen(told)
+
+    assert file.parent in found.keep
+    assert not found.network
+
+
+def test_a_store_that_is_read_and_written_is_the_workers(
+    tmp_path: Path, confining: Confining
+) -> None:
+    url = f"sqlite:///{tmp_path}/features/online/online.db"
+    told = msgspec.structs.replace(pushing(url), model=model(tmp_path, url))
+    found = confining.seen(told)
+
+    assert tmp_path / "features" / "online" in found.own
+    assert found.keep == [tmp_path]
+
+
+def test_only_an_embedded_log_has_a_folder() -> None:
+    home = Path("/home")
+
+    assert embedded_log("log:demo", home) == Path("/home/streams/demo")
+    assert embedded_log("log:///a%20b", home) == Path("/a b")
+    assert embedded_log("kafka://log:1", home) is None

@@ -1,0 +1,96 @@
+"""What is left of a stream that is not wanted any more, and of one that is."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from headrace.control.desired import DesiredStream
+from headrace.control.streams.driver import StreamDriver
+from headrace.control.streams.memory import StreamMemory, StreamOrders
+from headrace.control.streams.supervisor import StreamSupervisor
+from headrace.core import SystemClock
+from headrace.streaming.settings import StreamSettings
+from headrace.streaming.windows.settings import WindowSettings, WindowsSettings
+
+WINDOWS = WindowsSettings(windows=[WindowSettings(name="n", size_s=5)])
+
+
+async def nobody(_: object) -> None:
+    """Nobody reads events here."""
+
+
+class Broken(StreamDriver):
+    """Starts nothing: the disk is full."""
+
+    def start(self, *_: object, **__: object) -> None:  # type: ignore[override]  # it never returns
+        raise OSError(28, "No space left on device")
+
+
+def supervisor(home: Path, wanted: Sequence[DesiredStream] = ()) -> StreamSupervisor:
+    driver = Broken(run=home / "run", sockets=home, home=home, log_of=lambda name: home / name)
+    found = StreamSupervisor(
+        driver=driver,
+        wanted=lambda: wanted,
+        prepare=lambda settings: settings,
+        emit=nobody,
+        clock=SystemClock(),
+        memory=StreamMemory(home / "streams.json"),
+    )
+    found.load()
+    return found
+
+
+def stream(name: str = "pay", group: str = "g") -> DesiredStream:
+    settings = StreamSettings(
+        name=name, broker="log:x", topics=["in"], group=group, member="", windows=WINDOWS
+    )
+    return DesiredStream(name=name, model="m:1", settings=settings)
+
+
+def states(home: Path) -> list[str]:
+    return sorted(str(path.relative_to(home)) for path in home.glob("stream-state/*/*/*"))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    for group in ("g", "other"):
+        folder = tmp_path / "stream-state" / "pay" / group
+        folder.mkdir(parents=True)
+        (folder / "in-0.db").touch()
+    return tmp_path
+
+
+@pytest.mark.anyio
+async def test_states_of_windows_go_with_their_stream_and_others_groups_stay(home: Path) -> None:
+    StreamMemory(home / "streams.json").write({"pay": StreamOrders(groups=("g",))})
+    await supervisor(home).step()
+
+    assert states(home) == ["stream-state/pay/other/in-0.db"]
+    assert StreamMemory(home / "streams.json").read() == {}
+
+
+@pytest.mark.anyio
+async def test_states_of_a_stream_that_is_wanted_or_paused_stay(home: Path) -> None:
+    before = {"pay": StreamOrders(groups=("g",), paused=True)}
+    StreamMemory(home / "streams.json").write(before)
+    await supervisor(home, [stream()]).step()
+
+    assert len(states(home)) == 2
+    assert StreamMemory(home / "streams.json").read() == before
+
+
+@pytest.mark.anyio
+async def test_whose_states_there_will_be_is_known_before_a_worker_runs(home: Path) -> None:
+    await supervisor(home, [stream(group="g")]).step()
+    await supervisor(home, [stream(group="h")]).step()
+
+    assert StreamMemory(home / "streams.json").read() == {"pay": StreamOrders(groups=("g", "h"))}
+
+
+@pytest.mark.anyio
+async def test_why_a_worker_could_not_be_started_is_told_with_its_stream(home: Path) -> None:
+    found = supervisor(home, [stream()])
+    await found.step()
+
+    assert found.view("pay").message == "No space left on device"
