@@ -358,6 +358,39 @@ def test_the_foreground_runs_all_of_it_too(pushing: Streams, start: Start) -> No
     assert (Path(pushing.shell.home) / "stream-state" / "fill" / "fill").is_dir()
 
 
+def test_a_replay_chooses_the_same_keys_and_leaves_no_state(pushing: Streams) -> None:
+    rows = payments(100)
+    send_to(pushing, "payments", rows)
+    pushing.spec(
+        PUSHING
+        + """
+  - name: own
+    model: ./1.onnx
+    source: {broker: "log:demo", topics: [payments]}
+    sink: {topic: out, fields: [n]}
+    windows: {windows: [{name: times, size_s: 60, key: card}], time: at}
+    canary: {model: ./2.onnx, percent: 50}
+    shadow: {model: ./2.onnx, sink: beside}
+"""
+    )
+    again = ("replay", "own", "-f", "headrace.yaml", "--from", "-1h", "--to", "again")
+    done = pushing.json(*again)
+    pushed = pushing.json("replay", "fill", "-f", "headrace.yaml", "--from", "-1h")
+    refused = pushing.shell.run(
+        *("stream", "replay", "fill", "-f", "headrace.yaml", "--from", "-1h", "--to", "x")
+    )
+
+    assert (done["records"], done["answered"], pushed["answered"]) == (100, 100, 100)
+    for one in pushing.records("again"):
+        chosen = is_chosen(one.key or b"", salt="own", percent=50)
+        assert version_of(one) == (2 if chosen else 1)
+    assert pushing.records("beside") == []
+    assert read_features(pushing) == sums(rows)
+    assert list((pushing.shell.home / "stream-state").glob("*/*/*")) == []
+    assert refused.returncode == 1
+    assert "it pushes features; leave --to out" in refused.stderr
+
+
 def read_features(streams: Streams) -> dict[int, tuple[float, float]]:
     names = [f"card={card}" for card in range(20)]
     options = [word for name in names for word in ("-k", name)]

@@ -10,6 +10,8 @@ from headrace.control.desired import DesiredStream
 from headrace.control.limited import check_receivers
 from headrace.control.plane import ControlPlane
 from headrace.control.resolve import Resolver
+from headrace.control.state import home_url
+from headrace.control.state.references import references_in
 from headrace.control.streams.asked import endpoints_of, models_of, through_gateway
 from headrace.core import FailedPreconditionError, PermissionDeniedError
 from headrace.core.spec import SpecError, parse_spec
@@ -260,6 +262,7 @@ async def test_what_a_canary_or_a_shadow_asks_stays_in_use(
     )
 
     assert {"b:1", "b:2"} <= plane.in_use()
+    assert {"b:1", "b:2"} <= references_in(home_url(plane.home.root))
     assert plane.store.store.load().streams == plane.desired.streams
     with pytest.raises(FailedPreconditionError, match="stream 'pay' asks endpoint 'm'"):
         await plane.orders.remove_endpoint("m")
