@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from headrace.control.online_stores import OnlineStores
-from headrace.control.sandbox import Abilities, Libraries, Sandbox
-from headrace.control.streams.confining import SERIAL, Confining, embedded_log
+from headrace.control.sandbox import Abilities, Libraries, Occasion, Sandbox
+from headrace.control.streams.confining import Confining, embedded_log
 from headrace.core import FeatureSettings, ReplicaSettings
 from headrace.streaming.settings import (
     CanarySettings,
@@ -150,7 +150,7 @@ def test_a_store_elsewhere_is_its_owners(tmp_path: Path, stores: OnlineStores) -
     url = f"sqlite:///{tmp_path}/online.db"
     broker = {"broker": "kafka://host"}
     told = msgspec.structs.replace(settings(**broker), features=pushing(url).features)
-    uid = others.sandbox.spec(own=(), keep=(), network=True, serial=SERIAL)["uid"]
+    uid = others.sandbox.spec(own=(), keep=(), network=True, serial=Occasion.STREAM)["uid"]
 
     with pytest.raises(OSError, match=f"run as user {uid}, who may not write"):
         others.seen(told)
