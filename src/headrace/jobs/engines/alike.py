@@ -89,12 +89,12 @@ def worker_class(wanted: Mapping[str, str]) -> type[Any]:
                 return json.dumps({"shard": -1, "code": "FAILED_PRECONDITION", "message": wrong})
             os.environ.setdefault("POLARS_MAX_THREADS", "1")
             from headrace.core import HeadraceError  # noqa: PLC0415  # as above
-            from headrace.jobs.engines.worker import Worker, failed  # noqa: PLC0415  # as above
+            from headrace.jobs.engines.worker import Worker, not_begun  # noqa: PLC0415  # as above
 
             try:
                 self.worker = Worker.open(self.errand)
             except HeadraceError as error:
-                return failed(-1, error.code, f"a worker could not begin: {error}").decode()
+                return not_begun(-1, error).decode()
             return ""
 
         def run(self, shard: bytes) -> bytes:

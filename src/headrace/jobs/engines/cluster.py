@@ -1,10 +1,12 @@
-"""What engines over clusters have in common: handlers of signals that stay, errors in one line."""
+"""What engines over clusters have in common: patience, handlers of signals, errors in a line."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+BEGIN_S: Final = 300.0
+"""For a worker, while none runs: a cluster that grows by need takes minutes for a machine."""
 _MOST: Final = 400
 
 

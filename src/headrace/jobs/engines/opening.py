@@ -5,7 +5,7 @@ from enum import StrEnum
 from headrace.core import InvalidArgumentError
 from headrace.jobs.engines.engine import Engine
 from headrace.jobs.engines.local import LocalEngine
-from headrace.jobs.engines.ray import RayEngine, import_ray
+from headrace.jobs.engines.ray import RayEngine, check_address, import_ray
 from headrace.jobs.engines.spark import SparkEngine, import_spark, master_of
 
 
@@ -29,7 +29,7 @@ def open_engine(
         source: The input as a person named it.
 
     Raises:
-        InvalidArgumentError: The engine of one machine has no address.
+        InvalidArgumentError: The engine has no such address; that of one machine has none.
         FailedPreconditionError: What it needs is not installed.
     """
     match name:
@@ -42,7 +42,7 @@ def open_engine(
             import_ray()
             # A cluster of our own is as large as the job may be.
             size = workers if address else workers or cores
-            return RayEngine(source=source, address=address or "local", workers=size)
+            return RayEngine(source=source, address=check_address(address or "local"), workers=size)
         case EngineName.SPARK:
             import_spark()
             size = workers if address else workers or cores

@@ -13,20 +13,22 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.core import Code, FailedPreconditionError, UnavailableError
+from headrace.core import Code, FailedPreconditionError, InvalidArgumentError, UnavailableError
+from headrace.jobs.engines.address import places_of, why_silent
 from headrace.jobs.engines.alike import versions, worker_class
-from headrace.jobs.engines.cluster import one_line, own_signals
+from headrace.jobs.engines.cluster import BEGIN_S, one_line, own_signals
 from headrace.jobs.engines.engine import Told
 from headrace.jobs.engines.errand import Outcome, Seen, WorkerError, errand_of
+from headrace.jobs.engines.gcs import WRONG, has_token, why_no_gcs
 from headrace.jobs.engines.ledger import Ledger
 from headrace.jobs.messages import Done, Shard
 from headrace.jobs.preparing import Job
 
 NEEDED: Final = "--engine ray needs Ray: pip install 'headrace[batch,ray]', on every machine"
 LOCAL: Final = "local"
+AUTO: Final = "auto"
+_SCHEMES: Final = ("ray",)
 _LOOK_S: Final = 0.2
-_BEGIN_S: Final = 300.0
-"""For the first worker: a cluster that grows by need takes minutes for a machine."""
 _END_S: Final = 10.0
 
 
@@ -84,21 +86,48 @@ def import_ray() -> Any:  # noqa: ANN401  # its types are not there where it is 
     return ray
 
 
+def check_address(address: str) -> str:
+    """`address`, if Ray can take it.
+
+    Raises:
+        InvalidArgumentError: It is neither a word that Ray knows, nor `HOST:PORT`, nor a URL.
+    """
+    if address not in {LOCAL, AUTO} and "://" not in address and ":" not in address:
+        msg = f"--address {address} is none of Ray's: say HOST:PORT, auto or ray://HOST:PORT"
+        raise InvalidArgumentError(msg)
+    places_of(address, schemes=_SCHEMES)
+    return address
+
+
 @contextmanager
 def _connected(ray: Any, address: str, workers: int | None) -> Iterator[None]:  # noqa: ANN401  # as above
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "error"}
     if address == LOCAL:
         options |= {"num_cpus": workers, "include_dashboard": False}
+    why = _why_not(address)
+    if why:
+        raise UnavailableError(f"no Ray cluster at --address {address}: {why}")
     with own_signals():
         try:
             ray.init(**options)
-        except (ConnectionError, OSError, RuntimeError, TimeoutError, ValueError) as error:
-            msg = f"no Ray cluster at --address {address}: {one_line(error)}"
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            # Ray tells nobody but its log that a token is wrong.
+            shown = has_token() and "://" not in address and isinstance(error, ConnectionError)
+            hint = f"; {WRONG}" if shown else ""
+            msg = f"no Ray cluster at --address {address}: {one_line(error)}{hint}"
             raise UnavailableError(msg) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _why_not(address: str) -> str:
+    """Why Ray need not be asked to connect; empty if it is worth trying."""
+    # Where it is Ray that looks for the address, this variable comes before all else.
+    told = (os.environ.get("RAY_ADDRESS", "") if address == AUTO else "") or address
+    places = places_of(told, schemes=_SCHEMES)
+    return why_silent(places) or (why_no_gcs(*places[0]) if places and "://" not in told else "")
 
 
 def _starter(ray: Any, errand: bytes) -> Callable[[], Any]:  # noqa: ANN401  # as above
@@ -135,7 +164,7 @@ class _Crew:
     lost_early: int = 0
 
     def run(self, told: Told, clock: Callable[[], float]) -> Generator[Done]:
-        begin_by = clock() + _BEGIN_S
+        begin_by = clock() + BEGIN_S
         while not told.is_stopped():
             self._fill()
             if not any(hand.shard for hand in self.hands) and not self.ledger.waiting:
@@ -147,10 +176,10 @@ class _Crew:
                 if done is not None:
                     yield done
             if any(hand.shard for hand in self.hands):
-                begin_by = clock() + _BEGIN_S
+                begin_by = clock() + BEGIN_S
             elif clock() > begin_by:
                 free = self.ray.available_resources().get("CPU", 0)
-                msg = f"no worker began within {_BEGIN_S:g} s: the cluster has {free:g} cores free"
+                msg = f"no worker began within {BEGIN_S:g} s: the cluster has {free:g} cores free"
                 raise UnavailableError(msg)
             self._look()
 

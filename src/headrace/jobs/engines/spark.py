@@ -1,20 +1,12 @@
-"""The engine of Spark: one job of Spark, a partition for each shard.
-
-The partitions are an RDD's: `mapInArrow` would bring pandas, Arrow and Spark SQL to carry a number
-there and nothing back, at twice the cost of a shard (measured: 0.28 s and 0.13 s on busy cores).
-
-What a shard came to reaches the driver by an accumulator, as soon as the shard is done: what an
-action returns comes when all is done, and a driver that is killed before would know of nothing.
-"""
+"""The engine of Spark: Java and a master are there, and the job of Spark goes to it."""
 
 import os
-import queue
 import re
-import secrets
 import shutil
 import sys
+import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,29 +14,28 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.core import FailedPreconditionError, UnavailableError
-from headrace.jobs.engines.alike import shard_runner, versions
+from headrace.core import FailedPreconditionError, InvalidArgumentError, UnavailableError
+from headrace.jobs.engines.address import places_of, why_silent
 from headrace.jobs.engines.cluster import one_line, own_signals
 from headrace.jobs.engines.engine import Told
-from headrace.jobs.engines.errand import Outcome, errand_of
+from headrace.jobs.engines.errand import errand_of
 from headrace.jobs.engines.ledger import TRIES, Ledger
-from headrace.jobs.messages import Done, Shard
+from headrace.jobs.engines.spark_job import NEEDED, finished, running
+from headrace.jobs.messages import Done
 from headrace.jobs.preparing import Job
 
-NEEDED: Final = "--engine spark needs Spark: pip install 'headrace[batch,spark]', on every machine"
 JAVA: Final = (
     "--engine spark needs Java 17 or newer, and there is none: install it (Debian and Ubuntu: "
     "openjdk-17-jre-headless), or let JAVA_HOME name its folder"
 )
 LOCAL: Final = "local"
+_SCHEMES: Final = ("spark",)
 _LOCAL: Final = re.compile(r"local(?:\[(?P<cores>\d+|\*)(?:,\s*(?P<tries>\d+))?\])?")
 _HERE: Final = {
     "PYSPARK_PYTHON": sys.executable,
     "SPARK_LOCAL_HOSTNAME": "localhost",
     "SPARK_LOCAL_IP": "127.0.0.1",
 }
-_LOOK_S: Final = 0.2
-_END_S: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +49,13 @@ class SparkEngine:
     source: str
     address: str = LOCAL
     workers: int | None = None
+    clock: Callable[[], float] = time.monotonic
 
     def shards(self, job: Job, told: Told) -> Generator[Done]:
         """As `Engine.shards`. How far a shard is, Spark does not say: only that it is done.
 
         Raises:
-            UnavailableError: The cluster is not there, or gave up.
+            UnavailableError: The cluster is not there, has no place for a worker, or gave up.
         """
         todo = job.left.todo
         if not todo:
@@ -73,9 +65,9 @@ class SparkEngine:
         master = master_of(self.address, self.workers)
         with (
             _connected(pyspark, master, self.workers) as context,
-            _running(pyspark, context, errand, todo) as run,
+            running(pyspark, context, errand, todo) as run,
         ):
-            yield from _finished(run, Ledger((), told), told, len(todo))
+            yield from finished(run, Ledger((), told), told, shards=len(todo), clock=self.clock)
 
 
 def import_spark() -> Any:  # noqa: ANN401  # its types are not there where it is not
@@ -102,12 +94,17 @@ def master_of(address: str, workers: int | None) -> str:
 
     Raises:
         FailedPreconditionError: It is Spark Connect, which tells nothing before all is done.
+        InvalidArgumentError: It is no master, or names no port.
     """
     if address.startswith("sc://"):
         msg = f"--address {address} is Spark Connect, which has no accumulators; name a master"
         raise FailedPreconditionError(msg)
     found = _LOCAL.fullmatch(address)
     if found is None:
+        if "://" not in address and not address.startswith(("local-cluster[", "yarn")):
+            known = "spark://HOST:PORT, local[4] or yarn"
+            raise InvalidArgumentError(f"--address {address} is no master of Spark: say {known}")
+        places_of(address, schemes=_SCHEMES)
         return address
     return f"local[{found['cores'] or workers or '*'},{found['tries'] or TRIES}]"
 
@@ -133,6 +130,9 @@ def _connected(pyspark: Any, master: str, workers: int | None) -> Iterator[Any]:
         options["spark.ui.enabled"] = "false"
     elif workers is not None:
         options["spark.cores.max"] = str(workers)
+    silent = why_silent(places_of(master, schemes=_SCHEMES))
+    if silent:
+        raise UnavailableError(f"no Spark at --address {master}: {silent}")
     conf = pyspark.SparkConf().setAll(list(options.items()))
     with own_signals():
         try:
@@ -143,118 +143,3 @@ def _connected(pyspark: Any, master: str, workers: int | None) -> Iterator[Any]:
         yield context
     finally:
         context.stop()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
-    """A job of Spark under way. `told`: outcomes so far, in the order in which they came.
-
-    `ended`: gets None at its end, or what ended it.
-    """
-
-    told: Any
-    ended: "queue.SimpleQueue[Exception | None]"
-
-
-@contextmanager
-def _running(pyspark: Any, context: Any, errand: bytes, todo: list[Shard]) -> Iterator[_Run]:  # noqa: ANN401  # as above
-    told = context.accumulator([], _lists(pyspark))
-    group = f"headrace-{secrets.token_hex(4)}"
-    there = _partition(shard_runner(versions()), errand, told)
-    shards = [(one.number, msgspec.json.encode(one)) for one in todo]
-    partitions = context.parallelize(shards, len(shards)).mapPartitions(there)
-    run = _Run(told=told, ended=queue.SimpleQueue())
-
-    def collect() -> None:
-        context.setJobGroup(group, "headrace batch run", interruptOnCancel=True)
-        try:
-            partitions.count()
-        except Exception as error:  # noqa: BLE001  # told to whoever waits
-            run.ended.put(error)
-        else:
-            run.ended.put(None)
-
-    thread = pyspark.InheritableThread(target=collect, daemon=True)
-    thread.start()
-    try:
-        yield run
-    finally:
-        if thread.is_alive():
-            context.cancelJobGroup(group)
-        thread.join(_END_S)
-
-
-def _finished(run: _Run, ledger: Ledger, told: Told, shards: int) -> Generator[Done]:
-    """Outcomes as they come; one that came twice, of a worker that was given up, counts once."""
-    done: set[int] = set()
-    heard = 0
-    ended = False
-    while len(done) < shards and not told.is_stopped():
-        came = run.told.value[heard:]
-        heard += len(came)
-        for outcome in (msgspec.json.decode(one, type=Outcome) for one in came):
-            if outcome.shard in done:
-                continue
-            finished = ledger.finish(outcome)
-            if finished is not None:
-                done.add(finished.shard)
-                yield finished
-        if came:
-            continue
-        if ended:
-            raise UnavailableError(f"Spark ended with {shards - len(done)} shards undone")
-        try:
-            error = run.ended.get(timeout=_LOOK_S)
-        except queue.Empty:
-            continue
-        if error is not None:
-            raise UnavailableError(_gave_up(error)) from error
-        ended = True
-
-
-def _gave_up(error: Exception) -> str:
-    """Why Spark ended the job, in a line that names the way out."""
-    text = str(error)
-    if "ModuleNotFoundError" in text or "ImportError" in text:
-        return f"Spark's workers lack a package; {NEEDED}: {_cause(text)}"
-    return (
-        f"Spark gave a shard up after {TRIES} tries: {_cause(text)}. If workers ended, they may "
-        "need more memory; --resume goes on when the cluster is well"
-    )
-
-
-def _cause(text: str) -> str:
-    """The line of a trace that says what happened."""
-    lines = [line.strip() for line in text.splitlines()]
-    named = [line for line in lines if re.match(r"[\w.]*(?:Error|Exception|Failure)\b.*:", line)]
-    return (named or [line for line in lines if line] or ["nothing was told"])[-1][:400]
-
-
-def _lists(pyspark: Any) -> Any:  # noqa: ANN401  # as above
-    """How lists add up. Sent to workers, so it needs nothing of ours there."""
-
-    class Lists(pyspark.AccumulatorParam):  # type: ignore[misc]  # untyped where Spark is not installed
-        def zero(self, value: list[bytes]) -> list[bytes]:
-            del value
-            return []
-
-        def addInPlace(self, value1: list[bytes], value2: list[bytes]) -> list[bytes]:  # noqa: N802  # Spark's name
-            value1.extend(value2)
-            return value1
-
-    return Lists()
-
-
-def _partition(
-    run: Callable[[bytes, bytes, int], bytes],
-    errand: bytes,
-    told: Any,  # noqa: ANN401  # as above
-) -> Callable[[Iterable[tuple[int, bytes]]], Iterable[int]]:
-    """What runs in a worker, for a partition: one shard."""
-
-    def there(shards: Iterable[tuple[int, bytes]]) -> Iterable[int]:
-        for number, shard in shards:
-            told.add([run(errand, shard, number)])
-            yield number
-
-    return there

@@ -12,7 +12,7 @@ from typing import Final, Self
 
 import msgspec
 
-from headrace.core import Code, FailedPreconditionError, HeadraceError
+from headrace.core import FailedPreconditionError, HeadraceError
 from headrace.jobs.engines.errand import Errand, Outcome, Seen
 from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.messages import Shard
@@ -105,13 +105,14 @@ def run_kept(told: bytes, shard: bytes) -> bytes:
         worker = kept_worker(told)
     except HeadraceError as error:
         number = msgspec.json.decode(shard, type=Shard).number
-        return failed(number, error.code, f"worker on {socket.gethostname()}: {error}")
+        return not_begun(number, error)
     return worker.run(shard)
 
 
-def failed(shard: int, code: Code, message: str) -> bytes:
-    """The `Outcome` of what could not even begin."""
-    return msgspec.json.encode(Outcome(shard=shard, code=code, message=message))
+def not_begun(shard: int, error: HeadraceError) -> bytes:
+    """The `Outcome` of a worker that cannot be had here, though the driver could begin."""
+    message = f"a worker on {socket.gethostname()} could not begin: {error}"
+    return msgspec.json.encode(Outcome(shard=shard, code=error.code, message=message))
 
 
 def _check_output(errand: Errand) -> None:

@@ -8,6 +8,7 @@ from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.jobs.engines.cluster import one_line
 from headrace.jobs.engines.local import LocalEngine
 from headrace.jobs.engines.opening import EngineName, open_engine
+from headrace.jobs.engines.ray import check_address
 from headrace.jobs.engines.spark import master_of
 
 
@@ -41,6 +42,8 @@ def test_what_is_not_installed_is_named(name: str, package: str) -> None:
         ("local[2, 7]", None, "local[2,7]"),
         ("spark://host:7077", 3, "spark://host:7077"),
         ("yarn", None, "yarn"),
+        ("k8s://https://host:6443", None, "k8s://https://host:6443"),
+        ("local-cluster[2,1,1024]", None, "local-cluster[2,1,1024]"),
     ],
 )
 def test_a_master_here_tries_lost_shards_again(
@@ -52,6 +55,27 @@ def test_a_master_here_tries_lost_shards_again(
 def test_spark_connect_is_refused() -> None:
     with pytest.raises(FailedPreconditionError, match="Spark Connect"):
         master_of("sc://host:15002", None)
+
+
+@pytest.mark.parametrize("address", ["host", "host:port", "local(2)", "mesos:", "spark://host"])
+def test_what_is_no_master_of_spark_is_refused_with_what_is_one(address: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"--address .* (no master|no HOST:PORT)"):
+        master_of(address, None)
+
+
+@pytest.mark.parametrize(
+    "address", ["local", "auto", "10.0.0.5:6379", "[::1]:6379", "ray://head:10001", "anyscale://x"]
+)
+def test_addresses_that_ray_takes(address: str) -> None:
+    assert check_address(address) == address
+
+
+@pytest.mark.parametrize(
+    "address", ["head", "head:", "head:0", "head:99999", ":6379", "ray://head"]
+)
+def test_addresses_that_ray_does_not_take_are_refused_with_what_it_takes(address: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"--address .*HOST:PORT"):
+        check_address(address)
 
 
 def test_errors_of_clusters_lose_their_traces() -> None:
