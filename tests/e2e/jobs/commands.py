@@ -40,8 +40,12 @@ class Command:
         )
 
     def run(self, *more: str | Path, timeout_s: float = 120.0) -> tuple[int, str, str]:
-        process = self.start(*more)
-        out, err = process.communicate(timeout=timeout_s)
+        with self.start(*more) as process:
+            try:
+                out, err = process.communicate(timeout=timeout_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
         return process.returncode, out, err
 
     def summary(self, *more: str | Path) -> Any:
