@@ -50,6 +50,10 @@ frameworks: setup ## only the tests that need PyTorch or TensorFlow, in .venv-al
 engines: setup ## only the tests of jobs on Ray and Spark, in .venv-engines: 800 MB, five minutes
 	scripts/engines.sh $(ARGS)
 
+.PHONY: ray
+ray: setup ## only the tests of jobs on Ray, in .venv-ray: 250 MB
+	ONLY=ray scripts/engines.sh $(ARGS)
+
 .PHONY: unit
 unit: setup ## only the tests that start nothing
 	$(BIN)/pytest -m "not e2e" $(PYTEST_JOBS) $(ARGS)
@@ -135,8 +139,8 @@ proto: setup .venv/.ready-build ## regenerate the protobuf descriptors
 	$(BIN)/python scripts/generate_proto.py
 
 .PHONY: clean
-clean: ## remove .venv, .venv-all, .venv-engines, caches and built documentation; models in .headrace stay
-	rm -rf .venv .venv-all .venv-engines site dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache \
+clean: ## remove .venv and its like, caches and built documentation; models in .headrace stay
+	rm -rf .venv .venv-all .venv-engines .venv-ray .venv-spark site dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache \
 		.ruff_cache .import_linter_cache .headrace-demo
 	find src tests scripts examples bench -name __pycache__ -type d -prune -exec rm -rf {} + \
 		2>/dev/null || true

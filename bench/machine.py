@@ -19,6 +19,8 @@ PACKAGES: Final = (
     "fastapi",
     "uvicorn",
     "grpcio",
+    "polars",
+    "ray",
 )
 
 

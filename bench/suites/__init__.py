@@ -21,6 +21,7 @@ NAMES: Final = (
     "auth",
     "observe",
     "jobs",
+    "ray",
     "streams",
     "worker",
 )
