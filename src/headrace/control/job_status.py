@@ -162,4 +162,5 @@ def _duration_s(run: JobRun) -> float | None:
 
 
 def _of(job: str) -> Labels:
-    return (("job", job),)
+    # Not `job`: Prometheus gives every series one of its own, and would call this another.
+    return (("job_name", job),)

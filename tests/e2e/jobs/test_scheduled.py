@@ -149,7 +149,7 @@ def test_a_run_that_fails_is_told_with_the_reason_and_the_command_waits_for_it(
     assert event["reason"] == "JobFailed"
     with urllib.request.urlopen(system.where().metrics_url, timeout=30) as answer:  # noqa: S310  # loopback
         metrics = answer.read().decode()
-    assert 'headrace_job_failed{job="j"} 1' in metrics
+    assert 'headrace_job_failed{job_name="j"} 1' in metrics
 
 
 @pytest.fixture

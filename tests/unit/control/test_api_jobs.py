@@ -90,7 +90,7 @@ async def test_jobs_have_metrics_once_they_were_looked_at(plane: ControlPlane) -
     plane.jobs.look, plane.jobs.jobs = step.look, step.jobs
     text = own_metrics(plane)
 
-    assert 'headrace_job_late{job="j"} 1' in text
-    assert 'headrace_job_running{job="j"} 0' in text
+    assert 'headrace_job_late{job_name="j"} 1' in text
+    assert 'headrace_job_running{job_name="j"} 0' in text
     assert "headrace_job_rows{" not in text
     assert plane.jobs.late() == 1
