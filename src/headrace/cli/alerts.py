@@ -20,6 +20,9 @@ def alerts(
         str, typer.Argument(help="Only of this endpoint.", show_default="all")
     ] = "",
     *,
+    stream: Annotated[
+        str, typer.Option("--stream", help="Only of this stream.", show_default="all")
+    ] = "",
     firing: Annotated[
         bool, typer.Option("--firing", help="Only what fires; exit status 1 if anything does.")
     ] = False,
@@ -40,23 +43,24 @@ def alerts(
 
     api = connect(server, home)
     state = "firing" if firing else ""
-    found = api.get("/api/v1/alerts", endpoint=endpoint, state=state)["alerts"]
+    asked = {"endpoint": endpoint, "stream": stream, "state": state}
+    found = api.get("/api/v1/alerts", **asked)["alerts"]
     if json:
         write_json({"alerts": found})
     else:
-        _show(found, endpoint)
+        _show(found, endpoint or stream)
     if firing and found:
         raise typer.Exit(FAILED)
 
 
-def _show(found: list[dict[str, Any]], endpoint: str) -> None:
+def _show(found: list[dict[str, Any]], about: str) -> None:
     from headrace.cli.output import say, show, table
 
     if not found:
-        say(f"nothing is wrong with '{endpoint}'" if endpoint else "nothing is wrong")
+        say(f"nothing is wrong with '{about}'" if about else "nothing is wrong")
         return
     rows = [_row(alert) for alert in found]
-    show(table(rows, "state", "severity", "endpoint", "alert", "since", "value", "what"))
+    show(table(rows, "state", "severity", "of", "alert", "since", "value", "what"))
     actions = {alert["action"]: alert["name"] for alert in found if alert["state"] == "firing"}
     for action, name in actions.items():
         say(f"{name}: {action}")
@@ -73,7 +77,7 @@ def _row(alert: dict[str, Any]) -> "list[str | Text]":
     return [
         Text(alert["state"], style=_STYLES.get(alert["state"], "")),
         alert["severity"],
-        alert["endpoint"] or "-",
+        alert["endpoint"] or (f"stream {alert['stream']}" if alert.get("stream") else "-"),
         alert["name"],
         clock_text(alert["since"]),
         f"{value} (limit {threshold})",

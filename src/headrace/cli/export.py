@@ -62,8 +62,8 @@ def prometheus(
 ) -> None:
     """Write rules, their tests, and configurations of Prometheus and Alertmanager.
 
-    Alerts follow from each endpoint's `slo`, and routes from `alerts`. Write them again when those
-    change.
+    Alerts follow from each endpoint's `slo` and each stream's `alerts`, and routes from the
+    system's `alerts`. Write them again when those change.
 
     For example:
 
@@ -74,6 +74,7 @@ def prometheus(
     from headrace.core.spec_alerts import AlertsSpec
     from headrace.monitor.objectives import objectives_of
     from headrace.monitor.prometheus_files import prometheus_files
+    from headrace.monitor.stream_conditions import stream_promises_of
 
     if file is not None:
         from headrace.cli.spec import read_spec
@@ -82,13 +83,14 @@ def prometheus(
     else:
         document, target = _running(server, home, token_file)
     alerts = AlertsSpec.model_validate(document.get("alerts") or {})
-    files = prometheus_files(objectives_of(document), alerts, target)
+    streams = stream_promises_of(document)
+    files = prometheus_files(objectives_of(document), alerts, target, streams=streams)
     _write(output, {name: _yaml(content) for name, content in files.items()})
 
 
 @app.command()
 def grafana(output: _Output) -> None:
-    """Write Grafana's dashboards: fleet, endpoint, rollout and replicas.
+    """Write Grafana's dashboards: fleet, endpoint, rollout, replicas, streams and jobs.
 
     Import them by hand, or let Grafana read the folder (provisioning). They ask a Prometheus that
     has the rules of `headrace export prometheus`.

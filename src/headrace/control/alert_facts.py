@@ -1,17 +1,18 @@
-"""What do alerts have to know of replicas, queues, the gateway and certificates?"""
+"""What do alerts have to know of replicas, queues, the gateway, certificates and streams?"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from headrace.control.alerting import Facts
+from headrace.control.backoff import MANY_FAILURES
 from headrace.control.desired import POOL_PREFIX, DesiredEndpoint
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.observed import Phase, Replica
 from headrace.control.reconciler import Reconciler
-from headrace.control.status import MANY_FAILURES
 from headrace.core import HeadraceError
 from headrace.monitor.slo import EndpointFacts, SystemFacts
+from headrace.monitor.stream_conditions import StreamFacts
 
 _DAY_S: Final = 86_400.0
 
@@ -21,7 +22,8 @@ class FactsReader:
     """Reads them from the parts that know.
 
     `drifted`: how many features of an endpoint drifted; None if nobody looks. `jobs_late`,
-    `jobs_failed`: how many jobs are late, or failed last; None if that is not known.
+    `jobs_failed`: how many jobs are late, or failed last; None if that is not known. `streams`:
+    how each stream is.
     """
 
     reconciler: Reconciler
@@ -29,6 +31,7 @@ class FactsReader:
     drifted: Callable[[str], int | None] = lambda _endpoint: None
     jobs_late: Callable[[], int | None] = lambda: None
     jobs_failed: Callable[[], int | None] = lambda: None
+    streams: Callable[[], Mapping[str, StreamFacts]] = dict
 
     async def read(self) -> Facts:
         """All of them, now."""
@@ -49,6 +52,7 @@ class FactsReader:
                 )
                 for endpoint in self.reconciler.desired.endpoints
             },
+            streams=self.streams(),
         )
 
     async def _in_flight(self) -> Mapping[str, int] | None:

@@ -15,7 +15,7 @@ _LOG: Final = logging.getLogger("headrace.control")
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """What a receiver was told last of an endpoint.
+    """What a receiver was told last of an endpoint, a stream, or the whole system.
 
     `firing`: when each alert began to fire, by its name. `at`: when it was told.
     """
@@ -24,6 +24,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     firing: dict[str, float]
     at: float
+    stream: str = ""
 
 
 class StoredAlerts(msgspec.Struct, frozen=True, kw_only=True):

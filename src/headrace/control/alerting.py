@@ -22,6 +22,13 @@ from headrace.monitor.slo import (
     read_system,
     windows_of,
 )
+from headrace.monitor.stream_conditions import (
+    StreamCondition,
+    StreamFacts,
+    StreamPromise,
+    stream_promises_of,
+)
+from headrace.monitor.stream_readings import read_stream
 
 _LOG: Final = logging.getLogger("headrace.control")
 _LOOK_S: Final = 2.0
@@ -35,10 +42,13 @@ _WORK_S: Final = 0.1
 _OF_SYSTEM: Final = tuple(
     (kind, kind.local) for kind in LOCAL if kind.is_of_system and kind.local is not None
 )
+_OF_STREAMS: Final = tuple(
+    (kind, kind.local) for kind in LOCAL if isinstance(kind.local, StreamCondition)
+)
 _OF_ENDPOINTS: Final = tuple(
     (kind, kind.local, min(windows_of(kind.local), default=0.0))
     for kind in LOCAL
-    if not kind.is_of_system and kind.local is not None
+    if not (kind.is_of_system or kind.is_of_stream) and kind.local is not None
 )
 """What is looked at, and the shortest window that it needs, in seconds."""
 
@@ -52,10 +62,11 @@ class HistorySource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known without windows; `endpoints` by name."""
+    """What is known without windows; `endpoints` and `streams` by name."""
 
     system: SystemFacts = field(default_factory=SystemFacts)
     endpoints: Mapping[str, EndpointFacts] = field(default_factory=dict)
+    streams: Mapping[str, StreamFacts] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -84,6 +95,7 @@ class Alerting:
     _kept: dict[Key, _Kept] = field(default_factory=dict)
     _spec: Mapping[str, Any] | None = None
     _objectives: tuple[Objective, ...] = ()
+    _streams: tuple[StreamPromise, ...] = ()
     _turn: int = 0
     """Whose windows are looked at first."""
 
@@ -103,11 +115,7 @@ class Alerting:
     def exposition(self) -> str:
         """Which fire, as a metric; those that fired not long ago too, as 0."""
         samples: list[tuple[Labels, float]] = [
-            (
-                (("alert", alert.name), ("endpoint", alert.endpoint)),
-                float(alert.state is AlertState.FIRING),
-            )
-            for alert in self.alerts()
+            (_labels(alert), float(alert.state is AlertState.FIRING)) for alert in self.alerts()
         ]
         return gauge("headrace_alert_firing", "1 while the alert fires.", samples)
 
@@ -121,8 +129,8 @@ class Alerting:
         """Look at everything once."""
         facts = await self.facts()
         now = self.clock.now()
-        findings = [*self._system_findings(facts)]
         promises = self._promises()
+        findings = [*self._system_findings(facts), *self._stream_findings(facts)]
         turn = self._turn % len(promises) if promises else 0
         spent_s = 0.0
         for number, objective in enumerate((*promises[turn:], *promises[:turn])):
@@ -146,6 +154,7 @@ class Alerting:
         spec = self.spec()
         if spec is not self._spec:
             self._spec, self._objectives = spec, objectives_of(spec)
+            self._streams = stream_promises_of(spec)
             self._kept = {}  # a promise may be another
         return self._objectives
 
@@ -153,6 +162,22 @@ class Alerting:
         for kind, condition in _OF_SYSTEM:
             reading = read_system(condition, facts.system)
             yield Finding(kind=kind, endpoint="", reading=reading, for_s=kind.for_s)
+
+    def _stream_findings(self, facts: Facts) -> Iterator[Finding]:
+        """What is bad of streams, or was."""
+        for promise in self._streams:
+            known = facts.streams.get(promise.stream)
+            for kind, condition in _OF_STREAMS:
+                reading = read_stream(condition, promise, known)
+                finding = Finding(
+                    kind=kind,
+                    endpoint="",
+                    stream=promise.stream,
+                    reading=reading,
+                    for_s=kind.for_s,
+                )
+                if finding.key in self._alerts or (reading is not None and reading.is_bad):
+                    yield finding
 
     def _endpoint_findings(
         self, objective: Objective, facts: Facts, now: float, *, has_turn: bool
@@ -202,6 +227,11 @@ class Alerting:
             _LOG.error("cannot write an event", extra={"error": str(error)})
 
 
+def _labels(alert: Alert) -> Labels:
+    labels = (("alert", alert.name), ("endpoint", alert.endpoint))
+    return (*labels, ("stream", alert.stream)) if alert.stream else labels
+
+
 def _event(alert: Alert) -> Event:
     firing = alert.state is AlertState.FIRING
     return Event(
@@ -215,5 +245,6 @@ def _event(alert: Alert) -> Event:
             "severity": alert.severity,
             "value": alert.value,
             "threshold": alert.threshold,
+            **({"stream": alert.stream} if alert.stream else {}),
         },
     )

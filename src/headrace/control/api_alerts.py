@@ -14,6 +14,7 @@ from headrace.monitor.alert_state import Alert, AlertState
 _EXAMPLE: Final[dict[str, Any]] = {
     "name": "HeadraceLatencyP99",
     "endpoint": "fraud",
+    "stream": "",
     "severity": "ticket",
     "state": "firing",
     "since": 1764000184.0,
@@ -29,13 +30,14 @@ _EXAMPLE: Final[dict[str, Any]] = {
 class AlertView:
     """One alert; `since` is when its `state` began, in seconds since 1970.
 
-    `endpoint` is empty for the whole system; `severity` is `page` or `ticket`, `state` `pending`,
-    `firing` or `resolved`; `value` and `threshold` are in `unit` (`s`, `ratio`, `replicas`, or
-    empty).
+    `endpoint` and `stream` are empty for the whole system, else one of them is; `severity` is
+    `page` or `ticket`, `state` `pending`, `firing` or `resolved`; `value` and `threshold` are in
+    `unit` (`s`, `ratio`, `replicas`, `records`, or empty).
     """
 
     name: str
     endpoint: str
+    stream: str
     severity: str
     state: str
     since: float
@@ -51,6 +53,7 @@ class AlertView:
         return cls(
             name=alert.name,
             endpoint=alert.endpoint,
+            stream=alert.stream,
             severity=alert.severity,
             state=alert.state.value,
             since=alert.since,
@@ -84,6 +87,10 @@ def add_alerts(api: FastAPI, plane: ControlPlane) -> None:
             str,
             Query(pattern=f"^$|{NAME_PATTERN}", description="Only this endpoint's; empty for all."),
         ] = "",
+        stream: Annotated[
+            str,
+            Query(pattern=f"^$|{NAME_PATTERN}", description="Only this stream's; empty for all."),
+        ] = "",
         state: Annotated[
             AlertState | None, Query(description="Only those in this state; null for all.")
         ] = None,
@@ -92,6 +99,7 @@ def add_alerts(api: FastAPI, plane: ControlPlane) -> None:
             AlertView.of(alert)
             for alert in plane.alerting.alerts()
             if endpoint in {"", alert.endpoint}
+            and stream in {"", alert.stream}
             and state in {None, alert.state}
             and caller.may(Role.VIEWER, alert.endpoint or None)
         ]

@@ -24,6 +24,8 @@ class Backoff:
         return min(self.first_s * 2.0 ** min(failures - 1, 64), self.limit_s)
 
 
+MANY_FAILURES: Final = 3
+"""Ends in a row, without having been ready, after which something is called failed."""
 CRASHED: Final = Backoff(first_s=0.1, limit_s=30.0)
 CANNOT_LOAD: Final = Backoff(first_s=5.0, limit_s=300.0)
 

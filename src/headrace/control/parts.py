@@ -154,6 +154,15 @@ def make_plane(
     if sandbox is not None:
         sandbox.environment.document = lambda: aims.desired.spec
     jobs = make_jobs(home=home, store=store, emit=journal.write, clock=clock, sandbox=sandbox)
+    streams = StreamSupervisor(
+        driver=make_stream_driver(home, reconciler.driver),
+        wanted=lambda: aims.desired.streams,
+        prepare=lambda settings: _through_gateway(settings, addresses, home, keeper),
+        emit=journal.write,
+        clock=clock,
+        memory=StreamMemory(home.streams_file),
+    )
+    streams.load()
     alerting = Alerting(
         history=recorder.history,
         spec=lambda: aims.desired.spec,
@@ -163,6 +172,7 @@ def make_plane(
             drifted=drift.drifted,
             jobs_late=jobs.late,
             jobs_failed=jobs.failed,
+            streams=streams.facts,
         ).read,
         emit=journal.write,
         tell=notifier.offer,
@@ -199,15 +209,6 @@ def make_plane(
         emit=journal.write,
         clock=clock,
     )
-    streams = StreamSupervisor(
-        driver=make_stream_driver(home, reconciler.driver),
-        wanted=lambda: aims.desired.streams,
-        prepare=lambda settings: _through_gateway(settings, addresses, home, keeper),
-        emit=journal.write,
-        clock=clock,
-        memory=StreamMemory(home.streams_file),
-    )
-    streams.load()
     activator = Activator(limits_of=lambda name: hold_limits(aims, name), wake=scaler.wake)
     plane = ControlPlane(
         home=home,

@@ -9,13 +9,14 @@ from typing import Final
 import msgspec
 
 from headrace.control.aims import Aims
+from headrace.control.backoff import MANY_FAILURES
 from headrace.control.counting import ArmTotals, Counter, Predictions, Reading, Split
 from headrace.control.desired import DesiredArm, DesiredEndpoint
 from headrace.control.effective import BASELINE
 from headrace.control.observed import Phase, Replica, Route
 from headrace.control.pairing import Pairing
 from headrace.control.pools import hosted_replicas
-from headrace.control.status import MANY_FAILURES, is_routed_as_desired
+from headrace.control.status import is_routed_as_desired
 from headrace.control.store import Assignment, RolloutRecord
 from headrace.core import FailedPreconditionError
 from headrace.core.rollout_settings import AbSettings, DisagreementMetric, ShadowSettings

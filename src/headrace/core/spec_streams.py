@@ -7,6 +7,7 @@ from pydantic import Discriminator, Field, Tag
 from headrace.core.names import NAME_PATTERN
 from headrace.core.spec_base import SpecModel
 from headrace.core.spec_features import FeaturesSpec
+from headrace.core.spec_stream_alerts import StreamAlertsSpec
 from headrace.core.spec_stream_push import StreamPushSpec
 from headrace.core.spec_stream_topics import (
     StreamFormatSpec,
@@ -176,6 +177,7 @@ class StreamSpec(SpecModel):
         description="How long a process may take to finish what it has. Unit: seconds.",
     )
     paused: bool = Field(default=False, description="Whether it takes no records at first.")
+    alerts: StreamAlertsSpec = Field(default=StreamAlertsSpec(), description="What is told of it.")
 
     @property
     def dead_letter_topic(self) -> str:

@@ -27,6 +27,12 @@ from headrace.monitor.slo import (
     ReplicasCrash,
     Severity,
 )
+from headrace.monitor.stream_conditions import (
+    DeadLetters,
+    StreamDown,
+    StreamLags,
+    WorkersFail,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +40,8 @@ class AlertKind:
     """One alert: when it fires, whom it concerns, what is wrong and what to do.
 
     `for_s`: how long its condition has to hold. `unit`: of its value. `summary`: with `{endpoint}`
-    and `{value}`. `local`: the condition that the control plane evaluates with a day's memory; None
-    if only Prometheus can.
+    or `{stream}`, and `{value}`. `local`: the condition that the control plane evaluates with a
+    day's memory; None if only Prometheus can.
     """
 
     name: str
@@ -49,10 +55,15 @@ class AlertKind:
 
     @property
     def is_of_system(self) -> bool:
-        """Whether it concerns no single endpoint."""
+        """Whether it concerns no single endpoint or stream."""
         return isinstance(
             self.condition, GatewayDown | NotScraped | CertificateEnds | JobsLate | JobsFailed
         )
+
+    @property
+    def is_of_stream(self) -> bool:
+        """Whether it concerns a stream."""
+        return isinstance(self.condition, StreamLags | StreamDown | WorkersFail | DeadLetters)
 
 
 def _both(
@@ -288,6 +299,48 @@ ALERTS: Final = (
         summary="the newest run failed, with all its tries, of jobs: {value} of them",
         action="`headrace batch list` names them, `headrace batch runs JOB` says why. What is done "
         "stays done; `headrace batch start JOB` runs one anew once the cause is mended.",
+    ),
+    _both(
+        "HeadraceStreamDown",
+        Severity.PAGE,
+        StreamDown(),
+        for_s=3 * MINUTE_S,
+        unit="workers",
+        summary="no worker of stream {stream} takes records: nothing is answered",
+        action="`headrace stream status {stream}` says why: the broker or the endpoint is away, "
+        "the model cannot be loaded, or it stopped before a record. `headrace logs` has its "
+        "workers' last lines.",
+    ),
+    _both(
+        "HeadraceStreamLagging",
+        Severity.PAGE,
+        StreamLags(),
+        for_s=5 * MINUTE_S,
+        unit="s",
+        summary="stream {stream} is {value} behind, more than it may be",
+        action="`headrace stream status {stream}` shows which partitions wait. Raise "
+        "`workers.max` (never more than partitions help), or `max_batch_size`; a slow model "
+        "shows in the score time on the stream's dashboard.",
+    ),
+    _both(
+        "HeadraceStreamDeadLetters",
+        Severity.TICKET,
+        DeadLetters(),
+        for_s=10 * MINUTE_S,
+        unit="records",
+        summary="records without an answer keep coming to stream {stream}: {value} dead letters "
+        "in five minutes",
+        action="`headrace stream dlq list {stream}` says why each has none. Once that is mended, "
+        "`headrace stream dlq redrive {stream}` sends them again.",
+    ),
+    _both(
+        "HeadraceStreamWorkerCrashing",
+        Severity.TICKET,
+        WorkersFail(),
+        unit="workers",
+        summary="a worker of stream {stream} ends again and again",
+        action="`headrace logs` has its last lines, `headrace stream status {stream}` why it "
+        "ended; killed by signal 9 it mostly ran out of memory.",
     ),
 )
 """All of them. A test holds the documentation's table against it."""

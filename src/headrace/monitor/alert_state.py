@@ -16,7 +16,7 @@ HOLD_S: Final = 300.0
 """How long what fires goes on firing while nothing is known: a restart forgets the windows."""
 
 Key = tuple[str, str]
-"""An alert's name, and its endpoint; empty for the whole system."""
+"""An alert's name, and its endpoint or stream; empty for the whole system."""
 
 
 class AlertState(StrEnum):
@@ -30,7 +30,7 @@ class AlertState(StrEnum):
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
-    """One alert of one endpoint.
+    """One alert of one endpoint, of one stream, or of the whole system: both are empty then.
 
     `since`: when `state` began; `began`: when it last began to fire, 0 before. `known_at`: when
     there was last something to read. Seconds since 1970.
@@ -48,16 +48,17 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     action: str
     began: float = 0.0
     known_at: float = 0.0
+    stream: str = ""
 
     @property
     def key(self) -> Key:
-        """What tells it from others."""
-        return self.name, self.endpoint
+        """What tells it from others; its name says of what kind of thing it is."""
+        return self.name, self.endpoint or self.stream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What one alert reads for one endpoint now; None if nothing is known.
+    """What one alert reads for one endpoint or stream now; None if nothing is known.
 
     `for_s`: how long it has to be bad before it fires.
     """
@@ -67,11 +68,12 @@ class Finding:
     reading: Reading | None
     for_s: float
     hold_s: float = HOLD_S
+    stream: str = ""
 
     @property
     def key(self) -> Key:
         """Whose it is."""
-        return self.kind.name, self.endpoint
+        return self.kind.name, self.endpoint or self.stream
 
 
 def advance(
@@ -79,7 +81,7 @@ def advance(
 ) -> dict[Key, Alert]:
     """All alerts after one look at everything.
 
-    What nobody looks for any more, as its endpoint is gone, is over.
+    What nobody looks for any more, as its endpoint or stream is gone, is over.
     """
     after: dict[Key, Alert] = {}
     looked_for: set[Key] = set()
@@ -131,6 +133,7 @@ def _begun(finding: Finding, reading: Reading, now: float) -> Alert:
     return Alert(
         name=kind.name,
         endpoint=finding.endpoint,
+        stream=finding.stream,
         severity=kind.severity.value,
         state=AlertState.FIRING if at_once else AlertState.PENDING,
         since=now,
@@ -139,14 +142,16 @@ def _begun(finding: Finding, reading: Reading, now: float) -> Alert:
         threshold=reading.threshold,
         unit=kind.unit,
         summary=_summary(finding, reading),
-        action=kind.action.format(endpoint=finding.endpoint),
+        action=kind.action.format(endpoint=finding.endpoint, stream=finding.stream),
         known_at=now,
     )
 
 
 def _summary(finding: Finding, reading: Reading) -> str:
     value = value_text(reading.value, finding.kind.unit)
-    return finding.kind.summary.format(endpoint=finding.endpoint, value=value)
+    return finding.kind.summary.format(
+        endpoint=finding.endpoint, stream=finding.stream, value=value
+    )
 
 
 def _unknown(alert: Alert | None, finding: Finding, now: float) -> Alert | None:

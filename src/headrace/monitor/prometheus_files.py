@@ -11,6 +11,7 @@ from headrace.monitor.objectives import Objective
 from headrace.monitor.prometheus_rules import alerting_rules, recording_rules, window_ratios
 from headrace.monitor.prometheus_tests import rule_tests
 from headrace.monitor.promql import JOB, duration, scale_text
+from headrace.monitor.stream_conditions import StreamPromise
 
 Document = dict[str, Any]
 
@@ -34,17 +35,21 @@ class ScrapeTarget:
 
 
 def prometheus_files(
-    objectives: Sequence[Objective], alerts: AlertsSpec, target: ScrapeTarget
+    objectives: Sequence[Objective],
+    alerts: AlertsSpec,
+    target: ScrapeTarget,
+    *,
+    streams: Sequence[StreamPromise] = (),
 ) -> Mapping[str, Document]:
     """All files by name: rules, their tests, and examples of both programs' configurations."""
     files: dict[str, Document] = {
-        RECORDING: recording_rules(objectives),
+        RECORDING: recording_rules(objectives, streams),
         ALERTING: alerting_rules(objectives),
     }
     for ratio in window_ratios(objectives):
         suffix = "" if ratio == 1.0 else f"-{scale_text(ratio)}"
         files[f"headrace-rules{suffix}.test.yml"] = rule_tests(
-            objectives, (RECORDING, ALERTING), window_ratio=ratio
+            objectives, (RECORDING, ALERTING), window_ratio=ratio, streams=streams
         )
     files[SCRAPE] = scrape_configuration(target)
     files[ALERTMANAGER] = alertmanager_configuration(alerts)
@@ -84,18 +89,18 @@ def alertmanager_configuration(alerts: AlertsSpec) -> Document:
     return {
         "route": {
             "receiver": _NOBODY,
-            "group_by": ["endpoint"],
+            "group_by": ["endpoint", "stream"],
             "group_wait": duration(alerts.group_wait_s),
             "group_interval": "1m",
             "repeat_interval": duration(alerts.repeat_s),
             "routes": [_route(receiver) for receiver in alerts.receivers],
         },
-        # One page about an endpoint is enough: what is only worth a ticket waits for its end.
+        # One page about an endpoint or a stream is enough: what is only worth a ticket waits.
         "inhibit_rules": [
             {
                 "source_matchers": ['severity="page"'],
                 "target_matchers": ['severity="ticket"'],
-                "equal": ["endpoint"],
+                "equal": ["endpoint", "stream"],
             }
         ],
         "receivers": [{"name": _NOBODY}, *map(_receiver, alerts.receivers)],

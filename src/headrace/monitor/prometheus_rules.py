@@ -17,6 +17,7 @@ from headrace.monitor.slo import (
     LatencyOver,
     windows_of,
 )
+from headrace.monitor.stream_conditions import StreamPromise
 
 Rule = dict[str, Any]
 Document = dict[str, Any]
@@ -27,11 +28,12 @@ _SHORT_S: Final = 1800.0
 _SLOWLY_S: Final = 120.0
 
 
-def recording_rules(objectives: Sequence[Objective]) -> Document:
-    """Each endpoint's promises, and its windows."""
-    groups = [
-        {"name": "headrace-promises", "rules": list(_promises(objectives))},
-    ]
+def recording_rules(
+    objectives: Sequence[Objective], streams: Sequence[StreamPromise] = ()
+) -> Document:
+    """Each endpoint's promises and its windows, and what streams may do."""
+    promises = [*_promises(objectives), *_stream_promises(streams)]
+    groups = [{"name": "headrace-promises", "rules": promises}]
     for ratio in window_ratios(objectives):
         text = promql.scale_text(ratio)
         rules = list(_windows(ratio))
@@ -73,7 +75,11 @@ def alerting_rule(kind: AlertKind, window_ratio: float = 1.0) -> Rule:
     rule["labels"] = {"severity": kind.severity.value}
     if _is_scaled(kind) and window_ratio != 1.0:
         rule["labels"]["windows"] = promql.scale_text(window_ratio)
-    fields = {"endpoint": "{{ $labels.endpoint }}", "value": _value(kind)}
+    fields = {
+        "endpoint": "{{ $labels.endpoint }}",
+        "stream": "{{ $labels.stream }}",
+        "value": _value(kind),
+    }
     rule["annotations"] = {
         "summary": kind.summary.format(**fields),
         "action": kind.action.format(**fields),
@@ -112,6 +118,15 @@ def _promises(objectives: Sequence[Objective]) -> Iterator[Rule]:
             yield _constant(promql.BUDGET, objective.error_budget, scaled)
         if objective.latency_s is not None:
             yield _constant(promql.PROMISED, objective.latency_s, scaled)
+
+
+def _stream_promises(streams: Sequence[StreamPromise]) -> Iterator[Rule]:
+    for one in streams:
+        labels = {"stream": one.stream}
+        if one.lag_s is not None:
+            yield _constant(promql.STREAM_LAG, one.lag_s, labels)
+        if one.dead_letters is not None:
+            yield _constant(promql.STREAM_LETTERS, one.dead_letters, labels)
 
 
 def _constant(name: str, value: float, labels: dict[str, str]) -> Rule:

@@ -25,6 +25,13 @@ from headrace.monitor.slo import (
     ReplicasCrash,
     least_requests,
 )
+from headrace.monitor.stream_conditions import (
+    DeadLetters,
+    StreamCondition,
+    StreamDown,
+    StreamLags,
+    WorkersFail,
+)
 
 JOB: Final = "headrace"
 REQUESTS: Final = "headrace_endpoint_requests_total"
@@ -34,6 +41,8 @@ BUDGET: Final = "headrace:slo_error_budget:ratio"
 PROMISED: Final = "headrace:slo_latency_seconds:p99"
 WINDOWS: Final = "headrace:slo_windows:ratio"
 QUEUE_SIZE: Final = "headrace:queue_size:requests"
+STREAM_LAG: Final = "headrace:stream_lag_limit:seconds"
+STREAM_LETTERS: Final = "headrace:stream_dead_letters_limit:records"
 
 _UNITS: Final = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms"))
 
@@ -155,7 +164,7 @@ def _labels(scale: float) -> str:
     return f'{{windows="{scale_text(scale)}"}}'
 
 
-def _plain(condition: Condition) -> str:  # noqa: C901, PLR0911  # a case each
+def _plain(condition: Condition) -> str:  # noqa: C901, PLR0911, PLR0912  # a case each
     """Conditions whose windows nobody scales."""
     match condition:
         case RefusedOver():
@@ -189,11 +198,33 @@ def _plain(condition: Condition) -> str:  # noqa: C901, PLR0911  # a case each
         case Drifted():
             return 'sum by (endpoint) (headrace_drift_score{statistic="drifted"}) >= 1'
         case JobsLate():
-            return "count(max by (job) (headrace_job_late) > 0)"
+            return "count(max by (job_name) (headrace_job_late) > 0)"
         case JobsFailed():
-            return "count(max by (job) (headrace_job_failed) > 0)"
+            return "count(max by (job_name) (headrace_job_failed) > 0)"
+        case StreamLags() | StreamDown() | WorkersFail() | DeadLetters():
+            return _of_stream(condition)
         case ErrorBurn() | LatencyBurn() | LatencyOver() | ErrorsOver():
             raise AssertionError(condition)
+        case _:
+            assert_never(condition)
+
+
+_PAUSED: Final = "(headrace_stream_paused > 0)"
+
+
+def _of_stream(condition: StreamCondition) -> str:
+    match condition:
+        case StreamLags():
+            lag = "max by (stream) (headrace_stream_lag_seconds)"
+            return f"{lag} > on (stream) {STREAM_LAG} unless on (stream) {_PAUSED}"
+        case StreamDown():
+            running = "max by (stream) (headrace_stream_workers_running)"
+            return f"{running} < 1 unless on (stream) {_PAUSED}"
+        case WorkersFail():
+            return "max by (stream) (headrace_stream_workers_failing) >= 1"
+        case DeadLetters():
+            letters = f"headrace_stream_dead_letters_total[{duration(condition.window_s)}]"
+            return f"sum by (stream) (increase({letters})) > on (stream) {STREAM_LETTERS}"
         case _:
             assert_never(condition)
 

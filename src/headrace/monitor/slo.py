@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from headrace.monitor.objectives import Objective
+from headrace.monitor.stream_conditions import StreamCondition
 
 MINUTE_S: Final = 60.0
 HOUR_S: Final = 3600.0
@@ -164,6 +165,7 @@ Condition = (
     | Drifted
     | JobsLate
     | JobsFailed
+    | StreamCondition
 )
 
 

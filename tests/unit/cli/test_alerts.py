@@ -33,6 +33,12 @@ def test_a_row_says_what_was_read_and_what_the_limit_is(
     assert shown.err == "HeadraceLatencyP99: Add replicas.\n"
 
 
+def test_a_row_says_that_it_is_about_a_stream(capsys: pytest.CaptureFixture[str]) -> None:
+    alerts._show([{**ALERT, "endpoint": "", "stream": "pay"}], "")
+
+    assert "stream pay" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("endpoint", "said"), [("", "nothing is wrong\n"), ("a", "nothing is wrong with 'a'\n")]
 )

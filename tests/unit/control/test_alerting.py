@@ -14,6 +14,7 @@ from headrace.control.store import Event
 from headrace.core import FailedPreconditionError
 from headrace.monitor.alert_state import Alert, AlertState
 from headrace.monitor.slo import EndpointFacts, SystemFacts, Window
+from headrace.monitor.stream_conditions import StreamFacts
 from tests.unit.monitor.told import Counted
 
 pytestmark = pytest.mark.anyio
@@ -141,6 +142,88 @@ async def test_an_endpoint_without_a_replica_is_told() -> None:
         "HeadraceNoReplicaReady": AlertState.FIRING,
         "HeadraceReplicaCrashing": AlertState.FIRING,
     }
+
+
+def streaming(**more: object) -> Lab:
+    """A system with one stream and no endpoint."""
+    return Lab(spec={"streams": [{"name": "pay", **more}]})
+
+
+async def test_a_stream_that_is_behind_for_long_is_told_once_and_when_it_is_over() -> None:
+    lab = streaming(alerts={"lag_s": 30.0})
+    lab.facts = Facts(streams={"pay": StreamFacts(lag_s=45.0, running=1)})
+    await lab.look()
+    pending = lab.states()
+    await lab.look(299)
+    still = lab.states()
+    [fired] = await lab.look(1)
+    lab.facts = Facts(streams={"pay": StreamFacts(lag_s=2.0, running=1)})
+    await lab.look(2)
+
+    assert pending == still == {"HeadraceStreamLagging": AlertState.PENDING}
+    assert (fired.state, fired.stream, fired.endpoint) == (AlertState.FIRING, "pay", "")
+    assert fired.summary == "stream pay is 45 s behind, more than it may be"
+    assert fired.action.startswith("`headrace stream status pay`")
+    assert [event.reason for event in lab.events] == ["Firing", "Resolved"]
+    assert lab.events[0].data["stream"] == "pay"
+
+
+async def test_a_stream_that_does_not_run_is_told_after_minutes() -> None:
+    lab = streaming()
+    lab.facts = Facts(streams={"pay": StreamFacts(running=0, failing=1)})
+    await lab.look()
+    await lab.look(181)
+
+    assert lab.states() == {
+        "HeadraceStreamDown": AlertState.FIRING,
+        "HeadraceStreamWorkerCrashing": AlertState.FIRING,
+    }
+    text = lab.alerting.exposition()
+    assert 'headrace_alert_firing{alert="HeadraceStreamDown",endpoint="",stream="pay"} 1' in text
+
+
+async def test_dead_letters_of_one_moment_are_no_alert_and_those_that_keep_coming_are() -> None:
+    once, often = streaming(), streaming()
+    some = Facts(streams={"pay": StreamFacts(running=1, dead_letters=3)})
+    none = Facts(streams={"pay": StreamFacts(running=1)})
+    once.facts = often.facts = some
+    for lab in (once, often):
+        await lab.look()
+        await lab.look(299)
+    once.facts = none
+    for lab in (once, often):
+        await lab.look(302)
+
+    assert once.states() == {}
+    assert often.states() == {"HeadraceStreamDeadLetters": AlertState.FIRING}
+
+
+async def test_alerts_of_a_stream_that_is_removed_are_over() -> None:
+    lab = streaming()
+    lab.facts = Facts(streams={"pay": StreamFacts(running=0)})
+    await lab.look()
+    await lab.look(181)
+    lab.spec = {"streams": []}
+    await lab.look(2)
+
+    assert lab.states() == {"HeadraceStreamDown": AlertState.RESOLVED}
+
+
+async def test_an_endpoint_and_a_stream_of_one_name_are_told_apart() -> None:
+    spec = {
+        "endpoints": [{"name": "pay", "model": "m"}],
+        "streams": [{"name": "pay"}],
+    }
+    lab = Lab(spec=spec)
+    lab.facts = Facts(
+        endpoints={"pay": EndpointFacts(replicas_ready=0)},
+        streams={"pay": StreamFacts(running=0)},
+    )
+    await lab.look()
+    await lab.look(181)
+
+    found = {alert.name: (alert.endpoint, alert.stream) for alert in lab.alerting.alerts()}
+    assert found == {"HeadraceNoReplicaReady": ("pay", ""), "HeadraceStreamDown": ("", "pay")}
 
 
 async def test_long_windows_are_asked_for_seldom() -> None:

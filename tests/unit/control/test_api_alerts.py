@@ -6,7 +6,7 @@ import pytest
 from headrace.control.plane import ControlPlane
 from headrace.control.scrape import own_metrics
 from tests.unit.control.api_client import client_of
-from tests.unit.control.notify.alert_samples import FIRING, OVER
+from tests.unit.control.notify.alert_samples import FIRING, OVER, STREAM
 
 pytestmark = pytest.mark.anyio
 SPAM = msgspec.structs.replace(OVER, endpoint="spam")
@@ -31,6 +31,7 @@ async def test_alerts_are_told_with_what_to_do(alarmed: ControlPlane) -> None:
     assert every[1] == {
         "name": "HeadraceLatencyP95",
         "endpoint": "fraud",
+        "stream": "",
         "severity": "page",
         "state": "firing",
         "since": 1764000000.0,
@@ -43,6 +44,19 @@ async def test_alerts_are_told_with_what_to_do(alarmed: ControlPlane) -> None:
     assert [alert["endpoint"] for alert in of_one] == ["spam"]
     assert [alert["endpoint"] for alert in firing] == ["", "fraud"]
     assert wrong.status_code == 400
+
+
+async def test_alerts_of_a_stream_are_for_who_sees_the_whole_system(plane: ControlPlane) -> None:
+    plane.alerting.memory.write_alerts([FIRING, STREAM])
+    plane.alerting.load()
+    async with client_of(plane, "viewer") as api:
+        of_stream = (await api.get("/alerts?stream=fraud")).json()["alerts"]
+        of_endpoint = (await api.get("/alerts?endpoint=fraud")).json()["alerts"]
+    async with client_of(plane, "viewer:fraud") as api:
+        own = (await api.get("/alerts")).json()["alerts"]
+
+    assert [(one["name"], one["stream"]) for one in of_stream] == [("HeadraceStreamDown", "fraud")]
+    assert [one["name"] for one in of_endpoint] == [one["name"] for one in own] == [FIRING.name]
 
 
 async def test_who_sees_one_endpoint_sees_its_alerts_only(alarmed: ControlPlane) -> None:

@@ -8,10 +8,13 @@ from headrace.monitor.objectives import Objective
 from headrace.monitor.prometheus_rules import alerting_rules, recording_rules, window_ratios
 from headrace.monitor.prometheus_tests import rule_tests
 from headrace.monitor.slo import FAST, SLOW, ErrorBurn, LatencyBurn, NoReplica
+from headrace.monitor.stream_conditions import StreamDown, StreamLags, StreamPromise
 from tests.unit.monitor.told import PROMISE
 
 QUICK = Objective(endpoint="quick", latency_s=0.1, window_ratio=0.01)
 PLAIN = Objective(endpoint="plain")
+PAY = StreamPromise(stream="pay", lag_s=30.0, dead_letters=2)
+SILENT = StreamPromise(stream="silent", lag_s=None, dead_letters=None)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +75,11 @@ def test_each_length_of_window_has_rules_of_its_own() -> None:
 
 
 def test_a_test_is_made_for_every_alert_that_can_fire() -> None:
-    tests = rule_tests([PROMISE, PLAIN, QUICK], ("r.yml",))["tests"]
-    quick = rule_tests([PROMISE, PLAIN, QUICK], ("r.yml",), window_ratio=0.01)["tests"]
+    both = [SILENT, PAY]
+    tests = rule_tests([PROMISE, PLAIN, QUICK], ("r.yml",), streams=both)["tests"]
+    quick = rule_tests([PROMISE, PLAIN, QUICK], ("r.yml",), window_ratio=0.01, streams=both)[
+        "tests"
+    ]
     none = rule_tests([], ("r.yml",))["tests"]
 
     assert [test["name"] for test in tests] == [kind.name for kind in ALERTS]
@@ -86,6 +92,37 @@ def test_a_test_is_made_for_every_alert_that_can_fire() -> None:
         "HeadraceErrorRate",
     }
     assert len(none) == 5
+
+
+def test_what_streams_may_do_is_a_series_of_its_own_where_somebody_wants_to_hear_of_it() -> None:
+    rules = recording_rules([], [PAY, SILENT])["groups"][0]["rules"]
+
+    assert {(rule["record"], rule["labels"]["stream"]): rule["expr"] for rule in rules} == {
+        (promql.STREAM_LAG, "pay"): "vector(30)",
+        (promql.STREAM_LETTERS, "pay"): "vector(2)",
+    }
+
+
+def test_streams_that_are_paused_are_left_out() -> None:
+    for condition in (StreamLags(), StreamDown()):
+        assert promql.expression(condition).endswith(
+            "unless on (stream) (headrace_stream_paused > 0)"
+        )
+
+
+def test_alerts_of_streams_that_nobody_wants_to_hear_of_are_not_tested() -> None:
+    names = {test["name"] for test in rule_tests([], ("r.yml",), streams=[SILENT])["tests"]}
+
+    assert {"HeadraceStreamDown", "HeadraceStreamWorkerCrashing"} <= names
+    assert not {"HeadraceStreamLagging", "HeadraceStreamDeadLetters"} & names
+
+
+def test_rules_of_streams_name_the_stream() -> None:
+    [system] = [g for g in alerting_rules([])["groups"] if g["name"] == "headrace-system"]
+    [down] = [rule for rule in system["rules"] if rule["alert"] == "HeadraceStreamDown"]
+
+    assert "{{ $labels.stream }}" in down["annotations"]["summary"]
+    assert "{{ $labels.stream }}" in down["annotations"]["action"]
 
 
 def test_a_budget_that_cannot_burn_so_fast_is_not_tested() -> None:

@@ -8,28 +8,32 @@ from headrace.control.alert_memory import Told
 from headrace.core.spec_alerts import AlertsSpec, ReceiverSpec
 from headrace.monitor.alert_state import Alert, AlertState
 
+Subject = tuple[str, str]
+"""An endpoint and a stream, one of them empty; both for the whole system."""
+
 _FIRST_RETRY_S: Final = 2.0
 _LAST_RETRY_S: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """What one receiver is told of one endpoint: all that fires, and what is over since."""
+    """What one receiver is told of one endpoint or stream: what fires, and what is over since."""
 
     receiver: ReceiverSpec
     endpoint: str
     firing: tuple[Alert, ...]
     resolved: tuple[Alert, ...]
+    stream: str = ""
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> tuple[str, Subject]:
         """What tells its group from others."""
-        return self.receiver.name, self.endpoint
+        return self.receiver.name, (self.endpoint, self.stream)
 
 
 @dataclass(slots=True)
 class _Group:
-    """What a receiver knows of an endpoint; `firing`: when what it knows of began, by name."""
+    """What a receiver knows of a subject; `firing`: when what it knows of began, by name."""
 
     firing: dict[str, float] = field(default_factory=dict)
     told_at: float = 0.0
@@ -41,26 +45,32 @@ class _Group:
 
 @dataclass(slots=True)
 class Outbox:
-    """Groups alerts by receiver and endpoint.
+    """Groups alerts by receiver, and by endpoint or stream.
 
     A message goes out once something new waited for `group_wait_s`, and again every `repeat_s`
     while something fires. One that was not taken is tried again, later each time, with what is true
     then.
     """
 
-    _groups: dict[tuple[str, str], _Group] = field(default_factory=dict)
+    _groups: dict[tuple[str, Subject], _Group] = field(default_factory=dict)
 
     def load(self, told: Iterable[Told]) -> None:
         """Go on with what receivers were told before a restart."""
         for one in told:
-            key = (one.receiver, one.endpoint)
+            key = (one.receiver, (one.endpoint, one.stream))
             self._groups[key] = _Group(firing=dict(one.firing), told_at=one.at)
 
     def told(self) -> list[Told]:
         """What receivers know, to be kept."""
         return [
-            Told(receiver=receiver, endpoint=endpoint, firing=group.firing, at=group.told_at)
-            for (receiver, endpoint), group in self._groups.items()
+            Told(
+                receiver=receiver,
+                endpoint=endpoint,
+                stream=stream,
+                firing=group.firing,
+                at=group.told_at,
+            )
+            for (receiver, (endpoint, stream)), group in self._groups.items()
             if group.firing
         ]
 
@@ -71,12 +81,10 @@ class Outbox:
         for key in [key for key in self._groups if key[0] not in known]:
             del self._groups[key]
         for receiver in settings.receivers:
-            mine = _by_endpoint(a for a in alerts if a.severity in receiver.severities)
-            waiting = {endpoint for name, endpoint in self._groups if name == receiver.name}
-            for endpoint in sorted(mine.keys() | waiting):
-                message = self._message(
-                    receiver, endpoint, mine.get(endpoint, []), settings, now=now
-                )
+            mine = _by_subject(a for a in alerts if a.severity in receiver.severities)
+            waiting = {subject for name, subject in self._groups if name == receiver.name}
+            for subject in sorted(mine.keys() | waiting):
+                message = self._message(receiver, subject, mine.get(subject, []), settings, now=now)
                 if message is not None:
                     self._groups[message.key].is_under_way = True
                     messages.append(message)
@@ -104,13 +112,13 @@ class Outbox:
     def _message(
         self,
         receiver: ReceiverSpec,
-        endpoint: str,
+        subject: Subject,
         alerts: list[Alert],
         settings: AlertsSpec,
         *,
         now: float,
     ) -> Message | None:
-        key = (receiver.name, endpoint)
+        key = (receiver.name, subject)
         firing = [alert for alert in alerts if alert.state is AlertState.FIRING]
         begun = {alert.name: alert.began for alert in firing}
         group = self._groups.get(key)
@@ -140,13 +148,18 @@ class Outbox:
         if not firing and not over:
             del self._groups[key]  # over for so long that nobody remembers what it was
             return None
+        endpoint, stream = subject
         return Message(
-            receiver=receiver, endpoint=endpoint, firing=tuple(firing), resolved=tuple(over)
+            receiver=receiver,
+            endpoint=endpoint,
+            stream=stream,
+            firing=tuple(firing),
+            resolved=tuple(over),
         )
 
 
-def _by_endpoint(alerts: Iterable[Alert]) -> dict[str, list[Alert]]:
-    found: dict[str, list[Alert]] = {}
+def _by_subject(alerts: Iterable[Alert]) -> dict[Subject, list[Alert]]:
+    found: dict[Subject, list[Alert]] = {}
     for alert in alerts:
-        found.setdefault(alert.endpoint, []).append(alert)
+        found.setdefault((alert.endpoint, alert.stream), []).append(alert)
     return found

@@ -26,9 +26,12 @@ def webhook_payload(message: Message, *, url: str) -> Json:
     alerts = [_webhook_alert(alert, url) for alert in _all(message)]
     labels = [alert["labels"] for alert in alerts]
     group = {"endpoint": message.endpoint}
+    if message.stream:
+        group = {"stream": message.stream}
+    labelled = ", ".join(f'{name}="{value}"' for name, value in group.items())
     return {
         "version": "4",
-        "groupKey": f'{{}}:{{endpoint="{message.endpoint}"}}',
+        "groupKey": f"{{}}:{{{labelled}}}",
         "truncatedAlerts": 0,
         "status": "firing" if message.firing else "resolved",
         "receiver": message.receiver.name,
@@ -77,7 +80,7 @@ def email_message(message: Message, spec: EmailSpec, *, url: str, now: float) ->
 
 def title(message: Message) -> str:
     """What happened, in one line."""
-    where = message.endpoint or "the system"
+    where = message.endpoint or (f"stream {message.stream}" if message.stream else "the system")
     if not message.firing:
         return f"[resolved] {where}: all is well again"
     worst = "page" if any(alert.severity == "page" for alert in message.firing) else "ticket"
@@ -92,7 +95,8 @@ def _all(message: Message) -> list[Alert]:
 
 
 def _webhook_alert(alert: Alert, url: str) -> Json:
-    labels = {"alertname": alert.name, "endpoint": alert.endpoint, "severity": alert.severity}
+    about = {"stream": alert.stream} if alert.stream else {"endpoint": alert.endpoint}
+    labels = {"alertname": alert.name, **about, "severity": alert.severity}
     identity = "\0".join(f"{key}={value}" for key, value in sorted(labels.items()))
     return {
         "status": "resolved" if _is_over(alert) else "firing",

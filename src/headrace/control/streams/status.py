@@ -1,6 +1,6 @@
 """How is a stream? What its workers say, put together."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,7 +56,9 @@ class StreamView:
     `state`: `running`, `paused`, `starting`, `retrying` (what scores, or the broker, is away),
     `degraded` (some workers are away), or `failed` (all are). `lag_s`: how old the oldest record
     is that waits. `sink`: empty where it only pushes features. `message`: why it is not running.
-    `versions`: empty where there is but one.
+    `versions`: empty where there is but one. `running`: workers that take records; `failing`:
+    those that ended several times in a row. `paused`: as ordered. `stuck`: it will not run without
+    somebody's help.
     """
 
     name: str
@@ -80,6 +82,23 @@ class StreamView:
     scaling: str
     members: tuple[WorkerView, ...]
     versions: tuple[VersionView, ...] = ()
+    running: int = 0
+    failing: int = 0
+    paused: bool = False
+    stuck: bool = False
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it runs, or is paused as it should be."""
+        return self.state in {"running", "paused"}
+
+    @property
+    def problem(self) -> str:
+        """Why it is not well; empty if it is."""
+        if self.is_well:
+            return ""
+        why = f": {self.message}" if self.message else ""
+        return f"{self.state}, {self.ready} of {self.workers} workers ready{why}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,25 +187,19 @@ def families(views: Iterable[StreamView]) -> str:
         return ""
     restarts = [(_labels(view), float(view.restarts)) for view in views]
     return "".join(
-        gauge(name, text, samples)
-        for name, text, samples in (
-            (
-                "headrace_stream_workers",
-                "Workers that a stream should have.",
-                [(_labels(view), float(view.workers)) for view in views],
-            ),
-            (
-                "headrace_stream_workers_ready",
-                "Workers that are members of its group.",
-                [(_labels(view), float(view.ready)) for view in views],
-            ),
-            (
-                "headrace_stream_up",
-                "1 while it runs, or is paused as it should be.",
-                [(_labels(view), float(view.state in {"running", "paused"})) for view in views],
-            ),
-        )
+        gauge(f"headrace_stream_{name}", text, [(_labels(view), float(of(view))) for view in views])
+        for name, text, of in _GAUGES
     ) + counter("headrace_stream_worker_restarts_total", "Starts after a crash.", restarts)
+
+
+_GAUGES: tuple[tuple[str, str, Callable[[StreamView], float]], ...] = (
+    ("workers", "Workers that a stream should have.", lambda view: view.workers),
+    ("workers_ready", "Workers that are members of its group.", lambda view: view.ready),
+    ("workers_running", "Workers that take records.", lambda view: view.running),
+    ("workers_failing", "Workers that ended several times in a row.", lambda view: view.failing),
+    ("paused", "1 while it is paused as ordered.", lambda view: view.paused),
+    ("up", "1 while it runs, or is paused as it should be.", lambda view: view.is_well),
+)
 
 
 def _labels(view: StreamView) -> Labels:

@@ -26,9 +26,11 @@ from headrace.control.streams.memory import StreamMemory, StreamOrders, begin
 from headrace.control.streams.plan import Forget, Kill, Phase, Start, Stop, plan
 from headrace.control.streams.scaling import count_of, is_scaled, rescale
 from headrace.control.streams.status import StreamView, families, rates
-from headrace.control.streams.views import event_of, view_of
-from headrace.control.streams.workers import Team, Worker, note_end, revision_of
+from headrace.control.streams.track import StreamPoint
+from headrace.control.streams.views import event_of, facts_of, track_team, view_of
+from headrace.control.streams.workers import Team, Worker, note_end, note_status, revision_of
 from headrace.core import Clock, HeadraceError, NotFoundError
+from headrace.monitor.stream_conditions import StreamFacts
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import State, StreamStatus
 
@@ -38,7 +40,6 @@ _ASK_EVERY_S: Final = 1.0
 _LOOK_S: Final = 0.05
 _DRAIN_S: Final = 30.0
 """How long a worker may take of a stream that is not wanted any more."""
-_JOINED: Final = frozenset({State.RUNNING, State.PAUSED, State.RETRYING})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -152,6 +153,24 @@ class StreamSupervisor:
         await self.ask()
         return self._view(stream)
 
+    def facts(self) -> dict[str, StreamFacts]:
+        """What alerts have to know of each stream that was looked at."""
+        now = self.clock.now()
+        return {
+            view.name: facts_of(view, self._teams[view.name].track, now=now)
+            for view in self.views()
+            if self._asked_at > -math.inf
+        }
+
+    def history(self, name: str, *, seconds: float, most: int) -> list[StreamPoint]:
+        """How a stream was over the last `seconds`, in about `most` steps at most.
+
+        Raises:
+            NotFoundError: There is none of this name.
+        """
+        team = self._team(name, self._find(name).min_workers)
+        return team.track.points(seconds, now=self.clock.now(), most=most)
+
     def dead_ends(self) -> list[str]:
         """Why workers ended that will hardly do better the next time."""
         return [
@@ -245,17 +264,17 @@ class StreamSupervisor:
             for worker, status in zip(workers, answers, strict=True)
             if status is not None
         }
-        found = rates(before, now)
+        found, monotonic = rates(before, now), self.clock.monotonic()
         for worker, status in zip(workers, answers, strict=True):
             if status is None or worker.phase is Phase.ENDED:
                 continue
-            worker.status, worker.rate = status, found[worker.record.member]
-            if worker.phase is Phase.STARTING and status.state in _JOINED:
-                worker.phase = Phase.READY
-                worker.since, worker.message = self.clock.monotonic(), ""
+            rate = found[worker.record.member]
+            if note_status(worker, status, rate=rate, now=monotonic):
                 worker.record = msgspec.structs.replace(worker.record, was_ready=True)
                 self.driver.note(worker.record)
             await self._agree(worker, status)
+        for team in self._teams.values():
+            track_team(team, now=self.clock.now())
 
     async def _agree(self, worker: Worker, status: StreamStatus) -> None:
         """Pause or resume a worker that is not as it should be."""

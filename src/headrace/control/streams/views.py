@@ -1,5 +1,6 @@
 """What is told of a stream: to people, programs, and in events."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from headrace.control.desired import DesiredStream
@@ -7,7 +8,10 @@ from headrace.control.store import Event
 from headrace.control.streams.plan import Phase
 from headrace.control.streams.scaling import count_of
 from headrace.control.streams.status import StreamView, lag_of, state_of, versions_of
+from headrace.control.streams.track import StreamTrack
 from headrace.control.streams.workers import Team, worker_view
+from headrace.monitor.stream_conditions import LETTERS_WINDOW_S, StreamFacts
+from headrace.streaming.status import State, StreamStatus
 
 
 def view_of(wanted: DesiredStream, team: Team, *, revision: str, paused: bool) -> StreamView:
@@ -37,7 +41,41 @@ def view_of(wanted: DesiredStream, team: Team, *, revision: str, paused: bool) -
         scaling=team.scaling,
         members=members,
         versions=versions_of(statuses),
+        running=_running(statuses),
+        failing=sum(worker.is_failing for worker in team.workers.values()),
+        paused=paused,
+        stuck=any(worker.is_stuck for worker in team.workers.values()),
     )
+
+
+def track_team(team: Team, *, now: float) -> None:
+    """Remember what the workers of a stream said last.
+
+    Args:
+        now: Unix time.
+    """
+    statuses = team.statuses()
+    team.track.note(statuses, lag_of(statuses), running=_running(statuses), now=now)
+
+
+def facts_of(view: StreamView, track: StreamTrack, *, now: float) -> StreamFacts:
+    """What alerts have to know of a stream.
+
+    Args:
+        now: Unix time.
+    """
+    return StreamFacts(
+        lag_s=view.lag_s,
+        dead_letters=track.dead_letters_within(LETTERS_WINDOW_S, now=now),
+        running=view.running,
+        failing=view.failing,
+        paused=view.paused,
+    )
+
+
+def _running(statuses: Sequence[StreamStatus]) -> int:
+    """How many of them take records."""
+    return sum(status.state is State.RUNNING for status in statuses)
 
 
 def event_of(view: StreamView, *, before: str, at: float) -> Event:

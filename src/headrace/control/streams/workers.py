@@ -10,11 +10,12 @@ from typing import Final
 import msgspec
 
 from headrace.autoscale.stream import StreamScaleState
-from headrace.control.backoff import CANNOT_LOAD, CRASHED, STABLE_AFTER_S
+from headrace.control.backoff import CANNOT_LOAD, CRASHED, MANY_FAILURES, STABLE_AFTER_S
 from headrace.control.process import Process
 from headrace.control.streams.driver import WorkerRecord
 from headrace.control.streams.plan import Phase, Seen
 from headrace.control.streams.status import WorkerView
+from headrace.control.streams.track import StreamTrack
 from headrace.streaming.exits import (
     EXIT_CANNOT_JOIN,
     EXIT_CANNOT_LISTEN,
@@ -24,12 +25,13 @@ from headrace.streaming.exits import (
     EXIT_STOPPED_BY_RECORD,
 )
 from headrace.streaming.settings import StreamSettings
-from headrace.streaming.status import StreamStatus
+from headrace.streaming.status import State, StreamStatus
 
 _SLOWLY: Final = frozenset(
     {EXIT_SETTINGS, EXIT_CANNOT_LOAD, EXIT_CANNOT_LISTEN, EXIT_CANNOT_JOIN, EXIT_REPLACED}
 )
 """Ends of a worker that another try will hardly change."""
+_JOINED: Final = frozenset({State.RUNNING, State.PAUSED, State.RETRYING})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,6 +73,23 @@ class Worker:
         """Whether it ended for a reason that will hardly pass by itself."""
         return self.phase is Phase.ENDED and self.code in {*_SLOWLY, EXIT_STOPPED_BY_RECORD}
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether it ended several times in a row, and has not run for long since."""
+        return self.failures >= MANY_FAILURES
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it hardly runs without somebody's help; an endpoint may soon be there."""
+        if self.phase is not Phase.ENDED or self.is_waiting_for_endpoint:
+            return False
+        return self.is_dead_end or self.is_failing
+
+    @property
+    def is_waiting_for_endpoint(self) -> bool:
+        """Whether it ended because the endpoint that it asks is not there yet."""
+        return self.asks_endpoint and self.code == EXIT_CANNOT_LOAD
+
 
 @dataclass(slots=True, kw_only=True)
 class Team:
@@ -87,6 +106,7 @@ class Team:
     told: str = ""
     start_failures: int = 0
     start_error: str = ""
+    track: StreamTrack = field(default_factory=StreamTrack)
     hold_until: float = -math.inf
 
     def running(self) -> Iterator[Worker]:
@@ -115,11 +135,27 @@ def note_end(worker: Worker, code: int | None, *, said: str, now: float) -> bool
     worker.code = code
     worker.message = _why(code, said)
     # An endpoint that cannot be asked yet is soon there; a model stays as it is.
-    is_soon = code == EXIT_CANNOT_LOAD and worker.asks_endpoint
-    policy = CANNOT_LOAD if code in _SLOWLY and not is_soon else CRASHED
+    is_slow = code in _SLOWLY and not worker.is_waiting_for_endpoint
+    policy = CANNOT_LOAD if is_slow else CRASHED
     # By its policy it stopped before a record: a person has to see to that.
     is_over = code == EXIT_STOPPED_BY_RECORD
     worker.start_at = math.inf if is_over else now + policy.delay_s(worker.failures)
+    return True
+
+
+def note_status(worker: Worker, status: StreamStatus, *, rate: float, now: float) -> bool:
+    """Note what a worker says; whether it is a member from now on.
+
+    Args:
+        rate: Records that it answers per second.
+        now: Monotonic time.
+    """
+    worker.status, worker.rate = status, rate
+    if worker.phase is Phase.READY and now - worker.since >= STABLE_AFTER_S:
+        worker.failures = 0
+    if worker.phase is not Phase.STARTING or status.state not in _JOINED:
+        return False
+    worker.phase, worker.since, worker.message = Phase.READY, now, ""
     return True
 
 

@@ -20,6 +20,9 @@ FIRING = Alert(
     summary="p95 of fraud is 310 ms, above <what> is promised",
     action="Add replicas & wait.",
 )
+STREAM = msgspec.structs.replace(
+    FIRING, name="HeadraceStreamDown", endpoint="", stream="fraud", summary="nothing is answered"
+)
 TICKET = msgspec.structs.replace(FIRING, name="HeadraceLatencyP99", severity="ticket")
 OVER = msgspec.structs.replace(FIRING, state=AlertState.RESOLVED, since=1764000100.0)
 

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from headrace.control.notify.outbox import Message, Outbox
 from headrace.core.spec_alerts import AlertsSpec
 from headrace.monitor.alert_state import Alert
-from tests.unit.control.notify.alert_samples import FIRING, OVER, TICKET, settings, webhook
+from tests.unit.control.notify.alert_samples import (
+    FIRING,
+    OVER,
+    STREAM,
+    TICKET,
+    settings,
+    webhook,
+)
 
 OPS = settings(webhook())
 
@@ -47,6 +54,19 @@ def test_endpoints_are_told_apart() -> None:
     messages = due(outbox, [FIRING, other], 10)
 
     assert [message.endpoint for message in messages] == ["fraud", "spam"]
+
+
+def test_a_stream_and_an_endpoint_of_one_name_are_told_apart_also_after_a_restart() -> None:
+    outbox, later = Outbox(), Outbox()
+    due(outbox, [FIRING, STREAM], 0)
+    messages = due(outbox, [FIRING, STREAM], 10)
+    for message in messages:
+        outbox.sent(message, now=10)
+    later.load(outbox.told())
+
+    assert [(one.endpoint, one.stream) for one in messages] == [("", "fraud"), ("fraud", "")]
+    assert due(later, [FIRING, STREAM], 20) == []
+    assert later.told() == outbox.told()
 
 
 def test_what_was_told_is_told_again_only_after_its_time() -> None:

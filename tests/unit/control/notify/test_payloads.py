@@ -4,7 +4,14 @@ from typing import Any
 
 from headrace.control.notify.outbox import Message
 from headrace.control.notify.payloads import email_message, slack_payload, title, webhook_payload
-from tests.unit.control.notify.alert_samples import FIRING, OVER, TICKET, settings, webhook
+from tests.unit.control.notify.alert_samples import (
+    FIRING,
+    OVER,
+    STREAM,
+    TICKET,
+    settings,
+    webhook,
+)
 
 URL = "http://127.0.0.1:8080"
 EMAIL: dict[str, Any] = {
@@ -50,6 +57,21 @@ def test_a_webhook_is_told_what_is_over_and_when() -> None:
     assert payload["status"] == "resolved"
     assert payload["alerts"][0]["status"] == "resolved"
     assert payload["alerts"][0]["endsAt"] == "2025-11-24T16:01:40.000Z"
+
+
+def test_an_alert_of_a_stream_names_the_stream() -> None:
+    spec = settings(webhook()).receivers[0]
+    told = Message(receiver=spec, endpoint="", stream="fraud", firing=(STREAM,), resolved=())
+    payload = webhook_payload(told, url=URL)
+
+    assert title(told) == "[page] stream fraud: HeadraceStreamDown"
+    assert payload["groupLabels"] == {"stream": "fraud"}
+    assert payload["groupKey"] == '{}:{stream="fraud"}'
+    assert payload["alerts"][0]["labels"] == {
+        "alertname": "HeadraceStreamDown",
+        "stream": "fraud",
+        "severity": "page",
+    }
 
 
 def test_an_alert_keeps_its_fingerprint() -> None:

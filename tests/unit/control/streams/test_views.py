@@ -1,0 +1,157 @@
+"""What people and alerts are told of a stream's workers."""
+
+import math
+
+import pytest
+
+from headrace.autoscale.stream import StreamScaleState
+from headrace.control.backoff import MANY_FAILURES, STABLE_AFTER_S
+from headrace.control.desired import DesiredStream
+from headrace.control.streams.driver import WorkerRecord
+from headrace.control.streams.plan import Phase
+from headrace.control.streams.status import StreamView, families
+from headrace.control.streams.views import facts_of, track_team, view_of
+from headrace.control.streams.workers import Team, Worker, note_end, note_status
+from headrace.streaming.exits import EXIT_CANNOT_LOAD, EXIT_STOPPED_BY_RECORD
+from headrace.streaming.settings import EndpointSettings, StreamSettings
+from headrace.streaming.status import PlaceStatus, State, StreamStatus
+
+NOW = 1_764_000_000.0
+SETTINGS = StreamSettings(
+    name="pay",
+    member="pay-0",
+    broker="log:demo",
+    topics=["in"],
+    sink="out",
+    group="pay",
+    endpoint=EndpointSettings(url="http://127.0.0.1:8000", name="fraud"),
+)
+WANTED = DesiredStream(name="pay", model="fraud:1", settings=SETTINGS)
+
+
+def worker(*, phase: Phase = Phase.READY, failures: int = 0, endpoint: bool = False) -> Worker:
+    record = WorkerRecord(stream="pay", index=0, serial=1, revision="a")
+    return Worker(
+        record=record,
+        process=None,
+        since=0.0,
+        phase=phase,
+        failures=failures,
+        asks_endpoint=endpoint,
+    )
+
+
+def said(state: State = State.RUNNING, dead_letters: int = 0) -> StreamStatus:
+    places = [PlaceStatus(topic="in", partition=0, lag_records=12, lag_s=3.0)]
+    return StreamStatus(
+        stream="pay", member="pay-0", state=state, places=places, dead_letters=dead_letters
+    )
+
+
+def team(one: Worker) -> Team:
+    return Team(scale=StreamScaleState(workers=1), workers={0: one})
+
+
+def view(one: Worker, *, paused: bool = False) -> StreamView:
+    return view_of(WANTED, team(one), revision="a", paused=paused)
+
+
+def test_a_worker_that_takes_records_makes_its_stream_well() -> None:
+    one = worker()
+    note_status(one, said(), rate=5.0, now=1.0)
+    told = view(one)
+
+    assert (told.state, told.running, told.failing, told.stuck) == ("running", 1, 0, False)
+    assert told.is_well
+    assert told.problem == ""
+
+
+def test_a_worker_that_waits_for_its_broker_takes_none() -> None:
+    one = worker()
+    note_status(one, said(State.RECONNECTING), rate=0.0, now=1.0)
+    told = view(one)
+
+    assert (told.running, told.is_well) == (0, False)
+    assert told.problem == "retrying, 1 of 1 workers ready"
+
+
+def test_a_worker_that_starts_is_a_member_as_soon_as_it_says_so() -> None:
+    one = worker(phase=Phase.STARTING)
+
+    assert not note_status(one, said(State.STARTING), rate=0.0, now=1.0)
+    assert note_status(one, said(), rate=0.0, now=2.0)
+    assert not note_status(one, said(), rate=0.0, now=3.0)
+    assert (one.phase, one.since) == (Phase.READY, 2.0)
+
+
+def test_a_worker_that_runs_for_long_is_no_longer_failing() -> None:
+    one = worker(failures=MANY_FAILURES)
+    note_status(one, said(), rate=0.0, now=STABLE_AFTER_S - 1)
+    before = view(one).failing
+    note_status(one, said(), rate=0.0, now=STABLE_AFTER_S)
+
+    assert (before, view(one).failing) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "endpoint", "stuck"),
+    [
+        (EXIT_CANNOT_LOAD, False, True),
+        (EXIT_CANNOT_LOAD, True, False),  # an endpoint that is applied with it is soon there
+        (EXIT_STOPPED_BY_RECORD, False, True),
+        (1, False, False),
+    ],
+)
+def test_a_stream_is_stuck_if_waiting_will_hardly_help(
+    code: int, *, endpoint: bool, stuck: bool
+) -> None:
+    one = worker(endpoint=endpoint)
+    note_end(one, code, said="why", now=0.0)
+    told = view(one)
+
+    assert (told.state, told.stuck) == ("failed", stuck)
+    assert told.problem == "failed, 0 of 1 workers ready: why"
+
+
+def test_a_worker_that_crashes_often_is_stuck_unless_it_waits_for_an_endpoint() -> None:
+    crashing, waiting = worker(), worker(endpoint=True)
+    for _ in range(MANY_FAILURES):
+        for one, code in ((crashing, 1), (waiting, EXIT_CANNOT_LOAD)):
+            one.phase = Phase.STARTING
+            note_end(one, code, said="why", now=0.0)
+
+    assert (view(crashing).stuck, view(crashing).failing) == (True, 1)
+    assert (view(waiting).stuck, view(waiting).failing) == (False, 1)
+
+
+def test_alerts_know_what_the_view_does_and_the_letters_of_minutes() -> None:
+    one = worker()
+    both = team(one)
+    for at, letters in ((0.0, 5), (10.0, 8)):
+        note_status(one, said(dead_letters=letters), rate=0.0, now=1.0)
+        track_team(both, now=NOW + at)
+    facts = facts_of(view(one), both.track, now=NOW + 10)
+
+    assert (facts.lag_s, facts.running, facts.failing) == (3.0, 1, 0)
+    assert (facts.dead_letters, facts.paused) == (3, False)
+
+
+def test_a_paused_stream_is_told_as_paused_and_not_as_running() -> None:
+    one = worker()
+    note_status(one, said(State.PAUSED), rate=0.0, now=1.0)
+    told = view(one, paused=True)
+    text = families([told])
+
+    assert (told.state, told.running, told.paused) == ("paused", 0, True)
+    assert 'headrace_stream_paused{stream="pay"} 1' in text
+    assert 'headrace_stream_workers_running{stream="pay"} 0' in text
+    assert 'headrace_stream_workers_failing{stream="pay"} 0' in text
+    assert 'headrace_stream_up{stream="pay"} 1' in text
+
+
+def test_a_worker_that_stopped_before_a_record_is_not_called_crashing() -> None:
+    one = worker()
+    note_end(one, EXIT_STOPPED_BY_RECORD, said="in/0 at 7", now=0.0)
+
+    assert one.start_at == math.inf
+    assert (view(one).failing, view(one).stuck) == (0, True)
