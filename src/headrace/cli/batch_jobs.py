@@ -14,6 +14,7 @@ from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
 if TYPE_CHECKING:
     from headrace.cli.management import Management
 
+JOB_COLUMNS: Final = ("job", "schedule", "next", "now", "last run", "rows", "late")
 _POLL_S: Final = 0.5
 _AWAY_S: Final = 60.0
 """How long a control plane that does not answer is waited for."""
@@ -40,8 +41,7 @@ def list_(*, json: Json = False, server: Server = None, home: Home = DEFAULT_HOM
     if not document["jobs"]:
         say("no jobs; `jobs` in the spec names them")
         return
-    rows = [_job_row(job) for job in document["jobs"]]
-    show(table(rows, "job", "schedule", "next", "now", "last run", "rows", "late"))
+    show(table([job_row(job) for job in document["jobs"]], *JOB_COLUMNS))
     for run in (run for job in document["jobs"] for run in job["running"]):
         for problem in (run["isolation"] or {}).get("problems", ()):
             say(f"run {run['id']} is not isolated: {problem}")
@@ -169,7 +169,8 @@ def _ending(run: dict[str, Any]) -> str:
     return f"run {run['id']} {run['state']}: {run['message']}"
 
 
-def _job_row(job: dict[str, Any]) -> tuple[str, ...]:
+def job_row(job: dict[str, Any]) -> tuple[str, ...]:
+    """A job as the row of a table with `JOB_COLUMNS`."""
     from headrace.core import span
 
     zone = f" {job['timezone']}" if job["timezone"] not in {"", "UTC"} else ""

@@ -29,7 +29,7 @@ def apply(
     ],
     *,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Return when everything in it is ready.")
+        bool, typer.Option("--wait", help="Return when endpoints are ready, and streams run.")
     ] = False,
     wait_s: Annotated[
         float, typer.Option("--wait-s", min=0.1, help="Seconds that --wait waits.")

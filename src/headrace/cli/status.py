@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from headrace.cli.connection import Target
 
 _REFRESH_S = 1.0
+_STREAM_STYLES = {"running": "green", "paused": "dim", "failed": "red"}
 
 
 def status(
@@ -28,7 +29,9 @@ def status(
     server: Server = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Show endpoints, versions, replicas and addresses; exit status 3 unless all is ready.
+    """Show endpoints, streams, jobs and addresses; exit status 3 unless all is ready.
+
+    Ready: the gateway serves, every endpoint answers, and every stream runs or is paused.
 
     For example:
 
@@ -93,7 +96,11 @@ def render(document: dict[str, Any]) -> "RenderableType":
 
     if not document["running"]:
         return Text(str(document["message"]))
-    parts: list[RenderableType] = [_endpoints(document["endpoints"])]
+    others = [part for part in (_streams(document), _jobs(document)) if part is not None]
+    is_other = bool(others) and not document["endpoints"]
+    parts: list[RenderableType] = [] if is_other else [_endpoints(document["endpoints"])]
+    for part in others:
+        parts += [*([Text()] if parts else []), part]
     parts += [Text(line, style="yellow") for line in _troubles(document)]
     parts += [Text(line, style="cyan") for line in _rollouts(document.get("rollouts", []))]
     parts += [Text(line, style="dim") for line in _optimized(document)]
@@ -137,6 +144,45 @@ def _endpoints(endpoints: list[dict[str, Any]]) -> "RenderableType":
             rows.append((*head, *_revision(revision)))
             head = (Text(), Text())
     return table(rows, *names, "memory", "device")
+
+
+def _streams(document: dict[str, Any]) -> "RenderableType | None":
+    """A row for each stream; None without any."""
+    from rich.text import Text
+
+    from headrace.cli.output import table
+    from headrace.cli.stream_view import stream_rows
+
+    streams = document.get("streams") or []
+    if not streams:
+        return None
+    head, *rows = stream_rows(streams)
+    styled: list[tuple[str | Text, ...]] = [
+        (Text(row[0], style="bold"), _stream_state(row[1]), *row[2:]) for row in rows
+    ]
+    return table(styled, *head)
+
+
+def _stream_state(state: str) -> "Text":
+    from rich.text import Text
+
+    return Text(state, style=_STREAM_STYLES.get(state, "yellow"))
+
+
+def _jobs(document: dict[str, Any]) -> "RenderableType | None":
+    """A row for each job; None without any."""
+    from rich.text import Text
+
+    from headrace.cli.batch_jobs import JOB_COLUMNS, job_row
+    from headrace.cli.output import table
+
+    jobs = document.get("jobs") or []
+    if not jobs:
+        return None
+    rows: list[tuple[str | Text, ...]] = [
+        (Text(row[0], style="bold"), *row[1:]) for row in map(job_row, jobs)
+    ]
+    return table(rows, *JOB_COLUMNS)
 
 
 def _revision(revision: dict[str, Any]) -> tuple[str, ...]:
@@ -204,6 +250,11 @@ def _troubles(document: dict[str, Any]) -> list[str]:
         f"certificate '{one['name']}': {one['problem']}"
         for one in document.get("gateway", {}).get("certificates", [])
         if one.get("problem")
+    ]
+    lines += [
+        f"stream '{stream['name']}': {stream['state']}: {stream['message']}"
+        for stream in document.get("streams", [])
+        if stream["message"] and stream["state"] not in {"running", "paused"}
     ]
     for endpoint in document["endpoints"]:
         if endpoint.get("message"):

@@ -93,7 +93,8 @@ def _announce(
     if json:
         write_json(control)
         return
-    endpoints = local_management(control, home).get("/api/v1/status")["endpoints"]
+    status = local_management(control, home).get("/api/v1/status")
+    endpoints, streams = status["endpoints"], status.get("streams", [])
     flag = "" if home == DEFAULT_HOME else f" --home {home}"
     ready = sum(endpoint["ready"] for endpoint in endpoints)
     rows = [
@@ -104,7 +105,9 @@ def _announce(
         ("log in with", f"headrace token show{flag}"),
         ("stop with", stop_with or f"headrace down{flag}"),
     ]
-    lines = [f"up: {ready} of {len(endpoints)} endpoints ready", "", *columns(rows)]
+    running = sum(stream["state"] == "running" for stream in streams)
+    more = f", {running} of {len(streams)} streams running" if streams else ""
+    lines = [f"up: {ready} of {len(endpoints)} endpoints ready{more}", "", *columns(rows)]
     if endpoints:
         call = first_call.command(
             control.http_url, endpoints[0]["name"], flag, gateway_ca=control.gateway_ca

@@ -64,7 +64,10 @@ def answer(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppliedView:
-    """What a change did; `ready` and `not_ready` (by endpoint, why) if it was waited for."""
+    """What a change did; `ready` and `not_ready` if it was waited for.
+
+    `not_ready`: why not, by endpoint, or by `stream 'NAME'`.
+    """
 
     changes: list[str]
     generation: int
@@ -117,22 +120,27 @@ async def applied_answer(
     name: str = "",
     status: int = 200,
 ) -> Response:
-    """What a change answers; with the endpoints that are not ready after `wait_s`.
+    """What a change answers; with the endpoints and streams that are not ready after `wait_s`.
 
     Args:
-        caller: Whose endpoints are told.
+        caller: Whose endpoints are told; of streams only who may see the whole system is told.
         name: The endpoint that was changed, whose generation is told and waited for; empty for all.
     """
     document: dict[str, Any] = asdict(applied)
     if wait_s > 0:
-        found = await plane.wait_ready(wait_s, name=name)
+        is_all = not name and caller.may(Role.VIEWER)
+        found = await plane.wait_ready(wait_s, name=name, streams=is_all)
         mine = [
             endpoint
             for endpoint in found.endpoints
             if name in {"", endpoint.name} and caller.may(Role.VIEWER, endpoint.name)
         ]
-        document["ready"] = found.gateway.ready and all(endpoint.ready for endpoint in mine)
-        document["not_ready"] = {e.name: e.message for e in mine if not e.ready}
+        not_ready = {e.name: e.message for e in mine if not e.ready}
+        if is_all:
+            problems = [(one.name, one.problem) for one in found.streams if not one.is_well]
+            not_ready |= {f"stream '{name_}'": problem for name_, problem in problems}
+        document["ready"] = found.gateway.ready and not not_ready
+        document["not_ready"] = not_ready
     headers = {"etag": etag(plane.endpoint_generation(name))} if name else None
     return answer(document, status=status, headers=headers)
 

@@ -1,6 +1,7 @@
 """The whole system over HTTP: how it is, what it should be, what a change would change."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 from fastapi import Body, FastAPI, Query, Request, Response
@@ -40,7 +41,7 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
 
     @api.get("/api/v1/status", summary="How everything is now")
     async def status(caller: WhoAsks) -> Status:
-        return status_seen_by(caller, plane.status())
+        return status_seen_by(caller, replace(plane.status(), jobs=plane.jobs.views()))
 
     @api.get(
         "/api/v1/spec",

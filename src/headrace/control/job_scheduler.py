@@ -17,7 +17,7 @@ from headrace.control.job_plan import Attempt, after_attempt, begun, is_late, ne
 from headrace.control.job_planner import LEASE_S, Planner, Step
 from headrace.control.job_process import JobProcess, lease_clock, progress_of
 from headrace.control.job_records import JobRun, JobsLook, RunState
-from headrace.control.job_status import job_families
+from headrace.control.job_status import JobView, job_families, job_view
 from headrace.control.sandbox import Isolation
 from headrace.control.store import Event
 from headrace.control.store_thread import StoreThread
@@ -125,6 +125,13 @@ class JobScheduler:
             return None
         ended = (look.ended.get(name) for name in self.jobs)
         return sum(run is not None and run.state is RunState.FAILED for run in ended)
+
+    def views(self) -> tuple[JobView, ...]:
+        """How each job is, as was seen last; none before the first look."""
+        look, now = self.look, self.clock.now()
+        if look is None:
+            return ()
+        return tuple(job_view(job, look, now=now) for job in self.jobs.values())
 
     def exposition(self) -> str:
         """The metrics of jobs."""

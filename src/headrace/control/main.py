@@ -189,7 +189,7 @@ class Life:
 
     async def _tell_ready(self) -> None:
         status = await self.system.plane.wait_ready(_READY_TIMEOUT_S)
-        if status.ready:
+        if status.is_served:
             self._was_ready = True
             _LOG.info("ready", extra={"http": status.addresses["http"]})
             self._tell(Notice(ready=True, found_running=self.system.found_running))

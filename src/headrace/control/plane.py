@@ -207,15 +207,18 @@ class ControlPlane:
         _LOG.info("stopping as the management API was asked to")
         self.stop_requested.set()
 
-    async def wait_ready(self, timeout_s: float, *, name: str = "") -> Status:
+    async def wait_ready(
+        self, timeout_s: float, *, name: str = "", streams: bool = False
+    ) -> Status:
         """The status when each endpoint is ready or failed for good, or time is up.
 
         Args:
             name: Wait for this endpoint only; empty for all.
+            streams: Wait until each stream runs, or will not without help, too.
         """
         try:
             async with asyncio.timeout(timeout_s):
-                while not _is_decided(status := self.status(), name):
+                while not _is_decided(status := self.status(), name, streams=streams):
                     # The gateway's coming up is no change of the reconciler's: look again anyway.
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_LOOK_AGAIN_S):
@@ -297,8 +300,11 @@ class ControlPlane:
             reason=self.keeper.reason or self.reconciler.publish_error,
             certificates=() if self.keeper.tls is None else self.keeper.tls.certificates.statuses(),
         )
+        streams = self.streams.views()
         return Status(
-            ready=gateway.ready and all(endpoint.ready for endpoint in endpoints),
+            ready=gateway.ready
+            and all(endpoint.ready for endpoint in endpoints)
+            and all(stream.is_well for stream in streams),
             version=__version__,
             generation=self.desired.generation,
             pid=os.getpid(),
@@ -314,6 +320,7 @@ class ControlPlane:
             },
             features=self.materializer.statuses(),
             feature_skew=self.skew.statuses(),
+            streams=streams,
         )
 
     def endpoint_statuses(
@@ -350,7 +357,8 @@ class ControlPlane:
         return problem or self.upstreams.trouble(endpoint, arm.key)
 
 
-def _is_decided(status: Status, name: str) -> bool:
+def _is_decided(status: Status, name: str, *, streams: bool) -> bool:
     """Whether waiting for `name`, or for all if it is empty, changes nothing any more."""
     endpoints = [e for e in status.endpoints if name in {"", e.name}]
-    return status.gateway.ready and all(e.ready or e.failed for e in endpoints)
+    waiting = [one for one in status.streams if streams and not (one.is_well or one.stuck)]
+    return status.gateway.ready and all(e.ready or e.failed for e in endpoints) and not waiting

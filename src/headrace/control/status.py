@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
+from headrace.control.backoff import MANY_FAILURES
 from headrace.control.certificates import CertificateStatus
 from headrace.control.desired import POOL_PREFIX, DesiredArm, DesiredEndpoint, Mirror
 from headrace.control.first_request import FirstRequest
+from headrace.control.job_status import JobView
 from headrace.control.materialize_status import FeatureViewStatus
 from headrace.control.observed import Observed, Phase, Replica, Route
 from headrace.control.sandbox import Isolation
 from headrace.control.skew_watch import FeatureSkewStatus
+from headrace.control.streams.status import StreamView
 from headrace.core.devices import DeviceUse
 
 IsolationOf = Callable[[str], Isolation | None]
@@ -84,7 +86,7 @@ class GatewayStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """Everything; `ready` if the gateway and all endpoints are."""
+    """Everything; `ready` if the gateway and all endpoints are, and all streams run or pause."""
 
     ready: bool
     version: str
@@ -100,10 +102,15 @@ class Status:
     """Feature views that are applied in the home."""
     feature_skew: tuple[FeatureSkewStatus, ...] = ()
     """What was found of services whose features are served."""
+    streams: tuple[StreamView, ...] = ()
+    """Streams, as the spec has them."""
+    jobs: tuple[JobView, ...] = ()
+    """Jobs, as the spec has them."""
 
-
-MANY_FAILURES: Final = 3
-"""Ends in a row, without having been ready, after which an endpoint is called failed."""
+    @property
+    def is_served(self) -> bool:
+        """Whether the gateway and all endpoints are ready; streams are none of their business."""
+        return self.gateway.ready and all(endpoint.ready for endpoint in self.endpoints)
 
 
 def endpoint_statuses(

@@ -112,6 +112,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
     # Streams, which no endpoint owns.
     ("GET", "/api/v1/streams"): _VIEW_SYSTEM,
     ("GET", "/api/v1/streams/{stream}"): _VIEW_SYSTEM,
+    ("GET", "/api/v1/streams/{stream}/history"): _VIEW_SYSTEM,
     ("POST", "/api/v1/streams/{stream}/pause"): _OPERATE_SYSTEM,
     ("POST", "/api/v1/streams/{stream}/resume"): _OPERATE_SYSTEM,
     # API keys.

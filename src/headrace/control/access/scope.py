@@ -9,13 +9,21 @@ from headrace.control.status import Status
 
 
 def status_seen_by(caller: Caller, status: Status) -> Status:
-    """The system, with the caller's endpoints; feature views are of all."""
+    """The system, with the caller's endpoints; feature views, streams and jobs are of all."""
     mine = caller.endpoints(Role.VIEWER)
     if mine is None:
         return status
     endpoints = tuple(endpoint for endpoint in status.endpoints if endpoint.name in mine)
     ready = status.gateway.ready and all(endpoint.ready for endpoint in endpoints)
-    return replace(status, ready=ready, endpoints=endpoints, features=(), feature_skew=())
+    return replace(
+        status,
+        ready=ready,
+        endpoints=endpoints,
+        features=(),
+        feature_skew=(),
+        streams=(),
+        jobs=(),
+    )
 
 
 def spec_seen_by(caller: Caller, document: dict[str, Any]) -> dict[str, Any]:

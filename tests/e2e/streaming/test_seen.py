@@ -1,0 +1,137 @@
+"""What an operator sees of streams: waited for, in the status, over time, and as alerts."""
+
+import json
+import os
+import signal
+from functools import partial
+from typing import Any
+
+import pytest
+
+from headrace.cli.failures import NOT_READY
+from headrace.control.process import start_ticks
+from tests.e2e.streaming.conftest import Streams, rows, wait_for
+from tests.e2e.streaming.test_control import pids, up
+
+pytestmark = pytest.mark.e2e
+
+SPEC = """
+version: 1
+streams:
+  - name: own
+    model: ./mlp.onnx
+    source: {broker: "log:demo", topics: [in]}
+    sink: {topic: out, key: id}
+"""
+AWAY = """
+  - name: away
+    model: ./mlp.onnx
+    source: {broker: "redis://127.0.0.1:1/0", topics: [in]}
+    sink: {topic: out, key: id}
+"""
+STOPS = """
+  - name: stops
+    model: ./mlp.onnx
+    source: {broker: "log:demo", topics: [bad]}
+    sink: {topic: never, key: id}
+    errors: {policy: stop}
+"""
+JOBS = """
+jobs:
+  - {name: nightly, model: mlp, input: /in, output: "/out/{run_id}"}
+"""
+
+
+@pytest.fixture
+def system(streams: Streams) -> Streams:
+    """A control plane without any stream yet, and records that wait."""
+    streams.spec("version: 1\n")
+    streams.send(rows(50))
+    up(streams)
+    return streams
+
+
+def status(streams: Streams) -> Any:
+    return json.loads(streams.shell.run("status", "--json").stdout)
+
+
+def has_ended(pid: int) -> bool:
+    return start_ticks(pid) is None
+
+
+def alerts(streams: Streams, stream: str) -> dict[str, str]:
+    done = streams.shell.run("alerts", "--stream", stream, "--json")
+    return {one["name"]: one["state"] for one in json.loads(done.stdout)["alerts"]}
+
+
+def test_an_apply_waits_until_streams_run_and_the_status_shows_them(system: Streams) -> None:
+    system.spec(SPEC + JOBS)
+    applied = system.shell.run("apply", "-f", "headrace.yaml", "--wait")
+    at_once = status(system)
+    wait_for(lambda: system.count("out") == 50)
+    wait_for(lambda: status(system)["jobs"])
+    table = system.shell.run("status")
+
+    assert applied.returncode == 0, applied.stderr
+    assert [(one["name"], one["state"]) for one in at_once["streams"]] == [("own", "running")]
+    assert at_once["ready"]
+    assert table.returncode == 0, table.stderr
+    lines = [line.split() for line in table.stdout.splitlines()]
+    assert ["own", "running", "1/1"] in [line[:3] for line in lines]
+    assert ["nightly", "by", "hand"] in [line[:3] for line in lines]
+
+
+def test_an_apply_says_which_stream_does_not_run_and_why(system: Streams) -> None:
+    system.spec(SPEC + AWAY)
+    applied = system.shell.run("apply", "-f", "headrace.yaml", "--wait", "--wait-s", "20")
+    told = system.shell.run("status")
+
+    assert applied.returncode == told.returncode == NOT_READY
+    assert "not ready: stream 'away': " in applied.stderr
+    assert "not ready: stream 'own'" not in applied.stderr
+    assert "stream 'away': retrying: " in told.stdout
+    assert not status(system)["ready"]
+
+
+def test_a_stream_that_stopped_before_a_record_is_not_waited_for(system: Streams) -> None:
+    sent = system.shell.run("stream", "send", "bad", "--broker", "log:demo", stdin=b'{"x": 1}\n')
+    assert sent.returncode == 0, sent.stderr
+    system.spec(SPEC + STOPS)
+    system.shell.run("apply", "-f", "headrace.yaml")
+    wait_for(lambda: system.json("status", "stops")["stuck"])
+    again = system.shell.run("apply", "-f", "headrace.yaml", "--wait", "--wait-s", "300")
+
+    assert again.returncode == NOT_READY  # long before the time was up, or this test were killed
+    assert "not ready: stream 'stops': failed" in again.stderr
+
+
+def test_a_worker_that_ends_again_and_again_is_an_alert(system: Streams) -> None:
+    system.spec(SPEC)
+    assert system.shell.run("apply", "-f", "headrace.yaml", "--wait").returncode == 0
+    before = alerts(system, "own")
+    for _ in range(3):
+        [pid] = wait_for(lambda: [one for one in pids(system) if one])
+        os.kill(pid, signal.SIGKILL)
+        wait_for(partial(has_ended, pid))
+    wait_for(lambda: alerts(system, "own").get("HeadraceStreamWorkerCrashing") == "firing")
+
+    told = [json.loads(line) for line in system.shell.run("events", "--json").stdout.splitlines()]
+    fired = [one for one in told if one["kind"] == "alert"]
+    assert "HeadraceStreamWorkerCrashing" not in before
+    assert [(one["reason"], one["data"]["stream"]) for one in fired] == [("Firing", "own")]
+
+
+def test_a_stream_has_a_history_and_a_pause_is_no_alert(system: Streams) -> None:
+    system.spec(SPEC)
+    assert system.shell.run("apply", "-f", "headrace.yaml", "--wait").returncode == 0
+    wait_for(lambda: system.count("out") == 50)
+    assert system.shell.run("stream", "pause", "own").returncode == 0
+    system.send(rows(30, first=50))
+    wait_for(lambda: system.json("status", "own")["lag_records"] == 30)
+    told = status(system)
+
+    assert told["ready"]
+    assert [(one["state"], one["paused"], one["running"]) for one in told["streams"]] == [
+        ("paused", True, 0)
+    ]
+    assert "firing" not in alerts(system, "own").values()

@@ -1,0 +1,95 @@
+"""What `headrace status` says of streams and jobs."""
+
+import re
+from typing import Any
+
+import msgspec
+import pytest
+
+from headrace.cli import output
+from headrace.cli.batch_jobs import JOB_COLUMNS
+from headrace.cli.status import render
+from headrace.control.job_status import JobRunView, JobView
+from tests.unit.cli.test_stream_parts import VIEW
+
+MORNING = 1_795_759_200.0  # 2026-11-27T06:00:00Z
+RUN = JobRunView(
+    id="nightly-1",
+    job="nightly",
+    state="failed",
+    trigger="schedule",
+    actor="",
+    moment=MORNING,
+    began=MORNING,
+    ended=MORNING + 30,
+    duration_s=30.0,
+    tries=2,
+    next_try_at=None,
+    output="/out",
+    rows=1797,
+    errors=3,
+    shards=1,
+    shards_done=0,
+    message="no such file",
+    owner="",
+)
+JOB = JobView(
+    name="nightly",
+    model="fraud",
+    input="/in",
+    output="/out",
+    cron="0 6 * * *",
+    timezone="Europe/Paris",
+    next_run_at=MORNING + 86_400,
+    lateness_s=7200.0,
+    is_late=True,
+    running=[],
+    last_success=None,
+    last_run=RUN,
+)
+
+
+def document(**more: object) -> dict[str, Any]:
+    return {"running": True, "endpoints": [], **more}
+
+
+def lines_of(found: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    output.show(render(found))
+    return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_streams_and_jobs_have_tables_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(streams=[msgspec.to_builtins(VIEW)], jobs=[msgspec.to_builtins(JOB)])
+
+    head, stream, empty, job_head, job, *_ = lines_of(found, capsys)
+
+    assert head == "stream  state    workers     rate/s  lag    oldest  answered  dead  by"
+    assert stream == "pay     running  1/2 of 1-4  1,234   1,200  0.2 s   10,000    3     fraud:3"
+    assert empty == ""
+    assert re.split(r"\s{2,}", job_head) == list(JOB_COLUMNS)
+    assert re.split(r"\s{2,}", job) == [
+        "nightly",
+        "0 6 * * * Europe/Paris",
+        "2026-11-28 06:00:00Z",
+        "-",
+        "failed 2026-11-27 06:00:30Z",
+        "1,797",
+        "2 h 0 min",
+    ]
+
+
+def test_a_stream_that_does_not_run_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    told = msgspec.to_builtins(VIEW) | {"state": "failed", "message": "[boom] no such topic"}
+
+    lines = lines_of(document(streams=[told]), capsys)
+
+    assert "stream 'pay': failed: [boom] no such topic" in lines
+
+
+def test_without_streams_and_jobs_nothing_is_said_of_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = lines_of(document(streams=[], jobs=[]), capsys)
+
+    assert lines[0].startswith("no endpoints yet")
+    assert not [line for line in lines if "stream" in line or "job" in line]
