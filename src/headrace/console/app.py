@@ -14,7 +14,8 @@ from headrace.console.headers import ALWAYS
 from headrace.console.live import Parts, Streams, stream
 from headrace.console.render import STATIC, Renderer
 from headrace.console.rollout import tell
-from headrace.console.routes import CONFIRM, TRY, Found, PageBook
+from headrace.console.routes import CONFIRM, CONFIRM_STREAM, TRY, Found, PageBook
+from headrace.console.streams import tell as tell_stream
 from headrace.console.try_it import Gateway, try_it
 from headrace.console.view import Question, View
 from headrace.console.visitor import RefusedError, Visitor
@@ -185,13 +186,15 @@ class Console:
         return answer
 
     async def order(self, request: Request, names: Mapping[str, str]) -> Response:
-        """Tell a rollout what a form says."""
+        """Tell a rollout or a stream what a form says."""
         form = await _form(request)
+        token = form.get("csrf_token", "")
         try:
             question, _ = await self.question(request, names)
-            page = await tell(
-                question, reason=form.get("reason", ""), csrf_token=form.get("csrf_token", "")
-            )
+            if "rollout" in names:
+                page = await tell(question, reason=form.get("reason", ""), csrf_token=token)
+            else:
+                page = await tell_stream(question, csrf_token=token)
         except RefusedError as error:
             return self.refused(request, error)
         return RedirectResponse(page, _SEE_OTHER)
@@ -277,6 +280,7 @@ def _pages(console: Console) -> App:
         return await console.keep_new(request, book)
 
     @app.post(CONFIRM)
+    @app.post(CONFIRM_STREAM)
     async def order(request: Request) -> Response:
         return await console.order(request, request.path_params)
 

@@ -10,12 +10,16 @@ from headrace.control.api_drift import DriftView, FeatureView, ReferenceView
 from headrace.control.api_endpoints import EndpointView, GenerationView, History
 from headrace.control.api_events import EventList, EventView
 from headrace.control.api_history import PointView, SeriesView
+from headrace.control.api_jobs import JobList, RunList
 from headrace.control.api_rollouts import RolloutList
+from headrace.control.api_streams import StreamHistory, StreamList, StreamPointView
+from headrace.control.job_status import JobRunView, JobView
 from headrace.control.labels import LiveScore
 from headrace.control.overview import Overview, OverviewRow
 from headrace.control.rollout_evidence import IntervalPoint, RolloutEvidence, SequenceView
 from headrace.control.rollout_status import MetricStatus, RolloutStatus, VerdictStatus
 from headrace.control.status import EndpointStatus, ReplicaStatus, RevisionStatus, Status
+from headrace.control.streams.status import StreamView
 from headrace.registry import ModelVersion, VersionSignature
 
 __all__ = [
@@ -31,6 +35,9 @@ __all__ = [
     "GenerationView",
     "History",
     "IntervalPoint",
+    "JobList",
+    "JobRunView",
+    "JobView",
     "KnownVersion",
     "LiveScore",
     "MetricStatus",
@@ -43,9 +50,14 @@ __all__ = [
     "RolloutEvidence",
     "RolloutList",
     "RolloutStatus",
+    "RunList",
     "SequenceView",
     "SeriesView",
     "Status",
+    "StreamHistory",
+    "StreamList",
+    "StreamPointView",
+    "StreamView",
     "Trail",
     "VerdictStatus",
     "VersionList",
@@ -71,6 +83,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     endpoint: str = ""
+    stream: str = ""
     severity: str = "ticket"
     state: str = "pending"
     since: float | None = None

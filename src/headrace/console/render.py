@@ -19,6 +19,8 @@ _LIVE_BLOCK: Final = "live_"
 _MENU: Final = (
     ("fleet", "/", "Fleet"),
     ("rollouts", "/rollouts", "Rollouts"),
+    ("streams", "/streams", "Streams"),
+    ("jobs", "/jobs", "Jobs"),
     ("models", "/models", "Models"),
     ("alerts", "/alerts", "Alerts"),
     ("activity", "/activity", "Activity"),

@@ -10,9 +10,12 @@ from starlette.routing import compile_path
 from headrace.console.diagram import diagram
 from headrace.console.endpoint import endpoint
 from headrace.console.fleet import fleet
+from headrace.console.jobs import job, jobs
 from headrace.console.models import model, models
 from headrace.console.records import activity, alerts
 from headrace.console.rollout import confirm, rollout, rollouts
+from headrace.console.streams import confirm as confirm_stream
+from headrace.console.streams import stream, streams
 from headrace.console.try_it import Gateway, try_it
 from headrace.console.view import MakeView
 
@@ -21,6 +24,10 @@ LIVE: Final[Mapping[str, MakeView]] = {
     "/endpoints/{name}": endpoint,
     "/rollouts": rollouts,
     "/rollouts/{rollout}": rollout,
+    "/streams": streams,
+    "/streams/{stream}": stream,
+    "/jobs": jobs,
+    "/jobs/{job}": job,
     "/models": models,
     "/models/{name}": model,
     "/alerts": alerts,
@@ -29,6 +36,7 @@ LIVE: Final[Mapping[str, MakeView]] = {
 }
 """Pages that may be kept new by a stream."""
 CONFIRM: Final = "/rollouts/{rollout}/{verb}"
+CONFIRM_STREAM: Final = "/streams/{stream}/{verb}"
 TRY: Final = "/endpoints/{name}/try"
 
 _SAFE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
@@ -47,7 +55,11 @@ class PageBook:
     """Finds pages by path."""
 
     def __init__(self, gateway: Gateway) -> None:
-        still: dict[str, MakeView] = {CONFIRM: confirm, TRY: partial(try_it, gateway=gateway)}
+        still: dict[str, MakeView] = {
+            CONFIRM: confirm,
+            CONFIRM_STREAM: confirm_stream,
+            TRY: partial(try_it, gateway=gateway),
+        }
         self._pages = [
             (compile_path(path)[0], make, path in LIVE) for path, make in {**LIVE, **still}.items()
         ]

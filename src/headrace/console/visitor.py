@@ -128,6 +128,16 @@ def may_operate(caller: Caller, endpoint: str) -> bool:
     return caller.may(Role.OPERATOR, endpoint)
 
 
+def may_operate_system(caller: Caller) -> bool:
+    """Whether the visitor may change what is of no endpoint; the API checks it all the same."""
+    return caller.may(Role.OPERATOR)
+
+
+def may_see_system(caller: Caller) -> bool:
+    """Whether the visitor is shown what belongs to no endpoint."""
+    return caller.may(Role.VIEWER)
+
+
 def _unattended(app: App) -> App:
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         scope[UNATTENDED] = True

@@ -25,6 +25,11 @@ def number(value: float | None) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def count(value: int | None) -> str:
+    """A whole number with all its digits: `12,345,678`; a dash for None."""
+    return _NOTHING if value is None else f"{value:,}"
+
+
 def score(value: float | None) -> str:
     """A distance between 0 and about 1: `0.142`; a dash for None."""
     return _NOTHING if value is None else f"{value:.3f}"

@@ -61,7 +61,7 @@ def test_every_page_fits_a_phone(page: Page, site: Site) -> None:
     for name, path in PAGES.items():
         page.goto(site.url + path)
         wider[name] = page.evaluate(_WIDER)
-        faults += faults_of(page) if name in {"fleet", "rollout"} else []
+        faults += faults_of(page) if name in {"fleet", "rollout", "stream", "jobs"} else []
 
     assert {name: pixels for name, pixels in wider.items() if pixels > 0} == {}
     assert faults == []
@@ -91,6 +91,44 @@ def test_an_endpoint_says_how_busy_it_is_and_what_drifted(page: Page, site: Site
     expect(state).to_contain_text("Drifted: x[", timeout=30_000)
     expect(drift.get_by_role("row").nth(1)).to_contain_text("drifted")
     expect(drift.get_by_role("img", name="100 % of the evidence needed").first).to_be_visible()
+
+
+def test_a_stream_is_watched_paused_and_goes_on(page: Page, site: Site) -> None:
+    page.goto(f"{site.url}/streams")
+    row = page.get_by_role("row").filter(has_text="payments")
+    expect(row).to_contain_text("running", timeout=30_000)
+    page.get_by_role("link", name="payments").first.click()
+    state = page.locator("[data-live=state]")
+    for title in ("Lag", "Waiting", "Answered", "Dead letters"):
+        expect(page.get_by_role("img", name=title, exact=True)).to_be_visible()
+    answered = page.get_by_role("img", name="Answered", exact=True).locator(".line")
+    expect(answered).to_have_attribute("d", re.compile("L"), timeout=40_000)  # by the stream
+    assert faults_of(page) == []
+
+    page.get_by_role("link", name="Pause", exact=True).click()
+    page.get_by_role("link", name="Leave it as it is").click()
+    expect(state).to_contain_text("running")
+    page.get_by_role("link", name="Pause", exact=True).click()
+    page.get_by_role("button", name="Pause", exact=True).click()
+    expect(state).to_contain_text("paused", timeout=10_000)
+    expect(page.locator("[data-live=events]")).to_contain_text("is paused", timeout=10_000)
+    page.get_by_role("link", name="Resume").click()
+    page.get_by_role("button", name="Resume").click()
+    expect(state).to_contain_text("running", timeout=10_000)
+
+    page.get_by_role("link", name="Activity").click()
+    expect(page.get_by_role("region", name="Audit trail").last).to_contain_text("stream.resume")
+
+
+def test_a_job_shows_how_its_runs_went_and_the_fleet_leads_there(page: Page, site: Site) -> None:
+    page.goto(site.url)
+    page.get_by_role("link", name="2 jobs").click()
+    page.get_by_role("link", name="nightly").first.click()
+
+    runs = page.get_by_role("region", name="Runs").get_by_role("row")
+    expect(runs.nth(1)).to_contain_text("succeeded", timeout=60_000)
+    expect(runs.nth(1)).to_contain_text("2,000")
+    assert faults_of(page) == []
 
 
 def test_the_theme_that_was_chosen_stays(page: Page, site: Site) -> None:

@@ -30,23 +30,43 @@ PATHS: Final = (
     "/rollouts",
     "/rollouts/r1",
     "/rollouts/r1/promote",
+    "/streams",
+    "/streams/pay",
+    "/streams/pay/pause",
+    "/jobs",
+    "/jobs/nightly",
     "/models",
     "/models/fraud",
     "/alerts",
     "/activity",
     "/diagram",
 )
+STREAM: Final = {
+    "name": "pay",
+    "model": "fraud:1",
+    "source": {"broker": "log:demo", "topics": ["in"]},
+    "sink": {"topic": "out"},
+}
+JOB: Final = {
+    "name": "nightly",
+    "model": "fraud",
+    "input": "/in",
+    "output": "/out/{run_id}",
+    "schedule": {"cron": "0 6 * * *", "late_after_s": 60.0},
+}
 PLAN: Final = {"strategy": "canary", "steps": [{"weight": 10, "until": "verdict"}]}
 
 
 @pytest.fixture
 async def served(plane: ControlPlane, tmp_path: Path) -> ControlPlane:
-    """Endpoints `fraud`, with a rollout, and `churn`."""
+    """Endpoints `fraud`, with a rollout, and `churn`; a stream `pay` and a job `nightly`."""
     model = tmp_path / "m.onnx"
     for content in (b"one", b"two"):
         model.write_bytes(content)
         plane.registry.push("fraud", model)
     async with client_of(plane) as api:
+        document = {"endpoints": [], "streams": [STREAM], "jobs": [JOB]}
+        assert (await api.post("/apply", json=document)).status_code == 200
         for name in ("fraud", "churn"):
             put = await api.put(f"/endpoints/{name}", json={"model": "fraud:1"})
             assert put.status_code == 201, put.text
@@ -385,7 +405,8 @@ async def test_a_stream_is_for_whoever_is_known(served: ControlPlane) -> None:
 
 
 async def test_a_stream_sends_the_parts_of_its_page(served: ControlPlane) -> None:
-    paths = [path.replace("{name}", "fraud").replace("{rollout}", "r1") for path in LIVE]
+    names = {"name": "fraud", "rollout": "r1", "stream": "pay", "job": "nightly"}
+    paths = [path.format(**names) for path in LIVE]
     parts = {}
     async with visitor_of(served) as visitor:
         for path in paths:
@@ -399,6 +420,7 @@ async def test_a_stream_sends_the_parts_of_its_page(served: ControlPlane) -> Non
         assert places, path
         assert places <= parts[path].keys(), path
     assert "/endpoints/fraud" in parts["/"]["table"]
+    assert parts["/streams/pay"]["say"] == "Stream pay is starting."
     assert parts["/rollouts/r1"]["say"] == "Rollout r1 is preparing, version 2 at 0 %."
 
 

@@ -1,0 +1,189 @@
+"""How are the streams? All of them, one over time, and what a person can tell it."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from headrace.console.charts import Chart, Line, line_chart
+from headrace.console.documents import (
+    EventList,
+    StreamHistory,
+    StreamList,
+    StreamPointView,
+    StreamView,
+)
+from headrace.console.paging import MOST_PAGES, MOST_TEXT, cut
+from headrace.console.view import Question, View
+from headrace.console.visitor import Params, RefusedError, may_operate_system
+from headrace.console.words import seconds
+
+SPANS: Final = {"900": "15 min", "3600": "1 h"}
+VERBS: Final = {"pause": "Pause", "resume": "Resume"}
+CONSEQUENCES: Final = {
+    "pause": "Its workers take no more records and stay where they are. What is written to the "
+    "source waits there until somebody resumes, also after a restart.",
+    "resume": "Its workers go on where they are, with what has been waiting first. One that "
+    "stopped before a record tries that record again.",
+}
+LOOKS: Final = {"running": "ok", "paused": "idle", "starting": "idle", "failed": "failing"}
+_SIZE: Final = 50
+_POINTS: Final = 90
+_EVENTS: Final = 300
+_SHOWN_EVENTS: Final = 8
+_NOT_FOUND: Final = 404
+
+
+async def streams(question: Question) -> View:
+    """All streams, those in trouble first."""
+    search = question.query.get("search", "").strip()[:MOST_TEXT]
+    page = question.number("page", least=1, most=MOST_PAGES, usual=1)
+    found = (await question.visitor.get("/api/v1/streams", StreamList)).streams
+    ordered = sorted(
+        (one for one in found if search.lower() in one.name.lower()),
+        key=lambda one: (one.is_well, one.name),
+    )
+    rows, pages = cut(ordered, page=page, size=_SIZE)
+    troubled = [one for one in found if not one.is_well]
+    return View(
+        template="streams.html",
+        title="Streams",
+        section="streams",
+        say=said_of(found),
+        values={
+            "rows": rows,
+            "pages": pages,
+            "search": search,
+            "troubled": troubled,
+            "is_empty": not found,
+            "looks": LOOKS,
+        },
+    )
+
+
+async def stream(question: Question) -> View:
+    """One stream."""
+    name, now = question.names["stream"], question.now
+    span_s = question.word("span", *SPANS)
+    ask = question.visitor
+    found = await ask.get(f"/api/v1/streams/{name}", StreamView)
+    asked: Params = {"since_s": span_s, "points": _POINTS}
+    history = await ask.get(f"/api/v1/streams/{name}/history", StreamHistory, asked)
+    events = await ask.get("/api/v1/events", EventList, {"limit": _EVENTS})
+    mine = [one for one in reversed(events.events) if one.data.get("stream") == name]
+    return View(
+        template="stream.html",
+        title=f"Stream {name}",
+        section="streams",
+        say=f"Stream {name} is {found.state}.",
+        values={
+            "stream": found,
+            "charts": charts_of(history.points, now),
+            "events": mine[:_SHOWN_EVENTS],
+            "verb": "resume" if found.paused else "pause",
+            "verbs": VERBS,
+            "may_operate": may_operate_system(question.caller),
+            "looks": LOOKS,
+            "span": span_s,
+            "spans": SPANS,
+            "now": now,
+        },
+    )
+
+
+async def confirm(question: Question) -> View:
+    """What a verb would do, and the button that does it."""
+    verb = _verb_of(question.names["verb"])
+    name = question.names["stream"]
+    found = await question.visitor.get(f"/api/v1/streams/{name}", StreamView)
+    return View(
+        template="confirm_stream.html",
+        title=f"{VERBS[verb]} stream {name}?",
+        section="streams",
+        values={
+            "stream": found,
+            "verb": verb,
+            "label": VERBS[verb],
+            "consequence": CONSEQUENCES[verb],
+            "looks": LOOKS,
+        },
+    )
+
+
+async def tell(question: Question, *, csrf_token: str) -> str:
+    """Tell a stream what to do; the page to show then.
+
+    Raises:
+        RefusedError: The API does not.
+    """
+    name, verb = question.names["stream"], _verb_of(question.names["verb"])
+    await question.visitor.post(f"/api/v1/streams/{name}/{verb}", {}, csrf_token=csrf_token)
+    return f"/streams/{name}"
+
+
+def said_of(found: Sequence[StreamView]) -> str:
+    """How streams are, in a sentence."""
+    if not found:
+        return "No stream yet."
+    troubled = [one for one in found if not one.is_well]
+    named = ", ".join(f"stream {one.name} is {one.state}" for one in troubled[:5])
+    return f"{named}." if named else "All streams are well."
+
+
+def charts_of(points: Sequence[StreamPointView], now: float) -> list[Chart]:
+    """Lag, answers and dead letters over time."""
+    times = [point.at for point in points]
+    lags = [point.lag_s for point in points]
+    latest = next((lag for lag in reversed(lags) if lag is not None), None)
+    return [
+        line_chart(
+            id_="lag",
+            title="Lag",
+            unit="s",
+            hint="how old the oldest record is that waits",
+            nothing="nobody knew the lag in this time",
+            times=times,
+            lines=[Line(name="oldest", values=lags, look=1, last=seconds(latest))],
+            until=now,
+        ),
+        line_chart(
+            id_="waiting",
+            title="Waiting",
+            unit="records",
+            hint="how many wait in the log",
+            nothing="nobody knew the lag in this time",
+            times=times,
+            lines=[Line(name="records", values=[p.lag_records for p in points], look=1)],
+            until=now,
+        ),
+        line_chart(
+            id_="answered",
+            title="Answered",
+            unit="records/s",
+            nothing="nothing is known of this time",
+            times=times,
+            lines=[Line(name="answered", values=[p.answered_per_s for p in points], look=1)],
+            until=now,
+        ),
+        line_chart(
+            id_="dead-letters",
+            title="Dead letters",
+            unit="records/s",
+            hint="records that have no answer",
+            nothing="nothing is known of this time",
+            times=times,
+            lines=[
+                Line(name="dead letters", values=[p.dead_letters_per_s for p in points], look=3)
+            ],
+            until=now,
+        ),
+    ]
+
+
+def _verb_of(text: str) -> str:
+    """A verb that streams know.
+
+    Raises:
+        RefusedError: It is none.
+    """
+    if text not in VERBS:
+        raise RefusedError.of(_NOT_FOUND, f"a stream is not told to {text[:20]!r}")
+    return text
