@@ -1,4 +1,4 @@
-"""What is on each dashboard: the fleet, an endpoint, a rollout, a replica."""
+"""What is on each dashboard: the fleet, an endpoint, a rollout, a replica, streams, jobs."""
 
 from typing import Final
 
@@ -18,6 +18,7 @@ from headrace.monitor.panels import (
     stat,
 )
 from headrace.monitor.promql import LATENCY, REQUESTS
+from headrace.monitor.stream_dashboards import JOBS, STREAMS
 
 _ALERTS_TABLE: Final = Panel(
     "What is wrong now",
@@ -290,4 +291,4 @@ REPLICA: Final = Dashboard(
     ),
 )
 
-DASHBOARDS: Final = (FLEET, ENDPOINT, ROLLOUT, REPLICA)
+DASHBOARDS: Final = (FLEET, ENDPOINT, ROLLOUT, REPLICA, STREAMS, JOBS)

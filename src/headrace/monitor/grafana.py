@@ -160,7 +160,7 @@ def _alert_annotation() -> Document:
         "iconColor": "red",
         "expr": 'ALERTS{alertstate="firing",alertname=~"Headrace.*"}',
         "titleFormat": "{{alertname}}",
-        "textFormat": "{{endpoint}}",
+        "textFormat": "{{endpoint}}{{stream}}",
     }
 
 

@@ -13,6 +13,10 @@ OURS: Final = '{process=~"control|gateway"}'
 QUANTILES: Final = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
 PHASES: Final = ("preprocess", "queue_wait", "compute", "postprocess")
 
+OF_STREAM: Final = 'stream=~"$stream"'
+OF_JOB: Final = 'job_name=~"$job_name"'
+PICK_STREAM: Final = Variable(name="stream", label="stream", metric="headrace_stream_up")
+PICK_JOB: Final = Variable(name="job_name", label="job_name", metric="headrace_job_late")
 PICK_ENDPOINT: Final = Variable(name="endpoint", label="endpoint", metric=REQUESTS)
 PICK_ONE: Final = Variable(name="endpoint", label="endpoint", metric=REQUESTS, many=False)
 PICK_REPLICA: Final = Variable(

@@ -10,14 +10,23 @@ import pytest
 from ruamel.yaml import YAML
 
 from headrace.cli import main
+from headrace.control.job_plan import new_run
+from headrace.control.job_records import JobMark, JobsLook
+from headrace.control.job_status import job_families
+from headrace.control.streams.status import families
 from headrace.core import ReplicaSettings
+from headrace.core.spec_jobs import JobSpec
 from headrace.monitor.dashboards import DASHBOARDS
 from headrace.monitor.grafana import dashboard_json
 from headrace.monitor.prometheus_files import ALERTING, ALERTMANAGER, RECORDING, SCRAPE
 from headrace.observe import ModelStatistics
 from headrace.serving.exposition import exposition
 from headrace.serving.state import ReplicaState
+from headrace.streaming.counters import Counters
+from headrace.streaming.exposition import exposition as worker_exposition
+from headrace.streaming.status import StreamStatus
 from tests.e2e.debian import NoToolError, find_tool, run_tool
+from tests.unit.cli.test_stream_parts import VIEW
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -38,6 +47,18 @@ endpoints:
   - {name: fraud, model: fraud, slo: {latency_s: 0.2, availability: 0.999}}
   - {name: spam, model: spam}
   - {name: quick, model: quick, slo: {latency_s: 0.1, availability: 0.9, alert_window_ratio: 0.01}}
+streams:
+  - name: silent
+    endpoint: spam
+    source: {broker: "log:demo", topics: [in]}
+    sink: {topic: out}
+    alerts: {lag_s: null, dead_letters: null}
+  - name: pay
+    endpoint: fraud
+    source: {broker: "log:demo", topics: [in]}
+    sink: {topic: scores}
+    workers: {max: 4, target_lag_s: 12.5}
+    alerts: {dead_letters: 3}
 """
 OTHERS: Final = {
     "headrace_endpoint_requests_total",
@@ -55,14 +76,20 @@ OTHERS: Final = {
     "headrace_control_replica_restarts",
     "headrace_control_certificate_left_seconds",
     "headrace_alert_firing",
-    "headrace_job_late",
     "up",
     "ALERTS",
 }
 """What the gateway, the control plane and Prometheus itself say."""
+JOB: Final = {
+    "name": "nightly",
+    "model": "fraud",
+    "input": "/in",
+    "output": "/out/{run_id}",
+    "schedule": {"cron": "0 6 * * *", "late_after_s": 60.0},
+}
 WORDS: Final = {
     "sum", "by", "rate", "increase", "changes", "histogram_quantile", "topk", "on", "and", "or",
-    "unless", "vector", "min", "max", "count", "absent", "label_replace",
+    "unless", "vector", "min", "max", "count", "absent", "label_replace", "time",
 }  # fmt: skip
 
 
@@ -113,6 +140,9 @@ def test_every_alert_fires_and_ends_as_its_generated_test_says(folder: Path) -> 
         ("HeadraceErrorBudgetFast", " > on (endpoint) (14.4", " > on (endpoint) (14400"),
         ("HeadraceLatencyP99", "q99_rate5m > on", "q99_rate5m < on"),
         ("HeadraceNoReplicaReady", " < 1 ", " < 0 "),
+        ("HeadraceStreamLagging", "seconds) > on", "seconds) < on"),
+        ("HeadraceStreamDown", " > 0)", " > 1)"),  # what is paused would be down
+        ("HeadraceStreamDeadLetters", " > on (stream)", " < on (stream)"),
     ],
 )
 def test_a_rule_that_is_wrong_fails_its_generated_test(
@@ -134,6 +164,24 @@ def test_a_rule_that_is_wrong_fails_its_generated_test(
 
     assert len(tests["tests"]) == 1
     assert status != 0
+
+
+def test_a_stream_may_lag_as_far_as_its_spec_says(folder: Path) -> None:
+    [promises] = [
+        group
+        for group in load(folder / RECORDING)["groups"]
+        if group["name"] == "headrace-promises"
+    ]
+    limits = {
+        (rule["record"], rule["labels"]["stream"]): rule["expr"]
+        for rule in promises["rules"]
+        if "stream" in rule["labels"]
+    }
+
+    assert limits == {
+        ("headrace:stream_lag_limit:seconds", "pay"): "vector(12.5)",
+        ("headrace:stream_dead_letters_limit:records", "pay"): "vector(3)",
+    }
 
 
 def test_routes_lead_by_severity(folder: Path) -> None:
@@ -181,7 +229,7 @@ def test_no_query_names_a_metric_that_nothing_exposes(folder: Path) -> None:
     named = {name for expression in expressions for name in metrics_in(expression)}
 
     assert len(named) > 50
-    assert named - replica_metrics() - OTHERS - recorded == set()
+    assert named - replica_metrics() - stream_metrics() - job_metrics() - OTHERS - recorded == set()
 
 
 def test_every_panel_has_a_unit_and_says_what_its_axis_shows(folder: Path) -> None:
@@ -223,7 +271,7 @@ def queries() -> Iterator[str]:
     for dashboard in DASHBOARDS:
         for query in dashboard.queries():
             filled = query.replace("$__rate_interval", "1m")
-            yield re.sub(r"\$(endpoint|replica)", "one", filled)
+            yield re.sub(r"\$(endpoint|replica|stream|job_name)", "one", filled)
 
 
 def metrics_in(expression: str) -> set[str]:
@@ -238,6 +286,31 @@ def replica_metrics() -> set[str]:
     """What a replica says."""
     statistics = ModelStatistics(name="fraud", version="1")
     settings = ReplicaSettings(model_name="fraud", model_version="1", path="")
-    text = exposition(ReplicaState(settings=settings, statistics=statistics)).decode()
+    return told_in(exposition(ReplicaState(settings=settings, statistics=statistics)).decode())
+
+
+def stream_metrics() -> set[str]:
+    """What a stream's worker says, and what the control plane says of streams."""
+    status = StreamStatus(stream="pay", member="pay-0")
+    return told_in(worker_exposition(Counters(), status).decode()) | told_in(families([VIEW]))
+
+
+def job_metrics() -> set[str]:
+    """What the control plane says of jobs."""
+    job = JobSpec.model_validate(JOB)
+    mark = JobMark(job="nightly", schedule="", since=0.0, handled=0.0)
+    run = new_run(job, 0.0, now=0.0)
+    look = JobsLook(
+        generation=1,
+        marks={"nightly": mark},
+        open=(run,),
+        succeeded={"nightly": run},
+        ended={"nightly": run},
+    )
+    return told_in(job_families({"nightly": job}, look, now=1.0))
+
+
+def told_in(text: str) -> set[str]:
+    """The metrics of an exposition."""
     names = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
