@@ -24,6 +24,7 @@ RUN = JobRunView(
     ended=MORNING + 30,
     duration_s=30.0,
     tries=2,
+    interruptions=0,
     next_try_at=None,
     output="/out",
     rows=1797,
