@@ -80,6 +80,7 @@ streams:
         - {name: spread, size_s: 86400, slide_s: 3600, function: max, field: amount}
     sink: {topic: counted, fields: [n, latest]}
 """.replace("&features ", "")
+COMPARED = "headrace_stream_shadow_compared_total"
 DAY_S = 1_764_201_600.0  # 2025-11-27T00:00:00Z: windows of a day begin there
 
 
@@ -196,9 +197,43 @@ def test_a_canary_grows_while_records_flow_and_its_keys_stay_its_own(streams: St
     assert {version_of(one) for one in shadows} == {1}
     assert {one["role"] for one in told["versions"]} >= {"canary", "shadow"}
     assert re.search(r"^2 +canary +[\d,]+ +0 ", table, re.MULTILINE), table
-    compared = total(text, "headrace_stream_shadow_compared_total", 'stream="own"', 'version="1"')
+    compared = total(text, COMPARED, 'stream="own"', 'version="1"')
     assert compared >= 200
     assert total(text, "headrace_stream_version_records_total", 'arm="canary"') == compared
+
+
+def test_endpoints_are_other_versions_through_the_gateway(streams: Streams) -> None:
+    streams.spec(
+        """
+version: 1
+endpoints:
+  - {name: other, model: ./2.onnx}
+streams:
+  - name: own
+    model: ./1.onnx
+    source: {broker: "log:demo", topics: [in]}
+    sink: {topic: out, fields: [n]}
+    canary: {endpoint: other, percent: 50, key: id}
+    shadow: {endpoint: other}
+"""
+    )
+    streams.send(inputs(120))
+    up(streams)
+    wait_for(lambda: streams.count("out") == 120)
+    wait_running(streams, "own")
+    text = wait_for(
+        lambda: now if total(now := metrics(streams), COMPARED) == 120 else None,
+    )
+
+    rows = inputs(120)
+    for one in streams.records("out"):
+        answer = json.loads(one.value or b"")
+        chosen = is_chosen(rows[answer["n"]]["id"].encode(), salt="own", percent=50)
+        assert dict(one.headers)["headrace-version"] == (b"other" if chosen else b"1")
+        x = rows[answer["n"]]["x"]
+        np.testing.assert_allclose(answer["y"], expected(1 + chosen, x), rtol=1e-4, atol=1e-5)
+    agreed = total(text, "headrace_stream_shadow_agreed_total", 'version="other"')
+    assert agreed == sum(is_chosen(row["id"].encode(), salt="own", percent=50) for row in rows)
 
 
 def payments(count: int) -> list[dict[str, Any]]:
