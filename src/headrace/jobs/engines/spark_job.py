@@ -137,6 +137,11 @@ def _gave_up(error: Exception) -> str:
     text = str(error)
     if "ModuleNotFoundError" in text or "ImportError" in text:
         return f"Spark's workers lack a package; {NEEDED}: {_cause(text)}"
+    if "most recent failure" not in text:
+        return (
+            f"Spark ended the job: {_cause(text)}; does its master answer? --resume goes on when "
+            "the cluster is well"
+        )
     return (
         f"Spark gave a shard up after {TRIES} tries: {_cause(text)}. If workers ended, they may "
         "need more memory; --resume goes on when the cluster is well"
@@ -145,9 +150,10 @@ def _gave_up(error: Exception) -> str:
 
 def _cause(text: str) -> str:
     """The line of a trace that says what happened."""
-    lines = [line.strip() for line in text.splitlines()]
-    named = [line for line in lines if re.match(r"[\w.]*(?:Error|Exception|Failure)\b.*:", line)]
-    return (named or [line for line in lines if line] or ["nothing was told"])[-1][:400]
+    lines = [line.strip(" :\t") for line in text.splitlines()]
+    told = [line for line in lines if line and not line.startswith("at ")]
+    named = [line for line in told if re.match(r"[\w.]*(?:Error|Exception|Failure)\b.*:", line)]
+    return (named or told or ["nothing was told"])[-1][:400]
 
 
 def _lists(pyspark: Any) -> Any:  # noqa: ANN401  # as above
