@@ -1,7 +1,8 @@
 """Is it Ray that listens there, and lets us in? Its own library asks twenty times and says neither.
 
-A cluster's head answers by gRPC (the service is in Ray's `gcs_service.proto`). Any answer will do,
-that it knows no such method too; only what asks for a token is told apart.
+A cluster's head answers by gRPC (the service is in Ray's `gcs_service.proto`), and so does its port
+for clients. Any answer will do, that it knows no such method too; what asks for a token is told
+apart.
 """
 
 import os
@@ -25,7 +26,7 @@ def has_token() -> bool:
     return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
 
 
-def why_no_gcs(host: str, port: int) -> str:
+def why_no_head(host: str, port: int) -> str:
     """Why no head of a Ray cluster can be talked to there; empty if one may be."""
     if os.environ.get("RAY_USE_TLS", "0") not in {"", "0"}:
         return ""  # with certificates that Ray knows where to find

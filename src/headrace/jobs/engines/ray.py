@@ -19,7 +19,7 @@ from headrace.jobs.engines.alike import versions, worker_class
 from headrace.jobs.engines.cluster import BEGIN_S, one_line, own_signals
 from headrace.jobs.engines.engine import Told
 from headrace.jobs.engines.errand import Outcome, Seen, WorkerError, errand_of
-from headrace.jobs.engines.gcs import WRONG, has_token, why_no_gcs
+from headrace.jobs.engines.gcs import WRONG, has_token, why_no_head
 from headrace.jobs.engines.ledger import Ledger
 from headrace.jobs.messages import Done, Shard
 from headrace.jobs.preparing import Job
@@ -127,7 +127,7 @@ def _why_not(address: str) -> str:
     # Where it is Ray that looks for the address, this variable comes before all else.
     told = (os.environ.get("RAY_ADDRESS", "") if address == AUTO else "") or address
     places = places_of(told, schemes=_SCHEMES)
-    return why_silent(places) or (why_no_gcs(*places[0]) if places and "://" not in told else "")
+    return why_silent(places) or (why_no_head(*places[0]) if places else "")
 
 
 def _starter(ray: Any, errand: bytes) -> Callable[[], Any]:  # noqa: ANN401  # as above

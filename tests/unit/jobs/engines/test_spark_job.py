@@ -82,7 +82,7 @@ def test_an_end_with_shards_undone_is_told() -> None:
             "Spark gave a shard up after 4 tries: java.lang.OutOfMemoryError: no heap. If workers",
         ),
         (
-            "calling o1.\n: org.SparkException: SparkContext was shut down\n\tat Thread.run(T.java:8)",
+            "calling:\n: org.SparkException: SparkContext was shut down\n\tat T.run(T.java:8)",
             "Spark ended the job: org.SparkException: SparkContext was shut down; does its master",
         ),
         ("ModuleNotFoundError: No module named 'x'", "pip install 'headrace[batch,spark]'"),
