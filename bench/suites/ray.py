@@ -20,7 +20,7 @@ import polars as pl
 
 from bench import cpu
 from bench.context import Context
-from bench.results import SuiteResult, Table, Target, cell
+from bench.results import SuiteResult, Table, cell
 from bench.scaling import watch_job
 from bench.verify import WrongAnswerError
 from bench.windows import Arm, Rounds, Window, figure, interleave, ratio
@@ -65,7 +65,6 @@ def run(context: Context) -> SuiteResult:
     return SuiteResult(
         name="ray",
         table=Table(headings=_HEADINGS, rows=[_row(rounds, job) for job in jobs]),
-        targets=_targets(rounds),
         notes=[f"{len(os.sched_getaffinity(0))} cores: more workers than that share them"],
         rounds=rounds,
     )
@@ -165,20 +164,4 @@ def _row(rounds: Rounds, job: _Job) -> list[str]:
         cell(ratio(rounds, local, job.name, "cpu_us_per_row"), 2),
         cell(figure(rounds, job.name, "first_s"), 1),
         cell(figure(rounds, job.name, "whole_s"), 1),
-    ]
-
-
-def _targets(rounds: Rounds) -> list[Target]:
-    local, ray = _name("busy", LOCAL, 2), _name("busy", RAY, 2)
-    return [
-        Target(
-            text="rows/s of two workers of Ray over those of one machine, 3 ms a row",
-            value=ratio(rounds, ray, local, "rows_per_s").median,
-            limit=0.9,
-        ),
-        Target(
-            text="processor time of a row on one machine over that on Ray, 3 ms a row",
-            value=ratio(rounds, local, ray, "cpu_us_per_row").median,
-            limit=0.9,
-        ),
     ]
