@@ -13,7 +13,7 @@ class State(StrEnum):
     PAUSED = "paused"
     """It takes no records, and stays a member."""
     RETRYING = "retrying"
-    """What scores is away: the stream waits for it."""
+    """What scores, or the broker, is away: the stream waits for it."""
     RECONNECTING = "reconnecting"
     """It is no member of its group at the moment."""
     STOPPING = "stopping"

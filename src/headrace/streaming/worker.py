@@ -21,6 +21,7 @@ from headrace.streaming.outcomes import writer_of
 from headrace.streaming.pump import Pump, PumpSettings, Runner, StoppedByRecordError
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import PlaceStatus, State, StreamStatus
+from headrace.streaming.trouble import trouble_of
 from headrace.streaming.windows.keeping import Windows
 
 if TYPE_CHECKING:
@@ -200,14 +201,14 @@ class Worker:
         if not is_over:
             with contextlib.suppress(HeadraceError):  # what is known already has to do
                 self._lag = dict(session.lag())
-        retrying = bool(pump.ledger.waiting())
+        retrying = bool(session.trouble or pump.ledger.waiting())
         self.status = msgspec.structs.replace(
             self._counted(),
             state=state or _state(is_paused=self._is_paused, is_retrying=retrying),
             places=[] if is_over else self._places(pump),
             waiting=len(pump.intake),
             in_flight=pump.ledger.records,
-            trouble="" if is_over else session.trouble or _trouble(pump),
+            trouble="" if is_over else trouble_of(session, pump, now),
             last_error=pump.last_error or self._last_error,
         )
 
@@ -237,12 +238,6 @@ class Worker:
             without_answer=sum(counters.without.values()),
             retries=counters.retries,
         )
-
-
-def _trouble(pump: Pump) -> str:
-    if pump.ledger.waiting():
-        return pump.last_error
-    return "" if pump.windows is None else pump.windows.trouble
 
 
 def _close_windows(pump: Pump) -> None:

@@ -16,6 +16,7 @@ from headrace.streaming.ledger import Batch, Outcome
 from headrace.streaming.pump import StoppedByRecordError
 from headrace.streaming.settings import ErrorSettings, Policy, StreamSettings
 from headrace.streaming.status import State
+from headrace.streaming.trouble import SLOW_AFTER_S
 from headrace.streaming.worker import CONFLICTS, Worker
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
 from tests.unit.streaming.world import (
@@ -200,6 +201,45 @@ def test_what_is_away_is_told() -> None:
     stage.run(6.0)
 
     assert seen == [(State.RETRYING, "the store is away", 2)]
+
+
+def test_a_broker_that_is_away_is_told_and_so_is_when_it_is_back() -> None:
+    stage = Stage()
+    seen: list[tuple[State, str]] = []
+    stage.clock.later(1.0, lambda: setattr(stage.broker, "is_away", True))
+    stage.clock.later(3.0, lambda: setattr(stage.broker, "is_away", False))
+    for at in (0.9, 2.9, 5.0):
+        stage.clock.later(
+            at, lambda: seen.append((stage.worker.status.state, stage.worker.status.trouble))
+        )
+    stage.run(6.0)
+
+    assert seen == [
+        (State.RUNNING, ""),
+        (State.RETRYING, "the broker in memory is away"),
+        (State.RUNNING, ""),
+    ]
+
+
+def test_a_model_that_keeps_its_records_for_long_is_told_and_the_worker_lives() -> None:
+    stage = Stage()
+    stage.runner = TurnedRunner(
+        stage.clock, stage.answer, seconds=lambda _: 100.0, wake=stage.worker.wake
+    )
+    stage.broker.send(inputs(2))
+    seen: list[tuple[State, str]] = []
+    for at in (SLOW_AFTER_S - 5.0, SLOW_AFTER_S + 5.0, 110.0):
+        stage.clock.later(
+            at, lambda: seen.append((stage.worker.status.state, stage.worker.status.trouble))
+        )
+    stage.run(120.0)
+
+    (early, late, after) = seen
+    assert early == after == (State.RUNNING, "")
+    assert late[0] is State.RUNNING
+    assert late[1].startswith("the model has had 2 records for 6")
+    assert "the first is 0 of in, partition 0" in late[1]
+    assert stage.answered() == [0, 1]
 
 
 def test_a_stream_that_stops_before_a_record_has_delivered_what_is_before_it() -> None:

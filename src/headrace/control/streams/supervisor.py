@@ -19,13 +19,25 @@ from headrace.control.desired import DesiredStream
 from headrace.control.log_files import last_line
 from headrace.control.metrics import Source
 from headrace.control.store import Event
-from headrace.control.streams.asking import metrics_of, status_of, tell
+from headrace.control.streams.asking import metrics_of, tell
 from headrace.control.streams.driver import StreamDriver, member_of
+from headrace.control.streams.hearing import Hearing
 from headrace.control.streams.memory import StreamMemory, StreamOrders, begin
-from headrace.control.streams.plan import Forget, Kill, Phase, Start, Stop, plan
+from headrace.control.streams.plan import (
+    LOAD_TIMEOUT_S,
+    SILENT_TIMEOUT_S,
+    Forget,
+    Kill,
+    Patience,
+    Phase,
+    Replace,
+    Start,
+    Stop,
+    plan,
+)
 from headrace.control.streams.scaling import count_of, is_scaled, rescale
-from headrace.control.streams.status import StreamView, families, rates
-from headrace.control.streams.views import event_of, view_of
+from headrace.control.streams.status import StreamView, families
+from headrace.control.streams.views import event_of, silence_of, view_of
 from headrace.control.streams.workers import Team, Worker, note_end, revision_of
 from headrace.core import Clock, HeadraceError, NotFoundError
 from headrace.streaming.settings import StreamSettings
@@ -37,7 +49,6 @@ _ASK_EVERY_S: Final = 1.0
 _LOOK_S: Final = 0.05
 _DRAIN_S: Final = 30.0
 """How long a worker may take of a stream that is not wanted any more."""
-_JOINED: Final = frozenset({State.RUNNING, State.PAUSED, State.RETRYING})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,7 +56,8 @@ class StreamSupervisor:
     """Runs the streams that are wanted.
 
     `wanted`: the streams as they should be. `prepare`: what workers are told besides, such as where
-    the gateway is. `emit`: takes what happened.
+    the gateway is. `emit`: takes what happened. `silent_timeout_s` and `load_timeout_s`: how long a
+    worker may answer nobody, once it has joined and before, until it is replaced.
     """
 
     driver: StreamDriver
@@ -54,9 +66,16 @@ class StreamSupervisor:
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     clock: Clock
     memory: StreamMemory
+    silent_timeout_s: float = SILENT_TIMEOUT_S
+    load_timeout_s: float = LOAD_TIMEOUT_S
     _teams: dict[str, Team] = field(default_factory=dict)
     _orders: dict[str, StreamOrders] = field(default_factory=dict)
+    _events: list[Event] = field(default_factory=list)
     _asked_at: float = -math.inf
+    _hearing: Hearing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._hearing = Hearing(self.driver, self.clock)
 
     def load(self) -> None:
         """Remember orders, and adopt the workers that run; before `run`. Blocking."""
@@ -236,24 +255,7 @@ class StreamSupervisor:
     async def ask(self) -> None:
         """Hear from all workers how they are."""
         workers = [worker for worker in self._workers() if worker.process is not None]
-        before = {w.record.member: w.status for w in workers if w.status is not None}
-        addresses = [self.driver.address_of(worker.record) for worker in workers]
-        answers = await asyncio.gather(*map(status_of, addresses))
-        now = {
-            worker.record.member: status
-            for worker, status in zip(workers, answers, strict=True)
-            if status is not None
-        }
-        found = rates(before, now)
-        for worker, status in zip(workers, answers, strict=True):
-            if status is None or worker.phase is Phase.ENDED:
-                continue
-            worker.status, worker.rate = status, found[worker.record.member]
-            if worker.phase is Phase.STARTING and status.state in _JOINED:
-                worker.phase = Phase.READY
-                worker.since, worker.message = self.clock.monotonic(), ""
-                worker.record = msgspec.structs.replace(worker.record, was_ready=True)
-                self.driver.note(worker.record)
+        for worker, status in await self._hearing.hear(workers):
             await self._agree(worker, status)
 
     async def _agree(self, worker: Worker, status: StreamStatus) -> None:
@@ -264,7 +266,7 @@ class StreamSupervisor:
         paused, address = self._is_paused(stream), self.driver.address_of(worker.record)
         if status.state is State.PAUSED and not paused:
             await tell(address, "resume")
-        elif status.state is State.RUNNING and paused:
+        elif status.state in {State.RUNNING, State.RETRYING} and paused:
             await tell(address, "pause")
 
     def _rescale(self) -> None:
@@ -288,7 +290,11 @@ class StreamSupervisor:
             [worker.seen() for worker in stream.workers.values()],
             revision="" if told is None else revision_of(told),
             count=0 if wanted is None else count_of(wanted, stream),
-            drain_timeout_s=_DRAIN_S if told is None else told.drain_timeout_s,
+            patience=Patience(
+                drain_timeout_s=_DRAIN_S if told is None else told.drain_timeout_s,
+                silent_timeout_s=self.silent_timeout_s,
+                load_timeout_s=self.load_timeout_s,
+            ),
             now=self.clock.monotonic(),
         )
         for action in actions:
@@ -302,6 +308,8 @@ class StreamSupervisor:
                     self._send(stream.workers[index], signal.SIGTERM)
                 case Kill(index):
                     self._send(stream.workers[index], signal.SIGKILL)
+                case Replace(index, silent_s):
+                    self._replace(stream.workers[index], silent_s)
                 case Forget(index):
                     self.driver.forget(stream.workers.pop(index).record)
                 case other:
@@ -348,11 +356,21 @@ class StreamSupervisor:
         if worker.phase is not Phase.STOPPING:
             worker.phase, worker.since = Phase.STOPPING, self.clock.monotonic()
 
+    def _replace(self, worker: Worker, silent_s: float) -> None:
+        """End a worker that answers nobody; that it ended, `_collect` sees."""
+        worker.killed_for = f"answered nobody for {silent_s:.0f} s, and was ended"
+        _LOG.warning(
+            "stream worker does not answer; it is ended",
+            extra={"worker": worker.record.member, "silent_s": round(silent_s, 1)},
+        )
+        self._events.append(silence_of(worker, at=self.clock.now()))
+        worker.send(signal.SIGKILL)
+
     # What is told.
 
     async def _announce(self) -> None:
         """An event whenever the state of a stream is another, but for what passes in a moment."""
-        events = []
+        events, self._events = self._events, []
         for view in self.views():
             stream = self._teams.get(view.name)
             if stream is None or view.state in {"starting", stream.told}:
@@ -371,4 +389,5 @@ class StreamSupervisor:
             self._team(wanted.name, wanted.min_workers),
             revision=revision_of(self.prepare(wanted.settings)),
             paused=self._is_paused(wanted),
+            now=self.clock.monotonic(),
         )

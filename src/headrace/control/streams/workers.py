@@ -30,6 +30,8 @@ _SLOWLY: Final = frozenset(
     {EXIT_SETTINGS, EXIT_CANNOT_LOAD, EXIT_CANNOT_LISTEN, EXIT_CANNOT_JOIN, EXIT_REPLACED}
 )
 """Ends of a worker that another try will hardly change."""
+_SILENT_TOLD_S: Final = 10.0
+"""After so long people are told that a worker does not answer."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,6 +39,7 @@ class Worker:
     """A member and its process; None once that ended.
 
     `since`: when its phase began, in monotonic time. `message` and `code`: of its last end.
+    `silent_since`: as in `Seen`. `killed_for`: why its process is being ended; empty if it is not.
     """
 
     record: WorkerRecord
@@ -50,6 +53,8 @@ class Worker:
     asks_endpoint: bool = False
     status: StreamStatus | None = None
     rate: float = 0.0
+    silent_since: float | None = None
+    killed_for: str = ""
 
     def seen(self) -> Seen:
         """As planning sees it."""
@@ -59,6 +64,8 @@ class Worker:
             phase=self.phase,
             since=self.since,
             start_at=self.start_at,
+            silent_since=self.silent_since,
+            kill_sent=bool(self.killed_for),
         )
 
     def send(self, signum: signal.Signals) -> None:
@@ -105,6 +112,7 @@ def note_end(worker: Worker, code: int | None, *, said: str, now: float) -> bool
         now: Monotonic time.
     """
     was, worker.phase, worker.status, worker.rate = worker.phase, Phase.ENDED, None, 0.0
+    killed_for, worker.killed_for, worker.silent_since = worker.killed_for, "", None
     if was is Phase.STOPPING:
         worker.failures, worker.start_at, worker.message, worker.code = 0, 0.0, "", None
         return False
@@ -112,7 +120,7 @@ def note_end(worker: Worker, code: int | None, *, said: str, now: float) -> bool
         worker.failures = 0
     worker.failures += 1
     worker.code = code
-    worker.message = _why(code, said)
+    worker.message = killed_for or _why(code, said)
     # An endpoint that cannot be asked yet is soon there; a model stays as it is.
     is_soon = code == EXIT_CANNOT_LOAD and worker.asks_endpoint
     policy = CANNOT_LOAD if code in _SLOWLY and not is_soon else CRASHED
@@ -120,6 +128,20 @@ def note_end(worker: Worker, code: int | None, *, said: str, now: float) -> bool
     is_over = code == EXIT_STOPPED_BY_RECORD
     worker.start_at = math.inf if is_over else now + policy.delay_s(worker.failures)
     return True
+
+
+def note_answer(worker: Worker, *, answered: bool, now: float, begins: bool) -> None:
+    """Note whether a worker answered when it was asked.
+
+    Args:
+        now: Monotonic time.
+        begins: Whether nobody asked for a while, so that what was noted before says nothing: this
+            process may have been the one that was stopped.
+    """
+    if answered:
+        worker.silent_since = None
+    elif worker.silent_since is None or begins:
+        worker.silent_since = now
 
 
 def _why(code: int | None, said: str) -> str:
@@ -134,17 +156,23 @@ def revision_of(settings: StreamSettings) -> str:
     return hashlib.sha256(msgspec.json.encode(same, order="deterministic")).hexdigest()[:16]
 
 
-def worker_view(worker: Worker, revision: str) -> WorkerView:
-    """How a worker is; `revision`: what it should run."""
+def worker_view(worker: Worker, revision: str, *, now: float) -> WorkerView:
+    """How a worker is at `now`, in monotonic time; `revision`: what it should run."""
     status = worker.status
+    silent_s = _silent_s(worker, now)
     match worker.phase:
         case Phase.ENDED:
             state = "waiting"
         case Phase.STOPPING:
             state = str(worker.phase)
+        case Phase.READY if silent_s is not None:
+            state = "silent"
         case _:
             state = "starting" if status is None else str(status.state)
     places = [] if status is None else status.places
+    message = worker.message if status is None else status.trouble or worker.message
+    if state == "silent":
+        message = f"has not answered for {silent_s:.0f} s"
     lags = [place.lag_records for place in places if place.lag_records is not None]
     return WorkerView(
         member=worker.record.member,
@@ -156,6 +184,13 @@ def worker_view(worker: Worker, revision: str) -> WorkerView:
         rate=worker.rate,
         answered=0 if status is None else status.answered,
         dead_letters=0 if status is None else status.dead_letters,
-        message=worker.message if status is None else status.trouble or worker.message,
+        message=message,
         outdated=worker.record.revision != revision,
     )
+
+
+def _silent_s(worker: Worker, now: float) -> float | None:
+    """For how long it has not answered; None if that is nothing unusual."""
+    since = worker.silent_since
+    silent_s = 0.0 if since is None else now - since
+    return silent_s if silent_s >= _SILENT_TOLD_S else None
