@@ -33,7 +33,8 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A worker at one moment.
 
     `trouble`: why nothing comes or goes, now; `last_error`: the last one there was. `waiting` and
-    `in_flight` are records. `at`: when lag was taken, in Unix time.
+    `in_flight` are records. `at`: when lag was taken, in Unix time. `still_s`: for how long the
+    thread that talks to the broker has not come round; what the rest says is about as old.
     """
 
     stream: str
@@ -50,3 +51,4 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int = 0
     without_answer: int = 0
     retries: int = 0
+    still_s: float = 0.0

@@ -54,6 +54,8 @@ class Site:
     session_timeout_s: float
     port: int = 0
     server: Server | None = None
+    keeps_the_last: bool = True
+    """Whether a server that is told to stop keeps what it has just answered to."""
 
     def open(self) -> Broker:
         """A broker, for the caller to close."""
@@ -90,7 +92,14 @@ def _log(folder: Path) -> Iterator[Site]:
 def _noida(folder: Path) -> Iterator[Site]:
     with noida_server(folder) as server:
         url = f"kafka://127.0.0.1:{server.port}?partition.assignment.strategy=range"
-        yield Site(url=url, home=folder, session_timeout_s=6.0, port=server.port, server=server)
+        yield Site(
+            url=url,
+            home=folder,
+            session_timeout_s=6.0,
+            port=server.port,
+            server=server,
+            keeps_the_last=False,
+        )
 
 
 def _tansu(folder: Path) -> Iterator[Site]:
@@ -169,18 +178,31 @@ class Feeder:
         self._broker = where.open()
         self._make = make
         self._is_over = threading.Event()
+        self._may_send = threading.Event()
+        self._may_send.set()
         self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
         self._thread.start()
+
+    def hold(self) -> None:
+        """Write nothing until `go_on`."""
+        self._may_send.clear()
+
+    def go_on(self) -> None:
+        """The contrary."""
+        self._may_send.set()
 
     def stop(self) -> None:
         """Write no more; twice is once."""
         self._is_over.set()
+        self._may_send.set()
         self._thread.join(WITHIN_S)
         assert not self._thread.is_alive()
         self._broker.close()
 
     def _run(self) -> None:
         while not self._is_over.wait(0.005):
+            if not self._may_send.wait(0.1):
+                continue
             some = [self._make(number) for number in range(self.sent, self.sent + 20)]
             try:
                 self._broker.send(some)

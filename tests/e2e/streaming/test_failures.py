@@ -100,10 +100,16 @@ def test_a_broker_that_is_away_under_load_is_waited_for_and_nothing_is_lost(
         said = told(where, where.home, model(tmp_path), delivery=delivery, max_batch_size=16)
         with running(where.home, said) as worker, fed(where, two_numbers) as feeder:
             worker.wait_until(lambda s: s.answered > 100)
+            if how is Away.STOPPED and not where.keeps_the_last:
+                feeder.hold()
+                wait_until_answered(broker, worker)
+                time.sleep(1.0)
             with where.away(how):
+                since = time.monotonic()
                 away = worker.wait_until(lambda s: bool(s.trouble))
                 metrics = worker.metrics()
-                time.sleep(AWAY_FOR_S)
+                time.sleep(max(since + AWAY_FOR_S - time.monotonic(), 0.0))
+            feeder.go_on()
             worker.wait_until(lambda s: s.answered > away.answered + 100 and s.trouble == "")
             feeder.stop()
             wait_until_answered(broker, worker)

@@ -221,6 +221,23 @@ def test_a_broker_that_is_away_is_told_and_so_is_when_it_is_back() -> None:
     ]
 
 
+def test_a_call_of_the_broker_that_does_not_return_is_told() -> None:
+    stage = Stage()
+    stage.broker.send(inputs(2))
+    seen: list[float] = []
+
+    def hang() -> None:
+        stage.clock.turn(100.0)  # within a poll
+        seen.append(stage.worker.status.still_s)
+
+    stage.clock.later(5.0, lambda: seen.append(stage.worker.status.still_s))
+    stage.clock.later(10.0, hang)
+    stage.run(120.0)
+
+    assert seen[0] < 1.0
+    assert seen[1] == pytest.approx(100.0, abs=1.0)
+
+
 def test_a_model_that_keeps_its_records_for_long_is_told_and_the_worker_lives() -> None:
     stage = Stage()
     stage.runner = TurnedRunner(

@@ -18,6 +18,10 @@ model that lets no other Python code run keeps it from it, and then others have 
 """
 LOAD_TIMEOUT_S: Final = 600.0
 """So long one may that has not joined yet: it answers nobody before its model is loaded."""
+STILL_TIMEOUT_S: Final = 180.0
+"""So long, and the time of a handover, the thread that talks to the broker may be in one call. All
+calls have deadlines that are far shorter, but clients of brokers do not always keep them.
+"""
 
 
 class Phase(StrEnum):
@@ -35,7 +39,8 @@ class Seen:
     """One worker. All times are monotonic.
 
     `start_at`: when one that ended may start again. `silent_since`: when it was first asked of what
-    it has not answered since; None if it answered. `kill_sent`: it is being ended.
+    it has not answered since; None if it answered. `still_s`: as in `StreamStatus`. `kill_sent`: it
+    is being ended.
     """
 
     index: int
@@ -44,12 +49,13 @@ class Seen:
     since: float
     start_at: float = 0.0
     silent_since: float | None = None
+    still_s: float = 0.0
     kill_sent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long a worker may take: to end by itself, and to answer.
+    """How long a worker may take: to end by itself, to answer, and for one call of its broker.
 
     `silent_timeout_s`: once it has joined; `load_timeout_s`: before.
     """
@@ -57,6 +63,7 @@ class Patience:
     drain_timeout_s: float
     silent_timeout_s: float = SILENT_TIMEOUT_S
     load_timeout_s: float = LOAD_TIMEOUT_S
+    still_timeout_s: float = STILL_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +89,10 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """End the member now, as it has answered nobody for so long; it starts again."""
+    """End the member now, as it hangs; it starts again. `why`: for people, about the member."""
 
     index: int
-    silent_s: float
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +142,20 @@ def _of_one(
         return [Kill(worker.index)] if late else []
     if not is_wanted:
         return [Stop(worker.index)]
-    return _if_silent(worker, patience, now)
+    why = "" if worker.kill_sent else _why_hung(worker, patience, now)
+    return [Replace(worker.index, why)] if why else []
 
 
-def _if_silent(worker: Seen, patience: Patience, now: float) -> list[Action]:
-    if worker.silent_since is None or worker.kill_sent:
-        return []
+def _why_hung(worker: Seen, patience: Patience, now: float) -> str:
+    """Why a worker does not look as if it would come back; empty if it does."""
     is_ready = worker.phase is Phase.READY
     timeout_s = patience.silent_timeout_s if is_ready else patience.load_timeout_s
-    silent_s = now - worker.silent_since
-    return [Replace(worker.index, silent_s)] if silent_s >= timeout_s else []
+    silent_s = 0.0 if worker.silent_since is None else now - worker.silent_since
+    if silent_s >= timeout_s:
+        return f"answered nobody for {silent_s:.0f} s"
+    if worker.still_s >= patience.still_timeout_s:
+        return f"has waited for its broker's client for {worker.still_s:.0f} s"
+    return ""
 
 
 def _may_replace(workers: Sequence[Seen], revision: str, count: int) -> bool:

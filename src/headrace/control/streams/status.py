@@ -12,7 +12,7 @@ class WorkerView:
     """One member.
 
     `state`: what it says it is at, else `starting`, `stopping`, `waiting` (to be started again) or
-    `silent` (it has not answered for a while).
+    `silent` (it has not answered for a while, or waits for its broker's client).
     `rate`: records answered per second. `outdated`: it still runs what the spec said before.
     """
 

@@ -26,6 +26,7 @@ from headrace.control.streams.memory import StreamMemory, StreamOrders, begin
 from headrace.control.streams.plan import (
     LOAD_TIMEOUT_S,
     SILENT_TIMEOUT_S,
+    STILL_TIMEOUT_S,
     Forget,
     Kill,
     Patience,
@@ -37,7 +38,7 @@ from headrace.control.streams.plan import (
 )
 from headrace.control.streams.scaling import count_of, is_scaled, rescale
 from headrace.control.streams.status import StreamView, families
-from headrace.control.streams.views import event_of, silence_of, view_of
+from headrace.control.streams.views import event_of, replaced_event, view_of
 from headrace.control.streams.workers import Team, Worker, note_end, revision_of
 from headrace.core import Clock, HeadraceError, NotFoundError
 from headrace.streaming.settings import StreamSettings
@@ -294,6 +295,7 @@ class StreamSupervisor:
                 drain_timeout_s=_DRAIN_S if told is None else told.drain_timeout_s,
                 silent_timeout_s=self.silent_timeout_s,
                 load_timeout_s=self.load_timeout_s,
+                still_timeout_s=STILL_TIMEOUT_S + (0.0 if told is None else told.handover_s),
             ),
             now=self.clock.monotonic(),
         )
@@ -308,8 +310,8 @@ class StreamSupervisor:
                     self._send(stream.workers[index], signal.SIGTERM)
                 case Kill(index):
                     self._send(stream.workers[index], signal.SIGKILL)
-                case Replace(index, silent_s):
-                    self._replace(stream.workers[index], silent_s)
+                case Replace(index, why):
+                    self._replace(stream.workers[index], why)
                 case Forget(index):
                     self.driver.forget(stream.workers.pop(index).record)
                 case other:
@@ -356,14 +358,12 @@ class StreamSupervisor:
         if worker.phase is not Phase.STOPPING:
             worker.phase, worker.since = Phase.STOPPING, self.clock.monotonic()
 
-    def _replace(self, worker: Worker, silent_s: float) -> None:
-        """End a worker that answers nobody; that it ended, `_collect` sees."""
-        worker.killed_for = f"answered nobody for {silent_s:.0f} s, and was ended"
-        _LOG.warning(
-            "stream worker does not answer; it is ended",
-            extra={"worker": worker.record.member, "silent_s": round(silent_s, 1)},
-        )
-        self._events.append(silence_of(worker, at=self.clock.now()))
+    def _replace(self, worker: Worker, why: str) -> None:
+        """End a worker that hangs; that it ended, `_collect` sees."""
+        worker.killed_for = f"{why}, and was ended"
+        extra = {"worker": worker.record.member, "why": why}
+        _LOG.warning("stream worker hangs; it is ended", extra=extra)
+        self._events.append(replaced_event(worker, at=self.clock.now()))
         worker.send(signal.SIGKILL)
 
     # What is told.

@@ -58,8 +58,8 @@ def event_of(view: StreamView, *, before: str, at: float) -> Event:
     return Event(at=at, endpoint="", kind="stream", reason=reason, message=message, data=data)
 
 
-def silence_of(worker: Worker, *, at: float) -> Event:
-    """That a worker was ended because it answered nobody; `at`: Unix time."""
+def replaced_event(worker: Worker, *, at: float) -> Event:
+    """That a worker was ended because it hung; `at`: Unix time."""
     record = worker.record
     message = f"stream '{record.stream}': worker {record.member} {worker.killed_for}"
     data = {"stream": record.stream, "worker": record.member, "pid": record.pid}

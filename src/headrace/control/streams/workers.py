@@ -24,7 +24,7 @@ from headrace.streaming.exits import (
     EXIT_STOPPED_BY_RECORD,
 )
 from headrace.streaming.settings import StreamSettings
-from headrace.streaming.status import StreamStatus
+from headrace.streaming.status import State, StreamStatus
 
 _SLOWLY: Final = frozenset(
     {EXIT_SETTINGS, EXIT_CANNOT_LOAD, EXIT_CANNOT_LISTEN, EXIT_CANNOT_JOIN, EXIT_REPLACED}
@@ -32,6 +32,8 @@ _SLOWLY: Final = frozenset(
 """Ends of a worker that another try will hardly change."""
 _SILENT_TOLD_S: Final = 10.0
 """After so long people are told that a worker does not answer."""
+_STILL_TOLD_S: Final = 30.0
+"""After so long, that a call of its broker's client does not return."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,6 +67,7 @@ class Worker:
             since=self.since,
             start_at=self.start_at,
             silent_since=self.silent_since,
+            still_s=0.0 if self.status is None else self.status.still_s,
             kill_sent=bool(self.killed_for),
         )
 
@@ -158,21 +161,18 @@ def revision_of(settings: StreamSettings) -> str:
 
 def worker_view(worker: Worker, revision: str, *, now: float) -> WorkerView:
     """How a worker is at `now`, in monotonic time; `revision`: what it should run."""
-    status = worker.status
-    silent_s = _silent_s(worker, now)
+    status, hangs = worker.status, _hangs(worker, now)
     match worker.phase:
         case Phase.ENDED:
             state = "waiting"
         case Phase.STOPPING:
             state = str(worker.phase)
-        case Phase.READY if silent_s is not None:
+        case _ if hangs:
             state = "silent"
         case _:
             state = "starting" if status is None else str(status.state)
-    places = [] if status is None else status.places
     message = worker.message if status is None else status.trouble or worker.message
-    if state == "silent":
-        message = f"has not answered for {silent_s:.0f} s"
+    places = [] if status is None else status.places
     lags = [place.lag_records for place in places if place.lag_records is not None]
     return WorkerView(
         member=worker.record.member,
@@ -184,13 +184,21 @@ def worker_view(worker: Worker, revision: str, *, now: float) -> WorkerView:
         rate=worker.rate,
         answered=0 if status is None else status.answered,
         dead_letters=0 if status is None else status.dead_letters,
-        message=message,
+        message=hangs if state == "silent" else message,
         outdated=worker.record.revision != revision,
     )
 
 
-def _silent_s(worker: Worker, now: float) -> float | None:
-    """For how long it has not answered; None if that is nothing unusual."""
-    since = worker.silent_since
-    silent_s = 0.0 if since is None else now - since
-    return silent_s if silent_s >= _SILENT_TOLD_S else None
+def _hangs(worker: Worker, now: float) -> str:
+    """What is unusual about how long it takes, for people; empty if nothing is."""
+    if worker.phase is not Phase.READY:
+        return ""
+    silent_s = 0.0 if worker.silent_since is None else now - worker.silent_since
+    if silent_s >= _SILENT_TOLD_S:
+        return f"has not answered for {silent_s:.0f} s"
+    status = worker.status
+    # One that reconnects says so itself, and waits up to half a minute.
+    is_member = status is not None and status.state is not State.RECONNECTING
+    if status is not None and is_member and status.still_s >= _STILL_TOLD_S:
+        return f"has waited for its broker's client for {status.still_s:.0f} s"
+    return ""

@@ -9,6 +9,7 @@ from headrace.control.streams.plan import (
     KILL_AFTER_S,
     LOAD_TIMEOUT_S,
     SILENT_TIMEOUT_S,
+    STILL_TIMEOUT_S,
     Action,
     Forget,
     Kill,
@@ -72,7 +73,7 @@ def test_one_that_answers_nobody_for_too_long_is_replaced_once() -> None:
     silent = seen(0, silent_since=100.0 - SILENT_TIMEOUT_S)
 
     assert planned(seen(0, silent_since=101.0 - SILENT_TIMEOUT_S), count=1) == []
-    assert planned(silent, count=1) == [Replace(0, SILENT_TIMEOUT_S)]
+    assert planned(silent, count=1) == [Replace(0, "answered nobody for 60 s")]
     assert planned(replace(silent, kill_sent=True), count=1) == []
 
 
@@ -80,7 +81,16 @@ def test_one_that_loads_its_model_may_be_silent_for_longer() -> None:
     loading = seen(0, Phase.STARTING, silent_since=0.0)
 
     assert planned(loading, count=1, now=LOAD_TIMEOUT_S - 1.0) == []
-    assert planned(loading, count=1, now=LOAD_TIMEOUT_S) == [Replace(0, LOAD_TIMEOUT_S)]
+    assert planned(loading, count=1, now=LOAD_TIMEOUT_S) == [
+        Replace(0, "answered nobody for 600 s")
+    ]
+
+
+def test_one_whose_brokers_client_never_returns_is_replaced_though_it_answers() -> None:
+    assert planned(seen(0, still_s=STILL_TIMEOUT_S - 1.0), count=1) == []
+    assert planned(seen(0, still_s=STILL_TIMEOUT_S), count=1) == [
+        Replace(0, "has waited for its broker's client for 180 s")
+    ]
 
 
 def test_one_that_is_silent_and_not_wanted_or_told_to_stop_has_its_drain() -> None:
@@ -91,7 +101,7 @@ def test_one_that_is_silent_and_not_wanted_or_told_to_stop_has_its_drain() -> No
 def test_while_a_silent_one_is_ended_a_new_revision_takes_no_other_place() -> None:
     silent = seen(0, silent_since=0.0)
 
-    assert planned(silent, seen(1), revision="b") == [Replace(0, 100.0)]
+    assert planned(silent, seen(1), revision="b") == [Replace(0, "answered nobody for 100 s")]
     assert planned(replace(silent, kill_sent=True), seen(1), revision="b") == []
     assert planned(seen(0, Phase.ENDED), seen(1), revision="b") == [Start(0)]
 

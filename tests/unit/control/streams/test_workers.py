@@ -127,6 +127,17 @@ def test_one_that_has_said_nothing_for_a_while_is_told_as_silent() -> None:
     assert worker_view(one, "a", now=130.0).state == "running"
 
 
+def test_one_whose_brokers_client_does_not_return_is_told_unless_it_reconnects() -> None:
+    one = worker()
+    one.status = msgspec.structs.replace(status(), still_s=45.0)
+    told = worker_view(one, "a", now=0.0)
+    one.status = msgspec.structs.replace(one.status, state=State.RECONNECTING, trouble="away")
+    away = worker_view(one, "a", now=0.0)
+
+    assert (told.state, told.message) == ("silent", "has waited for its broker's client for 45 s")
+    assert (away.state, away.message) == ("reconnecting", "away")
+
+
 def test_silence_while_nobody_asked_counts_for_nothing() -> None:
     one = worker()
     note_answer(one, answered=False, now=100.0, begins=False)
