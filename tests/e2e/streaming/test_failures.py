@@ -6,14 +6,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from headrace.streaming.broker import Broker, Delivery
-from headrace.streaming.records import NewRecord
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import State, StreamStatus
-from headrace.testing import models
 from tests.contract.brokers.rig import everything
 from tests.e2e.streaming.servers import Away, Site, fed, site
 from tests.e2e.streaming.workers import (
@@ -22,8 +19,10 @@ from tests.e2e.streaming.workers import (
     OUT,
     WITHIN_S,
     Worker,
+    double,
     running,
     settings,
+    two_numbers,
 )
 
 pytestmark = pytest.mark.e2e
@@ -32,17 +31,6 @@ LOG, NATS, REDIS = "log", "nats", "redis"
 NOIDA, TANSU = "noida, Kafka-compatible stand-in", "tansu, Kafka-compatible stand-in"
 ONCE, AT_LEAST_ONCE = Delivery.EXACTLY_ONCE, Delivery.AT_LEAST_ONCE
 AWAY_FOR_S = 3.0
-
-
-def two_numbers(number: int) -> NewRecord:
-    value = msgspec.json.encode({"x": [float(number), 1.0]})
-    return NewRecord(topic=IN, key=b"%d" % number, value=value)
-
-
-def model(folder: Path, *, delay_s: float = 0.0) -> Path:
-    path = folder / "double.py"
-    path.write_text(models.python_double(delay_s=delay_s))
-    return path
 
 
 def told(where: Site, folder: Path, scorer: Path, **changes: object) -> StreamSettings:
@@ -97,7 +85,7 @@ def test_a_broker_that_is_away_under_load_is_waited_for_and_nothing_is_lost(
     tmp_path: Path, name: str, how: Away, delivery: Delivery
 ) -> None:
     with site(name) as (where, broker):
-        said = told(where, where.home, model(tmp_path), delivery=delivery, max_batch_size=16)
+        said = told(where, where.home, double(tmp_path), delivery=delivery, max_batch_size=16)
         with running(where.home, said) as worker, fed(where, two_numbers) as feeder:
             worker.wait_until(lambda s: s.answered > 100)
             if how is Away.STOPPED and not where.keeps_the_last:
@@ -126,12 +114,12 @@ def test_a_member_joins_and_another_is_killed_while_batches_are_in_flight(
     tmp_path: Path, name: str
 ) -> None:
     with site(name) as (where, broker):
-        scorer = model(tmp_path, delay_s=0.02)
+        scorer = double(tmp_path, delay_s=0.02)
         one, two = (
             told(where, where.home, scorer, delivery=ONCE, max_batch_size=4, member=member)
             for member in ("one", "two")
         )
-        broker.send([two_numbers(number) for number in range(1200)])
+        broker.send([two_numbers(number) for number in range(2000)])
         with running(where.home, one) as killed:
             killed.wait_until(lambda s: s.answered > 0 and s.in_flight > 0)
             with running(where.home, two) as heir:
@@ -151,7 +139,7 @@ def test_a_worker_that_stood_still_for_longer_than_its_session_does_nothing_twic
     tmp_path: Path, name: str
 ) -> None:
     with site(name) as (where, broker):
-        scorer = model(tmp_path, delay_s=0.05)
+        scorer = double(tmp_path, delay_s=0.05)
         one, two = (
             told(where, where.home, scorer, delivery=ONCE, max_batch_size=4, member=member)
             for member in ("one", "two")
@@ -178,7 +166,7 @@ def test_a_kafka_member_that_was_replaced_by_name_while_it_stood_still_is_fenced
     tmp_path: Path,
 ) -> None:
     with site(NOIDA) as (where, broker):
-        scorer, other = model(tmp_path, delay_s=0.05), where.home / "other"
+        scorer, other = double(tmp_path, delay_s=0.05), where.home / "other"
         other.mkdir()
         said = told(where, where.home, scorer, delivery=ONCE, max_batch_size=4)
         again = told(where, other, scorer, delivery=ONCE, max_batch_size=4)
@@ -206,7 +194,7 @@ def test_a_call_longer_than_the_session_keeps_the_membership_and_commands_are_he
     tmp_path: Path, name: str, call_s: float
 ) -> None:
     with site(name) as (where, broker):
-        scorer = model(tmp_path, delay_s=call_s)
+        scorer = double(tmp_path, delay_s=call_s)
         broker.send([two_numbers(0)])
         with running(where.home, told(where, where.home, scorer, delivery=ONCE)) as worker:
             worker.wait_until(lambda s: s.in_flight == 1)
@@ -232,20 +220,13 @@ def test_a_model_slower_than_its_records_is_not_run_over(tmp_path: Path, name: s
     count, pad_bytes, batch = 4000, 30_000, 4
     pad = "x" * pad_bytes
     with site(name) as (where, broker):
-        scorer = model(tmp_path, delay_s=0.1)
+        scorer = double(tmp_path, delay_s=0.1)
         said = told(where, where.home, scorer, delivery=ONCE, max_batch_size=batch)
         with running(where.home, said) as worker:
             worker.wait_until(lambda s: s.state is State.RUNNING)
             before = rss_bytes(worker)
             for first in range(0, count, 100):
-                numbers = range(first, first + 100)
-                values = ({"x": [1.0, 2.0], "pad": pad} for _ in numbers)
-                broker.send(
-                    [
-                        NewRecord(topic=IN, key=b"%d" % n, value=msgspec.json.encode(value))
-                        for n, value in zip(numbers, values, strict=True)
-                    ]
-                )
+                broker.send([two_numbers(n, pad=pad) for n in range(first, first + 100)])
             seen: list[StreamStatus] = []
             until = time.monotonic() + 1.5 * where.session_timeout_s
             while time.monotonic() < until:
@@ -271,14 +252,14 @@ def rss_bytes(worker: Worker) -> int:
 
 def test_a_model_that_never_returns_does_not_keep_a_worker_from_ending(tmp_path: Path) -> None:
     with site(LOG) as (where, broker):
-        hung = model(tmp_path, delay_s=3600.0)
+        hung = double(tmp_path, delay_s=3600.0)
         broker.send([two_numbers(0)])
         said = told(where, where.home, hung, delivery=ONCE, drain_timeout_s=0.5)
         with running(where.home, said) as worker:
             worker.wait_until(lambda s: s.in_flight == 1)
             assert worker.stop() == 0
         kept = keys(broker, OUT)
-        mended = told(where, where.home, model(tmp_path), delivery=ONCE)
+        mended = told(where, where.home, double(tmp_path), delivery=ONCE)
         with running(where.home, mended) as worker:
             wait_until_answered(broker, worker)
             assert worker.stop() == 0

@@ -22,7 +22,17 @@ from headrace.streaming.windows.settings import WindowSettings, WindowsSettings
 from headrace.testing import models
 from tests.contract.brokers.rig import everything
 from tests.e2e.streaming.servers import site
-from tests.e2e.streaming.workers import DEAD, IN, OUT, opened, running, settings, wait_until_done
+from tests.e2e.streaming.workers import (
+    DEAD,
+    IN,
+    OUT,
+    double,
+    opened,
+    running,
+    settings,
+    two_numbers,
+    wait_until_done,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -65,18 +75,8 @@ def free(disk: Path) -> None:
     (disk / FILLER).unlink()
 
 
-def model(folder: Path) -> Path:
-    path = folder / "double.py"
-    path.write_text(models.python_double())
-    return path
-
-
 def records(numbers: range, *, pad: str = "") -> list[NewRecord]:
-    values = [{"x": [float(n), 1.0], "n": n, "pad": pad} for n in numbers]
-    return [
-        NewRecord(topic=IN, key=b"%d" % n, value=msgspec.json.encode(value))
-        for n, value in zip(numbers, values, strict=True)
-    ]
+    return [two_numbers(number, pad=pad) for number in numbers]
 
 
 def keys(broker: Broker, topic: str) -> Counter[int]:
@@ -93,7 +93,7 @@ def test_a_log_whose_disk_is_full_is_waited_for_and_loses_and_repeats_nothing(
         broker.send(records(range(2000), pad="x" * 2000))
         told = settings(
             folder,
-            model(folder),
+            double(folder),
             delivery=delivery,
             max_batch_size=16,
             output=OutputSettings(fields=["pad"]),
@@ -182,7 +182,7 @@ def test_a_worker_whose_log_file_has_no_room_streams_on(folder: Path) -> None:
     with small_disk(folder / "logs", size_bytes=64 << 10) as disk:
         broker = opened(folder)
         broker.create_topic(IN)
-        told = settings(folder, model(folder))
+        told = settings(folder, double(folder))
         (folder / "one.log").symlink_to(disk / "one.log")
         fill(disk)
         with running(folder, told) as worker:
@@ -204,7 +204,7 @@ def test_a_redis_whose_memory_is_full_is_waited_for_and_reading_stops_meanwhile(
         broker.send(records(range(20_000)))
         told = settings(
             folder,
-            model(folder),
+            double(folder),
             broker=where.url,
             session_timeout_s=where.session_timeout_s,
             delivery=delivery,

@@ -23,9 +23,17 @@ from headrace.core import SystemClock
 from headrace.streaming.broker import Broker, Delivery
 from headrace.streaming.records import NewRecord
 from headrace.streaming.settings import StreamSettings
-from headrace.testing import models
 from tests.contract.brokers.rig import everything
-from tests.e2e.streaming.workers import IN, OUT, WITHIN_S, lag, opened, settings
+from tests.e2e.streaming.workers import (
+    IN,
+    OUT,
+    WITHIN_S,
+    double,
+    lag,
+    opened,
+    settings,
+    two_numbers,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -102,14 +110,11 @@ async def supervised(
 
 
 def numbered(count: int) -> list[NewRecord]:
-    return [
-        NewRecord(topic=IN, key=b"%d" % n, value=b'{"x": [%d.0, 1.0]}' % n) for n in range(count)
-    ]
+    return [two_numbers(number) for number in range(count)]
 
 
 def told(folder: Path, *, delay_s: float) -> StreamSettings:
-    model = folder / "double.py"
-    model.write_text(models.python_double(delay_s=delay_s))
+    model = double(folder, delay_s=delay_s)
     return settings(
         folder, model, delivery=Delivery.EXACTLY_ONCE, session_timeout_s=1.0, max_batch_size=4
     )
