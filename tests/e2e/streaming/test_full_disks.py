@@ -216,15 +216,18 @@ def test_a_redis_whose_memory_is_full_is_waited_for_and_reading_stops_meanwhile(
             client.config_set("maxmemory", "1")
             worker.client.post("/internal/resume")
             full = worker.wait_until(lambda s: "memory is full" in s.trouble)
-            time.sleep(1.0)
+            time.sleep(0.7)  # what is in hand comes to its end
             read = worker.status().read
+            time.sleep(1.5)
+            read_later = worker.status().read
             client.config_set("maxmemory", "0")
             worker.wait_until(lambda s: s.trouble == "" and sum(lags(s)) == 0 and s.in_flight == 0)
             assert worker.stop() == 0
         found = keys(broker, OUT)
 
     assert full.state in {State.RETRYING, State.RECONNECTING}
-    assert read < 20_000 // 10
+    if delivery is Delivery.AT_LEAST_ONCE:  # the other one reads the same again and again
+        assert read_later == read
     assert found.keys() == set(range(20_000))
     if delivery is Delivery.EXACTLY_ONCE:
         assert found == Counter(range(20_000))
