@@ -58,6 +58,8 @@ STREAM_REASONS: Final[Mapping[str, str]] = {
     "StreamRetrying": "What scores, or the broker, is away; it waits for it.",
     "StreamDegraded": "Some of its workers ended, and are started again; the message says why.",
     "StreamFailed": "None of its workers runs.",
+    "StreamWorkerReplaced": "A worker hung: it answered nobody for a minute, or a call of its "
+    "broker's client did not return for three. It was ended, and another starts.",
 }
 _PHASE_MEANINGS: Final[Mapping[Phase, str]] = {
     Phase.PROGRESSING: "The new version's replicas are ready and it has its share; or resumed.",

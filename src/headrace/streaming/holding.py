@@ -9,8 +9,10 @@ from typing import Final
 
 from headrace.streaming.records import Place
 
-HOLD_AFTER_S: Final = 0.1
-"""So long nothing has to have been taken."""
+HOLD_AFTER_S: Final = 1.0
+"""So long nothing has to have been taken. Kafka's client throws away what it has fetched when it is
+paused: with less, a model of some tenths of a second has it fetch the same again all the time.
+"""
 
 
 class Holding:

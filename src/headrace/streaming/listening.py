@@ -34,7 +34,10 @@ class Asked(Protocol):
     """Who answers: a `Worker`."""
 
     counters: Counters
-    status: StreamStatus
+
+    @property
+    def status(self) -> StreamStatus:
+        """How it is."""
 
     def pause(self) -> None:
         """Take no more records."""

@@ -111,6 +111,8 @@ class Pump:
         self._chance = chance
         self._commit_at = 0.0
         self._holding = Holding()
+        self._running: dict[Batch, float] = {}
+        """Since when the model has which, the oldest first."""
         self._is_ending = False
         self._over: HeadraceError | None = None
 
@@ -184,6 +186,10 @@ class Pump:
         self._forget(gone)  # windows' states too: what is under way there is counted elsewhere
         self._counters.lost += len(places)
 
+    def oldest_run(self) -> tuple[Batch, float] | None:
+        """What the model has had for longest, and since when (monotonic); None for nothing."""
+        return next(iter(self._running.items()), None)
+
     def _finish(self, places: set[Place], *, until: float) -> None:
         """Deliver what is under way of these places, and wait until it is safe."""
         while self.ledger.touches(places) and not self.ledger.waiting():
@@ -244,10 +250,12 @@ class Pump:
 
     def _run(self, batch: Batch) -> None:
         batch.tries += 1
+        self._running[batch] = self._clock.monotonic()
         self._runner.submit(batch)
 
     def _collect(self, now: float) -> None:
         for one in self._runner.finished():
+            self._running.pop(one.batch, None)  # one of the session before is not ours
             self._counters.scored(seconds=one.seconds, runs=one.runs, rows=one.rows)
             for run in one.arms:
                 self._counters.ran(run)

@@ -13,7 +13,7 @@ class State(StrEnum):
     PAUSED = "paused"
     """It takes no records, and stays a member."""
     RETRYING = "retrying"
-    """What scores is away: the stream waits for it."""
+    """What scores, or the broker, is away: the stream waits for it."""
     RECONNECTING = "reconnecting"
     """It is no member of its group at the moment."""
     STOPPING = "stopping"
@@ -46,7 +46,8 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     `trouble`: why nothing comes or goes, now; `last_error`: the last one there was. `waiting` and
     `in_flight` are records. `at`: when lag was taken, in Unix time. `arms`: empty where only one
-    version is asked.
+    version is asked. `still_s`: for how long the thread that talks to the broker has not come
+    round; what the rest says is about as old.
     """
 
     stream: str
@@ -64,3 +65,4 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     without_answer: int = 0
     retries: int = 0
     arms: list[ArmStatus] = []
+    still_s: float = 0.0

@@ -21,6 +21,7 @@ from headrace.streaming.outcomes import writer_of
 from headrace.streaming.pump import Pump, PumpSettings, Runner, StoppedByRecordError
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import ArmStatus, PlaceStatus, State, StreamStatus
+from headrace.streaming.trouble import trouble_of
 from headrace.streaming.windows.keeping import Windows
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Worker:
     ) -> None:
         self.settings = settings
         self.counters = Counters()
-        self.status = StreamStatus(stream=settings.name, member=settings.member)
+        self._status = StreamStatus(stream=settings.name, member=settings.member)
         self._broker = broker
         self._clock = clock or SystemClock()
         self._random = random or Random()  # noqa: S311  # jitter, no secret
@@ -66,6 +67,13 @@ class Worker:
         self._last_error = ""
         self._status_at = 0.0
         self._lag: dict[Place, Lag] = {}
+        self._came_round_at = self._clock.monotonic()
+
+    @property
+    def status(self) -> StreamStatus:
+        """How it is; from any thread."""
+        still_s = self._clock.monotonic() - self._came_round_at
+        return msgspec.structs.replace(self._status, still_s=still_s)
 
     def run(self, runner: Runner) -> None:
         """Stream until `stop` is called.
@@ -115,7 +123,9 @@ class Worker:
 
     def _run_session(self, runner: Runner) -> None:
         settings = self.settings
+        self._come_round()
         self._make_topics()
+        self._come_round()
         pump = self._pump(runner)
         try:
             session = self._broker.join(_membership(settings), pump)
@@ -127,6 +137,7 @@ class Worker:
         _log.info("joined", extra={"stream": settings.name, "group": settings.group})
         try:
             while not self._stopping.is_set():
+                self._come_round()
                 pump.is_paused = self._is_paused
                 pump.turn()
                 self._tell(pump, session)
@@ -142,6 +153,9 @@ class Worker:
             _close_windows(pump)
             self._lag = {}
             self._tell(pump, session, State.STOPPED, at_once=True)
+
+    def _come_round(self) -> None:
+        self._came_round_at = self._clock.monotonic()
 
     def _make_topics(self) -> None:
         """Those that are written to, with as many partitions as what is read first."""
@@ -183,9 +197,10 @@ class Worker:
         text = str(error)
         _log.warning("not in the group; trying again", extra={"error": text})
         self._last_error = text
-        self.status = msgspec.structs.replace(
+        self._status = msgspec.structs.replace(
             self._counted(), state=State.RECONNECTING, trouble=text, last_error=text
         )
+        self._come_round()
         self._wait(self._stopping, again_at - now)
 
     def _tell(
@@ -200,14 +215,14 @@ class Worker:
         if not is_over:
             with contextlib.suppress(HeadraceError):  # what is known already has to do
                 self._lag = dict(session.lag())
-        retrying = bool(pump.ledger.waiting())
-        self.status = msgspec.structs.replace(
+        retrying = bool(session.trouble or pump.ledger.waiting())
+        self._status = msgspec.structs.replace(
             self._counted(),
             state=state or _state(is_paused=self._is_paused, is_retrying=retrying),
             places=[] if is_over else self._places(pump),
             waiting=len(pump.intake),
             in_flight=pump.ledger.records,
-            trouble="" if is_over else session.trouble or _trouble(pump),
+            trouble="" if is_over else trouble_of(session, pump, now),
             last_error=pump.last_error or self._last_error,
         )
 
@@ -253,12 +268,6 @@ def _arms(counters: Counters) -> list[ArmStatus]:
         )
         for (arm, version), one in sorted(counters.arms.items())
     ]
-
-
-def _trouble(pump: Pump) -> str:
-    if pump.ledger.waiting():
-        return pump.last_error
-    return "" if pump.windows is None else pump.windows.trouble
 
 
 def _close_windows(pump: Pump) -> None:

@@ -17,12 +17,44 @@ import msgspec
 from headrace.core import ReplicaSettings
 from headrace.streaming.broker import Broker, Start
 from headrace.streaming.brokers import open_broker
-from headrace.streaming.records import Place, Record
+from headrace.streaming.records import NewRecord, Place, Record
 from headrace.streaming.settings import StreamSettings
 from headrace.streaming.status import StreamStatus
 
 IN, OUT, DEAD, GROUP = "in", "out", "dead", "readers"
 WITHIN_S = 60.0
+
+
+_DOUBLE = """\
+import time
+
+import numpy as np
+
+
+class Double:
+    inputs = {{"x": ("FP32", [-1, 2])}}
+    outputs = {{"y": ("FP32", [-1, 2])}}
+    batched = True
+
+    def infer(self, inputs):
+        if inputs["x"][0, 1] == {mark}:  # not as it is warmed up
+            time.sleep({delay_s})
+        return {{"y": inputs["x"] * np.float32(2)}}
+"""
+MARK = 7.0
+
+
+def double(folder: Path, *, delay_s: float = 0.0) -> Path:
+    """A model of two numbers, which takes so long if the second one is `MARK`."""
+    path = folder / "double.py"
+    path.write_text(_DOUBLE.format(mark=MARK, delay_s=delay_s))
+    return path
+
+
+def two_numbers(number: int, **more: object) -> NewRecord:
+    """A record for it, with its number as its key."""
+    value = msgspec.json.encode({"x": [float(number), MARK], **more})
+    return NewRecord(topic=IN, key=b"%d" % number, value=value)
 
 
 @dataclass(kw_only=True)

@@ -17,6 +17,7 @@ from headrace.streaming.ledger import Batch, Outcome
 from headrace.streaming.pump import StoppedByRecordError
 from headrace.streaming.settings import ErrorSettings, Policy, StreamSettings
 from headrace.streaming.status import ArmStatus, State
+from headrace.streaming.trouble import SLOW_AFTER_S
 from headrace.streaming.worker import CONFLICTS, Worker
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
 from tests.unit.streaming.world import (
@@ -215,6 +216,62 @@ def test_what_is_away_is_told() -> None:
     stage.run(6.0)
 
     assert seen == [(State.RETRYING, "the store is away", 2)]
+
+
+def test_a_broker_that_is_away_is_told_and_so_is_when_it_is_back() -> None:
+    stage = Stage()
+    seen: list[tuple[State, str]] = []
+    stage.clock.later(1.0, lambda: setattr(stage.broker, "is_away", True))
+    stage.clock.later(3.0, lambda: setattr(stage.broker, "is_away", False))
+    for at in (0.9, 2.9, 5.0):
+        stage.clock.later(
+            at, lambda: seen.append((stage.worker.status.state, stage.worker.status.trouble))
+        )
+    stage.run(6.0)
+
+    assert seen == [
+        (State.RUNNING, ""),
+        (State.RETRYING, "the broker in memory is away"),
+        (State.RUNNING, ""),
+    ]
+
+
+def test_a_call_of_the_broker_that_does_not_return_is_told() -> None:
+    stage = Stage()
+    stage.broker.send(inputs(2))
+    seen: list[float] = []
+
+    def hang() -> None:
+        stage.clock.turn(100.0)  # within a poll
+        seen.append(stage.worker.status.still_s)
+
+    stage.clock.later(5.0, lambda: seen.append(stage.worker.status.still_s))
+    stage.clock.later(10.0, hang)
+    stage.run(120.0)
+
+    assert seen[0] < 1.0
+    assert seen[1] == pytest.approx(100.0, abs=1.0)
+
+
+def test_a_model_that_keeps_its_records_for_long_is_told_and_the_worker_lives() -> None:
+    stage = Stage()
+    stage.runner = TurnedRunner(
+        stage.clock, stage.answer, seconds=lambda _: 100.0, wake=stage.worker.wake
+    )
+    stage.broker.send(inputs(2))
+    seen: list[tuple[State, str]] = []
+    for at in (SLOW_AFTER_S - 5.0, SLOW_AFTER_S + 5.0, 110.0):
+        stage.clock.later(
+            at, lambda: seen.append((stage.worker.status.state, stage.worker.status.trouble))
+        )
+    stage.run(120.0)
+
+    (early, late, after) = seen
+    assert early == after == (State.RUNNING, "")
+    assert late[0] is State.RUNNING
+    assert late[1].startswith("the model has had 2 records for 6")
+    assert "the first is 0 of in, partition 0" in late[1]
+    assert stage.answered() == [0, 1]
 
 
 def test_a_stream_that_stops_before_a_record_has_delivered_what_is_before_it() -> None:

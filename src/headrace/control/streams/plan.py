@@ -12,6 +12,16 @@ from typing import Final
 
 KILL_AFTER_S: Final = 10.0
 """So much longer than its drain a worker may take to end."""
+SILENT_TIMEOUT_S: Final = 60.0
+"""So long a member may answer nobody. A busy one answers: another thread does that, so that only a
+model that lets no other Python code run keeps it from it, and then others have its places by now.
+"""
+LOAD_TIMEOUT_S: Final = 600.0
+"""So long one may that has not joined yet: it answers nobody before its model is loaded."""
+STILL_TIMEOUT_S: Final = 180.0
+"""So long, and the time of a handover, the thread that talks to the broker may be in one call. All
+calls have deadlines that are far shorter, but clients of brokers do not always keep them.
+"""
 
 
 class Phase(StrEnum):
@@ -26,13 +36,34 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """One worker. `since`: in monotonic time; `start_at`: when one that ended may start again."""
+    """One worker. All times are monotonic.
+
+    `start_at`: when one that ended may start again. `silent_since`: when it was first asked of what
+    it has not answered since; None if it answered. `still_s`: as in `StreamStatus`. `kill_sent`: it
+    is being ended.
+    """
 
     index: int
     revision: str
     phase: Phase
     since: float
     start_at: float = 0.0
+    silent_since: float | None = None
+    still_s: float = 0.0
+    kill_sent: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a worker may take: to end by itself, to answer, and for one call of its broker.
+
+    `silent_timeout_s`: once it has joined; `load_timeout_s`: before.
+    """
+
+    drain_timeout_s: float
+    silent_timeout_s: float = SILENT_TIMEOUT_S
+    load_timeout_s: float = LOAD_TIMEOUT_S
+    still_timeout_s: float = STILL_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +88,25 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Replace:
+    """End the member now, as it hangs; it starts again. `why`: for people, about the member."""
+
+    index: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """The member has ended and is not wanted."""
 
     index: int
 
 
-Action = Start | Stop | Kill | Forget
+Action = Start | Stop | Kill | Replace | Forget
 
 
 def plan(
-    workers: Sequence[Seen], *, revision: str, count: int, drain_timeout_s: float, now: float
+    workers: Sequence[Seen], *, revision: str, count: int, patience: Patience, now: float
 ) -> list[Action]:
     """What to do now.
 
@@ -78,16 +117,17 @@ def plan(
     actions: list[Action] = []
     known = {worker.index for worker in workers}
     for worker in workers:
-        actions += _of_one(worker, revision, count, drain_timeout_s, now)
+        actions += _of_one(worker, revision, count, patience, now)
     actions += [Start(index) for index in range(count) if index not in known]
+    is_one_hung = any(isinstance(action, Replace) for action in actions)
     outdated = [w for w in workers if w.index < count and w.revision != revision]
-    if outdated and _may_replace(workers, revision, count):
+    if outdated and not is_one_hung and _may_replace(workers, revision, count):
         actions += [Stop(w.index) for w in outdated[:1] if _runs(w)]
     return actions
 
 
 def _of_one(
-    worker: Seen, revision: str, count: int, drain_timeout_s: float, now: float
+    worker: Seen, revision: str, count: int, patience: Patience, now: float
 ) -> list[Action]:
     is_wanted = worker.index < count
     if worker.phase is Phase.ENDED:
@@ -98,9 +138,24 @@ def _of_one(
             [Start(worker.index)] if now >= worker.start_at or worker.revision != revision else []
         )
     if worker.phase is Phase.STOPPING:
-        late = now >= worker.since + drain_timeout_s + KILL_AFTER_S
+        late = now >= worker.since + patience.drain_timeout_s + KILL_AFTER_S
         return [Kill(worker.index)] if late else []
-    return [] if is_wanted else [Stop(worker.index)]
+    if not is_wanted:
+        return [Stop(worker.index)]
+    why = "" if worker.kill_sent else _why_hung(worker, patience, now)
+    return [Replace(worker.index, why)] if why else []
+
+
+def _why_hung(worker: Seen, patience: Patience, now: float) -> str:
+    """Why a worker does not look as if it would come back; empty if it does."""
+    is_ready = worker.phase is Phase.READY
+    timeout_s = patience.silent_timeout_s if is_ready else patience.load_timeout_s
+    silent_s = 0.0 if worker.silent_since is None else now - worker.silent_since
+    if silent_s >= timeout_s:
+        return f"answered nobody for {silent_s:.0f} s"
+    if worker.still_s >= patience.still_timeout_s:
+        return f"has waited for its broker's client for {worker.still_s:.0f} s"
+    return ""
 
 
 def _may_replace(workers: Sequence[Seen], revision: str, count: int) -> bool:
@@ -109,6 +164,8 @@ def _may_replace(workers: Sequence[Seen], revision: str, count: int) -> bool:
     A revision that cannot start thus costs one member; the rest go on with the old one.
     """
     wanted = [worker for worker in workers if worker.index < count]
+    if any(worker.kill_sent for worker in wanted):
+        return False
     return all(
         worker.phase is Phase.READY for worker in wanted if worker.revision == revision
     ) and all(

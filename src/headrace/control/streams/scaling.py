@@ -28,7 +28,8 @@ def rescale(team: Team, wanted: DesiredStream, *, paused: bool, now: float) -> b
     """
     statuses = team.statuses()
     lag, before = lag_of(statuses), team.scale.workers
-    is_known = len(statuses) >= count_of(wanted, team) and not paused
+    is_silent = any(worker.silent_since is not None for worker in team.running())
+    is_known = len(statuses) >= count_of(wanted, team) and not (paused or is_silent)
     look = StreamLook(
         now=now,
         lag_records=lag.records if is_known else None,

@@ -14,7 +14,8 @@ _ROLES: Final = ("primary", "canary", "shadow")
 class WorkerView:
     """One member.
 
-    `state`: what it says it is at, else `starting`, `stopping` or `waiting` (to be started again).
+    `state`: what it says it is at, else `starting`, `stopping`, `waiting` (to be started again) or
+    `silent` (it has not answered for a while, or waits for its broker's client).
     `rate`: records answered per second. `outdated`: it still runs what the spec said before.
     """
 
@@ -159,12 +160,13 @@ def state_of(workers: Sequence[WorkerView], *, wanted: int, paused: bool) -> str
         return "paused"
     if at_work >= wanted and not any(worker.outdated for worker in workers):
         return "retrying" if any(state in _AWAY for state in states) else "running"
-    failing = [worker for worker in workers if worker.state == "waiting" and worker.message]
+    failing = [worker for worker in workers if worker.state in _FAILING and worker.message]
     if failing:
         return "degraded" if at_work else "failed"
     return "starting"
 
 
+_FAILING = frozenset({"waiting", "silent"})
 _AWAY = frozenset({State.RETRYING.value, State.RECONNECTING.value})
 _AT_WORK = frozenset({State.RUNNING.value, State.PAUSED.value, *_AWAY})
 

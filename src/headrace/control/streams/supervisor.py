@@ -20,15 +20,34 @@ from headrace.control.log_files import last_line
 from headrace.control.metrics import Source
 from headrace.control.store import Event
 from headrace.control.streams.asked import endpoints_of
-from headrace.control.streams.asking import metrics_of, status_of, tell
+from headrace.control.streams.asking import metrics_of, tell
 from headrace.control.streams.driver import StreamDriver, member_of
+from headrace.control.streams.hearing import Hearing
 from headrace.control.streams.memory import StreamMemory, StreamOrders, begin
-from headrace.control.streams.plan import Forget, Kill, Phase, Start, Stop, plan
+from headrace.control.streams.plan import (
+    LOAD_TIMEOUT_S,
+    SILENT_TIMEOUT_S,
+    STILL_TIMEOUT_S,
+    Forget,
+    Kill,
+    Patience,
+    Phase,
+    Replace,
+    Start,
+    Stop,
+    plan,
+)
 from headrace.control.streams.scaling import count_of, is_scaled, rescale
-from headrace.control.streams.status import StreamView, families, rates
+from headrace.control.streams.status import StreamView, families
 from headrace.control.streams.track import StreamPoint
-from headrace.control.streams.views import event_of, facts_of, track_team, view_of
-from headrace.control.streams.workers import Team, Worker, note_end, note_status, revision_of
+from headrace.control.streams.views import (
+    event_of,
+    facts_of,
+    replaced_event,
+    track_team,
+    view_of,
+)
+from headrace.control.streams.workers import Team, Worker, note_end, revision_of
 from headrace.core import Clock, HeadraceError, NotFoundError
 from headrace.monitor.stream_conditions import StreamFacts
 from headrace.streaming.settings import StreamSettings
@@ -47,7 +66,8 @@ class StreamSupervisor:
     """Runs the streams that are wanted.
 
     `wanted`: the streams as they should be. `prepare`: what workers are told besides, such as where
-    the gateway is. `emit`: takes what happened.
+    the gateway is. `emit`: takes what happened. `silent_timeout_s` and `load_timeout_s`: how long a
+    worker may answer nobody, once it has joined and before, until it is replaced.
     """
 
     driver: StreamDriver
@@ -56,9 +76,16 @@ class StreamSupervisor:
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     clock: Clock
     memory: StreamMemory
+    silent_timeout_s: float = SILENT_TIMEOUT_S
+    load_timeout_s: float = LOAD_TIMEOUT_S
     _teams: dict[str, Team] = field(default_factory=dict)
     _orders: dict[str, StreamOrders] = field(default_factory=dict)
+    _events: list[Event] = field(default_factory=list)
     _asked_at: float = -math.inf
+    _hearing: Hearing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._hearing = Hearing(self.driver, self.clock)
 
     def load(self) -> None:
         """Remember orders, and adopt the workers that run; before `run`. Blocking."""
@@ -256,22 +283,7 @@ class StreamSupervisor:
     async def ask(self) -> None:
         """Hear from all workers how they are."""
         workers = [worker for worker in self._workers() if worker.process is not None]
-        before = {w.record.member: w.status for w in workers if w.status is not None}
-        addresses = [self.driver.address_of(worker.record) for worker in workers]
-        answers = await asyncio.gather(*map(status_of, addresses))
-        now = {
-            worker.record.member: status
-            for worker, status in zip(workers, answers, strict=True)
-            if status is not None
-        }
-        found, monotonic = rates(before, now), self.clock.monotonic()
-        for worker, status in zip(workers, answers, strict=True):
-            if status is None or worker.phase is Phase.ENDED:
-                continue
-            rate = found[worker.record.member]
-            if note_status(worker, status, rate=rate, now=monotonic):
-                worker.record = msgspec.structs.replace(worker.record, was_ready=True)
-                self.driver.note(worker.record)
+        for worker, status in await self._hearing.hear(workers):
             await self._agree(worker, status)
         for team in self._teams.values():
             track_team(team, now=self.clock.now())
@@ -284,7 +296,7 @@ class StreamSupervisor:
         paused, address = self._is_paused(stream), self.driver.address_of(worker.record)
         if status.state is State.PAUSED and not paused:
             await tell(address, "resume")
-        elif status.state is State.RUNNING and paused:
+        elif status.state in {State.RUNNING, State.RETRYING} and paused:
             await tell(address, "pause")
 
     def _rescale(self) -> None:
@@ -308,7 +320,12 @@ class StreamSupervisor:
             [worker.seen() for worker in stream.workers.values()],
             revision="" if told is None else revision_of(told),
             count=0 if wanted is None else count_of(wanted, stream),
-            drain_timeout_s=_DRAIN_S if told is None else told.drain_timeout_s,
+            patience=Patience(
+                drain_timeout_s=_DRAIN_S if told is None else told.drain_timeout_s,
+                silent_timeout_s=self.silent_timeout_s,
+                load_timeout_s=self.load_timeout_s,
+                still_timeout_s=STILL_TIMEOUT_S + (0.0 if told is None else told.handover_s),
+            ),
             now=self.clock.monotonic(),
         )
         for action in actions:
@@ -322,6 +339,8 @@ class StreamSupervisor:
                     self._send(stream.workers[index], signal.SIGTERM)
                 case Kill(index):
                     self._send(stream.workers[index], signal.SIGKILL)
+                case Replace(index, why):
+                    self._replace(stream.workers[index], why)
                 case Forget(index):
                     self.driver.forget(stream.workers.pop(index).record)
                 case other:
@@ -387,11 +406,19 @@ class StreamSupervisor:
         if worker.phase is not Phase.STOPPING:
             worker.phase, worker.since = Phase.STOPPING, self.clock.monotonic()
 
+    def _replace(self, worker: Worker, why: str) -> None:
+        """End a worker that hangs; that it ended, `_collect` sees."""
+        worker.killed_for = f"{why}, and was ended"
+        extra = {"worker": worker.record.member, "why": why}
+        _LOG.warning("stream worker hangs; it is ended", extra=extra)
+        self._events.append(replaced_event(worker, at=self.clock.now()))
+        worker.send(signal.SIGKILL)
+
     # What is told.
 
     async def _announce(self) -> None:
         """An event whenever the state of a stream is another, but for what passes in a moment."""
-        events = []
+        events, self._events = self._events, []
         for view in self.views():
             stream = self._teams.get(view.name)
             if stream is None or view.state in {"starting", stream.told}:
@@ -410,4 +437,5 @@ class StreamSupervisor:
             self._team(wanted.name, wanted.min_workers),
             revision=revision_of(self.prepare(wanted.settings)),
             paused=self._is_paused(wanted),
+            now=self.clock.monotonic(),
         )

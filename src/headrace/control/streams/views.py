@@ -9,14 +9,18 @@ from headrace.control.streams.plan import Phase
 from headrace.control.streams.scaling import count_of
 from headrace.control.streams.status import StreamView, lag_of, state_of, versions_of
 from headrace.control.streams.track import StreamTrack
-from headrace.control.streams.workers import Team, worker_view
+from headrace.control.streams.workers import Team, Worker, worker_view
 from headrace.monitor.stream_conditions import LETTERS_WINDOW_S, StreamFacts
 from headrace.streaming.status import State, StreamStatus
 
 
-def view_of(wanted: DesiredStream, team: Team, *, revision: str, paused: bool) -> StreamView:
-    """How a stream is; `revision`: what its workers should run."""
-    members = tuple(worker_view(worker, revision) for _, worker in sorted(team.workers.items()))
+def view_of(
+    wanted: DesiredStream, team: Team, *, revision: str, paused: bool, now: float
+) -> StreamView:
+    """How a stream is at `now`, in monotonic time; `revision`: what its workers should run."""
+    members = tuple(
+        worker_view(worker, revision, now=now) for _, worker in sorted(team.workers.items())
+    )
     statuses = team.statuses()
     lag, count = lag_of(statuses), count_of(wanted, team)
     return StreamView(
@@ -91,6 +95,16 @@ def event_of(view: StreamView, *, before: str, at: float) -> Event:
         message = f"{message}: {view.message}"
     data = {"stream": view.name, "before": before, "workers": view.workers, "ready": view.ready}
     return Event(at=at, endpoint="", kind="stream", reason=reason, message=message, data=data)
+
+
+def replaced_event(worker: Worker, *, at: float) -> Event:
+    """That a worker was ended because it hung; `at`: Unix time."""
+    record = worker.record
+    message = f"stream '{record.stream}': worker {record.member} {worker.killed_for}"
+    data = {"stream": record.stream, "worker": record.member, "pid": record.pid}
+    return Event(
+        at=at, endpoint="", kind="stream", reason="StreamWorkerReplaced", message=message, data=data
+    )
 
 
 _TOLD: Final = {

@@ -32,6 +32,10 @@ _SLOWLY: Final = frozenset(
 )
 """Ends of a worker that another try will hardly change."""
 _JOINED: Final = frozenset({State.RUNNING, State.PAUSED, State.RETRYING})
+_SILENT_TOLD_S: Final = 10.0
+"""After so long people are told that a worker does not answer."""
+_STILL_TOLD_S: Final = 30.0
+"""After so long, that a call of its broker's client does not return."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,6 +43,7 @@ class Worker:
     """A member and its process; None once that ended.
 
     `since`: when its phase began, in monotonic time. `message` and `code`: of its last end.
+    `silent_since`: as in `Seen`. `killed_for`: why its process is being ended; empty if it is not.
     """
 
     record: WorkerRecord
@@ -52,6 +57,8 @@ class Worker:
     asks_endpoint: bool = False
     status: StreamStatus | None = None
     rate: float = 0.0
+    silent_since: float | None = None
+    killed_for: str = ""
 
     def seen(self) -> Seen:
         """As planning sees it."""
@@ -61,6 +68,9 @@ class Worker:
             phase=self.phase,
             since=self.since,
             start_at=self.start_at,
+            silent_since=self.silent_since,
+            still_s=0.0 if self.status is None else self.status.still_s,
+            kill_sent=bool(self.killed_for),
         )
 
     def send(self, signum: signal.Signals) -> None:
@@ -126,6 +136,7 @@ def note_end(worker: Worker, code: int | None, *, said: str, now: float) -> bool
         now: Monotonic time.
     """
     was, worker.phase, worker.status, worker.rate = worker.phase, Phase.ENDED, None, 0.0
+    killed_for, worker.killed_for, worker.silent_since = worker.killed_for, "", None
     if was is Phase.STOPPING:
         worker.failures, worker.start_at, worker.message, worker.code = 0, 0.0, "", None
         return False
@@ -133,7 +144,7 @@ def note_end(worker: Worker, code: int | None, *, said: str, now: float) -> bool
         worker.failures = 0
     worker.failures += 1
     worker.code = code
-    worker.message = _why(code, said)
+    worker.message = killed_for or _why(code, said)
     # An endpoint that cannot be asked yet is soon there; a model stays as it is.
     is_slow = code in _SLOWLY and not worker.is_waiting_for_endpoint
     policy = CANNOT_LOAD if is_slow else CRASHED
@@ -159,6 +170,20 @@ def note_status(worker: Worker, status: StreamStatus, *, rate: float, now: float
     return True
 
 
+def note_answer(worker: Worker, *, answered: bool, now: float, begins: bool) -> None:
+    """Note whether a worker answered when it was asked.
+
+    Args:
+        now: Monotonic time.
+        begins: Whether nobody asked for a while, so that what was noted before says nothing: this
+            process may have been the one that was stopped.
+    """
+    if answered:
+        worker.silent_since = None
+    elif worker.silent_since is None or begins:
+        worker.silent_since = now
+
+
 def _why(code: int | None, said: str) -> str:
     if code is not None and code < 0:
         return f"was ended by {signal.Signals(-code).name}"
@@ -171,16 +196,19 @@ def revision_of(settings: StreamSettings) -> str:
     return hashlib.sha256(msgspec.json.encode(same, order="deterministic")).hexdigest()[:16]
 
 
-def worker_view(worker: Worker, revision: str) -> WorkerView:
-    """How a worker is; `revision`: what it should run."""
-    status = worker.status
+def worker_view(worker: Worker, revision: str, *, now: float) -> WorkerView:
+    """How a worker is at `now`, in monotonic time; `revision`: what it should run."""
+    status, hangs = worker.status, _hangs(worker, now)
     match worker.phase:
         case Phase.ENDED:
             state = "waiting"
         case Phase.STOPPING:
             state = str(worker.phase)
+        case _ if hangs:
+            state = "silent"
         case _:
             state = "starting" if status is None else str(status.state)
+    message = worker.message if status is None else status.trouble or worker.message
     places = [] if status is None else status.places
     lags = [place.lag_records for place in places if place.lag_records is not None]
     return WorkerView(
@@ -193,6 +221,21 @@ def worker_view(worker: Worker, revision: str) -> WorkerView:
         rate=worker.rate,
         answered=0 if status is None else status.answered,
         dead_letters=0 if status is None else status.dead_letters,
-        message=worker.message if status is None else status.trouble or worker.message,
+        message=hangs if state == "silent" else message,
         outdated=worker.record.revision != revision,
     )
+
+
+def _hangs(worker: Worker, now: float) -> str:
+    """What is unusual about how long it takes, for people; empty if nothing is."""
+    if worker.phase is not Phase.READY:
+        return ""
+    silent_s = 0.0 if worker.silent_since is None else now - worker.silent_since
+    if silent_s >= _SILENT_TOLD_S:
+        return f"has not answered for {silent_s:.0f} s"
+    status = worker.status
+    # One that reconnects says so itself, and waits up to half a minute.
+    is_member = status is not None and status.state is not State.RECONNECTING
+    if status is not None and is_member and status.still_s >= _STILL_TOLD_S:
+        return f"has waited for its broker's client for {status.still_s:.0f} s"
+    return ""

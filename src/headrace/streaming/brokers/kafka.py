@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, Message, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 
 from headrace.core import (
     Clock,
@@ -25,6 +25,7 @@ from headrace.core import (
 from headrace.streaming.broker import Abilities, Delivery, Membership, Rebalanced
 from headrace.streaming.brokers.checks import check_membership, check_text
 from headrace.streaming.brokers.kafka_admin import Following, KafkaAdmin
+from headrace.streaming.brokers.kafka_errors import error_of, failure
 from headrace.streaming.brokers.kafka_health import Health
 from headrace.streaming.brokers.kafka_outbox import Outbox, Writer
 from headrace.streaming.brokers.kafka_places import Assigning
@@ -118,26 +119,12 @@ class KafkaBroker:
         check_new(records, limit_bytes=self._options.limit_bytes)
         for topic in {record.topic for record in records}:
             self._reader.check_topic(check_topic(topic))
-        failed: list[tuple[KafkaError, str]] = []
-
-        def report(error: KafkaError | None, message: Message) -> None:
-            if error is not None:
-                failed.append((error, message.topic() or ""))
-
         with self._lock:
-            producer = self._sender()
-            writing = self._writing(producer)
-            writing.put(records, report)
-            left = producer.flush(_SEND_S)
-            if failed:
-                raise writing.failed(failed[0][0], None, failed[0][1])
-            if left:
-                producer.purge()
-                message = (
-                    f"Kafka at {self._options.address} has not confirmed {left} of {len(records)} "
-                    f"records within {_SEND_S:g} s; it may have taken them"
-                )
-                raise UnavailableError(message)
+            try:
+                self._write(records)
+            except BaseException:
+                self._producer = None  # it may be unable to go on: the next one is made anew
+                raise
 
     def read(self, topic: str, *, after: Mapping[Place, int], most: int) -> list[Record]:
         """Records from these offsets on; see `Broker`. Only those that are committed."""
@@ -176,6 +163,30 @@ class KafkaBroker:
             self._is_closed = True
             self._producer = None
         self._reader.close()
+
+    def _write(self, records: Sequence[NewRecord]) -> None:
+        failed: list[tuple[KafkaError, str]] = []
+
+        def report(error: KafkaError | None, message: Message) -> None:
+            if error is not None:
+                failed.append((error, message.topic() or ""))
+
+        producer, address = self._sender(), self._options.address
+        writing = self._writing(producer)
+        writing.put(records, report)
+        try:
+            left = producer.flush(_SEND_S)
+        except KafkaException as error:  # what no producer gets over
+            raise failure(error_of(error), doing="write records", address=address) from error
+        if failed:
+            raise writing.failed(failed[0][0], None, failed[0][1])
+        if left:
+            producer.purge()
+            message = (
+                f"Kafka at {address} has not confirmed {left} of {len(records)} records within "
+                f"{_SEND_S:g} s; it may have taken them"
+            )
+            raise UnavailableError(message)
 
     def _wait_for(self, topic: str) -> None:
         """A topic that was made is not known to all servers at once."""

@@ -143,7 +143,7 @@ class KafkaAdmin:
 
 
 class Following:
-    """The next offsets of places that nothing is fetched of; asked each second, not waited for."""
+    """The next offsets of places; asked each second, not waited for."""
 
     def __init__(self, admin: KafkaAdmin, clock: Clock) -> None:
         self._admin = admin

@@ -123,6 +123,10 @@ class KafkaOptions:
             "enable.idempotence": True,
         }
         if transactional_id:
+            # Where no server can be reached the client would begin anew, and a call for the offsets
+            # of a transaction then never returns (librdkafka's issue 5511). A session does without:
+            # after a transaction that failed it makes its clients anew itself.
+            made.setdefault("metadata.recovery.strategy", "none")
             given = int(self.settings.get(TRANSACTION, _TRANSACTION_MS))
             timeout_ms = min(given, _LONGEST_TRANSACTION_MS)
             made |= {

@@ -32,8 +32,8 @@ class KafkaSession:
 
     Args:
         assigning: Says where a place is read from, and tells the client.
-        following: The next offsets that will be written at places that are not fetched now, as far
-            as is known; does not wait.
+        following: The next offsets that will be written at places, as far as is known; does not
+            wait.
         check_topic: Raises NotFoundError if a topic is not there.
     """
 
@@ -144,11 +144,15 @@ class KafkaSession:
             return False
 
     def lag(self) -> Mapping[Place, Lag]:
-        """From what the last fetch of each place brought along; see `Session`."""
+        """From what the last fetch of each place brought along, and what is asked; see `Session`.
+
+        A client that has fetched as much as it may fetches no more for as long as that lasts: with
+        a slow model for hours.
+        """
         self._check_open()
         now_s = self._clock.now()
-        still = self._source.still
-        asked = self._following(still) if still else {}
+        held = list(self._positions)
+        asked = self._following(held) if held else {}
         found = {}
         for place in self._positions:
             try:

@@ -36,11 +36,6 @@ class KafkaSource:
         self._is_held = False
         self._aside: deque[Record] = deque()
 
-    @property
-    def still(self) -> list[Place]:
-        """Places of which nothing is fetched."""
-        return list(self._positions) if self._is_held else sorted(self._paused)
-
     def take(self, most: int, part_s: float) -> list[Record]:
         """At most so many, after at most so long."""
         if self._aside:

@@ -142,6 +142,10 @@ class NatsLink:
     async def _on_error(self, error: Exception) -> None:
         if not self.client.is_connected:
             self._trouble = f"{self.name} is away: {str(error) or type(error).__name__}"
+            # The client forgets a connection to a server that then says nothing: it would stay.
+            transport = self.client._transport  # noqa: SLF001  # it has no other name
+            if transport is not None:
+                transport.close()  # type: ignore[no-untyped-call]  # it says nothing
 
     async def _on_disconnected(self) -> None:
         self._trouble = self._trouble or f"{self.name} is away: it hung up"

@@ -75,13 +75,15 @@ class NatsSession:
             if not self._has_begun:
                 self._begin()
             self._tend()
-            if most > 0:
-                self._ask(most)
+            # What cannot be written is kept: more of it may not come meanwhile.
+            wanted = 0 if self._unsent else most
+            if wanted > 0:
+                self._ask(wanted)
             now = self._clock.monotonic()
             wait_s = min(deadline - now, max(self._beat_at - now, 0))
             if self.trouble:
                 wait_s = min(wait_s, _AWAY_PAUSE_S)
-            found = self._inbox.poll(most, wait_s)
+            found = self._inbox.poll(wanted, wait_s)
             if found is not None:
                 return found
             if self._clock.monotonic() >= deadline:

@@ -82,7 +82,9 @@ class PulsarSession:
                 self._begin()
             self._tend()
             left_s = deadline - self._clock.monotonic()
-            found = self._inbox.poll(most, min(left_s, _LAG_EVERY_S))
+            # What cannot be written is kept: more of it may not come meanwhile.
+            wanted = 0 if self._unsent else most
+            found = self._inbox.poll(wanted, min(left_s, _LAG_EVERY_S))
             if found is not None:
                 return found
             if self._clock.monotonic() >= deadline:

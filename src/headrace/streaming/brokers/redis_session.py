@@ -83,7 +83,8 @@ class RedisSession:
             wait_s = min(deadline - now, max(self._beat_at - now, 0))
             if self._trouble:
                 wait_s = min(wait_s, _AWAY_PAUSE_S)
-            found = self._inbox.poll(most, wait_s)
+            # What cannot be written is kept: more of it may not come meanwhile.
+            found = self._inbox.poll(0 if self._unsent else most, wait_s)
             if found is not None:
                 return found
             if self._clock.monotonic() >= deadline:

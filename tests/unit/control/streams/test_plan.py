@@ -7,10 +7,15 @@ from hypothesis import strategies as st
 
 from headrace.control.streams.plan import (
     KILL_AFTER_S,
+    LOAD_TIMEOUT_S,
+    SILENT_TIMEOUT_S,
+    STILL_TIMEOUT_S,
     Action,
     Forget,
     Kill,
+    Patience,
     Phase,
+    Replace,
     Seen,
     Start,
     Stop,
@@ -18,16 +23,25 @@ from headrace.control.streams.plan import (
 )
 
 DRAIN_S = 30.0
+PATIENCE = Patience(drain_timeout_s=DRAIN_S)
 
 
-def seen(index: int, phase: Phase = Phase.READY, revision: str = "a", **more: float) -> Seen:
-    return Seen(index=index, revision=revision, phase=phase, **{"since": 0.0, **more})
+def seen(
+    index: int,
+    phase: Phase = Phase.READY,
+    revision: str = "a",
+    *,
+    kill_sent: bool = False,
+    **more: float,
+) -> Seen:
+    times = {"since": 0.0, **more}
+    return Seen(index=index, revision=revision, phase=phase, kill_sent=kill_sent, **times)
 
 
 def planned(
     *workers: Seen, count: int = 2, revision: str = "a", now: float = 100.0
 ) -> list[Action]:
-    return plan(workers, revision=revision, count=count, drain_timeout_s=DRAIN_S, now=now)
+    return plan(workers, revision=revision, count=count, patience=PATIENCE, now=now)
 
 
 def test_members_that_are_missing_are_started() -> None:
@@ -53,6 +67,43 @@ def test_one_that_does_not_end_is_killed_after_its_drain() -> None:
 
     assert planned(seen(0), seen(1, Phase.STOPPING, since=101.0 - late)) == []
     assert planned(seen(0), seen(1, Phase.STOPPING, since=100.0 - late)) == [Kill(1)]
+
+
+def test_one_that_answers_nobody_for_too_long_is_replaced_once() -> None:
+    silent = seen(0, silent_since=100.0 - SILENT_TIMEOUT_S)
+
+    assert planned(seen(0, silent_since=101.0 - SILENT_TIMEOUT_S), count=1) == []
+    assert planned(silent, count=1) == [Replace(0, "answered nobody for 60 s")]
+    assert planned(replace(silent, kill_sent=True), count=1) == []
+
+
+def test_one_that_loads_its_model_may_be_silent_for_longer() -> None:
+    loading = seen(0, Phase.STARTING, silent_since=0.0)
+
+    assert planned(loading, count=1, now=LOAD_TIMEOUT_S - 1.0) == []
+    assert planned(loading, count=1, now=LOAD_TIMEOUT_S) == [
+        Replace(0, "answered nobody for 600 s")
+    ]
+
+
+def test_one_whose_brokers_client_never_returns_is_replaced_though_it_answers() -> None:
+    assert planned(seen(0, still_s=STILL_TIMEOUT_S - 1.0), count=1) == []
+    assert planned(seen(0, still_s=STILL_TIMEOUT_S), count=1) == [
+        Replace(0, "has waited for its broker's client for 180 s")
+    ]
+
+
+def test_one_that_is_silent_and_not_wanted_or_told_to_stop_has_its_drain() -> None:
+    assert planned(seen(0, silent_since=0.0), count=0) == [Stop(0)]
+    assert planned(seen(0, Phase.STOPPING, since=99.0, silent_since=0.0), count=1) == []
+
+
+def test_while_a_silent_one_is_ended_a_new_revision_takes_no_other_place() -> None:
+    silent = seen(0, silent_since=0.0)
+
+    assert planned(silent, seen(1), revision="b") == [Replace(0, "answered nobody for 100 s")]
+    assert planned(replace(silent, kill_sent=True), seen(1), revision="b") == []
+    assert planned(seen(0, Phase.ENDED), seen(1), revision="b") == [Start(0)]
 
 
 def test_a_new_revision_takes_one_place_at_a_time() -> None:
@@ -89,7 +140,7 @@ class World:
                 list(self.workers.values()),
                 revision=revision,
                 count=count,
-                drain_timeout_s=DRAIN_S,
+                patience=PATIENCE,
                 now=self.now,
             )
             self._pass()

@@ -53,7 +53,7 @@ def team(one: Worker) -> Team:
 
 
 def view(one: Worker, *, paused: bool = False) -> StreamView:
-    return view_of(WANTED, team(one), revision="a", paused=paused)
+    return view_of(WANTED, team(one), revision="a", paused=paused, now=1.0)
 
 
 def test_a_worker_that_takes_records_makes_its_stream_well() -> None:

@@ -17,7 +17,7 @@ from headrace.control.streams.status import (
     state_of,
     versions_of,
 )
-from headrace.control.streams.workers import Worker, note_end, revision_of, worker_view
+from headrace.control.streams.workers import Worker, note_answer, note_end, revision_of, worker_view
 from headrace.streaming.exits import EXIT_CANNOT_LOAD, EXIT_STOPPED_BY_RECORD
 from headrace.streaming.settings import EndpointSettings, StreamSettings
 from headrace.streaming.status import ArmStatus, PlaceStatus, State, StreamStatus
@@ -108,7 +108,7 @@ def test_a_worker_is_told_with_what_it_says_itself() -> None:
     one.status = msgspec.structs.replace(
         status(answered=5), trouble="the broker is away", places=[place(0, 3), place(1, 4)]
     )
-    told = worker_view(one, "b")
+    told = worker_view(one, "b", now=0.0)
 
     assert (told.member, told.state, told.restarts) == ("pay-1", "running", 2)
     assert (told.lag_records, told.partitions) == (7, ("in/0", "in/1"))
@@ -116,9 +116,52 @@ def test_a_worker_is_told_with_what_it_says_itself() -> None:
 
 
 def test_a_silent_worker_is_starting_and_one_without_a_process_waits() -> None:
-    assert worker_view(worker(), "a").state == "starting"
-    assert worker_view(worker(Phase.STOPPING), "a").state == "stopping"
-    assert worker_view(worker(Phase.ENDED), "a").state == "waiting"
+    assert worker_view(worker(), "a", now=0.0).state == "starting"
+    assert worker_view(worker(Phase.STOPPING), "a", now=0.0).state == "stopping"
+    assert worker_view(worker(Phase.ENDED), "a", now=0.0).state == "waiting"
+
+
+def test_one_that_has_said_nothing_for_a_while_is_told_as_silent() -> None:
+    one = worker()
+    one.status = status()
+    note_answer(one, answered=False, now=100.0, begins=False)
+    note_answer(one, answered=False, now=105.0, begins=False)
+    soon, late = worker_view(one, "a", now=105.0), worker_view(one, "a", now=112.0)
+    note_answer(one, answered=True, now=113.0, begins=False)
+
+    assert (soon.state, soon.message) == ("running", "")
+    assert (late.state, late.message) == ("silent", "has not answered for 12 s")
+    assert worker_view(one, "a", now=130.0).state == "running"
+
+
+def test_one_whose_brokers_client_does_not_return_is_told_unless_it_reconnects() -> None:
+    one = worker()
+    one.status = msgspec.structs.replace(status(), still_s=45.0)
+    told = worker_view(one, "a", now=0.0)
+    one.status = msgspec.structs.replace(one.status, state=State.RECONNECTING, trouble="away")
+    away = worker_view(one, "a", now=0.0)
+
+    assert (told.state, told.message) == ("silent", "has waited for its broker's client for 45 s")
+    assert (away.state, away.message) == ("reconnecting", "away")
+
+
+def test_silence_while_nobody_asked_counts_for_nothing() -> None:
+    one = worker()
+    note_answer(one, answered=False, now=100.0, begins=False)
+    note_answer(one, answered=False, now=500.0, begins=True)
+
+    assert one.silent_since == 500.0
+
+
+def test_one_that_was_ended_for_its_silence_says_so_and_starts_again_soon() -> None:
+    one = worker()
+    one.silent_since, one.killed_for = 40.0, "answered nobody for 60 s, and was ended"
+
+    assert note_end(one, -int(signal.SIGKILL), said="joined", now=100.0)
+    assert one.message == "answered nobody for 60 s, and was ended"
+    assert one.start_at == pytest.approx(100.1)
+    assert not one.seen().kill_sent
+    assert one.seen().silent_since is None
 
 
 def test_lag_is_of_all_places_and_the_oldest_record() -> None:
@@ -162,6 +205,7 @@ def test_a_rate_is_between_two_looks_and_a_new_process_begins_at_zero() -> None:
         ([view(), view(outdated=True)], False, "starting"),
         ([view(), view("waiting", "was ended by SIGKILL")], False, "degraded"),
         ([view("waiting", "no"), view("waiting", "no")], False, "failed"),
+        ([view(), view("silent", "has not answered")], False, "degraded"),
         ([view("paused"), view("paused")], True, "paused"),
         ([view("paused"), view("waiting", "no")], True, "degraded"),
     ],

@@ -1,0 +1,276 @@
+"""What can go wrong under a stream that runs: what it does then, on real brokers."""
+
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from headrace.streaming.broker import Broker, Delivery
+from headrace.streaming.settings import StreamSettings
+from headrace.streaming.status import State, StreamStatus
+from tests.contract.brokers.rig import everything
+from tests.e2e.streaming.servers import Away, Site, fed, site
+from tests.e2e.streaming.workers import (
+    DEAD,
+    IN,
+    OUT,
+    WITHIN_S,
+    Worker,
+    double,
+    running,
+    settings,
+    two_numbers,
+)
+
+pytestmark = pytest.mark.e2e
+
+LOG, NATS, REDIS = "log", "nats", "redis"
+NOIDA, TANSU = "noida, Kafka-compatible stand-in", "tansu, Kafka-compatible stand-in"
+ONCE, AT_LEAST_ONCE = Delivery.EXACTLY_ONCE, Delivery.AT_LEAST_ONCE
+AWAY_FOR_S = 3.0
+
+
+def told(where: Site, folder: Path, scorer: Path, **changes: object) -> StreamSettings:
+    said = {
+        "broker": where.url,
+        "session_timeout_s": where.session_timeout_s,
+        "model_threads": 1,
+        **changes,
+    }
+    return settings(folder, scorer, **said)
+
+
+def keys(broker: Broker, topic: str) -> Counter[int]:
+    return Counter(int(record.key or b"") for record in everything(broker, topic))
+
+
+def wait_until_answered(broker: Broker, worker: Worker) -> None:
+    """Until every record that is there has an answer."""
+    until = time.monotonic() + WITHIN_S
+    while missing := keys(broker, IN).keys() - keys(broker, OUT).keys():
+        assert worker.process.poll() is None, worker.log_text()
+        assert time.monotonic() < until, f"{len(missing)} have none: {worker.status()}"
+        time.sleep(0.2)
+
+
+def check(broker: Broker, delivery: Delivery) -> None:
+    """Nothing is lost; exactly once: nothing is there twice."""
+    asked, found = keys(broker, IN), keys(broker, OUT)
+    assert found.keys() == asked.keys()
+    if delivery is ONCE:
+        assert found == asked
+    assert everything(broker, DEAD) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "delivery"),
+    [
+        # noida forgets its topics when it is killed, and tansu when it ends.
+        (NOIDA, Away.STOPPED, AT_LEAST_ONCE),
+        (NOIDA, Away.STOPPED, ONCE),
+        (NOIDA, Away.FROZEN, ONCE),
+        (TANSU, Away.FROZEN, AT_LEAST_ONCE),
+        (NATS, Away.STOPPED, AT_LEAST_ONCE),
+        (NATS, Away.KILLED, ONCE),
+        (NATS, Away.FROZEN, ONCE),
+        (REDIS, Away.STOPPED, AT_LEAST_ONCE),
+        (REDIS, Away.KILLED, ONCE),
+        (REDIS, Away.FROZEN, ONCE),
+    ],
+)
+def test_a_broker_that_is_away_under_load_is_waited_for_and_nothing_is_lost(
+    tmp_path: Path, name: str, how: Away, delivery: Delivery
+) -> None:
+    with site(name) as (where, broker):
+        said = told(where, where.home, double(tmp_path), delivery=delivery, max_batch_size=16)
+        with running(where.home, said) as worker, fed(where, two_numbers) as feeder:
+            worker.wait_until(lambda s: s.answered > 100)
+            if how is Away.STOPPED and not where.keeps_the_last:
+                feeder.hold()
+                wait_until_answered(broker, worker)
+                time.sleep(1.0)
+            with where.away(how):
+                since = time.monotonic()
+                away = worker.wait_until(lambda s: bool(s.trouble))
+                metrics = worker.metrics()
+                time.sleep(max(since + AWAY_FOR_S - time.monotonic(), 0.0))
+            feeder.go_on()
+            worker.wait_until(lambda s: s.answered > away.answered + 100 and s.trouble == "")
+            feeder.stop()
+            wait_until_answered(broker, worker)
+            assert worker.stop() == 0
+
+        assert away.state in {State.RETRYING, State.RECONNECTING}
+        assert str(where.port) in away.trouble
+        assert 'headrace_stream_trouble{stream="s"} 1' in metrics
+        check(broker, delivery)
+
+
+@pytest.mark.parametrize("name", [LOG, NATS, REDIS])
+def test_a_member_joins_and_another_is_killed_while_batches_are_in_flight(
+    tmp_path: Path, name: str
+) -> None:
+    with site(name) as (where, broker):
+        scorer = double(tmp_path, delay_s=0.02)
+        one, two = (
+            told(where, where.home, scorer, delivery=ONCE, max_batch_size=4, member=member)
+            for member in ("one", "two")
+        )
+        broker.send([two_numbers(number) for number in range(2000)])
+        with running(where.home, one) as killed:
+            killed.wait_until(lambda s: s.answered > 0 and s.in_flight > 0)
+            with running(where.home, two) as heir:
+                heir.wait_until(lambda s: s.answered > 0 and s.in_flight > 0)
+                killed.wait_until(lambda s: s.in_flight > 0)
+                killed.kill()
+                left = len(keys(broker, IN)) - len(keys(broker, OUT))
+                wait_until_answered(broker, heir)
+                assert heir.stop() == 0
+
+        assert left > 0
+        check(broker, ONCE)
+
+
+@pytest.mark.parametrize("name", [LOG, NATS, REDIS])
+def test_a_worker_that_stood_still_for_longer_than_its_session_does_nothing_twice(
+    tmp_path: Path, name: str
+) -> None:
+    with site(name) as (where, broker):
+        scorer = double(tmp_path, delay_s=0.05)
+        one, two = (
+            told(where, where.home, scorer, delivery=ONCE, max_batch_size=4, member=member)
+            for member in ("one", "two")
+        )
+        with running(where.home, one) as heir, running(where.home, two) as zombie:
+            for worker in (heir, zombie):
+                worker.wait_until(lambda s: len(s.places) == 1 and s.state is State.RUNNING)
+            broker.send([two_numbers(number) for number in range(200)])
+            zombie.wait_until(lambda s: s.in_flight > 0)
+            os.kill(zombie.process.pid, signal.SIGSTOP)
+            try:
+                wait_until_answered(broker, heir)  # what it had too: others took it over
+            finally:
+                os.kill(zombie.process.pid, signal.SIGCONT)
+            broker.send([two_numbers(number) for number in range(200, 300)])
+            wait_until_answered(broker, heir)
+            zombie.wait_until(lambda s: s.state is State.RUNNING and s.in_flight == 0)
+            assert [zombie.stop(), heir.stop()] == [0, 0]
+
+        check(broker, ONCE)
+
+
+def test_a_kafka_member_that_was_replaced_by_name_while_it_stood_still_is_fenced(
+    tmp_path: Path,
+) -> None:
+    with site(NOIDA) as (where, broker):
+        scorer, other = double(tmp_path, delay_s=0.05), where.home / "other"
+        other.mkdir()
+        said = told(where, where.home, scorer, delivery=ONCE, max_batch_size=4)
+        again = told(where, other, scorer, delivery=ONCE, max_batch_size=4)
+        broker.send([two_numbers(number) for number in range(200)])
+        with running(where.home, said) as zombie:
+            zombie.wait_until(lambda s: s.answered > 0 and s.in_flight > 0)
+            os.kill(zombie.process.pid, signal.SIGSTOP)
+            with running(other, again) as heir:
+                try:
+                    wait_until_answered(broker, heir)
+                finally:
+                    os.kill(zombie.process.pid, signal.SIGCONT)
+                fenced = zombie.wait_until(lambda s: s.state is State.RECONNECTING)
+                zombie.kill()
+                broker.send([two_numbers(number) for number in range(200, 300)])
+                wait_until_answered(broker, heir)
+                assert heir.stop() == 0
+
+        assert "another member has our place" in fenced.trouble
+        check(broker, ONCE)
+
+
+@pytest.mark.parametrize(("name", "call_s"), [(LOG, 4.0), (NOIDA, 8.0), (NATS, 4.0), (REDIS, 4.0)])
+def test_a_call_longer_than_the_session_keeps_the_membership_and_commands_are_heard(
+    tmp_path: Path, name: str, call_s: float
+) -> None:
+    with site(name) as (where, broker):
+        scorer = double(tmp_path, delay_s=call_s)
+        broker.send([two_numbers(0)])
+        with running(where.home, told(where, where.home, scorer, delivery=ONCE)) as worker:
+            worker.wait_until(lambda s: s.in_flight == 1)
+            begun = time.monotonic()
+            worker.client.post("/internal/pause")
+            paused = worker.wait_until(lambda s: s.state is State.PAUSED)
+            worker.client.post("/internal/resume")
+            resumed = worker.wait_until(lambda s: s.state is State.RUNNING)
+            worker.wait_until(lambda _: time.monotonic() - begun > 1.2 * where.session_timeout_s)
+            metrics = worker.metrics()
+            stopped = worker.stop()  # in the middle of the call: its answer is waited for
+
+        assert call_s > 1.2 * where.session_timeout_s
+        assert (paused.in_flight, resumed.in_flight, stopped) == (1, 1, 0)
+        assert 'headrace_stream_records_answered_total{stream="s"} 0' in metrics
+        assert 'headrace_stream_sessions_total{stream="s"} 1' in metrics
+        assert 'headrace_stream_places_lost_total{stream="s"} 0' in metrics
+        check(broker, ONCE)
+
+
+@pytest.mark.parametrize(
+    ("name", "pad_bytes"),
+    # noida answers a fetch with all that it has, whatever it is asked for.
+    [(LOG, 30_000), (NOIDA, 3_000), (NATS, 30_000), (REDIS, 30_000)],
+)
+def test_a_model_slower_than_its_records_is_not_run_over(
+    tmp_path: Path, name: str, pad_bytes: int
+) -> None:
+    count, batch = 4000, 4
+    pad = "x" * pad_bytes
+    with site(name) as (where, broker):
+        scorer = double(tmp_path, delay_s=0.1)
+        said = told(where, where.home, scorer, delivery=ONCE, max_batch_size=batch)
+        with running(where.home, said) as worker:
+            worker.wait_until(lambda s: s.state is State.RUNNING)
+            before = rss_bytes(worker)
+            for first in range(0, count, 100):
+                broker.send([two_numbers(n, pad=pad) for n in range(first, first + 100)])
+            seen: list[StreamStatus] = []
+            until = time.monotonic() + 1.5 * where.session_timeout_s
+            while time.monotonic() < until:
+                seen.append(worker.status())
+                time.sleep(0.1)
+            grown_bytes = rss_bytes(worker) - before
+            worker.wait_until(lambda s: lag_of(s) > count // 2 and any(p.lag_s for p in s.places))
+            metrics = worker.metrics()
+
+        assert max(one.waiting for one in seen) <= 2 * batch
+        assert max(one.in_flight for one in seen) <= 2 * batch
+        assert grown_bytes < 64 << 20
+        assert 'headrace_stream_sessions_total{stream="s"} 1' in metrics
+        assert 'headrace_stream_places_lost_total{stream="s"} 0' in metrics
+
+
+def lag_of(status: StreamStatus) -> int:
+    return sum(place.lag_records or 0 for place in status.places)
+
+
+def rss_bytes(worker: Worker) -> int:
+    pages = Path(f"/proc/{worker.process.pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_model_that_never_returns_does_not_keep_a_worker_from_ending(tmp_path: Path) -> None:
+    with site(LOG) as (where, broker):
+        hung = double(tmp_path, delay_s=3600.0)
+        broker.send([two_numbers(0)])
+        said = told(where, where.home, hung, delivery=ONCE, drain_timeout_s=0.5)
+        with running(where.home, said) as worker:
+            worker.wait_until(lambda s: s.in_flight == 1)
+            assert worker.stop() == 0
+        kept = keys(broker, OUT)
+        mended = told(where, where.home, double(tmp_path), delivery=ONCE)
+        with running(where.home, mended) as worker:
+            wait_until_answered(broker, worker)
+            assert worker.stop() == 0
+
+        assert kept == Counter()
+        check(broker, ONCE)

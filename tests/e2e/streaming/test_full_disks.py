@@ -1,0 +1,237 @@
+"""A disk is full under a stream that runs: it says so, waits, and goes on when there is room."""
+
+import os
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+import redis
+
+from headrace.core import SystemClock
+from headrace.streaming.broker import Broker, Delivery
+from headrace.streaming.records import NewRecord
+from headrace.streaming.settings import FormatSettings, OutputSettings
+from headrace.streaming.status import State, StreamStatus
+from headrace.streaming.windows.settings import WindowSettings, WindowsSettings
+from headrace.testing import models
+from tests.contract.brokers.rig import everything
+from tests.e2e.streaming.servers import site
+from tests.e2e.streaming.workers import (
+    DEAD,
+    IN,
+    OUT,
+    double,
+    opened,
+    running,
+    settings,
+    two_numbers,
+    wait_until_done,
+)
+
+pytestmark = pytest.mark.e2e
+
+FILLER = "filler"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """With a short path, as sockets in it need one."""
+    with tempfile.TemporaryDirectory(prefix="hr-full-") as name:
+        yield Path(name)
+
+
+@contextmanager
+def small_disk(path: Path, *, size_bytes: int) -> Iterator[Path]:
+    """A disk of its own at `path`."""
+    path.mkdir()
+    options = f"size={size_bytes}"
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
+    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:  # ours
+        pytest.skip("no file system can be mounted here, so no disk can be full")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)  # noqa: S607  # ours
+
+
+def fill(disk: Path) -> None:
+    """Take all the room there is."""
+    with (disk / FILLER).open("ab", buffering=0) as file:
+        for size in (1 << 16, 1 << 12):
+            while True:
+                try:
+                    file.write(bytes(size))
+                except OSError:
+                    break
+
+
+def free(disk: Path) -> None:
+    (disk / FILLER).unlink()
+
+
+def records(numbers: range, *, pad: str = "") -> list[NewRecord]:
+    return [two_numbers(number, pad=pad) for number in numbers]
+
+
+def keys(broker: Broker, topic: str) -> Counter[int]:
+    return Counter(int(record.key or b"") for record in everything(broker, topic))
+
+
+@pytest.mark.parametrize("delivery", Delivery)
+def test_a_log_whose_disk_is_full_is_waited_for_and_loses_and_repeats_nothing(
+    folder: Path, delivery: Delivery
+) -> None:
+    with small_disk(folder / "log", size_bytes=24 << 20) as disk:
+        broker = opened(folder)
+        broker.create_topic(IN, partitions=2)
+        broker.send(records(range(2000), pad="x" * 2000))
+        told = settings(
+            folder,
+            double(folder),
+            delivery=delivery,
+            max_batch_size=16,
+            output=OutputSettings(fields=["pad"]),
+            paused=True,
+        )
+        with running(folder, told) as worker:
+            worker.wait_until(lambda s: s.state is State.PAUSED)
+            fill(disk)
+            worker.client.post("/internal/resume")
+            full = worker.wait_until(lambda s: "no space is left" in s.trouble)
+            free(disk)
+            wait_until_done(broker)
+            worker.wait_until(lambda s: s.trouble == "")
+            assert worker.stop() == 0
+        found, dead = keys(broker, OUT), everything(broker, DEAD)
+        broker.close()
+
+    assert full.state in {State.RETRYING, State.RECONNECTING}
+    assert str(folder / "log") in full.trouble
+    assert found == Counter(range(2000))
+    assert dead == []
+
+
+def test_windows_go_on_where_their_disk_is_full_and_are_kept_when_there_is_room(
+    folder: Path,
+) -> None:
+    with small_disk(folder / "state", size_bytes=512 << 10) as disk:
+        broker = opened(folder)
+        broker.create_topic(IN)
+        windows = WindowsSettings(
+            windows=[WindowSettings(name="n", size_s=3600.0, key="n")],
+            state=str(disk),
+            checkpoint_s=0.05,
+        )
+        scorer = folder / "m.onnx"
+        scorer.write_bytes(models.matmul())
+        told = settings(
+            folder,
+            scorer,
+            windows=windows,
+            format=FormatSettings(columns={"x": ["amount", "m", "n", "k"]}),
+        )
+        at_s = SystemClock().now()
+        sent = 0
+
+        def send(count: int) -> int:
+            nonlocal sent
+            some = [
+                {"n": number, "amount": 1.0, "m": 0.0, "k": 0.0}
+                for number in range(sent, sent + count)
+            ]
+            broker.send(
+                [
+                    NewRecord(topic=IN, key=b"k", value=msgspec.json.encode(one), timestamp_s=at_s)
+                    for one in some
+                ]
+            )
+            sent += count
+            return sent
+
+        with running(folder, told) as worker:
+            send(100)
+            worker.wait_until(lambda s: s.answered == 100)
+            fill(disk)
+            send(5000)
+            full = worker.wait_until(lambda s: "cannot write the state" in s.trouble)
+            send(100)
+            worker.wait_until(lambda s: s.answered == sent)
+            worker.kill()
+        with running(folder, told) as worker:
+            refused = worker.wait_until(lambda s: s.state is State.RECONNECTING)
+            free(disk)
+            worker.wait_until(lambda s: s.state is State.RUNNING and s.trouble == "")
+            send(10)
+            worker.wait_until(lambda s: s.answered == 10)
+            assert worker.stop() == 0
+        dead = everything(broker, DEAD)
+        broker.close()
+
+    assert str(disk) in full.trouble
+    assert str(disk) in refused.trouble
+    assert dead == []
+
+
+def test_a_worker_whose_log_file_has_no_room_streams_on(folder: Path) -> None:
+    with small_disk(folder / "logs", size_bytes=64 << 10) as disk:
+        broker = opened(folder)
+        broker.create_topic(IN)
+        told = settings(folder, double(folder))
+        (folder / "one.log").symlink_to(disk / "one.log")
+        fill(disk)
+        with running(folder, told) as worker:
+            broker.send(records(range(100)))
+            worker.wait_until(lambda s: s.answered == 100)
+            code = worker.stop()
+        found = keys(broker, OUT)
+        broker.close()
+
+    assert code == 0
+    assert found == Counter(range(100))
+
+
+@pytest.mark.parametrize("delivery", Delivery)
+def test_a_redis_whose_memory_is_full_is_waited_for_and_reading_stops_meanwhile(
+    folder: Path, delivery: Delivery
+) -> None:
+    with site("redis") as (where, broker):
+        broker.send(records(range(20_000)))
+        told = settings(
+            folder,
+            double(folder),
+            broker=where.url,
+            session_timeout_s=where.session_timeout_s,
+            delivery=delivery,
+            max_batch_size=16,
+            paused=True,
+        )
+        with running(folder, told) as worker, redis.Redis(port=where.port) as client:
+            worker.wait_until(lambda s: s.state is State.PAUSED)
+            client.config_set("maxmemory", "1")
+            worker.client.post("/internal/resume")
+            full = worker.wait_until(lambda s: "memory is full" in s.trouble)
+            time.sleep(0.7)  # what is in hand comes to its end
+            read = worker.status().read
+            time.sleep(1.5)
+            read_later = worker.status().read
+            client.config_set("maxmemory", "0")
+            worker.wait_until(lambda s: s.trouble == "" and sum(lags(s)) == 0 and s.in_flight == 0)
+            assert worker.stop() == 0
+        found = keys(broker, OUT)
+
+    assert full.state in {State.RETRYING, State.RECONNECTING}
+    if delivery is Delivery.AT_LEAST_ONCE:  # the other one reads the same again and again
+        assert read_later == read
+    assert found.keys() == set(range(20_000))
+    if delivery is Delivery.EXACTLY_ONCE:
+        assert found == Counter(range(20_000))
+
+
+def lags(status: StreamStatus) -> list[int]:
+    return [1 if place.lag_records is None else place.lag_records for place in status.places]
