@@ -21,6 +21,7 @@ import msgspec
 from headrace.cli.batch_model import Chosen
 from headrace.core import FailedPreconditionError, FeatureSettings
 from headrace.core.variables import filled_in, url_filled_in
+from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.sources.files import is_url, list_files
 from headrace.jobs.sources.sql import SQLITE, is_database
 
@@ -138,6 +139,7 @@ def go_on_confined(
     told.chmod(0o644)  # its folder is private
     output = output.absolute()
     output.mkdir(parents=True, exist_ok=True)
+    OutputFolder(output).check_own()  # before all in it belongs to another user
     spec = sandbox.spec(
         own=[own, output],
         keep=[*_read_by(chosen, sandbox, place.root), *filter(None, [inputs.folder])],

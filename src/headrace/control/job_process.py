@@ -239,7 +239,7 @@ class JobStarter:
         self._tidy(run)
         if self.sandbox is not None and not self.sandbox.abilities().user:
             with contextlib.suppress(OSError):  # it was never made, or cannot be given
-                give_all(run.output, *owner)
+                give_all(run.output, *owner, of=range(FIRST_UID, FIRST_UID + UIDS))
 
 
 def _owner(folder: Path) -> tuple[int, int]:

@@ -68,12 +68,14 @@ class OutputFolder:
             msg = f"{path} is damaged, or of another version of Headrace: {error}"
             raise ArtifactCorruptError(msg) from error
 
-    def begin(self, record: JobRecord) -> None:
-        """Say whose output this is.
+    def check_own(self) -> None:
+        """Refuse a folder of somebody else's.
 
         Raises:
-            FailedPreconditionError: Something of somebody else's lies here.
+            FailedPreconditionError: Something lies here, and no job says that it is its output.
         """
+        if (self._own / _JOB).exists() or not self.path.is_dir():
+            return
         others = [path.name for path in sorted(self.path.iterdir()) if path.name != FOLDER]
         if others:
             msg = (
@@ -81,6 +83,14 @@ class OutputFolder:
                 "name a folder of its own"
             )
             raise FailedPreconditionError(msg)
+
+    def begin(self, record: JobRecord) -> None:
+        """Say whose output this is.
+
+        Raises:
+            FailedPreconditionError: As `check_own`.
+        """
+        self.check_own()
         with aside(self._own, _JOB) as file:
             file.write(msgspec.json.format(msgspec.json.encode(record), indent=1))
         sync_folder(self.path)

@@ -260,21 +260,29 @@ def give(paths: list[str], uid: int) -> None:
         os.chown(path, uid, uid, follow_symlinks=False)
 
 
-def give_all(folder: str, uid: int, gid: int) -> None:
+def give_all(folder: str, uid: int, gid: int, *, of: range | None = None) -> None:
     """Let a directory, its files, and those of directories in it belong to somebody.
 
-    Who wrote them may be hostile: nothing is followed, and what has another name stays.
+    Who wrote them may be hostile: nothing is followed, and what has another name stays. So does
+    what is none of the users `of`, if these are given.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.fchown(descriptor, uid, gid)
+        _give(descriptor, os.fstat(descriptor).st_uid, uid, gid, of)
         for name in os.listdir(descriptor):
-            _give_inner(name, descriptor, uid, gid, depth=1)
+            _give_inner(name, descriptor, uid, gid, of, depth=1)
     finally:
         os.close(descriptor)
 
 
-def _give_inner(name: str, folder: int, uid: int, gid: int, *, depth: int) -> None:
+def _give(descriptor: int, owner: int, uid: int, gid: int, of: range | None) -> None:
+    if of is None or owner in of:
+        os.fchown(descriptor, uid, gid)
+
+
+def _give_inner(
+    name: str, folder: int, uid: int, gid: int, of: range | None, *, depth: int
+) -> None:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(name, flags, dir_fd=folder)
@@ -283,11 +291,11 @@ def _give_inner(name: str, folder: int, uid: int, gid: int, *, depth: int) -> No
     try:
         found = os.fstat(descriptor)
         if stat.S_ISDIR(found.st_mode):
-            os.fchown(descriptor, uid, gid)
+            _give(descriptor, found.st_uid, uid, gid, of)
             for inner in os.listdir(descriptor) if depth else ():
-                _give_inner(inner, descriptor, uid, gid, depth=depth - 1)
+                _give_inner(inner, descriptor, uid, gid, of, depth=depth - 1)
         elif stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-            os.fchown(descriptor, uid, gid)
+            _give(descriptor, found.st_uid, uid, gid, of)
     finally:
         os.close(descriptor)
 

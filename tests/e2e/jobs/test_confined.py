@@ -204,6 +204,26 @@ def test_an_input_that_only_root_may_read_is_read_and_that_is_said(
     assert f"runs as root: others may not read {data / 'in.parquet'}" in system.log_text()
 
 
+@needs_root
+def test_a_folder_with_files_of_others_is_refused_and_they_stay_theirs(
+    tmp_path: Path, data: Path
+) -> None:
+    model, folder = tmp_path / "m.onnx", data / "taken"
+    model.write_bytes(models.matmul(features=2))
+    folder.mkdir()
+    for name, uid in (("ours", 0), ("theirs", 1234)):
+        (folder / name).write_text("here before")
+        os.chown(folder / name, uid, uid)
+    job: list[str | Path] = ["-m", model, "-i", data / "in.parquet", "-o", folder]
+    job += ["--map", "x=a,b", "--run-id", "night"]
+    status, _, err = Command([*job, f"--confined={Occasion.JOB}"], tmp_path / "home").run()
+
+    assert status == 1
+    assert "is not empty, and not of a job (ours, theirs)" in err
+    assert [(folder / name).stat().st_uid for name in ("ours", "theirs")] == [0, 1234]
+    assert folder.stat().st_uid == 0
+
+
 def test_a_run_gets_the_variables_that_its_input_names_and_no_other_secret(
     system: System, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
