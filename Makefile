@@ -64,7 +64,7 @@ e2e: setup ## only the tests that start real processes
 
 .PHONY: chaos
 chaos: setup ## kill streams and jobs many times at full size: half an hour, not in `make test`
-	CHAOS_JOB_KILLS=20 $(BIN)/pytest -s tests/chaos tests/e2e/jobs/test_kills.py -k at_random $(ARGS)
+	CHAOS_JOB_KILLS=20 CHAOS_CALL_S=31 $(BIN)/pytest -s tests/chaos tests/e2e/jobs/test_kills.py tests/e2e/streaming/test_failures.py -k "at_random or longer_than" $(ARGS)
 
 .PHONY: bench
 bench: setup .venv/.ready-bench ## measure speed; prints a table and writes bench/results/

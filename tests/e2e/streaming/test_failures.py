@@ -194,6 +194,7 @@ def test_a_call_longer_than_the_session_keeps_the_membership_and_commands_are_he
     tmp_path: Path, name: str, call_s: float
 ) -> None:
     with site(name) as (where, broker):
+        call_s = float(os.environ.get("CHAOS_CALL_S", call_s))  # `make chaos`: half a minute
         scorer = double(tmp_path, delay_s=call_s)
         broker.send([two_numbers(0)])
         with running(where.home, told(where, where.home, scorer, delivery=ONCE)) as worker:

@@ -101,7 +101,7 @@ class Worker:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(45)
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")
