@@ -3,6 +3,7 @@
 Names are not told: whoever may not change an endpoint may not be meant to know of it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -14,6 +15,8 @@ from headrace.core import PermissionDeniedError
 from headrace.core.spec_alerts import AlertsSpec
 from headrace.core.spec_jobs import JobSpec
 
+_OF_FILE: Final = re.compile(r"(_file|\.location|\.keytab|\.config)=", re.IGNORECASE)
+"""Options in a broker's URL that name files: its client sends what is in them, or proof of it."""
 _WAY_OUT: Final = "change your own by `PUT /api/v1/endpoints/NAME`, or ask an operator of all"
 
 
@@ -76,24 +79,41 @@ def _receivers(document: Mapping[str, Any]) -> object:
 
 
 def _brokers(document: Mapping[str, Any]) -> list[tuple[object, ...]]:
-    """Where streams send secrets: URLs that name variables, and files of keys."""
+    """Where streams send secrets: URLs that name variables, and what files of theirs hold."""
     streams = document.get("streams")
     found = []
     for stream in streams if isinstance(streams, list | tuple) else ():
         if not isinstance(stream, Mapping):
             continue
         urls = (_text_in(stream, "source", "broker"), _text_in(stream, "push", "online_store"))
-        secret = tuple(url if "${" in url else None for url in urls)
-        if any(secret) or stream.get("api_key_file") is not None:
-            found.append((*secret, stream.get("api_key_file")))
+        secret = tuple(url if "${" in url or _OF_FILE.search(url) else None for url in urls)
+        formats = (_options(stream, "format"), _options(stream, "sink", "format"))
+        files = tuple(options if _names_file(options) else None for options in formats)
+        if any(secret) or any(files) or stream.get("api_key_file") is not None:
+            found.append((*secret, *files, stream.get("api_key_file")))
     return found
 
 
+def _options(stream: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    """What a format is told besides; a file in it is sent to the registry that it names."""
+    found = _found_in(stream, *keys, "options")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _names_file(options: Mapping[str, Any]) -> bool:
+    return any(str(name).endswith("_file") for name in options)
+
+
 def _text_in(stream: Mapping[str, Any], *keys: str) -> str:
+    found = _found_in(stream, *keys)
+    return found if isinstance(found, str) else ""
+
+
+def _found_in(stream: Mapping[str, Any], *keys: str) -> object:
     found: object = stream
     for key in keys:
         found = found.get(key) if isinstance(found, Mapping) else None
-    return found if isinstance(found, str) else ""
+    return found
 
 
 def check_endpoints(

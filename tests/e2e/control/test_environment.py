@@ -45,7 +45,7 @@ def test_a_replica_has_no_secret_of_a_stream_and_a_worker_has_only_its_own(
         "streams": [stream, other],
     }
     system.start(spec=document)
-    system.wait_ready()
+    system.wait_for(lambda status: all(one["ready"] for one in status["endpoints"]))
 
     def workers() -> list[psutil.Process]:
         return [p for p in system.processes() if "headrace.streaming" in p.cmdline()]

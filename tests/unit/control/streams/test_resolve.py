@@ -139,3 +139,30 @@ def test_only_an_admin_says_where_secrets_are_sent() -> None:
     check_receivers(before, after, is_admin=True)
     with pytest.raises(PermissionDeniedError, match="only an admin"):
         check_receivers(before, after, is_admin=False)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"api_key_file": "/home/token"},
+        {"source": {"broker": "kafka://evil?properties_file=/home/token"}},
+        {"source": {"broker": "kafka://evil?ssl.key.location=/home/key.pem"}},
+        {"format": {"kind": "avro", "options": {"registry": "x", "password_file": "/home/token"}}},
+        {"sink": {"format": {"kind": "avro", "options": {"token_file": "/home/token"}}}},
+    ],
+)
+def test_only_an_admin_names_files_whose_content_is_sent(changes: dict[str, Any]) -> None:
+    before = {"streams": [stream(model="/m")]}
+    after = {"streams": [{**stream(model="/m"), **changes}]}
+
+    check_receivers(before, after, is_admin=True)
+    with pytest.raises(PermissionDeniedError, match="only an admin"):
+        check_receivers(before, after, is_admin=False)
+
+
+def test_whoever_is_no_admin_changes_the_rest_of_a_stream() -> None:
+    format_ = {"kind": "avro", "options": {"registry": "https://r", "subject": "s"}}
+    before = {"streams": [stream(model="/m")]}
+    after = {"streams": [{**stream(model="/m"), "format": format_, "max_batch_size": 7}]}
+
+    check_receivers(before, after, is_admin=False)
