@@ -63,7 +63,7 @@ e2e: setup ## only the tests that start real processes
 	$(BIN)/pytest -m e2e $(PYTEST_JOBS) $(ARGS)
 
 .PHONY: chaos
-chaos: setup ## kill streams and jobs many times at full size: half an hour, not in `make test`
+chaos: setup ## kill streams and jobs many times at full size: twenty minutes and more, not in `make test`
 	CHAOS_JOB_KILLS=20 CHAOS_CALL_S=31 $(BIN)/pytest -s tests/chaos tests/e2e/jobs/test_kills.py tests/e2e/streaming/test_failures.py -k "at_random or longer_than" $(ARGS)
 
 .PHONY: bench

@@ -11,14 +11,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from confluent_kafka import Consumer, Producer
 
 from bench import processes
+from bench.brokers import BROKERS, NoBrokerError
 from bench.context import Context
 from bench.results import SuiteResult, Table, Target, cell
 from bench.streams import CAREFUL, PLAIN
@@ -41,11 +42,16 @@ _SOURCE: Final = "backlog"
 
 def run(context: Context) -> SuiteResult:
     """Drain a backlog by hand and by us; then copy records that come at a rate."""
-    found = find_spec("noida_db")
-    if found is None or found.origin is None:
-        return SuiteResult(name="streams", skipped="noida-db is not installed")
+    try:
+        return _over_kafka(context)
+    except NoBrokerError as error:
+        return SuiteResult(name="streams", skipped=str(error))
+
+
+def _over_kafka(context: Context) -> SuiteResult:
     records = RECORDS // 10 if context.quick else RECORDS
-    with _server(context, Path(found.origin).with_name("noida-db")) as address:
+    with BROKERS["kafka"](context) as url:
+        address = urlsplit(url).netloc
         _fill(address, records)
         arms = [
             Arm(name=name, measure=partial(_drain, address, name, records))
@@ -64,20 +70,6 @@ def run(context: Context) -> SuiteResult:
     return SuiteResult(
         name="streams", table=_table(rounds), targets=_targets(rounds), rounds=rounds
     )
-
-
-@contextmanager
-def _server(context: Context, binary: Path) -> Iterator[str]:
-    (port,) = processes.free_ports(1)
-    command = [str(binary), "start", "--data-dir", str(context.home / "kafka"), "--only", "kafka"]
-    with processes.running(
-        [*command, "--kafka-port", str(port)],
-        part="server",
-        cores=context.placement.all,
-        log=context.home / "kafka.log",
-        is_ready=lambda: processes.listens(port),
-    ):
-        yield f"127.0.0.1:{port}"
 
 
 def _fill(address: str, count: int) -> None:

@@ -79,7 +79,7 @@ async def job(question: Question) -> View:
 
 def is_troubled(one: JobView) -> bool:
     """Whether somebody should look: no run came in time, or the last one failed."""
-    return one.is_late or (one.last_run is not None and one.last_run.state == "failed")
+    return state_of(one)[0] == "failing"
 
 
 def state_of(one: JobView) -> tuple[str, str]:

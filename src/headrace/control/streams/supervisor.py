@@ -182,11 +182,12 @@ class StreamSupervisor:
 
     def facts(self) -> dict[str, StreamFacts]:
         """What alerts have to know of each stream that was looked at."""
+        if self._asked_at == -math.inf:
+            return {}
         now = self.clock.now()
         return {
             view.name: facts_of(view, self._teams[view.name].track, now=now)
             for view in self.views()
-            if self._asked_at > -math.inf
         }
 
     def history(self, name: str, *, seconds: float, most: int) -> list[StreamPoint]:
