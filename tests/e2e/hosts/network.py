@@ -1,0 +1,159 @@
+"""Hosts on a network of their own: Linux namespaces on one bridge, that can be lost and cut off."""
+
+import contextlib
+import itertools
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+_SERIAL: Final = itertools.count()
+_PREFIX: Final = "10.213"
+"""Of all addresses here; nothing outside the namespaces sees them."""
+_IP: Final = shutil.which("ip") or "/usr/sbin/ip"
+_NOWHERE: Final = "02:00:00:00:00:ff"
+"""A hardware address that nobody has: what is sent there is lost without a word."""
+
+
+def why_not() -> str:
+    """Why there can be no such network here; empty if there can."""
+    if os.geteuid() != 0:
+        return "network namespaces are made by root"
+    if not Path(_IP).exists():
+        return "there is no `ip`: apt-get install iproute2"
+    probe = f"hr{os.getpid()}probe"
+    if subprocess.run([_IP, "netns", "add", probe], capture_output=True, check=False).returncode:
+        return "the kernel gives no network namespaces"
+    _ip("netns", "del", probe)
+    return ""
+
+
+@dataclass(slots=True)
+class Host:
+    """One namespace with one address, to which more can be added."""
+
+    name: str
+    namespace: str
+    address: str
+    switch: str
+    port: str
+    processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    def start(
+        self, arguments: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None
+    ) -> "subprocess.Popen[bytes]":
+        """Start a process on this host; it is ended with it."""
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [_IP, "netns", "exec", self.namespace, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env=None if env is None else {**os.environ, **env},
+            )
+        self.processes.append(process)
+        return process
+
+    def add_address(self, address: str) -> None:
+        """Have one more address, as a machine has for each pod on it."""
+        _ip("-n", self.namespace, "addr", "add", f"{address}/16", "dev", "eth0")
+
+    def remove_address(self, address: str) -> None:
+        """Have an address no more."""
+        _ip("-n", self.namespace, "addr", "del", f"{address}/16", "dev", "eth0")
+
+    def unplug(self) -> None:
+        """Be off the network: what is sent from or to here is lost, and nobody is told."""
+        _ip("-n", self.switch, "link", "set", self.port, "down")
+
+    def plug(self) -> None:
+        """Be on the network again."""
+        _ip("-n", self.switch, "link", "set", self.port, "up")
+
+    def lose_what_is_sent_to(self, *addresses: str) -> None:
+        """Send what is for these addresses nowhere; they can still send here."""
+        for address in addresses:
+            where = ("lladdr", _NOWHERE, "dev", "eth0", "nud", "permanent")
+            _ip("-n", self.namespace, "neigh", "replace", address, *where)
+
+    def find_again(self, *addresses: str) -> None:
+        """Send what is for these addresses to them again."""
+        for address in addresses:
+            _ip("-n", self.namespace, "neigh", "del", address, "dev", "eth0")
+
+    def pids(self) -> list[int]:
+        """Every process in this namespace."""
+        said = _ip("netns", "pids", self.namespace)
+        return [int(word) for word in said.split()]
+
+    def kill(self) -> None:
+        """Lose power: every process here ends at once."""
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
+        for process in self.processes:
+            process.wait()
+        self.processes.clear()
+
+
+@dataclass(slots=True)
+class Network:
+    """The hosts by name, on one bridge in a namespace of its own."""
+
+    switch: str
+    hosts: dict[str, Host] = field(default_factory=dict)
+
+    def add(self, name: str) -> Host:
+        """One more host; its address follows from how many there are."""
+        namespace = f"{self.switch}-{name}"
+        number = len(self.hosts) + 1
+        port = f"p{number}"
+        _ip("netns", "add", namespace)
+        host = Host(name, namespace, f"{_PREFIX}.0.{number}", self.switch, port)
+        self.hosts[name] = host
+        peer = ("peer", "name", "eth0", "netns", namespace)
+        _ip("-n", self.switch, "link", "add", port, "type", "veth", *peer)
+        _ip("-n", self.switch, "link", "set", port, "master", "bridge", "up")
+        _ip("-n", namespace, "link", "set", "lo", "up")
+        _ip("-n", namespace, "addr", "add", f"{host.address}/16", "dev", "eth0")
+        _ip("-n", namespace, "link", "set", "eth0", "up")
+        return host
+
+    def close(self) -> None:
+        """End every process and take everything away."""
+        for host in self.hosts.values():
+            host.kill()
+            _ip("netns", "del", host.namespace)
+        _ip("netns", "del", self.switch)
+
+
+@contextlib.contextmanager
+def network(*names: str) -> Iterator[Network]:
+    """A network with these hosts, for as long as the block runs."""
+    switch = f"hr{os.getpid()}n{next(_SERIAL)}"
+    _ip("netns", "add", switch)
+    made = Network(switch)
+    try:
+        _ip("-n", switch, "link", "add", "bridge", "type", "bridge")
+        _ip("-n", switch, "link", "set", "bridge", "up")
+        for name in names:
+            made.add(name)
+        yield made
+    finally:
+        made.close()
+
+
+def pod_address(number: int) -> str:
+    """The address of the pod with this number, among all hosts."""
+    return f"{_PREFIX}.{1 + number // 250}.{1 + number % 250}"
+
+
+def _ip(*arguments: str) -> str:
+    done = subprocess.run([_IP, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
