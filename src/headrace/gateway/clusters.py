@@ -1,11 +1,12 @@
 """How Envoy reaches the replicas of each arm: balancing, ejection, limits."""
 
+import ipaddress
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from headrace.gateway.resilience import circuit_breakers, outlier_detection
+from headrace.gateway.resilience import circuit_breakers, outlier_detection, reach_checks
 from headrace.gateway.resources import HTTP_OPTIONS, Resource, address_of, any_of, seconds
-from headrace.gateway.settings import EndpointRoute, GatewaySettings
+from headrace.gateway.settings import EndpointRoute, GatewaySettings, parse_address
 from headrace.gateway.tracing import collector_cluster
 from headrace.gateway.upstreams import upstream_cluster
 
@@ -89,6 +90,7 @@ def all_replicas(endpoints: Sequence[EndpointRoute]) -> tuple[str, ...]:
 
 def _cluster(settings: GatewaySettings, name: str, addresses: Sequence[str]) -> Resource:
     count = len(addresses)
+    is_elsewhere = any(_is_elsewhere(address) for address in addresses)
     return {
         "name": name,
         "alt_stat_name": stat_name(name),
@@ -104,6 +106,7 @@ def _cluster(settings: GatewaySettings, name: str, addresses: Sequence[str]) -> 
         # Without this, Envoy goes on sending to ejected replicas once half of them are out.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "outlier_detection": outlier_detection(-(-100 * (count - 1) // count)),
+        **(reach_checks() if is_elsewhere else {}),
         "circuit_breakers": circuit_breakers(
             min(settings.max_requests_per_replica * count, 2**31 - 1)
         ),
@@ -117,3 +120,9 @@ def _cluster(settings: GatewaySettings, name: str, addresses: Sequence[str]) -> 
             )
         },
     }
+
+
+def _is_elsewhere(address: str) -> bool:
+    """Whether it may be on another host: not a socket of this one, nor of its loopback."""
+    parsed = parse_address(address)
+    return isinstance(parsed, tuple) and not ipaddress.ip_address(parsed[0]).is_loopback

@@ -6,6 +6,8 @@ from headrace.gateway.resources import Resource
 
 _FAILURES_BEFORE_EJECTION: Final = 3
 _MOST_EJECTED_PERCENT: Final = 99
+_REACH_CHECK: Final = "1s"
+_FAILURES_TO_UNREACHABLE: Final = 2
 
 
 def outlier_detection(most_ejected_percent: int) -> Resource:
@@ -26,6 +28,30 @@ def outlier_detection(most_ejected_percent: int) -> Resource:
         "base_ejection_time": "1s",
         "max_ejection_time": "10s",
         "max_ejection_percent": min(most_ejected_percent, _MOST_EJECTED_PERCENT),
+    }
+
+
+def reach_checks() -> Resource:
+    """Notice within three seconds that another host is gone, and let go of what waits for it.
+
+    Nobody says so on a connection to a host that lost its power or its network. Only the connection
+    is tried, which the kernel answers: a replica that is busy answers requests late, and taking it
+    out for that would make an outage of it.
+    """
+    return {
+        "health_checks": [
+            {
+                "timeout": _REACH_CHECK,
+                "interval": _REACH_CHECK,
+                "no_traffic_interval": _REACH_CHECK,  # else a minute until somebody calls
+                "unhealthy_threshold": _FAILURES_TO_UNREACHABLE,
+                "healthy_threshold": 1,
+                "tcp_health_check": {},
+            }
+        ],
+        "close_connections_on_host_health_failure": True,
+        # Else Envoy goes on sending to a replica that was taken out, until it is gone.
+        "ignore_health_on_host_removal": True,
     }
 
 

@@ -46,6 +46,9 @@ ENDPOINTS = {
             timeout_s=86400,
         )
     ],
+    "on other hosts": [
+        EndpointRoute(name="m", revisions=(_revision("1", 100, "10.1.0.7:8000", "10.1.0.8:8000"),))
+    ],
     "many": [
         EndpointRoute(name=f"endpoint-{i}", revisions=(_revision("1", 100, TCP),))
         for i in range(300)

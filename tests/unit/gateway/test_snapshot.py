@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import InvalidArgumentError
-from headrace.gateway import EndpointRoute, Snapshot, SnapshotBuilder, arm_of, build_snapshot
+from headrace.gateway import (
+    EndpointRoute,
+    RevisionTarget,
+    Snapshot,
+    SnapshotBuilder,
+    arm_of,
+    build_snapshot,
+)
 from headrace.gateway.clusters import cluster_name, stat_name
 from headrace.gateway.publisher import documents_of, plan
 from headrace.gateway.snapshot import (
@@ -214,3 +221,24 @@ def test_only_this_user_enters_by_the_socket_where_nobody_is_asked() -> None:
 def _filters_of(listener: dict[str, Any]) -> set[str]:
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     return {one["name"] for one in manager["http_filters"]}
+
+
+@pytest.mark.parametrize(
+    ("addresses", "is_checked"),
+    [
+        (("unix:/run/a.sock",), False),
+        (("127.0.0.1:9000", "[::1]:9000"), False),
+        (("10.1.0.7:8000",), True),
+        (("127.0.0.1:9000", "[fd00::7]:8000"), True),
+    ],
+)
+def test_whether_a_replica_is_there_is_tried_where_it_may_be_on_another_host(
+    addresses: tuple[str, ...], *, is_checked: bool
+) -> None:
+    revision = RevisionTarget(version="1", replicas=addresses, weight=100)
+    snapshot = _snapshot([EndpointRoute(name="m", revisions=(revision,))])
+
+    (found,) = (one for one in plain(snapshot.clusters) if one["name"] == cluster_name("m", "1"))
+    checks = found.get("health_checks", [])
+    # Only the connection: a busy replica answers late, and is not gone.
+    assert ["tcp_health_check" in one for one in checks] == [True] * is_checked
