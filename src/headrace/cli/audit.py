@@ -300,13 +300,13 @@ def _known(home: Path) -> "Known":
     """What this home's registry and this installation know of models."""
     from headrace.advise.inventory_opset import highest_opset, opens_here
     from headrace.advise.inventory_walk import Known
-    from headrace.registry import Registry
+    from headrace.cli.home_registry import home_registry
     from headrace.runtimes import usable_runtimes
 
     return Known(
         references={
             str(one.digest): (one.reference, _has_signature(home, one.name, one.version))
-            for one in Registry(home).list()
+            for one in home_registry(home).list()
         },
         runtimes=usable_runtimes(),
         max_opset=highest_opset(opens_here),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Server
+from headrace.cli.options import DEFAULT_HOME, Artifacts, Home, Json, Server
 
 if TYPE_CHECKING:
     from headrace.registry import VersionSignature
@@ -53,6 +53,7 @@ def sign(
             show_default=False,
         ),
     ] = None,
+    artifacts: Artifacts = "",
     json: Json = False,
     server: Server = None,
     home: Home = DEFAULT_HOME,
@@ -81,7 +82,7 @@ def sign(
         msg = f"'{reference}' names no version; write it as {name}:VERSION"
         raise typer.BadParameter(msg, param_hint="NAME:VERSION")
     private = read_private_key(key)
-    store = model_store(find_target(server, home))
+    store = model_store(find_target(server, home), artifacts=artifacts)
     version = store.get(reference)
     store.verify(version)
     if content is not None and (found := read_content(content).digest) != version.digest:
@@ -111,6 +112,7 @@ def verify(
             show_default=False,
         ),
     ],
+    artifacts: Artifacts = "",
     server: Server = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
@@ -129,7 +131,7 @@ def verify(
     from headrace.registry.signing import check_signed, key_of, read_public_keys
 
     keys = [key for path in trusted for key in read_public_keys(path)]
-    store = model_store(find_target(server, home))
+    store = model_store(find_target(server, home), artifacts=artifacts)
     version = store.get(reference)
     store.verify(version)
     signatures = store.signatures([version])[version.reference]

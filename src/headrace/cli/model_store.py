@@ -4,14 +4,19 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from headrace.cli.connection import Target
 from headrace.cli.management import Management
 from headrace.cli.trail_note import note_here
+from headrace.core import InvalidArgumentError
 from headrace.registry import ModelVersion, VersionSignature
+
+if TYPE_CHECKING:
+    from headrace.core import Inspect
+    from headrace.registry import Registry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +45,12 @@ class ModelStore(Protocol):
     def remove(self, name: str, version: str) -> None:
         """Take a version out of the index."""
 
-    def gc(self) -> dict[str, Any]:
-        """Delete content that no version refers to; what was deleted."""
+    def gc(self, grace_s: float) -> dict[str, Any]:
+        """Delete content that no version refers to; what was deleted.
+
+        Args:
+            grace_s: How long a shared store keeps content after it was pushed last.
+        """
 
     def verify(self, version: ModelVersion) -> None:
         """Prove that what is stored of a version here is what was pushed; elsewhere, nothing."""
@@ -58,15 +67,16 @@ class ModelStore(Protocol):
         """Keep a sketch of training data beside a version."""
 
 
-def model_store(target: Target, *, state_url: str = "") -> ModelStore:
+def model_store(target: Target, *, state_url: str = "", artifacts: str | None = None) -> ModelStore:
     """The models of a target; those of a home need no control plane.
 
     Args:
         state_url: Where a home's state is, for what is in use; empty for the home's own file.
+        artifacts: The store that several homes share; as `home_registry`.
     """
     if target.is_remote:
         return RemoteModels(target.management())
-    return LocalModels(target.home, state_url)
+    return LocalModels(target.home, state_url, artifacts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +85,19 @@ class LocalModels:
 
     home: Path
     state_url: str = ""
+    artifacts: str | None = None
+
+    def _registry(self, inspect: "Inspect | None" = None) -> "Registry":
+        from headrace.cli.home_registry import home_registry  # noqa: PLC0415  # only here
+
+        return home_registry(self.home, inspect, artifacts=self.artifacts)
 
     def push(self, name: str, pushed: Pushed) -> ModelVersion:
         """Store a model as the next version of `name`."""
         from headrace.control.inspection import InspectApart  # noqa: PLC0415  # only here
-        from headrace.registry import Registry  # noqa: PLC0415  # only here
 
         with contextlib.closing(InspectApart.of_home(self.home)) as inspect:
-            stored = Registry(self.home, inspect).push(
+            stored = self._registry(inspect).push(
                 name,
                 pushed.path,
                 runtime=pushed.runtime,
@@ -96,57 +111,44 @@ class LocalModels:
 
     def list(self, name: str | None) -> tuple[list[ModelVersion], list[str]]:
         """The versions, and what is damaged."""
-        from headrace.registry import Registry  # noqa: PLC0415  # only here
-
-        registry = Registry(self.home)
+        registry = self._registry()
         return registry.list(name), [str(problem) for problem in registry.problems(name)]
 
     def get(self, reference: str) -> ModelVersion:
         """The version that `NAME[:VERSION]` names; without a number, the newest."""
-        from headrace.registry import Registry  # noqa: PLC0415  # only here
-
-        return Registry(self.home).get(reference)
+        return self._registry().get(reference)
 
     def remove(self, name: str, version: str) -> None:
         """Take a version out of the index; refused while an endpoint uses it."""
         from headrace.cli.running import references_in_use  # noqa: PLC0415  # only here
         from headrace.control.drift_files import DriftFiles  # noqa: PLC0415  # only here
-        from headrace.registry import Registry  # noqa: PLC0415  # only here
 
         in_use = references_in_use(self.home, self.state_url)
-        removed = Registry(self.home).remove(name, version, in_use)
+        removed = self._registry().remove(name, version, in_use)
         DriftFiles(self.home).forget_reference(removed.reference)
         before = {"digest": removed.digest, "source": removed.source}
         note_here(self.home, "model.remove", removed.reference, before=before)
 
-    def gc(self) -> dict[str, Any]:
+    def gc(self, grace_s: float) -> dict[str, Any]:
         """Delete content that no version refers to; what was deleted."""
-        from headrace.registry import Registry  # noqa: PLC0415  # only here
-
-        removed = asdict(Registry(self.home).gc())
+        removed = asdict(self._registry().gc(grace_s=grace_s))
         note_here(self.home, "model.gc", "", after=removed)
         return removed
 
     def verify(self, version: ModelVersion) -> None:
         """Prove that what is stored of a version is what was pushed."""
-        from headrace.registry import Registry  # noqa: PLC0415  # only here
-
-        Registry(self.home).verify(version)
+        self._registry().verify(version)
 
     def signatures(
         self, versions: Sequence[ModelVersion]
     ) -> dict[str, tuple[VersionSignature, ...]]:
         """The signatures of versions, by `NAME:VERSION`."""
-        from headrace.registry import Registry  # noqa: PLC0415  # only here
-
-        registry = Registry(self.home)
+        registry = self._registry()
         return {version.reference: registry.signatures(version) for version in versions}
 
     def add_signature(self, version: ModelVersion, signature: VersionSignature) -> None:
         """Keep a signature of a version."""
-        from headrace.registry import Registry  # noqa: PLC0415  # only here
-
-        Registry(self.home).add_signature(version.name, version.version, signature)
+        self._registry().add_signature(version.name, version.version, signature)
         note_here(self.home, "model.sign", version.reference, after={"key": signature.key})
 
     def set_reference(self, version: ModelVersion, reference: dict[str, Any]) -> None:
@@ -197,8 +199,17 @@ class RemoteModels:
         """Take a version out of the index; refused while an endpoint uses it."""
         self.api.delete(f"/api/v1/models/{name}/versions/{version}")
 
-    def gc(self) -> dict[str, Any]:
-        """Delete content that no version refers to; what was deleted."""
+    def gc(self, grace_s: float) -> dict[str, Any]:
+        """Delete content that no version refers to; what was deleted.
+
+        Raises:
+            InvalidArgumentError: The grace is not the control plane's.
+        """
+        from headrace.registry.shared import GRACE_S  # noqa: PLC0415  # only here
+
+        if grace_s != GRACE_S:
+            msg = f"a server elsewhere keeps content for {GRACE_S / 3600:g} hours, not otherwise"
+            raise InvalidArgumentError(msg)
         return self.api.post("/api/v1/gc")
 
     def verify(self, version: ModelVersion) -> None:

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli import model_signing
-from headrace.cli.options import DEFAULT_HOME, AllowCode, Home, Json, Server, StateUrl
+from headrace.cli import model_fetch, model_signing
+from headrace.cli.options import DEFAULT_HOME, AllowCode, Artifacts, Home, Json, Server, StateUrl
 
 if TYPE_CHECKING:
     from headrace.registry import ModelVersion, VersionSignature
 
-app = typer.Typer(no_args_is_help=True, help="Keep model versions: push, list, show, sign, rm, gc.")
+app = typer.Typer(
+    no_args_is_help=True, help="Keep model versions: push, list, show, fetch, sign, rm, gc."
+)
+app.command("fetch")(model_fetch.fetch)
 app.command("keygen")(model_signing.keygen)
 app.command("sign")(model_signing.sign)
 app.command("verify")(model_signing.verify)
@@ -104,6 +107,7 @@ def push(
         ),
     ] = False,
     allow_code: AllowCode = False,
+    artifacts: Artifacts = "",
     json: Json = False,
     server: Server = None,
     home: Home = DEFAULT_HOME,
@@ -123,6 +127,8 @@ def push(
         headrace models push fraud model.ubj --convert onnx --convert-data test.parquet
 
         headrace models push fraud model.onnx --server http://gpu-box:8080
+
+        headrace models push fraud model.onnx --artifacts s3://models/prod
     """
     from contextlib import nullcontext
 
@@ -132,6 +138,7 @@ def push(
     from headrace.cli.output import progress, say, write_json
 
     target = find_target(server, home)
+    store = model_store(target, artifacts=artifacts)
     given = Pushed(path=path, runtime=runtime, source=source, allow_code=allow_code)
     wish = Wish(
         data=convert_data,
@@ -142,13 +149,13 @@ def push(
     with nullcontext(given) if convert is None else converted(given, wish, home) as pushed:
         text = f"checking and storing {path}"
         with nullcontext() if target.is_remote else progress(text):  # an upload shows its own
-            version = model_store(target).push(name, pushed)
+            version = store.push(name, pushed)
     if reference is not None:
         from headrace.cli.drift import sketch
 
-        model_store(target).set_reference(version, sketch(reference, version.signature))
+        store.set_reference(version, sketch(reference, version.signature))
     if json:
-        write_json(_document(version, model_store(target).signatures([version])[version.reference]))
+        write_json(_document(version, store.signatures([version])[version.reference]))
         return
     _show_found(version)
     if convert is not None:
@@ -160,6 +167,7 @@ def push(
 def list_(
     name: Annotated[str | None, typer.Argument(help="Only this model.", show_default="all")] = None,
     *,
+    artifacts: Artifacts = "",
     json: Json = False,
     server: Server = None,
     home: Home = DEFAULT_HOME,
@@ -169,7 +177,7 @@ def list_(
     from headrace.cli.model_store import model_store
     from headrace.cli.output import bytes_text, say, show, table, write_json
 
-    store = model_store(find_target(server, home))
+    store = model_store(find_target(server, home), artifacts=artifacts)
     versions, problems = store.list(name)
     signatures = store.signatures(versions)
     for problem in problems:
@@ -202,6 +210,7 @@ def show(
         typer.Argument(metavar="NAME[:VERSION]", help="Which version.", show_default=False),
     ],
     *,
+    artifacts: Artifacts = "",
     json: Json = False,
     server: Server = None,
     home: Home = DEFAULT_HOME,
@@ -211,7 +220,7 @@ def show(
     from headrace.cli.model_store import model_store
     from headrace.cli.output import write_json
 
-    store = model_store(find_target(server, home))
+    store = model_store(find_target(server, home), artifacts=artifacts)
     version = store.get(reference)
     signatures = store.signatures([version])[version.reference]
     if json:
@@ -225,6 +234,7 @@ def rm(
     reference: _Reference,
     *,
     state_url: StateUrl = "",
+    artifacts: Artifacts = "",
     server: Server = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
@@ -237,18 +247,39 @@ def rm(
     if not number:
         msg = f"'{reference}' names no version; write it as {name}:VERSION"
         raise typer.BadParameter(msg, param_hint="NAME:VERSION")
-    model_store(find_target(server, home), state_url=state_url).remove(name, number)
+    store = model_store(find_target(server, home), state_url=state_url, artifacts=artifacts)
+    store.remove(name, number)
     say(f"{reference} is removed; `headrace models gc` frees its space")
 
 
 @app.command()
-def gc(*, json: Json = False, server: Server = None, home: Home = DEFAULT_HOME) -> None:
-    """Delete stored content that no version refers to."""
+def gc(
+    *,
+    grace_hours: Annotated[
+        float,
+        typer.Option(
+            "--grace-hours",
+            min=1.0,
+            help="How long a shared store keeps content after it was pushed last; a server "
+            "elsewhere keeps it 24 hours.",
+        ),
+    ] = 24.0,
+    artifacts: Artifacts = "",
+    json: Json = False,
+    server: Server = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Delete stored content that no version refers to.
+
+    What a shared store (--artifacts) holds is kept for a while: another host may be about to push
+    a version of it.
+    """
     from headrace.cli.connection import find_target
     from headrace.cli.model_store import model_store
     from headrace.cli.output import bytes_text, say, write_json
 
-    removed = model_store(find_target(server, home)).gc()
+    store = model_store(find_target(server, home), artifacts=artifacts)
+    removed = store.gc(grace_hours * 3600)
     if json:
         write_json(removed)
         return

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from headrace.cli.connection import Target, find_target
+from headrace.cli.home_registry import home_registry
 from headrace.cli.model_store import Pushed, model_store
 from headrace.cli.naming import name_from
 from headrace.cli.optimize_progress import search_progress
@@ -30,7 +31,7 @@ from headrace.optimize.report import OptimizeReport, html_report, text_report
 from headrace.optimize.search.asked import SearchRequest
 from headrace.optimize.search.outcome import lineage, report_of
 from headrace.optimize.search.state import State
-from headrace.registry import Registry, read_content
+from headrace.registry import read_content
 
 if TYPE_CHECKING:
     from headrace.registry import ModelVersion
@@ -157,7 +158,7 @@ def _source(model: str, request: SearchRequest, wishes: Wishes, target: Target) 
         )
         raise InvalidArgumentError(msg)
     version = model_store(target).get(model)
-    registry = Registry(wishes.home)
+    registry = home_registry(wishes.home)
     return Source(
         path=registry.path(version).absolute(),
         name=wishes.name or version.name,

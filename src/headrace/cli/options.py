@@ -94,6 +94,17 @@ StateUrl = Annotated[
         show_default="state.db in --home",
     ),
 ]
+Artifacts = Annotated[
+    str,
+    typer.Option(
+        "--artifacts",
+        envvar="HEADRACE_ARTIFACTS",
+        metavar="URL",
+        help="Where models are that several homes share: s3://BUCKET/PREFIX, gs://, az:// or "
+        "file:///PATH; credentials come from the environment.",
+        show_default="models are in --home alone",
+    ),
+]
 LogFormatOption = Annotated[
     LogFormat | None,
     typer.Option(

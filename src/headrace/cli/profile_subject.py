@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from headrace.cli.connection import find_target
+from headrace.cli.home_registry import home_registry
 from headrace.core import HeadraceError, NotFoundError
-from headrace.registry import Registry, read_content
+from headrace.registry import read_content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ def find_subject(
     endpoint, reference = "", target
     if ":" not in target and (served := _served(target, server, home)):
         endpoint, reference = target, served
-    registry = Registry(home)
+    registry = home_registry(home)
     try:
         version = registry.get(reference)
     except HeadraceError as error:

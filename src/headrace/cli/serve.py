@@ -163,10 +163,10 @@ def replica_settings(
 
 def _stored(reference: str, home: Path) -> "tuple[ModelVersion, Path]":
     """A version of the registry, checked against its digest, and where it lies."""
+    from headrace.cli.home_registry import home_registry
     from headrace.core import HeadraceError, NotFoundError
-    from headrace.registry import Registry
 
-    registry = Registry(home)
+    registry = home_registry(home)
     try:
         version = registry.get(reference)
     except HeadraceError as error:

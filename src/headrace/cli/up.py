@@ -9,6 +9,7 @@ import typer
 
 from headrace.cli.options import (
     DEFAULT_HOME,
+    Artifacts,
     Home,
     Host,
     Json,
@@ -126,6 +127,7 @@ def up(
         ),
     ] = None,
     state_url: StateUrl = "",
+    artifacts: Artifacts = "",
     prometheus_url: Annotated[
         str,
         typer.Option(
@@ -229,6 +231,7 @@ def up(
     from headrace.cli.up_document import document_for, with_code, with_tuning
     from headrace.control import ControlSettings, read_control_file
     from headrace.control.secret_references import absolute_reference
+    from headrace.registry import check_artifacts_url
 
     document = document_for(
         target, name=name, replicas=replicas, home=home, has_state=bool(state_url)
@@ -255,6 +258,7 @@ def up(
         admin_tls=_tls("--admin-tls", admin_tls_cert, admin_tls_key),
         insecure_admin=insecure_admin,
         state_url=absolute_reference(state_url),
+        artifacts=check_artifacts_url(artifacts) if artifacts else "",
         allow_code=_env_allows_code(),
         console="headrace.console:build_console",
         prometheus_url=absolute_reference(prometheus_url),

@@ -154,9 +154,10 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
     async def model(name: ModelName, caller: WhoAsks) -> Response:
         found = await asyncio.to_thread(_listed, plane, name)
         if not found.models:
+            everything = await asyncio.to_thread(plane.registry.list)
             known = dict.fromkeys(
                 version.name
-                for version in plane.registry.list()
+                for version in everything
                 if caller.may_read_model(version.name, plane.users_of(version.name))
             )
             raise VersionNotFoundError(name, "", known)

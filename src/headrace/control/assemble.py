@@ -44,7 +44,7 @@ from headrace.control.store_thread import StoreThread
 from headrace.core import Clock, FailedPreconditionError, SystemClock
 from headrace.core.spec import GatewaySpec, SystemSpec, parse_spec
 from headrace.gateway import GatewaySettings, make_private
-from headrace.registry import Registry
+from headrace.registry import Registry, open_shared
 
 _LOG: Final = logging.getLogger("headrace.control")
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -87,6 +87,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
     probe = Probe()
     prometheus_url = resolve_url(settings.prometheus_url)
     url = resolve_url(settings.state_url) or home_url(home.root)
+    shared = open_shared(settings.artifacts, clock=clock) if settings.artifacts else None
     store = StoreThread(open_store(url, legacy=home.state_file))
     token_file = ensure_home_token(store.store, home.root, now=clock.now())
     access = make_access(store, clock, settings.oidc, is_encrypted=settings.admin_tls is not None)
@@ -170,7 +171,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
         plane = make_plane(
             home=home,
             store=store,
-            registry=Registry(home.root, inspect),
+            registry=Registry(home.root, inspect, shared=shared),
             inspect=inspect,
             reconciler=reconciler,
             keeper=keeper,

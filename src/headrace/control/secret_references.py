@@ -14,6 +14,8 @@ from headrace.core.variables import VARIABLE, filled_in, url_filled_in
 _FILE: Final = "file:"
 _MOST_BYTES: Final = 1 << 20
 _OURS: Final = frozenset({"HEADRACE_TOKEN", "HEADRACE_STATE_URL"})
+_OF_ARTIFACTS: Final = "HEADRACE_ARTIFACTS_"
+"""What begins so is for the store of models alone; who has it may change every model."""
 
 
 def is_reference(text: str) -> bool:
@@ -65,7 +67,8 @@ def forget_secrets(texts: Iterable[str], environment: MutableMapping[str, str]) 
     Whatever is started later inherits the rest: models have no use for the state's password.
     """
     named = {name for text in texts for name in VARIABLE.findall(text)}
-    for name in named | _OURS:
+    artifacts = {name for name in environment if name.startswith(_OF_ARTIFACTS)}
+    for name in named | _OURS | artifacts:
         environment.pop(name, None)
 
 

@@ -47,7 +47,8 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `oidc`: None where nobody logs in at an identity provider. `console`: the function, as
     `MODULE:NAME`, that makes the pages beside the management API; empty for none. `allow_code`:
     every endpoint may have models of formats that run their authors' code. `prometheus_url`: asked
-    for what was longer ago than a day, with references as `state_url`; empty for none. `notify_fd`:
+    for what was longer ago than a day, with references as `state_url`; empty for none. `artifacts`:
+    the URL of the store that models of several homes are in; empty for a home's own. `notify_fd`:
     where `{"ready": true}` or `{"error": ...}` is written once.
     """
 
@@ -73,6 +74,7 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     allow_code: bool = False
     console: str = ""
     prometheus_url: str = ""
+    artifacts: str = ""
     notify_fd: int | None = None
 
 

@@ -7,7 +7,7 @@ be traced to a file. Empty directories, file modes and times do not count.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -119,11 +119,22 @@ def check_content(path: Path, files: tuple[StoredFile, ...], digest: Digest, *, 
         ArtifactCorruptError: They differ; the message names `where`, each file and both digests.
     """
     problems = differences(path, files)
-    if not problems and _digest(list(files)) != digest:
-        problems = [f"expected digest {digest}, found {_digest(list(files))}"]
+    if not problems and digest_of(files) != digest:
+        problems = [f"expected digest {digest}, found {digest_of(files)}"]
     if problems:
         msg = f"{where} is damaged: {'; '.join(problems)}"
         raise ArtifactCorruptError(msg)
+
+
+def digest_of(files: Sequence[StoredFile]) -> Digest:
+    """The digest over files that are sorted by path; that of a lone file is its own."""
+    if len(files) == 1 and not files[0].path:
+        return Digest(f"sha256:{files[0].sha256}")
+    tree = hashlib.sha256(_TREE_MARK)
+    for file in files:
+        # The path comes last and ends with a byte that no path holds: no two lists look alike.
+        tree.update(f"{file.sha256} {file.path}\0".encode("utf-8", "surrogateescape"))
+    return Digest(f"sha256:{tree.hexdigest()}")
 
 
 def _content(path: Path, handle: Callable[[Path], tuple[int, str]]) -> Content:
@@ -132,18 +143,8 @@ def _content(path: Path, handle: Callable[[Path], tuple[int, str]]) -> Content:
         size, sha256 = handle(file)
         files.append(StoredFile(path=name, size_bytes=size, sha256=sha256))
     return Content(
-        digest=_digest(files), size_bytes=sum(f.size_bytes for f in files), files=tuple(files)
+        digest=digest_of(files), size_bytes=sum(f.size_bytes for f in files), files=tuple(files)
     )
-
-
-def _digest(files: list[StoredFile]) -> Digest:
-    if len(files) == 1 and not files[0].path:
-        return Digest(f"sha256:{files[0].sha256}")
-    tree = hashlib.sha256(_TREE_MARK)
-    for file in files:
-        # The path comes last and ends with a byte that no path holds: no two lists look alike.
-        tree.update(f"{file.sha256} {file.path}\0".encode("utf-8", "surrogateescape"))
-    return Digest(f"sha256:{tree.hexdigest()}")
 
 
 def _walk(directory: Path, root: Path) -> Iterator[Path]:

@@ -80,6 +80,16 @@ class Index:
         file.rename(file.with_suffix(_REMOVED))
         _sync_directory(file.parent)
 
+    def has(self, name: str, number: int | str) -> bool:
+        """Whether there is such a version."""
+        return self._file(name, number, _LIVE).exists()
+
+    def forget(self, name: str, number: int | str) -> None:
+        """Delete a version that is a copy; what its number is for is decided elsewhere."""
+        file = self._file(name, number, _LIVE)
+        file.with_suffix(_SIGNATURES).unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
+
     def signatures(self, name: str, number: int | str) -> tuple[VersionSignature, ...]:
         """The signatures of a version, oldest first.
 

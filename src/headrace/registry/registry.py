@@ -6,6 +6,8 @@
 
 A version exists from the moment its index file does, which is written last and in one step: a
 crash at any point leaves at worst an artifact that nobody refers to, which `gc` takes away.
+
+With a shared store the same is true there, and the home is a copy of it (`mirror`).
 """
 
 from collections.abc import Collection, Mapping
@@ -26,7 +28,6 @@ from headrace.core import (
     Inspect,
     InvalidArgumentError,
     ModelName,
-    ModelNotFoundError,
     SystemClock,
     check_name,
     check_version,
@@ -40,6 +41,7 @@ from headrace.registry.admission import (
 )
 from headrace.registry.artifacts import ArtifactStore
 from headrace.registry.content import (
+    Content,
     Progress,
     check_content,
     copy_content,
@@ -48,7 +50,9 @@ from headrace.registry.content import (
 )
 from headrace.registry.index import Index
 from headrace.registry.lock import exclusive
-from headrace.registry.version import ModelVersion, VersionSignature
+from headrace.registry.mirror import Mirror, bound_to
+from headrace.registry.shared import GRACE_S, SharedStore
+from headrace.registry.version import ModelVersion, VersionNotFoundError, VersionSignature
 
 Versions = list[ModelVersion]
 Problems = list[ArtifactCorruptError]
@@ -59,16 +63,6 @@ _PRIVATE: Final = 0o700
 """A home that is made here holds state and sockets later."""
 TEMPORARY_AGE_S: Final = 86_400.0
 """How long a temporary directory stays untouched before `gc` takes it for a crashed push's."""
-
-
-class VersionNotFoundError(ModelNotFoundError):
-    """The registry holds no model, or no version of it, under this name."""
-
-    def __init__(self, name: str, version: str, known: Collection[object]) -> None:
-        super().__init__(name, version)
-        what = f"version {version} of model '{name}'" if version else f"model '{name}'"
-        there = ", ".join(str(item) for item in known) or "none"
-        self.args = (f"the registry holds no {what}; there are: {there}",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,16 +88,27 @@ class Registry:
     Args:
         home: Where state lives (`HEADRACE_HOME`).
         inspect: Needed to push; `headrace.runtimes.inspect_model` in production.
+        shared: Where the versions of several homes are; None for a home that has its own.
     """
 
     def __init__(
-        self, home: Path, inspect: Inspect | None = None, *, clock: Clock | None = None
+        self,
+        home: Path,
+        inspect: Inspect | None = None,
+        *,
+        clock: Clock | None = None,
+        shared: SharedStore | None = None,
     ) -> None:
         self.home = home
         self._inspect = inspect
         self._clock = clock or SystemClock()
         self._artifacts = ArtifactStore(home / "artifacts")
         self._index = Index(home / "registry")
+        self._mirror = (
+            None
+            if shared is None
+            else Mirror(shared, home, self._index, self._artifacts, self._locked)
+        )
 
     def push(
         self,
@@ -149,10 +154,12 @@ class Registry:
         with storage_errors(f"cannot store {path}", self.home):
             if not self.home.exists():
                 self.home.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
+            self._begin_change(name)
             found = self._same(name, read_content(path).digest, runtime, class_names)
             if found is not None:
                 if found.executes_code and not allow_code:
                     raise CodeNotAllowedError(str(path), found.runtime)
+                self._keep_shared(found)
                 return found
             with self._artifacts.staging() as workspace:
                 staged = workspace / "artifact"
@@ -190,6 +197,9 @@ class Registry:
         """
         name, colon, version = reference.partition(":")
         check_name(name)
+        if self._mirror is not None:
+            # An old number is as good as ever if the store is away; which is newest only it knows.
+            (self._mirror.try_refresh if colon else self._mirror.refresh)(name)
         numbers = self._index.numbers(name)
         if not numbers:
             raise VersionNotFoundError(name, "", self._index.names())
@@ -205,21 +215,27 @@ class Registry:
 
         A damaged index file is left out; see `problems`.
         """
+        self._follow(name)
         found, _ = self._read_all(name)
         return found
 
     def problems(self, name: str | None = None) -> Problems:
         """The index files that cannot be read, each as the error that says why."""
+        damaged = self._follow(name)
         _, problems = self._read_all(name)
-        return problems
+        return [*damaged, *problems]
 
     def path(self, version: ModelVersion) -> Path:
-        """The file or directory that a runtime loads.
+        """The file or directory that a runtime loads; fetched if only the shared store has it.
 
         Raises:
             ArtifactCorruptError: It is not there.
+            UnavailableError: The shared store does not answer.
         """
         path = self._artifacts.path(version.digest) / version.filename
+        if not path.exists() and self._mirror is not None:
+            with storage_errors(f"cannot fetch {version.reference}", self.home):
+                self._mirror.pull(version)
         if not path.exists():
             msg = f"{version.reference}: its artifact is missing ({path})"
             raise ArtifactCorruptError(msg)
@@ -246,29 +262,45 @@ class Registry:
         from headrace.registry.signing import is_valid, key_of  # noqa: PLC0415  # 50 ms that few need
 
         check_version(version)
-        with storage_errors(f"cannot sign {name}:{version}", self.home), self._locked():
+        with storage_errors(f"cannot sign {name}:{version}", self.home):
+            self._begin_change(name)
             found = self.get(f"{name}:{version}")
             if not is_valid(found, signature):
                 msg = f"this is no signature of {found.reference} as it is stored here"
                 raise InvalidArgumentError(msg)
             key = key_of(signature)
-            others = [one for one in self.signatures(found) if key_of(one) != key]
-            if len(others) >= MAX_SIGNATURES:
-                msg = f"{found.reference} has {len(others)} signatures, and more are not kept"
-                raise FailedPreconditionError(msg)
-            kept = (*others, signature)
-            self._index.write_signatures(found.name, found.version, kept)
+
+            def merge(there: tuple[VersionSignature, ...]) -> tuple[VersionSignature, ...]:
+                others = [one for one in there if key_of(one) != key]
+                if len(others) >= MAX_SIGNATURES:
+                    msg = f"{found.reference} has {len(others)} signatures, and more are not kept"
+                    raise FailedPreconditionError(msg)
+                return (*others, signature)
+
+            if self._mirror is not None:
+                return self._mirror.change_signatures(found, merge)
+            with self._locked():
+                kept = merge(self._index.signatures(found.name, found.version))
+                self._index.write_signatures(found.name, found.version, kept)
         return kept
 
     def verify(self, version: ModelVersion) -> None:
-        """Prove that the stored artifact is what was pushed.
+        """Prove that the stored artifact is what was pushed; a copy that is not is fetched again.
 
         Raises:
             ArtifactCorruptError: It is not; the message names each file, the digest that was
                 expected and the one that was found.
         """
         path = self.path(version)
-        check_content(path, version.files, version.digest, where=f"{version.reference} ({path})")
+        where = f"{version.reference} ({path})"
+        try:
+            check_content(path, version.files, version.digest, where=where)
+        except ArtifactCorruptError:
+            if self._mirror is None:
+                raise
+            with storage_errors(f"cannot fetch {version.reference}", self.home):
+                self._mirror.pull(version)
+            check_content(path, version.files, version.digest, where=where)
 
     def remove(self, name: str, version: str, in_use: Collection[str] = ()) -> ModelVersion:
         """Take a version out of the index; `gc` frees its space. Its number is never given again.
@@ -281,25 +313,42 @@ class Registry:
             FailedPreconditionError: It is in use.
         """
         check_version(version)
-        with storage_errors(f"cannot remove {name}:{version}", self.home), self._locked():
+        with storage_errors(f"cannot remove {name}:{version}", self.home):
+            self._begin_change(name)
             found = self.get(f"{name}:{version}")
             if found.reference in in_use:
                 msg = f"{found.reference} is being served; take it out of its endpoint first"
                 raise FailedPreconditionError(msg)
-            self._index.remove(found)
+            if self._mirror is not None:
+                self._mirror.shared.index.remove(found)
+            with self._locked():
+                if self._index.has(found.name, found.version):  # nobody was faster
+                    self._index.remove(found)
         return found
 
     def gc(
-        self, in_use: Collection[str] = (), *, temporary_age_s: float = TEMPORARY_AGE_S
+        self,
+        in_use: Collection[str] = (),
+        *,
+        temporary_age_s: float = TEMPORARY_AGE_S,
+        grace_s: float = GRACE_S,
     ) -> GarbageReport:
         """Delete artifacts that no version refers to, and what crashed pushes left.
 
         Args:
             in_use: Digests to keep although no version refers to them; references do no harm.
+            grace_s: How long the shared store keeps content after it was pushed last: another host
+                may be about to refer to it.
 
         Raises:
             ArtifactCorruptError: An index file cannot be read, so what it refers to is not known.
         """
+        swept: list[Digest] = []
+        swept_bytes = 0
+        self._begin_change()
+        if self._mirror is not None:
+            kept_there = self._mirror.referenced
+            swept, swept_bytes = self._mirror.shared.sweep(kept_there, grace_s)
         with storage_errors("cannot clean up", self.home), self._locked():
             versions, problems = self._read_all(None)
             if problems:
@@ -310,7 +359,35 @@ class Registry:
             freed = self._artifacts.delete(doomed)
             before = self._clock.now() - temporary_age_s
             temporary, more = self._artifacts.delete_temporary(before=before)
-        return GarbageReport(artifacts=doomed, temporary=temporary, freed_bytes=freed + more)
+        return GarbageReport(
+            artifacts=tuple(sorted({*doomed, *swept})),
+            temporary=temporary,
+            freed_bytes=freed + more + swept_bytes,
+        )
+
+    def _begin_change(self, name: str | None = None) -> None:
+        """Know what the shared store has; refuse to go apart from it.
+
+        Raises:
+            FailedPreconditionError: This home is a copy of a store, which was not named.
+        """
+        if self._mirror is not None:
+            self._mirror.refresh(name)
+        elif url := bound_to(self.home):
+            msg = f"{self.home} is a copy of the models in {url}; say --artifacts {url}"
+            raise FailedPreconditionError(msg)
+
+    def _follow(self, name: str | None) -> Problems:
+        return [] if self._mirror is None else self._mirror.try_refresh(name)
+
+    def _keep_shared(self, version: ModelVersion) -> None:
+        """Heal the shared store if it has lost content that is whole here."""
+        if self._mirror is not None:
+            content = Content(
+                digest=version.digest, size_bytes=version.size_bytes, files=version.files
+            )
+            path = self._artifacts.path(version.digest) / version.filename
+            self._mirror.shared.ensure(content, path, version.filename)
 
     def _locked(self) -> AbstractContextManager[None]:
         directory = self.home / "registry"
@@ -334,7 +411,8 @@ class Registry:
         self, name: str, digest: Digest, runtime: str, labels: Mapping[str, tuple[str, ...]]
     ) -> ModelVersion | None:
         """The newest version with this content, if its artifact is still whole."""
-        for version in reversed(self.list(name)):
+        found, _ = self._read_all(name)
+        for version in reversed(found):
             if (
                 version.digest == digest
                 and runtime in ("", version.runtime)
@@ -350,6 +428,8 @@ class Registry:
 
     def _publish(self, staged: Path, draft: ModelVersion) -> ModelVersion:
         """Make the staged version visible, unless somebody else was first with the same."""
+        if self._mirror is not None:
+            return self._publish_shared(self._mirror, staged, draft)
         with self._locked():
             filename = self._place(staged, draft)
             same = self._same(draft.name, draft.digest, draft.runtime, draft.labels)
@@ -360,12 +440,33 @@ class Registry:
             self._index.write(version)
             return version
 
+    def _publish_shared(self, mirror: Mirror, staged: Path, draft: ModelVersion) -> ModelVersion:
+        """The same for all homes of a store: it decides, then this home has a copy."""
+
+        def same() -> ModelVersion | None:
+            mirror.refresh(draft.name)
+            found, _ = self._read_all(draft.name)
+            wanted = (draft.digest, draft.runtime, dict(draft.labels))
+            alike = (v for v in found if (v.digest, v.runtime, dict(v.labels)) == wanted)
+            return next(alike, None)
+
+        version = mirror.shared.publish(draft, staged / draft.filename, same)
+        if version.filename != draft.filename:
+            (staged / draft.filename).rename(staged / version.filename)
+        with self._locked():
+            path = self._artifacts.path(version.digest) / version.filename
+            if differences(path, version.files):
+                self._artifacts.publish(staged, version.digest)
+            self._index.write(version)
+        return version
+
     def _place(self, staged: Path, draft: ModelVersion) -> str:
         """Move the artifact to its place, unless a whole one is there; the name of its file.
 
         Versions that share content share the name, too, and a damaged artifact is healed.
         """
-        sharing = (version for version in self.list() if version.digest == draft.digest)
+        versions, _ = self._read_all(None)
+        sharing = (version for version in versions if version.digest == draft.digest)
         filename = next((version.filename for version in sharing), draft.filename)
         place = self._artifacts.path(draft.digest)
         if differences(place / filename, draft.files):

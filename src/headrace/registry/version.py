@@ -1,12 +1,19 @@
 """What the registry knows about one model version: the message in its index file."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
-from headrace.core import ArtifactCorruptError, Digest, FirstRun, ModelName, ModelSignature
+from headrace.core import (
+    ArtifactCorruptError,
+    Digest,
+    FirstRun,
+    ModelName,
+    ModelNotFoundError,
+    ModelSignature,
+)
 
 SCHEMA: Final = 1
 
@@ -68,6 +75,16 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
         """Whether loading it runs its author's code."""
         # Those that do not say are older: then there was no other runtime without code than onnx.
         return self.runtime != "onnx" if self.runs_code is None else self.runs_code
+
+
+class VersionNotFoundError(ModelNotFoundError):
+    """The registry holds no model, or no version of it, under this name."""
+
+    def __init__(self, name: str, version: str, known: Collection[object]) -> None:
+        super().__init__(name, version)
+        what = f"version {version} of model '{name}'" if version else f"model '{name}'"
+        there = ", ".join(str(item) for item in known) or "none"
+        self.args = (f"the registry holds no {what}; there are: {there}",)
 
 
 class _Schema(msgspec.Struct):

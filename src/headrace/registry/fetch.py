@@ -1,0 +1,176 @@
+"""How does a model get onto a host that has no registry? Fetched, checked, there in one step."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from headrace.core import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ModelName,
+    check_name,
+    check_version,
+)
+from headrace.registry.content import check_content, differences
+from headrace.registry.manifest import Manifest, check_digest, is_digest
+from headrace.registry.shared import SharedStore
+from headrace.registry.version import VersionNotFoundError
+
+_STAGING: Final = ".headrace-fetch-"
+_LOCK: Final = ".headrace-fetch.lock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """A model that is there: `path` is what a runtime loads; `reference` as it was asked for.
+
+    `is_new`: it was not there before.
+    """
+
+    reference: str
+    digest: str
+    path: str
+    size_bytes: int
+    is_new: bool
+
+
+def fetch_model(
+    shared: SharedStore,
+    reference: str,
+    output: Path,
+    *,
+    deadline: float | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Fetched:
+    """Have the model that `sha256:DIGEST` or `NAME:VERSION` names in `output`, whole.
+
+    It appears there under its own name in one step. What lies there already and is the same is
+    kept; something else of that name is replaced.
+
+    Args:
+        deadline: By `monotonic`; None waits as long as the store sends.
+
+    Raises:
+        NotFoundError: There is no such content or version.
+        ArtifactCorruptError: The store does not hold what it should; the object is named.
+        UnavailableError: The store does not answer.
+        DeadlineExceededError: It was not done by the deadline.
+        FailedPreconditionError: The disk is full or may not be written.
+    """
+    manifest = _manifest(shared, reference)
+    path = output / manifest.filename
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with _alone_in(output):
+            is_new = not path.exists() or bool(differences(path, manifest.files))
+            if is_new:
+                _check_space(output, manifest)
+                with _deadline(shared, deadline, monotonic), _staging(output) as staging:
+                    staged = staging / manifest.filename
+                    shared.fetch(manifest, staged)
+                    check_content(staged, manifest.files, manifest.digest, where=shared.where)
+                    _publish(staged, path, staging)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        message = f"cannot fetch {reference} to {output}: {error.strerror or error}{where}"
+        raise FailedPreconditionError(message) from error
+    return Fetched(
+        reference=reference,
+        digest=manifest.digest,
+        path=str(path.absolute()),
+        size_bytes=manifest.size_bytes,
+        is_new=is_new,
+    )
+
+
+def _manifest(shared: SharedStore, reference: str) -> Manifest:
+    if is_digest(reference):
+        return shared.content.manifest(check_digest(reference))
+    name, colon, number = reference.partition(":")
+    if not colon:
+        message = f"'{reference[:200]}' is neither NAME:VERSION nor sha256:DIGEST"
+        raise InvalidArgumentError(message)
+    check_name(name)
+    check_version(number)
+    listed = shared.index.list(name).get(ModelName(name))
+    found = shared.index.read(name, int(number)) if listed and int(number) in listed.live else None
+    if found is None:
+        raise VersionNotFoundError(name, number, listed.live if listed else ())
+    return shared.content.manifest(found.digest)
+
+
+def _check_space(output: Path, manifest: Manifest) -> None:
+    free = shutil.disk_usage(output).free
+    if free < manifest.size_bytes:
+        message = (
+            f"{manifest.filename} has {manifest.size_bytes} bytes, and {free} are free in {output}"
+        )
+        raise FailedPreconditionError(message)
+
+
+@contextmanager
+def _alone_in(output: Path) -> Iterator[None]:
+    """Keep other fetches out, and take away what one that was killed left."""
+    with (output / _LOCK).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in output.glob(f"{_STAGING}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+@contextmanager
+def _staging(output: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(
+        dir=output, prefix=_STAGING, ignore_cleanup_errors=True
+    ) as name:
+        yield Path(name)
+
+
+@contextmanager
+def _deadline(
+    shared: SharedStore, deadline: float | None, monotonic: Callable[[], float]
+) -> Iterator[None]:
+    """End a transfer that comes to the deadline."""
+    told = shared.tell
+
+    def tell(what: str, done: int, total: int) -> None:
+        if deadline is not None and monotonic() > deadline:
+            message = f"{what}: {done} of {total} bytes were there in time"
+            raise DeadlineExceededError(message)
+        told(what, done, total)
+
+    shared.tell = tell
+    try:
+        yield
+    finally:
+        shared.tell = told
+
+
+def _publish(staged: Path, path: Path, staging: Path) -> None:
+    """Put what is staged in its place; a directory cannot be replaced, so the old one goes."""
+    for directory, _, names in os.walk(staged) if staged.is_dir() else ():
+        for name in names:
+            Path(directory, name).chmod(0o444)
+        _sync(Path(directory))
+    if staged.is_file():
+        staged.chmod(0o444)
+    if path.is_dir() or (staged.is_dir() and path.exists()):
+        path.rename(staging / "former")
+    staged.rename(path)
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

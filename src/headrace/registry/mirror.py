@@ -1,0 +1,199 @@
+"""How does a home follow a shared store? Its index and artifacts are copies of what is there.
+
+The store decides; the home keeps what it has seen, so that what was used once is there when the
+store is not. A version's file is immutable, so it is read once; what was removed or signed since is
+found in a listing.
+"""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final
+
+from headrace.core import (
+    ArtifactCorruptError,
+    Digest,
+    FailedPreconditionError,
+    ModelName,
+    UnavailableError,
+    check_name,
+)
+from headrace.registry.artifacts import ArtifactStore
+from headrace.registry.content import check_content
+from headrace.registry.index import Index, write_atomically
+from headrace.registry.shared import SharedStore
+from headrace.registry.shared_index import Listed
+from headrace.registry.version import ModelVersion, VersionSignature
+
+_LOG: Final = logging.getLogger("headrace.registry")
+_READS_AT_ONCE: Final = 8
+_MARK: Final = ".artifacts"
+
+Locked = Callable[[], AbstractContextManager[None]]
+
+
+def bound_to(home: Path) -> str:
+    """The URL of the store that a home is a copy of; empty if its versions are its own."""
+    try:
+        return (home / "registry" / _MARK).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
+
+
+class Mirror:
+    """The copy of `shared` in a home.
+
+    Args:
+        locked: Holds the registry's lock, which whoever writes in the home needs.
+    """
+
+    def __init__(
+        self,
+        shared: SharedStore,
+        home: Path,
+        index: Index,
+        artifacts: ArtifactStore,
+        locked: Locked,
+    ) -> None:
+        self.shared = shared
+        self._home = home
+        self._index = index
+        self._artifacts = artifacts
+        self._locked = locked
+        self._is_bound = False
+        self._signed: dict[tuple[str, int], str] = {}
+        """The etags of the signatures that are copied, by name and number."""
+
+    def refresh(self, name: str | None = None) -> list[ArtifactCorruptError]:
+        """Copy what the store lists, of one name or of all; what of it is damaged.
+
+        Raises:
+            UnavailableError: The store does not answer; the home is as it was.
+            FailedPreconditionError: The home has versions of its own, or of another store.
+        """
+        if name is not None:
+            check_name(name)
+        self._bind()
+        found = self.shared.index.list(name)
+        names = {name} if name is not None else {*found, *self._index.names()}
+        problems: list[ArtifactCorruptError] = []
+        for model in sorted(names):
+            listed = found.get(ModelName(model), Listed())
+            problems += self._copy(model, listed)
+        return problems
+
+    def try_refresh(self, name: str | None = None) -> list[ArtifactCorruptError]:
+        """The same; where the store does not answer, what the home has seen has to do."""
+        try:
+            return self.refresh(name)
+        except UnavailableError as error:
+            _LOG.warning("the artifact store is away; using this home's copy: %s", error)
+            return []
+
+    def pull(self, version: ModelVersion) -> None:
+        """Have the content of a version here, whole, whatever lies in its place.
+
+        Raises:
+            ArtifactCorruptError: It is not in the store, or damaged there.
+            UnavailableError: The store does not answer.
+        """
+        with self._artifacts.staging() as workspace:
+            staged = workspace / "artifact"
+            target = staged / version.filename
+            manifest = self.shared.content.manifest(version.digest)
+            self.shared.fetch(manifest, target)
+            where = f"{version.reference} ({self.shared.where})"
+            check_content(target, version.files, version.digest, where=where)
+            with self._locked():
+                self._artifacts.publish(staged, version.digest)
+
+    def change_signatures(
+        self,
+        version: ModelVersion,
+        merge: Callable[[tuple[VersionSignature, ...]], tuple[VersionSignature, ...]],
+    ) -> tuple[VersionSignature, ...]:
+        """Change signatures in the store, and here."""
+        kept = self.shared.change_signatures(version, merge)
+        self._index.write_signatures(version.name, version.version, kept)
+        return kept
+
+    def referenced(self) -> set[Digest]:
+        """The digests of all versions in the store.
+
+        Raises:
+            ArtifactCorruptError: A version cannot be read, so what it refers to is not known.
+        """
+        problems = self.refresh()
+        if problems:
+            raise ArtifactCorruptError(f"nothing was deleted: {problems[0]}")
+        digests: set[Digest] = set()
+        for name in self._index.names():
+            for number in self._index.numbers(name):
+                version = self._index.read(name, number)
+                digests |= set() if version is None else {version.digest}
+        return digests
+
+    def _copy(self, name: str, listed: Listed) -> list[ArtifactCorruptError]:
+        here = set(self._index.numbers(name))
+        there = set(listed.live)
+        problems: list[ArtifactCorruptError] = []
+
+        def read(number: int) -> ModelVersion | None:
+            try:
+                return self.shared.index.read(name, number)
+            except ArtifactCorruptError as error:
+                problems.append(error)
+                return None
+
+        missing = sorted(there - here)
+        if missing:
+            with ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="versions") as pool:
+                new = [version for version in pool.map(read, missing) if version is not None]
+            with self._locked():
+                for version in new:
+                    self._index.write(version)
+        if here - there:
+            self._drop(name, here - there)
+        for number, etag in listed.signatures.items():
+            if number in there and self._signed.get((name, number)) != etag:
+                self._copy_signatures(name, number)
+        return problems
+
+    def _drop(self, name: str, numbers: set[int]) -> None:
+        with self._locked():
+            for number in numbers & set(self._index.numbers(name)):
+                self._index.forget(name, number)
+
+    def _copy_signatures(self, name: str, number: int) -> None:
+        kept, etag = self.shared.index.signatures(name, number)
+        with self._locked():
+            if self._index.has(name, number):
+                self._index.write_signatures(name, number, kept)
+                self._signed[name, number] = etag
+
+    def _bind(self) -> None:
+        """Make sure that this home is a copy of this store, and of no other."""
+        if self._is_bound:
+            return
+        bound = bound_to(self._home)
+        if bound and bound != self.shared.where:
+            message = (
+                f"{self._home} keeps a copy of the models in {bound}, not {self.shared.where}; use "
+                "another home for that, or the same --artifacts"
+            )
+            raise FailedPreconditionError(message)
+        if not bound:
+            with self._locked():
+                own = [f"{n}:{v}" for n in self._index.names() for v in self._index.numbers(n)]
+                if own:
+                    shown = ", ".join(own[:5]) + (", …" if len(own) > 5 else "")  # noqa: PLR2004  # enough to know them
+                    message = (
+                        f"{self._home} has versions of its own ({shown}), which "
+                        f"{self.shared.where} does not know: push them there from another home"
+                    )
+                    raise FailedPreconditionError(message)
+                mark = self._home / "registry" / _MARK
+                write_atomically(mark, f"{self.shared.where}\n".encode())
+        self._is_bound = True

@@ -1,0 +1,281 @@
+"""How does an artifact get into a shared store, out of it, and away? By its manifest.
+
+sha256/HEX/manifest.json            written last: who sees it sees all files
+sha256/HEX/GENERATION/FILE_HEX      a file, named by its own SHA-256
+"""
+
+import hashlib
+import os
+import secrets
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.core import (
+    ArtifactCorruptError,
+    ConflictError,
+    Digest,
+    FailedPreconditionError,
+    NotFoundError,
+)
+from headrace.registry.bucket import Bucket, ObjectInfo
+from headrace.registry.content import Content, Progress
+from headrace.registry.manifest import (
+    Manifest,
+    check_digest,
+    decode_manifest,
+    encode_manifest,
+    generation_of,
+    is_digest,
+    manifest_key,
+)
+from headrace.registry.version import StoredFile
+
+RANGE_BYTES: Final = 8 << 20
+RANGES_AT_ONCE: Final = 4
+"""So a download holds at most 32 MiB in memory, whatever its size."""
+TOMBSTONE_AGE_S: Final = 30 * 86_400.0
+"""How long a deleted artifact's manifest stays: longer than any deletion is under way."""
+_TRIES: Final = 20
+_CHUNK_BYTES: Final = 1 << 20
+
+
+class SharedContent:
+    """The artifacts in a bucket."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+
+    def manifest(self, digest: Digest) -> Manifest:
+        """The manifest of an artifact that is there.
+
+        Raises:
+            NotFoundError: It is not.
+            ArtifactCorruptError: The manifest is damaged.
+        """
+        found = self._manifest(digest)
+        if found is None or found[0].is_deleted:
+            raise NotFoundError(f"{self._bucket.where} holds no content with digest {digest}")
+        return found[0]
+
+    def ensure(
+        self,
+        content: Content,
+        source: Path,
+        *,
+        filename: str,
+        now: Callable[[], float],
+        progress: Progress | None = None,
+    ) -> Manifest:
+        """Upload what is missing of the content at `source`; its manifest, with a new date.
+
+        The date keeps `gc` away until a version refers to it. Files of an upload that broke off
+        are not sent again.
+
+        Raises:
+            ArtifactCorruptError: What is at `source` is not `content`.
+            ConflictError: Others change the same content without end.
+        """
+        for _ in range(_TRIES):
+            found = self._manifest(content.digest)
+            manifest = Manifest(
+                digest=content.digest,
+                filename=filename,
+                size_bytes=content.size_bytes,
+                files=content.files,
+            )
+            if found is not None:
+                generation = found[0].generation + found[0].is_deleted
+                kept = filename if found[0].is_deleted else found[0].filename
+                manifest = msgspec.structs.replace(manifest, generation=generation, filename=kept)
+            self._upload_missing(manifest, source, progress)
+            touched = msgspec.structs.replace(
+                manifest, touched_at=now(), touched_by=secrets.token_hex(8)
+            )
+            if self._write(touched, None if found is None else found[1]):
+                return touched
+        message = f"others change {content.digest} in {self._bucket.where} without end; try again"
+        raise ConflictError(message)
+
+    def is_held(self, manifest: Manifest) -> bool:
+        """Whether it is still there, under the same generation."""
+        found = self._manifest(manifest.digest)
+        return (
+            found is not None
+            and not found[0].is_deleted
+            and found[0].generation == manifest.generation
+        )
+
+    def download(
+        self, manifest: Manifest, target: Path, *, progress: Progress | None = None
+    ) -> None:
+        """Write an artifact to `target`, which must not exist; every byte is checked.
+
+        Raises:
+            ArtifactCorruptError: An object is missing, or is not what it has to be; it is named.
+        """
+        done = 0
+        for file in manifest.files:
+            path = target / file.path if file.path else target
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sha256 = hashlib.sha256()
+            with path.open("xb") as copy:
+                for chunk in self._chunks(manifest, file):
+                    sha256.update(chunk)
+                    copy.write(chunk)
+                    done += len(chunk)
+                    if progress is not None:
+                        progress(done, manifest.size_bytes)
+                copy.flush()
+                os.fsync(copy.fileno())
+            if sha256.hexdigest() != file.sha256:
+                raise self._damaged(manifest, file, f"its content is sha256 {sha256.hexdigest()}")
+
+    def sweep(
+        self, kept: Callable[[], Collection[Digest]], *, before: float
+    ) -> tuple[list[Digest], int]:
+        """Delete artifacts that nobody refers to; which, and how many bytes that freed.
+
+        Args:
+            kept: The digests to keep; asked after the artifacts are listed.
+            before: Seconds since 1970; what was written or touched later is kept.
+        """
+        deleted: list[Digest] = []
+        freed = 0
+        old = dict(self._old(before))
+        wanted = kept() if old else ()
+        for digest, objects in old.items():
+            files = [info for info in objects if info.key != manifest_key(digest)]
+            if digest in wanted or not self._claim(digest, files, before):
+                continue
+            self._bucket.delete(info.key for info in files)
+            freed += sum(info.size_bytes for info in files)
+            deleted += [digest] if files else []
+        self._bucket.clean(before)
+        return deleted, freed
+
+    def _claim(self, digest: Digest, files: list[ObjectInfo], before: float) -> bool:
+        """Say that the content is deleted; false if somebody has come for it."""
+        found = self._manifest(digest)
+        used = max((generation_of(info.key) for info in files), default=0)
+        if found is not None:
+            manifest = found[0]
+            used = max(used, manifest.generation)
+            if not manifest.is_deleted and manifest.touched_at >= before:
+                return False
+            if manifest.is_deleted and used == manifest.generation:
+                if not files and manifest.touched_at < before - TOMBSTONE_AGE_S:
+                    self._bucket.delete([manifest_key(digest)])
+                return True
+        tombstone = Manifest(
+            digest=digest,
+            filename="",
+            size_bytes=0,
+            files=(),
+            generation=used,
+            is_deleted=True,
+            touched_at=before,
+        )
+        return self._write(tombstone, None if found is None else found[1])
+
+    def _old(self, before: float) -> Iterator[tuple[Digest, list[ObjectInfo]]]:
+        """The artifacts of which nothing was written since then, with all of their objects."""
+        by_digest: dict[str, list[ObjectInfo]] = {}
+        for info in self._bucket.list("sha256/"):
+            by_digest.setdefault(f"sha256:{info.key.split('/')[1]}", []).append(info)
+        for digest, objects in by_digest.items():
+            if is_digest(digest) and max(info.modified_at for info in objects) < before:
+                yield Digest(digest), objects
+
+    def _manifest(self, digest: Digest) -> tuple[Manifest, str] | None:
+        key = manifest_key(check_digest(digest))
+        found = self._bucket.read(key)
+        if found is None:
+            return None
+        return decode_manifest(found[0], digest, where=f"{self._bucket.where}/{key}"), found[1]
+
+    def _write(self, manifest: Manifest, etag: str | None) -> bool:
+        key, data = manifest_key(manifest.digest), encode_manifest(manifest)
+        if etag is None:
+            return self._bucket.create(key, data)
+        return self._bucket.replace(key, data, etag)
+
+    def _upload_missing(self, manifest: Manifest, source: Path, progress: Progress | None) -> None:
+        done = 0
+
+        def report(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress is not None:
+                progress(done, manifest.size_bytes)
+
+        for file in manifest.files:
+            key = manifest.key_of(file)
+            there = self._bucket.find(key)
+            if there is not None and there.size_bytes == file.size_bytes:
+                report(file.size_bytes)
+                continue
+            path = source / file.path if file.path else source
+            self._bucket.upload(key, _checked(path, file, report), file.size_bytes)
+
+    def _chunks(self, manifest: Manifest, file: StoredFile) -> Iterator[bytes]:
+        """A file in ranges, in order; a few are on their way at once."""
+        key = manifest.key_of(file)
+        starts = iter(range(0, file.size_bytes, RANGE_BYTES))
+        waiting: deque[tuple[int, Future[bytes | None]]] = deque()
+        with ThreadPoolExecutor(RANGES_AT_ONCE, thread_name_prefix="artifact") as pool:
+
+            def ask(begins: Iterable[int]) -> None:
+                for start in begins:
+                    length = min(RANGE_BYTES, file.size_bytes - start)
+                    one = pool.submit(self._bucket.read_range, key, start, length)
+                    waiting.append((length, one))
+
+            try:
+                ask(start for _, start in zip(range(RANGES_AT_ONCE), starts, strict=False))
+                while waiting:
+                    length, coming = waiting.popleft()
+                    chunk = coming.result()
+                    ask([start] if (start := next(starts, None)) is not None else [])
+                    if chunk is None:
+                        raise self._damaged(manifest, file, "it is missing")
+                    if len(chunk) != length:
+                        raise self._damaged(manifest, file, "it is too short")
+                    yield chunk
+            finally:
+                for _, one in waiting:
+                    one.cancel()
+
+    def _damaged(self, manifest: Manifest, file: StoredFile, why: str) -> ArtifactCorruptError:
+        key = manifest.key_of(file)
+        return ArtifactCorruptError(
+            f"{self._bucket.where}/{key} is damaged: {why}; it is "
+            f"{file.path or manifest.filename} of {manifest.digest}. Delete that object, and push "
+            "the model again"
+        )
+
+
+def _checked(path: Path, file: StoredFile, report: Callable[[int], None]) -> Iterator[bytes]:
+    """The content of `path`; the last part only if all of it is what `file` says.
+
+    So an upload of something else ends with an error instead of an object.
+    """
+    sha256 = hashlib.sha256()
+    held = b""
+    try:
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                sha256.update(chunk)
+                if held:
+                    yield held
+                held = chunk
+                report(len(chunk))
+    except OSError as error:
+        raise FailedPreconditionError(f"cannot read {path}: {error.strerror}") from error
+    if sha256.hexdigest() != file.sha256:
+        raise ArtifactCorruptError(f"{path} is damaged: it has sha256 {sha256.hexdigest()}")
+    yield held
