@@ -33,6 +33,7 @@ class SpoilingProxy:
         self.cuts = 0
         self.busy = 0
         self.drop_nth = 0
+        self.dropped = 0
         self.flip: tuple[bytes, bytes] | None = None
         self.pause_up_s = 0.0
         self.away_after_bytes: int | None = None
@@ -97,6 +98,7 @@ class SpoilingProxy:
             limit = self.away_after_answers
             if limit is not None and self.answered_bytes > limit:
                 self.is_away = True
+            self.dropped += is_dropped
             if self.is_away or is_dropped:
                 caller.shutdown(socket.SHUT_RDWR)
                 return

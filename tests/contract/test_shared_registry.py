@@ -340,7 +340,7 @@ def test_a_busy_store_is_asked_again(
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("nth", range(1, 12))
+@pytest.mark.parametrize("nth", range(1, 15))
 def test_a_lost_answer_to_any_request_of_a_push_makes_no_second_version(
     s3: Place, proxy: SpoilingProxy, tmp_path: Path, make_file: Callable[..., Path], nth: int
 ) -> None:
@@ -349,6 +349,7 @@ def test_a_lost_answer_to_any_request_of_a_push_makes_no_second_version(
 
     version = registry.push("m", make_file(b"content"))
 
+    assert proxy.dropped == 1
     assert version.reference == "m:1"
     assert [v.reference for v in s3.registry(tmp_path / "two").list("m")] == ["m:1"]
 
@@ -466,10 +467,11 @@ def test_a_push_that_is_killed_leaves_nothing_to_see_and_is_done_again(
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_memory_stays_small_whatever_the_size(s3: Place, tmp_path: Path) -> None:
     path = tmp_path / "big.bin"
     with path.open("wb") as file:
-        for _ in range(400):
+        for _ in range(160):
             file.write(os.urandom(MIB))
     script = (
         "import resource, sys; from pathlib import Path\n"
@@ -494,4 +496,4 @@ def test_memory_stays_small_whatever_the_size(s3: Place, tmp_path: Path) -> None
             text=True,
             timeout=120,
         )
-        assert int(done.stdout) < 160 * 1024, f"{what}: {done.stdout} kB more"
+        assert int(done.stdout) < 100 * 1024, f"{what}: {done.stdout} kB more"

@@ -81,7 +81,7 @@ class Mirror:
         problems: list[ArtifactCorruptError] = []
         for model in sorted(names):
             listed = found.get(ModelName(model), Listed())
-            problems += self._copy(model, listed)
+            problems += self.copy(model, listed)
         return problems
 
     def try_refresh(self, name: str | None = None) -> list[ArtifactCorruptError]:
@@ -135,7 +135,8 @@ class Mirror:
                 digests |= set() if version is None else {version.digest}
         return digests
 
-    def _copy(self, name: str, listed: Listed) -> list[ArtifactCorruptError]:
+    def copy(self, name: str, listed: Listed) -> list[ArtifactCorruptError]:
+        """Copy what a listing of one name says; what of it is damaged."""
         here = set(self._index.numbers(name))
         there = set(listed.live)
         problems: list[ArtifactCorruptError] = []

@@ -52,6 +52,7 @@ from headrace.registry.index import Index
 from headrace.registry.lock import exclusive
 from headrace.registry.mirror import Mirror, bound_to
 from headrace.registry.shared import GRACE_S, SharedStore
+from headrace.registry.shared_index import Listed
 from headrace.registry.version import ModelVersion, VersionNotFoundError, VersionSignature
 
 Versions = list[ModelVersion]
@@ -443,8 +444,8 @@ class Registry:
     def _publish_shared(self, mirror: Mirror, staged: Path, draft: ModelVersion) -> ModelVersion:
         """The same for all homes of a store: it decides, then this home has a copy."""
 
-        def same() -> ModelVersion | None:
-            mirror.refresh(draft.name)
+        def same(listed: Listed) -> ModelVersion | None:
+            mirror.copy(draft.name, listed)
             found, _ = self._read_all(draft.name)
             wanted = (draft.digest, draft.runtime, dict(draft.labels))
             alike = (v for v in found if (v.digest, v.runtime, dict(v.labels)) == wanted)

@@ -19,7 +19,7 @@ from headrace.registry.bucket import Bucket
 from headrace.registry.content import Content, Progress
 from headrace.registry.manifest import Manifest
 from headrace.registry.shared_content import SharedContent
-from headrace.registry.shared_index import SharedIndex
+from headrace.registry.shared_index import Listed, SharedIndex
 from headrace.registry.version import ModelVersion, VersionSignature
 
 GRACE_S: Final = 86_400.0
@@ -67,24 +67,24 @@ class SharedStore:
         self,
         draft: ModelVersion,
         source: Path,
-        same: Callable[[], ModelVersion | None],
+        same: Callable[[Listed], ModelVersion | None],
     ) -> ModelVersion:
         """Make `draft`, whose content is at `source`, the next version of its name.
 
         Args:
-            same: Asks the store for a version that is the same already; asked again whenever
-                somebody else was first with a number.
+            same: Finds a version that is the same already in a listing of the name; asked again
+                whenever somebody else was first with a number. The number comes from the same
+                listing: whoever pushes the same in between takes it, and is found then.
         """
         content = Content(digest=draft.digest, size_bytes=draft.size_bytes, files=draft.files)
         manifest = self.ensure(content, source, draft.filename)
         for _ in tries():
-            found = same()
+            listed = self.index.list(draft.name).get(draft.name, Listed())
+            found = same(listed)
             if found is not None:
                 return found
-            listed = self.index.list(draft.name).get(draft.name)
-            number = 1 if listed is None else listed.next_number
             version = msgspec.structs.replace(
-                draft, version=str(number), filename=manifest.filename
+                draft, version=str(listed.next_number), filename=manifest.filename
             )
             if self.index.create(version):
                 self._settle(content, source, manifest)

@@ -1,0 +1,358 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.core import ArtifactCorruptError, FailedPreconditionError, NotFoundError, SystemClock
+from headrace.registry import Registry, SharedStore, StoredFile, VersionNotFoundError
+from headrace.registry.bucket import Bucket
+from headrace.registry.manifest import (
+    Manifest,
+    decode_manifest,
+    encode_manifest,
+    manifest_key,
+)
+from headrace.registry.shared import GRACE_S
+from headrace.registry.shared_content import TOMBSTONE_AGE_S
+from tests.unit.registry.conftest import FixedClock, inspect_text
+from tests.unit.registry.memory_bucket import InterruptedBucket, MemoryBucket
+
+DAY_S = 86_400.0
+
+
+class Hosts:
+    """Homes on one store, whose clocks agree."""
+
+    def __init__(self, directory: Path) -> None:
+        self.clock = FixedClock()
+        # A fixed day would be in the past of files that are staged now, whose age counts in homes.
+        self.clock.seconds = SystemClock().now()
+        self.bucket = MemoryBucket(self.clock.now)
+        self._directory = directory
+
+    def file(self, content: str) -> Path:
+        path = self._directory / f"{content}.txt"
+        path.write_text(content)
+        return path
+
+    def registry(self, name: str = "home", bucket: Bucket | None = None) -> Registry:
+        shared = SharedStore(bucket or self.bucket, clock=self.clock)
+        return Registry(self._directory / name, inspect_text, clock=self.clock, shared=shared)
+
+    def files_of(self, digest: str) -> list[str]:
+        prefix = f"sha256/{digest.removeprefix('sha256:')}/"
+        keys = (key for key in self.bucket.objects if key.startswith(prefix))
+        return [key for key in keys if not key.endswith("manifest.json")]
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Hosts:
+    return Hosts(tmp_path)
+
+
+def test_gc_deletes_what_no_version_refers_to_once_its_grace_is_over(hosts: Hosts) -> None:
+    registry = hosts.registry()
+    kept, gone = registry.push("m", hosts.file("a")), registry.push("m", hosts.file("b"))
+    registry.remove("m", "2")
+
+    hosts.clock.seconds += GRACE_S - 60
+    assert registry.gc().artifacts == (gone.digest,)  # of the home, which has no grace
+    assert len(hosts.files_of(gone.digest)) == 1
+
+    hosts.clock.seconds += 120
+    assert registry.gc().artifacts == (gone.digest,)
+    assert hosts.files_of(gone.digest) == []
+    assert len(hosts.files_of(kept.digest)) == 1
+    assert hosts.registry("other").path(kept).read_text() == "a"
+
+
+def test_gc_deletes_what_a_killed_push_left(hosts: Hosts) -> None:
+    digits = "ab" * 32
+    hosts.bucket.upload(f"sha256/{digits}/0/{digits}", iter([b"half"]), 4)
+
+    assert hosts.registry().gc().artifacts == ()
+    hosts.clock.seconds += GRACE_S + 1
+    report = hosts.registry().gc()
+
+    assert report.artifacts == (f"sha256:{digits}",)
+    assert report.freed_bytes == 4
+    assert hosts.files_of(digits) == []
+
+
+def test_a_grace_is_an_hour_at_least(hosts: Hosts) -> None:
+    registry = hosts.registry()
+    version = registry.push("m", hosts.file("a"))
+    registry.remove("m", "1")
+    hosts.clock.seconds += 3500
+
+    registry.gc(grace_s=0.0)
+
+    assert len(hosts.files_of(version.digest)) == 1
+
+
+def test_content_that_was_deleted_can_be_pushed_again(hosts: Hosts) -> None:
+    registry = hosts.registry()
+    registry.push("m", hosts.file("a"))
+    registry.remove("m", "1")
+    hosts.clock.seconds += GRACE_S + 1
+    registry.gc()
+
+    again = registry.push("m", hosts.file("a"))
+
+    assert again.reference == "m:2"
+    assert hosts.registry("other").path(again).read_text() == "a"
+
+
+def test_a_tombstone_goes_in_the_end(hosts: Hosts) -> None:
+    registry = hosts.registry()
+    version = registry.push("m", hosts.file("a"))
+    registry.remove("m", "1")
+    hosts.clock.seconds += GRACE_S + 1
+    registry.gc()
+    assert manifest_key(version.digest) in hosts.bucket.objects
+
+    hosts.clock.seconds += TOMBSTONE_AGE_S + 2 * GRACE_S
+    registry.gc()
+
+    assert manifest_key(version.digest) not in hosts.bucket.objects
+
+
+def test_gc_deletes_nothing_where_a_version_cannot_be_read(hosts: Hosts) -> None:
+    registry = hosts.registry()
+    registry.push("m", hosts.file("a"))
+    hosts.bucket.create("registry/m/2.json", b"{")
+    hosts.clock.seconds += GRACE_S + 1
+
+    with pytest.raises(ArtifactCorruptError, match=r"nothing was deleted.*registry/m/2\.json"):
+        hosts.registry("other").gc()
+
+
+def orphaned(hosts: Hosts) -> str:
+    """Content that nobody refers to any more, old enough to go."""
+    registry = hosts.registry("cleaner")
+    version = registry.push("m", hosts.file("a"))
+    registry.remove("m", "1")
+    hosts.clock.seconds += GRACE_S + 1
+    return version.digest
+
+
+@pytest.mark.parametrize("at", range(1, 16))
+def test_a_push_at_any_point_of_a_gc_loses_nothing(hosts: Hosts, at: int) -> None:
+    orphaned(hosts)
+
+    def push() -> None:
+        hosts.registry("pusher").push("m", hosts.file("a"))
+
+    bucket = InterruptedBucket(hosts.bucket, at, push)
+    hosts.registry("cleaner", bucket).gc()
+    if bucket.requests < at:
+        push()
+
+    found = hosts.registry("reader")
+    assert found.path(found.get("m:2")).read_text() == "a"
+
+
+@pytest.mark.parametrize("stalled_s", [0.0, GRACE_S + 60])
+@pytest.mark.parametrize("is_old", [True, False], ids=["old content", "new content"])
+@pytest.mark.parametrize("at", range(1, 22))
+def test_a_gc_at_any_point_of_a_push_loses_nothing(
+    hosts: Hosts, at: int, stalled_s: float, *, is_old: bool
+) -> None:
+    content = "a" if is_old else "b"
+    orphaned(hosts)
+
+    def clean() -> None:
+        hosts.clock.seconds += stalled_s
+        hosts.registry("cleaner").gc()
+
+    bucket = InterruptedBucket(hosts.bucket, at, clean)
+    pushed = hosts.registry("pusher", bucket).push("m", hosts.file(content))
+
+    assert pushed.reference == "m:2"
+    hosts.clock.seconds += GRACE_S + 60
+    hosts.registry("cleaner").gc()
+    found = hosts.registry("reader")
+    assert found.path(found.get("m:2")).read_text() == content
+
+
+@pytest.mark.parametrize("at", range(1, 22))
+def test_another_push_at_any_point_of_a_push_gets_another_number(hosts: Hosts, at: int) -> None:
+    def push() -> None:
+        hosts.registry("two").push("m", hosts.file("b"))
+
+    bucket = InterruptedBucket(hosts.bucket, at, push)
+    hosts.registry("one", bucket).push("m", hosts.file("a"))
+    if bucket.requests < at:
+        push()
+
+    reader = hosts.registry("reader")
+    versions = reader.list("m")
+    assert [version.version for version in versions] == ["1", "2"]
+    assert {reader.path(version).read_text() for version in versions} == {"a", "b"}
+
+
+@pytest.mark.parametrize("at", range(1, 22))
+def test_the_same_push_at_any_point_of_a_push_is_the_same_version(hosts: Hosts, at: int) -> None:
+    def push() -> None:
+        hosts.registry("two").push("m", hosts.file("a"))
+
+    bucket = InterruptedBucket(hosts.bucket, at, push)
+    hosts.registry("one", bucket).push("m", hosts.file("a"))
+
+    reader = hosts.registry("reader")
+    assert [version.version for version in reader.list("m")] == ["1"]
+    assert reader.path(reader.get("m")).read_text() == "a"
+
+
+def test_removing_at_any_point_of_a_push_gives_no_number_twice(hosts: Hosts) -> None:
+    for at in range(1, 22):
+        name = f"m{at}"
+        hosts.registry("two").push(name, hosts.file("a"))
+
+        def push_and_remove(name: str = name) -> None:
+            registry = hosts.registry("two")
+            registry.remove(name, registry.push(name, hosts.file("b")).version)
+
+        bucket = InterruptedBucket(hosts.bucket, at, push_and_remove)
+        pushed = hosts.registry("one", bucket).push(name, hosts.file("c"))
+
+        numbers = [v.version for v in hosts.registry("reader").list(name)]
+        assert numbers == ["1", pushed.version]
+
+
+def test_a_removed_version_cannot_be_found(hosts: Hosts) -> None:
+    hosts.registry("one").push("m", hosts.file("a"))
+    two = hosts.registry("two")
+    two.get("m:1")
+    hosts.registry("one").remove("m", "1")
+
+    with pytest.raises(VersionNotFoundError):
+        two.get("m:1")
+
+
+class Careless(MemoryBucket):
+    """Writes over what is there."""
+
+    def __init__(self, now: Callable[[], float], heeds: str) -> None:
+        super().__init__(now)
+        self._heeds = heeds
+
+    def create(self, key: str, data: bytes) -> bool:
+        if self._heeds == "create":
+            return super().create(key, data)
+        self._put(key, data)
+        return True
+
+    def replace(self, key: str, data: bytes, etag: str) -> bool:
+        del etag
+        self._put(key, data)
+        return True
+
+
+@pytest.mark.parametrize(
+    ("heeds", "header"), [("nothing", "If-None-Match"), ("create", "If-Match")]
+)
+def test_a_store_that_writes_over_others_is_refused_before_anything_is_pushed(
+    hosts: Hosts, heeds: str, header: str
+) -> None:
+    bucket = Careless(hosts.clock.now, heeds)
+
+    with pytest.raises(FailedPreconditionError, match=header):
+        hosts.registry("one", bucket).push("m", hosts.file("a"))
+
+    assert not [key for key in bucket.objects if not key.startswith("registry/.")]
+
+
+def lone(**changes: object) -> bytes:
+    fields: dict[str, object] = {
+        "digest": "sha256:" + "ab" * 32,
+        "filename": "m.onnx",
+        "size_bytes": 3,
+        "files": (StoredFile(path="", size_bytes=3, sha256="ab" * 32),),
+    }
+    return encode_manifest(Manifest(**(fields | changes)))  # type: ignore[arg-type]  # some are wrong on purpose
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        lone(filename="../m.onnx"),
+        lone(filename=".."),
+        lone(filename=""),
+        lone(filename="a/b"),
+        lone(filename="a\0b"),
+        lone(files=()),
+        lone(size_bytes=4),
+        lone(digest="sha256:" + "cd" * 32),
+        lone(files=(StoredFile(path="", size_bytes=3, sha256="../../x"),)),
+        lone(files=(StoredFile(path="", size_bytes=-3, sha256="ab" * 32),)),
+        lone(files=(StoredFile(path="../../etc/x", size_bytes=3, sha256="ab" * 32),)),
+        lone(files=(StoredFile(path="/etc/x", size_bytes=3, sha256="ab" * 32),)),
+        lone(files=(StoredFile(path="a//b", size_bytes=3, sha256="ab" * 32),)),
+        lone(
+            files=(
+                StoredFile(path="a", size_bytes=1, sha256="ab" * 32),
+                StoredFile(path="a/b", size_bytes=2, sha256="ab" * 32),
+            )
+        ),
+    ],
+)
+def test_a_manifest_that_lies_is_damaged(data: bytes) -> None:
+    with pytest.raises(ArtifactCorruptError, match="manifest is damaged"):
+        decode_manifest(data, "sha256:" + "ab" * 32, where="manifest")  # type: ignore[arg-type]  # a digest
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=300))
+def test_no_bytes_are_taken_for_a_manifest_of_something(data: bytes) -> None:
+    with pytest.raises(ArtifactCorruptError):
+        decode_manifest(data, "sha256:" + "ab" * 32, where="manifest")  # type: ignore[arg-type]  # a digest
+
+
+def test_what_others_put_into_the_store_is_left_alone(hosts: Hosts) -> None:
+    for key in ("registry/readme.txt", "registry/m/notes.json", "registry/-/1.json", "sha256/x/y"):
+        hosts.bucket.create(key, b"theirs")
+    registry = hosts.registry()
+    registry.push("m", hosts.file("a"))
+    hosts.clock.seconds += 9 * DAY_S
+
+    registry.gc()
+
+    assert [version.reference for version in registry.list()] == ["m:1"]
+    assert hosts.bucket.read("sha256/x/y") is not None
+
+
+def test_an_entry_of_another_version_is_damaged(hosts: Hosts) -> None:
+    registry = hosts.registry()
+    registry.push("m", hosts.file("a"))
+    entry = hosts.bucket.read("registry/m/1.json")
+    assert entry is not None
+    hosts.bucket.create("registry/other/1.json", entry[0])
+
+    fresh = hosts.registry("fresh")
+    assert [str(p) for p in fresh.problems()] == [
+        "s3://models/unit/registry/other/1.json is damaged: it describes m:1"
+    ]
+    assert [version.reference for version in fresh.list()] == ["m:1"]
+
+
+def test_content_that_the_store_lost_is_named(hosts: Hosts) -> None:
+    version = hosts.registry("one").push("m", hosts.file("a"))
+    hosts.bucket.delete([manifest_key(version.digest)])
+
+    with pytest.raises(NotFoundError, match=f"holds no content with digest {version.digest}"):
+        hosts.registry("two").path(version)
+
+
+def test_a_home_can_be_made_anew_from_the_store(hosts: Hosts, tmp_path: Path) -> None:
+    version = hosts.registry("one").push("m", hosts.file("a"))
+    for path in (tmp_path / "one").rglob("*"):
+        path.chmod(0o755)
+    shutil.rmtree(tmp_path / "one")
+
+    assert hosts.registry("one").path(version).read_text() == "a"
