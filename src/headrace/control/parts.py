@@ -10,6 +10,7 @@ from headrace.control.aims import Aims
 from headrace.control.alert_facts import FactsReader
 from headrace.control.alert_memory import AlertMemory
 from headrace.control.alerting import Alerting
+from headrace.control.at_home import bring_home
 from headrace.control.caller_policy import CallerPolicy
 from headrace.control.drift import DriftKeeper
 from headrace.control.drift_files import DriftFiles
@@ -83,9 +84,17 @@ def make_plane(
     allow_code: bool = False,
 ) -> ControlPlane:
     """A control plane that aims at what is stored; nothing of it runs yet. Blocking."""
-    aims = Aims(reconciler=reconciler, desired=store.store.load())
+    desired = bring_home(store.store.load(), registry)
+    aims = Aims(reconciler=reconciler, desired=desired)
     journal = Journal(store=store)
-    rollouts = RolloutDriver(store=store, journal=journal, aims=aims, gateway=keeper, clock=clock)
+    rollouts = RolloutDriver(
+        store=store,
+        journal=journal,
+        aims=aims,
+        gateway=keeper,
+        clock=clock,
+        take_up=lambda record: bring_home(record, registry),
+    )
     reports = Reports(
         wanted=lambda: _wanted(
             rollouts.wanted(), scaler.wanted(), advisor.wanted(), _silent(reconciler, reports)

@@ -6,7 +6,7 @@ point goes on from there.
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -55,13 +55,17 @@ class ArmSource(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class RolloutDriver:
-    """Moves every rollout on for as long as `run` is awaited, and takes people's words."""
+    """Moves every rollout on for as long as `run` is awaited, and takes people's words.
+
+    `take_up`: makes what was stored, maybe on another host, right for this one.
+    """
 
     store: StoreThread
     journal: Journal
     aims: Aims
     gateway: ArmSource
     clock: Clock
+    take_up: Callable[[RolloutRecord], RolloutRecord] = lambda record: record
     reports: Reports = field(init=False)
     _watches: dict[str, Watch] = field(default_factory=dict)
     _healthy: dict[tuple[str, str], bool] = field(default_factory=dict)
@@ -70,7 +74,12 @@ class RolloutDriver:
 
     def load(self) -> None:
         """Take up the rollouts that the store knows, blocking; before `run`."""
-        self.aims.aim(rollouts=self.store.store.newest_rollouts().values())
+        stored = self.store.store.newest_rollouts().values()
+        self.aims.aim(
+            rollouts=[
+                record if record.state.phase.is_over else self.take_up(record) for record in stored
+            ]
+        )
         for record in self.aims.active():
             extra = {"rollout": record.id, "endpoint": record.endpoint}
             _LOG.info("went on with rollout, which is %s", record.state.phase.value, extra=extra)

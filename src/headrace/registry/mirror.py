@@ -92,8 +92,8 @@ class Mirror:
             _LOG.warning("the artifact store is away; using this home's copy: %s", error)
             return []
 
-    def pull(self, version: ModelVersion) -> None:
-        """Have the content of a version here, whole, whatever lies in its place.
+    def pull(self, digest: Digest) -> None:
+        """Have an artifact here, whole, whatever lies in its place.
 
         Raises:
             ArtifactCorruptError: It is not in the store, or damaged there.
@@ -101,13 +101,12 @@ class Mirror:
         """
         with self._artifacts.staging() as workspace:
             staged = workspace / "artifact"
-            target = staged / version.filename
-            manifest = self.shared.content.manifest(version.digest)
+            manifest = self.shared.content.manifest(digest)
+            target = staged / manifest.filename
             self.shared.fetch(manifest, target)
-            where = f"{version.reference} ({self.shared.where})"
-            check_content(target, version.files, version.digest, where=where)
+            check_content(target, manifest.files, digest, where=self.shared.where)
             with self._locked():
-                self._artifacts.publish(staged, version.digest)
+                self._artifacts.publish(staged, digest)
 
     def change_signatures(
         self,

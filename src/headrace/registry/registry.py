@@ -236,11 +236,23 @@ class Registry:
         path = self._artifacts.path(version.digest) / version.filename
         if not path.exists() and self._mirror is not None:
             with storage_errors(f"cannot fetch {version.reference}", self.home):
-                self._mirror.pull(version)
+                self._mirror.pull(version.digest)
         if not path.exists():
             msg = f"{version.reference}: its artifact is missing ({path})"
             raise ArtifactCorruptError(msg)
         return path
+
+    def have(self, digest: Digest) -> None:
+        """Fetch an artifact from the shared store if there is one and it is not here.
+
+        Raises:
+            NotFoundError: The store does not have it.
+            ArtifactCorruptError: It is damaged there.
+            UnavailableError: The store does not answer.
+        """
+        if self._mirror is not None and not self._artifacts.path(digest).exists():
+            with storage_errors(f"cannot fetch {digest}", self.home):
+                self._mirror.pull(digest)
 
     def signatures(self, version: ModelVersion) -> tuple[VersionSignature, ...]:
         """Who signed a version, oldest first; whether that is right is another question.
@@ -300,7 +312,7 @@ class Registry:
             if self._mirror is None:
                 raise
             with storage_errors(f"cannot fetch {version.reference}", self.home):
-                self._mirror.pull(version)
+                self._mirror.pull(version.digest)
             check_content(path, version.files, version.digest, where=where)
 
     def remove(self, name: str, version: str, in_use: Collection[str] = ()) -> ModelVersion:

@@ -1,0 +1,52 @@
+"""Where do the models of a stored state lie on this host? State may come from another home.
+
+A revision names its file by path. Whoever takes over the state of a home that was on another
+host has the same content, but maybe under another path. The revision's identity stays as it is, so
+nothing is started anew for that.
+"""
+
+import logging
+import re
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from headrace.core import Digest, HeadraceError
+from headrace.registry import Registry
+
+_LOG: Final = logging.getLogger("headrace.control")
+_ARTIFACT: Final = re.compile(rb'"(/[^"\\]*)/artifacts/sha256/([0-9a-f]{64})/')
+"""How a path into a home's artifacts begins in JSON."""
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def at_home(stored: T, root: Path) -> tuple[T, set[Digest]]:
+    """The same with all artifacts under the home at `root`; which artifacts these are."""
+    digests: set[Digest] = set()
+    home = msgspec.json.encode(str(root)).strip(b'"')
+
+    def moved(match: re.Match[bytes]) -> bytes:
+        digests.add(Digest(f"sha256:{match[2].decode()}"))
+        return b'"%b/artifacts/sha256/%b/' % (home, match[2])
+
+    text = msgspec.json.encode(stored)
+    changed = _ARTIFACT.sub(moved, text)
+    if changed == text:
+        return stored, digests
+    return msgspec.json.decode(changed, type=type(stored)), digests
+
+
+def bring_home(stored: T, registry: Registry) -> T:
+    """The same as `at_home`, with the content fetched that only the shared store has. Blocking.
+
+    What cannot be fetched now is told in the log: the rest is served without it.
+    """
+    found, digests = at_home(stored, registry.home)
+    for digest in sorted(digests):
+        try:
+            registry.have(digest)
+        except HeadraceError as error:
+            _LOG.error("cannot have a model here: %s", error, extra={"digest": digest})
+    return found
