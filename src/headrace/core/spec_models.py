@@ -21,6 +21,7 @@ from headrace.core.spec_connections import ConnectionsSpec
 from headrace.core.spec_drift import DriftSpec
 from headrace.core.spec_features import FeaturesSpec, feature_disagreements
 from headrace.core.spec_jobs import JobSpec, job_disagreements
+from headrace.core.spec_kubernetes import KubernetesSpec, kubernetes_disagreements
 from headrace.core.spec_limits import limit_disagreements
 from headrace.core.spec_observe import (
     EndpointLogSpec,
@@ -307,6 +308,10 @@ class SystemSpec(SpecModel):
         default=(), max_length=1000, description="Models over data sets. See JobSpec."
     )
 
+    kubernetes: KubernetesSpec = Field(
+        default=KubernetesSpec(), description="Replicas as pods of a cluster. See KubernetesSpec."
+    )
+
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
         mistakes = disagreements(self.model_dump(exclude_unset=True))
@@ -337,6 +342,7 @@ def disagreements(document: object) -> list[SpecMistake]:
     """
     top = document if isinstance(document, Mapping) else {}
     found = [SpecMistake(place=p, message=said) for p, said in limit_disagreements(top)]
+    found += [SpecMistake(place=p, message=said) for p, said in kubernetes_disagreements(top)]
     found += job_disagreements(top)
     first_use: dict[str, int] = {}
     pools = [p.get("name") for p in _items(top.get("pools")) if isinstance(p, Mapping)]

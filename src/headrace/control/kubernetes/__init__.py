@@ -1,0 +1,20 @@
+"""Replicas as pods: the objects of a desired state, and the driver that keeps them so.
+
+`objects_of` and what belongs to it are pure, and meant for whoever renders charts and manifests as
+well; the driver is loaded only where it is chosen.
+"""
+
+from headrace.control.kubernetes.names import Owner, Place, labels_of, name_of, selector_of
+from headrace.control.kubernetes.objects import objects_of, settings_in
+from headrace.control.kubernetes.rbac import role_rules
+
+__all__ = [
+    "Owner",
+    "Place",
+    "labels_of",
+    "name_of",
+    "objects_of",
+    "role_rules",
+    "selector_of",
+    "settings_in",
+]

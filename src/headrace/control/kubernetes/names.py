@@ -1,0 +1,97 @@
+"""What are our objects called in a cluster, and how are they told from others'?"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from headrace.control.desired import Revision
+
+FIELD_MANAGER: Final = "headrace"
+MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+INSTANCE: Final = "app.kubernetes.io/instance"
+COMPONENT: Final = "app.kubernetes.io/component"
+ENDPOINT: Final = "headrace.dev/endpoint"
+VERSION: Final = "headrace.dev/version"
+REVISION: Final = "headrace.dev/revision"
+REVISION_ID: Final = "headrace.dev/revision-id"
+MODEL: Final = "headrace.dev/model"
+SETTINGS_DIGEST: Final = "headrace.dev/settings"
+APPLIED: Final = "headrace.dev/applied"
+"""Digest of what we last applied: fields that we no longer say are found by it."""
+
+_MOST: Final = 63
+_LABEL: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+
+Object = dict[str, Any]
+"""A Kubernetes object as JSON has it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """The object whose end takes ours with it: the control plane's own Deployment."""
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where objects go: a namespace, and the name of the installation in it.
+
+    `artifacts_url`: from where pods fetch models. `internal_secret`: the Secret by whose `token`
+    the control plane shows replicas who it is; `owner`: None leaves objects when it is uninstalled.
+    """
+
+    namespace: str
+    instance: str = "headrace"
+    artifacts_url: str = ""
+    internal_secret: str = ""
+    owner: Owner | None = None
+    drain_timeout_s: float = 30.0
+    log_format: str = "json"
+
+
+def name_of(revision: Revision, *, instance: str = "headrace") -> str:
+    """What all objects of a revision are called: a DNS label, and one that tells revisions apart.
+
+    The endpoint's name is cut where there is no room; the revision's id is a digest of it too.
+    """
+    suffix = f"-{revision.version}-{revision.id[:8]}"
+    stem = re.sub(r"[^a-z0-9]+", "-", f"{instance}-{revision.endpoint}".lower())
+    return f"{stem[: _MOST - len(suffix)].strip('-')}{suffix}"
+
+
+def labels_of(revision: Revision, *, instance: str = "headrace") -> dict[str, str]:
+    """The labels of all objects of a revision, pods too."""
+    return {
+        "app.kubernetes.io/name": "headrace",
+        INSTANCE: instance,
+        COMPONENT: "replica",
+        MANAGED_BY: "headrace",
+        ENDPOINT: label_value(revision.endpoint),
+        VERSION: label_value(revision.version),
+        REVISION: revision.id[:12],
+    }
+
+
+def selector_of(revision: Revision, *, instance: str = "headrace") -> dict[str, str]:
+    """The labels by which pods of a revision are found; they can never change."""
+    labels = labels_of(revision, instance=instance)
+    return {key: labels[key] for key in ("app.kubernetes.io/name", INSTANCE, COMPONENT, REVISION)}
+
+
+def instance_selector(instance: str) -> str:
+    """The query for all objects of an installation's replicas."""
+    return f"{INSTANCE}={instance},{COMPONENT}=replica"
+
+
+def label_value(text: str) -> str:
+    """`text` if it may be a label's value; else what can be read of it, and a digest."""
+    if _LABEL.fullmatch(text):
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    readable = re.sub(r"[^A-Za-z0-9_.-]", "-", text)[: _MOST - 9].strip("-_.")
+    return f"{readable}-{digest}" if readable else digest

@@ -1,0 +1,262 @@
+"""Which objects should a cluster hold for a desired state? Pure.
+
+Per revision: a ConfigMap with what its replicas are told, a Deployment, a headless Service whose
+EndpointSlices say where they answer, a PodDisruptionBudget; and where somebody else scales, an HPA
+or a ScaledObject.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, Revision
+from headrace.control.kubernetes.names import (
+    FIELD_MANAGER,
+    Object,
+    Place,
+    labels_of,
+    name_of,
+    selector_of,
+)
+from headrace.control.kubernetes.pods import HTTP_PORT, METRICS_PORT, pod_template
+from headrace.control.kubernetes.scalers import scaler_of
+from headrace.core import FailedPreconditionError, HeadraceError
+from headrace.core.kubernetes_settings import Autoscaler, KubernetesSettings
+from headrace.core.spec_kubernetes import KubernetesSpec
+
+SETTINGS_KEY: Final = "replica.json"
+_STORED: Final = re.compile(r"/artifacts/sha256/(?P<digest>[0-9a-f]{64})/(?P<file>[^/]+)$")
+_LOAD_TIMEOUT_S: Final = 600
+_MOST_SETTINGS_BYTES: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A stored artifact, and the file or directory in it that a runtime loads."""
+
+    digest: str
+    filename: str
+
+
+def settings_in(desired: DesiredState) -> KubernetesSettings:
+    """What the spec says under `kubernetes`."""
+    return KubernetesSpec.model_validate(desired.spec.get("kubernetes") or {}).settings()
+
+
+def objects_of(
+    desired: DesiredState,
+    *,
+    place: Place,
+    settings: KubernetesSettings | None = None,
+) -> list[Object]:
+    """All objects of all revisions of ours, in the order in which they are to be made.
+
+    Args:
+        settings: None for what the spec of `desired` says.
+
+    Raises:
+        FailedPreconditionError: A revision cannot run on a cluster; the text says what to do.
+    """
+    if settings is None:
+        settings = settings_in(desired)
+    objects: list[Object] = []
+    for endpoint in desired.endpoints:
+        for arm in endpoint.arms:
+            if arm.revision.upstream is None:
+                objects += revision_objects(endpoint, arm, place=place, settings=settings)
+    _check_unique(objects)
+    return objects
+
+
+def problem_of(revision: Revision, place: Place) -> str:
+    """Why a revision cannot run on a cluster; empty if it can."""
+    try:
+        _told(revision, place)
+    except HeadraceError as error:
+        return str(error)
+    return ""
+
+
+def revision_objects(
+    endpoint: DesiredEndpoint, arm: DesiredArm, *, place: Place, settings: KubernetesSettings
+) -> list[Object]:
+    """The objects of one revision; errors as `objects_of`."""
+    revision = arm.revision
+    artifact, told = _told(revision, place)
+    metadata = _metadata(revision, place)
+    scaler = scaler_of(endpoint, arm, metadata=metadata, settings=settings)
+    objects = [
+        _config_map(revision, told, place),
+        _service(revision, place),
+        _disruption_budget(revision, place),
+        _deployment(endpoint, arm, artifact, told, place=place, settings=settings),
+    ]
+    return objects if scaler is None else [*objects, scaler]
+
+
+def is_scaled_elsewhere(endpoint: DesiredEndpoint, settings: KubernetesSettings) -> bool:
+    """Whether an HPA or KEDA says how many pods there are."""
+    return endpoint.autoscale is not None and settings.autoscaler is not Autoscaler.HEADRACE
+
+
+def artifact_of(revision: Revision) -> Artifact:
+    """What pods have to fetch.
+
+    Raises:
+        FailedPreconditionError: The model lies on the control plane's machine only.
+    """
+    found = _STORED.search(revision.settings.path)
+    if found is None:
+        raise FailedPreconditionError(
+            f"{revision.model} is served where it lies, at {revision.settings.path}, which no pod "
+            "can read: push it (headrace models push NAME FILE) and name it as NAME:VERSION"
+        )
+    return Artifact(digest=f"sha256:{found['digest']}", filename=found["file"])
+
+
+def _told(revision: Revision, place: Place) -> tuple[Artifact, str]:
+    """What pods fetch, and what their replicas are told."""
+    if revision.pool or revision.hosts is not None:
+        raise FailedPreconditionError(
+            f"pool {revision.pool or revision.model!r}: pools need the driver local; on a cluster "
+            "give the endpoint replicas of its own (leave out 'pool')"
+        )
+    artifact = artifact_of(revision)
+    if not place.artifacts_url:
+        raise FailedPreconditionError(
+            f"{revision.model}: pods have to fetch it from somewhere, and the control plane has no "
+            "store for artifacts that they reach: give it one (--artifacts URL)"
+        )
+    settings = msgspec.structs.replace(
+        revision.settings,
+        path=f"/models/{artifact.filename}",
+        uds="",
+        host="0.0.0.0",  # noqa: S104  # the pod's own address; a NetworkPolicy says who reaches it
+        port=HTTP_PORT,
+        metrics_port=METRICS_PORT,
+        drain_timeout_s=place.drain_timeout_s,
+        log_format=place.log_format,
+    )
+    text = msgspec.json.format(msgspec.json.encode(settings), indent=2).decode()
+    if len(text) > _MOST_SETTINGS_BYTES:
+        raise FailedPreconditionError(
+            f"{revision.model}: its replicas are told {len(text)} bytes, more than a ConfigMap "
+            f"holds ({_MOST_SETTINGS_BYTES}): give fewer 'labels'"
+        )
+    return artifact, text
+
+
+def _metadata(revision: Revision, place: Place) -> Object:
+    metadata: Object = {
+        "name": name_of(revision, instance=place.instance),
+        "namespace": place.namespace,
+        "labels": labels_of(revision, instance=place.instance),
+    }
+    if place.owner is not None:
+        metadata["ownerReferences"] = [
+            {
+                "apiVersion": place.owner.api_version,
+                "kind": place.owner.kind,
+                "name": place.owner.name,
+                "uid": place.owner.uid,
+                "controller": False,
+                "blockOwnerDeletion": False,
+            }
+        ]
+    return metadata
+
+
+def _config_map(revision: Revision, told: str, place: Place) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(revision, place),
+        "data": {SETTINGS_KEY: told},
+    }
+
+
+def _service(revision: Revision, place: Place) -> Object:
+    """Headless: the gateway balances over pods by itself, and only asks where they are."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(revision, place),
+        "spec": {
+            "clusterIP": "None",
+            "selector": selector_of(revision, instance=place.instance),
+            "ports": [
+                {"name": "http", "port": HTTP_PORT, "targetPort": "http", "protocol": "TCP"},
+                {
+                    "name": "metrics",
+                    "port": METRICS_PORT,
+                    "targetPort": "metrics",
+                    "protocol": "TCP",
+                },
+            ],
+        },
+    }
+
+
+def _disruption_budget(revision: Revision, place: Place) -> Object:
+    """One at a time; a pod that is not ready holds up nobody who empties a node."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": _metadata(revision, place),
+        "spec": {
+            "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": selector_of(revision, instance=place.instance)},
+        },
+    }
+
+
+def _deployment(
+    endpoint: DesiredEndpoint,
+    arm: DesiredArm,
+    artifact: Artifact,
+    told: str,
+    *,
+    place: Place,
+    settings: KubernetesSettings,
+) -> Object:
+    revision = arm.revision
+    count = {} if is_scaled_elsewhere(endpoint, settings) else {"replicas": arm.replicas}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": _metadata(revision, place),
+        "spec": {
+            **count,
+            "revisionHistoryLimit": 2,
+            "progressDeadlineSeconds": _LOAD_TIMEOUT_S,
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+            },
+            "selector": {"matchLabels": selector_of(revision, instance=place.instance)},
+            "template": pod_template(
+                revision,
+                settings.pods_of(endpoint.name),
+                digest=artifact.digest,
+                settings_digest=hashlib.sha256(told.encode()).hexdigest()[:16],
+                place=place,
+            ),
+        },
+    }
+
+
+def _check_unique(objects: Iterable[Object]) -> None:
+    seen: dict[tuple[str, str], Mapping[str, str]] = {}
+    for one in objects:
+        key = one["kind"], one["metadata"]["name"]
+        labels = one["metadata"]["labels"]
+        if seen.setdefault(key, labels) is not labels:
+            raise FailedPreconditionError(
+                f"two revisions would both be the {key[0]} {key[1]} of manager {FIELD_MANAGER}: "
+                "rename one endpoint"
+            )

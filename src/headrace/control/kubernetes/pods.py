@@ -1,0 +1,214 @@
+"""What is a replica's pod like? Pure.
+
+An init container fetches the model and checks its digest; then the replica starts as it does on any
+machine. Neither is root, writes to its image, or holds a credential of the cluster's.
+"""
+
+import math
+from typing import Final
+
+import headrace
+from headrace.control.desired import Revision
+from headrace.control.kubernetes.names import (
+    ENDPOINT,
+    MODEL,
+    REVISION_ID,
+    SETTINGS_DIGEST,
+    Object,
+    Place,
+    labels_of,
+    name_of,
+    selector_of,
+)
+from headrace.core.kubernetes_settings import PodSettings, Resources, Variable
+
+HTTP_PORT: Final = 8000
+METRICS_PORT: Final = 8002
+USER: Final = 65532
+CONTAINER: Final = "replica"
+FETCHER: Final = "fetch-model"
+SETTINGS_DIR: Final = "/etc/headrace"
+INTERNAL_DIR: Final = "/etc/headrace-internal"
+_PRE_STOP_S: Final = 5
+_GRACE_S: Final = 15
+_LOAD_TIMEOUT_S: Final = 600
+_STARTUP_PERIOD_S: Final = 2
+_LOCKED_DOWN: Final = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+_MODELS: Final = {"name": "models", "mountPath": "/models"}
+_TMP: Final = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108  # a volume of the pod's own
+
+
+def pod_template(
+    revision: Revision, pods: PodSettings, *, digest: str, settings_digest: str, place: Place
+) -> Object:
+    """The template of a revision's pods.
+
+    Args:
+        digest: Of the artifact that they fetch.
+        settings_digest: Of what they are told; another one starts them anew.
+    """
+    annotations = {
+        **pods.annotations,
+        ENDPOINT: revision.endpoint,
+        REVISION_ID: revision.id,
+        MODEL: revision.model,
+        SETTINGS_DIGEST: settings_digest,
+    }
+    return {
+        "metadata": {
+            "labels": labels_of(revision, instance=place.instance),
+            "annotations": annotations,
+        },
+        "spec": {**_where(revision, pods, place), **_what(revision, pods, digest, place)},
+    }
+
+
+def image_of(pods: PodSettings) -> str:
+    """The image of replicas."""
+    return pods.image or f"headrace/replica:{headrace.__version__}"
+
+
+def _where(revision: Revision, pods: PodSettings, place: Place) -> Object:
+    """On which nodes, as whom."""
+    selector = {"matchLabels": selector_of(revision, instance=place.instance)}
+    spec: Object = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": key,
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": selector,
+            }
+            for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+        ],
+    }
+    optional = {
+        "serviceAccountName": pods.service_account,
+        "runtimeClassName": pods.runtime_class,
+        "priorityClassName": pods.priority_class,
+        "nodeSelector": dict(pods.node_selector),
+        "tolerations": [
+            {key: value for key, value in _fields(taint).items() if value}
+            for taint in pods.tolerations
+        ],
+        "imagePullSecrets": [{"name": name} for name in pods.pull_secrets],
+    }
+    return spec | {key: value for key, value in optional.items() if value}
+
+
+def _fields(taint: object) -> dict[str, str]:
+    return {key: getattr(taint, key) for key in ("key", "operator", "value", "effect")}
+
+
+def _what(revision: Revision, pods: PodSettings, digest: str, place: Place) -> Object:
+    """What runs in it."""
+    common: Object = {
+        "image": image_of(pods),
+        "imagePullPolicy": pods.pull_policy,
+        "securityContext": _LOCKED_DOWN,
+        "resources": _resources(pods.resources),
+        "env": [
+            # The home of a user without one: libraries keep their caches there.
+            {"name": "HOME", "value": "/tmp"},  # noqa: S108  # a volume of the pod's own
+            *map(_variable, pods.env),
+        ],
+    }
+    fetcher = {
+        **common,
+        "name": FETCHER,
+        "command": ["headrace", "models", "fetch"],
+        "args": [digest, "--artifacts", place.artifacts_url, "--output", "/models"],
+        "volumeMounts": [_MODELS, _TMP],
+    }
+    return {
+        "terminationGracePeriodSeconds": math.ceil(place.drain_timeout_s) + _GRACE_S,
+        "initContainers": [fetcher],
+        "containers": [_replica(common, place)],
+        "volumes": _volumes(revision, place),
+    }
+
+
+def _replica(common: Object, place: Place) -> Object:
+    mounts: list[Object] = [
+        {**_MODELS, "readOnly": True},
+        _TMP,
+        {"name": "settings", "mountPath": SETTINGS_DIR, "readOnly": True},
+    ]
+    env = common["env"]
+    if place.internal_secret:
+        mounts.append({"name": "internal", "mountPath": INTERNAL_DIR, "readOnly": True})
+        path = f"{INTERNAL_DIR}/token"
+        env = [*env, {"name": "HEADRACE_INTERNAL_TOKEN_FILE", "value": path}]
+    return {
+        **common,
+        "name": CONTAINER,
+        "command": ["python", "-m", "headrace.serving"],
+        "args": ["--settings", f"{SETTINGS_DIR}/replica.json"],
+        "env": env,
+        "ports": [
+            {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
+            {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
+        ],
+        "volumeMounts": mounts,
+        "startupProbe": _probe(
+            "ready",
+            periodSeconds=_STARTUP_PERIOD_S,
+            failureThreshold=_LOAD_TIMEOUT_S // _STARTUP_PERIOD_S,
+        ),
+        "readinessProbe": _probe("ready", periodSeconds=2, failureThreshold=2),
+        "livenessProbe": _probe("live", periodSeconds=10, failureThreshold=6),
+        # Until every gateway knows that it leaves, it still answers.
+        "lifecycle": {"preStop": {"sleep": {"seconds": _PRE_STOP_S}}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def _volumes(revision: Revision, place: Place) -> list[Object]:
+    name = name_of(revision, instance=place.instance)
+    volumes: list[Object] = [
+        {"name": "models", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "settings", "configMap": {"name": name}},
+    ]
+    if place.internal_secret:
+        secret = {"secretName": place.internal_secret, "optional": True}
+        volumes.append({"name": "internal", "secret": secret})
+    return volumes
+
+
+def _probe(what: str, **numbers: int) -> Object:
+    return {
+        "httpGet": {"path": f"/v2/health/{what}", "port": "http"},
+        "timeoutSeconds": 2,
+        **numbers,
+    }
+
+
+def _resources(told: Resources) -> Object:
+    requests = {"cpu": told.cpu, "memory": told.memory}
+    limits = {"memory": told.memory_limit or told.memory}
+    if told.cpu_limit:
+        limits["cpu"] = told.cpu_limit
+    if told.gpus:
+        requests[told.gpu_resource] = limits[told.gpu_resource] = str(told.gpus)
+    return {"requests": requests, "limits": limits}
+
+
+def _variable(one: Variable) -> Object:
+    if one.secret:
+        reference = {"secretKeyRef": {"name": one.secret, "key": one.key}}
+        return {"name": one.name, "valueFrom": reference}
+    return {"name": one.name, "value": one.value}

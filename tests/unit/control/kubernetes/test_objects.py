@@ -1,0 +1,245 @@
+import re
+
+import kubernetes_validate
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.control.desired import DesiredState
+from headrace.control.kubernetes import Place, labels_of, name_of, objects_of, selector_of
+from headrace.control.kubernetes.names import Object, Owner, label_value
+from headrace.core import FailedPreconditionError, ReplicaSettings
+from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.core.names import NAME_PATTERN
+from tests.unit.control.kubernetes.states import (
+    PLACE,
+    a_revision,
+    a_state,
+    an_arm,
+    an_endpoint,
+)
+
+DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+SCALE = AutoscaleSettings(min_replicas=2, max_replicas=8, target_in_flight=4.0)
+
+
+def one(objects: list[Object], kind: str) -> Object:
+    (found,) = [each for each in objects if each["kind"] == kind]
+    return found
+
+
+def deployment(state: DesiredState, place: Place = PLACE) -> Object:
+    return one(objects_of(state, place=place), "Deployment")
+
+
+def test_a_revision_becomes_four_objects_of_one_name() -> None:
+    objects = objects_of(a_state(), place=PLACE)
+
+    assert [each["kind"] for each in objects] == [
+        "ConfigMap",
+        "Service",
+        "PodDisruptionBudget",
+        "Deployment",
+    ]
+    assert {each["metadata"]["name"] for each in objects} == {name_of(a_revision())}
+
+
+@pytest.mark.parametrize("autoscaler", ["headrace", "hpa"])
+def test_every_object_is_valid_to_the_published_schemas(autoscaler: str) -> None:
+    owner = Owner(api_version="apps/v1", kind="Deployment", name="headrace-control", uid="u-1")
+    place = Place(
+        namespace="models",
+        artifacts_url="s3://artifacts",
+        internal_secret="headrace-internal",  # noqa: S106  # its name only
+        owner=owner,
+    )
+    state = a_state(
+        an_endpoint(autoscale=SCALE),
+        autoscaler=autoscaler,
+        resources={"cpu": "500m", "memory": "2Gi", "gpus": 1},
+        node_selector={"pool": "gpu"},
+        tolerations=[{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        replica_env=[
+            {"name": "A", "value": "1"},
+            {"name": "KEY", "secret": "s3", "key": "secret-key"},
+        ],
+        pull_secrets=["registry"],
+        runtime_class="nvidia",
+        priority_class="high",
+        service_account="replicas",
+        pod_annotations={"prometheus.io/scrape": "true"},
+    )
+
+    for each in objects_of(state, place=place):
+        kubernetes_validate.validate(each, "1.37", strict=True)
+
+
+def test_replicas_are_told_where_the_model_will_lie_and_where_to_listen() -> None:
+    told = one(objects_of(a_state(), place=PLACE), "ConfigMap")["data"]["replica.json"]
+
+    settings = msgspec.json.decode(told, type=ReplicaSettings)
+    assert settings.path == "/models/model.onnx"
+    assert (settings.host, settings.port, settings.metrics_port) == ("0.0.0.0", 8000, 8002)  # noqa: S104  # as a pod has to
+    assert settings.uds == ""
+    assert settings.sha256 == a_revision().settings.sha256
+
+
+def test_an_init_container_fetches_the_artifact_by_its_digest() -> None:
+    spec = deployment(a_state())["spec"]["template"]["spec"]
+
+    (fetcher,) = spec["initContainers"]
+    assert [*fetcher["command"], *fetcher["args"]] == [
+        "headrace",
+        "models",
+        "fetch",
+        f"sha256:{a_revision().settings.sha256}",
+        "--artifacts",
+        "s3://artifacts",
+        "--output",
+        "/models",
+    ]
+
+
+def test_pods_are_nobody_and_hold_no_credential() -> None:
+    spec = deployment(a_state())["spec"]["template"]["spec"]
+
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    for container in (*spec["initContainers"], *spec["containers"]):
+        security = container["securityContext"]
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_a_pod_gets_longer_to_end_than_it_may_drain() -> None:
+    spec = deployment(a_state())["spec"]["template"]["spec"]
+    (replica,) = spec["containers"]
+
+    pause_s = replica["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert spec["terminationGracePeriodSeconds"] == 35 > PLACE.drain_timeout_s + pause_s
+
+
+def test_other_settings_start_pods_anew() -> None:
+    before = deployment(a_state())
+    after = deployment(a_state(), Place(namespace="models", artifacts_url="s3://artifacts"))
+
+    assert before["spec"]["template"]["metadata"] != after["spec"]["template"]["metadata"]
+
+
+@pytest.mark.parametrize(
+    ("autoscaler", "scaler"),
+    [("hpa", "HorizontalPodAutoscaler"), ("keda", "ScaledObject"), ("headrace", "")],
+)
+def test_never_do_two_say_how_many_pods_there_are(autoscaler: str, scaler: str) -> None:
+    prometheus = {"prometheus_url": "http://prometheus:9090"} if autoscaler == "keda" else {}
+    state = a_state(an_endpoint(autoscale=SCALE), autoscaler=autoscaler, **prometheus)
+    objects = objects_of(state, place=PLACE)
+
+    kinds = {each["kind"] for each in objects}
+    assert ("replicas" in one(objects, "Deployment")["spec"]) is (scaler == "")
+    assert kinds & {"HorizontalPodAutoscaler", "ScaledObject"} == ({scaler} if scaler else set())
+
+
+def test_an_endpoint_without_autoscale_keeps_its_count_whoever_scales_others() -> None:
+    objects = objects_of(a_state(an_endpoint(an_arm(replicas=3)), autoscaler="hpa"), place=PLACE)
+
+    assert one(objects, "Deployment")["spec"]["replicas"] == 3
+    assert "HorizontalPodAutoscaler" not in {each["kind"] for each in objects}
+
+
+def test_an_hpa_has_our_target_and_the_arms_part_of_the_bounds() -> None:
+    arms = an_arm(version="1", weight=25), an_arm(version="2", weight=75)
+    state = a_state(an_endpoint(*arms, autoscale=SCALE), autoscaler="hpa")
+    small, large = [
+        each["spec"]
+        for each in objects_of(state, place=PLACE)
+        if each["kind"] == "HorizontalPodAutoscaler"
+    ]
+
+    assert (small["minReplicas"], small["maxReplicas"]) == (1, 2)
+    assert (large["minReplicas"], large["maxReplicas"]) == (2, 6)
+    (metric,) = large["metrics"]
+    assert metric["pods"]["metric"]["name"] == "headrace_requests_in_flight"
+    assert metric["pods"]["target"] == {"type": "AverageValue", "averageValue": "4"}
+
+
+def test_keda_asks_for_the_queue_too_where_a_target_says_so() -> None:
+    scale = AutoscaleSettings(target_in_flight=4.0, target_queue_wait_s=0.05)
+    state = a_state(
+        an_endpoint(autoscale=scale), autoscaler="keda", prometheus_url="http://prometheus:9090"
+    )
+    spec = one(objects_of(state, place=PLACE), "ScaledObject")["spec"]
+
+    flight, wait = spec["triggers"]
+    assert flight["metadata"]["threshold"] == "4"
+    assert "headrace_requests_in_flight" in flight["metadata"]["query"]
+    assert (wait["metricType"], wait["metadata"]["threshold"]) == ("Value", "0.05")
+
+
+def test_an_endpoint_may_have_pods_of_its_own_kind() -> None:
+    state = a_state(
+        an_endpoint(),
+        an_endpoint(an_arm("large"), name="large"),
+        resources={"memory": "1Gi"},
+        endpoints={"large": {"resources": {"memory": "64Gi"}}},
+    )
+    memory = {
+        each["metadata"]["labels"]["headrace.dev/endpoint"]: each["spec"]["template"]["spec"][
+            "containers"
+        ][0]["resources"]["limits"]["memory"]
+        for each in objects_of(state, place=PLACE)
+        if each["kind"] == "Deployment"
+    }
+
+    assert memory == {"digits": "1Gi", "large": "64Gi"}
+
+
+def test_a_model_that_lies_on_one_machine_is_refused_with_the_way_out() -> None:
+    arm = an_arm()
+    settings = msgspec.structs.replace(arm.revision.settings, path="/data/model.onnx")
+    revision = msgspec.structs.replace(arm.revision, settings=settings)
+    state = a_state(an_endpoint(msgspec.structs.replace(arm, revision=revision)))
+
+    with pytest.raises(FailedPreconditionError, match="headrace models push"):
+        objects_of(state, place=PLACE)
+
+
+def test_without_a_store_for_artifacts_the_way_out_is_named() -> None:
+    with pytest.raises(FailedPreconditionError, match="--artifacts URL"):
+        objects_of(a_state(), place=Place(namespace="models"))
+
+
+def test_a_pool_is_refused() -> None:
+    arm = an_arm()
+    revision = msgspec.structs.replace(arm.revision, pool="small")
+
+    with pytest.raises(FailedPreconditionError, match="pool 'small'"):
+        objects_of(
+            a_state(an_endpoint(msgspec.structs.replace(arm, revision=revision))), place=PLACE
+        )
+
+
+names = st.from_regex(NAME_PATTERN, fullmatch=True)
+
+
+@given(endpoint=names, version=st.from_regex(r"[0-9]{1,18}", fullmatch=True))
+def test_every_name_and_label_is_one_that_kubernetes_takes(endpoint: str, version: str) -> None:
+    revision = a_revision(endpoint, version)
+
+    assert DNS_LABEL.fullmatch(name_of(revision, instance="h"))
+    assert DNS_LABEL.fullmatch(
+        name_of(revision, instance="an-instance-with-40-letters-in-its-name-x")
+    )
+    assert all(LABEL_VALUE.fullmatch(value) for value in labels_of(revision).values())
+    assert selector_of(revision).items() <= labels_of(revision).items()
+
+
+@given(endpoints=st.lists(names, min_size=2, max_size=8, unique=True))
+def test_no_two_endpoints_share_a_name_or_a_label(endpoints: list[str]) -> None:
+    revisions = [a_revision(endpoint) for endpoint in endpoints]
+
+    assert len({name_of(each) for each in revisions}) == len(endpoints)
+    assert len({label_value(endpoint) for endpoint in endpoints}) == len(endpoints)
