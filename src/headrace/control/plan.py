@@ -159,7 +159,7 @@ def plan(
         drain_timeout_s: How long a replica may drain before it is killed.
         memo: Of earlier plans, for speed; changes nothing else.
     """
-    prospects = _prospects(desired, observed, Memo() if memo is None else memo)
+    prospects = prospects_of(desired, observed, Memo() if memo is None else memo)
     keep = {name for prospect in prospects for name in prospect.kept}
     routes = tuple(prospect.route for prospect in prospects)
     actions: list[Action] = _starts(prospects, observed)
@@ -197,8 +197,8 @@ def due_at(observed: Observed, *, drain_timeout_s: float) -> float | None:
     return min(times, default=None)
 
 
-def _prospects(desired: DesiredState, observed: Observed, memo: Memo) -> list[Prospect]:
-    """What follows for each pool and each desired endpoint."""
+def prospects_of(desired: DesiredState, observed: Observed, memo: Memo) -> list[Prospect]:
+    """What follows for each pool and each desired endpoint, whatever its replicas are."""
     by_endpoint: dict[str, list[Replica]] = defaultdict(list)
     for replica in observed.replicas.values():
         if not replica.is_leaving:

@@ -1,0 +1,290 @@
+"""What is the next step from what a cluster holds to what it should hold? One pure function.
+
+The rules are those of `headrace.control.plan`: a revision gets requests only when its pods are
+ready, and nothing is taken away that a gateway may still send requests to. What a local process is
+told, a Deployment is told here: how many pods, and which of them may go first.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
+from headrace.control.kubernetes.actions import (
+    VICTIM_COST,
+    Action,
+    ApplyObject,
+    DeleteObject,
+    MarkPod,
+    YieldReplicas,
+    cost_of,
+    foreign,
+)
+from headrace.control.kubernetes.cluster import (
+    Cluster,
+    Key,
+    is_leaving,
+    is_ours,
+    key_of,
+    owns_replicas,
+)
+from headrace.control.kubernetes.drafts import Draft, Drafts, with_replicas
+from headrace.control.kubernetes.messages import Pod
+from headrace.control.kubernetes.names import REVISION, Object, Place
+from headrace.control.kubernetes.objects import is_scaled_elsewhere
+from headrace.control.observed import Observed, Route, addresses_of
+from headrace.control.plan import PublishRoutes, prospects_of
+from headrace.core import HeadraceError
+from headrace.core.kubernetes_settings import KubernetesSettings
+
+SCALERS: Final = ("HorizontalPodAutoscaler", "ScaledObject")
+KINDS: Final = ("ConfigMap", "Service", "PodDisruptionBudget", "Deployment", *SCALERS)
+"""What we make; scalers come and go by themselves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What to do now; `problems` by endpoint and arm's key, of what cannot be done."""
+
+    actions: tuple[Action, ...] = ()
+    problems: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """Everything that a decision follows from.
+
+    `is_confirmed`: the gateway acknowledged routes of ours, not only of an earlier leader's: before
+    that nothing is taken away. `blocked`: objects that cannot be made, with the reason.
+    `mutated`: places that the cluster itself changes whenever we apply an object.
+    """
+
+    desired: DesiredState
+    cluster: Cluster
+    observed: Observed
+    place: Place
+    settings: KubernetesSettings
+    is_confirmed: bool = True
+    blocked: Mapping[Key, str] = field(default_factory=dict)
+    mutated: Mapping[Key, frozenset[str]] = field(default_factory=dict)
+
+
+def decide(scene: Scene, drafts: Drafts | None = None) -> Decision:
+    """The actions to take now; none if there is nothing to do before the next event."""
+    drafts = Drafts() if drafts is None else drafts
+    aimed = with_counts(scene)
+    prospects = prospects_of(aimed, scene.observed, drafts.memo)
+    routes = tuple(prospect.route for prospect in prospects)
+    kept = frozenset(name for prospect in prospects for name in prospect.kept)
+    step = _Step(scene=scene, drafts=drafts, routes=routes, kept=kept)
+    for endpoint in scene.desired.endpoints:
+        for arm in endpoint.arms:
+            if arm.revision.upstream is None:
+                step.keep(endpoint, arm)
+    step.remove_others()
+    is_due = routes != scene.observed.published or not scene.is_confirmed
+    if is_due and scene.observed.can_publish:
+        step.actions.append(PublishRoutes(routes=routes))
+    return Decision(actions=tuple(step.actions), problems=step.problems)
+
+
+def with_counts(scene: Scene) -> DesiredState:
+    """The desired state, where others scale with as many copies as they want now.
+
+    Pools are left out: no pod hosts several models.
+    """
+    counts: dict[str, int] = {}
+    for one in scene.cluster.of_kind("Deployment"):
+        label = (one["metadata"].get("labels") or {}).get(REVISION, "")
+        counts[label] = _replicas(one)
+    endpoints = tuple(
+        _counted(endpoint, counts) if is_scaled_elsewhere(endpoint, scene.settings) else endpoint
+        for endpoint in scene.desired.endpoints
+    )
+    return msgspec.structs.replace(scene.desired, endpoints=endpoints, pools=())
+
+
+@dataclass(slots=True, kw_only=True)
+class _Step:
+    """One decision in the making. `kept`: pods that have to go on."""
+
+    scene: Scene
+    drafts: Drafts
+    routes: tuple[Route, ...]
+    kept: frozenset[str]
+    actions: list[Action] = field(default_factory=list)
+    problems: dict[tuple[str, str], str] = field(default_factory=dict)
+    _wanted: set[str] = field(default_factory=set)
+    _arms: set[tuple[str, str]] = field(default_factory=set)
+    _made_for: dict[Key, str] = field(default_factory=dict)
+    _busy: frozenset[str] = frozenset()
+    _pods: dict[str, list[Pod]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._busy = self.scene.observed.routed_addresses() | addresses_of(self.routes)
+        for pod in self.scene.cluster.pods(self.scene.place):
+            self._pods.setdefault(pod.metadata.label(REVISION), []).append(pod)
+
+    def keep(self, endpoint: DesiredEndpoint, arm: DesiredArm) -> None:
+        """Bring about the objects of an arm of ours."""
+        self._wanted.add(arm.revision.id[:12])
+        self._arms.add((endpoint.name, arm.key))
+        place, settings = self.scene.place, self.scene.settings
+        try:
+            draft = self.drafts.draft(endpoint, arm, place=place, settings=settings)
+        except HeadraceError as error:
+            self.problems[endpoint.name, arm.key] = str(error)
+            return
+        problems = self._bring_about(draft, arm)
+        if problems:
+            self.problems[endpoint.name, arm.key] = "; ".join(dict.fromkeys(problems))
+
+    def _bring_about(self, draft: Draft, arm: DesiredArm) -> list[str]:
+        """Make and correct an arm's objects; what cannot be."""
+        name = draft.objects[0]["metadata"]["name"]
+        stray = self._stray_scalers(name, {one["kind"] for one in draft.objects})
+        self.actions += stray
+        problems = []
+        for wanted in draft.objects:
+            key = key_of(wanted)
+            found = self.scene.cluster.find(*key)
+            problem = self._obstacle(key, found, arm)
+            if problem:
+                problems.append(problem)
+            elif found is None:
+                if key[0] in SCALERS and self._is_counted_by_us(name):
+                    continue  # never two: the Deployment lets go first
+                made = with_replicas(wanted, draft.replicas if key[0] == "Deployment" else None)
+                self.actions.append(ApplyObject(wanted=made, why="it is missing", is_new=True))
+            elif is_leaving(found):
+                continue  # it is made again when it is gone
+            elif key[0] == "Deployment":
+                self._correct_deployment(wanted, found, arm, draft, is_scaled=bool(stray))
+            elif key[0] not in SCALERS or not self._is_counted_by_us(name):
+                self._correct(wanted, found)
+        return problems
+
+    def _stray_scalers(self, name: str, kinds: set[str]) -> list[Action]:
+        """The end of scalers of ours that shall not be there; before we say how many ourselves."""
+        found = (self.scene.cluster.find(kind, name) for kind in SCALERS if kind not in kinds)
+        return [
+            DeleteObject(found=one, why="another scales now")
+            for one in found
+            if one is not None and is_ours(one, self.scene.place) and not is_leaving(one)
+        ]
+
+    def _obstacle(self, key: Key, found: Object | None, arm: DesiredArm) -> str:
+        """Why an object cannot be made or corrected; empty if it can."""
+        if self._made_for.setdefault(key, arm.revision.id) != arm.revision.id:
+            return f"another revision's {key[0]} is called {key[1]} too: rename the endpoint"
+        if found is not None and not is_ours(found, self.scene.place):
+            return foreign(key)
+        return self.scene.blocked.get(key, "")
+
+    def _correct(self, wanted: Object, found: Object) -> None:
+        places = self._differences(wanted, found)
+        if places:
+            self.actions.append(ApplyObject(wanted=wanted, why=_differs(places)))
+
+    def _differences(self, wanted: Object, found: Object) -> list[str]:
+        known = self.scene.mutated.get(key_of(wanted), frozenset())
+        return [one for one in self.drafts.differences(wanted, found) if one not in known]
+
+    def _is_counted_by_us(self, name: str) -> bool:
+        """Whether a Deployment has yet to let go of its count: never two who say how many."""
+        deployment = self.scene.cluster.find("Deployment", name)
+        return deployment is not None and owns_replicas(deployment)
+
+    def _correct_deployment(
+        self, wanted: Object, found: Object, arm: DesiredArm, draft: Draft, *, is_scaled: bool
+    ) -> None:
+        current = _replicas(found)
+        places = self._differences(wanted, found)
+        if draft.replicas is None and owns_replicas(found):
+            self.actions.append(YieldReplicas(wanted=wanted, replicas=current))
+            return
+        count: int | None = None
+        if is_scaled:
+            count = current if owns_replicas(found) else None
+        elif draft.replicas is not None:
+            count = self._count(arm, current)
+            places += ["spec.replicas"] if count != current else []
+        if places:
+            applied = with_replicas(wanted, count)
+            self.actions.append(ApplyObject(wanted=applied, why=_differs(places)))
+
+    def _count(self, arm: DesiredArm, current: int) -> int:
+        """How many pods a revision may have: fewer only when those too many get no requests."""
+        active = [pod for pod in self._pods.get(arm.revision.id[:12], ()) if _counts(pod)]
+        victims = [pod for pod in active if pod.metadata.name not in self.kept]
+        self._mark(active, frozenset(pod.metadata.name for pod in victims))
+        if arm.replicas >= current:
+            return arm.replicas
+        if not self.scene.is_confirmed:
+            return current
+        leaving = [pod for pod in victims if self._may_go(pod)]
+        return max(arm.replicas, min(current, len(active) - len(leaving)))
+
+    def _may_go(self, pod: Pod) -> bool:
+        """Whether no gateway knows it, and its Deployment knows that it goes first."""
+        return not self._is_busy(pod) and cost_of(pod) == VICTIM_COST
+
+    def _is_busy(self, pod: Pod) -> bool:
+        replica = self.scene.observed.replicas.get(pod.metadata.name)
+        return replica is not None and replica.address in self._busy
+
+    def _mark(self, active: Iterable[Pod], victims: frozenset[str]) -> None:
+        for pod in active:
+            cost = VICTIM_COST if pod.metadata.name in victims else 0
+            if cost_of(pod) != cost:
+                name, uid = pod.metadata.name, pod.metadata.uid
+                self.actions.append(MarkPod(name=name, uid=uid, cost=cost))
+
+    def remove_others(self) -> None:
+        """Let go of what is ours and no longer wanted, when no request can reach it."""
+        self.drafts.forget_all_but(self._arms, set(self._made_for))
+        for found in self._unwanted():
+            pods = self._pods.get(found["metadata"]["labels"].get(REVISION, ""), [])
+            if found["kind"] in {"Deployment", *SCALERS}:
+                is_free = self.scene.is_confirmed and not any(map(self._is_needed, pods))
+            else:
+                # A pod that starts again, or ends, may read its settings still.
+                name = found["metadata"]["name"]
+                is_free = not pods and self.scene.cluster.find("Deployment", name) is None
+            if is_free:
+                self.actions.append(DeleteObject(found=found, why="it is no longer wanted"))
+
+    def _unwanted(self) -> Iterator[Object]:
+        for kind in KINDS:
+            for found in self.scene.cluster.of_kind(kind):
+                label = (found["metadata"].get("labels") or {}).get(REVISION, "")
+                is_old = label and label not in self._wanted and not is_leaving(found)
+                if is_old and is_ours(found, self.scene.place):
+                    yield found
+
+    def _is_needed(self, pod: Pod) -> bool:
+        return _counts(pod) and (pod.metadata.name in self.kept or self._is_busy(pod))
+
+
+def _counts(pod: Pod) -> bool:
+    """Whether its Deployment counts it among its replicas."""
+    return not pod.is_leaving and not pod.is_over
+
+
+def _replicas(deployment: Object) -> int:
+    return int(deployment["spec"].get("replicas", 1))
+
+
+def _differs(places: Iterable[str]) -> str:
+    return f"it differs at {', '.join(places)}"
+
+
+def _counted(endpoint: DesiredEndpoint, counts: Mapping[str, int]) -> DesiredEndpoint:
+    """`endpoint` with as many copies of each arm as its Deployment was told by another."""
+    arms = tuple(
+        msgspec.structs.replace(arm, replicas=counts.get(arm.revision.id[:12], 1))
+        for arm in endpoint.arms
+    )
+    return msgspec.structs.replace(endpoint, arms=arms)
