@@ -53,20 +53,25 @@ def failure_of(status: int, body: bytes, retry_after: str, *, what: str) -> Head
         what: What was asked, for the message.
     """
     message = f"{what}: {_said(body) or HTTPStatus(status).phrase}"
-    if status == HTTPStatus.GONE:
-        return WatchExpiredError(message)
-    if status == HTTPStatus.CONFLICT:
-        return ObjectChangedError(message)
-    if status == HTTPStatus.NOT_FOUND:
-        return ObjectMissingError(message)
-    if status == HTTPStatus.FORBIDDEN:
-        way_out = "the control plane's Role lacks this; the chart's has it"
-        return PermissionDeniedError(f"{message} ({way_out})")
-    if status == HTTPStatus.UNAUTHORIZED:
-        return UnauthenticatedError(f"{message} (is the service account's token mounted?)")
     if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ApiUnavailableError(message, retry_after_s=_seconds(retry_after))
-    return InvalidArgumentError(message)
+    kind, way_out = _MEANING.get(status, (InvalidArgumentError, ""))
+    return kind(f"{message}{way_out}")
+
+
+_MEANING: Final[dict[int, tuple[type[HeadraceError], str]]] = {
+    HTTPStatus.GONE: (WatchExpiredError, ""),
+    HTTPStatus.CONFLICT: (ObjectChangedError, ""),
+    HTTPStatus.NOT_FOUND: (ObjectMissingError, ""),
+    HTTPStatus.FORBIDDEN: (
+        PermissionDeniedError,
+        " (the control plane's Role lacks this; the chart's has it)",
+    ),
+    HTTPStatus.UNAUTHORIZED: (
+        UnauthenticatedError,
+        " (is the token of its service account mounted?)",
+    ),
+}
 
 
 def delay_s(

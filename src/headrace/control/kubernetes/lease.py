@@ -13,7 +13,7 @@ from headrace.control.kubernetes.names import COMPONENT, INSTANCE, MANAGED_BY, O
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseTimes:
-    """A Lease lasts `duration_s`; its holder stops `margin_s` before, and renews every `renew_s`."""
+    """A Lease lasts `duration_s`; its holder renews every `renew_s`, and stops `margin_s` early."""
 
     duration_s: float = 15.0
     margin_s: float = 5.0

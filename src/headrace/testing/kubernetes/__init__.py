@@ -7,6 +7,15 @@ Needs `kubernetes-validate`.
 """
 
 from headrace.testing.kubernetes.controllers import Controllers, InstantRuntime, Runtime
+from headrace.testing.kubernetes.server import FakeApiServer, Fault
 from headrace.testing.kubernetes.store import RefusedError, Store
 
-__all__ = ["Controllers", "InstantRuntime", "RefusedError", "Runtime", "Store"]
+__all__ = [
+    "Controllers",
+    "FakeApiServer",
+    "Fault",
+    "InstantRuntime",
+    "RefusedError",
+    "Runtime",
+    "Store",
+]

@@ -1,0 +1,269 @@
+"""The async driver around `decide`: waits for events, does what was decided.
+
+Only a leader acts, and only on knowledge that is whole: while a kind cannot be watched, what is
+routed stays routed and nothing is changed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from headrace.control.desired import DesiredArm, DesiredState
+from headrace.control.kubernetes.actions import Action
+from headrace.control.kubernetes.api import ClusterApi
+from headrace.control.kubernetes.cluster import Cluster
+from headrace.control.kubernetes.decide import Scene, decide
+from headrace.control.kubernetes.drafts import Drafts
+from headrace.control.kubernetes.names import Place, instance_selector
+from headrace.control.kubernetes.objects import settings_in
+from headrace.control.kubernetes.performing import Performer
+from headrace.control.kubernetes.record import record_name, record_of, routes_in
+from headrace.control.kubernetes.replicas import replicas_of
+from headrace.control.kubernetes.watches import Watches
+from headrace.control.observed import Observed, Replica, Route
+from headrace.control.plan import PublishRoutes
+from headrace.control.reconciler import RoutePublisher
+from headrace.control.sandbox import Isolation
+from headrace.core import Clock, HeadraceError
+from headrace.core.kubernetes_settings import KubernetesSettings
+
+_LOG: Final = logging.getLogger("headrace.control")
+_REPUBLISH_S: Final = 1.0
+_LOOK_AGAIN_S: Final = 30.0
+
+
+@dataclass(slots=True, kw_only=True)
+class KubernetesReconciler:
+    """Brings a cluster to what should run, for as long as `run` is awaited.
+
+    Cancelling `run` stops the watching and nothing else: pods go on. `leads`: whether this control
+    plane may act now.
+    """
+
+    api: ClusterApi
+    publisher: RoutePublisher
+    clock: Clock
+    place: Place
+    leads: Callable[[], bool]
+    desired: DesiredState = field(default_factory=DesiredState)
+    published: tuple[Route, ...] | None = None
+    publish_error: str = ""
+    replicas: dict[str, Replica] = field(default_factory=dict)
+    hosted: MutableMapping[str, frozenset[str]] = field(default_factory=dict)
+    cluster: Cluster = field(default_factory=Cluster)
+    watches: Watches = field(init=False)
+    performer: Performer = field(init=False)
+    _settings: KubernetesSettings = field(default_factory=KubernetesSettings)
+    _problems: dict[tuple[str, str], str] = field(default_factory=dict)
+    _drafts: Drafts = field(default_factory=Drafts)
+    _attempted: tuple[Route, ...] | None = None
+    _can_publish: bool = True
+    _is_confirmed: bool = False
+    _knows_routes: bool = False
+    _is_acting: bool = False
+    _retry_at: float = 0.0
+    _next_serial: int = 1
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _group: asyncio.TaskGroup | None = None
+
+    def __post_init__(self) -> None:
+        self.watches = Watches(
+            api=self.api,
+            cluster=self.cluster,
+            selector=instance_selector(self.place.instance),
+            on_change=self.wake,
+        )
+        self.performer = Performer(
+            api=self.api,
+            cluster=self.cluster,
+            place=self.place,
+            clock=self.clock,
+            may_act=self.leads,
+        )
+
+    def observed(self) -> Observed:
+        """Everything known now."""
+        return Observed(
+            replicas=dict(self.replicas),
+            published=self.published,
+            attempted=self._attempted,
+            can_publish=self._can_publish,
+            hosted=dict(self.hosted),
+            next_serial=self._next_serial,
+        )
+
+    def want(self, desired: DesiredState) -> None:
+        """Aim at `desired` from now on."""
+        if desired.spec is not self.desired.spec:
+            self._settings = settings_in(desired)
+        self.desired = desired
+        self.note_change()
+
+    @property
+    def next_change(self) -> asyncio.Event:
+        """Set at the next change of anything observed or desired; another one is next then."""
+        return self._changed
+
+    async def wait_change(self) -> None:
+        """Return at the next change of anything observed or desired."""
+        await self._changed.wait()
+
+    def note_change(self) -> None:
+        """Wake everybody who waits for a change."""
+        self._wake.set()
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look again soon; whether others are told depends on what is found."""
+        self._wake.set()
+
+    def isolation_of(self, name: str) -> Isolation | None:  # noqa: ARG002  # as others say
+        """None: what keeps pods apart is the cluster's to say."""
+        return None
+
+    def trouble(self, endpoint: str, arm: DesiredArm) -> str:
+        """Why nothing can be made for an arm; empty if all can."""
+        return self._problems.get((endpoint, arm.key), "")
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            group.create_task(self.watches.run())
+            while True:
+                self._wake.clear()
+                await self.step()
+                await self._wait_due()
+
+    async def step(self) -> None:
+        """Decide, and begin what was decided."""
+        self._observe()
+        # Nothing was ever ordered: an empty database is no order to remove everything.
+        is_asked = self.desired.generation > 0
+        if not (is_asked and self.leads() and self.watches.is_synced):
+            return
+        if not self._knows_routes and not await self._read_routes():
+            return
+        decision = decide(self._scene(), self._drafts)
+        self._note_problems(dict(decision.problems))
+        for action in decision.actions:
+            if isinstance(action, PublishRoutes):
+                self._begin_publish(action.routes)
+        others = [one for one in decision.actions if not isinstance(one, PublishRoutes)]
+        # A slow API server holds up objects, but no routes.
+        if others and not self._is_acting and self.clock.monotonic() >= self._retry_at:
+            self._begin_act(others)
+
+    def _scene(self) -> Scene:
+        return Scene(
+            desired=self.desired,
+            cluster=self.cluster,
+            observed=self.observed(),
+            place=self.place,
+            settings=self._settings,
+            is_confirmed=self._is_confirmed,
+            blocked=self.performer.believed(),
+            mutated=self.performer.mutated,
+        )
+
+    def _observe(self) -> None:
+        """Take in what the cluster says of pods."""
+        now = self.clock.monotonic()
+        found = replicas_of(
+            self.cluster.pods(self.place),
+            self.cluster.slices(),
+            self.replicas,
+            routed=self.observed().routed_addresses(),
+            next_serial=self._next_serial,
+            now=now,
+        )
+        if found == self.replicas:
+            return
+        for replica in found.values():
+            self._next_serial = max(self._next_serial, replica.serial + 1)
+            before = self.replicas.get(replica.name)
+            if before is None or before.phase is not replica.phase:
+                extra = {"replica": replica.name, "phase": replica.phase, "reason": replica.reason}
+                _LOG.info("replica changed", extra=extra)
+        # The same dictionary: others hold on to it.
+        self.replicas.clear()
+        self.replicas.update(found)
+        self.note_change()
+
+    def _note_problems(self, problems: dict[tuple[str, str], str]) -> None:
+        if problems == self._problems:
+            return
+        for (endpoint, arm), problem in problems.items():
+            if self._problems.get((endpoint, arm)) != problem:
+                extra = {"endpoint": endpoint, "arm": arm, "error": problem}
+                _LOG.error("cannot bring about an arm", extra=extra)
+        self._problems = problems
+        self.note_change()
+
+    async def _read_routes(self) -> bool:
+        """Go on from the routes of an earlier leader; whether they are known now."""
+        try:
+            found = await self.api.get("ConfigMap", record_name(self.place))
+        except HeadraceError as error:
+            _LOG.warning("cannot read the record of routes", extra={"error": str(error)})
+            self._retry_at = self.clock.monotonic() + _REPUBLISH_S
+            return False
+        self.published = routes_in(found)
+        self._knows_routes = True
+        self._observe()  # what is routed was ready
+        return True
+
+    def _begin_act(self, actions: Sequence[Action]) -> None:
+        assert self._group is not None, "actions are taken inside run"
+        self._is_acting = True
+        self._group.create_task(self._act(actions))
+
+    async def _act(self, actions: Sequence[Action]) -> None:
+        delay = await self.performer.perform(actions)
+        self._retry_at = self.clock.monotonic() + (delay or 0.0)
+        self._is_acting = False
+        self._wake.set()  # one step leads to the next
+
+    def _begin_publish(self, routes: tuple[Route, ...]) -> None:
+        assert self._group is not None, "actions are taken inside run"
+        self._can_publish = False
+        self._attempted = routes
+        self._group.create_task(self._publish(routes))
+
+    async def _publish(self, routes: tuple[Route, ...]) -> None:
+        try:
+            await self.publisher.publish(routes)
+            self.published, self._attempted = routes, None
+            await self._record(routes)
+        except HeadraceError as error:
+            if str(error) != self.publish_error:
+                _LOG.error("cannot publish routes", extra={"error": str(error)})
+            self.publish_error = str(error)
+            self._is_confirmed = False
+            self.note_change()
+            await asyncio.sleep(_REPUBLISH_S)
+        else:
+            self.publish_error = ""
+            self._is_confirmed = True
+        self._can_publish = True
+        self.note_change()
+
+    async def _record(self, routes: tuple[Route, ...]) -> None:
+        """Write down what is in force: nothing is taken away before the next leader knows."""
+        if self.leads():
+            await self.api.apply(record_of(routes, place=self.place), force=True)
+
+    async def _wait_due(self) -> None:
+        """Until something changes, or it is time to try again what was refused."""
+        now = self.clock.monotonic()
+        times = [self.performer.due_at(), self._retry_at if self._retry_at > now else None]
+        due = min((one for one in times if one is not None), default=now + _LOOK_AGAIN_S)
+        try:
+            async with asyncio.timeout(min(max(due - now, 0.0), _LOOK_AGAIN_S)):
+                await self._wake.wait()
+        except TimeoutError:
+            return
