@@ -1,0 +1,159 @@
+"""A cluster, a gateway and the driver's decisions, all without a socket: a test plays time."""
+
+from dataclasses import dataclass, field
+
+from headrace.control.desired import DesiredState
+from headrace.control.kubernetes.actions import (
+    DELETION_COST,
+    Action,
+    ApplyObject,
+    DeleteObject,
+    MarkPod,
+    YieldReplicas,
+    foreign,
+)
+from headrace.control.kubernetes.cluster import Cluster, Key, is_ours, key_of
+from headrace.control.kubernetes.decide import Decision, Scene, decide
+from headrace.control.kubernetes.drafts import Drafts, with_replicas
+from headrace.control.kubernetes.objects import settings_in
+from headrace.control.kubernetes.replicas import replicas_of
+from headrace.control.kubernetes.resources import WATCHED
+from headrace.control.observed import Observed, Replica, Route, addresses_of
+from headrace.control.plan import PublishRoutes
+from headrace.testing.kubernetes import Controllers, InstantRuntime, RefusedError, Store
+from headrace.testing.kubernetes.fields import FieldConflictError
+from tests.unit.control.kubernetes.states import PLACE
+
+
+@dataclass(slots=True)
+class Play:
+    """`routed` is what the gateway has; it acknowledges when `acknowledge` is called."""
+
+    desired: DesiredState = field(default_factory=DesiredState)
+    store: Store = field(default_factory=Store)
+    runtime: InstantRuntime = field(default_factory=InstantRuntime)
+    cluster: Cluster = field(default_factory=Cluster)
+    replicas: dict[str, Replica] = field(default_factory=dict)
+    routed: tuple[Route, ...] = ()
+    published: tuple[Route, ...] | None = None
+    sent: tuple[Route, ...] | None = None
+    is_confirmed: bool = False
+    blocked: dict[Key, str] = field(default_factory=dict)
+    drafts: Drafts = field(default_factory=Drafts)
+    decision: Decision = field(default_factory=Decision)
+    now: float = 0.0
+    serial: int = 1
+
+    @property
+    def controllers(self) -> Controllers:
+        return Controllers(self.store, self.runtime, _made=self.store.version)
+
+    def look(self, *kinds: str) -> None:
+        """See what the cluster holds now; what is not looked at stays as it was known."""
+        for kind in kinds or WATCHED:
+            self.cluster.replace_all(kind, self.store.of_kind(kind))
+        self.replicas = replicas_of(
+            self.cluster.pods(PLACE),
+            self.cluster.slices(),
+            self.replicas,
+            routed=self.observed().routed_addresses(),
+            next_serial=self.serial,
+            now=self.now,
+        )
+        self.serial = max([self.serial, *(r.serial + 1 for r in self.replicas.values())])
+
+    def observed(self) -> Observed:
+        return Observed(
+            replicas=self.replicas,
+            published=self.published,
+            attempted=self.sent,
+            can_publish=self.sent is None,
+        )
+
+    def decide(self) -> Decision:
+        scene = Scene(
+            desired=self.desired,
+            cluster=self.cluster,
+            observed=self.observed(),
+            place=PLACE,
+            settings=settings_in(self.desired),
+            is_confirmed=self.is_confirmed,
+            blocked=self.blocked,
+        )
+        self.decision = decide(scene, self.drafts)
+        return self.decision
+
+    def act(self) -> Decision:
+        """Decide, and do it all."""
+        self.now += 1.0
+        for action in self.decide().actions:
+            if isinstance(action, PublishRoutes):
+                self.sent = action.routes
+                self.routed = action.routes  # in force from any moment on
+            else:
+                self.perform(action)
+        return self.decision
+
+    def perform(self, action: Action) -> None:
+        try:
+            self._perform(action)
+        except (RefusedError, FieldConflictError):
+            self.look()  # the cluster is another than we thought
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case ApplyObject(wanted=wanted):
+                self._apply(wanted)
+            case YieldReplicas(wanted=wanted, replicas=replicas):
+                bare = {k: wanted[k] for k in ("apiVersion", "kind")}
+                name = {"metadata": {"name": wanted["metadata"]["name"]}}
+                handed = with_replicas({**bare, **name, "spec": {}}, replicas)
+                self.store.apply(handed, manager="headrace-handover", force=True)
+                self._apply(wanted)
+            case MarkPod(name=name, cost=cost):
+                change = {"metadata": {"annotations": {DELETION_COST: str(cost)}}}
+                self.store.patch("Pod", name, change, manager="headrace")
+            case DeleteObject(found=found):
+                uid = found["metadata"]["uid"]
+                self.store.delete(*key_of(found), uid=uid)
+                self.cluster.drop(found)
+            case PublishRoutes():
+                raise AssertionError
+
+    def _apply(self, wanted: dict[str, object]) -> None:
+        key = key_of(wanted)
+        known = self.cluster.find(*key)
+        there = self.store.objects.get(key)
+        if known is None and there is not None and not is_ours(there, PLACE):
+            self.blocked[key] = foreign(key)
+            return
+        result = self.store.apply(wanted, manager="headrace", force=known is not None)
+        self.cluster.put(result)
+
+    def acknowledge(self) -> None:
+        """The gateway says that what was sent is in force, and nothing else."""
+        if self.sent is not None:
+            self.published, self.sent, self.is_confirmed = self.sent, None, True
+
+    def lead_anew(self) -> None:
+        """Another control plane leads: it knows what was acknowledged, and nothing else."""
+        self.replicas = {}
+        self.sent = None
+        self.is_confirmed = False
+        self.drafts = Drafts()
+
+    def settle(self) -> None:
+        """Until nothing happens any more."""
+        for _ in range(60):
+            self.controllers.settle()
+            self.look()
+            done = self.act()
+            is_waiting = self.sent is not None
+            self.acknowledge()
+            if not done.actions and not is_waiting:
+                return
+        raise AssertionError(f"it never comes to rest: {self.decision.actions}")
+
+    def addresses(self) -> frozenset[str]:
+        """Where the gateway may send requests."""
+        return addresses_of(self.routed)

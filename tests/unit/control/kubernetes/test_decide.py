@@ -1,0 +1,313 @@
+import msgspec
+import pytest
+
+from headrace.control.desired import DesiredArm
+from headrace.control.kubernetes import Owner, Place, name_of
+from headrace.control.kubernetes.actions import ApplyObject, DeleteObject, MarkPod, YieldReplicas
+from headrace.control.kubernetes.cluster import is_ours, owns_replicas
+from headrace.control.plan import PublishRoutes
+from headrace.core.autoscale_settings import AutoscaleSettings
+from tests.unit.control.kubernetes.play import Play
+from tests.unit.control.kubernetes.states import (
+    a_revision,
+    a_state,
+    an_arm,
+    an_endpoint,
+)
+
+NAME = name_of(a_revision())
+SCALE = AutoscaleSettings(target_in_flight=4.0)
+
+
+def running(*arms: DesiredArm, **kubernetes: object) -> Play:
+    play = Play(desired=a_state(an_endpoint(*arms), **kubernetes))
+    play.settle()
+    return play
+
+
+def weights(play: Play) -> dict[str, tuple[int, int]]:
+    """Weight and number of addresses by version, as the gateway has it."""
+    (route,) = play.routed
+    return {arm.version: (arm.weight, len(arm.replicas)) for arm in route.arms}
+
+
+def objects(play: Play, kind: str) -> list[str]:
+    return [one["metadata"]["name"] for one in play.store.of_kind(kind)]
+
+
+def test_a_new_endpoint_is_made_and_routed() -> None:
+    play = running(an_arm(replicas=2))
+
+    assert weights(play) == {"1": (100, 2)}
+    assert objects(play, "Deployment") == [NAME]
+    assert play.decide().actions == ()
+
+
+def test_no_requests_go_to_a_pod_that_is_not_ready() -> None:
+    play = Play(desired=a_state(an_endpoint(an_arm(replicas=2))))
+    play.runtime.default = "pending"
+    play.settle()
+
+    assert play.addresses() == frozenset()
+    play.runtime.default = "ready"
+    play.settle()
+    assert len(play.addresses()) == 2
+
+
+def test_a_new_version_takes_over_only_when_it_is_ready() -> None:
+    play = running(an_arm(replicas=2))
+    play.runtime.states[a_revision(version="2").id[:12]] = "pending"
+    play.desired = a_state(an_endpoint(an_arm(version="2", replicas=2)))
+    play.settle()
+
+    assert weights(play) == {"1": (100, 2)}
+    assert len(objects(play, "Deployment")) == 2
+    play.runtime.states.clear()
+    play.settle()
+    assert weights(play) == {"2": (100, 2)}
+    assert objects(play, "Deployment") == [name_of(a_revision(version="2"))]
+
+
+def test_a_revision_that_left_is_deleted_only_after_the_acknowledgement() -> None:
+    play = running(an_arm())
+    play.desired = a_state(an_endpoint(an_arm(version="2")))
+    play.controllers.settle()
+    for _ in range(5):
+        play.look()
+        play.act()  # version 2 is made, is ready, and its routes are sent
+        play.controllers.settle()
+
+    assert weights(play) == {"2": (100, 1)}
+    assert NAME in objects(play, "Deployment")
+    play.acknowledge()
+    play.act()
+    assert NAME not in objects(play, "Deployment")
+
+
+def test_an_endpoint_that_left_leaves_nothing() -> None:
+    play = running(an_arm())
+    play.desired = a_state(an_endpoint(an_arm("other"), name="other"))
+    play.settle()
+
+    for kind in ("Deployment", "Service", "ConfigMap", "PodDisruptionBudget", "Pod"):
+        assert objects(play, kind)
+        assert not [name for name in objects(play, kind) if "digits" in name]
+
+
+def test_settings_stay_for_as_long_as_pods_may_read_them() -> None:
+    play = running(an_arm())
+    play.runtime.lingering = set(objects(play, "Pod"))
+    play.desired = a_state(an_endpoint(an_arm("other"), name="other"))
+    play.settle()
+
+    assert NAME in objects(play, "ConfigMap")
+    play.runtime.lingering.clear()
+    play.settle()
+    assert NAME not in objects(play, "ConfigMap")
+
+
+def test_scaling_down_marks_then_unroutes_then_lowers() -> None:
+    play = running(an_arm(replicas=3))
+    play.desired = a_state(an_endpoint(an_arm(replicas=1)))
+    play.look()
+    first = play.act()
+
+    marked = [each for each in first.actions if isinstance(each, MarkPod)]
+    assert [each.cost for each in marked] == [-1000, -1000]
+    assert [
+        len(a.routes[0].arms[0].replicas) for a in first.actions if isinstance(a, PublishRoutes)
+    ] == [1]
+    assert not [each for each in first.actions if isinstance(each, ApplyObject)]
+    play.look()
+    assert not [each for each in play.act().actions if isinstance(each, ApplyObject)]
+    play.acknowledge()
+    (lower,) = play.act().actions
+    assert isinstance(lower, ApplyObject)
+    assert lower.wanted["spec"]["replicas"] == 1
+    play.settle()
+    assert play.addresses() == {r.address for r in play.replicas.values()}
+
+
+def test_pods_that_are_taken_are_those_that_were_unrouted() -> None:
+    play = running(an_arm(replicas=4))
+    before = play.addresses()
+    play.desired = a_state(an_endpoint(an_arm(replicas=2)))
+    play.settle()
+
+    left = {one["status"]["podIP"] + ":8000" for one in play.store.of_kind("Pod")}
+    assert play.addresses() == left
+    assert left < before
+
+
+def test_our_field_is_put_back_and_anothers_is_left() -> None:
+    play = running(an_arm())
+    change = {
+        "metadata": {"labels": {"team": "vision"}},
+        "spec": {"replicas": 7, "progressDeadlineSeconds": 1},
+    }
+    play.store.patch("Deployment", NAME, change)
+    play.look()
+    decided = play.decide()
+
+    (action,) = [each for each in decided.actions if isinstance(each, ApplyObject)]
+    assert action.why == "it differs at spec.progressDeadlineSeconds, spec.replicas"
+    play.settle()
+    deployment = play.store.get("Deployment", NAME)
+    assert deployment["spec"]["replicas"] == 1
+    assert deployment["spec"]["progressDeadlineSeconds"] == 600
+    assert deployment["metadata"]["labels"]["team"] == "vision"
+
+
+def test_an_object_that_somebody_deleted_is_made_again() -> None:
+    play = running(an_arm())
+    play.store.delete("PodDisruptionBudget", NAME)
+    play.settle()
+
+    assert objects(play, "PodDisruptionBudget") == [NAME]
+
+
+@pytest.mark.parametrize("kind", ["ConfigMap", "Service", "Deployment", "PodDisruptionBudget"])
+def test_a_foreign_object_of_our_name_is_a_named_problem_and_untouched(kind: str) -> None:
+    theirs = running(an_arm()).store.get(kind, NAME)
+    for field in ("uid", "resourceVersion", "managedFields", "ownerReferences"):
+        theirs["metadata"].pop(field, None)
+    theirs["metadata"]["labels"] = {"app": "theirs"}
+    play = Play(desired=a_state())
+    made = play.store.create(theirs)
+    play.settle()
+
+    assert (
+        f"there is a {kind} {NAME} that Headrace did not make"
+        in play.decision.problems["digits", "1"]
+    )
+    assert play.store.get(kind, NAME)["metadata"]["labels"] == {"app": "theirs"}
+    assert play.store.get(kind, NAME).get("spec") == made.get("spec")
+
+
+def test_an_object_with_our_labels_that_we_did_not_make_is_not_deleted() -> None:
+    play = running(an_arm())
+    copied = play.store.get("ConfigMap", NAME)
+    labels = copied["metadata"]["labels"] | {"headrace.dev/revision": "0" * 12}
+    play.store.create(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "copied", "labels": labels},
+        }
+    )
+    play.settle()
+
+    assert "copied" in objects(play, "ConfigMap")
+
+
+def test_what_another_controller_owns_is_not_ours() -> None:
+    owner = Owner(api_version="apps/v1", kind="Deployment", name="headrace-control", uid="u-1")
+    place = Place(namespace="models", artifacts_url="s3://a", owner=owner)
+    found = running(an_arm()).store.get("Deployment", NAME)
+    reference = {"apiVersion": "v1", "kind": "X", "name": "x", "uid": "u-2", "controller": True}
+
+    assert is_ours(found, place)
+    found["metadata"]["ownerReferences"] = [reference]
+    assert not is_ours(found, place)
+    found["metadata"]["ownerReferences"] = [{**reference, "uid": "u-1"}]
+    assert is_ours(found, place)
+
+
+def test_a_model_that_pods_cannot_fetch_is_a_problem_and_stops_nobody_else() -> None:
+    arm = an_arm()
+    settings = msgspec.structs.replace(arm.revision.settings, path="/data/model.onnx")
+    revision = msgspec.structs.replace(arm.revision, settings=settings)
+    here = an_endpoint(msgspec.structs.replace(arm, revision=revision))
+    play = Play(desired=a_state(here, an_endpoint(an_arm("other"), name="other")))
+    play.settle()
+
+    assert "push it" in play.decision.problems["digits", "1"]
+    assert objects(play, "Deployment") == [name_of(a_revision("other"))]
+
+
+def test_a_new_leader_takes_nothing_away_before_the_gateway_answered_it() -> None:
+    play = running(an_arm(replicas=2))
+    play.lead_anew()
+    play.desired = a_state(an_endpoint(an_arm(replicas=1)))
+    play.look()
+    play.act()
+    play.look()
+
+    assert not [each for each in play.act().actions if isinstance(each, ApplyObject | DeleteObject)]
+    play.settle()
+    assert len(objects(play, "Pod")) == 1
+
+
+def test_a_new_leader_goes_on_with_the_split_that_was_in_force() -> None:
+    play = running(an_arm())
+    play.runtime.states[a_revision(version="2").id[:12]] = "pending"
+    play.desired = a_state(an_endpoint(an_arm(version="2")))
+    play.settle()
+    play.lead_anew()
+    play.settle()
+
+    assert weights(play) == {"1": (100, 1)}
+
+
+def test_an_hpa_comes_only_after_we_let_go_of_the_count() -> None:
+    play = running(an_arm(replicas=3))
+    play.desired = a_state(an_endpoint(an_arm(replicas=3), autoscale=SCALE), autoscaler="hpa")
+    play.look()
+    first = play.act()
+
+    assert [type(each) for each in first.actions] == [YieldReplicas]
+    assert play.store.get("Deployment", NAME)["spec"]["replicas"] == 3
+    assert not owns_replicas(play.store.get("Deployment", NAME))
+    play.settle()
+    assert objects(play, "HorizontalPodAutoscaler") == [NAME]
+
+
+def test_we_count_again_only_after_the_hpa_is_gone() -> None:
+    play = Play(desired=a_state(an_endpoint(an_arm(), autoscale=SCALE), autoscaler="hpa"))
+    play.settle()
+    play.store.patch("Deployment", NAME, {"spec": {"replicas": 3}}, manager="hpa-controller")
+    play.settle()
+    assert len(play.addresses()) == 3
+    play.desired = a_state(an_endpoint(an_arm(), autoscale=SCALE))
+    play.look()
+    first = play.act()
+
+    assert [
+        type(each) for each in first.actions if not isinstance(each, PublishRoutes | MarkPod)
+    ] == [DeleteObject]
+    assert play.store.get("Deployment", NAME)["spec"]["replicas"] == 3
+    play.settle()
+    assert play.store.get("Deployment", NAME)["spec"]["replicas"] == 1
+
+
+def test_whatever_an_hpa_wants_is_routed_and_not_put_back() -> None:
+    play = Play(desired=a_state(an_endpoint(an_arm(), autoscale=SCALE), autoscaler="hpa"))
+    play.settle()
+    for count in (4, 2):
+        play.store.patch("Deployment", NAME, {"spec": {"replicas": count}}, manager="hpa")
+        play.settle()
+        assert len(play.addresses()) == count
+
+
+def test_scaled_to_zero_keeps_the_deployment_and_routes_nothing() -> None:
+    play = running(an_arm(replicas=1))
+    arm = an_arm(replicas=0)
+    scale = AutoscaleSettings(min_replicas=0)
+    endpoint = msgspec.structs.replace(an_endpoint(arm, autoscale=scale), scaled_to_zero=True)
+    play.desired = a_state(endpoint)
+    play.settle()
+
+    assert play.store.get("Deployment", NAME)["spec"]["replicas"] == 0
+    assert play.addresses() == frozenset()
+    assert play.routed[0].held
+
+
+def test_other_resources_change_the_deployment_in_place() -> None:
+    play = running(an_arm(replicas=2))
+    old = set(objects(play, "Pod"))
+    play.desired = a_state(an_endpoint(an_arm(replicas=2)), resources={"memory": "4Gi"})
+    play.settle()
+
+    assert objects(play, "Deployment") == [NAME]
+    assert not old & set(objects(play, "Pod"))
+    assert len(play.addresses()) == 2

@@ -1,0 +1,157 @@
+"""What holds whatever happens, in whatever order: no request lost, no orphan, no duplicate."""
+
+from collections.abc import Callable
+from typing import Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.control.desired import DesiredState
+from headrace.control.kubernetes import objects_of
+from headrace.testing.kubernetes import RefusedError
+from tests.unit.control.kubernetes.play import Play
+from tests.unit.control.kubernetes.states import PLACE, a_state, an_arm, an_endpoint
+
+OURS: Final = ("ConfigMap", "Service", "PodDisruptionBudget", "Deployment")
+STATES: Final = ("ready", "unready", "pending", "crashing")
+Event = Callable[[Play], None]
+
+counts = st.integers(min_value=0, max_value=3)
+versions = st.sampled_from(["1", "2", "3"])
+
+
+@st.composite
+def wishes(draw: st.DrawFn) -> DesiredState:
+    """One or two endpoints, one of them perhaps split."""
+    endpoints = []
+    for name in draw(st.sampled_from([["a"], ["b"], ["a", "b"]])):
+        chosen = draw(st.lists(versions, min_size=1, max_size=2, unique=True))
+        shares = [100] if len(chosen) == 1 else [30, 70]
+        arms = [
+            an_arm(name, version, weight=weight, replicas=draw(counts))
+            for version, weight in zip(chosen, shares, strict=True)
+        ]
+        endpoints.append(an_endpoint(*arms, name=name))
+    return a_state(*endpoints)
+
+
+def want(state: DesiredState) -> Event:
+    return lambda play: setattr(play, "desired", state)
+
+
+def turn(number: int, state: str) -> Event:
+    """Some pod becomes so."""
+
+    def happen(play: Play) -> None:
+        pods = [pod["metadata"]["name"] for pod in play.store.of_kind("Pod")]
+        if pods:
+            play.runtime.states[pods[number % len(pods)]] = state
+
+    return happen
+
+
+def meddle(number: int, kind: str, *, deletes: bool) -> Event:
+    """Somebody edits or deletes an object of ours."""
+
+    def happen(play: Play) -> None:
+        found = play.store.of_kind(kind)
+        if not found:
+            return
+        one = found[number % len(found)]
+        name = one["metadata"]["name"]
+        if deletes:
+            play.store.delete(kind, name)
+        elif kind == "Deployment":
+            play.store.patch(kind, name, {"spec": {"replicas": number % 5}})
+        else:
+            play.store.patch(kind, name, {"metadata": {"labels": {"headrace.dev/version": "9"}}})
+
+    return happen
+
+
+ordinary: Final = (
+    wishes().map(want)
+    | st.builds(turn, st.integers(0, 9), st.sampled_from(STATES))
+    | st.sampled_from(
+        [
+            Play.look,
+            Play.act,
+            Play.act,
+            Play.acknowledge,
+            Play.lead_anew,
+            lambda play: play.look("Pod"),
+            lambda play: play.look("EndpointSlice"),
+            lambda play: play.look("Deployment"),
+            lambda play: play.controllers.settle(),
+            lambda play: play.controllers.settle(),
+        ]
+    )
+)
+meddling: Final = st.builds(meddle, st.integers(0, 9), st.sampled_from(OURS), deletes=st.booleans())
+
+
+def check_nothing_routed_was_taken(play: Play, since: int) -> None:
+    """Whoever was told to end while it was ready gets no requests."""
+    for event in play.store.events:
+        if event.version <= since or event.found["kind"] != "Pod" or event.before is None:
+            continue
+        is_new = "deletionTimestamp" not in event.before["metadata"]
+        status = event.before.get("status", {})
+        was_ready = any(
+            one["type"] == "Ready" and one["status"] == "True"
+            for one in status.get("conditions", ())
+        )
+        if is_new and was_ready and "deletionTimestamp" in event.found["metadata"]:
+            assert f"{status['podIP']}:8000" not in play.addresses()
+
+
+def expected(state: DesiredState) -> set[tuple[str, str]]:
+    return {(one["kind"], one["metadata"]["name"]) for one in objects_of(state, place=PLACE)}
+
+
+def ours(play: Play) -> set[tuple[str, str]]:
+    return {key for key in play.store.objects if key[0] in OURS and key[1] != "theirs"}
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=25)
+@given(events=st.lists(ordinary, max_size=25))
+def test_no_ready_pod_is_taken_while_the_gateway_may_send_to_it(events: list[Event]) -> None:
+    play = Play()
+    for event in events:
+        version = play.store.version
+        event(play)
+        check_nothing_routed_was_taken(play, version)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=25)
+@given(wish=wishes(), events=st.lists(ordinary | meddling, max_size=25))
+def test_whatever_happened_it_ends_with_what_is_wanted_and_nothing_else(
+    wish: DesiredState, events: list[Event]
+) -> None:
+    play = Play()
+    theirs = play.store.create(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "theirs"},
+            "data": {"a": "b"},
+        }
+    )
+    for event in events:
+        try:
+            event(play)
+        except RefusedError:
+            play.look()
+    play.runtime.states.clear()
+    play.desired = wish
+    play.settle()
+
+    assert ours(play) == expected(wish)
+    assert play.store.get("ConfigMap", "theirs") == theirs
+    wanted = sum(arm.replicas for endpoint in wish.endpoints for arm in endpoint.arms)
+    pods = play.store.of_kind("Pod")
+    assert len(pods) == wanted
+    assert play.addresses() == {f"{pod['status']['podIP']}:8000" for pod in pods}
