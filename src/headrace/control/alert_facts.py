@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from headrace.control.agents.protocol import Gateway
 from headrace.control.alerting import Facts
 from headrace.control.backoff import MANY_FAILURES
 from headrace.control.desired import POOL_PREFIX, DesiredEndpoint
-from headrace.control.keeper import GatewayKeeper
 from headrace.control.observed import Phase, Replica
 from headrace.control.reconciler import Reconciler
 from headrace.core import HeadraceError
@@ -27,7 +27,7 @@ class FactsReader:
     """
 
     reconciler: Reconciler
-    keeper: GatewayKeeper
+    keeper: Gateway
     drifted: Callable[[str], int | None] = lambda _endpoint: None
     jobs_late: Callable[[], int | None] = lambda: None
     jobs_failed: Callable[[], int | None] = lambda: None

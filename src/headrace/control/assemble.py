@@ -19,12 +19,20 @@ from headrace.control.access.checkpoint import Checkpoints
 from headrace.control.access.home_token import ensure_home_token
 from headrace.control.access.parts import make_access
 from headrace.control.admin_tls import AdminTls
+from headrace.control.agents.build import (
+    listen_for_agents,
+    make_agents_server,
+    make_gateway,
+    published_routes,
+)
+from headrace.control.agents.protocol import Gateway
+from headrace.control.agents.server import AgentsServer
+from headrace.control.agents.settings import GatewayMode, check_mode
 from headrace.control.certificates import Certificates
-from headrace.control.gateway_record import GatewayRecord, read_gateway_record, read_routes
+from headrace.control.gateway_record import GatewayRecord, read_gateway_record
 from headrace.control.gateway_tls import GatewayTls, listener_tls
 from headrace.control.home import Home
 from headrace.control.inspection import InspectApart
-from headrace.control.keeper import GatewayKeeper
 from headrace.control.limits.limiter import Limiter
 from headrace.control.limits.service import LimitService
 from headrace.control.local import LocalDriver
@@ -47,6 +55,7 @@ from headrace.gateway import GatewaySettings, make_private
 from headrace.registry import Registry, open_shared
 
 _LOG: Final = logging.getLogger("headrace.control")
+_DEFAULT_PORTS: Final = {"--http-port": 8000, "--grpc-port": 8001}
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -55,7 +64,8 @@ class System:
     """The parts of one control plane.
 
     `document` is the spec to apply first; None goes on with the stored state. `limits`: None if
-    another control plane counts them. `found_running`: an
+    another control plane counts them; `agents`: if no gateway on another host is listened for.
+    `found_running`: an
     Envoy or replicas of an earlier control plane are there.
     """
 
@@ -63,7 +73,8 @@ class System:
     clock: Clock
     driver: LocalDriver
     reconciler: Reconciler
-    keeper: GatewayKeeper
+    keeper: Gateway
+    agents: AgentsServer | None
     limits: LimitService | None
     plane: ControlPlane
     inspect: InspectApart
@@ -95,13 +106,14 @@ def assemble(settings: ControlSettings, home: Home) -> System:
     document = settings.spec if settings.spec is not None else (desired.spec or None)
     spec = SystemSpec() if document is None else parse_spec(document)
     gateway_spec = spec.gateway
-    record = read_gateway_record(home.gateway_file)
+    mode = check_mode(settings.gateway, settings.agents)
+    record = read_gateway_record(home.gateway_file) if mode is GatewayMode.LOCAL else None
     socket_dir = home.socket_dir()
     own_limits = f"unix:{socket_dir / 'limits.sock'}"
     host = settings.host or gateway_spec.host
     tls = settings.tls or (None if gateway_spec.tls is None else gateway_spec.tls.settings())
     certificates = Certificates(clock=clock)
-    ports = _gateway_ports(settings, gateway_spec, host, record)
+    ports = _gateway_ports(settings, gateway_spec, host, record, mode)
     with _closing_on_error() as opened:
         admin_tls = _admin_tls(settings, home, certificates, clock)
         sandbox = Sandbox(
@@ -114,6 +126,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
         if _has_new_models(document, home):
             inspect.warm()  # beside what follows, which takes as long
         sockets = _open_sockets(settings, home, opened)
+        listening = listen_for_agents(settings.agents, home, certificates, clock, opened)
         gateway = GatewaySettings(
             run_dir=make_private(socket_dir / "envoy"),
             host=host,
@@ -133,12 +146,6 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             log_format="json" if settings.log_format == "json" else "text",
             tls=listener_tls(tls),
         )
-        keeper = GatewayKeeper(
-            settings=gateway,
-            record_path=home.gateway_file,
-            routes_path=home.routes_file,
-            clock=clock,
-        )
         limits = None
         if gateway_spec.limits_service is None:
             listens = (own_limits, gateway_spec.limits_listen)
@@ -147,8 +154,17 @@ def assemble(settings: ControlSettings, home: Home) -> System:
                 store=store,
                 clock=clock,
                 addresses=tuple(address for address in listens if address is not None),
+                secured=None if listening is None else listening.limits,
             )
-            keeper.tell_rules = limits.set_rules
+        keeper = make_gateway(
+            mode,
+            listening,
+            settings=gateway,
+            home=home,
+            socket_dir=socket_dir,
+            clock=clock,
+            limits=limits,
+        )
         keeper.tls = GatewayTls(
             settings=tls,
             secrets=keeper.secrets,
@@ -165,7 +181,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             publisher=keeper,
             clock=clock,
             drain_timeout_s=settings.drain_timeout_s,
-            published=(read_routes(home.routes_file) if record else None) or (),
+            published=published_routes(keeper, home, adopted=record is not None),
         )
         addresses = _addresses(settings, gateway, sockets)
         plane = make_plane(
@@ -186,9 +202,11 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             ),
             limits=limits,
             prometheus=PrometheusHistory(url=prometheus_url) if prometheus_url else None,
-            sends_first_requests=settings.first_request,
+            # Only one on this host is reached unasked.
+            sends_first_requests=settings.first_request and mode is GatewayMode.LOCAL,
             allow_code=settings.allow_code,
         )
+        agents = make_agents_server(keeper, listening, plane)
         adopted = reconciler.adopt()
     return System(
         home=home,
@@ -196,6 +214,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
         driver=driver,
         reconciler=reconciler,
         keeper=keeper,
+        agents=agents,
         limits=limits,
         plane=plane,
         certificates=certificates,
@@ -222,6 +241,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             gateway_ca=str(home.gateway_certificate) if gateway.tls else "",
             admin_ca=str(home.admin_certificate) if admin_tls else "",
             token_file=str(token_file),
+            agents_url="" if listening is None else listening.url,
         ),
         document=settings.spec,
         found_running=record is not None or any(replica.pid for replica in adopted),
@@ -236,13 +256,19 @@ def _allowed_hosts(settings: ControlSettings) -> frozenset[str]:
 
 
 def _gateway_ports(
-    settings: ControlSettings, spec: GatewaySpec, host: str, record: GatewayRecord | None
+    settings: ControlSettings,
+    spec: GatewaySpec,
+    host: str,
+    record: GatewayRecord | None,
+    mode: GatewayMode,
 ) -> dict[str, int]:
     """The gateway's ports by flag: asked for, kept from a running gateway, or picked."""
     wanted = {
         "--http-port": spec.http_port if settings.http_port is None else settings.http_port,
         "--grpc-port": spec.grpc_port if settings.grpc_port is None else settings.grpc_port,
     }
+    if mode is not GatewayMode.LOCAL:
+        return {flag: port or _DEFAULT_PORTS[flag] for flag, port in wanted.items()}
     if record is None or record.host != host:
         return pick_ports(host, wanted)
     running = {"--http-port": record.http_port, "--grpc-port": record.grpc_port}
@@ -344,9 +370,10 @@ def _addresses(
     host = _reachable(gateway.host)
     admin_host = _reachable(settings.admin_host)
     scheme = "https" if gateway.tls else "http"
+    gateway_url = "" if settings.agents is None else settings.agents.gateway_url
     admin_scheme = "https" if settings.admin_tls else "http"
     return Addresses(
-        http_url=f"{scheme}://{host}:{gateway.http_port}",
+        http_url=gateway_url or f"{scheme}://{host}:{gateway.http_port}",
         grpc_target=f"{host}:{gateway.grpc_port}",
         metrics_url=f"{admin_scheme}://{admin_host}:{sockets.metrics.getsockname()[1]}/metrics",
         admin_url=f"{admin_scheme}://{admin_host}:{sockets.admin.getsockname()[1]}",

@@ -17,7 +17,7 @@ def endpoint_route(route: Route, missing: frozenset[str] = frozenset()) -> Endpo
     Args:
         missing: Secrets that there are none of: upstreams that need one get no requests.
     """
-    route = _without(route, missing)
+    route = reachable_route(route, missing)
     weights = {arm.key: arm.weight for arm in route.arms}
     if route.sticky is None:
         weights = live_weights(route)
@@ -49,7 +49,7 @@ def endpoint_route(route: Route, missing: frozenset[str] = frozenset()) -> Endpo
     )
 
 
-def _without(route: Route, missing: frozenset[str]) -> Route:
+def reachable_route(route: Route, missing: frozenset[str]) -> Route:
     """`route`, with nobody behind the arms whose upstream cannot be spoken to."""
     if not any(lacks_secret(arm.upstream, missing) for arm in route.arms):
         return route

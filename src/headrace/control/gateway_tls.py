@@ -1,11 +1,11 @@
 """What does the gateway need to encrypt, towards callers and towards upstreams?"""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from headrace.control.certificates import Certificates
 from headrace.control.files import write_atomic
@@ -14,7 +14,7 @@ from headrace.control.pem_files import Pem, PemFiles, PemWatch
 from headrace.core import Clock, FailedPreconditionError
 from headrace.core.access_settings import TlsSettings
 from headrace.core.upstream_settings import UpstreamSettings
-from headrace.gateway import ListenerTls, SecretFiles
+from headrace.gateway import ListenerTls
 from headrace.gateway.pem import first_certificate
 from headrace.gateway.resources import Resource
 from headrace.gateway.tls import (
@@ -50,6 +50,22 @@ def lacks_secret(upstream: UpstreamSettings | None, missing: frozenset[str]) -> 
     return not missing.isdisjoint(upstream_secrets(upstream.tls))
 
 
+class Secrets(Protocol):
+    """Where gateways find them: `SecretFiles`, of one on this host, or what tells several."""
+
+    def write(self, secret: Resource) -> None:
+        """Put it where a gateway finds it that starts. Blocking."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is one of this name, as it was last in force."""
+
+    async def put(self, secret: Resource) -> None:
+        """Return once it is in use; HeadraceError if it was refused."""
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Remove all others. Blocking."""
+
+
 @dataclass(slots=True, kw_only=True)
 class GatewayTls:
     """Carries certificates from where people put them to where Envoy reads them.
@@ -58,7 +74,7 @@ class GatewayTls:
     """
 
     settings: TlsSettings | None
-    secrets: SecretFiles
+    secrets: Secrets
     certificates: Certificates
     clock: Clock
     public_file: Path

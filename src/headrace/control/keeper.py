@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from headrace.control.agents.roster import GatewayState
 from headrace.control.backoff import CRASHED, STABLE_AFTER_S
 from headrace.control.counting import ArmTotals, GatewayReading
 from headrace.control.desired import POOL_PREFIX
@@ -81,6 +82,14 @@ class GatewayKeeper:
     def is_ready(self) -> bool:
         """Whether Envoy serves."""
         return self._up.is_set() and self._gateway.pid is not None
+
+    def states(self) -> tuple[GatewayState, ...]:
+        """Of gateways on other hosts: there are none."""
+        return ()
+
+    def exposition(self) -> str:
+        """Metrics about those."""
+        return ""
 
     async def open(self, routes: Sequence[Route]) -> bool:
         """Adopt the Envoy that runs, else start one that serves `routes`; whether it was adopted.

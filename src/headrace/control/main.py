@@ -151,6 +151,8 @@ class Life:
             group.create_task(self._keep_gateway())
             if system.limits is not None:
                 group.create_task(system.limits.run())
+            if system.agents is not None:
+                group.create_task(system.agents.run())
             group.create_task(system.reconciler.run())
             if system.document is not None:
                 # Whoever starts a control plane owns its home, as whoever has the home's token.

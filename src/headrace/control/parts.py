@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from headrace.control.activator import Activator, HoldLimits
 from headrace.control.advice import Advisor
+from headrace.control.agents.protocol import Gateway
 from headrace.control.aims import Aims
 from headrace.control.alert_facts import FactsReader
 from headrace.control.alert_memory import AlertMemory
@@ -17,7 +18,6 @@ from headrace.control.drift_files import DriftFiles
 from headrace.control.home import Home
 from headrace.control.job_parts import make_jobs
 from headrace.control.journal import Journal
-from headrace.control.keeper import GatewayKeeper
 from headrace.control.keys import Keys
 from headrace.control.labels import LabelStore
 from headrace.control.limits.service import LimitService
@@ -73,7 +73,7 @@ def make_plane(
     registry: Registry,
     inspect: Inspect,
     reconciler: Reconciler,
-    keeper: GatewayKeeper,
+    keeper: Gateway,
     clock: Clock,
     addresses: Addresses,
     gateway_address: str,
@@ -273,7 +273,7 @@ def make_plane(
 
 
 def _through_gateway(
-    settings: StreamSettings, addresses: Addresses, home: Home, keeper: GatewayKeeper
+    settings: StreamSettings, addresses: Addresses, home: Home, keeper: Gateway
 ) -> StreamSettings:
     """What workers are told, with the way to the gateway for those that ask an endpoint."""
     ca_file = str(home.gateway_certificate) if keeper.settings.tls else ""

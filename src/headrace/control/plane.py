@@ -13,6 +13,7 @@ from headrace.control.access.redact import redact
 from headrace.control.access.trail import Change
 from headrace.control.activator import Activator
 from headrace.control.advice import Advisor
+from headrace.control.agents.protocol import Gateway
 from headrace.control.aims import Aims
 from headrace.control.alerting import Alerting
 from headrace.control.caller_policy import CallerPolicy
@@ -23,7 +24,6 @@ from headrace.control.gpu_metrics import Gpus
 from headrace.control.home import Home
 from headrace.control.job_scheduler import JobScheduler
 from headrace.control.journal import Journal
-from headrace.control.keeper import GatewayKeeper
 from headrace.control.keys import Keys
 from headrace.control.limits.service import LimitService
 from headrace.control.load_watch import LoadWatch
@@ -76,14 +76,14 @@ class Addresses:
 
 @dataclass(slots=True, kw_only=True)
 class ControlPlane:
-    """Answers questions and takes orders; `Reconciler` and `GatewayKeeper` carry them out."""
+    """Answers questions and takes orders; `Reconciler` and `Gateway` carry them out."""
 
     home: Home
     store: StoreThread
     registry: Registry
     inspect: Inspect
     reconciler: Reconciler
-    keeper: GatewayKeeper
+    keeper: Gateway
     aims: Aims
     orders: Orders
     rollout_driver: RolloutDriver
@@ -299,6 +299,7 @@ class ControlPlane:
             restarts=self.keeper.restarts,
             reason=self.keeper.reason or self.reconciler.publish_error,
             certificates=() if self.keeper.tls is None else self.keeper.tls.certificates.statuses(),
+            gateways=self.keeper.states(),
         )
         streams = self.streams.views()
         return Status(

@@ -123,6 +123,7 @@ def own_metrics(plane: "ControlPlane") -> str:
                 ("headrace_control_replica_restarts", "Starts after the first.", restarts),
             )
         )
+        + plane.keeper.exposition()
         + plane.drift.exposition()
         + ("" if plane.keeper.tls is None else plane.keeper.tls.certificates.exposition())
         + rollout_families(plane.aims.rollouts)

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from headrace.control.agents.settings import AgentsSettings
 from headrace.control.files import write_atomic
 from headrace.control.process import start_ticks
 from headrace.core import InvalidArgumentError
@@ -48,8 +49,10 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `MODULE:NAME`, that makes the pages beside the management API; empty for none. `allow_code`:
     every endpoint may have models of formats that run their authors' code. `prometheus_url`: asked
     for what was longer ago than a day, with references as `state_url`; empty for none. `artifacts`:
-    the URL of the store that models of several homes are in; empty for a home's own. `notify_fd`:
-    where `{"ready": true}` or `{"error": ...}` is written once.
+    the URL of the store that models of several homes are in; empty for a home's own. `gateway`:
+    `local`, `remote` or `none`, as `GatewayMode` says. `agents`: where gateways on other hosts are
+    listened for; None for nowhere. `notify_fd`: where `{"ready": true}` or `{"error": ...}` is
+    written once.
     """
 
     home: str
@@ -75,6 +78,8 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     console: str = ""
     prometheus_url: str = ""
     artifacts: str = ""
+    gateway: str = "local"
+    agents: AgentsSettings | None = None
     notify_fd: int | None = None
 
 
@@ -97,6 +102,8 @@ class ControlFile(msgspec.Struct, frozen=True, kw_only=True):
     gateway_ca: str = ""
     admin_ca: str = ""
     token_file: str = ""
+    agents_url: str = ""
+    """Where gateways' agents are listened for; empty for nowhere."""
 
 
 def read_settings(path: Path) -> ControlSettings:

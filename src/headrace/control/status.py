@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from headrace.control.agents.roster import GatewayState
 from headrace.control.backoff import MANY_FAILURES
 from headrace.control.certificates import CertificateStatus
 from headrace.control.desired import POOL_PREFIX, DesiredArm, DesiredEndpoint, Mirror
@@ -74,7 +75,7 @@ class EndpointStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayStatus:
-    """The Envoy process."""
+    """The Envoy process on this host, and gateways on others."""
 
     ready: bool
     pid: int | None
@@ -82,6 +83,8 @@ class GatewayStatus:
     reason: str
     certificates: tuple[CertificateStatus, ...] = ()
     """What callers and upstreams are shown or checked against, and the management API shows."""
+    gateways: tuple[GatewayState, ...] = ()
+    """Those on other hosts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,14 @@ from typing import Final
 
 from headrace.gateway.resilience import circuit_breakers, outlier_detection, reach_checks
 from headrace.gateway.resources import HTTP_OPTIONS, Resource, address_of, any_of, seconds
-from headrace.gateway.settings import EndpointRoute, GatewaySettings, parse_address
+from headrace.gateway.settings import (
+    EndpointRoute,
+    GatewaySettings,
+    LimitsTarget,
+    is_ip,
+    parse_address,
+)
+from headrace.gateway.tls import LIMITS_TLS, upstream_socket
 from headrace.gateway.tracing import collector_cluster
 from headrace.gateway.upstreams import upstream_cluster
 
@@ -60,12 +67,34 @@ def shared_clusters(settings: GatewaySettings, replicas: Sequence[str]) -> Itera
     if settings.control_address is not None:
         yield _cluster(settings, CONTROL, (settings.control_address,))
     if settings.limits_address is not None:
-        yield _service_cluster(settings.limits_address)
+        yield _service_cluster(address_of(settings.limits_address))
+    elif settings.limits_target is not None:
+        yield _secured_service(settings, settings.limits_target)
     if settings.tracing is not None:
         yield collector_cluster(settings, settings.tracing)
 
 
-def _service_cluster(address: str) -> Resource:
+def _secured_service(settings: GatewaySettings, target: LimitsTarget) -> Resource:
+    """The same on another host, which has to be known by name and gets to know this gateway."""
+    place: Resource = {"socket_address": {"address": target.host, "port_value": target.port}}
+    found_by: Resource = {"type": "STRICT_DNS", "respect_dns_ttl": True, "dns_lookup_family": "ALL"}
+    socket = upstream_socket(
+        LIMITS_TLS,
+        name=target.host,
+        is_ip=is_ip(target.host),
+        protocol="h2",
+        authorities=None,
+        run_dir=settings.run_dir,
+    )
+    return {
+        **_service_cluster(place),
+        **({} if is_ip(target.host) else found_by),
+        "connect_timeout": seconds(_CONNECT_TIMEOUT_S),
+        "transport_socket": socket,
+    }
+
+
+def _service_cluster(address: Resource) -> Resource:
     """The rate limit service: gRPC, and given up soon, because requests wait for it."""
     return {
         "name": LIMITS,
@@ -73,7 +102,7 @@ def _service_cluster(address: str) -> Resource:
         "connect_timeout": seconds(_SERVICE_CONNECT_TIMEOUT_S),
         "load_assignment": {
             "cluster_name": LIMITS,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address_of(address)}}]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
         },
         "typed_extension_protocol_options": {
             HTTP_OPTIONS: any_of(

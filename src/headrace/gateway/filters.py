@@ -153,7 +153,7 @@ def http_filters(
         *limit_filters(
             local=extensions[LIMITS],
             flood=extensions[FLOOD],
-            has_service=settings.limits_address is not None,
+            has_service=settings.has_limits,
         ),
         _script(_REFUSE_FILTER, REFUSE, REFUSE_SOURCE),
         _on_some_routes(

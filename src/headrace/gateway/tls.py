@@ -20,6 +20,8 @@ CLIENT_AUTHORITIES: Final = "client-authorities"
 """Who signs for callers."""
 UPSTREAMS: Final = "upstream-"
 """With which the names of secrets for upstreams begin."""
+LIMITS_TLS: Final = UpstreamTls(ca_file="limits", certificate_file="limits", key_file="limits")
+"""What the rate limit service on another host is shown and checked by. No files: names only."""
 TYPE: Final = "envoy.extensions.transport_sockets.tls.v3.Secret"
 
 _PREFIX: Final = "sds-"

@@ -6,7 +6,7 @@ A gateway waits a tenth of a second for it at most, and lets requests pass witho
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,9 +26,23 @@ if TYPE_CHECKING:
     from headrace.protocol.rls import Descriptor, RateLimitAnswer, RateLimitCodec
 
 LEASE_HEADER: Final = "x-headrace-lease"
+Pair = tuple[bytes, bytes]
+"""A private key and its certificate with its chain, both PEM."""
 _SAVE_S: Final = 1.0
 _STOP_S: Final = 1.0
 _LOG: Final = logging.getLogger("headrace.control")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecuredAddress:
+    """Where gateways on other hosts are answered, by mutual TLS.
+
+    `pair` and `authorities` as they are now: who connects later is shown newer ones.
+    """
+
+    address: str
+    pair: Callable[[], Pair]
+    authorities: Callable[[], bytes]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,6 +56,7 @@ class LimitService:
     store: StoreThread
     clock: Clock
     addresses: Sequence[str]
+    secured: SecuredAddress | None = None
     _needed: asyncio.Event = field(default_factory=asyncio.Event)
     _listening: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -62,6 +77,8 @@ class LimitService:
         server = _make_server(self, await asyncio.to_thread(_load))
         for address in self.addresses:
             _listen(server, address)
+        if self.secured is not None:
+            _listen(server, self.secured.address, _credentials(self.secured))
         await server.start()
         self._listening.set()
         _LOG.info("counting limits", extra={"addresses": ", ".join(self.addresses)})
@@ -124,14 +141,31 @@ class LimitService:
             self.limiter.restore(_quotas(totals))
 
 
-def _listen(server: "grpc.aio.Server", address: str) -> None:
+def _credentials(secured: SecuredAddress) -> "grpc.ServerCredentials":
+    """Asked for at every connection."""
+    import grpc  # noqa: PLC0415  # loads gRPC
+
+    def now() -> "grpc.ServerCertificateConfiguration":
+        return grpc.ssl_server_certificate_configuration(
+            [secured.pair()], root_certificates=secured.authorities()
+        )
+
+    return grpc.dynamic_ssl_server_credentials(now(), now, require_client_authentication=True)
+
+
+def _listen(
+    server: "grpc.aio.Server", address: str, credentials: "grpc.ServerCredentials | None" = None
+) -> None:
     """Bind `address`; a Unix socket is this user's only.
 
     Raises:
         FailedPreconditionError: It is taken, or not this machine's.
     """
     try:
-        server.add_insecure_port(address)
+        if credentials is None:
+            server.add_insecure_port(address)
+        else:
+            server.add_secure_port(address, credentials)
     except RuntimeError as error:
         msg = f"cannot listen on {address} for the gateways' limits; choose another address"
         raise FailedPreconditionError(msg) from error

@@ -1,0 +1,184 @@
+"""Which gateways does a control plane have? Made from its settings, with ports bound."""
+
+import contextlib
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from headrace.control.agents.counts import FleetCounts
+from headrace.control.agents.fleet import GatewayFleet
+from headrace.control.agents.protocol import Gateway
+from headrace.control.agents.secrets import SharedSecrets
+from headrace.control.agents.server import AgentsServer
+from headrace.control.agents.settings import AgentsSettings, GatewayMode
+from headrace.control.agents.standing import Patience
+from headrace.control.agents.tls import MutualTls, server_context
+from headrace.control.certificates import Certificates
+from headrace.control.gateway_record import read_routes
+from headrace.control.keeper import GatewayKeeper
+from headrace.control.limits.rules import Rules
+from headrace.control.limits.service import LimitService, Pair, SecuredAddress
+from headrace.control.observed import Route
+from headrace.control.ports import listen, pick_ports
+from headrace.core import Clock
+from headrace.gateway import GatewaySettings
+
+if TYPE_CHECKING:
+    from headrace.control.guards import App
+    from headrace.control.home import Home
+    from headrace.control.plane import ControlPlane
+
+_LIMITS_FLAG: Final = "--agents-limits-port"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """Where agents are listened for, before anything is answered."""
+
+    settings: AgentsSettings
+    tls: MutualTls
+    sock: socket.socket
+    limits_port: int
+
+    @property
+    def url(self) -> str:
+        """As this host would ask."""
+        host, port = self.sock.getsockname()[:2]
+        name = f"[{host}]" if ":" in host else host
+        return f"https://{name}:{port}"
+
+    @property
+    def limits(self) -> SecuredAddress:
+        """Where gateways have limits counted."""
+        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+        return SecuredAddress(
+            address=f"{host}:{self.limits_port}", pair=self._pair, authorities=self._authorities
+        )
+
+    def _pair(self) -> Pair:
+        pair = self.tls.pair
+        assert pair is not None, "it was opened"
+        assert pair.key is not None, "it is a certificate"
+        return pair.key, pair.certificates
+
+    def _authorities(self) -> bytes:
+        assert self.tls.authorities is not None, "it was opened"
+        return self.tls.authorities.certificates
+
+
+def listen_for_agents(
+    settings: AgentsSettings | None,
+    home: "Home",
+    certificates: Certificates,
+    clock: Clock,
+    opened: contextlib.ExitStack,
+) -> Listening | None:
+    """Bind the ports and read the certificates; None where nobody is listened for.
+
+    Raises:
+        FailedPreconditionError: A port is taken, or a certificate cannot be used.
+    """
+    if settings is None:
+        return None
+    tls = MutualTls(
+        certificates=certificates, clock=clock, directory=home.run, context=server_context()
+    )
+    tls.open(settings.tls)
+    sock = listen(settings.host, settings.port, what="gateways' agents", flag="--agents-port")
+    opened.callback(sock.close)
+    ports = pick_ports(settings.host, {_LIMITS_FLAG: settings.limits_port})
+    return Listening(settings=settings, tls=tls, sock=sock, limits_port=ports[_LIMITS_FLAG])
+
+
+def make_gateway(
+    mode: GatewayMode,
+    listening: Listening | None,
+    *,
+    settings: GatewaySettings,
+    home: "Home",
+    socket_dir: Path,
+    clock: Clock,
+    limits: LimitService | None,
+) -> Gateway:
+    """The gateway, or gateways, for `mode`. Blocking: reads what was counted before."""
+    tell_rules = _nobody if limits is None else limits.set_rules
+    local = None
+    if mode is GatewayMode.LOCAL:
+        local = GatewayKeeper(
+            settings=settings,
+            record_path=home.gateway_file,
+            routes_path=home.routes_file,
+            clock=clock,
+        )
+        if listening is None:
+            local.tell_rules = tell_rules
+            return local
+    counts = FleetCounts(path=home.root / "gateway-counts.json", asked=int(1000 * clock.now()))
+    counts.load()
+    patience = Patience()
+    if listening is not None:
+        patience = Patience(
+            max_behind_s=listening.settings.max_behind_s,
+            lost_after_s=listening.settings.lost_after_s,
+        )
+    return GatewayFleet(
+        settings=settings,
+        clock=clock,
+        routes_path=_routes_file(home),
+        counts=counts,
+        local=local,
+        secrets=SharedSecrets(local=None if local is None else local.secrets),
+        patience=patience,
+        is_needed=mode is not GatewayMode.NONE,
+        socket_dir=socket_dir,
+        limits_port=None if listening is None or limits is None else listening.limits_port,
+        tell_rules=tell_rules,
+    )
+
+
+def published_routes(gateway: Gateway, home: "Home", *, adopted: bool) -> tuple[Route, ...]:
+    """What gateways acknowledged last, as far as an earlier control plane knew."""
+    if isinstance(gateway, GatewayFleet):
+        return read_routes(_routes_file(home)) or ()
+    return (read_routes(home.routes_file) if adopted else None) or ()
+
+
+def make_agents_server(
+    gateway: Gateway, listening: Listening | None, plane: "ControlPlane"
+) -> AgentsServer | None:
+    """What answers agents, and the fleet tied to what decides; None where nobody is answered."""
+    if not isinstance(gateway, GatewayFleet):
+        return None
+    gateway.emit = plane.journal.write
+    gateway.wake = plane.scaler.wake
+    gateway.max_held_of = lambda name: _max_held(plane, name)
+    if listening is None:
+        return None
+
+    def answers() -> "App":
+        from headrace.control.api import build_gateway_answers  # noqa: PLC0415  # loads FastAPI
+
+        return build_gateway_answers(plane)
+
+    return AgentsServer(
+        fleet=gateway,
+        settings=listening.settings,
+        tls=listening.tls,
+        sock=listening.sock,
+        answers=answers,
+    )
+
+
+def _nobody(_rules: Rules) -> None:
+    """Nobody counts."""
+
+
+def _max_held(plane: "ControlPlane", name: str) -> int:
+    endpoint = plane.aims.effective_endpoint(name)
+    scale = None if endpoint is None else endpoint.autoscale
+    return 100 if scale is None else scale.max_held
+
+
+def _routes_file(home: "Home") -> Path:
+    return home.root / "gateway-routes.json"

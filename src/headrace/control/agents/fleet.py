@@ -1,0 +1,519 @@
+"""Gateways on other hosts, and one here if there is one, as if they were one gateway."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.control.activator import HoldLimits
+from headrace.control.agents.counts import FleetCounts
+from headrace.control.agents.messages import (
+    Bundle,
+    GatewayOptions,
+    Poll,
+    Report,
+    Shared,
+    with_version,
+)
+from headrace.control.agents.roster import GatewayState, Roster, Turn
+from headrace.control.agents.secrets import SharedSecrets
+from headrace.control.agents.standing import (
+    Outcome,
+    Patience,
+    Standing,
+    next_change_s,
+    should_send,
+)
+from headrace.control.agents.telling import event_of, exposition
+from headrace.control.counting import GatewayReading
+from headrace.control.desired import POOL_PREFIX
+from headrace.control.files import write_atomic
+from headrace.control.gateway_routes import reachable_route
+from headrace.control.gateway_tls import GatewayTls, lacks_secret
+from headrace.control.keeper import GatewayKeeper
+from headrace.control.limits.rules import LimitedEndpoint, Rules, make_rules
+from headrace.control.observed import Route
+from headrace.control.store import Event
+from headrace.core import Clock, HeadraceError
+from headrace.core.upstream_settings import UpstreamSettings
+from headrace.gateway import (
+    GatewayPolicy,
+    GatewaySettings,
+    GatewayStatistics,
+    GatewayUnavailableError,
+    Handshakes,
+    SnapshotRejectedError,
+)
+
+_LOG: Final = logging.getLogger("headrace.control")
+_LOOK_S: Final = 1.0
+
+
+class GatewayRefusedError(SnapshotRejectedError):
+    """Gateways refused a snapshot; what each had before is in force there."""
+
+    def __init__(self, refusals: Mapping[str, str]) -> None:
+        HeadraceError.__init__(self, _refused_text(refusals))
+        self.refusals = dict(refusals)
+        self.reason = "; ".join(refusals.values())
+
+
+class NoGatewayError(GatewayUnavailableError):
+    """No gateway is connected: routes are kept for the first that comes."""
+
+
+async def _nobody(_events: Sequence[Event]) -> None:
+    """Nobody keeps events."""
+
+
+@dataclass(slots=True, kw_only=True)
+class GatewayFleet:
+    """Offers every gateway the newest snapshot, waits for them, and sums what they count.
+
+    `local`: the one on this host. `is_needed`: whether routes count as published only once a
+    gateway has them. `wake`: told when requests wait for an endpoint. `max_held_of`: how many may.
+    `emit`: keeps events. `socket_dir`: where replicas on this host listen.
+    """
+
+    settings: GatewaySettings
+    clock: Clock
+    routes_path: Path
+    counts: FleetCounts
+    local: GatewayKeeper | None = None
+    tls: GatewayTls | None = None
+    policy: GatewayPolicy = field(default_factory=GatewayPolicy)
+    secrets: SharedSecrets = field(default_factory=SharedSecrets)
+    patience: Patience = field(default_factory=Patience)
+    is_needed: bool = True
+    limits_port: int | None = None
+    socket_dir: Path | None = None
+    tell_rules: Callable[[Rules], None] = lambda _rules: None
+    wake: Callable[[str, int], None] = lambda _name, _held: None
+    max_held_of: Callable[[str], int] = lambda _name: 100
+    emit: Callable[[Sequence[Event]], Awaitable[None]] = _nobody
+    restarts: int = 0
+    reason: str = ""
+    roster: Roster = field(init=False)
+    _bundle: Bundle | None = None
+    _encoded: bytes = b""
+    _is_decided: bool = False
+    _routes: tuple[Route, ...] = ()
+    _taken: tuple[Route, ...] = ()
+    _missing: frozenset[str] = frozenset()
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.roster = Roster(patience=self.patience)
+        self.secrets.note_change = self._offer_again
+
+    @property
+    def pid(self) -> int | None:
+        """Of the Envoy on this host, if there is one."""
+        return None if self.local is None else self.local.pid
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests can come in anywhere."""
+        if not self.is_needed or (self.local is not None and self.local.is_ready):
+            return True
+        found = any(one.ready for one in self.roster.live(now=self.clock.monotonic()).values())
+        if self.local is None:
+            self.reason = "" if found else self._why_not_ready()
+        return found
+
+    def _why_not_ready(self) -> str:
+        states = self.states()
+        told = "; ".join(f"gateway '{one.name}': {one.reason}" for one in states if one.reason)
+        return told or ("no gateway is connected" if not states else "no gateway serves")
+
+    def states(self) -> tuple[GatewayState, ...]:
+        """Of gateways on other hosts."""
+        return self.roster.states(now=self.clock.monotonic())
+
+    # --- what gateways are told ---
+
+    async def open(self, routes: Sequence[Route]) -> bool:
+        """Offer `routes`, as they were last acknowledged; whether the local Envoy was adopted.
+
+        Raises:
+            HeadraceError: The local Envoy cannot be started.
+        """
+        self._routes = self._taken = tuple(routes)
+        self._is_decided = bool(routes)
+        if self.local is not None:
+            self.local.policy, self.local.tls = self.policy, self.tls
+        adopted = self.local is not None and await self.local.open(routes)
+        await self._offer()
+        return adopted
+
+    async def run(self) -> None:
+        """Keep the local Envoy up, and tell who falls behind; until cancelled, after `open`."""
+        async with asyncio.TaskGroup() as group:
+            if self.local is not None:
+                group.create_task(self.local.run())
+            group.create_task(self._watch())
+
+    async def publish(self, routes: Sequence[Route]) -> None:
+        """Return when requests follow `routes` at every gateway that is connected and not behind.
+
+        A gateway that has just fallen behind is waited for, `max_behind_s` at most.
+
+        Raises:
+            GatewayRefusedError: One refused them; the message names it.
+            NoGatewayError: None is connected; the routes are kept for the first that comes.
+            GatewayUnavailableError: None has them, or the local one does not run.
+        """
+        self._routes = tuple(routes)
+        self._is_decided = True
+        number = await self._offer()
+        await asyncio.gather(self._local_publish(routes), self._accepted(number))
+        self._taken = tuple(routes)
+        self._keep_routes(routes)
+        if self.tls is not None:
+            await self.tls.forget_unused((*routes, *self._routes))
+
+    async def set_policy(self, policy: GatewayPolicy) -> None:
+        """As `GatewayKeeper.set_policy`, at every gateway.
+
+        Raises:
+            GatewayUnavailableError: One is behind, and knows callers by an older one.
+        """
+        former, self.policy = self.policy, policy
+        number = await self._offer()
+        try:
+            await asyncio.gather(self._local_policy(policy), self._accepted(number))
+        except SnapshotRejectedError:
+            await self._without_refused(former, policy)
+            raise
+        self._check_nobody_behind(number)
+
+    async def _without_refused(self, former: GatewayPolicy, policy: GatewayPolicy) -> None:
+        """Find what was refused: newer routes, or the policy itself. Revoked keys stay revoked."""
+        if self._taken != self._routes and await self._takes(self._taken):
+            return
+        if self.policy is policy:
+            self.policy = replace(former, keys=policy.keys)
+            await self._takes(self._taken)
+
+    async def _takes(self, routes: tuple[Route, ...]) -> bool:
+        """Whether gateways take the policy as it is now with these routes."""
+        wanted, self._routes = self._routes, routes
+        try:
+            number = await self._offer()
+        finally:
+            self._routes = wanted
+        try:
+            await self._accepted(number)
+        except SnapshotRejectedError:
+            return False
+        return True
+
+    def _check_nobody_behind(self, number: int) -> None:
+        found = self.roster.standings(now=self.clock.monotonic(), wanted=number)
+        if late := sorted(name for name, one in found.items() if one is Standing.BEHIND):
+            names = ", ".join(f"'{name}'" for name in late)
+            raise GatewayUnavailableError(
+                f"gateways are behind and know callers as they were before: {names}"
+            )
+
+    async def take_certificate(self, name: str) -> None:
+        """Send requests to upstreams for which there was no good certificate before."""
+        if self.local is not None:
+            await self.local.take_certificate(name)
+        if name in self._missing:
+            await self._offer()
+
+    def upstream_problem(self, upstream: UpstreamSettings | None) -> str:
+        """Why nothing is sent to an upstream: our side of its TLS is not in order."""
+        if self.tls is None or not lacks_secret(upstream, self._missing):
+            return ""
+        return "; ".join(self.tls.problems(upstream)) or "too many certificates for upstreams"
+
+    async def stop(self, *, drain_s: float) -> None:
+        """End the Envoy on this host; gateways elsewhere serve on, and only lose this one."""
+        await asyncio.to_thread(self.counts.save)
+        if self.local is not None:
+            await self.local.stop(drain_s=drain_s)
+
+    async def _offer(self) -> int:
+        """Make what is wanted now the newest; its number."""
+        if self.tls is not None:
+            self._missing = await self.tls.prepare(self._routes)
+        self._tell_rules()
+        return self._make()
+
+    def _offer_again(self) -> None:
+        """Secrets changed: the rest is as it was."""
+        if self._bundle is not None:
+            self._make()
+
+    def _make(self) -> int:
+        bundle = with_version(
+            Bundle(
+                version="",
+                options=options_of(self.settings, limits_port=self.limits_port),
+                routes=tuple(
+                    reachable_route(route, self._missing)
+                    for route in self._routes
+                    if not route.name.startswith(POOL_PREFIX)
+                ),
+                policy=self.policy,
+                secrets=self.secrets.all(),
+                holds={
+                    route.name: HoldLimits(
+                        max_held=self.max_held_of(route.name), hold_s=route.hold_s
+                    )
+                    for route in self._routes
+                    if route.held
+                },
+                sockets=_shared(self.socket_dir),
+            )
+        )
+        if self._bundle is None or bundle.version != self._bundle.version:
+            self._bundle, self._encoded = bundle, msgspec.json.encode(bundle)
+            self.roster.offer(bundle.version, now=self.clock.monotonic())
+            self.counts.note_splits(bundle.version, bundle.routes)
+            self._note_change()
+        return self.roster.newest
+
+    def _tell_rules(self) -> None:
+        limited = (
+            LimitedEndpoint(name=route.name, limits=route.limits, timeout_s=route.timeout_s)
+            for route in self._routes
+        )
+        self.tell_rules(make_rules(self.policy.access, limited))
+
+    async def _local_publish(self, routes: Sequence[Route]) -> None:
+        if self.local is not None:
+            await self.local.publish(routes)
+
+    async def _local_policy(self, policy: GatewayPolicy) -> None:
+        if self.local is not None:
+            await self.local.set_policy(policy)
+
+    async def _accepted(self, number: int) -> None:
+        """Return when nobody is waited for any more; errors as `publish`."""
+        while True:
+            changed = self._changed
+            now = self.clock.monotonic()
+            match self.roster.outcome(number, now=now):
+                case Outcome.DONE:
+                    return
+                case Outcome.REFUSED:
+                    raise GatewayRefusedError(self.roster.refusals(number, now=now))
+                case Outcome.NOBODY:
+                    if self.local is not None or not self.is_needed:
+                        return
+                    raise NoGatewayError(
+                        "no gateway is connected: the routes are kept for the first that comes"
+                    )
+                case Outcome.BEHIND:
+                    if self.local is not None:
+                        return
+                    names = ", ".join(f"'{one.name}'" for one in self.states())
+                    raise GatewayUnavailableError(f"all gateways are behind: {names}")
+                case Outcome.WAIT:
+                    await _wait(changed, self._next_s(now))
+
+    def _next_s(self, now: float) -> float:
+        due_s = next_change_s(
+            self.roster.heard, self.roster.offers, now=now, patience=self.patience
+        )
+        return max(min(due_s, _LOOK_S), 0.01)
+
+    # --- what gateways say ---
+
+    async def poll(self, poll: Poll, *, wait_s: float) -> tuple[int, bytes | None]:
+        """A question for counts and a newer bundle, once there is either or `wait_s` are over."""
+        deadline = self.clock.monotonic() + wait_s
+        while True:
+            changed = self._changed
+            bundle = self._encoded if self._has_newer(poll) else None
+            left_s = deadline - self.clock.monotonic()
+            if bundle is not None or self.counts.asked != poll.asked or left_s <= 0:
+                return self.counts.asked, bundle
+            await _wait(changed, left_s)
+
+    def _has_newer(self, poll: Poll) -> bool:
+        return self._bundle is not None and should_send(
+            held=poll.held,
+            refused=poll.refused,
+            newest=self._bundle.version,
+            has_routes=self._is_decided,
+        )
+
+    def hear(self, report: Report) -> None:
+        """Take in what a gateway says of itself.
+
+        Raises:
+            InvalidArgumentError: Its counts contradict themselves.
+        """
+        newest = "" if self._bundle is None else self._bundle.version
+        is_back = self.roster.hear(report, now=self.clock.monotonic())
+        self.counts.hear(report, newest=newest, is_back=is_back)
+        holds = {} if self._bundle is None else self._bundle.holds
+        for endpoint, held in report.held.items():
+            if endpoint in holds:
+                self.wake(endpoint, held)
+        self._note_change()
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _watch(self) -> None:
+        """Tell of turns, and keep the counts, until cancelled."""
+        while True:
+            await _wait(self._changed, _LOOK_S)
+            await self._tell(self.roster.turns(now=self.clock.monotonic()))
+            await self.counts.save_if_due(self.clock.monotonic())
+
+    async def _tell(self, turns: Iterable[Turn]) -> None:
+        events = [event_of(turn, at=self.clock.now()) for turn in turns]
+        for event in events:
+            is_bad = event.reason in {"GatewayBehind", "GatewayLost", "GatewayRefused"}
+            _LOG.log(logging.WARNING if is_bad else logging.INFO, "%s", event.message)
+        try:
+            await self.emit(events)
+        except HeadraceError as error:
+            _LOG.error("cannot write an event", extra={"error": str(error)})
+
+    # --- what was counted ---
+
+    async def read_arms(self, endpoints: Collection[str]) -> GatewayReading:
+        """What all have counted of these endpoints' splits up to this call.
+
+        Raises:
+            GatewayUnavailableError: None is connected, or one does not say.
+        """
+        if self.local is not None:
+            self.counts.take_local(await self.local.read_arms(endpoints), splits=True)
+        self.counts.ask()
+        self._note_change()
+        if not await self._told_counts(self.counts.asked):
+            raise GatewayUnavailableError("a gateway does not say what it has counted")
+        live = self.roster.counts(now=self.clock.monotonic())
+        return self.counts.splits(set(endpoints), live.values())
+
+    async def _told_counts(self, question: int) -> bool:
+        """Whether every gateway that keeps up has answered in time."""
+        deadline = self.clock.monotonic() + self.counts.answer_s
+        while True:
+            changed, now = self._changed, self.clock.monotonic()
+            stands = self.roster.standings(now=now)
+            silent = [
+                name
+                for name, one in self.roster.live(now=now).items()
+                if one.ask < question and stands[name] is not Standing.BEHIND
+            ]
+            if not silent:
+                return True
+            if now >= deadline:
+                # Who is stopped says nothing, and is lost soon: the others decide meanwhile.
+                return len(silent) < len(stands)
+            await _wait(changed, deadline - now)
+
+    async def read_endpoints(self, endpoints: Collection[str]) -> GatewayReading:
+        """What all have counted of all requests to these endpoints, each request once.
+
+        Raises:
+            HeadraceError: The local one does not answer.
+        """
+        if self.local is not None:
+            self.counts.take_local(await self.local.read_endpoints(endpoints), splits=False)
+        return self.counts.every(set(endpoints))
+
+    async def endpoint_statistics(self) -> GatewayStatistics:
+        """What all have counted of all requests to the endpoints that they know."""
+        names = {route.name for route in self._routes}
+        return self.counts.statistics(await self.read_endpoints(names))
+
+    async def in_flight(self) -> dict[tuple[str, str], int]:
+        """Requests on their way at any gateway that is connected, by endpoint and arm."""
+        found = {} if self.local is None else await self.local.in_flight()
+        for counts in self.roster.counts(now=self.clock.monotonic()).values():
+            for one in counts.active:
+                arm = (one.endpoint, one.key)
+                found[arm] = found.get(arm, 0) + one.requests
+        return found
+
+    async def handshakes(self) -> dict[tuple[str, str], Handshakes]:
+        """How TLS with upstreams went at all gateways that are connected."""
+        found = {} if self.local is None else await self.local.handshakes()
+        for counts in self.roster.counts(now=self.clock.monotonic()).values():
+            for one in counts.upstreams:
+                arm = (one.endpoint, one.key)
+                found[arm] = _both(found.get(arm, Handshakes()), one.handshakes)
+        return found
+
+    async def stats(self) -> str:
+        """The local Envoy's metrics; each agent shows its own."""
+        return "" if self.local is None else await self.local.stats()
+
+    def exposition(self) -> str:
+        """How gateways on other hosts are, as metrics."""
+        return exposition(self.states())
+
+    def _keep_routes(self, routes: Sequence[Route]) -> None:
+        try:
+            write_atomic(self.routes_path, msgspec.json.encode(tuple(routes)), durable=False)
+        except OSError as error:
+            _LOG.error("cannot write %s", self.routes_path, extra={"error": str(error)})
+
+
+def options_of(settings: GatewaySettings, *, limits_port: int | None) -> GatewayOptions:
+    """What all gateways have in common."""
+    return GatewayOptions(
+        max_body_bytes=settings.max_body_bytes,
+        max_connections=settings.max_connections,
+        idle_timeout_s=settings.idle_timeout_s,
+        headers_timeout_s=settings.headers_timeout_s,
+        request_timeout_s=settings.request_timeout_s,
+        max_memory_bytes=settings.max_memory_bytes,
+        access_log=settings.access_log,
+        request_log=settings.request_log,
+        tracing=settings.tracing,
+        tls=settings.tls,
+        limits_port=limits_port,
+        limits_address=None if limits_port else _elsewhere(settings.limits_address),
+    )
+
+
+def _elsewhere(address: str | None) -> str | None:
+    """A service that every host can reach."""
+    return None if address is None or address.startswith("unix:") else address
+
+
+def _shared(directory: Path | None) -> Shared | None:
+    if directory is None:
+        return None
+    status = os.stat(directory)  # noqa: PTH116  # a memory look-up of a directory of our own
+    return Shared(path=str(directory), device=status.st_dev, inode=status.st_ino)
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+def _both(one: Handshakes, other: Handshakes) -> Handshakes:
+    return Handshakes(
+        done=one.done + other.done,
+        wrong_name=one.wrong_name + other.wrong_name,
+        untrusted=one.untrusted + other.untrusted,
+        failed=one.failed + other.failed,
+        healthy=one.healthy + other.healthy,
+    )
+
+
+def _refused_text(refusals: Mapping[str, str]) -> str:
+    told = "; ".join(f"gateway '{name}': {reason}" for name, reason in refusals.items())
+    return f"refused by {told}"

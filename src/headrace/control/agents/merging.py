@@ -1,0 +1,193 @@
+"""What have all gateways counted together? Each request once, whoever restarts. Pure.
+
+Envoy counts from 0 whenever it starts, and gateways come and go; whoever reads wants one total that
+only grows. So what each gateway added since its last report is added to totals of our own.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import msgspec
+
+from headrace.control.agents.messages import Arm
+from headrace.control.counting import ArmTotals, Buckets
+
+ArmKey: TypeAlias = tuple[str, str]
+Totals: TypeAlias = Mapping[ArmKey, ArmTotals]
+_MOST_GATEWAYS: Final = 1024
+"""Of which the last report is remembered: who comes back after so many others counts anew."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A gateway's last report: `epoch` of its Envoy, what that had counted, and by which splits."""
+
+    epoch: str
+    totals: Totals
+    version: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Sum:
+    """Totals of every request to every gateway."""
+
+    totals: dict[ArmKey, ArmTotals] = field(default_factory=dict)
+    _seen: dict[str, Seen] = field(default_factory=dict)
+
+    def take(self, gateway: str, epoch: str, totals: Totals) -> None:
+        """Add what `gateway` counted since its last report; all of it after Envoy's restart."""
+        last = self._seen.pop(gateway, None)
+        goes_on = last is not None and last.epoch == epoch
+        before = last.totals if last is not None and goes_on else {}
+        for arm, now in totals.items():
+            self._add(arm, added(before.get(arm, _NOTHING), now))
+        # An arm that Envoy no longer tells of may come back with what it had counted.
+        self._remember(gateway, Seen(epoch=epoch, totals={**before, **totals}))
+
+    def _remember(self, gateway: str, seen: Seen) -> None:
+        self._seen[gateway] = seen
+        while len(self._seen) > _MOST_GATEWAYS:
+            del self._seen[next(iter(self._seen))]
+
+    def _add(self, arm: ArmKey, more: ArmTotals) -> None:
+        known = self.totals.get(arm)
+        self.totals[arm] = more if known is None else plus(known, more)
+
+    def keep(self, endpoints: Iterable[str]) -> None:
+        """Forget endpoints that are gone."""
+        names = set(endpoints)
+        self.totals = {arm: each for arm, each in self.totals.items() if arm[0] in names}
+
+    def kept(self, epoch: str) -> "Kept":
+        """As it can be written, to go on with after a restart."""
+        return Kept(
+            epoch=epoch,
+            totals=_arms(self.totals),
+            seen={
+                name: KeptGateway(epoch=one.epoch, totals=_arms(one.totals))
+                for name, one in self._seen.items()
+            },
+        )
+
+    @classmethod
+    def of(cls, kept: "Kept") -> "Sum":
+        """As it was written.
+
+        Raises:
+            InvalidArgumentError: It contradicts itself.
+        """
+        seen = {
+            name: Seen(epoch=one.epoch, totals=_totals(one.totals))
+            for name, one in kept.seen.items()
+        }
+        return cls(totals=dict(_totals(kept.totals)), _seen=seen)
+
+
+@dataclass(slots=True, kw_only=True)
+class Evidence:
+    """Totals of what may be compared: only of intervals over which a gateway knew the split.
+
+    A gateway that was behind, or away, sent requests by an older split, and what it counted would
+    look as if the newest one split wrongly. `split_of`: what the split of an endpoint was in a
+    version, None if that is not known any more.
+    """
+
+    split_of: Callable[[str, str], object]
+    totals: dict[ArmKey, ArmTotals] = field(default_factory=dict)
+    _seen: dict[str, Seen] = field(default_factory=dict)
+
+    def take(self, gateway: str, epoch: str, totals: Totals, *, version: str, newest: str) -> None:
+        """Add what was counted since the last report, as far as it may be compared."""
+        last = self._seen.pop(gateway, None)
+        self._seen[gateway] = Seen(epoch=epoch, totals=dict(totals), version=version)
+        while len(self._seen) > _MOST_GATEWAYS:
+            del self._seen[next(iter(self._seen))]
+        for arm, now in totals.items():
+            self.totals.setdefault(arm, _NOTHING)
+            if last is None or last.epoch != epoch:
+                continue  # nobody knows since when, and by which split
+            split = self.split_of(newest, arm[0])
+            known = (self.split_of(last.version, arm[0]), self.split_of(version, arm[0]))
+            if split is not None and known == (split, split):
+                more = added(last.totals.get(arm, _NOTHING), now)
+                self.totals[arm] = plus(self.totals[arm], more)
+
+    def forget(self, gateway: str) -> None:
+        """Begin anew with a gateway that was away."""
+        self._seen.pop(gateway, None)
+
+    def keep(self, endpoints: Iterable[str]) -> None:
+        """Forget endpoints that are not compared any more."""
+        names = set(endpoints)
+        self.totals = {arm: each for arm, each in self.totals.items() if arm[0] in names}
+
+
+class KeptGateway(msgspec.Struct, frozen=True, kw_only=True):
+    """A gateway's last report."""
+
+    epoch: str
+    totals: tuple[Arm, ...]
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """A `Sum` as it lies on disk. `epoch`: names it to those who read it."""
+
+    epoch: str
+    totals: tuple[Arm, ...] = ()
+    seen: dict[str, KeptGateway] = {}
+
+
+_NOTHING: Final = ArmTotals()
+
+
+def added(before: ArmTotals, now: ArmTotals) -> ArmTotals:
+    """What came from one total to the next; all of `now` if it is less: it was counted anew."""
+    has_grown = (
+        now.requests >= before.requests
+        and now.errors >= before.errors
+        and now.rejections >= before.rejections
+        and all(now.latency.get(bucket, 0) >= n for bucket, n in before.latency.items())
+    )
+    if not has_grown:
+        return now
+    grown = ((bucket, n - before.latency.get(bucket, 0)) for bucket, n in now.latency.items())
+    return ArmTotals(
+        requests=now.requests - before.requests,
+        errors=now.errors - before.errors,
+        rejections=now.rejections - before.rejections,
+        latency={bucket: n for bucket, n in grown if n},
+    )
+
+
+def plus(one: ArmTotals, other: ArmTotals) -> ArmTotals:
+    """Both together."""
+    latency: dict[tuple[float, float], int] = dict(one.latency)
+    for bucket, count in other.latency.items():
+        latency[bucket] = latency.get(bucket, 0) + count
+    return ArmTotals(
+        requests=one.requests + other.requests,
+        errors=one.errors + other.errors,
+        rejections=one.rejections + other.rejections,
+        latency=latency,
+    )
+
+
+def _arms(totals: Totals) -> tuple[Arm, ...]:
+    return tuple(Arm.of(arm, each) for arm, each in totals.items())
+
+
+def _totals(arms: Iterable[Arm]) -> dict[ArmKey, ArmTotals]:
+    return {(arm.endpoint, arm.key): arm.totals for arm in arms}
+
+
+def totals_of(arms: Iterable[Arm]) -> dict[ArmKey, ArmTotals]:
+    """A gateway's counts as they are computed with.
+
+    Raises:
+        InvalidArgumentError: They contradict themselves.
+    """
+    return _totals(arms)
+
+
+__all__ = ["Buckets", "Evidence", "Kept", "KeptGateway", "Sum", "added", "plus", "totals_of"]

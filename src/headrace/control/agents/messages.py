@@ -1,0 +1,288 @@
+"""What a gateway's agent and the control plane say to each other. JSON over mutual TLS.
+
+The agent asks for what is newer than what it has, and reports what is in force, what was refused,
+what was counted. Whoever speaks another version of this is told so and changes nothing.
+"""
+
+import hashlib
+from typing import Final, TypeVar
+
+import msgspec
+
+from headrace.control.activator import HoldLimits
+from headrace.control.counting import ArmTotals
+from headrace.control.observed import Route
+from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.core.observe_settings import RequestLogSettings, TracingSettings
+from headrace.gateway import GatewayPolicy, Handshakes, ListenerTls
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+
+PROTOCOL: Final = 1
+"""Goes up with every change that an older side would misread."""
+POLL_PATH: Final = "/agents/v1/poll"
+REPORT_PATH: Final = "/agents/v1/report"
+FORWARD_PATH: Final = "/agents/v1/forward"
+"""What follows it is a path that callers of the gateway asked for and that only the control plane
+can answer."""
+MAX_BUNDLE_BYTES: Final = 256 << 20
+MAX_REPORT_BYTES: Final = 64 << 20
+LONGEST_WAIT_S: Final = 30.0
+"""How long the answer to a poll may take while there is nothing new."""
+
+
+class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all gateways of one control plane have in common, as in `GatewaySettings`.
+
+    `limits_port`: where the control plane counts limits that gateways share, by mutual TLS;
+    `limits_address`: who counts them if it does not. None if nobody does.
+    """
+
+    max_body_bytes: int
+    max_connections: int
+    idle_timeout_s: float
+    headers_timeout_s: float
+    request_timeout_s: float
+    max_memory_bytes: int
+    access_log: bool
+    request_log: RequestLogSettings
+    tracing: TracingSettings | None
+    tls: ListenerTls | None
+    limits_port: int | None = None
+    limits_address: str | None = None
+
+
+class Secret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A certificate with its key, or authorities if there is no key; all PEM."""
+
+    name: str
+    certificates: str
+    key: str = ""
+
+    def __repr__(self) -> str:
+        """Without the key: this may come into a log."""
+        return f"Secret(name={self.name!r})"
+
+    __str__ = __repr__
+
+
+class Shared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A directory of the control plane's host, by which a gateway knows whether it sees it too."""
+
+    path: str
+    device: int
+    inode: int
+
+
+class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that one gateway needs to serve, for ever if need be.
+
+    `version`: a hash of the rest. `holds`: how requests wait, by endpoints that nothing runs for.
+    `sockets`: where replicas listen that have no address of their own.
+    """
+
+    version: str
+    options: GatewayOptions
+    routes: tuple[Route, ...]
+    policy: GatewayPolicy
+    secrets: tuple[Secret, ...] = ()
+    holds: dict[str, HoldLimits] = {}
+    sockets: Shared | None = None
+
+
+class Poll(msgspec.Struct, frozen=True, kw_only=True):
+    """`held`, `refused`: versions. `asked`: the last question for counts that was answered."""
+
+    protocol: int
+    agent: str
+    held: str = ""
+    refused: str = ""
+    asked: int = 0
+    wait_s: float = LONGEST_WAIT_S
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """`bundle`: None for nothing new. `ask`: the last question; its answer are newer counts."""
+
+    protocol: int
+    control: str
+    ask: int = 0
+    bundle: Bundle | None = None
+
+
+class Arm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What Envoy has counted of one arm since it started, as in `ArmTotals`."""
+
+    endpoint: str
+    key: str
+    requests: int = 0
+    errors: int = 0
+    rejections: int = 0
+    lower_s: tuple[float, ...] = ()
+    width_s: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, arm: tuple[str, str], totals: ArmTotals) -> "Arm":
+        """These totals as they travel."""
+        buckets = sorted(totals.latency.items())
+        return cls(
+            endpoint=arm[0],
+            key=arm[1],
+            requests=totals.requests,
+            errors=totals.errors,
+            rejections=totals.rejections,
+            lower_s=tuple(lower for (lower, _), _ in buckets),
+            width_s=tuple(width for (_, width), _ in buckets),
+            counts=tuple(count for _, count in buckets),
+        )
+
+    @property
+    def totals(self) -> ArmTotals:
+        """These totals as they are computed with.
+
+        Raises:
+            InvalidArgumentError: They contradict themselves.
+        """
+        numbers = (self.requests, self.errors, self.rejections, *self.counts)
+        lengths = {len(self.lower_s), len(self.width_s), len(self.counts)}
+        if len(lengths) > 1 or min(numbers) < 0 or self.errors + self.rejections > self.requests:
+            raise InvalidArgumentError(f"counts of '{self.endpoint}' contradict themselves")
+        edges = zip(self.lower_s, self.width_s, strict=True)
+        return ArmTotals(
+            requests=self.requests,
+            errors=self.errors,
+            rejections=self.rejections,
+            latency=dict(zip(edges, self.counts, strict=True)),
+        )
+
+
+class Active(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests of one arm that are under way."""
+
+    endpoint: str
+    key: str
+    requests: int
+
+
+class UpstreamState(msgspec.Struct, frozen=True, kw_only=True):
+    """How connections to one upstream went. `healthy`: None where nobody asked."""
+
+    endpoint: str
+    key: str
+    handshakes: Handshakes = Handshakes()
+    healthy: bool | None = None
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """One look at everything that Envoy counts. `epoch`: of its process, which counts from 0.
+
+    `every`: of all requests; `splits`: of those that came by a split whose arms are compared.
+    """
+
+    epoch: str
+    every: tuple[Arm, ...] = ()
+    splits: tuple[Arm, ...] = ()
+    active: tuple[Active, ...] = ()
+    upstreams: tuple[UpstreamState, ...] = ()
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """How a gateway is. `counts`: None if Envoy did not say. `ask`: the question it answers.
+
+    `in_force`: the version that Envoy acts on, empty for none; `refused`: one that it refused, and
+    `reason` why. `problem`: why it does not serve, or not as it should. `held`: how many requests
+    wait for an endpoint's first replica.
+    """
+
+    protocol: int
+    agent: str
+    name: str
+    ask: int = 0
+    in_force: str = ""
+    refused: str = ""
+    reason: str = ""
+    ready: bool = False
+    problem: str = ""
+    restarts: int = 0
+    url: str = ""
+    held: dict[str, int] = {}
+    counts: Counts | None = None
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a message was not taken."""
+
+    code: str
+    message: str
+
+
+class _Spoken(msgspec.Struct):
+    protocol: int = 0
+    agent: str = ""
+    control: str = ""
+
+
+def with_version(bundle: Bundle) -> Bundle:
+    """`bundle` with the version that its content has: the same for the same content, everywhere."""
+    bare = msgspec.structs.replace(bundle, version="")
+    digest = hashlib.sha256(msgspec.json.encode(bare, order="sorted")).hexdigest()[:16]
+    return msgspec.structs.replace(bundle, version=digest)
+
+
+def encode_told(control: str, *, ask: int, bundle: bytes | None) -> bytes:
+    """A `Told` around a bundle that was encoded before: it is the same for all gateways."""
+    head = msgspec.json.encode(Told(protocol=PROTOCOL, control=control, ask=ask))
+    return head if bundle is None else b'%b,"bundle":%b}' % (_without_bundle(head), bundle)
+
+
+def decode_told(data: bytes) -> Told:
+    """What the control plane said.
+
+    Raises:
+        HeadraceError: It speaks another protocol, or this is nothing of ours.
+    """
+    return _decode(data, Told, who="the control plane")
+
+
+def decode_poll(data: bytes) -> Poll:
+    """What an agent asks; errors as `decode_told`."""
+    return _decode(data, Poll, who="the gateway's agent")
+
+
+def decode_report(data: bytes) -> Report:
+    """What an agent reports; errors as `decode_told`."""
+    return _decode(data, Report, who="the gateway's agent")
+
+
+def decode_bundle(data: bytes) -> Bundle:
+    """A bundle as it lies on disk.
+
+    Raises:
+        InvalidArgumentError: It is damaged.
+    """
+    return _strict(data, Bundle, who="the file")
+
+
+def _decode(data: bytes, kind: type[_T], *, who: str) -> _T:
+    spoken = _strict(data, _Spoken, who=who)
+    if spoken.protocol != PROTOCOL:
+        version = spoken.agent or spoken.control or "of an unknown version"
+        raise FailedPreconditionError(
+            f"{who} ({version}) speaks protocol {spoken.protocol}, and this side {PROTOCOL}: "
+            "install the same version of headrace on both"
+        )
+    return _strict(data, kind, who=who)
+
+
+def _strict(data: bytes, kind: type[_T], *, who: str) -> _T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidArgumentError(f"{who} said nothing that can be read: {error}") from error
+
+
+def _without_bundle(head: bytes) -> bytes:
+    end = b',"bundle":null}'
+    assert head.endswith(end)
+    return head[: -len(end)]

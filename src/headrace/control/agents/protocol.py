@@ -1,0 +1,78 @@
+"""What does the rest of the control plane want of gateways, one or many, here or elsewhere?"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+from headrace.control.agents.roster import GatewayState
+from headrace.control.counting import GatewayReading
+from headrace.control.gateway_tls import GatewayTls, Secrets
+from headrace.control.observed import Route
+from headrace.core.upstream_settings import UpstreamSettings
+from headrace.gateway import GatewayPolicy, GatewaySettings, GatewayStatistics, Handshakes
+
+
+class Gateway(Protocol):
+    """`GatewayKeeper` for one Envoy on this host, `GatewayFleet` for many anywhere."""
+
+    settings: GatewaySettings
+    tls: GatewayTls | None
+    policy: GatewayPolicy
+    restarts: int
+    reason: str
+
+    @property
+    def pid(self) -> int | None:
+        """Of the Envoy on this host, if there is one."""
+
+    @property
+    def secrets(self) -> Secrets:
+        """Where it finds certificates."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests can come in."""
+
+    def states(self) -> tuple[GatewayState, ...]:
+        """Of gateways on other hosts."""
+
+    async def open(self, routes: Sequence[Route]) -> bool:
+        """Begin to serve `routes`; whether what ran before goes on."""
+
+    async def run(self) -> None:
+        """Keep it up until cancelled; after `open`."""
+
+    async def publish(self, routes: Sequence[Route]) -> None:
+        """Return when requests follow `routes`; HeadraceError if they do not."""
+
+    async def take_certificate(self, name: str) -> None:
+        """Use a certificate of which there was no good one before."""
+
+    def upstream_problem(self, upstream: UpstreamSettings | None) -> str:
+        """Why nothing is sent to an upstream; empty if our side of it is in order."""
+
+    async def set_policy(self, policy: GatewayPolicy) -> None:
+        """Return when callers are known by `policy`; HeadraceError if that cannot be."""
+
+    async def read_arms(self, endpoints: Collection[str]) -> GatewayReading:
+        """What was counted of these endpoints' splits, up to this call."""
+
+    async def read_endpoints(self, endpoints: Collection[str]) -> GatewayReading:
+        """What was counted of all requests to these endpoints."""
+
+    async def endpoint_statistics(self) -> GatewayStatistics:
+        """What was counted of all requests to all endpoints."""
+
+    async def in_flight(self) -> dict[tuple[str, str], int]:
+        """Requests on their way, by endpoint and arm."""
+
+    async def handshakes(self) -> Mapping[tuple[str, str], Handshakes]:
+        """How TLS with upstreams went, by endpoint and arm."""
+
+    async def stats(self) -> str:
+        """The metrics of the Envoy on this host, if there is one, as text."""
+
+    def exposition(self) -> str:
+        """Metrics about gateways on other hosts, as text."""
+
+    async def stop(self, *, drain_s: float) -> None:
+        """Let requests end, then end the Envoy on this host; others go on."""

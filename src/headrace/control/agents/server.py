@@ -1,0 +1,163 @@
+"""The listener for gateways' agents: takes their questions and reports, each for itself only."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from headrace import __version__
+from headrace.control.agents import messages
+from headrace.control.agents.fleet import GatewayFleet
+from headrace.control.agents.messages import (
+    FORWARD_PATH,
+    LONGEST_WAIT_S,
+    MAX_REPORT_BYTES,
+    Refused,
+    decode_poll,
+    decode_report,
+    encode_told,
+)
+from headrace.control.agents.settings import AgentsSettings
+from headrace.control.agents.tls import MutualTls, may_speak_for
+from headrace.control.guards import App, Receive, Scope, Send
+from headrace.core import HeadraceError, InvalidArgumentError, NotFoundError, PermissionDeniedError
+from headrace.protocol import http_status
+
+_LOG: Final = logging.getLogger("headrace.control")
+AGENT: Final = "headrace.agent"
+"""Where the protocol says who speaks."""
+_MAX_POLL_BYTES: Final = 1 << 20
+_JSON: Final = b"application/json"
+_STOP_S: Final = 1
+_OK: Final = 200
+_FORWARDED: Final = frozenset({"GET", "POST"})
+
+
+@dataclass(slots=True, kw_only=True)
+class AgentsApp:
+    """The ASGI application. `otherwise`: answers what gateways' callers ask the control plane."""
+
+    fleet: GatewayFleet
+    settings: AgentsSettings
+    otherwise: App
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        name: str = scope.get(AGENT, "")
+        path: str = scope["path"]
+        try:
+            self._check(name)
+            match scope["method"], path:
+                case "POST", messages.POLL_PATH:
+                    await self._poll(receive, send)
+                case "POST", messages.REPORT_PATH:
+                    await self._report(name, receive, send)
+                case method, _ if path.startswith(f"{FORWARD_PATH}/") and method in _FORWARDED:
+                    await self.otherwise(_forwarded(scope), receive, send)
+                case _:
+                    raise NotFoundError(f"there is no {path[:100]} for agents")
+        except HeadraceError as error:
+            _LOG.warning("refused an agent", extra={"gateway": name, "error": str(error)})
+            told = msgspec.json.encode(Refused(code=error.code, message=str(error)))
+            await _answer(send, http_status(error), told)
+
+    def _check(self, name: str) -> None:
+        if not name:
+            raise PermissionDeniedError("the certificate names nobody")
+        if not self.settings.allows(name):
+            raise PermissionDeniedError(
+                f"gateway '{name}' may not come: start the control plane with --agents-allow {name}"
+            )
+
+    async def _poll(self, receive: Receive, send: Send) -> None:
+        poll = decode_poll(await _body(receive, _MAX_POLL_BYTES))
+        wait_s = min(max(poll.wait_s, 0.0), LONGEST_WAIT_S)
+        async with asyncio.TaskGroup() as group:
+            answer = group.create_task(self.fleet.poll(poll, wait_s=wait_s))
+            left = group.create_task(_until_left(receive))
+            await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
+            answer.cancel()
+            left.cancel()
+        if not answer.cancelled():
+            ask, bundle = answer.result()
+            await _answer(send, _OK, encode_told(__version__, ask=ask, bundle=bundle))
+
+    async def _report(self, name: str, receive: Receive, send: Send) -> None:
+        data = await _body(receive, MAX_REPORT_BYTES)
+        report = await asyncio.to_thread(decode_report, data)
+        if not may_speak_for(name, report.name):
+            raise PermissionDeniedError(
+                f"the certificate is for '{name}', which may not report for '{report.name[:100]}'"
+            )
+        self.fleet.hear(report)
+        await _answer(send, _OK, b"{}")
+
+
+@dataclass(slots=True, kw_only=True)
+class AgentsServer:
+    """Serves agents on `sock` until cancelled. `answers`: made late, as it loads a framework."""
+
+    fleet: GatewayFleet
+    settings: AgentsSettings
+    tls: MutualTls
+    sock: socket.socket
+    answers: Callable[[], App]
+    _loaded: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        from headrace.control.agents.listening import make_server  # noqa: PLC0415  # loads uvicorn
+
+        app = AgentsApp(
+            fleet=self.fleet,
+            settings=self.settings,
+            otherwise=await asyncio.to_thread(self.answers),
+        )
+        server = make_server(app, self.tls.context, stop_s=_STOP_S)
+        serving = asyncio.create_task(server.serve(sockets=[self.sock]))
+        try:
+            await asyncio.shield(serving)
+        finally:
+            server.should_exit = True
+            server.force_exit = True  # agents come again by themselves
+            await asyncio.wait({serving})
+
+
+def _forwarded(scope: Scope) -> Scope:
+    """The request as the gateway's caller made it."""
+    path: str = scope["path"].removeprefix(FORWARD_PATH)
+    raw: bytes = scope["raw_path"].removeprefix(FORWARD_PATH.encode())
+    return {**scope, "path": path, "raw_path": raw}
+
+
+async def _body(receive: Receive, limit_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise InvalidArgumentError("the message ended too early")
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > limit_bytes:
+            raise InvalidArgumentError(f"the message has more than {limit_bytes} bytes")
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def _until_left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _answer(send: Send, status: int, body: bytes) -> None:
+    headers = [(b"content-type", _JSON), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

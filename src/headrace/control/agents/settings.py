@@ -1,0 +1,71 @@
+"""How does the control plane listen for gateways on other hosts?"""
+
+from enum import StrEnum
+
+import msgspec
+
+from headrace.core import FailedPreconditionError
+from headrace.core.access_settings import TlsSettings
+
+
+class GatewayMode(StrEnum):
+    """Where requests come in."""
+
+    LOCAL = "local"
+    """By an Envoy on this host, and by others where agents are listened for."""
+    REMOTE = "remote"
+    """By Envoys on other hosts only."""
+    NONE = "none"
+    """By nothing of ours: replicas are reached in another way."""
+
+
+class AgentsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where agents of gateways are listened for; `tls` has to name who signs for them.
+
+    `limits_port`: where gateways have shared limits counted; 0 picks a free one. `allow`: names of
+    gateways, where `*` at the end stands for anything; empty for all that `tls` has signed for.
+    `max_behind_s`: how long replicas are kept for a gateway that does not take new routes.
+    `lost_after_s`: how long a gateway may be silent. `gateway_url`: how callers reach the gateways.
+    """
+
+    tls: TlsSettings
+    host: str = "127.0.0.1"
+    port: int = 8443
+    limits_port: int = 8444
+    allow: tuple[str, ...] = ()
+    max_behind_s: float = 10.0
+    lost_after_s: float = 30.0
+    gateway_url: str = ""
+
+    def allows(self, name: str) -> bool:
+        """Whether a gateway of this name may come."""
+        return not self.allow or any(_matches(pattern, name) for pattern in self.allow)
+
+
+def check_mode(mode: str, agents: AgentsSettings | None) -> GatewayMode:
+    """The mode, if what it needs is there.
+
+    Raises:
+        FailedPreconditionError: It is not.
+    """
+    try:
+        found = GatewayMode(mode)
+    except ValueError:
+        names = ", ".join(GatewayMode)
+        raise FailedPreconditionError(f"--gateway {mode}: it is one of {names}") from None
+    if found is GatewayMode.REMOTE and agents is None:
+        raise FailedPreconditionError(
+            "with --gateway remote gateways come from other hosts, and none could: give "
+            "--agents-tls-cert, --agents-tls-key and --agents-tls-client-ca"
+        )
+    if agents is not None and not agents.tls.client_ca_file:
+        raise FailedPreconditionError(
+            "gateways on other hosts show certificates: say who signs them (--agents-tls-client-ca)"
+        )
+    return found
+
+
+def _matches(pattern: str, name: str) -> bool:
+    if pattern.endswith("*"):
+        return name.startswith(pattern[:-1])
+    return name == pattern

@@ -1,0 +1,15 @@
+"""A gateway on a host of its own: keeps Envoy, follows the control plane, serves without it."""
+
+from headrace.gateway_agent.settings import AgentSettings
+
+__all__ = ["AgentSettings", "run"]
+
+
+def run(settings: AgentSettings) -> int:
+    """Be the agent until told to stop; the exit status.
+
+    A signal to end (SIGTERM, SIGINT) lets requests end and ends Envoy.
+    """
+    from headrace.gateway_agent.main import run as run_agent  # noqa: PLC0415  # costly to load
+
+    return run_agent(settings)

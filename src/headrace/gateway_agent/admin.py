@@ -1,0 +1,122 @@
+"""What does an agent say of itself? That it lives, whether it serves, and what it counts."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from headrace import __version__
+from headrace.control.certificates import Certificates
+from headrace.control.guards import Receive, Scope, Send
+from headrace.control.metrics import Labels, counter, gauge
+from headrace.core import HeadraceError
+from headrace.gateway_agent.agent import GatewayAgent
+
+_OK: Final = 200
+_NOT_FOUND: Final = 404
+_UNAVAILABLE: Final = 503
+_TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
+_JSON: Final = "application/json"
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `/readyz`."""
+
+    ready: bool
+    name: str
+    agent: str
+    version: str
+    problem: str
+    control: str
+
+
+@dataclass(slots=True, kw_only=True)
+class AdminApp:
+    """The ASGI application of the agent's own port. Being without a control plane is no trouble."""
+
+    agent: GatewayAgent
+    certificates: Certificates
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        del receive  # no request has a body
+        if scope["type"] != "http":
+            return
+        match scope["path"]:
+            case "/healthz":
+                await _answer(send, _OK, "ok\n", _TEXT)
+            case "/readyz":
+                state = ready_state(self.agent)
+                status = _OK if state.ready else _UNAVAILABLE
+                await _answer(send, status, msgspec.json.encode(state).decode(), _JSON)
+            case "/metrics":
+                await _answer(send, _OK, await self._metrics(), _TEXT)
+            case _:
+                await _answer(send, _NOT_FOUND, "/healthz, /readyz and /metrics are here\n", _TEXT)
+
+    async def _metrics(self) -> str:
+        keeper = self.agent.applier.keeper
+        envoys = ""
+        if keeper is not None:
+            try:
+                envoys = await keeper.stats()
+            except HeadraceError:
+                envoys = ""  # a gap: Envoy is being started
+        return own_metrics(self.agent) + self.certificates.exposition() + envoys
+
+
+def ready_state(agent: GatewayAgent) -> Ready:
+    """Whether requests are served, and by which version."""
+    applier = agent.applier
+    bundle = applier.in_force
+    return Ready(
+        ready=applier.is_ready,
+        name=agent.name,
+        agent=__version__,
+        version="" if bundle is None else bundle.version,
+        problem=applier.problem or applier.reason,
+        control=agent.away or ("answers" if agent.heard_at is not None else "not heard yet"),
+    )
+
+
+def own_metrics(agent: GatewayAgent) -> str:
+    """What the agent itself counts, as text."""
+    applier, now = agent.applier, agent.clock.monotonic()
+    routes = 0 if applier.in_force is None else len(applier.in_force.routes)
+    heard: list[tuple[Labels, float]] = []
+    if agent.heard_at is not None:
+        heard.append(((), now - agent.heard_at))
+    return (
+        gauge("headrace_agent_ready", "1 while Envoy serves.", [((), float(applier.is_ready))])
+        + gauge("headrace_agent_routes", "Endpoints in force.", [((), float(routes))])
+        + gauge("headrace_agent_heard_seconds", "Since the control plane answered.", heard)
+        + gauge(
+            "headrace_agent_refused",
+            "1 while the last version that came was refused.",
+            [((), float(agent.applier.is_refusing))],
+        )
+        + counter("headrace_agent_polls_total", "Answers heard.", [((), float(agent.polls))])
+        + counter(
+            "headrace_agent_failures_total",
+            "Times that the control plane did not answer, or not as it should.",
+            [((), float(agent.failures))],
+        )
+        + gauge(
+            "headrace_agent_held_requests",
+            "Requests that wait for a replica.",
+            [
+                ((("endpoint", name),), float(count))
+                for name, count in sorted(agent.holding.activator.held.items())
+            ],
+        )
+    )
+
+
+async def _answer(send: Send, status: int, text: str, content_type: str) -> None:
+    body = text.encode()
+    headers = [
+        (b"content-type", content_type.encode()),
+        (b"content-length", b"%d" % len(body)),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,175 @@
+"""The agent: follows the control plane, reports, and goes on without it."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
+
+from headrace import __version__
+from headrace.control.agents.messages import (
+    LONGEST_WAIT_S,
+    PROTOCOL,
+    Counts,
+    Poll,
+    Report,
+    Told,
+)
+from headrace.core import Clock, HeadraceError
+from headrace.gateway_agent.applying import Applier
+from headrace.gateway_agent.client import ControlClient
+from headrace.gateway_agent.counting import read_counts
+from headrace.gateway_agent.held import Holding
+from headrace.gateway_agent.pace import pause_s
+
+_LOG: Final = logging.getLogger("headrace.gateway")
+_REPORT_S: Final = 1.0
+_NO_NEWS_S: Final = 0.05
+"""Who answers at once that there is nothing new is not asked without a pause."""
+
+
+@dataclass(slots=True, kw_only=True)
+class GatewayAgent:
+    """Runs until cancelled. `heard_at`: when the control plane answered last; None for never."""
+
+    name: str
+    applier: Applier
+    client: ControlClient
+    clock: Clock
+    rng: Random
+    url: str = ""
+    heard_at: float | None = None
+    away: str = ""
+    """Why the control plane cannot be followed; empty if it can."""
+    polls: int = 0
+    failures: int = 0
+    holding: Holding = field(init=False)
+    _asked: int = 0
+    _poked: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.holding = Holding(in_force=lambda: self.applier.in_force, poke=self._poked.set)
+
+    async def run(self) -> None:
+        """Serve from disk at once, then follow the control plane until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            self.applier.group = group
+            group.create_task(self._follow())
+            group.create_task(self._report())
+
+    async def _restore(self) -> None:
+        """Come up with what was in force last; again and again if Envoy does not start."""
+        failures = 0
+        while True:
+            try:
+                await self.applier.restore()
+            except HeadraceError as error:
+                failures += 1
+                self.applier.problem = str(error)
+                _LOG.error("cannot serve what was in force last", extra={"error": str(error)})
+                if failures > 1:
+                    return  # the control plane may know better
+                await asyncio.sleep(pause_s(failures, self.rng))
+            else:
+                return
+
+    async def _follow(self) -> None:
+        await self._restore()
+        failures = 0
+        while True:
+            try:
+                told = await self.client.poll(self._question())
+                self._note_heard()
+                await self._take(told)
+                failures = 0
+            except HeadraceError as error:
+                failures += 1
+                self._note_away(str(error))
+                await asyncio.sleep(pause_s(failures, self.rng))
+
+    def _question(self) -> Poll:
+        bundle = self.applier.in_force
+        return Poll(
+            protocol=PROTOCOL,
+            agent=__version__,
+            held="" if bundle is None else bundle.version,
+            refused=self.applier.refused,
+            asked=self._asked,
+            wait_s=LONGEST_WAIT_S,
+        )
+
+    async def _take(self, told: Told) -> None:
+        if told.bundle is None and told.ask == self._asked:
+            await asyncio.sleep(_NO_NEWS_S)
+        if told.ask != self._asked:
+            self._asked = told.ask
+            self._poked.set()
+        if told.bundle is not None:
+            try:
+                await self.applier.apply(told.bundle)
+            finally:
+                self.holding.release()
+                self._poked.set()
+
+    def _note_heard(self) -> None:
+        if self.away:
+            _LOG.info("the control plane answers")
+        self.heard_at, self.away = self.clock.monotonic(), ""
+        self.polls += 1
+
+    def _note_away(self, why: str) -> None:
+        self.failures += 1
+        if why != self.away:
+            extra = {"error": why}
+            _LOG.warning("cannot follow the control plane; serving what is in force", extra=extra)
+        self.away = why
+
+    async def _report(self) -> None:
+        failures = 0
+        while True:
+            try:
+                async with asyncio.timeout(_REPORT_S):
+                    await self._poked.wait()
+            except TimeoutError:
+                pass
+            self._poked.clear()
+            self.holding.release()
+            try:
+                await self.client.report(await self._state())
+                self.holding.told()
+                self.heard_at = self.clock.monotonic()
+                failures = 0
+            except HeadraceError as error:
+                failures += 1
+                self._note_away(str(error))
+                await asyncio.sleep(pause_s(failures, self.rng))
+
+    async def _state(self) -> Report:
+        asked = self._asked  # what is counted from here on is newer than the question
+        applier = self.applier
+        bundle, keeper = applier.in_force, applier.keeper
+        counts = await self._counts()
+        return Report(
+            protocol=PROTOCOL,
+            agent=__version__,
+            name=self.name,
+            ask=asked,
+            in_force="" if bundle is None else bundle.version,
+            refused=applier.refused,
+            reason=applier.reason,
+            ready=applier.is_ready,
+            problem=applier.problem or ("" if keeper is None else keeper.reason),
+            restarts=0 if keeper is None else keeper.restarts,
+            url=self.url,
+            held=self.holding.held(),
+            counts=counts,
+        )
+
+    async def _counts(self) -> Counts | None:
+        bundle, keeper = self.applier.in_force, self.applier.keeper
+        if bundle is None or keeper is None:
+            return None
+        try:
+            return await read_counts(keeper, bundle)
+        except HeadraceError:
+            return None  # Envoy is being started again, which the report says

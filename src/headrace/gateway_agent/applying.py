@@ -1,0 +1,244 @@
+"""Who brings bundles into force, and goes back to the last good one? One at a time."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from headrace.control.agents.messages import Bundle, Secret, Shared
+from headrace.control.agents.tls import MutualTls
+from headrace.control.keeper import GatewayKeeper
+from headrace.control.observed import Route
+from headrace.core import Clock, FailedPreconditionError, HeadraceError, InvalidArgumentError
+from headrace.gateway import GatewaySettings, SecretFiles, SnapshotRejectedError
+from headrace.gateway.resources import Resource
+from headrace.gateway.tls import (
+    LIMITS_TLS,
+    authorities_name,
+    authorities_secret,
+    certificate_name,
+    certificate_secret,
+)
+from headrace.gateway_agent.kept import KeptBundle, checked
+from headrace.gateway_agent.settings import AgentSettings, gateway_settings
+
+_LOG: Final = logging.getLogger("headrace.gateway")
+_UNIX: Final = "unix:"
+
+
+@dataclass(slots=True, kw_only=True)
+class Applier:
+    """Holds the one Envoy, and what it serves. Not for several tasks at once.
+
+    `run_dir`: Envoy's; `control_socket`: where it asks what only the control plane knows. `tls`:
+    what a rate limit service is shown. `refused`, `reason`: of the last bundle that is no good.
+    `problem`: why the newest cannot be tried, or Envoy does not start.
+    """
+
+    settings: AgentSettings
+    run_dir: Path
+    control_socket: Path
+    kept: KeptBundle
+    tls: MutualTls
+    clock: Clock
+    keeper: GatewayKeeper | None = None
+    in_force: Bundle | None = None
+    refused: str = ""
+    reason: str = ""
+    problem: str = ""
+    group: asyncio.TaskGroup | None = None
+    """Of the tasks that keep Envoy up: whoever runs this sets it first."""
+    _running: asyncio.Task[None] | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether Envoy serves something."""
+        return self.in_force is not None and self.keeper is not None and self.keeper.is_ready
+
+    @property
+    def is_refusing(self) -> bool:
+        """Whether what came last was no good."""
+        return bool(self.reason)
+
+    async def restore(self) -> None:
+        """Serve what was in force last, if there is anything.
+
+        Raises:
+            HeadraceError: Envoy does not start with it.
+        """
+        bundle = await asyncio.to_thread(self.kept.read)
+        if bundle is None:
+            return
+        await self._begin(bundle)
+        _LOG.info("serving what was in force last", extra={"version": bundle.version})
+
+    async def apply(self, bundle: Bundle) -> None:
+        """Return when Envoy acts on `bundle`; if it refuses it, on what it had before.
+
+        Raises:
+            HeadraceError: It cannot be brought into force, for no fault of its own.
+        """
+        checked(bundle)
+        try:
+            _check_addresses(bundle)
+            await self._bring(bundle)
+        except (InvalidArgumentError, UnreachableError) as error:
+            self.refused, self.reason = bundle.version, _reason(error)
+            extra = {"version": bundle.version, "error": self.reason}
+            _LOG.error("refused a version; the one before stays in force", extra=extra)
+            await self._go_back()
+        except HeadraceError as error:
+            self.problem = str(error)
+            raise
+        else:
+            self.problem = self.reason = ""
+            await asyncio.to_thread(self._keep, bundle)
+            _LOG.info("serving", extra={"version": bundle.version, "routes": len(bundle.routes)})
+
+    def _keep(self, bundle: Bundle) -> None:
+        try:
+            self.kept.write(bundle)
+        except OSError as error:
+            self.problem = f"cannot keep what is served: {error}"
+            _LOG.error("cannot keep what is served", extra={"error": str(error)})
+
+    async def _bring(self, bundle: Bundle) -> None:
+        keeper = self.keeper
+        is_kept = keeper is not None and self._running is not None
+        if keeper is None or not is_kept or self._settings_for(bundle) != keeper.settings:
+            await self._begin(bundle)
+            return
+        await self._bring_secrets(keeper.secrets, bundle)
+        await self._publish(keeper, bundle)
+
+    async def _publish(self, keeper: GatewayKeeper, bundle: Bundle) -> None:
+        keeper.policy = bundle.policy
+        await keeper.publish(bundle.routes)
+        self.in_force = bundle
+        await asyncio.to_thread(keeper.secrets.keep_only, self._secret_names(bundle))
+
+    async def _go_back(self) -> None:
+        """Have a restart of Envoy find what is in force, and not what was refused."""
+        before = self.in_force
+        if before is None:
+            return
+        try:
+            await self._bring(before)
+        except HeadraceError as error:
+            self.problem = f"cannot go back to the version before: {error}"
+            _LOG.error("cannot go back to the version before", extra={"error": str(error)})
+
+    async def _begin(self, bundle: Bundle) -> None:
+        """Have an Envoy with this bundle's options: the one that runs if it can, else a new one."""
+        keeper = GatewayKeeper(
+            settings=self._settings_for(bundle),
+            record_path=self.run_dir.parent / "gateway.json",
+            routes_path=self.run_dir.parent / "routes.json",
+            clock=self.clock,
+            policy=bundle.policy,
+        )
+        await self._stop_watching()
+        for secret in self._secrets(bundle):
+            await asyncio.to_thread(keeper.secrets.write, secret)
+        await keeper.open(bundle.routes)
+        if self.keeper is not None:
+            keeper.restarts = self.keeper.restarts
+        self.keeper = keeper
+        assert self.group is not None, "bundles are applied inside a group"
+        self._running = self.group.create_task(keeper.run())
+        # One that was adopted may know something older.
+        await self._publish(keeper, bundle)
+
+    async def _stop_watching(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait({self._running})
+            self._running = None
+
+    async def _bring_secrets(self, files: SecretFiles, bundle: Bundle) -> None:
+        for secret in self._secrets(bundle):
+            await files.put(secret)
+
+    async def renew(self) -> None:
+        """Have Envoy show this gateway's own certificate as it is now."""
+        if self.keeper is not None and self.in_force is not None:
+            await self._bring_secrets(self.keeper.secrets, self.in_force)
+
+    def _secrets(self, bundle: Bundle) -> Iterable[Resource]:
+        yield from (_resource(secret) for secret in bundle.secrets)
+        if bundle.options.limits_port is not None:
+            yield from _own_secrets(self.tls)
+
+    def _secret_names(self, bundle: Bundle) -> list[str]:
+        return [str(secret["name"]) for secret in self._secrets(bundle)]
+
+    def _settings_for(self, bundle: Bundle) -> GatewaySettings:
+        return gateway_settings(
+            self.settings,
+            bundle.options,
+            run_dir=self.run_dir,
+            control_socket=self.control_socket,
+        )
+
+    async def stop(self, *, drain_s: float) -> None:
+        """Let requests end and end Envoy, or leave it to the next agent, as the settings say."""
+        await self._stop_watching()
+        if self.keeper is not None and not self.settings.keeps_envoy:
+            await self.keeper.stop(drain_s=drain_s)
+
+
+class UnreachableError(FailedPreconditionError):
+    """Replicas listen on sockets of another host."""
+
+
+def _reason(error: HeadraceError) -> str:
+    return error.reason if isinstance(error, SnapshotRejectedError) else str(error)
+
+
+def _check_addresses(bundle: Bundle) -> None:
+    """Raise UnreachableError if replicas have no address that this host reaches."""
+    local = [route.name for route in bundle.routes if _has_socket(route)]
+    if local and not _is_seen(bundle.sockets):
+        names = ", ".join(f"'{name}'" for name in local[:5])
+        more = f" and {len(local) - 5} more" if len(local) > 5 else ""  # noqa: PLR2004  # as above
+        raise UnreachableError(
+            f"replicas of {names}{more} listen on Unix sockets of the control plane's host, which "
+            "this gateway does not reach: run them where they have addresses (--driver kubernetes, "
+            "or headrace serve with an `upstream` in the spec)"
+        )
+
+
+def _has_socket(route: Route) -> bool:
+    return any(address.startswith(_UNIX) for arm in route.arms for address in arm.replicas)
+
+
+def _is_seen(shared: Shared | None) -> bool:
+    if shared is None:
+        return False
+    try:
+        status = os.stat(shared.path)  # noqa: PTH116  # its device and inode are what is asked for
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) == (shared.device, shared.inode)
+
+
+def _resource(secret: Secret) -> Resource:
+    if secret.key:
+        return certificate_secret(secret.name, chain=secret.certificates, key=secret.key)
+    return authorities_secret(secret.name, secret.certificates)
+
+
+def _own_secrets(tls: MutualTls) -> Iterable[Resource]:
+    """What the control plane's rate limit service is shown, and is checked by."""
+    if tls.authorities is not None:
+        authorities = tls.authorities.certificates.decode("ascii", "replace")
+        yield authorities_secret(authorities_name(LIMITS_TLS), authorities)
+    if tls.pair is not None and tls.pair.key is not None:
+        yield certificate_secret(
+            certificate_name(LIMITS_TLS),
+            chain=tls.pair.certificates.decode("ascii", "replace"),
+            key=tls.pair.key.decode("ascii", "replace"),
+        )

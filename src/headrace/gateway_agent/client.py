@@ -1,0 +1,153 @@
+"""How does an agent speak to the control plane? HTTP over mutual TLS, every answer bounded."""
+
+import ssl
+from dataclasses import dataclass, field
+from typing import Final
+
+import httpx
+import msgspec
+
+from headrace.control.agents.messages import (
+    FORWARD_PATH,
+    MAX_BUNDLE_BYTES,
+    POLL_PATH,
+    REPORT_PATH,
+    Poll,
+    Refused,
+    Report,
+    Told,
+    decode_told,
+)
+from headrace.core import InvalidArgumentError, PermissionDeniedError, UnavailableError
+
+_CONNECT_S: Final = 5.0
+_ANSWER_S: Final = 10.0
+_REPORT_BYTES: Final = 64 << 10
+_FORWARD_S: Final = 10.0
+_FORWARD_BYTES: Final = 64 << 20
+_OK: Final = 200
+_DENIED: Final = 403
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+@dataclass(slots=True)
+class ControlClient:
+    """Asks the control plane at `url`. Every wait has an end, every answer a largest size."""
+
+    url: str
+    context: ssl.SSLContext
+    _client: httpx.AsyncClient = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._client = httpx.AsyncClient(
+            base_url=self.url,
+            verify=self.context,
+            trust_env=False,
+            follow_redirects=False,
+            limits=httpx.Limits(max_connections=64, max_keepalive_connections=8),
+        )
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self._client.aclose()
+
+    async def poll(self, poll: Poll) -> Told:
+        """What is newer than what the agent has, as soon as there is anything.
+
+        Raises:
+            HeadraceError: There is no answer, or none that can be believed.
+        """
+        answer = await self._ask(
+            "POST",
+            POLL_PATH,
+            msgspec.json.encode(poll),
+            timeout_s=poll.wait_s + _ANSWER_S,
+            limit_bytes=MAX_BUNDLE_BYTES,
+        )
+        return decode_told(_content(answer))
+
+    async def report(self, report: Report) -> None:
+        """Tell how this gateway is; errors as `poll`."""
+        answer = await self._ask(
+            "POST",
+            REPORT_PATH,
+            msgspec.json.encode(report),
+            timeout_s=_ANSWER_S,
+            limit_bytes=_REPORT_BYTES,
+        )
+        _content(answer)
+
+    async def forward(self, method: str, path: str, body: bytes, *, content_type: str) -> Answer:
+        """What the control plane answers to a caller of this gateway; errors as `poll`."""
+        return await self._ask(
+            method,
+            f"{FORWARD_PATH}{path}",
+            body,
+            timeout_s=_FORWARD_S,
+            limit_bytes=_FORWARD_BYTES,
+            content_type=content_type,
+        )
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        *,
+        timeout_s: float,
+        limit_bytes: int,
+        content_type: str = "application/json",
+    ) -> Answer:
+        timeout = httpx.Timeout(timeout_s, connect=_CONNECT_S)
+        headers = {"content-type": content_type} if content_type else {}
+        try:
+            async with self._client.stream(
+                method, path, content=body, headers=headers, timeout=timeout
+            ) as response:
+                received = await _bounded(response, limit_bytes)
+        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
+            said = str(error) or type(error).__name__
+            raise UnavailableError(f"no answer from {self.url}: {said}") from error
+        return Answer(
+            status=response.status_code,
+            content_type=response.headers.get("content-type", ""),
+            body=received,
+        )
+
+
+async def _bounded(response: httpx.Response, limit_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.aiter_raw():
+        size += len(part)
+        if size > limit_bytes:
+            raise InvalidArgumentError(f"the answer has more than {limit_bytes} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _content(answer: Answer) -> bytes:
+    """The body of a good answer.
+
+    Raises:
+        HeadraceError: It is not good; the message says what was said.
+    """
+    if answer.status == _OK:
+        return answer.body
+    try:
+        said = msgspec.json.decode(answer.body, type=Refused).message
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise UnavailableError(
+            f"what listens there answers {answer.status}, and is no control plane for agents"
+        ) from None
+    if answer.status == _DENIED:
+        raise PermissionDeniedError(said)
+    raise UnavailableError(f"the control plane refused: {said}")

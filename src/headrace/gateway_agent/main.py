@@ -1,0 +1,222 @@
+"""How does an agent live, from its lock to the end of Envoy?"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from headrace.control.activator import HeldRequests
+from headrace.control.agents.tls import MutualTls, client_context, name_in, name_with
+from headrace.control.certificates import Certificates
+from headrace.control.files import make_private_dir
+from headrace.control.ports import listen
+from headrace.control.serve import listen_unix
+from headrace.control.store import HomeLock
+from headrace.core import Clock, FailedPreconditionError, HeadraceError, SystemClock
+from headrace.gateway import make_private, runtime_dir
+from headrace.gateway_agent.admin import AdminApp
+from headrace.gateway_agent.agent import GatewayAgent
+from headrace.gateway_agent.applying import Applier
+from headrace.gateway_agent.client import ControlClient
+from headrace.gateway_agent.held import Forwarding
+from headrace.gateway_agent.kept import KeptBundle
+from headrace.gateway_agent.settings import AgentSettings, control_place
+from headrace.observe import LogFormat, configure_logging
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from headrace.control.guards import App
+
+_LOG: Final = logging.getLogger("headrace.gateway")
+_STOP_S: Final = 1
+_RENEW_S: Final = 1.0
+EXIT_OK: Final = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Life:
+    """One agent between its lock and its end; everything that can be refused was."""
+
+    settings: AgentSettings
+    clock: Clock
+    agent: GatewayAgent
+    certificates: Certificates
+    admin: socket.socket
+    asked: socket.socket
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _hurry: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Serve until told to stop, then let requests end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        serving = asyncio.create_task(self._serve())
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        await self._end()
+        serving.cancel()
+        await asyncio.wait({serving})
+        await self.agent.client.close()
+        if not serving.cancelled() and (error := serving.exception()) is not None:
+            raise error
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def _serve(self) -> None:
+        held = HeldRequests(self.agent.holding.activator, Forwarding(client=self.agent.client))
+        admin = AdminApp(agent=self.agent, certificates=self.certificates)
+        async with (
+            _serving(held, self.asked),
+            _serving(admin, self.admin),
+            asyncio.TaskGroup() as group,
+        ):
+            group.create_task(self.agent.run())
+            group.create_task(self.certificates.run())
+            group.create_task(self._renew())
+
+    async def _renew(self) -> None:
+        """Have Envoy show a renewed certificate too."""
+        tls = self.agent.applier.tls
+        shown = tls.pair
+        while True:
+            await asyncio.sleep(_RENEW_S)
+            if tls.pair is shown:
+                continue
+            try:
+                await self.agent.applier.renew()
+            except HeadraceError as error:
+                _LOG.warning("cannot show a renewed certificate", extra={"error": str(error)})
+            else:
+                shown = tls.pair
+
+    async def _end(self) -> None:
+        drain_s = self.settings.drain_timeout_s
+        _LOG.info("stopping", extra={"drain_s": drain_s})
+        gentle = asyncio.create_task(self.agent.applier.stop(drain_s=drain_s))
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({gentle, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not gentle.done():
+            gentle.cancel()
+            await asyncio.wait({gentle})
+            await self.agent.applier.stop(drain_s=0.0)
+
+
+def run(settings: AgentSettings) -> int:
+    """Be the agent until told to stop; the exit status.
+
+    Raises:
+        HeadraceError: What it was told cannot be; nothing was started.
+    """
+    log_format: LogFormat = "json" if settings.log_format == "json" else "text"
+    configure_logging(log_format=log_format, level=settings.log_level.upper())
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # says every request
+    lock = HomeLock(make_private_dir(settings.dir) / "agent.lock")
+    try:
+        lock.acquire()
+    except FailedPreconditionError:
+        message = f"another agent serves from {settings.dir}: stop it, or choose another --dir"
+        raise FailedPreconditionError(message) from None
+    try:
+        asyncio.run(_run(settings))
+    finally:
+        lock.release()
+    return EXIT_OK
+
+
+async def _run(settings: AgentSettings) -> None:
+    with contextlib.ExitStack() as opened:
+        life = assemble(settings, SystemClock(), opened)
+        await life.run()
+
+
+def assemble(settings: AgentSettings, clock: Clock, opened: contextlib.ExitStack) -> Life:
+    """The parts for `settings`, with sockets bound; `opened` closes them. Blocking.
+
+    Raises:
+        HeadraceError: A certificate cannot be used, or a port is taken.
+    """
+    control_place(settings.control)
+    directory = make_private(settings.dir.absolute())
+    run = runtime_dir(directory)
+    certificates = Certificates(clock=clock)
+    tls = MutualTls(
+        certificates=certificates,
+        clock=clock,
+        directory=run,
+        context=client_context(),
+        is_server=False,
+    )
+    tls.open(settings.tls)
+    admin = listen(
+        settings.admin_host, settings.admin_port, what="the agent's health", flag="--admin-port"
+    )
+    opened.callback(admin.close)
+    asked = listen_unix(run / "control.sock")
+    opened.callback(asked.close)
+    name = _name(settings, tls)
+    client = ControlClient(settings.control.rstrip("/"), tls.context)
+    agent = GatewayAgent(
+        name=name,
+        applier=Applier(
+            settings=settings,
+            run_dir=make_private(run / "envoy"),
+            control_socket=run / "control.sock",
+            kept=KeptBundle(directory / "bundle.json"),
+            tls=tls,
+            clock=clock,
+        ),
+        client=client,
+        clock=clock,
+        rng=Random(os.urandom(16)),  # noqa: S311  # spreads retries; nobody must not guess it
+        url=settings.url,
+    )
+    _LOG.info("gateway agent", extra={"gateway": name, "control": settings.control})
+    return Life(
+        settings=settings,
+        clock=clock,
+        agent=agent,
+        certificates=certificates,
+        admin=admin,
+        asked=asked,
+    )
+
+
+def _name(settings: AgentSettings, tls: MutualTls) -> str:
+    assert tls.pair is not None, "it was opened"
+    certificate = name_in(tls.pair.certificates)
+    if not certificate:
+        raise FailedPreconditionError(
+            f"{settings.tls.certificate_file} names nobody: a gateway is called as its "
+            "certificate says (common name, DNS name or URI)"
+        )
+    return name_with(certificate, settings.name)
+
+
+@contextlib.asynccontextmanager
+async def _serving(app: "App", sock: socket.socket) -> AsyncIterator[None]:
+    server = _make_server(app)
+    task = asyncio.create_task(server.serve(sockets=[sock]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await asyncio.wait({task})
+
+
+def _make_server(app: "App") -> "uvicorn.Server":
+    from headrace.gateway_agent.listening import make_server  # noqa: PLC0415  # loads uvicorn
+
+    return make_server(app, stop_s=_STOP_S)
