@@ -79,13 +79,15 @@ class GatewayAgent:
         while True:
             try:
                 told = await self.client.poll(self._question())
-                self._note_heard()
-                await self._take(told)
-                failures = 0
             except HeadraceError as error:
-                failures += 1
                 self._note_away(str(error))
-                await asyncio.sleep(pause_s(failures, self.rng))
+            else:
+                self._note_heard()
+                if await self._take(told):
+                    failures = 0
+                    continue
+            failures += 1
+            await asyncio.sleep(pause_s(failures, self.rng))
 
     def _question(self) -> Poll:
         bundle = self.applier.in_force
@@ -98,18 +100,28 @@ class GatewayAgent:
             wait_s=LONGEST_WAIT_S,
         )
 
-    async def _take(self, told: Told) -> None:
+    async def _take(self, told: Told) -> bool:
+        """Do as told; whether that was possible."""
         if told.bundle is None and told.ask == self._asked:
             await asyncio.sleep(_NO_NEWS_S)
         if told.ask != self._asked:
             self._asked = told.ask
             self._poked.set()
-        if told.bundle is not None:
-            try:
-                await self.applier.apply(told.bundle)
-            finally:
-                self.holding.release()
-                self._poked.set()
+        if told.bundle is None:
+            return True
+        before = self.applier.problem
+        try:
+            await self.applier.apply(told.bundle)
+        except HeadraceError as error:
+            self.applier.problem = str(error)
+            if str(error) != before:
+                extra = {"version": told.bundle.version, "error": str(error)}
+                _LOG.error("cannot bring a version into force", extra=extra)
+            return False
+        finally:
+            self.holding.release()
+            self._poked.set()
+        return True
 
     def _note_heard(self) -> None:
         if self.away:

@@ -90,9 +90,6 @@ class Applier:
             extra = {"version": bundle.version, "error": self.reason}
             _LOG.error("refused a version; the one before stays in force", extra=extra)
             await self._go_back()
-        except HeadraceError as error:
-            self.problem = str(error)
-            raise
         else:
             self.problem = self.reason = ""
             await asyncio.to_thread(self._keep, bundle)
