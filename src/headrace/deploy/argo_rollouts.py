@@ -1,0 +1,224 @@
+"""An endpoint as a Rollout of Argo's, for clusters where Argo Rollouts shifts the traffic.
+
+https://argo-rollouts.readthedocs.io/en/stable/features/specification/
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from headrace.core.rollout_settings import CanaryStep
+from headrace.core.spec_rollout import BlueGreenSpec, CanarySpec
+from headrace.deploy.export import (
+    ASKS_NOBODY,
+    Body,
+    Document,
+    Export,
+    Place,
+    finish,
+    implied_access,
+)
+from headrace.deploy.facts import Endpoint, Facts
+from headrace.deploy.features import Target
+from headrace.deploy.gateway_api import API, GatewayApiOptions, http_rules, parent_refs
+from headrace.deploy.losses import Loss
+from headrace.deploy.names import HTTP_PORT, labels, object_name
+from headrace.deploy.pods import (
+    PodOptions,
+    model_losses,
+    pod_template,
+    service,
+    settings_map,
+)
+from headrace.deploy.queries import Check, checks_of
+
+_API: Final = "argoproj.io/v1alpha1"
+_PLUGIN: Final = "argoproj-labs/gatewayAPI"
+_INTERVAL_S: Final = 60
+_CHECKS: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArgoOptions:
+    """`prometheus`: its address, as the cluster reaches it."""
+
+    prometheus: str = "http://prometheus-operated.monitoring:9090"
+    pods: PodOptions = field(default_factory=PodOptions)
+    routes: GatewayApiOptions = field(default_factory=GatewayApiOptions)
+
+
+def argo_rollouts(facts: Facts, place: Place, options: ArgoOptions) -> Export:
+    """For each endpoint a Rollout with its Services, route, settings and analysis.
+
+    Raises:
+        NotExpressibleError: The spec says what Argo Rollouts cannot.
+    """
+    documents = [
+        document
+        for endpoint in facts.endpoints
+        for document in _documents(facts, endpoint, place, options)
+    ]
+    notes = [
+        f"{e.place}: paths with a version's number go into the split, and the other version "
+        "answers 404"
+        for e in facts.endpoints
+    ]
+    losses = [
+        *implied_access(facts, *ASKS_NOBODY),
+        *model_losses(facts, fetched=True),
+        *(loss for e in facts.endpoints for loss in rollout_losses(e)),
+    ]
+    if not options.pods.artifacts:
+        notes.append(
+            "models: no --artifacts URL was given, so that pods have nowhere to fetch from"
+        )
+    return finish(Target.ARGO_ROLLOUTS, facts, documents, losses=losses, notes=notes)
+
+
+def rollout_losses(endpoint: Endpoint) -> Iterator[Loss]:
+    """Kinds of rollouts that other tools do not have."""
+    rollout = endpoint.spec.rollout
+    if rollout is not None and rollout.strategy in {"ab", "shadow"}:
+        yield Loss(
+            f"{endpoint.place}.rollout.strategy",
+            f"has no {rollout.strategy!r} that keeps callers on a version or compares answers",
+            "let Headrace roll it out, or take `canary` or `blue-green`",
+        )
+
+
+def _documents(
+    facts: Facts, endpoint: Endpoint, place: Place, options: ArgoOptions
+) -> Iterator[Document]:
+    version = endpoint.newest
+    name = object_name(place.instance, endpoint.name)
+    stable, canary = f"{name[:56]}-stable", f"{name[:56]}-canary"
+    settings = object_name(place.instance, endpoint.name, version.number)
+    named = labels(place.instance, "replica", endpoint=endpoint.name)
+    selector = {key: named[key] for key in _SELECTED}
+    yield Document(
+        name=f"configmap-{settings}",
+        body=settings_map(place, settings, facts, endpoint=endpoint, version=version),
+    )
+    for each in (stable, canary):
+        yield Document(name=f"service-{each}", body=service(place, each, selector, named))
+    yield Document(name=f"httproute-{name}", body=_route(endpoint, place, options, name))
+    checks = _checks(endpoint)
+    if checks:
+        yield Document(
+            name=f"analysistemplate-{name}", body=_analysis(endpoint, place, options, name, checks)
+        )
+    spec: Body = {
+        "replicas": version.replicas,
+        "selector": {"matchLabels": selector},
+        "template": pod_template(place, settings, endpoint, version, options.pods),
+        "strategy": _strategy(endpoint, place, name, stable, canary, judged=bool(checks)),
+    }
+    if endpoint.spec.rollout is not None:
+        spec["progressDeadlineSeconds"] = round(endpoint.spec.rollout.ready_timeout_s)
+        spec["progressDeadlineAbort"] = True
+    body: Body = {
+        "apiVersion": _API,
+        "kind": "Rollout",
+        "metadata": place.metadata(name, named),
+        "spec": spec,
+    }
+    yield Document(name=f"rollout-{name}", body=body)
+
+
+_SELECTED: Final = (
+    "app.kubernetes.io/name",
+    "app.kubernetes.io/instance",
+    "headrace.dev/endpoint",
+)
+
+
+def _route(endpoint: Endpoint, place: Place, options: ArgoOptions, name: str) -> Body:
+    """The route whose weights Argo changes; all of it goes to what is there at first."""
+    stable, canary = f"{name[:56]}-stable", f"{name[:56]}-canary"
+    split: list[Body] = [{"name": stable, "port": HTTP_PORT, "weight": 100}]
+    if not isinstance(endpoint.spec.rollout, BlueGreenSpec):
+        split.append({"name": canary, "port": HTTP_PORT, "weight": 0})
+    hosts = options.routes.hostnames
+    spec: Body = {
+        "parentRefs": parent_refs(options.routes),
+        **({"hostnames": list(hosts)} if hosts else {}),
+        "rules": http_rules(endpoint, split, {}),
+    }
+    named = labels(place.instance, "gateway", endpoint=endpoint.name)
+    metadata = place.metadata(name, named)
+    return {"apiVersion": API, "kind": "HTTPRoute", "metadata": metadata, "spec": spec}
+
+
+def _strategy(
+    endpoint: Endpoint, place: Place, name: str, stable: str, canary: str, *, judged: bool
+) -> Body:
+    rollout = endpoint.spec.rollout
+    if isinstance(rollout, BlueGreenSpec):
+        found: Body = {
+            "activeService": stable,
+            "previewService": canary,
+            "autoPromotionEnabled": not rollout.approval,
+            "scaleDownDelaySeconds": round(rollout.keep_s),
+        }
+        if rollout.preview_s and not rollout.approval:
+            found["autoPromotionSeconds"] = max(round(rollout.preview_s), 1)
+        if judged:
+            found["postPromotionAnalysis"] = {"templates": [{"templateName": name}]}
+        return {"blueGreen": found}
+    routing = {"plugins": {_PLUGIN: {"httpRoute": name, "namespace": place.namespace}}}
+    found = {
+        "stableService": stable,
+        "canaryService": canary,
+        "maxUnavailable": 0,
+        "trafficRouting": routing,
+    }
+    if isinstance(rollout, CanarySpec):
+        steps = rollout.settings().steps
+        found["steps"] = [each for step in steps for each in _steps(step, name, judged=judged)]
+    return {"canary": found}
+
+
+def _steps(step: CanaryStep, template: str, *, judged: bool) -> Iterator[Body]:
+    """One step of the plan: its weight, how long it is held, and until when."""
+    yield {"setWeight": step.weight}
+    if step.pause_s:
+        yield {"pause": {"duration": f"{max(round(step.pause_s), 1)}s"}}
+    if step.until == "verdict" and judged:
+        yield {"analysis": {"templates": [{"templateName": template}]}}
+    if step.until == "approval":
+        yield {"pause": {}}
+
+
+def _checks(endpoint: Endpoint) -> tuple[Check, ...]:
+    rollout = endpoint.spec.rollout
+    return () if rollout is None else checks_of(endpoint, endpoint.newest, rollout)
+
+
+def _analysis(
+    endpoint: Endpoint, place: Place, options: ArgoOptions, name: str, checks: tuple[Check, ...]
+) -> Body:
+    rollout = endpoint.spec.rollout
+    assert rollout is not None, "there is no check without it"
+    metrics = [
+        {
+            "name": check.name,
+            "initialDelay": f"{max(round(rollout.warmup_s), 0) + _INTERVAL_S}s",
+            "interval": f"{_INTERVAL_S}s",
+            "count": _CHECKS,
+            # No sample: too few requests yet. Neither condition holds then, and it is inconclusive:
+            # the rollout waits for a person when the checks are over.
+            "successCondition": f"len(result) > 0 && result[0] <= {check.max_value:g}",
+            "failureCondition": f"len(result) > 0 && result[0] > {check.max_value:g}",
+            "failureLimit": 0,
+            "inconclusiveLimit": _CHECKS - 1,
+            "provider": {"prometheus": {"address": options.prometheus, "query": check.query}},
+        }
+        for check in checks
+    ]
+    named = labels(place.instance, "replica", endpoint=endpoint.name)
+    return {
+        "apiVersion": _API,
+        "kind": "AnalysisTemplate",
+        "metadata": place.metadata(name, named),
+        "spec": {"metrics": metrics},
+    }

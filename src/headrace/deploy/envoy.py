@@ -1,0 +1,165 @@
+"""A spec as one configuration of Envoy's that needs no control plane."""
+
+import base64
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from headrace.core.spec_access import TlsSpec, access_settings, endpoint_access
+from headrace.deploy.envoy_secrets import inline_secrets
+from headrace.deploy.export import Body, Document, Export, addresses_of, finish
+from headrace.deploy.facts import Endpoint, Facts, Version
+from headrace.deploy.features import Target
+from headrace.deploy.losses import Loss
+from headrace.gateway import (
+    EndpointRoute,
+    GatewayPolicy,
+    GatewaySettings,
+    ListenerTls,
+    MirrorTarget,
+    RevisionTarget,
+    build_snapshot,
+)
+from headrace.gateway.snapshot import inline_bootstrap
+
+_DESCRIPTORS: Final = "descriptor_set"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvoyOptions:
+    """`replicas`: IP:PORT or unix:/PATH of each version's replicas.
+
+    `run_dir`: where Envoy keeps its sockets and its log; it has to be there, for its user alone.
+    `ca_file`: authorities that upstreams' certificates are verified against. `descriptors`: of the
+    gRPC services, as protoc writes them.
+    """
+
+    replicas: Mapping[tuple[str, str], Sequence[str]]
+    descriptors: bytes
+    run_dir: Path = Path("/run/headrace-envoy")
+    ca_file: Path | None = None
+
+
+def envoy(facts: Facts, options: EnvoyOptions) -> Export:
+    """A bootstrap for `envoy -c FILE`: listeners, routes, clusters and scripts in one file.
+
+    Raises:
+        NotExpressibleError: The spec says what needs a control plane.
+        InvalidArgumentError: A version's address is not known, or is a name.
+    """
+    addresses = addresses_of(facts, options.replicas)
+    losses = list(_implied(facts))
+    settings = _settings(facts, options)
+    routes = [_route(endpoint, addresses) for endpoint in facts.endpoints]
+    access = access_settings(facts.spec.auth, facts.spec.tiers, shared=False)
+    policy = GatewayPolicy(access=access, key_sets=facts.key_sets)
+    made = inline_bootstrap(settings, build_snapshot(settings, routes, policy))
+    body: Body = json.loads(msgspec.json.encode(made))
+    body = _with_descriptors(body, base64.b64encode(options.descriptors).decode())
+    body = inline_secrets(body, _upstreams(facts), facts.spec.gateway.tls)
+    return finish(
+        Target.ENVOY,
+        facts,
+        [Document(name="envoy", body=body)],
+        losses=losses,
+        notes=[f"{options.run_dir}: has to be there, for Envoy's user alone (mode 0700)"],
+    )
+
+
+def _settings(facts: Facts, options: EnvoyOptions) -> GatewaySettings:
+    gateway = facts.spec.gateway
+    connections = gateway.connections
+    return GatewaySettings(
+        run_dir=options.run_dir,
+        host=gateway.host,
+        http_port=gateway.http_port,
+        grpc_port=gateway.grpc_port,
+        max_body_bytes=gateway.max_body_bytes,
+        max_connections=connections.max,
+        idle_timeout_s=connections.idle_timeout_s,
+        headers_timeout_s=connections.headers_timeout_s,
+        request_timeout_s=connections.request_timeout_s,
+        max_memory_bytes=connections.max_memory_bytes,
+        access_log=gateway.access_log,
+        request_log=gateway.request_log.settings(),
+        tracing=None if facts.spec.tracing is None else facts.spec.tracing.settings(),
+        ca_file=options.ca_file,
+        tls=_listener_tls(gateway.tls),
+    )
+
+
+def _listener_tls(tls: TlsSpec | None) -> ListenerTls | None:
+    if tls is None:
+        return None
+    return ListenerTls(
+        min_version=tls.min_version,
+        takes_clients=tls.client_ca_file is not None,
+        requires_client=tls.require_client_certificate,
+    )
+
+
+def _route(endpoint: Endpoint, addresses: Mapping[tuple[str, str], Sequence[str]]) -> EndpointRoute:
+    spec = endpoint.spec
+    mirror = None
+    if endpoint.mirror:
+        mirror = MirrorTarget(key=endpoint.mirror, percent=endpoint.mirror_percent)
+    return EndpointRoute(
+        name=endpoint.name,
+        revisions=tuple(
+            RevisionTarget(
+                version=version.number,
+                replicas=()
+                if version.upstream
+                else tuple(addresses[endpoint.name, version.number]),
+                weight=version.weight,
+                upstream=None if version.upstream is None else version.upstream.settings(),
+            )
+            for version in endpoint.versions
+        ),
+        timeout_s=spec.timeout_s,
+        sticky=None if spec.sticky is None else spec.sticky.settings(salt=endpoint.name),
+        mirror=mirror,
+        access=endpoint_access(spec.access),
+        limits=spec.limits.settings(),
+        slo_latency_s=None if spec.slo is None else spec.slo.latency_s,
+        request_log=None if spec.request_log is None else spec.request_log.settings(),
+    )
+
+
+def _upstreams(facts: Facts) -> Iterator[Version]:
+    for endpoint in facts.endpoints:
+        yield from (version for version in endpoint.versions if version.upstream is not None)
+
+
+def _implied(facts: Facts) -> Iterator[Loss]:
+    """Beyond loopback an endpoint that says nothing takes keys, of which this Envoy knows none.
+
+    That is safe, so it is a loss only where nothing else could let anybody in.
+    """
+    auth = facts.spec.auth
+    if facts.spec.gateway.host.startswith("127.") or auth.jwt or auth.certificates:
+        return
+    for endpoint in facts.endpoints:
+        if endpoint.spec.access is None:
+            yield Loss(
+                f"{endpoint.place}.access",
+                "is not set, so that Headrace asks who calls beyond loopback, and this would let "
+                "nobody in: API keys are in a control plane's state",
+                "say `access: public`, or add `auth`",
+            )
+
+
+def _with_descriptors(value: Any, encoded: str) -> Any:  # noqa: ANN401  # JSON, whatever it holds
+    """`value` with the gRPC services' descriptors in it, instead of the file they come from."""
+    if isinstance(value, list):
+        return [_with_descriptors(item, encoded) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: {"inline_bytes": encoded} if key == _DESCRIPTORS else _with_descriptors(item, encoded)
+        for key, item in value.items()
+    }

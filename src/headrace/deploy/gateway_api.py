@@ -1,0 +1,243 @@
+"""A traffic split as routes of the Gateway API, for clusters that have a gateway of their own.
+
+https://gateway-api.sigs.k8s.io/reference/spec/
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from headrace.deploy.export import (
+    ASKS_NOBODY,
+    Body,
+    Document,
+    Export,
+    Place,
+    finish,
+    implied_access,
+)
+from headrace.deploy.facts import Endpoint, Facts, Version
+from headrace.deploy.features import Target
+from headrace.deploy.losses import Loss
+from headrace.deploy.names import GRPC_PORT, HTTP_PORT, labels, object_name
+
+API: Final = "gateway.networking.k8s.io/v1"
+SERVICE: Final = "inference.GRPCInferenceService"
+MODEL_HEADER: Final = "x-model"
+VERSION_HEADER: Final = "x-model-version"
+GRACE_S: Final = 0.5
+"""A replica answers at the deadline itself and says why: a gateway waits a little longer."""
+
+_MOST_RULES: Final = 16
+_VERBS: Final = ("predict",)
+_SERVER_PATHS: Final = ("/v2", "/v2/health/live", "/v2/health/ready")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayApiOptions:
+    """`gateway`: NAME or NAMESPACE/NAME of the Gateway, with `section` one listener of it.
+
+    `grpc`: whether replicas serve gRPC too, on `grpc_port` of their Services.
+    """
+
+    gateway: str = "headrace"
+    section: str = ""
+    hostnames: tuple[str, ...] = ()
+    grpc: bool = True
+    grpc_port: int = GRPC_PORT
+
+
+def gateway_api(facts: Facts, place: Place, options: GatewayApiOptions) -> Export:
+    """HTTPRoutes and GRPCRoutes that split requests between the Services of versions.
+
+    Raises:
+        NotExpressibleError: The spec says what routes cannot.
+    """
+    documents = [
+        document
+        for endpoint in facts.endpoints
+        for document in _documents(endpoint, place, options, alone=len(facts.endpoints) == 1)
+    ]
+    documents.append(_server_route(facts.endpoints[0], place, options))
+    losses = [*implied_access(facts, *ASKS_NOBODY), *_foreign(facts, place)]
+    notes = []
+    if options.grpc and len(facts.endpoints) > 1:
+        notes.append(
+            f"gRPC: routes cannot read a message, so callers name the endpoint in the metadata "
+            f"{MODEL_HEADER}"
+        )
+    if options.grpc:
+        notes.append(
+            f"gRPC: the Services need port {options.grpc_port}, with replicas that serve gRPC there"
+        )
+    return finish(Target.GATEWAY_API, facts, documents, losses=losses, notes=notes)
+
+
+def http_rules(endpoint: Endpoint, split: Sequence[Body], own: dict[str, Body]) -> list[Body]:
+    """The rules of an endpoint's HTTPRoute.
+
+    Args:
+        split: The backends of requests that name no version.
+        own: The backend of each version that its number reaches.
+    """
+    path = f"/v2/models/{endpoint.name}"
+    timeouts = {"timeouts": {"request": duration(_limit_s(endpoint))}}
+    rules: list[Body] = [
+        {
+            "matches": [_prefix(f"{path}/versions/{number}")],
+            "backendRefs": [backend],
+            **timeouts,
+        }
+        for number, backend in own.items()
+    ]
+    v1 = f"/v1/models/{endpoint.name}"
+    matches = [_prefix(path), _prefix(v1), *(_exact(f"{v1}:{verb}") for verb in _VERBS)]
+    rules.append({"matches": matches, "backendRefs": list(split), **timeouts})
+    return rules
+
+
+def duration(value_s: float) -> str:
+    """A time as the Gateway API writes it (GEP-2257), to the millisecond; 0 is none."""
+    left_ms = round(value_s * 1000)
+    parts = []
+    for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+        count, left_ms = divmod(left_ms, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+def parent_refs(options: GatewayApiOptions) -> list[Body]:
+    """Which Gateway routes belong to."""
+    namespace, _, name = options.gateway.rpartition("/")
+    ref: Body = {"name": name}
+    if namespace:
+        ref["namespace"] = namespace
+    if options.section:
+        ref["sectionName"] = options.section
+    return [ref]
+
+
+def _documents(
+    endpoint: Endpoint, place: Place, options: GatewayApiOptions, *, alone: bool
+) -> Iterator[Document]:
+    http = {v.number: _backend(endpoint, v, place, HTTP_PORT) for v in endpoint.versions}
+    split = [{**http[v.number], "weight": v.weight} for v in endpoint.split]
+    rules = http_rules(endpoint, split, http)
+    copies = _mirror(endpoint, http)
+    if copies:
+        rules[-1] = {**rules[-1], "filters": copies}
+    yield from _routes("HTTPRoute", endpoint, place, options, rules)
+    speaking = [v for v in endpoint.versions if _speaks_grpc(v)]
+    if not options.grpc or len(speaking) != len(endpoint.versions):
+        return
+    grpc = {
+        v.number: _backend(endpoint, v, place, options.grpc_port, is_grpc=True)
+        for v in endpoint.versions
+    }
+    yield from _routes(
+        "GRPCRoute", endpoint, place, options, _grpc_rules(endpoint, grpc, alone=alone)
+    )
+
+
+def _grpc_rules(endpoint: Endpoint, backends: dict[str, Body], *, alone: bool) -> list[Body]:
+    method = {"type": "Exact", "service": SERVICE}
+    named = [] if alone else [_header(MODEL_HEADER, endpoint.name)]
+    rules: list[Body] = [
+        {
+            "matches": [{"method": method, "headers": [*named, _header(VERSION_HEADER, number)]}],
+            "backendRefs": [backend],
+        }
+        for number, backend in backends.items()
+    ]
+    match: Body = {"method": method, **({"headers": named} if named else {})}
+    split = [{**backends[v.number], "weight": v.weight} for v in endpoint.split]
+    copies = _mirror(endpoint, backends)
+    rules.append(
+        {
+            "matches": [match],
+            **({"filters": copies} if copies else {}),
+            "backendRefs": split,
+        }
+    )
+    return rules
+
+
+def _routes(
+    kind: str, endpoint: Endpoint, place: Place, options: GatewayApiOptions, rules: list[Body]
+) -> Iterator[Document]:
+    """One route, or several where it would have more rules than one may have."""
+    named = labels(place.instance, "gateway", endpoint=endpoint.name)
+    for i in range(0, len(rules), _MOST_RULES):
+        more = f"{i // _MOST_RULES + 1}" if i else ""
+        name = object_name(place.instance, endpoint.name, more)
+        body = _route(kind, place.metadata(name, named), options, rules[i : i + _MOST_RULES])
+        yield Document(name=f"{kind.lower()}-{name}", body=body)
+
+
+def _route(kind: str, metadata: Body, options: GatewayApiOptions, rules: list[Body]) -> Body:
+    hosts: Body = {"hostnames": list(options.hostnames)} if options.hostnames else {}
+    spec: Body = {"parentRefs": parent_refs(options), **hosts, "rules": rules}
+    return {"apiVersion": API, "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def _server_route(endpoint: Endpoint, place: Place, options: GatewayApiOptions) -> Document:
+    """What is about no endpoint goes to some replica, as it does behind our own gateway."""
+    backends = [
+        {**_backend(endpoint, v, place, HTTP_PORT), "weight": v.weight} for v in endpoint.split
+    ]
+    rule: Body = {"matches": [_exact(path) for path in _SERVER_PATHS], "backendRefs": backends}
+    metadata = place.metadata(
+        object_name(place.instance, "server"), labels(place.instance, "gateway")
+    )
+    body = _route("HTTPRoute", metadata, options, [rule])
+    return Document(name=f"httproute-{metadata['name']}", body=body)
+
+
+def _backend(
+    endpoint: Endpoint, version: Version, place: Place, port: int, *, is_grpc: bool = False
+) -> Body:
+    name, own_port = place.service(endpoint, version)
+    return {"name": name, "port": port if is_grpc else own_port or port}
+
+
+def _mirror(endpoint: Endpoint, backends: dict[str, Body]) -> list[Body]:
+    """Copies of requests to the shadow, whose answers are dropped."""
+    if not endpoint.mirror or not endpoint.mirror_percent:
+        return []
+    mirror: Body = {"backendRef": backends[endpoint.mirror], "percent": endpoint.mirror_percent}
+    return [{"type": "RequestMirror", "requestMirror": mirror}]
+
+
+def _foreign(facts: Facts, place: Place) -> Iterator[Loss]:
+    """Servers that someone else runs, and no Service is named for."""
+    for endpoint in facts.endpoints:
+        for version in endpoint.versions:
+            key = (endpoint.name, version.number)
+            if version.upstream is not None and key not in (place.services or {}):
+                yield Loss(
+                    f"{version.place}.upstream",
+                    "a route leads to Services only",
+                    f"make one for it: --service {key[0]}:{key[1]}=NAME:PORT",
+                )
+
+
+def _speaks_grpc(version: Version) -> bool:
+    return version.upstream is None or version.upstream.protocol == "grpc"
+
+
+def _limit_s(endpoint: Endpoint) -> float:
+    timeout_s = endpoint.spec.timeout_s
+    return 0.0 if timeout_s is None else timeout_s + GRACE_S
+
+
+def _prefix(path: str) -> Body:
+    return {"path": {"type": "PathPrefix", "value": path}}
+
+
+def _exact(path: str) -> Body:
+    return {"path": {"type": "Exact", "value": path}}
+
+
+def _header(name: str, value: str) -> dict[str, Any]:
+    return {"type": "Exact", "name": name, "value": value}

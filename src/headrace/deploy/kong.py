@@ -1,0 +1,304 @@
+"""A spec as Kong's declarative configuration, for those whose gateway is Kong.
+
+https://developer.konghq.com/gateway/entities/
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import lcm
+from typing import Final
+from urllib.parse import urlsplit
+
+from headrace.core.spec_access import LimitSpec
+from headrace.deploy.export import Body, Document, Export, addresses_of, finish
+from headrace.deploy.facts import Endpoint, Facts, Version
+from headrace.deploy.features import Target
+from headrace.deploy.gateway_api import GRACE_S, MODEL_HEADER, SERVICE
+from headrace.deploy.kong_access import access_losses, access_plugins, consumers
+from headrace.deploy.losses import Loss
+
+_CONNECT_MS: Final = 1000
+_NO_TIMEOUT_MS: Final = 2**31 - 2
+_PORTS: Final = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
+_VERBS: Final = ("predict",)
+# Kong takes the route with more in it first, and of equal ones the longer path: versions win.
+_WINDOWS: Final = (("second", 1), ("minute", 60), ("hour", 3600), ("day", 86_400))
+_EXACT: Final = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KongOptions:
+    """`replicas`: HOST:PORT of each version's replicas; `grpc_replicas`: where they serve gRPC."""
+
+    replicas: Mapping[tuple[str, str], Sequence[str]]
+    grpc_replicas: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
+
+
+def kong(facts: Facts, options: KongOptions) -> Export:
+    """One declarative file: services, upstreams with weighted targets, routes and plugins.
+
+    Raises:
+        NotExpressibleError: The spec says what Kong cannot.
+        InvalidArgumentError: A version's address is not known.
+    """
+    addresses = addresses_of(facts, options.replicas)
+    services: list[Body] = []
+    upstreams: list[Body] = []
+    alone = len(facts.endpoints) == 1
+    for endpoint in facts.endpoints:
+        ways = {v.number: _targets(endpoint, v, addresses) for v in endpoint.versions}
+        services += _http_services(facts, endpoint)
+        upstreams += _upstreams(endpoint, ways, "")
+        grpc = {
+            v.number: tuple(options.grpc_replicas.get((endpoint.name, v.number), ()))
+            for v in endpoint.versions
+        }
+        if all(grpc.values()):
+            services += _grpc_services(facts, endpoint, alone=alone)
+            upstreams += _upstreams(endpoint, grpc, "grpc.")
+    body: Body = {"_format_version": "3.0", "services": services, "upstreams": upstreams}
+    people = consumers(facts)
+    if people:
+        body["consumers"] = people
+    return finish(
+        Target.KONG,
+        facts,
+        [Document(name="kong", body=body)],
+        losses=[
+            *access_losses(facts),
+            *(loss for e in facts.endpoints for loss in _losses(e)),
+        ],
+        notes=_notes(facts),
+    )
+
+
+def _http_services(facts: Facts, endpoint: Endpoint) -> Iterator[Body]:
+    """A service for the split, and one for each version by its number."""
+    path = f"/v2/models/{endpoint.name}"
+    v1 = f"/v1/models/{endpoint.name}"
+    paths = [f"~{_quoted(each)}(/.*)?$" for each in (path, v1)]
+    paths += [f"~{_quoted(v1)}:{verb}$" for verb in _VERBS]
+    yield _service(facts, endpoint, "", "http", {"paths": paths, "regex_priority": 0})
+    for version in endpoint.versions:
+        own = {
+            "paths": [f"~{_quoted(path)}/versions/{version.number}(/.*)?$"],
+            "regex_priority": 10,
+        }
+        yield _service(facts, endpoint, version.number, "http", own)
+
+
+def _grpc_services(facts: Facts, endpoint: Endpoint, *, alone: bool) -> Iterator[Body]:
+    """Kong cannot read a message: callers of several endpoints name theirs in the metadata."""
+    named: Body = {} if alone else {"headers": {MODEL_HEADER: [endpoint.name]}}
+    yield _service(facts, endpoint, "", "grpc", {"paths": [f"/{SERVICE}/"], **named})
+
+
+def _service(facts: Facts, endpoint: Endpoint, number: str, protocol: str, route: Body) -> Body:
+    name = _name(endpoint, number)
+    is_grpc = protocol == "grpc"
+    split = endpoint.split if not number else (endpoint.version(number),)
+    timeout_s = endpoint.spec.timeout_s
+    wait_ms = _NO_TIMEOUT_MS if timeout_s is None else round((timeout_s + GRACE_S) * 1000)
+    kind = f"{name}.grpc" if is_grpc else name
+    return {
+        "name": kind,
+        "protocol": protocol if is_grpc else _scheme(split),
+        "host": f"grpc.{name}.headrace" if is_grpc else f"{name}.headrace",
+        "port": 80,
+        "connect_timeout": _CONNECT_MS,
+        "read_timeout": wait_ms,
+        "write_timeout": wait_ms,
+        "retries": 3,
+        "routes": [
+            {
+                "name": kind,
+                "protocols": ["grpc", "grpcs"] if is_grpc else ["http", "https"],
+                **({} if is_grpc else {"strip_path": False}),
+                **route,
+            }
+        ],
+        "plugins": [
+            *access_plugins(facts, endpoint),
+            *_limit_plugins(endpoint),
+            _size_plugin(facts, endpoint),
+        ],
+    }
+
+
+def _upstreams(
+    endpoint: Endpoint, ways: Mapping[str, Sequence[str]], prefix: str
+) -> Iterator[Body]:
+    shares = [
+        {"target": address, "weight": weight}
+        for version in endpoint.split
+        for address, weight in _weighted(ways, version, endpoint)
+    ]
+    yield {
+        "name": f"{prefix}{_name(endpoint)}.headrace",
+        **_balancing(endpoint),
+        "targets": shares,
+        "tags": ["headrace"],
+    }
+    if prefix:
+        return
+    for version in endpoint.versions:
+        targets = [{"target": address, "weight": 100} for address in ways[version.number]]
+        yield {
+            "name": f"{_name(endpoint, version.number)}.headrace",
+            "algorithm": "least-connections",
+            "targets": targets,
+            "tags": ["headrace"],
+        }
+
+
+def _weighted(
+    ways: Mapping[str, Sequence[str]], version: Version, endpoint: Endpoint
+) -> Iterator[tuple[str, int]]:
+    """Each replica's weight, so that versions have the split's shares whatever their counts are.
+
+    Kong adds the weights of targets: one of three replicas has a third of its version's.
+    """
+    common = lcm(*(len(ways[other.number]) for other in endpoint.split))
+    for address in ways[version.number]:
+        yield address, version.weight * common // len(ways[version.number])
+
+
+def _balancing(endpoint: Endpoint) -> Body:
+    sticky = endpoint.spec.sticky
+    if sticky is None or sticky.claim:
+        return {"algorithm": "round-robin"}
+    if sticky.cookie:
+        how: Body = {
+            "hash_on": "cookie",
+            "hash_on_cookie": sticky.cookie,
+            "hash_on_cookie_path": "/",
+        }
+    else:
+        how = {"hash_on": "header", "hash_on_header": sticky.header, "hash_fallback": "none"}
+    return {"algorithm": "consistent-hashing", **how}
+
+
+def _limit_plugins(endpoint: Endpoint) -> Iterator[Body]:
+    """Limits of all callers together, else of each; Kong has one plugin of a kind in a place."""
+    limits = endpoint.spec.limits
+    total, each = _windows(limits), _windows(limits.per_caller)
+    found = total or each
+    if found:
+        by = "service" if total else "consumer" if _asks(endpoint) else "ip"
+        config: Body = {**found, "policy": "local", "limit_by": by, "fault_tolerant": True}
+        yield {"name": "rate-limiting", "config": config}
+
+
+def _size_plugin(facts: Facts, endpoint: Endpoint) -> Body:
+    size = endpoint.spec.limits.max_body_bytes or facts.body_bytes
+    config: Body = {
+        "allowed_payload_size": size,
+        "size_unit": "bytes",
+        "require_content_length": False,
+    }
+    return {"name": "request-size-limiting", "config": config}
+
+
+def _windows(limits: LimitSpec) -> Body:
+    """The windows that a limit is: Kong counts whole requests, in the smallest window that fits."""
+    found: Body = {}
+    if limits.requests_per_s is not None:
+        found |= _window(limits.requests_per_s) or {}
+    if limits.requests_per_day is not None:
+        found["day"] = min(limits.requests_per_day, found.get("day", limits.requests_per_day))
+    return found
+
+
+def _window(rate: float) -> Body | None:
+    for unit, seconds in _WINDOWS:
+        count = rate * seconds
+        if count >= 1 - _EXACT and abs(count - round(count)) < _EXACT * max(count, 1):
+            return {unit: round(count)}
+    return None
+
+
+def _losses(endpoint: Endpoint) -> Iterator[Loss]:
+    limits = endpoint.spec.limits
+    for where, limit in ((".", limits), (".per_caller.", limits.per_caller)):
+        rate = limit.requests_per_s
+        if rate is not None and _window(rate) is None:
+            yield Loss(
+                f"{endpoint.place}.limits{where}requests_per_s",
+                f"counts whole requests in a second, minute, hour or day, and {rate:g} are none",
+                "take a number that is whole in one of them",
+            )
+    if _windows(limits) and _windows(limits.per_caller):
+        yield Loss(
+            f"{endpoint.place}.limits.per_caller",
+            "has one limit of a kind for a service, and all callers together have one already",
+            "keep one of the two",
+        )
+    for version in endpoint.versions:
+        yield from _upstream_losses(version)
+    schemes = {_scheme((version,)) for version in endpoint.split}
+    if len(schemes) > 1:
+        yield Loss(
+            f"{endpoint.place}.versions",
+            f"speaks one protocol to a whole split, and these are {' and '.join(sorted(schemes))}",
+            "let both speak the same",
+        )
+
+
+def _upstream_losses(version: Version) -> Iterator[Loss]:
+    upstream, place = version.upstream, f"{version.place}.upstream"
+    if upstream is None:
+        return
+    parts = urlsplit(upstream.url)
+    if parts.scheme not in {"http", "https"} or parts.path.strip("/"):
+        yield Loss(
+            f"{place}.url",
+            "leads to http://HOST:PORT and https://HOST:PORT only, as targets have no path",
+            "put the path into a server before it, or export for Envoy",
+        )
+    if upstream.model:
+        yield Loss(
+            f"{place}.model",
+            "sends requests on under the name that they came by",
+            "call the endpoint as the model is called there, or export for Envoy",
+        )
+    if upstream.protocol not in {"v2", "v1", "http"}:
+        yield Loss(
+            f"{place}.protocol",
+            "has no way in for what this server speaks",
+            "export for Envoy",
+        )
+
+
+def _notes(facts: Facts) -> Iterator[str]:
+    if any(_asks(e) for e in facts.endpoints):
+        yield "API keys: a spec has none; add consumers with `keyauth_credentials`"
+    if len(facts.endpoints) > 1:
+        yield f"gRPC: Kong cannot read a message: callers name the endpoint in {MODEL_HEADER}"
+
+
+def _asks(endpoint: Endpoint) -> bool:
+    return endpoint.spec.access != "public"
+
+
+def _targets(
+    endpoint: Endpoint, version: Version, addresses: Mapping[tuple[str, str], Sequence[str]]
+) -> tuple[str, ...]:
+    if version.upstream is None:
+        return tuple(addresses[endpoint.name, version.number])
+    parts = urlsplit(version.upstream.url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return (f"{host}:{parts.port or _PORTS[parts.scheme]}",)
+
+
+def _scheme(split: Sequence[Version]) -> str:
+    upstream = split[0].upstream
+    return "https" if upstream is not None and upstream.url.startswith("https:") else "http"
+
+
+def _name(endpoint: Endpoint, number: str = "") -> str:
+    return f"{endpoint.name}.{number}" if number else endpoint.name
+
+
+def _quoted(path: str) -> str:
+    """`path` in a regular expression: of what names may hold only the dot means something."""
+    return path.replace(".", "\\.")

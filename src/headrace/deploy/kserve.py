@@ -1,0 +1,239 @@
+"""An endpoint as an InferenceService of KServe's, run by our own replica or another runtime.
+
+https://kserve.github.io/website/docs/reference/crd-api
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from headrace.core.spec_scale import AutoscaleSpec
+from headrace.deploy.export import Body, Document, Export, Place, finish, implied_access
+from headrace.deploy.facts import Endpoint, Facts, Version
+from headrace.deploy.features import Target
+from headrace.deploy.losses import Loss
+from headrace.deploy.names import labels, object_name
+from headrace.deploy.pods import PodOptions, model_losses, replica_container, settings_map
+
+RUNTIME: Final = "headrace"
+_MODELS_DIR: Final = "/mnt/models"
+_FORMATS: Final = {
+    "torchscript": "pytorch",
+    "torch_export": "pytorch",
+    "savedmodel": "tensorflow",
+    "openvino": "openvino",
+}
+"""What KServe calls what a runtime of ours loads, where the names differ."""
+_OWN_FORMATS: Final = (
+    *("onnx", "xgboost", "lightgbm", "catboost", "sklearn", "pytorch", "tensorflow", "tflite"),
+    *("openvino", "pipeline", "python", "optimized"),
+)
+_SUFFIXES: Final = {
+    ".onnx": "onnx",
+    ".ubj": "xgboost",
+    ".cbm": "catboost",
+    ".skops": "sklearn",
+    ".pt2": "torch_export",
+    ".tflite": "tflite",
+}
+_LONGEST_WINDOW_S: Final = 3600
+_SHORTEST_WINDOW_S: Final = 6
+_KNATIVE: Final = "autoscaling.knative.dev"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KserveOptions:
+    """`storage`: a URI with `{endpoint}`, `{version}`, `{model}`, `{file}` for each version.
+
+    `runtime`: a ServingRuntime that is there; empty writes our own.
+    """
+
+    storage: str
+    runtime: str = ""
+    pods: PodOptions = field(default_factory=PodOptions)
+
+
+def kserve(facts: Facts, place: Place, options: KserveOptions) -> Export:
+    """For each endpoint an InferenceService; and the runtime, where it is ours.
+
+    Raises:
+        NotExpressibleError: The spec says what KServe cannot.
+    """
+    documents: list[Document] = []
+    if not options.runtime:
+        name = object_name(place.instance) if place.instance != RUNTIME else RUNTIME
+        documents.append(Document(name=f"servingruntime-{name}", body=_runtime(place, options)))
+    for endpoint in facts.endpoints:
+        documents += _documents(facts, endpoint, place, options)
+    losses = [
+        *implied_access(facts, "this asks nobody", "say `access: public`, or add Istio's policies"),
+        *model_losses(facts, fetched=False),
+        *(loss for e in facts.endpoints for loss in _losses(e, options)),
+    ]
+    notes = [
+        f"{e.place}.versions: version {e.split[0].number} has to be there, and ready, before this "
+        f"is applied: export it alone first (--stable)"
+        for e in facts.endpoints
+        if len(e.split) > 1
+    ]
+    return finish(Target.KSERVE, facts, documents, losses=losses, notes=notes)
+
+
+def _runtime(place: Place, options: KserveOptions) -> Body:
+    name = RUNTIME if place.instance == RUNTIME else object_name(place.instance)
+    container = replica_container(options.pods.image)
+    # KServe mounts the model itself, and each service brings its settings.
+    container["name"] = "kserve-container"
+    container["volumeMounts"] = [m for m in container["volumeMounts"] if m["name"] == "tmp"]
+    container["ports"] = [{"containerPort": 8000, "name": "http1", "protocol": "TCP"}]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        container[probe]["httpGet"]["port"] = 8000
+    del container["startupProbe"], container["lifecycle"]  # Knative has neither
+    formats = [{"name": each, "autoSelect": False} for each in _OWN_FORMATS]
+    return {
+        "apiVersion": "serving.kserve.io/v1alpha1",
+        "kind": "ServingRuntime",
+        "metadata": place.metadata(name, labels(place.instance, "replica")),
+        "spec": {
+            "supportedModelFormats": formats,
+            "protocolVersions": ["v1", "v2"],
+            "containers": [container],
+            "volumes": [{"name": "tmp", "emptyDir": {}}],
+        },
+    }
+
+
+def _documents(
+    facts: Facts, endpoint: Endpoint, place: Place, options: KserveOptions
+) -> Iterator[Document]:
+    version = endpoint.newest
+    name = object_name(place.instance, endpoint.name)
+    settings = object_name(place.instance, endpoint.name, version.number)
+    named = labels(place.instance, "replica", endpoint=endpoint.name)
+    if not options.runtime:
+        yield Document(
+            name=f"configmap-{settings}",
+            body=settings_map(place, settings, facts, endpoint, version, _MODELS_DIR),
+        )
+    metadata = place.metadata(name, named)
+    scaling = endpoint.spec.autoscale
+    if scaling is not None:
+        metadata["annotations"] = _annotations(scaling)
+    body: Body = {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": metadata,
+        "spec": {"predictor": _predictor(endpoint, version, place, options, settings)},
+    }
+    yield Document(name=f"inferenceservice-{name}", body=body)
+
+
+def _predictor(
+    endpoint: Endpoint, version: Version, place: Place, options: KserveOptions, settings: str
+) -> Body:
+    model: Body = {
+        "modelFormat": {"name": _format(endpoint, version) or "unknown"},
+        "protocolVersion": "v2",
+        "runtime": options.runtime or (RUNTIME if place.instance == RUNTIME else place.instance),
+        "storageUri": _storage(endpoint, version, options.storage),
+    }
+    found: Body = {**_replicas(endpoint, version)}
+    if endpoint.spec.timeout_s is not None:
+        found["timeout"] = max(math.ceil(endpoint.spec.timeout_s), 1)
+    if version.weight < 100 and len(endpoint.split) > 1:  # noqa: PLR2004  # percent: all of it
+        found["canaryTrafficPercent"] = version.weight
+    if not options.runtime:
+        model["volumeMounts"] = [
+            {"name": "settings", "mountPath": "/etc/headrace", "readOnly": True}
+        ]
+        found["volumes"] = [{"name": "settings", "configMap": {"name": settings}}]
+    return {**found, "model": model}
+
+
+def _replicas(endpoint: Endpoint, version: Version) -> Body:
+    scaling = endpoint.spec.autoscale
+    if scaling is None:
+        return {"minReplicas": version.replicas, "maxReplicas": version.replicas}
+    found: Body = {"minReplicas": scaling.min_replicas, "maxReplicas": scaling.max_replicas}
+    if scaling.target_in_flight is not None:
+        found["scaleMetric"] = "concurrency"
+        found["scaleTarget"] = max(math.floor(scaling.target_in_flight), 1)
+    return found
+
+
+def _annotations(scaling: AutoscaleSpec) -> dict[str, str]:
+    """Knative's autoscaler, as far as one revision may tell it."""
+    window = _bounded(scaling.stable_window_s, _SHORTEST_WINDOW_S, _LONGEST_WINDOW_S)
+    panic_percent = _bounded(100 * scaling.panic_window_s / window, 1, 100)
+    panic_from = _bounded(scaling.panic_ratio * 100, 110, 1000)
+    delay = _bounded(scaling.scale_down_delay_s, 0, _LONGEST_WINDOW_S)
+    return {
+        f"{_KNATIVE}/window": f"{window}s",
+        f"{_KNATIVE}/panic-window-percentage": f"{panic_percent}.0",
+        f"{_KNATIVE}/panic-threshold-percentage": f"{panic_from}.0",
+        f"{_KNATIVE}/scale-down-delay": f"{delay}s",
+        f"{_KNATIVE}/scale-to-zero-pod-retention-period": f"{round(scaling.idle_s)}s",
+    }
+
+
+def _bounded(value: float, least: int, most: int) -> int:
+    return min(max(round(value), least), most)
+
+
+def _format(endpoint: Endpoint, version: Version) -> str:
+    """What KServe calls the model's format; empty where nobody knows."""
+    artifact = version.artifact
+    suffix = f".{artifact.filename.rpartition('.')[2]}" if artifact else ""
+    known = (artifact.runtime if artifact else "") or _SUFFIXES.get(suffix, "")
+    runtime = endpoint.spec.runtime or known
+    return _FORMATS.get(runtime, runtime)
+
+
+def _storage(endpoint: Endpoint, version: Version, template: str) -> str:
+    artifact = version.artifact
+    known = {
+        "endpoint": endpoint.name,
+        "version": version.number,
+        "model": version.model.partition(":")[0].rpartition("/")[2],
+        "file": artifact.filename if artifact else "",
+    }
+    for key, value in known.items():
+        template = template.replace(f"{{{key}}}", value)
+    return template
+
+
+def _losses(endpoint: Endpoint, options: KserveOptions) -> Iterator[Loss]:
+    split = endpoint.split
+    if len(split) > 2:  # noqa: PLR2004  # the old and the new one
+        yield Loss(
+            f"{endpoint.place}.versions",
+            f"splits between the newest version and the one before, and here are {len(split)}",
+            "keep two, or export routes (`gateway-api`)",
+        )
+    for version in endpoint.versions:
+        if version.weight == 0:
+            yield Loss(
+                f"{version.place}.weight",
+                "reaches no version by its number alone",
+                "leave it out, or give it an endpoint of its own",
+            )
+    if endpoint.spec.timeout_s is None:
+        yield Loss(f"{endpoint.place}.timeout_s", "waits for some time only", "say how long")
+    if endpoint.newest.upstream is None and not _format(endpoint, endpoint.newest):
+        yield Loss(
+            f"{endpoint.newest.place}.model",
+            "has to know the model's format, and it is not known here",
+            f"say `runtime:` at {endpoint.name!r}",
+        )
+    if options.runtime:
+        for name in ("batching", "labels", "device"):
+            if name in endpoint.spec.model_fields_set and getattr(endpoint.spec, name) not in (
+                {},
+                "auto",
+            ):
+                yield Loss(
+                    f"{endpoint.place}.{name}",
+                    f"is a setting of our own replica, not of runtime {options.runtime!r}",
+                    "leave --runtime out, or the setting",
+                )
