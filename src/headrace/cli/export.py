@@ -1,4 +1,4 @@
-"""`headrace export`: files for the programs that people watch systems with."""
+"""`headrace export`: files for the programs that people watch systems with, and other systems."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from headrace.cli import export_targets
 from headrace.cli.options import DEFAULT_HOME, Home, Server
 
 if TYPE_CHECKING:
     from headrace.monitor.prometheus_files import ScrapeTarget
 
-app = typer.Typer(no_args_is_help=True, help="Write files for Prometheus and Grafana.")
+app = typer.Typer(no_args_is_help=True, help="Write files for other programs.")
 
 _USUAL_METRICS: Final = "http://127.0.0.1:8002/metrics"
 
@@ -31,7 +32,7 @@ _Output = Annotated[
 
 @app.callback()
 def root() -> None:
-    """Write files for Prometheus and Grafana."""
+    """Write files for other programs: Prometheus, Grafana, Kubernetes, other gateways."""
 
 
 @app.command()
@@ -106,6 +107,9 @@ def grafana(output: _Output) -> None:
 
     documents = {f"headrace-{d.name}.json": dashboard_json(d) for d in DASHBOARDS}
     _write(output, {name: f"{json.dumps(d, indent=2)}\n" for name, d in documents.items()})
+
+
+export_targets.register(app)
 
 
 def _usual_target(token_file: str) -> "ScrapeTarget":

@@ -6,13 +6,18 @@ from typing import Any, Final, TypeAlias
 
 from headrace.core import InvalidArgumentError
 from headrace.deploy.facts import Endpoint, Facts, Version
-from headrace.deploy.features import Outcome, Target, fates
+from headrace.deploy.features import Cell, Fate, Outcome, Target, fates
 from headrace.deploy.losses import Loss, accepted
 from headrace.deploy.names import INSTANCE, object_name
 from headrace.deploy.table import TABLE
+from headrace.deploy.written import is_within
 
 Body: TypeAlias = dict[str, Any]
 """A document of another system's, as JSON has it."""
+
+
+Services: TypeAlias = Mapping[tuple[str, str], tuple[str, int | None]]
+"""Names and ports of Services, by endpoint and version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +46,7 @@ class Place:
 
     instance: str = INSTANCE
     namespace: str = "default"
-    services: Mapping[tuple[str, str], tuple[str, int | None]] | None = None
+    services: Services | None = None
 
     def service(self, endpoint: Endpoint, version: Version) -> tuple[str, int | None]:
         """The Service of a version, and its port where it is not the usual one."""
@@ -73,17 +78,24 @@ def finish(
     mine = {endpoint.place for endpoint in facts.endpoints}
     found: list[Loss] = []
     said: list[str] = list(notes)
+    told: list[tuple[Cell, str]] = []
     for fate in fates(TABLE, target, facts.spec):
         place = fate.setting.place
         if place.startswith("endpoints[") and place.partition("]")[0] + "]" not in mine:
             continue
         if fate.is_lost:
             found.append(fate.loss())
-        elif fate.cell.outcome is Outcome.APPROXIMATED:
+        elif fate.cell.outcome is Outcome.APPROXIMATED and not _is_said(fate, told):
+            told.append((fate.cell, place))
             said.append(f"{place}: {fate.cell.note}")
     left_out = accepted(target.value, [*found, *losses], facts.allowed)
     said += [f"{loss.place}: left out, {target.value} {loss.why}" for loss in left_out]
     return Export(target=target, documents=tuple(documents), notes=tuple(dict.fromkeys(said)))
+
+
+def _is_said(fate: Fate, told: Iterable[tuple[Cell, str]]) -> bool:
+    """Whether the same was said of a part that this setting is in."""
+    return any(cell == fate.cell and is_within(fate.setting.place, place) for cell, place in told)
 
 
 def implied_access(facts: Facts, why: str, way_out: str) -> list[Loss]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Final
 
@@ -88,6 +88,10 @@ class Endpoint:
     def newest(self) -> Version:
         """The version that was listed last of those that take requests."""
         return self.split[-1]
+
+    def stable(self) -> "Endpoint":
+        """The same with the first version of the split alone, for all requests."""
+        return replace(self, versions=(replace(self.split[0], weight=_FULL),))
 
     def version(self, number: str) -> Version:
         """The version of that number; StopIteration if there is none."""

@@ -114,7 +114,9 @@ def _documents(
     if not options.runtime:
         yield Document(
             name=f"configmap-{settings}",
-            body=settings_map(place, settings, facts, endpoint, version, _MODELS_DIR),
+            body=settings_map(
+                place, settings, facts, endpoint=endpoint, version=version, directory=_MODELS_DIR
+            ),
         )
     metadata = place.metadata(name, named)
     scaling = endpoint.spec.autoscale

@@ -178,22 +178,22 @@ def model_losses(facts: Facts, *, fetched: bool) -> Iterator[Loss]:
         fetched: Whether pods fetch them from the store, by digest.
     """
     for endpoint in facts.endpoints:
-        for version in endpoint.split:
-            artifact = version.artifact
-            if version.upstream is not None:
-                continue
-            if artifact is None or (fetched and not artifact.digest):
-                yield Loss(
-                    f"{version.place}.model",
-                    f"cannot be fetched: {version.model!r} is in no registry here",
-                    "push it (`headrace models push`) and name it NAME:VERSION",
-                )
-            elif artifact.runs_code and not endpoint.spec.allow_code:
-                yield Loss(
-                    f"{version.place}.model",
-                    "would run its author's code, which nobody allowed",
-                    "say `allow_code: true` at the endpoint",
-                )
+        version = endpoint.newest
+        artifact = version.artifact
+        if version.upstream is not None:
+            continue
+        if artifact is None or (fetched and not artifact.digest):
+            yield Loss(
+                f"{version.place}.model",
+                f"fetches a model by its digest, and {version.model!r} is in no registry here",
+                "push it (`headrace models push`) and name it NAME:VERSION",
+            )
+        elif artifact.runs_code and not endpoint.spec.allow_code:
+            yield Loss(
+                f"{version.place}.model",
+                "would run its author's code, which nobody allowed",
+                "say `allow_code: true` at the endpoint",
+            )
 
 
 def _probe(path: str, **more: int) -> dict[str, Any]:

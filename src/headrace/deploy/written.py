@@ -42,7 +42,7 @@ def known_fields(model: type[BaseModel], field: str = "") -> Iterator[str]:
 
 def is_within(field: str, outer: str) -> bool:
     """Whether `field` is `outer`, or a part of it."""
-    return field == outer or field.startswith((f"{outer}.", f"{outer}[]"))
+    return field == outer or field.startswith((f"{outer}.", f"{outer}["))
 
 
 def _told(value: object, place: str, field: str) -> Iterator[Written]:

@@ -1,0 +1,276 @@
+"""Options that exports for other systems share, and what is read by them."""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headrace.core import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from headrace.core.spec import SystemSpec
+    from headrace.deploy import Artifact, Export, Facts, Observed, Place
+    from headrace.deploy.export import Services
+
+File = Annotated[
+    Path | None,
+    typer.Option(
+        "--file", "-f", help="The spec file.", exists=True, dir_okay=False, show_default=False
+    ),
+]
+FromSystem = Annotated[
+    bool,
+    typer.Option(
+        "--from-system", help="Instead of a file: what runs, with the weights that it has now."
+    ),
+]
+Output = Annotated[
+    str,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE|FOLDER/|-",
+        help="Where to; a folder, or a name that ends in /, gets a file for each document.",
+    ),
+]
+FormatOption = Annotated[
+    str, typer.Option("--format", help="yaml or json.", show_default="by the output's ending, yaml")
+]
+AllowLoss = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-loss",
+        metavar="FIELD",
+        help="Leave this setting out, such as endpoints[].sticky; may be repeated.",
+        show_default=False,
+    ),
+]
+Endpoints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--endpoint",
+        metavar="NAME",
+        help="Only this endpoint; may be repeated.",
+        show_default="all",
+    ),
+]
+Instance = Annotated[
+    str, typer.Option("--instance", help="With which names of objects begin, as Helm's release.")
+]
+Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Of the objects.")]
+Replicas = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--replica",
+        metavar="ENDPOINT:VERSION=HOST:PORT",
+        help="Where a replica of a version is; may be repeated.",
+        show_default=False,
+    ),
+]
+ServiceNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--service",
+        metavar="ENDPOINT:VERSION=NAME[:PORT]",
+        help="The Service of a version, where it is not called INSTANCE-ENDPOINT-VERSION.",
+        show_default=False,
+    ),
+]
+Gateway = Annotated[
+    str,
+    typer.Option(
+        "--gateway", metavar="[NAMESPACE/]NAME", help="The Gateway that routes belong to."
+    ),
+]
+Section = Annotated[
+    str, typer.Option("--section", help="Which listener of it.", show_default="all")
+]
+Hostnames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--hostname", help="For which host; may be repeated.", show_default="the listener's"
+    ),
+]
+Image = Annotated[
+    str | None,
+    typer.Option("--image", help="Of a replica.", show_default="headrace/replica, this version"),
+]
+Artifacts = Annotated[
+    str,
+    typer.Option(
+        "--artifacts", metavar="URL", help="The store that pods fetch models from.", show_default=""
+    ),
+]
+Prometheus = Annotated[
+    str, typer.Option("--prometheus", metavar="URL", help="Its address within the cluster.")
+]
+PROMETHEUS = "http://prometheus-operated.monitoring:9090"
+
+
+def facts_for(
+    file: Path | None,
+    *,
+    from_system: bool,
+    server: str | None,
+    home: Path,
+    allow_loss: Sequence[str] | None,
+    only: Sequence[str] | None,
+) -> "Facts":
+    """The facts of a spec file, or of what runs.
+
+    Raises:
+        InvalidArgumentError: Neither or both were named, or the spec lacks something.
+    """
+    from headrace.deploy import read_facts
+
+    if (file is None) != from_system:
+        msg = "name the spec: either --file FILE or --from-system"
+        raise InvalidArgumentError(msg)
+    observed: dict[str, Observed] = {}
+    if file is not None:
+        from headrace.cli.spec import read_spec
+
+        spec = read_spec(file)
+        artifacts = _artifacts(spec, home)
+    else:
+        from headrace.cli.export_system import running_system
+
+        spec, observed, artifacts = running_system(server, home)
+    return read_facts(
+        spec,
+        artifacts=artifacts,
+        observed=observed,
+        allowed=allow_loss or (),
+        only=only or (),
+        key_sets=_key_sets(spec),
+    )
+
+
+def place_for(instance: str, namespace: str, services: Sequence[str] | None = None) -> "Place":
+    """Where in a cluster; `services` as `--service` has them."""
+    from headrace.deploy import Place
+
+    return Place(instance=instance, namespace=namespace, services=_services(services or ()))
+
+
+def addresses_for(option: str, given: Sequence[str] | None) -> dict[tuple[str, str], list[str]]:
+    """What `ENDPOINT:VERSION=ADDRESS` says, by endpoint and version.
+
+    Raises:
+        InvalidArgumentError: One is written otherwise.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for text in given or ():
+        which, equals, address = text.partition("=")
+        name, colon, number = which.rpartition(":")
+        if not (equals and colon and name and number and address):
+            msg = (
+                f"{option} {text!r} is not ENDPOINT:VERSION=ADDRESS, such as fraud:2=10.0.0.7:8000"
+            )
+            raise InvalidArgumentError(msg)
+        found.setdefault((name, number), []).append(address)
+    return found
+
+
+def write_export(export: "Export", output: str, form: str) -> None:
+    """Write documents where they belong; what is only about the same goes to standard error.
+
+    Raises:
+        InvalidArgumentError: The format is unknown, or has no room for several documents.
+    """
+    from headrace.cli.output import say, write
+    from headrace.deploy import Format, files_of, text_of
+
+    ending = form or ("json" if output.endswith(".json") else "yaml")
+    if ending not in tuple(Format):
+        msg = f"--format {form!r} is neither yaml nor json"
+        raise InvalidArgumentError(msg)
+    chosen = Format(ending)
+    path = Path(output)
+    if output == "-":
+        write(text_of(export, chosen).rstrip("\n"))
+    elif output.endswith("/") or path.is_dir():
+        path.mkdir(parents=True, exist_ok=True)
+        for name, text in files_of(export, chosen).items():
+            (path / name).write_text(text, encoding="utf-8")
+            say(f"{path / name}")
+    else:
+        path.write_text(text_of(export, chosen), encoding="utf-8")
+        say(output)
+    for note in export.notes:
+        say(f"note: {note}")
+
+
+def _services(given: Sequence[str]) -> "Services":
+    found = {}
+    for key, (text, *more) in addresses_for("--service", given).items():
+        name, colon, port = text.partition(":")
+        if more or (colon and not (port.isdecimal() and 0 < int(port) <= 65535)):  # noqa: PLR2004  # the last port
+            msg = f"--service {key[0]}:{key[1]} takes one NAME[:PORT], not {text!r}"
+            raise InvalidArgumentError(msg)
+        found[key] = (name, int(port) if port else None)
+    return found
+
+
+def _artifacts(spec: "SystemSpec", home: Path) -> "dict[str, Artifact]":
+    """What the registry, or a file itself, tells of the models in a spec."""
+    from headrace.core import HeadraceError
+    from headrace.core.spec import is_model_path
+    from headrace.registry import Registry
+
+    found: dict[str, Artifact] = {}
+    for model in _models(spec):
+        try:
+            found[model] = (
+                _of_file(Path(model)) if is_model_path(model) else known(Registry(home).get(model))
+            )
+        except HeadraceError:
+            continue  # what an export has to know, it asks for by name
+    return found
+
+
+def known(version: Any) -> "Artifact":  # noqa: ANN401  # a ModelVersion, not imported for its name
+    """What the registry says of a version."""
+    from headrace.deploy import Artifact
+
+    return Artifact(
+        filename=version.filename,
+        version=version.version,
+        digest=version.digest,
+        runtime=version.runtime,
+        runs_code=version.executes_code,
+    )
+
+
+def _of_file(path: Path) -> "Artifact":
+    from headrace.deploy import Artifact
+    from headrace.runtimes import detect_runtime, runs_code
+
+    runtime = detect_runtime(path)
+    return Artifact(filename=path.name, runtime=runtime.name, runs_code=runs_code(runtime, path))
+
+
+def _models(spec: "SystemSpec") -> list[str]:
+    found = [row.model for endpoint in spec.endpoints for row in endpoint.split()]
+    return list(dict.fromkeys(model for model in found if model))
+
+
+def _key_sets(spec: "SystemSpec") -> dict[str, str]:
+    """The public keys of identity providers that stand in files.
+
+    Raises:
+        InvalidArgumentError: A file cannot be read.
+    """
+    found = {}
+    for jwt in spec.auth.jwt:
+        if jwt.jwks_file is None:
+            continue
+        try:
+            found[jwt.name] = Path(jwt.jwks_file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            msg = f"auth.jwt {jwt.name!r}: cannot read {jwt.jwks_file}: {error}"
+            raise InvalidArgumentError(msg) from error
+    return found
