@@ -349,7 +349,8 @@ TABLE: Final[tuple[Feature, ...]] = (
         "Tiers: rows, concurrency, days",
         "tiers[].rows_per_s tiers[].max_concurrent tiers[].requests_per_day",
         *(_NO_TIER,) * 4,
-        *(_NO_COUNT, _BEHIND, _NO_COUNT),
+        no("has kinds of callers in Enterprise only", "limit `per_caller`"),
+        *(_BEHIND, _NO_COUNT),
     ),
     row(
         "Limits: requests per second",

@@ -1,0 +1,83 @@
+"""Specs and the facts in them, made short."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from headrace import deploy
+from headrace.core.spec import SystemSpec, parse_spec
+from headrace.deploy import Artifact, Export, Facts, Observed, Place, PodOptions, Target
+
+REPLICAS: Final = {
+    ("fraud", "1"): ["10.0.0.1:8000", "10.0.0.2:8000"],
+    ("fraud", "2"): ["10.0.0.3:8000"],
+}
+ARTIFACTS: Final = {
+    f"fraud:{number}": Artifact(
+        filename="model.onnx", version=number, digest=f"sha256:{number * 64}", runtime="onnx"
+    )
+    for number in ("1", "2", "3")
+}
+PODS: Final = PodOptions(artifacts="s3://models")
+
+
+def split(*weights: int) -> list[dict[str, Any]]:
+    """Versions 1, 2, ... of `fraud`."""
+    return [{"model": f"fraud:{i}", "weight": weight} for i, weight in enumerate(weights, 1)]
+
+
+def spec_of(endpoint: Mapping[str, Any] | None = None, **top: Any) -> SystemSpec:  # noqa: ANN401  # as a file has it
+    """A spec with one public endpoint; `endpoint` says more of it."""
+    given: dict[str, Any] = {"name": "fraud", "access": "public", **(endpoint or {})}
+    if "upstream" not in given and "versions" not in given:
+        given.setdefault("model", "fraud:2")
+    return parse_spec({"version": 1, "endpoints": [given], **top})
+
+
+def facts_of(
+    endpoint: Mapping[str, Any] | None = None,
+    *,
+    allowed: Sequence[str] = (),
+    observed: Mapping[str, Observed] | None = None,
+    key_sets: Mapping[str, str] | None = None,
+    artifacts: Mapping[str, Artifact] | None = None,
+    **top: Any,  # noqa: ANN401  # as a file has it
+) -> Facts:
+    return deploy.read_facts(
+        spec_of(endpoint, **top),
+        artifacts=ARTIFACTS if artifacts is None else artifacts,
+        allowed=allowed,
+        observed=observed,
+        key_sets=key_sets,
+    )
+
+
+def _replicas(facts: Facts) -> dict[tuple[str, str], list[str]]:
+    return {
+        (e.name, v.number): REPLICAS.get((e.name, v.number), ["10.0.0.9:8000"])
+        for e in facts.endpoints
+        for v in e.versions
+        if v.upstream is None
+    }
+
+
+EXPORTERS: Final[Mapping[Target, Callable[[Facts], Export]]] = {
+    Target.GATEWAY_API: lambda f: deploy.gateway_api(f, Place(), deploy.GatewayApiOptions()),
+    Target.KSERVE: lambda f: deploy.kserve(
+        f, Place(), deploy.KserveOptions(storage="s3://models/{model}/{version}/{file}")
+    ),
+    Target.ARGO_ROLLOUTS: lambda f: deploy.argo_rollouts(f, Place(), deploy.ArgoOptions(pods=PODS)),
+    Target.FLAGGER: lambda f: deploy.flagger(f, Place(), deploy.FlaggerOptions(pods=PODS)),
+    Target.KONG: lambda f: deploy.kong(f, deploy.KongOptions(replicas=_replicas(f))),
+    Target.AWS_APIGATEWAY: lambda f: deploy.aws_apigateway(
+        f, deploy.AwsOptions(backend="https://models.example.com")
+    ),
+    Target.ENVOY: lambda f: deploy.envoy(
+        f, deploy.EnvoyOptions(replicas=_replicas(f), descriptors=b"descriptors")
+    ),
+}
+"""Each target, with options that suit any of these specs."""
+
+
+def bodies(export: Export, kind: str = "") -> list[dict[str, Any]]:
+    """The documents, or those of one kind."""
+    return [d.body for d in export.documents if not kind or d.body.get("kind") == kind]

@@ -1,0 +1,187 @@
+"""The table says of every field of a spec what becomes of it, and exports do as it says."""
+
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from headrace.core.spec import SystemSpec
+from headrace.deploy import TABLE, Cell, NotExpressibleError, Outcome, Target
+from headrace.deploy.features import Feature, feature_of
+from headrace.deploy.written import known_fields, written
+from tests.unit.deploy.specs import EXPORTERS, facts_of, spec_of, split
+
+_PAGE: Final = Path(__file__).parents[3] / "docs" / "how-to" / "export.md"
+_CONTAINERS: Final = {"gateway", "auth", "endpoints", "endpoints[].limits"}
+"""Parts that say nothing by themselves: all that is in them has a row."""
+_JWT: Final = {"name": "corp", "issuer": "https://id.test", "audiences": ["models"]}
+_JWT_URL: Final = {**_JWT, "jwks_url": "https://id.test/keys"}
+_CANARY: Final = {"strategy": "canary"}
+_UPSTREAM: Final = {"url": "http://10.1.1.1:9000"}
+_TLS: Final = {"certificate_file": "/tls/chain.pem", "key_file": "/tls/key.pem"}
+_VIEWS: Final = {"strategy": "canary", "metrics": {"reward": {}}}
+
+
+def _e(**endpoint: Any) -> dict[str, Any]:  # noqa: ANN401  # as a file has it
+    return {"endpoint": endpoint}
+
+
+_EXAMPLES: Final[dict[str, dict[str, Any]]] = {
+    "Weights of a split": _e(versions=split(90, 10)),
+    "Another's server": _e(upstream=_UPSTREAM),
+    "TLS to another's server": _e(
+        upstream={"url": "https://m.test", "tls": {"ca_file": "/tls/ca.pem"}}
+    ),
+    "Health and bounds of another's server": _e(upstream={**_UPSTREAM, "max_requests": 7}),
+    "Scaling: bounds and target": _e(autoscale={"max_replicas": 9}),
+    "Scaling to zero": _e(autoscale={"min_replicas": 0}),
+    "Scaling: windows, panic, idle time": _e(autoscale={"stable_window_s": 30}),
+    "Scaling: step sizes, waits, schedules, holding": _e(autoscale={"max_scale_up_ratio": 2}),
+    "Rollout: canary, blue-green": _e(rollout=_CANARY),
+    "Rollout: A/B": _e(rollout={"strategy": "ab", "weight": 40}),
+    "Rollout: shadow": _e(rollout={"strategy": "shadow", "mirror_percent": 40}),
+    "Rollout: fresh copies of the old version": _e(rollout={**_CANARY, "baseline": True}),
+    "Rollout: level of the test": _e(rollout={**_CANARY, "alpha": 0.01}),
+    "Rollout: smallest sample": _e(rollout={**_CANARY, "min_samples": 7}),
+    "Rollout: warm-up": _e(rollout={**_CANARY, "warmup_s": 7}),
+    "Rollout: longest time, and what then": _e(rollout={**_CANARY, "max_duration_s": 7}),
+    "Rollout: time to become ready": _e(rollout={**_CANARY, "ready_timeout_s": 7}),
+    "Rollout: the old version is kept": _e(rollout={"strategy": "blue-green", "keep_s": 7}),
+    "Rollout: errors, rejections, latency": _e(
+        rollout={**_CANARY, "metrics": {"latency": {"max_s": 1}}}
+    ),
+    "Rollout: answers, agreement, reward": _e(rollout=_VIEWS),
+    "Sticky callers: header, cookie": _e(sticky={"header": "x-user-id"}),
+    "Sticky callers: a token's claim": _e(sticky={"claim": "sub"}),
+    "Drift, features, payload log": _e(payload_log={"sample_ratio": 0.5}),
+    "Pools": {"endpoint": {"pool": "small"}, "pools": [{"name": "small"}]},
+    "Access": _e(access=["key", "certificate"]),
+    "Tokens: issuer, audience, keys": {"auth": {"jwt": [_JWT_URL]}},
+    "Tokens: audience": {"auth": {"jwt": [_JWT_URL]}},
+    "Tokens: keys from a URL": {"auth": {"jwt": [_JWT_URL]}},
+    "Tokens: clocks, cache, claims": {"auth": {"jwt": [{**_JWT_URL, "clock_skew_s": 9}]}},
+    "Client certificates": {"auth": {"certificates": [{"name": "bank", "dns": "*.bank.test"}]}},
+    "Tiers": {"tiers": [{"name": "gold", "requests_per_s": 9}]},
+    "Tiers: rows, concurrency, days": {"tiers": [{"name": "gold", "rows_per_s": 9}]},
+    "Limits: requests per second": _e(limits={"requests_per_s": 9}),
+    "Limits: burst": _e(limits={"requests_per_s": 9, "burst": 20}),
+    "Limits: requests per day": _e(limits={"requests_per_day": 9}),
+    "Limits: rows, concurrency": _e(limits={"max_concurrent": 9}),
+    "Limits per caller": _e(limits={"per_caller": {"requests_per_s": 9}}),
+    "Limits per caller: burst": _e(limits={"per_caller": {"requests_per_s": 9, "burst": 20}}),
+    "Size of a request": _e(limits={"max_body_bytes": 5000}),
+    "Size of a request, of the gateway": {"gateway": {"max_body_bytes": 5000}},
+    "The gateway's client certificates": {
+        "gateway": {"tls": {**_TLS, "client_ca_file": "/tls/clients.pem"}}
+    },
+    "Limits that gateways share": {"gateway": {"shared_limits": True}},
+    "Signatures": {"security": {"require_signature": True, "trusted_keys": ["/keys/a.pem"]}},
+    "Traces": {"tracing": {"collector": "http://127.0.0.1:4318"}},
+}
+"""For each row that some target refuses: a spec that says so."""
+
+
+def _refusals() -> list[Any]:
+    return [
+        pytest.param(feature, target, id=f"{feature.title}-{target.value}")
+        for feature in TABLE
+        for target, cell in feature.cells.items()
+        if cell.outcome is Outcome.REFUSED
+    ]
+
+
+_each_refusal: Final = pytest.mark.parametrize(("feature", "target"), _refusals())
+
+
+@pytest.mark.parametrize("field", list(known_fields(SystemSpec)))
+def test_every_field_of_a_spec_has_a_fate_in_every_target(field: str) -> None:
+    found = feature_of(TABLE, field)
+
+    if field in _CONTAINERS:
+        inner = [f for f in known_fields(SystemSpec) if f.startswith(f"{field}") and f != field]
+        assert found is None
+        assert all(feature_of(TABLE, each) is not None for each in inner if each not in _CONTAINERS)
+    else:
+        assert found is not None, f"add {field} to a row of headrace.deploy.table"
+        assert set(found[0].cells) == set(Target)
+
+
+def test_the_table_names_no_field_that_a_spec_does_not_have() -> None:
+    known = set(known_fields(SystemSpec))
+
+    assert [f for feature in TABLE for f in feature.fields if f not in known] == []
+
+
+@pytest.mark.parametrize("feature", TABLE, ids=lambda feature: feature.title)
+def test_whatever_is_not_simply_expressed_says_why(feature: Feature) -> None:
+    for cell in feature.cells.values():
+        assert cell.note or cell.outcome is Outcome.EXPRESSED
+        assert bool(cell.way_out) == (cell.outcome is Outcome.REFUSED)
+
+
+@_each_refusal
+def test_every_refusal_is_told_by_its_place_and_a_way_out(feature: Feature, target: Target) -> None:
+    example = _EXAMPLES[feature.title]
+    spec = spec_of(example.get("endpoint"), **{k: v for k, v in example.items() if k != "endpoint"})
+    cell = feature.cells[target]
+    mine = {
+        s.field for s in written(spec) if (of := feature_of(TABLE, s.field)) and of[0] == feature
+    }
+
+    with pytest.raises(NotExpressibleError) as caught:
+        EXPORTERS[target](_facts(example))
+
+    assert mine, "the example has a setting of this row"
+    told = [loss for loss in caught.value.losses if loss.why == cell.note]
+    assert told, str(caught.value)
+    assert all(loss.way_out == cell.way_out for loss in told)
+    assert str(caught.value).startswith(f"{target.value} cannot express")
+    assert f"--allow-loss {told[0].field}" in str(caught.value)
+
+
+@_each_refusal
+def test_what_is_refused_may_be_left_out_by_leave(feature: Feature, target: Target) -> None:
+    example = _EXAMPLES[feature.title]
+    with pytest.raises(NotExpressibleError) as caught:
+        EXPORTERS[target](_facts(example))
+    fields = tuple(dict.fromkeys(loss.field for loss in caught.value.losses))
+
+    export = EXPORTERS[target](_facts(example, allowed=fields))
+
+    assert export.documents
+    for loss in caught.value.losses:
+        assert f"{loss.place}: left out, {target.value} {loss.why}" in export.notes
+
+
+@pytest.mark.parametrize("target", list(Target))
+def test_a_plain_spec_loses_nothing_anywhere(target: Target) -> None:
+    export = EXPORTERS[target](facts_of())
+
+    assert not [note for note in export.notes if "left out" in note]
+
+
+def test_the_page_shows_the_table() -> None:
+    rows = re.findall(
+        r"^\| (.+?) \| (.+) \|$", _PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    shown = {title: tuple(cell.strip() for cell in cells.split(" | ")) for title, cells in rows}
+
+    for feature in TABLE:
+        expected = tuple(_word(feature.cells[target]) for target in Target)
+        assert shown.get(feature.title) == expected, feature.title
+
+
+def _word(cell: Cell) -> str:
+    match cell.outcome:
+        case Outcome.KEPT:
+            return "-"
+        case Outcome.REFUSED if cell.rest:
+            return f"no: {cell.rest}"
+        case outcome:
+            return outcome.value
+
+
+def _facts(example: dict[str, Any], allowed: tuple[str, ...] = ()) -> Any:  # noqa: ANN401  # Facts
+    top = {key: value for key, value in example.items() if key != "endpoint"}
+    return facts_of(example.get("endpoint"), allowed=allowed, **top)

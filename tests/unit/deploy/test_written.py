@@ -1,0 +1,57 @@
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.core.spec import SystemSpec
+from headrace.deploy.written import is_within, known_fields, written
+from tests.unit.deploy.specs import spec_of, split
+
+_HINT: Final = {"cron": "0 8 * * 1", "duration_s": 60, "min_replicas": 2}
+_FIELDS: Final = frozenset(known_fields(SystemSpec))
+
+
+def test_what_is_written_is_told_with_its_place() -> None:
+    spec = spec_of({"timeout_s": 5, "versions": split(90, 10)})
+
+    told = {setting.place: setting.value for setting in written(spec)}
+
+    assert told["endpoints[0].timeout_s"] == 5
+    assert told["endpoints[0].versions[1].weight"] == 10
+    assert "endpoints[0].replicas" not in told
+
+
+def test_a_default_that_is_written_out_says_nothing() -> None:
+    told = [setting.place for setting in written(spec_of({"timeout_s": 30.0, "replicas": 1}))]
+
+    assert "endpoints[0].timeout_s" not in told
+    assert "endpoints[0].replicas" not in told
+
+
+@pytest.mark.parametrize(
+    ("document", "place"),
+    [
+        ({"rollout": {"strategy": "canary", "alpha": 0.1}}, "endpoints[0].rollout.alpha"),
+        ({"limits": {"per_caller": {"burst": 3, "requests_per_s": 1}}}, "limits.per_caller.burst"),
+        ({"labels": {"out": ["no", "yes"]}}, "endpoints[0].labels"),
+        ({"autoscale": {"schedule": [_HINT]}}, "schedule[0].cron"),
+    ],
+)
+def test_parts_within_parts_are_told(document: dict[str, Any], place: str) -> None:
+    told = [setting.place for setting in written(spec_of(document))]
+
+    assert any(found.endswith(place) for found in told), told
+
+
+@given(st.sampled_from(sorted(_FIELDS)), st.sampled_from(sorted(_FIELDS)))
+def test_only_what_follows_a_dot_or_a_bracket_is_within(field: str, outer: str) -> None:
+    rest = field.removeprefix(outer) if field.startswith(outer) else None
+
+    assert is_within(field, outer) == (rest is not None and rest[:1] in {"", ".", "["})
+
+
+def test_all_kinds_of_rollouts_are_known() -> None:
+    assert {
+        f"endpoints[].rollout.{name}" for name in ("steps", "keep_s", "weight", "promotes")
+    } <= (_FIELDS)
