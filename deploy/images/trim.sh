@@ -1,0 +1,38 @@
+# Take from the base image what nothing at run time reads, and make it safe to run as nobody.
+# Run by a plain sh, as root, in a stage that is flattened afterwards.
+set -eu
+
+# Licences stay: /usr/share/doc/*/copyright.
+find /usr/share/doc -type f ! -name copyright -delete
+find /usr/share/doc -depth -type d -empty -delete
+rm -rf /usr/share/man /usr/share/info /usr/share/locale /usr/share/lintian /usr/share/bash-completion \
+  /var/lib/apt/lists /var/cache/apt /var/cache/debconf /var/cache/ldconfig /var/log /var/backups \
+  /etc/apt/apt.conf.d/*proxy* /etc/machine-id
+mkdir -p /var/log /var/cache/apt/archives/partial /var/lib/apt/lists/partial
+# Tables of character sets for iconv(3), 9 MB: Python brings its own.
+rm -rf /usr/lib/*/gconv
+
+stdlib="$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
+for part in test idlelib tkinter turtledemo lib2to3 pydoc_data ensurepip; do rm -rf "${stdlib:?}/$part"; done
+find "$stdlib" -maxdepth 1 -name 'config-*' -exec rm -rf {} +
+# pip, and what comes along: nothing is installed at run time.
+for site in "$stdlib/site-packages" /usr/local/lib/python3*/site-packages /usr/lib/python3/dist-packages; do
+  for name in pip setuptools wheel pkg_resources _distutils_hack distutils-precedence.pth; do
+    rm -rf "$site/$name" "$site/$name"-*.dist-info "$site/$name"-*.egg-info
+  done
+done
+rm -rf /usr/local/bin/pip* /usr/local/bin/idle* /usr/local/bin/pydoc* /usr/local/bin/2to3* \
+  /usr/local/bin/python*-config /usr/share/python-wheels
+# Official images of Python come without byte code: every start would compile the library anew.
+python3 -m compileall -q --invalidation-mode unchecked-hash "$stdlib" || true # one file is bad on purpose
+
+# Nobody becomes root here.
+find / -xdev -type f -perm /6000 -exec chmod a-s {} +
+
+grep -q ':65532:' /etc/passwd || echo 'headrace:x:65532:65532:Headrace:/tmp:/usr/sbin/nologin' >>/etc/passwd
+grep -q ':65532:' /etc/group || echo 'headrace:x:65532:' >>/etc/group
+rm -rf /tmp/* /var/tmp/* /root/.cache
+# A volume that is made here belongs to whom its folder belongs.
+mkdir -p /var/lib/headrace /models
+chown 65532:65532 /var/lib/headrace
+chmod 0700 /var/lib/headrace

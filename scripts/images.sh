@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# Build Headrace's images: images.sh [NAME...], all that need no framework where none is named.
+#
+# Settings, by the environment:
+#   BASE         the base image, python:3.12-slim. BASE=debian makes one here from Debian's packages
+#                by debootstrap (SUITE, trixie), for whom no registry is in reach. Needs root.
+#   BUILD_BASE   the same with pip and venv, where BASE has none.
+#   PREFIX, TAG  what the images are called: PREFIX/replica:TAG; headrace and the version.
+#   SBOM_DIR     where the bills of materials are put too, dist/images.
+#   UNLOCKED     for replica-torch and the like: see below and deploy/images/Dockerfile.
+#   NETWORK      the network of the build, as docker build --network takes it.
+# pip's settings (mirror, proxy, certificates) are those of whoever builds; they stay out of the images.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python="${PYTHON:-python3}"
+prefix="${PREFIX:-headrace}"
+tag="${TAG:-$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)}"
+base="${BASE:-python:3.12-slim}"
+build_base="${BUILD_BASE:-$base}"
+sboms="${SBOM_DIR:-dist/images}"
+suite="${SUITE:-trixie}"
+
+say() { printf 'images: %s\n' "$*"; }
+fail() {
+  printf 'images: %s\n' "$*" >&2
+  exit 1
+}
+
+command -v docker >/dev/null || fail "there is no docker; Debian has it as docker-cli with docker-buildx"
+docker version >/dev/null 2>&1 ||
+  fail "no Docker daemon answers; one of its own starts: export DOCKER_HOST=\$(scripts/start_docker.sh /tmp/headrace-docker)"
+
+work="$(mktemp -d)"
+trap 'rm -rf --one-file-system "$work"' EXIT
+
+# Debian with Python and pip, to build in; then the same without pip, to run in.
+make_base() {
+  local root="$work/root"
+  base="headrace-base:$suite" build_base="headrace-build-base:$suite"
+  if [ -z "${REBUILD_BASE:-}" ] && docker image inspect "$base" "$build_base" >/dev/null 2>&1; then
+    say "$base is there (REBUILD_BASE=1 makes it anew)"
+    return
+  fi
+  command -v debootstrap >/dev/null || fail "there is no debootstrap; Debian has it under that name"
+  [ "$(id -u)" = 0 ] || fail "debootstrap needs root"
+  say "making $base of Debian's packages, which takes a minute"
+  debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates,tzdata "$suite" \
+    "$root" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$work/log" 2>&1 ||
+    { tail -n 5 "$work/log" >&2 && fail "debootstrap failed"; }
+  # Where the packages came from, and on which machine, is the builder's business.
+  printf 'deb http://deb.debian.org/debian %s main\n' "$suite" >"$root/etc/apt/sources.list"
+  rm -rf "$root"/etc/resolv.conf "$root"/etc/hostname "$root"/var/cache/apt/archives/*.deb \
+    "$root"/var/lib/apt/lists/* "$root"/var/log/*.log
+  tar -C "$root" -c . | docker import - "$build_base" >/dev/null
+  local extra
+  mapfile -t extra < <(chroot "$root" dpkg-query -W -f '${Package}\n' 'python3*-venv' 'python3-*-whl')
+  chroot "$root" dpkg --purge "${extra[@]}" >"$work/log" 2>&1 ||
+    { tail -n 5 "$work/log" >&2 && fail "cannot remove ${extra[*]}"; }
+  tar -C "$root" -c . | docker import - "$base" >/dev/null
+}
+
+# pip's own settings, for the build alone. Files that they name become secrets of the build too.
+secrets=()
+collect_secrets() {
+  local key value conf="$work/pip.conf" ca=""
+  printf '[global]\n' >"$conf"
+  for key in index-url extra-index-url trusted-host proxy timeout retries; do
+    value="$("$python" -m pip config get "global.$key" 2>/dev/null || true)"
+    local variable="PIP_${key^^}"
+    variable="${variable//-/_}"
+    value="${!variable:-$value}"
+    [ -z "$value" ] || printf '%s = %s\n' "$key" "${value//$'\n'/ }" >>"$conf"
+  done
+  ca="${PIP_CERT:-$("$python" -m pip config get global.cert 2>/dev/null || true)}"
+  if [ -n "$ca" ]; then
+    printf 'cert = /run/secrets/ca.pem\n' >>"$conf"
+    secrets+=(--secret "id=ca.pem,src=$ca")
+  fi
+  secrets+=(--secret "id=pip.conf,src=$conf")
+}
+
+# What frameworks are asked for: their builds for CPU and CUDA share a version but no hash.
+unlocked_of() { # unlocked_of NAME
+  case "$1" in
+  replica-torch) printf '%s' "${UNLOCKED:-torch>=2.8}" ;;
+  *) printf '%s' "${UNLOCKED:-}" ;;
+  esac
+}
+
+build() { # build NAME
+  local name="$1" target="${1%%-*}" lock="$1" unlocked
+  unlocked="$(unlocked_of "$name")"
+  [ "$name" != replica-torch ] || lock=replica
+  [ -f "requirements/images/$lock.txt" ] || fail "there is no image $name: $(known)"
+  local revision=""
+  revision="$(git rev-parse --verify --quiet HEAD 2>/dev/null || true)"
+  local arguments=(--file deploy/images/Dockerfile --build-arg "BASE=$base"
+    --build-arg "BUILD_BASE=$build_base" ${NETWORK:+--network "$NETWORK"} "${secrets[@]}")
+  if [ "$target" = replica ]; then arguments+=(--build-arg "LOCK=$lock" --build-arg "UNLOCKED=$unlocked"); fi
+  local labels=(--label "org.opencontainers.image.title=headrace-$name"
+    --label "org.opencontainers.image.version=$tag"
+    --label "org.opencontainers.image.licenses=Apache-2.0"
+    --label "org.opencontainers.image.base.name=$base"
+    ${revision:+--label "org.opencontainers.image.revision=$revision"})
+  say "building $prefix/$name:$tag"
+  docker buildx build --load --provenance=false "${arguments[@]}" "${labels[@]}" \
+    --target "$target" --tag "$prefix/$name:$tag" --progress "${PROGRESS:-auto}" . ||
+    fail "$name cannot be built"
+  docker buildx build --quiet "${arguments[@]}" --target "$target-sbom" --output "type=local,dest=$work/sbom" . >/dev/null ||
+    fail "there is no bill of materials of $name"
+  mkdir -p "$sboms"
+  mv "$work/sbom/headrace.cdx.json" "$sboms/$name.cdx.json"
+}
+
+known() { "$python" -m scripts.images.requirements --list | paste -sd ' ' && echo replica-torch; }
+
+report() {
+  printf '\n%-44s %9s\n' image size
+  for name in "$@"; do
+    docker image inspect --format '{{index .RepoTags 0}} {{.Size}}' "$prefix/$name:$tag" |
+      awk '{printf "%-44s %6.0f MB\n", $1, $2 / 1e6}'
+  done
+}
+
+names=("$@")
+[ ${#names[@]} -gt 0 ] || names=(replica gateway control worker standalone)
+[ "$base" != debian ] || make_base
+collect_secrets
+for name in "${names[@]}"; do build "$name"; done
+report "${names[@]}"
