@@ -2,6 +2,12 @@
 # Run by a plain sh, as root, in a stage that is flattened afterwards.
 set -eu
 
+# As process 1 a program hears no SIGTERM before it asks for it, so that a container that is stopped
+# while it starts would hang until it is killed. tini passes signals on, and reaps the orphans.
+if ! command -v tini >/dev/null; then
+  apt-get -qq update && apt-get -qq install --yes --no-install-recommends tini >/dev/null
+fi
+
 # Licences stay: /usr/share/doc/*/copyright.
 find /usr/share/doc -type f ! -name copyright -delete
 find /usr/share/doc -depth -type d -empty -delete

@@ -46,6 +46,12 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}", FAILED
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "headrace").startswith("headrace"):
+        return (
+            f"this command needs the package '{error.name}', which this installation leaves out, "
+            "as small container images do: use the image headrace/standalone, or `pip install headrace`",
+            FAILED,
+        )
     kind = type(error).__name__
     return f"unexpected {kind}: {error} (a bug; `headrace --debug …` shows where)", FAILED
 
