@@ -18,6 +18,7 @@ NAMES: Final = (
     "memory",
     *("fleet", "steer"),
     "publish",
+    "reports",
     "auth",
     "observe",
     "jobs",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from headrace.cli.options import DEFAULT_HOME, Home, Json
+from headrace.cli.plan_capacity import capacity
 from headrace.cli.profile_arguments import seconds
 
 if TYPE_CHECKING:
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
     from headrace.advise.mode import Arrival, Costs, ModePlan
 
 app = typer.Typer(
-    no_args_is_help=True, help="Plan before anything runs: which mode a model is best run in."
+    no_args_is_help=True, help="Plan before anything runs: in which mode, and on how many machines."
 )
 
 _PEAK: Final = 3.0
 """The peak over the average, where nobody says what it is."""
+
+
+app.command()(capacity)
 
 
 @app.callback()

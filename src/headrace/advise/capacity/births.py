@@ -122,9 +122,7 @@ def stretches(runs: Runs, rates: Array, starts: Array) -> Iterator[Stretches]:
             moves = ends[begins[:, None], np.minimum(shift, runs.size)] * (shift <= runs.size)
         mass = (weight * starts[begins])[:, None] * moves
         place, came = np.nonzero(mass > _RARE)
-        yield Stretches(
-            mass=mass[place, came], run_s=run_s[place], begin=begins[place], came=came
-        )
+        yield Stretches(mass=mass[place, came], run_s=run_s[place], begin=begins[place], came=came)
 
 
 class Clock:

@@ -5,7 +5,6 @@ sizes of fleet, and the count follows from it.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,7 +21,8 @@ from headrace.autoscale.capacity import MAX_UTILISATION
 from headrace.core import FailedPreconditionError
 
 QUANTILE: Final = 0.99
-_SIZES: Final = (ENDLESS, 16, 8, 4, 2, 1)
+_SIZES: Final = (1, 2, 4, 8, 16, ENDLESS)
+_ROUNDING: Final = 1e-12
 _STEPS: Final = 10
 _LEAST: Final = 0.02
 """Of the capacity: an SLO that is missed even then leaves no room for anybody to wait."""
@@ -62,24 +62,23 @@ class Fleet:
             SloUnreachableError: No number of them does.
         """
         self.check()
-        best: int | None = None
-        for size in self._sizes():
-            wanted = max(1, math.ceil(rate / self.rate_within(size) * (1.0 - 1e-12)))
-            found = max(size, wanted)
-            best = found if best is None else min(best, found)
-            if wanted >= size:  # a smaller fleet takes no more of each
-                break
-        assert best is not None, "there is always a size"
+        least = rate / (self.curve.capacity * self.promise.most_busy_ratio)
+        sizes = self._sizes()
+        first = max(size for size in sizes if size <= max(least, 1.0))
+        best = self._with(rate, first)
+        for size in sizes:
+            if first < size < best:  # the larger the fleet, the more each may get
+                best = min(best, self._with(rate, size))
         return best
+
+    def _with(self, rate: float, size: int) -> int:
+        return max(size, math.ceil(rate / self.rate_within(size) * (1.0 - _ROUNDING)))
 
     def rate_within(self, size: int) -> float:
         """What each of at least `size` replicas may get, in requests a second."""
-        found = self._within.get(size)
-        if found is None:
-            smaller = [one for one in self._within if one < size]
-            found = max([self._search(size), *(self._within[one] for one in smaller)])
-            self._within[size] = found
-        return found
+        if size not in self._within:
+            self._within[size] = self._search(size)
+        return self._within[size]
 
     def at(self, rate: float, copies: int) -> Answered | None:
         """How so many replicas answer that rate; None if they cannot keep up."""
@@ -121,9 +120,9 @@ class Fleet:
             )
             raise SloUnreachableError(msg)
 
-    def _sizes(self) -> Iterator[int]:
-        """The largest first; one is enough where nobody chooses."""
-        yield from _SIZES if has_choice(self.curve, self.promise.balancing) else (1,)
+    def _sizes(self) -> tuple[int, ...]:
+        """One is enough where nobody chooses."""
+        return _SIZES if has_choice(self.curve, self.promise.balancing) else (1,)
 
     def _search(self, size: int) -> float:
         """By bisection over the same points whatever the SLO, so that a tighter one gives less."""

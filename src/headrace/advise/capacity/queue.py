@@ -226,9 +226,7 @@ class _Chain:
 
 
 def _runs(run_s: Array, spread: Spread) -> Runs:
-    return Runs(
-        run_s=run_s, ratios=np.asarray(spread.ratios), weights=np.asarray(spread.weights)
-    )
+    return Runs(run_s=run_s, ratios=np.asarray(spread.ratios), weights=np.asarray(spread.weights))
 
 
 def waiting_ratio(servers: int, load: float, copies: int, gateways: int = 1) -> float:

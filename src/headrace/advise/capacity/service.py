@@ -195,5 +195,6 @@ def _condensed(
     parts = np.bincount(place, weights)
     some = parts > 0.0
     return Spread(
-        ratios=tuple((sums[some] / parts[some] / mean).tolist()), weights=tuple(parts[some].tolist())
+        ratios=tuple((sums[some] / parts[some] / mean).tolist()),
+        weights=tuple(parts[some].tolist()),
     )

@@ -67,7 +67,9 @@ class Waits:
         waiting = behind + came
         fits = waiting <= self._largest  # all share the next run, whenever they came
         longest_s = run_s[fits]
-        self._add(mass[fits] * came[fits], longest_s * (1.0 - parts[fits]), longest_s, waiting[fits])
+        self._add(
+            mass[fits] * came[fits], longest_s * (1.0 - parts[fits]), longest_s, waiting[fits]
+        )
         mass, run_s, behind, came = mass[~fits], run_s[~fits], behind[~fits], came[~fits]
         waiting, parts = waiting[~fits], parts[~fits]
         full_s = self._curve.run_s(self._largest) / self._places
@@ -109,7 +111,9 @@ class Waits:
         total = sum(float(mass.sum()) for mass, *_ in self._pieces)
         if total <= 0.0:
             return 0.0
-        summed = sum(float((mass * (low + high)).sum()) / 2.0 for mass, low, high, _ in self._pieces)
+        summed = sum(
+            float((mass * (low + high)).sum()) / 2.0 for mass, low, high, _ in self._pieces
+        )
         return summed / total * self.waiting_ratio
 
     def quantile_s(self, ratio: float) -> float:
@@ -165,9 +169,7 @@ class Waits:
             at[first + 1 :] += weight * share * wait[: len(at) - first - 1]
 
 
-def _left(
-    first: Integers, last: Integers, came: Integers, parts: Array
-) -> tuple[Array, Array]:
+def _left(first: Integers, last: Integers, came: Integers, parts: Array) -> tuple[Array, Array]:
     """Which part of the run is left when those come that are `first` (exclusive) to `last` of all.
 
     The i-th of n points by chance is Beta(i, n + 1 - i): a uniform with the mean and variance of

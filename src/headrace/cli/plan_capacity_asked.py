@@ -1,0 +1,364 @@
+"""What was asked of `headrace plan capacity`? Its words, made figures; a wrong one names its flag."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+
+from headrace.advise.capacity.fleet import Promise
+from headrace.advise.capacity.forecast import Forecast, checked, constant, read_curve
+from headrace.advise.capacity.limits import Figure, Limits
+from headrace.advise.capacity.measured import curve_of, shape_of
+from headrace.advise.capacity.nodes import GIB, Headroom, NodeType, Shape
+from headrace.advise.capacity.nodes import checked as checked_headroom
+from headrace.advise.capacity.plan import Asked
+from headrace.advise.capacity.queue import Balancing
+from headrace.advise.capacity.service import ServiceCurve, curve_by_hand
+from headrace.cli.profile_arguments import seconds
+from headrace.cli.quantities import parse_share
+from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.core.sizes import size_bytes
+
+_USUAL_CV: Final = 0.1
+_MOST_CORES: Final = 4096
+_MOST_NODE_TYPES: Final = 50
+_USUAL_CORES: Final = (4, 8, 16, 32)
+_USUAL_MEMORY: Final = 4 * GIB
+_MOST_FILE_BYTES: Final = 256 << 10
+_GIVEN: Final = "given"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The endpoint of a spec that is planned for; empty without a spec."""
+
+    endpoint: str = ""
+    model: str = ""
+    p99_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """What was said of a replica, in words; None and empty where nothing was."""
+
+    model: str
+    service_time: str
+    service_cv: float | None
+    runs: int | None
+    cores: float | None
+    memory: str
+    gpus: int
+
+
+def target(spec: Path | None, endpoint: str) -> Target:
+    """The endpoint of a spec file.
+
+    Raises:
+        FailedPreconditionError: There is none, or several and none was named.
+    """
+    if spec is None:
+        if endpoint:
+            raise typer.BadParameter("an endpoint of which --spec?", param_hint="--endpoint")
+        return Target()
+    from headrace.core.spec import parse_spec  # noqa: PLC0415  # pydantic is slow to import
+
+    try:
+        parsed = parse_spec(spec.read_text(), base_dir=spec.parent, exists=lambda _: True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise FailedPreconditionError(f"{spec} cannot be read: {error}") from None
+    names = [one.name for one in parsed.endpoints]
+    if not names:
+        raise FailedPreconditionError(f"{spec} has no endpoints to plan for")
+    if endpoint not in names and (endpoint or len(names) > 1):
+        what = f"no endpoint '{endpoint}'" if endpoint else "several endpoints"
+        msg = f"{spec} has {what}; say --endpoint with one of {', '.join(names)}"
+        raise FailedPreconditionError(msg)
+    found = next(one for one in parsed.endpoints if one.name == (endpoint or names[0]))
+    slo = found.slo
+    return Target(
+        endpoint=found.name,
+        model=str(found.model or ""),
+        p99_s=None if slo is None else slo.latency_s,
+    )
+
+
+def replica(said: Replica, home: Path) -> tuple[ServiceCurve, Shape]:
+    """By a profile, or by hand."""
+    if said.model and said.service_time:
+        raise typer.BadParameter("say it once: --model or --service-time", param_hint="--model")
+    if not said.model and not said.service_time:
+        raise typer.BadParameter(
+            "what does a run take? say --service-time, or name a --model that `headrace profile` "
+            "has measured",
+            param_hint="--model",
+        )
+    if said.cores is not None and not 0.0 < said.cores <= _MOST_CORES:
+        msg = f"{said.cores:g} is no number of cores up to {_MOST_CORES}"
+        raise typer.BadParameter(msg, param_hint="--cores")
+    bytes_given = size(said.memory, "--memory")
+    if said.service_time:
+        cores = said.cores or 1.0
+        curve = curve_by_hand(
+            service_times(said.service_time),
+            cv=_USUAL_CV if said.service_cv is None else said.service_cv,
+            runs=said.runs if said.runs is not None else max(1, math.floor(cores)),
+        )
+        return curve, Shape(cores=cores, memory_bytes=bytes_given or 0, gpus=said.gpus)
+    if said.service_cv is not None or said.runs is not None:
+        flag = "--service-cv" if said.service_cv is not None else "--runs"
+        raise typer.BadParameter("a profile says that itself", param_hint=flag)
+    curve, shape = _profiled(said.model, home)
+    return curve, Shape(
+        cores=said.cores or shape.cores,
+        memory_bytes=bytes_given or shape.memory_bytes,
+        gpus=said.gpus,
+    )
+
+
+def _profiled(model: str, home: Path) -> tuple[ServiceCurve, Shape]:
+    from headrace.cli.profile_files import read_profiles  # noqa: PLC0415  # the registry is slow to import
+    from headrace.cli.profile_subject import find_subject  # noqa: PLC0415  # as above
+
+    subject = find_subject(model, server=None, home=home, runtime="", allow_code=True)
+    profiles = sorted(read_profiles(home, subject.digest), key=lambda profile: profile.at)
+    if not profiles:
+        msg = f"'{model}' has no profile in {home}; make one: headrace profile {model}"
+        raise FailedPreconditionError(msg)
+    return curve_of(profiles[-1]), shape_of(profiles[-1])
+
+
+def service_times(text: str) -> dict[int, float]:
+    """`4ms`, or `1=4ms,8=9ms`."""
+    flag = "--service-time"
+    if "=" not in text:
+        return {1: seconds(text.strip(), flag)}
+    found: dict[int, float] = {}
+    for part in text.split(","):
+        rows, _, time = part.partition("=")
+        if not (rows.strip().isascii() and rows.strip().isdigit()):
+            msg = f"'{part}' is not rows=time, such as 8=9ms"
+            raise typer.BadParameter(msg, param_hint=flag)
+        found[int(rows)] = seconds(time.strip(), flag)
+    return found
+
+
+def forecast(
+    rate: float | None,
+    traffic: Path | None,
+    *,
+    growth: str,
+    months: int,
+    at: str,
+    peak_factor: float,
+) -> Forecast:
+    """The load."""
+    if (rate is None) == (traffic is None):
+        what = "say it once" if rate is not None else "how many requests come? say"
+        raise typer.BadParameter(f"{what}: --rate or --traffic", param_hint="--rate")
+    curve = constant(rate) if rate is not None else read_curve(traffic or Path())
+    return checked(
+        Forecast(
+            curve=curve,
+            growth_ratio=_number(growth, "--growth", "%", scale=0.01),
+            months=months,
+            peak_factor=peak_factor,
+            times=_number(at, "--at", "x"),
+        )
+    )
+
+
+def promise(p99: str, of: Target, *, burstiness: float, balancing: str) -> Promise:
+    """What is promised."""
+    return Promise(
+        p99_s=seconds(p99, "--p99") if p99 else of.p99_s,
+        burstiness=burstiness,
+        balancing=Balancing(balancing),
+    )
+
+
+def headroom(
+    availability: str, node_availability: str, *, spare_nodes: int, zones: int, lose_zone: bool
+) -> Headroom:
+    """What may fail."""
+    return checked_headroom(
+        Headroom(
+            nodes=spare_nodes,
+            zones=zones,
+            lose_zone=lose_zone,
+            availability=parse_share(availability) if availability else None,
+            node_availability=parse_share(node_availability),
+        )
+    )
+
+
+def limits(rate: float | None, cores: int | None, replicas: int | None) -> Limits:
+    """The usual ones, but for what was given."""
+    given = {
+        "gateway_rate_per_core": rate,
+        "gateway_cores": cores,
+        "replicas_per_control_plane": replicas,
+    }
+    return replace(
+        Limits(),
+        **{
+            name: Figure(name=name, value=float(value), source=_GIVEN)
+            for name, value in given.items()
+            if value is not None
+        },
+    )
+
+
+def sizes(request: str, response: str) -> tuple[int, int] | None:
+    """Bytes of a request and an answer."""
+    if response and not request:
+        raise typer.BadParameter("and of a request?", param_hint="--request-size")
+    asked = size(request, "--request-size")
+    return None if asked is None else (asked, size(response, "--response-size") or asked)
+
+
+def wanted(
+    curve: ServiceCurve,
+    shape: Shape,
+    *,
+    forecast: Forecast,
+    promise: Promise,
+    headroom: Headroom,
+    limits: Limits,
+    sizes: tuple[int, int] | None,
+    clusters: int,
+    spare_clusters: int,
+) -> Asked:
+    """All of it together."""
+    return Asked(
+        curve=curve,
+        shape=shape,
+        promise=promise,
+        forecast=forecast,
+        headroom=headroom,
+        limits=limits,
+        request_bytes=sizes[0] if sizes else None,
+        response_bytes=sizes[1] if sizes else None,
+        clusters=clusters,
+        spare_clusters=spare_clusters,
+    )
+
+
+def node_types(said: Sequence[str], file: Path | None, core_cost: float) -> list[NodeType]:
+    """The machines to choose from."""
+    entries: list[tuple[Mapping[str, Any], str]] = [(_words(text), "--node") for text in said]
+    if file is not None:
+        entries += [(entry, str(file)) for entry in _listed(file)]
+    if not entries:
+        return [
+            NodeType(
+                name=f"{cores}-core",
+                cores=cores,
+                memory_bytes=cores * _USUAL_MEMORY,
+                cost_per_hour=cores * core_cost,
+            )
+            for cores in _USUAL_CORES
+        ]
+    if len(entries) > _MOST_NODE_TYPES:
+        msg = f"{len(entries)} types of node; compare {_MOST_NODE_TYPES} at most"
+        raise InvalidArgumentError(msg)
+    found = [_node(entry, where) for entry, where in entries]
+    names = [one.name for one in found]
+    again = next((name for name in names if names.count(name) > 1), None)
+    if again is not None:
+        raise InvalidArgumentError(f"two types of node are called '{again}'")
+    return found
+
+
+def check_plot(path: Path) -> None:
+    """Refuse a drawing that could not be made, before anything is reckoned."""
+    from headrace.cli.rollout_plot import require_matplotlib  # noqa: PLC0415  # an extra
+
+    if path.suffix not in {".png", ".svg", ".pdf"}:
+        msg = f"'{path}' ends in neither .png, .svg nor .pdf"
+        raise typer.BadParameter(msg, param_hint="--plot")
+    require_matplotlib()
+
+
+def size(text: str, flag: str) -> int | None:
+    """Bytes; None for nothing."""
+    if not text:
+        return None
+    found = size_bytes(text)
+    if found is None:
+        raise typer.BadParameter(f"'{text}' is no size, such as 500MB", param_hint=flag)
+    return found
+
+
+_NODE_KEYS: Final = ("name", "cores", "memory", "cost", "gpus", "speed", "network")
+
+
+def _words(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(equals for _, equals, _ in pairs):
+        msg = f"'{text}' is not name=m,cores=8,memory=32GiB,cost=0.4"
+        raise typer.BadParameter(msg, param_hint="--node")
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _listed(file: Path) -> list[dict[str, Any]]:
+    from ruamel.yaml import YAML, YAMLError  # noqa: PLC0415  # slow to import
+
+    try:
+        if file.stat().st_size > _MOST_FILE_BYTES:
+            raise InvalidArgumentError(f"{file} is over {_MOST_FILE_BYTES >> 10} KiB")
+        found = YAML(typ="safe", pure=True).load(file.read_text())
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise InvalidArgumentError(f"{file} cannot be read as JSON or YAML: {error}") from None
+    if not isinstance(found, list) or not found or not all(isinstance(one, dict) for one in found):
+        msg = f"{file} is no list of types of node, each with {', '.join(_NODE_KEYS[:4])}"
+        raise InvalidArgumentError(msg)
+    return found
+
+
+def _node(entry: Mapping[str, Any], where: str) -> NodeType:
+    unknown = [key for key in entry if key not in _NODE_KEYS]
+    missing = [key for key in _NODE_KEYS[:4] if key not in entry]
+    if unknown or missing:
+        what = f"'{unknown[0]}' is not known" if unknown else f"'{missing[0]}' is missing"
+        msg = f"{where}: of a type of node {what}; it has {', '.join(_NODE_KEYS)}"
+        raise InvalidArgumentError(msg)
+    memory = size_bytes(str(entry["memory"]))
+    if memory is None:
+        raise InvalidArgumentError(f"{where}: '{entry['memory']}' is no size, such as 32GiB")
+    network = entry.get("network")
+    return NodeType(
+        name=str(entry["name"]),
+        cores=_bounded(entry, "cores", where, 0.1, _MOST_CORES),
+        memory_bytes=memory,
+        cost_per_hour=_bounded(entry, "cost", where, 0.0, 1e6),
+        gpus=int(_bounded(entry, "gpus", where, 0.0, 64.0)) if "gpus" in entry else 0,
+        speed=_bounded(entry, "speed", where, 0.01, 100.0) if "speed" in entry else 1.0,
+        network_bits_per_s=None
+        if network is None
+        else 1e9 * _bounded(entry, "network", where, 1e-3, 1e5),
+    )
+
+
+def _bounded(entry: Mapping[str, Any], key: str, where: str, low: float, high: float) -> float:
+    try:
+        found = float(entry[key])
+    except (TypeError, ValueError):
+        found = math.nan
+    if not low <= found <= high:
+        msg = f"{where}: {key} of '{entry['name']}' is from {low:g} to {high:g}, not {entry[key]}"
+        raise InvalidArgumentError(msg)
+    return found
+
+
+def _number(text: str, flag: str, unit: str, *, scale: float = 1.0) -> float:
+    word = text.strip().lower()
+    factor = scale if word.endswith(unit) else 1.0
+    try:
+        return float(word.removesuffix(unit)) * factor
+    except ValueError:
+        example = "5%" if unit == "%" else "10x"
+        msg = f"'{text}' is no number, such as {example}"
+        raise typer.BadParameter(msg, param_hint=flag) from None
