@@ -54,6 +54,11 @@ engines: setup ## only the tests of jobs on Ray and Spark, in .venv-engines: 800
 ray: setup ## only the tests of jobs on Ray, in .venv-ray: 270 MB, three minutes
 	ONLY=ray scripts/engines.sh $(ARGS)
 
+.PHONY: kube
+kube: setup ## only the tests that need Helm and its like, in .venv-kube: 500 MB, three minutes
+	scripts/setup_kube.sh
+	$(BIN)/pytest -m kube $(PYTEST_JOBS) $(ARGS)
+
 .PHONY: unit
 unit: setup ## only the tests that start nothing
 	$(BIN)/pytest -m "not e2e" $(PYTEST_JOBS) $(ARGS)
@@ -140,7 +145,7 @@ proto: setup .venv/.ready-build ## regenerate the protobuf descriptors
 
 .PHONY: clean
 clean: ## remove .venv and its like, caches and built documentation; models in .headrace stay
-	rm -rf .venv .venv-all .venv-engines .venv-ray .venv-spark site dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache \
+	rm -rf .venv .venv-all .venv-kube .venv-engines .venv-ray .venv-spark site dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache \
 		.ruff_cache .import_linter_cache .headrace-demo
 	find src tests scripts examples bench -name __pycache__ -type d -prune -exec rm -rf {} + \
 		2>/dev/null || true
