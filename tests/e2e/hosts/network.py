@@ -13,7 +13,7 @@ from typing import Final
 _SERIAL: Final = itertools.count()
 _PREFIX: Final = "10.213"
 """Of all addresses here; nothing outside the namespaces sees them."""
-_IP: Final = shutil.which("ip") or "/usr/sbin/ip"
+IP: Final = shutil.which("ip") or "/usr/sbin/ip"
 _NOWHERE: Final = "02:00:00:00:00:ff"
 """A hardware address that nobody has: what is sent there is lost without a word."""
 
@@ -22,10 +22,10 @@ def why_not() -> str:
     """Why there can be no such network here; empty if there can."""
     if os.geteuid() != 0:
         return "network namespaces are made by root"
-    if not Path(_IP).exists():
+    if not Path(IP).exists():
         return "there is no `ip`: apt-get install iproute2"
     probe = f"hr{os.getpid()}probe"
-    if subprocess.run([_IP, "netns", "add", probe], capture_output=True, check=False).returncode:
+    if subprocess.run([IP, "netns", "add", probe], capture_output=True, check=False).returncode:
         return "the kernel gives no network namespaces"
     _ip("netns", "del", probe)
     return ""
@@ -48,7 +48,7 @@ class Host:
         """Start a process on this host; it is ended with it."""
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [_IP, "netns", "exec", self.namespace, *arguments],
+                [IP, "netns", "exec", self.namespace, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -153,7 +153,7 @@ def pod_address(number: int) -> str:
 
 
 def _ip(*arguments: str) -> str:
-    done = subprocess.run([_IP, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([IP, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout
