@@ -19,6 +19,8 @@ _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
 }
 """Lists that are maps: by which fields their items are told apart."""
+_WHOLE: Final = frozenset({"selector", "labelSelector", "nodeSelector"})
+"""Maps that are values as a whole: a key that somebody adds makes another value of them."""
 _PORTS: Final = (("containerPort", "protocol"), ("port", "protocol"))
 _QUANTITIES: Final = frozenset({"requests", "limits", "averageValue"})
 _QUANTITY: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|[kMGTPE]|[KMGTPE]i)?")
@@ -41,7 +43,10 @@ def same_quantity(one: object, other: object) -> bool:
 
 
 def _differences(wanted: object, found: object, path: tuple[str, ...]) -> Iterator[str]:
-    if isinstance(wanted, Mapping) and isinstance(found, Mapping):
+    if path and path[-1] in _WHOLE:
+        if wanted != found:
+            yield _told(path)
+    elif isinstance(wanted, Mapping) and isinstance(found, Mapping):
         for key, value in wanted.items():
             if key in found:
                 yield from _differences(value, found[key], (*path, str(key)))

@@ -56,7 +56,7 @@ class Elector:
         """
         while True:
             try:
-                async with asyncio.timeout(self.times.renew_s):
+                async with asyncio.timeout(self.times.patience_s):
                     await self._try_once()
             except LeadershipLostError:
                 raise
@@ -75,7 +75,7 @@ class Elector:
         if known is None or known.holder != self.identity:
             return
         try:
-            async with asyncio.timeout(self.times.renew_s):
+            async with asyncio.timeout(self.times.patience_s):
                 await self.api.update(released(known, place=self.place))
         except (HeadraceError, TimeoutError) as error:
             _LOG.warning("cannot give the lease back", extra={"error": str(error)})

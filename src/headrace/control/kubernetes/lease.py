@@ -22,6 +22,11 @@ class LeaseTimes:
     def __post_init__(self) -> None:
         assert self.renew_s < self.duration_s - self.margin_s, "a leader renews before it stops"
 
+    @property
+    def patience_s(self) -> float:
+        """How long one look or write may take: a second one fits before the leader stops."""
+        return (self.duration_s - self.margin_s) / 2
+
 
 class Step(StrEnum):
     """What a control plane does next about its Lease."""

@@ -27,6 +27,10 @@ _KEYS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "ports": (("containerPort", "protocol"), ("port", "protocol")),
     "conditions": (("type",),),
 }
+_ATOMIC: Final = frozenset(
+    {"selector", "labelSelector", "nodeSelector", "secretKeyRef", "configMapKeyRef"}
+)
+"""Maps that are values as a whole."""
 _UNMANAGED: Final = frozenset(
     {
         "name",
@@ -130,7 +134,7 @@ def leaves(one: Object) -> dict[Path, object]:
 
 
 def _leaves(value: object, path: Path, name: str) -> Iterator[tuple[Path, object]]:
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict) and value and name not in _ATOMIC:
         for key, each in value.items():
             yield from _leaves(each, (*path, f"f:{key}"), key)
     elif isinstance(value, list) and (keys := _keys_of(name, value)):
@@ -215,7 +219,7 @@ def _find(here: object, step: str) -> Any:  # noqa: ANN401  # a key or an index
 def _merge(live: Object, config: Mapping[str, Any]) -> None:
     for key, value in config.items():
         known = live.get(key)
-        if isinstance(value, dict) and isinstance(known, dict):
+        if isinstance(value, dict) and isinstance(known, dict) and key not in _ATOMIC:
             _merge(known, value)
         elif isinstance(value, list) and isinstance(known, list) and (k := _keys_of(key, value)):
             _merge_items(known, value, k)

@@ -5,6 +5,7 @@ Needs `kubernetes-validate`, which holds them.
 
 import functools
 import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 import jsonschema
@@ -31,6 +32,12 @@ def check(one: dict[str, Any]) -> None:
     if error is not None:
         place = ".".join(map(str, error.absolute_path))
         raise InvalidObjectError(f"{kind} {one['metadata'].get('name')}: {place}: {error.message}")
+
+
+def load(kinds: Iterable[tuple[str, str]]) -> None:
+    """Read the schemas of these (version of the API, kind), so that no request waits for it."""
+    for api_version, kind in kinds:
+        _validator(kind, api_version)
 
 
 @functools.cache

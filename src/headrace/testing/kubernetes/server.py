@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 from headrace.testing.kubernetes.controllers import Controllers, InstantRuntime, Runtime
 from headrace.testing.kubernetes.fields import FieldConflictError, Object
 from headrace.testing.kubernetes.http import HangUpError, HttpServer, Request, Response
-from headrace.testing.kubernetes.schemas import InvalidObjectError
+from headrace.testing.kubernetes.schemas import InvalidObjectError, load
 from headrace.testing.kubernetes.store import RefusedError, Store, matches
 
 KINDS: Final = {
@@ -22,7 +22,16 @@ KINDS: Final = {
     ("coordination.k8s.io", "leases"): "Lease",
     ("keda.sh", "scaledobjects"): "ScaledObject",
 }
-_PARTS: Final = 5
+_SCHEMAS: Final = (
+    ("v1", "ConfigMap"),
+    ("v1", "Service"),
+    ("v1", "Pod"),
+    ("apps/v1", "Deployment"),
+    ("policy/v1", "PodDisruptionBudget"),
+    ("autoscaling/v2", "HorizontalPodAutoscaler"),
+    ("discovery.k8s.io/v1", "EndpointSlice"),
+    ("coordination.k8s.io/v1", "Lease"),
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,6 +95,7 @@ class FakeApiServer:
         return f"http://127.0.0.1:{self._http.port}"
 
     async def __aenter__(self) -> Self:
+        load(_SCHEMAS)
         self.store.on_change = self._note
         await self._http.start()
         self._controlling = asyncio.create_task(self._control())
@@ -123,6 +133,8 @@ class FakeApiServer:
             if fault is not None and not fault.after:
                 await asyncio.sleep(fault.delay_s)
                 _fail(fault)
+            if verb == "patch" and (kind, name) not in self.store.objects:
+                self._authorise(group, resource, "create")  # an apply may make it
             if verb not in {"get", "list", "watch"}:
                 self.requests.append((client, verb, kind, name))
             response = self._answer(request, verb, kind, name, client)

@@ -1,0 +1,140 @@
+"""Control planes' drivers on a fake API server, with a gateway that only remembers."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import msgspec
+
+from headrace.control.desired import DesiredState
+from headrace.control.kubernetes import Place, role_rules
+from headrace.control.kubernetes.api import ClusterApi
+from headrace.control.kubernetes.connection import connect
+from headrace.control.kubernetes.elector import Elector
+from headrace.control.kubernetes.lease import LeaseTimes
+from headrace.control.kubernetes.reconciler import KubernetesReconciler
+from headrace.control.observed import Route, addresses_of
+from headrace.core import HeadraceError, SystemClock, UnavailableError
+from headrace.testing.kubernetes import FakeApiServer
+from tests.unit.control.kubernetes.states import PLACE
+
+TIMES = LeaseTimes(duration_s=2.0, margin_s=0.6, renew_s=0.1)
+PATIENCE_S = 15.0
+
+
+@dataclass(slots=True)
+class Gateway:
+    """Remembers who published which routes; all control planes have the same one."""
+
+    history: list[tuple[str, tuple[Route, ...]]] = field(default_factory=list)
+    refuses: bool = False
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        return self.history[-1][1] if self.history else ()
+
+    @property
+    def addresses(self) -> frozenset[str]:
+        return addresses_of(self.routes)
+
+
+@dataclass(slots=True)
+class Publisher:
+    """One control plane's way to the gateway."""
+
+    name: str
+    gateway: Gateway
+
+    async def publish(self, routes: Sequence[Route]) -> None:
+        await asyncio.sleep(0.005)
+        if self.gateway.refuses:
+            raise UnavailableError("the gateway does not run")
+        self.gateway.history.append((self.name, tuple(routes)))
+
+
+@dataclass(slots=True)
+class Driver:
+    """One control plane's part that knows Kubernetes. It ends when it leads no more."""
+
+    server: FakeApiServer
+    gateway: Gateway
+    name: str = "control-a"
+    place: Place = PLACE
+    ended: str = ""
+    reconciler: KubernetesReconciler = field(init=False)
+    elector: Elector = field(init=False)
+    _task: asyncio.Task[None] | None = None
+
+    def __post_init__(self) -> None:
+        http = connect(identity=self.name, url=self.server.url)
+        api = ClusterApi(http=http, namespace=self.place.namespace, timeout_s=1.0)
+        clock = SystemClock()
+        self.elector = Elector(
+            api=api, place=self.place, identity=self.name, clock=clock, times=TIMES
+        )
+        self.reconciler = KubernetesReconciler(
+            api=api,
+            publisher=Publisher(self.name, self.gateway),
+            clock=clock,
+            place=self.place,
+            leads=self.elector.is_leading,
+        )
+        self.elector.on_change = self.reconciler.wake
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.kill()
+
+    async def kill(self) -> None:
+        """End at once, without a word to anybody."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+            await self.reconciler.api.http.aclose()
+
+    async def _run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.elector.run())
+                group.create_task(self.reconciler.run())
+        except* HeadraceError as errors:
+            self.ended = "; ".join(map(str, errors.exceptions))
+
+    def want(self, desired: DesiredState) -> None:
+        generation = self.reconciler.desired.generation + 1
+        self.reconciler.want(msgspec.structs.replace(desired, generation=generation))
+
+    def is_quiet(self) -> bool:
+        """Whether it knows all, and has nothing to do."""
+        reconciler = self.reconciler
+        return (
+            reconciler.watches.is_synced
+            and not reconciler._is_acting
+            and reconciler.published == self.gateway.routes
+            and not reconciler.publish_error
+        )
+
+
+@contextlib.asynccontextmanager
+async def a_cluster(**given: object) -> AsyncIterator[tuple[FakeApiServer, Gateway]]:
+    """A server that takes no request beyond the Role that the chart gives us."""
+    server = FakeApiServer(rules=role_rules(), **given)  # type: ignore[arg-type]  # as the server has them
+    async with server:
+        yield server, Gateway()
+
+
+async def until(holds: Callable[[], object], what: str = "") -> None:
+    """Return when `holds`; AssertionError if that takes too long."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while not holds():  # noqa: ASYNC110  # it looks at many things
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(what or "it never came to that") from None
