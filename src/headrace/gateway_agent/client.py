@@ -21,7 +21,6 @@ from headrace.control.agents.messages import (
 from headrace.core import InvalidArgumentError, PermissionDeniedError, UnavailableError
 
 _CONNECT_S: Final = 5.0
-_ANSWER_S: Final = 10.0
 _REPORT_BYTES: Final = 64 << 10
 _FORWARD_S: Final = 10.0
 _FORWARD_BYTES: Final = 64 << 20
@@ -44,6 +43,8 @@ class ControlClient:
 
     url: str
     context: ssl.SSLContext
+    max_bytes: int = MAX_BUNDLE_BYTES
+    answer_s: float = 10.0
     _client: httpx.AsyncClient = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,8 +70,8 @@ class ControlClient:
             "POST",
             POLL_PATH,
             msgspec.json.encode(poll),
-            timeout_s=poll.wait_s + _ANSWER_S,
-            limit_bytes=MAX_BUNDLE_BYTES,
+            timeout_s=poll.wait_s + self.answer_s,
+            limit_bytes=self.max_bytes,
         )
         return decode_told(_content(answer))
 
@@ -80,7 +81,7 @@ class ControlClient:
             "POST",
             REPORT_PATH,
             msgspec.json.encode(report),
-            timeout_s=_ANSWER_S,
+            timeout_s=self.answer_s,
             limit_bytes=_REPORT_BYTES,
         )
         _content(answer)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,10 +63,10 @@ class Agent:
     def log_text(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 
-    def start(self, *more: str, name: str | None = None) -> None:
+    def start(self, *more: str, name: str | None = None, before: tuple[str, ...] = ()) -> None:
         http, grpc, admin = map(str, self.ports)
         command = [
-            *(sys.executable, "-m", "headrace.cli", "gateway", "--control", self.control),
+            *(*before, sys.executable, "-m", "headrace.cli", "gateway", "--control", self.control),
             *("--tls-cert", str(self.files.certificate), "--tls-key", str(self.files.key)),
             *("--ca-file", str(self.ca), "--name", self.name if name is None else name),
             *("--dir", str(self.directory), "--host", "127.0.0.1", "--admin-host", "127.0.0.1"),
@@ -90,11 +89,6 @@ class Agent:
         assert status in {200, 503}, answer
         found: Json = answer
         return found
-
-    def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[2]}/metrics") as answer:  # noqa: S310  # loopback
-            text: str = answer.read().decode()
-        return text
 
     def wait_for(self, condition: Callable[[Json], bool], timeout_s: float = 30.0) -> Json:
         deadline = time.monotonic() + timeout_s

@@ -20,12 +20,12 @@ def endpoint(path: Path, name: str, *, seed: int = 0, **more: object) -> Json:
     return {"name": name, "model": str(path), **more}
 
 
-def up(lab: Lab, *endpoints: Json, **settings: object) -> tuple[Agent, Agent]:
+def up(lab: Lab, *endpoints: Json, max_behind_s: float = 2.0) -> tuple[Agent, Agent]:
     """A control plane and two gateways, all of which serve."""
     one, two = lab.agent("gw-1"), lab.agent("gw-2")
     one.start()
     two.start()
-    lab.start(*endpoints, **settings)
+    lab.start(*endpoints, max_behind_s=max_behind_s)
     lab.system.wait_ready()
     for agent in (one, two):
         agent.wait_ready()
