@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -40,8 +41,9 @@ from headrace.gateway_agent.client import ControlClient
 from headrace.gateway_agent.kept import KeptBundle
 from headrace.gateway_agent.settings import AgentSettings
 from tests.certificates import Authority, Files
-from tests.e2e.agents.lab import Lab, free_ports
+from tests.e2e.agents.lab import Agent, Lab, free_ports
 from tests.e2e.agents.test_following import add, endpoint, up
+from tests.e2e.rollouts.callers import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 
@@ -124,12 +126,18 @@ async def test_a_refused_version_names_its_gateway_and_why(lab: Lab) -> None:
         status = await asyncio.to_thread(
             lab.system.wait_for, lambda status: bool(status["gateway"]["reason"])
         )
+        for agent in agents:
+            await asyncio.to_thread(wait_until, partial(_serves, agent, "n"), 20)
         stop.set()
     await client.close()
 
     assert found["reason"] == "no such filter"
     assert status["gateway"]["reason"] == "refused by gateway 'gw-3': no such filter"
     assert lab.events("GatewayRefused")[0]["data"]["gateway"] == "gw-3"
+
+
+def _serves(agent: Agent, name: str) -> bool:
+    return agent.infer(name)[0] == 200
 
 
 def test_a_gateway_that_does_not_reach_replicas_says_so_and_serves_what_it_had(lab: Lab) -> None:

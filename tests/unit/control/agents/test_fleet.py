@@ -1,0 +1,344 @@
+"""When does a publication return, and what is summed? With agents that only report."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from headrace.control.agents.counts import FleetCounts
+from headrace.control.agents.fleet import GatewayFleet, GatewayRefusedError, NoGatewayError
+from headrace.control.agents.messages import (
+    PROTOCOL,
+    Active,
+    Arm,
+    Counts,
+    Poll,
+    Report,
+    UpstreamState,
+    decode_told,
+    encode_told,
+)
+from headrace.control.agents.standing import Patience, Standing
+from headrace.control.gateway_record import read_routes
+from headrace.control.observed import Arm as RouteArm
+from headrace.control.observed import Route
+from headrace.control.store import Event
+from headrace.gateway import (
+    ApiKey,
+    GatewayPolicy,
+    GatewaySettings,
+    GatewayUnavailableError,
+    Handshakes,
+)
+from headrace.testing import LoopClock, VirtualTimeLoop
+
+pytestmark = pytest.mark.anyio
+KEY = ApiKey(id="k", name="n", digest="0" * 64, scopes=("infer:*",))
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    return "asyncio", {"loop_factory": VirtualTimeLoop}
+
+
+def route(name: str = "m", *, weights: Sequence[int] = (100,), held: bool = False) -> Route:
+    arms = tuple(
+        RouteArm(version=str(number), replicas=(f"127.0.0.1:{9000 + number}",), weight=weight)
+        for number, weight in enumerate(weights, start=1)
+    )
+    return Route(name=name, timeout_s=None, arms=arms, split_id="s", held=held, hold_s=3.0)
+
+
+def fleet(tmp_path: Path, **more: object) -> GatewayFleet:
+    clock = LoopClock(1_700_000_000.0)
+    found = GatewayFleet(
+        settings=GatewaySettings(run_dir=tmp_path / "e"),
+        clock=clock,
+        routes_path=tmp_path / "routes.json",
+        counts=FleetCounts(path=tmp_path / "counts.json"),
+        patience=Patience(max_behind_s=5.0, lost_after_s=20.0),
+    )
+    for name, value in more.items():
+        setattr(found, name, value)
+    return found
+
+
+def report(name: str, in_force: str = "", **more: object) -> Report:
+    return Report(
+        protocol=PROTOCOL,
+        agent="1",
+        name=name,
+        in_force=in_force,
+        ready=bool(in_force),
+        **more,  # type: ignore[arg-type]  # as a Report has them
+    )
+
+
+async def offered(found: GatewayFleet, held: str = "", refused: str = "") -> str:
+    """The version that an agent is given now; empty for none."""
+    poll = Poll(protocol=PROTOCOL, agent="1", held=held, refused=refused, asked=found.counts.asked)
+    ask, data = await found.poll(poll, wait_s=0.0)
+    told = decode_told(encode_told("1", ask=ask, bundle=data))
+    return "" if told.bundle is None else told.bundle.version
+
+
+async def test_a_publication_waits_for_everybody_and_is_kept(tmp_path: Path) -> None:
+    found = fleet(tmp_path)
+    await found.open(())
+    found.hear(report("one"))
+    found.hear(report("two"))
+
+    publishing = asyncio.ensure_future(found.publish([route()]))
+    await asyncio.sleep(1.0)
+    version = await offered(found)
+    found.hear(report("one", version))
+    await asyncio.sleep(1.0)
+    assert not publishing.done()
+    found.hear(report("two", version))
+    await publishing
+
+    assert found.is_ready
+    assert read_routes(found.routes_path) == (route(),)
+
+
+async def test_who_does_not_take_it_is_behind_and_held_against_nobody(tmp_path: Path) -> None:
+    events: list[Event] = []
+
+    async def emit(some: Sequence[Event]) -> None:
+        events.extend(some)
+
+    found = fleet(tmp_path, emit=emit)
+    running = asyncio.ensure_future(found.run())
+    await found.open(())
+    found.hear(report("one"))
+    found.hear(report("two"))
+    publishing = asyncio.ensure_future(found.publish([route()]))
+    await asyncio.sleep(0.1)
+    found.hear(report("one", await offered(found)))
+    began = found.clock.monotonic()
+
+    await publishing
+
+    assert found.clock.monotonic() - began == pytest.approx(5.0, abs=0.2)
+    stands = {one.name: one.standing for one in found.states()}
+    assert stands == {"one": Standing.CURRENT, "two": Standing.BEHIND}
+    again = found.clock.monotonic()
+    publishing = asyncio.ensure_future(found.publish([route(), route("n")]))
+    await asyncio.sleep(0.1)
+    found.hear(report("one", await offered(found)))
+    await publishing
+    assert found.clock.monotonic() - again < 1.0, "it is not waited for again"
+    await asyncio.sleep(1.5)
+    running.cancel()
+    assert [event.reason for event in events] == ["GatewayCurrent", "GatewayBehind"]
+
+
+async def test_a_refusal_is_an_error_that_names_the_gateway(tmp_path: Path) -> None:
+    found = fleet(tmp_path)
+    await found.open(())
+    found.hear(report("one"))
+    publishing = asyncio.ensure_future(found.publish([route()]))
+    await asyncio.sleep(0.1)
+    version = await offered(found)
+
+    found.hear(report("one", refused=version, reason="no such cluster"))
+    with pytest.raises(GatewayRefusedError, match="refused by gateway 'one': no such cluster"):
+        await publishing
+
+    assert await offered(found, refused=version) == "", "it would refuse it again"
+    assert not found.routes_path.exists()
+
+
+async def test_nobody_connected_is_an_error_and_the_routes_are_kept(tmp_path: Path) -> None:
+    found = fleet(tmp_path)
+    await found.open(())
+
+    with pytest.raises(NoGatewayError, match="the routes are kept for the first that comes"):
+        await found.publish([route()])
+
+    assert not found.is_ready
+    assert found.reason == "no gateway is connected"
+    version = await offered(found)
+    publishing = asyncio.ensure_future(found.publish([route()]))
+    found.hear(report("one", version))
+    await publishing
+
+
+async def test_without_a_gateway_of_ours_everything_is_published_at_once(tmp_path: Path) -> None:
+    found = fleet(tmp_path, is_needed=False)
+    await found.open(())
+
+    await found.publish([route()])
+
+    assert found.is_ready
+
+
+async def test_a_fresh_control_plane_takes_nothing_from_gateways_that_serve(tmp_path: Path) -> None:
+    found = fleet(tmp_path)
+    await found.open(())
+
+    assert await offered(found, held="what another knew") == ""
+    assert await offered(found) != ""
+    with pytest.raises(NoGatewayError):
+        await found.publish([route()])
+    assert await offered(found, held="what another knew") != ""
+
+
+async def test_a_restarted_control_plane_offers_what_gateways_have(tmp_path: Path) -> None:
+    first = fleet(tmp_path)
+    await first.open([route()])
+    version = await offered(first)
+
+    second = fleet(tmp_path)
+    await second.open([route()])
+
+    assert await offered(second) == version
+    assert await offered(second, held=version) == ""
+
+
+async def test_a_policy_that_one_refuses_keeps_revoked_keys_revoked(tmp_path: Path) -> None:
+    found = fleet(tmp_path, policy=GatewayPolicy(keys=(KEY,)))
+    await found.open([route()])
+    held = await offered(found)
+    found.hear(report("one", held))
+
+    async def agent() -> None:
+        """Refuses the first that comes, and takes what comes then."""
+        bad = await _newer(found, held)
+        found.hear(report("one", held, refused=bad, reason="no good"))
+        good = await _newer(found, held, refused=bad)
+        found.hear(report("one", good, refused=bad))
+
+    acting = asyncio.ensure_future(agent())
+    with pytest.raises(GatewayRefusedError, match="no good"):
+        await found.set_policy(GatewayPolicy(key_sets={"corp": "{}"}))
+    await acting
+
+    assert found.policy == GatewayPolicy()
+
+
+async def _newer(found: GatewayFleet, held: str, refused: str = "") -> str:
+    poll = Poll(protocol=PROTOCOL, agent="1", held=held, refused=refused, asked=found.counts.asked)
+    ask, data = await found.poll(poll, wait_s=30.0)
+    bundle = decode_told(encode_told("1", ask=ask, bundle=data)).bundle
+    assert bundle is not None
+    return bundle.version
+
+
+async def test_a_policy_is_not_in_force_while_a_gateway_is_behind(tmp_path: Path) -> None:
+    found = fleet(tmp_path)
+    await found.open([route()])
+    held = await offered(found)
+    for name in ("one", "two"):
+        found.hear(report(name, held))
+    setting = asyncio.ensure_future(found.set_policy(GatewayPolicy(keys=(KEY,))))
+    await asyncio.sleep(0.1)
+    found.hear(report("one", await offered(found, held)))
+
+    with pytest.raises(GatewayUnavailableError, match="know callers as they were before: 'two'"):
+        await setting
+
+
+def counted(requests: int, epoch: str = "1", *, active: int = 0) -> Counts:
+    arm = Arm(endpoint="m", key="1", requests=requests)
+    return Counts(
+        epoch=epoch,
+        every=(arm,),
+        splits=(arm,),
+        active=(Active(endpoint="m", key="1", requests=active),),
+        upstreams=(
+            UpstreamState(
+                endpoint="m", key="1", handshakes=Handshakes(done=requests), healthy=active > 0
+            ),
+        ),
+    )
+
+
+async def test_counts_of_all_gateways_are_one_reading(tmp_path: Path) -> None:
+    found = fleet(tmp_path)
+    await found.open([route()])
+    held = await offered(found)
+    for name, before, now in (("one", 5, 8), ("two", 10, 14)):
+        found.hear(report(name, held, counts=counted(before)))
+        found.hear(report(name, held, counts=counted(now, active=2)))
+    reading = asyncio.ensure_future(found.read_arms(["m"]))
+    await asyncio.sleep(0.01)
+    for name, count in (("one", 9), ("two", 20)):
+        counts = counted(count, active=int(name == "one"))
+        found.hear(report(name, held, ask=found.counts.asked, counts=counts))
+
+    splits = await reading
+    every = await found.read_endpoints(["m"])
+
+    assert splits.totals["m", "1"].requests == 4 + 10, "since each was heard first"
+    assert splits.healthy == {("m", "1"): False}, "not all find it healthy"
+    assert every.totals["m", "1"].requests == 29
+    assert await found.in_flight() == {("m", "1"): 1}
+    assert (await found.handshakes())["m", "1"].done == 29
+    assert (await found.endpoint_statistics()).arms["m", "1"].requests == 29
+
+
+async def test_a_reading_is_newer_than_its_question(tmp_path: Path) -> None:
+    found = fleet(tmp_path)
+    await found.open([route()])
+    held = await offered(found)
+    found.hear(report("one", held, counts=counted(1)))
+
+    with pytest.raises(GatewayUnavailableError, match="does not say what it has counted"):
+        await found.read_arms(["m"])
+
+
+async def test_a_poll_returns_at_once_for_a_question_and_else_waits(tmp_path: Path) -> None:
+    found = fleet(tmp_path)
+    await found.open([route()])
+    held = await offered(found)
+    poll = Poll(protocol=PROTOCOL, agent="1", held=held, asked=found.counts.asked)
+    began = found.clock.monotonic()
+
+    assert await found.poll(poll, wait_s=30.0) == (poll.asked, None)
+    assert found.clock.monotonic() - began == pytest.approx(30.0, abs=0.1)
+
+    asking = asyncio.ensure_future(found.poll(poll, wait_s=30.0))
+    await asyncio.sleep(1.0)
+    reading = asyncio.ensure_future(found.read_arms(["m"]))
+    assert (await asking)[0] == found.counts.asked
+    reading.cancel()
+
+
+async def test_who_waits_wakes_what_is_held_and_nothing_else(tmp_path: Path) -> None:
+    woken: list[tuple[str, int]] = []
+    found = fleet(tmp_path, wake=lambda name, held: woken.append((name, held)))
+    await found.open([route(held=True), route("n")])
+
+    found.hear(report("one", held={"m": 3, "n": 2, "unknown": 9}))
+
+    assert woken == [("m", 3)]
+
+
+async def test_sums_go_on_after_a_restart(tmp_path: Path) -> None:
+    first = fleet(tmp_path)
+    await first.open([route()])
+    held = await offered(first)
+    first.hear(report("one", held, counts=counted(5)))
+    first.counts.save()
+
+    second = fleet(tmp_path)
+    second.counts.load()
+    await second.open([route()])
+    second.hear(report("one", held, counts=counted(7)))
+    second.hear(report("two", held, counts=counted(1, epoch="9")))
+
+    reading = await second.read_endpoints(["m"])
+    assert reading.totals["m", "1"].requests == 8
+    assert reading.epoch == first.counts.epoch
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"epoch":1}', b"\x00"])
+def test_sums_that_cannot_be_read_begin_anew(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "counts.json").write_bytes(content)
+    counts = FleetCounts(path=tmp_path / "counts.json")
+
+    counts.load()
+
+    assert counts.every({"m"}).totals == {}

@@ -1,0 +1,116 @@
+from headrace.control.agents.messages import PROTOCOL, Counts, Report
+from headrace.control.agents.roster import Roster
+from headrace.control.agents.standing import Outcome, Patience, Standing
+from headrace.control.agents.telling import event_of, exposition
+
+
+def report(name: str, in_force: str = "", **more: object) -> Report:
+    return Report(protocol=PROTOCOL, agent="1.0", name=name, in_force=in_force, **more)  # type: ignore[arg-type]  # as a Report has them
+
+
+def roster(*versions: str) -> Roster:
+    found = Roster(patience=Patience(max_behind_s=5.0, lost_after_s=20.0))
+    for at, version in enumerate(versions):
+        found.offer(version, now=float(at))
+    return found
+
+
+def test_an_offer_is_done_when_all_that_are_connected_have_it() -> None:
+    found = roster("a")
+    found.hear(report("one", "a"), now=1.0)
+    found.hear(report("two"), now=1.0)
+
+    assert found.outcome(1, now=1.5) is Outcome.WAIT
+    found.hear(report("two", "a"), now=2.0)
+    assert found.outcome(1, now=2.0) is Outcome.DONE
+
+
+def test_a_newer_offer_in_force_answers_for_an_older_one() -> None:
+    found = roster("a", "b")
+    found.hear(report("one", "b"), now=2.0)
+
+    assert found.outcome(1, now=2.0) is Outcome.DONE
+
+
+def test_content_that_was_in_force_before_is_so_when_it_is_offered_again() -> None:
+    found = roster("a")
+    found.hear(report("one", "a"), now=0.5)
+
+    found.offer("b", now=1.0)
+    number = found.offer("a", now=2.0)
+
+    assert found.outcome(number, now=2.0) is Outcome.DONE
+
+
+def test_a_refusal_names_its_gateway_and_why() -> None:
+    found = roster("a", "b")
+    found.hear(report("one", "b"), now=2.0)
+    found.hear(report("two", "a", refused="b", reason="no such cluster"), now=2.0)
+
+    assert found.outcome(2, now=2.0) is Outcome.REFUSED
+    assert found.refusals(2, now=2.0) == {"two": "no such cluster"}
+
+
+def test_each_turn_is_told_once_and_waiting_is_none() -> None:
+    found = roster("a")
+    found.hear(report("one"), now=0.0)
+    assert found.turns(now=1.0) == []
+
+    found.hear(report("one", "a"), now=2.0)
+    (first,) = found.turns(now=2.0)
+    assert found.turns(now=2.5) == []
+    found.offer("b", now=3.0)
+    assert found.turns(now=3.5) == []
+    found.hear(report("one", "a"), now=8.5)
+    (second,) = found.turns(now=8.5)
+    (third,) = found.turns(now=40.0)
+
+    assert (first.before, first.now) == (None, Standing.CURRENT)
+    assert (second.before, second.now) == (Standing.CURRENT, Standing.BEHIND)
+    assert third.now is Standing.LOST
+    assert "gateway 'one' is behind by 6 s and serves version a" in (
+        event_of(second, at=0.0).message
+    )
+
+
+def test_a_gateway_that_is_lost_is_back_with_its_next_report() -> None:
+    found = roster("a")
+
+    assert found.hear(report("one", "a"), now=0.0)
+    assert not found.hear(report("one", "a"), now=19.0)
+    assert found.hear(report("one", "a"), now=60.0)
+    assert set(found.live(now=60.0)) == {"one"}
+    assert found.live(now=99.0) == {}
+
+
+def test_counts_stay_known_while_envoy_is_started_again() -> None:
+    found = roster("a")
+    found.hear(report("one", "a", counts=Counts(epoch="1")), now=0.0)
+
+    found.hear(report("one", "a", counts=None), now=1.0)
+
+    assert found.counts(now=1.0) == {"one": Counts(epoch="1")}
+
+
+def test_gateways_of_long_ago_and_beyond_a_bound_are_forgotten() -> None:
+    found = roster("a")
+    for number in range(600):
+        found.hear(report(f"g{number}", "a"), now=float(number))
+    assert len(found.states(now=600.0)) == 512
+
+    found.hear(report("new", "a"), now=600.0 + 25 * 3600.0)
+
+    assert [one.name for one in found.states(now=600.0 + 25 * 3600.0)] == ["new"]
+
+
+def test_metrics_name_each_gateway() -> None:
+    found = roster("a", "b")
+    found.hear(report("one", "a", ready=True), now=2.0)
+
+    text = exposition(found.states(now=4.0))
+
+    assert 'headrace_gateway_connected{gateway="one"} 1' in text
+    assert 'headrace_gateway_ready{gateway="one"} 1' in text
+    assert 'headrace_gateway_behind_seconds{gateway="one"} 3' in text
+    assert 'headrace_gateway_seen_seconds{gateway="one"} 2' in text
+    assert exposition(()) == ""

@@ -1,0 +1,163 @@
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.control.agents.standing import (
+    Heard,
+    Offers,
+    Outcome,
+    Patience,
+    Standing,
+    behind_s,
+    next_change_s,
+    outcome,
+    should_send,
+    standing,
+)
+
+PATIENCE = Patience(max_behind_s=10.0, lost_after_s=30.0)
+moments = st.floats(0, 1000)
+
+
+def offers_at(*times: float) -> Offers:
+    found = Offers()
+    for at in times:
+        found = found.and_one(at)
+    return found
+
+
+TWO = offers_at(100.0, 200.0)
+
+
+def test_a_gateway_has_its_time_and_is_behind_after_it() -> None:
+    heard = Heard(since=0.0, seen_at=205.0, in_force=1)
+
+    assert standing(heard, TWO, now=209.9, patience=PATIENCE) is Standing.WAITING
+    assert standing(heard, TWO, now=210.0, patience=PATIENCE) is Standing.BEHIND
+    assert behind_s(heard, TWO, now=210.0) == 10.0
+
+
+def test_a_gateway_that_comes_back_gets_its_time_anew() -> None:
+    heard = Heard(since=500.0, seen_at=505.0, in_force=1)
+
+    assert standing(heard, TWO, now=505.0, patience=PATIENCE) is Standing.WAITING
+    assert behind_s(heard, TWO, now=505.0) == 305.0
+
+
+def test_who_is_silent_is_lost_whatever_is_in_force_there() -> None:
+    heard = Heard(since=0.0, seen_at=200.0, in_force=2)
+
+    assert standing(heard, TWO, now=230.0, patience=PATIENCE) is Standing.CURRENT
+    assert standing(heard, TWO, now=230.1, patience=PATIENCE) is Standing.LOST
+
+
+def test_a_refusal_counts_for_what_was_offered_before_it_only() -> None:
+    heard = Heard(since=0.0, seen_at=200.0, in_force=1, refused=2)
+
+    assert standing(heard, TWO, now=201.0, patience=PATIENCE) is Standing.REFUSED
+    later = TWO.and_one(202.0)
+    assert standing(heard, later, now=203.0, patience=PATIENCE) is Standing.WAITING
+
+
+def test_nobody_connected_is_an_outcome_of_its_own() -> None:
+    assert outcome([]) is Outcome.NOBODY
+    assert outcome([Standing.LOST, Standing.LOST]) is Outcome.NOBODY
+
+
+def test_one_that_refused_is_told_once_nobody_is_waited_for() -> None:
+    assert outcome([Standing.REFUSED, Standing.WAITING, Standing.CURRENT]) is Outcome.WAIT
+    assert outcome([Standing.REFUSED, Standing.CURRENT]) is Outcome.REFUSED
+
+
+def test_one_that_is_behind_holds_nobody_up_unless_it_is_the_only_one() -> None:
+    assert outcome([Standing.BEHIND, Standing.CURRENT]) is Outcome.DONE
+    assert outcome([Standing.BEHIND, Standing.LOST]) is Outcome.BEHIND
+
+
+def test_old_offers_are_dropped_and_who_has_one_of_them_is_behind_since_the_oldest_known() -> None:
+    found = offers_at(*(float(at) for at in range(1000)))
+
+    assert found.newest == 1000
+    assert len(found.at) < 1000
+    assert behind_s(Heard(since=0.0, seen_at=1000.0, in_force=3), found, now=1000.0) == (
+        1000.0 - found.at[0]
+    )
+
+
+def test_what_nobody_decided_is_sent_to_gateways_that_have_nothing_only() -> None:
+    assert should_send(held="", refused="", newest="a", has_routes=False)
+    assert not should_send(held="b", refused="", newest="a", has_routes=False)
+    assert should_send(held="b", refused="", newest="a", has_routes=True)
+    assert not should_send(held="a", refused="", newest="a", has_routes=True)
+    assert not should_send(held="b", refused="a", newest="a", has_routes=True)
+    assert not should_send(held="", refused="", newest="", has_routes=True)
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> tuple[Heard, Offers, float]:
+    times = sorted(draw(st.lists(moments, min_size=1, max_size=6)))
+    found = offers_at(*times)
+    now = draw(st.floats(times[-1], 2000))
+    seen_at = draw(st.floats(0, now))
+    heard = Heard(
+        since=draw(st.floats(0, seen_at)),
+        seen_at=seen_at,
+        in_force=draw(st.integers(0, found.newest)),
+        refused=draw(st.integers(0, found.newest)),
+    )
+    return heard, found, now
+
+
+@given(situations(), st.floats(0, 500))
+def test_without_news_a_gateway_never_stands_better_later(
+    situation: tuple[Heard, Offers, float], more_s: float
+) -> None:
+    heard, found, now = situation
+    order = [Standing.CURRENT, Standing.REFUSED, Standing.WAITING, Standing.BEHIND, Standing.LOST]
+
+    before = standing(heard, found, now=now, patience=PATIENCE)
+    after = standing(heard, found, now=now + more_s, patience=PATIENCE)
+
+    assert order.index(after) >= order.index(before)
+    assert behind_s(heard, found, now=now + more_s) >= behind_s(heard, found, now=now)
+
+
+@given(situations())
+def test_nobody_is_waited_for_longer_than_patience_allows(
+    situation: tuple[Heard, Offers, float],
+) -> None:
+    heard, found, now = situation
+    late = replace(heard, seen_at=now + PATIENCE.max_behind_s)
+
+    stands = standing(late, found, now=now + PATIENCE.max_behind_s, patience=PATIENCE)
+
+    assert stands is not Standing.WAITING
+
+
+@given(situations())
+def test_a_standing_changes_by_itself_only_when_it_was_foretold(
+    situation: tuple[Heard, Offers, float],
+) -> None:
+    heard, found, now = situation
+    until_s = next_change_s({"g": heard}, found, now=now, patience=PATIENCE)
+
+    before = standing(heard, found, now=now, patience=PATIENCE)
+    just_before = standing(heard, found, now=now + until_s * 0.999, patience=PATIENCE)
+
+    assert until_s > 0
+    assert just_before is before
+
+
+@given(situations(), st.integers(1, 6))
+def test_who_has_the_newest_has_all_that_was_wanted_before(
+    situation: tuple[Heard, Offers, float], wanted: int
+) -> None:
+    heard, found, now = situation
+    wanted = min(wanted, found.newest)
+
+    newest = standing(heard, found, now=now, patience=PATIENCE)
+    earlier = standing(heard, found, now=now, patience=PATIENCE, wanted=wanted)
+
+    if newest is Standing.CURRENT:
+        assert earlier is Standing.CURRENT
