@@ -8,7 +8,7 @@ import msgspec
 
 from headrace.control.desired import DesiredEndpoint, DesiredState
 from headrace.control.effective import Scale, effective, in_force, is_current
-from headrace.control.reconciler import Reconciler
+from headrace.control.reconciling import Reconciling
 from headrace.control.store import RolloutRecord
 from headrace.rollout.state import Phase
 
@@ -22,7 +22,7 @@ class Aims:
     the last write.
     """
 
-    reconciler: Reconciler
+    reconciler: Reconciling
     desired: DesiredState = field(default_factory=DesiredState)
     rollouts: dict[str, RolloutRecord] = field(default_factory=dict)
     scale: Scale = field(default_factory=Scale)

@@ -9,7 +9,7 @@ from headrace.control.alerting import Facts
 from headrace.control.backoff import MANY_FAILURES
 from headrace.control.desired import POOL_PREFIX, DesiredEndpoint
 from headrace.control.observed import Phase, Replica
-from headrace.control.reconciler import Reconciler
+from headrace.control.reconciling import Reconciling
 from headrace.core import HeadraceError
 from headrace.monitor.slo import EndpointFacts, SystemFacts
 from headrace.monitor.stream_conditions import StreamFacts
@@ -26,7 +26,7 @@ class FactsReader:
     how each stream is.
     """
 
-    reconciler: Reconciler
+    reconciler: Reconciling
     keeper: Gateway
     drifted: Callable[[str], int | None] = lambda _endpoint: None
     jobs_late: Callable[[], int | None] = lambda: None

@@ -37,12 +37,14 @@ from headrace.control.limits.limiter import Limiter
 from headrace.control.limits.service import LimitService
 from headrace.control.local import LocalDriver
 from headrace.control.log_files import LogFiles
+from headrace.control.membership import Membership
 from headrace.control.parts import make_plane
 from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.ports import listen, pick_ports
 from headrace.control.process import start_ticks
 from headrace.control.prometheus import PrometheusHistory
 from headrace.control.reconciler import Reconciler
+from headrace.control.reconciling import Reconciling
 from headrace.control.sandbox import Probe, Sandbox
 from headrace.control.secret_references import resolve_url
 from headrace.control.serve import ApiServer, ApiSockets, listen_unix
@@ -65,14 +67,14 @@ class System:
 
     `document` is the spec to apply first; None goes on with the stored state. `limits`: None if
     another control plane counts them; `agents`: if no gateway on another host is listened for.
-    `found_running`: an
-    Envoy or replicas of an earlier control plane are there.
+    `found_running`: an Envoy or replicas of an earlier control plane are there. `membership`: of a
+    cluster that replicas run on; None where they are processes of this machine.
     """
 
     home: Home
     clock: Clock
     driver: LocalDriver
-    reconciler: Reconciler
+    reconciler: Reconciling
     keeper: Gateway
     agents: AgentsServer | None
     limits: LimitService | None
@@ -85,9 +87,10 @@ class System:
     control_file: ControlFile
     document: dict[str, Any] | None
     found_running: bool
+    membership: Membership | None = None
 
 
-def assemble(settings: ControlSettings, home: Home) -> System:
+def assemble(settings: ControlSettings, home: Home, membership: Membership | None = None) -> System:
     """The parts for `settings`, on a home whose lock is held.
 
     Raises:
@@ -176,12 +179,15 @@ def assemble(settings: ControlSettings, home: Home) -> System:
         driver = LocalDriver(
             home=home, socket_dir=socket_dir, log_format=settings.log_format, sandbox=sandbox
         )
-        reconciler = Reconciler(
+        local = Reconciler(
             driver=driver,
             publisher=keeper,
             clock=clock,
             drain_timeout_s=settings.drain_timeout_s,
             published=published_routes(keeper, home, adopted=record is not None),
+        )
+        reconciler: Reconciling = (
+            local if membership is None else membership.reconciler(keeper, clock)
         )
         addresses = _addresses(settings, gateway, sockets)
         plane = make_plane(
@@ -190,6 +196,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             registry=Registry(home.root, inspect, shared=shared),
             inspect=inspect,
             reconciler=reconciler,
+            driver=driver,
             keeper=keeper,
             clock=clock,
             addresses=addresses,
@@ -205,9 +212,10 @@ def assemble(settings: ControlSettings, home: Home) -> System:
             # Only one on this host is reached unasked.
             sends_first_requests=settings.first_request and mode is GatewayMode.LOCAL,
             allow_code=settings.allow_code,
+            runs_here=membership is None,
         )
         agents = make_agents_server(keeper, listening, plane)
-        adopted = reconciler.adopt()
+        adopted = local.adopt() if membership is None else []
     return System(
         home=home,
         clock=clock,
@@ -245,6 +253,7 @@ def assemble(settings: ControlSettings, home: Home) -> System:
         ),
         document=settings.spec,
         found_running=record is not None or any(replica.pid for replica in adopted),
+        membership=membership,
     )
 
 

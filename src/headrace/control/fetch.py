@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.core import DeadlineExceededError, UnavailableError
+from headrace.core.internal_token import HEADER, internal_token
 
 _MAX_HEAD_BYTES: Final = 64 << 10
 _DEFAULT_LIMIT_BYTES: Final = 32 << 20
@@ -47,6 +48,8 @@ async def fetch(
         "content-length": str(len(body)),
         **(headers or {}),
     }
+    if path.startswith("/internal/") and not address.startswith("unix:"):
+        head |= _token()
     lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
     request = f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
     try:
@@ -57,6 +60,12 @@ async def fetch(
         raise DeadlineExceededError(message) from None
     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
         raise UnavailableError(f"no answer from {address}: {error}") from error
+
+
+def _token() -> dict[str, str]:
+    """What shows a replica on another host that it is the control plane that asks."""
+    token = internal_token()
+    return {HEADER: token.decode("ascii")} if token else {}
 
 
 async def _exchange(address: str, request: bytes, limit_bytes: int) -> Answer:

@@ -14,6 +14,7 @@ import msgspec
 from headrace.control.access.home_token import OWNER
 from headrace.control.assemble import System, assemble
 from headrace.control.home import Home
+from headrace.control.joining import StoppedError, join
 from headrace.control.log_files import LogFollower, cut_large, render_line
 from headrace.control.notify.notifier import receiver_urls
 from headrace.control.sandbox import harden_self
@@ -61,10 +62,15 @@ async def _run(settings: ControlSettings) -> int:
         home = Home.at(Path(settings.home))
         lock = HomeLock(home.lock_file)
         lock.acquire()
-        system = assemble(settings, home)
+        membership = await join(settings)
+        system = assemble(settings, home, membership)
         receivers = (*receiver_urls(settings.spec or {}), *system.plane.notifier.urls())
         forget_secrets((*_references(settings), *receivers), os.environ)
         write_control_file(home.control_file, system.control_file)
+    except StoppedError:
+        if lock is not None:
+            lock.release()
+        return EXIT_OK
     except (HeadraceError, OSError) as error:
         _LOG.error("cannot start: %s", _one_line(str(error)))
         _notify(settings, Notice(error=str(error)))
@@ -103,6 +109,8 @@ class Life:
             for task in background:
                 task.cancel()
         self._copy_new()
+        if self.system.membership is not None:
+            await self.system.membership.close()
         await asyncio.to_thread(self.system.plane.payloads.stop)
         self.system.inspect.close()
         self.system.driver.close()
@@ -167,10 +175,14 @@ class Life:
             group.create_task(system.plane.recordings.run())
             group.create_task(system.plane.drift.run())
             group.create_task(system.plane.materializer.run())
-            group.create_task(system.plane.jobs.run())
             group.create_task(system.plane.skew.run())
-            group.create_task(system.plane.pools.run())
-            group.create_task(system.plane.streams.run())
+            if system.membership is not None:
+                group.create_task(system.membership.lead())
+            else:
+                # On a cluster, others start what is no replica: the chart does.
+                group.create_task(system.plane.jobs.run())
+                group.create_task(system.plane.pools.run())
+                group.create_task(system.plane.streams.run())
             group.create_task(system.plane.release_held())
             group.create_task(system.plane.alerting.run())
             group.create_task(system.plane.notifier.run())

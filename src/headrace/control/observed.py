@@ -71,6 +71,11 @@ class Replica:
     query: str = ""
 
     @property
+    def process(self) -> int:
+        """Tells its process from those before it: by its pid here, by their number elsewhere."""
+        return self.restarts if self.pid is None else self.pid
+
+    @property
     def is_running(self) -> bool:
         """Whether there is a process that nobody asked to end."""
         return self.phase in {Phase.STARTING, Phase.READY, Phase.UNREADY}

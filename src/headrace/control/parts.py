@@ -22,6 +22,7 @@ from headrace.control.keys import Keys
 from headrace.control.labels import LabelStore
 from headrace.control.limits.service import LimitService
 from headrace.control.load_watch import LoadWatch, loaded_arms
+from headrace.control.local import LocalDriver
 from headrace.control.log_files import LogFiles
 from headrace.control.machine import machine_budget
 from headrace.control.materialize_memory import MaterializeMemory
@@ -36,7 +37,7 @@ from headrace.control.plane import Addresses, ControlPlane
 from headrace.control.pools import PoolSync
 from headrace.control.process import rss_bytes
 from headrace.control.prometheus import PrometheusHistory
-from headrace.control.reconciler import Reconciler
+from headrace.control.reconciling import Reconciling
 from headrace.control.recorder import Recorder
 from headrace.control.recordings import (
     Recordings,
@@ -72,7 +73,8 @@ def make_plane(
     store: StoreThread,
     registry: Registry,
     inspect: Inspect,
-    reconciler: Reconciler,
+    reconciler: Reconciling,
+    driver: LocalDriver,
     keeper: Gateway,
     clock: Clock,
     addresses: Addresses,
@@ -82,8 +84,15 @@ def make_plane(
     prometheus: PrometheusHistory | None = None,
     sends_first_requests: bool = True,
     allow_code: bool = False,
+    runs_here: bool = True,
 ) -> ControlPlane:
-    """A control plane that aims at what is stored; nothing of it runs yet. Blocking."""
+    """A control plane that aims at what is stored; nothing of it runs yet. Blocking.
+
+    Args:
+        driver: Starts processes of this machine: replicas, and the workers of streams.
+        runs_here: Whether replicas are this machine's. Where they are not, streams and jobs are
+            not either, and what all together may use is what the spec says.
+    """
     desired = bring_home(store.store.load(), registry)
     aims = Aims(reconciler=reconciler, desired=desired)
     journal = Journal(store=store)
@@ -108,7 +117,7 @@ def make_plane(
         aims=aims,
         latest=reports.latest,
         clock=clock,
-        budget=lambda: machine_budget(_budget(aims)),
+        budget=lambda: machine_budget(_budget(aims)) if runs_here else _budget(aims),
         emit=journal.write,
         other_bytes=lambda: _other_bytes(aims),
         active=keeper.in_flight,
@@ -159,13 +168,13 @@ def make_plane(
         clock=clock,
         emit=journal.write,
     )
-    sandbox = reconciler.driver.sandbox
+    sandbox = driver.sandbox
     if sandbox is not None:
         sandbox.environment.document = lambda: aims.desired.spec
     jobs = make_jobs(home=home, store=store, emit=journal.write, clock=clock, sandbox=sandbox)
     streams = StreamSupervisor(
-        driver=make_stream_driver(home, reconciler.driver),
-        wanted=lambda: aims.desired.streams,
+        driver=make_stream_driver(home, driver),
+        wanted=lambda: aims.desired.streams if runs_here else (),
         prepare=lambda settings: _through_gateway(settings, addresses, home, keeper),
         emit=journal.write,
         clock=clock,
@@ -296,7 +305,7 @@ def _wanted(*by_whom: Iterable[Replica]) -> list[Replica]:
     return list({replica.name: replica for found in by_whom for replica in found}.values())
 
 
-def _silent(reconciler: Reconciler, reports: Reports) -> list[Replica]:
+def _silent(reconciler: Reconciling, reports: Reports) -> list[Replica]:
     """Replicas that are ready and were never asked: what they run on is not known."""
     ready = (one for one in reconciler.replicas.values() if one.phase is Phase.READY)
     return [one for one in ready if reports.latest(one.name) is None]

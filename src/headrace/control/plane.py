@@ -35,7 +35,7 @@ from headrace.control.payloads.writer import PayloadWriter
 from headrace.control.pools import PoolSync
 from headrace.control.process import rss_bytes
 from headrace.control.prometheus import PrometheusHistory
-from headrace.control.reconciler import Reconciler
+from headrace.control.reconciling import Reconciling
 from headrace.control.recorder import Recorder
 from headrace.control.recordings import Recordings
 from headrace.control.reports import Reports
@@ -82,7 +82,7 @@ class ControlPlane:
     store: StoreThread
     registry: Registry
     inspect: Inspect
-    reconciler: Reconciler
+    reconciler: Reconciling
     keeper: Gateway
     aims: Aims
     orders: Orders
@@ -338,7 +338,7 @@ class ControlPlane:
             rss_bytes={pid: rss_bytes(pid) for pid in pids},
             advice=self.advice,
             trouble=self.upstream_trouble,
-            isolation=self.reconciler.driver.isolation_of,
+            isolation=self.reconciler.isolation_of,
             device=self.device_of,
         )
 
@@ -353,7 +353,9 @@ class ControlPlane:
         return found.message if found is not None and found.memory_bytes is not None else ""
 
     def upstream_trouble(self, endpoint: str, arm: DesiredArm) -> str:
-        """Why the upstream of an arm cannot be spoken to; empty if it can, as far as is known."""
+        """Why an arm cannot be had: its upstream not spoken to, its copies not made; else empty."""
+        if arm.revision.upstream is None:
+            return self.reconciler.trouble(endpoint, arm)
         problem = self.keeper.upstream_problem(arm.revision.upstream)
         return problem or self.upstreams.trouble(endpoint, arm.key)
 

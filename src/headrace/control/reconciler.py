@@ -6,7 +6,7 @@ from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, assert_never
 
-from headrace.control.desired import DesiredState
+from headrace.control.desired import DesiredArm, DesiredState
 from headrace.control.fetch import fetch
 from headrace.control.local import LocalDriver, Running
 from headrace.control.observed import (
@@ -34,6 +34,7 @@ from headrace.control.plan import (
     plan,
 )
 from headrace.control.process import Process
+from headrace.control.sandbox import Isolation
 from headrace.core import Clock, DeadlineExceededError, HeadraceError, UnavailableError
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -105,6 +106,14 @@ class Reconciler:
     async def wait_change(self) -> None:
         """Return at the next change of anything observed or desired."""
         await self._changed.wait()
+
+    def isolation_of(self, name: str) -> Isolation | None:
+        """How the process of the replica of a name is kept apart; None if nobody knows."""
+        return self.driver.isolation_of(name)
+
+    def trouble(self, endpoint: str, arm: DesiredArm) -> str:  # noqa: ARG002  # as others say
+        """Nothing: what keeps a process from being started, its replica says."""
+        return ""
 
     def adopt(self) -> list[Replica]:
         """Take over the replicas of an earlier control plane; before `run`.

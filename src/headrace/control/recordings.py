@@ -92,7 +92,7 @@ class FeatureSink(Protocol):
 class _Told:
     """What a replica's process was told, and how far it was read."""
 
-    pid: int | None
+    process: int
     wish: Record
     at: float
     cursor: dict[str, int] = field(default_factory=dict)
@@ -217,7 +217,7 @@ class Recordings:
     async def _tell(self, replica: Replica, wish: Record) -> None:
         now = self.monotonic()
         told = self._told.get(replica.name)
-        is_new = told is None or told.pid != replica.pid
+        is_new = told is None or told.process != replica.process
         before = _NOTHING if told is None or is_new else told.wish
         is_due = wish != _NOTHING and told is not None and now - told.at >= _TELL_AGAIN_S
         if wish == before and not is_due:
@@ -237,7 +237,7 @@ class Recordings:
         if answer.status != _HTTP_OK:
             return
         if told is None or is_new:
-            self._told[replica.name] = _Told(replica.pid, wish, now)
+            self._told[replica.name] = _Told(replica.process, wish, now)
         else:
             told.wish, told.at = wish, now
 

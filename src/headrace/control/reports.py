@@ -36,7 +36,7 @@ class Reports:
     _latest: dict[str, ReplicaReport] = field(default_factory=dict)
     _together: dict[str, ReplicaReport] = field(default_factory=dict)
     _cursors: dict[str, int] = field(default_factory=dict)
-    _told: dict[str, tuple[int | None, Observe]] = field(default_factory=dict)
+    _told: dict[str, tuple[int, Observe]] = field(default_factory=dict)
     _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     def latest(self, name: str) -> ReplicaReport | None:
@@ -115,7 +115,7 @@ class Reports:
     async def _tell(self, replica: Replica) -> None:
         """Say what to look at, once to each process."""
         wish = self.observe(replica)
-        if self._told.get(replica.name, (replica.pid, Observe())) == (replica.pid, wish):
+        if self._told.get(replica.name, (replica.process, Observe())) == (replica.process, wish):
             return
         body = msgspec.json.encode(wish)
         headers = {"content-type": "application/json"}
@@ -128,6 +128,6 @@ class Reports:
             body=body,
         )
         if answer.status < 300:  # noqa: PLR2004  # any success
-            if self._told.get(replica.name, (None, Observe()))[1].key != wish.key:
+            if self._told.get(replica.name, (0, Observe()))[1].key != wish.key:
                 self._cursors[replica.name] = 0
-            self._told[replica.name] = (replica.pid, wish)
+            self._told[replica.name] = (replica.process, wish)

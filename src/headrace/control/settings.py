@@ -33,6 +33,29 @@ class OidcSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     session_s: float = 12 * 3600.0
 
 
+class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the driver `kubernetes` runs replicas, and as who.
+
+    `instance`: the name of this installation there, which objects' names begin with. `identity`:
+    who stands for election among the control planes of an installation. `artifacts_url`: from where
+    pods fetch models. `internal_secret`: the Secret whose `token` shows replicas that it is the
+    control plane that asks. `owner`: `KIND/NAME` of the object whose end takes ours with it, a
+    Deployment or a ConfigMap; empty for none. `url`: of a proxy to the API server; `context`: of a
+    kubeconfig; both empty for the pod's own service account, or the kubeconfig's current context.
+    `lease_s`: after how long without a word from the leader another control plane takes over.
+    """
+
+    namespace: str
+    instance: str = "headrace"
+    identity: str = ""
+    artifacts_url: str = ""
+    internal_secret: str = ""
+    owner: str = ""
+    url: str = ""
+    context: str = ""
+    lease_s: float = 15.0
+
+
 class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One control plane: flags and environment resolved, as JSON.
 
@@ -51,8 +74,8 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     for what was longer ago than a day, with references as `state_url`; empty for none. `artifacts`:
     the URL of the store that models of several homes are in; empty for a home's own. `gateway`:
     `local`, `remote` or `none`, as `GatewayMode` says. `agents`: where gateways on other hosts are
-    listened for; None for nowhere. `notify_fd`: where `{"ready": true}` or `{"error": ...}` is
-    written once.
+    listened for; None for nowhere. `driver`: `local` or `kubernetes`, which `cluster` is about.
+    `notify_fd`: where `{"ready": true}` or `{"error": ...}` is written once.
     """
 
     home: str
@@ -80,6 +103,8 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     artifacts: str = ""
     gateway: str = "local"
     agents: AgentsSettings | None = None
+    driver: str = "local"
+    cluster: ClusterSettings | None = None
     notify_fd: int | None = None
 
 

@@ -134,7 +134,7 @@ def endpoint_statuses(
         first_requests: By endpoint; None if they are not sent.
         rss_bytes: Memory by pid.
         advice: What one copy of an endpoint's arm should have.
-        trouble: Why the upstream of an endpoint's arm cannot be spoken to; empty if it can.
+        trouble: Why an endpoint's arm cannot be had; empty if it can.
         isolation: How the process of the replica of a name is kept apart.
         device: On what the replica of a name runs its model.
     """
@@ -205,11 +205,10 @@ def _endpoint(
     device: DeviceOf,
 ) -> EndpointStatus:
     problems = [line for arm in _serving_arms(endpoint) for line in _arm_problems(arm, replicas)]
-    problems += [
-        f"version {arm.revision.version}: upstream {arm.revision.upstream.url}: {why}"
-        for arm in _serving_arms(endpoint)
-        if arm.revision.upstream is not None and (why := trouble(endpoint.name, arm))
+    troubles = [
+        (arm, why) for arm in _serving_arms(endpoint) if (why := trouble(endpoint.name, arm))
     ]
+    problems += [f"{_about(arm)}: {why}" for arm, why in troubles]
     if not problems and not _is_reached(endpoint, route):
         problems.append("waiting for the gateway to route to it")
     if not problems and first_requests is not None and _is_asked(endpoint):
@@ -217,11 +216,18 @@ def _endpoint(
     return EndpointStatus(
         name=endpoint.name,
         ready=not problems,
-        failed=_has_failed(endpoint, replicas, first_requests if _is_asked(endpoint) else None),
+        failed=_has_failed(endpoint, replicas, first_requests if _is_asked(endpoint) else None)
+        or any(arm.revision.upstream is None for arm, _ in troubles),
         url=f"{http_url}/v2/models/{endpoint.name}/infer",
         revisions=_revisions(endpoint, replicas, route, rss_bytes, advice, isolation, device),
         message="; ".join(problems),
     )
+
+
+def _about(arm: DesiredArm) -> str:
+    upstream = arm.revision.upstream
+    version = f"version {arm.revision.version}"
+    return version if upstream is None else f"{version}: upstream {upstream.url}"
 
 
 def _serving_arms(endpoint: DesiredEndpoint) -> list[DesiredArm]:

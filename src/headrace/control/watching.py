@@ -285,7 +285,7 @@ class View:
             and _observed_key(report) == self.record.id
             for replica in self.answering
         )
-        return frozenset((r.name, r.pid or 0) for r in self.answering) if is_told else None
+        return frozenset((r.name, r.process) for r in self.answering) if is_told else None
 
     def _predictions(self, reports: Mapping[str, ReplicaReport]) -> dict[str, Predictions]:
         found = {}

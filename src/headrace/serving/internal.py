@@ -12,6 +12,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from headrace.core import InvalidArgumentError, NotFoundError
+from headrace.core.internal_token import HEADER, is_internal
 from headrace.serving.exchange import Exchange
 from headrace.serving.load import send_loads
 from headrace.serving.memory import peak_bytes, resident_bytes
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from headrace.serving.state import ReplicaState
 
 _PERCENT: Final = 100
+_TOKEN: Final = HEADER.encode()
 RECORD_LEASE_S: Final = 600.0
 """So long a replica records without being told again."""
 
@@ -166,10 +168,14 @@ def _cursor(exchange: Exchange) -> int:
 
 
 def local_only(handler: Handler) -> Handler:
-    """`handler` for callers on the Unix socket; for others there is no such path."""
+    """`handler` for the control plane: who comes by the Unix socket, or shows its token.
+
+    For others there is no such path.
+    """
 
     def handle(exchange: Exchange) -> None:
-        if not exchange.connection.is_local:
+        is_known = exchange.connection.is_local or is_internal(exchange.headers.get(_TOKEN))
+        if not is_known:
             raise NotFoundError("Not Found")
         handler(exchange)
 

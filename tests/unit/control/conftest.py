@@ -71,6 +71,7 @@ def plane(home: Home, registry: Registry) -> Iterator[ControlPlane]:
     reconciler = Reconciler(driver=driver, publisher=keeper, clock=clock, drain_timeout_s=1.0)
     store = StoreThread(open_store(home_url(home.root)))
     yield make_plane(
+        driver=reconciler.driver,
         home=home,
         store=store,
         registry=registry,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from headrace.control.desired import Revision
+from headrace.core import InvalidArgumentError
 
 FIELD_MANAGER: Final = "headrace"
 MANAGED_BY: Final = "app.kubernetes.io/managed-by"
@@ -21,6 +22,8 @@ APPLIED: Final = "headrace.dev/applied"
 """Digest of what we last applied: fields that we no longer say are found by it."""
 
 _MOST: Final = 63
+_INSTANCE: Final = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
+_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 Object = dict[str, Any]
@@ -86,6 +89,24 @@ def selector_of(revision: Revision, *, instance: str = "headrace") -> dict[str, 
 def instance_selector(instance: str) -> str:
     """The query for all objects of an installation's replicas."""
     return f"{INSTANCE}={instance},{COMPONENT}=replica"
+
+
+def check_instance(name: str) -> None:
+    """Raise InvalidArgumentError if objects' names cannot begin with `name`."""
+    if _INSTANCE.fullmatch(name) is None:
+        raise InvalidArgumentError(
+            f"instance {name[:80]!r}: 1 to 40 small letters, digits and dashes, beginning with a "
+            "letter and ending with none of the dashes"
+        )
+
+
+def check_namespace(name: str) -> None:
+    """Raise InvalidArgumentError if no namespace can be called `name`."""
+    if _NAMESPACE.fullmatch(name) is None:
+        raise InvalidArgumentError(
+            f"namespace {name[:80]!r}: 1 to 63 small letters, digits and dashes, a letter or digit "
+            "at both ends"
+        )
 
 
 def label_value(text: str) -> str:

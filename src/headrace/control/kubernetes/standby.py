@@ -1,0 +1,218 @@
+"""What does a control plane do until it leads? It waits for the Lease, and says that it lives."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from headrace.control.kubernetes.api import ClusterApi
+from headrace.control.kubernetes.connection import connect
+from headrace.control.kubernetes.elector import Elector
+from headrace.control.kubernetes.lease import LeaseTimes
+from headrace.control.kubernetes.names import Owner, Place
+from headrace.control.kubernetes.reconciler import KubernetesReconciler
+from headrace.control.kubernetes.resources import RESOURCES
+from headrace.control.reconciler import RoutePublisher
+from headrace.control.reconciling import Reconciling
+from headrace.control.settings import ClusterSettings, ControlSettings
+from headrace.core import Clock, FailedPreconditionError, SystemClock
+
+_LOG: Final = logging.getLogger("headrace.control")
+_HEALTH: Final = "/api/v1/health"
+_READ_TIMEOUT_S: Final = 5.0
+_MAX_HEAD: Final = 16 << 10
+_OWNERS: Final = frozenset({"Deployment", "ConfigMap"})
+
+
+@dataclass(slots=True, kw_only=True)
+class ClusterMembership:
+    """A leader's place in a cluster: its Lease, its connection, and what the objects are to be."""
+
+    api: ClusterApi
+    elector: Elector
+    place: Place
+    _electing: asyncio.Task[None] = field(init=False)
+
+    def begin(self) -> None:
+        """Stand for election, from now on until `close`."""
+        self._electing = asyncio.create_task(self.elector.run())
+
+    def reconciler(self, publisher: RoutePublisher, clock: Clock) -> Reconciling:
+        """What brings about the desired state there."""
+        return KubernetesReconciler(
+            api=self.api,
+            publisher=publisher,
+            clock=clock,
+            place=self.place,
+            leads=self.elector.is_leading,
+        )
+
+    async def lead(self) -> None:
+        """Lead until cancelled; LeadershipLostError when that is over."""
+        await asyncio.shield(self._electing)
+
+    async def wait_elected(self, stopped: asyncio.Event) -> bool:
+        """Whether it leads; False if `stopped` came first. Errors as the election's."""
+        waits = {
+            asyncio.create_task(self.elector.elected.wait()),
+            asyncio.create_task(stopped.wait()),
+        }
+        await asyncio.wait({*waits, self._electing}, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if self._electing.done():
+            self._electing.result()
+        return self.elector.is_leading() and not stopped.is_set()
+
+    async def close(self) -> None:
+        """Give the Lease back, and let go of every connection."""
+        self._electing.cancel()
+        await asyncio.wait({self._electing})
+        await self.elector.resign()
+        await self.api.http.aclose()
+
+
+async def stand_by(
+    settings: ControlSettings, cluster: ClusterSettings, stopped: asyncio.Event
+) -> ClusterMembership | None:
+    """The place in the cluster once this control plane leads; None if `stopped` came first.
+
+    Raises:
+        FailedPreconditionError: There is no way to the cluster, or the owner is not there.
+        HeadraceError: The API server refuses to tell of the owner.
+    """
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # says every request that it makes
+    identity = cluster.identity or socket.gethostname()
+    http = connect(identity=identity, url=cluster.url, context=cluster.context)
+    api = ClusterApi(http=http, namespace=cluster.namespace)
+    try:
+        owner = await find_owner(api, cluster.owner) if cluster.owner else None
+    except BaseException:
+        await http.aclose()
+        raise
+    place = Place(
+        namespace=cluster.namespace,
+        instance=cluster.instance,
+        artifacts_url=cluster.artifacts_url,
+        internal_secret=cluster.internal_secret,
+        owner=owner,
+        drain_timeout_s=settings.drain_timeout_s,
+        log_format=settings.log_format,
+    )
+    elector = Elector(
+        api=api,
+        place=place,
+        identity=identity,
+        clock=SystemClock(),
+        times=lease_times(cluster.lease_s),
+    )
+    membership = ClusterMembership(api=api, elector=elector, place=place)
+    membership.begin()
+    _LOG.info("standing by", extra={"identity": identity, "namespace": cluster.namespace})
+    async with _says_that_it_lives(settings, elector):
+        if await membership.wait_elected(stopped):
+            return membership
+    await membership.close()
+    return None
+
+
+def lease_times(lease_s: float) -> LeaseTimes:
+    """How often a Lease of this length is renewed, and when its holder stops acting."""
+    return LeaseTimes(duration_s=lease_s, margin_s=lease_s / 3, renew_s=lease_s / 7.5)
+
+
+async def find_owner(api: ClusterApi, reference: str) -> Owner:
+    """The object `KIND/NAME`, whose end takes ours with it.
+
+    Raises:
+        FailedPreconditionError: It is not there, or of another kind.
+    """
+    kind, _, name = reference.partition("/")
+    if kind not in _OWNERS or not name:
+        raise FailedPreconditionError(
+            f"--owner {reference}: say Deployment/NAME or ConfigMap/NAME, of the same namespace"
+        )
+    found = await api.get(kind, name)
+    if found is None:
+        raise FailedPreconditionError(f"--owner {reference}: there is none in {api.namespace}")
+    uid = str(found["metadata"]["uid"])
+    return Owner(api_version=RESOURCES[kind].api_version, kind=kind, name=name, uid=uid)
+
+
+@contextlib.asynccontextmanager
+async def _says_that_it_lives(settings: ControlSettings, elector: Elector) -> AsyncIterator[None]:
+    """Answers probes in place of the management API; a probe of the leader gets 503.
+
+    Raises:
+        FailedPreconditionError: The port is taken, or the certificate cannot be used.
+    """
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, ValueError):
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                head = await reader.readuntil(b"\r\n\r\n")
+                writer.write(standby_answer(head, elector.leader))
+                await writer.drain()
+        writer.close()
+
+    try:
+        server = await asyncio.start_server(
+            accept,
+            settings.admin_host,
+            settings.admin_port,
+            ssl=_tls(settings),
+            limit=_MAX_HEAD,
+        )
+    except OSError as error:
+        raise FailedPreconditionError(
+            f"cannot listen for probes on {settings.admin_host}:{settings.admin_port}: {error}"
+        ) from error
+    try:
+        yield
+    finally:
+        server.close()
+
+
+def standby_answer(head: bytes, leader: str) -> bytes:
+    """What a request gets from a control plane that stands by.
+
+    `GET /api/v1/health` is told that it lives; with `?leader`, and all else, that another leads.
+    """
+    method, target = [*head.split(b" ", 2), b"", b""][:2]
+    path, _, query = target.decode("latin-1").partition("?")
+    is_alive = method == b"GET" and path == _HEALTH and "leader" not in query
+    told = {"alive": True} if is_alive else {"message": _where(leader)}
+    body = json.dumps(told).encode()
+    status = "200 OK" if is_alive else "503 Service Unavailable"
+    lines = (
+        f"HTTP/1.1 {status}",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        "retry-after: 2",
+        "connection: close",
+    )
+    return "\r\n".join((*lines, "", "")).encode() + body
+
+
+def _where(leader: str) -> str:
+    by = f"{leader} leads" if leader else "no control plane leads yet"
+    return f"this control plane stands by: {by}"
+
+
+def _tls(settings: ControlSettings) -> ssl.SSLContext | None:
+    if settings.admin_tls is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.admin_tls.certificate_file, settings.admin_tls.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise FailedPreconditionError(
+            f"cannot use {settings.admin_tls.certificate_file} for the management API: {error}"
+        ) from error
+    return context

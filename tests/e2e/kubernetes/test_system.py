@@ -1,0 +1,132 @@
+"""A whole control plane on a cluster whose pods are real processes: requests never fail."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.control.kubernetes import role_rules
+from headrace.control.settings import ClusterSettings
+from headrace.testing.kubernetes import FakeApiServer, Store
+from headrace.testing.models import mlp
+from tests.e2e.control.system import ROW, System, Traffic, replicas
+from tests.e2e.kubernetes.pods_here import ProcessRuntime, in_a_thread
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+@dataclass(slots=True)
+class Lab:
+    """A control plane, and the cluster that it runs replicas on."""
+
+    system: System
+    server: FakeApiServer
+    folder: Path
+
+    def model(self, seed: int) -> str:
+        path = self.folder / f"model-{seed}.onnx"
+        path.write_bytes(mlp(seed=seed))
+        return str(path)
+
+    def endpoint(self, seed: int = 1, **more: Any) -> dict[str, Any]:
+        return {"name": "digits", "model": self.model(seed), **more}
+
+    def cluster(self, identity: str = "control-a") -> ClusterSettings:
+        return ClusterSettings(
+            namespace="models",
+            url=self.server.url,
+            identity=identity,
+            artifacts_url="file:///artifacts",
+            internal_secret="headrace-internal",  # noqa: S106  # its name only
+        )
+
+    def start(self, *endpoints: dict[str, Any], **settings: Any) -> None:
+        self.system.start(*endpoints, driver="kubernetes", cluster=self.cluster(), **settings)
+
+    def pods(self) -> list[str]:
+        return [pod["metadata"]["name"] for pod in self.server.store.of_kind("Pod")]
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    with tempfile.TemporaryDirectory(prefix="hr-kube-") as directory:
+        folder = Path(directory)
+        token = folder / "token"
+        token.write_text("a-token-that-nobody-guesses\n")
+        monkeypatch.setenv("HEADRACE_INTERNAL_TOKEN_FILE", str(token))
+        system = System(folder / "home")
+        store = Store()
+        runtime = ProcessRuntime(
+            store=store, artifacts=system.home / "artifacts", folder=folder, token_file=token
+        )
+        server = FakeApiServer(store=store, runtime=runtime, rules=role_rules())
+        try:
+            with in_a_thread(server):
+                yield Lab(system, server, folder)
+                system.close()
+        finally:
+            runtime.end_all()
+
+
+def test_a_spec_is_served_by_pods_and_changes_lose_no_request(lab: Lab) -> None:
+    lab.start(lab.endpoint(replicas=2))
+    status = lab.system.wait_ready()
+
+    assert {one["state"] for one in replicas(status, "digits")} == {"ready"}
+    assert {one["name"] for one in replicas(status, "digits")} == set(lab.pods())
+    with Traffic(lab.system, "digits").flowing() as traffic:
+        for endpoint in (lab.endpoint(replicas=3), lab.endpoint(replicas=1), lab.endpoint(2)):
+            code, answer = lab.system.post(
+                "/api/v1/apply?wait_s=60", {"version": 1, "endpoints": [endpoint]}
+            )
+            assert code == 200, answer
+            wanted = endpoint.get("replicas", 1)
+            lab.system.wait_for(
+                lambda now, n=wanted: now["ready"] and len(replicas(now, "digits")) == n
+            )
+        time.sleep(0.5)
+
+    assert traffic.failures == []
+    assert set(traffic.versions) == {"1", "2"}
+
+
+def test_replicas_elsewhere_tell_how_they_are(lab: Lab) -> None:
+    lab.start(lab.endpoint())
+    lab.system.wait_ready()
+    lab.system.infer("digits")
+
+    status = lab.system.wait_for(
+        lambda now: all(one["device"] for one in replicas(now, "digits")), 20.0
+    )
+    assert replicas(status, "digits")[0]["address"].startswith("127.0.0.1:")
+    text = lab.system.call("GET", lab.system.where().metrics_url)[1]
+    assert f'replica="{lab.pods()[0]}"' in text
+
+
+def test_a_control_plane_that_ends_leaves_pods_and_the_next_one_goes_on(lab: Lab) -> None:
+    lab.start(lab.endpoint(replicas=2))
+    lab.system.wait_ready()
+    before = lab.pods()
+
+    assert lab.system.end_control() == 0
+    assert lab.pods() == before
+    lab.start()
+    lab.system.wait_ready()
+    assert lab.pods() == before
+    assert lab.system.infer("digits", ROW)[0] == 200
+
+
+def test_what_a_cluster_cannot_run_is_told_in_the_status(lab: Lab) -> None:
+    pooled = {"name": "pooled", "model": lab.model(3), "pool": "small"}
+    spec = {"version": 1, "pools": [{"name": "small"}], "endpoints": [lab.endpoint(), pooled]}
+    lab.start(spec=spec)
+    status = lab.system.wait_for(lambda now: any(each["ready"] for each in now["endpoints"]))
+
+    told = {each["name"]: each for each in status["endpoints"]}
+    assert told["digits"]["ready"]
+    assert told["pooled"]["failed"]
+    assert "pools need the driver local" in told["pooled"]["message"]
