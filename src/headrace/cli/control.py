@@ -8,8 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headrace.cli.agents_options import (
+    AgentsAllow,
+    AgentsCert,
+    AgentsClientCa,
+    AgentsHost,
+    AgentsKey,
+    AgentsLimitsPort,
+    AgentsPort,
+    GatewayOption,
+    GatewayPlace,
+    GatewayUrl,
+    LostAfter,
+    MaxBehind,
+    agents_settings,
+)
 from headrace.cli.options import (
     DEFAULT_HOME,
+    Artifacts,
     Home,
     Host,
     LogFormat,
@@ -84,16 +100,6 @@ def control(
             metavar="KIND/NAME",
             help="The Deployment or ConfigMap whose end takes all pods with it.",
             show_default="none",
-        ),
-    ] = "",
-    artifacts: Annotated[
-        str,
-        typer.Option(
-            "--artifacts",
-            envvar="HEADRACE_ARTIFACTS",
-            metavar="URL",
-            help="The store from which pods fetch models: s3://BUCKET/PREFIX, for instance.",
-            show_default="the home's own",
         ),
     ] = "",
     internal_secret: Annotated[
@@ -173,7 +179,19 @@ def control(
             show_default="none",
         ),
     ] = None,
+    gateway: GatewayOption = GatewayPlace.LOCAL,
+    agents_host: AgentsHost = "127.0.0.1",
+    agents_port: AgentsPort = 8443,
+    agents_limits_port: AgentsLimitsPort = 8444,
+    agents_tls_cert: AgentsCert = None,
+    agents_tls_key: AgentsKey = None,
+    agents_tls_client_ca: AgentsClientCa = None,
+    agents_allow: AgentsAllow = None,
+    gateway_max_behind_s: MaxBehind = 10.0,
+    gateway_lost_after_s: LostAfter = 30.0,
+    gateway_url: GatewayUrl = "",
     state_url: StateUrl = "",
+    artifacts: Artifacts = "",
     prometheus_url: Annotated[
         str,
         typer.Option(
@@ -207,6 +225,7 @@ def control(
     from headrace.control import ControlSettings, run
     from headrace.control.secret_references import absolute_reference
     from headrace.control.settings import ClusterSettings
+    from headrace.registry import check_artifacts_url
 
     document = None
     if spec is not None:
@@ -219,7 +238,6 @@ def control(
                 instance=instance,
                 identity=identity,
                 owner=owner,
-                artifacts_url=artifacts,
                 internal_secret=internal_secret,
                 url=kube_url,
                 context=kube_context,
@@ -237,7 +255,21 @@ def control(
         allowed_hosts=tuple(name.lower() for name in allowed_hosts or ()),
         admin_tls=_tls("--admin-tls", admin_tls_cert, admin_tls_key),
         insecure_admin=insecure_admin,
+        gateway=gateway.value,
+        agents=agents_settings(
+            certificate=agents_tls_cert,
+            key=agents_tls_key,
+            client_ca=agents_tls_client_ca,
+            host=agents_host,
+            port=agents_port,
+            limits_port=agents_limits_port,
+            allow=agents_allow,
+            max_behind_s=gateway_max_behind_s,
+            lost_after_s=gateway_lost_after_s,
+            gateway_url=gateway_url,
+        ),
         state_url=absolute_reference(state_url),
+        artifacts=check_artifacts_url(artifacts) if artifacts else "",
         allow_code=_env_allows_code(),
         console="headrace.console:build_console",
         prometheus_url=absolute_reference(prometheus_url),

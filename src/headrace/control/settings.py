@@ -37,18 +37,17 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Where the driver `kubernetes` runs replicas, and as who.
 
     `instance`: the name of this installation there, which objects' names begin with. `identity`:
-    who stands for election among the control planes of an installation. `artifacts_url`: from where
-    pods fetch models. `internal_secret`: the Secret whose `token` shows replicas that it is the
-    control plane that asks. `owner`: `KIND/NAME` of the object whose end takes ours with it, a
-    Deployment or a ConfigMap; empty for none. `url`: of a proxy to the API server; `context`: of a
-    kubeconfig; both empty for the pod's own service account, or the kubeconfig's current context.
-    `lease_s`: after how long without a word from the leader another control plane takes over.
+    who stands for election among the control planes of an installation. `internal_secret`: the
+    Secret whose `token` shows replicas that it is the control plane that asks. `owner`: `KIND/NAME`
+    of the object whose end takes ours with it, a Deployment or a ConfigMap; empty for none. `url`:
+    of a proxy to the API server; `context`: of a kubeconfig; both empty for the pod's own service
+    account, or the kubeconfig's current context. `lease_s`: after how long without a word from the
+    leader another control plane takes over.
     """
 
     namespace: str
     instance: str = "headrace"
     identity: str = ""
-    artifacts_url: str = ""
     internal_secret: str = ""
     owner: str = ""
     url: str = ""

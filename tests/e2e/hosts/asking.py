@@ -33,9 +33,7 @@ async def ask(client: httpx.AsyncClient, name: str, url: str, out: IO[str]) -> N
     out.write(json.dumps(line) + "\n")
 
 
-async def keep_asking(
-    out: IO[str], rate: float, urls: dict[str, str], stop: asyncio.Event
-) -> None:
+async def keep_asking(out: IO[str], rate: float, urls: dict[str, str], stop: asyncio.Event) -> None:
     """Ask each in turn; `rate` is that of each."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with (

@@ -8,6 +8,7 @@ the network, so that a node that is cut off is one of which nothing is heard.
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -49,6 +50,7 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     folder: str
     nodes: tuple[Node, ...]
+    token: str
     evict_after_s: float = 6.0
 
 
@@ -160,7 +162,9 @@ class Kubelets:
         for volume in spec["volumes"]:
             self._mount(volume, running.folder)
         places = _places(spec, running.folder)
-        await _ip("-n", running.node.namespace, "addr", "add", f"{running.address}/16", "dev", "eth0")
+        await _ip(
+            "-n", running.node.namespace, "addr", "add", f"{running.address}/16", "dev", "eth0"
+        )
         for container in (*spec["initContainers"], *spec["containers"]):
             _tell_settings(places, running)
             while not self._is_there(running.node):
@@ -178,7 +182,12 @@ class Kubelets:
     ) -> aio.Process:
         command = [*container["command"], *container["args"]]
         command = [_translated(word, places) for word in command]
-        program = [sys.executable, "-m", "headrace.cli"] if command[0] == "headrace" else [sys.executable]
+        program = (
+            [sys.executable, "-m", "headrace.cli"] if command[0] == "headrace" else [sys.executable]
+        )
+        environment = os.environ | {
+            one["name"]: _translated(one["value"], places) for one in container["env"]
+        }
         with (running.folder / "log").open("ab") as log:
             return await asyncio.create_subprocess_exec(
                 *(IP, "netns", "exec", running.node.namespace, *program, *command[1:]),
@@ -186,6 +195,7 @@ class Kubelets:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                env=environment,
             )
 
     def _mount(self, volume: Object, folder: Path) -> None:
@@ -195,6 +205,8 @@ class Kubelets:
             told = self.store.objects["ConfigMap", volume["configMap"]["name"]]
             for name, text in told["data"].items():
                 (target / name).write_text(text)
+        if "secret" in volume:
+            (target / "token").write_text(self.settings.token)
 
 
 def _places(spec: Object, folder: Path) -> dict[str, Path]:

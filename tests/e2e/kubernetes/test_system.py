@@ -40,12 +40,15 @@ class Lab:
             namespace="models",
             url=self.server.url,
             identity=identity,
-            artifacts_url="file:///artifacts",
             internal_secret="headrace-internal",  # noqa: S106  # its name only
         )
 
     def start(self, *endpoints: dict[str, Any], **settings: Any) -> None:
-        self.system.start(*endpoints, driver="kubernetes", cluster=self.cluster(), **settings)
+        store = f"file://{self.folder / 'store'}"
+        cluster = self.cluster()
+        self.system.start(
+            *endpoints, driver="kubernetes", cluster=cluster, artifacts=store, **settings
+        )
 
     def pods(self) -> list[str]:
         return [pod["metadata"]["name"] for pod in self.server.store.of_kind("Pod")]

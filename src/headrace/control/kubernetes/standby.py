@@ -98,7 +98,7 @@ async def stand_by(
     place = Place(
         namespace=cluster.namespace,
         instance=cluster.instance,
-        artifacts_url=cluster.artifacts_url,
+        artifacts_url=settings.artifacts,
         internal_secret=cluster.internal_secret,
         owner=owner,
         drain_timeout_s=settings.drain_timeout_s,

@@ -46,9 +46,10 @@ Handle = Callable[[Request], Awaitable[Response]]
 
 @dataclass(slots=True)
 class HttpServer:
-    """Serves `handle` on loopback, at a port that it picks."""
+    """Serves `handle`, at a port that it picks where `port` is 0."""
 
     handle: Handle
+    host: str = "127.0.0.1"
     port: int = 0
     _server: asyncio.Server | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -56,7 +57,7 @@ class HttpServer:
     async def start(self) -> None:
         """Listen."""
         self._server = await asyncio.start_server(
-            self._accept, "127.0.0.1", self.port, limit=_MAX_HEAD
+            self._accept, self.host, self.port, limit=_MAX_HEAD
         )
         self.port = self._server.sockets[0].getsockname()[1]
 

@@ -74,6 +74,8 @@ class FakeApiServer:
     faults: list[Fault] = field(default_factory=list)
     cut: set[str] = field(default_factory=set)
     custom: bool = False
+    host: str = "127.0.0.1"
+    port: int = 0
     bookmark_s: float = 0.2
     longest_watch_s: float = 300.0
     seen: set[tuple[str, str, str]] = field(default_factory=set)
@@ -87,7 +89,7 @@ class FakeApiServer:
 
     def __post_init__(self) -> None:
         self.controllers = Controllers(self.store, self.runtime)
-        self._http = HttpServer(self._handle)
+        self._http = HttpServer(self._handle, self.host, self.port)
 
     @property
     def url(self) -> str:
