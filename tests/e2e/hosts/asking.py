@@ -54,7 +54,7 @@ async def main(arguments: list[str]) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     urls = dict(pair.split("=", 1) for pair in pairs)
-    with Path(path).open("w", buffering=1) as out:
+    with Path(path).open("w", buffering=1) as out:  # noqa: ASYNC230  # nothing else runs yet
         await keep_asking(out, float(rate), urls, stop)
 
 

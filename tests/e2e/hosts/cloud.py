@@ -1,4 +1,4 @@
-"""A whole system over eight hosts: two gateways, three nodes, a control plane, a cluster, callers."""
+"""A whole system over eight hosts: gateways, nodes, a control plane, a cluster, callers."""
 
 import contextlib
 import ctypes
@@ -17,9 +17,9 @@ import msgspec
 from headrace.control.access.home_token import read_home_token
 from headrace.testing import models
 from tests.certificates import Authority
-from tests.e2e.control.system import System
+from tests.e2e.control.system import System, replicas
 from tests.e2e.hosts.cluster import KUBELET_PORT, ClusterSettings, Node
-from tests.e2e.hosts.network import Host, Network, network
+from tests.e2e.hosts.network import POD_PREFIX, Host, Network, network
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -29,7 +29,7 @@ ENDPOINT: Final = "fraud"
 _API_PORT: Final = 6443
 _ADMIN_PORT: Final = 8080
 _AGENTS_PORT: Final = 8443
-_TOKEN: Final = "what-the-control-plane-shows-replicas"
+_TOKEN: Final = "what-the-control-plane-shows-replicas"  # noqa: S105  # of this test alone
 _CLONE_NEWNET: Final = 0x40000000
 _KUBELET: Final = """
 import socket
@@ -37,7 +37,17 @@ with socket.create_server(("0.0.0.0", PORT)) as server:
     while True:
         server.accept()[0].close()
 """.replace("PORT", str(KUBELET_PORT))
+_AGAIN: Final = """
+import subprocess, sys, time
+while True:
+    subprocess.run([sys.executable, *sys.argv[1:]])
+    time.sleep(1)
+"""
 _ROOT: Final = Path(__file__).resolve().parents[3]
+
+
+class NotLeadingError(Exception):
+    """The control plane answers and does not lead, yet or any more."""
 
 
 def inside(host: Host, do: Callable[[], T]) -> T:
@@ -48,9 +58,8 @@ def inside(host: Host, do: Callable[[], T]) -> T:
         try:
             with Path(f"/run/netns/{host.namespace}").open() as file:
                 libc = ctypes.CDLL(None, use_errno=True)
-                if libc.setns(file.fileno(), _CLONE_NEWNET):
-                    number = ctypes.get_errno()
-                    raise OSError(number, os.strerror(number))
+                failed = libc.setns(file.fileno(), _CLONE_NEWNET)
+            assert not failed, os.strerror(ctypes.get_errno())
             outcome.append(do())
         except BaseException as error:  # noqa: BLE001  # raised below, in the thread that asked
             outcome.append(error)
@@ -156,7 +165,7 @@ class Cloud:
             "control",
             [
                 *("control", str(self.folder / "headrace.yaml"), "--driver", "kubernetes"),
-                *("--namespace", "default", "--gateway", "remote"),
+                *("--namespace", "models", "--gateway", "remote"),
                 *("--artifacts", self.artifacts, "--agents-host", address),
                 *("--agents-port", str(_AGENTS_PORT), "--agents-tls-cert", str(shown)),
                 *("--agents-tls-key", str(self.authority.directory / "control-key.pem")),
@@ -198,6 +207,8 @@ class Cloud:
         code, answer = inside(
             self.host("control"), lambda: System.call("GET", address, token=token)
         )
+        if code == 503:
+            raise NotLeadingError(answer)
         assert code == 200, answer
         found: Json = answer
         return found
@@ -207,22 +218,34 @@ class Cloud:
         deadline = time.monotonic() + timeout_s
         while True:
             found: Json = {}
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, NotLeadingError):
                 found = self.status()
                 if condition(found):
                     return found
             assert time.monotonic() < deadline, f"{found}\n{self.logs()}"
             time.sleep(0.2)
 
+    def is_ready(self, gateway: str) -> bool:
+        """Whether a gateway itself says that it serves, and follows."""
+        host = self.host(gateway)
+
+        def ask() -> tuple[int, Any]:
+            return System.call("GET", f"http://{host.address}:8002/readyz")
+
+        try:
+            code, answer = inside(host, ask)
+        except OSError:
+            return False
+        return code == 200 and answer["control"] == "answers"
+
     def replicas(self) -> list[Json]:
         """The replicas of the endpoint that are ready."""
-        (endpoint,) = self.status()["endpoints"]
-        return [
-            replica
-            for revision in endpoint["revisions"]
-            for replica in revision["replicas"]
-            if replica["phase"] == "ready"
-        ]
+        found = replicas(self.status(), ENDPOINT)
+        return [replica for replica in found if replica["state"] == "ready"]
+
+    def addresses_on(self, node: str) -> list[str]:
+        """The addresses of a node's pods."""
+        return [one for one in self.host(node).addresses() if one.startswith(POD_PREFIX)]
 
     def load(self, rate: float = 40.0) -> Load:
         """Callers begin to ask both gateways."""
@@ -238,22 +261,22 @@ class Cloud:
 
     def logs(self) -> str:
         """The end of every log."""
-        texts = []
-        for path in sorted(self.folder.rglob("*log")):
-            if path.is_file():
-                texts.append(f"== {path.name} {path.parent.name}\n{path.read_text()[-1500:]}")
-        return "\n".join(texts)
+        paths = sorted(path for path in self.folder.rglob("*log") if path.is_file())
+        return "\n".join(
+            f"== {path.name} {path.parent.name}\n{path.read_text()[-1500:]}" for path in paths
+        )
 
     def _python(self, host: str, arguments: Sequence[str], *, env: Json | None = None) -> Any:
         log = self.folder / f"{host}.log"
         return self.host(host).start([sys.executable, *arguments], log=log, env=env)
 
     def _headrace(self, host: str, arguments: Sequence[str], *, env: Json | None = None) -> Any:
-        return self._python(host, ["-m", "headrace.cli", *arguments], env=env)
+        """One command, started again whenever it ends, as a container is."""
+        return self._python(host, ["-c", _AGAIN, "-m", "headrace.cli", *arguments], env=env)
 
 
 @contextlib.contextmanager
-def cloud(folder: Path, *, replicas: int = 3) -> Iterator[Cloud]:
+def cloud(folder: Path, *, copies: int = 3) -> Iterator[Cloud]:
     """A system that serves `ENDPOINT` on three nodes by two gateways."""
     model = folder / "m.onnx"
     model.write_bytes(models.mlp())
@@ -263,7 +286,7 @@ def cloud(folder: Path, *, replicas: int = 3) -> Iterator[Cloud]:
             {
                 "name": ENDPOINT,
                 "model": str(model),
-                "replicas": replicas,
+                "replicas": copies,
                 "timeout_s": 5,
                 "access": "public",
             }

@@ -165,9 +165,9 @@ class Kubelets:
         await _ip(
             "-n", running.node.namespace, "addr", "add", f"{running.address}/16", "dev", "eth0"
         )
+        _tell_settings(places, running)
         for container in (*spec["initContainers"], *spec["containers"]):
-            _tell_settings(places, running)
-            while not self._is_there(running.node):
+            while not self._is_there(running.node):  # noqa: ASYNC110  # as a kubelet looks
                 await asyncio.sleep(_PROBE_S)
             process = await self._spawn(container, places, running)
             if container in spec["containers"]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ from typing import Final
 _SERIAL: Final = itertools.count()
 _PREFIX: Final = "10.213"
 """Of all addresses here; nothing outside the namespaces sees them."""
+POD_PREFIX: Final = f"{_PREFIX}.1"
+"""Of the addresses of pods; those of hosts begin otherwise."""
 IP: Final = shutil.which("ip") or "/usr/sbin/ip"
 _NOWHERE: Final = "02:00:00:00:00:ff"
 """A hardware address that nobody has: what is sent there is lost without a word."""
@@ -65,6 +68,11 @@ class Host:
     def remove_address(self, address: str) -> None:
         """Have an address no more."""
         _ip("-n", self.namespace, "addr", "del", f"{address}/16", "dev", "eth0")
+
+    def addresses(self) -> list[str]:
+        """All that it has."""
+        said = json.loads(_ip("-n", self.namespace, "-j", "addr", "show", "dev", "eth0"))
+        return [one["local"] for one in said[0]["addr_info"] if one["family"] == "inet"]
 
     def unplug(self) -> None:
         """Be off the network: what is sent from or to here is lost, and nobody is told."""
@@ -149,7 +157,7 @@ def network(*names: str) -> Iterator[Network]:
 
 def pod_address(number: int) -> str:
     """The address of the pod with this number, among all hosts."""
-    return f"{_PREFIX}.{1 + number // 250}.{1 + number % 250}"
+    return f"{POD_PREFIX}{number // 250}.{1 + number % 250}"
 
 
 def _ip(*arguments: str) -> str:
