@@ -1,0 +1,136 @@
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.control.kubernetes.lease import (
+    LeaseTimes,
+    Seen,
+    Step,
+    is_leading,
+    lease_object,
+    next_step,
+    released,
+    seen,
+)
+from headrace.control.kubernetes.names import Object
+from tests.unit.control.kubernetes.states import PLACE
+
+TIMES = LeaseTimes(duration_s=15.0, margin_s=5.0, renew_s=2.0)
+
+
+def a_lease(holder: str, *, wall: float = 0.0) -> Object:
+    return lease_object(None, place=PLACE, identity=holder, times=TIMES, wall=wall)
+
+
+def known(holder: str, *, at: float) -> Seen:
+    found = seen(a_lease(holder), None, now=at)
+    assert found is not None
+    return found
+
+
+def test_without_a_lease_one_is_made() -> None:
+    assert next_step(None, identity="a", now=0.0) is Step.CREATE
+
+
+def test_a_holder_that_is_heard_of_is_waited_for() -> None:
+    assert next_step(known("b", at=0.0), identity="a", now=14.9) is Step.WAIT
+
+
+def test_a_holder_that_says_nothing_is_followed() -> None:
+    assert next_step(known("b", at=0.0), identity="a", now=15.0) is Step.TAKE
+
+
+def test_a_lease_that_was_given_back_is_taken_at_once() -> None:
+    found = seen(released(known("b", at=0.0), place=PLACE), None, now=0.0)
+
+    assert next_step(found, identity="a", now=0.0) is Step.TAKE
+
+
+def test_time_runs_from_the_last_change_that_was_seen_whatever_clocks_say() -> None:
+    before = known("b", at=0.0)
+    same = seen(a_lease("b"), before, now=10.0)
+    renewed = seen(a_lease("b", wall=7.0), before, now=10.0)
+
+    assert same is not None
+    assert same.changed_at == 0.0
+    assert renewed is not None
+    assert renewed.changed_at == 10.0
+
+
+def test_who_never_renewed_does_not_lead() -> None:
+    assert not is_leading(None, TIMES, now=0.0)
+
+
+def test_a_leader_stops_before_another_may_begin() -> None:
+    assert is_leading(0.0, TIMES, now=9.9)
+    assert not is_leading(0.0, TIMES, now=10.0)
+
+
+def test_a_change_of_holder_is_counted_and_a_renewal_is_not() -> None:
+    first = known("a", at=0.0)
+    again = lease_object(first, place=PLACE, identity="a", times=TIMES, wall=1.0)
+    other = lease_object(first, place=PLACE, identity="b", times=TIMES, wall=1.0)
+
+    assert again["spec"]["leaseTransitions"] == 0
+    assert other["spec"]["leaseTransitions"] == 1
+
+
+@dataclass
+class Candidate:
+    """One control plane, as the elector drives it: it may look, write late, or be cut off."""
+
+    name: str
+    known: Seen | None = None
+    renewed_at: float | None = None
+    pending: tuple[Object, float] | None = None
+
+    def look(self, lease: Object | None, now: float) -> None:
+        self.known = seen(lease, self.known, now=now)
+        step = next_step(self.known, identity=self.name, now=now)
+        if step is not Step.WAIT:
+            new = lease_object(self.known, place=PLACE, identity=self.name, times=TIMES, wall=now)
+            self.pending = (new, now)
+
+
+@dataclass
+class Server:
+    """Takes a write only of who saw the newest version."""
+
+    lease: Object | None = None
+    version: int = 0
+    versions: dict[str, int] = field(default_factory=dict)
+
+    def write(self, who: Candidate) -> None:
+        assert who.pending is not None
+        new, sent_at = who.pending
+        who.pending = None
+        if self.versions.get(who.name, 0) != self.version:
+            return
+        self.version += 1
+        self.lease = new
+        who.known = seen(new, who.known, now=sent_at)
+        who.renewed_at = sent_at
+
+
+moves = st.lists(
+    st.tuples(st.sampled_from("ab"), st.sampled_from(["look", "write"]), st.floats(0.0, 6.0)),
+    max_size=60,
+)
+
+
+@given(moves=moves)
+def test_never_do_two_lead_at_once(moves: list[tuple[str, str, float]]) -> None:
+    server = Server()
+    candidates = {name: Candidate(name) for name in "ab"}
+    now = 0.0
+    for name, move, pause in moves:
+        now += pause
+        who = candidates[name]
+        if move == "look":
+            server.versions[name] = server.version
+            who.look(server.lease, now)
+        elif who.pending is not None and now - who.pending[1] < TIMES.duration_s - TIMES.margin_s:
+            server.write(who)
+        leading = [one for one in candidates.values() if is_leading(one.renewed_at, TIMES, now=now)]
+        assert len(leading) <= 1

@@ -1,0 +1,80 @@
+from typing import Any
+
+import pytest
+
+from headrace.core.kubernetes_settings import Autoscaler, KubernetesSettings
+from headrace.core.spec import SpecError, parse_spec
+
+
+def parse(kubernetes: dict[str, Any], **endpoint: Any) -> KubernetesSettings:  # noqa: ANN401  # as a document has it
+    document = {
+        "endpoints": [{"name": "digits", "model": "digits:1", **endpoint}],
+        "kubernetes": kubernetes,
+    }
+    return parse_spec(document).kubernetes.settings()
+
+
+def mistakes(kubernetes: dict[str, Any], **endpoint: Any) -> str:  # noqa: ANN401  # as above
+    with pytest.raises(SpecError) as caught:
+        parse(kubernetes, **endpoint)
+    return str(caught.value)
+
+
+def test_nothing_need_be_said() -> None:
+    assert parse({}) == KubernetesSettings()
+
+
+def test_endpoints_may_have_pods_of_their_own() -> None:
+    settings = parse({"endpoints": {"digits": {"resources": {"memory": "8Gi"}}}})
+
+    assert settings.pods_of("digits").resources.memory == "8Gi"
+    assert settings.pods_of("other").resources.memory == "1Gi"
+
+
+@pytest.mark.parametrize(
+    ("kubernetes", "said"),
+    [
+        ({"resources": {"memory": "lots"}}, "kubernetes.resources.memory"),
+        ({"resources": {"gpus": -1}}, "kubernetes.resources.gpus"),
+        ({"node_selector": {"a b": "c"}}, "kubernetes.node_selector"),
+        ({"tolerations": [{"operator": "Equal"}]}, "needs 'key'"),
+        ({"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}, "leave it out"),
+        ({"replica_env": [{"name": "A"}]}, "needs either 'value'"),
+        ({"replica_env": [{"name": "A", "secret": "s"}]}, "go together"),
+        ({"replica_env": [{"name": "1A", "value": "x"}]}, "kubernetes.replica_env"),
+        ({"image": "has space"}, "kubernetes.image"),
+        ({"endpoints": {"nobody": {}}}, "there is no endpoint 'nobody'"),
+        ({"autoscaler": "mine"}, "kubernetes.autoscaler"),
+        ({"autoscaler": "keda"}, "needs 'prometheus_url'"),
+        ({"imagee": "x"}, "kubernetes.imagee"),
+    ],
+)
+def test_a_mistake_is_named(kubernetes: dict[str, Any], said: str) -> None:
+    assert said in mistakes(kubernetes)
+
+
+@pytest.mark.parametrize(
+    ("scale", "said"),
+    [
+        ({}, "give 'target_in_flight'"),
+        ({"target_in_flight": 4.0, "min_replicas": 0}, "1 or more"),
+        ({"target_in_flight": 4.0, "target_queue_wait_s": 0.1}, "'target_in_flight' only"),
+        (
+            {
+                "target_in_flight": 4.0,
+                "schedule": [{"cron": "0 8 * * *", "duration_s": 60.0, "min_replicas": 2}],
+            },
+            "only headrace has",
+        ),
+    ],
+)
+def test_what_an_hpa_cannot_be_told_is_refused_at_the_door(
+    scale: dict[str, Any], said: str
+) -> None:
+    assert said in mistakes({"autoscaler": "hpa"}, autoscale=scale)
+
+
+def test_what_an_hpa_can_be_told_is_taken() -> None:
+    settings = parse({"autoscaler": "hpa"}, autoscale={"target_in_flight": 4.0})
+
+    assert settings.autoscaler is Autoscaler.HPA
