@@ -1,8 +1,11 @@
 """A whole control plane on a cluster whose pods are real processes: requests never fail."""
 
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 
 from headrace.control.kubernetes import role_rules
+from headrace.control.ports import pick_ports
 from headrace.control.settings import ClusterSettings
 from headrace.testing.kubernetes import FakeApiServer, Store
 from headrace.testing.models import mlp
@@ -121,6 +125,61 @@ def test_a_control_plane_that_ends_leaves_pods_and_the_next_one_goes_on(lab: Lab
     lab.system.wait_ready()
     assert lab.pods() == before
     assert lab.system.infer("digits", ROW)[0] == 200
+
+
+def test_a_control_plane_stands_by_until_the_first_one_ends(lab: Lab) -> None:
+    spec = lab.folder / "headrace.yaml"
+    spec.write_text(f"endpoints: [{{name: digits, model: {lab.model(1)}}}]")
+    lab.start(lab.endpoint())
+    lab.system.wait_ready()
+    before = lab.pods()
+    (port,) = pick_ports("127.0.0.1", {"admin": 0}).values()
+    health = f"http://127.0.0.1:{port}/api/v1/health"
+    options = {
+        "--driver": "kubernetes",
+        "--namespace": "models",
+        "--kube-url": lab.server.url,
+        "--identity": "control-b",
+        "--artifacts": "file:///artifacts",
+        "--internal-secret": "headrace-internal",
+        "--home": str(lab.folder / "other"),
+        "--admin-port": str(port),
+        **dict.fromkeys(("--http-port", "--grpc-port", "--metrics-port"), "0"),
+    }
+    arguments = [part for option in options.items() for part in option]
+    other = System(lab.folder / "other")
+    with other.log.open("ab") as log:
+        other.process = subprocess.Popen(
+            [sys.executable, "-m", "headrace.cli", "control", str(spec), *arguments], stderr=log
+        )
+    try:
+        until(lambda: other.call("GET", health) == (200, {"alive": True}))
+        status, told = other.call("GET", f"{health}?leader")
+        assert (status, told["message"]) == (
+            503,
+            "this control plane stands by: control-a leads",
+        )
+        assert lab.system.end_control() == 0
+        other.wait_ready()
+
+        assert other.call("GET", f"{health}?leader")[0] == 200
+        assert other.infer("digits")[0] == 200
+        # Its home is another folder, so that its revisions are others: the old ones go.
+        until(lambda: len(lab.pods()) == 1 and lab.pods() != before)
+        assert other.infer("digits")[0] == 200
+        assert other.end_control() == 0
+    finally:
+        other.close()
+
+
+def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        with suppress(OSError):
+            if holds():
+                return
+        time.sleep(0.1)
+    raise AssertionError("it never came to that")
 
 
 def test_what_a_cluster_cannot_run_is_told_in_the_status(lab: Lab) -> None:
