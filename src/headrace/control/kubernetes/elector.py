@@ -38,6 +38,7 @@ class Elector:
     elected: asyncio.Event = field(default_factory=asyncio.Event)
     _known: Seen | None = None
     _renewed_at: float | None = None
+    _error: str = ""
 
     @property
     def leader(self) -> str:
@@ -61,7 +62,9 @@ class Elector:
             except LeadershipLostError:
                 raise
             except (HeadraceError, TimeoutError) as error:
-                _LOG.warning("cannot see to the lease", extra={"error": str(error)})
+                self._tell(str(error) or "no answer in time")
+            else:
+                self._error = ""
             if self._renewed_at is not None and not self.is_leading():
                 raise LeadershipLostError(
                     f"{self.identity} leads no more: its lease could not be renewed in "
@@ -79,6 +82,12 @@ class Elector:
                 await self.api.update(released(known, place=self.place))
         except (HeadraceError, TimeoutError) as error:
             _LOG.warning("cannot give the lease back", extra={"error": str(error)})
+
+    def _tell(self, error: str) -> None:
+        """Say what is wrong, once for as long as it is."""
+        if error != self._error:
+            _LOG.warning("cannot see to the lease", extra={"error": error})
+        self._error = error
 
     async def _try_once(self) -> None:
         sent_at = self.clock.monotonic()

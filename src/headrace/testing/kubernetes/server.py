@@ -63,14 +63,15 @@ class Fault:
 class FakeApiServer:
     """A cluster of one namespace, as an async context.
 
-    `rules`: of a Role, which every request has to keep to; None allows all. `cut`: parts of user
-    agents of those who are cut off: they get no answer at all, and no events. `custom`: whether
-    KEDA's kinds are there.
+    `rules`: of a Role, which every request has to keep to; None allows all. `token`: what everybody
+    has to show; empty for nothing. `cut`: parts of user agents of those who are cut off: they get
+    no answer at all, and no events. `custom`: whether KEDA's kinds are there.
     """
 
     store: Store = field(default_factory=Store)
     runtime: Runtime = field(default_factory=InstantRuntime)
     rules: list[Object] | None = None
+    token: str = ""
     faults: list[Fault] = field(default_factory=list)
     cut: set[str] = field(default_factory=set)
     custom: bool = False
@@ -126,6 +127,8 @@ class FakeApiServer:
     async def _handle(self, request: Request) -> Response:
         client = request.headers.get("user-agent", "")
         await self._wait_uncut(client)
+        if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
+            return _status(401, "Unauthorized", "Unauthorized")
         try:
             group, resource, name = self._target(request.path)
             kind = KINDS[group, resource]
