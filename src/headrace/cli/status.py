@@ -94,6 +94,8 @@ def render(document: dict[str, Any]) -> "RenderableType":
     from rich.console import Group
     from rich.text import Text
 
+    from headrace.cli.gateways_view import gateway_lines
+
     if not document["running"]:
         return Text(str(document["message"]))
     others = [part for part in (_streams(document), _jobs(document)) if part is not None]
@@ -105,6 +107,7 @@ def render(document: dict[str, Any]) -> "RenderableType":
     parts += [Text(line, style="cyan") for line in _rollouts(document.get("rollouts", []))]
     parts += [Text(line, style="dim") for line in _optimized(document)]
     parts += [Text(line, style="dim") for line in _advice(document)]
+    parts += [Text(line, style="dim") for line in gateway_lines(document)]
     parts += [Text(line, style="dim") for line in _certificates(document)]
     parts += [Text(line, style="dim") for line in _features(document)]
     parts += [Text(), addresses(document.get("addresses", {}))]
@@ -233,7 +236,10 @@ def _features(document: dict[str, Any]) -> list[str]:
 
 
 def _troubles(document: dict[str, Any]) -> list[str]:
-    lines = [
+    from headrace.cli.gateways_view import gateway_troubles
+
+    lines = gateway_troubles(document)
+    lines += [
         f"feature view '{view['name']}': cannot be materialized ({view['failures']} times): "
         f"{view['message']}"
         for view in document.get("features", [])

@@ -9,10 +9,14 @@ from typing import Final
 
 from headrace.console.documents import EndpointStatus, RevisionStatus, Status
 from headrace.console.view import Question, View
+from headrace.control.agents.roster import GatewayState
+from headrace.control.agents.standing import Standing
+from headrace.control.status import GatewayStatus
 
 MOST: Final = 20
 _MOST_TEXT: Final = 100
 _MOST_REPLICAS: Final = 8
+_MOST_GATEWAYS: Final = 6
 _WIDTH: Final = 176
 _BOX: Final = 46
 _ROW: Final = 60
@@ -90,18 +94,14 @@ def drawn(status: Status, endpoints: Sequence[EndpointStatus]) -> Diagram:
         y += high
     height = max(y, _EDGE + _LABEL + _ROW)
     middle = _EDGE + _LABEL + (height - _EDGE - _LABEL - _ROW) // 2
-    gateway = status.gateway
-    boxes += [
-        Box(x=_x(0), y=middle, name="callers", detail="HTTP and gRPC", state="idle"),
-        Box(
-            x=_x(1),
-            y=middle,
-            name="Envoy",
-            detail="ready" if gateway.ready else (gateway.reason or "not ready"),
-            state="ok" if gateway.ready else "failing",
-        ),
+    boxes.append(Box(x=_x(0), y=middle, name="callers", detail="HTTP and gRPC", state="idle"))
+    gateways = gateway_boxes(status.gateway, middle)
+    boxes += gateways
+    height = max(height, *(box.y + _ROW for box in gateways))
+    arrows += [
+        _arrow(0, middle, box.y, label="", is_idle=not endpoints or box.state == "failing")
+        for box in gateways
     ]
-    arrows.append(_arrow(0, middle, middle, label="", is_idle=not endpoints))
     arrows += [
         _arrow(1, middle, place, label="", is_idle=not endpoint.ready)
         for place, endpoint in middles
@@ -113,6 +113,37 @@ def drawn(status: Status, endpoints: Sequence[EndpointStatus]) -> Diagram:
         boxes=tuple(boxes),
         arrows=tuple(arrows),
     )
+
+
+def gateway_boxes(gateway: GatewayStatus, middle: int) -> list[Box]:
+    """The Envoy on this host, if there is one, and each on another, around a place."""
+    found: list[tuple[str, str, str]] = []
+    if gateway.pid is not None or not gateway.gateways:
+        detail = "ready" if gateway.ready else (gateway.reason or "not ready")
+        found.append(("Envoy", detail, "ok" if gateway.ready else "failing"))
+    found += [(one.name, *_gateway_words(one)) for one in gateway.gateways[:_MOST_GATEWAYS]]
+    if (more := len(gateway.gateways) - _MOST_GATEWAYS) > 0:
+        found.append((f"{more} more gateways", "see headrace status", "idle"))
+    top = max(middle - _ROW * (len(found) - 1) // 2, _EDGE + _LABEL)
+    return [
+        Box(x=_x(1), y=top + number * _ROW, name=name, detail=detail, state=state)
+        for number, (name, detail, state) in enumerate(found)
+    ]
+
+
+def _gateway_words(one: GatewayState) -> tuple[str, str]:
+    """What is said of a gateway on another host, and how well that is."""
+    match one.standing:
+        case Standing.CURRENT | Standing.WAITING if one.ready:
+            return f"version {one.version[:8]}, heard {one.seen_s:.0f} s ago", "ok"
+        case Standing.BEHIND:
+            return f"behind by {one.behind_s:,.0f} s", "warning"
+        case Standing.REFUSED:
+            return "refused the newest version", "warning"
+        case Standing.LOST:
+            return f"not heard for {one.seen_s:,.0f} s", "failing"
+        case _:
+            return one.reason or "does not serve yet", "failing"
 
 
 def _add_endpoint(endpoint: EndpointStatus, y: int, boxes: list[Box], arrows: list[Arrow]) -> int:

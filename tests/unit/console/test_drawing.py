@@ -1,12 +1,16 @@
 """The system as it runs, drawn: nothing overlaps, and every arrow has two ends."""
 
+from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.console.diagram import Box, drawn
 from headrace.console.phases import PhaseSums, StatsList, Sum, VersionStats, phases_of
+from headrace.control.agents.roster import GatewayState
+from headrace.control.agents.standing import Standing
 from headrace.control.status import (
     EndpointStatus,
     GatewayStatus,
@@ -40,14 +44,30 @@ def endpoint(name: str, *replicas: int, ready: bool = True) -> EndpointStatus:
     )
 
 
-def status(*endpoints: EndpointStatus, ready: bool = True) -> Status:
+def gateway(name: str, standing: Standing = Standing.CURRENT, **more: Any) -> GatewayState:
+    return GatewayState(
+        **{"name": name, "standing": standing, "version": "abcdef0123456789", "ready": True}
+        | {"behind_s": 0.0, "seen_s": 0.2}
+        | more
+    )
+
+
+def status(
+    *endpoints: EndpointStatus, ready: bool = True, gateways: Sequence[GatewayState] = ()
+) -> Status:
     return Status(
         ready=ready,
         version="0",
         generation=1,
         pid=1,
         home="",
-        gateway=GatewayStatus(ready=ready, pid=2, restarts=0, reason=""),
+        gateway=GatewayStatus(
+            ready=ready,
+            pid=None if gateways else 2,
+            restarts=0,
+            reason="",
+            gateways=tuple(gateways),
+        ),
         endpoints=endpoints,
         addresses={},
     )
@@ -62,10 +82,13 @@ def overlap(one: Box, other: Box) -> bool:
     )
 
 
-@given(st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=4), max_size=6))
-def test_nothing_overlaps_and_all_is_inside(shape: list[list[int]]) -> None:
+@given(
+    st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=4), max_size=6), st.integers(0, 9)
+)
+def test_nothing_overlaps_and_all_is_inside(shape: list[list[int]], gateways: int) -> None:
     endpoints = [endpoint(f"e{i}", *replicas) for i, replicas in enumerate(shape)]
-    found = drawn(status(*endpoints), endpoints)
+    others = [gateway(f"gw-{number}") for number in range(gateways)]
+    found = drawn(status(*endpoints, gateways=others), endpoints)
 
     assert not any(overlap(one, other) for one, other in combinations(found.boxes, 2))
     for box in found.boxes:
@@ -103,6 +126,21 @@ def test_an_empty_system_has_callers_and_a_gateway() -> None:
     found = drawn(status(), [])
 
     assert [box.name for box in found.boxes] == ["callers", "Envoy"]
+
+
+def test_each_gateway_is_drawn_with_how_it_stands() -> None:
+    others = [
+        gateway("gw-1"),
+        gateway("gw-2", Standing.BEHIND, behind_s=12.4),
+        gateway("gw-3", Standing.LOST, seen_s=60.0),
+    ]
+    found = drawn(status(gateways=others), [])
+    told = {box.name: (box.detail, box.state) for box in found.boxes}
+
+    assert told["gw-1"] == ("version abcdef01, heard 0 s ago", "ok")
+    assert told["gw-2"] == ("behind by 12 s", "warning")
+    assert told["gw-3"] == ("not heard for 60 s", "failing")
+    assert "Envoy" not in told, "there is none on this host"
 
 
 # Where the time goes.
