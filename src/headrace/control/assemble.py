@@ -383,7 +383,7 @@ def _addresses(
     admin_scheme = "https" if settings.admin_tls else "http"
     return Addresses(
         http_url=gateway_url or f"{scheme}://{host}:{gateway.http_port}",
-        grpc_target=f"{host}:{gateway.grpc_port}",
+        grpc_target=urlsplit(gateway_url).netloc or f"{host}:{gateway.grpc_port}",
         metrics_url=f"{admin_scheme}://{admin_host}:{sockets.metrics.getsockname()[1]}/metrics",
         admin_url=f"{admin_scheme}://{admin_host}:{sockets.admin.getsockname()[1]}",
     )

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,11 +43,16 @@ def endpoint(name: str, *replicas: int, ready: bool = True) -> EndpointStatus:
     )
 
 
-def gateway(name: str, standing: Standing = Standing.CURRENT, **more: Any) -> GatewayState:
+def gateway(
+    name: str, standing: Standing = Standing.CURRENT, *, behind_s: float = 0.0, seen_s: float = 0.2
+) -> GatewayState:
     return GatewayState(
-        **{"name": name, "standing": standing, "version": "abcdef0123456789", "ready": True}
-        | {"behind_s": 0.0, "seen_s": 0.2}
-        | more
+        name=name,
+        standing=standing,
+        version="abcdef0123456789",
+        behind_s=behind_s,
+        seen_s=seen_s,
+        ready=True,
     )
 
 
