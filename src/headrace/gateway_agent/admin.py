@@ -95,7 +95,9 @@ def own_metrics(agent: GatewayAgent) -> str:
             "1 while the last version that came was refused.",
             [((), float(agent.applier.is_refusing))],
         )
-        + counter("headrace_agent_polls_total", "Answers heard.", [((), float(agent.polls))])
+        + counter(
+            "headrace_agent_answers_total", "Of the control plane.", [((), float(agent.answers))]
+        )
         + counter(
             "headrace_agent_failures_total",
             "Times that the control plane did not answer, or not as it should.",

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 from random import Random
-from typing import Final
+from typing import Final, Protocol
 
 from headrace import __version__
 from headrace.control.agents.messages import (
@@ -17,7 +17,6 @@ from headrace.control.agents.messages import (
 )
 from headrace.core import Clock, HeadraceError
 from headrace.gateway_agent.applying import Applier
-from headrace.gateway_agent.client import ControlClient
 from headrace.gateway_agent.counting import read_counts
 from headrace.gateway_agent.held import Holding
 from headrace.gateway_agent.pace import pause_s
@@ -28,20 +27,30 @@ _NO_NEWS_S: Final = 0.05
 """Who answers at once that there is nothing new is not asked without a pause."""
 
 
+class Control(Protocol):
+    """The control plane, as `ControlClient` reaches it. HeadraceError where it does not."""
+
+    async def poll(self, poll: Poll) -> Told:
+        """What is new."""
+
+    async def report(self, report: Report) -> None:
+        """Tell how this gateway is."""
+
+
 @dataclass(slots=True, kw_only=True)
 class GatewayAgent:
     """Runs until cancelled. `heard_at`: when the control plane answered last; None for never."""
 
     name: str
     applier: Applier
-    client: ControlClient
+    client: Control
     clock: Clock
     rng: Random
     url: str = ""
     heard_at: float | None = None
     away: str = ""
     """Why the control plane cannot be followed; empty if it can."""
-    polls: int = 0
+    answers: int = 0
     failures: int = 0
     holding: Holding = field(init=False)
     _asked: int = 0
@@ -127,7 +136,7 @@ class GatewayAgent:
         if self.away:
             _LOG.info("the control plane answers")
         self.heard_at, self.away = self.clock.monotonic(), ""
-        self.polls += 1
+        self.answers += 1
 
     def _note_away(self, why: str) -> None:
         self.failures += 1
@@ -149,7 +158,7 @@ class GatewayAgent:
             try:
                 await self.client.report(await self._state())
                 self.holding.told()
-                self.heard_at = self.clock.monotonic()
+                self._note_heard()
                 failures = 0
             except HeadraceError as error:
                 failures += 1

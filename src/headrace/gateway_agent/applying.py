@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,7 +215,7 @@ def _is_seen(shared: Shared | None) -> bool:
     if shared is None:
         return False
     try:
-        status = os.stat(shared.path)  # noqa: PTH116  # its device and inode are what is asked for
+        status = Path(shared.path).stat()
     except OSError:
         return False
     return (status.st_dev, status.st_ino) == (shared.device, shared.inode)

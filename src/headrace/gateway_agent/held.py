@@ -6,13 +6,13 @@ which is only told that they wait.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from headrace.control.activator import Activator, HoldLimits
 from headrace.control.agents.messages import Bundle
 from headrace.control.guards import Receive, Scope, Send
 from headrace.core import HeadraceError, UnavailableError
-from headrace.gateway_agent.client import ControlClient
+from headrace.gateway_agent.client import Answer
 from headrace.protocol import encode_error, grpc_status, http_status
 
 _MOST_BYTES: Final = 1 << 20
@@ -58,11 +58,18 @@ class Holding:
                 self.activator.release(name)
 
 
+class Asked(Protocol):
+    """The control plane, as `ControlClient` reaches it."""
+
+    async def forward(self, method: str, path: str, body: bytes, *, content_type: str) -> Answer:
+        """Its answer; HeadraceError if there is none."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Forwarding:
     """The ASGI application that asks the control plane, and says so if it does not answer."""
 
-    client: ControlClient
+    client: Asked
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on."""

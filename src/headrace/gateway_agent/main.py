@@ -47,6 +47,7 @@ class Life:
     settings: AgentSettings
     clock: Clock
     agent: GatewayAgent
+    client: ControlClient
     certificates: Certificates
     admin: socket.socket
     asked: socket.socket
@@ -65,7 +66,7 @@ class Life:
         await self._end()
         serving.cancel()
         await asyncio.wait({serving})
-        await self.agent.client.close()
+        await self.client.close()
         if not serving.cancelled() and (error := serving.exception()) is not None:
             raise error
 
@@ -75,7 +76,7 @@ class Life:
         self._stop.set()
 
     async def _serve(self) -> None:
-        held = HeldRequests(self.agent.holding.activator, Forwarding(client=self.agent.client))
+        held = HeldRequests(self.agent.holding.activator, Forwarding(client=self.client))
         admin = AdminApp(agent=self.agent, certificates=self.certificates)
         async with (
             _serving(held, self.asked),
@@ -188,6 +189,7 @@ def assemble(settings: AgentSettings, clock: Clock, opened: contextlib.ExitStack
         settings=settings,
         clock=clock,
         agent=agent,
+        client=client,
         certificates=certificates,
         admin=admin,
         asked=asked,

@@ -2,24 +2,19 @@
 
 import asyncio
 import logging
-import os
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from headrace.control.activator import HoldLimits
+from headrace.control.agents.bundling import make_bundle
 from headrace.control.agents.counts import FleetCounts
-from headrace.control.agents.messages import (
-    Bundle,
-    GatewayOptions,
-    Poll,
-    Report,
-    Shared,
-    with_version,
-)
+from headrace.control.agents.errors import GatewayRefusedError, NoGatewayError
+from headrace.control.agents.messages import Bundle, Poll, Report
+from headrace.control.agents.news import News, wait_for
+from headrace.control.agents.readings import Readings
 from headrace.control.agents.roster import GatewayState, Roster, Turn
 from headrace.control.agents.secrets import SharedSecrets
 from headrace.control.agents.standing import (
@@ -31,7 +26,6 @@ from headrace.control.agents.standing import (
 )
 from headrace.control.agents.telling import event_of, exposition
 from headrace.control.counting import GatewayReading
-from headrace.control.desired import POOL_PREFIX
 from headrace.control.files import write_atomic
 from headrace.control.gateway_routes import reachable_route
 from headrace.control.gateway_tls import GatewayTls, lacks_secret
@@ -52,19 +46,6 @@ from headrace.gateway import (
 
 _LOG: Final = logging.getLogger("headrace.control")
 _LOOK_S: Final = 1.0
-
-
-class GatewayRefusedError(SnapshotRejectedError):
-    """Gateways refused a snapshot; what each had before is in force there."""
-
-    def __init__(self, refusals: Mapping[str, str]) -> None:
-        HeadraceError.__init__(self, _refused_text(refusals))
-        self.refusals = dict(refusals)
-        self.reason = "; ".join(refusals.values())
-
-
-class NoGatewayError(GatewayUnavailableError):
-    """No gateway is connected: routes are kept for the first that comes."""
 
 
 async def _nobody(_events: Sequence[Event]) -> None:
@@ -98,17 +79,25 @@ class GatewayFleet:
     emit: Callable[[Sequence[Event]], Awaitable[None]] = _nobody
     restarts: int = 0
     reason: str = ""
+    news: News = field(default_factory=News)
     roster: Roster = field(init=False)
+    readings: Readings = field(init=False)
     _bundle: Bundle | None = None
     _encoded: bytes = b""
     _is_decided: bool = False
     _routes: tuple[Route, ...] = ()
     _taken: tuple[Route, ...] = ()
     _missing: frozenset[str] = frozenset()
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.roster = Roster(patience=self.patience)
+        self.readings = Readings(
+            roster=self.roster,
+            counts=self.counts,
+            news=self.news,
+            clock=self.clock,
+            local=self.local,
+        )
         self.secrets.note_change = self._offer_again
 
     @property
@@ -253,32 +242,20 @@ class GatewayFleet:
             self._make()
 
     def _make(self) -> int:
-        bundle = with_version(
-            Bundle(
-                version="",
-                options=options_of(self.settings, limits_port=self.limits_port),
-                routes=tuple(
-                    reachable_route(route, self._missing)
-                    for route in self._routes
-                    if not route.name.startswith(POOL_PREFIX)
-                ),
-                policy=self.policy,
-                secrets=self.secrets.all(),
-                holds={
-                    route.name: HoldLimits(
-                        max_held=self.max_held_of(route.name), hold_s=route.hold_s
-                    )
-                    for route in self._routes
-                    if route.held
-                },
-                sockets=_shared(self.socket_dir),
-            )
+        bundle = make_bundle(
+            self.settings,
+            [reachable_route(route, self._missing) for route in self._routes],
+            self.policy,
+            secrets=self.secrets.all(),
+            limits_port=self.limits_port,
+            max_held_of=self.max_held_of,
+            socket_dir=self.socket_dir,
         )
         if self._bundle is None or bundle.version != self._bundle.version:
             self._bundle, self._encoded = bundle, msgspec.json.encode(bundle)
             self.roster.offer(bundle.version, now=self.clock.monotonic())
             self.counts.note_splits(bundle.version, bundle.routes)
-            self._note_change()
+            self.news.note()
         return self.roster.newest
 
     def _tell_rules(self) -> None:
@@ -299,7 +276,7 @@ class GatewayFleet:
     async def _accepted(self, number: int) -> None:
         """Return when nobody is waited for any more; errors as `publish`."""
         while True:
-            changed = self._changed
+            news = self.news.next
             now = self.clock.monotonic()
             match self.roster.outcome(number, now=now):
                 case Outcome.DONE:
@@ -318,7 +295,7 @@ class GatewayFleet:
                     names = ", ".join(f"'{one.name}'" for one in self.states())
                     raise GatewayUnavailableError(f"all gateways are behind: {names}")
                 case Outcome.WAIT:
-                    await _wait(changed, self._next_s(now))
+                    await wait_for(news, self._next_s(now))
 
     def _next_s(self, now: float) -> float:
         due_s = next_change_s(
@@ -332,12 +309,12 @@ class GatewayFleet:
         """A question for counts and a newer bundle, once there is either or `wait_s` are over."""
         deadline = self.clock.monotonic() + wait_s
         while True:
-            changed = self._changed
+            news = self.news.next
             bundle = self._encoded if self._has_newer(poll) else None
             left_s = deadline - self.clock.monotonic()
             if bundle is not None or self.counts.asked != poll.asked or left_s <= 0:
                 return self.counts.asked, bundle
-            await _wait(changed, left_s)
+            await wait_for(news, left_s)
 
     def _has_newer(self, poll: Poll) -> bool:
         return self._bundle is not None and should_send(
@@ -360,16 +337,12 @@ class GatewayFleet:
         for endpoint, held in report.held.items():
             if endpoint in holds:
                 self.wake(endpoint, held)
-        self._note_change()
-
-    def _note_change(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self.news.note()
 
     async def _watch(self) -> None:
         """Tell of turns, and keep the counts, until cancelled."""
         while True:
-            await _wait(self._changed, _LOOK_S)
+            await wait_for(self.news.next, _LOOK_S)
             await self._tell(self.roster.turns(now=self.clock.monotonic()))
             await self.counts.save_if_due(self.clock.monotonic())
 
@@ -386,70 +359,25 @@ class GatewayFleet:
     # --- what was counted ---
 
     async def read_arms(self, endpoints: Collection[str]) -> GatewayReading:
-        """What all have counted of these endpoints' splits up to this call.
-
-        Raises:
-            GatewayUnavailableError: None is connected, or one does not say.
-        """
-        if self.local is not None:
-            self.counts.take_local(await self.local.read_arms(endpoints), splits=True)
-        self.counts.ask()
-        self._note_change()
-        if not await self._told_counts(self.counts.asked):
-            raise GatewayUnavailableError("a gateway does not say what it has counted")
-        live = self.roster.counts(now=self.clock.monotonic())
-        return self.counts.splits(set(endpoints), live.values())
-
-    async def _told_counts(self, question: int) -> bool:
-        """Whether every gateway that keeps up has answered in time."""
-        deadline = self.clock.monotonic() + self.counts.answer_s
-        while True:
-            changed, now = self._changed, self.clock.monotonic()
-            stands = self.roster.standings(now=now)
-            silent = [
-                name
-                for name, one in self.roster.live(now=now).items()
-                if one.ask < question and stands[name] is not Standing.BEHIND
-            ]
-            if not silent:
-                return True
-            if now >= deadline:
-                # Who is stopped says nothing, and is lost soon: the others decide meanwhile.
-                return len(silent) < len(stands)
-            await _wait(changed, deadline - now)
+        """As `Readings.arms`."""
+        return await self.readings.arms(endpoints)
 
     async def read_endpoints(self, endpoints: Collection[str]) -> GatewayReading:
-        """What all have counted of all requests to these endpoints, each request once.
-
-        Raises:
-            HeadraceError: The local one does not answer.
-        """
-        if self.local is not None:
-            self.counts.take_local(await self.local.read_endpoints(endpoints), splits=False)
-        return self.counts.every(set(endpoints))
+        """As `Readings.endpoints`."""
+        return await self.readings.endpoints(endpoints)
 
     async def endpoint_statistics(self) -> GatewayStatistics:
         """What all have counted of all requests to the endpoints that they know."""
         names = {route.name for route in self._routes}
-        return self.counts.statistics(await self.read_endpoints(names))
+        return self.counts.statistics(await self.readings.endpoints(names))
 
     async def in_flight(self) -> dict[tuple[str, str], int]:
-        """Requests on their way at any gateway that is connected, by endpoint and arm."""
-        found = {} if self.local is None else await self.local.in_flight()
-        for counts in self.roster.counts(now=self.clock.monotonic()).values():
-            for one in counts.active:
-                arm = (one.endpoint, one.key)
-                found[arm] = found.get(arm, 0) + one.requests
-        return found
+        """As `Readings.in_flight`."""
+        return await self.readings.in_flight()
 
     async def handshakes(self) -> dict[tuple[str, str], Handshakes]:
-        """How TLS with upstreams went at all gateways that are connected."""
-        found = {} if self.local is None else await self.local.handshakes()
-        for counts in self.roster.counts(now=self.clock.monotonic()).values():
-            for one in counts.upstreams:
-                arm = (one.endpoint, one.key)
-                found[arm] = _both(found.get(arm, Handshakes()), one.handshakes)
-        return found
+        """As `Readings.handshakes`."""
+        return await self.readings.handshakes()
 
     async def stats(self) -> str:
         """The local Envoy's metrics; each agent shows its own."""
@@ -464,56 +392,3 @@ class GatewayFleet:
             write_atomic(self.routes_path, msgspec.json.encode(tuple(routes)), durable=False)
         except OSError as error:
             _LOG.error("cannot write %s", self.routes_path, extra={"error": str(error)})
-
-
-def options_of(settings: GatewaySettings, *, limits_port: int | None) -> GatewayOptions:
-    """What all gateways have in common."""
-    return GatewayOptions(
-        max_body_bytes=settings.max_body_bytes,
-        max_connections=settings.max_connections,
-        idle_timeout_s=settings.idle_timeout_s,
-        headers_timeout_s=settings.headers_timeout_s,
-        request_timeout_s=settings.request_timeout_s,
-        max_memory_bytes=settings.max_memory_bytes,
-        access_log=settings.access_log,
-        request_log=settings.request_log,
-        tracing=settings.tracing,
-        tls=settings.tls,
-        limits_port=limits_port,
-        limits_address=None if limits_port else _elsewhere(settings.limits_address),
-    )
-
-
-def _elsewhere(address: str | None) -> str | None:
-    """A service that every host can reach."""
-    return None if address is None or address.startswith("unix:") else address
-
-
-def _shared(directory: Path | None) -> Shared | None:
-    if directory is None:
-        return None
-    status = os.stat(directory)  # noqa: PTH116  # a memory look-up of a directory of our own
-    return Shared(path=str(directory), device=status.st_dev, inode=status.st_ino)
-
-
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    try:
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    except TimeoutError:
-        return
-
-
-def _both(one: Handshakes, other: Handshakes) -> Handshakes:
-    return Handshakes(
-        done=one.done + other.done,
-        wrong_name=one.wrong_name + other.wrong_name,
-        untrusted=one.untrusted + other.untrusted,
-        failed=one.failed + other.failed,
-        healthy=one.healthy + other.healthy,
-    )
-
-
-def _refused_text(refusals: Mapping[str, str]) -> str:
-    told = "; ".join(f"gateway '{name}': {reason}" for name, reason in refusals.items())
-    return f"refused by {told}"

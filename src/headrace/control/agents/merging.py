@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from headrace.control.agents.messages import Arm
-from headrace.control.counting import ArmTotals, Buckets
+from headrace.control.counting import ArmTotals
 
 ArmKey: TypeAlias = tuple[str, str]
 Totals: TypeAlias = Mapping[ArmKey, ArmTotals]
@@ -43,12 +43,7 @@ class Sum:
         for arm, now in totals.items():
             self._add(arm, added(before.get(arm, _NOTHING), now))
         # An arm that Envoy no longer tells of may come back with what it had counted.
-        self._remember(gateway, Seen(epoch=epoch, totals={**before, **totals}))
-
-    def _remember(self, gateway: str, seen: Seen) -> None:
-        self._seen[gateway] = seen
-        while len(self._seen) > _MOST_GATEWAYS:
-            del self._seen[next(iter(self._seen))]
+        _remember(self._seen, gateway, Seen(epoch=epoch, totals={**before, **totals}))
 
     def _add(self, arm: ArmKey, more: ArmTotals) -> None:
         known = self.totals.get(arm)
@@ -78,10 +73,10 @@ class Sum:
             InvalidArgumentError: It contradicts itself.
         """
         seen = {
-            name: Seen(epoch=one.epoch, totals=_totals(one.totals))
+            name: Seen(epoch=one.epoch, totals=totals_of(one.totals))
             for name, one in kept.seen.items()
         }
-        return cls(totals=dict(_totals(kept.totals)), _seen=seen)
+        return cls(totals=dict(totals_of(kept.totals)), _seen=seen)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -100,9 +95,7 @@ class Evidence:
     def take(self, gateway: str, epoch: str, totals: Totals, *, version: str, newest: str) -> None:
         """Add what was counted since the last report, as far as it may be compared."""
         last = self._seen.pop(gateway, None)
-        self._seen[gateway] = Seen(epoch=epoch, totals=dict(totals), version=version)
-        while len(self._seen) > _MOST_GATEWAYS:
-            del self._seen[next(iter(self._seen))]
+        _remember(self._seen, gateway, Seen(epoch=epoch, totals=dict(totals), version=version))
         for arm, now in totals.items():
             self.totals.setdefault(arm, _NOTHING)
             if last is None or last.epoch != epoch:
@@ -121,6 +114,12 @@ class Evidence:
         """Forget endpoints that are not compared any more."""
         names = set(endpoints)
         self.totals = {arm: each for arm, each in self.totals.items() if arm[0] in names}
+
+
+def _remember(seen: dict[str, Seen], gateway: str, report: Seen) -> None:
+    seen[gateway] = report
+    while len(seen) > _MOST_GATEWAYS:
+        del seen[next(iter(seen))]
 
 
 class KeptGateway(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,17 +176,10 @@ def _arms(totals: Totals) -> tuple[Arm, ...]:
     return tuple(Arm.of(arm, each) for arm, each in totals.items())
 
 
-def _totals(arms: Iterable[Arm]) -> dict[ArmKey, ArmTotals]:
-    return {(arm.endpoint, arm.key): arm.totals for arm in arms}
-
-
 def totals_of(arms: Iterable[Arm]) -> dict[ArmKey, ArmTotals]:
     """A gateway's counts as they are computed with.
 
     Raises:
         InvalidArgumentError: They contradict themselves.
     """
-    return _totals(arms)
-
-
-__all__ = ["Buckets", "Evidence", "Kept", "KeptGateway", "Sum", "added", "plus", "totals_of"]
+    return {(arm.endpoint, arm.key): arm.totals for arm in arms}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from headrace.control.agents.counts import FleetCounts
-from headrace.control.agents.fleet import GatewayFleet, GatewayRefusedError, NoGatewayError
+from headrace.control.agents.errors import GatewayRefusedError, NoGatewayError
+from headrace.control.agents.fleet import GatewayFleet
 from headrace.control.agents.messages import (
     PROTOCOL,
     Active,

@@ -1,0 +1,24 @@
+"""What becomes of a publication that not every gateway took?"""
+
+from collections.abc import Mapping
+
+from headrace.core import HeadraceError
+from headrace.gateway import GatewayUnavailableError, SnapshotRejectedError
+
+
+class GatewayRefusedError(SnapshotRejectedError):
+    """Gateways refused a snapshot; what each had before is in force there."""
+
+    def __init__(self, refusals: Mapping[str, str]) -> None:
+        HeadraceError.__init__(self, _refused_text(refusals))
+        self.refusals = dict(refusals)
+        self.reason = "; ".join(refusals.values())
+
+
+class NoGatewayError(GatewayUnavailableError):
+    """No gateway is connected: routes are kept for the first that comes."""
+
+
+def _refused_text(refusals: Mapping[str, str]) -> str:
+    told = "; ".join(f"gateway '{name}': {reason}" for name, reason in refusals.items())
+    return f"refused by {told}"

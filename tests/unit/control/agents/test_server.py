@@ -1,0 +1,135 @@
+"""What the listener takes and refuses, without a socket: the protocol has said who speaks."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from headrace.control.agents.counts import FleetCounts
+from headrace.control.agents.fleet import GatewayFleet
+from headrace.control.agents.messages import PROTOCOL, Poll, Report, decode_told
+from headrace.control.agents.server import AGENT, AgentsApp
+from headrace.control.agents.settings import AgentsSettings
+from headrace.control.guards import Message, Receive, Scope, Send
+from headrace.core.access_settings import TlsSettings
+from headrace.gateway import GatewaySettings
+from headrace.testing import LoopClock, VirtualTimeLoop
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    return "asyncio", {"loop_factory": VirtualTimeLoop}
+
+
+async def statistics(scope: Scope, _receive: Receive, send: Send) -> None:
+    """What only the control plane can answer: says which path was asked for."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": scope["raw_path"]})
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> AgentsApp:
+    fleet = GatewayFleet(
+        settings=GatewaySettings(run_dir=tmp_path / "e"),
+        clock=LoopClock(0.0),
+        routes_path=tmp_path / "routes.json",
+        counts=FleetCounts(path=tmp_path / "counts.json"),
+    )
+    tls = TlsSettings(certificate_file="c", key_file="k", client_ca_file="a")
+    settings = AgentsSettings(tls=tls, allow=("gw-*",))
+    return AgentsApp(fleet=fleet, settings=settings, otherwise=statistics)
+
+
+async def ask(
+    app: AgentsApp, method: str, path: str, *body: bytes, name: str = "gw-1"
+) -> tuple[int, bytes]:
+    """Status and body of the answer to one request of a gateway."""
+    sent: list[Message] = []
+    pending: list[Message] = [
+        {"type": "http.request", "body": part, "more_body": number < len(body)}
+        for number, part in enumerate(body, start=1)
+    ] or [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Message:
+        if pending:
+            return pending.pop(0)
+        return await _never()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        AGENT: name,
+    }
+    await app(scope, receive, send)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+
+async def _never() -> Message:
+    await asyncio.sleep(10_000)
+    return {"type": "http.disconnect"}
+
+
+def encoded(message: msgspec.Struct) -> Sequence[bytes]:
+    data = msgspec.json.encode(message)
+    return data[:5], data[5:]
+
+
+POLL = Poll(protocol=PROTOCOL, agent="1", wait_s=1.0)
+
+
+async def test_a_poll_is_answered_when_there_is_nothing_new(app: AgentsApp) -> None:
+    status, body = await ask(app, "POST", "/agents/v1/poll", *encoded(POLL))
+
+    assert status == 200
+    assert decode_told(body).bundle is None
+
+
+async def test_a_report_is_heard_of_its_own_gateway_only(app: AgentsApp) -> None:
+    def report(name: str) -> Sequence[bytes]:
+        return encoded(Report(protocol=PROTOCOL, agent="1", name=name))
+
+    assert (await ask(app, "POST", "/agents/v1/report", *report("gw-1")))[0] == 200
+    status, body = await ask(app, "POST", "/agents/v1/report", *report("gw-2"))
+
+    assert status == 403
+    assert b"which may not report for 'gw-2'" in body
+    assert [one.name for one in app.fleet.states()] == ["gw-1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("", b"names nobody"), ("web-1", b"--agents-allow web-1")]
+)
+async def test_who_may_not_come_is_told_why(app: AgentsApp, name: str, why: bytes) -> None:
+    status, body = await ask(app, "POST", "/agents/v1/poll", *encoded(POLL), name=name)
+
+    assert status == 403
+    assert why in body
+
+
+@pytest.mark.parametrize("body", [b"", b"hello", b"[" * 5000, b'{"protocol":1,"agent":7}'])
+async def test_what_is_no_message_is_an_error(app: AgentsApp, body: bytes) -> None:
+    assert (await ask(app, "POST", "/agents/v1/poll", body))[0] == 400
+    assert (await ask(app, "POST", "/agents/v1/poll", b"x" * (1 << 20), b"y"))[0] == 400
+
+
+async def test_nothing_else_is_there(app: AgentsApp) -> None:
+    assert (await ask(app, "GET", "/agents/v1/poll"))[0] == 404
+    assert (await ask(app, "POST", "/api/v1/apply", b"{}"))[0] == 404
+    assert (await ask(app, "DELETE", "/agents/v1/forward/v2/models/stats"))[0] == 404
+
+
+async def test_what_callers_ask_is_passed_on_as_they_asked(app: AgentsApp) -> None:
+    assert await ask(app, "GET", "/agents/v1/forward/v2/models/stats") == (
+        200,
+        b"/v2/models/stats",
+    )
