@@ -26,6 +26,11 @@ ROLLOUT_REASONS: Final[Mapping[str, str]] = {
 GATEWAY_REASONS: Final[Mapping[str, str]] = {
     "CertificateReplaced": "A new certificate is in force, as its files were replaced.",
     "CertificateRefused": "What a certificate's files hold is no good; the one before stays.",
+    "GatewayCurrent": "A [gateway on another host](../how-to/several-gateways.md) serves the "
+    "newest version: it has just come, or has caught up.",
+    "GatewayBehind": "It has not taken the newest one for `--gateway-max-behind-s`.",
+    "GatewayRefused": "Its Envoy refused the newest one; the message says why.",
+    "GatewayLost": "It was not heard for `--gateway-lost-after-s`; it may go on serving.",
 }
 ALERT_REASONS: Final[Mapping[str, str]] = {
     "Firing": "An alert began to fire; the data has its name, value and threshold.",
