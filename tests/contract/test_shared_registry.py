@@ -1,4 +1,4 @@
-"""Several homes share one store: what one pushes the others see, and nothing is lost or mixed up."""
+"""Several homes share one store: what one pushes the others see, and nothing is lost."""
 
 import contextlib
 import json

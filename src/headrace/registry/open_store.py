@@ -115,6 +115,8 @@ def check_artifacts_url(url: str) -> str:
             "the URL of the artifacts holds credentials or options; they belong into the "
             f"environment: {_HOW}"
         )
+    if not url.isprintable():
+        raise InvalidArgumentError(f"the URL of the artifacts holds what cannot be printed; {_HOW}")
     path = parts.path.rstrip("/")
     if parts.scheme == "file" and not parts.netloc and path:
         return f"file://{path}"
@@ -122,7 +124,7 @@ def check_artifacts_url(url: str) -> str:
         raise InvalidArgumentError(f"the URL of the artifacts names no store; {_HOW}")
     if _BUCKET_NAME.fullmatch(parts.netloc) is None:
         raise InvalidArgumentError(f"{parts.netloc[:200]!r} is no name of a bucket; {_HOW}")
-    if any(part in {"", ".", ".."} or not part.isprintable() for part in path.split("/")[1:]):
+    if any(part in {"", ".", ".."} for part in path.split("/")[1:]):
         raise InvalidArgumentError(f"{path[:200]!r} is no prefix in a bucket; {_HOW}")
     return f"{parts.scheme}://{parts.netloc}{path}"
 

@@ -62,6 +62,11 @@ def artifacts(moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://{name}/prod"
 
 
+@pytest.fixture
+def models(mlp: Path, other_mlp: Path) -> tuple[Path, Path]:
+    return mlp, other_mlp
+
+
 def upload(system: System, name: str, path: Path) -> tuple[int, Any]:
     answer = httpx.post(
         f"{system.where().admin_url}/api/v1/models/{name}",
@@ -77,8 +82,9 @@ def upload(system: System, name: str, path: Path) -> tuple[int, Any]:
 
 
 def test_what_one_control_plane_took_another_serves(
-    system: System, other: System, state_url: str, artifacts: str, mlp: Path, other_mlp: Path
+    system: System, other: System, state_url: str, artifacts: str, models: tuple[Path, Path]
 ) -> None:
+    mlp, other_mlp = models
     system.start({"name": "m", "model": str(mlp)}, state_url=state_url, artifacts=artifacts)
     system.wait_ready()
     code, pushed = upload(system, "m", other_mlp)

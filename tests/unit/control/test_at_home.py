@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+
+from headrace.control.at_home import at_home
+from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
+from headrace.core import EndpointName, ReplicaSettings
+
+HEX = "ab" * 32
+
+
+def state(path: str, spec: dict[str, object] | None = None) -> DesiredState:
+    name = EndpointName("m")
+    settings = ReplicaSettings(model_name="m", model_version="1", path=path)
+    revision = make_revision(endpoint=name, model="m:1", settings=settings)
+    arm = DesiredArm(revision=revision, weight=100, replicas=1)
+    endpoint = DesiredEndpoint(name=name, timeout_s=None, arms=(arm,))
+    return DesiredState(generation=3, spec=spec or {}, endpoints=(endpoint,))
+
+
+def path_of(found: DesiredState) -> str:
+    return found.endpoints[0].arms[0].revision.settings.path
+
+
+def test_the_path_becomes_this_homes_and_the_revision_stays() -> None:
+    stored = state(f"/var/one/artifacts/sha256/{HEX}/m.onnx")
+
+    found, digests = at_home(stored, Path("/srv/two"))
+
+    assert path_of(found) == f"/srv/two/artifacts/sha256/{HEX}/m.onnx"
+    assert found.revisions().keys() == stored.revisions().keys()
+    assert digests == {f"sha256:{HEX}"}
+
+
+@pytest.mark.parametrize("root", ["/srv/two", '/srv/a "b" \\1', "/srv/ü"])
+def test_any_home_will_do(root: str) -> None:
+    found, _ = at_home(state(f"/one/artifacts/sha256/{HEX}/m.onnx"), Path(root))
+
+    assert path_of(found) == f"{root}/artifacts/sha256/{HEX}/m.onnx"
+
+
+def test_the_same_home_gives_the_same_state() -> None:
+    stored = state(f"/one/artifacts/sha256/{HEX}/m.onnx")
+
+    found, digests = at_home(stored, Path("/one"))
+
+    assert found is stored
+    assert digests == {f"sha256:{HEX}"}
+
+
+def test_files_that_are_served_where_they_lie_stay_there() -> None:
+    stored = state("/models/m.onnx")
+
+    assert at_home(stored, Path("/two")) == (stored, set())
