@@ -18,7 +18,7 @@ from headrace.registry.manifest import (
 from headrace.registry.shared import GRACE_S
 from headrace.registry.shared_content import TOMBSTONE_AGE_S
 from tests.unit.registry.conftest import FixedClock, inspect_text
-from tests.unit.registry.memory_bucket import InterruptedBucket, MemoryBucket
+from tests.unit.registry.memory_bucket import MemoryBucket
 
 DAY_S = 86_400.0
 
@@ -37,6 +37,22 @@ class Hosts:
         path = self._directory / f"{content}.txt"
         path.write_text(content)
         return path
+
+    def tree(self, content: str) -> Path:
+        """A model of two files: what happens between them counts too."""
+        path = self._directory / f"{content}-tree"
+        path.mkdir(exist_ok=True)
+        (path / "1.txt").write_text(content)
+        (path / "2.txt").write_text(f"more {content}")
+        return path
+
+    def text(self, reference: str) -> str:
+        """What another home has of a tree that was pushed."""
+        registry = self.registry("reader")
+        path = registry.path(registry.get(reference))
+        content = (path / "1.txt").read_text()
+        assert (path / "2.txt").read_text() == f"more {content}"
+        return content
 
     def registry(self, name: str = "home", bucket: Bucket | None = None) -> Registry:
         shared = SharedStore(bucket or self.bucket, clock=self.clock)
@@ -128,99 +144,6 @@ def test_gc_deletes_nothing_where_a_version_cannot_be_read(hosts: Hosts) -> None
 
     with pytest.raises(ArtifactCorruptError, match=r"nothing was deleted.*registry/m/2\.json"):
         hosts.registry("other").gc()
-
-
-def orphaned(hosts: Hosts) -> str:
-    """Content that nobody refers to any more, old enough to go."""
-    registry = hosts.registry("cleaner")
-    version = registry.push("m", hosts.file("a"))
-    registry.remove("m", "1")
-    hosts.clock.seconds += GRACE_S + 1
-    return version.digest
-
-
-@pytest.mark.parametrize("at", range(1, 16))
-def test_a_push_at_any_point_of_a_gc_loses_nothing(hosts: Hosts, at: int) -> None:
-    orphaned(hosts)
-
-    def push() -> None:
-        hosts.registry("pusher").push("m", hosts.file("a"))
-
-    bucket = InterruptedBucket(hosts.bucket, at, push)
-    hosts.registry("cleaner", bucket).gc()
-    if bucket.requests < at:
-        push()
-
-    found = hosts.registry("reader")
-    assert found.path(found.get("m:2")).read_text() == "a"
-
-
-@pytest.mark.parametrize("stalled_s", [0.0, GRACE_S + 60])
-@pytest.mark.parametrize("is_old", [True, False], ids=["old content", "new content"])
-@pytest.mark.parametrize("at", range(1, 22))
-def test_a_gc_at_any_point_of_a_push_loses_nothing(
-    hosts: Hosts, at: int, stalled_s: float, *, is_old: bool
-) -> None:
-    content = "a" if is_old else "b"
-    orphaned(hosts)
-
-    def clean() -> None:
-        hosts.clock.seconds += stalled_s
-        hosts.registry("cleaner").gc()
-
-    bucket = InterruptedBucket(hosts.bucket, at, clean)
-    pushed = hosts.registry("pusher", bucket).push("m", hosts.file(content))
-
-    assert pushed.reference == "m:2"
-    hosts.clock.seconds += GRACE_S + 60
-    hosts.registry("cleaner").gc()
-    found = hosts.registry("reader")
-    assert found.path(found.get("m:2")).read_text() == content
-
-
-@pytest.mark.parametrize("at", range(1, 22))
-def test_another_push_at_any_point_of_a_push_gets_another_number(hosts: Hosts, at: int) -> None:
-    def push() -> None:
-        hosts.registry("two").push("m", hosts.file("b"))
-
-    bucket = InterruptedBucket(hosts.bucket, at, push)
-    hosts.registry("one", bucket).push("m", hosts.file("a"))
-    if bucket.requests < at:
-        push()
-
-    reader = hosts.registry("reader")
-    versions = reader.list("m")
-    assert [version.version for version in versions] == ["1", "2"]
-    assert {reader.path(version).read_text() for version in versions} == {"a", "b"}
-
-
-@pytest.mark.parametrize("at", range(1, 22))
-def test_the_same_push_at_any_point_of_a_push_is_the_same_version(hosts: Hosts, at: int) -> None:
-    def push() -> None:
-        hosts.registry("two").push("m", hosts.file("a"))
-
-    bucket = InterruptedBucket(hosts.bucket, at, push)
-    hosts.registry("one", bucket).push("m", hosts.file("a"))
-
-    reader = hosts.registry("reader")
-    assert [version.version for version in reader.list("m")] == ["1"]
-    assert reader.path(reader.get("m")).read_text() == "a"
-
-
-def test_removing_at_any_point_of_a_push_gives_no_number_twice(hosts: Hosts) -> None:
-    for at in range(1, 22):
-        name = f"m{at}"
-        hosts.registry("two").push(name, hosts.file("a"))
-
-        def push_and_remove(name: str = name) -> None:
-            registry = hosts.registry("two")
-            registry.remove(name, registry.push(name, hosts.file("b")).version)
-
-        bucket = InterruptedBucket(hosts.bucket, at, push_and_remove)
-        pushed = hosts.registry("one", bucket).push(name, hosts.file("c"))
-
-        numbers = [v.version for v in hosts.registry("reader").list(name)]
-        assert numbers == ["1", pushed.version]
 
 
 def test_a_removed_version_cannot_be_found(hosts: Hosts) -> None:
