@@ -93,18 +93,15 @@ def _of_path(path: Path, *, runtime: str, allow_code: bool) -> Chosen:
 
 
 def _of_version(name: str, *, home: Path, allow_code: bool) -> Chosen:
-    from headrace.registry import Registry
+    from headrace.cli.home_registry import stored_model
 
-    registry = Registry(home)
     try:
-        version = registry.get(name)
-    except HeadraceError as error:
+        version, path = stored_model(name, home)
+    except (NotFoundError, InvalidArgumentError) as error:
         msg = f"there is no file, directory or running endpoint '{name}', and {error}"
         raise NotFoundError(msg) from None
     if version.executes_code and not allow_code:
         raise CodeNotAllowedError(version.reference, version.runtime)
-    registry.verify(version)
-    path = registry.path(version)
     settings = ReplicaSettings(
         model_name=version.name,
         model_version=version.version,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from headrace.core import Inspect
-    from headrace.registry import Registry, SharedStore
+    from headrace.registry import ModelVersion, Registry, SharedStore
 
 
 def home_registry(
@@ -28,6 +28,32 @@ def home_registry(
     url = os.environ.get("HEADRACE_ARTIFACTS", "") if artifacts is None else artifacts
     url = url or bound_to(home)
     return Registry(home, inspect, shared=watched_store(url) if url else None)
+
+
+def stored_model(reference: str, home: Path) -> "tuple[ModelVersion, Path]":
+    """A version, checked against its digest, and where it lies.
+
+    A shared store is asked only for what is not whole in the home: a job may have no network.
+
+    Raises:
+        VersionNotFoundError: There is none; also without a number if there is no such model.
+        ArtifactCorruptError: It is damaged.
+    """
+    from headrace.core import ArtifactCorruptError
+    from headrace.registry import Registry, VersionNotFoundError
+
+    here, maybe_shared = Registry(home), home_registry(home)
+    if ":" in reference:
+        try:
+            version = here.get(reference)
+            here.verify(version)
+        except (VersionNotFoundError, ArtifactCorruptError):
+            pass  # the store may have it
+        else:
+            return version, here.path(version)
+    version = maybe_shared.get(reference)
+    maybe_shared.verify(version)
+    return version, maybe_shared.path(version)
 
 
 def watched_store(url: str, *, retry_s: float | None = None) -> "SharedStore":

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from headrace.cli.connection import find_target
-from headrace.cli.home_registry import home_registry
-from headrace.core import HeadraceError, NotFoundError
+from headrace.cli.home_registry import stored_model
+from headrace.core import HeadraceError, InvalidArgumentError, NotFoundError
 from headrace.registry import read_content
 
 
@@ -43,19 +43,17 @@ def find_subject(
     endpoint, reference = "", target
     if ":" not in target and (served := _served(target, server, home)):
         endpoint, reference = target, served
-    registry = home_registry(home)
     try:
-        version = registry.get(reference)
-    except HeadraceError as error:
+        version, path = stored_model(reference, home)
+    except (NotFoundError, InvalidArgumentError) as error:
         if endpoint:
             msg = f"endpoint '{target}' serves {reference}, which is not in {home}: {error}"
             raise NotFoundError(msg) from None
         msg = f"there is no file or directory and no endpoint '{target}', and {error}"
         raise NotFoundError(msg) from None
-    registry.verify(version)
     return Subject(
         name=version.reference,
-        path=registry.path(version),
+        path=path,
         runtime=version.runtime,
         digest=str(version.digest),
         allow_code=allow_code or bool(endpoint),

@@ -163,14 +163,11 @@ def replica_settings(
 
 def _stored(reference: str, home: Path) -> "tuple[ModelVersion, Path]":
     """A version of the registry, checked against its digest, and where it lies."""
-    from headrace.cli.home_registry import home_registry
-    from headrace.core import HeadraceError, NotFoundError
+    from headrace.cli.home_registry import stored_model
+    from headrace.core import InvalidArgumentError, NotFoundError
 
-    registry = home_registry(home)
     try:
-        version = registry.get(reference)
-    except HeadraceError as error:
+        return stored_model(reference, home)
+    except (NotFoundError, InvalidArgumentError) as error:
         msg = f"there is no file or directory '{reference}', and {error}"
         raise NotFoundError(msg) from None
-    registry.verify(version)
-    return version, registry.path(version)

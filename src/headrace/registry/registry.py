@@ -155,13 +155,15 @@ class Registry:
         with storage_errors(f"cannot store {path}", self.home):
             if not self.home.exists():
                 self.home.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
-            self._begin_change(name)
+            if self._mirror is not None:
+                self._mirror.refresh(name)
             found = self._same(name, read_content(path).digest, runtime, class_names)
             if found is not None:
                 if found.executes_code and not allow_code:
                     raise CodeNotAllowedError(str(path), found.runtime)
                 self._keep_shared(found)
                 return found
+            self._check_own()
             with self._artifacts.staging() as workspace:
                 staged = workspace / "artifact"
                 filename = stored_name(path)
@@ -384,10 +386,21 @@ class Registry:
         Raises:
             FailedPreconditionError: This home is a copy of a store, which was not named.
         """
+        self._check_own()
         if self._mirror is not None:
             self._mirror.refresh(name)
-        elif url := bound_to(self.home):
-            msg = f"{self.home} is a copy of the models in {url}; say --artifacts {url}"
+
+    def _check_own(self) -> None:
+        """Refuse to change a copy behind the back of its store.
+
+        Raises:
+            FailedPreconditionError: This home is a copy of a store, which was not named.
+        """
+        if self._mirror is None and (url := bound_to(self.home)):
+            msg = (
+                f"{self.home} is a copy of the models in {url}, which only commands with "
+                f"`--artifacts {url}` change; `headrace models push` is one"
+            )
             raise FailedPreconditionError(msg)
 
     def _follow(self, name: str | None) -> Problems:
