@@ -6,6 +6,7 @@ found in a listing.
 """
 
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -28,6 +29,7 @@ from headrace.registry.shared_index import Listed
 from headrace.registry.version import ModelVersion, VersionSignature
 
 _LOG: Final = logging.getLogger("headrace.registry")
+AWAY_S: Final = 5.0
 _READS_AT_ONCE: Final = 8
 _MARK: Final = ".artifacts"
 
@@ -63,6 +65,9 @@ class Mirror:
         self._artifacts = artifacts
         self._locked = locked
         self._is_bound = False
+        self.away: UnavailableError | None = None
+        """Why the store was not asked last; None if it was."""
+        self._asks_again_at = 0.0
         self._signed: dict[tuple[str, int], str] = {}
         """The etags of the signatures that are copied, by name and number."""
 
@@ -85,12 +90,22 @@ class Mirror:
         return problems
 
     def try_refresh(self, name: str | None = None) -> list[ArtifactCorruptError]:
-        """The same; where the store does not answer, what the home has seen has to do."""
+        """The same; where the store does not answer, what the home has seen has to do.
+
+        `away` says so, and the store is left alone for a moment: a page that lists models must not
+        wait for it again and again.
+        """
+        if self.away is not None and time.monotonic() < self._asks_again_at:
+            return []
         try:
-            return self.refresh(name)
+            problems = self.refresh(name)
         except UnavailableError as error:
             _LOG.warning("the artifact store is away; using this home's copy: %s", error)
+            self.away = error
+            self._asks_again_at = time.monotonic() + AWAY_S
             return []
+        self.away = None
+        return problems
 
     def pull(self, digest: Digest) -> None:
         """Have an artifact here, whole, whatever lies in its place.

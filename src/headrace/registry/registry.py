@@ -197,6 +197,7 @@ class Registry:
         Raises:
             VersionNotFoundError: There is none; the message lists those there are.
             ArtifactCorruptError: Its index file cannot be read.
+            UnavailableError: Only the shared store can know, and it does not answer.
         """
         name, colon, version = reference.partition(":")
         check_name(name)
@@ -205,11 +206,13 @@ class Registry:
             (self._mirror.try_refresh if colon else self._mirror.refresh)(name)
         numbers = self._index.numbers(name)
         if not numbers:
+            self._check_store_answers()
             raise VersionNotFoundError(name, "", self._index.names())
         if colon:
             check_version(version)
         found = self._index.read(name, version.lstrip("0") or "0" if colon else numbers[-1])
         if found is None:
+            self._check_store_answers()
             raise VersionNotFoundError(name, version, numbers)
         return found
 
@@ -402,6 +405,11 @@ class Registry:
                 f"`--artifacts {url}` change; `headrace models push` is one"
             )
             raise FailedPreconditionError(msg)
+
+    def _check_store_answers(self) -> None:
+        """Do not say that something is nowhere if the store could not be asked."""
+        if self._mirror is not None and self._mirror.away is not None:
+            raise self._mirror.away
 
     def _follow(self, name: str | None) -> Problems:
         return [] if self._mirror is None else self._mirror.try_refresh(name)

@@ -1,14 +1,20 @@
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.core import ArtifactCorruptError, FailedPreconditionError, NotFoundError, SystemClock
+from headrace.core import (
+    ArtifactCorruptError,
+    FailedPreconditionError,
+    NotFoundError,
+    SystemClock,
+    UnavailableError,
+)
 from headrace.registry import Registry, SharedStore, StoredFile, VersionNotFoundError
-from headrace.registry.bucket import Bucket
+from headrace.registry.bucket import Bucket, ObjectInfo
 from headrace.registry.manifest import (
     Manifest,
     decode_manifest,
@@ -154,6 +160,53 @@ def test_a_removed_version_cannot_be_found(hosts: Hosts) -> None:
 
     with pytest.raises(VersionNotFoundError):
         two.get("m:1")
+
+
+class AwayBucket(MemoryBucket):
+    """Does not answer while `is_away`."""
+
+    is_away = False
+    asked = 0
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        self.asked += 1
+        if self.is_away:
+            raise UnavailableError("cannot list: nobody there")
+        return super().list(prefix)
+
+
+def test_what_a_home_has_seen_is_there_without_the_store_and_nothing_else_is_denied(
+    hosts: Hosts,
+) -> None:
+    bucket = AwayBucket(hosts.clock.now)
+    registry = hosts.registry("one", bucket)
+    version = registry.push("m", hosts.file("a"))
+    bucket.is_away = True
+
+    assert registry.get("m:1") == version
+    assert registry.list() == [version]
+    assert registry.path(version).read_text() == "a"
+    for reference in ("m:2", "other:1", "m"):
+        with pytest.raises(UnavailableError, match="nobody there"):
+            registry.get(reference)
+    with pytest.raises(UnavailableError):
+        registry.push("m", hosts.file("b"))
+    with pytest.raises(UnavailableError):
+        registry.remove("m", "1")
+
+
+def test_a_store_that_is_away_is_not_asked_for_each_look(hosts: Hosts) -> None:
+    bucket = AwayBucket(hosts.clock.now)
+    registry = hosts.registry("one", bucket)
+    registry.push("m", hosts.file("a"))
+    bucket.is_away = True
+    registry.list()
+    asked = bucket.asked
+
+    registry.list()
+    registry.problems()
+
+    assert bucket.asked == asked
 
 
 class Careless(MemoryBucket):
