@@ -26,6 +26,7 @@ _MOST_BYTES: Final = 10 << 20
 _URL: Final = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 _LISTENER: Final = re.compile(r"arn:aws[a-z-]*:(elasticloadbalancing|servicediscovery):[^\s]+")
 _VALIDATOR: Final = "body"
+_DESCRIPTION: Final = f"Models behind Headrace; written by `headrace export` {__version__}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,7 @@ def aws_apigateway(facts: Facts, options: AwsOptions) -> Export:
     """
     body: Body = {
         "openapi": "3.0.1",
-        "info": {"title": options.title, "version": __version__},
+        "info": {"title": options.title, "description": _DESCRIPTION, "version": __version__},
         "paths": _paths(facts, options),
         "components": {"schemas": schemas()},
     }

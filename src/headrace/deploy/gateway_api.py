@@ -18,6 +18,7 @@ from headrace.deploy.export import (
 )
 from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.features import Target
+from headrace.deploy.headers import OURS
 from headrace.deploy.losses import Loss
 from headrace.deploy.names import GRPC_PORT, HTTP_PORT, labels, object_name
 
@@ -82,9 +83,11 @@ def http_rules(endpoint: Endpoint, split: Sequence[Body], own: dict[str, Body]) 
     """
     path = f"/v2/models/{endpoint.name}"
     timeouts = {"timeouts": {"request": duration(_limit_s(endpoint))}}
+    strip: Body = {"filters": [removing()]}
     rules: list[Body] = [
         {
             "matches": [_prefix(f"{path}/versions/{number}")],
+            **strip,
             "backendRefs": [backend],
             **timeouts,
         }
@@ -92,8 +95,16 @@ def http_rules(endpoint: Endpoint, split: Sequence[Body], own: dict[str, Body]) 
     ]
     v1 = f"/v1/models/{endpoint.name}"
     matches = [_prefix(path), _prefix(v1), *(_exact(f"{v1}:{verb}") for verb in _VERBS)]
-    rules.append({"matches": matches, "backendRefs": list(split), **timeouts})
+    rules.append({"matches": matches, **strip, "backendRefs": list(split), **timeouts})
     return rules
+
+
+def removing() -> Body:
+    """The filter that takes headers away which only a gateway may set."""
+    return {
+        "type": "RequestHeaderModifier",
+        "requestHeaderModifier": {"remove": list(OURS)},
+    }
 
 
 def duration(value_s: float) -> str:
@@ -126,7 +137,7 @@ def _documents(
     rules = http_rules(endpoint, split, http)
     copies = _mirror(endpoint, http)
     if copies:
-        rules[-1] = {**rules[-1], "filters": copies}
+        rules[-1] = {**rules[-1], "filters": [removing(), *copies]}
     yield from _routes("HTTPRoute", endpoint, place, options, rules)
     speaking = [v for v in endpoint.versions if _speaks_grpc(v)]
     if not options.grpc or len(speaking) != len(endpoint.versions):
@@ -146,6 +157,7 @@ def _grpc_rules(endpoint: Endpoint, backends: dict[str, Body], *, alone: bool) -
     rules: list[Body] = [
         {
             "matches": [{"method": method, "headers": [*named, _header(VERSION_HEADER, number)]}],
+            "filters": [removing()],
             "backendRefs": [backend],
         }
         for number, backend in backends.items()
@@ -156,7 +168,7 @@ def _grpc_rules(endpoint: Endpoint, backends: dict[str, Body], *, alone: bool) -
     rules.append(
         {
             "matches": [match],
-            **({"filters": copies} if copies else {}),
+            "filters": [removing(), *copies],
             "backendRefs": split,
         }
     )
@@ -186,7 +198,11 @@ def _server_route(endpoint: Endpoint, place: Place, options: GatewayApiOptions) 
     backends = [
         {**_backend(endpoint, v, place, HTTP_PORT), "weight": v.weight} for v in endpoint.split
     ]
-    rule: Body = {"matches": [_exact(path) for path in _SERVER_PATHS], "backendRefs": backends}
+    rule: Body = {
+        "matches": [_exact(path) for path in _SERVER_PATHS],
+        "filters": [removing()],
+        "backendRefs": backends,
+    }
     metadata = place.metadata(
         object_name(place.instance, "server"), labels(place.instance, "gateway")
     )

@@ -14,6 +14,7 @@ from headrace.deploy.export import Body, Document, Export, addresses_of, finish
 from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.features import Target
 from headrace.deploy.gateway_api import GRACE_S, MODEL_HEADER, SERVICE
+from headrace.deploy.headers import OURS
 from headrace.deploy.kong_access import access_losses, access_plugins, consumers
 from headrace.deploy.losses import Loss
 
@@ -24,6 +25,11 @@ _VERBS: Final = ("predict",)
 # Kong takes the route with more in it first, and of equal ones the longer path: versions win.
 _WINDOWS: Final = (("second", 1), ("minute", 60), ("hour", 3600), ("day", 86_400))
 _EXACT: Final = 1e-9
+_STRIP: Final[Body] = {
+    "name": "request-transformer",
+    "config": {"remove": {"headers": list(OURS)}},
+}
+"""Takes headers away which only a gateway may set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +74,7 @@ def kong(facts: Facts, options: KongOptions) -> Export:
             *access_losses(facts),
             *(loss for e in facts.endpoints for loss in _losses(e)),
         ],
-        notes=_notes(facts),
+        notes=_notes(facts, grpc=bool(options.grpc_replicas)),
     )
 
 
@@ -121,6 +127,7 @@ def _service(facts: Facts, endpoint: Endpoint, number: str, protocol: str, route
             *access_plugins(facts, endpoint),
             *_limit_plugins(endpoint),
             _size_plugin(facts, endpoint),
+            _STRIP,
         ],
     }
 
@@ -269,10 +276,10 @@ def _upstream_losses(version: Version) -> Iterator[Loss]:
         )
 
 
-def _notes(facts: Facts) -> Iterator[str]:
+def _notes(facts: Facts, *, grpc: bool) -> Iterator[str]:
     if any(_asks(e) for e in facts.endpoints):
         yield "API keys: a spec has none; add consumers with `keyauth_credentials`"
-    if len(facts.endpoints) > 1:
+    if grpc and len(facts.endpoints) > 1:
         yield f"gRPC: Kong cannot read a message: callers name the endpoint in {MODEL_HEADER}"
 
 

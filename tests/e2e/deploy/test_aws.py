@@ -33,8 +33,7 @@ _AUTH: Final = {
 _TIERS: Final = [{"name": "gold", "requests_per_s": 20, "requests_per_day": 1000}]
 
 
-@pytest.mark.parametrize("kind", ["http", "rest"])
-@pytest.mark.parametrize("link", ["", "vpclink-1"])
+@pytest.mark.parametrize(("kind", "link"), [("http", ""), ("rest", "vpclink-1")])
 def test_the_api_is_imported_with_every_route(kind: str, link: str, tmp_path: Path) -> None:
     options = AwsOptions(backend=_BACKEND, kind=kind, vpc_link=link)  # type: ignore[arg-type]  # one of two
     export = aws_apigateway(facts_of(_SAID, auth=_AUTH, tiers=_TIERS), options)

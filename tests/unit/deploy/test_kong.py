@@ -128,7 +128,7 @@ def test_limits_of_all_and_of_each_cannot_stand_together() -> None:
 def test_a_public_endpoint_asks_for_nothing() -> None:
     config = _config(facts_of())
 
-    assert set(_plugins(config)) == {"request-size-limiting"}
+    assert set(_plugins(config)) == {"request-size-limiting", "request-transformer"}
     assert "consumers" not in config
 
 

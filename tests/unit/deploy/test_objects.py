@@ -100,7 +100,7 @@ def test_a_rollout_half_way_goes_into_the_routes_with_its_shadow() -> None:
     route = next(one for one in objects if one["metadata"]["name"] == "headrace-fraud")
     rule = route["spec"]["rules"][-1]
     assert [ref["weight"] for ref in rule["backendRefs"]] == [100]
-    (copies,) = rule["filters"]
+    _, copies = rule["filters"]
     assert copies["requestMirror"]["percent"] == 30
     assert copies["requestMirror"]["backendRef"]["name"] == "headrace-fraud-2"
 

@@ -1,0 +1,90 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.deploy import GatewayApiOptions, NotExpressibleError, Place, gateway_api
+from headrace.deploy.gateway_api import duration
+from headrace.deploy.headers import OURS
+from headrace.gateway import filters
+from headrace.gateway.filters import MODEL_HEADER, VERSION_HEADER
+from tests.unit.deploy.specs import bodies, facts_of, split
+
+_UNITS_MS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
+
+
+def _export(
+    said: dict[str, object], place: Place | None = None, **options: object
+) -> list[dict[str, object]]:
+    chosen = GatewayApiOptions(**options)  # type: ignore[arg-type]  # each by its own name
+    return bodies(gateway_api(facts_of(said), place or Place(), chosen))
+
+
+@given(st.integers(0, 86_400_000))
+def test_a_duration_is_what_it_says(value_ms: int) -> None:
+    text = duration(value_ms / 1000)
+
+    import re
+
+    parts = re.findall(r"(\d{1,5})(h|ms|m|s)", text)
+    assert "".join(f"{count}{unit}" for count, unit in parts) == text
+    assert sum(int(count) * _UNITS_MS[unit] for count, unit in parts) == value_ms
+
+
+def test_a_split_is_told_with_its_weights_and_each_version_by_its_number() -> None:
+    (http, grpc, _) = _export({"versions": split(90, 10), "timeout_s": 2})
+
+    one, two, both = http["spec"]["rules"]  # type: ignore[index]  # as JSON has it
+    assert one["matches"][0]["path"]["value"] == "/v2/models/fraud/versions/1"
+    assert two["backendRefs"] == [{"name": "headrace-fraud-2", "port": 8000}]
+    assert [(r["name"], r["weight"]) for r in both["backendRefs"]] == [
+        ("headrace-fraud-1", 90),
+        ("headrace-fraud-2", 10),
+    ]
+    assert [m["path"]["value"] for m in both["matches"]] == [
+        "/v2/models/fraud",
+        "/v1/models/fraud",
+        "/v1/models/fraud:predict",
+    ]
+    assert both["timeouts"] == {"request": "2s500ms"}
+    assert grpc["kind"] == "GRPCRoute"
+    assert grpc["spec"]["rules"][-1]["backendRefs"][0]["port"] == 8001  # type: ignore[index]  # as JSON has it
+
+
+def test_a_version_of_weight_zero_is_reached_by_its_number_only() -> None:
+    http, *_ = _export({"versions": split(100, 0)})
+
+    rules = http["spec"]["rules"]  # type: ignore[index]  # as JSON has it
+    assert [ref["name"] for ref in rules[-1]["backendRefs"]] == ["headrace-fraud-1"]
+    assert [ref["name"] for ref in rules[1]["backendRefs"]] == ["headrace-fraud-2"]
+
+
+def test_callers_cannot_set_what_only_a_gateway_may() -> None:
+    assert set(OURS) == set(filters._OURS) - {MODEL_HEADER, VERSION_HEADER}
+    for route in _export({"versions": split(90, 10)}):
+        for rule in route["spec"]["rules"]:  # type: ignore[index]  # as JSON has it
+            assert rule["filters"][0]["requestHeaderModifier"]["remove"] == list(OURS)
+
+
+def test_an_endpoint_that_says_nothing_of_access_is_not_opened() -> None:
+    with pytest.raises(NotExpressibleError) as caught:
+        _export({"access": None})
+
+    (loss,) = caught.value.losses
+    assert loss.place == "endpoints[0].access"
+    assert "this asks nobody" in loss.why
+
+
+def test_anothers_server_needs_a_service() -> None:
+    said: dict[str, object] = {"upstream": {"url": "http://10.0.0.1:9000"}, "version": "7"}
+    with pytest.raises(NotExpressibleError, match="--service fraud:7=NAME:PORT"):
+        _export(said)
+
+    place = Place(services={("fraud", "7"): ("elsewhere", 9000)})
+    http, *_ = _export(said, place)
+    assert http["spec"]["rules"][0]["backendRefs"] == [{"name": "elsewhere", "port": 9000}]  # type: ignore[index]  # as JSON has it
+
+
+def test_replicas_without_grpc_get_no_grpc_route() -> None:
+    kinds = {route["kind"] for route in _export({}, grpc=False)}
+
+    assert kinds == {"HTTPRoute"}
