@@ -40,7 +40,7 @@ def _http(text: str) -> dict[str, Any]:
     }
 
 
-def _integrations(client: Any, api_id: str) -> list[dict[str, Any]]:  # noqa: ANN401  # boto3 has no types
+def _integrations(client: Any, api_id: str) -> list[dict[str, Any]]:  # boto3 has no types
     items: list[dict[str, Any]] = client.get_integrations(ApiId=api_id)["Items"]
     return items
 

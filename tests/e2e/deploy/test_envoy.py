@@ -43,7 +43,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Replica
         yield first, second
 
 
-def _spec(folder: Path, ports: tuple[int, int], **endpoint: Any) -> Path:  # noqa: ANN401  # as a file has it
+def _spec(folder: Path, ports: tuple[int, int], **endpoint: Any) -> Path:  # as a file has it
     document = {
         "version": 1,
         "gateway": {
@@ -116,7 +116,7 @@ def _serving(folder: Path, config: Path, port: int, scheme: str = "http") -> Ite
         process.wait(20)
 
 
-def _input(kind: Any) -> Any:  # noqa: ANN401  # tritonclient has no types
+def _input(kind: Any) -> Any:  # tritonclient has no types
     pictures, _ = digits_net.pictures()
     rows = np.asarray(pictures[:2], dtype=np.float32)
     tensor = kind.InferInput("image", list(rows.shape), "FP32")

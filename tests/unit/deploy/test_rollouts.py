@@ -1,0 +1,184 @@
+"""Plans of rollouts, in Argo's and Flagger's words."""
+
+from typing import Any
+
+import pytest
+
+from headrace.deploy import (
+    ArgoOptions,
+    Artifact,
+    FlaggerOptions,
+    NotExpressibleError,
+    Place,
+    PodOptions,
+    argo_rollouts,
+    flagger,
+)
+from tests.unit.deploy.specs import PODS, bodies, facts_of
+
+
+def _argo(said: dict[str, Any], kind: str) -> dict[str, Any]:
+    return bodies(argo_rollouts(facts_of(said), Place(), ArgoOptions(pods=PODS)), kind)[0]
+
+
+def _flagger(said: dict[str, Any], kind: str = "Canary") -> list[dict[str, Any]]:
+    return bodies(flagger(facts_of(said), Place(), FlaggerOptions(pods=PODS)), kind)
+
+
+def _canary(*steps: dict[str, Any], **more: Any) -> dict[str, Any]:  # noqa: ANN401  # as a file has it
+    return {"rollout": {"strategy": "canary", **({"steps": list(steps)} if steps else {}), **more}}
+
+
+def test_argo_holds_each_step_as_the_plan_says() -> None:
+    said = _canary(
+        {"weight": 5, "until": "verdict"},
+        {"weight": 40, "pause_s": 90.4},
+        {"weight": 80, "pause_s": 10, "until": "approval"},
+    )
+
+    canary = _argo(said, "Rollout")["spec"]["strategy"]["canary"]
+
+    assert canary["steps"] == [
+        {"setWeight": 5},
+        {"analysis": {"templates": [{"templateName": "headrace-fraud"}]}},
+        {"setWeight": 40},
+        {"pause": {"duration": "90s"}},
+        {"setWeight": 80},
+        {"pause": {"duration": "10s"}},
+        {"pause": {}},
+    ]
+    assert canary["trafficRouting"]["plugins"] == {
+        "argoproj-labs/gatewayAPI": {"httpRoute": "headrace-fraud", "namespace": "default"}
+    }
+
+
+def test_the_usual_plan_is_exported_where_none_is_written() -> None:
+    steps = _argo(_canary(), "Rollout")["spec"]["strategy"]["canary"]["steps"]
+
+    assert [step["setWeight"] for step in steps if "setWeight" in step] == [5, 25, 50]
+
+
+def test_argos_route_leads_to_both_services_and_all_to_the_stable_one() -> None:
+    objects = bodies(argo_rollouts(facts_of(_canary()), Place(), ArgoOptions(pods=PODS)))
+    names = {(one["kind"], one["metadata"]["name"]) for one in objects}
+    route = next(one for one in objects if one["kind"] == "HTTPRoute")
+
+    refs = [ref for rule in route["spec"]["rules"] for ref in rule["backendRefs"]]
+    assert [(ref["name"], ref["weight"]) for ref in refs] == [
+        ("headrace-fraud-stable", 100),
+        ("headrace-fraud-canary", 0),
+    ]
+    assert {("Service", ref["name"]) for ref in refs} <= names
+
+
+def test_blue_green_waits_for_a_person_or_for_its_preview() -> None:
+    waiting = {"rollout": {"strategy": "blue-green", "approval": True, "keep_s": 120}}
+    timed = {"rollout": {"strategy": "blue-green", "preview_s": 300}}
+
+    asked = _argo(waiting, "Rollout")["spec"]["strategy"]["blueGreen"]
+    alone = _argo(timed, "Rollout")["spec"]["strategy"]["blueGreen"]
+
+    assert asked["autoPromotionEnabled"] is False
+    assert asked["scaleDownDelaySeconds"] == 120
+    assert alone["autoPromotionSeconds"] == 300
+
+
+def test_a_template_has_a_check_for_each_metric_and_limit() -> None:
+    said = {
+        **_canary(metrics={"errors": {"margin": 0.02, "max_ratio": 0.1}}, min_samples=50),
+        "slo": {"latency_s": 0.25},
+    }
+    metrics = _argo(said, "AnalysisTemplate")["spec"]["metrics"]
+
+    by_name = {metric["name"]: metric for metric in metrics}
+    assert list(by_name) == ["errors", "errors-limit", "rejections", "latency", "latency-limit"]
+    assert by_name["errors"]["failureCondition"] == "len(result) > 0 && result[0] > 0.02"
+    assert by_name["latency-limit"]["successCondition"] == "len(result) > 0 && result[0] <= 0.25"
+    assert all(">= 50" in m["provider"]["prometheus"]["query"] for m in metrics)
+
+
+def test_flagger_has_the_plans_weights_and_the_same_checks() -> None:
+    said = _canary(
+        {"weight": 10, "pause_s": 120, "until": "verdict"},
+        {"weight": 50, "pause_s": 120, "until": "verdict"},
+    )
+    (canary,) = _flagger(said)
+
+    analysis = canary["spec"]["analysis"]
+    assert analysis["stepWeights"] == [10, 50]
+    assert analysis["interval"] == "120s"
+    templates = {one["metadata"]["name"] for one in _flagger(said, "MetricTemplate")}
+    assert {metric["templateRef"]["name"] for metric in analysis["metrics"]} == templates
+
+
+def test_flagger_without_a_plan_changes_over_at_once() -> None:
+    (canary,) = _flagger({})
+
+    assert canary["spec"]["skipAnalysis"] is True
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (_canary({"weight": 10, "until": "approval"}), "asks a web service for approval"),
+        (_canary({"weight": 10}, {"weight": 20, "pause_s": 5}), "holds all steps equally long"),
+        ({"rollout": {"strategy": "blue-green", "approval": True}}, "asks a web service"),
+        ({"timeout_s": None}, "has no route without one"),
+    ],
+)
+def test_what_flagger_has_no_words_for_is_refused(said: dict[str, Any], told: str) -> None:
+    with pytest.raises(NotExpressibleError, match=told):
+        _flagger(said)
+
+
+@pytest.mark.parametrize("strategy", ["ab", "shadow"])
+def test_rollouts_that_compare_callers_or_answers_are_headraces_own(strategy: str) -> None:
+    said = {"rollout": {"strategy": strategy}}
+    for export in (lambda: _argo(said, "Rollout"), lambda: _flagger(said)):
+        with pytest.raises(NotExpressibleError, match=r"endpoints\[0\]\.rollout\.strategy"):
+            export()
+
+
+def test_a_pod_fetches_its_model_by_digest_and_may_do_nothing_else() -> None:
+    pods = _argo({"batching": {"max_batch_size": 8}}, "Rollout")["spec"]["template"]["spec"]
+
+    (fetch,) = pods["initContainers"]
+    assert fetch["args"][:3] == ["models", "fetch", f"sha256:{'2' * 64}"]
+    (container,) = pods["containers"]
+    for each in (fetch, container):
+        assert each["securityContext"]["readOnlyRootFilesystem"] is True
+        assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert pods["automountServiceAccountToken"] is False
+    assert pods["securityContext"]["runAsNonRoot"] is True
+
+
+def test_settings_are_what_a_replica_reads() -> None:
+    import msgspec
+
+    from headrace.core import ReplicaSettings
+
+    said = {"batching": {"max_batch_size": 8}, "timeout_s": 2.5, "device": "cuda"}
+    text = _argo(said, "ConfigMap")["data"]["replica.json"]
+
+    settings = msgspec.json.decode(text, type=ReplicaSettings)
+    assert settings.model_name == "fraud"
+    assert settings.model_version == "2"
+    assert settings.path == "/models/model.onnx"
+    assert settings.batching.max_batch_size == 8
+    assert settings.batching.default_timeout_s == 2.5
+    assert settings.device == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("artifact", "told"),
+    [
+        (None, "is in no registry here"),
+        (Artifact(filename="m.py", digest="sha256:1", runs_code=True), "author's code"),
+    ],
+)
+def test_a_model_that_cannot_be_had_or_must_not_run_is_refused(
+    artifact: Artifact | None, told: str
+) -> None:
+    known = {} if artifact is None else {"fraud:2": artifact}
+    with pytest.raises(NotExpressibleError, match=told):
+        argo_rollouts(facts_of(artifacts=known), Place(), ArgoOptions(pods=PodOptions()))
