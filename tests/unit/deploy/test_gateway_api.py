@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,8 +24,6 @@ def _export(
 @given(st.integers(0, 86_400_000))
 def test_a_duration_is_what_it_says(value_ms: int) -> None:
     text = duration(value_ms / 1000)
-
-    import re
 
     parts = re.findall(r"(\d{1,5})(h|ms|m|s)", text)
     assert "".join(f"{count}{unit}" for count, unit in parts) == text

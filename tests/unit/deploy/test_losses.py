@@ -7,6 +7,7 @@ from headrace.deploy.losses import accepted
 from tests.unit.deploy.specs import EXPORTERS, facts_of
 
 _STICKY = Loss("endpoints[3].sticky", "cannot", "leave it out")
+_FLAGS = "--allow-loss endpoints[].sticky --allow-loss endpoints[].limits.burst"
 _BURST = Loss("endpoints[3].limits.burst", "has none", "leave it out")
 
 
@@ -20,8 +21,7 @@ def test_losses_are_refused_together() -> None:
         "kong cannot express 2 settings of the spec:",
         "  endpoints[3].sticky: cannot; leave it out",
         "  endpoints[3].limits.burst: has none; leave it out",
-        "  to leave them out all the same: --allow-loss endpoints[].sticky "
-        "--allow-loss endpoints[].limits.burst",
+        f"  to leave them out all the same: {_FLAGS}",
     ]
 
 

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from headrace.core import ReplicaSettings
 from headrace.deploy import (
     ArgoOptions,
     Artifact,
@@ -153,10 +155,6 @@ def test_a_pod_fetches_its_model_by_digest_and_may_do_nothing_else() -> None:
 
 
 def test_settings_are_what_a_replica_reads() -> None:
-    import msgspec
-
-    from headrace.core import ReplicaSettings
-
     said = {"batching": {"max_batch_size": 8}, "timeout_s": 2.5, "device": "cuda"}
     text = _argo(said, "ConfigMap")["data"]["replica.json"]
 
