@@ -84,6 +84,12 @@ def rollout_losses(endpoint: Endpoint) -> Iterator[Loss]:
             f"has no {rollout.strategy!r} that keeps callers on a version or compares answers",
             "let Headrace roll it out, or take `canary` or `blue-green`",
         )
+    if endpoint.spec.versions is None and len(endpoint.split) > 1:
+        yield Loss(
+            endpoint.place,
+            f"begins a rollout of its own, and {endpoint.name!r} is in the middle of one",
+            "wait until it is over, or export routes (`gateway-api`)",
+        )
 
 
 def _documents(
@@ -91,7 +97,7 @@ def _documents(
 ) -> Iterator[Document]:
     version = endpoint.newest
     name = object_name(place.instance, endpoint.name)
-    stable, canary = f"{name[:56]}-stable", f"{name[:56]}-canary"
+    stable, canary = _services(endpoint, place)
     settings = object_name(place.instance, endpoint.name, version.number)
     named = labels(place.instance, "replica", endpoint=endpoint.name)
     selector = {key: named[key] for key in _SELECTED}
@@ -132,9 +138,15 @@ _SELECTED: Final = (
 )
 
 
+def _services(endpoint: Endpoint, place: Place) -> tuple[str, str]:
+    """The Services before the old pods and before the new ones."""
+    stable = object_name(place.instance, endpoint.name, "stable")
+    return stable, object_name(place.instance, endpoint.name, "canary")
+
+
 def _route(endpoint: Endpoint, place: Place, options: ArgoOptions, name: str) -> Body:
     """The route whose weights Argo changes; all of it goes to what is there at first."""
-    stable, canary = f"{name[:56]}-stable", f"{name[:56]}-canary"
+    stable, canary = _services(endpoint, place)
     split: list[Body] = [{"name": stable, "port": HTTP_PORT, "weight": 100}]
     if not isinstance(endpoint.spec.rollout, BlueGreenSpec):
         split.append({"name": canary, "port": HTTP_PORT, "weight": 0})

@@ -58,6 +58,10 @@ class Place:
         return {"name": name, "namespace": self.namespace, "labels": dict(labels)}
 
 
+_COPYING: Final = (Target.GATEWAY_API, Target.ENVOY, Target.AWS_APIGATEWAY)
+"""Targets that copy requests, or have a gateway behind them that does."""
+
+
 def finish(
     target: Target,
     facts: Facts,
@@ -88,6 +92,12 @@ def finish(
         elif fate.cell.outcome is Outcome.APPROXIMATED and not _is_said(fate, told):
             told.append((fate.cell, place))
             said.append(f"{place}: {fate.cell.note}")
+    if target not in _COPYING:
+        found += [
+            Loss(f"{e.place}.rollout", "copies no requests to a shadow", "wait until it is over")
+            for e in facts.endpoints
+            if e.mirror
+        ]
     left_out = accepted(target.value, [*found, *losses], facts.allowed)
     said += [f"{loss.place}: left out, {target.value} {loss.why}" for loss in left_out]
     return Export(target=target, documents=tuple(documents), notes=tuple(dict.fromkeys(said)))

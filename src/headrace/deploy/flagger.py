@@ -37,6 +37,7 @@ _API: Final = "flagger.app/v1beta1"
 _INTERVAL_S: Final = 60
 _FAILED_CHECKS: Final = 10
 _SELECTED: Final = "app"
+_LONGEST: Final = 63 - len("-primary")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +81,8 @@ def _documents(
     facts: Facts, endpoint: Endpoint, place: Place, options: FlaggerOptions
 ) -> Iterator[Document]:
     version = endpoint.newest
-    name = object_name(place.instance, endpoint.name)
+    # Flagger calls what it makes NAME-primary and NAME-canary.
+    name = object_name(place.instance, endpoint.name, longest=_LONGEST)
     settings = object_name(place.instance, endpoint.name, version.number)
     named = labels(place.instance, "replica", endpoint=endpoint.name)
     yield Document(

@@ -15,19 +15,18 @@ _NOT_DNS: Final = re.compile(r"[^a-z0-9-]+")
 _HASH: Final = 8
 
 
-def object_name(*parts: str) -> str:
+def object_name(*parts: str, longest: int = _LONGEST) -> str:
     """`instance-endpoint-version` as a DNS label.
 
-    Dots become dashes. Where more than that had to change, or something was cut, a hash of the
-    whole tells two names apart that would be one.
+    What DNS does not take becomes a dash. Where something changed or was cut, a hash of the whole
+    tells two names apart that would be one.
     """
     whole = "-".join(part for part in parts if part)
-    plain = whole.replace(".", "-")
-    name = _NOT_DNS.sub("-", plain.lower()).strip("-")
-    if name == plain and len(name) <= _LONGEST and name[:1].isalpha():
+    name = _NOT_DNS.sub("-", whole.lower()).strip("-")
+    if name == whole and len(name) <= longest and name[:1].isalpha():
         return name
     mark = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_HASH]
-    short = name[: _LONGEST - _HASH - 3].strip("-")
+    short = name[: longest - _HASH - 3].strip("-")
     start = short if short[:1].isalpha() else f"e-{short}".rstrip("-")
     return f"{start}-{mark}"
 

@@ -11,12 +11,15 @@ from headrace.deploy import (
     Artifact,
     FlaggerOptions,
     NotExpressibleError,
+    Observed,
     Place,
     PodOptions,
+    Share,
+    Target,
     argo_rollouts,
     flagger,
 )
-from tests.unit.deploy.specs import PODS, bodies, facts_of
+from tests.unit.deploy.specs import EXPORTERS, PODS, bodies, facts_of
 
 
 def _argo(said: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -139,6 +142,33 @@ def test_rollouts_that_compare_callers_or_answers_are_headraces_own(strategy: st
     for export in (lambda: _argo(said, "Rollout"), lambda: _flagger(said)):
         with pytest.raises(NotExpressibleError, match=r"endpoints\[0\]\.rollout\.strategy"):
             export()
+
+
+def test_a_rollout_that_goes_on_is_not_begun_again() -> None:
+    shares = tuple(Share(version=v, weight=50, model=f"fraud:{v}") for v in ("1", "2"))
+    facts = facts_of(_canary(), observed={"fraud": Observed(shares=shares)})
+    for export in (
+        lambda: argo_rollouts(facts, Place(), ArgoOptions(pods=PODS)),
+        lambda: flagger(facts, Place(), FlaggerOptions(pods=PODS)),
+    ):
+        with pytest.raises(NotExpressibleError, match="in the middle of one"):
+            export()
+
+
+@pytest.mark.parametrize("target", list(Target))
+def test_a_shadow_is_copied_to_or_refused(target: Target) -> None:
+    shares = (
+        Share(version="1", weight=100, model="fraud:1"),
+        Share(version="2", weight=0, model="fraud:2"),
+    )
+    seen = {"fraud": Observed(shares=shares, mirror="2", mirror_percent=30)}
+    facts = facts_of(observed=seen)
+
+    if target in {Target.GATEWAY_API, Target.ENVOY, Target.AWS_APIGATEWAY}:
+        assert EXPORTERS[target](facts).documents
+    else:
+        with pytest.raises(NotExpressibleError, match="copies no requests to a shadow"):
+            EXPORTERS[target](facts)
 
 
 def test_a_pod_fetches_its_model_by_digest_and_may_do_nothing_else() -> None:
