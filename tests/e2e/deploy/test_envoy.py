@@ -27,6 +27,24 @@ from tests.e2e.replicas import Replica, free_port, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
+_CORP: Final = {
+    "name": "corp",
+    "issuer": "https://id.test",
+    "audiences": ["models"],
+    "jwks_url": "https://id.test/keys",
+}
+_SPECS: Final[dict[str, dict[str, Any]]] = {
+    "tokens and tiers": {
+        "auth": {"jwt": [_CORP, {**_CORP, "name": "other", "issuer": "https://other.test"}]},
+        "access": ["jwt:corp"],
+        "tiers": [{"name": "gold", "requests_per_s": 9, "priority": 3}],
+        "limits": {"requests_per_s": 5, "per_caller": {"requests_per_s": 1, "burst": 4}},
+    },
+    "sticky by claim": {"sticky": {"claim": "sub"}, "timeout_s": None},
+    "sticky by cookie": {"sticky": {"cookie": "user"}},
+    "traces": {"tracing": {"collector": "http://127.0.0.1:4318"}},
+    "another's server": {},
+}
 _REQUESTS: Final = 400
 _READY_WITHIN_S: Final = 20.0
 
@@ -52,7 +70,7 @@ def _spec(folder: Path, ports: tuple[int, int], **endpoint: Any) -> Path:  # as 
             "request_log": {"mode": "all"},
             **endpoint.pop("gateway", {}),
         },
-        "auth": endpoint.pop("auth", {}),
+        **{key: endpoint.pop(key) for key in ("auth", "tiers", "tracing") if key in endpoint},
         "endpoints": [
             {
                 "name": "digits",
@@ -165,6 +183,30 @@ def test_envoy_splits_by_weight_and_answers_http_and_grpc(
     assert caught.value.status() == "StatusCode.NOT_FOUND"
     lines = (tmp_path / "run" / "access.log").read_text().splitlines()
     assert len(lines) >= 2 * _REQUESTS
+
+
+@pytest.mark.parametrize("said", list(_SPECS))
+def test_envoy_takes_whatever_a_spec_says(
+    said: str, tmp_path: Path, versions: tuple[Replica, Replica]
+) -> None:
+    authority = Authority(tmp_path / "ca")
+    more = dict(_SPECS[said])
+    if said == "another's server":
+        tls = {"ca_file": str(authority.ca)}
+        rows = [{"model": "digits:1", "weight": 90}, {"model": "digits:2", "weight": 5}]
+        rows.append(
+            {"upstream": {"url": "https://m.test", "tls": tls}, "version": "3", "weight": 5}
+        )
+        more["versions"] = rows
+    config = _export(tmp_path, _spec(tmp_path, (8000, 8001), **more), versions)
+
+    checked = subprocess.run(
+        _envoy(tmp_path, "--mode", "validate", "-c", str(config)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stderr
 
 
 def test_envoy_refuses_what_is_too_large_or_too_much(

@@ -138,21 +138,18 @@ def test_what_flagger_has_no_words_for_is_refused(said: dict[str, Any], told: st
 
 @pytest.mark.parametrize("strategy", ["ab", "shadow"])
 def test_rollouts_that_compare_callers_or_answers_are_headraces_own(strategy: str) -> None:
-    said = {"rollout": {"strategy": strategy}}
-    for export in (lambda: _argo(said, "Rollout"), lambda: _flagger(said)):
+    facts = facts_of({"rollout": {"strategy": strategy}})
+    for target in (Target.ARGO_ROLLOUTS, Target.FLAGGER):
         with pytest.raises(NotExpressibleError, match=r"endpoints\[0\]\.rollout\.strategy"):
-            export()
+            EXPORTERS[target](facts)
 
 
 def test_a_rollout_that_goes_on_is_not_begun_again() -> None:
     shares = tuple(Share(version=v, weight=50, model=f"fraud:{v}") for v in ("1", "2"))
     facts = facts_of(_canary(), observed={"fraud": Observed(shares=shares)})
-    for export in (
-        lambda: argo_rollouts(facts, Place(), ArgoOptions(pods=PODS)),
-        lambda: flagger(facts, Place(), FlaggerOptions(pods=PODS)),
-    ):
+    for target in (Target.ARGO_ROLLOUTS, Target.FLAGGER):
         with pytest.raises(NotExpressibleError, match="in the middle of one"):
-            export()
+            EXPORTERS[target](facts)
 
 
 @pytest.mark.parametrize("target", list(Target))
