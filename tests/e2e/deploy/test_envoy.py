@@ -62,7 +62,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Replica
 
 
 def _spec(folder: Path, ports: tuple[int, int], **endpoint: Any) -> Path:  # as a file has it
-    document = {
+    document: dict[str, Any] = {
         "version": 1,
         "gateway": {
             "http_port": ports[0],
