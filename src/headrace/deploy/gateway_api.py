@@ -30,6 +30,7 @@ GRACE_S: Final = 0.5
 """A replica answers at the deadline itself and says why: a gateway waits a little longer."""
 
 _MOST_RULES: Final = 16
+_MOST_BACKENDS: Final = 16
 _VERBS: Final = ("predict",)
 _SERVER_PATHS: Final = ("/v2", "/v2/health/live", "/v2/health/ready")
 
@@ -60,7 +61,7 @@ def gateway_api(facts: Facts, place: Place, options: GatewayApiOptions) -> Expor
         for document in _documents(endpoint, place, options, alone=len(facts.endpoints) == 1)
     ]
     documents.append(_server_route(facts.endpoints[0], place, options))
-    losses = [*implied_access(facts, *ASKS_NOBODY), *_foreign(facts, place)]
+    losses = [*implied_access(facts, *ASKS_NOBODY), *_losses(facts, place)]
     notes = []
     if options.grpc and len(facts.endpoints) > 1:
         notes.append(
@@ -133,7 +134,7 @@ def _documents(
     endpoint: Endpoint, place: Place, options: GatewayApiOptions, *, alone: bool
 ) -> Iterator[Document]:
     http = {v.number: _backend(endpoint, v, place, HTTP_PORT) for v in endpoint.versions}
-    split = [{**http[v.number], "weight": v.weight} for v in endpoint.split]
+    split = [{**http[v.number], "weight": v.weight} for v in _weighted(endpoint)]
     rules = http_rules(endpoint, split, http)
     copies = _mirror(endpoint, http)
     if copies:
@@ -163,7 +164,7 @@ def _grpc_rules(endpoint: Endpoint, backends: dict[str, Body], *, alone: bool) -
         for number, backend in backends.items()
     ]
     match: Body = {"method": method, **({"headers": named} if named else {})}
-    split = [{**backends[v.number], "weight": v.weight} for v in endpoint.split]
+    split = [{**backends[v.number], "weight": v.weight} for v in _weighted(endpoint)]
     copies = _mirror(endpoint, backends)
     rules.append(
         {
@@ -196,7 +197,7 @@ def _route(kind: str, metadata: Body, options: GatewayApiOptions, rules: list[Bo
 def _server_route(endpoint: Endpoint, place: Place, options: GatewayApiOptions) -> Document:
     """What is about no endpoint goes to some replica, as it does behind our own gateway."""
     backends = [
-        {**_backend(endpoint, v, place, HTTP_PORT), "weight": v.weight} for v in endpoint.split
+        {**_backend(endpoint, v, place, HTTP_PORT), "weight": v.weight} for v in _weighted(endpoint)
     ]
     rule: Body = {
         "matches": [_exact(path) for path in _SERVER_PATHS],
@@ -217,6 +218,12 @@ def _backend(
     return {"name": name, "port": port if is_grpc else own_port or port}
 
 
+def _weighted(endpoint: Endpoint) -> list[Version]:
+    """The versions of the split; those with the largest shares where there are too many."""
+    largest = sorted(endpoint.split, key=lambda version: -version.weight)[:_MOST_BACKENDS]
+    return [version for version in endpoint.split if version in largest]
+
+
 def _mirror(endpoint: Endpoint, backends: dict[str, Body]) -> list[Body]:
     """Copies of requests to the shadow, whose answers are dropped."""
     if not endpoint.mirror or not endpoint.mirror_percent:
@@ -225,9 +232,15 @@ def _mirror(endpoint: Endpoint, backends: dict[str, Body]) -> list[Body]:
     return [{"type": "RequestMirror", "requestMirror": mirror}]
 
 
-def _foreign(facts: Facts, place: Place) -> Iterator[Loss]:
-    """Servers that someone else runs, and no Service is named for."""
+def _losses(facts: Facts, place: Place) -> Iterator[Loss]:
+    """Splits over more versions than a rule takes; servers that no Service is named for."""
     for endpoint in facts.endpoints:
+        if len(endpoint.split) > _MOST_BACKENDS:
+            yield Loss(
+                f"{endpoint.place}.versions",
+                f"splits between {_MOST_BACKENDS} versions, and here are {len(endpoint.split)}",
+                "end those with the smallest shares",
+            )
         for version in endpoint.versions:
             key = (endpoint.name, version.number)
             if version.upstream is not None and key not in (place.services or {}):

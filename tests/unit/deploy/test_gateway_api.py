@@ -84,6 +84,11 @@ def test_anothers_server_needs_a_service() -> None:
     assert http["spec"]["rules"][0]["backendRefs"] == [{"name": "elsewhere", "port": 9000}]  # type: ignore[index]  # as JSON has it
 
 
+def test_a_split_over_more_versions_than_a_rule_takes_is_refused() -> None:
+    with pytest.raises(NotExpressibleError, match=r"versions: splits between 16 versions, .* 20"):
+        _export({"versions": split(*[5] * 20)})
+
+
 def test_replicas_without_grpc_get_no_grpc_route() -> None:
     kinds = {route["kind"] for route in _export({}, grpc=False)}
 

@@ -69,7 +69,11 @@ def test_routes_fit_their_schema(
 ) -> None:
     scaled = _percent(weights)
     rows = [{"model": f"fraud:{i}", "weight": w} for i, w in enumerate(scaled, 1)]
-    facts = facts_of({"name": name, "versions": rows, "timeout_s": timeout_s})
+    is_too_many = sum(weight > 0 for weight in scaled) > 16
+    facts = facts_of(
+        {"name": name, "versions": rows, "timeout_s": timeout_s},
+        allowed=("endpoints[].versions",) if is_too_many else (),
+    )
     options = GatewayApiOptions(gateway="infra/public", hostnames=(host,) if host else ())
 
     objects = bodies(gateway_api(facts, Place(), options))
@@ -84,7 +88,7 @@ def test_routes_fit_their_schema(
         for rule in one["spec"]["rules"]
         if len(rule["backendRefs"]) > 1
     ]
-    assert set(shares) <= {100}
+    assert is_too_many or set(shares) <= {100}
 
 
 def test_a_rollout_half_way_goes_into_the_routes_with_its_shadow() -> None:
