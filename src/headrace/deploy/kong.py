@@ -19,6 +19,7 @@ from headrace.deploy.kong_access import access_losses, access_plugins, consumers
 from headrace.deploy.losses import Loss
 
 _CONNECT_MS: Final = 1000
+_MOST_WEIGHT: Final = 65_535
 _NO_TIMEOUT_MS: Final = 2**31 - 2
 _PORTS: Final = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
 _VERBS: Final = ("predict",)
@@ -136,9 +137,7 @@ def _upstreams(
     endpoint: Endpoint, ways: Mapping[str, Sequence[str]], prefix: str
 ) -> Iterator[Body]:
     shares = [
-        {"target": address, "weight": weight}
-        for version in endpoint.split
-        for address, weight in _weighted(ways, version, endpoint)
+        {"target": address, "weight": weight} for address, weight in _weighted(endpoint, ways)
     ]
     yield {
         "name": f"{prefix}{_name(endpoint)}.headrace",
@@ -158,16 +157,21 @@ def _upstreams(
         }
 
 
-def _weighted(
-    ways: Mapping[str, Sequence[str]], version: Version, endpoint: Endpoint
-) -> Iterator[tuple[str, int]]:
+def _weighted(endpoint: Endpoint, ways: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, int]]:
     """Each replica's weight, so that versions have the split's shares whatever their counts are.
 
-    Kong adds the weights of targets: one of three replicas has a third of its version's.
+    Kong adds the weights of targets: one of three replicas has a third of its version's. Exact as
+    long as Kong takes weights so large, else to a part in thousands.
     """
-    common = lcm(*(len(ways[other.number]) for other in endpoint.split))
-    for address in ways[version.number]:
-        yield address, version.weight * common // len(ways[version.number])
+    common = lcm(*(len(ways[version.number]) for version in endpoint.split))
+    exact = {v.number: v.weight * common // len(ways[v.number]) for v in endpoint.split}
+    largest = max(exact.values())
+    for version in endpoint.split:
+        weight = exact[version.number]
+        if largest > _MOST_WEIGHT:
+            weight = max(round(weight * _MOST_WEIGHT / largest), 1)
+        for address in ways[version.number]:
+            yield address, weight
 
 
 def _balancing(endpoint: Endpoint) -> Body:

@@ -49,7 +49,7 @@ def _plugins(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 @given(
     first=st.integers(1, 99),
-    counts=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    counts=st.tuples(st.integers(1, 60), st.integers(1, 60)),
 )
 def test_versions_keep_their_shares_whatever_their_replicas(
     first: int, counts: tuple[int, int]
@@ -63,7 +63,9 @@ def test_versions_keep_their_shares_whatever_their_replicas(
     targets = next(u for u in config["upstreams"] if u["name"] == "fraud.headrace")["targets"]
     total = sum(target["weight"] for target in targets)
     mine = sum(t["weight"] for t in targets if t["target"].startswith("10.0.1."))
-    assert Fraction(mine, total) == Fraction(first, 100)
+    assert abs(Fraction(mine, total) - Fraction(first, 100)) < Fraction(1, 500)
+    if max(counts) <= 7:
+        assert Fraction(mine, total) == Fraction(first, 100)
     assert max(target["weight"] for target in targets) <= 65_535
 
 
