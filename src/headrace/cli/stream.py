@@ -79,6 +79,16 @@ def up(
             show_default="as the file says, or 1",
         ),
     ] = None,
+    member_prefix: Annotated[
+        str,
+        typer.Option(
+            "--member-prefix",
+            envvar="HEADRACE_MEMBER_PREFIX",
+            help="Put before the names of its workers at the broker: of several hosts that share a "
+            "stream each has its own, such as a pod's name.",
+            show_default="none",
+        ),
+    ] = "",
     allow_code: AllowCode = False,
     log_format: LogFormatOption = None,
     home: Home = DEFAULT_HOME,
@@ -128,7 +138,13 @@ def up(
     make_topics(wanted, home)
     for stream in wanted:
         say(f"stream '{stream.name}': {stream.way}; Ctrl-C ends it")
-    for view in Foreground(streams=wanted, home=home, log_format=str(log_format or "text")).run():
+    running = Foreground(
+        streams=wanted,
+        home=home,
+        log_format=str(log_format or "text"),
+        member_prefix=member_prefix,
+    )
+    for view in running.run():
         say(live_text(view))
 
 

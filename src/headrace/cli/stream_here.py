@@ -102,12 +102,14 @@ class Foreground:
     """Streams in this process's children, until a signal, an end, or a mistake.
 
     `is_done`: None for streams that go on. `log_format`: of what workers say, on standard error.
+    `member_prefix`: as `StreamDriver` has it.
     """
 
     streams: Sequence[DesiredStream]
     home: Path
     log_format: str = "text"
     is_done: IsDone | None = None
+    member_prefix: str = ""
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _hurry: bool = False
 
@@ -137,6 +139,7 @@ class Foreground:
                 log_of=lambda name: logs / f"{name}.log",
                 attached=True,
                 log_format=self.log_format,
+                member_prefix=self.member_prefix,
             ),
             wanted=lambda: self.streams,
             prepare=gateway_of(self.home),

@@ -49,9 +49,9 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
         return member_of(self.stream, self.index)
 
 
-def member_of(stream: str, index: int) -> str:
-    """The name of a stream's member."""
-    return f"{stream}-{index}"
+def member_of(stream: str, index: int, *, prefix: str = "") -> str:
+    """The name of a stream's member; hosts that share a stream have prefixes of their own."""
+    return "-".join(filter(None, (prefix, stream, str(index))))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,7 +62,8 @@ class StreamDriver:
     `log_of`: the log of a process by its name. `home`: where embedded logs and windows' states lie.
     `sandbox`: None starts processes that may do whatever this one may. `stores`: the online stores
     that confined ones read. `attached`: they end with this process, which then needs no records of
-    them.
+    them. `member_prefix`: put before their names where brokers are told them, so that hosts which
+    share a stream have members of different names; empty for none.
     """
 
     run: Path
@@ -73,6 +74,7 @@ class StreamDriver:
     stores: OnlineStores | None = None
     attached: bool = False
     log_format: str = "text"
+    member_prefix: str = ""
     _serial: int = 0
     _ends: dict[str, int] = field(default_factory=dict)
 
@@ -106,7 +108,7 @@ class StreamDriver:
         )
         told = msgspec.structs.replace(
             settings,
-            member=record.member,
+            member=member_of(stream, index, prefix=self.member_prefix),
             uds=self.address_of(record).removeprefix("unix:"),
             home=str(self.home),
             log_format=self.log_format,

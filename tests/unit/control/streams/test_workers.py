@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from headrace.control.backoff import STABLE_AFTER_S
-from headrace.control.streams.driver import WorkerRecord
+from headrace.control.streams.driver import WorkerRecord, member_of
 from headrace.control.streams.plan import Phase
 from headrace.control.streams.status import (
     VersionView,
@@ -38,6 +38,12 @@ def place(partition: int, records: int | None, seconds: float | None = 1.0) -> P
 
 def view(state: str = "running", message: str = "", *, outdated: bool = False) -> WorkerView:
     return WorkerView(member="pay-0", state=state, message=message, outdated=outdated)
+
+
+def test_members_of_hosts_that_share_a_stream_have_different_names() -> None:
+    assert member_of("pay", 0) == "pay-0"
+    assert member_of("pay", 0, prefix="pod-a") == "pod-a-pay-0"
+    assert member_of("pay", 0, prefix="pod-a") != member_of("pay", 0, prefix="pod-b")
 
 
 def test_one_that_was_told_to_stop_starts_with_a_clean_record() -> None:
