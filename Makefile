@@ -131,8 +131,9 @@ docs-serve: setup ## the documentation on http://127.0.0.1:8090, rebuilt on chan
 	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8090
 
 .PHONY: reference
-reference: setup ## write the reference pages that are generated from code
+reference: setup ## write what is generated from code: reference pages, the chart's rules and dashboards
 	$(BIN)/python -m scripts.gen_reference
+	$(BIN)/python -m scripts.gen_chart
 
 ##@ Maintain
 .PHONY: lock
