@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from headrace.cli import export_targets
+from headrace.cli import export_helm, export_targets
 from headrace.cli.options import DEFAULT_HOME, Home, Server
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ _Output = Annotated[
         show_default=False,
     ),
 ]
+
+
+app.command()(export_helm.helm)
 
 
 @app.callback()
