@@ -1,0 +1,107 @@
+"""The chart makes of a revision what the control plane's driver makes of it."""
+
+from typing import Any
+
+import pytest
+
+from headrace.control.desired import DesiredEndpoint
+from headrace.control.kubernetes import objects_of
+from headrace.core.autoscale_settings import AutoscaleSettings
+from headrace.deploy.helm_versions import arms_of, version_values
+from tests.kube import Object, needs, rendered
+from tests.unit.control.kubernetes.states import PLACE, a_state, an_arm, an_endpoint
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kube, pytest.mark.slow, needs("helm")]
+
+SCALE = AutoscaleSettings(min_replicas=2, max_replicas=9, target_in_flight=7.5)
+WAITS = AutoscaleSettings(
+    min_replicas=1, max_replicas=3, target_in_flight=4.0, target_queue_wait_s=0.05
+)
+PODS: dict[str, Any] = {
+    "image": "registry.example/replica@sha256:" + "12" * 32,
+    "pull_policy": "Always",
+    "pull_secrets": ["registry"],
+    "resources": {"cpu": "500m", "memory": "2Gi", "cpu_limit": "2", "gpus": 1},
+    "node_selector": {"pool": "gpu"},
+    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+    "replica_env": [
+        {"name": "AWS_REGION", "value": "eu-west-1"},
+        {"name": "AWS_SECRET_ACCESS_KEY", "secret": "artifacts", "key": "secret"},
+    ],
+    "service_account": "models",
+    "runtime_class": "nvidia",
+    "priority_class": "important",
+    "pod_annotations": {"example.com/note": "a"},
+}
+
+
+def plain(one: Object) -> Object:
+    """An object without what only says who made it, and where defaults may be left out."""
+    labels = one["metadata"]["labels"]
+    assert labels["app.kubernetes.io/managed-by"] in {"Helm", "headrace"}
+    copied: Object = _without_maker(one)
+    return copied
+
+
+def _without_maker(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _without_maker(one)
+            for key, one in value.items()
+            if key != "app.kubernetes.io/managed-by"
+        }
+    return [_without_maker(one) for one in value] if isinstance(value, list) else value
+
+
+def both(endpoint: DesiredEndpoint, **kubernetes: Any) -> tuple[list[Object], list[Object]]:
+    """What the driver and the chart make of an endpoint, in the same order."""
+    desired = a_state(endpoint, **kubernetes)
+    driver = objects_of(desired, place=PLACE)
+    rows = [
+        {
+            **version_values(endpoint, arm, spec=desired.spec, place=PLACE),
+        }
+        for _, endpoint, arm in arms_of(desired.endpoints)
+    ]
+    values = {
+        "artifacts": {"url": PLACE.artifacts_url},
+        "workloads": {"mode": "static", "versions": rows},
+        "tests": {"enabled": False},
+        "networkPolicy": {"enabled": False},
+    }
+    chart = rendered(values, namespace=PLACE.namespace)
+
+    def key(one: Object) -> tuple[str, str]:
+        return one["kind"], one["metadata"]["name"]
+
+    return sorted(map(plain, driver), key=key), sorted(map(plain, chart), key=key)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "kubernetes"),
+    [
+        pytest.param(an_endpoint(), {}, id="plain"),
+        pytest.param(
+            an_endpoint(an_arm(weight=90, replicas=3), an_arm(version="2", weight=10)),
+            {},
+            id="split",
+        ),
+        pytest.param(an_endpoint(), PODS, id="pods"),
+        pytest.param(an_endpoint(name="Fraud.Score_v2" + "x" * 80), {}, id="long name"),
+        pytest.param(an_endpoint(autoscale=SCALE), {"autoscaler": "headrace"}, id="our scaler"),
+        pytest.param(an_endpoint(autoscale=SCALE), {"autoscaler": "hpa"}, id="hpa"),
+        pytest.param(
+            an_endpoint(autoscale=WAITS),
+            {"autoscaler": "keda", "prometheus_url": "http://prometheus:9090"},
+            id="keda",
+        ),
+    ],
+)
+def test_chart_and_driver_make_the_same_objects(
+    endpoint: DesiredEndpoint, kubernetes: dict[str, Any]
+) -> None:
+    driver, chart = both(endpoint, **kubernetes)
+
+    assert [one["kind"] for one in chart] == [one["kind"] for one in driver]
+    for ours, theirs in zip(chart, driver, strict=True):
+        assert ours == theirs

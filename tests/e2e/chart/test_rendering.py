@@ -1,0 +1,306 @@
+"""Everything that the chart can be told renders to objects that Kubernetes takes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import headrace
+from headrace.control.kubernetes import role_rules
+from headrace.core.kubernetes_settings import Autoscaler
+from headrace.deploy.helm_chart import chart_folder
+from headrace.deploy.helm_files import chart_files
+from tests.e2e.chart.sample_values import (
+    A_STREAM,
+    CHOICES,
+    DIGEST,
+    HPA,
+    KEDA,
+    LAG,
+    Values,
+    a_version,
+    combinations,
+    merged,
+)
+from tests.kube import CHART, Object, complaints, documents, helm, needs, rendered
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kube, pytest.mark.slow, needs("helm")]
+
+CERTIFICATES: Values = {"agentTls": {"certManager": {"enabled": True}}}
+ARTIFACTS: Values = {"artifacts": {"url": "s3://models/prod"}}
+OLDER = sorted((Path(__file__).parent / "older_values").glob("*.yaml"))
+
+
+def of_kind(objects: list[Object], kind: str) -> list[Object]:
+    return [one for one in objects if one["kind"] == kind]
+
+
+def refused(values: Values) -> str:
+    """What `helm template` says against values."""
+    status, _, said = helm("template", "headrace", CHART, "--values", "-", text=json.dumps(values))
+    assert status != 0
+    return said
+
+
+def static(*versions: Values) -> Values:
+    return {**ARTIFACTS, "workloads": {"mode": "static", "versions": list(versions)}}
+
+
+@pytest.mark.parametrize(
+    "values", [pytest.param(values, id=name) for name, values in combinations()]
+)
+def test_every_two_choices_together_make_objects_that_kubernetes_takes(values: Values) -> None:
+    objects = rendered(values)
+
+    assert complaints(objects) == []
+    keys = [(one["apiVersion"], one["kind"], one["metadata"]["name"]) for one in objects]
+    assert len(set(keys)) == len(keys)
+    assert {one["metadata"]["namespace"] for one in objects} <= {"models"}
+    assert of_kind(objects, "Secret") == []
+
+
+def test_the_chart_is_linted_strictly() -> None:
+    status, output, said = helm(
+        "lint", "--strict", CHART, *("--set", "agentTls.certManager.enabled=true")
+    )
+
+    assert status == 0, output + said
+    assert "0 chart(s) failed" in output
+
+
+def test_the_chart_is_of_the_package_s_version_and_its_generated_files_are_fresh() -> None:
+    chart = documents((CHART / "Chart.yaml").read_text())[0]
+
+    assert (chart["version"], chart["appVersion"]) == (headrace.__version__,) * 2
+    assert chart_folder() == CHART
+    for path, text in chart_files().items():
+        assert (CHART / path).read_text() == text, f"{path}: python -m scripts.gen_chart"
+    there = {path.name for path in (CHART / "files" / "dashboards").iterdir()}
+    assert there == {Path(path).name for path in chart_files() if "dashboards" in path}
+
+
+@pytest.mark.parametrize("older", OLDER, ids=lambda path: path.stem)
+def test_values_of_every_older_minor_version_are_taken(older: Path) -> None:
+    objects = rendered({}, "--values", str(older))
+
+    assert complaints(objects) == []
+    assert of_kind(objects, "Deployment")
+
+
+def test_there_are_values_of_this_minor_version_for_later_ones_to_be_held_to() -> None:
+    minor = ".".join(headrace.__version__.split(".")[:2])
+
+    assert minor in {path.stem for path in OLDER}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"gatewy": {}}, "gatewy"),
+        ({"gateway": {"replica": 3}}, "replica"),
+        ({"gateway": {"replicas": "three"}}, "replicas"),
+        ({"gateway": {"service": {"httpPort": 70000}}}, "httpPort"),
+        ({"control": {"replicas": 2}}, "existingSecret"),
+        ({"control": {"image": {"digest": "sha256:12"}}}, "digest"),
+        ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
+        ({"ingress": {"type": "nginx"}}, "ingress/type"),
+        ({"ingress": {"type": "gateway-api"}}, "parentRefs"),
+        ({"artifacts": {"url": "/var/models"}}, "artifacts/url"),
+        ({"rbac": {"autoscaler": "both"}}, "autoscaler"),
+        ({"workloads": {"mode": "manual"}}, "workloads/mode"),
+        ({"workloads": {"versions": [a_version()]}}, "workloads/versions"),
+        (static(a_version(weight=101)), "weight"),
+        (static(a_version(digest="latest")), "digest"),
+        (static(a_version(autoscaling={**HPA, "type": ["hpa", "keda"]})), "autoscaling"),
+        (static(a_version(autoscaling={**HPA, **KEDA, "hpa": HPA})), "autoscaling"),
+        (static(a_version(autoscaling={**HPA, "prometheusUrl": "http://p"})), "autoscaling"),
+        (static(a_version(autoscaling={**KEDA, "prometheusUrl": ""})), "autoscaling"),
+        ({"streams": [{**A_STREAM, "autoscaling": {**LAG, "triggers": []}}]}, "triggers"),
+        ({"networkPolicy": {"dns": {"to": [], "ports": []}}}, "ports"),
+        ({"monitoring": {"interval": "often"}}, "interval"),
+    ],
+)  # fmt: skip
+def test_wrong_values_are_refused_by_their_place(values: Values, said: str) -> None:
+    assert said in refused(merged(CERTIFICATES, values))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "agentTls.certManager.enabled"),
+        ({"agentTls": {"controlSecret": "a"}}, "agentTls.gatewaySecret"),
+        ({**CERTIFICATES, "spec": {"version": 1, "endpoints": [{"name": "a"}]}}, "artifacts.url"),
+        ({"workloads": {"mode": "static", "versions": [a_version()]}}, "artifacts.url"),
+    ],
+)
+def test_what_no_schema_can_say_is_refused_with_the_way_out(values: Values, said: str) -> None:
+    assert said in refused(values)
+
+
+@pytest.mark.parametrize(
+    ("scaler", "kind"), [(HPA, "HorizontalPodAutoscaler"), (KEDA, "ScaledObject")]
+)
+def test_where_somebody_else_scales_the_deployment_says_no_number(
+    scaler: Values, kind: str
+) -> None:
+    objects = rendered(static(a_version(autoscaling=scaler)))
+
+    (deployment,), (found,) = of_kind(objects, "Deployment"), of_kind(objects, kind)
+    others = {"HorizontalPodAutoscaler", "ScaledObject"} - {kind}
+    assert "replicas" not in deployment["spec"]
+    assert found["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert not [one for one in objects if one["kind"] in others]
+
+
+@pytest.mark.parametrize(
+    ("values", "autoscaler"),
+    [
+        ({}, Autoscaler.HEADRACE),
+        ({"spec": {"version": 1, "kubernetes": {"autoscaler": "hpa"}}}, Autoscaler.HPA),
+        ({"spec": {"version": 1, "kubernetes": {"autoscaler": "keda"}}}, Autoscaler.KEDA),
+        ({"rbac": {"autoscaler": "all"}}, None),
+    ],
+)
+def test_the_control_plane_may_do_what_its_driver_does_and_no_more(
+    values: Values, autoscaler: Autoscaler | None
+) -> None:
+    objects = rendered(merged(CERTIFICATES, values))
+
+    (role,) = of_kind(objects, "Role")
+    (binding,) = of_kind(objects, "RoleBinding")
+    (control,) = [
+        d for d in of_kind(objects, "Deployment") if d["metadata"]["name"].endswith("-control")
+    ]
+    assert role["rules"] == role_rules(autoscaler)
+    assert not of_kind(objects, "ClusterRole")
+    assert (
+        binding["subjects"][0]["name"] == control["spec"]["template"]["spec"]["serviceAccountName"]
+    )
+
+
+def pods_of(objects: list[Object]) -> list[tuple[str, Object]]:
+    """Every pod that the objects make, by the name of what makes it."""
+    found = []
+    for one in objects:
+        spec = one.get("spec", {})
+        if one["kind"] == "CronJob":
+            spec = spec["jobTemplate"]["spec"]
+        template = one if one["kind"] == "Pod" else spec.get("template")
+        if template is not None and "containers" in template.get("spec", {}):
+            found.append((f"{one['kind']}/{one['metadata']['name']}", template))
+    return found
+
+
+def test_every_pod_is_locked_down_and_spared_the_variables_of_services() -> None:
+    values = merged(ARTIFACTS, CERTIFICATES, CHOICES["apart"][1])
+    objects = rendered(values) + rendered(merged(values, CHOICES["workloads"][1]))
+
+    pods = pods_of(objects)
+    assert len(pods) == 11
+    for name, pod in pods:
+        spec = pod["spec"]
+        assert spec["enableServiceLinks"] is False, name
+        assert spec["automountServiceAccountToken"] is name.endswith("-control"), name
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for container in spec["containers"] + spec.get("initContainers", []):
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True, name
+            assert context["allowPrivilegeEscalation"] is False, name
+            assert context["capabilities"] == {"drop": ["ALL"]}, name
+            assert container["resources"]["limits"]["memory"], name
+
+
+def selects(selector: Object, labels: dict[str, str]) -> bool:
+    return all(labels.get(key) == value for key, value in selector.items())
+
+
+def test_every_pod_is_denied_what_no_policy_of_its_component_allows() -> None:
+    objects = rendered(merged(ARTIFACTS, CERTIFICATES, CHOICES["apart"][1]))
+
+    policies = of_kind(objects, "NetworkPolicy")
+    (denial,) = [p for p in policies if "ingress" not in p["spec"] and "egress" not in p["spec"]]
+    for name, pod in pods_of(objects):
+        labels = pod["metadata"]["labels"]
+        mine = [p for p in policies if selects(p["spec"]["podSelector"]["matchLabels"], labels)]
+        assert denial in mine, name
+        assert len(mine) == 2, name
+
+
+def ports_into(policy: Object, component: str) -> set[int]:
+    """The ports that a policy opens to pods of a component."""
+    return {
+        port["port"]
+        for rule in policy["spec"].get("ingress", ())
+        for peer in rule.get("from", ())
+        if peer.get("podSelector", {}).get("matchLabels", {}).get("app.kubernetes.io/component")
+        == component
+        for port in rule["ports"]
+    }
+
+
+def test_replicas_are_reached_by_gateways_and_the_control_plane_only() -> None:
+    objects = rendered(merged(ARTIFACTS, CERTIFICATES))
+
+    policies = {p["metadata"]["name"]: p for p in of_kind(objects, "NetworkPolicy")}
+    replica, control = policies["headrace-replica"], policies["headrace-control"]
+    assert ports_into(replica, "gateway") == {8000}
+    assert ports_into(replica, "control") == {8000, 8002}
+    assert all("from" in rule for rule in replica["spec"]["ingress"])
+    assert ports_into(control, "gateway") == {8443, 8444}
+    assert ports_into(policies["headrace-gateway"], "control") == {8002}
+
+
+def test_every_deployment_has_a_disruption_budget_of_its_own_pods() -> None:
+    values = merged(ARTIFACTS, CERTIFICATES, CHOICES["apart"][1])
+    objects = rendered(values) + rendered(merged(values, CHOICES["workloads"][1]))
+
+    budgets = {b["metadata"]["name"]: b["spec"] for b in of_kind(objects, "PodDisruptionBudget")}
+    for deployment in of_kind(objects, "Deployment"):
+        budget = budgets[deployment["metadata"]["name"]]
+        assert budget["selector"] == deployment["spec"]["selector"]
+        assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_a_changed_spec_starts_the_control_plane_anew_and_another_value_does_not() -> None:
+    def annotations(values: Values) -> Any:
+        (pod,) = [
+            p for name, p in pods_of(rendered(merged(CERTIFICATES, values))) if "-control" in name
+        ]
+        return pod["metadata"]["annotations"]
+
+    before = annotations({})
+
+    assert annotations({"gateway": {"replicas": 7}}) == before
+    assert annotations({"spec": {"version": 1, "endpoints": [], "budget": {"cpus": 2}}}) != before
+
+
+def test_static_mode_has_neither_gateway_nor_control_plane_and_routes_by_weight() -> None:
+    values = static(a_version(weight=90), a_version(version="2", weight=10))
+    objects = rendered(merged(values, CHOICES["ingress"][2]))
+
+    (route,) = of_kind(objects, "HTTPRoute")
+    services = {one["metadata"]["name"] for one in of_kind(objects, "Service")}
+    *named, split = route["spec"]["rules"]
+    assert [backend["weight"] for backend in split["backendRefs"]] == [90, 10]
+    assert {backend["name"] for backend in split["backendRefs"]} == services
+    assert [rule["matches"][0]["path"]["value"] for rule in named] == [
+        "/v2/models/digits/versions/1",
+        "/v2/models/digits/versions/2",
+    ]
+    assert not of_kind(objects, "Role")
+    assert not [
+        o for o in objects if o["metadata"]["name"] in {"headrace-control", "headrace-gateway"}
+    ]
+
+
+def test_an_image_is_named_by_digest_where_there_is_one_else_by_version() -> None:
+    def images(values: Values) -> set[str]:
+        pods = [pod for _, pod in pods_of(rendered(merged(CERTIFICATES, values)))]
+        return {c["image"] for pod in pods for c in pod["spec"]["containers"]}
+
+    version = headrace.__version__
+    assert f"headrace/control:{version}" in images({})
+    told = {"image": {"registry": "r.example/"}, "control": {"image": {"digest": DIGEST}}}
+    assert f"r.example/headrace/control@{DIGEST}" in images(told)
