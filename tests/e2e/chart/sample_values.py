@@ -96,7 +96,13 @@ LAG: Final[Values] = {
 CHOICES: Final[Mapping[str, Sequence[Values]]] = {
     "state": (
         {},
-        {"control": {"replicas": 2, "state": {"existingSecret": "state", "key": "url"}}},
+        {
+            "control": {
+                "replicas": 2,
+                "state": {"existingSecret": "state", "key": "url"},
+                "internalSecret": "internal",
+            }
+        },
         {"control": {"persistence": {"existingClaim": "kept", "storageClass": "fast"}}},
     ),
     "tls": (

@@ -1,13 +1,17 @@
 """Everything that the chart can be told renders to objects that Kubernetes takes."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 import headrace
+from headrace.cli.app import app
 from headrace.control.kubernetes import role_rules
+from headrace.core.internal_token import LEAST_BYTES
 from headrace.core.kubernetes_settings import Autoscaler
 from headrace.deploy.helm_chart import chart_folder
 from headrace.deploy.helm_files import chart_files
@@ -57,7 +61,8 @@ def test_every_two_choices_together_make_objects_that_kubernetes_takes(values: V
     keys = [(one["apiVersion"], one["kind"], one["metadata"]["name"]) for one in objects]
     assert len(set(keys)) == len(keys)
     assert {one["metadata"]["namespace"] for one in objects} <= {"models"}
-    assert of_kind(objects, "Secret") == []
+    secrets = [one["metadata"]["name"].partition("-")[2] for one in of_kind(objects, "Secret")]
+    assert secrets in ([], ["internal"])
 
 
 def test_the_chart_is_linted_strictly() -> None:
@@ -252,12 +257,15 @@ def test_replicas_are_reached_by_gateways_and_the_control_plane_only() -> None:
     assert ports_into(policies["headrace-gateway"], "control") == {8002}
 
 
-def test_every_deployment_has_a_disruption_budget_of_its_own_pods() -> None:
+def test_every_deployment_but_the_control_plane_s_has_a_budget_of_its_own_pods() -> None:
     values = merged(ARTIFACTS, CERTIFICATES, CHOICES["apart"][1])
     objects = rendered(values) + rendered(merged(values, CHOICES["workloads"][1]))
 
     budgets = {b["metadata"]["name"]: b["spec"] for b in of_kind(objects, "PodDisruptionBudget")}
     for deployment in of_kind(objects, "Deployment"):
+        # Its leader alone is ready, and a budget would hold it on its node.
+        if deployment["metadata"]["name"] == "headrace-control":
+            continue
         budget = budgets[deployment["metadata"]["name"]]
         assert budget["selector"] == deployment["spec"]["selector"]
         assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
@@ -304,3 +312,53 @@ def test_an_image_is_named_by_digest_where_there_is_one_else_by_version() -> Non
     assert f"headrace/control:{version}" in images({})
     told = {"image": {"registry": "r.example/"}, "control": {"image": {"digest": DIGEST}}}
     assert f"r.example/headrace/control@{DIGEST}" in images(told)
+
+
+def test_the_token_by_which_replicas_know_the_control_plane_is_made_or_named() -> None:
+    made = rendered(CERTIFICATES)
+    named = rendered(merged(CERTIFICATES, {"control": {"internalSecret": "mine"}}))
+
+    (secret,) = of_kind(made, "Secret")
+    assert len(base64.b64decode(secret["data"]["token"])) >= LEAST_BYTES
+    assert of_kind(named, "Secret") == []
+    for objects, name in ((made, "headrace-internal"), (named, "mine")):
+        (pod,) = [pod for what, pod in pods_of(objects) if what == "Deployment/headrace-control"]
+        (container,) = pod["spec"]["containers"]
+        assert f"--internal-secret={name}" in container["args"]
+        (volume,) = [v for v in pod["spec"]["volumes"] if v["name"] == "internal"]
+        assert volume["secret"]["secretName"] == name
+
+
+def options_of(*path: str) -> set[str]:
+    """All options of a command of ours."""
+    command: Any = typer.main.get_command(app)
+    for name in path:
+        command = command.commands[name]
+    return {option for parameter in command.params for option in parameter.opts}
+
+
+@pytest.mark.parametrize(
+    ("component", "path"),
+    [
+        ("control", ("control",)),
+        ("gateway", ("gateway",)),
+        ("stream", ("stream", "up")),
+        ("fetch-model", ("models", "fetch")),
+    ],
+)
+def test_containers_are_told_nothing_that_their_command_does_not_know(
+    component: str, path: tuple[str, ...]
+) -> None:
+    values = merged(ARTIFACTS, CERTIFICATES, CHOICES["apart"][1], CHOICES["service"][1])
+    containers = [
+        container
+        for _, pod in pods_of(rendered(values))
+        for container in pod["spec"]["containers"] + pod["spec"].get("initContainers", [])
+        if container["name"] == component
+    ]
+
+    assert containers
+    for container in containers:
+        assert container["command"] == ["headrace", *path]
+        told = {a.partition("=")[0] for a in container["args"] if a.startswith("--")}
+        assert told <= options_of(*path)
