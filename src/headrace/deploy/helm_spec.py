@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
+from headrace.core.kubernetes_settings import Autoscaler
 from headrace.core.spec import SystemSpec, is_model_path
 from headrace.core.spec_stream_versions import VERSIONS
 from headrace.core.variables import VARIABLE
@@ -120,27 +121,26 @@ def static_losses(spec: SystemSpec) -> list[Loss]:
                     f"{place}.access",
                     "is not set, so that Headrace asks who calls beyond loopback, and "
                     "with --mode static nobody is asked",
-                    "say `access: [public]`, or have something else ask",
+                    "say `access: public`, or have something else ask",
                 )
             )
+        if endpoint.autoscale is not None and not _is_scaled_elsewhere(spec):
+            why = "is what the control plane scales by, and with --mode static there is none"
+            way = "say who does it: kubernetes.autoscaler, hpa or keda"
+            found.append(Loss(f"{place}.autoscale", why, way))
         found += [
             Loss(f"{place}.versions[{j}].upstream", "is a server of somebody else's", "route to it")
             for j, version in enumerate(endpoint.versions or ())
             if version.upstream is not None
         ]
-    return [loss for loss in found if not _is_public(spec, loss.place)]
+    public = {
+        f"endpoints[{i}].access" for i, e in enumerate(spec.endpoints) if e.access == "public"
+    }
+    return [loss for loss in found if loss.place not in public]
 
 
-def _is_public(spec: SystemSpec, place: str) -> bool:
-    """Whether this is the `access` of an endpoint that is open to all anyway."""
-    return any(
-        place == f"endpoints[{i}].access" and _opens(endpoint.access)
-        for i, endpoint in enumerate(spec.endpoints)
-    )
-
-
-def _opens(access: Any) -> bool:  # noqa: ANN401  # a text, or several
-    return access is not None and "public" in ((access,) if isinstance(access, str) else access)
+def _is_scaled_elsewhere(spec: SystemSpec) -> bool:
+    return spec.kubernetes is not None and spec.kubernetes.autoscaler != Autoscaler.HEADRACE
 
 
 def variables_of(document: object) -> tuple[str, ...]:
