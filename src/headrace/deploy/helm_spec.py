@@ -124,7 +124,7 @@ def static_losses(spec: SystemSpec) -> list[Loss]:
                     "say `access: public`, or have something else ask",
                 )
             )
-        if endpoint.autoscale is not None and not _is_scaled_elsewhere(spec):
+        if endpoint.autoscale is not None and spec.kubernetes.autoscaler == Autoscaler.HEADRACE:
             why = "is what the control plane scales by, and with --mode static there is none"
             way = "say who does it: kubernetes.autoscaler, hpa or keda"
             found.append(Loss(f"{place}.autoscale", why, way))
@@ -137,10 +137,6 @@ def static_losses(spec: SystemSpec) -> list[Loss]:
         f"endpoints[{i}].access" for i, e in enumerate(spec.endpoints) if e.access == "public"
     }
     return [loss for loss in found if loss.place not in public]
-
-
-def _is_scaled_elsewhere(spec: SystemSpec) -> bool:
-    return spec.kubernetes is not None and spec.kubernetes.autoscaler != Autoscaler.HEADRACE
 
 
 def variables_of(document: object) -> tuple[str, ...]:

@@ -175,6 +175,8 @@ CHOICES: Final[Mapping[str, Sequence[Values]]] = {
                 "scrapers": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
                 "state": {"to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}], "ports": [5432]},
                 "controlEgress": [{"ports": [{"protocol": "TCP", "port": 443}]}],
+                "gatewayEgress": [{"to": [{"ipBlock": {"cidr": "10.2.0.0/16"}}]}],
+                "replicaEgress": [{"ports": [{"protocol": "TCP", "port": 6379}]}],
             }
         },
         {"networkPolicy": {"enabled": False}},

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from tests.e2e.chart.sample_values import (
     combinations,
     merged,
 )
-from tests.kube import CHART, Object, complaints, documents, helm, needs, rendered
+from tests.kube import CHART, ROOT, Object, complaints, documents, helm, needs, rendered
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kube, pytest.mark.slow, needs("helm")]
 
@@ -362,3 +363,13 @@ def test_containers_are_told_nothing_that_their_command_does_not_know(
         assert container["command"] == ["headrace", *path]
         told = {a.partition("=")[0] for a in container["args"] if a.startswith("--")}
         assert told <= options_of(*path)
+
+
+def test_values_in_the_guide_are_taken() -> None:
+    page = (ROOT / "docs" / "how-to" / "helm.md").read_text()
+    blocks = re.findall(r"^```yml title=\"mine.yaml\"\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+    assert len(blocks) == 2
+    for block in blocks:
+        (values,) = documents(block)
+        assert complaints(rendered(merged(CERTIFICATES, values))) == []
