@@ -39,6 +39,26 @@ def test_what_a_killed_worker_had_is_answered_once_and_as_the_model_says(
     assert np.allclose(got, streams.expected(first + second), atol=1e-5)
 
 
+def test_hosts_that_share_a_stream_do_not_take_each_other_s_place(
+    streams: Streams, start: Start
+) -> None:
+    first, second = rows(400), rows(400, first=400)
+    streams.send(first)
+    hosts = [start(*UP, "--exactly-once", "--member-prefix", name) for name in ("pod-a", "pod-b")]
+    pids = wait_for(lambda: found if all(found := [workers(one.pid) for one in hosts]) else None)
+    wait_for(lambda: streams.count("out") >= 400)
+    streams.send(second)
+    wait_for(lambda: streams.count("out") >= 800)
+    still = [workers(one.pid) for one in hosts]
+    for one in hosts:
+        one.send_signal(signal.SIGTERM)
+    said = [one.communicate(timeout=60)[1] for one in hosts]
+
+    assert [one.returncode for one in hosts] == [0, 0], said
+    assert still == pids
+    assert len(streams.records("out")) == 800
+
+
 def test_workers_end_with_the_command_whatever_ends_it(streams: Streams, start: Start) -> None:
     streams.send(rows(1))
     running = start(*UP, "--workers", "2")
