@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.chart.sample_values import a_version
+from tests.e2e.chart.sample_values import Values, a_version
 from tests.kube import needs, rendered
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kube, pytest.mark.slow, needs("helm")]
 
-CERTIFICATES = {"agentTls": {"certManager": {"enabled": True}}}
+CERTIFICATES: Values = {"agentTls": {"certManager": {"enabled": True}}}
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -43,7 +43,7 @@ def server() -> Iterator[tuple[str, list[str]]]:
         thread.join()
 
 
-def program(values: dict[str, object]) -> list[str]:
+def program(values: Values) -> list[str]:
     """What the pod runs: the program, the authorities, and the addresses."""
     (pod,) = [one for one in rendered(values) if one["kind"] == "Pod"]
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
@@ -65,7 +65,7 @@ def test_it_asks_the_gateway_and_the_control_plane() -> None:
 
 def test_it_asks_every_version_where_the_chart_makes_them() -> None:
     versions = [a_version(), a_version(version="2")]
-    values = {
+    values: Values = {
         "artifacts": {"url": "s3://m"},
         "workloads": {"mode": "static", "versions": versions},
     }
