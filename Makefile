@@ -8,6 +8,7 @@ COV ?=
 ARGS ?=
 # Test files at once: end-to-end tests mostly wait. 0 runs them in one process, as a debugger needs.
 JOBS ?= 2
+NAMES ?=
 PYTEST_JOBS := -n $(JOBS) --dist loadfile
 
 # src's bytecode is compiled by hand: an editable install never is, and where
@@ -66,6 +67,14 @@ unit: setup ## only the tests that start nothing
 .PHONY: e2e
 e2e: setup ## only the tests that start real processes
 	$(BIN)/pytest -m e2e $(PYTEST_JOBS) $(ARGS)
+
+.PHONY: images
+images: ## build the container images; NAMES="replica gateway" only those, BASE=debian without a registry
+	PYTHON=$(PYTHON) scripts/images.sh $(NAMES)
+
+.PHONY: test-images
+test-images: setup ## build the images and run them: ten minutes, Docker, and root where no daemon runs
+	$(BIN)/pytest -s tests/images $(ARGS)
 
 .PHONY: chaos
 chaos: setup ## kill streams and jobs many times at full size: twenty minutes and more, not in `make test`

