@@ -1,1 +1,1 @@
-"""What the container images are made of: their requirements, their bill of materials, their base."""
+"""What container images are made of: their requirements, their bill of materials, their base."""

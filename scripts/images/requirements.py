@@ -1,8 +1,8 @@
 """Which packages does an image hold? Lines for `uv pip compile`, drawn from pyproject.toml.
 
-`python -m scripts.images.requirements NAME` prints them, `--left-out NAME` what of the package's own
-dependencies is left out on purpose. A replica has no use for Envoy or for the control plane's
-database, and half of its size would be theirs.
+`python -m scripts.images.requirements NAME` prints them, `--left-out NAME` what of the package's
+own dependencies is left out on purpose. A replica has no use for Envoy or for the control plane's
+database, and a third of its size would be theirs.
 """
 
 import argparse

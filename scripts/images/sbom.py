@@ -46,14 +46,14 @@ def python_components(packages: Path) -> Iterator[Component]:
 def _licenses(one: Distribution) -> Component:
     """An expression where the metadata has one; else its line, if it is not the licence's text."""
     metadata = one.metadata
-    if expression := metadata.get("License-Expression"):
-        return {"licenses": [{"expression": expression}]}
+    if "License-Expression" in metadata:
+        return {"licenses": [{"expression": metadata["License-Expression"]}]}
     classified = [
         line.rsplit(" :: ", 1)[1]
         for line in metadata.get_all("Classifier") or []
         if line.startswith("License :: ") and line.count(" :: ") > 1
     ]
-    line = (metadata.get("License") or "").strip()
+    line = metadata["License"].strip() if "License" in metadata else ""
     names = classified or ([line] if line and "\n" not in line and len(line) < 100 else [])  # noqa: PLR2004  # a name, not a text
     return {"licenses": [{"license": {"name": name}} for name in names]} if names else {}
 

@@ -38,13 +38,18 @@ def test_the_onnx_replica_is_small(docker: Docker, images: Mapping[str, str]) ->
     assert sizes["replica"] < MOST_BYTES["replica"]
 
 
-def test_it_says_how_it_wants_to_be_run(docker: Docker, images: Mapping[str, str], name: str) -> None:
+def test_it_says_how_it_wants_to_be_run(
+    docker: Docker, images: Mapping[str, str], name: str
+) -> None:
     config = docker.inspect(images[name])["Config"]
 
     assert config["User"] == "65532:65532"
     assert config["StopSignal"] == "SIGTERM"
     assert config["Entrypoint"] == ["/usr/bin/tini", "--", "headrace"]
-    labels = {key.removeprefix("org.opencontainers.image."): config["Labels"][key] for key in config["Labels"]}
+    labels = {
+        key.removeprefix("org.opencontainers.image."): config["Labels"][key]
+        for key in config["Labels"]
+    }
     assert labels["title"] == f"headrace-{name}"
     assert labels["licenses"] == "Apache-2.0"
     assert ("Healthcheck" in config) == (name != "worker")
@@ -129,7 +134,8 @@ def test_what_pip_was_told_stays_with_the_builder(
         "-c",
         "ls /etc/pip.conf /run/secrets /root/.cache /root/.config 2>/dev/null;"
         " find / -xdev -name direct_url.json 2>/dev/null;"
-        " grep -rlE 'index-url|secrets/ca.pem' /etc /opt/headrace --include='*.conf' --include='*.cfg' --include='*.json'; true",
+        " grep -rlE 'index-url|secrets/ca.pem' /etc /opt/headrace"
+        " --include='*.conf' --include='*.cfg' --include='*.json'; true",
         user="0",
     )
 

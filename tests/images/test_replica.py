@@ -138,7 +138,15 @@ def test_a_command_of_another_image_says_where_it_is(
     docker: Docker, images: Mapping[str, str], mount: str
 ) -> None:
     done = docker.run(
-        "run", "--rm", "--network", "none", "--volume", mount, images["replica"], "up", "/models/mlp.onnx"
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--volume",
+        mount,
+        images["replica"],
+        "up",
+        "/models/mlp.onnx",
     )
 
     assert done.returncode == 1

@@ -46,14 +46,17 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}", FAILED
-    if isinstance(error, ModuleNotFoundError) and not (error.name or "headrace").startswith("headrace"):
+    if isinstance(error, ModuleNotFoundError) and not _is_ours(error):
         return (
-            f"this command needs the package '{error.name}', which this installation leaves out, "
-            "as small container images do: use the image headrace/standalone, or `pip install headrace`",
-            FAILED,
-        )
+            f"this command needs the package '{error.name}', which is not installed here; small "
+            "container images leave it out: use the image headrace/standalone"
+        ), FAILED
     kind = type(error).__name__
     return f"unexpected {kind}: {error} (a bug; `headrace --debug …` shows where)", FAILED
+
+
+def _is_ours(error: ModuleNotFoundError) -> bool:
+    return (error.name or "headrace").partition(".")[0] == "headrace"
 
 
 def _explain_usage(error: Exception) -> str:

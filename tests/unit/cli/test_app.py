@@ -143,6 +143,16 @@ def test_logs_of_what_ended_are_still_there(headrace: Command, home: Path) -> No
         (PermissionError(13, "Permission denied", "/x"), 1, "headrace: Permission denied: /x\n"),
         (OSError(28, "No space left on device"), 1, "headrace: No space left on device\n"),
         (ValueError("odd"), 1, "headrace: unexpected ValueError: odd (a bug; `headrace --debug"),
+        (
+            ModuleNotFoundError("No module named 'cronsim'", name="cronsim"),
+            1,
+            "headrace: this command needs the package 'cronsim', which is not installed here; small",
+        ),
+        (
+            ModuleNotFoundError("No module named 'headrace.odd'", name="headrace.odd"),
+            1,
+            "headrace: unexpected ModuleNotFoundError: No module named 'headrace.odd' (a bug;",
+        ),
     ],
 )
 def test_errors_are_one_line_with_their_exit_status(
