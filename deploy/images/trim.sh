@@ -39,6 +39,6 @@ grep -q ':65532:' /etc/passwd || echo 'headrace:x:65532:65532:Headrace:/tmp:/usr
 grep -q ':65532:' /etc/group || echo 'headrace:x:65532:' >>/etc/group
 rm -rf /tmp/* /var/tmp/* /root/.cache
 # A volume that is made here belongs to whom its folder belongs.
-mkdir -p /var/lib/headrace /models
-chown 65532:65532 /var/lib/headrace
+mkdir -p /var/lib/headrace /var/lib/headrace-shared /models
+chown 65532:65532 /var/lib/headrace /var/lib/headrace-shared
 chmod 0700 /var/lib/headrace
