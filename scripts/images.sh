@@ -7,7 +7,7 @@
 #   BUILD_BASE   the same with pip and venv, where BASE has none.
 #   PREFIX, TAG  what the images are called: PREFIX/replica:TAG; headrace and the version.
 #   SBOM_DIR     where the bills of materials are put too, dist/images.
-#   UNLOCKED     for replica-torch and the like: see below and deploy/images/Dockerfile.
+#   UNLOCKED     what replica-torch installs besides, torch>=2.8: which build of it is up to pip's index.
 #   NETWORK      the network of the build, as docker build --network takes it.
 # pip's settings (mirror, proxy, certificates) are those of whoever builds; they stay out of the images.
 set -euo pipefail
@@ -65,11 +65,13 @@ secrets=()
 collect_secrets() {
   local key value conf="$work/pip.conf" ca=""
   printf '[global]\n' >"$conf"
-  for key in index-url extra-index-url trusted-host proxy timeout retries; do
+  for key in index-url extra-index-url find-links trusted-host proxy timeout retries; do
     value="$("$python" -m pip config get "global.$key" 2>/dev/null || true)"
     local variable="PIP_${key^^}"
     variable="${variable//-/_}"
     value="${!variable:-$value}"
+    # Folders of this machine are not there in the build.
+    [ "$key" != find-links ] || [[ "$value" == http* ]] || value=""
     [ -z "$value" ] || printf '%s = %s\n' "$key" "${value//$'\n'/ }" >>"$conf"
   done
   ca="${PIP_CERT:-$("$python" -m pip config get global.cert 2>/dev/null || true)}"

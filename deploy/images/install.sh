@@ -45,7 +45,6 @@ dependencies() {
 finish() {
   local lock="$1" site missing expected
   site="$(site_packages)"
-  touch /tmp/before
   pip install --quiet --no-compile --no-deps --no-index /wheels/*.whl
   compile "$site/headrace"
   # pip has to be content but for what is left out on purpose.
@@ -58,6 +57,13 @@ finish() {
   mkdir -p "$target/opt/headrace/bin" "$target$site"
   cp -a "$site/headrace" "$site"/headrace-*.dist-info "$target$site/"
   cp -a /opt/headrace/bin/headrace "$target/opt/headrace/bin/"
+  # CUDA's libraries come as packages of Python's, where the loader does not look by itself.
+  if compgen -G "$site/nvidia/*/lib" >/dev/null; then
+    mkdir -p "$target/etc/ld.so.conf.d"
+    printf '%s\n' "$site"/nvidia/*/lib >"$target/etc/ld.so.conf.d/nvidia.conf"
+    cp "$target/etc/ld.so.conf.d/nvidia.conf" /etc/ld.so.conf.d/
+    ldconfig -C "$target/etc/ld.so.cache"
+  fi
   # Addresses of the build have no place in an image.
   rm -f "$target$site"/headrace-*.dist-info/direct_url.json
   mkdir -p /usr/share/sbom

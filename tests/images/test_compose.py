@@ -24,14 +24,16 @@ INPUT = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 32], "dat
 PROMETHEUS = """\
 FROM {base}
 USER root
-COPY prometheus /bin/prometheus
-RUN mkdir /prometheus && chown 65534:65534 /prometheus \\
- && printf '#!/bin/sh\\nexec python3 -IS /usr/local/lib/headrace/healthcheck.py 9090 /-/ready' >/bin/wget \\
- && chmod 0755 /bin/wget /bin/prometheus
+COPY prometheus wget /bin/
+RUN mkdir /prometheus && chown 65534:65534 /prometheus && chmod 0755 /bin/wget /bin/prometheus
 USER 65534:65534
 ENV HEADRACE_HEALTH_PORT=
 ENTRYPOINT ["/bin/prometheus"]
 HEALTHCHECK NONE
+"""
+WGET = """\
+#!/bin/sh
+exec python3 -IS /usr/local/lib/headrace/healthcheck.py 9090 /-/ready
 """
 """The binary alone; in the official image the check's `wget` is BusyBox's."""
 
@@ -134,7 +136,9 @@ def test_without_a_profile_only_headrace_runs(project: Project) -> None:
 
 
 def test_its_spec_is_a_spec() -> None:
-    spec = parse_spec((COMPOSE / "headrace.yaml").read_text(), base=COMPOSE)
+    spec = parse_spec(
+        (COMPOSE / "headrace.yaml").read_text(), base_dir=COMPOSE, exists=lambda _: True
+    )
 
     assert [endpoint.name for endpoint in spec.endpoints] == ["model"]
 
@@ -166,6 +170,7 @@ def test_prometheus_reads_it_with_the_rules_that_it_exports(
     except NoToolError as error:
         pytest.skip(str(error))
     shutil.copyfile(binary, tmp_path / "prometheus")
+    (tmp_path / "wget").write_text(WGET)
     (tmp_path / "Dockerfile").write_text(PROMETHEUS.format(base=images["replica"]))
     docker("build", "--quiet", "--network", "none", "--tag", "headrace-test/prometheus", tmp_path)
     port = str(free_port())
