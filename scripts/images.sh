@@ -115,7 +115,7 @@ build() { # build NAME
   mv "$work/sbom/headrace.cdx.json" "$sboms/$name.cdx.json"
 }
 
-known() { "$python" -m scripts.images.requirements --list | paste -sd ' ' && echo replica-torch; }
+known() { printf "%s replica-torch" "$("$python" -m scripts.images.requirements --list | paste -sd " ")"; }
 
 report() {
   printf '\n%-44s %9s\n' image size

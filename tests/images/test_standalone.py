@@ -1,6 +1,7 @@
 """The image that is a whole system, and those of its parts."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import httpx
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from tests.e2e.replicas import free_port
 from tests.images.containers import Docker, running
 
+CHECK = "/opt/headrace/bin/python -IS /usr/local/lib/headrace/healthcheck.py"
 INPUT = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 32], "data": [0.5] * 32}]}
 
 
@@ -52,7 +54,8 @@ def test_a_whole_system_serves_and_comes_back_as_it_was(
     [
         ("worker", ("stream", "up")),
         ("worker", ("batch", "run")),
-        ("control", ("models", "list")),
+        ("control", ("control",)),
+        ("gateway", ("gateway",)),
         ("replica", ("serve",)),
         ("standalone", ("export", "grafana")),
     ],
@@ -63,3 +66,33 @@ def test_each_part_has_its_command(
     printed = docker("run", "--rm", "--network", "none", images[image], *command, "--help")
 
     assert f"Usage: headrace {' '.join(command)}" in printed
+
+
+def test_a_gateway_without_a_control_plane_is_alive_and_says_what_it_lacks(
+    docker: Docker, images: Mapping[str, str], tmp_path: Path
+) -> None:
+    certificates = ("certs", "dev", "--out", "/out", "--client", "gw")
+    for folder in (tmp_path.parent.parent, tmp_path.parent):
+        folder.chmod(0o755)
+    tmp_path.chmod(0o777)  # another user writes there
+    mount = f"{tmp_path}:/out"
+    docker("run", "--rm", "--network", "none", "-v", mount, images["gateway"], *certificates)
+    told = {
+        "HEADRACE_CONTROL": "https://127.0.0.1:1",
+        "HEADRACE_TLS_CERT": "/certs/gw.pem",
+        "HEADRACE_TLS_KEY": "/certs/gw-key.pem",
+        "HEADRACE_CA_FILE": "/certs/ca.pem",
+    }
+    mounts = [f"{tmp_path}:/certs:ro"]
+    with running(
+        docker, images["gateway"], "gateway", environ=told, mounts=mounts, network="none"
+    ) as container:
+        container.wait_for_log("https://127.0.0.1:1")
+
+        alive = container.shell(f"{CHECK} 8002 /healthz")
+        ready = container.shell(f"{CHECK} 8002 /readyz || true")
+
+        assert alive == "HTTP/1.1 200 OK"
+        assert ready == "HTTP/1.1 503 Service Unavailable"
+        assert container.stop() < 20
+        assert container.state["ExitCode"] == 0, container.logs()

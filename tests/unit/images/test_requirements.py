@@ -121,7 +121,7 @@ SERVING = "core,observe,protocol,runtimes,registry,engine,features,client,pipeli
     ("image", "parts", "skipped"),
     [
         ("replica", SERVING, "headrace.runtimes.torch_values"),
-        ("gateway", "gateway", ""),
+        ("gateway", "gateway,gateway_agent", ""),
     ],
 )
 def test_a_part_imports_without_what_its_image_leaves_out(
