@@ -1,4 +1,4 @@
-"""`headrace plan capacity`: how many replicas, nodes and clusters does a load need, at what cost?"""
+"""`headrace plan capacity`: how many replicas, nodes, clusters for a load, and at what cost?"""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
@@ -278,6 +278,7 @@ def capacity(
     from headrace.cli import plan_capacity_asked as asked
     from headrace.cli.failures import NOT_READY, report
     from headrace.cli.output import progress
+    from headrace.cli.plan_capacity_nodes import node_types
 
     if plot is not None:
         asked.check_plot(plot)
@@ -313,7 +314,7 @@ def capacity(
         clusters=clusters,
         spare_clusters=spare_clusters,
     )
-    choice = asked.node_types(node or [], nodes, cost_per_hour)
+    choice = node_types(node or [], nodes, cost_per_hour)
     try:
         with progress("solving queues"):
             plan = plan_capacity(wanted, choice)

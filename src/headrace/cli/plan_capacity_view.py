@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from headrace.advise.capacity.plan import Asked, Autoscaling, CapacityPlan, Month, Option
+from headrace.advise.capacity.documents import Asked, Autoscaling, CapacityPlan, Month, Option
 from headrace.cli.output import show, table, write_json
 from headrace.cli.plan_capacity_asked import Target
 

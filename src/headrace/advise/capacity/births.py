@@ -7,7 +7,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammainc, gammaln
+
+from headrace.advise.capacity.chances import poisson
 
 Array = npt.NDArray[np.float64]
 
@@ -52,9 +53,8 @@ def steady_births(runs: Runs, rate: float) -> Births:
     for run_s in some:
         means = run_s * runs.ratios * rate
         counts = runs.weights @ poisson(means, come)
-        # P(more than n births) is the regularised lower gamma function at n + 1.
-        left = runs.weights @ gammainc(come[None, :] + 1.0, means[:, None]) / rate
-        for begin in np.nonzero(runs.run_s == run_s)[0]:
+        left = np.maximum(1.0 - np.cumsum(counts), 0.0) / rate
+        for begin in np.flatnonzero(runs.run_s == run_s).tolist():
             fits = min(len(come), runs.size + 1 - begin)
             moves[begin, begin : begin + fits] = counts[:fits]
             moves[begin, -1] += counts[fits:].sum()
@@ -109,7 +109,7 @@ def stretches(runs: Runs, rates: Array, starts: Array) -> Iterator[Stretches]:
     """
     steady = float(rates.max() - rates.min()) < _LITTLE * float(rates.max())
     for ratio, weight in zip(runs.ratios, runs.weights, strict=True):
-        begins = np.nonzero(starts * weight > _RARE)[0]
+        begins: Integers = np.flatnonzero(starts * weight > _RARE)
         run_s = runs.run_s[begins] * ratio
         if steady:
             different, which = np.unique(run_s, return_inverse=True)
@@ -145,13 +145,6 @@ class Clock:
         mean = summed / np.maximum(last - begin, 1) / whole
         found: Array = np.clip(2.0 * mean, 0.0, 1.0)
         return found
-
-
-def poisson(means: Array, counts: npt.NDArray[np.int64]) -> Array:
-    """Probabilities of `counts` for each mean above 0, [mean, count]."""
-    logs = counts[None, :] * np.log(means[:, None]) - means[:, None] - gammaln(counts + 1.0)
-    found: Array = np.exp(logs)
-    return found
 
 
 def _most(times: Array, limit: int) -> int:

@@ -1,7 +1,7 @@
 """How many replicas does a rate need, so that the SLO is met? Pure.
 
-Never fewer for more load, nor for a tighter SLO: how much one replica takes is found first, for a few
-sizes of fleet, and the count follows from it.
+Never fewer for more load, nor for a tighter SLO: how much one replica takes is found first, for a
+few sizes of fleet, and the count follows from it.
 """
 
 import math

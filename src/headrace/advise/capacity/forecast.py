@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -149,12 +150,12 @@ def read_curve(path: Path) -> Curve:
 
 def _curve(points: list[tuple[float, float]], path: Path, *, is_naive: bool) -> Curve:
     at_s = tuple(at for at, _ in points)
-    steps = [b - a for a, b in zip(at_s, at_s[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(at_s)]
     if any(step == 0.0 for step in steps):
         again = datetime.fromtimestamp(at_s[steps.index(0.0)], tz=UTC)
         msg = (
-            f"{path} has two rates for {again:%Y-%m-%dT%H:%M:%SZ}; where clocks were set back, write "
-            "times with their offset from UTC"
+            f"{path} has two rates for {again:%Y-%m-%dT%H:%M:%SZ}; where clocks were set back, "
+            "write times with their offset from UTC"
         )
         raise InvalidArgumentError(msg)
     step_s = median(steps) if steps else 3600.0

@@ -4,8 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from scipy.stats import binom
+import numpy as np
 
+from headrace.advise.capacity.chances import binomial
 from headrace.core import InvalidArgumentError
 
 GIB: Final = 1 << 30
@@ -61,9 +62,9 @@ class Shape:
 class Headroom:
     """What may fail without an SLO being broken.
 
-    `nodes`: at once, in each cluster. `zones`: over which nodes are spread; `lose_zone`: a whole one
-    may fail. `availability`: the share of time in which enough nodes are to be up, with each up for
-    `node_availability` of it; None does not ask for it.
+    `nodes`: at once, in each cluster. `zones`: over which nodes are spread; `lose_zone`: a whole
+    one may fail. `availability`: the share of time in which enough nodes are to be up, with each
+    up for `node_availability` of it; None does not ask for it.
     """
 
     nodes: int = 1
@@ -90,7 +91,7 @@ def per_node(node: NodeType, shape: Shape, *, most_pods: int) -> tuple[int, str]
 def with_headroom(needed: int, headroom: Headroom) -> tuple[int, int, str]:
     """Nodes in all, how many of them may be lost, and what asks for so many.
 
-    The least `n` of which enough are left when `nodes` of them fail, or a zone with ceil(n / zones);
+    The least `n` of which enough are left when `nodes` of them fail, or a zone, ceil(n / zones);
     and of which `needed` are up for the share of time that is asked for: k out of n, independent.
     """
     spare, why = headroom.nodes, "nodes that may fail"
@@ -133,7 +134,8 @@ def _spares(needed: int, availability: float, node_availability: float) -> int:
     """How many more have to be there, so that `needed` are up often enough; by bisection."""
 
     def enough(spare: int) -> bool:
-        return float(binom.sf(needed - 1, needed + spare, node_availability)) >= availability
+        down = binomial(np.array([needed + spare]), np.arange(spare + 1), 1.0 - node_availability)
+        return float(down.sum()) >= availability
 
     high = 1
     while not enough(high):

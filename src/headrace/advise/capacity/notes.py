@@ -1,16 +1,19 @@
 """Which assumption of a plan fails when, and what to do about it?"""
 
+from typing import Final
+
 from headrace.advise.capacity.fleet import Promise
 from headrace.advise.capacity.forecast import Forecast
 from headrace.advise.capacity.service import MOST_ROWS, ServiceCurve
 
-_START: str = (
-    "replicas are there when the load is: an autoscaler is late by a start (see `headrace autoscale "
-    "simulate --trace slow-start`), so keep --min-replicas for the fastest rise, or a schedule"
+_START: Final = (
+    "replicas are there when the load is: an autoscaler is late by a start (see `headrace "
+    "autoscale simulate --trace slow-start`), so keep min_replicas for the fastest rise, or a "
+    "schedule"
 )
-_LONG: str = (
-    "requests are alike: one of many rows or a long text holds up all behind it in its replica; plan "
-    "those as an endpoint of their own, or give --service-cv their spread"
+_LONG: Final = (
+    "requests are alike: one of many rows or a long text holds up all behind it in its replica; "
+    "plan those as an endpoint of their own, or give --service-cv their spread"
 )
 
 
@@ -19,8 +22,8 @@ def assumptions(curve: ServiceCurve, promise: Promise, forecast: Forecast) -> tu
     found = []
     if promise.burstiness <= 1.0:
         found.append(
-            "arrivals come by chance (Poisson) around the forecast's rate: callers that retry or wake "
-            "together are burstier; measure with `headrace plan mode --log`, say --burstiness"
+            "arrivals come by chance (Poisson) around the forecast's rate: callers that retry or "
+            "wake together are burstier; measure with `headrace plan mode --log`, say --burstiness"
         )
     if forecast.peak_factor == 1.0:
         found.append(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import NormalDist
 from typing import Final
 
@@ -69,7 +70,7 @@ class ServiceCurve:
     fixed_s: float = 0.0
 
     def run_s(self, rows: int) -> float:
-        """Mean seconds of a batch: on a line between two that were measured, in proportion beyond."""
+        """Mean seconds of a batch: on a line between two that are known, in proportion beyond."""
         if rows >= self.rows[-1]:
             model_s = self.mean_s[-1] * rows / self.rows[-1]
         else:
@@ -130,7 +131,7 @@ def curve_by_hand(
     mean_s = tuple(times_s[one] for one in rows)
     if rows[0] < 1 or not all(math.isfinite(s) and s > 0.0 for s in mean_s):
         raise InvalidArgumentError("service times are seconds above 0 for batches of 1 row or more")
-    if any(after < before for before, after in zip(mean_s, mean_s[1:], strict=False)):
+    if any(after < before for before, after in pairwise(mean_s)):
         msg = "a larger batch cannot take less time than a smaller one; check --service-time"
         raise InvalidArgumentError(msg)
     if not (math.isfinite(cv) and 0.0 <= cv <= 10.0):  # noqa: PLR2004  # beyond, no queue theory helps
@@ -156,8 +157,8 @@ def log_normal(cv: float) -> Spread:
     sigma = math.sqrt(math.log1p(cv * cv))
     normal = NormalDist()
     reached = [0.0, *(normal.cdf(normal.inv_cdf(q) - sigma) for q in _EDGES[1:-1]), 1.0]
-    weights = [b - a for a, b in zip(_EDGES, _EDGES[1:], strict=False)]
-    shares = [b - a for a, b in zip(reached, reached[1:], strict=False)]
+    weights = [b - a for a, b in pairwise(_EDGES)]
+    shares = [b - a for a, b in pairwise(reached)]
     ratios = [share / weight for share, weight in zip(shares, weights, strict=True)]
     return Spread(ratios=tuple(ratios), weights=tuple(weights))
 

@@ -146,17 +146,20 @@ class Waits:
                 slope = sign * mass / width * step
                 np.add.at(changes, (rows, index), slope * (1.0 - share))
                 np.add.at(changes, (rows, index + 1), slope * share)
-        density = np.cumsum(changes, axis=1)
+        density: Array = np.cumsum(changes, axis=1)
         waiting = float(density.sum())
         part = self.waiting_ratio
-        at = np.zeros(size)
-        for rows in range(1, self._largest + 1):
-            if density[rows].any():
-                self._shift(at, density[rows] * (part / max(waiting, _LITTLE)), rows, step)
+        share_of = part / max(waiting, _LITTLE)
+        at = np.zeros(size, dtype=np.float64)
+        for size_of in range(1, self._largest + 1):
+            if density[size_of].any():
+                self._shift(at, density[size_of] * share_of, size_of, step)
         alone = np.zeros(size)
         alone[0] = 1.0 - part
         self._shift(at, alone, 1, step)
-        return np.arange(size) * step, np.cumsum(at) / at.sum()
+        times: Array = np.arange(size) * step
+        reached: Array = np.cumsum(at)
+        return times, reached / reached[-1]
 
     def _shift(self, at: Array, wait: Array, rows: int, step: float) -> None:
         """Add the run's own time to waits."""

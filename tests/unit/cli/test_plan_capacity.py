@@ -1,0 +1,150 @@
+"""`headrace plan capacity`: what it prints, draws, and refuses."""
+
+import json
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from headrace.cli import main
+
+PLAN: Final = ["plan", "capacity", "--service-time", "4ms"]
+BASE: Final = [*PLAN, "--rate", "1000"]
+
+
+def test_it_compares_nodes_and_tells_the_cheapest(capsys: pytest.CaptureFixture[str]) -> None:
+    nodes = ["--node", "name=a,cores=4,memory=16GiB,cost=0.2"]
+    nodes += ["--node", "name=b,cores=8,memory=32GiB,cost=0.3"]
+
+    assert main([*BASE, *nodes]) == 0
+
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].split()[:4] == ["node", "fits", "replicas", "nodes"]
+    assert "recommended for 1,000 requests/s at the peak" in out
+    assert out.rstrip().endswith("x b")
+    assert "made up" not in out
+
+
+def test_json_has_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*BASE, "--p99", "50ms", "--growth", "10%", "--months", "2", "--at", "2x"]
+
+    assert main([*arguments, "--request-size", "1kB", "--json"]) == 0
+
+    found = json.loads(capsys.readouterr().out)
+    assert found["peak_rate"] == pytest.approx(2000 * 1.1**2)
+    assert found["asked"]["p99_s"] == 0.05
+    assert [one["month"] for one in found["months"]] == [0, 1, 2]
+    assert all(one["p99_s"] <= 0.05 for one in found["options"])
+    assert {one["node"]["cores"] for one in found["options"]} == {4, 8, 16, 32}
+    assert all(one["source"] for one in found["figures"])
+    assert found["options"][0]["network_bits_per_s"] == pytest.approx(8 * 2000 * found["peak_rate"])
+    assert found["assumptions"]
+
+
+def test_nodes_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nodes = tmp_path / "nodes.yaml"
+    nodes.write_text("- {name: gpu, cores: 8, memory: 60GiB, cost: 2.5, gpus: 1, speed: 10}\n")
+
+    assert main([*BASE, "--gpus", "1", "--nodes", str(nodes), "--json"]) == 0
+
+    (option,) = json.loads(capsys.readouterr().out)["options"]
+    assert (option["node"]["name"], option["limited_by"]) == ("gpu", "GPUs")
+
+
+@pytest.mark.parametrize(("p99", "told"), [("3ms", "no number of replicas changes that")])
+def test_an_slo_that_cannot_be_met_exits_with_3(
+    p99: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*BASE, "--p99", p99]) == 3
+    assert told in capsys.readouterr().err
+
+
+def test_a_replica_that_fits_nowhere_exits_with_3(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*BASE, "--gpus", "1"]) == 3
+    assert "too few GPUs" in capsys.readouterr().out
+
+
+def test_the_spec_gives_the_slo_and_gets_its_autoscale_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = tmp_path / "headrace.yaml"
+    text = "version: 1\nendpoints:\n  - {name: digits, model: ./m.onnx, slo: {latency_s: 0.05}}\n"
+    spec.write_text(text)
+
+    assert main([*BASE, "--spec", str(spec)]) == 0
+
+    out = capsys.readouterr().out
+    assert "  - name: digits\n    autoscale:\n      min_replicas: " in out
+    assert "      latency_s: 0.05" in out
+    assert spec.read_text() == text
+
+
+@pytest.mark.slow
+def test_it_draws_the_forecast(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for name, more in (("one.png", []), ("months.svg", ["--months", "3", "--growth", "5%"])):
+        assert main([*BASE, *more, "--plot", str(tmp_path / name), "--json"]) == 0
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (PLAN, "how many requests come?"),
+        (["plan", "capacity", "--rate", "5"], "what does a run take?"),
+        ([*BASE, "--model", "m"], "say it once"),
+        ([*PLAN, "--rate", "5", "--service-time", "0=4ms"], "1 row or more"),
+        ([*BASE, "--service-time", "1=4ms,2=3ms"], "cannot take less time"),
+        ([*BASE, "--service-time", "x=4ms"], "not rows=time"),
+        ([*BASE, "--service-time", "-4ms"], "is no duration"),
+        ([*BASE, "--service-cv", "nan"], "variation"),
+        ([*BASE, "--runs", "0"], "runs at once"),
+        ([*BASE, "--cores", "nan"], "is no number of cores"),
+        ([*BASE, "--memory", "much"], "is no size"),
+        ([*BASE, "--growth", "lots"], "is no number, such as 5%"),
+        ([*BASE, "--at", "nanx"], "the multiple"),
+        ([*BASE, "--at", "ten"], "is no number, such as 10x"),
+        ([*BASE, "--peak-factor", "nan"], "peak factor"),
+        ([*BASE, "--availability", "100%"], "availability is"),
+        ([*BASE, "--lose-zone"], "there have to be two"),
+        ([*BASE, "--node", "m"], "is not name=m"),
+        ([*BASE, "--node", "name=m,cores=8"], "'memory' is missing"),
+        ([*BASE, "--node", "name=m,cores=8,memory=1GiB,cost=1,disk=3"], "'disk' is not known"),
+        ([*BASE, "--node", "name=m,cores=nan,memory=1GiB,cost=1"], "cores of 'm'"),
+        ([*BASE, "--node", "name=m,cores=8,memory=1GiB,cost=-1"], "cost of 'm'"),
+        ([*BASE, *(["--node", "name=m,cores=8,memory=1GiB,cost=1"] * 2)], "two types of node"),
+        ([*BASE, "--response-size", "1kB"], "and of a request?"),
+        ([*BASE, "--endpoint", "m"], "an endpoint of which --spec?"),
+        ([*BASE, "--plot", "x.txt"], "ends in neither"),
+        ([*PLAN, "--rate", "nan"], "a rate is above 0"),
+        ([*PLAN, "--rate", "-5"], "a rate is above 0"),
+        ([*PLAN, "--rate", "1e300"], "a rate is above 0"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_told(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) in {1, 2}
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "{}", "- 5", "a: [", "- {name: m}"])
+def test_a_file_of_nodes_that_is_none_is_refused(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = tmp_path / "nodes.yaml"
+    nodes.write_text(text)
+
+    assert main([*BASE, "--nodes", str(nodes)]) == 1
+    assert "nodes.yaml" in capsys.readouterr().err
+
+
+def test_a_model_that_nobody_measured_names_the_command_that_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"anything")
+    arguments = ["plan", "capacity", "--model", str(model), "--rate", "3"]
+
+    assert main([*arguments, "--home", str(tmp_path / "home")]) == 1
+    assert f"headrace profile {model}" in capsys.readouterr().err
