@@ -17,6 +17,9 @@ _LONG: Final = (
 )
 
 
+_DISTURBED: Final = 1.0
+
+
 def assumptions(curve: ServiceCurve, promise: Promise, forecast: Forecast) -> tuple[str, ...]:
     """For people, those that matter here."""
     found = []
@@ -33,6 +36,12 @@ def assumptions(curve: ServiceCurve, promise: Promise, forecast: Forecast) -> tu
     if len(forecast.curve.rates) > 1:
         found.append(_START)
     found.append(_LONG)
+    cv = curve.spread.squared_cv**0.5
+    if cv > _DISTURBED:
+        found.append(
+            f"single runs vary by {cv:.2g} times their mean: that is seldom the model, mostly "
+            "other programs; profile it again on a quiet machine"
+        )
     if curve.places < curve.runs:
         found.append(
             f"runs are so short that the event loop does one after the other: {curve.runs} at once "

@@ -82,11 +82,16 @@ class ServiceCurve:
         """The largest batch that the engine makes: beyond it time per row no longer falls."""
         limit = min(self.max_rows, MOST_ROWS)
         sizes = [1 << i for i in range(limit.bit_length()) if 1 << i <= limit]
-        row_s = {size: self.run_s(size) / size for size in sizes}
+        row_s = {size: self._bucket_row_s(size) for size in sizes}
         least = min(row_s.values())
         worth = _WORTH * (1.0 + _UNSURE * math.sqrt(self.spread.squared_cv))
         best = next(size for size in sizes if row_s[size] <= least * worth)
         return limit if best == sizes[-1] else best
+
+    def _bucket_row_s(self, size: int) -> float:
+        """Time per row of batches from over half of `size` on: the buckets that the engine has."""
+        rows = range(size // 2 + 1, size + 1)
+        return sum(self.run_s(k) / k for k in rows) / len(rows)
 
     @property
     def places(self) -> int:

@@ -157,7 +157,7 @@ class Waits:
         alone = np.zeros(size)
         alone[0] = 1.0 - part
         self._shift(at, alone, 1, step)
-        times: Array = np.arange(size) * step
+        times: Array = step * np.arange(size, dtype=np.float64)
         reached: Array = np.cumsum(at)
         return times, reached / reached[-1]
 
