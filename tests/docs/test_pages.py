@@ -47,6 +47,7 @@ STORIES = (
     "docs/how-to/manage-remotely.md",
     "docs/how-to/tls.md",
     "docs/how-to/manage-access.md",
+    "docs/how-to/plan-capacity.md docs/explain/scale.md",
 )
 """Pages that are run; several in one entry share a system."""
 ON_DIGITS = (

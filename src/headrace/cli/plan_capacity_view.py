@@ -140,7 +140,7 @@ def _counts(one: Option) -> Sequence[str]:
         f"{one.clusters:,}",
         f"{one.gateway_cores:,}",
         "-" if one.p99_s is None else f"{one.p99_s * 1e3:,.3g} ms",
-        f"{one.busy_ratio:.0%}",
+        f"{one.load_ratio:.0%}",
         f"{one.cost_per_month:,.2f}",
         f"{one.cost_per_million:,.3g}",
     )

@@ -47,9 +47,10 @@ class Need:
 class Option:
     """All on one type of node, at the forecast's end.
 
-    Rates and sizes are of all clusters together, unless `need`'s, which are of one. `p99_s` and
-    `busy_ratio`: at the peak, with the replicas needed and no more. `autoscaled_cost_per_month`: if
-    nodes followed the curve. `why`: for people.
+    Rates and sizes are of all clusters together, unless `need`'s, which are of one. `p99_s`,
+    `load_ratio` (of the capacity) and `busy_ratio` (of the time; with batches a replica is nearly
+    always busy, and takes more): at the peak, with the replicas needed and no more.
+    `autoscaled_cost_per_month`: if nodes followed the curve. `why`: for people.
     """
 
     node: NodeType
@@ -60,6 +61,7 @@ class Option:
     replicas_per_node: int = 0
     limited_by: str = ""
     p99_s: float | None = None
+    load_ratio: float = 0.0
     busy_ratio: float = 0.0
     batch_rows: float = 1.0
     rate_per_replica: float = 0.0

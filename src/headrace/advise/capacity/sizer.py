@@ -55,6 +55,7 @@ class Sizer:
             replicas_per_node=self._per_node,
             limited_by=self._limited_by,
             p99_s=answered.quantile_s(QUANTILE),
+            load_ratio=need.rate / need.replicas / self._curve.capacity,
             busy_ratio=answered.busy_ratio,
             batch_rows=answered.batch_rows,
             rate_per_replica=need.rate / need.replicas,
