@@ -124,7 +124,7 @@ def _options(plan: CapacityPlan) -> Text:
         "clusters",
         "gateway cores",
         "p99",
-        "busy",
+        "load",
         "a month",
         "a million",
     )

@@ -26,7 +26,7 @@ def plan_capacity(asked: Asked, nodes: Sequence[NodeType]) -> CapacityPlan:
             found.append(Option(node=sizer.node, fits=False, why=(str(error),)))
     if refused is not None and all(one.need is None and not one.fits for one in found):
         raise refused
-    options = sorted(found, key=lambda one: (not one.fits, one.cost_per_month, one.nodes))
+    options = sorted(found, key=lambda one: (not one.fits, round(one.cost_per_month, 2), one.nodes))
     best = options[0] if options[0].fits else None
     chosen = [one for one in sizers if best is not None and one.node is best.node]
     forecast = asked.forecast

@@ -94,14 +94,11 @@ class Sizer:
 
     def clusters(self, rate: float) -> int | None:
         """The fewest clusters, none of which is larger than one may be; None if none are enough."""
-        asked = self._asked
-        least = max(asked.clusters, asked.spare_clusters + 1)
-        high = least
-        while not self._is_small(self.need(rate, high)):
-            high *= 2
-            if high > _MOST_CLUSTERS:
-                return None
-        low = max(least, high // 2)
+        low = high = self._fewest_clusters(rate)
+        while high <= _MOST_CLUSTERS and not self._is_small(self.need(rate, high)):
+            low, high = high + 1, high * 2
+        if high > _MOST_CLUSTERS:
+            return None
         while low < high:
             middle = (low + high) // 2
             if self._is_small(self.need(rate, middle)):
@@ -109,6 +106,20 @@ class Sizer:
             else:
                 low = middle + 1
         return low
+
+    def _fewest_clusters(self, rate: float) -> int:
+        """Fewer are too small even if replicas were as busy as they may be, and nothing failed."""
+        asked, limits = self._asked, self._asked.limits
+        replicas = rate / (self._curve.capacity * asked.promise.most_busy_ratio)
+        most = min(
+            limits.replicas_per_control_plane.value,
+            limits.nodes_per_cluster.value * self._per_node,
+        )
+        return max(
+            asked.clusters,
+            asked.spare_clusters + 1,
+            math.ceil(min(replicas / most, _MOST_CLUSTERS)) + asked.spare_clusters,
+        )
 
     def months(self) -> list[Month]:
         """From now to the forecast's end."""

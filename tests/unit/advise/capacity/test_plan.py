@@ -129,6 +129,20 @@ def test_many_requests_take_several_clusters_and_one_may_fail() -> None:
     assert spare.need == plain.need
 
 
+def test_a_load_beyond_all_clusters_is_said_and_takes_no_time() -> None:
+    huge = replace(
+        ASKED,
+        curve=curve_by_hand({1: 100.0}),
+        forecast=Forecast(curve=constant(1e9)),
+        headroom=Headroom(availability=0.9999),
+    )
+
+    found = option(huge)
+
+    assert not found.fits
+    assert "no number of clusters" in found.why[0]
+
+
 def test_nodes_that_follow_a_daily_curve_cost_less_than_the_peak() -> None:
     rates = tuple(float(1_000 + 900 * (hour > 12)) for hour in range(24))
     curve = Curve(at_s=tuple(3600.0 * hour for hour in range(24)), rates=rates)
