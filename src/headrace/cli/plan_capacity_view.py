@@ -58,6 +58,7 @@ def document(plan: CapacityPlan, asked: Asked, target: Target) -> dict[str, obje
             "replica": asdict(asked.shape),
             "capacity_per_replica": asked.curve.capacity,
             "best_rows": asked.curve.best_rows,
+            "runs_at_once": asked.curve.places,
             "endpoint": target.endpoint,
         },
         **{key: value for key, value in asdict(plan).items() if key != "options"},

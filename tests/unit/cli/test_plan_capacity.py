@@ -4,9 +4,14 @@ import json
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import pytest
 
 from headrace.cli import main
+from headrace.cli.profile_files import save_profile
+from headrace.registry import read_content
+from headrace.testing import models
+from tests.unit.optimize.profiling import made
 
 PLAN: Final = ["plan", "capacity", "--service-time", "4ms"]
 BASE: Final = [*PLAN, "--rate", "1000"]
@@ -148,3 +153,53 @@ def test_a_model_that_nobody_measured_names_the_command_that_does(
 
     assert main([*arguments, "--home", str(tmp_path / "home")]) == 1
     assert f"headrace profile {model}" in capsys.readouterr().err
+
+
+def test_a_profile_says_what_a_replica_takes_and_the_spec_which_model_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(models.mlp())
+    digest = str(read_content(model).digest)
+    save_profile(tmp_path / "home", msgspec.structs.replace(made.profile(), digest=digest))
+    spec = tmp_path / "headrace.yaml"
+    spec.write_text(f"version: 1\nendpoints:\n  - {{name: m, model: {model}}}\n")
+    arguments = ["plan", "capacity", "--rate", "1000", "--home", str(tmp_path / "home"), "--json"]
+
+    assert main([*arguments, "--spec", str(spec)]) == 0
+
+    found = json.loads(capsys.readouterr().out)
+    assert found["asked"]["endpoint"] == "m"
+    assert found["asked"]["capacity_per_replica"] == pytest.approx(197.5, rel=0.01)
+    assert found["options"][0]["need"]["replicas"] == 7  # 1000 / (0.8 x 197.5)
+
+
+@pytest.mark.parametrize(
+    ("names", "arguments", "told"),
+    [
+        (("a", "b"), [], "several endpoints; say --endpoint with one of a, b"),
+        (("a", "b"), ["--endpoint", "c"], "no endpoint 'c'"),
+        ((), [], "no endpoints to plan for"),
+    ],
+)
+def test_which_endpoint_of_a_spec_is_meant_has_to_be_clear(
+    names: tuple[str, ...],
+    arguments: list[str],
+    told: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spec = tmp_path / "headrace.yaml"
+    entries = [{"name": name, "model": "./m.onnx"} for name in names]
+    spec.write_text(json.dumps({"version": 1, "endpoints": entries}))
+
+    assert main([*BASE, "--spec", str(spec), *arguments]) == 1
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--service-cv", "0.2"), ("--runs", "2")])
+def test_what_a_profile_says_is_not_said_again(
+    flag: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "capacity", "--rate", "5", "--model", "m", flag, value]) == 2
+    assert "a profile says that itself" in capsys.readouterr().err
