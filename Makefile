@@ -6,10 +6,12 @@ READY := .venv/.ready-dev
 ONCE ?=
 COV ?=
 ARGS ?=
-# Test files at once: end-to-end tests mostly wait. 0 runs them in one process, as a debugger needs.
-JOBS ?= 2
 NAMES ?=
-PYTEST_JOBS := -n $(JOBS) --dist loadfile
+# Test files at once: end-to-end tests wait half of their time. 0 runs them in one process, as a debugger needs.
+JOBS ?= 3
+
+# In the order of testpaths: long files begin early, and short ones fill the end.
+PYTEST_JOBS := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # src's bytecode is compiled by hand: an editable install never is, and where
 # PYTHONDONTWRITEBYTECODE is set every process start would parse it again.
@@ -36,11 +38,19 @@ setup: $(READY) ## fill .venv with the locked requirements and this package
 
 ##@ Test
 .PHONY: test
-test: setup ## every test; ARGS="-k gateway" narrows, JOBS=0 debugs, COV=1 fails below 95 % coverage
+test: setup ## every test but long ones, ten minutes, for each change; ARGS="-k gateway" narrows, JOBS=0 debugs
+	$(BIN)/pytest -m "not long" $(PYTEST_JOBS) $(ARGS)
+
+.PHONY: test-long
+test-long: setup ## the long ones, 40 minutes: before a release, and after changes to what they are about
+	$(BIN)/pytest -m long $(PYTEST_JOBS) $(ARGS)
+
+.PHONY: test-full
+test-full: setup ## test and test-long in one; COV=1 fails below 95 % coverage, in twice the time
 	$(if $(COV),scripts/coverage.sh,$(BIN)/pytest) $(PYTEST_JOBS) $(ARGS)
 
 .PHONY: test-all
-test-all: setup ## as test, and what needs PyTorch or TensorFlow: installs them into .venv-all, 2 GB
+test-all: setup ## as test-full, and what needs PyTorch or TensorFlow: installs them into .venv-all, 2 GB
 	scripts/test_all.sh $(PYTEST_JOBS) $(ARGS)
 
 .PHONY: frameworks
@@ -60,13 +70,17 @@ kube: setup ## only the tests that need Helm and its like, in .venv-kube: 500 MB
 	scripts/setup_kube.sh
 	$(BIN)/pytest -m kube $(PYTEST_JOBS) $(ARGS)
 
+.PHONY: nightly
+nightly: export HYPOTHESIS_PROFILE = nightly
+nightly: unit test-long frameworks ray ## what CI leaves out at each change: long tests, PyTorch, Ray, more examples; 90 minutes
+
 .PHONY: unit
 unit: setup ## only the tests that start nothing
-	$(BIN)/pytest -m "not e2e" $(PYTEST_JOBS) $(ARGS)
+	$(BIN)/pytest -m "not e2e and not long" $(PYTEST_JOBS) $(ARGS)
 
 .PHONY: e2e
-e2e: setup ## only the tests that start real processes
-	$(BIN)/pytest -m e2e $(PYTEST_JOBS) $(ARGS)
+e2e: setup ## of test, only those that start real processes
+	$(BIN)/pytest -m "e2e and not long" $(PYTEST_JOBS) $(ARGS)
 
 .PHONY: images
 images: ## build the container images; NAMES="replica gateway" only those, BASE=debian without a registry

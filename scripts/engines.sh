@@ -34,7 +34,7 @@ if [[ " ${names[*]} " == *' spark '* ]] && ! has_java; then
   say "$without_java; its tests are skipped"
 fi
 
-# INSTALL_LIMIT_S, as CI sets it: what is not installed by then is left to whoever has the time.
+# INSTALL_LIMIT_S, for a run that has to end: what is not installed by then is left to whoever has the time.
 within() { if [ -n "${INSTALL_LIMIT_S:-}" ]; then timeout "$INSTALL_LIMIT_S" "$@"; else "$@"; fi; }
 give_up() { # give_up STATUS: of pip, or 124 of timeout
   local why="pip could not install them; a proxy or a mirror is named in pip's own settings"

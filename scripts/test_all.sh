@@ -20,7 +20,7 @@ fail() {
   exit 1
 }
 
-# INSTALL_LIMIT_S, as CI sets it: what is not installed by then is left to whoever has the time.
+# INSTALL_LIMIT_S, for a run that has to end: what is not installed by then is left to whoever has the time.
 within() { if [ -n "${INSTALL_LIMIT_S:-}" ]; then timeout "$INSTALL_LIMIT_S" "$@"; else "$@"; fi; }
 give_up() {
   [ -n "${INSTALL_LIMIT_S:-}" ] || fail "$*"

@@ -1,4 +1,8 @@
-"""How thorough Hypothesis is: `dev` for people, `ci` (HYPOTHESIS_PROFILE=ci) for machines."""
+"""What holds for all tests.
+
+How thorough Hypothesis is: `dev` for people, `ci` (HYPOTHESIS_PROFILE=ci) for machines at each
+change, `nightly` for those with time.
+"""
 
 import gc
 import os
@@ -8,8 +12,27 @@ from hypothesis import settings
 
 # No deadline: on a busy machine a slow example says nothing about the code.
 settings.register_profile("dev", deadline=None, max_examples=50)
-settings.register_profile("ci", deadline=None, max_examples=200, derandomize=True, print_blob=True)
+settings.register_profile("ci", deadline=None, max_examples=60, derandomize=True, print_blob=True)
+settings.register_profile("nightly", deadline=None, max_examples=400, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+# What fails in a suite says with which values; here, as it has to come before anybody imports them.
+pytest.register_assert_rewrite(
+    "headrace.testing.contracts",
+    "headrace.testing.online_stores",
+    *(
+        f"tests.contract.brokers.{name}"
+        for name in (
+            "rig",
+            "suite_asking",
+            "suite_delivering",
+            "suite_groups",
+            "suite_reading",
+            "suite_sharing",
+        )
+    ),
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

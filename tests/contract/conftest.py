@@ -10,8 +10,6 @@ from headrace.control.state.opening import open_sql_store
 from headrace.control.state.sql_store import SqlStore
 from tests.contract.postgres import NoPostgresError, PostgresServer, running_postgres
 
-pytest.register_assert_rewrite("headrace.testing.contracts", "headrace.testing.online_stores")
-
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:

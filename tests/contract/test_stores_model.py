@@ -300,6 +300,11 @@ def empty(url: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite", pytest.param("postgres", marks=[pytest.mark.e2e, pytest.mark.long])],
+    indirect=True,
+)
 def test_a_store_answers_like_its_model(url: str) -> None:
     class Machine(StoreMachine):
         pass

@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.long
 @pytest.mark.e2e
 def test_the_demo_stops_by_itself_and_every_check_holds() -> None:
     done = subprocess.run(  # noqa: S603  # ours

@@ -32,17 +32,19 @@ BIN = Path(sys.executable).parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 STORIES = (
     "README.md",
+    "docs/how-to/python-model.md docs/how-to/kserve-v1.md",
+    "docs/how-to/serve.md",
+    "docs/how-to/push-models.md",
+)
+LONG_STORIES = (
     "docs/tutorial.md",
     "docs/how-to/onnx.md",
-    "docs/how-to/python-model.md docs/how-to/kserve-v1.md",
     "docs/how-to/triton-repository.md",
-    "docs/how-to/serve.md",
     "docs/how-to/features.md",
     "docs/how-to/batch.md",
     "docs/how-to/streams.md",
     "docs/how-to/pipelines.md",
     "docs/how-to/secure-models.md",
-    "docs/how-to/push-models.md",
     "docs/how-to/history.md",
     "docs/how-to/manage-remotely.md",
     "docs/how-to/tls.md",
@@ -139,7 +141,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize(
+    "story", [*STORIES, *(pytest.param(story, marks=pytest.mark.long) for story in LONG_STORIES)]
+)
 def test_a_page_does_what_it_shows(story: str, models: Path, tmp_path: Path) -> None:
     steps = [block for name in story.split() for block in blocks(ROOT / name)]
 

@@ -142,6 +142,7 @@ class Delivering:
         assert numbers(found) == list(range(20))
         assert everything(broker, sink) == []
 
+    @pytest.mark.long
     @pytest.mark.slow
     def test_killed_at_random_moments_nothing_is_lost_and_exactly_once_nothing_doubled(
         self, rig: Rig, broker: Broker, delivery: Delivery

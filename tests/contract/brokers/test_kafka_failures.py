@@ -57,6 +57,7 @@ def broker(rig: Rig) -> Iterator[Broker]:
     opened.close()
 
 
+@pytest.mark.long
 def test_a_server_that_is_not_there_is_named_with_the_reason(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     broker = open_broker(f"kafka://{address}", home=tmp_path)
@@ -106,6 +107,7 @@ def test_an_answer_that_is_too_large_ends_the_session_with_both_sizes(
         assert numbers(take(session, 3, within_s=rig.settles_s)) == [0, 1, 2]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("delivery", list(Delivery))
 def test_an_answer_for_a_topic_that_is_not_there_makes_none(
     rig: Rig, broker: Broker, delivery: Delivery
@@ -210,6 +212,7 @@ def test_a_place_that_is_paused_still_says_how_far_behind_it_is(rig: Rig, broker
             session.poll(10, 0.05)
 
 
+@pytest.mark.long
 def test_a_wake_soon_ends_a_wait(rig: Rig, broker: Broker) -> None:
     topic = new_topic(broker)
     listener = Listener()
@@ -267,6 +270,7 @@ def test_a_broker_that_hangs_while_places_come_is_waited_for(tmp_path: Path) -> 
     assert numbers(found) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.long
 def test_a_broker_that_goes_while_places_come_ends_the_session_before_it_is_missed(
     tmp_path: Path,
 ) -> None:
@@ -312,6 +316,7 @@ def pending(tmp_path: Path) -> Iterator[Pending]:
             yield Pending(rig, proxy)
 
 
+@pytest.mark.long
 def test_where_a_group_is_is_not_told_while_a_transaction_is_about_to_move_it(
     pending: Pending,
 ) -> None:
@@ -336,6 +341,7 @@ def test_where_a_group_is_is_not_told_while_a_transaction_is_about_to_move_it(
     assert all(pending.proxy.asked)
 
 
+@pytest.mark.long
 def test_a_member_waits_for_a_transaction_and_does_not_begin_anew(pending: Pending) -> None:
     broker = pending.rig.open()
     topic = new_topic(broker)

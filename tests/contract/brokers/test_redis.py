@@ -33,7 +33,7 @@ from tests.contract.brokers.suite import BrokerContract
 from tests.contract.redis_servers import NoServerError, RedisServer, running_server
 
 
-@pytest.fixture(scope="module", params=["redis", "valkey"])
+@pytest.fixture(scope="module", params=["redis", pytest.param("valkey", marks=pytest.mark.long)])
 def server(request: pytest.FixtureRequest) -> Iterator[tuple[RedisServer, int]]:
     try:
         with running_server(request.param) as server:

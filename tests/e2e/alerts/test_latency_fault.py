@@ -31,7 +31,7 @@ from tests.e2e.observe.prometheus import (
     running_prometheus,
 )
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.long]
 
 PROMISED_S: Final = 0.5
 CALLERS: Final = 96

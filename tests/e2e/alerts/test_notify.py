@@ -94,6 +94,7 @@ async def test_an_email_is_handed_over() -> None:
     assert FIRING.action in text
 
 
+@pytest.mark.long
 async def test_who_refuses_is_told_again_and_nobody_waits_for_it(tmp_path: Path) -> None:
     def told() -> list[Told]:
         return AlertMemory(path=tmp_path / "alerts.json").read().told

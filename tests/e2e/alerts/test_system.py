@@ -18,7 +18,7 @@ from headrace.testing import models
 from tests.e2e.alerts.receivers import web_server
 from tests.e2e.control.system import System
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture

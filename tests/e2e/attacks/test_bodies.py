@@ -62,6 +62,7 @@ def test_a_chunked_body_over_the_limit_is_413(door: Door) -> None:
     assert got.statuses or got.closed
 
 
+@pytest.mark.long
 def test_chunk_extensions_without_end_are_refused(door: Door) -> None:
     head = request("Transfer-Encoding: chunked", body=b"")
 
@@ -218,6 +219,7 @@ V1_BOMBS: Final[Mapping[str, bytes]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", V1_BOMBS)
 def test_a_bomb_of_instances_is_a_bad_request(door: Door, name: str) -> None:
     answer = post(door, V1_BOMBS[name], path=PREDICT)

@@ -74,7 +74,11 @@ def site() -> Iterator[Guarded]:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("key", [None, NARROW], ids=["nobody", "somebody else"])
+@pytest.mark.parametrize(
+    "key",
+    [None, pytest.param(NARROW, marks=pytest.mark.long)],
+    ids=["nobody", "somebody else"],
+)
 def test_no_detour_leads_to_a_guarded_endpoint(site: Guarded, path: str, key: str | None) -> None:
     headers = [] if key is None else [("x-api-key", key)]
     before = site.count()

@@ -95,6 +95,7 @@ def test_a_message_over_the_limit_is_resource_exhausted(door: Door) -> None:
     assert code is EXHAUSTED
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", [grpc.Compression.Gzip, grpc.Compression.Deflate])
 def test_a_compressed_bomb_inflates_to_the_limit_at_most(
     site: Site, door: Door, algorithm: grpc.Compression

@@ -74,6 +74,7 @@ def test_a_made_you_reset_ends_the_connection(site: Site) -> None:
     assert attacker.gone
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("block", ["empty", "headers"])
 def test_continuations_without_end_are_bounded(site: Site, block: str) -> None:
     """CVE-2024-27316 and its kin."""
@@ -94,9 +95,9 @@ def test_continuations_without_end_are_bounded(site: Site, block: str) -> None:
     [
         ping(),
         settings(INITIAL_WINDOW_SIZE=65535),
-        window(0, 1),
-        PRIORITY,
-        b"\0\0\0\xfe\0\0\0\0\0",
+        pytest.param(window(0, 1), marks=pytest.mark.long),
+        pytest.param(PRIORITY, marks=pytest.mark.long),
+        pytest.param(b"\0\0\0\xfe\0\0\0\0\0", marks=pytest.mark.long),
     ],
     ids=["PING", "SETTINGS", "WINDOW_UPDATE", "PRIORITY", "unknown"],
 )
@@ -108,7 +109,9 @@ def test_a_flood_of_control_frames_harms_nobody(site: Site, frame: bytes) -> Non
         attacker.listen(until_s=3)
 
 
-@pytest.mark.parametrize("frame", [ping(), settings(INITIAL_WINDOW_SIZE=65535)])
+@pytest.mark.parametrize(
+    "frame", [ping(), pytest.param(settings(INITIAL_WINDOW_SIZE=65535), marks=pytest.mark.long)]
+)
 def test_who_floods_and_reads_nothing_is_cut_off(site: Site, frame: bytes) -> None:
     """CVE-2019-9512, 9515: the answers to PING and SETTINGS would fill the memory."""
     sent = 0
@@ -153,7 +156,11 @@ def test_an_hpack_bomb_is_refused_whatever_its_size_on_the_wire(site: Site) -> N
     assert not attacker.statuses
 
 
-@pytest.mark.parametrize(("count", "size"), [(99, 1000), (500, 1)], ids=["100 kB", "500 headers"])
+@pytest.mark.parametrize(
+    ("count", "size"),
+    [(99, 1000), pytest.param(500, 1, marks=pytest.mark.long)],
+    ids=["100 kB", "500 headers"],
+)
 def test_a_header_list_that_is_too_large_is_reset(site: Site, count: int, size: int) -> None:
     with site.unharmed(), caller(site) as attacker:
         stream = attacker.next_stream()
@@ -231,6 +238,7 @@ def test_a_host_beside_the_authority_is_answered_once(malformed: Mapping[str, Ca
     assert malformed["host and authority"].statuses.total() <= 1
 
 
+@pytest.mark.long
 def test_who_opens_no_window_holds_answers_and_nobody_else(site: Site) -> None:
     """CVE-2019-9517: answers wait in the gateway, and replicas are free of them."""
     attackers = [Caller.open(site.gateway, INITIAL_WINDOW_SIZE=0) for _ in range(5)]
@@ -244,6 +252,7 @@ def test_who_opens_no_window_holds_answers_and_nobody_else(site: Site) -> None:
             attacker.close()
 
 
+@pytest.mark.long
 def test_five_thousand_slow_requests_take_no_replica_from_others(site: Site) -> None:
     """Each holds a connection to the replica, and once there were no more for anybody."""
     attackers = [Caller.open(site.gateway) for _ in range(5)]

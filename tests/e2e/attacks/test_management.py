@@ -64,6 +64,7 @@ def test_headers_that_are_just_too_large_are_told_so(port: Door) -> None:
     assert talk(port, head).statuses == [431]
 
 
+@pytest.mark.long
 def test_many_slow_and_silent_callers_leave_room_for_others(site: Site) -> None:
     ports = [
         Door(name, port, 0) for name, port in (("a", site.admin_port), ("b", site.metrics_port))
@@ -100,6 +101,7 @@ def test_a_body_over_the_limit_is_refused(site: Site, management: Door) -> None:
     assert got.statuses in ([413], [401], [403], [])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "body",
     [

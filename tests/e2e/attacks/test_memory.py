@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.attacks.frames import Caller, data
 from tests.e2e.attacks.harness import GRPC_PATH, MAX_BODY_BYTES, Site, started
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.long]
 
 LIMIT_BYTES = 192 << 20
 CALLERS = 40

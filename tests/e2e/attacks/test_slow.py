@@ -105,6 +105,7 @@ def test_who_leaves_in_the_middle_is_forgotten(site: Site, door: Door) -> None:
         time.sleep(1.0)
 
 
+@pytest.mark.long
 def test_half_sent_large_bodies_refuse_nobody_elses_small_one(site: Site, door: Door) -> None:
     """On a replica they once filled the room for all bodies; on the gateway they wait there."""
     half = request(f"Content-Length: {MAX_BODY_BYTES}", body=b"a" * (MAX_BODY_BYTES - 1))
@@ -117,6 +118,7 @@ def test_half_sent_large_bodies_refuse_nobody_elses_small_one(site: Site, door: 
         drip(sockets[:1], during_s=1.0)
 
 
+@pytest.mark.long
 def test_memory_that_was_kept_is_used_again(site: Site, door: Door) -> None:
     half = request(f"Content-Length: {MAX_BODY_BYTES}", body=b"a" * (MAX_BODY_BYTES // 2))
 
@@ -126,6 +128,7 @@ def test_memory_that_was_kept_is_used_again(site: Site, door: Door) -> None:
                 sock.sendall(half)
 
 
+@pytest.mark.long
 def test_idle_connections_up_to_the_limit_do_not_keep_others_out(site: Site, door: Door) -> None:
     """Those without a request are closed ever sooner, before there is no room for new ones."""
     count = MAX_CONNECTIONS - 20
@@ -156,6 +159,7 @@ def test_connections_beyond_the_limit_are_closed_and_those_that_work_go_on(site:
     assert any(late)
 
 
+@pytest.mark.long
 def test_a_replica_at_its_limit_closes_what_has_been_idle_longest(site: Site) -> None:
     folder = site.lone.log.parent
     with running(folder, folder / "m.onnx", max_connections=20) as replica:
@@ -189,6 +193,7 @@ def test_who_reads_nothing_stops_being_read(site: Site, door: Door) -> None:
             thread.join(30)
 
 
+@pytest.mark.long
 def test_who_reads_nothing_is_cut_off_by_a_replica_in_the_end(site: Site) -> None:
     """A connection that is told to close waits for its caller to read: it once waited for ever."""
     folder = site.lone.log.parent
@@ -207,6 +212,7 @@ def is_cut(sock: socket.socket) -> bool:
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("noise", [b"\0" * 100_000, b"\x16\x03\x01\x02\0", b"\r\n" * 50_000])
 def test_what_is_no_http_gets_no_further(site: Site, door: Door, noise: bytes) -> None:
     with site.unharmed():
@@ -215,6 +221,7 @@ def test_what_is_no_http_gets_no_further(site: Site, door: Door, noise: bytes) -
     assert got.statuses in ([400], [408], [431], [])
 
 
+@pytest.mark.long
 def test_of_too_many_slow_requests_the_one_that_began_first_gives_way(site: Site) -> None:
     """On a replica alone, too: callers whose requests come at once never wait for those."""
     folder = site.lone.log.parent

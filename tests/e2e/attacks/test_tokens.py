@@ -136,7 +136,9 @@ def _reencoded(issuer: Issuer, **changes: object) -> str:
     return issuer.signed(given)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    "protocol", ["HTTP/1.1", pytest.param("HTTP/2", marks=pytest.mark.long), "gRPC"]
+)
 @pytest.mark.parametrize("make", FORGED.values(), ids=FORGED)
 def test_a_forged_token_is_refused(
     site: Guarded, protocol: str, make: Callable[[Issuer], str]
@@ -158,6 +160,7 @@ def test_a_good_one_is_taken(site: Guarded, protocol: str, algorithm: str) -> No
     assert site.received()["x-headrace-caller"] == "corp/alice"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_token_ends_also_where_it_was_taken_before(site: Guarded, protocol: str) -> None:
     """What verifies tokens remembers them, and is generous then."""
@@ -201,7 +204,9 @@ CREDENTIALS: Final[dict[str, list[tuple[str, str]]]] = {
 }
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    "protocol", ["HTTP/1.1", pytest.param("HTTP/2", marks=pytest.mark.long), "gRPC"]
+)
 @pytest.mark.parametrize("headers", CREDENTIALS.values(), ids=CREDENTIALS)
 def test_what_is_no_credential_opens_nothing(
     site: Guarded, protocol: str, headers: list[tuple[str, str]]

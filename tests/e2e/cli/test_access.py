@@ -11,6 +11,7 @@ from tests.e2e.cli.conftest import PORTS, Shell
 pytestmark = pytest.mark.e2e
 
 
+@pytest.mark.long
 def test_a_token_does_what_its_role_says(up: Shell) -> None:
     made = up.run("tokens", "create", "ci", "--role", "operator:digits", "--out", "ci.token")
     file = up.folder / "ci.token"
@@ -50,6 +51,7 @@ def test_users_are_added_changed_and_kept_out(up: Shell) -> None:
     assert (odd.returncode, "there is no role 'king'" in odd.stderr) == (1, True)
 
 
+@pytest.mark.long
 def test_the_trail_is_listed_and_verified_and_a_spoiled_one_told(shell: Shell) -> None:
     up = shell.run("up", "mlp.onnx", "--detach", *PORTS)
     pushed = shell.run("models", "push", "extra", "mlp.onnx")

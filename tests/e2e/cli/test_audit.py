@@ -54,6 +54,7 @@ def test_a_running_system_is_audited_with_its_machine(running: Shell) -> None:
     assert "envoy" not in {one["where"] for one in document["findings"] if one["id"] == "HR601"}
 
 
+@pytest.mark.long
 def test_metrics_that_nobody_reads_are_a_finding_until_somebody_does(running: Shell) -> None:
     before = audit(running)
     address = json.loads(running.run("status", "--json").stdout)["addresses"]["metrics"]
@@ -68,6 +69,7 @@ def test_metrics_that_nobody_reads_are_a_finding_until_somebody_does(running: Sh
     assert "HR310" not in audit(running)
 
 
+@pytest.mark.long
 def test_faults_of_its_files_are_found_and_gone_when_mended(running: Shell) -> None:
     home, state = running.home, running.home / "state.db"
     before = set(audit(running))
@@ -83,11 +85,13 @@ def test_faults_of_its_files_are_found_and_gone_when_mended(running: Shell) -> N
     assert set(audit(running)) == before
 
 
+@pytest.mark.long
 def test_it_fails_when_asked_to(running: Shell) -> None:
     assert running.run("audit", "--fail-on", "medium").returncode == 3
     assert running.run("audit", "--fail-on", "critical").returncode == 0
 
 
+@pytest.mark.long
 def test_from_elsewhere_only_what_the_api_says_is_audited(running: Shell) -> None:
     address = json.loads(running.run("status", "--json").stdout)["addresses"]["admin"]
     running.environment["HEADRACE_TOKEN_FILE"] = str(running.home / "admin-token")

@@ -11,7 +11,7 @@ import pytest
 from headrace.testing import models
 from tests.e2e.cli.conftest import PORTS, Shell
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="asks with curl")

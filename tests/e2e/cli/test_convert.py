@@ -47,6 +47,7 @@ def test_what_was_converted_is_shown_and_kept(shell: Shell) -> None:
     assert shown["metadata"]["compared_rows"] == "1280"
 
 
+@pytest.mark.long
 def test_rows_of_a_file_are_compared_too_and_make_no_other_version(shell: Shell) -> None:
     status, out, err = push(shell, "--convert-data", "rows.json")
 
@@ -55,6 +56,7 @@ def test_rows_of_a_file_are_compared_too_and_make_no_other_version(shell: Shell)
     assert "and 50 given rows" in err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -12,7 +12,7 @@ import pytest
 
 from tests.docs.test_pages import BIN, ROOT, USUAL_PORTS, free_ports, story_environment, with_ports
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.long]
 EXAMPLE = ROOT / "examples" / "features"
 
 

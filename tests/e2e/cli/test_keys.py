@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.cli.conftest import PORTS, Shell
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 SPEC = """version: 1
 tiers: [{name: gold, priority: 10}]

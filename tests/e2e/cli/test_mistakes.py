@@ -46,16 +46,25 @@ class Mistake:
     status: int
     told: tuple[str, ...]
     environment: str = ""
+    long: bool = False
+    """Starts a system to find it out; what it is told by, others show too."""
 
 
 COLD: Final = (
     Mistake(command="up nowhere.onnx", status=2, told=("no file or directory 'nowhere.onnx'",)),
     Mistake(command="up", status=2, told=("nothing to serve", "headrace up model.onnx")),
-    Mistake(command="up notes.txt", status=1, told=("notes.txt", "no runtime", "onnx, openvino")),
-    Mistake(command="up cut.onnx", status=1, told=("cut.onnx", "truncated or corrupt")),
+    Mistake(
+        command="up notes.txt",
+        status=1,
+        told=("notes.txt", "no runtime", "onnx, openvino"),
+        long=True,
+    ),
+    Mistake(command="up cut.onnx", status=1, told=("cut.onnx", "truncated or corrupt"), long=True),
     Mistake(command="up empty.onnx", status=1, told=("empty.onnx: is empty (0 bytes)",)),
-    Mistake(command="up nothing-in-it", status=1, told=("the directory holds no file",)),
-    Mistake(command="up code.py", status=1, told=("runs its author's code", "--allow-code")),
+    Mistake(command="up nothing-in-it", status=1, told=("the directory holds no file",), long=True),
+    Mistake(
+        command="up code.py", status=1, told=("runs its author's code", "--allow-code"), long=True
+    ),
     Mistake(
         command="up typo.yaml",
         status=1,
@@ -70,25 +79,30 @@ COLD: Final = (
     Mistake(command="up future.yaml", status=1, told=("version (line 1): should be 1, got 9",)),
     Mistake(command="check twice.yaml", status=1, told=("endpoints[1].name", "fraud")),
     Mistake(command="check split.yaml", status=1, told=("weight", "100")),
-    Mistake(command="up mlp.onnx --name a/b", status=1, told=("endpoints[0].name: is 'a/b'",)),
+    Mistake(
+        command="up mlp.onnx --name a/b", status=1, told=("endpoints[0].name: is 'a/b'",), long=True
+    ),
     Mistake(command="up mlp.onnx --http-port 99999", status=2, told=("--http-port", "65535")),
     Mistake(command="up mlp.onnx --home notes.txt", status=2, told=("--home", "is a file")),
     Mistake(
         command="up mlp.onnx --state-url mysql://x",
         status=1,
         told=("sqlite:///PATH or postgresql://USER@HOST/DATABASE",),
+        long=True,
     ),
     Mistake(
         command="up mlp.onnx",
         environment="HEADRACE_ENVOY=/nowhere/envoy",
         status=1,
         told=("/nowhere/envoy is not an executable file", "HEADRACE_ENVOY"),
+        long=True,
     ),
     Mistake(
         command="up traced.yaml",
         environment="PYTHONPATH=shadow",
         status=1,
         told=("'tracing' needs OpenTelemetry", "pip install 'headrace[otel]'"),
+        long=True,
     ),
     Mistake(command="status", status=3, told=("nothing runs on", "`headrace up` starts it")),
     Mistake(
@@ -168,7 +182,9 @@ def check(shell: Shell, mistake: Mistake) -> None:
 
 
 @pytest.mark.parametrize(
-    "mistake", COLD, ids=lambda mistake: f"{mistake.environment} {mistake.command}"
+    "mistake",
+    [pytest.param(one, marks=[pytest.mark.long] if one.long else []) for one in COLD],
+    ids=lambda mistake: f"{mistake.environment} {mistake.command}",
 )
 def test_a_mistake_where_nothing_runs_is_told_with_the_way_out(
     cold: Shell, mistake: Mistake
@@ -185,6 +201,7 @@ def test_a_mistake_on_a_running_system_is_told_with_the_way_out(
     check(warm, mistake)
 
 
+@pytest.mark.long
 def test_a_port_in_use_is_named_with_its_option(cold: Shell) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -211,6 +228,7 @@ def small_disk(folder: Path) -> Iterator[list[str]]:
     yield [*tried, f'{mount} && exec "$@"', "sh"]
 
 
+@pytest.mark.long
 def test_a_full_disk_is_told_as_one(cold: Shell) -> None:
     folder = cold.folder / "small"
     folder.mkdir()

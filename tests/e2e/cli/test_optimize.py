@@ -36,6 +36,7 @@ def labelled(model: Path, file: Path, examples: list[Tensors], *, wrong: int = 1
     return file
 
 
+@pytest.mark.long
 def test_trees_become_a_faster_version_with_its_lineage(shell: Shell) -> None:
     xgboost = pytest.importorskip("xgboost", reason="the extra xgboost is not installed")
     rng = np.random.default_rng(0)
@@ -75,6 +76,7 @@ def test_trees_become_a_faster_version_with_its_lineage(shell: Shell) -> None:
     assert made.run({"input": rows[:3]})["label"].tolist() == truth[:3].tolist()
 
 
+@pytest.mark.long
 def test_an_encoder_is_judged_by_labels_and_what_spoils_it_is_rejected(
     shell: Shell, encoder: Path
 ) -> None:
@@ -107,6 +109,7 @@ def test_without_data_it_says_that_it_saw_fidelity_only(shell: Shell, encoder: P
     assert not (shell.home / "registry").exists()
 
 
+@pytest.mark.long
 def test_what_was_measured_is_kept_and_gone_on_with(shell: Shell, encoder: Path) -> None:
     data = labelled(encoder, shell.folder / "test.jsonl", network_models.sentences(300))
     command = ("optimize", str(encoder), "--data", str(data), "--name", "text", "--budget", "60s")
@@ -142,12 +145,12 @@ def _timed(home: Path) -> int:
     ("arguments", "said"),
     [
         (["nothing.onnx"], "nothing.onnx"),
-        (["model.onnx", "--data", "empty.csv"], "empty.csv"),
+        pytest.param(["model.onnx", "--data", "empty.csv"], "empty.csv", marks=pytest.mark.long),
         (["model.onnx", "--data", "words.csv"], "tokenizer.json"),
         (["model.onnx", "--only", "magic"], "there is no recipe 'magic'"),
-        (["text.txt"], "no runtime recognises"),
-        (["model.onnx", "--budget", "soon"], "no duration"),
-        (["model.onnx", "--max-loss", "200%"], "no share"),
+        pytest.param(["text.txt"], "no runtime recognises", marks=pytest.mark.long),
+        pytest.param(["model.onnx", "--budget", "soon"], "no duration", marks=pytest.mark.long),
+        pytest.param(["model.onnx", "--max-loss", "200%"], "no share", marks=pytest.mark.long),
         (["model.onnx", "--no-push", "--canary", "fraud"], "--no-push"),
         (["model.onnx", "--resume"], "nothing to resume"),
     ],
@@ -170,6 +173,7 @@ def test_mistakes_are_told_at_once(
     assert not shell.home.exists() or shell.home.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.long
 def test_the_result_is_rolled_out_with_one_flag(shell: Shell) -> None:
     xgboost = pytest.importorskip("xgboost", reason="the extra xgboost is not installed")
     rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import pytest
 from tests import digits_net
 from tests.e2e.cli.conftest import Shell
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.long]
 
 
 def test_dynamic_int8_of_a_conv_net_is_measured_and_rejected_as_slower(shell: Shell) -> None:

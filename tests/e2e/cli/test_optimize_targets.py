@@ -53,6 +53,7 @@ def accepted(report: Report) -> list[Report]:
     return [report["baseline"], report["chosen"], *report["candidates"]]
 
 
+@pytest.mark.long
 def test_for_throughput_most_requests_are_answered_on_all_cores(shell: Shell, fraud: Path) -> None:
     report = optimized(shell, fraud, "throughput", "--budget", "20s")
 
@@ -64,6 +65,7 @@ def test_for_throughput_most_requests_are_answered_on_all_cores(shell: Shell, fr
     assert "the highest throughput" in chosen["reason"]
 
 
+@pytest.mark.long
 def test_for_cost_the_cheapest_request_wins(shell: Shell, fraud: Path) -> None:
     more = ("--budget", "20s", "--cost-per-hour", str(PRICE))
     report = optimized(shell, fraud, "cost", *more)
@@ -77,6 +79,7 @@ def test_for_cost_the_cheapest_request_wins(shell: Shell, fraud: Path) -> None:
     assert any(f"{PRICE} an hour" in note for note in report["notes"])
 
 
+@pytest.mark.long
 def test_for_memory_the_smallest_of_those_that_were_weighed_wins(shell: Shell) -> None:
     path = shell.folder / "net.onnx"
     onnx.save(small_networks.perceptron(hidden=1500), str(path))
@@ -104,6 +107,7 @@ def _classes(path: Path, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("price", ["nan", "inf", "-1", "much"])
 def test_what_is_no_price_is_refused(shell: Shell, price: str) -> None:
     done = shell.run("optimize", "model.onnx", "--target", "cost", "--cost-per-hour", price)

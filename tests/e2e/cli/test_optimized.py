@@ -21,6 +21,7 @@ from tests.e2e.replicas import free_port
 pytestmark = pytest.mark.e2e
 
 
+@pytest.mark.long
 def test_a_directory_is_pushed_and_served(shell: Shell, tmp_path: Path) -> None:
     path = optimized_models.write(tmp_path)
     pushed = shell.run("models", "push", "fast", str(path), "--json")
@@ -49,6 +50,7 @@ def test_a_directory_is_pushed_and_served(shell: Shell, tmp_path: Path) -> None:
         assert "onnx-0, verified on" in err
 
 
+@pytest.mark.long
 def test_eight_bits_that_saturate_without_vnni_are_found_out(shell: Shell, tmp_path: Path) -> None:
     here = this_processor()
     if not {"avx512_vnni", "avx_vnni"} & set(here.features):
@@ -72,6 +74,7 @@ def test_eight_bits_that_saturate_without_vnni_are_found_out(shell: Shell, tmp_p
     assert "4 of 4 answers differ, by up to" in refused.stderr
 
 
+@pytest.mark.long
 def test_what_is_damaged_is_refused_at_the_push(shell: Shell, tmp_path: Path) -> None:
     path = optimized_models.write(tmp_path)
     optimized_models.changed(path, extra=1)

@@ -77,6 +77,7 @@ def served(laptop: Laptop) -> Laptop:
     return laptop
 
 
+@pytest.mark.long
 def test_what_was_converted_here_is_stored_there_with_its_lineage(laptop: Laptop) -> None:
     tabular_models.library("onnxmltools", "convert")
     path = tabular_models.lightgbm(laptop.shell.folder, "regression").path
@@ -105,6 +106,7 @@ def test_models_of_this_machine_are_uploaded_and_served(served: Laptop) -> None:
     assert again["changes"] == []
 
 
+@pytest.mark.long
 def test_who_applied_stands_in_the_history_and_the_events(served: Laptop) -> None:
     history = served.run("history", "m")
     entries = served.json("history", "m")["generations"]
@@ -119,6 +121,7 @@ def test_who_applied_stands_in_the_history_and_the_events(served: Laptop) -> Non
     assert "Added" in text
 
 
+@pytest.mark.long
 def test_diff_tells_by_its_exit_status_as_kubectl_does(served: Laptop) -> None:
     same = served.run("diff", "-f", "headrace.yaml")
     (served.shell.folder / "changed.yaml").write_text(
@@ -139,6 +142,7 @@ def test_diff_tells_by_its_exit_status_as_kubectl_does(served: Laptop) -> None:
     assert nobody.returncode == 3
 
 
+@pytest.mark.long
 def test_models_are_pushed_listed_shown_and_removed_elsewhere(laptop: Laptop) -> None:
     folder = laptop.shell.folder / "python_model"
     folder.mkdir()
@@ -213,6 +217,7 @@ def test_a_version_in_use_and_a_repository_are_refused(served: Laptop) -> None:
     assert "push its models one by one" in several.stderr
 
 
+@pytest.mark.long
 def test_a_rollout_is_started_watched_and_told_what_to_do(served: Laptop) -> None:
     started = served.json(
         *("rollout", "start", "m", "--model", "other.onnx", "--steps", "10,50"),
@@ -246,6 +251,7 @@ def test_a_rollout_is_started_watched_and_told_what_to_do(served: Laptop) -> Non
     assert (over.returncode, "it is over" in over.stderr) == (1, True)
 
 
+@pytest.mark.long
 def test_waiting_for_a_rollout_ends_with_it_and_says_so_by_exit_status(served: Laptop) -> None:
     start = ("rollout", "start", "m", "--model", "third.onnx", "--wait")
     good = served.run(*start, "--strategy", "blue-green", "--keep-s", "0")
@@ -294,6 +300,7 @@ def test_events_can_be_followed(served: Laptop) -> None:
     assert follower.returncode == 130
 
 
+@pytest.mark.long
 def test_watchers_who_left_make_room_for_others(served: Laptop) -> None:
     with httpx.Client(base_url=served.url, headers=served.headers) as client:
         for _ in range(MAX_WATCHERS + 5):
@@ -302,6 +309,7 @@ def test_watchers_who_left_make_room_for_others(served: Laptop) -> None:
                 assert next(response.iter_lines()) == "retry: 2000"
 
 
+@pytest.mark.long
 def test_feedback_is_taken_or_kept(served: Laptop) -> None:
     kept = served.run("feedback", "no-such-request", "1.5")
     again = served.json("feedback", "no-such-request", "2")
@@ -312,6 +320,7 @@ def test_feedback_is_taken_or_kept(served: Laptop) -> None:
     assert odd.returncode == 2
 
 
+@pytest.mark.long
 def test_a_context_leads_there_too(served: Laptop) -> None:
     shell = served.shell
     environment = shell.environment
@@ -348,6 +357,7 @@ def test_a_name_is_answered_only_if_it_was_allowed(laptop: Laptop) -> None:
     assert codes == [200, 200, 421]
 
 
+@pytest.mark.long
 def test_down_elsewhere_needs_the_name_spelled_out(make_shell: MakeShell) -> None:
     server, user = make_shell(), make_shell()
     server.run("up", "mlp.onnx", "--detach", *PORTS)

@@ -13,6 +13,7 @@ from tests.e2e.replicas import free_port
 pytestmark = pytest.mark.e2e
 
 
+@pytest.mark.long
 def test_a_replica_alone_answers_and_drains(shell: Shell) -> None:
     port, metrics, grpc = free_port(), free_port(), free_port()
     flags = ("--port", str(port), "--metrics-port", str(metrics), "--grpc-port", str(grpc))
@@ -55,6 +56,7 @@ def test_a_stored_version_is_served_by_its_reference(shell: Shell) -> None:
     assert running.returncode == 0
 
 
+@pytest.mark.long
 def test_what_cannot_be_served_says_why(shell: Shell) -> None:
     missing = shell.run("serve", "nobody", "--port", "0", "--metrics-port", "0")
     damaged = shell.run("serve", "bad.onnx", "--port", "0", "--metrics-port", "0")

@@ -52,13 +52,16 @@ def test_status_shows_everything_ready(up: Shell) -> None:
     "data",
     [
         json.dumps(ROWS.tolist()).encode(),
-        json.dumps({"instances": ROWS.tolist()}).encode(),
-        json.dumps(
-            {"inputs": [{"name": "input", "shape": [4, 32], "data": ROWS.ravel().tolist()}]}
-        ).encode(),
+        pytest.param(json.dumps({"instances": ROWS.tolist()}).encode(), marks=pytest.mark.long),
+        pytest.param(
+            json.dumps(
+                {"inputs": [{"name": "input", "shape": [4, 32], "data": ROWS.ravel().tolist()}]}
+            ).encode(),
+            marks=pytest.mark.long,
+        ),
         npy(ROWS),
-        npy(ROWS.astype(np.float64)),
-        csv(),
+        pytest.param(npy(ROWS.astype(np.float64)), marks=pytest.mark.long),
+        pytest.param(csv(), marks=pytest.mark.long),
     ],
     ids=["rows", "v1", "v2", "npy", "float64", "csv"],
 )
@@ -84,6 +87,7 @@ def test_without_input_made_up_rows_are_shown_in_a_table(up: Shell) -> None:
     assert done.stderr == "answered by digits version 1\n"
 
 
+@pytest.mark.long
 def test_only_the_first_rows_are_sent_and_long_answers_are_cut(up: Shell) -> None:
     two = up.run("infer", "digits", "-i", "-", "-n", "2", stdin=csv())
     many = up.run("infer", "digits", "-n", "30")
@@ -95,6 +99,7 @@ def test_only_the_first_rows_are_sent_and_long_answers_are_cut(up: Shell) -> Non
     assert missing.returncode == 2
 
 
+@pytest.mark.long
 def test_grpc_is_one_url_away(up: Shell) -> None:
     addresses = status(up)["addresses"]
     assert isinstance(addresses, dict)
@@ -111,6 +116,7 @@ def test_an_unknown_endpoint_is_answered_with_those_there_are(up: Shell) -> None
     assert done.stderr == "headrace: there is no endpoint 'nobody'; there are: digits, second\n"
 
 
+@pytest.mark.long
 def test_the_printed_call_works_as_it_stands(up: Shell) -> None:
     line = up.run("up", "--detach").stdout.splitlines()[-1]
     assert line.startswith("curl -s http://127.0.0.1:")
@@ -120,6 +126,7 @@ def test_the_printed_call_works_as_it_stands(up: Shell) -> None:
     assert json.loads(answer)["outputs"][0]["shape"] == [1, 2]
 
 
+@pytest.mark.long
 def test_up_where_it_runs_changes_nothing(up: Shell) -> None:
     pid = status(up)["pid"]
 
@@ -148,6 +155,7 @@ def test_logs_can_be_read_and_followed(up: Shell) -> None:
     assert follower.returncode == 130
 
 
+@pytest.mark.long
 def test_status_can_be_watched(up: Shell) -> None:
     watcher = up.start("status", "--watch")
     time.sleep(2)
@@ -166,6 +174,7 @@ def test_a_model_in_use_is_not_removed(up: Shell) -> None:
     assert "digits:1 is being served" in done.stderr
 
 
+@pytest.mark.long
 def test_a_version_is_pushed_applied_and_asked_for(up: Shell) -> None:
     pushed = json.loads(up.run("models", "push", "third", "mlp.onnx", "--json").stdout)
     spec = up.folder / "more.yaml"
@@ -188,6 +197,7 @@ def test_a_version_is_pushed_applied_and_asked_for(up: Shell) -> None:
     assert gone.returncode == 1
 
 
+@pytest.mark.long
 def test_apply_that_cannot_be_changes_nothing(up: Shell) -> None:
     (up.folder / "bad.yaml").write_text(
         "version: 1\nendpoints: [{name: digits, model: ./bad.onnx}]\n"
@@ -212,6 +222,7 @@ def test_a_broken_pipe_is_no_error(up: Shell) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_up_prints_addresses_as_json(shell: Shell) -> None:
     done = shell.run("up", "mlp.onnx", "--detach", "--json", "--name", "x", *PORTS)
 
@@ -229,6 +240,7 @@ def test_up_prints_addresses_as_json(shell: Shell) -> None:
     assert "nothing runs" in again.stderr
 
 
+@pytest.mark.long
 def test_up_goes_on_with_what_ran_before(shell: Shell) -> None:
     assert shell.run("up", "mlp.onnx", "--detach", *PORTS).returncode == 0
     shell.run("down")
@@ -239,6 +251,7 @@ def test_up_goes_on_with_what_ran_before(shell: Shell) -> None:
     assert "1 of 1 endpoints ready" in done.stdout
 
 
+@pytest.mark.long
 def test_a_large_input_is_shown_as_a_short_command(shell: Shell) -> None:
     from headrace.testing import models  # noqa: PLC0415  # only this test needs it
 
@@ -268,6 +281,7 @@ def test_in_the_foreground_addresses_come_first_and_ctrl_c_stops_all(shell: Shel
     assert shell.run("status").returncode == 3
 
 
+@pytest.mark.long
 def test_down_ends_what_a_killed_control_plane_left(shell: Shell) -> None:
     assert shell.run("up", "mlp.onnx", "--detach", *PORTS).returncode == 0
     document = status(shell)
@@ -285,6 +299,7 @@ def test_down_ends_what_a_killed_control_plane_left(shell: Shell) -> None:
     assert start_ticks(gateway["pid"]) is None
 
 
+@pytest.mark.long
 def test_down_does_not_wait_for_a_gateway_that_hangs(shell: Shell) -> None:
     assert shell.run("up", "mlp.onnx", "--detach", *PORTS).returncode == 0
     document = status(shell)
@@ -299,7 +314,11 @@ def test_down_does_not_wait_for_a_gateway_that_hangs(shell: Shell) -> None:
     assert start_ticks(gateway["pid"]) is None
 
 
-@pytest.mark.parametrize("where", [[], ["--detach"]], ids=["foreground", "detached"])
+@pytest.mark.parametrize(
+    "where",
+    [[], pytest.param(["--detach"], marks=pytest.mark.long)],
+    ids=["foreground", "detached"],
+)
 def test_a_model_that_is_none_ends_up_with_the_reason(shell: Shell, where: list[str]) -> None:
     done = shell.run("up", "bad.onnx", *where, *PORTS)
 
@@ -322,6 +341,7 @@ def test_a_port_in_use_is_named_with_its_flag(shell: Shell) -> None:
     assert "--http-port" in done.stderr
 
 
+@pytest.mark.long
 def test_ports_come_from_the_environment_unless_a_flag_says_otherwise(
     make_shell: MakeShell,
 ) -> None:

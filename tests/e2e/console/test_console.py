@@ -39,6 +39,7 @@ def faults_of(page: Page, *rules: str) -> list[str]:
     ]
 
 
+@pytest.mark.long
 def test_every_page_is_light_live_and_open_to_everybody(page: Page, site: Site) -> None:
     faults, weights, titles = [], {}, set()
     for name, path in PAGES.items():
@@ -55,6 +56,7 @@ def test_every_page_is_light_live_and_open_to_everybody(page: Page, site: Site) 
     assert len(titles) == len(PAGES)
 
 
+@pytest.mark.long
 def test_every_page_fits_a_phone(page: Page, site: Site) -> None:
     page.set_viewport_size(PHONE)
     faults, wider = [], {}
@@ -81,6 +83,7 @@ def test_numbers_change_without_loading_the_page_again(page: Page, site: Site) -
     expect(page.get_by_text("Paused", exact=True)).to_be_visible()
 
 
+@pytest.mark.long
 def test_an_endpoint_says_how_busy_it_is_and_what_drifted(page: Page, site: Site) -> None:
     page.goto(f"{site.url}/endpoints/fraud")
     state, drift = page.locator("[data-live=state]"), page.locator("[data-live=drift]")
@@ -93,6 +96,7 @@ def test_an_endpoint_says_how_busy_it_is_and_what_drifted(page: Page, site: Site
     expect(drift.get_by_role("img", name="100 % of the evidence needed").first).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_stream_is_watched_paused_and_goes_on(page: Page, site: Site) -> None:
     page.goto(f"{site.url}/streams")
     row = page.get_by_role("row").filter(has_text="payments")
@@ -120,6 +124,7 @@ def test_a_stream_is_watched_paused_and_goes_on(page: Page, site: Site) -> None:
     expect(page.get_by_role("region", name="Audit trail").last).to_contain_text("stream.resume")
 
 
+@pytest.mark.long
 def test_a_job_shows_how_its_runs_went_and_the_fleet_leads_there(page: Page, site: Site) -> None:
     page.goto(site.url)
     page.get_by_role("link", name="2 jobs").click()
@@ -131,6 +136,7 @@ def test_a_job_shows_how_its_runs_went_and_the_fleet_leads_there(page: Page, sit
     assert faults_of(page) == []
 
 
+@pytest.mark.long
 def test_the_theme_that_was_chosen_stays(page: Page, site: Site) -> None:
     page.emulate_media(color_scheme="light")
     page.goto(site.url)
@@ -194,6 +200,7 @@ def test_who_does_not_know_a_token_sees_nothing(browser: Browser, site: Site) ->
     context.close()
 
 
+@pytest.mark.long
 def test_the_evidence_is_drawn_over_time_and_grows(page: Page, site: Site) -> None:
     page.goto(f"{site.url}/rollouts/r1")
     chart = page.get_by_role("img", name="errors over time")
@@ -213,6 +220,7 @@ def test_the_evidence_is_drawn_over_time_and_grows(page: Page, site: Site) -> No
     assert rows.count() > 3
 
 
+@pytest.mark.long
 def test_a_rollout_is_promoted_by_hand_and_not_without_a_word(page: Page, site: Site) -> None:
     page.goto(f"{site.url}/rollouts/r1")
     expect(page.get_by_role("img", name="errors: how the new version differs")).to_be_visible()

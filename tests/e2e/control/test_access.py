@@ -41,6 +41,7 @@ def restart(system: System) -> None:
     system.wait_ready()
 
 
+@pytest.mark.long
 def test_a_lost_token_is_replaced_by_the_next_start(system: System, mlp: Path) -> None:
     system.start({"name": "m", "model": str(mlp)})
     system.wait_ready()
@@ -62,6 +63,7 @@ def test_a_lost_token_is_replaced_by_the_next_start(system: System, mlp: Path) -
     assert system.token().encode() not in stored
 
 
+@pytest.mark.long
 def test_the_trail_tells_who_did_what_and_whether_it_was_spoiled(system: System, mlp: Path) -> None:
     system.start({"name": "m", "model": str(mlp)})
     system.wait_ready()
@@ -116,6 +118,7 @@ def _wait_for_log(system: System, text: str) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_metrics_are_open_on_loopback_and_closed_beyond(system: System, mlp: Path) -> None:
     everywhere = {"admin_host": "0.0.0.0", "insecure_admin": True}  # noqa: S104  # meant
     system.start({"name": "m", "model": str(mlp)}, **everywhere)
@@ -129,6 +132,7 @@ def test_metrics_are_open_on_loopback_and_closed_beyond(system: System, mlp: Pat
     assert "headrace_control_gateway_ready 1" in text
 
 
+@pytest.mark.long
 def test_triton_s_repository_verbs_need_a_token(system: System, mlp: Path) -> None:
     system.start({"name": "m", "model": str(mlp)})
     system.wait_ready()
@@ -177,6 +181,7 @@ def test_a_secret_by_reference_is_found_nowhere(
                 assert token.encode() not in path.read_bytes(), path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("state_url", "reason"),
     [
@@ -196,6 +201,7 @@ def test_a_state_that_cannot_be_opened_is_told_without_its_password(
     assert PLANTED not in system.log_text()
 
 
+@pytest.mark.long
 def test_a_started_system_s_settings_are_its_owner_s_only(system: System, mlp: Path) -> None:
     environment = {**os.environ, "PLANTED": PLANTED, "HEADRACE_HOME": str(system.home)}
     state = f"sqlite:///{system.home.parent}/${{PLANTED}}.db"
@@ -320,6 +326,7 @@ def test_a_person_logs_in_works_and_logs_out(known: System, mock: Mock) -> None:
     assert mine == ["user.add", "login", "model.gc", "logout"]
 
 
+@pytest.mark.long
 def test_who_has_no_role_stays_out_until_one_is_given(known: System, mock: Mock) -> None:
     mock.set_user("bob", groups=["others"])
     with browser_of(known) as browser:
@@ -336,6 +343,7 @@ def test_who_has_no_role_stays_out_until_one_is_given(known: System, mock: Mock)
     assert out.status_code == 401
 
 
+@pytest.mark.long
 def test_a_session_is_revoked_by_an_admin(known: System, mock: Mock) -> None:
     mock.set_user("cat", groups=["audit"])
     with browser_of(known) as browser:
@@ -351,6 +359,7 @@ def test_a_session_is_revoked_by_an_admin(known: System, mock: Mock) -> None:
     assert after.status_code == 401
 
 
+@pytest.mark.long
 def test_a_code_is_taken_once_and_only_from_the_browser_that_was_sent(
     known: System, mock: Mock
 ) -> None:
@@ -372,6 +381,7 @@ def test_a_code_is_taken_once_and_only_from_the_browser_that_was_sent(
 # Streams.
 
 
+@pytest.mark.long
 def test_a_stream_ends_when_its_token_is_revoked(system: System, mlp: Path) -> None:
     system.start({"name": "m", "model": str(mlp)})
     system.wait_ready()

@@ -63,6 +63,7 @@ def test_management_and_metrics_are_encrypted_and_renewed_while_they_serve(
     assert also == {"elsewhere.example"}
 
 
+@pytest.mark.long
 def test_another_certificate_is_not_trusted_and_plain_text_not_answered(
     system: System, tmp_path: Path
 ) -> None:
@@ -75,6 +76,7 @@ def test_another_certificate_is_not_trusted_and_plain_text_not_answered(
         Management(where.admin_url.replace("https", "http")).get("/api/v1/status")
 
 
+@pytest.mark.long
 def test_beyond_this_machine_plain_text_has_to_be_asked_for(system: System, tmp_path: Path) -> None:
     open_to_all = {"admin_host": "0.0.0.0"}  # noqa: S104  # what is tested
 
@@ -96,6 +98,7 @@ def test_beyond_this_machine_plain_text_has_to_be_asked_for(system: System, tmp_
     assert encrypted.admin_url.startswith("https://127.0.0.1:")
 
 
+@pytest.mark.long
 def test_no_file_shows_the_key(system: System, tmp_path: Path) -> None:
     files = Authority(tmp_path).server("admin")
     _start(system, files)

@@ -95,6 +95,7 @@ raise ValueError(" ".join(said))
     assert signal in {"PermissionError", "ProcessLookupError"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
@@ -119,6 +120,7 @@ def test_how_a_conversion_ended_is_told(folder: Path, code: str, reason: str) ->
     assert reason in refused(apart(folder), wild(folder, code))
 
 
+@pytest.mark.long
 def test_a_conversion_without_end_is_ended(folder: Path) -> None:
     convert = apart(folder)
     convert.timeout_s = 4.0
@@ -154,6 +156,7 @@ def test_what_is_code_in_a_graph_is_told(folder: Path) -> None:
         pass
 
 
+@pytest.mark.long
 def test_without_namespaces_a_model_is_converted_all_the_same(folder: Path) -> None:
     path = tabular_models.sklearn(folder, "binary").path
     request = ConvertRequest(path=str(path), runtime="sklearn")
@@ -196,6 +199,7 @@ def shell(system: System) -> Shell:
     return shell
 
 
+@pytest.mark.long
 def test_converted_models_answer_through_envoy_as_their_library_in_process(
     system: System, shell: Shell, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from tests import tabular_models
 from tests.e2e.cli.conftest import Shell
 from tests.e2e.control.system import System
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.long]
 
 
 def endpoint(status: dict[str, Any], name: str) -> dict[str, Any]:

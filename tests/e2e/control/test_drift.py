@@ -11,7 +11,7 @@ from headrace.cli import main
 from headrace.testing import models
 from tests.e2e.control.system import System
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.long]
 
 FEATURES = 10
 ROWS = 25

@@ -182,6 +182,7 @@ def metrics(system: System) -> str:
     return str(system.call("GET", system.where().metrics_url)[1])
 
 
+@pytest.mark.long
 def test_an_entity_that_is_rejected_costs_nobody_else(
     system: System, home: Path, matmul: Path
 ) -> None:
@@ -211,6 +212,7 @@ def test_an_entity_that_is_rejected_costs_nobody_else(
                 assert "customer:99 has no value in feature view 'strict'" in str(error)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("policy", ["defaults", "reject"])
 def test_a_store_that_stops_slows_down_or_forgets_follows_the_policy(
     system: System, home: Path, matmul: Path, redis: RedisServer, policy: str
@@ -261,6 +263,7 @@ def eventually(system: System, wanted: str) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("home")
 def test_what_does_not_fit_is_refused_before_anything_runs(system: System, matmul: Path) -> None:
     system.start({"name": "plain", "model": str(matmul)})
@@ -277,6 +280,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs(system: System, matmu
         assert said_of_it in json.dumps(answer), answer
 
 
+@pytest.mark.long
 def test_what_was_served_is_compared_with_what_training_will_see(
     system: System, matmul: Path, tmp_path: Path
 ) -> None:

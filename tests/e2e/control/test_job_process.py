@@ -97,6 +97,7 @@ async def test_a_process_without_news_is_killed_when_its_lease_ends(tmp_path: Pa
     assert await is_gone(pid)
 
 
+@pytest.mark.long
 async def test_news_let_a_process_go_on(tmp_path: Path) -> None:
     process = await start(tmp_path, "import time; time.sleep(3)", lease_s=2.0)
     for _ in range(8):
@@ -164,6 +165,7 @@ async def test_more_memory_than_it_may_take_ends_it_whoever_takes_it(
     assert await is_gone(pid)
 
 
+@pytest.mark.long
 async def test_memory_that_files_back_is_not_counted(tmp_path: Path) -> None:
     run = msgspec.structs.replace(RUN, document={"memory_limit": "100MB"})
     large = tmp_path / "large"

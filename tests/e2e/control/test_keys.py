@@ -82,6 +82,7 @@ def test_a_key_counts_from_the_answer_that_made_it_until_the_one_that_revoked_it
     assert [e["action"] for e in trail].count("key.revoke") == 5
 
 
+@pytest.mark.long
 def test_a_key_is_for_its_scopes(system: System, mlp: Path) -> None:
     asked(system, mlp)
     api = management(system)
@@ -94,6 +95,7 @@ def test_a_key_is_for_its_scopes(system: System, mlp: Path) -> None:
     assert system.call("POST", url, ROW, token=version)[0] == 200
 
 
+@pytest.mark.long
 def test_a_key_outlives_its_control_plane_but_not_its_time(system: System, mlp: Path) -> None:
     asked(system, mlp)
     api = management(system)
@@ -114,6 +116,7 @@ def test_a_key_outlives_its_control_plane_but_not_its_time(system: System, mlp: 
     assert called(system, brief) == 401
 
 
+@pytest.mark.long
 def test_operators_make_keys_for_what_they_operate(system: System, mlp: Path) -> None:
     asked(system, mlp)
     api = management(system)
@@ -132,6 +135,7 @@ def test_operators_make_keys_for_what_they_operate(system: System, mlp: Path) ->
     assert operator.delete("/api/v1/keys/own")["id"] == own["id"]
 
 
+@pytest.mark.long
 def test_beyond_loopback_everything_asks_but_health(system: System, mlp: Path) -> None:
     system.start({"name": "m", "model": str(mlp)}, host="0.0.0.0")  # noqa: S104  # called on loopback
     system.wait_ready()
@@ -147,6 +151,7 @@ def test_beyond_loopback_everything_asks_but_health(system: System, mlp: Path) -
     assert called(system, key) == 200
 
 
+@pytest.mark.long
 def test_tokens_follow_the_providers_keys_in_their_file(
     system: System, mlp: Path, tmp_path: Path
 ) -> None:
@@ -185,6 +190,7 @@ def test_tokens_follow_the_providers_keys_in_their_file(
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_a_broken_key_set_refuses_its_providers_tokens_and_nothing_else(
     system: System, mlp: Path, tmp_path: Path
 ) -> None:
@@ -213,6 +219,7 @@ def test_a_broken_key_set_refuses_its_providers_tokens_and_nothing_else(
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_a_token_is_refused_soon_after_its_key_is_gone_from_the_providers_url(
     system: System, mlp: Path
 ) -> None:

@@ -63,6 +63,7 @@ def test_traffic_outlives_the_control_plane_and_the_next_one_adopts(
     assert system.where().admin_url == where.admin_url
 
 
+@pytest.mark.long
 def test_the_same_spec_again_after_a_crash_changes_nothing(system: System, mlp: Path) -> None:
     endpoint = {"name": "m", "model": str(mlp)}
     system.start(endpoint)
@@ -95,6 +96,7 @@ def test_a_killed_replica_is_started_again_and_costs_only_what_it_was_doing(
     assert replicas(after, "m")[0]["name"] == victim["name"]
 
 
+@pytest.mark.long
 def test_an_adopted_replica_that_dies_is_started_again(system: System, mlp: Path) -> None:
     system.start({"name": "m", "model": str(mlp)})
     system.wait_ready()
@@ -108,6 +110,7 @@ def test_an_adopted_replica_that_dies_is_started_again(system: System, mlp: Path
     assert system.infer("m")[0] == 200
 
 
+@pytest.mark.long
 def test_a_replica_that_died_unwatched_is_started_again(system: System, mlp: Path) -> None:
     system.start({"name": "m", "model": str(mlp)})
     victim = replicas(system.wait_ready(), "m")[0]
@@ -132,6 +135,7 @@ def test_a_killed_gateway_is_started_again_on_the_same_port(system: System, mlp:
     assert system.infer("m")[0] == 200
 
 
+@pytest.mark.long
 def test_a_new_version_and_a_new_weight_lose_no_request(
     system: System, mlp: Path, other_mlp: Path
 ) -> None:
@@ -161,6 +165,7 @@ def test_a_new_version_and_a_new_weight_lose_no_request(
     assert replicas(status, "m")[0]["name"].startswith("m-2-")
 
 
+@pytest.mark.long
 def test_a_model_that_stops_loading_shows_the_reason_and_does_not_disturb_the_others(
     system: System, mlp: Path, tmp_path: Path, open_folder: Path
 ) -> None:
@@ -183,6 +188,7 @@ def test_a_model_that_stops_loading_shows_the_reason_and_does_not_disturb_the_ot
     assert system.infer("moody")[0] == 503
 
 
+@pytest.mark.long
 def test_a_taken_port_is_named_before_anything_was_started(system: System, mlp: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -196,6 +202,7 @@ def test_a_taken_port_is_named_before_anything_was_started(system: System, mlp: 
     assert system.processes() == []
 
 
+@pytest.mark.long
 def test_a_second_control_plane_on_one_home_is_refused(system: System, mlp: Path) -> None:
     system.start({"name": "m", "model": str(mlp)})
     system.wait_ready()
@@ -205,6 +212,7 @@ def test_a_second_control_plane_on_one_home_is_refused(system: System, mlp: Path
     assert system.infer("m")[0] == 200
 
 
+@pytest.mark.long
 def test_detached_start_returns_once_a_request_was_answered(system: System, mlp: Path) -> None:
     settings = system.settings({"name": "m", "model": str(mlp)})
     found = start_detached(settings, timeout_s=60)
@@ -218,6 +226,7 @@ def test_detached_start_returns_once_a_request_was_answered(system: System, mlp:
     assert system.processes() == []
 
 
+@pytest.mark.long
 def test_detached_start_tells_what_is_wrong_with_the_spec(system: System, tmp_path: Path) -> None:
     corrupt = tmp_path / "bad.onnx"
     corrupt.write_bytes(b"no model")
@@ -234,6 +243,7 @@ def test_detached_start_tells_what_is_wrong_with_the_spec(system: System, tmp_pa
     assert system.processes() == []
 
 
+@pytest.mark.long
 def test_a_bad_spec_does_not_end_a_system_that_ran_before(system: System, mlp: Path) -> None:
     system.start({"name": "m", "model": str(mlp)})
     url = system.wait_ready()["endpoints"][0]["url"]
@@ -246,6 +256,7 @@ def test_a_bad_spec_does_not_end_a_system_that_ran_before(system: System, mlp: P
     assert len(system.processes()) == 2
 
 
+@pytest.mark.long
 def test_a_model_that_answers_nobody_is_no_start(system: System, tmp_path: Path) -> None:
     model = tmp_path / "grumpy.py"
     model.write_text(_GRUMPY)
@@ -256,6 +267,7 @@ def test_a_model_that_answers_nobody_is_no_start(system: System, tmp_path: Path)
     assert system.processes() == []
 
 
+@pytest.mark.long
 def test_load_and_unload_of_triton_add_and_remove_an_endpoint(
     system: System, mlp: Path, other_mlp: Path
 ) -> None:
@@ -282,6 +294,7 @@ def test_load_and_unload_of_triton_add_and_remove_an_endpoint(
     assert gone["endpoints"][0]["name"] == "b"
 
 
+@pytest.mark.long
 def test_a_triton_repository_gives_an_endpoint_for_each_of_its_models(
     system: System, mlp: Path, other_mlp: Path, tmp_path: Path
 ) -> None:
@@ -298,6 +311,7 @@ def test_a_triton_repository_gives_an_endpoint_for_each_of_its_models(
     assert answer["model_version"] == "10"
 
 
+@pytest.mark.long
 def test_metrics_of_all_processes_are_one_valid_exposition(system: System, mlp: Path) -> None:
     from prometheus_client.parser import (  # noqa: PLC0415  # ships with the test
         text_string_to_metric_families,
@@ -318,6 +332,7 @@ def test_metrics_of_all_processes_are_one_valid_exposition(system: System, mlp: 
     assert text.count("# TYPE nv_inference_request_success ") == 1
 
 
+@pytest.mark.long
 def test_statistics_over_the_gateway_count_all_replicas(system: System, mlp: Path) -> None:
     system.start({"name": "m", "model": str(mlp), "replicas": 2})
     system.wait_ready()
@@ -329,6 +344,7 @@ def test_statistics_over_the_gateway_count_all_replicas(system: System, mlp: Pat
     assert answer["model_stats"][0]["inference_count"] == 7  # with the first request
 
 
+@pytest.mark.long
 def test_one_log_stream_has_every_process(system: System, mlp: Path) -> None:
     system.start({"name": "m", "model": str(mlp)}, copy_logs=True, log_format="json")
     system.wait_ready()
@@ -440,6 +456,7 @@ def slow_model(directory: Path, seconds: float) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_stop_lets_a_running_request_end(system: System, tmp_path: Path) -> None:
     system.start({"name": "slow", "model": str(slow_model(tmp_path, 1.0))})
     system.wait_ready()
@@ -457,6 +474,7 @@ def test_stop_lets_a_running_request_end(system: System, tmp_path: Path) -> None
     assert system.processes() == []
 
 
+@pytest.mark.long
 def test_a_second_signal_does_not_wait(system: System, tmp_path: Path) -> None:
     system.start({"name": "slow", "model": str(slow_model(tmp_path, 20.0))}, drain_timeout_s=30.0)
     system.wait_ready()
@@ -483,6 +501,7 @@ def _ignore_end(system: System) -> None:
         system.infer("slow", _SLOW_ROW)
 
 
+@pytest.mark.long
 def test_other_ports_after_a_crash_replace_the_gateway_and_keep_the_replicas(
     system: System, mlp: Path
 ) -> None:
@@ -500,6 +519,7 @@ def test_other_ports_after_a_crash_replace_the_gateway_and_keep_the_replicas(
     assert system.infer("m")[0] == 200
 
 
+@pytest.mark.long
 def test_detached_start_gives_up_in_time_and_leaves_nothing(system: System, tmp_path: Path) -> None:
     model = tmp_path / "late.py"
     model.write_text(
@@ -531,6 +551,7 @@ def test_a_control_plane_that_dies_while_starting_is_told_by_its_last_words(
         start_detached(system.settings(), timeout_s=30)
 
 
+@pytest.mark.long
 def test_a_gateway_that_cannot_start_again_is_told_and_tried_on(system: System, mlp: Path) -> None:
     system.start({"name": "m", "model": str(mlp)})
     before = system.wait_ready()

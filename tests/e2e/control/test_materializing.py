@@ -19,7 +19,7 @@ from headrace.features import (
 )
 from tests.e2e.control.system import System
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.long]
 YAML = """
 entities: [{name: customer, datatype: INT64}]
 feature_views:

@@ -17,6 +17,7 @@ from tests.e2e.control.system import System, replicas
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
+@pytest.mark.long
 def test_each_engine_answers_as_in_process(system: System, tmp_path: Path) -> None:
     openvino_models.library()
     paths = {
@@ -56,6 +57,7 @@ def test_each_engine_answers_as_in_process(system: System, tmp_path: Path) -> No
     )
 
 
+@pytest.mark.long
 def test_what_answers_otherwise_on_this_processor_is_not_served(
     system: System, tmp_path: Path
 ) -> None:

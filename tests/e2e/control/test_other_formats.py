@@ -16,6 +16,7 @@ ROUNDING = 1e-6
 KERAS = 2e-5
 
 
+@pytest.mark.long
 def test_each_format_answers_as_in_process(system: System, tmp_path: Path) -> None:
     paths = {
         "openvino": openvino_models.perceptron(tmp_path / "ir").parent,

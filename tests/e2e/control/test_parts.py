@@ -544,6 +544,7 @@ async def test_a_home_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         Home.at(tmp_path / "file")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [[], ["--settings"], ["--settings", "/nowhere.json"]])
 async def test_a_control_plane_that_cannot_read_its_orders_says_so(arguments: list[str]) -> None:
     done = await asyncio.to_thread(

@@ -171,6 +171,7 @@ def test_texts_come_back_as_classes_over_each_protocol(
             assert_same(client.infer("texts", {"text": elements(*TEXTS)}).outputs, want)
 
 
+@pytest.mark.long
 def test_pictures_come_back_as_classes_over_each_protocol(
     served: System, pictures_here: Pipeline
 ) -> None:
@@ -193,6 +194,7 @@ def test_pictures_come_back_as_classes_over_each_protocol(
             assert_same(client.infer("pictures", {"image": elements(*raw)}).outputs, want)
 
 
+@pytest.mark.long
 def test_a_wrong_text_or_picture_is_told_with_its_row(served: System) -> None:
     cut_off = b64encode(jpeg(1)[:200]).decode()
     instances = [{"b64": b64encode(jpeg(1)).decode()}, {"b64": cut_off}]
@@ -206,6 +208,7 @@ def test_a_wrong_text_or_picture_is_told_with_its_row(served: System) -> None:
     assert "text 1 is not UTF-8" in text[1]["error"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "path"),
     [("texts", "/v2/models/texts/infer"), ("pictures", "/v1/models/pictures:predict")],
@@ -276,6 +279,7 @@ def test_one_wrong_row_costs_its_own_caller_only(  # noqa: PLR0917  # fixtures
     assert max(int(one["batch_size"]) for one in batches) > 2, "no two callers shared a batch"
 
 
+@pytest.mark.long
 def test_a_function_is_served_only_where_its_code_is_allowed(
     system: System, tmp_path: Path
 ) -> None:
@@ -309,6 +313,7 @@ def _push(home: Path, *arguments: str | Path) -> "subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.long
 def test_a_push_says_that_it_is_a_pipeline(folder: Path, tmp_path: Path) -> None:
     path = code_pipeline(tmp_path)
     home = tmp_path / "home"

@@ -59,6 +59,7 @@ def apart(folder: Path, grace_s: float = 20.0) -> ProfileApart:
     return made
 
 
+@pytest.mark.long
 def test_a_model_that_hangs_is_ended_and_what_was_measured_stays(folder: Path) -> None:
     found = apart(folder, 4.0).measure(wild(folder, "time.sleep(600)"))
 
@@ -67,6 +68,7 @@ def test_a_model_that_hangs_is_ended_and_what_was_measured_stays(folder: Path) -
     assert "took longer than its budget" in found.notes[-1]
 
 
+@pytest.mark.long
 def test_a_model_that_kills_its_process_leaves_what_was_measured(folder: Path) -> None:
     found = apart(folder).measure(wild(folder, "os.kill(os.getpid(), 9)"))
 
@@ -104,6 +106,7 @@ def test_code_is_refused_unless_it_is_allowed(folder: Path) -> None:
         apart(folder).measure(ProfileRequest(path=str(model)))
 
 
+@pytest.mark.long
 def test_a_replica_is_asked_what_a_request_costs(folder: Path) -> None:
     model = folder / "double"
     model.mkdir()
@@ -133,6 +136,7 @@ def test_a_replica_that_does_not_start_says_why(folder: Path) -> None:
         )
 
 
+@pytest.mark.long
 def test_a_model_is_profiled_served_tuned_and_profiled_as_an_endpoint(folder: Path) -> None:
     shell = Shell(folder=folder)
     (folder / "m.onnx").write_bytes(models.mlp())

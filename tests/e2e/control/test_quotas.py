@@ -40,6 +40,7 @@ def _counts(system: System) -> None:
     time.sleep(0.3)
 
 
+@pytest.mark.long
 def test_a_quota_survives_the_death_of_the_control_plane_and_of_the_gateway(
     system: System, mlp: Path
 ) -> None:
@@ -76,6 +77,7 @@ def _kill_gateway(system: System) -> None:
     os.kill(envoy.pid, signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_quotas_are_saved_when_the_system_stops(system: System, mlp: Path) -> None:
     system.start(_limited(mlp, requests_per_day=2), first_request=False)
     system.wait_ready()
@@ -91,6 +93,7 @@ def test_quotas_are_saved_when_the_system_stops(system: System, mlp: Path) -> No
     assert _statuses(system, 1) == [429]
 
 
+@pytest.mark.long
 def test_two_systems_share_a_limit_that_one_of_them_counts(system: System, mlp: Path) -> None:
     where = f"unix:{system.home.parent}/shared.sock"
     endpoint = _limited(mlp, requests_per_day=4)
@@ -116,6 +119,7 @@ def test_two_systems_share_a_limit_that_one_of_them_counts(system: System, mlp: 
         other.close()
 
 
+@pytest.mark.long
 def test_a_changed_limit_is_in_force_within_a_second(system: System, mlp: Path) -> None:
     system.start(_limited(mlp, requests_per_s=1000.0))
     system.wait_ready()

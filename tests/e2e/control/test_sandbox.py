@@ -117,7 +117,9 @@ class Unprivileged(System):
             self.process = subprocess.Popen(launcher, stderr=log)
 
 
-@pytest.fixture(params=["as root", "as a user without rights"])
+@pytest.fixture(
+    params=[pytest.param("as root", marks=pytest.mark.long), "as a user without rights"]
+)
 def system(request: pytest.FixtureRequest) -> Iterator[System]:
     is_root = request.param == "as root"
     if is_root and not IS_ROOT:
@@ -207,6 +209,7 @@ def test_a_replica_reaches_nobody_unless_its_endpoint_allows_it(system: System, 
     assert is_open(replicas(opened, "spy"))
 
 
+@pytest.mark.long
 @needs_namespaces
 def test_a_replica_has_no_rights_and_ends_no_process_of_others(system: System, mlp: Path) -> None:
     serve(system, mlp)
@@ -230,6 +233,7 @@ def test_a_replica_has_no_rights_and_ends_no_process_of_others(system: System, m
     assert system.infer("m")[0] == 200
 
 
+@pytest.mark.long
 @needs_namespaces
 def test_ten_thousand_processes_are_not_started_and_others_are_served(
     system: System, mlp: Path
@@ -248,6 +252,7 @@ def test_ten_thousand_processes_are_not_started_and_others_are_served(
     assert traffic.versions
 
 
+@pytest.mark.long
 @needs_namespaces
 def test_isolated_replicas_are_adopted_and_drained(system: System, mlp: Path) -> None:
     before = serve(system, mlp)
@@ -268,6 +273,7 @@ def test_isolated_replicas_are_adopted_and_drained(system: System, mlp: Path) ->
     assert not list((system.home / "run").glob("r*/http.sock"))
 
 
+@pytest.mark.long
 def test_envoy_and_the_control_plane_cannot_gain_rights_and_leave_no_core(
     system: System, mlp: Path
 ) -> None:

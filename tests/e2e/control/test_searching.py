@@ -59,6 +59,7 @@ def searched(apart: SearchApart, what: str, *, step: str = "build") -> tuple[Sta
     return state, heard
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("what", "reason"),
     [

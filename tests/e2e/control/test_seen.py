@@ -144,6 +144,7 @@ def test_a_request_leaves_a_trace_a_line_and_a_row(system: System, mlp: Path) ->
     assert closed == ".parquet"
 
 
+@pytest.mark.long
 def test_a_gateway_that_runs_logs_as_the_next_control_plane_says(system: System, mlp: Path) -> None:
     spec: dict[str, Any] = {"version": 1, "endpoints": [{"name": "m", "model": str(mlp)}]}
     silent = {**spec, "gateway": {"request_log": {"mode": "off"}}}

@@ -70,6 +70,7 @@ def test_unsigned_versions_are_refused_however_they_are_asked_for(
     assert system.infer("m")[0] == 200
 
 
+@pytest.mark.long
 def test_a_version_that_is_altered_where_it_lies_is_not_loaded_again(
     system: System, trusted: Path
 ) -> None:
@@ -88,6 +89,7 @@ def test_a_version_that_is_altered_where_it_lies_is_not_loaded_again(
     assert system.infer("other")[0] == 200
 
 
+@pytest.mark.long
 def test_a_pool_proves_each_model_before_it_loads_it(system: System, trusted: Path) -> None:
     pool = {"name": "small", "replicas": 1}
     entries = [{"name": n, "model": f"{n}:1", "pool": "small"} for n in ("m", "other")]

@@ -24,6 +24,7 @@ def postgres() -> Iterator[PostgresServer]:
         pytest.skip(str(error))
 
 
+@pytest.mark.long
 def test_a_system_whose_state_is_in_postgres_outlives_its_control_plane_and_its_server(
     system: System, postgres: PostgresServer, mlp: Path
 ) -> None:
@@ -50,6 +51,7 @@ def test_a_system_whose_state_is_in_postgres_outlives_its_control_plane_and_its_
     assert not list(system.home.glob("state*"))
 
 
+@pytest.mark.long
 def test_a_home_of_an_older_version_goes_on_where_it_was(system: System, mlp: Path) -> None:
     settings = ReplicaSettings(model_name="m", model_version="1", path=str(mlp))
     name = EndpointName("m")

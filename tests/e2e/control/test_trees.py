@@ -12,7 +12,7 @@ from tests import tabular_models
 from tests.e2e.control.system import System
 from tests.tabular_models import Trained, asked
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.long]
 
 TRAIN: dict[str, Callable[[Path, str], Trained]] = {
     "xgboost": tabular_models.xgboost,

@@ -380,6 +380,7 @@ def _fetched(url: str) -> JwtSettings:
     return msgspec.structs.replace(PROVIDER, jwks_url=url, jwks_file="", jwks_cache_s=1.0)
 
 
+@pytest.mark.long
 async def test_a_providers_keys_are_fetched_again_and_old_ones_forgotten(lab: Lab) -> None:
     successor = Issuer()
     server = KeyServer(ISSUER.key_set)
@@ -397,6 +398,7 @@ async def test_a_providers_keys_are_fetched_again_and_old_ones_forgotten(lab: La
     await server.close()
 
 
+@pytest.mark.long
 async def test_good_tokens_are_taken_while_the_gateway_forgets_what_it_remembers(
     lab: Lab,
 ) -> None:

@@ -37,6 +37,7 @@ async def _reached(count: Callable[[], int], goal: int) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.long
 async def test_changing_the_routes_loses_no_request(lab: Lab) -> None:
     one, two, three = lab.replica("1"), lab.replica("2"), lab.replica("3")
     gateway = await lab.start(endpoint("m", one))

@@ -152,6 +152,7 @@ async def test_every_caller_has_its_own_bucket(lab: Lab) -> None:
         assert await statuses(http, 3, by("bob")) == [200, 200, 200]
 
 
+@pytest.mark.long
 async def test_a_refusal_says_truly_when_to_come_back(lab: Lab) -> None:
     gateway = await start(lab, policy(), limited(lab.replica("1"), per_caller=THREE))
 
@@ -250,6 +251,7 @@ async def test_grpc_calls_and_http2_count_in_the_same_bucket(lab: Lab) -> None:
         assert await statuses(http, 1, by("alice")) == [429]
 
 
+@pytest.mark.long
 async def test_a_limit_that_changes_under_load_fails_no_legitimate_request(lab: Lab) -> None:
     replica = lab.replica("1")
     plenty = LimitSettings(requests_per_s=1e6)
@@ -326,6 +328,7 @@ async def answered_by_service(http: httpx.AsyncClient, serving: LimitService) ->
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.long
 async def test_rows_are_counted_when_they_are_known_and_stay_at_the_gateway(lab: Lab) -> None:
     heavy = limited(lab.replica("1"), per_caller=LimitSettings(rows_per_s=10.0))
     address = f"unix:{lab.directory}/limits.sock"
@@ -383,6 +386,7 @@ async def test_so_many_at_once_and_who_leaves_makes_room(lab: Lab) -> None:
     assert grpc_after is None
 
 
+@pytest.mark.long
 async def test_who_leaves_over_http2_or_grpc_makes_room_too(lab: Lab) -> None:
     narrow = limited(lab.replica("1"), per_caller=LimitSettings(max_concurrent=1))
     address = f"unix:{lab.directory}/limits.sock"

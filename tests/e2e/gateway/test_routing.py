@@ -159,6 +159,7 @@ async def test_http2_with_prior_knowledge_is_answered(lab: Lab) -> None:
     assert (json.loads(body)["replica"], version) == ("1", "2")
 
 
+@pytest.mark.long
 async def test_weights_decide_how_often_each_revision_answers(lab: Lab) -> None:
     one, two = lab.replica("1"), lab.replica("2")
     gateway = await lab.start(split("m", ("1", 70, one), ("2", 30, two)))

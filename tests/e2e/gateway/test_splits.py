@@ -45,7 +45,11 @@ async def _grpc_arm(triton: InferenceServerClient, headers: Mapping[str, str]) -
 
 @pytest.mark.parametrize(
     "sticky",
-    [HEADER, StickySettings(cookie="uid", salt="one"), StickySettings(claim="sub", salt="one")],
+    [
+        HEADER,
+        pytest.param(StickySettings(cookie="uid", salt="one"), marks=pytest.mark.long),
+        pytest.param(StickySettings(claim="sub", salt="one"), marks=pytest.mark.long),
+    ],
     ids=["header", "cookie", "claim"],
 )
 async def test_callers_stay_and_a_growing_version_sends_nobody_back(
@@ -102,18 +106,22 @@ async def test_two_splits_on_one_key_agree_as_often_as_chance(lab: Lab) -> None:
     "headers",
     [
         {},
-        {"x-user": ""},
+        pytest.param({"x-user": ""}, marks=pytest.mark.long),
         {"x-headrace-unit": "forged"},
-        {"cookie": "theme=dark"},
+        pytest.param({"cookie": "theme=dark"}, marks=pytest.mark.long),
         {"authorization": "Bearer nonsense"},
-        {"authorization": "Basic dXNlcjpwYXNz"},
+        pytest.param({"authorization": "Basic dXNlcjpwYXNz"}, marks=pytest.mark.long),
         {"authorization": _token({"sub": None})},
-        {"authorization": _token({"other": {"sub": "x"}})},
+        pytest.param({"authorization": _token({"other": {"sub": "x"}})}, marks=pytest.mark.long),
         {"authorization": "Bearer e30.!!!.c2ln"},
     ],
     ids=str,
 )
-@pytest.mark.parametrize("sticky", [HEADER, StickySettings(claim="sub")], ids=["header", "claim"])
+@pytest.mark.parametrize(
+    "sticky",
+    [pytest.param(HEADER, marks=pytest.mark.long), StickySettings(claim="sub")],
+    ids=["header", "claim"],
+)
 async def test_callers_without_a_key_are_split_at_random(
     lab: Lab, sticky: StickySettings, headers: dict[str, str]
 ) -> None:
@@ -127,6 +135,7 @@ async def test_callers_without_a_key_are_split_at_random(
     assert all("x-headrace-unit" not in request["headers"] for request in new.seen())
 
 
+@pytest.mark.long
 async def test_callers_of_a_dead_arm_go_to_the_last_one_and_nobody_else_moves(lab: Lab) -> None:
     a, b, c = lab.replica("a"), lab.replica("b"), lab.replica("c")
     whole = replace(split("m", ("3", 20, a), ("2", 20, b), ("1", 60, c)), sticky=HEADER)
@@ -262,7 +271,15 @@ async def test_about_the_wanted_share_is_copied(lab: Lab) -> None:
     assert 60 < len(_wait_for(shadow, 60)) < 140
 
 
-@pytest.mark.parametrize("fault", ["dead", "hangs", "fails", "ends"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "dead",
+        "hangs",
+        pytest.param("fails", marks=pytest.mark.long),
+        pytest.param("ends", marks=pytest.mark.long),
+    ],
+)
 async def test_a_bad_shadow_neither_delays_nor_fails_an_answer(lab: Lab, fault: str) -> None:
     one, shadow = lab.replica("1"), lab.replica("2")
     gateway = await lab.start(_mirrored(one, shadow.address, 100))

@@ -234,6 +234,7 @@ def test_plain_text_is_not_answered(secure: Secure) -> None:
         httpx.get(f"http://localhost:{secure.port}/v2/health/ready")
 
 
+@pytest.mark.long
 def test_whoever_connects_and_says_nothing_is_let_go(secure: Secure) -> None:
     with socket.create_connection(("localhost", secure.port), timeout=20) as plain:
         began = time.monotonic()
@@ -386,6 +387,7 @@ async def test_a_certificate_is_replaced_under_load_and_no_connection_ends() -> 
     assert [event["reason"] for event in events].count("CertificateReplaced") == 5
 
 
+@pytest.mark.long
 def test_a_kubernetes_secret_is_swapped() -> None:
     with tempfile.TemporaryDirectory(prefix="hr-") as directory:
         folder = Path(directory)
@@ -421,6 +423,7 @@ def test_a_kubernetes_secret_is_swapped() -> None:
     assert took_s < IN_FORCE_S
 
 
+@pytest.mark.long
 def test_a_broken_pair_leaves_the_one_before_and_says_so(secure: Secure) -> None:
     before = secure.names()
     kept = secure.files.certificate.read_bytes()
@@ -446,7 +449,12 @@ def test_a_broken_pair_leaves_the_one_before_and_says_so(secure: Secure) -> None
 
 @pytest.mark.parametrize(
     ("fault", "said"),
-    [("mode", "chmod 600"), ("expired", "expired"), ("missing", "cannot read"), ("pair", "key is")],
+    [
+        ("mode", "chmod 600"),
+        pytest.param("expired", "expired", marks=pytest.mark.long),
+        pytest.param("missing", "cannot read", marks=pytest.mark.long),
+        pytest.param("pair", "key is", marks=pytest.mark.long),
+    ],
 )
 def test_nothing_starts_with_a_certificate_that_is_no_good(
     system: System, tmp_path: Path, fault: str, said: str
@@ -466,6 +474,7 @@ def test_nothing_starts_with_a_certificate_that_is_no_good(
         start_detached(system.settings(tls=tls), timeout_s=30.0)
 
 
+@pytest.mark.long
 def test_the_key_is_in_no_file_that_others_may_read_and_goes_with_the_gateway() -> None:
     with serving() as secure:
         home = secure.system.home
@@ -482,6 +491,7 @@ def test_the_key_is_in_no_file_that_others_may_read_and_goes_with_the_gateway() 
     assert left == []
 
 
+@pytest.mark.long
 def test_a_dead_control_plane_takes_no_certificate_along() -> None:
     with serving() as secure:
         pid = secure.system.status()["gateway"]["pid"]
@@ -500,6 +510,7 @@ def test_a_dead_control_plane_takes_no_certificate_along() -> None:
         assert "later.example" in secure.names()
 
 
+@pytest.mark.long
 def test_a_control_plane_that_finds_a_broken_pair_goes_on_with_what_is_in_force() -> None:
     with serving() as secure:
         before = secure.names()
@@ -520,6 +531,7 @@ def test_a_control_plane_that_finds_a_broken_pair_goes_on_with_what_is_in_force(
     assert served == before
 
 
+@pytest.mark.long
 def test_encryption_is_turned_on_and_off_without_a_new_gateway() -> None:
     with serving() as secure:
         pid = secure.system.status()["gateway"]["pid"]
@@ -547,6 +559,7 @@ def _status_of(url: str) -> int:
     return 0
 
 
+@pytest.mark.long
 @pytest.mark.anyio
 async def test_whom_a_certificate_names_is_said_by_no_header_and_no_dump_shows_the_key(
     lab: Lab, tmp_path: Path

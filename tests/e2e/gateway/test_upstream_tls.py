@@ -140,6 +140,7 @@ def test_both_sides_show_a_certificate(theirs: Theirs) -> None:
     ]
 
 
+@pytest.mark.long
 def test_grpc_goes_on_encrypted_with_a_certificate(theirs: Theirs) -> None:
     theirs.run("grpc")
     theirs.start("grpc")
@@ -152,6 +153,7 @@ def test_grpc_goes_on_encrypted_with_a_certificate(theirs: Theirs) -> None:
     assert answer == "them"
 
 
+@pytest.mark.long
 def test_a_server_of_another_authority_gets_no_request(theirs: Theirs) -> None:
     other = Authority(theirs.folder / "other")
     theirs.run()
@@ -164,6 +166,7 @@ def test_a_server_of_another_authority_gets_no_request(theirs: Theirs) -> None:
     assert f"upstream https://localhost:{theirs.port}" in message
 
 
+@pytest.mark.long
 def test_a_server_of_another_name_gets_no_request(theirs: Theirs) -> None:
     theirs.run()
     theirs.start(server_name="elsewhere.example")
@@ -174,6 +177,7 @@ def test_a_server_of_another_name_gets_no_request(theirs: Theirs) -> None:
     assert theirs.seen() == []
 
 
+@pytest.mark.long
 def test_a_server_that_expired_gets_no_request(theirs: Theirs) -> None:
     theirs.server = theirs.authority.server("server", "localhost", at=now() - 9e6, days=1)
     theirs.run()
@@ -184,6 +188,7 @@ def test_a_server_that_expired_gets_no_request(theirs: Theirs) -> None:
     theirs.refuses()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shown", ["none", "stranger"])
 def test_a_server_that_refuses_us_is_told_of_until_it_takes_us(theirs: Theirs, shown: str) -> None:
     theirs.run()
@@ -203,6 +208,7 @@ def test_a_server_that_refuses_us_is_told_of_until_it_takes_us(theirs: Theirs, s
     theirs.system.wait_for(lambda status: status["ready"] and theirs.ask() == 200, READY_S)
 
 
+@pytest.mark.long
 def test_what_of_ours_is_no_good_is_told_and_taken_once_it_is(theirs: Theirs) -> None:
     right = theirs.client.key.read_bytes()
     theirs.client.key.write_bytes(theirs.authority.client("other").key.read_bytes())
@@ -218,6 +224,7 @@ def test_what_of_ours_is_no_good_is_told_and_taken_once_it_is(theirs: Theirs) ->
     assert str(theirs.client.certificate) in message
 
 
+@pytest.mark.long
 def test_authorities_are_replaced_without_a_failed_request(theirs: Theirs) -> None:
     theirs.run()
     theirs.start()
@@ -238,6 +245,7 @@ def test_authorities_are_replaced_without_a_failed_request(theirs: Theirs) -> No
     assert "CertificateReplaced" in [event["reason"] for event in events]
 
 
+@pytest.mark.long
 def test_certificates_of_an_upstream_that_left_are_removed(theirs: Theirs, tmp_path: Path) -> None:
     theirs.run()
     theirs.start()
@@ -255,6 +263,7 @@ def test_certificates_of_an_upstream_that_left_are_removed(theirs: Theirs, tmp_p
     assert before == ["sds-upstream-aut", "sds-upstream-cer"]
 
 
+@pytest.mark.long
 def test_one_system_stands_behind_another_and_is_ready_once_it_is_shown_who_calls(
     theirs: Theirs,
 ) -> None:

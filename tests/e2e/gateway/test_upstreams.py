@@ -195,6 +195,7 @@ async def test_what_a_server_does_not_speak_is_refused_in_words(
     assert "version 1 of endpoint 'm' does not speak" in answer.json()["error"]
 
 
+@pytest.mark.long
 async def test_a_split_of_our_version_and_theirs_is_sticky_counted_and_mirrored(
     lab: Lab, foreign: Start
 ) -> None:

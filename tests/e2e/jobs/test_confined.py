@@ -139,6 +139,7 @@ def test_a_run_sees_its_model_its_input_and_its_output_and_reaches_nobody(
     assert not list((home / "run" / "replicas").glob("job~*"))
 
 
+@pytest.mark.long
 @needs_namespaces
 def test_how_a_run_is_kept_apart_is_shown_while_it_runs(system: System, data: Path) -> None:
     slow = data / "slow"
@@ -165,6 +166,7 @@ def processes_of(id_: str) -> list[psutil.Process]:
     ]
 
 
+@pytest.mark.long
 def test_a_confined_run_dies_with_its_watcher_and_goes_on_as_another_process(
     system: System, data: Path
 ) -> None:
@@ -187,6 +189,7 @@ def test_a_confined_run_dies_with_its_watcher_and_goes_on_as_another_process(
     assert rows_of(data / "out" / id_)["id"].to_list() == [1, 2]
 
 
+@pytest.mark.long
 @needs_root
 def test_an_input_that_only_root_may_read_is_read_and_that_is_said(
     system: System, data: Path
@@ -224,6 +227,7 @@ def test_a_folder_with_files_of_others_is_refused_and_they_stay_theirs(
     assert folder.stat().st_uid == 0
 
 
+@pytest.mark.long
 def test_a_run_gets_the_variables_that_its_input_names_and_no_other_secret(
     system: System, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +266,7 @@ class Eater:
 """
 
 
+@pytest.mark.long
 def test_a_run_that_takes_more_memory_than_it_may_is_ended_and_that_is_told(
     system: System, data: Path
 ) -> None:
@@ -280,6 +285,7 @@ def test_a_run_that_takes_more_memory_than_it_may_is_ended_and_that_is_told(
     assert "1GiB" in events["JobFailed"]["message"]
 
 
+@pytest.mark.long
 def test_a_run_of_an_endpoint_reads_the_online_store_as_its_replicas_do(
     endpoints: System, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ from headrace.testing import models
 from tests.e2e.control.system import System
 from tests.e2e.jobs.commands import Command, rows_of
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.long]
 
 CUSTOMERS = 300
 DEFINITIONS = {

@@ -46,6 +46,7 @@ def command(tmp_path: Path, data: Path, output: Path) -> Command:
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_kills_at_random_moments_leave_whole_files_and_the_run_comes_to_the_same(
     tmp_path: Path, data: Path
 ) -> None:
@@ -75,6 +76,7 @@ def test_kills_at_random_moments_leave_whole_files_and_the_run_comes_to_the_same
     assert sorted(rows_of(output)["id"].to_list()) == list(range(ROWS))
 
 
+@pytest.mark.long
 def test_what_is_done_is_skipped_and_a_file_that_was_changed_since_is_done_again(
     tmp_path: Path, data: Path
 ) -> None:
@@ -97,6 +99,7 @@ def test_what_is_done_is_skipped_and_a_file_that_was_changed_since_is_done_again
     assert digests(output) == before
 
 
+@pytest.mark.long
 def test_another_model_mapping_or_input_is_refused_and_named(tmp_path: Path, data: Path) -> None:
     output = tmp_path / "out"
     job = command(tmp_path, data, output)
@@ -119,6 +122,7 @@ def test_another_model_mapping_or_input_is_refused_and_named(tmp_path: Path, dat
     assert digests(output) == before
 
 
+@pytest.mark.long
 def test_an_interrupt_tells_how_to_go_on(tmp_path: Path, data: Path) -> None:
     output = tmp_path / "out"
     job = command(tmp_path, data, output)
@@ -139,6 +143,7 @@ def test_an_interrupt_tells_how_to_go_on(tmp_path: Path, data: Path) -> None:
     assert job.summary()["rows"] == ROWS
 
 
+@pytest.mark.long
 def test_two_runs_at_once_and_a_second_run_into_one_folder_are_refused(
     tmp_path: Path, data: Path
 ) -> None:
@@ -163,6 +168,7 @@ def test_two_runs_at_once_and_a_second_run_into_one_folder_are_refused(
     assert "has the output of run night" in other[2]
 
 
+@pytest.mark.long
 def test_a_version_of_the_registry_answers_as_its_library_does(tmp_path: Path) -> None:
     trained = xgboost(tmp_path, "multiclass")
     home = tmp_path / "home"

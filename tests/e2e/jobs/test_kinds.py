@@ -40,6 +40,7 @@ TOKENIZER: dict[str, Any] = {
 }
 
 
+@pytest.mark.long
 def test_texts_of_all_lengths_answer_as_alone_and_a_bad_one_costs_itself(tmp_path: Path) -> None:
     folder = tmp_path / "text"
     folder.mkdir()
@@ -81,6 +82,7 @@ def test_texts_of_all_lengths_answer_as_alone_and_a_bad_one_costs_itself(tmp_pat
     model.close()
 
 
+@pytest.mark.long
 def test_pictures_of_a_folder_answer_by_their_path(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     model = tmp_path / "pictures"
@@ -138,6 +140,7 @@ def test_a_query_in_ranges_answers_as_its_rows(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.stack(found["y"].to_list()), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """One row group of 200 MB, whose rows are read a window at a time."""
     (tmp_path / "matmul.onnx").write_bytes(models.matmul(features=1024))

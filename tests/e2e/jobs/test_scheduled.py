@@ -73,6 +73,7 @@ def begin(system: System) -> str:
     return str(run["id"])
 
 
+@pytest.mark.long
 def test_a_run_whose_control_plane_is_killed_goes_on_under_the_next_one(
     system: System, data: Path
 ) -> None:
@@ -100,6 +101,7 @@ def test_a_run_whose_control_plane_is_killed_goes_on_under_the_next_one(
     assert rows_of(resumed)["id"].to_list() == list(range(ROWS))
 
 
+@pytest.mark.long
 def test_a_run_is_cancelled_and_a_stop_of_the_control_plane_only_interrupts(
     system: System, data: Path
 ) -> None:
@@ -163,6 +165,7 @@ def two(system: System) -> Iterator[tuple[System, System]]:
             other.close()
 
 
+@pytest.mark.long
 def test_two_control_planes_on_one_database_run_each_moment_once(
     two: tuple[System, System], data: Path
 ) -> None:

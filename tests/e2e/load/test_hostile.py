@@ -80,6 +80,7 @@ def closed_loop_latencies(url: str, seconds: float) -> list[float]:
     return latencies
 
 
+@pytest.mark.long
 def test_a_server_that_never_answers_costs_timeouts_and_ends() -> None:
     def silent(caller: Caller) -> None:
         while caller.next_request():
@@ -97,6 +98,7 @@ def test_a_server_that_never_answers_costs_timeouts_and_ends() -> None:
     assert result.sample.done.min() >= 0.5
 
 
+@pytest.mark.long
 def test_waiting_for_one_of_few_connections_counts_as_latency() -> None:
     def slow(caller: Caller) -> None:
         while caller.next_request():
@@ -113,6 +115,7 @@ def test_waiting_for_one_of_few_connections_counts_as_latency() -> None:
     assert measured.value > 0.3
 
 
+@pytest.mark.long
 def test_requests_that_never_got_a_connection_are_told_apart() -> None:
     def silent(caller: Caller) -> None:
         while caller.next_request():
@@ -141,15 +144,23 @@ def test_errors_are_counted_by_their_status() -> None:
     ("sent", "kind"),
     [
         (b"what?\r\n\r\n", "malformed"),
-        (answer(b"<html>hello</html>"), "malformed"),
-        (answer(b'{"outputs": "none"}'), "malformed"),
-        (answer(b'{"outputs": [], '), "malformed"),
-        (answer(b""), "malformed"),
-        (answer(b"\xff\xfe"), "malformed"),
-        (answer(BODY, more="Inference-Header-Content-Length: 9999\r\n"), "malformed"),
-        (b"HTTP/1.1 101 Upgrading\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", "malformed"),
+        pytest.param(answer(b"<html>hello</html>"), "malformed", marks=pytest.mark.long),
+        pytest.param(answer(b'{"outputs": "none"}'), "malformed", marks=pytest.mark.long),
+        pytest.param(answer(b'{"outputs": [], '), "malformed", marks=pytest.mark.long),
+        pytest.param(answer(b""), "malformed", marks=pytest.mark.long),
+        pytest.param(answer(b"\xff\xfe"), "malformed", marks=pytest.mark.long),
+        pytest.param(
+            answer(BODY, more="Inference-Header-Content-Length: 9999\r\n"),
+            "malformed",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            b"HTTP/1.1 101 Upgrading\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+            "malformed",
+            marks=pytest.mark.long,
+        ),
         (answer()[:-10], "closed"),
-        (b"HTTP/1.1 200 OK\r\nContent-Le", "closed"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Le", "closed", marks=pytest.mark.long),
         (b"", "closed"),
     ],
 )
@@ -166,6 +177,7 @@ def test_garbage_and_halves_are_no_fast_successes(sent: bytes, kind: str) -> Non
     assert result.errors == {kind: result.requests}
 
 
+@pytest.mark.long
 def test_a_reset_is_told() -> None:
     def reset(caller: Caller) -> None:
         if caller.next_request():
@@ -178,6 +190,7 @@ def test_a_reset_is_told() -> None:
     assert result.errors == {"reset": result.requests}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "sent",
     [
@@ -201,6 +214,7 @@ def test_unusual_answers_are_good_ones(sent: bytes) -> None:
     assert result.requests > 15
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "sent",
     [
@@ -222,6 +236,7 @@ def test_a_connection_that_is_closed_after_its_answer_is_not_used_again(sent: by
     assert server.connections >= result.requests
 
 
+@pytest.mark.long
 def test_a_server_that_dies_mid_run_is_refused_from_then_on() -> None:
     callers: list[Caller] = []
     answered = itertools.count(1)
@@ -243,6 +258,7 @@ def test_a_server_that_dies_mid_run_is_refused_from_then_on() -> None:
     assert result.errors["refused"] > 20
 
 
+@pytest.mark.long
 def test_tls_is_spoken_to_a_server_that_is_trusted(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     files = authority.server("server", "127.0.0.1")
@@ -259,6 +275,7 @@ def test_tls_is_spoken_to_a_server_that_is_trusted(tmp_path: Path) -> None:
     assert untrusted.errors == {"unreachable": untrusted.requests}
 
 
+@pytest.mark.long
 def test_trickled_answers_are_measured_to_their_last_byte() -> None:
     def trickle(caller: Caller) -> None:
         while caller.next_request():
@@ -274,6 +291,7 @@ def test_trickled_answers_are_measured_to_their_last_byte() -> None:
     assert (result.sample.latency_s > 0.09).all()
 
 
+@pytest.mark.long
 def test_bytes_that_nobody_asked_for_close_the_connection_and_spoil_no_answer() -> None:
     def chatty(caller: Caller) -> None:
         while caller.next_request():

@@ -58,6 +58,7 @@ def test_the_only_model_is_found_and_the_document_is_whole(shell: Shell, replica
     assert "input FP32 [1, 32], made up" in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flags", [("--binary", "--rows", "3"), ("--arrivals", "constant")])
 def test_full_urls_and_other_forms(shell: Shell, replica: Replica, flags: tuple[str, ...]) -> None:
     url = f"{replica.url}/v2/models/m/versions/1/infer"
@@ -75,6 +76,7 @@ def test_a_missed_objective_is_an_exit_status(shell: Shell, replica: Replica) ->
     assert "MISSED" in done.stdout
 
 
+@pytest.mark.long
 def test_too_few_requests_are_not_enough_evidence(shell: Shell, replica: Replica) -> None:
     done = shell.run("load", replica.url, "-r", "20", *SHORT, "--slo", "p99=5s")
 
@@ -83,6 +85,7 @@ def test_too_few_requests_are_not_enough_evidence(shell: Shell, replica: Replica
     assert "it takes about" in done.stdout
 
 
+@pytest.mark.long
 def test_several_rates_end_where_an_objective_is_missed(shell: Shell, replica: Replica) -> None:
     picture = shell.folder / "steps.html"
 
@@ -96,6 +99,7 @@ def test_several_rates_end_where_an_objective_is_missed(shell: Shell, replica: R
     assert "<svg" in picture.read_text()
 
 
+@pytest.mark.long
 def test_a_terminal_sees_how_it_goes(shell: Shell, replica: Replica) -> None:
     status, shown = shell.on_terminal(
         "load", replica.url, "-r", "200", "--seconds", "2", "--warm-up", "0"
@@ -125,6 +129,7 @@ def test_ctrl_c_reports_what_was_measured(shell: Shell, replica: Replica) -> Non
     assert found["errors"] == 0
 
 
+@pytest.mark.long
 def test_ctrl_c_twice_waits_for_nobody(shell: Shell) -> None:
     with serving(V2(answers=1)) as server:
         process = shell.start(
@@ -142,6 +147,7 @@ def test_ctrl_c_twice_waits_for_nobody(shell: Shell) -> None:
     assert process.returncode == 130
 
 
+@pytest.mark.long
 def test_a_server_without_one_good_answer_is_an_exit_status(shell: Shell) -> None:
     with serving(V2(answers=1)) as server:
         done = shell.run(
@@ -155,6 +161,7 @@ def test_a_server_without_one_good_answer_is_an_exit_status(shell: Shell) -> Non
     assert found["achieved_per_s"] == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("more", "said", "status"),
     [
@@ -192,6 +199,7 @@ def test_a_server_that_lists_no_models_asks_for_a_name(shell: Shell) -> None:
     assert "name one with --model" in done.stderr
 
 
+@pytest.mark.long
 def test_a_unix_socket_is_a_server_too() -> None:
     with tempfile.TemporaryDirectory(prefix="hr-") as directory:
         folder = Path(directory)

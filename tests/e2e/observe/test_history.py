@@ -37,6 +37,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     system.close()
 
 
+@pytest.mark.long
 def test_top_shows_it_live_in_a_terminal_and_once_elsewhere(system: System) -> None:
     shell = Shell(system.home.parent)
     infer(system, good=5)
@@ -68,6 +69,7 @@ def test_the_system_is_drawn_as_it_is(system: System) -> None:
     assert ">idle<" in page
 
 
+@pytest.mark.long
 def test_requests_are_in_the_history_over_the_starts_of_gateway_and_control(
     system: System,
 ) -> None:
@@ -96,6 +98,7 @@ def test_requests_are_in_the_history_over_the_starts_of_gateway_and_control(
     assert total(system) >= before + 15
 
 
+@pytest.mark.long
 def test_batches_and_replicas_are_in_the_history_over_a_start_of_control(system: System) -> None:
     rows = [[0.1] * 32] * 5
     five = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [5, 32], "data": rows}]}

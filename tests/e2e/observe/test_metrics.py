@@ -42,7 +42,9 @@ def requests(system: System) -> None:
         assert system.infer("fraud", {"inputs": []})[0] == 400
 
 
-@pytest.fixture(scope="module", params=["openmetrics", "native"])
+@pytest.fixture(
+    scope="module", params=["openmetrics", pytest.param("native", marks=pytest.mark.long)]
+)
 def prometheus(
     request: pytest.FixtureRequest,
     system: System,

@@ -14,7 +14,7 @@ from tests.e2e.rollouts.callers import Call, Callers
 from tests.e2e.rollouts.model_files import write_version
 from tests.e2e.rollouts.rollout import ONLY_ERRORS, Json, Rollout, callers, endpoint, metric
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 STICKY = {"header": "x-user-id"}
 USERS = 800

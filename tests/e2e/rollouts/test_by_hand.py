@@ -29,6 +29,7 @@ def second(tmp_path: Path) -> Path:
     return write_version(tmp_path / "second" / "model.py")
 
 
+@pytest.mark.long
 def test_nobody_who_saw_the_new_version_is_moved_back_by_a_ramp(
     system: System, first: Path, second: Path
 ) -> None:
@@ -65,6 +66,7 @@ def test_nobody_who_saw_the_new_version_is_moved_back_by_a_ramp(
     assert len(new) == 300
 
 
+@pytest.mark.long
 def test_two_experiments_on_one_key_are_independent(
     system: System, first: Path, second: Path
 ) -> None:
@@ -88,6 +90,7 @@ def test_two_experiments_on_one_key_are_independent(
     assert 60 <= both <= 140  # a quarter of 400 users, give or take 4.6 standard deviations
 
 
+@pytest.mark.long
 def test_verbs_do_what_they_say_and_refuse_what_means_nothing(
     system: System, first: Path, second: Path
 ) -> None:
@@ -114,6 +117,7 @@ def test_verbs_do_what_they_say_and_refuse_what_means_nothing(
     assert reasons[-1] == "Aborted"
 
 
+@pytest.mark.long
 def test_a_promoted_version_can_be_rolled_back(system: System, first: Path, second: Path) -> None:
     system.start(endpoint(first))
     system.wait_ready()
@@ -166,6 +170,7 @@ def test_blue_green_switches_at_once_and_back_in_under_a_second(
     assert rollout.status()["phase"] == "rolled_back"
 
 
+@pytest.mark.long
 def test_weights_sum_to_100_at_every_moment(system: System, first: Path, second: Path) -> None:
     system.start(endpoint(first, replicas=2))
     system.wait_ready()
@@ -184,6 +189,7 @@ def test_weights_sum_to_100_at_every_moment(system: System, first: Path, second:
     assert shares == routes.shares("1~baseline")
 
 
+@pytest.mark.long
 def test_capacity_is_never_below_what_a_weight_needs(
     system: System, first: Path, second: Path
 ) -> None:

@@ -35,6 +35,7 @@ def applied(system: System, *endpoints: Json) -> None:
     assert status == 200, answer
 
 
+@pytest.mark.long
 def test_an_applied_version_is_rolled_out_as_the_spec_says_and_a_newer_one_takes_its_place(
     system: System, first: Path, second: Path, tmp_path: Path
 ) -> None:
@@ -61,6 +62,7 @@ def test_an_applied_version_is_rolled_out_as_the_spec_says_and_a_newer_one_takes
     assert load.failed == []
 
 
+@pytest.mark.long
 def test_undo_takes_a_version_back_in_the_middle_of_its_rollout(
     system: System, first: Path, second: Path
 ) -> None:
@@ -83,6 +85,7 @@ def test_undo_takes_a_version_back_in_the_middle_of_its_rollout(
     assert system.get("/api/v1/rollouts/r1")["phase"] == "superseded"
 
 
+@pytest.mark.long
 def test_a_version_that_nobody_calls_is_not_promoted(
     system: System, first: Path, second: Path
 ) -> None:
@@ -98,6 +101,7 @@ def test_a_version_that_nobody_calls_is_not_promoted(
     assert over["reason"].startswith("not enough evidence within 2 s")
 
 
+@pytest.mark.long
 def test_a_version_that_refuses_what_callers_send_is_rolled_back(
     system: System, first: Path, tmp_path: Path
 ) -> None:
@@ -118,6 +122,7 @@ def test_a_version_that_refuses_what_callers_send_is_rolled_back(
     assert {call.status for call in load.failed} == {400}
 
 
+@pytest.mark.long
 def test_a_fresh_baseline_is_what_the_new_version_is_compared_with(
     system: System, first: Path, tmp_path: Path
 ) -> None:
@@ -137,6 +142,7 @@ def test_a_fresh_baseline_is_what_the_new_version_is_compared_with(
     assert [call for call in load.failed if call.chance >= 0.1] == []
 
 
+@pytest.mark.long
 def test_a_rollout_outlives_the_gateway(system: System, first: Path, second: Path) -> None:
     system.start(endpoint(first))
     gateway = system.wait_ready()["gateway"]["pid"]
@@ -156,6 +162,7 @@ def test_a_rollout_outlives_the_gateway(system: System, first: Path, second: Pat
     assert load.failed == []
 
 
+@pytest.mark.long
 def test_a_candidate_that_keeps_dying_is_rolled_back(
     system: System, first: Path, second: Path
 ) -> None:

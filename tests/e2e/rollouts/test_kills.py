@@ -25,7 +25,7 @@ from tests.e2e.rollouts.rollout import (
     endpoint,
 )
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 STEPS: list[Json] = [
     {"weight": 10, "pause_s": 1.0},

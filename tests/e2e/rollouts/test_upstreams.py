@@ -11,7 +11,7 @@ from tests.e2e.rollouts.callers import wait_until
 from tests.e2e.rollouts.model_files import write_version
 from tests.e2e.rollouts.rollout import ONLY_ERRORS, Json, Rollout, callers, canary, endpoint, metric
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 JUDGED: Json = {"weight": 50, "until": "verdict"}
 

@@ -76,6 +76,7 @@ def test_a_version_that_fails_5_percent_is_rolled_back(
     assert event["data"]["verdict"]["metrics"][0]["metric"] == "errors"
 
 
+@pytest.mark.long
 def test_a_version_whose_p99_is_3_times_as_long_is_rolled_back(
     system: System, first: Path, tmp_path: Path
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_version_whose_p99_is_3_times_as_long_is_rolled_back(
     assert load.failed == []
 
 
+@pytest.mark.long
 def test_a_version_that_answers_other_classes_is_rolled_back(
     system: System, first: Path, tmp_path: Path
 ) -> None:
@@ -167,6 +169,7 @@ def test_a_version_that_cannot_be_loaded_is_rolled_back_before_its_first_request
     assert {call.version for call in load.calls} == {"1"}
 
 
+@pytest.mark.long
 def test_a_switch_is_taken_back_by_a_fixed_threshold(
     system: System, first: Path, tmp_path: Path
 ) -> None:
@@ -194,6 +197,7 @@ def test_a_switch_is_taken_back_by_a_fixed_threshold(
     assert versions == {"1"}
 
 
+@pytest.mark.long
 def test_a_shadow_that_agrees_ends_with_a_report(
     system: System, first: Path, tmp_path: Path
 ) -> None:
@@ -205,6 +209,7 @@ def test_a_shadow_that_agrees_ends_with_a_report(
     assert metric(over, "disagreement")["high"] <= 0.05
 
 
+@pytest.mark.long
 def test_a_shadow_that_disagrees_is_rolled_back_and_seen_by_nobody(
     system: System, first: Path, tmp_path: Path
 ) -> None:
@@ -216,6 +221,7 @@ def test_a_shadow_that_disagrees_is_rolled_back_and_seen_by_nobody(
     assert metric(over, "disagreement")["low"] > 0.05
 
 
+@pytest.mark.long
 def test_a_shadow_is_compared_by_the_output_that_counts(
     system: System, first: Path, tmp_path: Path
 ) -> None:

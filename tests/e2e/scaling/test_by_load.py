@@ -53,6 +53,7 @@ def test_copies_come_with_the_load_and_go_after_it(system: System, slow_model: P
     assert (down["reason"], down["data"]["to"]) == ("LessLoad", 1)
 
 
+@pytest.mark.long
 def test_counts_outlast_the_control_plane(system: System, slow_model: Path) -> None:
     system.start(slow(slow_model, scale_down_delay_s=600.0))
     system.wait_ready()
@@ -71,6 +72,7 @@ def test_counts_outlast_the_control_plane(system: System, slow_model: Path) -> N
     assert load.failures == 0
 
 
+@pytest.mark.long
 def test_a_new_version_has_the_old_ones_copies_before_its_requests(
     system: System, slow_model: Path, tmp_path: Path
 ) -> None:
@@ -96,6 +98,7 @@ def test_a_new_version_has_the_old_ones_copies_before_its_requests(
     assert answer[1]["outputs"][0]["data"] == [2.0]
 
 
+@pytest.mark.long
 def test_a_canary_has_copies_for_its_weight_before_it_gets_it(
     system: System, slow_model: Path, tmp_path: Path
 ) -> None:
@@ -139,6 +142,7 @@ def watched(system: System) -> tuple[int, int]:
     return min(old for old, _ in seen), min(new for _, new in seen)
 
 
+@pytest.mark.long
 def test_a_machine_that_is_full_says_who_is_cut(system: System, slow_model: Path) -> None:
     system.start(slow(slow_model))
     system.wait_ready()

@@ -70,6 +70,7 @@ def test_the_first_request_wakes_a_sleeper_and_is_answered(
     assert reasons == ["Idle", "Woken", "Idle"]
 
 
+@pytest.mark.long
 def test_a_request_waits_for_so_long_and_no_longer(system: System, tmp_path: Path) -> None:
     path = write_model(tmp_path / "slow" / "model.py", load_s=6.0)
     system.start(sleepy(path, hold_s=1.0))
@@ -86,6 +87,7 @@ def test_a_request_waits_for_so_long_and_no_longer(system: System, tmp_path: Pat
     assert ask(system)[0] == 200, "the start went on"
 
 
+@pytest.mark.long
 def test_more_requests_than_may_wait_are_refused(system: System, tmp_path: Path) -> None:
     path = write_model(tmp_path / "slow" / "model.py", load_s=3.0)
     system.start(sleepy(path, hold_s=30.0, max_held=2))
@@ -104,6 +106,7 @@ def test_more_requests_than_may_wait_are_refused(system: System, tmp_path: Path)
     assert all(retry for status, retry, _ in answers if status == 429)
 
 
+@pytest.mark.long
 def test_requests_that_come_as_it_falls_asleep_are_answered(
     system: System, slow_model: Path
 ) -> None:
@@ -118,6 +121,7 @@ def test_requests_that_come_as_it_falls_asleep_are_answered(
     assert outcomes == [200] * 6
 
 
+@pytest.mark.long
 def test_a_burst_on_a_sleeper_loses_nothing(system: System, slow_model: Path) -> None:
     system.start(sleepy(slow_model, max_held=1000))
     system.wait_ready()

@@ -74,6 +74,7 @@ def test_answers_do_not_depend_on_who_shares_the_batch(tmp_path: Path, build: An
             np.testing.assert_allclose(answer[name], array, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("build", [models.unbatched, models.cumulative, models.softmax_over_rows])
 def test_a_model_without_a_batch_axis_is_never_batched(tmp_path: Path, build: Any) -> None:
     path = tmp_path / "model.onnx"

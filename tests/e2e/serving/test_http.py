@@ -165,6 +165,7 @@ def test_a_caller_who_dawdles_over_headers_is_refused(replica: Replica) -> None:
     assert [answer.status for answer in answers] == [408]
 
 
+@pytest.mark.long
 def test_a_caller_who_dawdles_over_the_body_is_refused(replica: Replica) -> None:
     with replica.connect() as sock:
         sock.sendall(post()[:-10])

@@ -9,7 +9,7 @@ from bench.load.client import run
 from bench.payloads import binary_payload, json_payload
 from tests.e2e.replicas import running
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def test_memory_after_30_000_requests_is_where_it_was_after_3_000(

@@ -86,6 +86,7 @@ def test_models_that_crash_stall_or_fail_hurt_nobody_else(tmp_path: Path, mlp: P
     assert copy.process.returncode == 0
 
 
+@pytest.mark.long
 def test_onnx_models_and_python_models_are_hosted_together(tmp_path: Path, mlp: Path) -> None:
     lookup = tmp_path / "lookup.onnx"
     lookup.write_bytes(models.lookup())
@@ -105,6 +106,7 @@ def test_onnx_models_and_python_models_are_hosted_together(tmp_path: Path, mlp: 
     assert "Traceback" not in copy.log_text()
 
 
+@pytest.mark.long
 def test_memory_comes_back_when_a_model_is_unloaded(tmp_path: Path) -> None:
     load = f"self.weights = np.ones({LARGE}, np.uint8)"
     files = {name: python_model(tmp_path, name, load=load) for name in ("a", "b", "c")}
@@ -120,6 +122,7 @@ def test_memory_comes_back_when_a_model_is_unloaded(tmp_path: Path) -> None:
     assert all(size - before < LARGE * 3 // 2 for size in sizes)
 
 
+@pytest.mark.long
 def test_what_tries_models_may_die_and_is_started_again(tmp_path: Path) -> None:
     one, other = python_model(tmp_path, "one"), python_model(tmp_path, "other")
     with running_pool(tmp_path) as copy:
@@ -131,6 +134,7 @@ def test_what_tries_models_may_die_and_is_started_again(tmp_path: Path) -> None:
         assert [process.pid for process in processes_below(copy)] != [nursery.pid]
 
 
+@pytest.mark.long
 def test_nothing_outlives_a_pool_that_is_killed_while_a_model_stalls(tmp_path: Path) -> None:
     child = "import subprocess, time; subprocess.Popen(['sleep', '1000']); time.sleep(1000)"
     file = python_model(tmp_path, "stalls", first=child)
@@ -150,6 +154,7 @@ def test_nothing_outlives_a_pool_that_is_killed_while_a_model_stalls(tmp_path: P
     assert alive == []
 
 
+@pytest.mark.long
 def test_a_pool_told_to_stop_answers_those_who_wait_for_a_load(tmp_path: Path) -> None:
     slow = python_model(tmp_path, "slow", first="import time; time.sleep(0.5)\n")
     with running_pool(tmp_path) as copy:
@@ -169,6 +174,7 @@ def test_a_pool_told_to_stop_answers_those_who_wait_for_a_load(tmp_path: Path) -
     assert answers == [200]
 
 
+@pytest.mark.long
 def test_a_pool_listens_on_tcp_and_for_metrics_too(tmp_path: Path, mlp: Path) -> None:
     port, metrics_port = free_port(), free_port()
     with running_pool(tmp_path, port=port, metrics_port=metrics_port) as copy:
@@ -187,6 +193,7 @@ def test_a_pool_listens_on_tcp_and_for_metrics_too(tmp_path: Path, mlp: Path) ->
     assert 'nv_inference_request_success{model="m",version="1"} 1' in asked_by_control
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "status"),
     [

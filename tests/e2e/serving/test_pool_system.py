@@ -94,6 +94,7 @@ def test_a_pool_answers_every_protocol_and_splits_between_versions(
     assert min(over_grpc["1"], over_grpc["2"]) >= 5
 
 
+@pytest.mark.long
 def test_changes_and_a_control_plane_that_dies_lose_no_request(
     system: System, tmp_path: Path, mlp: Path
 ) -> None:
@@ -116,6 +117,7 @@ def test_changes_and_a_control_plane_that_dies_lose_no_request(
     assert [r["pid"] for r in copies(after, "m")] == [r["pid"] for r in copies(before, "m")]
 
 
+@pytest.mark.long
 def test_models_move_into_a_pool_and_out_again_under_load(system: System, mlp: Path) -> None:
     alone = {"name": "m", "model": str(mlp)}
     system.start(spec=spec(alone))
@@ -133,6 +135,7 @@ def test_models_move_into_a_pool_and_out_again_under_load(system: System, mlp: P
     assert "pool-small-1" not in {one["name"] for one in copies(outside, "m")}
 
 
+@pytest.mark.long
 def test_a_copy_that_is_killed_is_told_again_and_the_other_answers(
     system: System, tmp_path: Path, mlp: Path, open_folder: Path
 ) -> None:
@@ -162,6 +165,7 @@ def _ready(status: Any) -> list[Any]:
     return [replica for replica in copies(status, "m") if replica["state"] == "ready"]
 
 
+@pytest.mark.long
 def test_a_rollout_in_a_pool_sees_what_each_version_answers(system: System, tmp_path: Path) -> None:
     first = write_version(tmp_path / "first" / "model.py")
     second = write_version(tmp_path / "second" / "model.py", yes_below=0.6)
@@ -183,6 +187,7 @@ def test_a_rollout_in_a_pool_sees_what_each_version_answers(system: System, tmp_
     assert {call.version for call in load.calls} == {"1", "2"}
 
 
+@pytest.mark.long
 def test_a_version_that_a_pool_cannot_load_is_rolled_back(system: System, tmp_path: Path) -> None:
     first = write_version(tmp_path / "first" / "model.py")
     second = write_version(tmp_path / "second" / "model.py", breaks=True)

@@ -33,6 +33,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.mark.long
 async def test_gold_is_answered_in_time_while_free_is_shed(tmp_path: Path) -> None:
     model = tmp_path / "slow.py"
     model.write_text(SLOW)

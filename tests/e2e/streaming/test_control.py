@@ -65,6 +65,7 @@ def system(streams: Streams) -> Streams:
     return streams
 
 
+@pytest.mark.long
 def test_streams_run_pause_and_outlive_their_control_plane(system: Streams) -> None:
     wait_for(lambda: system.count("out") == 100 and system.count("out-2") == 100)
     before = pids(system)
@@ -92,6 +93,7 @@ def test_streams_run_pause_and_outlive_their_control_plane(system: Streams) -> N
     assert {"StreamRunning", "StreamPaused"} <= {json.loads(line)["reason"] for line in told}
 
 
+@pytest.mark.long
 def test_a_new_spec_replaces_workers_and_loses_and_repeats_nothing(system: Streams) -> None:
     wait_for(lambda: system.count("out") == 100)
     before = pids(system)
@@ -110,6 +112,7 @@ def test_a_new_spec_replaces_workers_and_loses_and_repeats_nothing(system: Strea
     assert sorted(keys, key=repr) == sorted((f"c{i}".encode() for i in range(sent)), key=repr)
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_comes_back_and_requests_never_notice(system: Streams) -> None:
     [victim, other] = pids(system)
     os.kill(victim, signal.SIGKILL)
@@ -132,6 +135,7 @@ def test_a_worker_that_dies_comes_back_and_requests_never_notice(system: Streams
     assert 'headrace_stream_lag_records{worker="through-0",stream="through"' in metrics
 
 
+@pytest.mark.long
 def test_what_is_not_wanted_ends_and_so_does_everything_with_the_system(system: Streams) -> None:
     gone, kept = pids(system, "own"), pids(system, "through")
     only = SPEC[: SPEC.index("  - name: own")] + SPEC[SPEC.index("  - name: through") :]
@@ -150,6 +154,7 @@ def test_what_is_not_wanted_ends_and_so_does_everything_with_the_system(system: 
     assert not any(map(is_worker, kept))
 
 
+@pytest.mark.long
 def test_down_ends_workers_whose_control_plane_was_killed(system: Streams) -> None:
     control = read_control_file(system.shell.home)
     assert control is not None
@@ -169,6 +174,7 @@ def pids_of_home(streams: Streams) -> list[int]:
     return [record["pid"] for record in found if "pid" in record]
 
 
+@pytest.mark.long
 def test_an_endpoint_that_a_stream_asks_cannot_be_taken_away(system: Streams) -> None:
     management = connect(None, system.shell.home)
     with pytest.raises(FailedPreconditionError, match="stream 'through' asks endpoint 'mlp'"):

@@ -31,6 +31,8 @@ LOG, NATS, REDIS = "log", "nats", "redis"
 NOIDA, TANSU = "noida, Kafka-compatible stand-in", "tansu, Kafka-compatible stand-in"
 ONCE, AT_LEAST_ONCE = Delivery.EXACTLY_ONCE, Delivery.AT_LEAST_ONCE
 AWAY_FOR_S = 3.0
+LONG = pytest.mark.long
+"""One broker shows what the worker does; what each of them does, `make test-long`."""
 
 
 def told(where: Site, folder: Path, scorer: Path, **changes: object) -> StreamSettings:
@@ -69,16 +71,16 @@ def check(broker: Broker, delivery: Delivery) -> None:
     ("name", "how", "delivery"),
     [
         # noida forgets its topics when it is killed, and tansu when it ends.
-        (NOIDA, Away.STOPPED, AT_LEAST_ONCE),
+        pytest.param(NOIDA, Away.STOPPED, AT_LEAST_ONCE, marks=LONG),
         (NOIDA, Away.STOPPED, ONCE),
-        (NOIDA, Away.FROZEN, ONCE),
-        (TANSU, Away.FROZEN, AT_LEAST_ONCE),
-        (NATS, Away.STOPPED, AT_LEAST_ONCE),
-        (NATS, Away.KILLED, ONCE),
-        (NATS, Away.FROZEN, ONCE),
+        pytest.param(NOIDA, Away.FROZEN, ONCE, marks=LONG),
+        pytest.param(TANSU, Away.FROZEN, AT_LEAST_ONCE, marks=LONG),
+        pytest.param(NATS, Away.STOPPED, AT_LEAST_ONCE, marks=LONG),
+        pytest.param(NATS, Away.KILLED, ONCE, marks=LONG),
+        pytest.param(NATS, Away.FROZEN, ONCE, marks=LONG),
         (REDIS, Away.STOPPED, AT_LEAST_ONCE),
-        (REDIS, Away.KILLED, ONCE),
-        (REDIS, Away.FROZEN, ONCE),
+        pytest.param(REDIS, Away.KILLED, ONCE, marks=LONG),
+        pytest.param(REDIS, Away.FROZEN, ONCE, marks=LONG),
     ],
 )
 def test_a_broker_that_is_away_under_load_is_waited_for_and_nothing_is_lost(
@@ -109,6 +111,7 @@ def test_a_broker_that_is_away_under_load_is_waited_for_and_nothing_is_lost(
         check(broker, delivery)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [LOG, NATS, REDIS])
 def test_a_member_joins_and_another_is_killed_while_batches_are_in_flight(
     tmp_path: Path, name: str
@@ -134,7 +137,9 @@ def test_a_member_joins_and_another_is_killed_while_batches_are_in_flight(
         check(broker, ONCE)
 
 
-@pytest.mark.parametrize("name", [LOG, NATS, REDIS])
+@pytest.mark.parametrize(
+    "name", [LOG, pytest.param(NATS, marks=LONG), pytest.param(REDIS, marks=LONG)]
+)
 def test_a_worker_that_stood_still_for_longer_than_its_session_does_nothing_twice(
     tmp_path: Path, name: str
 ) -> None:
@@ -162,6 +167,7 @@ def test_a_worker_that_stood_still_for_longer_than_its_session_does_nothing_twic
         check(broker, ONCE)
 
 
+@pytest.mark.long
 def test_a_kafka_member_that_was_replaced_by_name_while_it_stood_still_is_fenced(
     tmp_path: Path,
 ) -> None:
@@ -189,7 +195,16 @@ def test_a_kafka_member_that_was_replaced_by_name_while_it_stood_still_is_fenced
         check(broker, ONCE)
 
 
-@pytest.mark.parametrize(("name", "call_s"), [(LOG, 4.0), (NOIDA, 8.0), (NATS, 4.0), (REDIS, 4.0)])
+@pytest.mark.parametrize(
+    ("name", "call_s"),
+    [
+        (LOG, 4.0),
+        *(
+            pytest.param(name, s, marks=LONG)
+            for name, s in ((NOIDA, 8.0), (NATS, 4.0), (REDIS, 4.0))
+        ),
+    ],
+)
 def test_a_call_longer_than_the_session_keeps_the_membership_and_commands_are_heard(
     tmp_path: Path, name: str, call_s: float
 ) -> None:
@@ -216,10 +231,15 @@ def test_a_call_longer_than_the_session_keeps_the_membership_and_commands_are_he
         check(broker, ONCE)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "pad_bytes"),
     # noida answers a fetch with all that it has, whatever it is asked for.
-    [(LOG, 30_000), (NOIDA, 3_000), (NATS, 30_000), (REDIS, 30_000)],
+    [
+        (LOG, 30_000),
+        pytest.param(NOIDA, 3_000, marks=LONG),
+        *(pytest.param(name, 30_000, marks=LONG) for name in (NATS, REDIS)),
+    ],
 )
 def test_a_model_slower_than_its_records_is_not_run_over(
     tmp_path: Path, name: str, pad_bytes: int

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.e2e
 UP = ("stream", "up", "--model", "mlp.onnx", "--broker", "log:demo", "--from", "in", "--to", "out")
 
 
+@pytest.mark.long
 def test_what_a_killed_worker_had_is_answered_once_and_as_the_model_says(
     streams: Streams, start: Start
 ) -> None:
@@ -59,6 +60,7 @@ def test_hosts_that_share_a_stream_do_not_take_each_other_s_place(
     assert len(streams.records("out")) == 800
 
 
+@pytest.mark.long
 def test_workers_end_with_the_command_whatever_ends_it(streams: Streams, start: Start) -> None:
     streams.send(rows(1))
     running = start(*UP, "--workers", "2")
@@ -74,11 +76,11 @@ def test_workers_end_with_the_command_whatever_ends_it(streams: Streams, start: 
     ("change", "said"),
     [
         (("--model", "bad.onnx"), "bad.onnx"),
-        (("--model", "missing.onnx"), "missing.onnx"),
+        pytest.param(("--model", "missing.onnx"), "missing.onnx", marks=pytest.mark.long),
         (("--to", "in"), "answers would be scored again"),
-        (("--broker", "carrier-pigeon:x"), "names no broker"),
+        pytest.param(("--broker", "carrier-pigeon:x"), "names no broker", marks=pytest.mark.long),
         (("--broker", "kafka://me:${NOBODY_SAID}@host"), "NOBODY_SAID"),
-        (("--from", "a b"), "does not fit"),
+        pytest.param(("--from", "a b"), "does not fit", marks=pytest.mark.long),
     ],
 )
 def test_a_mistake_ends_it_and_is_told(
@@ -93,6 +95,7 @@ def test_a_mistake_ends_it_and_is_told(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_a_file_runs_the_streams_that_are_named(streams: Streams, start: Start) -> None:
     streams.send(rows(10))
     streams.spec(
@@ -118,6 +121,7 @@ def test_a_file_runs_the_streams_that_are_named(streams: Streams, start: Start) 
     assert "has no stream 'nobody'; it has: a, b" in unknown.stderr
 
 
+@pytest.mark.long
 def test_a_stream_that_stops_before_a_record_ends_the_command(streams: Streams) -> None:
     streams.send(rows(3), raw=b'{"input": "no numbers"}\n', partitions=1)
     streams.spec(
@@ -159,6 +163,7 @@ def test_dead_letters_are_listed_put_back_once_and_die_with_their_attempts(
     assert streams.json(*dead, "--error", "unavailable") == []
 
 
+@pytest.mark.long
 def test_a_replay_scores_again_what_was_written_since(streams: Streams) -> None:
     streams.send(rows(50))
     streams.spec(
@@ -181,6 +186,7 @@ def test_a_replay_scores_again_what_was_written_since(streams: Streams) -> None:
     assert streams.records("out") == []
 
 
+@pytest.mark.long
 def test_a_stopped_stream_is_moved_and_a_running_one_is_not(streams: Streams, start: Start) -> None:
     streams.send(rows(20))
     streams.spec(

@@ -117,6 +117,7 @@ def test_a_log_whose_disk_is_full_is_waited_for_and_loses_and_repeats_nothing(
     assert dead == []
 
 
+@pytest.mark.long
 def test_windows_go_on_where_their_disk_is_full_and_are_kept_when_there_is_room(
     folder: Path,
 ) -> None:
@@ -178,6 +179,7 @@ def test_windows_go_on_where_their_disk_is_full_and_are_kept_when_there_is_room(
     assert dead == []
 
 
+@pytest.mark.long
 def test_a_worker_whose_log_file_has_no_room_streams_on(folder: Path) -> None:
     with small_disk(folder / "logs", size_bytes=64 << 10) as disk:
         broker = opened(folder)
@@ -196,6 +198,7 @@ def test_a_worker_whose_log_file_has_no_room_streams_on(folder: Path) -> None:
     assert found == Counter(range(100))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("delivery", Delivery)
 def test_a_redis_whose_memory_is_full_is_waited_for_and_reading_stops_meanwhile(
     folder: Path, delivery: Delivery

@@ -35,7 +35,7 @@ from tests.e2e.streaming.workers import (
     two_numbers,
 )
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 SILENT_S = 3.0
 

@@ -81,6 +81,7 @@ def test_an_apply_waits_until_streams_run_and_the_status_shows_them(system: Stre
     assert ["nightly", "by", "hand"] in [line[:3] for line in lines]
 
 
+@pytest.mark.long
 def test_an_apply_says_which_stream_does_not_run_and_why(system: Streams) -> None:
     system.spec(SPEC + AWAY)
     applied = system.shell.run("apply", "-f", "headrace.yaml", "--wait", "--wait-s", "20")
@@ -93,6 +94,7 @@ def test_an_apply_says_which_stream_does_not_run_and_why(system: Streams) -> Non
     assert not status(system)["ready"]
 
 
+@pytest.mark.long
 def test_a_stream_that_stopped_before_a_record_is_not_waited_for(system: Streams) -> None:
     sent = system.shell.run("stream", "send", "bad", "--broker", "log:demo", stdin=b'{"x": 1}\n')
     assert sent.returncode == 0, sent.stderr
@@ -105,6 +107,7 @@ def test_a_stream_that_stopped_before_a_record_is_not_waited_for(system: Streams
     assert "not ready: stream 'stops': failed" in again.stderr
 
 
+@pytest.mark.long
 def test_a_worker_that_ends_again_and_again_is_an_alert(system: Streams) -> None:
     system.spec(SPEC)
     assert system.shell.run("apply", "-f", "headrace.yaml", "--wait").returncode == 0
@@ -121,6 +124,7 @@ def test_a_worker_that_ends_again_and_again_is_an_alert(system: Streams) -> None
     assert [(one["reason"], one["data"]["stream"]) for one in fired] == [("Firing", "own")]
 
 
+@pytest.mark.long
 def test_a_stream_has_a_history_and_a_pause_is_no_alert(system: Streams) -> None:
     system.spec(SPEC)
     assert system.shell.run("apply", "-f", "headrace.yaml", "--wait").returncode == 0

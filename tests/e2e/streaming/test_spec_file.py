@@ -140,6 +140,7 @@ def version_of(record: Record) -> int:
     return int(dict(record.headers)["headrace-version"])
 
 
+@pytest.mark.long
 def test_a_canary_grows_while_records_flow_and_its_keys_stay_its_own(streams: Streams) -> None:
     sent = 0
 
@@ -202,6 +203,7 @@ def test_a_canary_grows_while_records_flow_and_its_keys_stay_its_own(streams: St
     assert total(text, "headrace_stream_version_records_total", 'arm="canary"') == compared
 
 
+@pytest.mark.long
 def test_endpoints_are_other_versions_through_the_gateway(streams: Streams) -> None:
     streams.spec(
         """
@@ -295,6 +297,7 @@ def pushing(streams: Streams) -> Streams:
     return streams
 
 
+@pytest.mark.long
 def test_what_a_stream_pushes_is_what_requests_and_other_streams_look_up(pushing: Streams) -> None:
     rows = payments(400)
     send_to(pushing, "payments", rows)
@@ -336,6 +339,7 @@ def test_what_a_stream_pushes_is_what_requests_and_other_streams_look_up(pushing
     assert (state / "count" / "count").is_dir()
 
 
+@pytest.mark.long
 def test_a_view_that_is_not_there_is_told_before_anything_changes(pushing: Streams) -> None:
     up(pushing)
     pushing.spec(PUSHING.replace("{view: spending,", "{view: nobody,"))
@@ -364,6 +368,7 @@ def test_mistakes_are_told_with_their_places_by_the_check_alone(
     assert place in done.stderr + done.stdout
 
 
+@pytest.mark.long
 def test_the_foreground_runs_all_of_it_too(pushing: Streams, start: Start) -> None:
     rows = payments(200)
     send_to(pushing, "payments", rows)
@@ -393,6 +398,7 @@ def test_the_foreground_runs_all_of_it_too(pushing: Streams, start: Start) -> No
     assert (Path(pushing.shell.home) / "stream-state" / "fill" / "fill").is_dir()
 
 
+@pytest.mark.long
 def test_a_replay_chooses_the_same_keys_and_leaves_no_state(pushing: Streams) -> None:
     rows = payments(100)
     send_to(pushing, "payments", rows)

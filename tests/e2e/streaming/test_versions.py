@@ -70,7 +70,7 @@ def expected(number: int, rows: "np.ndarray[tuple[int, ...], np.dtype[np.float32
     return rows @ np.random.default_rng(number).standard_normal((4, 3), dtype=np.float32)
 
 
-@pytest.mark.parametrize("kills", [0, 4])
+@pytest.mark.parametrize("kills", [0, pytest.param(4, marks=pytest.mark.long)])
 def test_a_canary_and_a_shadow_run_beside_the_version_that_answers(
     tmp_path: Path, kills: int
 ) -> None:
@@ -159,6 +159,7 @@ def spending(home: Path) -> list[list[float]]:
     return [[float(one) for one in found.columns[name]] for name in ("last", "spend_1h")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scores", [False, True], ids=["only pushed", "pushed and scored"])
 def test_records_become_features_once_whatever_is_killed(tmp_path: Path, *, scores: bool) -> None:
     count = 6000

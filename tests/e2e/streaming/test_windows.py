@@ -112,6 +112,7 @@ def undisturbed(folder: Path, model: Path, records: list[NewRecord]) -> dict[int
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("delivery", Delivery)
 def test_a_worker_that_is_killed_counts_every_record_once(
     tmp_path: Path, model: Path, delivery: Delivery

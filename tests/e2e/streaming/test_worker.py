@@ -115,6 +115,7 @@ def test_answers_are_the_endpoints_for_the_same_rows(
     assert 'headrace_stream_latency_seconds_count{stream="s"} 500' in text
 
 
+@pytest.mark.long
 def test_what_cannot_be_scored_is_a_dead_letter_and_nothing_waits_for_it(
     tmp_path: Path, model: Path, broker: Broker
 ) -> None:
@@ -136,6 +137,7 @@ def test_what_cannot_be_scored_is_a_dead_letter_and_nothing_waits_for_it(
     assert 'without_answer_total{stream="s",code="INVALID_ARGUMENT"} 1' in text
 
 
+@pytest.mark.long
 def test_a_stream_that_stops_at_errors_says_at_which(
     tmp_path: Path, model: Path, broker: Broker
 ) -> None:
@@ -153,6 +155,7 @@ def test_a_stream_that_stops_at_errors_says_at_which(
     assert broker.committed(GROUP, IN) == {Place(IN, 0): 3}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("delivery", Delivery)
 def test_a_worker_that_is_killed_again_and_again_loses_nothing(
     tmp_path: Path, model: Path, broker: Broker, delivery: Delivery
@@ -235,6 +238,7 @@ def test_what_a_member_that_is_killed_had_is_done_once_by_the_others(
     assert Counter(int(one.key or b"") for one in everything(broker, OUT)) == Counter(range(5000))
 
 
+@pytest.mark.long
 def test_metrics_are_on_a_port_too_and_commands_are_not(
     tmp_path: Path, model: Path, broker: Broker
 ) -> None:
@@ -280,6 +284,7 @@ def test_a_paused_stream_takes_nothing_until_it_is_resumed(
     assert resumed.state is State.RUNNING
 
 
+@pytest.mark.long
 def test_an_endpoint_that_is_away_is_waited_for(
     tmp_path: Path, model: Path, broker: Broker
 ) -> None:
@@ -305,6 +310,7 @@ def test_an_endpoint_that_is_away_is_waited_for(
     assert everything(broker, DEAD) == []
 
 
+@pytest.mark.long
 def test_a_slow_model_keeps_its_membership(tmp_path: Path, broker: Broker) -> None:
     broker.create_topic(IN)
     slow = tmp_path / "slow.py"
@@ -336,6 +342,7 @@ def test_settings_that_cannot_work_end_the_process_with_a_reason(
         assert text in worker.log_text()
 
 
+@pytest.mark.long
 def test_a_model_that_cannot_be_loaded_ends_the_process(tmp_path: Path) -> None:
     with running(tmp_path, settings(tmp_path, tmp_path / "none.onnx")) as worker:
         assert worker.process.wait(60) == 3

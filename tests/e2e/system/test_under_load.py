@@ -33,6 +33,7 @@ def kill(pid: int) -> None:
             return
 
 
+@pytest.mark.long
 def test_a_killed_replica_costs_at_most_what_was_in_flight_on_it(system: System, mlp: Path) -> None:
     system.start({"name": "m", "model": str(mlp), "replicas": 2})
     victim = replicas(system.wait_ready(), "m")[0]
@@ -50,6 +51,7 @@ def test_a_killed_replica_costs_at_most_what_was_in_flight_on_it(system: System,
     assert [r["restarts"] for r in replicas(after, "m")] == [1, 0]
 
 
+@pytest.mark.long
 def test_a_killed_control_plane_costs_nothing_and_the_next_one_adopts_what_runs(
     system: System, mlp: Path
 ) -> None:
@@ -70,6 +72,7 @@ def test_a_killed_control_plane_costs_nothing_and_the_next_one_adopts_what_runs(
     assert after["gateway"]["pid"] == before["gateway"]["pid"]
 
 
+@pytest.mark.long
 def test_weights_and_versions_change_without_a_lost_request(
     system: System, mlp: Path, other: Path
 ) -> None:

@@ -32,6 +32,7 @@ def outcomes() -> dict[str, dict[str, Outcome]]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TRACES)
 def test_the_count_turns_no_more_often_than_the_load(
     outcomes: dict[str, dict[str, Outcome]], name: str
@@ -47,6 +48,7 @@ def test_other_requests_of_the_same_load_do_not_make_it_flap(seed: int) -> None:
     assert outcome.violation_ratio < 0.01
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["flash-crowd", "slow-start", "lost-metrics"])
 def test_a_burst_hurts_fewer_callers_than_under_a_cpu_target_and_costs_less(
     outcomes: dict[str, dict[str, Outcome]], name: str
@@ -57,6 +59,7 @@ def test_a_burst_hurts_fewer_callers_than_under_a_cpu_target_and_costs_less(
     assert headrace.replica_hours < cpu.replica_hours
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["steady", "diurnal"])
 def test_a_load_that_changes_slowly_meets_its_slo(
     outcomes: dict[str, dict[str, Outcome]], name: str
@@ -67,12 +70,14 @@ def test_a_load_that_changes_slowly_meets_its_slo(
     assert headrace.replica_hours < 1.3 * oracle.replica_hours
 
 
+@pytest.mark.long
 def test_lost_metrics_take_nothing_away(outcomes: dict[str, dict[str, Outcome]]) -> None:
     counts = outcomes["lost-metrics"]["headrace"].replicas
 
     assert min(counts[400:700]) >= counts[399]
 
 
+@pytest.mark.long
 def test_slow_starts_do_not_make_it_start_twice_as_many(
     outcomes: dict[str, dict[str, Outcome]],
 ) -> None:
@@ -81,6 +86,7 @@ def test_slow_starts_do_not_make_it_start_twice_as_many(
     assert trace["headrace"].max_replicas <= 1.5 * trace["oracle"].max_replicas
 
 
+@pytest.mark.long
 def test_everybody_sees_the_same_requests(outcomes: dict[str, dict[str, Outcome]]) -> None:
     for by_policy in outcomes.values():
         assert len({outcome.requests for outcome in by_policy.values()}) == 1

@@ -19,7 +19,7 @@ from tests.unit.control.api_client import access_of, headers_of
 
 pytestmark = pytest.mark.slow
 URL = "http://localhost:8080"
-EXAMPLES = 12
+EXAMPLES = 6
 OPEN = {path for (_, path), rule in RULES.items() if rule.is_public}
 WAITS = ("wait_s", "follow")
 """Parameters that make a request last."""

@@ -115,6 +115,7 @@ def test_a_good_version_is_rolled_back_at_most_as_often_as_alpha_says() -> None:
     assert result.naive_at_the_end / 300 <= at_most(0.05, 300)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_stalls_of_either_version_roll_back_no_more_often() -> None:
     # Whoever takes the requests of a stall for independent rolls a fifth of these back.
@@ -160,6 +161,7 @@ def test_a_bad_version_is_rolled_back_for_its_own_fault(candidate: Candidate, me
     assert result.median_s < 60.0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_version_at_the_edge_of_what_is_tolerated_is_seldom_decided() -> None:
     world = World(weight=0.5, errors=0.002, moves=False, requests_per_s=100.0)
@@ -215,6 +217,7 @@ def test_a_canary_goes_on_step_by_step() -> None:
     assert stepped.median_s > at_once.median_s
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_ramp_rolls_back_a_good_version_no_more_often() -> None:
     traffic = Traffic(world=World(), candidates=[Candidate()] * 300, rng=np.random.default_rng(3))

@@ -37,6 +37,7 @@ SCENARIOS = {
     "the same model": Scenario(30, 0.0, World(drift_ratio=0.4), 0.1),
     "the same model, few blocks": Scenario(6, 0.0, World(gap_s=2.0), 0.2),
 }
+SHORT = ("usual", "few blocks", "the same model, few blocks")
 
 
 def run(scenario: Scenario, seed: int) -> Timing:
@@ -56,7 +57,10 @@ def run(scenario: Scenario, seed: int) -> Timing:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in SHORT else pytest.mark.long) for name in SCENARIOS],
+)
 def test_intervals_hold_the_true_cut_in_at_least_93_of_100_runs(name: str) -> None:
     scenario = SCENARIOS[name]
 
