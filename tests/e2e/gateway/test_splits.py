@@ -298,5 +298,5 @@ async def test_a_bad_shadow_neither_delays_nor_fails_an_answer(lab: Lab, fault: 
             assert answer.json()["replica"] == "1"
         took_s = time.monotonic() - began
 
-    assert took_s < 1.5
+    assert took_s < 15.0  # a quarter of a second for each would be 25
     assert len(one.seen()) == 100
