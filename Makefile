@@ -9,7 +9,6 @@ ARGS ?=
 NAMES ?=
 # Test files at once: end-to-end tests wait half of their time. 0 runs them in one process, as a debugger needs.
 JOBS ?= 3
-
 # In the order of testpaths: long files begin early, and short ones fill the end.
 PYTEST_JOBS := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 

@@ -64,8 +64,9 @@ def told(name: str, requests: list[Request], began: float) -> list[Request]:
     """Those that failed; what there was is printed."""
     bad = [one for one in requests if not one.is_good]
     slow = [one for one in requests if one.is_good and one.took_s > 0.5]
+    why = dict(Counter(one.status for one in bad))
     print(  # noqa: T201  # the figures of the docs
-        f"\n{name}: {len(requests)} requests, {len(bad)} failed {dict(Counter(b.status for b in bad))}"
+        f"\n{name}: {len(requests)} requests, {len(bad)} failed {why}"
         f" which began at {[round(b.at - began, 2) for b in bad][:12]} s; {len(slow)} took longer "
         f"than 0.5 s, {max((s.took_s for s in slow), default=0):.2f} s at most"
     )

@@ -91,10 +91,7 @@ def test_a_spec_is_served_by_pods_and_changes_lose_no_request(lab: Lab) -> None:
                 "/api/v1/apply?wait_s=60", {"version": 1, "endpoints": [endpoint]}
             )
             assert code == 200, answer
-            wanted = endpoint.get("replicas", 1)
-            lab.system.wait_for(
-                lambda now, n=wanted: now["ready"] and len(replicas(now, "digits")) == n
-            )
+            lab.system.wait_for(serves(endpoint.get("replicas", 1)))
         time.sleep(0.5)
 
     assert traffic.failures == []
@@ -170,6 +167,11 @@ def test_a_control_plane_stands_by_until_the_first_one_ends(lab: Lab) -> None:
         assert other.end_control() == 0
     finally:
         other.close()
+
+
+def serves(count: int) -> Callable[[Any], bool]:
+    """Whether a status is of so many replicas, and all is ready."""
+    return lambda now: now["ready"] and len(replicas(now, "digits")) == count
 
 
 def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:

@@ -67,9 +67,11 @@ def test_a_pod_that_says_it_is_ready_gets_nothing_until_a_slice_says_so() -> Non
     assert look(a_pod())["p"].phase is Phase.STARTING
 
 
-@pytest.mark.parametrize("condition", [{"ready": False}, {"serving": False}, {"terminating": True}])
-def test_an_address_that_is_not_offered_gets_nothing(condition: dict[str, bool]) -> None:
-    assert look(a_pod(), slices=(a_slice(**condition),))["p"].phase is not Phase.READY
+@pytest.mark.parametrize(
+    "offered", [a_slice(ready=False), a_slice(serving=False), a_slice(terminating=True)]
+)
+def test_an_address_that_is_not_offered_gets_nothing(offered: EndpointSlice) -> None:
+    assert look(a_pod(), slices=(offered,))["p"].phase is not Phase.READY
 
 
 def test_an_unready_pod_gets_nothing_whatever_a_slice_says() -> None:
