@@ -12,7 +12,7 @@ from headrace.control.observed import Phase
 from headrace.core.autoscale_settings import AutoscaleSettings
 from headrace.core.kubernetes_settings import Autoscaler
 from headrace.testing.kubernetes import FakeApiServer, Fault
-from tests.e2e.kubernetes.driving import Driver, Gateway, a_cluster, until
+from tests.e2e.kubernetes.driving import SHORT, Driver, Gateway, a_cluster, until
 from tests.unit.control.kubernetes.states import (
     PLACE,
     a_revision,
@@ -180,7 +180,7 @@ async def test_slow_answers_hold_up_no_routes() -> None:
 
 
 async def test_who_is_cut_off_changes_nothing_and_ends() -> None:
-    async with a_cluster() as (server, gateway), Driver(server, gateway) as driver:
+    async with a_cluster() as (server, gateway), Driver(server, gateway, times=SHORT) as driver:
         driver.want(a_state(an_endpoint(an_arm(replicas=2))))
         await until(lambda: routed(gateway, 2) and driver.is_quiet())
         server.cut_off("control-a")
@@ -199,10 +199,10 @@ async def test_who_is_cut_off_changes_nothing_and_ends() -> None:
 async def test_two_control_planes_one_dies_the_other_goes_on_from_there() -> None:
     async with (
         a_cluster() as (server, gateway),
-        Driver(server, gateway) as first,
+        Driver(server, gateway, times=SHORT) as first,
     ):
         await until(first.elector.is_leading)
-        async with Driver(server, gateway, name="control-b") as second:
+        async with Driver(server, gateway, name="control-b", times=SHORT) as second:
             state = a_state(an_endpoint(an_arm(replicas=2)))
             first.want(state)
             second.want(state)
@@ -226,10 +226,10 @@ async def test_two_control_planes_one_dies_the_other_goes_on_from_there() -> Non
 async def test_a_leader_that_was_cut_off_and_the_next_never_act_at_once() -> None:
     async with (
         a_cluster() as (server, gateway),
-        Driver(server, gateway) as first,
+        Driver(server, gateway, times=SHORT) as first,
     ):
         await until(first.elector.is_leading)
-        async with Driver(server, gateway, name="control-b") as second:
+        async with Driver(server, gateway, name="control-b", times=SHORT) as second:
             state = a_state(an_endpoint(an_arm(replicas=3)))
             first.want(state)
             second.want(state)
@@ -316,7 +316,10 @@ async def until_made(server: FakeApiServer, kind: str) -> None:
 
 
 async def test_the_role_has_no_verb_too_many_and_none_too_few() -> None:
-    async with a_cluster(custom=True) as (server, gateway), Driver(server, gateway) as driver:
+    async with (
+        a_cluster(custom=True) as (server, gateway),
+        Driver(server, gateway, times=SHORT) as driver,
+    ):
         url = {"prometheus_url": "http://prometheus:9090"}
         scale = AutoscaleSettings(target_in_flight=4.0)
         for autoscaler in ("headrace", "hpa", "keda", "headrace"):

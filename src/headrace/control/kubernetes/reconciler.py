@@ -32,6 +32,7 @@ from headrace.core.kubernetes_settings import KubernetesSettings
 _LOG: Final = logging.getLogger("headrace.control")
 _REPUBLISH_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 30.0
+_LONGEST_PAUSE_S: Final = 0.5
 
 
 @dataclass(slots=True, kw_only=True)
@@ -136,7 +137,11 @@ class KubernetesReconciler:
             group.create_task(self.watches.run())
             while True:
                 self._wake.clear()
+                began = self.clock.monotonic()
                 await self.step()
+                # Of thousands of endpoints a step takes long, and pods' news come in bursts: others
+                # have as much time as it took, and the next step sees all that came.
+                await asyncio.sleep(min(self.clock.monotonic() - began, _LONGEST_PAUSE_S))
                 await self._wait_due()
 
     async def step(self) -> None:
