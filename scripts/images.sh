@@ -45,7 +45,7 @@ make_base() {
   command -v debootstrap >/dev/null || fail "there is no debootstrap; Debian has it under that name"
   [ "$(id -u)" = 0 ] || fail "debootstrap needs root"
   say "making $base of Debian's packages, which takes a minute"
-  debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates,tini,tzdata "$suite" \
+  debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates,libgomp1,tini,tzdata "$suite" \
     "$root" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$work/log" 2>&1 ||
     { tail -n 5 "$work/log" >&2 && fail "debootstrap failed"; }
   # Where the packages came from, and on which machine, is the builder's business.

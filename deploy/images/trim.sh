@@ -4,8 +4,9 @@ set -eu
 
 # As process 1 a program hears no SIGTERM before it asks for it, so that a container that is stopped
 # while it starts would hang until it is killed. tini passes signals on, and reaps the orphans.
-if ! command -v tini >/dev/null; then
-  apt-get -qq update && apt-get -qq install --yes --no-install-recommends tini >/dev/null
+# LightGBM and others compute by libgomp, which their packages expect of the system.
+if ! command -v tini >/dev/null || ! ldconfig -p | grep -q 'libgomp\.so\.1'; then
+  apt-get -qq update && apt-get -qq install --yes --no-install-recommends tini libgomp1 >/dev/null
 fi
 
 # Licences stay: /usr/share/doc/*/copyright.
