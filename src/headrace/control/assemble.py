@@ -103,7 +103,9 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
     url = resolve_url(settings.state_url) or home_url(home.root)
     shared = open_shared(settings.artifacts, clock=clock) if settings.artifacts else None
     store = StoreThread(open_store(url, legacy=home.state_file))
-    token_file = ensure_home_token(store.store, home.root, now=clock.now())
+    token_file = ensure_home_token(
+        store.store, home.root, now=clock.now(), installation=_installation(settings)
+    )
     access = make_access(store, clock, settings.oidc, is_encrypted=settings.admin_tls is not None)
     desired = store.store.load()
     document = settings.spec if settings.spec is not None else (desired.spec or None)
@@ -255,6 +257,12 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
         found_running=record is not None or any(replica.pid for replica in adopted),
         membership=membership,
     )
+
+
+def _installation(settings: ControlSettings) -> str:
+    """What names all control planes of one installation on a cluster; empty elsewhere."""
+    cluster = settings.cluster
+    return "" if cluster is None else f"cluster:{cluster.namespace}/{cluster.instance}"
 
 
 def _allowed_hosts(settings: ControlSettings) -> frozenset[str]:

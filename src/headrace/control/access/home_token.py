@@ -44,10 +44,15 @@ def read_home_token(home: Path) -> str:
         return ""
 
 
-def ensure_home_token(store: Store, home: Path, *, now: float) -> Path:
+def ensure_home_token(store: Store, home: Path, *, now: float, installation: str = "") -> Path:
     """The file with the token of the home's owner, made if there is none that is valid. Blocking.
 
     One that others could read is replaced. A new one takes the place of the old ones.
+
+    Args:
+        installation: Whose control planes have one token after the other, each in a home of its
+            own: that of the one that leads now replaces those of earlier pods. Empty where the home
+            stays, and tells them apart.
 
     Raises:
         FailedPreconditionError: It cannot be written.
@@ -55,7 +60,7 @@ def ensure_home_token(store: Store, home: Path, *, now: float) -> Path:
     path = home / FILE_NAME
     if _is_valid(store, path, now=now):
         return path
-    origin = f"{socket.gethostname()}:{home}"
+    origin = installation or f"{socket.gethostname()}:{home}"
     id_, text = new_secret(PREFIX)
     token = Credential(
         id=id_,

@@ -84,6 +84,19 @@ def test_other_homes_and_other_tokens_of_the_owner_stay(store: Store, tmp_path: 
     assert set(valid(store)) == tokens
 
 
+def test_who_leads_an_installation_voids_the_token_of_who_led_before(
+    store: Store, tmp_path: Path
+) -> None:
+    homes = [tmp_path / name for name in ("pod-a", "pod-b", "elsewhere")]
+    for home in homes:
+        home.mkdir()
+    ensure_home_token(store, homes[2], now=1.0)
+    for home in homes[:2]:
+        ensure_home_token(store, home, now=2.0, installation="cluster:models/headrace")
+
+    assert set(valid(store)) == {hash_of(read_home_token(home)) for home in homes[1:]}
+
+
 def test_a_new_token_lets_an_owner_in_who_was_kept_out(store: Store, tmp_path: Path) -> None:
     ensure_home_token(store, tmp_path, now=1.0)
     owner = store.principal(OWNER)
