@@ -8,6 +8,7 @@ import msgspec
 import orjson
 
 from headrace import __version__
+from headrace.control.kubernetes.pods import AS_FIRST
 from headrace.core.devices import Device
 from headrace.core.settings import ReplicaSettings
 from headrace.deploy.export import Body, Place
@@ -134,7 +135,7 @@ def replica_container(image: str, models: str = "") -> Body:
     return {
         "name": "replica",
         "image": image,
-        "command": ["python", "-m", "headrace.serving"],
+        "command": [*AS_FIRST, "python", "-m", "headrace.serving"],
         "args": ["--settings", f"{SETTINGS_DIR}/{SETTINGS_KEY}"],
         "ports": [
             {"name": "http", "containerPort": HTTP_PORT},

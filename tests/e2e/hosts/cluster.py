@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
+from headrace.control.kubernetes.pods import AS_FIRST
 from headrace.testing.kubernetes import FakeApiServer, Store
 from headrace.testing.kubernetes.controllers import container_ports, pod_status
 from tests.e2e.hosts.network import IP, pod_address
@@ -181,7 +182,7 @@ class Kubelets:
         self, container: Object, places: dict[str, Path], running: Running
     ) -> aio.Process:
         command = [*container["command"], *container["args"]]
-        command = [_translated(word, places) for word in command]
+        command = [_translated(word, places) for word in command if word not in AS_FIRST]
         program = (
             [sys.executable, "-m", "headrace.cli"] if command[0] == "headrace" else [sys.executable]
         )

@@ -27,6 +27,9 @@ METRICS_PORT: Final = 8002
 USER: Final = 65532
 CONTAINER: Final = "replica"
 FETCHER: Final = "fetch-model"
+AS_FIRST: Final = ("tini", "--")
+"""Before a command that is a container's first process: else a SIGTERM while Python starts is lost,
+as the kernel keeps from a first process every signal that it does not handle yet."""
 SETTINGS_DIR: Final = "/etc/headrace"
 INTERNAL_DIR: Final = "/etc/headrace-internal"
 _PRE_STOP_S: Final = 5
@@ -155,7 +158,7 @@ def _replica(common: Object, place: Place) -> Object:
     return {
         **common,
         "name": CONTAINER,
-        "command": ["python", "-m", "headrace.serving"],
+        "command": [*AS_FIRST, "python", "-m", "headrace.serving"],
         "args": ["--settings", f"{SETTINGS_DIR}/replica.json"],
         "env": env,
         "ports": [
