@@ -17,6 +17,8 @@ OURS: Final = ("ConfigMap", "Service", "PodDisruptionBudget", "Deployment")
 STATES: Final = ("ready", "unready", "pending", "crashing")
 Event = Callable[[Play], None]
 
+THEIRS: Final = "theirs"
+"""Somebody else's ConfigMap, which nobody here touches."""
 counts = st.integers(min_value=0, max_value=3)
 versions = st.sampled_from(["1", "2", "3"])
 
@@ -55,7 +57,7 @@ def meddle(number: int, kind: str, *, deletes: bool) -> Event:
     """Somebody edits or deletes an object of ours."""
 
     def happen(play: Play) -> None:
-        found = play.store.of_kind(kind)
+        found = [one for one in play.store.of_kind(kind) if one["metadata"]["name"] != THEIRS]
         if not found:
             return
         one = found[number % len(found)]
@@ -111,7 +113,7 @@ def expected(state: DesiredState) -> set[tuple[str, str]]:
 
 
 def ours(play: Play) -> set[tuple[str, str]]:
-    return {key for key in play.store.objects if key[0] in OURS and key[1] != "theirs"}
+    return {key for key in play.store.objects if key[0] in OURS and key[1] != THEIRS}
 
 
 @pytest.mark.slow
@@ -136,7 +138,7 @@ def test_whatever_happened_it_ends_with_what_is_wanted_and_nothing_else(
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": "theirs"},
+            "metadata": {"name": THEIRS},
             "data": {"a": "b"},
         }
     )
@@ -150,7 +152,7 @@ def test_whatever_happened_it_ends_with_what_is_wanted_and_nothing_else(
     play.settle()
 
     assert ours(play) == expected(wish)
-    assert play.store.get("ConfigMap", "theirs") == theirs
+    assert play.store.get("ConfigMap", THEIRS) == theirs
     wanted = sum(arm.replicas for endpoint in wish.endpoints for arm in endpoint.arms)
     pods = play.store.of_kind("Pod")
     assert len(pods) == wanted

@@ -87,6 +87,7 @@ class Candidate:
 
     def look(self, lease: Object | None, now: float) -> None:
         self.known = seen(lease, self.known, now=now)
+        self.pending = None
         step = next_step(self.known, identity=self.name, now=now)
         if step is not Step.WAIT:
             new = lease_object(self.known, place=PLACE, identity=self.name, times=TIMES, wall=now)
