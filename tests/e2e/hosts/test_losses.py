@@ -77,6 +77,7 @@ def nothing() -> None:
     """For a step that is only waited for."""
 
 
+@pytest.mark.long
 def test_nothing_fails_while_nothing_is_lost(system: Cloud) -> None:
     requests, began = during(system, (3.0, nothing))
 
@@ -84,7 +85,7 @@ def test_nothing_fails_while_nothing_is_lost(system: Cloud) -> None:
     assert told("nothing lost", requests, began) == []
 
 
-@pytest.mark.parametrize("way", ["power", "network"])
+@pytest.mark.parametrize("way", ["power", pytest.param("network", marks=pytest.mark.long)])
 def test_a_node_is_lost(system: Cloud, way: str) -> None:
     victim = system.host(NODES[0])
 
@@ -139,6 +140,7 @@ def test_the_control_plane_is_lost_and_comes_back(system: Cloud) -> None:
     assert {one["name"] for one in system.replicas()} == before
 
 
+@pytest.mark.long
 def test_a_gateway_starts_anew_while_the_control_plane_is_away(system: Cloud) -> None:
     control, victim = system.host("control"), system.host(GATEWAYS[1])
     control.unplug()
@@ -152,6 +154,7 @@ def test_a_gateway_starts_anew_while_the_control_plane_is_away(system: Cloud) ->
     assert bad == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("direction", ["both ways", "to", "from"])
 def test_the_control_plane_is_cut_off_from_everything(system: Cloud, direction: str) -> None:
     control = system.host("control")
@@ -176,6 +179,7 @@ def test_the_control_plane_is_cut_off_from_everything(system: Cloud, direction: 
     assert told(f"the control plane was cut off, {direction}", requests, began) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("direction", ["both ways", "to the node", "from the node"])
 def test_a_gateway_and_a_node_are_cut_off_from_each_other(system: Cloud, direction: str) -> None:
     gateway, node = system.host(GATEWAYS[0]), system.host(NODES[1])
