@@ -8,7 +8,7 @@ from typing import Final
 from headrace.core import InvalidArgumentError, UnsupportedError
 from headrace.deploy.written import is_within
 
-_INDEX: Final = re.compile(r"\[\d+\]")
+_INDEX: Final = re.compile(r"\[[^\]]*\]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,8 @@ _NO_STICKY = no(
     "cannot keep a caller on one version", "export for Envoy, or keep Headrace's gateway behind it"
 )
 _NO_SCALER = no("says nothing of replica counts", "add an HPA or a KEDA ScaledObject, or " + _CHART)
+_PODS = yes("the replicas' pods")
+_NO_CHOICE = no("no HPA or ScaledObject is exported", "leave it out, or " + _CHART)
 _NO_STEPS = no("has no steps", "export for Argo Rollouts or Flagger")
 _STEP_BY_STEP = kept("routes are of one moment: export again (`--from-system`) as it goes on")
 _NO_TEST = no("has no sequential test", "leave it out: thresholds decide there")
@@ -441,6 +443,21 @@ TABLE: Final[tuple[Feature, ...]] = (
         "Traces",
         "tracing",
         *(_REPLICAS, _NO_CONTROL, _NO_CONTROL, _NO_CONTROL, _REPLICAS, _BEHIND, yes()),
+    ),
+    row(
+        "Pods: image, resources, nodes, environment",
+        "kubernetes.image kubernetes.pull_policy kubernetes.pull_secrets kubernetes.resources "
+        "kubernetes.node_selector kubernetes.tolerations kubernetes.replica_env "
+        "kubernetes.service_account kubernetes.runtime_class kubernetes.priority_class "
+        "kubernetes.pod_annotations kubernetes.endpoints",
+        *(_REPLICAS, _PODS, _PODS, _PODS, _REPLICAS, _BEHIND, _REPLICAS),
+    ),
+    row(
+        "Pods: who scales them",
+        "kubernetes.autoscaler kubernetes.prometheus_url",
+        _REPLICAS,
+        no("scales by itself, by requests", "leave it out"),
+        *(_NO_CHOICE, _NO_CHOICE, _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row("Budget", "budget", every=kept("a ResourceQuota, or the machine's scheduler")),
     row("Alerts", "alerts", every=_RULES),

@@ -3,14 +3,19 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel
+
+_HOLDING_MANY: Final = frozenset({tuple, list, dict, Mapping})
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One setting: `endpoints[0].timeout_s`, its field `endpoints[].timeout_s`, what it is."""
+    """One setting: `endpoints[0].timeout_s`, its field `endpoints[].timeout_s`, what it is.
+
+    What a mapping has under a name stands at that name: `kubernetes.endpoints[fraud].image`.
+    """
 
     place: str
     field: str
@@ -53,6 +58,10 @@ def _told(value: object, place: str, field: str) -> Iterator[Written]:
         yield Written(place, field, value)
         for i, item in enumerate(value):
             yield from written(item, f"{place}[{i}]", f"{field}[]")
+    elif isinstance(value, Mapping) and any(isinstance(i, BaseModel) for i in value.values()):
+        yield Written(place, field, value)
+        for name, item in value.items():
+            yield from written(item, f"{place}[{name}]", f"{field}[]")
     else:
         yield Written(place, field, value)
 
@@ -61,26 +70,22 @@ def _fields(model: type[BaseModel], field: str) -> Iterator[str]:
     for name, info in model.model_fields.items():
         here = _joined(field, name)
         yield here
-        for inner, is_list in _models(info.annotation):
-            yield from _fields(inner, f"{here}[]" if is_list else here)
+        for inner, is_one_of in _models(info.annotation):
+            yield from _fields(inner, f"{here}[]" if is_one_of else here)
 
 
-def _models(annotation: object, *, is_list: bool = False) -> Iterator[tuple[type[BaseModel], bool]]:
-    """The models that a value of this type may hold, and whether in a list."""
+def _models(
+    annotation: object, *, is_one_of: bool = False
+) -> Iterator[tuple[type[BaseModel], bool]]:
+    """The models that a value of this type may hold, and whether in a list or a mapping."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation, is_list
+        yield annotation, is_one_of
         return
     origin = get_origin(annotation)
-    listed = is_list or origin in {tuple, list}
-    if origin in {tuple, list, Union, UnionType, Annotated}:
+    inside = is_one_of or origin in _HOLDING_MANY
+    if inside or origin in {Union, UnionType, Annotated}:
         for argument in get_args(annotation):
-            yield from _models(argument, is_list=listed)
-    assert origin not in {dict, Mapping} or not list(_inner(annotation)), "no models in mappings"
-
-
-def _inner(annotation: object) -> Iterator[tuple[type[BaseModel], bool]]:
-    for argument in get_args(annotation):
-        yield from _models(argument)
+            yield from _models(argument, is_one_of=inside)
 
 
 def _joined(outer: str, name: str) -> str:

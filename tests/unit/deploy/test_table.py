@@ -13,7 +13,7 @@ from headrace.deploy.written import known_fields, written
 from tests.unit.deploy.specs import EXPORTERS, facts_of, spec_of, split
 
 _PAGE: Final = Path(__file__).parents[3] / "docs" / "how-to" / "export.md"
-_CONTAINERS: Final = {"gateway", "auth", "endpoints", "endpoints[].limits"}
+_CONTAINERS: Final = {"gateway", "auth", "endpoints", "endpoints[].limits", "kubernetes"}
 """Parts that say nothing by themselves: all that is in them has a row."""
 _JWT: Final = {"name": "corp", "issuer": "https://id.test", "audiences": ["models"]}
 _JWT_URL: Final = {**_JWT, "jwks_url": "https://id.test/keys"}
@@ -78,6 +78,7 @@ _EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Limits that gateways share": {"gateway": {"shared_limits": True}},
     "Signatures": {"security": {"require_signature": True, "trusted_keys": ["/keys/a.pem"]}},
     "Traces": {"tracing": {"collector": "http://127.0.0.1:4318"}},
+    "Pods: who scales them": {"kubernetes": {"autoscaler": "hpa"}},
 }
 """For each row that some target refuses: a spec that says so."""
 

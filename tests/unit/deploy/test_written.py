@@ -22,6 +22,19 @@ def test_what_is_written_is_told_with_its_place() -> None:
     assert "endpoints[0].replicas" not in told
 
 
+def test_what_a_mapping_holds_is_told_at_its_name() -> None:
+    pods = {"image": "registry.test/replica:1", "resources": {"gpus": 1}}
+    spec = spec_of(kubernetes={"image": "registry.test/all:1", "endpoints": {"fraud": pods}})
+
+    told = {setting.place: setting for setting in written(spec)}
+
+    assert told["kubernetes.image"].value == "registry.test/all:1"
+    one = told["kubernetes.endpoints[fraud].resources.gpus"]
+    assert (one.field, one.value) == ("kubernetes.endpoints[].resources.gpus", 1)
+    assert one.field in _FIELDS
+    assert "kubernetes.endpoints[fraud].resources.cpu" not in told
+
+
 def test_a_default_that_is_written_out_says_nothing() -> None:
     told = [setting.place for setting in written(spec_of({"timeout_s": 30.0, "replicas": 1}))]
 
