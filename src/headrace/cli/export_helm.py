@@ -171,8 +171,8 @@ def _known(
     spec: "SystemSpec", home: Path, *, is_static: bool
 ) -> "tuple[dict[str, Stored], tuple[DesiredEndpoint, ...]]":
     """What the registry has of the spec's models, and with `is_static` every endpoint pinned."""
+    from headrace.cli.export_pinned import has_files, pinned_endpoints
     from headrace.control.inspection import InspectApart
-    from headrace.control.resolve import Resolver
     from headrace.core import NotFoundError
     from headrace.core.spec import is_model_path
     from headrace.deploy.helm_export import Stored
@@ -189,16 +189,6 @@ def _known(
             with contextlib.suppress(NotFoundError):  # told with its place later
                 found = registry.get(reference)
                 stored[reference] = Stored(digest=found.digest, filename=found.filename)
-        if is_static and not any(
-            version.model and is_model_path(version.model)
-            for endpoint in spec.endpoints
-            for version in endpoint.split()
-        ):
-            resolver = Resolver(
-                registry=registry,
-                inspect=inspect,
-                spec=spec.model_copy(update={"streams": ()}),
-                max_body_bytes=spec.gateway.max_body_bytes,
-            )
-            endpoints = resolver.resolve()
+    if is_static and not has_files(spec):
+        endpoints = pinned_endpoints(spec, home)
     return stored, endpoints

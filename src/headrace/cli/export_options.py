@@ -75,7 +75,7 @@ ServiceNames = Annotated[
     typer.Option(
         "--service",
         metavar="ENDPOINT:VERSION=NAME[:PORT]",
-        help="The Service of a version, where it is not called INSTANCE-ENDPOINT-VERSION.",
+        help="The Service of a version, where it is not one of the driver's.",
         show_default=False,
     ),
 ]
@@ -118,8 +118,12 @@ def facts_for(
     home: Path,
     allow_loss: Sequence[str] | None,
     only: Sequence[str] | None,
+    with_revisions: bool = False,
 ) -> "Facts":
     """The facts of a spec file, or of what runs.
+
+    Args:
+        with_revisions: Also what a control plane with this home would run for the file.
 
     Raises:
         InvalidArgumentError: Neither or both were named, or the spec lacks something.
@@ -130,11 +134,16 @@ def facts_for(
         msg = "name the spec: either --file FILE or --from-system"
         raise InvalidArgumentError(msg)
     observed: dict[str, Observed] = {}
+    revisions: dict[tuple[str, str], str] = {}
     if file is not None:
         from headrace.cli.spec import read_spec
 
         spec = read_spec(file)
         artifacts = _artifacts(spec, home)
+        if with_revisions:
+            from headrace.cli.export_pinned import revisions_in
+
+            revisions = revisions_in(spec, home)
     else:
         from headrace.cli.export_system import running_system
 
@@ -146,6 +155,7 @@ def facts_for(
         allowed=allow_loss or (),
         only=only or (),
         key_sets=_key_sets(spec),
+        revisions=revisions,
     )
 
 
@@ -242,7 +252,15 @@ def known(version: Any) -> "Artifact":  # noqa: ANN401  # a ModelVersion, not im
         digest=version.digest,
         runtime=version.runtime,
         runs_code=version.executes_code,
+        sha256=_of_lone_file(version),
+        labels=version.labels,
     )
+
+
+def _of_lone_file(version: Any) -> str:  # noqa: ANN401  # a ModelVersion, not imported for its name
+    """The file's digest, where the artifact is one; that of a directory covers a list of files."""
+    is_alone = len(version.files) == 1 and not version.files[0].path
+    return str(version.digest).removeprefix("sha256:") if is_alone else ""
 
 
 def _of_file(path: Path) -> "Artifact":

@@ -4,12 +4,15 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from headrace.deploy import Artifact, Observed, Share
 
 if TYPE_CHECKING:
     from headrace.core.spec import SystemSpec
+
+_SHOWN: Final = 8
+"""How much of a revision's id is in its objects' names."""
 
 
 def running_system(
@@ -39,7 +42,8 @@ def running_system(
 def observed_of(view: Mapping[str, Any]) -> Observed:
     """What an endpoint does, as the management API tells it.
 
-    A rollout's fresh copies of the old version (`baseline`) count as that version.
+    A rollout's fresh copies of the old version (`baseline`) count as that version. A revision is
+    known by its id where its replicas have the names of the driver's pods.
     """
     shares: dict[str, Share] = {}
     for revision in _wanted(view["status"]["revisions"]):
@@ -52,6 +56,7 @@ def observed_of(view: Mapping[str, Any]) -> Observed:
             weight=weight + (before.weight if before else 0),
             model=model,
             replicas=max(replicas, before.replicas) if before else replicas,
+            revision=(before.revision if before else "") or _in_pods(revision),
         )
     mirror, percent = "", 0
     rollout = view.get("rollout")
@@ -59,6 +64,15 @@ def observed_of(view: Mapping[str, Any]) -> Observed:
         percent = rollout["mirror_percent"]
         mirror = rollout["to_version"] if percent else ""
     return Observed(shares=tuple(shares.values()), mirror=mirror, mirror_percent=percent)
+
+
+def _in_pods(revision: Mapping[str, Any]) -> str:
+    """The id of a revision that runs in pods; empty for processes of one machine, and of none."""
+    known = str(revision.get("id", ""))
+    # The driver calls a Deployment INSTANCE-ENDPOINT-VERSION-ID, and a cluster its pods after it.
+    within = f"-{revision['version']}-{known[:_SHOWN]}-"
+    is_seen = any(within in replica["name"] for replica in revision.get("replicas", ()))
+    return known if known and is_seen else ""
 
 
 def _wanted(revisions: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:

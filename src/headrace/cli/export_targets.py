@@ -59,7 +59,9 @@ def gateway_api(
 ) -> None:
     """Write a traffic split as routes of Kubernetes' Gateway API.
 
-    With `--from-system` the weights are those of a rollout as it is now.
+    With `--from-system` the weights are those of a rollout as it is now, and Services have the
+    names that the driver gave them. With a file they have those that a control plane with this home
+    gives them.
 
     For example:
 
@@ -76,6 +78,7 @@ def gateway_api(
         home=home,
         allow_loss=allow_loss,
         only=endpoint,
+        with_revisions=True,
     )
     options = replace(_routes(gateway, section, hostname), grpc=not no_grpc)
     place = place_for(instance, namespace, service)
@@ -381,11 +384,7 @@ def _routes(gateway: str, section: str, hostnames: list[str] | None) -> "Gateway
 def _pods(image: str | None, artifacts: str) -> "PodOptions":
     from headrace.deploy import PodOptions
 
-    return (
-        PodOptions(artifacts=artifacts)
-        if image is None
-        else PodOptions(image=image, artifacts=artifacts)
-    )
+    return PodOptions(image=image or "", artifacts=artifacts)
 
 
 def _api_kind(kind: str) -> Literal["http", "rest"]:

@@ -58,6 +58,8 @@ class RevisionStatus:
     """Whether its format runs code of the model's author."""
     advice: str = ""
     """Threads and memory that one replica should have, by what was observed."""
+    id: str = ""
+    """The digest of all that its replicas depend on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,6 +310,7 @@ def _revisions(  # noqa: PLR0917  # each is another kind of fact
         }
         rows.append(
             RevisionStatus(
+                id=revision_id,
                 version=version,
                 model=arm.revision.model if arm else "",
                 weight=weights.get(arm.key if arm else version, 0) if shows_weight else 0,

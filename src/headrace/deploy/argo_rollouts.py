@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from headrace.control.kubernetes.pods import HTTP_PORT
 from headrace.core.rollout_settings import CanaryStep
 from headrace.core.spec_rollout import BlueGreenSpec, CanarySpec
 from headrace.deploy.export import (
@@ -22,13 +23,12 @@ from headrace.deploy.facts import Endpoint, Facts
 from headrace.deploy.features import Target
 from headrace.deploy.gateway_api import API, GatewayApiOptions, http_rules, parent_refs
 from headrace.deploy.losses import Loss
-from headrace.deploy.names import HTTP_PORT, labels, object_name
+from headrace.deploy.names import labels, object_name
 from headrace.deploy.pods import (
     PodOptions,
     model_losses,
-    pod_template,
     service,
-    settings_map,
+    workload,
 )
 from headrace.deploy.queries import Check, checks_of
 
@@ -98,13 +98,10 @@ def _documents(
     version = endpoint.newest
     name = object_name(place.instance, endpoint.name)
     stable, canary = _services(endpoint, place)
-    settings = object_name(place.instance, endpoint.name, version.number)
+    runs = workload(place, facts, endpoint, version, options.pods)
     named = labels(place.instance, "replica", endpoint=endpoint.name)
     selector = {key: named[key] for key in _SELECTED}
-    yield Document(
-        name=f"configmap-{settings}",
-        body=settings_map(place, settings, facts, endpoint=endpoint, version=version),
-    )
+    yield Document(name=f"configmap-{runs.name}", body=runs.settings)
     for each in (stable, canary):
         yield Document(name=f"service-{each}", body=service(place, each, selector, named))
     yield Document(name=f"httproute-{name}", body=_route(endpoint, place, options, name))
@@ -116,7 +113,7 @@ def _documents(
     spec: Body = {
         "replicas": version.replicas,
         "selector": {"matchLabels": selector},
-        "template": pod_template(place, settings, endpoint, version, options.pods),
+        "template": runs.template,
         "strategy": _strategy(endpoint, place, name, stable, canary, judged=bool(checks)),
     }
     if endpoint.spec.rollout is not None:

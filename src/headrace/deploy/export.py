@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from headrace.control.kubernetes.names import revision_name
 from headrace.core import InvalidArgumentError
 from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.features import Cell, Fate, Outcome, Target, fates
@@ -41,7 +42,7 @@ class Export:
 class Place:
     """Where in a cluster an export belongs, and what is there already.
 
-    `services`: names and ports of Services by endpoint and version, where they are not ours.
+    `services`: names and ports of Services by endpoint and version, where they are others'.
     """
 
     instance: str = INSTANCE
@@ -49,9 +50,22 @@ class Place:
     services: Services | None = None
 
     def service(self, endpoint: Endpoint, version: Version) -> tuple[str, int | None]:
-        """The Service of a version, and its port where it is not the usual one."""
+        """The Service of a version, and its port where it is not the usual one.
+
+        The driver's, where its name can be known; else a plain name.
+        """
         given = (self.services or {}).get((endpoint.name, version.number))
-        return given or (object_name(self.instance, endpoint.name, version.number), None)
+        if given is not None:
+            return given
+        if version.revision:
+            of = (endpoint.name, version.number, version.revision)
+            return revision_name(*of, instance=self.instance), None
+        return object_name(self.instance, endpoint.name, version.number), None
+
+    def has_drivers_service(self, endpoint: Endpoint, version: Version) -> bool:
+        """Whether the Service of a version is one that the driver makes: it speaks HTTP only."""
+        is_given = (endpoint.name, version.number) in (self.services or {})
+        return bool(version.revision) and not is_given
 
     def metadata(self, name: str, labels: Mapping[str, str]) -> Body:
         """The head of an object."""

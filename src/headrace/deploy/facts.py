@@ -19,7 +19,8 @@ class Artifact:
     """What the registry knows of a model.
 
     `digest`: `sha256:...`; empty where it is in no registry. `filename`: what a runtime loads.
-    `runtime`: empty where nobody knows.
+    `runtime`: empty where nobody knows. `sha256`: of a lone file, which a replica checks by itself.
+    `labels`: class names by output.
     """
 
     filename: str
@@ -27,16 +28,22 @@ class Artifact:
     digest: str = ""
     runtime: str = ""
     runs_code: bool = False
+    sha256: str = ""
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """One version's share of the requests, as a running system has it now."""
+    """One version's share of the requests, as a running system has it now.
+
+    `revision`: the id of what its pods run; empty where nobody runs it in pods.
+    """
 
     version: str
     weight: int
     model: str = ""
     replicas: int = 1
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +60,17 @@ class Observed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """One version behind an endpoint. `model`: empty for an upstream; `place`: in the spec."""
+    """One version behind an endpoint. `model`: empty for an upstream; `place`: in the spec.
+
+    `revision`: its id, by which the driver names its Service; empty where nobody knows.
+    """
 
     number: str
     weight: int
     place: str
     model: str = ""
     replicas: int = 1
+    revision: str = ""
     upstream: UpstreamSpec | None = None
     artifact: Artifact | None = None
 
@@ -122,6 +133,7 @@ def read_facts(
     allowed: Sequence[str] = (),
     only: Sequence[str] = (),
     key_sets: Mapping[str, str] | None = None,
+    revisions: Mapping[tuple[str, str], str] | None = None,
 ) -> Facts:
     """The facts that `spec` holds.
 
@@ -129,6 +141,7 @@ def read_facts(
         artifacts: What is known of models, by the spec's `model`.
         observed: What a running system does, by endpoint; else the spec's own split counts.
         only: Names of the endpoints that are wanted; empty for all.
+        revisions: Ids of what a control plane would run, by endpoint and version.
 
     Raises:
         InvalidArgumentError: With all that is missing: endpoints, versions' numbers.
@@ -141,7 +154,12 @@ def read_facts(
             continue
         seen = (observed or {}).get(endpoint.name)
         place = f"endpoints[{i}]"
-        versions = tuple(_versions(endpoint, place, artifacts or {}, seen, mistakes))
+        versions = tuple(
+            replace(
+                one, revision=one.revision or (revisions or {}).get((endpoint.name, one.number), "")
+            )
+            for one in _versions(endpoint, place, artifacts or {}, seen, mistakes)
+        )
         if versions and not any(version.weight for version in versions):
             mistakes.append(f"{place}: no version of {endpoint.name!r} takes requests now")
         endpoints.append(
@@ -213,6 +231,7 @@ def _observed(
             place=place,
             model="" if upstream else share.model,
             replicas=share.replicas,
+            revision="" if upstream else share.revision,
             upstream=upstream,
             artifact=_artifact(share.model, artifacts),
         )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from headrace.control.kubernetes.pods import HTTP_PORT
 from headrace.core.rollout_settings import CanaryStep
 from headrace.core.spec_rollout import BlueGreenSpec, CanarySpec
 from headrace.deploy.argo_rollouts import rollout_losses
@@ -24,12 +25,11 @@ from headrace.deploy.facts import Endpoint, Facts
 from headrace.deploy.features import Target
 from headrace.deploy.gateway_api import GatewayApiOptions, parent_refs
 from headrace.deploy.losses import Loss
-from headrace.deploy.names import HTTP_PORT, labels, object_name
+from headrace.deploy.names import labels, object_name
 from headrace.deploy.pods import (
     PodOptions,
     model_losses,
-    pod_template,
-    settings_map,
+    workload,
 )
 from headrace.deploy.queries import Check, checks_of
 
@@ -83,15 +83,11 @@ def _documents(
     version = endpoint.newest
     # Flagger calls what it makes NAME-primary and NAME-canary.
     name = object_name(place.instance, endpoint.name, longest=_LONGEST)
-    settings = object_name(place.instance, endpoint.name, version.number)
+    runs = workload(place, facts, endpoint, version, options.pods)
     named = labels(place.instance, "replica", endpoint=endpoint.name)
-    yield Document(
-        name=f"configmap-{settings}",
-        body=settings_map(place, settings, facts, endpoint=endpoint, version=version),
-    )
-    template = pod_template(place, settings, endpoint, version, options.pods)
+    yield Document(name=f"configmap-{runs.name}", body=runs.settings)
     # Flagger puts `-primary` behind the value of this label for the pods that it copies.
-    template["metadata"]["labels"][_SELECTED] = name
+    runs.template["metadata"]["labels"][_SELECTED] = name
     deployment: Body = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -99,7 +95,7 @@ def _documents(
         "spec": {
             "replicas": version.replicas,
             "selector": {"matchLabels": {_SELECTED: name}},
-            "template": template,
+            "template": runs.template,
         },
     }
     yield Document(name=f"deployment-{name}", body=deployment)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from headrace.control.kubernetes.pods import HTTP_PORT
 from headrace.deploy.export import (
     ASKS_NOBODY,
     Body,
@@ -18,13 +19,18 @@ from headrace.deploy.export import (
 )
 from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.features import Target
+from headrace.deploy.gateway_services import (
+    MODEL_HEADER,
+    grpc_notes,
+    has_grpc_route,
+    service_notes,
+)
 from headrace.deploy.headers import OURS
 from headrace.deploy.losses import Loss
-from headrace.deploy.names import GRPC_PORT, HTTP_PORT, labels, object_name
+from headrace.deploy.names import GRPC_PORT, labels, object_name
 
 API: Final = "gateway.networking.k8s.io/v1"
 SERVICE: Final = "inference.GRPCInferenceService"
-MODEL_HEADER: Final = "x-model"
 VERSION_HEADER: Final = "x-model-version"
 GRACE_S: Final = 0.5
 """A replica answers at the deadline itself and says why: a gateway waits a little longer."""
@@ -62,16 +68,8 @@ def gateway_api(facts: Facts, place: Place, options: GatewayApiOptions) -> Expor
     ]
     documents.append(_server_route(facts.endpoints[0], place, options))
     losses = [*implied_access(facts, *ASKS_NOBODY), *_losses(facts, place)]
-    notes = []
-    if options.grpc and len(facts.endpoints) > 1:
-        notes.append(
-            f"gRPC: routes cannot read a message, so callers name the endpoint in the metadata "
-            f"{MODEL_HEADER}"
-        )
-    if options.grpc:
-        notes.append(
-            f"gRPC: the Services need port {options.grpc_port}, with replicas that serve gRPC there"
-        )
+    grpc_port = options.grpc_port if options.grpc else None
+    notes = [*grpc_notes(facts, place, grpc_port), *service_notes(facts, place)]
     return finish(Target.GATEWAY_API, facts, documents, losses=losses, notes=notes)
 
 
@@ -140,8 +138,7 @@ def _documents(
     if copies:
         rules[-1] = {**rules[-1], "filters": [removing(), *copies]}
     yield from _routes("HTTPRoute", endpoint, place, options, rules)
-    speaking = [v for v in endpoint.versions if _speaks_grpc(v)]
-    if not options.grpc or len(speaking) != len(endpoint.versions):
+    if not options.grpc or not has_grpc_route(endpoint, place):
         return
     grpc = {
         v.number: _backend(endpoint, v, place, options.grpc_port, is_grpc=True)
@@ -249,10 +246,6 @@ def _losses(facts: Facts, place: Place) -> Iterator[Loss]:
                     "a route leads to Services only",
                     f"make one for it: --service {key[0]}:{key[1]}=NAME:PORT",
                 )
-
-
-def _speaks_grpc(version: Version) -> bool:
-    return version.upstream is None or version.upstream.protocol == "grpc"
 
 
 def _limit_s(endpoint: Endpoint) -> float:

@@ -13,7 +13,8 @@ from headrace.core.spec_access import LimitSpec
 from headrace.deploy.export import Body, Document, Export, addresses_of, finish
 from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.features import Target
-from headrace.deploy.gateway_api import GRACE_S, MODEL_HEADER, SERVICE
+from headrace.deploy.gateway_api import GRACE_S, SERVICE
+from headrace.deploy.gateway_services import MODEL_HEADER
 from headrace.deploy.headers import OURS
 from headrace.deploy.kong_access import access_losses, access_plugins, consumers
 from headrace.deploy.losses import Loss

@@ -8,13 +8,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from headrace.core.spec_scale import AutoscaleSpec
+from headrace.control.kubernetes.pods import (
+    HTTP_PORT,
+    SETTINGS_DIR,
+    image_of,
+    nodes_of,
+    resources_of,
+    variables_of,
+)
+from headrace.core.kubernetes_settings import PodSettings, Resources
 from headrace.deploy.export import Body, Document, Export, Place, finish, implied_access
 from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.features import Target
+from headrace.deploy.kserve_scaling import annotations_of, replicas_of
 from headrace.deploy.losses import Loss
 from headrace.deploy.names import labels, object_name
-from headrace.deploy.pods import PodOptions, model_losses, replica_container, settings_map
+from headrace.deploy.pods import (
+    PodOptions,
+    model_losses,
+    pods_of,
+    replica_container,
+    settings_map,
+)
 
 RUNTIME: Final = "headrace"
 _MODELS_DIR: Final = "/mnt/models"
@@ -37,9 +52,6 @@ _SUFFIXES: Final = {
     ".pt2": "torch_export",
     ".tflite": "tflite",
 }
-_LONGEST_WINDOW_S: Final = 3600
-_SHORTEST_WINDOW_S: Final = 6
-_KNATIVE: Final = "autoscaling.knative.dev"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +75,15 @@ def kserve(facts: Facts, place: Place, options: KserveOptions) -> Export:
     documents: list[Document] = []
     if not options.runtime:
         name = object_name(place.instance) if place.instance != RUNTIME else RUNTIME
-        documents.append(Document(name=f"servingruntime-{name}", body=_runtime(place, options)))
+        documents.append(
+            Document(name=f"servingruntime-{name}", body=_runtime(facts, place, options))
+        )
     for endpoint in facts.endpoints:
         documents += _documents(facts, endpoint, place, options)
     losses = [
         *implied_access(facts, "this asks nobody", "say `access: public`, or add Istio's policies"),
         *model_losses(facts, fetched=False),
-        *(loss for e in facts.endpoints for loss in _losses(e, options)),
+        *(loss for e in facts.endpoints for loss in _losses(facts, e, options)),
     ]
     notes = [
         f"{e.place}.versions: version {e.split[0].number} has to be there, and ready, before this "
@@ -80,15 +94,15 @@ def kserve(facts: Facts, place: Place, options: KserveOptions) -> Export:
     return finish(Target.KSERVE, facts, documents, losses=losses, notes=notes)
 
 
-def _runtime(place: Place, options: KserveOptions) -> Body:
+def _runtime(facts: Facts, place: Place, options: KserveOptions) -> Body:
     name = RUNTIME if place.instance == RUNTIME else object_name(place.instance)
-    container = replica_container(options.pods.image)
+    container = replica_container(facts, options.pods)
     # KServe mounts the model itself, and each service brings its settings.
     container["name"] = "kserve-container"
     container["volumeMounts"] = [m for m in container["volumeMounts"] if m["name"] == "tmp"]
-    container["ports"] = [{"containerPort": 8000, "name": "http1", "protocol": "TCP"}]
+    container["ports"] = [{"containerPort": HTTP_PORT, "name": "http1", "protocol": "TCP"}]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        container[probe]["httpGet"]["port"] = 8000
+        container[probe]["httpGet"]["port"] = HTTP_PORT
     del container["startupProbe"], container["lifecycle"]  # Knative has neither
     formats = [{"name": each, "autoSelect": False} for each in _OWN_FORMATS]
     return {
@@ -109,78 +123,61 @@ def _documents(
 ) -> Iterator[Document]:
     version = endpoint.newest
     name = object_name(place.instance, endpoint.name)
-    settings = object_name(place.instance, endpoint.name, version.number)
     named = labels(place.instance, "replica", endpoint=endpoint.name)
+    settings = ""
     if not options.runtime:
-        yield Document(
-            name=f"configmap-{settings}",
-            body=settings_map(
-                place, settings, facts, endpoint=endpoint, version=version, directory=_MODELS_DIR
-            ),
-        )
+        body = settings_map(place, facts, endpoint, version, directory=_MODELS_DIR)
+        settings = body["metadata"]["name"]
+        yield Document(name=f"configmap-{settings}", body=body)
     metadata = place.metadata(name, named)
+    pods = pods_of(facts, endpoint, options.pods)
     scaling = endpoint.spec.autoscale
-    if scaling is not None:
-        metadata["annotations"] = _annotations(scaling)
-    body: Body = {
+    annotations = {**pods.annotations, **(annotations_of(scaling) if scaling is not None else {})}
+    if annotations:
+        metadata["annotations"] = annotations
+    body = {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
         "metadata": metadata,
-        "spec": {"predictor": _predictor(endpoint, version, place, options, settings)},
+        "spec": {"predictor": _predictor(endpoint, place, options, pods, settings)},
     }
     yield Document(name=f"inferenceservice-{name}", body=body)
 
 
 def _predictor(
-    endpoint: Endpoint, version: Version, place: Place, options: KserveOptions, settings: str
+    endpoint: Endpoint, place: Place, options: KserveOptions, pods: PodSettings, settings: str
 ) -> Body:
+    version = endpoint.newest
     model: Body = {
         "modelFormat": {"name": _format(endpoint, version) or "unknown"},
         "protocolVersion": "v2",
         "runtime": options.runtime or (RUNTIME if place.instance == RUNTIME else place.instance),
         "storageUri": _storage(endpoint, version, options.storage),
+        **_container(pods, is_ours=not options.runtime),
     }
-    found: Body = {**_replicas(endpoint, version)}
+    found: Body = {**replicas_of(endpoint, version), **nodes_of(pods)}
     if endpoint.spec.timeout_s is not None:
         found["timeout"] = max(math.ceil(endpoint.spec.timeout_s), 1)
     if version.weight < 100 and len(endpoint.split) > 1:  # noqa: PLR2004  # percent: all of it
         found["canaryTrafficPercent"] = version.weight
     if not options.runtime:
-        model["volumeMounts"] = [
-            {"name": "settings", "mountPath": "/etc/headrace", "readOnly": True}
-        ]
+        model["volumeMounts"] = [{"name": "settings", "mountPath": SETTINGS_DIR, "readOnly": True}]
         found["volumes"] = [{"name": "settings", "configMap": {"name": settings}}]
     return {**found, "model": model}
 
 
-def _replicas(endpoint: Endpoint, version: Version) -> Body:
-    scaling = endpoint.spec.autoscale
-    if scaling is None:
-        return {"minReplicas": version.replicas, "maxReplicas": version.replicas}
-    found: Body = {"minReplicas": scaling.min_replicas, "maxReplicas": scaling.max_replicas}
-    if scaling.target_in_flight is not None:
-        found["scaleMetric"] = "concurrency"
-        found["scaleTarget"] = max(math.floor(scaling.target_in_flight), 1)
+def _container(pods: PodSettings, *, is_ours: bool) -> Body:
+    """What a service adds to its runtime's container. Another's keeps what it has by itself."""
+    found: Body = {}
+    if is_ours:
+        found["image"] = image_of(pods)
+    if is_ours or pods.pull_policy != PodSettings().pull_policy:
+        found["imagePullPolicy"] = pods.pull_policy
+    if is_ours or pods.resources != Resources():
+        found["resources"] = resources_of(pods.resources)
+    if pods.env:
+        found["env"] = variables_of(pods.env)
     return found
-
-
-def _annotations(scaling: AutoscaleSpec) -> dict[str, str]:
-    """Knative's autoscaler, as far as one revision may tell it."""
-    window = _bounded(scaling.stable_window_s, _SHORTEST_WINDOW_S, _LONGEST_WINDOW_S)
-    panic_percent = _bounded(100 * scaling.panic_window_s / window, 1, 100)
-    panic_from = _bounded(scaling.panic_ratio * 100, 110, 1000)
-    delay = _bounded(scaling.scale_down_delay_s, 0, _LONGEST_WINDOW_S)
-    return {
-        f"{_KNATIVE}/window": f"{window}s",
-        f"{_KNATIVE}/panic-window-percentage": f"{panic_percent}.0",
-        f"{_KNATIVE}/panic-threshold-percentage": f"{panic_from}.0",
-        f"{_KNATIVE}/scale-down-delay": f"{delay}s",
-        f"{_KNATIVE}/scale-to-zero-pod-retention-period": f"{round(scaling.idle_s)}s",
-    }
-
-
-def _bounded(value: float, least: int, most: int) -> int:
-    return min(max(round(value), least), most)
 
 
 def _format(endpoint: Endpoint, version: Version) -> str:
@@ -205,7 +202,7 @@ def _storage(endpoint: Endpoint, version: Version, template: str) -> str:
     return template
 
 
-def _losses(endpoint: Endpoint, options: KserveOptions) -> Iterator[Loss]:
+def _losses(facts: Facts, endpoint: Endpoint, options: KserveOptions) -> Iterator[Loss]:
     split = endpoint.split
     if len(split) > 2:  # noqa: PLR2004  # the old and the new one
         yield Loss(
@@ -229,13 +226,25 @@ def _losses(endpoint: Endpoint, options: KserveOptions) -> Iterator[Loss]:
             f"say `runtime:` at {endpoint.name!r}",
         )
     if options.runtime:
-        for name in ("batching", "labels", "device"):
-            if name in endpoint.spec.model_fields_set and getattr(endpoint.spec, name) not in (
-                {},
-                "auto",
-            ):
-                yield Loss(
-                    f"{endpoint.place}.{name}",
-                    f"is a setting of our own replica, not of runtime {options.runtime!r}",
-                    "leave --runtime out, or the setting",
-                )
+        yield from _foreign_losses(facts, endpoint, options.runtime)
+
+
+def _foreign_losses(facts: Facts, endpoint: Endpoint, runtime: str) -> Iterator[Loss]:
+    """What only our own replica is told, or is."""
+    for name in ("batching", "labels", "device"):
+        said = name in endpoint.spec.model_fields_set
+        if said and getattr(endpoint.spec, name) not in ({}, "auto"):
+            yield Loss(
+                f"{endpoint.place}.{name}",
+                f"is a setting of our own replica, not of runtime {runtime!r}",
+                "leave --runtime out, or the setting",
+            )
+    told = facts.spec.kubernetes
+    own = told.endpoints.get(endpoint.name)
+    if (told if own is None else own).image:
+        part = "" if own is None else f".endpoints[{endpoint.name}]"
+        yield Loss(
+            f"kubernetes{part}.image",
+            f"is the image of our own replica, not of runtime {runtime!r}",
+            "leave --runtime out, or the image",
+        )

@@ -1,15 +1,24 @@
-"""What are objects called in a cluster? Names that DNS takes, each its own."""
+"""What are objects called in a cluster that are no revision's, and how are they labelled?"""
 
 import hashlib
 import re
 from typing import Final
 
 from headrace import __version__
+from headrace.control.kubernetes.names import (
+    COMPONENT,
+    ENDPOINT,
+    MANAGED_BY,
+    VERSION,
+    label_value,
+)
+from headrace.control.kubernetes.names import INSTANCE as INSTANCE_LABEL
 
 INSTANCE: Final = "headrace"
-HTTP_PORT: Final = 8000
 GRPC_PORT: Final = 8001
-METRICS_PORT: Final = 8002
+MANAGER: Final = "headrace-export"
+"""Who says that an object is an export's: a control plane leaves it alone."""
+
 _LONGEST: Final = 63
 _NOT_DNS: Final = re.compile(r"[^a-z0-9-]+")
 _HASH: Final = 8
@@ -19,7 +28,7 @@ def object_name(*parts: str, longest: int = _LONGEST) -> str:
     """`instance-endpoint-version` as a DNS label.
 
     What DNS does not take becomes a dash. Where something changed or was cut, a hash of the whole
-    tells two names apart that would be one.
+    tells two names apart that would be one. A revision's objects have the driver's names instead.
     """
     whole = "-".join(part for part in parts if part)
     name = _NOT_DNS.sub("-", whole.lower()).strip("-")
@@ -31,21 +40,16 @@ def object_name(*parts: str, longest: int = _LONGEST) -> str:
     return f"{start}-{mark}"
 
 
-def labels(instance: str, component: str, **more: str) -> dict[str, str]:
-    """The labels of every object of ours; `more`: `endpoint`, `version`."""
+def labels(
+    instance: str, component: str, *, endpoint: str = "", version: str = ""
+) -> dict[str, str]:
+    """The labels of every object of ours that is no revision's."""
+    said = {ENDPOINT: endpoint, VERSION: version}
     return {
         "app.kubernetes.io/name": "headrace",
-        "app.kubernetes.io/instance": instance,
-        "app.kubernetes.io/component": component,
+        INSTANCE_LABEL: instance,
+        COMPONENT: component,
         "app.kubernetes.io/version": __version__,
-        "app.kubernetes.io/managed-by": "headrace-export",
-        **{f"headrace.dev/{name}": label_value(value) for name, value in more.items()},
+        MANAGED_BY: MANAGER,
+        **{key: label_value(value) for key, value in said.items() if value},
     }
-
-
-def label_value(value: str) -> str:
-    """`value` as a label may be: an endpoint's name may be longer, and end in a dot."""
-    if len(value) <= _LONGEST and re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?", value):
-        return value
-    mark = hashlib.sha256(value.encode()).hexdigest()[:_HASH]
-    return f"{value[: _LONGEST - _HASH - 1].strip('._-')}-{mark}"

@@ -1,158 +1,128 @@
-"""What runs a model version in a cluster: the replica's settings and its pod, as plain objects."""
+"""What runs a model version in a cluster: what the driver would run, for others to run.
+
+Pods, settings and their names are the driver's own; only who manages them differs, and that they
+serve gRPC too, as no gateway of ours translates for them.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
 import msgspec
-import orjson
 
-from headrace import __version__
-from headrace.control.kubernetes.pods import AS_FIRST
-from headrace.core.devices import Device
-from headrace.core.settings import ReplicaSettings
+from headrace.control.desired import Revision, make_revision
+from headrace.control.kubernetes import names as driver
+from headrace.control.kubernetes import pods as driver_pods
+from headrace.control.kubernetes.pods import CONTAINER, HTTP_PORT, MODELS_DIR
+from headrace.control.kubernetes.told import SETTINGS_KEY, digest_of, settings_text
+from headrace.control.resolve import Pinned, replica_settings
+from headrace.core import EndpointName
+from headrace.core.kubernetes_settings import PodSettings
 from headrace.deploy.export import Body, Place
 from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.losses import Loss
-from headrace.deploy.names import GRPC_PORT, HTTP_PORT, METRICS_PORT, labels
+from headrace.deploy.names import GRPC_PORT, MANAGER
 
-SETTINGS_DIR: Final = "/etc/headrace"
-MODELS_DIR: Final = "/models"
-SETTINGS_KEY: Final = "replica.json"
-_USER: Final = 65532
-_STOP_PAUSE_S: Final = 5
-_DRAIN_SLACK_S: Final = 15
+_NOT_OURS: Final = (driver.ENDPOINT, driver.REVISION_ID)
+"""Annotations by which a control plane knows pods of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodOptions:
-    """`image`: of a replica. `artifacts`: URL of the store that models are fetched from."""
+    """`image`: of a replica, empty for the spec's. `artifacts`: URL that models come from."""
 
-    image: str = f"headrace/replica:{__version__}"
+    image: str = ""
     artifacts: str = ""
 
 
-def replica_settings(
-    facts: Facts, endpoint: Endpoint, version: Version, directory: str = MODELS_DIR
-) -> ReplicaSettings:
-    """What the version's replicas are told; the model lies in `directory`."""
-    spec = endpoint.spec
-    filename = version.artifact.filename if version.artifact else ""
-    runtime = spec.runtime or (version.artifact.runtime if version.artifact else "")
-    return ReplicaSettings(
-        model_name=endpoint.name,
-        model_version=version.number,
-        path=f"{directory}/{filename}" if filename else directory,
-        runtime=runtime,
-        host="0.0.0.0",  # noqa: S104  # a pod's own network
-        port=HTTP_PORT,
-        grpc_port=GRPC_PORT,
-        metrics_port=METRICS_PORT,
-        batching=spec.batching.settings(timeout_s=spec.timeout_s),
-        intra_op_threads=spec.batching.intra_op_threads,
-        max_body_bytes=spec.limits.max_body_bytes or facts.body_bytes,
-        log_format="json",
-        labels={name: list(classes) for name, classes in spec.labels.items()},
-        device=Device(spec.device) if spec.device != "auto" else msgspec.UNSET,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What a version's pods are made of: the ConfigMap that they read, and their template."""
+
+    settings: Body
+    template: Body
+
+    @property
+    def name(self) -> str:
+        """Of the ConfigMap."""
+        name: str = self.settings["metadata"]["name"]
+        return name
+
+
+def workload(
+    place: Place, facts: Facts, endpoint: Endpoint, version: Version, options: PodOptions
+) -> Workload:
+    """What runs `version`; another setting gives another name, so that old pods keep theirs."""
+    revision = revision_of(facts, endpoint, version)
+    where = _driver_place(place, options)
+    told = settings_text(revision, where, path=f"{MODELS_DIR}/{_filename(version)}")
+    template = driver_pods.pod_template(
+        revision,
+        pods_of(facts, endpoint, options),
+        digest=version.artifact.digest if version.artifact else "",
+        settings_digest=digest_of(told),
+        place=where,
     )
+    metadata = template["metadata"]
+    metadata["labels"][driver.MANAGED_BY] = MANAGER
+    for key in _NOT_OURS:
+        del metadata["annotations"][key]
+    (container,) = template["spec"]["containers"]
+    container["ports"].insert(1, {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"})
+    return Workload(settings=_config_map(place, revision, told), template=template)
 
 
 def settings_map(
-    place: Place,
-    name: str,
-    facts: Facts,
-    *,
-    endpoint: Endpoint,
-    version: Version,
-    directory: str = MODELS_DIR,
+    place: Place, facts: Facts, endpoint: Endpoint, version: Version, *, directory: str
 ) -> Body:
-    """The ConfigMap with a version's settings."""
-    settings = replica_settings(facts, endpoint, version, directory)
-    plain = msgspec.to_builtins(settings)
-    default = msgspec.to_builtins(ReplicaSettings(model_name="", model_version="", path=""))
-    said = {key: value for key, value in plain.items() if value != default.get(key)}
-    text = orjson.dumps(said, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
-    named = labels(place.instance, "replica", endpoint=endpoint.name, version=version.number)
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": place.metadata(name, named),
-        "data": {SETTINGS_KEY: text},
-    }
+    """The ConfigMap with what a version's replicas are told; the model lies in `directory`."""
+    revision = revision_of(facts, endpoint, version)
+    path = f"{directory}/{_filename(version)}".rstrip("/")
+    told = settings_text(revision, _driver_place(place, PodOptions()), path=path)
+    return _config_map(place, revision, told)
 
 
-def pod_template(
-    place: Place, config_map: str, endpoint: Endpoint, version: Version, options: PodOptions
-) -> Body:
-    """The template of a version's pods."""
-    named = labels(place.instance, "replica", endpoint=endpoint.name, version=version.number)
-    drain_s = ReplicaSettings(model_name="", model_version="", path="").drain_timeout_s
-    digest = version.artifact.digest if version.artifact else ""
-    fetch: Body = {
-        "name": "model",
-        "image": options.image,
-        "args": [
-            "models",
-            "fetch",
-            digest,
-            "--artifacts",
-            options.artifacts,
-            "--output",
-            MODELS_DIR,
-        ],
-        "command": ["headrace"],
-        "securityContext": _CONTAINER_SECURITY,
-        "volumeMounts": [{"name": "models", "mountPath": MODELS_DIR}, _TMP_MOUNT],
-    }
-    return {
-        "metadata": {"labels": named},
-        "spec": {
-            "automountServiceAccountToken": False,
-            "terminationGracePeriodSeconds": round(drain_s) + _DRAIN_SLACK_S,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": _USER,
-                "runAsGroup": _USER,
-                "fsGroup": _USER,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "initContainers": [fetch],
-            "containers": [replica_container(options.image, MODELS_DIR)],
-            "volumes": [
-                {"name": "settings", "configMap": {"name": config_map}},
-                {"name": "models", "emptyDir": {}},
-                {"name": "tmp", "emptyDir": {}},
-            ],
-        },
-    }
+def replica_container(facts: Facts, options: PodOptions) -> Body:
+    """The container that serves, without what pods of single endpoints ask for."""
+    pods = _with_image(facts.spec.kubernetes.pods(), options)
+    plain = PodSettings(image=pods.image, pull_policy=pods.pull_policy)
+    container = driver_pods.replica_container(plain, driver.Place(namespace=""))
+    assert container["name"] == CONTAINER
+    del container["resources"]
+    return container
 
 
-def replica_container(image: str, models: str = "") -> Body:
-    """The container that serves; `models`: where its model is mounted, empty where it is not."""
-    mounts: list[Body] = [{"name": "settings", "mountPath": SETTINGS_DIR, "readOnly": True}]
-    if models:
-        mounts.append({"name": "models", "mountPath": models, "readOnly": True})
-    return {
-        "name": "replica",
-        "image": image,
-        "command": [*AS_FIRST, "python", "-m", "headrace.serving"],
-        "args": ["--settings", f"{SETTINGS_DIR}/{SETTINGS_KEY}"],
-        "ports": [
-            {"name": "http", "containerPort": HTTP_PORT},
-            {"name": "grpc", "containerPort": GRPC_PORT},
-            {"name": "metrics", "containerPort": METRICS_PORT},
-        ],
-        "startupProbe": _probe("ready", periodSeconds=2, failureThreshold=150),
-        "readinessProbe": _probe("ready", periodSeconds=2),
-        "livenessProbe": _probe("live", periodSeconds=10, failureThreshold=3),
-        "lifecycle": {"preStop": {"sleep": {"seconds": _STOP_PAUSE_S}}},
-        "securityContext": _CONTAINER_SECURITY,
-        "volumeMounts": [*mounts, _TMP_MOUNT],
-    }
+def pods_of(facts: Facts, endpoint: Endpoint, options: PodOptions) -> PodSettings:
+    """What the pods of an endpoint are like."""
+    return _with_image(facts.spec.kubernetes.settings().pods_of(endpoint.name), options)
+
+
+def revision_of(facts: Facts, endpoint: Endpoint, version: Version) -> Revision:
+    """The version as the driver has it; its id is an export's own."""
+    spec, artifact = endpoint.spec, version.artifact
+    pinned = Pinned(
+        reference=version.model,
+        version=version.number,
+        path=Path(f"{MODELS_DIR}/{_filename(version)}"),
+        runtime=spec.runtime or (artifact.runtime if artifact else ""),
+        sha256=artifact.sha256 if artifact else "",
+        labels=artifact.labels if artifact else {},
+        runs_code=bool(artifact and artifact.runs_code),
+    )
+    limit_bytes = spec.limits.max_body_bytes or facts.body_bytes
+    settings = replica_settings(spec, endpoint.name, pinned, limit_bytes)
+    return make_revision(
+        endpoint=EndpointName(endpoint.name),
+        model=version.model,
+        settings=msgspec.structs.replace(settings, grpc_port=GRPC_PORT),
+        network=spec.network,
+        runs_code=pinned.runs_code,
+    )
 
 
 def service(place: Place, name: str, selector: Body, named: Body) -> Body:
-    """A Service before pods that `selector` chooses."""
+    """A Service before pods that `selector` chooses, for somebody else's balancer."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -197,13 +167,26 @@ def model_losses(facts: Facts, *, fetched: bool) -> Iterator[Loss]:
             )
 
 
-def _probe(path: str, **more: int) -> dict[str, Any]:
-    return {"httpGet": {"path": f"/v2/health/{path}", "port": "http"}, "timeoutSeconds": 2, **more}
+def _filename(version: Version) -> str:
+    return version.artifact.filename if version.artifact else ""
 
 
-_TMP_MOUNT: Final[Body] = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108  # a volume of the pod's own
-_CONTAINER_SECURITY: Final[Body] = {
-    "allowPrivilegeEscalation": False,
-    "readOnlyRootFilesystem": True,
-    "capabilities": {"drop": ["ALL"]},
-}
+def _driver_place(place: Place, options: PodOptions) -> driver.Place:
+    return driver.Place(
+        namespace=place.namespace, instance=place.instance, artifacts_url=options.artifacts
+    )
+
+
+def _with_image(pods: PodSettings, options: PodOptions) -> PodSettings:
+    return msgspec.structs.replace(pods, image=options.image) if options.image else pods
+
+
+def _config_map(place: Place, revision: Revision, told: str) -> Body:
+    named = driver.labels_of(revision, instance=place.instance) | {driver.MANAGED_BY: MANAGER}
+    name = driver.name_of(revision, instance=place.instance)
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": place.metadata(name, named),
+        "data": {SETTINGS_KEY: told},
+    }

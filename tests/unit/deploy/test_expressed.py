@@ -101,6 +101,19 @@ _CONNECTIONS: Final = {
     "request_timeout_s": (20.0, 30.0),
     "max_memory_bytes": (1 << 28, 1 << 29),
 }
+_PODS: Final[dict[str, tuple[Any, Any]]] = {
+    "image": ("registry.test/a:1", "registry.test/a:2"),
+    "pull_policy": ("Always", "Never"),
+    "pull_secrets": (["a"], ["b"]),
+    "resources": ({"memory": "2Gi"}, {"memory": "3Gi"}),
+    "node_selector": ({"disk": "ssd"}, {"disk": "hdd"}),
+    "tolerations": ([{"key": "a"}], [{"key": "b"}]),
+    "replica_env": ([{"name": "A", "value": "1"}], [{"name": "A", "secret": "s", "key": "k"}]),
+    "service_account": ("a", "b"),
+    "runtime_class": ("nvidia", "gvisor"),
+    "priority_class": ("a", "b"),
+    "pod_annotations": ({"a.test/b": "1"}, {"a.test/b": "2"}),
+}
 _PAIRS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "name": (_e(name="fraud"), _e(name="other", model="fraud:2")),
     "model": (_e(model="fraud:2"), _e(model="fraud:3")),
@@ -198,6 +211,17 @@ _PAIRS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
             _gateway(connections={name: other}),
         )
         for name, (one, other) in _CONNECTIONS.items()
+    },
+    **{
+        f"pods: {name}": ({"kubernetes": {name: one}}, {"kubernetes": {name: other}})
+        for name, (one, other) in _PODS.items()
+    },
+    **{
+        f"pods of one: {name}": (
+            {"kubernetes": {"endpoints": {"fraud": {name: one}}}},
+            {"kubernetes": {"endpoints": {"fraud": {name: other}}}},
+        )
+        for name, (one, other) in _PODS.items()
     },
     "access log": (_gateway(access_log=False), _gateway(request_log={"mode": "all"})),
     "slow": (_gateway(request_log={"slow_s": 2.0}), _gateway(request_log={"slow_s": 3.0})),

@@ -172,7 +172,7 @@ def test_a_pod_fetches_its_model_by_digest_and_may_do_nothing_else() -> None:
     pods = _argo({"batching": {"max_batch_size": 8}}, "Rollout")["spec"]["template"]["spec"]
 
     (fetch,) = pods["initContainers"]
-    assert fetch["args"][:3] == ["models", "fetch", f"sha256:{'2' * 64}"]
+    assert fetch["args"][:3] == [f"sha256:{'2' * 64}", "--artifacts", "s3://models"]
     (container,) = pods["containers"]
     for each in (fetch, container):
         assert each["securityContext"]["readOnlyRootFilesystem"] is True

@@ -62,8 +62,13 @@ def name_of(revision: Revision, *, instance: str = "headrace") -> str:
 
     The endpoint's name is cut where there is no room; the revision's id is a digest of it too.
     """
-    suffix = f"-{revision.version}-{revision.id[:8]}"
-    stem = re.sub(r"[^a-z0-9]+", "-", f"{instance}-{revision.endpoint}".lower())
+    return revision_name(revision.endpoint, revision.version, revision.id, instance=instance)
+
+
+def revision_name(endpoint: str, version: str, id_: str, *, instance: str = "headrace") -> str:
+    """As `name_of`, of a revision whose id is all that is known."""
+    suffix = f"-{version}-{id_[:8]}"
+    stem = re.sub(r"[^a-z0-9]+", "-", f"{instance}-{endpoint}".lower())
     return f"{stem[: _MOST - len(suffix)].strip('-')}{suffix}"
 
 

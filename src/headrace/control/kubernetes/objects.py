@@ -5,13 +5,8 @@ EndpointSlices say where they answer, a PodDisruptionBudget; and where somebody 
 or a ScaledObject.
 """
 
-import hashlib
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
-
-import msgspec
 
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, Revision
 from headrace.control.kubernetes.names import (
@@ -24,22 +19,12 @@ from headrace.control.kubernetes.names import (
 )
 from headrace.control.kubernetes.pods import HTTP_PORT, METRICS_PORT, pod_template
 from headrace.control.kubernetes.scalers import scaler_of
-from headrace.core import FailedPreconditionError, HeadraceError
+from headrace.control.kubernetes.told import SETTINGS_KEY, Artifact, digest_of, told_to
+from headrace.core import FailedPreconditionError
 from headrace.core.kubernetes_settings import Autoscaler, KubernetesSettings
 from headrace.core.spec_kubernetes import KubernetesSpec
 
-SETTINGS_KEY: Final = "replica.json"
-_STORED: Final = re.compile(r"/artifacts/sha256/(?P<digest>[0-9a-f]{64})/(?P<file>[^/]+)$")
 _LOAD_TIMEOUT_S: Final = 600
-_MOST_SETTINGS_BYTES: Final = 1_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Artifact:
-    """A stored artifact, and the file or directory in it that a runtime loads."""
-
-    digest: str
-    filename: str
 
 
 def settings_in(desired: DesiredState) -> KubernetesSettings:
@@ -72,21 +57,12 @@ def objects_of(
     return objects
 
 
-def problem_of(revision: Revision, place: Place) -> str:
-    """Why a revision cannot run on a cluster; empty if it can."""
-    try:
-        _told(revision, place)
-    except HeadraceError as error:
-        return str(error)
-    return ""
-
-
 def revision_objects(
     endpoint: DesiredEndpoint, arm: DesiredArm, *, place: Place, settings: KubernetesSettings
 ) -> list[Object]:
     """The objects of one revision; errors as `objects_of`."""
     revision = arm.revision
-    artifact, told = _told(revision, place)
+    artifact, told = told_to(revision, place)
     metadata = _metadata(revision, place)
     scaler = scaler_of(endpoint, arm, metadata=metadata, settings=settings)
     objects = [
@@ -101,53 +77,6 @@ def revision_objects(
 def is_scaled_elsewhere(endpoint: DesiredEndpoint, settings: KubernetesSettings) -> bool:
     """Whether an HPA or KEDA says how many pods there are."""
     return endpoint.autoscale is not None and settings.autoscaler is not Autoscaler.HEADRACE
-
-
-def artifact_of(revision: Revision) -> Artifact:
-    """What pods have to fetch.
-
-    Raises:
-        FailedPreconditionError: The model lies on the control plane's machine only.
-    """
-    found = _STORED.search(revision.settings.path)
-    if found is None:
-        raise FailedPreconditionError(
-            f"{revision.model} is served where it lies, at {revision.settings.path}, which no pod "
-            "can read: push it (headrace models push NAME FILE) and name it as NAME:VERSION"
-        )
-    return Artifact(digest=f"sha256:{found['digest']}", filename=found["file"])
-
-
-def _told(revision: Revision, place: Place) -> tuple[Artifact, str]:
-    """What pods fetch, and what their replicas are told."""
-    if revision.pool or revision.hosts is not None:
-        raise FailedPreconditionError(
-            f"pool {revision.pool or revision.model!r}: pools need the driver local; on a cluster "
-            "give the endpoint replicas of its own (leave out 'pool')"
-        )
-    artifact = artifact_of(revision)
-    if not place.artifacts_url:
-        raise FailedPreconditionError(
-            f"{revision.model}: pods have to fetch it from somewhere, and the control plane has no "
-            "store for artifacts that they reach: give it one (--artifacts URL)"
-        )
-    settings = msgspec.structs.replace(
-        revision.settings,
-        path=f"/models/{artifact.filename}",
-        uds="",
-        host="0.0.0.0",  # noqa: S104  # the pod's own address; a NetworkPolicy says who reaches it
-        port=HTTP_PORT,
-        metrics_port=METRICS_PORT,
-        drain_timeout_s=place.drain_timeout_s,
-        log_format=place.log_format,
-    )
-    text = msgspec.json.format(msgspec.json.encode(settings), indent=2).decode()
-    if len(text) > _MOST_SETTINGS_BYTES:
-        raise FailedPreconditionError(
-            f"{revision.model}: its replicas are told {len(text)} bytes, more than a ConfigMap "
-            f"holds ({_MOST_SETTINGS_BYTES}): give fewer 'labels'"
-        )
-    return artifact, text
 
 
 def _metadata(revision: Revision, place: Place) -> Object:
@@ -243,7 +172,7 @@ def _deployment(
                 revision,
                 settings.pods_of(endpoint.name),
                 digest=artifact.digest,
-                settings_digest=hashlib.sha256(told.encode()).hexdigest()[:16],
+                settings_digest=digest_of(told),
                 place=place,
             ),
         },

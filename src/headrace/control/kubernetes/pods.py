@@ -5,6 +5,7 @@ machine. Neither is root, writes to its image, or holds a credential of the clus
 """
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
 import headrace
@@ -31,6 +32,7 @@ AS_FIRST: Final = ("tini", "--")
 """Before a command that is a container's first process: else a SIGTERM while Python starts is lost,
 as the kernel keeps from a first process every signal that it does not handle yet."""
 SETTINGS_DIR: Final = "/etc/headrace"
+MODELS_DIR: Final = "/models"
 INTERNAL_DIR: Final = "/etc/headrace-internal"
 _PRE_STOP_S: Final = 5
 _GRACE_S: Final = 15
@@ -41,7 +43,7 @@ _LOCKED_DOWN: Final = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
-_MODELS: Final = {"name": "models", "mountPath": "/models"}
+_MODELS: Final = {"name": "models", "mountPath": MODELS_DIR}
 _TMP: Final = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108  # a volume of the pod's own
 
 
@@ -98,7 +100,12 @@ def _where(revision: Revision, pods: PodSettings, place: Place) -> Object:
             for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
         ],
     }
-    optional = {
+    return spec | nodes_of(pods)
+
+
+def nodes_of(pods: PodSettings) -> Object:
+    """What a pod says of where it may run, and as whom; nothing that is not set."""
+    told = {
         "serviceAccountName": pods.service_account,
         "runtimeClassName": pods.runtime_class,
         "priorityClassName": pods.priority_class,
@@ -109,31 +116,41 @@ def _where(revision: Revision, pods: PodSettings, place: Place) -> Object:
         ],
         "imagePullSecrets": [{"name": name} for name in pods.pull_secrets],
     }
-    return spec | {key: value for key, value in optional.items() if value}
+    return {key: value for key, value in told.items() if value}
 
 
 def _fields(taint: object) -> dict[str, str]:
     return {key: getattr(taint, key) for key in ("key", "operator", "value", "effect")}
 
 
-def _what(revision: Revision, pods: PodSettings, digest: str, place: Place) -> Object:
-    """What runs in it."""
-    common: Object = {
+def replica_container(pods: PodSettings, place: Place) -> Object:
+    """The container that serves the model under `/models`, as it is told in `SETTINGS_DIR`."""
+    return _replica(_common(pods), place)
+
+
+def _common(pods: PodSettings) -> Object:
+    """What all containers of a pod are like."""
+    return {
         "image": image_of(pods),
         "imagePullPolicy": pods.pull_policy,
         "securityContext": _LOCKED_DOWN,
-        "resources": _resources(pods.resources),
+        "resources": resources_of(pods.resources),
         "env": [
             # The home of a user without one: libraries keep their caches there.
             {"name": "HOME", "value": "/tmp"},  # noqa: S108  # a volume of the pod's own
-            *map(_variable, pods.env),
+            *variables_of(pods.env),
         ],
     }
+
+
+def _what(revision: Revision, pods: PodSettings, digest: str, place: Place) -> Object:
+    """What runs in it."""
+    common = _common(pods)
     fetcher = {
         **common,
         "name": FETCHER,
         "command": ["headrace", "models", "fetch"],
-        "args": [digest, "--artifacts", place.artifacts_url, "--output", "/models"],
+        "args": [digest, "--artifacts", place.artifacts_url, "--output", MODELS_DIR],
         "volumeMounts": [_MODELS, _TMP],
     }
     return {
@@ -200,7 +217,8 @@ def _probe(what: str, **numbers: int) -> Object:
     }
 
 
-def _resources(told: Resources) -> Object:
+def resources_of(told: Resources) -> Object:
+    """Resources as a container has them."""
     requests = {"cpu": told.cpu, "memory": told.memory}
     limits = {"memory": told.memory_limit or told.memory}
     if told.cpu_limit:
@@ -208,6 +226,11 @@ def _resources(told: Resources) -> Object:
     if told.gpus:
         requests[told.gpu_resource] = limits[told.gpu_resource] = str(told.gpus)
     return {"requests": requests, "limits": limits}
+
+
+def variables_of(told: Iterable[Variable]) -> list[Object]:
+    """Variables as a container has them."""
+    return [_variable(one) for one in told]
 
 
 def _variable(one: Variable) -> Object:

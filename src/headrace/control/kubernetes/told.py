@@ -1,0 +1,94 @@
+"""What do pods fetch, and what are their replicas told? Pure."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from headrace.control.desired import Revision
+from headrace.control.kubernetes.names import Place
+from headrace.control.kubernetes.pods import HTTP_PORT, METRICS_PORT, MODELS_DIR
+from headrace.core import FailedPreconditionError
+
+SETTINGS_KEY: Final = "replica.json"
+_STORED: Final = re.compile(r"/artifacts/sha256/(?P<digest>[0-9a-f]{64})/(?P<file>[^/]+)$")
+_MOST_SETTINGS_BYTES: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A stored artifact, and the file or directory in it that a runtime loads."""
+
+    digest: str
+    filename: str
+
+
+def told_to(revision: Revision, place: Place) -> tuple[Artifact, str]:
+    """What pods fetch, and what their replicas are told.
+
+    Raises:
+        FailedPreconditionError: The revision cannot run on a cluster; the text says what to do.
+    """
+    if revision.pool or revision.hosts is not None:
+        raise FailedPreconditionError(
+            f"pool {revision.pool or revision.model!r}: pools need the driver local; on a cluster "
+            "give the endpoint replicas of its own (leave out 'pool')"
+        )
+    artifact = artifact_of(revision)
+    if not place.artifacts_url:
+        raise FailedPreconditionError(
+            f"{revision.model}: pods have to fetch it from somewhere, and the control plane has no "
+            "store for artifacts that they reach: give it one (--artifacts URL)"
+        )
+    path = f"{MODELS_DIR}/{artifact.filename}"
+    return artifact, settings_text(revision, place, path=path)
+
+
+def artifact_of(revision: Revision) -> Artifact:
+    """What pods have to fetch.
+
+    Raises:
+        FailedPreconditionError: The model lies on the control plane's machine only.
+    """
+    found = _STORED.search(revision.settings.path)
+    if found is None:
+        raise FailedPreconditionError(
+            f"{revision.model} is served where it lies, at {revision.settings.path}, which no pod "
+            "can read: push it (headrace models push NAME FILE) and name it as NAME:VERSION"
+        )
+    return Artifact(digest=f"sha256:{found['digest']}", filename=found["file"])
+
+
+def settings_text(revision: Revision, place: Place, *, path: str) -> str:
+    """What the replicas of a revision are told, as they read it.
+
+    Args:
+        path: Where the model lies in their pods.
+
+    Raises:
+        FailedPreconditionError: It is more than a ConfigMap holds.
+    """
+    settings = msgspec.structs.replace(
+        revision.settings,
+        path=path,
+        uds="",
+        host="0.0.0.0",  # noqa: S104  # the pod's own address; a NetworkPolicy says who reaches it
+        port=HTTP_PORT,
+        metrics_port=METRICS_PORT,
+        drain_timeout_s=place.drain_timeout_s,
+        log_format=place.log_format,
+    )
+    text = msgspec.json.format(msgspec.json.encode(settings), indent=2).decode()
+    if len(text) > _MOST_SETTINGS_BYTES:
+        raise FailedPreconditionError(
+            f"{revision.model}: its replicas are told {len(text)} bytes, more than a ConfigMap "
+            f"holds ({_MOST_SETTINGS_BYTES}): give fewer 'labels'"
+        )
+    return text
+
+
+def digest_of(told: str) -> str:
+    """By which pods show that they were told something else before."""
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
