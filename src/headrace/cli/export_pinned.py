@@ -23,7 +23,7 @@ def pinned_endpoints(spec: "SystemSpec", home: Path) -> "tuple[DesiredEndpoint, 
 
     with contextlib.closing(InspectApart.of_home(home)) as inspect:
         resolver = Resolver(
-            registry=Registry(home, inspect),
+            registry=Registry(home.resolve(), inspect),
             inspect=inspect,
             spec=spec.model_copy(update={"streams": ()}),
             max_body_bytes=spec.gateway.max_body_bytes,

@@ -7,8 +7,13 @@ from typer.testing import CliRunner, Result
 
 from headrace.cli.app import app
 from headrace.cli.export_options import addresses_for, place_for
+from headrace.cli.export_pinned import pinned_endpoints
 from headrace.cli.export_system import observed_of
+from headrace.cli.spec import read_spec
+from headrace.control.kubernetes import name_of
 from headrace.core import InvalidArgumentError
+from headrace.registry import Registry
+from tests.unit.control.conftest import inspect
 
 _SPEC = """
 version: 1
@@ -93,6 +98,52 @@ def test_an_address_is_for_a_version(text: str) -> None:
         addresses_for("--replica", [text])
 
 
+def _pushed(folder: Path, count: int = 2) -> Path:
+    """A home whose registry has versions of `fraud`."""
+    home = folder / "home"
+    for number in range(count):
+        file = folder / f"m{number}.onnx"
+        file.write_bytes(b"model %d" % number)
+        Registry(home, inspect).push("fraud", file)
+    return home
+
+
+def test_services_of_pushed_models_are_called_as_the_static_chart_and_the_driver_call_them(
+    tmp_path: Path,
+) -> None:
+    home = _pushed(tmp_path)
+
+    done = _run(tmp_path, "gateway-api", "--format", "json", "--instance", "prod")
+
+    assert done.exit_code == 0, done.output
+    (endpoint,) = pinned_endpoints(read_spec(tmp_path / "headrace.yaml"), home)
+    for arm in endpoint.arms:
+        assert f'"{name_of(arm.revision, instance="prod")}"' in done.stdout
+    assert "is taken to be called" not in done.stderr
+
+
+def test_a_model_that_is_not_pushed_leaves_the_plain_name_and_says_so(tmp_path: Path) -> None:
+    _pushed(tmp_path, 1)
+
+    done = _run(tmp_path, "gateway-api", "--format", "json")
+
+    assert done.exit_code == 0, done.output
+    assert '"headrace-fraud-2"' in done.stdout
+    assert "is taken to be called headrace-fraud-2" in done.stderr
+
+
+def test_an_endpoint_that_serves_a_file_pushes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "m.onnx"
+    file.write_bytes(b"model")
+    spec = f"version: 1\nendpoints: [{{name: fraud, access: public, model: {file}}}]"
+    before = sorted(tmp_path.rglob("*"))
+
+    done = _run(tmp_path, "gateway-api", spec=spec)
+
+    assert "is taken to be called headrace-fraud-1" in done.stderr, done.output
+    assert {path.name for path in set(tmp_path.rglob("*")) - {*before}} <= {"headrace.yaml"}
+
+
 def _revision(version: str, weight: int, **more: Any) -> dict[str, Any]:  # noqa: ANN401  # as the API has it
     usual = {"model": f"fraud:{version}", "desired_weight": weight, "desired_replicas": 1}
     return {"version": version, "weight": weight, "role": "", **usual, **more}
@@ -105,6 +156,27 @@ def test_fresh_copies_count_as_their_version_and_leaving_ones_not_at_all() -> No
     seen = observed_of({"status": {"revisions": revisions}, "rollout": None})
 
     assert [(share.version, share.weight) for share in seen.shares] == [("1", 90), ("2", 10)]
+
+
+_ID = "a1b2c3d4e5f60718"
+
+
+@pytest.mark.parametrize(
+    ("replicas", "known"),
+    [
+        (["headrace-fraud-1-a1b2c3d4-6f7c9d8b5-x2x4z"], _ID),
+        (["fraud-1-7"], ""),  # a process of the driver `local`
+        ([], ""),
+    ],
+)
+def test_a_revision_that_runs_in_pods_is_known_by_their_names(
+    replicas: list[str], known: str
+) -> None:
+    told = _revision("1", 100, id=_ID, replicas=[{"name": name} for name in replicas])
+
+    seen = observed_of({"status": {"revisions": [told]}, "rollout": None})
+
+    assert [share.revision for share in seen.shares] == [known]
 
 
 @pytest.mark.parametrize(("over", "mirror"), [(False, "2"), (True, "")])

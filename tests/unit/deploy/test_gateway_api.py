@@ -4,12 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.deploy import GatewayApiOptions, NotExpressibleError, Place, gateway_api
+from headrace.deploy import (
+    GatewayApiOptions,
+    NotExpressibleError,
+    Observed,
+    Place,
+    Share,
+    gateway_api,
+    read_facts,
+)
 from headrace.deploy.gateway_api import duration
 from headrace.deploy.headers import OURS
 from headrace.gateway import filters
 from headrace.gateway.filters import MODEL_HEADER, VERSION_HEADER
-from tests.unit.deploy.specs import bodies, facts_of, split
+from tests.unit.deploy.specs import ARTIFACTS, bodies, facts_of, spec_of, split
 
 _UNITS_MS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
@@ -87,6 +95,69 @@ def test_anothers_server_needs_a_service() -> None:
 def test_a_split_over_more_versions_than_a_rule_takes_is_refused() -> None:
     with pytest.raises(NotExpressibleError, match=r"versions: splits between 16 versions, .* 20"):
         _export({"versions": split(*[5] * 20)})
+
+
+_KNOWN = {("fraud", "1"): "a1b2c3d4e5f60718", ("fraud", "2"): "0f1e2d3c4b5a6978"}
+
+
+def test_a_service_is_called_as_the_driver_calls_it_where_the_revision_is_known() -> None:
+    facts = read_facts(spec_of({"versions": split(90, 10)}), artifacts=ARTIFACTS, revisions=_KNOWN)
+
+    export = gateway_api(facts, Place(instance="prod"), GatewayApiOptions())
+
+    http, _ = bodies(export)
+    assert {ref["name"] for rule in http["spec"]["rules"] for ref in rule["backendRefs"]} == {
+        "prod-fraud-1-a1b2c3d4",
+        "prod-fraud-2-0f1e2d3c",
+    }
+    assert not [note for note in export.notes if "is taken to be called" in note]
+
+
+def test_the_drivers_services_have_no_grpc_and_a_note_says_so() -> None:
+    facts = read_facts(spec_of(), artifacts=ARTIFACTS, revisions=_KNOWN)
+
+    export = gateway_api(facts, Place(), GatewayApiOptions())
+
+    assert {one["kind"] for one in bodies(export)} == {"HTTPRoute"}
+    assert [note for note in export.notes if "no GRPCRoute" in note]
+    assert not [note for note in export.notes if "need port 8001" in note]
+
+
+def test_others_services_are_named_before_the_drivers_and_may_have_grpc() -> None:
+    place = Place(services={("fraud", "2"): ("elsewhere", 9000)})
+    facts = read_facts(spec_of(), artifacts=ARTIFACTS, revisions=_KNOWN)
+
+    export = gateway_api(facts, place, GatewayApiOptions())
+
+    http, grpc, _ = bodies(export)
+    assert http["spec"]["rules"][0]["backendRefs"] == [{"name": "elsewhere", "port": 9000}]
+    assert grpc["spec"]["rules"][0]["backendRefs"] == [{"name": "elsewhere", "port": 8001}]
+
+
+def test_a_service_whose_name_nobody_knows_has_a_plain_one_and_a_note_says_so() -> None:
+    export = gateway_api(facts_of({"versions": split(90, 10)}), Place(), GatewayApiOptions())
+
+    told = [note for note in export.notes if "is taken to be called" in note]
+    assert [note.partition(":")[0] for note in told] == [
+        "endpoints[0].versions[0]",
+        "endpoints[0].versions[1]",
+    ]
+    assert "headrace-fraud-1" in told[0]
+
+
+def test_a_running_revisions_id_counts_before_that_of_a_spec() -> None:
+    shares = (Share(version="2", weight=100, model="fraud:2", revision="77" * 8),)
+    facts = read_facts(
+        spec_of(),
+        artifacts=ARTIFACTS,
+        revisions=_KNOWN,
+        observed={"fraud": Observed(shares=shares)},
+    )
+
+    http, _ = bodies(gateway_api(facts, Place(), GatewayApiOptions()))
+
+    (backend,) = http["spec"]["rules"][0]["backendRefs"]
+    assert backend["name"] == "headrace-fraud-2-77777777"
 
 
 def test_replicas_without_grpc_get_no_grpc_route() -> None:
