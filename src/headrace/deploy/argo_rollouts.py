@@ -22,6 +22,7 @@ from headrace.deploy.export import (
 from headrace.deploy.facts import Endpoint, Facts
 from headrace.deploy.features import Target
 from headrace.deploy.gateway_api import API, GatewayApiOptions, http_rules, parent_refs
+from headrace.deploy.hpa import hpa
 from headrace.deploy.losses import Loss
 from headrace.deploy.names import labels, object_name
 from headrace.deploy.pods import (
@@ -110,8 +111,9 @@ def _documents(
         yield Document(
             name=f"analysistemplate-{name}", body=_analysis(endpoint, place, options, name, checks)
         )
+    scaler = hpa(place, facts, endpoint, {"apiVersion": _API, "kind": "Rollout", "name": name})
     spec: Body = {
-        "replicas": version.replicas,
+        **({} if scaler else {"replicas": version.replicas}),
         "selector": {"matchLabels": selector},
         "template": runs.template,
         "strategy": _strategy(endpoint, place, name, stable, canary, judged=bool(checks)),
@@ -126,6 +128,8 @@ def _documents(
         "spec": spec,
     }
     yield Document(name=f"rollout-{name}", body=body)
+    if scaler is not None:
+        yield Document(name=f"horizontalpodautoscaler-{name}", body=scaler)
 
 
 _SELECTED: Final = (

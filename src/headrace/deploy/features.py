@@ -33,10 +33,15 @@ class Outcome(StrEnum):
 
 
 Holds = Callable[[Any], bool]
+Overrules = Callable[[SystemSpec], bool]
 
 
 def _always(_: object) -> bool:
     return True
+
+
+def _never(_: SystemSpec) -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +49,15 @@ class Cell:
     """One feature in one target.
 
     `note`: how it is expressed, or who keeps it, or why not. `way_out`: of a refusal. `when`: for
-    which values it is as `outcome` says; for all others it is expressed.
+    which values it is as `outcome` says; for all others it is expressed. `unless`: for which specs
+    it is expressed whatever the value.
     """
 
     outcome: Outcome
     note: str = ""
     way_out: str = ""
     when: Holds = field(default=_always, compare=False)
+    unless: Overrules = field(default=_never, compare=False)
     rest: str = ""
     """Says in the documentation for which values a refusal holds."""
 
@@ -79,9 +86,13 @@ def kept(note: str) -> Cell:
     return Cell(outcome=Outcome.KEPT, note=note)
 
 
-def no(why: str, way_out: str, *, when: Holds = _always, rest: str = "") -> Cell:
-    """It cannot be expressed, `when` the value is so (`rest` says how); else it is."""
-    return Cell(outcome=Outcome.REFUSED, note=why, way_out=way_out, when=when, rest=rest)
+def no(
+    why: str, way_out: str, *, when: Holds = _always, unless: Overrules = _never, rest: str = ""
+) -> Cell:
+    """It cannot be expressed, `when` the value or the spec is so (`rest` says how); else it is."""
+    return Cell(
+        outcome=Outcome.REFUSED, note=why, way_out=way_out, when=when, unless=unless, rest=rest
+    )
 
 
 def row(title: str, fields: str, *cells: Cell, every: Cell | None = None) -> Feature:
@@ -106,11 +117,8 @@ class Fate:
 
     setting: Written
     cell: Cell
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether the target refuses it, with this value."""
-        return self.cell.outcome is Outcome.REFUSED and self.cell.when(self.setting.value)
+    is_lost: bool
+    """Whether the target refuses it, with this value and in this spec."""
 
     def loss(self) -> Loss:
         """The refusal."""
@@ -131,7 +139,9 @@ def fates(table: tuple[Feature, ...], target: Target, spec: SystemSpec) -> Itera
         feature, named = found
         if setting.field != named and _is_told_with_outer(feature.cells[target]):
             continue
-        fate = Fate(setting, feature.cells[target])
+        cell = feature.cells[target]
+        is_refused = cell.outcome is Outcome.REFUSED and not cell.unless(spec)
+        fate = Fate(setting, cell, is_refused and cell.when(setting.value))
         if fate.is_lost:
             told.append(setting.place)
         yield fate

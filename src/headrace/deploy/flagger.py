@@ -24,6 +24,7 @@ from headrace.deploy.export import (
 from headrace.deploy.facts import Endpoint, Facts
 from headrace.deploy.features import Target
 from headrace.deploy.gateway_api import GatewayApiOptions, parent_refs
+from headrace.deploy.hpa import API, KIND, hpa
 from headrace.deploy.losses import Loss
 from headrace.deploy.names import labels, object_name
 from headrace.deploy.pods import (
@@ -88,17 +89,20 @@ def _documents(
     yield Document(name=f"configmap-{runs.name}", body=runs.settings)
     # Flagger puts `-primary` behind the value of this label for the pods that it copies.
     runs.template["metadata"]["labels"][_SELECTED] = name
+    scaler = hpa(place, facts, endpoint, _deployment_ref(name))
     deployment: Body = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": place.metadata(name, named),
         "spec": {
-            "replicas": version.replicas,
+            **({} if scaler else {"replicas": version.replicas}),
             "selector": {"matchLabels": {_SELECTED: name}},
             "template": runs.template,
         },
     }
     yield Document(name=f"deployment-{name}", body=deployment)
+    if scaler is not None:
+        yield Document(name=f"horizontalpodautoscaler-{name}", body=scaler)
     checks = _checks(endpoint)
     for check in checks:
         template_name = object_name(place.instance, endpoint.name, check.name)
@@ -118,7 +122,14 @@ def _documents(
         "metadata": place.metadata(name, named),
         "spec": _canary(endpoint, place, options, name, checks),
     }
+    if scaler is not None:
+        # Flagger makes another for the copy that serves, and stops this one between rollouts.
+        canary["spec"]["autoscalerRef"] = {"apiVersion": API, "kind": KIND, "name": name}
     yield Document(name=f"canary-{name}", body=canary)
+
+
+def _deployment_ref(name: str) -> Body:
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
 
 
 def _canary(
@@ -128,7 +139,7 @@ def _canary(
     v1 = f"/v1/models/{endpoint.name}"
     found: Body = {
         "provider": "gatewayapi:v1",
-        "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+        "targetRef": _deployment_ref(name),
         "service": {
             "port": HTTP_PORT,
             "targetPort": "http",

@@ -5,6 +5,8 @@ The documentation shows this table, and exports refuse by it.
 
 from typing import Any, Final
 
+from headrace.core.kubernetes_settings import Autoscaler
+from headrace.core.spec import SystemSpec
 from headrace.deploy.features import Cell, Feature, Holds, about, kept, no, row, yes
 
 _CHART = "use the control plane (`headrace export helm`)"
@@ -29,9 +31,7 @@ _NO_POOL = no(
 _NO_STICKY = no(
     "cannot keep a caller on one version", "export for Envoy, or keep Headrace's gateway behind it"
 )
-_NO_SCALER = no("says nothing of replica counts", "add an HPA or a KEDA ScaledObject, or " + _CHART)
 _PODS = yes("the replicas' pods")
-_NO_CHOICE = no("no HPA or ScaledObject is exported", "leave it out, or " + _CHART)
 _NO_STEPS = no("has no steps", "export for Argo Rollouts or Flagger")
 _STEP_BY_STEP = kept("routes are of one moment: export again (`--from-system`) as it goes on")
 _NO_TEST = no("has no sequential test", "leave it out: thresholds decide there")
@@ -59,6 +59,14 @@ def _wants(method: str) -> Holds:
     return lambda access: access != "public" and method in access
 
 
+def _by_hpa(spec: SystemSpec) -> bool:
+    return spec.kubernetes.autoscaler == Autoscaler.HPA
+
+
+def _is_keda(value: Any) -> bool:  # noqa: ANN401  # a value as the spec has it
+    return bool(value == Autoscaler.KEDA)
+
+
 _NO_SPLIT = no(
     "moves all requests to the newest version, step by step",
     "export routes (`gateway-api`), or list one version only",
@@ -70,6 +78,21 @@ _NO_ZERO = no(
     "set `min_replicas: 1`, or export for KServe",
     when=_is_zero,
     rest="0",
+)
+_NO_SCALER = no(
+    "says nothing of replica counts",
+    "say `kubernetes.autoscaler: hpa`, or " + _CHART,
+    unless=_by_hpa,
+    rest="without an HPA",
+)
+_KNATIVE = about("Knative's, within its bounds")
+_NO_KNATIVE = no("Knative has one for the whole cluster, or none", _CHART)
+_NO_SUCH_SCALER = no("an HPA knows nothing of it", "leave it out, or " + _CHART)
+_NO_KEDA = no(
+    "tells KEDA no pods' names",
+    "say `hpa`, or " + _CHART,
+    when=_is_keda,
+    rest="`keda`",
 )
 _NO_FOREIGN = no("serves models, not another's server", "export for Envoy, Kong or gateway-api")
 _PUBLIC_ONLY = Cell(
@@ -174,20 +197,25 @@ TABLE: Final[tuple[Feature, ...]] = (
     row(
         "Scaling: windows, panic, idle time",
         "endpoints[].autoscale.stable_window_s endpoints[].autoscale.panic_window_s "
-        "endpoints[].autoscale.panic_ratio endpoints[].autoscale.scale_down_delay_s "
-        "endpoints[].autoscale.idle_s",
-        _REPLICAS,
-        about("Knative's, within its bounds"),
-        *(_NO_SCALER, _NO_SCALER, _REPLICAS, _BEHIND, _REPLICAS),
+        "endpoints[].autoscale.panic_ratio endpoints[].autoscale.idle_s",
+        *(_REPLICAS, _KNATIVE, _NO_SUCH_SCALER, _NO_SUCH_SCALER, _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
-        "Scaling: step sizes, waits, schedules, holding",
-        "endpoints[].autoscale.target_queue_wait_s endpoints[].autoscale.max_scale_up_ratio "
-        "endpoints[].autoscale.max_scale_down_ratio endpoints[].autoscale.schedule "
+        "Scaling: delay before fewer",
+        "endpoints[].autoscale.scale_down_delay_s",
+        *(_REPLICAS, _KNATIVE, _NO_SCALER, _NO_SCALER, _REPLICAS, _BEHIND, _REPLICAS),
+    ),
+    row(
+        "Scaling: step sizes",
+        "endpoints[].autoscale.max_scale_up_ratio endpoints[].autoscale.max_scale_down_ratio",
+        *(_REPLICAS, _NO_KNATIVE, _NO_SCALER, _NO_SCALER, _REPLICAS, _BEHIND, _REPLICAS),
+    ),
+    row(
+        "Scaling: waits, schedules, holding",
+        "endpoints[].autoscale.target_queue_wait_s endpoints[].autoscale.schedule "
         "endpoints[].autoscale.hold_s endpoints[].autoscale.max_held",
-        _REPLICAS,
-        no("Knative has one for the whole cluster, or none", _CHART),
-        *(_NO_SCALER, _NO_SCALER, _REPLICAS, _BEHIND, _REPLICAS),
+        *(_REPLICAS, _NO_KNATIVE, _NO_SUCH_SCALER, _NO_SUCH_SCALER),
+        *(_REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
         "Rollout: canary, blue-green",
@@ -457,7 +485,7 @@ TABLE: Final[tuple[Feature, ...]] = (
         "kubernetes.autoscaler kubernetes.prometheus_url",
         _REPLICAS,
         no("scales by itself, by requests", "leave it out"),
-        *(_NO_CHOICE, _NO_CHOICE, _REPLICAS, _BEHIND, _REPLICAS),
+        *(_NO_KEDA, _NO_KEDA, _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row("Budget", "budget", every=kept("a ResourceQuota, or the machine's scheduler")),
     row("Alerts", "alerts", every=_RULES),

@@ -25,7 +25,7 @@ def test_yaml_says_what_json_says(target: Target) -> None:
 
 @pytest.mark.parametrize("target", list(Target))
 def test_the_same_spec_gives_the_same_text(target: Target) -> None:
-    texts = {text_of(EXPORTERS[target](facts_of()), Format.YAML) for _ in range(3)}
+    texts = {text_of(EXPORTERS[target](facts_of()), Format.YAML) for _ in range(2)}
 
     assert len(texts) == 1
 

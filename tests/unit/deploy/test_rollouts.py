@@ -19,6 +19,7 @@ from headrace.deploy import (
     argo_rollouts,
     flagger,
 )
+from tests.kube import complaints
 from tests.unit.deploy.specs import EXPORTERS, PODS, bodies, facts_of
 
 
@@ -134,6 +135,68 @@ def test_flagger_without_a_plan_changes_over_at_once() -> None:
 def test_what_flagger_has_no_words_for_is_refused(said: dict[str, Any], told: str) -> None:
     with pytest.raises(NotExpressibleError, match=told):
         _flagger(said)
+
+
+_SCALING = {
+    "min_replicas": 2,
+    "max_replicas": 9,
+    "target_in_flight": 4.5,
+    "scale_down_delay_s": 90,
+    "max_scale_up_ratio": 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "api"),
+    [
+        (Target.ARGO_ROLLOUTS, "Rollout", "argoproj.io/v1alpha1"),
+        (Target.FLAGGER, "Deployment", "apps/v1"),
+    ],
+)
+def test_an_hpa_scales_what_is_rolled_out_where_the_spec_says_so(
+    target: Target, kind: str, api: str
+) -> None:
+    facts = facts_of({"autoscale": _SCALING, "replicas": 3}, kubernetes={"autoscaler": "hpa"})
+
+    objects = bodies(EXPORTERS[target](facts))
+
+    assert complaints(objects) == []
+    scaled = next(one for one in objects if one["kind"] == kind)
+    assert "replicas" not in scaled["spec"]  # else each apply would undo what the HPA did
+    (spec,) = (one["spec"] for one in objects if one["kind"] == "HorizontalPodAutoscaler")
+    of = {"apiVersion": api, "kind": kind, "name": scaled["metadata"]["name"]}
+    assert spec["scaleTargetRef"] == of
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (2, 9)
+    assert spec["metrics"][0]["pods"]["target"]["averageValue"] == "4500m"
+    assert spec["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 90
+    assert spec["behavior"]["scaleUp"]["policies"][0]["value"] == 200
+    if target is Target.FLAGGER:
+        (canary,) = (one for one in objects if one["kind"] == "Canary")
+        assert canary["spec"]["autoscalerRef"] == {
+            "apiVersion": "autoscaling/v2",
+            "kind": "HorizontalPodAutoscaler",
+            "name": scaled["metadata"]["name"],
+        }
+
+
+@pytest.mark.parametrize("target", [Target.ARGO_ROLLOUTS, Target.FLAGGER])
+def test_without_an_hpa_the_spec_says_how_many_pods_there_are(target: Target) -> None:
+    facts = facts_of({"replicas": 3}, kubernetes={"autoscaler": "hpa"})
+
+    objects = bodies(EXPORTERS[target](facts))
+
+    assert not [one for one in objects if one["kind"] == "HorizontalPodAutoscaler"]
+    assert 3 in {one["spec"].get("replicas") for one in objects if "spec" in one}
+
+
+@pytest.mark.parametrize("target", [Target.ARGO_ROLLOUTS, Target.FLAGGER])
+def test_what_no_hpa_knows_is_refused_also_where_one_scales(target: Target) -> None:
+    facts = facts_of({"autoscale": {**_SCALING, "idle_s": 30}}, kubernetes={"autoscaler": "hpa"})
+
+    with pytest.raises(NotExpressibleError) as caught:
+        EXPORTERS[target](facts)
+
+    assert [loss.place for loss in caught.value.losses] == ["endpoints[0].autoscale.idle_s"]
 
 
 @pytest.mark.parametrize("strategy", ["ab", "shadow"])

@@ -27,6 +27,11 @@ def _e(**endpoint: Any) -> dict[str, Any]:  # noqa: ANN401  # as a file has it
     return {"endpoint": endpoint}
 
 
+def _by_hpa(**scaling: Any) -> dict[str, Any]:  # noqa: ANN401  # as a file has it
+    scale = {"target_in_flight": 4, **scaling}
+    return {**_e(autoscale=scale), "kubernetes": {"autoscaler": "hpa"}}
+
+
 _EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Weights of a split": _e(versions=split(90, 10)),
     "Another's server": _e(upstream=_UPSTREAM),
@@ -36,8 +41,10 @@ _EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Health and bounds of another's server": _e(upstream={**_UPSTREAM, "max_requests": 7}),
     "Scaling: bounds and target": _e(autoscale={"max_replicas": 9}),
     "Scaling to zero": _e(autoscale={"min_replicas": 0}),
-    "Scaling: windows, panic, idle time": _e(autoscale={"stable_window_s": 30}),
-    "Scaling: step sizes, waits, schedules, holding": _e(autoscale={"max_scale_up_ratio": 2}),
+    "Scaling: windows, panic, idle time": _by_hpa(stable_window_s=30),
+    "Scaling: delay before fewer": _e(autoscale={"scale_down_delay_s": 30}),
+    "Scaling: step sizes": _e(autoscale={"max_scale_up_ratio": 2}),
+    "Scaling: waits, schedules, holding": _by_hpa(max_held=7),
     "Rollout: canary, blue-green": _e(rollout=_CANARY),
     "Rollout: A/B": _e(rollout={"strategy": "ab", "weight": 40}),
     "Rollout: shadow": _e(rollout={"strategy": "shadow", "mirror_percent": 40}),
@@ -78,7 +85,9 @@ _EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Limits that gateways share": {"gateway": {"shared_limits": True}},
     "Signatures": {"security": {"require_signature": True, "trusted_keys": ["/keys/a.pem"]}},
     "Traces": {"tracing": {"collector": "http://127.0.0.1:4318"}},
-    "Pods: who scales them": {"kubernetes": {"autoscaler": "hpa"}},
+    "Pods: who scales them": {
+        "kubernetes": {"autoscaler": "keda", "prometheus_url": "http://p:9090"}
+    },
 }
 """For each row that some target refuses: a spec that says so."""
 

@@ -35,7 +35,8 @@ def scaler_of(
         )
     least, most = bounds_of(scale, arm.weight)
     if settings.autoscaler is Autoscaler.HPA:
-        return _hpa(metadata, scale, least, most, target=scale.target_in_flight)
+        of = {"apiVersion": "apps/v1", "kind": "Deployment", "name": metadata["name"]}
+        return hpa_of(metadata, scale, least, most, target=scale.target_in_flight, of=of)
     triggers = _triggers(scale, metadata, settings.prometheus_url, target=scale.target_in_flight)
     return _scaled_object(metadata, scale, least, most, triggers)
 
@@ -46,19 +47,22 @@ def bounds_of(scale: AutoscaleSettings, weight: int) -> tuple[int, int]:
     return least, max(math.ceil(scale.max_replicas * weight / 100), least)
 
 
-def _hpa(
-    metadata: Object, scale: AutoscaleSettings, least: int, most: int, *, target: float
+def hpa_of(  # all that an HPA is told
+    metadata: Object,
+    scale: AutoscaleSettings,
+    least: int,
+    most: int,
+    *,
+    target: float,
+    of: Object,
 ) -> Object:
+    """The HPA of what `of` refers to, by requests in flight per pod: `target` of them."""
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
         "metadata": metadata,
         "spec": {
-            "scaleTargetRef": {
-                "apiVersion": "apps/v1",
-                "kind": "Deployment",
-                "name": metadata["name"],
-            },
+            "scaleTargetRef": of,
             "minReplicas": least,
             "maxReplicas": most,
             "metrics": [
