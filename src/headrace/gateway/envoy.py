@@ -108,22 +108,27 @@ class EnvoyGateway:
             GatewayUnavailableError: Envoy ended, or was not ready within `start_timeout_s`.
             EnvoyNotFoundError: There is no binary.
         """
-        self._prepare()
-        if (running := self._recorded()) is not None:
-            raise GatewayRunningError(running.pid, self.settings.run_dir)
-        check_ports(self.settings)
-        self._write(snapshot)
-        offset = size_of(self.log_path)
-        command = arguments(
-            self.settings, find_envoy(self.settings), self._config, os.cpu_count() or 1
-        )
-        self._process = spawn(command, log=self.log_path)
-        self._record.write_bytes(msgspec.json.encode(self._process.record))
         try:
+            self._prepare()
+            if (running := self._recorded()) is not None:
+                raise GatewayRunningError(running.pid, self.settings.run_dir)
+            check_ports(self.settings)
+            self._write(snapshot)
+            offset = size_of(self.log_path)
+            command = arguments(
+                self.settings, find_envoy(self.settings), self._config, os.cpu_count() or 1
+            )
+            self._process = spawn(command, log=self.log_path)
+        except OSError as error:
+            raise _unwritable(self.settings.run_dir, error) from error
+        try:
+            self._record.write_bytes(msgspec.json.encode(self._process.record))
             await self._started(self._process, snapshot, offset)
-        except BaseException:
+        except BaseException as error:
             await self._process.end(within_s=_LEAST_TO_END_S)
             self._record.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise _unwritable(self.settings.run_dir, error) from error
             raise
 
     async def adopt(self, pid: int) -> None:
@@ -375,6 +380,11 @@ async def _until(answer: Callable[[], Awaitable[bool]]) -> None:
         if await answer():
             return
         await asyncio.sleep(_POLL_S)
+
+
+def _unwritable(directory: Path, error: OSError) -> GatewayUnavailableError:
+    """A full disk is no reason for whoever keeps Envoy to end."""
+    return GatewayUnavailableError(f"cannot write in {directory}: {error.strerror or error}")
 
 
 async def _validate(command: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ state.
 """
 
 import asyncio
+import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -73,14 +74,25 @@ def plan(current: Mapping[Kind, Document], wanted: Mapping[Kind, Document]) -> S
 
 
 def write_document(directory: Path, kind: Kind, document: Document) -> None:
-    """Replace a file at once and for good: a reader sees the old text or the new, never less."""
+    """Replace a file at once and for good: a reader sees the old text or the new, never less.
+
+    Raises:
+        GatewayUnavailableError: The disk is full or cannot be written; the file is as it was.
+    """
     temporary = directory / f".{kind.file}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(document.text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(directory / kind.file)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(document.text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(directory / kind.file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise GatewayUnavailableError(
+            f"cannot write {directory / kind.file}: {error.strerror or error}"
+        ) from error
 
 
 def documents_of(snapshot: Snapshot) -> dict[Kind, Document]:
@@ -140,8 +152,10 @@ class Publisher:
             try:
                 await self._replace(step)
             except (SnapshotRejectedError, GatewayUnavailableError):
-                # Envoy is gone or hangs: it reads the file at its next start.
-                await self._write(step)
+                # Envoy is gone or hangs: it reads the file at its next start. Or the disk is full:
+                # then others may be put back, and the next publish begins from what is there.
+                with contextlib.suppress(GatewayUnavailableError):
+                    await self._write(step)
 
     async def _replace(self, step: Step) -> None:
         refused = await self._refused(step.kind)

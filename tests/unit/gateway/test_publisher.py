@@ -213,3 +213,20 @@ async def test_waiting_publishes_are_skipped_for_the_newest(run_dir: Path) -> No
 
     assert _texts(run_dir) == {k.file: d.text for k, d in documents_of(MOVED).items()}
     assert len(envoy.taken) <= 3 + len(KINDS)  # one, and the newest
+
+
+@pytest.mark.parametrize("full", [CLUSTERS, ROUTES, LISTENERS])
+async def test_a_full_disk_is_an_error_of_ours_and_every_file_is_as_it_was(
+    run_dir: Path, full: Kind
+) -> None:
+    envoy = FakeEnvoy(run_dir)
+    publisher = _publisher(envoy)
+    before = _texts(run_dir)
+    (run_dir / f".{full.file}.tmp").symlink_to("/dev/full")
+
+    with pytest.raises(GatewayUnavailableError, match="No space left on device"):
+        await publisher.publish(MOVED)
+
+    assert _texts(run_dir) == before
+    await publisher.publish(MOVED)
+    assert _texts(run_dir) == {k.file: d.text for k, d in documents_of(MOVED).items()}
