@@ -69,6 +69,10 @@ class FleetCounts:
         while len(self._splits) > _KNOWN_VERSIONS:
             del self._splits[next(iter(self._splits))]
 
+    def _known(self) -> set[str]:
+        """The endpoints that gateways may know; nobody asks for others."""
+        return {name for known in self._splits.values() for name in known}
+
     def _split_of(self, version: str, endpoint: str) -> object:
         return self._splits.get(version, {}).get(endpoint)
 
@@ -87,7 +91,9 @@ class FleetCounts:
         counts = report.counts
         if counts is None:
             return
-        every, splits = totals_of(counts.every), totals_of(counts.splits)
+        known = self._known()
+        every = totals_of(arm for arm in counts.every if arm.endpoint in known)
+        splits = totals_of(arm for arm in counts.splits if arm.endpoint in known)
         self._every.take(report.name, counts.epoch, every)
         self._evidence.take(
             report.name, counts.epoch, splits, version=report.in_force, newest=newest
@@ -137,7 +143,9 @@ class FleetCounts:
         """Keep the sums now and then."""
         if self._is_new and now - self._saved_at >= _SAVE_S:
             self._saved_at = now
-            self._every.keep({name for known in self._splits.values() for name in known})
+            known = self._known()
+            self._every.keep(known)
+            self._evidence.keep(known)
             await asyncio.to_thread(self._write, self._every.kept(self.epoch))
 
     def save(self) -> None:

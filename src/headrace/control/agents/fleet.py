@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from headrace.control.agents.bundling import make_bundle
+from headrace.control.agents.checking import checked_report
 from headrace.control.agents.counts import FleetCounts
 from headrace.control.agents.errors import GatewayRefusedError, NoGatewayError
 from headrace.control.agents.messages import Bundle, Poll, Report
@@ -328,8 +329,9 @@ class GatewayFleet:
         """Take in what a gateway says of itself.
 
         Raises:
-            InvalidArgumentError: Its counts contradict themselves.
+            InvalidArgumentError: It says what cannot be.
         """
+        report = checked_report(report)
         newest = "" if self._bundle is None else self._bundle.version
         is_back = self.roster.hear(report, now=self.clock.monotonic())
         self.counts.hear(report, newest=newest, is_back=is_back)

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from headrace.control.agents.messages import Arm
+from headrace.control.agents.messages import MOST_COUNTED, Arm
 from headrace.control.counting import ArmTotals
 
 ArmKey: TypeAlias = tuple[str, str]
@@ -138,6 +138,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _NOTHING: Final = ArmTotals()
+_MOST: Final = MOST_COUNTED
 
 
 def added(before: ArmTotals, now: ArmTotals) -> ArmTotals:
@@ -160,14 +161,16 @@ def added(before: ArmTotals, now: ArmTotals) -> ArmTotals:
 
 
 def plus(one: ArmTotals, other: ArmTotals) -> ArmTotals:
-    """Both together."""
+    """Both together; what is more than can be kept stays at the most that can."""
     latency: dict[tuple[float, float], int] = dict(one.latency)
     for bucket, count in other.latency.items():
-        latency[bucket] = latency.get(bucket, 0) + count
+        latency[bucket] = min(latency.get(bucket, 0) + count, _MOST)
+    requests = min(one.requests + other.requests, _MOST)
+    errors = min(one.errors + other.errors, requests)
     return ArmTotals(
-        requests=one.requests + other.requests,
-        errors=one.errors + other.errors,
-        rejections=one.rejections + other.rejections,
+        requests=requests,
+        errors=errors,
+        rejections=min(one.rejections + other.rejections, requests - errors),
         latency=latency,
     )
 

@@ -27,6 +27,8 @@ FORWARD_PATH: Final = "/agents/v1/forward"
 can answer."""
 MAX_BUNDLE_BYTES: Final = 256 << 20
 MAX_REPORT_BYTES: Final = 64 << 20
+MOST_COUNTED: Final = 1 << 53
+"""No gateway has counted more; a number beyond it is none that JSON carries everywhere."""
 LONGEST_WAIT_S: Final = 30.0
 """How long the answer to a poll may take while there is nothing new."""
 
@@ -146,8 +148,12 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """
         numbers = (self.requests, self.errors, self.rejections, *self.counts)
         lengths = {len(self.lower_s), len(self.width_s), len(self.counts)}
-        if len(lengths) > 1 or min(numbers) < 0 or self.errors + self.rejections > self.requests:
-            raise InvalidArgumentError(f"counts of '{self.endpoint}' contradict themselves")
+        is_odd = min(numbers) < 0 or self.errors + self.rejections > self.requests
+        if is_odd or len(lengths) > 1 or min((*self.lower_s, *self.width_s), default=0.0) < 0:
+            name = self.endpoint[:100]
+            raise InvalidArgumentError(f"counts of '{name}' contradict themselves")
+        if max(numbers) > MOST_COUNTED:
+            raise InvalidArgumentError(f"nobody can have counted what '{self.endpoint[:100]}' has")
         edges = zip(self.lower_s, self.width_s, strict=True)
         return ArmTotals(
             requests=self.requests,

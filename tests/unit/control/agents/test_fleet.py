@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from headrace.control.agents.counts import FleetCounts
@@ -25,6 +26,7 @@ from headrace.control.gateway_record import read_routes
 from headrace.control.observed import Arm as RouteArm
 from headrace.control.observed import Route
 from headrace.control.store import Event
+from headrace.core import InvalidArgumentError
 from headrace.gateway import (
     ApiKey,
     GatewayPolicy,
@@ -343,3 +345,71 @@ def test_sums_that_cannot_be_read_begin_anew(tmp_path: Path, content: bytes) -> 
     counts.load()
 
     assert counts.every({"m"}).totals == {}
+
+
+async def test_numbers_that_nobody_can_have_counted_can_be_kept_still(tmp_path: Path) -> None:
+    found = fleet(tmp_path)
+    await found.open([route()])
+    held = await offered(found)
+
+    with pytest.raises(InvalidArgumentError, match="nobody can have counted"):
+        found.hear(report("odd", held, counts=counted(2**64)))
+    for number in range(2 * 1024 + 2):
+        found.hear(report("odd", held, counts=counted(2**53, epoch=str(number))))
+    found.hear(report("one", held, counts=counted(3)))
+    found.counts.save()
+
+    again = FleetCounts(path=tmp_path / "counts.json")
+    again.load()
+    assert again.every({"m"}).totals["m", "1"].requests == 2**53
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"held": {"m": -1}},
+        {"held": {"m": 2**63}},
+        {"counts": Counts(epoch="1", active=(Active(endpoint="m", key="1", requests=-5),))},
+        {"counts": Counts(epoch="1", active=(Active(endpoint="m", key="1", requests=2**63),))},
+        {"name": "one\n"},
+        {"name": "one/" + "x" * 600},
+    ],
+)
+async def test_what_cannot_be_is_refused_and_changes_nothing(
+    tmp_path: Path, odd: dict[str, object]
+) -> None:
+    found = fleet(tmp_path)
+    await found.open([route(held=True)])
+    good = report("one", counts=counted(1, active=2))
+    found.hear(good)
+
+    with pytest.raises(InvalidArgumentError):
+        found.hear(msgspec.structs.replace(good, **odd))
+
+    assert [state.name for state in found.states()] == ["one"]
+    assert await found.in_flight() == {("m", "1"): 2}
+
+
+async def test_texts_of_a_report_are_cut_and_no_script_is_a_link(tmp_path: Path) -> None:
+    found = fleet(tmp_path)
+    await found.open([route()])
+
+    found.hear(report("one", problem="p" * 10**6, url="javascript:alert(1)"))
+    found.hear(report("two", url="https://two.lan"))
+
+    one, two = found.states()
+    assert len(one.reason) < 10_000
+    assert (one.url, two.url) == ("", "https://two.lan")
+
+
+async def test_what_was_counted_of_endpoints_that_nobody_knows_is_not_kept(tmp_path: Path) -> None:
+    found = fleet(tmp_path)
+    await found.open([route()])
+    arms = tuple(Arm(endpoint=f"e{number}", key="1", requests=1) for number in range(1000))
+
+    counts = msgspec.structs.replace(counted(1), every=(*counted(1).every, *arms), splits=arms)
+    found.hear(report("one", await offered(found), counts=counts))
+    found.counts.save()
+
+    assert (tmp_path / "counts.json").stat().st_size < 2000
+    assert found.counts.splits({arm.endpoint for arm in arms}, ()).totals == {}
