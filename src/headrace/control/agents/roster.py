@@ -86,7 +86,7 @@ class Roster:
     def hear(self, report: Report, *, now: float) -> bool:
         """Take in a report; whether it was lost before, or is new."""
         known = self._heard.get(report.name)
-        is_back = known is None or now - known.seen_at > self.patience.lost_after_s
+        is_back = known is None or now > known.seen_at + self.patience.lost_after_s
         since = now if known is None or is_back else known.since
         heard = Heard(since=since, seen_at=now, is_ready=report.ready)
         if report.counts is None and not is_back:
@@ -138,7 +138,7 @@ class Roster:
         return {
             name: self._reports[name]
             for name, heard in self._heard.items()
-            if now - heard.seen_at <= self.patience.lost_after_s
+            if now <= heard.seen_at + self.patience.lost_after_s
         }
 
     def counts(self, *, now: float) -> Mapping[str, Counts]:

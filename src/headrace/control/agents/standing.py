@@ -85,7 +85,7 @@ def standing(
 ) -> Standing:
     """How a gateway stands to offer number `wanted`; 0 for the newest."""
     number = wanted or offers.newest
-    if now - heard.seen_at > patience.lost_after_s:
+    if now > heard.seen_at + patience.lost_after_s:
         return Standing.LOST
     if heard.in_force >= number:
         return Standing.CURRENT
@@ -93,7 +93,8 @@ def standing(
         return Standing.REFUSED
     # Who has just come back gets the time that it has not had.
     offered = max(offers.after(heard.in_force), heard.since)
-    return Standing.BEHIND if now - offered >= patience.max_behind_s else Standing.WAITING
+    # As a sum, like the moment that is waited for: a difference may be a rounding short of it.
+    return Standing.BEHIND if now >= offered + patience.max_behind_s else Standing.WAITING
 
 
 class Outcome(StrEnum):

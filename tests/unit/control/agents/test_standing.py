@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from headrace.control.agents.standing import (
@@ -124,6 +124,7 @@ def test_without_news_a_gateway_never_stands_better_later(
 
 
 @given(situations())
+@example((Heard(since=0.0, seen_at=0.0), offers_at(251.092004238138), 251.092004238138))
 def test_nobody_is_waited_for_longer_than_patience_allows(
     situation: tuple[Heard, Offers, float],
 ) -> None:
