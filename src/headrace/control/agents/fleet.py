@@ -59,7 +59,8 @@ class GatewayFleet:
 
     `local`: the one on this host. `is_needed`: whether routes count as published only once a
     gateway has them. `wake`: told when requests wait for an endpoint. `max_held_of`: how many may.
-    `emit`: keeps events. `socket_dir`: where replicas on this host listen.
+    `emit`: keeps events. `has_orders`: whether there will be a first publication.
+    `socket_dir`: where replicas on this host listen.
     """
 
     settings: GatewaySettings
@@ -78,6 +79,7 @@ class GatewayFleet:
     wake: Callable[[str, int], None] = lambda _name, _held: None
     max_held_of: Callable[[str], int] = lambda _name: 100
     emit: Callable[[Sequence[Event]], Awaitable[None]] = _nobody
+    has_orders: Callable[[], bool] = lambda: False
     restarts: int = 0
     reason: str = ""
     news: News = field(default_factory=News)
@@ -159,7 +161,9 @@ class GatewayFleet:
             GatewayUnavailableError: None has them, or the local one does not run.
         """
         self._routes = tuple(routes)
-        self._is_decided = True
+        if not self._is_decided:
+            self._is_decided = True
+            self.news.note()  # what was held back may be what is wanted
         number = await self._offer()
         await asyncio.gather(self._local_publish(routes), self._accepted(number))
         self._taken = tuple(routes)
@@ -323,6 +327,7 @@ class GatewayFleet:
             refused=poll.refused,
             newest=self._bundle.version,
             has_routes=self._is_decided,
+            has_orders=self.has_orders(),
         )
 
     def hear(self, report: Report) -> None:

@@ -139,14 +139,18 @@ def next_change_s(
     return min(times, default=now + patience.lost_after_s) - now
 
 
-def should_send(*, held: str, refused: str, newest: str, has_routes: bool) -> bool:
+def should_send(
+    *, held: str, refused: str, newest: str, has_routes: bool, has_orders: bool
+) -> bool:
     """Whether a gateway that holds version `held` is given the newest.
 
     Args:
         refused: What it refused last: it would again.
         has_routes: Whether somebody decided what the newest says. A control plane that has just
             begun knows of no routes, and that must not end those of a gateway that serves.
+        has_orders: Whether somebody will decide soon. Then a gateway that has nothing waits too:
+            one that is ready without routes would deny every endpoint.
     """
     if not newest or newest in {held, refused}:
         return False
-    return has_routes or not held
+    return has_routes or not (held or has_orders)

@@ -188,6 +188,19 @@ async def test_a_fresh_control_plane_takes_nothing_from_gateways_that_serve(tmp_
     assert await offered(found, held="what another knew") != ""
 
 
+async def test_a_new_leader_sends_no_empty_routes_before_it_knows_any(tmp_path: Path) -> None:
+    found = fleet(tmp_path, has_orders=lambda: True)
+    await found.open(())
+    poll = Poll(protocol=PROTOCOL, agent="1", asked=found.counts.asked)
+    asking = asyncio.ensure_future(found.poll(poll, wait_s=30.0))
+    await asyncio.sleep(1.0)
+    assert not asking.done(), "a gateway that has just begun would deny every endpoint"
+
+    with pytest.raises(NoGatewayError):
+        await found.publish(())
+    assert (await asking)[1] is not None, "it is told at once when it is known that there is none"
+
+
 async def test_a_restarted_control_plane_offers_what_gateways_have(tmp_path: Path) -> None:
     first = fleet(tmp_path)
     await first.open([route()])

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -85,13 +86,26 @@ def test_old_offers_are_dropped_and_who_has_one_of_them_is_behind_since_the_olde
     )
 
 
-def test_what_nobody_decided_is_sent_to_gateways_that_have_nothing_only() -> None:
-    assert should_send(held="", refused="", newest="a", has_routes=False)
-    assert not should_send(held="b", refused="", newest="a", has_routes=False)
-    assert should_send(held="b", refused="", newest="a", has_routes=True)
-    assert not should_send(held="a", refused="", newest="a", has_routes=True)
-    assert not should_send(held="b", refused="a", newest="a", has_routes=True)
-    assert not should_send(held="", refused="", newest="", has_routes=True)
+@pytest.mark.parametrize(
+    ("held", "has_routes", "has_orders", "is_sent"),
+    [
+        ("", False, False, True),
+        ("", False, True, False),
+        ("", True, True, True),
+        ("b", False, False, False),
+        ("b", False, True, False),
+        ("b", True, True, True),
+        ("a", True, True, False),
+    ],
+)
+def test_what_nobody_decided_is_sent_only_where_nothing_was_ever_ordered(
+    held: str, *, has_routes: bool, has_orders: bool, is_sent: bool
+) -> None:
+    told = {"has_routes": has_routes, "has_orders": has_orders}
+
+    assert should_send(held=held, refused="", newest="a", **told) is is_sent
+    assert not should_send(held=held, refused="a", newest="a", **told)
+    assert not should_send(held=held, refused="", newest="", **told)
 
 
 @st.composite
