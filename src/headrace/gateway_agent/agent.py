@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final, Protocol
@@ -39,7 +40,10 @@ class Control(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class GatewayAgent:
-    """Runs until cancelled. `heard_at`: when the control plane answered last; None for never."""
+    """Runs until cancelled. `heard_at`: when the control plane answered last; None for never.
+
+    `instance`: tells this run of the agent from others of its name.
+    """
 
     name: str
     applier: Applier
@@ -50,6 +54,7 @@ class GatewayAgent:
     heard_at: float | None = None
     away: str = ""
     """Why the control plane cannot be followed; empty if it can."""
+    instance: str = field(default_factory=lambda: secrets.token_hex(8))
     answers: int = 0
     failures: int = 0
     holding: Holding = field(init=False)
@@ -174,6 +179,7 @@ class GatewayAgent:
             protocol=PROTOCOL,
             agent=__version__,
             name=self.name,
+            instance=self.instance,
             ask=asked,
             in_force="" if bundle is None else bundle.version,
             refused=applier.refused,

@@ -37,6 +37,7 @@ def checked_report(report: Report) -> Report:
     return msgspec.structs.replace(
         report,
         agent=report.agent[:_MOST_VERSION],
+        instance=report.instance[:_MOST_VERSION],
         in_force=report.in_force[:_MOST_VERSION],
         refused=report.refused[:_MOST_VERSION],
         reason=report.reason[:_MOST_TEXT],

@@ -14,6 +14,7 @@ from headrace.control.agents.checking import checked_report
 from headrace.control.agents.counts import FleetCounts
 from headrace.control.agents.errors import GatewayRefusedError, NoGatewayError
 from headrace.control.agents.messages import Bundle, Poll, Report
+from headrace.control.agents.namesakes import Namesakes
 from headrace.control.agents.news import News, wait_for
 from headrace.control.agents.readings import Readings
 from headrace.control.agents.roster import GatewayState, Roster, Turn
@@ -85,6 +86,7 @@ class GatewayFleet:
     news: News = field(default_factory=News)
     roster: Roster = field(init=False)
     readings: Readings = field(init=False)
+    _namesakes: Namesakes = field(default_factory=Namesakes)
     _bundle: Bundle | None = None
     _encoded: bytes = b""
     _is_decided: bool = False
@@ -336,7 +338,7 @@ class GatewayFleet:
         Raises:
             InvalidArgumentError: It says what cannot be.
         """
-        report = checked_report(report)
+        report = self._namesakes.apart(checked_report(report))
         newest = "" if self._bundle is None else self._bundle.version
         is_back = self.roster.hear(report, now=self.clock.monotonic())
         self.counts.hear(report, newest=newest, is_back=is_back)

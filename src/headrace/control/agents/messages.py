@@ -196,14 +196,16 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """How a gateway is. `counts`: None if Envoy did not say. `ask`: the question it answers.
 
-    `in_force`: the version that Envoy acts on, empty for none; `refused`: one that it refused, and
-    `reason` why. `problem`: why it does not serve, or not as it should. `held`: how many requests
-    wait for an endpoint's first replica.
+    `instance`: which run of the agent this is, so that two of one name are found. `in_force`: the
+    version that Envoy acts on, empty for none; `refused`: one that it refused, and `reason` why.
+    `problem`: why it does not serve, or not as it should. `held`: how many requests wait for an
+    endpoint's first replica.
     """
 
     protocol: int
     agent: str
     name: str
+    instance: str = ""
     ask: int = 0
     in_force: str = ""
     refused: str = ""

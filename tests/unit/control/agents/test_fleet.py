@@ -426,3 +426,38 @@ async def test_what_was_counted_of_endpoints_that_nobody_knows_is_not_kept(tmp_p
 
     assert (tmp_path / "counts.json").stat().st_size < 2000
     assert found.counts.splits({arm.endpoint for arm in arms}, ()).totals == {}
+
+
+async def test_two_gateways_of_one_name_are_both_waited_for_and_people_are_told(
+    tmp_path: Path,
+) -> None:
+    found = fleet(tmp_path)
+    await found.open([route()])
+    old = await offered(found)
+    for _ in range(3):
+        for instance, count in (("a" * 16, 1000), ("b" * 16, 500)):
+            counts = counted(count, epoch=instance)
+            found.hear(report("gw", old, instance=instance, counts=counts))
+    publishing = asyncio.ensure_future(found.publish([route("n")]))
+    await asyncio.sleep(0.1)
+
+    found.hear(report("gw", await offered(found), instance="b" * 16))
+    await asyncio.sleep(0.1)
+    assert not publishing.done(), "the other one may still send requests by the old routes"
+    found.hear(report("gw", await offered(found), instance="a" * 16))
+    await publishing
+
+    assert [one.name for one in found.states()] == ["gw", "gw#aaaaaaaa"]
+    assert "give each its own --name" in found.states()[1].reason
+    every = await found.read_endpoints(["m"])
+    assert every.totals["m", "1"].requests <= 2500, "not anew with each report"
+
+
+async def test_an_agent_that_was_started_anew_has_its_name_again(tmp_path: Path) -> None:
+    found = fleet(tmp_path)
+    await found.open([route()])
+
+    for number in range(40):
+        found.hear(report("gw", await offered(found), instance=str(number)))
+
+    assert [(one.name, one.reason) for one in found.states()] == [("gw", "")]
