@@ -59,6 +59,7 @@ class GatewayAgent:
     failures: int = 0
     holding: Holding = field(init=False)
     _asked: int = 0
+    _is_down: bool = False
     _poked: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -71,30 +72,31 @@ class GatewayAgent:
             group.create_task(self._follow())
             group.create_task(self._report())
 
-    async def _restore(self) -> None:
-        """Come up with what was in force last; again and again if Envoy does not start."""
-        failures = 0
-        while True:
+    async def _restore(self, *, tries: int) -> None:
+        """Come up with what was in force last, if Envoy starts with it."""
+        for failures in range(1, tries + 1):
             try:
                 await self.applier.restore()
             except HeadraceError as error:
-                failures += 1
+                self._is_down = True
                 self.applier.problem = str(error)
                 _LOG.error("cannot serve what was in force last", extra={"error": str(error)})
-                if failures > 1:
-                    return  # the control plane may know better
-                await asyncio.sleep(pause_s(failures, self.rng))
+                if failures < tries:
+                    await asyncio.sleep(pause_s(failures, self.rng))
             else:
+                self._is_down, self.applier.problem = False, ""
                 return
 
     async def _follow(self) -> None:
-        await self._restore()
+        await self._restore(tries=2)  # then the control plane may know better
         failures = 0
         while True:
             try:
                 told = await self.client.poll(self._question())
             except HeadraceError as error:
                 self._note_away(str(error))
+                if self._is_down and self.applier.keeper is None:
+                    await self._restore(tries=1)  # nobody knows better; a port may be free by now
             else:
                 self._note_heard()
                 if await self._take(told):
@@ -122,6 +124,7 @@ class GatewayAgent:
             self._asked = told.ask
             self._poked.set()
         if told.bundle is None:
+            await self.applier.keep_again()
             return True
         before = self.applier.problem
         try:

@@ -51,6 +51,7 @@ class Applier:
     group: asyncio.TaskGroup | None = None
     """Of the tasks that keep Envoy up: whoever runs this sets it first."""
     _running: asyncio.Task[None] | None = None
+    _is_kept: bool = True
 
     @property
     def is_ready(self) -> bool:
@@ -94,12 +95,20 @@ class Applier:
             await asyncio.to_thread(self._keep, bundle)
             _LOG.info("serving", extra={"version": bundle.version, "routes": len(bundle.routes)})
 
+    async def keep_again(self) -> None:
+        """Keep what is in force if that was not possible: a restart would serve something older."""
+        if self.in_force is not None and not self._is_kept:
+            await asyncio.to_thread(self._keep, self.in_force)
+
     def _keep(self, bundle: Bundle) -> None:
         try:
             self.kept.write(bundle)
         except OSError as error:
+            self._is_kept = False
             self.problem = f"cannot keep what is served: {error}"
             _LOG.error("cannot keep what is served", extra={"error": str(error)})
+        else:
+            self._is_kept, self.problem = True, ""
 
     async def _bring(self, bundle: Bundle) -> None:
         keeper = self.keeper

@@ -61,10 +61,15 @@ class FakeApplier(Applier):
     """Has no Envoy: takes every bundle, or fails as it is told."""
 
     failure: Exception | None = None
-    applied: list[str]
+    failures_left: int = 0
+    """How often what was kept cannot be served."""
 
     async def restore(self) -> None:
-        self.in_force = await asyncio.sleep(0, None)
+        await asyncio.sleep(0)
+        if self.failures_left > 0:
+            self.failures_left -= 1
+            raise UnavailableError("port 8000 is in use")
+        self.in_force = self.kept.read()
 
     async def apply(self, bundle: Bundle) -> None:
         if self.failure is not None:
@@ -145,6 +150,34 @@ async def test_a_control_plane_that_is_away_changes_nothing_and_is_asked_again(
     assert found.failures == 4
     assert found.away == "", "it answered in the end"
     assert len(control.polls) < 10, "with pauses"
+
+
+async def test_what_was_kept_is_tried_again_for_as_long_as_nobody_knows_better(
+    tmp_path: Path,
+) -> None:
+    control = FakeControl([UnavailableError("no answer")] * 1000, is_deaf=True)
+    found = agent(tmp_path, control)
+    assert isinstance(found.applier, FakeApplier)
+    found.applier.kept.write(BUNDLE)
+    found.applier.failures_left = 6
+
+    await run_for(found, 30.0)
+
+    assert found.applier.in_force == BUNDLE
+    assert found.applier.problem == ""
+
+
+def test_what_could_not_be_kept_is_kept_when_there_is_room(tmp_path: Path) -> None:
+    found = applier(tmp_path / "full")
+    found.in_force = BUNDLE
+    found._keep(BUNDLE)  # as after a version came into force
+    assert found.problem.startswith("cannot keep what is served")
+
+    (tmp_path / "full").mkdir()
+    asyncio.run(found.keep_again())
+
+    assert found.kept.read() == BUNDLE
+    assert found.problem == ""
 
 
 async def test_what_cannot_be_applied_is_reported_and_tried_again(tmp_path: Path) -> None:
