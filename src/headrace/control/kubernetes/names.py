@@ -22,6 +22,9 @@ APPLIED: Final = "headrace.dev/applied"
 """Digest of what we last applied: fields that we no longer say are found by it."""
 
 _MOST: Final = 63
+_MOST_NAME: Final = 57
+"""Of a pod's name Kubernetes keeps 58 characters and adds five: so it begins with the Deployment's
+name and a dash, by which Prometheus is asked for the pods of one revision."""
 _INSTANCE: Final = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -69,7 +72,7 @@ def revision_name(endpoint: str, version: str, id_: str, *, instance: str = "hea
     """As `name_of`, of a revision whose id is all that is known."""
     suffix = f"-{version}-{id_[:8]}"
     stem = re.sub(r"[^a-z0-9]+", "-", f"{instance}-{endpoint}".lower())
-    return f"{stem[: _MOST - len(suffix)].strip('-')}{suffix}"
+    return f"{stem[: _MOST_NAME - len(suffix)].strip('-')}{suffix}"
 
 
 def labels_of(revision: Revision, *, instance: str = "headrace") -> dict[str, str]:

@@ -237,6 +237,16 @@ def test_every_name_and_label_is_one_that_kubernetes_takes(endpoint: str, versio
     assert selector_of(revision).items() <= labels_of(revision).items()
 
 
+@given(endpoint=names, version=st.from_regex(r"[0-9]{1,18}", fullmatch=True))
+def test_pods_can_be_found_by_the_name_of_their_deployment(endpoint: str, version: str) -> None:
+    instance = "an-instance-with-40-letters-in-its-name-x"
+    name = name_of(a_revision(endpoint, version), instance=instance)
+
+    pod = f"{name}-5d4f8c7b9d-"[:58] + "x7k2p"  # as SimpleNameGenerator of Kubernetes has it
+
+    assert re.fullmatch(f"{name}-.+", pod), "as KEDA's query asks"
+
+
 @given(endpoints=st.lists(names, min_size=2, max_size=8, unique=True))
 def test_no_two_endpoints_share_a_name_or_a_label(endpoints: list[str]) -> None:
     revisions = [a_revision(endpoint) for endpoint in endpoints]
