@@ -1,4 +1,4 @@
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,30 +83,29 @@ class Candidate:
     name: str
     known: Seen | None = None
     renewed_at: float | None = None
-    pending: tuple[Object, float] | None = None
+    pending: tuple[Object, float, int] | None = None
 
-    def look(self, lease: Object | None, now: float) -> None:
+    def look(self, lease: Object | None, version: int, now: float) -> None:
         self.known = seen(lease, self.known, now=now)
         self.pending = None
         step = next_step(self.known, identity=self.name, now=now)
         if step is not Step.WAIT:
             new = lease_object(self.known, place=PLACE, identity=self.name, times=TIMES, wall=now)
-            self.pending = (new, now)
+            self.pending = (new, now, version)
 
 
 @dataclass
 class Server:
-    """Takes a write only of who saw the newest version."""
+    """Takes a write only if it follows from the newest version."""
 
     lease: Object | None = None
     version: int = 0
-    versions: dict[str, int] = field(default_factory=dict)
 
     def write(self, who: Candidate) -> None:
         assert who.pending is not None
-        new, sent_at = who.pending
+        new, sent_at, version = who.pending
         who.pending = None
-        if self.versions.get(who.name, 0) != self.version:
+        if version != self.version:
             return
         self.version += 1
         self.lease = new
@@ -129,8 +128,7 @@ def test_never_do_two_lead_at_once(moves: list[tuple[str, str, float]]) -> None:
         now += pause
         who = candidates[name]
         if move == "look":
-            server.versions[name] = server.version
-            who.look(server.lease, now)
+            who.look(server.lease, server.version, now)
         elif who.pending is not None and now - who.pending[1] < TIMES.duration_s - TIMES.margin_s:
             server.write(who)
         leading = [one for one in candidates.values() if is_leading(one.renewed_at, TIMES, now=now)]
