@@ -6,7 +6,12 @@ Three things hold the registry of several hosts together: an object is seen whol
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+from headrace.core import ArtifactCorruptError
+
+MOST_READ_BYTES: Final = 64 << 20
+"""Of a small object. More is nothing that we wrote, and would fill the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +27,15 @@ class ObjectInfo:
     etag: str
 
 
+def check_small(where: str, key: str, size_bytes: int) -> None:
+    """Raise ArtifactCorruptError if an object is too large to be read whole."""
+    if size_bytes > MOST_READ_BYTES:
+        raise ArtifactCorruptError(
+            f"{where}/{key} is damaged: it has {size_bytes} bytes, and {MOST_READ_BYTES} at most "
+            "can be ours"
+        )
+
+
 class Bucket(Protocol):
     """Objects under keys such as `registry/fraud/3.json`; safe to use from several threads.
 
@@ -34,7 +48,11 @@ class Bucket(Protocol):
         """Its URL, for messages; holds no secret."""
 
     def read(self, key: str) -> tuple[bytes, str] | None:
-        """A small object with its etag; None if there is none."""
+        """A small object with its etag; None if there is none.
+
+        Raises:
+            ArtifactCorruptError: It has more than `MOST_READ_BYTES`.
+        """
 
     def read_range(self, key: str, start: int, length: int) -> bytes | None:
         """`length` bytes from `start`, fewer where the object ends; None if there is none."""

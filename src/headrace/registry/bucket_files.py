@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core import FailedPreconditionError
-from headrace.registry.bucket import ObjectInfo
+from headrace.registry.bucket import ObjectInfo, check_small
 
 _TEMPORARY: Final = "tmp"
 _LOCK: Final = ".lock"
@@ -31,7 +31,9 @@ class FileBucket:
         with self._errors():
             try:
                 with (self._root / key).open("rb") as file:
-                    return file.read(), _etag(os.fstat(file.fileno()))
+                    status = os.fstat(file.fileno())
+                    check_small(self.where, key, status.st_size)
+                    return file.read(), _etag(status)
             except (FileNotFoundError, NotADirectoryError):
                 return None
 

@@ -11,7 +11,7 @@ from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from headrace.core import FailedPreconditionError, UnavailableError
-from headrace.registry.bucket import ObjectInfo
+from headrace.registry.bucket import ObjectInfo, check_small
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -68,6 +68,7 @@ class ObjectBucket:
         with self._errors(f"read {key}"):
             try:
                 found = obstore.get(self._quick, key)
+                check_small(self.where, key, found.meta["size"])
                 return bytes(found.bytes()), found.meta["e_tag"] or ""
             except FileNotFoundError as error:
                 self._check_bucket(error)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core import (
+    ArtifactCorruptError,
     DeadlineExceededError,
     FailedPreconditionError,
     InvalidArgumentError,
@@ -66,6 +67,12 @@ def fetch_model(
         FailedPreconditionError: The disk is full or may not be written.
     """
     manifest = _manifest(shared, reference)
+    if manifest.filename.startswith("."):
+        # The store says how it is called, which no digest covers.
+        raise ArtifactCorruptError(
+            f"{shared.where} calls {reference} {manifest.filename[:200]!r}: nothing that begins "
+            f"with a dot is put into {output}; push the model under another file name"
+        )
     path = output / manifest.filename
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -13,10 +13,12 @@ import msgspec
 
 from headrace.core import ArtifactCorruptError, Digest, InvalidArgumentError
 from headrace.registry.content import digest_of
-from headrace.registry.version import StoredFile
+from headrace.registry.version import UNREADABLE, StoredFile
 
 _HEX: Final = frozenset("0123456789abcdef")
 _SHA256_DIGITS: Final = 64
+_MOST_GENERATION: Final = 10**15
+_GENERATION_DIGITS: Final = 15
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,8 +63,9 @@ def is_digest(text: str) -> bool:
 
 def generation_of(key: str) -> int:
     """The generation of a file's key; -1 of what is none."""
-    part = key.split("/")[2]
-    return int(part) if part.isascii() and part.isdigit() else -1
+    part = [*key.split("/"), "", "", ""][2]
+    is_number = part.isascii() and part.isdigit() and len(part) <= _GENERATION_DIGITS
+    return int(part) if is_number else -1
 
 
 def content_prefix(digest: Digest) -> str:
@@ -89,8 +92,10 @@ def decode_manifest(data: bytes, digest: Digest, *, where: str) -> Manifest:
     """
     try:
         found = msgspec.json.decode(data, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ArtifactCorruptError(f"{where} is damaged and cannot be read: {error}") from error
+    if not 0 <= found.generation <= _MOST_GENERATION:
+        raise ArtifactCorruptError(f"{where} is damaged: there is no generation {found.generation}")
     if found.is_deleted and found.digest == digest:
         return found
     check_files(found.filename, found.files, where=where)

@@ -173,7 +173,10 @@ class Mirror:
             self._drop(name, here - there)
         for number, etag in listed.signatures.items():
             if number in there and self._signed.get((name, number)) != etag:
-                self._copy_signatures(name, number)
+                try:
+                    self._copy_signatures(name, number)
+                except ArtifactCorruptError as error:
+                    problems.append(error)  # of this version only: others are copied
         return problems
 
     def _drop(self, name: str, numbers: set[int]) -> None:

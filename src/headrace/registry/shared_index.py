@@ -15,6 +15,7 @@ from headrace.core import ArtifactCorruptError, HeadraceError, ModelName, check_
 from headrace.registry.bucket import Bucket
 from headrace.registry.manifest import check_digest, check_files
 from headrace.registry.version import (
+    UNREADABLE,
     ModelVersion,
     VersionSignature,
     decode_version,
@@ -119,7 +120,7 @@ class SharedIndex:
             return (), ""
         try:
             kept = msgspec.json.decode(found[0], type=tuple[VersionSignature, ...])
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             message = f"{self._bucket.where}/{key} is damaged and cannot be read: {error}"
             raise ArtifactCorruptError(message) from error
         return kept, found[1]

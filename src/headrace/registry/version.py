@@ -16,6 +16,8 @@ from headrace.core import (
 )
 
 SCHEMA: Final = 1
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What reading a hostile document may end with."""
 
 
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +113,6 @@ def decode_version(data: bytes, *, where: str) -> ModelVersion:
             msg = f"{where} was written by a newer Headrace (schema {schema}); upgrade this one"
             raise ArtifactCorruptError(msg)
         return msgspec.json.decode(data, type=ModelVersion)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         msg = f"{where} is damaged and cannot be read: {error}"
         raise ArtifactCorruptError(msg) from error

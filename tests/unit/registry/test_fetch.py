@@ -144,3 +144,16 @@ def test_a_place_that_cannot_be_written_is_told(hosts: Hosts) -> None:
 
     with pytest.raises(FailedPreconditionError, match="cannot fetch m:1 to /proc/self/x"):
         fetched(hosts, "m:1", Path("/proc/self/x"))
+
+
+def test_a_store_names_no_hidden_file(hosts: Hosts, tmp_path: Path) -> None:
+    version = hosts.registry().push("m", hosts.file("a"))
+    key = f"{version.digest.replace(':', '/')}/manifest.json"
+    data, etag = hosts.bucket.read(key) or (b"", "")
+    hosts.bucket.replace(key, data.replace(b'"a.txt"', b'".bashrc"'), etag)
+    (tmp_path / ".bashrc").write_text("mine")
+
+    with pytest.raises(ArtifactCorruptError, match="begins with a dot"):
+        fetched(hosts, "m:1", tmp_path)
+
+    assert (tmp_path / ".bashrc").read_text() == "mine"

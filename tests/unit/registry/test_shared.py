@@ -14,7 +14,8 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.registry import Registry, SharedStore, StoredFile, VersionNotFoundError
-from headrace.registry.bucket import Bucket, ObjectInfo
+from headrace.registry.bucket import MOST_READ_BYTES, Bucket, ObjectInfo
+from headrace.registry.bucket_files import FileBucket
 from headrace.registry.manifest import (
     Manifest,
     decode_manifest,
@@ -23,6 +24,7 @@ from headrace.registry.manifest import (
 )
 from headrace.registry.shared import GRACE_S
 from headrace.registry.shared_content import TOMBSTONE_AGE_S
+from headrace.registry.shared_index import SharedIndex
 from tests.unit.registry.conftest import FixedClock, inspect_text
 from tests.unit.registry.memory_bucket import MemoryBucket
 
@@ -257,6 +259,10 @@ def lone(**changes: object) -> bytes:
     [
         b"",
         b"[]",
+        b'{"digest":"\xff"}',
+        b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        lone(generation=-1),
+        lone(generation=2**63),
         lone(filename="../m.onnx"),
         lone(filename=".."),
         lone(filename=""),
@@ -291,7 +297,9 @@ def test_no_bytes_are_taken_for_a_manifest_of_something(data: bytes) -> None:
 
 
 def test_what_others_put_into_the_store_is_left_alone(hosts: Hosts) -> None:
-    for key in ("registry/readme.txt", "registry/m/notes.json", "registry/-/1.json", "sha256/x/y"):
+    content = f"sha256/{'cd' * 32}"
+    odd = (content, f"{content}/", f"{content}/{2**70}/x", f"{content}/1/x", "sha256/x/y")
+    for key in ("registry/readme.txt", "registry/m/notes.json", "registry/-/1.json", *odd):
         hosts.bucket.create(key, b"theirs")
     registry = hosts.registry()
     registry.push("m", hosts.file("a"))
@@ -332,3 +340,33 @@ def test_a_home_can_be_made_anew_from_the_store(hosts: Hosts, tmp_path: Path) ->
     shutil.rmtree(tmp_path / "one")
 
     assert hosts.registry("one").path(version).read_text() == "a"
+
+
+@pytest.mark.parametrize(
+    "data", [b'{"name":"\xff"}', b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"]
+)
+def test_an_entry_that_cannot_be_read_is_a_problem_and_stops_no_other(
+    hosts: Hosts, data: bytes
+) -> None:
+    hosts.registry().push("m", hosts.file("a"))
+    hosts.bucket.create("registry/other/1.json", data)
+    hosts.bucket.create("registry/m/1.signatures", data)
+
+    fresh = hosts.registry("fresh")
+
+    told = " ".join(map(str, fresh.problems()))
+    assert "registry/other/1.json is damaged" in told
+    assert "registry/m/1.signatures is damaged" in told
+    assert [version.reference for version in fresh.list()] == ["m:1"]
+    with pytest.raises(ArtifactCorruptError, match=r"1\.signatures is damaged"):
+        SharedIndex(hosts.bucket).signatures("m", 1)
+
+
+def test_an_object_too_large_to_be_ours_is_not_read(tmp_path: Path) -> None:
+    bucket = FileBucket(tmp_path)
+    bucket.create("registry/m/1.json", b"{}")
+    with (tmp_path / "registry" / "m" / "1.json").open("r+b") as file:
+        file.truncate(MOST_READ_BYTES + 1)  # a hole, which takes no room
+
+    with pytest.raises(ArtifactCorruptError, match="at most can be ours"):
+        SharedIndex(bucket).read("m", 1)
