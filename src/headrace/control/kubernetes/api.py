@@ -30,6 +30,8 @@ _OK: Final = 300
 _APPLY: Final = "application/apply-patch+yaml"  # JSON is YAML
 _MERGE: Final = "application/merge-patch+json"
 _JSON: Final = "application/json"
+_MARK: Final = frozenset({"resourceVersion"})
+_NAME: Final = frozenset({"resourceVersion", "name"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,10 +82,14 @@ class ClusterApi:
             page = await self._ask("GET", kind, params=params)
             resource = RESOURCES[kind]
             told = {"kind": kind, "apiVersion": resource.api_version}  # items of lists lack them
-            items += [{**told, **item} for item in page.get("items") or ()]
-            following = page["metadata"].get("continue")
+            try:
+                items += [_whole({**told, **item}, _NAME) for item in page.get("items") or ()]
+                following = page["metadata"].get("continue")
+                version = str(page["metadata"]["resourceVersion"])
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                raise ApiUnavailableError(f"list {kind}: this is no list of them") from error
             if not following:
-                return Listed(items=items, version=page["metadata"]["resourceVersion"])
+                return Listed(items=items, version=version)
             params["continue"] = following
 
     async def watch(
@@ -183,6 +189,8 @@ class ClusterApi:
             if answer.status_code >= _OK:
                 raise _failure(answer, answer.content, what)
             found: Object = answer.json()
+            if not isinstance(found, dict):
+                raise ValueError("the answer is no object")  # noqa: TRY004, TRY301  # as what is no JSON
         except (httpx2.HTTPError, ValueError) as error:
             raise ApiUnavailableError(f"{what}: {_name(error)}") from error
         return found
@@ -192,15 +200,26 @@ def _failure(answer: "httpx2.Response", body: bytes, what: str) -> HeadraceError
     return failure_of(answer.status_code, body, answer.headers.get("retry-after", ""), what=what)
 
 
-def _event(told: Object, kind: str) -> WatchEvent:
-    found = told["object"]
-    if told["type"] == "ERROR":
+def _event(told: object, kind: str) -> WatchEvent:
+    """One line of a watch; ValueError if it is none."""
+    if not isinstance(told, dict) or not isinstance(found := told.get("object"), dict):
+        raise ValueError("this is no event")  # noqa: TRY004  # as what is no JSON
+    if told.get("type") == "ERROR":
         code = int(found.get("code") or 0)
         message = f"watch {kind}: {found.get('message', '')}"
         if code == _GONE:
             raise WatchExpiredError(message)
         raise ApiUnavailableError(message)
-    return WatchEvent(type=told["type"], found=found)
+    needs = _MARK if told.get("type") == "BOOKMARK" else _NAME
+    return WatchEvent(type=str(told.get("type")), found=_whole(found, needs))
+
+
+def _whole(found: Object, needs: frozenset[str]) -> Object:
+    """An object as everybody relies on it; ValueError if it lacks what names it."""
+    metadata = found.get("metadata")
+    if not isinstance(metadata, dict) or not needs <= metadata.keys() or "kind" not in found:
+        raise ValueError("this is no object of a cluster")
+    return found
 
 
 def _name(error: Exception) -> str:

@@ -16,6 +16,7 @@ from headrace.core import HeadraceError, PermissionDeniedError
 _LOG: Final = logging.getLogger("headrace.control")
 _WATCH_S: Final = 60
 _LOOK_AGAIN_S: Final = 60.0
+_SHORT_S: Final = 1.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,12 +47,16 @@ class Watches:
 
     async def _follow(self, kind: str) -> None:
         failures = 0
+        loop = asyncio.get_running_loop()
         while True:
             try:
                 version = await self._list(kind)
                 failures = 0
                 while True:
+                    began = loop.time()
                     version = await self._watch(kind, version)
+                    if loop.time() - began < _SHORT_S:
+                        await asyncio.sleep(delay_s(1))  # something between ends them at once
             except WatchExpiredError:
                 # What happened since is not known: only a list tells what is gone.
                 self._lose(kind, "")
