@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from headrace.control.kubernetes.messages import EndpointSlice, Pod, read
 from headrace.control.kubernetes.names import (
@@ -11,6 +12,8 @@ from headrace.control.kubernetes.names import (
     Object,
     Place,
 )
+
+_MOST_SAID: Final = 500
 
 Key = tuple[str, str]
 """Kind and name."""
@@ -104,6 +107,15 @@ def owns_replicas(found: Object) -> bool:
         for one in found["metadata"].get("managedFields") or ()
         if one.get("manager") == FIELD_MANAGER
     )
+
+
+def refused_pods(deployment: Object) -> str:
+    """Why the cluster lets a Deployment make no pod, as for a quota; empty if it does."""
+    for one in (deployment.get("status") or {}).get("conditions") or ():
+        if one.get("type") == "ReplicaFailure" and one.get("status") == "True":
+            said = str(one.get("message") or one.get("reason") or "")[:_MOST_SAID]
+            return f"the cluster refuses its pods: {said}"
+    return ""
 
 
 def _is_made_for_us(pod: Pod, place: Place) -> bool:

@@ -29,6 +29,7 @@ from headrace.control.kubernetes.cluster import (
     is_ours,
     key_of,
     owns_replicas,
+    refused_pods,
 )
 from headrace.control.kubernetes.drafts import Draft, Drafts, with_replicas
 from headrace.control.kubernetes.messages import Pod
@@ -162,6 +163,7 @@ class _Step:
                 continue  # it is made again when it is gone
             elif key[0] == "Deployment":
                 self._correct_deployment(wanted, found, arm, draft, is_scaled=bool(stray))
+                problems += filter(None, [refused_pods(found)])
             elif key[0] not in SCALERS or not self._is_counted_by_us(name):
                 self._correct(wanted, found)
         return problems

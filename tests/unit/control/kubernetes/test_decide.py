@@ -311,3 +311,20 @@ def test_other_resources_change_the_deployment_in_place() -> None:
     assert objects(play, "Deployment") == [NAME]
     assert not old & set(objects(play, "Pod"))
     assert len(play.addresses()) == 2
+
+
+def test_pods_that_the_cluster_refuses_are_a_named_problem_until_it_makes_them() -> None:
+    play = running(an_arm())
+    why = 'pods "x" is forbidden: exceeded quota: gpus'
+    failed = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": why}
+    status = play.store.get("Deployment", NAME)["status"]
+    play.store.set_status("Deployment", NAME, {**status, "conditions": [failed]})
+    play.look()
+
+    assert play.decide().problems == {
+        ("digits", "1"): f"the cluster refuses its pods: {why}",
+    }
+
+    play.store.set_status("Deployment", NAME, status)
+    play.look()
+    assert play.decide().problems == {}
