@@ -3,7 +3,7 @@
 Every function here takes `now` (monotonic seconds) and returns a new value; nothing waits.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import assert_never
@@ -159,6 +159,29 @@ class Observed:
     def routed_addresses(self) -> frozenset[str]:
         """Replicas that may get requests right now."""
         return addresses_of(self.published or ()) | addresses_of(self.attempted or ())
+
+
+def perhaps_in_force(
+    routes: tuple[Route, ...], before: Sequence[Route] | None
+) -> tuple[Route, ...]:
+    """`routes` that are sent now, and those sent before them that lead elsewhere.
+
+    None was acknowledged, but of several gateways one may have taken what another refused.
+    """
+    known = _places(routes)
+    found = [*routes]
+    for route in before or ():
+        places = _places((route,))
+        if not places <= known:
+            known |= places
+            found.append(route)
+    return tuple(found)
+
+
+def _places(routes: Iterable[Route]) -> set[tuple[str, str, str]]:
+    return {
+        (r.name, arm.version, place) for r in routes for arm in r.arms for place in arm.replicas
+    }
 
 
 def addresses_of(routes: Iterable[Route]) -> frozenset[str]:

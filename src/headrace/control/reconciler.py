@@ -18,6 +18,7 @@ from headrace.control.observed import (
     drained,
     exited,
     killed,
+    perhaps_in_force,
     probed,
     started,
 )
@@ -175,7 +176,7 @@ class Reconciler:
                 self._restart(name)
             case PublishRoutes(routes=routes):
                 self._can_publish = False
-                self._attempted = routes
+                self._attempted = perhaps_in_force(routes, self._attempted)
                 self._spawn_publish(routes)
             case DrainReplica(name=name):
                 _LOG.info("draining replica", extra={"replica": name})

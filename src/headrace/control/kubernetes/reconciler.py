@@ -22,7 +22,7 @@ from headrace.control.kubernetes.performing import Performer
 from headrace.control.kubernetes.record import record_name, record_of, routes_in
 from headrace.control.kubernetes.replicas import replicas_of
 from headrace.control.kubernetes.watches import Watches
-from headrace.control.observed import Observed, Replica, Route
+from headrace.control.observed import Observed, Replica, Route, perhaps_in_force
 from headrace.control.plan import PublishRoutes
 from headrace.control.reconciler import RoutePublisher
 from headrace.control.sandbox import Isolation
@@ -236,7 +236,7 @@ class KubernetesReconciler:
     def _begin_publish(self, routes: tuple[Route, ...]) -> None:
         assert self._group is not None, "actions are taken inside run"
         self._can_publish = False
-        self._attempted = routes
+        self._attempted = perhaps_in_force(routes, self._attempted)
         self._group.create_task(self._publish(routes))
 
     async def _publish(self, routes: tuple[Route, ...]) -> None:
