@@ -34,6 +34,7 @@ as the kernel keeps from a first process every signal that it does not handle ye
 SETTINGS_DIR: Final = "/etc/headrace"
 MODELS_DIR: Final = "/models"
 INTERNAL_DIR: Final = "/etc/headrace-internal"
+_TOKEN_FILE: Final = "HEADRACE_INTERNAL_TOKEN_FILE"  # noqa: S105  # where one lies
 _PRE_STOP_S: Final = 5
 _GRACE_S: Final = 15
 _LOAD_TIMEOUT_S: Final = 600
@@ -114,7 +115,7 @@ def nodes_of(pods: PodSettings) -> Object:
             {key: value for key, value in _fields(taint).items() if value}
             for taint in pods.tolerations
         ],
-        "imagePullSecrets": [{"name": name} for name in pods.pull_secrets],
+        "imagePullSecrets": [{"name": name} for name in dict.fromkeys(pods.pull_secrets)],
     }
     return {key: value for key, value in told.items() if value}
 
@@ -135,11 +136,7 @@ def _common(pods: PodSettings) -> Object:
         "imagePullPolicy": pods.pull_policy,
         "securityContext": _LOCKED_DOWN,
         "resources": resources_of(pods.resources),
-        "env": [
-            # The home of a user without one: libraries keep their caches there.
-            {"name": "HOME", "value": "/tmp"},  # noqa: S108  # a volume of the pod's own
-            *variables_of(pods.env),
-        ],
+        "env": _environment(pods.env),
     }
 
 
@@ -161,6 +158,12 @@ def _what(revision: Revision, pods: PodSettings, digest: str, place: Place) -> O
     }
 
 
+def _environment(told: Iterable[Variable]) -> list[Object]:
+    # The home of a user without one: libraries keep their caches there.
+    home = Variable(name="HOME", value="/tmp")  # noqa: S108  # a volume of the pod's own
+    return variables_of([home, *told])
+
+
 def _replica(common: Object, place: Place) -> Object:
     mounts: list[Object] = [
         {**_MODELS, "readOnly": True},
@@ -171,7 +174,8 @@ def _replica(common: Object, place: Place) -> Object:
     if place.internal_secret:
         mounts.append({"name": "internal", "mountPath": INTERNAL_DIR, "readOnly": True})
         path = f"{INTERNAL_DIR}/token"
-        env = [*env, {"name": "HEADRACE_INTERNAL_TOKEN_FILE", "value": path}]
+        others = [one for one in env if one["name"] != _TOKEN_FILE]
+        env = [*others, {"name": _TOKEN_FILE, "value": path}]
     return {
         **common,
         "name": CONTAINER,
@@ -229,8 +233,8 @@ def resources_of(told: Resources) -> Object:
 
 
 def variables_of(told: Iterable[Variable]) -> list[Object]:
-    """Variables as a container has them."""
-    return [_variable(one) for one in told]
+    """Variables as a container has them, each once, as told last: a cluster takes none twice."""
+    return list({one.name: _variable(one) for one in told}.values())
 
 
 def _variable(one: Variable) -> Object:

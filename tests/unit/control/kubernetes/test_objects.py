@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import kubernetes_validate
 import msgspec
@@ -120,6 +121,27 @@ def test_a_pod_gets_longer_to_end_than_it_may_drain() -> None:
 
     pause_s = replica["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert spec["terminationGracePeriodSeconds"] == 35 > PLACE.drain_timeout_s + pause_s
+
+
+def test_a_variable_or_secret_that_is_told_twice_is_said_once() -> None:
+    told = [
+        {"name": "HOME", "value": "/cache"},
+        {"name": "A", "value": "1"},
+        {"name": "A", "value": "2"},
+        {"name": "HEADRACE_INTERNAL_TOKEN_FILE", "value": "/mine"},
+    ]
+    place = replace(PLACE, internal_secret="s")  # noqa: S106  # a Secret's name
+    objects = objects_of(a_state(replica_env=told, pull_secrets=["x", "x"]), place=place)
+    (spec,) = [o["spec"]["template"]["spec"] for o in objects if o["kind"] == "Deployment"]
+
+    (env,) = [container["env"] for container in spec["containers"]]
+
+    assert [(one["name"], one["value"]) for one in env] == [
+        ("HOME", "/cache"),
+        ("A", "2"),
+        ("HEADRACE_INTERNAL_TOKEN_FILE", "/etc/headrace-internal/token"),
+    ]
+    assert spec["imagePullSecrets"] == [{"name": "x"}]
 
 
 def test_other_settings_start_pods_anew() -> None:
