@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headrace.cli.options import DEFAULT_HOME, Home
-from headrace.core import InvalidArgumentError
 
 if TYPE_CHECKING:
     from headrace.control.desired import DesiredEndpoint
@@ -20,17 +19,22 @@ _BY_CONTROL = "control"
 
 
 def helm(
+    spec_file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[SPEC]", exists=True, dir_okay=False, hidden=True),
+    ] = None,
+    *,
     file: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[SPEC]",
+        typer.Option(
+            "--file",
+            "-f",
             help="The spec file; without one the chart as it is.",
             exists=True,
             dir_okay=False,
             show_default="none",
         ),
     ] = None,
-    *,
     output: Annotated[
         Path,
         typer.Option(
@@ -121,17 +125,21 @@ def helm(
 
     For example:
 
-        headrace export helm headrace.yaml -o chart --artifacts s3://models/prod
+        headrace export helm -f headrace.yaml -o chart --artifacts s3://models/prod
 
         helm upgrade --install headrace ./chart -n models --set agentTls.certManager.enabled=true
     """
     from headrace.cli.output import say
-    from headrace.deploy.helm_chart import chart_folder, chart_with
+    from headrace.deploy.helm_chart import chart_folder, chart_with, check_folder
     from headrace.deploy.helm_export import HelmExport, HelmOptions, Mode, Mount
 
     _check_one_of("--mode", mode, tuple(Mode))
     _check_one_of("--jobs", jobs, ("cronjobs", _BY_CONTROL))
     _check_one_of("--streams", streams, ("deployments", _BY_CONTROL))
+    if file is not None and spec_file is not None:
+        raise typer.BadParameter("the spec is named twice", param_hint="--file")
+    file = file or spec_file
+    check_folder(output)
     options = HelmOptions(
         mode=Mode(mode),
         artifacts=artifacts,
@@ -163,8 +171,7 @@ def helm(
 
 def _check_one_of(option: str, given: str, known: tuple[str, ...]) -> None:
     if given not in known:
-        msg = f"{option} {given!r} is neither {' nor '.join(known)}"
-        raise InvalidArgumentError(msg)
+        raise typer.BadParameter(f"'{given}' is neither {' nor '.join(known)}", param_hint=option)
 
 
 def _known(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import LiteralScalarString
 
 import headrace
@@ -28,6 +29,26 @@ def chart_folder() -> Path:
     raise FailedPreconditionError(
         f"the chart is neither in {_PACKAGED} nor in {checkout}: install headrace from its wheel"
     )
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder with files of somebody else's: the chart's README.md would replace theirs.
+
+    Raises:
+        FailedPreconditionError: It has files, and no chart of ours among them.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    about = folder / "Chart.yaml"
+    try:
+        named = YAML(typ="safe").load(about) if about.is_file() else None
+    except (UnicodeDecodeError, YAMLError):
+        named = None
+    if not (isinstance(named, Mapping) and named.get("name") == "headrace"):
+        raise FailedPreconditionError(
+            f"'{folder}' has files and is no chart of Headrace's, so they could be written over: "
+            "name a folder that is empty or is not there yet"
+        )
 
 
 def chart_with(values: Mapping[str, Any], chart: Path) -> Mapping[str, bytes]:
