@@ -2,12 +2,13 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headrace.cli.export_names import check_place, check_service
 from headrace.core import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -126,13 +127,14 @@ def facts_for(
         with_revisions: Also what a control plane with this home would run for the file.
 
     Raises:
-        InvalidArgumentError: Neither or both were named, or the spec lacks something.
+        BadParameter: Neither or both were named.
+        InvalidArgumentError: The spec lacks something.
     """
     from headrace.deploy import read_facts
 
     if (file is None) != from_system:
         msg = "name the spec: either --file FILE or --from-system"
-        raise InvalidArgumentError(msg)
+        raise typer.BadParameter(msg, param_hint="--file")
     observed: dict[str, Observed] = {}
     revisions: dict[tuple[str, str], str] = {}
     if file is not None:
@@ -163,24 +165,31 @@ def place_for(instance: str, namespace: str, services: Sequence[str] | None = No
     """Where in a cluster; `services` as `--service` has them."""
     from headrace.deploy import Place
 
+    check_place(instance, namespace)
     return Place(instance=instance, namespace=namespace, services=_services(services or ()))
 
 
-def addresses_for(option: str, given: Sequence[str] | None) -> dict[tuple[str, str], list[str]]:
+def addresses_for(
+    option: str, given: Sequence[str] | None, check: Callable[[str, str], None] | None = None
+) -> dict[tuple[str, str], list[str]]:
     """What `ENDPOINT:VERSION=ADDRESS` says, by endpoint and version.
 
+    Args:
+        check: Looks at an address, the option's name before it.
+
     Raises:
-        InvalidArgumentError: One is written otherwise.
+        BadParameter: One is written otherwise.
     """
     found: dict[tuple[str, str], list[str]] = {}
     for text in given or ():
         which, equals, address = text.partition("=")
         name, colon, number = which.rpartition(":")
         if not (equals and colon and name and number and address):
-            msg = (
-                f"{option} {text!r} is not ENDPOINT:VERSION=ADDRESS, such as fraud:2=10.0.0.7:8000"
-            )
-            raise InvalidArgumentError(msg)
+            example = "scorer:8000" if option == "--service" else "10.0.0.7:8000"
+            msg = f"'{text}' is not ENDPOINT:VERSION=ADDRESS, such as fraud:2={example}"
+            raise typer.BadParameter(msg, param_hint=option)
+        if check is not None:
+            check(option, address)
         found.setdefault((name, number), []).append(address)
     return found
 
@@ -189,24 +198,27 @@ def write_export(export: "Export", output: str, form: str) -> None:
     """Write documents where they belong; what is only about the same goes to standard error.
 
     Raises:
-        InvalidArgumentError: The format is unknown, or has no room for several documents.
+        BadParameter: The format is unknown.
+        InvalidArgumentError: It has no room for several documents.
     """
     from headrace.cli.output import say, write
     from headrace.deploy import Format, files_of, text_of
 
     ending = form or ("json" if output.endswith(".json") else "yaml")
     if ending not in tuple(Format):
-        msg = f"--format {form!r} is neither yaml nor json"
-        raise InvalidArgumentError(msg)
+        raise typer.BadParameter(f"'{form}' is neither yaml nor json", param_hint="--format")
     chosen = Format(ending)
     path = Path(output)
     if output == "-":
         write(text_of(export, chosen).rstrip("\n"))
     elif output.endswith("/") or path.is_dir():
         path.mkdir(parents=True, exist_ok=True)
-        for name, text in files_of(export, chosen).items():
+        files = files_of(export, chosen)
+        for name, text in files.items():
             (path / name).write_text(text, encoding="utf-8")
             say(f"{path / name}")
+        for left in left_over(path, export.target.value, files):
+            say(f"note: {left} is of an export before, and of nothing in this one: delete it")
     else:
         path.write_text(text_of(export, chosen), encoding="utf-8")
         say(output)
@@ -214,13 +226,27 @@ def write_export(export: "Export", output: str, form: str) -> None:
         say(f"note: {note}")
 
 
+def left_over(folder: Path, target: str, written: Collection[str]) -> list[Path]:
+    """Files that an earlier export to `folder` wrote and this one did not, by their first line."""
+    head = f"# Written by `headrace export {target}` of"
+    found = []
+    for path in sorted(folder.glob("*.yaml")):
+        if path.name in written or not path.is_file():
+            continue
+        with path.open(encoding="utf-8", errors="replace") as file:
+            if file.readline(len(head)) == head:
+                found.append(path)
+    return found
+
+
 def _services(given: Sequence[str]) -> "Services":
     found = {}
     for key, (text, *more) in addresses_for("--service", given).items():
         name, colon, port = text.partition(":")
         if more or (colon and not (port.isdecimal() and 0 < int(port) <= 65535)):  # noqa: PLR2004  # the last port
-            msg = f"--service {key[0]}:{key[1]} takes one NAME[:PORT], not {text!r}"
-            raise InvalidArgumentError(msg)
+            msg = f"{key[0]}:{key[1]} takes one NAME[:PORT], not '{text}'"
+            raise typer.BadParameter(msg, param_hint="--service")
+        check_service(f"{key[0]}:{key[1]}", name)
         found[key] = (name, int(port) if port else None)
     return found
 

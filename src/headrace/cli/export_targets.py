@@ -8,6 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from headrace.cli.export_names import (
+    check_host_port,
+    check_routes,
+    check_socket,
+    check_versions,
+)
 from headrace.cli.export_options import (
     PROMETHEUS,
     AllowLoss,
@@ -82,6 +88,7 @@ def gateway_api(
     )
     options = replace(_routes(gateway, section, hostname), grpc=not no_grpc)
     place = place_for(instance, namespace, service)
+    check_versions("--service", facts, place.services or {})
     write_export(deploy.gateway_api(facts, place, options), output, form)
 
 
@@ -262,9 +269,10 @@ def kong(
         allow_loss=allow_loss,
         only=endpoint,
     )
+    grpc_replicas = addresses_for("--grpc-replica", grpc_replica, check_host_port)
+    check_versions("--grpc-replica", facts, grpc_replicas)
     options = deploy.KongOptions(
-        replicas=addresses_for("--replica", replica),
-        grpc_replicas=addresses_for("--grpc-replica", grpc_replica),
+        replicas=addresses_for("--replica", replica, check_host_port), grpc_replicas=grpc_replicas
     )
     write_export(deploy.kong(facts, options), output, form)
 
@@ -361,7 +369,7 @@ def envoy(
         only=endpoint,
     )
     options = deploy.EnvoyOptions(
-        replicas=addresses_for("--replica", replica),
+        replicas=addresses_for("--replica", replica, check_socket),
         descriptors=DESCRIPTOR_SET_PATH.read_bytes(),
         run_dir=run_dir,
         ca_file=ca_file,
@@ -378,6 +386,7 @@ def register(app: typer.Typer) -> None:
 def _routes(gateway: str, section: str, hostnames: list[str] | None) -> "GatewayApiOptions":
     from headrace.deploy import GatewayApiOptions
 
+    check_routes(gateway, section, hostnames or ())
     return GatewayApiOptions(gateway=gateway, section=section, hostnames=tuple(hostnames or ()))
 
 

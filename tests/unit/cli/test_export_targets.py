@@ -3,9 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
+from headrace.cli import main
 from headrace.cli.app import app
+from headrace.cli.export_names import check_host_port
 from headrace.cli.export_options import addresses_for, place_for
 from headrace.cli.export_pinned import pinned_endpoints
 from headrace.cli.export_system import observed_of
@@ -24,6 +27,8 @@ endpoints:
       - {model: "fraud:1", weight: 90}
       - {model: "fraud:2", weight: 10}
 """
+
+_KONG = ("kong", "--replica", "fraud:1=a:1", "--replica", "fraud:2=b:1")
 
 
 def _run(folder: Path, *arguments: str, spec: str = _SPEC) -> Result:
@@ -54,6 +59,23 @@ def test_a_folder_gets_a_file_for_each_document(tmp_path: Path) -> None:
     assert json.loads((out / "httproute-headrace-fraud.json").read_text())["kind"] == "HTTPRoute"
 
 
+def test_a_file_of_an_endpoint_that_is_gone_is_named_and_kept(tmp_path: Path) -> None:
+    out = tmp_path / "routes"
+    out.mkdir()
+    (out / "mine.yaml").write_text("# mine\n")
+    two = _SPEC + "  - {name: other, model: 'other:1', access: public}\n"
+    assert _run(tmp_path, "gateway-api", "-o", f"{out}/", spec=two).exit_code == 0
+
+    done = _run(tmp_path, "gateway-api", "-o", f"{out}/")
+
+    told = [line for line in done.stderr.splitlines() if "delete it" in line]
+    assert [Path(line.split()[1]).name for line in told] == [
+        "grpcroute-headrace-other.yaml",
+        "httproute-headrace-other.yaml",
+    ]
+    assert (out / "httproute-headrace-other.yaml").exists()
+
+
 def test_the_endings_says_the_format(tmp_path: Path) -> None:
     out = tmp_path / "kong.json"
     replicas = ("--replica", "fraud:1=a:1", "--replica", "fraud:2=b:1")
@@ -72,6 +94,18 @@ def test_the_endings_says_the_format(tmp_path: Path) -> None:
         (("gateway-api", "--format", "xml"), "neither yaml nor json"),
         (("gateway-api", "--endpoint", "nobody"), "no endpoint of that name"),
         (("gateway-api", "--service", "fraud:1=a:b"), "takes one NAME[:PORT]"),
+        (("gateway-api", "--service", "fraud:1=A_b"), "'A_b' of fraud:1 is no Service's name"),
+        (("gateway-api", "--service", "fraud:3=a"), "there are fraud:1, fraud:2"),
+        (("gateway-api", "--gateway", "a/b/c"), "--gateway: 'a/b/c' is not [NAMESPACE/]NAME"),
+        (("gateway-api", "--gateway", "a/"), "is not [NAMESPACE/]NAME"),
+        (("gateway-api", "--section", "Https"), "is no listener's name"),
+        (("gateway-api", "--hostname", "http://x"), "--hostname: 'http://x' is no host's name"),
+        (("gateway-api", "--instance", "UP per"), "--instance: instance 'UP per': 1 to 40"),
+        (("gateway-api", "--namespace", "a.b"), "--namespace: namespace 'a.b': 1 to 63"),
+        (("kong", "--replica", "fraud:1=a"), "--replica: 'a' is not HOST:PORT"),
+        (("kong", "--replica", "fraud:1=a:65536"), "'a:65536' is not HOST:PORT"),
+        ((*_KONG, "--grpc-replica", "fraud:3=a:1"), "--grpc-replica: fraud:3 is no version here"),
+        (("envoy", "--replica", "fraud:1=a.lan:80"), "--replica: host 'a.lan' is not an IP"),
         (("gateway-api", "--allow-loss", "endpoints[].stikcy"), "that is not lost here"),
         (("argo-rollouts",), "moves all requests to the newest version"),
         (("kserve", "--storage", "s3://x"), "in no registry here"),
@@ -79,11 +113,29 @@ def test_the_endings_says_the_format(tmp_path: Path) -> None:
         (("gateway-api", "--from-system"), "either --file FILE or --from-system"),
     ],
 )
-def test_mistakes_are_told(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
-    done = _run(tmp_path, *arguments)
+def test_mistakes_are_told(
+    tmp_path: Path, arguments: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "headrace.yaml"
+    file.write_text(_SPEC)
 
-    assert done.exit_code != 0
-    assert told in f"{done.output}{done.exception}"
+    status = main(["export", *arguments, "-f", str(file), "--home", str(tmp_path / "home")])
+
+    assert status != 0
+    assert told in capsys.readouterr().err
+
+
+def test_a_wrong_command_line_is_not_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "gateway-api"]) == 2
+
+    assert "--file: name the spec: either --file FILE or --from-system" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host", ["a:1", "10.0.0.7:8000", "[::1]:65535", "a-b.c_d.lan:80"])
+def test_an_address_has_a_host_and_a_port(host: str) -> None:
+    found = addresses_for("--replica", [f"a:1={host}"], check_host_port)
+
+    assert found == {("a", "1"): [host]}
 
 
 def test_a_service_is_named_with_or_without_its_port() -> None:
@@ -94,7 +146,7 @@ def test_a_service_is_named_with_or_without_its_port() -> None:
 
 @pytest.mark.parametrize("text", ["", "=", "a:1", "a=b:1", ":1=b", "a:=b", "a:1="])
 def test_an_address_is_for_a_version(text: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="ENDPOINT:VERSION=ADDRESS"):
+    with pytest.raises(typer.BadParameter, match="ENDPOINT:VERSION=ADDRESS"):
         addresses_for("--replica", [text])
 
 
