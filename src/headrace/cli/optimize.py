@@ -214,7 +214,7 @@ def optimize(
         output=output,
         calibrate=calibrate,
         target=Target(target),
-        max_loss=parse_share(max_loss),
+        max_loss=parse_share(max_loss, "--max-loss"),
         budget_s=seconds(budget, "--budget"),
         threads=threads,
         rows=rows,

@@ -324,7 +324,7 @@ def capacity(
     from headrace.cli import plan_capacity_view as view
 
     if plot is not None:
-        view.draw(plan, wanted, plot)
+        view.draw(plan, plot)
     if json:
         view.write(plan, wanted, target)
     else:

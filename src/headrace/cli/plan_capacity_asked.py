@@ -1,6 +1,8 @@
 """What was asked of `headrace plan capacity`? Its words as figures; a wrong one names its flag."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -18,7 +20,7 @@ from headrace.advise.capacity.queue import Balancing
 from headrace.advise.capacity.service import ServiceCurve, curve_by_hand
 from headrace.cli.profile_arguments import seconds
 from headrace.cli.quantities import parse_share
-from headrace.core import FailedPreconditionError
+from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.sizes import size_bytes
 
 _USUAL_CV: Final = 0.1
@@ -46,6 +48,15 @@ class Replica:
     cores: float | None
     memory: str
     gpus: int
+
+
+@contextmanager
+def flagged(flag: str | None = None) -> Iterator[None]:
+    """What is refused within is a mistake of the command line; `flag` if the message names none."""
+    try:
+        yield
+    except InvalidArgumentError as error:
+        raise typer.BadParameter(str(error), param_hint=flag) from None
 
 
 def target(spec: Path | None, endpoint: str) -> Target:
@@ -96,11 +107,12 @@ def replica(said: Replica, home: Path) -> tuple[ServiceCurve, Shape]:
     bytes_given = size(said.memory, "--memory")
     if said.service_time:
         cores = said.cores or 1.0
-        curve = curve_by_hand(
-            service_times(said.service_time),
-            cv=_USUAL_CV if said.service_cv is None else said.service_cv,
-            runs=said.runs if said.runs is not None else max(1, math.floor(cores)),
-        )
+        with flagged():
+            curve = curve_by_hand(
+                service_times(said.service_time),
+                cv=_USUAL_CV if said.service_cv is None else said.service_cv,
+                runs=said.runs if said.runs is not None else max(1, math.floor(cores)),
+            )
         return curve, Shape(cores=cores, memory_bytes=bytes_given or 0, gpus=said.gpus)
     if said.service_cv is not None or said.runs is not None:
         flag = "--service-cv" if said.service_cv is not None else "--runs"
@@ -136,6 +148,8 @@ def service_times(text: str) -> dict[int, float]:
         if not (rows.strip().isascii() and rows.strip().isdigit()):
             msg = f"'{part}' is not rows=time, such as 8=9ms"
             raise typer.BadParameter(msg, param_hint=flag)
+        if int(rows) in found:
+            raise typer.BadParameter(f"{int(rows)} rows are there twice", param_hint=flag)
         found[int(rows)] = seconds(time.strip(), flag)
     return found
 
@@ -153,16 +167,23 @@ def forecast(
     if (rate is None) == (traffic is None):
         what = "say it once" if rate is not None else "how many requests come? say"
         raise typer.BadParameter(f"{what}: --rate or --traffic", param_hint="--rate")
-    curve = constant(rate) if rate is not None else read_curve(traffic or Path())
-    return checked(
-        Forecast(
-            curve=curve,
-            growth_ratio=_number(growth, "--growth", "%", scale=0.01),
-            months=months,
-            peak_factor=peak_factor,
-            times=_number(at, "--at", "x"),
-        )
+    growth_ratio = _number(growth, "--growth", "%", scale=0.01)
+    if growth_ratio and months == 0:
+        raise typer.BadParameter("for how many months? say --months", param_hint="--growth")
+    if rate is None:
+        curve = read_curve(traffic or Path())
+    else:
+        with flagged("--rate"):
+            curve = constant(rate)
+    asked = Forecast(
+        curve=curve,
+        growth_ratio=growth_ratio,
+        months=months,
+        peak_factor=peak_factor,
+        times=_number(at, "--at", "x"),
     )
+    with flagged():
+        return checked(asked)
 
 
 def promise(p99: str, of: Target, *, burstiness: float, balancing: str) -> Promise:
@@ -178,15 +199,15 @@ def headroom(
     availability: str, node_availability: str, *, spare_nodes: int, zones: int, lose_zone: bool
 ) -> Headroom:
     """What may fail."""
-    return checked_headroom(
-        Headroom(
-            nodes=spare_nodes,
-            zones=zones,
-            lose_zone=lose_zone,
-            availability=parse_share(availability) if availability else None,
-            node_availability=parse_share(node_availability),
-        )
+    asked = Headroom(
+        nodes=spare_nodes,
+        zones=zones,
+        lose_zone=lose_zone,
+        availability=parse_share(availability, "--availability") if availability else None,
+        node_availability=parse_share(node_availability, "--node-availability"),
     )
+    with flagged():
+        return checked_headroom(asked)
 
 
 def limits(rate: float | None, cores: int | None, replicas: int | None) -> Limits:
@@ -247,6 +268,9 @@ def check_plot(path: Path) -> None:
 
     if path.suffix not in {".png", ".svg", ".pdf"}:
         msg = f"'{path}' ends in neither .png, .svg nor .pdf"
+        raise typer.BadParameter(msg, param_hint="--plot")
+    if not path.parent.is_dir():
+        msg = f"there is no folder '{path.parent}'"
         raise typer.BadParameter(msg, param_hint="--plot")
     require_matplotlib()
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import typer
 
 from headrace.advise.capacity.nodes import GIB, NodeType
+from headrace.cli.plan_capacity_asked import flagged
 from headrace.core import InvalidArgumentError
 from headrace.core.sizes import size_bytes
 
@@ -21,10 +22,11 @@ _NODE_KEYS: Final = ("name", "cores", "memory", "cost", "gpus", "speed", "networ
 
 def node_types(said: Sequence[str], file: Path | None, core_cost: float) -> list[NodeType]:
     """The machines to choose from."""
-    entries: list[tuple[Mapping[str, Any], str]] = [(_words(text), "--node") for text in said]
+    with flagged():
+        found = [_node(_words(text), "--node") for text in said]
     if file is not None:
-        entries += [(entry, str(file)) for entry in _listed(file)]
-    if not entries:
+        found += [_node(entry, str(file)) for entry in _listed(file)]
+    if not found:
         return [
             NodeType(
                 name=f"{cores}-core",
@@ -34,14 +36,13 @@ def node_types(said: Sequence[str], file: Path | None, core_cost: float) -> list
             )
             for cores in _USUAL_CORES
         ]
-    if len(entries) > _MOST_NODE_TYPES:
-        msg = f"{len(entries)} types of node; compare {_MOST_NODE_TYPES} at most"
+    if len(found) > _MOST_NODE_TYPES:
+        msg = f"{len(found)} types of node; compare {_MOST_NODE_TYPES} at most"
         raise InvalidArgumentError(msg)
-    found = [_node(entry, where) for entry, where in entries]
     names = [one.name for one in found]
     again = next((name for name in names if names.count(name) > 1), None)
     if again is not None:
-        raise InvalidArgumentError(f"two types of node are called '{again}'")
+        raise typer.BadParameter(f"two types of node are called '{again}'", param_hint="--node")
     return found
 
 

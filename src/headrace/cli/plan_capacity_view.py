@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.text import Text
 
 from headrace.advise.capacity.documents import Asked, Autoscaling, CapacityPlan, Month, Option
+from headrace.advise.capacity.limits import grouped
 from headrace.cli.output import show, table, write_json
 from headrace.cli.plan_capacity_asked import Target
 
@@ -33,7 +34,7 @@ def show_plan(plan: CapacityPlan, asked: Asked, target: Target, *, is_assumed: b
     if is_assumed:
         lines.insert(0, "nodes and their cost are made up; name yours with --node")
     show("", *lines)
-    what = f"{plan.peak_rate:,.4g} requests/s at the peak, {plan.mean_rate:,.4g} on average"
+    what = f"{grouped(plan.peak_rate)} requests/s at the peak, {grouped(plan.mean_rate)} on average"
     verdict = "none of them" if best is None else f"{best.nodes:,} x {best.node.name}"
     show(Text(f"recommended for {what}: {verdict}", style="bold"))
 
@@ -81,7 +82,7 @@ def spec_lines(scaling: Autoscaling, asked: Asked, target: Target) -> list[str]:
     return lines
 
 
-def draw(plan: CapacityPlan, asked: Asked, path: Path) -> None:
+def draw(plan: CapacityPlan, path: Path) -> None:
     """Replicas and cost by month, with the load; of a plan without months, by type of node."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -94,42 +95,37 @@ def draw(plan: CapacityPlan, asked: Asked, path: Path) -> None:
         left.step(at, [one.replicas for one in plan.months], where="mid", label="replicas")
         left.step(at, [one.nodes for one in plan.months], where="mid", label="nodes")
         left.set(xlabel="month", ylabel="count", title=f"on {plan.recommended}")
-        right.step(at, [one.cost_per_month for one in plan.months], where="mid", label="cost")
+        (cost,) = right.step(at, [one.cost_per_month for one in plan.months], where="mid")
         right.set(xlabel="month", ylabel="cost a month")
         load = right.twinx()
-        load.plot(at, [one.peak_rate for one in plan.months], "k:", label="peak")
+        (peak,) = load.plot(at, [one.peak_rate for one in plan.months], "k:")
         load.set(ylabel="requests/s at the peak")
         left.legend(fontsize="small")
+        right.legend([cost, peak], ["cost", "requests/s"], fontsize="small", loc="lower right")
+        for axes in (left, right, load):
+            axes.set_ylim(bottom=0.0)  # what grows by a fifth is not to look as if it doubled
     else:
         fitting = [one for one in plan.options if one.fits]
         names = [one.node.name for one in fitting]
         left.bar(names, [one.replicas for one in fitting])
-        left.set(ylabel="replicas", title=f"{plan.peak_rate:,.4g} requests/s at the peak")
+        left.set(ylabel="replicas", title=f"{grouped(plan.peak_rate)} requests/s at the peak")
         right.bar(names, [one.cost_per_month for one in fitting])
-        right.set(ylabel="cost a month", title=f"{asked.forecast.curve.mean:,.4g} on average")
+        right.set(ylabel="cost a month", title=f"{grouped(plan.mean_rate)} on average")
     figure.savefig(path, dpi=120)
 
 
 def _options(plan: CapacityPlan) -> Text:
-    rows = [
+    is_told = not all(one.fits for one in plan.options)
+    rows: list[Sequence[str | Text]] = [
         (
             Text(one.node.name, style="bold green" if one.node.name == plan.recommended else ""),
-            "yes" if one.fits else "no",
+            *(["yes" if one.fits else "no"] if is_told else []),
             *_counts(one),
         )
         for one in plan.options
     ]
-    heads = (
-        "replicas",
-        "nodes",
-        "clusters",
-        "gateway cores",
-        "p99",
-        "load",
-        "a month",
-        "a million",
-    )
-    return table(rows, "node", "fits", *heads)
+    heads = ("replicas", "nodes", "clusters", "gateways", "p99", "load", "a month", "a million")
+    return table(rows, "node", *(["fits"] if is_told else []), *heads)
 
 
 def _counts(one: Option) -> Sequence[str]:
@@ -139,24 +135,28 @@ def _counts(one: Option) -> Sequence[str]:
         f"{one.replicas:,}",
         f"{one.nodes:,}",
         f"{one.clusters:,}",
-        f"{one.gateway_cores:,}",
+        f"{one.need.gateways * one.clusters:,}",
         "-" if one.p99_s is None else f"{one.p99_s * 1e3:,.3g} ms",
         f"{one.load_ratio:.0%}",
-        f"{one.cost_per_month:,.2f}",
+        _cost(one.cost_per_month),
         f"{one.cost_per_million:,.3g}",
     )
 
 
+def _cost(amount: float) -> str:
+    return f"{amount:,.0f}" if amount >= 1000.0 else f"{amount:,.2f}"  # noqa: PLR2004  # cents of thousands say nothing
+
+
 def _details(best: Option, asked: Asked) -> list[str]:
     lines = [
-        f"{best.cores:,.4g} cores, {best.memory_bytes / 1e9:,.4g} GB"
+        f"{grouped(best.cores)} cores, {grouped(best.memory_bytes / 1e9)} GB"
         + (f", {best.gpus:,} GPUs" if best.gpus else "")
         + f"; up to {best.connections_per_gateway:,} connections from a gateway to replicas"
     ]
     if best.network_bits_per_s is not None:
         lines.append(f"{best.network_bits_per_s / 1e9:,.3g} Gbit/s between callers and gateways")
     if asked.forecast.curve.mean < asked.forecast.curve.peak:
-        lines.append(f"{best.autoscaled_cost_per_month:,.2f} a month if nodes follow the load")
+        lines.append(f"{_cost(best.autoscaled_cost_per_month)} a month if nodes follow the load")
     return lines
 
 
@@ -165,11 +165,11 @@ def _months(months: Sequence[Month]) -> Text:
     rows = [
         (
             str(one.month),
-            f"{one.peak_rate:,.4g}",
+            grouped(one.peak_rate),
             f"{one.replicas:,}",
             f"{one.nodes:,}",
             f"{one.clusters:,}",
-            f"{one.cost_per_month:,.2f}",
+            _cost(one.cost_per_month),
         )
         for one in shown
     ]

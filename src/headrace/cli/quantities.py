@@ -3,8 +3,8 @@
 import typer
 
 
-def parse_share(text: str) -> float:
-    """A ratio out of `1%` or `0.01`.
+def parse_share(text: str, flag: str) -> float:
+    """A ratio out of `1%` or `0.01`, which `flag` gave.
 
     Raises:
         BadParameter: It is none between 0 and 1.
@@ -16,5 +16,5 @@ def parse_share(text: str) -> float:
         ratio = -1.0
     if not 0 <= ratio <= 1:
         msg = f"'{text}' is no share; write 1% or 0.01"
-        raise typer.BadParameter(msg)
+        raise typer.BadParameter(msg, param_hint=flag)
     return ratio

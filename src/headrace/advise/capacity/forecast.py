@@ -92,8 +92,10 @@ def checked(forecast: Forecast) -> Forecast:
             raise InvalidArgumentError(f"{what} is from {low:g} to {high:g}, not {value:g}")
     peak = max(forecast.peak_rate(month) for month in (0, forecast.months))
     if not 0.0 < peak <= MOST_RATE:
-        what = "there is no traffic in it" if peak == 0.0 else f"{peak:.3g} requests/s"
-        msg = f"the forecast's peak is to be above 0 and at most {MOST_RATE:g} requests/s: {what}"
+        what = "there is no traffic in it" if peak == 0.0 else f"{peak:,.3g} requests/s"
+        msg = (
+            f"the forecast's peak is to be above 0 and at most {MOST_RATE:,.0f} requests/s: {what}"
+        )
         raise InvalidArgumentError(msg)
     return forecast
 
@@ -105,7 +107,7 @@ def constant(rate: float) -> Curve:
         InvalidArgumentError: It is none.
     """
     if not (math.isfinite(rate) and 0.0 < rate <= MOST_RATE):
-        msg = f"a rate is above 0 and at most {MOST_RATE:g} requests/s, not {rate:g}"
+        msg = f"a rate is above 0 and at most {MOST_RATE:,.0f} requests/s, not {rate:g}"
         raise InvalidArgumentError(msg)
     return Curve(at_s=(0.0,), rates=(rate,))
 
@@ -211,7 +213,7 @@ def _rate_of(row: Mapping[str, Any], where: str) -> float:
         raise InvalidArgumentError(msg)
     rate = _number(row[name])
     if rate is None or not 0.0 <= rate <= MOST_RATE:
-        msg = f"{where}: '{row[name]}' is no rate from 0 to {MOST_RATE:g} requests/s"
+        msg = f"{where}: '{row[name]}' is no rate from 0 to {MOST_RATE:,.0f} requests/s"
         raise InvalidArgumentError(msg)
     return rate
 

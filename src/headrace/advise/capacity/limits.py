@@ -42,3 +42,8 @@ class Limits:
     def all(self) -> tuple[Figure, ...]:
         """All figures."""
         return tuple(getattr(self, name) for name in self.__slots__)
+
+
+def grouped(count: float) -> str:
+    """`1,970,000`: four significant digits in full, as nobody reads `1.97e+06` in a table."""
+    return f"{float(f'{count:.4g}'):,.15g}"

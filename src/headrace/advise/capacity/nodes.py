@@ -126,7 +126,7 @@ def checked(headroom: Headroom) -> Headroom:
         ("a node's availability", headroom.node_availability),
     ):
         if ratio is not None and not 0.5 <= ratio < 1.0:  # noqa: PLR2004  # of a coin
-            raise InvalidArgumentError(f"{what} is from 50 % to below 100 %, not {ratio:g}")
+            raise InvalidArgumentError(f"{what} is from 50 % to below 100 %, not {ratio * 100:g} %")
     return headroom
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from headrace.advise.capacity.documents import Asked, Autoscaling, Month, Need, Option
 from headrace.advise.capacity.fleet import QUANTILE, Fleet
+from headrace.advise.capacity.limits import grouped
 from headrace.advise.capacity.nodes import NodeType, per_node, with_headroom
 
 HOURS_A_MONTH: Final = 730.0
@@ -223,8 +224,9 @@ class Sizer:
         cores = self._asked.shape.cores
         queues = (
             f"a replica ({cores:g} core{'' if cores == 1.0 else 's'}) keeps up with "
-            f"{self._curve.capacity:,.4g} requests/s, and may get "
-            f"{need.rate / need.replicas:,.4g}: {need.replicas:,} for {need.rate:,.4g} requests/s"
+            f"{grouped(self._curve.capacity)} requests/s, and may get "
+            f"{grouped(need.rate / need.replicas)}: {need.replicas:,} for {grouped(need.rate)} "
+            "requests/s"
             f"{' in each cluster' if clusters > 1 else ''}"
         )
         packing = (

@@ -96,7 +96,10 @@ def test_a_constant_rate_is_a_rate(rate: float) -> None:
         (Forecast(curve=constant(1.0), growth_ratio=-1.0), "growth"),
         (Forecast(curve=constant(1.0), peak_factor=0.5), "peak factor"),
         (Forecast(curve=constant(1.0), times=0.0), "--at"),
-        (Forecast(curve=constant(1e6), growth_ratio=1.0, months=120), "at most 1e.09"),
+        (
+            Forecast(curve=constant(1e6), growth_ratio=1.0, months=120),
+            "at most 1,000,000,000 requests",
+        ),
         (Forecast(curve=Curve(at_s=(0.0,), rates=(0.0,))), "no traffic"),
     ],
 )
