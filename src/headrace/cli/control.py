@@ -287,12 +287,19 @@ def control(
 
 def _checked(cluster: "ClusterSettings") -> "ClusterSettings":
     """`cluster`, if its names are ones that Kubernetes takes; else typer.BadParameter."""
-    from headrace.control.kubernetes.names import check_instance, check_namespace
+    from headrace.control.kubernetes.names import (
+        check_api_url,
+        check_instance,
+        check_namespace,
+        check_owner,
+    )
     from headrace.core import InvalidArgumentError
 
     for option, check, name in (
         ("--instance", check_instance, cluster.instance),
         ("--namespace", check_namespace, cluster.namespace),
+        *([("--kube-url", check_api_url, cluster.url)] if cluster.url else []),
+        *([("--owner", check_owner, cluster.owner)] if cluster.owner else []),
     ):
         try:
             check(name)

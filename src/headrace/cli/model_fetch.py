@@ -54,8 +54,18 @@ def fetch(
 
     from headrace.cli.home_registry import watched_store
     from headrace.cli.output import bytes_text, say, write_json
-    from headrace.registry.fetch import fetch_model
-    from headrace.registry.open_store import RETRY_S
+    from headrace.core import InvalidArgumentError
+    from headrace.registry.fetch import check_reference, fetch_model
+    from headrace.registry.open_store import RETRY_S, check_artifacts_url
+
+    for told, check, text in (
+        ("NAME:VERSION", check_reference, reference),
+        ("--artifacts", check_artifacts_url, artifacts),
+    ):
+        try:
+            check(text)
+        except InvalidArgumentError as error:
+            raise typer.BadParameter(str(error), param_hint=told) from None
 
     # What is asked for last may be tried for eight times that long.
     shared = watched_store(artifacts, retry_s=min(RETRY_S, timeout_s / 8))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from headrace.control.access.credentials import CredentialKind
+from headrace.control.agents.errors import log_level_of
 from headrace.control.keys import known_keys
 from headrace.control.store import Store
 from headrace.control.store_thread import StoreThread
@@ -106,7 +107,7 @@ class CallerPolicy:
                 self._error = ""
             except HeadraceError as error:
                 if str(error) != self._error:
-                    _LOG.error("cannot tell the gateway who may call: %s", error)
+                    _LOG.log(log_level_of(error), "cannot tell the gateway who may call: %s", error)
                 self._error = str(error)
             await asyncio.sleep(_PAUSE_S)
             try:

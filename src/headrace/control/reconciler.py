@@ -6,6 +6,7 @@ from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, assert_never
 
+from headrace.control.agents.errors import log_level_of
 from headrace.control.desired import DesiredArm, DesiredState
 from headrace.control.fetch import fetch
 from headrace.control.local import LocalDriver, Running
@@ -282,7 +283,8 @@ class Reconciler:
             await self.publisher.publish(routes)
         except HeadraceError as error:
             if str(error) != self.publish_error:
-                _LOG.error("cannot publish routes", extra={"error": str(error)})
+                told = {"error": str(error)}
+                _LOG.log(log_level_of(error), "cannot publish routes", extra=told)
             self.publish_error = str(error)
             self.note_change()
             await asyncio.sleep(_REPUBLISH_S)

@@ -98,15 +98,25 @@ def fetch_model(
     )
 
 
-def _manifest(shared: SharedStore, reference: str) -> Manifest:
-    if is_digest(reference):
-        return shared.content.manifest(check_digest(reference))
+def check_reference(reference: str) -> None:
+    """Raise InvalidArgumentError if `reference` is neither a version nor a digest."""
     name, colon, number = reference.partition(":")
+    if is_digest(reference):
+        return
+    if name == "sha256" and not number.isdecimal():
+        check_digest(reference)
     if not colon:
         message = f"'{reference[:200]}' is neither NAME:VERSION nor sha256:DIGEST"
         raise InvalidArgumentError(message)
     check_name(name)
     check_version(number)
+
+
+def _manifest(shared: SharedStore, reference: str) -> Manifest:
+    if is_digest(reference):
+        return shared.content.manifest(check_digest(reference))
+    check_reference(reference)
+    name, _, number = reference.partition(":")
     listed = shared.index.list(name).get(ModelName(name))
     found = shared.index.read(name, int(number)) if listed and int(number) in listed.live else None
     if found is None:

@@ -105,7 +105,7 @@ def test_each_failure_has_its_status_and_none_tells_the_secret(
     )
 
     assert (missing.returncode, unnamed.returncode) == (1, 2)
-    assert (wrong.returncode, away.returncode) == (1, 3)
+    assert (wrong.returncode, away.returncode) == (2, 3)
     assert "there are: none" in missing.stderr
     assert artifacts in away.stderr
     for done in (missing, unnamed, wrong, away):

@@ -14,7 +14,6 @@ from headrace.cli.export_pinned import pinned_endpoints
 from headrace.cli.export_system import observed_of
 from headrace.cli.spec import read_spec
 from headrace.control.kubernetes import name_of
-from headrace.core import InvalidArgumentError
 from headrace.registry import Registry
 from tests.unit.control.conftest import inspect
 

@@ -11,7 +11,7 @@ from headrace.core import (
     NotFoundError,
 )
 from headrace.registry import SharedStore, VersionNotFoundError
-from headrace.registry.fetch import Fetched, fetch_model
+from headrace.registry.fetch import Fetched, check_reference, fetch_model
 from tests.unit.registry.test_shared import Hosts
 
 
@@ -157,3 +157,24 @@ def test_a_store_names_no_hidden_file(hosts: Hosts, tmp_path: Path) -> None:
         fetched(hosts, "m:1", tmp_path)
 
     assert (tmp_path / ".bashrc").read_text() == "mine"
+
+
+@pytest.mark.parametrize("reference", ["m:1", "sha256:3", f"sha256:{'6c' * 32}"])
+def test_versions_and_digests_are_references(reference: str) -> None:
+    check_reference(reference)
+
+
+@pytest.mark.parametrize(
+    ("reference", "told"),
+    [
+        ("m", "neither NAME:VERSION nor sha256:DIGEST"),
+        ("sha256:6c41", "64 hexadecimal digits"),
+        ("sha256:", "64 hexadecimal digits"),
+        ("m:latest", "whole number"),
+        ("m n:1", "m n"),
+        ("", "neither"),
+    ],
+)
+def test_what_is_neither_is_refused_with_what_it_should_be(reference: str, told: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=told):
+        check_reference(reference)

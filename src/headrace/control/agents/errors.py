@@ -1,5 +1,6 @@
 """What becomes of a publication that not every gateway took?"""
 
+import logging
 from collections.abc import Mapping
 
 from headrace.core import HeadraceError
@@ -17,6 +18,11 @@ class GatewayRefusedError(SnapshotRejectedError):
 
 class NoGatewayError(GatewayUnavailableError):
     """No gateway is connected: routes are kept for the first that comes."""
+
+
+def log_level_of(error: HeadraceError) -> int:
+    """How loud a failed publication is: a gateway that is still to come is nobody's error."""
+    return logging.INFO if isinstance(error, NoGatewayError) else logging.ERROR
 
 
 def _refused_text(refusals: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from headrace.control.desired import Revision
 from headrace.core import InvalidArgumentError
@@ -26,6 +27,7 @@ _MOST_NAME: Final = 57
 """Of a pod's name Kubernetes keeps 58 characters and adds five: so it begins with the Deployment's
 name and a dash, by which Prometheus is asked for the pods of one revision."""
 _INSTANCE: Final = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
+_OWNERS: Final = frozenset({"Deployment", "ConfigMap"})
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
@@ -114,6 +116,27 @@ def check_namespace(name: str) -> None:
         raise InvalidArgumentError(
             f"namespace {name[:80]!r}: 1 to 63 small letters, digits and dashes, a letter or digit "
             "at both ends"
+        )
+
+
+def check_api_url(url: str) -> None:
+    """Raise InvalidArgumentError if no API server can be asked at `url`."""
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise InvalidArgumentError(f"'{url[:200]}' is not http[s]://HOST[:PORT]")
+
+
+def check_owner(reference: str) -> None:
+    """Raise InvalidArgumentError if `reference` names nothing that may own objects."""
+    kind, _, name = reference.partition("/")
+    if kind not in _OWNERS or not name:
+        raise InvalidArgumentError(
+            f"'{reference[:200]}' is neither Deployment/NAME nor ConfigMap/NAME, of the same "
+            "namespace"
         )
 
 

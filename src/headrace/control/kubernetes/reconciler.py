@@ -10,6 +10,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from headrace.control.agents.errors import log_level_of
 from headrace.control.desired import DesiredArm, DesiredState
 from headrace.control.kubernetes.actions import Action
 from headrace.control.kubernetes.api import ClusterApi
@@ -246,7 +247,8 @@ class KubernetesReconciler:
             await self._record(routes)
         except HeadraceError as error:
             if str(error) != self.publish_error:
-                _LOG.error("cannot publish routes", extra={"error": str(error)})
+                told = {"error": str(error)}
+                _LOG.log(log_level_of(error), "cannot publish routes", extra=told)
             self.publish_error = str(error)
             self._is_confirmed = False
             self.note_change()

@@ -14,7 +14,7 @@ from headrace.control.kubernetes.api import ClusterApi
 from headrace.control.kubernetes.connection import connect
 from headrace.control.kubernetes.elector import Elector
 from headrace.control.kubernetes.lease import LeaseTimes
-from headrace.control.kubernetes.names import Owner, Place
+from headrace.control.kubernetes.names import Owner, Place, check_owner
 from headrace.control.kubernetes.reconciler import KubernetesReconciler
 from headrace.control.kubernetes.resources import RESOURCES
 from headrace.control.reconciler import RoutePublisher
@@ -26,7 +26,6 @@ _LOG: Final = logging.getLogger("headrace.control")
 _HEALTH: Final = "/api/v1/health"
 _READ_TIMEOUT_S: Final = 5.0
 _MAX_HEAD: Final = 16 << 10
-_OWNERS: Final = frozenset({"Deployment", "ConfigMap"})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,13 +129,11 @@ async def find_owner(api: ClusterApi, reference: str) -> Owner:
     """The object `KIND/NAME`, whose end takes ours with it.
 
     Raises:
-        FailedPreconditionError: It is not there, or of another kind.
+        InvalidArgumentError: It is of another kind.
+        FailedPreconditionError: It is not there.
     """
+    check_owner(reference)
     kind, _, name = reference.partition("/")
-    if kind not in _OWNERS or not name:
-        raise FailedPreconditionError(
-            f"--owner {reference}: say Deployment/NAME or ConfigMap/NAME, of the same namespace"
-        )
     found = await api.get(kind, name)
     if found is None:
         raise FailedPreconditionError(f"--owner {reference}: there is none in {api.namespace}")

@@ -1,6 +1,7 @@
 """When does a publication return, and what is summed? With agents that only report."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import msgspec
 import pytest
 
 from headrace.control.agents.counts import FleetCounts
-from headrace.control.agents.errors import GatewayRefusedError, NoGatewayError
+from headrace.control.agents.errors import GatewayRefusedError, NoGatewayError, log_level_of
 from headrace.control.agents.fleet import GatewayFleet
 from headrace.control.agents.messages import (
     PROTOCOL,
@@ -461,3 +462,9 @@ async def test_an_agent_that_was_started_anew_has_its_name_again(tmp_path: Path)
         found.hear(report("gw", await offered(found), instance=str(number)))
 
     assert [(one.name, one.reason) for one in found.states()] == [("gw", "")]
+
+
+def test_a_gateway_that_is_still_to_come_is_no_error_in_the_log() -> None:
+    assert log_level_of(NoGatewayError("no gateway is connected")) == logging.INFO
+    assert log_level_of(GatewayRefusedError({"a": "no"})) == logging.ERROR
+    assert log_level_of(GatewayUnavailableError("gone")) == logging.ERROR
