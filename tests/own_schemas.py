@@ -83,10 +83,17 @@ def _flagger_canary() -> Schema:
         kind=_one_of("DaemonSet", "Deployment"),
         name=TEXT,
     )
+    autoscaler = _object(
+        ("apiVersion", "kind", "name"),
+        apiVersion=_one_of("autoscaling/v2", "keda.sh/v1alpha1"),
+        kind=_one_of("HorizontalPodAutoscaler", "ScaledObject"),
+        name=TEXT,
+    )
     return _object(
         ("targetRef", "service", "analysis"),
         provider=_one_of("gatewayapi:v1", "gatewayapi:v1beta1"),
         targetRef=target,
+        autoscalerRef=autoscaler,
         service=service,
         analysis=analysis,
         skipAnalysis=FLAG,
