@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headrace.cli.export_names import check_artifacts
 from headrace.cli.options import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def helm(
     if file is not None and spec_file is not None:
         raise typer.BadParameter("the spec is named twice", param_hint="--file")
     file = file or spec_file
+    check_artifacts(artifacts)
     check_folder(output)
     options = HelmOptions(
         mode=Mode(mode),

@@ -20,6 +20,8 @@ _HOSTNAME: Final = re.compile(rf"(?=.{{1,253}}$)(\*\.)?{_LABEL}(\.{_LABEL})*")
 _HOST_PORT: Final = re.compile(
     r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?):(\d{1,5})"
 )
+_STORAGE_FIELDS: Final = frozenset({"endpoint", "model", "version", "file"})
+_URI: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/]")
 _LAST_PORT: Final = 65535
 
 
@@ -51,6 +53,24 @@ def check_service(which: str, name: str) -> None:
     if not _SERVICE.fullmatch(name):
         msg = f"'{name}' of {which} is no Service's name: small letters, digits and dashes"
         raise typer.BadParameter(msg, param_hint="--service")
+
+
+def check_artifacts(url: str) -> None:
+    """Refuse what pods could not fetch from, and what may hold a secret; empty is none."""
+    from headrace.registry import check_artifacts_url
+
+    if url:
+        checked("--artifacts", check_artifacts_url, url)
+
+
+def check_storage(template: str) -> None:
+    """Refuse what is no URI, or fills in what is not known."""
+    fields = re.findall(r"\{([^{}]*)\}", template)
+    unknown = [f"{{{one}}}" for one in fields if one not in _STORAGE_FIELDS]
+    if unknown or not _URI.match(template):
+        what = f"{unknown[0]} is not known" if unknown else f"'{template}' is no URI"
+        msg = f"{what}; one is s3://models/{{model}}/{{version}}/{{file}}"
+        raise typer.BadParameter(msg, param_hint="--storage")
 
 
 def check_host_port(option: str, address: str) -> None:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from headrace.cli.export_names import (
+    check_artifacts,
     check_host_port,
     check_routes,
     check_socket,
+    check_storage,
     check_versions,
 )
 from headrace.cli.export_options import (
@@ -140,6 +142,7 @@ def kserve(
         allow_loss=allow_loss,
         only=endpoint,
     )
+    check_storage(storage)
     if stable:
         facts = replace(facts, endpoints=tuple(each.stable() for each in facts.endpoints))
     options = deploy.KserveOptions(storage=storage, runtime=runtime, pods=_pods(image, ""))
@@ -393,6 +396,7 @@ def _routes(gateway: str, section: str, hostnames: list[str] | None) -> "Gateway
 def _pods(image: str | None, artifacts: str) -> "PodOptions":
     from headrace.deploy import PodOptions
 
+    check_artifacts(artifacts)
     return PodOptions(image=image or "", artifacts=artifacts)
 
 
