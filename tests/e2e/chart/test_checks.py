@@ -74,7 +74,7 @@ def test_rendered_alerts_of_a_spec_fire_and_end_as_their_exported_tests_say(
     spec = tmp_path / "headrace.yaml"
     spec.write_text(SPEC)
     chart, exported = tmp_path / "chart", tmp_path / "prometheus"
-    assert main(["export", "helm", str(spec), "-o", str(chart), "--artifacts", "s3://m"]) == 0
+    assert main(["export", "helm", str(spec), "-o", str(chart), "--artifacts", "s3://models"]) == 0
     assert main(["export", "prometheus", "-o", str(exported), "-f", str(spec)]) == 0
     groups = rule_of({}, chart=chart)["groups"]
     recording = {one["name"] for one in YAML(typ="safe").load(exported / RECORDING)["groups"]}
