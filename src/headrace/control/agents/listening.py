@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from headrace.control.agents.server import AGENT
-from headrace.control.agents.tls import agent_name
+from headrace.control.agents.server import AGENT, UNTIL
+from headrace.control.agents.tls import agent_name, expires_at
 from headrace.control.edge import BoundedProtocol
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ class AgentProtocol(BoundedProtocol):
     def on_headers_complete(self) -> None:
         """The application begins after this."""
         secure = self.transport.get_extra_info("ssl_object")
-        certificate = None if secure is None else secure.getpeercert()
-        self.scope[AGENT] = agent_name(certificate or {})  # type: ignore[typeddict-unknown-key]  # ours
+        certificate = (None if secure is None else secure.getpeercert()) or {}
+        told = {AGENT: agent_name(certificate), UNTIL: expires_at(certificate)}
+        self.scope.update(told)  # type: ignore[typeddict-item]  # keys of ours
         super().on_headers_complete()
 
 

@@ -30,6 +30,8 @@ from headrace.protocol import http_status
 _LOG: Final = logging.getLogger("headrace.control")
 AGENT: Final = "headrace.agent"
 """Where the protocol says who speaks."""
+UNTIL: Final = "headrace.agent_until"
+"""Until when its certificate holds, in seconds since 1970."""
 _MAX_POLL_BYTES: Final = 1 << 20
 _MOST_BYTES_AT_ONCE: Final = 1 << 20
 """Read in the loop: what is more would keep others waiting for a hundredth of a second."""
@@ -51,7 +53,9 @@ class AgentsApp:
         """Answer one request."""
         if scope["type"] != "http":
             return
-        name: str = scope.get(AGENT, "")
+        until: float | None = scope.get(UNTIL)
+        is_over = until is not None and self.fleet.clock.now() > until
+        name: str = "" if is_over else scope.get(AGENT, "")
         path: str = scope["path"]
         try:
             self._check(name)
@@ -67,11 +71,12 @@ class AgentsApp:
         except HeadraceError as error:
             _LOG.warning("refused an agent", extra={"gateway": name, "error": str(error)})
             told = msgspec.json.encode(Refused(code=error.code, message=str(error)))
-            await _answer(send, http_status(error), told)
+            # Whoever was given another certificate meanwhile shows it when it connects again.
+            await _answer(send, http_status(error), told, closes=not name)
 
     def _check(self, name: str) -> None:
         if not name:
-            raise PermissionDeniedError("the certificate names nobody")
+            raise PermissionDeniedError("the certificate names nobody, or has expired")
         if not self.settings.allows(name):
             raise PermissionDeniedError(
                 f"gateway '{name}' may not come: start the control plane with --agents-allow {name}"
@@ -160,7 +165,8 @@ async def _until_left(receive: Receive) -> None:
         pass
 
 
-async def _answer(send: Send, status: int, body: bytes) -> None:
+async def _answer(send: Send, status: int, body: bytes, *, closes: bool = False) -> None:
     headers = [(b"content-type", _JSON), (b"content-length", b"%d" % len(body))]
+    headers += [(b"connection", b"close")] if closes else []
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -126,6 +126,15 @@ def agent_name(certificate: Mapping[str, Any]) -> str:
     return ""
 
 
+def expires_at(certificate: Mapping[str, Any]) -> float | None:
+    """When a certificate, as `ssl` tells it, expires, in seconds since 1970.
+
+    It was checked when the connection began, which may be as old as the agent.
+    """
+    end = certificate.get("notAfter")
+    return None if end is None else float(ssl.cert_time_to_seconds(str(end)))
+
+
 def name_in(pem: bytes) -> str:
     """As `agent_name`, of the first certificate in a file. Blocking: loads cryptography."""
     from cryptography import x509  # noqa: PLC0415  # takes a while to load

@@ -21,7 +21,7 @@ from headrace.control.agents.messages import (
 )
 from headrace.control.agents.secrets import SharedSecrets, secret_of
 from headrace.control.agents.settings import AgentsSettings, GatewayMode, check_mode
-from headrace.control.agents.tls import agent_name, may_speak_for, name_in, name_with
+from headrace.control.agents.tls import agent_name, expires_at, may_speak_for, name_in, name_with
 from headrace.control.observed import Arm, Route
 from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.core.access_settings import TlsSettings
@@ -173,3 +173,8 @@ def test_names_may_be_listed_or_begin_alike() -> None:
         False,
     ]
     assert AgentsSettings(tls=TLS).allows("anybody")
+
+
+def test_a_certificate_says_until_when_it_holds() -> None:
+    assert expires_at({"notAfter": "Jun  1 12:00:00 2030 GMT"}) == 1_906_545_600.0
+    assert expires_at({}) is None

@@ -11,7 +11,7 @@ import pytest
 from headrace.control.agents.counts import FleetCounts
 from headrace.control.agents.fleet import GatewayFleet
 from headrace.control.agents.messages import PROTOCOL, Poll, Report, decode_told
-from headrace.control.agents.server import AGENT, AgentsApp
+from headrace.control.agents.server import AGENT, UNTIL, AgentsApp
 from headrace.control.agents.settings import AgentsSettings
 from headrace.control.guards import Message, Receive, Scope, Send
 from headrace.core.access_settings import TlsSettings
@@ -114,6 +114,22 @@ async def test_who_may_not_come_is_told_why(app: AgentsApp, name: str, why: byte
 
     assert status == 403
     assert why in body
+
+
+async def test_a_certificate_that_expired_since_has_to_be_replaced_by_another(
+    app: AgentsApp,
+) -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/agents/v1/poll"}
+    until = app.fleet.clock.now() - 1.0
+    await app({**scope, AGENT: "gw-1", UNTIL: until}, _never, send)
+
+    assert sent[0]["status"] == 403
+    assert (b"connection", b"close") in sent[0]["headers"]
 
 
 @pytest.mark.parametrize("body", [b"", b"hello", b"[" * 5000, b'{"protocol":1,"agent":7}'])
