@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from headrace.cli.connection import Target
 
 _REFRESH_S = 1.0
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _STREAM_STYLES = {"running": "green", "paused": "dim", "failed": "red"}
 
 
@@ -216,11 +218,18 @@ def _devices(replicas: list[dict[str, Any]]) -> str:
 def _certificates(document: dict[str, Any]) -> list[str]:
     """A line for each that callers or upstreams are shown or checked against."""
     return [
-        f"{one['what']}: {', '.join(one['names'][:3]) or one['subject'] or '-'}, "
+        f"{one['what']}: {_named(one['names']) or one['subject'] or '-'}, "
         f"{one['days_left']:.0f} days left"
         for one in document.get("gateway", {}).get("certificates", [])
         if one.get("days_left") is not None
     ]
+
+
+def _named(names: Sequence[str]) -> str:
+    """Three of a certificate's names, those first that other hosts call, and how many more."""
+    told = sorted(names, key=lambda name: name in _LOCAL_NAMES)
+    more = f" and {len(told) - 3} more" if len(told) > 3 else ""  # noqa: PLR2004  # room for three
+    return ", ".join(told[:3]) + more
 
 
 def _features(document: dict[str, Any]) -> list[str]:

@@ -94,3 +94,24 @@ def test_without_streams_and_jobs_nothing_is_said_of_them(
 
     assert lines[0].startswith("no endpoints yet")
     assert not [line for line in lines if "stream" in line or "job" in line]
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ([], "CN=x"),
+        (["localhost", "127.0.0.1", "::1"], "localhost, 127.0.0.1, ::1"),
+        (
+            ["localhost", "127.0.0.1", "::1", "edge", "10.77.0.1"],
+            "edge, 10.77.0.1, localhost and 2 more",
+        ),
+    ],
+)
+def test_a_certificate_shows_the_names_that_other_hosts_call_first(
+    names: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = {"what": "shown to callers", "names": names, "subject": "CN=x", "days_left": 365.0}
+
+    lines = lines_of(document(gateway={"certificates": [shown]}), capsys)
+
+    assert f"shown to callers: {told}, 365 days left" in lines
