@@ -23,7 +23,7 @@ class ApplyObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class YieldReplicas:
-    """Let go of a Deployment's `replicas` without a change of their number: another scales now."""
+    """Let go of a Deployment's `replicas`, as many as there are: another scales now."""
 
     wanted: Object
     replicas: int

@@ -205,7 +205,8 @@ class _Step:
         current = _replicas(found)
         places = self._differences(wanted, found)
         if draft.replicas is None and owns_replicas(found):
-            self.actions.append(YieldReplicas(wanted=wanted, replicas=current))
+            # At 0 an HPA takes itself for switched off, and nothing would ever run.
+            self.actions.append(YieldReplicas(wanted=wanted, replicas=max(current, 1)))
             return
         count: int | None = None
         if is_scaled:

@@ -328,3 +328,14 @@ def test_pods_that_the_cluster_refuses_are_a_named_problem_until_it_makes_them()
     play.store.set_status("Deployment", NAME, status)
     play.look()
     assert play.decide().problems == {}
+
+
+def test_who_was_scaled_to_zero_is_handed_over_with_one_pod() -> None:
+    play = running(an_arm(replicas=0))
+    assert play.store.get("Deployment", NAME)["spec"]["replicas"] == 0
+
+    play.desired = a_state(an_endpoint(an_arm(replicas=0), autoscale=SCALE), autoscaler="hpa")
+    play.settle()
+
+    assert play.store.get("Deployment", NAME)["spec"]["replicas"] == 1, "an HPA leaves 0 at 0"
+    assert len(objects(play, "Pod")) == 1
