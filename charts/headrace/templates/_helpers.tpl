@@ -229,11 +229,11 @@ hostnames:
 {{- end -}}
 {{- end }}
 
-{{- /* As headrace.control.kubernetes.name_of: cut where there is no room, before the revision. */ -}}
+{{- /* As headrace.control.kubernetes.name_of: cut where there is no room, before the revision, so that pods begin with it. */ -}}
 {{- define "headrace.revisionName" -}}
 {{- $suffix := printf "-%s-%s" .it.version (.it.revision | trunc 8) -}}
 {{- $stem := printf "%s-%s" .instance .it.endpoint | lower -}}
-{{- $stem = regexReplaceAll "[^a-z0-9]+" $stem "-" | trunc (int (sub 63 (len $suffix))) | trimAll "-" -}}
+{{- $stem = regexReplaceAll "[^a-z0-9]+" $stem "-" | trunc (int (sub 57 (len $suffix))) | trimAll "-" -}}
 {{ $stem }}{{ $suffix }}
 {{- end }}
 
