@@ -195,6 +195,15 @@ class Mirror:
         """Make sure that this home is a copy of this store, and of no other."""
         if self._is_bound:
             return
+        if not self._is_ours():
+            with self._locked():
+                # Another thread or process may have done all of this while we waited.
+                if not self._is_ours():
+                    self._take()
+        self._is_bound = True
+
+    def _is_ours(self) -> bool:
+        """Whether the home is a copy of this store; FailedPreconditionError if of another."""
         bound = bound_to(self._home)
         if bound and bound != self.shared.where:
             message = (
@@ -202,16 +211,17 @@ class Mirror:
                 "another home for that, or the same --artifacts"
             )
             raise FailedPreconditionError(message)
-        if not bound:
-            with self._locked():
-                own = [f"{n}:{v}" for n in self._index.names() for v in self._index.numbers(n)]
-                if own:
-                    shown = ", ".join(own[:5]) + (", …" if len(own) > 5 else "")  # noqa: PLR2004  # enough to know them
-                    message = (
-                        f"{self._home} has versions of its own ({shown}), which "
-                        f"{self.shared.where} does not know: push them there from another home"
-                    )
-                    raise FailedPreconditionError(message)
-                mark = self._home / "registry" / _MARK
-                write_atomically(mark, f"{self.shared.where}\n".encode())
-        self._is_bound = True
+        return bool(bound)
+
+    def _take(self) -> None:
+        """Make an empty home a copy of this store."""
+        own = [f"{n}:{v}" for n in self._index.names() for v in self._index.numbers(n)]
+        if own:
+            shown = ", ".join(own[:5]) + (", …" if len(own) > 5 else "")  # noqa: PLR2004  # enough to know them
+            message = (
+                f"{self._home} has versions of its own ({shown}), which "
+                f"{self.shared.where} does not know: push them there from another home"
+            )
+            raise FailedPreconditionError(message)
+        mark = self._home / "registry" / _MARK
+        write_atomically(mark, f"{self.shared.where}\n".encode())

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-import os
+import random
 import signal
 import socket
 import subprocess
@@ -27,7 +27,8 @@ Json = dict[str, Any]
 def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago, below those of outgoing connections."""
     found: list[int] = []
-    for port in range(21_000 + os.getpid() % 5_000, 31_000):
+    # By chance: tests that run beside this one look for some too.
+    for port in random.sample(range(21_000, 31_000), 1_000):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             found.append(port)

@@ -293,6 +293,9 @@ async def test_a_crash_between_record_and_start_leaves_no_orphan(home: Home) -> 
     store = RecordStore(home)
     arguments = ["-c", "import time; time.sleep(60)", "--settings", str(store.settings_path("x"))]
     orphan = Process.spawn([sys.executable, *arguments], log=home.log_of("x"))
+    command = Path(f"/proc/{orphan.pid}/cmdline")
+    while b"--settings" not in command.read_bytes():  # noqa: ASYNC110  # the kernel tells nobody
+        await asyncio.sleep(0.01)
     store.write(
         ReplicaRecord(
             name="x",
