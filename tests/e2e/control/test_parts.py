@@ -289,12 +289,15 @@ async def test_a_replica_leaves_a_record_and_the_next_driver_finds_it_dead(home:
     first.close()
 
 
+def is_running_with(pid: int, argument: str) -> bool:
+    return argument.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+
+
 async def test_a_crash_between_record_and_start_leaves_no_orphan(home: Home) -> None:
     store = RecordStore(home)
     arguments = ["-c", "import time; time.sleep(60)", "--settings", str(store.settings_path("x"))]
     orphan = Process.spawn([sys.executable, *arguments], log=home.log_of("x"))
-    command = Path(f"/proc/{orphan.pid}/cmdline")
-    while b"--settings" not in command.read_bytes():  # noqa: ASYNC110  # the kernel tells nobody
+    while not is_running_with(orphan.pid, "--settings"):  # noqa: ASYNC110  # the kernel tells nobody
         await asyncio.sleep(0.01)
     store.write(
         ReplicaRecord(
