@@ -126,12 +126,18 @@ annotations:
 {{ include "headrace.instance" . }}-control.{{ .Release.Namespace }}.svc
 {{- end }}
 
+{{- /* Whether Helm makes the certificates of control plane and gateways: nobody else does. */ -}}
+{{- define "headrace.makesTls" -}}
+{{- $tls := .Values.agentTls -}}
+{{- if and (include "headrace.hasControl" .) (not (or $tls.certManager.enabled $tls.controlSecret $tls.gatewaySecret)) }}yes{{ end -}}
+{{- end }}
+
 {{- define "headrace.controlTlsSecret" -}}
-{{- if .Values.agentTls.certManager.enabled }}{{ include "headrace.instance" . }}-control-tls{{ else }}{{ .Values.agentTls.controlSecret }}{{ end -}}
+{{- if or .Values.agentTls.certManager.enabled (include "headrace.makesTls" .) }}{{ include "headrace.instance" . }}-control-tls{{ else }}{{ .Values.agentTls.controlSecret }}{{ end -}}
 {{- end }}
 
 {{- define "headrace.gatewayTlsSecret" -}}
-{{- if .Values.agentTls.certManager.enabled }}{{ include "headrace.instance" . }}-gateway-tls{{ else }}{{ .Values.agentTls.gatewaySecret }}{{ end -}}
+{{- if or .Values.agentTls.certManager.enabled (include "headrace.makesTls" .) }}{{ include "headrace.instance" . }}-gateway-tls{{ else }}{{ .Values.agentTls.gatewaySecret }}{{ end -}}
 {{- end }}
 
 {{- /* Whether there is a control plane, and gateways that follow it. */ -}}
@@ -162,7 +168,7 @@ spec:
 {{- /* What schemas cannot say. */ -}}
 {{- define "headrace.check" -}}
 {{- if and (include "headrace.hasControl" .) (not (include "headrace.controlTlsSecret" .)) -}}
-{{- fail "agentTls: the control plane and the gateways need certificates: set agentTls.certManager.enabled, or agentTls.controlSecret and agentTls.gatewaySecret" -}}
+{{- fail "agentTls.controlSecret: the control plane needs a certificate to show the gateways: name it beside agentTls.gatewaySecret, set agentTls.certManager.enabled, or name neither" -}}
 {{- end -}}
 {{- if and (include "headrace.hasGateway" .) (not (include "headrace.gatewayTlsSecret" .)) -}}
 {{- fail "agentTls.gatewaySecret: the gateways need a certificate to show the control plane, or set agentTls.certManager.enabled" -}}

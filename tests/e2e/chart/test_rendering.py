@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import typer
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 import headrace
 from headrace.cli.app import app
@@ -66,10 +68,35 @@ def test_every_two_choices_together_make_objects_that_kubernetes_takes(values: V
     assert secrets in ([], ["internal"])
 
 
+def test_certificates_are_made_where_nobody_else_makes_them() -> None:
+    objects = rendered({})
+    secrets = {one["metadata"]["name"]: one for one in of_kind(objects, "Secret")}
+    shown = {}
+    for part in ("control", "gateway"):
+        data = secrets[f"headrace-{part}-tls"]["data"]
+        shown[part] = x509.load_pem_x509_certificate(base64.b64decode(data["tls.crt"]))
+        authority = x509.load_pem_x509_certificate(base64.b64decode(data["ca.crt"]))
+        shown[part].verify_directly_issued_by(authority)
+        key = load_pem_private_key(base64.b64decode(data["tls.key"]), None)
+        assert key.public_key() == shown[part].public_key()
+    names = shown["control"].extensions.get_extension_for_class(x509.SubjectAlternativeName)
+
+    assert complaints(objects) == []
+    assert "headrace-control.models.svc" in names.value.get_values_for_type(x509.DNSName)
+    assert {
+        volume["secret"]["secretName"]
+        for _, pod in pods_of(objects)
+        for volume in pod["spec"]["volumes"]
+        if "secret" in volume
+    } <= secrets.keys()
+    named = {"agentTls": {"controlSecret": "a", "gatewaySecret": "b"}}
+    assert {one["metadata"]["name"] for one in of_kind(rendered(named), "Secret")} == {
+        "headrace-internal"
+    }
+
+
 def test_the_chart_is_linted_strictly() -> None:
-    status, output, said = helm(
-        "lint", "--strict", CHART, *("--set", "agentTls.certManager.enabled=true")
-    )
+    status, output, said = helm("lint", "--strict", CHART)
 
     assert status == 0, output + said
     assert "0 chart(s) failed" in output
@@ -134,7 +161,7 @@ def test_wrong_values_are_refused_by_their_place(values: Values, said: str) -> N
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({}, "agentTls.certManager.enabled"),
+        ({"agentTls": {"gatewaySecret": "a"}}, "agentTls.controlSecret"),
         ({"agentTls": {"controlSecret": "a"}}, "agentTls.gatewaySecret"),
         ({**CERTIFICATES, "spec": {"version": 1, "endpoints": [{"name": "a"}]}}, "artifacts.url"),
         ({"workloads": {"mode": "static", "versions": [a_version()]}}, "artifacts.url"),
