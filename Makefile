@@ -37,7 +37,7 @@ setup: $(READY) ## fill .venv with the locked requirements and this package
 
 ##@ Test
 .PHONY: test
-test: setup ## every test but long ones, ten minutes, for each change; ARGS="-k gateway" narrows, JOBS=0 debugs
+test: setup ## every test but long ones, twenty minutes, for each change; ARGS="-k gateway" narrows, JOBS=0 debugs
 	$(BIN)/pytest -m "not long" $(PYTEST_JOBS) $(ARGS)
 
 .PHONY: test-long
