@@ -23,6 +23,18 @@ from headrace.cli.agents_options import (
     MaxBehind,
     agents_settings,
 )
+from headrace.cli.control_options import (
+    AdminHost,
+    AdminPort,
+    AdminTlsCert,
+    AdminTlsKey,
+    AllowedHosts,
+    InsecureAdmin,
+    MetricsPort,
+    PrometheusUrl,
+    env_allows_code,
+    tls_settings,
+)
 from headrace.cli.options import (
     DEFAULT_HOME,
     Artifacts,
@@ -139,46 +151,13 @@ def control(
     grpc_port: Annotated[
         int | None, port_option("grpc", "The same, for gRPC clients.", shown="the spec's")
     ] = None,
-    metrics_port: Annotated[int, port_option("metrics", "/metrics for Prometheus.")] = 8002,
-    admin_port: Annotated[int, port_option("admin", "Management API and console.")] = 8080,
-    admin_host: Annotated[
-        str,
-        typer.Option(
-            "--admin-host",
-            envvar="HEADRACE_ADMIN_HOST",
-            help="Address of the management API and metrics; another than this machine's needs "
-            "--admin-tls-cert.",
-        ),
-    ] = "127.0.0.1",
-    admin_tls_cert: Annotated[
-        Path | None,
-        file_option(
-            "admin-tls-cert", "Encrypt the management API and metrics: their certificate (PEM)."
-        ),
-    ] = None,
-    admin_tls_key: Annotated[
-        Path | None, file_option("admin-tls-key", "The private key of that (PEM, mode 0600).")
-    ] = None,
-    insecure_admin: Annotated[
-        bool,
-        typer.Option(
-            "--insecure-admin",
-            envvar="HEADRACE_INSECURE_ADMIN",
-            help="Let the management API listen beyond this machine in plain text, for instance "
-            "behind a proxy that encrypts.",
-        ),
-    ] = False,
-    allowed_hosts: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allowed-host",
-            envvar="HEADRACE_ALLOWED_HOSTS",
-            metavar="NAME",
-            help="A name besides localhost and addresses under which the management API is asked; "
-            "may be given several times.",
-            show_default="none",
-        ),
-    ] = None,
+    metrics_port: MetricsPort = 8002,
+    admin_port: AdminPort = 8080,
+    admin_host: AdminHost = "127.0.0.1",
+    admin_tls_cert: AdminTlsCert = None,
+    admin_tls_key: AdminTlsKey = None,
+    insecure_admin: InsecureAdmin = False,
+    allowed_hosts: AllowedHosts = None,
     gateway: GatewayOption = GatewayPlace.LOCAL,
     agents_host: AgentsHost = "127.0.0.1",
     agents_port: AgentsPort = 8443,
@@ -192,17 +171,7 @@ def control(
     gateway_url: GatewayUrl = "",
     state_url: StateUrl = "",
     artifacts: Artifacts = "",
-    prometheus_url: Annotated[
-        str,
-        typer.Option(
-            "--prometheus-url",
-            envvar="HEADRACE_PROMETHEUS_URL",
-            metavar="URL",
-            help="A Prometheus that scrapes this system: asked for what was longer ago than the "
-            "day that is kept here. References as in --state-url.",
-            show_default="none",
-        ),
-    ] = "",
+    prometheus_url: PrometheusUrl = "",
     oidc_file: Annotated[
         Path | None, file_option("oidc-file", "How people log in by a browser: a YAML file.")
     ] = None,
@@ -220,7 +189,6 @@ def control(
         headrace control headrace.yaml --driver kubernetes --namespace models
     """
     from headrace.cli.oidc import oidc_settings
-    from headrace.cli.up import _env_allows_code, _tls
     from headrace.cli.up_document import document_for
     from headrace.control import ControlSettings, run
     from headrace.control.secret_references import absolute_reference
@@ -253,7 +221,7 @@ def control(
         admin_port=admin_port,
         admin_host=admin_host,
         allowed_hosts=tuple(name.lower() for name in allowed_hosts or ()),
-        admin_tls=_tls("--admin-tls", admin_tls_cert, admin_tls_key),
+        admin_tls=tls_settings("--admin-tls", admin_tls_cert, admin_tls_key),
         insecure_admin=insecure_admin,
         gateway=gateway.value,
         agents=agents_settings(
@@ -270,7 +238,7 @@ def control(
         ),
         state_url=absolute_reference(state_url),
         artifacts=check_artifacts_url(artifacts) if artifacts else "",
-        allow_code=_env_allows_code(),
+        allow_code=env_allows_code(),
         console="headrace.console:build_console",
         prometheus_url=absolute_reference(prometheus_url),
         oidc=oidc_settings(

@@ -3,7 +3,7 @@
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -22,6 +22,18 @@ from headrace.cli.agents_options import (
     MaxBehind,
     agents_settings,
 )
+from headrace.cli.control_options import (
+    AdminHost,
+    AdminPort,
+    AdminTlsCert,
+    AdminTlsKey,
+    AllowedHosts,
+    InsecureAdmin,
+    MetricsPort,
+    PrometheusUrl,
+    env_allows_code,
+    tls_settings,
+)
 from headrace.cli.options import (
     DEFAULT_HOME,
     Artifacts,
@@ -37,9 +49,6 @@ from headrace.cli.options import (
     file_option,
     port_option,
 )
-
-if TYPE_CHECKING:
-    from headrace.core.access_settings import TlsSettings
 
 
 def up(
@@ -79,17 +88,9 @@ def up(
         int | None,
         port_option("grpc", "The same again, where gRPC clients expect it.", shown="8001"),
     ] = None,
-    metrics_port: Annotated[int, port_option("metrics", "/metrics for Prometheus.")] = 8002,
-    admin_port: Annotated[int, port_option("admin", "Management API and console.")] = 8080,
-    admin_host: Annotated[
-        str,
-        typer.Option(
-            "--admin-host",
-            envvar="HEADRACE_ADMIN_HOST",
-            help="Address of the management API and metrics; another than this machine's needs "
-            "--admin-tls-cert.",
-        ),
-    ] = "127.0.0.1",
+    metrics_port: MetricsPort = 8002,
+    admin_port: AdminPort = 8080,
+    admin_host: AdminHost = "127.0.0.1",
     tls_cert: Annotated[
         Path | None,
         file_option(
@@ -111,36 +112,10 @@ def up(
         bool,
         typer.Option("--require-client-cert", help="Let nobody connect without one."),
     ] = False,
-    admin_tls_cert: Annotated[
-        Path | None,
-        file_option(
-            "admin-tls-cert", "Encrypt the management API and metrics: their certificate (PEM)."
-        ),
-    ] = None,
-    admin_tls_key: Annotated[
-        Path | None,
-        file_option("admin-tls-key", "The private key of that (PEM, mode 0600)."),
-    ] = None,
-    insecure_admin: Annotated[
-        bool,
-        typer.Option(
-            "--insecure-admin",
-            envvar="HEADRACE_INSECURE_ADMIN",
-            help="Let the management API listen beyond this machine in plain text, for instance "
-            "behind a proxy that encrypts.",
-        ),
-    ] = False,
-    allowed_hosts: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allowed-host",
-            envvar="HEADRACE_ALLOWED_HOSTS",
-            metavar="NAME",
-            help="A name besides localhost and addresses under which the management API is asked; "
-            "may be given several times.",
-            show_default="none",
-        ),
-    ] = None,
+    admin_tls_cert: AdminTlsCert = None,
+    admin_tls_key: AdminTlsKey = None,
+    insecure_admin: InsecureAdmin = False,
+    allowed_hosts: AllowedHosts = None,
     gateway: GatewayOption = GatewayPlace.LOCAL,
     agents_host: AgentsHost = "127.0.0.1",
     agents_port: AgentsPort = 8443,
@@ -154,17 +129,7 @@ def up(
     gateway_url: GatewayUrl = "",
     state_url: StateUrl = "",
     artifacts: Artifacts = "",
-    prometheus_url: Annotated[
-        str,
-        typer.Option(
-            "--prometheus-url",
-            envvar="HEADRACE_PROMETHEUS_URL",
-            metavar="URL",
-            help="A Prometheus that scrapes this system: asked for what was longer ago than the "
-            "day that is kept here. References as in --state-url.",
-            show_default="none",
-        ),
-    ] = "",
+    prometheus_url: PrometheusUrl = "",
     oidc_file: Annotated[
         Path | None,
         file_option(
@@ -280,8 +245,8 @@ def up(
         admin_port=admin_port,
         admin_host=admin_host,
         allowed_hosts=tuple(host.lower() for host in allowed_hosts or ()),
-        tls=_tls("--tls", tls_cert, tls_key, client_ca, require_client=require_client_cert),
-        admin_tls=_tls("--admin-tls", admin_tls_cert, admin_tls_key),
+        tls=tls_settings("--tls", tls_cert, tls_key, client_ca, require_client=require_client_cert),
+        admin_tls=tls_settings("--admin-tls", admin_tls_cert, admin_tls_key),
         insecure_admin=insecure_admin,
         gateway=gateway.value,
         agents=agents_settings(
@@ -298,7 +263,7 @@ def up(
         ),
         state_url=absolute_reference(state_url),
         artifacts=check_artifacts_url(artifacts) if artifacts else "",
-        allow_code=_env_allows_code(),
+        allow_code=env_allows_code(),
         console="headrace.console:build_console",
         prometheus_url=absolute_reference(prometheus_url),
         oidc=oidc_settings(
@@ -317,40 +282,3 @@ def up(
         up_start.detach(settings, home=home, wait_s=wait_s, json=json)
     else:
         raise typer.Exit(up_start.run_here(settings, home))
-
-
-def _tls(
-    flag: str,
-    certificate: Path | None,
-    key: Path | None,
-    client_ca: Path | None = None,
-    *,
-    require_client: bool = False,
-) -> "TlsSettings | None":
-    """What the flags `flag-cert` and `flag-key`, and those of client certificates, say."""
-    from headrace.core.access_settings import TlsSettings
-
-    if certificate is None or key is None:
-        if certificate is not None or key is not None:
-            given, other = ("cert", "key") if certificate is not None else ("key", "cert")
-            msg = f"{flag}-{given} needs {flag}-{other}"
-            raise typer.BadParameter(msg, param_hint=f"{flag}-{given}")
-        if client_ca is not None or require_client:
-            hint = "--client-ca" if client_ca is not None else "--require-client-cert"
-            raise typer.BadParameter("needs --tls-cert and --tls-key", param_hint=hint)
-        return None
-    if require_client and client_ca is None:
-        raise typer.BadParameter("needs --client-ca", param_hint="--require-client-cert")
-    return TlsSettings(
-        certificate_file=str(certificate.absolute()),
-        key_file=str(key.absolute()),
-        client_ca_file="" if client_ca is None else str(client_ca.absolute()),
-        require_client_certificate=require_client,
-    )
-
-
-def _env_allows_code() -> bool:
-    """Whether this whole control plane takes models that run code, whatever its spec says."""
-    import os
-
-    return os.environ.get("HEADRACE_ALLOW_CODE", "").lower() in {"1", "true", "yes"}

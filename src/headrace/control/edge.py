@@ -10,14 +10,19 @@ Imported late, as uvicorn is.
 import asyncio
 import contextlib
 import resource
-from collections.abc import Awaitable, Callable
+import ssl
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from headrace.control.problems import PROBLEM_TYPE, problem_body
 from headrace.core import Code
+
+if TYPE_CHECKING:
+    from headrace.control.guards import App
 
 T = TypeVar("T")
 
@@ -146,3 +151,41 @@ def raise_descriptor_limit() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # signals are the process's
+
+
+def make_server(
+    app: "App",
+    *,
+    stop_s: int,
+    protocol: type[asyncio.Protocol] | None = BoundedProtocol,
+    tls: ssl.SSLContext | None = None,
+    keep_alive_s: int = 5,
+) -> uvicorn.Server:
+    """A server in a loop that is somebody else's, to be given its socket.
+
+    Args:
+        stop_s: How long requests in flight get once it is told to end.
+        protocol: None for uvicorn's own, without bounds.
+        tls: None for plain text.
+    """
+    config = uvicorn.Config(
+        app,
+        http=protocol or "auto",
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        proxy_headers=False,  # anybody could say that he comes from elsewhere
+        log_level="warning",
+        timeout_graceful_shutdown=stop_s,
+        timeout_keep_alive=keep_alive_s,
+    )
+    config.load()
+    config.ssl = tls
+    return _Server(config)

@@ -1,10 +1,14 @@
-"""What is a route in the gateway's words? Pure."""
+"""What is a route in the gateway's words, and in the limiter's? Pure."""
+
+from collections.abc import Iterable
 
 import msgspec
 
 from headrace.control.gateway_tls import lacks_secret
+from headrace.control.limits.rules import LimitedEndpoint, Rules, make_rules
 from headrace.control.observed import Route
 from headrace.control.routes import live_weights
+from headrace.core.access_settings import AccessSettings
 from headrace.core.upstream_settings import StickySettings
 from headrace.gateway import EndpointRoute, MirrorTarget, RevisionTarget
 
@@ -66,3 +70,14 @@ def _salted(route: Route) -> StickySettings | None:
     if sticky is None or sticky.salt:
         return sticky
     return msgspec.structs.replace(sticky, salt=route.name)
+
+
+def rules_of(access: AccessSettings, routes: Iterable[Route]) -> Rules:
+    """Which limits gateways ask the rate limit service for, of these endpoints."""
+    return make_rules(
+        access,
+        (
+            LimitedEndpoint(name=route.name, limits=route.limits, timeout_s=route.timeout_s)
+            for route in routes
+        ),
+    )

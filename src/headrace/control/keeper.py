@@ -15,9 +15,9 @@ from headrace.control.counting import ArmTotals, GatewayReading
 from headrace.control.desired import POOL_PREFIX
 from headrace.control.files import write_atomic
 from headrace.control.gateway_record import GatewayRecord, read_gateway_record
-from headrace.control.gateway_routes import endpoint_route
+from headrace.control.gateway_routes import endpoint_route, rules_of
 from headrace.control.gateway_tls import GatewayTls, lacks_secret
-from headrace.control.limits.rules import LimitedEndpoint, Rules, make_rules
+from headrace.control.limits.rules import Rules
 from headrace.control.observed import Route
 from headrace.core import Clock, HeadraceError
 from headrace.core.upstream_settings import UpstreamSettings
@@ -256,11 +256,7 @@ class GatewayKeeper:
             self._translated = {}
 
     def _tell_rules(self, routes: Iterable[Route]) -> None:
-        limited = (
-            LimitedEndpoint(name=route.name, limits=route.limits, timeout_s=route.timeout_s)
-            for route in routes
-        )
-        self.tell_rules(make_rules(self.policy.access, limited))
+        self.tell_rules(rules_of(self.policy.access, routes))
 
     def _endpoint_routes(self, routes: Iterable[Route]) -> list[EndpointRoute]:
         """What callers can name: a pool is reached by the names of its models only."""

@@ -1,10 +1,8 @@
 """How does the management API get on its sockets? Uvicorn in the control plane's own loop."""
 
 import asyncio
-import contextlib
 import socket
 import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -70,14 +68,7 @@ class ApiServer:
         """Serve until `stop` was called; requests in flight get a moment."""
         # FastAPI takes longer to load than a small model, so it comes last, beside everything else.
         await asyncio.to_thread(_import_frameworks)
-        import uvicorn  # noqa: PLC0415  # as above
-
         from headrace.control import api, edge  # noqa: PLC0415  # as above
-
-        class Server(uvicorn.Server):
-            @contextlib.contextmanager
-            def capture_signals(self) -> Iterator[None]:
-                yield  # signals are the control plane's
 
         apps: list[tuple[App, socket.socket]] = [
             (
@@ -104,21 +95,12 @@ class ApiServer:
             for app, sock in apps:
                 # The gateway's socket is for the gateway alone, which bounds its callers itself.
                 is_open = sock is not self.sockets.gateway
-                config = uvicorn.Config(
+                server = edge.make_server(
                     app,
-                    http=edge.BoundedProtocol if is_open else "auto",
-                    log_config=None,
-                    access_log=False,
-                    lifespan="off",
-                    server_header=False,
-                    proxy_headers=False,  # anybody could say that he comes from elsewhere
-                    log_level="warning",
-                    timeout_graceful_shutdown=_STOP_S,
+                    stop_s=_STOP_S,
+                    protocol=edge.BoundedProtocol if is_open else None,
+                    tls=self.tls if is_open else None,
                 )
-                config.load()
-                if sock is not self.sockets.gateway:
-                    config.ssl = self.tls
-                server = Server(config)
                 servers.append(server)
                 group.create_task(server.serve(sockets=[sock]))
             await self._stopping.wait()

@@ -219,6 +219,6 @@ async def _serving(app: "App", sock: socket.socket) -> AsyncIterator[None]:
 
 
 def _make_server(app: "App") -> "uvicorn.Server":
-    from headrace.gateway_agent.listening import make_server  # noqa: PLC0415  # loads uvicorn
+    from headrace.control.edge import make_server  # noqa: PLC0415  # loads uvicorn
 
     return make_server(app, stop_s=_STOP_S)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -91,21 +91,16 @@ class Request:
 class Load:
     """Requests at a steady rate to both gateways, while it runs."""
 
-    cloud: "Cloud"
     path: Path
     process: Any
 
     def end(self) -> list[Request]:
         """All requests, in the order in which they began."""
-        self.process_of_python().terminate()
+        self.process.terminate()  # `ip netns exec` becomes what it runs
         self.process.wait(60)
         lines = self.path.read_text().splitlines()
         found = [msgspec.json.decode(line) for line in lines]
         return sorted((Request(**one) for one in found), key=lambda one: one.at)
-
-    def process_of_python(self) -> Any:
-        """`ip netns exec` becomes what it runs."""
-        return self.process
 
 
 @dataclass(slots=True)
@@ -116,7 +111,6 @@ class Cloud:
     folder: Path
     authority: Authority
     _loads: int = 0
-    started: dict[str, Callable[[], None]] = field(default_factory=dict)
 
     def host(self, name: str) -> Host:
         return self.net.hosts[name]
@@ -257,7 +251,7 @@ class Cloud:
         ]
         script = str(Path(__file__).with_name("asking.py"))
         process = self._python("callers", [script, str(path), str(rate), *urls])
-        return Load(self, path, process)
+        return Load(path, process)
 
     def logs(self) -> str:
         """The end of every log."""

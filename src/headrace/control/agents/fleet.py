@@ -29,10 +29,10 @@ from headrace.control.agents.standing import (
 from headrace.control.agents.telling import event_of, exposition
 from headrace.control.counting import GatewayReading
 from headrace.control.files import write_atomic
-from headrace.control.gateway_routes import reachable_route
+from headrace.control.gateway_routes import reachable_route, rules_of
 from headrace.control.gateway_tls import GatewayTls, lacks_secret
 from headrace.control.keeper import GatewayKeeper
-from headrace.control.limits.rules import LimitedEndpoint, Rules, make_rules
+from headrace.control.limits.rules import Rules
 from headrace.control.observed import Route
 from headrace.control.store import Event
 from headrace.core import Clock, HeadraceError
@@ -81,8 +81,6 @@ class GatewayFleet:
     max_held_of: Callable[[str], int] = lambda _name: 100
     emit: Callable[[Sequence[Event]], Awaitable[None]] = _nobody
     has_orders: Callable[[], bool] = lambda: False
-    restarts: int = 0
-    reason: str = ""
     news: News = field(default_factory=News)
     roster: Roster = field(init=False)
     readings: Readings = field(init=False)
@@ -115,12 +113,20 @@ class GatewayFleet:
         """Whether requests can come in anywhere."""
         if not self.is_needed or (self.local is not None and self.local.is_ready):
             return True
-        found = any(one.ready for one in self.roster.live(now=self.clock.monotonic()).values())
-        if self.local is None:
-            self.reason = "" if found else self._why_not_ready()
-        return found
+        return any(one.ready for one in self.roster.live(now=self.clock.monotonic()).values())
 
-    def _why_not_ready(self) -> str:
+    @property
+    def restarts(self) -> int:
+        """Of the Envoy on this host, if there is one."""
+        return 0 if self.local is None else self.local.restarts
+
+    @property
+    def reason(self) -> str:
+        """Why the Envoy on this host does not serve, or else why nobody does."""
+        if self.local is not None and self.local.reason:
+            return self.local.reason
+        if self.is_ready:
+            return ""
         states = self.states()
         told = "; ".join(f"gateway '{one.name}': {one.reason}" for one in states if one.reason)
         return told or ("no gateway is connected" if not states else "no gateway serves")
@@ -240,7 +246,7 @@ class GatewayFleet:
         """Make what is wanted now the newest; its number."""
         if self.tls is not None:
             self._missing = await self.tls.prepare(self._routes)
-        self._tell_rules()
+        self.tell_rules(rules_of(self.policy.access, self._routes))
         return self._make()
 
     def _offer_again(self) -> None:
@@ -264,13 +270,6 @@ class GatewayFleet:
             self.counts.note_splits(bundle.version, bundle.routes)
             self.news.note()
         return self.roster.newest
-
-    def _tell_rules(self) -> None:
-        limited = (
-            LimitedEndpoint(name=route.name, limits=route.limits, timeout_s=route.timeout_s)
-            for route in self._routes
-        )
-        self.tell_rules(make_rules(self.policy.access, limited))
 
     async def _local_publish(self, routes: Sequence[Route]) -> None:
         if self.local is not None:

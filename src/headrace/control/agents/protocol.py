@@ -17,8 +17,14 @@ class Gateway(Protocol):
     settings: GatewaySettings
     tls: GatewayTls | None
     policy: GatewayPolicy
-    restarts: int
-    reason: str
+
+    @property
+    def restarts(self) -> int:
+        """How often the Envoy on this host was started again."""
+
+    @property
+    def reason(self) -> str:
+        """Why requests cannot come in, or could not lately; empty if all is well."""
 
     @property
     def pid(self) -> int | None:

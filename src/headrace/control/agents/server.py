@@ -37,6 +37,7 @@ _MOST_BYTES_AT_ONCE: Final = 1 << 20
 """Read in the loop: what is more would keep others waiting for a hundredth of a second."""
 _JSON: Final = b"application/json"
 _STOP_S: Final = 1
+_KEEP_ALIVE_S: Final = 60  # longer than an agent pauses
 _OK: Final = 200
 _FORWARDED: Final = frozenset({"GET", "POST"})
 
@@ -120,14 +121,21 @@ class AgentsServer:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        from headrace.control.agents.listening import make_server  # noqa: PLC0415  # loads uvicorn
+        from headrace.control.agents.listening import AgentProtocol  # noqa: PLC0415  # loads uvicorn
+        from headrace.control.edge import make_server  # noqa: PLC0415  # as above
 
         app = AgentsApp(
             fleet=self.fleet,
             settings=self.settings,
             otherwise=await asyncio.to_thread(self.answers),
         )
-        server = make_server(app, self.tls.context, stop_s=_STOP_S)
+        server = make_server(
+            app,
+            stop_s=_STOP_S,
+            protocol=AgentProtocol,
+            tls=self.tls.context,
+            keep_alive_s=_KEEP_ALIVE_S,
+        )
         serving = asyncio.create_task(server.serve(sockets=[self.sock]))
         try:
             await asyncio.shield(serving)

@@ -24,6 +24,7 @@ from headrace.control.agents.messages import (
 )
 from headrace.control.agents.standing import Patience, Standing
 from headrace.control.gateway_record import read_routes
+from headrace.control.keeper import GatewayKeeper
 from headrace.control.observed import Arm as RouteArm
 from headrace.control.observed import Route
 from headrace.control.store import Event
@@ -167,6 +168,21 @@ async def test_nobody_connected_is_an_error_and_the_routes_are_kept(tmp_path: Pa
     publishing = asyncio.ensure_future(found.publish([route()]))
     found.hear(report("one", version))
     await publishing
+
+
+async def test_what_became_of_the_envoy_here_is_told(tmp_path: Path) -> None:
+    found = fleet(tmp_path)
+    found.local = GatewayKeeper(
+        settings=found.settings,
+        record_path=tmp_path / "gateway.json",
+        routes_path=tmp_path / "own-routes.json",
+        clock=found.clock,
+    )
+    found.local.restarts, found.local.reason = 2, "ended unexpectedly"
+
+    assert (found.restarts, found.reason) == (2, "ended unexpectedly")
+    found.local.reason = ""
+    assert found.reason == "no gateway is connected"
 
 
 async def test_without_a_gateway_of_ours_everything_is_published_at_once(tmp_path: Path) -> None:
