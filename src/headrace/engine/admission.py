@@ -14,18 +14,18 @@ class Pace:
     """How fast rows leave: a moving average of the seconds between the ends of runs, per row."""
 
     def __init__(self, row_interval_s: float) -> None:
-        self._row_interval_s = row_interval_s
+        self.row_interval_s = row_interval_s
         self._ended_at = 0.0
 
     def observe(self, *, rows: int, started_at: float, ended_at: float) -> None:
         """Learn that a run of `rows` ended; with several at once, the time since the last end."""
         interval_s = (ended_at - max(started_at, self._ended_at)) / rows
-        self._row_interval_s += _WEIGHT * (interval_s - self._row_interval_s)
+        self.row_interval_s += _WEIGHT * (interval_s - self.row_interval_s)
         self._ended_at = ended_at
 
     def wait_s(self, *, waiting: int, running: int) -> float:
         """Seconds until `waiting` rows, and the runs of `running` rows, are done."""
-        return (waiting + running / 2) * self._row_interval_s
+        return (waiting + running / 2) * self.row_interval_s
 
 
 def check_deadline(*, left_s: float, wait_s: float, run_s: float) -> None:

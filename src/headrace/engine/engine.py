@@ -26,7 +26,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.engine.accounts import Accounts
-from headrace.engine.admission import Pace, check_deadline
+from headrace.engine.admission import CERTAINTY, Pace, check_deadline
 from headrace.engine.collate import PaddingPlan, Shapes
 from headrace.engine.queue import BatchQueue, level_of
 from headrace.engine.run import Batch, Result, run_batch
@@ -76,6 +76,7 @@ class Engine:
         self._default_timeout_s = settings.default_timeout_s or math.inf
         self._delay_s = settings.max_queue_delay_s
         self._max_runs = (settings.max_concurrent_runs or usable_cores()) if model.concurrent else 1
+        self._most_running_rows = self._max_runs * self.max_batch_size
         self._inline_limit_s = INLINE_LIMIT_S if self._max_runs > 1 else INLINE_LIMIT_ALONE_S
         self._may_inline = model.concurrent and not getattr(model, "may_wait", False)
         self._plan = plan
@@ -251,9 +252,15 @@ class Engine:
         left_s = ticket.deadline - now
         if left_s <= 0:
             raise DeadlineExceededError("the deadline passed before the request was queued")
-        if not self._queue.size and len(self._running) < self._max_runs:
+        queue = self._queue
+        if not queue.size and len(self._running) < self._max_runs:
             return
-        ahead = self._queue.rows_ahead(ticket.level)
+        if self._shapes.is_uniform:
+            # Most callers wait for seconds behind milliseconds: then this rough upper bound will do
+            wait_s = (queue.rows + self._most_running_rows) * self._pace.row_interval_s
+            if wait_s + self.max_batch_size * self._times.slowest_row_s < left_s * CERTAINTY:
+                return
+        ahead = queue.rows_ahead(ticket.level)
         run_s = self._run_s(ahead + ticket.rows, ticket.length)
         check_deadline(left_s=left_s, wait_s=self._wait_s(ahead), run_s=run_s)
 
@@ -369,6 +376,7 @@ class Engine:
         self._pace.observe(rows=rows, started_at=batch.formed_at, ended_at=now)
         answered = 0
         total_s = queued_s = 0.0
+        waits_s = []
         phases = self.phases
         due = phases.exemplars.due
         for ticket, result in zip(batch.tickets, batch.results, strict=True):
@@ -376,7 +384,7 @@ class Engine:
                 continue
             ticket.state = DONE
             wait_s = batch.formed_at - ticket.queued_at
-            phases.queue_wait.observe(wait_s)
+            waits_s.append(wait_s)
             if isinstance(result, dict):
                 answered += 1
                 queued_s += wait_s
@@ -388,6 +396,7 @@ class Engine:
                 ticket.complete(self._response(ticket, result))
             else:
                 self._fail(ticket, result, now)
+        phases.queue_wait.observe_all(waits_s)
         if answered:
             phases.postprocess.observe((self._clock() - now) / answered, answered)
         self._accounts.finished(batch, answered=answered, queued_s=queued_s, total_s=total_s)

@@ -143,8 +143,13 @@ class BatchQueue:
             batch = _take_in_order(levels, limit)
         else:
             batch = self._take_alike(levels[0], limit)
+        level_rows = self._level_rows
+        rows = 0
         for ticket in batch:
-            self._forget(ticket)
+            rows += ticket.rows
+            level_rows[ticket.level] -= ticket.rows
+        self.rows -= rows
+        self.size -= len(batch)
         if self.size == 0:
             self._earliest = math.inf
         return batch

@@ -38,6 +38,8 @@ class ServiceTimes:
 
     def __init__(self, *, max_batch_size: int) -> None:
         self._max_batch_size = max_batch_size
+        self.slowest_row_s = 0.0
+        """No row is known to be slower than this, at any batch size and length."""
         self._row_s: dict[_Cell, float] = {}
         self._limits: dict[int, int] = {}
         self._slower: list[tuple[_Cell, float]] = []
@@ -50,12 +52,16 @@ class ServiceTimes:
         cell = (_bucket(rows), _bucket(length))
         row_s = seconds / rows
         known = self._row_s.get(cell)
-        self._row_s[cell] = row_s if known is None else known + _WEIGHT * (row_s - known)
+        average_s = row_s if known is None else known + _WEIGHT * (row_s - known)
+        self._row_s[cell] = average_s
+        if average_s > self.slowest_row_s:  # noqa: PLR1730  # a third of the cost of `max`
+            self.slowest_row_s = average_s
         self._runs += 1
         if self._runs >= _REFRESH or known is None:
             self._runs = 0
             self._looks += 1
             self._limits.clear()
+            self.slowest_row_s = max(self._row_s.values())
         if known is not None:
             self._compare(cell, row_s, self._before.get(cell, known))
 
@@ -99,6 +105,7 @@ class ServiceTimes:
             if rows >= largest.get(length, 0)
         }
         self._row_s = kept | seen
+        self.slowest_row_s = max(self._row_s.values())
         self._slower, self._before = [], {}
         self._limits.clear()
 

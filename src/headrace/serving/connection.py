@@ -17,6 +17,7 @@ import numpy as np
 from headrace.core import HeadraceError, PayloadTooLargeError, UnavailableError
 from headrace.protocol import Body, Buffer, encode_error
 from headrace.serving.exchange import Exchange, send_error
+from headrace.serving.heads import KnownHead, learn
 from headrace.serving.memory import LARGE_ABOVE
 
 if TYPE_CHECKING:
@@ -69,10 +70,13 @@ class Connection(asyncio.BufferedProtocol):
         "_is_closing",
         "_is_reading_paused",
         "_is_writing_paused",
+        "_known",
+        "_misses",
         "_moved_at",
         "_now",
         "_parser",
         "_pipeline",
+        "_raw",
         "_repeated",
         "_server",
         "_since",
@@ -93,6 +97,9 @@ class Connection(asyncio.BufferedProtocol):
         self._is_arriving = False
         self._backlog = b""
         self._close_at: float | None = None
+        self._known: KnownHead | None = None
+        self._misses = 0
+        self._raw: bytes | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -178,12 +185,34 @@ class Connection(asyncio.BufferedProtocol):
 
     def _received(self, data: memoryview) -> None:
         """Bytes that are not the middle of a large body."""
-        if self._header_bytes == 0:
+        is_fresh = self._header_bytes == 0
+        if is_fresh:
             self._since = self._now
-        if len(data) <= _SLICE_BYTES and not self._backlog:
-            self._feed(data)
-        else:
+        if len(data) > _SLICE_BYTES or self._backlog:
             self._feed_in_slices(data)
+        elif not is_fresh or not self._is_known(bytes(data)):
+            self._feed(data)
+
+    def _is_known(self, raw: bytes) -> bool:
+        """Take a request whose head was parsed before; False if the parser has to look at it."""
+        known = self._known
+        found = None if known is None else known.find(raw)
+        if known is None or found is None:
+            self._misses = misses = self._misses + 1
+            if not misses & (misses - 1):  # some callers' heads are never alike: learn ever less
+                self._raw = raw
+            return False
+        headers, body = found
+        server = self._server
+        body_bytes = server.body_bytes + len(body)
+        if len(body) > server.max_body_bytes or body_bytes > server.max_body_bytes_in_flight:
+            return False
+        server.body_bytes = body_bytes
+        keep_alive = not server.is_draining
+        self._hand_over(
+            Exchange(self, known.method, known.target, headers, body, keep_alive, self._now)
+        )
+        return True
 
     def _go_on(self) -> None:
         """Parse what was left when the caller was paused."""
@@ -345,14 +374,22 @@ class Connection(asyncio.BufferedProtocol):
             parser.should_keep_alive() and not server.is_draining,
             self._now,
         )
+        raw, self._raw = self._raw, None
+        if raw is not None and exchange.keep_alive:
+            headers, size = exchange.headers, self._body_size
+            self._known = learn(raw, exchange.method, exchange.path, headers, size)
         self._reset()
         self._has_arrived()
-        self._pipeline.append(exchange)
-        if len(self._pipeline) >= MAX_PIPELINED:
+        self._hand_over(exchange)
+
+    def _hand_over(self, exchange: Exchange) -> None:
+        pipeline = self._pipeline
+        pipeline.append(exchange)
+        if len(pipeline) >= MAX_PIPELINED:
             self._pause()
         if not exchange.keep_alive:
             self._is_closing = True  # nothing after it is read
-        server.handle(exchange)
+        self._server.handle(exchange)
 
     def _whole_body(self) -> Body:
         return bytes(self._chunked or b"") if self._direct is None else self._direct
@@ -364,6 +401,7 @@ class Connection(asyncio.BufferedProtocol):
         pipeline = self._pipeline
         if not pipeline or pipeline[0] is not exchange:
             return
+        server = self._server
         while pipeline:
             head = pipeline[0]
             answer = head.answer
@@ -371,9 +409,9 @@ class Connection(asyncio.BufferedProtocol):
                 break
             pipeline.popleft()
             size = len(head.body)
-            self._server.body_bytes -= size
+            server.body_bytes -= size
             if size > LARGE_ABOVE:
-                self._server.relief.had(size)
+                server.relief.had(size)
             self._write(answer)
             if not head.keep_alive:
                 self._finish()

@@ -81,7 +81,7 @@ class Exchange(Ticket):
         keep_alive: bool,  # noqa: FBT001  # as above
         received_at: float,
     ) -> None:
-        super().__init__(received_at)
+        Ticket.__init__(self, received_at)  # `super()` makes an object first
         self.connection = connection
         self.method = method
         self.path = path

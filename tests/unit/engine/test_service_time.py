@@ -145,3 +145,18 @@ def test_the_best_size_stays_within_its_bounds(
         times.observe(rows=rows, length=seen, seconds=seconds)
 
     assert 1 <= times.best_rows(length) <= maximum
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 64), st.floats(1e-6, 10.0)), max_size=120),
+    st.integers(1, 64),
+)
+def test_no_run_is_estimated_to_take_longer_than_the_slowest_row_allows(
+    runs: list[tuple[int, float]], rows: int
+) -> None:
+    times = ServiceTimes(max_batch_size=64)
+    for size, seconds in runs:
+        times.observe(rows=size, length=1, seconds=seconds)
+
+    estimate = times.estimate(rows=rows, length=1) or 0.0
+    assert estimate <= times.slowest_row_s * rows * (1 + 1e-9)

@@ -83,3 +83,14 @@ def test_a_scraper_finds_quantiles_within_5_percent(median_s: float, spread: flo
 
 def test_batches_are_counted_in_rows() -> None:
     assert PhaseHistograms().batch_rows.bounds == ROWS_BOUNDS
+
+
+@given(st.lists(st.floats(0.0, 100.0), max_size=20))
+def test_many_at_once_count_as_one_by_one(values: list[float]) -> None:
+    at_once, one_by_one = Histogram(), Histogram()
+    at_once.observe_all(values)
+    for value in values:
+        one_by_one.observe(value)
+
+    assert at_once.counts == one_by_one.counts
+    assert at_once.sum == pytest.approx(one_by_one.sum)

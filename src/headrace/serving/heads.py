@@ -1,0 +1,105 @@
+"""A request head that was parsed before, told by its bytes.
+
+A caller sends the same head again and again: only the digits of Content-Length differ, and behind
+the gateway the request's id. What is equal byte for byte means what the parser said it means, so it
+is not parsed again; that is a fifth of what a small request costs. Whatever else is left to the
+parser: another order, other spaces, bodies in chunks, a body that did not come whole with its head.
+"""
+
+import re
+from typing import Final
+
+_END: Final = b"\r\n\r\n"
+_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,5})[ \t]*\r\n", re.IGNORECASE)
+_ID: Final = re.compile(rb"\r\nx-request-id:[ \t]*([0-9a-f-]{36})[ \t]*\r\n", re.IGNORECASE)
+_ID_BYTES: Final = 36
+_ID_LETTERS: Final = b"0123456789abcdef-"
+_MOST_DIGITS: Final = 5
+_NOT_PLAIN: Final = (b"transfer-encoding", b"expect", b"upgrade", b"trailer")
+"""Headers that make more of a request than a head and a body of a known length."""
+
+
+class KnownHead:
+    """A head, but for what differs between two requests.
+
+    Args:
+        method: As the parser read it; likewise `target` and `headers`.
+        before: Up to the digits of Content-Length.
+        between: From there to the request's id, or to the end of the head if there is none.
+        after: From the id to the end; empty if there is none.
+    """
+
+    __slots__ = ("_after", "_before", "_between", "_headers", "_sizes", "method", "target")
+
+    def __init__(  # noqa: PLR0917  # positional, in the order of the bytes
+        self,
+        method: bytes,
+        target: bytes,
+        headers: dict[bytes, bytes],
+        before: bytes,
+        between: bytes,
+        after: bytes,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self._headers = headers.copy()
+        self._before = before
+        self._between = between
+        self._after = after
+        self._sizes = len(before), len(between), len(after)
+
+    def find(self, raw: bytes) -> tuple[dict[bytes, bytes], bytes] | None:
+        """The headers and the body of `raw`, if that is this head and its whole body, no more.
+
+        The headers are the caller's to keep.
+        """
+        if not raw.startswith(self._before):
+            return None
+        start, between_bytes, after_bytes = self._sizes
+        end = raw.find(b"\r", start, start + _MOST_DIGITS + 1)
+        if end < 0 or not raw.startswith(self._between, end):
+            return None
+        digits = raw[start:end]
+        if not digits.isdigit():
+            return None
+        headers = self._headers.copy()
+        headers[b"content-length"] = digits
+        at = end + between_bytes
+        if after_bytes:
+            stop = at + _ID_BYTES
+            request_id = raw[at:stop]
+            if request_id.translate(None, _ID_LETTERS) or not raw.startswith(self._after, stop):
+                return None
+            headers[b"x-request-id"] = request_id
+            at = stop + after_bytes
+        return (headers, raw[at:]) if len(raw) == at + int(digits) else None
+
+
+def learn(
+    raw: bytes, method: bytes, target: bytes, headers: dict[bytes, bytes], body_bytes: int
+) -> KnownHead | None:
+    """The head of `raw`, to be known again; None if it is none that can be told by its bytes.
+
+    Args:
+        raw: Nothing but one request, whole.
+        method: As the parser read it; likewise `target` and `headers`.
+        body_bytes: How long its body is.
+    """
+    size = len(raw) - body_bytes
+    head = raw[:size]
+    if (
+        any(name in headers for name in _NOT_PLAIN)
+        or not head.endswith(_END)
+        or head.count(_END) != 1
+        or not head.startswith(method + b" ")
+    ):
+        return None
+    lengths = list(_LENGTH.finditer(head))
+    if len(lengths) != 1 or int(lengths[0][1]) != body_bytes:
+        return None
+    start, end = lengths[0].span(1)
+    ids = list(_ID.finditer(head, end))
+    if len(ids) != 1 or ids[0][1] != headers.get(b"x-request-id"):
+        return KnownHead(method, target, headers, head[:start], head[end:], b"")
+    at, stop = ids[0].span(1)
+    return KnownHead(method, target, headers, head[:start], head[end:at], head[stop:])
