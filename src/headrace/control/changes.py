@@ -114,6 +114,8 @@ def _arm_changes(old: DesiredArm, new: DesiredArm) -> list[str]:
         lines.append(f"replicas {old.replicas} becomes {new.replicas}")
     if old.revision.id != new.revision.id:
         lines.append("new revision, its replicas are replaced")
+    elif old.revision != new.revision:
+        lines.append("the same under other paths or names, its replicas go on")
     return lines
 
 

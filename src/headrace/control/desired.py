@@ -1,10 +1,10 @@
 """What should run? The resolved spec: every model pinned to one version of one digest."""
 
-import hashlib
 from typing import Any, Final
 
 import msgspec
 
+from headrace.control.identity import digest_of, everywhere
 from headrace.core import (
     DEFAULT_MAX_BODY_BYTES,
     EndpointName,
@@ -24,13 +24,15 @@ from headrace.streaming.settings import StreamSettings
 class Revision(msgspec.Struct, frozen=True, kw_only=True):
     """Immutable snapshot of what one replica runs, or of whom an upstream is.
 
-    `id` is the digest of everything that a running process depends on; weight and replica count are
-    no part of it. `model` is the registry reference `NAME:VERSION`, the path that was served as it
-    is, or an upstream's URL. `settings` lacks only what differs between replicas: `uds` and
-    `replica`; of an upstream it says the names only. `reload` counts how often an operator wished
+    `id` is the digest of everything that a running process depends on, and the same on every
+    machine (`headrace.control.identity`); weight and replica count are no part of it. `model` is
+    the registry reference `NAME:VERSION`, the path that was served as it is, or an upstream's URL.
+    `settings` lacks only what differs between replicas: `uds` and `replica`; its paths are this
+    machine's; of an upstream it says the names only. `reload` counts how often an operator wished
     to load the same again. `pool`: the pool that hosts it; empty for processes of its own.
     `hosts`: what a pool's own processes are told; None for a model's. `network`: its replicas may
     open connections. `runs_code`: its model's format runs code of the author's; no part of `id`.
+    `content`: the digest of a model that is served where it lies; empty where its path tells it.
     """
 
     id: str
@@ -44,6 +46,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     hosts: PoolSettings | None = None
     network: bool = False
     runs_code: bool = False
+    content: str = ""
 
 
 class DesiredArm(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,9 +196,8 @@ def pool_endpoint(pool: DesiredPool) -> DesiredEndpoint:
         load_timeout_s=pool.load_timeout_s,
         max_body_bytes=pool.max_body_bytes,
     )
-    identity = msgspec.json.encode([name, settings], order="deterministic")
     revision = Revision(
-        id=hashlib.sha256(identity).hexdigest()[:16],
+        id=digest_of([name, settings]),
         endpoint=name,
         model=name,
         version="0",
@@ -217,6 +219,7 @@ def make_revision(
     pool: str = "",
     network: bool = False,
     runs_code: bool = False,
+    content: str = "",
 ) -> Revision:
     """The revision that runs `settings`, or that stands for `upstream`.
 
@@ -224,13 +227,13 @@ def make_revision(
         reload: Counts the operator's wishes to load the same model again; a new count is a new
             revision, so that a reload loses no request either.
         purpose: Tells copies apart that are the same otherwise, such as a rollout's baseline.
+        content: The digest of a model that is served where it lies; empty if nobody knows it.
     """
-    parts: list[object] = [endpoint, settings, reload]
+    parts: list[object] = [endpoint, everywhere(settings, content), reload]
     # What is empty is no part of it: revisions of older state keep their ids.
     parts += [extra for extra in (purpose, upstream, pool, network and "network") if extra]
-    identity = msgspec.json.encode(parts, order="deterministic")
     return Revision(
-        id=hashlib.sha256(identity).hexdigest()[:16],
+        id=digest_of(parts),
         endpoint=endpoint,
         model=model,
         version=settings.model_version,
@@ -240,4 +243,21 @@ def make_revision(
         pool=pool,
         network=network,
         runs_code=runs_code,
+        content=content,
+    )
+
+
+def remake(revision: Revision) -> Revision:
+    """The same with the id that it gets now, as a former release may have given it another."""
+    assert revision.hosts is None, "a pool's own is made by `pool_endpoint`"
+    return make_revision(
+        endpoint=revision.endpoint,
+        model=revision.model,
+        settings=revision.settings,
+        reload=revision.reload,
+        upstream=revision.upstream,
+        pool=revision.pool,
+        network=revision.network,
+        runs_code=revision.runs_code,
+        content=revision.content,
     )

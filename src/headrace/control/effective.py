@@ -135,6 +135,7 @@ def _baseline(rollout: RolloutRecord, traffic: Traffic) -> DesiredArm:
         purpose=f"{BASELINE} of {rollout.id}",
         network=old.network,
         runs_code=old.runs_code,
+        content=old.content,
     )
     return DesiredArm(
         revision=revision,

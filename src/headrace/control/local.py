@@ -77,13 +77,7 @@ class LocalDriver:
             OSError: The process could not be started, or the disk is full.
         """
         address = self.address_of(serial)
-        settings = msgspec.structs.replace(
-            revision.hosts or revision.settings,
-            uds=address.removeprefix("unix:"),
-            replica=name,
-            log_format=self.log_format,
-        )
-        data = msgspec.json.encode(settings)
+        data = self._settings_for(name, address, revision)
         record = ReplicaRecord(
             name=name,
             serial=serial,
@@ -99,12 +93,30 @@ class LocalDriver:
         )
         return self._spawn(self._running[name])
 
-    def restart(self, name: str) -> Process:
-        """Start a replica again whose process ended; OSError as `start`."""
+    def restart(self, name: str, revision: Revision | None = None) -> Process:
+        """Start a replica again whose process ended; OSError as `start`.
+
+        Args:
+            revision: Its own, with the paths that hold now; None to tell it what it was told.
+        """
         running = self._running[name]
         again = running.record.restarts + 1
         running.record = msgspec.structs.replace(running.record, restarts=again)
+        if revision is not None:
+            running.settings = self._settings_for(name, running.record.address, revision)
+            digest = digest_of(running.settings)
+            running.record = msgspec.structs.replace(running.record, settings_sha256=digest)
         return self._spawn(running)
+
+    def _settings_for(self, name: str, address: str, revision: Revision) -> bytes:
+        """What the replica called `name` is told."""
+        settings = msgspec.structs.replace(
+            revision.hosts or revision.settings,
+            uds=address.removeprefix("unix:"),
+            replica=name,
+            log_format=self.log_format,
+        )
+        return msgspec.json.encode(settings)
 
     def adopt_all(self) -> list[Running]:
         """Every replica that an earlier control plane left, dead ones included."""
@@ -113,6 +125,10 @@ class LocalDriver:
             if process is not None and process.pid != record.pid:
                 record = _with_process(record, process)  # noqa: PLW2901  # the one we go on with
                 self._records.write(record)
+            elif process is None:
+                # Where it listened may be of another home, from which this one was moved here.
+                address = self.address_of(record.serial)
+                record = msgspec.structs.replace(record, address=address)  # noqa: PLW2901  # as above
             self._running[record.name] = Running(
                 record=record, process=process, network=record.network
             )

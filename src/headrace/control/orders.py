@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
 
 from headrace.control.aims import Aims
+from headrace.control.at_home import bring_home
 from headrace.control.desired import DesiredEndpoint, DesiredState
 from headrace.control.differences import Diff, diff_between
 from headrace.control.former import check_there, former
+from headrace.control.former_ids import with_known_ids
 from headrace.control.limited import check_document, check_endpoints
 from headrace.control.order_documents import (
     entry_of_source,
@@ -204,6 +206,7 @@ class Orders:
         """
         async with self.aims.lock:
             found = await former(self.store, name, generation)
+            found = await asyncio.to_thread(bring_home, found, self.registry)
             desired = self.aims.desired
             document = with_entry(desired.spec, name, found.document)
             reason = f"undone to generation {found.generation}"
@@ -385,10 +388,14 @@ class Orders:
         return endpoint
 
     async def _resolve(self, spec: SystemSpec, *, reload: str = "") -> tuple[DesiredEndpoint, ...]:
-        return await asyncio.to_thread(self._resolver(spec, reload=reload).resolve)
+        return self._known(await asyncio.to_thread(self._resolver(spec, reload=reload).resolve))
 
     async def _resolve_all(self, spec: SystemSpec) -> Resolved:
-        return await asyncio.to_thread(self._resolver(spec).resolve_all)
+        found = await asyncio.to_thread(self._resolver(spec).resolve_all)
+        return replace(found, endpoints=self._known(found.endpoints))
+
+    def _known(self, endpoints: tuple[DesiredEndpoint, ...]) -> tuple[DesiredEndpoint, ...]:
+        return with_known_ids(endpoints, self.aims.desired, self.aims.rollouts.values())
 
     def _resolver(self, spec: SystemSpec, *, reload: str = "") -> Resolver:
         reloads = reloads_of(self.aims.desired)

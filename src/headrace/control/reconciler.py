@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, assert_never
 
 from headrace.control.agents.errors import log_level_of
-from headrace.control.desired import DesiredArm, DesiredState
+from headrace.control.desired import DesiredArm, DesiredState, Revision, pool_endpoint
 from headrace.control.fetch import fetch
 from headrace.control.local import LocalDriver, Running
 from headrace.control.observed import (
@@ -219,11 +219,18 @@ class Reconciler:
     def _restart(self, name: str) -> None:
         replica = self.replicas[name]
         try:
-            process = self.driver.restart(name)
+            process = self.driver.restart(name, self._revision_of(replica))
         except OSError as error:
             self._cannot_start(replica, error)
         else:
             self._begin(replace(replica, restarts=replica.restarts + 1), process)
+
+    def _revision_of(self, replica: Replica) -> Revision | None:
+        """What a replica runs, as it is wanted now; None if it is not."""
+        endpoints = (*self.desired.endpoints, *map(pool_endpoint, self.desired.pools))
+        arms = (arm for each in endpoints if each.name == replica.endpoint for arm in each.arms)
+        revisions = (arm.revision for arm in arms)
+        return next((one for one in revisions if one.id == replica.revision_id), None)
 
     def _cannot_start(self, replica: Replica, error: OSError) -> None:
         now = self.clock.monotonic()

@@ -3,6 +3,7 @@
 Blocking: reads and hashes model files, and loads new ones once to prove that they can be served.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,11 +45,13 @@ from headrace.registry import (
     Registry,
     is_repository,
     open_repository,
+    read_content,
 )
 
 if TYPE_CHECKING:
     from headrace.registry.signing import PublicKey
 
+_LOG: Final = logging.getLogger("headrace.control")
 FULL_WEIGHT: Final = 100
 
 T = TypeVar("T")
@@ -58,7 +61,8 @@ T = TypeVar("T")
 class Pinned:
     """One model version as it will be served.
 
-    `reference`: `NAME:VERSION`, or the path of a model that is served where it lies.
+    `reference`: `NAME:VERSION`, or the path of a model that is served where it lies; of such a one
+    `content` is the digest, empty if it cannot be told.
     """
 
     reference: str
@@ -71,6 +75,7 @@ class Pinned:
     runs_code: bool = False
     signed: SignedSettings | None = None
     features: FeatureSettings | None = None
+    content: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +254,7 @@ class Resolver:
             pool=endpoint.pool or "",
             network=endpoint.network,
             runs_code=pinned.runs_code,
+            content=pinned.content,
         )
         # A pool's processes are its own; the model has none.
         replicas = 0 if endpoint.pool else first_replicas(endpoint, version.replicas)
@@ -447,4 +453,14 @@ def _pin_found(found: FoundModel) -> Pinned:
         labels=found.labels,
         max_batch_size=found.max_batch_size,
         runs_code=found.runs_code,
+        content=_content_of(found.path),
     )
+
+
+def _content_of(path: Path) -> str:
+    try:
+        return read_content(path).digest
+    except (HeadraceError, OSError) as error:
+        # Links out of the directory, say: it can be served, and its path is what is known of it.
+        _LOG.warning("cannot tell the content of a model: %s", error, extra={"path": str(path)})
+        return ""

@@ -74,6 +74,7 @@ if TYPE_CHECKING:
         encode_view,
         key_specs,
         request_specs,
+        served_part,
     )
 
 __all__ = [
@@ -145,6 +146,7 @@ __all__ = [
     "refusals",
     "request_specs",
     "served_directory",
+    "served_part",
     "served_rows",
     "served_sample",
     "service_readiness",
@@ -201,6 +203,7 @@ _LAZY = {
         "encode_view",
         "key_specs",
         "request_specs",
+        "served_part",
     ),
 }
 

@@ -4,6 +4,7 @@ Views stand once, though many columns are theirs.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,20 @@ def encode_service(service: FeatureService) -> str:
         for column in service.columns
     )
     message = _Message(name=service.name, views=views, on_demand=on_demand, columns=columns)
+    return msgspec.json.encode(message, enc_hook=_told, order="deterministic").decode()
+
+
+def served_part(text: str) -> str:
+    """What `encode_service` wrote, without where views' history lies: nobody who serves reads that.
+
+    Machines that define a service alike have this in common. What is no service stays as it is.
+    """
+    try:
+        message = msgspec.json.decode(text, type=_Message, dec_hook=_read)
+    except msgspec.MsgspecError:
+        return text
+    views = tuple(replace(view, source=replace(view.source, path=None)) for view in message.views)
+    message = msgspec.structs.replace(message, views=views)
     return msgspec.json.encode(message, enc_hook=_told, order="deterministic").decode()
 
 

@@ -8,6 +8,7 @@ or a ScaledObject.
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from headrace.control.artifact_paths import ArtifactPath
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, Revision
 from headrace.control.kubernetes.names import (
     FIELD_MANAGER,
@@ -19,7 +20,7 @@ from headrace.control.kubernetes.names import (
 )
 from headrace.control.kubernetes.pods import HTTP_PORT, METRICS_PORT, pod_template
 from headrace.control.kubernetes.scalers import scaler_of
-from headrace.control.kubernetes.told import SETTINGS_KEY, Artifact, digest_of, told_to
+from headrace.control.kubernetes.told import SETTINGS_KEY, digest_of, told_to
 from headrace.core import FailedPreconditionError
 from headrace.core.kubernetes_settings import Autoscaler, KubernetesSettings
 from headrace.core.spec_kubernetes import KubernetesSpec
@@ -147,7 +148,7 @@ def _disruption_budget(revision: Revision, place: Place) -> Object:
 def _deployment(
     endpoint: DesiredEndpoint,
     arm: DesiredArm,
-    artifact: Artifact,
+    artifact: ArtifactPath,
     told: str,
     *,
     place: Place,

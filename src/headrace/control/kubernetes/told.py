@@ -1,31 +1,21 @@
 """What do pods fetch, and what are their replicas told? Pure."""
 
 import hashlib
-import re
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
+from headrace.control.artifact_paths import ArtifactPath, artifact_at
 from headrace.control.desired import Revision
 from headrace.control.kubernetes.names import Place
 from headrace.control.kubernetes.pods import HTTP_PORT, METRICS_PORT, MODELS_DIR
 from headrace.core import FailedPreconditionError
 
 SETTINGS_KEY: Final = "replica.json"
-_STORED: Final = re.compile(r"/artifacts/sha256/(?P<digest>[0-9a-f]{64})/(?P<file>[^/]+)$")
 _MOST_SETTINGS_BYTES: Final = 1_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Artifact:
-    """A stored artifact, and the file or directory in it that a runtime loads."""
-
-    digest: str
-    filename: str
-
-
-def told_to(revision: Revision, place: Place) -> tuple[Artifact, str]:
+def told_to(revision: Revision, place: Place) -> tuple[ArtifactPath, str]:
     """What pods fetch, and what their replicas are told.
 
     Raises:
@@ -46,19 +36,19 @@ def told_to(revision: Revision, place: Place) -> tuple[Artifact, str]:
     return artifact, settings_text(revision, place, path=path)
 
 
-def artifact_of(revision: Revision) -> Artifact:
+def artifact_of(revision: Revision) -> ArtifactPath:
     """What pods have to fetch.
 
     Raises:
         FailedPreconditionError: The model lies on the control plane's machine only.
     """
-    found = _STORED.search(revision.settings.path)
+    found = artifact_at(revision.settings.path)
     if found is None:
         raise FailedPreconditionError(
             f"{revision.model} is served where it lies, at {revision.settings.path}, which no pod "
             "can read: push it (headrace models push NAME FILE) and name it as NAME:VERSION"
         )
-    return Artifact(digest=f"sha256:{found['digest']}", filename=found["file"])
+    return found
 
 
 def settings_text(revision: Revision, place: Place, *, path: str) -> str:
