@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -579,3 +580,36 @@ def _bind_soon(thief: socket.socket, port: int) -> None:
         else:
             return
     raise AssertionError(f"port {port} never became free")
+
+
+def test_a_home_that_moves_is_served_from_where_it_is_and_nothing_is_replaced(
+    system: System, mlp: Path
+) -> None:
+    endpoint = {"name": "m", "model": str(mlp)}
+    system.start(endpoint)
+    before = system.wait_ready()
+    # All dies at once, as when a machine does: records of replicas stay, and name the old place.
+    system.kill_control()
+    for process in system.processes():
+        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.wait(10)
+    moved = System(system.home.rename(system.home.with_name("moved")))
+    try:
+        moved.start()
+        there = moved.wait_ready()
+        code, applied = moved.post("/api/v1/apply", {"version": 1, "endpoints": [endpoint]})
+        after = moved.status()
+        answered = moved.infer("m")[0]
+    finally:
+        moved.close()
+
+    assert (code, applied["changes"], answered) == (200, [], 200)
+    assert revision_ids(before) == revision_ids(there) == revision_ids(after)
+    assert [one["pid"] for one in replicas(after, "m")] == [
+        one["pid"] for one in replicas(there, "m")
+    ]
+
+
+def revision_ids(status: Any) -> list[str]:
+    return [one["id"] for each in status["endpoints"] for one in each["revisions"]]

@@ -1,6 +1,7 @@
 """Parts that need a real socket or a real process, one at a time."""
 
 import asyncio
+import hashlib
 import os
 import signal
 import socket
@@ -287,6 +288,33 @@ async def test_a_replica_leaves_a_record_and_the_next_driver_finds_it_dead(home:
     assert list(home.records.iterdir()) == []
     assert first.process_of("m-1-1") is None
     first.close()
+
+
+async def test_a_replica_is_restarted_with_the_paths_that_hold_then(home: Home) -> None:
+    first = driver(home)
+    process = first.start(name="m-1-1", serial=1, revision=revision("/before"))
+    await process.wait()
+    first.note_exit("m-1-1")
+    moved = Home.at(home.root.rename(home.root.with_name("moved")))
+    second = driver(moved)
+    [found] = second.adopt_all()
+    process = second.restart("m-1-1", revision("/after"))
+    await process.wait()
+    second.note_exit("m-1-1")
+    settings = second.settings_of("m-1-1")
+    process = second.restart("m-1-1")
+    await process.wait()
+    [record] = RecordStore(moved).read_all()
+
+    assert found.record.address == second.address_of(1) != first.address_of(1)
+    assert (settings.path, settings.replica) == ("/after", "m-1-1")
+    assert f"unix:{settings.uds}" == record.address == second.address_of(1)
+    assert second.settings_of("m-1-1") == settings
+    told = RecordStore(moved).settings_path("m-1-1").read_bytes()
+    assert record.settings_sha256 == hashlib.sha256(told).hexdigest()
+    assert record.restarts == 2
+    first.close()
+    second.close()
 
 
 def is_running_with(pid: int, argument: str) -> bool:

@@ -1,10 +1,11 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from headrace.control.at_home import at_home
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
-from headrace.core import EndpointName, ReplicaSettings
+from headrace.core import EndpointName, FeatureSettings, ReplicaSettings
 
 HEX = "ab" * 32
 
@@ -52,3 +53,51 @@ def test_files_that_are_served_where_they_lie_stay_there() -> None:
     stored = state("/models/m.onnx")
 
     assert at_home(stored, Path("/two")) == (stored, set())
+
+
+def with_store(url: str, home: str = "/one") -> DesiredState:
+    stored = state(f"{home}/artifacts/sha256/{HEX}/m.onnx")
+    endpoint = stored.endpoints[0]
+    revision = endpoint.arms[0].revision
+    settings = msgspec.structs.replace(
+        revision.settings, features=FeatureSettings(service="", online_store=url)
+    )
+    arm = msgspec.structs.replace(
+        endpoint.arms[0], revision=msgspec.structs.replace(revision, settings=settings)
+    )
+    endpoint = msgspec.structs.replace(endpoint, arms=(arm,))
+    return msgspec.structs.replace(stored, endpoints=(endpoint,))
+
+
+@pytest.mark.parametrize(
+    ("url", "there"),
+    [
+        ("sqlite:////one/features/online.db", "sqlite:////srv/two/features/online.db"),
+        ("sqlite:////one2/online.db", "sqlite:////one2/online.db"),
+        ("sqlite:////data/online.db", "sqlite:////data/online.db"),
+        ("redis://one/0", "redis://one/0"),
+        ("${HEADRACE_ONLINE_STORE}", "${HEADRACE_ONLINE_STORE}"),
+    ],
+)
+def test_an_online_store_in_the_home_comes_with_it(url: str, there: str) -> None:
+    found, _ = at_home(with_store(url), Path("/srv/two"))
+
+    features = found.endpoints[0].arms[0].revision.settings.features
+    assert isinstance(features, FeatureSettings)
+    assert features.online_store == there
+
+
+def test_a_home_at_the_root_takes_no_stores_of_others_along() -> None:
+    found, _ = at_home(with_store("sqlite:////data/online.db", home=""), Path("/srv/two"))
+
+    features = found.endpoints[0].arms[0].revision.settings.features
+    assert isinstance(features, FeatureSettings)
+    assert features.online_store == "sqlite:////data/online.db"
+    assert path_of(found) == f"/srv/two/artifacts/sha256/{HEX}/m.onnx"
+
+
+@pytest.mark.parametrize("home", ['/srv/a "b" \\1', "/srv/ü", f"/x/artifacts/sha256/{HEX}/home"])
+def test_a_home_with_odd_characters_is_left_as_any_other(home: str) -> None:
+    found, _ = at_home(state(f"{home}/artifacts/sha256/{HEX}/m.onnx"), Path("/two"))
+
+    assert path_of(found) == f"/two/artifacts/sha256/{HEX}/m.onnx"

@@ -4,6 +4,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from headrace.control.home import Home
 from headrace.control.order_documents import with_entry
 from headrace.control.plane import ControlPlane
 from headrace.control.store import RolloutRecord
@@ -19,6 +20,7 @@ from headrace.core.rollout_settings import BlueGreenSettings, CanarySettings
 from headrace.core.spec import SpecError
 from headrace.registry import Registry
 from headrace.rollout.state import Phase, Traffic
+from tests.unit.control.conftest import inspect
 
 pytestmark = pytest.mark.anyio
 
@@ -417,3 +419,84 @@ async def test_only_one_version_that_is_not_served_can_be_rolled_out(plane: Cont
     assert can_roll(source, target)
     assert not can_roll(target, source)
     assert not can_roll(source, source)
+
+
+def with_former_ids(plane: ControlPlane) -> None:
+    """Let the state be as a former release left it: ids that have the home's path in them."""
+    desired = plane.aims.desired
+    endpoints = []
+    for endpoint in desired.endpoints:
+        arms = tuple(
+            msgspec.structs.replace(
+                arm, revision=msgspec.structs.replace(arm.revision, id=f"former-{arm.key}")
+            )
+            for arm in endpoint.arms
+        )
+        endpoints.append(msgspec.structs.replace(endpoint, arms=arms))
+    plane.aims.aim(desired=msgspec.structs.replace(desired, endpoints=tuple(endpoints)))
+
+
+def ids(plane: ControlPlane) -> list[str]:
+    endpoint = plane.effective.endpoint("digits")
+    assert endpoint is not None
+    return [arm.revision.id for arm in endpoint.arms]
+
+
+@pytest.mark.usefixtures("versions")
+async def test_what_a_former_release_serves_is_replaced_when_it_changes_and_not_before(
+    plane: ControlPlane,
+) -> None:
+    await plane.orders.apply(document(entry(1)))
+    [new_id] = ids(plane)
+    with_former_ids(plane)
+
+    again = await plane.orders.apply(document(entry(1)))
+    assert (again.changes, ids(plane)) == ([], ["former-1"])
+    assert (await plane.orders.diff(document(entry(1)))).endpoints == {}
+    await plane.orders.apply(document(entry(1, replicas=2)))
+    assert ids(plane) == ["former-1"]
+    await plane.orders.put_endpoint("digits", entry(1, replicas=3))
+    assert ids(plane) == ["former-1"]
+    await plane.orders.load("digits")
+
+    [reloaded] = ids(plane)
+    assert reloaded not in {"former-1", new_id}
+
+
+@pytest.mark.usefixtures("versions")
+async def test_an_endpoint_can_be_undone_to_what_it_was_before_its_home_moved(
+    plane: ControlPlane, home: Home
+) -> None:
+    await plane.orders.apply(document(entry(1)))
+    [before] = ids(plane)
+    await plane.orders.apply(document(entry(2)))
+    moved = Registry(home.root.rename(home.root.with_name("moved")), inspect)
+    plane.orders.registry = moved
+
+    await plane.orders.undo("digits")
+
+    endpoint = plane.effective.endpoint("digits")
+    assert endpoint is not None
+    assert ids(plane) == [before]
+    assert endpoint.arms[0].revision.settings.path.startswith(str(moved.home))
+
+
+async def test_a_repository_that_moved_is_told_and_its_replicas_go_on(
+    plane: ControlPlane, tmp_path: Path
+) -> None:
+    model = tmp_path / "here" / "digits" / "1" / "model.onnx"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"model")
+    await plane.orders.apply(document({"name": "all", "model": str(tmp_path / "here")}))
+    before = ids(plane)
+    there = (tmp_path / "here").rename(tmp_path / "there")
+
+    applied = await plane.orders.apply(document({"name": "all", "model": str(there)}))
+
+    assert ids(plane) == before
+    assert applied.changes == [
+        "endpoint 'digits': version 1: the same under other paths or names, its replicas go on"
+    ]
+    endpoint = plane.effective.endpoint("digits")
+    assert endpoint is not None
+    assert endpoint.arms[0].revision.settings.path == str(there / "digits/1/model.onnx")

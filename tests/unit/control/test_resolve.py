@@ -1,12 +1,13 @@
 """Every model is pinned to one version, or all that is wrong is told."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from headrace.control.desired import DesiredEndpoint
+from headrace.control.desired import DesiredEndpoint, Revision
 from headrace.control.resolve import Resolver, check_still_trusted
 from headrace.core import NotSignedError, SignedSettings
 from headrace.core.devices import Device
@@ -118,6 +119,44 @@ def test_a_repository_gives_its_models_with_their_own_version_numbers(
     assert settings["a"].batching.max_batch_size == 32
     assert found[0].arms[0].replicas == 2
     assert registry.list() == []
+
+
+def test_a_repositorys_models_are_known_by_their_content_wherever_it_lies(
+    registry: Registry, tmp_path: Path
+) -> None:
+    def found(root: Path) -> Revision:
+        [endpoint] = resolve(registry, {"name": "all", "model": str(root)})
+        return endpoint.arms[0].revision
+
+    one, two = (repository(tmp_path / name, "a/1/model.onnx") for name in ("r", "s"))
+    here, there = found(one), found(two)
+    (one / "a/1/model.onnx").write_bytes(b"other")
+
+    assert here.id == there.id
+    assert here.settings.path == str(one / "a/1/model.onnx")
+    assert here.content == f"sha256:{hashlib.sha256(b'model').hexdigest()}"
+    assert found(one).id != here.id
+
+
+def test_a_repositorys_model_with_links_to_the_outside_is_known_by_its_path(
+    registry: Registry, tmp_path: Path
+) -> None:
+    (tmp_path / "weights").write_bytes(b"x")
+    root = repository(tmp_path / "r", "a/1/model.onnx", "a/1/other")
+    (root / "a/1/weights").symlink_to(tmp_path / "weights")
+    [endpoint] = resolve(registry, {"name": "all", "model": str(root)})
+
+    assert endpoint.arms[0].revision.content == ""
+
+
+def test_homes_are_no_part_of_an_id(tmp_path: Path, model: Path) -> None:
+    one, two = (
+        resolve(Registry(tmp_path / home, inspect), {"name": "m", "model": str(model)})
+        for home in ("here", "there")
+    )
+
+    assert one[0].arms[0].revision.id == two[0].arms[0].revision.id
+    assert one[0].arms[0].revision.settings.path != two[0].arms[0].revision.settings.path
 
 
 def test_the_specs_batch_size_goes_over_the_repositorys(registry: Registry, tmp_path: Path) -> None:

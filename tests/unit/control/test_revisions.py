@@ -8,16 +8,26 @@ from headrace.core import BatchingSettings, EndpointName, ReplicaSettings
 
 
 def arm(
-    version: str = "1", *, weight: int = 100, replicas: int = 1, batch: int = 32, reload: int = 0
+    version: str = "1",
+    *,
+    weight: int = 100,
+    replicas: int = 1,
+    batch: int = 32,
+    reload: int = 0,
+    path: str = "/m",
 ) -> DesiredArm:
     settings = ReplicaSettings(
         model_name="m",
         model_version=version,
-        path="/m",
+        path=path,
         batching=BatchingSettings(max_batch_size=batch),
     )
     revision = make_revision(
-        endpoint=EndpointName("m"), model=f"m:{version}", settings=settings, reload=reload
+        endpoint=EndpointName("m"),
+        model=f"m:{version}",
+        settings=settings,
+        reload=reload,
+        content="sha256:1",
     )
     return DesiredArm(revision=revision, weight=weight, replicas=replicas)
 
@@ -54,6 +64,7 @@ def test_a_state_finds_its_endpoints_and_revisions() -> None:
         (state(arm()), state(arm(replicas=3)), ["replicas 1 becomes 3"]),
         (state(arm(weight=90)), state(arm(weight=10)), ["weight 90 becomes 10"]),
         (state(arm()), state(arm(batch=8)), ["new revision, its replicas are replaced"]),
+        (state(arm()), state(arm(path="/moved/m")), ["the same under other paths"]),
         (state(arm()), state(arm(), timeout_s=None), ["timeout_s 30 becomes none"]),
         (state(arm()), state(arm(), gateway={"http_port": 1}), ["gateway settings changed"]),
     ],
