@@ -1,5 +1,6 @@
 """A whole control plane on a cluster whose pods are real processes: requests never fail."""
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -12,9 +13,12 @@ from typing import Any
 
 import pytest
 
+from headrace.cli import main
 from headrace.control.kubernetes import role_rules
 from headrace.control.ports import pick_ports
 from headrace.control.settings import ClusterSettings
+from headrace.registry import Registry
+from headrace.runtimes import inspect_model
 from headrace.testing.kubernetes import FakeApiServer, Store
 from headrace.testing.models import mlp
 from tests.e2e.control.system import ROW, System, Traffic, replicas
@@ -48,11 +52,22 @@ class Lab:
         )
 
     def start(self, *endpoints: dict[str, Any], **settings: Any) -> None:
-        store = f"file://{self.folder / 'store'}"
-        cluster = self.cluster()
         self.system.start(
-            *endpoints, driver="kubernetes", cluster=cluster, artifacts=store, **settings
+            *endpoints,
+            driver="kubernetes",
+            cluster=self.cluster(),
+            artifacts=self.store_url,
+            **settings,
         )
+
+    @property
+    def store_url(self) -> str:
+        return f"file://{self.folder / 'store'}"
+
+    def generations(self) -> dict[str, int]:
+        """How often each Deployment was changed."""
+        found = [one["metadata"] for one in self.server.store.of_kind("Deployment")]
+        return {one["name"]: one["generation"] for one in found}
 
     def pods(self) -> list[str]:
         return [pod["metadata"]["name"] for pod in self.server.store.of_kind("Pod")]
@@ -127,9 +142,9 @@ def test_a_control_plane_that_ends_leaves_pods_and_the_next_one_goes_on(lab: Lab
 def test_a_control_plane_stands_by_until_the_first_one_ends(lab: Lab) -> None:
     spec = lab.folder / "headrace.yaml"
     spec.write_text(f"endpoints: [{{name: digits, model: {lab.model(1)}}}]")
-    lab.start(lab.endpoint())
+    lab.start(lab.endpoint(), drain_timeout_s=30.0)
     lab.system.wait_ready()
-    before = lab.pods()
+    before, deployed = lab.pods(), lab.generations()
     (port,) = pick_ports("127.0.0.1", {"admin": 0}).values()
     health = f"http://127.0.0.1:{port}/api/v1/health"
     options = {
@@ -137,7 +152,7 @@ def test_a_control_plane_stands_by_until_the_first_one_ends(lab: Lab) -> None:
         "--namespace": "models",
         "--kube-url": lab.server.url,
         "--identity": "control-b",
-        "--artifacts": "file:///artifacts",
+        "--artifacts": lab.store_url,
         "--internal-secret": "headrace-internal",
         "--home": str(lab.folder / "other"),
         "--admin-port": str(port),
@@ -161,12 +176,35 @@ def test_a_control_plane_stands_by_until_the_first_one_ends(lab: Lab) -> None:
 
         assert other.call("GET", f"{health}?leader")[0] == 200
         assert other.infer("digits")[0] == 200
-        # Its home is another folder, so that its revisions are others: the old ones go.
-        until(lambda: len(lab.pods()) == 1 and lab.pods() != before)
-        assert other.infer("digits")[0] == 200
+        # Its home is another folder; its revisions are the same, so that nothing is replaced.
+        status = other.wait_for(lambda now: bool(replicas(now, "digits")))
+        assert [one["name"] for one in replicas(status, "digits")] == before
         assert other.end_control() == 0
+        assert (lab.pods(), lab.generations()) == (before, deployed)
     finally:
         other.close()
+
+
+def test_routes_that_a_laptop_exports_lead_to_the_services_of_the_cluster(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab.start(lab.endpoint(batching={"max_batch_size": 8}))
+    lab.system.wait_ready()
+    laptop = lab.folder / "laptop"
+    Registry(laptop, inspect_model).push("digits", Path(lab.model(1)))
+    spec = lab.folder / "headrace.yaml"
+    endpoint = "{name: digits, model: 'digits:1', access: public, batching: {max_batch_size: 8}}"
+    spec.write_text(f"endpoints: [{endpoint}]")
+
+    done = main(
+        ["export", "gateway-api", "-f", str(spec), "--home", str(laptop), "--format", "json"]
+    )
+
+    told = capsys.readouterr()
+    assert done == 0, told.err
+    services = [one["metadata"]["name"] for one in lab.server.store.of_kind("Service")]
+    assert set(re.findall(r'"(headrace-digits-[^"]*)"', told.out)) == set(services) != set()
+    assert "is taken to be called" not in told.err
 
 
 def serves(count: int) -> Callable[[Any], bool]:
