@@ -124,7 +124,7 @@ def facts_for(
     """The facts of a spec file, or of what runs.
 
     Args:
-        with_revisions: Also what a control plane with this home would run for the file.
+        with_revisions: Also what a control plane would run for the file, with models of this home.
 
     Raises:
         BadParameter: Neither or both were named.

@@ -1,4 +1,4 @@
-"""What would a control plane with this home run for a spec? Every model pinned, as it would."""
+"""What would a control plane run for a spec, with the models of this home? Every one pinned."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 

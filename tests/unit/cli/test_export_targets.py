@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,19 @@ def test_services_of_pushed_models_are_called_as_the_static_chart_and_the_driver
     for arm in endpoint.arms:
         assert f'"{name_of(arm.revision, instance="prod")}"' in done.stdout
     assert "is taken to be called" not in done.stderr
+
+
+def test_services_are_called_the_same_wherever_the_home_is(tmp_path: Path) -> None:
+    found = []
+    for name in ("laptop", "another"):
+        folder = tmp_path / name
+        folder.mkdir()
+        _pushed(folder)
+        found.append(_run(folder, "gateway-api", "--format", "json"))
+
+    assert [done.exit_code for done in found] == [0, 0], found
+    assert found[0].stdout == found[1].stdout
+    assert re.search(r'"headrace-fraud-2-[0-9a-f]{8}"', found[0].stdout)
 
 
 def test_a_model_that_is_not_pushed_leaves_the_plain_name_and_says_so(tmp_path: Path) -> None:
