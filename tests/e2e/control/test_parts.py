@@ -444,7 +444,8 @@ async def test_a_replica_whose_process_cannot_be_started_waits_like_a_crashed_on
             super().start(name=name, serial=serial, revision=revision).send(signal.SIGKILL)
             raise OSError(12, "Cannot allocate memory")
 
-        def restart(self, name: str) -> Process:
+        def restart(self, name: str, revision: Revision | None = None) -> Process:
+            assert revision is not None, "it is wanted"
             raise OSError(12, f"Cannot allocate memory for {name}")
 
     broken = Broken(home=home, socket_dir=home.socket_dir(), module="this")

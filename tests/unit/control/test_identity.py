@@ -20,9 +20,9 @@ from headrace.core.devices import Device
 from headrace.features import FeatureService, encode_service, parse_definitions
 
 ONE, OTHER = "1a" * 32, "2b" * 32
-_PART = st.text(
-    st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1
-).filter(lambda part: part not in {".", ".."})
+_PART = st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1).filter(
+    lambda part: part not in {".", ".."}
+)
 HOMES = st.lists(_PART, min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts))
 
 
