@@ -179,6 +179,42 @@ spec:
 {{- if and (eq .Values.workloads.mode "static") .Values.workloads.versions (not .Values.artifacts.url) -}}
 {{- fail "artifacts.url: pods fetch their models from there" -}}
 {{- end -}}
+{{- if eq .Values.workloads.mode "static" -}}
+{{- include "headrace.checkVersions" . -}}
+{{- end -}}
+{{- end }}
+
+{{- define "headrace.checkVersions" -}}
+{{- $weighted := dict -}}
+{{- $seen := dict -}}
+{{- range $i, $it := .Values.workloads.versions -}}
+{{- $place := printf "workloads.versions[%d]" $i -}}
+{{- $settings := fromJson .settings -}}
+{{- if hasKey $settings "Error" -}}
+{{- fail (printf "%s.settings: is no object of JSON: take what `headrace export helm --mode static` writes" $place) -}}
+{{- end -}}
+{{- if and $settings.grpc_port (ne (int $settings.grpc_port) 8001) -}}
+{{- fail (printf "%s.settings: grpc_port is %v, and Services, routes and policies lead to 8001" $place $settings.grpc_port) -}}
+{{- end -}}
+{{- $name := include "headrace.revisionName" (dict "instance" (include "headrace.instance" $) "it" .) -}}
+{{- if hasKey $seen $name -}}
+{{- fail (printf "%s: its objects would be called %s, as those of %s: each version needs a revision of its own" $place $name (get $seen $name)) -}}
+{{- end -}}
+{{- $_ := set $seen $name $place -}}
+{{- if .weight -}}{{- $_ := set $weighted .endpoint (add 1 (get $weighted .endpoint | default 0)) -}}{{- end -}}
+{{- with .autoscaling -}}
+{{- if gt (int .minReplicas) (int .maxReplicas) -}}
+{{- fail (printf "%s.autoscaling: minReplicas is more than maxReplicas" $place) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if eq .Values.ingress.type "gateway-api" -}}
+{{- range $endpoint, $count := $weighted -}}
+{{- if gt (int $count) 16 -}}
+{{- fail (printf "workloads.versions: %d versions of %s have a weight, and a route splits between 16: end those with the smallest" $count $endpoint) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end }}
 
 {{- define "headrace.envFrom" -}}
@@ -241,6 +277,117 @@ hostnames:
 {{- $stem := printf "%s-%s" .instance .it.endpoint | lower -}}
 {{- $stem = regexReplaceAll "[^a-z0-9]+" $stem "-" | trunc (int (sub 57 (len $suffix))) | trimAll "-" -}}
 {{ $stem }}{{ $suffix }}
+{{- end }}
+
+{{- /* As headrace.core.gateways.pre_stop_s: a gateway may lag, and a notice takes a moment. */ -}}
+{{- define "headrace.preStopSeconds" -}}
+{{ add .Values.gateway.maxBehindSeconds 5 }}
+{{- end }}
+
+{{- /* Whether the replicas of a version serve gRPC too: if they are told a port for it. */ -}}
+{{- define "headrace.servesGrpc" -}}
+{{- if get (fromJson .settings) "grpc_port" }}yes{{ end -}}
+{{- end }}
+
+{{- /* As headrace.deploy.headers: by these a gateway tells replicas who calls, so no caller may set them. */ -}}
+{{- define "headrace.noHeadersOfOurs" -}}
+- type: RequestHeaderModifier
+  requestHeaderModifier:
+    remove:
+      - x-headrace-split
+      - x-headrace-unit
+      - x-headrace-shadow
+      - x-headrace-version
+      - x-headrace-caller
+      - x-headrace-credential
+      - x-headrace-tier
+      - x-headrace-issuer
+      - x-headrace-priority
+      - x-headrace-slo-s
+      - x-headrace-want
+      - x-headrace-lease
+{{- end }}
+
+{{- /* Where requests that name no version go: {instance, versions, port}. */ -}}
+{{- define "headrace.split" -}}
+{{- $instance := .instance -}}
+{{- $port := .port -}}
+{{- $weighted := list -}}
+{{- range .versions }}{{ if .weight }}{{ $weighted = append $weighted . }}{{ end }}{{ end -}}
+backendRefs:
+  {{- range $weighted | default .versions }}
+  - name: {{ include "headrace.revisionName" (dict "instance" $instance "it" .) }}
+    port: {{ $port }}
+    weight: {{ .weight }}
+  {{- end }}
+{{- end }}
+
+{{- /* Requests that name a version, or with an empty one those that name none: {instance, endpoint, version, versions, timeout}. */ -}}
+{{- define "headrace.httpRule" -}}
+matches:
+  {{- if .version }}
+  - path: {type: PathPrefix, value: /v2/models/{{ .endpoint }}/versions/{{ .version }}}
+  {{- else }}
+  - path: {type: PathPrefix, value: /v2/models/{{ .endpoint }}}
+  - path: {type: PathPrefix, value: /v1/models/{{ .endpoint }}}
+  - path: {type: Exact, value: "/v1/models/{{ .endpoint }}:predict"}
+  {{- end }}
+filters:
+  {{- include "headrace.noHeadersOfOurs" . | nindent 2 }}
+{{ include "headrace.backends" (merge (dict "port" 8000) .) }}
+timeouts: {request: {{ .timeout }}}
+{{- end }}
+
+{{- /* The same of gRPC. No route reads a message: of several endpoints, callers name theirs in the metadata. */ -}}
+{{- define "headrace.grpcRule" -}}
+matches:
+  - method: {type: Exact, service: inference.GRPCInferenceService}
+    {{- if or .version (not .alone) }}
+    headers:
+      {{- if not .alone }}
+      - {type: Exact, name: x-model, value: {{ .endpoint | quote }}}
+      {{- end }}
+      {{- with .version }}
+      - {type: Exact, name: x-model-version, value: {{ . | quote }}}
+      {{- end }}
+    {{- end }}
+filters:
+  {{- include "headrace.noHeadersOfOurs" . | nindent 2 }}
+{{ include "headrace.backends" (merge (dict "port" 8001) .) }}
+{{- end }}
+
+{{- /* One version, or the split of all: {instance, version, versions, port}. */ -}}
+{{- define "headrace.backends" -}}
+{{- if .version -}}
+backendRefs:
+  - name: {{ include "headrace.revisionName" (dict "instance" .instance "it" (first .versions)) }}
+    port: {{ .port }}
+{{- else -}}
+{{ include "headrace.split" . }}
+{{- end -}}
+{{- end }}
+
+{{- /* Routes before the replicas of one endpoint, with at most 16 rules each: {root, kind, endpoint, rules}. */ -}}
+{{- define "headrace.endpointRoutes" -}}
+{{- $instance := include "headrace.instance" .root -}}
+{{- $it := . -}}
+{{- $label := dict "headrace.dev/endpoint" (include "headrace.labelValue" .endpoint) -}}
+{{- $name := include "headrace.routeName" (dict "instance" $instance "endpoint" .endpoint) -}}
+{{- range $i, $rules := chunk 16 .rules }}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: {{ $it.kind }}
+metadata:
+  {{- $called := ternary (printf "%s-%d" $name (add $i 1)) $name (gt $i 0) }}
+  {{- include "headrace.metadata" (dict "root" $it.root "component" "replica" "name" $called "annotations" $it.root.Values.ingress.annotations) | nindent 2 }}
+    {{- toYaml $label | nindent 4 }}
+spec:
+  {{- include "headrace.routeHead" $it.root | nindent 2 }}
+  rules:
+    {{- range $rules }}
+    - {{ . | nindent 6 | trim }}
+    {{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "headrace.routeName" -}}

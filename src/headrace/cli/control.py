@@ -48,6 +48,7 @@ from headrace.cli.options import (
     file_option,
     port_option,
 )
+from headrace.core.gateways import MAX_BEHIND_S
 
 if TYPE_CHECKING:
     from headrace.control.settings import ClusterSettings
@@ -166,7 +167,7 @@ def control(
     agents_tls_key: AgentsKey = None,
     agents_tls_client_ca: AgentsClientCa = None,
     agents_allow: AgentsAllow = None,
-    gateway_max_behind_s: MaxBehind = 10.0,
+    gateway_max_behind_s: MaxBehind = MAX_BEHIND_S,
     gateway_lost_after_s: LostAfter = 30.0,
     gateway_url: GatewayUrl = "",
     state_url: StateUrl = "",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from headrace.control.kubernetes.pods import HTTP_PORT
+from headrace.control.kubernetes.pods import GRPC_PORT, HTTP_PORT
 from headrace.deploy.export import (
     ASKS_NOBODY,
     Body,
@@ -27,7 +27,7 @@ from headrace.deploy.gateway_services import (
 )
 from headrace.deploy.headers import OURS
 from headrace.deploy.losses import Loss
-from headrace.deploy.names import GRPC_PORT, labels, object_name
+from headrace.deploy.names import labels, object_name
 
 API: Final = "gateway.networking.k8s.io/v1"
 SERVICE: Final = "inference.GRPCInferenceService"

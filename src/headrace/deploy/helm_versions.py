@@ -4,6 +4,7 @@ The driver says what a revision's pods are like; the chart only says it in its o
 both make the same of a spec.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -12,11 +13,12 @@ import msgspec
 
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.control.kubernetes import Place, objects_of
+from headrace.control.kubernetes.pods import GRPC_PORT
 from headrace.core import FailedPreconditionError
+from headrace.deploy.gateway_api import GRACE_S, duration
 from headrace.deploy.helm_export import Values
 
 _WINDOW: Final = re.compile(r"\[([0-9]+s)\]")
-_GRACE_S: Final = 15
 _OURS: Final = "headrace.dev/"
 _OWN_ENV: Final = ("HOME",)
 
@@ -32,11 +34,12 @@ def version_values(
     Raises:
         FailedPreconditionError: It cannot run on a cluster; the text says what to do.
     """
-    alone = msgspec.structs.replace(endpoint, arms=(arm,))
+    alone = msgspec.structs.replace(endpoint, arms=(with_grpc(arm),))
     desired = DesiredState(spec=dict(spec), endpoints=(alone,))
     objects = {one["kind"]: one for one in objects_of(desired, place=place)}
     pod = objects["Deployment"]["spec"]["template"]
     (fetcher,) = pod["spec"]["initContainers"]
+    timeout_s = endpoint.timeout_s
     values: Values = {
         "endpoint": str(endpoint.name),
         "version": arm.revision.version,
@@ -45,7 +48,8 @@ def version_values(
         "digest": fetcher["args"][0],
         "weight": arm.weight,
         "replicas": arm.replicas,
-        "drainTimeoutSeconds": pod["spec"]["terminationGracePeriodSeconds"] - _GRACE_S,
+        "drainTimeoutSeconds": math.ceil(place.drain_timeout_s),
+        "requestTimeout": duration(0.0 if timeout_s is None else timeout_s + GRACE_S),
         "settings": objects["ConfigMap"]["data"]["replica.json"],
         "pod": dict(_pod_values(pod)),
     }
@@ -53,6 +57,16 @@ def version_values(
         if kind in objects:
             values["autoscaling"] = told(objects[kind]["spec"])
     return values
+
+
+def with_grpc(arm: DesiredArm) -> DesiredArm:
+    """The same, whose replicas serve gRPC too: there is no gateway of ours that translates.
+
+    Its id, and with it the names of its objects, stay those that a control plane would give.
+    """
+    settings = msgspec.structs.replace(arm.revision.settings, grpc_port=GRPC_PORT)
+    revision = msgspec.structs.replace(arm.revision, settings=settings)
+    return msgspec.structs.replace(arm, revision=revision)
 
 
 def arms_of(

@@ -15,7 +15,6 @@ from headrace.control.kubernetes.names import (
 from headrace.control.kubernetes.names import INSTANCE as INSTANCE_LABEL
 
 INSTANCE: Final = "headrace"
-GRPC_PORT: Final = 8001
 MANAGER: Final = "headrace-export"
 """Who says that an object is an export's: a control plane leaves it alone."""
 

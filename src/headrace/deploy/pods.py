@@ -14,7 +14,7 @@ import msgspec
 from headrace.control.desired import Revision, make_revision
 from headrace.control.kubernetes import names as driver
 from headrace.control.kubernetes import pods as driver_pods
-from headrace.control.kubernetes.pods import CONTAINER, HTTP_PORT, MODELS_DIR
+from headrace.control.kubernetes.pods import CONTAINER, GRPC_PORT, HTTP_PORT, MODELS_DIR
 from headrace.control.kubernetes.told import SETTINGS_KEY, digest_of, settings_text
 from headrace.control.resolve import Pinned, replica_settings
 from headrace.core import EndpointName
@@ -22,7 +22,7 @@ from headrace.core.kubernetes_settings import PodSettings
 from headrace.deploy.export import Body, Place
 from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.losses import Loss
-from headrace.deploy.names import GRPC_PORT, MANAGER
+from headrace.deploy.names import MANAGER
 
 _NOT_OURS: Final = (driver.ENDPOINT, driver.REVISION_ID)
 """Annotations by which a control plane knows pods of its own."""
@@ -68,8 +68,6 @@ def workload(
     metadata["labels"][driver.MANAGED_BY] = MANAGER
     for key in _NOT_OURS:
         del metadata["annotations"][key]
-    (container,) = template["spec"]["containers"]
-    container["ports"].insert(1, {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"})
     return Workload(settings=_config_map(place, revision, told), template=template)
 
 

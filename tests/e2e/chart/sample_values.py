@@ -53,7 +53,8 @@ def a_version(endpoint: str = "digits", version: str = "1", **more: Any) -> Valu
         "weight": 100,
         "replicas": 2,
         "drainTimeoutSeconds": 30,
-        "settings": '{\n  "model_name": "digits"\n}',
+        "requestTimeout": "5s500ms",
+        "settings": '{\n  "model_name": "digits",\n  "grpc_port": 8001\n}',
         "pod": {
             "image": f"headrace/replica@{DIGEST}",
             "resources": {

@@ -1,14 +1,18 @@
 """The chart makes of a revision what the control plane's driver makes of it."""
 
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
+from ruamel.yaml import YAML
 
 from headrace.control.desired import DesiredEndpoint
-from headrace.control.kubernetes import objects_of
+from headrace.control.kubernetes import Place, objects_of
 from headrace.core.autoscale_settings import AutoscaleSettings
-from headrace.deploy.helm_versions import arms_of, version_values
-from tests.kube import Object, needs, rendered
+from headrace.core.gateways import MAX_BEHIND_S
+from headrace.deploy.helm_versions import arms_of, version_values, with_grpc
+from tests.kube import CHART, Object, needs, rendered
 from tests.unit.control.kubernetes.states import PLACE, a_state, an_arm, an_endpoint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kube, pytest.mark.slow, needs("helm")]
@@ -53,14 +57,16 @@ def _without_maker(value: Any) -> Any:
     return [_without_maker(one) for one in value] if isinstance(value, list) else value
 
 
-def both(endpoint: DesiredEndpoint, **kubernetes: Any) -> tuple[list[Object], list[Object]]:
+def both(
+    endpoint: DesiredEndpoint, *, place: Place = PLACE, **kubernetes: Any
+) -> tuple[list[Object], list[Object]]:
     """What the driver and the chart make of an endpoint, in the same order."""
     desired = a_state(endpoint, **kubernetes)
-    driver = objects_of(desired, place=PLACE)
+    # The chart's replicas serve gRPC: before them is a gateway that is not ours.
+    served = msgspec.structs.replace(endpoint, arms=tuple(map(with_grpc, endpoint.arms)))
+    driver = objects_of(a_state(served, **kubernetes), place=place)
     rows = [
-        {
-            **version_values(endpoint, arm, spec=desired.spec, place=PLACE),
-        }
+        version_values(endpoint, arm, spec=desired.spec, place=place)
         for _, endpoint, arm in arms_of(desired.endpoints)
     ]
     values = {
@@ -68,6 +74,7 @@ def both(endpoint: DesiredEndpoint, **kubernetes: Any) -> tuple[list[Object], li
         "workloads": {"mode": "static", "versions": rows},
         "tests": {"enabled": False},
         "networkPolicy": {"enabled": False},
+        "gateway": {"maxBehindSeconds": int(place.max_behind_s)},
     }
     chart = rendered(values, namespace=PLACE.namespace)
 
@@ -105,3 +112,23 @@ def test_chart_and_driver_make_the_same_objects(
     assert [one["kind"] for one in chart] == [one["kind"] for one in driver]
     for ours, theirs in zip(chart, driver, strict=True):
         assert ours == theirs
+
+
+@pytest.mark.parametrize("max_behind_s", [1, 10, 3600])
+def test_pods_that_leave_answer_as_long_in_both_for_a_gateway_that_lags(max_behind_s: int) -> None:
+    driver, chart = both(an_endpoint(), place=replace(PLACE, max_behind_s=max_behind_s))
+
+    assert chart == driver
+
+
+def test_the_control_plane_of_the_chart_is_told_what_its_replicas_are_made_for() -> None:
+    values = {"gateway": {"maxBehindSeconds": 25}}
+    (control,) = [
+        one["spec"]["template"]["spec"]["containers"][0]
+        for one in rendered(values)
+        if one["kind"] == "Deployment" and one["metadata"]["name"] == "headrace-control"
+    ]
+
+    assert "--gateway-max-behind-s=25" in control["args"]
+    told = YAML(typ="safe").load(CHART / "values.yaml")
+    assert told["gateway"]["maxBehindSeconds"] == MAX_BEHIND_S

@@ -12,10 +12,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 import headrace
+from headrace import deploy
 from headrace.cli.app import app
 from headrace.control.kubernetes import role_rules
+from headrace.control.kubernetes.names import revision_name
 from headrace.core.internal_token import LEAST_BYTES
 from headrace.core.kubernetes_settings import Autoscaler
+from headrace.core.spec import parse_spec
 from headrace.deploy.helm_chart import chart_folder
 from headrace.deploy.helm_files import chart_files
 from tests.e2e.chart.sample_values import (
@@ -165,6 +168,20 @@ def test_wrong_values_are_refused_by_their_place(values: Values, said: str) -> N
         ({"agentTls": {"controlSecret": "a"}}, "agentTls.gatewaySecret"),
         ({**CERTIFICATES, "spec": {"version": 1, "endpoints": [{"name": "a"}]}}, "artifacts.url"),
         ({"workloads": {"mode": "static", "versions": [a_version()]}}, "artifacts.url"),
+        (static(a_version(settings="nothing")), "workloads.versions[0].settings"),
+        (static(a_version(settings='{"grpc_port": 9000}')), "grpc_port is 9000"),
+        (static(a_version(), a_version()), "workloads.versions[1]: its objects would be called"),
+        (
+            static(a_version(autoscaling={**HPA, "minReplicas": 5})),
+            "workloads.versions[0].autoscaling: minReplicas",
+        ),
+        (
+            merged(
+                static(*(a_version(version=str(i), weight=1) for i in range(17))),
+                CHOICES["ingress"][1],
+            ),
+            "17 versions of digits have a weight",
+        ),
     ],
 )
 def test_what_no_schema_can_say_is_refused_with_the_way_out(values: Values, said: str) -> None:
@@ -316,7 +333,8 @@ def test_static_mode_has_neither_gateway_nor_control_plane_and_routes_by_weight(
     values = static(a_version(weight=90), a_version(version="2", weight=10))
     objects = rendered(merged(values, CHOICES["ingress"][2]))
 
-    (route,) = of_kind(objects, "HTTPRoute")
+    route, server = of_kind(objects, "HTTPRoute")
+    assert server["metadata"]["name"] == "headrace-server"
     services = {one["metadata"]["name"] for one in of_kind(objects, "Service")}
     *named, split = route["spec"]["rules"]
     assert [backend["weight"] for backend in split["backendRefs"]] == [90, 10]
@@ -329,6 +347,81 @@ def test_static_mode_has_neither_gateway_nor_control_plane_and_routes_by_weight(
     assert not [
         o for o in objects if o["metadata"]["name"] in {"headrace-control", "headrace-gateway"}
     ]
+
+
+def route_rules(objects: list[Object]) -> dict[str, list[list[Any]]]:
+    """The rules of routes by kind, in their order."""
+    found: dict[str, list[list[Any]]] = {}
+    for one in objects:
+        if one["kind"] in {"HTTPRoute", "GRPCRoute"}:
+            rules = json.loads(json.dumps(one["spec"]["rules"]))
+            found.setdefault(one["kind"], []).append(rules)
+    return {kind: sorted(rules, key=str) for kind, rules in found.items()}
+
+
+@pytest.mark.parametrize("names", [("fraud",), ("fraud", "Other.x")])
+@pytest.mark.parametrize("weights", [(100,), (90, 10), (60, 0, 40)])
+def test_routes_of_static_mode_are_those_that_are_exported_for_the_gateway_api(
+    names: tuple[str, ...], weights: tuple[int, ...]
+) -> None:
+    numbered = list(enumerate(weights, 1))
+    spec = parse_spec(
+        {
+            "version": 1,
+            "endpoints": [
+                {
+                    "name": name,
+                    "access": "public",
+                    "timeout_s": 5,
+                    "versions": [{"model": f"m:{i}", "weight": weight} for i, weight in numbered],
+                }
+                for name in names
+            ],
+        }
+    )
+    rows = [a_version(n, str(i), weight=weight) for n in names for i, weight in numbered]
+    services = {
+        (row["endpoint"], row["version"]): (
+            revision_name(row["endpoint"], row["version"], row["revision"]), None,
+        )
+        for row in rows
+    }  # fmt: skip
+    place = deploy.Place(namespace="models", services=services)
+    export = deploy.gateway_api(deploy.read_facts(spec), place, deploy.GatewayApiOptions())
+
+    objects = rendered(merged(static(*rows), CHOICES["ingress"][1]))
+
+    assert complaints(objects) == []
+    expected = route_rules([document.body for document in export.documents])
+    assert len(expected["GRPCRoute"]) == len(names)
+    assert route_rules(objects) == expected
+
+
+def test_grpc_is_routed_only_where_every_version_serves_it_and_somebody_wants_it() -> None:
+    older = a_version(version="2", settings='{"model_name": "digits"}')
+    plain = rendered(merged(static(a_version(), older), CHOICES["ingress"][1]))
+    unwanted = rendered(merged(static(a_version()), CHOICES["ingress"][2]))
+
+    for objects in (plain, unwanted):
+        assert of_kind(objects, "HTTPRoute")
+        assert not of_kind(objects, "GRPCRoute")
+    ports = [
+        [port["name"] for port in one["spec"]["ports"]]
+        for one in of_kind(plain, "Service")
+        if one["metadata"]["labels"]["app.kubernetes.io/component"] == "replica"
+    ]
+    assert sorted(ports) == [["http", "grpc", "metrics"], ["http", "metrics"]]
+
+
+def test_more_versions_than_a_route_has_rules_for_make_a_second_one() -> None:
+    rows = [a_version(version=str(i), weight=100 if i == 1 else 0) for i in range(1, 33)]
+    objects = rendered(merged(static(*rows), CHOICES["ingress"][1]))
+
+    assert complaints(objects) == []
+    for kind in ("HTTPRoute", "GRPCRoute"):
+        routes = [o for o in of_kind(objects, kind) if o["metadata"]["name"] != "headrace-server"]
+        assert [len(route["spec"]["rules"]) for route in routes] == [16, 16, 1]
+        assert len({route["metadata"]["name"] for route in routes}) == 3
 
 
 def test_an_image_is_named_by_digest_where_there_is_one_else_by_version() -> None:

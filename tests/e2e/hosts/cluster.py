@@ -30,7 +30,6 @@ KUBELET_PORT: Final = 10250
 _PROBE_S: Final = 0.5
 _PROBE_TIMEOUT_S: Final = 1.0
 _FAILURES_TO_UNREADY: Final = 2
-_PRE_STOP_S: Final = 5.0
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,7 +117,7 @@ class Kubelets:
         if running.is_over:
             return True
         if running.stop_at is None:
-            running.stop_at = now + _PRE_STOP_S
+            running.stop_at = now + _pre_stop_s(pod)
         if running.process is not None and now >= running.stop_at:
             with contextlib.suppress(ProcessLookupError):
                 running.process.send_signal(signal.SIGTERM)
@@ -230,6 +229,12 @@ def _translated(word: str, places: dict[str, Path]) -> str:
         if word == mounted or word.startswith(f"{mounted}/"):
             return f"{here}{word.removeprefix(mounted)}"
     return word
+
+
+def _pre_stop_s(pod: Object) -> float:
+    (container,) = pod["spec"]["containers"]
+    seconds: int = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    return seconds
 
 
 def _unready(state: str) -> str:

@@ -73,7 +73,7 @@ def _template(target: Target, said: dict[str, Any], kubernetes: dict[str, Any]) 
 
 @pytest.mark.parametrize("target", [Target.ARGO_ROLLOUTS, Target.FLAGGER])
 @pytest.mark.parametrize("kubernetes", [{}, _TOLD, {"endpoints": {"fraud": _TOLD}}])
-def test_an_exported_pod_is_the_drivers_but_for_grpc_and_whose_it_is(
+def test_an_exported_pod_is_the_drivers_of_a_replica_with_grpc_but_for_whose_it_is(
     target: Target, kubernetes: dict[str, Any]
 ) -> None:
     said = {"batching": {"max_batch_size": 8}, "device": "cuda"}
@@ -84,7 +84,7 @@ def test_an_exported_pod_is_the_drivers_but_for_grpc_and_whose_it_is(
     )
 
     ports = mine["spec"]["containers"][0]["ports"]
-    assert ports.pop(1) == {"name": "grpc", "containerPort": 8001, "protocol": "TCP"}
+    assert ports[1] == {"name": "grpc", "containerPort": 8001, "protocol": "TCP"}
     # Another's id is in names and labels, and nothing else differs.
     for template in (mine, theirs):
         del template["metadata"]["labels"]["headrace.dev/revision"]

@@ -6,6 +6,7 @@ import msgspec
 
 from headrace.core import FailedPreconditionError
 from headrace.core.access_settings import TlsSettings
+from headrace.core.gateways import MAX_BEHIND_S
 
 
 class GatewayMode(StrEnum):
@@ -33,7 +34,7 @@ class AgentsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     port: int = 8443
     limits_port: int = 8444
     allow: tuple[str, ...] = ()
-    max_behind_s: float = 10.0
+    max_behind_s: float = MAX_BEHIND_S
     lost_after_s: float = 30.0
     gateway_url: str = ""
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from headrace.core.gateways import MAX_BEHIND_S
+
 
 class Standing(StrEnum):
     """How a gateway stands to the newest that it was offered."""
@@ -25,7 +27,7 @@ class Standing(StrEnum):
 class Patience:
     """`max_behind_s`: how long a gateway may take; `lost_after_s`: how long it may be silent."""
 
-    max_behind_s: float = 10.0
+    max_behind_s: float = MAX_BEHIND_S
     lost_after_s: float = 30.0
 
 

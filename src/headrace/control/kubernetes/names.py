@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from headrace.control.desired import Revision
 from headrace.core import InvalidArgumentError
+from headrace.core.gateways import MAX_BEHIND_S
 
 FIELD_MANAGER: Final = "headrace"
 MANAGED_BY: Final = "app.kubernetes.io/managed-by"
@@ -51,6 +52,7 @@ class Place:
 
     `artifacts_url`: from where pods fetch models. `internal_secret`: the Secret by whose `token`
     the control plane shows replicas who it is; `owner`: None leaves objects when it is uninstalled.
+    `max_behind_s`: how long a gateway may go on sending requests to a pod that leaves.
     """
 
     namespace: str
@@ -59,6 +61,7 @@ class Place:
     internal_secret: str = ""
     owner: Owner | None = None
     drain_timeout_s: float = 30.0
+    max_behind_s: float = MAX_BEHIND_S
     log_format: str = "json"
 
 

@@ -18,7 +18,7 @@ from headrace.control.kubernetes.names import (
     name_of,
     selector_of,
 )
-from headrace.control.kubernetes.pods import HTTP_PORT, METRICS_PORT, pod_template
+from headrace.control.kubernetes.pods import pod_template, ports_of
 from headrace.control.kubernetes.scalers import scaler_of
 from headrace.control.kubernetes.told import SETTINGS_KEY, digest_of, told_to
 from headrace.core import FailedPreconditionError
@@ -111,6 +111,7 @@ def _config_map(revision: Revision, told: str, place: Place) -> Object:
 
 def _service(revision: Revision, place: Place) -> Object:
     """Headless: the gateway balances over pods by itself, and only asks where they are."""
+    ports = ports_of(serves_grpc=revision.settings.grpc_port is not None)
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -118,17 +119,15 @@ def _service(revision: Revision, place: Place) -> Object:
         "spec": {
             "clusterIP": "None",
             "selector": selector_of(revision, instance=place.instance),
-            "ports": [
-                {"name": "http", "port": HTTP_PORT, "targetPort": "http", "protocol": "TCP"},
-                {
-                    "name": "metrics",
-                    "port": METRICS_PORT,
-                    "targetPort": "metrics",
-                    "protocol": "TCP",
-                },
-            ],
+            "ports": [_service_port(name, port) for name, port in ports],
         },
     }
+
+
+def _service_port(name: str, port: int) -> Object:
+    found: Object = {"name": name, "port": port, "targetPort": name, "protocol": "TCP"}
+    # A gateway that is no Envoy of ours takes it for HTTP/1.1 otherwise.
+    return found | ({"appProtocol": "kubernetes.io/h2c"} if name == "grpc" else {})
 
 
 def _disruption_budget(revision: Revision, place: Place) -> Object:

@@ -21,9 +21,12 @@ from headrace.control.kubernetes.names import (
     name_of,
     selector_of,
 )
+from headrace.core.gateways import pre_stop_s
 from headrace.core.kubernetes_settings import PodSettings, Resources, Variable
 
 HTTP_PORT: Final = 8000
+GRPC_PORT: Final = 8001
+"""Where a replica that serves gRPC does; the driver's do not, for its gateway translates."""
 METRICS_PORT: Final = 8002
 USER: Final = 65532
 CONTAINER: Final = "replica"
@@ -35,8 +38,8 @@ SETTINGS_DIR: Final = "/etc/headrace"
 MODELS_DIR: Final = "/models"
 INTERNAL_DIR: Final = "/etc/headrace-internal"
 _TOKEN_FILE: Final = "HEADRACE_INTERNAL_TOKEN_FILE"  # noqa: S105  # where one lies
-_PRE_STOP_S: Final = 5
-_GRACE_S: Final = 15
+_GRACE_S: Final = 10
+"""What a replica that has drained takes to end."""
 _LOAD_TIMEOUT_S: Final = 600
 _STARTUP_PERIOD_S: Final = 2
 _LOCKED_DOWN: Final = {
@@ -71,6 +74,11 @@ def pod_template(
         },
         "spec": {**_where(revision, pods, place), **_what(revision, pods, digest, place)},
     }
+
+
+def grace_s(place: Place) -> int:
+    """How long a pod gets to end: it still answers, then drains, then ends."""
+    return pre_stop_s(place.max_behind_s) + math.ceil(place.drain_timeout_s) + _GRACE_S
 
 
 def image_of(pods: PodSettings) -> str:
@@ -126,7 +134,7 @@ def _fields(taint: object) -> dict[str, str]:
 
 def replica_container(pods: PodSettings, place: Place) -> Object:
     """The container that serves the model under `/models`, as it is told in `SETTINGS_DIR`."""
-    return _replica(_common(pods), place)
+    return _replica(_common(pods), place, serves_grpc=False)
 
 
 def _common(pods: PodSettings) -> Object:
@@ -143,6 +151,7 @@ def _common(pods: PodSettings) -> Object:
 def _what(revision: Revision, pods: PodSettings, digest: str, place: Place) -> Object:
     """What runs in it."""
     common = _common(pods)
+    serves_grpc = revision.settings.grpc_port is not None
     fetcher = {
         **common,
         "name": FETCHER,
@@ -151,9 +160,9 @@ def _what(revision: Revision, pods: PodSettings, digest: str, place: Place) -> O
         "volumeMounts": [_MODELS, _TMP],
     }
     return {
-        "terminationGracePeriodSeconds": math.ceil(place.drain_timeout_s) + _GRACE_S,
+        "terminationGracePeriodSeconds": grace_s(place),
         "initContainers": [fetcher],
-        "containers": [_replica(common, place)],
+        "containers": [_replica(common, place, serves_grpc=serves_grpc)],
         "volumes": _volumes(revision, place),
     }
 
@@ -164,7 +173,13 @@ def _environment(told: Iterable[Variable]) -> list[Object]:
     return variables_of([home, *told])
 
 
-def _replica(common: Object, place: Place) -> Object:
+def ports_of(*, serves_grpc: bool) -> tuple[tuple[str, int], ...]:
+    """The ports of a replica, and of the Service before it, by name."""
+    grpc = (("grpc", GRPC_PORT),) if serves_grpc else ()
+    return (("http", HTTP_PORT), *grpc, ("metrics", METRICS_PORT))
+
+
+def _replica(common: Object, place: Place, *, serves_grpc: bool) -> Object:
     mounts: list[Object] = [
         {**_MODELS, "readOnly": True},
         _TMP,
@@ -183,8 +198,8 @@ def _replica(common: Object, place: Place) -> Object:
         "args": ["--settings", f"{SETTINGS_DIR}/replica.json"],
         "env": env,
         "ports": [
-            {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
-            {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
+            {"name": name, "containerPort": port, "protocol": "TCP"}
+            for name, port in ports_of(serves_grpc=serves_grpc)
         ],
         "volumeMounts": mounts,
         "startupProbe": _probe(
@@ -195,7 +210,7 @@ def _replica(common: Object, place: Place) -> Object:
         "readinessProbe": _probe("ready", periodSeconds=2, failureThreshold=2),
         "livenessProbe": _probe("live", periodSeconds=10, failureThreshold=6),
         # Until every gateway knows that it leaves, it still answers.
-        "lifecycle": {"preStop": {"sleep": {"seconds": _PRE_STOP_S}}},
+        "lifecycle": {"preStop": {"sleep": {"seconds": pre_stop_s(place.max_behind_s)}}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
 

@@ -21,6 +21,7 @@ from headrace.control.reconciler import RoutePublisher
 from headrace.control.reconciling import Reconciling
 from headrace.control.settings import ClusterSettings, ControlSettings
 from headrace.core import Clock, FailedPreconditionError, SystemClock
+from headrace.core.gateways import MAX_BEHIND_S
 
 _LOG: Final = logging.getLogger("headrace.control")
 _HEALTH: Final = "/api/v1/health"
@@ -101,6 +102,7 @@ async def stand_by(
         internal_secret=cluster.internal_secret,
         owner=owner,
         drain_timeout_s=settings.drain_timeout_s,
+        max_behind_s=MAX_BEHIND_S if settings.agents is None else settings.agents.max_behind_s,
         log_format=settings.log_format,
     )
     elector = Elector(

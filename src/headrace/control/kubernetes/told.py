@@ -8,7 +8,7 @@ import msgspec
 from headrace.control.artifact_paths import ArtifactPath, artifact_at
 from headrace.control.desired import Revision
 from headrace.control.kubernetes.names import Place
-from headrace.control.kubernetes.pods import HTTP_PORT, METRICS_PORT, MODELS_DIR
+from headrace.control.kubernetes.pods import GRPC_PORT, HTTP_PORT, METRICS_PORT, MODELS_DIR
 from headrace.core import FailedPreconditionError
 
 SETTINGS_KEY: Final = "replica.json"
@@ -66,6 +66,7 @@ def settings_text(revision: Revision, place: Place, *, path: str) -> str:
         uds="",
         host="0.0.0.0",  # noqa: S104  # the pod's own address; a NetworkPolicy says who reaches it
         port=HTTP_PORT,
+        grpc_port=None if revision.settings.grpc_port is None else GRPC_PORT,
         metrics_port=METRICS_PORT,
         drain_timeout_s=place.drain_timeout_s,
         log_format=place.log_format,

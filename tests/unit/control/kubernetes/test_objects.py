@@ -1,3 +1,4 @@
+import json
 import re
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.desired import DesiredState
+from headrace.control.desired import DesiredArm, DesiredState, Revision
 from headrace.control.kubernetes import Place, labels_of, name_of, objects_of, selector_of
 from headrace.control.kubernetes.names import Object, Owner, label_value
 from headrace.core import FailedPreconditionError, ReplicaSettings
@@ -120,7 +121,35 @@ def test_a_pod_gets_longer_to_end_than_it_may_drain() -> None:
     (replica,) = spec["containers"]
 
     pause_s = replica["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert spec["terminationGracePeriodSeconds"] == 35 > PLACE.drain_timeout_s + pause_s
+    assert spec["terminationGracePeriodSeconds"] == 45 > PLACE.drain_timeout_s + pause_s
+
+
+@pytest.mark.parametrize("max_behind_s", [0.1, 10.0, 10.4, 3600.0])
+def test_a_pod_that_leaves_answers_for_longer_than_a_gateway_may_lag(max_behind_s: float) -> None:
+    place = replace(PLACE, max_behind_s=max_behind_s)
+    spec = deployment(a_state(), place)["spec"]["template"]["spec"]
+    (replica,) = spec["containers"]
+
+    pause_s = replica["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert isinstance(pause_s, int)
+    assert pause_s >= max_behind_s + 5
+    assert spec["terminationGracePeriodSeconds"] > PLACE.drain_timeout_s + pause_s
+
+
+def test_only_replicas_that_serve_grpc_have_a_port_for_it() -> None:
+    def ports(revision: Revision) -> list[tuple[object, ...]]:
+        arm = DesiredArm(revision=revision, weight=100, replicas=1)
+        objects = {o["kind"]: o for o in objects_of(a_state(an_endpoint(arm)), place=PLACE)}
+        (replica,) = objects["Deployment"]["spec"]["template"]["spec"]["containers"]
+        told = json.loads(objects["ConfigMap"]["data"]["replica.json"])
+        service = [(p["name"], p["port"]) for p in objects["Service"]["spec"]["ports"]]
+        container = [(p["name"], p["containerPort"]) for p in replica["ports"]]
+        assert service == container
+        return [*service, ("told", told["grpc_port"])]
+
+    both = [("http", 8000), ("metrics", 8002)]
+    assert ports(a_revision()) == [*both, ("told", None)]
+    assert ports(a_revision(grpc_port=0)) == [both[0], ("grpc", 8001), both[1], ("told", 8001)]
 
 
 def test_a_variable_or_secret_that_is_told_twice_is_said_once() -> None:

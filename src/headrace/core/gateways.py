@@ -1,0 +1,19 @@
+"""How long may a gateway be behind, and how long does a replica that leaves answer for its sake?"""
+
+import math
+from typing import Final
+
+MAX_BEHIND_S: Final = 10.0
+"""How long replicas are kept for a gateway that does not take new routes, if nobody says."""
+
+_NOTICE_S: Final = 5
+"""Until the control plane knows that a pod leaves, and has made routes without it."""
+
+
+def pre_stop_s(max_behind_s: float = MAX_BEHIND_S) -> int:
+    """For how long a pod that was told to end still answers, in whole seconds.
+
+    The routes without it are there after a moment, and a gateway may take them `max_behind_s`
+    later: until then it sends requests there.
+    """
+    return math.ceil(max_behind_s) + _NOTICE_S
