@@ -130,6 +130,7 @@ def helm(
 
         helm upgrade --install headrace ./chart -n models --set agentTls.certManager.enabled=true
     """
+    from headrace.cli.export_folder import write_over
     from headrace.cli.output import say
     from headrace.deploy.helm_chart import chart_folder, chart_with, check_folder
     from headrace.deploy.helm_export import HelmExport, HelmOptions, Mode, Mount
@@ -162,12 +163,9 @@ def helm(
         spec = read_spec(file)
         stored, endpoints = _known(spec, home, is_static=options.mode is Mode.STATIC)
         export = helm_values(spec, options, stored=stored, endpoints=endpoints)
-    for path, content in chart_with(export.values, chart_folder()).items():
-        target = output / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+    notes = write_over(output, chart_with(export.values, chart_folder()))
     say(f"{output}: the chart; look at its values.yaml")
-    for note in export.notes:
+    for note in (*notes, *export.notes):
         say(f"  {note}")
 
 

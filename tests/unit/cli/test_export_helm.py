@@ -1,5 +1,7 @@
 """`headrace export helm`: where the chart goes, and what is refused before anything is written."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,24 @@ def test_an_unknown_mode_is_a_wrong_command_line(
     assert main(["export", "helm", *arguments]) == 2
 
     assert "--mode: 'both' is neither" in capsys.readouterr().err
+
+
+def test_a_template_that_a_newer_chart_has_no_more_is_gone_after_the_next_export(
+    tmp_path: Path, spec: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "chart"
+    arguments = ["export", "helm", "-f", str(spec), "-o", str(out)]
+    assert main(arguments) == 0
+    old = out / "templates" / "older.yaml"
+    old.write_text("kind: Older")
+    record = out / ".headrace-export.json"
+    told = json.loads(record.read_text())
+    told["files"]["templates/older.yaml"] = hashlib.sha256(old.read_bytes()).hexdigest()
+    record.write_text(json.dumps(told))
+    (out / "templates" / "mine.yaml").write_text("kind: Mine")
+
+    assert main(arguments) == 0
+
+    assert not old.exists()
+    assert (out / "templates" / "mine.yaml").read_text() == "kind: Mine"
+    assert "templates/older.yaml" in capsys.readouterr().err
