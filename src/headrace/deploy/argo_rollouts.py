@@ -25,6 +25,7 @@ from headrace.deploy.gateway_api import API, GatewayApiOptions, http_rules, pare
 from headrace.deploy.hpa import hpa
 from headrace.deploy.losses import Loss
 from headrace.deploy.names import labels, object_name
+from headrace.deploy.notes import Note
 from headrace.deploy.pods import (
     PodOptions,
     model_losses,
@@ -59,21 +60,18 @@ def argo_rollouts(facts: Facts, place: Place, options: ArgoOptions) -> Export:
         for endpoint in facts.endpoints
         for document in _documents(facts, endpoint, place, options)
     ]
-    notes = [
-        f"{e.place}: paths with a version's number go into the split, and the other version "
-        "answers 404"
-        for e in facts.endpoints
-    ]
     losses = [
         *implied_access(facts, *ASKS_NOBODY),
         *model_losses(facts, fetched=True),
         *(loss for e in facts.endpoints for loss in rollout_losses(e)),
     ]
-    if not options.pods.artifacts:
-        notes.append(
-            "models: no --artifacts URL was given, so that pods have nowhere to fetch from"
-        )
-    return finish(Target.ARGO_ROLLOUTS, facts, documents, losses=losses, notes=notes)
+    return finish(
+        Target.ARGO_ROLLOUTS,
+        facts,
+        documents,
+        losses=losses,
+        notes=rollout_notes(facts, options.pods),
+    )
 
 
 def rollout_losses(endpoint: Endpoint) -> Iterator[Loss]:
@@ -91,6 +89,17 @@ def rollout_losses(endpoint: Endpoint) -> Iterator[Loss]:
             f"begins a rollout of its own, and {endpoint.name!r} is in the middle of one",
             "wait until it is over, or export routes (`gateway-api`)",
         )
+
+
+def rollout_notes(facts: Facts, pods: PodOptions) -> Iterator[Note]:
+    """What is not as it is behind our own gateway, and what pods lack."""
+    for endpoint in facts.endpoints:
+        yield Note(
+            "paths with a version's number go into the split, and the other version answers 404",
+            endpoint.place,
+        )
+    if not pods.artifacts:
+        yield Note("models: no --artifacts URL was given, so that pods have nowhere to fetch from")
 
 
 def _documents(

@@ -17,6 +17,7 @@ from headrace.deploy.export import Body, Document, Export, finish
 from headrace.deploy.facts import Endpoint, Facts
 from headrace.deploy.features import Target
 from headrace.deploy.losses import Loss
+from headrace.deploy.notes import Note
 from headrace.deploy.openapi import Operation, operations, schemas
 
 Kind = Literal["http", "rest"]
@@ -194,12 +195,14 @@ _TOO_LARGE: Final = (
 )
 
 
-def _notes(facts: Facts, options: AwsOptions) -> Iterator[str]:
-    yield "gRPC: API Gateway carries none"
+def _notes(facts: Facts, options: AwsOptions) -> Iterator[Note]:
+    yield Note("gRPC: API Gateway carries none")
     longest = _LONGEST_S[options.kind]
     for endpoint in facts.endpoints:
         timeout_s = endpoint.spec.timeout_s
         if "timeout_s" not in endpoint.spec.model_fields_set and (timeout_s or 0) > longest:
-            yield f"{endpoint.place}.timeout_s: is not set; {longest:g} s, not {timeout_s:g} s"
+            yield Note(
+                f"is not set; {longest:g} s, not {timeout_s:g} s", f"{endpoint.place}.timeout_s"
+            )
     if facts.spec.auth.jwt and options.kind == "rest":
-        yield "auth.jwt: a REST API checks no tokens; the gateway behind it does"
+        yield Note("a REST API checks no tokens; the gateway behind it does", "auth.jwt")

@@ -15,6 +15,7 @@ from headrace.deploy.export import Body, Document, Export, addresses_of, finish
 from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.features import Target
 from headrace.deploy.losses import Loss
+from headrace.deploy.notes import Note
 from headrace.gateway import (
     EndpointRoute,
     GatewayPolicy,
@@ -66,7 +67,7 @@ def envoy(facts: Facts, options: EnvoyOptions) -> Export:
         facts,
         [Document(name="envoy", body=body)],
         losses=losses,
-        notes=[f"{options.run_dir}: has to be there, for Envoy's user alone (mode 0700)"],
+        notes=[Note(f"{options.run_dir}: has to be there, for Envoy's user alone (mode 0700)")],
     )
 
 

@@ -10,6 +10,7 @@ from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.features import Cell, Fate, Outcome, Target, fates
 from headrace.deploy.losses import Loss, accepted
 from headrace.deploy.names import INSTANCE, object_name
+from headrace.deploy.notes import Note, told_once
 from headrace.deploy.table import TABLE
 from headrace.deploy.written import is_within
 
@@ -82,7 +83,7 @@ def finish(
     documents: Iterable[Document],
     *,
     losses: Iterable[Loss] = (),
-    notes: Iterable[str] = (),
+    notes: Iterable[Note] = (),
 ) -> Export:
     """The export, if nothing is lost but what may be.
 
@@ -95,7 +96,7 @@ def finish(
     """
     mine = {endpoint.place for endpoint in facts.endpoints}
     found: list[Loss] = []
-    said: list[str] = list(notes)
+    said = list(notes)
     told: list[tuple[Cell, str]] = []
     for fate in fates(TABLE, target, facts.spec):
         place = fate.setting.place
@@ -105,7 +106,7 @@ def finish(
             found.append(fate.loss())
         elif fate.cell.outcome is Outcome.APPROXIMATED and not _is_said(fate, told):
             told.append((fate.cell, place))
-            said.append(f"{place}: {fate.cell.note}")
+            said.append(Note(fate.cell.note, place))
     if target not in _COPYING:
         found += [
             Loss(f"{e.place}.rollout", "copies no requests to a shadow", "wait until it is over")
@@ -113,8 +114,8 @@ def finish(
             if e.mirror
         ]
     left_out = accepted(target.value, [*found, *losses], facts.allowed)
-    said += [f"{loss.place}: left out, {target.value} {loss.why}" for loss in left_out]
-    return Export(target=target, documents=tuple(documents), notes=tuple(dict.fromkeys(said)))
+    said += [loss.left_out(target.value) for loss in left_out]
+    return Export(target=target, documents=tuple(documents), notes=told_once(said))
 
 
 def _is_said(fate: Fate, told: Iterable[tuple[Cell, str]]) -> bool:

@@ -11,7 +11,7 @@ from typing import Final
 from headrace.control.kubernetes.pods import HTTP_PORT
 from headrace.core.rollout_settings import CanaryStep
 from headrace.core.spec_rollout import BlueGreenSpec, CanarySpec
-from headrace.deploy.argo_rollouts import rollout_losses
+from headrace.deploy.argo_rollouts import rollout_losses, rollout_notes
 from headrace.deploy.export import (
     ASKS_NOBODY,
     Body,
@@ -66,16 +66,9 @@ def flagger(facts: Facts, place: Place, options: FlaggerOptions) -> Export:
         *model_losses(facts, fetched=True),
         *(loss for e in facts.endpoints for loss in (*rollout_losses(e), *_losses(e))),
     ]
-    notes = [
-        f"{e.place}: paths with a version's number go into the split, and the other version "
-        "answers 404"
-        for e in facts.endpoints
-    ]
-    if not options.pods.artifacts:
-        notes.append(
-            "models: no --artifacts URL was given, so that pods have nowhere to fetch from"
-        )
-    return finish(Target.FLAGGER, facts, documents, losses=losses, notes=notes)
+    return finish(
+        Target.FLAGGER, facts, documents, losses=losses, notes=rollout_notes(facts, options.pods)
+    )
 
 
 def _documents(

@@ -5,6 +5,7 @@ from typing import Final
 
 from headrace.deploy.export import Place
 from headrace.deploy.facts import Endpoint, Facts, Version
+from headrace.deploy.notes import Note
 
 MODEL_HEADER: Final = "x-model"
 
@@ -19,36 +20,40 @@ def has_grpc_route(endpoint: Endpoint, place: Place) -> bool:
     )
 
 
-def grpc_notes(facts: Facts, place: Place, port: int | None) -> Iterator[str]:
+def grpc_notes(facts: Facts, place: Place, port: int | None) -> Iterator[Note]:
     """What gRPC needs, and where it has no route. `port`: None where nobody asked for routes."""
     if port is None:
         return
     if any(has_grpc_route(endpoint, place) for endpoint in facts.endpoints):
         if len(facts.endpoints) > 1:
-            yield (
+            yield Note(
                 "gRPC: routes cannot read a message, so callers name the endpoint in the metadata "
                 f"{MODEL_HEADER}"
             )
-        yield f"gRPC: the Services need port {port}, with replicas that serve gRPC there"
+        yield Note(f"gRPC: the Services need port {port}, with replicas that serve gRPC there")
     for endpoint in facts.endpoints:
         if any(place.has_drivers_service(endpoint, version) for version in endpoint.versions):
-            yield (
-                f"{endpoint.place}: no GRPCRoute, as the driver's Services have HTTP only: leave "
-                "gRPC to Headrace's gateway, or name others by --service"
+            yield Note(
+                "no GRPCRoute, as the driver's Services have HTTP only: leave gRPC to Headrace's "
+                "gateway, or name others by --service",
+                endpoint.place,
             )
 
 
-def service_notes(facts: Facts, place: Place) -> Iterator[str]:
+def service_notes(facts: Facts, place: Place) -> Iterator[Note]:
     """Which Services have names that nobody vouches for."""
-    for endpoint in facts.endpoints:
-        for version in endpoint.versions:
-            if _is_guessed(place, endpoint, version):
-                name, _ = place.service(endpoint, version)
-                yield (
-                    f"{version.place}: the Service of version {version.number} is taken to be "
-                    f"called {name}: what the driver calls it is known of a running system "
-                    "(--from-system) and of models in the registry; --service names another"
-                )
+    guessed = [
+        f"{place.service(endpoint, version)[0]} ({version.place})"
+        for endpoint in facts.endpoints
+        for version in endpoint.versions
+        if _is_guessed(place, endpoint, version)
+    ]
+    if guessed:
+        yield Note(
+            f"Services are taken to be called {', '.join(guessed)}: what the driver calls them is "
+            "known of a running system (--from-system) and of models in the registry; --service "
+            "names others"
+        )
 
 
 def _is_guessed(place: Place, endpoint: Endpoint, version: Version) -> bool:

@@ -14,6 +14,7 @@ from headrace.deploy.helm_spec import models_apart, spec_losses, static_losses, 
 from headrace.deploy.helm_streams import stream_values
 from headrace.deploy.helm_versions import arms_of, version_values
 from headrace.deploy.losses import Loss, accepted
+from headrace.deploy.notes import told_once
 
 _TARGET: Final = "helm"
 
@@ -50,9 +51,8 @@ def helm_values(
     values["workers"] = volumes_of(options.mounts)
     values["monitoring"] = {"prometheusRule": {"groups": rule_groups(spec.document())}}
     left_out = accepted(_TARGET, losses, options.allowed)
-    notes = [f"{loss.place}: left out, {_TARGET} {loss.why}" for loss in left_out]
-    notes += _notes(values, options)
-    return HelmExport(values=values, notes=tuple(notes))
+    notes = told_once(loss.left_out(_TARGET) for loss in left_out)
+    return HelmExport(values=values, notes=(*notes, *_notes(values, options)))
 
 
 def _add_apart(

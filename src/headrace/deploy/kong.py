@@ -18,6 +18,7 @@ from headrace.deploy.gateway_services import MODEL_HEADER
 from headrace.deploy.headers import OURS
 from headrace.deploy.kong_access import access_losses, access_plugins, consumers
 from headrace.deploy.losses import Loss
+from headrace.deploy.notes import Note
 
 _CONNECT_MS: Final = 1000
 _MOST_WEIGHT: Final = 65_535
@@ -281,11 +282,11 @@ def _upstream_losses(version: Version) -> Iterator[Loss]:
         )
 
 
-def _notes(facts: Facts, *, grpc: bool) -> Iterator[str]:
+def _notes(facts: Facts, *, grpc: bool) -> Iterator[Note]:
     if any(_asks(e) for e in facts.endpoints):
-        yield "API keys: a spec has none; add consumers with `keyauth_credentials`"
+        yield Note("API keys: a spec has none; add consumers with `keyauth_credentials`")
     if grpc and len(facts.endpoints) > 1:
-        yield f"gRPC: Kong cannot read a message: callers name the endpoint in {MODEL_HEADER}"
+        yield Note(f"gRPC: Kong cannot read a message: callers name the endpoint in {MODEL_HEADER}")
 
 
 def _asks(endpoint: Endpoint) -> bool:

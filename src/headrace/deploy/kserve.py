@@ -23,6 +23,7 @@ from headrace.deploy.features import Target
 from headrace.deploy.kserve_scaling import annotations_of, replicas_of
 from headrace.deploy.losses import Loss
 from headrace.deploy.names import labels, object_name
+from headrace.deploy.notes import Note
 from headrace.deploy.pods import (
     PodOptions,
     model_losses,
@@ -86,8 +87,11 @@ def kserve(facts: Facts, place: Place, options: KserveOptions) -> Export:
         *(loss for e in facts.endpoints for loss in _losses(facts, e, options)),
     ]
     notes = [
-        f"{e.place}.versions: version {e.split[0].number} has to be there, and ready, before this "
-        f"is applied: export it alone first (--stable)"
+        Note(
+            "the older version has to be there, and ready, before this is applied: export it alone "
+            "first (--stable)",
+            f"{e.place}.versions",
+        )
         for e in facts.endpoints
         if len(e.split) > 1
     ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.core import InvalidArgumentError, UnsupportedError
+from headrace.deploy.notes import Note
 from headrace.deploy.written import is_within
 
 _INDEX: Final = re.compile(r"\[[^\]]*\]")
@@ -23,6 +24,10 @@ class Loss:
     def field(self) -> str:
         """The setting, wherever it stands: what `--allow-loss` takes."""
         return _INDEX.sub("[]", self.place)
+
+    def left_out(self, target: str) -> Note:
+        """What has to be said where it may be lost, and is."""
+        return Note(f"left out, {target} {self.why}", self.place)
 
     def __str__(self) -> str:
         return f"{self.place}: {self.why}; {self.way_out}"

@@ -175,7 +175,7 @@ def test_services_of_pushed_models_are_called_as_the_static_chart_and_the_driver
     (endpoint,) = pinned_endpoints(read_spec(tmp_path / "headrace.yaml"), home)
     for arm in endpoint.arms:
         assert f'"{name_of(arm.revision, instance="prod")}"' in done.stdout
-    assert "is taken to be called" not in done.stderr
+    assert "Services are taken to be called" not in done.stderr
 
 
 def test_services_are_called_the_same_wherever_the_home_is(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_model_that_is_not_pushed_leaves_the_plain_name_and_says_so(tmp_path: 
 
     assert done.exit_code == 0, done.output
     assert '"headrace-fraud-2"' in done.stdout
-    assert "is taken to be called headrace-fraud-2" in done.stderr
+    assert "headrace-fraud-2 (endpoints[0].versions[1])" in done.stderr
 
 
 def test_an_endpoint_that_serves_a_file_pushes_nothing(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_an_endpoint_that_serves_a_file_pushes_nothing(tmp_path: Path) -> None:
 
     done = _run(tmp_path, "gateway-api", spec=spec)
 
-    assert "is taken to be called headrace-fraud-1" in done.stderr, done.output
+    assert "Services are taken to be called headrace-fraud-1" in done.stderr, done.output
     assert {path.name for path in set(tmp_path.rglob("*")) - {*before}} <= {"headrace.yaml"}
 
 
