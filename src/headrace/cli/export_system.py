@@ -20,7 +20,7 @@ def running_system(
 ) -> "tuple[SystemSpec, dict[str, Observed], dict[str, Artifact]]":
     """The applied spec, what each endpoint does, and what is known of its models."""
     from headrace.cli.connection import find_target
-    from headrace.cli.export_options import known
+    from headrace.cli.export_facts import known
     from headrace.cli.model_store import model_store
     from headrace.core import HeadraceError
     from headrace.core.spec import SystemSpec

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from headrace.cli.export_command import exports
 from headrace.cli.export_names import (
     check_artifacts,
     check_host_port,
@@ -17,42 +18,28 @@ from headrace.cli.export_names import (
     check_versions,
 )
 from headrace.cli.export_options import (
-    PROMETHEUS,
-    AllowLoss,
     Artifacts,
-    Endpoints,
-    File,
-    FormatOption,
-    FromSystem,
     Gateway,
     Hostnames,
     Image,
     Instance,
     Namespace,
-    Output,
     Prometheus,
     Replicas,
     Section,
     ServiceNames,
     addresses_for,
-    facts_for,
     place_for,
-    write_export,
 )
-from headrace.cli.options import DEFAULT_HOME, Home, Server
+from headrace.core.kubernetes_settings import USUAL_PROMETHEUS
 
 if TYPE_CHECKING:
-    from headrace.deploy import GatewayApiOptions, PodOptions
+    from headrace.deploy import Export, Facts, GatewayApiOptions, PodOptions
 
 
 def gateway_api(
+    facts: "Facts",
     *,
-    file: File = None,
-    from_system: FromSystem = False,
-    output: Output = "-",
-    form: FormatOption = "",
-    allow_loss: AllowLoss = None,
-    endpoint: Endpoints = None,
     instance: Instance = "headrace",
     namespace: Namespace = "default",
     service: ServiceNames = None,
@@ -62,9 +49,7 @@ def gateway_api(
     no_grpc: Annotated[
         bool, typer.Option("--no-grpc", help="Write no GRPCRoute: replicas serve HTTP only.")
     ] = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
-) -> None:
+) -> "Export":
     """Write a traffic split as routes of Kubernetes' Gateway API.
 
     With `--from-system` the weights are those of a rollout as it is now, and Services have the
@@ -79,22 +64,14 @@ def gateway_api(
     """
     from headrace import deploy
 
-    facts = facts_for(
-        file,
-        from_system=from_system,
-        server=server,
-        home=home,
-        allow_loss=allow_loss,
-        only=endpoint,
-        with_revisions=True,
-    )
     options = replace(_routes(gateway, section, hostname), grpc=not no_grpc)
     place = place_for(instance, namespace, service)
     check_versions("--service", facts, place.services or {})
-    write_export(deploy.gateway_api(facts, place, options), output, form)
+    return deploy.gateway_api(facts, place, options)
 
 
 def kserve(
+    facts: "Facts",
     storage: Annotated[
         str,
         typer.Option(
@@ -105,12 +82,6 @@ def kserve(
         ),
     ],
     *,
-    file: File = None,
-    from_system: FromSystem = False,
-    output: Output = "-",
-    form: FormatOption = "",
-    allow_loss: AllowLoss = None,
-    endpoint: Endpoints = None,
     instance: Instance = "headrace",
     namespace: Namespace = "default",
     image: Image = None,
@@ -123,9 +94,7 @@ def kserve(
     stable: Annotated[
         bool, typer.Option("--stable", help="Of a split only the first version, for all requests.")
     ] = False,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
-) -> None:
+) -> "Export":
     """Write endpoints as KServe's InferenceServices, and our replica as its ServingRuntime.
 
     For example:
@@ -134,40 +103,25 @@ def kserve(
     """
     from headrace import deploy
 
-    facts = facts_for(
-        file,
-        from_system=from_system,
-        server=server,
-        home=home,
-        allow_loss=allow_loss,
-        only=endpoint,
-    )
     check_storage(storage)
     if stable:
         facts = replace(facts, endpoints=tuple(each.stable() for each in facts.endpoints))
     options = deploy.KserveOptions(storage=storage, runtime=runtime, pods=_pods(image, ""))
-    write_export(deploy.kserve(facts, place_for(instance, namespace), options), output, form)
+    return deploy.kserve(facts, place_for(instance, namespace), options)
 
 
 def argo_rollouts(
+    facts: "Facts",
     *,
-    file: File = None,
-    from_system: FromSystem = False,
-    output: Output = "-",
-    form: FormatOption = "",
-    allow_loss: AllowLoss = None,
-    endpoint: Endpoints = None,
     instance: Instance = "headrace",
     namespace: Namespace = "default",
     image: Image = None,
     artifacts: Artifacts = "",
-    prometheus: Prometheus = PROMETHEUS,
+    prometheus: Prometheus = USUAL_PROMETHEUS,
     gateway: Gateway = "headrace",
     section: Section = "",
     hostname: Hostnames = None,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
-) -> None:
+) -> "Export":
     """Write endpoints as Rollouts of Argo's, with the steps and metrics of their plans.
 
     For example:
@@ -176,41 +130,26 @@ def argo_rollouts(
     """
     from headrace import deploy
 
-    facts = facts_for(
-        file,
-        from_system=from_system,
-        server=server,
-        home=home,
-        allow_loss=allow_loss,
-        only=endpoint,
-    )
     options = deploy.ArgoOptions(
         prometheus=prometheus,
         pods=_pods(image, artifacts),
         routes=_routes(gateway, section, hostname),
     )
-    write_export(deploy.argo_rollouts(facts, place_for(instance, namespace), options), output, form)
+    return deploy.argo_rollouts(facts, place_for(instance, namespace), options)
 
 
 def flagger(
+    facts: "Facts",
     *,
-    file: File = None,
-    from_system: FromSystem = False,
-    output: Output = "-",
-    form: FormatOption = "",
-    allow_loss: AllowLoss = None,
-    endpoint: Endpoints = None,
     instance: Instance = "headrace",
     namespace: Namespace = "default",
     image: Image = None,
     artifacts: Artifacts = "",
-    prometheus: Prometheus = PROMETHEUS,
+    prometheus: Prometheus = USUAL_PROMETHEUS,
     gateway: Gateway = "headrace",
     section: Section = "",
     hostname: Hostnames = None,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
-) -> None:
+) -> "Export":
     """Write endpoints as Canaries of Flagger's, with Deployments and MetricTemplates.
 
     For example:
@@ -219,30 +158,17 @@ def flagger(
     """
     from headrace import deploy
 
-    facts = facts_for(
-        file,
-        from_system=from_system,
-        server=server,
-        home=home,
-        allow_loss=allow_loss,
-        only=endpoint,
-    )
     options = deploy.FlaggerOptions(
         prometheus=prometheus,
         pods=_pods(image, artifacts),
         routes=_routes(gateway, section, hostname),
     )
-    write_export(deploy.flagger(facts, place_for(instance, namespace), options), output, form)
+    return deploy.flagger(facts, place_for(instance, namespace), options)
 
 
 def kong(
+    facts: "Facts",
     *,
-    file: File = None,
-    from_system: FromSystem = False,
-    output: Output = "-",
-    form: FormatOption = "",
-    allow_loss: AllowLoss = None,
-    endpoint: Endpoints = None,
     replica: Replicas = None,
     grpc_replica: Annotated[
         list[str] | None,
@@ -253,9 +179,7 @@ def kong(
             show_default=False,
         ),
     ] = None,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
-) -> None:
+) -> "Export":
     """Write a spec as Kong's declarative configuration.
 
     For example:
@@ -264,23 +188,16 @@ def kong(
     """
     from headrace import deploy
 
-    facts = facts_for(
-        file,
-        from_system=from_system,
-        server=server,
-        home=home,
-        allow_loss=allow_loss,
-        only=endpoint,
-    )
     grpc_replicas = addresses_for("--grpc-replica", grpc_replica, check_host_port)
     check_versions("--grpc-replica", facts, grpc_replicas)
     options = deploy.KongOptions(
         replicas=addresses_for("--replica", replica, check_host_port), grpc_replicas=grpc_replicas
     )
-    write_export(deploy.kong(facts, options), output, form)
+    return deploy.kong(facts, options)
 
 
 def aws_apigateway(
+    facts: "Facts",
     backend: Annotated[
         str,
         typer.Option(
@@ -291,12 +208,6 @@ def aws_apigateway(
         ),
     ],
     *,
-    file: File = None,
-    from_system: FromSystem = False,
-    output: Output = "aws/",
-    form: FormatOption = "",
-    allow_loss: AllowLoss = None,
-    endpoint: Endpoints = None,
     kind: Annotated[
         str, typer.Option("--api", help="http (checks tokens) or rest (checks bodies).")
     ] = "http",
@@ -304,9 +215,7 @@ def aws_apigateway(
         str, typer.Option("--vpc-link", metavar="ID", help="Reach it by this.", show_default="none")
     ] = "",
     title: Annotated[str, typer.Option("--title", help="The API's name.")] = "Headrace",
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
-) -> None:
+) -> "Export":
     """Write an OpenAPI document for Amazon API Gateway, and a template of its stage.
 
     The API stands before Headrace's own gateway, which goes on splitting and limiting.
@@ -317,28 +226,15 @@ def aws_apigateway(
     """
     from headrace import deploy
 
-    facts = facts_for(
-        file,
-        from_system=from_system,
-        server=server,
-        home=home,
-        allow_loss=allow_loss,
-        only=endpoint,
-    )
     options = deploy.AwsOptions(
         backend=backend, kind=_api_kind(kind), vpc_link=vpc_link, title=title
     )
-    write_export(deploy.aws_apigateway(facts, options), output, form)
+    return deploy.aws_apigateway(facts, options)
 
 
 def envoy(
+    facts: "Facts",
     *,
-    file: File = None,
-    from_system: FromSystem = False,
-    output: Output = "-",
-    form: FormatOption = "",
-    allow_loss: AllowLoss = None,
-    endpoint: Endpoints = None,
     replica: Replicas = None,
     run_dir: Annotated[
         Path, typer.Option("--run-dir", help="Where Envoy keeps its sockets and its log.")
@@ -349,9 +245,7 @@ def envoy(
             "--ca-file", help="Who signs for others' servers.", show_default="the machine's"
         ),
     ] = None,
-    server: Server = None,
-    home: Home = DEFAULT_HOME,
-) -> None:
+) -> "Export":
     """Write a spec as one configuration of Envoy's, which needs no control plane.
 
     For example:
@@ -363,26 +257,26 @@ def envoy(
     from headrace import deploy
     from headrace.protocol import DESCRIPTOR_SET_PATH
 
-    facts = facts_for(
-        file,
-        from_system=from_system,
-        server=server,
-        home=home,
-        allow_loss=allow_loss,
-        only=endpoint,
-    )
     options = deploy.EnvoyOptions(
         replicas=addresses_for("--replica", replica, check_socket),
         descriptors=DESCRIPTOR_SET_PATH.read_bytes(),
         run_dir=run_dir,
         ca_file=ca_file,
     )
-    write_export(deploy.envoy(facts, options), output, form)
+    return deploy.envoy(facts, options)
 
 
 def register(app: typer.Typer) -> None:
     """Add all of them to `headrace export`."""
-    for command in (gateway_api, kserve, argo_rollouts, flagger, kong, aws_apigateway, envoy):
+    for command in (
+        exports(gateway_api, with_revisions=True),
+        exports(kserve),
+        exports(argo_rollouts),
+        exports(flagger),
+        exports(kong),
+        exports(aws_apigateway, output="aws/"),
+        exports(envoy),
+    ):
         app.command(command.__name__.replace("_", "-"))(command)
 
 

@@ -1,8 +1,12 @@
 """How do replicas become pods: images, resources, where they may run, and who scales them?"""
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
+
+USUAL_PROMETHEUS: Final = "http://prometheus-operated.monitoring:9090"
+"""Where a cluster's Prometheus is, if nobody says: as its operator calls it."""
 
 
 class Autoscaler(StrEnum):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from headrace.control.kubernetes.pods import HTTP_PORT
+from headrace.core.kubernetes_settings import USUAL_PROMETHEUS
 from headrace.core.rollout_settings import CanaryStep
 from headrace.core.spec_rollout import BlueGreenSpec, CanarySpec
 from headrace.deploy.export import (
@@ -44,7 +45,7 @@ _CHECKS: Final = 5
 class ArgoOptions:
     """`prometheus`: its address, as the cluster reaches it."""
 
-    prometheus: str = "http://prometheus-operated.monitoring:9090"
+    prometheus: str = USUAL_PROMETHEUS
     pods: PodOptions = field(default_factory=PodOptions)
     routes: GatewayApiOptions = field(default_factory=GatewayApiOptions)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from headrace.control.kubernetes.pods import HTTP_PORT
+from headrace.core.kubernetes_settings import USUAL_PROMETHEUS
 from headrace.core.rollout_settings import CanaryStep
 from headrace.core.spec_rollout import BlueGreenSpec, CanarySpec
 from headrace.deploy.argo_rollouts import rollout_losses, rollout_notes
@@ -45,7 +46,7 @@ _LONGEST: Final = 63 - len("-primary")
 class FlaggerOptions:
     """`prometheus`: its address, as Flagger reaches it."""
 
-    prometheus: str = "http://prometheus-operated.monitoring:9090"
+    prometheus: str = USUAL_PROMETHEUS
     pods: PodOptions = field(default_factory=PodOptions)
     routes: GatewayApiOptions = field(default_factory=GatewayApiOptions)
 
