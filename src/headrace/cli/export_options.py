@@ -151,6 +151,9 @@ def write_export(export: "Export", output: str, form: str) -> None:
     from headrace.cli.output import say, write
     from headrace.deploy import Format, files_of, text_of
 
+    if not output:
+        msg = "it is empty: - is standard output, and ./ the folder that you are in"
+        raise typer.BadParameter(msg, param_hint="--output")
     ending = form or ("json" if output.endswith(".json") else "yaml")
     if ending not in tuple(Format):
         raise typer.BadParameter(f"'{form}' is neither yaml nor json", param_hint="--format")

@@ -4,7 +4,7 @@ https://gateway-api.sigs.k8s.io/reference/spec/
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from headrace.control.kubernetes.pods import GRPC_PORT, HTTP_PORT
@@ -61,16 +61,31 @@ def gateway_api(facts: Facts, place: Place, options: GatewayApiOptions) -> Expor
     Raises:
         NotExpressibleError: The spec says what routes cannot.
     """
+    routed = tuple(_routed(facts, place))
     documents = [
         document
-        for endpoint in facts.endpoints
-        for document in _documents(endpoint, place, options, alone=len(facts.endpoints) == 1)
+        for endpoint in routed
+        for document in _documents(endpoint, place, options, alone=len(routed) == 1)
     ]
-    documents.append(_server_route(facts.endpoints[0], place, options))
+    if routed:
+        documents.append(_server_route(routed[0], place, options))
     losses = [*implied_access(facts, *ASKS_NOBODY), *_losses(facts, place)]
     grpc_port = options.grpc_port if options.grpc else None
     notes = [*grpc_notes(facts, place, grpc_port), *service_notes(facts, place)]
     return finish(Target.GATEWAY_API, facts, documents, losses=losses, notes=notes)
+
+
+def _routed(facts: Facts, place: Place) -> Iterator[Endpoint]:
+    """The endpoints as routes have them: without servers that no Service is named for."""
+    for endpoint in facts.endpoints:
+        versions = tuple(v for v in endpoint.versions if _has_service(endpoint, v, place))
+        found = replace(endpoint, versions=versions)
+        if found.split:
+            yield found
+
+
+def _has_service(endpoint: Endpoint, version: Version, place: Place) -> bool:
+    return version.upstream is None or (endpoint.name, version.number) in (place.services or {})
 
 
 def http_rules(endpoint: Endpoint, split: Sequence[Body], own: dict[str, Body]) -> list[Body]:
@@ -223,7 +238,7 @@ def _weighted(endpoint: Endpoint) -> list[Version]:
 
 def _mirror(endpoint: Endpoint, backends: dict[str, Body]) -> list[Body]:
     """Copies of requests to the shadow, whose answers are dropped."""
-    if not endpoint.mirror or not endpoint.mirror_percent:
+    if endpoint.mirror not in backends or not endpoint.mirror_percent:
         return []
     mirror: Body = {"backendRef": backends[endpoint.mirror], "percent": endpoint.mirror_percent}
     return [{"type": "RequestMirror", "requestMirror": mirror}]
@@ -240,7 +255,7 @@ def _losses(facts: Facts, place: Place) -> Iterator[Loss]:
             )
         for version in endpoint.versions:
             key = (endpoint.name, version.number)
-            if version.upstream is not None and key not in (place.services or {}):
+            if not _has_service(endpoint, version, place):
                 yield Loss(
                     f"{version.place}.upstream",
                     "a route leads to Services only",

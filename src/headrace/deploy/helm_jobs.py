@@ -1,6 +1,7 @@
 """How does a job become a CronJob? Pure."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,10 @@ _HOME: Final = Path("/var/lib/headrace")
 _RUN_ID: Final = "$(RUN_ID)"
 _NEVER: Final = "0 0 1 1 *"
 _LEAST_DEADLINE_S: Final = 60
-_OVERLAPS: Final = {"skip": "Forbid", "allow": "Allow"}
+_OVERLAPS: Final = {"skip": "Forbid", "allow": "Allow", "wait": "Forbid"}
+_NAMES: Final = re.compile(
+    r"JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC|SUN|MON|TUE|WED|THU|FRI|SAT"
+)
 _TO_CONTROL: Final = "or leave jobs to the control plane (--jobs control)"
 _MOST_KEPT: Final = 100
 
@@ -35,12 +39,14 @@ def job_values(
     losses = [*_losses(job, place, options.mounts), *_schedule_losses(job.schedule, place)]
     model = stored or Stored(digest="", filename="")
     schedule = job.schedule
+    # A moment that nobody can say, and that may be left out, is left to people.
+    runs = schedule is not None and _is_plain(schedule.cron)
     values: Values = {
         "name": job.name,
-        "schedule": _NEVER if schedule is None else schedule.cron,
+        "schedule": schedule.cron if schedule is not None and runs else _NEVER,
         "timeZone": "UTC" if schedule is None else schedule.timezone,
-        "suspend": schedule is None,
-        "concurrencyPolicy": "Forbid" if schedule is None else _OVERLAPS.get(schedule.overlap, ""),
+        "suspend": not runs,
+        "concurrencyPolicy": _OVERLAPS["skip" if schedule is None else schedule.overlap],
         "retries": job.retries,
         "timeoutSeconds": math.ceil(job.timeout_s),
         "keepRuns": min(job.keep_runs, _MOST_KEPT),
@@ -106,11 +112,17 @@ def _fits(mount: Mount, name: str, path: str) -> bool:
     return mount.has(path) and (mount.is_writable or name == "input")
 
 
+def _is_plain(cron: str) -> bool:
+    """Whether a CronJob reads it: without signs of larger dialects, and Sundays as 0."""
+    signs = _NAMES.sub("", cron.upper())
+    return not any(sign in signs for sign in "L#W") and "7" not in cron.rsplit(maxsplit=1)[-1]
+
+
 def _schedule_losses(schedule: ScheduleSpec | None, place: str) -> Iterator[Loss]:
     if schedule is None:
         return
     where = f"{place}.schedule"
-    if schedule.overlap not in _OVERLAPS:
+    if schedule.overlap == "wait":
         yield Loss(
             f"{where}.overlap",
             "is wait, and a CronJob either skips (skip) or runs both (allow)",
@@ -128,8 +140,7 @@ def _schedule_losses(schedule: ScheduleSpec | None, place: str) -> Iterator[Loss
             "is an alert of the control plane's, which knows nothing of CronJobs",
             f"alert on kube_cronjob_status_last_successful_time, {_TO_CONTROL}",
         )
-    days = schedule.cron.split()[-1]
-    if any(sign in schedule.cron for sign in "L#W") or "7" in days:
+    if not _is_plain(schedule.cron):
         yield Loss(
             f"{where}.cron",
             f"is {schedule.cron!r}, and a CronJob knows no L, #, W, and Sunday as 0 only",

@@ -76,6 +76,13 @@ def test_a_file_of_an_endpoint_that_is_gone_is_named_and_kept(tmp_path: Path) ->
     assert (out / "httproute-headrace-other.yaml").exists()
 
 
+def test_an_output_that_is_empty_does_not_mean_the_folder_one_is_in(tmp_path: Path) -> None:
+    done = _run(tmp_path, "gateway-api", "-o", "")
+
+    assert done.exit_code == 2
+    assert "it is empty" in done.stderr
+
+
 def test_the_endings_says_the_format(tmp_path: Path) -> None:
     out = tmp_path / "kong.json"
     replicas = ("--replica", "fraud:1=a:1", "--replica", "fraud:2=b:1")

@@ -161,3 +161,20 @@ def test_replicas_without_grpc_get_no_grpc_route() -> None:
     kinds = {route["kind"] for route in _export({}, grpc=False)}
 
     assert kinds == {"HTTPRoute"}
+
+
+def test_a_server_that_may_be_left_out_has_no_route_to_a_service_that_is_not_there() -> None:
+    versions = [
+        {"model": "fraud:1", "weight": 90},
+        {"version": "2", "upstream": {"url": "http://other:9000"}, "weight": 10},
+    ]
+    facts = facts_of({"versions": versions}, allowed=["endpoints[].versions[].upstream"])
+    alone = facts_of({"upstream": {"url": "http://o:9000"}}, allowed=["endpoints[].upstream"])
+
+    http, *_ = bodies(gateway_api(facts, Place(), GatewayApiOptions()))
+    nothing = gateway_api(alone, Place(), GatewayApiOptions())
+
+    names = {ref["name"] for rule in http["spec"]["rules"] for ref in rule["backendRefs"]}
+    assert names == {"headrace-fraud-1"}
+    assert nothing.documents == ()
+    assert any("left out" in note for note in nothing.notes)

@@ -421,3 +421,21 @@ def test_rules_of_a_spec_hold_its_promises() -> None:
     assert "0.123" in str(promised)
     assert "0.123" not in str(rule_groups({"version": 1}))
     assert "{{ $labels" in chart_files()["files/rules.yaml"]
+
+
+@pytest.mark.parametrize("cron", ["0 6 * * WED", "0 0 1 JUL *", "*/5 6-8 * * mon-fri"])
+def test_names_of_days_and_months_are_no_signs_of_a_larger_dialect(cron: str) -> None:
+    (job,) = exported(a_spec(jobs=[a_job(schedule={"cron": cron})])).values["jobs"]
+
+    assert (job["schedule"], job["suspend"]) == (cron, False)
+
+
+def test_a_schedule_that_may_be_left_out_leaves_a_suspended_job() -> None:
+    spec = a_spec(jobs=[a_job(schedule={"cron": "0 0 L * *", "overlap": "wait"})])
+
+    export = exported(spec, allowed=("jobs[].schedule.cron", "jobs[].schedule.overlap"))
+
+    (job,) = export.values["jobs"]
+    assert job["suspend"] is True
+    assert "L" not in job["schedule"]
+    assert job["concurrencyPolicy"] == "Forbid"
