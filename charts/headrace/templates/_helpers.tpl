@@ -1,10 +1,10 @@
 {{- define "headrace.instance" -}}
-{{- .Values.instance | default .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- .Values.instance | default .Release.Name | trunc 40 | trimAll "-." -}}
 {{- end }}
 
 {{- define "headrace.selector" -}}
 app.kubernetes.io/name: headrace
-app.kubernetes.io/instance: {{ include "headrace.instance" .root }}
+app.kubernetes.io/instance: {{ include "headrace.instance" .root | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
@@ -20,8 +20,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 
 {{- define "headrace.metadata" -}}
-name: {{ .name }}
-namespace: {{ .root.Release.Namespace }}
+name: {{ .name | quote }}
+namespace: {{ .root.Release.Namespace | quote }}
 labels:
   {{- include "headrace.labels" . | nindent 2 }}
 {{- with .annotations }}
@@ -44,7 +44,7 @@ annotations:
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end }}
@@ -92,7 +92,7 @@ affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .pod.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- include "headrace.pullSecrets" .root }}
 {{- end }}
@@ -110,7 +110,7 @@ labels:
   {{- with .pod.podLabels }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
-{{- $annotations := merge (dict) (.annotations | default dict) .pod.podAnnotations }}
+{{- $annotations := merge (dict) (.annotations | default dict) (.pod.podAnnotations | default dict) }}
 {{- with $annotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
@@ -165,8 +165,55 @@ spec:
       {{- end }}
 {{- end }}
 
+{{- /* Whether the workers of some stream have a model to fetch. */ -}}
+{{- define "headrace.streamsFetch" -}}
+{{- range .Values.streams }}{{ if .models }}yes{{ end }}{{ end -}}
+{{- end }}
+
+{{- /* Variables, each once: a cluster takes none twice, and what was told last counts. {ours, theirs}. */ -}}
+{{- define "headrace.env" -}}
+{{- $last := dict -}}
+{{- $names := list -}}
+{{- range concat .ours (.theirs | default list) -}}
+{{- if not (hasKey $last .name) }}{{ $names = append $names .name }}{{ end -}}
+{{- $_ := set $last .name . -}}
+{{- end -}}
+{{- range $names }}
+- {{ get $last . | toYaml | nindent 2 | trim }}
+{{- end }}
+{{- end }}
+
+{{- define "headrace.fieldEnv" -}}
+name: {{ index . 0 }}
+valueFrom: {fieldRef: {fieldPath: {{ index . 1 | quote }}}}
+{{- end }}
+
 {{- /* What schemas cannot say. */ -}}
 {{- define "headrace.check" -}}
+{{- $instance := include "headrace.instance" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$" $instance) -}}
+{{- fail (printf "the release's name %q begins the names of Services, which take small letters, digits and dashes, and a letter first: set `instance`" .Release.Name) -}}
+{{- end -}}
+{{- if eq (int .Values.gateway.service.httpPort) (int .Values.gateway.service.grpcPort) -}}
+{{- fail "gateway.service: httpPort and grpcPort are the same" -}}
+{{- end -}}
+{{- range $kind := list "jobs" "streams" -}}
+{{- $seen := dict -}}
+{{- range $i, $one := index $.Values $kind -}}
+{{- if hasKey $seen $one.name -}}
+{{- fail (printf "%s[%d].name: %q is there twice" $kind $i $one.name) -}}
+{{- end -}}
+{{- $_ := set $seen $one.name true -}}
+{{- with $one.autoscaling -}}
+{{- if gt (int .minReplicas) (int .maxReplicas) -}}
+{{- fail (printf "%s[%d].autoscaling: minReplicas is more than maxReplicas" $kind $i) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and (or .Values.jobs (include "headrace.streamsFetch" .)) (not .Values.artifacts.url) -}}
+{{- fail "artifacts.url: the pods of jobs and streams fetch their models from there" -}}
+{{- end -}}
 {{- if and (include "headrace.hasControl" .) (not (include "headrace.controlTlsSecret" .)) -}}
 {{- fail "agentTls.controlSecret: the control plane needs a certificate to show the gateways: name it beside agentTls.gatewaySecret, set agentTls.certManager.enabled, or name neither" -}}
 {{- end -}}
@@ -221,10 +268,10 @@ spec:
 {{- if or .Values.artifacts.existingSecret .Values.environmentSecret }}
 envFrom:
   {{- with .Values.artifacts.existingSecret }}
-  - secretRef: {name: {{ . }}}
+  - secretRef: {name: {{ . | quote }}}
   {{- end }}
   {{- with .Values.environmentSecret }}
-  - secretRef: {name: {{ . }}}
+  - secretRef: {name: {{ . | quote }}}
   {{- end }}
 {{- end }}
 {{- end }}
@@ -316,7 +363,7 @@ hostnames:
 {{- range .versions }}{{ if .weight }}{{ $weighted = append $weighted . }}{{ end }}{{ end -}}
 backendRefs:
   {{- range $weighted | default .versions }}
-  - name: {{ include "headrace.revisionName" (dict "instance" $instance "it" .) }}
+  - name: {{ include "headrace.revisionName" (dict "instance" $instance "it" .) | quote }}
     port: {{ $port }}
     weight: {{ .weight }}
   {{- end }}
@@ -360,7 +407,7 @@ filters:
 {{- define "headrace.backends" -}}
 {{- if .version -}}
 backendRefs:
-  - name: {{ include "headrace.revisionName" (dict "instance" .instance "it" (first .versions)) }}
+  - name: {{ include "headrace.revisionName" (dict "instance" .instance "it" (first .versions)) | quote }}
     port: {{ .port }}
 {{- else -}}
 {{ include "headrace.split" . }}
@@ -397,7 +444,7 @@ spec:
 
 {{- define "headrace.revisionSelector" -}}
 app.kubernetes.io/name: headrace
-app.kubernetes.io/instance: {{ include "headrace.instance" .root }}
+app.kubernetes.io/instance: {{ include "headrace.instance" .root | quote }}
 app.kubernetes.io/component: replica
 headrace.dev/revision: {{ .it.revision | trunc 12 | quote }}
 {{- end }}
@@ -410,8 +457,8 @@ headrace.dev/version: {{ include "headrace.labelValue" .it.version | quote }}
 {{- end }}
 
 {{- define "headrace.revisionMetadata" -}}
-name: {{ .name }}
-namespace: {{ .root.Release.Namespace }}
+name: {{ .name | quote }}
+namespace: {{ .root.Release.Namespace | quote }}
 labels:
   {{- include "headrace.revisionLabels" . | nindent 2 }}
   {{- with .root.Values.commonLabels }}
@@ -422,44 +469,37 @@ labels:
 {{- /* What the container that fetches a model and the one that serves it have in common. */ -}}
 {{- define "headrace.replicaCommon" -}}
 {{- $pod := .it.pod | default dict -}}
-image: {{ $pod.image | default (include "headrace.image" (dict "root" .root "image" (dict "repository" "headrace/replica"))) }}
+image: {{ $pod.image | default (include "headrace.image" (dict "root" .root "image" (dict "repository" "headrace/replica"))) | quote }}
 imagePullPolicy: {{ $pod.imagePullPolicy | default .root.Values.image.pullPolicy }}
 securityContext:
   {{- include "headrace.containerSecurity" . | nindent 2 }}
 resources:
   {{- toYaml $pod.resources | nindent 2 }}
 env:
-  - {name: HOME, value: /tmp}
-  {{- with $pod.env }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- include "headrace.env" (dict "ours" (list (dict "name" "HOME" "value" "/tmp")) "theirs" $pod.env) | nindent 2 }}
 {{- with .root.Values.artifacts.existingSecret }}
 envFrom:
-  - secretRef: {name: {{ . }}}
+  - secretRef: {name: {{ . | quote }}}
 {{- end }}
 {{- end }}
 
 {{- /* What containers of jobs and streams have in common: {root, resources, runId, member}. */ -}}
 {{- define "headrace.workerCommon" -}}
-image: {{ include "headrace.image" (dict "root" .root "image" .root.Values.workers.image) }}
+image: {{ include "headrace.image" (dict "root" .root "image" .root.Values.workers.image) | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 securityContext:
   {{- include "headrace.containerSecurity" . | nindent 2 }}
 resources:
   {{- toYaml (.resources | default .root.Values.workers.resources) | nindent 2 }}
 env:
-  - {name: HOME, value: /tmp}
+  {{- $env := list (dict "name" "HOME" "value" "/tmp") }}
   {{- if .runId }}
   # The same for every try of a run, so that the next goes on.
-  - name: RUN_ID
-    valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/job-name']"}}
+  {{- $env = append $env (include "headrace.fieldEnv" (list "RUN_ID" "metadata.labels['batch.kubernetes.io/job-name']") | fromYaml) }}
   {{- end }}
   {{- if .member }}
-  - name: POD_NAME
-    valueFrom: {fieldRef: {fieldPath: metadata.name}}
+  {{- $env = append $env (include "headrace.fieldEnv" (list "POD_NAME" "metadata.name") | fromYaml) }}
   {{- end }}
-  {{- with .root.Values.workers.env }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- include "headrace.env" (dict "ours" $env "theirs" .root.Values.workers.env) | nindent 2 }}
 {{- include "headrace.envFrom" .root }}
 {{- end }}

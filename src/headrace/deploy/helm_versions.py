@@ -20,7 +20,7 @@ from headrace.deploy.helm_export import Values
 
 _WINDOW: Final = re.compile(r"\[([0-9]+s)\]")
 _OURS: Final = "headrace.dev/"
-_OWN_ENV: Final = ("HOME",)
+_OWN_ENV: Final = ({"name": "HOME", "value": "/tmp"},)  # noqa: S108  # a volume of the pod's own
 
 
 def version_values(
@@ -85,7 +85,7 @@ def _pod_values(pod: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "image", container["image"]
     yield "imagePullPolicy", container["imagePullPolicy"]
     yield "resources", container["resources"]
-    if env := [one for one in container["env"] if one["name"] not in _OWN_ENV]:
+    if env := [one for one in container["env"] if one not in _OWN_ENV]:
         yield "env", env
     annotations = pod["metadata"]["annotations"]
     if others := {key: said for key, said in annotations.items() if not key.startswith(_OURS)}:

@@ -22,6 +22,7 @@ from headrace.core.spec import parse_spec
 from headrace.deploy.helm_chart import chart_folder
 from headrace.deploy.helm_files import chart_files
 from tests.e2e.chart.sample_values import (
+    A_JOB,
     A_STREAM,
     CHOICES,
     DIGEST,
@@ -155,6 +156,25 @@ def test_there_are_values_of_this_minor_version_for_later_ones_to_be_held_to() -
         ({"streams": [{**A_STREAM, "autoscaling": {**LAG, "triggers": []}}]}, "triggers"),
         ({"networkPolicy": {"dns": {"to": [], "ports": []}}}, "ports"),
         ({"monitoring": {"interval": "often"}}, "interval"),
+        ({"monitoring": {"interval": "5m1h"}}, "interval"),
+        ({"control": None}, "missing property 'control'"),
+        ({"gateway": {"image": None}}, "missing property 'image'"),
+        ({"gateway": {"replicas": 0}}, "/gateway/replicas"),
+        ({"commonLabels": {"team": "équipe"}}, "/commonLabels/team"),
+        ({"commonLabels": {"team": "x" * 64}}, "/commonLabels/team"),
+        ({"commonLabels": {"app.kubernetes.io/name": "mine"}}, "/commonLabels"),
+        ({"gateway": {"podAnnotations": {"no key": "a"}}}, "no key"),
+        ({"gateway": {"service": {"loadBalancerClass": "a"}}}, "loadBalancerClass"),
+        ({"gateway": {"service": {"externalTrafficPolicy": "Local"}}}, "externalTrafficPolicy"),
+        ({"gateway": {"service": {"grpcPort": 8000}}}, "httpPort and grpcPort are the same"),
+        ({"gateway": {"env": [{"name": "a b", "value": "1"}]}}, "/gateway/env/0/name"),
+        ({"ingress": {"hostnames": ["Models.example"]}}, "/ingress/hostnames/0"),
+        ({"environmentSecret": "a..b"}, "/environmentSecret"),
+        ({"jobs": [{**A_JOB, "name": "naïve"}]}, "/jobs/0/name"),
+        ({"jobs": [{**A_JOB, "schedule": "each day at nine"}]}, "/jobs/0/schedule"),
+        (merged(ARTIFACTS, {"jobs": [A_JOB, A_JOB]}), "is there twice"),
+        ({"jobs": [A_JOB]}, "artifacts.url"),
+        (static(a_version(version="V2")), "/version"),
     ],
 )  # fmt: skip
 def test_wrong_values_are_refused_by_their_place(values: Values, said: str) -> None:
@@ -186,6 +206,84 @@ def test_wrong_values_are_refused_by_their_place(values: Values, said: str) -> N
 )
 def test_what_no_schema_can_say_is_refused_with_the_way_out(values: Values, said: str) -> None:
     assert said in refused(values)
+
+
+ODD: dict[str, tuple[Values, str, str]] = {
+    "words that YAML takes for something else": (
+        {
+            "environmentSecret": "1",
+            "commonLabels": {"a": "yes", "b": "12", "c": ""},
+            "control": {
+                "state": {"existingSecret": "1e3"},
+                "internalSecret": "null",
+                "serviceAccount": {"create": False, "name": "true"},
+            },
+            "image": {"pullSecrets": ["1"]},
+            "jobs": [{**A_JOB, "name": "1e3"}],
+            "streams": [{**A_STREAM, "name": "true"}],
+        },
+        "true",
+        "1234",
+    ),
+    "long names": (
+        {
+            "jobs": [{**A_JOB, "name": "j" * 128}],
+            "streams": [{**A_STREAM, "name": "s_" + "." * 60 + "S" * 66}],
+        },
+        "r" * 53,
+        "n" * 63,
+    ),
+    "a month in seconds": (
+        {"jobs": [{**A_JOB, "timeoutSeconds": 31536000, "startingDeadlineSeconds": 2592000}]},
+        "headrace",
+        "models",
+    ),
+    "variables that are told twice": (
+        {
+            "control": {"env": [{"name": "HEADRACE_HOME", "value": "/x"}]},
+            "gateway": {"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]},
+            "workers": {"env": [{"name": "HOME", "value": "/y"}]},
+            "jobs": [A_JOB],
+        },
+        "headrace",
+        "models",
+    ),
+    "nothing runs": (
+        static(a_version("x" * 63, replicas=0, weight=0), a_version("a.b-" + "c" * 59)),
+        "headrace",
+        "models",
+    ),
+    "nulls": (
+        {"gateway": {"podAnnotations": None, "env": None, "resources": None, "affinity": None}},
+        "headrace",
+        "models",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_values_that_are_taken_make_objects_that_kubernetes_takes(name: str) -> None:
+    values, release, namespace = ODD[name]
+    told = merged(ARTIFACTS, values, CHOICES["ingress"][1], CHOICES["monitoring"][1])
+
+    objects = rendered(told, release=release, namespace=namespace)
+
+    assert complaints(objects) == []
+    assert {one["metadata"]["namespace"] for one in objects} == {namespace}
+    for _, pod in pods_of(objects):
+        for container in pod["spec"]["containers"]:
+            variables = [one["name"] for one in container.get("env", [])]
+            assert len(set(variables)) == len(variables)
+            assert all(isinstance(one, str) for one in container.get("args", []))
+
+
+@pytest.mark.parametrize("release", ["1st", "a.b"])
+def test_a_release_whose_name_begins_no_service_has_to_say_an_instance(release: str) -> None:
+    status, _, said = helm("template", release, CHART)
+
+    assert status != 0
+    assert "set `instance`" in said
+    assert rendered({"instance": "models"}, release=release)
 
 
 @pytest.mark.parametrize(
