@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from headrace.control.news import News
 from headrace.control.store import Event
 from headrace.control.store_thread import StoreThread
 
@@ -17,7 +18,7 @@ class Journal:
     """Writes events, reads them, and wakes those who watch."""
 
     store: StoreThread
-    _written: asyncio.Event = field(default_factory=asyncio.Event)
+    _news: News = field(default_factory=News)
 
     async def write(self, events: Sequence[Event]) -> None:
         """Add events, and tell everybody who watches."""
@@ -27,8 +28,7 @@ class Journal:
 
     def note(self) -> None:
         """Wake everybody who watches: events were written together with something else."""
-        self._written.set()
-        self._written = asyncio.Event()
+        self._news.note()
 
     async def events(self, endpoint: str = "", *, after: int = 0, limit: int = 1000) -> list[Event]:
         """The newest `limit` events after event `after`, in order; of all endpoints if empty."""
@@ -44,7 +44,7 @@ class Journal:
         """
         store = self.store.store
         while True:
-            written = self._written
+            written = self._news.next
             found = await self.store.run(store.events, endpoint=endpoint, after=after, limit=_BATCH)
             for event in found:
                 yield event

@@ -10,6 +10,7 @@ from headrace.control.agents.errors import log_level_of
 from headrace.control.desired import DesiredArm, DesiredState, Revision, pool_endpoint
 from headrace.control.fetch import fetch
 from headrace.control.local import LocalDriver, Running
+from headrace.control.news import News
 from headrace.control.observed import (
     Health,
     Observed,
@@ -81,7 +82,7 @@ class Reconciler:
     _next_serial: int = 1
     _memo: Memo = field(default_factory=Memo)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _news: News = field(default_factory=News)
     _group: asyncio.TaskGroup | None = None
 
     def observed(self) -> Observed:
@@ -103,11 +104,11 @@ class Reconciler:
     @property
     def next_change(self) -> asyncio.Event:
         """Set at the next change of anything observed or desired; another one is next then."""
-        return self._changed
+        return self._news.next
 
     async def wait_change(self) -> None:
         """Return at the next change of anything observed or desired."""
-        await self._changed.wait()
+        await self._news.next.wait()
 
     def isolation_of(self, name: str) -> Isolation | None:
         """How the process of the replica of a name is kept apart; None if nobody knows."""
@@ -310,8 +311,7 @@ class Reconciler:
     def note_change(self) -> None:
         """Wake everybody who waits for a change."""
         self._wake.set()
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._news.note()
 
 
 async def look(address: str) -> Health:

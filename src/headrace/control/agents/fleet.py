@@ -15,7 +15,6 @@ from headrace.control.agents.counts import FleetCounts
 from headrace.control.agents.errors import GatewayRefusedError, NoGatewayError
 from headrace.control.agents.messages import Bundle, Poll, Report
 from headrace.control.agents.namesakes import Namesakes
-from headrace.control.agents.news import News, wait_for
 from headrace.control.agents.readings import Readings
 from headrace.control.agents.roster import GatewayState, Roster, Turn
 from headrace.control.agents.secrets import SharedSecrets
@@ -33,6 +32,7 @@ from headrace.control.gateway_routes import reachable_route, rules_of
 from headrace.control.gateway_tls import GatewayTls, lacks_secret
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.limits.rules import Rules
+from headrace.control.news import News, wait_for
 from headrace.control.observed import Route
 from headrace.control.store import Event
 from headrace.core import Clock, HeadraceError

@@ -4,11 +4,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from headrace.control.agents.counts import FleetCounts
-from headrace.control.agents.news import News, wait_for
 from headrace.control.agents.roster import Roster
 from headrace.control.agents.standing import Standing
 from headrace.control.counting import GatewayReading
 from headrace.control.keeper import GatewayKeeper
+from headrace.control.news import News, wait_for
 from headrace.core import Clock
 from headrace.gateway import GatewayUnavailableError, Handshakes
 

@@ -1,4 +1,4 @@
-"""How does whoever waits learn that something was heard or offered?"""
+"""How does whoever waits learn that something is otherwise than before?"""
 
 import asyncio
 from dataclasses import dataclass, field
