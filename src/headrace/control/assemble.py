@@ -10,7 +10,7 @@ import secrets
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -26,7 +26,6 @@ from headrace.control.agents.build import (
     published_routes,
 )
 from headrace.control.agents.protocol import Gateway
-from headrace.control.agents.server import AgentsServer
 from headrace.control.agents.settings import GatewayMode, check_mode
 from headrace.control.certificates import Certificates
 from headrace.control.gateway_record import GatewayRecord, read_gateway_record
@@ -56,6 +55,9 @@ from headrace.core.spec import GatewaySpec, SystemSpec, parse_spec
 from headrace.gateway import GatewaySettings, make_private
 from headrace.registry import Registry, open_shared
 
+if TYPE_CHECKING:
+    from headrace.control.agents.server import AgentsServer
+
 _LOG: Final = logging.getLogger("headrace.control")
 _DEFAULT_PORTS: Final = {"--http-port": 8000, "--grpc-port": 8001}
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -76,7 +78,7 @@ class System:
     driver: LocalDriver
     reconciler: Reconciling
     keeper: Gateway
-    agents: AgentsServer | None
+    agents: "AgentsServer | None"
     limits: LimitService | None
     plane: ControlPlane
     inspect: InspectApart

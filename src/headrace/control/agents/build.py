@@ -1,4 +1,9 @@
-"""Which gateways does a control plane have? Made from its settings, with ports bound."""
+"""Which gateways does a control plane have? Made from its settings, with ports bound.
+
+Most have the one on this host alone: what others need is imported where there are others.
+"""
+
+# ruff: noqa: PLC0415  # as just said: a control plane starts 0.03 s of CPU sooner without
 
 import contextlib
 import socket
@@ -6,14 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from headrace.control.agents.counts import FleetCounts
-from headrace.control.agents.fleet import GatewayFleet
 from headrace.control.agents.protocol import Gateway
-from headrace.control.agents.secrets import SharedSecrets
-from headrace.control.agents.server import AgentsServer
 from headrace.control.agents.settings import AgentsSettings, GatewayMode
-from headrace.control.agents.standing import Patience
-from headrace.control.agents.tls import MutualTls, server_context
 from headrace.control.certificates import Certificates
 from headrace.control.gateway_record import read_routes
 from headrace.control.keeper import GatewayKeeper
@@ -25,6 +24,8 @@ from headrace.core import Clock
 from headrace.gateway import GatewaySettings
 
 if TYPE_CHECKING:
+    from headrace.control.agents.server import AgentsServer
+    from headrace.control.agents.tls import MutualTls
     from headrace.control.guards import App
     from headrace.control.home import Home
     from headrace.control.plane import ControlPlane
@@ -37,7 +38,7 @@ class Listening:
     """Where agents are listened for, before anything is answered."""
 
     settings: AgentsSettings
-    tls: MutualTls
+    tls: "MutualTls"
     sock: socket.socket
     limits_port: int
 
@@ -81,6 +82,8 @@ def listen_for_agents(
     """
     if settings is None:
         return None
+    from headrace.control.agents.tls import MutualTls, server_context
+
     tls = MutualTls(
         certificates=certificates, clock=clock, directory=home.run, context=server_context()
     )
@@ -114,6 +117,11 @@ def make_gateway(
         if listening is None:
             local.tell_rules = tell_rules
             return local
+    from headrace.control.agents.counts import FleetCounts
+    from headrace.control.agents.fleet import GatewayFleet
+    from headrace.control.agents.secrets import SharedSecrets
+    from headrace.control.agents.standing import Patience
+
     counts = FleetCounts(path=home.root / "gateway-counts.json", asked=int(1000 * clock.now()))
     counts.load()
     patience = Patience()
@@ -139,15 +147,20 @@ def make_gateway(
 
 def published_routes(gateway: Gateway, home: "Home", *, adopted: bool) -> tuple[Route, ...]:
     """What gateways acknowledged last, as far as an earlier control plane knew."""
-    if isinstance(gateway, GatewayFleet):
-        return read_routes(_routes_file(home)) or ()
-    return (read_routes(home.routes_file) if adopted else None) or ()
+    if isinstance(gateway, GatewayKeeper):
+        return (read_routes(home.routes_file) if adopted else None) or ()
+    return read_routes(_routes_file(home)) or ()
 
 
 def make_agents_server(
     gateway: Gateway, listening: Listening | None, plane: "ControlPlane"
-) -> AgentsServer | None:
+) -> "AgentsServer | None":
     """What answers agents, and the fleet tied to what decides; None where nobody is answered."""
+    if isinstance(gateway, GatewayKeeper):
+        return None
+    from headrace.control.agents.fleet import GatewayFleet
+    from headrace.control.agents.server import AgentsServer
+
     if not isinstance(gateway, GatewayFleet):
         return None
     gateway.emit = plane.journal.write
@@ -160,7 +173,7 @@ def make_agents_server(
         return None
 
     def answers() -> "App":
-        from headrace.control.api import build_gateway_answers  # noqa: PLC0415  # loads FastAPI
+        from headrace.control.api import build_gateway_answers  # loads FastAPI
 
         return build_gateway_answers(plane)
 
