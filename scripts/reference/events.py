@@ -32,6 +32,14 @@ GATEWAY_REASONS: Final[Mapping[str, str]] = {
     "GatewayRefused": "Its Envoy refused the newest one; the message says why.",
     "GatewayLost": "It was not heard for `--gateway-lost-after-s`; it may go on serving.",
 }
+CLUSTER_REASONS: Final[Mapping[str, str]] = {
+    "ClusterTrouble": "A [cluster](../how-to/kubernetes.md) does not take what a version needs, or "
+    "its new pods do not get ready; told again when it says something else.",
+    "ClusterTroubleEnded": "It does now.",
+    "RollBegun": "Deployments wait to have their pods replaced until others are done.",
+    "RollHeld": "They wait for some that do not get ready; `data` names both.",
+    "RollDone": "None waits any more.",
+}
 ALERT_REASONS: Final[Mapping[str, str]] = {
     "Firing": "An alert began to fire; the data has its name, value and threshold.",
     "Resolved": "It is over.",
@@ -103,6 +111,7 @@ def _events() -> Iterator[tuple[str, str, str]]:
     phases = _phases()
     yield from (("rollout", reason, phases[phase]) for phase, reason in PHASE_REASONS.items())
     yield from (("gateway", reason, text) for reason, text in GATEWAY_REASONS.items())
+    yield from (("cluster", reason, text) for reason, text in CLUSTER_REASONS.items())
     yield from (("alert", reason, text) for reason, text in ALERT_REASONS.items())
     yield from (("drift", reason, text) for reason, text in DRIFT_REASONS.items())
     yield from (("features", reason, text) for reason, text in FEATURES_REASONS.items())

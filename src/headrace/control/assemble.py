@@ -218,6 +218,8 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
             allow_code=settings.allow_code,
             runs_here=membership is None,
         )
+        if membership is not None:
+            membership.emit = plane.journal.write
         agents = make_agents_server(keeper, listening, plane)
         adopted = local.adopt() if membership is None else []
     return System(

@@ -1,14 +1,27 @@
 """What does a control plane have of a cluster that its replicas run on?"""
 
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeAlias
 
 from headrace.control.reconciler import RoutePublisher
 from headrace.control.reconciling import Reconciling
+from headrace.control.store import Event
 from headrace.core import Clock
+
+Emit: TypeAlias = Callable[[Sequence[Event]], Awaitable[None]]
+
+
+async def nobody(_events: Sequence[Event]) -> None:
+    """Nobody keeps events."""
 
 
 class Membership(Protocol):
-    """A leader's place in a cluster; whoever has it is the only one who acts there."""
+    """A leader's place in a cluster; whoever has it is the only one who acts there.
+
+    `emit`: keeps events.
+    """
+
+    emit: Emit
 
     def reconciler(self, publisher: RoutePublisher, clock: Clock) -> Reconciling:
         """What brings about the desired state there."""

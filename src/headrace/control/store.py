@@ -55,8 +55,9 @@ class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True):
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened to an endpoint; never changed once it is written.
 
-    `kind`: `spec`, `rollout`, `scale`, `replica`, `gateway`, `stream`. `reason`: one CamelCase word
-    for programs. `data`: the numbers that decided it. `id` is given by the store and grows.
+    `kind`: `spec`, `rollout`, `scale`, `replica`, `gateway`, `cluster`, `stream`. `reason`: one
+    CamelCase word for programs. `data`: the numbers that decided it. `id` is given by the store and
+    grows.
     """
 
     at: float

@@ -73,13 +73,14 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """How the driver `kubernetes` runs replicas.
 
     `endpoints`: pods of some endpoints that differ from `pods`, by name. `prometheus_url`: whom
-    KEDA asks.
+    KEDA asks. `max_rolling_ratio`: how many of all Deployments may replace their pods at once.
     """
 
     pods: PodSettings = PodSettings()
     endpoints: dict[str, PodSettings] = {}
     autoscaler: Autoscaler = Autoscaler.HEADRACE
     prometheus_url: str = ""
+    max_rolling_ratio: float = 0.25
 
     def pods_of(self, endpoint: str) -> PodSettings:
         """What the pods of an endpoint are like."""

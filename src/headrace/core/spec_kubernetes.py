@@ -161,6 +161,14 @@ class KubernetesSpec(PodsSpec):
         max_length=2048,
         description="Whom KEDA asks.",
     )
+    max_rolling_ratio: float = Field(
+        default=0.25,
+        gt=0.0,
+        le=1.0,
+        description="How many of all Deployments may replace their pods at once, as for a new "
+        "image: one at least. Those that do not get ready count, and hold up the others. "
+        "Unit: ratio.",
+    )
     endpoints: dict[str, PodsSpec] = Field(
         default={},
         max_length=10_000,
@@ -181,6 +189,7 @@ class KubernetesSpec(PodsSpec):
             endpoints={name: pods.pods() for name, pods in self.endpoints.items()},
             autoscaler=Autoscaler(self.autoscaler),
             prometheus_url=self.prometheus_url,
+            max_rolling_ratio=self.max_rolling_ratio,
         )
 
 

@@ -30,6 +30,14 @@ class YieldReplicas:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleDeployment:
+    """Say how many pods a Deployment has, and nothing else: the rest has to wait."""
+
+    found: Object
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MarkPod:
     """Say how readily a pod may be taken when there are too many; 0 for as any other."""
 
@@ -46,7 +54,7 @@ class DeleteObject:
     why: str
 
 
-Action = ApplyObject | YieldReplicas | MarkPod | DeleteObject | PublishRoutes
+Action = ApplyObject | YieldReplicas | ScaleDeployment | MarkPod | DeleteObject | PublishRoutes
 
 
 def foreign(key: Key) -> str:
@@ -56,6 +64,20 @@ def foreign(key: Key) -> str:
         f"there is a {kind} {name} that Headrace did not make, and it is left alone: delete or "
         "rename it, or give this installation another instance name"
     )
+
+
+def fixed(key: Key) -> str:
+    """What is told of an object of ours whose fixed part is not as it has to be."""
+    kind, name = key
+    way_out = f"delete it (kubectl delete {kind.lower()} {name}), and it is made anew"
+    if kind == "Deployment":
+        way_out += (
+            "; with --cascade=orphan its pods go on until the new ones are ready, then delete "
+            "their ReplicaSet"
+        )
+    elif kind == "Service":
+        way_out += "; requests to this version may fail for the moment in which it is not there"
+    return f"a cluster never changes this part of a {kind}: {way_out}"
 
 
 def cost_of(pod: Pod) -> int:

@@ -18,8 +18,10 @@ from headrace.control.kubernetes.actions import (
     ApplyObject,
     DeleteObject,
     MarkPod,
+    ScaleDeployment,
     YieldReplicas,
     cost_of,
+    fixed,
     foreign,
 )
 from headrace.control.kubernetes.cluster import (
@@ -35,6 +37,15 @@ from headrace.control.kubernetes.drafts import Draft, Drafts, with_replicas
 from headrace.control.kubernetes.messages import Pod
 from headrace.control.kubernetes.names import REVISION, Object, Place
 from headrace.control.kubernetes.objects import is_scaled_elsewhere
+from headrace.control.kubernetes.rolling import (
+    Change,
+    Roll,
+    changes_pods,
+    gave_up,
+    has_former_pods,
+    is_hopeless,
+    next_roll,
+)
 from headrace.control.observed import Observed, Route, addresses_of
 from headrace.control.plan import PublishRoutes, prospects_of
 from headrace.core import HeadraceError
@@ -47,10 +58,14 @@ KINDS: Final = ("ConfigMap", "Service", "PodDisruptionBudget", "Deployment", *SC
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What to do now; `problems` by endpoint and arm's key, of what cannot be done."""
+    """What to do now; `problems` by endpoint and arm's key, of what cannot be done.
+
+    `roll`: whose pods are replaced, and whose are after those.
+    """
 
     actions: tuple[Action, ...] = ()
     problems: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    roll: Roll = field(default_factory=Roll)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +99,12 @@ def decide(scene: Scene, drafts: Drafts | None = None) -> Decision:
         for arm in endpoint.arms:
             if arm.revision.upstream is None:
                 step.keep(endpoint, arm)
+    roll = step.roll()
     step.remove_others()
     is_due = routes != scene.observed.published or not scene.is_confirmed
     if is_due and scene.observed.can_publish:
         step.actions.append(PublishRoutes(routes=routes))
-    return Decision(actions=tuple(step.actions), problems=step.problems)
+    return Decision(actions=tuple(step.actions), problems=step.problems, roll=roll)
 
 
 def with_counts(scene: Scene) -> DesiredState:
@@ -120,6 +136,7 @@ class _Step:
     _wanted: set[str] = field(default_factory=set)
     _arms: set[tuple[str, str]] = field(default_factory=set)
     _made_for: dict[Key, str] = field(default_factory=dict)
+    _changes: list[Change] = field(default_factory=list)
     _busy: frozenset[str] = frozenset()
     _pods: dict[str, list[Pod]] = field(default_factory=dict)
 
@@ -148,6 +165,7 @@ class _Step:
         stray = self._stray_scalers(name, {one["kind"] for one in draft.objects})
         self.actions += stray
         problems = []
+        told: list[Action] = []  # pods read it when they start: it changes with them
         for wanted in draft.objects:
             key = key_of(wanted)
             found = self.scene.cluster.find(*key)
@@ -162,10 +180,15 @@ class _Step:
             elif is_leaving(found):
                 continue  # it is made again when it is gone
             elif key[0] == "Deployment":
-                self._correct_deployment(wanted, found, arm, draft, is_scaled=bool(stray))
-                problems += filter(None, [refused_pods(found)])
+                problems += self._correct_deployment(
+                    wanted, found, arm, draft, told=told, is_scaled=bool(stray)
+                )
+                told = []
+            elif key[0] == "ConfigMap":
+                told = self._corrected(wanted, found)
             elif key[0] not in SCALERS or not self._is_counted_by_us(name):
-                self._correct(wanted, found)
+                self.actions += self._corrected(wanted, found)
+        self.actions += told
         return problems
 
     def _stray_scalers(self, name: str, kinds: set[str]) -> list[Action]:
@@ -185,10 +208,9 @@ class _Step:
             return foreign(key)
         return self.scene.blocked.get(key, "")
 
-    def _correct(self, wanted: Object, found: Object) -> None:
+    def _corrected(self, wanted: Object, found: Object) -> list[Action]:
         places = self._differences(wanted, found)
-        if places:
-            self.actions.append(ApplyObject(wanted=wanted, why=_differs(places)))
+        return [ApplyObject(wanted=wanted, why=_differs(places))] if places else []
 
     def _differences(self, wanted: Object, found: Object) -> list[str]:
         known = self.scene.mutated.get(key_of(wanted), frozenset())
@@ -200,23 +222,76 @@ class _Step:
         return deployment is not None and owns_replicas(deployment)
 
     def _correct_deployment(
-        self, wanted: Object, found: Object, arm: DesiredArm, draft: Draft, *, is_scaled: bool
-    ) -> None:
+        self,
+        wanted: Object,
+        found: Object,
+        arm: DesiredArm,
+        draft: Draft,
+        *,
+        told: list[Action],
+        is_scaled: bool,
+    ) -> list[str]:
+        """Correct a Deployment, and what its pods are `told` with it; what cannot be."""
         current = _replicas(found)
         places = self._differences(wanted, found)
+        count: int | None = None
+        meanwhile: list[Action] = []
+        actions: list[Action] = [*told]
         if draft.replicas is None and owns_replicas(found):
             # At 0 an HPA takes itself for switched off, and nothing would ever run.
-            self.actions.append(YieldReplicas(wanted=wanted, replicas=max(current, 1)))
-            return
-        count: int | None = None
-        if is_scaled:
-            count = current if owns_replicas(found) else None
-        elif draft.replicas is not None:
-            count = self._count(arm, current)
-            places += ["spec.replicas"] if count != current else []
-        if places:
-            applied = with_replicas(wanted, count)
-            self.actions.append(ApplyObject(wanted=applied, why=_differs(places)))
+            actions.append(YieldReplicas(wanted=wanted, replicas=max(current, 1)))
+        else:
+            if is_scaled:
+                count = current if owns_replicas(found) else None
+            elif draft.replicas is not None:
+                count = self._count(arm, current)
+            differs = [*places]
+            if count is not None and count != current:
+                differs.append("spec.replicas")
+                meanwhile.append(ScaleDeployment(found=found, replicas=count))
+            if differs:
+                applied = with_replicas(wanted, count)
+                actions.append(ApplyObject(wanted=applied, why=_differs(differs)))
+        problems = [*filter(None, [refused_pods(found), self._stuck(found, arm)])]
+        if "spec.selector" in places:
+            self.actions += meanwhile
+            return [*problems, fixed(key_of(found))]
+        if changes_pods(places):
+            change = Change(found=found, actions=tuple(actions), meanwhile=tuple(meanwhile))
+            self._changes.append(change)
+        else:
+            self.actions += actions
+        return problems
+
+    def _stuck(self, found: Object, arm: DesiredArm) -> str:
+        """Why the pods that replace others do not get ready; empty if they may yet."""
+        if not has_former_pods(found):
+            return ""
+        reasons = [gave_up(found)]
+        reasons += [
+            replica.reason
+            for replica in self.scene.observed.replicas.values()
+            if replica.revision_id == arm.revision.id and is_hopeless(replica)
+        ]
+        said = "; ".join(dict.fromkeys(filter(None, reasons)))
+        return f"its new pods do not get ready, and others wait for them: {said}" if said else ""
+
+    def roll(self) -> Roll:
+        """Replace the pods of as many Deployments as may be at once; the others are scaled only."""
+        if not self._changes:
+            return Roll()
+        ours = [
+            one
+            for one in self.scene.cluster.of_kind("Deployment")
+            if is_ours(one, self.scene.place) and not is_leaving(one)
+        ]
+        ratio = self.scene.settings.max_rolling_ratio
+        roll = next_roll(self._changes, ours, max_rolling_ratio=ratio)
+        for change in roll.now:
+            self.actions += change.actions
+        for change in roll.later:
+            self.actions += change.meanwhile
+        return roll
 
     def _count(self, arm: DesiredArm, current: int) -> int:
         """How many pods a revision may have: fewer only when those too many get no requests."""

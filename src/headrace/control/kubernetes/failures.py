@@ -8,6 +8,7 @@ from typing import Final
 
 from headrace.core import (
     ConflictError,
+    FailedPreconditionError,
     HeadraceError,
     InvalidArgumentError,
     NotFoundError,
@@ -27,6 +28,10 @@ class ObjectMissingError(NotFoundError):
 
 class ObjectChangedError(ConflictError):
     """Somebody else changed the object meanwhile, or manages what we would say."""
+
+
+class ObjectFixedError(FailedPreconditionError):
+    """What we say is another than before at a place that a cluster never changes."""
 
 
 class WatchExpiredError(HeadraceError):
@@ -55,10 +60,13 @@ def failure_of(status: int, body: bytes, retry_after: str, *, what: str) -> Head
     message = f"{what}: {_said(body) or HTTPStatus(status).phrase}"
     if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ApiUnavailableError(message, retry_after_s=_seconds(retry_after))
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY and any(word in message for word in _FIXED):
+        return ObjectFixedError(message)
     kind, way_out = _MEANING.get(status, (InvalidArgumentError, ""))
     return kind(f"{message}{way_out}")
 
 
+_FIXED: Final = ("immutable", "may not change")
 _MEANING: Final[dict[int, tuple[type[HeadraceError], str]]] = {
     HTTPStatus.GONE: (WatchExpiredError, ""),
     HTTPStatus.CONFLICT: (ObjectChangedError, ""),

@@ -12,7 +12,9 @@ from headrace.control.kubernetes.actions import (
     ApplyObject,
     DeleteObject,
     MarkPod,
+    ScaleDeployment,
     YieldReplicas,
+    fixed,
     foreign,
 )
 from headrace.control.kubernetes.api import ClusterApi
@@ -21,6 +23,7 @@ from headrace.control.kubernetes.compare import differences
 from headrace.control.kubernetes.failures import (
     ApiUnavailableError,
     ObjectChangedError,
+    ObjectFixedError,
     ObjectMissingError,
     delay_s,
 )
@@ -32,6 +35,10 @@ _LOG: Final = logging.getLogger("headrace.control")
 _AT_ONCE: Final = 8
 _BLOCKED_S: Final = 20.0
 _HANDOVER: Final = "headrace-handover"
+_SPARED: Final = frozenset(
+    {"ConfigMap", "PodDisruptionBudget", "HorizontalPodAutoscaler", "ScaledObject"}
+)
+"""Kinds whose objects may be missing for a moment: no pod ends by it, and no request is lost."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,6 +94,9 @@ class Performer:
                 _LOG.info("cluster changed meanwhile", extra={"error": str(error)})
                 await self._look_again(action)
                 return False
+            except ObjectFixedError as error:
+                self._note(error)
+                return await self._make_anew(_key(action), error)
             except ApiUnavailableError as error:
                 self._note(error)
                 self._asked_s = max(self._asked_s or 0.0, error.retry_after_s or 0.0) or None
@@ -105,6 +115,12 @@ class Performer:
             case YieldReplicas(wanted=wanted, replicas=replicas):
                 await self.api.apply(_count(wanted, replicas), force=True, manager=_HANDOVER)
                 await self._apply(wanted, "another scales now")
+            case ScaleDeployment(found=found, replicas=replicas):
+                # By another manager, as an apply of ours without all the rest would take that away.
+                told = _count(found, replicas)
+                self._log("scaling", found, f"to {replicas}; its pods are replaced later")
+                result = await self.api.apply(told, force=True, manager=_HANDOVER)
+                self.cluster.put(result)
             case MarkPod(name=name, uid=uid, cost=cost):
                 await self._mark(name, uid, cost)
             case DeleteObject(found=found, why=why):
@@ -173,6 +189,22 @@ class Performer:
         elif found is not None:
             self.cluster.put(found)
 
+    async def _make_anew(self, key: Key, error: ObjectFixedError) -> bool:
+        """Take away what cannot be changed and nobody misses for a moment; tell of all else."""
+        known = self.cluster.find(*key)
+        if known is None or key[0] not in _SPARED or not is_ours(known, self.place):
+            self._block(key, f"{error}; {fixed(key)}")
+            return True
+        self._log("deleting", known, "it cannot be changed, and is made anew")
+        try:
+            await self.api.delete(known)
+        except HeadraceError as refused:
+            self._note(refused)
+            self._block(key, str(refused))
+            return True
+        self.cluster.drop(known)
+        return True  # the next step makes it
+
     def _block(self, key: Key, reason: str) -> None:
         self.blocked[key] = (reason, self.clock.monotonic() + _BLOCKED_S)
 
@@ -188,7 +220,9 @@ class Performer:
 
 def _key(action: Action) -> Key:
     match action:
-        case ApplyObject(wanted=one) | YieldReplicas(wanted=one) | DeleteObject(found=one):
+        case ApplyObject(wanted=one) | YieldReplicas(wanted=one):
+            return key_of(one)
+        case ScaleDeployment(found=one) | DeleteObject(found=one):
             return key_of(one)
         case MarkPod(name=name):
             return "Pod", name
@@ -200,9 +234,10 @@ def _key(action: Action) -> Key:
 
 def _count(deployment: Object, replicas: int) -> Object:
     metadata = deployment["metadata"]
+    named = {key: metadata[key] for key in ("name", "namespace", "uid") if key in metadata}
     return {
         "apiVersion": deployment["apiVersion"],
         "kind": deployment["kind"],
-        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
+        "metadata": named,
         "spec": {"replicas": replicas},
     }

@@ -15,18 +15,23 @@ from headrace.control.desired import DesiredArm, DesiredState
 from headrace.control.kubernetes.actions import Action
 from headrace.control.kubernetes.api import ClusterApi
 from headrace.control.kubernetes.cluster import Cluster
-from headrace.control.kubernetes.decide import Scene, decide
+from headrace.control.kubernetes.decide import Decision, Scene, decide
 from headrace.control.kubernetes.drafts import Drafts
 from headrace.control.kubernetes.names import Place, instance_selector
 from headrace.control.kubernetes.objects import settings_in
 from headrace.control.kubernetes.performing import Performer
 from headrace.control.kubernetes.record import record_name, record_of, routes_in
 from headrace.control.kubernetes.replicas import replicas_of
+from headrace.control.kubernetes.rolling import Roll
+from headrace.control.kubernetes.telling import problem_events, roll_events
 from headrace.control.kubernetes.watches import Watches
+from headrace.control.membership import Emit, nobody
+from headrace.control.news import News
 from headrace.control.observed import Observed, Replica, Route, perhaps_in_force
 from headrace.control.plan import PublishRoutes
 from headrace.control.reconciler import RoutePublisher
 from headrace.control.sandbox import Isolation
+from headrace.control.store import Event
 from headrace.core import Clock, HeadraceError
 from headrace.core.kubernetes_settings import KubernetesSettings
 
@@ -41,7 +46,7 @@ class KubernetesReconciler:
     """Brings a cluster to what should run, for as long as `run` is awaited.
 
     Cancelling `run` stops the watching and nothing else: pods go on. `leads`: whether this control
-    plane may act now.
+    plane may act now. `emit`: keeps events.
     """
 
     api: ClusterApi
@@ -49,6 +54,7 @@ class KubernetesReconciler:
     clock: Clock
     place: Place
     leads: Callable[[], bool]
+    emit: Emit = nobody
     desired: DesiredState = field(default_factory=DesiredState)
     published: tuple[Route, ...] | None = None
     publish_error: str = ""
@@ -59,6 +65,7 @@ class KubernetesReconciler:
     performer: Performer = field(init=False)
     _settings: KubernetesSettings = field(default_factory=KubernetesSettings)
     _problems: dict[tuple[str, str], str] = field(default_factory=dict)
+    _roll: Roll = field(default_factory=Roll)
     _drafts: Drafts = field(default_factory=Drafts)
     _attempted: tuple[Route, ...] | None = None
     _can_publish: bool = True
@@ -68,7 +75,7 @@ class KubernetesReconciler:
     _retry_at: float = 0.0
     _next_serial: int = 1
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _news: News = field(default_factory=News)
     _group: asyncio.TaskGroup | None = None
 
     def __post_init__(self) -> None:
@@ -107,17 +114,16 @@ class KubernetesReconciler:
     @property
     def next_change(self) -> asyncio.Event:
         """Set at the next change of anything observed or desired; another one is next then."""
-        return self._changed
+        return self._news.next
 
     async def wait_change(self) -> None:
         """Return at the next change of anything observed or desired."""
-        await self._changed.wait()
+        await self._news.next.wait()
 
     def note_change(self) -> None:
         """Wake everybody who waits for a change."""
         self._wake.set()
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._news.note()
 
     def wake(self) -> None:
         """Look again soon; whether others are told depends on what is found."""
@@ -155,7 +161,7 @@ class KubernetesReconciler:
         if not self._knows_routes and not await self._read_routes():
             return
         decision = decide(self._scene(), self._drafts)
-        self._note_problems(dict(decision.problems))
+        self._note(decision)
         for action in decision.actions:
             if isinstance(action, PublishRoutes):
                 self._begin_publish(action.routes)
@@ -200,7 +206,17 @@ class KubernetesReconciler:
         self.replicas.update(found)
         self.note_change()
 
-    def _note_problems(self, problems: dict[tuple[str, str], str]) -> None:
+    def _note(self, decision: Decision) -> None:
+        """Tell of what is wrong otherwise than before, and of who waits."""
+        at, problems = self.clock.now(), dict(decision.problems)
+        events = [
+            *problem_events(self._problems, problems, at=at),
+            *roll_events(self._roll, decision.roll, at=at),
+        ]
+        self._roll = decision.roll
+        if events:
+            assert self._group is not None, "decisions are made inside run"
+            self._group.create_task(self._emit(events))
         if problems == self._problems:
             return
         for (endpoint, arm), problem in problems.items():
@@ -209,6 +225,12 @@ class KubernetesReconciler:
                 _LOG.error("cannot bring about an arm", extra=extra)
         self._problems = problems
         self.note_change()
+
+    async def _emit(self, events: Sequence[Event]) -> None:
+        try:
+            await self.emit(events)
+        except HeadraceError as error:
+            _LOG.error("cannot write an event", extra={"error": str(error)})
 
     async def _read_routes(self) -> bool:
         """Go on from the routes of an earlier leader; whether they are known now."""

@@ -6,7 +6,7 @@ import json
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,9 +17,11 @@ from headrace.control.kubernetes.lease import LeaseTimes
 from headrace.control.kubernetes.names import Owner, Place, check_owner
 from headrace.control.kubernetes.reconciler import KubernetesReconciler
 from headrace.control.kubernetes.resources import RESOURCES
+from headrace.control.membership import Emit, nobody
 from headrace.control.reconciler import RoutePublisher
 from headrace.control.reconciling import Reconciling
 from headrace.control.settings import ClusterSettings, ControlSettings
+from headrace.control.store import Event
 from headrace.core import Clock, FailedPreconditionError, SystemClock
 from headrace.core.gateways import MAX_BEHIND_S
 
@@ -36,6 +38,7 @@ class ClusterMembership:
     api: ClusterApi
     elector: Elector
     place: Place
+    emit: Emit = nobody
     _electing: asyncio.Task[None] = field(init=False)
 
     def begin(self) -> None:
@@ -50,7 +53,11 @@ class ClusterMembership:
             clock=clock,
             place=self.place,
             leads=self.elector.is_leading,
+            emit=self._emit,
         )
+
+    async def _emit(self, events: Sequence[Event]) -> None:
+        await self.emit(events)  # set once the plane is made, which needs the reconciler
 
     async def lead(self) -> None:
         """Lead until cancelled; LeadershipLostError when that is over."""

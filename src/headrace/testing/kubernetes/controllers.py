@@ -15,6 +15,7 @@ from headrace.testing.kubernetes.store import Store, matches
 
 _COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 _HASH: Final = "pod-template-hash"
+_REVISION: Final = "deployment.kubernetes.io/revision"
 _SERVICE: Final = "kubernetes.io/service-name"
 
 
@@ -38,8 +39,9 @@ class Runtime(Protocol):
 class InstantRuntime:
     """Pods are ready at once, and end at once, unless a test says otherwise.
 
-    `states` by the pod's revision or its name: `pending`, `ready`, `unready`, `crashing`,
-    `oom`, `no-image`, `no-node`, `no-model`. `lingering`: pods that were told to end and do not.
+    `states` by the pod's name, its revision or its image: `pending`, `ready`, `unready`,
+    `crashing`, `oom`, `no-image`, `no-node`, `no-model`. `lingering`: pods that were told to end
+    and do not.
     """
 
     states: dict[str, str] = field(default_factory=dict)
@@ -59,9 +61,9 @@ class InstantRuntime:
         """As the test said."""
         labels = pod["metadata"]["labels"]
         name = pod["metadata"]["name"]
-        state = self.states.get(name) or self.states.get(
-            labels.get("headrace.dev/revision", ""), self.default
-        )
+        image = pod["spec"]["containers"][0].get("image", "")
+        keys = (name, labels.get("headrace.dev/revision", ""), image)
+        state = next((self.states[key] for key in keys if key in self.states), self.default)
         return pod_status(
             state, ip=self._addresses[pod["metadata"]["uid"]], restarts=self.restarts.get(name, 0)
         )
@@ -145,6 +147,7 @@ class Controllers:
     store: Store
     runtime: Runtime = field(default_factory=InstantRuntime)
     _made: int = 0
+    _templates: dict[str, str] = field(default_factory=dict)
 
     def settle(self) -> None:
         """Run until nothing changes."""
@@ -173,13 +176,26 @@ class Controllers:
         old = [pod for pod in active if pod not in new]
         if old and len(new) < wanted and len(active) <= wanted:
             self._make(deployment, digest)  # one more, as maxSurge allows
-        elif old and (sum(map(_is_ready, new)) >= 1 or wanted == 0) and len(active) > wanted:
+        elif old and _may_lose_one(active, new, wanted):
             self._end(_first_to_go(old))
         elif not old and len(new) < wanted:
             self._make(deployment, digest)
         elif not old and len(new) > wanted:
             self._end(_first_to_go(new))
-        self.store.set_status("Deployment", deployment["metadata"]["name"], _told(deployment, new))
+        self._count_templates(deployment)
+        name = deployment["metadata"]["name"]
+        self.store.set_status("Deployment", name, _told(deployment, active, new))
+
+    def _count_templates(self, deployment: Object) -> None:
+        """As the annotation that a rollback goes by says it."""
+        metadata, digest = deployment["metadata"], _template_hash(deployment)
+        if self._templates.get(metadata["uid"]) == digest:
+            return
+        self._templates[metadata["uid"]] = digest
+        number = int(metadata.get("annotations", {}).get(_REVISION, "0")) + 1
+        change = {"metadata": {"annotations": {_REVISION: str(number)}}}
+        manager = "kube-controller-manager"
+        self.store.patch("Deployment", metadata["name"], change, manager=manager)
 
     def _pods_of(self, deployment: Object) -> Iterator[Object]:
         uid = deployment["metadata"]["uid"]
@@ -302,14 +318,25 @@ def _endpoint(pod: Object) -> Object:
     }
 
 
-def _told(deployment: Object, new: list[Object]) -> Object:
-    ready = sum(map(_is_ready, new))
-    return {
+def _told(deployment: Object, active: list[Object], new: list[Object]) -> Object:
+    """As the server tells it, which leaves out what is 0."""
+    ready = sum(map(_is_ready, active))
+    told = {
         "observedGeneration": deployment["metadata"]["generation"],
-        "replicas": len(new),
+        "replicas": len(active),
+        "updatedReplicas": len(new),
         "readyReplicas": ready,
         "availableReplicas": ready,
     }
+    return {name: count for name, count in told.items() if count}
+
+
+def _may_lose_one(active: list[Object], new: list[Object], wanted: int) -> bool:
+    """Whether one of an earlier template may go, with `maxUnavailable` 0."""
+    are_enough = sum(map(_is_ready, active)) > wanted
+    waiting = sum(not _is_ready(pod) for pod in new)
+    has_spoiled = any(not _is_ready(pod) for pod in active if pod not in new)
+    return wanted == 0 or are_enough or (has_spoiled and len(active) - wanted - waiting > 0)
 
 
 def _is_active(pod: Object) -> bool:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from headrace.testing.kubernetes.defaults import with_defaults
 from headrace.testing.kubernetes.fields import Managers, Object, applied, updated
-from headrace.testing.kubernetes.schemas import check
+from headrace.testing.kubernetes.schemas import check, check_fixed
 
 Key = tuple[str, str]
 """Kind and name."""
@@ -58,15 +60,13 @@ class Store:
         found = self.objects.get((kind, name))
         if found is None:
             raise RefusedError(404, "NotFound", f"{kind} {name!r} not found")
-        return copy.deepcopy(found)
+        return copied(found)
 
     def of_kind(self, kind: str, selector: Mapping[str, str] | None = None) -> list[Object]:
         """Copies of all of a kind that have these labels, by name."""
         keys = sorted(key for key in self.objects if key[0] == kind)
         return [
-            copy.deepcopy(self.objects[key])
-            for key in keys
-            if matches(self.objects[key], selector or {})
+            copied(self.objects[key]) for key in keys if matches(self.objects[key], selector or {})
         ]
 
     def create(self, new: Object, *, manager: str = "kubectl") -> Object:
@@ -76,7 +76,7 @@ class Store:
             raise RefusedError(409, "AlreadyExists", f"{key[0]} {key[1]!r} already exists")
         managers = Managers()
         updated(None, new, managers, manager=manager)
-        return self._write(key, copy.deepcopy(new), managers)
+        return self._write(key, copied(new), managers)
 
     def apply(self, config: Object, *, manager: str, force: bool) -> Object:
         """Server-side apply; FieldConflictError where others say something else."""
@@ -97,7 +97,7 @@ class Store:
         live = self.get(*key)
         self._check_identity(key, new["metadata"])
         managers = copy.deepcopy(self._managers[key])
-        result = copy.deepcopy(new)
+        result = copied(new)
         for name in ("uid", "creationTimestamp", "generation", "deletionTimestamp"):
             if name in live["metadata"]:
                 result["metadata"][name] = live["metadata"][name]
@@ -114,7 +114,7 @@ class Store:
         """What a controller says of an object."""
         found = self.objects.get((kind, name))
         if found is not None and found.get("status") != status:
-            new = {**copy.deepcopy(found), "status": status}
+            new = {**copied(found), "status": status}
             self._write((kind, name), new, self._managers[kind, name], is_status=True)
 
     def delete(
@@ -126,7 +126,7 @@ class Store:
         if grace and "deletionTimestamp" in live["metadata"]:
             return live
         if grace:
-            new = copy.deepcopy(live)
+            new = copied(live)
             new["metadata"]["deletionTimestamp"] = self.time()
             return self._write((kind, name), new, self._managers[kind, name])
         del self.objects[kind, name]
@@ -169,22 +169,30 @@ class Store:
         metadata["managedFields"] = managers.entries(new["apiVersion"], self.time())
         metadata["resourceVersion"] = live["metadata"]["resourceVersion"] if live else "0"
         check(new)
+        if live is not None:
+            check_fixed(live, new)
         self._managers[key] = managers
         if live is not None and _same(live, new):
-            return copy.deepcopy(live)
+            return copied(live)
         metadata["resourceVersion"] = str(self.version + 1)
         self.objects[key] = new
         self._note("MODIFIED" if live else "ADDED", new, live)
-        return copy.deepcopy(new)
+        return copied(new)
 
     def _note(self, kind: str, found: Object, before: Object | None) -> None:
         self.version += 1
-        shown = copy.deepcopy(found)
+        shown = copied(found)
         shown["metadata"]["resourceVersion"] = str(self.version)
         self.events.append(Event(self.version, kind, shown, before))
         if len(self.events) > _KEPT_EVENTS:
             self.compacted = self.events.pop(0).version
         self.on_change()
+
+
+def copied(one: Object) -> Object:
+    """A copy of an object, as it would come over the wire: several times as fast as `deepcopy`."""
+    found: Object = msgspec.json.decode(msgspec.json.encode(one))
+    return found
 
 
 def matches(one: Object, selector: Mapping[str, str]) -> bool:

@@ -9,6 +9,7 @@ from headrace.control.kubernetes.actions import (
     ApplyObject,
     DeleteObject,
     MarkPod,
+    ScaleDeployment,
     YieldReplicas,
     foreign,
 )
@@ -43,10 +44,10 @@ class Play:
     decision: Decision = field(default_factory=Decision)
     now: float = 0.0
     serial: int = 1
+    controllers: Controllers = field(init=False)
 
-    @property
-    def controllers(self) -> Controllers:
-        return Controllers(self.store, self.runtime, _made=self.store.version)
+    def __post_init__(self) -> None:
+        self.controllers = Controllers(self.store, self.runtime)
 
     def look(self, *kinds: str) -> None:
         """See what the cluster holds now; what is not looked at stays as it was known."""
@@ -110,6 +111,11 @@ class Play:
                 handed = with_replicas({**bare, **name, "spec": {}}, replicas)
                 self.store.apply(handed, manager="headrace-handover", force=True)
                 self._apply(wanted)
+            case ScaleDeployment(found=found, replicas=replicas):
+                told = {key: found[key] for key in ("apiVersion", "kind")}
+                told["metadata"] = {key: found["metadata"][key] for key in ("name", "uid")}
+                told["spec"] = {"replicas": replicas}
+                self.store.apply(told, manager="headrace-handover", force=True)
             case MarkPod(name=name, cost=cost):
                 change = {"metadata": {"annotations": {DELETION_COST: str(cost)}}}
                 self.store.patch("Pod", name, change, manager="headrace")

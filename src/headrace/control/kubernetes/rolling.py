@@ -1,0 +1,144 @@
+"""Which Deployments may have their pods replaced now, and which wait for those? Pure.
+
+A Deployment replaces its own pods one by one, but nothing bounds how many Deployments do so: with
+another image all would at once, and a broken one would be everywhere.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from headrace.control.backoff import MANY_FAILURES
+from headrace.control.kubernetes.actions import Action
+from headrace.control.kubernetes.names import APPLIED, Object
+from headrace.control.observed import Phase, Replica
+
+_APPLIED_AT: Final = f"metadata.annotations.{APPLIED}"
+"""Differs where we say less than before, which may be less of the pods."""
+_REVISION: Final = "deployment.kubernetes.io/revision"
+"""How many templates a Deployment has had; its controller counts them."""
+_MOST_SAID: Final = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A change of a Deployment's pods: `actions` bring it about, `meanwhile` is for if it waits."""
+
+    found: Object
+    actions: tuple[Action, ...]
+    meanwhile: tuple[Action, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roll:
+    """What may change `now`, what `later`; names of Deployments that are `rolling` already.
+
+    `held_by`: those of them that will not be done without help, as far as the cluster tells.
+    """
+
+    now: tuple[Change, ...] = ()
+    later: tuple[Change, ...] = ()
+    rolling: tuple[str, ...] = ()
+    held_by: tuple[str, ...] = ()
+
+
+def changes_pods(places: Iterable[str]) -> bool:
+    """Whether a Deployment that is corrected at these places makes its pods anew."""
+    return any(one.startswith("spec.template") or one == _APPLIED_AT for one in places)
+
+
+def most_at_once(count: int, ratio: float) -> int:
+    """How many of `count` Deployments may roll at once: one at least, or nothing ever would."""
+    return max(math.floor(count * ratio + 1e-9), 1)
+
+
+def next_roll(
+    changes: Sequence[Change], deployments: Iterable[Object], *, max_rolling_ratio: float
+) -> Roll:
+    """Which of `changes` may be brought about.
+
+    Whoever rolls already, as with a broken image, may be changed again: that is the way out. Of the
+    others those go first whose pods are well, so that what was broken before holds up nobody.
+
+    Args:
+        deployments: All of ours.
+    """
+    ours = {_name(one): one for one in deployments}
+    changing = {_name(one.found) for one in changes}
+    rolling = {
+        name: one
+        for name, one in sorted(ours.items())
+        if is_rolling(one, is_current=name not in changing)
+    }
+    under_way = [one for one in changes if has_former_pods(one.found)]
+    waiting = [one for one in changes if not has_former_pods(one.found)]
+    waiting.sort(key=lambda one: (not _is_available(one.found), _name(one.found)))
+    # One that was only just told something may be chosen, and is counted already.
+    free = max(most_at_once(len(ours), max_rolling_ratio) - len(rolling), 0)
+    now: list[Change] = []
+    later: list[Change] = []
+    for one in waiting:
+        is_free = len(now) < free and _name(one.found) not in rolling
+        (now if is_free else later).append(one)
+    held_by = [name for name, one in rolling.items() if gave_up(one) or _is_down(one)]
+    return Roll(
+        now=(*under_way, *now),
+        later=tuple(later),
+        rolling=tuple(rolling),
+        held_by=tuple(held_by),
+    )
+
+
+def is_rolling(deployment: Object, *, is_current: bool) -> bool:
+    """Whether a Deployment's pods are being replaced, or were and are not there since.
+
+    Args:
+        is_current: Whether its pods are to be as it says: if not, that none of them is well is
+            nothing that the change has brought about.
+    """
+    status = deployment.get("status") or {}
+    generation = deployment["metadata"].get("generation") or 0
+    if int(status.get("observedGeneration") or 0) < int(generation):
+        return True  # what it was told last is not begun
+    if has_former_pods(deployment):
+        return True
+    annotations = deployment["metadata"].get("annotations") or {}
+    was_replaced = annotations.get(_REVISION) != "1"
+    return is_current and was_replaced and _is_down(deployment)
+
+
+def has_former_pods(deployment: Object) -> bool:
+    """Whether pods are there that are not as a Deployment says now."""
+    status = deployment.get("status") or {}
+    return int(status.get("replicas") or 0) > int(status.get("updatedReplicas") or 0)
+
+
+def gave_up(deployment: Object) -> str:
+    """What the cluster says of new pods that do not get ready in time; empty if they may yet."""
+    for one in (deployment.get("status") or {}).get("conditions") or ():
+        if one.get("type") == "Progressing" and one.get("status") == "False":
+            return str(one.get("message") or one.get("reason") or "it does not say why")[
+                :_MOST_SAID
+            ]
+    return ""
+
+
+def is_hopeless(replica: Replica) -> bool:
+    """Whether a pod will not get ready by itself."""
+    is_failing = replica.cannot_load or replica.failures >= MANY_FAILURES
+    return replica.phase is not Phase.READY and is_failing
+
+
+def _is_down(deployment: Object) -> bool:
+    """Whether it shall have pods and none is well, though none of an earlier kind is there."""
+    is_wanted = int(deployment["spec"].get("replicas", 1)) > 0
+    return is_wanted and not _is_available(deployment) and not has_former_pods(deployment)
+
+
+def _is_available(deployment: Object) -> bool:
+    return int((deployment.get("status") or {}).get("availableReplicas") or 0) > 0
+
+
+def _name(deployment: Object) -> str:
+    return str(deployment["metadata"]["name"])

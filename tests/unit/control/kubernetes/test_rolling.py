@@ -1,0 +1,431 @@
+"""How many Deployments have their pods replaced at once, and what a broken image comes to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.control.kubernetes import name_of
+from headrace.control.kubernetes.actions import ApplyObject, ScaleDeployment
+from headrace.control.kubernetes.rolling import (
+    Change,
+    changes_pods,
+    gave_up,
+    is_rolling,
+    most_at_once,
+    next_roll,
+)
+from headrace.control.observed import Phase
+from tests.unit.control.kubernetes.play import Play
+from tests.unit.control.kubernetes.states import a_revision, a_state, an_arm, an_endpoint
+
+NEW: Final = "registry/replica:2"
+HASH: Final = "pod-template-hash"
+
+
+def wish(count: int, *, replicas: int = 1, **kubernetes: Any) -> Any:  # noqa: ANN401  # as a state has it
+    names = [f"e{number}" for number in range(count)]
+    endpoints = [an_endpoint(an_arm(name, replicas=replicas), name=name) for name in names]
+    return a_state(*endpoints, **kubernetes)
+
+
+def running(count: int, **more: Any) -> Play:  # noqa: ANN401  # as `wish` has them
+    play = Play(desired=wish(count, **more))
+    play.settle()
+    return play
+
+
+def images(play: Play) -> list[str]:
+    """What Deployments say, by their names."""
+    return [
+        one["spec"]["template"]["spec"]["containers"][0]["image"]
+        for one in play.store.of_kind("Deployment")
+    ]
+
+
+def mixed(play: Play) -> set[str]:
+    """Deployments that have pods of more than one template, or that have none of theirs yet."""
+    hashes: dict[str, set[str]] = {}
+    for pod in play.store.of_kind("Pod"):
+        image = pod["spec"]["containers"][0]["image"]
+        name = pod["metadata"]["ownerReferences"][0]["name"].rpartition("-")[0]
+        hashes.setdefault(name, set()).add(image)
+    told = zip(play.store.of_kind("Deployment"), images(play), strict=True)
+    return {
+        one["metadata"]["name"]
+        for one, image in told
+        if hashes.get(one["metadata"]["name"], {image}) != {image}
+    }
+
+
+def test_a_new_image_comes_to_a_quarter_of_deployments_at_once() -> None:
+    play = running(4)
+    play.desired = wish(4, image=NEW)
+    play.look()
+    first = play.act()
+
+    assert images(play).count(NEW) == 1
+    assert (len(first.roll.now), len(first.roll.later)) == (1, 3)
+    play.look()
+    assert play.act().roll.now == ()
+    play.settle()
+    assert images(play) == [NEW] * 4
+
+
+def test_a_broken_image_stops_after_the_bound_and_says_so() -> None:
+    play = running(4, replicas=2, max_rolling_ratio=0.5)
+    before = play.addresses()
+    play.runtime.states[NEW] = "no-image"
+    play.desired = wish(4, replicas=2, image=NEW, max_rolling_ratio=0.5)
+    play.settle()
+
+    assert images(play).count(NEW) == 2
+    assert play.addresses() == before
+    assert len(play.decision.problems) == 2
+    assert all(
+        "do not get ready, and others wait" in one for one in play.decision.problems.values()
+    )
+    assert all("ImagePullBackOff" in said for said in play.decision.problems.values())
+    assert len(play.decision.roll.later) == 2
+    assert len(play.decision.roll.rolling) == 2
+
+
+def test_another_image_gets_those_out_that_are_stuck_and_then_all_the_others() -> None:
+    play = running(4)
+    play.runtime.states[NEW] = "crashing"
+    play.desired = wish(4, image=NEW)
+    play.settle()
+    assert images(play).count(NEW) == 1
+    play.desired = wish(4, image="registry/replica:3")
+    play.look()
+
+    play.act()
+    assert images(play).count("registry/replica:3") == 1
+    assert images(play).count(NEW) == 0
+    play.settle()
+    assert images(play) == ["registry/replica:3"] * 4
+    assert play.decision.problems == {}
+
+
+def test_new_deployments_and_counts_are_not_held_back() -> None:
+    play = running(4)
+    play.runtime.states[NEW] = "no-image"
+    play.desired = wish(4, image=NEW)
+    play.settle()
+    play.desired = wish(5, replicas=3, image=NEW)
+    play.settle()
+
+    counts = [one["spec"]["replicas"] for one in play.store.of_kind("Deployment")]
+    assert counts == [3] * 5
+    assert images(play).count(NEW) == 2, "one that is stuck, and the new one"
+    play.desired = wish(5, replicas=1, image=NEW)
+    play.settle()
+    counts = [one["spec"]["replicas"] for one in play.store.of_kind("Deployment")]
+    assert counts == [1] * 5
+    play.runtime.states.clear()
+    play.settle()
+    assert images(play) == [NEW] * 5
+
+
+def test_settings_change_with_the_pods_that_read_them_and_not_before() -> None:
+    play = running(4)
+    told = [one["data"] for one in play.store.of_kind("ConfigMap")]
+    name = name_of(a_revision("e0"))
+    play.store.patch("ConfigMap", name, {"data": {"replica.json": "{}"}})
+    play.settle()
+    assert [one["data"] for one in play.store.of_kind("ConfigMap")] == told, "drift is put back"
+
+    play.runtime.states[NEW] = "no-image"
+    play.desired = wish(4, image=NEW)
+    play.settle()
+    (waiting,) = play.decision.roll.later[:1]
+    name = waiting.found["metadata"]["name"]
+    play.store.patch("ConfigMap", name, {"data": {"replica.json": "{}"}})
+    play.settle()
+
+    assert play.store.get("ConfigMap", name)["data"] == {"replica.json": "{}"}
+    play.runtime.states.clear()
+    play.settle()
+    assert [one["data"] for one in play.store.of_kind("ConfigMap")] == told
+
+
+def test_what_was_broken_before_goes_last_and_holds_up_nobody() -> None:
+    play = Play(desired=wish(4))
+    broken = a_revision("e0").id[:12]
+    play.runtime.states[broken] = "crashing"
+    play.settle()
+    play.desired = wish(4, image=NEW)
+    play.settle()
+
+    assert images(play) == [NEW] * 4
+
+
+def test_pods_that_end_after_they_were_replaced_hold_up_the_next() -> None:
+    play = running(4)
+    play.desired = wish(4, image=NEW)
+    play.look()
+    play.act()
+    play.controllers.settle()
+    (fresh,) = [one["metadata"]["name"] for one in play.store.of_kind("Pod") if NEW in str(one)]
+    play.runtime.states[fresh] = "crashing"
+    play.settle()
+
+    assert images(play).count(NEW) == 1
+    play.runtime.states.clear()
+    play.settle()
+    assert images(play) == [NEW] * 4
+
+
+def test_a_fixed_selector_is_a_problem_with_a_way_out_and_scaling_goes_on() -> None:
+    play = running(1)
+    name = name_of(a_revision("e0"))
+    key = "Deployment", name
+    play.store.objects[key]["spec"]["selector"]["matchLabels"]["headrace.dev/older"] = "1"
+    play.desired = wish(1, replicas=2, image=NEW)
+    play.look()
+    done = play.act()
+
+    said = play.decision.problems["e0", "1"]
+    assert f"kubectl delete deployment {name}" in said
+    assert "--cascade=orphan" in said
+    assert [type(one) for one in done.actions] == [ScaleDeployment]
+    assert play.store.get(*key)["spec"]["replicas"] == 2
+    assert images(play) != [NEW]
+
+
+Event = Callable[[Play], None]
+
+
+def turn(number: int, state: str) -> Event:
+    def happen(play: Play) -> None:
+        pods = [pod["metadata"]["name"] for pod in play.store.of_kind("Pod")]
+        if pods:
+            play.runtime.states[pods[number % len(pods)]] = state
+
+    return happen
+
+
+def rescale(replicas: int) -> Event:
+    def happen(play: Play) -> None:
+        image = play.desired.spec.get("kubernetes", {})
+        play.desired = wish(len(play.desired.endpoints), replicas=replicas, **image)
+
+    return happen
+
+
+events: Final = st.one_of(
+    st.builds(turn, st.integers(0, 30), st.sampled_from(["ready", "unready", "crashing"])),
+    st.builds(rescale, st.integers(1, 3)),
+    st.sampled_from(
+        [
+            Play.look,
+            Play.act,
+            Play.act,
+            Play.acknowledge,
+            Play.lead_anew,
+            lambda play: play.look("Pod"),
+            lambda play: play.look("Deployment"),
+            lambda play: play.controllers.step(),
+            lambda play: play.controllers.settle(),
+        ]
+    ),
+)
+
+
+ratios: Final = st.sampled_from([0.01, 0.25, 0.5, 1.0])
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=6)
+@given(ratio=ratios, script=st.lists(events, max_size=20))
+def test_whatever_happens_no_more_roll_than_may_and_all_have_it_in_the_end(
+    ratio: float, script: list[Event]
+) -> None:
+    play = running(4, max_rolling_ratio=ratio)
+    play.desired = wish(4, max_rolling_ratio=ratio, image=NEW)
+    most = most_at_once(4, ratio)
+    for event in script:
+        event(play)
+        assert len(mixed(play)) <= most
+    play.runtime.states.clear()
+    for _ in range(15):
+        play.controllers.settle()
+        play.look()
+        play.act()
+        play.acknowledge()
+        assert len(mixed(play)) <= most
+    play.settle()
+
+    assert images(play) == [NEW] * 4
+    assert mixed(play) == set()
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Deployments in a few numbers: a roll is told, begun, and done when its pods are well."""
+
+    count: int
+    ratio: float
+    broken: bool = False
+    found: list[dict[str, Any]] = field(default_factory=list)
+    replaced: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.found = [deployment(f"d{number}", **WELL) for number in range(self.count)]
+
+    def step(self) -> None:
+        """Tell as many as may be."""
+        changes = [
+            Change(found=one, actions=())
+            for one in self.found
+            if one["metadata"]["name"] not in self.replaced
+        ]
+        for change in next_roll(changes, self.found, max_rolling_ratio=self.ratio).now:
+            change.found["metadata"]["generation"] += 1
+            self.replaced.add(change.found["metadata"]["name"])
+
+    def begin(self, number: int) -> None:
+        """The controller sees what was told."""
+        one = self.found[number % self.count]
+        if one["status"]["observedGeneration"] != one["metadata"]["generation"]:
+            one["metadata"]["annotations"]["deployment.kubernetes.io/revision"] = "2"
+            one["status"] = {
+                "observedGeneration": one["metadata"]["generation"],
+                "replicas": 3,
+                "updatedReplicas": 1,
+                "availableReplicas": 2,
+            }
+
+    def finish(self, number: int) -> None:
+        """Its pods are well, if they can be."""
+        one = self.found[number % self.count]
+        if not self.broken and one["status"]["replicas"] == 3:
+            one["status"] |= {"replicas": 2, "updatedReplicas": 2}
+
+    def rolling(self) -> int:
+        """Those of which some pods are new and some are not."""
+        return sum(
+            one["status"]["replicas"] == 3
+            or one["status"]["observedGeneration"] != one["metadata"]["generation"]
+            for one in self.found
+        )
+
+
+moves: Final = st.lists(
+    st.tuples(st.sampled_from(["step", "begin", "finish"]), st.integers(0, 50)), max_size=60
+)
+
+
+@given(count=st.integers(1, 50), ratio=ratios, broken=st.booleans(), script=moves)
+def test_never_more_than_the_bound_roll_and_a_broken_image_stops_there(
+    count: int,
+    ratio: float,
+    *,
+    broken: bool,
+    script: list[tuple[str, int]],
+) -> None:
+    fleet = Fleet(count, ratio, broken)
+    most = most_at_once(count, ratio)
+    for move, number in script:
+        match move:
+            case "step":
+                fleet.step()
+            case "begin":
+                fleet.begin(number)
+            case _:
+                fleet.finish(number)
+        assert fleet.rolling() <= most
+    for _ in range(count + 2):
+        fleet.step()
+        assert fleet.rolling() <= most
+        for number in range(count):
+            fleet.begin(number)
+            fleet.finish(number)
+
+    assert len(fleet.replaced) == (most if broken else count)
+
+
+def deployment(
+    name: str = "d", *, wanted: int = 2, told: int = 1, template: str = "1", **status: int
+) -> dict[str, Any]:
+    annotations = {"deployment.kubernetes.io/revision": template}
+    metadata = {"name": name, "generation": told, "annotations": annotations}
+    return {"metadata": metadata, "spec": {"replicas": wanted}, "status": status}
+
+
+WELL: Final = {
+    "observedGeneration": 1,
+    "replicas": 2,
+    "updatedReplicas": 2,
+    "availableReplicas": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("found", "is_current", "rolls"),
+    [
+        (deployment(**WELL), True, False),
+        (deployment(told=2, **WELL), True, True),
+        (deployment(), True, True),
+        (deployment(**WELL | {"replicas": 3, "updatedReplicas": 1}), True, True),
+        (deployment(**WELL | {"replicas": 3, "updatedReplicas": 1}), False, True),
+        (deployment(**WELL | {"availableReplicas": 1}), True, False),
+        (deployment(template="2", **WELL | {"availableReplicas": 0}), True, True),
+        (deployment(template="2", **WELL | {"availableReplicas": 0}), False, False),
+        (deployment(template="1", **WELL | {"availableReplicas": 0}), True, False),
+        (deployment(template="2", wanted=0, observedGeneration=1), True, False),
+    ],
+    ids=[
+        "well",
+        "told and not begun",
+        "just made",
+        "former pods are there",
+        "another change comes meanwhile",
+        "one pod is away",
+        "replaced and gone",
+        "gone and not yet replaced",
+        "new and never well",
+        "none wanted",
+    ],
+)
+def test_a_deployment_rolls_until_its_pods_are_replaced_and_well(
+    found: dict[str, Any], *, is_current: bool, rolls: bool
+) -> None:
+    assert is_rolling(found, is_current=is_current) is rolls
+
+
+def test_one_that_was_told_its_count_a_moment_ago_is_not_changed_beyond_the_bound() -> None:
+    told = [deployment(f"d{number}", told=2, **WELL) for number in range(8)]
+    changes = [Change(found=one, actions=()) for one in told]
+
+    assert next_roll(changes, told, max_rolling_ratio=0.25).now == ()
+
+
+def test_what_says_less_than_before_may_say_less_of_pods() -> None:
+    assert changes_pods(["metadata.annotations.headrace.dev/applied"])
+    assert changes_pods(["spec.template.spec.containers.replica.image"])
+    assert not changes_pods(["spec.progressDeadlineSeconds", "metadata.labels.team"])
+
+
+def test_what_a_cluster_says_when_it_gives_up_is_told() -> None:
+    progress = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+    found = deployment(**WELL)
+    assert gave_up(found) == ""
+    found["status"]["conditions"] = [progress]
+    assert gave_up(found) == "ProgressDeadlineExceeded"
+    found["status"]["conditions"] = [progress | {"message": "ReplicaSet has timed out"}]
+    assert gave_up(found) == "ReplicaSet has timed out"
+
+
+def test_a_pod_that_will_not_come_is_known_before_the_cluster_gives_up() -> None:
+    play = running(1)
+    play.runtime.states[NEW] = "no-image"
+    play.desired = wish(1, image=NEW)
+    play.settle()
+
+    assert {r.phase for r in play.replicas.values()} == {Phase.READY, Phase.STARTING}
+    assert "ImagePullBackOff" in play.decision.problems["e0", "1"]
+    assert not [one for one in play.decide().actions if isinstance(one, ApplyObject)]
