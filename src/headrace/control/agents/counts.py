@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -21,6 +21,8 @@ from headrace.gateway import ArmStatistics, GatewayStatistics
 _LOG: Final = logging.getLogger("headrace.control")
 _LOCAL: Final = ""
 """The gateway on this host, whose name no other has."""
+Split: TypeAlias = tuple[str, tuple[tuple[str, int], ...]]
+"""Its id, and each arm's key and weight."""
 _SAVE_S: Final = 5.0
 _KNOWN_VERSIONS: Final = 64
 
@@ -39,7 +41,7 @@ class FleetCounts:
     epoch: str = field(default_factory=lambda: f"fleet-{secrets.token_hex(8)}")
     _every: Sum = field(default_factory=Sum)
     _evidence: Evidence = field(init=False)
-    _splits: dict[str, dict[str, object]] = field(default_factory=dict)
+    _splits: dict[str, dict[str, Split]] = field(default_factory=dict)
     _newest: str = ""
     _saved_at: float = 0.0
     _is_new: bool = False
@@ -72,6 +74,16 @@ class FleetCounts:
     def _known(self) -> set[str]:
         """The endpoints that gateways may know; nobody asks for others."""
         return {name for known in self._splits.values() for name in known}
+
+    def _known_arms(self) -> set[tuple[str, str]]:
+        """The arms that gateways may send requests to, as far as is remembered.
+
+        Requests that nobody was there for, by an empty key, are of every endpoint.
+        """
+        found = {(name, "") for name in self._known()}
+        for known in self._splits.values():
+            found.update((name, key) for name, (_, arms) in known.items() for key, _ in arms)
+        return found
 
     def _split_of(self, version: str, endpoint: str) -> object:
         return self._splits.get(version, {}).get(endpoint)
@@ -143,9 +155,9 @@ class FleetCounts:
         """Keep the sums now and then."""
         if self._is_new and now - self._saved_at >= _SAVE_S:
             self._saved_at = now
-            known = self._known()
-            self._every.keep(known)
-            self._evidence.keep(known)
+            known = self._known_arms()
+            self._every.keep(known, now=now)
+            self._evidence.keep(known, now=now)
             await asyncio.to_thread(self._write, self._every.kept(self.epoch))
 
     def save(self) -> None:

@@ -4,8 +4,8 @@ Envoy counts from 0 whenever it starts, and gateways come and go; whoever reads 
 only grows. So what each gateway added since its last report is added to totals of our own.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 import msgspec
@@ -15,17 +15,41 @@ from headrace.control.counting import ArmTotals
 
 ArmKey: TypeAlias = tuple[str, str]
 Totals: TypeAlias = Mapping[ArmKey, ArmTotals]
+FORGET_S: Final = 600.0
+"""After which an arm that nobody knows is forgotten: its last requests have ended by then."""
 _MOST_GATEWAYS: Final = 1024
 """Of which the last report is remembered: who comes back after so many others counts anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """A gateway's last report: `epoch` of its Envoy, what that had counted, and by which splits."""
+    """A gateway's last report: `epoch` of its Envoy, what that had counted, and by which splits.
+
+    `told`: the arms that it told of; `totals` may have others that it told of before.
+    """
 
     epoch: str
     totals: Totals
     version: str = ""
+    told: frozenset[ArmKey] = frozenset()
+
+
+@dataclass(slots=True)
+class Leaving:
+    """Arms that nobody knows any more: since when, and what was counted of them by then."""
+
+    _since: dict[ArmKey, tuple[float, ArmTotals]] = field(default_factory=dict)
+
+    def over(self, totals: Totals, known: Collection[ArmKey], *, now: float) -> set[ArmKey]:
+        """Those to forget now: nothing more was counted of them for `FORGET_S`."""
+        before = self._since
+        self._since = {}
+        for arm, each in totals.items():
+            if arm in known:
+                continue
+            since, then = before.get(arm, (now, each))
+            self._since[arm] = (since if then == each else now), each
+        return {arm for arm, (since, _) in self._since.items() if now - since >= FORGET_S}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,6 +58,7 @@ class Sum:
 
     totals: dict[ArmKey, ArmTotals] = field(default_factory=dict)
     _seen: dict[str, Seen] = field(default_factory=dict)
+    _leaving: Leaving = field(default_factory=Leaving)
 
     def take(self, gateway: str, epoch: str, totals: Totals) -> None:
         """Add what `gateway` counted since its last report; all of it after Envoy's restart."""
@@ -41,18 +66,31 @@ class Sum:
         goes_on = last is not None and last.epoch == epoch
         before = last.totals if last is not None and goes_on else {}
         for arm, now in totals.items():
-            self._add(arm, added(before.get(arm, _NOTHING), now))
+            more = added(before.get(arm, _NOTHING), now)
+            if arm in self.totals or arm not in before or more != _NOTHING:  # else it is forgotten
+                self._add(arm, more)
         # An arm that Envoy no longer tells of may come back with what it had counted.
-        _remember(self._seen, gateway, Seen(epoch=epoch, totals={**before, **totals}))
+        seen = Seen(epoch=epoch, totals={**before, **totals}, told=frozenset(totals))
+        _remember(self._seen, gateway, seen)
 
     def _add(self, arm: ArmKey, more: ArmTotals) -> None:
         known = self.totals.get(arm)
         self.totals[arm] = more if known is None else plus(known, more)
 
-    def keep(self, endpoints: Iterable[str]) -> None:
-        """Forget endpoints that are gone."""
-        names = set(endpoints)
+    def keep(self, known: Collection[ArmKey], *, now: float) -> None:
+        """Forget endpoints that are gone, and arms of which nothing more comes.
+
+        What a gateway still tells of such an arm stays known, so that nothing counts twice should
+        it come back: it is counted from 0 then.
+        """
+        names = {name for name, _ in known}
         self.totals = {arm: each for arm, each in self.totals.items() if arm[0] in names}
+        over = self._leaving.over(self.totals, known, now=now)
+        for arm in over:
+            del self.totals[arm]
+        gone = {arm for one in self._seen.values() for arm in one.totals.keys() - one.told}
+        if gone := {arm for arm in gone if arm not in known and arm not in self.totals}:
+            self._seen = {name: _without(one, gone) for name, one in self._seen.items()}
 
     def kept(self, epoch: str) -> "Kept":
         """As it can be written, to go on with after a restart."""
@@ -73,8 +111,9 @@ class Sum:
             InvalidArgumentError: It contradicts itself.
         """
         seen = {
-            name: Seen(epoch=one.epoch, totals=totals_of(one.totals))
+            name: Seen(epoch=one.epoch, totals=totals, told=frozenset(totals))
             for name, one in kept.seen.items()
+            for totals in (totals_of(one.totals),)
         }
         return cls(totals=dict(totals_of(kept.totals)), _seen=seen)
 
@@ -91,6 +130,7 @@ class Evidence:
     split_of: Callable[[str, str], object]
     totals: dict[ArmKey, ArmTotals] = field(default_factory=dict)
     _seen: dict[str, Seen] = field(default_factory=dict)
+    _leaving: Leaving = field(default_factory=Leaving)
 
     def take(self, gateway: str, epoch: str, totals: Totals, *, version: str, newest: str) -> None:
         """Add what was counted since the last report, as far as it may be compared."""
@@ -110,10 +150,18 @@ class Evidence:
         """Begin anew with a gateway that was away."""
         self._seen.pop(gateway, None)
 
-    def keep(self, endpoints: Iterable[str]) -> None:
-        """Forget endpoints that are not compared any more."""
-        names = set(endpoints)
+    def keep(self, known: Collection[ArmKey], *, now: float) -> None:
+        """Forget endpoints and arms that are not compared any more."""
+        names = {name for name, _ in known}
         self.totals = {arm: each for arm, each in self.totals.items() if arm[0] in names}
+        for arm in self._leaving.over(self.totals, known, now=now):
+            del self.totals[arm]
+
+
+def _without(seen: Seen, arms: Collection[ArmKey]) -> Seen:
+    """`seen` without those of `arms` that it no longer tells of."""
+    kept = {arm: each for arm, each in seen.totals.items() if arm in seen.told or arm not in arms}
+    return seen if len(kept) == len(seen.totals) else replace(seen, totals=kept)
 
 
 def _remember(seen: dict[str, Seen], gateway: str, report: Seen) -> None:

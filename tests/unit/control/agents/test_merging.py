@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.agents.merging import Evidence, Kept, Sum, added, plus, totals_of
+from headrace.control.agents.merging import FORGET_S, Evidence, Kept, Sum, added, plus, totals_of
 from headrace.control.agents.messages import Arm
 from headrace.control.counting import ArmTotals
 from headrace.core import InvalidArgumentError
@@ -223,3 +223,93 @@ def test_totals_travel_unchanged(found: ArmTotals) -> None:
 def test_counts_that_contradict_themselves_are_refused(arm: Arm) -> None:
     with pytest.raises(InvalidArgumentError, match="counts of 'm'"):
         totals_of([arm])
+
+
+def test_an_arm_that_left_is_forgotten_once_nothing_more_comes_of_it() -> None:
+    found = Sum()
+    found.take("a", "1", {M1: totals(5), M2: totals(1)})
+
+    found.keep({M2}, now=0.0)
+    found.take("a", "1", {M1: totals(6), M2: totals(1)})  # a last request ended
+    found.keep({M2}, now=FORGET_S)
+    assert M1 in found.totals
+    found.keep({M2}, now=2 * FORGET_S - 1)
+    assert M1 in found.totals
+    found.keep({M2}, now=2 * FORGET_S)
+
+    assert found.totals == {M2: totals(1)}
+
+
+def test_what_a_gateway_still_tells_of_a_forgotten_arm_counts_no_second_time() -> None:
+    found = Sum()
+    found.take("a", "1", {M1: totals(5), M2: totals(1)})
+    found.keep({M2}, now=0.0)
+    found.keep({M2}, now=FORGET_S)
+
+    found.take("a", "1", {M1: totals(5), M2: totals(2)})
+    assert M1 not in found.totals
+    found.keep({M1, M2}, now=FORGET_S + 1)
+    found.take("a", "1", {M1: totals(8), M2: totals(2)})
+
+    assert found.totals == {M1: totals(3), M2: totals(2)}
+
+
+def test_what_is_kept_does_not_grow_with_arms_that_left() -> None:
+    found = Sum()
+    for number in range(100):
+        arm = ("m", str(number))
+        found.take("a", "1", {arm: totals(1)})
+        found.take("b", "1", {arm: totals(1)})
+        found.keep({arm}, now=number * FORGET_S)
+
+    kept = _through_disk(found.kept("e"))
+    assert len(kept.totals) <= 2
+    assert max(len(one.totals) for one in kept.seen.values()) <= 2
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["serve", "report", "change", "keep", "restart", "plane"]),
+            st.sampled_from("ab"),
+            st.integers(0, 3),
+            st.integers(1, 9),
+        ),
+        max_size=60,
+    )
+)
+def test_what_is_shown_of_arms_that_are_known_never_falls_and_counts_each_request_once(
+    script: list[tuple[str, str, int, int]],
+) -> None:
+    envoys = {name: Envoy() for name in "ab"}
+    known = {M1}
+    served: dict[tuple[str, str], int] = {}
+    shown: dict[tuple[str, str], int] = {}
+    found, now = Sum(), 0.0
+    for act, name, number, count in script:
+        arm, envoy = ("m", str(number)), envoys[name]
+        match act:
+            case "serve" if arm in known:
+                envoy.serve(arm, totals(count))
+                served[arm] = served.get(arm, 0) + count
+            case "report":
+                found.take(name, str(envoy.epoch), envoy.counted)
+            case "restart":
+                found.take(name, str(envoy.epoch), envoy.counted)
+                envoy.restart()
+            case "change":
+                known = {M1, arm}
+            case "plane":
+                found = Sum.of(_through_disk(found.kept("e")))
+            case _:
+                now += count * FORGET_S / 5
+                found.keep(known, now=now)
+        for key in known & shown.keys() & found.totals.keys():
+            assert found.totals[key].requests >= shown[key]
+        shown = {key: one.requests for key, one in found.totals.items() if key in known}
+    for name, envoy in envoys.items():
+        found.take(name, str(envoy.epoch), envoy.counted)
+
+    assert all(one.requests <= served.get(key, 0) for key, one in found.totals.items())
+    if M1 in served:
+        assert found.totals[M1].requests == served[M1]
