@@ -87,6 +87,14 @@ AgentsAllow = Annotated[
         show_default="all that were signed for",
     ),
 ]
+AgentsRevoked = Annotated[
+    Path | None,
+    file_option(
+        "agents-revoked",
+        "SHA-256 fingerprints of gateways' certificates that are believed no more, one in each "
+        "line; read again when it changes.",
+    ),
+]
 MaxBehind = Annotated[
     float,
     typer.Option(
@@ -128,6 +136,7 @@ def agents_settings(
     port: int,
     limits_port: int,
     allow: list[str] | None,
+    revoked: Path | None,
     max_behind_s: float,
     lost_after_s: float,
     gateway_url: str,
@@ -162,6 +171,7 @@ def agents_settings(
         port=port,
         limits_port=limits_port,
         allow=tuple(allow or ()),
+        revoked_file="" if revoked is None else str(revoked.absolute()),
         max_behind_s=max_behind_s,
         lost_after_s=lost_after_s,
         gateway_url=gateway_url.rstrip("/"),

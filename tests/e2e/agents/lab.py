@@ -150,6 +150,7 @@ class Lab:
         *endpoints: Json,
         gateway: str = "remote",
         max_behind_s: float = 2.0,
+        revoked_file: str = "",
         lost_after_s: float = 30.0,
         **settings: Any,
     ) -> None:
@@ -173,6 +174,7 @@ class Lab:
                 limits_port=self.ports[1],
                 max_behind_s=max_behind_s,
                 lost_after_s=lost_after_s,
+                revoked_file=revoked_file,
             ),
             **settings,
         )

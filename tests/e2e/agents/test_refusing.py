@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import hashlib
 import shutil
 import ssl
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -97,6 +98,48 @@ async def test_only_certificates_of_the_authority_come_in_and_each_for_itself(la
     with pytest.raises(UnavailableError, match="speaks protocol 99, and this side 1"):
         await says(mine, Poll(protocol=99, agent="9.9.9"))
     assert set(lab.gateways()) == {"gw-1/pod-a"}
+
+
+async def test_a_revoked_certificate_is_out_at_once_and_the_next_one_is_in(lab: Lab) -> None:
+    revoked = lab.root / "revoked"
+    revoked.write_text("# nobody yet\n")
+    lab.start(endpoint(lab.root / "m.onnx", "m"), revoked_file=str(revoked))
+    lab.system.wait_for(lambda status: bool(status["gateway"]))
+    files = lab.authority.client("gw-1")
+    lost, mine = (
+        ControlClient(lab.url, context_of(one, lab.authority.ca))
+        for one in (files, lab.authority.client("gw-2"))
+    )
+    async with contextlib.AsyncExitStack() as opened:
+        opened.push_async_callback(lost.close)
+        opened.push_async_callback(mine.close)
+        async with asyncio.timeout(20.0), asyncio.TaskGroup() as group:
+            waiting = group.create_task(_refusal(_poll_on(lost)))
+            await asyncio.sleep(0.5)
+            der = ssl.PEM_cert_to_DER_cert(files.certificate.read_text())
+            fingerprint = hashlib.sha256(der).hexdigest()
+            revoked.write_text(f"sha256 Fingerprint={fingerprint.upper()}\n")
+
+        assert fingerprint in waiting.result()
+        assert "was revoked" in await _refusal(lost.report(report("gw-1")))
+        await mine.report(report("gw-2"))
+    assert set(lab.gateways()) == {"gw-2"}
+
+
+async def _poll_on(client: ControlClient) -> None:
+    """As an agent asks: each question waits long for what is newer."""
+    told = await client.poll(POLL)
+    held = ""
+    while True:
+        held = told.bundle.version if told.bundle else held
+        poll = msgspec.structs.replace(POLL, held=held, asked=told.ask, wait_s=25.0)
+        told = await client.poll(poll)
+
+
+async def _refusal(asked: Coroutine[object, object, object]) -> str:
+    with pytest.raises(PermissionDeniedError) as refused:
+        await asked
+    return str(refused.value)
 
 
 async def test_a_refused_version_names_its_gateway_and_why(lab: Lab) -> None:

@@ -24,6 +24,7 @@ from headrace.core import Clock
 from headrace.gateway import GatewaySettings
 
 if TYPE_CHECKING:
+    from headrace.control.agents.revoked import RevokedAgents
     from headrace.control.agents.server import AgentsServer
     from headrace.control.agents.tls import MutualTls
     from headrace.control.guards import App
@@ -39,6 +40,7 @@ class Listening:
 
     settings: AgentsSettings
     tls: "MutualTls"
+    revoked: "RevokedAgents"
     sock: socket.socket
     limits_port: int
 
@@ -54,8 +56,17 @@ class Listening:
         """Where gateways have limits counted."""
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         return SecuredAddress(
-            address=f"{host}:{self.limits_port}", pair=self._pair, authorities=self._authorities
+            address=f"{host}:{self.limits_port}",
+            pair=self._pair,
+            authorities=self._authorities,
+            refuses=self._refuses,
         )
+
+    def _refuses(self, certificate: bytes) -> bool:
+        from headrace.control.agents.revoked import fingerprint_of_pem
+
+        # Nobody's is looked at while none is revoked: this is asked for each request.
+        return bool(self.revoked.fingerprints) and self.revoked.has(fingerprint_of_pem(certificate))
 
     def _pair(self) -> Pair:
         pair = self.tls.pair
@@ -78,12 +89,16 @@ def listen_for_agents(
     """Bind the ports and read the certificates; None where nobody is listened for.
 
     Raises:
-        FailedPreconditionError: A port is taken, or a certificate cannot be used.
+        FailedPreconditionError: A port is taken, or a certificate or the list of those that were
+            revoked cannot be used.
     """
     if settings is None:
         return None
+    from headrace.control.agents.revoked import RevokedAgents
     from headrace.control.agents.tls import MutualTls, server_context
 
+    revoked = RevokedAgents(path=Path(settings.revoked_file) if settings.revoked_file else None)
+    revoked.open()
     tls = MutualTls(
         certificates=certificates, clock=clock, directory=home.run, context=server_context()
     )
@@ -91,7 +106,13 @@ def listen_for_agents(
     sock = listen(settings.host, settings.port, what="gateways' agents", flag="--agents-port")
     opened.callback(sock.close)
     ports = pick_ports(settings.host, {_LIMITS_FLAG: settings.limits_port})
-    return Listening(settings=settings, tls=tls, sock=sock, limits_port=ports[_LIMITS_FLAG])
+    return Listening(
+        settings=settings,
+        tls=tls,
+        revoked=revoked,
+        sock=sock,
+        limits_port=ports[_LIMITS_FLAG],
+    )
 
 
 def make_gateway(
@@ -182,6 +203,7 @@ def make_agents_server(
         settings=listening.settings,
         tls=listening.tls,
         sock=listening.sock,
+        revoked=listening.revoked,
         answers=answers,
     )
 

@@ -1,6 +1,7 @@
 """How does uvicorn tell whose certificate it was shown? Imported late, as uvicorn is."""
 
-from headrace.control.agents.server import AGENT, UNTIL
+from headrace.control.agents.revoked import fingerprint_of
+from headrace.control.agents.server import AGENT, FINGERPRINT, UNTIL
 from headrace.control.agents.tls import agent_name, expires_at
 from headrace.control.edge import BoundedProtocol
 
@@ -12,6 +13,11 @@ class AgentProtocol(BoundedProtocol):
         """The application begins after this."""
         secure = self.transport.get_extra_info("ssl_object")
         certificate = (None if secure is None else secure.getpeercert()) or {}
-        told = {AGENT: agent_name(certificate), UNTIL: expires_at(certificate)}
+        encoded = (None if secure is None else secure.getpeercert(binary_form=True)) or b""
+        told = {
+            AGENT: agent_name(certificate),
+            UNTIL: expires_at(certificate),
+            FINGERPRINT: fingerprint_of(encoded),
+        }
         self.scope.update(told)  # type: ignore[typeddict-item]  # keys of ours
         super().on_headers_complete()

@@ -21,6 +21,7 @@ from headrace.control.agents.messages import (
     decode_report,
     encode_told,
 )
+from headrace.control.agents.revoked import RevokedAgents
 from headrace.control.agents.settings import AgentsSettings
 from headrace.control.agents.tls import MutualTls, may_speak_for
 from headrace.control.guards import App, Receive, Scope, Send
@@ -32,6 +33,8 @@ AGENT: Final = "headrace.agent"
 """Where the protocol says who speaks."""
 UNTIL: Final = "headrace.agent_until"
 """Until when its certificate holds, in seconds since 1970."""
+FINGERPRINT: Final = "headrace.agent_fingerprint"
+"""Of its certificate."""
 _MAX_POLL_BYTES: Final = 1 << 20
 _MOST_BYTES_AT_ONCE: Final = 1 << 20
 """Read in the loop: what is more would keep others waiting for a hundredth of a second."""
@@ -49,6 +52,7 @@ class AgentsApp:
     fleet: GatewayFleet
     settings: AgentsSettings
     otherwise: App
+    revoked: RevokedAgents = field(default_factory=RevokedAgents)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -57,12 +61,13 @@ class AgentsApp:
         until: float | None = scope.get(UNTIL)
         is_over = until is not None and self.fleet.clock.now() > until
         name: str = "" if is_over else scope.get(AGENT, "")
+        fingerprint: str = scope.get(FINGERPRINT, "")
         path: str = scope["path"]
         try:
-            self._check(name)
+            self._check(name, fingerprint)
             match scope["method"], path:
                 case "POST", messages.POLL_PATH:
-                    await self._poll(receive, send)
+                    await self._poll(fingerprint, receive, send)
                 case "POST", messages.REPORT_PATH:
                     await self._report(name, receive, send)
                 case method, _ if path.startswith(f"{FORWARD_PATH}/") and method in _FORWARDED:
@@ -73,25 +78,32 @@ class AgentsApp:
             _LOG.warning("refused an agent", extra={"gateway": name, "error": str(error)})
             told = msgspec.json.encode(Refused(code=error.code, message=str(error)))
             # Whoever was given another certificate meanwhile shows it when it connects again.
-            await _answer(send, http_status(error), told, closes=not name)
+            closes = not name or self.revoked.has(fingerprint)
+            await _answer(send, http_status(error), told, closes=closes)
 
-    def _check(self, name: str) -> None:
+    def _check(self, name: str, fingerprint: str) -> None:
         if not name:
             raise PermissionDeniedError("the certificate names nobody, or has expired")
+        if self.revoked.has(fingerprint):
+            raise _revoked(fingerprint)
         if not self.settings.allows(name):
             raise PermissionDeniedError(
                 f"gateway '{name}' may not come: start the control plane with --agents-allow {name}"
             )
 
-    async def _poll(self, receive: Receive, send: Send) -> None:
+    async def _poll(self, fingerprint: str, receive: Receive, send: Send) -> None:
         poll = decode_poll(await _body(receive, _MAX_POLL_BYTES))
         wait_s = min(max(poll.wait_s, 0.0), LONGEST_WAIT_S)
         async with asyncio.TaskGroup() as group:
             answer = group.create_task(self.fleet.poll(poll, wait_s=wait_s))
             left = group.create_task(_until_left(receive))
-            await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
-            answer.cancel()
-            left.cancel()
+            revoked = group.create_task(self.revoked.wait_for(fingerprint))
+            waits = {answer, left, revoked}
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+        if self.revoked.has(fingerprint):
+            raise _revoked(fingerprint)
         if not answer.cancelled():
             ask, bundle = answer.result()
             await _answer(send, _OK, encode_told(__version__, ask=ask, bundle=bundle))
@@ -117,6 +129,7 @@ class AgentsServer:
     tls: MutualTls
     sock: socket.socket
     answers: Callable[[], App]
+    revoked: RevokedAgents
     _loaded: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -128,6 +141,7 @@ class AgentsServer:
             fleet=self.fleet,
             settings=self.settings,
             otherwise=await asyncio.to_thread(self.answers),
+            revoked=self.revoked,
         )
         server = make_server(
             app,
@@ -137,12 +151,21 @@ class AgentsServer:
             keep_alive_s=_KEEP_ALIVE_S,
         )
         serving = asyncio.create_task(server.serve(sockets=[self.sock]))
+        looking = asyncio.create_task(self.revoked.run())
         try:
             await asyncio.shield(serving)
         finally:
+            looking.cancel()
             server.should_exit = True
             server.force_exit = True  # agents come again by themselves
-            await asyncio.wait({serving})
+            await asyncio.wait({serving, looking})
+
+
+def _revoked(fingerprint: str) -> PermissionDeniedError:
+    return PermissionDeniedError(
+        f"the certificate with SHA-256 fingerprint {fingerprint} was revoked: get another one, or "
+        "take it out of the control plane's list (--agents-revoked)"
+    )
 
 
 def _forwarded(scope: Scope) -> Scope:

@@ -25,6 +25,7 @@ class AgentsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     `limits_port`: where gateways have shared limits counted; 0 picks a free one. `allow`: names of
     gateways, where `*` at the end stands for anything; empty for all that `tls` has signed for.
+    `revoked_file`: fingerprints of certificates that are believed no more; empty for none.
     `max_behind_s`: how long replicas are kept for a gateway that does not take new routes.
     `lost_after_s`: how long a gateway may be silent. `gateway_url`: how callers reach the gateways.
     """
@@ -34,6 +35,7 @@ class AgentsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     port: int = 8443
     limits_port: int = 8444
     allow: tuple[str, ...] = ()
+    revoked_file: str = ""
     max_behind_s: float = MAX_BEHIND_S
     lost_after_s: float = 30.0
     gateway_url: str = ""

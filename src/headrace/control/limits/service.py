@@ -37,12 +37,14 @@ _LOG: Final = logging.getLogger("headrace.control")
 class SecuredAddress:
     """Where gateways on other hosts are answered, by mutual TLS.
 
-    `pair` and `authorities` as they are now: who connects later is shown newer ones.
+    `pair` and `authorities` as they are now: who connects later is shown newer ones. `refuses`:
+    whether a certificate (PEM) is believed no more.
     """
 
     address: str
     pair: Callable[[], Pair]
     authorities: Callable[[], bytes]
+    refuses: Callable[[bytes], bool] = lambda _certificate: False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -254,12 +256,20 @@ def _load() -> "RateLimitCodec":
     return RateLimitCodec()
 
 
+def _is_refused(context: "grpc.aio.ServicerContext[bytes, bytes]", secured: SecuredAddress) -> bool:
+    """Whether somebody asks with a certificate that is believed no more; here nobody has one."""
+    shown = context.auth_context().get("x509_pem_cert", ())
+    return any(secured.refuses(certificate) for certificate in shown)
+
+
 def _make_server(service: LimitService, codec: "RateLimitCodec") -> "grpc.aio.Server":
     import grpc.aio  # noqa: PLC0415  # as above
 
     from headrace.protocol.rls import RLS_METHOD, RLS_SERVICE  # noqa: PLC0415  # as above
 
-    async def handle(data: bytes, _context: object) -> bytes:  # gRPC's signature
+    async def handle(data: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
+        if service.secured is not None and _is_refused(context, service.secured):
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "the certificate was revoked")
         return service.answer(codec, data)
 
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])

@@ -11,7 +11,7 @@ import pytest
 from headrace.control.agents.counts import FleetCounts
 from headrace.control.agents.fleet import GatewayFleet
 from headrace.control.agents.messages import PROTOCOL, Poll, Report, decode_told
-from headrace.control.agents.server import AGENT, UNTIL, AgentsApp
+from headrace.control.agents.server import AGENT, FINGERPRINT, UNTIL, AgentsApp
 from headrace.control.agents.settings import AgentsSettings
 from headrace.control.guards import Message, Receive, Scope, Send
 from headrace.core.access_settings import TlsSettings
@@ -130,6 +130,48 @@ async def test_a_certificate_that_expired_since_has_to_be_replaced_by_another(
 
     assert sent[0]["status"] == 403
     assert (b"connection", b"close") in sent[0]["headers"]
+
+
+async def test_a_revoked_certificate_is_refused_whatever_it_asks(app: AgentsApp) -> None:
+    app.revoked.take(frozenset({"f" * 64}))
+    for path in ("/agents/v1/poll", "/agents/v1/report", "/agents/v1/forward/v2/models/stats"):
+        sent: list[Message] = []
+
+        async def send(message: Message, sent: list[Message] = sent) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode()}
+        await app({**scope, AGENT: "gw-1", FINGERPRINT: "f" * 64}, _never, send)
+        assert sent[0]["status"] == 403
+        assert (b"connection", b"close") in sent[0]["headers"]
+        assert b"was revoked: get another one" in sent[1]["body"]
+    assert (await ask(app, "POST", "/agents/v1/poll", *encoded(POLL)))[0] == 200
+
+
+async def test_an_open_poll_ends_when_its_certificate_is_revoked(app: AgentsApp) -> None:
+    sent: list[Message] = []
+    loop = asyncio.get_running_loop()
+    body = msgspec.json.encode(msgspec.structs.replace(POLL, wait_s=30.0))
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        return pending.pop() if pending else await _never()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/agents/v1/poll"}
+    began = loop.time()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(app({**scope, AGENT: "gw-1", FINGERPRINT: "f" * 64}, receive, send))
+        await asyncio.sleep(1.0)
+        app.revoked.take(frozenset({"e" * 64}))  # somebody else's
+        await asyncio.sleep(1.0)
+        assert sent == []
+        app.revoked.take(frozenset({"f" * 64}))
+
+    assert sent[0]["status"] == 403
+    assert loop.time() - began == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("body", [b"", b"hello", b"[" * 5000, b'{"protocol":1,"agent":7}'])
