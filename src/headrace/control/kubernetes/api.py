@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from headrace.control.kubernetes.failures import (
+    NO_API_SERVER,
     ApiUnavailableError,
     ObjectMissingError,
     WatchExpiredError,
@@ -31,6 +32,7 @@ _APPLY: Final = "application/apply-patch+yaml"  # JSON is YAML
 _MERGE: Final = "application/merge-patch+json"
 _JSON: Final = "application/json"
 _MARK: Final = frozenset({"resourceVersion"})
+_TYPES: Final = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
 _NAME: Final = frozenset({"resourceVersion", "name"})
 
 
@@ -188,6 +190,8 @@ class ClusterApi:
             )
             if answer.status_code >= _OK:
                 raise _failure(answer, answer.content, what)
+            if answer.content.lstrip()[:1] == b"<":
+                raise ApiUnavailableError(f"{what}: {NO_API_SERVER}")
             found: Object = answer.json()
             if not isinstance(found, dict):
                 raise ValueError("the answer is no object")  # noqa: TRY004, TRY301  # as what is no JSON
@@ -210,8 +214,10 @@ def _event(told: object, kind: str) -> WatchEvent:
         if code == _GONE:
             raise WatchExpiredError(message)
         raise ApiUnavailableError(message)
-    needs = _MARK if told.get("type") == "BOOKMARK" else _NAME
-    return WatchEvent(type=str(told.get("type")), found=_whole(found, needs))
+    if told.get("type") not in _TYPES:
+        raise ValueError("this is no event")
+    needs = _MARK if told["type"] == "BOOKMARK" else _NAME
+    return WatchEvent(type=told["type"], found=_whole(found, needs))
 
 
 def _whole(found: Object, needs: frozenset[str]) -> Object:

@@ -59,6 +59,11 @@ class Cluster:
         self.objects[key] = found
         return known != found
 
+    def knows_newer(self, found: Object) -> bool:
+        """Whether what is known of this very object is of a later version."""
+        known = self.objects.get(key_of(found))
+        return known is not None and _is_older(found, known)
+
     def drop(self, found: Object) -> bool:
         """One is gone; whether it was known. Another one of its name, made since, stays."""
         key = key_of(found)

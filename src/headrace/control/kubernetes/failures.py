@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
@@ -20,6 +21,7 @@ from headrace.core import (
 FIRST_DELAY_S: Final = 0.2
 _LONGEST_DELAY_S: Final = 30.0
 _MOST_SAID: Final = 400
+NO_API_SERVER: Final = "what answers is no API server, but a page: is a proxy between?"
 
 
 class ObjectMissingError(NotFoundError):
@@ -46,6 +48,10 @@ class ApiUnavailableError(UnavailableError):
         self.retry_after_s = retry_after_s
 
 
+class ObjectFailedError(ApiUnavailableError):
+    """The API server answers, and fails at this object: as when a webhook does not answer it."""
+
+
 class LeadershipLostError(UnavailableError):
     """Another control plane leads, or may: this one has to end."""
 
@@ -57,15 +63,25 @@ def failure_of(status: int, body: bytes, retry_after: str, *, what: str) -> Head
         retry_after: The header, in seconds.
         what: What was asked, for the message.
     """
-    message = f"{what}: {_said(body) or HTTPStatus(status).phrase}"
+    if body.lstrip()[:1] == b"<":
+        # Whoever answers so knows of no object, and its 404 says of none that it is gone.
+        return ApiUnavailableError(f"{what}: {NO_API_SERVER} (HTTP status {status})")
+    message = f"{what}: {_said(body) or _phrase(status)}"
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return ObjectFailedError(message)
     if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ApiUnavailableError(message, retry_after_s=_seconds(retry_after))
     if status == HTTPStatus.UNPROCESSABLE_ENTITY and any(word in message for word in _FIXED):
         return ObjectFixedError(message)
+    if status == HTTPStatus.FORBIDDEN and _ADMISSION.search(message) is not None:
+        return PermissionDeniedError(message)  # it says itself what is wrong, and no Role mends it
     kind, way_out = _MEANING.get(status, (InvalidArgumentError, ""))
     return kind(f"{message}{way_out}")
 
 
+_ADMISSION: Final = re.compile(
+    r"exceeded quota|being terminated|admission webhook|denied (the )?request|violates PodSecurity"
+)
 _FIXED: Final = ("immutable", "may not change")
 _MEANING: Final[dict[int, tuple[type[HeadraceError], str]]] = {
     HTTPStatus.GONE: (WatchExpiredError, ""),
@@ -107,6 +123,13 @@ def _said(body: bytes) -> str:
     except (ValueError, AttributeError):
         message = body.decode("utf-8", "replace")
     return str(message).strip()[:_MOST_SAID]
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return f"HTTP status {status}"
 
 
 def _seconds(retry_after: str) -> float | None:

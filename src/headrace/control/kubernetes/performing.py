@@ -23,6 +23,7 @@ from headrace.control.kubernetes.compare import differences
 from headrace.control.kubernetes.failures import (
     ApiUnavailableError,
     ObjectChangedError,
+    ObjectFailedError,
     ObjectFixedError,
     ObjectMissingError,
     delay_s,
@@ -34,6 +35,8 @@ from headrace.core import Clock, HeadraceError
 _LOG: Final = logging.getLogger("headrace.control")
 _AT_ONCE: Final = 8
 _BLOCKED_S: Final = 20.0
+_MANY: Final = 5
+"""Failures in a row after which one is no accident."""
 _HANDOVER: Final = "headrace-handover"
 _SPARED: Final = frozenset(
     {"ConfigMap", "PodDisruptionBudget", "HorizontalPodAutoscaler", "ScaledObject"}
@@ -48,7 +51,7 @@ class Performer:
     Fields of ours are taken back by force, for they are ours; an object that we did not make is
     never forced, nor deleted. `may_act` is asked before each request. `blocked`: what cannot be
     made, why, and until when that is believed; `mutated`: places that the cluster changes whenever
-    we apply.
+    we apply. `on_restored`: called when versions of objects are earlier ones than before.
     """
 
     api: ClusterApi
@@ -60,6 +63,8 @@ class Performer:
     mutated: dict[Key, frozenset[str]] = field(default_factory=dict)
     failures: int = 0
     error: str = ""
+    on_restored: Callable[[], None] = lambda: None
+    _failing: dict[Key, tuple[int, float]] = field(default_factory=dict)
     _asked_s: float | None = None
 
     async def perform(self, actions: Iterable[Action]) -> float | None:
@@ -80,9 +85,17 @@ class Performer:
         self.blocked = {key: told for key, told in self.blocked.items() if told[1] > now}
         return {key: reason for key, (reason, _) in self.blocked.items()}
 
+    def may_try(self, action: Action) -> bool:
+        """Whether it is time to try this: what failed by itself has to wait a while."""
+        _, until = self._failing.get(_key(action), (0, 0.0))
+        return until <= self.clock.monotonic()
+
     def due_at(self) -> float | None:
         """When what is blocked is tried again (monotonic); None if nothing is."""
-        return min((until for _, until in self.blocked.values()), default=None)
+        now = self.clock.monotonic()
+        times = [until for _, until in self.blocked.values()]
+        times += [until for _, until in self._failing.values() if until > now]
+        return min(times, default=None)
 
     async def _guarded(self, action: Action, limit: asyncio.Semaphore) -> bool:
         async with limit:
@@ -97,6 +110,10 @@ class Performer:
             except ObjectFixedError as error:
                 self._note(error)
                 return await self._make_anew(_key(action), error)
+            except ObjectFailedError as error:
+                self._note(error)
+                self._postpone(_key(action), str(error))
+                return True  # and holds up nothing else
             except ApiUnavailableError as error:
                 self._note(error)
                 self._asked_s = max(self._asked_s or 0.0, error.retry_after_s or 0.0) or None
@@ -104,6 +121,7 @@ class Performer:
             except HeadraceError as error:
                 self._note(error)
                 self._block(_key(action), str(error))
+            self._failing.pop(_key(action), None)
         return True
 
     async def _act(self, action: Action) -> None:
@@ -119,8 +137,7 @@ class Performer:
                 # By another manager, as an apply of ours without all the rest would take that away.
                 told = _count(found, replicas)
                 self._log("scaling", found, f"to {replicas}; its pods are replaced later")
-                result = await self.api.apply(told, force=True, manager=_HANDOVER)
-                self.cluster.put(result)
+                await self._learn(await self.api.apply(told, force=True, manager=_HANDOVER))
             case MarkPod(name=name, uid=uid, cost=cost):
                 await self._mark(name, uid, cost)
             case DeleteObject(found=found, why=why):
@@ -154,8 +171,20 @@ class Performer:
             metadata = {**wanted["metadata"], "uid": known["metadata"]["uid"]}
             told = {**wanted, "metadata": metadata}
         result = await self.api.apply(told, force=known is not None)
-        self.cluster.put(result)
+        await self._learn(result)
         self._note_mutations(key, differences(wanted, result))
+
+    async def _learn(self, result: Object) -> None:
+        """Take in how an object is after what we wrote."""
+        if self.cluster.knows_newer(result):
+            # Others may have written since. If it still is an earlier version, time went back, as
+            # it does when a database is restored: all that is known may be wrong.
+            found = await self.api.get(*key_of(result))
+            if found is not None and self.cluster.knows_newer(found):
+                self.on_restored()
+                return
+            result = found or result
+        self.cluster.put(result)
 
     def _note_mutations(self, key: Key, places: list[str]) -> None:
         if not places:
@@ -204,6 +233,14 @@ class Performer:
             return True
         self.cluster.drop(known)
         return True  # the next step makes it
+
+    def _postpone(self, key: Key, error: str) -> None:
+        """Try this later, each time later; told of once it is no accident any more."""
+        failures, _ = self._failing.get(key, (0, 0.0))
+        until = self.clock.monotonic() + delay_s(failures + 1)
+        self._failing[key] = failures + 1, until
+        if failures + 1 >= _MANY:
+            self.blocked[key] = error, until
 
     def _block(self, key: Key, reason: str) -> None:
         self.blocked[key] = (reason, self.clock.monotonic() + _BLOCKED_S)

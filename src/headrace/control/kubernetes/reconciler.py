@@ -91,6 +91,7 @@ class KubernetesReconciler:
             place=self.place,
             clock=self.clock,
             may_act=self.leads,
+            on_restored=self.watches.begin_anew,
         )
 
     def observed(self) -> Observed:
@@ -165,7 +166,11 @@ class KubernetesReconciler:
         for action in decision.actions:
             if isinstance(action, PublishRoutes):
                 self._begin_publish(action.routes)
-        others = [one for one in decision.actions if not isinstance(one, PublishRoutes)]
+        others = [
+            one
+            for one in decision.actions
+            if not isinstance(one, PublishRoutes) and self.performer.may_try(one)
+        ]
         # A slow API server holds up objects, but no routes.
         if others and not self._is_acting and self.clock.monotonic() >= self._retry_at:
             self._begin_act(others)

@@ -17,6 +17,9 @@ _LOG: Final = logging.getLogger("headrace.control")
 _WATCH_S: Final = 60
 _LOOK_AGAIN_S: Final = 60.0
 _SHORT_S: Final = 1.0
+_LIST_AGAIN_S: Final = 900.0
+"""Between lists where nothing is amiss: a watch from a version that the server has yet to reach, as
+after its database was restored, goes on without a word."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,6 +36,8 @@ class Watches:
     kinds: tuple[str, ...] = WATCHED
     error: str = ""
     _synced: set[str] = field(default_factory=set)
+    _following: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _group: asyncio.TaskGroup | None = None
 
     @property
     def is_synced(self) -> bool:
@@ -42,8 +47,18 @@ class Watches:
     async def run(self) -> None:
         """Watch until cancelled."""
         async with asyncio.TaskGroup() as group:
+            self._group = group
             for kind in self.kinds:
-                group.create_task(self._follow(kind))
+                self._following[kind] = group.create_task(self._follow(kind))
+
+    def begin_anew(self) -> None:
+        """List everything again: versions are not what they were."""
+        assert self._group is not None, "watches run"
+        _LOG.warning("the cluster's versions went back; listing everything anew")
+        for kind, task in self._following.items():
+            task.cancel()
+            self._lose(kind, "the cluster's versions went back")
+            self._following[kind] = self._group.create_task(self._follow(kind))
 
     async def _follow(self, kind: str) -> None:
         failures = 0
@@ -52,7 +67,8 @@ class Watches:
             try:
                 version = await self._list(kind)
                 failures = 0
-                while True:
+                listed_at = loop.time()
+                while loop.time() < listed_at + _LIST_AGAIN_S:
                     began = loop.time()
                     version = await self._watch(kind, version)
                     if loop.time() - began < _SHORT_S:
@@ -85,6 +101,8 @@ class Watches:
         """One watch, from `version` to its end; from where the next one goes on."""
         for_s = _WATCH_S + random.randrange(_WATCH_S // 4)  # noqa: S311  # spreads their ends
         async for event in self.api.watch(kind, self.selector, version, for_s=for_s):
+            if _went_back(version, event.version):
+                raise WatchExpiredError(f"watch {kind}: versions went back")
             version = event.version
             if event.type == "BOOKMARK":
                 continue
@@ -114,3 +132,8 @@ class Watches:
         self._synced.discard(kind)
         self.error = error
         self.on_change()
+
+
+def _went_back(before: str, now: str) -> bool:
+    """Whether a later event has an earlier version; versions are whole numbers."""
+    return before.isdigit() and now.isdigit() and int(now) < int(before)

@@ -29,12 +29,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """An answer: a document, or lines as they come."""
+    """An answer: a document, lines as they come, or a page as it is."""
 
     status: int = 200
     body: object = None
     headers: Mapping[str, str] = field(default_factory=dict)
     lines: AsyncIterator[object] | None = None
+    page: bytes | None = None
 
 
 class HangUpError(Exception):
@@ -117,7 +118,7 @@ async def _write(writer: asyncio.StreamWriter, response: Response) -> None:
                 await writer.drain()
         writer.write(b"0\r\n\r\n")
     else:
-        data = json.dumps(response.body).encode()
+        data = json.dumps(response.body).encode() if response.page is None else response.page
         headers["content-length"] = str(len(data))
         writer.write(_head(response.status, headers) + data)
     await writer.drain()

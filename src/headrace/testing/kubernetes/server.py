@@ -38,9 +38,10 @@ _SCHEMAS: Final = (
 class Fault:
     """What happens to the next `times` requests that it is about, instead of an answer.
 
-    `verbs`, `kind` and `client` (a part of the user agent) empty are about all. `status` answers;
-    `hang_up` ends the connection; `delay_s` answers late. `after`: once the request was carried
-    out, so that whoever asked cannot know.
+    `verbs`, `kind` and `client` (a part of the user agent) empty are about all. `status` answers,
+    with `message`; `hang_up` ends the connection; `delay_s` answers late; `page` is said instead of
+    a document, and of a watch it is all that comes. `after`: once the request was carried out, so
+    that whoever asked cannot know.
     """
 
     verbs: frozenset[str] = frozenset()
@@ -52,6 +53,8 @@ class Fault:
     hang_up: bool = False
     after: bool = False
     delay_s: float = 0.0
+    page: bytes = b""
+    message: str = "a fault that a test asked for"
 
     def is_about(self, verb: str, kind: str, client: str) -> bool:
         """Whether a request is meant."""
@@ -298,9 +301,11 @@ class _FaultError(Exception):
 def _fail(fault: Fault) -> None:
     if fault.hang_up:
         raise HangUpError
+    if fault.page:
+        raise _FaultError(Response(status=fault.status or 200, page=fault.page))
     if fault.status:
         headers = {"retry-after": fault.retry_after} if fault.retry_after else {}
-        document = _document(fault.status, "Scripted", "a fault that a test asked for")
+        document = _document(fault.status, "Scripted", fault.message)
         raise _FaultError(Response(status=fault.status, body=document, headers=headers))
 
 

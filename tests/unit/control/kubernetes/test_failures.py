@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,6 +7,8 @@ from hypothesis import strategies as st
 from headrace.control.kubernetes.failures import (
     ApiUnavailableError,
     ObjectChangedError,
+    ObjectFailedError,
+    ObjectFixedError,
     ObjectMissingError,
     WatchExpiredError,
     delay_s,
@@ -22,7 +26,7 @@ from headrace.core import HeadraceError, InvalidArgumentError, PermissionDeniedE
         (410, WatchExpiredError),
         (422, InvalidArgumentError),
         (429, ApiUnavailableError),
-        (500, ApiUnavailableError),
+        (500, ObjectFailedError),
         (503, ApiUnavailableError),
     ],
 )
@@ -40,6 +44,49 @@ def test_a_lack_of_rights_names_the_way_out() -> None:
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[1]", b"\xff\xfe", b'{"message": null}'])
 def test_whatever_stands_in_an_answer_becomes_an_error(body: bytes) -> None:
     assert "get Pod" in str(failure_of(500, body, "soon", what="get Pod"))
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 410, 422, 500, 502])
+def test_a_page_of_a_proxy_says_nothing_of_objects(status: int) -> None:
+    error = failure_of(status, b"\n<!doctype html><p>Sign in", "", what="get Lease l")
+
+    assert type(error) is ApiUnavailableError
+    assert str(error).endswith(f"is a proxy between? (HTTP status {status})")
+
+
+def test_a_path_that_a_server_does_not_know_is_missing() -> None:
+    error = failure_of(404, b"404 page not found\n", "", what="list ScaledObject")
+
+    assert type(error) is ObjectMissingError
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'configmaps "x" is forbidden: unable to create in namespace m as it is being terminated',
+        'deployments.apps "x" is forbidden: exceeded quota: compute, requested: count=1',
+        'admission webhook "policy.example.com" denied the request: no image of ours',
+        "ValidatingAdmissionPolicy 'a' with binding 'b' denied request: no limits",
+    ],
+)
+def test_what_admission_refuses_is_no_lack_of_rights(said: str) -> None:
+    error = failure_of(403, json.dumps({"message": said}).encode(), "", what="patch Deployment x")
+
+    assert type(error) is PermissionDeniedError
+    assert str(error) == f"patch Deployment x: {said}"
+
+
+@pytest.mark.parametrize(
+    "said", ["spec.selector: field is immutable", "x: may not change once set"]
+)
+def test_what_never_changes_is_an_error_of_its_own(said: str) -> None:
+    body = json.dumps({"message": said}).encode()
+
+    assert type(failure_of(422, body, "", what="patch Service x")) is ObjectFixedError
+
+
+def test_a_status_that_nobody_knows_is_an_error() -> None:
+    assert str(failure_of(499, b"", "", what="get Pod")) == "get Pod: HTTP status 499"
 
 
 def test_the_server_says_when_to_come_again() -> None:
