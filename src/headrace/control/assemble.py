@@ -219,7 +219,7 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
             runs_here=membership is None,
         )
         if membership is not None:
-            membership.emit = plane.journal.write
+            membership.tell_events(plane.journal.write)
         agents = make_agents_server(keeper, listening, plane)
         adopted = local.adopt() if membership is None else []
     return System(

@@ -16,15 +16,13 @@ async def nobody(_events: Sequence[Event]) -> None:
 
 
 class Membership(Protocol):
-    """A leader's place in a cluster; whoever has it is the only one who acts there.
-
-    `emit`: keeps events.
-    """
-
-    emit: Emit
+    """A leader's place in a cluster; whoever has it is the only one who acts there."""
 
     def reconciler(self, publisher: RoutePublisher, clock: Clock) -> Reconciling:
         """What brings about the desired state there."""
+
+    def tell_events(self, emit: Emit) -> None:
+        """From now on have events kept by `emit`."""
 
     async def lead(self) -> None:
         """Lead until cancelled.

@@ -38,7 +38,7 @@ class ClusterMembership:
     api: ClusterApi
     elector: Elector
     place: Place
-    emit: Emit = nobody
+    _keep: Emit = nobody
     _electing: asyncio.Task[None] = field(init=False)
 
     def begin(self) -> None:
@@ -57,7 +57,11 @@ class ClusterMembership:
         )
 
     async def _emit(self, events: Sequence[Event]) -> None:
-        await self.emit(events)  # set once the plane is made, which needs the reconciler
+        await self._keep(events)  # known once the plane is made, which needs the reconciler
+
+    def tell_events(self, emit: Emit) -> None:
+        """From now on have events kept by `emit`."""
+        self._keep = emit
 
     async def lead(self) -> None:
         """Lead until cancelled; LeadershipLostError when that is over."""

@@ -1,6 +1,6 @@
 """How many Deployments have their pods replaced at once, and what a broken image comes to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -274,7 +274,7 @@ class Fleet:
     replaced: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.found = [deployment(f"d{number}", **WELL) for number in range(self.count)]
+        self.found = [deployment(f"d{number}", status=WELL) for number in range(self.count)]
 
     def step(self) -> None:
         """Tell as many as may be."""
@@ -349,11 +349,16 @@ def test_never_more_than_the_bound_roll_and_a_broken_image_stops_there(
 
 
 def deployment(
-    name: str = "d", *, wanted: int = 2, told: int = 1, template: str = "1", **status: int
+    name: str = "d",
+    *,
+    wanted: int = 2,
+    told: int = 1,
+    template: str = "1",
+    status: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     annotations = {"deployment.kubernetes.io/revision": template}
     metadata = {"name": name, "generation": told, "annotations": annotations}
-    return {"metadata": metadata, "spec": {"replicas": wanted}, "status": status}
+    return {"metadata": metadata, "spec": {"replicas": wanted}, "status": dict(status or {})}
 
 
 WELL: Final = {
@@ -367,16 +372,16 @@ WELL: Final = {
 @pytest.mark.parametrize(
     ("found", "is_current", "rolls"),
     [
-        (deployment(**WELL), True, False),
-        (deployment(told=2, **WELL), True, True),
+        (deployment(status=WELL), True, False),
+        (deployment(told=2, status=WELL), True, True),
         (deployment(), True, True),
-        (deployment(**WELL | {"replicas": 3, "updatedReplicas": 1}), True, True),
-        (deployment(**WELL | {"replicas": 3, "updatedReplicas": 1}), False, True),
-        (deployment(**WELL | {"availableReplicas": 1}), True, False),
-        (deployment(template="2", **WELL | {"availableReplicas": 0}), True, True),
-        (deployment(template="2", **WELL | {"availableReplicas": 0}), False, False),
-        (deployment(template="1", **WELL | {"availableReplicas": 0}), True, False),
-        (deployment(template="2", wanted=0, observedGeneration=1), True, False),
+        (deployment(status=WELL | {"replicas": 3, "updatedReplicas": 1}), True, True),
+        (deployment(status=WELL | {"replicas": 3, "updatedReplicas": 1}), False, True),
+        (deployment(status=WELL | {"availableReplicas": 1}), True, False),
+        (deployment(template="2", status=WELL | {"availableReplicas": 0}), True, True),
+        (deployment(template="2", status=WELL | {"availableReplicas": 0}), False, False),
+        (deployment(template="1", status=WELL | {"availableReplicas": 0}), True, False),
+        (deployment(template="2", wanted=0, status={"observedGeneration": 1}), True, False),
     ],
     ids=[
         "well",
@@ -398,7 +403,7 @@ def test_a_deployment_rolls_until_its_pods_are_replaced_and_well(
 
 
 def test_one_that_was_told_its_count_a_moment_ago_is_not_changed_beyond_the_bound() -> None:
-    told = [deployment(f"d{number}", told=2, **WELL) for number in range(8)]
+    told = [deployment(f"d{number}", told=2, status=WELL) for number in range(8)]
     changes = [Change(found=one, actions=()) for one in told]
 
     assert next_roll(changes, told, max_rolling_ratio=0.25).now == ()
@@ -412,7 +417,7 @@ def test_what_says_less_than_before_may_say_less_of_pods() -> None:
 
 def test_what_a_cluster_says_when_it_gives_up_is_told() -> None:
     progress = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
-    found = deployment(**WELL)
+    found = deployment(status=WELL)
     assert gave_up(found) == ""
     found["status"]["conditions"] = [progress]
     assert gave_up(found) == "ProgressDeadlineExceeded"

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import httpx2
@@ -26,7 +26,7 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
 
 Answer = (
     Callable[[httpx2.Request], httpx2.Response]
-    | Callable[[httpx2.Request], Awaitable[httpx2.Response]]
+    | Callable[[httpx2.Request], Coroutine[None, None, httpx2.Response]]
 )
 
 
