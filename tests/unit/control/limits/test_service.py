@@ -1,16 +1,19 @@
 """What gateways are answered, as bytes; the store and the clock are played."""
 
 import asyncio
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
 from headrace.control.limits.limiter import Limiter
 from headrace.control.limits.rules import Rules
-from headrace.control.limits.service import LimitService
+from headrace.control.limits.service import LimitService, SecuredAddress
 from headrace.control.state import home_url, open_store
 from headrace.control.store import QuotaUse
 from headrace.control.store_thread import StoreThread
@@ -18,7 +21,8 @@ from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.access_settings import EndpointLimits, LimitSettings
 from headrace.protocol.descriptor_set import RLS_DESCRIPTOR_SET_PATH
 from headrace.protocol.protos import load_pool, message_of
-from headrace.protocol.rls import RateLimitAnswer, RateLimitCodec
+from headrace.protocol.rls import RLS_METHOD, RLS_SERVICE, RateLimitAnswer, RateLimitCodec
+from tests.certificates import Authority, Files
 
 pytestmark = pytest.mark.anyio
 
@@ -79,6 +83,7 @@ def a_service(store: FakeStore, limits: LimitSettings, **more: Any) -> LimitServ
         store=StoreThread(store),  # type: ignore[arg-type]  # the part that is used
         clock=FakeClock(),
         addresses=more.pop("addresses", ()),
+        secured=more.pop("secured", None),
     )
     service.set_rules(Rules(endpoints={"m": EndpointLimits(per_caller=limits)}))
     return service
@@ -222,3 +227,46 @@ async def test_an_address_that_cannot_be_had_is_named(tmp_path: Path) -> None:
         await asyncio.wait_for(service.run(), 20)
 
     real.close()
+
+
+def _shown(files: Files, ca: Path) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(
+        ca.read_bytes(), files.key.read_bytes(), files.certificate.read_bytes()
+    )
+
+
+async def _ask_over_tls(port: int, credentials: grpc.ChannelCredentials) -> bytes:
+    request = REQUEST(domain="headrace").SerializeToString()
+    async with grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel:
+        method = channel.unary_unary(f"/{RLS_SERVICE}/{RLS_METHOD}")
+        answer: bytes = await method(request, timeout=10.0)
+    return answer
+
+
+async def test_a_gateway_whose_certificate_was_revoked_is_refused_and_others_are_not(
+    store: FakeStore, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    own, lost, mine = authority.server("own"), authority.client("gw-1"), authority.client("gw-2")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    secured = SecuredAddress(
+        address=f"127.0.0.1:{port}",
+        pair=lambda: (own.key.read_bytes(), own.certificate.read_bytes()),
+        authorities=authority.ca.read_bytes,
+        refuses=lambda shown: shown.strip() == lost.certificate.read_bytes().strip(),
+    )
+    service = a_service(store, LimitSettings(requests_per_s=1.0), secured=secured)
+    running = asyncio.ensure_future(service.run())
+    await service.wait_listening()
+
+    assert (
+        RESPONSE.FromString(await _ask_over_tls(port, _shown(mine, authority.ca))).overall_code == 1
+    )
+    with pytest.raises(grpc.aio.AioRpcError, match="revoked") as refused:
+        await _ask_over_tls(port, _shown(lost, authority.ca))
+
+    assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
