@@ -17,6 +17,7 @@ from headrace import cli, client
 from headrace.advise.checks import check_table
 from headrace.control.endpoint_status import ConditionType
 from headrace.core import (
+    ArtifactsSettings,
     BatchingSettings,
     InferResponse,
     ModelSignature,
@@ -50,7 +51,13 @@ WITH_PARTS: Final = (
 )
 """Pages elsewhere that have generated parts, too."""
 SCHEMA: Final = "headrace.schema.json"
-_SETTINGS: Final = (ReplicaSettings, BatchingSettings, PaddingSettings, PoolSettings)
+_SETTINGS: Final = (
+    ReplicaSettings,
+    BatchingSettings,
+    PaddingSettings,
+    PoolSettings,
+    ArtifactsSettings,
+)
 PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "checks": check_table,
     "cli": cli.reference,

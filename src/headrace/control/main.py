@@ -176,12 +176,12 @@ class Life:
             group.create_task(system.plane.drift.run())
             group.create_task(system.plane.materializer.run())
             group.create_task(system.plane.skew.run())
+            group.create_task(system.plane.pools.run())
             if system.membership is not None:
                 group.create_task(system.membership.lead())
             else:
                 # On a cluster, others start what is no replica: the chart does.
                 group.create_task(system.plane.jobs.run())
-                group.create_task(system.plane.pools.run())
                 group.create_task(system.plane.streams.run())
             group.create_task(system.plane.release_held())
             group.create_task(system.plane.alerting.run())

@@ -49,9 +49,9 @@ class Hosting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What a process was told last, and acknowledged."""
+    """What a process was told last, and acknowledged. `process` as `Replica.process`."""
 
-    pid: int | None
+    process: int
     hosting: Hosting
 
 
@@ -61,8 +61,17 @@ class Tell:
 
     replica: str
     address: str
-    pid: int | None
+    process: int
     hosting: Hosting
+
+
+Tells = Callable[[Revision], ReplicaSettings | None]
+"""How a copy is told of a model; None if it cannot host it where it runs."""
+
+
+def as_it_is(revision: Revision) -> ReplicaSettings:
+    """What copies on this machine are told of a model: they see its files."""
+    return revision.settings
 
 
 class RoutedTo(NamedTuple):
@@ -78,6 +87,7 @@ def plan_pools(
     replicas: Iterable[Replica],
     told: Mapping[str, Told],
     routed: Collection[RoutedTo],
+    tells: Tells = as_it_is,
 ) -> Iterator[Tell]:
     """What to tell which copies now; nothing if each one knows.
 
@@ -88,6 +98,7 @@ def plan_pools(
         desired: What should run, as the gateway splits it.
         told: By the replica's name.
         routed: Where the gateway may still send requests.
+        tells: How copies are told of a model.
     """
     wanted: dict[str, list[Revision]] = {POOL_PREFIX + pool.name: [] for pool in desired.pools}
     for endpoint in desired.endpoints:
@@ -95,27 +106,35 @@ def plan_pools(
             if arm.revision.pool:
                 wanted.setdefault(POOL_PREFIX + arm.revision.pool, []).append(arm.revision)
     for replica in replicas:
-        if not replica.is_running or replica.endpoint not in wanted:
+        if not replica.is_running or replica.endpoint not in wanted or not replica.address:
             continue
         known = told.get(replica.name)
         kept = () if known is None else _still_routed(known.hosting.revisions, replica, routed)
-        hosting = host(wanted[replica.endpoint], kept)
-        if known is None or known.pid != replica.pid or known.hosting != hosting:
+        hosting = host(wanted[replica.endpoint], kept, tells)
+        if known is None or known.process != replica.process or known.hosting != hosting:
             yield Tell(
-                replica=replica.name, address=replica.address, pid=replica.pid, hosting=hosting
+                replica=replica.name,
+                address=replica.address,
+                process=replica.process,
+                hosting=hosting,
             )
 
 
-def host(revisions: Iterable[Revision], kept: Iterable[Revision] = ()) -> Hosting:
+def host(
+    revisions: Iterable[Revision], kept: Iterable[Revision] = (), tells: Tells = as_it_is
+) -> Hosting:
     """What hosts `revisions`, and `kept` besides where they are not in their way.
 
     Revisions of equal settings, such as a rollout's baseline beside what it is measured against,
-    are one model. Of unequal ones with one name and version the first is hosted.
+    are one model. Of unequal ones with one name and version the first is hosted. What cannot be
+    told is left out.
     """
     models: dict[tuple[str, str], ReplicaSettings] = {}
     answered: dict[str, Revision] = {}
     for revision in (*revisions, *kept):
-        settings = revision.settings
+        settings = tells(revision)
+        if settings is None:
+            continue
         key = settings.model_name, settings.model_version
         if models.setdefault(key, settings) == settings:
             answered[revision.id] = revision
@@ -196,6 +215,12 @@ class World(Protocol):
     async def wait_change(self) -> None:
         """Return at the next change of anything observed or desired."""
 
+    def may_act(self) -> bool:
+        """Whether it is this control plane that says what runs."""
+
+    def told_of(self, revision: Revision) -> ReplicaSettings | None:
+        """How a copy of a pool is told of a model; None if it cannot host it where it runs."""
+
 
 async def put_models(address: str, models: Sequence[ReplicaSettings]) -> PoolReport:
     """Tell the copy at `address` to host these models and no others; what it does now.
@@ -252,10 +277,13 @@ class PoolSync:
 
     async def step(self) -> bool:
         """Tell all copies that have to be told now; whether there were any."""
+        if not self.world.may_act():
+            return False
         observed = self.world.observed()
         self._forget(observed)
         routed = self._routed_lately(observed)
-        tells = list(plan_pools(self.world.desired, observed.replicas.values(), self._told, routed))
+        replicas, told_of = observed.replicas.values(), self.world.told_of
+        tells = list(plan_pools(self.world.desired, replicas, self._told, routed, told_of))
         heard = await asyncio.gather(*map(self._tell, tells))
         if any(heard):
             self.world.note_change()
@@ -279,7 +307,7 @@ class PoolSync:
         """Let go of replicas that are gone, and of what ended processes were told."""
         for name, told in list(self._told.items()):
             replica = observed.replicas.get(name)
-            if replica is None or replica.pid != told.pid:
+            if replica is None or replica.process != told.process:
                 del self._told[name]
                 self.world.hosted.pop(name, None)
                 self._complaints.pop(name, None)
@@ -293,7 +321,7 @@ class PoolSync:
                 _LOG.info("a pool's copy was not told", extra={"replica": name, "why": str(error)})
             self._complaints[name] = str(error)
             return False
-        self._told[name] = Told(pid=tell.pid, hosting=tell.hosting)
+        self._told[name] = Told(process=tell.process, hosting=tell.hosting)
         self.world.hosted[name] = tell.hosting.revision_ids
         self._complaints.pop(name, None)
         _LOG.info("told a pool's copy", extra={"replica": name, "models": len(tell.hosting.models)})

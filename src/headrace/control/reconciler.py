@@ -38,7 +38,13 @@ from headrace.control.plan import (
 )
 from headrace.control.process import Process
 from headrace.control.sandbox import Isolation
-from headrace.core import Clock, DeadlineExceededError, HeadraceError, UnavailableError
+from headrace.core import (
+    Clock,
+    DeadlineExceededError,
+    HeadraceError,
+    ReplicaSettings,
+    UnavailableError,
+)
 
 _LOG: Final = logging.getLogger("headrace.control")
 _READY_PATH: Final = "/v2/health/ready"
@@ -117,6 +123,14 @@ class Reconciler:
     def trouble(self, endpoint: str, arm: DesiredArm) -> str:  # noqa: ARG002  # as others say
         """Nothing: what keeps a process from being started, its replica says."""
         return ""
+
+    def may_act(self) -> bool:
+        """It may: the home's lock is held."""
+        return True
+
+    def told_of(self, revision: Revision) -> ReplicaSettings:
+        """How a copy of a pool is told of a model: it sees the same files."""
+        return revision.settings
 
     def adopt(self) -> list[Replica]:
         """Take over the replicas of an earlier control plane; before `run`.

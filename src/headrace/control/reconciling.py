@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import MutableMapping
 from typing import Protocol
 
-from headrace.control.desired import DesiredArm, DesiredState
+from headrace.control.desired import DesiredArm, DesiredState, Revision
 from headrace.control.observed import Observed, Replica, Route
 from headrace.control.sandbox import Isolation
+from headrace.core import ReplicaSettings
 
 
 class Reconciling(Protocol):
@@ -38,6 +39,12 @@ class Reconciling(Protocol):
 
     def note_change(self) -> None:
         """Wake everybody who waits for a change."""
+
+    def may_act(self) -> bool:
+        """Whether it is this control plane that says what runs."""
+
+    def told_of(self, revision: Revision) -> ReplicaSettings | None:
+        """How a copy of a pool is told of a model; None if it cannot host it where it runs."""
 
     async def run(self) -> None:
         """Reconcile until cancelled."""

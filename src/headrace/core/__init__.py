@@ -44,6 +44,7 @@ from headrace.core.names import (
 )
 from headrace.core.settings import (
     DEFAULT_MAX_BODY_BYTES,
+    ArtifactsSettings,
     BatchingSettings,
     PaddingSettings,
     PoolSettings,
@@ -84,6 +85,7 @@ __all__ = [
     "AlreadyExistsError",
     "Array",
     "ArtifactCorruptError",
+    "ArtifactsSettings",
     "BatchingSettings",
     "Clock",
     "Code",

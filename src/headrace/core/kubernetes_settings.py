@@ -72,12 +72,14 @@ class PodSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the driver `kubernetes` runs replicas.
 
-    `endpoints`: pods of some endpoints that differ from `pods`, by name. `prometheus_url`: whom
-    KEDA asks. `max_rolling_ratio`: how many of all Deployments may replace their pods at once.
+    `endpoints` and `pools`: pods of some of them that differ from `pods`, by name.
+    `prometheus_url`: whom KEDA asks. `max_rolling_ratio`: how many of all Deployments may replace
+    their pods at once.
     """
 
     pods: PodSettings = PodSettings()
     endpoints: dict[str, PodSettings] = {}
+    pools: dict[str, PodSettings] = {}
     autoscaler: Autoscaler = Autoscaler.HEADRACE
     prometheus_url: str = ""
     max_rolling_ratio: float = 0.25

@@ -98,14 +98,27 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     device: Device | msgspec.UnsetType = msgspec.UNSET
 
 
+class ArtifactsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """From where a process has models that do not lie on its machine.
+
+    `url`: a shared store of artifacts, as of `headrace models fetch`. `directory`: where what was
+    fetched lies; the process may write there, and nobody else does.
+    """
+
+    url: str
+    directory: str
+
+
 class PoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One copy of a pool: a process that hosts many models and loads each when it is asked for.
 
-    Which models these are is told later, over `uds`; until then the copy is not ready. `name` is
-    the pool's. `memory_bytes` bounds what loaded models take, as measured when each was tried;
-    `max_loaded` their number. `load_timeout_s`: how long a request waits for its model, and a load
-    may take. `max_waiting`: requests that wait for models to be loaded; more are refused. The rest
-    as in `ReplicaSettings`.
+    Which models these are is told later, over `uds`, or over `port` by whoever has the internal
+    token; until then the copy is not ready. `name` is the pool's. `memory_bytes` bounds what loaded
+    models take, as measured when each was tried; `max_loaded` their number. `load_timeout_s`: how
+    long a request waits for its model, and a load may take. `max_waiting`: requests that wait for
+    models to be loaded; more are refused. `artifacts`: models are told by paths
+    `sha256/DIGEST/FILE` and fetched before their first load; left out where they lie on this
+    machine. The rest as in `ReplicaSettings`.
     """
 
     name: str
@@ -125,3 +138,5 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     drain_timeout_s: float = 30.0
     log_format: str = "text"
     replica: str = ""
+    # Left out where it is not given, so that the revisions of pools stay the same.
+    artifacts: ArtifactsSettings | msgspec.UnsetType = msgspec.UNSET

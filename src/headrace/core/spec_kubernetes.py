@@ -175,6 +175,12 @@ class KubernetesSpec(PodsSpec):
         description="Pods of single endpoints, by name, as a whole: nothing is inherited. "
         "See PodsSpec.",
     )
+    pools: dict[str, PodsSpec] = Field(
+        default={},
+        max_length=1024,
+        description="Pods of single pools, by name, as a whole. A pool that is not named has the "
+        "memory of all others' pods and its `memory_bytes` besides. See PodsSpec.",
+    )
 
     @model_validator(mode="after")
     def _keda_knows_prometheus(self) -> Self:
@@ -187,6 +193,7 @@ class KubernetesSpec(PodsSpec):
         return KubernetesSettings(
             pods=self.pods(),
             endpoints={name: pods.pods() for name, pods in self.endpoints.items()},
+            pools={name: pods.pods() for name, pods in self.pools.items()},
             autoscaler=Autoscaler(self.autoscaler),
             prometheus_url=self.prometheus_url,
             max_rolling_ratio=self.max_rolling_ratio,
@@ -194,16 +201,17 @@ class KubernetesSpec(PodsSpec):
 
 
 def kubernetes_disagreements(document: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
-    """Place and message of what is wrong between `kubernetes` and the endpoints."""
+    """Place and message of what is wrong between `kubernetes` and endpoints or pools."""
     block = document.get("kubernetes")
     if not isinstance(block, Mapping):
         return
-    endpoints = [one for one in _items(document.get("endpoints")) if isinstance(one, Mapping)]
-    named = {endpoint.get("name") for endpoint in endpoints}
-    own = block.get("endpoints")
-    for name in own if isinstance(own, Mapping) else ():
-        if name not in named:
-            yield f"kubernetes.endpoints.{name}", f"there is no endpoint {name!r}"
+    for kind, what in (("endpoints", "endpoint"), ("pools", "pool")):
+        entries = [one for one in _items(document.get(kind)) if isinstance(one, Mapping)]
+        named = {entry.get("name") for entry in entries}
+        own = block.get(kind)
+        for name in own if isinstance(own, Mapping) else ():
+            if name not in named:
+                yield f"kubernetes.{kind}.{name}", f"there is no {what} {name!r}"
     if (scaler := block.get("autoscaler")) in {Autoscaler.HPA, Autoscaler.KEDA}:
         for i, endpoint in enumerate(_items(document.get("endpoints"))):
             scale = endpoint.get("autoscale") if isinstance(endpoint, Mapping) else None

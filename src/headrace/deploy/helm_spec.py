@@ -29,20 +29,13 @@ _STATIC: Final = (
     ),
 )  # fmt: skip
 """What static objects, or the alerts beside them, say."""
+_OF_POOLS: Final = ("pools", "endpoints[].pool")
 
 
 def spec_losses(spec: SystemSpec, mounts: Iterable[Mount]) -> list[Loss]:
-    """What no cluster can express: files of one machine, processes that several models share."""
+    """What no cluster can express: files of one machine, and what joins processes of one."""
     document = spec.document()
-    found = [
-        Loss(
-            f"pools[{i}]",
-            "shares processes between models, which pods do not",
-            "leave 'pools' and 'pool' out: each endpoint gets pods of its own",
-        )
-        for i, _ in enumerate(spec.pools)
-    ]
-    found += _endpoint_losses(spec)
+    found = list(_endpoint_losses(spec))
     for name in ("limits_listen", "limits_service"):
         if getattr(spec.gateway, name) is not None:
             way = "leave it out: the control plane counts for all gateways of the chart"
@@ -54,8 +47,6 @@ def spec_losses(spec: SystemSpec, mounts: Iterable[Mount]) -> list[Loss]:
 def _endpoint_losses(spec: SystemSpec) -> Iterator[Loss]:
     for i, endpoint in enumerate(spec.endpoints):
         place = f"endpoints[{i}]"
-        if endpoint.pool is not None:
-            yield Loss(f"{place}.pool", "names processes that pods do not share", "leave it out")
         if endpoint.features is not None and endpoint.features.online_store is None:
             yield Loss(
                 f"{place}.features.online_store",
@@ -104,10 +95,11 @@ def _file_loss(place: str, path: object, mounts: tuple[Mount, ...]) -> Iterator[
 
 def static_losses(spec: SystemSpec) -> list[Loss]:
     """What needs a gateway or a control plane of ours, outermost settings only."""
-    found: list[Loss] = []
+    found = list(_pool_losses(spec))
     for one in written(spec):
         is_told = any(
-            is_within(one.field, known) or is_within(known, one.field) for known in _STATIC
+            is_within(one.field, known) or is_within(known, one.field)
+            for known in (*_STATIC, *_OF_POOLS)
         )
         if is_told or any(is_within(one.place, loss.place) for loss in found):
             continue
@@ -137,6 +129,16 @@ def static_losses(spec: SystemSpec) -> list[Loss]:
         f"endpoints[{i}].access" for i, e in enumerate(spec.endpoints) if e.access == "public"
     }
     return [loss for loss in found if loss.place not in public]
+
+
+def _pool_losses(spec: SystemSpec) -> Iterator[Loss]:
+    why = "is told which models it hosts by the control plane, and with --mode static there is none"
+    way = "leave it out, with every endpoint's 'pool': each gets pods of its own"
+    yield from (Loss(f"pools[{i}]", why, way) for i, _ in enumerate(spec.pools))
+    for i, endpoint in enumerate(spec.endpoints):
+        if endpoint.pool is not None:
+            why = "names a pool, which nobody tells its models without a control plane"
+            yield Loss(f"endpoints[{i}].pool", why, "leave it out")
 
 
 def variables_of(document: object) -> tuple[str, ...]:

@@ -477,7 +477,7 @@ TABLE: Final[tuple[Feature, ...]] = (
         "kubernetes.image kubernetes.pull_policy kubernetes.pull_secrets kubernetes.resources "
         "kubernetes.node_selector kubernetes.tolerations kubernetes.replica_env "
         "kubernetes.service_account kubernetes.runtime_class kubernetes.priority_class "
-        "kubernetes.pod_annotations kubernetes.endpoints",
+        "kubernetes.pod_annotations kubernetes.endpoints kubernetes.pools",
         *(_REPLICAS, _PODS, _PODS, _PODS, _REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(

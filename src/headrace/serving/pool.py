@@ -7,7 +7,7 @@ crash, stall or fill; only what loaded there is loaded here, in a thread, one at
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Final, Protocol, Self
 
 from headrace.core import (
@@ -56,12 +56,23 @@ class Loader(Protocol):
         """Close it."""
 
 
+class Fetcher(Protocol):
+    """What has models' files on this machine."""
+
+    async def have(self, settings: ReplicaSettings) -> ReplicaSettings:
+        """`settings` with the path at which the model lies now."""
+
+    async def forget(self, path: str, *, in_use: Callable[[], Iterable[str]]) -> None:
+        """Delete what was fetched for `path`, unless another model needs it; raises nothing."""
+
+
 class Pool:
     """The models of one process. An `async with` around it owns what is under way.
 
     Args:
         trial: Tries each model before its first load.
         loader: Loads it then.
+        fetcher: Has its files before that; None where they are on this machine.
         clock: Monotonic seconds, as requests are stamped with.
     """
 
@@ -71,6 +82,7 @@ class Pool:
         *,
         trial: Trial,
         loader: Loader,
+        fetcher: Fetcher | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
@@ -79,6 +91,7 @@ class Pool:
         self.is_draining = False
         self._trial = trial
         self._loader = loader
+        self._fetcher = fetcher
         self._clock = clock
         self._retired: set[HostedModel] = set()
         self._trials = asyncio.Semaphore(MAX_TRIALS)
@@ -104,6 +117,14 @@ class Pool:
         return bool(self.digest) and not self.is_draining
 
     # What it hosts
+
+    def check_told(self) -> None:
+        """Raise UnavailableError before it was told its models, so that another copy is asked.
+
+        Where its process was started again, the gateway may still believe that it is ready.
+        """
+        if not self.digest:
+            raise UnavailableError("this copy of a pool was not told its models yet; try again")
 
     def declare(self, models: Sequence[ReplicaSettings]) -> bool:
         """Host these models and no others; whether they differ from those before.
@@ -165,7 +186,12 @@ class Pool:
                 _log.warning("model is not freed: a run does not end", extra=_named(hosted))
         hosted.has_room = False
         self._retired.discard(hosted)
+        if self._fetcher is not None:
+            await self._fetcher.forget(hosted.settings.path, in_use=self._paths)
         _log.info("model is hosted no more", extra=_named(hosted))
+
+    def _paths(self) -> list[str]:
+        return [other.settings.path for other in (*self.models.values(), *self._retired)]
 
     # Requests
 
@@ -232,8 +258,13 @@ class Pool:
             self._loads.pop(hosted, None)
 
     async def _try_and_load(self, hosted: HostedModel) -> LoadedModel:
-        """The time limit is of the model's own time: waiting for a turn is no fault of it."""
+        """The time limit is of the model's own time: waiting for a turn is no fault of it.
+
+        Nor is the network: what takes long to fetch is there for those who ask later.
+        """
         settings = hosted.state.settings
+        if self._fetcher is not None:
+            settings = await self._fetcher.have(settings)
         limit_s = self.settings.load_timeout_s
         async with self._trials:
             if hosted.size_bytes is None:

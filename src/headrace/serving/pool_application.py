@@ -34,6 +34,7 @@ VERSION_HEADER: Final = b"x-headrace-version"
 """The gateway's choice, for a request whose path names no version."""
 
 _INFER: Final = frozenset({(b"POST", b"/infer"), (b"POST", b":predict")})
+_OF_MODELS: Final = (b"/v2/models/", b"/v1/models/")
 _DESCRIBE: Final = frozenset({(b"GET", b""), (b"GET", b"/config")})
 
 
@@ -64,7 +65,11 @@ class PoolApplication:
         """The model that a request means; None if none is hosted.
 
         Of several versions the gateway names one, else it is the newest.
+
+        Raises:
+            UnavailableError: It was not told yet what to host.
         """
+        self._pool.check_told()
         models = self._pool.models
         version = version or exchange.headers.get(VERSION_HEADER, b"").decode("latin-1")
         if version:
@@ -80,7 +85,7 @@ class PoolApplication:
         for hosted in self._pool.models.values():
             self._add_model(table, hosted, is_alone=versions[hosted.state.name] == 1)
         add_routes(table, self._handlers())
-        return Router(table, partial(why_no_model, knows=self._knows))
+        return Router(table, self._why_not)
 
     def _add_model(self, table: Table, hosted: HostedModel, *, is_alone: bool) -> None:
         """Its paths; those without a version mean it only if there is no other version."""
@@ -107,6 +112,11 @@ class PoolApplication:
         if hosted is None:
             raise why_no_model(path, knows=lambda *_: False)
         self._handler(hosted, method, path)(exchange)
+
+    def _why_not(self, path: bytes) -> HeadraceError:
+        if path.startswith(_OF_MODELS):
+            self._pool.check_told()
+        return why_no_model(path, knows=self._knows)
 
     def _knows(self, name: str, version: str) -> bool:
         return any(n == name and version in {"", v} for n, v in self._pool.models)

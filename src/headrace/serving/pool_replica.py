@@ -8,8 +8,9 @@ from typing import Final
 
 import uvloop
 
-from headrace.core import HeadraceError, PoolSettings
+from headrace.core import ArtifactsSettings, HeadraceError, PoolSettings
 from headrace.serving.application import MetricsApplication
+from headrace.serving.fetching import SharedFetcher
 from headrace.serving.listening import listen, stop_event
 from headrace.serving.loader import ThreadLoader
 from headrace.serving.pool import Pool
@@ -39,8 +40,10 @@ def run_pool(settings: PoolSettings) -> int:
 async def _serve(settings: PoolSettings) -> int:
     trials = Trials()
     stop = stop_event()
+    artifacts = settings.artifacts
+    fetcher = SharedFetcher(artifacts) if isinstance(artifacts, ArtifactsSettings) else None
     try:
-        async with Pool(settings, trial=trials, loader=ThreadLoader()) as pool:
+        async with Pool(settings, trial=trials, loader=ThreadLoader(), fetcher=fetcher) as pool:
             application = PoolApplication(pool, has_repository=settings.port is not None)
             metrics = MetricsApplication(application.metrics)
             try:

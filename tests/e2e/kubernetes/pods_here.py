@@ -36,8 +36,8 @@ class PodProcess:
 class ProcessRuntime:
     """What a kubelet does: fetches the model as the init container would, and runs the replica.
 
-    `artifacts`: where models lie, by digest, as a home has them. `token_file`: what the Secret of
-    the control plane's token is mounted as.
+    Of a pool nothing is fetched: its process does that. `artifacts`: where models lie, by digest,
+    as a home has them. `token_file`: what the Secret of the control plane's token is mounted as.
     """
 
     store: Store
@@ -46,24 +46,35 @@ class ProcessRuntime:
     token_file: Path
     pods: dict[str, PodProcess] = field(default_factory=dict)
     was_ready: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
+
+    def lose(self, name: str) -> None:
+        """The node of the pod of this name is gone, and the pod with it."""
+        uid = self.store.get("Pod", name)["metadata"]["uid"]
+        self.pods[uid].process.kill()
+        self.lost.add(name)
 
     def start(self, pod: Object) -> None:
         uid = pod["metadata"]["uid"]
         spec = pod["spec"]
-        (fetcher,) = spec["initContainers"]
-        digest = fetcher["args"][0].removeprefix("sha256:")
         place = self.folder / uid
-        shutil.copytree(self.artifacts / "sha256" / digest, place / "models")
+        place.mkdir()
+        for fetcher in spec.get("initContainers", ()):
+            digest = fetcher["args"][0].removeprefix("sha256:")
+            shutil.copytree(self.artifacts / "sha256" / digest, place / "models")
         (volume,) = [each for each in spec["volumes"] if each["name"] == "settings"]
         told = self.store.get("ConfigMap", volume["configMap"]["name"])["data"]["replica.json"]
         settings = json.loads(told)
         ports = pick_ports("127.0.0.1", {"http": 0, "metrics": 0})
         settings |= {
-            "path": settings["path"].replace("/models", str(place / "models"), 1),
             "host": "127.0.0.1",
             "port": ports["http"],
             "metrics_port": ports["metrics"],
         }
+        # In the pod it would be a volume of its own.
+        of_volume = settings.get("artifacts", settings)
+        key = "directory" if "artifacts" in settings else "path"
+        of_volume[key] = of_volume[key].replace("/models", str(place / "models"), 1)
         (place / "replica.json").write_text(json.dumps(settings))
         with (place / "log").open("wb") as log:
             process = subprocess.Popen(
@@ -76,6 +87,8 @@ class ProcessRuntime:
 
     def status(self, pod: Object) -> Object:
         found = self.pods[pod["metadata"]["uid"]]
+        if pod["metadata"]["name"] in self.lost:
+            return {"phase": "Failed", "reason": "NodeLost"}
         if found.process.poll() is not None:
             return pod_status("crashing", ip="127.0.0.1")
         if _is_ready(found.port):

@@ -3,95 +3,21 @@
 import re
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from headrace.cli import main
-from headrace.control.kubernetes import role_rules
 from headrace.control.ports import pick_ports
-from headrace.control.settings import ClusterSettings
 from headrace.registry import Registry
 from headrace.runtimes import inspect_model
-from headrace.testing.kubernetes import FakeApiServer, Store
-from headrace.testing.models import mlp
 from tests.e2e.control.system import ROW, System, Traffic, replicas
-from tests.e2e.kubernetes.pods_here import ProcessRuntime, in_a_thread
+from tests.e2e.kubernetes.lab import Lab, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-
-
-@dataclass(slots=True)
-class Lab:
-    """A control plane, and the cluster that it runs replicas on."""
-
-    system: System
-    server: FakeApiServer
-    folder: Path
-
-    def model(self, seed: int) -> str:
-        path = self.folder / f"model-{seed}.onnx"
-        path.write_bytes(mlp(seed=seed))
-        return str(path)
-
-    def endpoint(self, seed: int = 1, **more: Any) -> dict[str, Any]:
-        return {"name": "digits", "model": self.model(seed), **more}
-
-    def cluster(self, identity: str = "control-a") -> ClusterSettings:
-        return ClusterSettings(
-            namespace="models",
-            url=self.server.url,
-            identity=identity,
-            internal_secret="headrace-internal",  # noqa: S106  # its name only
-        )
-
-    def start(self, *endpoints: dict[str, Any], **settings: Any) -> None:
-        self.system.start(
-            *endpoints,
-            driver="kubernetes",
-            cluster=self.cluster(),
-            artifacts=self.store_url,
-            **settings,
-        )
-
-    @property
-    def store_url(self) -> str:
-        return f"file://{self.folder / 'store'}"
-
-    def generations(self) -> dict[str, int]:
-        """How often each Deployment was changed."""
-        found = [one["metadata"] for one in self.server.store.of_kind("Deployment")]
-        return {one["name"]: one["generation"] for one in found}
-
-    def pods(self) -> list[str]:
-        return [pod["metadata"]["name"] for pod in self.server.store.of_kind("Pod")]
-
-
-@pytest.fixture
-def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    with tempfile.TemporaryDirectory(prefix="hr-kube-") as directory:
-        folder = Path(directory)
-        token = folder / "token"
-        token.write_text("a-token-that-nobody-guesses\n")
-        monkeypatch.setenv("HEADRACE_INTERNAL_TOKEN_FILE", str(token))
-        system = System(folder / "home")
-        store = Store()
-        runtime = ProcessRuntime(
-            store=store, artifacts=system.home / "artifacts", folder=folder, token_file=token
-        )
-        server = FakeApiServer(store=store, runtime=runtime, rules=role_rules())
-        try:
-            with in_a_thread(server):
-                yield Lab(system, server, folder)
-                system.close()
-        finally:
-            runtime.end_all()
 
 
 def test_a_spec_is_served_by_pods_and_changes_lose_no_request(lab: Lab) -> None:
@@ -212,23 +138,13 @@ def serves(count: int) -> Callable[[Any], bool]:
     return lambda now: now["ready"] and len(replicas(now, "digits")) == count
 
 
-def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        with suppress(OSError):
-            if holds():
-                return
-        time.sleep(0.1)
-    raise AssertionError("it never came to that")
-
-
 def test_what_a_cluster_cannot_run_is_told_in_the_status(lab: Lab) -> None:
-    pooled = {"name": "pooled", "model": lab.model(3), "pool": "small"}
-    spec = {"version": 1, "pools": [{"name": "small"}], "endpoints": [lab.endpoint(), pooled]}
-    lab.start(spec=spec)
+    hosted = lab.endpoint(seed=3) | {"name": "hosted", "pool": "small"}
+    spec = {"version": 1, "pools": [{"name": "small"}], "endpoints": [lab.endpoint(), hosted]}
+    lab.start(spec=spec, has_token=False)
     status = lab.system.wait_for(lambda now: any(each["ready"] for each in now["endpoints"]))
 
     told = {each["name"]: each for each in status["endpoints"]}
     assert told["digits"]["ready"]
-    assert told["pooled"]["failed"]
-    assert "pools need the driver local" in told["pooled"]["message"]
+    assert told["hosted"]["failed"]
+    assert "--internal-secret" in told["hosted"]["message"]

@@ -123,7 +123,7 @@ def test_a_replica_of_an_endpoint_is_told_nothing() -> None:
 
 def test_who_knows_is_not_told_again_until_its_process_is_another() -> None:
     replica = copy(1, Phase.READY)
-    told = {replica.name: Told(pid=replica.pid, hosting=host([A]))}
+    told = {replica.name: Told(process=replica.process, hosting=host([A]))}
 
     assert plan_of(want(A), replica, told=told) == []
     assert len(plan_of(want(A, B), replica, told=told)) == 1
@@ -132,7 +132,7 @@ def test_who_knows_is_not_told_again_until_its_process_is_another() -> None:
 
 def test_what_the_gateway_may_still_send_stays_hosted() -> None:
     replica = copy(1, Phase.READY)
-    told = {replica.name: Told(pid=replica.pid, hosting=host([A, B]))}
+    told = {replica.name: Told(process=replica.process, hosting=host([A, B]))}
     observed = Observed(published=(route("b", "2", replica),), attempted=(route("a", "1"),))
     elsewhere = Observed(published=(route("b", "2", copy(9)),))
 
@@ -186,6 +186,8 @@ class World:
     published: tuple[Route, ...] = ()
     changes: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    leads: bool = True
+    unreadable: set[str] = field(default_factory=set)
 
     def observed(self) -> Observed:
         return Observed(replicas=dict(self.replicas), published=self.published)
@@ -198,6 +200,14 @@ class World:
     async def wait_change(self) -> None:
         await self.changed.wait()
 
+    def may_act(self) -> bool:
+        return self.leads
+
+    def told_of(self, revision: Revision) -> ReplicaSettings | None:
+        if revision.settings.path in self.unreadable:
+            return None
+        return msgspec.structs.replace(revision.settings, path=f"there/{revision.settings.path}")
+
     def put(self, *replicas: Replica) -> None:
         self.replicas.update({replica.name: replica for replica in replicas})
         self.note_change()
@@ -208,6 +218,7 @@ class Copies:
     """The other side: hears lists, or nothing."""
 
     heard: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
+    paths: set[str] = field(default_factory=set)
     deaf: set[str] = field(default_factory=set)
 
     async def put(self, address: str, models: Sequence[ReplicaSettings]) -> PoolReport:
@@ -217,6 +228,7 @@ class Copies:
             raise UnavailableError(msg)
         names = tuple(model.model_name for model in models)
         self.heard.setdefault(address, []).append(names)
+        self.paths |= {model.path for model in models}
         return PoolReport(pool="small", replica="")
 
 
@@ -296,6 +308,50 @@ async def test_a_copy_that_was_started_again_is_told_again() -> None:
 
     assert copies.heard == {one.address: [("a",), ("a",)]}
     assert world.hosted == {}
+
+
+@pytest.mark.anyio
+async def test_a_copy_elsewhere_is_told_again_when_its_process_is_another() -> None:
+    copies = Copies()
+    world = World(desired=want(A))
+    pod = replace(copy(1, Phase.READY), pid=None, restarts=0)
+    with running(world, copies):
+        world.put(pod)
+        await asyncio.sleep(1)
+        world.put(replace(pod, restarts=1))
+        await asyncio.sleep(1)
+
+    assert copies.heard == {pod.address: [("a",), ("a",)]}
+
+
+@pytest.mark.anyio
+async def test_copies_are_told_of_what_they_can_host_where_they_run() -> None:
+    copies = Copies()
+    away = revision("b", path="elsewhere")
+    world = World(desired=want(A, away), unreadable={"elsewhere"})
+    one = copy(1)
+    with running(world, copies):
+        world.put(one)
+        await asyncio.sleep(1)
+
+    assert copies.heard == {one.address: [("a",)]}
+    assert copies.paths == {"there/p"}
+    assert world.hosted == {one.name: {A.id}}
+
+
+@pytest.mark.anyio
+async def test_who_does_not_lead_tells_nobody_and_who_has_no_address_is_told_later() -> None:
+    copies = Copies()
+    world = World(desired=want(A), leads=False)
+    one, placed = copy(1), replace(copy(2), address="")
+    with running(world, copies):
+        world.put(one, placed)
+        await asyncio.sleep(LINGER_S * 3)
+        assert copies.heard == {}
+        world.leads = True
+        await asyncio.sleep(LINGER_S * 3)
+
+    assert copies.heard == {one.address: [("a",)]}
 
 
 @pytest.mark.anyio

@@ -31,6 +31,18 @@ def test_endpoints_may_have_pods_of_their_own() -> None:
     assert settings.pods_of("other").resources.memory == "1Gi"
 
 
+def test_pools_may_have_pods_of_their_own() -> None:
+    document = {
+        "endpoints": [],
+        "pools": [{"name": "small"}],
+        "kubernetes": {"pools": {"small": {"resources": {"memory": "8Gi"}}}},
+    }
+
+    settings = parse_spec(document).kubernetes.settings()
+
+    assert settings.pools["small"].resources.memory == "8Gi"
+
+
 @pytest.mark.parametrize(
     ("kubernetes", "said"),
     [
@@ -44,6 +56,7 @@ def test_endpoints_may_have_pods_of_their_own() -> None:
         ({"replica_env": [{"name": "1A", "value": "x"}]}, "kubernetes.replica_env"),
         ({"image": "has space"}, "kubernetes.image"),
         ({"endpoints": {"nobody": {}}}, "there is no endpoint 'nobody'"),
+        ({"pools": {"digits": {}}}, "there is no pool 'digits'"),
         ({"autoscaler": "mine"}, "kubernetes.autoscaler"),
         ({"autoscaler": "keda"}, "needs 'prometheus_url'"),
         ({"imagee": "x"}, "kubernetes.imagee"),

@@ -102,20 +102,23 @@ def test_a_model_that_the_registry_lacks_is_told_for_jobs_and_streams_only() -> 
     assert "'other:1', which the registry does not have" in found["jobs[0].model"]
 
 
-def test_processes_that_models_share_and_the_home_s_own_store_are_refused() -> None:
+def test_the_home_s_own_store_is_refused() -> None:
+    spec = a_spec(endpoints=[{"name": "b", "model": "fraud:3", "features": {"service": "s"}}])
+
+    assert set(places(spec)) == {"endpoints[0].features.online_store"}
+
+
+def test_pools_need_a_control_plane() -> None:
     spec = a_spec(
         pools=[{"name": "small"}],
-        endpoints=[
-            {"name": "a", "model": "fraud:3", "pool": "small"},
-            {"name": "b", "model": "fraud:3", "features": {"service": "s"}},
-        ],
+        endpoints=[{"name": "a", "model": "fraud:3", "pool": "small", "access": "public"}],
     )
 
-    assert set(places(spec)) == {
-        "pools[0]",
-        "endpoints[0].pool",
-        "endpoints[1].features.online_store",
-    }
+    found = places(spec, mode=Mode.STATIC)
+
+    assert set(found) == {"pools[0]", "endpoints[0].pool"}
+    assert "--mode static" in found["pools[0]"]
+    assert exported(spec).values["spec"] == spec.document()
 
 
 def test_files_of_the_spec_have_to_be_mounted() -> None:
@@ -157,7 +160,7 @@ def test_no_path_with_dots_escapes_a_mount(parts: list[str]) -> None:
 def test_what_may_be_left_out_is_said_and_not_refused() -> None:
     spec = a_spec(pools=[{"name": "small"}])
 
-    export = exported(spec, allowed=("pools[]",))
+    export = exported(spec, allowed=("pools[]",), mode=Mode.STATIC)
 
     assert any(note.startswith("pools[0]: left out") for note in export.notes)
 

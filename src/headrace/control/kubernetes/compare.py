@@ -39,7 +39,13 @@ def differences(wanted: object, found: object) -> list[str]:
 
 def same_quantity(one: object, other: object) -> bool:
     """Whether two quantities, such as 1000m and 1, are the same."""
-    return _number(one) == _number(other)
+    return quantity(one) == quantity(other)
+
+
+def quantity(value: object) -> Decimal | None:
+    """The number that a quantity such as 2Gi or 500m means; None if it is none."""
+    found = _QUANTITY.fullmatch(str(value))
+    return None if found is None else Decimal(found[1]) * _UNITS[found[2] or ""]
 
 
 def _differences(wanted: object, found: object, path: tuple[str, ...]) -> Iterator[str]:
@@ -93,11 +99,6 @@ def _identity(item: object, keys: tuple[str, ...]) -> tuple[object, ...]:
 
 def _is_list(value: object) -> bool:
     return isinstance(value, list | tuple)
-
-
-def _number(value: object) -> Decimal | None:
-    found = _QUANTITY.fullmatch(str(value))
-    return None if found is None else Decimal(found[1]) * _UNITS[found[2] or ""]
 
 
 def _told(path: tuple[str, ...]) -> str:

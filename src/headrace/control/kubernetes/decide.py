@@ -11,7 +11,13 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState
+from headrace.control.desired import (
+    POOL_PREFIX,
+    DesiredArm,
+    DesiredEndpoint,
+    DesiredState,
+    pool_endpoint,
+)
 from headrace.control.kubernetes.actions import (
     VICTIM_COST,
     Action,
@@ -37,6 +43,7 @@ from headrace.control.kubernetes.drafts import Draft, Drafts, with_replicas
 from headrace.control.kubernetes.messages import Pod
 from headrace.control.kubernetes.names import REVISION, Object, Place
 from headrace.control.kubernetes.objects import is_scaled_elsewhere
+from headrace.control.kubernetes.pooled import hosted_settings
 from headrace.control.kubernetes.rolling import (
     Change,
     Roll,
@@ -95,9 +102,12 @@ def decide(scene: Scene, drafts: Drafts | None = None) -> Decision:
     routes = tuple(prospect.route for prospect in prospects)
     kept = frozenset(name for prospect in prospects for name in prospect.kept)
     step = _Step(scene=scene, drafts=drafts, routes=routes, kept=kept)
-    for endpoint in scene.desired.endpoints:
+    pools = {POOL_PREFIX + pool.name: pool_endpoint(pool) for pool in scene.desired.pools}
+    for endpoint in (*pools.values(), *scene.desired.endpoints):
         for arm in endpoint.arms:
-            if arm.revision.upstream is None:
+            if arm.revision.pool:
+                step.note_hosted(endpoint, arm, pools.get(POOL_PREFIX + arm.revision.pool))
+            elif arm.revision.upstream is None:
                 step.keep(endpoint, arm)
     roll = step.roll()
     step.remove_others()
@@ -108,10 +118,7 @@ def decide(scene: Scene, drafts: Drafts | None = None) -> Decision:
 
 
 def with_counts(scene: Scene) -> DesiredState:
-    """The desired state, where others scale with as many copies as they want now.
-
-    Pools are left out: no pod hosts several models.
-    """
+    """The desired state, where others scale with as many copies as they want now."""
     counts: dict[str, int] = {}
     for one in scene.cluster.of_kind("Deployment"):
         label = (one["metadata"].get("labels") or {}).get(REVISION, "")
@@ -120,7 +127,7 @@ def with_counts(scene: Scene) -> DesiredState:
         _counted(endpoint, counts) if is_scaled_elsewhere(endpoint, scene.settings) else endpoint
         for endpoint in scene.desired.endpoints
     )
-    return msgspec.structs.replace(scene.desired, endpoints=endpoints, pools=())
+    return msgspec.structs.replace(scene.desired, endpoints=endpoints)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -158,6 +165,20 @@ class _Step:
         problems = self._bring_about(draft, arm)
         if problems:
             self.problems[endpoint.name, arm.key] = "; ".join(dict.fromkeys(problems))
+
+    def note_hosted(
+        self, endpoint: DesiredEndpoint, arm: DesiredArm, pool: DesiredEndpoint | None
+    ) -> None:
+        """Say what keeps a pool, whose objects were brought about before, from hosting an arm."""
+        try:
+            hosted_settings(arm.revision)
+        except HeadraceError as error:
+            self.problems[endpoint.name, arm.key] = str(error)
+            return
+        of_pool = () if pool is None else ((pool.name, each.key) for each in pool.arms)
+        problems = [self.problems[key] for key in of_pool if key in self.problems]
+        if problems:
+            self.problems[endpoint.name, arm.key] = "; ".join(problems)
 
     def _bring_about(self, draft: Draft, arm: DesiredArm) -> list[str]:
         """Make and correct an arm's objects; what cannot be."""

@@ -8,8 +8,13 @@ or a ScaledObject.
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from headrace.control.artifact_paths import ArtifactPath
-from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredState, Revision
+from headrace.control.desired import (
+    DesiredArm,
+    DesiredEndpoint,
+    DesiredState,
+    Revision,
+    pool_endpoint,
+)
 from headrace.control.kubernetes.names import (
     FIELD_MANAGER,
     Object,
@@ -19,6 +24,7 @@ from headrace.control.kubernetes.names import (
     selector_of,
 )
 from headrace.control.kubernetes.pods import pod_template, ports_of
+from headrace.control.kubernetes.pooled import pods_of_pool, pool_text
 from headrace.control.kubernetes.scalers import scaler_of
 from headrace.control.kubernetes.told import SETTINGS_KEY, digest_of, told_to
 from headrace.core import FailedPreconditionError
@@ -39,7 +45,9 @@ def objects_of(
     place: Place,
     settings: KubernetesSettings | None = None,
 ) -> list[Object]:
-    """All objects of all revisions of ours, in the order in which they are to be made.
+    """All objects of all pools and revisions of ours, in the order in which they are to be made.
+
+    A revision that a pool hosts has none of its own.
 
     Args:
         settings: None for what the spec of `desired` says.
@@ -50,9 +58,9 @@ def objects_of(
     if settings is None:
         settings = settings_in(desired)
     objects: list[Object] = []
-    for endpoint in desired.endpoints:
+    for endpoint in (*map(pool_endpoint, desired.pools), *desired.endpoints):
         for arm in endpoint.arms:
-            if arm.revision.upstream is None:
+            if arm.revision.upstream is None and not arm.revision.pool:
                 objects += revision_objects(endpoint, arm, place=place, settings=settings)
     _check_unique(objects)
     return objects
@@ -63,14 +71,23 @@ def revision_objects(
 ) -> list[Object]:
     """The objects of one revision; errors as `objects_of`."""
     revision = arm.revision
-    artifact, told = told_to(revision, place)
+    digest = ""
+    if revision.hosts is None:
+        artifact, told = told_to(revision, place)
+        digest, pods = artifact.digest, settings.pods_of(endpoint.name)
+    else:
+        told = pool_text(revision.hosts, place)
+        pods = pods_of_pool(revision.hosts, settings)
+    template = pod_template(
+        revision, pods, digest=digest, settings_digest=digest_of(told), place=place
+    )
     metadata = _metadata(revision, place)
     scaler = scaler_of(endpoint, arm, metadata=metadata, settings=settings)
     objects = [
         _config_map(revision, told, place),
         _service(revision, place),
         _disruption_budget(revision, place),
-        _deployment(endpoint, arm, artifact, told, place=place, settings=settings),
+        _deployment(endpoint, arm, template, place=place, settings=settings),
     ]
     return objects if scaler is None else [*objects, scaler]
 
@@ -147,8 +164,7 @@ def _disruption_budget(revision: Revision, place: Place) -> Object:
 def _deployment(
     endpoint: DesiredEndpoint,
     arm: DesiredArm,
-    artifact: ArtifactPath,
-    told: str,
+    template: Object,
     *,
     place: Place,
     settings: KubernetesSettings,
@@ -168,13 +184,7 @@ def _deployment(
                 "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
             },
             "selector": {"matchLabels": selector_of(revision, instance=place.instance)},
-            "template": pod_template(
-                revision,
-                settings.pods_of(endpoint.name),
-                digest=artifact.digest,
-                settings_digest=digest_of(told),
-                place=place,
-            ),
+            "template": template,
         },
     }
 

@@ -57,7 +57,7 @@ def pod_template(
     """The template of a revision's pods.
 
     Args:
-        digest: Of the artifact that they fetch.
+        digest: Of the artifact that they fetch; nothing of a pool's, which is told later.
         settings_digest: Of what they are told; another one starts them anew.
     """
     annotations = {
@@ -134,7 +134,7 @@ def _fields(taint: object) -> dict[str, str]:
 
 def replica_container(pods: PodSettings, place: Place) -> Object:
     """The container that serves the model under `/models`, as it is told in `SETTINGS_DIR`."""
-    return _replica(_common(pods), place, serves_grpc=False)
+    return _replica(_common(pods), place, serves_grpc=False, is_pool=False)
 
 
 def _common(pods: PodSettings) -> Object:
@@ -152,6 +152,7 @@ def _what(revision: Revision, pods: PodSettings, digest: str, place: Place) -> O
     """What runs in it."""
     common = _common(pods)
     serves_grpc = revision.settings.grpc_port is not None
+    is_pool = revision.hosts is not None
     fetcher = {
         **common,
         "name": FETCHER,
@@ -161,8 +162,8 @@ def _what(revision: Revision, pods: PodSettings, digest: str, place: Place) -> O
     }
     return {
         "terminationGracePeriodSeconds": grace_s(place),
-        "initContainers": [fetcher],
-        "containers": [_replica(common, place, serves_grpc=serves_grpc)],
+        **({} if is_pool else {"initContainers": [fetcher]}),
+        "containers": [_replica(common, place, serves_grpc=serves_grpc, is_pool=is_pool)],
         "volumes": _volumes(revision, place),
     }
 
@@ -179,9 +180,10 @@ def ports_of(*, serves_grpc: bool) -> tuple[tuple[str, int], ...]:
     return (("http", HTTP_PORT), *grpc, ("metrics", METRICS_PORT))
 
 
-def _replica(common: Object, place: Place, *, serves_grpc: bool) -> Object:
+def _replica(common: Object, place: Place, *, serves_grpc: bool, is_pool: bool) -> Object:
+    """Of a pool, it fetches models itself, and has started before anybody tells it which."""
     mounts: list[Object] = [
-        {**_MODELS, "readOnly": True},
+        _MODELS if is_pool else {**_MODELS, "readOnly": True},
         _TMP,
         {"name": "settings", "mountPath": SETTINGS_DIR, "readOnly": True},
     ]
@@ -203,7 +205,7 @@ def _replica(common: Object, place: Place, *, serves_grpc: bool) -> Object:
         ],
         "volumeMounts": mounts,
         "startupProbe": _probe(
-            "ready",
+            "live" if is_pool else "ready",
             periodSeconds=_STARTUP_PERIOD_S,
             failureThreshold=_LOAD_TIMEOUT_S // _STARTUP_PERIOD_S,
         ),

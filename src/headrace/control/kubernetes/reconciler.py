@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from headrace.control.agents.errors import log_level_of
-from headrace.control.desired import DesiredArm, DesiredState
+from headrace.control.desired import DesiredArm, DesiredState, Revision
 from headrace.control.kubernetes.actions import Action
 from headrace.control.kubernetes.api import ClusterApi
 from headrace.control.kubernetes.cluster import Cluster
@@ -20,6 +20,7 @@ from headrace.control.kubernetes.drafts import Drafts
 from headrace.control.kubernetes.names import Place, instance_selector
 from headrace.control.kubernetes.objects import settings_in
 from headrace.control.kubernetes.performing import Performer
+from headrace.control.kubernetes.pooled import hosted_settings
 from headrace.control.kubernetes.record import record_name, record_of, routes_in
 from headrace.control.kubernetes.replicas import replicas_of
 from headrace.control.kubernetes.rolling import Roll
@@ -32,7 +33,7 @@ from headrace.control.plan import PublishRoutes
 from headrace.control.reconciler import RoutePublisher
 from headrace.control.sandbox import Isolation
 from headrace.control.store import Event
-from headrace.core import Clock, HeadraceError
+from headrace.core import Clock, HeadraceError, ReplicaSettings
 from headrace.core.kubernetes_settings import KubernetesSettings
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -137,6 +138,17 @@ class KubernetesReconciler:
     def trouble(self, endpoint: str, arm: DesiredArm) -> str:
         """Why nothing can be made for an arm; empty if all can."""
         return self._problems.get((endpoint, arm.key), "")
+
+    def may_act(self) -> bool:
+        """Whether this control plane leads."""
+        return self.leads()
+
+    def told_of(self, revision: Revision) -> ReplicaSettings | None:
+        """How a pod of a pool is told of a model; None for one that no pod can read."""
+        try:
+            return hosted_settings(revision)
+        except HeadraceError:
+            return None  # its endpoint's status says why
 
     async def run(self) -> None:
         """Reconcile until cancelled."""

@@ -21,19 +21,24 @@ def told_to(revision: Revision, place: Place) -> tuple[ArtifactPath, str]:
     Raises:
         FailedPreconditionError: The revision cannot run on a cluster; the text says what to do.
     """
-    if revision.pool or revision.hosts is not None:
+    if revision.pool:
         raise FailedPreconditionError(
-            f"pool {revision.pool or revision.model!r}: pools need the driver local; on a cluster "
-            "give the endpoint replicas of its own (leave out 'pool')"
+            f"{revision.model}: pods of pool {revision.pool!r} host it, and who hosts what a "
+            "control plane tells them: where there is none, leave 'pool' out"
         )
     artifact = artifact_of(revision)
-    if not place.artifacts_url:
-        raise FailedPreconditionError(
-            f"{revision.model}: pods have to fetch it from somewhere, and the control plane has no "
-            "store for artifacts that they reach: give it one (--artifacts URL)"
-        )
+    check_artifacts(revision.model, place)
     path = f"{MODELS_DIR}/{artifact.filename}"
     return artifact, settings_text(revision, place, path=path)
+
+
+def check_artifacts(what: str, place: Place) -> None:
+    """Raise FailedPreconditionError if there is nowhere that pods have `what` from."""
+    if not place.artifacts_url:
+        raise FailedPreconditionError(
+            f"{what}: pods have to fetch it from somewhere, and the control plane has no "
+            "store for artifacts that they reach: give it one (--artifacts URL)"
+        )
 
 
 def artifact_of(revision: Revision) -> ArtifactPath:

@@ -1,0 +1,132 @@
+"""How does a pool's copy get the files of a model that does not lie on its machine?
+
+Like a pod of its own would: by `headrace models fetch`, in a process beside it, so that no download
+touches what serves.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headrace.core import (
+    ArtifactsSettings,
+    DeadlineExceededError,
+    InvalidArgumentError,
+    ReplicaSettings,
+    UnavailableError,
+)
+
+MAX_FETCHES: Final = 2
+"""Artifacts that are fetched at once; further ones wait for their turn."""
+FETCH_TIMEOUT_S: Final = 600.0
+"""As long as a pod of one model may take for it."""
+_GRACE_S: Final = 15.0
+_COMMAND: Final = (sys.executable, "-m", "headrace.cli", "models", "fetch")
+_STORED: Final = re.compile(r"sha256/(?P<digest>[0-9a-f]{64})/(?P<file>[^/]+)")
+_MOST_SAID: Final = 500
+
+
+class SharedFetcher:
+    """Has artifacts of a shared store on this machine, each once.
+
+    What was fetched by an earlier process of this directory is checked again, not fetched again.
+    """
+
+    def __init__(
+        self,
+        artifacts: ArtifactsSettings,
+        *,
+        command: Sequence[str] = _COMMAND,
+        timeout_s: float = FETCH_TIMEOUT_S,
+    ) -> None:
+        self._artifacts = artifacts
+        self._command = tuple(command)
+        self._timeout_s = timeout_s
+        self._there: set[str] = set()
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._turn = asyncio.Semaphore(MAX_FETCHES)
+
+    async def have(self, settings: ReplicaSettings) -> ReplicaSettings:
+        """`settings` with the path at which the model lies now; cancelled, it is not fetched.
+
+        Raises:
+            InvalidArgumentError: The path that was told is none of a stored artifact.
+            UnavailableError: It cannot be fetched; the text says why.
+            DeadlineExceededError: It was not there in time.
+        """
+        digest, file = _stored(settings.path)
+        directory = self._directory(digest)
+        async with self._locks.setdefault(digest, asyncio.Lock()):
+            if digest not in self._there:
+                async with self._turn:
+                    await self._fetch(digest, directory)
+                self._there.add(digest)
+        return msgspec.structs.replace(settings, path=str(directory / file))
+
+    async def forget(self, path: str, *, in_use: Callable[[], Iterable[str]]) -> None:
+        """Delete what was fetched for `path`, unless another model is of the same artifact.
+
+        Args:
+            in_use: The paths of all models that are hosted, as they were told.
+        """
+        found = _STORED.fullmatch(path)
+        if found is None:
+            return
+        digest = found["digest"]
+        async with self._locks.setdefault(digest, asyncio.Lock()):
+            if not any(digest in other for other in in_use()):
+                self._there.discard(digest)
+                await asyncio.to_thread(shutil.rmtree, self._directory(digest), ignore_errors=True)
+
+    def _directory(self, digest: str) -> Path:
+        return Path(self._artifacts.directory, "sha256", digest)
+
+    async def _fetch(self, digest: str, directory: Path) -> None:
+        process = await asyncio.create_subprocess_exec(
+            *self._command,
+            f"sha256:{digest}",
+            f"--output={directory}",
+            f"--timeout-s={self._timeout_s:g}",
+            env={**os.environ, "HEADRACE_ARTIFACTS": self._artifacts.url},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(self._timeout_s + _GRACE_S):
+                _, said = await process.communicate()
+        except TimeoutError:
+            message = f"its files were not there within {self._timeout_s:g} s"
+            raise DeadlineExceededError(message) from None
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        if process.returncode:
+            why = _last_line(said) or f"exit status {process.returncode}"
+            raise UnavailableError(f"its files cannot be fetched: {why}")
+
+
+def _stored(path: str) -> tuple[str, str]:
+    """The digest and the file of a stored artifact's path."""
+    found = _STORED.fullmatch(path)
+    if found is None or found["file"] in {".", ".."}:
+        raise InvalidArgumentError(
+            f"{path[:200]!r} is no path sha256/DIGEST/FILE of a shared store: nothing else is "
+            "fetched"
+        )
+    return found["digest"], found["file"]
+
+
+def _last_line(said: bytes) -> str:
+    lines = said.decode(errors="replace").strip().splitlines()
+    return lines[-1].strip()[:_MOST_SAID] if lines else ""

@@ -1,0 +1,127 @@
+"""Pools on a cluster whose pods are real processes: two models in each, behind a real gateway."""
+
+from typing import Any
+
+import pytest
+
+from tests.e2e.control.system import Traffic
+from tests.e2e.kubernetes.lab import Lab, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+POOL = {"name": "small", "replicas": 2, "memory_bytes": 500_000_000}
+
+
+def spec_of(lab: Lab, *, digits: int = 1, **pool: Any) -> dict[str, Any]:
+    models = {"digits": digits, "letters": 2}
+    endpoints = [
+        lab.endpoint(seed) | {"name": name, "pool": "small"} for name, seed in models.items()
+    ]
+    return {"version": 1, "pools": [POOL | pool], "endpoints": endpoints}
+
+
+def apply(lab: Lab, spec: dict[str, Any]) -> None:
+    code, answer = lab.system.post("/api/v1/apply?wait_s=60", spec)
+    assert code == 200, answer
+
+
+def fetched(lab: Lab) -> dict[str, set[str]]:
+    """Digests of what the pods that run have fetched, by the pods' names."""
+    return {
+        pod["metadata"]["name"]: {
+            path.name
+            for path in lab.folder.glob(f"{pod['metadata']['uid']}/models/sha256/*")
+            if any(path.iterdir())
+        }
+        for pod in lab.server.store.of_kind("Pod")
+    }
+
+
+def answers(lab: Lab, *names: str) -> bool:
+    return all(lab.system.infer(name)[0] == 200 for name in names)
+
+
+def test_a_pool_s_models_are_served_by_its_pods_and_replaced_without_a_failure(lab: Lab) -> None:
+    lab.start(spec=spec_of(lab))
+    lab.system.wait_ready()
+    pods = lab.pods()
+
+    assert len(pods) == 2
+    assert answers(lab, "digits", "letters")
+    with (
+        Traffic(lab.system, "digits").flowing(2) as digits,
+        Traffic(lab.system, "letters").flowing(2) as letters,
+    ):
+        until(lambda: all(len(found) == 2 for found in fetched(lab).values()))
+        apply(lab, spec_of(lab, digits=3))
+        until(lambda: digits.versions[-1:] == ["2"])
+        # What is hosted no more leaves the pods' disks too, and another model is there instead.
+        until(lambda: {len(found) for found in fetched(lab).values()} == {2})
+
+    assert (digits.failures, letters.failures) == ([], [])
+    assert lab.pods() == pods
+
+
+def test_a_pod_of_a_pool_that_is_lost_is_made_again_and_told_its_models(lab: Lab) -> None:
+    lab.start(spec=spec_of(lab))
+    lab.system.wait_ready()
+    lost, kept = lab.pods()
+    with Traffic(lab.system, "digits").flowing(2) as traffic:
+        until(lambda: all(fetched(lab).values()))
+        lab.runtime.lose(lost)
+        until(lambda: len(set(lab.pods()) - {lost}) == 2)
+        until(lambda: all(found for name, found in fetched(lab).items() if name != lost))
+        (new,) = set(lab.pods()) - {lost, kept}
+
+    # What was in flight on the lost one, at most one request of each caller.
+    assert len(traffic.failures) <= 2
+    # It was asked for one of its two models, and fetched that one only.
+    assert len(fetched(lab)[new]) == 1
+    assert fetched(lab)[new] <= fetched(lab)[kept]
+
+
+def test_a_pool_changes_its_size_and_its_settings_without_a_failure(lab: Lab) -> None:
+    lab.start(spec=spec_of(lab))
+    lab.system.wait_ready()
+    before = set(lab.pods())
+    with Traffic(lab.system, "letters").flowing(2) as traffic:
+        apply(lab, spec_of(lab, replicas=3))
+        until(lambda: len(lab.pods()) == 3)
+        assert before < set(lab.pods())
+        apply(lab, spec_of(lab, replicas=1))
+        until(lambda: len(lab.pods()) == 1)
+        apply(lab, spec_of(lab, replicas=1, max_loaded=9))
+        until(lambda: len(lab.pods()) == 1 and not before & set(lab.pods()))
+
+    assert traffic.failures == []
+
+
+def test_an_endpoint_moves_into_a_pool_and_out_of_it_without_a_failure(lab: Lab) -> None:
+    hosted = spec_of(lab)
+    alone = spec_of(lab)
+    del alone["endpoints"][0]["pool"]
+    lab.start(spec=alone)
+    lab.system.wait_ready()
+
+    assert len(lab.pods()) == 3
+    with Traffic(lab.system, "digits").flowing(2) as traffic:
+        apply(lab, hosted)
+        until(lambda: len(lab.pods()) == 2)
+        apply(lab, alone)
+        until(lambda: len(lab.pods()) == 3)
+
+    assert traffic.failures == []
+
+
+def test_the_next_control_plane_goes_on_with_a_pool(lab: Lab) -> None:
+    lab.start(spec=spec_of(lab))
+    lab.system.wait_ready()
+    before = lab.pods()
+    assert lab.system.end_control() == 0
+    lab.start()
+    lab.system.wait_ready()
+
+    assert lab.pods() == before
+    assert answers(lab, "digits", "letters")
+    apply(lab, spec_of(lab, digits=3))
+    until(lambda: lab.system.infer("digits")[1]["model_version"] == "2")
