@@ -29,6 +29,7 @@ MAX_FETCHES: Final = 2
 FETCH_TIMEOUT_S: Final = 600.0
 """As long as a pod of one model may take for it."""
 _GRACE_S: Final = 15.0
+"""It ends by itself in time, or this much later at the latest."""
 _COMMAND: Final = (sys.executable, "-m", "headrace.cli", "models", "fetch")
 _STORED: Final = re.compile(r"sha256/(?P<digest>[0-9a-f]{64})/(?P<file>[^/]+)")
 _MOST_SAID: Final = 500
@@ -101,7 +102,7 @@ class SharedFetcher:
             stderr=asyncio.subprocess.PIPE,
         )
         try:
-            async with asyncio.timeout(self._timeout_s + _GRACE_S):
+            async with asyncio.timeout(self._timeout_s + min(_GRACE_S, self._timeout_s)):
                 _, said = await process.communicate()
         except TimeoutError:
             message = f"its files were not there within {self._timeout_s:g} s"
@@ -129,4 +130,4 @@ def _stored(path: str) -> tuple[str, str]:
 
 def _last_line(said: bytes) -> str:
     lines = said.decode(errors="replace").strip().splitlines()
-    return lines[-1].strip()[:_MOST_SAID] if lines else ""
+    return lines[-1].strip().removeprefix("headrace: ")[:_MOST_SAID] if lines else ""

@@ -25,11 +25,12 @@ _TIMEOUT_S = 0.5
 
 @dataclass(slots=True)
 class PodProcess:
-    """The replica of one pod."""
+    """The replica of one pod; `restarts` counts its processes before this one."""
 
     process: subprocess.Popen[bytes]
     port: int
     is_ending: bool = False
+    restarts: int = 0
 
 
 @dataclass(slots=True)
@@ -76,14 +77,25 @@ class ProcessRuntime:
         key = "directory" if "artifacts" in settings else "path"
         of_volume[key] = of_volume[key].replace("/models", str(place / "models"), 1)
         (place / "replica.json").write_text(json.dumps(settings))
-        with (place / "log").open("wb") as log:
-            process = subprocess.Popen(
+        self.pods[uid] = PodProcess(process=self._spawn(place), port=ports["http"])
+
+    def _spawn(self, place: Path) -> subprocess.Popen[bytes]:
+        with (place / "log").open("ab") as log:
+            return subprocess.Popen(
                 [sys.executable, "-m", "headrace.serving", "--settings", place / "replica.json"],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "HEADRACE_INTERNAL_TOKEN_FILE": str(self.token_file)},
             )
-        self.pods[uid] = PodProcess(process=process, port=ports["http"])
+
+    def crash(self, name: str) -> None:
+        """The process of the pod of this name ends, and its container is started again."""
+        uid = self.store.get("Pod", name)["metadata"]["uid"]
+        found = self.pods[uid]
+        found.process.kill()
+        found.process.wait()
+        found.process = self._spawn(self.folder / uid)
+        found.restarts += 1
 
     def status(self, pod: Object) -> Object:
         found = self.pods[pod["metadata"]["uid"]]
@@ -91,11 +103,12 @@ class ProcessRuntime:
             return {"phase": "Failed", "reason": "NodeLost"}
         if found.process.poll() is not None:
             return pod_status("crashing", ip="127.0.0.1")
-        if _is_ready(found.port):
+        state = "ready" if _is_ready(found.port) else "pending"
+        if state == "ready":
             self.was_ready.add(pod["metadata"]["uid"])
-            return pod_status("ready", ip="127.0.0.1")
-        was_ready = pod["metadata"]["uid"] in self.was_ready
-        return pod_status("unready" if was_ready else "pending", ip="127.0.0.1")
+        elif pod["metadata"]["uid"] in self.was_ready:
+            state = "unready"
+        return pod_status(state, ip="127.0.0.1", restarts=found.restarts)
 
     def ports(self, pod: Object) -> dict[str, int]:
         found = self.pods.get(pod["metadata"]["uid"])

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.control.system import Traffic
+from tests.e2e.control.system import Traffic, replicas
 from tests.e2e.kubernetes.lab import Lab, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -80,6 +80,31 @@ def test_a_pod_of_a_pool_that_is_lost_is_made_again_and_told_its_models(lab: Lab
     assert fetched(lab)[new] <= fetched(lab)[kept]
 
 
+def test_a_pod_whose_process_crashed_is_told_again_and_until_then_others_answer(lab: Lab) -> None:
+    lab.start(spec=spec_of(lab))
+    lab.system.wait_ready()
+    crashed, _ = lab.pods()
+    with Traffic(lab.system, "digits").flowing(2) as traffic:
+        until(lambda: all(fetched(lab).values()))
+        lab.runtime.crash(crashed)
+        until(lambda: restarts(lab, crashed) == [1])
+        # Ready again is who was told.
+        until(lambda: states(lab, "digits") == {"ready"})
+
+    assert len(traffic.failures) <= 2
+    assert 404 not in traffic.failures
+    assert len(lab.pods()) == 2
+
+
+def restarts(lab: Lab, pod: str) -> list[int]:
+    found = replicas(lab.system.status(), "digits")
+    return [one["restarts"] for one in found if one["name"] == pod]
+
+
+def states(lab: Lab, name: str) -> set[str]:
+    return {one["state"] for one in replicas(lab.system.status(), name)}
+
+
 def test_a_pool_changes_its_size_and_its_settings_without_a_failure(lab: Lab) -> None:
     lab.start(spec=spec_of(lab))
     lab.system.wait_ready()
@@ -97,18 +122,17 @@ def test_a_pool_changes_its_size_and_its_settings_without_a_failure(lab: Lab) ->
 
 
 def test_an_endpoint_moves_into_a_pool_and_out_of_it_without_a_failure(lab: Lab) -> None:
-    hosted = spec_of(lab)
-    alone = spec_of(lab)
+    hosted, alone = spec_of(lab, replicas=1), spec_of(lab, replicas=1)
     del alone["endpoints"][0]["pool"]
     lab.start(spec=alone)
     lab.system.wait_ready()
 
-    assert len(lab.pods()) == 3
+    assert len(lab.pods()) == 2
     with Traffic(lab.system, "digits").flowing(2) as traffic:
         apply(lab, hosted)
-        until(lambda: len(lab.pods()) == 2)
+        until(lambda: len(lab.pods()) == 1)
         apply(lab, alone)
-        until(lambda: len(lab.pods()) == 3)
+        until(lambda: len(lab.pods()) == 2)
 
     assert traffic.failures == []
 

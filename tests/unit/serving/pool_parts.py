@@ -1,7 +1,7 @@
 """A pool whose models load in virtual time, or do not."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -26,12 +26,14 @@ class Trier:
     sizes: dict[str, int] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     tried: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
 
     async def run(self, settings: ReplicaSettings, *, timeout_s: float) -> TrialResult:
         name = settings.model_name
         self.tried.append(name)
+        self.paths.append(settings.path)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
@@ -49,6 +51,7 @@ class Loads:
     errors: dict[str, Exception] = field(default_factory=dict)
     models: dict[str, Doubling] = field(default_factory=dict)
     loaded: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     freed: list[LoadedModel] = field(default_factory=list)
 
     async def load(self, settings: ReplicaSettings) -> LoadedModel:
@@ -57,6 +60,7 @@ class Loads:
         if name in self.errors:
             raise self.errors[name]
         self.loaded.append(name)
+        self.paths.append(settings.path)
         return a_loaded(self.models.setdefault(name, a_model()))
 
     async def free(self, loaded: LoadedModel) -> None:
@@ -64,11 +68,38 @@ class Loads:
         self.freed.append(loaded)
 
 
+@dataclass
+class Fetches:
+    """Has models' files in `/here`, later or never."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, Exception] = field(default_factory=dict)
+    fetched: list[str] = field(default_factory=list)
+    forgotten: list[tuple[str, list[str]]] = field(default_factory=list)
+
+    async def have(self, settings: ReplicaSettings) -> ReplicaSettings:
+        name = settings.model_name
+        await asyncio.sleep(self.seconds.get(name, 0.1))
+        if name in self.errors:
+            raise self.errors[name]
+        self.fetched.append(settings.path)
+        return msgspec.structs.replace(settings, path=f"/here/{settings.path}")
+
+    async def forget(self, path: str, *, in_use: Callable[[], Iterable[str]]) -> None:
+        await asyncio.sleep(0.01)
+        self.forgotten.append((path, sorted(in_use())))
+
+
 class Hosting:
     """A pool's copy without sockets."""
 
     def __init__(
-        self, *, trier: Trier | None = None, loads: Loads | None = None, **told: object
+        self,
+        *,
+        trier: Trier | None = None,
+        loads: Loads | None = None,
+        fetches: Fetches | None = None,
+        **told: object,
     ) -> None:
         settings = msgspec.convert({"name": "small", **told}, PoolSettings)
         self.trier = trier or Trier()
@@ -77,6 +108,7 @@ class Hosting:
             settings,
             trial=self.trier,
             loader=self.loads,
+            fetcher=fetches,
             clock=asyncio.get_running_loop().time,
         )
         self.application = PoolApplication(self.pool, has_repository=settings.port is not None)

@@ -6,13 +6,13 @@ import json
 import msgspec
 import pytest
 
-from headrace.core import RequestCancelledError
+from headrace.core import RequestCancelledError, UnavailableError
 from headrace.protocol.grpc_wire import frame, unframe
 from headrace.protocol.protos import message_class
 from headrace.serving.exchange import Exchange
 from headrace.serving.report import Observe, SamplesPage, models_digest
 from tests.unit.serving.parts import BAD, Caller, a_model, error_of, infer_body, read
-from tests.unit.serving.pool_parts import BROKEN, Hosting, Loads, Trier, entry
+from tests.unit.serving.pool_parts import BROKEN, Fetches, Hosting, Loads, Trier, entry
 
 pytestmark = pytest.mark.anyio
 
@@ -705,3 +705,77 @@ async def test_leaving_the_pool_ends_loads_that_are_under_way() -> None:
         await settle()
 
     assert hosting.trier.at_once == 0
+
+
+# Models that do not lie on its machine
+
+
+async def test_a_model_is_fetched_before_it_is_tried_and_loaded() -> None:
+    fetches = Fetches()
+    hosting = Hosting(fetches=fetches)
+    async with hosting.pool:
+        hosting.declare(entry("a", path="stored-a"), entry("b", path="stored-b"))
+        exchange = hosting.infer("a")
+        await settle()
+
+    assert read(exchange).status == 200
+    assert fetches.fetched == ["stored-a"]
+    assert hosting.trier.paths == hosting.loads.paths == ["/here/stored-a"]
+
+
+async def test_who_asks_for_what_cannot_be_fetched_is_told_and_others_do_not_notice() -> None:
+    fetches = Fetches(errors={"a": UnavailableError("its files cannot be fetched: no answer")})
+    hosting = Hosting(fetches=fetches)
+    async with hosting.pool:
+        hosting.declare(entry("a"), entry("b"))
+        refused, answered = hosting.infer("a"), hosting.infer("b")
+        await settle()
+        report = hosting.model("a")
+        fetches.errors.clear()
+        await settle(2.0)
+        again = hosting.infer("a")
+        await settle()
+
+    assert [read(one).status for one in (refused, answered, again)] == [503, 200, 200]
+    assert (report.phase, report.reason) == ("failed", "its files cannot be fetched: no answer")
+
+
+async def test_what_takes_longer_to_fetch_than_requests_wait_is_there_for_later_ones() -> None:
+    fetches = Fetches(seconds={"a": 60.0})
+    hosting = Hosting(fetches=fetches, load_timeout_s=30.0)
+    async with hosting.pool:
+        hosting.declare(entry("a"))
+        first = hosting.infer("a")
+        await settle(40.0)
+        second = hosting.infer("a")
+        await settle(25.0)
+
+    assert [read(one).status for one in (first, second)] == [503, 200]
+    assert len(fetches.fetched) == 1
+
+
+async def test_the_files_of_what_is_hosted_no_more_are_forgotten_when_it_is_free() -> None:
+    fetches = Fetches()
+    hosting = Hosting(fetches=fetches)
+    async with hosting.pool:
+        hosting.declare(entry("a", path="old"), entry("b", path="other"))
+        hosting.infer("a")
+        await settle()
+        hosting.declare(entry("a", path="new"), entry("b", path="other"))
+        await settle()
+        was_freed = len(hosting.loads.freed)
+
+    assert was_freed == 1
+    assert fetches.forgotten == [("old", ["new", "other"])]
+
+
+@pytest.mark.parametrize("path", ["/v2/models/a/infer", "/v1/models/a:predict"])
+async def test_before_it_was_told_its_models_another_copy_is_to_be_asked(path: str) -> None:
+    hosting = Hosting()
+    async with hosting.pool:
+        exchange = hosting.ask("POST", path, infer_body((1, 2)))
+        await settle()
+
+    answer = read(exchange)
+    assert answer.status == 503
+    assert "x-headrace-not-started: 1" in answer.head

@@ -16,11 +16,13 @@ from headrace.control.kubernetes.actions import (
 from headrace.control.kubernetes.cluster import Cluster, Key, is_ours, key_of
 from headrace.control.kubernetes.decide import Decision, Scene, decide
 from headrace.control.kubernetes.drafts import Drafts, with_replicas
+from headrace.control.kubernetes.names import Place
 from headrace.control.kubernetes.objects import settings_in
 from headrace.control.kubernetes.replicas import replicas_of
 from headrace.control.kubernetes.resources import WATCHED
 from headrace.control.observed import Observed, Replica, Route, addresses_of
 from headrace.control.plan import PublishRoutes
+from headrace.control.pools import Hosting, Told, plan_pools, routed_now
 from headrace.testing.kubernetes import Controllers, InstantRuntime, RefusedError, Store
 from headrace.testing.kubernetes.fields import FieldConflictError
 from tests.unit.control.kubernetes.states import PLACE
@@ -45,6 +47,8 @@ class Play:
     now: float = 0.0
     serial: int = 1
     controllers: Controllers = field(init=False)
+    place: Place = PLACE
+    told: dict[str, Told] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.controllers = Controllers(self.store, self.runtime)
@@ -54,7 +58,7 @@ class Play:
         for kind in kinds or WATCHED:
             self.cluster.replace_all(kind, self.store.of_kind(kind))
         self.replicas = replicas_of(
-            self.cluster.pods(PLACE),
+            self.cluster.pods(self.place),
             self.cluster.slices(),
             self.replicas,
             routed=self.observed().routed_addresses(),
@@ -69,14 +73,35 @@ class Play:
             published=self.published,
             attempted=self.sent,
             can_publish=self.sent is None,
+            hosted={name: told.hosting.revision_ids for name, told in self.told.items()},
         )
+
+    def tell(self) -> None:
+        """Tell pods of pools what to host, as far as they are known."""
+        self.told = {
+            name: told
+            for name, told in self.told.items()
+            if name in self.replicas and self.replicas[name].process == told.process
+        }
+        observed = self.observed()
+        routed = routed_now(observed)
+        for one in plan_pools(self.desired, self.replicas.values(), self.told, routed):
+            self.told[one.replica] = Told(process=one.process, hosting=one.hosting)
+
+    def hosting(self) -> dict[str, Hosting]:
+        """What pods of pools host, by their addresses."""
+        return {
+            self.replicas[name].address: told.hosting
+            for name, told in self.told.items()
+            if name in self.replicas
+        }
 
     def decide(self) -> Decision:
         scene = Scene(
             desired=self.desired,
             cluster=self.cluster,
             observed=self.observed(),
-            place=PLACE,
+            place=self.place,
             settings=settings_in(self.desired),
             is_confirmed=self.is_confirmed,
             blocked=self.blocked,
@@ -130,7 +155,7 @@ class Play:
         key = key_of(wanted)
         known = self.cluster.find(*key)
         there = self.store.objects.get(key)
-        if known is None and there is not None and not is_ours(there, PLACE):
+        if known is None and there is not None and not is_ours(there, self.place):
             self.blocked[key] = foreign(key)
             return
         result = self.store.apply(wanted, manager="headrace", force=known is not None)
@@ -147,12 +172,14 @@ class Play:
         self.sent = None
         self.is_confirmed = False
         self.drafts = Drafts()
+        self.told = {}
 
     def settle(self) -> None:
         """Until nothing happens any more."""
         for _ in range(60):
             self.controllers.settle()
             self.look()
+            self.tell()
             done = self.act()
             is_waiting = self.sent is not None
             self.acknowledge()

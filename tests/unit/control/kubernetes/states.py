@@ -1,11 +1,15 @@
 """Desired states for tests of the driver `kubernetes`, made in code."""
 
 import hashlib
+from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from headrace.control.desired import (
     DesiredArm,
     DesiredEndpoint,
+    DesiredPool,
     DesiredState,
     Revision,
     make_revision,
@@ -15,13 +19,21 @@ from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.autoscale_settings import AutoscaleSettings
 
 PLACE = Place(namespace="models", artifacts_url="s3://artifacts", drain_timeout_s=20.0)
+POOLS_PLACE = replace(PLACE, internal_secret="headrace-internal")  # noqa: S106  # its name only
+"""Pools need a token, by which their pods are told what to host."""
 
 
-def a_revision(endpoint: str = "digits", version: str = "1", **settings: Any) -> Revision:  # noqa: ANN401  # fields of several types
+def a_revision(
+    endpoint: str = "digits",
+    version: str = "1",
+    pool: str = "",
+    **settings: Any,  # noqa: ANN401  # fields of several types
+) -> Revision:
     digest = hashlib.sha256(f"{endpoint}:{version}".encode()).hexdigest()
     return make_revision(
         endpoint=EndpointName(endpoint),
         model=f"{endpoint}:{version}",
+        pool=pool,
         settings=ReplicaSettings(
             model_name=endpoint,
             model_version=version,
@@ -39,11 +51,26 @@ def an_arm(
     return DesiredArm(revision=revision, weight=weight, replicas=replicas)
 
 
+def a_hosted_arm(endpoint: str = "digits", version: str = "1", *, weight: int = 100) -> DesiredArm:
+    """An arm without pods of its own: the pool `small` hosts it."""
+    revision = a_revision(endpoint, version, "small")
+    return DesiredArm(revision=revision, weight=weight, replicas=0)
+
+
+def a_pool(name: str = "small", *, replicas: int = 2, **told: Any) -> DesiredPool:  # noqa: ANN401  # as above
+    defaults = {"memory_bytes": 2_000_000_000, "max_loaded": 64, "load_timeout_s": 30.0}
+    return DesiredPool(name=name, replicas=replicas, **(defaults | told))
+
+
 def an_endpoint(
     *arms: DesiredArm, name: str = "digits", autoscale: AutoscaleSettings | None = None
 ) -> DesiredEndpoint:
     arms = arms or (an_arm(name),)
     return DesiredEndpoint(name=EndpointName(name), timeout_s=None, arms=arms, autoscale=autoscale)
+
+
+def with_pools(state: DesiredState, *pools: DesiredPool) -> DesiredState:
+    return msgspec.structs.replace(state, pools=pools)
 
 
 def a_state(*endpoints: DesiredEndpoint, **kubernetes: Any) -> DesiredState:  # noqa: ANN401  # as a document has it

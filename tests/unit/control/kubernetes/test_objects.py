@@ -263,16 +263,6 @@ def test_without_a_store_for_artifacts_the_way_out_is_named() -> None:
         objects_of(a_state(), place=Place(namespace="models"))
 
 
-def test_a_pool_is_refused() -> None:
-    arm = an_arm()
-    revision = msgspec.structs.replace(arm.revision, pool="small")
-
-    with pytest.raises(FailedPreconditionError, match="pool 'small'"):
-        objects_of(
-            a_state(an_endpoint(msgspec.structs.replace(arm, revision=revision))), place=PLACE
-        )
-
-
 names = st.from_regex(NAME_PATTERN, fullmatch=True)
 
 
