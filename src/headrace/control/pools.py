@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections import defaultdict
 from collections.abc import (
     Awaitable,
     Callable,
@@ -36,10 +37,15 @@ _HTTP_OK: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hosting:
-    """What a copy of a pool hosts: one model for each name and version, and whose they are."""
+    """What a copy of a pool hosts: one model for each name and version, and whose they are.
+
+    `keeps`: names and versions that it goes on hosting besides, as it has them: an earlier control
+    plane told it what these are, and requests for them may still come.
+    """
 
     models: tuple[ReplicaSettings, ...]
     revisions: tuple[Revision, ...]
+    keeps: tuple[tuple[str, str], ...] = ()
 
     @property
     def revision_ids(self) -> frozenset[str]:
@@ -105,12 +111,15 @@ def plan_pools(
         for arm in endpoint.arms:
             if arm.revision.pool:
                 wanted.setdefault(POOL_PREFIX + arm.revision.pool, []).append(arm.revision)
+    expected = _by_address(routed, wanted) if wanted else {}
     for replica in replicas:
         if not replica.is_running or replica.endpoint not in wanted or not replica.address:
             continue
         known = told.get(replica.name)
         kept = () if known is None else _still_routed(known.hosting.revisions, replica, routed)
         hosting = host(wanted[replica.endpoint], kept, tells)
+        said = {(model.model_name, model.model_version) for model in hosting.models}
+        hosting = replace(hosting, keeps=tuple(sorted(expected.get(replica.address, set()) - said)))
         if known is None or known.process != replica.process or known.hosting != hosting:
             yield Tell(
                 replica=replica.name,
@@ -195,7 +204,18 @@ def _still_routed(
             yield revision
 
 
-Put = Callable[[str, Sequence[ReplicaSettings]], Awaitable[PoolReport]]
+def _by_address(
+    routed: Iterable[RoutedTo], pools: Collection[str]
+) -> Mapping[str, set[tuple[str, str]]]:
+    """Names and versions that requests may come for; a pool's own route names its copies too."""
+    found: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for where in routed:
+        if where.endpoint not in pools:
+            found[where.address].add((where.endpoint, where.version))
+    return found
+
+
+Put = Callable[[str, Hosting], Awaitable[PoolReport]]
 """Tells the copy at an address what to host, as `put_models`."""
 
 
@@ -222,15 +242,17 @@ class World(Protocol):
         """How a copy of a pool is told of a model; None if it cannot host it where it runs."""
 
 
-async def put_models(address: str, models: Sequence[ReplicaSettings]) -> PoolReport:
-    """Tell the copy at `address` to host these models and no others; what it does now.
+async def put_models(address: str, hosting: Hosting) -> PoolReport:
+    """Tell the copy at `address` what to host, and nothing else; what it does now.
 
     Raises:
         UnavailableError: Nobody listens yet, or it refuses.
         DeadlineExceededError: It does not answer.
     """
-    body = msgspec.json.encode(models)
-    answer = await fetch(address, _PATH, method="PUT", body=body, timeout_s=_TIMEOUT_S)
+    body = msgspec.json.encode(hosting.models)
+    keeps = urlencode([("keep", f"{name}/{version}") for name, version in hosting.keeps])
+    path = f"{_PATH}?{keeps}" if keeps else _PATH
+    answer = await fetch(address, path, method="PUT", body=body, timeout_s=_TIMEOUT_S)
     return _report(address, answer)
 
 
@@ -315,7 +337,7 @@ class PoolSync:
     async def _tell(self, tell: Tell) -> bool:
         name = tell.replica
         try:
-            await self.put(tell.address, tell.hosting.models)
+            await self.put(tell.address, tell.hosting)
         except HeadraceError as error:
             if self._complaints.get(name) != str(error):
                 _LOG.info("a pool's copy was not told", extra={"replica": name, "why": str(error)})

@@ -126,21 +126,27 @@ class Pool:
         if not self.digest:
             raise UnavailableError("this copy of a pool was not told its models yet; try again")
 
-    def declare(self, models: Sequence[ReplicaSettings]) -> bool:
+    def declare(self, models: Sequence[ReplicaSettings], *, keeps: Iterable[Key] = ()) -> bool:
         """Host these models and no others; whether they differ from those before.
 
         What stays the same is not touched. A model that is gone, or other than before, ends with
         the requests it has.
 
+        Args:
+            keeps: What stays besides, if it is hosted, as it is.
+
         Raises:
             InvalidArgumentError: Two have one name and version.
         """
-        digest = models_digest(models)
-        if digest == self.digest:
-            return False
         wanted = {(model.model_name, model.model_version): model for model in models}
         if len(wanted) != len(models):
             raise InvalidArgumentError("two models have the same name and version")
+        for key in keeps:
+            if key in self.models:
+                wanted.setdefault(key, self.models[key].settings)
+        digest = models_digest(wanted.values())
+        if digest == self.digest:
+            return False
         for key, hosted in list(self.models.items()):
             if wanted.get(key) != hosted.settings:
                 del self.models[key]

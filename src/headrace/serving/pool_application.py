@@ -201,8 +201,10 @@ class PoolApplication:
         exchange.send_json(msgspec.json.encode(self._pool.report()))
 
     def _declare(self, exchange: Exchange) -> None:
-        """PUT /internal/models: what to host from now on, nothing else."""
-        if self._pool.declare(decode_body(exchange, list[ReplicaSettings])):
+        """PUT /internal/models[?keep=MODEL/VERSION…]: what to host from now on, nothing else."""
+        told = parse_qs(exchange.query.decode("latin-1")).get("keep", ())
+        keeps = [(name, version) for name, _, version in (one.partition("/") for one in told)]
+        if self._pool.declare(decode_body(exchange, list[ReplicaSettings]), keeps=keeps):
             self._router = self._make_router()
             for waiting in self._pool.waiting_of_retired():
                 self.handle(waiting)

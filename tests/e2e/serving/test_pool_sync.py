@@ -17,8 +17,8 @@ from headrace.control.desired import (
     make_revision,
 )
 from headrace.control.observed import Observed, Phase, Replica
-from headrace.control.pools import PoolSync, get_models, put_models
-from headrace.core import EndpointName, SystemClock, UnavailableError
+from headrace.control.pools import Hosting, PoolSync, get_models, put_models
+from headrace.core import EndpointName, ReplicaSettings, SystemClock, UnavailableError
 from headrace.serving.report import models_digest
 from tests.e2e.serving.pools import entry, python_model, running_pool
 
@@ -46,6 +46,12 @@ class World:
 
     async def wait_change(self) -> None:
         await self.changed.wait()
+
+    def may_act(self) -> bool:
+        return True
+
+    def told_of(self, revision: Revision) -> ReplicaSettings:
+        return revision.settings
 
 
 def want(*revisions: Revision) -> DesiredState:
@@ -122,6 +128,6 @@ async def answering(path: Path, answer: bytes) -> AsyncIterator[str]:
 async def test_what_is_no_pool_is_an_error(tmp_path: Path, answer: bytes, message: str) -> None:
     async with answering(tmp_path / "s", answer) as address:
         with pytest.raises(UnavailableError, match=message):
-            await put_models(address, [])
+            await put_models(address, Hosting(models=(), revisions=()))
         with pytest.raises(UnavailableError, match=message):
             await get_models(address)

@@ -142,6 +142,19 @@ def test_what_the_gateway_may_still_send_stays_hosted() -> None:
     assert gone.hosting.revision_ids == {A.id}
 
 
+def test_what_an_earlier_control_plane_had_hosted_is_kept_while_it_is_routed() -> None:
+    replica = copy(1, Phase.READY)
+    routes = (route("b", "2", replica), route("a", "1", replica), route("pool:small", "0", replica))
+    observed = Observed(published=(*routes, route("c", "3", copy(9))))
+
+    (tell,) = plan_of(want(A), replica, routed=list(routed_now(observed)))
+    told = {replica.name: Told(process=replica.process, hosting=tell.hosting)}
+    (later,) = plan_of(want(A), replica, told=told)
+
+    assert tell.hosting.keeps == (("b", "2"),)
+    assert later.hosting == host([A])
+
+
 def test_a_baseline_is_the_same_model_as_what_it_is_measured_against() -> None:
     baseline = revision("a", purpose="baseline")
 
@@ -221,14 +234,14 @@ class Copies:
     paths: set[str] = field(default_factory=set)
     deaf: set[str] = field(default_factory=set)
 
-    async def put(self, address: str, models: Sequence[ReplicaSettings]) -> PoolReport:
+    async def put(self, address: str, hosting: Hosting) -> PoolReport:
         await asyncio.sleep(0.01)
         if address in self.deaf:
             msg = f"no answer from {address}"
             raise UnavailableError(msg)
-        names = tuple(model.model_name for model in models)
+        names = tuple(model.model_name for model in hosting.models)
         self.heard.setdefault(address, []).append(names)
-        self.paths |= {model.path for model in models}
+        self.paths |= {model.path for model in hosting.models}
         return PoolReport(pool="small", replica="")
 
 

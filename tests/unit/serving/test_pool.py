@@ -707,6 +707,23 @@ async def test_leaving_the_pool_ends_loads_that_are_under_way() -> None:
     assert hosting.trier.at_once == 0
 
 
+async def test_what_is_to_be_kept_stays_as_it_is_and_what_was_never_hosted_is_not_made_up() -> None:
+    hosting = Hosting()
+    async with hosting.pool:
+        hosting.declare(entry("a"), entry("b", version="2"))
+        body = msgspec.json.encode([entry("c")])
+        path = "/internal/models?keep=b/2&keep=nobody/1&keep=c/1&keep=odd"
+        told = hosting.ask("PUT", path, body)
+        await settle()
+        names = sorted(hosting.pool.models)
+        hosting.declare(entry("c"))
+        await settle()
+
+    assert read(told).status == 200
+    assert names == [("b", "2"), ("c", "1")]
+    assert sorted(hosting.pool.models) == [("c", "1")]
+
+
 # Models that do not lie on its machine
 
 

@@ -64,9 +64,13 @@ def pods_of_pool(hosts: PoolSettings, settings: KubernetesSettings) -> PodSettin
     """What a pool's pods are like: as all others, with memory for the models that they load.
 
     What the spec says of this very pool holds as it is.
+
+    Raises:
+        FailedPreconditionError: It says less than the models of the pool may take.
     """
     own = settings.pools.get(hosts.name)
     if own is not None:
+        _check_memory(hosts, own.resources.memory_limit or own.resources.memory)
         return own
     told = settings.pods.resources
     limit = told.memory_limit and _more(told.memory_limit, hosts.memory_bytes)
@@ -74,6 +78,15 @@ def pods_of_pool(hosts: PoolSettings, settings: KubernetesSettings) -> PodSettin
         told, memory=_more(told.memory, hosts.memory_bytes), memory_limit=limit
     )
     return msgspec.structs.replace(settings.pods, resources=resources)
+
+
+def _check_memory(hosts: PoolSettings, limit: str) -> None:
+    if (quantity(limit) or 0) <= hosts.memory_bytes:
+        raise FailedPreconditionError(
+            f"pool {hosts.name!r}: its models may take {hosts.memory_bytes} bytes (memory_bytes), "
+            f"and its pods no more than {limit}: give kubernetes.pools.{hosts.name}.resources "
+            "more memory than that"
+        )
 
 
 _KIB: Final = Decimal(1024)

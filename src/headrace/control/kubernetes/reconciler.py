@@ -140,8 +140,8 @@ class KubernetesReconciler:
         return self._problems.get((endpoint, arm.key), "")
 
     def may_act(self) -> bool:
-        """Whether this control plane leads."""
-        return self.leads()
+        """Whether this control plane leads, and knows what the one before it routed."""
+        return self._knows_routes and self.leads()
 
     def told_of(self, revision: Revision) -> ReplicaSettings | None:
         """How a pod of a pool is told of a model; None for one that no pod can read."""

@@ -22,7 +22,7 @@ from headrace.control.kubernetes.replicas import replicas_of
 from headrace.control.kubernetes.resources import WATCHED
 from headrace.control.observed import Observed, Replica, Route, addresses_of
 from headrace.control.plan import PublishRoutes
-from headrace.control.pools import Hosting, Told, plan_pools, routed_now
+from headrace.control.pools import Told, plan_pools, routed_now
 from headrace.testing.kubernetes import Controllers, InstantRuntime, RefusedError, Store
 from headrace.testing.kubernetes.fields import FieldConflictError
 from tests.unit.control.kubernetes.states import PLACE
@@ -49,6 +49,8 @@ class Play:
     controllers: Controllers = field(init=False)
     place: Place = PLACE
     told: dict[str, Told] = field(default_factory=dict)
+    pods_host: dict[tuple[str, int], set[tuple[str, str]]] = field(default_factory=dict)
+    """Names and versions of models, by pod's name and process: what pods know of themselves."""
 
     def __post_init__(self) -> None:
         self.controllers = Controllers(self.store, self.runtime)
@@ -87,13 +89,16 @@ class Play:
         routed = routed_now(observed)
         for one in plan_pools(self.desired, self.replicas.values(), self.told, routed):
             self.told[one.replica] = Told(process=one.process, hosting=one.hosting)
+            before = self.pods_host.get((one.replica, one.process), set())
+            said = {(model.model_name, model.model_version) for model in one.hosting.models}
+            self.pods_host[one.replica, one.process] = said | (before & {*one.hosting.keeps})
 
-    def hosting(self) -> dict[str, Hosting]:
-        """What pods of pools host, by their addresses."""
+    def hosting(self) -> dict[str, set[tuple[str, str]]]:
+        """What pods of pools host that were told, by their addresses."""
         return {
-            self.replicas[name].address: told.hosting
-            for name, told in self.told.items()
-            if name in self.replicas
+            replica.address: self.pods_host[name, replica.process]
+            for name, replica in self.replicas.items()
+            if (name, replica.process) in self.pods_host
         }
 
     def decide(self) -> Decision:
