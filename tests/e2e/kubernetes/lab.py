@@ -58,7 +58,7 @@ class Lab:
         return [pod["metadata"]["name"] for pod in self.server.store.of_kind("Pod")]
 
 
-def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
+def until(holds: Callable[[], bool], timeout_s: float = 120.0) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         with suppress(OSError):

@@ -9,6 +9,8 @@ from tests.e2e.kubernetes.lab import Lab, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
+PATIENCE_S = 120.0
+"""A pod's process, a nursery, two fetches and an Envoy start, on a machine that may be busy."""
 POOL = {"name": "small", "replicas": 2, "memory_bytes": 500_000_000}
 
 
@@ -43,7 +45,7 @@ def answers(lab: Lab, *names: str) -> bool:
 
 def test_a_pool_s_models_are_served_by_its_pods_and_replaced_without_a_failure(lab: Lab) -> None:
     lab.start(spec=spec_of(lab))
-    lab.system.wait_ready()
+    lab.system.wait_ready(PATIENCE_S)
     pods = lab.pods()
 
     assert len(pods) == 2
@@ -64,7 +66,7 @@ def test_a_pool_s_models_are_served_by_its_pods_and_replaced_without_a_failure(l
 
 def test_a_pod_of_a_pool_that_is_lost_is_made_again_and_told_its_models(lab: Lab) -> None:
     lab.start(spec=spec_of(lab))
-    lab.system.wait_ready()
+    lab.system.wait_ready(PATIENCE_S)
     lost, kept = lab.pods()
     with Traffic(lab.system, "digits").flowing(2) as traffic:
         until(lambda: all(fetched(lab).values()))
@@ -82,7 +84,7 @@ def test_a_pod_of_a_pool_that_is_lost_is_made_again_and_told_its_models(lab: Lab
 
 def test_a_pod_whose_process_crashed_is_told_again_and_until_then_others_answer(lab: Lab) -> None:
     lab.start(spec=spec_of(lab))
-    lab.system.wait_ready()
+    lab.system.wait_ready(PATIENCE_S)
     crashed, _ = lab.pods()
     with Traffic(lab.system, "digits").flowing(2) as traffic:
         until(lambda: all(fetched(lab).values()))
@@ -107,7 +109,7 @@ def states(lab: Lab, name: str) -> set[str]:
 
 def test_a_pool_changes_its_size_and_its_settings_without_a_failure(lab: Lab) -> None:
     lab.start(spec=spec_of(lab))
-    lab.system.wait_ready()
+    lab.system.wait_ready(PATIENCE_S)
     before = set(lab.pods())
     with Traffic(lab.system, "letters").flowing(2) as traffic:
         apply(lab, spec_of(lab, replicas=3))
@@ -125,7 +127,7 @@ def test_an_endpoint_moves_into_a_pool_and_out_of_it_without_a_failure(lab: Lab)
     hosted, alone = spec_of(lab, replicas=1), spec_of(lab, replicas=1)
     del alone["endpoints"][0]["pool"]
     lab.start(spec=alone)
-    lab.system.wait_ready()
+    lab.system.wait_ready(PATIENCE_S)
 
     assert len(lab.pods()) == 2
     with Traffic(lab.system, "digits").flowing(2) as traffic:
@@ -139,11 +141,11 @@ def test_an_endpoint_moves_into_a_pool_and_out_of_it_without_a_failure(lab: Lab)
 
 def test_the_next_control_plane_goes_on_with_a_pool(lab: Lab) -> None:
     lab.start(spec=spec_of(lab))
-    lab.system.wait_ready()
+    lab.system.wait_ready(PATIENCE_S)
     before = lab.pods()
     assert lab.system.end_control() == 0
     lab.start()
-    lab.system.wait_ready()
+    lab.system.wait_ready(PATIENCE_S)
 
     assert lab.pods() == before
     assert answers(lab, "digits", "letters")
