@@ -9,7 +9,8 @@
 #   SBOM_DIR     where the bills of materials are put too, dist/images.
 #   UNLOCKED     what replica-torch installs besides, torch>=2.8: which build of it is up to pip's index.
 #   NETWORK      the network of the build, as docker build --network takes it.
-# pip's settings (mirror, proxy, certificates) are those of whoever builds; they stay out of the images.
+# pip's settings (mirror, proxy, certificates, folders of wheels) are those of whoever builds; they
+# stay out of the images.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -60,8 +61,27 @@ make_base() {
   tar -C "$root" -c . | docker import - "$base" >/dev/null
 }
 
+# Wheels that pip's settings name as folders, where the build can see them.
+collect_wheels() { # collect_wheels FOLDER
+  mkdir -p "$wheels"
+  find "${1#file://}" -maxdepth 1 -type f \( -name '*.whl' -o -name '*.tar.gz' \) \
+    -exec cp --update --target-directory "$wheels" {} + || fail "pip's find-links: cannot read $1"
+}
+
 # pip's own settings, for the build alone. Files that they name become secrets of the build too.
 secrets=()
+wheels="$work/wheels"
+find_links() { # find_links VALUE: the same as the build sees it
+  local place seen=""
+  for place in $1; do
+    case "$place" in
+    http://* | https://*) seen+=" $place" ;;
+    *) collect_wheels "$place" ;;
+    esac
+  done
+  [ ! -d "$wheels" ] || seen+=" /run/wheels"
+  printf '%s' "$seen"
+}
 collect_secrets() {
   local key value conf="$work/pip.conf" ca=""
   printf '[global]\n' >"$conf"
@@ -70,8 +90,7 @@ collect_secrets() {
     local variable="PIP_${key^^}"
     variable="${variable//-/_}"
     value="${!variable:-$value}"
-    # Folders of this machine are not there in the build.
-    [ "$key" != find-links ] || [[ "$value" == http* ]] || value=""
+    [ "$key" != find-links ] || value="$(find_links "$value")"
     [ -z "$value" ] || printf '%s = %s\n' "$key" "${value//$'\n'/ }" >>"$conf"
   done
   ca="${PIP_CERT:-$("$python" -m pip config get global.cert 2>/dev/null || true)}"
@@ -80,6 +99,7 @@ collect_secrets() {
     secrets+=(--secret "id=ca.pem,src=$ca")
   fi
   secrets+=(--secret "id=pip.conf,src=$conf")
+  [ ! -d "$wheels" ] || secrets+=(--build-context "found-wheels=$wheels")
 }
 
 # What frameworks are asked for: their builds for CPU and CUDA share a version but no hash.
