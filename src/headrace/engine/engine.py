@@ -123,6 +123,21 @@ class Engine:
         ran_s = sum(now - ticket.received_at for ticket in running if ticket.state is RUNNING)
         return self._queue.waited_s(now) + ran_s
 
+    def stuck_s(self, now: float) -> float:
+        """For how long every place to run has been held by runs that nobody waits for any more.
+
+        Such runs cannot be ended, and nothing else runs until one ends by itself. 0 while there is
+        a place, or a run whose caller is still there.
+        """
+        if len(self._running) < self._max_runs or self._runs_for_somebody:
+            return 0.0
+        return now - max(batch.formed_at for batch in self._running.values())
+
+    @property
+    def _runs_for_somebody(self) -> bool:
+        running = self._running.values()
+        return any(ticket.state is RUNNING for batch in running for ticket in batch.tickets)
+
     def submit(self, ticket: Ticket, now: float) -> None:
         """Queue `ticket`, whose `complete` is called later with the outcome; or refuse at the door.
 

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
@@ -18,6 +19,11 @@ from headrace.engine import Accounts, Batch, Engine, Ticket, TicketState, usable
 from headrace.observe import ModelStatistics, PhaseHistograms
 from headrace.protocol import IndexEntry
 from headrace.scoring.loading import LoadedModel
+
+NOT_READY_AFTER_S: Final = 10.0
+"""A model that is stuck for so long gets no more requests: its callers left, as others would."""
+NOT_ALIVE_AFTER_S: Final = 60.0
+"""For so long it is given the time to come back: a new process has to load the model again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +86,18 @@ class ReplicaState:
     @property
     def is_ready(self) -> bool:
         """Whether the model answers, soon at least, and new requests are welcome."""
-        return (self.served is not None or self.loads_on_demand) and not self.is_draining
+        is_there = self.served is not None or self.loads_on_demand
+        return is_there and not self.is_draining and self.stuck_s < NOT_READY_AFTER_S
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it may answer again; else only a new process helps."""
+        return self.stuck_s < NOT_ALIVE_AFTER_S
+
+    @property
+    def stuck_s(self) -> float:
+        """As `Engine.stuck_s`, now; 0 while no model is loaded."""
+        return self.served.engine.stuck_s(time.monotonic()) if self.served is not None else 0.0
 
     def not_ready(self) -> ModelNotReadyError:
         """The error for a request that comes before the model is loaded."""

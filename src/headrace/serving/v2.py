@@ -170,7 +170,10 @@ class V2Api:
 
     def live(self, exchange: Exchange) -> None:
         """GET /v2/health/live."""
-        exchange.send_json(b'{"live":true}')
+        if self._state.is_alive:
+            exchange.send_json(b'{"live":true}')
+        else:
+            exchange.send(503, b'{"live":false}')
 
     def ready(self, exchange: Exchange) -> None:
         """GET /v2/health/ready."""

@@ -755,3 +755,28 @@ async def test_an_engine_says_how_many_runs_it_has_at_once() -> None:
 
     assert engine.max_concurrent_runs == 3
     assert alone.max_concurrent_runs == 1
+
+
+async def test_an_engine_is_stuck_while_nobody_waits_for_any_run_and_there_is_no_other_place() -> (
+    None
+):
+    model, time = Doubling(), Time()
+    model.gate.clear()
+    engine = an_engine(model, clock=time, seconds=0.1, max_concurrent_runs=2, max_batch_size=1)
+    first, second = a_ticket(), a_ticket()
+    engine.submit(first, 0.0)
+    await settle()
+    engine.cancel(first)
+    time.now = 3.0
+    assert engine.stuck_s(3.0) == 0.0, "there is another place"
+    engine.submit(second, 3.0)
+    await settle()
+    assert engine.stuck_s(9.0) == 0.0, "somebody waits for the second"
+
+    engine.cancel(second)
+
+    assert engine.stuck_s(9.0) == 6.0
+    model.gate.set()
+    async with asyncio.timeout(5):
+        await engine.stop(timeout_s=60)
+    assert engine.stuck_s(9.0) == 0.0

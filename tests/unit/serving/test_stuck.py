@@ -1,0 +1,58 @@
+"""A model that does not come back: who hears of it, and when."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from headrace.serving.application import Application
+from headrace.serving.state import NOT_ALIVE_AFTER_S, NOT_READY_AFTER_S
+from tests.unit.serving.parts import Caller, a_model, a_state, load, read
+
+pytestmark = pytest.mark.anyio
+
+
+class StuckEngine:
+    """An engine of which only one thing is asked."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def stuck_s(self, now: float) -> float:
+        del now
+        return self.seconds
+
+
+@pytest.mark.parametrize(
+    ("stuck_s", "ready", "live"),
+    [
+        (0.0, 200, 200),
+        (NOT_READY_AFTER_S - 0.1, 200, 200),
+        (NOT_READY_AFTER_S, 503, 200),
+        (NOT_ALIVE_AFTER_S - 0.1, 503, 200),
+        (NOT_ALIVE_AFTER_S, 503, 503),
+    ],
+)
+async def test_a_stuck_model_is_first_not_ready_then_not_alive(
+    stuck_s: float, ready: int, live: int
+) -> None:
+    state = a_state()
+    load(state, a_model())
+    assert state.served is not None
+    engine: Any = StuckEngine(stuck_s)
+    state.served = dataclasses.replace(state.served, engine=engine)
+    application = Application(state, has_repository=False)
+
+    def ask(path: str) -> int:
+        exchange = Caller().request("GET", path)
+        application.handle(exchange)
+        return read(exchange).status
+
+    assert ask("/v2/health/ready") == ready
+    assert ask("/v2/health/live") == live
+
+
+async def test_what_is_not_loaded_yet_is_alive_and_not_stuck() -> None:
+    state = a_state()
+
+    assert (state.is_alive, state.is_ready, state.stuck_s) == (True, False, 0.0)
