@@ -10,6 +10,7 @@ from headrace.core import HeadraceError, ReplicaSettings
 from headrace.observe import ModelStatistics
 from headrace.scoring.loading import LoadedModel, load
 from headrace.serving.application import Application, MetricsApplication
+from headrace.serving.daemon import in_daemon_thread
 from headrace.serving.listening import listen, stop_event
 from headrace.serving.server import HttpServer
 from headrace.serving.state import ReplicaState
@@ -23,6 +24,9 @@ EXIT_CANNOT_LOAD: Final = 3
 """Exit status when the model cannot be loaded: starting again would not help."""
 EXIT_CANNOT_LISTEN: Final = 4
 """Exit status when an address cannot be had."""
+
+_ABANDONED_S: Final = 1.0
+"""How long runs may go on at the end that nobody waits for."""
 
 
 def run(settings: ReplicaSettings) -> int:
@@ -79,18 +83,27 @@ async def _answer(
     if grpc_server is not None:
         await grpc_server.stop(timeout_s)
     await asyncio.gather(*(server.drain(timeout_s=timeout_s) for server in servers))
-    await engine.stop(timeout_s=timeout_s)
-    loaded.model.close()
+    # Whoever waited has an answer: what still runs runs for nobody, and may never end.
+    if await engine.stop(timeout_s=_ABANDONED_S):
+        loaded.model.close()
     _log.info("stopped")
 
 
 async def _load(settings: ReplicaSettings, stop: asyncio.Event) -> LoadedModel | None:
     """The model, loaded in a thread while health checks are answered; None if told to stop."""
-    loading = asyncio.ensure_future(asyncio.to_thread(load, settings))
-    stopping = asyncio.ensure_future(stop.wait())
+    work = in_daemon_thread(lambda: load(settings), name="load", dispose=_close)
+    loading, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    return loading.result() if loading.done() else None
+    if loading.done():
+        return loading.result()
+    loading.cancel()  # its thread is left to itself: a model may take for ever to load
+    _log.info("stopped while the model was being loaded")
+    return None
+
+
+def _close(loaded: LoadedModel) -> None:
+    loaded.model.close()
 
 
 async def _start_grpc(state: ReplicaState) -> "GrpcServer | None":
