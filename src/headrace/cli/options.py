@@ -41,17 +41,22 @@ def _source(context: typer.Context, name: str) -> str:
     return "" if source is None else source.name
 
 
-Home = Annotated[
-    Path,
-    typer.Option(
+def _home_option(*, readable: bool) -> OptionInfo:
+    option: OptionInfo = typer.Option(
         "--home",
         envvar="HEADRACE_HOME",
         help="Where models, state, sockets and logs live.",
         file_okay=False,
+        readable=readable,
         show_default="./.headrace",
         callback=_home,
-    ),
-]
+    )
+    return option
+
+
+Home = Annotated[Path, _home_option(readable=True)]
+UnreadHome = Annotated[Path, _home_option(readable=False)]
+"""For what may do without: in a container with another user, the image's own cannot be read."""
 Server = Annotated[
     str | None,
     typer.Option(

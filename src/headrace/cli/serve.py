@@ -10,11 +10,11 @@ import typer
 from headrace.cli.options import (
     DEFAULT_HOME,
     AllowCode,
-    Home,
     Host,
     LogFormat,
     LogFormatOption,
     LogLevel,
+    UnreadHome,
     check_log_level,
     port_option,
 )
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 HTTP_PORT = 8000
 METRICS_PORT = 8002
+_NAMED = 8
+"""How many files a message names."""
 
 
 def serve(
@@ -69,7 +71,7 @@ def serve(
     allow_code: AllowCode = False,
     log_format: LogFormatOption = None,
     log_level: LogLevel = "info",
-    home: Home = DEFAULT_HOME,
+    home: UnreadHome = DEFAULT_HOME,
 ) -> None:
     """Serve one model alone, without gateway and supervision: for containers, or in Triton's place.
 
@@ -166,8 +168,29 @@ def _stored(reference: str, home: Path) -> "tuple[ModelVersion, Path]":
     from headrace.cli.home_registry import stored_model
     from headrace.core import InvalidArgumentError, NotFoundError
 
+    if "/" in reference:  # no name of the registry has one
+        raise NotFoundError(_not_there(Path(reference)))
     try:
         return stored_model(reference, home)
     except (NotFoundError, InvalidArgumentError) as error:
         msg = f"there is no file or directory '{reference}', and {error}"
         raise NotFoundError(msg) from None
+
+
+def _not_there(path: Path) -> str:
+    """That there is no such path, and what is there in its place."""
+    folder = path.parent
+    try:
+        names = sorted(one.name for one in folder.iterdir())
+    except FileNotFoundError:
+        seen = f"there is no directory '{folder}' either"
+    except OSError as error:
+        seen = f"'{folder}': {error.strerror}"
+    else:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        seen = f"'{folder}' has {', '.join(names[:_NAMED])}{more}" if names else _empty(folder)
+    return f"there is no file or directory '{path}'; {seen}"
+
+
+def _empty(folder: Path) -> str:
+    return f"'{folder}' is empty: a container sees what is mounted, as by `-v \"$PWD:{folder}:ro\"`"

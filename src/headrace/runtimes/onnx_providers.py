@@ -42,6 +42,13 @@ _LIBRARIES: Final = {
     CUDA: "libonnxruntime_providers_cuda.so",
     OPENVINO: "libonnxruntime_providers_openvino.so",
 }
+_DEVICES: Final = Path("/dev")
+_GPU_FILES: Final = ("nvidia[0-9]*", "dxg", "nvmap")
+"""Of a driver for Linux, of one for Windows seen by its Linux, and of a Jetson's."""
+_NO_GPU: Final = (
+    "no GPU is visible here; a container is given one by `docker run --gpus all`, a pod by the "
+    "resource nvidia.com/gpu, and the host needs NVIDIA's driver"
+)
 _WHY_UNUSED: Final = {
     "AzureExecutionProvider": "it calls a service over the network, and is never chosen",
 }
@@ -114,12 +121,15 @@ def short(provider: str) -> str:
     return provider.removesuffix(_SUFFIX)
 
 
-def why_not_started(provider: str, libraries: Path) -> str:
+def why_not_started(provider: str, libraries: Path, devices: Path = _DEVICES) -> str:
     """Why ONNX Runtime has left out a provider, which it does without a word.
 
     Args:
         libraries: The directory of its shared libraries.
+        devices: Where device files are.
     """
+    if provider in {TENSORRT, CUDA} and not any(any(devices.glob(one)) for one in _GPU_FILES):
+        return _NO_GPU
     name = _LIBRARIES.get(provider)
     if name is None or not (libraries / name).exists():
         return "ONNX Runtime did not start it"

@@ -3,7 +3,9 @@
 import gc
 import hashlib
 import logging
+import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -16,6 +18,7 @@ from headrace.core import (
     InvalidArgumentError,
     ModelSignature,
     ReplicaSettings,
+    UnsupportedModelError,
 )
 from headrace.core.devices import ON_CPU, Device, DeviceUse
 from headrace.engine import PaddingPlan, ServiceTimes, padding_plan, warm_up
@@ -77,6 +80,7 @@ def load_model(
     asked = device or (settings.device if isinstance(settings.device, Device) else Device.AUTO)
     started = time.monotonic()
     path = Path(settings.path)
+    check_readable(path)
     check_digest(path, settings.sha256)
     runtime = get_runtime(settings.runtime) if settings.runtime else detect_runtime(path)
     if settings.signed is not msgspec.UNSET:
@@ -134,6 +138,29 @@ def device_of(model: Model, runtime: str, asked: Device) -> DeviceUse | None:
     what = "runs on the CPU only" if use else "leaves the choice of a device to the model's code"
     msg = f"device '{asked}' was asked for, and the runtime '{runtime}' {what}; leave `device` out"
     raise FailedPreconditionError(msg)
+
+
+def check_readable(path: Path, allows: Callable[[Path, int], bool] = os.access) -> None:
+    """See that this process may read a model's file, or a directory and the files in it.
+
+    Args:
+        allows: Whether a path may be used as bits such as `os.R_OK` say.
+
+    Raises:
+        UnsupportedModelError: It may not.
+    """
+    try:
+        inside = [path, *path.iterdir()] if path.is_dir() else [path]
+    except PermissionError:
+        inside = [path]
+    for one in inside:
+        needed = os.R_OK | os.X_OK if one.is_dir() else os.R_OK
+        if one.exists() and not allows(one, needed):
+            msg = (
+                f"{one}: user {os.getuid()}, as whom this runs, may not read it; allow it with "
+                "`chmod -R a+rX`, or run this as another user"
+            )
+            raise UnsupportedModelError(msg)
 
 
 def check_digest(path: Path, sha256: str) -> None:

@@ -195,6 +195,29 @@ def test_what_is_neither_file_nor_stored_is_named(home: Path) -> None:
         settings("nobody", home)
 
 
+@pytest.mark.parametrize(
+    ("made", "asked", "told"),
+    [
+        ((), "models/m.onnx", "there is no directory '{at}/models' either"),
+        (("models/",), "models/m.onnx", "'{at}/models' is empty: a container sees what is mounted"),
+        (("models/n.onnx",), "models/m.onnx", "'{at}/models' has n.onnx$"),
+        (tuple(f"models/{i:02}.onnx" for i in range(11)), "models/m", "07.onnx and 3 more$"),
+        (("m",), "m/m.onnx", "'{at}/m': Not a directory"),
+    ],
+)
+def test_of_a_path_that_is_not_there_it_is_said_what_is(
+    made: tuple[str, ...], asked: str, told: str, tmp_path: Path, home: Path
+) -> None:
+    for name in made:
+        folder = tmp_path / name.rpartition("/")[0]
+        folder.mkdir(exist_ok=True)
+        if not name.endswith("/"):
+            (tmp_path / name).touch()
+
+    with pytest.raises(NotFoundError, match=told.format(at=tmp_path)):
+        settings(str(tmp_path / asked), home)
+
+
 STATUS = {
     "running": True,
     "ready": False,

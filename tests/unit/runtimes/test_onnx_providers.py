@@ -97,10 +97,33 @@ def test_something_else_in_its_place_is_refused(device: str, used: list[str]) ->
 
 def test_why_a_provider_was_left_out_is_found_in_its_library(tmp_path: Path) -> None:
     library = tmp_path / "libonnxruntime_providers_cuda.so"
-    assert why_not_started(CUDA, tmp_path) == "ONNX Runtime did not start it"
+    (tmp_path / "nvidia0").touch()
+    assert why_not_started(CUDA, tmp_path, tmp_path) == "ONNX Runtime did not start it"
     library.write_bytes(b"no library")
 
-    told = why_not_started(CUDA, tmp_path)
+    told = why_not_started(CUDA, tmp_path, tmp_path)
 
     assert told.startswith("its library cannot be loaded: ")
     assert re.search("invalid ELF header|file too short", told)
+
+
+@pytest.mark.parametrize("provider", [CUDA, TENSORRT])
+@pytest.mark.parametrize("files", [[], ["nvidiactl", "nvidia-uvm", "null"]])
+def test_without_a_gpu_it_is_said_how_a_container_gets_one(
+    provider: str, files: list[str], tmp_path: Path
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+
+    told = why_not_started(provider, tmp_path, tmp_path)
+
+    assert told.startswith("no GPU is visible here")
+    assert "--gpus all" in told
+
+
+@pytest.mark.parametrize("file", ["nvidia0", "nvidia12", "dxg", "nvmap"])
+def test_a_gpu_that_is_there_is_not_called_absent(file: str, tmp_path: Path) -> None:
+    (tmp_path / file).touch()
+
+    assert "no GPU is visible" not in why_not_started(CUDA, tmp_path, tmp_path)
+    assert "GPU" not in why_not_started(OPENVINO, tmp_path, tmp_path / "none")
