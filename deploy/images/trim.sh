@@ -39,7 +39,9 @@ find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 grep -q ':65532:' /etc/passwd || echo 'headrace:x:65532:65532:Headrace:/tmp:/usr/sbin/nologin' >>/etc/passwd
 grep -q ':65532:' /etc/group || echo 'headrace:x:65532:' >>/etc/group
 rm -rf /tmp/* /var/tmp/* /root/.cache
-# A volume that is made here belongs to whom its folder belongs.
+# A volume that is made here belongs to whom its folder belongs. Its group is root's, which has no
+# rights here, for clusters that give each container a user of its own and that group.
 mkdir -p /var/lib/headrace /var/lib/headrace-shared /models
-chown 65532:65532 /var/lib/headrace /var/lib/headrace-shared
-chmod 0700 /var/lib/headrace
+chown 65532:0 /var/lib/headrace /var/lib/headrace-shared
+chmod 0770 /var/lib/headrace
+chmod 0775 /var/lib/headrace-shared
