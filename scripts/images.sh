@@ -9,8 +9,8 @@
 #   SBOM_DIR     where the bills of materials are put too, dist/images.
 #   UNLOCKED     what replica-torch installs besides, torch>=2.8: which build of it is up to pip's index.
 #   NETWORK      the network of the build, as docker build --network takes it.
-# pip's settings (mirror, proxy, certificates, folders of wheels) are those of whoever builds; they
-# stay out of the images.
+# pip's settings (mirror, proxy, certificates, folders of wheels, constraints) are those of whoever
+# builds; they stay out of the images.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -98,6 +98,13 @@ collect_secrets() {
     printf 'cert = /run/secrets/ca.pem\n' >>"$conf"
     secrets+=(--secret "id=ca.pem,src=$ca")
   fi
+  # Lines that hold for what is not locked; the build may not see the files that they stand in.
+  local constraints="$work/constraints.txt" file
+  : >"$constraints"
+  for file in ${PIP_CONSTRAINT:-$("$python" -m pip config get global.constraint 2>/dev/null || true)}; do
+    cat "${file#file://}" >>"$constraints" || fail "pip's constraint: cannot read $file"
+  done
+  secrets+=(--secret "id=constraints.txt,src=$constraints")
   secrets+=(--secret "id=pip.conf,src=$conf")
   [ ! -d "$wheels" ] || secrets+=(--build-context "found-wheels=$wheels")
 }

@@ -28,12 +28,17 @@ dependencies() {
   local lock="requirements/images/$1.txt" unlocked="${2:-}"
   [ -f "$lock" ] || fail "there is no $lock; known: $(cd requirements/images && echo *.txt)"
   python3 -m venv --without-pip /opt/headrace
-  pip install --quiet --no-compile --no-deps --require-hashes -r "$lock"
+  # The lock names what is tested: a package that says it ends at some older Python is taken all the
+  # same, as uv takes it. pip would refuse it.
+  pip install --quiet --no-compile --no-deps --require-hashes --ignore-requires-python -r "$lock"
   if [ -n "$unlocked" ]; then
-    # Held to the lock in what both name; its own packages are whatever the index has.
+    # Held to the lock in what both name, and to the builder's own constraints; its own packages are
+    # whatever the index has.
+    local constraints=(--constraint /tmp/constraints.txt)
+    [ ! -s /run/secrets/constraints.txt ] || constraints+=(--constraint /run/secrets/constraints.txt)
     sed -n 's/^\([A-Za-z0-9._-]*==[^ \\]*\( ;[^\\]*\)\{0,1\}\).*/\1/p' "$lock" >/tmp/constraints.txt
     read -ra wanted <<<"$unlocked"
-    pip install --quiet --no-compile --constraint /tmp/constraints.txt "${wanted[@]}"
+    pip install --quiet --no-compile "${constraints[@]}" "${wanted[@]}"
   fi
   local site
   site="$(site_packages)"
