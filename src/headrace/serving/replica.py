@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import uvloop
@@ -36,12 +38,25 @@ def run(settings: ReplicaSettings) -> int:
         The process's exit status: 0 after a drain, `EXIT_CANNOT_LOAD`, `EXIT_CANNOT_LISTEN`.
     """
     try:
-        return uvloop.run(_serve(settings))
+        ended = uvloop.run(_serve(settings))
     except KeyboardInterrupt:
         return 130
+    if ended.has_thread:
+        # An interpreter that goes away under a thread in C++ aborts, one time in ten.
+        logging.shutdown()
+        os._exit(ended.status)
+    return ended.status
 
 
-async def _serve(settings: ReplicaSettings) -> int:
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """How it ended. `has_thread`: a thread is still in the model's code, and cannot be ended."""
+
+    status: int
+    has_thread: bool = False
+
+
+async def _serve(settings: ReplicaSettings) -> _Ended:
     state = ReplicaState(
         settings=settings,
         statistics=ModelStatistics(name=settings.model_name, version=settings.model_version),
@@ -52,16 +67,16 @@ async def _serve(settings: ReplicaSettings) -> int:
         servers = await listen(settings, application, MetricsApplication(application.metrics))
     except HeadraceError as error:
         _log.error("%s", error)  # the message says it all
-        return EXIT_CANNOT_LISTEN
+        return _Ended(EXIT_CANNOT_LISTEN)
     try:
         loaded = await _load(settings, stop)
     except HeadraceError as error:
         _log.error("cannot load model '%s': %s", settings.model_name, error)  # as above
-        return EXIT_CANNOT_LOAD
+        return _Ended(EXIT_CANNOT_LOAD)
     if loaded is None:
-        return 0
-    await _answer(state, application, loaded, servers, stop)
-    return 0
+        return _Ended(0, has_thread=True)
+    is_idle = await _answer(state, application, loaded, servers, stop)
+    return _Ended(0, has_thread=not is_idle)
 
 
 async def _answer(
@@ -70,7 +85,8 @@ async def _answer(
     loaded: LoadedModel,
     servers: list[HttpServer],
     stop: asyncio.Event,
-) -> None:
+) -> bool:
+    """Answer until told to stop; whether no run is under way any more then."""
     settings = state.settings
     engine = state.serve(loaded)
     application.model_loaded()
@@ -84,9 +100,11 @@ async def _answer(
         await grpc_server.stop(timeout_s)
     await asyncio.gather(*(server.drain(timeout_s=timeout_s) for server in servers))
     # Whoever waited has an answer: what still runs runs for nobody, and may never end.
-    if await engine.stop(timeout_s=_ABANDONED_S):
+    is_idle = await engine.stop(timeout_s=_ABANDONED_S)
+    if is_idle:
         loaded.model.close()
     _log.info("stopped")
+    return is_idle
 
 
 async def _load(settings: ReplicaSettings, stop: asyncio.Event) -> LoadedModel | None:
