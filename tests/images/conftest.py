@@ -5,8 +5,6 @@ Debian's packages unless `BASE` names another.
 """
 
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,16 +13,43 @@ import pytest
 
 from headrace.testing import models
 from tests.images.containers import (
-    ROOT,
     Docker,
+    build_images,
     start_daemon,
     stop_daemon,
     why_no_engine,
 )
 
 BUILT = ("replica", "gateway", "control", "worker", "standalone")
-BUILD_WITHIN_S = 1800.0
 SLOW_S = 2.0
+HANGING = """
+import time
+
+class Hanging:
+    inputs = {"x": ("FP32", [-1, 2])}
+    outputs = {"y": ("FP32", [-1, 2])}
+    batched = True
+
+    def infer(self, inputs):
+        if inputs["x"].min() < 0:
+            time.sleep(3600)
+        return {"y": inputs["x"] * 2}
+"""
+"""Never answers what is below 0."""
+LATE = """
+import time
+
+class Late:
+    inputs = {"x": ("FP32", [-1, 2])}
+    outputs = {"y": ("FP32", [-1, 2])}
+
+    def __init__(self):
+        print("loading begins", flush=True)
+        time.sleep(3600)
+
+    def infer(self, inputs):
+        return {"y": inputs["x"]}
+"""
 
 
 @pytest.fixture(scope="session")
@@ -50,31 +75,8 @@ def sboms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def images(docker: Docker, sboms: Path) -> Mapping[str, str]:
-    """Names of the images, by what they are for."""
-    environ = {
-        "BASE": "debian",
-        "NETWORK": "host",
-        "PROGRESS": "plain",
-        "PREFIX": "headrace-test",
-        "TAG": "test",
-        **docker.environ,
-        "PYTHON": sys.executable,
-        "SBOM_DIR": str(sboms),
-    }
-    log = sboms / "build.log"
-    with log.open("wb") as output:
-        done = subprocess.run(
-            [ROOT / "scripts" / "images.sh", *BUILT],
-            stdout=output,
-            stderr=output,
-            env=environ,
-            timeout=BUILD_WITHIN_S,
-            check=False,
-        )
-    text = log.read_text(errors="replace")
-    assert done.returncode == 0, text[-4000:]
-    print(text[text.rindex("\nimage ") :])
-    return {name: f"{environ['PREFIX']}/{name}:{environ['TAG']}" for name in BUILT}
+    """Names of the images that need no framework, by what they are for."""
+    return build_images(docker, sboms, *BUILT)
 
 
 @pytest.fixture(scope="session")
@@ -85,10 +87,20 @@ def model_folder() -> Iterator[Path]:
         at.chmod(0o755)
         (at / "mlp.onnx").write_bytes(models.mlp())
         (at / "broken.onnx").write_bytes(b"no model\n")
-        (at / "slow").mkdir()
-        (at / "slow" / "model.py").write_text(models.python_double(delay_s=SLOW_S))
+        (at / "half.onnx").write_bytes(models.mlp()[:3000])
+        (at / "empty.onnx").write_bytes(b"")
+        (at / "private.onnx").write_bytes(models.mlp())
+        for name, code in (
+            ("double", models.python_double()),
+            ("slow", models.python_double(delay_s=SLOW_S)),
+            ("hanging", HANGING),
+            ("late", LATE),
+        ):
+            (at / name).mkdir()
+            (at / name / "model.py").write_text(code)
         for path in at.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
+        (at / "private.onnx").chmod(0o600)
         yield at
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parents[2]
 START_DOCKER: Final = ROOT / "scripts" / "start_docker.sh"
 WITHIN_S: Final = 60.0
+BUILD_WITHIN_S: Final = 1800.0
 
 STRICT: Final = (
     "--read-only",
@@ -97,6 +99,39 @@ class Container:
         began = time.monotonic()
         self.docker("stop", "--time", str(grace_s), self.name)
         return time.monotonic() - began
+
+
+def build_images(docker: Docker, sboms: Path, *names: str, **settings: str) -> dict[str, str]:
+    """Names of the images, by what they are for.
+
+    `sboms`: where the build puts bills of materials. `settings`: of `scripts/images.sh`, before
+    those of the environment.
+    """
+    environ = {
+        "BASE": "debian",
+        "NETWORK": "host",
+        "PROGRESS": "plain",
+        "PREFIX": "headrace-test",
+        "TAG": "test",
+        **docker.environ,
+        "PYTHON": sys.executable,
+        "SBOM_DIR": str(sboms),
+        **settings,
+    }
+    log = sboms / f"{names[0]}.log"
+    with log.open("wb") as output:
+        done = subprocess.run(
+            [ROOT / "scripts" / "images.sh", *names],
+            stdout=output,
+            stderr=output,
+            env=environ,
+            timeout=BUILD_WITHIN_S,
+            check=False,
+        )
+    text = log.read_text(errors="replace")
+    assert done.returncode == 0, text[-4000:]
+    print(text[text.rindex("\nimage ") :])
+    return {name: f"{environ['PREFIX']}/{name}:{environ['TAG']}" for name in names}
 
 
 @contextmanager

@@ -1,12 +1,10 @@
 """The whole system in containers; Debian's real Prometheus stands for the official image."""
 
 import json
-import os
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,9 @@ from headrace.core.spec import parse_spec
 from headrace.testing import models
 from tests.e2e.debian import NoToolError, find_tool
 from tests.e2e.replicas import free_port
-from tests.images.containers import ROOT, Docker
+from tests.images.composed import COMPOSE, Project, composed
+from tests.images.containers import Docker
 
-COMPOSE = ROOT / "deploy" / "compose"
 INPUT = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 32], "data": [0.5] * 32}]}
 PROMETHEUS = """\
 FROM {base}
@@ -38,75 +36,14 @@ exec python3 -IS /usr/local/lib/headrace/healthcheck.py 9090 /-/ready
 """The binary alone; in the official image the check's `wget` is BusyBox's."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Project:
-    """One project of Compose: where it listens, and as what its containers are known."""
-
-    docker: Docker
-    name: str
-    environ: Mapping[str, str]
-
-    def __call__(self, *arguments: str, within_s: float = 180.0) -> str:
-        done = subprocess.run(
-            ["docker", "compose", "--project-name", self.name, *arguments],
-            cwd=COMPOSE,
-            capture_output=True,
-            text=True,
-            timeout=within_s,
-            check=False,
-            env={**self.docker.environ, **self.environ},
-        )
-        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}{self.logs()}"
-        return done.stdout
-
-    def logs(self) -> str:
-        done = subprocess.run(
-            [
-                "docker",
-                "compose",
-                "--project-name",
-                self.name,
-                "--profile",
-                "*",
-                "logs",
-                "--no-color",
-            ],
-            cwd=COMPOSE,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env={**self.docker.environ, **self.environ},
-        )
-        return done.stdout[-4000:]
-
-
 @pytest.fixture(scope="module")
 def project(
     docker: Docker, images: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Project]:
-    if docker.run("compose", "version").returncode != 0:
-        pytest.skip("there is no Docker Compose; Debian has it as docker-compose")
     folder = tmp_path_factory.mktemp("models")
     (folder / "model.onnx").write_bytes(models.mlp())
-    for path in (folder, folder.parent, folder.parent.parent):
-        path.chmod(0o755)
-    image, _, tag = images["standalone"].rpartition(":")
-    ports = ("HTTP", "GRPC", "ADMIN")
-    made = Project(
-        docker=docker,
-        name=f"headrace-test-{os.getpid()}",
-        environ={
-            "HEADRACE_IMAGE": image,
-            "HEADRACE_VERSION": tag,
-            "HEADRACE_MODELS": str(folder),
-            **{f"HEADRACE_{port}_PORT": str(free_port()) for port in ports},
-        },
-    )
-    try:
-        yield made
-    finally:
-        made("--profile", "*", "down", "--volumes", "--timeout", "20")
+    with composed(docker, images["standalone"], folder) as project:
+        yield project
 
 
 @pytest.fixture(scope="module")
