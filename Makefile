@@ -86,7 +86,11 @@ images: ## build the container images; NAMES="replica gateway" only those, BASE=
 	PYTHON=$(PYTHON) scripts/images.sh $(NAMES)
 
 .PHONY: test-images
-test-images: setup ## build the images and run them: ten minutes, Docker, and root where no daemon runs
+test-images: setup ## build the images and run them: twenty minutes, Docker, and root where no daemon runs
+	$(BIN)/pytest -s tests/images -m "not long" $(ARGS)
+
+.PHONY: test-images-all
+test-images-all: setup ## as test-images, and the image for GPUs, which downloads 2 GB and takes 25 GB of disk for a while
 	$(BIN)/pytest -s tests/images $(ARGS)
 
 .PHONY: chaos

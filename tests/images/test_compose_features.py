@@ -16,6 +16,7 @@ FROM {base}
 USER root
 RUN apt-get -qq update && apt-get -qq install --yes --no-install-recommends redis-server
 RUN mkdir /data && chown 999:1000 /data
+WORKDIR /data
 USER 999:1000
 ENTRYPOINT []
 HEALTHCHECK NONE

@@ -68,6 +68,7 @@ class Connection(asyncio.BufferedProtocol):
         "_headers_done",
         "_is_arriving",
         "_is_closing",
+        "_is_new",
         "_is_reading_paused",
         "_is_writing_paused",
         "_known",
@@ -92,6 +93,7 @@ class Connection(asyncio.BufferedProtocol):
         self._now = self._since = self._moved_at = time.monotonic()
         self._unsent = 0
         self._is_closing = False
+        self._is_new = True
         self._is_reading_paused = self._is_writing_paused = False
         self._has_eof = False
         self._is_arriving = False
@@ -380,6 +382,7 @@ class Connection(asyncio.BufferedProtocol):
             self._known = learn(raw, exchange.method, exchange.path, headers, size)
         self._reset()
         self._has_arrived()
+        self._is_new = False
         self._hand_over(exchange)
 
     def _hand_over(self, exchange: Exchange) -> None:
@@ -536,8 +539,14 @@ class Connection(asyncio.BufferedProtocol):
         self._unsent = unsent
         return now - self._moved_at > self._server.idle_timeout_s
 
-    def drain(self) -> None:
-        """Close as soon as nothing is in flight here."""
+    def drain(self, *, spares_new: bool = False) -> None:
+        """Close as soon as nothing is in flight here.
+
+        Args:
+            spares_new: Not yet if there was no request: who connects is about to send one.
+        """
+        if self._is_new and spares_new:
+            return
         if self._pipeline or not self._header_bytes:
             self._close_after_answers()
 

@@ -16,6 +16,10 @@ from headrace.serving.memory import Relief
 MAX_ARRIVING: Final = 1024
 READ_BYTES: Final = 64 << 10
 _SWEEP_S: Final = 1.0
+_ACCEPT_S: Final = 0.05
+"""At the end: for connections that are made and not accepted. Closed, a socket resets them."""
+_FIRST_REQUEST_S: Final = 0.5
+"""At the end: how long a new connection may take to send a request."""
 _BACKLOG: Final = 1024
 _MIN_BODY_BYTES_IN_FLIGHT: Final = 512 << 20
 _OTHER_DESCRIPTORS: Final = 128
@@ -105,14 +109,22 @@ class HttpServer:
         return True
 
     async def drain(self, *, timeout_s: float) -> None:
-        """Take no new connections, let those that wait have their answers, then close all."""
+        """Take no new connections, let those that wait have their answers, then close all.
+
+        Who connected just before is answered too, whether the kernel still holds the connection or
+        its first request is under way.
+        """
         self.is_draining = True
+        await asyncio.sleep(_ACCEPT_S)
         for listener in self._listeners:
             listener.close()
+        began = time.monotonic()
         for connection in list(self.connections):
-            connection.drain()
-        until = time.monotonic() + timeout_s
-        while self.connections and time.monotonic() < until:  # noqa: ASYNC110  # once, at the end
+            connection.drain(spares_new=True)
+        while self.connections and (now := time.monotonic()) < began + timeout_s:
+            if now >= began + _FIRST_REQUEST_S:
+                for connection in list(self.connections):
+                    connection.drain()
             await asyncio.sleep(0.02)
         for connection in list(self.connections):
             connection.abort()

@@ -54,3 +54,26 @@ async def test_memory_is_given_back_after_large_bodies_only(
 
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert found is gives
+
+
+async def test_who_connected_before_the_end_and_asks_after_it_began_is_answered(
+    tmp_path: Path,
+) -> None:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(tmp_path / "s"))
+    server = HttpServer(Echo(), ReplicaSettings(model_name="m", model_version="1", path="m"))
+    await server.listen([sock])
+    reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
+    silent, its_writer = await asyncio.open_unix_connection(tmp_path / "s")
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        group.create_task(server.drain(timeout_s=4.0))
+        await asyncio.sleep(0)
+
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        answer = await reader.read()
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in answer.lower()
+    assert await silent.read() == b"", "it was given a while, and no more"
+    for one in (writer, its_writer):
+        one.close()
