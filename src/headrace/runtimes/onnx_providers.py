@@ -45,7 +45,9 @@ _LIBRARIES: Final = {
 _DEVICES: Final = Path("/dev")
 _GPU_FILES: Final = ("nvidia[0-9]*", "dxg", "nvmap")
 """Of a driver for Linux, of one for Windows seen by its Linux, and of a Jetson's."""
-_NO_GPU: Final = (
+_DRIVER: Final = "libcuda.so.1"
+NEEDS_GPU: Final = (TENSORRT, CUDA)
+NO_GPU: Final = (
     "no GPU is visible here; a container is given one by `docker run --gpus all`, a pod by the "
     "resource nvidia.com/gpu, and the host needs NVIDIA's driver"
 )
@@ -121,6 +123,24 @@ def short(provider: str) -> str:
     return provider.removesuffix(_SUFFIX)
 
 
+def lacks_gpu(devices: Path = _DEVICES, driver: str = _DRIVER) -> bool:
+    """Whether there is certainly no GPU of NVIDIA's: neither its device files nor its driver.
+
+    Asked for its providers all the same, ONNX Runtime prints a page of errors about libraries.
+    """
+    if _has_gpu_file(devices):
+        return False
+    try:
+        ctypes.CDLL(driver)
+    except OSError:
+        return True
+    return False
+
+
+def _has_gpu_file(devices: Path) -> bool:
+    return any(any(devices.glob(pattern)) for pattern in _GPU_FILES)
+
+
 def why_not_started(provider: str, libraries: Path, devices: Path = _DEVICES) -> str:
     """Why ONNX Runtime has left out a provider, which it does without a word.
 
@@ -128,8 +148,8 @@ def why_not_started(provider: str, libraries: Path, devices: Path = _DEVICES) ->
         libraries: The directory of its shared libraries.
         devices: Where device files are.
     """
-    if provider in {TENSORRT, CUDA} and not any(any(devices.glob(one)) for one in _GPU_FILES):
-        return _NO_GPU
+    if provider in NEEDS_GPU and not _has_gpu_file(devices):
+        return NO_GPU
     name = _LIBRARIES.get(provider)
     if name is None or not (libraries / name).exists():
         return "ONNX Runtime did not start it"

@@ -11,7 +11,16 @@ import onnxruntime as ort
 from headrace.core import UnsupportedModelError
 from headrace.core.devices import DeviceUse
 from headrace.runtimes.base import LoadOptions
-from headrace.runtimes.onnx_providers import CPU, check_used, plan, short, why_not_started
+from headrace.runtimes.onnx_providers import (
+    CPU,
+    NEEDS_GPU,
+    NO_GPU,
+    check_used,
+    lacks_gpu,
+    plan,
+    short,
+    why_not_started,
+)
 from headrace.runtimes.tuning import Tuning, check_tuning
 
 _NO_LOGS: Final = 4  # fatal only: what goes wrong comes as an exception, once
@@ -67,7 +76,8 @@ def _started(
     file: Path, options: LoadOptions, tried: tuple[str, ...]
 ) -> tuple[ort.InferenceSession, dict[str, str]]:
     """A session on what of `tried` can be started, or the CPU; what cannot, and why."""
-    failed: dict[str, str] = {}
+    failed = {name: NO_GPU for name in tried if name in NEEDS_GPU and lacks_gpu()}
+    tried = tuple(name for name in tried if name not in failed)
     while tried:
         try:
             session = _create(file, options, [*tried, CPU])

@@ -15,6 +15,7 @@ from headrace.runtimes.onnx_providers import (
     OPENVINO,
     TENSORRT,
     check_used,
+    lacks_gpu,
     plan,
     short,
     why_not_started,
@@ -119,6 +120,14 @@ def test_without_a_gpu_it_is_said_how_a_container_gets_one(
 
     assert told.startswith("no GPU is visible here")
     assert "--gpus all" in told
+
+
+def test_a_gpu_is_certainly_not_there_without_its_files_and_its_driver(tmp_path: Path) -> None:
+    somewhere, nowhere = "libc.so.6", str(tmp_path / "libcuda.so.1")
+    assert lacks_gpu(tmp_path, nowhere)
+    assert not lacks_gpu(tmp_path, somewhere)
+    (tmp_path / "nvidia3").touch()
+    assert not lacks_gpu(tmp_path, nowhere)
 
 
 @pytest.mark.parametrize("file", ["nvidia0", "nvidia12", "dxg", "nvmap"])
