@@ -13,7 +13,7 @@ from tests.images.containers import Docker, running
 from tests.images.test_replica import ports
 
 CALLERS = 16
-UNDER_LOAD_S = 2.0
+WITHIN_S = 60.0
 
 
 def body(value: float) -> dict[str, object]:
@@ -36,6 +36,12 @@ class Load:
         ]
         for thread in self._threads:
             thread.start()
+
+    def wait_for_answers(self, count: int) -> None:
+        until = time.monotonic() + WITHIN_S
+        while self.outcomes["200"] < count:
+            assert time.monotonic() < until, self.outcomes
+            time.sleep(0.02)
 
     def join(self) -> None:
         for thread in self._threads:
@@ -76,13 +82,12 @@ def test_told_to_end_under_load_it_loses_nothing(
     ) as container:
         container.wait_for_health("healthy")
         load.start()
-        time.sleep(UNDER_LOAD_S)
+        load.wait_for_answers(3 * CALLERS)
 
         container.stop()
         load.join()
 
         assert load.outcomes.keys() == {"200", "refused"}, load.outcomes
-        assert load.outcomes["200"] > 10 * CALLERS
         assert load.wrong == []
         assert container.state["ExitCode"] == 0, container.logs()
 
