@@ -14,7 +14,10 @@ site_packages() { /opt/headrace/bin/python -c 'import sysconfig; print(sysconfig
 
 # Sources, headers and tests of dependencies: read by compilers and developers, never at run time.
 trim() { # trim FOLDER
-  find "$1" -depth -type d \( -name tests -o -name test -o -name include \) -exec rm -rf {} +
+  # TensorFlow and Keras call parts of their interfaces so (tf.test), and import them.
+  find "$1" -depth -type d \( -name tests -o -name test -o -name include \) \
+    ! -path '*/tensorflow/*' ! -path '*/keras/*' -exec rm -rf {} +
+  rm -rf "$1"/tensorflow/include
   find "$1" -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.c' -o -name '*.cpp' \
     -o -name '*.cc' -o -name '*.h' -o -name '*.hpp' -o -name '*.a' \) -delete
   # The library for programs in C, 35 MB: Python's module has all of it in itself.
