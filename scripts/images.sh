@@ -68,6 +68,11 @@ collect_wheels() { # collect_wheels FOLDER
     -exec cp --update --target-directory "$wheels" {} + || fail "pip's find-links: cannot read $1"
 }
 
+# What pip's files set, whichever of them: `pip config get` reads the user's alone.
+pip_setting() { # pip_setting KEY: several values stand on one line
+  { "$python" -m pip config list 2>/dev/null || true; } | sed -n "s/^global\.$1='\(.*\)'\$/\1/p" | sed 's/\\n/ /g'
+}
+
 # pip's own settings, for the build alone. Files that they name become secrets of the build too.
 secrets=()
 wheels="$work/wheels"
@@ -86,14 +91,14 @@ collect_secrets() {
   local key value conf="$work/pip.conf" ca=""
   printf '[global]\n' >"$conf"
   for key in index-url extra-index-url find-links trusted-host proxy timeout retries; do
-    value="$("$python" -m pip config get "global.$key" 2>/dev/null || true)"
+    value="$(pip_setting "$key")"
     local variable="PIP_${key^^}"
     variable="${variable//-/_}"
     value="${!variable:-$value}"
     [ "$key" != find-links ] || value="$(find_links "$value")"
     [ -z "$value" ] || printf '%s = %s\n' "$key" "${value//$'\n'/ }" >>"$conf"
   done
-  ca="${PIP_CERT:-$("$python" -m pip config get global.cert 2>/dev/null || true)}"
+  ca="${PIP_CERT:-$(pip_setting cert)}"
   if [ -n "$ca" ]; then
     printf 'cert = /run/secrets/ca.pem\n' >>"$conf"
     secrets+=(--secret "id=ca.pem,src=$ca")
@@ -101,7 +106,7 @@ collect_secrets() {
   # Lines that hold for what is not locked; the build may not see the files that they stand in.
   local constraints="$work/constraints.txt" file
   : >"$constraints"
-  for file in ${PIP_CONSTRAINT:-$("$python" -m pip config get global.constraint 2>/dev/null || true)}; do
+  for file in ${PIP_CONSTRAINT:-$(pip_setting constraint)}; do
     cat "${file#file://}" >>"$constraints" || fail "pip's constraint: cannot read $file"
   done
   secrets+=(--secret "id=constraints.txt,src=$constraints")
