@@ -15,8 +15,9 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.core.devices import DeviceUse
-from headrace.runtimes import LoadOptions
+from headrace.runtimes import LoadOptions, onnx_session
 from headrace.runtimes.onnx import OnnxModel, OnnxRuntime
+from headrace.runtimes.onnx_providers import NO_GPU
 from headrace.testing import models
 
 Open = Callable[[bytes], OnnxModel]
@@ -261,13 +262,14 @@ def test_an_accelerator_that_cannot_start_leaves_the_cpu(
     """A build for CUDA on a machine without a driver lists the provider all the same."""
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(ort, "get_available_providers", lambda: providers)
+    monkeypatch.setattr(onnx_session, "lacks_gpu", lambda: True)
     path = put(tmp_path / "m.onnx", models.matmul())
-    with pytest.warns(UserWarning, match="CUDAExecutionProvider"):
-        model = OnnxModel.open(path, LoadOptions(device="auto"))
+
+    model = OnnxModel.open(path, LoadOptions(device="auto"))  # asked for it, ONNX Runtime warns
 
     assert model.device.used == ("CPU",)
-    assert model.device.failed == {"CUDA": "ONNX Runtime did not start it"}
-    assert "CUDAExecutionProvider cannot be used, CPU is: ONNX Runtime did not" in caplog.text
+    assert model.device.failed == {"CUDA": NO_GPU}
+    assert "CUDAExecutionProvider cannot be used, CPU is: no GPU is visible here" in caplog.text
     assert model.run({"x": np.zeros((1, 4), np.float32)})
 
 
@@ -284,6 +286,7 @@ def test_an_accelerator_that_fails_to_load_leaves_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["TensorrtExecutionProvider"])
+    monkeypatch.setattr(onnx_session, "lacks_gpu", lambda: False)
     real = ort.InferenceSession
 
     def fails_on_gpu(*args: object, providers: list[str], **options: object) -> object:
