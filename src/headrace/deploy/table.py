@@ -487,6 +487,11 @@ TABLE: Final[tuple[Feature, ...]] = (
         no("scales by itself, by requests", "leave it out"),
         *(_NO_KEDA, _NO_KEDA, _REPLICAS, _BEHIND, _REPLICAS),
     ),
+    row(
+        "Pods: how many Deployments replace theirs at once",
+        "kubernetes.max_rolling_ratio",
+        every=kept("the control plane's own pace"),
+    ),
     row("Budget", "budget", every=kept("a ResourceQuota, or the machine's scheduler")),
     row("Alerts", "alerts", every=_RULES),
     row("Streams", "streams", every=kept("stream workers, which no request reaches")),
