@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from bench.models import session
+from bench.session import session
 
 Array = np.ndarray[Any, Any]
 

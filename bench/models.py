@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from bench.session import session
 from headrace.testing import models as testing_models
 
 Array = np.ndarray[Any, Any]
@@ -66,20 +66,33 @@ def busy() -> onnx.ModelProto:
     return graph.model(("N", FEATURES), ("N", 2))
 
 
-def session(path: Path, *, threads: int = 1) -> ort.InferenceSession:
-    """The model in bare ONNX Runtime, the way every server here loads it."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
 def run_bare(path: Path, inputs: Tensors) -> dict[str, Array]:
     """What the model answers, straight from ONNX Runtime: the reference for every server."""
     bare = session(path)
     names = [output.name for output in bare.get_outputs()]
     return dict(zip(names, bare.run(names, dict(inputs)), strict=True))
+
+
+def resnet() -> onnx.ModelProto:
+    """`input` [N, 3, 224, 224] to `prob` [N, 1000]: ResNet-18 (He et al., 2015), random weights.
+
+    47 MB. Batch norms are folded into the convolutions, as every export for serving does.
+    """
+    graph = _Graph("resnet")
+    x = graph.relu(graph.conv("input", IMAGE[0], 64, kernel=7, stride=2))
+    x = graph.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    channels = 64
+    for out in (64, 128, 256, 512):
+        for stride in (1 if out == channels else 2, 1):
+            side = x if stride == 1 else graph.conv(x, channels, out, kernel=1, stride=2)
+            inner = graph.relu(graph.conv(x, channels, out, kernel=3, stride=stride))
+            x = graph.relu(graph.op("Add", graph.conv(inner, out, out, kernel=3), side))
+            channels = out
+    mean = graph.op("Flatten", graph.op("GlobalAveragePool", x))
+    # Scaled down, so that random weights give no answer of ones and zeros.
+    small = graph.op("Mul", mean, graph.constant(np.array(0.1, np.float32)))
+    graph.op("Softmax", graph.gemm(small, channels, 1000), name="prob", axis=-1)
+    return graph.model(("N", *IMAGE), ("N", 1000))
 
 
 class _Graph:

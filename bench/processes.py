@@ -17,6 +17,7 @@ START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 20.0
 POLL_S: Final = 0.02
 LOG_TAIL: Final = 30
+NOTHING: Final[Mapping[str, str]] = {}
 
 
 class StartError(RuntimeError):
@@ -31,17 +32,19 @@ def running(
     cores: frozenset[int],
     log: Path,
     is_ready: Callable[[], bool],
+    extra: Mapping[str, str] = NOTHING,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process that is ready inside the block and gone after it.
 
     Args:
         part: Under which name its processor time is counted.
         log: Takes what it prints.
+        extra: Environment variables beside our own.
 
     Raises:
         StartError: It ended, or was not ready in time.
     """
-    process = start(argv, part=part, cores=cores, log=log)
+    process = start(argv, part=part, cores=cores, log=log, extra=extra)
     try:
         _wait_until_ready(process, part, log, is_ready)
         yield process
@@ -50,7 +53,12 @@ def running(
 
 
 def start(
-    argv: Sequence[str], *, part: str, cores: frozenset[int], log: Path
+    argv: Sequence[str],
+    *,
+    part: str,
+    cores: frozenset[int],
+    log: Path,
+    extra: Mapping[str, str] = NOTHING,
 ) -> subprocess.Popen[bytes]:
     """Start without waiting; in a session of its own, so that Ctrl-C reaches us alone."""
     with cpu.pinned(set(cores)), log.open("wb") as out:
@@ -59,7 +67,7 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=environment(part),
+            env={**environment(part), **extra},
             start_new_session=True,
         )
 
@@ -75,9 +83,9 @@ def stop(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def stop_leftovers() -> list[str]:
-    """Kill what our servers left behind; what that was."""
-    left = [(pid, part) for pid, part in cpu.ours() if pid != os.getpid()]
+def stop_leftovers(only: str = "") -> list[str]:
+    """Kill what our servers left behind, or those of one part; what that was."""
+    left = [(pid, part) for pid, part in cpu.ours() if pid != os.getpid() and only in {"", part}]
     for pid, _ in left:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -98,11 +106,18 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def answers(port: int, path: str, *, method: str = "GET", body: bytes = b"") -> bool:
+def answers(
+    port: int,
+    path: str,
+    *,
+    method: str = "GET",
+    body: bytes = b"",
+    headers: Mapping[str, str] = NOTHING,
+) -> bool:
     """Whether a request on loopback gets 200 now."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        connection.request(method, path, body=body or None)
+        connection.request(method, path, body=body or None, headers=dict(headers))
         return connection.getresponse().status == http.client.OK
     except (OSError, http.client.HTTPException):
         return False
@@ -122,6 +137,13 @@ def rss_bytes(pid: int) -> int:
     return _status_kb(pid, "VmRSS") * 1024
 
 
+def tree_bytes(part: str) -> tuple[int, int]:
+    """Memory of every process of a part: resident, and proportional (shared pages split)."""
+    pids = [pid for pid, name in cpu.ours() if name == part]
+    rollups = [_rollup_kb(pid) for pid in pids]
+    return sum(rss for rss, _ in rollups) * 1024, sum(pss for _, pss in rollups) * 1024
+
+
 def tail(log: Path, lines: int = LOG_TAIL) -> str:
     """The end of a log, for an error message."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
@@ -139,6 +161,15 @@ def _wait_until_ready(
             msg = f"{part} was not ready within {START_TIMEOUT_S:g} s:\n{tail(log)}"
             raise StartError(msg)
         time.sleep(POLL_S)
+
+
+def _rollup_kb(pid: int) -> tuple[int, int]:
+    fields = {}
+    with suppress(OSError):  # it ended meanwhile
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+            name, value, *_ = line.split()
+            fields[name] = int(value)
+    return fields.get("Rss:", 0), fields.get("Pss:", 0)
 
 
 def _status_kb(pid: int, name: str) -> int:

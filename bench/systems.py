@@ -158,22 +158,33 @@ def up(
     model: Path, *, name: str, inputs: Mapping[str, Any], cores: frozenset[int], home: Path
 ) -> Iterator[System]:
     """`headrace up`: gateway, replica and control plane, all on `cores`, ready to answer `name`."""
+    spec = {"version": 1, "endpoints": [{"name": name, "model": str(model.resolve())}]}
+    with up_spec(spec, probe=json_payload(name, inputs), cores=cores, home=home) as system:
+        yield system
+
+
+@contextmanager
+def up_spec(
+    spec: Mapping[str, Any], *, probe: Payload, cores: frozenset[int], home: Path
+) -> Iterator[System]:
+    """`headrace up` with any spec, once `probe` gets 200 from its gateway.
+
+    `pid` is that of its first replica, 0 where all endpoints are upstreams.
+    """
     ports = Ports.free()
-    spec = home / "headrace.yaml"
-    endpoint = {"name": name, "model": str(model.resolve())}
-    spec.write_text(json.dumps({"version": 1, "endpoints": [endpoint]}))  # JSON is YAML
-    probe = json_payload(name, inputs)
+    file = home / "headrace.yaml"
+    file.write_text(json.dumps(spec))  # JSON is YAML
     with processes.running(
-        headrace("up", str(spec), *ports.flags(home / "state")),
+        headrace("up", str(file), *ports.flags(home / "state")),
         part=ENVOY,
         cores=cores,
         log=home / "up.log",
-        is_ready=lambda: _answers(ports.http, probe),
+        is_ready=lambda: answers(ports.http, probe),
     ):
         status = fetch_status(ports.admin, home / "state")
         yield System(
             name=ENVOY,
-            pid=replica_pids(status)[0],
+            pid=next(iter(replica_pids(status)), 0),
             http=ports.http,
             grpc=ports.grpc,
             envoy=gateway_pid(status),
@@ -211,5 +222,8 @@ def gateway_pid(status: Mapping[str, Any]) -> int:
     return int(status["gateway"].get("pid") or 0)
 
 
-def _answers(port: int, payload: Payload) -> bool:
-    return processes.answers(port, payload.path, method="POST", body=payload.body)
+def answers(port: int, payload: Payload) -> bool:
+    """Whether a request on loopback gets 200 now."""
+    return processes.answers(
+        port, payload.path, method="POST", body=payload.body, headers=payload.headers
+    )

@@ -43,14 +43,20 @@ def tool() -> str:
     return "wrk" if shutil.which("wrk") else "bench.load.client"
 
 
-def measure(port: int, load: Load) -> Mapping[str, float]:
+def measure(
+    port: int, load: Load, *, read: Callable[[str], Mapping[str, float]] | None = None
+) -> Mapping[str, float]:
     """Run once: `rps`, `p50_us`, `p99_us`, `load_cores`.
+
+    Args:
+        read: Reads what the tool prints; by default `read_json_line`.
 
     Raises:
         LoadError: An answer was not 200, or a connection broke.
     """
     argv = _wrk(port, load) if tool() == "wrk" else client_argv(f"127.0.0.1:{port}", load)
-    return run_tool(argv, cores=load.cores, seconds=load.seconds, read=read_json_line)
+    read = read or read_json_line
+    return run_tool(argv, cores=load.cores, seconds=load.seconds, read=read)
 
 
 def client_argv(address: str, load: Load, *, requests: int | None = None) -> list[str]:
@@ -107,6 +113,24 @@ def read_json_line(output: str) -> Mapping[str, float]:
         "p50_us": raw["p50_us"],
         "p99_us": raw["p99_us"],
     }
+
+
+def read_tolerantly(output: str) -> Mapping[str, float]:
+    """The same of a server that may refuse: `rps` counts good answers, `failed_ratio` the rest.
+
+    Latencies are of all answers: the tools keep no others.
+
+    Raises:
+        LoadError: No answer was good.
+    """
+    raw = json.loads(output.strip().splitlines()[-1])
+    good = raw["requests"] - raw["refused"]
+    if good <= 0:
+        msg = f"none of {raw['requests']} requests was answered with success"
+        raise LoadError(msg)
+    failed_ratio = (raw["refused"] + raw["broken"]) / (raw["requests"] + raw["broken"])
+    clean = json.dumps({**raw, "requests": good, "refused": 0, "broken": 0})
+    return {**read_json_line(clean), "failed_ratio": failed_ratio}
 
 
 def read_figures(output: str) -> Mapping[str, float]:

@@ -1,6 +1,6 @@
 """One HTTP/1.1 connection without a framework: send bytes, know when the whole answer is here.
 
-Only what our servers send is understood: a status line and a Content-Length.
+Only what servers of models send is understood: a status line, and a Content-Length or chunks.
 """
 
 import socket
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 HEAD_END: Final = b"\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
+CHUNKED: Final = -1
 RECEIVE_BYTES: Final = 1 << 16
 
 
@@ -71,13 +73,19 @@ class Connection:
         self._received += data
         if not self._size:
             self._size = answer_size(self._received)
-        if not self._size or len(self._received) < self._size:
+        if self._size == CHUNKED:
+            # One request is under way on a connection, so nothing comes after the last chunk.
+            if not self._received.endswith(LAST_CHUNK):
+                return 0
+        elif not self._size or len(self._received) < self._size:
             return 0
         return int(self._received[9:12])
 
 
 def answer_size(received: bytes | bytearray) -> int:
     """Bytes of the whole answer, head and body; 0 while the head is not complete.
+
+    `CHUNKED` if they are not told in advance.
 
     Raises:
         BrokenError: It names no length.
@@ -89,5 +97,7 @@ def answer_size(received: bytes | bytearray) -> int:
         name, _, value = line.partition(b":")
         if name.lower() == b"content-length":
             return end + len(HEAD_END) + int(value)
+        if name.lower() == b"transfer-encoding" and value.strip().lower() == b"chunked":
+            return CHUNKED
     msg = "an answer without Content-Length"
     raise BrokenError(msg)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.load.connection import HEAD_END
-from bench.models import session
+from bench.session import session
 
 HEAD_BYTES = 1 << 16
 

@@ -11,13 +11,13 @@ import orjson
 import uvicorn
 from fastapi import FastAPI, Request, Response
 
-from bench.models import session
+from bench.session import session
 
 DTYPES = {"FP32": np.float32, "INT64": np.int64}
 
 
 def build(model: Path) -> FastAPI:
-    """`POST /v2/models/NAME/infer` with V2 JSON."""
+    """`POST /v2/models/NAME/infer` with V2 JSON, and `POST /raw` with a picture's bytes."""
     app = FastAPI(openapi_url=None)
     bare = session(model)
     names = [output.name for output in bare.get_outputs()]
@@ -42,6 +42,14 @@ def build(model: Path) -> FastAPI:
         body = orjson.dumps(
             {"model_name": name, "outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY
         )
+        return Response(body, media_type="application/json")
+
+    @app.post("/raw")
+    async def infer_raw(request: Request) -> Response:
+        (takes,) = bare.get_inputs()
+        tensor = np.frombuffer(await request.body(), np.float32).reshape(-1, *takes.shape[1:])
+        outputs = dict(zip(names, bare.run(names, {takes.name: tensor}), strict=True))
+        body = orjson.dumps(outputs, option=orjson.OPT_SERIALIZE_NUMPY)
         return Response(body, media_type="application/json")
 
     return app

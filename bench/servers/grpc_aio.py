@@ -8,7 +8,7 @@ import numpy as np
 import uvloop
 from tritonclient.grpc import service_pb2
 
-from bench.models import session
+from bench.session import session
 
 DTYPES = {"FP32": np.float32, "INT64": np.int64}
 SERVICE = "inference.GRPCInferenceService"

@@ -5,16 +5,14 @@ is told. Goodput is what was answered in time, counted from when the request sho
 FastAPI, which knows no deadlines, is shown at three times its capacity.
 """
 
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from bench import models, systems, verify
 from bench.context import Context, one_row
-from bench.load import closed
-from bench.load.closed import LoadError
+from bench.load import arrivals, closed
 from bench.payloads import json_payload, write_payloads
 from bench.results import SuiteResult, Table, Target, cell
 from bench.windows import Arm, Rounds, Window, figure, interleave, quiet_window
@@ -77,27 +75,15 @@ def _push(
     context: Context, system: systems.System, rate: float, *, may_leave: bool = False
 ) -> Mapping[str, float]:
     """One window; `may_leave`: requests may still wait when the load tool gives up."""
-    seconds = 2 * context.seconds
     payload = json_payload(MODEL, one_row()).with_headers({TIMEOUT_HEADER: f"{DEADLINE_S:g}"})
-    index = write_payloads([payload], context.home / "payloads-overload")
-    argv = [sys.executable, "-m", "bench.load.open_loop", f"127.0.0.1:{system.http}", str(index)]
-    argv += ["--rate", f"{rate:.3f}", "--seconds", f"{seconds:g}", "--deadline", f"{DEADLINE_S:g}"]
-    return closed.run_tool(
-        argv,
+    load = arrivals.OpenLoad(
+        index=write_payloads([payload], context.home / "payloads-overload"),
+        rate=rate,
+        seconds=2 * context.seconds,
+        deadline_s=DEADLINE_S,
         cores=context.placement.load,
-        seconds=seconds,
-        read=partial(_read, may_leave=may_leave),
     )
-
-
-def _read(output: str, *, may_leave: bool) -> Mapping[str, float]:
-    raw: dict[str, Any] = dict(closed.read_figures(output))
-    statuses = raw.pop("statuses")
-    unexpected = set(statuses) - {"200", "429", "503", "504"}
-    if unexpected or (raw["broken"] and not may_leave):
-        msg = f"statuses {statuses}, {raw['broken']} broken"
-        raise LoadError(msg)
-    return {**raw, **{f"status_{status}": count for status, count in statuses.items()}}
+    return arrivals.measure(system.http, load, may_fail=may_leave)
 
 
 def _fastapi(context: Context) -> Window:

@@ -19,6 +19,7 @@ from bench.context import Context, http_arm
 from bench.load import closed
 from bench.payloads import Payload, binary_payload, text_payload
 from bench.results import SuiteResult, Table, Target, cell, cores_used
+from bench.session import session
 from bench.windows import Arm, Rounds, fair_rounds, figure, interleave, ratio, spread
 
 Array = np.ndarray[Any, Any]
@@ -56,7 +57,7 @@ def run(context: Context) -> SuiteResult:
         share = spread(shares).median
         targets.append(Target(text="rows/s of text, of tokens", value=share, limit=0.9))
     if context.data:
-        bare = models.session(model, threads=len(context.placement.all))
+        bare = session(model, threads=len(context.placement.all))
         correlation = text.spearman_on_stsb(bare, folder / "tokenizer.json", context.data)
         targets.append(
             Target(text="STS-B Spearman of this file", value=correlation, limit=LOWEST_SPEARMAN)

@@ -1,0 +1,1 @@
+"""Headrace beside other model servers: `python -m bench.peers`."""

@@ -1,0 +1,51 @@
+"""How long do callers wait at a quarter, half and three quarters of a capacity?
+
+Open loop, Poisson arrivals; latency counts from the intended time. Both at shares of the slower
+one's capacity, and each at half of its own. Repetitions have arrivals of their own, the same for
+both.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import count
+from typing import Final
+
+from bench.peers.pair import Pair
+from bench.peers.rows import Row
+from bench.peers.running import Server
+from bench.peers.suites.opened import MAX_RATE, send
+from bench.windows import Arm
+
+SUITE: Final = "latency"
+SHARES: Final = (0.25, 0.5, 0.75)
+HALF: Final = 0.5
+OWN: Final = "50 % of its own capacity"
+
+
+def of_slower(share: float) -> str:
+    """The load's name."""
+    return f"{100 * share:.0f} % of the slower one's capacity"
+
+
+def rate(share: float, capacity: float) -> float:
+    """Requests/s, no more than the generator can send on time."""
+    return min(share * capacity, MAX_RATE)
+
+
+def run(pair: Pair) -> Sequence[Row]:
+    """All rates."""
+    plan = pair.plan
+    slower = min(pair.capacity(server) for server in pair.servers)
+    rows: list[Row] = []
+    for share in (HALF,) if plan.is_quick else SHARES:
+        arms = [_arm(pair, server, rate(share, slower)) for server in pair.servers]
+        rows += pair.compare(SUITE, of_slower(share), arms, rounds=plan.rounds)
+    own = [_arm(pair, server, rate(HALF, pair.capacity(server))) for server in pair.servers]
+    rows += pair.compare(SUITE, OWN, own, rounds=plan.few)
+    return rows
+
+
+def _arm(pair: Pair, server: Server, at: float) -> Arm:
+    seeds = count(1)
+    once = partial(send, pair, server, at, seconds=pair.plan.seconds)
+    return pair.arm(server, lambda: once(seed=next(seeds)))
