@@ -88,6 +88,12 @@ def stamp(requirements: bytes) -> str:
     return hashlib.sha256(requirements).hexdigest()
 
 
+def pinned(requirements: str) -> list[str]:
+    """The names of the packages that a requirements file pins, without extras."""
+    lines = [line.partition("#")[0].strip() for line in requirements.splitlines()]
+    return [line.split("==")[0].partition("[")[0] for line in lines if "==" in line]
+
+
 def last_words(output: str, lines: int = 3) -> str:
     """Why pip failed: the end of what it printed."""
     return " | ".join(line.strip() for line in output.strip().splitlines()[-lines:])

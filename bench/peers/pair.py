@@ -146,7 +146,7 @@ def capacity(seen: Sequence[Row], model: str, server: str) -> float:
     Raises:
         KeyError: That was not measured.
     """
-    for row in seen:
+    for row in reversed(seen):
         if (row.suite, row.model, row.server) == ("saturation", model, server):
             return row.median("rps")
     msg = f"the capacity of {server} with {model} was not measured: run the suite saturation too"

@@ -23,6 +23,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     figures: dict[str, list[float]]
     noisy: int = 0
 
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What makes two rows the same."""
+        return self.suite, self.model, self.load, self.server
+
     def median(self, key: str) -> float:
         """The middle of a figure's values; not a number where it was not taken."""
         values = self.figures.get(key)
@@ -57,6 +62,11 @@ def find(rows: Sequence[Row], *, suite: str, model: str, load: str, server: str)
     return next(
         (one for one in rows if (one.suite, one.model, one.load, one.server) == wanted), None
     )
+
+
+def merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+    """All rows; where both have one of the same server under the same load, the new one."""
+    return list({row.key: row for row in (*old, *new)}.values())
 
 
 def ratios(row: Row, base: Row, key: str) -> list[float]:

@@ -1,4 +1,4 @@
-"""A peer and Headrace, up and checked inside a `with` block, gone after it with all they started."""
+"""A peer and Headrace, up and checked inside a `with` block, gone with all they started after."""
 
 import http.client
 import os

@@ -1,0 +1,146 @@
+"""Everything that is asked about one peer, in steps that fail and resume one by one."""
+
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from bench import processes
+from bench.context import Context
+from bench.load.closed import LoadError
+from bench.peers import models, store
+from bench.peers.catalog import PEERS, Peer
+from bench.peers.environments import REQUIREMENTS, InstallError, ensure, pinned
+from bench.peers.models import Model
+from bench.peers.pair import Plan, Task, pair_up
+from bench.peers.rows import Row, merged
+from bench.peers.running import HEADRACE
+from bench.peers.store import Part
+from bench.peers.suites import PAIRED, saturation
+from bench.peers.suites.alone import ALONE
+from bench.peers.suites.own import OWN
+from bench.verify import WrongAnswerError
+
+FAILURES: Final = (
+    LoadError,
+    WrongAnswerError,
+    processes.StartError,
+    InstallError,
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    subprocess.SubprocessError,
+)
+"""What a peer, or the machine, may do to us; a bug of ours (`TypeError`, `assert`) ends the run."""
+SMALL: Final = "mlp"
+
+Step = tuple[str, Callable[[], object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What is measured, and where it is stored. `resume`: keep what an earlier run measured."""
+
+    suites: frozenset[str]
+    models: frozenset[str]
+    out: Path
+    resume: bool
+    report: Callable[[Sequence[Row]], None]
+
+    def paired(self, model: str) -> list[str]:
+        """The suites that are asked with a model; all but one need its capacity."""
+        if model not in self.models:
+            return []
+        names = [
+            suite.name for suite in PAIRED if model in suite.asks and suite.name in self.suites
+        ]
+        needs = bool(set(names) - {saturation.SUITE, "image"})
+        return [saturation.SUITE, *names] if needs and saturation.SUITE not in names else names
+
+
+def measure_peer(peer: Peer, context: Context, plan: Plan, choice: Choice) -> Part:
+    """Every step of one peer; what failed stands in the part."""
+    fresh = Part(name=peer.name, title=peer.title, is_quick=plan.is_quick)
+    try:
+        environment = ensure(peer.requirements)
+    except (InstallError, OSError) as error:
+        fresh.skipped = f"cannot be installed: {error}"
+        store.keep(fresh, choice.out)
+        return fresh
+    part = store.resume(choice.out, fresh) if choice.resume else fresh
+    names = pinned((REQUIREMENTS / f"{peer.requirements}.txt").read_text())
+    versions = environment.versions()
+    part.versions = {name: versions[name] for name in names if name in versions}
+    task = Task(context=context, plan=plan, peer=peer, seen=list(part.rows))
+    return _take(part, task, _steps(task, choice), choice)
+
+
+def measure_alone(context: Context, plan: Plan, choice: Choice) -> Part:
+    """What needs no peer."""
+    fresh = Part(name=HEADRACE, title="Headrace", is_quick=plan.is_quick)
+    part = store.resume(choice.out, fresh) if choice.resume else fresh
+    # No peer is started; the task wants a name for what it measures.
+    task = Task(context=context, plan=plan, peer=PEERS["fastapi"], seen=list(part.rows))
+    steps = [
+        (name, partial(_alone, ask, task)) for name, ask in ALONE.items() if name in choice.suites
+    ]
+    return _take(part, task, steps, choice)
+
+
+def _alone(ask: Callable[[Task, Mapping[str, Model]], Sequence[Row]], task: Task) -> Sequence[Row]:
+    loaded = {name: models.load(name, task.context.cache) for name in (SMALL, "minilm")}
+    return ask(task, loaded)
+
+
+def _steps(task: Task, choice: Choice) -> list[Step]:
+    steps: list[Step] = [
+        (name, partial(_own, ask, task))
+        for name, ask in OWN.items()
+        if name in choice.suites and SMALL in choice.models
+    ]
+    for model in models.NAMES:
+        if names := choice.paired(model):
+            steps.append((model, partial(_paired, task, model, names)))
+    return steps
+
+
+def _own(ask: Callable[[Task, Model], Sequence[Row]], task: Task) -> Sequence[Row]:
+    return ask(task, models.load(SMALL, task.context.cache))
+
+
+def _paired(task: Task, model: str, names: Sequence[str]) -> None:
+    with pair_up(task, models.load(model, task.context.cache)) as pair:
+        for suite in PAIRED:
+            if suite.name in names and model in suite.asks:
+                suite.asks[model](pair)
+
+
+def _take(part: Part, task: Task, steps: Sequence[Step], choice: Choice) -> Part:
+    for name, step in steps:
+        if name in part.done:
+            print(f"-- {part.name}, {name}: measured by an earlier run", flush=True)
+            continue
+        print(f"-- {part.name}, {name}", flush=True)
+        began, known = time.monotonic(), len(task.seen)
+        try:
+            step()
+            part.done.append(name)
+        except FAILURES as error:
+            part.failures[name] = f"{type(error).__name__}: {error}"
+            print(f"FAILED {part.failures[name]}", flush=True)
+            if not isinstance(error, (LoadError, WrongAnswerError, processes.StartError)):
+                traceback.print_exc()
+        finally:
+            if left := processes.stop_leftovers():
+                print(f"note  had to kill: {', '.join(left)}", flush=True)
+            # What came before a failure counts.
+            part.rows = merged(part.rows, task.seen[known:])
+            part.seconds += time.monotonic() - began
+            store.keep(part, choice.out)
+        choice.report(task.seen[known:])
+    return part
