@@ -7,6 +7,7 @@ ONCE ?=
 COV ?=
 ARGS ?=
 NAMES ?=
+PEERS ?=
 # Test files at once: end-to-end tests wait half of their time. 0 runs them in one process, as a debugger needs.
 JOBS ?= 3
 # In the order of testpaths: long files begin early, and short ones fill the end.
@@ -101,6 +102,10 @@ chaos: setup ## kill streams and jobs many times at full size: twenty minutes an
 bench: setup .venv/.ready-bench ## measure speed; prints a table and writes bench/results/
 	$(BIN)/python -m bench $(ARGS)
 
+.PHONY: bench-peers
+bench-peers: setup .venv/.ready-bench ## measure beside other model servers, 40 minutes, 4 GB; PEERS="mosec fastapi" only those
+	$(BIN)/python -m bench.peers $(if $(PEERS),--peers $(PEERS)) $(ARGS)
+
 .PHONY: feast
 feast: .venv-feast/.ready ## install Feast in an environment of its own, to be compared with
 
@@ -172,7 +177,7 @@ proto: setup .venv/.ready-build ## regenerate the protobuf descriptors
 
 .PHONY: clean
 clean: ## remove .venv and its like, caches and built documentation; models in .headrace stay
-	rm -rf .venv .venv-all .venv-kube .venv-engines .venv-ray .venv-spark site dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache \
+	rm -rf .venv .venv-all .venv-peers .venv-kube .venv-engines .venv-ray .venv-spark site dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache \
 		.ruff_cache .import_linter_cache .headrace-demo
 	find src tests scripts examples bench -name __pycache__ -type d -prune -exec rm -rf {} + \
 		2>/dev/null || true

@@ -33,6 +33,7 @@ def running(
     log: Path,
     is_ready: Callable[[], bool],
     extra: Mapping[str, str] = NOTHING,
+    within_s: float = START_TIMEOUT_S,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process that is ready inside the block and gone after it.
 
@@ -40,13 +41,14 @@ def running(
         part: Under which name its processor time is counted.
         log: Takes what it prints.
         extra: Environment variables beside our own.
+        within_s: How long it may take to be ready.
 
     Raises:
         StartError: It ended, or was not ready in time.
     """
     process = start(argv, part=part, cores=cores, log=log, extra=extra)
     try:
-        _wait_until_ready(process, part, log, is_ready)
+        _wait_until_ready(process, part, log, is_ready, within_s)
         yield process
     finally:
         stop(process)
@@ -150,15 +152,19 @@ def tail(log: Path, lines: int = LOG_TAIL) -> str:
 
 
 def _wait_until_ready(
-    process: subprocess.Popen[bytes], part: str, log: Path, is_ready: Callable[[], bool]
+    process: subprocess.Popen[bytes],
+    part: str,
+    log: Path,
+    is_ready: Callable[[], bool],
+    within_s: float,
 ) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + within_s
     while not is_ready():
         if process.poll() is not None:
             msg = f"{part} ended with {process.returncode} before it was ready:\n{tail(log)}"
             raise StartError(msg)
         if time.monotonic() > deadline:
-            msg = f"{part} was not ready within {START_TIMEOUT_S:g} s:\n{tail(log)}"
+            msg = f"{part} was not ready within {within_s:g} s:\n{tail(log)}"
             raise StartError(msg)
         time.sleep(POLL_S)
 

@@ -165,7 +165,12 @@ def up(
 
 @contextmanager
 def up_spec(
-    spec: Mapping[str, Any], *, probe: Payload, cores: frozenset[int], home: Path
+    spec: Mapping[str, Any],
+    *,
+    probe: Payload,
+    cores: frozenset[int],
+    home: Path,
+    within_s: float = processes.START_TIMEOUT_S,
 ) -> Iterator[System]:
     """`headrace up` with any spec, once `probe` gets 200 from its gateway.
 
@@ -180,6 +185,7 @@ def up_spec(
         cores=cores,
         log=home / "up.log",
         is_ready=lambda: answers(ports.http, probe),
+        within_s=within_s,
     ):
         status = fetch_status(ports.admin, home / "state")
         yield System(

@@ -26,6 +26,8 @@ from bench.peers.pair import Plan
 from bench.peers.rows import Row
 
 BENCH: Final = Path(__file__).parents[1]
+QUICK_MODELS: Final = ("mlp", "minilm", "busy")
+"""Each of the others takes starts of its own."""
 
 
 def main() -> int:
@@ -131,15 +133,19 @@ def _arguments() -> argparse.Namespace:
         ("--models", models.NAMES),
         ("--suites", suites.NAMES),
     ):
-        parser.add_argument(
-            flag, nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names)
-        )
-    parser.add_argument("--quick", action="store_true", help="short windows, one round")
+        parser.add_argument(flag, nargs="+", choices=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument(
+        "--quick", action="store_true", help="short windows, one round, three models"
+    )
     parser.add_argument("--resume", action="store_true", help="keep what --out has of such a run")
     parser.add_argument("--out", type=Path, default=BENCH / "results" / "peers")
     parser.add_argument("--json", action="store_true", help="print the whole result as JSON too")
     parser.add_argument("--page", action="store_true", help="write the page from latest.json")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    chosen.peers = chosen.peers or tuple(catalog.PEERS)
+    chosen.suites = chosen.suites or suites.NAMES
+    chosen.models = chosen.models or (QUICK_MODELS if chosen.quick else models.NAMES)
+    return chosen
 
 
 if __name__ == "__main__":

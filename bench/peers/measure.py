@@ -103,10 +103,11 @@ def _steps(task: Task, choice: Choice) -> list[Step]:
         for name, ask in OWN.items()
         if name in choice.suites and SMALL in choice.models
     ]
-    for model in models.NAMES:
-        if names := choice.paired(model):
-            steps.append((model, partial(_paired, task, model, names)))
-    return steps
+    asked = {model: choice.paired(model) for model in models.NAMES}
+    pairs = [
+        (model, partial(_paired, task, model, names)) for model, names in asked.items() if names
+    ]
+    return [*steps, *pairs]
 
 
 def _own(ask: Callable[[Task, Model], Sequence[Row]], task: Task) -> Sequence[Row]:
@@ -140,7 +141,10 @@ def _take(part: Part, task: Task, steps: Sequence[Step], choice: Choice) -> Part
                 print(f"note  had to kill: {', '.join(left)}", flush=True)
             # What came before a failure counts.
             part.rows = merged(part.rows, task.seen[known:])
-            part.seconds += time.monotonic() - began
+            took_s = time.monotonic() - began
+            part.seconds += took_s
+            part.step_s[name] = took_s
             store.keep(part, choice.out)
         choice.report(task.seen[known:])
+        print(f"took {took_s:.0f} s", flush=True)
     return part

@@ -22,6 +22,7 @@ from bench.verify import WrongAnswerError, compare
 
 HEADRACE: Final = "headrace"
 VERIFIED: Final = 4
+START_S: Final = 120.0
 IDLE_S: Final = 0.5
 MAX_IDLE_CORES: Final = 0.01
 """A server that uses more while nobody asks is stopped while another is measured."""
@@ -86,6 +87,7 @@ def peer_server(peer: Peer, model: Model, *, cores: frozenset[int], home: Path) 
             log=launch.home / "server.log",
             is_ready=lambda: systems.answers(server.http, first),
             extra={**launch.variables(), **command.variables},
+            within_s=START_S,
         ):
             ready_at = time.monotonic()
             server.check(model)
@@ -157,7 +159,7 @@ def headrace_gateway(model: Model, *, cores: frozenset[int], home: Path) -> Iter
 def peer_gateway(
     peer: Peer, model: Model, server: Server, *, cores: frozenset[int], home: Path
 ) -> Iterator[Server]:
-    """The same Envoy in front of a peer that is up: its endpoint is an upstream."""
+    """The same Envoy in front of a peer that is up, for its JSON: its endpoint is an upstream."""
     home.mkdir(parents=True, exist_ok=True)
     upstream = {
         "url": f"http://127.0.0.1:{server.http}",
@@ -170,7 +172,7 @@ def peer_gateway(
     behind = replace(
         server,
         json=server.json.at(prefix),
-        binary=server.binary.at(prefix) if server.binary else None,
+        binary=None,
         grpc=0,
     )
     # Without checks of health: not every peer has a path that answers 200 to a GET.

@@ -13,7 +13,8 @@ class Part(msgspec.Struct, kw_only=True):
     """All of one peer; of Headrace alone under its own name.
 
     `skipped` says why there is nothing. `done`: steps that need not be repeated. `failures`: by
-    step. `versions` are those of its requirements file, `seconds` what it took in all.
+    step. `versions` are those of its requirements file, `seconds` what it took in
+    all, `step_s` what each step did.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Part(msgspec.Struct, kw_only=True):
     failures: dict[str, str] = {}
     rows: list[Row] = []
     seconds: float = 0.0
+    step_s: dict[str, float] = {}
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

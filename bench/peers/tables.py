@@ -74,7 +74,7 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         Column(key="environment_mb", heading="environment MB"),
         Column(key="idle_cores", heading="idle cores", digits=2),
     ),
-    "gateway": (RPS, P50_US, P99_US, CPU),
+    "gateway": (RPS, P50_US, P99_US),
     "grpc": (CALLS, MEAN_US, CPU),
     "floor": (GOODPUT, P99),
     "neighbour": (P50, P99, LAG),

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from bench import systems
+from bench import processes, systems
 from bench.load import arrivals, closed
-from bench.payloads import json_payload, write_payloads
+from bench.payloads import Payload, json_payload, write_payloads
 from bench.peers import running
 from bench.peers.models import ENCODERS, Model
 from bench.peers.pair import MANY, Pair, Task, closed_arm, warm_up
@@ -36,6 +37,8 @@ ONE: Final = "one encoder"
 ROUND_ROBIN: Final = f"{ENCODERS} encoders, in turn"
 MANY_LOAD: Final = "JSON, 1 connection"
 POOL: Final = "pool"
+LOADED_S: Final = 180.0
+"""Every model of a pool is tried when it is applied."""
 
 
 def floor(task: Task, models: Mapping[str, Model]) -> Sequence[Row]:
@@ -78,7 +81,9 @@ def neighbour(task: Task, models: Mapping[str, Model]) -> Sequence[Row]:
     probe = json_payload(small.name, small.rows[0])
     home = task.context.home / "neighbour"
     home.mkdir()
-    with systems.up_spec(spec, probe=probe, cores=task.context.placement.all, home=home) as system:
+    with systems.up_spec(
+        spec, probe=probe, cores=task.context.placement.all, home=home, within_s=LOADED_S
+    ) as system:
         fresh = iter(names)
         send = partial(_send, task, system.http, small)
 
@@ -88,6 +93,7 @@ def neighbour(task: Task, models: Mapping[str, Model]) -> Sequence[Row]:
             timer.start()
             figures = send()
             timer.join()
+            _wake(system.http, wake)
             return figures
 
         arms = [Arm(name=QUIET, measure=send), Arm(name=LOADING, measure=loading)]
@@ -122,10 +128,11 @@ def many(task: Task, models: Mapping[str, Model]) -> Sequence[Row]:
         probe=one[0],
         cores=task.context.placement.server,
         home=home,
+        within_s=LOADED_S,
     ) as system:
         # The first request of a model waits until it is loaded.
         for payload in turns[:ENCODERS]:
-            assert systems.answers(system.http, payload), f"{payload.path} was not answered"
+            _wake(system.http, payload)
         arms = []
         for name, payloads in ((ONE, one), (ROUND_ROBIN, turns)):
             load = task.context.load(
@@ -133,6 +140,15 @@ def many(task: Task, models: Mapping[str, Model]) -> Sequence[Row]:
             )
             arms.append(Arm(name=name, measure=partial(closed.measure, system.http, load)))
         return task.compare(MANY_SUITE, model.name, MANY_LOAD, arms, rounds=task.plan.rounds)
+
+
+def _wake(port: int, payload: Payload) -> None:
+    """Wait until a model of a pool is loaded and answers."""
+    deadline = time.monotonic() + LOADED_S
+    while not systems.answers(port, payload):
+        if time.monotonic() > deadline:
+            msg = f"{payload.path} gave no answer within {LOADED_S:g} s"
+            raise processes.StartError(msg)
 
 
 def _pool(paths: Mapping[str, Path]) -> Mapping[str, Any]:

@@ -1,0 +1,91 @@
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from bench.peers import models
+from bench.peers.catalog import PEERS
+from bench.peers.environments import REQUIREMENTS, last_words, pinned
+from bench.peers.launch import triton_config, write_archive
+from bench.peers.models import Model
+from bench.peers.suites import NAMES, PAIRED, goodput, latency
+from bench.peers.suites.opened import MAX_RATE
+
+
+class Tiny(Model):
+    def expected(self, row: models.Tensors) -> dict[str, models.Array]:
+        return {"prob": np.zeros((len(row), 2), np.float32)}
+
+
+def tiny(*, max_batch: int = 32) -> Model:
+    row = {"input": np.zeros((1, 32), np.float32)}
+    return Tiny(name="mlp", path=Path("/none"), rows=[row], max_batch=max_batch)
+
+
+def test_triton_is_told_shapes_without_the_batch_axis() -> None:
+    text = triton_config(tiny())
+
+    assert 'name: "input" data_type: TYPE_FP32 dims: [32]' in text
+    assert "max_batch_size: 32" in text
+    assert "dynamic_batching" in text
+
+
+def test_triton_batches_nothing_where_a_batch_is_one_row() -> None:
+    assert "dynamic_batching" not in triton_config(tiny(max_batch=1))
+
+
+def test_an_archive_for_torchserve_names_its_handler_and_batch(tmp_path: Path) -> None:
+    write_archive(tmp_path / "mlp.mar", tiny())
+
+    with zipfile.ZipFile(tmp_path / "mlp.mar") as archive:
+        manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
+        assert manifest["model"]["handler"] in archive.namelist()
+        assert b"batchSize: 32\n" in archive.read(manifest["model"]["configFile"])
+
+
+def test_every_peer_has_pinned_requirements_and_the_same_onnx_runtime() -> None:
+    files = {peer.requirements for peer in PEERS.values()}
+    lines = [(REQUIREMENTS / f"{name}.txt").read_text() for name in files]
+
+    assert all("onnxruntime" in pinned(text) for text in lines)
+    assert len({line for text in lines for line in text.splitlines() if "onnxruntime" in line}) == 1
+
+
+def test_pins_are_read_without_extras_comments_and_ranges() -> None:
+    assert pinned("ray[serve]==1.2  # why\n# numpy==1\nnumpy<2\n\nx==3") == ["ray", "x"]
+
+
+def test_why_pip_failed_is_the_end_of_what_it_said() -> None:
+    assert last_words("a\nb\n c \nd\n") == "b | c | d"
+
+
+def test_every_suite_asks_models_that_there_are() -> None:
+    assert {model for suite in PAIRED for model in suite.asks} == set(models.NAMES)
+    assert len(set(NAMES)) == len(NAMES)
+
+
+def test_requests_are_the_same_in_every_run() -> None:
+    first, second = models.rows("minilm"), models.rows("minilm")
+
+    assert len(first) == models.ROWS["minilm"]
+    assert all((a["input_ids"] == b["input_ids"]).all() for a, b in zip(first, second, strict=True))
+    assert len({row["input_ids"].shape[1] for row in first}) > 10
+
+
+def test_no_rate_is_more_than_the_generator_can_send() -> None:
+    assert latency.rate(0.5, 100) == 50
+    assert latency.rate(0.5, 1e6) == MAX_RATE
+
+
+def test_goodput_is_searched_between_shares_of_the_capacity() -> None:
+    tried: list[float] = []
+
+    def sent_at(rate: float) -> dict[str, float]:
+        tried.append(rate)
+        return {"in_time_ratio": 1.0 if rate <= 80 else 0.5}
+
+    found = goodput.search(sent_at, capacity=100, probes=6)
+
+    assert 77 < found <= 80
+    assert all(goodput.LOW * 100 < rate < goodput.HIGH * 100 for rate in tried)
