@@ -5,6 +5,7 @@ A promise whose figures were not taken is neither kept nor broken; it is left ou
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import truediv
 from typing import Final
 
 from bench.peers.catalog import PEERS
@@ -176,7 +177,7 @@ def _of_floor(rows: Sequence[Row]) -> float | None:
     if not (ours and floor):
         return None
     best = [max(values) for values in zip(*floor.values(), strict=True)]
-    return statistics.median(mine / most for mine, most in zip(ours, best, strict=True))
+    return float(statistics.median(map(truediv, ours, best)))
 
 
 def _least(text: str, values: Mapping[str, float | None], limit: float) -> Iterable[Target]:

@@ -19,6 +19,9 @@ from bench.windows import Arm, Figures, Window, interleave, quiet_window, watche
 
 MANY: Final = 32
 """Connections that keep a server busy."""
+SATURATION: Final = "saturation"
+SATURATED: Final = f"JSON, {MANY} connections"
+"""The suite and the load that tell a capacity."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +150,7 @@ def capacity(seen: Sequence[Row], model: str, server: str) -> float:
         KeyError: That was not measured.
     """
     for row in reversed(seen):
-        if (row.suite, row.model, row.server) == ("saturation", model, server):
+        if row.key == (SATURATION, model, SATURATED, server):
             return row.median("rps")
     msg = f"the capacity of {server} with {model} was not measured: run the suite saturation too"
     raise KeyError(msg)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import orjson
@@ -67,6 +67,8 @@ def payload(wire: Wire, model: str, inputs: Tensors) -> Payload:
             (array,) = inputs.values()
             headers = {"Content-Type": "application/octet-stream"}
             made = Payload(path="", body=array.tobytes(), headers=headers)
+        case unknown:
+            assert_never(unknown)
     return Payload(path=wire.path.format(model=model), body=made.body, headers=made.headers)
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Final
 
-from bench.peers.pair import MANY, Pair, closed_arm
+from bench.peers.pair import MANY, SATURATED, SATURATION, Pair, closed_arm
 from bench.peers.rows import Row
 
-SUITE: Final = "saturation"
-JSON: Final = f"JSON, {MANY} connections"
+SUITE: Final = SATURATION
+JSON: Final = SATURATED
 ONE: Final = "JSON, 1 connection"
 BINARY: Final = f"binary, {MANY} connections"
 

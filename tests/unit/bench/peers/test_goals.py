@@ -12,7 +12,7 @@ from bench.results import Target
 
 
 def rows(
-    suite: str, model: str, load: str, key: str, **servers: float | Sequence[float]
+    suite: str, model: str, load: str, key: str, /, **servers: float | Sequence[float]
 ) -> list[Row]:
     return [
         Row(
