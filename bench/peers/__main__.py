@@ -26,7 +26,7 @@ from bench.peers.pair import Plan
 from bench.peers.rows import Row
 
 BENCH: Final = Path(__file__).parents[1]
-QUICK_MODELS: Final = ("mlp", "minilm", "busy")
+QUICK_MODELS: Final = ("mlp", "minilm")
 """Each of the others takes starts of its own."""
 
 
@@ -134,15 +134,13 @@ def _arguments() -> argparse.Namespace:
         ("--suites", suites.NAMES),
     ):
         parser.add_argument(flag, nargs="+", choices=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument(
-        "--quick", action="store_true", help="short windows, one round, three models"
-    )
+    parser.add_argument("--quick", action="store_true", help="short windows, one round, two models")
     parser.add_argument("--resume", action="store_true", help="keep what --out has of such a run")
     parser.add_argument("--out", type=Path, default=BENCH / "results" / "peers")
     parser.add_argument("--json", action="store_true", help="print the whole result as JSON too")
     parser.add_argument("--page", action="store_true", help="write the page from latest.json")
     chosen = parser.parse_args()
-    chosen.peers = chosen.peers or tuple(catalog.PEERS)
+    chosen.peers = chosen.peers or catalog.DEFAULT
     chosen.suites = chosen.suites or suites.NAMES
     chosen.models = chosen.models or (QUICK_MODELS if chosen.quick else models.NAMES)
     return chosen

@@ -15,7 +15,7 @@ class Peer:
 
     `times` is how many times its requests/s Headrace promises for small models. `is_python`: a
     server written in Python, with which start and memory are compared. `upstream` is its protocol
-    behind our gateway. `least_s` and such live with the suites, not here.
+    behind our gateway. `is_extra`: measured only where it is asked for.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Peer:
     is_python: bool = True
     upstream: str = "http"
     environment: str = ""
+    is_extra: bool = False
 
     @property
     def requirements(self) -> str:
@@ -90,6 +91,7 @@ _PEERS: Final = (
         start=module(f"{SERVERS}.fastapi_naive"),
         json=ROWS,
         times=4.4,
+        is_extra=True,
     ),
     Peer(
         name="mlserver",
@@ -145,3 +147,4 @@ _PEERS: Final = (
 )
 
 PEERS: Final[Mapping[str, Peer]] = {peer.name: peer for peer in _PEERS}
+DEFAULT: Final = tuple(name for name, peer in PEERS.items() if not peer.is_extra)

@@ -6,6 +6,7 @@ Triton and TorchServe want a folder in a form of their own; they get one here.
 import json
 import os
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -51,10 +52,14 @@ class Launch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A command line, and variables on top of `Launch.variables`."""
+    """A command line, and variables on top of `Launch.variables`.
+
+    `scratch`: a folder outside of `Launch.home` that goes away with the server; None for none.
+    """
 
     argv: list[str]
     variables: Mapping[str, str]
+    scratch: Path | None = None
 
 
 def module(name: str, *arguments: str) -> Callable[[Launch], Command]:
@@ -79,15 +84,18 @@ def bentoml(launch: Launch) -> Command:
 def ray(launch: Launch) -> Command:
     """Ray keeps its ports on loopback, and sends nothing home."""
     argv = [str(launch.environment.python), "-m", f"{SERVERS}.ray_server"]
+    # Its sockets lie deep in its folder, and a socket's path may be 107 characters long.
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     return Command(
         argv=argv,
+        scratch=folder,
         variables={
-            "HOME": str(launch.home),
+            "PEER_HOME": str(folder),
+            "HOME": str(folder),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-            # A socket's path may be 107 characters long.
-            "TMPDIR": "/tmp",  # noqa: S108
+            "TMPDIR": str(folder),
         },
     )
 

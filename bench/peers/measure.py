@@ -1,6 +1,5 @@
 """Everything that is asked about one peer, in steps that fail and resume one by one."""
 
-import subprocess
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -20,24 +19,15 @@ from bench.peers.pair import Plan, Task, pair_up
 from bench.peers.rows import Row, merged
 from bench.peers.running import HEADRACE
 from bench.peers.store import Part
-from bench.peers.suites import PAIRED, saturation
+from bench.peers.suites import PAIRED, own, saturation
 from bench.peers.suites.alone import ALONE
-from bench.peers.suites.own import OWN
 from bench.verify import WrongAnswerError
 
-FAILURES: Final = (
-    LoadError,
-    WrongAnswerError,
-    processes.StartError,
-    InstallError,
-    OSError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-    subprocess.SubprocessError,
-)
-"""What a peer, or the machine, may do to us; a bug of ours (`TypeError`, `assert`) ends the run."""
+EXPECTED: Final = (LoadError, WrongAnswerError, processes.StartError)
+"""What a peer may do to us; everything else is told with where it happened."""
 SMALL: Final = "mlp"
+MEASURED_WITH: Final = {own.GATEWAY: (own.GRPC,)}
+"""Suites that a step measures beside the one it is named for."""
 
 Step = tuple[str, Callable[[], object]]
 
@@ -100,8 +90,8 @@ def _alone(ask: Callable[[Task, Mapping[str, Model]], Sequence[Row]], task: Task
 def _steps(task: Task, choice: Choice) -> list[Step]:
     steps: list[Step] = [
         (name, partial(_own, ask, task))
-        for name, ask in OWN.items()
-        if name in choice.suites and SMALL in choice.models
+        for name, ask in own.OWN.items()
+        if choice.suites & {name, *MEASURED_WITH.get(name, ())} and SMALL in choice.models
     ]
     asked = {model: choice.paired(model) for model in models.NAMES}
     pairs = [
@@ -131,11 +121,12 @@ def _take(part: Part, task: Task, steps: Sequence[Step], choice: Choice) -> Part
         try:
             step()
             part.done.append(name)
-        except FAILURES as error:
+        except EXPECTED as error:
             part.failures[name] = f"{type(error).__name__}: {error}"
             print(f"FAILED {part.failures[name]}", flush=True)
-            if not isinstance(error, (LoadError, WrongAnswerError, processes.StartError)):
-                traceback.print_exc()
+        except Exception as error:  # noqa: BLE001  # one step is lost, and not a run of 40 minutes
+            part.failures[name] = f"{type(error).__name__}: {error}"
+            traceback.print_exc()
         finally:
             if left := processes.stop_leftovers():
                 print(f"note  had to kill: {', '.join(left)}", flush=True)

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -94,6 +95,8 @@ def peer_server(peer: Peer, model: Model, *, cores: frozenset[int], home: Path) 
             yield replace(server, idle_cores=idle_cores(peer.part), ready_at=ready_at)
     finally:
         end(peer.part)
+        if command.scratch is not None:
+            shutil.rmtree(command.scratch, ignore_errors=True)
 
 
 def prepare(peer: Peer, model: Model, home: Path) -> tuple[Launch, Server]:

@@ -80,7 +80,9 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     "neighbour": (P50, P99, LAG),
     "many": (P50_US, P99_US, RPS),
 }
-"""What is shown of each suite; the first is what is compared."""
+"""What is shown of each suite."""
+COMPARED: Final[Mapping[str, str]] = {"latency": "p99_s"}
+"""The figure whose ratio stands last in a line, where it is not the first."""
 
 
 def terminal(rows: Sequence[Row]) -> str:
@@ -118,7 +120,8 @@ def page_tables(parts: Sequence[Part], suite: str) -> Iterator[tuple[str, str]]:
         known = [line for line in lines if line]
         columns = COLUMNS[suite]
         headings = ["against", *[f"{column.heading}: theirs / ours" for column in columns]]
-        yield f"{model}, {load}", markdown([*headings, "ours, times theirs"], known)
+        what = next(column for column in columns if column.key == _compared(suite)).heading
+        yield f"{model}, {load}", markdown([*headings, f"{what}: ours, times theirs"], known)
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -131,6 +134,10 @@ def _bar(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _compared(suite: str) -> str:
+    return COMPARED.get(suite, COLUMNS[suite][0].key)
+
+
 def _line(part: Part, suite: str, model: str, load: str) -> list[str]:
     def row(server: str) -> Row | None:
         return find(part.rows, suite=suite, model=model, load=load, server=server)
@@ -140,7 +147,7 @@ def _line(part: Part, suite: str, model: str, load: str) -> list[str]:
         return []
     columns = COLUMNS[suite]
     cells = [f"{_mean(column, theirs)} / {_mean(column, ours)}" for column in columns]
-    times = ratios(ours, theirs, columns[0].key) if ours else []
+    times = ratios(ours, theirs, _compared(suite)) if ours else []
     positive = [value for value in times if value > 0]
     return [part.title, *cells, written(ratio_interval(positive), 2) if positive else "-"]
 

@@ -57,13 +57,14 @@ PAIRED: Final = (
         asks={"resnet": image.run},
     ),
 )
-"""Asked while both servers are up; the others start their own."""
+"""Asked while both servers are up."""
 
 OWN: Final = {
     "cost": "How soon does it answer, and what does it weigh?",
     "gateway": "How many requests/s, each behind the same Envoy?",
     "grpc": "How many unary calls/s, ours through Envoy, theirs without a gateway?",
 }
+"""They start their own servers; gRPC is measured while those behind gateways are up."""
 ALONE: Final = {
     "floor": "How much of bare ONNX Runtime's speed is left, with 99 % of answers in time?",
     "neighbour": "What does loading a large model do to its neighbour's callers?",

@@ -52,4 +52,4 @@ def run(pair: Pair) -> Sequence[Row]:
                 ),
             ),
         ]
-        return pair.compare(SUITE, BINARY if is_binary else OWN, arms, rounds=pair.plan.rounds)
+        return pair.compare(SUITE, BINARY if is_binary else OWN, arms, rounds=pair.plan.few)

@@ -10,7 +10,7 @@ from bench.peers.pair import Pair, with_headers
 from bench.peers.running import Server
 from bench.windows import Figures
 
-MAX_RATE: Final = 8000.0
+MAX_RATE: Final = 6000.0
 """Past it the generator, which is written in Python, needs its whole core and lags."""
 DEADLINE_S: Final = 0.1
 DEADLINE: Final = {"x-headrace-timeout-s": f"{DEADLINE_S:g}"}

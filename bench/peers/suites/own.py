@@ -72,34 +72,34 @@ def _weigh(task: Task, model: Model, start: Start, home: Path) -> Figures:
 
 
 def gateway(task: Task, model: Model) -> Sequence[Row]:
-    """The peer behind Headrace's Envoy, against the whole of `headrace up`; one core each."""
-    cores, home = task.context.placement.server, task.context.home / "gateway"
+    """The peer behind Headrace's Envoy, against the whole of `headrace up`; one core each.
+
+    While all are up, also gRPC: ours through Envoy, theirs without, where the peer has it.
+    """
+    cores, home = task.context.placement.server, task.context.home / GATEWAY
     with (
         running.headrace_gateway(model, cores=cores, home=home / "ours") as ours,
         running.peer_server(task.peer, model, cores=cores, home=home / "peer") as peer,
-        running.peer_gateway(task.peer, model, peer, cores=cores, home=home / "front") as theirs,
     ):
-        pair = Pair(task=task, model=model, ours=ours, theirs=theirs)
-        warm_up(pair)
-        arms = [
-            closed_arm(pair, server, pair.closed_load(server, connections=MANY))
-            for server in pair.servers
-        ]
-        return pair.compare(GATEWAY, GATEWAY_LOAD, arms, rounds=task.plan.few)
+        rows = _grpc(Pair(task=task, model=model, ours=ours, theirs=peer))
+        with running.peer_gateway(
+            task.peer, model, peer, cores=cores, home=home / "front"
+        ) as theirs:
+            pair = Pair(task=task, model=model, ours=ours, theirs=theirs)
+            warm_up(pair)
+            arms = [
+                closed_arm(pair, server, pair.closed_load(server, connections=MANY))
+                for server in pair.servers
+            ]
+            return [*rows, *pair.compare(GATEWAY, GATEWAY_LOAD, arms, rounds=task.plan.few)]
 
 
-def grpc(task: Task, model: Model) -> Sequence[Row]:
+def _grpc(pair: Pair) -> Sequence[Row]:
     """Nothing where the peer has no gRPC, or h2load is missing."""
-    if not (task.peer.grpc and h2.is_installed()):
+    if not (pair.theirs.grpc and h2.is_installed()):
         return []
-    cores, home = task.context.placement.server, task.context.home / "grpc"
-    with (
-        running.headrace_gateway(model, cores=cores, home=home / "ours") as ours,
-        running.peer_server(task.peer, model, cores=cores, home=home / "peer") as theirs,
-    ):
-        pair = Pair(task=task, model=model, ours=ours, theirs=theirs)
-        arms = [_grpc_arm(pair, server) for server in pair.servers]
-        return pair.compare(GRPC, GRPC_LOAD, arms, rounds=task.plan.few)
+    arms = [_grpc_arm(pair, server) for server in pair.servers]
+    return pair.compare(GRPC, GRPC_LOAD, arms, rounds=pair.plan.few)
 
 
 def _grpc_arm(pair: Pair, server: Server) -> Arm:
@@ -121,8 +121,5 @@ def _grpc_arm(pair: Pair, server: Server) -> Arm:
     return pair.arm(server, lambda: h2.measure(server.grpc, load))
 
 
-OWN: Final[dict[str, Callable[[Task, Model], Sequence[Row]]]] = {
-    COST: cost,
-    GATEWAY: gateway,
-    GRPC: grpc,
-}
+OWN: Final[dict[str, Callable[[Task, Model], Sequence[Row]]]] = {COST: cost, GATEWAY: gateway}
+"""Steps by name; that of gateways measures gRPC too."""

@@ -14,12 +14,13 @@ BINARY: Final = f"binary, {MANY} connections"
 
 def busy(pair: Pair) -> Sequence[Row]:
     """Every connection busy."""
-    return _compare(pair, JSON, MANY, rounds=pair.plan.rounds)
+    return _compare(pair, JSON, MANY, rounds=pair.plan.few)
 
 
 def whole(pair: Pair) -> Sequence[Row]:
     """Also one connection, and binary tensors where the peer takes them."""
-    rows = [*busy(pair), *_compare(pair, ONE, 1, rounds=pair.plan.few)]
+    rows = list(_compare(pair, JSON, MANY, rounds=pair.plan.rounds))
+    rows += _compare(pair, ONE, 1, rounds=pair.plan.few)
     if pair.theirs.binary is not None:
         rows += _compare(pair, BINARY, MANY, rounds=pair.plan.few, binary=True)
     return rows

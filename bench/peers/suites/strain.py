@@ -37,7 +37,7 @@ def burst(pair: Pair) -> Sequence[Row]:
     bursts = 1 if pair.plan.is_quick else 2
     shape = Burst(factor=TIMES, starts=[1.0 + PERIOD_S * number for number in range(bursts)])
     arms = [_burst_arm(pair, server, shape, bursts * PERIOD_S) for server in pair.servers]
-    return pair.compare(BURST, BURST_LOAD, arms, rounds=pair.plan.few)
+    return pair.compare(BURST, BURST_LOAD, arms, rounds=1)
 
 
 def overload(pair: Pair) -> Sequence[Row]:
@@ -52,7 +52,9 @@ def overload(pair: Pair) -> Sequence[Row]:
 
 def _overload(pair: Pair, server: Server, times: float) -> Sequence[Row]:
     at = times * pair.capacity(server)
-    once = partial(send, pair, server, at, seconds=2 * pair.plan.seconds, seed=1, headers=DEADLINE)
+    once = partial(
+        send, pair, server, at, seconds=1.5 * pair.plan.seconds, seed=1, headers=DEADLINE
+    )
     arm = pair.arm(server, once)
     return pair.compare(OVERLOAD, at_times(times), [arm], rounds=1)
 
