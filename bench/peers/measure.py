@@ -95,7 +95,9 @@ def _steps(task: Task, choice: Choice) -> list[Step]:
     ]
     asked = {model: choice.paired(model) for model in models.NAMES}
     pairs = [
-        (model, partial(_paired, task, model, names)) for model, names in asked.items() if names
+        (f"{model}: {', '.join(names)}", partial(_paired, task, model, names))
+        for model, names in asked.items()
+        if names
     ]
     return [*steps, *pairs]
 

@@ -212,7 +212,8 @@ def idle_cores(part: str) -> float:
 
 def end(part: str) -> None:
     """Kill what is left of a part, of its workers and daemons; wait until it is gone."""
-    while processes.stop_leftovers(part):
+    deadline = time.monotonic() + processes.STOP_TIMEOUT_S
+    while processes.stop_leftovers(part) and time.monotonic() < deadline:
         time.sleep(processes.POLL_S)
 
 

@@ -1,5 +1,7 @@
 """FastAPI as most write it: a pydantic body, a plain function, so a thread of the pool."""
 
+from typing import Any
+
 import numpy as np
 import uvicorn
 from fastapi import FastAPI
@@ -9,9 +11,9 @@ from bench.peers.servers.runtime import Model, port, setting
 
 
 class Rows(BaseModel):
-    """A batch of rows."""
+    """A batch of rows; pictures are nested deeper."""
 
-    input: list[list[float]] | None = None
+    input: list[Any] | None = None
     input_ids: list[list[int]] | None = None
     attention_mask: list[list[int]] | None = None
 

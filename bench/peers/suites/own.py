@@ -11,8 +11,7 @@ from typing import Final
 from bench import processes, verify
 from bench.load import closed, h2
 from bench.payloads import grpc_payload
-from bench.peers import running
-from bench.peers.environments import ensure
+from bench.peers import environments, running
 from bench.peers.models import Model
 from bench.peers.pair import MANY, Pair, Task, closed_arm, warm_up
 from bench.peers.rows import Row
@@ -39,13 +38,18 @@ def cost(task: Task, model: Model) -> Sequence[Row]:
         HEADRACE: lambda home: running.headrace_server(model, cores=cores, home=home),
         task.peer.name: lambda home: running.peer_server(task.peer, model, cores=cores, home=home),
     }
-    environment_mb = ensure(task.peer.requirements).size_mb()
+    sizes_mb = {
+        HEADRACE: environments.headrace_size_mb(),
+        task.peer.name: environments.ensure(task.peer.requirements).size_mb(),
+    }
     numbers = count()
 
     def once(name: str) -> Figures:
         home = task.context.home / f"cost-{name}-{next(numbers)}"
-        figures = _weigh(task, model, starts[name], home)
-        return figures if name == HEADRACE else {**figures, "environment_mb": environment_mb}
+        return {
+            **_weigh(task, model, starts[name], home),
+            "environment_mb": sizes_mb[name],
+        }
 
     arms = [Arm(name=name, measure=partial(once, name)) for name in starts]
     return task.compare(COST, model.name, COST_LOAD, arms, rounds=task.plan.starts)
