@@ -67,7 +67,7 @@ def measure_peer(peer: Peer, context: Context, plan: Plan, choice: Choice) -> Pa
     versions = environment.versions()
     part.versions = {name: versions[name] for name in names if name in versions}
     task = Task(context=context, plan=plan, peer=peer, seen=list(part.rows))
-    return _take(part, task, _steps(task, choice), choice)
+    return take(part, task, _steps(task, choice), choice)
 
 
 def measure_alone(context: Context, plan: Plan, choice: Choice) -> Part:
@@ -79,7 +79,7 @@ def measure_alone(context: Context, plan: Plan, choice: Choice) -> Part:
     steps = [
         (name, partial(_alone, ask, task)) for name, ask in ALONE.items() if name in choice.suites
     ]
-    return _take(part, task, steps, choice)
+    return take(part, task, steps, choice)
 
 
 def _alone(ask: Callable[[Task, Mapping[str, Model]], Sequence[Row]], task: Task) -> Sequence[Row]:
@@ -113,7 +113,8 @@ def _paired(task: Task, model: str, names: Sequence[str]) -> None:
                 suite.asks[model](pair)
 
 
-def _take(part: Part, task: Task, steps: Sequence[Step], choice: Choice) -> Part:
+def take(part: Part, task: Task, steps: Sequence[Step], choice: Choice) -> Part:
+    """Run the steps that were not done yet, and store after each."""
     for name, step in steps:
         if name in part.done:
             print(f"-- {part.name}, {name}: measured by an earlier run", flush=True)

@@ -10,10 +10,6 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
-from skl2onnx import to_onnx
-from skl2onnx.common.data_types import FloatTensorType
-from sklearn.datasets import make_classification
-from sklearn.ensemble import GradientBoostingClassifier
 
 from bench import minilm, models, text
 from bench.bare import pad
@@ -79,6 +75,12 @@ def rows(name: str) -> list[Tensors]:
 
 def gbdt() -> onnx.ModelProto:
     """100 trees of depth 5: `input` [N, 30] to `probabilities` [N, 2]."""
+    # Only needed where the file is missing, and slow to import.
+    from skl2onnx import to_onnx  # noqa: PLC0415
+    from skl2onnx.common.data_types import FloatTensorType  # noqa: PLC0415
+    from sklearn.datasets import make_classification  # noqa: PLC0415
+    from sklearn.ensemble import GradientBoostingClassifier  # noqa: PLC0415
+
     x, y = make_classification(
         4_000, TREE_FEATURES, n_informative=12, weights=[0.967], random_state=models.SEED
     )
