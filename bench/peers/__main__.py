@@ -80,7 +80,7 @@ def main() -> int:
 
 
 def _measure(chosen: argparse.Namespace, context: Context) -> list[store.Part]:
-    plan = Plan.of(quick=chosen.quick)
+    plan = replace(Plan.of(quick=chosen.quick), max_batch=chosen.batch)
     choice = measure.Choice(
         suites=frozenset(chosen.suites),
         models=frozenset(chosen.models),
@@ -136,6 +136,13 @@ def _arguments() -> argparse.Namespace:
         parser.add_argument(flag, nargs="+", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--quick", action="store_true", help="short windows, one round, two models")
     parser.add_argument("--resume", action="store_true", help="keep what --out has of such a run")
+    parser.add_argument(
+        "--batch",
+        type=_positive,
+        default=0,
+        metavar="N",
+        help=f"the peers' largest batch; by default {models.BATCHES}",
+    )
     parser.add_argument("--out", type=Path, default=BENCH / "results" / "peers")
     parser.add_argument("--json", action="store_true", help="print the whole result as JSON too")
     parser.add_argument("--page", action="store_true", help="write the page from latest.json")
@@ -144,6 +151,14 @@ def _arguments() -> argparse.Namespace:
     chosen.suites = chosen.suites or suites.NAMES
     chosen.models = chosen.models or (QUICK_MODELS if chosen.quick else models.NAMES)
     return chosen
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        msg = f"{number} is no number of rows: 1 or more"
+        raise argparse.ArgumentTypeError(msg)
+    return number
 
 
 if __name__ == "__main__":

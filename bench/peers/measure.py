@@ -3,7 +3,7 @@
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -83,8 +83,12 @@ def measure_alone(context: Context, plan: Plan, choice: Choice) -> Part:
 
 
 def _alone(ask: Callable[[Task, Mapping[str, Model]], Sequence[Row]], task: Task) -> Sequence[Row]:
-    loaded = {name: models.load(name, task.context.cache) for name in (SMALL, "minilm")}
-    return ask(task, loaded)
+    return ask(task, {name: _load(task, name) for name in (SMALL, "minilm")})
+
+
+def _load(task: Task, name: str) -> Model:
+    model = models.load(name, task.context.cache)
+    return replace(model, max_batch=task.plan.max_batch or model.max_batch)
 
 
 def _steps(task: Task, choice: Choice) -> list[Step]:
@@ -103,11 +107,11 @@ def _steps(task: Task, choice: Choice) -> list[Step]:
 
 
 def _own(ask: Callable[[Task, Model], Sequence[Row]], task: Task) -> Sequence[Row]:
-    return ask(task, models.load(SMALL, task.context.cache))
+    return ask(task, _load(task, SMALL))
 
 
 def _paired(task: Task, model: str, names: Sequence[str]) -> None:
-    with pair_up(task, models.load(model, task.context.cache)) as pair:
+    with pair_up(task, _load(task, model)) as pair:
         for suite in PAIRED:
             if suite.name in names and model in suite.asks:
                 suite.asks[model](pair)

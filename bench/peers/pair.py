@@ -29,6 +29,7 @@ class Plan:
     """How long everything is measured.
 
     `rounds`: windows of what is promised; `few`: of everything else. `probes`: steps of a search.
+    `max_batch`: the largest batch of peers, 0 for each model's own.
     """
 
     rounds: int
@@ -37,6 +38,7 @@ class Plan:
     probes: int
     starts: int
     is_quick: bool
+    max_batch: int = 0
 
     @staticmethod
     def of(*, quick: bool) -> "Plan":
