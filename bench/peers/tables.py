@@ -37,6 +37,9 @@ def written(of: Interval, digits: int) -> str:
     return f"{mean} [{of.low:,.{digits}f} to {of.high:,.{digits}f}]"
 
 
+MAX_LAG: Final = 0.2
+"""Share of a p99 that may be the generator's."""
+
 RPS: Final = Column(key="rps", heading="requests/s")
 CALLS: Final = Column(key="rps", heading="calls/s")
 CPU: Final = Column(key="cpu_s_per_1000", heading="CPU s/1,000", digits=3)
@@ -98,7 +101,21 @@ def terminal(rows: Sequence[Row]) -> str:
         parts.append(f"{suite}, {model}, {load}\n{table}")
         if noisy:
             parts.append(f"NOISY {noisy} windows had foreign load")
+        parts += [text for row in group if (text := late(row))]
     return "\n".join(parts)
+
+
+def late(row: Row) -> str:
+    """Says so where the generator's own lag is much of what was measured; else empty."""
+    lag, tail = row.median("lag_p99_s"), row.median("p99_s")
+    if not lag > MAX_LAG * tail:
+        return ""
+    return (
+        f"LATE the generator's lag, {1e3 * lag:.1f} ms, is {100 * lag / tail:.0f} % of the p99 "
+        f"of {row.server}: the figure is a ceiling"
+        if tail
+        else f"LATE the generator's lag is {1e3 * lag:.1f} ms, and {row.server} answered nothing"
+    )
 
 
 def grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:

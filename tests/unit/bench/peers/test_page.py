@@ -103,6 +103,23 @@ def test_a_terminal_shows_a_table_for_each_load_and_says_what_was_noisy() -> Non
     assert "NOISY 2 windows" in text
 
 
+@pytest.mark.parametrize(
+    ("lag", "tail", "said"),
+    [(0.001, 0.01, ""), (0.005, 0.01, "50 % of the p99"), (0.1, 0.0, "nothing")],
+)
+def test_a_late_generator_is_told(lag: float, tail: float, said: str) -> None:
+    measured = msgspec.structs.replace(
+        row("mosec", [1.0]), figures={"lag_p99_s": [lag], "p99_s": [tail]}
+    )
+
+    assert said in tables.late(measured)
+    assert bool(tables.late(measured)) == bool(said)
+
+
+def test_a_closed_loop_has_no_lag() -> None:
+    assert tables.late(row("mosec", [1.0])) == ""
+
+
 def test_a_plot_is_xml_whose_longest_bar_is_the_largest_value() -> None:
     text = plots.svg("a < b", [plots.Bars(label="R&D", theirs=50, ours=200)])
 
