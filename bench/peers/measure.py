@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -77,13 +77,11 @@ def measure_alone(context: Context, plan: Plan, choice: Choice) -> Part:
     # No peer is started; the task wants a name for what it measures.
     task = Task(context=context, plan=plan, peer=PEERS["fastapi"], seen=list(part.rows))
     steps = [
-        (name, partial(_alone, ask, task)) for name, ask in ALONE.items() if name in choice.suites
+        (name, partial(ask, task, partial(_load, task)))
+        for name, ask in ALONE.items()
+        if name in choice.suites
     ]
     return take(part, task, steps, choice)
-
-
-def _alone(ask: Callable[[Task, Mapping[str, Model]], Sequence[Row]], task: Task) -> Sequence[Row]:
-    return ask(task, {name: _load(task, name) for name in (SMALL, "minilm")})
 
 
 def _load(task: Task, name: str) -> Model:

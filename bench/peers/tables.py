@@ -79,6 +79,7 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     ),
     "gateway": (RPS, P50_US, P99_US),
     "grpc": (CALLS, MEAN_US, CPU),
+    "bare": (RPS, P50_US),
     "floor": (GOODPUT, P99),
     "neighbour": (P50, P99, LAG),
     "many": (P50_US, P99_US, RPS),

@@ -20,6 +20,13 @@ from bench.peers.rows import Row
 from bench.peers.suites import goodput, saturation
 from bench.windows import Arm, Figures
 
+ModelOf = Callable[[str], Model]
+"""A model by its name."""
+
+ALONE_SUITE: Final = "bare"
+BARE_LOAD: Final = "one row after the other, in process"
+SINGLE: Final = ("mlp", "gbdt", "busy", "resnet")
+"""Models with one input."""
 FLOOR: Final = "floor"
 FLOOR_LOAD: Final = goodput.LOAD
 BARE: Final = {
@@ -41,9 +48,30 @@ LOADED_S: Final = 180.0
 """Every model of a pool is tried when it is applied."""
 
 
-def floor(task: Task, models: Mapping[str, Model]) -> Sequence[Row]:
+def bare(task: Task, model_of: ModelOf) -> Sequence[Row]:
+    """What the models cost without any server: how much of a figure is the server's."""
+    rows: list[Row] = []
+    for name in SINGLE:
+        single = partial(_bare_single, task, model_of(name))
+        arm = Arm(name="bare ONNX Runtime", measure=single)
+        rows += task.compare(ALONE_SUITE, name, BARE_LOAD, [arm], rounds=task.plan.rounds)
+    return rows
+
+
+def _bare_single(task: Task, model: Model) -> Figures:
+    seconds = task.plan.seconds
+    argv = [sys.executable, "-m", "bench.bare", "single", str(model.path)]
+    return closed.run_tool(
+        [*argv, "--seconds", str(seconds)],
+        cores=task.context.placement.server,
+        seconds=seconds,
+        read=closed.read_figures,
+    )
+
+
+def floor(task: Task, model_of: ModelOf) -> Sequence[Row]:
     """Goodput of the replica, and rows/s of bare ONNX Runtime on the same core and rows."""
-    model, cores = models["minilm"], task.context.placement.server
+    model, cores = model_of("minilm"), task.context.placement.server
     home = task.context.home / "floor"
     with running.headrace_server(model, cores=cores, home=home) as ours:
         pair = Pair(task=task, model=model, ours=ours, theirs=ours)
@@ -72,9 +100,9 @@ def _bare(task: Task, model: Model, rows: Path, way: str) -> Figures:
     return {**figures, "goodput": figures["rps"]}
 
 
-def neighbour(task: Task, models: Mapping[str, Model]) -> Sequence[Row]:
+def neighbour(task: Task, model_of: ModelOf) -> Sequence[Row]:
     """p99 of the MLP in a pool, while the pool loads MiniLM, each time under a new name."""
-    small, large = models["mlp"], models["minilm"]
+    small, large = model_of("mlp"), model_of("minilm")
     rounds = task.plan.rounds
     names = [f"large-{number}" for number in range(rounds)]
     spec = _pool({small.name: small.path, **dict.fromkeys(names, large.path)})
@@ -114,9 +142,9 @@ def _send(task: Task, port: int, model: Model) -> Figures:
     return arrivals.measure(port, load)
 
 
-def many(task: Task, models: Mapping[str, Model]) -> Sequence[Row]:
+def many(task: Task, model_of: ModelOf) -> Sequence[Row]:
     """One connection asks one encoder, or eight in turn, all in one process on one core."""
-    model = models["minilm"]
+    model = model_of("minilm")
     names = [f"encoder-{number}" for number in range(ENCODERS)]
     home = task.context.home / "many"
     home.mkdir()
@@ -160,7 +188,8 @@ def _pool(paths: Mapping[str, Path]) -> Mapping[str, Any]:
     return {"version": 1, "pools": [pool], "endpoints": endpoints}
 
 
-ALONE: Final[Mapping[str, Callable[[Task, Mapping[str, Model]], Sequence[Row]]]] = {
+ALONE: Final[Mapping[str, Callable[[Task, ModelOf], Sequence[Row]]]] = {
+    ALONE_SUITE: bare,
     FLOOR: floor,
     NEIGHBOUR: neighbour,
     MANY_SUITE: many,
