@@ -113,7 +113,7 @@ def late(row: Row) -> str:
         return ""
     return (
         f"LATE the generator's lag, {1e3 * lag:.1f} ms, is {100 * lag / tail:.0f} % of the p99 "
-        f"of {row.server}: the figure is a ceiling"
+        f"({row.server}): the figure is a ceiling"
         if tail
         else f"LATE the generator's lag is {1e3 * lag:.1f} ms, and {row.server} answered nothing"
     )

@@ -17,7 +17,8 @@ from bench.peers.suites.opened import MAX_RATE, send
 from bench.windows import Arm
 
 SUITE: Final = "latency"
-SHARES: Final = (0.25, 0.5, 0.75)
+SHARES: Final = (0.5, 0.25, 0.75)
+"""Half comes first: it is what is promised."""
 HALF: Final = 0.5
 OWN: Final = "50 % of its own capacity"
 
@@ -32,12 +33,17 @@ def rate(share: float, capacity: float) -> float:
     return min(share * capacity, MAX_RATE)
 
 
+def distinct(shares: Sequence[float], capacity: float) -> list[float]:
+    """Those shares whose rates differ: past what the generator can send they do not."""
+    return list({rate(share, capacity): share for share in reversed(shares)}.values())[::-1]
+
+
 def run(pair: Pair) -> Sequence[Row]:
     """All rates."""
     plan = pair.plan
     slower = min(pair.capacity(server) for server in pair.servers)
     rows: list[Row] = []
-    for share in (HALF,) if plan.is_quick else SHARES:
+    for share in distinct((HALF,) if plan.is_quick else SHARES, slower):
         arms = [_arm(pair, server, rate(share, slower)) for server in pair.servers]
         rounds = plan.rounds if share == HALF else plan.few
         rows += pair.compare(SUITE, of_slower(share), arms, rounds=rounds)

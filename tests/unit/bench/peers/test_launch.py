@@ -78,6 +78,12 @@ def test_no_rate_is_more_than_the_generator_can_send() -> None:
     assert latency.rate(0.5, 1e6) == MAX_RATE
 
 
+def test_shares_that_ask_for_the_same_rate_are_asked_once() -> None:
+    assert latency.distinct(latency.SHARES, 100) == list(latency.SHARES)
+    assert latency.distinct(latency.SHARES, 1e6) == [latency.HALF]
+    assert latency.distinct(latency.SHARES, 1.6 * MAX_RATE) == [0.5, 0.25, 0.75]
+
+
 def test_goodput_is_searched_between_shares_of_the_capacity() -> None:
     tried: list[float] = []
 
