@@ -18,6 +18,7 @@ RUN_ID: Final = str(os.getpid())
 TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 BENCH: Final = "bench"
 LOAD: Final = "load"
+OTHER: Final = "other"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +83,33 @@ def parse_stat(text: str) -> tuple[float, float]:
 
 def ours() -> list[tuple[int, str]]:
     """Every living process that this run started, and itself, with its part."""
-    processes = (entry for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    marked = [(int(entry.name), part) for entry in processes if (part := _part(entry))]
-    return [(os.getpid(), BENCH), *marked]
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    marks = {pid: mark for pid in pids if (mark := _part(Path(f"/proc/{pid}")))}
+    parents = {pid: _parent(pid) for pid in pids}
+    parts = {pid: inherited(pid, marks, parents) for pid in pids if pid != os.getpid()}
+    return [(os.getpid(), BENCH), *[(pid, part) for pid, part in parts.items() if part]]
+
+
+def inherited(pid: int, marks: Mapping[int, str], parents: Mapping[int, int]) -> str:
+    """The part of a process: its own mark, else that of the nearest marked ancestor; or empty.
+
+    A process that gives itself a title (Ray's workers do) writes over its marks.
+    """
+    found = ""
+    while pid in parents:
+        found = marks.get(pid, "") or found
+        if found not in {"", OTHER}:
+            return found
+        pid = parents[pid]
+    return found
+
+
+def _parent(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    return int(text.rpartition(")")[2].split()[1])
 
 
 def process_s(pid: int) -> float:
@@ -126,5 +151,5 @@ def _part(process: Path) -> str:
         return ""
     mark = f"{PART_VARIABLE}=".encode()
     return next(
-        (item[len(mark) :].decode() for item in raw.split(b"\0") if item.startswith(mark)), "other"
+        (item[len(mark) :].decode() for item in raw.split(b"\0") if item.startswith(mark)), OTHER
     )

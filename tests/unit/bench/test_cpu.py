@@ -59,3 +59,23 @@ def test_pinning_ends_with_its_block() -> None:
         inside = os.sched_getaffinity(0)
 
     assert (inside, os.sched_getaffinity(0)) == ({min(before)}, before)
+
+
+TREE = {1: 0, 10: 1, 11: 10, 12: 11, 20: 1}
+
+
+def test_a_process_has_the_part_that_it_is_marked_with() -> None:
+    assert cpu.inherited(11, {10: "replica", 11: "gateway"}, TREE) == "gateway"
+
+
+def test_a_process_without_a_mark_has_its_nearest_ancestors() -> None:
+    assert cpu.inherited(12, {10: "replica"}, TREE) == "replica"
+    assert cpu.inherited(12, {10: "replica", 12: cpu.OTHER}, TREE) == "replica"
+
+
+def test_a_stranger_has_no_part() -> None:
+    assert cpu.inherited(20, {10: "replica"}, TREE) == ""
+
+
+def test_what_nobody_marked_but_as_ours_stays_other() -> None:
+    assert cpu.inherited(20, {20: cpu.OTHER}, TREE) == cpu.OTHER
