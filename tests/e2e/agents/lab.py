@@ -198,12 +198,15 @@ class Lab:
         return {one["name"]: one for one in self.system.status()["gateway"]["gateways"]}
 
     def wait_standing(self, name: str, *standings: str, timeout_s: float = 30.0) -> Json:
+        def told(status: Json) -> Json:
+            return {one["name"]: one for one in status["gateway"]["gateways"]}
+
         def stands(status: Json) -> bool:
-            found = {one["name"]: one for one in status["gateway"]["gateways"]}
+            found = told(status)
             return name in found and found[name]["standing"] in standings
 
-        self.system.wait_for(stands, timeout_s)
-        return self.gateways()[name]
+        # As it was then: asked once more, it may have moved on.
+        return told(self.system.wait_for(stands, timeout_s))[name]
 
     def events(self, reason: str) -> list[Json]:
         found = self.system.get("/api/v1/events?limit=1000")["events"]
