@@ -198,7 +198,7 @@ class Lab:
         return {one["name"]: one for one in self.system.status()["gateway"]["gateways"]}
 
     def wait_standing(self, name: str, *standings: str, timeout_s: float = 30.0) -> Json:
-        def told(status: Json) -> Json:
+        def told(status: Json) -> dict[str, Json]:
             return {one["name"]: one for one in status["gateway"]["gateways"]}
 
         def stands(status: Json) -> bool:
