@@ -2,8 +2,9 @@
 
 A caller sends the same head again and again: only the digits of Content-Length differ, and behind
 the gateway the request's id. What is equal byte for byte means what the parser said it means, so it
-is not parsed again: a tenth less instructions for a small request with four headers, and more is
-saved behind the gateway, which sends nine. Whatever else is left to the parser: another order, other spaces, bodies in chunks, a body that did not come whole with its head.
+is not parsed again: a tenth fewer instructions for a small request with four headers, and more is
+saved behind the gateway, which sends nine. Whatever else is left to the parser: another order,
+other spaces, bodies in chunks, a body that did not come whole with its head.
 """
 
 import re
