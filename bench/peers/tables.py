@@ -26,7 +26,10 @@ class Column:
         values = row.figures.get(self.key) if row else None
         if not values:
             return "-"
-        return written(interval([self.scale * value for value in values]), self.digits)
+        scaled = [self.scale * value for value in values]
+        # What cannot be 0 is no less than nothing either.
+        found = ratio_interval(scaled) if min(scaled) > 0 else interval(scaled)
+        return written(found, self.digits)
 
 
 def written(of: Interval, digits: int) -> str:

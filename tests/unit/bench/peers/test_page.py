@@ -94,6 +94,13 @@ def test_a_mean_is_shown_with_its_interval() -> None:
     assert column.cell(row("a", [1.0, 1.0])) == "10.0 [10.0 to 10.0]"
 
 
+def test_an_interval_of_what_is_above_0_stays_above_0() -> None:
+    cell = tables.Column(key="rps", heading="x", digits=1).cell(row("a", [1.0, 9.0]))
+
+    assert cell.startswith("3.0 [")
+    assert "-" not in cell
+
+
 def test_a_terminal_shows_a_table_for_each_load_and_says_what_was_noisy() -> None:
     noisy = msgspec.structs.replace(row("mosec", [100.0]), noisy=2)
 
