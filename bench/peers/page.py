@@ -177,9 +177,10 @@ def _alone(part: Part) -> Iterator[str]:
 
 def _conditions(run: Run) -> str:
     machine = run.machine
+    kernel = str(machine["kernel"]).partition("-")[0]
     text = (
         f"Measured {run.started[:10]}: {machine['processor']}, {machine['cores']} cores, "
-        f"{int(machine['memory_kb']) / 1e6:.0f} GB, Linux {machine['kernel']}, "
+        f"{int(machine['memory_kb']) / 1e6:.0f} GB, Linux {kernel}, "
         f"Python {machine['python']}, revision `{str(machine['revision'])[:12]}`; "
         f"{run.placement}; load by {run.load_tool}."
     )
