@@ -11,8 +11,8 @@ import re
 from typing import Final
 
 _END: Final = b"\r\n\r\n"
-_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,5})[ \t]*\r\n", re.IGNORECASE)
-_ID: Final = re.compile(rb"\r\nx-request-id:[ \t]*([0-9a-f-]{36})[ \t]*\r\n", re.IGNORECASE)
+_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,5})[ \t]*(?=\r\n)", re.IGNORECASE)
+_ID: Final = re.compile(rb"\r\nx-request-id:[ \t]*([0-9a-f-]{36})[ \t]*(?=\r\n)", re.IGNORECASE)
 _ID_BYTES: Final = 36
 _ID_LETTERS: Final = b"0123456789abcdef-"
 _MOST_DIGITS: Final = 5
@@ -90,8 +90,7 @@ def learn(
     head = raw[:size]
     if (
         any(name in headers for name in _NOT_PLAIN)
-        or not head.endswith(_END)
-        or head.count(_END) != 1
+        or raw.find(_END) + len(_END) != size  # the first is where the parser ends it
         or not head.startswith(method + b" ")
     ):
         return None

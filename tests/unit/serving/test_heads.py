@@ -200,3 +200,23 @@ def test_two_requests_in_one_are_not_taken_for_one_head() -> None:
 
     bodies_seen = [seen[3] for seen in side.app.seen]
     assert bodies_seen == [b"{}", b"[]", b"{}", b"[]"]
+
+
+def test_a_body_that_begins_like_the_end_of_a_head_is_read_whole_each_time() -> None:
+    raw = a_request(b"\r\nAB") + b"\r\n"  # a line break between requests is allowed
+    side = Side()
+    for _ in range(3):
+        side.send(raw)
+
+    assert [seen[3] for seen in side.app.seen] == [b"\r\nAB"] * 3
+
+
+def test_of_two_ids_in_a_row_the_last_counts_each_time() -> None:
+    def twice(first: str) -> bytes:
+        return a_request(b"1", extra=(f"x-request-id: {first}",), request_id=IDS[0])
+
+    side = Side()
+    side.send(twice(IDS[0]))
+    side.send(twice(IDS[1]))
+
+    assert [seen[2][b"x-request-id"] for seen in side.app.seen] == [IDS[0].encode()] * 2
