@@ -97,14 +97,14 @@ class RevokedAgents:
         mark = _mark_of(self.path)
         if mark == self._mark:
             return None
-        self._mark = mark
         try:
             found = _read(self.path)
         except FailedPreconditionError as error:
-            self.problem = str(error)
-            _LOG.error("%s; those that were revoked stay so", error)
+            if str(error) != self.problem:  # it is read again each time: it may only lack a right
+                self.problem = str(error)
+                _LOG.error("%s; those that were revoked stay so", error)
             return None
-        self.problem = ""
+        self._mark, self.problem = mark, ""
         return found
 
     def take(self, fingerprints: frozenset[str]) -> None:
