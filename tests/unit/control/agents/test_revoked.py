@@ -63,6 +63,22 @@ def test_another_list_counts_and_what_cannot_be_read_changes_nothing(tmp_path: P
     assert (revoked.has(A), revoked.has(B), revoked.problem) == (False, True, "")
 
 
+def test_a_list_that_could_not_be_read_is_read_again_though_it_looks_the_same(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "revoked"
+    write(path, A, 1)
+    revoked = RevokedAgents(path=path)
+    revoked.open()
+
+    write(path, "z" * 64, 2)
+    assert revoked.look() is None
+    write(path, B, 2)  # of the same size and time
+
+    assert revoked.look() == frozenset({B})
+    assert not revoked.problem
+
+
 def test_a_list_that_is_not_there_at_the_start_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FailedPreconditionError, match="cannot read the list of revoked gateways"):
         RevokedAgents(path=tmp_path / "none").open()
