@@ -13,6 +13,9 @@ JOBS ?= 3
 # In the order of testpaths: long files begin early, and short ones fill the end.
 PYTEST_JOBS := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
+# What runs for every request, and its callers' view of it.
+COMPILED_TESTS := tests/e2e/serving tests/e2e/attacks tests/unit/engine tests/unit/protocol tests/unit/serving tests/unit/observe tests/unit/runtimes
+
 # src's bytecode is compiled by hand: an editable install never is, and where
 # PYTHONDONTWRITEBYTECODE is set every process start would parse it again.
 COMPILE := $(BIN)/python -m compileall -q -j 1 src
@@ -72,7 +75,7 @@ kube: setup ## only the tests that need Helm and its like, in .venv-kube: 500 MB
 
 .PHONY: nightly
 nightly: export HYPOTHESIS_PROFILE = nightly
-nightly: unit test-long frameworks ray ## what CI leaves out at each change: long tests, PyTorch, Ray, more examples; 90 minutes
+nightly: unit test-compiled test-long frameworks ray ## what CI leaves out at each change: long tests, PyTorch, Ray, more examples; 90 minutes
 
 .PHONY: unit
 unit: setup ## only the tests that start nothing
@@ -81,6 +84,14 @@ unit: setup ## only the tests that start nothing
 .PHONY: e2e
 e2e: setup ## of test, only those that start real processes
 	$(BIN)/pytest -m "e2e and not long" $(PYTEST_JOBS) $(ARGS)
+
+.PHONY: wheel
+wheel: setup ## build dist/headrace-*.whl with compiled modules: a minute, and a C compiler
+	$(BIN)/python -m scripts.compiled
+
+.PHONY: test-compiled
+test-compiled: wheel ## the tests of the request path, on compiled modules: four minutes
+	PYTHONPATH=$(CURDIR)/build/site $(BIN)/pytest -m "not long" $(PYTEST_JOBS) $(if $(ARGS),$(ARGS),$(COMPILED_TESTS))
 
 .PHONY: images
 images: ## build the container images; NAMES="replica gateway" only those, BASE=debian without a registry

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 _WEIGHT: Final = 0.2
 """Weight of a new observation in the moving average."""
 _WORTH: Final = 1.05
@@ -25,6 +27,7 @@ def _bucket(n: int) -> int:
     return (n - 1).bit_length() if n > 1 else 0
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # where it is compiled
 class ServiceTimes:
     """Moving averages of the seconds per row of a run, by batch size and by length.
 

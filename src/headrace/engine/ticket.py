@@ -3,6 +3,8 @@
 import math
 from enum import IntEnum
 
+from mypy_extensions import mypyc_attr
+
 from headrace.core import HeadraceError, InferRequest, InferResponse
 
 Outcome = InferResponse | HeadraceError
@@ -17,6 +19,7 @@ class TicketState(IntEnum):
     DONE = 3
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # where it is compiled
 class Ticket:
     """One request inside the engine. Subclass it to receive the outcome.
 

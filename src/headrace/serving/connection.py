@@ -154,7 +154,7 @@ class Connection(asyncio.BufferedProtocol):
             server.body_bytes -= len(exchange.body)
             if exchange.answer is None:
                 server.cancel(exchange)
-        del self._parser  # it refers back to this connection
+        self._parser = None  # type: ignore[assignment]  # it refers back to this connection
 
     def eof_received(self) -> bool:
         """The caller will send no more, and has most likely left.

@@ -5,15 +5,12 @@ import math
 import re
 import uuid
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from headrace.core import HeadraceError, InferResponse, RuntimeFailedError, UnavailableError
 from headrace.engine import Outcome, Ticket
 from headrace.protocol import Body, Buffer, encode_error, http_status
 from headrace.serving.callers import ROWS_HEADER, WANT_HEADER
-
-if TYPE_CHECKING:
-    from headrace.serving.connection import Connection
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +32,17 @@ _TRACE: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2
 def tensors_head(json_length: int) -> bytes:
     """As `JSON_HEAD`, for a body of tensors behind `json_length` bytes of JSON."""
     return _TENSORS_HEAD % json_length
+
+
+class Caller(Protocol):
+    """Where a request came from, and its answer goes: a connection."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only the system's own parts can have sent it."""
+
+    def flush(self, exchange: "Exchange") -> None:
+        """Write `exchange`'s answer once it is its turn."""
 
 
 class Wire(Protocol):
@@ -73,7 +81,7 @@ class Exchange(Ticket):
 
     def __init__(  # noqa: PLR0917  # positional: one is made for every request
         self,
-        connection: "Connection",
+        connection: Caller,
         method: bytes,
         path: bytes,
         headers: dict[bytes, bytes],

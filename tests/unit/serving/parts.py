@@ -33,7 +33,7 @@ class Caller:
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> Exchange:
         named = {name.encode(): value.encode() for name, value in (headers or {}).items()}
-        return Exchange(self, method.encode(), path.encode(), named, body, True, 0.0)  # type: ignore[arg-type]  # noqa: FBT003  # a fake; positional
+        return Exchange(self, method.encode(), path.encode(), named, body, True, 0.0)  # noqa: FBT003  # positional
 
 
 @dataclass

@@ -1,10 +1,10 @@
 """A model that does not come back: who hears of it, and when."""
 
-import dataclasses
-from typing import Any
+import time
 
 import pytest
 
+from headrace.engine import Batch, Engine
 from headrace.serving.application import Application
 from headrace.serving.state import NOT_ALIVE_AFTER_S, NOT_READY_AFTER_S
 from tests.unit.serving.parts import Caller, a_model, a_state, load, read
@@ -12,15 +12,11 @@ from tests.unit.serving.parts import Caller, a_model, a_state, load, read
 pytestmark = pytest.mark.anyio
 
 
-class StuckEngine:
-    """An engine of which only one thing is asked."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def stuck_s(self, now: float) -> float:
-        del now
-        return self.seconds
+def hold_every_place(engine: Engine, seconds: float) -> None:
+    """As if runs had begun so long ago, and their callers had left."""
+    formed_at = time.monotonic() - seconds
+    for place in range(engine.max_concurrent_runs):
+        engine._running[place] = Batch(tickets=[], rows=1, formed_at=formed_at)
 
 
 @pytest.mark.parametrize(
@@ -39,8 +35,7 @@ async def test_a_stuck_model_is_first_not_ready_then_not_alive(
     state = a_state()
     load(state, a_model())
     assert state.served is not None
-    engine: Any = StuckEngine(stuck_s)
-    state.served = dataclasses.replace(state.served, engine=engine)
+    hold_every_place(state.served.engine, stuck_s)
     application = Application(state, has_repository=False)
 
     def ask(path: str) -> int:
