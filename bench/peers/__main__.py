@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from bench import machine
+from bench import machine, wheel
 from bench.context import Context
 from bench.load.closed import tool
 from bench.peers import catalog, goals, measure, models, page, store, suites, tables
@@ -35,12 +35,13 @@ def main() -> int:
     chosen = _arguments()
     if chosen.page:
         return _page(chosen.out)
+    build = wheel.use()
     started = datetime.now(UTC)
     before = machine.load_average()
     placement = machine.place()
     description = machine.describe()
     print(f"{description['processor']}, {description['cores']} cores; {placement.note}")
-    print(f"load by {tool()}; load average {before:.2f}", flush=True)
+    print(f"Headrace: {build}; load by {tool()}; load average {before:.2f}", flush=True)
     with tempfile.TemporaryDirectory(prefix="hr-peers-") as home:
         context = Context(
             placement=placement,
@@ -56,6 +57,7 @@ def main() -> int:
         started=started.isoformat(timespec="seconds"),
         is_quick=chosen.quick,
         machine=description,
+        build=build,
         placement=placement.note,
         load_tool=tool(),
         load_average={"before": before, "after": machine.load_average()},

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bench import wheel
+
 ROOT: Final = Path(__file__).parents[2]
 REQUIREMENTS: Final = Path(__file__).parent / "requirements"
 FOLDER: Final = ROOT / ".venv-peers"
@@ -63,12 +65,13 @@ class Environment:
 
 
 def headrace_size_mb() -> float:
-    """What Headrace's own requirements take, with Envoy and without what only its makers need.
+    """What Headrace and its requirements take, with Envoy and without what only its makers need.
 
     Raises:
         InstallError: pip failed.
     """
-    return ensure("headrace", ROOT / "requirements" / "base.txt").size_mb()
+    requirements = ensure("headrace", ROOT / "requirements" / "base.txt")
+    return requirements.size_mb() + wheel.size_bytes() / MB
 
 
 def ensure(name: str, requirements: Path | None = None) -> Environment:

@@ -182,7 +182,7 @@ def _conditions(run: Run) -> str:
         f"Measured {run.started[:10]}: {machine['processor']}, {machine['cores']} cores, "
         f"{int(machine['memory_kb']) / 1e6:.0f} GB, Linux {kernel}, "
         f"Python {machine['python']}, revision `{str(machine['revision'])[:12]}`; "
-        f"{run.placement}; load by {run.load_tool}."
+        f"{run.build}; {run.placement}; load by {run.load_tool}."
     )
     lines = [text]
     noisy = sum(row.noisy for part in run.parts for row in part.rows)

@@ -30,11 +30,15 @@ class Part(msgspec.Struct, kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole run: `machine` as `bench.machine.describe` tells it, and a part for each peer."""
+    """A whole run: `machine` as `bench.machine.describe` tells it, and a part for each peer.
+
+    `build`: which of Headrace's, as `bench.wheel` calls it.
+    """
 
     started: str
     is_quick: bool
     machine: dict[str, Any]
+    build: str
     placement: str
     load_tool: str
     load_average: dict[str, float]

@@ -38,6 +38,7 @@ def run(*parts: Part) -> Run:
     return Run(
         started="2026-01-02T03:04:05",
         is_quick=False,
+        build="compiled wheel",
         machine=MACHINE,
         placement="server on core 0",
         load_tool="wrk",
