@@ -13,7 +13,7 @@ from typing import Final
 from bench.peers.pair import Pair
 from bench.peers.rows import Row
 from bench.peers.running import Server
-from bench.peers.suites.opened import MAX_RATE, send
+from bench.peers.suites.opened import highest_rate, send
 from bench.windows import Arm
 
 SUITE: Final = "latency"
@@ -28,28 +28,27 @@ def of_slower(share: float) -> str:
     return f"{100 * share:.0f} % of the slower one's capacity"
 
 
-def rate(share: float, capacity: float) -> float:
-    """Requests/s, no more than the generator can send on time."""
-    return min(share * capacity, MAX_RATE)
-
-
-def distinct(shares: Sequence[float], capacity: float) -> list[float]:
+def distinct(shares: Sequence[float], capacity: float, highest: float) -> list[float]:
     """Those shares whose rates differ: past what the generator can send they do not."""
-    return list({rate(share, capacity): share for share in reversed(shares)}.values())[::-1]
+    rates = {min(share * capacity, highest): share for share in reversed(shares)}
+    return list(rates.values())[::-1]
 
 
 def run(pair: Pair) -> Sequence[Row]:
     """All rates."""
     plan = pair.plan
     slower = min(pair.capacity(server) for server in pair.servers)
+    highest = highest_rate(pair)
     rows: list[Row] = []
-    for share in distinct((HALF,) if plan.is_quick else SHARES, slower):
-        arms = [_arm(pair, server, rate(share, slower)) for server in pair.servers]
+    for share in distinct((HALF,) if plan.is_quick else SHARES, slower, highest):
+        at = min(share * slower, highest)
+        arms = [_arm(pair, server, at) for server in pair.servers]
         rounds = plan.rounds if share == HALF else plan.few
         rows += pair.compare(SUITE, of_slower(share), arms, rounds=rounds)
     # The slower one's own is what both were asked already.
-    own = {server: rate(HALF, pair.capacity(server)) for server in pair.servers}
-    apart = [_arm(pair, server, at) for server, at in own.items() if at != rate(HALF, slower)]
+    own = {server: min(HALF * pair.capacity(server), highest) for server in pair.servers}
+    asked = min(HALF * slower, highest)
+    apart = [_arm(pair, server, at) for server, at in own.items() if at != asked]
     return [*rows, *pair.compare(SUITE, OWN, apart, rounds=plan.few)] if apart else rows
 
 

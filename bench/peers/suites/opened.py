@@ -6,16 +6,32 @@ from typing import Final
 from bench.load import arrivals
 from bench.load.open_loop import NO_BURST, Burst
 from bench.payloads import write_payloads
+from bench.peers import running
 from bench.peers.pair import Pair, with_headers
 from bench.peers.running import Server
 from bench.windows import Figures
 
-MAX_RATE: Final = 6000.0
-"""Past it the generator, which is written in Python, needs its whole core and lags."""
+RATES: Final = (24_000.0, 16_000.0, 12_000.0, 8_000.0, 6_000.0)
+"""The generator is written in Python and has one core: how many requests/s it may send on time."""
+ON_TIME_S: Final = 0.0001
 DEADLINE_S: Final = 0.1
 DEADLINE: Final = {"x-headrace-timeout-s": f"{DEADLINE_S:g}"}
 """Sent to everybody; who knows it can leave work undone that nobody waits for."""
 NO_HEADERS: Final[Mapping[str, str]] = {}
+
+
+def highest_rate(pair: Pair) -> float:
+    """The largest of `RATES` that the generator sends on time here; the last in any case.
+
+    Tried on Headrace, whose answers wait for the generator and not the other way round.
+    """
+    with running.stopped(pair.theirs):
+        return next((rate for rate in RATES[:-1] if _is_on_time(pair, rate)), RATES[-1])
+
+
+def _is_on_time(pair: Pair, rate: float) -> bool:
+    figures = send(pair, pair.ours, rate, seconds=1.0, seed=0)
+    return figures["lag_p99_s"] <= ON_TIME_S
 
 
 def send(

@@ -1,6 +1,8 @@
 import json
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ from bench.peers.catalog import PEERS
 from bench.peers.environments import REQUIREMENTS, ROOT, last_words, pinned
 from bench.peers.launch import triton_config, write_archive
 from bench.peers.models import Model
-from bench.peers.suites import NAMES, PAIRED, goodput, latency
-from bench.peers.suites.opened import MAX_RATE
+from bench.peers.running import Server
+from bench.peers.suites import NAMES, PAIRED, goodput, latency, opened
 
 
 class Tiny(Model):
@@ -79,15 +81,24 @@ def test_requests_are_the_same_in_every_run() -> None:
     assert len({row["input_ids"].shape[1] for row in first}) > 10
 
 
-def test_no_rate_is_more_than_the_generator_can_send() -> None:
-    assert latency.rate(0.5, 100) == 50
-    assert latency.rate(0.5, 1e6) == MAX_RATE
-
-
 def test_shares_that_ask_for_the_same_rate_are_asked_once() -> None:
-    assert latency.distinct(latency.SHARES, 100) == list(latency.SHARES)
-    assert latency.distinct(latency.SHARES, 1e6) == [latency.HALF]
-    assert latency.distinct(latency.SHARES, 1.6 * MAX_RATE) == [0.5, 0.25, 0.75]
+    assert latency.distinct(latency.SHARES, 100, 6000) == list(latency.SHARES)
+    assert latency.distinct(latency.SHARES, 1e6, 6000) == [latency.HALF]
+    assert latency.distinct(latency.SHARES, 9600, 6000) == [0.5, 0.25, 0.75]
+
+
+@pytest.mark.parametrize(("on_time", "highest"), [(30_000, 24_000), (12_000, 12_000), (1, 6000)])
+def test_the_generator_is_asked_for_no_more_than_it_sends_on_time(
+    monkeypatch: pytest.MonkeyPatch, on_time: float, highest: float
+) -> None:
+    def lags(_pair: object, _server: object, rate: float, **_: object) -> dict[str, float]:
+        return {"lag_p99_s": 0.00001 if rate <= on_time else 0.01}
+
+    monkeypatch.setattr(opened, "send", lags)
+    quiet = Server(name="any", part="any", http=1, json=PEERS["mosec"].json)
+    pair: Any = SimpleNamespace(ours=quiet, theirs=quiet)
+
+    assert opened.highest_rate(pair) == highest
 
 
 def test_goodput_is_searched_between_shares_of_the_capacity() -> None:
