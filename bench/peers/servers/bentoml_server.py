@@ -3,7 +3,7 @@
 A batchable API has one parameter, so models of tokens and a mask are not batched.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import bentoml
 import numpy as np
@@ -14,6 +14,14 @@ from bench.peers.servers.runtime import Array, Model, max_batch, setting
 LATENCY_MS = 100
 FLOATS = Annotated[np.ndarray, DType("float32")]
 IDS = Annotated[np.ndarray, DType("int64")]
+
+
+def batching() -> dict[str, Any]:
+    """Off where a batch is one row: BentoML takes no size of 1, even where nothing is batched."""
+    if max_batch() == 1:
+        return {}
+    return {"batchable": True, "max_batch_size": max_batch(), "max_latency_ms": LATENCY_MS}
+
 
 served = bentoml.service(
     workers=1,
@@ -30,12 +38,7 @@ if setting("INPUTS") == "input":
         def __init__(self) -> None:
             self.model = Model()
 
-        @bentoml.api(
-            route=f"/{setting('NAME')}",
-            batchable=max_batch() > 1,
-            max_batch_size=max_batch(),
-            max_latency_ms=LATENCY_MS,
-        )
+        @bentoml.api(route=f"/{setting('NAME')}", **batching())
         def infer(self, input: FLOATS) -> np.ndarray:  # noqa: A002  # as the model calls it
             """The only output."""
             return _only(self.model.run({"input": input}))
