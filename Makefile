@@ -114,7 +114,7 @@ bench: setup .venv/.ready-bench ## measure speed; prints a table and writes benc
 	$(BIN)/python -m bench $(ARGS)
 
 .PHONY: bench-peers
-bench-peers: setup .venv/.ready-bench ## measure beside other model servers, 40 minutes, 4 GB; PEERS="mosec fastapi" only those
+bench-peers: setup .venv/.ready-bench ## measure beside other model servers, an hour, 4 GB; PEERS="mosec fastapi" only those
 	$(BIN)/python -m bench.peers $(if $(PEERS),--peers $(PEERS)) $(ARGS)
 
 .PHONY: feast

@@ -1,6 +1,6 @@
 """Measure Headrace beside other model servers; print tables, store figures, check promises.
 
-python -m bench.peers                               every peer that can be installed, 40 minutes
+python -m bench.peers                               every peer that can be installed, an hour
 python -m bench.peers --peers mosec fastapi         some
 python -m bench.peers --quick                       short windows: does it work, roughly how fast
 python -m bench.peers --resume                      only what an earlier run did not come to

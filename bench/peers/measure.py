@@ -129,7 +129,7 @@ def take(part: Part, task: Task, steps: Sequence[Step], choice: Choice) -> Part:
         except EXPECTED as error:
             part.failures[name] = f"{type(error).__name__}: {error}"
             print(f"FAILED {part.failures[name]}", flush=True)
-        except Exception as error:  # noqa: BLE001  # one step is lost, and not a run of 40 minutes
+        except Exception as error:  # noqa: BLE001  # one step is lost, and not a run of an hour
             part.failures[name] = f"{type(error).__name__}: {error}"
             traceback.print_exc()
         finally:

@@ -52,6 +52,7 @@ MEAN_US: Final = Column(key="mean_us", heading="mean us")
 FAILED: Final = Column(key="failed_ratio", heading="failed %", scale=100, digits=2)
 RATE: Final = Column(key="rate", heading="sent/s")
 GOODPUT: Final = Column(key="goodput", heading="in time/s", digits=1)
+HELD: Final = Column(key="goodput", heading="held/s", digits=1)
 IN_TIME: Final = Column(key="in_time_ratio", heading="in time %", scale=100, digits=1)
 LAG: Final = Column(key="lag_p99_s", heading="generator late, p99 ms", scale=1e3, digits=2)
 REFUSED: Final = Column(key="refused_p99_s", heading="refused within, p99 ms", scale=1e3, digits=1)
@@ -68,7 +69,7 @@ P999: Final = _ms("p999_s", "p99.9")
 COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     "saturation": (RPS, P50_US, P99_US, CPU, FAILED),
     "latency": (RATE, P50, P95, P99, P999, LAG),
-    "goodput": (GOODPUT, RATE, P99, IN_TIME, LAG),
+    "goodput": (HELD, P99, IN_TIME, LAG),
     "burst": (IN_TIME, P50, P99, RECOVERY, RATE),
     "overload": (GOODPUT, RATE, IN_TIME, P99, REFUSED, LAG),
     "image": (RPS, P50_US, P99_US, CPU),
@@ -83,7 +84,7 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     "gateway": (RPS, P50_US, P99_US),
     "grpc": (CALLS, MEAN_US, CPU),
     "bare": (RPS, P50_US),
-    "floor": (GOODPUT, P99),
+    "floor": (HELD, P99),
     "neighbour": (P50, P99, LAG),
     "many": (P50_US, P99_US, RPS),
 }

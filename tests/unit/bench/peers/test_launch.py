@@ -13,7 +13,7 @@ from bench.peers.environments import REQUIREMENTS, ROOT, last_words, pinned
 from bench.peers.launch import triton_config, write_archive
 from bench.peers.models import Model
 from bench.peers.running import Server
-from bench.peers.suites import NAMES, PAIRED, goodput, latency, opened
+from bench.peers.suites import NAMES, PAIRED, latency, opened
 
 
 class Tiny(Model):
@@ -99,16 +99,3 @@ def test_the_generator_is_asked_for_no_more_than_it_sends_on_time(
     pair: Any = SimpleNamespace(ours=quiet, theirs=quiet)
 
     assert opened.highest_rate(pair) == highest
-
-
-def test_goodput_is_searched_between_shares_of_the_capacity() -> None:
-    tried: list[float] = []
-
-    def sent_at(rate: float) -> dict[str, float]:
-        tried.append(rate)
-        return {"in_time_ratio": 1.0 if rate <= 80 else 0.5}
-
-    found = goodput.search(sent_at, capacity=100, probes=6)
-
-    assert 77 < found <= 80
-    assert all(goodput.LOW * 100 < rate < goodput.HIGH * 100 for rate in tried)
