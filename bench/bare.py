@@ -3,10 +3,13 @@
 `python -m bench.bare single MODEL --seconds S` runs one row of zeros serially.
 `python -m bench.bare tokens MODEL ROWS.npz --way WAY --seconds S --threads T --window W` runs a
 stream of token rows through one session shared by T threads, where WAY says how rows are batched.
-Both print JSON.
+`python -m bench.bare replay MODEL ROWS.npz --way WAY --rate R --seconds S --deadline D --seed N`
+runs rows as they arrive by chance, one by one or the nearest in length of those that wait.
+All print JSON.
 """
 
 import argparse
+import gc
 import json
 import statistics
 import threading
@@ -19,6 +22,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from bench import replay
+from bench.load.open_loop import schedule
 from bench.session import session
 
 Array = np.ndarray[Any, Any]
@@ -90,27 +95,65 @@ def run_single(bare: ort.InferenceSession, *, seconds: float) -> dict[str, float
     return {**figures, "p50_us": statistics.median(times) * 1e6}
 
 
+def run_replay(
+    bare: ort.InferenceSession,
+    rows: Sequence[Array],
+    *,
+    way: str,
+    rate: float,
+    seconds: float,
+    deadline_s: float,
+    seed: int,
+) -> dict[str, Any]:
+    """What `bench.load.open_loop` tells of a server, with the same arrivals and no server."""
+    outcome = replay.replay(
+        schedule(rate, seconds, seed),
+        rows,
+        lambda batch: bare.run(None, pad(batch)),
+        most=replay.rows_of(way),
+    )
+    return outcome.as_dict(sent_s=seconds, deadline_s=deadline_s)
+
+
 def main() -> None:
     """Parse the arguments, warm up, run, print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["single", "tokens"])
+    parser.add_argument("what", choices=["single", "tokens", "replay"])
     parser.add_argument("model", type=Path)
     parser.add_argument("rows", type=Path, nargs="?")
     parser.add_argument("--way", default="one")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--window", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=100.0, help="requests per second")
+    parser.add_argument("--deadline", type=float, default=0.1, help="seconds from arrival")
+    parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
+    print(json.dumps(measure(chosen)))
+
+
+def measure(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Warm up and run what was chosen."""
     bare = session(chosen.model)
     if chosen.what == "single":
         run_single(bare, seconds=0.3)
-        print(json.dumps(run_single(bare, seconds=chosen.seconds)))
-        return
+        return run_single(bare, seconds=chosen.seconds)
     with np.load(chosen.rows) as file:
         rows = [file[name] for name in file.files]
     stream = batches(rows, chosen.way, chosen.window)
     run_tokens(bare, stream, threads=chosen.threads, seconds=0.5)
-    print(json.dumps(run_tokens(bare, stream, threads=chosen.threads, seconds=chosen.seconds)))
+    if chosen.what == "tokens":
+        return run_tokens(bare, stream, threads=chosen.threads, seconds=chosen.seconds)
+    gc.disable()  # as the generator does
+    return run_replay(
+        bare,
+        rows,
+        way=chosen.way,
+        rate=chosen.rate,
+        seconds=chosen.seconds,
+        deadline_s=chosen.deadline,
+        seed=chosen.seed,
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ A promise whose figures were not taken is neither kept nor broken; it is left ou
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import truediv
 from typing import Final
 
 from bench.peers.catalog import PEERS
@@ -177,7 +176,8 @@ def _of_floor(rows: Sequence[Row]) -> float | None:
     if not (ours and floor):
         return None
     best = [max(values) for values in zip(*floor.values(), strict=True)]
-    return float(statistics.median(map(truediv, ours, best)))
+    shares = [mine / base for mine, base in zip(ours, best, strict=True) if base]
+    return statistics.median(shares) if shares else None
 
 
 def _least(text: str, values: Mapping[str, float | None], limit: float) -> Iterable[Target]:

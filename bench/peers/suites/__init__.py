@@ -67,7 +67,7 @@ OWN: Final = {
 """They start their own servers; gRPC is measured while those behind gateways are up."""
 ALONE: Final = {
     "bare": "How fast is ONNX Runtime without a server?",
-    "floor": "How much of bare ONNX Runtime's speed is left, with 99 % of answers in time?",
+    "floor": "Up to what rate does bare ONNX Runtime, without a server, keep that?",
     "neighbour": "What does loading a large model do to its neighbour's callers?",
     "many": "How much longer do callers of 8 encoders in one pool wait than those of one?",
 }

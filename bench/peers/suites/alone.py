@@ -17,7 +17,7 @@ from bench.peers import running
 from bench.peers.models import ENCODERS, Model
 from bench.peers.pair import MANY, Pair, Task, closed_arm, warm_up
 from bench.peers.rows import Row
-from bench.peers.suites import goodput, saturation
+from bench.peers.suites import goodput, opened, saturation
 from bench.windows import Arm, Figures
 
 ModelOf = Callable[[str], Model]
@@ -70,7 +70,7 @@ def _bare_single(task: Task, model: Model) -> Figures:
 
 
 def floor(task: Task, model_of: ModelOf) -> Sequence[Row]:
-    """Goodput of the replica, and rows/s of bare ONNX Runtime on the same core and rows."""
+    """Goodput of the replica, and of bare ONNX Runtime on the same core with the same arrivals."""
     model, cores = model_of("minilm"), task.context.placement.server
     home = task.context.home / "floor"
     with running.headrace_server(model, cores=cores, home=home) as ours:
@@ -80,24 +80,31 @@ def floor(task: Task, model_of: ModelOf) -> Sequence[Row]:
         pair.compare(saturation.SUITE, saturation.JSON, [saturated], rounds=1)
         stored = home / "rows.npz"
         np.savez(stored, *[row["input_ids"][0] for row in model.rows])
+        capacity = pair.capacity(ours)
         arms = [
-            goodput.arm(pair, ours),
-            *[
-                Arm(name=name, measure=partial(_bare, task, model, stored, way))
-                for name, way in BARE.items()
-            ],
+            goodput.arm_of(
+                name,
+                partial(_replay, task, model, stored, way),
+                capacity=capacity,
+                plan=task.plan,
+            )
+            for name, way in BARE.items()
         ]
-        return pair.compare(FLOOR, FLOOR_LOAD, arms, rounds=task.plan.rounds)
+        return goodput.compare(pair, FLOOR, [goodput.arm(pair, ours), *arms])
 
 
-def _bare(task: Task, model: Model, rows: Path, way: str) -> Figures:
-    seconds = task.plan.seconds
-    argv = [sys.executable, "-m", "bench.bare", "tokens", str(model.path), str(rows)]
-    argv += ["--way", way, "--seconds", str(seconds), "--window", str(MANY)]
+def _replay(task: Task, model: Model, rows: Path, way: str, rate: float, *, seed: int) -> Figures:
+    seconds = goodput.WINDOWS * task.plan.seconds
+    argv = [sys.executable, "-m", "bench.bare", "replay", str(model.path), str(rows)]
+    argv += ["--way", way, "--rate", f"{rate:.3f}", "--seconds", f"{seconds:g}"]
+    argv += ["--deadline", f"{opened.DEADLINE_S:g}", "--seed", str(seed)]
     figures = closed.run_tool(
-        argv, cores=task.context.placement.server, seconds=seconds, read=closed.read_figures
+        argv,
+        cores=task.context.placement.server,
+        seconds=seconds,
+        read=partial(arrivals.read, may_fail=False),
     )
-    return {**figures, "goodput": figures["rps"]}
+    return opened.counted(figures, rate)
 
 
 def neighbour(task: Task, model_of: ModelOf) -> Sequence[Row]:

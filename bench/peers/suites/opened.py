@@ -56,5 +56,9 @@ def send(
         seed=seed,
         burst=burst,
     )
-    figures = arrivals.measure(server.http, load, may_fail=True)
+    return counted(arrivals.measure(server.http, load, may_fail=True), rate)
+
+
+def counted(figures: Figures, rate: float) -> Figures:
+    """With what was meant to be sent, and the share of what was sent that was in time."""
     return {**figures, "rate": rate, "in_time_ratio": figures["good"] / max(figures["sent"], 1)}

@@ -160,6 +160,12 @@ def test_the_floor_is_the_best_bare_way_of_each_round() -> None:
     assert only(part(HEADRACE, measured)).value == pytest.approx((0.95 + 0.8) / 2)
 
 
+def test_a_floor_on_which_nothing_held_promises_nothing() -> None:
+    measured = rows(alone.FLOOR, "minilm", alone.FLOOR_LOAD, "goodput", **{HEADRACE: 95}, bare=0.0)
+
+    assert check(part(HEADRACE, measured)) == []
+
+
 def test_a_neighbour_may_move_the_tail_by_a_fifth() -> None:
     measured = rows(
         alone.NEIGHBOUR, "mlp", "x", "p99_s", **{alone.QUIET: 0.010, alone.LOADING: 0.0125}
