@@ -143,7 +143,8 @@ def _arguments() -> argparse.Namespace:
         type=_positive,
         default=0,
         metavar="N",
-        help=f"the peers' largest batch; by default {models.BATCHES}",
+        help=f"the peers' largest batch; by default {models.BATCHES}, or what does better of "
+        f"{ {name: list(sizes) for name, sizes in models.TRIED.items()} }",
     )
     parser.add_argument("--out", type=Path, default=BENCH / "results" / "peers")
     parser.add_argument("--json", action="store_true", help="print the whole result as JSON too")

@@ -15,7 +15,8 @@ class Peer:
 
     `times` is how many times its requests/s Headrace promises for small models. `is_python`: a
     server written in Python, with which start and memory are compared. `upstream` is its protocol
-    behind our gateway. `is_extra`: measured only where it is asked for.
+    behind our gateway. `pads`: its batches take sentences of different lengths. `is_extra`:
+    measured only where it is asked for.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Peer:
     is_python: bool = True
     upstream: str = "http"
     environment: str = ""
+    pads: bool = True
     is_extra: bool = False
 
     @property
@@ -74,6 +76,7 @@ _PEERS: Final = (
         is_python=False,
         upstream="v2",
         times=4.0,
+        pads=False,
     ),
     Peer(
         name="fastapi",
@@ -83,6 +86,7 @@ _PEERS: Final = (
         binary=Wire(format=Format.RAW, path="/raw"),
         upstream="v2",
         times=4.4,
+        pads=False,
     ),
     Peer(
         name="fastapi-naive",
@@ -91,6 +95,7 @@ _PEERS: Final = (
         start=module(f"{SERVERS}.fastapi_naive"),
         json=ROWS,
         times=4.4,
+        pads=False,
         is_extra=True,
     ),
     Peer(
@@ -101,6 +106,7 @@ _PEERS: Final = (
         grpc=True,
         upstream="v2",
         times=15,
+        pads=False,
     ),
     Peer(
         name="kserve",
@@ -111,6 +117,7 @@ _PEERS: Final = (
         grpc=True,
         upstream="v2",
         times=15,
+        pads=False,
     ),
     Peer(
         name="bentoml",
@@ -118,6 +125,7 @@ _PEERS: Final = (
         start=launch.bentoml,
         json=ROWS,
         times=15,
+        pads=False,
     ),
     Peer(
         name="litserve",

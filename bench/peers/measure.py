@@ -11,7 +11,7 @@ from typing import Final
 from bench import processes
 from bench.context import Context
 from bench.load.closed import LoadError
-from bench.peers import models, store
+from bench.peers import batches, models, store
 from bench.peers.catalog import PEERS, Peer
 from bench.peers.environments import REQUIREMENTS, InstallError, ensure, pinned
 from bench.peers.models import Model
@@ -67,7 +67,7 @@ def measure_peer(peer: Peer, context: Context, plan: Plan, choice: Choice) -> Pa
     versions = environment.versions()
     part.versions = {name: versions[name] for name in names if name in versions}
     task = Task(context=context, plan=plan, peer=peer, seen=list(part.rows))
-    return take(part, task, _steps(task, choice), choice)
+    return take(part, task, _steps(part, task, choice), choice)
 
 
 def measure_alone(context: Context, plan: Plan, choice: Choice) -> Part:
@@ -89,7 +89,7 @@ def _load(task: Task, name: str) -> Model:
     return replace(model, max_batch=task.plan.max_batch or model.max_batch)
 
 
-def _steps(task: Task, choice: Choice) -> list[Step]:
+def _steps(part: Part, task: Task, choice: Choice) -> list[Step]:
     steps: list[Step] = [
         (name, partial(_own, ask, task))
         for name, ask in own.OWN.items()
@@ -97,7 +97,7 @@ def _steps(task: Task, choice: Choice) -> list[Step]:
     ]
     asked = {model: choice.paired(model) for model in models.NAMES}
     pairs = [
-        (f"{model}: {', '.join(names)}", partial(_paired, task, model, names))
+        (f"{model}: {', '.join(names)}", partial(_paired, part, task, model, names))
         for model, names in asked.items()
         if names
     ]
@@ -108,11 +108,15 @@ def _own(ask: Callable[[Task, Model], Sequence[Row]], task: Task) -> Sequence[Ro
     return ask(task, _load(task, SMALL))
 
 
-def _paired(task: Task, model: str, names: Sequence[str]) -> None:
-    with pair_up(task, _load(task, model)) as pair:
+def _paired(part: Part, task: Task, name: str, names: Sequence[str]) -> None:
+    model = _load(task, name)
+    if batches.is_tried(task, model):
+        model = replace(model, max_batch=batches.best(task, model))
+        part.batches[name] = model.max_batch
+    with pair_up(task, model) as pair:
         for suite in PAIRED:
-            if suite.name in names and model in suite.asks:
-                suite.asks[model](pair)
+            if suite.name in names and name in suite.asks:
+                suite.asks[name](pair)
 
 
 def take(part: Part, task: Task, steps: Sequence[Step], choice: Choice) -> Part:

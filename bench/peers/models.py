@@ -23,18 +23,21 @@ ROWS: Final = {"mlp": 64, "gbdt": 64, "minilm": 512, "busy": 8, "resnet": 4}
 BATCHES: Final = {"mlp": 32, "gbdt": 32, "minilm": 1, "busy": 32, "resnet": 1}
 """The largest batch of a peer's. 1 where a batch costs a core as much as its rows do, and padding
 and waiting come on top: peers do better without."""
+TRIED: Final[Mapping[str, Sequence[int]]] = {"minilm": (1, 4)}
+"""Where that depends on the processor: the sizes of which a peer gets the better."""
 NAMES: Final = tuple(ROWS)
 ENCODERS: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A model file, and one-row requests to it."""
+    """A model file, and one-row requests to it. `tried`: sizes to choose `max_batch` from."""
 
     name: str
     path: Path
     rows: Sequence[Tensors]
     max_batch: int
+    tried: Sequence[int] = ()
 
     def expected(self, row: Tensors) -> dict[str, Array]:
         """What bare ONNX Runtime answers."""
@@ -55,7 +58,13 @@ def load(name: str, cache: Path) -> Model:
         unfinished = path.with_suffix(".part")
         onnx.save(_BUILD[name](), unfinished)
         unfinished.rename(path)
-    return Model(name=name, path=path, rows=rows(name), max_batch=BATCHES[name])
+    return Model(
+        name=name,
+        path=path,
+        rows=rows(name),
+        max_batch=BATCHES[name],
+        tried=TRIED.get(name, ()),
+    )
 
 
 def rows(name: str) -> list[Tensors]:

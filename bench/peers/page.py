@@ -7,6 +7,7 @@ from typing import Final
 
 from bench.peers import plots, suites, tables
 from bench.peers.environments import ROOT
+from bench.peers.models import TRIED
 from bench.peers.rows import find
 from bench.peers.running import HEADRACE
 from bench.peers.store import Part, Run
@@ -190,6 +191,7 @@ def _conditions(run: Run) -> str:
         lines.append("**A short run: one window each, so these figures are rough.**")
     if noisy:
         lines.append(f"{noisy} windows had foreign load.")
+    lines += [f"{line}." for line in _batches(run.parts)]
     left_out = [f"{part.title}: {part.skipped}" for part in run.parts if part.skipped]
     left_out += [
         f"{part.title}, {step}: {why.splitlines()[0]}"
@@ -197,6 +199,14 @@ def _conditions(run: Run) -> str:
         for step, why in part.failures.items()
     ]
     return "\n\n".join([" ".join(lines), *[f"Not measured: {line}" for line in left_out]])
+
+
+def _batches(parts: Sequence[Part]) -> Iterator[str]:
+    for model, sizes in TRIED.items():
+        chosen = [f"{part.title} {part.batches[model]}" for part in parts if model in part.batches]
+        if chosen:
+            tried = " and ".join(map(str, sizes))
+            yield f"Largest batch with {model}, the better of {tried}: {', '.join(chosen)}"
 
 
 def _promises(run: Run) -> str:

@@ -13,8 +13,8 @@ class Part(msgspec.Struct, kw_only=True):
     """All of one peer; of Headrace alone under its own name.
 
     `skipped` says why there is nothing. `done`: steps that need not be repeated. `failures`: by
-    step. `versions` are those of its requirements file, `seconds` what it took in
-    all, `step_s` what each step did.
+    step. `batches`: its largest batch by model, where that was chosen by trying. `versions` are
+    those of its requirements file, `seconds` what it took in all, `step_s` what each step did.
     """
 
     name: str
@@ -22,6 +22,7 @@ class Part(msgspec.Struct, kw_only=True):
     is_quick: bool
     skipped: str = ""
     versions: dict[str, str] = {}
+    batches: dict[str, int] = {}
     done: list[str] = []
     failures: dict[str, str] = {}
     rows: list[Row] = []

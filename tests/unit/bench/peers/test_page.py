@@ -84,6 +84,16 @@ def test_a_page_tells_both_figures_their_ratio_and_what_failed(tmp_path: Path) -
     assert (tmp_path / "images" / "requests.svg").exists()
 
 
+def test_a_page_tells_which_batches_were_chosen(tmp_path: Path) -> None:
+    file = tmp_path / "peers.md"
+    file.write_text(f"{page.BEGIN}\n{page.END}\n")
+
+    page.write(run(part(batches={"minilm": 4}), part("ray")), file, tmp_path / "images")
+
+    line = "Largest batch with minilm, the better of 1 and 4: Mosec 4."
+    assert line in file.read_text()
+
+
 def test_a_figure_that_was_not_taken_is_a_dash() -> None:
     assert tables.Column(key="rps", heading="x").cell(None) == "-"
 
@@ -148,12 +158,12 @@ def test_a_plot_of_a_negative_value_is_an_error() -> None:
 
 
 def test_a_part_comes_back_as_it_was_kept(tmp_path: Path) -> None:
-    kept = part(done=["mlp"], failures={"busy": "x"})
+    kept = part(done=["mlp"], failures={"busy": "x"}, batches={"minilm": 4})
     store.keep(kept, tmp_path)
 
     back = store.resume(tmp_path, Part(name="mosec", title="Mosec", is_quick=False))
 
-    assert (back.done, back.rows) == (kept.done, kept.rows)
+    assert (back.done, back.rows, back.batches) == (kept.done, kept.rows, kept.batches)
     assert back.failures == {}  # what failed is tried again
 
 
