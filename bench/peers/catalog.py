@@ -76,7 +76,6 @@ _PEERS: Final = (
         is_python=False,
         upstream="v2",
         times=4.0,
-        pads=False,
     ),
     Peer(
         name="fastapi",

@@ -186,6 +186,8 @@ def triton_config(model: Model) -> str:
             types = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
             dims = [-1] if free and kind == "input" else list(array.shape[1:])
             what = f'name: "{name}" data_type: {types[array.dtype.name]} dims: {dims}'
+            if free and kind == "input":
+                what += " allow_ragged_batch: true"
             lines.append(f"{kind} [ {{ {what} }} ]")
     lines.append("instance_group [ { count: 1 kind: KIND_CPU } ]")
     if model.max_batch > 1:

@@ -7,7 +7,7 @@ from bench.peers.servers.runtime import Model
 
 
 class TritonPythonModel:
-    """Called with what the server's dynamic batcher put together, always of one shape."""
+    """Called with what the server's dynamic batcher put together; lengths may differ."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model."""
@@ -25,7 +25,7 @@ class TritonPythonModel:
         ]
         if len(parts) == 1:
             return [_response(self.model.run(parts[0]))]
-        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        joined = {name: _joined([part[name] for part in parts]) for name in parts[0]}
         answers = self.model.run(joined)
         first = next(iter(self.model.inputs))
         ends = np.cumsum([len(part[first]) for part in parts])[:-1]
@@ -34,6 +34,14 @@ class TritonPythonModel:
             _response({name: arrays[at] for name, arrays in split.items()})
             for at in range(len(parts))
         ]
+
+
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    """Padded with 0 to the longest, as tokenizers pad."""
+    longest = max(array.shape[1] for array in arrays)
+    if any(array.shape[1] != longest for array in arrays):
+        arrays = [np.pad(array, ((0, 0), (0, longest - array.shape[1]))) for array in arrays]
+    return np.concatenate(arrays)
 
 
 def _response(tensors: dict[str, np.ndarray]) -> object:

@@ -34,6 +34,17 @@ def test_triton_is_told_shapes_without_the_batch_axis() -> None:
     assert "dynamic_batching" in text
 
 
+def test_triton_may_batch_sentences_of_different_lengths() -> None:
+    tokens = np.zeros((1, 7), np.int64)
+    row = {"input_ids": tokens, "attention_mask": tokens}
+    sentences = Tiny(name="minilm", path=Path("/none"), rows=[row], max_batch=4)
+
+    text = triton_config(sentences)
+
+    assert text.count("dims: [-1] allow_ragged_batch: true") == 2
+    assert "ragged" not in triton_config(tiny())
+
+
 def test_triton_batches_nothing_where_a_batch_is_one_row() -> None:
     assert "dynamic_batching" not in triton_config(tiny(max_batch=1))
 
