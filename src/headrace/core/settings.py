@@ -26,7 +26,7 @@ class PaddingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     axis: int = 1
     values: dict[str, float] = {}
-    max_ratio: float = 1.1
+    max_ratio: float = 1.25
 
 
 class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

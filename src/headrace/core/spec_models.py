@@ -66,7 +66,7 @@ class PaddingSpec(SpecModel):
         default_factory=dict, description="Pad value by input name; 0 for inputs not named."
     )
     max_ratio: float = Field(
-        default=1.1,
+        default=1.25,
         ge=1.0,
         le=100.0,
         description="Padded over real size of a batch at most; 1.0 batches equal lengths only.",

@@ -306,7 +306,7 @@ class Engine:
                 if due_at is not None and due_at > now:
                     self._loop.call_later(due_at - now, self._schedule_pump)
                     break
-            tickets = queue.take(self._limit_for)
+            tickets = queue.take(self._limit_for, self._times.overhead)
             if self._start(tickets, now):
                 if queue.size:  # let the sockets speak first: the next batch may grow
                     self._schedule_pump()

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Final
 
 from headrace.core.priorities import DEFAULT_LEVEL, LEVELS
+from headrace.engine.grouping import USUAL_OVERHEAD, cheapest_group
 from headrace.engine.ticket import Ticket
 
-_LOOK_AHEAD: Final = 256
+_LOOK_AHEAD: Final = 128
 """How many waiting requests are considered for one length group; bounds the work of `take`."""
 
 
@@ -126,13 +127,18 @@ class BatchQueue:
         full = self.rows >= limit_for(heads[0].length)
         return oldest if full else oldest + self._max_queue_delay_s
 
-    def take(self, limit_for: Callable[[int], int]) -> list[Ticket]:
+    def take(
+        self,
+        limit_for: Callable[[int], int],
+        overhead_for: Callable[[int], float] = lambda _: USUAL_OVERHEAD,
+    ) -> list[Ticket]:
         """The next batch, taken out; empty if nobody waits.
 
         The first in line is always in it, alone if it is larger than the limit.
 
         Args:
             limit_for: The largest number of rows worth running together at a given length.
+            overhead_for: What a run at a given length costs beside its elements, in elements.
         """
         if self.size == 0:
             return []
@@ -142,7 +148,7 @@ class BatchQueue:
         if head.group is None:
             batch = _take_in_order(levels, limit)
         else:
-            batch = self._take_alike(levels[0], limit)
+            batch = self._take_alike(levels[0], limit, overhead_for)
         level_rows = self._level_rows
         rows = 0
         for ticket in batch:
@@ -160,15 +166,22 @@ class BatchQueue:
         self.rows -= ticket.rows
         self._level_rows[ticket.level] -= ticket.rows
 
-    def _take_alike(self, level: deque[Ticket], limit: int) -> list[Ticket]:
+    def _take_alike(
+        self, level: deque[Ticket], limit: int, overhead_for: Callable[[int], float]
+    ) -> list[Ticket]:
         """The head and those like it: of its group, and near enough to its length."""
         head = level[0]
         waiting = [level[i] for i in range(min(len(level), _LOOK_AHEAD))]
         alike = [ticket for ticket in waiting if ticket.group == head.group]
-        if self._max_padding_ratio is None:
+        if len(alike) == 1 or self._max_padding_ratio is None:
             batch = _fill(alike, limit)
         else:
-            batch = nearest_lengths(alike, limit=limit, max_ratio=self._max_padding_ratio)
+            batch = cheapest_group(
+                alike,
+                limit=limit,
+                max_ratio=self._max_padding_ratio,
+                overhead=overhead_for(head.length),
+            )
         if len(batch) == 1:
             level.popleft()
         else:
@@ -177,30 +190,6 @@ class BatchQueue:
             level.clear()
             level.extend(rest)
         return batch
-
-
-def nearest_lengths(tickets: list[Ticket], *, limit: int, max_ratio: float) -> list[Ticket]:
-    """Of `tickets`, the first and those nearest to its length, within `limit` rows.
-
-    Padding every row to the longest costs at most `max_ratio` times the real size. Among equals the
-    ones that came first are taken.
-    """
-    head = tickets[0]
-    by_distance = sorted(tickets[1:], key=lambda ticket: abs(ticket.length - head.length))
-    batch = [head]
-    rows, real, longest = head.rows, head.rows * head.length, head.length
-    for ticket in by_distance:
-        more = rows + ticket.rows
-        if more > limit:
-            continue
-        size = real + ticket.rows * ticket.length
-        if more * max(longest, ticket.length) > size * max_ratio:
-            continue
-        batch.append(ticket)
-        rows, real, longest = more, size, max(longest, ticket.length)
-        if rows == limit:
-            break
-    return batch
 
 
 def _take_in_order(levels: list[deque[Ticket]], limit: int) -> list[Ticket]:

@@ -5,6 +5,8 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
+from headrace.engine.grouping import USUAL_OVERHEAD
+
 _WEIGHT: Final = 0.2
 """Weight of a new observation in the moving average."""
 _WORTH: Final = 1.05
@@ -27,6 +29,11 @@ def _bucket(n: int) -> int:
     return (n - 1).bit_length() if n > 1 else 0
 
 
+def _middle(bucket: int) -> float:
+    """The middle of a bucket."""
+    return 0.75 * (1 << bucket) if bucket > 1 else float(1 << bucket)
+
+
 @mypyc_attr(allow_interpreted_subclasses=True)  # where it is compiled
 class ServiceTimes:
     """Moving averages of the seconds per row of a run, by batch size and by length.
@@ -45,6 +52,7 @@ class ServiceTimes:
         """No row is known to be slower than this, at any batch size and length."""
         self._row_s: dict[_Cell, float] = {}
         self._limits: dict[int, int] = {}
+        self._overheads: dict[int, float] = {}
         self._slower: list[tuple[_Cell, float]] = []
         self._before: dict[_Cell, float] = {}
         self._runs = 0
@@ -64,6 +72,7 @@ class ServiceTimes:
             self._runs = 0
             self._looks += 1
             self._limits.clear()
+            self._overheads.clear()
             self.slowest_row_s = max(self._row_s.values())
         if known is not None:
             self._compare(cell, row_s, self._before.get(cell, known))
@@ -80,6 +89,30 @@ class ServiceTimes:
         if limit is None:
             limit = self._limits[bucket] = self._look(bucket)
         return limit
+
+    def overhead(self, length: int) -> float:
+        """What a run at `length` costs beside its elements, in elements (rows times length).
+
+        From the smallest and the largest batch that are known there: time per row falls as the
+        run's own share of it does.
+        """
+        bucket = _bucket(length)
+        overhead = self._overheads.get(bucket)
+        if overhead is None:
+            overhead = self._overheads[bucket] = self._look_at_overhead(bucket)
+        return overhead
+
+    def _look_at_overhead(self, length_bucket: int) -> float:
+        known = self._by_rows(length_bucket)
+        if len(known) < 2:  # noqa: PLR2004  # a slope needs two
+            return USUAL_OVERHEAD
+        few, many = min(known), max(known)
+        few_rows, many_rows = _middle(few), _middle(many)
+        run_s = (known[few] - known[many]) / (1 / few_rows - 1 / many_rows)
+        row_s = known[few] - run_s / few_rows
+        if run_s <= 0 or row_s <= 0:
+            return USUAL_OVERHEAD
+        return run_s / row_s * _middle(length_bucket)
 
     def _compare(self, cell: _Cell, row_s: float, before: float) -> None:
         """Notice when runs in a row are much slower than was known `before` them."""
@@ -111,13 +144,10 @@ class ServiceTimes:
         self.slowest_row_s = max(self._row_s.values())
         self._slower, self._before = [], {}
         self._limits.clear()
+        self._overheads.clear()
 
     def _look(self, length_bucket: int) -> int:
-        known = {
-            rows: row_s for (rows, length), row_s in self._row_s.items() if length == length_bucket
-        }
-        if not known:
-            known = {rows: s for (rows, _), s in self._nearest_lengths(length_bucket)}
+        known = self._by_rows(length_bucket)
         if not known:
             return self._max_batch_size
         best = min(known.values())
@@ -127,6 +157,13 @@ class ServiceTimes:
                 1  # nothing is known beyond, or it was long ago: one step further may be better
             )
         return min(1 << bucket, self._max_batch_size)
+
+    def _by_rows(self, length_bucket: int) -> dict[int, float]:
+        """Seconds per row by bucket of rows, at that length or the nearest that is known."""
+        known = {
+            rows: row_s for (rows, length), row_s in self._row_s.items() if length == length_bucket
+        }
+        return known or {rows: row_s for (rows, _), row_s in self._nearest_lengths(length_bucket)}
 
     def _nearest_lengths(self, length_bucket: int) -> Iterable[tuple[_Cell, float]]:
         lengths = {length for _, length in self._row_s}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from headrace.core.priorities import DEFAULT_LEVEL, LEVELS
 from headrace.engine import BatchQueue
-from headrace.engine.queue import level_of, nearest_lengths
+from headrace.engine.queue import level_of
 from tests.unit.engine.tickets import Recorded, a_ticket
 
 
@@ -245,11 +245,3 @@ def test_shedding_keeps_the_bound_and_the_count_and_never_costs_a_higher_priorit
             assert queue.rows_ahead(level) == ahead
 
     assert sorted(map(id, waiting)) == sorted(id(t) for batch in drain(queue, 3) for t in batch)
-
-
-def test_nearest_lengths_prefers_equal_ones() -> None:
-    head, near, equal, far = (a_ticket(length=n) for n in (10, 11, 10, 40))
-
-    batch = nearest_lengths([head, near, equal, far], limit=2, max_ratio=1.5)
-
-    assert batch == [head, equal]

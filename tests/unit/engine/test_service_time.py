@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.engine import ServiceTimes
+from headrace.engine.grouping import USUAL_OVERHEAD
 
 
 def test_nothing_is_estimated_before_the_first_run() -> None:
@@ -160,3 +161,23 @@ def test_no_run_is_estimated_to_take_longer_than_the_slowest_row_allows(
 
     estimate = times.estimate(rows=rows, length=1) or 0.0
     assert estimate <= times.slowest_row_s * rows * (1 + 1e-9)
+
+
+def test_what_a_run_costs_beside_its_rows_is_told_in_elements() -> None:
+    times = ServiceTimes(max_batch_size=32)
+    assert times.overhead(24) == USUAL_OVERHEAD
+    times.observe(rows=1, length=24, seconds=0.004)
+    assert times.overhead(24) == USUAL_OVERHEAD  # one size tells no share
+
+    times.observe(rows=2, length=24, seconds=0.007)  # 1 ms, and 3 ms a row
+
+    assert times.overhead(24) == pytest.approx(24 / 3)
+    assert times.overhead(100) == pytest.approx(96 / 3)  # from the nearest length that is known
+
+
+def test_a_run_that_costs_nothing_beside_its_rows_has_the_usual_overhead() -> None:
+    times = ServiceTimes(max_batch_size=32)
+    times.observe(rows=1, length=24, seconds=0.004)
+    times.observe(rows=2, length=24, seconds=0.009)
+
+    assert times.overhead(24) == USUAL_OVERHEAD
