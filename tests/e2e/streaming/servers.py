@@ -19,7 +19,7 @@ from headrace.streaming.records import NewRecord
 from tests.contract.brokers.kafka_servers import noida as noida_server
 from tests.contract.brokers.kafka_servers import tansu as tansu_server
 from tests.contract.brokers.nats_servers import running_nats
-from tests.contract.redis_servers import RedisServer, running_server
+from tests.contract.redis_servers import NoServerError, RedisServer, running_server
 from tests.e2e import replicas
 from tests.e2e.streaming.workers import IN, WITHIN_S
 
@@ -140,7 +140,11 @@ class DurableRedis:
 
 
 def _redis(folder: Path) -> Iterator[Site]:
-    with running_server("redis") as redis:
+    with ExitStack() as stack:
+        try:
+            redis = stack.enter_context(running_server("redis"))
+        except NoServerError:  # Valkey comes as a wheel, and keeps its log as Redis does
+            redis = stack.enter_context(running_server("valkey"))
         redis.stop()
         server = DurableRedis(redis=redis, port=replicas.free_port())
         server.start()

@@ -227,7 +227,7 @@ def test_what_a_member_that_is_killed_had_is_done_once_by_the_others(
     with running(tmp_path, told[0]) as one, running(tmp_path, told[1]) as two:
         one.wait_until(lambda s: len(s.places) == 2)
         two.wait_until(lambda s: len(s.places) == 2)
-        broker.send(as_json(rows(5000)))
+        broker.send(as_json(rows(20_000)))
         two.wait_until(lambda s: s.answered > 50)
         two.kill()
         left = lag(broker)
@@ -235,7 +235,7 @@ def test_what_a_member_that_is_killed_had_is_done_once_by_the_others(
         wait_until_done(broker)
 
     assert left > 0
-    assert Counter(int(one.key or b"") for one in everything(broker, OUT)) == Counter(range(5000))
+    assert Counter(int(one.key or b"") for one in everything(broker, OUT)) == Counter(range(20_000))
 
 
 @pytest.mark.long
