@@ -74,7 +74,7 @@ def ready_state(agent: GatewayAgent) -> Ready:
         name=agent.name,
         agent=__version__,
         version="" if bundle is None else bundle.version,
-        problem=applier.problem or applier.reason,
+        problem=applier.problem or (applier.reason if applier.is_refusing else ""),
         control=agent.away or ("answers" if agent.heard_at is not None else "not heard yet"),
     )
 

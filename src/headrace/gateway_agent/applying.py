@@ -33,7 +33,8 @@ class Applier:
     """Holds the one Envoy, and what it serves. Not for several tasks at once.
 
     `run_dir`: Envoy's; `control_socket`: where it asks what only the control plane knows. `tls`:
-    what a rate limit service is shown. `refused`, `reason`: of the last bundle that is no good.
+    what a rate limit service is shown. `refused`, `reason`: of the last bundle that was no good,
+    for as long as the control plane may offer it again; `is_refusing`: whether that came last.
     `problem`: why the newest cannot be tried, or Envoy does not start.
     """
 
@@ -47,6 +48,7 @@ class Applier:
     in_force: Bundle | None = None
     refused: str = ""
     reason: str = ""
+    is_refusing: bool = False
     problem: str = ""
     group: asyncio.TaskGroup | None = None
     """Of the tasks that keep Envoy up: whoever runs this sets it first."""
@@ -57,11 +59,6 @@ class Applier:
     def is_ready(self) -> bool:
         """Whether Envoy serves something."""
         return self.in_force is not None and self.keeper is not None and self.keeper.is_ready
-
-    @property
-    def is_refusing(self) -> bool:
-        """Whether what came last was no good."""
-        return bool(self.reason)
 
     async def restore(self) -> None:
         """Serve what was in force last, if there is anything.
@@ -87,11 +84,12 @@ class Applier:
             await self._bring(bundle)
         except (InvalidArgumentError, UnreachableError) as error:
             self.refused, self.reason = bundle.version, _reason(error)
+            self.is_refusing = True
             extra = {"version": bundle.version, "error": self.reason}
             _LOG.error("refused a version; the one before stays in force", extra=extra)
             await self._go_back()
         else:
-            self.problem = self.reason = ""
+            self.problem, self.is_refusing = "", False
             await asyncio.to_thread(self._keep, bundle)
             _LOG.info("serving", extra={"version": bundle.version, "routes": len(bundle.routes)})
 

@@ -339,6 +339,7 @@ async def test_the_role_has_no_verb_too_many_and_none_too_few() -> None:
         await until(lambda: routed(gateway, 1) and len(names(server, "Pod")) == 1)
         driver.want(a_state(an_endpoint(an_arm("other"), name="other")))
         await until(lambda: NAME not in names(server, "ConfigMap"))
+        await until(lambda: ("coordination.k8s.io", "leases", "update") in server.seen)
 
         allowed = {
             (rule["apiGroups"][0], resource, verb)

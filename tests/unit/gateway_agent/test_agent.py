@@ -8,9 +8,10 @@ from random import Random
 import msgspec
 import pytest
 
-from headrace.control.agents.messages import PROTOCOL, Bundle, Poll, Report, Told
+from headrace.control.agents.messages import PROTOCOL, Bundle, Poll, Report, Told, with_version
 from headrace.control.agents.tls import MutualTls, client_context
 from headrace.control.certificates import Certificates
+from headrace.control.observed import Arm, Route
 from headrace.core import InvalidArgumentError, UnavailableError
 from headrace.core.access_settings import TlsSettings
 from headrace.gateway_agent.admin import own_metrics, ready_state
@@ -193,6 +194,46 @@ async def test_what_cannot_be_applied_is_reported_and_tried_again(tmp_path: Path
     state = ready_state(found)
     assert not state.ready
     assert state.problem == "port 8000 is in use"
+
+
+class EnvoylessApplier(Applier):
+    """Looks at a bundle as any other; what is good enough is in force at once."""
+
+    async def _bring(self, bundle: Bundle) -> None:
+        self.in_force = bundle
+
+
+def test_why_a_version_was_refused_is_told_for_as_long_as_it_may_come_again(
+    tmp_path: Path,
+) -> None:
+    found = agent(tmp_path, FakeControl())
+    fake = applier(tmp_path)
+    found.applier = EnvoylessApplier(
+        settings=fake.settings,
+        run_dir=fake.run_dir,
+        control_socket=fake.control_socket,
+        kept=fake.kept,
+        tls=fake.tls,
+        clock=fake.clock,
+    )
+    arm = Arm(version="1", replicas=("unix:/elsewhere/http.sock",), weight=100)
+    here = msgspec.structs.replace(BUNDLE, sockets=None)
+    good = with_version(here)
+    bad = with_version(
+        msgspec.structs.replace(here, routes=(Route(name="m", timeout_s=None, arms=(arm,)),))
+    )
+
+    asyncio.run(found.applier.apply(bad))
+    assert found.applier.is_refusing
+    assert "listen on Unix sockets" in ready_state(found).problem
+    asyncio.run(found.applier.apply(good))
+
+    # It is not sent again to who refused it, so this is all that anybody hears of it.
+    report = asyncio.run(found._state())
+    assert (report.refused, report.in_force) == (bad.version, good.version)
+    assert "listen on Unix sockets" in report.reason
+    assert not found.applier.is_refusing
+    assert ready_state(found).problem == ""
 
 
 async def test_a_report_that_nobody_hears_keeps_who_waits(tmp_path: Path) -> None:
