@@ -1,6 +1,7 @@
 """The list of compiled modules, and what is said where none can be made."""
 
 import os
+import re
 import tomllib
 from pathlib import Path
 
@@ -18,6 +19,14 @@ def test_each_module_that_is_to_be_compiled_exists() -> None:
     missing = [m for m in HOOK["modules"] if not (ROOT / f"src/headrace/{m}.py").is_file()]
 
     assert not missing
+
+
+def test_no_cause_of_an_error_is_lost_on_the_way() -> None:
+    # mypyc compiles `raise ... from error` without the cause.
+    losing = re.compile(r"^\s*raise .* from (?!None)", re.MULTILINE)
+    sources = {m: (ROOT / f"src/headrace/{m}.py").read_text() for m in HOOK["modules"]}
+
+    assert not [module for module, text in sources.items() if losing.search(text)]
 
 
 def test_nothing_is_compiled_unasked() -> None:
