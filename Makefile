@@ -90,7 +90,7 @@ wheel: setup ## build dist/headrace-*.whl with compiled modules: a minute, and a
 	$(BIN)/python -m scripts.compiled
 
 .PHONY: test-compiled
-test-compiled: wheel ## the tests of the request path, on compiled modules: four minutes
+test-compiled: wheel ## the tests of the request path, on compiled modules: two minutes, and a C compiler
 	PYTHONPATH=$(CURDIR)/build/site $(BIN)/pytest -m "not long" $(PYTEST_JOBS) $(if $(ARGS),$(ARGS),$(COMPILED_TESTS))
 
 .PHONY: images

@@ -173,7 +173,7 @@ class BatchQueue:
         head = level[0]
         waiting = [level[i] for i in range(min(len(level), _LOOK_AHEAD))]
         alike = [ticket for ticket in waiting if ticket.group == head.group]
-        if len(alike) == 1 or self._max_padding_ratio is None:
+        if self._max_padding_ratio is None or all(t.length == head.length for t in alike):
             batch = _fill(alike, limit)
         else:
             batch = cheapest_group(
