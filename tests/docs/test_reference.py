@@ -121,7 +121,7 @@ def test_the_way_of_a_request_is_read_in_one_sitting(steps: Callable[[], list[St
     names = [step.name for step in steps()]
 
     assert lines_of(steps()) < 1000
-    assert names[0] == "Connection.get_buffer"
+    assert names[0] == "Connection.data_received"
     assert (
         names.index("Engine.submit") < names.index("OnnxModel.run") < names.index("Engine._finish")
     )

@@ -7,17 +7,17 @@ how long each may take, how many requests may be pipelined.
 
 import asyncio
 import socket
-import time
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
 import httptools
-import numpy as np
 
 from headrace.core import HeadraceError, PayloadTooLargeError, UnavailableError
 from headrace.protocol import Body, Buffer, encode_error
 from headrace.serving.exchange import Exchange, send_error
 from headrace.serving.heads import KnownHead, learn
+from headrace.serving.large_body import LARGE_BODY_BYTES, BodyReader, new_body
 from headrace.serving.memory import LARGE_ABOVE
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 MAX_HEADER_BYTES: Final = 64 << 10
 MAX_PIPELINED: Final = 128
 _SLICE_BYTES: Final = 16 << 10
-_DIRECT_ABOVE: Final = 32 << 10
-"""A larger body is read straight into memory of its own."""
-_ALIGNMENT: Final = 16
 _FRAMING_RATIO: Final = 16
 """Bytes around chunks for each byte in them: chunks of one byte need five."""
 _ONCE: Final = frozenset(
@@ -50,7 +47,7 @@ _JOIN_BELOW: Final = 16 << 10
 """A smaller answer is joined to one write; for a larger one the copy would cost more."""
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection(asyncio.Protocol):
     """One caller's connection. Owned by the server, which sweeps it for timeouts."""
 
     __slots__ = (
@@ -90,7 +87,7 @@ class Connection(asyncio.BufferedProtocol):
         self._server = server
         self._parser = httptools.HttpRequestParser(self)
         self._pipeline: deque[Exchange] = deque()
-        self._now = self._since = self._moved_at = time.monotonic()
+        self._now = self._since = self._moved_at = monotonic()
         self._unsent = 0
         self._is_closing = False
         self._is_new = True
@@ -167,32 +164,17 @@ class Connection(asyncio.BufferedProtocol):
             asyncio.get_running_loop().call_later(_HALF_CLOSED_S, self._transport.close)
         return bool(self._pipeline)
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # asyncio's signature
-        """Where the next bytes go: into a large body itself, else where all connections read."""
-        if self._direct is not None and not self._is_closing:
-            return self._direct[self._body_size :]
-        return self._server.read_buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def data_received(self, data: bytes) -> None:
         """Bytes from the caller: none, one or many requests."""
         if self._is_closing:
             return
-        self._now = time.monotonic()
-        if self._direct is None:
-            self._received(self._server.read_buffer[:nbytes])
-            return
-        if self._takes(nbytes) and self._body_size == len(self._direct):
-            self.on_message_complete()
-            self._parser = httptools.HttpRequestParser(self)  # the old one never saw the body's end
-
-    def _received(self, data: memoryview) -> None:
-        """Bytes that are not the middle of a large body."""
+        self._now = monotonic()
         is_fresh = self._header_bytes == 0
         if is_fresh:
             self._since = self._now
         if len(data) > _SLICE_BYTES or self._backlog:
             self._feed_in_slices(data)
-        elif not is_fresh or not self._is_known(bytes(data)):
+        elif not is_fresh or not self._is_known(data):
             self._feed(data)
 
     def _is_known(self, raw: bytes) -> bool:
@@ -219,15 +201,14 @@ class Connection(asyncio.BufferedProtocol):
     def _go_on(self) -> None:
         """Parse what was left when the caller was paused."""
         if not self._is_closing:
-            self._now = time.monotonic()
-            self._received(memoryview(b""))
+            self.data_received(b"")
 
-    def _feed_in_slices(self, data: memoryview) -> None:
+    def _feed_in_slices(self, data: bytes) -> None:
         """Parse until the caller has to be paused; what is left then waits.
 
         A slice full of pipelined requests may be answered by far more bytes than it has.
         """
-        rest = memoryview(self._backlog + bytes(data)) if self._backlog else data
+        rest = memoryview(self._backlog + data)
         self._backlog = b""
         while rest and not self._is_closing:
             if self._is_reading_paused:
@@ -239,7 +220,7 @@ class Connection(asyncio.BufferedProtocol):
             self._feed(rest[:size])
             rest = rest[size:]
 
-    def _feed(self, data: memoryview) -> None:
+    def _feed(self, data: Buffer) -> None:
         if not self._headers_done:
             self._header_bytes += len(data)
         else:
@@ -317,7 +298,7 @@ class Connection(asyncio.BufferedProtocol):
         if length is not None and int(length) > limit:
             self._refuse_error(PayloadTooLargeError(limit_bytes=limit, got_bytes=int(length)))
             return
-        if length is not None and int(length) > _DIRECT_ABOVE:
+        if length is not None and int(length) > LARGE_BODY_BYTES:
             self._read_directly(int(length))
         if b"expect" in headers and headers[b"expect"].lower() == b"100-continue":
             self._continue_due = True
@@ -332,6 +313,23 @@ class Connection(asyncio.BufferedProtocol):
             self._direct = new_body(length, self._headers.get(b"inference-header-content-length"))
         except MemoryError:
             self.refuse_for_room()
+        else:
+            self._transport.set_protocol(BodyReader(self))
+
+    def room_for_body(self) -> memoryview | bytearray:
+        """Where the rest of a large body goes; what comes after a refusal goes nowhere."""
+        if self._direct is None or self._is_closing:
+            return bytearray(_SLICE_BYTES)
+        return self._direct[self._body_size :]
+
+    def body_arrived(self, size: int) -> None:
+        """Bytes of a large body are in their place."""
+        if self._direct is None or self._is_closing:
+            return
+        self._now = monotonic()
+        if self._takes(size) and self._body_size == len(self._direct):
+            self.on_message_complete()
+            self._parser = httptools.HttpRequestParser(self)  # the old one never saw the body's end
 
     def on_body(self, data: bytes) -> None:
         """A part of the body; most bodies come in one."""
@@ -367,6 +365,8 @@ class Connection(asyncio.BufferedProtocol):
             return
         parser = self._parser
         server = self._server
+        if self._direct is not None:
+            self._transport.set_protocol(self)
         exchange = Exchange(
             self,
             parser.get_method(),
@@ -427,7 +427,7 @@ class Connection(asyncio.BufferedProtocol):
     def _rest(self) -> None:
         """Every answer is written."""
         if not self._header_bytes:
-            self._since = time.monotonic()
+            self._since = monotonic()
         if self._has_eof and not self._backlog:
             self._transport.close()
         elif self._continue_due:
@@ -566,14 +566,3 @@ class Connection(asyncio.BufferedProtocol):
 
 def _text(error: Exception) -> str:
     return str(error).removeprefix("b'").removesuffix("'")[:200] or type(error).__name__
-
-
-def new_body(length: int, json_length: bytes | None) -> memoryview:
-    """Memory for a body of `length` bytes, not cleared: only what the caller sent is read of it.
-
-    If tensors follow `json_length` bytes of JSON, it begins where they will be aligned: code of the
-    runtimes needs that, and a copy later would cost more.
-    """
-    tensors_at = int(json_length[:18]) if json_length and json_length.isdigit() else 0
-    start = -tensors_at % _ALIGNMENT
-    return np.empty(length + start, np.uint8).data[start:]

@@ -14,7 +14,6 @@ from headrace.serving.exchange import Exchange
 from headrace.serving.memory import Relief
 
 MAX_ARRIVING: Final = 1024
-READ_BYTES: Final = 64 << 10
 _SWEEP_S: Final = 1.0
 _ACCEPT_S: Final = 0.05
 """At the end: for connections that are made and not accepted. Closed, a socket resets them."""
@@ -50,8 +49,6 @@ class HttpServer:
         self.max_body_bytes = settings.max_body_bytes
         self.max_body_bytes_in_flight = max(4 * settings.max_body_bytes, _MIN_BODY_BYTES_IN_FLIGHT)
         self.body_bytes = 0
-        self.read_buffer = memoryview(bytearray(READ_BYTES))
-        """Where connections read into; what they need of it they copy before the next read."""
         self.idle_timeout_s = settings.idle_timeout_s
         self.header_timeout_s = settings.header_timeout_s
         self.body_timeout_s = settings.body_timeout_s

@@ -1,9 +1,9 @@
 """The state that all of a replica's APIs share."""
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Final
 
 import msgspec
@@ -63,7 +63,7 @@ class ReplicaState:
     described: Described | None = None
     loads_on_demand: bool = False
     waiting: int = 0
-    since: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=monotonic)
     """When it began to count, in monotonic time."""
     _on_batch: Callable[[Batch], None] | None = None
 
@@ -97,7 +97,7 @@ class ReplicaState:
     @property
     def stuck_s(self) -> float:
         """As `Engine.stuck_s`, now; 0 while no model is loaded."""
-        return self.served.engine.stuck_s(time.monotonic()) if self.served is not None else 0.0
+        return self.served.engine.stuck_s(monotonic()) if self.served is not None else 0.0
 
     def not_ready(self) -> ModelNotReadyError:
         """The error for a request that comes before the model is loaded."""
@@ -107,7 +107,7 @@ class ReplicaState:
         """Count a request that failed before the engine took it; the engine counts its own."""
         if ticket.state is TicketState.NEW:
             accounts = Accounts(self.statistics, self.phases)
-            accounts.failed(error, time.monotonic() - ticket.received_at)
+            accounts.failed(error, monotonic() - ticket.received_at)
 
     @property
     def model(self) -> ServedModel:
@@ -171,7 +171,7 @@ class ReplicaState:
         """
         if limit_s != math.inf:
             ticket.deadline = ticket.received_at + limit_s
-        now = time.monotonic()
+        now = monotonic()
         self.phases.preprocess.observe(now - ticket.received_at)
         self.model.engine.submit(ticket, now)
 

@@ -63,8 +63,7 @@ class Side:
         self.connection.connection_made(self.wire)
 
     def send(self, raw: bytes) -> None:
-        self.server.read_buffer[: len(raw)] = raw
-        self.connection.buffer_updated(len(raw))
+        self.connection.data_received(raw)
 
 
 def a_request(
