@@ -16,6 +16,9 @@ _ID: Final = re.compile(rb"\r\nx-request-id:[ \t]*([0-9a-f-]{36})[ \t]*(?=\r\n)"
 _ID_BYTES: Final = 36
 _ID_LETTERS: Final = b"0123456789abcdef-"
 _MOST_DIGITS: Final = 5
+_REMEMBERED_SIZES: Final = 32
+_NO_HEAD: Final = b"\r\n"
+"""What no request begins with that came to be known."""
 _NOT_PLAIN: Final = (b"transfer-encoding", b"expect", b"upgrade", b"trailer")
 """Headers that make more of a request than a head and a body of a known length."""
 
@@ -30,7 +33,7 @@ class KnownHead:
         after: From the id to the end; empty if there is none.
     """
 
-    __slots__ = ("_after", "_before", "_between", "_headers", "_sizes", "method", "target")
+    __slots__ = ("_after", "_before", "_between", "_headers", "_starts", "method", "target")
 
     def __init__(  # noqa: PLR0917  # positional, in the order of the bytes
         self,
@@ -47,33 +50,45 @@ class KnownHead:
         self._before = before
         self._between = between
         self._after = after
-        self._sizes = len(before), len(between), len(after)
+        self._starts: dict[int, tuple[bytes, bytes]] = {}
 
     def find(self, raw: bytes) -> tuple[dict[bytes, bytes], bytes] | None:
         """The headers and the body of `raw`, if that is this head and its whole body, no more.
 
         The headers are the caller's to keep.
         """
-        if not raw.startswith(self._before):
-            return None
-        start, between_bytes, after_bytes = self._sizes
-        end = raw.find(b"\r", start, start + _MOST_DIGITS + 1)
-        if end < 0 or not raw.startswith(self._between, end):
-            return None
-        digits = raw[start:end]
-        if not digits.isdigit():
+        start, digits = self._starts.get(len(raw)) or self._start_for(len(raw))
+        if not raw.startswith(start):
             return None
         headers = self._headers.copy()
         headers[b"content-length"] = digits
-        at = end + between_bytes
-        if after_bytes:
+        at = len(start)
+        if self._after:
             stop = at + _ID_BYTES
             request_id = raw[at:stop]
             if request_id.translate(None, _ID_LETTERS) or not raw.startswith(self._after, stop):
                 return None
             headers[b"x-request-id"] = request_id
-            at = stop + after_bytes
-        return (headers, raw[at:]) if len(raw) == at + int(digits) else None
+            at = stop + len(self._after)
+        return headers, raw[at:]
+
+    def _start_for(self, size: int) -> tuple[bytes, bytes]:
+        """How a request of `size` bytes begins, up to its id, and its Content-Length.
+
+        The length is what is left beside the head, which has the length's digits: only one fits.
+        """
+        others = len(self._before) + len(self._between) + len(self._after)
+        left = size - others - (_ID_BYTES if self._after else 0)
+        for count in range(1, _MOST_DIGITS + 1):
+            digits = b"%d" % max(left - count, 0)
+            if len(digits) == count <= left:
+                break
+        else:
+            return _NO_HEAD, b""
+        if len(self._starts) >= _REMEMBERED_SIZES:
+            self._starts.clear()
+        found = self._starts[size] = (self._before + digits + self._between, digits)
+        return found
 
 
 def learn(
