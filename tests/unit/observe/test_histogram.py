@@ -1,5 +1,6 @@
 import math
 import statistics
+from bisect import bisect_left
 
 import pytest
 from hypothesis import given
@@ -94,3 +95,17 @@ def test_many_at_once_count_as_one_by_one(values: list[float]) -> None:
 
     assert at_once.counts == one_by_one.counts
     assert at_once.sum == pytest.approx(one_by_one.sum)
+
+
+uneven = st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=9, unique=True).map(
+    lambda bounds: tuple(sorted(bounds))
+)
+
+
+@given(st.sampled_from([FINE_S, TWO_DIGITS_S, ROWS_BOUNDS]) | uneven, st.data())
+def test_a_value_is_in_the_first_bucket_whose_bound_is_not_below_it(
+    bounds: tuple[float, ...], data: st.DataObject
+) -> None:
+    value = data.draw(st.floats() | st.sampled_from(bounds) | st.floats(bounds[0], bounds[-1]))
+
+    assert Histogram(bounds).place_of(value) == bisect_left(bounds, value)
