@@ -14,7 +14,7 @@ JOBS ?= 3
 PYTEST_JOBS := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # What runs for every request, and its callers' view of it.
-COMPILED_TESTS := tests/e2e/serving tests/e2e/attacks tests/unit/engine tests/unit/protocol tests/unit/serving tests/unit/observe tests/unit/runtimes
+COMPILED_TESTS := tests/e2e/serving tests/e2e/attacks tests/unit/core/test_requests.py tests/unit/engine tests/unit/protocol tests/unit/serving tests/unit/observe tests/unit/runtimes
 
 # src's bytecode is compiled by hand: an editable install never is, and where
 # PYTHONDONTWRITEBYTECODE is set every process start would parse it again.

@@ -59,11 +59,15 @@ if TYPE_CHECKING:
     from headrace.core.feature_source import FeatureSource, FetchedFeatures
     from headrace.core.inspected import FirstRun, Inspect, Inspected
     from headrace.core.requests import (
+        BatchOutputs,
         InferRequest,
         InferResponse,
+        Packed,
         Parameter,
         Parameters,
+        Part,
         RequestedOutput,
+        arrays_of,
     )
     from headrace.core.signature import (
         VARIABLE,
@@ -86,6 +90,7 @@ __all__ = [
     "Array",
     "ArtifactCorruptError",
     "ArtifactsSettings",
+    "BatchOutputs",
     "BatchingSettings",
     "Clock",
     "Code",
@@ -116,9 +121,11 @@ __all__ = [
     "NotSignedError",
     "OnUnavailable",
     "OverloadedError",
+    "Packed",
     "PaddingSettings",
     "Parameter",
     "Parameters",
+    "Part",
     "PayloadTooLargeError",
     "PermissionDeniedError",
     "PoolSettings",
@@ -134,6 +141,7 @@ __all__ = [
     "UnavailableError",
     "UnsupportedError",
     "UnsupportedModelError",
+    "arrays_of",
     "check_inputs",
     "check_name",
     "check_version",
@@ -149,7 +157,17 @@ _WITH_NUMPY = {
     "examples": ("example_inputs",),
     "feature_source": ("FeatureSource", "FetchedFeatures"),
     "inspected": ("FirstRun", "Inspect", "Inspected"),
-    "requests": ("InferRequest", "InferResponse", "Parameter", "Parameters", "RequestedOutput"),
+    "requests": (
+        "BatchOutputs",
+        "InferRequest",
+        "InferResponse",
+        "Packed",
+        "Parameter",
+        "Parameters",
+        "Part",
+        "RequestedOutput",
+        "arrays_of",
+    ),
     "signature": (
         "Array",
         "ModelSignature",

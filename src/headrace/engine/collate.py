@@ -8,8 +8,10 @@ import numpy as np
 from headrace.core import (
     VARIABLE,
     Array,
+    BatchOutputs,
     ModelSignature,
     PaddingSettings,
+    Part,
     RuntimeFailedError,
     Tensors,
 )
@@ -81,6 +83,10 @@ def join(tickets: Sequence[Ticket], plan: PaddingPlan | None) -> tuple[Tensors, 
     first = tickets[0]
     if len(tickets) == 1:
         return first.request.inputs, first.length
+    if plan is None:
+        packed = _join_packed(tickets)
+        if packed is not None:
+            return packed, first.length
     many = [ticket.request.inputs for ticket in tickets]
     longest = max([ticket.length for ticket in tickets])
     if plan is None or all(ticket.length == longest for ticket in tickets):
@@ -93,6 +99,23 @@ def join(tickets: Sequence[Ticket], plan: PaddingPlan | None) -> tuple[Tensors, 
         )
         for name in many[0]
     }, longest
+
+
+def _join_packed(tickets: Sequence[Ticket]) -> Tensors | None:
+    """The inputs of tickets whose only input is bytes as yet: joined faster than arrays."""
+    first = tickets[0].request.packed
+    if first is None:
+        return None
+    rows = 0
+    parts = []
+    for ticket in tickets:
+        packed = ticket.request.packed
+        if packed is None:
+            return None
+        rows += ticket.rows
+        parts.append(packed.data)
+    shape = (rows, *first.shape[1:])
+    return {first.name: np.ndarray(shape, first.dtype, b"".join(parts))}
 
 
 def _pad(arrays: Sequence[Array], axis: int, length: int, value: float) -> Array:
@@ -113,8 +136,8 @@ def _pad(arrays: Sequence[Array], axis: int, length: int, value: float) -> Array
 
 def split(
     outputs: Tensors, tickets: Sequence[Ticket], *, plan: PaddingPlan | None, padded_to: int
-) -> list[Tensors]:
-    """Each ticket's rows of the batch's outputs, as views.
+) -> Sequence[Tensors | Part]:
+    """Each ticket's rows of the batch's outputs, as a part of them or as views.
 
     Raises:
         RuntimeFailedError: An output does not have one row for each row of the batch.
@@ -131,15 +154,17 @@ def split(
                 "its first axis is no batch axis"
             )
             raise RuntimeFailedError(msg)
-    items = list(outputs.items())
-    parts = []
+    batch = BatchOutputs(outputs)
+    parts: list[Tensors | Part] = []
     start = 0
     for ticket in tickets:
         end = start + ticket.rows
-        part = {name: array[start:end] for name, array in items}
+        part = Part(batch, start, end)
         if plan is not None and ticket.length < padded_to:
-            part = {name: _unpad(array, plan, name, ticket.length) for name, array in part.items()}
-        parts.append(part)
+            arrays = part.arrays()
+            parts.append({name: _unpad(arrays[name], plan, name, ticket.length) for name in arrays})
+        else:
+            parts.append(part)
         start = end
     return parts
 

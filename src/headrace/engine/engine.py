@@ -21,15 +21,17 @@ from headrace.core import (
     InferResponse,
     InvalidArgumentError,
     OverloadedError,
+    Part,
     RequestCancelledError,
     Tensors,
     UnavailableError,
+    arrays_of,
 )
 from headrace.engine.accounts import Accounts
 from headrace.engine.admission import CERTAINTY, Pace, check_deadline
 from headrace.engine.collate import PaddingPlan, Shapes
 from headrace.engine.queue import BatchQueue, level_of
-from headrace.engine.run import Batch, Result, run_batch
+from headrace.engine.run import Batch, run_batch
 from headrace.engine.service_time import ServiceTimes
 from headrace.engine.ticket import Ticket, TicketState
 from headrace.observe import ModelStatistics, PhaseHistograms
@@ -400,7 +402,7 @@ class Engine:
             ticket.state = DONE
             wait_s = batch.formed_at - ticket.queued_at
             waits_s.append(wait_s)
-            if isinstance(result, dict):
+            if not isinstance(result, HeadraceError):
                 answered += 1
                 queued_s += wait_s
                 took_s = now - ticket.received_at
@@ -416,10 +418,11 @@ class Engine:
             phases.postprocess.observe((self._clock() - now) / answered, answered)
         self._accounts.finished(batch, answered=answered, queued_s=queued_s, total_s=total_s)
 
-    def _response(self, ticket: Ticket, outputs: Tensors) -> InferResponse:
+    def _response(self, ticket: Ticket, outputs: Tensors | Part) -> InferResponse:
         request = ticket.request
         if request.outputs:
-            outputs = {output.name: outputs[output.name] for output in request.outputs}
+            arrays = arrays_of(outputs)
+            outputs = {output.name: arrays[output.name] for output in request.outputs}
         statistics = self.statistics
         return InferResponse(
             model_name=statistics.name,
@@ -428,8 +431,7 @@ class Engine:
             id=request.id,
         )
 
-    def _fail(self, ticket: Ticket, error: Result, now: float) -> None:
-        assert isinstance(error, HeadraceError)
+    def _fail(self, ticket: Ticket, error: HeadraceError, now: float) -> None:
         self._accounts.failed(error, now - ticket.received_at)
         ticket.complete(error)
 

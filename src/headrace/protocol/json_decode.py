@@ -119,18 +119,7 @@ class InferDecoder:
             array: Array = np.ndarray(shape, dtype, body, at)
             inputs[name] = array if array.flags.aligned else array.copy()
             at += size
-        like = known.request
-        return InferRequest(
-            model_name=self._model,
-            inputs=inputs,
-            rows=like.rows,
-            model_version=self._version,
-            outputs=like.outputs,
-            binary_data_output=like.binary_data_output,
-            priority=like.priority,
-            timeout_s=like.timeout_s,
-            parameters=like.parameters,
-        )
+        return known.request.with_inputs(inputs)
 
     def _remember(self, header: bytes, message: InferMessage, request: InferRequest) -> None:
         """Keep a header that others may send again: of binary numbers only, and without an id."""
@@ -147,9 +136,8 @@ class InferDecoder:
             (item.name, array.shape, array.dtype, array.nbytes)
             for item, array in ((item, arrays[item.name]) for item in message.inputs)
         )
-        request_without_data = msgspec.structs.replace(request, inputs={})
         size = sum(tensor[3] for tensor in tensors)
-        self._known[header] = _Known(tensors, size, request_without_data)
+        self._known[header] = _Known(tensors, size, request.with_inputs({}))
 
     def _decode_small(self, body: bytes | bytearray) -> InferRequest:
         for _ in self._typed:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from headrace.core import HeadraceError, InferRequest, Tensors
+from headrace.core import HeadraceError, InferRequest, Tensors, arrays_of
 from headrace.core.priorities import DEFAULT_LEVEL
 from headrace.engine import BatchQueue, Ticket
 from headrace.engine.collate import Shapes, join, split
@@ -151,7 +151,7 @@ class Answerer:
         if not scored.errors:
             outputs = split(scored.outputs, parts, plan=self._plan, padded_to=length)
             for part, mine in zip(parts, outputs, strict=True):
-                self._encode(part.of, mine, range(len(part.of.places)), places, results)
+                self._encode(part.of, arrays_of(mine), range(len(part.of.places)), places, results)
             return
         self._run_with_errors(parts, scored, length, places, results)
 
@@ -185,7 +185,7 @@ class Answerer:
         outputs = split(scored.outputs, parts, plan=self._plan, padded_to=length)
         for part, mine, good in zip(parts, outputs, kept, strict=True):
             if good:
-                self._encode(part.of, mine, good, places, results)
+                self._encode(part.of, arrays_of(mine), good, places, results)
 
     def _encode(
         self,

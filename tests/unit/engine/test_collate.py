@@ -9,9 +9,11 @@ from headrace.core import (
     Datatype,
     InferRequest,
     ModelSignature,
+    Packed,
     PaddingSettings,
     RuntimeFailedError,
     TensorSpec,
+    arrays_of,
 )
 from headrace.engine import Ticket, padding_plan
 from headrace.engine.collate import Shapes, join, split
@@ -83,7 +85,7 @@ def test_joined_and_split_again_each_request_has_its_own_rows(
     parts = split(outputs, tickets, plan=PLAN, padded_to=longest)
 
     assert longest == max(length for length, _ in wanted)
-    for (length, rows), part in zip(wanted, parts, strict=True):
+    for (length, rows), part in zip(wanted, map(arrays_of, parts), strict=True):
         np.testing.assert_array_equal(part["tokens"], np.full((rows, length, 4), length))
         np.testing.assert_array_equal(part["whole"], np.full((rows, 4), length))
 
@@ -104,3 +106,25 @@ def test_an_output_without_a_row_for_each_row_is_refused_by_name() -> None:
 def test_a_plain_ticket_has_nobody_to_tell() -> None:
     with pytest.raises(NotImplementedError):
         Ticket().complete(RuntimeFailedError("x"))
+
+
+def a_row(number: float, rows: int, *, is_packed: bool) -> Recorded:
+    array = np.full((rows, 3), number, np.float32)
+    packed = Packed("x", (rows, 3), array.dtype, array.tobytes())
+    inputs = packed if is_packed else {"x": array}
+    return Recorded(InferRequest(model_name="m", rows=rows, inputs=inputs))
+
+
+@given(st.lists(st.tuples(st.floats(width=32), st.integers(1, 3), st.booleans()), min_size=1))
+def test_bytes_are_joined_as_arrays_are(wanted: list[tuple[float, int, bool]]) -> None:
+    tickets: list[Ticket] = [a_row(n, rows, is_packed=packed) for n, rows, packed in wanted]
+
+    inputs, _ = join(tickets, None)
+
+    expected = np.concatenate([np.full((rows, 3), n, np.float32) for n, rows, _ in wanted])
+    assert list(inputs) == ["x"]
+    assert inputs["x"].dtype == np.float32
+    np.testing.assert_array_equal(inputs["x"], expected)
+    for ticket, (number, rows, _) in zip(tickets, wanted, strict=True):
+        own = np.full((rows, 3), number, np.float32)
+        np.testing.assert_array_equal(ticket.request.inputs["x"], own)

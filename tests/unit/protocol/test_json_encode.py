@@ -3,12 +3,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays_st
 
 from headrace.core import (
     Array,
+    BatchOutputs,
     InferRequest,
     InferResponse,
     InvalidArgumentError,
+    Part,
     RequestedOutput,
     RuntimeFailedError,
 )
@@ -209,3 +214,57 @@ def test_classes_in_binary_are_bytes_elements() -> None:
 def test_what_is_no_number_has_no_classes(array: Array) -> None:
     with pytest.raises(InvalidArgumentError, match="class result not available for output 'y'"):
         classes(array, 1)
+
+
+def answers(batch: dict[str, Array], sizes: list[int], request: InferRequest) -> list[bytes]:
+    """What one encoder answers to requests of so many rows, whose rows ran together; twice."""
+    encoder = InferEncoder("m", "3", ROW)
+    bodies: list[bytes] = []
+    for _ in range(2):
+        together, start = BatchOutputs(batch), 0
+        bodies = []
+        for size in sizes:
+            part = Part(together, start, start + size)
+            body, length = encoder.encode(InferResponse(model_name="m", outputs=part), request)
+            assert length is None
+            bodies.append(body if isinstance(body, bytes) else b"".join(body))
+            start += size
+    return bodies
+
+
+batches = st.sampled_from(["<f4", "<f8", "<i8", "<u1", "?"]).flatmap(
+    lambda dtype: arrays_st.arrays(
+        np.dtype(dtype), arrays_st.array_shapes(max_dims=3, min_side=0, max_side=4)
+    )
+)
+
+
+@given(batches, st.data(), st.sampled_from(["", "7"]))
+def test_rows_that_ran_together_are_written_as_each_alone(
+    array: Array, data: st.DataObject, request_id: str
+) -> None:
+    sizes: list[int] = []
+    while sum(sizes) < len(array):
+        sizes.append(data.draw(st.integers(1, len(array) - sum(sizes))))
+    request = ask(id=request_id)
+
+    alone, start = [], 0
+    for size in sizes:
+        alone.append(encode(answer(y=array[start : start + size]), request)[0])
+        start += size
+    assert answers({"y": array}, sizes, request) == alone
+    assert answers({"y": np.asfortranarray(array)}, sizes, request) == alone
+
+
+def test_text_and_several_outputs_are_written_for_each_request() -> None:
+    texts: Array = np.array([[b"],["], [b"b"]], dtype=object)
+    first, second = answers({"y": texts, "z": np.array([1, 2])}, [1, 1], ask())
+
+    assert [one["data"] for one in json.loads(first)["outputs"]] == [["],["], [1]]
+    assert [one["data"] for one in json.loads(second)["outputs"]] == [["b"], [2]]
+    assert [
+        json.loads(one)["outputs"][0]["data"] for one in answers({"y": texts}, [1, 1], ask())
+    ] == [
+        ["],["],
+        ["b"],
+    ]
