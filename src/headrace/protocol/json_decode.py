@@ -18,12 +18,14 @@ from headrace.core import (
 from headrace.protocol.byte_tensors import Body
 from headrace.protocol.inputs import InputTensor, ModelInputs, Plan
 from headrace.protocol.json_bounds import check_parts, check_values
+from headrace.protocol.json_known import KnownDocument, KnownDocuments
 from headrace.protocol.json_large import large_array, parse_large
 from headrace.protocol.json_messages import (
     UNREADABLE,
     InferMessage,
     InputMessage,
-    typed_decoder,
+    around_data,
+    typed_decoders,
     unreadable,
 )
 from headrace.protocol.parameters import (
@@ -55,6 +57,14 @@ class _Known(NamedTuple):
     """All but the data."""
 
 
+class _Typed(NamedTuple):
+    """Decoders of requests whose data is `is_nested` or flat: of the `whole`, and of `data`."""
+
+    whole: msgspec.json.Decoder[InferMessage]
+    data: msgspec.json.Decoder[Any]
+    is_nested: bool
+
+
 class InferDecoder:
     """Decodes the infer requests of one model; not thread-safe.
 
@@ -79,6 +89,7 @@ class InferDecoder:
         self._general = msgspec.json.Decoder(InferMessage)
         self._known: dict[bytes, _Known] = {}
         self._typed = _typed_decoders(signature)
+        self._documents = KnownDocuments()
 
     def decode(self, body: Body, header_length: int | None = None) -> InferRequest:
         """The request that `body` holds, checked against the model's signature.
@@ -140,19 +151,43 @@ class InferDecoder:
         self._known[header] = _Known(tensors, size, request.with_inputs({}))
 
     def _decode_small(self, body: bytes | bytearray) -> InferRequest:
+        if isinstance(body, bytes):
+            known = self._documents.read(body)
+            if known is not None:
+                return known
         for _ in self._typed:
-            decoder, is_nested = self._typed[0]
+            way = self._typed[0]
             try:
-                message = decoder.decode(body)
+                message = way.whole.decode(body)
             except UNREADABLE:
                 # Callers seldom change between flat and nested: remember what came last.
                 self._typed.reverse()
                 continue
-            request = self._typed_request(message, is_nested=is_nested)
-            if request is not None:
-                return request
-            break
+            request = self._typed_request(message, is_nested=way.is_nested)
+            if request is None:
+                break
+            if self._count == 1 and self._documents.is_worth_learning():
+                self._learn(bytes(body), request, way)
+            return request
         return self._request(self._parse(body), body)
+
+    def _learn(self, body: bytes, request: InferRequest, way: "_Typed") -> None:
+        """Know this document again."""
+        around = around_data(body)
+        if around is None:
+            return
+        ((name, array),) = request.inputs.items()
+        tensor = self._tensors[name]
+        self._documents.learn(
+            KnownDocument(
+                *around,
+                data=way.data,
+                is_nested=way.is_nested,
+                tensor=tensor,
+                plan=tensor.plan(array.shape),
+                request=request.with_inputs({}),
+            )
+        )
 
     def _typed_request(self, message: InferMessage, *, is_nested: bool) -> InferRequest | None:
         """The request, if it is an ordinary one: JSON data of the expected element type only.
@@ -319,9 +354,7 @@ def _joint_rows(rows: int, plan: Plan) -> int:
     return plan.rows if rows in (0, plan.rows) else _DISAGREE
 
 
-def _typed_decoders(
-    signature: ModelSignature,
-) -> list[tuple[msgspec.json.Decoder[InferMessage], bool]]:
+def _typed_decoders(signature: ModelSignature) -> list[_Typed]:
     """Decoders for flat and for nested data, if all inputs hold numbers of one JSON type."""
     datatypes = {spec.datatype for spec in signature.inputs}
     if Datatype.FP16 in datatypes or not datatypes <= PACK_CODES.keys():
@@ -331,10 +364,15 @@ def _typed_decoders(
     if len(kinds) != 1:
         return []
     (element,) = kinds
-    decoders = [(typed_decoder(element, 1), False)]
+    decoders = [_typed(element, 1)]
     if len(ranks) == 1 and max(ranks) > 1:
-        decoders.append((typed_decoder(element, max(ranks)), True))
+        decoders.append(_typed(element, max(ranks)))
     return decoders
+
+
+def _typed(element: type, rank: int) -> _Typed:
+    whole, data = typed_decoders(element, rank)
+    return _Typed(whole, data, rank > 1)
 
 
 def _binary_size(item: InputMessage, *, has_binary: bool) -> int:

@@ -44,11 +44,38 @@ class InferMessage(msgspec.Struct, gc=False):
     outputs: list[OutputMessage] | None = None
 
 
-def typed_decoder(element: type, rank: int) -> msgspec.json.Decoder[InferMessage]:
-    """Decodes requests whose inputs all hold JSON data of one type, in lists `rank` deep.
+class _RawInput(msgspec.Struct, gc=False):
+    data: msgspec.Raw
 
-    It checks every element at the parser's speed. Its messages have the fields of `InferMessage`,
-    and `data` is always there.
+
+class _RawMessage(msgspec.Struct, gc=False):
+    inputs: list[_RawInput]
+
+
+_RAW: Final = msgspec.json.Decoder(_RawMessage)
+_EMPTY: Final = b"[]"
+
+
+def around_data(body: bytes) -> tuple[bytes, bytes] | None:
+    """What stands before and after the data of a request's first input, an array of numbers.
+
+    None if that cannot be told.
+    """
+    data = bytes(_RAW.decode(body).inputs[0].data)
+    at = body.rfind(data)
+    before, after = body[:at], body[at + len(data) :]
+    emptied = bytes(_RAW.decode(before + _EMPTY + after).inputs[0].data)
+    return (before, after) if data != _EMPTY == emptied else None
+
+
+def typed_decoders(
+    element: type, rank: int
+) -> tuple[msgspec.json.Decoder[InferMessage], msgspec.json.Decoder[Any]]:
+    """Decode requests whose inputs all hold JSON data of one type, in lists `rank` deep; and data.
+
+    They check every element at the parser's speed. The first one's messages have the fields of
+    `InferMessage`, and `data` is always there; the second one takes the data of an input alone, and
+    makes a tuple of flat data, as `struct` takes it.
     """
     data: Any = element
     for _ in range(rank):
@@ -74,7 +101,10 @@ def typed_decoder(element: type, rank: int) -> msgspec.json.Decoder[InferMessage
         ],
         gc=False,
     )
-    return cast("msgspec.json.Decoder[InferMessage]", msgspec.json.Decoder(whole))
+    return (
+        cast("msgspec.json.Decoder[InferMessage]", msgspec.json.Decoder(whole)),
+        msgspec.json.Decoder(tuple[element, ...] if rank == 1 else data),  # type: ignore[valid-type]  # made here
+    )
 
 
 def unreadable(error: BaseException) -> InvalidArgumentError:
