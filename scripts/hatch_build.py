@@ -6,6 +6,7 @@ readers. C files and objects go to `build/`, nothing beside the sources.
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,6 +55,9 @@ def compiled(root: Path, modules: list[str], into: Path) -> dict[str, str]:
         opt_level="3",
         debug_level="0",
     )
+    if sys.platform == "linux":
+        for extension in extensions:  # calls into a shared libpython then go there directly
+            extension.extra_compile_args.append("-fno-plt")
     distribution = Distribution({"name": NAME, "ext_modules": extensions})
     command = build_ext(distribution)
     command.build_lib, command.build_temp = str(into / "lib"), str(into / "o")
