@@ -15,8 +15,8 @@ class Peer:
 
     `times` is how many times its requests/s Headrace promises for small models. `is_python`: a
     server written in Python, with which start and memory are compared. `upstream` is its protocol
-    behind our gateway. `pads`: its batches take sentences of different lengths. `is_extra`:
-    measured only where it is asked for.
+    behind our gateway. `pads`: its batches take sentences of different lengths. `warm_s`: how long
+    it is kept busy before it is measured. `is_extra`: measured only where it is asked for.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Peer:
     upstream: str = "http"
     environment: str = ""
     pads: bool = True
+    warm_s: float = 1.0
     is_extra: bool = False
 
     @property
@@ -150,6 +151,7 @@ _PEERS: Final = (
         is_python=False,
         upstream="torchserve",
         times=15,
+        warm_s=30.0,  # its front is Java, which is compiled while it runs: four times as fast then
     ),
 )
 

@@ -173,9 +173,13 @@ def closed_arm(pair: Pair, server: Server, load: closed.Load) -> Arm:
 
 
 def warm_up(pair: Pair) -> None:
-    """A second of load for both, unmeasured; in a short run the checks have to do."""
+    """Load for both, unmeasured, for as long as the peer needs to become as fast as it gets.
+
+    In a short run the checks have to do.
+    """
     for server in () if pair.plan.is_quick else pair.servers:
-        load = pair.closed_load(server, connections=4, seconds=1.0)
+        seconds = pair.task.peer.warm_s if server is pair.theirs else 1.0
+        load = pair.closed_load(server, connections=MANY, seconds=seconds)
         closed.measure(server.http, load, read=closed.read_tolerantly)
 
 
