@@ -75,6 +75,7 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_pipeline",
         "_raw",
+        "_reads_large",
         "_repeated",
         "_server",
         "_since",
@@ -93,6 +94,7 @@ class Connection(asyncio.Protocol):
         self._is_new = True
         self._is_reading_paused = self._is_writing_paused = False
         self._has_eof = False
+        self._reads_large = False
         self._is_arriving = False
         self._backlog = b""
         self._close_at: float | None = None
@@ -314,12 +316,14 @@ class Connection(asyncio.Protocol):
         except MemoryError:
             self.refuse_for_room()
         else:
-            self._transport.set_protocol(BodyReader(self))
+            if not self._reads_large:
+                self._reads_large = True
+                self._transport.set_protocol(BodyReader(self))
 
-    def room_for_body(self) -> memoryview | bytearray:
-        """Where the rest of a large body goes; what comes after a refusal goes nowhere."""
+    def room_for_body(self) -> memoryview | None:
+        """Where the rest of a large body goes; None if none is under way."""
         if self._direct is None or self._is_closing:
-            return bytearray(_SLICE_BYTES)
+            return None
         return self._direct[self._body_size :]
 
     def body_arrived(self, size: int) -> None:
@@ -330,6 +334,13 @@ class Connection(asyncio.Protocol):
         if self._takes(size) and self._body_size == len(self._direct):
             self.on_message_complete()
             self._parser = httptools.HttpRequestParser(self)  # the old one never saw the body's end
+
+    def head_arrived(self, data: bytes) -> None:
+        """As `data_received`, after a large body; back to the usual way if none follows."""
+        self.data_received(data)
+        if self._direct is None and not self._is_closing:
+            self._reads_large = False
+            self._transport.set_protocol(self)
 
     def on_body(self, data: bytes) -> None:
         """A part of the body; most bodies come in one."""
@@ -365,8 +376,6 @@ class Connection(asyncio.Protocol):
             return
         parser = self._parser
         server = self._server
-        if self._direct is not None:
-            self._transport.set_protocol(self)
         exchange = Exchange(
             self,
             parser.get_method(),

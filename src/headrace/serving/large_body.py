@@ -7,17 +7,21 @@ import numpy as np
 
 LARGE_BODY_BYTES: Final = 32 << 10
 """A larger body is read so; for a smaller one, taking turns would cost more than the copy."""
+_HEAD_BYTES: Final = 4 << 10
 _ALIGNMENT: Final = 16
 
 
 class Owner(Protocol):
-    """The connection whose body is read."""
+    """The connection whose bodies are read."""
 
-    def room_for_body(self) -> memoryview | bytearray:
-        """Where the next bytes of the body go; never empty."""
+    def room_for_body(self) -> memoryview | None:
+        """Where the next bytes of a large body go; None if none is under way."""
 
     def body_arrived(self, size: int) -> None:
         """So many bytes were written there."""
+
+    def head_arrived(self, data: bytes) -> None:
+        """Bytes that are not the middle of a large body."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As asyncio's."""
@@ -33,20 +37,30 @@ class Owner(Protocol):
 
 
 class BodyReader(asyncio.BufferedProtocol):
-    """Takes `owner`'s place as its transport's protocol while the body arrives."""
+    """Takes `owner`'s place as its transport's protocol while large bodies come.
 
-    __slots__ = ("_owner",)
+    Between them it reads little at once: what comes of a body with its head has to be copied.
+    """
+
+    __slots__ = ("_head", "_is_body", "_owner")
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
+        self._head = memoryview(bytearray(_HEAD_BYTES))
+        self._is_body = False
 
-    def get_buffer(self, sizehint: int) -> memoryview | bytearray:  # noqa: ARG002  # asyncio's signature
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # asyncio's signature
         """Where the next bytes go."""
-        return self._owner.room_for_body()
+        room = self._owner.room_for_body()
+        self._is_body = room is not None
+        return self._head if room is None else room
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes arrived there."""
-        self._owner.body_arrived(nbytes)
+        if self._is_body:
+            self._owner.body_arrived(nbytes)
+        else:
+            self._owner.head_arrived(bytes(self._head[:nbytes]))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The caller left."""
