@@ -179,7 +179,9 @@ def warm_up(pair: Pair) -> None:
     """
     for server in () if pair.plan.is_quick else pair.servers:
         seconds = pair.task.peer.warm_s if server is pair.theirs else 1.0
-        load = pair.closed_load(server, connections=MANY, seconds=seconds)
+        # Few with pictures: after 200 MB of JSON under way the kernel keeps buffers small for long.
+        connections = max(4, pair.model.max_batch)
+        load = pair.closed_load(server, connections=connections, seconds=seconds)
         closed.measure(server.http, load, read=closed.read_tolerantly)
 
 
