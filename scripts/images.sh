@@ -5,6 +5,7 @@
 #   BASE         the base image, python:3.12-slim. BASE=debian makes one here from Debian's packages
 #                by debootstrap (SUITE, trixie), for whom no registry is in reach. Needs root.
 #   BUILD_BASE   the same with pip and venv, where BASE has none.
+#   COMPILE_BASE the same Python with venv, headers and a C compiler; of BASE=python:3.12-slim, python:3.12.
 #   PREFIX, TAG  what the images are called: PREFIX/replica:TAG; headrace and the version.
 #   SBOM_DIR     where the bills of materials are put too, dist/images.
 #   UNLOCKED     what replica-torch installs besides, torch>=2.8: which build of it is up to pip's index.
@@ -19,6 +20,8 @@ prefix="${PREFIX:-headrace}"
 tag="${TAG:-$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)}"
 base="${BASE:-python:3.12-slim}"
 build_base="${BUILD_BASE:-$base}"
+# The slim ones of Python's official images are the others without a compiler.
+compile_base="${COMPILE_BASE:-${build_base/-slim/}}"
 sboms="${SBOM_DIR:-dist/images}"
 suite="${SUITE:-trixie}"
 
@@ -35,30 +38,42 @@ docker version >/dev/null 2>&1 ||
 work="$(mktemp -d)"
 trap 'rm -rf --one-file-system "$work"' EXIT
 
-# Debian with Python and pip, to build in; then the same without pip, to run in.
+# A Debian with these packages too, in FOLDER.
+bootstrap() { # bootstrap FOLDER PACKAGES
+  debootstrap --variant=minbase --cache-dir "$cache" --include="python3,python3-venv,ca-certificates,$2" \
+    "$suite" "$1" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$work/log" 2>&1 ||
+    { tail -n 5 "$work/log" >&2 && fail "debootstrap failed"; }
+  # Where the packages came from, and on which machine, is the builder's business.
+  printf 'deb http://deb.debian.org/debian %s main\n' "$suite" >"$1/etc/apt/sources.list"
+  rm -rf "$1"/etc/resolv.conf "$1"/etc/hostname "$1"/var/cache/apt/archives/*.deb \
+    "$1"/var/lib/apt/lists/* "$1"/var/log/*.log
+}
+import_image() { # import_image FOLDER NAME
+  tar -C "$1" -c . | docker import - "$2" >/dev/null
+}
+
+# Debian with Python: with pip, to build in; with a compiler; and without either, to run in.
 make_base() {
-  local root="$work/root"
-  base="headrace-base:$suite" build_base="headrace-build-base:$suite"
-  if [ -z "${REBUILD_BASE:-}" ] && docker image inspect "$base" "$build_base" >/dev/null 2>&1; then
+  local root="$work/root" cache="$work/packages"
+  base="headrace-base:$suite" build_base="headrace-build-base:$suite" compile_base="headrace-compile-base:$suite"
+  if [ -z "${REBUILD_BASE:-}" ] && docker image inspect "$base" "$build_base" "$compile_base" >/dev/null 2>&1; then
     say "$base is there (REBUILD_BASE=1 makes it anew)"
     return
   fi
   command -v debootstrap >/dev/null || fail "there is no debootstrap; Debian has it under that name"
   [ "$(id -u)" = 0 ] || fail "debootstrap needs root"
-  say "making $base of Debian's packages, which takes a minute"
-  debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates,libgomp1,tini,tzdata "$suite" \
-    "$root" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$work/log" 2>&1 ||
-    { tail -n 5 "$work/log" >&2 && fail "debootstrap failed"; }
-  # Where the packages came from, and on which machine, is the builder's business.
-  printf 'deb http://deb.debian.org/debian %s main\n' "$suite" >"$root/etc/apt/sources.list"
-  rm -rf "$root"/etc/resolv.conf "$root"/etc/hostname "$root"/var/cache/apt/archives/*.deb \
-    "$root"/var/lib/apt/lists/* "$root"/var/log/*.log
-  tar -C "$root" -c . | docker import - "$build_base" >/dev/null
+  say "making $base of Debian's packages, which takes two minutes"
+  mkdir -p "$cache"
+  bootstrap "$work/compile" python3-dev,gcc,libc6-dev
+  import_image "$work/compile" "$compile_base"
+  rm -rf --one-file-system "$work/compile"
+  bootstrap "$root" libgomp1,tini,tzdata
+  import_image "$root" "$build_base"
   local extra
   mapfile -t extra < <(chroot "$root" dpkg-query -W -f '${Package}\n' 'python3*-venv' 'python3-*-whl')
   chroot "$root" dpkg --purge "${extra[@]}" >"$work/log" 2>&1 ||
     { tail -n 5 "$work/log" >&2 && fail "cannot remove ${extra[*]}"; }
-  tar -C "$root" -c . | docker import - "$base" >/dev/null
+  import_image "$root" "$base"
 }
 
 # Wheels that pip's settings name as folders, where the build can see them.
@@ -130,7 +145,7 @@ build() { # build NAME
   local revision=""
   revision="$(git rev-parse --verify --quiet HEAD 2>/dev/null || true)"
   local arguments=(--file deploy/images/Dockerfile --build-arg "BASE=$base"
-    --build-arg "BUILD_BASE=$build_base" ${NETWORK:+--network "$NETWORK"} "${secrets[@]}")
+    --build-arg "BUILD_BASE=$build_base" --build-arg "COMPILE_BASE=$compile_base" ${NETWORK:+--network "$NETWORK"} "${secrets[@]}")
   if [ "$target" = replica ]; then arguments+=(--build-arg "LOCK=$lock" --build-arg "UNLOCKED=$unlocked"); fi
   local labels=(--label "org.opencontainers.image.title=headrace-$name"
     --label "org.opencontainers.image.version=$tag"

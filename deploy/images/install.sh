@@ -53,7 +53,8 @@ dependencies() {
 finish() {
   local lock="$1" site missing expected
   site="$(site_packages)"
-  pip install --quiet --no-compile --no-deps --no-index /wheels/*.whl
+  pip install --quiet --no-compile --no-deps --no-index /wheels/*.whl ||
+    fail "the wheel is not for this Python: COMPILE_BASE and BUILD_BASE have different ones"
   compile "$site/headrace"
   # pip has to be content but for what is left out on purpose.
   expected="$(/opt/build/bin/python -m scripts.images.requirements --left-out "$lock" | paste -sd '|')"
@@ -63,7 +64,9 @@ finish() {
 
   local target=/opt/package
   mkdir -p "$target/opt/headrace/bin" "$target$site"
-  cp -a "$site/headrace" "$site"/headrace-*.dist-info "$target$site/"
+  # What is compiled is one library beside the package, and a small one for each module.
+  find "$site" -maxdepth 1 \( -name headrace -o -name 'headrace-*.dist-info' -o -name 'headrace__mypyc*' \) \
+    -exec cp -a --target-directory "$target$site" {} +
   cp -a /opt/headrace/bin/headrace "$target/opt/headrace/bin/"
   # CUDA's libraries come as packages of Python's, where the loader does not look by itself.
   if compgen -G "$site/nvidia/*/lib" >/dev/null; then

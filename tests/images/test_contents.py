@@ -83,6 +83,19 @@ print(len(sources) > 300, missing)
     assert in_image(docker, images[name], "python", "-c", script) == "True []"
 
 
+def test_what_runs_for_every_request_is_compiled(
+    docker: Docker, images: Mapping[str, str], name: str
+) -> None:
+    script = """
+import importlib.util
+for name in ("core.requests", "engine.engine", "protocol.json_decode", "serving.connection"):
+    print(importlib.util.find_spec(f"headrace.{name}").origin[-3:])
+import headrace.core.requests
+"""
+
+    assert set(in_image(docker, images[name], "python", "-c", script).split()) == {".so"}
+
+
 def test_envoy_is_where_it_is_needed_only(
     docker: Docker, images: Mapping[str, str], name: str
 ) -> None:
