@@ -167,13 +167,17 @@ def _question(suite: str) -> str:
 
 
 def _alone(part: Part) -> Iterator[str]:
-    for (suite, _, load), rows in tables.grouped(part.rows).items():
-        if suite in suites.ALONE:
-            columns = tables.COLUMNS[suite]
-            lines = [[row.server, *[column.cell(row) for column in columns]] for row in rows]
-            headings = ["", *[column.heading for column in columns]]
-            yield f"### {suite.capitalize()}\n\n{_question(suite)} {load}."
-            yield tables.markdown(headings, lines)
+    asked = ""
+    for (suite, model, load), rows in tables.grouped(part.rows).items():
+        if suite not in suites.ALONE:
+            continue
+        if suite != asked:
+            yield f"### {suite.capitalize()}\n\n{_question(suite)}"
+            asked = suite
+        columns = tables.COLUMNS[suite]
+        lines = [[row.server, *[column.cell(row) for column in columns]] for row in rows]
+        headings = ["", *[column.heading for column in columns]]
+        yield f"**{model}, {load}**\n\n{tables.markdown(headings, lines)}"
 
 
 def _conditions(run: Run) -> str:
@@ -209,11 +213,17 @@ def _batches(parts: Sequence[Part]) -> Iterator[str]:
             yield f"Largest batch with {model}, the better of {tried}: {', '.join(chosen)}"
 
 
+def measured(value: float, limit: float) -> str:
+    """`value` with three digits, or as many as tell it from `limit`."""
+    texts = [f"{value:.{digits}g}" for digits in range(3, 7)]
+    return next((text for text in texts if float(text) != limit), texts[0])
+
+
 def _promises(run: Run) -> str:
     rows = [
         [
             target["text"],
-            f"{target['value']:.3g} {target['unit']}".strip(),
+            f"{measured(target['value'], target['limit'])} {target['unit']}".strip(),
             f"{target['bound']} {target['limit']:g}",
             "kept" if target["met"] else "**broken**",
         ]

@@ -191,3 +191,13 @@ def test_a_run_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
     assert store.read_run(tmp_path / "latest.json") == whole
     assert (tmp_path / "now.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "text"),
+    [(1.29983, 1.3, "1.2998"), (1.3, 1.3, "1.3"), (2.339, 1.2, "2.34"), (335.7, 15, "336")],
+)
+def test_a_figure_that_is_just_not_enough_does_not_look_like_enough(
+    value: float, limit: float, text: str
+) -> None:
+    assert page.measured(value, limit) == text
