@@ -134,14 +134,15 @@ class BatchOutputs:
     """What one run answered for several requests, whose rows lie one after the other.
 
     `bodies`: the answer to each row as an encoder made it, for all at once; None before that, empty
-    if it cannot.
+    if it cannot. `binary_bodies`: the same with raw numbers.
     """
 
-    __slots__ = ("arrays", "bodies")
+    __slots__ = ("arrays", "binary_bodies", "bodies")
 
     def __init__(self, arrays: Tensors) -> None:
         self.arrays = arrays
         self.bodies: list[bytes] | None = None
+        self.binary_bodies: list[bytes] | None = None
 
 
 @mypyc_attr(acyclic=True)  # where it is compiled

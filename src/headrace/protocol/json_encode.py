@@ -7,6 +7,7 @@ import orjson
 
 from headrace.core import (
     Array,
+    BatchOutputs,
     Datatype,
     InferRequest,
     InferResponse,
@@ -57,12 +58,11 @@ class InferEncoder:
         if request.outputs or response.parameters:
             return self._encode_any(response, request)
         part = response.part
-        if part is not None and part.end - part.start == 1 and not request.binary_data_output:
-            bodies = part.batch.bodies
-            if bodies is None:
-                bodies = part.batch.bodies = self._bodies(part.batch.arrays)
-            if bodies and not request.id:
-                return bodies[part.start], None
+        if part is not None and part.end - part.start == 1 and not request.id:
+            binary = request.binary_data_output
+            bodies = self._binary_bodies(part.batch) if binary else self._bodies(part.batch)
+            if bodies:
+                return bodies[part.start], len(bodies[-1]) if binary else None
         outputs = response.outputs
         if len(outputs) != 1:
             return self._encode_any(response, request)
@@ -102,11 +102,17 @@ class InferEncoder:
             return b"".join(buffers), len(header)
         return buffers, len(header)
 
-    def _bodies(self, arrays: Tensors) -> list[bytes]:
+    def _bodies(self, batch: BatchOutputs) -> list[bytes]:
         """The answers to all rows of a batch: their numbers are made at once, then cut apart.
 
         Empty where that is no gain: for text, and for what is answered in several outputs.
         """
+        bodies = batch.bodies
+        if bodies is None:
+            bodies = batch.bodies = self._new_bodies(batch.arrays)
+        return bodies
+
+    def _new_bodies(self, arrays: Tensors) -> list[bytes]:
         if len(arrays) != 1:
             return []
         ((name, array),) = arrays.items()
@@ -118,6 +124,26 @@ class InferEncoder:
         texts = orjson.dumps(rows, None, _NUMPY)[2:-2].split(b"],[")
         before = b"".join((self._start, _OUTPUTS, head.text, b"["))
         return [b"%b%b%b" % (before, text, _ROW_CLOSE) for text in texts]
+
+    def _binary_bodies(self, batch: BatchOutputs) -> list[bytes]:
+        """The same with raw numbers; behind them the header that all begin with."""
+        bodies = batch.binary_bodies
+        if bodies is None:
+            bodies = batch.binary_bodies = self._new_binary_bodies(batch.arrays)
+        return bodies
+
+    def _new_binary_bodies(self, arrays: Tensors) -> list[bytes]:
+        if len(arrays) != 1:
+            return []
+        ((name, array),) = arrays.items()
+        head = self._binary_heads.get((name, (1, *array.shape[1:])))
+        is_known = head is not None and head.dtype is array.dtype
+        if head is None or not is_known or not 0 < array.nbytes <= _JOINED_BYTES:
+            return []
+        header = b"".join((self._start, _OUTPUTS, head.text, _END))
+        raw = array.tobytes()
+        size = len(raw) // len(array)
+        return [*(header + raw[at : at + size] for at in range(0, len(raw), size)), header]
 
     def _json_data(self, name: str, array: Array) -> bytes:
         """An output from its name to the end of its data, without the closing brace."""

@@ -226,8 +226,10 @@ def answers(batch: dict[str, Array], sizes: list[int], request: InferRequest) ->
         for size in sizes:
             part = Part(together, start, start + size)
             body, length = encoder.encode(InferResponse(model_name="m", outputs=part), request)
-            assert length is None
-            bodies.append(body if isinstance(body, bytes) else b"".join(body))
+            assert (length is not None) == request.binary_data_output
+            bodies.append(
+                b"%d:" % (length or 0) + b"".join([body] if isinstance(body, bytes) else body)
+            )
             start += size
     return bodies
 
@@ -239,18 +241,22 @@ batches = st.sampled_from(["<f4", "<f8", "<i8", "<u1", "?"]).flatmap(
 )
 
 
-@given(batches, st.data(), st.sampled_from(["", "7"]))
+@given(batches, st.data(), st.sampled_from(["", "7"]), st.booleans())
 def test_rows_that_ran_together_are_written_as_each_alone(
-    array: Array, data: st.DataObject, request_id: str
+    array: Array,
+    data: st.DataObject,
+    request_id: str,
+    binary: bool,  # noqa: FBT001  # Hypothesis gives it
 ) -> None:
     sizes: list[int] = []
     while sum(sizes) < len(array):
         sizes.append(data.draw(st.integers(1, len(array) - sum(sizes))))
-    request = ask(id=request_id)
+    request = ask(id=request_id, binary=binary)
 
     alone, start = [], 0
     for size in sizes:
-        alone.append(encode(answer(y=array[start : start + size]), request)[0])
+        body, length = encode(answer(y=array[start : start + size]), request)
+        alone.append(b"%d:" % (length or 0) + body)
         start += size
     assert answers({"y": array}, sizes, request) == alone
     assert answers({"y": np.asfortranarray(array)}, sizes, request) == alone
@@ -258,13 +264,14 @@ def test_rows_that_ran_together_are_written_as_each_alone(
 
 def test_text_and_several_outputs_are_written_for_each_request() -> None:
     texts: Array = np.array([[b"],["], [b"b"]], dtype=object)
-    first, second = answers({"y": texts, "z": np.array([1, 2])}, [1, 1], ask())
+    first, second = documents({"y": texts, "z": np.array([1, 2])})
 
-    assert [one["data"] for one in json.loads(first)["outputs"]] == [["],["], [1]]
-    assert [one["data"] for one in json.loads(second)["outputs"]] == [["b"], [2]]
-    assert [
-        json.loads(one)["outputs"][0]["data"] for one in answers({"y": texts}, [1, 1], ask())
-    ] == [
-        ["],["],
-        ["b"],
-    ]
+    assert [one["data"] for one in first["outputs"]] == [["],["], [1]]
+    assert [one["data"] for one in second["outputs"]] == [["b"], [2]]
+    alone = documents({"y": texts})
+    assert [one["outputs"][0]["data"] for one in alone] == [["],["], ["b"]]
+
+
+def documents(batch: dict[str, Array]) -> list[Any]:
+    """What two requests of a row each are answered in JSON."""
+    return [json.loads(body.removeprefix(b"0:")) for body in answers(batch, [1, 1], ask())]
