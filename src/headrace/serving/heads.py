@@ -17,8 +17,6 @@ _ID_BYTES: Final = 36
 _ID_LETTERS: Final = b"0123456789abcdef-"
 _MOST_DIGITS: Final = 5
 _REMEMBERED_SIZES: Final = 32
-_NO_HEAD: Final = b"\r\n"
-"""What no request begins with that came to be known."""
 _NOT_PLAIN: Final = (b"transfer-encoding", b"expect", b"upgrade", b"trailer")
 """Headers that make more of a request than a head and a body of a known length."""
 
@@ -57,7 +55,10 @@ class KnownHead:
 
         The headers are the caller's to keep.
         """
-        start, digits = self._starts.get(len(raw)) or self._start_for(len(raw))
+        found = self._starts.get(len(raw)) or self._start_for(len(raw))
+        if found is None:
+            return None
+        start, digits = found
         if not raw.startswith(start):
             return None
         headers = self._headers.copy()
@@ -72,10 +73,11 @@ class KnownHead:
             at = stop + len(self._after)
         return headers, raw[at:]
 
-    def _start_for(self, size: int) -> tuple[bytes, bytes]:
+    def _start_for(self, size: int) -> tuple[bytes, bytes] | None:
         """How a request of `size` bytes begins, up to its id, and its Content-Length.
 
-        The length is what is left beside the head, which has the length's digits: only one fits.
+        The length is what is left beside the head, which has the length's digits: one fits, or
+        none, and then no such request has this size.
         """
         others = len(self._before) + len(self._between) + len(self._after)
         left = size - others - (_ID_BYTES if self._after else 0)
@@ -84,7 +86,7 @@ class KnownHead:
             if len(digits) == count <= left:
                 break
         else:
-            return _NO_HEAD, b""
+            return None
         if len(self._starts) >= _REMEMBERED_SIZES:
             self._starts.clear()
         found = self._starts[size] = (self._before + digits + self._between, digits)

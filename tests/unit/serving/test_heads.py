@@ -219,3 +219,17 @@ def test_of_two_ids_in_a_row_the_last_counts_each_time() -> None:
     side.send(twice(IDS[1]))
 
     assert [seen[2][b"x-request-id"] for seen in side.app.seen] == [IDS[0].encode()] * 2
+
+
+@pytest.mark.parametrize("stray", [b"\r\n", b"\r", b"\r\nPOST", b"\r\n" * 40, b"P", b"\n"])
+@pytest.mark.parametrize("request_id", ["", IDS[0]])
+def test_what_comes_between_requests_is_none(stray: bytes, request_id: str) -> None:
+    first, later = a_request(b"1", request_id=request_id), a_request(b"22", request_id=request_id)
+    knowing, bit_by_bit = Side(), Side()
+    for raw in (first, stray, later):
+        knowing.send(raw)
+        for at in range(len(raw)):
+            bit_by_bit.send(raw[at : at + 1])
+
+    assert knowing.app.seen == bit_by_bit.app.seen
+    assert knowing.wire.written == bit_by_bit.wire.written
