@@ -37,7 +37,7 @@ class Histogram:
         """The place of the bucket that holds `value`: of the first bound that is not below it.
 
         Compiled, this is a third of the cost of bisection, whose eight comparisons are of Python's
-        floats; interpreted it is three times that.
+        floats; interpreted it is half as much again.
         """
         if not value > self._first:
             return 0
