@@ -42,7 +42,7 @@ setup: $(READY) ## fill .venv with the locked requirements and this package
 ##@ Test
 .PHONY: test
 test: setup ## every test but long ones, twenty minutes, for each change; ARGS="-k gateway" narrows, JOBS=0 debugs
-	$(BIN)/pytest -m "not long" $(PYTEST_JOBS) $(ARGS)
+	$(BIN)/python -m scripts.run_tests -m "not long" $(PYTEST_JOBS) $(ARGS)
 
 .PHONY: test-long
 test-long: setup ## the long ones, 40 minutes: before a release, and after changes to what they are about

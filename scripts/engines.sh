@@ -76,4 +76,4 @@ fi
 say "running the tests of ${names[*]}"
 tests=()
 for name in "${names[@]}"; do tests+=(tests/e2e/jobs/test_"$name"*.py); done
-"$python" -m pytest -m engines "${tests[@]}" "$@"
+"$python" -m scripts.run_tests -m engines "${tests[@]}" "$@"

@@ -10,11 +10,18 @@ import os
 import pytest
 from hypothesis import settings
 
+from scripts.run_tests import record_run
+
 # No deadline: on a busy machine a slow example says nothing about the code.
 settings.register_profile("dev", deadline=None, max_examples=50)
 settings.register_profile("ci", deadline=None, max_examples=60, derandomize=True, print_blob=True)
 settings.register_profile("nightly", deadline=None, max_examples=400, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let no incomplete run pass, however pytest was started."""
+    record_run(config)
 
 
 # What fails in a suite says with which values; here, as it has to come before anybody imports them.
