@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from headrace.control.guards import is_upload
 from headrace.control.problems import PROBLEM_TYPE, problem_body
 from headrace.core import Code
 
@@ -30,8 +31,6 @@ MAX_HEAD_BYTES: Final = 64 << 10
 HEAD_TIMEOUT_S: Final = 10.0
 BODY_TIMEOUT_S: Final = 60.0
 MAX_CONNECTIONS: Final = 512
-_UPLOADS: Final = "/api/v1/models/"
-"""What begins so may take long; whoever reads it sees to it that it goes on."""
 _TIMEOUT: Final = 408
 _HEAD_TOO_LARGE: Final = 431
 _PHRASES: Final = {
@@ -88,7 +87,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._stop_waiting()
         super().on_headers_complete()
-        if not str(self.scope["path"]).startswith(_UPLOADS):
+        if not is_upload(self.scope["method"], self.scope["path"]):  # it bounds pauses itself
             self._wait(BODY_TIMEOUT_S)
 
     def on_message_complete(self) -> None:

@@ -1,4 +1,4 @@
-"""What may not reach the management API? What a browser was tricked into, and what is too large.
+"""Guards of the management API: the origin of requests and the size of their bodies.
 
 A web page that a user visits can send requests to his own loopback address. It cannot choose the
 Host header (against DNS rebinding we take known names only) nor hide its Origin.
@@ -7,6 +7,7 @@ Host header (against DNS rebinding we take known names only) nor hide its Origin
 import asyncio
 import contextlib
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -22,8 +23,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY_BYTES: Final = 4 << 20
-_UPLOADS: Final = "/api/v1/models/"
-"""Bodies of requests to what begins so are models: streamed to disk, with a bound of their own."""
+_UPLOAD: Final = re.compile("/api/v1/models/[^/]+")
 _LOGIN_PATHS: Final = frozenset({"/auth/login", "/auth/callback"})
 _JOINS: Final = {"cookie": "; "}
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost"})
@@ -104,16 +104,21 @@ class Guard:
         return None
 
 
+def is_upload(method: str, path: str) -> bool:
+    """Whether the body is a model, which its route streams to disk within its own bounds."""
+    return method == "POST" and _UPLOAD.fullmatch(path) is not None
+
+
 @dataclass(slots=True, kw_only=True)
 class BodyLimit:
-    """Refuses large bodies, but models."""
+    """Refuses bodies larger than `max_body_bytes`, except uploads of models."""
 
     app: App
     max_body_bytes: int = MAX_BODY_BYTES
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it."""
-        if scope["path"].startswith(_UPLOADS):
+        if is_upload(scope["method"], scope["path"]):
             await self.app(scope, receive, send)
             return
         body = await _read_body(receive, self.max_body_bytes)
