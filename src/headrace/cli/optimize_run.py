@@ -214,9 +214,7 @@ def _runtime(state: State) -> str:
 @contextmanager
 def _artifact(apart: SearchApart, state: State, name: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="headrace-optimized-") as mine:
-        folder = Path(mine) / name
-        folder.mkdir()
-        yield apart.artifact(state, folder)
+        yield apart.artifact(state, Path(mine) / name)
 
 
 def _tell(

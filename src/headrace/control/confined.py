@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from headrace.control.files import write_atomic
 from headrace.control.process import python_module
 from headrace.control.sandbox import Occasion, Sandbox
 from headrace.core import UnsupportedModelError
+from headrace.registry import copy_files
 from headrace.serving import confine
 from headrace.serving.memory import resident_bytes
 
@@ -154,22 +154,16 @@ class Confined:
 
         Raises:
             UnsupportedModelError: It cannot be read.
+            InvalidArgumentError: A link leaves it, or it holds something that is no file.
         """
         folder = self.given / kind
         for made in (self.given, folder):
             made.mkdir(exist_ok=True)
             made.chmod(0o755)
-        copy = folder / path.name
         try:
-            if path.is_dir():
-                shutil.copytree(path, copy)
-            else:
-                shutil.copyfile(path, copy)
-            for made in (copy, *(copy.rglob("*") if copy.is_dir() else ())):
-                made.chmod(0o755 if made.is_dir() else 0o644)
+            return copy_files(path, folder / path.name)
         except OSError as error:
             raise UnsupportedModelError(f"{path}: {error.strerror or error}") from error
-        return copy
 
     def ask(self, name: str, request: msgspec.Struct) -> Path:
         """The file that says what to do; a link that a program left there is replaced."""

@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from headrace.control.confined import OWN, Bounds, Confined
-from headrace.control.left_behind import open_left, read_left
+from headrace.control.left_behind import read_left
 from headrace.control.sandbox import Occasion, Sandbox
 from headrace.core import FailedPreconditionError, UnsupportedModelError
 from headrace.optimize.search.asked import SearchRequest
@@ -30,6 +30,7 @@ from headrace.optimize.search.journal import (
 )
 from headrace.optimize.search.process import ERROR, REQUEST, SearchError
 from headrace.optimize.search.state import State, state_of
+from headrace.registry import copy_files
 from headrace.serving.memory import available_bytes
 
 PROGRAM: Final = "headrace.optimize.search.process"
@@ -110,24 +111,14 @@ class SearchApart:
         raise UnsupportedModelError(msg)
 
     def artifact(self, state: State, target: Path) -> Path:
-        """A copy of what was chosen, in `target`; no link that may lie there is followed.
+        """A copy of the candidate that was chosen, in `target`.
 
         Raises:
-            UnsupportedModelError: There is none, or it is no directory of plain files.
+            InvalidArgumentError: There is none, or it is no directory of plain files.
         """
         assert state.wrote is not None, "asked only then"
         source = self.own / state.wrote.path
-        copied = 0
-        for file in _plain_files(source):
-            made = target / file.relative_to(source)
-            made.parent.mkdir(parents=True, exist_ok=True)
-            with open_left(file) as stream, made.open("xb") as out:
-                shutil.copyfileobj(stream, out)
-            copied += made.stat().st_size
-            if copied > _MAX_ARTIFACT_BYTES:
-                msg = f"what was chosen is larger than {_MAX_ARTIFACT_BYTES} bytes"
-                raise UnsupportedModelError(msg)
-        return target
+        return copy_files(source, target, beneath=self.own, max_bytes=_MAX_ARTIFACT_BYTES)
 
     def _lay(self, place: Confined, request: SearchRequest, given: Given) -> None:
         """Put what is given where the process may read it, and what is asked beside."""
@@ -212,21 +203,6 @@ def _let_anybody_write(folder: Path) -> None:
             path.chmod(0o777)
         elif stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
             path.chmod(0o666)
-
-
-def _plain_files(folder: Path) -> Iterator[Path]:
-    """The files of a directory that somebody else wrote.
-
-    Raises:
-        UnsupportedModelError: Something else lies there.
-    """
-    for path in sorted(folder.rglob("*")):
-        kind = path.lstat().st_mode
-        if stat.S_ISREG(kind):
-            yield path
-        elif not stat.S_ISDIR(kind):
-            msg = f"what was chosen holds something that is no plain file: {path.name}"
-            raise UnsupportedModelError(msg)
 
 
 def check_folder(home: Path, key: str) -> None:

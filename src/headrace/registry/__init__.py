@@ -6,6 +6,7 @@ from headrace.registry.open_store import check_artifacts_url, open_shared
 from headrace.registry.registry import GarbageReport, Registry
 from headrace.registry.repository import FoundModel, is_repository, open_repository
 from headrace.registry.shared import SharedStore
+from headrace.registry.tree import copy_files
 from headrace.registry.version import (
     ModelVersion,
     StoredFile,
@@ -27,6 +28,7 @@ __all__ = [
     "bound_to",
     "check_artifacts_url",
     "copy_content",
+    "copy_files",
     "is_repository",
     "open_repository",
     "open_shared",

@@ -1,4 +1,4 @@
-"""What is in a model's file or directory: listed, hashed, copied.
+"""Content of a model's file or directory, hashed and copied.
 
 The digest of a file is the SHA-256 of its bytes. That of a directory is the SHA-256 of the list of
 its files, sorted by path, each with its own SHA-256: the same on every machine, and a change can
@@ -7,19 +7,17 @@ be traced to a file. Empty directories, file modes and times do not count.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from headrace.core import ArtifactCorruptError, Digest, InvalidArgumentError
+from headrace.registry.tree import Tree
 from headrace.registry.version import StoredFile
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
-
-IGNORED: Final = frozenset({"__pycache__", ".git", ".DS_Store"})
-"""What tools leave in a directory; never part of a model."""
 
 _TREE_MARK: Final = b"headrace-tree-1\n"
 _CHUNK_BYTES: Final = 1 << 20
@@ -40,75 +38,60 @@ def read_content(path: Path) -> Content:
     Raises:
         InvalidArgumentError: It holds no file, or something that cannot be stored.
     """
-    return _content(path, lambda source: _hash_only(source, _nothing))
+    with Tree.open(path) as tree:
+        return _content(tree, tree.names(), lambda _, stream: _hash(stream))
 
 
 def copy_content(path: Path, target: Path, *, progress: Progress | None = None) -> Content:
     """Copy the file or directory at `path` to `target`, hashing what is written.
 
     `target` must not exist. Copies are flushed to disk, so that what is published later survives a
-    power cut.
+    power cut. Nothing outside of `path` is copied, whatever is changed there meanwhile.
 
     Raises:
         InvalidArgumentError: It holds no file, or something that cannot be stored.
         OSError: Reading or writing fails.
     """
-    total = sum(file.stat().st_size for _, file in list_files(path))
-    done = 0
+    total = done = 0
 
-    def report(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(done, total)
+    def copy(name: str, stream: BinaryIO) -> tuple[int, str]:
+        def write(chunk: bytes) -> None:
+            nonlocal done
+            file.write(chunk)
+            done += len(chunk)
+            if progress is not None:
+                progress(done, total)
 
-    def copy(source: Path) -> tuple[int, str]:
-        copied = target / source.relative_to(path) if source != path else target
+        copied = target / name if name else target
         copied.parent.mkdir(parents=True, exist_ok=True)
-        return _copy_and_hash(source, copied, report)
+        with copied.open("xb") as file:
+            result = _hash(stream, write)
+            file.flush()
+            os.fsync(file.fileno())
+        return result
 
-    return _content(path, copy)
-
-
-def list_files(path: Path) -> list[tuple[str, Path]]:
-    """Each file under `path` with its relative path (empty if `path` is a file itself), sorted.
-
-    Raises:
-        InvalidArgumentError: There is none, or a link that leaves the directory, or something that
-            is neither a file nor a directory.
-    """
-    if path.is_file():
-        return [("", path)]
-    if not path.is_dir():
-        what = "is neither a file nor a directory" if path.exists() else "does not exist"
-        msg = f"{path}: {what}"
-        raise InvalidArgumentError(msg)
-    root = path.resolve()
-    found = sorted((file.relative_to(path).as_posix(), file) for file in _walk(path, root))
-    if not found:
-        msg = f"{path}: the directory holds no file"
-        raise InvalidArgumentError(msg)
-    return found
+    with Tree.open(path) as tree:
+        names = tree.names()
+        for name in names if progress is not None else ():
+            with tree.open_file(name) as stream:
+                total += os.fstat(stream.fileno()).st_size
+        return _content(tree, names, copy)
 
 
 def differences(path: Path, files: tuple[StoredFile, ...]) -> list[str]:
     """How what is at `path` differs from `files`; empty if it does not."""
     try:
-        present = dict(list_files(path))
+        present = {file.path: file.sha256 for file in read_content(path).files}
     except InvalidArgumentError as error:
         return [str(error)]
-    problems = [
-        f"unexpected file {name}" for name in present if name not in {f.path for f in files}
-    ]
-    for stored in files:
-        file = present.get(stored.path)
-        shown = stored.path or path.name
-        if file is None:
-            problems.append(f"{shown} is missing")
-            continue
-        _, found = _hash_only(file, _nothing)
-        if found != stored.sha256:
-            problems.append(f"{shown}: expected sha256 {stored.sha256}, found {found}")
+    expected = {file.path: file.sha256 for file in files}
+    problems = [f"unexpected file {name}" for name in present if name not in expected]
+    for name, sha256 in expected.items():
+        if name not in present:
+            problems.append(f"{name or path.name} is missing")
+        elif present[name] != sha256:
+            shown = name or path.name
+            problems.append(f"{shown}: expected sha256 {sha256}, found {present[name]}")
     return problems
 
 
@@ -137,60 +120,25 @@ def digest_of(files: Sequence[StoredFile]) -> Digest:
     return Digest(f"sha256:{tree.hexdigest()}")
 
 
-def _content(path: Path, handle: Callable[[Path], tuple[int, str]]) -> Content:
+def _content(
+    tree: Tree, names: Sequence[str], handle: Callable[[str, BinaryIO], tuple[int, str]]
+) -> Content:
     files: list[StoredFile] = []
-    for name, file in list_files(path):
-        size, sha256 = handle(file)
+    for name in names:
+        with tree.open_file(name) as stream:
+            size, sha256 = handle(name, stream)
         files.append(StoredFile(path=name, size_bytes=size, sha256=sha256))
     return Content(
         digest=digest_of(files), size_bytes=sum(f.size_bytes for f in files), files=tuple(files)
     )
 
 
-def _walk(directory: Path, root: Path) -> Iterator[Path]:
-    for entry in sorted(directory.iterdir()):
-        if entry.name in IGNORED:
-            continue
-        if entry.is_symlink() and not entry.resolve().is_relative_to(root):
-            msg = f"{entry}: the link leaves the directory; put the file itself there"
-            raise InvalidArgumentError(msg)
-        if entry.is_dir():
-            if entry.is_symlink():
-                msg = f"{entry}: links to directories are not stored; put the directory there"
-                raise InvalidArgumentError(msg)
-            yield from _walk(entry, root)
-        elif entry.is_file():
-            yield entry
-        else:
-            what = "the link leads nowhere" if entry.is_symlink() else "is no regular file"
-            msg = f"{entry}: {what}"
-            raise InvalidArgumentError(msg)
-
-
-def _hash_only(source: Path, report: Callable[[int], None]) -> tuple[int, str]:
+def _hash(stream: BinaryIO, write: Callable[[bytes], object] = lambda _: None) -> tuple[int, str]:
+    """The size and SHA-256 of what was read, and passed to `write`."""
     sha256 = hashlib.sha256()
     size = 0
-    with source.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            sha256.update(chunk)
-            size += len(chunk)
-            report(len(chunk))
+    while chunk := stream.read(_CHUNK_BYTES):
+        sha256.update(chunk)
+        write(chunk)
+        size += len(chunk)
     return size, sha256.hexdigest()
-
-
-def _copy_and_hash(source: Path, target: Path, report: Callable[[int], None]) -> tuple[int, str]:
-    sha256 = hashlib.sha256()
-    size = 0
-    with source.open("rb") as stream, target.open("xb") as copy:
-        while chunk := stream.read(_CHUNK_BYTES):
-            sha256.update(chunk)
-            copy.write(chunk)
-            size += len(chunk)
-            report(len(chunk))
-        copy.flush()
-        os.fsync(copy.fileno())
-    return size, sha256.hexdigest()
-
-
-def _nothing(_: int) -> None:
-    """No progress to report."""

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import InvalidArgumentError
-from headrace.registry import read_content
-from headrace.registry.content import copy_content, list_files
+from headrace.registry import copy_content, read_content
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:
@@ -103,6 +102,6 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
 
 def test_what_holds_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="holds no file"):
-        list_files(tmp_path)
+        read_content(tmp_path)
     with pytest.raises(InvalidArgumentError, match="does not exist"):
-        list_files(tmp_path / "nothing")
+        read_content(tmp_path / "nothing")
