@@ -24,7 +24,7 @@ import msgspec
 from headrace.control.files import write_atomic
 from headrace.control.process import python_module
 from headrace.control.sandbox import Occasion, Sandbox
-from headrace.core import UnsupportedModelError
+from headrace.core import InvalidArgumentError, UnsupportedModelError
 from headrace.registry import copy_files
 from headrace.serving import confine
 from headrace.serving.memory import resident_bytes
@@ -153,8 +153,7 @@ class Confined:
         """A copy that the program may read, who may be a user that `path` is closed to.
 
         Raises:
-            UnsupportedModelError: It cannot be read.
-            InvalidArgumentError: A link leaves it, or it holds something that is no file.
+            UnsupportedModelError: It cannot be read, or a link leaves it.
         """
         folder = self.given / kind
         for made in (self.given, folder):
@@ -164,6 +163,8 @@ class Confined:
             return copy_files(path, folder / path.name)
         except OSError as error:
             raise UnsupportedModelError(f"{path}: {error.strerror or error}") from error
+        except InvalidArgumentError as error:
+            raise UnsupportedModelError(str(error)) from None
 
     def ask(self, name: str, request: msgspec.Struct) -> Path:
         """The file that says what to do; a link that a program left there is replaced."""

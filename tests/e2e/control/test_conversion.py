@@ -172,7 +172,7 @@ def test_without_namespaces_a_model_is_converted_all_the_same(folder: Path) -> N
 def test_a_file_that_is_gone_or_closed_is_refused_by_its_name(folder: Path) -> None:
     request = ConvertRequest(path=str(folder / "gone.skops"), runtime="sklearn")
 
-    assert "gone.skops: No such file" in refused(apart(folder), request)
+    assert "gone.skops: does not exist" in refused(apart(folder), request)
 
 
 def test_a_package_that_is_absent_is_said_to_be(
