@@ -22,12 +22,13 @@ CREDENTIAL_HEADER: Final = "x-headrace-credential"
 """By what the caller was recognised: one of few values, fit for a metric's label."""
 TIER_HEADER: Final = "x-headrace-tier"
 """The caller's tier, if it has one."""
+CREDENTIALS: Final = ("authorization", "x-api-key")
+"""The headers by which callers show who they are; no replica gets them."""
 AUTHORIZE_FILTER: Final = "headrace.authorize"
 GUARDS: Final = (IDENTIFY.filter_name, AUTHORIZE_FILTER)
 """The filters that ask; our own requests, by the private socket, do not meet them."""
 
 _LUA_PER_ROUTE: Final = "envoy.extensions.filters.http.lua.v3.LuaPerRoute"
-_CREDENTIALS: Final = ("authorization", "x-api-key")
 _ANYBODY_KNOWN: Final = EndpointAccess()
 
 
@@ -91,10 +92,8 @@ def guard_of(settings: GatewaySettings, endpoints: Iterable[EndpointRoute]) -> G
 
 
 def without_credentials(action: Resource) -> Resource:
-    """`action` for a route that asked: what callers showed stays here."""
-    removed = action.get("request_headers_to_remove", [])
-    assert isinstance(removed, list)
-    return {**action, "request_headers_to_remove": [*removed, *_CREDENTIALS]}
+    """`action`, of a route or of one cluster of a split, that passes on no credentials."""
+    return {**action, "request_headers_to_remove": CREDENTIALS}
 
 
 def _identify(rule: str) -> Resource:

@@ -321,7 +321,7 @@ def _grpc_server_routes(
 
 def _servers(endpoints: Sequence[EndpointRoute]) -> Resource:
     if all_replicas(endpoints):
-        return _forward({"cluster": REPLICAS})
+        return without_credentials(_forward({"cluster": REPLICAS}))
     return _reply(503, "no endpoint has a ready replica")
 
 
@@ -412,7 +412,7 @@ def _grpc_version(action: Resource) -> Resource:
         case {"route": {"cluster": cluster}}:
             limit = seconds(_SERVER_TIMEOUT_S)
             limits: Resource = {"max_stream_duration": limit, "grpc_timeout_header_max": limit}
-            return {"route": {"cluster": cluster, "max_stream_duration": limits}}
+            return {**action, "route": {"cluster": cluster, "max_stream_duration": limits}}
         case _:
             return action
 

@@ -174,6 +174,7 @@ end
 # Runs on the way to one upstream, after the split chose it: an endpoint's arms may differ in what
 # the model is called there. It runs again when the request is tried again, and then on headers that
 # it has changed before: so the path that it began with is kept.
+# API keys are for this gateway. `hr_` inside another token, such as a JWT, begins none.
 _RENAME_SOURCE: Final = """
 local NAME, MODEL, PREFIX, AUTHORITY = %s, %s, %s, %s
 
@@ -199,6 +200,11 @@ function envoy_on_request(handle)
   if before == nil then metadata:set("headrace.rename", "path", path) end
   headers:replace(":path", PREFIX .. renamed(path))
   headers:replace(":authority", AUTHORITY)
+  headers:remove("x-api-key")
+  local authorization = headers:get("authorization")
+  if authorization ~= nil and authorization:find("%%f[%%w_.-][hH][rR]_") then
+    headers:remove("authorization")
+  end
 end
 """
 

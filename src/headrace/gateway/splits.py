@@ -15,6 +15,7 @@ from headrace.gateway.filters import (
     UNIT_HEADER,
     reading_unit,
 )
+from headrace.gateway.guards import CREDENTIALS, without_credentials
 from headrace.gateway.resources import Json, Resource, set_header
 from headrace.gateway.settings import EndpointRoute, RevisionTarget
 
@@ -85,7 +86,7 @@ def arm_action(
 ) -> Resource:
     """The action of a route to one arm, whatever the split is."""
     action: Resource = {"route": {"cluster": cluster_name(endpoint.name, arm.key), **limits}}
-    return _with_headers(with_filters(action, _filters(arm, door)), _named(arm))
+    return _to_arm(action, arm, door)
 
 
 def with_filters(action: Resource, filters: Resource) -> Resource:
@@ -110,17 +111,21 @@ def _split(
         action = arm_action(endpoint, first, limits, door)
     else:
         clusters: list[Json] = [
-            with_filters(
-                _with_headers(
-                    {"name": cluster_name(endpoint.name, arm.key), "weight": weight}, _named(arm)
-                ),
-                _filters(arm, door),
-            )
+            _to_arm({"name": cluster_name(endpoint.name, arm.key), "weight": weight}, arm, door)
             for arm, weight in split
         ]
         weighted: Resource = {"clusters": clusters, **({"use_hash_policy": True} if sticky else {})}
         action = {"route": {"weighted_clusters": weighted, **by_hash, **limits}}
     return _with_headers(_mirrored(endpoint, action), _marked(endpoint, sticky))
+
+
+def _to_arm(action: Resource, arm: RevisionTarget, door: Door) -> Resource:
+    """`action`, or one cluster of a split, with what is particular on the way to `arm`.
+
+    Upstreams' clusters remove API keys themselves: another `authorization` may be meant for them.
+    """
+    action = _with_headers(with_filters(action, _filters(arm, door)), _named(arm))
+    return action if arm.upstream is not None else without_credentials(action)
 
 
 def _hash_policy(endpoint: EndpointRoute, sticky: StickySettings) -> Resource:
@@ -150,7 +155,7 @@ def _marked(endpoint: EndpointRoute, sticky: StickySettings | None) -> list[Json
     if not endpoint.split_id:
         return []
     headers: list[Json] = [set_header(SPLIT_HEADER, endpoint.split_id)]
-    if sticky is not None and sticky.header:
+    if sticky is not None and sticky.header and sticky.header.lower() not in CREDENTIALS:
         headers.append(set_header(UNIT_HEADER, f"%REQ({sticky.header.upper()})%"))
     return headers
 
@@ -161,13 +166,15 @@ def _mirrored(endpoint: EndpointRoute, action: Resource) -> Resource:
     assert isinstance(route, Mapping)
     if mirror is None or not mirror.percent or not endpoint.arm(mirror.key).is_live:
         return action
+    arm = endpoint.arm(mirror.key)
+    removed = CREDENTIALS if arm.upstream is None else ()
     policy: Resource = {
         "cluster": cluster_name(endpoint.name, mirror.key),
         "runtime_fraction": {"default_value": {"numerator": mirror.percent}},
         "disable_shadow_host_suffix_append": True,
         "request_headers_mutations": [
-            {"append": header}
-            for header in (set_header(SHADOW_HEADER, "1"), *_named(endpoint.arm(mirror.key)))
+            *({"append": header} for header in (set_header(SHADOW_HEADER, "1"), *_named(arm))),
+            *({"remove": header} for header in removed),
         ],
     }
     return {**action, "route": {**route, "request_mirror_policies": [policy]}}

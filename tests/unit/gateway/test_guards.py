@@ -1,10 +1,13 @@
 """Which routes ask who calls: by default all of them, once others than this machine can call."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
 
 from headrace.core.access_settings import AccessSettings, EndpointAccess, JwtSettings
+from headrace.core.upstream_settings import UpstreamSettings
 from headrace.gateway import (
     EndpointRoute,
     GatewayPolicy,
@@ -12,7 +15,9 @@ from headrace.gateway import (
     Snapshot,
     build_snapshot,
 )
+from headrace.gateway.clusters import CONTROL
 from headrace.gateway.filters import HEALTH_CHECK
+from headrace.gateway.guards import CREDENTIALS
 from tests.unit.gateway.arbitrary import (
     endpoint_lists,
     first_match,
@@ -53,6 +58,20 @@ def _filters(route: dict[str, Any]) -> dict[str, Any]:
 def _rule(route: dict[str, Any], name: str = IDENTIFY) -> str | None:
     found: str | None = _filters(route).get(name, {}).get("filter_context", {}).get("rule")
     return found
+
+
+def _passing_on(route: dict[str, Any]) -> Iterator[str]:
+    """The clusters that a route sends the caller's credentials to."""
+    action = route.get("route", {})
+    shared = set(route.get("request_headers_to_remove", ()))
+    weighted = action.get("weighted_clusters", {}).get("clusters", ())
+    for target in [{"name": action["cluster"]}] if "cluster" in action else weighted:
+        if not set(CREDENTIALS) <= shared | set(target.get("request_headers_to_remove", ())):
+            yield target["name"]
+    for policy in action.get("request_mirror_policies", ()):
+        mutations = policy["request_headers_mutations"]
+        if not set(CREDENTIALS) <= shared | {change.get("remove") for change in mutations}:
+            yield policy["cluster"]
 
 
 @given(endpoint_lists())
@@ -106,13 +125,29 @@ def test_a_version_is_asked_for_by_its_own_name() -> None:
 def test_what_callers_showed_does_not_travel_to_a_replica() -> None:
     route = first_match(_closed(_endpoint()), "/v2/models/fraud/infer")
 
-    assert route["request_headers_to_remove"] == ["authorization", "x-api-key"]
+    assert list(_passing_on(route)) == []
 
 
-def test_an_open_route_leaves_every_header_alone() -> None:
-    route = first_match(_open(_endpoint()), "/v2/models/fraud/infer")
+@given(endpoint_lists())
+def test_no_route_passes_credentials_on_to_a_replica(endpoints: list[EndpointRoute]) -> None:
+    for snapshot in (_open(*endpoints), _closed(*endpoints)):
+        clusters = {str(cluster["name"]): plain(cluster) for cluster in snapshot.clusters}
+        for route in routes_of(snapshot):
+            for name in set(_passing_on(route)) - {CONTROL}:
+                (options,) = clusters[name]["typed_extension_protocol_options"].values()
+                assert "headers:remove" in str(options["http_filters"])
 
-    assert "request_headers_to_remove" not in route
+
+def test_an_open_upstream_gets_an_authorization_that_is_not_ours() -> None:
+    upstream = UpstreamSettings(url="http://10.0.0.1:8000")
+    arm = RevisionTarget(version="1", replicas=(), weight=100, upstream=upstream)
+    endpoint = EndpointRoute(name="fraud", revisions=(arm,))
+    public = replace(endpoint, access=EndpointAccess(public=True))
+
+    for snapshot in (_open(endpoint), _closed(public)):
+        route = first_match(snapshot, "/v2/models/fraud/infer")
+        assert list(_passing_on(route)) == ["fraud~1"]
+    assert list(_passing_on(first_match(_closed(endpoint), "/v2/models/fraud/infer"))) == []
 
 
 def test_a_held_request_keeps_what_its_caller_showed_for_when_it_comes_back() -> None:

@@ -145,7 +145,7 @@ def test_grpc_calls_are_spared_a_filter_that_no_endpoint_needs() -> None:
 def test_an_endpoint_without_features_is_routed_as_plainly_as_ever() -> None:
     route = _route(replace(THREE, revisions=(_arm("1", 100),)))
 
-    assert set(route) == {"name", "match", "route"}
+    assert set(route) == {"name", "match", "route", "request_headers_to_remove"}
     assert set(route["route"]) == {"cluster", "timeout", "idle_timeout"}
 
 
@@ -161,8 +161,9 @@ def test_copies_go_only_from_the_split_only_to_a_living_arm_and_say_what_they_ar
         "m~2",
         {"numerator": 20},
     )
-    (mutation,) = policy["request_headers_mutations"]
-    assert mutation["append"]["header"] == {"key": "x-headrace-shadow", "value": "1"}
+    mark, *removed = policy["request_headers_mutations"]
+    assert mark["append"]["header"] == {"key": "x-headrace-shadow", "value": "1"}
+    assert removed == [{"remove": "authorization"}, {"remove": "x-api-key"}]
     pinned = first_match(snapshot, "/v2/models/m/versions/1")
     for other in (pinned, _route(dead), _route(replace(endpoint, mirror=None))):
         assert list(mirrors_named(other)) == []
@@ -216,5 +217,6 @@ def test_replicas_that_host_several_versions_are_told_which_one_is_meant() -> No
     assert told(alone) == {"x-headrace-version": "1", "x-headrace-split": "r"}
     assert told(pinned) == {"x-headrace-version": "2"}
     (policy,) = route["route"]["request_mirror_policies"]
-    copies = [mutation["append"]["header"] for mutation in policy["request_headers_mutations"]]
+    added = [change.get("append", {}) for change in policy["request_headers_mutations"]]
+    copies = [change.get("header") for change in added]
     assert {"key": "x-headrace-version", "value": "2"} in copies
