@@ -5,7 +5,7 @@ Secrets never stand in a spec: it names files, and the environment by `${NAME}` 
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, Strict, model_validator
+from pydantic import AfterValidator, Field, Strict, model_validator
 
 from headrace.core.access_settings import (
     AccessSettings,
@@ -20,6 +20,7 @@ from headrace.core.access_settings import (
 )
 from headrace.core.names import NAME_PATTERN
 from headrace.core.spec_base import SpecModel
+from headrace.core.upstream_addresses import check_upstream_host
 
 _DAY_S: Final = 86_400.0
 _MOST: Final = 1_000_000_000
@@ -28,6 +29,7 @@ _METHOD_PATTERN: Final = rf"^(key|jwt|certificate|jwt:{NAME_PATTERN[1:-1]})$"
 
 Path = Annotated[str, Field(min_length=1, max_length=4096)]
 Scopes = Annotated[tuple[Annotated[str, Field(pattern=_SCOPE_PATTERN)], ...], Strict(strict=False)]
+Host = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(check_upstream_host)]
 Method_ = Annotated[str, Field(pattern=_METHOD_PATTERN)]
 
 
@@ -259,13 +261,19 @@ class UpstreamTlsSpec(SpecModel):
 
 
 class SecuritySpec(SpecModel):
-    """What may be loaded."""
+    """What may be loaded, and where upstreams may be."""
 
     require_signature: bool = Field(
         default=False, description="Whether a version has to be signed by one of `trusted_keys`."
     )
     trusted_keys: Annotated[tuple[Path, ...], Strict(strict=False)] = Field(
         default=(), max_length=64, description="Files of public keys, PEM (Ed25519)."
+    )
+    upstream_hosts: Annotated[tuple[Host, ...], Strict(strict=False)] = Field(
+        default=(),
+        max_length=256,
+        description="Hosts that an upstream may have unless an admin names it: host names,"
+        " `*.SUFFIX`, addresses, networks; empty for private and global unicast addresses.",
     )
 
     @model_validator(mode="after")

@@ -1,9 +1,8 @@
 """API keys end at the gateway, on every route and over every protocol."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import grpc
@@ -21,6 +20,7 @@ from headrace.gateway import (
 from tests.e2e.attacks.guarded import PROTOCOLS, Answer, Guarded
 from tests.e2e.gateway.issuing import Issuer, api_key, known
 from tests.e2e.gateway.lab import Lab, StandIn
+from tests.e2e.gateway.recorder import Recorder, recorder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
 KEY: Final = api_key("good")
@@ -48,42 +48,6 @@ FOREIGN: Final = (
     "Basic dXNlcjpwYXNzd29yZA==",
     'Digest username="hr", uri="/a"',
 )
-
-
-@dataclass
-class Recorder:
-    """A server over HTTP/1.1 that keeps the head of every request."""
-
-    port: int = 0
-    heads: list[str] = field(default_factory=list)
-    writers: list[asyncio.StreamWriter] = field(default_factory=list)
-    answer: bytes = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.writers.append(writer)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                if "transfer-encoding: chunked" in head:
-                    await reader.readuntil(b"0\r\n\r\n")
-                elif "content-length: " in head:
-                    length = head.partition("content-length: ")[2].partition("\r\n")[0]
-                    await reader.readexactly(int(length))
-                self.heads.append(head)
-                writer.write(self.answer)
-
-
-@contextlib.asynccontextmanager
-async def recorder() -> AsyncIterator[Recorder]:
-    found = Recorder()
-    server = await asyncio.start_server(found.serve, "127.0.0.1", 0)
-    found.port = server.sockets[0].getsockname()[1]
-    async with server:
-        yield found
-        for writer in found.writers:
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
 
 
 def to_upstream(server: Recorder, protocol: str, version: str = "2") -> RevisionTarget:

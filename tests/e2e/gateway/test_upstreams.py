@@ -31,6 +31,7 @@ from headrace.gateway.admin import StatKind
 from headrace.gateway.resources import address_of
 from headrace.gateway.snapshot import CLUSTERS, Piece
 from tests.e2e.gateway.lab import UP_WITHIN_S, Lab, client, free_port, grpc_target
+from tests.e2e.gateway.recorder import recorder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
 MODEL = "their/model"
@@ -343,3 +344,33 @@ async def test_a_gateway_of_foreign_servers_alone_is_ready(lab: Lab, foreign: St
 
     async with client(gateway) as http:
         assert (await http.get("/v2/health/ready")).status_code == 200
+
+
+@pytest.mark.parametrize("status", [201, 300, 301, 302, 303, 307, 308, 401, 503])
+async def test_an_answer_sends_the_gateway_nowhere_else(lab: Lab, status: int) -> None:
+    async with recorder() as theirs, recorder() as elsewhere:
+        url = f"http://127.0.0.1:{elsewhere.port}/v2/models/m"
+        named = (
+            "location",
+            "content-location",
+            "refresh",
+            "x-accel-redirect",
+            "x-envoy-original-path",
+        )
+        headers = dict.fromkeys(named, url) | {
+            "alt-svc": f'h2="127.0.0.1:{elsewhere.port}"; ma=60',
+            "x-headrace-not-started": "1",
+        }
+        lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in headers.items())]
+        theirs.answer = "\r\n".join([*lines, "content-length: 2", "", "{}"]).encode()
+        settings = UpstreamSettings(url=f"http://127.0.0.1:{theirs.port}", health_path=None)
+        gateway = await lab.start(_route(_arm("1", 100, settings)))
+
+        async with client(gateway) as http:
+            for path in ("/v2/models/m/infer", "/endpoints/m/a"):
+                for _ in range(2):
+                    answer = await http.post(path, content=b"{}")
+                    assert (answer.status_code, answer.headers["location"]) == (status, url)
+
+    assert not elsewhere.heads
+    assert {head.split()[1] for head in theirs.heads} == {"/v2/models/m/infer", "/a"}

@@ -138,6 +138,14 @@ def test_no_route_passes_credentials_on_to_a_replica(endpoints: list[EndpointRou
                 assert "headers:remove" in str(options["http_filters"])
 
 
+@given(endpoint_lists())
+def test_only_the_control_plane_may_redirect_a_request(endpoints: list[EndpointRoute]) -> None:
+    settings = gateway_settings(control_address="127.0.0.1:8080")
+    for route in routes_of(build_snapshot(settings, endpoints)):
+        action = route.get("route", {})
+        assert action.get("cluster") == CONTROL or "internal_redirect_policy" not in action
+
+
 def test_an_open_upstream_gets_an_authorization_that_is_not_ours() -> None:
     upstream = UpstreamSettings(url="http://10.0.0.1:8000")
     arm = RevisionTarget(version="1", replicas=(), weight=100, upstream=upstream)
