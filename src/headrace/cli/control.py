@@ -32,6 +32,7 @@ from headrace.cli.control_options import (
     AllowedHosts,
     InsecureAdmin,
     MetricsPort,
+    ModelRoots,
     PrometheusUrl,
     env_allows_code,
     tls_settings,
@@ -178,6 +179,7 @@ def control(
     oidc_file: Annotated[
         Path | None, file_option("oidc-file", "How people log in by a browser: a YAML file.")
     ] = None,
+    model_root: ModelRoots = None,
     log_format: LogFormatOption = None,
     log_level: LogLevel = "info",
     home: Home = DEFAULT_HOME,
@@ -243,6 +245,7 @@ def control(
         state_url=absolute_reference(state_url),
         artifacts=check_artifacts_url(artifacts) if artifacts else "",
         allow_code=env_allows_code(),
+        model_roots=tuple(str(root.absolute()) for root in model_root or ()),
         console="headrace.console:build_console",
         prometheus_url=absolute_reference(prometheus_url),
         oidc=oidc_settings(

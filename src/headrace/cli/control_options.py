@@ -41,6 +41,18 @@ AllowedHosts = Annotated[
         show_default="none",
     ),
 ]
+ModelRoots = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--model-root",
+        envvar="HEADRACE_MODEL_ROOTS",
+        metavar="DIR",
+        help="A directory below which every operator may name models by path over the management "
+        "API; elsewhere only admins may. Callers must not be able to write links there. May be "
+        "given several times.",
+        show_default="none",
+    ),
+]
 AdminTlsCert = Annotated[
     Path | None,
     file_option(

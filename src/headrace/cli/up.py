@@ -31,6 +31,7 @@ from headrace.cli.control_options import (
     AllowedHosts,
     InsecureAdmin,
     MetricsPort,
+    ModelRoots,
     PrometheusUrl,
     env_allows_code,
     tls_settings,
@@ -198,6 +199,7 @@ def up(
             "models do: says `allow_code: true` at every endpoint.",
         ),
     ] = False,
+    model_root: ModelRoots = None,
     tuned: Tuned = False,
     wait_s: Annotated[
         float, typer.Option("--wait-s", min=0.1, help="Seconds that --detach waits for it.")
@@ -268,6 +270,7 @@ def up(
         state_url=absolute_reference(state_url),
         artifacts=check_artifacts_url(artifacts) if artifacts else "",
         allow_code=env_allows_code(),
+        model_roots=tuple(str(root.absolute()) for root in model_root or ()),
         console="headrace.console:build_console",
         prometheus_url=absolute_reference(prometheus_url),
         oidc=oidc_settings(

@@ -79,6 +79,19 @@ class Aims:
         endpoint = self.desired.endpoint(name)
         return None if endpoint is None else in_force(endpoint, self.rollouts.get(name))
 
+    def served(self) -> list[DesiredEndpoint]:
+        """What is served, will be, or is what a rollout may go back to."""
+        rolling = [end for r in self.rollouts.values() for end in (r.source, r.target)]
+        return [*self.desired.endpoints, *self.reconciler.desired.endpoints, *rolling]
+
+    def users_of(self, model: str) -> frozenset[str]:
+        """The endpoints that use a version of `model`."""
+        return frozenset(
+            str(endpoint.name)
+            for endpoint in self.served()
+            if any(arm.revision.model.partition(":")[0] == model for arm in endpoint.arms)
+        )
+
     def _tell(self) -> None:
         self.reconciler.want(effective(self.desired, self.rollouts, self.scale))
 

@@ -99,7 +99,7 @@ def management_app(plane: ControlPlane, access: Access) -> FastAPI:
 
 
 def _gatekeeper(app: App, plane: ControlPlane, access: Access) -> App:
-    return Gatekeeper(app=app, authenticator=access.authenticator, users_of=plane.users_of)
+    return Gatekeeper(app=app, authenticator=access.authenticator, model_facts=plane.model_facts)
 
 
 def build_metrics(plane: ControlPlane, access: Access, *, is_open: bool) -> App:

@@ -1,6 +1,7 @@
 """What do all routes of the management API have in common? Who asks, how answers are written."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final
 
@@ -11,6 +12,7 @@ from pydantic import Field
 from headrace.control.access.gatekeeper import CALLER
 from headrace.control.access.roles import Caller, Role
 from headrace.control.access.route_roles import RULES, told
+from headrace.control.model_work import caller_leaves
 from headrace.control.plane import ControlPlane
 from headrace.control.problems import PROBLEM_TYPE, Problem
 from headrace.control.wishes import Applied
@@ -45,12 +47,19 @@ def _caller(request: Request) -> Caller:
     return caller
 
 
+async def _left(request: Request) -> AsyncIterator[threading.Event]:
+    async with caller_leaves(request.receive) as event:
+        yield event
+
+
 def _actor(request: Request) -> str:
     return _caller(request).name
 
 
 WhoAsks = Annotated[Caller, Depends(_caller)]
 """Who asks, as the gatekeeper found it."""
+Left = Annotated[threading.Event, Depends(_left)]
+"""Set when the caller closes the connection; for routes that have read the body."""
 Actor = Annotated[str, Depends(_actor)]
 """The name of who asks, for histories."""
 

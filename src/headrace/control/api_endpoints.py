@@ -10,6 +10,7 @@ from headrace.control import api_examples as examples
 from headrace.control.access.roles import Role
 from headrace.control.api_answers import (
     AppliedView,
+    Left,
     Name,
     WaitS,
     WhoAsks,
@@ -129,17 +130,19 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
         responses=shown(examples.APPLIED),
     )
     async def put_endpoint(
+        *,
         name: Name,
         entry: Annotated[dict[str, Any], Body(examples=[examples.ENTRY])],
         caller: WhoAsks,
         precondition: IfMatch,
+        left: Left,
         wait_s: WaitS = 0.0,
     ) -> Response:
         current = plane.endpoint_generation(name)
         expected = precondition.expected(name, current)
         with precondition.held():
             applied = await plane.orders.put_endpoint(
-                name, entry, expected=expected, actor=caller.name
+                name, entry, expected=expected, caller=caller, cancel=left
             )
         status = 200 if current else _CREATED
         return await applied_answer(
@@ -155,7 +158,7 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
     async def delete_endpoint(name: Name, caller: WhoAsks, precondition: IfMatch) -> Response:
         expected = precondition.expected(name, plane.endpoint_generation(name))
         with precondition.held():
-            applied = await plane.orders.remove_endpoint(name, expected=expected, actor=caller.name)
+            applied = await plane.orders.remove_endpoint(name, expected=expected, caller=caller)
         return await applied_answer(plane, applied, caller=caller)
 
     _add_history(api, plane)
@@ -203,7 +206,7 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
         wanted: Annotated[Undo, Body(examples=[{}, {"generation": 2}])] = Undo(),  # noqa: B008  # frozen
         wait_s: WaitS = 0.0,
     ) -> Response:
-        applied = await plane.orders.undo(name, generation=wanted.generation, actor=caller.name)
+        applied = await plane.orders.undo(name, generation=wanted.generation, caller=caller)
         return await applied_answer(plane, applied, caller=caller, wait_s=wait_s, name=name)
 
 

@@ -14,6 +14,7 @@ from headrace.control import api_examples as examples
 from headrace.control.access.roles import Caller, Role
 from headrace.control.api_answers import Actor, ModelName, Version, WhoAsks, answer, shown
 from headrace.control.api_uploads import Upload, UploadFormat, Uploads
+from headrace.control.model_work import caller_leaves
 from headrace.control.plane import ControlPlane
 from headrace.core import ArtifactCorruptError, InvalidArgumentError, RequestCancelledError
 from headrace.registry import ModelVersion, VersionNotFoundError, VersionSignature
@@ -51,6 +52,8 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
         registry=plane.registry,
         directory=plane.home.root / "artifacts" / "tmp",
         allow_code=plane.orders.allow_code,
+        inspect=plane.inspect,
+        work=plane.orders.work,
     )
 
     @api.post(
@@ -72,7 +75,7 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
         *,
         request: Request,
         name: ModelName,
-        actor: Actor,
+        caller: WhoAsks,
         filename: Annotated[str, Query(min_length=1, max_length=255, examples=["model.onnx"])],
         upload_format: Annotated[UploadFormat, Query(alias="format")] = "file",
         digest: Annotated[
@@ -103,11 +106,13 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
             allow_code=allow_code,
             source=source,
             metadata=_metadata(metadata),
-            actor=actor,
+            caller=caller,
             length_bytes=content_length,
         )
-        version = await uploads.take(wanted, _chunks(request))
-        await plane.note("model.push", version.reference, after=_told(version), actor=actor)
+        version = await uploads.take(
+            wanted, _chunks(request), left=lambda: caller_leaves(request.receive)
+        )
+        await plane.note("model.push", version.reference, after=_told(version), actor=caller.name)
         location = f"/api/v1/models/{version.name}/versions/{version.version}"
         document = await asyncio.to_thread(_document, plane, version)
         return answer(document, status=_CREATED, headers={"location": location})
@@ -143,7 +148,7 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
     )
     async def models(caller: WhoAsks) -> Response:
         found = await asyncio.to_thread(_listed, plane, None)
-        return answer(_seen_by(caller, plane, found))
+        return answer(await asyncio.to_thread(_seen_by, caller, plane, found))
 
     @api.get(
         "/api/v1/models/{name}",
@@ -155,12 +160,9 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
         found = await asyncio.to_thread(_listed, plane, name)
         if not found.models:
             everything = await asyncio.to_thread(plane.registry.list)
-            known = dict.fromkeys(
-                version.name
-                for version in everything
-                if caller.may_read_model(version.name, plane.users_of(version.name))
-            )
-            raise VersionNotFoundError(name, "", known)
+            names = [version.name for version in everything]
+            readable = await asyncio.to_thread(plane.readable_models, caller, names)
+            raise VersionNotFoundError(name, "", sorted(readable))
         return answer(found)
 
     @api.get(
@@ -246,9 +248,8 @@ def _told(version: ModelVersion) -> dict[str, Any]:
 
 def _seen_by(caller: Caller, plane: ControlPlane, found: ModelList) -> ModelList:
     """What a caller may see of it; of files that cannot be read only whoever sees all is told."""
-    names = {version["name"] for version in found.models}
-    mine = {name for name in names if caller.may_read_model(name, plane.users_of(name))}
+    readable = plane.readable_models(caller, {version["name"] for version in found.models})
     return ModelList(
-        models=[version for version in found.models if version["name"] in mine],
+        models=[version for version in found.models if version["name"] in readable],
         problems=found.problems if caller.may(Role.VIEWER) else [],
     )

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from headrace.control import api_examples as examples
 from headrace.control.access.roles import Caller, Role
-from headrace.control.api_answers import Actor, Name, WhoAsks, answer, shown
+from headrace.control.api_answers import Actor, Left, Name, WhoAsks, answer, shown
 from headrace.control.plane import ControlPlane
 from headrace.control.rollout_evidence import RolloutEvidence, rollout_evidence
 from headrace.control.rollout_status import RolloutStatus, rollout_status
@@ -100,7 +100,8 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
     async def start(
         name: Name,
         wanted: Annotated[StartRollout, Body(openapi_examples=examples.START)],
-        actor: Actor,
+        caller: WhoAsks,
+        left: Left,
     ) -> Response:
         record = await plane.orders.start_rollout(
             name,
@@ -109,7 +110,8 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
             upstream=wanted.upstream,
             rollout=wanted.rollout,
             allow_code=wanted.allow_code,
-            actor=actor,
+            caller=caller,
+            cancel=left,
         )
         headers = {"location": f"/api/v1/rollouts/{record.id}"}
         return answer(status_of(plane, record), status=_CREATED, headers=headers)

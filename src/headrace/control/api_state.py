@@ -7,11 +7,11 @@ from typing import Annotated, Any, Final
 from fastapi import Body, FastAPI, Query, Request, Response
 
 from headrace.control import api_examples as examples
-from headrace.control.access.roles import Role
 from headrace.control.access.scope import diff_seen_by, spec_seen_by, status_seen_by
 from headrace.control.api_answers import (
     Actor,
     AppliedView,
+    Left,
     WaitS,
     WhoAsks,
     answer,
@@ -20,7 +20,6 @@ from headrace.control.api_answers import (
 )
 from headrace.control.api_metrics import Names, metrics_answer
 from headrace.control.differences import Diff
-from headrace.control.limited import check_receivers
 from headrace.control.plane import ControlPlane
 from headrace.control.scrape import all_metrics
 from headrace.control.status import Status
@@ -65,6 +64,7 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
     async def apply(
         document: Document,
         caller: WhoAsks,
+        left: Left,
         wait_s: WaitS = 0.0,
         expected: Annotated[
             list[str],
@@ -76,12 +76,8 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
             ),
         ] = [],  # noqa: B006  # FastAPI copies it
     ) -> Response:
-        check_receivers(plane.desired.spec, document, is_admin=caller.may(Role.ADMIN))
         applied = await plane.orders.apply(
-            document,
-            actor=caller.name,
-            expected=_generations(expected),
-            only=caller.endpoints(Role.OPERATOR),
+            document, caller=caller, expected=_generations(expected), cancel=left
         )
         return await applied_answer(plane, applied, caller=caller, wait_s=wait_s)
 
@@ -91,8 +87,8 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
         response_model=Diff,
         responses=shown(examples.DIFF),
     )
-    async def diff(document: Document, caller: WhoAsks) -> Response:
-        found = await plane.orders.diff(document, only=caller.endpoints(Role.OPERATOR))
+    async def diff(document: Document, caller: WhoAsks, left: Left) -> Response:
+        found = await plane.orders.diff(document, caller=caller, cancel=left)
         return answer(diff_seen_by(caller, found))
 
     @api.post("/api/v1/stop", summary="Drain and stop everything, then exit", status_code=202)

@@ -6,7 +6,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from headrace.control.access.roles import Role
-from headrace.control.api_answers import Actor, WhoAsks
+from headrace.control.api_answers import WhoAsks
+from headrace.control.model_work import caller_leaves
 from headrace.control.plane import ControlPlane
 from headrace.control.scrape import all_model_statistics
 from headrace.control.triton_api import decode_index_request, index, load, unload
@@ -35,15 +36,18 @@ def add_repository(api: FastAPI, plane: ControlPlane) -> None:
     async def repository_index(request: Request, caller: WhoAsks) -> JSONResponse:
         wanted = decode_index_request(await request.body())
         found = await asyncio.to_thread(index, plane, only_ready=wanted.ready)
-        rows = [row for row in found if caller.may_read_model(row.name, plane.users_of(row.name))]
+        names = await asyncio.to_thread(plane.readable_models, caller, {row.name for row in found})
+        rows = [row for row in found if row.name in names]
         return JSONResponse([{f: getattr(row, f) for f in row.__struct_fields__} for row in rows])
 
     @api.post("/v2/repository/models/{name}/load", summary="Serve a model of the registry")
-    async def repository_load(name: str, request: Request, actor: Actor) -> Response:
-        await load(plane, name, await request.body(), actor=actor)
+    async def repository_load(name: str, request: Request, caller: WhoAsks) -> Response:
+        body = await request.body()
+        async with caller_leaves(request.receive) as left:
+            await load(plane, name, body, caller=caller, cancel=left)
         return Response()
 
     @api.post("/v2/repository/models/{name}/unload", summary="Stop serving a model")
-    async def repository_unload(name: str, request: Request, actor: Actor) -> Response:
-        await unload(plane, name, await request.body(), actor=actor)
+    async def repository_unload(name: str, request: Request, caller: WhoAsks) -> Response:
+        await unload(plane, name, await request.body(), caller=caller)
         return Response()

@@ -3,14 +3,19 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
+from headrace.control.access.roles import Caller
+from headrace.control.model_work import ModelWork
 from headrace.control.untar import MAX_PART_BYTES, unpack
 from headrace.core import (
+    CancellableInspect,
     DeadlineExceededError,
     FailedPreconditionError,
     InvalidArgumentError,
@@ -46,7 +51,7 @@ class Upload:
     allow_code: bool = False
     source: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    actor: str = ""
+    caller: Caller
     length_bytes: int | None = None
 
 
@@ -55,19 +60,31 @@ class Uploads:
     """Takes uploads into `registry`, several at once but not any number.
 
     `allow_code`: whether models that run their authors' code need not be allowed one by one.
+    `work`: where models are stored and inspected.
     `directory`: where they are kept until they are whole; what a crash leaves there,
     `Registry.gc` takes away.
     """
 
     registry: Registry
     directory: Path
+    inspect: CancellableInspect
+    work: ModelWork = field(default_factory=ModelWork)
     max_bytes: int = MAX_UPLOAD_BYTES
     silence_s: float = SILENCE_S
     allow_code: bool = False
     _under_way: int = field(default=0)
 
-    async def take(self, upload: Upload, chunks: AsyncIterator[bytes]) -> ModelVersion:
+    async def take(
+        self,
+        upload: Upload,
+        chunks: AsyncIterator[bytes],
+        *,
+        left: Callable[[], AbstractAsyncContextManager[threading.Event]],
+    ) -> ModelVersion:
         """Store a model as the next version of its name; the same content is the same version.
+
+        Args:
+            left: Opened when all is received; its event is set when the caller has left.
 
         Raises:
             InvalidArgumentError: It is not what was announced, or no model that can be served.
@@ -85,7 +102,10 @@ class Uploads:
         try:
             with self._staging(upload.length_bytes or 0) as staging:
                 await self._receive(staging / "body", chunks)
-                return await asyncio.to_thread(self._store, upload, staging)
+                async with left() as event:
+                    return await self.work.run(
+                        upload.caller.name, self._store, upload, staging, event
+                    )
         finally:
             self._under_way -= 1
 
@@ -135,7 +155,7 @@ class Uploads:
                     pending = bytearray()
             await asyncio.to_thread(file.write, pending)
 
-    def _store(self, upload: Upload, staging: Path) -> ModelVersion:
+    def _store(self, upload: Upload, staging: Path, left: threading.Event) -> ModelVersion:
         model = staging / "model" / upload.filename
         model.parent.mkdir()
         if upload.format == "file":
@@ -152,6 +172,8 @@ class Uploads:
             runtime=upload.runtime,
             allow_code=upload.allow_code or self.allow_code,
             source=upload.source or f"uploaded as {upload.filename}",
-            by=upload.actor or "the management API",
+            by=upload.caller.name,
+            owner=upload.caller.name,
+            inspect=partial(self.inspect, cancel=left),
             metadata=upload.metadata,
         )

@@ -10,6 +10,7 @@ import secrets
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -216,6 +217,7 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
             # Only one on this host is reached unasked.
             sends_first_requests=settings.first_request and mode is GatewayMode.LOCAL,
             allow_code=settings.allow_code,
+            model_roots=tuple(map(Path, settings.model_roots)),
             runs_here=membership is None,
         )
         if membership is not None:

@@ -61,7 +61,14 @@ class InspectApart:
         """For a command that works on a home without a control plane."""
         return cls(Sandbox.of_home(home))
 
-    def __call__(self, path: Path, runtime: str = "", *, allow_code: bool = False) -> Inspected:
+    def __call__(
+        self,
+        path: Path,
+        runtime: str = "",
+        *,
+        allow_code: bool = False,
+        cancel: threading.Event | None = None,  # noqa: ARG002  # next commit
+    ) -> Inspected:
         """As `headrace.core.Inspect`.
 
         Raises:

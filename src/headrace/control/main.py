@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.access.home_token import OWNER
+from headrace.control.access.home_token import HOME_OWNER
 from headrace.control.assemble import System, assemble
 from headrace.control.home import Home
 from headrace.control.joining import StoppedError, join
@@ -112,6 +112,7 @@ class Life:
         if self.system.membership is not None:
             await self.system.membership.close()
         await asyncio.to_thread(self.system.plane.payloads.stop)
+        self.system.plane.orders.work.close()
         self.system.inspect.close()
         self.system.driver.close()
         self.system.plane.store.close()
@@ -164,7 +165,7 @@ class Life:
             group.create_task(system.reconciler.run())
             if system.document is not None:
                 # Whoever starts a control plane owns its home, as whoever has the home's token.
-                applied = await system.plane.orders.apply(system.document, actor=OWNER)
+                applied = await system.plane.orders.apply(system.document, caller=HOME_OWNER)
                 _LOG.info("applied spec", extra={"generation": applied.generation})
             group.create_task(system.plane.ask_first_requests())
             group.create_task(system.plane.rollout_driver.run())

@@ -1,19 +1,29 @@
-"""What may an operator order, and what does it mean for the desired state?"""
+"""Changes of the desired state: authorized, resolved, then brought into force.
+
+Models are read, hashed and inspected outside of the lock that orders changes. What came of it holds
+if the endpoint and the settings of the whole system are still as they were; else it is made again.
+"""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from headrace.control.access.references import Facts, ModelFacts, authorize, models_of
+from headrace.control.access.roles import Caller, Role
 from headrace.control.aims import Aims
 from headrace.control.at_home import bring_home
 from headrace.control.desired import DesiredEndpoint, DesiredState
 from headrace.control.differences import Diff, diff_between
 from headrace.control.former import check_there, former
 from headrace.control.former_ids import with_known_ids
-from headrace.control.limited import check_document, check_endpoints
+from headrace.control.model_paths import paths_below
+from headrace.control.model_work import ModelWork
 from headrace.control.order_documents import (
     entry_of_source,
     only_entry,
@@ -27,125 +37,148 @@ from headrace.control.store_thread import StoreThread
 from headrace.control.streams.asked import endpoints_of
 from headrace.control.wishes import Applied, Fulfiller, Wish
 from headrace.core import (
+    CancellableInspect,
     ConflictError,
     FailedPreconditionError,
-    Inspect,
     InvalidArgumentError,
     ModelNotFoundError,
 )
-from headrace.core.rollout_settings import RolloutSettings
 from headrace.core.spec import SystemSpec, parse_spec
 from headrace.registry import Registry
 
 _SOURCES: Final = ("model", "versions", "upstream", "version")
 _OF_OUR_COPIES: Final = ("replicas", "pool", "autoscale")
+_ATTEMPTS: Final = 5
+"""How often a change is made again that others' changes overtook."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What one endpoint is to become.
+
+    `entry`: its line of the spec; None takes the endpoint away. `endpoint`: what was resolved
+    before, as a former generation. `plan`: the rollout that it begins, as in the spec. `reload`:
+    models are loaded again. `at_once`: it takes over without a rollout. `anew`: it gets a new
+    generation even if nothing differs.
+    """
+
+    entry: Mapping[str, Any] | None
+    action: str
+    reason: str
+    endpoint: DesiredEndpoint | None = None
+    plan: Mapping[str, Any] | None = None
+    reload: bool = False
+    at_once: bool = False
+    anew: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
 class Orders:
-    """Takes orders that change the desired state, one at a time."""
+    """Takes orders that change the desired state."""
 
     store: StoreThread
     registry: Registry
-    inspect: Inspect
+    inspect: CancellableInspect
     aims: Aims
     fulfiller: Fulfiller
     max_body_bytes: int
     allow_code: bool = False
     """Whether every endpoint may have models that run their authors' code."""
+    model_roots: tuple[Path, ...] = ()
+    """Below these, everybody may name paths of models; elsewhere admins only."""
+    work: ModelWork = field(default_factory=ModelWork)
 
     async def apply(
         self,
         document: Mapping[str, Any],
         *,
-        actor: str = "",
+        caller: Caller,
         expected: Mapping[str, int] | None = None,
-        only: frozenset[str] | None = None,
+        cancel: threading.Event | None = None,
     ) -> Applied:
         """Want what `document` says, and nothing else.
 
         Args:
-            only: The endpoints that may change by it; None for all, and the whole system.
+            cancel: Set when the caller has left; ends the inspection of models.
 
         Raises:
             SpecError: With all mistakes; nothing was changed.
             ConflictError: An endpoint is not at the generation that `expected` names for it.
-            PermissionDeniedError: Something else than `only` would change.
+            PermissionDeniedError: It refers to what the caller may not use, or changes it.
         """
         spec = parse_spec(document)
-        async with self.aims.lock:
+        for _ in range(_ATTEMPTS):
+            before = self.aims.desired
             for name, generation in (expected or {}).items():
                 self._expect(name, generation)
-            check_document(self.aims.desired.spec, spec.document(), only)
-            found = await self._resolve_all(spec)
-            check_endpoints(self.aims.desired, found.endpoints, only)
-            wish = Wish(
-                document=spec.document(),
-                endpoints=found.endpoints,
-                pools=pools_of(spec),
-                streams=found.streams,
-                reason="applied",
-                action="apply",
-                actor=actor,
-            )
-            return await self.fulfiller.fulfil(wish)
+            after, facts = await self._resolved_all(caller, spec, cancel)
+            async with self.aims.lock:
+                now = self.aims.desired
+                if now is not before and (expected or reloads_of(now) != reloads_of(before)):
+                    continue
+                after = msgspec.structs.replace(after, endpoints=self._known(after.endpoints))
+                authorize(caller, now, after, facts)
+                wish = Wish(
+                    document=after.spec,
+                    endpoints=after.endpoints,
+                    pools=after.pools,
+                    streams=after.streams,
+                    reason="applied",
+                    action="apply",
+                    actor=caller.name,
+                )
+                return await self.fulfiller.fulfil(wish)
+        raise _overtaken("the system")
 
     async def diff(
-        self, document: Mapping[str, Any], *, only: frozenset[str] | None = None
+        self,
+        document: Mapping[str, Any],
+        *,
+        caller: Caller,
+        cancel: threading.Event | None = None,
     ) -> Diff:
         """What `apply` would change; models that lie in files are stored as versions, else nothing.
 
-        Args:
-            only: The endpoints that may change by it; None for all, and the whole system.
-
         Raises:
             SpecError: With all mistakes.
-            PermissionDeniedError: Something else than `only` would change.
+            PermissionDeniedError: As `apply`.
         """
-        spec = parse_spec(document)
-        old = self.aims.desired
-        check_document(old.spec, spec.document(), only)
-        resolved = await self._resolve_all(spec)
-        new = DesiredState(
-            generation=old.generation,
-            spec=spec.document(),
-            endpoints=resolved.endpoints,
-            pools=pools_of(spec),
-            streams=resolved.streams,
-        )
-        return diff_between(old, new)
+        before = self.aims.desired
+        after, facts = await self._resolved_all(caller, parse_spec(document), cancel)
+        authorize(caller, before, after, facts)
+        return diff_between(before, after)
 
     async def put_endpoint(
         self,
         name: str,
         entry: Mapping[str, Any],
         *,
+        caller: Caller,
         expected: int | None = None,
-        actor: str = "",
+        cancel: threading.Event | None = None,
     ) -> Applied:
         """Want one endpoint as `entry` says; all others stay pinned as they are.
 
         Args:
             expected: The generation that the caller read; 0 for an endpoint that is new.
+            cancel: As `apply`.
 
         Raises:
             SpecError: With all mistakes.
             ConflictError: The endpoint is at another generation than `expected`.
+            PermissionDeniedError: It refers to what the caller may not use.
         """
         if entry.get("name", name) != name:
             raise InvalidArgumentError(
                 f"the body names endpoint {entry['name']!r}, the path {name!r}"
             )
-        async with self.aims.lock:
-            self._expect(name, expected)
-            document = with_entry(self.aims.desired.spec, name, {"name": name, **entry})
-            endpoint = await self._resolve_one(document, name)
-            return await self.fulfiller.fulfil(
-                self._wish(document, endpoint, reason="put", action="endpoint.put", actor=actor)
-            )
+        change = Change(entry={"name": name, **entry}, action="endpoint.put", reason="put")
+        return await self._carry_out(
+            caller, name, lambda _: change, expected=expected, cancel=cancel
+        )
 
     async def remove_endpoint(
-        self, name: str, *, expected: int | None = None, actor: str = ""
+        self, name: str, *, caller: Caller, expected: int | None = None
     ) -> Applied:
         """Stop serving `name`; all else stays pinned as it is.
 
@@ -154,47 +187,39 @@ class Orders:
             FailedPreconditionError: It is one of a repository's models, which come and go together.
             ConflictError: The endpoint is at another generation than `expected`.
         """
-        async with self.aims.lock:
-            self._expect(name, expected)
+
+        def change(_: DesiredState) -> Change:
             self._own(name)
             self._check_unused(name)
-            desired = self.aims.desired
-            rest = tuple(e for e in desired.endpoints if e.name != name)
-            wish = Wish(
-                document=with_entry(desired.spec, name, None),
-                endpoints=rest,
-                pools=desired.pools,
-                streams=desired.streams,
-                reason="removed",
-                action="endpoint.remove",
-                actor=actor,
-            )
-            return await self.fulfiller.fulfil(wish)
+            return Change(entry=None, action="endpoint.remove", reason="removed")
 
-    async def load(self, name: str, *, actor: str = "") -> Applied:
+        return await self._carry_out(caller, name, change, expected=expected)
+
+    async def load(
+        self, name: str, *, caller: Caller, cancel: threading.Event | None = None
+    ) -> Applied:
         """Serve the registry's newest version of `name`, or load a served endpoint anew, at once.
 
         Raises:
             SpecError: The registry has no such model, or it cannot be served.
+            PermissionDeniedError: The caller may not use the model.
         """
-        async with self.aims.lock:
-            desired = self.aims.desired
-            served = desired.endpoint(name)
-            document = desired.spec
-            if served is None:
-                document = with_entry(document, name, {"name": name, "model": name})
-            endpoint = await self._resolve_one(document, name, reload=served is not None)
-            wish = self._wish(
-                document,
-                endpoint,
-                reason="loaded",
-                action="endpoint.load",
-                actor=actor,
-                takes_over={name: None},
-            )
-            return await self.fulfiller.fulfil(wish)
 
-    async def undo(self, name: str, *, generation: int | None = None, actor: str = "") -> Applied:
+        def change(before: DesiredState) -> Change:
+            is_served = before.endpoint(name) is not None
+            entry = before.entry(name) if is_served else {"name": name, "model": name}
+            return Change(
+                # A model of a repository has no line of its own.
+                entry=entry,
+                action="endpoint.load",
+                reason="loaded",
+                reload=is_served,
+                at_once=True,
+            )
+
+        return await self._carry_out(caller, name, change, cancel=cancel)
+
+    async def undo(self, name: str, *, caller: Caller, generation: int | None = None) -> Applied:
         """Want an endpoint as it was in `generation`, at once and without a rollout.
 
         Args:
@@ -203,50 +228,38 @@ class Orders:
         Raises:
             NotFoundError: There is no such generation.
             FailedPreconditionError: A model of it is gone from the registry.
+            PermissionDeniedError: It refers to what the caller may not use now.
         """
-        async with self.aims.lock:
-            found = await former(self.store, name, generation)
-            found = await asyncio.to_thread(bring_home, found, self.registry)
-            desired = self.aims.desired
-            document = with_entry(desired.spec, name, found.document)
-            reason = f"undone to generation {found.generation}"
-            if found.endpoint is None:
+        past = await former(self.store, name, generation)
+        past = await self.work.run(caller.name, bring_home, past, self.registry)
+        if past.endpoint is not None:
+            await self.work.run(caller.name, check_there, past.endpoint)
+
+        def change(_: DesiredState) -> Change:
+            if past.endpoint is None:
                 self._check_unused(name)
-                rest = tuple(e for e in desired.endpoints if e.name != name)
-                wish = Wish(
-                    document=document,
-                    endpoints=rest,
-                    pools=desired.pools,
-                    streams=desired.streams,
-                    reason=reason,
-                    action="endpoint.undo",
-                    actor=actor,
-                )
-            else:
-                await asyncio.to_thread(check_there, found.endpoint)
-                security = parse_spec(document).security
-                await asyncio.to_thread(check_still_trusted, found.endpoint, security)
-                wish = self._wish(
-                    document,
-                    found.endpoint,
-                    reason=reason,
-                    action="endpoint.undo",
-                    actor=actor,
-                    takes_over={name: None},
-                    anew=self.aims.rollout(name) is not None,
-                )
-            return await self.fulfiller.fulfil(wish)
+            return Change(
+                entry=past.document,
+                endpoint=past.endpoint,
+                action="endpoint.undo",
+                reason=f"undone to generation {past.generation}",
+                at_once=True,
+                anew=past.endpoint is not None and self.aims.rollout(name) is not None,
+            )
+
+        return await self._carry_out(caller, name, change)
 
     async def start_rollout(
         self,
         name: str,
         *,
+        caller: Caller,
         model: str = "",
         version: str = "",
         upstream: Mapping[str, Any] | None = None,
         rollout: Mapping[str, Any] | None = None,
         allow_code: bool = False,
-        actor: str = "",
+        cancel: threading.Event | None = None,
     ) -> RolloutRecord:
         """Let another version take over endpoint `name`, step by step.
 
@@ -256,45 +269,38 @@ class Orders:
             upstream: Somebody else's server, as in the spec.
             rollout: As in the spec; None takes the endpoint's own, or a canary.
             allow_code: From now on the endpoint may have models that run their authors' code.
+            cancel: As `apply`.
 
         Raises:
             ModelNotFoundError: There is no such endpoint.
             SpecError: What is to be served, or `rollout`, is wrong.
             FailedPreconditionError: A rollout is under way.
             InvalidArgumentError: It is served already.
+            PermissionDeniedError: The caller may not use what is to be served.
         """
-        async with self.aims.lock:
+
+        def change(before: DesiredState) -> Change:
             served = self._own(name)
             self._check_idle(name)
-            entry = self.aims.desired.entry(name)
+            entry = before.entry(name)
             assert entry is not None, "checked by _own"
             left_out = _SOURCES if upstream is None else (*_SOURCES, *_OF_OUR_COPIES)
             new = {key: value for key, value in entry.items() if key not in left_out}
             new |= entry_of_source(served, model=model, version=version, upstream=upstream)
             if allow_code:
                 new["allow_code"] = True
-            plan = rollout or entry.get("rollout") or {"strategy": "canary"}
-            document = with_entry(self.aims.desired.spec, name, new)
-            found = await self._resolve_one(
-                with_entry(document, name, {**new, "rollout": dict(plan)}), name
-            )
-            settings = found.rollout
-            assert settings is not None, "was given"
-            target = msgspec.structs.replace(found, rollout=served.rollout)
-            self._check_new(name, target)
-            wish = self._wish(
-                document,
-                target,
-                reason="rollout started",
+            return Change(
+                entry=new,
+                plan=dict(rollout or entry.get("rollout") or {"strategy": "canary"}),
                 action="rollout.start",
-                actor=actor,
-                takes_over={name: settings},
+                reason="rollout started",
                 anew=True,
             )
-            await self.fulfiller.fulfil(wish)
-            record = self.aims.rollout(name)
-            assert record is not None, "was just begun"
-            return record
+
+        await self._carry_out(caller, name, change, cancel=cancel)
+        record = self.aims.rollout(name)
+        assert record is not None, "was just begun"
+        return record
 
     async def history(self, name: str, limit: int = 100) -> list[EndpointGeneration]:
         """An endpoint's generations, the newest first."""
@@ -347,65 +353,171 @@ class Orders:
             message = f"endpoint '{name}' serves version {target.arms[0].key} already"
             raise InvalidArgumentError(message)
 
-    def _wish(
+    async def _carry_out(
         self,
-        document: dict[str, Any],
-        endpoint: DesiredEndpoint,
+        caller: Caller,
+        name: str,
+        make: Callable[[DesiredState], Change],
         *,
-        reason: str,
-        action: str,
-        actor: str,
-        takes_over: Mapping[str, RolloutSettings | None] | None = None,
-        anew: bool = False,
-    ) -> Wish:
-        """One endpoint changed or added, all others as they are and where they are."""
-        desired = self.aims.desired
-        name = endpoint.name
-        if desired.endpoint(name) is None:
-            endpoints = (*desired.endpoints, endpoint)
-        else:
-            endpoints = tuple(endpoint if e.name == name else e for e in desired.endpoints)
-        return Wish(
-            document=document,
-            endpoints=endpoints,
-            pools=desired.pools,
-            streams=desired.streams,
-            reason=reason,
-            action=action,
-            actor=actor,
-            takes_over=takes_over or {},
-            anew=frozenset({name} if anew else ()),
+        expected: int | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Applied:
+        """Change one endpoint; all others stay as they are."""
+        for _ in range(_ATTEMPTS):
+            before = self.aims.desired
+            self._expect(name, expected)
+            change = make(before)
+            entry, endpoint = change.entry, change.endpoint
+            spec, document = SystemSpec(), with_entry(before.spec, name, entry)
+            if entry is not None or change.reload:
+                spec = parse_spec(document)
+            if entry is not None:
+                (line,) = (line for line in spec.endpoints if line.name == name)
+                entry = line.model_dump(mode="json", exclude_unset=True)
+                document = with_entry(before.spec, name, entry)
+            facts = await self._facts(caller, document, name)
+            authorize(caller, before, msgspec.structs.replace(before, spec=document), facts)
+            settings = None
+            if endpoint is not None:
+                await self.work.run(caller.name, check_still_trusted, endpoint, spec.security)
+            elif entry is not None or change.reload:
+                if change.plan is not None:
+                    spec = parse_spec(
+                        with_entry(document, name, {**(entry or {}), "rollout": change.plan})
+                    )
+                endpoint = await self._resolve_one(caller, spec, name, change, cancel)
+                if change.plan is not None:
+                    served = before.endpoint(name)
+                    settings, plan = endpoint.rollout, None if served is None else served.rollout
+                    endpoint = msgspec.structs.replace(endpoint, rollout=plan)
+            async with self.aims.lock:
+                now = self.aims.desired
+                if not _is_same_for(name, before, now):
+                    continue
+                if change.plan is not None:
+                    assert endpoint is not None, "a rollout has a target"
+                    self._check_idle(name)
+                    self._check_new(name, endpoint)
+                after = _with_endpoint(now, name, entry, endpoint)
+                authorize(caller, now, after, facts)
+                takes_over = {name: settings} if change.at_once or change.plan is not None else {}
+                wish = Wish(
+                    document=after.spec,
+                    endpoints=after.endpoints,
+                    pools=after.pools,
+                    streams=after.streams,
+                    reason=change.reason,
+                    action=change.action,
+                    actor=caller.name,
+                    takes_over=takes_over,
+                    anew=frozenset({name} if change.anew else ()),
+                )
+                return await self.fulfiller.fulfil(wish)
+        raise _overtaken(f"endpoint '{name}'")
+
+    async def _facts(
+        self, caller: Caller, document: Mapping[str, Any], name: str | None = None
+    ) -> Facts:
+        """What decides whether a caller may refer to what a document names."""
+        if caller.may(Role.ADMIN):
+            return Facts()
+        models = models_of(document, name)
+        owners = await asyncio.to_thread(
+            lambda: {model: self.registry.owners(model) for model in models}
+        )
+        return Facts(
+            models={
+                model: ModelFacts(users=self.aims.users_of(model), owners=owners[model])
+                for model in models
+            },
+            paths=await asyncio.to_thread(paths_below, self.model_roots, document),
         )
 
+    async def _resolved_all(
+        self, caller: Caller, spec: SystemSpec, cancel: threading.Event | None
+    ) -> tuple[DesiredState, Facts]:
+        """What a spec means today, once it was authorized as it stands."""
+        before, document = self.aims.desired, spec.document()
+        facts = await self._facts(caller, document)
+        authorize(caller, before, msgspec.structs.replace(before, spec=document), facts)
+        resolved: Resolved = await self.work.run(
+            caller.name, self._resolver(caller, spec, cancel).resolve_all
+        )
+        after = DesiredState(
+            generation=before.generation,
+            spec=document,
+            endpoints=self._known(resolved.endpoints),
+            pools=pools_of(spec),
+            streams=resolved.streams,
+        )
+        return after, facts
+
     async def _resolve_one(
-        self, document: Mapping[str, Any], name: str, *, reload: bool = False
+        self,
+        caller: Caller,
+        spec: SystemSpec,
+        name: str,
+        change: Change,
+        cancel: threading.Event | None,
     ) -> DesiredEndpoint:
-        spec = only_entry(parse_spec(document), name)
-        found = await self._resolve(spec, reload=name if reload else "")
-        endpoint = next((e for e in found if e.name == name), None)
+        reload = name if change.reload else ""
+        resolver = self._resolver(caller, only_entry(spec, name), cancel, reload=reload)
+        resolved = self._known(await self.work.run(caller.name, resolver.resolve))
+        endpoint = next((e for e in resolved if e.name == name), None)
         if endpoint is None:
             raise ModelNotFoundError(name)
         return endpoint
 
-    async def _resolve(self, spec: SystemSpec, *, reload: str = "") -> tuple[DesiredEndpoint, ...]:
-        return self._known(await asyncio.to_thread(self._resolver(spec, reload=reload).resolve))
-
-    async def _resolve_all(self, spec: SystemSpec) -> Resolved:
-        found = await asyncio.to_thread(self._resolver(spec).resolve_all)
-        return replace(found, endpoints=self._known(found.endpoints))
-
     def _known(self, endpoints: tuple[DesiredEndpoint, ...]) -> tuple[DesiredEndpoint, ...]:
         return with_known_ids(endpoints, self.aims.desired, self.aims.rollouts.values())
 
-    def _resolver(self, spec: SystemSpec, *, reload: str = "") -> Resolver:
+    def _resolver(
+        self,
+        caller: Caller,
+        spec: SystemSpec,
+        cancel: threading.Event | None,
+        *,
+        reload: str = "",
+    ) -> Resolver:
         reloads = reloads_of(self.aims.desired)
         if reload:
             reloads[reload] = reloads.get(reload, 0) + 1
         return Resolver(
             registry=self.registry,
-            inspect=self.inspect,
+            inspect=self.inspect if cancel is None else partial(self.inspect, cancel=cancel),
             spec=spec,
             reloads=reloads,
             max_body_bytes=self.max_body_bytes,
             allow_code=self.allow_code,
+            owner=caller.name,
         )
+
+
+def _is_same_for(name: str, before: DesiredState, now: DesiredState) -> bool:
+    """Whether a change of one endpoint that was made for `before` still fits."""
+    if before is now:
+        return True
+    rest = [{**state.spec, "endpoints": None} for state in (before, now)]
+    return before.endpoint(name) == now.endpoint(name) and rest[0] == rest[1]
+
+
+def _with_endpoint(
+    state: DesiredState,
+    name: str,
+    entry: Mapping[str, Any] | None,
+    endpoint: DesiredEndpoint | None,
+) -> DesiredState:
+    """`state` with one endpoint changed, added, or taken away."""
+    endpoints = list(state.endpoints)
+    index = next((i for i, e in enumerate(endpoints) if e.name == name), len(endpoints))
+    endpoints[index : index + 1] = [] if endpoint is None else [endpoint]
+    is_in_spec = entry is not None or endpoint is None
+    return msgspec.structs.replace(
+        state,
+        spec=with_entry(state.spec, name, entry) if is_in_spec else state.spec,
+        endpoints=tuple(endpoints),
+    )
+
+
+def _overtaken(what: str) -> ConflictError:
+    return ConflictError(f"{what} was changed {_ATTEMPTS} times meanwhile; send the change again")

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from headrace.control.activator import Activator, HoldLimits
 from headrace.control.advice import Advisor
@@ -58,7 +59,7 @@ from headrace.control.streams.memory import StreamMemory
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Fulfiller
-from headrace.core import Clock, Inspect
+from headrace.core import CancellableInspect, Clock
 from headrace.core.autoscale_settings import MachineBudget
 from headrace.core.spec_scale import BudgetSpec
 from headrace.features import APPLIED, applied_definitions
@@ -72,7 +73,7 @@ def make_plane(
     home: Home,
     store: StoreThread,
     registry: Registry,
-    inspect: Inspect,
+    inspect: CancellableInspect,
     reconciler: Reconciling,
     driver: LocalDriver,
     keeper: Gateway,
@@ -84,6 +85,7 @@ def make_plane(
     prometheus: PrometheusHistory | None = None,
     sends_first_requests: bool = True,
     allow_code: bool = False,
+    model_roots: tuple[Path, ...] = (),
     runs_here: bool = True,
 ) -> ControlPlane:
     """A control plane that aims at what is stored; nothing of it runs yet. Blocking.
@@ -244,6 +246,7 @@ def make_plane(
             fulfiller=Fulfiller(store=store, journal=journal, aims=aims, clock=clock),
             max_body_bytes=keeper.settings.max_body_bytes,
             allow_code=allow_code,
+            model_roots=model_roots,
         ),
         rollout_driver=rollouts,
         scaler=scaler,

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from headrace import __version__
 from headrace.control.access.redact import redact
+from headrace.control.access.references import ModelFacts, may_read_model
+from headrace.control.access.roles import Caller, Role
 from headrace.control.access.trail import Change
 from headrace.control.activator import Activator
 from headrace.control.advice import Advisor
@@ -55,7 +57,7 @@ from headrace.control.store_thread import StoreThread
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.control.upstream_watch import UpstreamWatch
 from headrace.control.wishes import Applied as Applied  # noqa: PLC0414  # part of this API
-from headrace.core import Clock, Inspect
+from headrace.core import CancellableInspect, Clock
 from headrace.core.devices import DeviceUse
 from headrace.monitor import History, LoadHistory
 from headrace.registry import Registry
@@ -81,7 +83,7 @@ class ControlPlane:
     home: Home
     store: StoreThread
     registry: Registry
-    inspect: Inspect
+    inspect: CancellableInspect
     reconciler: Reconciling
     keeper: Gateway
     aims: Aims
@@ -185,22 +187,18 @@ class ControlPlane:
 
     def in_use(self) -> set[str]:
         """`NAME:VERSION` of what is served, will be, or is what a rollout may go back to."""
-        served = {arm.revision.model for endpoint in self._served() for arm in endpoint.arms}
+        served = {arm.revision.model for endpoint in self.aims.served() for arm in endpoint.arms}
         return served.union(*(stream.models for stream in self.desired.streams))
 
-    def users_of(self, model: str) -> frozenset[str]:
-        """The endpoints that use a version of `model`, as `in_use` says."""
-        return frozenset(
-            str(endpoint.name)
-            for endpoint in self._served()
-            if any(arm.revision.model.partition(":")[0] == model for arm in endpoint.arms)
-        )
+    def model_facts(self, model: str) -> ModelFacts:
+        """What decides who may read and change a model. Blocking: reads the registry's index."""
+        return ModelFacts(users=self.aims.users_of(model), owners=self.registry.owners(model))
 
-    def _served(self) -> list[DesiredEndpoint]:
-        endpoints = [*self.desired.endpoints, *self.effective.endpoints]
-        for record in self.aims.rollouts.values():
-            endpoints += [record.source, record.target]
-        return endpoints
+    def readable_models(self, caller: Caller, names: Collection[str]) -> set[str]:
+        """Those of the models that a caller may read. Blocking, as `model_facts`."""
+        if caller.may(Role.VIEWER):
+            return set(names)
+        return {name for name in names if may_read_model(caller, name, self.model_facts(name))}
 
     def request_stop(self) -> None:
         """Drain and end everything, soon."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from headrace.control.desired import DesiredArm, DesiredEndpoint, DesiredStream, make_revision
+from headrace.control.model_paths import check_model_path
 from headrace.control.payloads.files import check_pyarrow
 from headrace.control.resolve_streams import StreamModel, resolve_streams
 from headrace.core import (
@@ -23,6 +24,7 @@ from headrace.core import (
     InvalidArgumentError,
     NotSignedError,
     ReplicaSettings,
+    RequestCancelledError,
     SignedSettings,
 )
 from headrace.core.devices import Device
@@ -93,13 +95,15 @@ class Resolver:
     `inspect` proves that a model in a repository can be served; the registry has its own.
     `reloads`: how often an operator wished to load an endpoint's models again, by endpoint.
     `max_body_bytes`: the gateway's limit, which replicas share. `allow_code`: every endpoint may
-    have models that run their authors' code, not only those that say so.
+    have models that run their authors' code, not only those that say so. `owner`: the principal
+    who owns what is pushed from a path.
     """
 
     registry: Registry
     inspect: Inspect
     spec: SystemSpec
     max_body_bytes: int
+    owner: str = ""
     allow_code: bool = False
     reloads: Mapping[str, int] = field(default_factory=dict)
     _mistakes: list[SpecMistake] = field(default_factory=list)
@@ -183,6 +187,11 @@ class Resolver:
     def _from_repository(
         self, endpoint: EndpointSpec, path: Path, place: str
     ) -> list[DesiredEndpoint]:
+        try:
+            check_model_path(path, self.registry.home)
+        except HeadraceError as error:
+            self._wrong(place, str(error))
+            return []
         if self.spec.security.require_signature:
             message = (
                 f"{path} is a repository, whose models cannot be signed, and `require_signature` "
@@ -223,6 +232,8 @@ class Resolver:
                 raise InvalidArgumentError(message)
             pinned = _pin_stored(stored, self.registry.path(stored), self._signed(stored))
             return replace(pinned, features=self._features(endpoint, stored, pinned.path))
+        except RequestCancelledError:
+            raise  # nobody waits for the mistakes
         except HeadraceError as error:
             self._wrong(place, str(error))
             return None
@@ -233,11 +244,14 @@ class Resolver:
             self.registry.verify(stored)
             return stored
         # Pushing reads the file and, if it is known, compares the stored copy with it.
+        check_model_path(Path(model), self.registry.home)
         return self.registry.push(
             endpoint.name,
             Path(model),
             runtime=endpoint.runtime,
             allow_code=self._allows_code(endpoint),
+            owner=self.owner,
+            inspect=self.inspect,
         )
 
     def _arm(
@@ -246,18 +260,20 @@ class Resolver:
         settings = replica_settings(endpoint, name, pinned, self.max_body_bytes)
         if pinned.features is not None:
             settings = msgspec.structs.replace(settings, features=pinned.features)
+        # A pool's processes host models of several endpoints, and code could reach all of them.
+        pool = "" if pinned.runs_code or endpoint.pool is None else endpoint.pool
         revision = make_revision(
             endpoint=EndpointName(name),
             model=pinned.reference,
             settings=settings,
             reload=self.reloads.get(name, 0),
-            pool=endpoint.pool or "",
+            pool=pool,
             network=endpoint.network,
             runs_code=pinned.runs_code,
             content=pinned.content,
         )
         # A pool's processes are its own; the model has none.
-        replicas = 0 if endpoint.pool else first_replicas(endpoint, version.replicas)
+        replicas = 0 if pool else first_replicas(endpoint, version.replicas)
         return DesiredArm(revision=revision, weight=version.weight, replicas=replicas)
 
     def _read_trusted(self) -> "list[PublicKey]":

@@ -69,7 +69,8 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     variable of the environment and `file:/PATH` for a file's content; empty for a file in the home.
     `oidc`: None where nobody logs in at an identity provider. `console`: the function, as
     `MODULE:NAME`, that makes the pages beside the management API; empty for none. `allow_code`:
-    every endpoint may have models of formats that run their authors' code. `prometheus_url`: asked
+    every endpoint may have models of formats that run their authors' code. `model_roots`: below
+    these directories operators who are no admins may name models by path. `prometheus_url`: asked
     for what was longer ago than a day, with references as `state_url`; empty for none. `artifacts`:
     the URL of the store that models of several homes are in; empty for a home's own. `gateway`:
     `local`, `remote` or `none`, as `GatewayMode` says. `agents`: where gateways on other hosts are
@@ -97,6 +98,7 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     state_url: str = ""
     oidc: OidcSettings | None = None
     allow_code: bool = False
+    model_roots: tuple[str, ...] = ()
     console: str = ""
     prometheus_url: str = ""
     artifacts: str = ""

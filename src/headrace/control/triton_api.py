@@ -1,10 +1,12 @@
 """Triton's repository verbs, on the management port: which models are there, load, unload."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 
+from headrace.control.access.roles import Caller
 from headrace.control.observed import Phase
 from headrace.control.plane import ControlPlane
 from headrace.core import (
@@ -68,7 +70,9 @@ def _served(plane: ControlPlane) -> Iterator[IndexRow]:
             )
 
 
-async def load(plane: ControlPlane, name: str, body: bytes, *, actor: str) -> None:
+async def load(
+    plane: ControlPlane, name: str, body: bytes, *, caller: Caller, cancel: threading.Event
+) -> None:
     """Serve `name`, or load it anew; returns when it is ready.
 
     Raises:
@@ -83,7 +87,7 @@ async def load(plane: ControlPlane, name: str, body: bytes, *, actor: str) -> No
             "`headrace models push`, and set what it needs in the spec file"
         )
         raise UnsupportedError(message)
-    await plane.orders.load(name, actor=actor)
+    await plane.orders.load(name, caller=caller, cancel=cancel)
     status = await plane.wait_ready(_LOAD_TIMEOUT_S, name=name)
     found = next((e for e in status.endpoints if e.name == name), None)
     if found is None or not found.ready:
@@ -91,10 +95,10 @@ async def load(plane: ControlPlane, name: str, body: bytes, *, actor: str) -> No
         raise FailedPreconditionError(f"failed to load '{name}', {reason}")
 
 
-async def unload(plane: ControlPlane, name: str, body: bytes, *, actor: str) -> None:
+async def unload(plane: ControlPlane, name: str, body: bytes, *, caller: Caller) -> None:
     """Stop serving `name`."""
     _decode(body)
-    await plane.orders.remove_endpoint(check_name(name), actor=actor)
+    await plane.orders.remove_endpoint(check_name(name), caller=caller)
 
 
 def decode_index_request(body: bytes) -> IndexRequest:

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from headrace.core.datatypes import DTYPES, Datatype, datatype_of
     from headrace.core.examples import example_inputs
     from headrace.core.feature_source import FeatureSource, FetchedFeatures
-    from headrace.core.inspected import FirstRun, Inspect, Inspected
+    from headrace.core.inspected import CancellableInspect, FirstRun, Inspect, Inspected
     from headrace.core.requests import (
         BatchOutputs,
         InferRequest,
@@ -92,6 +92,7 @@ __all__ = [
     "ArtifactsSettings",
     "BatchOutputs",
     "BatchingSettings",
+    "CancellableInspect",
     "Clock",
     "Code",
     "CodeNotAllowedError",
@@ -156,7 +157,7 @@ _WITH_NUMPY = {
     "datatypes": ("DTYPES", "Datatype", "datatype_of"),
     "examples": ("example_inputs",),
     "feature_source": ("FeatureSource", "FetchedFeatures"),
-    "inspected": ("FirstRun", "Inspect", "Inspected"),
+    "inspected": ("CancellableInspect", "FirstRun", "Inspect", "Inspected"),
     "requests": (
         "BatchOutputs",
         "InferRequest",

@@ -1,5 +1,6 @@
 """What is found out about a model before anybody serves it, and who finds it out."""
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -43,4 +44,25 @@ class Inspect(Protocol):
         Raises:
             UnsupportedModelError: It cannot be loaded; the message says why.
             CodeNotAllowedError: It would run code. Nothing of it was run.
+        """
+
+
+class CancellableInspect(Inspect, Protocol):
+    """An `Inspect` in a process of its own, which can be ended."""
+
+    def __call__(
+        self,
+        path: Path,
+        runtime: str = "",
+        *,
+        allow_code: bool = False,
+        cancel: threading.Event | None = None,
+    ) -> Inspected:
+        """As `Inspect`.
+
+        Args:
+            cancel: Set when the result is not needed any more; ends the process.
+
+        Raises:
+            RequestCancelledError: `cancel` was set.
         """

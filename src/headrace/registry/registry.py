@@ -120,6 +120,8 @@ class Registry:
         allow_code: bool = False,
         source: str = "",
         by: str = "",
+        owner: str = "",
+        inspect: Inspect | None = None,
         labels: Mapping[str, Collection[str]] | None = None,
         metadata: Mapping[str, str] | None = None,
         progress: Progress | None = None,
@@ -136,6 +138,8 @@ class Registry:
                 now.
             source: Where the model comes from; empty for `path`.
             by: Who pushes; empty for this process's user.
+            owner: The principal of the management API who pushes; empty on the machine itself.
+            inspect: Instead of the registry's own.
             labels: For an output's name, its class names.
             metadata: Anything worth keeping beside the version.
             progress: Called with the bytes stored so far and in all.
@@ -147,7 +151,8 @@ class Registry:
             FailedPreconditionError: The disk is full or may not be written.
         """
         check_name(name)
-        if self._inspect is None:
+        inspect = inspect or self._inspect
+        if inspect is None:
             msg = "this registry was opened for reading: pass `inspect_model` of headrace.runtimes"
             raise FailedPreconditionError(msg)
         class_names = {output: tuple(names) for output, names in (labels or {}).items()}
@@ -169,7 +174,7 @@ class Registry:
                 filename = stored_name(path)
                 content = copy_content(path, staged / filename, progress=progress)
                 seen = inspect_staged(
-                    self._inspect, staged / filename, path, runtime, allow_code=allow_code
+                    inspect, staged / filename, path, runtime, allow_code=allow_code
                 )
                 check_labels(seen.signature, class_names)
                 draft = ModelVersion(
@@ -185,6 +190,7 @@ class Registry:
                     first_run=seen.first_run,
                     created_at=datetime.fromtimestamp(self._clock.now(), UTC),
                     created_by=by or user_name(),
+                    owner=owner,
                     source=source or str(path),
                     labels=class_names,
                     metadata=dict(metadata or {}),
@@ -224,6 +230,10 @@ class Registry:
         self._follow(name)
         found, _ = self._read_all(name)
         return found
+
+    def owners(self, name: str) -> frozenset[str]:
+        """The principals who pushed the versions that there are of a name."""
+        return frozenset(version.owner for version in self._read_all(name)[0])
 
     def problems(self, name: str | None = None) -> Problems:
         """The index files that cannot be read, each as the error that says why."""

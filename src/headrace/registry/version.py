@@ -47,7 +47,8 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     `filename` is the file or directory inside the artifact that a runtime loads. `labels`: for an
     output's name, its class names. `metadata` is whatever the one who pushed it wanted to keep.
     `runs_code`: its format runs code of its author's; None where an older Headrace did not say.
-    `first_run`: how an inference went when it was pushed; None where nobody tried.
+    `first_run`: how an inference went when it was pushed; None where nobody tried. `owner`: the
+    principal who pushed it over the management API; empty where it was pushed on the machine.
     """
 
     name: ModelName
@@ -60,6 +61,7 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     signature: ModelSignature
     created_at: datetime
     created_by: str = ""
+    owner: str = ""
     source: str = ""
     labels: Mapping[str, tuple[str, ...]] = {}
     metadata: Mapping[str, str] = {}

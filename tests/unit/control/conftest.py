@@ -1,10 +1,12 @@
 """A control plane whose parts are real and of which nothing runs."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from headrace.control.access.roles import Caller, Grant, Role
 from headrace.control.home import Home
 from headrace.control.keeper import GatewayKeeper
 from headrace.control.local import LocalDriver
@@ -36,7 +38,17 @@ SIGNATURE = ModelSignature(
 )
 
 
-def inspect(path: Path, runtime: str = "", *, allow_code: bool = False) -> Inspected:
+def admin_called(name: str) -> Caller:
+    return Caller(name=name, kind="user", grants=(Grant(Role.ADMIN),))
+
+
+def inspect(
+    path: Path,
+    runtime: str = "",
+    *,
+    allow_code: bool = False,
+    cancel: threading.Event | None = None,  # noqa: ARG001  # as the real one
+) -> Inspected:
     """A runtime that serves every file which does not say that it is bad; `.py` files run code."""
     if path.is_file() and path.read_bytes().startswith(b"bad"):
         raise UnsupportedModelError(f"{path}: is no model")

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from headrace.control.access.roles import SYSTEM
 from headrace.control.api import build_api, build_gateway_answers, build_metrics
 from headrace.control.observed import Phase, Replica
 from headrace.control.plane import ControlPlane
@@ -190,14 +191,15 @@ async def test_load_changes_one_endpoint_and_leaves_the_others_pinned(
                 {"name": "b", "model": "fraud"},
                 {"name": "all", "model": str(tmp_path / "repository")},
             ]
-        }
+        },
+        caller=SYSTEM,
     )
     before = plane.desired
     await asyncio.to_thread(model.write_bytes, b"newer")
     plane.registry.push("fraud", model)
-    await plane.orders.load("a")
-    await plane.orders.load("x")
-    await plane.orders.load("extra")
+    await plane.orders.load("a", caller=SYSTEM)
+    await plane.orders.load("x", caller=SYSTEM)
+    await plane.orders.load("extra", caller=SYSTEM)
     after = plane.desired
     versions = {str(e.name): e.arms[0].revision.version for e in after.endpoints}
 

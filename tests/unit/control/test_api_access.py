@@ -364,7 +364,8 @@ async def test_an_operator_changes_what_is_served_but_not_who_may(
     plane: ControlPlane, model: Path
 ) -> None:
     async with client_of(plane, "operator") as operator:
-        applied = await operator.post("/apply", json=document(model, "a"))
+        plane.registry.push("m", model)
+        applied = await operator.post("/apply", json=document(Path("m:1"), "a"))
         codes = [
             (await operator.get("/users")).status_code,
             (await operator.post("/users", json={"name": "eve"})).status_code,

@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import AsyncIterator, MutableMapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import httpx
 import pytest
 
 from headrace.cli.uploads import tar_chunks, tar_size
+from headrace.control.access.roles import SYSTEM
 from headrace.control.api import build_api
 from headrace.control.api_uploads import MAX_UPLOADS, Upload, Uploads
 from headrace.control.plane import ControlPlane
@@ -19,9 +22,10 @@ from headrace.core import (
     OverloadedError,
     PayloadTooLargeError,
 )
-from headrace.registry import Registry, read_content
+from headrace.registry import ModelVersion, Registry, read_content
 from headrace.testing import VirtualTimeLoop
 from tests.unit.control.api_client import access_of, client_of, token_of
+from tests.unit.control.conftest import inspect
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +38,18 @@ async def api(plane: ControlPlane) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 def uploads(registry: Registry, tmp_path: Path) -> Uploads:
-    return Uploads(registry=registry, directory=tmp_path / "uploads", max_bytes=1000)
+    directory = tmp_path / "uploads"
+    return Uploads(registry=registry, inspect=inspect, directory=directory, max_bytes=1000)
+
+
+async def take(uploads: Uploads, upload: Upload, parts: AsyncIterator[bytes]) -> ModelVersion:
+    """The version that a caller uploads who stays."""
+
+    @asynccontextmanager
+    async def stays() -> AsyncIterator[threading.Event]:
+        yield threading.Event()
+
+    return await uploads.take(upload, parts, left=stays)
 
 
 def digest(content: bytes) -> str:
@@ -200,33 +215,34 @@ async def test_what_a_rollout_may_go_back_to_is_not_removed(api: httpx.AsyncClie
 
 
 async def test_an_upload_is_bounded_said_or_unsaid(uploads: Uploads) -> None:
-    upload = Upload(name="m", filename="m", format="file")
-    large = Upload(name="m", filename="m", format="file", length_bytes=1001)
+    upload = Upload(caller=SYSTEM, name="m", filename="m", format="file")
+    large = Upload(caller=SYSTEM, name="m", filename="m", format="file", length_bytes=1001)
     with pytest.raises(PayloadTooLargeError):
-        await uploads.take(large, chunks())
+        await take(uploads, large, chunks())
     with pytest.raises(PayloadTooLargeError):
-        await uploads.take(upload, chunks(b"x" * 600, b"x" * 401))
+        await take(uploads, upload, chunks(b"x" * 600, b"x" * 401))
 
-    assert (await uploads.take(upload, chunks(b"x" * 600, b"x" * 400))).size_bytes == 1000
+    assert (await take(uploads, upload, chunks(b"x" * 600, b"x" * 400))).size_bytes == 1000
     assert list(uploads.directory.iterdir()) == []
 
 
 async def test_more_than_the_disk_holds_is_refused_at_once(uploads: Uploads) -> None:
     uploads.max_bytes = 1 << 62
-    upload = Upload(name="m", filename="m", format="file", length_bytes=1 << 61)
+    upload = Upload(caller=SYSTEM, name="m", filename="m", format="file", length_bytes=1 << 61)
 
     with pytest.raises(FailedPreconditionError, match="are free"):
-        await uploads.take(upload, chunks())
+        await take(uploads, upload, chunks())
 
 
 async def test_a_directory_that_cannot_be_written_is_told(
     registry: Registry, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    uploads = Uploads(registry=registry, directory=tmp_path / "file" / "uploads")
+    uploads = Uploads(registry=registry, inspect=inspect, directory=tmp_path / "file" / "uploads")
 
+    upload = Upload(caller=SYSTEM, name="m", filename="m", format="file")
     with pytest.raises(FailedPreconditionError, match="cannot store the upload"):
-        await uploads.take(Upload(name="m", filename="m", format="file"), chunks(b"x"))
+        await take(uploads, upload, chunks(b"x"))
 
 
 def test_a_caller_who_says_nothing_is_given_up(uploads: Uploads) -> None:
@@ -234,11 +250,12 @@ def test_a_caller_who_says_nothing_is_given_up(uploads: Uploads) -> None:
         yield b"x"
         await asyncio.sleep(1e6)
 
+    upload = Upload(caller=SYSTEM, name="m", filename="m", format="file")
     with (
         asyncio.Runner(loop_factory=VirtualTimeLoop) as runner,
         pytest.raises(DeadlineExceededError, match="said nothing for 60 s"),
     ):
-        runner.run(uploads.take(Upload(name="m", filename="m", format="file"), silent()))
+        runner.run(take(uploads, upload, silent()))
 
 
 async def test_there_are_never_too_many_uploads(uploads: Uploads) -> None:
@@ -248,13 +265,13 @@ async def test_there_are_never_too_many_uploads(uploads: Uploads) -> None:
         await go.wait()
         yield b"x"
 
-    upload = Upload(name="m", filename="m", format="file")
+    upload = Upload(caller=SYSTEM, name="m", filename="m", format="file")
     async with asyncio.TaskGroup() as group:
         for _ in range(MAX_UPLOADS):
-            group.create_task(uploads.take(upload, waiting()))
+            group.create_task(take(uploads, upload, waiting()))
         await asyncio.sleep(0)
         with pytest.raises(OverloadedError):
-            await uploads.take(upload, chunks(b"x"))
+            await take(uploads, upload, chunks(b"x"))
         go.set()
 
-    assert (await uploads.take(upload, chunks(b"x"))).version == "1"
+    assert (await take(uploads, upload, chunks(b"x"))).version == "1"

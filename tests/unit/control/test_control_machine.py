@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from headrace.control.access.roles import SYSTEM
 from headrace.control.home import Home
 from headrace.core import HeadraceError
 from headrace.registry import Registry
@@ -69,7 +70,7 @@ class ControlMachine(RuleBasedStateMachine):
     def apply(self, version: int, plan: object) -> None:
         entry: dict[str, object] = {"name": "digits", "model": f"digits:{version}"}
         entry |= {"rollout": plan} if plan else {}
-        self.wait(self.plane.orders.apply({"endpoints": [entry]}))
+        self.wait(self.plane.orders.apply({"endpoints": [entry]}, caller=SYSTEM))
 
     @precondition(lambda self: self.pushed < 5)
     @rule()
@@ -81,7 +82,11 @@ class ControlMachine(RuleBasedStateMachine):
 
     @rule(version=st.integers(1, 5), plan=st.sampled_from(PLANS))
     def start(self, version: int, plan: dict[str, object] | None) -> None:
-        self.wait(self.plane.orders.start_rollout("digits", version=str(version), rollout=plan))
+        self.wait(
+            self.plane.orders.start_rollout(
+                "digits", version=str(version), rollout=plan, caller=SYSTEM
+            )
+        )
 
     @rule(verb=st.sampled_from(list(Verb)))
     def say(self, verb: Verb) -> None:
@@ -91,7 +96,7 @@ class ControlMachine(RuleBasedStateMachine):
     def undo(self, back: int) -> None:
         newest = self.wait(self.plane.orders.history("digits", limit=1))
         generation = max(newest[0].generation - back, 1) if newest else 1
-        self.wait(self.plane.orders.undo("digits", generation=generation))
+        self.wait(self.plane.orders.undo("digits", generation=generation, caller=SYSTEM))
 
     @rule(seconds=st.integers(1, 4), failing=st.sampled_from([0.0, 0.1]))
     def live(self, seconds: int, failing: float) -> None:

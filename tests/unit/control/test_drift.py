@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from headrace.control.access.roles import SYSTEM
 from headrace.control.drift import DriftKeeper
 from headrace.control.drift_files import DriftFiles, EndpointDrift, decode_reference
 from headrace.control.observed import Phase, Replica
@@ -89,7 +90,7 @@ async def serve(plane: ControlPlane, tmp_path: Path, **settings: object) -> None
     model = tmp_path / "m.onnx"
     model.write_bytes(b"good")
     entry = {"name": "e", "model": str(model), "drift": settings}
-    await plane.orders.apply({"endpoints": [entry]})
+    await plane.orders.apply({"endpoints": [entry]}, caller=SYSTEM)
     endpoint = plane.effective.endpoint("e")
     assert endpoint is not None
     for serial in range(2):
@@ -201,7 +202,9 @@ async def test_another_version_goes_on_with_the_inputs_reference(
         model = tmp_path / "m.onnx"
         model.write_bytes(content)
         plane.registry.push("fraud", model)
-    await plane.orders.apply({"endpoints": [{"name": "e", "model": "fraud:1", "drift": {}}]})
+    await plane.orders.apply(
+        {"endpoints": [{"name": "e", "model": "fraud:1", "drift": {}}]}, caller=SYSTEM
+    )
     await look(plane, replicas)
     _, first = plane.drift.version("e")
     assert first is not None
@@ -209,7 +212,9 @@ async def test_another_version_goes_on_with_the_inputs_reference(
         settings=first.settings, stored=Stored(reference=a_reference())
     )
     split = [{"model": f"fraud:{n}", "weight": w} for n, w in ((1, 90), (2, 10))]
-    await plane.orders.apply({"endpoints": [{"name": "e", "versions": split, "drift": {}}]})
+    await plane.orders.apply(
+        {"endpoints": [{"name": "e", "versions": split, "drift": {}}]}, caller=SYSTEM
+    )
 
     await look(plane, replicas)
 
@@ -236,7 +241,7 @@ async def test_endpoints_whose_spec_does_not_say_drift_are_left_alone(
     await serve(plane, tmp_path)
     await look(plane, replicas)
     entry = {"name": "e", "model": str(tmp_path / "m.onnx")}
-    await plane.orders.apply({"endpoints": [entry]})
+    await plane.orders.apply({"endpoints": [entry]}, caller=SYSTEM)
     replicas.plans.clear()
 
     await look(plane, replicas)
@@ -257,7 +262,7 @@ async def test_other_settings_keep_the_reference_and_count_anew(
     await look(plane, replicas, normal(100, 2, 5))
 
     entry = {"name": "e", "model": str(tmp_path / "m.onnx"), "drift": {"margin": 0.2}}
-    await plane.orders.apply({"endpoints": [entry]})
+    await plane.orders.apply({"endpoints": [entry]}, caller=SYSTEM)
     await look(plane, replicas)
 
     _, known = plane.drift.version("e")
@@ -306,7 +311,9 @@ async def test_a_reference_is_kept_beside_a_model_version(
         unknown = await client.put(
             "/models/fraud/versions/9/reference", content=body, headers=headers
         )
-    await plane.orders.apply({"endpoints": [{"name": "e", "model": "fraud", "drift": {}}]})
+    await plane.orders.apply(
+        {"endpoints": [{"name": "e", "model": "fraud", "drift": {}}]}, caller=SYSTEM
+    )
 
     await look(plane, replicas)
 
@@ -319,7 +326,7 @@ async def test_a_reference_is_kept_beside_a_model_version(
 async def test_an_endpoint_without_drift_is_off(plane: ControlPlane, tmp_path: Path) -> None:
     model = tmp_path / "m.onnx"
     model.write_bytes(b"good")
-    await plane.orders.apply({"endpoints": [{"name": "e", "model": str(model)}]})
+    await plane.orders.apply({"endpoints": [{"name": "e", "model": str(model)}]}, caller=SYSTEM)
     async with client_of(plane) as client:
         assert (await client.get("/endpoints/e/drift")).json()["state"] == "off"
 

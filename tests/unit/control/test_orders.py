@@ -1,26 +1,34 @@
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from headrace.control.access.roles import SYSTEM
 from headrace.control.home import Home
+from headrace.control.model_work import MAX_PER_CALLER
 from headrace.control.order_documents import with_entry
 from headrace.control.plane import ControlPlane
 from headrace.control.store import RolloutRecord
-from headrace.control.wishes import can_roll
+from headrace.control.wishes import Applied, can_roll
 from headrace.core import (
     ConflictError,
     FailedPreconditionError,
+    Inspected,
     InvalidArgumentError,
     ModelNotFoundError,
     NotFoundError,
+    RequestCancelledError,
 )
 from headrace.core.rollout_settings import BlueGreenSettings, CanarySettings
 from headrace.core.spec import SpecError
 from headrace.registry import Registry
-from headrace.rollout.state import Phase, Traffic
-from tests.unit.control.conftest import inspect
+from headrace.rollout.state import Phase, Traffic, Verb
+from tests.unit.control.conftest import admin_called, inspect
 
 pytestmark = pytest.mark.anyio
 
@@ -63,9 +71,9 @@ async def finish(plane: ControlPlane, phase: Phase, traffic: Traffic) -> Rollout
 
 @pytest.mark.usefixtures("versions")
 async def test_a_new_version_takes_over_by_the_endpoints_plan(plane: ControlPlane) -> None:
-    await plane.orders.apply(document(entry(1, rollout=CANARY)))
+    await plane.orders.apply(document(entry(1, rollout=CANARY)), caller=SYSTEM)
 
-    await plane.orders.apply(document(entry(2, rollout=CANARY)))
+    await plane.orders.apply(document(entry(2, rollout=CANARY)), caller=SYSTEM)
 
     record = plane.aims.rollout("digits")
     assert record is not None
@@ -82,11 +90,11 @@ async def test_a_new_version_takes_over_by_the_endpoints_plan(plane: ControlPlan
 
 @pytest.mark.usefixtures("versions")
 async def test_applying_the_same_again_begins_nothing(plane: ControlPlane) -> None:
-    await plane.orders.apply(document(entry(1, rollout=CANARY)))
-    await plane.orders.apply(document(entry(2, rollout=CANARY)))
+    await plane.orders.apply(document(entry(1, rollout=CANARY)), caller=SYSTEM)
+    await plane.orders.apply(document(entry(2, rollout=CANARY)), caller=SYSTEM)
     await finish(plane, Phase.ROLLED_BACK, Traffic())
 
-    again = await plane.orders.apply(document(entry(2, rollout=CANARY)))
+    again = await plane.orders.apply(document(entry(2, rollout=CANARY)), caller=SYSTEM)
 
     assert again.changes == []
     assert served(plane) == {"1": 100}
@@ -95,9 +103,9 @@ async def test_applying_the_same_again_begins_nothing(plane: ControlPlane) -> No
 
 @pytest.mark.usefixtures("versions")
 async def test_without_a_plan_a_new_version_takes_over_at_once(plane: ControlPlane) -> None:
-    await plane.orders.apply(document(entry(1)))
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
 
-    await plane.orders.apply(document(entry(2)))
+    await plane.orders.apply(document(entry(2)), caller=SYSTEM)
 
     assert plane.rollout("digits") is None
     assert served(plane) == {"2": 100}
@@ -105,9 +113,9 @@ async def test_without_a_plan_a_new_version_takes_over_at_once(plane: ControlPla
 
 @pytest.mark.usefixtures("versions")
 async def test_a_change_that_is_no_new_version_begins_no_rollout(plane: ControlPlane) -> None:
-    await plane.orders.apply(document(entry(1, rollout=CANARY)))
+    await plane.orders.apply(document(entry(1, rollout=CANARY)), caller=SYSTEM)
 
-    await plane.orders.apply(document(entry(1, rollout=CANARY, timeout_s=5.0)))
+    await plane.orders.apply(document(entry(1, rollout=CANARY, timeout_s=5.0)), caller=SYSTEM)
 
     assert plane.rollout("digits") is None
     assert plane.endpoint_generation("digits") == 2
@@ -117,10 +125,10 @@ async def test_a_change_that_is_no_new_version_begins_no_rollout(plane: ControlP
 async def test_another_apply_supersedes_a_rollout_and_starts_from_what_serves(
     plane: ControlPlane,
 ) -> None:
-    await plane.orders.apply(document(entry(1, rollout=CANARY)))
-    await plane.orders.apply(document(entry(2, rollout=CANARY)))
+    await plane.orders.apply(document(entry(1, rollout=CANARY)), caller=SYSTEM)
+    await plane.orders.apply(document(entry(2, rollout=CANARY)), caller=SYSTEM)
 
-    await plane.orders.apply(document(entry(3, rollout=CANARY)))
+    await plane.orders.apply(document(entry(3, rollout=CANARY)), caller=SYSTEM)
 
     second, first = await plane.rollouts()
     assert first.state.phase is Phase.SUPERSEDED
@@ -131,10 +139,10 @@ async def test_another_apply_supersedes_a_rollout_and_starts_from_what_serves(
 
 @pytest.mark.usefixtures("versions")
 async def test_applying_the_old_version_ends_a_rollout_at_once(plane: ControlPlane) -> None:
-    await plane.orders.apply(document(entry(1, rollout=CANARY)))
-    await plane.orders.apply(document(entry(2, rollout=CANARY)))
+    await plane.orders.apply(document(entry(1, rollout=CANARY)), caller=SYSTEM)
+    await plane.orders.apply(document(entry(2, rollout=CANARY)), caller=SYSTEM)
 
-    await plane.orders.apply(document(entry(1, rollout=CANARY)))
+    await plane.orders.apply(document(entry(1, rollout=CANARY)), caller=SYSTEM)
 
     (record,) = await plane.rollouts()
     assert record.state.phase is Phase.SUPERSEDED
@@ -143,10 +151,10 @@ async def test_applying_the_old_version_ends_a_rollout_at_once(plane: ControlPla
 
 @pytest.mark.usefixtures("versions")
 async def test_a_rollout_by_hand_keeps_the_endpoints_own_plan(plane: ControlPlane) -> None:
-    await plane.orders.apply(document(entry(1, rollout=CANARY)))
+    await plane.orders.apply(document(entry(1, rollout=CANARY)), caller=SYSTEM)
 
     record = await plane.orders.start_rollout(
-        "digits", version="2", rollout={"strategy": "blue-green"}, actor="ada"
+        "digits", version="2", rollout={"strategy": "blue-green"}, caller=admin_called("ada")
     )
 
     assert isinstance(record.state.settings, BlueGreenSettings)
@@ -159,11 +167,11 @@ async def test_a_rollout_by_hand_keeps_the_endpoints_own_plan(plane: ControlPlan
 
 @pytest.mark.usefixtures("versions")
 async def test_a_rollout_starts_again_after_it_was_taken_back(plane: ControlPlane) -> None:
-    await plane.orders.apply(document(entry(1)))
-    await plane.orders.start_rollout("digits", version="2")
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
+    await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
     await finish(plane, Phase.ROLLED_BACK, Traffic())
 
-    record = await plane.orders.start_rollout("digits", version="2")
+    record = await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
 
     assert record.id == "r2"
     assert [arm.key for arm in record.source.arms] == ["1"]
@@ -174,55 +182,57 @@ async def test_a_rollout_starts_again_after_it_was_taken_back(plane: ControlPlan
 async def test_after_a_promotion_the_next_rollout_starts_from_the_new_version(
     plane: ControlPlane,
 ) -> None:
-    await plane.orders.apply(document(entry(1)))
-    await plane.orders.start_rollout("digits", version="2")
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
+    await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
     await finish(plane, Phase.PROMOTED, Traffic(candidate=100, has_stable=False))
 
-    record = await plane.orders.start_rollout("digits", version="3")
+    record = await plane.orders.start_rollout("digits", version="3", caller=SYSTEM)
 
     assert [arm.key for arm in record.source.arms] == ["2"]
 
 
 @pytest.mark.usefixtures("versions")
 async def test_a_rollout_to_what_is_served_is_refused(plane: ControlPlane) -> None:
-    await plane.orders.apply(document(entry(1)))
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
 
     with pytest.raises(InvalidArgumentError, match="serves version 1 already"):
-        await plane.orders.start_rollout("digits", version="1")
+        await plane.orders.start_rollout("digits", version="1", caller=SYSTEM)
 
 
 @pytest.mark.usefixtures("versions")
 async def test_two_rollouts_of_one_endpoint_exclude_each_other(plane: ControlPlane) -> None:
-    await plane.orders.apply(document(entry(1)))
-    await plane.orders.start_rollout("digits", version="2")
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
+    await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
 
     with pytest.raises(FailedPreconditionError, match=r"rollout r1 .* is under way"):
-        await plane.orders.start_rollout("digits", version="3")
+        await plane.orders.start_rollout("digits", version="3", caller=SYSTEM)
 
 
 @pytest.mark.usefixtures("versions")
 async def test_a_rollout_to_a_missing_version_changes_nothing(plane: ControlPlane) -> None:
-    await plane.orders.apply(document(entry(1)))
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
 
     with pytest.raises(SpecError, match="no version 9"):
-        await plane.orders.start_rollout("digits", version="9")
+        await plane.orders.start_rollout("digits", version="9", caller=SYSTEM)
     with pytest.raises(SpecError, match="strateg"):
-        await plane.orders.start_rollout("digits", version="2", rollout={"strategy": "hope"})
+        await plane.orders.start_rollout(
+            "digits", version="2", rollout={"strategy": "hope"}, caller=SYSTEM
+        )
     with pytest.raises(InvalidArgumentError, match="name the version"):
-        await plane.orders.start_rollout("digits")
+        await plane.orders.start_rollout("digits", caller=SYSTEM)
     with pytest.raises(ModelNotFoundError):
-        await plane.orders.start_rollout("letters", version="2")
+        await plane.orders.start_rollout("letters", version="2", caller=SYSTEM)
 
     assert plane.endpoint_generation("digits") == 1
 
 
 @pytest.mark.usefixtures("versions")
 async def test_undo_restores_the_generation_before_at_once(plane: ControlPlane) -> None:
-    await plane.orders.apply(document(entry(1, rollout=CANARY)))
-    await plane.orders.start_rollout("digits", version="2")
+    await plane.orders.apply(document(entry(1, rollout=CANARY)), caller=SYSTEM)
+    await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
     await finish(plane, Phase.PROMOTED, Traffic(candidate=100, has_stable=False))
 
-    await plane.orders.undo("digits")
+    await plane.orders.undo("digits", caller=SYSTEM)
 
     assert served(plane) == {"1": 100}
     assert plane.endpoint_entry("digits") == entry(1, rollout=CANARY)
@@ -234,11 +244,11 @@ async def test_undo_restores_the_generation_before_at_once(plane: ControlPlane) 
 async def test_undo_of_a_rollout_taken_back_gives_up_what_was_held_back(
     plane: ControlPlane,
 ) -> None:
-    await plane.orders.apply(document(entry(1)))
-    await plane.orders.start_rollout("digits", version="2")
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
+    await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
     await finish(plane, Phase.ROLLED_BACK, Traffic())
 
-    await plane.orders.undo("digits")
+    await plane.orders.undo("digits", caller=SYSTEM)
 
     assert plane.endpoint_entry("digits") == entry(1)
     assert plane.aims.rollout("digits") is None
@@ -246,24 +256,24 @@ async def test_undo_of_a_rollout_taken_back_gives_up_what_was_held_back(
 
 @pytest.mark.usefixtures("versions")
 async def test_undo_never_goes_back_to_what_was_held_back(plane: ControlPlane) -> None:
-    await plane.orders.apply(document(entry(1)))
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
     for _ in range(2):
-        await plane.orders.start_rollout("digits", version="2")
+        await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
         await finish(plane, Phase.ROLLED_BACK, Traffic())
 
-    await plane.orders.undo("digits")
+    await plane.orders.undo("digits", caller=SYSTEM)
 
     assert served(plane) == {"1": 100}
     with pytest.raises(FailedPreconditionError, match="nothing to undo"):
-        await plane.orders.undo("digits")
+        await plane.orders.undo("digits", caller=SYSTEM)
 
 
 @pytest.mark.usefixtures("versions")
 async def test_undo_in_the_middle_of_a_rollout_gives_it_up(plane: ControlPlane) -> None:
-    await plane.orders.apply(document(entry(1)))
-    await plane.orders.start_rollout("digits", version="2")
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
+    await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
 
-    await plane.orders.undo("digits")
+    await plane.orders.undo("digits", caller=SYSTEM)
 
     assert served(plane) == {"1": 100}
     assert (await plane.rollouts())[0].state.phase is Phase.SUPERSEDED
@@ -271,12 +281,12 @@ async def test_undo_in_the_middle_of_a_rollout_gives_it_up(plane: ControlPlane) 
 
 @pytest.mark.usefixtures("versions")
 async def test_undo_twice_is_where_one_was(plane: ControlPlane) -> None:
-    await plane.orders.apply(document(entry(1)))
-    await plane.orders.apply(document(entry(2)))
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
+    await plane.orders.apply(document(entry(2)), caller=SYSTEM)
 
-    await plane.orders.undo("digits")
+    await plane.orders.undo("digits", caller=SYSTEM)
     first = served(plane)
-    await plane.orders.undo("digits")
+    await plane.orders.undo("digits", caller=SYSTEM)
 
     assert first == {"1": 100}
     assert served(plane) == {"2": 100}
@@ -284,10 +294,10 @@ async def test_undo_twice_is_where_one_was(plane: ControlPlane) -> None:
 
 @pytest.mark.usefixtures("versions")
 async def test_undo_brings_a_removed_endpoint_back(plane: ControlPlane) -> None:
-    await plane.orders.apply(document(entry(1)))
-    await plane.orders.remove_endpoint("digits")
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
+    await plane.orders.remove_endpoint("digits", caller=SYSTEM)
 
-    await plane.orders.undo("digits", generation=1)
+    await plane.orders.undo("digits", generation=1, caller=SYSTEM)
 
     assert served(plane) == {"1": 100}
     assert [e.generation for e in await plane.generations("digits")] == [3, 2, 1]
@@ -295,41 +305,41 @@ async def test_undo_brings_a_removed_endpoint_back(plane: ControlPlane) -> None:
 
 @pytest.mark.usefixtures("versions")
 async def test_undo_says_what_it_cannot_restore(plane: ControlPlane) -> None:
-    await plane.orders.apply(document(entry(1)))
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
 
     with pytest.raises(FailedPreconditionError, match="nothing to undo"):
-        await plane.orders.undo("digits")
+        await plane.orders.undo("digits", caller=SYSTEM)
     with pytest.raises(NotFoundError, match="no generation 7; the newest is 1"):
-        await plane.orders.undo("digits", generation=7)
+        await plane.orders.undo("digits", generation=7, caller=SYSTEM)
     with pytest.raises(ModelNotFoundError):
-        await plane.orders.undo("letters")
+        await plane.orders.undo("letters", caller=SYSTEM)
 
 
 @pytest.mark.usefixtures("versions")
 async def test_undo_to_a_model_that_is_gone_is_refused(
     plane: ControlPlane, registry: Registry
 ) -> None:
-    await plane.orders.apply(document(entry(1)))
-    await plane.orders.apply(document(entry(2)))
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
+    await plane.orders.apply(document(entry(2)), caller=SYSTEM)
     registry.path(registry.get("digits:1")).unlink()
 
     with pytest.raises(FailedPreconditionError, match="gone from the registry"):
-        await plane.orders.undo("digits")
+        await plane.orders.undo("digits", caller=SYSTEM)
 
     assert served(plane) == {"2": 100}
 
 
 @pytest.mark.usefixtures("versions")
 async def test_a_writer_who_read_an_older_generation_loses(plane: ControlPlane) -> None:
-    await plane.orders.apply(document(entry(1)))
-    await plane.orders.put_endpoint("digits", {"model": "digits:2"}, expected=1)
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
+    await plane.orders.put_endpoint("digits", {"model": "digits:2"}, expected=1, caller=SYSTEM)
 
     with pytest.raises(ConflictError, match="at generation 2, not 1"):
-        await plane.orders.put_endpoint("digits", {"model": "digits:3"}, expected=1)
+        await plane.orders.put_endpoint("digits", {"model": "digits:3"}, expected=1, caller=SYSTEM)
     with pytest.raises(ConflictError):
-        await plane.orders.remove_endpoint("digits", expected=1)
+        await plane.orders.remove_endpoint("digits", expected=1, caller=SYSTEM)
     with pytest.raises(ConflictError):
-        await plane.orders.apply(document(entry(3)), expected={"digits": 1})
+        await plane.orders.apply(document(entry(3)), expected={"digits": 1}, caller=SYSTEM)
 
     assert served(plane) == {"2": 100}
 
@@ -338,12 +348,14 @@ async def test_a_writer_who_read_an_older_generation_loses(plane: ControlPlane) 
 async def test_one_endpoint_is_put_and_the_others_stay_pinned(
     plane: ControlPlane, registry: Registry, tmp_path: Path
 ) -> None:
-    await plane.orders.apply(document(entry(1), {"name": "newest", "model": "digits"}))
+    await plane.orders.apply(
+        document(entry(1), {"name": "newest", "model": "digits"}), caller=SYSTEM
+    )
     newer = tmp_path / "newer.onnx"
     newer.write_bytes(b"newer")
     registry.push("digits", newer)
 
-    await plane.orders.put_endpoint("digits", {"model": "digits:2"})
+    await plane.orders.put_endpoint("digits", {"model": "digits:2"}, caller=SYSTEM)
 
     pinned = plane.desired.endpoint("newest")
     assert pinned is not None
@@ -353,10 +365,12 @@ async def test_one_endpoint_is_put_and_the_others_stay_pinned(
 
 @pytest.mark.usefixtures("versions")
 async def test_a_diff_tells_and_changes_nothing(plane: ControlPlane) -> None:
-    await plane.orders.apply(document(entry(1)))
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
 
-    diff = await plane.orders.diff(document(entry(2), {"name": "other", "model": "digits:1"}))
-    same = await plane.orders.diff(document(entry(1)))
+    diff = await plane.orders.diff(
+        document(entry(2), {"name": "other", "model": "digits:1"}), caller=SYSTEM
+    )
+    same = await plane.orders.diff(document(entry(1)), caller=SYSTEM)
 
     assert diff.endpoints["digits"].before == entry(1)
     assert diff.endpoints["digits"].after == entry(2)
@@ -370,8 +384,8 @@ async def test_a_diff_tells_and_changes_nothing(plane: ControlPlane) -> None:
 @pytest.mark.usefixtures("versions")
 async def test_a_rollout_stored_without_its_state_has_no_say(plane: ControlPlane) -> None:
     """The control plane died after the first of two writes."""
-    await plane.orders.apply(document(entry(1)))
-    await plane.orders.start_rollout("digits", version="2")
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
+    await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
     (record,) = await plane.rollouts()
     early = msgspec.structs.replace(
         record, target=msgspec.structs.replace(record.target, generation=3)
@@ -385,8 +399,8 @@ async def test_a_rollout_stored_without_its_state_has_no_say(plane: ControlPlane
 
 @pytest.mark.usefixtures("versions")
 async def test_rollouts_go_on_where_they_were_after_a_restart(plane: ControlPlane) -> None:
-    await plane.orders.apply(document(entry(1)))
-    await plane.orders.start_rollout("digits", version="2")
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
+    await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
     before = await finish(plane, Phase.PROGRESSING, Traffic(candidate=25))
     plane.aims.rollouts.clear()
 
@@ -409,9 +423,9 @@ def test_a_line_of_the_spec_is_replaced_added_or_taken_out() -> None:
 @pytest.mark.usefixtures("versions")
 async def test_only_one_version_that_is_not_served_can_be_rolled_out(plane: ControlPlane) -> None:
     split = [{"model": "digits:1", "weight": 90}, {"model": "digits:2", "weight": 10}]
-    await plane.orders.apply(document({"name": "digits", "versions": split}))
+    await plane.orders.apply(document({"name": "digits", "versions": split}), caller=SYSTEM)
     source = plane.desired.endpoint("digits")
-    await plane.orders.apply(document(entry(3)))
+    await plane.orders.apply(document(entry(3)), caller=SYSTEM)
     target = plane.desired.endpoint("digits")
     assert source is not None
     assert target is not None
@@ -446,18 +460,18 @@ def ids(plane: ControlPlane) -> list[str]:
 async def test_what_a_former_release_serves_is_replaced_when_it_changes_and_not_before(
     plane: ControlPlane,
 ) -> None:
-    await plane.orders.apply(document(entry(1)))
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
     [new_id] = ids(plane)
     with_former_ids(plane)
 
-    again = await plane.orders.apply(document(entry(1)))
+    again = await plane.orders.apply(document(entry(1)), caller=SYSTEM)
     assert (again.changes, ids(plane)) == ([], ["former-1"])
-    assert (await plane.orders.diff(document(entry(1)))).endpoints == {}
-    await plane.orders.apply(document(entry(1, replicas=2)))
+    assert (await plane.orders.diff(document(entry(1)), caller=SYSTEM)).endpoints == {}
+    await plane.orders.apply(document(entry(1, replicas=2)), caller=SYSTEM)
     assert ids(plane) == ["former-1"]
-    await plane.orders.put_endpoint("digits", entry(1, replicas=3))
+    await plane.orders.put_endpoint("digits", entry(1, replicas=3), caller=SYSTEM)
     assert ids(plane) == ["former-1"]
-    await plane.orders.load("digits")
+    await plane.orders.load("digits", caller=SYSTEM)
 
     [reloaded] = ids(plane)
     assert reloaded not in {"former-1", new_id}
@@ -467,13 +481,13 @@ async def test_what_a_former_release_serves_is_replaced_when_it_changes_and_not_
 async def test_an_endpoint_can_be_undone_to_what_it_was_before_its_home_moved(
     plane: ControlPlane, home: Home
 ) -> None:
-    await plane.orders.apply(document(entry(1)))
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
     [before] = ids(plane)
-    await plane.orders.apply(document(entry(2)))
+    await plane.orders.apply(document(entry(2)), caller=SYSTEM)
     moved = Registry(home.root.rename(home.root.with_name("moved")), inspect)
     plane.orders.registry = moved
 
-    await plane.orders.undo("digits")
+    await plane.orders.undo("digits", caller=SYSTEM)
 
     endpoint = plane.effective.endpoint("digits")
     assert endpoint is not None
@@ -487,11 +501,15 @@ async def test_a_repository_that_moved_is_told_and_its_replicas_go_on(
     model = tmp_path / "here" / "digits" / "1" / "model.onnx"
     model.parent.mkdir(parents=True)
     model.write_bytes(b"model")
-    await plane.orders.apply(document({"name": "all", "model": str(tmp_path / "here")}))
+    await plane.orders.apply(
+        document({"name": "all", "model": str(tmp_path / "here")}), caller=SYSTEM
+    )
     before = ids(plane)
     there = (tmp_path / "here").rename(tmp_path / "there")
 
-    applied = await plane.orders.apply(document({"name": "all", "model": str(there)}))
+    applied = await plane.orders.apply(
+        document({"name": "all", "model": str(there)}), caller=SYSTEM
+    )
 
     assert ids(plane) == before
     assert applied.changes == [
@@ -500,3 +518,132 @@ async def test_a_repository_that_moved_is_told_and_its_replicas_go_on(
     endpoint = plane.effective.endpoint("digits")
     assert endpoint is not None
     assert endpoint.arms[0].revision.settings.path == str(there / "digits/1/model.onnx")
+
+
+class SlowInspect:
+    """Inspects a model called `slow` for as long as `go` is not set."""
+
+    def __init__(self) -> None:
+        self.began, self.go = threading.Event(), threading.Event()
+
+    def __call__(
+        self,
+        path: Path,
+        runtime: str = "",
+        *,
+        allow_code: bool = False,
+        cancel: threading.Event | None = None,
+    ) -> Inspected:
+        if path.name.startswith("slow"):
+            self.began.set()
+            while not self.go.wait(0.01):
+                if cancel is not None and cancel.is_set():
+                    raise RequestCancelledError("the caller left")
+        return inspect(path, runtime, allow_code=allow_code)
+
+
+@pytest.fixture
+def slow(plane: ControlPlane, tmp_path: Path) -> Iterator[SlowInspect]:
+    (tmp_path / "slow.onnx").write_bytes(b"slow")
+    plane.orders.inspect = SlowInspect()
+    yield plane.orders.inspect
+    plane.orders.inspect.go.set()
+
+
+@asynccontextmanager
+async def loading(
+    plane: ControlPlane,
+    slow: SlowInspect,
+    tmp_path: Path,
+    **more: Any,  # noqa: ANN401  # as `put_endpoint`
+) -> AsyncIterator[asyncio.Task[Applied]]:
+    """Endpoint `slow` is put, and its model is being inspected."""
+    line = {"name": "slow", "model": str(tmp_path / "slow.onnx")}
+    put = plane.orders.put_endpoint("slow", line, caller=SYSTEM, **more)
+    task = asyncio.create_task(put)
+    await asyncio.to_thread(slow.began.wait, 30.0)
+    yield task
+    slow.go.set()
+
+
+@pytest.mark.usefixtures("versions")
+async def test_a_slow_model_holds_up_no_change_and_no_rollback_of_others(
+    plane: ControlPlane, slow: SlowInspect, tmp_path: Path
+) -> None:
+    await plane.orders.apply(document(entry(1)), caller=SYSTEM)
+    await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
+
+    async with loading(plane, slow, tmp_path) as task:
+        await plane.rollout_driver.command("digits", Verb.ABORT)
+        await plane.orders.put_endpoint("digits", entry(3), caller=SYSTEM)
+        assert not task.done()
+        assert plane.endpoint_generation("digits") == 3
+
+    await task
+    assert {str(e.name) for e in plane.desired.endpoints} == {"digits", "slow"}
+    assert plane.desired.entry("digits") == entry(3)
+
+
+async def test_a_change_that_was_overtaken_is_made_again_for_what_is_there(
+    plane: ControlPlane, slow: SlowInspect, tmp_path: Path
+) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(b"model")
+    async with loading(plane, slow, tmp_path) as task:
+        overtaking = {"name": "slow", "model": str(model), "timeout_s": 7.0}
+        await plane.orders.put_endpoint("slow", overtaking, caller=SYSTEM)
+
+    assert (await task).generation == 2
+    assert plane.desired.entry("slow") == {"name": "slow", "model": str(tmp_path / "slow.onnx")}
+
+
+async def test_a_change_for_a_generation_that_was_overtaken_is_refused(
+    plane: ControlPlane, slow: SlowInspect, tmp_path: Path
+) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(b"model")
+    async with loading(plane, slow, tmp_path, expected=0) as task:
+        await plane.orders.put_endpoint("slow", {"model": str(model)}, caller=SYSTEM)
+
+    with pytest.raises(ConflictError):
+        await task
+
+
+async def test_whoever_leaves_ends_the_inspection_and_changes_nothing(
+    plane: ControlPlane, slow: SlowInspect, tmp_path: Path
+) -> None:
+    left = threading.Event()
+    async with loading(plane, slow, tmp_path, cancel=left) as task:
+        left.set()
+        with pytest.raises(RequestCancelledError):
+            await task
+
+    assert plane.desired.endpoints == ()
+
+
+async def test_one_callers_slow_models_leave_turns_for_others(
+    plane: ControlPlane, slow: SlowInspect, tmp_path: Path
+) -> None:
+    line = {"model": str(tmp_path / "slow.onnx")}
+    puts = [
+        asyncio.create_task(plane.orders.put_endpoint(f"e{i}", line, caller=admin_called("ann")))
+        for i in range(MAX_PER_CALLER + 3)
+    ]
+    await asyncio.to_thread(slow.began.wait, 30.0)
+    model = tmp_path / "m.onnx"
+    model.write_bytes(b"model")
+
+    await plane.orders.put_endpoint("bobs", {"model": str(model)}, caller=admin_called("bob"))
+
+    assert not any(put.done() for put in puts)
+    slow.go.set()
+    await asyncio.gather(*puts)
+    assert len(plane.desired.endpoints) == len(puts) + 1
+
+
+async def test_no_model_is_read_from_the_home(plane: ControlPlane) -> None:
+    secret = plane.home.root / "admin-token"
+    secret.write_text("secret")
+    for path in (secret, plane.home.root, plane.home.root.parent):
+        with pytest.raises(SpecError, match="in the home"):
+            await plane.orders.put_endpoint("e", {"model": str(path)}, caller=SYSTEM)

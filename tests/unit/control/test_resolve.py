@@ -338,3 +338,37 @@ def test_a_file_of_keys_that_holds_none_is_a_mistake_of_the_spec(
 ) -> None:
     with pytest.raises(SpecError, match=r"security\.trusted_keys\[0\]: .* holds no public key"):
         signed_only(registry, model, {"name": "m", "model": str(model)})
+
+
+def test_a_model_that_runs_code_gets_a_process_beside_the_pool(
+    registry: Registry, tmp_path: Path
+) -> None:
+    for name in ("code.py", "data.onnx"):
+        (tmp_path / name).write_text(name)
+    line = {"pool": "p", "allow_code": True}
+    spec = parse_spec(
+        {
+            "pools": [{"name": "p"}],
+            "endpoints": [
+                {"name": name, "model": str(tmp_path / file), **line}
+                for name, file in (("code", "code.py"), ("data", "data.onnx"))
+            ],
+        }
+    )
+    resolver = Resolver(registry=registry, inspect=inspect, spec=spec, max_body_bytes=4096)
+
+    code, data = (endpoint.arms[0] for endpoint in resolver.resolve())
+    assert (code.revision.pool, code.replicas) == ("", 1)
+    assert (data.revision.pool, data.replicas) == ("p", 0)
+
+
+def test_what_is_pushed_from_a_path_has_its_owner(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_text("m")
+    spec = parse_spec({"endpoints": [{"name": "m", "model": str(tmp_path / "m.onnx")}]})
+    for owner in ("ann", "bob"):
+        Resolver(
+            registry=registry, inspect=inspect, spec=spec, max_body_bytes=4096, owner=owner
+        ).resolve()
+
+    assert registry.owners("m") == {"ann"}
+    assert registry.get("m").owner == "ann"

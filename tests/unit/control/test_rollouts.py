@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from headrace.control.access.roles import SYSTEM
 from headrace.control.counting import Reading
 from headrace.control.home import Home
 from headrace.control.observed import Phase
@@ -45,9 +46,9 @@ def world(home: Home, registry: Registry, tmp_path: Path) -> World:
 async def started(world: World, plan_: dict[str, object] | None = None) -> Plane:
     plane = world.boot()
     entry = {"name": "digits", "model": "digits:1"}
-    await plane.orders.apply({"endpoints": [entry]})
+    await plane.orders.apply({"endpoints": [entry]}, caller=SYSTEM)
     plane.settle()
-    await plane.orders.start_rollout("digits", version="2", rollout=plan_ or CANARY)
+    await plane.orders.start_rollout("digits", version="2", rollout=plan_ or CANARY, caller=SYSTEM)
     return plane
 
 
@@ -180,13 +181,15 @@ async def test_a_rollback_after_the_promotion_brings_the_old_version_back(world:
 
 async def test_words_that_mean_nothing_are_refused(world: World) -> None:
     plane = world.boot()
-    await plane.orders.apply({"endpoints": [{"name": "digits", "model": "digits:1"}]})
+    await plane.orders.apply(
+        {"endpoints": [{"name": "digits", "model": "digits:1"}]}, caller=SYSTEM
+    )
 
     with pytest.raises(NotFoundError, match="has no rollout"):
         await plane.driver.command("digits", Verb.PROMOTE)
     with pytest.raises(ModelNotFoundError):
         await plane.driver.command("letters", Verb.PROMOTE)
-    await plane.orders.start_rollout("digits", version="2")
+    await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
     await plane.driver.command("digits", Verb.ABORT)
     with pytest.raises(FailedPreconditionError, match="cannot pause"):
         await plane.driver.command("digits", Verb.PAUSE)

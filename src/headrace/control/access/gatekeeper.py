@@ -10,7 +10,8 @@ from http import HTTPMethod
 from typing import Final
 
 from headrace.control.access.authenticate import Authenticator
-from headrace.control.access.roles import SYSTEM, Caller, Role
+from headrace.control.access.references import ModelFacts, may_change_model, may_read_model
+from headrace.control.access.roles import SYSTEM, Caller, Resource, Role
 from headrace.control.access.route_roles import Extent, Found, RuleBook
 from headrace.control.access.sessions import cookie_value, is_csrf_token
 from headrace.control.guards import App, Message, Receive, Scope, Send, headers_of, refuse
@@ -34,13 +35,13 @@ _NOT_FOUND: Final = 404
 class Gatekeeper:
     """Lets requests pass to `app` whose caller may make them; the rest it answers.
 
-    `users_of`: the endpoints that serve a model. `look_again_s`: how soon a stream ends after its
-    reader has lost the right to it.
+    `model_facts`: the users and owners of a model; reads files. `look_again_s`: how soon a
+    stream ends after its reader has lost the right to it.
     """
 
     app: App
     authenticator: Authenticator
-    users_of: Callable[[str], frozenset[str]]
+    model_facts: Callable[[str], ModelFacts]
     rules: RuleBook = field(default_factory=RuleBook)
     look_again_s: float = LOOK_AGAIN_S
 
@@ -86,7 +87,7 @@ class Gatekeeper:
             raise self._absent(scope["method"], scope["path"])
         if caller.csrf_token and scope["method"] not in _SAFE:
             self._check_page(headers)
-        if not self._may(caller, found):
+        if not await self._may(caller, found):
             raise PermissionDeniedError(_missing(caller, found))
         return caller
 
@@ -107,7 +108,7 @@ class Gatekeeper:
             message = f"with a session's cookie a change needs {CSRF_HEADER} and the same origin"
             raise PermissionDeniedError(message)
 
-    def _may(self, caller: Caller, found: Found) -> bool:
+    async def _may(self, caller: Caller, found: Found) -> bool:
         role = found.rule.role
         if role is None:
             return True
@@ -118,10 +119,10 @@ class Gatekeeper:
                 return caller.may(role, found.name)
             case Extent.OWN:
                 return caller.may_somewhere(role)
-            case Extent.MODEL if role is Role.VIEWER:
-                return caller.may_read_model(found.name, self.users_of(found.name))
             case Extent.MODEL:
-                return caller.may_change_model(found.name, self.users_of(found.name))
+                facts = await asyncio.to_thread(self.model_facts, found.name)
+                rule = may_read_model if role is Role.VIEWER else may_change_model
+                return rule(caller, found.name, facts)
 
 
 @dataclass(slots=True)
@@ -161,12 +162,11 @@ def _missing(caller: Caller, found: Found) -> str:
     """What the caller lacks, and how to get it."""
     role = found.rule.role
     has = ", ".join(map(str, caller.grants)) or "no role"
-    of = f":{found.name}" if found.rule.extent is Extent.ENDPOINT else ""
-    needs = f"{role}{of}"
-    if found.rule.extent is Extent.MODEL:
-        needs = f"{role} of every endpoint that uses the model"
+    of = {Extent.ENDPOINT: f":{found.name}", Extent.MODEL: f":{Resource.MODEL}/{found.name}"}.get(
+        found.rule.extent, ""
+    )
     return (
-        f"{caller.name} has {has}, and this needs {needs}; an admin can give it with "
+        f"{caller.name} has {has}, and this needs {role}{of}; an admin can give it with "
         f"`headrace users grant {caller.name} {role}{of}`"
     )
 

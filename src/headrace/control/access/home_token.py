@@ -21,6 +21,7 @@ from headrace.control.access.credentials import (
     new_secret,
     secret_id,
 )
+from headrace.control.access.roles import Caller, Grant, Role
 from headrace.control.access.trail import Change
 from headrace.control.files import write_atomic
 from headrace.control.store import Store
@@ -30,6 +31,8 @@ _LOG: Final = logging.getLogger("headrace.control")
 FILE_NAME: Final = "admin-token"
 OWNER: Final = "admin"
 """The service account that the token of a home stands for."""
+HOME_OWNER: Final = Caller(name=OWNER, kind="service", grants=(Grant(Role.ADMIN),))
+"""Who starts a control plane: the owner of its home."""
 PREFIX: Final = "hrt"
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _MOST_BYTES: Final = 1000

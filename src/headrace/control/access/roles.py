@@ -1,4 +1,4 @@
-"""What may somebody do? Roles, each for all endpoints or for one, and the question whether."""
+"""Roles, grants of roles, and callers of the management API."""
 
 import re
 from collections.abc import Iterable
@@ -13,30 +13,46 @@ _NAME: Final = re.compile(NAME_PATTERN)
 
 
 class Role(StrEnum):
-    """Each may do what the ones before it may."""
+    """Each role includes the roles before it."""
 
     VIEWER = "viewer"
     """Reads."""
     OPERATOR = "operator"
     """Changes what is served: applies, rollouts, models, API keys."""
     ADMIN = "admin"
-    """Decides who may do what, reads the trail, and stops everything."""
+    """Manages access, settings that name secrets and files, and the audit log; stops the system."""
 
     @property
     def rank(self) -> int:
-        """How much it may do."""
+        """Position in the order of roles."""
         return tuple(Role).index(self)
+
+
+class Resource(StrEnum):
+    """Kind of object that a grant can be limited to."""
+
+    ENDPOINT = "endpoint"
+    MODEL = "model"
+    """A viewer may serve its versions; an operator may also push and remove versions."""
+    FEATURES = "features"
+    """A feature service: a viewer may serve its features."""
+    STORE = "store"
+    """An online store of the spec: a viewer may read it in an endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A role, for one endpoint or, if that is None, for the whole system."""
+    """A role, for one object or, if `name` is None, for the whole system."""
 
     role: Role
-    endpoint: str | None = None
+    name: str | None = None
+    resource: Resource = Resource.ENDPOINT
 
     def __str__(self) -> str:
-        return self.role if self.endpoint is None else f"{self.role}:{self.endpoint}"
+        if self.name is None:
+            return self.role
+        prefix = "" if self.resource is Resource.ENDPOINT else f"{self.resource}/"
+        return f"{self.role}:{prefix}{self.name}"
 
     def includes(self, role: Role) -> bool:
         """Whether it is this role or one that may do more."""
@@ -44,24 +60,31 @@ class Grant:
 
 
 def parse_grant(text: str) -> Grant:
-    """The grant that `viewer`, `operator:fraud` and the like mean.
+    """Return the grant that `viewer`, `operator:fraud`, `viewer:model/fraud` and the like name.
 
     Raises:
         InvalidArgumentError: There is no such role, or it cannot be limited so.
     """
-    word, colon, endpoint = text.partition(":")
+    word, colon, target = text.partition(":")
     try:
         role = Role(word)
     except ValueError:
-        known = ", ".join(Role)
-        raise InvalidArgumentError(f"there is no role {word[:100]!r}; there are: {known}") from None
+        roles = ", ".join(Role)
+        raise InvalidArgumentError(f"there is no role {word[:100]!r}; there are: {roles}") from None
     if not colon:
         return Grant(role)
     if role is Role.ADMIN:
         raise InvalidArgumentError("an admin is one of the whole system; leave the endpoint out")
-    if _NAME.fullmatch(endpoint) is None:
-        raise InvalidArgumentError(f"{endpoint[:100]!r} cannot be an endpoint's name")
-    return Grant(role, endpoint)
+    kind, slash, name = target.rpartition("/")
+    try:
+        resource = Resource(kind) if slash else Resource.ENDPOINT
+    except ValueError:
+        kinds = ", ".join(f"{resource}/NAME" for resource in Resource)
+        message = f"{target[:100]!r} is no endpoint, nor one of: {kinds}"
+        raise InvalidArgumentError(message) from None
+    if _NAME.fullmatch(name) is None:
+        raise InvalidArgumentError(f"{target[:100]!r} cannot name an object ({resource})")
+    return Grant(role, name, resource)
 
 
 def parse_grants(texts: Iterable[str]) -> tuple[Grant, ...]:
@@ -71,7 +94,7 @@ def parse_grants(texts: Iterable[str]) -> tuple[Grant, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who asks, and what that one may do.
+    """A principal with its grants.
 
     `kind`: `user`, `service` or `system`. `credential`: the id of what was shown. `csrf_token`:
     what a page of the console has to repeat; empty for whoever has no session.
@@ -83,10 +106,14 @@ class Caller:
     credential: str = ""
     csrf_token: str = ""
 
-    def may(self, role: Role, endpoint: str | None = None) -> bool:
-        """Whether the caller has a role for an endpoint; for the whole system if that is None."""
+    def may(
+        self, role: Role, name: str | None = None, resource: Resource = Resource.ENDPOINT
+    ) -> bool:
+        """Whether the caller has a role for an object; for the whole system if `name` is None."""
         return any(
-            grant.includes(role) and grant.endpoint in {None, endpoint} for grant in self.grants
+            grant.includes(role)
+            and (grant.name is None or (grant.resource, grant.name) == (resource, name))
+            for grant in self.grants
         )
 
     def may_somewhere(self, role: Role) -> bool:
@@ -95,19 +122,16 @@ class Caller:
 
     def endpoints(self, role: Role) -> frozenset[str] | None:
         """The endpoints that the caller has a role for; None for all of them."""
-        mine = [grant.endpoint for grant in self.grants if grant.includes(role)]
-        return None if None in mine else frozenset(name for name in mine if name is not None)
-
-    def may_read_model(self, model: str, users: frozenset[str]) -> bool:
-        """Whether the caller sees the versions of a model that the endpoints `users` serve."""
-        mine = self.endpoints(Role.VIEWER)
-        return mine is None or model in mine or bool(mine & users)
-
-    def may_change_model(self, model: str, users: frozenset[str]) -> bool:
-        """Whether the caller adds and removes versions of it: if it concerns nobody else's."""
-        mine = self.endpoints(Role.OPERATOR)
-        return mine is None or (users <= mine if users else model in mine)
+        if self.may(role):
+            return None
+        return frozenset(
+            grant.name
+            for grant in self.grants
+            if grant.name is not None
+            and grant.resource is Resource.ENDPOINT
+            and grant.includes(role)
+        )
 
 
 SYSTEM: Final = Caller(name="", kind="system", grants=(Grant(Role.ADMIN),))
-"""The gateway, which asks over a socket that only this user can open."""
+"""The control plane itself and the gateway, whose socket only this user can open."""

@@ -21,7 +21,7 @@ class Extent(Enum):
     ENDPOINT = auto()
     """For the endpoint that the path names as `{name}`."""
     MODEL = auto()
-    """For the endpoints that use the model that the path names as `{name}`."""
+    """For the model that the path names as `{name}`."""
     OWN = auto()
     """For anything: the route shows and changes only what the caller has the role for."""
 
@@ -148,7 +148,7 @@ def told(rule: Rule) -> str:
         case Extent.ENDPOINT:
             return f"{rule.role} of the endpoint"
         case Extent.MODEL:
-            return f"{rule.role} of the endpoints that use the model"
+            return f"{rule.role} of the model"
         case Extent.OWN:
             return f"{rule.role}, also of some endpoints only"
 

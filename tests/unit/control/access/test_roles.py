@@ -23,9 +23,12 @@ def test_a_grant_is_read_as_it_is_written(text: str) -> None:
         ("", "there is no role ''"),
         ("root", "there are: viewer, operator, admin"),
         ("admin:fraud", "leave the endpoint out"),
-        ("viewer:", "cannot be an endpoint's name"),
-        ("viewer:a/b", "cannot be an endpoint's name"),
-        ("viewer:a:b", "cannot be an endpoint's name"),
+        ("viewer:", "cannot name an object"),
+        ("viewer:a/b", "is no endpoint, nor one of: endpoint/NAME, model/NAME"),
+        ("viewer:a:b", "cannot name an object"),
+        ("viewer:model/", "cannot name an object"),
+        ("viewer:model/a/b", "is no endpoint"),
+        ("admin:model/m", "leave the endpoint out"),
         ("Viewer", "there is no role"),
     ],
 )
@@ -62,18 +65,15 @@ def test_nobody_may_do_anything() -> None:
     assert nobody.endpoints(Role.VIEWER) == frozenset()
 
 
-def test_models_belong_to_the_endpoints_that_use_them() -> None:
-    ann = caller("operator:fraud")
-    mine, shared, none = frozenset({"fraud"}), frozenset({"fraud", "spam"}), frozenset[str]()
+@pytest.mark.parametrize("text", ["viewer:model/m", "operator:features/f", "viewer:store/s"])
+def test_a_grant_for_another_object_is_none_for_endpoints(text: str) -> None:
+    bob = caller(text)
+    name = text.rpartition("/")[2]
 
-    assert ann.may_change_model("forest", mine)
-    assert not ann.may_change_model("forest", shared)
-    assert not ann.may_change_model("forest", none)
-    assert ann.may_change_model("fraud", none)
-    assert not ann.may_change_model("fraud", frozenset({"spam"}))
-    assert ann.may_read_model("forest", shared)
-    assert not ann.may_read_model("forest", none)
-    assert caller("operator").may_change_model("forest", shared)
+    assert str(parse_grant(text)) == text
+    assert bob.endpoints(Role.VIEWER) == frozenset()
+    assert not bob.may(Role.VIEWER, name)
+    assert bob.may(Role.VIEWER, name, parse_grant(text).resource)
 
 
 grants = st.builds(

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from headrace.control.desired import DesiredStream
-from headrace.control.limited import check_receivers
+from headrace.control.access.references import Facts, authorize
+from headrace.control.access.roles import SYSTEM, Caller, Grant, Role
+from headrace.control.desired import DesiredState, DesiredStream
 from headrace.control.plane import ControlPlane
 from headrace.control.resolve import Resolver
 from headrace.core import (
@@ -36,6 +37,12 @@ def stream(**more: object) -> dict[str, Any]:
         "sink": {"topic": "out"},
         **more,
     }
+
+
+def check(role: Role, before: dict[str, Any], after: dict[str, Any]) -> None:
+    caller = Caller(name="ann", kind="user", grants=(Grant(role),))
+    states = (DesiredState(spec=before), DesiredState(spec=after))
+    authorize(caller, *states, Facts())
 
 
 def resolve(registry: Registry, *streams: dict[str, Any]) -> tuple[DesiredStream, ...]:
@@ -102,7 +109,7 @@ async def test_streams_are_applied_listed_paused_and_kept(plane: ControlPlane, m
         "endpoints": [{"name": "m", "model": str(model)}],
         "streams": [stream(model=str(model)), stream(name="via", endpoint="m")],
     }
-    applied = await plane.orders.apply(document)
+    applied = await plane.orders.apply(document, caller=SYSTEM)
     async with client_of(plane) as api:
         listed = (await api.get("/streams")).json()["streams"]
         paused = (await api.post("/streams/pay/pause")).json()
@@ -118,12 +125,12 @@ async def test_streams_are_applied_listed_paused_and_kept(plane: ControlPlane, m
     assert plane.store.store.load().streams == plane.desired.streams
     assert "pay:1" in plane.in_use()
     with pytest.raises(FailedPreconditionError, match="stream 'via' asks endpoint 'm'"):
-        await plane.orders.remove_endpoint("m")
+        await plane.orders.remove_endpoint("m", caller=SYSTEM)
 
 
 @pytest.mark.anyio
 async def test_who_only_looks_on_pauses_nothing(plane: ControlPlane, model: Path) -> None:
-    await plane.orders.apply({"streams": [stream(model=str(model))]})
+    await plane.orders.apply({"streams": [stream(model=str(model))]}, caller=SYSTEM)
     async with client_of(plane, "viewer") as api:
         seen = await api.get("/streams/pay")
         paused = await api.post("/streams/pay/pause")
@@ -135,10 +142,10 @@ def test_only_an_admin_says_where_secrets_are_sent() -> None:
     before = {"streams": [stream(model="/m")]}
     after = {"streams": [{**stream(model="/m"), "source": {"broker": "kafka://evil/${PW}"}}]}
 
-    check_receivers(before, before, is_admin=False)
-    check_receivers(before, after, is_admin=True)
+    check(Role.OPERATOR, before, before)
+    check(Role.ADMIN, before, after)
     with pytest.raises(PermissionDeniedError, match="only an admin"):
-        check_receivers(before, after, is_admin=False)
+        check(Role.OPERATOR, before, after)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +162,9 @@ def test_only_an_admin_names_files_whose_content_is_sent(changes: dict[str, Any]
     before = {"streams": [stream(model="/m")]}
     after = {"streams": [{**stream(model="/m"), **changes}]}
 
-    check_receivers(before, after, is_admin=True)
+    check(Role.ADMIN, before, after)
     with pytest.raises(PermissionDeniedError, match="only an admin"):
-        check_receivers(before, after, is_admin=False)
+        check(Role.OPERATOR, before, after)
 
 
 def test_whoever_is_no_admin_changes_the_rest_of_a_stream() -> None:
@@ -165,4 +172,4 @@ def test_whoever_is_no_admin_changes_the_rest_of_a_stream() -> None:
     before = {"streams": [stream(model="/m")]}
     after = {"streams": [{**stream(model="/m"), "format": format_, "max_batch_size": 7}]}
 
-    check_receivers(before, after, is_admin=False)
+    check(Role.OPERATOR, before, after)

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from headrace.control.access.roles import SYSTEM, Role
 from headrace.control.desired import DesiredStream
-from headrace.control.limited import check_receivers
 from headrace.control.plane import ControlPlane
 from headrace.control.resolve import Resolver
 from headrace.control.state import home_url
@@ -19,6 +19,7 @@ from headrace.features import applied_definitions, apply_definitions, decode_vie
 from headrace.registry import Registry
 from headrace.streaming.windows.settings import Function, WindowSettings
 from tests.unit.control.conftest import inspect
+from tests.unit.control.streams.test_resolve import check
 
 FEATURES = """
 version: 1
@@ -258,24 +259,25 @@ async def test_what_a_canary_or_a_shadow_asks_stays_in_use(
                     canary={"model": models[2], "percent": 0},
                 ),
             ],
-        }
+        },
+        caller=SYSTEM,
     )
 
     assert {"b:1", "b:2"} <= plane.in_use()
     assert {"b:1", "b:2"} <= references_in(home_url(plane.home.root))
     assert plane.store.store.load().streams == plane.desired.streams
     with pytest.raises(FailedPreconditionError, match="stream 'pay' asks endpoint 'm'"):
-        await plane.orders.remove_endpoint("m")
+        await plane.orders.remove_endpoint("m", caller=SYSTEM)
 
 
 def test_only_an_admin_says_to_which_online_store_secrets_are_sent() -> None:
     before = {"streams": [stream(push={"view": "v", "online_store": "redis://:${PW}@here"})]}
     after = {"streams": [stream(push={"view": "v", "online_store": "redis://:${PW}@evil"})]}
 
-    check_receivers(before, before, is_admin=False)
-    check_receivers(before, after, is_admin=True)
+    check(Role.OPERATOR, before, before)
+    check(Role.ADMIN, before, after)
     with pytest.raises(PermissionDeniedError, match="only an admin"):
-        check_receivers(before, after, is_admin=False)
+        check(Role.OPERATOR, before, after)
 
 
 def test_what_older_state_says_of_a_stream_is_read(registry: Registry, models: list[str]) -> None:
