@@ -226,12 +226,12 @@ facts = st.builds(
     lambda owners, users: Facts(
         models={
             model: ModelFacts(owners=frozenset(owners[model]), users=frozenset(users[model]))
-            for model in "abmn"
+            for model in "abcmn"
         },
         paths=frozenset({"/p/a.onnx"}),
     ),
-    st.fixed_dictionaries({m: st.sets(st.sampled_from(["ann", "bob"])) for m in "abmn"}),
-    st.fixed_dictionaries({m: st.sets(names) for m in "abmn"}),
+    st.fixed_dictionaries({m: st.sets(st.sampled_from(["ann", "bob"])) for m in "abcmn"}),
+    st.fixed_dictionaries({m: st.sets(names) for m in "abcmn"}),
 )
 
 
