@@ -44,7 +44,8 @@ class _NoPlane:
         self.home = self
         self.root = Path("nowhere")
         self.registry = Registry(self.root)
-        self.orders = SimpleNamespace(allow_code=False)
+        self.orders = SimpleNamespace(allow_code=False, work=None)
+        self.inspect = None
         self.keys = None
 
 

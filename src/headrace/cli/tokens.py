@@ -45,8 +45,8 @@ def create(
         list[str] | None,
         typer.Option(
             "--role",
-            help="viewer, operator or admin, or with an endpoint as in operator:fraud; of an "
-            "account that is new. May be given several times.",
+            help="viewer, operator or admin, or limited: operator:fraud, viewer:model/forest; of "
+            "an account that is new. May be given several times.",
             show_default="what the account has",
         ),
     ] = None,

@@ -23,7 +23,7 @@ _Roles = Annotated[
     list[str],
     typer.Argument(
         metavar="ROLE...",
-        help="viewer, operator or admin, or with an endpoint as in operator:fraud.",
+        help="viewer, operator or admin, or limited: operator:fraud, viewer:model/forest.",
         show_default=False,
     ),
 ]
@@ -37,8 +37,8 @@ def add(
         list[str] | None,
         typer.Option(
             "--role",
-            help="viewer, operator or admin, or with an endpoint as in operator:fraud; may be "
-            "given several times.",
+            help="viewer, operator or admin, or limited: operator:fraud, viewer:model/forest; may "
+            "be given several times.",
             show_default="none",
         ),
     ] = None,
