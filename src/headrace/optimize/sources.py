@@ -19,6 +19,7 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.runtimes import Model, code_of_model, detect_runtime, get_runtime, runs_code
+from headrace.runtimes.libraries import import_package
 from headrace.runtimes.refused_formats import code_in
 
 PICKLE: Final = "pickle"
@@ -163,10 +164,11 @@ def import_converter(module: str, extra: str = "convert") -> ModuleType:
     """A package that converts.
 
     Raises:
-        FailedPreconditionError: It is not installed; the message says how to install it.
+        FailedPreconditionError: It is not installed, and the message says how to install it; or
+            it is a framework, and this process holds another one.
     """
     try:
-        return importlib.import_module(module)
+        return import_package(module)
     except ImportError as error:
         msg = (
             f"converting needs the package '{module}', which cannot be imported ({error}): "

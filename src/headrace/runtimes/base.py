@@ -86,7 +86,8 @@ class Runtime(Protocol):
     """Loads models of one format.
 
     Made without arguments; holds no state. It may say what it needs: `libraries`, a tuple of
-    packages as they are imported, and `extra`, the one of Headrace's that brings them. Neither
+    packages as they are imported, and `extra`, the one of Headrace's that brings them; and in
+    `optional_libraries` what it uses where that is installed. Neither
     importing nor `recognises` may need them, so that a model is told apart from an unknown file.
     One whose models say themselves what they are, by a file in their directory, sets
     `has_manifest`: no runtime that recognises another file there is asked. One of which some models

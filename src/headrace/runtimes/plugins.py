@@ -22,7 +22,7 @@ from headrace.core import (
 )
 from headrace.runtimes.base import LoadOptions, Model, Runtime
 from headrace.runtimes.first_run import first_run
-from headrace.runtimes.libraries import how_to_install, missing_library
+from headrace.runtimes.libraries import framework_of, how_to_install, missing_library
 from headrace.runtimes.other_formats import what_else
 from headrace.runtimes.refused_formats import code_in
 
@@ -164,6 +164,14 @@ def check_libraries(runtime: Runtime, path: Path) -> None:
             f"installed here: {how_to_install(runtime)}"
         )
         raise FailedPreconditionError(msg)
+
+
+def framework_named(runtime: str) -> str:
+    """The package of `FRAMEWORKS` that the runtime of this name uses here; empty for none."""
+    try:
+        return framework_of(get_runtime(runtime))
+    except HeadraceError:  # it is not here, but where the model runs
+        return ""
 
 
 def runs_code(runtime: Runtime, path: Path) -> bool:

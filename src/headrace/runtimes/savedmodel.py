@@ -20,6 +20,7 @@ class SavedmodelRuntime:
 
     name = "savedmodel"
     runs_code = False
+    optional_libraries = ("tensorflow",)
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` looks like a SavedModel, by its names and first bytes."""

@@ -4,10 +4,12 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 from headrace.core import Array, Datatype, UnsupportedModelError
 from headrace.runtimes.base import LoadOptions, Model
+from headrace.runtimes.libraries import without_frameworks
 from headrace.runtimes.tabular import (
     LABEL,
     PREDICTION,
@@ -143,7 +145,7 @@ def untrusted_types(path: Path) -> list[str]:
         UnsupportedModelError: It is damaged.
     """
     _check_archive(path)
-    library = import_library("skops.io", "sklearn")
+    library = _skops()
     try:
         return [n for n in library.get_untrusted_types(file=path) if n not in _TRUSTED]
     except Exception as error:
@@ -160,11 +162,17 @@ def read_estimator(path: Path, trusted: Sequence[str] = ()) -> Any:  # noqa: ANN
         UnsupportedModelError: It cannot be loaded.
     """
     _check_archive(path)
-    library = import_library("skops.io", "sklearn")
+    library = _skops()
     try:
         return library.load(path, trusted=[*_TRUSTED, *trusted])
     except Exception as error:
         raise _unreadable(path, error) from error
+
+
+def _skops() -> ModuleType:
+    # It imports all packages of scikit-learn, and one of them PyTorch where that is installed.
+    with without_frameworks():
+        return import_library("skops.io", "sklearn")
 
 
 def _unreadable(path: Path, error: Exception) -> UnsupportedModelError:

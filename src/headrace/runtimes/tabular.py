@@ -4,7 +4,6 @@
 know which library made the model.
 """
 
-import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.core.devices import ON_CPU, Device, DeviceUse
+from headrace.runtimes.libraries import import_package
 
 INPUT: Final = "input"
 PREDICTION: Final = "prediction"
@@ -148,10 +148,11 @@ def import_library(module: str, extra: str) -> ModuleType:
     """The library that runs a format.
 
     Raises:
-        FailedPreconditionError: It is not installed; the message says how to install it.
+        FailedPreconditionError: It is not installed, and the message says how to install it; or
+            it is a framework, and this process holds another one.
     """
     try:
-        return importlib.import_module(module)
+        return import_package(module)
     except ImportError as error:
         msg = (
             f"the runtime '{extra}' needs the package '{module}', which cannot be imported "

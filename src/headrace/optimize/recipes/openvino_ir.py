@@ -20,6 +20,7 @@ from headrace.optimize.recipes.building import (
     told_by,
     versions,
 )
+from headrace.runtimes.libraries import without_frameworks
 from headrace.runtimes.onnx_file import find_onnx_file
 from headrace.runtimes.openvino_model import import_openvino
 from headrace.runtimes.tuning import Tuning
@@ -143,15 +144,16 @@ def _candidate(
 def silent_nncf() -> Iterator[ModuleType]:
     """NNCF, which tells nobody what it does: no bars, no log, no telemetry.
 
-    Standard output goes nowhere meanwhile.
+    Standard output goes nowhere meanwhile. NNCF imports PyTorch only to see what a model is.
     """
     import_openvino()  # first, and so without the telemetry that NNCF shares
     kind = logging.getLoggerClass()
-    try:
-        import nncf  # noqa: PLC0415  # takes seconds, and an extra brings it
-    finally:
-        logging.setLoggerClass(kind)  # else every later logger would be one of its own kind
-    # Its own `set_log_level` would change handlers too, which others may have added.
-    logging.getLogger("nncf").setLevel(logging.CRITICAL)
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield nncf
+    with without_frameworks():
+        try:
+            import nncf  # noqa: PLC0415  # takes seconds, and an extra brings it
+        finally:
+            logging.setLoggerClass(kind)  # else every later logger would be one of its own kind
+        # Its own `set_log_level` would change handlers too, which others may have added.
+        logging.getLogger("nncf").setLevel(logging.CRITICAL)
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield nncf
