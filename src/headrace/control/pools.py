@@ -23,7 +23,16 @@ import msgspec
 from headrace.control.desired import POOL_PREFIX, DesiredEndpoint, DesiredState, Revision
 from headrace.control.fetch import Answer, fetch
 from headrace.control.observed import Observed, Phase, Replica
-from headrace.core import Clock, HeadraceError, ReplicaSettings, UnavailableError
+from headrace.core import (
+    Clock,
+    EndpointName,
+    FailedPreconditionError,
+    HeadraceError,
+    ReplicaSettings,
+    UnavailableError,
+)
+from headrace.runtimes import framework_named
+from headrace.runtimes.libraries import FRAMEWORKS
 from headrace.serving.report import PoolReport
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -78,6 +87,36 @@ Tells = Callable[[Revision], ReplicaSettings | None]
 def as_it_is(revision: Revision) -> ReplicaSettings:
     """What copies on this machine are told of a model: they see its files."""
     return revision.settings
+
+
+def check_frameworks(old: Sequence[DesiredEndpoint], new: Sequence[DesiredEndpoint]) -> None:
+    """Refuse a change that puts models of two frameworks into one pool, whose copies hold one.
+
+    What a pool hosted before counts too, as its processes have imported it. A pool that was given
+    both by an earlier release stops no other change.
+
+    Raises:
+        FailedPreconditionError: The message names the pool, both endpoints and the remedy.
+    """
+    before = [arm.revision for endpoint in old for arm in endpoint.arms if arm.revision.pool]
+    after = [arm.revision for endpoint in new for arm in endpoint.arms if arm.revision.pool]
+    runtimes = {revision.settings.runtime for revision in (*before, *after)}
+    frameworks = {runtime: framework_named(runtime) for runtime in runtimes}
+    hosted: dict[str, dict[str, EndpointName]] = defaultdict(dict)
+    for revision in (*before, *after):
+        if framework := frameworks[revision.settings.runtime]:
+            hosted[revision.pool][framework] = revision.endpoint
+    for revision in after:
+        framework = frameworks[revision.settings.runtime]
+        others = [name for name in hosted[revision.pool] if name != framework]
+        if framework and others and revision not in before:
+            msg = (
+                f"pool '{revision.pool}' cannot host {FRAMEWORKS[framework]} models (endpoint "
+                f"'{revision.endpoint}') beside {FRAMEWORKS[others[0]]} models (endpoint "
+                f"'{hosted[revision.pool][others[0]]}'), as no process holds both: "
+                "give one of the two another pool, or none"
+            )
+            raise FailedPreconditionError(msg)
 
 
 class RoutedTo(NamedTuple):

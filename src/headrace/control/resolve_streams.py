@@ -11,6 +11,8 @@ from headrace.control.stream_settings import stream_settings
 from headrace.core import InvalidArgumentError, ReplicaSettings
 from headrace.core.spec import BatchingSpec, EndpointSpec, StreamSpec
 from headrace.core.spec_stream_versions import StreamCanarySpec, StreamShadowSpec
+from headrace.runtimes import framework_named
+from headrace.runtimes.libraries import FRAMEWORKS
 from headrace.streaming.settings import (
     CanarySettings,
     EndpointSettings,
@@ -60,6 +62,11 @@ class _Asked:
     runs_code: bool = False
 
     @property
+    def runtime(self) -> str:
+        """What loads it in the worker; empty if an endpoint does."""
+        return "" if self.model is None else self.model.runtime
+
+    @property
     def version(self) -> str:
         """What answers are marked with, as workers do it."""
         return self.name if self.model is None else self.model.model_version or self.name
@@ -86,6 +93,16 @@ def _resolve(
     if main is not None and canary is not None and main.version == canary.version:
         field = "endpoint" if canary.model is None else "model"
         wrong(f"{place}.canary.{field}", _same_version(main, canary))
+        return None
+    frameworks = {where: framework_named(one.runtime) for where, one in versions.items()}
+    if len(set(frameworks.values()) - {""}) > 1:
+        *_, (where, framework) = ((w, f) for w, f in frameworks.items() if f)
+        message = (
+            f"{versions[where].name} needs {FRAMEWORKS[framework]}, which does not share a "
+            "worker's process with the framework of another of the stream's models; serve it by "
+            "an endpoint, and name that instead"
+        )
+        wrong(f"{place}{where}.model", message)
         return None
     return _desired(stream, place, versions, push, wrong)
 

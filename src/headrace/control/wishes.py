@@ -12,6 +12,7 @@ from headrace.control.aims import Aims, same_endpoint
 from headrace.control.changes import changes_between
 from headrace.control.desired import DesiredEndpoint, DesiredPool, DesiredState, DesiredStream
 from headrace.control.journal import Journal
+from headrace.control.pools import check_frameworks
 from headrace.control.store import Event, RolloutRecord
 from headrace.control.store_thread import StoreThread
 from headrace.core import Clock
@@ -59,8 +60,13 @@ class Fulfiller:
     clock: Clock
 
     async def fulfil(self, wish: Wish) -> Applied:
-        """Store the wish with the rollouts that it begins and ends, then aim at it."""
+        """Store the wish with the rollouts that it begins and ends, then aim at it.
+
+        Raises:
+            FailedPreconditionError: A pool cannot host all of its models.
+        """
         old, now = self.aims.desired, self.clock.now()
+        check_frameworks(old.endpoints, wish.endpoints)
         endpoints = tuple([await self._numbered(e, wish.anew) for e in wish.endpoints])
         new = DesiredState(
             generation=old.generation + 1,

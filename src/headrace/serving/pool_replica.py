@@ -9,6 +9,7 @@ from typing import Final
 import uvloop
 
 from headrace.core import ArtifactsSettings, HeadraceError, PoolSettings
+from headrace.runtimes.libraries import keep_frameworks_apart
 from headrace.serving.application import MetricsApplication
 from headrace.serving.fetching import SharedFetcher
 from headrace.serving.listening import listen, stop_event
@@ -31,6 +32,7 @@ def run_pool(settings: PoolSettings) -> int:
     Returns:
         The process's exit status: 0 after a drain, or `EXIT_CANNOT_LISTEN`.
     """
+    keep_frameworks_apart()  # also where a model's own code imports one
     try:
         return uvloop.run(_serve(settings))
     except KeyboardInterrupt:

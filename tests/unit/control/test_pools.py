@@ -1,9 +1,11 @@
 """What copies of a pool are told, and when."""
 
 import asyncio
+import sys
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -28,23 +30,37 @@ from headrace.control.pools import (
     RoutedTo,
     Tell,
     Told,
+    check_frameworks,
     host,
     hosted_replicas,
     plan_pools,
     routed_now,
 )
-from headrace.core import EndpointName, ReplicaSettings, UnavailableError
+from headrace.core import (
+    EndpointName,
+    FailedPreconditionError,
+    ReplicaSettings,
+    UnavailableError,
+)
 from headrace.serving.report import PoolReport
 from headrace.testing import LoopClock, VirtualTimeLoop
 
 
 def revision(
-    name: str, version: str = "1", *, pool: str = "small", path: str = "p", purpose: str = ""
+    name: str,
+    version: str = "1",
+    *,
+    pool: str = "small",
+    path: str = "p",
+    purpose: str = "",
+    runtime: str = "",
 ) -> Revision:
     return make_revision(
         endpoint=EndpointName(name),
         model=f"{name}:{version}",
-        settings=ReplicaSettings(model_name=name, model_version=version, path=path),
+        settings=ReplicaSettings(
+            model_name=name, model_version=version, path=path, runtime=runtime
+        ),
         purpose=purpose,
         pool=pool,
     )
@@ -448,3 +464,57 @@ def test_an_endpoint_with_replicas_of_its_own_has_nothing_hosted() -> None:
     (endpoint,) = want(revision("a", pool="")).endpoints
 
     assert list(hosted_replicas(endpoint, [copy(1, Phase.READY)], {})) == []
+
+
+TORCH = revision("a", runtime="torchscript")
+TENSORFLOW = revision("b", runtime="savedmodel")
+APART = (want(TORCH), want(TENSORFLOW), want(TORCH, revision("b", runtime="onnx")))
+
+
+@pytest.fixture
+def both_frameworks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are installed, as far as anybody can tell who imports neither."""
+    for name in ("torch", "tensorflow"):
+        (tmp_path / f"{name}.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("both_frameworks")
+def test_a_pool_is_not_given_models_of_two_frameworks() -> None:
+    both = want(TORCH, TENSORFLOW).endpoints
+
+    for old in (want(), *APART):
+        with pytest.raises(FailedPreconditionError, match="another pool, or none") as error:
+            check_frameworks(old.endpoints, both)
+        assert all(word in str(error.value) for word in ("'small'", "'a'", "'b'", "PyTorch"))
+
+
+@pytest.mark.usefixtures("both_frameworks")
+def test_another_framework_does_not_take_over_in_the_same_pool() -> None:
+    old, new = want(TORCH), revision("a", "2", runtime="savedmodel")
+
+    with pytest.raises(FailedPreconditionError, match="no process holds both"):
+        check_frameworks(old.endpoints, want(new).endpoints)
+    check_frameworks(old.endpoints, want(replace_pool(new, "other")).endpoints)
+
+
+@pytest.mark.usefixtures("both_frameworks")
+def test_a_pool_that_has_both_stops_no_other_change() -> None:
+    old, other = want(TORCH, TENSORFLOW), revision("c", runtime="onnx")
+
+    check_frameworks(old.endpoints, want(TORCH, TENSORFLOW, other).endpoints)
+    check_frameworks(old.endpoints, want(TORCH, replace_pool(TENSORFLOW, "other")).endpoints)
+    check_frameworks(old.endpoints, want(TORCH).endpoints)
+
+
+@pytest.mark.usefixtures("both_frameworks")
+def test_a_pool_runs_savedmodels_beside_pytorch_where_there_is_no_tensorflow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # OpenVINO runs them then
+
+    check_frameworks(want().endpoints, want(TORCH, TENSORFLOW).endpoints)
+
+
+def replace_pool(old: Revision, pool: str) -> Revision:
+    return revision(old.endpoint, old.version, pool=pool, runtime=old.settings.runtime)

@@ -286,3 +286,24 @@ def test_what_older_state_says_of_a_stream_is_read(registry: Registry, models: l
     del text["others"], text["settings"]["canary"], text["settings"]["windows"]
 
     assert msgspec.convert(text, DesiredStream) == found
+
+
+@pytest.mark.parametrize("beside", ["canary", "shadow"])
+def test_models_of_two_frameworks_do_not_share_a_worker(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: str
+) -> None:
+    for name in ("torch", "tensorflow"):
+        (tmp_path / f"{name}.py").touch()
+        (tmp_path / f"{name}.bin").write_bytes(name.encode())
+    monkeypatch.syspath_prepend(tmp_path)
+    old = registry.push("pay", tmp_path / "torch.bin", runtime="torchscript")
+    new = registry.push("pay", tmp_path / "tensorflow.bin", runtime="savedmodel")
+    more: dict[str, object] = {"percent": 5} if beside == "canary" else {"sink": "beside"}
+
+    [(place, message)] = mistakes(
+        registry, stream(model=old.reference, **{beside: {"model": new.reference, **more}})
+    )
+
+    assert place == f"streams[0].{beside}.model"
+    assert message.startswith("pay:2 needs TensorFlow, which does not share a worker's process")
+    assert "serve it by an endpoint" in message
