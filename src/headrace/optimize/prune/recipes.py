@@ -1,17 +1,22 @@
 """Candidates that are smaller networks, in FP32: what quantizes can take them from there."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Final
 
 from headrace.core import Tensors
-from headrace.optimize.candidate import Candidate, ModelClass, Workshop
+from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Workshop
+from headrace.optimize.child import run_in_child
 from headrace.optimize.prune.cut import FEWEST_EXAMPLES, MOST_EXAMPLES, Method, PruneCut
+from headrace.runtimes.libraries import other_framework
 from headrace.runtimes.onnx_file import find_onnx_file
 
 ONNX: Final = "onnx"
+_GRACE_S: Final = 60.0
+"""After a recipe's deadline, by which it gives up itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,25 +43,19 @@ class PruneRecipe:
         Raises:
             CannotBuildError: There is nothing to cut, or no time; the message says which.
         """
-        from headrace.optimize.prune.pruning import prune  # noqa: PLC0415  # onnx is an extra
-
-        pruned = prune(
-            find_onnx_file(workshop.source),
-            workshop.folder / "model.onnx",
-            cut=self.cut,
-            calibration=workshop.calibration,
-            teaching=workshop.teaching,
-            method=self.method,
-            threads=workshop.threads,
-            seed=workshop.seed,
-            deadline=workshop.deadline,
-            say=workshop.say,
-        )
-        facts = pruned.facts() | _versions()
-        return [
-            Candidate(
-                name=self.name, title=self.title, runtime=ONNX, path=pruned.path, recipe=facts
+        target = workshop.folder / "model.onnx"
+        if other_framework("torch"):  # teaching and importance need PyTorch
+            facts = run_in_child(
+                *(_prune, self, replace(workshop, say=_say_nothing), target),
+                returns=dict[str, str],
+                raises=CannotBuildError,
+                deadline=workshop.deadline + _GRACE_S,
+                say=workshop.say,
             )
+        else:
+            facts = _prune(workshop.say, self, workshop, target)
+        return [
+            Candidate(name=self.name, title=self.title, runtime=ONNX, path=target, recipe=facts)
         ]
 
 
@@ -94,6 +93,31 @@ class SparseRecipe:
                 name=self.name, title=self.title, runtime=ONNX, path=sparse.path, recipe=facts
             )
         ]
+
+
+def _prune(
+    say: Callable[[str], None], recipe: PruneRecipe, workshop: Workshop, target: Path
+) -> dict[str, str]:
+    """Write the smaller network to `target`, and return the candidate's facts."""
+    from headrace.optimize.prune.pruning import prune  # noqa: PLC0415  # onnx is an extra
+
+    pruned = prune(
+        find_onnx_file(workshop.source),
+        target,
+        cut=recipe.cut,
+        calibration=workshop.calibration,
+        teaching=workshop.teaching,
+        method=recipe.method,
+        threads=workshop.threads,
+        seed=workshop.seed,
+        deadline=workshop.deadline,
+        say=say,
+    )
+    return pruned.facts() | _versions()
+
+
+def _say_nothing(_: str) -> None:
+    """Take the place of what does not travel to another process."""
 
 
 def _examples(workshop: Workshop) -> Sequence[Tensors]:

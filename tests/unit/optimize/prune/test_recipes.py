@@ -1,7 +1,9 @@
 """Recipes that prune: what they make, and what they say where they do not apply."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -123,3 +125,32 @@ def test_of_each_output_the_weights_that_carry_least_become_zero() -> None:
 
     made = with_zeros(weight, scales, 0.5)
     assert made.tolist() == [[1.0, -4.0], [3.0, 0.0], [0.0, 0.0], [0.0, 3.0]]
+
+
+@pytest.mark.slow
+def test_a_network_is_pruned_in_a_process_of_its_own_beside_another_framework(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    shop = replace(workshop(tmp_path, encoder(layers=2)), say=said.append)
+    recipe = RECIPES[0]
+    monkeypatch.setitem(sys.modules, "tensorflow", ModuleType("tensorflow"))
+    monkeypatch.setitem(sys.modules, "headrace.optimize.prune.pruning", None)  # not in this one
+
+    (candidate,) = recipe.build(shop)
+    model = load_model(candidate.path, candidate.runtime)
+
+    assert model.run(shop.calibration[0])["y"].shape == (1, 3)
+    assert "pruned" in candidate.recipe
+    assert "checking the cut" in said
+
+
+@pytest.mark.slow
+def test_why_nothing_is_cut_is_told_by_the_other_process_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = next(one for one in RECIPES if one.name == "pruned-channels-50")
+    monkeypatch.setitem(sys.modules, "tensorflow", ModuleType("tensorflow"))
+
+    with pytest.raises(CannotBuildError, match="no two convolutions in a row"):
+        recipe.build(workshop(tmp_path, perceptron(), (WIDTH,)))

@@ -1,0 +1,81 @@
+"""A function that runs in a child process, which holds nothing of the search but its arguments."""
+
+import math
+import multiprocessing
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Final, TypeVar
+
+import msgspec
+
+from headrace.core import HeadraceError
+
+Result = TypeVar("Result")
+
+_LONGEST_WAIT_S: Final = 86_400.0
+"""Instead of infinity, which no poll takes; the search itself is ended long before."""
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the child sends: words on the way, then a result or an error."""
+
+    words: str = ""
+    error: str = ""
+    result: msgspec.Raw = msgspec.Raw()
+
+
+def run_in_child(
+    function: Callable[..., Result],
+    *arguments: object,
+    returns: type[Result],
+    raises: type[HeadraceError],
+    deadline: float = math.inf,
+    say: Callable[[str], None] = lambda _: None,
+) -> Result:
+    """The result of `function(say, *arguments)`, called in a new interpreter.
+
+    Args:
+        function: Of a module that can be imported; raises HeadraceError where it fails.
+        returns: The result's type, which msgspec can encode.
+        raises: The class of error for a failure of any kind.
+        deadline: Monotonic time by which the child is ended.
+        say: Called here with what the child says.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_call, args=(theirs, function, arguments), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        while True:
+            left_s = min(max(deadline - time.monotonic(), 0.0), _LONGEST_WAIT_S)
+            if not ours.poll(left_s):
+                raise raises("its process was not done in time")
+            message = msgspec.json.decode(ours.recv_bytes(), type=_Message)
+            if message.error:
+                raise raises(message.error)
+            if message.result:
+                return msgspec.json.decode(message.result, type=returns)
+            say(message.words)
+    except EOFError:
+        process.join()
+        raise raises(f"its process ended with status {process.exitcode}") from None
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def _call(
+    answer: Connection, function: Callable[..., object], arguments: tuple[object, ...]
+) -> None:
+    def send(message: _Message) -> None:
+        answer.send_bytes(msgspec.json.encode(message))
+
+    try:
+        result = function(lambda words: send(_Message(words=words)), *arguments)
+    except HeadraceError as error:
+        send(_Message(error=str(error) or type(error).__name__))
+        return
+    send(_Message(result=msgspec.Raw(msgspec.json.encode(result))))
