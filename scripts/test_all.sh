@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every test, those too that need frameworks of gigabytes: `make test`'s in .venv, and those marked
-# `frameworks` in .venv-all, which sees .venv and what is installed on top. Arguments go to pytest;
+# `torch` or `tensorflow` in .venv-all, which sees .venv and what is installed on top: the two in
+# processes of their own, as they can abort one that holds both. Arguments go to pytest;
 # ONLY=frameworks leaves out the first. INSTALL_LIMIT_S: no failure if installing takes longer.
 #
 # The frameworks are not locked and stay out of .venv: which build fits a machine (CPU, CUDA) is for
@@ -71,7 +72,7 @@ run() { # run PYTHON WHAT ARGUMENTS...: pytest's exit status, but for nothing co
   local with=$1 what=$2 status=0
   shift 2
   say "$what"
-  "$with" -m pytest "$@" || status=$?
+  "$with" -m scripts.run_tests "$@" || status=$?
   if [ "$status" -eq "$nothing_collected" ]; then
     say "no test there has this name"
     status=0
@@ -81,17 +82,31 @@ run() { # run PYTHON WHAT ARGUMENTS...: pytest's exit status, but for nothing co
   return "$status"
 }
 
-named=()
-for argument in "$@"; do [ ! -e "${argument%%::*}" ] || named+=("$argument"); done
-if [ "${#named[@]}" -eq 0 ]; then # collecting everything else takes most of a minute
-  mapfile -t named < <(grep -rl --include='test_*.py' 'pytest\.mark\.frameworks' tests)
-else
-  named=()
-fi
+paths=()
+options=()
+for argument in "$@"; do
+  if [ -e "${argument%%::*}" ]; then paths+=("$argument"); else options+=("$argument"); fi
+done
+
+marked() { # marked FRAMEWORK: of the paths that were named, what has tests of one framework
+  local path
+  for path in "${paths[@]:-tests}"; do
+    if [ "$path" = "${path%%::*}" ]; then
+      grep -rl --include='test_*.py' "pytest\.mark\.$1\b" "$path" || true
+    elif grep -q "pytest\.mark\.$1\b" "${path%%::*}"; then
+      printf '%s\n' "$path"
+    fi
+  done
+}
 
 collected=0
 failed=0
-run "$python" "tests that need frameworks, in $env" -m frameworks "$@" "${named[@]}" || failed=1
-[ "${ONLY:-}" = frameworks ] || run "$dev" "every other test, in .venv; what is skipped for want of a framework has just run" -m "not frameworks" "$@" || failed=1
+for framework in torch tensorflow; do
+  # Collecting a file imports its framework, so that other files are not even collected.
+  mapfile -t files < <(marked "$framework")
+  [ "${#files[@]}" -gt 0 ] || continue
+  run "$python" "tests that need $framework, in $env" -m "$framework" "${options[@]}" "${files[@]}" || failed=1
+done
+[ "${ONLY:-}" = frameworks ] || run "$dev" "every other test, in .venv; what is skipped for want of a framework has just run" -m "not torch and not tensorflow" "$@" || failed=1
 [ "$collected" -eq 1 ] || fail "no test has this name"
 exit "$failed"

@@ -6,10 +6,13 @@ change, `nightly` for those with time.
 
 import gc
 import os
+import sys
+from collections.abc import Generator
 
 import pytest
 from hypothesis import settings
 
+from headrace.runtimes.libraries import FRAMEWORKS
 from scripts.run_tests import record_run
 
 # No deadline: on a busy machine a slow example says nothing about the code.
@@ -22,6 +25,20 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 def pytest_configure(config: pytest.Config) -> None:
     """Let no incomplete run pass, however pytest was started."""
     record_run(config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None, object, object]:
+    """Fail a test after which this process holds two frameworks, which can abort it later."""
+    result = yield
+    held = [name for name in FRAMEWORKS if sys.modules.get(name) is not None]
+    if len(held) > 1:
+        pytest.fail(
+            f"this process has imported {' and '.join(held)}: mark each test with one of them, "
+            "and run them by `make frameworks`",
+            pytrace=False,
+        )
+    return result
 
 
 # What fails in a suite says with which values; here, as it has to come before anybody imports them.

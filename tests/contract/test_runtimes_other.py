@@ -84,6 +84,7 @@ class TestSavedmodelByOpenvino(SavedmodelContract):
         return savedmodels.write(tmp_path / "model")
 
 
+@pytest.mark.tensorflow
 class TestSavedmodelByTensorflow(SavedmodelContract):
     @pytest.fixture
     def model_path(self, tmp_path: Path) -> Path:
@@ -91,6 +92,7 @@ class TestSavedmodelByTensorflow(SavedmodelContract):
         return savedmodels.write(tmp_path / "model")
 
 
+@pytest.mark.tensorflow
 class TestSavedmodelOfKeras(SavedmodelContract):
     @pytest.fixture
     def model_path(self, tmp_path: Path) -> Path:

@@ -11,7 +11,7 @@ from headrace.testing.contracts import RuntimeContract
 from tests import torch_models
 from tests.torch_models import FEATURES, Saved, nn, torch
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.slow]
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 
 class Attention(nn.Module):  # type: ignore[misc]  # PyTorch is not always there

@@ -11,7 +11,7 @@ from headrace.runtimes import inspect_model
 from tests.docs.test_pages import ROOT, blocks
 from tests.torch_models import SILERO
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.slow]
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 PAGE = ROOT / "docs" / "how-to" / "torch-models.md"
 

@@ -14,9 +14,12 @@ from tests.e2e.cli.conftest import Shell
 from tests.e2e.replicas import free_port
 from tests.wide_networks import LABELS, ROWS, SAVED, expected, write_labelled
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.frameworks]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-pytest.importorskip("tf2onnx", reason="tf2onnx is not installed: make test-all installs it")
+OF_PYTORCH: Final = [
+    pytest.param(kind, marks=pytest.mark.torch) for kind in ("torchscript", "torch_export")
+]
+OF_TENSORFLOW: Final = [pytest.param("savedmodel", marks=pytest.mark.tensorflow)]
 FRAMEWORKS: Final = {
     "torchscript": ("torch-eager", "PyTorch, the TorchScript file as it is"),
     "torch_export": ("torch-eager", "PyTorch, the exported program as it is"),
@@ -25,7 +28,7 @@ FRAMEWORKS: Final = {
 INT8: Final = "onnxruntime-int8-dynamic"
 
 
-@pytest.mark.parametrize("kind", SAVED)
+@pytest.mark.parametrize("kind", [*OF_PYTORCH, *OF_TENSORFLOW])
 def test_a_network_of_a_framework_becomes_a_faster_version_that_answers_as_it_did(
     shell: Shell, kind: str
 ) -> None:
@@ -61,7 +64,7 @@ def test_a_network_of_a_framework_becomes_a_faster_version_that_answers_as_it_di
     assert np.abs(answer - expected(ROWS[:32])).max() < 0.5
 
 
-@pytest.mark.parametrize("kind", ["torchscript", "torch_export"])
+@pytest.mark.parametrize("kind", OF_PYTORCH)
 def test_a_program_is_not_run_unasked(shell: Shell, kind: str) -> None:
     path = SAVED[kind](shell.folder)
 

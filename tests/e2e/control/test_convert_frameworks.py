@@ -13,11 +13,9 @@ from tests import tflite_models
 from tests.e2e.cli.conftest import Shell
 from tests.e2e.control.system import System
 from tests.savedmodels import keras_images
-from tests.torch_models import PERCEPTRONS, ROWS, answered
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.frameworks]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-pytest.importorskip("tf2onnx", reason="tf2onnx is not installed: make test-all installs it")
 TOLERANCE = 2e-5
 """Of a probability: other kernels sum in another order."""
 
@@ -38,32 +36,57 @@ def shell(system: System) -> Shell:
     return shell
 
 
-def test_converted_networks_answer_as_their_frameworks_in_process(
-    system: System, shell: Shell, tmp_path: Path
-) -> None:
-    scripted, exported = (PERCEPTRONS[kind](tmp_path) for kind in ("scripted", "exported"))
-    images = keras_images(tmp_path)
-    lite = tflite_models.write(tmp_path / "lite.tflite", tflite_models.perceptron())
-    pictures = np.random.default_rng(6).random((4, 12, 12, 3)).astype(np.float32)
-    rows, narrow = ROWS[:32], np.ascontiguousarray(ROWS[:32, :4])
-    asked = {
+def of_pytorch(folder: Path) -> dict[str, Asked]:
+    from tests.torch_models import PERCEPTRONS, ROWS, answered  # noqa: PLC0415  # imports PyTorch
+
+    scripted, exported = (PERCEPTRONS[kind](folder) for kind in ("scripted", "exported"))
+    rows = ROWS[:32]
+    return {
         "scripted": Asked(scripted.path, "x", rows, lambda rows: answered(scripted.module, rows)),
         "exported": Asked(exported.path, "x", rows, lambda rows: answered(exported.module, rows)),
-        "keras": Asked(images.path, "image", pictures, images.expected),
-        "lite": Asked(lite, "x", narrow, tflite_models.expected),
     }
-    refused = shell.run("models", "push", "scripted", scripted.path, "--convert", "onnx")
+
+
+def of_tensorflow(folder: Path) -> dict[str, Asked]:
+    pytest.importorskip("tf2onnx", reason="tf2onnx is not installed: make test-all installs it")
+    images = keras_images(folder)
+    lite = tflite_models.write(folder / "lite.tflite", tflite_models.perceptron())
+    rng = np.random.default_rng(6)
+    pictures = rng.random((4, 12, 12, 3)).astype(np.float32)
+    return {
+        "keras": Asked(images.path, "image", pictures, images.expected),
+        "lite": Asked(lite, "x", rng.random((32, 4)).astype(np.float32), tflite_models.expected),
+    }
+
+
+@pytest.mark.parametrize(
+    ("write", "allow"),
+    [
+        pytest.param(of_pytorch, ["--allow-code"], marks=pytest.mark.torch),
+        pytest.param(of_tensorflow, [], marks=pytest.mark.tensorflow),
+    ],
+)
+def test_converted_networks_answer_as_their_frameworks_in_process(
+    system: System,
+    shell: Shell,
+    tmp_path: Path,
+    write: Callable[[Path], dict[str, Asked]],
+    allow: list[str],
+) -> None:
+    asked = write(tmp_path)
     for name, one in asked.items():
-        allow = ["--allow-code"] if name in {"scripted", "exported"} else []
-        done = shell.run("models", "push", name, one.path, "--convert", "onnx", "--json", *allow)
+        push = ("models", "push", name, one.path, "--convert", "onnx", "--json")
+        if allow:
+            refused = shell.run(*push)
+            assert refused.returncode != 0
+            assert "--allow-code" in refused.stderr
+        done = shell.run(*push, *allow)
         assert done.returncode == 0, done.stderr
         assert '"runtime":"onnx"' in done.stdout
         assert '"runs_code":false' in done.stdout
     system.start(*({"name": name, "model": f"{name}:1"} for name in asked))
     system.wait_ready(120)
 
-    assert refused.returncode != 0
-    assert "--allow-code" in refused.stderr
     with Client(system.where().http_url) as client:
         for name, one in asked.items():
             (answer,) = client.infer(name, {one.name: one.rows}).outputs.values()

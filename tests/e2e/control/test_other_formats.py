@@ -40,6 +40,7 @@ def test_each_format_answers_as_in_process(system: System, tmp_path: Path) -> No
             assert np.abs(answer - expected[name](rows)).max() < ROUNDING, name
 
 
+@pytest.mark.tensorflow
 def test_a_network_of_keras_answers_as_keras(system: System, tmp_path: Path) -> None:
     exported = savedmodels.keras_images(tmp_path)
     rows = np.random.default_rng(1).random((8, 12, 12, 3)).astype(np.float32)

@@ -23,7 +23,7 @@ from tests.torch_models import (
     trained,
 )
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.frameworks]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.torch]
 
 AT_ONCE = 32
 """Rows that one request may have unless the endpoint says else."""

@@ -14,7 +14,7 @@ from tests import tflite_models, wheels
 from tests.savedmodels import Exported, keras_images, tensorflow
 
 pytestmark = [
-    pytest.mark.frameworks,
+    pytest.mark.tensorflow,
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]

@@ -27,7 +27,7 @@ from tests.torch_models import (
     trained,
 )
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.slow]
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 pytest.importorskip("onnx", reason="needs the extra `convert`")
 ROUNDING = 1e-6

@@ -22,7 +22,7 @@ from tests import openvino_models
 from tests.savedmodels import Exported, keras_images, tensorflow
 
 pytestmark = [
-    pytest.mark.frameworks,
+    pytest.mark.tensorflow,
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]

@@ -39,7 +39,7 @@ from tests.torch_models import (
     trained,
 )
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.slow]
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 CPU = LoadOptions(device="cpu")
 

@@ -38,7 +38,7 @@ TorchGraph: Any = torch_graph.TorchGraph
 stacked: Any = torch_graph.stacked
 taylor_scores: Any = torch_taylor.taylor_scores
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.slow]
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 SEQUENCE = (5, WIDTH)
 IMAGE = (1, SIDE, SIDE)

@@ -83,7 +83,7 @@ def test_a_conversion_that_was_not_finished_is_none(tmp_path: Path, left: bytes)
         prepare(tmp_path / "absent.ubj", "xgboost", tmp_path)
 
 
-@pytest.mark.frameworks
+@pytest.mark.torch
 @pytest.mark.slow
 def test_a_torchscript_file_is_run_eagerly_too(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs the extra `torch`")
