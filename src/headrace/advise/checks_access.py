@@ -98,13 +98,13 @@ def _no_provider(facts: Facts) -> Iterator[Hit]:
 
 def _over_http(facts: Facts) -> Iterator[Hit]:
     for i, provider in enumerate(facts.spec.auth.jwt):
-        for name, url in (("jwks_url", provider.jwks_url), ("issuer", provider.issuer)):
-            if url and url.startswith("http://") and not is_loopback_url(url):
-                yield Hit(
-                    where=f"auth.jwt[{i}].{name}",
-                    seen=f"provider '{provider.name}' is at {url}",
-                    fix=f"{name}: https://{url.removeprefix('http://')}",
-                )
+        url = provider.issuer
+        if url.startswith("http://") and not is_loopback_url(url):
+            yield Hit(
+                where=f"auth.jwt[{i}].issuer",
+                seen=f"provider '{provider.name}' is at {url}",
+                fix=f"issuer: https://{url.removeprefix('http://')}",
+            )
 
 
 def _shared_audience(facts: Facts) -> Iterator[Hit]:
@@ -250,7 +250,7 @@ CHECKS: Final = (
         title="An identity provider is reached without encryption",
         severity=Severity.HIGH,
         why="Whoever sits between may answer with keys of his own and sign any token.",
-        fix="Use https:// in `issuer` and `jwks_url`.",
+        fix="Use https:// in `issuer`.",
         needs=(Need.SPEC,),
         find=_over_http,
     ),

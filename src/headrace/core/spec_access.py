@@ -4,6 +4,7 @@ Secrets never stand in a spec: it names files, and the environment by `${NAME}` 
 """
 
 from typing import Annotated, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, Strict, model_validator
 
@@ -25,7 +26,26 @@ from headrace.core.upstream_addresses import check_upstream_host
 _DAY_S: Final = 86_400.0
 _MOST: Final = 1_000_000_000
 _SCOPE_PATTERN: Final = r"^[a-z]+:[A-Za-z0-9_.*-]{1,128}(:[0-9*]{1,18})?$"
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _METHOD_PATTERN: Final = rf"^(key|jwt|certificate|jwt:{NAME_PATTERN[1:-1]})$"
+
+
+def is_authentic_url(url: str) -> bool:
+    """Whether nobody on the way can answer for `url`: HTTPS, or HTTP on loopback."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    is_local = parts.scheme == "http" and parts.hostname in _LOOPBACK
+    return bool(parts.hostname) and (parts.scheme == "https" or is_local)
+
+
+def _check_authentic(url: str) -> str:
+    if not is_authentic_url(url):
+        msg = "has to begin with https://, or with http:// and a loopback host"
+        raise ValueError(msg)
+    return url
+
 
 Path = Annotated[str, Field(min_length=1, max_length=4096)]
 Scopes = Annotated[tuple[Annotated[str, Field(pattern=_SCOPE_PATTERN)], ...], Strict(strict=False)]
@@ -41,11 +61,10 @@ class JwtSpec(SpecModel):
     audiences: Annotated[tuple[str, ...], Strict(strict=False)] = Field(
         min_length=1, max_length=32, description="The token's `aud` holds one of these."
     )
-    jwks_url: str | None = Field(
+    jwks_url: Annotated[str, AfterValidator(_check_authentic)] | None = Field(
         default=None,
         max_length=2048,
-        pattern=r"^https?://",
-        description="Where its public keys are fetched from.",
+        description="Where its public keys are fetched from: https, or http on loopback.",
     )
     jwks_file: Path | None = Field(
         default=None, description="Or the file that holds them (relative to the spec file)."

@@ -160,11 +160,15 @@ end
 local issuers = {}
 for _, provider in ipairs(PROVIDERS) do issuers[provider.issuer] = provider end
 
+local function object(text)
+  local value = json(base64url(text))
+  assert(type(value) == "table")
+  return value
+end
+
 local function claims_of(token)
-  local payload = assert(token:match("^[%w_-]+%.([%w_-]+)%.[%w_-]*$"))
-  local claims = json(base64url(payload))
-  assert(type(claims) == "table")
-  return claims
+  local head, payload = token:match("^([%w_-]+)%.([%w_-]+)%.[%w_-]*$")
+  return object(payload), object(head)
 end
 
 local function identity_of(provider, claims)
@@ -198,8 +202,10 @@ local UNFIT = "None of its issuer's keys fits the token's signature"
 
 -- What anybody can read in a token; nothing of it is verified yet.
 local function flaw_of(token)
-  local reads, claims = pcall(claims_of, token)
+  local reads, claims, head = pcall(claims_of, token)
   if not reads then return "The token is not a signed JSON Web Token" end
+  -- RFC 7515, section 4.1.11: Envoy ignores it, and so what its issuer relies on.
+  if head.crit ~= nil then return "The token's header has 'crit', which is not supported" end
   local provider = type(claims.iss) == "string" and issuers[claims.iss]
   if not provider then return "The token's issuer is not known here" end
   if type(claims.exp) ~= "number" then return "The token says no time at which it ends" end

@@ -100,6 +100,10 @@ FORGED: Final[dict[str, Callable[[Issuer], str]]] = {
     "a signature of zeros": lambda _: unsigned(
         claims(), {"alg": "ES256", "kid": "ES256"}, base64url(bytes(64))
     ),
+    "a critical extension": lambda i: i.token(header={"crit": ["b64"], "b64": True}),
+    "an unknown critical extension": lambda i: i.token(header={"crit": ["x-y"], "x-y": 1}),
+    "nothing critical": lambda i: i.token(header={"crit": []}),
+    "a critical name": lambda i: i.token(header={"crit": "exp"}),
     "another algorithm's key": lambda i: i.token(header={"kid": "ES256"}),
     "an unknown key": lambda i: i.token(header={"kid": "nobody"}),
     "a key that is a path": lambda i: i.token(header={"kid": "../../../../dev/null"}),

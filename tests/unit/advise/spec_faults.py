@@ -52,15 +52,6 @@ IN_SPEC = [
         ),
         (
             "HR007",
-            "keys over http",
-            "auth.jwt[0].jwks_url",
-            both(
-                drop("auth.jwt.0.jwks_file"),
-                put("auth.jwt.0.jwks_url", "http://login.hardened.test/keys"),
-            ),
-        ),
-        (
-            "HR007",
             "an issuer over http",
             "auth.jwt[0].issuer",
             put("auth.jwt.0.issuer", "http://login.hardened.test"),

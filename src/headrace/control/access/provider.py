@@ -18,6 +18,7 @@ from joserfc.jwk import KeySet
 
 from headrace.control.settings import OidcSettings
 from headrace.core import Clock, FailedPreconditionError, PermissionDeniedError, UnavailableError
+from headrace.core.spec_access import is_authentic_url
 
 _ALGORITHMS: Final = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -29,7 +30,7 @@ _KEEP_S: Final = 3600.0
 _FETCH_AGAIN_S: Final = 30.0
 _LEEWAY_S: Final = 60
 _MOST_BYTES: Final = 1 << 20
-_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+_ENDPOINTS: Final = ("authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint")
 Claims = dict[str, Any]
 T = TypeVar("T")
 
@@ -115,8 +116,10 @@ class Provider:
                 f"{self.settings.issuer!r}; set --oidc-issuer to exactly that"
             )
             raise FailedPreconditionError(message)
-        for endpoint in (found.authorization_endpoint, found.token_endpoint, found.jwks_uri):
-            check_url(endpoint, "an address of the identity provider")
+        for name in _ENDPOINTS:
+            url = getattr(found, name)
+            if url or name != "userinfo_endpoint":  # which is optional
+                check_url(url, f"the identity provider's {name}")
         self._found, self._found_at = found, now
         return found
 
@@ -218,9 +221,7 @@ def check_url(url: str, what: str) -> None:
     Raises:
         FailedPreconditionError: It is neither HTTPS nor of this machine.
     """
-    parts = urlsplit(url)
-    is_local = parts.scheme == "http" and parts.hostname in _LOOPBACK
-    if not parts.hostname or not (parts.scheme == "https" or is_local):
+    if not is_authentic_url(url):
         raise FailedPreconditionError(f"{what} has to begin with https://, and is {url[:200]!r}")
 
 

@@ -364,8 +364,15 @@ async def test_a_provider_that_is_away_is_told(make_lab: MakeLab) -> None:
     ("discovery", "kind"),
     [
         ({"issuer": "https://other.example"}, FailedPreconditionError),
-        ({"token_endpoint": "http://id.example/token"}, FailedPreconditionError),
+        *(
+            ({name: url}, FailedPreconditionError)
+            for name in (
+                *("authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint"),
+            )
+            for url in ("http://id.example/x", "http://127.0.0.1.example/", "ftp://id.example", "x")
+        ),
         ({"jwks_uri": 5}, UnavailableError),
+        ({"jwks_uri": ""}, FailedPreconditionError),
     ],
 )
 async def test_a_provider_that_is_another_or_not_safe_is_refused(
